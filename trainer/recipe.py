@@ -1,0 +1,183 @@
+"""The recipe: one typed model that says everything a run does, read from YAML and checked before any work."""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tracestill.data_pipeline.encode import EncodeConfig
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.kinds import Kinds, nearest
+from tracestill.data_pipeline.plan import PlanConfig
+from tracestill.data_pipeline.questions import QuestionsConfig
+from tracestill.data_pipeline.sample import SampleConfig
+from tracestill.data_pipeline.selection import SelectConfig
+from tracestill.trainer.settings import EvaluateConfig, StudentConfig, TrainConfig
+from tracestill.trainer.weighting import WeightingConfig
+
+MAIN_ARM = "traces"
+
+
+class Recipe(BaseModel):
+    """A whole run. ``arms`` train more students beside the main one (``traces``), each with overrides of this."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="names the run's directory, runs/<name>")
+    seed: int = Field(0, ge=0, description="every random choice of the run follows from it")
+    kinds: dict[str, str | None] = Field({}, description="span kinds of your own: name -> group it joins, or null")
+    questions: QuestionsConfig
+    sample: SampleConfig
+    select: SelectConfig = SelectConfig()
+    encode: EncodeConfig = EncodeConfig()
+    plan: PlanConfig
+    student: StudentConfig
+    weighting: WeightingConfig = WeightingConfig()
+    train: TrainConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+    deepspeed: dict[str, Any] = Field({}, description="merged into the generated DeepSpeed config")
+    arms: dict[str, dict[str, Any]] = Field({}, description="arm name -> overrides of this recipe")
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError("expected letters, digits, '.', '_' and '-', beginning with a letter or digit")
+        return name
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Recipe:
+        kinds = self.span_kinds()
+        kinds.table(self.weighting.weights, default=1.0)
+        for arm, overrides in self.arms.items():
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", arm) or arm == MAIN_ARM:
+                raise ValueError(f"arms: '{arm}' is no name for an arm (letters, digits, '.', '_', '-'; not 'traces')")
+            for key in {"name", "seed", "kinds", "questions", "sample", "arms"} & overrides.keys():
+                raise ValueError(f"arms.{arm}.{key}: arms of a run share it; use a recipe of its own instead")
+        return self
+
+    def span_kinds(self) -> Kinds:
+        return Kinds.with_extra(self.kinds)
+
+    def arm_names(self) -> list[str]:
+        return [MAIN_ARM, *self.arms]
+
+    def for_arm(self, arm: str) -> Recipe:
+        """The recipe with an arm's overrides applied. Raises InputError for an unknown arm or a bad override."""
+        if arm == MAIN_ARM:
+            return self.model_copy(update={"arms": {}})
+        if arm not in self.arms:
+            raise InputError(f"no arm '{arm}' in recipe '{self.name}'{nearest(arm, self.arm_names())}")
+        merged = merge(self.model_dump(mode="json", exclude={"arms"}), self.arms[arm])
+        if {"steps", "epochs"} & self.arms[arm].get("train", {}).keys():  # they exclude each other
+            merged["train"] = {k: v for k, v in merged["train"].items() if k not in ("steps", "epochs")} | {
+                k: v for k, v in self.arms[arm]["train"].items() if k in ("steps", "epochs")
+            }
+        return build(merged, where=f"arms.{arm}")
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``over`` laid upon it; mappings merge, everything else is replaced."""
+    result = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+            result[key] = merge(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def load_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:
+    """Read a recipe and apply ``settings`` such as ``train.lr=3e-4``.
+
+    Raises InputError, one line for each fault, naming the field and the nearest known name.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read the recipe ({error})") from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: expected a mapping of recipe keys, got {type(data).__name__}")
+    for setting in settings:
+        data = apply_setting(data, setting)
+    recipe = build(data, where=str(path))
+    for arm in recipe.arms:
+        recipe.for_arm(arm)
+    return recipe
+
+
+def apply_setting(data: dict[str, Any], setting: str) -> dict[str, Any]:
+    """Apply one ``a.b.c=value`` (value read as YAML). Raises InputError if it has no such form."""
+    key, equals, value = setting.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set {setting}: expected key=value, such as train.lr=3e-4")
+    try:
+        nested: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {setting}: the value is not valid YAML") from error
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    return merge(data, nested)
+
+
+def build(data: Mapping[str, Any], where: str) -> Recipe:
+    """Validate recipe data. Raises InputError with one line for each fault."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise InputError("\n".join(f"{where}: {line}" for line in explain(error))) from error
+
+
+def explain(error: ValidationError) -> list[str]:
+    """One line for each fault of a recipe: the field, what is wrong, and the nearest known name."""
+    lines = []
+    for fault in error.errors():
+        location = [str(part) for part in fault["loc"]]
+        field = ".".join(location) or "recipe"
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"unknown key '{field}'{nearest(location[-1], known_keys(location[:-1]))}")
+        elif fault["type"] == "missing":
+            lines.append(f"'{field}' is missing")
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            value = fault.get("input")
+            shown = f" (got {value!r})" if isinstance(value, str | int | float | bool | None) else ""
+            lines.append(f"{field}: {message}{shown}" if location else f"{message}")
+    return lines
+
+
+def known_keys(location: list[str]) -> list[str]:
+    """The keys that the model at ``location`` of a recipe accepts."""
+    model: Any = Recipe
+    for part in location:
+        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            model = model_inside(model.model_fields[part].annotation)
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def model_inside(annotation: Any) -> Any:
+    """The pydantic model in an annotation such as ``list[Model]`` or ``Model | None``, else the annotation."""
+    if typing.get_origin(annotation) in (list, tuple, dict, typing.Union, types.UnionType):
+        for argument in typing.get_args(annotation):
+            inside = model_inside(argument)
+            if isinstance(inside, type) and issubclass(inside, BaseModel):
+                return inside
+    return annotation
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, every default written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,76 @@
+"""Where a run keeps what: one directory, arms beside each other, stages that arms share stored once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.stage import sync
+from tracestill.trainer.recipe import MAIN_ARM, Recipe, dump_recipe, load_recipe
+
+RECIPE = "recipe.yaml"
+STAGES = ("sample", "select", "encode", "plan", "train", "evaluate", "report")
+
+
+class RunDirectory:
+    """A run's directory and the resolved recipe in it."""
+
+    def __init__(self, root: Path, recipe: Recipe) -> None:
+        self.root = root
+        self.recipe = recipe
+
+    @classmethod
+    def open(cls, root: Path) -> RunDirectory:
+        """The run in ``root``. Raises InputError if there is none."""
+        if not (root / RECIPE).exists():
+            raise InputError(f"{root}: not a run directory (no {RECIPE}); start with `tracestill run RECIPE`")
+        return cls(root, load_recipe(root / RECIPE))
+
+    @classmethod
+    def create(cls, root: Path, recipe: Recipe, *, replace: bool = False) -> RunDirectory:
+        """Claim ``root`` for ``recipe``.
+
+        Raises InputError naming the differing fields if it holds another recipe and ``replace`` is False.
+        """
+        path = root / RECIPE
+        if path.exists() and not replace:
+            held = load_recipe(path)
+            if held != recipe:
+                fields = ", ".join(differing(held.model_dump(mode="json"), recipe.model_dump(mode="json")))
+                raise InputError(
+                    f"{root} holds another recipe (differs in {fields}); choose --run-dir for a new run, "
+                    f"or pass --replace to redo the stages that change"
+                )
+        elif root.exists() and not path.exists() and any(root.iterdir()):
+            raise InputError(f"{root} exists and is not a run directory; choose another with --run-dir")
+        root.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{RECIPE}.tmp")
+        temporary.write_text(dump_recipe(recipe), encoding="utf-8")
+        sync(temporary)
+        temporary.replace(path)
+        return cls(root, recipe)
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.sqlite"
+
+    def stage(self, arm: str, stage: str) -> Path:
+        """Directory of a stage of an arm. ``select`` and ``tokenizer`` are shared unless the arm changes them."""
+        if stage in ("sample", "report"):
+            return self.root / stage
+        main, own = self.recipe.for_arm(MAIN_ARM), self.recipe.for_arm(arm)
+        if stage == "select" and own.select == main.select:
+            return self.root / stage
+        if stage == "tokenizer" and own.encode.tokenizer == main.encode.tokenizer:
+            return self.root / stage
+        return self.root / "arms" / arm / stage
+
+
+def differing(a: object, b: object, prefix: str = "") -> list[str]:
+    """Dotted names of the fields in which two recipes differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        names = []
+        for key in [*a, *(k for k in b if k not in a)]:
+            names += differing(a.get(key), b.get(key), f"{prefix}.{key}" if prefix else str(key))
+        return names
+    return [] if a == b else [prefix]

@@ -1,0 +1,97 @@
+"""The blocks ``student``, ``train`` and ``evaluate`` of a recipe, and the learning rate. Imports no torch,
+so that a recipe is checked at once."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class TrainConfig(BaseModel):
+    """Training settings. Accumulation is not among them: it follows from ``plan.packs_per_step`` and ``ranks``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int | None = Field(None, ge=1, description="optimizer updates; give this or epochs")
+    epochs: int | None = Field(None, ge=1, description="passes over the documents; give this or steps")
+    ranks: int = Field(1, ge=1, description="processes that `tracestill run` and `tracestill train` start on this host")
+    zero: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
+    lr: float = Field(3e-4, gt=0, description="peak learning rate")
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = Field(
+        "cosine", description="what follows the warm-up; wsd = warm-up, stable, decay"
+    )
+    warmup: int = Field(0, ge=0, description="steps over which the rate rises linearly from 0 to lr")
+    decay: int = Field(0, ge=0, description="wsd only: last steps over which the rate falls linearly")
+    final_lr: float = Field(0.0, ge=0, description="rate at the last step of a decaying schedule, as a share of lr")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's; not for norms, biases and embeddings")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's")
+    eps: float = Field(1e-8, gt=0, description="AdamW's")
+    clip: float = Field(1.0, ge=0, description="bound on the norm of the true gradient; 0 = no clipping")
+    chunk_rows: int = Field(4096, ge=1, description="rows of logits that exist at a time")
+    log_every: int = Field(10, ge=1, description="steps between two lines of log.jsonl")
+    checkpoint_every: int = Field(0, ge=0, description="steps between two checkpoints; 0 = only after the last step")
+    keep: int = Field(2, ge=1, description="newest checkpoints kept")
+
+    @model_validator(mode="after")
+    def _combinations(self) -> TrainConfig:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of train.steps and train.epochs")
+        if self.steps is not None and self.warmup >= self.steps:
+            raise ValueError(f"train.warmup ({self.warmup}) must be smaller than train.steps ({self.steps})")
+        if (self.schedule == "wsd") != (self.decay > 0):
+            raise ValueError("train.decay belongs to train.schedule: wsd, which needs it")
+        if self.steps is not None and self.warmup + self.decay > self.steps:
+            raise ValueError("train.warmup + train.decay must not exceed train.steps")
+        return self
+
+
+def learning_rate(settings: TrainConfig, step: int, steps: int) -> float:
+    """The rate of optimizer step ``step`` (from 0) of ``steps``; reaches ``final_lr * lr`` at the last one."""
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    low = settings.final_lr
+    if settings.schedule == "constant":
+        return settings.lr
+    if settings.schedule == "wsd":
+        start = steps - settings.decay
+        share = (step + 1 - start) / settings.decay if step >= start else 0.0
+        return settings.lr * (1 - (1 - low) * share)
+    share = (step - settings.warmup) / max(1, steps - 1 - settings.warmup)
+    if settings.schedule == "linear":
+        return settings.lr * (1 - (1 - low) * share)
+    return settings.lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+class StudentConfig(BaseModel):
+    """The ``student`` block: a transformers config to start from nothing, or a directory to start from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    config: dict[str, Any] | None = Field(
+        None, description="transformers config with its model_type; the vocabulary follows from the tokenizer"
+    )
+    pretrained: Path | None = Field(None, description="directory of a pretrained AutoModelForCausalLM")
+    attention: str = Field("auto", description="auto, or a backend of tracestill.kernels.attention by name")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> StudentConfig:
+        if (self.config is None) == (self.pretrained is None):
+            raise ValueError("give exactly one of student.config and student.pretrained")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("student.config needs a model_type, such as llama")
+        return self
+
+
+class EvaluateConfig(BaseModel):
+    """The ``evaluate`` block: generation on held-out questions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    questions: int | None = Field(None, ge=1, description="held-out questions used; null = all")
+    max_new_tokens: int = Field(256, ge=1, description="tokens generated at most; a trace cut off has no answer")
+    batch_size: int = Field(128, ge=1, description="questions generated at a time")
+    temperature: float = Field(0.0, ge=0, description="0 = greedy")
