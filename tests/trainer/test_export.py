@@ -1,0 +1,178 @@
+"""Exported directories as plain transformers sees them, in a process that cannot import this project."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_export import WORDS, save_tokenizer, tiny_model
+from torch import nn
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.trainer.export import export
+from tracestill.trainer.generate import load_exported
+
+BLOCK = """
+import sys, json
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "tracestill":
+            raise ImportError("tracestill is not to be imported")
+sys.meta_path.insert(0, Refuse())
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+results = {}
+for directory in sys.argv[1:]:
+    model, loading = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    ids = torch.arange(5, 21)[None]
+    results[directory] = {
+        "missing": sorted(loading["missing_keys"]), "unexpected": sorted(loading["unexpected_keys"]),
+        "logits": model(ids).logits[0].tolist(),
+        "text": tokenizer.decode(model.generate(ids[:, :3], max_new_tokens=40)[0, 3:]),
+        "ids": [model.generation_config.bos_token_id, model.generation_config.eos_token_id,
+                model.generation_config.pad_token_id, model.config.eos_token_id],
+        "tied": model.lm_head.weight is model.get_input_embeddings().weight,
+        "dtype": str(model.dtype),
+        "words": tokenizer.tokenize("<s> 1 + 2 <think> so </think> </s>"),
+    }
+print(json.dumps(results))
+"""
+
+
+class OurHead(nn.Linear):
+    """Stands for the head's subclass that the trainer puts in."""
+
+
+def trained(**changes):
+    model = tiny_model(**changes)
+    model.lm_head.__class__ = OurHead
+    model.config.use_cache = False
+    model.config._attn_implementation = "tracestill"
+    return model
+
+
+def write(model, out: Path, **options) -> Path:
+    save_tokenizer(out.parent / "tokenizer")
+    (out.parent / "tokenizer" / "manifest.json").write_text("{}")
+    counts = {"select": {"in": 1234, "rejected": {"wrong answer": 7}}}
+    export(model, out.parent / "tokenizer", out, title="demo", recipe="name: demo\n", counts=counts, **options)
+    return out
+
+
+def by_hand(model) -> torch.Tensor:
+    model.config._attn_implementation = "sdpa"
+    with torch.inference_mode():
+        return model(torch.arange(5, 21)[None]).logits[0]
+
+
+def test_plain_transformers_loads_what_was_trained(tmp_path: Path) -> None:
+    plain, tied, half = trained(), trained(tie_word_embeddings=True, seed=1), trained(seed=2)
+    half.to(torch.bfloat16)
+    half.model.rotary_emb = tiny_model().model.rotary_emb  # the cast rounds the frequencies; loading does not
+    # what gathering the shards of a tied student gives: a copy for each name, in another type
+    gathered = {name: tensor.float().clone() for name, tensor in tied.state_dict().items()}
+    outs = [
+        write(plain, tmp_path / "plain", max_shard_size="20KB"),
+        write(tied, tmp_path / "tied"),
+        write(tied, tmp_path / "gathered", state_dict=gathered),
+        write(half, tmp_path / "half", state_dict={k: v.float() for k, v in half.state_dict().items()}),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCK, *map(str, outs)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+    for out, model in zip(outs, (plain, tied, tied, half), strict=True):
+        found = results[str(out)]
+        assert (found["missing"], found["unexpected"]) == ([], [])
+        assert found["ids"] == [1, 2, 0, 2]
+        assert found["tied"] == model.config.tie_word_embeddings
+        assert found["words"] == ["<s>", "1", "+", "2", "<think>", "so", "</think>", "</s>"]
+        assert found["dtype"] == str(model.dtype)
+        torch.testing.assert_close(torch.tensor(found["logits"]), by_hand(model).float(), rtol=1e-6, atol=1e-6)
+        assert found["text"]
+        assert set(found["text"].split()) <= set(WORDS)
+    assert len(list((tmp_path / "plain").glob("*.safetensors"))) > 1
+
+
+def test_directory_holds_nothing_of_ours(tmp_path: Path) -> None:
+    out = write(trained(), tmp_path / "export")
+    config = json.loads((out / "config.json").read_text())
+    assert config["use_cache"] is True
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert "tracestill" not in json.dumps(config)
+    generation = json.loads((out / "generation_config.json").read_text())
+    assert [generation[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [1, 2, 0]
+    assert not (out / "manifest.json").exists()
+    card = (out / "README.md").read_text()
+    assert "name: demo" in card
+    assert "| select: in | 1,234 |" in card
+    assert "| select: rejected: wrong answer | 7 |" in card
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_export_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    model = trained()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    write(model, tmp_path / "export")
+    assert model.config.use_cache is False
+    assert model.config._attn_implementation == "tracestill"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_failure_leaves_the_export_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = write(trained(), tmp_path / "export")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (tmp_path / ".export.00000000.partial").mkdir()  # of a run that was killed
+    monkeypatch.setattr("tracestill.trainer.export.copy_tokenizer", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write(trained(seed=9), out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "tokenizer"]
+    monkeypatch.undo()
+    write(trained(seed=9), out)
+    assert (out / "model.safetensors").read_bytes() != before["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("model.norm.weight"), r"lacks tensors: model.norm.weight"),
+        (lambda s: s.update(extra=torch.ones(1)), r"has unknown tensors: extra"),
+        (lambda s: s.update({"lm_head.weight": torch.empty(0)}), r"has empty \(partitioned\?\) tensors: lm_head"),
+    ],
+)
+def test_a_state_that_is_not_whole_is_refused(tmp_path: Path, change, message: str) -> None:
+    model = trained()
+    state = dict(model.state_dict())
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        write(model, tmp_path / "export", state_dict=state)
+    assert not (tmp_path / "export").exists()
+
+
+def test_unfit_tokenizers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"22 tokens, but the student embeds only 16; encode again"):
+        write(trained(vocab_size=16), tmp_path / "export")
+    with pytest.raises(InputError, match=r"nothing: no tokenizer that transformers loads"):
+        export(trained(), tmp_path / "nothing", tmp_path / "export", title="", recipe="", counts={})
+
+
+def test_torn_weights_are_one_line(tmp_path: Path) -> None:
+    out = write(trained(), tmp_path / "export")
+    weights = out / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"the exported student does not load .* train again") as caught:
+        load_exported(out, torch.device("cpu"))
+    assert "\n" not in str(caught.value)

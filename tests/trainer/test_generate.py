@@ -1,0 +1,95 @@
+"""Batched generation against a loop without padding or cache."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from tiny_export import tiny_model
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.trainer.generate import generate, left_pad, load_exported
+
+BOS, EOS, PAD = 1, 2, 0
+LIMIT = 24
+
+
+def make_prompts(count: int) -> list[list[int]]:
+    draw = random.Random(1)
+    return [[BOS, *(draw.randrange(3, 32) for _ in range(draw.randrange(0, 12)))] for _ in range(count)]
+
+
+def one_at_a_time(model, prompt: list[int]) -> list[int]:
+    """Greedy, the whole row again for each token: no batch, no padding, no cache."""
+    ids = list(prompt)
+    for _ in range(LIMIT):
+        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits
+        ids.append(int(logits[0, -1].argmax()))
+        if ids[-1] == EOS:
+            break
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "gpt2"])
+def test_batches_write_what_single_rows_write(model_type: str, batch_size: int) -> None:
+    changes = {"n_embd": 32, "n_layer": 2, "n_head": 4} if model_type == "gpt2" else {}
+    model = tiny_model(seed=3, model_type=model_type, **changes)
+    prompts = make_prompts(20)
+    settings = {"eos_id": EOS, "pad_id": PAD, "max_new_tokens": LIMIT, "batch_size": batch_size}
+    got = generate(model, prompts, **settings)
+    with torch.inference_mode():
+        assert got == [one_at_a_time(model, prompt) for prompt in prompts]
+    if model_type == "llama":  # otherwise half of this test would test nothing
+        stopped = [row[-1] == EOS for row in got]
+        assert any(stopped)
+        assert not all(stopped)
+        assert all(len(row) == LIMIT for row, done in zip(got, stopped, strict=True) if not done)
+
+
+def test_sampling_follows_the_softmax_of_the_logits() -> None:
+    model = tiny_model(vocab_size=400, initializer_range=0.1)
+    prompt = [BOS, 9, 8, 7]
+    draws, temperature = 20_000, 0.8
+    settings = {"eos_id": EOS, "pad_id": PAD, "max_new_tokens": 1, "batch_size": draws}
+    rows = generate(model, [prompt] * draws, temperature=temperature, seed=5, **settings)
+    with torch.inference_mode():
+        wanted = (model(input_ids=torch.tensor([prompt])).logits[0, -1].double() / temperature).softmax(-1)
+    counts = torch.bincount(torch.tensor([row[0] for row in rows]), minlength=400).double()
+    chi_square = float(((counts - draws * wanted) ** 2 / (draws * wanted)).sum())
+    # 399 degrees of freedom: mean 399, standard deviation 28; keeping 50 tokens only gives thousands
+    assert chi_square < 399 + 6 * 28
+
+
+def test_sampling_repeats_with_its_seed_and_leaves_the_generator_alone() -> None:
+    model, prompts = tiny_model(), make_prompts(9)
+    settings = {"eos_id": EOS, "pad_id": PAD, "max_new_tokens": LIMIT, "batch_size": 4, "temperature": 1.0}
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    first = generate(model, prompts, seed=1, **settings)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert generate(model, prompts, seed=1, **settings) == first
+    assert generate(model, prompts, seed=2, **settings) != first
+
+
+def test_progress_counts_every_prompt() -> None:
+    sizes: list[int] = []
+    generate(tiny_model(), make_prompts(9), eos_id=2, pad_id=0, max_new_tokens=2, batch_size=4, progress=sizes.append)
+    assert sizes == [4, 4, 1]
+
+
+def test_left_pad() -> None:
+    ids, mask = left_pad([[5], [6, 7, 8]], PAD)
+    assert ids.tolist() == [[0, 0, 5], [6, 7, 8]]
+    assert mask.tolist() == [[0, 0, 1], [1, 1, 1]]
+
+
+def test_more_tokens_than_positions_are_refused() -> None:
+    with pytest.raises(InputError, match=r"evaluate.max_new_tokens: 120 after a prompt of 9 .* lower it to 119"):
+        generate(tiny_model(), [[BOS] * 9], eos_id=EOS, pad_id=PAD, max_new_tokens=120, batch_size=1)
+
+
+def test_missing_export_says_what_to_run(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"no exported student; run `tracestill train` first"):
+        load_exported(tmp_path / "export", torch.device("cpu"))

@@ -1,0 +1,197 @@
+"""A trained student as a Hugging Face directory that plain transformers loads, without this project installed."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.stage import MANIFEST, sync
+
+CARD = """\
+---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [tracestill, distillation, reasoning]
+---
+
+# {title}
+
+A student of {parameters:,} parameters ({architecture}), distilled from reasoning traces with Tracestill.
+It reads a question and writes its reasoning between `<think>` and `</think>`, then the answer.
+
+## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(".")
+ids = tokenizer(question, add_special_tokens=False, return_tensors="pt").input_ids
+ids = torch.cat([torch.tensor([[tokenizer.bos_token_id]]), ids], dim=1)
+print(tokenizer.decode(model.generate(ids, max_new_tokens=256)[0]))
+```
+
+## Data
+
+{data}
+
+## Recipe
+
+```yaml
+{recipe}
+```
+"""
+
+
+def export(
+    model: PreTrainedModel,
+    tokenizer_dir: Path,
+    out_dir: Path,
+    *,
+    title: str,
+    recipe: str,
+    counts: Mapping[str, Any],
+    state_dict: Mapping[str, torch.Tensor] | None = None,
+    max_shard_size: str = "4GB",
+) -> None:
+    """Write ``out_dir`` wholly or not at all; one that exists is replaced. Call it on one rank only.
+
+    ``state_dict`` holds full tensors by the model's own names (of a partitioned student: the gathered ones);
+    left out, the model's own are taken. Each is stored in the type of the model's parameter. ``title`` and
+    ``recipe`` (YAML) and ``counts`` (nested mapping of numbers) go into the model card.
+
+    Raises InputError if the tokenizer cannot be used with the model, ValueError if ``state_dict`` is not whole.
+    """
+    tokenizer = load_tokenizer(tokenizer_dir)
+    rows = model.config.get_text_config().vocab_size
+    if len(tokenizer) > rows:
+        raise InputError(f"{tokenizer_dir}: {len(tokenizer)} tokens, but the student embeds only {rows}; encode again")
+    state = whole_state(model, state_dict)
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    for left in out_dir.parent.glob(f".{out_dir.name}.*.partial"):  # of a run that was killed
+        shutil.rmtree(left)
+    work = partial_name(out_dir)
+    work.mkdir()
+    try:
+        parameters = sum(tensor.numel() for tensor in state.values())
+        write_model(model, state, tokenizer, work, max_shard_size)
+        copy_tokenizer(tokenizer_dir, work)
+        card = CARD.format(
+            title=title,
+            parameters=parameters,
+            architecture=type(model).__name__,
+            data=table(counts),
+            recipe=recipe.rstrip(),
+        )
+        (work / "README.md").write_text(card, encoding="utf-8")
+        for path in work.rglob("*"):
+            sync(path)
+        sync(work)
+        old = partial_name(out_dir)
+        if out_dir.exists():
+            out_dir.replace(old)
+        work.replace(out_dir)
+        sync(out_dir.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def partial_name(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.partial")
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in ``directory``. Raises InputError if it does not load or has no <s>, </s> or pad token."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{directory}: no tokenizer that transformers loads ({reason}); run encode first") from error
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if getattr(tokenizer, name) is None:
+            raise InputError(f"{directory}: the tokenizer defines no {name.removesuffix('_id')}")
+    return tokenizer
+
+
+def whole_state(model: PreTrainedModel, state_dict: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+    """The tensors to store: by the model's names, in its types, each tied tensor once.
+
+    Gathering gives a tied tensor's names a copy each; with both stored, loading would break the tie.
+    """
+    own = model.state_dict()
+    state = dict(own if state_dict is None else state_dict)
+    for target, source in model.all_tied_weights_keys.items():
+        if target in state:
+            tied = state.pop(target)
+            state.setdefault(source, tied)
+    missing = sorted(own.keys() - state.keys() - model.all_tied_weights_keys.keys())
+    unknown = sorted(state.keys() - own.keys())
+    empty = sorted(name for name, tensor in state.items() if tensor.numel() == 0)
+    for fault, names in (("lacks", missing), ("has unknown", unknown), ("has empty (partitioned?)", empty)):
+        if names:
+            raise ValueError(f"export: the state {fault} tensors: {', '.join(names[:5])}")
+    return {name: tensor.detach().to(device="cpu", dtype=own[name].dtype) for name, tensor in state.items()}
+
+
+def write_model(
+    model: PreTrainedModel,
+    state: dict[str, torch.Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    max_shard_size: str,
+) -> None:
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    with quiet():
+        model.save_pretrained(directory, state_dict=dict(state), max_shard_size=max_shard_size)
+    config = copy.deepcopy(model.config)  # the trained model keeps its own settings
+    config.use_cache = True
+    for name, value in ids.items():
+        setattr(config.get_text_config(), name, value)
+    config.save_pretrained(directory)
+    GenerationConfig(**ids, do_sample=False).save_pretrained(directory)
+
+
+def copy_tokenizer(source: Path, directory: Path) -> None:
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.name != MANIFEST and not (directory / path.name).exists():
+            shutil.copyfile(path, directory / path.name)
+
+
+def table(counts: Mapping[str, Any]) -> str:
+    """A Markdown table of nested counts, one row for each number."""
+    rows = [
+        f"| {name} | {value:,} |" if isinstance(value, int) else f"| {name} | {value} |" for name, value in flat(counts)
+    ]
+    return "\n".join(["| | |", "|---|---:|", *rows])
+
+
+def flat(counts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in counts.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}: ")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' own progress bars, which say nothing of use for one file."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

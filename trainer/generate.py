@@ -1,0 +1,94 @@
+"""Batched generation from an exported student, with plain transformers: left padding and a key-value cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.trainer.export import load_tokenizer, quiet
+
+
+def load_exported(directory: Path, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The student and tokenizer in an exported directory: fp32 on the CPU, bf16 on a GPU.
+
+    Raises InputError if there is no export, or it does not load.
+    """
+    if not (directory / "config.json").exists():
+        raise InputError(f"{directory}: no exported student; run `tracestill train` first")
+    tokenizer = load_tokenizer(directory)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    try:
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
+    except Exception as error:  # safetensors raises its own class for a torn file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{directory}: the exported student does not load ({reason}); train again") from error
+    return model.to(device).eval(), tokenizer
+
+
+def generate(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],  # token ids, each of its own length >= 1
+    *,
+    eos_id: int,
+    pad_id: int,
+    max_new_tokens: int,
+    batch_size: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[int]]:
+    """The ids that the model writes after each prompt, in the order of ``prompts``.
+
+    A row ends with ``eos_id`` if the model stopped by itself, and holds ``max_new_tokens`` ids without one if
+    it was cut off. Temperature 0 is greedy and does not depend on the batch size; otherwise ids are drawn from
+    softmax(logits / temperature) and depend on (seed, batch size). ``progress`` is told the size of each batch.
+
+    Raises InputError if a prompt and its continuation do not fit the model's positions.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max((len(prompt) for prompt in prompts), default=0)
+    if positions is not None and longest + max_new_tokens > positions:
+        raise InputError(
+            f"evaluate.max_new_tokens: {max_new_tokens} after a prompt of {longest} tokens exceeds the student's "
+            f"{positions} positions; lower it to {positions - longest} or raise max_position_embeddings"
+        )
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        eos_token_id=eos_id,
+        pad_token_id=pad_id,
+        do_sample=temperature > 0,
+        # transformers' own default keeps only the 50 likeliest tokens
+        **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
+    )
+    outputs: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))  # longest first: memory runs out at once
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.inference_mode(), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            ids, mask = left_pad([prompts[i] for i in rows], pad_id)
+            written = model.generate(
+                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
+            )
+            for i, row in zip(rows, written[:, ids.shape[1] :].tolist(), strict=True):
+                outputs[i] = row[: row.index(eos_id) + 1] if eos_id in row else row
+            if progress is not None:
+                progress(len(rows))
+    return outputs
+
+
+def left_pad(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts as (B, T) int64 ids that end in the last column, and the (B, T) mask of what is no padding."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), width), pad_id, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.as_tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    return ids, mask
