@@ -1,0 +1,139 @@
+"""Best-fit-decreasing, run on how many documents have each length instead of on the documents.
+
+Item by item, best-fit-decreasing takes the lengths from the longest to the shortest and puts each into the bin
+with the least room that still holds it. Bins with the same room are interchangeable, and so are documents of
+the same length. So the state is one class of bins for each residual (room left), and one move places a whole
+run: for length s, the class with the smallest residual r >= s takes floor(r/s) documents in each of its bins.
+That is what the item-by-item rule does: after one document the residual r - s is smaller than r and no bin lay
+between s and r, so the same bin stays the best until it no longer holds s. Bins and residuals are therefore
+exactly those of the item-by-item rule, and the time depends on the capacity and not on the number of documents.
+
+The rule is that of Johnson et al., Worst-case performance bounds for simple one-dimensional packing algorithms,
+SIAM J. Comput. 3 (1974); finding the class is a search for the lowest set bit in a two-level bitmap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+WORD = 9  # log2 of the residuals that one word of the bitmap covers; Python integers may be any length
+MASK = (1 << WORD) - 1
+
+# first bin, bins, documents in each, tokens used in each, sum of squared lengths in each
+Run = tuple[int, int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Which bin holds which lengths, as runs of neighbouring bins with the same content.
+
+    bins        how many there are
+    placements  (E, 4) int64: first bin, bins, documents put into each, documents each held before. In the order
+                of decreasing length: the documents, sorted by decreasing length, are used up one row after the
+                other, and within a row bin by bin.
+    runs        (R, 5) int64: first bin, bins, documents, tokens and sum of squared lengths of each bin. Every bin
+                lies in exactly one run; sorted by first bin.
+    """
+
+    bins: int
+    placements: np.ndarray
+    runs: np.ndarray
+
+
+def best_fit_decreasing(
+    counts: np.ndarray,  # (capacity + 1,) integers: documents of each length
+    capacity: int,
+) -> Packing:
+    """Pack ``counts[s]`` documents of each length s, 1 <= s <= capacity, into bins of ``capacity`` tokens.
+
+    Uses exactly as many bins as best-fit-decreasing does item by item. Time and memory grow with the number of
+    distinct lengths and residuals. Raises ValueError if a document is empty or ``counts`` has another shape.
+    """
+    if counts.shape != (capacity + 1,) or counts[0]:
+        raise ValueError(f"counts must have shape ({capacity + 1},) and no empty document; got {counts.shape}")
+    classes: list[list[Run]] = [[] for _ in range(capacity + 1)]  # residual -> runs of bins
+    words = [0] * ((capacity >> WORD) + 1)  # bit r: some bin has residual r
+    top = 0  # bit w: words[w] is not zero
+    placements: list[tuple[int, int, int, int]] = []
+    bins = 0
+
+    # Pushing a run onto its class is written out in both places: a call would cost more than its body.
+    sizes = np.flatnonzero(counts)[::-1]
+    for size, left in zip(sizes.tolist(), counts[sizes].tolist(), strict=True):
+        square = size * size
+        while left:
+            word = size >> WORD
+            bits = words[word] >> (size & MASK)
+            if bits:
+                residual = size + (bits & -bits).bit_length() - 1
+            else:
+                above = top >> (word + 1)
+                if not above:
+                    break  # no open bin holds this length
+                word += (above & -above).bit_length()
+                residual = (word << WORD) + (words[word] & -words[word]).bit_length() - 1
+            fits = residual // size
+            runs = classes[residual]
+            while left and runs:
+                first, width, documents, tokens, squares = runs.pop()
+                take = fits
+                if width * fits > left:  # more room than documents: only some of these bins, or one bin in part
+                    take = min(fits, left)
+                    filled = left // take
+                    if filled < width:
+                        runs.append((first + filled, width - filled, documents, tokens, squares))
+                        width = filled
+                left -= width * take
+                placements.append((first, width, take, documents))
+                rest = residual - take * size
+                if not classes[rest]:
+                    words[rest >> WORD] |= 1 << (rest & MASK)
+                    top |= 1 << (rest >> WORD)
+                classes[rest].append((first, width, documents + take, tokens + take * size, squares + take * square))
+            if not runs:
+                words[word] ^= 1 << (residual & MASK)
+                if not words[word]:
+                    top ^= 1 << word
+        fits = capacity // size
+        for width, take in ((left // fits, fits), (1, left % fits)):
+            if width and take:
+                placements.append((bins, width, take, 0))
+                rest = capacity - take * size
+                if not classes[rest]:
+                    words[rest >> WORD] |= 1 << (rest & MASK)
+                    top |= 1 << (rest >> WORD)
+                classes[rest].append((bins, width, take, take * size, take * square))
+                bins += width
+
+    runs_by_bin = np.array([run for runs in classes for run in runs], dtype=np.int64).reshape(-1, 5)
+    return Packing(
+        bins,
+        np.array(placements, dtype=np.int64).reshape(-1, 4),
+        runs_by_bin[np.argsort(runs_by_bin[:, 0])],
+    )
+
+
+def expand(
+    packing: Packing,
+    documents: np.ndarray,  # (N,) ids sorted by decreasing length
+    first_slot: np.ndarray,  # (bins,) where each bin's documents begin in the result
+) -> np.ndarray:
+    """(N,) document ids in pack order: bin b's documents lie from ``first_slot[b]`` on, longest first."""
+    kind = first_slot.dtype
+    first, width, take, before = packing.placements.T
+    pairs = int(width.sum())  # (placement, bin) pairs
+    slots = np.repeat((first - (np.cumsum(width) - width)).astype(kind), width)
+    slots += np.arange(pairs, dtype=kind)  # the bin of each pair
+    slots = first_slot[slots]
+    slots += np.repeat(before.astype(kind), width)
+    if pairs != len(documents):  # some bins take several documents of one length
+        several = np.repeat(take.astype(kind), width)
+        slots += several
+        slots -= np.cumsum(several, dtype=kind)
+        slots = np.repeat(slots, several)
+        slots += np.arange(len(documents), dtype=kind)
+    packed = np.empty_like(documents)
+    packed[slots] = documents
+    return packed
