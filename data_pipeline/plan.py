@@ -144,8 +144,6 @@ def make_plan(
     sizes = step_sizes(packing.bins, config.packs_per_step)
     # rank: the place of a bin when bins are sorted by cost; ranks: which rank stands at each place of the epoch
     rank_of_bin, ranks = order_packs(packing, sizes, config.group, config.balance == "cost", bits)
-        packing, sizes, config.group, config.balance == "cost", bits
-    )  # rank: place of a bin when bins are sorted by cost
 
     # int32 halves the memory traffic; ids and slots are below N
     index = np.int32 if len(lengths) < 1 << 31 else np.int64
