@@ -1,0 +1,284 @@
+"""The engine: DeepSpeed's ZeRO around the student, and the only file that imports deepspeed.
+
+The trainer's loss is a sum over all ranks and micro-steps (its factor c is known beforehand), so the gradient
+that the optimizer sees has to be the plain sum as well. DeepSpeed averages instead; ``averaging_divisor`` undoes
+that. Whether a step is taken is decided here, from one all-reduce that every rank sees alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import math
+import os
+import socket
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.kernels.linear_cross_entropy import STATISTICS
+from tracestill.kernels.pack import PackedBatch
+from tracestill.trainer import zero
+from tracestill.trainer.settings import TrainConfig
+from tracestill.trainer.student import Student
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before the import: else it warns that it found no device
+
+import deepspeed
+
+OWNED = {
+    "train_batch_size": "a step's size follows from plan.capacity and plan.packs_per_step",
+    "train_micro_batch_size_per_gpu": "a micro-step is one pack; set plan.capacity",
+    "gradient_accumulation_steps": "it follows from plan.packs_per_step and the number of ranks",
+    "managed_gradient_accumulation": "the trainer counts micro-steps",
+    "gradient_clipping": "set train.clip",
+    "gradient_allreduce_op": "the trainer undoes DeepSpeed's averaging",
+    "prescale_gradients": "the trainer undoes DeepSpeed's averaging",
+    "gradient_predivide_factor": "the trainer undoes DeepSpeed's averaging",
+    "optimizer": "set train.lr, train.betas, train.eps and train.weight_decay",
+    "scheduler": "set train.schedule, train.warmup and train.lr",
+    "fp16": "fp16 training is not supported; set train.precision: bf16",
+    "bf16": "set train.precision",
+    "amp": "set train.precision",
+    "torch_autocast": "set train.precision",
+    "data_types": "gradients are accumulated in fp32",
+    "zero_optimization.stage": "set train.zero",
+    "zero_optimization.offload_optimizer": "offloading is not supported",
+    "zero_optimization.offload_param": "offloading is not supported",
+    "zero_optimization.cpu_offload": "offloading is not supported",
+    "zero_optimization.zenflow": "offloading is not supported",
+}
+"""Keys of the DeepSpeed config that a recipe's ``deepspeed`` block may not set, and what to set instead."""
+
+BUCKET = 200_000_000  # elements reduced at a time; never more than the student has
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all."""
+
+    rank: int
+    ranks: int
+    local_rank: int
+    device: torch.device
+
+
+class Micro(Protocol):
+    """What ``Engine.forward`` reads of a micro-step."""
+
+    @property
+    def packed(self) -> PackedBatch: ...
+    @property
+    def scale(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step did, the same on every rank."""
+
+    loss: float  # of the whole step
+    grad_norm: float  # of the true gradient, before clipping
+    skipped: bool  # nothing changed
+    reason: str  # why it was skipped: "no weight", "loss is not finite", "gradient is not finite", or ""
+    statistics: Tensor  # (num_kinds, 6) float64 on the CPU, sums over the whole step; columns: STATISTICS
+
+
+def connect() -> World:
+    """Join the other ranks: NCCL on GPUs, gloo on the CPU. A process that nobody launched is a world of one.
+
+    Raises InputError if there are more ranks on this host than GPUs.
+    """
+    quieten()
+    launched = "RANK" in os.environ or "OMPI_COMM_WORLD_RANK" in os.environ
+    if not launched:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({key: str(value) for key, value in alone.items()})
+    cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+    local = int(os.environ.get("LOCAL_RANK", os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", "0")))
+    if cuda and local >= torch.cuda.device_count():
+        raise InputError(
+            f"local rank {local} has no GPU: this host has {torch.cuda.device_count()}; lower train.ranks, or set "
+            f"DS_ACCELERATOR=cpu to train on the CPU"
+        )
+    if not dist.is_initialized():
+        # DeepSpeed would compile a shared-memory all-reduce for CPUs at this moment
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        if cuda:
+            torch.cuda.set_device(local)
+        deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    return World(dist.get_rank(), dist.get_world_size(), local, device)
+
+
+def quieten() -> None:
+    """Let DeepSpeed say warnings only, and drop one that it draws upon itself at every collective."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="`torch.distributed.*is deprecated", category=FutureWarning)
+
+
+def training_dtype(settings: TrainConfig, device: torch.device) -> torch.dtype:
+    """fp32 or bf16, as ``train.precision`` says. Raises InputError for bf16 without ZeRO."""
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
+    if bf16 and settings.zero == 0:
+        raise InputError(
+            "train.zero: 0 keeps no fp32 master weights for bf16 training; set train.zero: 1, or train.precision: fp32"
+        )
+    return torch.bfloat16 if bf16 else torch.float32
+
+
+def averaging_divisor(stage: int, ranks: int, sequence_parallel: int = 1) -> float:
+    """What DeepSpeed divides the sum of all ranks' gradients by (0.19.8, its default reduce-scatter).
+
+    Stages 0 to 2 count a sequence-parallel group as one rank, stage 3 does not. Division by the accumulation
+    steps does not enter: ``Engine.backward`` turns it off.
+    """
+    return ranks / sequence_parallel if stage < 3 else float(ranks)
+
+
+def deepspeed_config(
+    settings: TrainConfig, accumulation: int, raw: Mapping[str, Any] | None = None, *, dtype: torch.dtype
+) -> dict[str, Any]:
+    """The DeepSpeed config of a run, with a recipe's ``deepspeed`` block merged in.
+
+    Raises InputError naming the key that a recipe may not set, and what to set instead.
+    """
+    raw = copy.deepcopy(dict(raw or {}))
+    zero_block = raw.get("zero_optimization", {})
+    if not isinstance(zero_block, Mapping):
+        raise InputError("deepspeed.zero_optimization: expected a mapping")
+    for key, instead in OWNED.items():
+        block, _, inner = key.rpartition(".")
+        if inner in (raw.get(block, {}) if block else raw):
+            raise InputError(f"deepspeed.{key}: {instead}")
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": settings.clip,
+        **raw,
+        "zero_optimization": {**zero_block, "stage": settings.zero},
+    }
+    if dtype == torch.bfloat16:
+        config["bf16"] = {"enabled": True}
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+        config.setdefault("communication_data_type", "fp32")
+    return config
+
+
+def parameter_groups(student: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW's groups: no decay for norms, biases and embeddings (also where the head is tied to them)."""
+    embeddings = {id(p) for m in student.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
+    decayed, plain = [], []
+    for parameter in student.parameters():
+        if parameter.requires_grad:
+            (decayed if parameter.ndim >= 2 and id(parameter) not in embeddings else plain).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+class Engine:
+    """One student under DeepSpeed: ``accumulation`` times forward and backward, then step."""
+
+    def __init__(
+        self,
+        student: Student,
+        settings: TrainConfig,
+        *,
+        accumulation: int,
+        raw_deepspeed: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Raises InputError for a DeepSpeed key that the trainer owns, and for a precision that does not fit."""
+        world = connect()
+        self.rank, self.ranks, self.local_rank, self.device = world.rank, world.ranks, world.local_rank, world.device
+        self.settings, self.accumulation = settings, accumulation
+        self.dtype = training_dtype(settings, self.device)
+        self.config = deepspeed_config(settings, accumulation, raw_deepspeed, dtype=self.dtype)
+        buckets = self.config["zero_optimization"]
+        elements = sum(p.numel() for p in student.parameters())
+        buckets.setdefault("reduce_bucket_size", min(BUCKET, max(elements, 2)))
+        optimizer = torch.optim.AdamW(
+            parameter_groups(student, settings.weight_decay),
+            lr=settings.lr,
+            betas=settings.betas,
+            eps=settings.eps,
+            fused=True,
+        )
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints memory figures; its warnings are logged
+            config = copy.deepcopy(self.config)
+            self.deepspeed, *_ = deepspeed.initialize(model=student, optimizer=optimizer, config=config)
+        self.module = student
+        self.optimizer = self.deepspeed.basic_optimizer
+        self.divisor = averaging_divisor(settings.zero, self.ranks)
+        self.num_kinds = student.head[0].num_kinds
+        torch.manual_seed(seed + self.rank)  # dropout differs between ranks
+        self._start_step()
+
+    def _start_step(self) -> None:
+        self._micro_steps = 0
+        self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._statistics = torch.zeros(self.num_kinds, len(STATISTICS), dtype=torch.float64, device=self.device)
+
+    def forward(self, micro: Micro) -> tuple[Tensor, Tensor]:
+        """This rank's share of the step's loss (scalar) and the statistics (num_kinds, 6) of one micro-step."""
+        self.deepspeed.set_gradient_accumulation_boundary(self._micro_steps + 1 == self.accumulation)
+        loss, statistics = self.deepspeed(micro.packed, micro.scale)
+        self._loss += loss.detach()
+        self._statistics += statistics
+        return loss, statistics
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of this micro-step. The optimizer sees the sum over all ranks and micro-steps."""
+        self.deepspeed.backward(loss * self.divisor, scale_wrt_gas=False)
+        self._micro_steps += 1
+
+    def step(self, lr: float) -> StepResult:
+        """Update the parameters, or on all ranks none of them: if the step has no weight at all, or if any loss or
+        gradient is not finite. The host waits for the device once, here.
+
+        Raises RuntimeError unless ``accumulation`` micro-steps came before.
+        """
+        if self._micro_steps != self.accumulation:
+            raise RuntimeError(f"{self._micro_steps} micro-steps before a step of {self.accumulation}")
+        result = self._summary()
+        if result.skipped:
+            zero.clear_gradients(self.deepspeed)
+        else:
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.deepspeed.step()
+        self._start_step()
+        return result
+
+    def _summary(self) -> StepResult:
+        """Sums over all ranks, by one all-reduce, and what follows from them."""
+        shares = zero.gradients(self.deepspeed, self.rank)
+        squares = self._loss.new_zeros(())
+        if shares:
+            squares = torch.stack(torch._foreach_norm(shares)).double().square().sum()
+        summary = torch.cat([self._loss.view(1), squares.view(1), self._statistics.view(-1)])
+        dist.all_reduce(summary)
+        loss, square, *rest = summary.tolist()
+        statistics = torch.tensor(rest, dtype=torch.float64).view(self.num_kinds, -1)
+        if not math.isfinite(loss):
+            reason = "loss is not finite"
+        elif not math.isfinite(square):
+            reason = "gradient is not finite"
+        else:
+            reason = "" if float(statistics[:, 0].sum()) != 0 else "no weight"
+        return StepResult(loss, math.sqrt(square) if square >= 0 else math.nan, bool(reason), reason, statistics)
+
+    def close(self) -> None:
+        """Take DeepSpeed's hooks off the student, which may then go into another engine."""
+        self.deepspeed.destroy()

@@ -1,0 +1,205 @@
+"""The student: a causal language model of transformers, seen by the trainer as packed rows in, loss out.
+
+The model itself stays what transformers made it, so it generates and is exported as it is. Two things are put in
+its place: its attention implementation (documents of a packed row never see each other) and the class of its
+head module, which computes the weighted loss itself. The loss has to live inside the head's own ``forward``:
+under ZeRO-3 that call is what gathers the head's matrix, in both passes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.kinds import nearest
+from tracestill.kernels import attention
+from tracestill.kernels.linear_cross_entropy import linear_cross_entropy
+from tracestill.kernels.pack import PackedBatch
+from tracestill.trainer.settings import StudentConfig
+
+
+class SpanWeightedHead(nn.Linear):
+    """An LM head that is a plain ``nn.Linear``, or, when given targets, the weighted loss over its logits.
+
+    ``student_head`` turns an existing ``nn.Linear`` into one; its parameters, and ties to them, stay.
+    """
+
+    num_kinds: int
+    options: dict[str, Any]  # chunk_rows, logit_scale, softcap
+
+    def forward(  # type: ignore[override]
+        self, hidden: Tensor, packed: PackedBatch | None = None, scale: float | Tensor = 1.0
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits (..., V) of ``hidden`` (..., H); with ``packed``: loss and statistics of ``hidden`` (T, H)."""
+        if packed is None:
+            return super().forward(hidden)
+        return linear_cross_entropy(
+            hidden,
+            self.weight,
+            packed.labels,
+            packed.loss_weight,
+            packed.kinds,
+            num_kinds=self.num_kinds,
+            scale=scale,
+            bias=self.bias,
+            active=packed.active,
+            **self.options,
+        )
+
+
+class Student(nn.Module):
+    """A causal language model and its weighted loss. ``model`` is the plain transformers model."""
+
+    def __init__(self, model: PreTrainedModel, *, num_kinds: int, chunk_rows: int = 4096) -> None:
+        """Raises InputError if the model's head does something to its logits that the loss cannot follow."""
+        super().__init__()
+        self.model = model
+        self.head = [student_head(model, num_kinds, chunk_rows)]  # in a list: the head belongs to the model alone
+
+    def forward(self, packed: PackedBatch, scale: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and statistics of one packed row.
+
+        ``scale`` is the normaliser's c. Returns the loss (scalar, fp32, attached to the graph even if no row has
+        weight) and the per-kind statistics (num_kinds, 6), columns as in ``linear_cross_entropy.STATISTICS``.
+        """
+        hidden = self.model.get_decoder()(
+            input_ids=packed.input_ids,  # (1, T)
+            position_ids=packed.position_ids,
+            use_cache=False,
+            cu_seq_lens_q=packed.cu_seqlens,
+            cu_seq_lens_k=packed.cu_seqlens,
+            max_length_q=packed.max_length,
+            max_length_k=packed.max_length,
+        ).last_hidden_state  # (1, T, H)
+        return self.head[0](hidden[0], packed, scale)
+
+
+def student_head(model: PreTrainedModel, num_kinds: int, chunk_rows: int) -> SpanWeightedHead:
+    """Turn the model's head into a ``SpanWeightedHead`` in place.
+
+    What the model's own forward does to the head's output is read from its config: ``final_logit_softcapping``
+    (Gemma), ``logit_scale`` (Cohere), ``logits_scaling`` (Granite). Raises InputError for a head that is no
+    ``nn.Linear``, and for any other treatment: a few logits are computed both ways and compared.
+    """
+    head = model.get_output_embeddings()
+    name = type(model).__name__
+    if type(head) is not nn.Linear:
+        raise InputError(f"student: the head of {name} is {type(head).__name__}; expected a plain nn.Linear")
+    config = model.config.get_text_config()
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    softcap = getattr(config, "final_logit_softcapping", None)
+    head.__class__ = SpanWeightedHead
+    head.num_kinds = num_kinds
+    head.options = {"chunk_rows": chunk_rows, "logit_scale": scale, "softcap": softcap}
+    check_head(model, head)
+    return head
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel, head: SpanWeightedHead) -> None:
+    """Compare the model's own logits of three tokens with those that the loss is computed from."""
+    training = model.training
+    model.eval()
+    try:
+        tokens = torch.arange(3, device=head.weight.device)[None] % head.weight.shape[0]
+        own = model(input_ids=tokens, use_cache=False).logits.float()
+        hidden = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
+        ours = head(hidden).float() * head.options["logit_scale"]
+        if head.options["softcap"] is not None:
+            ours = head.options["softcap"] * torch.tanh(ours / head.options["softcap"])
+    finally:
+        model.train(training)
+    if own.shape != ours.shape or not torch.allclose(own, ours, rtol=1e-2, atol=1e-2 * float(own.abs().max())):
+        raise InputError(
+            f"student: {type(model).__name__} changes its logits after the head in a way that the loss does not "
+            f"know (known: final_logit_softcapping, logit_scale, logits_scaling); choose another model"
+        )
+
+
+def build_student(
+    config: StudentConfig,
+    *,
+    vocab_size: int,
+    bos_id: int,
+    eos_id: int,
+    pad_id: int,
+    num_kinds: int,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    chunk_rows: int = 4096,
+) -> Student:
+    """Build or load the student on the CPU; the engine moves it.
+
+    ``device`` and ``dtype`` are those it will train on and in: they decide the attention backend. Equal seeds give
+    equal parameters. Raises InputError for an unknown model type or key, a directory that does not load, a
+    vocabulary that is too small, and an attention backend that cannot run here.
+    """
+    try:
+        attention.register(config.attention, device, dtype)
+    except ValueError as error:
+        raise InputError(f"student.attention: {error}") from error
+    ids = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
+    if config.pretrained is None:
+        assert config.config is not None
+        full = transformers_config(config.config, {"vocab_size": vocab_size, **ids})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = AutoModelForCausalLM.from_config(full, attn_implementation=attention.NAME, dtype=torch.float32)
+    else:
+        model = load_pretrained(config, vocab_size, dtype)
+        model.config.update(ids)
+    model.generation_config.update(**ids)
+    return Student(model, num_kinds=num_kinds, chunk_rows=chunk_rows).train()
+
+
+def transformers_config(values: dict[str, Any], more: dict[str, Any]) -> Any:
+    """A transformers config of ``values`` (with its ``model_type``) and ``more``.
+
+    transformers keeps keys that it does not know as they are; here they raise InputError, as does an unknown
+    model type, a value that the config refuses, and a key that the tokenizer decides.
+    """
+    values = dict(values)
+    kind = values.pop("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise InputError(f"student.config.model_type: transformers knows no '{kind}'{nearest(kind, close_to(kind))}")
+    known = set(CONFIG_MAPPING[kind]().to_dict())
+    for key in values:
+        if key in more:
+            raise InputError(f"student.config.{key}: it follows from the tokenizer; leave it out")
+        if key not in known:
+            raise InputError(f"student.config: {kind} has no key '{key}'{nearest(key, sorted(known))}")
+    try:
+        return AutoConfig.for_model(kind, **values, **more)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise InputError(f"student.config: {kind} refuses it ({' '.join(str(error).split())})") from error
+
+
+def close_to(kind: str) -> list[str]:
+    """Model types that begin with the same letter: transformers knows too many to list."""
+    return sorted(name for name in CONFIG_MAPPING if name[:1] == kind[:1]) or ["llama", "qwen3", "gemma3_text"]
+
+
+def load_pretrained(config: StudentConfig, vocab_size: int, dtype: torch.dtype) -> PreTrainedModel:
+    """The model in ``config.pretrained``. Raises InputError if it does not load or has too few embeddings."""
+    path = config.pretrained
+    assert path is not None
+    if not (path / "config.json").exists():
+        raise InputError(f"student.pretrained: {path} holds no config.json; expected a transformers model directory")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention.NAME)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"student.pretrained: {path} does not load as a causal language model ({reason})") from error
+    rows = model.get_input_embeddings().weight.shape[0]
+    if rows < vocab_size:
+        raise InputError(
+            f"student.pretrained: {path} has {rows} embeddings but the tokenizer has {vocab_size} tokens; "
+            f"use the tokenizer that belongs to the model (encode.tokenizer.path)"
+        )
+    return model
