@@ -40,13 +40,14 @@ def generate(
     batch_size: int,
     temperature: float = 0.0,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[list[int]]:
     """The ids that the model writes after each prompt, in the order of ``prompts``.
 
     A row ends with ``eos_id`` if the model stopped by itself, and holds ``max_new_tokens`` ids without one if
     it was cut off. Temperature 0 is greedy and does not depend on the batch size; otherwise ids are drawn from
-    softmax(logits / temperature) and depend on (seed, batch size). ``progress`` is told the size of each batch.
+    softmax(logits / temperature) and depend on (seed, batch size). ``progress`` is told the
+    prompts done and in all, after each batch.
 
     Raises InputError if a prompt and its continuation do not fit the model's positions.
     """
@@ -78,8 +79,7 @@ def generate(
             )
             for i, row in zip(rows, written[:, ids.shape[1] :].tolist(), strict=True):
                 outputs[i] = row[: row.index(eos_id) + 1] if eos_id in row else row
-            if progress is not None:
-                progress(len(rows))
+            progress(start + len(rows), len(order))
     return outputs
 
 

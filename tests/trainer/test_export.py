@@ -74,7 +74,7 @@ def by_hand(model) -> torch.Tensor:
 def test_plain_transformers_loads_what_was_trained(tmp_path: Path) -> None:
     plain, tied, half = trained(), trained(tie_word_embeddings=True, seed=1), trained(seed=2)
     half.to(torch.bfloat16)
-    half.model.rotary_emb = tiny_model().model.rotary_emb  # the cast rounds the frequencies; loading does not
+    half.model.rotary_emb = tiny_model().model.rotary_emb  # the cast rounds the frequencies; DeepSpeed's does not
     # what gathering the shards of a tied student gives: a copy for each name, in another type
     gathered = {name: tensor.float().clone() for name, tensor in tied.state_dict().items()}
     outs = [

@@ -74,9 +74,10 @@ def test_sampling_repeats_with_its_seed_and_leaves_the_generator_alone() -> None
 
 
 def test_progress_counts_every_prompt() -> None:
-    sizes: list[int] = []
-    generate(tiny_model(), make_prompts(9), eos_id=2, pad_id=0, max_new_tokens=2, batch_size=4, progress=sizes.append)
-    assert sizes == [4, 4, 1]
+    seen: list[tuple[int, int]] = []
+    settings = {"eos_id": EOS, "pad_id": PAD, "max_new_tokens": 2, "batch_size": 4}
+    generate(tiny_model(), make_prompts(9), progress=lambda done, total: seen.append((done, total)), **settings)
+    assert seen == [(4, 9), (8, 9), (9, 9)]
 
 
 def test_left_pad() -> None:
