@@ -14,7 +14,7 @@ which is also the CPU path; `pack_triton` is the same in one launch on a GPU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -173,9 +173,13 @@ def pack(
     if backend not in BACKENDS:
         raise ValueError(f"unknown pack backend '{backend}'; known: {', '.join(BACKENDS)}")
     if backend == "triton" or (backend == "auto" and device.type == "cuda"):
-        raise ValueError("pack backend 'triton' is not built yet")
+        try:
+            from tracestill.kernels.pack_triton import pack_triton
+        except ImportError as error:
+            raise ValueError(f"pack backend 'triton' cannot run: {error}; pip install triton") from error
+        return pack_triton(source, device)
     batch = pack_reference(source)
     if device.type == "cpu":
         return batch
-    moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in vars(batch).items()}
-    return PackedBatch(**moved)
+    tensors = {k: v.to(device) for k, v in vars(batch).items() if isinstance(v, torch.Tensor)}
+    return replace(batch, **tensors)
