@@ -1,0 +1,121 @@
+"""The journal of sampling: SQLite in WAL mode, one row a sample, written the moment a teacher has answered.
+
+A row's key is the record id (question, teacher, style, temperature, index) with a binding: a digest of everything
+that decides what the teacher would say (its module and options, the recipe's seed, the question's text, gold and
+metadata). A teacher with other options therefore asks anew and its old rows stay. Every row is its own transaction:
+a killed process loses the sample in work and nothing else. (After a loss of power the last few rows may be missing;
+they are asked again.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.schema import Question, Span
+from tracestill.data_pipeline.stage import digest_of
+from tracestill.data_pipeline.teachers.protocol import Solution
+
+VERSION = 1  # of the table; stored as the file's user_version
+TABLE = """
+CREATE TABLE samples (
+    record_id TEXT NOT NULL,
+    binding TEXT NOT NULL,
+    question_id TEXT NOT NULL,
+    teacher TEXT NOT NULL,
+    style TEXT NOT NULL,
+    temperature REAL NOT NULL,
+    position INTEGER NOT NULL,
+    trace TEXT NOT NULL,
+    answer TEXT NOT NULL,
+    spans TEXT NOT NULL,
+    PRIMARY KEY (record_id, binding),
+    UNIQUE (question_id, teacher, style, temperature, position, binding)
+) WITHOUT ROWID
+"""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One sample: what is asked of whom."""
+
+    question_id: str
+    teacher: str
+    style: str
+    temperature: float
+    index: int
+
+    @property
+    def record_id(self) -> str:
+        """16 hex digits, equal on every machine."""
+        return digest_of([self.question_id, self.teacher, self.style, float(self.temperature), self.index])[:16]
+
+    def seed(self, seed: int) -> int:
+        """63 bits from the recipe's seed and this key: no sample's randomness depends on the order of asking."""
+        digest = hashlib.sha256(f"{seed} {self.record_id}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+
+def binding_of(module: str, options: dict[str, Any], seed: int, question: Question) -> str:
+    """Digest of everything beside the key that decides what a teacher says."""
+    asked = [question.question, question.gold, question.metadata]
+    return digest_of({"module": module, "options": options, "seed": seed, "question": asked})[:16]
+
+
+class Journal:
+    """An open journal; closes as a context manager. Raises InputError for a file that is no journal of ours."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.database = sqlite3.connect(path, timeout=30, isolation_level=None)
+            self.database.execute("PRAGMA journal_mode = WAL")
+            self.database.execute("PRAGMA synchronous = NORMAL")
+            self.prepare()
+        except (OSError, sqlite3.Error) as error:
+            raise InputError(f"{path}: not usable as a journal ({error}); move it away to sample anew") from error
+
+    def prepare(self) -> None:
+        self.database.execute("BEGIN IMMEDIATE")  # two processes may open a new file at the same time
+        version = self.database.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            self.database.execute(TABLE)
+            self.database.execute(f"PRAGMA user_version = {VERSION}")
+        self.database.execute("COMMIT")
+        if version not in (0, VERSION):
+            raise InputError(f"{self.path}: a journal of version {version}, expected {VERSION}; move it away")
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.database.close()
+
+    def done(self) -> set[tuple[str, str]]:
+        """(record id, binding) of every row."""
+        return set(self.database.execute("SELECT record_id, binding FROM samples"))
+
+    def add(self, key: Key, binding: str, solution: Solution, spans: Iterable[Span]) -> None:
+        """Write one row, durably; a row that another process has written meanwhile stays as it is."""
+        row = (
+            *(key.record_id, binding, key.question_id, key.teacher, key.style, key.temperature, key.index),
+            *(solution.trace, solution.answer, json.dumps([[s.start, s.end, s.kind] for s in spans])),
+        )
+        self.database.execute(f"INSERT OR IGNORE INTO samples VALUES ({','.join('?' * len(row))})", row)
+
+    def rows(self, wanted: Iterable[tuple[Key, str]]) -> Iterator[tuple[Key, Solution]]:
+        """Key and solution (with spans) of each wanted (key, binding), in the order wanted."""
+        query = "SELECT trace, answer, spans FROM samples WHERE record_id = ? AND binding = ?"
+        for key, binding in wanted:
+            trace, answer, spans = self.database.execute(query, (key.record_id, binding)).fetchone()
+            yield key, Solution(trace, answer, tuple(Span(*span) for span in json.loads(spans)))

@@ -1,0 +1,182 @@
+"""The stage `sample`: ask teachers for traces, keep each answer in the journal at once, write records."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.journal import Journal, Key, binding_of
+from tracestill.data_pipeline.kinds import Kinds
+from tracestill.data_pipeline.questions import QuestionsConfig, make_questions
+from tracestill.data_pipeline.schema import QUESTION_SCHEMA, RECORD_SCHEMA, Question, write_rows
+from tracestill.data_pipeline.segment import segment, span_fault
+from tracestill.data_pipeline.stage import stage
+from tracestill.data_pipeline.teachers.protocol import Solution, Teacher, make_teacher
+
+PAUSE = 0.2  # seconds before the second attempt; doubles with each further one
+
+Progress = Callable[[int, int], None]
+
+
+class TeacherConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, description="names the teacher in records and reports")
+    use: str | None = Field(None, description="its task module; null: the one that poses the questions")
+    options: dict[str, Any] = Field({}, description="the teacher's own options")
+
+
+class SampleConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    teachers: tuple[TeacherConfig, ...] = Field(min_length=1)
+    styles: tuple[str, ...] = Field(("",), min_length=1, description="system prompts")
+    temperatures: tuple[float, ...] = Field((1.0,), min_length=1, description=">= 0; 0 is the most likely trace")
+    samples: int = Field(1, ge=1, description="traces for each question, teacher, style and temperature")
+    attempts: int = Field(3, ge=1, description="times that a failing teacher is asked for one sample")
+
+    @field_validator("teachers", "styles", "temperatures")
+    @classmethod
+    def _distinct(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        names = [value.name if isinstance(value, TeacherConfig) else value for value in values]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{name!r} occurs twice; each must be different")
+        return values
+
+    @field_validator("temperatures")
+    @classmethod
+    def _not_negative(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 <= value < float("inf") for value in values):
+            raise ValueError("a temperature is a number >= 0")
+        return values
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A teacher ready to answer, and what identifies it."""
+
+    teacher: Teacher
+    module: str
+    options: dict[str, Any]  # defaults filled in
+
+
+def make_teachers(sample: SampleConfig, questions: QuestionsConfig) -> dict[str, Asked]:
+    """The teachers by name. Raises InputError for an unknown module or option: good for checking a recipe, too."""
+    found = {}
+    for position, config in enumerate(sample.teachers):
+        field = f"sample.teachers.{position}"
+        module = config.use or questions.source
+        if module.endswith(".jsonl"):
+            raise InputError(f"{field}.use: the questions come from a file, so name the task that answers them")
+        teacher, options = make_teacher(module, config.options, f"{field}.use")
+        found[config.name] = Asked(teacher, module, options)
+    return found
+
+
+def stage_config(questions: QuestionsConfig, sample: SampleConfig, seed: int) -> dict[str, Any]:
+    """What identifies a run of this stage; ``stage.is_current`` takes it."""
+    return {"questions": questions.identity(), "sample": sample.model_dump(mode="json"), "seed": seed}
+
+
+def run(
+    questions: QuestionsConfig,
+    sample: SampleConfig,
+    *,
+    seed: int,
+    directory: Path,
+    journal: Path,
+    kinds: Kinds | None = None,
+    progress: Progress = lambda done, total: None,
+) -> None:
+    """Pose the questions, ask what the journal lacks, and write questions.parquet and records.parquet.
+
+    Teachers see training questions only. Calls ``progress(done, total)`` with samples, those found in the journal
+    counted as done. Raises InputError if a teacher fails ``attempts`` times running; the journal keeps what is done.
+    """
+    kinds = kinds or Kinds()
+    teachers = make_teachers(sample, questions)
+    posed = make_questions(questions, seed)
+    by_id = {question.question_id: question for question in posed if question.split == "train"}
+    with stage(directory, "sample", stage_config(questions, sample, seed), {}) as work, Journal(journal) as book:
+        wanted = list(keys(by_id, teachers, sample, seed))
+        done = book.done()
+        missing = [pair for pair in wanted if (pair[0].record_id, pair[1]) not in done]
+        at = len(wanted) - len(missing)
+        progress(at, len(wanted))
+        for key, binding in missing:
+            solution = ask(
+                teachers[key.teacher].teacher, by_id[key.question_id], key, seed, sample.attempts, at, journal
+            )
+            spans = solution.spans if solution.spans is not None else segment(solution.trace)
+            if fault := span_fault(solution.trace, spans, kinds.members("trace")):
+                raise InputError(f"teacher '{key.teacher}' on question {key.question_id}: {fault}")
+            book.add(key, binding, solution, spans)
+            at += 1
+            progress(at, len(wanted))
+        records = [row_of(by_id[key.question_id], key, solution) for key, solution in book.rows(wanted)]
+        rows = [{**asdict(question), "metadata": json.dumps(question.metadata, sort_keys=True)} for question in posed]
+        write_rows(work.path / "questions.parquet", rows, QUESTION_SCHEMA)
+        write_rows(work.path / "records.parquet", records, RECORD_SCHEMA)
+        work.counts = {
+            "train_questions": len(by_id),
+            "test_questions": len(posed) - len(by_id),
+            "out": len(records),
+            "asked": len(missing),
+            "from_journal": len(wanted) - len(missing),
+        }
+
+
+def keys(
+    by_id: dict[str, Question], teachers: dict[str, Asked], sample: SampleConfig, seed: int
+) -> Iterator[tuple[Key, str]]:
+    """Each sample's key and binding, question by question."""
+    for question_id, question in by_id.items():
+        for name, asked in teachers.items():
+            binding = binding_of(asked.module, asked.options, seed, question)
+            for style in sample.styles:
+                for temperature in sample.temperatures:
+                    for index in range(sample.samples):
+                        yield Key(question_id, name, style, temperature, index), binding
+
+
+def ask(teacher: Teacher, question: Question, key: Key, seed: int, attempts: int, at: int, journal: Path) -> Solution:
+    """One sample; a failing teacher is asked ``attempts`` times."""
+    for attempt in range(attempts):
+        try:
+            return teacher.solve(question, style=key.style, temperature=key.temperature, seed=key.seed(seed))
+        except InputError:
+            raise
+        except Exception as error:  # a teacher may be anybody's code or a remote service
+            if attempt + 1 == attempts:
+                raise InputError(
+                    f"teacher '{key.teacher}' failed {attempts} times on question {key.question_id} "
+                    f"({type(error).__name__}: {error}); {at} samples are kept in {journal}: mend the teacher and run "
+                    "again, only missing samples are asked"
+                ) from error
+            time.sleep(PAUSE * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def row_of(question: Question, key: Key, solution: Solution) -> dict[str, Any]:
+    return {
+        "record_id": key.record_id,
+        "question_id": question.question_id,
+        "question": question.question,
+        "gold": question.gold,
+        "trace": solution.trace,
+        "answer": solution.answer,
+        "spans": [asdict(span) for span in solution.spans or ()],
+        "weight": 1.0,
+        "teacher": key.teacher,
+        "style": key.style,
+        "temperature": key.temperature,
+        "index": key.index,
+    }

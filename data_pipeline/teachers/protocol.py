@@ -1,0 +1,107 @@
+"""What a task module offers, and how a name in a recipe finds it.
+
+A task module poses questions, answers them, or both:
+
+    class Options(BaseModel)                                # what `questions.options` may hold
+    def questions(split_counts, options, seed) -> list[Question]
+
+    class TeacherOptions(BaseModel)                         # what a teacher's `options` may hold
+    class Teacher:
+        def __init__(self, options: TeacherOptions)
+        def solve(self, question, *, style, temperature, seed) -> Solution
+
+A bare name is a module of this folder, a dotted one is imported as it is. Equal arguments must give equal
+results: the seed of a sample follows from the recipe's seed and the sample's place, never from the order of calls.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Protocol, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.kinds import nearest
+from tracestill.data_pipeline.schema import Question, Span
+
+PACKAGE = "tracestill.data_pipeline.teachers"
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a teacher says. Spans are character ranges that cover the trace; None: segmented by rules."""
+
+    trace: str
+    answer: str
+    spans: tuple[Span, ...] | None = None
+
+
+class Teacher(Protocol):
+    def solve(self, question: Question, *, style: str, temperature: float, seed: int) -> Solution:
+        """``style``: system prompt; ``temperature`` >= 0; ``seed``: 63 bits. May raise; the caller asks again."""
+
+
+class QuestionFunction(Protocol):
+    def __call__(self, split_counts: Mapping[str, int], options: Any, seed: int) -> Sequence[Question]:
+        """``split_counts``: questions wanted for ``train`` and ``test``. Raises InputError if there are too few."""
+
+
+def known_tasks() -> list[str]:
+    """Names of the task modules in this folder."""
+    package = importlib.import_module(PACKAGE)
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name != __name__.rpartition(".")[2])
+
+
+def find_module(name: str, field: str) -> ModuleType:
+    """The task module that ``name`` means. Raises InputError naming the recipe's field and the nearest known name."""
+    if "." not in name and name not in known_tasks():
+        raise InputError(f"{field}: unknown task '{name}'{nearest(name, known_tasks())}")
+    full = name if "." in name else f"{PACKAGE}.{name}"
+    try:
+        return importlib.import_module(full)
+    except ImportError as error:
+        raise InputError(f"{field}: cannot import '{full}' ({error}); is it installed?") from error
+    except (TypeError, ValueError) as error:  # a name such as ".task" or "a..b"
+        raise InputError(f"{field}: '{name}' is no module name ({error})") from error
+
+
+def question_function(name: str, field: str) -> tuple[QuestionFunction, type[BaseModel]]:
+    """The function that poses questions and the model of its options."""
+    module = find_module(name, field)
+    return required(module, "questions", name, field), required(module, "Options", name, field)
+
+
+def make_teacher(name: str, options: Mapping[str, Any], field: str) -> tuple[Teacher, dict[str, Any]]:
+    """The teacher of a task module, and its options with defaults filled in (they identify its samples)."""
+    module = find_module(name, field)
+    model: type[BaseModel] = required(module, "TeacherOptions", name, field)
+    checked = check_options(model, options, f"{field.removesuffix('.use')}.options")
+    return required(module, "Teacher", name, field)(checked), checked.model_dump(mode="json")
+
+
+def required(module: ModuleType, attribute: str, name: str, field: str) -> Any:
+    if not hasattr(module, attribute):
+        raise InputError(f"{field}: task '{name}' offers no `{attribute}` ({module.__file__})")
+    return getattr(module, attribute)
+
+
+def check_options(model: type[Model], options: Mapping[str, Any], field: str) -> Model:
+    """Options as their model. Raises InputError: one line that names each wrong field and the nearest known one."""
+    try:
+        return model.model_validate(dict(options))
+    except ValidationError as error:
+        raise InputError("; ".join(complaint(item, model, field) for item in error.errors())) from error
+
+
+def complaint(item: Any, model: type[BaseModel], field: str) -> str:
+    where = ".".join([field, *(str(part) for part in item["loc"])])
+    if item["type"] == "extra_forbidden":
+        known = list(model.model_fields)
+        return f"{where}: unknown key" + (nearest(str(item["loc"][-1]), known) if known else "; none is known here")
+    return f"{where}: {item['msg'].removeprefix('Value error, ')}, got {item['input']!r}"
