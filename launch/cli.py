@@ -1,0 +1,311 @@
+"""The command line ``tracestill``. Imports little, so that --help answers at once; commands import what they need."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from tracestill.trainer.run_directory import RunDirectory
+
+EPILOG = """
+[bold]A first run[/]   [cyan]tracestill run recipes/demo.yaml[/]   then open   [cyan]runs/demo/report/report.html[/]
+
+[bold]Change a value[/]   [cyan]tracestill run recipes/demo.yaml --run-dir runs/hot --set sample.temperatures=[1.3][/]
+
+[bold]Several hosts[/]   [cyan]deepspeed --hostfile hosts --module tracestill.trainer.train --run-dir runs/demo[/]
+"""
+
+
+class Guarded(TyperGroup):
+    """Turns what the user can mend into plain lines and exit code 2, an interrupt into exit code 130."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        from tracestill.data_pipeline.errors import InputError
+        from tracestill.launch.deepspeed_command import TrainingFailed
+
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            complain(str(error))
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            complain("interrupted; finished stages are kept, run the same command again to go on")
+            raise typer.Exit(130) from None
+        except TrainingFailed as error:
+            complain(str(error))
+            raise typer.Exit(1) from None
+
+
+def complain(message: str) -> None:
+    """One ``error:`` for each line of a message, on stderr; further lines of an output that is quoted are indented."""
+    for line in message.splitlines():
+        typer.echo(line if line.startswith(" ") else f"error: {line}", err=True)
+
+
+app = typer.Typer(
+    name="tracestill",
+    cls=Guarded,
+    help="""Distils reasoning traces into small students.
+
+A [bold]recipe[/] (YAML) says everything a run does. A run passes through seven [bold]stages[/]; each writes one directory
+inside the run's directory and is skipped while its config and inputs are unchanged:
+
+sample → select → encode → plan → train → evaluate → report""",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
+)
+
+RecipeArgument = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/demo.yaml, or the directory of a run.")
+]
+RunDirOption = Annotated[
+    Path | None, typer.Option("--run-dir", metavar="DIR", help="Where the run keeps its files. Default: runs/<name>.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe, such as train.lr=3e-4. Repeatable."),
+]
+ReplaceOption = Annotated[
+    bool, typer.Option("--replace", help="Let the run directory take a changed recipe; stages that change are redone.")
+]
+ArmOption = Annotated[
+    str | None, typer.Option("--arm", metavar="NAME", help="Only this student of the run. Default: all arms.")
+]
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        import importlib.metadata
+
+        typer.echo(f"tracestill {importlib.metadata.version('tracestill')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("run", rich_help_panel="Whole runs")
+def run_command(
+    recipe: RecipeArgument,
+    run_dir: RunDirOption = None,
+    until: Annotated[str, typer.Option("--until", metavar="STAGE", help="The last stage to run.")] = "report",
+    settings: SetOption = None,
+    replace: ReplaceOption = False,
+) -> None:
+    """Run all stages of a recipe, for all its arms.
+
+    Stages that are up to date are skipped. Interrupt it when you like: the same command goes on where it stopped.
+
+    Example: [cyan]tracestill run recipes/demo.yaml --until plan[/], then [cyan]tracestill inspect runs/demo[/]
+    """
+    from tracestill.launch.runner import stage_position
+
+    last = stage_position(until)
+    execute(recipe, run_dir, settings, replace, first=0, last=last)
+
+
+@app.command(rich_help_panel="Single stages")
+def sample(
+    recipe: RecipeArgument, run_dir: RunDirOption = None, settings: SetOption = None, replace: ReplaceOption = False
+) -> None:
+    """Pose the questions and ask the teachers for traces.
+
+    Every answer is journaled at once: after an interrupt only missing ones are asked. Next: [cyan]select[/].
+    """
+    single("sample", recipe, run_dir, settings, replace)
+
+
+@app.command(rich_help_panel="Single stages")
+def select(
+    recipe: RecipeArgument,
+    run_dir: RunDirOption = None,
+    arm: ArmOption = None,
+    settings: SetOption = None,
+    replace: ReplaceOption = False,
+) -> None:
+    """Keep the traces worth imitating; count the rejected by reason. Next: [cyan]encode[/]."""
+    single("select", recipe, run_dir, settings, replace, arm)
+
+
+@app.command(rich_help_panel="Single stages")
+def encode(
+    recipe: RecipeArgument,
+    run_dir: RunDirOption = None,
+    arm: ArmOption = None,
+    settings: SetOption = None,
+    replace: ReplaceOption = False,
+) -> None:
+    """Make the tokenizer, and turn records into tokens with a span kind each.
+
+    Next: [cyan]plan[/]; [cyan]inspect[/] shows the documents.
+    """
+    single("encode", recipe, run_dir, settings, replace, arm)
+
+
+@app.command(rich_help_panel="Single stages")
+def plan(
+    recipe: RecipeArgument,
+    run_dir: RunDirOption = None,
+    arm: ArmOption = None,
+    settings: SetOption = None,
+    replace: ReplaceOption = False,
+) -> None:
+    """Decide which documents share a pack, and which packs form a step.
+
+    Next: [cyan]train[/]; [cyan]inspect[/] shows the plan's statistics.
+    """
+    single("plan", recipe, run_dir, settings, replace, arm)
+
+
+@app.command(rich_help_panel="Single stages")
+def train(
+    recipe: RecipeArgument,
+    run_dir: RunDirOption = None,
+    arm: ArmOption = None,
+    settings: SetOption = None,
+    replace: ReplaceOption = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+) -> None:
+    """Train the students with DeepSpeed on this host.
+
+    Everything the ranks print is kept in train/console.log. Next: [cyan]evaluate[/].
+
+    Example: [cyan]tracestill train runs/demo --arm traces --resume[/]
+    """
+    single("train", recipe, run_dir, settings, replace, arm, resume=resume)
+
+
+@app.command(rich_help_panel="Single stages")
+def evaluate(
+    recipe: RecipeArgument,
+    run_dir: RunDirOption = None,
+    arm: ArmOption = None,
+    settings: SetOption = None,
+    replace: ReplaceOption = False,
+) -> None:
+    """Let the students answer held-out questions; measure the loss of each span kind. Next: [cyan]report[/]."""
+    single("evaluate", recipe, run_dir, settings, replace, arm)
+
+
+@app.command(rich_help_panel="Single stages")
+def report(
+    recipe: RecipeArgument, run_dir: RunDirOption = None, settings: SetOption = None, replace: ReplaceOption = False
+) -> None:
+    """Write report/report.html and report/report.json from whatever stages have run."""
+    single("report", recipe, run_dir, settings, replace)
+
+
+@app.command("inspect", rich_help_panel="Look inside")
+def inspect_command(
+    recipe: RecipeArgument,
+    run_dir: RunDirOption = None,
+    arm: Annotated[str, typer.Option("--arm", metavar="NAME", help="Which student's data.")] = "traces",
+    document: Annotated[int, typer.Option("--document", metavar="N", min=0, help="Number of the document.")] = 0,
+) -> None:
+    """Show a document with its tokens coloured by span kind and their weights, and the plan's statistics.
+
+    Example: [cyan]tracestill inspect runs/demo --document 7[/]
+    """
+    from tracestill.launch.inspect_run import inspect_run
+    from tracestill.trainer.run_directory import RunDirectory
+
+    run = open_run(recipe, run_dir, None) if recipe.is_dir() else RunDirectory.open(run_dir or default_root(recipe))
+    inspect_run(run, arm, document, Console())
+
+
+def single(
+    stage: str,
+    recipe: Path,
+    run_dir: Path | None,
+    settings: list[str] | None,
+    replace: bool,
+    arm: str | None = None,
+    *,
+    resume: bool = False,
+) -> None:
+    from tracestill.launch.runner import stage_position
+
+    position = stage_position(stage)
+    execute(recipe, run_dir, settings, replace, first=position, last=position, arm=arm, resume=resume)
+
+
+def execute(
+    recipe: Path,
+    run_dir: Path | None,
+    settings: list[str] | None,
+    replace: bool,
+    *,
+    first: int,
+    last: int,
+    arm: str | None = None,
+    resume: bool = False,
+) -> None:
+    """Claim the run directory and run the stages ``first`` to ``last`` in it."""
+    from tracestill.launch.runner import require_inputs, run_stages
+    from tracestill.launch.stages import check_machine, describe_end, plan_works
+    from tracestill.trainer.run_directory import RunDirectory
+
+    console = Console(stderr=True)
+    asked = open_run(recipe, run_dir, settings)
+    asked.recipe.for_arm(arm or "traces")
+    works = plan_works(asked, resume=resume)
+    chosen = [w for w in works if first <= w.position <= last and arm in (None, w.arm)]
+    if first:
+        require_inputs(chosen, works, recipe)
+    check_machine(asked.recipe, chosen, console)
+    # A directory in which no stage has finished holds nothing that another recipe could spoil.
+    empty = not any(work.directory.exists() for work in works)
+    run = RunDirectory.create(asked.root, asked.recipe, replace=replace or empty)
+    run_stages(chosen, console)
+    describe_end(run, chosen, console)
+
+
+def open_run(recipe: Path, run_dir: Path | None, settings: list[str] | None) -> RunDirectory:
+    """The run that the arguments mean. Nothing is written."""
+    from tracestill.trainer.recipe import load_recipe
+    from tracestill.trainer.run_directory import RECIPE, RunDirectory
+
+    if recipe.is_dir():
+        held = RunDirectory.open(recipe)
+        changed = load_recipe(recipe / RECIPE, settings or ()) if settings else held.recipe
+        return RunDirectory(run_dir or recipe, changed)
+    loaded = load_recipe(recipe, settings or ())
+    return RunDirectory(run_dir or Path("runs") / loaded.name, loaded)
+
+
+def default_root(recipe: Path) -> Path:
+    from tracestill.trainer.recipe import load_recipe
+
+    return Path("runs") / load_recipe(recipe).name
+
+
+def terminate(number: int, frame: FrameType | None) -> None:
+    """SIGTERM unwinds the stack as an interrupt does, so that no rank is left behind."""
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, terminate)
+    app(prog_name="tracestill")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

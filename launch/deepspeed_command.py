@@ -1,0 +1,166 @@
+"""DeepSpeed's launcher as a child process: its arguments, its environment, its log, and its end.
+
+The launcher is started on this host only; several hosts are started with ``deepspeed --hostfile`` on the same
+entry point, ``tracestill.trainer.train``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tracestill.data_pipeline.errors import InputError
+
+ENTRY_POINT = "tracestill.trainer.train"
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 15.0  # what ranks get between SIGTERM and SIGKILL
+TAIL_LINES = 12
+LOGGING = re.compile(r"^\s*(\[\d{4}-|\[[WI]\d{4}|\[Gloo\]|\S+\.py:\d+: \w*Warning|$)")  # what libraries say of themselves
+
+
+class TrainingFailed(RuntimeError):
+    """The ranks ended with an error that is none of the user's input; the message names their log."""
+
+
+def count_gpus() -> int:
+    """CUDA devices that ranks on this host would see."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def check_ranks(ranks: int, gpus: int, cores: int) -> str | None:
+    """A warning if CPU ranks exceed the cores, or None. Raises InputError if there are fewer GPUs than ranks."""
+    if gpus and ranks > gpus:
+        raise InputError(
+            f"train.ranks: {ranks} ranks need {ranks} GPUs, this host offers {gpus}; set train.ranks to {gpus} or less"
+        )
+    if not gpus and ranks > cores:
+        return f"train.ranks: {ranks} ranks share {cores} cores; training works but is slow"
+    return None
+
+
+def command(
+    run_dir: Path, arm: str, *, ranks: int, resume: bool, port: int, environment: Mapping[str, str] = os.environ
+) -> list[str]:
+    """Arguments that start ``ranks`` ranks of an arm's training on this host."""
+    arguments = [sys.executable, "-m", "deepspeed.launcher.runner"]
+    # Not a regular file: the launcher stays on this host even where the default /job/hostfile exists.
+    arguments += ["--hostfile", os.devnull]
+    arguments += devices(ranks, environment.get("CUDA_VISIBLE_DEVICES", ""))
+    arguments += ["--master_port", str(port), "--module", ENTRY_POINT]
+    arguments += ["--run-dir", str(run_dir), "--arm", arm]
+    return [*arguments, "--resume"] if resume else arguments
+
+
+def devices(ranks: int, visible: str) -> list[str]:
+    """The launcher's choice of devices. With ``--num_gpus`` it would ignore CUDA_VISIBLE_DEVICES, so name them."""
+    if not visible:
+        return ["--num_gpus", str(ranks)]
+    names = [name.strip() for name in visible.split(",")]
+    if not all(name.isdecimal() for name in names):
+        raise InputError(
+            f"CUDA_VISIBLE_DEVICES={visible}: DeepSpeed's launcher takes device numbers only, such as 0,1; set those"
+        )
+    return ["--include", "localhost:" + ",".join(names[:ranks])]
+
+
+def child_environment(gpus: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """This process's environment plus what ranks on one host need; what the user has set stays."""
+    wanted = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if not gpus:
+        wanted |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    # One host: ranks talk over the loopback interface and listen on no other.
+    loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
+    if loopback:
+        wanted |= {"GLOO_SOCKET_IFNAME": loopback[0], "NCCL_SOCKET_IFNAME": loopback[0]}
+    found = {**wanted, **environment}
+    if not gpus:
+        found.pop("CUDA_VISIBLE_DEVICES", None)  # no device to choose from; the launcher would take it for a choice
+    return found
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def run(
+    arguments: list[str],
+    log: Path,
+    environment: Mapping[str, str],
+    on_poll: Callable[[], None] = lambda: None,
+) -> None:
+    """Run the launcher in a process group of its own, its output appended to ``log``; wait for its end.
+
+    ``on_poll`` is called a few times a second. Whatever ends the wait, no rank outlives it. Raises InputError
+    if the ranks refused their input, TrainingFailed on any other failure.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    tail: list[str] = []
+    with log.open("a", encoding="utf-8") as handle:
+        # Only our own variables are set above; the launcher's own log lists no variables on one host.
+        process = subprocess.Popen(
+            arguments,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        reader = threading.Thread(target=copy_lines, args=(process, handle, tail), daemon=True)
+        reader.start()
+        try:
+            while process.poll() is None:
+                on_poll()
+                time.sleep(POLL_SECONDS)
+            on_poll()
+        finally:
+            end_group(process)
+            reader.join(timeout=5)
+    if process.returncode:
+        refused = [line.removeprefix("error: ") for line in tail if line.startswith("error: ")]
+        if refused:
+            raise InputError("\n".join(dict.fromkeys(refused)))
+        last = "\n".join(f"  {line}" for line in tail[-TAIL_LINES:])
+        raise TrainingFailed(
+            f"training ended with exit code {process.returncode}; the whole output is in {log}, its end:\n{last}"
+        )
+
+
+def copy_lines(process: subprocess.Popen[str], handle: object, tail: list[str]) -> None:
+    """Write the child's lines to its log as they come, and keep the last ones that say something."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        with contextlib.suppress(ValueError):  # the log is closed: a straggler speaks after the end
+            handle.write(line)  # type: ignore[attr-defined]
+            handle.flush()  # type: ignore[attr-defined]
+        if not LOGGING.match(line):
+            tail.append(line.rstrip())
+            del tail[: -4 * TAIL_LINES]
+
+
+def end_group(process: subprocess.Popen[str]) -> None:
+    """Make sure that nothing of the child's process group is left: ask first, then kill."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGTERM)
+        while time.monotonic() < deadline:
+            process.poll()  # reap it, or its group never empties
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,162 @@
+"""What each stage of a run reads, writes and is decided by: the pieces of work of a whole run, in order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from tracestill.data_pipeline import encode, plan_stage, sample, selection, tokenizer
+from tracestill.launch.deepspeed_command import check_ranks, count_gpus, devices
+from tracestill.launch.progress import bar
+from tracestill.launch.runner import Work
+from tracestill.launch.training import train_arm
+from tracestill.trainer.recipe import Recipe
+from tracestill.trainer.run_directory import STAGES, RunDirectory
+
+
+def plan_works(run: RunDirectory, *, resume: bool = False) -> list[Work]:
+    """Every directory that a whole run of the recipe writes, in an order in which inputs come first.
+
+    Raises InputError if a file that the recipe names (questions, tokenizer) cannot be read.
+    """
+    arms = run.recipe.arm_names()
+    makers: list[Callable[[str], Work]] = [
+        lambda arm: select_work(run, arm),
+        lambda arm: tokenizer_work(run, arm),
+        lambda arm: encode_work(run, arm),
+        lambda arm: plan_work(run, arm),
+        lambda arm: train_work(run, arm, resume),
+        lambda arm: evaluate_work(run, arm),
+    ]
+    found: dict[Path, Work] = {}
+    for work in [sample_work(run), *(make(arm) for make in makers for arm in arms), report_work(run)]:
+        found.setdefault(work.directory, work)  # a shared one comes from the first arm
+    return list(found.values())
+
+
+def sample_work(run: RunDirectory) -> Work:
+    recipe = run.recipe
+
+    def action(label: str, console: Console) -> None:
+        with bar(label, console) as progress:
+            sample.run(
+                recipe.questions,
+                recipe.sample,
+                seed=recipe.seed,
+                directory=run.stage("", "sample"),
+                journal=run.journal,
+                kinds=recipe.span_kinds(),
+                progress=progress.set,
+            )
+
+    config = sample.stage_config(recipe.questions, recipe.sample, recipe.seed)
+    return Work("sample", None, run.stage("", "sample"), config, {}, action)
+
+
+def select_work(run: RunDirectory, arm: str) -> Work:
+    own, source, directory = run.recipe.for_arm(arm), run.stage(arm, "sample"), run.stage(arm, "select")
+
+    def action(label: str, console: Console) -> None:
+        selection.run(own.select, directory=directory, sample=source)
+
+    name = arm_of(run, directory, arm)
+    return Work("select", name, directory, selection.stage_config(own.select), {"sample": source}, action)
+
+
+def tokenizer_work(run: RunDirectory, arm: str) -> Work:
+    own, directory = run.recipe.for_arm(arm), run.stage(arm, "tokenizer")
+    where = {"sample": run.stage(arm, "sample"), "select": run.stage(arm, "select")}
+
+    def action(label: str, console: Console) -> None:
+        tokenizer.run(own.encode.tokenizer, directory, **where)
+
+    config = tokenizer.stage_config(own.encode.tokenizer)
+    return Work("tokenizer", arm_of(run, directory, arm), directory, config, where, action)
+
+
+def encode_work(run: RunDirectory, arm: str) -> Work:
+    own, directory, kinds = run.recipe.for_arm(arm), run.stage(arm, "encode"), run.recipe.for_arm(arm).span_kinds()
+    inputs = {name: run.stage(arm, name) for name in ("sample", "select", "tokenizer")}
+
+    def action(label: str, console: Console) -> None:
+        with bar(label, console) as progress:
+            encode.run(own.encode, kinds, own.plan, directory, **inputs, progress=progress.set)
+
+    return Work("encode", arm, directory, encode.stage_config(own.encode, kinds, own.plan), inputs, action)
+
+
+def plan_work(run: RunDirectory, arm: str) -> Work:
+    own, directory, source = run.recipe.for_arm(arm), run.stage(arm, "plan"), run.stage(arm, "encode")
+    length = {"steps": own.train.steps, "epochs": own.train.epochs}
+
+    def action(label: str, console: Console) -> None:
+        with bar(label, console) as progress:
+            plan_stage.run(directory, source, own.plan, seed=own.seed, **length, progress=progress.set)
+
+    config = plan_stage.stage_config(own.plan, seed=own.seed, **length)
+    return Work("plan", arm, directory, config, {"encode": source}, action)
+
+
+def train_work(run: RunDirectory, arm: str, resume: bool) -> Work:
+    config, inputs = run.train_stage(arm)
+
+    def action(label: str, console: Console) -> None:
+        train_arm(run, arm, label, console, resume=resume)
+
+    return Work("train", arm, run.stage(arm, "train"), config, inputs, action)
+
+
+def evaluate_work(run: RunDirectory, arm: str) -> Work:
+    own = run.recipe.for_arm(arm)
+    inputs = {name: run.stage(arm, name) for name in ("train", "sample", "encode")}
+    directory = run.stage(arm, "evaluate")
+
+    def action(label: str, console: Console) -> None:
+        from tracestill.trainer import evaluate
+
+        evaluate.run(own, evaluate.Where(**inputs, evaluate=directory), console=console)
+
+    values = own.model_dump(mode="json")
+    config = {key: values[key] for key in ("seed", "kinds", "evaluate")}  # as trainer.evaluate.stage_config, no torch
+    return Work("evaluate", arm, directory, config, inputs, action)
+
+
+def report_work(run: RunDirectory) -> Work:
+    """The report takes what is there, so it has no input that must have finished; it is always written anew."""
+
+    def action(label: str, console: Console) -> None:
+        from tracestill.launch.report import write_report
+
+        write_report(run)
+
+    return Work("report", None, run.stage("", "report"), {}, {}, action)
+
+
+def arm_of(run: RunDirectory, directory: Path, arm: str) -> str | None:
+    """The arm that a directory belongs to; None if the arms share it."""
+    return arm if (run.root / "arms") in directory.parents else None
+
+
+def check_machine(recipe: Recipe, works: list[Work], console: Console) -> None:
+    """Before any work: enough GPUs for the ranks of each arm that has to be trained. Raises InputError if not."""
+    arms = [work.arm for work in works if work.stage == "train" and work.arm and not work.is_current()]
+    ranks = max((recipe.for_arm(arm).train.ranks for arm in arms), default=0)
+    if not ranks:
+        return
+    warning = check_ranks(ranks, count_gpus(), len(os.sched_getaffinity(0)))
+    devices(ranks, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    if warning:
+        console.print(f"[yellow]warning:[/] {warning}", highlight=False)
+
+
+def describe_end(run: RunDirectory, works: list[Work], console: Console) -> None:
+    """What to look at, or to do, after the work."""
+    last = max((work.position for work in works), default=0)
+    if STAGES[last] == "report":
+        text = f"report: {run.stage('', 'report') / 'report.html'}"
+    else:
+        text = f"next: tracestill {STAGES[last + 1]} {run.root}"
+    console.print(text, style="bold", highlight=False, soft_wrap=True)
