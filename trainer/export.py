@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.render import TraceTokenizer, load_tokenizer
 from tracestill.data_pipeline.stage import MANIFEST, sync
 
 CARD = """\
@@ -32,12 +33,13 @@ It reads a question and writes its reasoning between `<think>` and `</think>`, t
 ## Use
 
 ```python
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained(".")
 tokenizer = AutoTokenizer.from_pretrained(".")
-ids = tokenizer(question, add_special_tokens=False, return_tensors="pt").input_ids
-ids = torch.cat([torch.tensor([[tokenizer.bos_token_id]]), ids], dim=1)
+question = "How much is 1 + 2?"
+ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer.encode(question, add_special_tokens=False)]])
 print(tokenizer.decode(model.generate(ids, max_new_tokens=256)[0]))
 ```
 
@@ -74,8 +76,8 @@ def export(
     """
     tokenizer = load_tokenizer(tokenizer_dir)
     rows = model.config.get_text_config().vocab_size
-    if len(tokenizer) > rows:
-        raise InputError(f"{tokenizer_dir}: {len(tokenizer)} tokens, but the student embeds only {rows}; encode again")
+    if tokenizer.size > rows:
+        raise InputError(f"{tokenizer_dir}: {tokenizer.size} tokens, but the student embeds only {rows}; train again")
     state = whole_state(model, state_dict)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     for left in out_dir.parent.glob(f".{out_dir.name}.*.partial"):  # of a run that was killed
@@ -112,19 +114,6 @@ def partial_name(directory: Path) -> Path:
     return directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.partial")
 
 
-def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in ``directory``. Raises InputError if it does not load or has no <s>, </s> or pad token."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{directory}: no tokenizer that transformers loads ({reason}); run encode first") from error
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if getattr(tokenizer, name) is None:
-            raise InputError(f"{directory}: the tokenizer defines no {name.removesuffix('_id')}")
-    return tokenizer
-
-
 def whole_state(model: PreTrainedModel, state_dict: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
     """The tensors to store: by the model's names, in its types, each tied tensor once.
 
@@ -148,11 +137,11 @@ def whole_state(model: PreTrainedModel, state_dict: Mapping[str, torch.Tensor] |
 def write_model(
     model: PreTrainedModel,
     state: dict[str, torch.Tensor],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: TraceTokenizer,
     directory: Path,
     max_shard_size: str,
 ) -> None:
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    ids = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}
     with quiet():
         model.save_pretrained(directory, state_dict=dict(state), max_shard_size=max_shard_size)
     config = copy.deepcopy(model.config)  # the trained model keeps its own settings

@@ -6,20 +6,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer.export import load_tokenizer, quiet
+from tracestill.trainer.export import quiet
 
 
-def load_exported(directory: Path, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The student and tokenizer in an exported directory: fp32 on the CPU, bf16 on a GPU.
+def load_exported(directory: Path, device: torch.device) -> PreTrainedModel:
+    """The student in an exported directory: fp32 on the CPU, bf16 on a GPU.
 
     Raises InputError if there is no export, or it does not load.
     """
     if not (directory / "config.json").exists():
         raise InputError(f"{directory}: no exported student; run `tracestill train` first")
-    tokenizer = load_tokenizer(directory)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     try:
         with quiet():
@@ -27,7 +26,7 @@ def load_exported(directory: Path, device: torch.device) -> tuple[PreTrainedMode
     except Exception as error:  # safetensors raises its own class for a torn file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{directory}: the exported student does not load ({reason}); train again") from error
-    return model.to(device).eval(), tokenizer
+    return model.to(device).eval()
 
 
 def generate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,8 +84,11 @@ def test_plain_transformers_loads_what_was_trained(tmp_path: Path) -> None:
         write(tied, tmp_path / "gathered", state_dict=gathered),
         write(half, tmp_path / "half", state_dict={k: v.float() for k, v in half.state_dict().items()}),
     ]
+    example = re.search("```python\n(.*?)```", (outs[0] / "README.md").read_text(), re.DOTALL)
+    assert example
+    script = BLOCK + example[1].replace('"."', repr(str(outs[0]))).replace("max_new_tokens=256", "max_new_tokens=20")
     done = subprocess.run(
-        [sys.executable, "-c", BLOCK, *map(str, outs)],
+        [sys.executable, "-c", script, *map(str, outs)],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -92,7 +96,9 @@ def test_plain_transformers_loads_what_was_trained(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    results = json.loads(done.stdout.splitlines()[-1])
+    figures, written_by_the_example = done.stdout.split("\n", 1)
+    assert written_by_the_example.startswith("<s>")
+    results = json.loads(figures)
     for out, model in zip(outs, (plain, tied, tied, half), strict=True):
         found = results[str(out)]
         assert (found["missing"], found["unexpected"]) == ([], [])
@@ -163,9 +169,9 @@ def test_a_state_that_is_not_whole_is_refused(tmp_path: Path, change, message: s
 
 
 def test_unfit_tokenizers_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"22 tokens, but the student embeds only 16; encode again"):
+    with pytest.raises(InputError, match=r"22 tokens, but the student embeds only 16; train again"):
         write(trained(vocab_size=16), tmp_path / "export")
-    with pytest.raises(InputError, match=r"nothing: no tokenizer that transformers loads"):
+    with pytest.raises(InputError, match=r"tokenizer.json: no such file"):
         export(trained(), tmp_path / "nothing", tmp_path / "export", title="", recipe="", counts={})
 
 

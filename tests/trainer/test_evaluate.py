@@ -1,0 +1,247 @@
+"""Evaluation: judging what was written, losses by kind against plain transformers, and the stage as a whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tiny_export import WORDS, save_tokenizer, tiny_model
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.kinds import Kinds
+from tracestill.data_pipeline.schema import QUESTION_SCHEMA, write_rows
+from tracestill.data_pipeline.stage import is_current, read_manifest, stage
+from tracestill.data_pipeline.store import TokenStore, TokenStoreWriter
+from tracestill.kernels import attention
+from tracestill.trainer import evaluate
+from tracestill.trainer.export import export
+from tracestill.trainer.recipe import Recipe
+from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.student import Student
+
+KINDS = Kinds()
+QUESTIONS = [
+    {"question": "1 + 2", "gold": "3"},
+    {"question": "2 + 2", "gold": "4"},
+    {"question": "2 + 6 add 1", "gold": "9"},
+    {"question": "5 + 0", "gold": "5"},
+    {"question": "7 + 1", "gold": "8"},
+]
+
+
+def ids_of(text: str) -> list[int]:
+    return [WORDS.index(word) for word in text.split()]
+
+
+def make_documents(count: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    """Tokens, kinds and record weight of documents of 2 to 40 tokens with kinds in any order."""
+    draw = np.random.default_rng(seed)
+    found = []
+    for length in draw.integers(2, 41, size=count):
+        kinds = draw.choice([KINDS.id(name) for name in ("prompt", "derive", "check", "answer", "control")], length)
+        found.append((draw.integers(3, len(WORDS), size=length), kinds, float(draw.uniform(0, 2))))
+    return found
+
+
+def write_store(path: Path, documents: list[tuple[np.ndarray, np.ndarray, float]]) -> TokenStore:
+    with TokenStoreWriter(path, KINDS) as writer:
+        for i, (tokens, kinds, weight) in enumerate(documents):
+            writer.add(f"r{i}", f"q{i}", tokens, kinds, np.zeros_like(tokens), weight)
+    return TokenStore(path)
+
+
+def one_by_one(model, documents) -> dict[str, dict[str, float]]:
+    """Loss, accuracy and count of each kind in float64: every document alone, plain logits, no packing."""
+    rows: dict[str, list[tuple[float, bool]]] = {}
+    model = model.double()
+    for tokens, kinds, _ in documents:
+        with torch.no_grad():
+            chances = model(torch.as_tensor(tokens)[None]).logits[0].log_softmax(-1)
+        for i in range(len(tokens) - 1):
+            target = int(tokens[i + 1])
+            row = (-float(chances[i, target]), int(chances[i].argmax()) == target)
+            rows.setdefault(KINDS.names[kinds[i + 1]], []).append(row)
+    return {
+        name: {
+            "loss": sum(nll for nll, _ in found) / len(found),
+            "accuracy": sum(hit for _, hit in found) / len(found),
+            "count": len(found),
+        }
+        for name, found in rows.items()
+    }
+
+
+@pytest.fixture
+def run_directory(tmp_path: Path) -> RunDirectory:
+    """A run whose stages before evaluate have finished, with five held-out questions and twelve documents."""
+    recipe = Recipe.model_validate(
+        {
+            "name": "tiny",
+            "questions": {"source": "digit_sum", "train": 10, "test": 5},
+            "sample": {"teachers": [{"name": "solver"}]},
+            "plan": {"capacity": 256, "packs_per_step": 1},
+            "student": {"config": {"model_type": "llama"}},
+            "train": {"steps": 1},
+            "evaluate": {"max_new_tokens": 30, "batch_size": 2},
+        }
+    )
+    run = RunDirectory.create(tmp_path / "runs" / "tiny", recipe)
+    train_row = {"question_id": "t", "question": "0 + 0", "gold": "0", "split": "train", "group": "", "metadata": "{}"}
+    rows = [{**train_row, "question_id": f"q{i}", "split": "test", **row} for i, row in enumerate(QUESTIONS)]
+    with stage(run.stage("traces", "sample"), "sample", {}, {}) as work:
+        write_rows(work.path / "questions.parquet", [train_row, *rows], QUESTION_SCHEMA)
+    with stage(run.stage("traces", "encode"), "encode", {}, {}) as work:
+        write_store(work.path / "test.arrow", make_documents(12))
+    save_tokenizer(tmp_path / "tokenizer")
+    with stage(run.stage("traces", "train"), "train", {}, {}) as work:
+        export(
+            tiny_model(vocab_size=len(WORDS)),
+            tmp_path / "tokenizer",
+            work.path / "export",
+            title="tiny",
+            recipe="",
+            counts={},
+        )
+    return run
+
+
+def evaluate_run(run: RunDirectory, **changes: object) -> tuple[dict, list[dict]]:
+    recipe = run.recipe.model_copy(update={"evaluate": run.recipe.evaluate.model_copy(update=changes)})
+    directory = run.stage("traces", "evaluate")
+    evaluate.run(recipe, directory, **{name: run.stage("traces", name) for name in ("train", "sample", "encode")})
+    result = json.loads((directory / "result.json").read_text())
+    return result, pq.read_table(directory / "predictions.parquet").to_pylist()
+
+
+def test_every_way_of_answering_is_judged(run_directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = [
+        "<think> 1 add 2 is 3 </think> 3 </s>",
+        "<think> 2 add 2 is 5 </think> 5 </s>",
+        "<think> </think> 9",  # the right answer, but cut off
+        "<think> so 5 5 5",  # never closes
+        "8 </s>",  # the right answer, but inside a trace that never closes
+    ]
+    asked: list[list[int]] = []
+
+    def scripted(model, prompts, **settings):
+        asked.extend(prompts)
+        return [ids_of(text) for text in written]
+
+    monkeypatch.setattr(evaluate, "generate", scripted)
+    result, rows = evaluate_run(run_directory)
+    assert asked == [ids_of(f"<s> {row['question']}") for row in QUESTIONS]
+    assert [row["question_id"] for row in rows] == ["q0", "q1", "q2", "q3", "q4"]
+    assert [row["gold"] for row in rows] == ["3", "4", "9", "5", "8"]
+    assert [row["answer"] for row in rows] == ["3", "5", None, None, None]
+    assert [row["correct"] for row in rows] == [True, False, False, False, False]
+    assert [row["finished"] for row in rows] == [True, True, False, False, True]
+    assert [row["trace_tokens"] for row in rows] == [5, 5, 0, 4, 1]
+    assert [row["tokens"] for row in rows] == [9, 9, 3, 5, 2]
+    assert rows[0]["trace"].split() == ["1", "add", "2", "is", "3"]
+    assert rows[0]["text"].split() == written[0].split()
+    assert (result["questions"], result["accuracy"], result["truncated"]) == (5, 0.2, 2)
+    assert result["trace_tokens_mean"] == 15 / 5
+    assert result["accuracy_low"] < 0.2 < result["accuracy_high"]
+
+
+def test_losses_by_kind_match_plain_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several rows, a document longer than a row, and record weights that must not count."""
+    monkeypatch.setattr(evaluate, "ROW_TOKENS", 37)
+    documents = make_documents(30, seed=1)
+    assert max(len(tokens) for tokens, _, _ in documents) > 37
+    store = write_store(tmp_path / "test.arrow", documents)
+    model = tiny_model(seed=4)
+    attention.register("auto")
+    model.set_attn_implementation(attention.NAME)
+    student = Student(model, num_kinds=len(KINDS)).eval()
+    got = evaluate.teacher_forced(student, store, torch.device("cpu"))
+    wanted = one_by_one(tiny_model(seed=4), documents)
+    assert got.keys() == wanted.keys()
+    for name, found in wanted.items():
+        assert got[name] == pytest.approx(found, rel=1e-5)
+
+
+def test_rows_hold_every_document_once() -> None:
+    lengths = np.array([5, 9, 2, 40, 3, 3, 8])
+    rows = evaluate.rows_of(lengths, 10)
+    assert sorted(np.concatenate(rows).tolist()) == list(range(7))
+    assert all(lengths[row].sum() <= 10 or len(row) == 1 for row in rows)
+    assert [lengths[row].sum() for row in rows] == [8, 5, 8, 9, 40]
+
+
+def test_a_run_is_evaluated(run_directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = run_directory.stage("traces", "evaluate")
+    assert evaluate.main(["--run-dir", str(run_directory.root)]) == 0
+    assert capsys.readouterr().out.startswith("traces: accuracy 0.0% (0.0% to 43.4%) on 5 questions")
+    rows = pq.read_table(directory / "predictions.parquet").to_pylist()
+    model = tiny_model(vocab_size=len(WORDS))
+    for row in rows:  # greedy continuations by plain transformers, one at a time
+        prompt = torch.tensor([ids_of(f"<s> {row['question']}")])
+        alone = model.generate(prompt, do_sample=False, max_new_tokens=30, eos_token_id=2, pad_token_id=0)
+        assert ids_of(row["text"]) == alone[0, prompt.shape[1] :].tolist()
+    result = json.loads((directory / "result.json").read_text())
+    assert result["questions"] == len(rows) == 5
+    assert result["documents"] == 12
+    wanted = one_by_one(tiny_model(vocab_size=len(WORDS)), make_documents(12))
+    assert result["kinds"].keys() == wanted.keys()
+    for name, found in wanted.items():
+        assert result["kinds"][name] == pytest.approx(found, rel=1e-5)
+    manifest = read_manifest(directory)
+    assert manifest is not None
+    assert manifest["stage"] == "evaluate"
+    assert manifest["inputs"].keys() == {"train", "sample", "encode"}
+    config, inputs = evaluate.evaluate_stage(
+        run_directory.recipe, **{name: run_directory.stage("traces", name) for name in ("train", "sample", "encode")}
+    )
+    assert is_current(directory, "evaluate", config, inputs)
+
+
+def test_questions_may_be_fewer_and_documents_absent(run_directory: RunDirectory) -> None:
+    (run_directory.stage("traces", "encode") / "test.arrow").unlink()
+    result, rows = evaluate_run(run_directory, questions=2, temperature=1.0)
+    assert (result["questions"], result["documents"], result["kinds"]) == (2, 0, {})
+    assert [row["question_id"] for row in rows] == ["q0", "q1"]
+
+
+@pytest.mark.parametrize(("correct", "trials"), [(0, 5), (5, 5), (30, 300), (243, 300)])
+def test_wilson_solves_its_equation(correct: int, trials: int) -> None:
+    """Its ends are the proportions p whose z-score (k/n - p) / sqrt(p (1 - p) / n) is +-1.96."""
+    low, high = evaluate.wilson(correct, trials)
+    assert 0 <= low <= correct / trials <= high <= 1
+    for end in (low, high):
+        if 1e-9 < end < 1 - 1e-9:
+            score = abs(correct / trials - end) / math.sqrt(end * (1 - end) / trials)
+            assert score == pytest.approx(1.959963984540054)
+    assert low == pytest.approx(0) if correct == 0 else low > 0
+    assert high == pytest.approx(1) if correct == trials else high < 1
+
+
+def test_what_is_missing_is_named(run_directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    questions = run_directory.stage("traces", "sample") / "questions.parquet"
+    rows = [row for row in pq.read_table(questions).to_pylist() if row["split"] == "train"]
+    write_rows(questions, rows, QUESTION_SCHEMA)
+    with pytest.raises(InputError, match=r"holds no question of the split 'test'; set questions.test"):
+        evaluate_run(run_directory)
+    shutil.rmtree(run_directory.stage("traces", "train"))
+    with pytest.raises(InputError, match=r"no exported student; run `tracestill train` first"):
+        evaluate_run(run_directory)
+    assert not run_directory.stage("traces", "evaluate").exists()
+    assert evaluate.main(["--run-dir", str(run_directory.root), "--arm", "trace"]) == 2
+    assert "did you mean 'traces'?" in capsys.readouterr().err
+
+
+def test_as_a_process_an_error_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tracestill.trainer.evaluate", "--run-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {tmp_path}: not a run directory")

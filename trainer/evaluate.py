@@ -1,0 +1,263 @@
+"""Evaluation of an exported student on held-out questions: what it answers, and how well it predicts each kind.
+
+    python -m tracestill.trainer.evaluate --run-dir runs/demo --arm traces
+
+Accuracy comes from free generation: nothing of the reference reaches the student but the question. The loss of
+each span kind comes from teacher forcing on the held-out documents, every target with weight 1, through the same
+packed forward pass that trains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from tracestill.data_pipeline.answers import same_answer
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.kinds import Kinds
+from tracestill.data_pipeline.render import TraceTokenizer, load_tokenizer, prompt_ids, split_output
+from tracestill.data_pipeline.schema import QUESTION_SCHEMA, read_rows, write_rows
+from tracestill.data_pipeline.stage import read_manifest, stage, write_json
+from tracestill.data_pipeline.store import TokenStore
+from tracestill.kernels.pack import pack
+from tracestill.trainer.batches import ROW_MULTIPLE
+from tracestill.trainer.export import quiet
+from tracestill.trainer.generate import generate, load_exported
+from tracestill.trainer.recipe import MAIN_ARM, Recipe
+from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.settings import EvaluateConfig, StudentConfig
+from tracestill.trainer.student import Student, build_student
+from tracestill.trainer.telemetry import by_kind
+
+ROW_TOKENS = 8192  # of held-out documents in one forward pass; a longer document has a row of its own
+
+PREDICTION_SCHEMA = pa.schema(
+    [
+        ("question_id", pa.string()),
+        ("question", pa.string()),
+        ("gold", pa.string()),
+        ("text", pa.string()),  # everything the student wrote, control symbols included
+        ("trace", pa.string()),
+        ("answer", pa.string()),  # null: cut off, or no answer in what was written
+        ("correct", pa.bool_()),
+        ("tokens", pa.int32()),  # written by the student
+        ("trace_tokens", pa.int32()),
+        ("finished", pa.bool_()),  # false: cut off at max_new_tokens
+    ]
+)
+
+
+def evaluate_stage(
+    recipe: Recipe, *, train: Path, sample: Path, encode: Path
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Config and input directories that decide whether an arm's evaluation is current (see data_pipeline.stage)."""
+    values = recipe.model_dump(mode="json")
+    config = {key: values[key] for key in ("seed", "kinds", "evaluate")}
+    return config, {"train": train, "sample": sample, "encode": encode}
+
+
+def run(
+    recipe: Recipe,
+    directory: Path,
+    *,
+    train: Path,
+    sample: Path,
+    encode: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """The evaluate stage of one arm: writes result.json and predictions.parquet.
+
+    ``recipe`` is the arm's own (``Recipe.for_arm``); ``progress`` is told the questions answered and in all. Uses
+    a GPU (in bf16) if there is one, else the CPU (fp32). Raises InputError if a stage that it reads has not
+    finished, or there is no held-out question.
+    """
+    started = time.perf_counter()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    export_dir = exported(train)
+    questions = held_out(sample / "questions.parquet", recipe.evaluate.questions)
+    with stage(directory, "evaluate", *evaluate_stage(recipe, train=train, sample=sample, encode=encode)) as work:
+        predictions = predict(recipe.evaluate, questions, export_dir, recipe.seed, device, progress)
+        result: dict[str, Any] = {**summary(predictions), "documents": 0, "kinds": {}}
+        if (encode / "test.arrow").exists():
+            store = TokenStore(encode / "test.arrow", recipe.span_kinds())
+            result["documents"] = len(store)
+            result["kinds"] = teacher_forced(load_student(export_dir, recipe, device), store, device)
+        result["seconds"] = round(time.perf_counter() - started, 3)
+        write_rows(work.path / "predictions.parquet", predictions, PREDICTION_SCHEMA)
+        write_json(work.path / "result.json", result)
+        work.counts = {"in": len(questions), "out": len(predictions)}
+
+
+def exported(train_dir: Path) -> Path:
+    """The export of a finished training. Raises InputError if there is none."""
+    if read_manifest(train_dir) is None or not (train_dir / "export" / "config.json").exists():
+        raise InputError(f"{train_dir}: training has not finished, no exported student; run `tracestill train` first")
+    return train_dir / "export"
+
+
+def held_out(path: Path, limit: int | None) -> list[dict[str, Any]]:
+    """The first ``limit`` questions of the split ``test``. Raises InputError if there is none."""
+    rows = [row for row in read_rows(path, QUESTION_SCHEMA) if row["split"] == "test"][:limit]
+    if not rows:
+        raise InputError(f"{path}: holds no question of the split 'test'; set questions.test and sample again")
+    return rows
+
+
+def predict(
+    config: EvaluateConfig,
+    questions: Sequence[Mapping[str, Any]],
+    export_dir: Path,
+    seed: int,
+    device: torch.device,
+    progress: Callable[[int, int], None],
+) -> list[dict[str, Any]]:
+    """One row of PREDICTION_SCHEMA for each question."""
+    tokenizer = load_tokenizer(export_dir)
+    outputs = generate(
+        load_exported(export_dir, device),
+        [prompt_ids(tokenizer, row["question"]) for row in questions],
+        eos_id=tokenizer.eos,
+        pad_id=tokenizer.pad,
+        max_new_tokens=config.max_new_tokens,
+        batch_size=config.batch_size,
+        temperature=config.temperature,
+        seed=seed,
+        progress=progress,
+    )
+    return [judge(row, ids, tokenizer) for row, ids in zip(questions, outputs, strict=True)]
+
+
+def judge(question: Mapping[str, Any], ids: list[int], tokenizer: TraceTokenizer) -> dict[str, Any]:
+    """A row of PREDICTION_SCHEMA from what the student wrote: ``ids``, ending with </s> if it finished.
+
+    What was cut off has no answer and is never correct, even if the right answer stands at its end.
+    """
+    output = split_output(tokenizer, ids)
+    answer = output.answer if output.finished and tokenizer.end_think in ids else None
+    ends = [ids.index(end) for end in (tokenizer.end_think, tokenizer.eos) if end in ids]
+    return {
+        "question_id": question["question_id"],
+        "question": question["question"],
+        "gold": question["gold"],
+        "text": tokenizer.backend.decode(ids, skip_special_tokens=False),
+        "trace": output.trace,
+        "answer": answer,
+        "correct": answer is not None and same_answer(answer, question["gold"]),
+        "tokens": len(ids),
+        "trace_tokens": sum(token != tokenizer.think for token in ids[: min(ends, default=len(ids))]),
+        "finished": output.finished,
+    }
+
+
+def summary(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Accuracy with its 95 % interval, and the length of the traces, of at least one prediction."""
+    correct = sum(row["correct"] for row in predictions)
+    low, high = wilson(correct, len(predictions))
+    return {
+        "accuracy": correct / len(predictions),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "questions": len(predictions),
+        "trace_tokens_mean": sum(row["trace_tokens"] for row in predictions) / len(predictions),
+        "truncated": sum(not row["finished"] for row in predictions),
+    }
+
+
+def wilson(successes: int, trials: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (JASA 22, 1927); the default z gives 95 %."""
+    share = successes / trials
+    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def load_student(export_dir: Path, recipe: Recipe, device: torch.device) -> Student:
+    """The exported student with the attention and the loss that it was trained with."""
+    tokenizer = load_tokenizer(export_dir)
+    with quiet():
+        student = build_student(
+            StudentConfig(config=None, pretrained=export_dir, attention=recipe.student.attention),
+            vocab_size=tokenizer.size,
+            bos_id=tokenizer.bos,
+            eos_id=tokenizer.eos,
+            pad_id=tokenizer.pad,
+            num_kinds=len(recipe.span_kinds()),
+            device=device,
+            dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
+            chunk_rows=recipe.train.chunk_rows,
+        )
+    return student.to(device).eval()
+
+
+@torch.no_grad()
+def teacher_forced(student: Student, store: TokenStore, device: torch.device) -> dict[str, dict[str, float]]:
+    """Kind -> mean nll in nats (``loss``), share of targets predicted (``accuracy``) and ``count`` of targets.
+
+    Every target of every document counts once, whatever weights the recipe and the records carry.
+    """
+    kinds = Kinds(store.kind_names)
+    ones = np.ones(len(kinds), dtype=np.float32)
+    sums = torch.zeros(len(kinds), 6, dtype=torch.float64)
+    for documents in rows_of(store.lengths, ROW_TOKENS):
+        tokens, ids, offsets, weights = store.gather(documents)
+        length = -(-len(tokens) // ROW_MULTIPLE) * ROW_MULTIPLE
+        packed = pack(tokens, ids, offsets, np.ones_like(weights), ones, length=length, device=device)
+        _, statistics = student(packed, 1.0)
+        sums += statistics.double().cpu()
+    found = by_kind(kinds, sums)
+    return {name: {key: row[key] for key in ("loss", "accuracy", "count")} for name, row in found.items()}
+
+
+def rows_of(lengths: np.ndarray, limit: int) -> list[np.ndarray]:
+    """Documents (by number) in runs of at most ``limit`` tokens, or of one longer document; lengths is (N,)."""
+    rows: list[list[int]] = []
+    room = 0
+    for document in np.argsort(lengths, kind="stable").tolist():
+        if not rows or lengths[document] > room:
+            rows.append([])
+            room = limit
+        rows[-1].append(document)
+        room -= int(lengths[document])
+    return [np.array(row, dtype=np.int64) for row in rows]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tracestill.trainer.evaluate", description=__doc__.splitlines()[0])
+    parser.add_argument("--run-dir", type=Path, required=True, help="directory of the run, such as runs/demo")
+    parser.add_argument("--arm", default=MAIN_ARM, help="which student of the run (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    console = Console(stderr=True)
+    try:
+        held = RunDirectory.open(options.run_dir)
+        recipe = held.recipe.for_arm(options.arm)
+        directory = held.stage(options.arm, "evaluate")
+        inputs = {name: held.stage(options.arm, name) for name in ("train", "sample", "encode")}
+        with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+            task = bar.add_task(f"evaluate {options.arm}", total=None)
+            run(recipe, directory, progress=lambda done, all: bar.update(task, completed=done, total=all), **inputs)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    result = json.loads((directory / "result.json").read_text(encoding="utf-8"))
+    print(
+        f"{options.arm}: accuracy {result['accuracy']:.1%} "
+        f"({result['accuracy_low']:.1%} to {result['accuracy_high']:.1%}) on {result['questions']} questions, "
+        f"{result['truncated']} cut off, {result['trace_tokens_mean']:.1f} tokens a trace"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
