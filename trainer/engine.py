@@ -24,7 +24,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.kernels.linear_cross_entropy import STATISTICS
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer import zero
 from tracestill.trainer.settings import TrainConfig
@@ -70,6 +69,7 @@ class World:
     ranks: int
     local_rank: int
     device: torch.device
+    dtype: torch.dtype  # that the student computes in
 
 
 class Micro(Protocol):
@@ -87,15 +87,18 @@ class StepResult:
 
     loss: float  # of the whole step
     grad_norm: float  # of the true gradient, before clipping
-    skipped: bool  # nothing changed
-    reason: str  # why it was skipped: "no weight", "loss is not finite", "gradient is not finite", or ""
-    statistics: Tensor  # (num_kinds, 6) float64 on the CPU, sums over the whole step; columns: STATISTICS
+    reason: str  # why nothing changed: "no weight", "loss is not finite", "gradient is not finite"; else ""
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the update was left out, on all ranks."""
+        return self.reason != ""
 
 
-def connect() -> World:
+def connect(settings: TrainConfig) -> World:
     """Join the other ranks: NCCL on GPUs, gloo on the CPU. A process that nobody launched is a world of one.
 
-    Raises InputError if there are more ranks on this host than GPUs.
+    Raises InputError if there are more ranks on this host than GPUs, and for a precision that does not fit.
     """
     quieten()
     launched = "RANK" in os.environ or "OMPI_COMM_WORLD_RANK" in os.environ
@@ -119,7 +122,7 @@ def connect() -> World:
             torch.cuda.set_device(local)
         deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    return World(dist.get_rank(), dist.get_world_size(), local, device)
+    return World(dist.get_rank(), dist.get_world_size(), local, device, training_dtype(settings, device))
 
 
 def quieten() -> None:
@@ -179,7 +182,8 @@ def deepspeed_config(
 def parameter_groups(student: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """AdamW's groups: no decay for norms, biases and embeddings (also where the head is tied to them)."""
     embeddings = {id(p) for m in student.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for parameter in student.parameters():
         if parameter.requires_grad:
             (decayed if parameter.ndim >= 2 and id(parameter) not in embeddings else plain).append(parameter)
@@ -200,10 +204,10 @@ class Engine:
         seed: int = 0,
     ) -> None:
         """Raises InputError for a DeepSpeed key that the trainer owns, and for a precision that does not fit."""
-        world = connect()
-        self.rank, self.ranks, self.local_rank, self.device = world.rank, world.ranks, world.local_rank, world.device
-        self.settings, self.accumulation = settings, accumulation
-        self.dtype = training_dtype(settings, self.device)
+        world = connect(settings)
+        self.rank, self.ranks, self.local_rank = world.rank, world.ranks, world.local_rank
+        self.device, self.dtype = world.device, world.dtype
+        self.settings, self.accumulation, self.seed = settings, accumulation, seed
         self.config = deepspeed_config(settings, accumulation, raw_deepspeed, dtype=self.dtype)
         buckets = self.config["zero_optimization"]
         elements = sum(p.numel() for p in student.parameters())
@@ -221,21 +225,18 @@ class Engine:
         self.module = student
         self.optimizer = self.deepspeed.basic_optimizer
         self.divisor = averaging_divisor(settings.zero, self.ranks)
-        self.num_kinds = student.head[0].num_kinds
         torch.manual_seed(seed + self.rank)  # dropout differs between ranks
         self._start_step()
 
     def _start_step(self) -> None:
         self._micro_steps = 0
         self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        self._statistics = torch.zeros(self.num_kinds, len(STATISTICS), dtype=torch.float64, device=self.device)
 
     def forward(self, micro: Micro) -> tuple[Tensor, Tensor]:
         """This rank's share of the step's loss (scalar) and the statistics (num_kinds, 6) of one micro-step."""
         self.deepspeed.set_gradient_accumulation_boundary(self._micro_steps + 1 == self.accumulation)
         loss, statistics = self.deepspeed(micro.packed, micro.scale)
         self._loss += loss.detach()
-        self._statistics += statistics
         return loss, statistics
 
     def backward(self, loss: Tensor) -> None:
@@ -243,41 +244,44 @@ class Engine:
         self.deepspeed.backward(loss * self.divisor, scale_wrt_gas=False)
         self._micro_steps += 1
 
-    def step(self, lr: float) -> StepResult:
+    def step(self, lr: float, *, weight_sum: float | None = None) -> StepResult:
         """Update the parameters, or on all ranks none of them: if the step has no weight at all, or if any loss or
         gradient is not finite. The host waits for the device once, here.
 
-        Raises RuntimeError unless ``accumulation`` micro-steps came before.
+        ``weight_sum`` is the sum of w over all ranks; None if the host does not know it: then a gradient that is
+        exactly zero means no weight. Raises RuntimeError unless ``accumulation`` micro-steps came before.
         """
         if self._micro_steps != self.accumulation:
             raise RuntimeError(f"{self._micro_steps} micro-steps before a step of {self.accumulation}")
-        result = self._summary()
-        if result.skipped:
+        loss, square = self._sums()
+        if not math.isfinite(loss):
+            reason = "loss is not finite"
+        elif not math.isfinite(square):
+            reason = "gradient is not finite"
+        else:
+            reason = "no weight" if (square if weight_sum is None else weight_sum) == 0 else ""
+        if reason:
             zero.clear_gradients(self.deepspeed)
         else:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.deepspeed.step()
         self._start_step()
-        return result
+        return StepResult(loss, math.sqrt(square), reason)
 
-    def _summary(self) -> StepResult:
-        """Sums over all ranks, by one all-reduce, and what follows from them."""
+    def _sums(self) -> tuple[float, float]:
+        """The step's loss and squared gradient norm, summed over all ranks by one all-reduce.
+
+        A NaN or an infinity on any rank makes the sum NaN or infinite, so every rank decides alike.
+        """
         shares = zero.gradients(self.deepspeed, self.rank)
         squares = self._loss.new_zeros(())
         if shares:
             squares = torch.stack(torch._foreach_norm(shares)).double().square().sum()
-        summary = torch.cat([self._loss.view(1), squares.view(1), self._statistics.view(-1)])
-        dist.all_reduce(summary)
-        loss, square, *rest = summary.tolist()
-        statistics = torch.tensor(rest, dtype=torch.float64).view(self.num_kinds, -1)
-        if not math.isfinite(loss):
-            reason = "loss is not finite"
-        elif not math.isfinite(square):
-            reason = "gradient is not finite"
-        else:
-            reason = "" if float(statistics[:, 0].sum()) != 0 else "no weight"
-        return StepResult(loss, math.sqrt(square) if square >= 0 else math.nan, bool(reason), reason, statistics)
+        sums = torch.stack([self._loss, squares])
+        dist.all_reduce(sums)
+        loss, square = sums.tolist()
+        return loss, square
 
     def close(self) -> None:
         """Take DeepSpeed's hooks off the student, which may then go into another engine."""

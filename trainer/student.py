@@ -94,6 +94,7 @@ def student_head(model: PreTrainedModel, num_kinds: int, chunk_rows: int) -> Spa
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     softcap = getattr(config, "final_logit_softcapping", None)
     head.__class__ = SpanWeightedHead
+    assert isinstance(head, SpanWeightedHead)
     head.num_kinds = num_kinds
     head.options = {"chunk_rows": chunk_rows, "logit_scale": scale, "softcap": softcap}
     check_head(model, head)

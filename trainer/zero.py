@@ -37,6 +37,7 @@ class Piece:
 
     def moment(self, optimizer: torch.optim.Optimizer, name: str) -> Tensor:
         """(n,) view of one of the optimizer's MOMENTS for this piece."""
+        assert self.key is not None, f"{self.name} is frozen"
         return optimizer.state[self.key][name].view(-1).narrow(0, self.offset, len(self.value))
 
 
