@@ -14,7 +14,8 @@ which is also the CPU path; `pack_triton` is the same in one launch on a GPU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -181,5 +182,5 @@ def pack(
     batch = pack_reference(source)
     if device.type == "cpu":
         return batch
-    tensors = {k: v.to(device) for k, v in vars(batch).items() if isinstance(v, torch.Tensor)}
-    return replace(batch, **tensors)
+    moved: dict[str, Any] = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in vars(batch).items()}
+    return PackedBatch(**moved)
