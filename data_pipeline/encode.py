@@ -109,10 +109,11 @@ def run(
             "special_ids": vocabulary.special_ids,
             "vocab_size": vocabulary.size,
         }
-        if not work.counts["splits"].get("train"):
+        if "train" not in work.counts["splits"]:
+            reasons = ", ".join(f"{reason}: {n}" for reason, n in work.counts["rejected"].items()) or "none came in"
             raise InputError(
-                f"{source}: no document of a training question is left ({work.counts['rejected']}); "
-                "loosen `select`, sample more traces or raise plan.capacity"
+                f"{source}: no document of a training question is left ({reasons}); loosen `select`, sample more "
+                "traces or raise plan.capacity"
             )
 
 

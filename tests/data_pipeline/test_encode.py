@@ -1,0 +1,349 @@
+"""Encoding: every token gets the kind and step of its text, every record is accounted for, nothing needs torch."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tracestill.data_pipeline.encode import EncodeConfig, Stores, encode, first_visible, run, stage_config
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.kinds import Kinds
+from tracestill.data_pipeline.plan import PlanConfig
+from tracestill.data_pipeline.render import load_tokenizer, prompt_ids, split_output
+from tracestill.data_pipeline.schema import (
+    QUESTION_SCHEMA,
+    RECORD_SCHEMA,
+    Record,
+    Span,
+    content_id,
+    row_from_record,
+    write_rows,
+)
+from tracestill.data_pipeline.segment import segment
+from tracestill.data_pipeline.stage import is_current, read_manifest, stage
+from tracestill.data_pipeline.store import TokenStore
+from tracestill.data_pipeline.tokenizer import TokenizerConfig, train_sentencepiece, write_tokenizer
+from tracestill.data_pipeline.tokenizer import run as run_tokenizer
+
+KINDS = Kinds()
+PLAN = PlanConfig(capacity=512, packs_per_step=2)
+TRACE = "Order 3,4. Let me add. 3 + 4 = 7.\nCheck 7 - 4 = 3."
+
+
+def record(question="What is 3 + 4?", trace=TRACE, answer="7", spans=None, weight=1.0, index=0):
+    spans = segment(trace) if spans is None else spans
+    made = Record(content_id(f"{question} {index}"), content_id(question), question, "7", trace, answer, spans, weight,
+                  "solver", "", 1.0, index)  # fmt: skip
+    assert replace(made) == made
+    return made
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """One whose tokens straddle what they can: words, spaces before words, parts of words."""
+    path = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(train_sentencepiece([f"What is {i} + 4? {TRACE} abcd abcd" for i in range(50)], 400), path)
+    return load_tokenizer(path)
+
+
+def names(ids):
+    return [KINDS.names[i] for i in ids]
+
+
+# ---- one document
+
+
+def test_a_document_by_hand(tokenizer):
+    spans = (Span(0, 10, "plan"), Span(10, 22, "prose"), Span(22, 34, "derive"), Span(34, 50, "check"))
+    assert [TRACE[s.start : s.end] for s in spans] == [
+        "Order 3,4.", " Let me add.", " 3 + 4 = 7.\n", "Check 7 - 4 = 3.",
+    ]  # fmt: skip
+    (document,) = encode(tokenizer, [record(spans=spans)], KINDS)
+    assert [a.dtype for a in document] == ["int32", "uint8", "uint16"]
+    text = {
+        kind: tokenizer.backend.decode(document.tokens[document.kinds == KINDS.id(kind)], skip_special_tokens=False)
+        for kind in KINDS.names
+    }
+    assert text == {
+        "pad": "",
+        "prompt": "What is 3 + 4?",
+        "plan": "Order 3,4.",
+        "prose": " Let me add.",
+        "derive": " 3 + 4 = 7.\n",
+        "check": "Check 7 - 4 = 3.",
+        "answer": "7",
+        "control": "<s><think></think></s>",
+    }
+    by_step = [tokenizer.decode(document.tokens[document.steps == i]) for i in range(1, 4)]
+    assert by_step == [" Let me add. ", "3 + 4 = 7.\n", "Check 7 - 4 = 3."]  # the space alone lies in step 1
+    assert document.steps[document.kinds == KINDS.id("plan")].tolist() == [0] * sum(document.kinds == KINDS.id("plan"))
+    assert split_output(tokenizer, document.tokens[len(prompt_ids(tokenizer, "What is 3 + 4?")) :]) == (
+        TRACE,
+        "7",
+        True,
+    )
+
+
+def test_a_token_that_straddles_a_boundary_goes_with_its_first_visible_character(tokenizer):
+    assert tokenizer.encode(["so abcd"])[0].tokens[-1] == "▁abcd"
+    kind = {cut: names(encode(tokenizer, [record(trace="so abcd", spans=(Span(0, cut, "plan"), Span(cut, 7, "check")))],
+                              KINDS)[0].kinds)[-4] for cut in range(2, 7)}  # fmt: skip
+    # the token begins with the space at 2; the a stands at 3
+    assert kind == {2: "check", 3: "check", 4: "plan", 5: "plan", 6: "plan"}
+
+
+PARTS = "a|abcd| |  |\n|\t|7| = |Check |. |é|漢|😀|</think>|<s>|\u3000"
+texts = st.lists(st.sampled_from(PARTS.split("|")), max_size=20).map("".join)
+
+
+@settings(max_examples=200, deadline=None)
+@given(question=texts, trace=texts, answer=texts, data=st.data())
+def test_every_token_by_brute_force(tokenizer, question, trace, answer, data):
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(trace) - 1), max_size=5)) if len(trace) > 1 else ())
+    bounds = list(zip([0, *cuts], [*cuts, len(trace)], strict=True)) if trace else []
+    spans = tuple(Span(a, b, data.draw(st.sampled_from(KINDS.members("trace")))) for a, b in bounds)
+    (document,) = encode(tokenizer, [record(question, trace, answer, spans)], KINDS)
+    # what it says: the parts come back, literal control symbols stay text
+    prompt = prompt_ids(tokenizer, question)
+    assert document.tokens[: len(prompt)].tolist() == prompt
+    assert split_output(tokenizer, document.tokens[len(prompt) :]) == (trace, answer, True)
+    controls = [tokenizer.bos, tokenizer.think, tokenizer.end_think, tokenizer.eos]
+    assert document.tokens[document.kinds == KINDS.id("control")].tolist() == controls
+    # kinds, character by character
+    encoding = tokenizer.encode([trace])[0]
+    begin = len(prompt) + 1
+    end = begin + len(encoding.ids)
+    assert set(names(document.kinds[1 : begin - 1])) <= {"prompt"}
+    assert set(names(document.kinds[end + 1 : -1])) <= {"answer"}
+    for token, (first, last) in enumerate(encoding.offsets):
+        visible = [c for c in range(first, last) if not trace[c].isspace()]
+        at = visible[0] if visible else first
+        wanted = next(span.kind for span in spans if span.start <= at < span.end)
+        assert names(document.kinds)[begin + token] == wanted
+    assert not document.steps[:begin].any()
+    assert not document.steps[end:].any()
+
+
+def test_first_visible_character():
+    offsets = np.array([[0, 1], [0, 3], [1, 2], [2, 5], [3, 4], [4, 6], [5, 6]])
+    assert first_visible("  ab \n", offsets).tolist() == [0, 2, 1, 2, 3, 4, 5]
+
+
+def test_a_step_number_that_does_not_fit_is_the_last_one(tokenizer):
+    trace = "a\n" * 65_600
+    (document,) = encode(tokenizer, [record(trace=trace, spans=(Span(0, len(trace), "prose"),))], KINDS)
+    steps = document.steps[document.kinds == KINDS.id("prose")].astype(int)
+    assert (np.diff(steps) >= 0).all()
+    assert steps[-1] == 65_535
+    assert len(set(steps)) == 65_536
+
+
+def test_dropped_and_empty_traces(tokenizer):
+    kept, dropped = (encode(tokenizer, [record()], KINDS, trace)[0] for trace in ("keep", "drop"))
+    (empty,) = encode(tokenizer, [record(trace="", spans=())], KINDS)
+    assert dropped.tokens.tolist() == empty.tokens.tolist()
+    assert tokenizer.backend.decode(dropped.tokens, skip_special_tokens=False) == (
+        "<s>What is 3 + 4?<think></think>7</s>"
+    )
+    assert set(names(dropped.kinds)) == {"control", "prompt", "answer"}
+    outside = ~np.isin(kept.kinds, [KINDS.id(k) for k in KINDS.members("trace")])
+    assert kept.tokens[outside].tolist() == dropped.tokens.tolist()
+
+
+def test_kinds_of_the_user(tokenizer):
+    kinds = Kinds.with_extra({"aside": "trace"})
+    spans = (Span(0, 3, "aside"), Span(3, 6, "prose"))
+    (document,) = encode(tokenizer, [record(trace="so abc", spans=spans)], kinds)
+    assert kinds.id("aside") in document.kinds
+    with pytest.raises(InputError, match="span kind 'aside' is no kind of the trace"):
+        encode(tokenizer, [record(trace="so abc", spans=spans)], KINDS)
+
+
+@pytest.mark.parametrize("spans", [(), (Span(0, 3, "plan"),), (Span(1, 6, "plan"),), (Span(0, 9, "plan"),),
+                                   (Span(0, 6, "answer"),)])  # fmt: skip
+def test_spans_that_do_not_cover_the_trace_are_refused(tokenizer, spans):
+    made = record(trace="so abc", spans=spans)
+    with pytest.raises(InputError, match=f"record {made.record_id} .*question {made.question_id}.*: span"):
+        encode(tokenizer, [made], KINDS)
+
+
+# ---- the stage
+
+
+def prepare(root, train, test=()):
+    """Finished sample, select and tokenizer stages that hold these records."""
+    questions = {r.question_id: {"question_id": r.question_id, "question": r.question, "gold": r.gold, "group": "",
+                                 "split": split, "metadata": "{}"}
+                 for split, records in (("train", train), ("test", test)) for r in records}  # fmt: skip
+    with stage(root / "sample", "sample", {}, {}) as work:
+        write_rows(work.path / "questions.parquet", list(questions.values()), QUESTION_SCHEMA)
+    with stage(root / "select", "select", {}, {}) as work:
+        rows = [row_from_record(r) for r in (*test, *train)]
+        write_rows(work.path / "records.parquet", rows, RECORD_SCHEMA)
+    inputs = {"sample": root / "sample", "select": root / "select"}
+    run_tokenizer(TokenizerConfig(vocab_size=400), root / "tokenizer", **inputs)
+    return {**inputs, "tokenizer": root / "tokenizer"}
+
+
+def conserved(manifest):
+    counts = manifest["counts"]
+    assert counts["in"] == counts["out"] + sum(counts["rejected"].values())
+    assert counts["out"] == sum(split["documents"] for split in counts["splits"].values())
+    return counts
+
+
+def test_the_stage_writes_both_splits(tmp_path):
+    train = [record(f"What is {i} + 4?", weight=0.5 + i, index=i) for i in range(600)]
+    test = [record(f"What is {i} + 5?", "So 5. Then 3 + 5 = 8.", "8", index=i) for i in range(3)]
+    inputs = prepare(tmp_path, train, test)
+    told = []
+    run(EncodeConfig(), KINDS, PLAN, tmp_path / "encode", progress=lambda *at: told.append(at), **inputs)
+    assert told[-1] == (603, 603)
+    assert len(told) > 2
+    manifest = read_manifest(tmp_path / "encode")
+    counts = conserved(manifest)
+    assert (counts["in"], counts["out"], counts["rejected"], counts["trimmed"]) == (603, 603, {}, 0)
+    assert counts["tokens_lost"] == {}
+    tokenizer = load_tokenizer(inputs["tokenizer"])
+    assert manifest["kinds"] == list(KINDS.names)
+    assert manifest["special_ids"] == tokenizer.special_ids
+    assert manifest["vocab_size"] == tokenizer.size
+    for split, name, records in (("train", "tokens.arrow", train), ("test", "test.arrow", test)):
+        store = TokenStore(tmp_path / "encode" / name, KINDS)
+        assert store.ids == [r.record_id for r in records]
+        assert store.question_ids == [r.question_id for r in records]
+        assert store.weights.tolist() == [r.weight for r in records]
+        assert counts["splits"][split]["tokens"] == store.lengths.sum()
+        targets = {k: int(n) for k, n in zip(KINDS.names, store.counts.sum(axis=0), strict=True) if n}
+        assert counts["splits"][split]["targets"] == targets
+        for i in (0, len(records) - 1):
+            (document,) = encode(tokenizer, [records[i]], KINDS)
+            np.testing.assert_array_equal(store.tokens(i), document.tokens)
+            np.testing.assert_array_equal(store.kinds(i), document.kinds)
+            np.testing.assert_array_equal(store.steps(i), document.steps)
+    assert pq.read_table(tmp_path / "encode" / "rejected.parquet").num_rows == 0
+
+
+def test_the_stage_is_current_until_something_changes(tmp_path):
+    inputs = prepare(tmp_path, [record(index=i) for i in range(3)])
+    for name in ("encode", "again"):
+        run(EncodeConfig(), KINDS, PLAN, tmp_path / name, **inputs)
+    assert read_manifest(tmp_path / "encode")["files"] == read_manifest(tmp_path / "again")["files"]
+    assert not (tmp_path / "encode" / "test.arrow").exists()
+
+    def current(config=EncodeConfig(), kinds=KINDS, plan=PLAN):
+        return is_current(tmp_path / "encode", "encode", stage_config(config, kinds, plan), inputs)
+
+    assert current()
+    assert current(plan=PlanConfig(capacity=512, packs_per_step=4))
+    assert not current(EncodeConfig(trace="drop"))
+    assert not current(kinds=Kinds.with_extra({"aside": None}))
+    assert not current(plan=PlanConfig(capacity=513, packs_per_step=2))
+    assert not current(plan=PlanConfig(capacity=512, packs_per_step=2, overlong="drop"))
+
+
+def test_answers_only(tmp_path):
+    train = [record(index=i) for i in range(5)]
+    inputs = prepare(tmp_path, train)
+    run(EncodeConfig(trace="drop"), KINDS, PLAN, tmp_path / "encode", **inputs)
+    counts = conserved(read_manifest(tmp_path / "encode"))
+    assert set(counts["splits"]["train"]["targets"]) == {"prompt", "answer", "control"}
+
+
+LONG = "So 3 + 4 = 7. " * 40
+
+
+def test_overlong_error_names_the_record_and_its_length(tmp_path):
+    long = record(trace=LONG, index=9)
+    inputs = prepare(tmp_path, [record(), long])
+    (document,) = encode(load_tokenizer(inputs["tokenizer"]), [long], KINDS)
+    n = len(document.tokens)
+    with pytest.raises(InputError, match=rf"record {long.record_id} .*: {n} tokens exceed plan.capacity 100"):
+        run(EncodeConfig(), KINDS, PlanConfig(capacity=100, packs_per_step=1), tmp_path / "encode", **inputs)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["sample", "select", "tokenizer"]
+    run(EncodeConfig(trace="drop"), KINDS, PlanConfig(capacity=100, packs_per_step=1), tmp_path / "encode", **inputs)
+    run(EncodeConfig(), KINDS, PlanConfig(capacity=n, packs_per_step=1), tmp_path / "encode", **inputs)  # just fits
+
+
+@pytest.mark.parametrize("policy", ["drop", "trim_trace"])
+def test_overlong_documents_are_dropped_or_trimmed_and_counted(tmp_path, policy):
+    train, test = [record(), record(trace=LONG, index=9)], [record("What is 9 + 9?", LONG, "18")]
+    inputs = prepare(tmp_path, train, test)
+    tokenizer = load_tokenizer(inputs["tokenizer"])
+    long = [encode(tokenizer, [r], KINDS)[0] for r in (train[1], test[0])]
+    run(
+        EncodeConfig(),
+        KINDS,
+        PlanConfig(capacity=100, packs_per_step=1, overlong=policy),
+        tmp_path / "encode",
+        **inputs,
+    )
+    counts = conserved(read_manifest(tmp_path / "encode"))
+    store = TokenStore(tmp_path / "encode" / "tokens.arrow", KINDS)
+    assert store.lengths.max() <= 100
+    rejected = pq.read_table(tmp_path / "encode" / "rejected.parquet").to_pylist()
+    lost = sum(counts["tokens_lost"].values())
+    if policy == "drop":
+        assert counts["rejected"] == {"overlong": 2}
+        assert [r["record_id"] for r in rejected] == [test[0].record_id, train[1].record_id]
+        assert rejected[0]["detail"] == f"{len(long[1].tokens)} tokens, capacity 100"
+        assert lost == sum(len(d.tokens) for d in long)
+        assert len(store) == 1
+        assert not (tmp_path / "encode" / "test.arrow").exists()
+    else:
+        assert (counts["rejected"], counts["trimmed"], rejected) == ({}, 2, [])
+        assert lost == sum(len(d.tokens) - 100 for d in long)
+        assert set(counts["tokens_lost"]) <= set(KINDS.members("trace"))
+        assert store.lengths[1] == 100
+        assert tokenizer.decode(store.tokens(1)).startswith("What is 3 + 4?So 3 +")
+        assert counts["splits"]["train"]["targets"]["pad"] == 1  # the token after the cut carries no weight
+
+
+def test_records_without_question_or_answer_are_rejected(tmp_path):
+    train = [record(), record(answer=" \n", index=1), record(question=" ", index=2), record(answer="", index=3)]
+    inputs = prepare(tmp_path, train)
+    run(EncodeConfig(), KINDS, PLAN, tmp_path / "encode", **inputs)
+    assert conserved(read_manifest(tmp_path / "encode"))["rejected"] == {"empty_answer": 2, "empty_question": 1}
+    rejected = pq.read_table(tmp_path / "encode" / "rejected.parquet").to_pylist()
+    assert [(r["record_id"], r["reason"]) for r in rejected] == [
+        (train[1].record_id, "empty_answer"),
+        (train[2].record_id, "empty_question"),
+        (train[3].record_id, "empty_answer"),
+    ]
+
+
+def test_no_document_left_is_refused(tmp_path):
+    inputs = prepare(tmp_path, [record(answer="")], [record("held out")])
+    with pytest.raises(InputError, match=r"no document of a training question is left \(empty_answer: 1\)"):
+        run(EncodeConfig(), KINDS, PLAN, tmp_path / "encode", **inputs)
+    assert not (tmp_path / "encode").exists()
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), None])
+def test_a_bad_weight_is_refused(tmp_path, weight):
+    bad = record(weight=weight)
+    with (
+        Stores(tmp_path, KINDS, PLAN, set()) as stores,
+        pytest.raises(InputError, match=f"record {bad.record_id} .*weight"),
+    ):
+        stores.add(bad, None)
+
+
+def test_an_unfinished_stage_is_refused(tmp_path):
+    inputs = prepare(tmp_path, [record()])
+    (inputs["tokenizer"] / "manifest.json").unlink()
+    with pytest.raises(InputError, match="tokenizer: this stage has not finished"):
+        run(EncodeConfig(), KINDS, PLAN, tmp_path / "encode", **inputs)
+
+
+def test_nothing_here_imports_torch():
+    modules = ("encode", "tokenizer", "render", "store")
+    code = ";".join(f"import tracestill.data_pipeline.{name}" for name in modules)
+    code += "; import sys; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
