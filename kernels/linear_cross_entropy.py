@@ -5,33 +5,49 @@ For a row i with hidden state x_i, target t_i and weight w_i, and the head's mat
     y_i   = W x_i (+ bias)                   z_i = softcap * tanh(logit_scale * y_i / softcap)
     p_i   = softmax(z_i)                     nll_i = -log p_i[t_i],  lse_i = log sum exp z_i
     l_i   = nll_i + label_smoothing * (z_i[t_i] - mean z_i) + z_loss * lse_i^2
-    loss  = scale * sum_i w_i * f_i * l_i    f_i = dynamic(nll_i, p_i[t_i], entropy_i), a constant for autograd
+    loss  = scale * sum_i (w_i * f_i * l_i + v_i * D_i)
+    f_i   = dynamic(nll_i, p_i[t_i], entropy_i), held constant       D_i: teacher term, see `TeacherTopK`
 
 and the gradient of l_i with respect to z_i is (1 + 2 z_loss lse_i) p_i - (1 - label_smoothing) onehot(t_i)
 - label_smoothing / V.
 
-Rows of zero weight are skipped before the first product: their gradient is exactly zero, whatever their hidden
+Rows without weight are skipped before the first product: their gradient is exactly zero, whatever their hidden
 state holds, and they cost nothing. The other rows go through in chunks, so that logits of more than one chunk
 never exist. The gradient is computed in the forward pass, while a chunk's logits are at hand: three matrix
-products in all, none in backward. Backward multiplies by `scale` and by the upstream gradient on the device, in
-fp32, and the result becomes the parameter's type once.
+products in all, none in backward. On a GPU one Triton pass over a chunk's logits does the rest, in place. Backward
+multiplies by `scale` and by the upstream gradient on the device, in fp32, and rounds once to the parameter's type.
 
-Everything here is deterministic: equal inputs give equal bits (sums run over fixed shapes, without atomics).
+Sums run over fixed shapes and without atomics: equal inputs give equal bits.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tracestill.kernels.linear_cross_entropy_options import Multiplier, RowOptions, check_weights
-from tracestill.kernels.linear_cross_entropy_reference import chunk_pass
+from tracestill.kernels import linear_cross_entropy_reference as reference
+from tracestill.kernels.linear_cross_entropy_checks import check_call, check_ranges
+from tracestill.kernels.linear_cross_entropy_options import (
+    Excess,
+    Multiplier,
+    RowOptions,
+    Rows,
+    Seen,
+    TeacherTopK,
+    check_weights,
+    multiplier,
+)
 
 STATISTICS = ("weight", "weighted_nll", "count", "nll", "correct", "entropy")
 """Columns of the statistics, each summed over the weighted rows of a kind."""
+
+PAD = 16
+"""Rows of logits are a multiple of this many elements apart on a GPU, or vector loads are lost."""
 
 
 def linear_cross_entropy(
@@ -51,8 +67,8 @@ def linear_cross_entropy(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     dynamic: Multiplier | None = None,
-    reference_nll: Tensor | None = None,  # (N,)
-    teacher: Any = None,
+    reference_nll: Tensor | None = None,  # (N,) of a reference model, for dynamic
+    teacher: TeacherTopK | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Span-weighted cross-entropy of the head's logits, and per-kind sums of what it saw.
@@ -60,45 +76,58 @@ def linear_cross_entropy(
     Args:
         weights: may already hold the normaliser's factor c; otherwise give c as `scale`.
         scale: a number or a 0-dim tensor on the same device, applied in fp32; no gradient flows into it.
-        active: rows of non-zero weight, ascending, from the packing kernel. None: found from `weights`, which
-            makes the host wait for a GPU.
+        active: the rows to look at, ascending: those of non-zero weight, from the packing kernel, and with a teacher
+            also those of non-zero teacher weight. None: found here, which makes the host wait for a GPU.
         chunk_rows: the most rows whose logits exist at a time; chunks are made of equal size.
-        dynamic: factor of the weight as a function of (nll, p, entropy), each (C,), called once a chunk.
+        dynamic: factor of the weights: `PowerOfP`, `Focal`, `Within`, `Excess` or a function as described in
+            `linear_cross_entropy_options`. A function is called with the rows of one chunk at a time.
+        teacher: adds the divergence from a teacher's top-k distribution, with a weight of its own by kind.
+        backend: "auto" takes Triton on a GPU and plain PyTorch elsewhere; "triton" or "reference" forces one.
 
     Returns:
         loss: scalar, fp32 (fp64 for fp64 inputs), attached to the graph also when no row has weight.
         statistics: (num_kinds, 6) fp32, detached; columns as in STATISTICS: the sum of w (as given: multiply by
-            `scale` for w*c), of w*f*nll, the number of rows, and the sums of nll, of correct (the target's logit
-            is the largest) and of entropy in nats.
+            `scale` for w*c), of w*f*nll, the number of weighted rows, and over these the sums of nll, of correct
+            (no logit is larger than the target's) and of entropy in nats.
 
     Raises:
-        ValueError: for shapes, types or options that do not fit; on a CPU for negative or non-finite weights. On a
-            GPU checking would make the host wait: there such weights turn loss and gradients into NaN, so that no
-            step is taken; `check_weights` finds the row where weights are made.
+        ValueError: for shapes, types or options that do not fit; on a CPU also for negative or non-finite weights
+            and for targets or kinds out of range. On a GPU checking values would make the host wait: there bad
+            weights turn loss and gradients into NaN, so that no step is taken, and `check_weights` finds the row
+            where weights are made.
     """
-    _check_shapes(hidden, weight, targets, weights, kinds, bias)
-    if chunk_rows < 1:
-        raise ValueError(f"chunk_rows must be at least 1, not {chunk_rows}")
-    if backend not in ("auto", "reference"):
-        raise ValueError(f"backend must be auto or reference, not {backend!r}")
-    if teacher is not None or reference_nll is not None:
-        raise NotImplementedError("teacher and reference_nll")
-    options = RowOptions(logit_scale, softcap, label_smoothing, z_loss, bias is not None)
+    check_call(hidden, weight, targets, weights, kinds, bias, reference_nll, teacher, num_kinds, chunk_rows)
+    if isinstance(dynamic, Excess) and reference_nll is None:
+        raise ValueError("dynamic=Excess needs reference_nll")
+    reverse = teacher is not None and teacher.reverse
+    options = RowOptions(
+        float(logit_scale), softcap, label_smoothing, z_loss, None if bias is None else bias.detach(), dynamic, reverse
+    )
+    teacher_weights = None if teacher is None else teacher.weights.to(torch.float32)[kinds.long()]
+    weighted = weights if teacher_weights is None else weights + teacher_weights
     if not weights.is_cuda:
         check_weights(weights)
-        _check_ranges(targets[weights != 0], kinds, len(weight), num_kinds)
+        if teacher_weights is not None:
+            check_weights(teacher_weights, "teacher weights by row")
+        check_ranges(targets[weights != 0], kinds, len(weight), num_kinds)
     if active is None:
-        active = weights.nonzero().squeeze(1)
+        active = weighted.detach().nonzero().squeeze(1)
     call = _Call(
-        targets=targets,
-        weights=weights.detach(),
+        rows=Rows(
+            targets,
+            weights.detach(),
+            None if reference_nll is None else reference_nll.detach(),
+            None if teacher is None else teacher.ids,
+            None if teacher is None else teacher.log_probs.detach(),
+            None if teacher_weights is None else teacher_weights.detach(),
+        ),
         kinds=kinds,
         num_kinds=num_kinds,
         active=active,
         scale=torch.as_tensor(scale, dtype=torch.float32, device=hidden.device).detach(),
         chunk_rows=chunk_rows,
         options=options,
-        dynamic=dynamic,
+        triton_pass=_triton_pass(backend, hidden),
         gradient=torch.is_grad_enabled(),
     )
     loss, statistics = _LinearCrossEntropy.apply(hidden, weight, bias, call)
@@ -109,20 +138,36 @@ def linear_cross_entropy(
 class _Call:
     """Everything of one call that autograd does not differentiate."""
 
-    targets: Tensor
-    weights: Tensor
+    rows: Rows  # all N of them
     kinds: Tensor
     num_kinds: int
     active: Tensor
     scale: Tensor
     chunk_rows: int
     options: RowOptions
-    dynamic: Multiplier | None
+    triton_pass: Callable[..., bool] | None
     gradient: bool
 
 
+def _triton_pass(backend: str, hidden: Tensor) -> Callable[..., bool] | None:
+    """The Triton pass over a chunk, or None for the plain one."""
+    if backend not in ("auto", "triton", "reference"):
+        raise ValueError(f"backend must be auto, triton or reference, not {backend!r}")
+    if backend == "reference" or (backend == "auto" and (not hidden.is_cuda or hidden.dtype == torch.float64)):
+        return None
+    try:
+        from tracestill.kernels.linear_cross_entropy_triton import chunk_pass, runs_on
+    except ImportError:
+        if backend == "auto":
+            return None
+        raise ValueError("backend='triton' needs the package triton: pip install triton") from None
+    if not runs_on(hidden):
+        raise ValueError(f"backend='triton' cannot run in {hidden.dtype} on {hidden.device}")
+    return chunk_pass
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Gradient in the forward pass; backward scales, converts and scatters."""
+    """Gradient in the forward pass; backward scales, rounds and scatters."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, call: _Call):
@@ -139,7 +184,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         factor, active, *grads = ctx.saved_tensors
         factor = factor * upstream
         scaled = [
-            None if grad is None else (grad * factor).to(kind) for grad, kind in zip(grads, ctx.types, strict=True)
+            None if grad is None else _scaled(grad, factor, kind) for grad, kind in zip(grads, ctx.types, strict=True)
         ]
         if scaled[0] is not None and len(active) != ctx.rows:
             compact = scaled[0]
@@ -147,67 +192,66 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return *scaled, None
 
 
+def _scaled(grad: Tensor, factor: Tensor, kind: torch.dtype) -> Tensor:
+    """grad * factor, computed in grad's type and rounded once to `kind`; in place where nobody can look again."""
+    if grad.dtype != kind:
+        return torch.mul(grad, factor, out=torch.empty_like(grad, dtype=kind))
+    keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+    return grad * factor if keeps_graph() else grad.mul_(factor)
+
+
 def _forward(hidden: Tensor, weight: Tensor, bias: Tensor | None, call: _Call, needs: list[bool]):
     """Loss, statistics, the factor still missing from the gradients, and the gradients (None where not needed).
 
-    Gradients come as sums over compacted rows: (M, H), (V, H), (V,), in fp32, without `scale`.
+    Gradients come as sums over the M rows looked at: (M, H), (V, H), (V,), in fp32, without `scale`.
     """
+    device, count, vocabulary = hidden.device, len(call.active), len(weight)
     exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    new = functools.partial(torch.empty, dtype=exact, device=device)
     product_type, head = _operands(hidden, weight, exact)
-    every_row = len(call.active) == len(hidden)
-    rows = len(call.active)
-    take = (lambda t: t) if every_row else (lambda t: t.index_select(0, call.active))
-    w = take(call.weights).to(exact)
-    targets = take(call.targets).masked_fill(w == 0, 0)
-    # Weights enter the products divided by a power of two near their maximum: exact, and safe at any magnitude.
-    norm = _power_of_two(w) if rows else w.new_ones(())
-    w_norm = w / norm
+    every_row = count == len(hidden)
+    rows = call.rows if every_row else call.rows.taken(call.active)
+    w = rows.weights.to(exact)
+    norm = _power_of_two(rows, exact)
+    rows = rows._replace(targets=rows.targets.masked_fill(w == 0, 0), weights=w / norm)
+    if rows.teacher_weights is not None:
+        rows = rows._replace(teacher_weights=rows.teacher_weights.to(exact) / norm)
 
-    size = -(-rows // max(1, -(-rows // call.chunk_rows)))  # chunks of equal size
-    logits = torch.empty(size, weight.shape[0], dtype=exact, device=hidden.device)
-    d_hidden = torch.empty(rows, hidden.shape[1], dtype=exact, device=hidden.device) if needs[0] else None
-    d_weight = torch.empty(weight.shape, dtype=exact, device=hidden.device) if needs[1] else None
-    d_bias = torch.zeros(weight.shape[0], dtype=exact, device=hidden.device) if needs[2] else None
-    columns = torch.empty(5, rows, dtype=exact, device=hidden.device)  # loss, weighted nll, nll, correct, entropy
-    for start in range(0, rows, max(1, size)):
-        part = slice(start, min(start + size, rows))
+    size = -(-count // max(1, -(-count // call.chunk_rows)))  # chunks of equal size
+    if call.triton_pass is None:
+        chunk_pass, logits = reference.chunk_pass, new(size, vocabulary)
+    else:
+        chunk_pass, logits = call.triton_pass, new(size, -(-vocabulary // PAD) * PAD, dtype=product_type)
+    d_hidden = new(count, hidden.shape[1]) if needs[0] else None
+    d_weight = new(weight.shape) if needs[1] else None
+    d_bias = new(vocabulary).zero_() if needs[2] else None
+    seen = Seen(*new(len(Seen._fields), count).unbind(0))
+    for start in range(0, count, max(1, size)):
+        part = slice(start, min(start + size, count))
         x = (hidden[part] if every_row else hidden.index_select(0, call.active[part])).detach().to(product_type)
-        z = logits[: len(x)]
+        z = logits[: len(x), :vocabulary]
         _product(x, head.t(), out=z)
-        if bias is not None:
-            z.add_(bias.detach().to(exact))
-        seen = chunk_pass(z, targets[part], call.options, gradient=any(needs), short_cut=needs[0])
-        g = z.to(product_type) if any(needs) else z
-        d_rows = None
-        if d_hidden is not None:
-            d_rows = _product(g, head, out=d_hidden[part])
-        entropy = seen.entropy
-        if entropy is None:
+        of, chunk = seen.part(part), rows.part(part)
+        weighted = chunk_pass(z, chunk, call.options, of, gradient=any(needs), short_cut=needs[0])
+        g = z.to(product_type)
+        d_rows = None if d_hidden is None else _product(g, head, out=d_hidden[part])
+        if not weighted:
             assert d_rows is not None
-            entropy = (seen.nll - (x * d_rows).sum(1)).clamp_(min=0)
-        f = _multiplier(call.dynamic, seen.nll, entropy)
-        row_loss = seen.nll if seen.extra is None else seen.nll + seen.extra
-        effective = w[part] if f is None else w[part] * f
-        for column, value in zip(
-            columns, (effective * row_loss, effective * seen.nll, seen.nll, seen.correct, entropy), strict=True
-        ):
-            column[part] = value
-        factor = (w_norm[part] if f is None else w_norm[part] * f).unsqueeze(1)
-        if d_rows is not None:
-            d_rows.mul_(factor)
+            torch.sub(of.nll, (x * d_rows).sum(1), out=of.entropy).clamp_(min=0)
+            factor = 1.0 if call.options.dynamic is None else multiplier(call.options.dynamic, of, chunk.reference_nll)
+            of.factor.copy_(torch.as_tensor(factor))
+            row_weights = (chunk.weights * factor).unsqueeze(1)
+            d_rows.mul_(row_weights)
+            x = x * row_weights
         if d_weight is not None:
-            _accumulate(d_weight, g.t(), (x * factor).to(product_type), first=start == 0)
+            _accumulate(d_weight, g.t(), x, first=start == 0)
         if d_bias is not None:
-            d_bias.add_((z * factor).sum(0))
-    if not rows and d_weight is not None:
+            d_bias.add_(z.sum(0, dtype=exact))
+    if not count and d_weight is not None:
         d_weight.zero_()
 
-    valid = torch.isfinite(w) & (w >= 0)
-    poison = torch.where(valid.all(), 1.0, torch.nan).to(exact)
-    scale = call.scale.to(exact) * poison
-    loss = (columns[0].double().sum() * scale.double()).to(exact)
-    statistics = _by_kind(w, columns, take(call.kinds), call.num_kinds)
-    return loss, statistics, scale * norm, (d_hidden, d_weight, d_bias)
+    loss, statistics = _sums(w, rows, seen, norm, call)
+    return loss.to(exact), statistics, call.scale.to(exact) * _poison(w) * norm, (d_hidden, d_weight, d_bias)
 
 
 def _operands(hidden: Tensor, weight: Tensor, exact: torch.dtype) -> tuple[torch.dtype, Tensor]:
@@ -237,54 +281,37 @@ def _accumulate(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
         torch.addmm(total, a, b, total.dtype, out=total)
 
 
-def _power_of_two(w: Tensor) -> Tensor:
-    """The power of two at or just above max |w|, within 2^+-100; 1 where w is all zero or not finite."""
-    _, exponent = torch.frexp(w.amax())
-    return torch.ldexp(torch.ones_like(w[0]), exponent.clamp(-100, 100))
+def _power_of_two(rows: Rows, exact: torch.dtype) -> Tensor:
+    """The power of two just above the largest weight, within 2^+-100; 1 without rows.
+
+    Weights are divided by it before they meet the gradient of the logits, and gradients multiplied at the end: exact,
+    and no weight is then too large or too small for the products' type.
+    """
+    largest = rows.weights.new_ones((), dtype=exact)
+    if len(rows.weights):
+        largest = rows.weights.amax().to(exact)
+        if rows.teacher_weights is not None:
+            largest = torch.maximum(largest, rows.teacher_weights.amax().to(exact))
+    _, exponent = torch.frexp(largest)
+    return torch.ldexp(torch.ones_like(largest), exponent.clamp(-100, 100))
 
 
-def _multiplier(dynamic: Multiplier | None, nll: Tensor, entropy: Tensor) -> Tensor | None:
-    if dynamic is None:
-        return None
-    f = dynamic(nll, torch.exp(-nll), entropy).detach()
-    if f.shape != nll.shape:
-        raise ValueError(f"dynamic must return one factor a row, {tuple(nll.shape)}, not {tuple(f.shape)}")
-    if not f.is_cuda:
-        check_weights(f)
-    return f.to(nll.dtype)
+def _poison(w: Tensor) -> Tensor:
+    """1, or NaN if a weight is negative or not finite. For GPUs: on a CPU such weights never come here."""
+    return torch.where((torch.isfinite(w) & (w >= 0)).all(), 1.0, torch.nan)
 
 
-def _by_kind(w: Tensor, columns: Tensor, kinds: Tensor, num_kinds: int) -> Tensor:
-    """(num_kinds, 6) sums. Masked, not multiplied: an infinite nll stays with its own kind."""
-    counted = (kinds.unsqueeze(0) == torch.arange(num_kinds, device=kinds.device).unsqueeze(1)) & (w != 0)  # (K, M)
-    _, weighted_nll, nll, correct, entropy = columns
-    values = (w, weighted_nll, torch.ones_like(w), nll, correct, entropy)
+def _sums(w: Tensor, rows: Rows, seen: Seen, norm: Tensor, call: _Call) -> tuple[Tensor, Tensor]:
+    """Loss (fp64) and statistics (num_kinds, 6). Masked, not multiplied: an infinite nll stays with its own kind."""
     zero = torch.zeros((), dtype=torch.float64, device=w.device)
-    return torch.stack([torch.where(counted, v.double(), zero).sum(1) for v in values], 1).float()
-
-
-def _check_shapes(
-    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, kinds: Tensor, bias: Tensor | None
-) -> None:
-    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
-        raise ValueError(f"hidden (N, H) and weight (V, H) do not fit: {tuple(hidden.shape)}, {tuple(weight.shape)}")
-    for name, tensor in (("targets", targets), ("weights", weights), ("kinds", kinds)):
-        if tensor.shape != hidden.shape[:1]:
-            raise ValueError(f"{name} must have shape ({len(hidden)},), not {tuple(tensor.shape)}")
-    for name, tensor, kind in (("targets", targets, torch.int64), ("kinds", kinds, torch.uint8)):
-        if tensor.dtype != kind:
-            raise ValueError(f"{name} must be {kind}, not {tensor.dtype}")
-    if weights.dtype != torch.float32:
-        raise ValueError(f"weights must be torch.float32, not {weights.dtype}")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias must have shape ({len(weight)},), not {tuple(bias.shape)}")
-
-
-def _check_ranges(targets: Tensor, kinds: Tensor, vocabulary: int, num_kinds: int) -> None:
-    """On a CPU only. On a GPU a target out of range is the device's own assertion, as in PyTorch's loss."""
-    if len(targets) and not 0 <= int(targets.amin()) <= int(targets.amax()) < vocabulary:
-        raise ValueError(
-            f"targets of weighted rows must lie in [0, {vocabulary}), not {targets.amin()}..{targets.amax()}"
-        )
-    if len(kinds) and int(kinds.amax()) >= num_kinds:
-        raise ValueError(f"kinds must lie below num_kinds = {num_kinds}, not {int(kinds.amax())}")
+    counted = w != 0
+    effective = w.double() * seen.factor
+    weighted_nll = effective * seen.nll
+    loss = torch.where(counted, weighted_nll + effective * seen.extra, zero).sum()
+    if rows.teacher_weights is not None:
+        loss = loss + (rows.teacher_weights.double() * seen.divergence).sum() * norm
+    kinds = call.kinds if len(call.kinds) == len(w) else call.kinds.index_select(0, call.active)
+    member = (kinds.unsqueeze(0) == torch.arange(call.num_kinds, device=w.device).unsqueeze(1)) & counted  # (K, M)
+    columns = (w, weighted_nll, torch.ones_like(w), seen.nll, seen.correct, seen.entropy)
+    statistics = torch.stack([torch.where(member, column.double(), zero).sum(1) for column in columns], 1)
+    return loss * call.scale.double() * _poison(w), statistics.float()

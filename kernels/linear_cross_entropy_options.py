@@ -1,15 +1,93 @@
-"""Options of `linear_cross_entropy`: what changes a row's loss, and the multipliers that read the model."""
+"""Options of `linear_cross_entropy`: what makes up a row's loss, and the multipliers that read the model.
+
+A multiplier is a function of (nll, p, entropy) of C rows, each (C,), p being the target's probability, that
+returns (C,) factors of the rows' weights, finite and >= 0. If the caller gives a reference model's nll, it is the
+function's fourth argument. Factors are constants for autograd: they weigh a gradient, they are not differentiated.
+The classes below are such functions, and the Triton pass has them built in; any other Python function works too,
+at the price of one more pass over the logits on a GPU. Chunks are an accident of memory, so a function must treat
+every row by itself.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Multiplier = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(nll, p, entropy), each (C,) fp32 -> (C,) factor of the weight, finite and >= 0, taken as a constant."""
+Multiplier = Callable[..., Tensor]
+"""(nll, p, entropy[, reference_nll]) -> factor, each (C,)."""
+
+TAIL_FLOOR = 1e-6
+"""Least probability that either model's tail counts with, in the teacher term."""
+
+
+@dataclass(frozen=True)
+class PowerOfP:
+    """p ** exponent. With exponent 1, dynamic fine-tuning (DFT, arXiv 2508.05629)."""
+
+    exponent: float = 1.0
+
+    def __call__(self, nll: Tensor, p: Tensor, entropy: Tensor, reference: Tensor | None = None) -> Tensor:
+        return torch.exp(-self.exponent * nll)
+
+
+@dataclass(frozen=True)
+class Focal:
+    """(1 - p) ** gamma, the modulating factor of the focal loss (arXiv 1708.02002), held constant."""
+
+    gamma: float = 2.0
+
+    def __call__(self, nll: Tensor, p: Tensor, entropy: Tensor, reference: Tensor | None = None) -> Tensor:
+        return (1 - p) ** self.gamma
+
+
+@dataclass(frozen=True)
+class Within:
+    """1 where nll and entropy, in nats, both lie within their bounds (inclusive), else 0."""
+
+    nll_min: float = -inf
+    nll_max: float = inf
+    entropy_min: float = -inf
+    entropy_max: float = inf
+
+    def __call__(self, nll: Tensor, p: Tensor, entropy: Tensor, reference: Tensor | None = None) -> Tensor:
+        kept = (nll >= self.nll_min) & (nll <= self.nll_max)
+        return (kept & (entropy >= self.entropy_min) & (entropy <= self.entropy_max)).to(nll.dtype)
+
+
+@dataclass(frozen=True)
+class Excess:
+    """1 where nll exceeds the reference model's by more than `threshold` nats, else 0 (Rho-1, arXiv 2404.07965).
+
+    Rho-1 keeps the top share of a batch. A share of what happens to lie in one chunk or on one rank would depend on
+    how the step was cut up, so here the threshold is given: take it from the quantile of earlier steps.
+    """
+
+    threshold: float = 0.0
+
+    def __call__(self, nll: Tensor, p: Tensor, entropy: Tensor, reference: Tensor | None = None) -> Tensor:
+        assert reference is not None
+        return (nll - reference > self.threshold).to(nll.dtype)
+
+
+@dataclass(frozen=True)
+class TeacherTopK:
+    """The teacher's k largest log-probabilities of every row, and how much to follow them.
+
+    With q the teacher's and p the student's probability of the k tokens, and each model's remaining mass taken as
+    one more outcome (the tail, at least TAIL_FLOOR), a row's term is the divergence of two distributions over k + 1
+    outcomes: KL(q || p), or KL(p || q) with `reverse`. Unlike a sum over the k tokens alone it is never negative and
+    is least where student and teacher agree.
+    """
+
+    ids: Tensor  # (N, k) int64 in [0, V), distinct within a row
+    log_probs: Tensor  # (N, k) natural logarithms; -inf: no entry, for rows of fewer than k
+    weights: Tensor  # (num_kinds,) fp32, finite and >= 0: weight of the term by kind, independent of `weights`
+    reverse: bool = False
 
 
 @dataclass(frozen=True)
@@ -20,7 +98,9 @@ class RowOptions:
     softcap: float | None = None
     label_smoothing: float = 0.0
     z_loss: float = 0.0
-    bias: bool = False
+    bias: Tensor | None = None  # (V,)
+    dynamic: Multiplier | None = None
+    reverse: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning.  Raises ValueError."""
@@ -32,9 +112,54 @@ class RowOptions:
             raise ValueError(f"z_loss must be >= 0, not {self.z_loss}")
 
 
-def check_weights(weights: Tensor) -> None:
+class Rows(NamedTuple):
+    """What is known of the C rows of a chunk beside their logits."""
+
+    targets: Tensor  # (C,) int64
+    weights: Tensor  # (C,) divided by a power of two, so that the largest is about 1
+    reference_nll: Tensor | None  # (C,)
+    teacher_ids: Tensor | None  # (C, k) int64
+    teacher_log_probs: Tensor | None  # (C, k)
+    teacher_weights: Tensor | None  # (C,) divided like `weights`
+
+    def taken(self, index: Tensor) -> Rows:
+        """The rows of an index."""
+        return Rows(*(None if t is None else t.index_select(0, index) for t in self))  # type: ignore[arg-type]
+
+    def part(self, part: slice) -> Rows:
+        return Rows(*(None if t is None else t[part] for t in self))  # type: ignore[arg-type]
+
+
+class Seen(NamedTuple):
+    """What a pass over the logits found in its rows, each (C,); views of one buffer, written by the pass."""
+
+    nll: Tensor  # -log p of the target
+    correct: Tensor  # 1 where the target's logit is the row's maximum
+    entropy: Tensor  # nats
+    extra: Tensor  # what label smoothing and z-loss add to nll
+    factor: Tensor  # what `dynamic` multiplies the weight by
+    divergence: Tensor  # the teacher term before its weight
+
+    def part(self, part: slice) -> Seen:
+        return Seen(*(t[part] for t in self))
+
+
+def multiplier(dynamic: Multiplier, seen: Seen, reference_nll: Tensor | None) -> Tensor:
+    """(C,) factors. Raises ValueError for a wrong shape, and on a CPU for a negative or non-finite factor."""
+    arguments = [seen.nll, torch.exp(-seen.nll), seen.entropy]
+    if reference_nll is not None:
+        arguments.append(reference_nll)
+    factor = dynamic(*arguments).detach()
+    if factor.shape != seen.nll.shape:
+        raise ValueError(f"dynamic must return one factor a row, {tuple(seen.nll.shape)}, not {tuple(factor.shape)}")
+    if not factor.is_cuda:
+        check_weights(factor, "factors of dynamic")
+    return factor.to(seen.nll.dtype)
+
+
+def check_weights(weights: Tensor, name: str = "weights") -> None:
     """Raise ValueError unless every weight is finite and >= 0; call it where weights are made (it waits for a GPU)."""
     bad = ~(torch.isfinite(weights) & (weights >= 0))
     if bool(bad.any()):
         row = int(bad.flatten().nonzero()[0])
-        raise ValueError(f"weights must be finite and >= 0, but row {row} holds {float(weights.flatten()[row])}")
+        raise ValueError(f"{name} must be finite and >= 0, but row {row} holds {float(weights.flatten()[row])}")
