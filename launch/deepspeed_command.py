@@ -24,7 +24,9 @@ ENTRY_POINT = "tracestill.trainer.train"
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 15.0  # what ranks get between SIGTERM and SIGKILL
 TAIL_LINES = 12
-LOGGING = re.compile(r"^\s*(\[\d{4}-|\[[WI]\d{4}|\[Gloo\]|\S+\.py:\d+: \w*Warning|$)")  # what libraries say of themselves
+LOGGING = re.compile(
+    r"^\s*(\[\d{4}-|\[[WI]\d{4}|\[Gloo\]|\S+\.py:\d+: \w*Warning|$)"
+)  # what libraries say of themselves
 
 
 class TrainingFailed(RuntimeError):

@@ -1,0 +1,192 @@
+"""Charts as inline SVG, drawn by hand: text stays text, and colours follow the page's light or dark theme."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+SERIES = ("s0", "s1", "s2", "s3", "s4", "s5")  # CSS classes that hold the colours of arms
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The plot's area inside the picture, and the ranges that it shows."""
+
+    width: float
+    height: float
+    x_max: float
+    y_min: float
+    y_max: float
+    log: bool
+    left: float = 46
+    right: float = 12
+    top: float = 12
+    bottom: float = 30
+
+    def x(self, value: float) -> float:
+        return self.left + (self.width - self.left - self.right) * value / max(self.x_max, 1e-12)
+
+    def y(self, value: float) -> float:
+        low, high, at = self.y_min, self.y_max, value
+        if self.log:
+            low, high, at = math.log10(low), math.log10(high), math.log10(max(value, self.y_min))
+        share = (at - low) / max(high - low, 1e-12)
+        return self.height - self.bottom - (self.height - self.top - self.bottom) * min(max(share, 0.0), 1.0)
+
+
+def lines(
+    series: Mapping[str, Sequence[tuple[float, float]]],  # name -> (x, y) in the order of x
+    *,
+    title: str,
+    x_label: str = "step",
+    width: float = 330,
+    height: float = 200,
+    log: bool = True,
+) -> str:
+    """A line chart; a series keeps its colour by its place even if it is empty."""
+    points = [point for values in series.values() for point in values if point[1] is not None]
+    if not points:
+        return ""
+    values = [y for _, y in points if y > 0] if log else [y for _, y in points]
+    if not values:
+        return ""
+    high = max(values)
+    low = max(min(values), high * 1e-4) if log else min(0.0, *values)
+    if log:
+        low, high = low / 1.15, high * 1.15
+    frame = Frame(width, height, max(x for x, _ in points), low, high if high > low else low + 1, log)
+    parts = [grid(frame, x_label)]
+    for index, (name, curve) in enumerate(series.items()):
+        if curve:
+            path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in curve)
+            parts.append(
+                f'<polyline class="line {SERIES[index % len(SERIES)]}" points="{path}"><title>{escape(name)}</title></polyline>'
+            )
+    return figure(title, "".join(parts), width, height)
+
+
+def grid(frame: Frame, x_label: str) -> str:
+    """Axes with ticks, labels and thin lines across."""
+    parts = []
+    for value in ticks_log(frame.y_min, frame.y_max) if frame.log else ticks(frame.y_min, frame.y_max, 4):
+        y = frame.y(value)
+        parts.append(
+            f'<line class="grid" x1="{frame.left}" x2="{frame.width - frame.right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        )
+        parts.append(
+            f'<text class="tick" x="{frame.left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number(value)}</text>'
+        )
+    base = frame.height - frame.bottom
+    for value in ticks(0, frame.x_max, 4):
+        x = frame.x(value)
+        parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{base}" y2="{base + 4}"/>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{base + 15}" text-anchor="middle">{number(value)}</text>')
+    parts.append(f'<line class="axis" x1="{frame.left}" x2="{frame.width - frame.right}" y1="{base}" y2="{base}"/>')
+    end = frame.width - frame.right
+    parts.append(f'<text class="tick" x="{end}" y="{frame.height - 3}" text-anchor="end">{escape(x_label)}</text>')
+    return "".join(parts)
+
+
+def intervals(rows: Sequence[tuple[str, float, float, float]], *, width: float = 700) -> str:
+    """Bars from 0 to 100 % with their interval: (name, share, low, high) of each row."""
+    left, right, step, bar = 170.0, 120.0, 46.0, 20.0
+    span = width - left - right
+    height = step * len(rows) + 26
+    parts = []
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        x = left + span * share
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{height - 20}"/>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 6}" text-anchor="middle">{share:.0%}</text>')
+    for index, (name, share, low, high) in enumerate(rows):
+        top = 8 + index * step
+        middle = top + bar / 2
+        colour = SERIES[index % len(SERIES)]
+        parts.append(f'<text class="label" x="{left - 10}" y="{middle + 4.5}" text-anchor="end">{escape(name)}</text>')
+        parts.append(
+            f'<rect class="bar {colour}" x="{left}" y="{top}" width="{span * share:.1f}" height="{bar}" rx="2"/>'
+        )
+        a, b = left + span * low, left + span * high
+        parts.append(f'<line class="whisker" x1="{a:.1f}" x2="{b:.1f}" y1="{middle}" y2="{middle}"/>')
+        for x in (a, b):
+            parts.append(f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{middle - 5}" y2="{middle + 5}"/>')
+        parts.append(f'<text class="figure" x="{b + 10:.1f}" y="{middle + 6}">{share:.1%}</text>')
+    return figure("", "".join(parts), width, height)
+
+
+def stacked(
+    rows: Sequence[tuple[str, Sequence[tuple[str, float, str]]]],  # (row, [(part, amount, CSS class)])
+    *,
+    width: float = 700,
+    total: float | None = None,
+) -> str:
+    """Horizontal bars cut into parts, to one scale; the legend below names each part once."""
+    left, right, step, bar = 170.0, 90.0, 34.0, 20.0
+    longest = total or max((sum(amount for _, amount, _ in parts) for _, parts in rows), default=0.0)
+    if longest <= 0:
+        return ""
+    scale = (width - left - right) / longest
+    shapes = []
+    legend: dict[str, str] = {}
+    for index, (name, parts) in enumerate(rows):
+        top, x = 6 + index * step, left
+        shapes.append(f'<text class="label" x="{left - 10}" y="{top + 14.5}" text-anchor="end">{escape(name)}</text>')
+        for part, amount, colour in parts:
+            if amount <= 0:
+                continue
+            legend.setdefault(part, colour)
+            title = f"{part}: {amount:,.6g}"
+            shapes.append(
+                f'<rect class="bar {colour}" x="{x:.1f}" y="{top}" width="{max(amount * scale, 0.7):.1f}" height="{bar}">'
+                f"<title>{escape(title)}</title></rect>"
+            )
+            x += amount * scale
+        whole = sum(amount for _, amount, _ in parts)
+        shapes.append(f'<text class="figure small" x="{x + 8:.1f}" y="{top + 14.5}">{number(whole, exact=True)}</text>')
+    keys = "".join(
+        f'<span class="key"><i class="{colour}"></i>{escape(part)}</span>' for part, colour in legend.items()
+    )
+    return figure("", "".join(shapes), width, step * len(rows) + 4) + f'<div class="legend">{keys}</div>'
+
+
+def figure(title: str, body: str, width: float, height: float) -> str:
+    caption = f"<figcaption>{escape(title)}</figcaption>" if title else ""
+    return (
+        f'<figure>{caption}<svg viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img" '
+        f'aria-label="{escape(title or "chart")}">{body}</svg></figure>'
+    )
+
+
+def ticks(low: float, high: float, wanted: int) -> list[float]:
+    """Round numbers from low to high, about ``wanted`` steps apart."""
+    if high <= low:
+        return [low]
+    raw = (high - low) / wanted
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw)
+    first = math.ceil(low / step - 1e-9)
+    return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def ticks_log(low: float, high: float) -> list[float]:
+    """Powers of ten between low and high; of 1, 2, 5 where there are fewer than three."""
+    for factors in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)):
+        found = [
+            f * 10.0**k
+            for k in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+            for f in factors
+            if low <= f * 10.0**k <= high
+        ]
+        if len(found) >= 3:
+            return found
+    return found or ticks(low, high, 3)
+
+
+def number(value: float, *, exact: bool = False) -> str:
+    """A short figure: 12k, 0.003; or with all its thousands."""
+    if exact:
+        return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:,.1f}"
+    if abs(value) >= 10_000:
+        return f"{value / 1000:,.0f}k"
+    return f"{value:,.4g}" if abs(value) >= 0.001 or value == 0 else f"{value:.0e}"

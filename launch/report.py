@@ -1,0 +1,203 @@
+"""The report of a run: gathers what the stages left into report.json, and shows it in one self-contained page."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.stage import read_manifest, stage, versions, write_json
+from tracestill.launch.report_html import page
+from tracestill.trainer.run_directory import RunDirectory
+
+FORMAT = 1
+CURVE_POINTS = 400  # of each curve; a longer log is thinned evenly, its last line stays
+EXAMPLES = 3  # right answers, and wrong ones, shown of each arm
+SHARED = ("sample", "select", "tokenizer")
+
+
+def write_report(run: RunDirectory) -> None:
+    """Write report/report.json and report/report.html from the stages that have finished.
+
+    Raises InputError if a file of a finished stage cannot be read.
+    """
+    found = gather(run)
+    with stage(run.stage("", "report"), "report", {}, {}) as work:
+        write_json(work.path / "report.json", found)
+        (work.path / "report.html").write_text(page(found), encoding="utf-8")
+        work.counts = {"arms": len(found["arms"]), "missing": len(found["missing"])}
+
+
+def gather(run: RunDirectory) -> dict[str, Any]:
+    """Everything that the page shows, as JSON.
+
+    ``arms`` maps each arm to ``data``, ``plan``, ``train`` and ``evaluation``, each null while its stage has not
+    finished; ``missing`` names those stages; ``stages`` lists the seconds that each finished stage took.
+    """
+    recipe = run.recipe
+    arms: dict[str, Any] = {}
+    stages: list[dict[str, Any]] = []
+    missing: list[str] = []
+    seen: set[Path] = set()
+
+    def manifest_of(arm: str, name: str) -> dict[str, Any] | None:
+        directory = run.stage(arm, name)
+        manifest = read_manifest(directory)
+        if directory not in seen:
+            seen.add(directory)
+            own = arm if run.root / "arms" in directory.parents else None
+            if manifest is None:
+                missing.append(f"{name} {own}" if own else name)
+            else:
+                stages.append({"stage": name, "arm": own, "seconds": manifest.get("seconds")})
+        return manifest
+
+    arm_names = recipe.arm_names()
+    sample = manifest_of(arm_names[0], "sample")
+    for name in ("select", "tokenizer", "encode", "plan", "train", "evaluate"):
+        for arm in arm_names:
+            manifest = manifest_of(arm, name)
+            arms.setdefault(arm, {})[name] = manifest
+    return {
+        "format": FORMAT,
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "written": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "missing": missing,
+        "sample": (sample or {}).get("counts"),
+        "arms": {arm: gather_arm(run, arm, manifests) for arm, manifests in arms.items()},
+        "stages": stages,
+        "kinds": list(recipe.span_kinds().names),
+        "recipe": recipe.model_dump(mode="json"),
+        "versions": {"python": platform.python_version(), **versions()},
+        "machine": machine(),
+    }
+
+
+def gather_arm(run: RunDirectory, arm: str, manifests: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one arm, from the manifests of its stages and the files beside them."""
+    recipe = run.recipe.for_arm(arm)
+    encode, plan = manifests["encode"], manifests["plan"]
+    return {
+        "overrides": run.recipe.arms.get(arm, {}),
+        "weights": recipe.weighting.model_dump(mode="json")["weights"],
+        "selection": (manifests["select"] or {}).get("counts"),
+        "vocabulary": (manifests["tokenizer"] or {}).get("vocab_size"),
+        "data": encode["counts"] if encode else None,
+        "plan": {key: plan[key] for key in ("steps_per_epoch", "epochs", "statistics")} if plan else None,
+        "train": gather_training(run.stage(arm, "train"), manifests["train"]),
+        "preview": read_json(run.stage(arm, "train") / "preview.json"),
+        "evaluation": read_json(run.stage(arm, "evaluate") / "result.json") if manifests["evaluate"] else None,
+        "examples": examples(run.stage(arm, "evaluate") / "predictions.parquet") if manifests["evaluate"] else [],
+    }
+
+
+def gather_training(directory: Path, manifest: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The curve of a training that has begun, and whether it has finished."""
+    lines = [line for line in log_lines(directory / "log.jsonl") if "loss" in line]
+    if not lines:
+        return None
+    last = lines[-1]
+    return {
+        "finished": manifest is not None,
+        "steps": last["step"],
+        "epochs": last.get("epoch", 0) + 1,
+        "seconds": (manifest or {}).get("seconds"),
+        "loss": last["loss"],
+        "kinds": last["kinds"],
+        "tokens": sum(line.get("tokens", 0) for line in lines),
+        "weighted_tokens": sum(line.get("weighted_tokens", 0) for line in lines),
+        "step_seconds": sum(line.get("seconds", 0.0) for line in lines),
+        "curve": [
+            {
+                "step": line["step"],
+                "loss": line["loss"],
+                "lr": line.get("lr"),
+                "grad_norm": line.get("grad_norm"),
+                "kinds": {
+                    kind: {key: row.get(key) for key in ("loss", "accuracy")} for kind, row in line["kinds"].items()
+                },
+            }
+            for line in thin(lines, CURVE_POINTS)
+        ],
+    }
+
+
+def thin(lines: list[Any], limit: int) -> list[Any]:
+    """At most ``limit`` of the lines at even distances, the last one among them."""
+    stride = -(-len(lines) // limit)
+    return lines[::-1][::stride][::-1]
+
+
+def log_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines of a log; one torn by a crash is left out."""
+    if not path.exists():
+        return
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(text)
+        except ValueError:
+            continue
+
+
+def read_json(path: Path) -> Any:
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error}); run the stage again") from error
+
+
+def examples(path: Path) -> list[dict[str, Any]]:
+    """The first right answers of an arm, and its first wrong ones."""
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({error}); evaluate again") from error
+    keep = ("question", "gold", "trace", "answer", "correct", "tokens", "text")
+    chosen = [row for correct in (True, False) for row in [r for r in rows if bool(r["correct"]) is correct][:EXAMPLES]]
+    return [{key: row.get(key) for key in keep} for row in chosen]
+
+
+def machine() -> dict[str, Any]:
+    """What the run was reported on: no name that identifies the host."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1),
+        "gpus": gpus(),
+    }
+
+
+def processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def gpus() -> list[str]:
+    """Names of the GPUs, as nvidia-smi tells them; none where it is not installed."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    found = subprocess.run(
+        [program, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=30, check=False
+    )
+    return [line.strip() for line in found.stdout.splitlines() if line.strip()] if found.returncode == 0 else []

@@ -1,0 +1,345 @@
+"""The report's page: one HTML file that needs no network. All text of the run is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import yaml
+
+from tracestill.launch.charts import SERIES, intervals, lines, stacked
+from tracestill.launch.report_style import REJECTED, STYLE, colour_rules, kind_class
+
+Found = dict[str, Any]
+
+
+def page(found: Found) -> str:
+    """The whole page for what ``report.gather`` found; parts whose stage has not run are left out, and named."""
+    sections = (headline, held_out, curves, weighting, data, plans, times, traces, provenance)
+    body = "".join(section(found) for section in sections)
+    title = escape(found["name"])
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{title}: report</title><style>{STYLE}{colour_rules()}</style></head><body>{body}</body></html>\n"
+    )
+
+
+def headline(found: Found) -> str:
+    machine = found["machine"]
+    where = ", ".join(machine["gpus"]) or f"{machine['processor']}, {machine['cores']} cores"
+    evaluated = {arm: row["evaluation"] for arm, row in found["arms"].items() if row["evaluation"]}
+    parts = [
+        f"<h1>{escape(found['name'])}</h1>",
+        f'<p class="soft">Tracestill {escape(found["versions"].get("tracestill", ""))} · seed {found["seed"]} · '
+        f"{escape(where)} · {escape(found['written'].replace('T', ' ').replace('+00:00', ' UTC'))}</p>",
+    ]
+    if found["missing"]:
+        names = ", ".join(escape(name) for name in found["missing"])
+        parts.append(f'<p class="note">Not in this report, because the stage has not finished: {names}.</p>')
+    if not evaluated:
+        return "".join(parts)
+    said = ", ".join(f"<b>{row['accuracy']:.1%}</b> for <b>{escape(arm)}</b>" for arm, row in evaluated.items())
+    questions = max(row["questions"] for row in evaluated.values())
+    parts.append(f'<p class="lead">Share of {questions:,} held-out questions answered right: {said}.</p>')
+    rows = [
+        (arm, row["accuracy"], row.get("accuracy_low", row["accuracy"]), row.get("accuracy_high", row["accuracy"]))
+        for arm, row in evaluated.items()
+    ]
+    parts.append(intervals(rows))
+    parts.append('<p class="soft">Whiskers: 95 % interval (Wilson). Answers come from free generation.</p>')
+    parts.append(
+        table(
+            ["arm", "right", "95 % interval", "tokens a trace", "cut off", "optimizer steps", "training"],
+            [
+                [
+                    escape(arm),
+                    f"{row['accuracy']:.1%}",
+                    f"{low:.1%} to {high:.1%}",
+                    f"{row['trace_tokens_mean']:,.1f}",
+                    f"{row['truncated']:,}",
+                    steps_of(found["arms"][arm]["train"]),
+                    seconds((found["arms"][arm]["train"] or {}).get("seconds")),
+                ]
+                for (arm, _, low, high), row in zip(rows, evaluated.values(), strict=True)
+            ],
+        )
+    )
+    return "".join(parts)
+
+
+def held_out(found: Found) -> str:
+    rows = {arm: (row["evaluation"] or {}).get("kinds") or {} for arm, row in found["arms"].items()}
+    kinds = [kind for kind in found["kinds"] if any(kind in row for row in rows.values())]
+    if not kinds:
+        return ""
+    body = []
+    for kind in kinds:
+        losses = [row[kind]["loss"] if kind in row else None for row in rows.values()]
+        least = min(loss for loss in losses if loss is not None)
+        cells = [f'<b class="{kind_class(kind, found["kinds"])}">{escape(kind)}</b>']
+        for row, loss in zip(rows.values(), losses, strict=True):
+            cells += (
+                ["", ""]
+                if loss is None
+                else [
+                    f"*{loss:.4f}" if loss == least and len(rows) > 1 else f"{loss:.4f}",
+                    f"{row[kind]['accuracy']:.1%}",
+                ]
+            )
+        body.append(cells)
+    heads = ["kind", *(f"{escape(arm)}<br>{what}" for arm in rows for what in ("loss", "predicted"))]
+    return (
+        "<h2>Held-out loss by span kind</h2><p class='soft'>Mean negative log-likelihood in nats a token on held-out "
+        "documents, and the share of tokens predicted right, each given all tokens before it.</p>" + table(heads, body)
+    )
+
+
+def curves(found: Found) -> str:
+    trained = {arm: row["train"] for arm, row in found["arms"].items() if row["train"]}
+    if not trained:
+        return ""
+    kinds = [
+        k for k in found["kinds"] if any(k in point["kinds"] for row in trained.values() for point in row["curve"])
+    ]
+
+    def series(pick: Any) -> dict[str, list[tuple[float, float]]]:
+        result: dict[str, list[tuple[float, float]]] = {}
+        for arm in found["arms"]:
+            points = trained[arm]["curve"] if arm in trained else []
+            result[arm] = [(point["step"], value) for point in points if (value := pick(point)) is not None]
+        return result
+
+    charts = [lines(series(lambda point: point["loss"]), title="loss, weighted")]
+    for kind in kinds:
+        charts.append(
+            lines(series(lambda point, k=kind: point["kinds"].get(k, {}).get("loss")), title=f"loss of {kind}")
+        )
+    charts.append(lines(series(lambda point: point.get("grad_norm")), title="norm of the gradient"))
+    charts.append(lines(series(lambda point: point.get("lr")), title="learning rate", log=False))
+    body = []
+    for arm, row in trained.items():
+        rate = row["tokens"] / row["step_seconds"] if row["step_seconds"] else 0.0
+        state = "" if row["finished"] else " (unfinished)"
+        cells = [escape(arm) + state, f"{row['steps']:,}", f"{row['epochs']:,}", f"{row['tokens']:,}"]
+        body.append([*cells, f"{rate:,.0f}", f"{row['loss']:.4f}", seconds(row["seconds"])])
+    heads = ["arm", "steps", "epochs", "tokens", "tokens a second", "last loss", "time"]
+    return (
+        "<h2>Training</h2><p class='soft'>Losses in nats a token, on a logarithmic scale; means of the steps between "
+        "two lines of the log.</p>" + legend(found) + f'<div class="many">{"".join(charts)}</div>' + table(heads, body)
+    )
+
+
+def weighting(found: Found) -> str:
+    parts = []
+    for arm, row in found["arms"].items():
+        preview = row["preview"]
+        if not preview:
+            continue
+        parts.append(f"<div><h3>{escape(arm)}</h3>")
+        heads = ["kind", "weight", "tokens", "share of weights", "share of loss"]
+        parts.append(
+            table(
+                heads,
+                [
+                    [
+                        f'<b class="{kind_class(line["kind"], found["kinds"])}">{escape(line["kind"])}</b>',
+                        f"{line['weight']:g}",
+                        f"{line['tokens']:,}",
+                        f"{line['weight_share']:.1%}",
+                        f"{line['loss_share']:.1%}",
+                    ]
+                    for line in preview["kinds"]
+                ],
+            )
+        )
+        tokens = "".join(
+            f'<span class="{kind_class(token["kind"], found["kinds"])}{"" if token["weight"] else " zero"}" '
+            f'title="{escape(token["kind"])} × {token["weight"]:g}">{escape(token["text"]) or "␣"}</span>'
+            for token in preview["document"]["tokens"]
+        )
+        parts.append(f'<div class="document">{tokens}</div></div>')
+    if not parts:
+        return ""
+    return (
+        "<h2>What the weighting does</h2><p class='soft'>The first optimizer step, before anything is learnt, and one "
+        "of its documents: a solid line under a token that counts in the loss, a dotted one under a token that does "
+        f'not.</p><div class="pair">{"".join(parts)}</div>'
+    )
+
+
+def data(found: Found) -> str:
+    parts = []
+    counts = found["sample"]
+    if counts:
+        parts.append(
+            f"<p>{counts.get('train_questions', 0):,} training questions and {counts.get('test_questions', 0):,} "
+            f"held-out ones; {counts.get('out', 0):,} records sampled.</p>"
+        )
+    bars, seen = [], []
+    for arm, row in found["arms"].items():
+        chosen = row["selection"]
+        if not chosen or chosen in seen:
+            continue
+        seen.append(chosen)
+        reasons = [
+            (reason.replace("_", " "), count, REJECTED[i % len(REJECTED)])
+            for i, (reason, count) in enumerate(sorted(chosen.get("rejected", {}).items()))
+        ]
+        bars.append(
+            ("all arms" if len(found["arms"]) > 1 and not seen[1:] else arm, [("kept", chosen["out"], "s0"), *reasons])
+        )
+        share = chosen["out"] / chosen["in"] if chosen["in"] else 0.0
+        parts.append(f"<p>Selection kept {chosen['out']:,} of {chosen['in']:,} records ({share:.1%}).</p>")
+    if len(bars) > 1:
+        bars[0] = (next(iter(found["arms"])), bars[0][1])
+    parts.append(stacked(bars))
+    tokens = [
+        (
+            arm,
+            [
+                (k, row["data"]["splits"]["train"]["targets"].get(k, 0), kind_class(k, found["kinds"]))
+                for k in found["kinds"]
+            ],
+        )
+        for arm, row in found["arms"].items()
+        if row["data"] and "train" in row["data"].get("splits", {})
+    ]
+    if tokens:
+        parts.append("<h3>Training targets by span kind</h3>" + stacked(tokens))
+    return "<h2>Data</h2>" + "".join(parts) if counts or seen or tokens else ""
+
+
+def plans(found: Found) -> str:
+    planned = {arm: row["plan"] for arm, row in found["arms"].items() if row["plan"]}
+    if not planned:
+        return ""
+    body = []
+    for arm, row in planned.items():
+        statistics = row["statistics"]
+        balance = ", ".join(f"{float(value):.3f} on {ranks}" for ranks, value in statistics["imbalance"].items())
+        body.append(
+            [
+                escape(arm),
+                f"{statistics['documents']:,}",
+                f"{statistics['tokens']:,}",
+                f"{statistics['packs']:,}",
+                f"{statistics['fill']:.1%}",
+                f"{statistics['wasted_tokens']:,}",
+                f"{row['steps_per_epoch']:,}",
+                f"{row['epochs']:,}",
+                escape(balance),
+            ]
+        )
+    heads = [
+        "arm",
+        "documents",
+        "tokens",
+        "packs",
+        "filled",
+        "padding",
+        "steps an epoch",
+        "epochs",
+        "imbalance, on ranks",
+    ]
+    return (
+        "<h2>Plan</h2><p class='soft'>Packs of one epoch. Imbalance: work of the busiest rank over the mean, 1 is "
+        "perfect.</p>" + table(heads, body)
+    )
+
+
+def times(found: Found) -> str:
+    order = list(found["arms"])
+    names = list(dict.fromkeys(row["stage"] for row in found["stages"]))
+    rows = [
+        (
+            name,
+            [
+                (
+                    row["arm"] or "shared",
+                    row["seconds"] or 0.0,
+                    SERIES[order.index(row["arm"]) % 6] if row["arm"] else "s5",
+                )
+                for row in found["stages"]
+                if row["stage"] == name
+            ],
+        )
+        for name in names
+    ]
+    if not rows:
+        return ""
+    whole = sum(row["seconds"] or 0.0 for row in found["stages"])
+    return f"<h2>Time of each stage</h2><p class='soft'>Seconds; {seconds(whole)} in all.</p>" + stacked(rows)
+
+
+def traces(found: Found) -> str:
+    parts = []
+    for arm, row in found["arms"].items():
+        if not row["examples"]:
+            continue
+        parts.append(f"<div><h3>{escape(arm)}</h3>")
+        for example in row["examples"]:
+            answer = escape(str(example["answer"])) if example["answer"] else "<i>none</i>"
+            mark = (
+                '<span class="mark right">right</span>'
+                if example["correct"]
+                else '<span class="mark wrong">wrong</span>'
+            )
+            trace = escape(example["trace"] or "") or '<span class="soft">(no trace)</span>'
+            parts.append(
+                f'<div class="example"><p>{escape(example["question"])}</p><pre>{trace}</pre>'
+                f"<p>answer {answer} · gold {escape(example['gold'])} · {mark} · {example['tokens']:,} tokens</p></div>"
+            )
+        parts.append("</div>")
+    if not parts:
+        return ""
+    return (
+        "<h2>Generated traces</h2><p class='soft'>The first held-out questions that each student answered right, and "
+        f'wrong.</p><div class="pair">{"".join(parts)}</div>'
+    )
+
+
+def provenance(found: Found) -> str:
+    machine = found["machine"]
+    rows = [[escape(name), escape(version)] for name, version in found["versions"].items()]
+    rows += [
+        [escape(name), escape(", ".join(value) if isinstance(value, list) else str(value))]
+        for name, value in machine.items()
+        if value
+    ]
+    recipe = escape(yaml.safe_dump(found["recipe"], sort_keys=False, allow_unicode=True))
+    return (
+        "<h2>How it was made</h2>"
+        + table(["what", "which"], rows)
+        + f"<details><summary>The resolved recipe</summary><pre>{recipe}</pre></details>"
+    )
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Heads and cells are HTML; a cell that begins with ``*`` is the best of its row."""
+    top = "".join(f"<th>{head}</th>" for head in heads)
+    body = "".join(
+        "<tr>"
+        + "".join(f'<td class="best">{c[1:]}</td>' if c.startswith("*") else f"<td>{c}</td>" for c in row)
+        + "</tr>"
+        for row in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def legend(found: Found) -> str:
+    keys = [
+        f'<span class="key"><i class="{SERIES[i % 6]}"></i>{escape(arm)}</span>' for i, arm in enumerate(found["arms"])
+    ]
+    return f'<div class="legend">{"".join(keys)}</div>'
+
+
+def steps_of(train: Found | None) -> str:
+    return f"{train['steps']:,}" if train else ""
+
+
+def seconds(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1f} s" if value < 100 else f"{value / 60:.1f} min"

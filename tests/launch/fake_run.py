@@ -1,0 +1,97 @@
+"""A finished run in miniature, without training: what the report and the command line read."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tracestill.data_pipeline.stage import Stage, identity, stage, write_manifest
+from tracestill.launch.stages import plan_works
+from tracestill.trainer.recipe import Recipe, build
+from tracestill.trainer.run_directory import RunDirectory
+
+RECIPE = {
+    "name": "mini",
+    "questions": {"source": "digit_sum", "train": 12, "test": 4, "options": {"digits": 3, "modulus": 10}},
+    "sample": {"teachers": [{"name": "solver", "options": {"error_rate": 0.2}}], "samples": 3},
+    "encode": {"tokenizer": {"vocab_size": 320}},
+    "plan": {"capacity": 256, "packs_per_step": 2},
+    "student": {"config": {"model_type": "llama", "hidden_size": 16}},
+    "weighting": {"weights": {"prompt": 0}},
+    "train": {"steps": 40, "ranks": 1},
+    "arms": {"answers_only": {"encode": {"trace": "drop"}}},
+}
+KINDS = {"plan": 0.2, "derive": 0.5, "check": 0.3, "answer": 1.4, "control": 0.1}
+HOSTILE = "<script>alert('trace')</script> & 1 < 2"
+
+
+def mini_recipe(**changes: object) -> Recipe:
+    return build({**RECIPE, **changes}, where="mini")
+
+
+def claim(root: Path, recipe: Recipe | None = None) -> RunDirectory:
+    return RunDirectory.create(root, recipe or mini_recipe())
+
+
+def run_data_stages(run: RunDirectory) -> None:
+    """The real stages up to the plan: a fraction of a second."""
+    from rich.console import Console
+
+    for work in plan_works(run):
+        if work.stage in ("sample", "select", "tokenizer", "encode", "plan"):
+            work.action(work.label, Console(quiet=True))
+
+
+def write_train(run: RunDirectory, arm: str, steps: int = 40, *, finished: bool = True) -> None:
+    """A training's log, export and manifest, with losses that fall by a formula."""
+    directory = run.stage(arm, "train")
+    (directory / "export").mkdir(parents=True)
+    (directory / "export" / "config.json").write_text("{}")
+    low = 0.15 if arm == "traces" else 1.5
+    lines = [{"event": "skipped", "step": 1, "reason": "made up"}]
+    for step in range(2, steps + 1, 2):
+        fall = low + 3 * math.exp(-step / 12)
+        kinds = {name: {"loss": fall * scale, "accuracy": 0.5, "count": 9} for name, scale in KINDS.items()}
+        numbers = {"tokens": 400, "weighted_tokens": 300, "seconds": 0.5, "tokens_per_second": 800.0}
+        lines.append({"step": step, "epoch": 0, "loss": fall, "lr": 1e-3 * step / steps, "grad_norm": fall, **numbers})
+        lines[-1]["kinds"] = kinds
+    (directory / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 41, "los')
+    tokens = [{"text": t, "kind": k, "weight": w} for t, k, w in (("<s>", "control", 0), (HOSTILE, "derive", 1))]
+    rows = [{"kind": "derive", "weight": 1.0, "tokens": 9, "weight_sum": 9.0, "weight_share": 1.0, "loss_share": 1.0}]
+    (directory / "preview.json").write_text(json.dumps({"kinds": rows, "document": {"id": "d", "tokens": tokens}}))
+    if finished:
+        config, inputs = run.train_stage(arm)
+        write_manifest(directory, identity("train", config, inputs), Stage(directory, counts={"steps": steps}), 21.5)
+
+
+def write_evaluation(run: RunDirectory, arm: str, accuracy: float) -> None:
+    work = next(work for work in plan_works(run) if work.stage == "evaluate" and work.arm == arm)
+    result = {
+        "accuracy": accuracy,
+        "accuracy_low": max(0.0, accuracy - 0.05),
+        "accuracy_high": min(1.0, accuracy + 0.05),
+        "questions": 4,
+        "trace_tokens_mean": 61.5,
+        "truncated": 1,
+        "kinds": {name: {"loss": scale, "accuracy": 0.9, "count": 40} for name, scale in KINDS.items()},
+        "seconds": 3.5,
+    }
+    rows = [
+        {
+            "question_id": str(i),
+            "question": f"question {i} {HOSTILE}",
+            "gold": "7",
+            "text": f"<think>{HOSTILE}</think> 7",
+            "trace": HOSTILE,
+            "answer": "7" if i % 2 else None,
+            "correct": bool(i % 2),
+            "tokens": 12,
+        }
+        for i in range(10)
+    ]
+    with stage(work.directory, "evaluate", work.config, work.inputs) as writing:
+        (writing.path / "result.json").write_text(json.dumps(result))
+        pq.write_table(pa.Table.from_pylist(rows), writing.path / "predictions.parquet")
