@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_export import WORDS, save_tokenizer, tiny_model
 from torch import nn
 
@@ -110,6 +111,10 @@ def test_plain_transformers_loads_what_was_trained(tmp_path: Path) -> None:
         assert found["text"]
         assert set(found["text"].split()) <= set(WORDS)
     assert len(list((tmp_path / "plain").glob("*.safetensors"))) > 1
+    tied_state, gathered_state, half_state = (load_file(out / "model.safetensors") for out in outs[1:])
+    assert "lm_head.weight" not in tied_state
+    assert gathered_state.keys() == tied_state.keys()
+    assert {tensor.dtype for tensor in half_state.values()} == {torch.bfloat16}
 
 
 def test_directory_holds_nothing_of_ours(tmp_path: Path) -> None:
