@@ -126,7 +126,8 @@ def test_an_empty_pack_needs_a_length():
 
 def run(script, **environment):
     """Runs a script of this folder in a process of its own: Triton reads its mode when it is imported."""
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent), **environment}
+    paths = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **environment}
     done = subprocess.run([sys.executable, HERE / script], capture_output=True, text=True, env=variables, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
