@@ -11,11 +11,13 @@ The checker reports an equation as false only if no usual reading makes it true;
 - ``+`` and ``-`` between a percentage and a plain number have no one meaning: that side drops out;
 - ``12 ÷ 1/2`` may mean (12/1)/2 or 12/(1/2): a fraction written without spaces may bind tighter;
 - ``3 / 4 * 100 = 75%``: beside a percentage, a plain number may count percents;
+- ``6 + 7 = 3 mod 10`` may mean a congruence;
 - a false chain that names units of two sizes (``2 hours + 30 minutes = 150 minutes``) is ignored.
 
 Arithmetic is exact (``fractions.Fraction``). A decimal with k places holds if rounding or cutting the exact value
 to k places gives it: ``10 / 3 = 3.33``, ``2 / 3 = 0.66``, but an integer holds only exactly. A decimal of 5 or
-more places that enters a side is taken as rounded itself: then a relative error of 10^(1-k) is allowed.
+more places that enters a side is taken as rounded itself (``0.33333 * 48 = 16``): it allows a relative error of
+10^(1-k), counted on the largest operand or result.
 """
 
 from __future__ import annotations
@@ -96,11 +98,12 @@ def read_sides(segments: list[list[Token]]) -> list[tuple[Side | None, Side | No
     """
     sides: list[tuple[Side | None, Side | None]] = []
     for at, segment in enumerate(segments):
-        prefix = read_prefix(segment[:LONGEST]) if at > 0 else None
-        suffix = read_suffix(segment[-LONGEST:], first=at == 0) if at + 1 < len(segments) else None
-        if prefix is not None and suffix is not None and prefix.start == suffix.start:
-            suffix = prefix
-        sides.append((prefix, suffix))
+        prefix, whole = read_prefix(segment[:LONGEST]) if at > 0 else (None, False)
+        if whole and len(segment) <= LONGEST:
+            sides.append((prefix, prefix))
+        else:
+            last = at + 1 == len(segments)
+            sides.append((prefix, None if last else read_suffix(segment[-LONGEST:], first=at == 0)))
     return sides
 
 
@@ -110,19 +113,24 @@ def runs(sides: list[tuple[Side | None, Side | None]]) -> Iterator[list[Side]]:
     for prefix, suffix in sides[1:]:
         if prefix is not None:
             run.append(prefix)
-        if suffix is not prefix or prefix is None:
+        if prefix is None or suffix is not prefix:
             yield run
             run = [suffix] if suffix is not None else []
     yield run
 
 
-def read_prefix(tokens: list[Token]) -> Side | None:
-    """The longest expression at the beginning, None if an operator or something unknown follows it."""
+def read_prefix(tokens: list[Token]) -> tuple[Side | None, bool]:
+    """The longest expression at the beginning, None if an operator or something unknown follows it; and whether it
+    takes all tokens."""
     try:
         side, used = evaluate(tokens)
     except Unreadable:
-        return None
-    return None if used < len(tokens) and tokens[used].kind in ("operator", "unknown") else side
+        return None, False
+    follows = tokens[used : used + 2]
+    congruence = [token.text for token in follows] in (["(", "mod"], ["(", "modulo"])
+    if congruence or (follows and follows[0].kind in ("operator", "unknown")):
+        return None, False
+    return side, used == len(tokens)
 
 
 def read_suffix(tokens: list[Token], first: bool) -> Side | None:
@@ -150,8 +158,11 @@ def read_suffix(tokens: list[Token], first: bool) -> Side | None:
 
 def equal(left: Side, right: Side) -> bool:
     """Whether two sides are equal under some reading of each."""
+    modulus = re.search(r"mod(\d+)$", right.path)
     for a in left.values:
         for b in right.values:
+            if modulus and int(modulus[1]) and (a - b) % int(modulus[1]) == 0:
+                return True
             if close(a, b, left, right):
                 return True
             if left.percent != right.percent and (
@@ -162,12 +173,9 @@ def equal(left: Side, right: Side) -> bool:
 
 
 def close(a: Fraction, b: Fraction, left: Side, right: Side) -> bool:
-    if a == b:
-        return True
-    places = max(left.places, right.places)
-    if places >= 5 and abs(a - b) <= max(abs(a), abs(b)) * Fraction(10) ** (1 - places):
-        return True
-    return is_rounded(a, b, left) or is_rounded(b, a, right)
+    return (
+        abs(a - b) <= max(left.noise, right.noise) * max(1, abs(a)) or is_rounded(a, b, left) or is_rounded(b, a, right)
+    )
 
 
 def is_rounded(stated: Fraction, exact: Fraction, side: Side) -> bool:
@@ -181,19 +189,19 @@ def is_rounded(stated: Fraction, exact: Fraction, side: Side) -> bool:
 
 
 def names_two_sizes(segments: list[list[Token]]) -> bool:
-    """Whether a chain names two units of one family, or a word such as ``million``."""
+    """Whether a chain names two units of one family, or a word such as ``million``; rates (``km/hour``) aside."""
     named: dict[int, set[str]] = {}
-    for token in (token for segment in segments for token in segment if token.kind == "word"):
-        for word in re.split(r"[-/]", token.text.lower()):
-            unit = (
-                word
-                if word in UNITS
-                else word.removesuffix("s").removesuffix("e")
-                if word.endswith("hes")
-                else word.removesuffix("s")
-            )
+    for segment in segments:
+        before = ""
+        for token in segment:
+            unit = singular(token.text.lower()) if token.kind == "word" and before not in ("/", "per") else ""
             if unit in SCALES:
                 return True
             if unit in UNITS:
                 named.setdefault(UNITS[unit], set()).add(unit)
+            before = token.text
     return any(len(units) > 1 for units in named.values())
+
+
+def singular(word: str) -> str:
+    return word if word in UNITS else word.removesuffix("es" if word == "inches" else "s")

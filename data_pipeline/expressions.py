@@ -17,13 +17,15 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 MAX_POWER = 64
+MAX_BITS = 4096  # of a power
 MAX_DIGITS = 40  # of a number; longer ones are identifiers
 MAX_DEPTH = 20  # of brackets
+LONG = 5  # decimals of this many places are taken as rounded
 
 TOKEN = re.compile(
     r"""
     (?P<number>(?:[$€£¥₹]\s?)?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:\s?%)?)
-  | (?P<break>\n|[;?!](?=\s|$)|[.](?=\s|$)|,(?=\s|$)|[:](?!\d)|[≠≈≤≥<>~]=?|!=|[=]>|→|⇒)
+  | (?P<break>\n|[;?!](?=\s|$)|[.](?=\s|$)|,(?=\s|$)|(?<!\d):|:(?!\d)|[≠≈≤≥<>~]=?|!=|[=]>|→|⇒)
   | (?P<equals>={1,2})
   | (?P<operator>\*\*|[-+*/^×÷·−–]|\\(?:times|cdot|div)\b)
   | (?P<open>[(\[{])
@@ -39,7 +41,7 @@ WORDS = {"times": "*", "x": "*", "X": "*", "plus": "+", "minus": "-", "mod": "mo
 ARTICLES = ("a", "A", "I")
 MARKUP = (
     (re.compile(r"<<[^<>\n]*>>"), lambda m: " " * len(m[0])),  # GSM8K's calculator notes repeat the equation
-    (re.compile(r"(?m)^\s*(?:[-*•+]|\d{1,3}[.)])\s"), lambda m: " " * len(m[0])),  # list items
+    (re.compile(r"(?m)^[ \t]*(?:[-*•+]|\d{1,3}[.)])\s"), lambda m: " " * len(m[0])),  # list items
     (
         re.compile(
             r"(?<![\w)*\s])\*\*(?=\S)|(?<=\S)\*\*(?![\w(*\s])|^\*\*(?=\S)|(?<=\s)\*\*(?=\S)|(?<=\S)\*\*(?=\s|$)"
@@ -69,6 +71,7 @@ class Side:
     values: tuple[Fraction, ...]
     operations: int
     places: int  # decimal places: of the number itself if it is a lone one, else the most of any operand
+    noise: Fraction  # what its long decimals (LONG places or more) may be off by together, as rounded numbers
     percent: bool
     path: str
     start: int
@@ -155,6 +158,7 @@ def evaluate(tokens: Sequence[Token]) -> tuple[Side, int]:
             tuple(dict.fromkeys(v for v, _ in values)),
             reader.operations,
             reader.places,
+            reader.largest * Fraction(10) ** (1 - reader.fewest) if reader.fewest else Fraction(0),
             value[1],
             "".join(canonical(token) for token in taken),
             tokens[0].start,
@@ -167,7 +171,9 @@ def evaluate(tokens: Sequence[Token]) -> tuple[Side, int]:
 def canonical(token: Token) -> str:
     if token.kind != "number":
         return token.text
-    return str(Fraction(token.text.removesuffix("%"))) + ("%" if token.text.endswith("%") else "")
+    whole, _, places = token.text.removesuffix("%").partition(".")
+    digits = f"{int(whole or 0)}.{places}".rstrip("0").rstrip(".") if places else str(int(whole))
+    return digits + ("%" if token.text.endswith("%") else "")
 
 
 Value = tuple[Fraction, bool]  # a number, and whether it is a percentage
@@ -183,6 +189,8 @@ class Reader:
         self.depth = 0
         self.operations = 0
         self.places = 0
+        self.fewest = 0  # places of the shortest long decimal, 0 if there is none
+        self.largest = Fraction(1)  # operand
 
     def peek(self, kind: str, *texts: str, ahead: int = 0) -> bool:
         at = self.at + ahead
@@ -243,7 +251,8 @@ class Reader:
         value, percent = self.signed()
         if self.operator("^"):
             exponent, _ = self.signed()
-            if exponent.denominator != 1 or abs(exponent) > MAX_POWER or value == 0 or percent:
+            bits = (value.numerator.bit_length() + value.denominator.bit_length()) * abs(exponent)
+            if exponent.denominator != 1 or abs(exponent) > MAX_POWER or bits > MAX_BITS or value == 0 or percent:
                 raise Unreadable("a power out of range")
             value = value ** int(exponent)
         return value, percent
@@ -263,7 +272,11 @@ class Reader:
         token = self.tokens[self.at]
         self.at += 1
         value, percent = number(token.text)
-        self.places = max(self.places, len(token.text.removesuffix("%").partition(".")[2]))
+        places = len(token.text.removesuffix("%").partition(".")[2])
+        self.places = max(self.places, places)
+        self.largest = max(self.largest, value)
+        if places >= LONG:
+            self.fewest = min(self.fewest or places, places)
         if self.peek("open") and self.tokens[self.at].start == token.end:  # 2(24+7)
             self.operations += 1
             return value * self.bracket()[0], percent

@@ -45,7 +45,7 @@ def step_ends(trace: str) -> tuple[int, ...]:
     ends = []
     for match in STEP_END.finditer(trace):
         is_line = match[0].startswith("\n")
-        if not is_line and ABBREVIATION.search(trace[: match.start() + 1][-12:]):
+        if not is_line and ABBREVIATION.search(trace, max(0, match.start() - 11), match.start() + 1):
             continue
         ends.append(match.end())
     if trace and (not ends or ends[-1] < len(trace)):

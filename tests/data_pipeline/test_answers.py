@@ -1,0 +1,55 @@
+"""Comparison of answers: numbers exactly, texts up to form."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracestill.data_pipeline.answers import number, same_answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("7", "7.0"), ("- 7", "-7"), ("−7", "-7"), ("7e4", "70000"), ("1{,}000", "1000"), ("1,234,567.50", "1234567.5"),
+        ("$18", "18"), ("18.", "18"), ("50%", "50"), ("3/4", "0.75"), ("1 1/2", "1.5"), ("-$5", "-5"), ("$-5", "-5"),
+        (r"\$20", "20"), (".5", "1/2"), ("Yes", "yes"), (" A ", "A."), ("new  york", "New York"), ("14:30", "14:30"),
+    ],
+)  # fmt: skip
+def test_equal_answers(answer: str, gold: str) -> None:
+    assert same_answer(answer, gold)
+    assert same_answer(gold, answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("- 7", "7"), ("7e4", "7"), ("1{,}000", "1"), ("14:30", "14"), ("1,00", "100"),
+        ("", ""), (" ", ""), ("7 8", "78"),
+        ("0.333", "1/3"), ("yes", "no"), ("12 apples", "12"), ("1/0", "0"), ("1e999999999", "1"), ("5-3", "2"),
+        ("0.5", "50%"),
+    ],
+)  # fmt: skip
+def test_different_answers(answer: str, gold: str) -> None:
+    assert not same_answer(answer, gold)
+    assert not same_answer(gold, answer)
+
+
+@given(st.integers(-(10**12), 10**12), st.integers(0, 6))
+def test_every_way_of_writing_a_number_gives_the_number(whole: int, places: int) -> None:
+    value = Fraction(whole, 10**places)
+    digits = f"{abs(whole):0{places + 1}d}"
+    plain = digits[: len(digits) - places] + ("." + digits[-places:] if places else "")
+    sign = "-" if whole < 0 else ""
+    assert number(sign + plain) == value
+    assert number(f"{sign}{whole if whole >= 0 else -whole}e-{places}") == value
+    assert number(f"{whole}/{10**places}") == value
+    assert number(f"{sign}{abs(whole) // 10**places:,}" + ("." + digits[-places:] if places else "")) == value
+
+
+@given(st.text(max_size=40))
+def test_any_text_equals_itself_and_raises_nothing(text: str) -> None:
+    assert same_answer(text, text) == bool(text.strip())

@@ -1,0 +1,84 @@
+"""The journal: unique rows, keys and seeds that stay, and files that are no journal."""
+
+from __future__ import annotations
+
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.journal import Journal, Key, binding_of
+from tracestill.data_pipeline.schema import Question, Span
+from tracestill.data_pipeline.teachers.protocol import Solution
+
+KEY = Key("q1", "solver", "", 1.0, 0)
+SOLUTION = Solution("3 + 4 = 7", "7")
+SPANS = (Span(0, 9, "derive"),)
+
+
+def test_rows_come_back_as_they_were_and_a_second_write_changes_nothing(tmp_path: Path) -> None:
+    with Journal(tmp_path / "deep" / "journal.sqlite") as journal:
+        journal.add(KEY, "b", SOLUTION, SPANS)
+        journal.add(KEY, "b", Solution("other", "8"), ())
+        journal.add(KEY, "c", Solution("anew", "9"), ())
+        assert journal.done() == {(KEY.record_id, "b"), (KEY.record_id, "c")}
+    with Journal(tmp_path / "deep" / "journal.sqlite") as journal:
+        assert list(journal.rows([(KEY, "b")])) == [(KEY, Solution("3 + 4 = 7", "7", SPANS))]
+        assert [solution.trace for _, solution in journal.rows([(KEY, "c"), (KEY, "b")])] == ["anew", "3 + 4 = 7"]
+        assert journal.database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_keys_and_seeds_tell_every_part_apart_and_never_change() -> None:
+    others = [
+        Key("q2", "solver", "", 1.0, 0),
+        Key("q1", "other", "", 1.0, 0),
+        Key("q1", "solver", "brief", 1.0, 0),
+        Key("q1", "solver", "", 0.5, 0),
+        Key("q1", "solver", "", 1.0, 1),
+    ]
+    assert len({key.record_id for key in [KEY, *others]}) == 6
+    assert len({key.seed(0) for key in [KEY, *others]} | {KEY.seed(1)}) == 7
+    assert Key("q1", "solver", "", 1, 0).record_id == KEY.record_id  # YAML reads 1 and 1.0 as different types
+    assert KEY.record_id == "7b34a12f3511ced6"  # as on every machine and in every journal written so far
+    assert 0 <= KEY.seed(0) < 2**63
+
+
+def test_the_binding_follows_whatever_decides_what_a_teacher_says() -> None:
+    question = Question("q1", "Why?", "7", "train", "", {"digits": [1]})
+    base = binding_of("m", {"rate": 1}, 0, question)
+    assert base == binding_of("m", {"rate": 1}, 0, question)
+    changed = [
+        binding_of("n", {"rate": 1}, 0, question),
+        binding_of("m", {"rate": 2}, 0, question),
+        binding_of("m", {"rate": 1}, 1, question),
+        binding_of("m", {"rate": 1}, 0, Question("q1", "why?", "7", "train", "", {"digits": [1]})),
+        binding_of("m", {"rate": 1}, 0, Question("q1", "Why?", "8", "train", "", {"digits": [1]})),
+        binding_of("m", {"rate": 1}, 0, Question("q1", "Why?", "7", "train", "", {"digits": [2]})),
+    ]
+    assert len({base, *changed}) == 7
+
+
+def test_writers_at_the_same_time_double_nothing(tmp_path: Path) -> None:
+    def write(worker: int) -> None:
+        with Journal(tmp_path / "journal.sqlite") as journal:
+            for index in range(100):
+                journal.add(Key("q1", "solver", "", 1.0, index), "b", Solution(str(worker), ""), ())
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        assert journal.database.execute("SELECT count(*) FROM samples").fetchone() == (100,)
+
+
+def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    path.write_bytes(b"not a database, but long enough to be taken for one" * 100)
+    with pytest.raises(InputError, match="not usable as a journal"):
+        Journal(path)
+    path.unlink()
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 9")
+    with pytest.raises(InputError, match="a journal of version 9, expected 1"):
+        Journal(path)
