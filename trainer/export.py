@@ -68,7 +68,7 @@ def export(
 ) -> None:
     """Write ``out_dir`` wholly or not at all; one that exists is replaced. Call it on one rank only.
 
-    ``state_dict`` holds full tensors by the model's own names (of a partitioned student: the gathered ones);
+    ``state_dict`` holds full parameters by the model's own names (of a partitioned student: the gathered ones);
     left out, the model's own are taken. Each is stored in the type of the model's parameter. ``title`` and
     ``recipe`` (YAML) and ``counts`` (nested mapping of numbers) go into the model card.
 
@@ -120,7 +120,8 @@ def whole_state(model: PreTrainedModel, state_dict: Mapping[str, torch.Tensor] |
     Gathering gives a tied tensor's names a copy each; with both stored, loading would break the tie.
     """
     own = model.state_dict()
-    state = dict(own if state_dict is None else state_dict)
+    buffers = {name: own[name] for name, _ in model.named_buffers() if name in own}  # gathering leaves them out
+    state = {**buffers, **(own if state_dict is None else state_dict)}
     for target, source in model.all_tied_weights_keys.items():
         if target in state:
             tied = state.pop(target)

@@ -156,6 +156,13 @@ def test_a_failure_leaves_the_export_before_it(tmp_path: Path, monkeypatch: pyte
     assert (out / "model.safetensors").read_bytes() != before["model.safetensors"]
 
 
+def test_buffers_come_from_the_model(tmp_path: Path) -> None:
+    model = trained()
+    model.model.norm.register_buffer("seen", torch.tensor([7.0]))
+    out = write(model, tmp_path / "export", state_dict=dict(model.named_parameters()))
+    assert load_file(out / "model.safetensors")["model.norm.seen"] == 7
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
