@@ -174,7 +174,9 @@ def equal(left: Side, right: Side) -> bool:
 
 def close(a: Fraction, b: Fraction, left: Side, right: Side) -> bool:
     return (
-        abs(a - b) <= max(left.noise, right.noise) * max(1, abs(a)) or is_rounded(a, b, left) or is_rounded(b, a, right)
+        abs(a - b) <= max(left.noise, right.noise) * max(Fraction(1), abs(a))
+        or is_rounded(a, b, left)
+        or is_rounded(b, a, right)
     )
 
 
