@@ -61,9 +61,8 @@ def lines(
     for index, (name, curve) in enumerate(series.items()):
         if curve:
             path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in curve)
-            parts.append(
-                f'<polyline class="line {SERIES[index % len(SERIES)]}" points="{path}"><title>{escape(name)}</title></polyline>'
-            )
+            colour, label = SERIES[index % len(SERIES)], escape(name)
+            parts.append(f'<polyline class="line {colour}" points="{path}"><title>{label}</title></polyline>')
     return figure(title, "".join(parts), width, height)
 
 
@@ -136,10 +135,10 @@ def stacked(
             if amount <= 0:
                 continue
             legend.setdefault(part, colour)
-            title = f"{part}: {amount:,.6g}"
+            title, length = escape(f"{part}: {amount:,.6g}"), max(amount * scale, 0.7)
             shapes.append(
-                f'<rect class="bar {colour}" x="{x:.1f}" y="{top}" width="{max(amount * scale, 0.7):.1f}" height="{bar}">'
-                f"<title>{escape(title)}</title></rect>"
+                f'<rect class="bar {colour}" x="{x:.1f}" y="{top}" width="{length:.1f}" height="{bar}">'
+                f"<title>{title}</title></rect>"
             )
             x += amount * scale
         whole = sum(amount for _, amount, _ in parts)

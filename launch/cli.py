@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +26,7 @@ EPILOG = """
 class Guarded(TyperGroup):
     """Turns what the user can mend into plain lines and exit code 2, an interrupt into exit code 130."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         from tracestill.data_pipeline.errors import InputError
         from tracestill.launch.deepspeed_command import TrainingFailed
 
@@ -55,8 +54,8 @@ app = typer.Typer(
     cls=Guarded,
     help="""Distils reasoning traces into small students.
 
-A [bold]recipe[/] (YAML) says everything a run does. A run passes through seven [bold]stages[/]; each writes one directory
-inside the run's directory and is skipped while its config and inputs are unchanged:
+A [bold]recipe[/] (YAML) says everything a run does. A run passes through seven [bold]stages[/]. Each writes one
+directory of the run, and is skipped while its config and inputs are unchanged:
 
 sample → select → encode → plan → train → evaluate → report""",
     epilog=EPILOG,
@@ -308,4 +307,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

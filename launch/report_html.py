@@ -51,10 +51,11 @@ def headline(found: Found) -> str:
     parts.append('<p class="soft">Whiskers: 95 % interval (Wilson). Answers come from free generation.</p>')
     parts.append(
         table(
-            ["arm", "right", "95 % interval", "tokens a trace", "cut off", "optimizer steps", "training"],
+            ["arm", "differs in", "right", "95 % interval", "tokens a trace", "cut off", "optimizer steps", "training"],
             [
                 [
                     escape(arm),
+                    differences(found["arms"][arm]["overrides"]),
                     f"{row['accuracy']:.1%}",
                     f"{low:.1%} to {high:.1%}",
                     f"{row['trace_tokens_mean']:,.1f}",
@@ -77,14 +78,15 @@ def held_out(found: Found) -> str:
     body = []
     for kind in kinds:
         losses = [row[kind]["loss"] if kind in row else None for row in rows.values()]
-        least = min(loss for loss in losses if loss is not None)
+        known = [loss for loss in losses if loss is not None]
+        least = min(known) if len(set(known)) > 1 else None
         cells = [f'<b class="{kind_class(kind, found["kinds"])}">{escape(kind)}</b>']
         for row, loss in zip(rows.values(), losses, strict=True):
             cells += (
                 ["", ""]
                 if loss is None
                 else [
-                    f"*{loss:.4f}" if loss == least and len(rows) > 1 else f"{loss:.4f}",
+                    f"*{loss:.4f}" if loss == least else f"{loss:.4f}",
                     f"{row[kind]['accuracy']:.1%}",
                 ]
             )
@@ -333,6 +335,17 @@ def legend(found: Found) -> str:
         f'<span class="key"><i class="{SERIES[i % 6]}"></i>{escape(arm)}</span>' for i, arm in enumerate(found["arms"])
     ]
     return f'<div class="legend">{"".join(keys)}</div>'
+
+
+def differences(overrides: Found, prefix: str = "") -> str:
+    """An arm's overrides of the recipe, such as ``encode.trace: drop``, as HTML."""
+    parts = []
+    for key, value in overrides.items():
+        name = f"{prefix}{key}"
+        parts.append(
+            differences(value, f"{name}.") if isinstance(value, dict) else f"<code>{escape(f'{name}: {value}')}</code>"
+        )
+    return ", ".join(parts)
 
 
 def steps_of(train: Found | None) -> str:

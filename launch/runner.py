@@ -14,6 +14,7 @@ from rich.text import Text
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import nearest
 from tracestill.data_pipeline.stage import is_current, read_manifest
+from tracestill.launch.summary import summary
 from tracestill.trainer.run_directory import STAGES
 
 WIDTH = 24  # of the column that names stage and arm
@@ -57,13 +58,13 @@ def run_stages(works: Iterable[Work], console: Console) -> None:
     """Do each piece of work that is not up to date; the report is always written anew."""
     for work in works:
         if work.stage != "report" and work.is_current():
-            console.print(line(work.label, "up to date, skipped", "dim"))
+            console.print(line(work.label, "up to date, skipped", "dim"), soft_wrap=True)
             continue
         started = time.perf_counter()
         work.action(work.label, console)
         seconds = time.perf_counter() - started
-        manifest = read_manifest(work.directory) or {}
-        console.print(line(work.label, f"{summary(manifest)}  {seconds:.1f} s".strip(), "green"))
+        text = f"{summary(work.stage, work.directory)}  [{seconds:.1f} s]"
+        console.print(line(work.label, text.strip(), "green"), soft_wrap=True)
 
 
 def require_inputs(chosen: list[Work], everything: list[Work], recipe: Path) -> None:
@@ -86,18 +87,3 @@ def require_inputs(chosen: list[Work], everything: list[Work], recipe: Path) -> 
 def line(label: str, text: str, style: str) -> Text:
     """One line about a piece of work."""
     return Text.assemble((f"{label:<{WIDTH}}", "bold"), (text, style))
-
-
-def summary(manifest: dict[str, Any]) -> str:
-    """A stage's counts in one line: plain numbers first, then the reasons of rejection."""
-    counts = dict(manifest.get("counts", {}))
-    rejected = counts.pop("rejected", {})
-    parts = [f"{name.replace('_', ' ')} {show(value)}" for name, value in counts.items() if not isinstance(value, dict)]
-    if rejected:
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items() if count)
-        parts.append(f"rejected {sum(rejected.values()):,}" + (f" ({reasons})" if reasons else ""))
-    return "  ".join(parts)
-
-
-def show(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)

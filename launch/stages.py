@@ -117,7 +117,8 @@ def evaluate_work(run: RunDirectory, arm: str) -> Work:
     def action(label: str, console: Console) -> None:
         from tracestill.trainer import evaluate
 
-        evaluate.run(own, evaluate.Where(**inputs, evaluate=directory), console=console)
+        with bar(label, console) as progress:
+            evaluate.run(own, directory, **inputs, progress=progress.set)
 
     values = own.model_dump(mode="json")
     config = {key: values[key] for key in ("seed", "kinds", "evaluate")}  # as trainer.evaluate.stage_config, no torch

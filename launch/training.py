@@ -37,6 +37,7 @@ def train_arm(run: RunDirectory, arm: str, label: str, console: Console, *, resu
         f"{'GPU' if gpus else 'CPU'}, output in {log}",
         style="dim",
         highlight=False,
+        soft_wrap=True,
     )
     with bar(label, console) as progress:
         total = total_steps(own.train.steps, own.train.epochs, run.stage(arm, "plan"))

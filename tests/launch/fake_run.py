@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from tracestill.data_pipeline.stage import Stage, identity, stage, write_manifest
 from tracestill.launch.stages import plan_works
 from tracestill.trainer.recipe import Recipe, build

@@ -1,0 +1,88 @@
+"""What a finished stage did, in one line, from its manifest and result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tracestill.data_pipeline.stage import read_manifest
+
+
+def summary(stage: str, directory: Path) -> str:
+    """One line about a finished stage; empty if it has not finished."""
+    manifest = read_manifest(directory)
+    if manifest is None:
+        return ""
+    return SUMMARIES[stage](manifest, directory)
+
+
+def sample(manifest: dict[str, Any], directory: Path) -> str:
+    counts = manifest["counts"]
+    return (
+        f"{counts['train_questions']:,} training and {counts['test_questions']:,} held-out questions, "
+        f"{counts['out']:,} records ({counts['from_journal']:,} from the journal)"
+    )
+
+
+def select(manifest: dict[str, Any], directory: Path) -> str:
+    counts = manifest["counts"]
+    return f"kept {counts['out']:,} of {counts['in']:,} records{rejections(counts['rejected'])}"
+
+
+def tokenizer(manifest: dict[str, Any], directory: Path) -> str:
+    return f"{manifest['vocab_size']:,} tokens"
+
+
+def encode(manifest: dict[str, Any], directory: Path) -> str:
+    counts = manifest["counts"]
+    split = counts["splits"]["train"]
+    trimmed = f", {counts['trimmed']:,} trimmed" if counts.get("trimmed") else ""
+    rejected = rejections(counts.get("rejected", {}))
+    return f"{split['documents']:,} documents, {split['tokens']:,} tokens{trimmed}{rejected}"
+
+
+def plan(manifest: dict[str, Any], directory: Path) -> str:
+    statistics = manifest["statistics"]
+    return (
+        f"{statistics['packs']:,} packs, {statistics['fill']:.1%} filled, {manifest['steps_per_epoch']:,} steps an "
+        f"epoch, {manifest['epochs']:,} epoch(s)"
+    )
+
+
+def train(manifest: dict[str, Any], directory: Path) -> str:
+    steps = manifest["counts"].get("steps")
+    return "trained" if steps is None else f"{steps:,} steps"
+
+
+def evaluate(manifest: dict[str, Any], directory: Path) -> str:
+    result = json.loads((directory / "result.json").read_text(encoding="utf-8"))
+    return f"{result['accuracy']:.1%} of {result['questions']:,} questions right, {result['truncated']:,} cut off"
+
+
+def report(manifest: dict[str, Any], directory: Path) -> str:
+    missing = manifest["counts"]["missing"]
+    return f"written, {missing} stage(s) missing in it" if missing else "written"
+
+
+def rejections(rejected: Mapping[str, int]) -> str:
+    """``; rejected: wrong answer 12, same path 3``, the most frequent first."""
+    reasons = [
+        f"{reason.replace('_', ' ')} {count:,}"
+        for reason, count in sorted(rejected.items(), key=lambda r: -r[1])
+        if count
+    ]
+    return f"; rejected: {', '.join(reasons)}" if reasons else ""
+
+
+SUMMARIES: dict[str, Callable[[dict[str, Any], Path], str]] = {
+    "sample": sample,
+    "select": select,
+    "tokenizer": tokenizer,
+    "encode": encode,
+    "plan": plan,
+    "train": train,
+    "evaluate": evaluate,
+    "report": report,
+}

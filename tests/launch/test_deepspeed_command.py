@@ -1,0 +1,150 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.launch import deepspeed_command
+from tracestill.launch.deepspeed_command import TrainingFailed
+
+
+def test_command_is_a_list_for_this_host():
+    found = deepspeed_command.command(
+        Path("runs/a b"), "traces", ranks=3, resume=True, port=1234, environment={"HOME": "/x"}
+    )
+    assert found[:3] == [sys.executable, "-m", "deepspeed.launcher.runner"]
+    assert found[found.index("--num_gpus") + 1] == "3"
+    assert found[found.index("--master_port") + 1] == "1234"
+    module = found.index("--module")
+    assert found[module + 1 :] == [
+        "tracestill.trainer.train",
+        *("--run-dir", "runs/a b", "--arm", "traces", "--resume"),
+    ]
+    plain = deepspeed_command.command(Path("r"), "x", ranks=1, resume=False, port=1, environment={})
+    assert "--resume" not in plain
+
+
+def test_the_launcher_reads_the_command_as_meant():
+    runner = pytest.importorskip("deepspeed.launcher.runner")
+    arguments = deepspeed_command.command(Path("runs/x"), "a", ranks=2, resume=True, port=77, environment={})
+    found = runner.parse_args(arguments[3:])
+    assert (found.num_gpus, found.master_port, found.module) == (2, 77, True)
+    assert found.user_script == "tracestill.trainer.train"
+    assert found.user_args == ["--run-dir", "runs/x", "--arm", "a", "--resume"]
+    assert runner.fetch_hostfile(found.hostfile) is None, "stays on this host, whatever /job/hostfile says"
+
+
+def test_visible_devices_are_named_or_refused():
+    assert deepspeed_command.devices(2, "") == ["--num_gpus", "2"]
+    assert deepspeed_command.devices(2, "3, 5,7") == ["--include", "localhost:3,5"]
+    with pytest.raises(InputError, match="CUDA_VISIBLE_DEVICES=GPU-1a"):
+        deepspeed_command.devices(1, "GPU-1a")
+
+
+def test_ranks_are_checked_against_the_machine():
+    assert deepspeed_command.check_ranks(2, gpus=2, cores=1) is None
+    assert deepspeed_command.check_ranks(2, gpus=0, cores=2) is None
+    assert "share 2 cores" in str(deepspeed_command.check_ranks(3, gpus=0, cores=2))
+    with pytest.raises(InputError, match=r"train\.ranks: 3 ranks need 3 GPUs, this host offers 2"):
+        deepspeed_command.check_ranks(3, gpus=2, cores=64)
+
+
+def test_environment_keeps_what_the_user_set():
+    cpu = deepspeed_command.child_environment(0, {"CUDA_VISIBLE_DEVICES": "", "A": "b"})
+    assert cpu["A"] == "b"
+    assert cpu["OMP_NUM_THREADS"] == "1"
+    assert cpu["DS_ACCELERATOR"] == "cpu"
+    assert "CUDA_VISIBLE_DEVICES" not in cpu
+    assert deepspeed_command.child_environment(0, {"OMP_NUM_THREADS": "7"})["OMP_NUM_THREADS"] == "7"
+    gpu = deepspeed_command.child_environment(2, {"CUDA_VISIBLE_DEVICES": "1,2"})
+    assert gpu["CUDA_VISIBLE_DEVICES"] == "1,2"
+    assert "DS_ACCELERATOR" not in gpu
+    assert "OMP_NUM_THREADS" not in gpu
+
+
+def run_python(code: str, log: Path, **options: object) -> None:
+    deepspeed_command.run([sys.executable, "-u", "-c", code], log, os.environ, **options)  # type: ignore[arg-type]
+
+
+def test_output_goes_to_the_log_as_it_comes(tmp_path):
+    log = tmp_path / "train" / "console.log"
+    seen = []
+    run_python(
+        "import sys,time; print('one', flush=True); time.sleep(1); print('two', file=sys.stderr)",
+        log,
+        on_poll=lambda: seen.append(log.read_text()),
+    )
+    assert log.read_text().splitlines() == ["one", "two"]
+    assert "one\n" in seen, "the first line stood in the log before the second came"
+    run_python("print('three')", log)
+    assert log.read_text().splitlines() == ["one", "two", "three"], "a second attempt is appended"
+
+
+def test_failure_names_the_log_and_shows_its_end(tmp_path):
+    log = tmp_path / "console.log"
+    code = "print('[2026-01-01 00:00:00,000] [INFO] [x.py:1:f] noise'); print('the cause'); raise SystemExit(3)"
+    with pytest.raises(TrainingFailed) as caught:
+        run_python(code, log)
+    message = str(caught.value)
+    assert "exit code 3" in message
+    assert str(log) in message
+    assert "the cause" in message
+    assert "noise" not in message
+    assert "noise" in log.read_text()
+
+
+def test_what_ranks_refuse_is_the_users_to_mend(tmp_path):
+    code = "import sys; [print('error: plan.capacity: too small', file=sys.stderr) for _ in range(2)]; sys.exit(2)"
+    with pytest.raises(InputError) as caught:
+        run_python(code, tmp_path / "log")
+    assert str(caught.value) == "plan.capacity: too small"
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_interrupt_leaves_no_process_behind(tmp_path, monkeypatch, stubborn):
+    monkeypatch.setattr(deepspeed_command, "GRACE_SECONDS", 1.0)
+    pids = tmp_path / "pids"
+    ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " if stubborn else ""
+    inner = f"{ignore}import os,time; open({str(pids)!r}, 'a').write(f'{{os.getpid()}} '); time.sleep(60)"
+    outer = f"import subprocess,sys; p=subprocess.Popen([sys.executable,'-c',{inner!r}]); {inner}"
+
+    def interrupt() -> None:
+        if pids.exists() and len(pids.read_text().split()) == 2:
+            raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_python(outer, tmp_path / "log", on_poll=interrupt)
+    assert time.monotonic() - started < 30
+    time.sleep(0.1)
+    assert not any(alive(int(pid)) for pid in pids.read_text().split())
+
+
+def test_terminating_the_command_line_ends_the_ranks(tmp_path):
+    """SIGTERM to ``tracestill`` unwinds as an interrupt does."""
+    pid = tmp_path / "pid"
+    inner = f"import os,time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    code = (
+        "import os, signal, sys; from pathlib import Path; from tracestill.launch import cli, deepspeed_command\n"
+        "signal.signal(signal.SIGTERM, cli.terminate)\n"
+        f"deepspeed_command.run([sys.executable, '-c', {inner!r}], Path({str(tmp_path / 'log')!r}), os.environ)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while not (pid.exists() and pid.read_text()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 143
+    assert not alive(int(pid.read_text()))
