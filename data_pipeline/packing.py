@@ -14,15 +14,16 @@ SIAM J. Comput. 3 (1974); finding the class is a search for the lowest set bit i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 WORD = 9  # log2 of the residuals that one word of the bitmap covers; Python integers may be any length
 MASK = (1 << WORD) - 1
 
-# first bin, bins, documents in each, tokens used in each, sum of squared lengths in each
-Run = tuple[int, int, int, int, int]
+Run = tuple[int, int, int]  # first bin, bins, documents in each
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Packing:
     """Which bin holds which lengths, as runs of neighbouring bins with the same content.
 
     bins        how many there are
-    placements  (E, 4) int64: first bin, bins, documents put into each, documents each held before. In the order
-                of decreasing length: the documents, sorted by decreasing length, are used up one row after the
+    placements  (E, 5) int64: first bin, bins, documents put into each, documents each held before, their length.
+                In the order of decreasing length: the documents, sorted that way, are used up one row after the
                 other, and within a row bin by bin.
     runs        (R, 5) int64: first bin, bins, documents, tokens and sum of squared lengths of each bin. Every bin
                 lies in exactly one run; sorted by first bin.
@@ -56,13 +57,12 @@ def best_fit_decreasing(
     classes: list[list[Run]] = [[] for _ in range(capacity + 1)]  # residual -> runs of bins
     words = [0] * ((capacity >> WORD) + 1)  # bit r: some bin has residual r
     top = 0  # bit w: words[w] is not zero
-    placements: list[tuple[int, int, int, int]] = []
+    placements: list[tuple[int, int, int, int, int]] = []
     bins = 0
 
     # Pushing a run onto its class is written out in both places: a call would cost more than its body.
     sizes = np.flatnonzero(counts)[::-1]
     for size, left in zip(sizes.tolist(), counts[sizes].tolist(), strict=True):
-        square = size * size
         while left:
             word = size >> WORD
             bits = words[word] >> (size & MASK)
@@ -73,25 +73,27 @@ def best_fit_decreasing(
                 if not above:
                     break  # no open bin holds this length
                 word += (above & -above).bit_length()
-                residual = (word << WORD) + (words[word] & -words[word]).bit_length() - 1
+                bits = words[word]
+                residual = (word << WORD) + (bits & -bits).bit_length() - 1
             fits = residual // size
             runs = classes[residual]
             while left and runs:
-                first, width, documents, tokens, squares = runs.pop()
+                first, width, documents = runs.pop()
                 take = fits
                 if width * fits > left:  # more room than documents: only some of these bins, or one bin in part
                     take = min(fits, left)
                     filled = left // take
                     if filled < width:
-                        runs.append((first + filled, width - filled, documents, tokens, squares))
+                        runs.append((first + filled, width - filled, documents))
                         width = filled
                 left -= width * take
-                placements.append((first, width, take, documents))
+                placements.append((first, width, take, documents, size))
                 rest = residual - take * size
-                if not classes[rest]:
+                into = classes[rest]
+                if not into:
                     words[rest >> WORD] |= 1 << (rest & MASK)
                     top |= 1 << (rest >> WORD)
-                classes[rest].append((first, width, documents + take, tokens + take * size, squares + take * square))
+                into.append((first, width, documents + take))
             if not runs:
                 words[word] ^= 1 << (residual & MASK)
                 if not words[word]:
@@ -99,20 +101,40 @@ def best_fit_decreasing(
         fits = capacity // size
         for width, take in ((left // fits, fits), (1, left % fits)):
             if width and take:
-                placements.append((bins, width, take, 0))
+                placements.append((bins, width, take, 0, size))
                 rest = capacity - take * size
-                if not classes[rest]:
+                into = classes[rest]
+                if not into:
                     words[rest >> WORD] |= 1 << (rest & MASK)
                     top |= 1 << (rest >> WORD)
-                classes[rest].append((bins, width, take, take * size, take * square))
+                into.append((bins, width, take))
                 bins += width
+    placed = _rows(placements, 5)
+    return Packing(bins, placed, _measure(_rows(list(chain.from_iterable(classes)), 3), placed))
 
-    runs_by_bin = np.array([run for runs in classes for run in runs], dtype=np.int64).reshape(-1, 5)
-    return Packing(
-        bins,
-        np.array(placements, dtype=np.int64).reshape(-1, 4),
-        runs_by_bin[np.argsort(runs_by_bin[:, 0])],
-    )
+
+def _rows(rows: Sequence[tuple[int, ...]], columns: int) -> np.ndarray:
+    """(len(rows), columns) int64."""
+    return np.fromiter(chain.from_iterable(rows), np.int64, len(rows) * columns).reshape(-1, columns)
+
+
+def _measure(
+    runs: np.ndarray,  # (R, 3)
+    placements: np.ndarray,  # (E, 5)
+) -> np.ndarray:
+    """(R, 5) the runs sorted by first bin, with the tokens and the sum of squared lengths of each of their bins.
+
+    A placement covers whole neighbouring runs, so it adds at the run where it begins and is taken back at the run
+    where it ends; the running sums are the totals.
+    """
+    runs = runs[np.argsort(runs[:, 0])]
+    first, width, take, _, size = placements.T
+    begins, ends = (np.searchsorted(runs[:, 0], at) for at in (first, first + width))
+    sums = np.zeros((2, len(runs) + 1), np.int64)
+    for row, added in zip(sums, (take * size, take * size * size), strict=True):
+        np.add.at(row, begins, added)
+        np.subtract.at(row, ends, added)
+    return np.concatenate([runs, sums.cumsum(axis=1)[:, :-1].T], axis=1)
 
 
 def expand(
@@ -122,7 +144,7 @@ def expand(
 ) -> np.ndarray:
     """(N,) document ids in pack order: bin b's documents lie from ``first_slot[b]`` on, longest first."""
     kind = first_slot.dtype
-    first, width, take, before = packing.placements.T
+    first, width, take, before, _ = packing.placements.T
     pairs = int(width.sum())  # (placement, bin) pairs
     slots = np.repeat((first - (np.cumsum(width) - width)).astype(kind), width)
     slots += np.arange(pairs, dtype=kind)  # the bin of each pair
