@@ -33,7 +33,7 @@ from tracestill.data_pipeline.stage import stage
 from tracestill.data_pipeline.store import TokenStoreWriter
 from tracestill.data_pipeline.tokenizer import TokenizerConfig, count_records, held_out_questions, record_batches
 
-BATCH = 256  # records in memory at a time
+BATCH = 64  # records in memory at a time
 LAST_STEP = np.iinfo(np.uint16).max
 STORES = {"train": "tokens.arrow", "test": "test.arrow"}
 REJECTED = pa.schema([(name, pa.string()) for name in ("record_id", "question_id", "reason", "detail")])

@@ -177,7 +177,7 @@ class TokenStore:
                 raise ValueError("tokens, kinds and steps of a document differ in number")
             length = np.diff(offsets)
             flat.append(tuple(column.values.to_numpy(zero_copy_only=True) for column in lists))
-            if length.min(initial=1) < 1 or offsets[0] < 0 or offsets[-1] > min(map(len, flat[-1])):
+            if offsets[0] < 0 or offsets[-1] > min(map(len, flat[-1])):
                 raise ValueError("the offsets of its documents are damaged")
             starts.append(offsets[:-1])
             lengths.append(length)
