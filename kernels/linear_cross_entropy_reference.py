@@ -15,8 +15,8 @@ from tracestill.kernels.linear_cross_entropy_options import TAIL_FLOOR, RowOptio
 ENTROPY_BLOCK = 1 << 20
 """Elements of the scratch with which entropies are summed: 4 MiB in fp32, small beside any chunk."""
 
-SHORT_CUT_LIMIT = 1e3
-"""Largest |row maximum| at which entropy = nll - x.g is good to about 1e-4 in fp32."""
+SHORT_CUT_LIMIT = 64.0
+"""Largest |row maximum| at which entropy = nll - x.g is good to about 1e-5 nats in fp32."""
 
 
 def chunk_pass(

@@ -32,10 +32,14 @@ from tracestill.kernels.linear_cross_entropy_options import (
 NONE, POWER, FOCAL = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)  # forms of `dynamic`
 WITHIN, EXCESS, GIVEN = tl.constexpr(3), tl.constexpr(4), tl.constexpr(5)
 
-BLOCK, WARPS = 16384, 32
-"""Elements of a row at a time, and warps: no register spills with any option (tests compile and look)."""
+BLOCK, BLOCK_CAPPED = 16384, 8192
+"""Elements of a row at a time, without and with a softcap: no register spills (tests compile and look)."""
 
-LAUNCH_OPTIONS = {"num_warps": WARPS, "num_stages": 1, "enable_fp_fusion": False}
+LAUNCH_OPTIONS = {
+    "num_warps": 16 if torch.version.hip else 32,  # 1,024 threads
+    "num_stages": 1,
+    "enable_fp_fusion": False,
+}
 
 
 @triton.jit
@@ -165,12 +169,13 @@ def chunk_kernel(
         extra += z_loss * lse * lse
     tl.store(extra_out + row, extra)
 
-    p_t = tl.exp(z_t - m) / s
+    e_t = tl.exp(z_t - m)
+    p_t = e_t / s
+    missed = (s - e_t) / s  # 1 - p_t to about 1e-7, without rounding p_t first
     factor = 1.0
     if DYNAMIC == POWER:
         factor = tl.exp(-dynamic_a * nll)
     elif DYNAMIC == FOCAL:
-        missed = tl.maximum(1.0 - p_t, 0.0)
         power = tl.exp(dynamic_a * tl.log(missed))
         factor = tl.where(missed > 0.0, power, tl.where(dynamic_a > 0.0, 0.0, 1.0))
     elif DYNAMIC == WITHIN:
@@ -222,7 +227,9 @@ def chunk_kernel(
         tl.debug_barrier()  # every thread has read the logits of the target and of the teacher's tokens
         share_s = share / s
         flat = weight * label_smoothing / vocabulary
-        hit = weight * (1.0 - label_smoothing)
+        hit = (share - weight) * p_t - weight * missed
+        if HAS_SMOOTHING:
+            hit += weight * label_smoothing - flat
         for first in range(0, vocabulary, BLOCK):
             at = first + lane
             z = tl.load(start + at, mask=at < stride, other=0.0).to(tl.float32)
@@ -234,7 +241,7 @@ def chunk_kernel(
             g = share_s * tl.exp(z - m)
             if HAS_SMOOTHING:
                 g -= flat
-            g = tl.where(at == target, g - hit, g)
+            g = tl.where(at == target, hit, g)
             if HAS_CAP:
                 g *= 1.0 - (z / softcap) * (z / softcap)
             if HAS_SCALE:
@@ -243,10 +250,10 @@ def chunk_kernel(
             tl.store(start + at, g.to(logits.dtype.element_ty), mask=at < stride)
         if K > 0:
             tl.debug_barrier()  # what follows overwrites what other threads of this program just wrote
-            g_k = share * p_k + sparse
+            g_k = share * p_k
             if HAS_SMOOTHING:
                 g_k -= flat
-            g_k = tl.where(id_k == target, g_k - hit, g_k)
+            g_k = tl.where(id_k == target, hit, g_k) + sparse
             if HAS_CAP:
                 g_k *= 1.0 - (z_k / softcap) * (z_k / softcap)
             if HAS_SCALE:
@@ -310,6 +317,9 @@ def _launch(
 ) -> None:
     unread = logits  # any pointer, where an option is off
     k = 0 if rows.teacher_ids is None else rows.teacher_ids.shape[1]
+    block = BLOCK if options.softcap is None else BLOCK_CAPPED
+    if triton.knobs.runtime.interpret:  # which reads a whole block however few its elements inside
+        block = min(block, triton.next_power_of_2(-(-logits.shape[1] // 3)))
     chunk_kernel[(logits.shape[0],)](
         logits,
         rows.targets,
@@ -338,6 +348,6 @@ def _launch(
         K=k,
         K_BLOCK=triton.next_power_of_2(max(k, 1)),
         REVERSE=options.reverse,
-        BLOCK=min(BLOCK, triton.next_power_of_2(logits.shape[1])) if triton.knobs.runtime.interpret else BLOCK,
+        BLOCK=block,
         **LAUNCH_OPTIONS,
     )

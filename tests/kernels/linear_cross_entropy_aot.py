@@ -1,0 +1,131 @@
+"""Compiles the pass over logits for GPUs that are not here and prints what the compiler made of it, as JSON.
+
+Run in a process of its own: Triton must not have been imported in interpreter mode. Arguments: names of TARGETS and
+of VARIANTS, each pair of which is compiled.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from tracestill.kernels.linear_cross_entropy_triton import (
+    BLOCK,
+    BLOCK_CAPPED,
+    LAUNCH_OPTIONS,
+    NONE,
+    ROW_ARGUMENTS,
+    WITHIN,
+    chunk_kernel,
+)
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+PLAIN = {
+    "GRADIENT": True,
+    "DYNAMIC": NONE.value,
+    "HAS_BIAS": False,
+    "HAS_SCALE": False,
+    "HAS_CAP": False,
+    "HAS_SMOOTHING": False,
+    "HAS_Z_LOSS": False,
+    "K": 0,
+    "K_BLOCK": 1,
+    "REVERSE": False,
+}
+EVERYTHING = {
+    "GRADIENT": True,
+    "DYNAMIC": WITHIN.value,
+    "HAS_BIAS": True,
+    "HAS_SCALE": True,
+    "HAS_CAP": True,
+    "HAS_SMOOTHING": True,
+    "HAS_Z_LOSS": True,
+    "K": 128,
+    "K_BLOCK": 128,
+    "REVERSE": True,
+}
+VARIANTS = {
+    "plain": PLAIN,
+    "statistics": PLAIN | {"GRADIENT": False},
+    "teacher": PLAIN | {"K": 50, "K_BLOCK": 64},
+    "uncapped": EVERYTHING | {"HAS_CAP": False},
+    "everything": EVERYTHING,
+}
+TYPES = {"targets": "*i64", "teacher_ids": "*i64", "stride": "i32", "vocabulary": "i32"}
+
+
+def compiled(target: GPUTarget, variant: dict, logits: str = "bf16"):
+    names = chunk_kernel.arg_names
+    signature, aligned = {}, {}
+    for index, name in enumerate(names):
+        if name in variant or name == "BLOCK":
+            signature[name] = "constexpr"
+        elif name in ("logits", "bias"):
+            signature[name] = f"*{logits}"
+        elif name in ROW_ARGUMENTS:
+            signature[name] = TYPES.get(name, "*fp32")
+        else:
+            signature[name] = TYPES.get(name, "fp32")
+        # `vocabulary` is left unaligned: the worst case, a V that 16 does not divide.
+        if name in ("logits", "bias", "stride"):
+            aligned[(index,)] = [["tt.divisibility", 16]]
+    block = BLOCK_CAPPED if variant["HAS_CAP"] else BLOCK
+    warps = LAUNCH_OPTIONS["num_warps"] if target.backend == "cuda" else 16  # of 64 threads there
+    source = ASTSource(chunk_kernel, signature, variant | {"BLOCK": block}, aligned)
+    return triton.compile(source, target=target, options=LAUNCH_OPTIONS | {"num_warps": warps})
+
+
+def nvidia(kernel) -> dict[str, int]:
+    """Registers, stack bytes, local-memory instructions and vector accesses."""
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(kernel.asm["cubin"])
+        usage = subprocess.run([tools / "cuobjdump", "-res-usage", path], capture_output=True, text=True, check=True)
+        sass = subprocess.run([tools / "nvdisasm", "-c", path], capture_output=True, text=True, check=True)
+    text = usage.stdout + usage.stderr
+    return {
+        "registers": int(re.search(r"REG:(\d+)", text)[1]),
+        "stack": int(re.search(r"STACK:(\d+)", text)[1]),
+        "local": len(re.findall(r"\b(?:STL|LDL)\b", sass.stdout)),
+        "vector_loads": len(re.findall(r"ld\.global[.\w:]*\.v4", kernel.asm["ptx"])),
+        "vector_stores": len(re.findall(r"st\.global[.\w:]*\.v4", kernel.asm["ptx"])),
+        "barriers": len(re.findall(r"\bbar\.sync", kernel.asm["ptx"])),
+        "atomics": len(re.findall(r"\b(?:ATOMG?|RED)\b", sass.stdout)),
+    }
+
+
+def amd(kernel) -> dict[str, int]:
+    """Registers and spilled registers from the code object's metadata."""
+    keys = r"\.(vgpr_count|vgpr_spill_count|sgpr_spill_count|private_segment_fixed_size):\s*(\d+)"
+    found = {key: int(value) for key, value in re.findall(keys, kernel.asm["amdgcn"])}
+    return {
+        "registers": found["vgpr_count"],
+        "stack": found["private_segment_fixed_size"],
+        "local": found["vgpr_spill_count"] + found["sgpr_spill_count"],
+        "atomics": len(re.findall(r"\bglobal_atomic", kernel.asm["amdgcn"])),
+    }
+
+
+def main(targets: str, variants: str) -> None:
+    report = {}
+    for name in targets.split(","):
+        for variant in variants.split(","):
+            kernel = compiled(TARGETS[name], VARIANTS[variant])
+            report[f"{name} {variant}"] = amd(kernel) if TARGETS[name].backend == "hip" else nvidia(kernel)
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
