@@ -32,8 +32,8 @@ from tracestill.kernels.linear_cross_entropy_options import (
 NONE, POWER, FOCAL = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)  # forms of `dynamic`
 WITHIN, EXCESS, GIVEN = tl.constexpr(3), tl.constexpr(4), tl.constexpr(5)
 
-BLOCK, BLOCK_CAPPED = 16384, 8192
-"""Elements of a row at a time, without and with a softcap: no register spills (tests compile and look)."""
+BLOCK, SMALL_BLOCK = 16384, 8192
+"""Elements of a row at a time; the small ones with a softcap or a teacher, so that no register spills (tests look)."""
 
 LAUNCH_OPTIONS = {
     "num_warps": 16 if torch.version.hip else 32,  # 1,024 threads
@@ -317,7 +317,7 @@ def _launch(
 ) -> None:
     unread = logits  # any pointer, where an option is off
     k = 0 if rows.teacher_ids is None else rows.teacher_ids.shape[1]
-    block = BLOCK if options.softcap is None else BLOCK_CAPPED
+    block = BLOCK if options.softcap is None and not k else SMALL_BLOCK
     if triton.knobs.runtime.interpret:  # which reads a whole block however few its elements inside
         block = min(block, triton.next_power_of_2(-(-logits.shape[1] // 3)))
     chunk_kernel[(logits.shape[0],)](

@@ -17,10 +17,10 @@ from triton.compiler import ASTSource
 
 from tracestill.kernels.linear_cross_entropy_triton import (
     BLOCK,
-    BLOCK_CAPPED,
     LAUNCH_OPTIONS,
     NONE,
     ROW_ARGUMENTS,
+    SMALL_BLOCK,
     WITHIN,
     chunk_kernel,
 )
@@ -59,7 +59,7 @@ VARIANTS = {
     "plain": PLAIN,
     "statistics": PLAIN | {"GRADIENT": False},
     "teacher": PLAIN | {"K": 50, "K_BLOCK": 64},
-    "uncapped": EVERYTHING | {"HAS_CAP": False},
+    "uncapped": EVERYTHING | {"HAS_CAP": False, "K": 0, "K_BLOCK": 1},
     "everything": EVERYTHING,
 }
 TYPES = {"targets": "*i64", "teacher_ids": "*i64", "stride": "i32", "vocabulary": "i32"}
@@ -80,7 +80,7 @@ def compiled(target: GPUTarget, variant: dict, logits: str = "bf16"):
         # `vocabulary` is left unaligned: the worst case, a V that 16 does not divide.
         if name in ("logits", "bias", "stride"):
             aligned[(index,)] = [["tt.divisibility", 16]]
-    block = BLOCK_CAPPED if variant["HAS_CAP"] else BLOCK
+    block = SMALL_BLOCK if variant["HAS_CAP"] or variant["K"] else BLOCK
     warps = LAUNCH_OPTIONS["num_warps"] if target.backend == "cuda" else 16  # of 64 threads there
     source = ASTSource(chunk_kernel, signature, variant | {"BLOCK": block}, aligned)
     return triton.compile(source, target=target, options=LAUNCH_OPTIONS | {"num_warps": warps})
