@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import sync
@@ -64,6 +65,12 @@ class RunDirectory:
         if stage == "tokenizer" and own.encode.tokenizer == main.encode.tokenizer:
             return self.root / stage
         return self.root / "arms" / arm / stage
+
+    def train_stage(self, arm: str) -> tuple[dict[str, Any], dict[str, Path]]:
+        """Config and input directories that decide whether an arm's training is current (see data_pipeline.stage)."""
+        recipe = self.recipe.for_arm(arm).model_dump(mode="json")
+        config = {key: recipe[key] for key in ("seed", "kinds", "student", "weighting", "train", "deepspeed")}
+        return config, {name: self.stage(arm, name) for name in ("tokenizer", "encode", "plan")}
 
 
 def differing(a: object, b: object, prefix: str = "") -> list[str]:

@@ -1,0 +1,149 @@
+"""Recipes are checked before any work, and every fault is one line that names the field."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.trainer.recipe import dump_recipe, load_recipe
+from tracestill.trainer.run_directory import RunDirectory
+
+SMALL = {
+    "name": "small",
+    "questions": {"source": "digit_sum", "train": 10, "test": 5},
+    "sample": {"teachers": [{"name": "solver"}]},
+    "plan": {"capacity": 512, "packs_per_step": 2},
+    "student": {"config": {"model_type": "llama", "hidden_size": 32}},
+    "train": {"steps": 10},
+    "arms": {"answers_only": {"encode": {"trace": "drop"}}},
+}
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    def write(**changes):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump({**SMALL, **changes}))
+        return path
+
+    return write
+
+
+def test_a_resolved_recipe_reads_back_as_itself(recipe_file, tmp_path):
+    recipe = load_recipe(recipe_file())
+    again = tmp_path / "again.yaml"
+    again.write_text(dump_recipe(recipe))
+    assert load_recipe(again) == recipe
+
+
+def test_settings_override_nested_keys_and_keep_their_siblings(recipe_file):
+    recipe = load_recipe(recipe_file(), ["train.lr=3e-4", "train.betas=[0.8, 0.9]", "sample.samples=3"])
+    assert recipe.train.lr == 3e-4
+    assert recipe.train.betas == (0.8, 0.9)
+    assert recipe.train.steps == 10
+    assert recipe.sample.samples == 3
+
+
+def test_an_arm_is_the_recipe_with_its_overrides(recipe_file):
+    recipe = load_recipe(recipe_file(arms={"long": {"train": {"epochs": 2}}, "bare": {"encode": {"trace": "drop"}}}))
+    assert recipe.for_arm("traces").train == recipe.train
+    assert (recipe.for_arm("long").train.steps, recipe.for_arm("long").train.epochs) == (None, 2)
+    assert recipe.for_arm("bare").encode.trace == "drop"
+    with pytest.raises(InputError, match="no arm 'bear' in recipe 'small'; did you mean 'bare'"):
+        recipe.for_arm("bear")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trian": {}}, "unknown key 'trian'; did you mean 'train'"),
+        ({"train": {"steps": 10, "learning_rate": 1}}, "unknown key 'train.learning_rate'"),
+        ({"train": {"steps": 10, "warmpu": 1}}, "unknown key 'train.warmpu'; did you mean 'warmup'"),
+        ({"train": {"steps": "many"}}, r"train.steps: .*integer.*\(got 'many'\)"),
+        ({"train": {}}, "exactly one of train.steps and train.epochs"),
+        ({"plan": {"packs_per_step": 2}}, "'plan.capacity' is missing"),
+        ({"sample": {"teachers": [{"name": "a", "optoins": {}}]}}, "did you mean 'options'"),
+        ({"weighting": {"weights": {"trase": 1}}}, "unknown span kind or group 'trase'; did you mean 'trace'"),
+        ({"weighting": {"weights": {"trace": -1}}}, "expected a finite number >= 0"),
+        ({"arms": {"a": {"trian": {}}}}, "arms.a: unknown key 'trian'"),
+        ({"arms": {"a": {"seed": 1}}}, "arms.a.seed: arms of a run share it"),
+        ({"arms": {"traces": {}}}, "'traces' is no name for an arm"),
+        ({"name": "../up"}, "name: expected letters"),
+        ({"student": {}}, "exactly one of student.config and student.pretrained"),
+    ],
+)
+def test_a_fault_is_named(recipe_file, changes, message):
+    with pytest.raises(InputError, match=message):
+        load_recipe(recipe_file(**changes))
+
+
+def test_several_faults_are_several_lines(recipe_file):
+    with pytest.raises(InputError) as error:
+        load_recipe(recipe_file(trian={}, name="a b"))
+    assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [1", "line 1: not valid YAML"), ("- 1", "expected a mapping"), ("", "expected a mapping")],
+)
+def test_what_is_no_recipe_is_refused(tmp_path, text, message):
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_recipe(path)
+
+
+def test_a_missing_or_unreadable_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"none\.yaml: cannot read"):
+        load_recipe(tmp_path / "none.yaml")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"bytes\.yaml: cannot read"):
+        load_recipe(tmp_path / "bytes.yaml")
+
+
+@pytest.mark.parametrize("setting", ["train.lr", "=1", "train.lr=[1"])
+def test_a_malformed_setting_is_refused(recipe_file, setting):
+    with pytest.raises(InputError, match="--set"):
+        load_recipe(recipe_file(), [setting])
+
+
+def test_reading_a_recipe_imports_no_torch(recipe_file):
+    code = (
+        "import sys, pathlib; from tracestill.trainer.recipe import load_recipe; "
+        "load_recipe(pathlib.Path(sys.argv[1])); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(recipe_file())], check=False).returncode == 0
+
+
+def test_a_run_directory_of_another_recipe_is_refused(recipe_file, tmp_path):
+    root = tmp_path / "run"
+    first = load_recipe(recipe_file())
+    RunDirectory.create(root, first)
+    assert RunDirectory.create(root, first).recipe == first
+    other = load_recipe(recipe_file(), ["train.lr=0.5"])
+    with pytest.raises(InputError, match=r"holds another recipe \(differs in train.lr\)"):
+        RunDirectory.create(root, other)
+    assert RunDirectory.open(root).recipe == first
+    RunDirectory.create(root, other, replace=True)
+    assert RunDirectory.open(root).recipe == other
+
+
+def test_a_directory_with_other_things_in_it_is_not_claimed(recipe_file, tmp_path):
+    root = tmp_path / "home"
+    root.mkdir()
+    (root / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="is not a run directory"):
+        RunDirectory.create(root, load_recipe(recipe_file()))
+    assert [p.name for p in root.iterdir()] == ["thesis.tex"]
+
+
+def test_arms_share_a_stage_until_they_change_it(recipe_file, tmp_path):
+    arms = {"bare": {"encode": {"trace": "drop"}}, "raw": {"select": {"answer": False}}}
+    run = RunDirectory.create(tmp_path / "run", load_recipe(recipe_file(arms=arms)))
+    assert run.stage("bare", "select") == run.stage("traces", "select") == run.root / "select"
+    assert run.stage("raw", "select") == run.root / "arms" / "raw" / "select"
+    assert run.stage("bare", "tokenizer") == run.stage("raw", "tokenizer") == run.root / "tokenizer"
+    assert run.stage("bare", "encode") != run.stage("traces", "encode")

@@ -1,0 +1,73 @@
+"""Learning-rate schedules and the checks on the train block."""
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from tracestill.trainer.settings import TrainConfig, learning_rate
+
+
+def rates(**settings):
+    config = TrainConfig(steps=100, lr=2.0, **settings)
+    return [learning_rate(config, step, 100) for step in range(100)]
+
+
+def test_warmup_rises_linearly_to_the_peak_and_cosine_falls_to_its_floor():
+    found = rates(warmup=10, schedule="cosine", final_lr=0.1)
+    assert found[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
+    assert found[10] == 2.0
+    assert found[99] == pytest.approx(0.2)
+    assert found[10:] == sorted(found[10:], reverse=True)
+
+
+def test_cosine_equals_torch():
+    """torch's CosineAnnealingLR walks the same curve: T_max is the number of steps between peak and floor."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=2.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=99, eta_min=0.5)
+    for ours in rates(schedule="cosine", final_lr=0.25):
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        schedule.step()
+
+
+def test_linear_falls_in_equal_steps():
+    found = rates(warmup=20, schedule="linear")
+    falls = [a - b for a, b in zip(found[20:], found[21:], strict=False)]
+    assert falls == pytest.approx([2.0 / 79] * 79)
+    assert found[99] == pytest.approx(0.0)
+
+
+def test_constant_stays():
+    assert rates(schedule="constant", warmup=5)[5:] == [2.0] * 95
+
+
+def test_warmup_stable_decay_holds_then_falls_linearly():
+    found = rates(schedule="wsd", warmup=10, decay=20)
+    assert found[10:80] == [2.0] * 70
+    assert found[80] == pytest.approx(2.0 * (1 - 1 / 20))
+    assert found[99] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_a_single_step_has_a_finite_rate(schedule):
+    assert math.isfinite(learning_rate(TrainConfig(steps=1, schedule=schedule), 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "exactly one of train.steps and train.epochs"),
+        ({"steps": 10, "epochs": 1}, "exactly one of train.steps and train.epochs"),
+        ({"steps": 10, "warmup": 10}, "smaller than train.steps"),
+        ({"steps": 10, "schedule": "wsd"}, "train.decay belongs to"),
+        ({"steps": 10, "decay": 3}, "train.decay belongs to"),
+        ({"steps": 10, "zero": 4}, "zero"),
+        ({"steps": 10, "precision": "fp16"}, "precision"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        TrainConfig(**settings)
