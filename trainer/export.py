@@ -96,7 +96,9 @@ def export(
             recipe=recipe.rstrip(),
         )
         (work / "README.md").write_text(card, encoding="utf-8")
-        for path in work.rglob("*"):
+        mode = (work / "README.md").stat().st_mode  # safetensors makes its files unreadable to other users
+        for path in work.iterdir():
+            path.chmod(mode)
             sync(path)
         sync(work)
         old = partial_name(out_dir)

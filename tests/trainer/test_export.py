@@ -129,6 +129,7 @@ def test_directory_holds_nothing_of_ours(tmp_path: Path) -> None:
     card = (out / "README.md").read_text()
     assert "name: demo" in card
     assert "| select: in | 1,234 |" in card
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1
     assert "| select: rejected: wrong answer | 7 |" in card
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
