@@ -13,8 +13,9 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 MAX_POWER = 64
 MAX_BITS = 4096  # of a power
@@ -56,8 +57,7 @@ class Unreadable(ValueError):
     """The tokens do not begin with an expression."""
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     kind: str  # number, operator, equals, open, close, word, break, unknown
     text: str  # normalised: operators as + - * / ^ mod of; numbers without separators
     start: int
@@ -94,11 +94,11 @@ def tokens_of(text: str) -> list[Token]:
             token = Token(kind, re.sub(r"[$€£¥₹,\s]", "", raw), token.start, token.end)
             glued_word = glued and found[-1].kind == "word" and found[-1].text not in ("x", "X")
             if glued_word:
-                found[-1] = replace(found[-1], kind="unknown")  # an identifier such as a1
+                found[-1] = found[-1]._replace(kind="unknown")  # an identifier such as a1
             if glued_word or len(raw) > MAX_DIGITS or (glued and found[-1].kind in ("number", "unknown")):
-                token = replace(token, kind="unknown")
+                token = token._replace(kind="unknown")
         elif kind == "word" and glued and found[-1].kind == "number" and len(raw) == 1 and raw not in ("x", "X"):
-            token = replace(token, kind="unknown")  # 2y: a variable, not a unit
+            token = token._replace(kind="unknown")  # 2y: a variable, not a unit
         found.append(token)
     return [settled(found, at) for at in range(len(found))]
 
@@ -115,9 +115,9 @@ def settled(tokens: Sequence[Token], at: int) -> Token:
             token.text != "of" or (before is not None and before.text.endswith("%")) or is_fraction(tokens, at)
         )
         if token.text in WORDS and operand_before and operand_follows and is_operation:
-            return replace(token, kind="operator", text=WORDS[token.text])
+            return token._replace(kind="operator", text=WORDS[token.text])
         if len(token.text) == 1 and token.text not in ARTICLES:
-            return replace(token, kind="unknown")
+            return token._replace(kind="unknown")
     if token.text in ("/", "-") and token.kind == "operator" and before is not None and after is not None:
         unit_before = before.kind in ("number", "word")
         if (
@@ -127,7 +127,7 @@ def settled(tokens: Sequence[Token], at: int) -> Token:
             and before.end == token.start
             and after.start == token.end
         ):
-            return replace(token, kind="word")  # $76/share, 45-minute
+            return token._replace(kind="word")  # $76/share, 45-minute
     return token
 
 

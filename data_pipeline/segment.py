@@ -32,6 +32,7 @@ CHECK = re.compile(
 DERIVE = re.compile(r"=|\d\s*(?:[-+*/^×÷·]|\\times|\bx\b|\btimes\b|\bplus\b|\bminus\b|\bmod\b)\s*[$€£]?\d")
 PLAN = re.compile(
     r"^\W*(?:\d{1,3}[.)]\s+)?(?:first|second|third|next|finally|to (?:find|solve|get|answer|do)|plan|order|step \d+"
+    r"|(?:then|now) (?:find|figure|calculate|compute|determine|add|subtract|multiply|divide)"
     r"|start by|begin by|let(?:'s| us)?\b|now (?:find|we|i)"
     r"|we (?:need|want|have to|must|can)|i (?:need|want|have to|must|will)"
     r"|our goal|the (?:goal|task|question))\b"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from tracestill.data_pipeline.equations import Equation, equations
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.schema import RECORD_SCHEMA, REJECTED_SCHEMA, read_rows, write_rows
 from tracestill.data_pipeline.stage import stage
+
+Progress = Callable[[int, int], None]
 
 REMEDIES = {
     "no_answer": "the teacher gave no answer: look at its traces",
@@ -38,15 +40,17 @@ def stage_config(select: SelectConfig) -> dict[str, Any]:
     return select.model_dump(mode="json")
 
 
-def run(select: SelectConfig, *, directory: Path, sample: Path) -> None:
+def run(select: SelectConfig, *, directory: Path, sample: Path, progress: Progress = lambda done, total: None) -> None:
     """Read ``sample``/records.parquet; write records.parquet and rejected.parquet (with reason and detail).
+
+    Calls ``progress(done, total)`` with records.
 
     Reasons, in the order of the checks; the first one that applies is the verdict: ``no_answer``, ``wrong_answer``,
     ``false_equation``, ``same_path``, ``over_maximum``. Raises InputError, with counts by reason, if none survives.
     """
     with stage(directory, "select", stage_config(select), {"sample": sample}) as work:
         rows = read_rows(sample / "records.parquet", RECORD_SCHEMA)
-        verdicts = dict(judge(select, rows))
+        verdicts = dict(judge(select, rows, progress))
         kept = [row for row in rows if row["record_id"] not in verdicts]
         rejected = [
             {**row, "reason": verdicts[row["record_id"]][0], "detail": verdicts[row["record_id"]][1]}
@@ -69,7 +73,9 @@ def run(select: SelectConfig, *, directory: Path, sample: Path) -> None:
         }
 
 
-def judge(select: SelectConfig, rows: list[dict[str, Any]]) -> Iterator[tuple[str, tuple[str, str]]]:
+def judge(
+    select: SelectConfig, rows: list[dict[str, Any]], progress: Progress
+) -> Iterator[tuple[str, tuple[str, str]]]:
     """(record id, (reason, detail)) of each rejected record.
 
     Where only some of several records stay, those of the smallest record id do: it is a hash of the provenance, so
@@ -77,7 +83,8 @@ def judge(select: SelectConfig, rows: list[dict[str, Any]]) -> Iterator[tuple[st
     """
     paths: dict[tuple[str, str], str] = {}
     taken: Counter[str] = Counter()
-    for row in sorted(rows, key=lambda row: row["record_id"]):
+    for at, row in enumerate(sorted(rows, key=lambda row: row["record_id"]), start=1):
+        progress(at, len(rows))
         record, question = row["record_id"], row["question_id"]
         found = equations(row["trace"]) if select.equations or select.unique_paths else []
         if verdict := fault(select, row, found):

@@ -123,6 +123,7 @@ def test_true_equations_of_many_shapes_are_read_and_hold(text: str) -> None:
         ("6 + 7 = 4 mod 10", "6 + 7 = 4 mod 10"),
         ("20% of 50 = 11", "20% of 50 = 11"),
         ("7 = 3 + 5", "7 = 3 + 5"),
+        ("$80/hour * 7 days = 570", "$80/hour * 7 days = 570"),
         ("3 + 4 = 7 apples = 8 - 2", "3 + 4 = 7 apples = 8 - 2"),
         ("80 km/day * 7 days/week = 550 km/week", "80 km/day * 7 days/week = 550"),
     ],

@@ -64,6 +64,7 @@ def test_steps_cover_any_text_in_order_and_each_says_something(text: str) -> Non
     ("step", "kind"),
     [
         ("First we need to find the cost.", "plan"),
+        ("Then find the time that it takes.", "plan"),
         ("Let's solve this step by step:", "plan"),
         ("Let T be the number of balls.", "plan"),
         ("She has 3 + 4 = 7 apples.", "derive"),

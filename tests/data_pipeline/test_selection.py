@@ -118,7 +118,10 @@ def test_real_traces_are_judged_as_an_independent_reading_judges_them(tmp_path: 
         directory=tmp_path / "sample",
         journal=tmp_path / "journal.sqlite",
     )
-    run(SelectConfig(), directory=tmp_path / "select", sample=tmp_path / "sample")
+    seen: list[tuple[int, int]] = []
+    report = lambda done, total: seen.append((done, total))  # noqa: E731
+    run(SelectConfig(), directory=tmp_path / "select", sample=tmp_path / "sample", progress=report)
+    assert seen == [(done, 2400) for done in range(1, 2401)]
     kept = read_rows(tmp_path / "select" / "records.parquet", RECORD_SCHEMA)
     rejected = read_rows(tmp_path / "select" / "rejected.parquet", REJECTED_SCHEMA)
     assert len(kept) + len(rejected) == 2400
