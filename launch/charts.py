@@ -169,17 +169,13 @@ def ticks(low: float, high: float, wanted: int) -> list[float]:
 
 
 def ticks_log(low: float, high: float) -> list[float]:
-    """Powers of ten between low and high; of 1, 2, 5 where there are fewer than three."""
+    """Powers of ten from low to high, with 3 or with 2 and 5 between them where they are few, or else round numbers."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)):
-        found = [
-            f * 10.0**k
-            for k in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-            for f in factors
-            if low <= f * 10.0**k <= high
-        ]
+        found = [factor * 10.0**k for k in powers for factor in factors if low <= factor * 10.0**k <= high]
         if len(found) >= 3:
             return found
-    return found or ticks(low, high, 3)
+    return ticks(low, high, 4)
 
 
 def number(value: float, *, exact: bool = False) -> str:

@@ -266,7 +266,7 @@ def execute(
     asked = open_run(recipe, run_dir, settings)
     asked.recipe.for_arm(arm or "traces")
     works = plan_works(asked, resume=resume)
-    chosen = [w for w in works if first <= w.position <= last and arm in (None, w.arm)]
+    chosen = [w for w in works if first <= w.position <= last and (arm is None or w.arm in (None, arm))]
     if first:
         require_inputs(chosen, works, recipe)
     check_machine(asked.recipe, chosen, console)

@@ -1,0 +1,319 @@
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+from fake_run import RECIPE
+from typer.testing import CliRunner
+
+from tracestill.launch import cli, deepspeed_command, stages
+from tracestill.trainer.recipe import Recipe
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+RENEW = "if the change is meant: RENEW_SNAPSHOTS=1 python -m pytest tests/launch/test_cli.py -k snapshot"
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """A small recipe as a file; runs are made below tmp_path."""
+    monkeypatch.chdir(tmp_path)
+    return write_recipe(tmp_path / "mini.yaml")
+
+
+def write_recipe(path: Path, **changes: object) -> Path:
+    path.write_text(yaml.safe_dump({**RECIPE, **changes}))
+    return path
+
+
+def invoke(*arguments: object):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+
+
+def refused(*arguments: object) -> list[str]:
+    """Lines on stderr of a command that must refuse its input."""
+    result = invoke(*arguments)
+    assert result.exit_code == 2, (result.exit_code, result.output, result.exception)
+    assert "Traceback" not in result.output
+    return [line.removeprefix("error: ") for line in result.stderr.splitlines() if line.startswith("error: ")]
+
+
+# The command line itself
+
+
+def test_help_is_fast_and_teaches():
+    code = (
+        "import sys\nfrom tracestill.launch import cli\nsys.argv = ['tracestill', '--help']\n"
+        "try:\n    cli.main()\nexcept SystemExit as end:\n    assert end.code in (0, None), end.code\n"
+        "heavy = {'torch', 'transformers', 'deepspeed', 'numpy', 'pyarrow', 'matplotlib'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    for word in (
+        "run",
+        "sample",
+        "select",
+        "encode",
+        "plan",
+        "train",
+        "evaluate",
+        "report",
+        "inspect",
+        "recipes/demo.yaml",
+    ):
+        assert word in found.stdout
+
+
+def test_checking_a_recipe_imports_no_torch(recipe):
+    code = (
+        "import sys; from pathlib import Path; from tracestill.launch import cli, runner, stages\n"
+        f"cli.open_run(Path({str(recipe)!r}), None, None)\n"
+        "heavy = {'torch', 'transformers', 'deepspeed'} & sys.modules.keys()\nassert not heavy, heavy"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+
+
+def test_version():
+    import importlib.metadata
+
+    assert invoke("--version").stdout == f"tracestill {importlib.metadata.version('tracestill')}\n"
+
+
+def surface() -> str:
+    """Commands, and their parameters with type, default and help, as text."""
+    lines = []
+    for command in cli.app.registered_commands:
+        assert command.callback is not None
+        documented = inspect.getdoc(command.callback) or ""
+        lines.append(f"{command.name or command.callback.__name__}: {documented.splitlines()[0]}")
+        for name, parameter in inspect.signature(command.callback, eval_str=True).parameters.items():
+            kind, info = get_args(parameter.annotation)
+            declared = [text for text in (info.default, *(info.param_decls or ())) if isinstance(text, str)]
+            names = " ".join(declared) or name.upper()
+            shown = kind.__name__ if isinstance(kind, type) else str(kind)
+            default = "required" if parameter.default is parameter.empty else f"default {parameter.default!r}"
+            lines.append(f"    {names} ({shown.replace('pathlib.', '')}, {default}): {info.help}")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "current"),
+    [
+        ("cli.txt", surface),
+        ("recipe_schema.json", lambda: json.dumps(Recipe.model_json_schema(), indent=1, sort_keys=True) + "\n"),
+    ],
+)
+def test_snapshot(name, current):
+    """People's scripts and recipes depend on these; a change has to be meant, and stands in the diff."""
+    path = SNAPSHOTS / name
+    if os.environ.get("RENEW_SNAPSHOTS"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(current(), encoding="utf-8")
+    assert current() == path.read_text(encoding="utf-8"), f"{name} has changed; {RENEW}"
+
+
+# Running stages
+
+
+def test_stages_run_once_and_are_skipped_then(recipe):
+    first = invoke("run", recipe, "--until", "plan")
+    assert first.exit_code == 0, first.output
+    assert "rejected" in first.stderr
+    assert "skipped" not in first.stderr
+    assert "next: tracestill train runs/mini" in first.stderr
+    again = invoke("run", recipe, "--until", "plan")
+    lines = [line for line in again.stderr.splitlines() if not line.startswith("next")]
+    assert len(lines) == 7, "sample, select, tokenizer; encode and plan of two arms"
+    assert all("up to date, skipped" in line for line in lines)
+    by_directory = invoke("plan", "runs/mini", "--arm", "traces")
+    assert by_directory.exit_code == 0
+    assert "answers_only" not in by_directory.stderr
+
+
+def test_a_changed_recipe_needs_replace_and_redoes_what_changes(recipe):
+    assert invoke("run", recipe, "--until", "plan").exit_code == 0
+    before = Path("runs/mini/recipe.yaml").read_bytes()
+    change = ("run", recipe, "--until", "plan", "--set", "plan.capacity=300")
+    (line,) = refused(*change)
+    assert "differs in plan.capacity" in line
+    assert "--replace" in line
+    assert Path("runs/mini/recipe.yaml").read_bytes() == before
+    lines = invoke(*change, "--replace").stderr.splitlines()
+    assert ["skipped" in line for line in lines[:3]] == [True] * 3
+    assert not any("skipped" in line for line in lines[3:])
+
+
+def test_a_stage_without_its_inputs_says_which_to_run(recipe):
+    (line,) = refused("encode", recipe)
+    assert "needs 'sample', which has not run" in line
+    assert "tracestill sample" in line
+    assert not Path("runs").exists()
+    assert invoke("sample", recipe).exit_code == 0
+    (line,) = refused("plan", recipe)
+    assert "needs 'select', which has not run" in line
+    assert invoke("select", recipe).exit_code == 0
+    assert invoke("encode", recipe, "--arm", "traces").exit_code == 0
+    assert invoke("plan", recipe, "--arm", "traces").exit_code == 0
+    (line,) = refused("plan", recipe)
+    assert "encode answers_only" in line
+    (line,) = refused("select", recipe, "--replace", "--set", "sample.samples=4")
+    assert "needs 'sample', which is out of date" in line
+    (line,) = refused("evaluate", recipe, "--arm", "traces")
+    assert "needs 'train traces', which has not run" in line
+
+
+def test_report_and_inspect(recipe):
+    (line,) = refused("inspect", recipe)
+    assert "not a run directory" in line
+    assert invoke("run", recipe, "--until", "plan").exit_code == 0
+    assert "runs/mini/report/report.html" in invoke("report", recipe).stderr
+    assert Path("runs/mini/report/report.html").is_file()
+    shown = invoke("inspect", "runs/mini", "--document", "2").stdout
+    assert "document 2 of" in shown
+    assert "</think>" in shown
+    assert "filled" in shown
+    prompt = next(line for line in shown.splitlines() if line.startswith("prompt") and "|" in line)
+    assert prompt.split()[1] == "0", "the weight of the prompt"
+    (line,) = refused("inspect", "runs/mini", "--document", "99999")
+    assert "--document 99999" in line
+    (line,) = refused("inspect", "runs/mini", "--arm", "trace")
+    assert "did you mean 'traces'?" in line
+
+
+def test_interrupt_ends_with_130(recipe, monkeypatch):
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stages.selection, "run", interrupt)
+        result = invoke("run", recipe)
+    assert result.exit_code == 130
+    assert "interrupted" in result.stderr
+    again = invoke("run", recipe, "--until", "select").stderr.splitlines()
+    assert ["skipped" in line for line in again[:2]] == [True, False], "what had finished is kept"
+
+
+# Bad input: one line each, exit code 2, nothing half-written
+
+
+def test_missing_and_unreadable_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (line,) = refused("run", "absent.yaml")
+    assert "absent.yaml: cannot read the recipe" in line
+    Path("bytes.yaml").write_bytes(b"name: \xff\xfe")
+    (line,) = refused("run", "bytes.yaml")
+    assert line.startswith("bytes.yaml")
+    Path("torn.yaml").write_text("name: demo\nplan: {capacity: 1")
+    (line,) = refused("run", "torn.yaml")
+    assert "torn.yaml, line 2: not valid YAML" in line
+    Path("empty").mkdir()
+    (line,) = refused("run", "empty")
+    assert "not a run directory" in line
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("train.leraning_rate=1", "unknown key 'train.leraning_rate'"),
+        ("trian.lr=1", "unknown key 'trian'; did you mean 'train'?"),
+        ("train.stesp=3", "did you mean 'steps'?"),
+        ("train.ranks=two", "train.ranks:"),
+        ("train.steps=0", "train.steps:"),
+        ("train.epochs=2", "exactly one of train.steps and train.epochs"),
+        ("plan.group=3", "does not divide packs_per_step"),
+        ("weighting.weights.trcae=1", "did you mean 'trace'?"),
+        ("arms.answers_only.encode.trace=lose", "arms.answers_only"),
+        ("questions.train=0", "questions.train:"),
+        ("questions.source=digit_summ", "digit_sum"),
+        ("seed", "expected key=value"),
+    ],
+)
+def test_faults_of_a_recipe_name_the_field(recipe, setting, said):
+    lines = refused("run", recipe, "--set", setting)
+    assert any(said in line for line in lines), lines
+    assert not Path("runs").exists()
+
+
+def test_unknown_stage_and_arm(recipe):
+    (line,) = refused("run", recipe, "--until", "trian")
+    assert "did you mean 'train'?" in line
+    (line,) = refused("train", recipe, "--arm", "answer_only")
+    assert "did you mean 'answers_only'?" in line
+    assert not Path("runs").exists()
+
+
+def test_empty_question_set(recipe):
+    Path("none.jsonl").write_text("\n")
+    teachers = [{"name": "solver", "use": "digit_sum"}]
+    write_recipe(recipe, questions={"source": "none.jsonl", "train": 1, "test": 0}, sample={"teachers": teachers})
+    (line,) = refused("run", recipe)
+    assert "none.jsonl: 0 different questions" in line
+    assert not list(Path("runs").rglob("*.parquet"))
+    write_recipe(recipe)
+    assert invoke("run", recipe, "--until", "sample").exit_code == 0, "a mended recipe may take the directory"
+
+
+def test_no_surviving_record(recipe):
+    write_recipe(recipe, sample={"teachers": [{"name": "solver", "options": {"error_rate": 1.0}}], "samples": 1})
+    result = invoke("run", recipe)
+    assert result.exit_code == 2
+    assert "no record" in result.stderr or "none" in result.stderr, result.stderr
+    assert not Path("runs/mini/select").exists()
+    assert not list(Path("runs/mini").glob(".*.partial"))
+
+
+def test_document_over_the_capacity(recipe):
+    (line,) = refused("run", recipe, "--set", "plan.capacity=20")
+    assert "capacity" in line
+    assert "overlong" in line
+    assert not Path("runs/mini/arms/traces/encode").exists()
+
+
+def test_tokenizer_without_a_control_symbol(recipe):
+    assert invoke("run", recipe, "--until", "encode").exit_code == 0
+    text = Path("runs/mini/tokenizer/tokenizer.json").read_text()
+    Path("lame").mkdir()
+    Path("lame/tokenizer.json").write_text(text.replace("</think>", "</thunk>"))
+    Path("lame/tokenizer_config.json").write_text(
+        Path("runs/mini/tokenizer/tokenizer_config.json").read_text().replace("</think>", "</thunk>")
+    )
+    (line,) = refused(
+        "run", recipe, "--run-dir", "runs/lame", "--set", "encode.tokenizer={vocab_size: null, path: lame}"
+    )
+    assert "</think>" in line
+    assert not Path("runs/lame").exists()
+
+
+def test_directory_that_is_no_run(recipe):
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("precious")
+    (line,) = refused("run", recipe, "--run-dir", "mine", "--replace")
+    assert "not a run directory" in line
+    assert os.listdir("mine") == ["thesis.txt"]
+
+
+def test_more_ranks_than_gpus(recipe, monkeypatch):
+    monkeypatch.setattr(stages, "count_gpus", lambda: 1)
+    (line,) = refused("run", recipe, "--set", "train.ranks=2")
+    assert line.startswith("train.ranks: 2 ranks need 2 GPUs, this host offers 1")
+    assert not Path("runs").exists()
+
+
+def test_more_cpu_ranks_than_cores_is_only_a_warning(recipe, monkeypatch):
+    def fail(*arguments: object, **options: object) -> None:
+        raise deepspeed_command.TrainingFailed("the launcher was reached")
+
+    monkeypatch.setattr(stages, "count_gpus", lambda: 0)
+    monkeypatch.setattr(deepspeed_command, "count_gpus", lambda: 0)
+    monkeypatch.setattr(deepspeed_command, "run", fail)
+    result = invoke("run", recipe, "--set", "train.ranks=999")
+    assert "999 ranks share" in result.stderr
+    assert result.exit_code == 1
+    assert "error: the launcher was reached" in result.stderr

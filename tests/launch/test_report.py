@@ -1,0 +1,175 @@
+import html.parser
+import itertools
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from fake_run import HOSTILE, claim, run_data_stages, write_evaluation, write_train
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.launch import charts
+from tracestill.launch.report import gather, thin, write_report
+
+VOID = ("meta", "br", "img", "hr")
+
+
+class Checker(html.parser.HTMLParser):
+    """Finds tags that are not closed, and whatever would load something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag in ("script", "link", "iframe", "object") or any(name in ("src", "href") for name, _ in attrs):
+            self.loads.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def check_page(text: str) -> str:
+    checker = Checker()
+    checker.feed(text)
+    assert not checker.open
+    assert not checker.loads, "the page loads nothing and runs nothing"
+    assert not re.search(r"url\(|@import", text)
+    for picture in re.findall(r"<svg.*?</svg>", text, re.S):
+        ElementTree.fromstring(picture)
+    return "".join(checker.text)
+
+
+@pytest.fixture(scope="module")
+def data_run(tmp_path_factory):
+    run = claim(tmp_path_factory.mktemp("data") / "run")
+    run_data_stages(run)
+    return run
+
+
+@pytest.fixture
+def run(data_run, tmp_path):
+    shutil.copytree(data_run.root, tmp_path / "run")
+    return claim(tmp_path / "run")
+
+
+def test_whole_run(run):
+    for arm, accuracy in (("traces", 0.875), ("answers_only", 0.125)):
+        write_train(run, arm)
+        write_evaluation(run, arm, accuracy)
+    write_report(run)
+    found = json.loads((run.root / "report" / "report.json").read_text())
+    assert found["missing"] == []
+    assert {arm: row["evaluation"]["accuracy"] for arm, row in found["arms"].items()} == {
+        "traces": 0.875,
+        "answers_only": 0.125,
+    }
+    chosen = found["arms"]["traces"]["selection"]
+    assert chosen["in"] == found["sample"]["out"] == 36
+    assert chosen["out"] + sum(chosen["rejected"].values()) == 36
+    assert found["arms"]["answers_only"]["overrides"] == {"encode": {"trace": "drop"}}
+    train = found["arms"]["traces"]["train"]
+    assert train["finished"] is True
+    assert train["steps"] == 40
+    assert train["tokens"] == 20 * 400, "sums over the log's lines; the torn last one is left out"
+    assert [point["step"] for point in train["curve"]] == list(range(2, 41, 2))
+    assert {(row["stage"], row["arm"]) for row in found["stages"]} >= {("sample", None), ("train", "answers_only")}
+    assert [row["seconds"] for row in found["stages"] if row["stage"] == "train"] == [21.5, 21.5]
+
+    page = (run.root / "report" / "report.html").read_text()
+    text = check_page(page)
+    for wanted in (
+        "87.5%",
+        "12.5%",
+        "answers_only",
+        "loss of derive",
+        "Held-out loss",
+        "Generated traces",
+        "encode.trace",
+    ):
+        assert wanted in text
+    assert text.count("right") >= 6
+    assert text.count("wrong") >= 6
+    assert HOSTILE in text, "what students wrote is shown as it is"
+    assert "<script" not in page
+
+
+def test_what_has_not_run_is_named(run):
+    write_train(run, "traces", finished=False)
+    write_report(run)
+    found = json.loads((run.root / "report" / "report.json").read_text())
+    assert found["missing"] == ["train traces", "train answers_only", "evaluate traces", "evaluate answers_only"]
+    assert found["arms"]["traces"]["train"]["finished"] is False
+    assert found["arms"]["answers_only"]["train"] is None
+    text = check_page((run.root / "report" / "report.html").read_text())
+    assert "evaluate answers_only" in text
+    assert "(unfinished)" in text
+    assert "Held-out loss" not in text
+
+
+def test_nothing_has_run(tmp_path):
+    run = claim(tmp_path / "run")
+    write_report(run)
+    text = check_page((run.root / "report" / "report.html").read_text())
+    assert "sample" in text
+    assert "Data" not in text
+
+
+def test_a_broken_result_is_named(run):
+    write_train(run, "traces")
+    write_evaluation(run, "traces", 0.5)
+    path = run.stage("traces", "evaluate") / "result.json"
+    path.write_text("{")
+    with pytest.raises(InputError, match=re.escape(str(path))):
+        gather(run)
+
+
+def test_thinning_keeps_the_last_line():
+    assert thin(list(range(10)), 20) == list(range(10))
+    found = thin(list(range(1001)), 400)
+    assert len(found) <= 400
+    assert found[-1] == 1000
+    assert len({b - a for a, b in itertools.pairwise(found)}) == 1
+
+
+@pytest.mark.parametrize("values", [[1.0], [0.0, 0.0], [5.0, 5.0, 5.0], [1e-9, 1e3], [2.0, 1.0, 0.5]])
+@pytest.mark.parametrize("log", [True, False])
+def test_line_charts_stay_inside_their_frame(values, log):
+    drawn = charts.lines({"a": list(enumerate(values)), "b": []}, title="t & <t>", width=300, height=200, log=log)
+    if log and not any(values):
+        assert drawn == ""
+        return
+    picture = ElementTree.fromstring(drawn).find("svg")
+    points = [tuple(map(float, pair.split(","))) for pair in picture.find("polyline").get("points").split()]
+    assert len(points) == len(values)
+    assert all(0 <= x <= 300 and 0 <= y <= 200 for x, y in points)
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    heights = [points[i][1] for i in order]
+    assert heights == sorted(heights, reverse=True), "greater values stand higher"
+
+
+def test_stacked_bars_are_to_scale():
+    drawn = charts.stacked([("r", [("x", 30.0, "s0"), ("y", 10.0, "s1")]), ("q", [("x", 20.0, "s0")])])
+    widths = [float(w) for w in re.findall(r'<rect class="bar [^"]*" x="[\d.]+" y="[\d.]+" width="([\d.]+)"', drawn)]
+    assert widths[0] == pytest.approx(3 * widths[1], rel=0.01)
+    assert widths[2] == pytest.approx(2 * widths[1], rel=0.01)
+    assert drawn.count('class="key"') == 2
+    assert charts.stacked([]) == ""
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.03, 0.9), (1.0, 2.0), (1e-5, 1e4), (3.0, 3.3)])
+def test_logarithmic_ticks_lie_inside(low, high):
+    found = charts.ticks_log(low, high)
+    assert len(found) >= 2
+    assert all(low <= value <= high for value in found)
