@@ -229,6 +229,7 @@ class Engine:
         self._start_step()
 
     def _start_step(self) -> None:
+        zero.begin_step(self.deepspeed)
         self._micro_steps = 0
         self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
 
@@ -238,6 +239,14 @@ class Engine:
         loss, statistics = self.deepspeed(micro.packed, micro.scale)
         self._loss += loss.detach()
         return loss, statistics
+
+    @torch.no_grad()
+    def measure(self, micro: Micro) -> Tensor:
+        """The statistics (num_kinds, 6) of one micro-step, without a gradient; called on every rank."""
+        self.deepspeed.eval()
+        _, statistics = self.deepspeed(micro.packed, micro.scale)
+        self.deepspeed.train()
+        return statistics
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this micro-step. The optimizer sees the sum over all ranks and micro-steps."""

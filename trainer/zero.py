@@ -109,6 +109,13 @@ def gradients(engine: Any, rank: int) -> list[Tensor]:
     return [g for group in optimizer.averaged_gradients.values() if group is not None for g in group]
 
 
+def begin_step(engine: Any) -> None:
+    """Call before the first micro-step. Stage 3 would take the last step's gradient again for a parameter that the
+    coming step does not touch: it overwrites that buffer only where a gradient arrives."""
+    if kind_of(engine) == "sliced":
+        engine.optimizer.grad_partitions_flat_buffer.zero_()
+
+
 def clear_gradients(engine: Any) -> None:
     """Forget the gradients of the micro-steps so far, as the engine does after a step."""
     layout, optimizer = kind_of(engine), engine.optimizer

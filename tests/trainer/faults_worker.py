@@ -1,0 +1,141 @@
+"""Two ranks: steps that must change nothing, a parameter that a step leaves alone, bf16. Rank 0 writes what it saw."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from engine_workshop import MicroStep, engine, packed, shared_out, student, take_step
+from tiny_step import documents, weightless
+from torch import Tensor, nn
+
+from tracestill.trainer import zero
+from tracestill.trainer.engine import Engine
+
+ACCUMULATION = 2
+
+
+def fingerprint(of: Engine) -> list[Tensor]:
+    """Copies of this rank's parameters, moments and step counters."""
+    found = []
+    for piece in zero.pieces(of.deepspeed):
+        found.append(piece.value.clone())
+        found += [piece.moment(of.optimizer, name).clone() for name in zero.MOMENTS]
+    return [*found, torch.tensor(zero.count_updates(of.deepspeed))]
+
+
+def all_agree(verdict: bool) -> bool:
+    votes = torch.tensor(int(verdict))
+    dist.all_reduce(votes, op=dist.ReduceOp.MIN)
+    return bool(votes)
+
+
+def equal(a: list[Tensor], b: list[Tensor]) -> bool:
+    """Bit for bit, on every rank."""
+    return all_agree(len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True)))
+
+
+@contextmanager
+def broken_gradient(of: Engine) -> Iterator[None]:
+    """One parameter's gradient is NaN on rank 1; the loss is as it was."""
+    hook = None
+    if of.rank == 1:
+        norm = of.module.model.get_decoder().layers[0].input_layernorm.weight
+        hook = norm.register_hook(lambda gradient: gradient * float("nan"))
+    yield
+    if hook is not None:
+        hook.remove()
+
+
+def faulty_run(stage: int, clip: float) -> tuple[list[str], bool, list[Tensor]]:
+    of = engine(student(None, tied=False), zero=stage, clip=clip, accumulation=ACCUMULATION)
+    reasons = [take_step(of, shared_out(0, of)).reason]
+    before = fingerprint(of)
+    micro = shared_out(1, of)
+    if of.rank == 1:
+        micro[0] = MicroStep(micro[0].packed, float("nan"))
+    reasons.append(take_step(of, micro).reason)
+    with broken_gradient(of):
+        reasons.append(take_step(of, shared_out(2, of)).reason)
+    nothing = [MicroStep(packed([weightless(3)]), 0.0) for _ in range(ACCUMULATION)]
+    reasons.append(take_step(of, nothing, weight_sum=0.0).reason)
+    reasons.append(take_step(of, nothing).reason)
+    untouched = equal(before, fingerprint(of))
+    reasons.append(take_step(of, shared_out(4, of), weight_sum=1.0).reason)
+    after = fingerprint(of)
+    of.close()
+    return reasons, untouched, after
+
+
+def clean_run(stage: int, clip: float) -> list[Tensor]:
+    of = engine(student(None, tied=False), zero=stage, clip=clip, accumulation=ACCUMULATION)
+    for step in (0, 4):
+        take_step(of, shared_out(step, of))
+    after = fingerprint(of)
+    of.close()
+    return after
+
+
+def forgotten_parameter(stage: int) -> float:
+    """First moment of a parameter that had gradient 1 in the first of two steps, and none in the second."""
+    built = student(None, tied=False)
+    built.extra = nn.Linear(1, 1, bias=False)
+    plain, used = built.forward, True
+
+    def forward(batch, scale):
+        loss, statistics = plain(batch, scale)
+        return (loss + built.extra(torch.ones(1)).sum() / dist.get_world_size() if used else loss), statistics
+
+    built.forward = forward  # type: ignore[method-assign]
+    of = engine(built, zero=stage, clip=0.0)
+    take_step(of, shared_out(0, of))
+    used = False
+    take_step(of, shared_out(1, of))
+    moment = torch.zeros(())
+    for piece in zero.pieces(of.deepspeed):
+        if piece.name == "extra.weight" and len(piece.value) and (of.rank == 0 or not piece.replicated):
+            moment = piece.moment(of.optimizer, "exp_avg").sum()
+    dist.all_reduce(moment)
+    of.close()
+    return float(moment)
+
+
+def low_precision(stage: int) -> dict:
+    """bf16 parameters, fp32 masters and gradients; the norm of the first gradient; losses of one step repeated."""
+    built = student(None, tied=False)
+    of = engine(built, zero=stage, clip=0.0, accumulation=ACCUMULATION, precision="bf16")
+    results = [take_step(of, shared_out(0, of)) for _ in range(6)]
+    for one in shared_out(0, of):
+        of.backward(of.forward(one)[0])
+    found = {
+        "losses": [result.loss for result in results],
+        "norm": results[0].grad_norm,
+        "parameters": sorted({str(p.dtype) for p in built.parameters()}),
+        "masters": sorted({str(piece.value.dtype) for piece in zero.pieces(of.deepspeed)}),
+        "gradients": sorted({str(gradient.dtype) for gradient in zero.gradients(of.deepspeed, of.rank)}),
+    }
+    of.close()
+    return found
+
+
+def main() -> None:
+    results: dict = {"skipped": {}, "moments": {}, "bf16": {}}
+    assert len(documents(0)) == 12
+    for stage in (0, 1, 2, 3):
+        for clip in (0.0, 0.5):
+            reasons, untouched, after = faulty_run(stage, clip)
+            same = equal(after, clean_run(stage, clip))
+            results["skipped"][f"{stage}-{clip}"] = {"reasons": reasons, "untouched": untouched, "same": same}
+        results["moments"][stage] = forgotten_parameter(stage)
+        if stage:
+            results["bf16"][stage] = low_precision(stage)
+    if dist.get_rank() == 0:
+        Path(sys.argv[-1]).write_text(json.dumps(results))
+
+
+main()
