@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +18,7 @@ TRACE = np.array([KINDS.id(name) for name in KINDS.members("trace")], np.uint8)
 PROMPT, ANSWER, CONTROL, DERIVE, CHECK = (KINDS.id(k) for k in ("prompt", "answer", "control", "derive", "check"))
 
 
-def fit(kinds: list[int], capacity: int, policy: str) -> Fit:
+def fit(kinds: list[int], capacity: int, policy: Literal["error", "drop", "trim_trace"]) -> Fit:
     n = len(kinds)
     return fit_document(
         "record 7", np.arange(n, dtype=np.int32), np.array(kinds, np.uint8), np.arange(n) // 3, capacity, policy, TRACE
@@ -27,7 +29,7 @@ DOCUMENT = [PROMPT] * 3 + [CONTROL] + [DERIVE] * 6 + [CHECK] * 4 + [CONTROL] + [
 
 
 @pytest.mark.parametrize("policy", ["error", "drop", "trim_trace"])
-def test_a_document_that_fits_stays(policy: str) -> None:
+def test_a_document_that_fits_stays(policy: Literal["error", "drop", "trim_trace"]) -> None:
     result = fit(DOCUMENT, 17, policy)
     assert result.outcome == "kept"
     assert result.tokens.tolist() == list(range(17))
