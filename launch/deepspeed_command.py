@@ -34,7 +34,9 @@ class TrainingFailed(RuntimeError):
 
 
 def count_gpus() -> int:
-    """CUDA devices that ranks on this host would see."""
+    """CUDA devices that ranks on this host would use; none if DS_ACCELERATOR says cpu."""
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        return 0
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

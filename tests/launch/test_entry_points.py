@@ -1,0 +1,121 @@
+"""Training from the repository root, in the four ways that people start it, with Hugging Face's ``kernels`` around.
+
+The repository has folders called ``kernels``, ``trainer`` and ``launch``, and transformers imports a distribution
+called ``kernels``: from the root, and with the root on PYTHONPATH, everybody must still get their own.
+"""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_run import RECIPE
+
+from tracestill.launch.deepspeed_command import free_port
+
+ROOT = Path(__file__).parents[2]
+STUDENT = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+SMALL = {
+    "student": {"config": STUDENT},
+    "train": {"steps": 3, "ranks": 2, "zero": 2, "log_every": 1, "checkpoint_every": 2},
+    "evaluate": {"max_new_tokens": 8},
+    "arms": {},
+}
+
+
+def start(*command: object) -> subprocess.CompletedProcess[str]:
+    """Run a command in the repository root, with the root on PYTHONPATH as DeepSpeed's launcher puts it."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    return subprocess.run(
+        [str(part) for part in command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def program(name: str) -> Path:
+    """A console command of the environment that runs the tests."""
+    return Path(sys.executable).with_name(name)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A whole run by the console command."""
+    folder = tmp_path_factory.mktemp("entry")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, **SMALL}))
+    found = start(program("tracestill"), "run", folder / "recipe.yaml", "--run-dir", folder / "run")
+    assert found.returncode == 0, found.stderr
+    return folder / "run"
+
+
+def steps_logged(run: Path) -> list[int]:
+    lines = (run / "arms/traces/train/log.jsonl").read_text().splitlines()
+    return [line["step"] for line in map(json.loads, lines) if "loss" in line]
+
+
+def unfinish(run: Path, folder: Path) -> Path:
+    """A copy of a run as if it had been killed after the second of three steps."""
+    shutil.copytree(run, folder / "run")
+    train = folder / "run/arms/traces/train"
+    (train / "manifest.json").unlink()
+    shutil.rmtree(train / "export")
+    shutil.rmtree(train / "checkpoints/step-000003")
+    return folder / "run"
+
+
+def test_everybody_gets_their_own_kernels():
+    try:
+        importlib.metadata.version("kernels")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("Hugging Face's kernels is not installed")
+    code = (
+        "import kernels, transformers, tracestill.kernels.pack as ours\n"
+        "assert 'site-packages' in kernels.__file__, kernels.__file__\n"
+        "from transformers.integrations import hub_kernels\n"
+        "assert ours.__file__.endswith('kernels/pack.py')"
+    )
+    found = start(sys.executable, "-c", code)
+    assert found.returncode == 0, found.stderr
+
+
+def test_console_command(trained):
+    assert steps_logged(trained) == [1, 2, 3]
+    found = json.loads((trained / "report/report.json").read_text())
+    assert found["missing"] == []
+    assert found["arms"]["traces"]["evaluation"]["questions"] == 4
+    again = start(program("tracestill"), "run", trained)
+    assert again.stderr.count("up to date, skipped") == 7, again.stderr
+
+
+def test_deepspeed_with_a_hostfile_and_module(trained, tmp_path):
+    """One host without sshd: the launcher needs the address, and no look through ssh."""
+    run = unfinish(trained, tmp_path)
+    hosts = tmp_path / "hosts"
+    hosts.write_text("localhost slots=2\n")
+    launcher = (program("deepspeed"), "--hostfile", hosts, "--no_ssh_check", "--master_addr", "127.0.0.1")
+    found = start(
+        *(*launcher, "--master_port", free_port()),
+        *("--module", "tracestill.trainer.train", "--run-dir", run, "--resume"),
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert (run / "arms/traces/train/manifest.json").exists()
+    assert steps_logged(run) == [1, 2, 3]
+
+
+def test_python_module_alone(trained, tmp_path):
+    run = unfinish(trained, tmp_path)
+    shutil.rmtree(run / "arms/traces/train")
+    found = start(sys.executable, "-m", "tracestill.trainer.train", "--run-dir", run)
+    assert found.returncode == 0, found.stderr
+    assert steps_logged(run) == [1, 2, 3]
