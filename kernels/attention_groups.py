@@ -1,8 +1,9 @@
 """Attention within each document of a packed row, by plain SDPA: the path for CPUs, and the reference for GPUs.
 
-Documents of similar length are gathered into a right-padded (B, heads, L, dim) batch and go through one causal
-SDPA call. Padding lies behind a document, so no real query sees it. A padded slot repeats its *own* document's
-last token: its output is dropped, and even a NaN cannot travel from one document to another through it.
+Long documents go through SDPA one by one. Many short ones would pay more for the calls than for the work, so
+documents of similar length are gathered into a right-padded (B, heads, L, dim) batch and share one causal call.
+Padding lies behind a document, so no real query sees it. A padded slot repeats its *own* document's last token:
+its output is dropped, and even a NaN cannot travel from one document to another through it.
 """
 
 from __future__ import annotations
@@ -14,23 +15,30 @@ import torch
 import torch.nn.functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-CALL_COST = 1024  # what one more SDPA call costs, in query-key pairs (0.03 ms of 0.1 ms for 64 x 64, 4 heads of 32)
+# Costs in query-key pairs, measured on a CPU for 4 to 8 heads of 16 to 64, forward and backward.
+CALL_COST = 1024  # one more SDPA call
+GATHER_COST = 12  # each token of a row that is gathered and scattered
 
 
 @dataclass
 class Groups:
-    """How the documents of one row fall into padded batches; computed once a row, used by every layer."""
+    """How the documents of one row go through SDPA; computed once a row, used by every layer."""
 
-    shapes: list[tuple[int, int]]  # (B, L) of each group
-    gather: torch.Tensor  # (R,) int64: row position that each padded slot reads; R = sum of B * L
+    lengths: list[int]  # of the row's documents, in order
+    gather: torch.Tensor | None  # (R,) int64: row position that each padded slot reads; None: one by one
     scatter: torch.Tensor  # (T,) int64: padded slot in which each row position lies
-    total: int  # T
+    shapes: list[tuple[int, int]]  # (B, L) of each padded batch; R = sum of B * L
     bands: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)  # (L, window) -> mask
+
+    @property
+    def total(self) -> int:
+        """T, the tokens of the row."""
+        return sum(self.lengths)
 
     def band(self, length: int, window: int) -> torch.Tensor:
         """(L, L) bool: query i sees key j with i - window < j <= i."""
         if (length, window) not in self.bands:
-            at = torch.arange(length, device=self.gather.device)
+            at = torch.arange(length, device=self.scatter.device)
             distance = at[:, None] - at[None, :]
             self.bands[length, window] = (distance >= 0) & (distance < window)
         return self.bands[length, window]
@@ -57,18 +65,27 @@ def cut_lengths(lengths: np.ndarray) -> list[tuple[int, int]]:
 
 
 def group_documents(cu_seqlens: torch.Tensor) -> Groups:  # (S + 1,) int32
-    """Groups the segments of a row. The result depends on cu_seqlens alone."""
+    """Groups the segments of a row, or leaves them apart where that costs less. Depends on cu_seqlens alone.
+
+    Raises ValueError if cu_seqlens does not ascend from 0.
+    """
     bounds = cu_seqlens.cpu().numpy().astype(np.int64)
     lengths = np.diff(bounds)
-    if len(bounds) < 2 or bounds[0] != 0 or lengths.min() < 0:
+    if len(bounds) < 2 or bounds[0] != 0 or lengths.min() < 0 or bounds[-1] == 0:
         raise ValueError(f"cu_seqlens must ascend from 0; got {bounds[:8].tolist()}")
     starts, lengths = bounds[:-1][lengths > 0], lengths[lengths > 0]
-    order = np.argsort(lengths, kind="stable")
     total = int(bounds[-1])
+    order = np.argsort(lengths, kind="stable")
+    runs = cut_lengths(lengths[order])
+    together = GATHER_COST * total + sum(
+        CALL_COST + (end - begin) * int(lengths[order[end - 1]]) ** 2 for begin, end in runs
+    )
+    if CALL_COST * len(lengths) + int((lengths**2).sum()) <= together:
+        return Groups(lengths.tolist(), None, torch.arange(total, device=cu_seqlens.device), [])
     gather, shapes = [], []
     scatter = np.empty(total, dtype=np.int64)
     slot = 0
-    for begin, end in cut_lengths(lengths[order]):
+    for begin, end in runs:
         documents = order[begin:end]
         longest = int(lengths[documents[-1]])
         at = np.arange(longest)
@@ -79,10 +96,8 @@ def group_documents(cu_seqlens: torch.Tensor) -> Groups:  # (S + 1,) int32
         real = at < lengths[documents, None]
         scatter[rows[real]] = slot + np.flatnonzero(real.ravel())
         slot += rows.size
-    device = cu_seqlens.device
-    return Groups(
-        shapes, torch.from_numpy(np.concatenate(gather)).to(device), torch.from_numpy(scatter).to(device), total
-    )
+    index, back = (torch.from_numpy(x).to(cu_seqlens.device) for x in (np.concatenate(gather), scatter))
+    return Groups(lengths.tolist(), index, back, shapes)
 
 
 # cu_seqlens tensor -> (its version, groups). Keyed by identity and freed with the tensor: one row, one grouping.
@@ -163,8 +178,10 @@ def grouped_attention(
     dropout: float = 0.0,
 ) -> torch.Tensor:  # (1, T, Hq, dv)
     """Causal attention within each document of the row. `window` counts the query's own token."""
-    if len(groups.shapes) == 1 and groups.shapes[0][0] == 1:
-        return sdpa(query, key, value, groups, scale, window, dropout).transpose(1, 2)
+    if groups.gather is None:
+        documents = zip(*(x.split(groups.lengths, dim=2) for x in (query, key, value)), strict=True)
+        alone = [sdpa(q, k, v, groups, scale, window, dropout).transpose(1, 2) for q, k, v in documents]
+        return torch.cat(alone, dim=1)
     padded = [_Gather.apply(x[0].transpose(0, 1), groups.gather, groups.scatter) for x in (query, key, value)]
     sizes = [batch * length for batch, length in groups.shapes]
     outputs = []

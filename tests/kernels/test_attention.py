@@ -13,6 +13,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from tracestill.kernels import attention_groups
 from tracestill.kernels.attention import NAME, register
 from tracestill.kernels.attention_groups import cut_lengths, group_documents, grouped_attention, groups_of
 from tracestill.kernels.pack import pack
@@ -45,6 +46,13 @@ LENGTHS = (13, 1, 40, 2, 25, 40, 7)  # equal, single, shorter and longer than th
 @pytest.fixture(autouse=True)
 def registered():
     return register()
+
+
+@pytest.fixture(params=["grouped", "one by one"])
+def way(request, monkeypatch):
+    """Each of the two ways through SDPA, whatever the costs say."""
+    monkeypatch.setattr(attention_groups, "GATHER_COST", 0 if request.param == "grouped" else 10**6)
+    return request.param
 
 
 def build(family, attention=NAME, dtype=torch.float32):
@@ -97,9 +105,10 @@ def distance(a, b):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_documents_in_a_pack_equal_documents_alone(family):
+def test_documents_in_a_pack_equal_documents_alone(family, way):
     """Bounds of the design page: logits and loss 1e-6, gradient 2e-6, a parameter 4 x the plain error vs fp64."""
     batch = packed(length=sum(LENGTHS) + 5)
+    assert (groups_of(batch.cu_seqlens).gather is None) == (way == "one by one")
     ours, plain, exact = build(family), build(family, "eager"), build(family, "eager", torch.float64)
     exact.load_state_dict(plain.state_dict())
     logits, wanted = forward(ours, batch), apart(plain, batch)
@@ -126,7 +135,7 @@ def test_bf16_is_as_near_to_the_truth_as_the_plain_model(family):
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("poison", ["tokens", "nan"])
-def test_a_changed_document_moves_no_other_by_one_bit(family, poison):
+def test_a_changed_document_moves_no_other_by_one_bit(family, poison, way):
     batch, model = packed(), build(family)
     embedded = model.get_input_embeddings()(batch.input_ids).detach()
     bounds = batch.cu_seqlens.tolist()
@@ -192,7 +201,7 @@ def naive(query, key, value, bounds, scale, window):
 
 @pytest.mark.parametrize("window", [None, 1, 5, 64])
 @pytest.mark.parametrize("lengths", [(64,), (1,), (1, 1, 1), (3, 60, 1), (17,) * 4, tuple(range(1, 14)), (90, 2, 33)])
-def test_grouped_attention_equals_an_explicit_mask(lengths, window):
+def test_grouped_attention_equals_an_explicit_mask(lengths, window, way):
     torch.manual_seed(len(lengths))
     bounds = [0, *np.cumsum(lengths).tolist()]
     groups = group_documents(torch.tensor(bounds, dtype=torch.int32))
@@ -209,7 +218,8 @@ def test_grouped_attention_equals_an_explicit_mask(lengths, window):
         assert distance(got, true) < 2e-6 if true.norm() > 1e-9 else got.norm() < 1e-5
 
 
-def test_grouping_is_the_cheapest_cut_and_covers_every_token():
+def test_grouping_is_the_cheapest_cut_and_covers_every_token(monkeypatch):
+    monkeypatch.setattr(attention_groups, "GATHER_COST", -(10**6))
     rng = np.random.default_rng(0)
     for _ in range(30):
         lengths = np.sort(rng.integers(1, rng.integers(2, 300), rng.integers(1, 9)))
@@ -224,6 +234,12 @@ def test_grouping_is_the_cheapest_cut_and_covers_every_token():
         groups = group_documents(torch.tensor(np.r_[0, rng.permutation(lengths).cumsum()], dtype=torch.int32))
         assert torch.equal(groups.gather[groups.scatter], torch.arange(groups.total))
         assert sum(b * n for b, n in groups.shapes) == len(groups.gather)
+
+
+@pytest.mark.parametrize(("lengths", "apart"), [([5] * 300, False), ([300, 299, 150], True), ([2048], True)])
+def test_short_documents_share_calls_and_long_ones_do_not(lengths, apart):
+    groups = group_documents(torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32))
+    assert (groups.gather is None) == apart
 
 
 def test_groups_are_computed_once_a_row_and_never_stale():
