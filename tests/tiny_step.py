@@ -6,6 +6,8 @@ alone, and the weighted sum of its log-probabilities written out.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +88,23 @@ def plain_loss(model: LlamaForCausalLM, step: int) -> torch.Tensor:
     return total * normaliser(step)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Tiny tensors are slower on several threads, much so on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@one_thread()
+def exact_norm(seed: int) -> float:
+    """Norm of the first step's gradient, of an untied model of this seed."""
+    model = plain_model(tied=False, seed=seed)
+    plain_loss(model, 0).backward()
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), float("inf")).item()
+
+
 @dataclass(frozen=True)
 class Reference:
     losses: list[float]
@@ -94,6 +113,7 @@ class Reference:
     final: dict[str, torch.Tensor]  # parameters after all steps
 
 
+@one_thread()
 def reference(start: dict[str, torch.Tensor], *, tied: bool, clip: float, steps: int, dtype: torch.dtype) -> Reference:
     """``steps`` updates by torch's AdamW in one process, without DeepSpeed."""
     model = plain_model(tied)

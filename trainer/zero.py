@@ -139,6 +139,8 @@ def set_moments(engine: Any, steps: int) -> None:
     """Give every master tensor a zeroed AdamW state that counts ``steps`` updates; with 0, none at all."""
     state = engine.basic_optimizer.state
     state.clear()
+    if hasattr(engine.optimizer, "_hp_optimizer_states_linked"):
+        engine.optimizer._hp_optimizer_states_linked = False  # DeepSpeed's own accessors look again
     for master in flat_masters(engine) if steps else ():
         counter = torch.tensor(float(steps), dtype=torch.float32)
         if engine.basic_optimizer.defaults.get("fused"):

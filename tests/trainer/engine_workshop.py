@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import tiny_step
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
+from torch import Tensor
 
 from tracestill.kernels.pack import PackedBatch, pack
+from tracestill.trainer import zero as zero_layout
 from tracestill.trainer.engine import Engine
 from tracestill.trainer.settings import StudentConfig, TrainConfig
 from tracestill.trainer.student import Student, build_student
@@ -104,6 +107,27 @@ def shared_out(step: int, of: Engine, idle: str = "") -> list[MicroStep]:
 
 
 def same_everywhere(value: float) -> bool:
-    values = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
     return all(one == value or (one != one and value != value) for one in values)
+
+
+def fingerprint(of: Engine) -> list[Tensor]:
+    """Copies of this rank's parameters, moments and step counters."""
+    found = []
+    for piece in zero_layout.pieces(of.deepspeed):
+        found.append(piece.value.clone())
+        if piece.key is not None:
+            found += [piece.moment(of.optimizer, name).clone() for name in zero_layout.MOMENTS]
+    return [*found, torch.tensor(zero_layout.count_updates(of.deepspeed))]
+
+
+def all_agree(verdict: bool) -> bool:
+    votes = torch.tensor(int(verdict))
+    dist.all_reduce(votes, op=dist.ReduceOp.MIN)
+    return bool(votes)
+
+
+def equal(a: list[Tensor], b: list[Tensor]) -> bool:
+    """Bit for bit, on every rank."""
+    return all_agree(len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True)))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from engine_workshop import MicroStep, engine, packed, shared_out, student, take_step
+from engine_workshop import MicroStep, engine, equal, fingerprint, packed, shared_out, student, take_step
 from tiny_step import documents, weightless
 from torch import Tensor, nn
 
@@ -18,26 +18,6 @@ from tracestill.trainer import zero
 from tracestill.trainer.engine import Engine
 
 ACCUMULATION = 2
-
-
-def fingerprint(of: Engine) -> list[Tensor]:
-    """Copies of this rank's parameters, moments and step counters."""
-    found = []
-    for piece in zero.pieces(of.deepspeed):
-        found.append(piece.value.clone())
-        found += [piece.moment(of.optimizer, name).clone() for name in zero.MOMENTS]
-    return [*found, torch.tensor(zero.count_updates(of.deepspeed))]
-
-
-def all_agree(verdict: bool) -> bool:
-    votes = torch.tensor(int(verdict))
-    dist.all_reduce(votes, op=dist.ReduceOp.MIN)
-    return bool(votes)
-
-
-def equal(a: list[Tensor], b: list[Tensor]) -> bool:
-    """Bit for bit, on every rank."""
-    return all_agree(len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True)))
 
 
 @contextmanager

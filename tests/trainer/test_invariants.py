@@ -21,14 +21,6 @@ WORKER = Path(__file__).with_name("invariants_worker.py")
 STEPS = 2
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @cache
 def start(tied: bool) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in tiny_step.plain_model(tied).state_dict().items()}

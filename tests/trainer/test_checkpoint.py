@@ -1,0 +1,228 @@
+"""Checkpoints: exact resuming, other ranks and stages, and a commit that may be cut off anywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from distributed_support import run_workers
+from safetensors.torch import load_file
+from torch import nn
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.trainer import checkpoint, zero
+
+WORKER = Path(__file__).with_name("checkpoint_worker.py")
+STAGES = ("0", "1", "2", "3")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    """A directory in which two ranks saved, resumed and loaded (checkpoint_worker.py)."""
+    directory = tmp_path_factory.mktemp("checkpoints")
+    run_workers(WORKER, "save", directory, ranks=2)
+    return directory
+
+
+@pytest.fixture(scope="module", params=[1, 3])
+def loaded(request, saved) -> tuple[Path, int]:
+    """The same, after loading on another number of ranks; one rank without the launcher."""
+    run_workers(WORKER, "load", saved, ranks=0 if request.param == 1 else request.param)
+    return saved, request.param
+
+
+def results(directory: Path, ranks: int) -> dict[str, Any]:
+    return json.loads((directory / f"ranks-{ranks}.json").read_text())
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The parameters and moments in a checkpoint's files."""
+    found: dict[str, torch.Tensor] = {}
+    for file in sorted(path.glob("rank-*.safetensors")):
+        part = {name: tensor for name, tensor in load_file(file).items() if not name.startswith(checkpoint.RNG)}
+        assert not found.keys() & part.keys(), "a tensor was written twice"
+        found |= part
+    return found
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if a[name].shape != b[name].shape or bits(a[name]) != bits(b[name])] == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_resuming_is_bit_for_bit_the_uninterrupted_run(saved, stage):
+    found = results(saved, 2)["resume"][stage]
+    assert found["same"]
+    assert found["again"] == found["losses"]
+    assert found["state"] == {"note": [int(stage), "a"]}
+    assert found["path"] == "step-000003"
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_the_files_hold_what_deepspeed_holds(saved, stage):
+    seen = load_file(saved / f"zero{stage}.safetensors")
+    stored = tensors(saved / f"zero{stage}" / "step-000003")
+    frozen = {"parameter/model.model.embed_tokens.weight"} if stage in "13" else set()
+    assert_same({name: stored[name] for name in stored.keys() - frozen}, seen)
+    assert frozen <= stored.keys()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_ranks_share_the_writing(saved, stage):
+    files = sorted((saved / f"zero{stage}" / "step-000003").glob("rank-*"))
+    sizes = [sum(t.numel() for t in load_file(file).values()) for file in files]
+    assert len(files) == 2
+    assert min(sizes) > 0.2 * max(sizes)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_on_another_number_of_ranks_and_stage_the_state_is_the_same(loaded, stage):
+    directory, ranks = loaded
+    again = directory / f"again-{ranks}" / f"zero{stage}" / "step-000003"
+    assert_same(tensors(again), tensors(directory / f"zero{stage}" / "step-000003"))
+    here, there = results(directory, ranks)["load"][stage], results(directory, 2)["load"][stage]
+    assert here["loss"] == pytest.approx(there["loss"], rel=1e-6)
+    assert here["norm"] == pytest.approx(there["norm"], rel=1e-5)
+    assert {"lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"} <= set(here["names"])
+
+
+class Killed(BaseException):
+    """Nothing catches it, like a signal."""
+
+
+def fake_engine(value: float = 1.0, width: int = 4) -> Any:
+    """Enough of an engine for ``save`` and ``load`` in this process."""
+    module = nn.Linear(width, 2)
+    nn.init.constant_(module.weight, value)
+    optimizer = torch.optim.AdamW(module.parameters())
+    inner = SimpleNamespace(
+        module=module,
+        optimizer=optimizer,
+        basic_optimizer=optimizer,
+        zero_optimization_partition_weights=lambda: False,
+    )
+    zero.set_moments(inner, 5)
+    return SimpleNamespace(
+        deepspeed=inner, module=module, optimizer=optimizer, rank=0, ranks=1, device=torch.device("cpu"), seed=0
+    )
+
+
+@pytest.mark.parametrize("nth", range(1, 12))
+def test_killed_anywhere_the_checkpoint_before_is_the_latest(tmp_path, monkeypatch, nth):
+    """The nth call that touches the disk never returns."""
+    checkpoint.save(fake_engine(1.0), tmp_path, 1, {})
+    calls = 0
+
+    def dying(function):
+        def wrapper(*arguments, **more):
+            nonlocal calls
+            calls += 1
+            if calls == nth:
+                raise Killed
+            return function(*arguments, **more)
+
+        return wrapper
+
+    with monkeypatch.context() as patch:
+        for name in ("save_file", "sync", "digest_of_file", "write_json"):
+            patch.setattr(checkpoint, name, dying(getattr(checkpoint, name)))
+        for name in ("mkdir", "rename"):
+            patch.setattr(Path, name, dying(getattr(Path, name)))
+        killed = False
+        try:
+            checkpoint.save(fake_engine(2.0), tmp_path, 2, {}, keep=5)
+        except Killed:
+            killed = True
+    # mkdir, save_file, sync, digest, write_json, digest, write_json, sync, rename, sync
+    assert killed == (nth <= 10)
+    assert calls >= min(nth, 10)
+    assert checkpoint.latest(tmp_path) == tmp_path / ("step-000001" if nth <= 9 else "step-000002")
+    checkpoint.save(fake_engine(3.0), tmp_path, 3, {}, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000003"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest", "no manifest"])
+@pytest.mark.parametrize("file", ["rank-00000.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage, file):
+    for step in (1, 2):
+        checkpoint.save(fake_engine(), tmp_path, step, {})
+    newest = tmp_path / "step-000002"
+    data = bytearray((newest / file).read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+        (newest / file).write_bytes(data)
+    elif damage == "truncate":
+        (newest / file).write_bytes(data[:-1])
+    elif damage == "remove":
+        (newest / file).unlink()
+    elif damage == "manifest":
+        (newest / "manifest.json").write_text("{}")
+    else:
+        (newest / "manifest.json").unlink()
+    assert checkpoint.latest(tmp_path) == tmp_path / "step-000001"
+
+
+def test_there_may_be_none(tmp_path):
+    assert checkpoint.latest(tmp_path) is None
+    assert checkpoint.latest(tmp_path / "nowhere") is None
+
+
+def test_the_newest_are_kept_and_incomplete_ones_do_not_count(tmp_path):
+    (tmp_path / "step-000009").mkdir()
+    (tmp_path / "tmp-000002-of-a-killed-run").mkdir()
+    for step in (1, 2, 10, 1_000_000):
+        checkpoint.save(fake_engine(), tmp_path, step, {}, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000009", "step-000010", "step-1000000"]
+    assert checkpoint.latest(tmp_path) == tmp_path / "step-1000000"
+
+
+def test_a_step_saved_twice_is_replaced(tmp_path):
+    checkpoint.save(fake_engine(1.0), tmp_path, 4, {})
+    checkpoint.save(fake_engine(2.0), tmp_path, 4, {})
+    found = fake_engine(0.0)
+    checkpoint.load(found, tmp_path / "step-000004")
+    assert found.module.weight.unique().tolist() == [2.0]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000004"]
+
+
+def test_a_full_disk_is_an_error_and_nothing_is_committed(tmp_path, monkeypatch):
+    def full(*arguments, **more):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(InputError, match=r"cannot write the checkpoint \(rank 0: .*No space left"):
+        checkpoint.save(fake_engine(), tmp_path, 1, {})
+    assert checkpoint.latest(tmp_path) is None
+
+
+def test_bits_survive_even_negative_zero(tmp_path):
+    engine = fake_engine(-0.0)
+    torch.manual_seed(3)
+    checkpoint.save(engine, tmp_path, 1, {"cursor": [1, 2]})
+    expected = torch.rand(3)
+    fresh = fake_engine(1.0)
+    torch.manual_seed(4)
+    assert checkpoint.load(fresh, tmp_path / "step-000001") == {"cursor": [1, 2]}
+    assert bits(fresh.module.weight.detach()) == bits(engine.module.weight.detach())
+    assert zero.count_updates(fresh.deepspeed) == 5
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_checkpoint_of_another_student_is_refused(tmp_path):
+    checkpoint.save(fake_engine(), tmp_path, 1, {})
+    with pytest.raises(InputError, match=r"'parameter/weight' has shape \(2, 4\), the student's \(2, 5\)"):
+        checkpoint.load(fake_engine(width=5), tmp_path / "step-000001")
+    other = fake_engine()
+    other.module.register_parameter("more", nn.Parameter(torch.zeros(3)))
+    zero.set_moments(other.deepspeed, 5)
+    with pytest.raises(InputError, match="holds no 'parameter/more'"):
+        checkpoint.load(other, tmp_path / "step-000001")
