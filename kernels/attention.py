@@ -29,6 +29,7 @@ _chosen: Choice | None = None
 def register(backend: str = "auto", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Choice:
     """Registers `attn_implementation="tracestill"` and returns the backend chosen and why, for the start-up log.
 
+    Under sequence parallelism call it first: DeepSpeed's Ulysses then wraps what is registered here.
     Raises ValueError where `backend` cannot run on `device` with activations of `dtype`.
     """
     global _chosen

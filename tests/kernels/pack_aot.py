@@ -88,6 +88,9 @@ def amd(assembly: str) -> dict[str, int]:
 
 
 def main() -> None:
+    lengths = [p for p in pack_kernel.params if not p.is_constexpr and p.name not in POINTERS]
+    assert lengths, "no argument that is a number"
+    assert all(p.do_not_specialize for p in lengths), "a length would be specialised on, and compile again"
     report = {}
     for name, target in TARGETS.items():
         for token_weights in (False, True):

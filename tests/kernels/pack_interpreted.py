@@ -14,6 +14,8 @@ FIELDS = ("input_ids", "labels", "position_ids", "loss_weight", "kinds", "cu_seq
 def compare(arguments):
     source = check(**arguments)
     staged = pack_triton.Staging("cpu").put(source)
+    # pointers that were aligned at times only would make Triton compile again
+    assert all(t.data_ptr() % pack_triton.ALIGN == 0 for t in staged.sections.values())
     outputs = pack_triton.allocate(staged)
     for tensor in outputs.values():
         tensor.fill_(float("nan") if tensor.is_floating_point() else 113)
