@@ -40,6 +40,12 @@ class SampleConfig(BaseModel):
     styles: tuple[str, ...] = Field(("",), min_length=1, description="system prompts")
     temperatures: tuple[float, ...] = Field((1.0,), min_length=1, description=">= 0; 0 is the most likely trace")
     samples: int = Field(1, ge=1, description="traces for each question, teacher, style and temperature")
+    test_samples: int = Field(
+        1,
+        ge=0,
+        description="traces for each held-out question and teacher, at the first style and temperature; never trained "
+        "on, the loss by kind is measured on them",
+    )
     attempts: int = Field(3, ge=1, description="times that a failing teacher is asked for one sample")
 
     @field_validator("teachers", "styles", "temperatures")
@@ -98,13 +104,13 @@ def run(
 ) -> None:
     """Pose the questions, ask what the journal lacks, and write questions.parquet and records.parquet.
 
-    Teachers see training questions only. Calls ``progress(done, total)`` with samples, those found in the journal
+    Traces of held-out questions serve as references for the loss by kind; encode keeps them apart. Calls ``progress(done, total)`` with samples, those found in the journal
     counted as done. Raises InputError if a teacher fails ``attempts`` times running; the journal keeps what is done.
     """
     kinds = kinds or Kinds()
     teachers = make_teachers(sample, questions)
     posed = make_questions(questions, seed)
-    by_id = {question.question_id: question for question in posed if question.split == "train"}
+    by_id = {question.question_id: question for question in posed}
     with stage(directory, "sample", stage_config(questions, sample, seed), {}) as work, Journal(journal) as book:
         wanted = list(keys(by_id, teachers, sample, seed))
         done = book.done()
@@ -126,8 +132,8 @@ def run(
         write_rows(work.path / "questions.parquet", rows, QUESTION_SCHEMA)
         write_rows(work.path / "records.parquet", records, RECORD_SCHEMA)
         work.counts = {
-            "train_questions": len(by_id),
-            "test_questions": len(posed) - len(by_id),
+            "train_questions": sum(question.split == "train" for question in posed),
+            "test_questions": sum(question.split == "test" for question in posed),
             "out": len(records),
             "asked": len(missing),
             "from_journal": len(wanted) - len(missing),
@@ -141,9 +147,10 @@ def keys(
     for question_id, question in by_id.items():
         for name, asked in teachers.items():
             binding = binding_of(asked.module, asked.options, seed, question)
-            for style in sample.styles:
-                for temperature in sample.temperatures:
-                    for index in range(sample.samples):
+            held_out = question.split == "test"
+            for style in sample.styles[:1] if held_out else sample.styles:
+                for temperature in sample.temperatures[:1] if held_out else sample.temperatures:
+                    for index in range(sample.test_samples if held_out else sample.samples):
                         yield Key(question_id, name, style, temperature, index), binding
 
 

@@ -4,7 +4,6 @@ The repository has folders called ``kernels``, ``trainer`` and ``launch``, and t
 called ``kernels``: from the root, and with the root on PYTHONPATH, everybody must still get their own.
 """
 
-import importlib.metadata
 import json
 import os
 import shutil
@@ -72,21 +71,6 @@ def unfinish(run: Path, folder: Path) -> Path:
     shutil.rmtree(train / "export")
     shutil.rmtree(train / "checkpoints/step-000003")
     return folder / "run"
-
-
-def test_everybody_gets_their_own_kernels():
-    try:
-        importlib.metadata.version("kernels")
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("Hugging Face's kernels is not installed")
-    code = (
-        "import kernels, transformers, tracestill.kernels.pack as ours\n"
-        "assert 'site-packages' in kernels.__file__, kernels.__file__\n"
-        "from transformers.integrations import hub_kernels\n"
-        "assert ours.__file__.endswith('kernels/pack.py')"
-    )
-    found = start(sys.executable, "-c", code)
-    assert found.returncode == 0, found.stderr
 
 
 def test_console_command(trained):

@@ -10,57 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-import yaml
-
 import kernels
 
 ROOT = Path(__file__).parents[2]
-TINY = {
-    "name": "tiny",
-    "questions": {"source": "digit_sum", "train": 30, "test": 4, "options": {"digits": 2, "modulus": 10}},
-    "sample": {"teachers": [{"name": "solver"}]},
-    "encode": {"tokenizer": {"vocab_size": 320}},
-    "plan": {"capacity": 512, "packs_per_step": 2},
-    "student": {
-        "config": {
-            "model_type": "llama",
-            "hidden_size": 16,
-            "intermediate_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-        }
-    },
-    "train": {"steps": 1, "ranks": 1},
-}
 
 
 def run(command, **options):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False, **options)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def planned(tmp_path_factory):
-    """A run directory whose stages up to plan are done, made by the console command."""
-    folder = tmp_path_factory.mktemp("names")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    tracestill = Path(sys.executable).with_name("tracestill")
-    run([str(tracestill), "run", str(folder / "tiny.yaml"), "--run-dir", str(folder / "run"), "--until", "plan"])
-    return folder
-
-
-@pytest.fixture
-def fresh(planned, tmp_path):
-    """A copy of the planned run, and what says that a step of training was done in it."""
-    shutil.copytree(planned / "run", tmp_path / "run")
-    return tmp_path / "run"
-
-
-def trained(directory):
-    return (directory / "arms/traces/train/manifest.json").exists()
 
 
 def test_hugging_faces_kernels_is_the_one_that_python_finds_at_the_root():
@@ -98,25 +56,3 @@ def test_transformers_imports_the_real_kernels_from_the_root(tmp_path):
     available, where = run([sys.executable, "-c", code], env={"PYTHONPATH": str(tmp_path)}).split()
     assert available == "True"
     assert Path(where) == tmp_path / "kernels/__init__.py"
-
-
-def test_a_step_through_the_console_command(fresh, planned):
-    tracestill = Path(sys.executable).with_name("tracestill")
-    run([str(tracestill), "train", str(planned / "tiny.yaml"), "--run-dir", str(fresh)])
-    assert trained(fresh)
-
-
-def test_a_step_with_python_m(fresh):
-    run([sys.executable, "-m", "tracestill.trainer.train", "--run-dir", str(fresh)])
-    assert trained(fresh)
-
-
-@pytest.mark.parametrize("hostfile", [False, True])
-def test_a_step_through_the_deepspeed_launcher(fresh, tmp_path, hostfile):
-    """With and without a hostfile: the launcher puts the working directory, our root, on PYTHONPATH."""
-    (tmp_path / "hosts").write_text("localhost slots=1\n")
-    where = ["--hostfile", str(tmp_path / "hosts")] if hostfile else ["--num_gpus", "1"]
-    deepspeed = Path(sys.executable).with_name("deepspeed")
-    command = [sys.executable, str(deepspeed), *where, "--master_port", "0", "--module", "tracestill.trainer.train"]
-    run([*command, "--run-dir", str(fresh)])
-    assert trained(fresh)
