@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-UNWEIGHTED = ("liger", "torch", "trl")
+UNWEIGHTED = ("liger", "torch")
 
 
 def naive(hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -65,14 +65,17 @@ def cut_cross_entropy() -> Loss:
 
 
 def trl_chunked() -> Loss:
-    """TRL's chunked loss lives inside its trainer and moves between versions: found by name, or absent."""
-    from trl.trainer import sft_trainer
+    """TRL's chunked log-probabilities (1.16), with the statistics that its trainer asks for, on the weighted rows."""
+    from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+    from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE as size
 
-    for name in ("_chunked_cross_entropy_loss", "chunked_cross_entropy_loss", "chunked_nll"):
-        function = getattr(sft_trainer, name, None)
-        if function is not None:
-            return lambda hidden, weight, targets, weights: function(hidden, weight, targets)
-    raise ImportError("this version of trl offers no chunked loss as a function")
+    def loss(hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        rows = weights != 0
+        asked = ("entropy", "is_top1")
+        found = ChunkedLogProbFunction.apply(hidden[rows], weight, None, targets[rows], 1.0, size, None, 1.0, asked)
+        return -(found[0].float() * weights[rows]).sum()
+
+    return loss
 
 
 def peers(device: torch.device) -> tuple[dict[str, Loss], dict[str, str]]:
@@ -96,7 +99,7 @@ def peers(device: torch.device) -> tuple[dict[str, Loss], dict[str, str]]:
     for name, (package, load) in loaders.items():
         if importlib.util.find_spec(package) is None:
             absent[name] = f"{package} is not installed"
-        elif device.type != "cuda":
+        elif device.type != "cuda" and name != "trl":
             absent[name] = "runs on a GPU only"
         else:
             try:
