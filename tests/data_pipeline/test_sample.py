@@ -118,7 +118,8 @@ run(QuestionsConfig(source="their_tasks.noted", train=60, test=3),
 
 def child(where: Path) -> subprocess.Popen[bytes]:
     where.mkdir(exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path}
     return subprocess.Popen([sys.executable, "-c", CHILD, str(where)], env=environment)
 
 
