@@ -104,8 +104,9 @@ def run(
 ) -> None:
     """Pose the questions, ask what the journal lacks, and write questions.parquet and records.parquet.
 
-    Traces of held-out questions serve as references for the loss by kind; encode keeps them apart. Calls ``progress(done, total)`` with samples, those found in the journal
-    counted as done. Raises InputError if a teacher fails ``attempts`` times running; the journal keeps what is done.
+    Traces of held-out questions serve as references for the loss by kind; encode keeps them apart. Calls
+    ``progress(done, total)`` with samples, those found in the journal counted as done. Raises InputError if a teacher
+    fails ``attempts`` times running; the journal keeps what is done.
     """
     kinds = kinds or Kinds()
     teachers = make_teachers(sample, questions)

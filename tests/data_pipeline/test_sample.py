@@ -36,7 +36,7 @@ def go(tmp_path: Path, name: str = "run", questions: dict | None = None, seed: i
     asked = {"source": "their_tasks.noted", "train": 6, "test": 3, **(questions or {})}
     run(
         QuestionsConfig.model_validate(asked),
-        SampleConfig.model_validate({"teachers": [{"name": "t"}], "samples": 2, **sample}),
+        SampleConfig.model_validate({"teachers": [{"name": "t"}], "samples": 2, "test_samples": 0, **sample}),
         seed=seed,
         directory=tmp_path / name / "sample",
         journal=tmp_path / name / "journal.sqlite",
@@ -72,6 +72,17 @@ def test_every_teacher_style_temperature_and_index_is_asked_once_of_each_trainin
         "asked": 96,
         "from_journal": 0,
     }
+
+
+def test_held_out_questions_get_their_own_number_of_traces_at_the_first_style_and_temperature(tmp_path: Path) -> None:
+    rows = go(tmp_path, styles=["", "brief "], temperatures=[0.5, 1.5], test_samples=3)
+    split = {
+        q["question_id"]: q["split"] for q in read_rows(tmp_path / "run/sample/questions.parquet", QUESTION_SCHEMA)
+    }
+    test = [row for row in rows if split[row["question_id"]] == "test"]
+    assert len(rows) - len(test) == 6 * 2 * 2 * 2
+    assert Counter(row["question_id"] for row in test) == {key: 3 for key, value in split.items() if value == "test"}
+    assert {(row["style"], row["temperature"]) for row in test} == {("", 0.5)}
 
 
 def test_a_second_run_asks_for_what_is_missing_and_changed_teachers_anew(tmp_path: Path) -> None:
@@ -111,7 +122,7 @@ from tracestill.data_pipeline.sample import SampleConfig, run
 where = Path(sys.argv[1])
 teacher = {"name": "t", "options": {"calls": str(where / "calls"), "seconds": 0.005}}
 run(QuestionsConfig(source="their_tasks.noted", train=60, test=3),
-    SampleConfig.model_validate({"teachers": [teacher], "samples": 4}),
+    SampleConfig.model_validate({"teachers": [teacher], "samples": 4, "test_samples": 0}),
     seed=0, directory=where / "sample", journal=where / "journal.sqlite")
 """
 
@@ -187,7 +198,7 @@ def test_progress_counts_what_the_journal_had_and_ends_at_the_total(tmp_path: Pa
     seen: list[tuple[int, int]] = []
     run(
         QuestionsConfig(source="their_tasks.noted", train=6, test=3),
-        SampleConfig.model_validate({"teachers": [{"name": "t"}], "samples": 2}),
+        SampleConfig.model_validate({"teachers": [{"name": "t"}], "samples": 2, "test_samples": 0}),
         seed=0,
         directory=tmp_path / "run" / "sample",
         journal=tmp_path / "run" / "journal.sqlite",
@@ -199,7 +210,7 @@ def test_progress_counts_what_the_journal_had_and_ends_at_the_total(tmp_path: Pa
 def test_the_stage_is_current_for_its_own_config_only(tmp_path: Path) -> None:
     go(tmp_path)
     questions = QuestionsConfig(source="their_tasks.noted", train=6, test=3)
-    config = SampleConfig.model_validate({"teachers": [{"name": "t"}], "samples": 2})
+    config = SampleConfig.model_validate({"teachers": [{"name": "t"}], "samples": 2, "test_samples": 0})
     assert is_current(tmp_path / "run/sample", "sample", stage_config(questions, config, 0), {})
     assert not is_current(tmp_path / "run/sample", "sample", stage_config(questions, config, 1), {})
 

@@ -112,7 +112,12 @@ def test_real_traces_are_judged_as_an_independent_reading_judges_them(tmp_path: 
     run_sample(
         QuestionsConfig(source="digit_sum", train=100, test=20),
         SampleConfig.model_validate(
-            {"teachers": [{"name": "t", "options": {"error_rate": 0.2}}], "samples": 12, "temperatures": [0, 1]}
+            {
+                "teachers": [{"name": "t", "options": {"error_rate": 0.2}}],
+                "samples": 12,
+                "temperatures": [0, 1],
+                "test_samples": 0,
+            }
         ),
         seed=0,
         directory=tmp_path / "sample",
