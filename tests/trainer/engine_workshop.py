@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tracestill.trainer import zero as zero_layout
 from tracestill.trainer.engine import Engine
 from tracestill.trainer.settings import StudentConfig, TrainConfig
 from tracestill.trainer.student import Student, build_student
+
+gc.freeze()  # stage 3 collects garbage at every start; all the imported modules need no looking through
 
 PARTITIONED = {  # without these DeepSpeed never partitions a student as small as this one
     "stage3_param_persistence_threshold": 0,
