@@ -76,8 +76,8 @@ def test_whole_run(run):
         "answers_only": 0.125,
     }
     chosen = found["arms"]["traces"]["selection"]
-    assert chosen["in"] == found["sample"]["out"] == 36
-    assert chosen["out"] + sum(chosen["rejected"].values()) == 36
+    assert chosen["in"] == found["sample"]["out"] == 40, "3 samples of 12 training questions, 1 of 4 held-out ones"
+    assert chosen["out"] + sum(chosen["rejected"].values()) == 40
     assert found["arms"]["answers_only"]["overrides"] == {"encode": {"trace": "drop"}}
     train = found["arms"]["traces"]["train"]
     assert train["finished"] is True
