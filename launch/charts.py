@@ -38,6 +38,7 @@ class Frame:
 
 def lines(
     series: Mapping[str, Sequence[tuple[float, float]]],  # name -> (x, y) in the order of x
+    dashed: Mapping[str, Sequence[tuple[float, float]]] | None = None,  # the same names, drawn dashed
     *,
     title: str,
     x_label: str = "step",
@@ -46,7 +47,8 @@ def lines(
     log: bool = True,
 ) -> str:
     """A line chart; a series keeps its colour by its place even if it is empty."""
-    points = [point for values in series.values() for point in values if point[1] is not None]
+    dashed = dashed or {}
+    points = [point for values in (*series.values(), *dashed.values()) for point in values]
     if not points:
         return ""
     values = [y for _, y in points if y > 0] if log else [y for _, y in points]
@@ -58,11 +60,14 @@ def lines(
         low, high = low / 1.15, high * 1.15
     frame = Frame(width, height, max(x for x, _ in points), low, high if high > low else low + 1, log)
     parts = [grid(frame, x_label)]
-    for index, (name, curve) in enumerate(series.items()):
-        if curve:
-            path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in curve)
-            colour, label = SERIES[index % len(SERIES)], escape(name)
-            parts.append(f'<polyline class="line {colour}" points="{path}"><title>{label}</title></polyline>')
+    for index, name in enumerate(series):
+        colour, label = SERIES[index % len(SERIES)], escape(name)
+        for curve, style in ((series[name], ""), (dashed.get(name, ()), " dashed")):
+            if curve:
+                path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in curve)
+                parts.append(
+                    f'<polyline class="line {colour}{style}" points="{path}"><title>{label}</title></polyline>'
+                )
     return figure(title, "".join(parts), width, height)
 
 

@@ -104,7 +104,9 @@ def gather_arm(run: RunDirectory, arm: str, manifests: dict[str, Any]) -> dict[s
 
 def gather_training(directory: Path, manifest: dict[str, Any] | None) -> dict[str, Any] | None:
     """The curve of a training that has begun, and whether it has finished."""
-    lines = [line for line in log_lines(directory / "log.jsonl") if "loss" in line]
+    every = list(log_lines(directory / "log.jsonl"))
+    lines = [line for line in every if "loss" in line]
+    held_out = [line for line in every if line.get("event") == "held_out"]
     if not lines:
         return None
     last = lines[-1]
@@ -124,13 +126,17 @@ def gather_training(directory: Path, manifest: dict[str, Any] | None) -> dict[st
                 "loss": line["loss"],
                 "lr": line.get("lr"),
                 "grad_norm": line.get("grad_norm"),
-                "kinds": {
-                    kind: {key: row.get(key) for key in ("loss", "accuracy")} for kind, row in line["kinds"].items()
-                },
+                "kinds": losses(line["kinds"]),
             }
             for line in thin(lines, CURVE_POINTS)
         ],
+        "held_out": [{"step": line["step"], "kinds": losses(line["kinds"])} for line in thin(held_out, CURVE_POINTS)],
     }
+
+
+def losses(kinds: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Of each kind's figures those that a curve shows."""
+    return {kind: {key: row.get(key) for key in ("loss", "accuracy")} for kind, row in kinds.items()}
 
 
 def thin(lines: list[Any], limit: int) -> list[Any]:

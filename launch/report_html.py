@@ -102,22 +102,23 @@ def curves(found: Found) -> str:
     trained = {arm: row["train"] for arm, row in found["arms"].items() if row["train"]}
     if not trained:
         return ""
-    kinds = [
-        k for k in found["kinds"] if any(k in point["kinds"] for row in trained.values() for point in row["curve"])
-    ]
+    every = [point["kinds"] for row in trained.values() for point in (*row["curve"], *row["held_out"])]
+    kinds = [kind for kind in found["kinds"] if any(kind in point for point in every)]
 
-    def series(pick: Any) -> dict[str, list[tuple[float, float]]]:
+    def series(pick: Any, source: str = "curve") -> dict[str, list[tuple[float, float]]]:
         result: dict[str, list[tuple[float, float]]] = {}
         for arm in found["arms"]:
-            points = trained[arm]["curve"] if arm in trained else []
+            points = trained[arm][source] if arm in trained else []
             result[arm] = [(point["step"], value) for point in points if (value := pick(point)) is not None]
         return result
 
     charts = [lines(series(lambda point: point["loss"]), title="loss, weighted")]
     for kind in kinds:
-        charts.append(
-            lines(series(lambda point, k=kind: point["kinds"].get(k, {}).get("loss")), title=f"loss of {kind}")
-        )
+
+        def loss(point: Found, kind: str = kind) -> float | None:
+            return point["kinds"].get(kind, {}).get("loss")
+
+        charts.append(lines(series(loss), series(loss, "held_out"), title=f"loss of {kind}"))
     charts.append(lines(series(lambda point: point.get("grad_norm")), title="norm of the gradient"))
     charts.append(lines(series(lambda point: point.get("lr")), title="learning rate", log=False))
     body = []

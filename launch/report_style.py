@@ -37,6 +37,7 @@ svg text{font-family:inherit;fill:var(--ink)}
 .grid{stroke:var(--line);stroke-width:1}.axis{stroke:var(--soft);stroke-width:1}
 .whisker{stroke:var(--ink);stroke-width:1.6}
 .line{fill:none;stroke-width:1.9;stroke-linejoin:round}
+.dashed{stroke-dasharray:5 4;stroke-width:1.5}
 .many{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:18px 22px;margin:12px 0}
 .legend{display:flex;flex-wrap:wrap;gap:4px 18px;margin:6px 0 10px;font-size:13px;color:var(--soft)}
 .key i{display:inline-block;width:11px;height:11px;border-radius:2px;margin-right:6px;vertical-align:-1px}

@@ -59,6 +59,8 @@ def write_train(run: RunDirectory, arm: str, steps: int = 40, *, finished: bool 
         numbers = {"tokens": 400, "weighted_tokens": 300, "seconds": 0.5, "tokens_per_second": 800.0}
         lines.append({"step": step, "epoch": 0, "loss": fall, "lr": 1e-3 * step / steps, "grad_norm": fall, **numbers})
         lines[-1]["kinds"] = kinds
+        if step % 10 == 0:
+            lines.append({"event": "held_out", "step": step, "kinds": {**kinds, "prompt": kinds["plan"]}})
     (directory / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 41, "los')
     tokens = [{"text": t, "kind": k, "weight": w} for t, k, w in (("<s>", "control", 0), (HOSTILE, "derive", 1))]
     rows = [{"kind": "derive", "weight": 1.0, "tokens": 9, "weight_sum": 9.0, "weight_share": 1.0, "loss_share": 1.0}]

@@ -6,7 +6,7 @@ import shutil
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from fake_run import HOSTILE, claim, run_data_stages, write_evaluation, write_train
+from fake_run import HOSTILE, KINDS, claim, run_data_stages, write_evaluation, write_train
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.launch import charts
@@ -84,16 +84,19 @@ def test_whole_run(run):
     assert train["steps"] == 40
     assert train["tokens"] == 20 * 400, "sums over the log's lines; the torn last one is left out"
     assert [point["step"] for point in train["curve"]] == list(range(2, 41, 2))
+    assert [point["step"] for point in train["held_out"]] == [10, 20, 30, 40]
     assert {(row["stage"], row["arm"]) for row in found["stages"]} >= {("sample", None), ("train", "answers_only")}
     assert [row["seconds"] for row in found["stages"] if row["stage"] == "train"] == [21.5, 21.5]
 
     page = (run.root / "report" / "report.html").read_text()
     text = check_page(page)
+    assert page.count('dashed"') == 2 * (len(KINDS) + 1), "a held-out curve for each kind and arm"
     for wanted in (
         "87.5%",
         "12.5%",
         "answers_only",
         "loss of derive",
+        "loss of prompt",
         "Held-out loss",
         "Generated traces",
         "encode.trace",
