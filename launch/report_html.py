@@ -129,8 +129,11 @@ def curves(found: Found) -> str:
         body.append([*cells, f"{rate:,.0f}", f"{row['loss']:.4f}", seconds(row["seconds"])])
     heads = ["arm", "steps", "epochs", "tokens", "tokens a second", "last loss", "time"]
     return (
-        "<h2>Training</h2><p class='soft'>Losses in nats a token, on a logarithmic scale; means of the steps between "
-        "two lines of the log.</p>" + legend(found) + f'<div class="many">{"".join(charts)}</div>' + table(heads, body)
+        "<h2>Training</h2><p class='soft'>Losses in nats a token, on a logarithmic scale. Solid: training documents, "
+        "means of the steps between two lines of the log. Dashed: held-out documents, where they are measured.</p>"
+        + legend(found)
+        + f'<div class="many">{"".join(charts)}</div>'
+        + table(heads, body)
     )
 
 
