@@ -79,6 +79,19 @@ class Batches:
     def micro_step(self, pack_id: int, table: np.ndarray, scale: float) -> MicroStep:
         documents = self.plan.pack(pack_id) if pack_id >= 0 else np.zeros(0, np.int64)
         tokens, kinds, offsets, weights = self.store.gather(documents)
-        length = max(ROW_MULTIPLE, -(-len(tokens) // ROW_MULTIPLE) * ROW_MULTIPLE)
-        packed = pack(tokens, kinds, offsets, weights, table, length=length, pad_id=self.pad_id, device=self.device)
+        packed = row_of(tokens, kinds, offsets, weights, table, self.pad_id, self.device)
         return MicroStep(packed, scale, documents)
+
+
+def row_of(
+    tokens: np.ndarray,  # (n,) int32
+    kinds: np.ndarray,  # (n,) uint8
+    offsets: np.ndarray,  # (D + 1,)
+    weights: np.ndarray,  # (D,) float32
+    table: np.ndarray,  # (K,) float32
+    pad_id: int,
+    device: torch.device,
+) -> PackedBatch:
+    """Documents packed into one row, padded to a multiple of ROW_MULTIPLE; no document gives a row of padding."""
+    length = max(ROW_MULTIPLE, -(-len(tokens) // ROW_MULTIPLE) * ROW_MULTIPLE)
+    return pack(tokens, kinds, offsets, weights, table, length=length, pad_id=pad_id, device=device)

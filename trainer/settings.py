@@ -33,6 +33,10 @@ class TrainConfig(BaseModel):
     clip: float = Field(1.0, ge=0, description="bound on the norm of the true gradient; 0 = no clipping")
     chunk_rows: int = Field(4096, ge=1, description="rows of logits that exist at a time")
     log_every: int = Field(10, ge=1, description="steps between two lines of log.jsonl")
+    held_out_every: int = Field(
+        0, ge=0, description="steps between two measurements of the loss by kind on held-out documents; 0 = none"
+    )
+    held_out_documents: int = Field(128, ge=1, description="held-out documents measured on")
     checkpoint_every: int = Field(0, ge=0, description="steps between two checkpoints; 0 = only after the last step")
     keep: int = Field(2, ge=1, description="newest checkpoints kept")
 

@@ -26,6 +26,7 @@ from tracestill.trainer import checkpoint
 from tracestill.trainer.batches import Batches
 from tracestill.trainer.engine import Engine, connect, training_dtype
 from tracestill.trainer.export import export
+from tracestill.trainer.held_out import HeldOut
 from tracestill.trainer.preview import preview, read_tokenizer, show
 from tracestill.trainer.recipe import MAIN_ARM, Recipe, dump_recipe
 from tracestill.trainer.run_directory import RunDirectory
@@ -50,6 +51,7 @@ class Job:
     store: TokenStore
     weighting: Weighting
     batches: Batches
+    held_out: HeldOut | None
     engine: Engine
     steps: int
     console: Console
@@ -61,6 +63,8 @@ def train(job: Job, start: int) -> None:
     meter = Meter(job.recipe.span_kinds(), engine.device)
     log = Log(job.directory / "log.jsonl", resume_at=start, write=engine.rank == 0)
     for step in range(start, job.steps):
+        if job.held_out and step % settings.held_out_every == 0:
+            log.add(event="held_out", step=step, kinds=job.held_out.measure(engine))
         batch = job.batches.step(step)
         for micro in batch.micro:
             loss, statistics = engine.forward(micro)
@@ -80,6 +84,8 @@ def train(job: Job, start: int) -> None:
         if last or (settings.checkpoint_every and done % settings.checkpoint_every == 0):
             state = {"step": done, "identity": job.identity}
             checkpoint.save(engine, job.directory / CHECKPOINTS, done, state, keep=settings.keep)
+    if job.held_out:
+        log.add(event="held_out", step=job.steps, kinds=job.held_out.measure(engine))
 
 
 def line_of(step: int, steps: int, numbers: dict[str, Any]) -> str:
@@ -121,10 +127,20 @@ def prepare(run: RunDirectory, arm: str) -> Job:
     engine = Engine(
         student, settings, accumulation=batches.accumulation, raw_deepspeed=recipe.deepspeed, seed=recipe.seed
     )
+    held_out = None
+    if settings.held_out_every and (inputs["encode"] / "test.arrow").exists():
+        documents = TokenStore(inputs["encode"] / "test.arrow", kinds)
+        held_out = HeldOut(
+            documents,
+            kinds,
+            capacity=recipe.plan.capacity,
+            documents=settings.held_out_documents,
+            pad_id=about["special_ids"]["pad"],
+        )
     steps = settings.steps or batches.steps_per_epoch * (settings.epochs or 1)
     directory, tokenizer = run.stage(arm, "train"), inputs["tokenizer"]
     console = Console(quiet=world.rank != 0)
-    return Job(run, arm, recipe, who, directory, tokenizer, store, weighting, batches, engine, steps, console)
+    return Job(run, arm, recipe, who, directory, tokenizer, store, weighting, batches, held_out, engine, steps, console)
 
 
 def show_preview(job: Job) -> None:

@@ -1,0 +1,50 @@
+"""Teacher-forced loss of each span kind on documents of held-out questions, while training goes on.
+
+Every target counts once, whatever the recipe's weights, so that curves of differently weighted runs compare. The
+numbers are for looking at; nothing is chosen by them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from tracestill.data_pipeline.kinds import Kinds
+from tracestill.data_pipeline.store import TokenStore
+from tracestill.trainer.batches import MicroStep, row_of
+from tracestill.trainer.engine import Engine
+from tracestill.trainer.telemetry import Meter
+
+
+class HeldOut:
+    """Rows of held-out documents, shared out among the ranks; equally many on each, as collectives demand."""
+
+    def __init__(self, store: TokenStore, kinds: Kinds, *, capacity: int, documents: int, pad_id: int) -> None:
+        """``documents``: how many of the store's are used, the first ones."""
+        self.store, self.kinds, self.pad_id = store, kinds, pad_id
+        self.table = np.ones(len(kinds), dtype=np.float32)
+        self.table[0] = 0.0
+        self.rows: list[list[int]] = []
+        room = 0
+        for document in range(min(documents, len(store))):
+            length = int(store.lengths[document])
+            if length > room:
+                self.rows.append([])
+                room = max(capacity, length)
+            self.rows[-1].append(document)
+            room -= length
+
+    def measure(self, engine: Engine) -> dict[str, Any]:
+        """Kind -> its numbers, as in a line of the log; called on every rank."""
+        meter = Meter(self.kinds, engine.device)
+        for first in range(0, len(self.rows), engine.ranks):
+            mine = self.rows[first + engine.rank] if first + engine.rank < len(self.rows) else []
+            meter.add(engine.measure(self.micro_step(np.array(mine, dtype=np.int64), engine.device)))
+        return meter.read()["kinds"]
+
+    def micro_step(self, documents: np.ndarray, device: torch.device) -> MicroStep:
+        tokens, kinds, offsets, _ = self.store.gather(documents)
+        weights = np.ones(len(documents), dtype=np.float32)
+        return MicroStep(row_of(tokens, kinds, offsets, weights, self.table, self.pad_id, device), 1.0, documents)
