@@ -119,20 +119,13 @@ def begin_step(engine: Any) -> None:
 def clear_gradients(engine: Any) -> None:
     """Forget the gradients of the micro-steps so far, as the engine does after a step."""
     layout, optimizer = kind_of(engine), engine.optimizer
-    if layout == "sliced":
-        optimizer._pre_step()  # resets its count of micro-steps
-        optimizer._partition_all_parameters()
-        optimizer.averaged_gradients = {}
-        optimizer.checkpoint_event_epilogue()  # gathers again what is kept whole
-    elif layout == "flat":
-        optimizer.micro_step_id = -1
-        for group in range(len(optimizer.bit16_groups)):
-            optimizer.averaged_gradients[group] = None
-            optimizer.all_grad_tensors[group] = None
     if layout == "plain":
         engine.zero_grad()
-    else:
-        optimizer.zero_grad()
+        return
+    optimizer.zero_grad()
+    if layout != "bf16":
+        for group in optimizer.averaged_gradients:  # stage 2 adds to them in bf16
+            optimizer.averaged_gradients[group] = None
 
 
 def set_moments(engine: Any, steps: int) -> None:

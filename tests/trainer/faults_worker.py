@@ -32,8 +32,15 @@ def broken_gradient(of: Engine) -> Iterator[None]:
         hook.remove()
 
 
-def faulty_run(stage: int, clip: float) -> tuple[list[str], bool, list[Tensor]]:
-    of = engine(student(None, tied=False), zero=stage, clip=clip, accumulation=ACCUMULATION)
+def make(stage: int, clip: float, precision: str) -> Engine:
+    built = student(None, tied=False)
+    return engine(built, zero=stage, clip=clip, accumulation=ACCUMULATION, precision=precision)
+
+
+def faulty_run(stage: int, clip: float, precision: str) -> tuple[list[str], bool, list[Tensor]]:
+    of = make(stage, clip, precision)
+    measured = of.measure(shared_out(0, of)[0])
+    assert float(measured[:, 0].sum()) > 0
     reasons = [take_step(of, shared_out(0, of)).reason]
     before = fingerprint(of)
     micro = shared_out(1, of)
@@ -45,6 +52,7 @@ def faulty_run(stage: int, clip: float) -> tuple[list[str], bool, list[Tensor]]:
     nothing = [MicroStep(packed([weightless(3)]), 0.0) for _ in range(ACCUMULATION)]
     reasons.append(take_step(of, nothing, weight_sum=0.0).reason)
     reasons.append(take_step(of, nothing).reason)
+    of.measure(shared_out(1, of)[0])
     untouched = equal(before, fingerprint(of))
     reasons.append(take_step(of, shared_out(4, of), weight_sum=1.0).reason)
     after = fingerprint(of)
@@ -52,8 +60,8 @@ def faulty_run(stage: int, clip: float) -> tuple[list[str], bool, list[Tensor]]:
     return reasons, untouched, after
 
 
-def clean_run(stage: int, clip: float) -> list[Tensor]:
-    of = engine(student(None, tied=False), zero=stage, clip=clip, accumulation=ACCUMULATION)
+def clean_run(stage: int, clip: float, precision: str) -> list[Tensor]:
+    of = make(stage, clip, precision)
     for step in (0, 4):
         take_step(of, shared_out(step, of))
     after = fingerprint(of)
@@ -107,10 +115,12 @@ def main() -> None:
     results: dict = {"skipped": {}, "moments": {}, "bf16": {}}
     assert len(documents(0)) == 12
     for stage in (0, 1, 2, 3):
-        for clip in (0.0, 0.5):
-            reasons, untouched, after = faulty_run(stage, clip)
-            same = equal(after, clean_run(stage, clip))
-            results["skipped"][f"{stage}-{clip}"] = {"reasons": reasons, "untouched": untouched, "same": same}
+        for clip, precision in ((0.0, "fp32"), (0.5, "fp32"), (0.5, "bf16")):
+            if stage or precision == "fp32":
+                reasons, untouched, after = faulty_run(stage, clip, precision)
+                same = equal(after, clean_run(stage, clip, precision))
+                found = {"reasons": reasons, "untouched": untouched, "same": same}
+                results["skipped"][f"{stage}-{clip}-{precision}"] = found
         results["moments"][stage] = forgotten_parameter(stage)
         if stage:
             results["bf16"][stage] = low_precision(stage)
