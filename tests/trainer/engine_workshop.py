@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from tracestill.trainer.settings import StudentConfig, TrainConfig
 from tracestill.trainer.student import Student, build_student
 
 gc.freeze()  # stage 3 collects garbage at every start; all the imported modules need no looking through
+atexit.register(gc.unfreeze)
 
 PARTITIONED = {  # without these DeepSpeed never partitions a student as small as this one
     "stage3_param_persistence_threshold": 0,
