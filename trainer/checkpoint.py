@@ -72,7 +72,7 @@ def save(engine: Engine, directory: Path, step: int, state: dict[str, Any], *, k
                 final.rename(directory / f"tmp-{step:06d}-{uuid.uuid4().hex}")
             work.rename(final)
             sync(directory)
-            prune(directory, keep)
+            prune(directory, step, keep)
         return b""
 
     together(commit, f"{work}: cannot commit the checkpoint")
@@ -206,10 +206,15 @@ def verified(path: Path, share: int = 0, shares: int = 1) -> bool:
         return False
 
 
-def prune(directory: Path, keep: int) -> None:
-    """Delete old checkpoints beyond the ``keep`` newest, and what killed or replaced saves left. Rank 0 only."""
+def prune(directory: Path, step: int, keep: int) -> None:
+    """Delete old checkpoints beyond the ``keep`` newest, and what killed or replaced saves left. Rank 0 only.
+
+    One of a later step than the one just saved was damaged, or training would have resumed from it: it goes too,
+    and does not count.
+    """
     whole = [path for path in committed(directory) if (path / MANIFEST).exists()]
-    for path in whole[:-keep]:
+    later = [path for path in whole if int(path.name.removeprefix("step-")) > step]
+    for path in whole[: len(whole) - len(later)][:-keep] + later:
         path.rename(directory / f"tmp-{path.name.removeprefix('step-')}-{uuid.uuid4().hex}")
     for path in directory.glob("tmp-*"):
         shutil.rmtree(path)

@@ -185,6 +185,15 @@ def test_the_newest_are_kept_and_incomplete_ones_do_not_count(tmp_path):
     assert checkpoint.latest(tmp_path) == tmp_path / "step-1000000"
 
 
+def test_a_damaged_later_one_makes_way(tmp_path):
+    for step in (5, 10):
+        checkpoint.save(fake_engine(), tmp_path, step, {}, keep=1)
+    (tmp_path / "step-000010" / "state.json").write_text("damaged")
+    checkpoint.save(fake_engine(), tmp_path, 6, {}, keep=1)
+    assert checkpoint.latest(tmp_path) == tmp_path / "step-000006"
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000006"]
+
+
 def test_a_step_saved_twice_is_replaced(tmp_path):
     checkpoint.save(fake_engine(1.0), tmp_path, 4, {})
     checkpoint.save(fake_engine(2.0), tmp_path, 4, {})
