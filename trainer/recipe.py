@@ -17,7 +17,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds, nearest
 from tracestill.data_pipeline.plan import PlanConfig
 from tracestill.data_pipeline.questions import QuestionsConfig
-from tracestill.data_pipeline.sample import SampleConfig
+from tracestill.data_pipeline.sample import SampleConfig, make_teachers
 from tracestill.data_pipeline.selection import SelectConfig
 from tracestill.trainer.settings import EvaluateConfig, StudentConfig, TrainConfig
 from tracestill.trainer.weighting import WeightingConfig
@@ -116,6 +116,7 @@ def load_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:
     recipe = build(data, where=str(path))
     for arm in recipe.arms:
         recipe.for_arm(arm)
+    make_teachers(recipe.sample, recipe.questions)
     return recipe
 
 

@@ -18,6 +18,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTr
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import nearest
 from tracestill.kernels import attention
+from tracestill.kernels.attention_models import refuse_unpackable
 from tracestill.kernels.linear_cross_entropy import linear_cross_entropy
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer.settings import StudentConfig
@@ -59,6 +60,7 @@ class Student(nn.Module):
         """Raises InputError if the model's head does something to its logits that the loss cannot follow."""
         super().__init__()
         self.model = model
+        self.attention = attention.Choice("sdpa", "")  # which backend, and why; set by ``build_student``
         self.head = [student_head(model, num_kinds, chunk_rows)]  # in a list: the head belongs to the model alone
 
     def forward(self, packed: PackedBatch, scale: float | Tensor) -> tuple[Tensor, Tensor]:
@@ -142,7 +144,7 @@ def build_student(
     vocabulary that is too small, and an attention backend that cannot run here.
     """
     try:
-        attention.register(config.attention, device, dtype)
+        choice = attention.register(config.attention, device, dtype)
     except ValueError as error:
         raise InputError(f"student.attention: {error}") from error
     ids = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
@@ -156,7 +158,13 @@ def build_student(
         model = load_pretrained(config, vocab_size, dtype)
         model.config.update(ids)
     model.generation_config.update(**ids)
-    return Student(model, num_kinds=num_kinds, chunk_rows=chunk_rows).train()
+    try:
+        refuse_unpackable(model.config, choice.backend)
+    except ValueError as error:
+        raise InputError(f"student: {error}") from error
+    student = Student(model, num_kinds=num_kinds, chunk_rows=chunk_rows).train()
+    student.attention = choice
+    return student
 
 
 def transformers_config(values: dict[str, Any], more: dict[str, Any]) -> Any:

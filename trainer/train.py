@@ -140,6 +140,12 @@ def prepare(run: RunDirectory, arm: str) -> Job:
     steps = settings.steps or batches.steps_per_epoch * (settings.epochs or 1)
     directory, tokenizer = run.stage(arm, "train"), inputs["tokenizer"]
     console = Console(quiet=world.rank != 0)
+    console.print(
+        f"{world.ranks} rank(s) on {world.device.type}, {training_dtype(settings, world.device)}, ZeRO {settings.zero}, "
+        f"accumulation {batches.accumulation}, {steps} steps; attention {student.attention.backend}: "
+        f"{student.attention.reason}",
+        highlight=False,
+    )
     return Job(run, arm, recipe, who, directory, tokenizer, store, weighting, batches, held_out, engine, steps, console)
 
 
