@@ -4,7 +4,7 @@
 
 On a CPU: fp32, N 4096, H 256, V 32000, chunks of 1024 rows, all statistics on. Everything is measured in turns in
 this process and compared as the median of the ratios of a turn's two times, so that a load that comes and goes
-counts for both; peak memory is that of a subprocess each. On a GPU: see linear_cross_entropy_gpu.py. `--tiny`
+counts for both (on a machine with other work the CPU seconds beside them are steadier); peak memory is that of a subprocess each. On a GPU: see linear_cross_entropy_gpu.py. `--tiny`
 runs the same code on small shapes, to see that it runs; its claims mean nothing and are left out.
 Exits 1 if a claim does not hold.
 """
@@ -78,16 +78,21 @@ def products(shape: tuple[int, int, int], zero: float, chunk: int = CHUNK) -> Ca
     return run
 
 
-def in_turns(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each function, `rounds` times one after the other, after one round that does not count."""
-    taken: dict[str, list[float]] = {name: [] for name in functions}
+Times = dict[str, list[float]]
+
+
+def in_turns(functions: dict[str, Callable[[], object]], rounds: int) -> tuple[Times, Times]:
+    """Seconds on the clock and CPU seconds of each function, in turns, after one round that does not count."""
+    clock: Times = {name: [] for name in functions}
+    cpu: Times = {name: [] for name in functions}
     for turn in range(rounds + 1):
         for name, function in functions.items():
-            start = time.perf_counter()
+            start, worked = time.perf_counter(), time.process_time()
             function()
             if turn:
-                taken[name].append(time.perf_counter() - start)
-    return taken
+                clock[name].append(time.perf_counter() - start)
+                cpu[name].append(time.process_time() - worked)
+    return clock, cpu
 
 
 def summary(times: list[float]) -> dict[str, float]:
@@ -141,13 +146,14 @@ def measure(shape: tuple[int, int, int], rounds: int) -> dict[str, Any]:
             losses |= {name: loss for name, loss in dense.items() if "torch" in name}
         runs: dict[str, Callable[[], object]] = {"three products": products(shape, zero)}
         runs |= {name: lambda loss=loss, data=data: gradients(loss, data) for name, loss in losses.items()}
-        times = in_turns(runs, rounds)
+        times, cpu = in_turns(runs, rounds)
         fastest = min(
             (n for n in times if n.startswith("torch")), key=lambda n: statistics.median(times[n]), default=""
         )
         found["zero"][f"{zero:.0%}"] = {
             "times": {name: summary(t) | {"weighted": is_weighted(name)} for name, t in times.items()},
             "ours_over": {name: ratio(times, "ours", name) for name in times if name != "ours"},
+            "ours_over_in_cpu_seconds": {name: ratio(cpu, "ours", name) for name in times if name != "ours"},
             "fastest_torch": fastest,
             "peak_mib": {n: peak_mib(n, shape, zero) for n in ("ours", "naive", "index_select + naive")},
         }
@@ -175,10 +181,12 @@ def show(found: dict[str, Any]) -> None:
     for share, case in found["zero"].items():
         rows = []
         for name, times in case["times"].items():
-            over = 1.0 if name == "ours" else 1 / case["ours_over"][name]
-            rows.append([name, times["median_s"], times["min_s"], times["max_s"], over, case["peak_mib"].get(name, "")])
+            over = 1 / case["ours_over"].get(name, 1.0)
+            cpu = 1 / case["ours_over_in_cpu_seconds"].get(name, 1.0)
+            peak = f"{case['peak_mib'][name]:.0f}" if name in case["peak_mib"] else ""
+            rows.append([name, times["median_s"], times["min_s"], times["max_s"], over, cpu, peak])
         print(f"\n{share} of {found['shape'][0]} rows of zero weight")
-        print(table(["", "median s", "min s", "max s", "time / ours", "peak MiB"], rows))
+        print(table(["", "median s", "min s", "max s", "time / ours", "cpu s / ours", "peak MiB"], rows))
     for name, reason in found["absent"].items():
         print(f"absent: {name} ({reason})")
 

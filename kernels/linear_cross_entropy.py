@@ -124,7 +124,7 @@ def linear_cross_entropy(
         kinds=kinds,
         num_kinds=num_kinds,
         active=active,
-        scale=torch.as_tensor(scale, dtype=torch.float32, device=hidden.device).detach(),
+        scale=_on_device(scale, hidden.device),
         chunk_rows=chunk_rows,
         options=options,
         triton_pass=_triton_pass(backend, hidden),
@@ -147,6 +147,13 @@ class _Call:
     options: RowOptions
     triton_pass: Callable[..., bool] | None
     gradient: bool
+
+
+def _on_device(scale: float | Tensor, device: torch.device) -> Tensor:
+    """A 0-dim fp32 tensor. A number is filled in by a kernel: copying it to a GPU would make the host wait."""
+    if isinstance(scale, Tensor):
+        return scale.detach().to(device=device, dtype=torch.float32)
+    return torch.full((), scale, dtype=torch.float32, device=device)
 
 
 def _triton_pass(backend: str, hidden: Tensor) -> Callable[..., bool] | None:
@@ -232,7 +239,7 @@ def _forward(hidden: Tensor, weight: Tensor, bias: Tensor | None, call: _Call, n
         z = logits[: len(x), :vocabulary]
         _product(x, head.t(), out=z)
         of, chunk = seen.part(part), rows.part(part)
-        weighted = chunk_pass(z, chunk, call.options, of, gradient=any(needs), short_cut=needs[0])
+        weighted = chunk_pass(z, chunk, call.options, of, gradient=any(needs), short_cut=needs[0] and not z.is_cuda)
         g = z.to(product_type)
         d_rows = None if d_hidden is None else _product(g, head, out=d_hidden[part])
         if not weighted:

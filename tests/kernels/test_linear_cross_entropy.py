@@ -207,6 +207,26 @@ def test_every_option_is_as_exact_as_plain_pytorch(name):
     assert (got[2][masked.to(DEVICE)] == 0).all()
 
 
+def test_multipliers_by_their_formulas():
+    """Written out, since the comparison above calls the very same objects."""
+    data = case()
+    nll, p, entropy, reference = torch.tensor([[0.5, 2.0], [0.6, 0.14], [1.0, 3.0], [0.1, 1.9]])
+    assert torch.allclose(PowerOfP(1.0)(nll, p, entropy), torch.exp(-nll))
+    assert torch.allclose(PowerOfP(0.5)(nll, p, entropy), torch.exp(-nll).sqrt())
+    assert torch.allclose(Focal(2.0)(nll, p, entropy), torch.tensor([0.16, 0.7396]))
+    assert Within(nll_min=1.0)(nll, p, entropy).tolist() == [0, 1]
+    assert Within(nll_max=1.0)(nll, p, entropy).tolist() == [1, 0]
+    assert Within(entropy_min=1.0, entropy_max=2.9)(nll, p, entropy).tolist() == [1, 0]
+    assert Excess(0.2)(nll, p, entropy, reference).tolist() == [1, 0]
+    # And through the operation: what is multiplied by the probability is the weight of loss and gradient alike.
+    plain, dft = ours(data), ours(data, dynamic=PowerOfP(1.0))
+    by_function = ours(data, dynamic=lambda nll, p, entropy: p)
+    for a, b in zip(dft, by_function, strict=True):
+        assert distance(a, b) < 1e-6
+    assert dft[0] < plain[0]
+    assert torch.equal(dft[1][:, [0, 2, 3]], plain[1][:, [0, 2, 3]])  # c never sees the multiplier
+
+
 @pytest.mark.parametrize(("n", "h", "v"), [(41, 401, 1271), (1, 1, 2), (17, 5, 1), (8, 16, 48), (3, 33, 1009)])
 def test_odd_shapes(n, h, v):
     compare(case(n, h, v, seed=n, zero=0.0), upstream=0.5, scale=torch.tensor(3.0, device=DEVICE))
