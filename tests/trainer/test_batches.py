@@ -1,0 +1,100 @@
+"""Steps of a run: the same documents and the same factor c for any number of ranks, each document exactly once."""
+
+import numpy as np
+import pytest
+import torch
+
+from tracestill.data_pipeline.kinds import Kinds
+from tracestill.data_pipeline.plan import PlanConfig, make_plan
+from tracestill.data_pipeline.store import TokenStore, TokenStoreWriter
+from tracestill.trainer.batches import ROW_MULTIPLE, Batches
+from tracestill.trainer.weighting import SpanWeighting, WeightingConfig
+
+KINDS = Kinds()
+WEIGHTS = {"prompt": 0.0, "trace": 0.5, "answer": 2.0}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "tokens.arrow"
+    rng = np.random.default_rng(0)
+    with TokenStoreWriter(path, KINDS) as writer:
+        for index in range(41):
+            n = int(rng.integers(2, 90))
+            tokens = rng.integers(6, 50, n).astype(np.int32)
+            kinds = rng.integers(1, 8, n).astype(np.uint8)
+            weight = 0.0 if index == 7 else float(rng.uniform(0.5, 2))
+            writer.add(f"r{index}", f"q{index}", tokens, kinds, np.zeros(n, np.uint16), weight)
+    return TokenStore(path, KINDS)
+
+
+def batches(store, rank=0, ranks=1):
+    config = PlanConfig(capacity=128, packs_per_step=4, group=2)
+    return Batches(
+        store,
+        lambda epoch: make_plan(store.lengths, config, seed=3, epoch=epoch),
+        SpanWeighting(WeightingConfig(weights=WEIGHTS), KINDS),
+        rank=rank,
+        ranks=ranks,
+        pad_id=0,
+        device=torch.device("cpu"),
+    )
+
+
+def by_hand(store, documents):
+    """Sum of w over the targets of some documents, one token at a time."""
+    table = {"prompt": 0.0, "plan": 0.5, "derive": 0.5, "check": 0.5, "prose": 0.5, "answer": 2.0, "control": 1.0}
+    return sum(
+        table[KINDS.names[kind]] * float(store.weights[d]) for d in documents for kind in store.kinds(int(d))[1:]
+    )
+
+
+def test_every_document_comes_once_an_epoch_and_epochs_differ(store):
+    every = batches(store)
+    steps = every.steps_per_epoch
+    first = np.concatenate([every.step(s).documents for s in range(steps)])
+    second = np.concatenate([every.step(steps + s).documents for s in range(steps)])
+    assert sorted(first) == sorted(second) == list(range(41))
+    assert first.tolist() != second.tolist()
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 7])
+def test_ranks_share_a_step_without_changing_it(store, ranks):
+    alone = batches(store)
+    together = [batches(store, rank, ranks) for rank in range(ranks)]
+    for step in range(alone.steps_per_epoch + 1):  # into the second epoch
+        whole = alone.step(step)
+        parts = [each.step(step) for each in together]
+        assert {len(part.micro) for part in parts} == {-(-4 // ranks)} == {each.accumulation for each in together}
+        assert {part.weight_sum for part in parts} == {whole.weight_sum}
+        assert {part.tokens for part in parts} == {int(store.lengths[whole.documents].sum())}
+        mine = [document for part in parts for micro in part.micro for document in micro.documents.tolist()]
+        assert sorted(mine) == sorted(whole.documents.tolist())
+
+
+def test_the_weights_of_a_step_sum_to_one(store):
+    """c is 1 over the sum of w, found from counts alone; the packed rows must agree with it."""
+    every = batches(store)
+    for step in range(every.steps_per_epoch):
+        found = every.step(step)
+        assert found.weight_sum == pytest.approx(by_hand(store, found.documents), rel=1e-6)
+        packed = sum(float(m.packed.loss_weight.double().sum()) * m.scale for m in found.micro)
+        assert packed == pytest.approx(1.0, rel=1e-6)
+
+
+def test_a_row_without_documents_is_padding_that_weighs_nothing(store):
+    idle = batches(store, rank=6, ranks=7).step(0).micro[0]
+    assert len(idle.documents) == 0
+    assert idle.packed.input_ids.shape == (1, ROW_MULTIPLE)
+    assert len(idle.packed.active) == 0
+    assert float(idle.packed.loss_weight.sum()) == 0.0
+
+
+def test_a_step_is_found_without_those_before_it(store):
+    """Resuming asks for a step in the middle of a later epoch first."""
+    walked, jumped = batches(store), batches(store)
+    target = walked.steps_per_epoch + 2
+    for step in range(target):
+        walked.step(step)
+    assert walked.step(target).documents.tolist() == jumped.step(target).documents.tolist()
+    assert jumped.epoch == 1

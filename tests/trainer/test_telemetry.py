@@ -1,0 +1,64 @@
+"""What a line of the log says, and what a log keeps when training goes on from a checkpoint."""
+
+import json
+
+import pytest
+import torch
+
+from tracestill.data_pipeline.kinds import Kinds
+from tracestill.trainer.telemetry import Log, Meter, by_kind
+
+KINDS = Kinds()
+
+
+def statistics(**rows):
+    """(K, 6): weight, weighted nll, count, nll, correct, entropy of some kinds."""
+    found = torch.zeros(len(KINDS), 6)
+    for name, values in rows.items():
+        found[KINDS.id(name)] = torch.tensor(values)
+    return found
+
+
+def test_means_are_over_tokens_and_shares_over_the_weighted_loss():
+    sums = statistics(derive=[4.0, 6.0, 8, 12.0, 6, 2.0], answer=[2.0, 2.0, 2, 2.0, 1, 1.0])
+    found = by_kind(KINDS, sums)
+    assert found["derive"] == {
+        "count": 8, "weight": 4.0, "loss": 1.5, "accuracy": 0.75, "entropy": 0.25, "share": 0.75,
+    }  # fmt: skip
+    assert found["answer"]["share"] == 0.25
+    assert set(found) == {"derive", "answer"}, "a kind that did not occur has no line"
+
+
+def test_a_meter_sums_micro_steps_averages_steps_and_begins_anew():
+    meter = Meter(KINDS, torch.device("cpu"))
+    meter.started -= 10.0  # as if ten seconds had passed
+    part = statistics(answer=[1.0, 3.0, 2, 4.0, 1, 0.5])
+    for loss in (4.0, 2.0):
+        meter.add(part)
+        meter.add(part)
+        meter.end_step(loss, tokens=100)
+    found = meter.read()
+    assert (found["loss"], found["tokens"], found["weighted_tokens"]) == (3.0, 200, 8)
+    assert found["kinds"]["answer"]["loss"] == 2.0
+    assert found["tokens_per_second"] == pytest.approx(200 / found["seconds"], rel=0.05)
+    meter.add(part)
+    meter.end_step(1.0, tokens=7)
+    again = meter.read()
+    assert (again["loss"], again["tokens"], again["weighted_tokens"]) == (1.0, 7, 2)
+
+
+def test_resuming_cuts_the_lines_of_steps_that_will_come_again(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps({"step": s}) + "\n" for s in (10, 20, 30)) + '{"step": 40, "lo')
+    log = Log(path, resume_at=20, write=True)
+    log.add(step=21, loss=1.0)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [10, 20, 21]
+
+
+def test_a_fresh_log_starts_empty_and_other_ranks_write_nothing(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 10}\n')
+    Log(path, resume_at=0, write=False).add(step=1)
+    assert path.read_text() == '{"step": 10}\n'
+    Log(path, resume_at=0, write=True).add(step=1)
+    assert path.read_text() == '{"step": 1}\n'
