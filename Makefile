@@ -45,5 +45,16 @@ lint: install-dev  ## style and types
 	for part in data_pipeline kernels trainer launch; do \
 	    MYPYPATH=.types $(BIN)/mypy --namespace-packages --explicit-package-bases -p tracestill.$$part || exit 1; done
 
+RESULTS ?= benchmarks/results
+bench: install-dev  ## the benchmarks on this machine's CPU; writes into RESULTS (20 minutes)
+	$(BIN)/python benchmarks/planner.py --json $(RESULTS)/planner_cpu.json
+	$(BIN)/python benchmarks/linear_cross_entropy.py --device cpu --json $(RESULTS)/linear_cross_entropy_cpu.json
+	$(BIN)/python benchmarks/pack.py --json $(RESULTS)/pack_cpu.json
+	$(BIN)/python benchmarks/demo.py --json $(RESULTS)/demo_three_seeds.json
+
+bench-gpu: install-dev  ## correctness and speed of the kernels on one GPU (8 minutes)
+	$(BIN)/python -m pytest -q tests/kernels
+	$(BIN)/python benchmarks/all_kernels.py --json $(RESULTS)/kernels_gpu.json
+
 clean:  ## remove .venv and runs
 	rm -rf $(VENV) runs

@@ -51,7 +51,9 @@ def main() -> int:
         for seed in arguments.seeds:
             report = run(root / f"seed-{seed}", [f"seed={seed}"])
             rows.append({"seed": seed, **accuracy(report), "stages": report["stages"]})
-        careless = {} if arguments.quick else accuracy(run(root / "careless", [f"seed={arguments.seeds[0]}", *CARELESS]))
+        careless = (
+            {} if arguments.quick else accuracy(run(root / "careless", [f"seed={arguments.seeds[0]}", *CARELESS]))
+        )
     print(table(["seed", "traces", "answers only"], [[r["seed"], r["traces"], r["answers_only"]] for r in rows]))
     claims = [claim(f"traces, seed {r['seed']}", r["traces"], ">=", 0.80) for r in rows]
     claims += [claim(f"answers only, seed {r['seed']}", r["answers_only"], "<=", 0.25) for r in rows]

@@ -1,5 +1,6 @@
 """Learning-rate schedules and the checks on the train block."""
 
+import itertools
 import math
 
 import pytest
@@ -35,7 +36,7 @@ def test_cosine_equals_torch():
 
 def test_linear_falls_in_equal_steps():
     found = rates(warmup=20, schedule="linear")
-    falls = [a - b for a, b in zip(found[20:], found[21:], strict=False)]
+    falls = [a - b for a, b in itertools.pairwise(found[20:])]
     assert falls == pytest.approx([2.0 / 79] * 79)
     assert found[99] == pytest.approx(0.0)
 

@@ -1,0 +1,115 @@
+"""Rules of the repository that no single part can keep by itself."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("data_pipeline", "kernels", "trainer", "launch")
+TASKS = ("digit_sum", "gsm_symbolic")
+
+
+def sources(*folders):
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imports(path):
+    return set(re.findall(r"^\s*(?:from|import) ([\w.]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def test_root_folders_are_no_regular_packages():
+    """With an __init__.py they would shadow other people's packages of the same names (see setup.py)."""
+    assert not [path for folder in FOLDERS for path in (ROOT / folder).rglob("__init__.py")]
+
+
+def test_no_file_is_named_like_a_package_that_it_could_shadow():
+    """A script's folder comes first on Python's path."""
+    names = {path.stem for path in sources(*FOLDERS, "benchmarks")}
+    others = {"torch", "deepspeed", "transformers", "triton", "numpy", "pyarrow", "kernels", "liger_kernel", "trl"}
+    assert not names & (sys.stdlib_module_names | others)
+
+
+@pytest.mark.parametrize(
+    ("folder", "forbidden"),
+    [
+        ("data_pipeline", ("torch", "deepspeed", "tracestill.kernels", "tracestill.trainer", "tracestill.launch")),
+        ("kernels", ("deepspeed", "tracestill.data_pipeline", "tracestill.trainer", "tracestill.launch")),
+        ("trainer", ("tracestill.launch",)),
+    ],
+)
+def test_arrows_point_one_way(folder, forbidden):
+    found = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sources(folder)
+        for name in imports(path)
+        if any(name == bad or name.startswith(f"{bad}.") for bad in forbidden)
+    }
+    assert not found
+
+
+def test_only_the_engine_imports_deepspeed():
+    assert [p.name for p in sources("trainer") if {n.split(".")[0] for n in imports(p)} & {"deepspeed"}] == [
+        "engine.py"
+    ]
+
+
+def test_no_file_but_recipe_and_teacher_names_a_task():
+    """Another task must work like these two, so the code may not know them."""
+    own = {ROOT / f"data_pipeline/teachers/{task}.py" for task in TASKS}
+    named = {p for p in sources(*FOLDERS) if any(task in p.read_text(encoding="utf-8") for task in TASKS)}
+    assert named == own
+
+
+def test_files_stay_rooms():
+    long = {str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in sources(*FOLDERS)}
+    assert not {name: lines for name, lines in long.items() if lines > 400}
+
+
+@pytest.fixture
+def check():
+    spec = importlib.util.spec_from_file_location("check_demo", ROOT / ".ci/check_demo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def report(traces=0.95, answers=0.1, questions=300, missing=()):
+    arms = {"traces": traces, "answers_only": answers}
+    found = {arm: {"evaluation": {"accuracy": value, "questions": questions}} for arm, value in arms.items()}
+    return {"missing": list(missing), "arms": found}
+
+
+@pytest.mark.parametrize(
+    ("changed", "fault"),
+    [
+        ({}, None),
+        ({"traces": 0.79}, "traces reach 79.0%"),
+        ({"answers": 0.26}, "answers only reach 26.0%"),
+        ({"questions": 30}, "30 questions, expected 300"),
+        ({"missing": ["evaluate traces"]}, "stage missing: evaluate traces"),
+    ],
+)
+def test_the_check_of_the_demo_can_fail(check, changed, fault):
+    found = check.faults(report(**changed))
+    assert (fault is None and not found) or any(fault in line for line in found)
+
+
+def test_a_report_without_an_arm_fails_the_check(check):
+    found = report()
+    del found["arms"]["answers_only"]
+    assert check.faults(found) == ["arm answers_only was not evaluated"]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_the_gap_between_the_arms_holds_on_three_seeds(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks/demo.py"), "--quick", "--json", str(tmp_path / "seeds.json")]
+    done = subprocess.run(command, cwd=ROOT, check=False)
+    found = json.loads((tmp_path / "seeds.json").read_text())
+    assert len(found["runs"]) == 3
+    assert done.returncode == 0, found["claims"]
