@@ -4,8 +4,9 @@
 
 On a CPU: fp32, N 4096, H 256, V 32000, chunks of 1024 rows, all statistics on. Everything is measured in turns in
 this process and compared as the median of the ratios of a turn's two times, so that a load that comes and goes
-counts for both (on a machine with other work the CPU seconds beside them are steadier); peak memory is that of a subprocess each. On a GPU: see linear_cross_entropy_gpu.py. `--tiny`
-runs the same code on small shapes, to see that it runs; its claims mean nothing and are left out.
+counts for both (on a machine with other work the CPU seconds beside them are steadier). Peak memory is that of a
+subprocess each. On a GPU: see linear_cross_entropy_gpu.py. `--tiny` runs the same code on small shapes, to see that
+it runs; its claims would mean nothing and are left out.
 Exits 1 if a claim does not hold.
 """
 
