@@ -113,3 +113,11 @@ def test_the_gap_between_the_arms_holds_on_three_seeds(tmp_path):
     found = json.loads((tmp_path / "seeds.json").read_text())
     assert len(found["runs"]) == 3
     assert done.returncode == 0, found["claims"]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_held_out_loss_of_word_problems_falls_on_every_kind(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks/held_out_loss.py"), str(ROOT / "recipes/gsm_symbolic.yaml")]
+    done = subprocess.run([*command, "--json", str(tmp_path / "found.json")], cwd=ROOT, check=False)
+    assert done.returncode == 0, json.loads((tmp_path / "found.json").read_text())["claims"]
