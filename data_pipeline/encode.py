@@ -12,7 +12,7 @@ that number.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -35,7 +35,7 @@ from tracestill.data_pipeline.tokenizer import TokenizerConfig, count_records, h
 
 BATCH = 64  # records in memory at a time
 LAST_STEP = np.iinfo(np.uint16).max
-STORES = {"train": "tokens.arrow", "test": "test.arrow"}
+STORES = {"train": "tokens.arrow", "validation": "validation.arrow", "test": "test.arrow"}
 REJECTED = pa.schema([(name, pa.string()) for name in ("record_id", "question_id", "reason", "detail")])
 
 
@@ -80,7 +80,7 @@ def run(
     tokenizer: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write tokens.arrow, test.arrow (documents of held-out questions, if there are any) and rejected.parquet.
+    """Write tokens.arrow, validation.arrow and test.arrow (where such documents are), and rejected.parquet.
 
     Documents are no longer than ``plan.capacity``; ``plan.overlong`` says what happens to one that is. The manifest
     counts records in, out and rejected by reason (``overlong``, ``empty_question``, ``empty_answer``), documents
@@ -120,7 +120,7 @@ def run(
 class Stores:
     """Puts documents that fit into the store of their split, and counts what became of every record."""
 
-    def __init__(self, directory: Path, kinds: Kinds, plan: PlanConfig, held_out: set[str]) -> None:
+    def __init__(self, directory: Path, kinds: Kinds, plan: PlanConfig, held_out: Mapping[str, str]) -> None:
         self.directory, self.kinds, self.plan, self.held_out = directory, kinds, plan, held_out
         self.trace_kinds = np.array([kinds.id(name) for name in kinds.members("trace")])
         self.rejected: list[dict[str, str]] = []
@@ -151,7 +151,7 @@ class Stores:
         if fit.outcome == "dropped":
             return self.reject(record, "overlong", f"{len(document.tokens)} tokens, capacity {self.plan.capacity}")
         self.trimmed += fit.outcome == "trimmed"
-        split = "test" if record.question_id in self.held_out else "train"
+        split = self.held_out.get(record.question_id, "train")
         if split not in self.writers:
             self.writers[split] = self.opened.enter_context(
                 TokenStoreWriter(self.directory / STORES[split], self.kinds)

@@ -1,4 +1,4 @@
-"""Questions of a run: from a task module or from a file of lines, both splits apart from each other."""
+"""Questions of a run: from a task module or from a file of lines, the splits apart from each other by content."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ class QuestionsConfig(BaseModel):
     source: str = Field(description="a task of data_pipeline/teachers, a dotted module, or a file of lines *.jsonl")
     train: int = Field(ge=1, description="questions that teachers answer")
     test: int = Field(ge=0, description="held-out questions, never shown to a teacher or a student in training")
+    validation: int = Field(
+        0, ge=0, description="held-out questions that training may look at to choose a checkpoint; apart from test"
+    )
     options: dict[str, Any] = Field({}, description="the source's own options")
 
     @property
@@ -48,11 +51,13 @@ class QuestionsConfig(BaseModel):
 
 
 def make_questions(config: QuestionsConfig, seed: int) -> list[Question]:
-    """Questions of both splits, training ones first, equal for equal arguments.
+    """Questions of all splits, training ones first, equal for equal arguments.
 
-    Raises InputError if the source has too few, or if a question occurs twice or in both splits by content.
+    Raises InputError if the source has too few, or if a question occurs twice or in two splits by content.
     """
     wanted = {"train": config.train, "test": config.test}
+    if config.validation:  # task modules that know two splits only need not be told
+        wanted["validation"] = config.validation
     if config.is_file:
         found = from_file(Path(config.source), wanted, seed)
     else:
@@ -79,8 +84,8 @@ def make_questions(config: QuestionsConfig, seed: int) -> list[Question]:
 def from_file(path: Path, wanted: dict[str, int], seed: int) -> list[Question]:
     """Questions of a file with one JSON object a line: ``question`` and ``gold``, further fields become metadata.
 
-    Lines are shuffled by the seed; test questions come first, so that they stay the same for any number of training
-    questions. A repeated question counts once. Raises InputError naming the file and line of a bad line.
+    Lines are shuffled by the seed; test questions come first, then validation ones, so that they stay the same for any
+    number of the others. A repeated question counts once. Raises InputError naming the file and line of a bad line.
     """
     found: dict[str, tuple[int, Question]] = {}
     try:
@@ -99,11 +104,12 @@ def from_file(path: Path, wanted: dict[str, int], seed: int) -> list[Question]:
         raise InputError(f"{path}: not readable as UTF-8 text ({error})") from error
     if len(found) < sum(wanted.values()):
         raise InputError(
-            f"{path}: {len(found)} different questions, but questions.train + questions.test = {sum(wanted.values())}"
+            f"{path}: {len(found)} different questions, but {' + '.join(f'questions.{split}' for split in wanted)} = "
+            f"{sum(wanted.values())}"
         )
     questions = [question for _, question in found.values()]
     random.Random(f"questions {seed}").shuffle(questions)
-    splits = ["test"] * wanted["test"] + ["train"] * wanted["train"]
+    splits = [split for split in ("test", "validation", "train") for _ in range(wanted.get(split, 0))]
     return [
         Question(q.question_id, q.question, q.gold, split, q.group, q.metadata)
         for q, split in zip(questions, splits, strict=False)

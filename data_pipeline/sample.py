@@ -43,8 +43,8 @@ class SampleConfig(BaseModel):
     test_samples: int = Field(
         1,
         ge=0,
-        description="traces for each held-out question and teacher, at the first style and temperature; never trained "
-        "on, the loss by kind is measured on them",
+        description="traces for each held-out question (test, validation) and teacher, at the first style and "
+        "temperature; never trained on, the loss by kind is measured on them",
     )
     attempts: int = Field(3, ge=1, description="times that a failing teacher is asked for one sample")
 
@@ -133,8 +133,10 @@ def run(
         write_rows(work.path / "questions.parquet", rows, QUESTION_SCHEMA)
         write_rows(work.path / "records.parquet", records, RECORD_SCHEMA)
         work.counts = {
-            "train_questions": sum(question.split == "train" for question in posed),
-            "test_questions": sum(question.split == "test" for question in posed),
+            **{
+                f"{split}_questions": sum(question.split == split for question in posed)
+                for split in ("train", "test", *(["validation"] if questions.validation else []))
+            },
             "out": len(records),
             "asked": len(missing),
             "from_journal": len(wanted) - len(missing),
@@ -148,7 +150,7 @@ def keys(
     for question_id, question in by_id.items():
         for name, asked in teachers.items():
             binding = binding_of(asked.module, asked.options, seed, question)
-            held_out = question.split == "test"
+            held_out = question.split != "train"
             for style in sample.styles[:1] if held_out else sample.styles:
                 for temperature in sample.temperatures[:1] if held_out else sample.temperatures:
                     for index in range(sample.test_samples if held_out else sample.samples):

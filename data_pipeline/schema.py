@@ -25,7 +25,7 @@ QUESTION_SCHEMA = pa.schema(
         ("question_id", pa.string()),  # digest of the normalised text
         ("question", pa.string()),
         ("gold", pa.string()),  # the reference answer
-        ("split", pa.string()),  # train or test
+        ("split", pa.string()),  # train, validation or test
         ("group", pa.string()),  # template or topic the question comes from; splits by group use it
         ("metadata", pa.string()),  # JSON that the source attaches for its teachers
     ]

@@ -13,7 +13,7 @@ import io
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -170,12 +170,15 @@ def write_tokenizer(model: bytes, directory: Path) -> None:
     (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def held_out_questions(sample: Path) -> set[str]:
-    """Ids of the held-out questions. Raises InputError if the sample stage's questions cannot be read."""
+def held_out_questions(sample: Path) -> dict[str, str]:
+    """Id -> split (test or validation) of the held-out questions.
+
+    Raises InputError if the sample stage's questions cannot be read.
+    """
     rows = read_rows(
         sample / "questions.parquet", pa.schema([QUESTION_SCHEMA.field(n) for n in ("question_id", "split")])
     )
-    return {row["question_id"] for row in rows if row["split"] == "test"}
+    return {row["question_id"]: row["split"] for row in rows if row["split"] != "train"}
 
 
 def count_records(path: Path) -> int:
@@ -198,7 +201,7 @@ def record_batches(path: Path, schema: pa.Schema, rows: int) -> Iterator[pa.Reco
         raise InputError(f"{path}: not a readable Parquet file ({error})") from error
 
 
-def training_text(records: Path, held_out: set[str]) -> list[str]:
+def training_text(records: Path, held_out: Container[str]) -> list[str]:
     """Questions, traces and answers of the training records: all, or every n-th if they are very many.
 
     Raises InputError if there is none.

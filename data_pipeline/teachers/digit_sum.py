@@ -39,33 +39,36 @@ class TeacherOptions(BaseModel):
 
 
 def questions(split_counts: Mapping[str, int], options: Options, seed: int) -> list[Question]:
-    """Questions of both splits, test questions first drawn: they are the same for any number of training ones.
+    """Questions of all splits. Test questions are drawn first, then validation ones, so that they are the same for any
+    number of the others.
 
-    Addition commutes, so a held-out question must be no permutation of a training one: the splits share no multiset
-    of digits, and no two test questions have the same. Training questions may be permutations of each other.
+    Addition commutes, so a held-out question must be no permutation of another: the splits share no multiset of
+    digits, and no two held-out questions have the same. Training questions may be permutations of each other.
     Raises InputError if ``options`` do not have that many.
     """
     wanted_train, wanted_test = split_counts.get("train", 0), split_counts.get("test", 0)
+    held = wanted_test + split_counts.get("validation", 0)
     space, multisets = 10**options.digits, math.comb(options.digits + 9, 9)
     drawn = digit_sequences(options.digits, random.Random(f"digit_sum {seed}"))
-    test: dict[tuple[int, ...], tuple[int, ...]] = {}
+    held_out: dict[tuple[int, ...], tuple[int, ...]] = {}
     train: list[tuple[int, ...]] = []
-    if wanted_test <= multisets // 2:  # rare multisets would take forever to draw
-        while len(test) < wanted_test:
+    if held <= multisets // 2:  # rare multisets would take forever to draw
+        while len(held_out) < held:
             digits = next(drawn)
-            test.setdefault(tuple(sorted(digits)), digits)
-        left = space - sum(map(permutations, test))
+            held_out.setdefault(tuple(sorted(digits)), digits)
+        left = space - sum(map(permutations, held_out))
         if wanted_train <= (left // 2 if space > ENUMERABLE else left):
-            rest = (digits for digits in drawn if tuple(sorted(digits)) not in test)
+            rest = (digits for digits in drawn if tuple(sorted(digits)) not in held_out)
             train = list(itertools.islice(rest, wanted_train))
-    if len(train) < wanted_train or len(test) < wanted_test:
+    if len(train) < wanted_train or len(held_out) < held:
         raise InputError(
             f"questions.options: {options.digits} digits have {space:,} sequences and {multisets:,} multisets, too few "
-            f"for {wanted_train} training and {wanted_test} test questions that share no multiset; raise digits or ask "
+            f"for {wanted_train} training and {held} held-out questions that share no multiset; raise digits or ask "
             "for fewer questions"
         )
+    splits = ["test"] * wanted_test + ["validation"] * (held - wanted_test)
     return [pose(digits, options.modulus, "train") for digits in train] + [
-        pose(digits, options.modulus, "test") for digits in test.values()
+        pose(digits, options.modulus, split) for digits, split in zip(held_out.values(), splits, strict=True)
     ]
 
 

@@ -28,7 +28,10 @@ Generator = Callable[[random.Random, float], dict[str, Any]]
 class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    test_templates: int = Field(15, ge=1, le=84, description="templates, of 85, that only held-out questions come from")
+    test_templates: int = Field(15, ge=1, le=84, description="templates, of 85, that only test questions come from")
+    validation_templates: int = Field(
+        8, ge=1, le=83, description="templates that only validation questions come from, where there are any"
+    )
 
 
 class TeacherOptions(BaseModel):
@@ -36,17 +39,19 @@ class TeacherOptions(BaseModel):
 
 
 def questions(split_counts: Mapping[str, int], options: Options, seed: int) -> list[Question]:
-    """Questions of both splits, the templates of each taken in turns.
+    """Questions of all splits, the templates of each taken in turns.
 
-    Which templates are held out depends on the seed and ``test_templates`` alone. Raises InputError if the templates
+    Which templates the test has depends on the seed and ``test_templates`` alone. Raises InputError if the templates
     of a split do not have that many different questions.
     """
     generators = load_generators()
     order = sorted(generators)
     random.Random(f"gsm_symbolic {seed}").shuffle(order)
-    parts = {"test": order[: options.test_templates], "train": order[options.test_templates :]}
+    first = options.test_templates
+    last = first + (options.validation_templates if split_counts.get("validation") else 0)
+    parts = {"train": order[last:], "test": order[:first], "validation": order[first:last]}
     found = []
-    for split in ("train", "test"):
+    for split in parts:
         found += draw(generators, parts[split], split_counts.get(split, 0), split, seed)
     return found
 
@@ -83,7 +88,7 @@ def draw(
     if len(found) < count:
         raise InputError(
             f"questions.{split}: the {len(templates)} templates of this split have only {len(found)} different "
-            f"questions, expected {count}; ask for fewer or change questions.options.test_templates"
+            f"questions, expected {count}; ask for fewer or change the number of its templates in questions.options"
         )
     return list(found.values())
 

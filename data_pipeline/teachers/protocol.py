@@ -49,7 +49,10 @@ class Teacher(Protocol):
 
 class QuestionFunction(Protocol):
     def __call__(self, split_counts: Mapping[str, int], options: Any, seed: int) -> Sequence[Question]:
-        """``split_counts``: questions wanted for ``train`` and ``test``. Raises InputError if there are too few."""
+        """``split_counts``: questions wanted for ``train``, ``test`` and, if the recipe has one, ``validation``.
+
+        Test questions should not depend on how many of the others are wanted. Raises InputError if there are too few.
+        """
 
 
 def known_tasks() -> list[str]:

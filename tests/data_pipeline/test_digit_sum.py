@@ -51,6 +51,22 @@ def test_equal_seeds_give_equal_questions_and_test_questions_do_not_depend_on_tr
     assert more[:50] == first[:50]
 
 
+@pytest.mark.parametrize("digits", [5, 8])
+def test_validation_questions_share_no_multiset_either_and_leave_the_test_as_it_is(digits: int) -> None:
+    without = questions({"train": 100, "test": 50}, Options(digits=digits), 4)
+    found = questions({"train": 100, "test": 50, "validation": 40}, Options(digits=digits), 4)
+    assert [q for q in found if q.split == "test"] == [q for q in without if q.split == "test"]
+    sets = {
+        split: {tuple(sorted(digits_of(q))) for q in found if q.split == split}
+        for split in ("train", "test", "validation")
+    }
+    assert len(sets["validation"]) == 40
+    assert not sets["validation"] & (sets["train"] | sets["test"])
+    assert not sets["train"] & sets["test"]
+    with pytest.raises(InputError, match="90 training and 30 held-out questions"):
+        questions({"train": 90, "test": 15, "validation": 15}, Options(digits=2), 0)
+
+
 @pytest.mark.parametrize(("digits", "train", "test"), [(2, 90, 20), (2, 10, 28), (3, 901, 99), (7, 10, 6000)])
 def test_too_few_questions_are_refused(digits: int, train: int, test: int) -> None:
     with pytest.raises(InputError, match="too few for"):

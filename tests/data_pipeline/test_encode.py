@@ -175,15 +175,16 @@ def test_spans_that_do_not_cover_the_trace_are_refused(tokenizer, spans):
 # ---- the stage
 
 
-def prepare(root, train, test=()):
+def prepare(root, train, test=(), validation=()):
     """Finished sample, select and tokenizer stages that hold these records."""
     questions = {r.question_id: {"question_id": r.question_id, "question": r.question, "gold": r.gold, "group": "",
                                  "split": split, "metadata": "{}"}
-                 for split, records in (("train", train), ("test", test)) for r in records}  # fmt: skip
+                 for split, records in (("train", train), ("test", test), ("validation", validation))
+                 for r in records}  # fmt: skip
     with stage(root / "sample", "sample", {}, {}) as work:
         write_rows(work.path / "questions.parquet", list(questions.values()), QUESTION_SCHEMA)
     with stage(root / "select", "select", {}, {}) as work:
-        rows = [row_from_record(r) for r in (*test, *train)]
+        rows = [row_from_record(r) for r in (*test, *validation, *train)]
         write_rows(work.path / "records.parquet", rows, RECORD_SCHEMA)
     inputs = {"sample": root / "sample", "select": root / "select"}
     run_tokenizer(TokenizerConfig(vocab_size=400), root / "tokenizer", **inputs)
@@ -197,23 +198,29 @@ def conserved(manifest):
     return counts
 
 
-def test_the_stage_writes_both_splits(tmp_path):
+def test_the_stage_writes_every_split(tmp_path):
     train = [record(f"What is {i} + 4?", weight=0.5 + i, index=i) for i in range(600)]
     test = [record(f"What is {i} + 5?", "So 5. Then 3 + 5 = 8.", "8", index=i) for i in range(3)]
-    inputs = prepare(tmp_path, train, test)
+    validation = [record(f"What is {i} + 6?", "Xylem 6. So 3 + 6 = 9.", "9", index=i) for i in range(2)]
+    inputs = prepare(tmp_path, train, test, validation)
     told = []
     run(EncodeConfig(), KINDS, PLAN, tmp_path / "encode", progress=lambda *at: told.append(at), **inputs)
-    assert told[-1] == (603, 603)
+    assert told[-1] == (605, 605)
     assert len(told) > 2
     manifest = read_manifest(tmp_path / "encode")
     counts = conserved(manifest)
-    assert (counts["in"], counts["out"], counts["rejected"], counts["trimmed"]) == (603, 603, {}, 0)
+    assert (counts["in"], counts["out"], counts["rejected"], counts["trimmed"]) == (605, 605, {}, 0)
     assert counts["tokens_lost"] == {}
     tokenizer = load_tokenizer(inputs["tokenizer"])
     assert manifest["kinds"] == list(KINDS.names)
     assert manifest["special_ids"] == tokenizer.special_ids
     assert manifest["vocab_size"] == tokenizer.size
-    for split, name, records in (("train", "tokens.arrow", train), ("test", "test.arrow", test)):
+    stores = (
+        ("train", "tokens.arrow", train),
+        ("validation", "validation.arrow", validation),
+        ("test", "test.arrow", test),
+    )
+    for split, name, records in stores:
         store = TokenStore(tmp_path / "encode" / name, KINDS)
         assert store.ids == [r.record_id for r in records]
         assert store.question_ids == [r.question_id for r in records]

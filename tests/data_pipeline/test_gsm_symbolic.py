@@ -47,6 +47,16 @@ def test_splits_share_no_template_and_templates_are_taken_evenly(posed: list[Que
     assert len({question.question_id for question in posed}) == 850
 
 
+def test_validation_templates_are_apart_and_leave_the_test_as_it_is(posed: list[Question]) -> None:
+    found = questions({"train": 700, "test": 150, "validation": 24}, Options(), 0)
+    groups = {split: {q.group for q in found if q.split == split} for split in ("train", "test", "validation")}
+    assert [q for q in found if q.split == "test"] == [q for q in posed if q.split == "test"]
+    assert {split: len(held) for split, held in groups.items()} == {"train": 62, "test": 15, "validation": 8}
+    assert not groups["validation"] & (groups["train"] | groups["test"])
+    with pytest.raises(InputError, match=r"questions\.train: the 0 templates"):
+        questions({"train": 1, "validation": 1}, Options(test_templates=80, validation_templates=5), 0)
+
+
 def test_equal_seeds_give_equal_questions(posed: list[Question]) -> None:
     assert questions({"train": 700, "test": 150}, Options(), 0) == posed
     assert questions({"train": 700, "test": 150}, Options(), 1) != posed

@@ -111,6 +111,17 @@ def test_the_identity_of_a_file_follows_its_content(tmp_path: Path) -> None:
     assert first != from_file(path).identity()
 
 
+def test_validation_questions_of_a_file_leave_the_test_questions_as_they_are(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.jsonl", *({"question": f"What is {n}?", "gold": n} for n in range(40)))
+    without = make_questions(from_file(path, 25, 10), 0)
+    found = make_questions(QuestionsConfig(source=str(path), train=20, test=10, validation=8), 0)
+    assert Counter(q.split for q in found) == {"train": 20, "validation": 8, "test": 10}
+    assert [q for q in found if q.split == "test"] == [q for q in without if q.split == "test"]
+    assert len({q.question_id for q in found}) == 38
+    with pytest.raises(InputError, match=r"questions\.train \+ questions\.test \+ questions\.validation = 41"):
+        make_questions(QuestionsConfig(source=str(path), train=20, test=10, validation=11), 0)
+
+
 TASK = """
 from pydantic import BaseModel
 from tracestill.data_pipeline.schema import Question, content_id
@@ -120,6 +131,8 @@ def questions(split_counts, options, seed):
     found = [Question(content_id(f"q{n} {s}"), f"q{n} {s}", "1", s) for s, c in split_counts.items() for n in range(c)]
     if options.fault == "leak":
         found[-1] = Question(found[0].question_id, found[0].question, "1", "test")
+    if options.fault == "leak validation":
+        found[-1] = Question(found[3].question_id, found[3].question, "1", "validation")
     if options.fault == "id":
         found[-1] = Question("0", "other", "1", "test")
     return found[1:] if options.fault == "few" else found
@@ -144,3 +157,8 @@ def test_a_dotted_module_is_imported_and_checked(
     assert [q.question_id for q in found] == [content_id(q.question) for q in found]
     with pytest.raises(InputError, match=message):
         make_questions(QuestionsConfig(source="made_up_tasks.one", train=3, test=2, options={"fault": fault}), 0)
+    if fault == "leak":
+        more = {"validation": 2, "options": {"fault": "leak validation"}}
+        config = QuestionsConfig(source="made_up_tasks.one", train=3, test=2, **more)
+        with pytest.raises(InputError, match=r"same question twice \(test and validation\)"):
+            make_questions(config, 0)

@@ -85,6 +85,17 @@ def test_held_out_questions_get_their_own_number_of_traces_at_the_first_style_an
     assert {(row["style"], row["temperature"]) for row in test} == {("", 0.5)}
 
 
+def test_validation_questions_are_held_out_too(tmp_path: Path) -> None:
+    rows = go(tmp_path, temperatures=[0.5, 1.5], test_samples=1, questions={"validation": 2})
+    split = {
+        q["question_id"]: q["split"] for q in read_rows(tmp_path / "run/sample/questions.parquet", QUESTION_SCHEMA)
+    }
+    assert Counter(split.values()) == {"train": 6, "test": 3, "validation": 2}
+    asked = Counter((split[row["question_id"]], row["temperature"]) for row in rows)
+    assert asked["validation", 0.5] == 2
+    assert asked["validation", 1.5] == 0
+
+
 def test_a_second_run_asks_for_what_is_missing_and_changed_teachers_anew(tmp_path: Path) -> None:
     log = tmp_path / "calls"
     teachers = [{"name": "t", "options": {"calls": str(log)}}]

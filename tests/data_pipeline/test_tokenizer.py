@@ -91,10 +91,10 @@ def write_stages(root, records, tests=()):
         | {"spans": [], "weight": 1.0, "temperature": 1.0, "index": 0}
         for i, (q, t, a) in enumerate([*records, *tests])
     ]
-    held_out = {q for q, _, _ in tests}
+    held_out = {q: ("validation", "test")[i % 2] for i, (q, _, _) in enumerate(tests)}
     questions = [
         dict.fromkeys(QUESTION_SCHEMA.names, "")
-        | {"question_id": f"q{q}", "question": q, "split": "test" if q in held_out else "train"}
+        | {"question_id": f"q{q}", "question": q, "split": held_out.get(q, "train")}
         for q in dict.fromkeys(row["question"] for row in rows)
     ]
     with stage(root / "sample", "sample", {}, {}) as work:
