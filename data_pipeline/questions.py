@@ -43,11 +43,11 @@ class QuestionsConfig(BaseModel):
     def identity(self) -> dict[str, Any]:
         """The config for a manifest: with a digest of the file, if the source is one."""
         if not self.is_file:
-            return self.model_dump(mode="json")
+            return self.model_dump(mode="json", exclude_defaults=True)
         path = Path(self.source)
         if not path.is_file():
             raise InputError(f"questions.source: no file {path}")
-        return {**self.model_dump(mode="json"), "file": digest_of_file(path)}
+        return {**self.model_dump(mode="json", exclude_defaults=True), "file": digest_of_file(path)}
 
 
 def make_questions(config: QuestionsConfig, seed: int) -> list[Question]:

@@ -37,7 +37,7 @@ class SelectConfig(BaseModel):
 
 def stage_config(select: SelectConfig) -> dict[str, Any]:
     """What identifies a run of this stage; ``stage.is_current`` takes it with the input ``sample``."""
-    return select.model_dump(mode="json")
+    return select.model_dump(mode="json", exclude_defaults=True)
 
 
 def run(select: SelectConfig, *, directory: Path, sample: Path, progress: Progress = lambda done, total: None) -> None:

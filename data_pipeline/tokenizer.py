@@ -232,7 +232,7 @@ def stage_config(config: TokenizerConfig) -> dict[str, Any]:
 
     Raises InputError if ``config.path`` names no tokenizer, or one that lacks a control symbol.
     """
-    settings = config.model_dump(mode="json")
+    settings = config.model_dump(mode="json", exclude_defaults=True)
     if config.path is not None:
         load_tokenizer(config.path)
         found = [config.path / name for name in FILES if (config.path / name).is_file()]

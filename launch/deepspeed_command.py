@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.trainer.recipe import Recipe
 
 ENTRY_POINT = "tracestill.trainer.train"
 POLL_SECONDS = 0.2
@@ -27,6 +28,10 @@ TAIL_LINES = 12
 LOGGING = re.compile(
     r"^\s*(\[\d{4}-|\[[WI]\d{4}|\[Gloo\]|\S+\.py:\d+: \w*Warning|$)"
 )  # what libraries say of themselves
+
+
+class TrainingStopped(RuntimeError):
+    """The ranks saved and ended because they were asked to; the message says how to go on."""
 
 
 class TrainingFailed(RuntimeError):
@@ -42,6 +47,13 @@ def count_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def ranks_of(recipe: Recipe, gpus: int, cores: int) -> int:
+    """Ranks that an arm is trained on here. ``auto``: one a GPU, or two on a CPU, no more than packs in a step."""
+    if recipe.train.ranks == "auto":
+        return min(gpus or min(2, cores), recipe.plan.packs_per_step)
+    return recipe.train.ranks
+
+
 def check_ranks(ranks: int, gpus: int, cores: int) -> str | None:
     """A warning if CPU ranks exceed the cores, or None. Raises InputError if there are fewer GPUs than ranks."""
     if gpus and ranks > gpus:
@@ -54,7 +66,7 @@ def check_ranks(ranks: int, gpus: int, cores: int) -> str | None:
 
 
 def command(
-    run_dir: Path, arm: str, *, ranks: int, resume: bool, port: int, environment: Mapping[str, str] = os.environ
+    run_dir: Path, arm: str, *, ranks: int, resume: str, port: int, environment: Mapping[str, str] = os.environ
 ) -> list[str]:
     """Arguments that start ``ranks`` ranks of an arm's training on this host."""
     arguments = [sys.executable, "-m", "deepspeed.launcher.runner"]
@@ -62,8 +74,7 @@ def command(
     arguments += ["--hostfile", os.devnull]
     arguments += devices(ranks, environment.get("CUDA_VISIBLE_DEVICES", ""))
     arguments += ["--master_port", str(port), "--module", ENTRY_POINT]
-    arguments += ["--run-dir", str(run_dir), "--arm", arm]
-    return [*arguments, "--resume"] if resume else arguments
+    return [*arguments, "--run-dir", str(run_dir), "--arm", arm, "--resume", resume]
 
 
 def devices(ranks: int, visible: str) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tracestill.data_pipeline import encode, plan_stage, sample, selection, tokenizer
-from tracestill.launch.deepspeed_command import check_ranks, count_gpus, devices
+from tracestill.launch.deepspeed_command import check_ranks, count_gpus, devices, ranks_of
 from tracestill.launch.progress import bar
 from tracestill.launch.runner import Work
 from tracestill.launch.training import train_arm
@@ -17,7 +17,7 @@ from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.run_directory import STAGES, RunDirectory
 
 
-def plan_works(run: RunDirectory, *, resume: bool = False) -> list[Work]:
+def plan_works(run: RunDirectory, *, resume: str = "auto") -> list[Work]:
     """Every directory that a whole run of the recipe writes, in an order in which inputs come first.
 
     Raises InputError if a file that the recipe names (questions, tokenizer) cannot be read.
@@ -100,7 +100,7 @@ def plan_work(run: RunDirectory, arm: str) -> Work:
     return Work("plan", arm, directory, config, {"encode": source}, action)
 
 
-def train_work(run: RunDirectory, arm: str, resume: bool) -> Work:
+def train_work(run: RunDirectory, arm: str, resume: str) -> Work:
     config, inputs = run.train_stage(arm)
 
     def action(label: str, console: Console) -> None:
@@ -144,10 +144,11 @@ def arm_of(run: RunDirectory, directory: Path, arm: str) -> str | None:
 def check_machine(recipe: Recipe, works: list[Work], console: Console) -> None:
     """Before any work: enough GPUs for the ranks of each arm that has to be trained. Raises InputError if not."""
     arms = [work.arm for work in works if work.stage == "train" and work.arm and not work.is_current()]
-    ranks = max((recipe.for_arm(arm).train.ranks for arm in arms), default=0)
-    if not ranks:
+    if not arms:
         return
-    warning = check_ranks(ranks, count_gpus(), len(os.sched_getaffinity(0)))
+    gpus, cores = count_gpus(), os.cpu_count() or 1
+    ranks = max(ranks_of(recipe.for_arm(arm), gpus, cores) for arm in arms)
+    warning = check_ranks(ranks, gpus, cores)
     devices(ranks, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     if warning:
         console.print(f"[yellow]warning:[/] {warning}", highlight=False)

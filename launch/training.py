@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +14,75 @@ from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.stage import identity, is_current, read_manifest
 from tracestill.launch import deepspeed_command
 from tracestill.launch.progress import Bar, bar
+from tracestill.trainer import stopping
 from tracestill.trainer.run_directory import RunDirectory
 
 CONSOLE_LOG = "console.log"
 
 
-def train_arm(run: RunDirectory, arm: str, label: str, console: Console, *, resume: bool) -> None:
+def train_arm(run: RunDirectory, arm: str, label: str, console: Console, *, resume: str) -> None:
     """Start the ranks, show what they log, and make sure that they finished.
 
-    Goes on from the newest checkpoint if ``resume``, or if one of exactly this training is there. Raises
-    InputError for what the ranks refuse, TrainingFailed if they end otherwise before the training has finished.
+    ``resume`` is as in ``trainer.train``. SIGTERM is turned into a request to save and stop; a second one ends the
+    ranks. Raises InputError for what the ranks refuse, TrainingStopped if they stopped on request, TrainingFailed if
+    they end otherwise before the training has finished.
     """
     own = run.recipe.for_arm(arm)
     directory = run.stage(arm, "train")
     gpus = deepspeed_command.count_gpus()
-    resume = resume or can_resume(run, arm)
-    arguments = deepspeed_command.command(
-        run.root, arm, ranks=own.train.ranks, resume=resume, port=deepspeed_command.free_port()
-    )
+    ranks = deepspeed_command.ranks_of(own, gpus, os.cpu_count() or 1)
+    arguments = deepspeed_command.command(run.root, arm, ranks=ranks, resume=resume, port=deepspeed_command.free_port())
     log = directory / CONSOLE_LOG
     console.print(
-        f"  {label}: {'resuming' if resume else 'starting'} {own.train.ranks} rank(s) on "
+        f"  {label}: {'resuming' if resume else 'starting'} {ranks} rank(s) on "
         f"{'GPU' if gpus else 'CPU'}, output in {log}",
         style="dim",
         highlight=False,
         soft_wrap=True,
     )
-    with bar(label, console) as progress:
+    with bar(label, console) as progress, stop_on_sigterm(directory, console):
         total = total_steps(own.train.steps, own.train.epochs, run.stage(arm, "plan"))
         watch = Watch(directory, total, own.span_kinds(), progress, console)
-        deepspeed_command.run(arguments, log, deepspeed_command.child_environment(gpus), watch.poll)
+        try:
+            deepspeed_command.run(arguments, log, deepspeed_command.child_environment(gpus), watch.poll)
+        except deepspeed_command.TrainingFailed:
+            raise_if_stopped(run, arm, directory)  # the launcher does not keep the ranks' exit code in every case
+            raise
+    raise_if_stopped(run, arm, directory)
     config, inputs = run.train_stage(arm)
     if not is_current(directory, "train", config, inputs):  # the launcher ends with 0 if a signal ends what it started
         raise deepspeed_command.TrainingFailed(f"training ended before its last step; the whole output is in {log}")
+
+
+@contextlib.contextmanager
+def stop_on_sigterm(directory: Path, console: Console) -> Iterator[None]:
+    """Meanwhile the first SIGTERM asks the ranks to save and stop. Earlier requests and their outcome are forgotten."""
+    stopping.clear(directory, stopping.REQUEST, stopping.MARKER)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stopping.request(directory)
+        signal.signal(signal.SIGTERM, before)
+        console.print("SIGTERM: training saves after this step and stops", highlight=False)
+
+    signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        stopping.clear(directory, stopping.REQUEST)
+
+
+def raise_if_stopped(run: RunDirectory, arm: str, directory: Path) -> None:
+    """Raise TrainingStopped if the ranks left word that they saved and stopped."""
+    try:
+        found = json.loads((directory / stopping.MARKER).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    raise deepspeed_command.TrainingStopped(
+        f"training of {arm} stopped after step {found['step']} of {found['steps']} ({found['reason']}) and is saved; "
+        f"go on with `tracestill train {run.root} --arm {arm} --resume auto`"
+    )
 
 
 def total_steps(steps: int | None, epochs: int | None, plan: Path) -> int:

@@ -8,8 +8,11 @@ from typing import Any
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import sync
 from tracestill.trainer.recipe import MAIN_ARM, Recipe, dump_recipe, load_recipe
+from tracestill.trainer.settings import BOOKKEEPING
 
 RECIPE = "recipe.yaml"
+OPERATIONAL = ("ranks", "log_every", "checkpoint_every", "keep", "stop_after")
+"""Keys of ``train`` that say how to work and not what comes out; they may differ when training goes on."""
 STAGES = ("sample", "select", "encode", "plan", "train", "evaluate", "report")
 
 
@@ -36,10 +39,10 @@ class RunDirectory:
         path = root / RECIPE
         if path.exists() and not replace:
             held = load_recipe(path)
-            if held != recipe:
-                fields = ", ".join(differing(held.model_dump(mode="json"), recipe.model_dump(mode="json")))
+            fields = differing(held.model_dump(mode="json"), recipe.model_dump(mode="json"))
+            if not {*fields} <= {f"train.{key}" for key in OPERATIONAL}:
                 raise InputError(
-                    f"{root} holds another recipe (differs in {fields}); choose --run-dir for a new run, "
+                    f"{root} holds another recipe (differs in {', '.join(fields)}); choose --run-dir for a new run, "
                     f"or pass --replace to redo the stages that change"
                 )
         elif root.exists() and not path.exists() and any(root.iterdir()):
@@ -68,8 +71,11 @@ class RunDirectory:
 
     def train_stage(self, arm: str) -> tuple[dict[str, Any], dict[str, Path]]:
         """Config and input directories that decide whether an arm's training is current (see data_pipeline.stage)."""
-        recipe = self.recipe.for_arm(arm).model_dump(mode="json")
-        config = {key: recipe[key] for key in ("seed", "kinds", "student", "weighting", "train", "deepspeed")}
+        recipe = self.recipe.for_arm(arm).model_dump(
+            mode="json", exclude_defaults=True
+        )  # a new default changes nothing
+        config = {key: recipe.get(key, {}) for key in ("seed", "kinds", "student", "weighting", "train", "deepspeed")}
+        config["train"] = {key: value for key, value in config["train"].items() if key not in BOOKKEEPING}
         return config, {name: self.stage(arm, name) for name in ("tokenizer", "encode", "plan")}
 
 

@@ -4,10 +4,14 @@ so that a recipe is checked at once."""
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+UNITS = {"h": 3600, "m": 60, "s": 1}
+METRIC = re.compile(r"(\S+)\.(loss|accuracy)")
 
 
 class TrainConfig(BaseModel):
@@ -17,7 +21,11 @@ class TrainConfig(BaseModel):
 
     steps: int | None = Field(None, ge=1, description="optimizer updates; give this or epochs")
     epochs: int | None = Field(None, ge=1, description="passes over the documents; give this or steps")
-    ranks: int = Field(1, ge=1, description="processes that `tracestill run` and `tracestill train` start on this host")
+    ranks: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="processes that `tracestill run` and `tracestill train` start on this host; auto: one a GPU, or two "
+        "on a CPU, and no more than packs_per_step",
+    )
     zero: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
     lr: float = Field(3e-4, gt=0, description="peak learning rate")
@@ -38,7 +46,39 @@ class TrainConfig(BaseModel):
     )
     held_out_documents: int = Field(128, ge=1, description="held-out documents measured on")
     checkpoint_every: int = Field(0, ge=0, description="steps between two checkpoints; 0 = only after the last step")
-    keep: int = Field(2, ge=1, description="newest checkpoints kept")
+    keep: int = Field(2, ge=1, description="newest checkpoints kept, besides the best one")
+    metric: str | None = Field(
+        None, description="<kind or group>.loss or .accuracy on validation documents, by which a checkpoint is best"
+    )
+    patience: int | None = Field(
+        None, ge=1, description="training ends after this many measurements without a better train.metric; null: never"
+    )
+    export: Literal["last", "best"] = Field("last", description="the student that is exported; best: by train.metric")
+    stop_after: str | None = Field(
+        None, description="save, and stop with exit code 3, after this time, such as 55m, 90s or 1h30m"
+    )
+    skip_limit: int = Field(
+        10, ge=1, description="steps in a row whose loss or gradient is not finite before training gives up"
+    )
+
+    @field_validator("stop_after")
+    @classmethod
+    def _duration(cls, text: str | None) -> str | None:
+        if text is not None:
+            seconds_of(text)
+        return text
+
+    @model_validator(mode="after")
+    def _measured(self) -> TrainConfig:
+        if self.metric is None:
+            for key, given in (("patience", self.patience is not None), ("export: best", self.export == "best")):
+                if given:
+                    raise ValueError(f"train.{key} needs train.metric, such as answer.loss")
+        elif not METRIC.fullmatch(self.metric):
+            raise ValueError(f"train.metric: expected <kind or group>.loss or .accuracy, got '{self.metric}'")
+        elif not self.held_out_every:
+            raise ValueError("train.metric needs train.held_out_every: the steps between two measurements")
+        return self
 
     @model_validator(mode="after")
     def _combinations(self) -> TrainConfig:
@@ -53,8 +93,23 @@ class TrainConfig(BaseModel):
         return self
 
 
+def seconds_of(duration: str) -> float:
+    """Seconds in a duration such as ``55m``, ``90s``, ``1.5h`` or ``1h30m``. Raises ValueError if it is none."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", duration)
+    seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != duration or not seconds:
+        raise ValueError(f"expected a duration above 0 with units h, m or s, such as 55m or 1h30m, got '{duration}'")
+    return seconds
+
+
+BOOKKEEPING = (
+    "ranks", "log_every", "held_out_every", "held_out_documents", "checkpoint_every", "keep", "stop_after", "skip_limit",
+)  # fmt: skip
+"""Training settings that change neither the student nor the documents of a step."""
+
+
 def learning_rate(settings: TrainConfig, step: int, steps: int) -> float:
-    """The rate of optimizer step ``step`` (from 0) of ``steps``; reaches ``final_lr * lr`` at the last one."""
+    """The rate of optimizer step ``step`` (from 0) of ``steps``; it would reach ``final_lr * lr`` one step later."""
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
     low = settings.final_lr
@@ -62,9 +117,9 @@ def learning_rate(settings: TrainConfig, step: int, steps: int) -> float:
         return settings.lr
     if settings.schedule == "wsd":
         start = steps - settings.decay
-        share = (step + 1 - start) / settings.decay if step >= start else 0.0
+        share = (step + 1 - start) / (settings.decay + 1) if step >= start else 0.0
         return settings.lr * (1 - (1 - low) * share)
-    share = (step - settings.warmup) / max(1, steps - 1 - settings.warmup)
+    share = (step - settings.warmup) / (steps - settings.warmup)
     if settings.schedule == "linear":
         return settings.lr * (1 - (1 - low) * share)
     return settings.lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share)))

@@ -10,11 +10,12 @@ import pytest
 from tracestill.data_pipeline.errors import InputError
 from tracestill.launch import deepspeed_command
 from tracestill.launch.deepspeed_command import TrainingFailed
+from tracestill.trainer.recipe import load_recipe
 
 
 def test_command_is_a_list_for_this_host():
     found = deepspeed_command.command(
-        Path("runs/a b"), "traces", ranks=3, resume=True, port=1234, environment={"HOME": "/x"}
+        Path("runs/a b"), "traces", ranks=3, resume="auto", port=1234, environment={"HOME": "/x"}
     )
     assert found[:3] == [sys.executable, "-m", "deepspeed.launcher.runner"]
     assert found[found.index("--num_gpus") + 1] == "3"
@@ -22,19 +23,17 @@ def test_command_is_a_list_for_this_host():
     module = found.index("--module")
     assert found[module + 1 :] == [
         "tracestill.trainer.train",
-        *("--run-dir", "runs/a b", "--arm", "traces", "--resume"),
+        *("--run-dir", "runs/a b", "--arm", "traces", "--resume", "auto"),
     ]
-    plain = deepspeed_command.command(Path("r"), "x", ranks=1, resume=False, port=1, environment={})
-    assert "--resume" not in plain
 
 
 def test_the_launcher_reads_the_command_as_meant():
     runner = pytest.importorskip("deepspeed.launcher.runner")
-    arguments = deepspeed_command.command(Path("runs/x"), "a", ranks=2, resume=True, port=77, environment={})
+    arguments = deepspeed_command.command(Path("runs/x"), "a", ranks=2, resume="must", port=77, environment={})
     found = runner.parse_args(arguments[3:])
     assert (found.num_gpus, found.master_port, found.module) == (2, 77, True)
     assert found.user_script == "tracestill.trainer.train"
-    assert found.user_args == ["--run-dir", "runs/x", "--arm", "a", "--resume"]
+    assert found.user_args == ["--run-dir", "runs/x", "--arm", "a", "--resume", "must"]
     assert runner.fetch_hostfile(found.hostfile) is None, "stays on this host, whatever /job/hostfile says"
 
 
@@ -51,6 +50,17 @@ def test_ranks_are_checked_against_the_machine():
     assert "share 2 cores" in str(deepspeed_command.check_ranks(3, gpus=0, cores=2))
     with pytest.raises(InputError, match=r"train\.ranks: 3 ranks need 3 GPUs, this host offers 2"):
         deepspeed_command.check_ranks(3, gpus=2, cores=64)
+
+
+def test_ranks_follow_from_the_machine_unless_the_recipe_says():
+    demo = load_recipe(Path(__file__).parents[2] / "recipes/demo.yaml")  # two packs a step
+    assert [deepspeed_command.ranks_of(demo, gpus, 64) for gpus in (0, 1, 2, 8)] == [2, 1, 2, 2]
+    assert deepspeed_command.ranks_of(demo, 0, 1) == 1
+    for gpus in (1, 2, 8):
+        ranks = deepspeed_command.ranks_of(demo, gpus, 64)
+        assert deepspeed_command.check_ranks(ranks, gpus, 64) is None
+    fixed = demo.model_copy(update={"train": demo.train.model_copy(update={"ranks": 3})})
+    assert deepspeed_command.ranks_of(fixed, 8, 64) == 3
 
 
 def test_environment_keeps_what_the_user_set():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tracestill.trainer.settings import TrainConfig, learning_rate
+from tracestill.trainer.settings import TrainConfig, learning_rate, seconds_of
 
 
 def rates(**settings):
@@ -19,15 +19,16 @@ def test_warmup_rises_linearly_to_the_peak_and_cosine_falls_to_its_floor():
     found = rates(warmup=10, schedule="cosine", final_lr=0.1)
     assert found[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
     assert found[10] == 2.0
-    assert found[99] == pytest.approx(0.2)
+    assert found[99] == pytest.approx(0.2, rel=0.01)
+    assert found[99] > 0.2, "the last step still moves"
     assert found[10:] == sorted(found[10:], reverse=True)
 
 
 def test_cosine_equals_torch():
-    """torch's CosineAnnealingLR walks the same curve: T_max is the number of steps between peak and floor."""
+    """torch's CosineAnnealingLR walks the same curve: it reaches the floor after the last step."""
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=2.0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=99, eta_min=0.5)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100, eta_min=0.5)
     for ours in rates(schedule="cosine", final_lr=0.25):
         assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
         optimizer.step()
@@ -37,8 +38,8 @@ def test_cosine_equals_torch():
 def test_linear_falls_in_equal_steps():
     found = rates(warmup=20, schedule="linear")
     falls = [a - b for a, b in itertools.pairwise(found[20:])]
-    assert falls == pytest.approx([2.0 / 79] * 79)
-    assert found[99] == pytest.approx(0.0)
+    assert falls == pytest.approx([2.0 / 80] * 79)
+    assert found[99] == pytest.approx(2.0 / 80)
 
 
 def test_constant_stays():
@@ -48,13 +49,22 @@ def test_constant_stays():
 def test_warmup_stable_decay_holds_then_falls_linearly():
     found = rates(schedule="wsd", warmup=10, decay=20)
     assert found[10:80] == [2.0] * 70
-    assert found[80] == pytest.approx(2.0 * (1 - 1 / 20))
-    assert found[99] == pytest.approx(0.0)
+    falls = [a - b for a, b in itertools.pairwise(found[79:])]
+    assert falls == pytest.approx([2.0 / 21] * 20)
+    assert found[99] == pytest.approx(2.0 / 21)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_a_single_step_has_a_finite_rate(schedule):
     assert math.isfinite(learning_rate(TrainConfig(steps=1, schedule=schedule), 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("55m", 3300), ("90s", 90), ("1h30m", 5400), ("1.5h", 5400), ("1h2m3s", 3723), ("0.5s", 0.5)]
+)
+def test_durations_are_read(text, seconds):
+    assert seconds_of(text) == seconds
+    assert TrainConfig(steps=1, stop_after=text).stop_after == text
 
 
 @pytest.mark.parametrize(
@@ -67,6 +77,14 @@ def test_a_single_step_has_a_finite_rate(schedule):
         ({"steps": 10, "decay": 3}, "train.decay belongs to"),
         ({"steps": 10, "zero": 4}, "zero"),
         ({"steps": 10, "precision": "fp16"}, "precision"),
+        ({"steps": 10, "stop_after": "55"}, r"units h, m or s, such as 55m or 1h30m, got '55'"),
+        ({"steps": 10, "stop_after": "5 m"}, "units h, m or s"),
+        ({"steps": 10, "stop_after": "m"}, "units h, m or s"),
+        ({"steps": 10, "stop_after": "0s"}, "a duration above 0"),
+        ({"steps": 10, "patience": 3}, "train.patience needs train.metric"),
+        ({"steps": 10, "export": "best"}, "train.export: best needs train.metric"),
+        ({"steps": 10, "metric": "answer.loss"}, "needs train.held_out_every"),
+        ({"steps": 10, "metric": "answer", "held_out_every": 5}, "expected <kind or group>.loss or .accuracy"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):
