@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.kernels.pack import PackedBatch
-from tracestill.trainer import zero
+from tracestill.trainer import deepspeed_keys, zero
 from tracestill.trainer.settings import TrainConfig
 from tracestill.trainer.student import Student
 
@@ -33,30 +33,6 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before the import: else it warns that it found no device
 
 import deepspeed
-
-OWNED = {
-    "train_batch_size": "a step's size follows from plan.capacity and plan.packs_per_step",
-    "train_micro_batch_size_per_gpu": "a micro-step is one pack; set plan.capacity",
-    "gradient_accumulation_steps": "it follows from plan.packs_per_step and the number of ranks",
-    "managed_gradient_accumulation": "the trainer counts micro-steps",
-    "gradient_clipping": "set train.clip",
-    "gradient_allreduce_op": "the trainer undoes DeepSpeed's averaging",
-    "prescale_gradients": "the trainer undoes DeepSpeed's averaging",
-    "gradient_predivide_factor": "the trainer undoes DeepSpeed's averaging",
-    "optimizer": "set train.lr, train.betas, train.eps and train.weight_decay",
-    "scheduler": "set train.schedule, train.warmup and train.lr",
-    "fp16": "fp16 training is not supported; set train.precision: bf16",
-    "bf16": "set train.precision",
-    "amp": "set train.precision",
-    "torch_autocast": "set train.precision",
-    "data_types": "gradients are accumulated in fp32",
-    "zero_optimization.stage": "set train.zero",
-    "zero_optimization.offload_optimizer": "offloading is not supported",
-    "zero_optimization.offload_param": "offloading is not supported",
-    "zero_optimization.cpu_offload": "offloading is not supported",
-    "zero_optimization.zenflow": "offloading is not supported",
-}
-"""Keys of the DeepSpeed config that a recipe's ``deepspeed`` block may not set, and what to set instead."""
 
 BUCKET = 200_000_000  # elements reduced at a time; never more than the student has
 
@@ -158,19 +134,13 @@ def deepspeed_config(
     Raises InputError naming the key that a recipe may not set, and what to set instead.
     """
     raw = copy.deepcopy(dict(raw or {}))
-    zero_block = raw.get("zero_optimization", {})
-    if not isinstance(zero_block, Mapping):
-        raise InputError("deepspeed.zero_optimization: expected a mapping")
-    for key, instead in OWNED.items():
-        block, _, inner = key.rpartition(".")
-        if inner in (raw.get(block, {}) if block else raw):
-            raise InputError(f"deepspeed.{key}: {instead}")
+    deepspeed_keys.check(raw)
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": settings.clip,
         **raw,
-        "zero_optimization": {**zero_block, "stage": settings.zero},
+        "zero_optimization": {**raw.get("zero_optimization", {}), "stage": settings.zero},
     }
     if dtype == torch.bfloat16:
         config["bf16"] = {"enabled": True}

@@ -12,7 +12,8 @@ import torch
 from distributed_support import run_workers
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer.engine import OWNED, averaging_divisor, deepspeed_config, parameter_groups, training_dtype
+from tracestill.trainer.deepspeed_keys import OWNED
+from tracestill.trainer.engine import averaging_divisor, deepspeed_config, parameter_groups, training_dtype
 from tracestill.trainer.settings import TrainConfig
 
 HERE = Path(__file__).parent
