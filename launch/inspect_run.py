@@ -16,7 +16,7 @@ from tracestill.data_pipeline.stage import read_manifest
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.trainer.preview import STYLES
 from tracestill.trainer.run_directory import RunDirectory
-from tracestill.trainer.weighting import SpanWeighting
+from tracestill.trainer.weighting import Document, make_weighting, table_at, token_function
 
 SPACES = str.maketrans({"\u2581": " ", "\u0120": " ", "\u010a": "\n"})  # how tokenizers write spaces and newlines
 
@@ -38,7 +38,11 @@ def inspect_run(run: RunDirectory, arm: str, document: int, console: Console) ->
     tokenizer = Tokenizer.from_file(str(run.stage(arm, "tokenizer") / "tokenizer.json"))
     pieces = [piece(tokenizer, int(token)) for token in store.tokens(document)]
     names = [kinds.names[kind] for kind in store.kinds(document)]
-    weights = SpanWeighting(recipe.weighting, kinds).kinds(0)[store.kinds(document)] * store.weights[document]
+    weighting = make_weighting(recipe.weighting, kinds, recipe.seed)
+    weights = table_at(weighting, 0, len(kinds))[store.kinds(document)] * store.weights[document]
+    if (tokens := token_function(weighting)) is not None:
+        at = Document(document, store.tokens(document), store.kinds(document), store.steps(document))
+        weights *= tokens(at, 0)
     weights[0] = 0.0  # the first token is never predicted
     styles = {name: STYLES[index % len(STYLES)] for index, name in enumerate(kinds.names)}
 

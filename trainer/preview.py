@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +15,9 @@ from tokenizers import Tokenizer
 
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.store import TokenStore
+from tracestill.trainer import normaliser as norm
+from tracestill.trainer.batches import count_targets, document_of
+from tracestill.trainer.weighting import Weighting, table_at, token_function
 
 # pad and prompt first, then plan, derive, check, prose, answer, control, and kinds of the user's
 STYLES = ("bright_black", "white", "magenta", "blue", "cyan", "yellow", "bold red", "green", "bright_cyan")
@@ -22,21 +27,36 @@ def preview(
     kinds: Kinds,
     store: TokenStore,
     documents: np.ndarray,  # (D,) ids of the first step's documents, on all ranks
-    table: np.ndarray,  # (K,) float32 weight of each kind
+    weighting: Weighting,
     measured: dict[str, dict[str, float]],  # kind -> statistics of a forward pass over the step
     tokenizer: Tokenizer,
+    *,
+    normaliser: str = "weights",
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Per kind: targets, sum of weights, share of the weights and of the loss; and the step's first document."""
-    counts = store.counts[documents].astype(np.float64)
-    weighted = counts * table[None, :] * store.weights[documents][:, None].astype(np.float64)
-    total = weighted.sum()
+    """Per kind: targets, sum of w, share of the sum of w * c, and share of the loss; the step's first document; and
+    what the recipe's author should know."""
+    table = table_at(weighting, 0, len(kinds))
+    tokens = token_function(weighting)
+    counts = store.counts[documents]
+    amount: np.ndarray = counts
+    if tokens is not None:
+        weights = [tokens(document_of(store, int(d)), 0) for d in documents]
+        amount, count = count_targets(store, documents, weights)
+    else:
+        count = counts
+    records = store.weights[documents].astype(np.float64)
+    weighted = amount * table.astype(np.float64) * records[:, None]  # (D, K)
+    total = torch.from_numpy(norm.sums(normaliser, amount, count, records, table))
+    own = norm.own_factors(normaliser, amount, table)
+    shares = (weighted * own[:, None]).sum(axis=0) * norm.factor(normaliser, total, table).numpy()  # (K,)
     rows = [
         {
             "kind": name,
             "weight": float(table[index]),
             "tokens": int(counts[:, index].sum()),
             "weight_sum": float(weighted[:, index].sum()),
-            "weight_share": float(weighted[:, index].sum() / total) if total else 0.0,
+            "weight_share": float(shares[index] / shares.sum()) if shares.any() else 0.0,
             "loss_share": measured.get(name, {}).get("share", 0.0),
         }
         for index, name in enumerate(kinds.names)
@@ -45,13 +65,17 @@ def preview(
     first = int(documents[0])
     pieces = [tokenizer.decode([int(token)], skip_special_tokens=False) for token in store.tokens(first)]
     ids = [kinds.names[k] for k in store.kinds(first)]
-    weights = [0.0, *(float(table[k]) for k in store.kinds(first)[1:])]  # the first token is never predicted
+    of_token = table[store.kinds(first)] * (1.0 if tokens is None else tokens(document_of(store, first), 0))
+    of_token[0] = 0.0  # the first token is never predicted
     return {
         "kinds": rows,
         "document": {
             "id": str(store.ids[first]),
-            "tokens": [{"text": t, "kind": k, "weight": w} for t, k, w in zip(pieces, ids, weights, strict=True)],
+            "tokens": [
+                {"text": t, "kind": k, "weight": w} for t, k, w in zip(pieces, ids, of_token.tolist(), strict=True)
+            ],
         },
+        "warnings": list(warnings),
     }
 
 
@@ -71,6 +95,8 @@ def show(found: dict[str, Any], kinds: Kinds, console: Console) -> None:
         text.append(token["text"] or "␣", styles[token["kind"]] if token["weight"] else "dim")
         text.append("·", "bright_black")
     console.print(text)
+    for line in found["warnings"]:
+        console.print(Text(f"warning: {line}", "bold yellow"), soft_wrap=True)
 
 
 def read_tokenizer(directory: Path) -> Tokenizer:

@@ -8,6 +8,7 @@ under ZeRO-3 that call is what gathers the head's matrix, in both passes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,9 +20,11 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import nearest
 from tracestill.kernels import attention
 from tracestill.kernels.attention_models import refuse_unpackable
-from tracestill.kernels.linear_cross_entropy import linear_cross_entropy
+from tracestill.kernels.linear_cross_entropy import STATISTICS, linear_cross_entropy
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer.settings import StudentConfig
+
+WEIGHTED_NLL = STATISTICS.index("weighted_nll")
 
 
 class SpanWeightedHead(nn.Linear):
@@ -31,15 +34,23 @@ class SpanWeightedHead(nn.Linear):
     """
 
     num_kinds: int
-    options: dict[str, Any]  # chunk_rows, logit_scale, softcap
+    options: dict[str, Any]  # chunk_rows, logit_scale, softcap; dynamic, if the weighting reads the model
+    observe: Callable[..., None] | None = None  # sees the arguments of ``dynamic`` in training
 
     def forward(  # type: ignore[override]
-        self, hidden: Tensor, packed: PackedBatch | None = None, scale: float | Tensor = 1.0
+        self,
+        hidden: Tensor,
+        packed: PackedBatch | None = None,
+        scale: float | Tensor = 1.0,
+        reference_nll: Tensor | None = None,  # (T,)
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits (..., V) of ``hidden`` (..., H); with ``packed``: loss and statistics of ``hidden`` (T, H)."""
         if packed is None:
             return super().forward(hidden)
-        return linear_cross_entropy(
+        options = self.options
+        if self.training and self.observe is not None:
+            options = {**options, "dynamic": self.observed}
+        loss, statistics = linear_cross_entropy(
             hidden,
             self.weight,
             packed.labels,
@@ -49,8 +60,17 @@ class SpanWeightedHead(nn.Linear):
             scale=scale,
             bias=self.bias,
             active=packed.active,
-            **self.options,
+            reference_nll=reference_nll,
+            **options,
         )
+        statistics[:, WEIGHTED_NLL] *= scale
+        return loss, statistics
+
+    def observed(self, *seen: Tensor) -> Tensor:
+        """The multiplier, after showing the weighting what it gets."""
+        assert self.observe is not None
+        self.observe(*seen)
+        return self.options["dynamic"](*seen)
 
 
 class Student(nn.Module):
@@ -62,12 +82,14 @@ class Student(nn.Module):
         self.model = model
         self.attention = attention.Choice("sdpa", "")  # which backend, and why; set by ``build_student``
         self.head = [student_head(model, num_kinds, chunk_rows)]  # in a list: the head belongs to the model alone
+        self.reference_nll: Callable[[PackedBatch], Tensor] | None = None  # of a model beside it, for the weighting
 
     def forward(self, packed: PackedBatch, scale: float | Tensor) -> tuple[Tensor, Tensor]:
         """Loss and statistics of one packed row.
 
         ``scale`` is the normaliser's c. Returns the loss (scalar, fp32, attached to the graph even if no row has
-        weight) and the per-kind statistics (num_kinds, 6), columns as in ``linear_cross_entropy.STATISTICS``.
+        weight) and the per-kind statistics (num_kinds, 6), columns as in ``linear_cross_entropy.STATISTICS``, but
+        with ``scale`` in ``weighted_nll``: summed over kinds it is the loss.
         """
         hidden = self.model.get_decoder()(
             input_ids=packed.input_ids,  # (1, T)
@@ -78,7 +100,8 @@ class Student(nn.Module):
             max_length_q=packed.max_length,
             max_length_k=packed.max_length,
         ).last_hidden_state  # (1, T, H)
-        return self.head[0](hidden[0], packed, scale)
+        reference_nll = None if self.reference_nll is None else self.reference_nll(packed)
+        return self.head[0](hidden[0], packed, scale, reference_nll)
 
 
 def student_head(model: PreTrainedModel, num_kinds: int, chunk_rows: int) -> SpanWeightedHead:

@@ -28,12 +28,14 @@ from tracestill.trainer.engine import Engine, connect, training_dtype
 from tracestill.trainer.export import export
 from tracestill.trainer.held_out import HeldOut
 from tracestill.trainer.preview import preview, read_tokenizer, show
+from tracestill.trainer.reading_model import use_weighting
 from tracestill.trainer.recipe import MAIN_ARM, Recipe, dump_recipe
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.settings import learning_rate
 from tracestill.trainer.student import build_student
 from tracestill.trainer.telemetry import Log, Meter
-from tracestill.trainer.weighting import SpanWeighting, Weighting
+from tracestill.trainer.weighting import Weighting, end_step, make_weighting, restore, state_of
+from tracestill.trainer.weighting_effect import warnings
 
 CHECKPOINTS = "checkpoints"
 
@@ -72,6 +74,7 @@ def train(job: Job, start: int) -> None:
             meter.add(statistics)
         rate = learning_rate(settings, step, job.steps)
         result = engine.step(rate, weight_sum=batch.weight_sum)
+        end_step(job.weighting)
         meter.end_step(result.loss, batch.tokens)
         done = step + 1
         last = done == job.steps
@@ -82,7 +85,7 @@ def train(job: Job, start: int) -> None:
             log.add(step=done, epoch=job.batches.epoch, lr=rate, grad_norm=result.grad_norm, **numbers)
             job.console.print(line_of(done, job.steps, numbers), highlight=False)
         if last or (settings.checkpoint_every and done % settings.checkpoint_every == 0):
-            state = {"step": done, "identity": job.identity}
+            state = {"step": done, "identity": job.identity, "weighting": state_of(job.weighting)}
             checkpoint.save(engine, job.directory / CHECKPOINTS, done, state, keep=settings.keep)
     if job.held_out:
         log.add(event="held_out", step=job.steps, kinds=job.held_out.measure(engine))
@@ -102,23 +105,31 @@ def prepare(run: RunDirectory, arm: str) -> Job:
     about = read_manifest(inputs["encode"]) or {}
     store = TokenStore(inputs["encode"] / "tokens.arrow", kinds)
     world = connect(settings)
+    ids = {f"{name}_id": about["special_ids"][name] for name in ("bos", "eos", "pad")}
+    vocabulary = {"vocab_size": about["vocab_size"], "num_kinds": len(kinds), **ids}
     student = build_student(
         recipe.student,
-        vocab_size=about["vocab_size"],
-        bos_id=about["special_ids"]["bos"],
-        eos_id=about["special_ids"]["eos"],
-        pad_id=about["special_ids"]["pad"],
-        num_kinds=len(kinds),
+        **vocabulary,
         seed=recipe.seed,
         device=world.device,
         dtype=training_dtype(settings, world.device),
         chunk_rows=settings.chunk_rows,
     )
-    weighting = SpanWeighting(recipe.weighting, kinds)
+    weighting = make_weighting(recipe.weighting, kinds, recipe.seed)
+    use_weighting(
+        student,
+        weighting,
+        vocabulary=vocabulary,
+        device=world.device,
+        dtype=training_dtype(settings, world.device),
+        attention=recipe.student.attention,
+        chunk_rows=settings.chunk_rows,
+    )
     batches = Batches(
         store,
         lambda epoch: load_plan(inputs["plan"] / f"epoch-{epoch:03d}"),
         weighting,
+        normaliser=recipe.weighting.normaliser,
         rank=world.rank,
         ranks=world.ranks,
         pad_id=about["special_ids"]["pad"],
@@ -158,13 +169,16 @@ def show_preview(job: Job) -> None:
         meter.add(job.engine.measure(micro))
     measured = meter.read()["kinds"]
     if job.engine.rank == 0:
+        normaliser = job.recipe.weighting.normaliser
         found = preview(
             kinds,
             job.store,
             batch.documents,
-            job.weighting.kinds(0),
+            job.weighting,
             measured,
             read_tokenizer(job.tokenizer),
+            normaliser=normaliser,
+            warnings=warnings(job.weighting, normaliser, kinds, job.store, job.steps),
         )
         write_json(job.directory / "preview.json", found)
         show(found, kinds, job.console)
@@ -183,7 +197,9 @@ def open_directory(job: Job, resume: bool) -> int:
         if resume and not same:
             raise InputError(f"{job.directory}: its checkpoints are of another recipe or other data; delete it first")
         if resume:
-            return int(checkpoint.load(job.engine, found)["step"])
+            state = checkpoint.load(job.engine, found)
+            restore(job.weighting, state.get("weighting", {}))
+            return int(state["step"])
         if same and read_manifest(job.directory) is None:
             raise InputError(f"{job.directory}: holds unfinished training; pass --resume to go on, or delete it")
     dist.barrier()  # every rank has looked

@@ -1,0 +1,93 @@
+"""The same step through each normaliser, by the trainer's own path and by hand: loss, and w * c of every target."""
+
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+import torch
+from normaliser_cases import KINDS, NORMALISERS, batches, by_hand, factors_of, loss_of, plan_of, write_store
+
+from tracestill.trainer import normaliser as norm
+from tracestill.trainer.weighting import SpanWeighting, WeightingConfig
+
+PAIRS = list(product(NORMALISERS, (False, True)))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return write_store(tmp_path_factory.mktemp("store") / "tokens.arrow")
+
+
+def test_the_step_is_one_that_tells_normalisers_apart(store):
+    plan = plan_of(store, single=False)
+    assert plan.n_steps == 1
+    assert plan.n_packs < len(store)
+    assert np.diff(plan.pack_offsets).max() > 2
+    losses = sorted(by_hand(store, name, by_token=flag)[1] for name, flag in PAIRS)
+    assert min(b / a for a, b in pairwise(losses)) > 1.0005
+
+
+@pytest.mark.parametrize(("normaliser", "by_token"), PAIRS)
+@pytest.mark.parametrize("single", [False, True], ids=["packed", "alone"])
+def test_loss_and_factors_are_those_by_hand(store, normaliser, by_token, single):
+    step = batches(store, normaliser, by_token=by_token, single=single).step(0)
+    factors, loss = by_hand(store, normaliser, by_token=by_token)
+    found = factors_of(step.micro, store)
+    assert sorted(found) == list(range(len(store)))
+    for document, expected in factors.items():
+        np.testing.assert_allclose(found[document], expected, rtol=3e-7, atol=0)
+    assert sum(loss_of(micro, torch.float64) for micro in step.micro) == pytest.approx(loss, rel=2e-7)
+    assert sum(loss_of(micro, torch.float32) for micro in step.micro) == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+@pytest.mark.parametrize("ranks", [2, 3, 4, 16])
+def test_ranks_share_a_step_without_talking(store, normaliser, ranks):
+    _, loss = by_hand(store, normaliser, by_token=False)
+    steps = [
+        batches(store, normaliser, by_token=False, single=False, rank=r, ranks=ranks).step(0) for r in range(ranks)
+    ]
+    assert len({len(step.micro) for step in steps}) == 1
+    assert len({step.weight_sum for step in steps}) == 1
+    assert len({micro.scale for step in steps for micro in step.micro}) == 1
+    total = sum(loss_of(micro, torch.float32) for step in steps for micro in step.micro)
+    assert total == pytest.approx(loss, rel=1e-6)
+
+
+def test_the_sum_of_weights_counts_every_target_once():
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 50, (7, 8)).astype(np.int32)
+    records = rng.random(7).astype(np.float32)
+    values = rng.random(8).astype(np.float32)
+    expected = sum(
+        float(values[k]) * float(records[d]) for d in range(7) for k in range(8) for _ in range(int(counts[d, k]))
+    )
+    assert norm.weight_sum(counts, records, values) == pytest.approx(expected, rel=1e-12)
+    assert norm.weight_sum(counts[:0], records[:0], values) == 0.0
+
+
+@pytest.mark.parametrize(("normaliser", "by_token"), PAIRS)
+def test_a_step_without_weight_has_c_zero_and_says_so(store, normaliser, by_token, monkeypatch):
+    monkeypatch.setattr(SpanWeighting, "kinds", lambda self, step: np.zeros(8, np.float32))
+    step = batches(store, normaliser, by_token=by_token, single=False).step(0)
+    assert step.weight_sum == (None if by_token else 0.0)
+    assert sum(loss_of(micro, torch.float32) for micro in step.micro) == 0.0
+    assert all(np.isfinite(float(micro.scale)) and micro.packed.loss_weight.isfinite().all() for micro in step.micro)
+
+
+def test_a_weighting_that_reads_the_model_leaves_the_decision_to_the_gradient(store):
+    of = batches(store, "weights", by_token=False, single=False)
+    of.may_vanish = True
+    assert of.step(0).weight_sum is None, "its factors may all be zero"
+
+
+def test_a_schedule_reaches_the_step(store):
+    falling = {"from": 1, "to": 0, "steps": 1}
+    of = batches(store, "weights", by_token=False, single=False)
+    of.weighting = SpanWeighting(WeightingConfig(weights={"prompt": 0, "trace": falling}), KINDS)
+    trace = [KINDS.id(name) for name in KINDS.members("trace")]
+    for step, weighs in ((0, True), (1, False), (2, False)):
+        rows = [micro.packed for micro in of.step(step).micro]
+        kinds = np.concatenate([row.kinds[row.loss_weight != 0].numpy() for row in rows])
+        assert bool(np.isin(kinds, trace).any()) is weighs
+        assert np.isin(kinds, trace, invert=True).any()
