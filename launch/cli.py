@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -24,11 +24,11 @@ EPILOG = """
 
 
 class Guarded(TyperGroup):
-    """Turns what the user can mend into plain lines and exit code 2, an interrupt into exit code 130."""
+    """Turns what the user can mend into plain lines and exit code 2, an interrupt into 130, a requested stop into 3."""
 
     def invoke(self, ctx: Any) -> Any:
         from tracestill.data_pipeline.errors import InputError
-        from tracestill.launch.deepspeed_command import TrainingFailed
+        from tracestill.launch.deepspeed_command import TrainingFailed, TrainingStopped
 
         try:
             return super().invoke(ctx)
@@ -38,6 +38,9 @@ class Guarded(TyperGroup):
         except KeyboardInterrupt:
             complain("interrupted; finished stages are kept, run the same command again to go on")
             raise typer.Exit(130) from None
+        except TrainingStopped as stop:
+            typer.echo(str(stop), err=True)
+            raise typer.Exit(3) from None
         except TrainingFailed as error:
             complain(str(error))
             raise typer.Exit(1) from None
@@ -181,13 +184,17 @@ def train(
     arm: ArmOption = None,
     settings: SetOption = None,
     replace: ReplaceOption = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    resume: Annotated[
+        Literal["auto", "must"],
+        typer.Option("--resume", help="Go on from the newest checkpoint; auto: begin anew if there is none."),
+    ] = "auto",
 ) -> None:
     """Train the students with DeepSpeed on this host.
 
-    Everything the ranks print is kept in train/console.log. Next: [cyan]evaluate[/].
+    Everything the ranks print is kept in train/console.log. On SIGTERM, and after train.stop_after, it saves and ends
+    with exit code 3; the same command goes on. Next: [cyan]evaluate[/].
 
-    Example: [cyan]tracestill train runs/demo --arm traces --resume[/]
+    Example: [cyan]tracestill train runs/demo --arm traces --set train.stop_after=55m[/]
     """
     single("train", recipe, run_dir, settings, replace, arm, resume=resume)
 
@@ -238,7 +245,7 @@ def single(
     replace: bool,
     arm: str | None = None,
     *,
-    resume: bool = False,
+    resume: str = "auto",
 ) -> None:
     from tracestill.launch.runner import stage_position
 
@@ -255,7 +262,7 @@ def execute(
     first: int,
     last: int,
     arm: str | None = None,
-    resume: bool = False,
+    resume: str = "auto",
 ) -> None:
     """Claim the run directory and run the stages ``first`` to ``last`` in it."""
     from tracestill.launch.runner import require_inputs, run_stages

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -34,7 +38,7 @@ def train_arm(run: RunDirectory, arm: str, label: str, console: Console, *, resu
     arguments = deepspeed_command.command(run.root, arm, ranks=ranks, resume=resume, port=deepspeed_command.free_port())
     log = directory / CONSOLE_LOG
     console.print(
-        f"  {label}: {'resuming' if resume else 'starting'} {ranks} rank(s) on "
+        f"  {label}: {'resuming' if can_resume(run, arm) else 'starting'} {ranks} rank(s) on "
         f"{'GPU' if gpus else 'CPU'}, output in {log}",
         style="dim",
         highlight=False,

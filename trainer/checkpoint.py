@@ -37,13 +37,16 @@ COMMITTED = re.compile(r"step-(\d{6,})")
 RNG = "rng/"  # names of a rank's own tensors begin with it
 
 
-def save(engine: Engine, directory: Path, step: int, state: dict[str, Any], *, keep: int = 2) -> Path:
-    """Write ``directory/step-<step>`` and delete all but the ``keep`` newest. Called on every rank.
+def save(
+    engine: Engine, directory: Path, step: int, state: dict[str, Any], *, keep: int = 2, best: int | None = None
+) -> Path:
+    """Write ``directory/step-<step>``; delete all but the ``keep`` newest and that of step ``best``, which does not
+    count among them. Called on every rank.
 
     ``state`` is JSON that comes back from ``load``. Raises InputError on all ranks if one of them cannot write.
     """
     name = share_text(f"tmp-{step:06d}-{uuid.uuid4().hex}")
-    work, final = directory / name, directory / f"step-{step:06d}"
+    work, final = directory / name, path_of(directory, step)
     updates = zero.count_updates(engine.deepspeed)
     tensors = owned_tensors(engine, updates)
 
@@ -72,7 +75,7 @@ def save(engine: Engine, directory: Path, step: int, state: dict[str, Any], *, k
                 final.rename(directory / f"tmp-{step:06d}-{uuid.uuid4().hex}")
             work.rename(final)
             sync(directory)
-            prune(directory, step, keep)
+            prune(directory, step, keep, best)
         return b""
 
     together(commit, f"{work}: cannot commit the checkpoint")
@@ -115,13 +118,16 @@ def latest(directory: Path) -> Path | None:
 
     Called on every rank, or in a process that is alone. The ranks share the hashing.
     """
-    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    names = [p.name for p in reversed(committed(directory))] if rank == 0 else []
-    for name in json.loads(share_text(json.dumps(names))):
-        path = directory / name
-        if bool(torch.stack(exchange(torch.tensor([verified(path, rank, ranks)], dtype=torch.uint8))).all()):
-            return path
+    for name in share_json([path.name for path in reversed(committed(directory))]):
+        if whole(directory / name):
+            return directory / name
     return None
+
+
+def whole(path: Path) -> bool:
+    """Whether a committed checkpoint's files are all there and as they were written. As ``latest``."""
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    return bool(torch.stack(exchange(torch.tensor([verified(path, rank, ranks)], dtype=torch.uint8))).all())
 
 
 def full_state_dict(engine: Engine) -> dict[str, Tensor] | None:
@@ -187,6 +193,11 @@ def read_piece(path: Path, where: dict[str, Any], key: str, piece: zero.Piece) -
     return stored[first:last].reshape(-1).narrow(0, piece.start - first * row, len(piece.value))
 
 
+def path_of(directory: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands, if it is committed."""
+    return directory / f"step-{step:06d}"
+
+
 def rank_file(rank: int) -> str:
     return f"rank-{rank:05d}.safetensors"
 
@@ -206,15 +217,18 @@ def verified(path: Path, share: int = 0, shares: int = 1) -> bool:
         return False
 
 
-def prune(directory: Path, step: int, keep: int) -> None:
-    """Delete old checkpoints beyond the ``keep`` newest, and what killed or replaced saves left. Rank 0 only.
+def prune(directory: Path, step: int, keep: int, best: int | None) -> None:
+    """Delete old checkpoints beyond the ``keep`` newest and the best, and what killed or replaced saves left. Rank 0
+    only.
 
     One of a later step than the one just saved was damaged, or training would have resumed from it: it goes too,
     and does not count.
     """
-    whole = [path for path in committed(directory) if (path / MANIFEST).exists()]
-    later = [path for path in whole if int(path.name.removeprefix("step-")) > step]
-    for path in whole[: len(whole) - len(later)][:-keep] + later:
+    complete = [path for path in committed(directory) if (path / MANIFEST).exists()]
+    later = [path for path in complete if int(path.name.removeprefix("step-")) > step]
+    for path in complete[: len(complete) - len(later)][:-keep] + later:
+        if best is not None and path == path_of(directory, best):
+            continue
         path.rename(directory / f"tmp-{path.name.removeprefix('step-')}-{uuid.uuid4().hex}")
     for path in directory.glob("tmp-*"):
         shutil.rmtree(path)
@@ -243,6 +257,11 @@ def share_text(text: str) -> str:
     data = torch.tensor(list(text.encode().ljust(int(size), b"\0")[: int(size)]), dtype=torch.uint8, device=wire())
     dist.broadcast(data, src=0)
     return bytes(data.tolist()).decode()
+
+
+def share_json(value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    return json.loads(share_text(json.dumps(value)))
 
 
 def together(action: Any, complaint: str) -> list[bytes]:

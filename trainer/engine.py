@@ -64,11 +64,17 @@ class StepResult:
     loss: float  # of the whole step
     grad_norm: float  # of the true gradient, before clipping
     reason: str  # why nothing changed: "no weight", "loss is not finite", "gradient is not finite"; else ""
+    stop: bool = False  # some rank was asked to stop after this step
 
     @property
     def skipped(self) -> bool:
         """Whether the update was left out, on all ranks."""
         return self.reason != ""
+
+    @property
+    def faulty(self) -> bool:
+        """Whether it was left out because something was not finite."""
+        return self.skipped and not (math.isfinite(self.loss) and math.isfinite(self.grad_norm))
 
 
 def connect(settings: TrainConfig) -> World:
@@ -223,16 +229,17 @@ class Engine:
         self.deepspeed.backward(loss * self.divisor, scale_wrt_gas=False)
         self._micro_steps += 1
 
-    def step(self, lr: float, *, weight_sum: float | None = None) -> StepResult:
+    def step(self, lr: float, *, weight_sum: float | None = None, stop: bool = False) -> StepResult:
         """Update the parameters, or on all ranks none of them: if the step has no weight at all, or if any loss or
         gradient is not finite. The host waits for the device once, here.
 
         ``weight_sum`` is the sum of w over all ranks; None if the host does not know it: then a gradient that is
-        exactly zero means no weight. Raises RuntimeError unless ``accumulation`` micro-steps came before.
+        exactly zero means no weight. ``stop`` on one rank reaches the result of all. Raises RuntimeError unless
+        ``accumulation`` micro-steps came before.
         """
         if self._micro_steps != self.accumulation:
             raise RuntimeError(f"{self._micro_steps} micro-steps before a step of {self.accumulation}")
-        loss, square = self._sums()
+        loss, square, stops = self._sums(stop)
         if not math.isfinite(loss):
             reason = "loss is not finite"
         elif not math.isfinite(square):
@@ -246,10 +253,10 @@ class Engine:
                 group["lr"] = lr
             self.deepspeed.step()
         self._start_step()
-        return StepResult(loss, math.sqrt(square), reason)
+        return StepResult(loss, math.sqrt(square), reason, stops > 0)
 
-    def _sums(self) -> tuple[float, float]:
-        """The step's loss and squared gradient norm, summed over all ranks by one all-reduce.
+    def _sums(self, stop: bool) -> tuple[float, float, float]:
+        """The step's loss, squared gradient norm and requests to stop, summed over all ranks by one all-reduce.
 
         A NaN or an infinity on any rank makes the sum NaN or infinite, so every rank decides alike.
         """
@@ -257,10 +264,10 @@ class Engine:
         squares = self._loss.new_zeros(())
         if shares:
             squares = torch.stack(torch._foreach_norm(shares)).double().square().sum()
-        sums = torch.stack([self._loss, squares])
+        sums = torch.stack([self._loss, squares, squares.new_tensor(float(stop))])
         dist.all_reduce(sums)
-        loss, square = sums.tolist()
-        return loss, square
+        loss, square, stops = sums.tolist()
+        return loss, square, stops
 
     def close(self) -> None:
         """Take DeepSpeed's hooks off the student, which may then go into another engine."""

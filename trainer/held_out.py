@@ -1,16 +1,18 @@
 """Teacher-forced loss of each span kind on documents of held-out questions, while training goes on.
 
-Every target counts once, whatever the recipe's weights, so that curves of differently weighted runs compare. The
-numbers are for looking at; nothing is chosen by them.
+Every target counts once, whatever the recipe's weights, so that curves of differently weighted runs compare. They are
+measured on validation documents, and may then choose a checkpoint; without any, on test documents, just to look at.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from tracestill.data_pipeline.encode import STORES
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.trainer.batches import MicroStep, row_of
@@ -18,12 +20,22 @@ from tracestill.trainer.engine import Engine
 from tracestill.trainer.telemetry import Meter
 
 
+def choose_store(encode: Path) -> tuple[str, Path] | None:
+    """Split and token store that are measured on: validation before test; None if ``encode`` wrote neither."""
+    for split in ("validation", "test"):
+        if (encode / STORES[split]).exists():
+            return split, encode / STORES[split]
+    return None
+
+
 class HeldOut:
     """Rows of held-out documents, shared out among the ranks; equally many on each, as collectives demand."""
 
-    def __init__(self, store: TokenStore, kinds: Kinds, *, capacity: int, documents: int, pad_id: int) -> None:
+    def __init__(
+        self, store: TokenStore, kinds: Kinds, *, split: str, capacity: int, documents: int, pad_id: int
+    ) -> None:
         """``documents``: how many of the store's are used, the first ones."""
-        self.store, self.kinds, self.pad_id = store, kinds, pad_id
+        self.store, self.kinds, self.split, self.pad_id = store, kinds, split, pad_id
         self.table = np.ones(len(kinds), dtype=np.float32)
         self.table[0] = 0.0
         self.rows: list[list[int]] = []

@@ -20,7 +20,7 @@ from tracestill.data_pipeline.questions import QuestionsConfig
 from tracestill.data_pipeline.sample import SampleConfig, make_teachers
 from tracestill.data_pipeline.selection import SelectConfig
 from tracestill.trainer.settings import EvaluateConfig, StudentConfig, TrainConfig
-from tracestill.trainer.weighting import WeightingConfig, make_weighting
+from tracestill.trainer.weighting import WeightingConfig
 
 MAIN_ARM = "traces"
 
@@ -55,7 +55,14 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _combinations(self) -> Recipe:
         kinds = self.span_kinds()
-        make_weighting(self.weighting, kinds, self.seed)
+        kinds.table(self.weighting.weights, default=1.0)
+        if self.train.metric:
+            kinds.members(self.train.metric.rpartition(".")[0])
+            if not self.questions.validation or not self.sample.test_samples:
+                raise ValueError(
+                    "train.metric chooses by validation documents: set questions.validation and sample.test_samples "
+                    "(choosing by the test questions would spoil them)"
+                )
         for arm, overrides in self.arms.items():
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", arm) or arm == MAIN_ARM:
                 raise ValueError(f"arms: '{arm}' is no name for an arm (letters, digits, '.', '_', '-'; not 'traces')")
@@ -80,9 +87,6 @@ class Recipe(BaseModel):
             merged["train"] = {k: v for k, v in merged["train"].items() if k not in ("steps", "epochs")} | {
                 k: v for k, v in self.arms[arm]["train"].items() if k in ("steps", "epochs")
             }
-        weighting = self.arms[arm].get("weighting", {})
-        if isinstance(weighting, Mapping) and "use" in weighting:  # options belong to the weighting they were for
-            merged["weighting"] = {**merged["weighting"], "options": weighting.get("options", {})}
         return build(merged, where=f"arms.{arm}")
 
 

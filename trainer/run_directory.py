@@ -11,8 +11,6 @@ from tracestill.trainer.recipe import MAIN_ARM, Recipe, dump_recipe, load_recipe
 from tracestill.trainer.settings import BOOKKEEPING
 
 RECIPE = "recipe.yaml"
-OPERATIONAL = ("ranks", "log_every", "checkpoint_every", "keep", "stop_after")
-"""Keys of ``train`` that say how to work and not what comes out; they may differ when training goes on."""
 STAGES = ("sample", "select", "encode", "plan", "train", "evaluate", "report")
 
 
@@ -40,7 +38,7 @@ class RunDirectory:
         if path.exists() and not replace:
             held = load_recipe(path)
             fields = differing(held.model_dump(mode="json"), recipe.model_dump(mode="json"))
-            if not {*fields} <= {f"train.{key}" for key in OPERATIONAL}:
+            if not {*fields} <= {f"train.{key}" for key in BOOKKEEPING}:
                 raise InputError(
                     f"{root} holds another recipe (differs in {', '.join(fields)}); choose --run-dir for a new run, "
                     f"or pass --replace to redo the stages that change"
@@ -71,11 +69,12 @@ class RunDirectory:
 
     def train_stage(self, arm: str) -> tuple[dict[str, Any], dict[str, Path]]:
         """Config and input directories that decide whether an arm's training is current (see data_pipeline.stage)."""
-        recipe = self.recipe.for_arm(arm).model_dump(
-            mode="json", exclude_defaults=True
-        )  # a new default changes nothing
+        own = self.recipe.for_arm(arm)
+        recipe = own.model_dump(mode="json", exclude_defaults=True)  # a new default changes nothing
         config = {key: recipe.get(key, {}) for key in ("seed", "kinds", "student", "weighting", "train", "deepspeed")}
-        config["train"] = {key: value for key, value in config["train"].items() if key not in BOOKKEEPING}
+        choosing = ("held_out_every", "held_out_documents") if own.train.metric else ()
+        left_out = {*BOOKKEEPING} - {*choosing}
+        config["train"] = {key: value for key, value in config["train"].items() if key not in left_out}
         return config, {name: self.stage(arm, name) for name in ("tokenizer", "encode", "plan")}
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +24,39 @@ class Meter:
     def __init__(self, kinds: Kinds, device: torch.device) -> None:
         self.kinds = kinds
         self.sums = torch.zeros(len(kinds), 6, dtype=torch.float64, device=device)
+        self.of_step = torch.zeros_like(self.sums)  # micro-steps since the last step
         self.clear()
 
     def clear(self) -> None:
         self.sums.zero_()
+        self.of_step.zero_()
         self.loss = 0.0
         self.steps = self.tokens = 0
         self.started = time.perf_counter()
 
     def add(self, statistics: torch.Tensor) -> None:
         """Add the (K, 6) sums of one micro-step of this rank."""
-        self.sums += statistics
+        self.of_step += statistics
 
-    def end_step(self, loss: float, tokens: int) -> None:
-        """Count one step: its loss, and the tokens that all ranks read."""
-        self.loss += loss
-        self.tokens += tokens
-        self.steps += 1
+    def end_step(self, loss: float, tokens: int, *, faulty: bool = False) -> None:
+        """Count one step: its loss, and the tokens that all ranks read. A faulty one leaves no trace: it may be NaN."""
+        if not faulty:
+            self.sums += self.of_step
+            self.loss += loss
+            self.tokens += tokens
+            self.steps += 1
+        self.of_step.zero_()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside does not count as time of training."""
+        begun = time.perf_counter()
+        yield
+        self.started += time.perf_counter() - begun
 
     def read(self) -> dict[str, Any]:
         """Means over all ranks since the last call, as plain numbers; called on every rank. A new interval begins."""
+        self.sums += self.of_step
         if dist.is_initialized():
             dist.all_reduce(self.sums)
         sums, seconds = self.sums.cpu(), time.perf_counter() - self.started

@@ -90,7 +90,7 @@ def test_deepspeed_with_a_hostfile_and_module(trained, tmp_path):
     launcher = (program("deepspeed"), "--hostfile", hosts, "--no_ssh_check", "--master_addr", "127.0.0.1")
     found = start(
         *(*launcher, "--master_port", free_port()),
-        *("--module", "tracestill.trainer.train", "--run-dir", run, "--resume"),
+        *("--module", "tracestill.trainer.train", "--run-dir", run, "--resume", "auto"),
     )
     assert found.returncode == 0, found.stdout + found.stderr
     assert (run / "arms/traces/train/manifest.json").exists()

@@ -1,11 +1,14 @@
 import json
+import os
+import signal
 
 import pytest
-from fake_run import claim, run_data_stages, write_train
+from fake_run import claim, mini_recipe, run_data_stages, write_train
 from rich.console import Console
 
+from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import identity
-from tracestill.launch import deepspeed_command, training
+from tracestill.launch import cli, deepspeed_command, training
 from tracestill.launch.progress import bar
 
 
@@ -44,23 +47,76 @@ def launched(monkeypatch):
     return found
 
 
-def test_an_interrupted_training_is_resumed(run, launched):
-    add_checkpoint(run, 10, identity("train", *run.train_stage("traces")))
+@pytest.mark.parametrize("resume", ["auto", "must"])
+def test_the_ranks_are_told_how_to_resume(run, launched, resume):
     with pytest.raises(deepspeed_command.TrainingFailed, match=r"before its last step.*console\.log"):
-        training.train_arm(run, "traces", "train", Console(quiet=True), resume=False)
-    assert launched[0][-1] == "--resume"
-    with pytest.raises(deepspeed_command.TrainingFailed):
-        training.train_arm(run, "answers_only", "train", Console(quiet=True), resume=False)
-    assert "--resume" not in launched[1]
+        training.train_arm(run, "traces", "train", Console(quiet=True), resume=resume)
+    assert launched[0][-2:] == ["--resume", resume]
+
+
+def stops(run, code):
+    """A launcher whose ranks stop on request: they leave the marker, and an exit code that it may change."""
+
+    def launch(arguments, log, environment, on_poll):
+        directory = run.stage("traces", "train")
+        assert not (directory / "stopped.json").exists(), "an earlier stop is forgotten"
+        (directory / "stopped.json").write_text('{"step": 7, "steps": 40, "reason": "SIGTERM"}')
+        if code:
+            raise deepspeed_command.TrainingFailed(f"training ended with exit code {code}")
+
+    return launch
+
+
+@pytest.mark.parametrize("code", [0, 1, 3])
+def test_a_requested_stop_is_told_by_the_marker_whatever_the_launcher_says(run, launched, monkeypatch, code):
+    directory = run.stage("traces", "train")
+    directory.mkdir()
+    (directory / "stopped.json").write_text("{}")
+    monkeypatch.setattr(deepspeed_command, "run", stops(run, code))
+    with pytest.raises(deepspeed_command.TrainingStopped, match=r"after step 7 of 40 \(SIGTERM\).*--resume auto"):
+        training.train_arm(run, "traces", "train", Console(quiet=True), resume="auto")
+
+
+def test_sigterm_becomes_a_request_and_a_second_one_ends_it(run, launched, monkeypatch):
+    requests = []
+
+    def launch(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        requests.append((run.stage("traces", "train") / "stop").exists())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(deepspeed_command, "run", launch)
+    before = signal.signal(signal.SIGTERM, cli.terminate)
+    try:
+        with pytest.raises(SystemExit) as end:
+            training.train_arm(run, "traces", "train", Console(quiet=True), resume="auto")
+        assert signal.getsignal(signal.SIGTERM) is cli.terminate
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert end.value.code == 128 + signal.SIGTERM
+    assert requests == [True]
+    assert not (run.stage("traces", "train") / "stop").exists()
+
+
+def test_what_does_not_change_the_result_may_change_when_training_goes_on(run):
+    who = identity("train", *run.train_stage("traces"))
+    train = {"steps": 40, "ranks": 2, "stop_after": "5m", "keep": 7, "checkpoint_every": 3}
+    changed = claim(run.root, mini_recipe(train=train))
+    assert identity("train", *changed.train_stage("traces")) == who
+    assert changed.recipe.train.stop_after == "5m"
+    with pytest.raises(InputError, match=r"differs in train\.lr"):
+        claim(run.root, mini_recipe(train={**train, "lr": 1.0}))
 
 
 def test_an_older_training_is_no_success(run, launched, monkeypatch):
     """The launcher ended with 0, and the directory holds a finished training of other data."""
     write_train(run, "traces")
     manifest = run.stage("traces", "train") / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"seed": 0', '"seed": 1'))
+    held = json.loads(manifest.read_text())
+    held["config"]["train"]["lr"] = 1.0
+    manifest.write_text(json.dumps(held))
     with pytest.raises(deepspeed_command.TrainingFailed):
-        training.train_arm(run, "traces", "train", Console(quiet=True), resume=False)
+        training.train_arm(run, "traces", "train", Console(quiet=True), resume="auto")
 
 
 def test_progress_follows_the_log(run, capsys):

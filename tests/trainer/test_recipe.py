@@ -20,6 +20,8 @@ SMALL = {
     "arms": {"answers_only": {"encode": {"trace": "drop"}}},
 }
 
+CHOOSING = {"steps": 10, "held_out_every": 5, "metric": "trace.loss"}
+
 
 @pytest.fixture
 def recipe_file(tmp_path):
@@ -71,6 +73,11 @@ def test_an_arm_is_the_recipe_with_its_overrides(recipe_file):
         ({"arms": {"a": {"seed": 1}}}, "arms.a.seed: arms of a run share it"),
         ({"arms": {"traces": {}}}, "'traces' is no name for an arm"),
         ({"name": "../up"}, "name: expected letters"),
+        (
+            {"train": {**CHOOSING, "metric": "anwser.loss"}},
+            "unknown span kind or group 'anwser'; did you mean 'answer'",
+        ),
+        ({"train": CHOOSING}, "set questions.validation and sample.test_samples"),
         ({"student": {}}, "exactly one of student.config and student.pretrained"),
     ],
 )

@@ -1,0 +1,179 @@
+"""Everything that one rank needs to train one arm, made ready: data, student, engine, and the train directory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch.distributed as dist
+from rich.console import Console
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.kinds import Kinds
+from tracestill.data_pipeline.plan import load_plan
+from tracestill.data_pipeline.stage import identity, read_manifest
+from tracestill.data_pipeline.store import TokenStore
+from tracestill.trainer import checkpoint, stopping
+from tracestill.trainer.batches import Batches
+from tracestill.trainer.best import Best
+from tracestill.trainer.engine import Engine, connect, training_dtype
+from tracestill.trainer.held_out import HeldOut, choose_store
+from tracestill.trainer.recipe import Recipe
+from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.settings import TrainConfig
+from tracestill.trainer.student import build_student
+from tracestill.trainer.weighting import SpanWeighting, Weighting
+
+CHECKPOINTS = "checkpoints"
+KEPT_FILES = ("console.log", stopping.REQUEST)  # the launcher's parent writes them while ranks start
+Resume = Literal["auto", "must"]
+
+
+@dataclass
+class Progress:
+    """How far training has come; it goes into checkpoints."""
+
+    step: int = 0  # optimizer steps done
+    skips: int = 0  # the last so many of them were left out because something was not finite
+    best: Best | None = None  # if the recipe names a metric
+
+    @property
+    def over(self) -> bool:
+        """Whether waiting for a better measurement has ended."""
+        return self.best is not None and self.best.over
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step, "skips": self.skips, "best": self.best.state() if self.best else None}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.step, self.skips = state["step"], state["skips"]
+        if self.best and state["best"]:
+            self.best.restore(state["best"])
+
+
+@dataclass
+class Job:
+    """Everything one rank needs to train one arm."""
+
+    run: RunDirectory
+    arm: str
+    recipe: Recipe  # with the arm's overrides
+    identity: dict[str, Any]  # what decides whether a finished training is current
+    directory: Path  # runs/<name>/arms/<arm>/train
+    tokenizer: Path
+    store: TokenStore
+    weighting: Weighting
+    batches: Batches
+    held_out: HeldOut | None
+    engine: Engine
+    steps: int
+    console: Console
+    progress: Progress
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.directory / CHECKPOINTS
+
+
+def prepare(run: RunDirectory, arm: str) -> Job:
+    """Open the data, join the other ranks, build the student. Raises InputError naming a stage that has not run."""
+    recipe = run.recipe.for_arm(arm)
+    settings, kinds = recipe.train, recipe.span_kinds()
+    config, inputs = run.train_stage(arm)
+    who = identity("train", config, inputs)
+    about = read_manifest(inputs["encode"]) or {}
+    store = TokenStore(inputs["encode"] / "tokens.arrow", kinds)
+    world = connect(settings)
+    ids = {f"{name}_id": about["special_ids"][name] for name in ("bos", "eos", "pad")}
+    vocabulary = {"vocab_size": about["vocab_size"], "num_kinds": len(kinds), **ids}
+    student = build_student(
+        recipe.student,
+        **vocabulary,
+        seed=recipe.seed,
+        device=world.device,
+        dtype=training_dtype(settings, world.device),
+        chunk_rows=settings.chunk_rows,
+    )
+    weighting = SpanWeighting(recipe.weighting, kinds)
+    batches = Batches(
+        store,
+        lambda epoch: load_plan(inputs["plan"] / f"epoch-{epoch:03d}"),
+        weighting,
+        rank=world.rank,
+        ranks=world.ranks,
+        pad_id=about["special_ids"]["pad"],
+        device=world.device,
+    )
+    engine = Engine(
+        student, settings, accumulation=batches.accumulation, raw_deepspeed=recipe.deepspeed, seed=recipe.seed
+    )
+    held_out = open_held_out(settings, inputs["encode"], kinds, recipe.plan.capacity, about["special_ids"]["pad"])
+    steps = settings.steps or batches.steps_per_epoch * (settings.epochs or 1)
+    directory, tokenizer = run.stage(arm, "train"), inputs["tokenizer"]
+    console = Console(quiet=world.rank != 0)
+    console.print(
+        f"{world.ranks} rank(s) on {world.device.type}, {world.dtype}, ZeRO {settings.zero}, "
+        f"accumulation {batches.accumulation}, {steps} steps; attention {student.attention.backend}: "
+        f"{student.attention.reason}",
+        highlight=False,
+    )
+    progress = Progress(best=Best(settings.metric, settings.patience, kinds) if settings.metric else None)
+    return Job(
+        *(run, arm, recipe, who, directory, tokenizer, store, weighting, batches, held_out, engine, steps, console),
+        progress,
+    )
+
+
+def open_held_out(settings: TrainConfig, encode: Path, kinds: Kinds, capacity: int, pad_id: int) -> HeldOut | None:
+    """What is measured while training, or None. Raises InputError if a metric is to choose without validation."""
+    found = choose_store(encode)
+    if settings.metric and (found is None or found[0] != "validation"):
+        raise InputError(
+            f"{encode}: holds no validation documents, by which train.metric: {settings.metric} would choose; set "
+            "questions.validation, or loosen `select`"
+        )
+    if not settings.held_out_every or found is None:
+        return None
+    split, path = found
+    documents = settings.held_out_documents
+    return HeldOut(TokenStore(path, kinds), kinds, split=split, capacity=capacity, documents=documents, pad_id=pad_id)
+
+
+def open_directory(job: Job, resume: Resume | None) -> None:
+    """Make the training's directory ready, and put the job where its newest whole checkpoint was.
+
+    ``auto`` begins anew if there is none of this training, ``must`` refuses to. Raises InputError if unfinished
+    training is there and ``resume`` is None, or if it must be resumed and cannot be.
+    """
+    found = checkpoint.latest(job.checkpoints)
+    if resume == "must" and found is None:
+        raise InputError(f"{job.directory}: no committed checkpoint to resume from; train with --resume auto")
+    if found is not None:
+        same = json.loads((found / checkpoint.STATE).read_text(encoding="utf-8"))["identity"] == job.identity
+        if resume == "must" and not same:
+            raise InputError(f"{job.directory}: its checkpoints are of another recipe or other data; delete it first")
+        if resume and same:
+            state = checkpoint.load(job.engine, found)
+            job.progress.restore(state)
+            if job.engine.rank == 0:
+                stopping.clear(job.directory, stopping.MARKER)
+            return
+        if same and read_manifest(job.directory) is None:
+            raise InputError(f"{job.directory}: holds unfinished training; pass --resume auto to go on, or delete it")
+    dist.barrier()  # every rank has looked
+    if job.engine.rank == 0:
+        empty(job.directory)
+    dist.barrier()
+
+
+def empty(directory: Path) -> None:
+    """Empty a training directory, but keep what the launcher's parent writes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in directory.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in KEPT_FILES:
+            path.unlink()
