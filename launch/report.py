@@ -141,7 +141,7 @@ def losses(kinds: dict[str, dict[str, float]]) -> dict[str, dict[str, float | No
 
 def thin(lines: list[Any], limit: int) -> list[Any]:
     """At most ``limit`` of the lines at even distances, the last one among them."""
-    stride = -(-len(lines) // limit)
+    stride = max(1, -(-len(lines) // limit))
     return lines[::-1][::stride][::-1]
 
 
