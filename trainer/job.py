@@ -21,11 +21,12 @@ from tracestill.trainer.batches import Batches
 from tracestill.trainer.best import Best
 from tracestill.trainer.engine import Engine, connect, training_dtype
 from tracestill.trainer.held_out import HeldOut, choose_store
+from tracestill.trainer.reading_model import use_weighting
 from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.settings import TrainConfig
 from tracestill.trainer.student import build_student
-from tracestill.trainer.weighting import SpanWeighting, Weighting
+from tracestill.trainer.weighting import Weighting, make_weighting, restore
 
 CHECKPOINTS = "checkpoints"
 KEPT_FILES = ("console.log", stopping.REQUEST)  # the launcher's parent writes them while ranks start
@@ -97,11 +98,21 @@ def prepare(run: RunDirectory, arm: str) -> Job:
         dtype=training_dtype(settings, world.device),
         chunk_rows=settings.chunk_rows,
     )
-    weighting = SpanWeighting(recipe.weighting, kinds)
+    weighting = make_weighting(recipe.weighting, kinds, recipe.seed)
+    use_weighting(
+        student,
+        weighting,
+        vocabulary=vocabulary,
+        device=world.device,
+        dtype=training_dtype(settings, world.device),
+        attention=recipe.student.attention,
+        chunk_rows=settings.chunk_rows,
+    )
     batches = Batches(
         store,
         lambda epoch: load_plan(inputs["plan"] / f"epoch-{epoch:03d}"),
         weighting,
+        normaliser=recipe.weighting.normaliser,
         rank=world.rank,
         ranks=world.ranks,
         pad_id=about["special_ids"]["pad"],
@@ -158,6 +169,7 @@ def open_directory(job: Job, resume: Resume | None) -> None:
         if resume and same:
             state = checkpoint.load(job.engine, found)
             job.progress.restore(state)
+            restore(job.weighting, state.get("weighting", {}))
             if job.engine.rank == 0:
                 stopping.clear(job.directory, stopping.MARKER)
             return

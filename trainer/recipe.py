@@ -20,7 +20,7 @@ from tracestill.data_pipeline.questions import QuestionsConfig
 from tracestill.data_pipeline.sample import SampleConfig, make_teachers
 from tracestill.data_pipeline.selection import SelectConfig
 from tracestill.trainer.settings import EvaluateConfig, StudentConfig, TrainConfig
-from tracestill.trainer.weighting import WeightingConfig
+from tracestill.trainer.weighting import WeightingConfig, make_weighting
 
 MAIN_ARM = "traces"
 
@@ -31,7 +31,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="names the run's directory, runs/<name>")
-    seed: int = Field(0, ge=0, description="every random choice of the run follows from it")
+    seed: int = Field(0, ge=0, lt=2**63, description="every random choice of the run follows from it")
     kinds: dict[str, str | None] = Field({}, description="span kinds of your own: name -> group it joins, or null")
     questions: QuestionsConfig
     sample: SampleConfig
@@ -55,7 +55,7 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _combinations(self) -> Recipe:
         kinds = self.span_kinds()
-        kinds.table(self.weighting.weights, default=1.0)
+        make_weighting(self.weighting, kinds, self.seed)
         if self.train.metric:
             kinds.members(self.train.metric.rpartition(".")[0])
             if not self.questions.validation or not self.sample.test_samples:
@@ -83,10 +83,12 @@ class Recipe(BaseModel):
         if arm not in self.arms:
             raise InputError(f"no arm '{arm}' in recipe '{self.name}'{nearest(arm, self.arm_names())}")
         merged = merge(self.model_dump(mode="json", exclude={"arms"}), self.arms[arm])
-        if {"steps", "epochs"} & self.arms[arm].get("train", {}).keys():  # they exclude each other
-            merged["train"] = {k: v for k, v in merged["train"].items() if k not in ("steps", "epochs")} | {
-                k: v for k, v in self.arms[arm]["train"].items() if k in ("steps", "epochs")
-            }
+        train, length = self.arms[arm].get("train"), {"steps", "epochs"}
+        if isinstance(train, Mapping) and length & train.keys():  # they exclude each other
+            merged["train"] = {k: v for k, v in merged["train"].items() if k not in length or k in train}
+        weighting = self.arms[arm].get("weighting", {})
+        if isinstance(weighting, Mapping) and "use" in weighting:  # options belong to the weighting they were for
+            merged["weighting"] = {**merged["weighting"], "options": weighting.get("options", {})}
         return build(merged, where=f"arms.{arm}")
 
 
@@ -115,7 +117,8 @@ def load_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+        problem = " ".join(str(getattr(error, "problem", error)).split())
+        raise InputError(f"{path}{line}: not valid YAML ({problem})") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: expected a mapping of recipe keys, got {type(data).__name__}")
     for setting in settings:
@@ -128,17 +131,34 @@ def load_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:
 
 
 def apply_setting(data: dict[str, Any], setting: str) -> dict[str, Any]:
-    """Apply one ``a.b.c=value`` (value read as YAML). Raises InputError if it has no such form."""
+    """Put the value of one ``a.b.c=value`` (read as YAML) in place of the old one; a number stands for a list's item.
+
+    Raises InputError if the setting has no such form, or a list no such item.
+    """
     key, equals, value = setting.partition("=")
     if not equals or not key:
         raise InputError(f"--set {setting}: expected key=value, such as train.lr=3e-4")
     try:
-        nested: Any = yaml.safe_load(value)
+        read = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise InputError(f"--set {setting}: the value is not valid YAML") from error
-    for part in reversed(key.split(".")):
-        nested = {part: nested}
-    return merge(data, nested)
+    try:
+        return put(data, key.split("."), read)
+    except IndexError as error:
+        raise InputError(f"--set {setting}: {error}") from error
+
+
+def put(data: Any, path: list[str], value: Any) -> Any:
+    """``data`` with ``value`` at ``path``. Raises IndexError, saying what to write, if a list has no such item."""
+    if not path:
+        return value
+    part, *rest = path
+    if not isinstance(data, list):
+        held = data if isinstance(data, Mapping) else {}
+        return {**held, part: put(held.get(part), rest, value)}
+    if not part.isdecimal() or int(part) >= len(data):
+        raise IndexError(f"'{part}' is no item of this list of {len(data)}; count from 0, or write the whole list")
+    return [put(item, rest, value) if at == int(part) else item for at, item in enumerate(data)]
 
 
 def build(data: Mapping[str, Any], where: str) -> Recipe:

@@ -32,7 +32,8 @@ class RunDirectory:
     def create(cls, root: Path, recipe: Recipe, *, replace: bool = False) -> RunDirectory:
         """Claim ``root`` for ``recipe``.
 
-        Raises InputError naming the differing fields if it holds another recipe and ``replace`` is False.
+        Raises InputError naming the differing fields if it holds another recipe and ``replace`` is False, and if it
+        cannot be written to.
         """
         path = root / RECIPE
         if path.exists() and not replace:
@@ -43,13 +44,16 @@ class RunDirectory:
                     f"{root} holds another recipe (differs in {', '.join(fields)}); choose --run-dir for a new run, "
                     f"or pass --replace to redo the stages that change"
                 )
-        elif root.exists() and not path.exists() and any(root.iterdir()):
+        elif root.exists() and not path.exists() and (not root.is_dir() or any(root.iterdir())):
             raise InputError(f"{root} exists and is not a run directory; choose another with --run-dir")
-        root.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{RECIPE}.tmp")
-        temporary.write_text(dump_recipe(recipe), encoding="utf-8")
-        sync(temporary)
-        temporary.replace(path)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(dump_recipe(recipe), encoding="utf-8")
+            sync(temporary)
+            temporary.replace(path)
+        except OSError as error:
+            raise InputError(f"{root}: cannot be written to ({error.strerror}); choose another --run-dir") from error
         return cls(root, recipe)
 
     @property

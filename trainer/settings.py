@@ -12,19 +12,19 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 UNITS = {"h": 3600, "m": 60, "s": 1}
 METRIC = re.compile(r"(\S+)\.(loss|accuracy)")
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainConfig(BaseModel):
     """Training settings. Accumulation is not among them: it follows from ``plan.packs_per_step`` and ``ranks``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     steps: int | None = Field(None, ge=1, description="optimizer updates; give this or epochs")
     epochs: int | None = Field(None, ge=1, description="passes over the documents; give this or steps")
     ranks: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
-        description="processes that `tracestill run` and `tracestill train` start on this host; auto: one a GPU, or two "
-        "on a CPU, and no more than packs_per_step",
+        description="processes started on this host; auto: one a GPU, or two on a CPU, and no more than packs_per_step",
     )
     zero: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
@@ -36,7 +36,7 @@ class TrainConfig(BaseModel):
     decay: int = Field(0, ge=0, description="wsd only: last steps over which the rate falls linearly")
     final_lr: float = Field(0.0, ge=0, description="rate at the last step of a decaying schedule, as a share of lr")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's; not for norms, biases and embeddings")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's")
+    betas: tuple[Share, Share] = Field((0.9, 0.95), description="AdamW's")
     eps: float = Field(1e-8, gt=0, description="AdamW's")
     clip: float = Field(1.0, ge=0, description="bound on the norm of the true gradient; 0 = no clipping")
     chunk_rows: int = Field(4096, ge=1, description="rows of logits that exist at a time")
@@ -103,8 +103,9 @@ def seconds_of(duration: str) -> float:
 
 
 BOOKKEEPING = (
-    "ranks", "log_every", "held_out_every", "held_out_documents", "checkpoint_every", "keep", "stop_after", "skip_limit",
-)  # fmt: skip
+    *("ranks", "log_every", "held_out_every", "held_out_documents"),
+    *("checkpoint_every", "keep", "stop_after", "skip_limit"),
+)
 """Training settings that change neither the student nor the documents of a step."""
 
 
@@ -148,7 +149,7 @@ class StudentConfig(BaseModel):
 class EvaluateConfig(BaseModel):
     """The ``evaluate`` block: generation on held-out questions."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     questions: int | None = Field(None, ge=1, description="held-out questions used; null = all")
     max_new_tokens: int = Field(256, ge=1, description="tokens generated at most; a trace cut off has no answer")

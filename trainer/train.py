@@ -25,6 +25,8 @@ from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.settings import learning_rate, seconds_of
 from tracestill.trainer.stopping import EXIT_STOPPED, StopRequest
 from tracestill.trainer.telemetry import Log, Meter
+from tracestill.trainer.weighting import end_step, state_of
+from tracestill.trainer.weighting_effect import warnings
 
 
 def train(job: Job, stop: StopRequest) -> bool:
@@ -46,6 +48,7 @@ def train(job: Job, stop: StopRequest) -> bool:
             meter.add(statistics)
         rate = learning_rate(settings, progress.step, job.steps)
         result = engine.step(rate, weight_sum=batch.weight_sum, stop=stop.reason() != "")
+        end_step(job.weighting)
         meter.end_step(result.loss, batch.tokens, faulty=result.faulty)
         progress.step += 1
         progress.skips = progress.skips + 1 if result.faulty else 0
@@ -86,7 +89,7 @@ def save(job: Job) -> None:
     """Commit a checkpoint of the steps done; the newest ones and the best one stay."""
     progress = job.progress
     best = progress.best.step if progress.best else None
-    state = {**progress.state(), "identity": job.identity}
+    state = {**progress.state(), "identity": job.identity, "weighting": state_of(job.weighting)}
     checkpoint.save(job.engine, job.checkpoints, progress.step, state, keep=job.recipe.train.keep, best=best)
 
 
@@ -113,13 +116,16 @@ def show_preview(job: Job) -> None:
         meter.add(job.engine.measure(micro))
     measured = meter.read()["kinds"]
     if job.engine.rank == 0:
+        normaliser = job.recipe.weighting.normaliser
         found = preview(
             kinds,
             job.store,
             batch.documents,
-            job.weighting.kinds(0),
+            job.weighting,
             measured,
             read_tokenizer(job.tokenizer),
+            normaliser=normaliser,
+            warnings=warnings(job.weighting, normaliser, kinds, job.store, job.steps),
         )
         write_json(job.directory / "preview.json", found)
         show(found, kinds, job.console)

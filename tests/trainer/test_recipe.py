@@ -72,6 +72,11 @@ def test_an_arm_is_the_recipe_with_its_overrides(recipe_file):
         ({"arms": {"a": {"trian": {}}}}, "arms.a: unknown key 'trian'"),
         ({"arms": {"a": {"seed": 1}}}, "arms.a.seed: arms of a run share it"),
         ({"arms": {"traces": {}}}, "'traces' is no name for an arm"),
+        ({"arms": {"a": {"train": 5}}}, r"arms\.a: train: .*valid dictionary"),
+        ({"seed": 2**63}, "seed: .*less than 9223372036854775808"),
+        ({"train": {"steps": 10, "betas": [1.5, 2]}}, r"train\.betas\.0: .*less than 1"),
+        ({"train": {"steps": 10, "lr": float("inf")}}, r"train\.lr: .*finite"),
+        ({"evaluate": {"temperature": float("nan")}}, r"evaluate\.temperature: .*finite"),
         ({"name": "../up"}, "name: expected letters"),
         (
             {"train": {**CHOOSING, "metric": "anwser.loss"}},
@@ -94,13 +99,19 @@ def test_several_faults_are_several_lines(recipe_file):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [1", "line 1: not valid YAML"), ("- 1", "expected a mapping"), ("", "expected a mapping")],
+    [
+        ("a: [1", "line 1: not valid YAML"),
+        ("a: \0", r"not valid YAML \(unacceptable character"),
+        ("- 1", "expected a mapping"),
+        ("", "expected a mapping"),
+    ],
 )
 def test_what_is_no_recipe_is_refused(tmp_path, text, message):
     path = tmp_path / "r.yaml"
     path.write_text(text)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as error:
         load_recipe(path)
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_a_missing_or_unreadable_file_is_named(tmp_path):
@@ -109,6 +120,17 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path):
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"bytes\.yaml: cannot read"):
         load_recipe(tmp_path / "bytes.yaml")
+
+
+def test_a_setting_replaces_a_whole_mapping_and_reaches_into_lists(recipe_file):
+    path = recipe_file(sample={"teachers": [{"name": "a"}, {"name": "b", "options": {"error_rate": 0.5}}]})
+    assert load_recipe(path, ["arms={}"]).arms == {}
+    assert load_recipe(path, ["arms.answers_only={train: {lr: 0.1}}"]).arms == {"answers_only": {"train": {"lr": 0.1}}}
+    found = load_recipe(path, ["sample.teachers.1.options.error_rate=0.2"]).sample.teachers
+    assert [(teacher.name, teacher.options) for teacher in found] == [("a", {}), ("b", {"error_rate": 0.2})]
+    for part in ("2", "solver", "-1"):
+        with pytest.raises(InputError, match=f"--set .*'{part}' is no item of this list of 2; count from 0"):
+            load_recipe(path, [f"sample.teachers.{part}.options.error_rate=0.2"])
 
 
 @pytest.mark.parametrize("setting", ["train.lr", "=1", "train.lr=[1"])
@@ -145,6 +167,20 @@ def test_a_directory_with_other_things_in_it_is_not_claimed(recipe_file, tmp_pat
     with pytest.raises(InputError, match="is not a run directory"):
         RunDirectory.create(root, load_recipe(recipe_file()))
     assert [p.name for p in root.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [
+        ("file", "is not a run directory"),
+        ("file/below", "cannot be written to .*--run-dir"),
+        ("/proc/run", "cannot be written to .*--run-dir"),
+    ],
+)
+def test_a_place_that_cannot_hold_a_run_is_refused(recipe_file, tmp_path, root, message):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match=message):
+        RunDirectory.create(tmp_path / root, load_recipe(recipe_file()))
 
 
 def test_arms_share_a_stage_until_they_change_it(recipe_file, tmp_path):
