@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 import uuid
 from pathlib import Path
@@ -30,10 +29,9 @@ from torch import Tensor
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import digest_of_file, sync, write_json
 from tracestill.trainer import zero
+from tracestill.trainer.checkpoint_files import MANIFEST, STATE, committed, path_of, verified
 from tracestill.trainer.engine import Engine
 
-MANIFEST, STATE = "manifest.json", "state.json"
-COMMITTED = re.compile(r"step-(\d{6,})")
 RNG = "rng/"  # names of a rank's own tensors begin with it
 
 
@@ -193,28 +191,8 @@ def read_piece(path: Path, where: dict[str, Any], key: str, piece: zero.Piece) -
     return stored[first:last].reshape(-1).narrow(0, piece.start - first * row, len(piece.value))
 
 
-def path_of(directory: Path, step: int) -> Path:
-    """Where the checkpoint of a step stands, if it is committed."""
-    return directory / f"step-{step:06d}"
-
-
 def rank_file(rank: int) -> str:
     return f"rank-{rank:05d}.safetensors"
-
-
-def committed(directory: Path) -> list[Path]:
-    """Directories named like committed checkpoints, oldest first."""
-    found = [p for p in directory.glob("step-*") if COMMITTED.fullmatch(p.name) and p.is_dir()]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
-
-
-def verified(path: Path, share: int = 0, shares: int = 1) -> bool:
-    """Whether the manifest is there and this share of its files matches it."""
-    try:
-        files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return all(digest_of_file(path / name) == files[name] for name in sorted(files)[share::shares])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def prune(directory: Path, step: int, keep: int, best: int | None) -> None:

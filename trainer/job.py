@@ -19,6 +19,7 @@ from tracestill.data_pipeline.store import TokenStore
 from tracestill.trainer import checkpoint, stopping
 from tracestill.trainer.batches import Batches
 from tracestill.trainer.best import Best
+from tracestill.trainer.checkpoint_files import STATE
 from tracestill.trainer.engine import Engine, connect, training_dtype
 from tracestill.trainer.held_out import HeldOut, choose_store
 from tracestill.trainer.reading_model import use_weighting
@@ -163,7 +164,7 @@ def open_directory(job: Job, resume: Resume | None) -> None:
     if resume == "must" and found is None:
         raise InputError(f"{job.directory}: no committed checkpoint to resume from; train with --resume auto")
     if found is not None:
-        same = json.loads((found / checkpoint.STATE).read_text(encoding="utf-8"))["identity"] == job.identity
+        same = json.loads((found / STATE).read_text(encoding="utf-8"))["identity"] == job.identity
         if resume == "must" and not same:
             raise InputError(f"{job.directory}: its checkpoints are of another recipe or other data; delete it first")
         if resume and same:

@@ -1,0 +1,32 @@
+"""Which checkpoints of a training are there, and whole. Imports no torch, so that the command line can look too."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from tracestill.data_pipeline.stage import digest_of_file
+
+MANIFEST, STATE = "manifest.json", "state.json"
+COMMITTED = re.compile(r"step-(\d{6,})")
+
+
+def path_of(directory: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands, if it is committed."""
+    return directory / f"step-{step:06d}"
+
+
+def committed(directory: Path) -> list[Path]:
+    """Directories named like committed checkpoints, oldest first."""
+    found = [p for p in directory.glob("step-*") if COMMITTED.fullmatch(p.name) and p.is_dir()]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+
+
+def verified(path: Path, share: int = 0, shares: int = 1) -> bool:
+    """Whether the manifest is there and this share of its files matches it."""
+    try:
+        files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
+        return all(digest_of_file(path / name) == files[name] for name in sorted(files)[share::shares])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
