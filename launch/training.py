@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -15,13 +16,15 @@ from rich.console import Console
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.stage import identity, is_current, read_manifest
+from tracestill.data_pipeline.stage import identity, is_current, read_manifest, write_json
 from tracestill.launch import deepspeed_command
 from tracestill.launch.progress import Bar, bar
 from tracestill.trainer import stopping
+from tracestill.trainer.checkpoint_files import STATE, committed, verified
 from tracestill.trainer.run_directory import RunDirectory
 
 CONSOLE_LOG = "console.log"
+TIMES = "launch.json"  # seconds of all attempts; the ranks delete it when they begin anew
 
 
 def train_arm(run: RunDirectory, arm: str, label: str, console: Console, *, resume: str) -> None:
@@ -36,9 +39,12 @@ def train_arm(run: RunDirectory, arm: str, label: str, console: Console, *, resu
     gpus = deepspeed_command.count_gpus()
     ranks = deepspeed_command.ranks_of(own, gpus, os.cpu_count() or 1)
     arguments = deepspeed_command.command(run.root, arm, ranks=ranks, resume=resume, port=deepspeed_command.free_port())
-    log = directory / CONSOLE_LOG
+    log, resumed = directory / CONSOLE_LOG, can_resume(run, arm)
+    if resume == "auto" and not resumed and committed(directory / CHECKPOINTS):
+        reason = f"  {label}: no whole checkpoint of this training in {directory / CHECKPOINTS}; it begins anew"
+        console.print(reason, style="yellow", highlight=False, soft_wrap=True)
     console.print(
-        f"  {label}: {'resuming' if can_resume(run, arm) else 'starting'} {ranks} rank(s) on "
+        f"  {label}: {'resuming' if resumed else 'starting'} {ranks} rank(s) on "
         f"{'GPU' if gpus else 'CPU'}, output in {log}",
         style="dim",
         highlight=False,
@@ -47,11 +53,14 @@ def train_arm(run: RunDirectory, arm: str, label: str, console: Console, *, resu
     with bar(label, console) as progress, stop_on_sigterm(directory, console):
         total = total_steps(own.train.steps, own.train.epochs, run.stage(arm, "plan"))
         watch = Watch(directory, total, own.span_kinds(), progress, console)
+        started = time.perf_counter()
         try:
             deepspeed_command.run(arguments, log, deepspeed_command.child_environment(gpus), watch.poll)
         except deepspeed_command.TrainingFailed:
             raise_if_stopped(run, arm, directory)  # the launcher does not keep the ranks' exit code in every case
             raise
+        finally:
+            add_seconds(directory, time.perf_counter() - started)
     raise_if_stopped(run, arm, directory)
     config, inputs = run.train_stage(arm)
     if not is_current(directory, "train", config, inputs):  # the launcher ends with 0 if a signal ends what it started
@@ -96,17 +105,33 @@ def total_steps(steps: int | None, epochs: int | None, plan: Path) -> int:
     return int(epochs or 0) * int(manifest.get("steps_per_epoch", 0))
 
 
-def can_resume(run: RunDirectory, arm: str) -> bool:
-    """Whether the newest whole checkpoint of the arm belongs to exactly the training that is wanted."""
-    checkpoints = run.stage(arm, "train") / "checkpoints"
-    whole = sorted(path for path in checkpoints.glob("step-*") if (path / "manifest.json").exists())
-    if not whole:
-        return False
-    config, inputs = run.train_stage(arm)
+def add_seconds(directory: Path, seconds: float) -> None:
+    """Add what an attempt took to what its predecessors did."""
+    if directory.is_dir():
+        write_json(directory / TIMES, {"seconds": round((wall_seconds(directory) or 0.0) + seconds, 3)})
+
+
+def wall_seconds(directory: Path) -> float | None:
+    """Seconds that the attempts of a training took, launcher and imports included; None if that was not measured."""
     try:
-        state = json.loads((whole[-1] / "state.json").read_text(encoding="utf-8"))
-        return bool(state.get("identity") == identity("train", config, inputs))
-    except (OSError, ValueError, InputError):
+        return float(json.loads((directory / TIMES).read_text(encoding="utf-8"))["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def can_resume(run: RunDirectory, arm: str) -> bool:
+    """Whether the newest whole checkpoint of the arm belongs to exactly the training that is wanted.
+
+    Reads the checkpoint's files, as the ranks do.
+    """
+    whole = next(filter(verified, reversed(committed(run.stage(arm, "train") / CHECKPOINTS))), None)
+    if whole is None:
+        return False
+    try:
+        config, inputs = run.train_stage(arm)
+        state = json.loads((whole / STATE).read_text(encoding="utf-8"))
+        return bool(state["identity"] == identity("train", config, inputs))
+    except (OSError, ValueError, KeyError, InputError):
         return False
 
 

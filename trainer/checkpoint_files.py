@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tracestill.data_pipeline.stage import digest_of_file
 
+CHECKPOINTS = "checkpoints"  # their directory inside that of a training
 MANIFEST, STATE = "manifest.json", "state.json"
 COMMITTED = re.compile(r"step-(\d{6,})")
 

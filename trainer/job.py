@@ -19,7 +19,7 @@ from tracestill.data_pipeline.store import TokenStore
 from tracestill.trainer import checkpoint, stopping
 from tracestill.trainer.batches import Batches
 from tracestill.trainer.best import Best
-from tracestill.trainer.checkpoint_files import STATE
+from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE
 from tracestill.trainer.engine import Engine, connect, training_dtype
 from tracestill.trainer.held_out import HeldOut, choose_store
 from tracestill.trainer.reading_model import use_weighting
@@ -29,7 +29,6 @@ from tracestill.trainer.settings import TrainConfig
 from tracestill.trainer.student import build_student
 from tracestill.trainer.weighting import Weighting, make_weighting, restore
 
-CHECKPOINTS = "checkpoints"
 KEPT_FILES = ("console.log", stopping.REQUEST)  # the launcher's parent writes them while ranks start
 Resume = Literal["auto", "must"]
 

@@ -1,5 +1,8 @@
+import io
+import itertools
 import json
 import os
+import re
 import signal
 
 import pytest
@@ -7,7 +10,7 @@ from fake_run import claim, mini_recipe, run_data_stages, write_train
 from rich.console import Console
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import identity
+from tracestill.data_pipeline.stage import digest_of_file, identity
 from tracestill.launch import cli, deepspeed_command, training
 from tracestill.launch.progress import bar
 
@@ -24,7 +27,9 @@ def add_checkpoint(run, step, who, *, whole=True):
     directory.mkdir(parents=True)
     (directory / "state.json").write_text(json.dumps({"step": step, "identity": who}))
     if whole:
-        (directory / "manifest.json").write_text("{}")
+        files = {"state.json": digest_of_file(directory / "state.json")}
+        (directory / "manifest.json").write_text(json.dumps({"format": 1, "step": step, "files": files}))
+    return directory
 
 
 def test_resumes_only_what_is_the_same_training(run):
@@ -36,6 +41,8 @@ def test_resumes_only_what_is_the_same_training(run):
     assert training.can_resume(run, "traces")
     add_checkpoint(run, 30, {**who, "config": {}})
     assert not training.can_resume(run, "traces"), "the newest is of another recipe"
+    add_checkpoint(run, 1_000_000, who)
+    assert training.can_resume(run, "traces"), "the newest by number, not by name"
 
 
 @pytest.fixture
@@ -45,6 +52,35 @@ def launched(monkeypatch):
     monkeypatch.setattr(deepspeed_command, "count_gpus", lambda: 0)
     monkeypatch.setattr(deepspeed_command, "run", lambda arguments, *rest: found.append(arguments))
     return found
+
+
+def test_a_damaged_checkpoint_makes_way_and_says_so(run, launched):
+    who = identity("train", *run.train_stage("traces"))
+    heard = Console(file=io.StringIO(), width=400)
+
+    def said():
+        with pytest.raises(deepspeed_command.TrainingFailed):
+            training.train_arm(run, "traces", "train", heard, resume="auto")
+        return heard.file.getvalue()
+
+    add_checkpoint(run, 10, who)
+    newest = add_checkpoint(run, 20, who)
+    (newest / "state.json").write_text(json.dumps({"step": 20, "identity": {}}))
+    assert "resuming" in said(), "the older one is whole"
+    assert "begins anew" not in said()
+    (newest.parent / "step-000010" / "state.json").unlink()
+    assert re.search(r"no whole checkpoint of this training in \S+; it begins anew\n.*starting", said())
+
+
+def test_the_time_of_all_attempts_is_kept(run, launched, monkeypatch):
+    directory = run.stage("traces", "train")
+    clock = itertools.count(0.0, 1.5)
+    monkeypatch.setattr(training.time, "perf_counter", lambda: next(clock))
+    directory.mkdir()
+    for total in (1.5, 3.0):
+        with pytest.raises(deepspeed_command.TrainingFailed):
+            training.train_arm(run, "traces", "train", Console(quiet=True), resume="auto")
+        assert training.wall_seconds(directory) == total
 
 
 @pytest.mark.parametrize("resume", ["auto", "must"])
