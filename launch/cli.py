@@ -237,6 +237,22 @@ def inspect_command(
     inspect_run(run, arm, document, Console())
 
 
+@app.command("diff", rich_help_panel="Look inside")
+def diff_command(
+    first: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of another one.")],
+) -> None:
+    """Show what differs between two runs: recipe, data, versions and results.
+
+    Example: [cyan]tracestill diff runs/demo runs/hot[/]
+    """
+    from tracestill.launch.diff_runs import diff_runs, show
+    from tracestill.trainer.run_directory import RunDirectory
+
+    found = diff_runs(RunDirectory.open(first), RunDirectory.open(second))
+    show(found, (str(first), str(second)), Console())
+
+
 def single(
     stage: str,
     recipe: Path,

@@ -1,0 +1,139 @@
+"""What differs between two runs: recipe, data, versions and results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tracestill.data_pipeline.stage import output_digest, read_manifest
+from tracestill.launch.report import gather_training, read_json
+from tracestill.trainer.run_directory import RunDirectory, differing
+
+STAGES = ("sample", "select", "tokenizer", "encode", "plan")
+ABSENT = "—"
+Row = tuple[str, Any, Any]  # what, in the first run, in the second
+
+
+def diff_runs(first: RunDirectory, second: RunDirectory) -> dict[str, list[Row]]:
+    """Rows of each of ``recipe``, ``data``, ``versions`` and ``results`` that differ; results are listed anyway.
+
+    Arms that both runs have are compared. Raises InputError if a file of a finished stage cannot be read.
+    """
+    one, other = (run.recipe.model_dump(mode="json") for run in (first, second))
+    arms = [arm for arm in first.recipe.arm_names() if arm in second.recipe.arm_names()]
+    return {
+        "recipe": [(name, at(one, name), at(other, name)) for name in differing(one, other)],
+        "data": data_rows(first, second, arms),
+        "versions": different(*(versions(run, arms) for run in (first, second))),
+        "results": union(*(results(run, arms) for run in (first, second))),
+    }
+
+
+def at(recipe: dict[str, Any], name: str) -> Any:
+    """The value of a dotted name; ABSENT where a recipe has none."""
+    value: Any = recipe
+    for part in name.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return ABSENT
+        value = value[part]
+    return value
+
+
+def data_rows(first: RunDirectory, second: RunDirectory, arms: list[str]) -> list[Row]:
+    """A row for each stage whose files differ or that only one has finished, and for each count that differs."""
+    rows: list[Row] = []
+    seen: set[Path] = set()
+    for stage in STAGES:
+        for arm in arms:
+            pair = [run.stage(arm, stage) for run in (first, second)]
+            if pair[0] in seen and pair[1] in seen:
+                continue
+            seen.update(pair)
+            label = f"{stage} {arm}" if any("arms" in path.parts[-3:-1] for path in pair) else stage
+            one, other = (output_digest(path)[:12] if read_manifest(path) else ABSENT for path in pair)
+            if one != other:
+                rows.append((label, one, other))
+                counts = [flat((read_manifest(path) or {}).get("counts", {})) for path in pair]
+                if ABSENT not in (one, other):
+                    rows += [(f"{label}: {name}", a, b) for name, a, b in different(*counts)]
+    return rows
+
+
+def versions(run: RunDirectory, arms: list[str]) -> dict[str, str]:
+    """Distribution -> the versions that the run's stages were made with; usually one."""
+    found: dict[str, list[str]] = {}
+    for stage in (*STAGES, "train", "evaluate"):
+        for arm in arms:
+            for name, version in ((read_manifest(run.stage(arm, stage)) or {}).get("versions") or {}).items():
+                if version not in found.setdefault(name, []):
+                    found[name].append(version)
+    return {name: ", ".join(held) for name, held in found.items()}
+
+
+def results(run: RunDirectory, arms: list[str]) -> dict[str, Any]:
+    """The figures of training and evaluation by name."""
+    found: dict[str, Any] = {}
+    for arm in arms:
+        directory = run.stage(arm, "train")
+        manifest = read_manifest(directory)
+        training = gather_training(directory, manifest)
+        if training:
+            found |= {f"{arm}: training {key}": training[key] for key in ("steps", "loss", "tokens", "seconds")}
+        if manifest and manifest.get("best"):
+            found[f"{arm}: best {manifest['best']['metric']}"] = manifest["best"]["value"]
+        evaluation = read_json(run.stage(arm, "evaluate") / "result.json")
+        if evaluation:
+            found |= {f"{arm}: {key}": evaluation[key] for key in ("accuracy", "questions", "truncated")}
+            found |= {f"{arm}: held-out loss of {kind}": row["loss"] for kind, row in evaluation["kinds"].items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted names."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found |= flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def union(first: dict[str, Any], second: dict[str, Any]) -> list[Row]:
+    return [(name, first.get(name, ABSENT), second.get(name, ABSENT)) for name in first | second]
+
+
+def different(first: dict[str, Any], second: dict[str, Any]) -> list[Row]:
+    return [row for row in union(first, second) if row[1] != row[2]]
+
+
+def show(found: dict[str, list[Row]], names: tuple[str, str], console: Console) -> None:
+    """A table for each part that has rows, or a line that says that nothing differs."""
+    for part, rows in found.items():
+        if not rows:
+            console.print(f"{part}: {'none' if part == 'results' else 'the same'}")
+            continue
+        table = Table(title=part, title_justify="left")
+        table.add_column("")
+        for name in names:
+            table.add_column(Text(name), overflow="fold")
+        if part == "results":
+            table.add_column("change", justify="right")
+        for what, first, second in rows:
+            cells = [what, text_of(first), text_of(second)]
+            table.add_row(*map(Text, [*cells, change(first, second)] if part == "results" else cells))
+        console.print(table)
+
+
+def text_of(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def change(first: Any, second: Any) -> str:
+    """The second number less the first; nothing where one of them is none."""
+    if not (isinstance(first, int | float) and isinstance(second, int | float)):
+        return ""
+    return "=" if first == second else f"{second - first:+.4g}"
