@@ -20,7 +20,7 @@ from tracestill.data_pipeline.stage import identity, is_current, read_manifest, 
 from tracestill.launch import deepspeed_command
 from tracestill.launch.progress import Bar, bar
 from tracestill.trainer import stopping
-from tracestill.trainer.checkpoint_files import STATE, committed, verified
+from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE, committed, verified
 from tracestill.trainer.run_directory import RunDirectory
 
 CONSOLE_LOG = "console.log"
