@@ -185,6 +185,18 @@ def test_the_newest_are_kept_and_incomplete_ones_do_not_count(tmp_path):
     assert checkpoint.latest(tmp_path) == tmp_path / "step-1000000"
 
 
+def test_the_best_is_kept_besides_the_newest(tmp_path):
+    (tmp_path / "step-000003").mkdir()  # incomplete
+    for step in (1, 2, 4, 5, 6):
+        checkpoint.save(fake_engine(), tmp_path, step, {}, keep=2, best=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"step-00000{step}" for step in (2, 3, 5, 6)]
+    checkpoint.save(fake_engine(), tmp_path, 7, {}, keep=2, best=6)
+    assert [p.name for p in checkpoint.committed(tmp_path) if checkpoint.whole(p)] == ["step-000006", "step-000007"]
+    checkpoint.save(fake_engine(), tmp_path, 8, {}, keep=1, best=8)
+    assert checkpoint.latest(tmp_path) == checkpoint.path_of(tmp_path, 8)
+    assert not checkpoint.path_of(tmp_path, 6).exists()
+
+
 def test_a_damaged_later_one_makes_way(tmp_path):
     for step in (5, 10):
         checkpoint.save(fake_engine(), tmp_path, step, {}, keep=1)

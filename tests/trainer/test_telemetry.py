@@ -1,6 +1,7 @@
 """What a line of the log says, and what a log keeps when training goes on from a checkpoint."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -45,6 +46,25 @@ def test_a_meter_sums_micro_steps_averages_steps_and_begins_anew():
     meter.end_step(1.0, tokens=7)
     again = meter.read()
     assert (again["loss"], again["tokens"], again["weighted_tokens"]) == (1.0, 7, 2)
+
+
+def test_a_faulty_step_leaves_no_trace():
+    meter = Meter(KINDS, torch.device("cpu"))
+    good = statistics(answer=[1.0, 3.0, 2, 4.0, 1, 0.5])
+    for part, loss, faulty in ((good, 2.0, False), (good * float("nan"), float("nan"), True), (good, 4.0, False)):
+        meter.add(part)
+        meter.end_step(loss, tokens=100, faulty=faulty)
+    found = meter.read()
+    assert (found["loss"], found["tokens"], found["weighted_tokens"]) == (3.0, 200, 4)
+    assert found["kinds"]["answer"]["loss"] == 2.0
+
+
+def test_a_pause_does_not_count():
+    meter = Meter(KINDS, torch.device("cpu"))
+    with meter.paused():
+        time.sleep(0.2)
+    meter.end_step(1.0, tokens=1)
+    assert meter.read()["seconds"] < 0.2
 
 
 def test_resuming_cuts_the_lines_of_steps_that_will_come_again(tmp_path):

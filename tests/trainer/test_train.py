@@ -1,0 +1,155 @@
+"""Whole trainings on two ranks: stopped and resumed, with faulty steps, and choosing a checkpoint by a metric."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed_support import run_workers
+from fake_run import RECIPE, mini_recipe, run_data_stages
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tracestill.data_pipeline.plan import load_plan, schedule
+from tracestill.data_pipeline.stage import read_manifest
+from tracestill.data_pipeline.store import TokenStore
+from tracestill.trainer.recipe import Recipe
+from tracestill.trainer.run_directory import RunDirectory
+
+WORKER = Path(__file__).with_name("train_worker.py")
+STUDENT = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "attention_dropout": 0.1,
+}
+LENGTHS = {
+    "plain": {"steps": 8, "log_every": 1},
+    "stopped": {"steps": 8, "log_every": 1, "stop_after": "50m"},
+    "faulty": {"steps": 8, "log_every": 1, "skip_limit": 3},
+    "chosen": {
+        "steps": 20,
+        "held_out_every": 1,
+        "metric": "answer.loss",
+        "patience": 3,
+        "keep": 1,
+        "export": "best",
+    },
+}
+
+
+def recipe(train: dict[str, Any]) -> Recipe:
+    questions = {**RECIPE["questions"], "validation": 3}  # type: ignore[dict-item]
+    return mini_recipe(
+        questions=questions, student={"config": STUDENT}, train={**train, "ranks": 2, "lr": 1e-2}, arms={}
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Directory of the runs, and what the worker found."""
+    root = tmp_path_factory.mktemp("trained")
+    run_data_stages(RunDirectory.create(root / "plain", recipe(LENGTHS["plain"])))
+    for name, train in LENGTHS.items():
+        if name != "plain":
+            shutil.copytree(root / "plain", root / name)
+            RunDirectory.create(root / name, recipe(train), replace=True)
+    run_workers(WORKER, root, ranks=2, timeout=100)
+    return root, json.loads((root / "found.json").read_text())
+
+
+def train_directory(root: Path, name: str) -> Path:
+    return root / name / "arms/traces/train"
+
+
+def log(root: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (train_directory(root, name) / "log.jsonl").read_text().splitlines()]
+
+
+def tensors(checkpoint: Path) -> dict[str, Tensor]:
+    files = sorted(checkpoint.glob("rank-*.safetensors"))
+    return {f"{f.name if key.startswith('rng') else ''}{key}": t for f in files for key, t in load_file(f).items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(
+        t.contiguous().view(-1).numpy().tobytes() == b[name].contiguous().view(-1).numpy().tobytes()
+        for name, t in a.items()
+    )
+
+
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(trained):
+    found = trained[1]["stopped"]
+    assert found["stopped"] == [True, 3]
+    assert (found["marker"]["step"], found["marker"]["steps"]) == (3, 8)
+    assert "SIGTERM" in found["marker"]["reason"]
+    assert found["resumed_at"] == 3
+    assert found["cleared"], "the marker is gone once training goes on"
+    assert "holds unfinished training; pass --resume auto" in found["refused"]
+
+
+def test_the_time_limit_stops_too(trained):
+    assert trained[1]["stopped"]["in_time"] == [True, 4]
+
+
+def test_stopped_twice_it_ends_bit_for_bit_like_the_uninterrupted_run(trained):
+    root, found = trained
+    assert found["plain"]
+    assert found["stopped"]["complete"]
+    plain, stopped = (train_directory(root, name) / "checkpoints/step-000008" for name in ("plain", "stopped"))
+    assert same(tensors(plain), tensors(stopped))
+    lines = [[(line["step"], line["loss"]) for line in log(root, name) if "loss" in line] for name in LENGTHS][:2]
+    assert lines[0] == lines[1]
+    assert [step for step, _ in lines[0]] == [*range(1, 9)]
+
+
+def test_faulty_steps_are_named_with_all_ranks_documents(trained):
+    root, _ = trained
+    skipped = [line for line in log(root, "faulty") if line.get("event") == "skipped"]
+    assert [line["step"] for line in skipped] == [2, 4, 5, 6]
+    assert {line["reason"] for line in skipped} == {"gradient is not finite"}
+    plan = load_plan(root / "faulty/arms/traces/plan/epoch-000")
+    store = TokenStore(root / "faulty/arms/traces/encode/tokens.arrow")
+    packs = [int(pack) for pack in schedule(plan, 1, 1).ravel() if pack >= 0]
+    assert len(packs) == 2, "one of each rank"
+    assert sorted(skipped[0]["documents"]) == sorted(store.ids[d] for pack in packs for d in plan.pack(pack))
+    assert all(math.isfinite(line["loss"]) for line in log(root, "faulty") if "loss" in line)
+    assert [line["step"] for line in log(root, "faulty") if "loss" in line] == [1, 3]
+
+
+def test_training_gives_up_after_too_many_in_a_row(trained):
+    found = trained[1]["faulty"]
+    assert found["step"] == 6, "the single one before did not count"
+    assert "gave up at step 6: 3 steps in a row were skipped (train.skip_limit)" in found["said"]
+    assert "log.jsonl" in found["said"]
+    assert "\n" not in found["said"]
+
+
+def test_patience_ends_training_and_is_restored(trained):
+    root, found = trained
+    assert found["chosen"] == {"stopped": True, "waited": 1, "complete": True, "steps": 7}
+    held_out = [line for line in log(root, "chosen") if line.get("event") == "held_out"]
+    assert [line["step"] for line in held_out] == [*range(8)]
+    assert {line["split"] for line in held_out} == {"validation"}
+
+
+def test_the_best_checkpoint_stays_and_is_exported(trained):
+    root, _ = trained
+    directory = train_directory(root, "chosen")
+    assert sorted(path.name for path in (directory / "checkpoints").iterdir()) == ["step-000004", "step-000007"]
+    best, last = (tensors(directory / f"checkpoints/step-00000{step}") for step in (4, 7))
+    export = load_file(directory / "export/model.safetensors")
+    for name, tensor in export.items():
+        assert tensor.equal(best[f"parameter/model.{name}"]), name
+    assert any(not tensor.equal(last[f"parameter/model.{name}"]) for name, tensor in export.items())
+    manifest = read_manifest(directory)
+    assert manifest["counts"] == {"steps": 7, "ranks": 2, "exported_step": 4}
+    assert (manifest["best"]["step"], manifest["best"]["value"]) == (4, 3.0)

@@ -1,0 +1,142 @@
+"""Two ranks: whole trainings that are stopped, go on, meet what is not finite, and choose by a metric.
+
+train_worker.py DIRECTORY    with a prepared run in each of plain, stopped, faulty and chosen; rank 0 writes found.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.trainer import stopping
+from tracestill.trainer.job import Job, Resume, open_directory, prepare
+from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.train import finish, train
+
+SCRIPT = {0: 9.0, 1: 5.0, 2: 4.0, 3: 4.5, 4: 3.0, 5: 3.5, 6: 3.0, 7: 3.7, 8: 1.0}  # metric after each step
+
+
+def start(root: Path, resume: Resume | None) -> Job:
+    job = prepare(RunDirectory.open(root), "traces")
+    open_directory(job, resume)
+    return job
+
+
+def go(job: Job, seconds: float | None = None) -> bool:
+    with stopping.StopRequest(
+        job.directory, seconds=seconds, started=time.perf_counter(), rank=job.engine.rank
+    ) as stop:
+        complete = train(job, stop)
+    if complete:
+        finish(job, 1.0)
+    job.engine.close()
+    dist.barrier()
+    return complete
+
+
+def during(job: Job, act: Callable[[int, Any], Any]) -> None:
+    """Let ``act`` see, and change, each loss of this rank, with the steps done before it."""
+    plain = job.engine.forward
+
+    def forward(micro: Any) -> Any:
+        loss, statistics = plain(micro)
+        return act(job.progress.step, loss), statistics
+
+    job.engine.forward = forward  # type: ignore[method-assign]
+
+
+def scripted(job: Job) -> Job:
+    assert job.held_out is not None
+    job.held_out.measure = lambda engine: {  # type: ignore[method-assign]
+        "answer": {"loss": SCRIPT[job.progress.step], "count": 3, "accuracy": 0.0}
+    }
+    return job
+
+
+def stop_and_go_on(root: Path) -> dict[str, Any]:
+    job = start(root, "auto")
+
+    def interrupt(step: int, loss: Any) -> Any:
+        if step == 2 and job.engine.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    during(job, interrupt)
+    stopped, at = not go(job), job.progress.step
+    marker = json.loads((job.directory / stopping.MARKER).read_text())
+    dist.barrier()
+    refused = ""
+    try:
+        start(root, None)
+    except InputError as error:
+        refused = str(error)
+    again = start(root, "auto")
+    resumed_at = again.progress.step
+    cleared = not (job.directory / stopping.MARKER).exists()
+    in_time = not go(again, seconds=1e-3)  # the time limit stops after one more step
+    after_time = again.progress.step
+    last = start(root, "must")
+    complete = go(last)
+    return {
+        "stopped": [stopped, at],
+        "marker": marker,
+        "refused": refused,
+        "resumed_at": resumed_at,
+        "cleared": cleared,
+        "in_time": [in_time, after_time],
+        "complete": complete,
+    }
+
+
+def faulty(root: Path) -> dict[str, Any]:
+    job = start(root, None)
+    during(job, lambda step, loss: loss * float("nan") if step in (1, 3, 4, 5) and job.engine.rank == 1 else loss)
+    said = ""
+    try:
+        go(job)
+    except InputError as error:
+        said = str(error)
+    job.engine.close()
+    return {"said": said, "step": job.progress.step}
+
+
+def chosen(root: Path) -> dict[str, Any]:
+    job = scripted(start(root, None))
+
+    def ask(step: int, loss: Any) -> Any:
+        if step == 4 and job.engine.rank == 0:
+            stopping.request(job.directory)
+        return loss
+
+    during(job, ask)
+    stopped = not go(job)
+    dist.barrier()
+    if job.engine.rank == 0:
+        stopping.clear(job.directory, stopping.REQUEST)
+    dist.barrier()
+    again = scripted(start(root, "auto"))
+    waited = again.progress.best.waited if again.progress.best else None
+    complete = go(again)
+    return {"stopped": stopped, "waited": waited, "complete": complete, "steps": again.progress.step}
+
+
+def main() -> None:
+    directory = Path(sys.argv[-1])
+    found: dict[str, Any] = {"plain": go(start(directory / "plain", None))}
+    found["stopped"] = stop_and_go_on(directory / "stopped")
+    found["faulty"] = faulty(directory / "faulty")
+    found["chosen"] = chosen(directory / "chosen")
+    if dist.get_rank() == 0:
+        (directory / "found.json").write_text(json.dumps(found))
+
+
+main()
