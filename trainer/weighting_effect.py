@@ -65,4 +65,4 @@ def rest(normaliser: str, store: TokenStore) -> str:
     """What still tells tokens apart where kinds do not."""
     left = ["record weights"] if len(store) and (store.weights != store.weights[0]).any() else []
     left += [f"the normaliser {normaliser}"] if normaliser in ("spans", "examples") else []
-    return f"; what is left are {' and '.join(left)}" if left else ""
+    return f"; what is left: {', '.join(left)}" if left else ""

@@ -1,10 +1,13 @@
 """The same step through each normaliser, by the trainer's own path and by hand: loss, and w * c of every target."""
 
+import json
 from itertools import pairwise, product
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from distributed_support import run_workers
 from normaliser_cases import KINDS, NORMALISERS, batches, by_hand, factors_of, loss_of, plan_of, write_store
 
 from tracestill.trainer import normaliser as norm
@@ -91,3 +94,28 @@ def test_a_schedule_reaches_the_step(store):
         kinds = np.concatenate([row.kinds[row.loss_weight != 0].numpy() for row in rows])
         assert bool(np.isin(kinds, trace).any()) is weighs
         assert np.isin(kinds, trace, invert=True).any()
+
+
+@pytest.fixture(scope="module")
+def three_ranks(store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("ranks") / "result.json"
+    run_workers(Path(__file__).with_name("weighting_worker.py"), store.path, out, ranks=3)
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+def test_token_weights_of_other_ranks_reach_c_by_one_all_reduce(store, three_ranks, normaliser):
+    found = three_ranks[normaliser]
+    factors, loss = by_hand(store, normaliser, by_token=True)
+    assert found["loss"] == pytest.approx(loss, rel=1e-6)
+    assert len({scale for scales in found["scales"] for scale in scales}) == 1
+    assert found["weight_sum"] is None
+    assert len(found["factors"]) == len(store)
+    for document, expected in factors.items():
+        np.testing.assert_allclose(found["factors"][str(document)], expected, rtol=3e-7, atol=0)
+
+
+def test_ranks_agree_on_the_quantile(three_ranks):
+    values = np.random.default_rng(3).normal(0.2, 1.5, 3000)
+    (threshold,) = {state["threshold"] for state in three_ranks["quantiles"]}
+    assert float(threshold) == pytest.approx(np.quantile(values, 0.7), abs=1 / 64)

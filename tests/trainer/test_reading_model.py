@@ -1,0 +1,235 @@
+"""Weightings that read the model, inside a student: loss and gradient against plain transformers in fp64."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny_step
+import torch
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.kinds import Kinds
+from tracestill.kernels.pack import pack
+from tracestill.trainer.reading_model import Reference, use_weighting
+from tracestill.trainer.settings import StudentConfig
+from tracestill.trainer.student import Student, build_student
+from tracestill.trainer.weighting import SpanWeighting, WeightingConfig, end_step, make_weighting, restore, state_of
+
+VOCABULARY = {"vocab_size": tiny_step.VOCABULARY, "bos_id": 1, "eos_id": 2, "pad_id": 0, "num_kinds": 8}
+CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
+SCALE = 0.125
+
+
+class Entropic(SpanWeighting):
+    """A user's own: uncertain tokens count more."""
+
+    def dynamic(self, nll, p, entropy):
+        return 0.5 + entropy
+
+
+def weighting(use, **options):
+    return make_weighting(WeightingConfig(use=use, options=options), Kinds())
+
+
+@pytest.fixture(scope="module")
+def reference_directory(tmp_path_factory):
+    path = tmp_path_factory.mktemp("reference")
+    tiny_step.plain_model(tied=False, seed=3).save_pretrained(path)
+    return path
+
+
+def student(seed, chunk_rows):
+    config = StudentConfig(config={**tiny_step.SHAPE, "tie_word_embeddings": False})
+    made = build_student(config, **VOCABULARY, chunk_rows=chunk_rows)
+    made.model.load_state_dict(tiny_step.plain_model(tied=False, seed=seed).state_dict())
+    return made
+
+
+@pytest.fixture
+def built() -> Student:
+    return student(seed=0, chunk_rows=37)
+
+
+def packed(documents):
+    """One row of these documents and a few positions of padding."""
+    tokens = np.concatenate([np.zeros(0, np.int32), *(d.tokens for d in documents)])
+    kinds = np.concatenate([np.zeros(0, np.uint8), *(d.kinds for d in documents)])
+    offsets = np.cumsum([0, *(len(d.tokens) for d in documents)])
+    weights = np.array([d.weight for d in documents], dtype=np.float32)
+    return pack(tokens, kinds, offsets, weights, tiny_step.TABLE, length=len(tokens) + 3)
+
+
+def seen_by(model, documents):
+    """nll and entropy of every target of the documents, in fp64; attached to the graph."""
+    nlls, entropies = [], []
+    for document in documents:
+        ids = torch.from_numpy(document.tokens.astype(np.int64))
+        log_p = torch.log_softmax(model(input_ids=ids[None], use_cache=False).logits[0, :-1], dim=-1)
+        nlls.append(-log_p[torch.arange(len(ids) - 1), ids[1:]])
+        entropies.append(-(log_p.exp() * log_p).sum(1))
+    return torch.cat(nlls), torch.cat(entropies)
+
+
+def plain(seed=0):
+    return tiny_step.plain_model(tied=False, seed=seed).double()
+
+
+def weights_of(documents):
+    return torch.from_numpy(np.concatenate([document.weights() for document in documents]))
+
+
+FACTORS = {
+    "dft": (weighting("dft", exponent=0.5), lambda nll, entropy, other: torch.exp(-nll) ** 0.5),
+    "focal": (weighting("focal", gamma=20), lambda nll, entropy, other: (1 - torch.exp(-nll)) ** 20),
+    "own": (Entropic(WeightingConfig(), Kinds()), lambda nll, entropy, other: 0.5 + entropy),
+}
+
+
+@pytest.mark.parametrize("name", [*FACTORS, "excess"])
+def test_loss_and_gradient_are_those_by_hand(built, name, reference_directory):
+    documents = tiny_step.documents(0)
+    if name == "excess":
+        of = weighting("excess_loss", reference=str(reference_directory), threshold=0.1)
+        factor = lambda nll, entropy, other: (nll - other > 0.1).double()  # noqa: E731
+    else:
+        of, factor = FACTORS[name]
+    use_weighting(built, of, vocabulary=VOCABULARY, **CPU)
+    loss, statistics = built(packed(documents), SCALE)
+    loss.backward()
+
+    model, w = plain(), weights_of(documents)
+    nll, entropy = seen_by(model, documents)
+    other = seen_by(plain(seed=3), documents)[0]
+    f = factor(nll, entropy, other).detach()
+    expected = (w * SCALE * f * nll).sum()
+    expected.backward()
+    change = (w * f * nll).detach().sum() / (w * nll).detach().sum()
+    assert (w * f).sum() / w.sum() > 0.02, "the factors leave something"
+    assert abs(change - 1) > 0.1, "and change something"
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert float(statistics[:, 1].sum()) == pytest.approx(expected.item(), rel=1e-5), "w * c * f * nll"
+    assert float(statistics[:, 0].sum()) == pytest.approx(float(w.sum()), rel=1e-6)
+    mine = torch.cat([p.grad.double().flatten() for p in built.model.parameters()])
+    theirs = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert float((mine - theirs).norm() / theirs.norm()) < 1e-5
+
+
+def test_a_weighting_that_does_not_read_the_model_leaves_the_student_alone(built):
+    before = dict(built.head[0].options)
+    use_weighting(built, weighting("span"), vocabulary=VOCABULARY, **CPU)
+    assert built.head[0].options == before
+    assert built.head[0].observe is None
+    assert built.reference_nll is None
+
+
+def test_the_reference_model_says_what_it_would_alone():
+    documents = [*tiny_step.documents(1), tiny_step.weightless(4)]
+    other = student(seed=3, chunk_rows=11)
+    row = packed(documents)
+    found = Reference(other, **CPU).nll(row)
+    expected = torch.cat([torch.cat([seen_by(plain(seed=3), [d])[0], torch.zeros(1)]) for d in documents])
+    weighted = row.loss_weight != 0
+    torch.testing.assert_close(found[weighted].double(), expected[weighted[: len(expected)]], rtol=1e-5, atol=1e-5)
+    assert not found[~weighted].any()
+    nothing = Reference(other, **CPU).nll(packed([]))
+    assert not nothing.any()
+
+
+def test_the_reference_is_not_trained_and_not_part_of_the_student(reference_directory, built):
+    names = set(built.state_dict())
+    use_weighting(
+        built, weighting("excess_loss", reference=str(reference_directory), share=0.5), vocabulary=VOCABULARY, **CPU
+    )
+    assert set(built.state_dict()) == names
+    built(packed(tiny_step.documents(0)), 1.0)[0].backward()
+    reference = built.reference_nll.__self__.student
+    assert all(p.grad is None and not p.requires_grad for p in reference.parameters())
+
+
+def test_a_reference_that_does_not_fit_is_refused(reference_directory, built, tmp_path):
+    missing = weighting("excess_loss", reference=str(tmp_path / "nothing"), threshold=0)
+    smaller = weighting("excess_loss", reference=str(reference_directory), threshold=0)
+    with pytest.raises(InputError, match=r"weighting.options.reference: .*holds no config.json"):
+        use_weighting(built, missing, vocabulary=VOCABULARY, **CPU)
+    with pytest.raises(InputError, match=r"weighting.options.reference: .*61 embeddings but the tokenizer has 99"):
+        use_weighting(built, smaller, vocabulary={**VOCABULARY, "vocab_size": 99}, **CPU)
+
+
+# The share: the quantile of the step before
+
+
+def test_the_first_step_keeps_all_and_the_next_takes_the_quantile(reference_directory, built):
+    of = weighting("excess_loss", reference=str(reference_directory), share=0.3)
+    use_weighting(built, of, vocabulary=VOCABULARY, **CPU)
+    losses, kept = [], []
+    excess = None
+    for step in (0, 1):
+        documents = tiny_step.documents(step)
+        w = weights_of(documents)
+        nll = seen_by(plain(), documents)[0].detach()
+        now = nll - seen_by(plain(seed=3), documents)[0].detach()
+        built.eval()
+        with torch.no_grad():
+            built(packed(tiny_step.documents(9)), 1.0)  # measuring counts nothing
+        built.train()
+        halves = [documents[:5], documents[5:]]  # two micro-steps
+        losses.append(sum(float(built(packed(half), SCALE)[0]) for half in halves))
+        threshold = -math.inf if excess is None else np.quantile(excess, 0.7)
+        excess = now[w != 0].numpy()
+        margin = np.abs(now.numpy() - threshold) > 0.02  # tokens near the threshold may fall on either side
+        sure = torch.from_numpy((now.numpy() >= threshold) & margin)
+        unsure = torch.from_numpy(~margin)
+        low, high = (float((w * SCALE * nll)[chosen].sum()) for chosen in (sure, sure | unsure))
+        assert low * (1 - 1e-5) <= losses[-1] <= high * (1 + 1e-5)
+        kept.append(float((w[sure | unsure] != 0).sum() / (w != 0).sum()))
+        end_step(of)
+    assert kept[0] == 1
+    assert 0.15 < kept[1] < 0.5
+
+
+@pytest.mark.parametrize("share", [0.01, 0.25, 0.5, 1.0])
+def test_the_quantile_is_that_of_numpy_to_one_bin(share):
+    random = np.random.default_rng(0)
+    excess = torch.from_numpy(random.normal(0.3, 2.0, 5000))
+    of = weighting("excess_loss", reference="x", share=share)
+    zero = torch.zeros(2500)
+    for half in excess.float().split(2500):
+        of.observe(half, zero, zero, zero)
+    of.observe(torch.tensor([math.nan, math.inf]), zero[:2], zero[:2], zero[:2])
+    of.end_step()
+    kept = of.dynamic(excess, *[torch.zeros(5000)] * 3).sum() / 5000
+    expected = np.quantile(excess.numpy(), 1 - share)
+    assert float(kept) >= share
+    if share < 1:
+        assert float(of.state()["threshold"]) == pytest.approx(expected, abs=2 / 128 + 0.03)
+        in_bin = np.mean(np.abs(excess.numpy() - expected) < 1 / 64)
+        assert float(kept) <= share + in_bin + 1e-3
+    else:
+        assert kept == 1
+    before = of.state()
+    of.end_step()  # a step without a single weighted token
+    assert of.state() == before
+
+
+def test_the_threshold_goes_through_a_checkpoint():
+    import json
+
+    zero = torch.zeros(100)
+    of, other = (weighting("excess_loss", reference="x", share=0.5) for _ in range(2))
+    assert json.loads(json.dumps(state_of(of))) == {"threshold": "-inf"}
+    of.observe(torch.linspace(0, 5, 100), zero, zero, zero)
+    of.end_step()
+    restore(other, json.loads(json.dumps(state_of(of))))
+    assert state_of(other) == state_of(of) != {"threshold": "-inf"}
+    values = torch.linspace(0, 5, 100)
+    assert torch.equal(other.dynamic(values, zero, zero, zero), of.dynamic(values, zero, zero, zero))
+
+
+def test_only_what_has_state_has_one():
+    assert state_of(weighting("span")) == state_of(weighting("excess_loss", reference="x", threshold=1.0)) == {}
+    assert weighting("excess_loss", reference="x", threshold=1.0).observe is None
+    end_step(weighting("span"))
+    restore(SimpleNamespace(), {})
