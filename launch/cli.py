@@ -281,8 +281,9 @@ def execute(
     resume: str = "auto",
 ) -> None:
     """Claim the run directory and run the stages ``first`` to ``last`` in it."""
+    from tracestill.launch.checks import check_works
     from tracestill.launch.runner import require_inputs, run_stages
-    from tracestill.launch.stages import check_machine, describe_end, plan_works
+    from tracestill.launch.stages import describe_end, plan_works
     from tracestill.trainer.run_directory import RunDirectory
 
     console = Console(stderr=True)
@@ -292,7 +293,7 @@ def execute(
     chosen = [w for w in works if first <= w.position <= last and (arm is None or w.arm in (None, arm))]
     if first:
         require_inputs(chosen, works, recipe)
-    check_machine(asked.recipe, chosen, console)
+    check_works(asked, chosen, console, resume=resume)
     # A directory in which no stage has finished holds nothing that another recipe could spoil.
     empty = not any(work.directory.exists() for work in works)
     run = RunDirectory.create(asked.root, asked.recipe, replace=replace or empty)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
 from tracestill.data_pipeline import encode, plan_stage, sample, selection, tokenizer
-from tracestill.launch.deepspeed_command import check_ranks, count_gpus, devices, ranks_of
 from tracestill.launch.progress import bar
 from tracestill.launch.runner import Work
 from tracestill.launch.training import train_arm
-from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.run_directory import STAGES, RunDirectory
 
 
@@ -60,7 +57,8 @@ def select_work(run: RunDirectory, arm: str) -> Work:
     own, source, directory = run.recipe.for_arm(arm), run.stage(arm, "sample"), run.stage(arm, "select")
 
     def action(label: str, console: Console) -> None:
-        selection.run(own.select, directory=directory, sample=source)
+        with bar(label, console) as progress:
+            selection.run(own.select, directory=directory, sample=source, progress=progress.set)
 
     name = arm_of(run, directory, arm)
     return Work("select", name, directory, selection.stage_config(own.select), {"sample": source}, action)
@@ -71,7 +69,8 @@ def tokenizer_work(run: RunDirectory, arm: str) -> Work:
     where = {"sample": run.stage(arm, "sample"), "select": run.stage(arm, "select")}
 
     def action(label: str, console: Console) -> None:
-        tokenizer.run(own.encode.tokenizer, directory, **where)
+        with bar(label, console):  # SentencePiece does not tell how far it is
+            tokenizer.run(own.encode.tokenizer, directory, **where)
 
     config = tokenizer.stage_config(own.encode.tokenizer)
     return Work("tokenizer", arm_of(run, directory, arm), directory, config, where, action)
@@ -110,19 +109,15 @@ def train_work(run: RunDirectory, arm: str, resume: str) -> Work:
 
 
 def evaluate_work(run: RunDirectory, arm: str) -> Work:
-    own = run.recipe.for_arm(arm)
-    inputs = {name: run.stage(arm, name) for name in ("train", "sample", "encode")}
-    directory = run.stage(arm, "evaluate")
+    config, inputs = run.evaluate_stage(arm)
 
     def action(label: str, console: Console) -> None:
         from tracestill.trainer import evaluate
 
         with bar(label, console) as progress:
-            evaluate.run(own, directory, **inputs, progress=progress.set)
+            evaluate.run(run, arm, progress.set)
 
-    values = own.model_dump(mode="json")
-    config = {key: values[key] for key in ("seed", "kinds", "evaluate")}  # as trainer.evaluate.stage_config, no torch
-    return Work("evaluate", arm, directory, config, inputs, action)
+    return Work("evaluate", arm, run.stage(arm, "evaluate"), config, inputs, action)
 
 
 def report_work(run: RunDirectory) -> Work:
@@ -139,19 +134,6 @@ def report_work(run: RunDirectory) -> Work:
 def arm_of(run: RunDirectory, directory: Path, arm: str) -> str | None:
     """The arm that a directory belongs to; None if the arms share it."""
     return arm if (run.root / "arms") in directory.parents else None
-
-
-def check_machine(recipe: Recipe, works: list[Work], console: Console) -> None:
-    """Before any work: enough GPUs for the ranks of each arm that has to be trained. Raises InputError if not."""
-    arms = [work.arm for work in works if work.stage == "train" and work.arm and not work.is_current()]
-    if not arms:
-        return
-    gpus, cores = count_gpus(), os.cpu_count() or 1
-    ranks = max(ranks_of(recipe.for_arm(arm), gpus, cores) for arm in arms)
-    warning = check_ranks(ranks, gpus, cores)
-    devices(ranks, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
-    if warning:
-        console.print(f"[yellow]warning:[/] {warning}", highlight=False)
 
 
 def describe_end(run: RunDirectory, works: list[Work], console: Console) -> None:

@@ -14,13 +14,22 @@ from tracestill.launch.stages import plan_works
 from tracestill.trainer.recipe import Recipe, build
 from tracestill.trainer.run_directory import RunDirectory
 
+STUDENT = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
 RECIPE = {
     "name": "mini",
     "questions": {"source": "digit_sum", "train": 12, "test": 4, "options": {"digits": 3, "modulus": 10}},
     "sample": {"teachers": [{"name": "solver", "options": {"error_rate": 0.2}}], "samples": 3},
     "encode": {"tokenizer": {"vocab_size": 320}},
     "plan": {"capacity": 256, "packs_per_step": 2},
-    "student": {"config": {"model_type": "llama", "hidden_size": 16}},
+    "student": {"config": STUDENT},
     "weighting": {"weights": {"prompt": 0}},
     "train": {"steps": 40, "ranks": 1},
     "arms": {"answers_only": {"encode": {"trace": "drop"}}},

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from tracestill.data_pipeline.errors import InputError
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer import deepspeed_keys, zero
+from tracestill.trainer.precision import training_dtype
 from tracestill.trainer.settings import TrainConfig
 from tracestill.trainer.student import Student
 
@@ -111,16 +112,6 @@ def quieten() -> None:
     """Let DeepSpeed say warnings only, and drop one that it draws upon itself at every collective."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="`torch.distributed.*is deprecated", category=FutureWarning)
-
-
-def training_dtype(settings: TrainConfig, device: torch.device) -> torch.dtype:
-    """fp32 or bf16, as ``train.precision`` says. Raises InputError for bf16 without ZeRO."""
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
-    if bf16 and settings.zero == 0:
-        raise InputError(
-            "train.zero: 0 keeps no fp32 master weights for bf16 training; set train.zero: 1, or train.precision: fp32"
-        )
-    return torch.bfloat16 if bf16 else torch.float32
 
 
 def averaging_divisor(stage: int, ranks: int, sequence_parallel: int = 1) -> float:

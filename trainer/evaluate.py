@@ -59,35 +59,20 @@ PREDICTION_SCHEMA = pa.schema(
 )
 
 
-def evaluate_stage(
-    recipe: Recipe, *, train: Path, sample: Path, encode: Path
-) -> tuple[dict[str, Any], dict[str, Path]]:
-    """Config and input directories that decide whether an arm's evaluation is current (see data_pipeline.stage)."""
-    values = recipe.model_dump(mode="json")
-    config = {key: values[key] for key in ("seed", "kinds", "evaluate")}
-    return config, {"train": train, "sample": sample, "encode": encode}
-
-
-def run(
-    recipe: Recipe,
-    directory: Path,
-    *,
-    train: Path,
-    sample: Path,
-    encode: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
+def run(held: RunDirectory, arm: str, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
     """The evaluate stage of one arm: writes result.json and predictions.parquet.
 
-    ``recipe`` is the arm's own (``Recipe.for_arm``); ``progress`` is told the questions answered and in all. Uses
-    a GPU (in bf16) if there is one, else the CPU (fp32). Raises InputError if a stage that it reads has not
-    finished, or there is no held-out question.
+    ``progress`` is told the questions answered and in all. Uses a GPU (in bf16) if there is one, else the CPU
+    (fp32). Raises InputError if a stage that it reads has not finished, or there is no held-out question.
     """
     started = time.perf_counter()
+    recipe, directory = held.recipe.for_arm(arm), held.stage(arm, "evaluate")
+    config, inputs = held.evaluate_stage(arm)
+    train, sample, encode = inputs["train"], inputs["sample"], inputs["encode"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     export_dir = exported(train)
     questions = held_out(sample / "questions.parquet", recipe.evaluate.questions)
-    with stage(directory, "evaluate", *evaluate_stage(recipe, train=train, sample=sample, encode=encode)) as work:
+    with stage(directory, "evaluate", config, inputs) as work:
         predictions = predict(recipe.evaluate, questions, export_dir, recipe.seed, device, progress)
         result: dict[str, Any] = {**summary(predictions), "documents": 0, "kinds": {}}
         if (encode / "test.arrow").exists():
@@ -241,12 +226,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     try:
         held = RunDirectory.open(options.run_dir)
-        recipe = held.recipe.for_arm(options.arm)
         directory = held.stage(options.arm, "evaluate")
-        inputs = {name: held.stage(options.arm, name) for name in ("train", "sample", "encode")}
         with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
             task = bar.add_task(f"evaluate {options.arm}", total=None)
-            run(recipe, directory, progress=lambda done, all: bar.update(task, completed=done, total=all), **inputs)
+            run(held, options.arm, lambda done, all: bar.update(task, completed=done, total=all))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

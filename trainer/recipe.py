@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tracestill.data_pipeline.plan import PlanConfig
 from tracestill.data_pipeline.questions import QuestionsConfig
 from tracestill.data_pipeline.sample import SampleConfig, make_teachers
 from tracestill.data_pipeline.selection import SelectConfig
+from tracestill.trainer import deepspeed_keys
 from tracestill.trainer.settings import EvaluateConfig, StudentConfig, TrainConfig
 from tracestill.trainer.weighting import WeightingConfig, make_weighting
 
@@ -56,6 +57,7 @@ class Recipe(BaseModel):
     def _combinations(self) -> Recipe:
         kinds = self.span_kinds()
         make_weighting(self.weighting, kinds, self.seed)
+        deepspeed_keys.check(self.deepspeed)
         if self.train.metric:
             kinds.members(self.train.metric.rpartition(".")[0])
             if not self.questions.validation or not self.sample.test_samples:
@@ -166,25 +168,35 @@ def build(data: Mapping[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise InputError("\n".join(f"{where}: {line}" for line in explain(error))) from error
+        raise InputError("\n".join(f"{where}: {line}" for line in explain(error, data))) from error
 
 
-def explain(error: ValidationError) -> list[str]:
-    """One line for each fault of a recipe: the field, what is wrong, and the nearest known name."""
-    lines = []
+def explain(error: ValidationError, data: Mapping[str, Any]) -> list[str]:
+    """One line for each faulty field of a recipe: the field, what is wrong, and the nearest known name."""
+    lines: dict[str, tuple[list[str], str]] = {}  # field: what is wrong with it, and what it was
     for fault in error.errors():
-        location = [str(part) for part in fault["loc"]]
-        field = ".".join(location) or "recipe"
+        location = [str(part) for part in place(fault, data)]
+        field, message, value = ".".join(location), fault["msg"].removeprefix("Value error, "), fault.get("input")
         if fault["type"] == "extra_forbidden":
-            lines.append(f"unknown key '{field}'{nearest(location[-1], known_keys(location[:-1]))}")
+            lines[f"unknown key '{field}'{nearest(location[-1], known_keys(location[:-1]))}"] = ([], "")
         elif fault["type"] == "missing":
-            lines.append(f"'{field}' is missing")
-        else:
-            message = fault["msg"].removeprefix("Value error, ")
-            value = fault.get("input")
-            shown = f" (got {value!r})" if isinstance(value, str | int | float | bool | None) else ""
-            lines.append(f"{field}: {message}{shown}" if location else f"{message}")
-    return lines
+            lines[f"'{field}' is missing"] = ([], "")
+        else:  # each of the types that a field may have complains by itself
+            shown = f" (got {value!r})" if field and isinstance(value, str | int | float | bool | None) else ""
+            messages, _ = lines.setdefault(f"{field}: " if field else "", ([], shown))
+            messages.append(message)
+    return [start + ", or ".join(messages) + shown for start, (messages, shown) in lines.items()]
+
+
+def place(fault: Any, data: Any) -> Iterator[str | int]:
+    """The keys and numbers that lead to a fault, without the types that pydantic names where several are allowed."""
+    parts = fault["loc"]
+    for at, part in enumerate(parts):
+        if (isinstance(data, Mapping) and part in data) or (isinstance(data, list | tuple) and isinstance(part, int)):
+            data = data[part]
+            yield part
+        elif at == len(parts) - 1 and fault["type"] in ("missing", "extra_forbidden"):
+            yield part
 
 
 def known_keys(location: list[str]) -> list[str]:

@@ -81,6 +81,12 @@ class RunDirectory:
         config["train"] = {key: value for key, value in config["train"].items() if key not in left_out}
         return config, {name: self.stage(arm, name) for name in ("tokenizer", "encode", "plan")}
 
+    def evaluate_stage(self, arm: str) -> tuple[dict[str, Any], dict[str, Path]]:
+        """Config and input directories that decide whether an arm's evaluation is current."""
+        recipe = self.recipe.for_arm(arm).model_dump(mode="json", exclude_defaults=True)
+        config = {key: recipe.get(key, {}) for key in ("seed", "kinds", "evaluate")}
+        return config, {name: self.stage(arm, name) for name in ("train", "sample", "encode")}
+
 
 def differing(a: object, b: object, prefix: str = "") -> list[str]:
     """Dotted names of the fields in which two recipes differ."""

@@ -1,6 +1,7 @@
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,10 @@ from typing import get_args
 
 import pytest
 import yaml
-from fake_run import RECIPE
+from fake_run import RECIPE, STUDENT
 from typer.testing import CliRunner
 
-from tracestill.launch import cli, deepspeed_command, stages
+from tracestill.launch import checks, cli, deepspeed_command, stages
 from tracestill.trainer.recipe import Recipe
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -241,6 +242,51 @@ def test_faults_of_a_recipe_name_the_field(recipe, setting, said):
     assert not Path("runs").exists()
 
 
+LATE = [
+    (
+        {"student": {"config": {**STUDENT, "hiden_size": 8}}},
+        "llama has no key 'hiden_size'; did you mean 'hidden_size'",
+    ),
+    ({"student": {"config": {**STUDENT, "num_attention_heads": 3}}}, "student.config: llama refuses it"),
+    ({"student": {"config": {"model_type": "gpt2", "n_embd": 30, "n_head": 4}}}, "student: gpt2 cannot be built"),
+    ({"student": {"config": {"model_type": "vit"}}}, "student: vit"),
+    ({"student": {"pretrained": "nowhere"}}, "student.pretrained: nowhere holds no config.json"),
+    ({"student": {"config": STUDENT, "attention": "flash"}}, "student.attention:"),
+    ({"deepspeed": {"train_batch_size": 8}}, "deepspeed.train_batch_size: a step's size follows"),
+    ({"deepspeed": {"gradient_cliping": 8}}, "deepspeed.gradient_cliping: DeepSpeed knows no such key"),
+    ({"train": {"steps": 40, "precision": "bf16", "zero": 0}}, "train.zero: 0 keeps no fp32 master weights"),
+    ({"questions": {**RECIPE["questions"], "test": 0}}, "questions.test: 0 leaves no held-out question"),
+    (
+        {"evaluate": {"max_new_tokens": 512}},
+        "evaluate.max_new_tokens: 512 and a question do not fit into the student's",
+    ),
+    ({"arms": {"b": {"evaluate": {"max_new_tokens": 600}}}}, "arms.b: evaluate.max_new_tokens: 600"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), LATE)
+def test_what_ranks_or_evaluation_would_refuse_is_refused_before_any_work(recipe, changes, said):
+    write_recipe(recipe, **changes)
+    (line,) = refused("run", recipe)
+    assert said in line
+    assert not Path("runs").exists()
+
+
+def test_stages_that_are_not_asked_for_are_not_checked(recipe):
+    write_recipe(recipe, questions={**RECIPE["questions"], "test": 0}, student={"pretrained": "nowhere"})
+    assert invoke("run", recipe, "--until", "plan").exit_code == 0
+    (line,) = refused("train", recipe, "--arm", "answers_only")
+    assert line.startswith("arms.answers_only: student.pretrained: nowhere holds no config.json")
+    assert not Path("runs/mini/arms/answers_only/train").exists()
+
+
+def test_must_resume_is_refused_before_any_arm_is_trained(recipe):
+    assert invoke("run", recipe, "--until", "plan").exit_code == 0
+    (line,) = refused("train", recipe, "--resume", "must")
+    assert "no whole checkpoint of this training to resume from" in line
+    assert not Path("runs/mini/arms/traces/train").exists()
+
+
 def test_unknown_stage_and_arm(recipe):
     (line,) = refused("run", recipe, "--until", "trian")
     assert "did you mean 'train'?" in line
@@ -252,7 +298,7 @@ def test_unknown_stage_and_arm(recipe):
 def test_empty_question_set(recipe):
     Path("none.jsonl").write_text("\n")
     teachers = [{"name": "solver", "use": "digit_sum"}]
-    write_recipe(recipe, questions={"source": "none.jsonl", "train": 1, "test": 0}, sample={"teachers": teachers})
+    write_recipe(recipe, questions={"source": "none.jsonl", "train": 1, "test": 1}, sample={"teachers": teachers})
     (line,) = refused("run", recipe)
     assert "none.jsonl: 0 different questions" in line
     assert not list(Path("runs").rglob("*.parquet"))
@@ -262,9 +308,13 @@ def test_empty_question_set(recipe):
 
 def test_no_surviving_record(recipe):
     write_recipe(recipe, sample={"teachers": [{"name": "solver", "options": {"error_rate": 1.0}}], "samples": 1})
-    result = invoke("run", recipe)
-    assert result.exit_code == 2
-    assert "no record" in result.stderr or "none" in result.stderr, result.stderr
+    (line,) = refused("run", recipe)
+    found = re.search(r"no record of (\d+) survives selection \((.*?)\); \S", line)
+    assert found, line
+    reasons = {name: int(count) for name, count in re.findall(r"(\w+) (\d+)", found[2])}
+    assert int(found[1]) == sum(reasons.values()) == 12 + 4, "every record is counted under one reason"
+    assert reasons.keys() <= {"wrong_answer", "false_equation", "same_path"}
+    assert reasons["wrong_answer"] > 0
     assert not Path("runs/mini/select").exists()
     assert not list(Path("runs/mini").glob(".*.partial"))
 
@@ -300,7 +350,7 @@ def test_directory_that_is_no_run(recipe):
 
 
 def test_more_ranks_than_gpus(recipe, monkeypatch):
-    monkeypatch.setattr(stages, "count_gpus", lambda: 1)
+    monkeypatch.setattr(checks, "count_gpus", lambda: 1)
     (line,) = refused("run", recipe, "--set", "train.ranks=2")
     assert line.startswith("train.ranks: 2 ranks need 2 GPUs, this host offers 1")
     assert not Path("runs").exists()
@@ -310,7 +360,7 @@ def test_more_cpu_ranks_than_cores_is_only_a_warning(recipe, monkeypatch):
     def fail(*arguments: object, **options: object) -> None:
         raise deepspeed_command.TrainingFailed("the launcher was reached")
 
-    monkeypatch.setattr(stages, "count_gpus", lambda: 0)
+    monkeypatch.setattr(checks, "count_gpus", lambda: 0)
     monkeypatch.setattr(deepspeed_command, "count_gpus", lambda: 0)
     monkeypatch.setattr(deepspeed_command, "run", fail)
     result = invoke("run", recipe, "--set", "train.ranks=999")

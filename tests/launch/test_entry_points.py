@@ -18,17 +18,7 @@ from fake_run import RECIPE
 from tracestill.launch.deepspeed_command import free_port
 
 ROOT = Path(__file__).parents[2]
-STUDENT = {
-    "model_type": "llama",
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-}
 SMALL = {
-    "student": {"config": STUDENT},
     "train": {"steps": 3, "ranks": 2, "zero": 2, "log_every": 1, "checkpoint_every": 2},
     "evaluate": {"max_new_tokens": 8},
     "arms": {},

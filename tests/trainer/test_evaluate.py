@@ -116,7 +116,7 @@ def run_directory(tmp_path: Path) -> RunDirectory:
 def evaluate_run(run: RunDirectory, **changes: object) -> tuple[dict, list[dict]]:
     recipe = run.recipe.model_copy(update={"evaluate": run.recipe.evaluate.model_copy(update=changes)})
     directory = run.stage("traces", "evaluate")
-    evaluate.run(recipe, directory, **{name: run.stage("traces", name) for name in ("train", "sample", "encode")})
+    evaluate.run(RunDirectory(run.root, recipe), "traces")
     result = json.loads((directory / "result.json").read_text())
     return result, pq.read_table(directory / "predictions.parquet").to_pylist()
 
@@ -197,10 +197,7 @@ def test_a_run_is_evaluated(run_directory: RunDirectory, capsys: pytest.CaptureF
     assert manifest is not None
     assert manifest["stage"] == "evaluate"
     assert manifest["inputs"].keys() == {"train", "sample", "encode"}
-    config, inputs = evaluate.evaluate_stage(
-        run_directory.recipe, **{name: run_directory.stage("traces", name) for name in ("train", "sample", "encode")}
-    )
-    assert is_current(directory, "evaluate", config, inputs)
+    assert is_current(directory, "evaluate", *run_directory.evaluate_stage("traces"))
 
 
 def test_questions_may_be_fewer_and_documents_absent(run_directory: RunDirectory) -> None:

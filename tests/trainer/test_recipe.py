@@ -77,6 +77,7 @@ def test_an_arm_is_the_recipe_with_its_overrides(recipe_file):
         ({"train": {"steps": 10, "betas": [1.5, 2]}}, r"train\.betas\.0: .*less than 1"),
         ({"train": {"steps": 10, "lr": float("inf")}}, r"train\.lr: .*finite"),
         ({"evaluate": {"temperature": float("nan")}}, r"evaluate\.temperature: .*finite"),
+        ({"train": {"steps": 10, "ranks": "two"}}, r"train\.ranks: .*integer.*, or .*'auto' \(got 'two'\)$"),
         ({"name": "../up"}, "name: expected letters"),
         (
             {"train": {**CHOOSING, "metric": "anwser.loss"}},

@@ -1,0 +1,68 @@
+"""What a run would stumble over hours later, looked for before any work begins."""
+
+from __future__ import annotations
+
+import os
+
+from rich.console import Console
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.launch.deepspeed_command import check_ranks, count_gpus, devices, ranks_of
+from tracestill.launch.runner import Work
+from tracestill.launch.training import can_resume
+from tracestill.trainer.recipe import MAIN_ARM, Recipe
+from tracestill.trainer.run_directory import RunDirectory
+
+
+def check_works(run: RunDirectory, works: list[Work], console: Console, *, resume: str = "auto") -> None:
+    """Check machine, student and settings of each arm that has to be trained or evaluated. Writes nothing.
+
+    Raises InputError naming the arm (but the main one) and the field.
+    """
+    due = [(work.stage, work.arm) for work in works if work.arm and not work.is_current()]
+    trained = [arm for stage, arm in due if stage == "train"]
+    evaluated = [arm for stage, arm in due if stage == "evaluate"]
+    if not trained and not evaluated:
+        return
+    gpus = count_gpus()
+    check_machine(run.recipe, trained, gpus, console)
+    for arm in dict.fromkeys([*trained, *evaluated]):
+        try:
+            check_arm(run.recipe.for_arm(arm), gpus, evaluates=arm in evaluated)
+            if resume == "must" and arm in trained and not can_resume(run, arm):
+                where = run.stage(arm, "train")
+                raise InputError(f"{where}: no whole checkpoint of this training to resume from; use --resume auto")
+        except InputError as error:
+            raise InputError(str(error) if arm == MAIN_ARM else f"arms.{arm}: {error}") from error
+
+
+def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
+    """Whether an arm's student can be built, trained in the wanted precision and asked held-out questions."""
+    import torch
+
+    from tracestill.trainer.precision import training_dtype
+    from tracestill.trainer.student_check import check_student
+
+    device = torch.device("cuda" if gpus else "cpu")
+    positions = check_student(recipe.student, device, training_dtype(recipe.train, device))
+    if not evaluates:
+        return
+    if not recipe.questions.test:
+        raise InputError("questions.test: 0 leaves no held-out question to evaluate; set it, or use --until train")
+    if positions is not None and recipe.evaluate.max_new_tokens >= positions:
+        raise InputError(
+            f"evaluate.max_new_tokens: {recipe.evaluate.max_new_tokens} and a question do not fit into the student's "
+            f"{positions} positions (max_position_embeddings); lower it"
+        )
+
+
+def check_machine(recipe: Recipe, arms: list[str], gpus: int, console: Console) -> None:
+    """Enough GPUs for the ranks of each arm that has to be trained. Raises InputError if not."""
+    if not arms:
+        return
+    cores = os.cpu_count() or 1
+    ranks = max(ranks_of(recipe.for_arm(arm), gpus, cores) for arm in arms)
+    warning = check_ranks(ranks, gpus, cores)
+    devices(ranks, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    if warning:
+        console.print(f"[yellow]warning:[/] {warning}", highlight=False)

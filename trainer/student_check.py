@@ -1,0 +1,55 @@
+"""Whether a student can be built, found out without its parameters: before any question is asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.kernels.attention import choose
+from tracestill.kernels.attention_models import refuse_unpackable
+from tracestill.trainer.settings import StudentConfig
+from tracestill.trainer.student import transformers_config
+
+# In place of the tokenizer's
+VOCABULARY = {"vocab_size": 1024, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+
+
+def check_student(student: StudentConfig, device: torch.device, dtype: torch.dtype) -> int | None:
+    """The most positions that the student has, None if its config names no bound.
+
+    ``device`` and ``dtype`` are those it will train on and in. Raises InputError where
+    ``build_student`` would, but for what lies in a pretrained model's weights.
+    """
+    config = pretrained_config(student) if student.config is None else transformers_config(student.config, VOCABULARY)
+    try:
+        choice = choose(student.attention, device, dtype)
+    except ValueError as error:
+        raise InputError(f"student.attention: {error}") from error
+    try:
+        refuse_unpackable(config, choice.backend)
+    except ValueError as error:
+        raise InputError(f"student: {error}") from error
+    try:
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except Exception as error:  # of whatever kind: a model's constructor checks in its own way
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"student: {config.model_type} cannot be built as a causal model ({reason})") from error
+    bound = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return bound if isinstance(bound, int) else None
+
+
+def pretrained_config(student: StudentConfig) -> Any:
+    """The config in ``student.pretrained``. Raises InputError if there is none that can be read."""
+    path = student.pretrained
+    assert path is not None
+    if not (path / "config.json").is_file():
+        raise InputError(f"student.pretrained: {path} holds no config.json; expected a transformers model directory")
+    try:
+        return AutoConfig.from_pretrained(path, local_files_only=True)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"student.pretrained: {path / 'config.json'} is no config of a model ({reason})") from error
