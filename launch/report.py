@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import read_manifest, stage, versions, write_json
 from tracestill.launch.report_html import page
+from tracestill.launch.stages import plan_works
+from tracestill.launch.training import wall_seconds
 from tracestill.trainer.run_directory import RunDirectory
 
 FORMAT = 1
@@ -27,7 +29,7 @@ SHARED = ("sample", "select", "tokenizer")
 
 
 def write_report(run: RunDirectory) -> None:
-    """Write report/report.json and report/report.html from the stages that have finished.
+    """Write report/report.json and report/report.html from the stages that are up to date.
 
     Raises InputError if a file of a finished stage cannot be read.
     """
@@ -42,13 +44,17 @@ def gather(run: RunDirectory) -> dict[str, Any]:
     """Everything that the page shows, as JSON.
 
     ``arms`` maps each arm to ``data``, ``plan``, ``train`` and ``evaluation``, each null while its stage has not
-    finished; ``missing`` names those stages; ``stages`` lists the seconds that each finished stage took.
+    finished or is out of date; ``missing`` names those stages; ``stages`` lists the seconds that the others took, in
+    training the launcher and all attempts included.
     """
     recipe = run.recipe
     arms: dict[str, Any] = {}
     stages: list[dict[str, Any]] = []
     missing: list[str] = []
     seen: set[Path] = set()
+    current: dict[Path, bool] = {}
+    for work in plan_works(run):
+        current[work.directory] = all(current[path] for path in work.inputs.values()) and work.is_current()
 
     def manifest_of(arm: str, name: str) -> dict[str, Any] | None:
         directory = run.stage(arm, name)
@@ -56,11 +62,15 @@ def gather(run: RunDirectory) -> dict[str, Any]:
         if directory not in seen:
             seen.add(directory)
             own = arm if run.root / "arms" in directory.parents else None
+            label = f"{name} {own}" if own else name
             if manifest is None:
-                missing.append(f"{name} {own}" if own else name)
+                missing.append(label)
+            elif not current[directory]:
+                missing.append(f"{label} (out of date)")
             else:
-                stages.append({"stage": name, "arm": own, "seconds": manifest.get("seconds")})
-        return manifest
+                seconds = wall_seconds(directory) if name == "train" else None
+                stages.append({"stage": name, "arm": own, "seconds": seconds or manifest.get("seconds")})
+        return manifest if current[directory] else None
 
     arm_names = recipe.arm_names()
     sample = manifest_of(arm_names[0], "sample")
@@ -87,7 +97,8 @@ def gather(run: RunDirectory) -> dict[str, Any]:
 def gather_arm(run: RunDirectory, arm: str, manifests: dict[str, Any]) -> dict[str, Any]:
     """The figures of one arm, from the manifests of its stages and the files beside them."""
     recipe = run.recipe.for_arm(arm)
-    encode, plan = manifests["encode"], manifests["plan"]
+    encode, plan, train = manifests["encode"], manifests["plan"], run.stage(arm, "train")
+    stale = manifests["train"] is None and read_manifest(train) is not None
     return {
         "overrides": run.recipe.arms.get(arm, {}),
         "weights": recipe.weighting.model_dump(mode="json")["weights"],
@@ -95,8 +106,8 @@ def gather_arm(run: RunDirectory, arm: str, manifests: dict[str, Any]) -> dict[s
         "vocabulary": (manifests["tokenizer"] or {}).get("vocab_size"),
         "data": encode["counts"] if encode else None,
         "plan": {key: plan[key] for key in ("steps_per_epoch", "epochs", "statistics")} if plan else None,
-        "train": gather_training(run.stage(arm, "train"), manifests["train"]),
-        "preview": read_json(run.stage(arm, "train") / "preview.json"),
+        "train": None if stale else gather_training(train, manifests["train"]),
+        "preview": None if stale else read_json(train / "preview.json"),
         "evaluation": read_json(run.stage(arm, "evaluate") / "result.json") if manifests["evaluate"] else None,
         "examples": examples(run.stage(arm, "evaluate") / "predictions.parquet") if manifests["evaluate"] else [],
     }
@@ -114,7 +125,7 @@ def gather_training(directory: Path, manifest: dict[str, Any] | None) -> dict[st
         "finished": manifest is not None,
         "steps": last["step"],
         "epochs": last.get("epoch", 0) + 1,
-        "seconds": (manifest or {}).get("seconds"),
+        "seconds": (wall_seconds(directory) or manifest.get("seconds")) if manifest else None,
         "loss": last["loss"],
         "kinds": last["kinds"],
         "tokens": sum(line.get("tokens", 0) for line in lines),

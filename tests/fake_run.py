@@ -42,8 +42,8 @@ def mini_recipe(**changes: object) -> Recipe:
     return build({**RECIPE, **changes}, where="mini")
 
 
-def claim(root: Path, recipe: Recipe | None = None) -> RunDirectory:
-    return RunDirectory.create(root, recipe or mini_recipe())
+def claim(root: Path, recipe: Recipe | None = None, *, replace: bool = False) -> RunDirectory:
+    return RunDirectory.create(root, recipe or mini_recipe(), replace=replace)
 
 
 def run_data_stages(run: RunDirectory) -> None:

@@ -6,11 +6,12 @@ import shutil
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from fake_run import HOSTILE, KINDS, claim, run_data_stages, write_evaluation, write_train
+from fake_run import HOSTILE, KINDS, claim, mini_recipe, run_data_stages, write_evaluation, write_train
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.launch import charts
 from tracestill.launch.report import gather, thin, write_report
+from tracestill.launch.training import add_seconds
 
 VOID = ("meta", "br", "img", "hr")
 
@@ -119,6 +120,36 @@ def test_what_has_not_run_is_named(run):
     assert "evaluate answers_only" in text
     assert "(unfinished)" in text
     assert "Held-out loss" not in text
+
+
+def test_what_is_out_of_date_is_named_and_not_shown(run):
+    for arm in ("traces", "answers_only"):
+        write_train(run, arm)
+        write_evaluation(run, arm, 0.875)
+    changed = mini_recipe(train={"steps": 40, "ranks": 1, "lr": 0.5}, evaluate={"temperature": 0.5})
+    found = gather(claim(run.root, changed, replace=True))
+    stages = [f"{stage} {arm}" for stage in ("train", "evaluate") for arm in ("traces", "answers_only")]
+    assert found["missing"] == [f"{name} (out of date)" for name in stages]
+    assert {row["stage"] for row in found["stages"]} == {"sample", "select", "tokenizer", "encode", "plan"}
+    arm = found["arms"]["traces"]
+    assert (arm["train"], arm["preview"], arm["evaluation"], arm["examples"]) == (None, None, None, [])
+    assert arm["plan"] is not None
+
+
+def test_what_comes_from_stale_data_is_stale(run):
+    found = gather(claim(run.root, mini_recipe(select={"max_per_question": 1}), replace=True))
+    assert [name.partition(" ")[0] for name in found["missing"] if name.endswith("(out of date)")] == [
+        *("select", "tokenizer", "encode", "encode", "plan", "plan"),
+    ]
+
+
+def test_training_time_holds_launcher_and_all_attempts(run):
+    write_train(run, "traces")
+    add_seconds(run.stage("traces", "train"), 40.0)
+    add_seconds(run.stage("traces", "train"), 2.5)
+    found = gather(run)
+    assert [row["seconds"] for row in found["stages"] if row["stage"] == "train"] == [42.5]
+    assert found["arms"]["traces"]["train"]["seconds"] == 42.5
 
 
 def test_nothing_has_run(tmp_path):
