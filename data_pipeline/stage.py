@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,8 +112,12 @@ def write_json(path: Path, value: Any) -> None:
     sync(path.parent)
 
 
-def write_manifest(directory: Path, who: dict[str, Any], stage: Stage, seconds: float) -> None:
-    files = sorted(p for p in stage.path.rglob("*") if p.is_file() and p.name != MANIFEST)
+def write_manifest(
+    directory: Path, who: dict[str, Any], stage: Stage, seconds: float, patterns: Sequence[str] = ("**/*",)
+) -> None:
+    """Write manifest.json last; ``patterns`` say which files are the stage's result (all of them)."""
+    found = {p for pattern in patterns for p in stage.path.glob(pattern)}
+    files = sorted(p for p in found if p.is_file() and p.name != MANIFEST)
     manifest = {
         **who,
         "files": {str(p.relative_to(stage.path)): digest_of_file(p) for p in files},

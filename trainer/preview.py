@@ -66,6 +66,7 @@ def preview(
     pieces = [tokenizer.decode([int(token)], skip_special_tokens=False) for token in store.tokens(first)]
     ids = [kinds.names[k] for k in store.kinds(first)]
     of_token = table[store.kinds(first)] * (1.0 if tokens is None else tokens(document_of(store, first), 0))
+    of_token = of_token * float(store.weights[first])
     of_token[0] = 0.0  # the first token is never predicted
     return {
         "kinds": rows,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,7 +100,9 @@ class Log:
         if not write:
             return
         kept = [line for line in self.lines(path) if line.get("step", 0) <= resume_at] if resume_at else []
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        temporary.replace(path)
         self.handle = path.open("a", encoding="utf-8")
 
     @staticmethod
@@ -117,5 +120,14 @@ class Log:
 
     def add(self, **line: Any) -> None:
         if self.write:
-            self.handle.write(json.dumps(line) + "\n")
+            self.handle.write(json.dumps(finite(line), allow_nan=False) + "\n")
             self.handle.flush()
+
+
+def finite(value: Any) -> Any:
+    """The value with null for every number that JSON cannot hold: NaN and the infinities."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

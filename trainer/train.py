@@ -6,7 +6,6 @@ deepspeed --num_gpus 2 --module tracestill.trainer.train --run-dir runs/demo --a
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -15,11 +14,12 @@ from typing import Any
 import torch.distributed as dist
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import Stage, read_manifest, write_json, write_manifest
+from tracestill.data_pipeline.stage import Stage, is_current, read_manifest, write_json, write_manifest
 from tracestill.trainer import checkpoint
 from tracestill.trainer.export import export
 from tracestill.trainer.job import Job, open_directory, prepare
 from tracestill.trainer.preview import preview, read_tokenizer, show
+from tracestill.trainer.provenance import provenance
 from tracestill.trainer.recipe import MAIN_ARM, dump_recipe
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.settings import learning_rate, seconds_of
@@ -157,7 +157,7 @@ def finish(job: Job, seconds: float) -> None:
             state_dict=state,
         )
         work = Stage(job.directory, counts=counts, extra={"best": best.state()} if best else {})
-        write_manifest(job.directory, job.identity, work, seconds)
+        write_manifest(job.directory, job.identity, work, seconds, ("export/**/*", "log.jsonl", "preview.json"))
     dist.barrier()
 
 
@@ -181,8 +181,14 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.perf_counter()
     try:
-        job = prepare(RunDirectory.open(arguments.run_dir), arguments.arm)
+        run = RunDirectory.open(arguments.run_dir)
+        if is_current(run.stage(arguments.arm, "train"), "train", *run.train_stage(arguments.arm)):
+            print(f"training of {arguments.arm} is up to date", flush=True)
+            return
+        job = prepare(run, arguments.arm)
         open_directory(job, arguments.resume)
+        if job.engine.rank == 0:
+            write_json(job.directory / "provenance.json", provenance(job.engine.config))
         if job.progress.step == 0:
             show_preview(job)
         limit = job.recipe.train.stop_after
@@ -194,7 +200,8 @@ def main() -> None:
             sys.exit(EXIT_STOPPED)
         finish(job, time.perf_counter() - started)
     except InputError as error:
-        if int(os.environ.get("RANK", "0")) == 0:
+        # before the ranks have met, each may fail for a reason of its own
+        if not dist.is_initialized() or dist.get_rank() == 0:
             print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
 

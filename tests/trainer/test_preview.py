@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.store import TokenStore, TokenStoreWriter
 from tracestill.trainer.preview import preview, show
+from tracestill.trainer.weighting import WeightingConfig, make_weighting
 
 KINDS = Kinds()
 WORDS = ["<s>", "sum", "add", "5", "</s>"]
@@ -25,9 +26,10 @@ def found(tmp_path):
             writer.add(name, name, np.arange(5, dtype=np.int32), kinds, np.zeros(5, np.uint16), weight)
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="sum"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    table = KINDS.table({"prompt": 0, "derive": 0.5, "answer": 2}, default=1.0)
+    config = WeightingConfig(weights={"prompt": 0, "derive": 0.5, "answer": 2})
     measured = {"derive": {"share": 0.25}, "answer": {"share": 0.75}}
-    return preview(KINDS, TokenStore(tmp_path / "t.arrow"), np.array([0, 1]), table, measured, tokenizer)
+    weighting = make_weighting(config, KINDS, seed=0)
+    return preview(KINDS, TokenStore(tmp_path / "t.arrow"), np.array([1, 0]), weighting, measured, tokenizer)
 
 
 def test_the_table_counts_targets_and_weighs_them(found):
@@ -42,13 +44,13 @@ def test_the_table_counts_targets_and_weighs_them(found):
 
 def test_the_document_shows_each_token_with_its_weight(found):
     tokens = [(t["text"], t["kind"], t["weight"]) for t in found["document"]["tokens"]]
-    assert found["document"]["id"] == "a"
+    assert found["document"]["id"] == "b"
     assert tokens == [
         ("<s>", "control", 0.0),  # never predicted
         ("sum", "prompt", 0.0),
-        ("add", "derive", 0.5),
-        ("5", "answer", 2.0),
-        ("</s>", "control", 1.0),
+        ("add", "derive", 1.5),  # the record weighs 3
+        ("5", "answer", 6.0),
+        ("</s>", "control", 3.0),
     ]
 
 

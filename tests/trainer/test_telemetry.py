@@ -82,3 +82,10 @@ def test_a_fresh_log_starts_empty_and_other_ranks_write_nothing(tmp_path):
     assert path.read_text() == '{"step": 10}\n'
     Log(path, resume_at=0, write=True).add(step=1)
     assert path.read_text() == '{"step": 1}\n'
+
+
+def test_numbers_that_json_cannot_hold_become_null(tmp_path):
+    log = Log(tmp_path / "log.jsonl", resume_at=0, write=True)
+    log.add(step=1, loss=float("nan"), kinds={"answer": {"loss": float("inf"), "count": 3}}, documents=["a"])
+    line = json.loads((tmp_path / "log.jsonl").read_text(), parse_constant=pytest.fail)
+    assert line == {"step": 1, "loss": None, "kinds": {"answer": {"loss": None, "count": 3}}, "documents": ["a"]}
