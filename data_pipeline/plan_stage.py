@@ -15,7 +15,8 @@ from tracestill.data_pipeline.store import TokenStore
 
 def stage_config(config: PlanConfig, *, seed: int, steps: int | None, epochs: int | None) -> dict[str, Any]:
     """What, besides the token store, decides how the plans come out."""
-    return {"plan": config.model_dump(mode="json", exclude_defaults=True), "seed": seed, "steps": steps, "epochs": epochs}
+    own = config.model_dump(mode="json", exclude_defaults=True)
+    return {"plan": own, "seed": seed, "steps": steps, "epochs": epochs}
 
 
 def run(

@@ -89,7 +89,8 @@ def make_teachers(sample: SampleConfig, questions: QuestionsConfig) -> dict[str,
 
 def stage_config(questions: QuestionsConfig, sample: SampleConfig, seed: int) -> dict[str, Any]:
     """What identifies a run of this stage; ``stage.is_current`` takes it."""
-    return {"questions": questions.identity(), "sample": sample.model_dump(mode="json", exclude_defaults=True), "seed": seed}
+    own = sample.model_dump(mode="json", exclude_defaults=True)
+    return {"questions": questions.identity(), "sample": own, "seed": seed}
 
 
 def run(

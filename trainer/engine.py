@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tracestill.data_pipeline.errors import InputError
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer import deepspeed_keys, zero
-from tracestill.trainer.precision import training_dtype
+from tracestill.trainer.precision import training_dtype, use_gpu
 from tracestill.trainer.settings import TrainConfig
 from tracestill.trainer.student import Student
 
@@ -91,7 +91,7 @@ def connect(settings: TrainConfig) -> World:
             port = probe.getsockname()[1]
         alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         os.environ.update({key: str(value) for key, value in alone.items()})
-    cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+    cuda = use_gpu()
     local = int(os.environ.get("LOCAL_RANK", os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", "0")))
     if cuda and local >= torch.cuda.device_count():
         raise InputError(

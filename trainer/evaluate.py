@@ -35,9 +35,10 @@ from tracestill.kernels.pack import pack
 from tracestill.trainer.batches import ROW_MULTIPLE
 from tracestill.trainer.export import quiet
 from tracestill.trainer.generate import generate, load_exported
+from tracestill.trainer.precision import training_dtype, use_gpu
 from tracestill.trainer.recipe import MAIN_ARM, Recipe
 from tracestill.trainer.run_directory import RunDirectory
-from tracestill.trainer.settings import EvaluateConfig, StudentConfig
+from tracestill.trainer.settings import StudentConfig
 from tracestill.trainer.student import Student, build_student
 from tracestill.trainer.telemetry import by_kind
 
@@ -62,18 +63,18 @@ PREDICTION_SCHEMA = pa.schema(
 def run(held: RunDirectory, arm: str, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
     """The evaluate stage of one arm: writes result.json and predictions.parquet.
 
-    ``progress`` is told the questions answered and in all. Uses a GPU (in bf16) if there is one, else the CPU
-    (fp32). Raises InputError if a stage that it reads has not finished, or there is no held-out question.
+    ``progress`` is told the questions answered and in all. Uses a GPU if there is one, in the type of the
+    training. Raises InputError if a stage that it reads has not finished, or there is no held-out question.
     """
     started = time.perf_counter()
     recipe, directory = held.recipe.for_arm(arm), held.stage(arm, "evaluate")
     config, inputs = held.evaluate_stage(arm)
     train, sample, encode = inputs["train"], inputs["sample"], inputs["encode"]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if use_gpu() else "cpu")
     export_dir = exported(train)
     questions = held_out(sample / "questions.parquet", recipe.evaluate.questions)
     with stage(directory, "evaluate", config, inputs) as work:
-        predictions = predict(recipe.evaluate, questions, export_dir, recipe.seed, device, progress)
+        predictions = predict(recipe, questions, export_dir, device, progress)
         result: dict[str, Any] = {**summary(predictions), "documents": 0, "kinds": {}}
         if (encode / "test.arrow").exists():
             store = TokenStore(encode / "test.arrow", recipe.span_kinds())
@@ -101,24 +102,23 @@ def held_out(path: Path, limit: int | None) -> list[dict[str, Any]]:
 
 
 def predict(
-    config: EvaluateConfig,
+    recipe: Recipe,
     questions: Sequence[Mapping[str, Any]],
     export_dir: Path,
-    seed: int,
     device: torch.device,
     progress: Callable[[int, int], None],
 ) -> list[dict[str, Any]]:
     """One row of PREDICTION_SCHEMA for each question."""
-    tokenizer = load_tokenizer(export_dir)
+    tokenizer, config = load_tokenizer(export_dir), recipe.evaluate
     outputs = generate(
-        load_exported(export_dir, device),
+        load_exported(export_dir, device, training_dtype(recipe.train, device)),
         [prompt_ids(tokenizer, row["question"]) for row in questions],
         eos_id=tokenizer.eos,
         pad_id=tokenizer.pad,
         max_new_tokens=config.max_new_tokens,
         batch_size=config.batch_size,
         temperature=config.temperature,
-        seed=seed,
+        seed=recipe.seed,
         progress=progress,
     )
     return [judge(row, ids, tokenizer) for row, ids in zip(questions, outputs, strict=True)]
@@ -180,7 +180,7 @@ def load_student(export_dir: Path, recipe: Recipe, device: torch.device) -> Stud
             pad_id=tokenizer.pad,
             num_kinds=len(recipe.span_kinds()),
             device=device,
-            dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
+            dtype=training_dtype(recipe.train, device),
             chunk_rows=recipe.train.chunk_rows,
         )
     return student.to(device).eval()

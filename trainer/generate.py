@@ -12,14 +12,13 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer.export import quiet
 
 
-def load_exported(directory: Path, device: torch.device) -> PreTrainedModel:
-    """The student in an exported directory: fp32 on the CPU, bf16 on a GPU.
+def load_exported(directory: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The student in an exported directory, on ``device`` and in ``dtype``.
 
     Raises InputError if there is no export, or it does not load.
     """
     if not (directory / "config.json").exists():
         raise InputError(f"{directory}: no exported student; run `tracestill train` first")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     try:
         with quiet():
             model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)

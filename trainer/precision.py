@@ -1,11 +1,18 @@
-"""The type that a student computes in."""
+"""Where a student computes, and in which type."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer.settings import TrainConfig
+
+
+def use_gpu() -> bool:
+    """Whether a GPU is there and wanted: ``DS_ACCELERATOR=cpu`` keeps training and evaluation off it."""
+    return torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
 
 
 def training_dtype(settings: TrainConfig, device: torch.device) -> torch.dtype:
