@@ -1,12 +1,15 @@
-"""Training from the repository root, in the four ways that people start it, with Hugging Face's ``kernels`` around.
+"""Training from the repository root, in the three ways that people start it, with Hugging Face's ``kernels`` around.
 
 The repository has folders called ``kernels``, ``trainer`` and ``launch``, and transformers imports a distribution
 called ``kernels``: from the root, and with the root on PYTHONPATH, everybody must still get their own.
 """
 
+import contextlib
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +18,10 @@ import pytest
 import yaml
 from fake_run import RECIPE
 
-from tracestill.launch.deepspeed_command import free_port
+from tracestill.launch.deepspeed_command import GRACE_SECONDS, free_port
 
 ROOT = Path(__file__).parents[2]
+SECONDS = 240  # that a command may take on a busy machine
 SMALL = {
     "train": {"steps": 3, "ranks": 2, "zero": 2, "log_every": 1, "checkpoint_every": 2},
     "evaluate": {"max_new_tokens": 8},
@@ -28,9 +32,27 @@ SMALL = {
 def start(*command: object) -> subprocess.CompletedProcess[str]:
     """Run a command in the repository root, with the root on PYTHONPATH as DeepSpeed's launcher puts it."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    return subprocess.run(
-        [str(part) for part in command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
+    try:
+        out, err = process.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # the command line ends the launcher, which has a group of its own, and its ranks
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=GRACE_SECONDS + 5)
+        raise
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def program(name: str) -> Path:
@@ -68,6 +90,13 @@ def test_console_command(trained):
     found = json.loads((trained / "report/report.json").read_text())
     assert found["missing"] == []
     assert found["arms"]["traces"]["evaluation"]["questions"] == 4
+    train = trained / "arms/traces/train"
+    rows = json.loads((train / "preview.json").read_text())["kinds"]
+    assert sum(row["loss_share"] for row in rows) == pytest.approx(1.0)
+    console = (train / "console.log").read_text()
+    assert all(re.search(rf"^\W*{row['kind']}\b.*\d", console, re.MULTILINE) for row in rows), "the table is printed"
+    (timed,) = (row for row in found["stages"] if row["stage"] == "train")
+    assert timed["seconds"] > json.loads((train / "manifest.json").read_text())["seconds"], "launcher and imports too"
     again = start(program("tracestill"), "run", trained)
     assert again.stderr.count("up to date, skipped") == 7, again.stderr
 
