@@ -70,6 +70,25 @@ def test_files_stay_rooms():
     assert not {name: lines for name, lines in long.items() if lines > 400}
 
 
+def pages():
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_pages_hold_no_placeholder():
+    left = {
+        f"{page.name}: {word}" for page in pages() for word in re.findall(r"^[A-Z]+_[A-Z_]+$", page.read_text(), re.M)
+    }
+    assert not left
+
+
+def test_relative_links_of_pages_lead_somewhere():
+    pattern = r"""\]\(([^)\s]+)|\b(?:src|href)="([^"]+)"|^\[[^\]]+\]:\s*(\S+)"""
+    links = [(page, "".join(link)) for page in pages() for link in re.findall(pattern, page.read_text(), re.M)]
+    assert links
+    relative = [(page, link.partition("#")[0]) for page, link in links if not re.match(r"[a-z]+:|#", link)]
+    assert not [f"{page.name}: {link}" for page, link in relative if not (page.parent / link).exists()]
+
+
 @pytest.fixture
 def check():
     spec = importlib.util.spec_from_file_location("check_demo", ROOT / ".ci/check_demo.py")
@@ -103,6 +122,31 @@ def test_a_report_without_an_arm_fails_the_check(check):
     found = report()
     del found["arms"]["answers_only"]
     assert check.faults(found) == ["arm answers_only was not evaluated"]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        '<img src="https://example.com/a.png">',
+        "<IMG SRC = 'http://example.com/a.png'>",
+        "<script src=//example.com/a.js></script>",
+        '<link rel="stylesheet" href="https://example.com/a.css">',
+        "<style>p { background: url( 'https://example.com/a.png') }</style>",
+        "<style>@import 'https://example.com/a.css';</style>",
+    ],
+)
+def test_a_page_that_fetches_something_fails_the_check(check, tmp_path, part):
+    whole = '<svg xmlns="http://www.w3.org/2000/svg"></svg><p>see http://example.com</p><a href="#traces">traces</a>'
+    assert check.fetched(whole) == []
+    (found,) = check.fetched(whole + part)
+    assert "//example.com/a." in found
+    (tmp_path / "report.json").write_text(json.dumps(report()))
+    for page, code in ((None, 1), (whole + part, 1), (whole, 0)):
+        if page is not None:
+            (tmp_path / "report.html").write_text(page)
+        command = [sys.executable, str(ROOT / ".ci/check_demo.py"), str(tmp_path / "report.json")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, "report.html" in done.stderr) == (code, code == 1), done.stderr
 
 
 @pytest.mark.soak
