@@ -74,7 +74,7 @@ def stop_on_sigterm(directory: Path, console: Console) -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        stopping.request(directory)
+        stopping.request(directory, "SIGTERM")
         signal.signal(signal.SIGTERM, before)
         console.print("SIGTERM: training saves after this step and stops", highlight=False)
 

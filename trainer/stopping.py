@@ -47,7 +47,7 @@ class StopRequest:
         if self.deadline is not None and time.perf_counter() >= self.deadline:
             return "train.stop_after"
         if self.rank == 0 and (self.directory / REQUEST).exists():
-            return "request"
+            return (self.directory / REQUEST).read_text(encoding="utf-8").strip() or "request"
         return ""
 
     def mark(self, step: int, steps: int) -> None:
@@ -56,10 +56,10 @@ class StopRequest:
         write_json(self.directory / MARKER, {"step": step, "steps": steps, "reason": reason})
 
 
-def request(directory: Path) -> None:
+def request(directory: Path, reason: str) -> None:
     """Ask the training in ``directory``, or the one that is about to start there, to stop."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / REQUEST).touch()
+    (directory / REQUEST).write_text(reason, encoding="utf-8")
 
 
 def clear(directory: Path, *names: str) -> None:

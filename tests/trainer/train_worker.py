@@ -114,7 +114,7 @@ def chosen(root: Path) -> dict[str, Any]:
 
     def ask(step: int, loss: Any) -> Any:
         if step == 4 and job.engine.rank == 0:
-            stopping.request(job.directory)
+            stopping.request(job.directory, "")
         return loss
 
     during(job, ask)
