@@ -35,12 +35,13 @@ def weighting(*, by_token: bool) -> SpanWeighting:
 
 
 def write_store(path: Path) -> TokenStore:
-    """Lengths 2 to 60; document 1 is prompt alone, document 5 has the record weight 0, document 7 no answer."""
+    """Lengths 2 to 60; no token is a check, document 1 is prompt alone, 5 has the record weight 0, 7 has no answer."""
     random = np.random.default_rng(5)
     with TokenStoreWriter(path, KINDS) as writer:
         for index in range(DOCUMENTS):
             n = int(random.integers(2, 61))
             kinds = np.sort(random.integers(1, 8, n))
+            kinds[kinds == KINDS.id("check")] = KINDS.id("prose")
             kinds = np.ones(n, int) if index == 1 else np.minimum(kinds, 5) if index == 7 else kinds
             weight = 0.0 if index == 5 else float(random.uniform(0.2, 3))
             writer.add(str(index), "q", random.integers(0, VOCABULARY, n), kinds, np.zeros(n), weight)

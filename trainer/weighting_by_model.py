@@ -86,8 +86,9 @@ class ExcessLoss(SpanWeighting):
 
     Selective language modeling of Rho-1 (Lin and others, arXiv 2404.07965). With ``share`` the threshold of a step
     is the quantile of e over all weighted tokens of the step before, on all ranks, to 1/128 nat; Rho-1 takes that of
-    the batch itself, which would depend on how a step is cut into chunks and ranks. The first step keeps all. The
-    reference model reads every micro-step beside the student: about a third more work at equal size.
+    the batch itself, which would depend on how a step is cut into chunks and ranks. The first step keeps all, and
+    while losses fall fast, less than the share is kept. The reference model reads every micro-step beside the
+    student: about a third more work at equal size.
     """
 
     Options: ClassVar[type[BaseModel]] = ExcessLossOptions

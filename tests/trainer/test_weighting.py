@@ -4,10 +4,12 @@ import sys
 
 import numpy as np
 import pytest
+from fake_run import RECIPE
 from pydantic import ValidationError
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds
+from tracestill.trainer.recipe import build
 from tracestill.trainer.weighting import (
     BUILT_IN,
     Document,
@@ -255,3 +257,31 @@ def test_an_import_path_names_any_class(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     assert find("their_weighting_module:Plain").__name__ == "Plain"
     assert WeightingConfig(use="their_weighting_module:Plain").options == {}
+
+
+def test_an_arm_that_uses_another_weighting_leaves_its_options_behind():
+    arms = {
+        "drop": {"weighting": {"use": "random_drop", "options": {"keep": 0.25}}},
+        "plain": {"weighting": {"use": "span"}},
+        "short": {"weighting": "dft"},
+        "sharp": {"weighting": {"options": {"gamma": 5}}},
+    }
+    recipe = build({**RECIPE, "weighting": {"use": "focal", "weights": {"prompt": 0.5}}, "arms": arms}, where="test")
+    found = {arm: recipe.for_arm(arm).weighting for arm in recipe.arm_names()}
+    options = {arm: (config.use, config.options) for arm, config in found.items()}
+    assert options == {
+        "traces": ("focal", {"gamma": 2.0}),
+        "drop": ("random_drop", {"keep": 0.25, "kinds": ["trace"]}),
+        "plain": ("span", {}),
+        "short": ("dft", {"exponent": 1.0}),
+        "sharp": ("focal", {"gamma": 5.0}),
+    }
+    assert found["drop"].weights == {"prompt": 0.5}, "weights are those of the recipe"
+
+
+def test_a_fault_of_the_weighting_is_one_line_of_the_recipe():
+    with pytest.raises(InputError) as error:
+        build({**RECIPE, "weighting": {"use": "focal", "options": {"gama": 1}}}, where="mine.yaml")
+    assert str(error.value) == "mine.yaml: weighting.options: options.gama: unknown key; did you mean 'gamma'?"
+    with pytest.raises(InputError, match=r"mine.yaml: unknown span kind or group 'derivee'; did you mean 'derive'"):
+        build({**RECIPE, "weighting": {"weights": {"derivee": 1}}}, where="mine.yaml")

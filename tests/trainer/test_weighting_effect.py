@@ -16,7 +16,7 @@ from tracestill.trainer.weighting_effect import warnings
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """Every kind but pad, and records of different weight."""
+    """Every kind but pad and check, and records of different weight."""
     return write_store(tmp_path_factory.mktemp("store") / "tokens.arrow")
 
 
