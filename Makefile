@@ -34,10 +34,10 @@ demo: install  ## the whole pipeline at small scale; prints where the report is
 	$(BIN)/tracestill run $(DEMO)
 
 test: install-dev  ## the tests (under 12 minutes on two cores)
-	$(BIN)/python -m pytest -q -m "not soak"
-
-test-all: install-dev  ## the tests, soaks included (hours)
 	$(BIN)/python -m pytest -q
+
+test-all: install-dev  ## the tests, soaks included (an hour)
+	$(BIN)/python -m pytest -q -m "soak or not soak"
 
 lint: install-dev  ## style and types
 	$(BIN)/ruff check .

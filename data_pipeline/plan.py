@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.order import LINEAR_COST, order_packs, shuffled, step_sizes
@@ -44,6 +44,11 @@ class PlanConfig(BaseModel, extra="forbid"):
         description="documents longer than the capacity: error stops; drop leaves them out, counted; trim_trace cuts "
         "the middle of the trace, keeps question and answer, and counts the tokens lost by kind",
     )
+
+    @field_validator("balance", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML reads a bare `off` as false
 
     @model_validator(mode="after")
     def _choose_group(self) -> PlanConfig:

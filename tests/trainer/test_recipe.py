@@ -48,6 +48,14 @@ def test_settings_override_nested_keys_and_keep_their_siblings(recipe_file):
     assert recipe.sample.samples == 3
 
 
+def test_a_bare_off_switches_the_balance_off(recipe_file):
+    """YAML 1.1 reads `off` as false."""
+    assert load_recipe(recipe_file(), ["plan.balance=off"]).plan.balance == "off"
+    path = recipe_file()
+    path.write_text(path.read_text().replace("packs_per_step: 2", "packs_per_step: 2\n  balance: off"))
+    assert load_recipe(path).plan.balance == "off"
+
+
 def test_an_arm_is_the_recipe_with_its_overrides(recipe_file):
     recipe = load_recipe(recipe_file(arms={"long": {"train": {"epochs": 2}}, "bare": {"encode": {"trace": "drop"}}}))
     assert recipe.for_arm("traces").train == recipe.train
