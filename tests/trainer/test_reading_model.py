@@ -233,3 +233,20 @@ def test_only_what_has_state_has_one():
     assert weighting("excess_loss", reference="x", threshold=1.0).observe is None
     end_step(weighting("span"))
     restore(SimpleNamespace(), {})
+
+
+def test_every_step_has_a_quantile_of_its_own():
+    of = weighting("excess_loss", reference="x", share=0.5)
+    zero = torch.zeros(101)
+    for middle in (3.0, -2.0):
+        of.observe(torch.linspace(middle - 1, middle + 1, 101), zero, zero, zero)
+        of.end_step()
+        assert float(of.state()["threshold"]) == pytest.approx(middle, abs=1 / 64)
+
+
+def test_a_share_of_one_keeps_what_lies_below_every_bin():
+    of = weighting("excess_loss", reference="x", share=1.0)
+    values, zero = torch.tensor([-100.0, 0.0, 100.0]), torch.zeros(3)
+    of.observe(values, zero, zero, zero)
+    of.end_step()
+    assert of.dynamic(values, zero, zero, zero).tolist() == [1, 1, 1]
