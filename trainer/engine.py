@@ -14,10 +14,11 @@ import logging
 import math
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 import torch.distributed as dist
@@ -106,6 +107,20 @@ def connect(settings: TrainConfig) -> World:
         deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     return World(dist.get_rank(), dist.get_world_size(), local, device, training_dtype(settings, device))
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code, after the other ranks have come as far if it is 0.
+
+    Not through the interpreter's shutdown: that takes torch's communication threads down in any order, and now and
+    then (gloo, torch 2.13) aborts a rank that has done all its work.
+    """
+    if dist.is_initialized() and code == 0:
+        dist.barrier()
+        dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def quieten() -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import copy
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.render import TraceTokenizer, load_tokenizer
 from tracestill.data_pipeline.stage import MANIFEST, sync
+
+PROBE = "What is (7 + 14) mod 10?\nSo 3 * 2 = 6, or 12.5%. Größe"
 
 CARD = """\
 ---
@@ -159,6 +162,24 @@ def copy_tokenizer(source: Path, directory: Path) -> None:
     for path in sorted(source.iterdir()):
         if path.is_file() and path.name != MANIFEST and not (directory / path.name).exists():
             shutil.copyfile(path, directory / path.name)
+
+
+def check_tokenizer(directory: Path, config: PreTrainedConfig) -> None:
+    """Raises InputError if plain AutoTokenizer, beside a model of this config, would not cut text as training does.
+
+    transformers has a tokenizer class of its own for some model types, whatever tokenizer_config.json says.
+    """
+    own = load_tokenizer(directory)
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        copy_tokenizer(directory, Path(folder))
+        config.save_pretrained(folder)
+        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if loaded(PROBE, add_special_tokens=False).input_ids != own.encode([PROBE])[0].ids:
+        raise InputError(
+            f"student: beside a {config.model_type} model, transformers reads {directory} as {type(loaded).__name__} "
+            f"and cuts text otherwise than training would; choose another model_type (llama, qwen3), or the "
+            f"tokenizer that belongs to the model (encode.tokenizer.path)"
+        )
 
 
 def table(counts: Mapping[str, Any]) -> str:

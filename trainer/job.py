@@ -21,6 +21,7 @@ from tracestill.trainer.batches import Batches
 from tracestill.trainer.best import Best
 from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE
 from tracestill.trainer.engine import Engine, connect, training_dtype
+from tracestill.trainer.export import check_tokenizer
 from tracestill.trainer.held_out import HeldOut, choose_store
 from tracestill.trainer.reading_model import use_weighting
 from tracestill.trainer.recipe import Recipe
@@ -98,6 +99,7 @@ def prepare(run: RunDirectory, arm: str) -> Job:
         dtype=training_dtype(settings, world.device),
         chunk_rows=settings.chunk_rows,
     )
+    check_tokenizer(inputs["tokenizer"], student.model.config)
     weighting = make_weighting(recipe.weighting, kinds, recipe.seed)
     use_weighting(
         student,

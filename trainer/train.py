@@ -16,6 +16,7 @@ import torch.distributed as dist
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import Stage, is_current, read_manifest, write_json, write_manifest
 from tracestill.trainer import checkpoint
+from tracestill.trainer.engine import leave
 from tracestill.trainer.export import export
 from tracestill.trainer.job import Job, open_directory, prepare
 from tracestill.trainer.preview import preview, read_tokenizer, show
@@ -161,8 +162,8 @@ def finish(job: Job, seconds: float) -> None:
     dist.barrier()
 
 
-def main() -> None:
-    """Entry point of every rank. Exit codes: 0 done, 2 bad input (one line on stderr), 3 stopped on request."""
+def main() -> int:
+    """Train, as one of the ranks. The exit code: 0 done, 2 bad input (one line on stderr), 3 stopped on request."""
     parser = argparse.ArgumentParser(
         description="Train one arm of a run; started by DeepSpeed's launcher.",
         epilog="Exit codes: 0 done, 2 bad input, 3 stopped on request (SIGTERM, train.stop_after) and resumable. "
@@ -184,7 +185,7 @@ def main() -> None:
         run = RunDirectory.open(arguments.run_dir)
         if is_current(run.stage(arguments.arm, "train"), "train", *run.train_stage(arguments.arm)):
             print(f"training of {arguments.arm} is up to date", flush=True)
-            return
+            return 0
         job = prepare(run, arguments.arm)
         open_directory(job, arguments.resume)
         if job.engine.rank == 0:
@@ -197,14 +198,15 @@ def main() -> None:
             complete = train(job, stop)
         if not complete:
             job.console.print(f"stopped after step {job.progress.step}/{job.steps}, saved; --resume auto goes on")
-            sys.exit(EXIT_STOPPED)
+            return EXIT_STOPPED
         finish(job, time.perf_counter() - started)
     except InputError as error:
         # before the ranks have met, each may fail for a reason of its own
         if not dist.is_initialized() or dist.get_rank() == 0:
             print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    leave(main())

@@ -18,7 +18,7 @@ from engine_workshop import engine, equal, fingerprint, shared_out, student, tak
 from safetensors.torch import save_file
 
 from tracestill.trainer import checkpoint, zero
-from tracestill.trainer.engine import Engine
+from tracestill.trainer.engine import Engine, leave
 
 SAVED_AT, STEPS = 3, 6
 
@@ -104,3 +104,4 @@ def main() -> None:
 
 
 main()
+leave(0)

@@ -15,7 +15,7 @@ from tiny_step import documents, weightless
 from torch import Tensor, nn
 
 from tracestill.trainer import zero
-from tracestill.trainer.engine import Engine
+from tracestill.trainer.engine import Engine, leave
 
 ACCUMULATION = 2
 
@@ -129,3 +129,4 @@ def main() -> None:
 
 
 main()
+leave(0)

@@ -12,6 +12,8 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from engine_workshop import engine, head_is_partitioned, same_everywhere, shared_out, student, take_step
 from safetensors.torch import save_file
 
+from tracestill.trainer.engine import leave
+
 STEPS = 2
 
 
@@ -87,3 +89,4 @@ def main() -> None:
 
 
 main()
+leave(0)

@@ -14,9 +14,11 @@ import torch
 from safetensors.torch import load_file
 from tiny_export import WORDS, save_tokenizer, tiny_model
 from torch import nn
+from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer.export import export
+from tracestill.data_pipeline.tokenizer import fast_tokenizer, train_sentencepiece
+from tracestill.trainer.export import check_tokenizer, export
 from tracestill.trainer.generate import load_exported
 
 BLOCK = """
@@ -195,3 +197,20 @@ def test_torn_weights_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the exported student does not load .* train again") as caught:
         load_exported(out, torch.device("cpu"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fits"), [("llama", True), ("qwen3", True), ("mistral", True), ("qwen2", False)]
+)
+def test_a_model_type_whose_tokenizer_transformers_replaces_is_refused(tmp_path, model_type, fits):
+    """AutoTokenizer takes a class of its own for qwen2, and would read our vocabulary as something else."""
+    fast = fast_tokenizer(train_sentencepiece(["What is (7 + 14) mod 10? So 3 * 2 = 6."] * 20, 320))
+    PreTrainedTokenizerFast(
+        tokenizer_object=fast, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    ).save_pretrained(tmp_path)
+    config = AutoConfig.for_model(model_type)
+    if fits:
+        check_tokenizer(tmp_path, config)
+    else:
+        with pytest.raises(InputError, match="cuts text otherwise than training would; choose another model_type"):
+            check_tokenizer(tmp_path, config)

@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer import stopping
+from tracestill.trainer.engine import leave
 from tracestill.trainer.job import Job, Resume, open_directory, prepare
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.train import finish, train
@@ -140,3 +141,4 @@ def main() -> None:
 
 
 main()
+leave(0)

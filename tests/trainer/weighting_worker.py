@@ -12,6 +12,7 @@ import torch.distributed as dist
 from normaliser_cases import KINDS, NORMALISERS, batches, factors_of, loss_of
 
 from tracestill.data_pipeline.store import TokenStore
+from tracestill.trainer.engine import leave
 from tracestill.trainer.weighting import WeightingConfig, make_weighting
 
 
@@ -57,3 +58,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave(0)
