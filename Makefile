@@ -45,12 +45,13 @@ lint: install-dev  ## style and types
 	for part in data_pipeline kernels trainer launch; do \
 	    MYPYPATH=.types $(BIN)/mypy --namespace-packages --explicit-package-bases -p tracestill.$$part || exit 1; done
 
+# A claim that fails is printed, and does not stop the rest.
 RESULTS ?= benchmarks/results
 bench: install-dev  ## the benchmarks on this machine's CPU; writes into RESULTS (20 minutes)
-	$(BIN)/python benchmarks/planner.py --json $(RESULTS)/planner_cpu.json
-	$(BIN)/python benchmarks/linear_cross_entropy.py --device cpu --json $(RESULTS)/linear_cross_entropy_cpu.json
-	$(BIN)/python benchmarks/pack.py --json $(RESULTS)/pack_cpu.json
-	$(BIN)/python benchmarks/demo.py --json $(RESULTS)/demo_three_seeds.json
+	-$(BIN)/python benchmarks/planner.py --json $(RESULTS)/planner_cpu.json
+	-$(BIN)/python benchmarks/linear_cross_entropy.py --device cpu --json $(RESULTS)/linear_cross_entropy_cpu.json
+	-$(BIN)/python benchmarks/pack.py --json $(RESULTS)/pack_cpu.json
+	-$(BIN)/python benchmarks/demo.py --json $(RESULTS)/demo_three_seeds.json
 
 bench-gpu: install-dev  ## correctness and speed of the kernels on one GPU (8 minutes)
 	$(BIN)/python -m pytest -q tests/kernels
