@@ -1,9 +1,11 @@
-"""The demo's claim on three seeds: traces teach what answers alone do not, and a filter of wrong traces matters.
+"""The demo's claim on three seeds: traces teach what answers alone do not. And: does a filter of wrong traces help?
 
     python benchmarks/demo.py [--seeds 0 1 2] [--json PATH] [--runs DIR] [--quick]
 
 Each seed is a whole run of recipes/demo.yaml with questions, traces, packs and student of its own. On the first
-seed, a teacher that errs on 25 % of its steps is imitated with and without selection.
+seed, a teacher that errs on 25 % of its steps is imitated with and without selection. (Measured on seed 0: it does
+not help at this size. The filter leaves 910 of 4,000 traces, and a student that sees all of them averages over the
+errors.)
 """
 
 from __future__ import annotations
