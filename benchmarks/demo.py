@@ -4,8 +4,7 @@
 
 Each seed is a whole run of recipes/demo.yaml with questions, traces, packs and student of its own. On the first
 seed, a teacher that errs on 25 % of its steps is imitated with and without selection. (Measured on seed 0: it does
-not help at this size. The filter leaves 910 of 4,000 traces, and a student that sees all of them averages over the
-errors.)
+not help at this size, where it leaves 910 of 4,000 traces.)
 """
 
 from __future__ import annotations
