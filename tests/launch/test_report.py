@@ -207,3 +207,10 @@ def test_logarithmic_ticks_lie_inside(low, high):
     found = charts.ticks_log(low, high)
     assert len(found) >= 2
     assert all(low <= value <= high for value in found)
+
+
+@pytest.mark.parametrize(("count", "limit"), [(0, 4), (1, 4), (4, 4), (5, 4), (101, 10)])
+def test_a_thinned_curve_keeps_its_last_point(count, limit):
+    found = thin(list(range(count)), limit)
+    assert len(found) <= limit
+    assert found[-1:] == list(range(count))[-1:]
