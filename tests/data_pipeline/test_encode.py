@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracestill.data_pipeline.encode import EncodeConfig, Stores, encode, first_visible, run, stage_config
+from tracestill.data_pipeline.document import encode, first_visible
+from tracestill.data_pipeline.encode import EncodeConfig, Stores, run, stage_config
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.plan import PlanConfig
@@ -349,7 +350,7 @@ def test_an_unfinished_stage_is_refused(tmp_path):
 
 
 def test_nothing_here_imports_torch():
-    modules = ("encode", "tokenizer", "render", "store")
+    modules = ("document", "encode", "tokenizer", "render", "store")
     code = ";".join(f"import tracestill.data_pipeline.{name}" for name in modules)
     code += "; import sys; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,0 +1,96 @@
+"""One record as tokens, each with a kind and a step.
+
+    text  <s>     question <think> trace   </think> answer </s>
+    kind  control prompt   control by span control  answer control
+
+A token of the trace belongs to the span, and to the step, that holds its first character that is no white space
+(its first character if all are white space): a token such as " =" goes with what it says, not with the space
+before it. Steps are counted from 0 in each trace; outside the trace the step is 0, and steps from 65,535 on share
+that number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from tokenizers import Encoding
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.kinds import Kinds
+from tracestill.data_pipeline.render import TraceTokenizer
+from tracestill.data_pipeline.schema import Record
+from tracestill.data_pipeline.segment import span_fault, step_ends
+
+LAST_STEP = np.iinfo(np.uint16).max
+
+
+class Document(NamedTuple):
+    """One tokenised record."""
+
+    tokens: np.ndarray  # (n,) int32
+    kinds: np.ndarray  # (n,) uint8
+    steps: np.ndarray  # (n,) uint16
+
+
+def encode(
+    tokenizer: TraceTokenizer, records: Sequence[Record], kinds: Kinds, trace: Literal["keep", "drop"] = "keep"
+) -> list[Document]:
+    """The documents of the records, of any length. Raises InputError naming the record whose spans are bad."""
+    questions = tokenizer.encode([record.question for record in records])
+    traces = tokenizer.encode([record.trace if trace == "keep" else "" for record in records])
+    answers = tokenizer.encode([record.answer for record in records])
+    return [
+        document(tokenizer, record, question, thought, answer, kinds)
+        for record, question, thought, answer in zip(records, questions, traces, answers, strict=True)
+    ]
+
+
+def document(
+    tokenizer: TraceTokenizer, record: Record, question: Encoding, trace: Encoding, answer: Encoding, kinds: Kinds
+) -> Document:
+    """Lay out one record between control symbols. Raises InputError naming it if its spans are bad."""
+    ids = [
+        tokenizer.bos,
+        *question.ids,
+        tokenizer.think,
+        *trace.ids,
+        tokenizer.end_think,
+        *answer.ids,
+        tokenizer.eos,
+    ]
+    tokens = np.array(ids, np.int32)
+    kind = np.full(len(ids), kinds.id("control"), np.uint8)
+    step = np.zeros(len(ids), np.uint16)
+    begin = len(question.ids) + 2
+    end = begin + len(trace.ids)
+    kind[1 : begin - 1] = kinds.id("prompt")
+    kind[end + 1 : -1] = kinds.id("answer")
+    if trace.ids:
+        kind[begin:end], step[begin:end] = trace_kinds_and_steps(record, trace, kinds)
+    return Document(tokens, kind, step)
+
+
+def trace_kinds_and_steps(record: Record, trace: Encoding, kinds: Kinds) -> tuple[np.ndarray, np.ndarray]:
+    """(m,) kind and (m,) step of each token of a trace. Raises InputError naming the record if its spans are bad."""
+    if fault := span_fault(record.trace, record.spans, kinds.members("trace")):
+        raise InputError(f"record {record.record_id} (question {record.question_id}): {fault}; segment its trace again")
+    at = first_visible(record.trace, np.array(trace.offsets, np.int64).reshape(-1, 2))
+    span = np.searchsorted([span.end for span in record.spans], at, side="right")
+    of_span = np.array([kinds.id(span.kind) for span in record.spans], np.uint8)
+    step = np.searchsorted(step_ends(record.trace), at, side="right")
+    return of_span[span], np.minimum(step, LAST_STEP).astype(np.uint16)
+
+
+def first_visible(
+    text: str,
+    offsets: np.ndarray,  # (m, 2) first character of each token and the one after its last
+) -> np.ndarray:
+    """(m,) position of each token's first character that is no white space, or of its first character."""
+    begin = np.minimum(offsets[:, 0], len(text) - 1)
+    space = np.fromiter(map(str.isspace, text), bool, len(text))
+    following = np.where(space, len(text), np.arange(len(text)))
+    following = np.minimum.accumulate(following[::-1])[::-1]  # the first visible character at or after each
+    visible = following[begin]
+    return np.where(visible < offsets[:, 1], visible, begin)
