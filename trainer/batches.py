@@ -35,6 +35,7 @@ class Step:
     weight_sum: float | None  # sum of w over all ranks; 0.0: nothing may change; None: only the device knows
     tokens: int  # of all ranks
     documents: np.ndarray  # (D,) ids in the token store, of all ranks
+    epoch: int
 
 
 class Batches:
@@ -87,7 +88,7 @@ class Batches:
             micro, weight_sum = self.known(mine, whole, table)
         else:
             micro, weight_sum = self.reduced(mine, table, step, self.tokens), None
-        return Step(micro, weight_sum, int(self.store.lengths[whole].sum()), whole)
+        return Step(micro, weight_sum, int(self.store.lengths[whole].sum()), whole, epoch)
 
     def known(
         self, mine: list[np.ndarray], whole: np.ndarray, table: np.ndarray

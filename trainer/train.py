@@ -16,6 +16,7 @@ import torch.distributed as dist
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import Stage, is_current, read_manifest, write_json, write_manifest
 from tracestill.trainer import checkpoint
+from tracestill.trainer.ahead import Ahead
 from tracestill.trainer.engine import leave
 from tracestill.trainer.export import export
 from tracestill.trainer.job import Job, open_directory, prepare
@@ -39,14 +40,16 @@ def train(job: Job, stop: StopRequest) -> bool:
     settings, engine, progress = job.recipe.train, job.engine, job.progress
     meter = Meter(job.recipe.span_kinds(), engine.device)
     log = Log(job.directory / "log.jsonl", resume_at=progress.step, write=engine.rank == 0)
+    ahead = Ahead(job.batches, job.steps)
     if job.held_out and progress.step == 0:
         measure(job, log, meter)
     while progress.step < job.steps and not progress.over:
-        batch = job.batches.step(progress.step)
+        batch = ahead.step(progress.step)
         for micro in batch.micro:
             loss, statistics = engine.forward(micro)
             engine.backward(loss)
             meter.add(statistics)
+        ahead.prepare(progress.step + 1)
         rate = learning_rate(settings, progress.step, job.steps)
         result = engine.step(rate, weight_sum=batch.weight_sum, stop=stop.reason() != "")
         end_step(job.weighting)
@@ -66,7 +69,7 @@ def train(job: Job, stop: StopRequest) -> bool:
         ends = last or progress.over or result.stop
         if meter.steps and (ends or done % settings.log_every == 0):
             numbers = meter.read()
-            log.add(step=done, epoch=job.batches.epoch, lr=rate, grad_norm=result.grad_norm, **numbers)
+            log.add(step=done, epoch=batch.epoch, lr=rate, grad_norm=result.grad_norm, **numbers)
             job.console.print(line_of(done, job.steps, numbers), highlight=False)
         if ends or better or (settings.checkpoint_every and done % settings.checkpoint_every == 0):
             save(job)

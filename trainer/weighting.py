@@ -112,6 +112,9 @@ class Weighting(Protocol):
     end_step()                    called on every rank after each update; may all-reduce
     state(), load_state(state)    what a checkpoint keeps, as JSON
     named()                       kinds and groups that the recipe means to tell apart; missing ones are reported
+
+    One without ``end_step`` and ``state`` answers by its arguments alone: it is asked for a step before the last one
+    has ended (see ``trainer.ahead``).
     """
 
     def kinds(self, step: int) -> np.ndarray:

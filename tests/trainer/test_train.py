@@ -49,7 +49,11 @@ LENGTHS = {
 def recipe(train: dict[str, Any]) -> Recipe:
     questions = {**RECIPE["questions"], "validation": 3}  # type: ignore[dict-item]
     return mini_recipe(
-        questions=questions, student={"config": STUDENT}, train={**train, "ranks": 2, "lr": 1e-2}, arms={}
+        questions=questions,
+        student={"config": STUDENT},
+        weighting={"use": "random_drop", "options": {"keep": 0.8}},  # its sums are all-reduced, one step ahead
+        train={**train, "ranks": 2, "lr": 1e-2},
+        arms={},
     )
 
 
@@ -102,13 +106,18 @@ def test_the_time_limit_stops_too(trained):
 
 def test_stopped_twice_it_ends_bit_for_bit_like_the_uninterrupted_run(trained):
     root, found = trained
-    assert found["plain"]
+    assert found["plain"]["complete"]
     assert found["stopped"]["complete"]
     plain, stopped = (train_directory(root, name) / "checkpoints/step-000008" for name in ("plain", "stopped"))
     assert same(tensors(plain), tensors(stopped))
     lines = [[(line["step"], line["loss"]) for line in log(root, name) if "loss" in line] for name in LENGTHS][:2]
     assert lines[0] == lines[1]
     assert [step for step, _ in lines[0]] == [*range(1, 9)]
+
+
+def test_each_step_is_made_while_the_one_before_is_computed(trained):
+    made = trained[1]["plain"]["made"]  # [steps done, step]
+    assert made == [[0, 0], *([done, done + 1] for done in range(7))]
 
 
 def test_faulty_steps_are_named_with_all_ranks_documents(trained):
