@@ -20,7 +20,7 @@ from tracestill.data_pipeline.stage import identity, is_current, read_manifest, 
 from tracestill.launch import deepspeed_command
 from tracestill.launch.progress import Bar, bar
 from tracestill.trainer import stopping
-from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE, committed, verified
+from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE, committed, complete
 from tracestill.trainer.run_directory import RunDirectory
 
 CONSOLE_LOG = "console.log"
@@ -120,11 +120,11 @@ def wall_seconds(directory: Path) -> float | None:
 
 
 def can_resume(run: RunDirectory, arm: str) -> bool:
-    """Whether the newest whole checkpoint of the arm belongs to exactly the training that is wanted.
+    """Whether the newest complete checkpoint of the arm belongs to exactly the training that is wanted.
 
-    Reads the checkpoint's files, as the ranks do.
+    Looks at the files' sizes only: the ranks will read them, share the work, and pass over a damaged one.
     """
-    whole = next(filter(verified, reversed(committed(run.stage(arm, "train") / CHECKPOINTS))), None)
+    whole = next(filter(complete, reversed(committed(run.stage(arm, "train") / CHECKPOINTS))), None)
     if whole is None:
         return False
     try:

@@ -1,9 +1,10 @@
 """Step checkpoints: whole tensors in safetensors, committed by one rename, loadable on any ranks and ZeRO stage.
 
     checkpoints/step-000200/
-        rank-00000.safetensors ...   fp32 parameters (frozen ones in their own type), AdamW's moments, the rank's RNG
+        rank-00000.safetensors ...   fp32 parameters (frozen ones in their own type), AdamW's moments,
+                                       the rank's RNG; rank 0's persistent buffers
         state.json                   updates made, and whatever the trainer adds (its step, its identity)
-        manifest.json                sha256 of every file, written last
+        manifest.json                sha256 and size of every file, written last
 
 A parameter is written by one rank (its index modulo the ranks), whole, so the files do not depend on the stage.
 The commit: write into ``tmp-<step>-<uuid>``, sync, every rank's hashes to rank 0, manifest, sync, rename, sync of
@@ -17,6 +18,7 @@ import hashlib
 import json
 import shutil
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,59 +26,85 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import digest_of_file, sync, write_json
+from tracestill.data_pipeline.stage import sync, write_json
 from tracestill.trainer import zero
-from tracestill.trainer.checkpoint_files import MANIFEST, STATE, committed, path_of, verified
+from tracestill.trainer.agree import exchange, share_json, share_text, together
+from tracestill.trainer.checkpoint_files import MANIFEST, STATE, committed, entry_of, path_of, verified
 from tracestill.trainer.engine import Engine
 
 RNG = "rng/"  # names of a rank's own tensors begin with it
+BUFFER = "buffer/"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one rank writes of a checkpoint, as copies in CPU memory, so that training may go on."""
+
+    step: int
+    rank: int
+    tensors: dict[str, Tensor]
+    state: str  # JSON
 
 
 def save(
     engine: Engine, directory: Path, step: int, state: dict[str, Any], *, keep: int = 2, best: int | None = None
 ) -> Path:
-    """Write ``directory/step-<step>``; delete all but the ``keep`` newest and that of step ``best``, which does not
-    count among them. Called on every rank.
+    """Write ``directory/step-<step>``; as ``snapshot`` and ``write``, one after the other."""
+    return write(snapshot(engine, step, state), directory, keep=keep, best=best)
 
-    ``state`` is JSON that comes back from ``load``. Raises InputError on all ranks if one of them cannot write.
-    """
-    name = share_text(f"tmp-{step:06d}-{uuid.uuid4().hex}")
-    work, final = directory / name, path_of(directory, step)
+
+def snapshot(engine: Engine, step: int, state: dict[str, Any]) -> Snapshot:
+    """The engine's state after a step, and ``state``: JSON that comes back from ``load``. Called on every rank."""
     updates = zero.count_updates(engine.deepspeed)
-    tensors = owned_tensors(engine, updates)
+    text = json.dumps({**state, "updates": updates, "ranks": engine.ranks})
+    return Snapshot(step, engine.rank, owned_tensors(engine, updates), text)
 
-    def begin() -> bytes:
-        if engine.rank == 0:
+
+def write(
+    held: Snapshot, directory: Path, *, keep: int = 2, best: int | None = None, group: dist.ProcessGroup | None = None
+) -> Path:
+    """Write ``directory/step-<step>`` of every rank's snapshot; delete all but the ``keep`` newest and that of step
+    ``best``, which does not count among them. Called on every rank; the ranks talk in ``group``.
+
+    Raises InputError on all ranks if one of them cannot write; then nothing is committed, and nothing is left.
+    """
+    name = share_text(f"tmp-{held.step:06d}-{uuid.uuid4().hex}", group)
+    work, final = directory / name, path_of(directory, held.step)
+
+    def begin() -> None:
+        if held.rank == 0:
             work.mkdir(parents=True)
-        return b""
 
-    def write() -> bytes:
-        path = work / rank_file(engine.rank)
-        save_file(tensors, path, metadata={"step": str(step), "rank": str(engine.rank)})
+    def put() -> dict[str, Any]:
+        path = work / rank_file(held.rank)
+        save_file(held.tensors, path, metadata={"step": str(held.step), "rank": str(held.rank)})
         sync(path)
-        return bytes.fromhex(digest_of_file(path))
+        return entry_of(path)
 
-    together(begin, f"{work}: cannot create the checkpoint")
-    digests = together(write, f"{work}: cannot write the checkpoint")
-
-    def commit() -> bytes:
-        if engine.rank == 0:
-            write_json(work / STATE, {**state, "updates": updates, "ranks": engine.ranks})
-            files = {rank_file(rank): digest.hex() for rank, digest in enumerate(digests)}
-            files[STATE] = digest_of_file(work / STATE)
-            write_json(work / MANIFEST, {"format": 1, "step": step, "files": files})
+    def commit() -> None:
+        if held.rank == 0:
+            write_json(work / STATE, json.loads(held.state))
+            files = {rank_file(rank): entry for rank, entry in enumerate(entries)}
+            files[STATE] = entry_of(work / STATE)
+            write_json(work / MANIFEST, {"format": 2, "step": held.step, "files": files})
             sync(work)
             if final.exists():
-                final.rename(directory / f"tmp-{step:06d}-{uuid.uuid4().hex}")
+                final.rename(directory / f"tmp-{held.step:06d}-{uuid.uuid4().hex}")
             work.rename(final)
             sync(directory)
-            prune(directory, step, keep, best)
-        return b""
+            prune(directory, held.step, keep, best)
 
-    together(commit, f"{work}: cannot commit the checkpoint")
+    try:
+        together(begin, f"{work}: cannot create the checkpoint", group)
+        entries = together(put, f"{work}: cannot write the checkpoint", group)
+        together(commit, f"{work}: cannot commit the checkpoint", group)
+    except InputError:  # on every rank, so none is writing any more
+        if held.rank == 0:
+            shutil.rmtree(work, ignore_errors=True)  # it may be what fills the disk
+        raise
     return final
 
 
@@ -99,6 +127,8 @@ def load(engine: Engine, path: Path) -> dict[str, Any]:
         for moment in zero.MOMENTS if updates and piece.key is not None else ():
             target = piece.moment(engine.optimizer, moment)
             target.copy_(read_piece(path, where, f"{moment}/{piece.name}", piece))
+    for name, buffer in persistent_buffers(engine.module).items():
+        buffer.copy_(holder(path, where, BUFFER + name, tuple(buffer.shape)).get_tensor(BUFFER + name))
     zero.refresh(engine.deepspeed)
     if ranks == engine.ranks:
         own = files[engine.rank]
@@ -156,7 +186,15 @@ def owned_tensors(engine: Engine, updates: int) -> dict[str, Tensor]:
             whole = gather(engine, piece, part, owner=index % engine.ranks)
             if whole is not None:
                 owned[key] = whole
+    for name, buffer in persistent_buffers(engine.module).items() if engine.rank == 0 else ():
+        owned[BUFFER + name] = buffer.detach().cpu().clone()
     return owned
+
+
+def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers of a student that belong to its state. What ranks hold of them may differ: rank 0's count."""
+    state = module.state_dict(keep_vars=True)  # whose parameters ZeRO-3 has emptied
+    return {name: buffer for name, buffer in module.named_buffers() if name in state}
 
 
 def gather(engine: Engine, piece: zero.Piece, part: Tensor, owner: int) -> Tensor | None:
@@ -178,17 +216,23 @@ def read_piece(path: Path, where: dict[str, Any], key: str, piece: zero.Piece) -
 
     Raises InputError if the checkpoint has no such tensor, or one of another shape.
     """
-    if key not in where:
-        raise InputError(f"{path}: holds no '{key}'; it belongs to another student")
-    stored = where[key].get_slice(key)
-    shape = tuple(stored.get_shape())
-    if shape != piece.shape:
-        raise InputError(f"{path}: '{key}' has shape {shape}, the student's {piece.shape}; it is another student")
+    shape = piece.shape
+    handle = holder(path, where, key, shape)
     if not shape:
-        return where[key].get_tensor(key).view(1)[: len(piece.value)]
+        return handle.get_tensor(key).view(1)[: len(piece.value)]
     row = torch.Size(shape[1:]).numel()
     first, last = piece.start // row, -(-(piece.start + len(piece.value)) // row)
-    return stored[first:last].reshape(-1).narrow(0, piece.start - first * row, len(piece.value))
+    return handle.get_slice(key)[first:last].reshape(-1).narrow(0, piece.start - first * row, len(piece.value))
+
+
+def holder(path: Path, where: dict[str, Any], key: str, shape: tuple[int, ...]) -> Any:
+    """The open file that holds a tensor. Raises InputError as ``read_piece``."""
+    if key not in where:
+        raise InputError(f"{path}: holds no '{key}'; it belongs to another student")
+    stored = tuple(where[key].get_slice(key).get_shape())
+    if stored != shape:
+        raise InputError(f"{path}: '{key}' has shape {stored}, the student's {shape}; it is another student")
+    return where[key]
 
 
 def rank_file(rank: int) -> str:
@@ -210,50 +254,3 @@ def prune(directory: Path, step: int, keep: int, best: int | None) -> None:
         path.rename(directory / f"tmp-{path.name.removeprefix('step-')}-{uuid.uuid4().hex}")
     for path in directory.glob("tmp-*"):
         shutil.rmtree(path)
-
-
-def wire() -> str:
-    """The device whose tensors the ranks exchange."""
-    return "cuda" if dist.get_backend() == "nccl" else "cpu"
-
-
-def exchange(value: Tensor) -> list[Tensor]:
-    """Every rank's ``value`` (uint8, the same shape everywhere)."""
-    if not dist.is_initialized():
-        return [value]
-    received = [torch.empty_like(value, device=wire()) for _ in range(dist.get_world_size())]
-    dist.all_gather(received, value.to(wire()))
-    return [tensor.cpu() for tensor in received]
-
-
-def share_text(text: str) -> str:
-    """Rank 0's text, on every rank."""
-    if not dist.is_initialized():
-        return text
-    size = torch.tensor(len(text.encode()), device=wire())
-    dist.broadcast(size, src=0)
-    data = torch.tensor(list(text.encode().ljust(int(size), b"\0")[: int(size)]), dtype=torch.uint8, device=wire())
-    dist.broadcast(data, src=0)
-    return bytes(data.tolist()).decode()
-
-
-def share_json(value: Any) -> Any:
-    """Rank 0's value, on every rank."""
-    return json.loads(share_text(json.dumps(value)))
-
-
-def together(action: Any, complaint: str) -> list[bytes]:
-    """Run ``action`` on every rank and return every rank's 32 bytes (zeros where it returns none).
-
-    A barrier as well. Raises InputError on all ranks if it fails with OSError on one.
-    """
-    result, failure = b"", None
-    try:
-        result = action()
-    except (OSError, SafetensorError) as error:
-        failure = error
-    answers = exchange(torch.tensor([failure is not None, *result.ljust(32, b"\0")], dtype=torch.uint8))
-    failed = [rank for rank, answer in enumerate(answers) if answer[0]]
-    if failed:
-        raise InputError(f"{complaint} (rank {failed[0]}{f': {failure}' if failure else ''})") from failure
-    return [bytes(answer[1:].tolist()) for answer in answers]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tracestill.data_pipeline.stage import digest_of_file
 
@@ -24,10 +26,24 @@ def committed(directory: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
 
+def entry_of(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file."""
+    return {"sha256": digest_of_file(path), "bytes": path.stat().st_size}
+
+
 def verified(path: Path, share: int = 0, shares: int = 1) -> bool:
-    """Whether the manifest is there and this share of its files matches it."""
+    """Whether the manifest is there and this share of its files matches it, bit for bit."""
+    return matches(path, lambda file, entry: entry_of(file) == entry, share, shares)
+
+
+def complete(path: Path) -> bool:
+    """Whether the manifest is there and all of its files, in their sizes. Quick: none of them is read."""
+    return matches(path, lambda file, entry: file.stat().st_size == entry["bytes"])
+
+
+def matches(path: Path, same: Callable[[Path, Any], bool], share: int = 0, shares: int = 1) -> bool:
     try:
         files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return all(digest_of_file(path / name) == files[name] for name in sorted(files)[share::shares])
+        return all(same(path / name, files[name]) for name in sorted(files)[share::shares])
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -26,6 +26,7 @@ from tracestill.trainer.held_out import HeldOut, choose_store
 from tracestill.trainer.reading_model import use_weighting
 from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.saver import Saver
 from tracestill.trainer.settings import TrainConfig
 from tracestill.trainer.student import build_student
 from tracestill.trainer.weighting import Weighting, make_weighting, restore
@@ -74,6 +75,7 @@ class Job:
     steps: int
     console: Console
     progress: Progress
+    saver: Saver
 
     @property
     def checkpoints(self) -> Path:
@@ -136,7 +138,7 @@ def prepare(run: RunDirectory, arm: str) -> Job:
     progress = Progress(best=Best(settings.metric, settings.patience, kinds) if settings.metric else None)
     return Job(
         *(run, arm, recipe, who, directory, tokenizer, store, weighting, batches, held_out, engine, steps, console),
-        progress,
+        *(progress, Saver(directory / CHECKPOINTS, keep=settings.keep, background=settings.async_save)),
     )
 
 

@@ -46,6 +46,7 @@ class TrainConfig(BaseModel):
     )
     held_out_documents: int = Field(128, ge=1, description="held-out documents measured on")
     checkpoint_every: int = Field(0, ge=0, description="steps between two checkpoints; 0 = only after the last step")
+    async_save: bool = Field(True, description="training goes on while a checkpoint is written")
     keep: int = Field(2, ge=1, description="newest checkpoints kept, besides the best one")
     metric: str | None = Field(
         None, description="<kind or group>.loss or .accuracy on validation documents, by which a checkpoint is best"
@@ -104,7 +105,7 @@ def seconds_of(duration: str) -> float:
 
 BOOKKEEPING = (
     *("ranks", "log_every", "held_out_every", "held_out_documents"),
-    *("checkpoint_every", "keep", "stop_after", "skip_limit"),
+    *("checkpoint_every", "async_save", "keep", "stop_after", "skip_limit"),
 )
 """Training settings that change neither the student nor the documents of a step."""
 

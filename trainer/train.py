@@ -16,6 +16,7 @@ import torch.distributed as dist
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import Stage, is_current, read_manifest, write_json, write_manifest
 from tracestill.trainer import checkpoint
+from tracestill.trainer.agree import share_json
 from tracestill.trainer.ahead import Ahead
 from tracestill.trainer.engine import leave
 from tracestill.trainer.export import export
@@ -51,7 +52,7 @@ def train(job: Job, stop: StopRequest) -> bool:
             meter.add(statistics)
         ahead.prepare(progress.step + 1)
         rate = learning_rate(settings, progress.step, job.steps)
-        result = engine.step(rate, weight_sum=batch.weight_sum, stop=stop.reason() != "")
+        result = engine.step(rate, weight_sum=batch.weight_sum, stop=stop.reason() != "" or job.saver.failed)
         end_step(job.weighting)
         meter.end_step(result.loss, batch.tokens, faulty=result.faulty)
         progress.step += 1
@@ -72,7 +73,7 @@ def train(job: Job, stop: StopRequest) -> bool:
             log.add(step=done, epoch=batch.epoch, lr=rate, grad_norm=result.grad_norm, **numbers)
             job.console.print(line_of(done, job.steps, numbers), highlight=False)
         if ends or better or (settings.checkpoint_every and done % settings.checkpoint_every == 0):
-            save(job)
+            save(job, wait=ends)
         if result.stop and not (last or progress.over):
             if engine.rank == 0:
                 stop.mark(done, job.steps)
@@ -84,17 +85,19 @@ def measure(job: Job, log: Log, meter: Meter) -> dict[str, dict[str, float]]:
     """Kind -> its numbers on held-out documents after the steps done; logged."""
     assert job.held_out is not None
     with meter.paused():
-        kinds = checkpoint.share_json(job.held_out.measure(job.engine))  # so that every rank draws one conclusion
+        kinds = share_json(job.held_out.measure(job.engine))  # so that every rank draws one conclusion
     log.add(event="held_out", step=job.progress.step, split=job.held_out.split, kinds=kinds)
     return kinds
 
 
-def save(job: Job) -> None:
-    """Commit a checkpoint of the steps done; the newest ones and the best one stay."""
+def save(job: Job, *, wait: bool) -> None:
+    """Commit a checkpoint of the steps done, before going on if ``wait``; the newest ones and the best one stay."""
     progress = job.progress
     best = progress.best.step if progress.best else None
     state = {**progress.state(), "identity": job.identity, "weighting": state_of(job.weighting)}
-    checkpoint.save(job.engine, job.checkpoints, progress.step, state, keep=job.recipe.train.keep, best=best)
+    job.saver.save(job.engine, progress.step, state, best=best)
+    if wait:
+        job.saver.wait()
 
 
 def too_many_skips(job: Job, reason: str) -> str:
@@ -197,7 +200,7 @@ def main() -> int:
             show_preview(job)
         limit = job.recipe.train.stop_after
         seconds = None if limit is None else seconds_of(limit)
-        with StopRequest(job.directory, seconds=seconds, started=started, rank=job.engine.rank) as stop:
+        with StopRequest(job.directory, seconds=seconds, started=started, rank=job.engine.rank) as stop, job.saver:
             complete = train(job, stop)
         if not complete:
             job.console.print(f"stopped after step {job.progress.step}/{job.steps}, saved; --resume auto goes on")

@@ -10,9 +10,10 @@ from fake_run import claim, mini_recipe, run_data_stages, write_train
 from rich.console import Console
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import digest_of_file, identity
+from tracestill.data_pipeline.stage import identity
 from tracestill.launch import cli, deepspeed_command, training
 from tracestill.launch.progress import bar
+from tracestill.trainer.checkpoint_files import entry_of
 
 
 @pytest.fixture
@@ -27,8 +28,8 @@ def add_checkpoint(run, step, who, *, whole=True):
     directory.mkdir(parents=True)
     (directory / "state.json").write_text(json.dumps({"step": step, "identity": who}))
     if whole:
-        files = {"state.json": digest_of_file(directory / "state.json")}
-        (directory / "manifest.json").write_text(json.dumps({"format": 1, "step": step, "files": files}))
+        files = {"state.json": entry_of(directory / "state.json")}
+        (directory / "manifest.json").write_text(json.dumps({"format": 2, "step": step, "files": files}))
     return directory
 
 

@@ -2,31 +2,40 @@
 
 checkpoint_worker.py save DIRECTORY    (2 ranks) a checkpoint of each stage, and whether resuming is exact
 checkpoint_worker.py load DIRECTORY    those checkpoints into another stage, saved again; and the step after
+checkpoint_worker.py kill DIRECTORY    (alone) dies while it saves
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-from engine_workshop import engine, equal, fingerprint, shared_out, student, take_step
+from engine_workshop import all_agree, engine, equal, fingerprint, shared_out, student, take_step
 from safetensors.torch import save_file
 
 from tracestill.trainer import checkpoint, zero
+from tracestill.trainer.checkpoint_files import MANIFEST
 from tracestill.trainer.engine import Engine, leave
+from tracestill.trainer.saver import Saver
 
 SAVED_AT, STEPS = 3, 6
 
 
-def make(stage: int, seed: int, *, frozen: bool, dropout: float, accumulation: int = 2) -> Engine:
-    built = student(None, tied=stage == 2, seed=seed, attention_dropout=dropout)
+def make(stage: int, seed: int, *, tied: bool, frozen: bool, dropout: float, accumulation: int = 2) -> Engine:
+    built = student(None, tied=tied, seed=seed, attention_dropout=dropout)
     if frozen:
         built.model.get_input_embeddings().weight.requires_grad_(False)
+    built.model.register_buffer("seed", torch.tensor([float(seed), 1.0]))
     return engine(built, zero=stage, accumulation=accumulation, seed=seed)
 
 
@@ -36,6 +45,20 @@ def frozen_at(stage: int) -> bool:
 
 def train(of: Engine, first: int, last: int) -> list[float]:
     return [take_step(of, shared_out(step, of)).loss for step in range(first, last)]
+
+
+@contextmanager
+def slow_disk() -> Iterator[Callable[[], None]]:
+    """Writing tensors waits until it is released."""
+    released, plain = threading.Event(), checkpoint.save_file
+
+    def slow(*arguments: Any, **more: Any) -> None:
+        assert released.wait(100), "nobody trained meanwhile"
+        plain(*arguments, **more)
+
+    checkpoint.save_file = slow
+    yield released.set
+    checkpoint.save_file = plain
 
 
 def by_deepspeed(of: Engine) -> dict[str, torch.Tensor]:
@@ -54,37 +77,46 @@ def by_deepspeed(of: Engine) -> dict[str, torch.Tensor]:
 
 
 def save_and_resume(stage: int, directory: Path) -> dict[str, Any]:
-    whole = make(stage, 0, frozen=frozen_at(stage), dropout=0.2)
+    whole = make(stage, 0, tied=stage == 2, frozen=frozen_at(stage), dropout=0.2)
     losses = train(whole, 0, STEPS)
     uninterrupted, random = fingerprint(whole), torch.get_rng_state()
     whole.close()
 
-    first = make(stage, 0, frozen=frozen_at(stage), dropout=0.2)
+    first = make(stage, 0, tied=stage == 2, frozen=frozen_at(stage), dropout=0.2)
     train(first, 0, SAVED_AT)
-    path = checkpoint.save(first, directory / f"zero{stage}", SAVED_AT, {"note": [stage, "a"]})
-    seen = by_deepspeed(first) if stage else {}
+    saver = Saver(directory / f"zero{stage}", keep=2, background=True)
+    path = checkpoint.path_of(saver.directory, SAVED_AT)
+    with slow_disk() as release:
+        note = [stage, "a"]
+        saver.save(first, SAVED_AT, {"note": note})
+        note.append("changed meanwhile")
+        seen = by_deepspeed(first) if stage else {}
+        train(first, SAVED_AT, SAVED_AT + 1)
+        first.module.model.seed += 1
+        overlapped = saver.thread is not None and saver.thread.is_alive() and not path.exists()
+        release()
+        saver.wait()
     if seen and first.rank == 0:
         save_file(seen, directory / f"zero{stage}.safetensors")
     first.close()
 
-    second = make(stage, 7, frozen=frozen_at(stage), dropout=0.2)  # other parameters, other RNG
+    second = make(stage, 7, tied=stage == 2, frozen=frozen_at(stage), dropout=0.2)  # other parameters, other RNG
     take_step(second, shared_out(9, second))
     assert checkpoint.latest(directory / f"zero{stage}") == path
     state = checkpoint.load(second, path)
+    buffer = second.module.model.seed.tolist()
     again = train(second, SAVED_AT, STEPS)
     same = equal([*uninterrupted, random], [*fingerprint(second), torch.get_rng_state()])
     second.close()
-    return {"state": state, "same": same, "losses": losses[SAVED_AT:], "again": again, "path": path.name}
+    found = {"state": state, "same": same, "losses": losses[SAVED_AT:], "again": again, "path": path.name}
+    return {**found, "overlapped": all_agree(overlapped), "buffer": buffer}
 
 
 def load_elsewhere(stage: int, directory: Path) -> dict[str, Any]:
     """A checkpoint of ``stage`` into the next stage, on these ranks; saved again, and one step further."""
     path = checkpoint.latest(directory / f"zero{stage}")
     assert path is not None
-    built = student(None, tied=stage == 2, seed=11)
-    if frozen_at(stage):
-        built.model.get_input_embeddings().weight.requires_grad_(False)
-    of = engine(built, zero=(stage + 1) % 4, accumulation=1)
+    of = make((stage + 1) % 4, 11, tied=stage == 2, frozen=frozen_at(stage), dropout=0.0, accumulation=1)
     checkpoint.load(of, path)
     checkpoint.save(of, directory / f"again-{of.ranks}" / f"zero{stage}", SAVED_AT, {})
     names = checkpoint.full_state_dict(of)
@@ -93,9 +125,29 @@ def load_elsewhere(stage: int, directory: Path) -> dict[str, Any]:
     return {"loss": result.loss, "norm": result.grad_norm, "names": sorted(names) if names else []}
 
 
+def killed(directory: Path) -> None:
+    """The process is killed while training goes on, when all of a checkpoint is written but not yet committed."""
+    of = make(2, 0, tied=False, frozen=False, dropout=0.0)
+    saver, plain = Saver(directory / "killed", keep=2, background=True), checkpoint.write_json
+    saver.save(of, 0, {})
+    train(of, 0, 1)
+    saver.wait()
+
+    def die(path: Path, value: Any) -> None:
+        plain(path, value)
+        if path.name == MANIFEST:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoint.write_json = die
+    saver.save(of, 1, {})
+    train(of, 1, 1000)
+
+
 def main() -> None:
     mode, directory = sys.argv[-2], Path(sys.argv[-1])
     results: dict[str, Any] = {}
+    if mode == "kill":
+        killed(directory)
     if mode == "save":
         results["resume"] = {stage: save_and_resume(stage, directory) for stage in (0, 1, 2, 3)}
     results["load"] = {stage: load_elsewhere(stage, directory) for stage in (0, 1, 2, 3)}

@@ -65,15 +65,18 @@ def test_resuming_is_bit_for_bit_the_uninterrupted_run(saved, stage):
     assert found["again"] == found["losses"]
     assert found["state"] == {"note": [int(stage), "a"]}
     assert found["path"] == "step-000003"
+    assert found["overlapped"], "a step was taken while the disk was waited for"
+    assert found["buffer"] == [0.0, 1.0], "as it was when the save began"
 
 
 @pytest.mark.parametrize("stage", STAGES[1:])
 def test_the_files_hold_what_deepspeed_holds(saved, stage):
     seen = load_file(saved / f"zero{stage}.safetensors")
     stored = tensors(saved / f"zero{stage}" / "step-000003")
-    frozen = {"parameter/model.model.embed_tokens.weight"} if stage in "13" else set()
-    assert_same({name: stored[name] for name in stored.keys() - frozen}, seen)
-    assert frozen <= stored.keys()
+    beside = {"parameter/model.model.embed_tokens.weight"} if stage in "13" else set()  # frozen
+    beside |= {"buffer/model.seed"}
+    assert_same({name: stored[name] for name in stored.keys() - beside}, seen)
+    assert beside <= stored.keys()
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -103,6 +106,8 @@ def fake_engine(value: float = 1.0, width: int = 4) -> Any:
     """Enough of an engine for ``save`` and ``load`` in this process."""
     module = nn.Linear(width, 2)
     nn.init.constant_(module.weight, value)
+    module.register_buffer("seen", torch.tensor(value))
+    module.register_buffer("scratch", torch.tensor(value), persistent=False)
     optimizer = torch.optim.AdamW(module.parameters())
     inner = SimpleNamespace(
         module=module,
@@ -133,7 +138,7 @@ def test_killed_anywhere_the_checkpoint_before_is_the_latest(tmp_path, monkeypat
         return wrapper
 
     with monkeypatch.context() as patch:
-        for name in ("save_file", "sync", "digest_of_file", "write_json"):
+        for name in ("save_file", "sync", "entry_of", "write_json"):
             patch.setattr(checkpoint, name, dying(getattr(checkpoint, name)))
         for name in ("mkdir", "rename"):
             patch.setattr(Path, name, dying(getattr(Path, name)))
@@ -148,6 +153,14 @@ def test_killed_anywhere_the_checkpoint_before_is_the_latest(tmp_path, monkeypat
     assert checkpoint.latest(tmp_path) == tmp_path / ("step-000001" if nth <= 9 else "step-000002")
     checkpoint.save(fake_engine(3.0), tmp_path, 3, {}, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000003"]
+
+
+def test_killed_while_training_went_on_the_checkpoint_before_is_the_latest(tmp_path):
+    run_workers(WORKER, "kill", tmp_path, fails=True)
+    directory = tmp_path / "killed"
+    assert checkpoint.latest(directory) == directory / "step-000000"
+    (left,) = directory.glob("tmp-*")
+    assert (left / "manifest.json").exists(), "all of it was written"
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest", "no manifest"])
@@ -223,6 +236,7 @@ def test_a_full_disk_is_an_error_and_nothing_is_committed(tmp_path, monkeypatch)
     with pytest.raises(InputError, match=r"cannot write the checkpoint \(rank 0: .*No space left"):
         checkpoint.save(fake_engine(), tmp_path, 1, {})
     assert checkpoint.latest(tmp_path) is None
+    assert list(tmp_path.iterdir()) == [], "what fills the disk goes"
 
 
 def test_bits_survive_even_negative_zero(tmp_path):
@@ -235,6 +249,8 @@ def test_bits_survive_even_negative_zero(tmp_path):
     assert checkpoint.load(fresh, tmp_path / "step-000001") == {"cursor": [1, 2]}
     assert bits(fresh.module.weight.detach()) == bits(engine.module.weight.detach())
     assert zero.count_updates(fresh.deepspeed) == 5
+    assert bits(fresh.module.seen.view(1)) == bits(engine.module.seen.view(1))
+    assert fresh.module.scratch == 1.0, "it is no part of the state"
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -242,6 +258,10 @@ def test_a_checkpoint_of_another_student_is_refused(tmp_path):
     checkpoint.save(fake_engine(), tmp_path, 1, {})
     with pytest.raises(InputError, match=r"'parameter/weight' has shape \(2, 4\), the student's \(2, 5\)"):
         checkpoint.load(fake_engine(width=5), tmp_path / "step-000001")
+    other = fake_engine()
+    other.module.register_buffer("more", torch.zeros(3))
+    with pytest.raises(InputError, match="holds no 'buffer/more'"):
+        checkpoint.load(other, tmp_path / "step-000001")
     other = fake_engine()
     other.module.register_parameter("more", nn.Parameter(torch.zeros(3)))
     zero.set_moments(other.deepspeed, 5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ LENGTHS = {
     "plain": {"steps": 8, "log_every": 1},
     "stopped": {"steps": 8, "log_every": 1, "stop_after": "50m"},
     "faulty": {"steps": 8, "log_every": 1, "skip_limit": 3},
+    "full": {"steps": 8, "log_every": 1, "checkpoint_every": 2},
     "chosen": {
         "steps": 20,
         "held_out_every": 1,
@@ -140,6 +142,18 @@ def test_training_gives_up_after_too_many_in_a_row(trained):
     assert "gave up at step 6: 3 steps in a row were skipped (train.skip_limit)" in found["said"]
     assert "log.jsonl" in found["said"]
     assert "\n" not in found["said"]
+
+
+def test_a_save_that_failed_ends_training_on_all_ranks_after_the_same_step(trained):
+    root, found = trained
+    assert [rank["step"] for rank in found["full"]["ranks"]] == [5, 5], "the next save would be after 6"
+    checkpoints = train_directory(root, "full") / "checkpoints"
+    for rank in found["full"]["ranks"]:
+        assert re.fullmatch(
+            rf"{checkpoints}/tmp-000004-\w+: cannot write the checkpoint \(rank 1: .*No space left on device\)",
+            rank["said"],
+        )
+    assert [path.name for path in checkpoints.iterdir()] == ["step-000002"]
 
 
 def test_patience_ends_training_and_is_restored(trained):

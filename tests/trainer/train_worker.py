@@ -1,6 +1,6 @@
 """Two ranks: whole trainings that are stopped, go on, meet what is not finite, and choose by a metric.
 
-train_worker.py DIRECTORY    with a prepared run in each of plain, stopped, faulty and chosen; rank 0 writes found.json
+train_worker.py DIRECTORY    with a prepared run in plain, stopped, faulty, full and chosen; rank 0 writes found.json
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import torch.distributed as dist
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer import stopping
+from tracestill.trainer import checkpoint, stopping
 from tracestill.trainer.engine import leave
 from tracestill.trainer.job import Job, Resume, open_directory, prepare
 from tracestill.trainer.run_directory import RunDirectory
@@ -142,11 +142,41 @@ def chosen(root: Path) -> dict[str, Any]:
     return {"stopped": stopped, "waited": waited, "complete": complete, "steps": again.progress.step}
 
 
+def full_disk(root: Path) -> dict[str, Any]:
+    """Rank 1 cannot write the checkpoint of step 4, and knows it before the step after is over."""
+    job = start(root, None)
+    plain = checkpoint.save_file
+
+    def write(*arguments: Any, **more: Any) -> None:
+        if job.engine.rank == 1 and job.progress.step >= 4:
+            raise OSError(28, "No space left on device")
+        plain(*arguments, **more)
+
+    def wait(step: int, loss: Any) -> Any:
+        if job.engine.rank == 1 and step == 4 and job.saver.thread is not None:
+            job.saver.thread.join()
+        return loss
+
+    checkpoint.save_file = write
+    during(job, wait)
+    said = ""
+    try:
+        go(job)
+    except InputError as error:
+        said = str(error)
+    checkpoint.save_file = plain
+    job.engine.close()
+    everywhere: list[Any] = [None] * job.engine.ranks
+    dist.all_gather_object(everywhere, {"said": said, "step": job.progress.step})
+    return {"ranks": everywhere}
+
+
 def main() -> None:
     directory = Path(sys.argv[-1])
     found: dict[str, Any] = {"plain": uninterrupted(directory / "plain")}
     found["stopped"] = stop_and_go_on(directory / "stopped")
     found["faulty"] = faulty(directory / "faulty")
+    found["full"] = full_disk(directory / "full")
     found["chosen"] = chosen(directory / "chosen")
     if dist.get_rank() == 0:
         (directory / "found.json").write_text(json.dumps(found))

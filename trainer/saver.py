@@ -1,0 +1,81 @@
+"""Saving while training goes on: the copy is taken between two steps, the disk is waited for by a thread.
+
+The ranks' threads talk in a gloo group of their own, never in the one that training uses. They agree on what came of
+a save as ``checkpoint.write`` does, so a failure is known on every rank; and training asks for it where all ranks are
+after the same step. One save is under way at a time. A rank that ends, or is killed, in the middle of a save leaves a
+directory without a manifest, which nothing loads.
+"""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch.distributed as dist
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.trainer import checkpoint
+from tracestill.trainer.engine import Engine
+
+PATIENCE = timedelta(days=1)  # with the slowest rank's disk; a rank that dies is noticed at once
+
+
+class Saver:
+    """Commits checkpoints of a training. Used as a context: it does not end before its last save has.
+
+    ``background`` says whether training goes on meanwhile; otherwise ``save`` returns when all is done.
+    """
+
+    def __init__(self, directory: Path, *, keep: int, background: bool) -> None:
+        """Called on every rank."""
+        self.directory, self.keep, self.background = directory, keep, background
+        alone = not dist.is_initialized() or dist.get_world_size() == 1
+        self.group = None if alone else dist.new_group(backend="gloo", timeout=PATIENCE)
+        self.thread: threading.Thread | None = None
+        self.failure: BaseException | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether this rank knows that the save under way has failed; ``wait`` tells on all ranks."""
+        return self.failure is not None
+
+    def save(self, engine: Engine, step: int, state: dict[str, Any], *, best: int | None = None) -> None:
+        """Take a copy of the engine's state, and write it as ``checkpoint.write`` does, after the save before it.
+
+        Called on every rank. Raises InputError on all of them if that one failed.
+        """
+        self.wait()
+        held = checkpoint.snapshot(engine, step, state)
+
+        def work() -> None:
+            try:
+                checkpoint.write(held, self.directory, keep=self.keep, best=best, group=self.group)
+            except BaseException as error:
+                self.failure = error
+
+        self.thread = threading.Thread(target=work, name=f"save-{step}", daemon=True)
+        self.thread.start()
+        if not self.background:
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when nothing is under way. Called on every rank; raises InputError on all if the save failed."""
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise failure
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        """What ends training by an error of its own, on all ranks, says so; a lost rank would be waited for in vain."""
+        if kind is None:
+            self.wait()
+        elif issubclass(kind, InputError) and self.thread is not None:
+            self.thread.join()
