@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test test-all lint bench bench-gpu install install-dev clean
+.PHONY: help demo test test-all lint bench bench-gpu bench-peers install install-dev clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/'
@@ -45,17 +45,24 @@ lint: install-dev  ## style and types
 	for part in data_pipeline kernels trainer launch; do \
 	    MYPYPATH=.types $(BIN)/mypy --namespace-packages --explicit-package-bases -p tracestill.$$part || exit 1; done
 
+# Other people's trainers go into a folder of their own, so that they change no version here.
+PEERS ?= .peers
+bench-peers: install-dev  ## install TRL into PEERS, for the benchmarks of the trainer
+	$(BIN)/pip install -q --target $(PEERS) --no-deps trl==1.16.0 datasets==5.2.0 multiprocess dill xxhash pandas
+
 # A claim that fails is printed, and does not stop the rest.
 RESULTS ?= benchmarks/results
-bench: install-dev  ## the benchmarks on this machine's CPU; writes into RESULTS (20 minutes)
+bench: install-dev  ## the benchmarks on this machine's CPU; writes into RESULTS (35 minutes)
 	-$(BIN)/python benchmarks/planner.py --json $(RESULTS)/planner_cpu.json
 	-$(BIN)/python benchmarks/linear_cross_entropy.py --device cpu --json $(RESULTS)/linear_cross_entropy_cpu.json
 	-$(BIN)/python benchmarks/pack.py --json $(RESULTS)/pack_cpu.json
 	-$(BIN)/python benchmarks/demo.py --json $(RESULTS)/demo_three_seeds.json
+	-$(BIN)/python benchmarks/trainer_cpu.py --peers $(PEERS) --json $(RESULTS)/trainer_cpu.json
 
-bench-gpu: install-dev  ## correctness and speed of the kernels on one GPU (8 minutes)
+bench-gpu: install-dev  ## kernels (8 minutes) and trainer on one GPU; GPU_OPTIONS=--quick shortens the latter
 	$(BIN)/python -m pytest -q tests/kernels
-	$(BIN)/python benchmarks/all_kernels.py --json $(RESULTS)/kernels_gpu.json
+	-$(BIN)/python benchmarks/all_kernels.py --json $(RESULTS)/kernels_gpu.json
+	$(BIN)/python benchmarks/trainer_gpu.py $(GPU_OPTIONS) --peers $(PEERS) --json $(RESULTS)/trainer_gpu.json
 
 clean:  ## remove .venv and runs
 	rm -rf $(VENV) runs

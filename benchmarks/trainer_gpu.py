@@ -1,0 +1,210 @@
+"""Our trainer on one GPU against TRL with Liger's kernels: real tokens a second, MFU, peak memory.
+
+    python benchmarks/trainer_gpu.py [--json PATH] [--peers FOLDER] [--quick] [--shapes 1.7B] [--capacities 16384]
+
+Randomly initialised Qwen3 students of 0.6B, 1.7B and 4B parameters (bf16 with fp32 master weights, AdamW, no
+recomputation) read random documents whose lengths are lognormal (median 2,500 tokens, spread 0.8, at most 8,192), of
+which the second half carries loss: 50 % weighted tokens. A step is two packs of 8k, 16k or 32k tokens; ours at ZeRO 0
+to 3. Each case is a process of its own on the idle GPU, one after the other: two steps warm up, then the median step
+counts. A case that does not fit says so, one that takes too long is stopped and says so.
+
+TRL packs the same documents (bfd) into rows of the same length, with use_liger_kernel (TRL 1.16 then takes its own
+chunked loss in place of Liger's) and without checkpointing: "autocast" keeps fp32 weights as ours does, "bf16
+weights" keeps none and is shown for comparison. Its attention is FlashAttention 2 where that is installed, else the
+backend that ours takes, which isolates documents by the cu_seqlens that TRL hands over; "sdpa" is what transformers
+does without either.
+
+MFU counts model FLOPs: 6 a parameter of the layers and token, 6 a parameter of the head and *weighted* token (the
+others need no logits), and for attention 6 * heads * head size * sum of squared document lengths in each layer (a
+causal score needs half a square, forward and backward together 3 times 4 FLOPs). The peak is the dense bf16 one of
+the data sheet. Nothing is fetched: weights and data are random.
+
+`--quick` takes 1.7B at 16k, ZeRO 2, ours and both of TRL's (under 8 minutes). `--device cpu --shapes tiny` runs the
+same code on a CPU, to see that it runs; its figures mean nothing. Exits 1 if a claim does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from machine import claim, finish, table
+
+SHAPES: dict[str, dict[str, int]] = {  # Qwen3's published sizes
+    "0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},
+    "1.7B": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16},
+    "4B": {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32},
+    "tiny": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2},
+}
+COMMON = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 40960}
+SMALL = {"num_key_value_heads": 1, "head_dim": 16, "vocab_size": 199, "max_position_embeddings": 4096}
+CAPACITIES = (8192, 16384, 32768)
+TRL = ("TRL + Liger, autocast", "TRL + Liger, bf16 weights", "TRL + Liger, autocast, sdpa")
+PACKS, WARM_UP = 2, 2
+PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12}  # dense bf16, data sheets (SXM)
+CASE_SECONDS = 420
+
+
+def shape_of(name: str) -> dict[str, Any]:
+    return {**SHAPES[name], **(SMALL if name == "tiny" else COMMON), "tie_word_embeddings": True}
+
+
+def parameters(shape: dict[str, Any]) -> tuple[int, int]:
+    """Parameters of the layers' matrices, and of the head's."""
+    hidden, size = shape["hidden_size"], shape["head_dim"]
+    attention = 2 * hidden * size * (shape["num_attention_heads"] + shape["num_key_value_heads"])
+    layer = attention + 3 * hidden * shape["intermediate_size"]
+    return layer * shape["num_hidden_layers"], hidden * shape["vocab_size"]
+
+
+def model_flops(shape: dict[str, Any], tokens: int, weighted: int, squares: int) -> float:
+    """FLOPs that forward and backward need. ``squares``: sum of squared document lengths."""
+    layers, head = parameters(shape)
+    width = shape["num_attention_heads"] * shape["head_dim"]
+    return 6.0 * layers * tokens + 6.0 * head * weighted + 6.0 * shape["num_hidden_layers"] * width * squares
+
+
+def cases_of(wanted: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every case asked for, the ones that the claims are about first."""
+    shapes, capacities, stages = wanted.shapes, wanted.capacities, wanted.zero
+    if wanted.quick:
+        shapes, capacities, stages = ["1.7B"], [16384], [2]
+    ways = [f"ours, ZeRO {stage}" for stage in stages]
+    ways += [] if wanted.ours_only else [way for way in TRL if not (wanted.quick and "sdpa" in way)]
+    found = [{"shape": s, "capacity": c, "way": w} for s in shapes for c in capacities for w in ways]
+    return sorted(found, key=lambda case: (case["shape"] != "1.7B", case["capacity"] != 16384))
+
+
+def run_case(case: dict[str, Any], wanted: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The case's figures, from a process of its own; or ``error``: why there are none."""
+    environment = dict(os.environ)
+    if wanted.peers is not None and "TRL" in case["way"]:
+        environment["PYTHONPATH"] = os.pathsep.join([str(wanted.peers), environment.get("PYTHONPATH", "")])
+    environment |= {"HF_HUB_OFFLINE": "1", "USE_HUB_KERNELS": "NO", "TOKENIZERS_PARALLELISM": "false"}
+    environment.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    if wanted.device == "cpu":
+        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    out, log = folder / "found.json", folder / "log"
+    out.unlink(missing_ok=True)
+    task = {**case, "device": wanted.device, "steps": wanted.steps, "folder": str(folder)}
+    command = [sys.executable, str(Path(__file__).with_name("trainer_gpu_case.py")), json.dumps(task), str(out)]
+    started = time.perf_counter()
+    with log.open("w") as output:
+        try:
+            code = subprocess.run(
+                command, env=environment, stdout=output, stderr=subprocess.STDOUT, timeout=CASE_SECONDS
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return {"error": f"stopped after {CASE_SECONDS} s"}
+    if out.exists():
+        return {**json.loads(out.read_text(encoding="utf-8")), "case_seconds": time.perf_counter() - started}
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if "out of memory" in text.lower():
+        return {"error": "out of memory"}
+    lines = [line for line in text.splitlines() if line.strip()]
+    print(text[-3000:], file=sys.stderr)
+    return {"error": f"exit code {code}: {lines[-1][:300] if lines else 'no output'}"}
+
+
+def figures(case: dict[str, Any], found: dict[str, Any], gpu: str | None) -> dict[str, Any]:
+    """Rates of the median step: each timed step is {seconds, tokens, weighted, squares}."""
+    shape = shape_of(case["shape"])
+    rates, mfu = [], []
+    peak = next((value for name, value in PEAK.items() if gpu and name in gpu), None)
+    for step in found["steps"]:
+        rates.append(step["tokens"] / step["seconds"])
+        if peak is not None:
+            flops = model_flops(shape, step["tokens"], step["weighted"], step["squares"])
+            mfu.append(flops / step["seconds"] / peak)
+    return {
+        **found,
+        "tokens_per_second": statistics.median(rates),
+        "lowest_highest": [min(rates), max(rates)],
+        "mfu": statistics.median(mfu) if mfu else None,
+        "filled": statistics.mean(step["tokens"] for step in found["steps"]) / (PACKS * case["capacity"]),
+    }
+
+
+def claims_of(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """MFU at 1.7B and 16k; tokens/s against TRL with the same precision wherever both ran, and both fitted."""
+    claims = []
+    for shape, capacity in dict.fromkeys((c["shape"], c["capacity"]) for c in cases):
+        here = {c["way"]: c for c in cases if (c["shape"], c["capacity"]) == (shape, capacity) and "error" not in c}
+        own = max((c for way, c in here.items() if "ours" in way), key=lambda c: c["tokens_per_second"], default=None)
+        if own is None:
+            continue
+        where = f"{shape}, {capacity} tokens, {own['way']}"
+        if (shape, capacity) == ("1.7B", 16384) and own["mfu"] is not None:
+            claims.append(claim(f"MFU, {where}", own["mfu"], ">=", 0.45))
+        rivals = [way for way in here if "autocast" in way]
+        if rivals and shape != "tiny":
+            best = max(rivals, key=lambda way: here[way]["tokens_per_second"])
+            ratio = own["tokens_per_second"] / here[best]["tokens_per_second"]
+            claims.append(claim(f"real tokens/s over {best}: {where}", ratio, ">=", 1.5))
+    return claims
+
+
+def show(cases: list[dict[str, Any]]) -> None:
+    rows = []
+    for c in cases:
+        head = [c["shape"], c["capacity"], c["way"]]
+        if "error" in c:
+            rows.append([*head, c["error"], "", "", "", ""])
+            continue
+        mfu = "" if c["mfu"] is None else f"{c['mfu']:.1%}"
+        peak = "" if c["peak_gib"] is None else f"{c['peak_gib']:.1f}"
+        rows.append([*head, f"{c['tokens_per_second']:,.0f}", mfu, peak, f"{c['filled']:.3f}", c["attention"]])
+    print("\n" + table(["shape", "capacity", "", "real tokens/s", "MFU", "peak GiB", "filled", "attention"], rows))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write every figure, the machine and the claims here")
+    parser.add_argument("--peers", type=Path, help="folder into which trl, datasets and liger-kernel were installed")
+    parser.add_argument("--quick", action="store_true", help="1.7B at 16k only")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["0.6B", "1.7B", "4B"])
+    parser.add_argument("--capacities", nargs="+", type=int, default=list(CAPACITIES), help="tokens in a pack")
+    parser.add_argument("--zero", nargs="+", type=int, choices=range(4), default=list(range(4)), help="ours: stages")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of a case (default: %(default)s)")
+    parser.add_argument("--ours-only", action="store_true", help="leave TRL out")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    wanted = parser.parse_args()
+    import torch
+
+    if wanted.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("no CUDA device here; --device cpu --shapes tiny shows that the code runs")
+    gpu = torch.cuda.get_device_name(0) if wanted.device == "cuda" else None
+    cases = []
+    with tempfile.TemporaryDirectory(prefix="trainer-gpu-") as folder:
+        for case in cases_of(wanted):
+            found = run_case(case, wanted, Path(folder))
+            done = {**case, **(found if "error" in found else figures(case, found, gpu))}
+            cases.append(done)
+            told = done.get("error") or f"{done['tokens_per_second']:,.0f} real tokens/s"
+            print(f"{case['shape']} {case['capacity']} {case['way']}: {told}", flush=True)
+            write_partial(wanted.json, cases)
+    show(cases)
+    absent = [name for name in ("trl", "liger_kernel", "flash_attn") if importlib.util.find_spec(name) is None]
+    if absent and wanted.peers is None and not wanted.ours_only:
+        print(f"absent here: {', '.join(absent)} (see --peers)")
+    return finish({"packs_per_step": PACKS, "cases": cases}, claims_of(cases), wanted.json)
+
+
+def write_partial(path: Path | None, cases: list[dict[str, Any]]) -> None:
+    """Keep what was measured so far: a lent GPU may go at any moment."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"unfinished": True, "cases": cases}, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""One case of trainer_gpu.py in a process of its own: trainer_gpu_case.py TASK OUT, both made by that script."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from trainer_gpu import PACKS, WARM_UP, shape_of
+from trainer_steps import KINDS, our_step, write_store
+
+from tracestill.data_pipeline.plan import PlanConfig, make_plan
+from tracestill.data_pipeline.store import TokenStore
+from tracestill.kernels import attention
+from tracestill.trainer.batches import Batches
+from tracestill.trainer.engine import connect
+from tracestill.trainer.settings import StudentConfig, TrainConfig
+from tracestill.trainer.student import build_student
+from tracestill.trainer.weighting import WeightingConfig, make_weighting
+
+LONGEST = 8192  # tokens of a document; no more than the smallest capacity
+LEARNING_RATE = 1e-5
+NAMES = ("tokens", "weighted", "squares")
+
+
+def documents(task: dict[str, Any], shape: dict[str, Any]) -> TokenStore:
+    """Enough documents for every step, the same for every way of one capacity."""
+    longest = min(LONGEST, task["capacity"])
+    median = 2500 * longest / LONGEST
+    path = Path(task["folder"]) / f"{task['shape']}-{task['capacity']}.arrow"
+    if not path.exists():
+        tokens = (WARM_UP + task["steps"] + 1) * PACKS * task["capacity"]
+        write_store(path, tokens, vocabulary=shape["vocab_size"], median=median, longest=longest, prompt=0.5)
+    return TokenStore(path, KINDS)
+
+
+def counts(store: TokenStore, of: np.ndarray) -> dict[str, int]:
+    """What one step's documents come to: tokens, weighted targets, sum of squared lengths."""
+    lengths = store.lengths[of].astype(np.int64)
+    weighted = int(store.counts[of, KINDS.id("derive")].sum())
+    return {"tokens": int(lengths.sum()), "weighted": weighted, "squares": int((lengths**2).sum())}
+
+
+def synchronize(task: dict[str, Any]) -> None:
+    if task["device"] == "cuda":
+        torch.cuda.synchronize()
+
+
+def forget_peak(task: dict[str, Any]) -> None:
+    """Building the student in fp32 is no part of training."""
+    if task["device"] == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def ours(task: dict[str, Any], shape: dict[str, Any], store: TokenStore) -> dict[str, Any]:
+    stage = int(task["way"].rpartition(" ")[2])
+    steps = WARM_UP + task["steps"]
+    settings = TrainConfig(steps=steps, zero=stage, lr=LEARNING_RATE, weight_decay=0.0)  # type: ignore[arg-type]
+    world = connect(settings)
+    ids = {"vocab_size": shape["vocab_size"], "bos_id": 1, "eos_id": 2, "pad_id": 0, "num_kinds": len(KINDS)}
+    config = {"model_type": "qwen3", **{k: v for k, v in shape.items() if k != "vocab_size"}}
+    with world.device:  # billions of random numbers are drawn where that is fast
+        student = build_student(StudentConfig(config=config), **ids, device=world.device, dtype=world.dtype)
+    plan = make_plan(store.lengths, PlanConfig(capacity=task["capacity"], packs_per_step=PACKS), seed=0, epoch=0)
+    weighting = make_weighting(WeightingConfig(weights={"prompt": 0}), KINDS, 0)
+    where: dict[str, Any] = {"rank": 0, "ranks": 1, "pad_id": 0, "device": world.device}
+    batches = Batches(store, lambda epoch: plan, weighting, **where)
+    step = our_step(settings, batches, student)
+    found: list[dict[str, Any]] = []
+    forget_peak(task)
+    for at in range(min(steps, plan.n_steps)):
+        synchronize(task)
+        start = time.perf_counter()
+        loss = step(at)
+        synchronize(task)
+        seconds = time.perf_counter() - start
+        chosen = np.concatenate([plan.pack(int(pack)) for pack in plan.steps[at]])
+        found.append({"seconds": seconds, "loss": loss, **counts(store, chosen)})
+    return {"steps": found[WARM_UP:], "attention": student.attention.backend}
+
+
+def trl(task: dict[str, Any], shape: dict[str, Any], store: TokenStore) -> dict[str, Any]:
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, Qwen3Config, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    cuda = task["device"] == "cuda"
+    dtype = torch.bfloat16 if "bf16 weights" in task["way"] else torch.float32
+    implementation, name = "sdpa", "sdpa"
+    if "sdpa" not in task["way"]:
+        if importlib.util.find_spec("flash_attn_2_cuda") is not None:
+            implementation = name = "flash_attention_2"
+        else:
+            choice = attention.register("auto", task["device"], torch.bfloat16 if cuda else torch.float32)
+            implementation, name = attention.NAME, f"{choice.backend} (ours)"
+    torch.manual_seed(0)
+    with torch.device(task["device"]):
+        model = AutoModelForCausalLM.from_config(
+            Qwen3Config(**shape, bos_token_id=1, eos_token_id=2, pad_token_id=0),
+            attn_implementation=implementation,
+            dtype=dtype,
+        )
+    prompt = KINDS.id("prompt")
+    rows = [
+        {"input_ids": (t := store.tokens(i)).tolist(), "labels": np.where(store.kinds(i) == prompt, -100, t).tolist()}
+        for i in range(len(store))
+    ]
+    found: list[dict[str, Any]] = []
+    seen: dict[str, int] = {}
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *args: Any, **more: Any) -> None:
+            if not found and not seen.get("started"):
+                self.restart()
+
+        def restart(self) -> None:
+            synchronize(task)
+            seen.update(started=1, tokens=0, weighted=0, squares=0)
+            self.start = time.perf_counter()
+
+        def on_step_end(self, *args: Any, **more: Any) -> None:
+            synchronize(task)
+            found.append({"seconds": time.perf_counter() - self.start, **{k: seen[k] for k in NAMES}})
+            self.restart()
+
+    class Counting(SFTTrainer):
+        def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **more: Any) -> Any:
+            lengths = inputs["cu_seq_lens_q"].diff().double()
+            seen["tokens"] += int(lengths.sum())
+            seen["squares"] += int(lengths.square().sum())
+            seen["weighted"] += int((inputs["labels"] != -100).sum())
+            return super().training_step(model, inputs, *args, **more)
+
+    trainer = Counting(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(Path(task["folder"]) / "trl"),
+            max_steps=WARM_UP + task["steps"],
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=PACKS,
+            packing=True,
+            packing_strategy="bfd",
+            max_length=task["capacity"],
+            use_liger_kernel=cuda,
+            bf16=cuda and dtype == torch.float32,
+            gradient_checkpointing=False,
+            learning_rate=LEARNING_RATE,
+            optim="adamw_torch_fused",
+            logging_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=not cuda,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=a_tokenizer(),
+        callbacks=[Clock()],
+    )
+    forget_peak(task)
+    trainer.train()
+    return {"steps": found[WARM_UP:], "attention": name}
+
+
+def a_tokenizer() -> Any:
+    """TRL wants one, though the documents are tokens already."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2}))
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
+def main() -> None:
+    task, out = json.loads(sys.argv[1]), Path(sys.argv[2])
+    shape = shape_of(task["shape"])
+    if task["device"] == "cpu":
+        torch.set_num_threads(1)
+    store = documents(task, shape)
+    found = trl(task, shape, store) if "TRL" in task["way"] else ours(task, shape, store)
+    found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30 if task["device"] == "cuda" else None
+    out.write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Shared by trainer_overhead.py and trainer_gpu.py: random documents in a token store, and one step of our trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from tracestill.data_pipeline.kinds import Kinds
+from tracestill.data_pipeline.store import TokenStoreWriter
+from tracestill.trainer.batches import Batches
+from tracestill.trainer.engine import Engine
+from tracestill.trainer.settings import TrainConfig
+from tracestill.trainer.student import Student
+from tracestill.trainer.telemetry import Meter
+from tracestill.trainer.weighting import end_step
+
+KINDS = Kinds.with_extra({})
+
+
+def write_store(
+    path: Path, tokens: int, *, vocabulary: int, median: float, longest: int, prompt: float, spread: float = 0.8
+) -> None:
+    """Random documents of ``tokens`` tokens in all; lengths lognormal, the first share ``prompt`` of each is prompt."""
+    rng = np.random.default_rng(0)
+    with TokenStoreWriter(path, KINDS) as writer:
+        while tokens > 0:
+            length = int(np.clip(rng.lognormal(np.log(median), spread), 8, longest))
+            kinds = np.full(length, KINDS.id("derive"), np.uint8)
+            kinds[: round(length * prompt)] = KINDS.id("prompt")
+            drawn = rng.integers(3, vocabulary, length).astype(np.int32)
+            writer.add(str(tokens), str(tokens), drawn, kinds, np.zeros(length, np.uint16))
+            tokens -= length
+
+
+def our_step(settings: TrainConfig, batches: Batches, student: Student) -> Callable[[int], float]:
+    """A function that takes one step as ``train.train`` does, logging left out, and returns its loss."""
+    engine = Engine(student, settings, accumulation=batches.accumulation)
+    meter = Meter(KINDS, engine.device)
+
+    def step(at: int) -> float:
+        batch = batches.step(at)
+        for micro in batch.micro:
+            loss, found = engine.forward(micro)
+            engine.backward(loss)
+            meter.add(found)
+        result = engine.step(settings.lr, weight_sum=batch.weight_sum)
+        end_step(batches.weighting)
+        meter.end_step(result.loss, batch.tokens, faulty=result.faulty)
+        return result.loss
+
+    return step
