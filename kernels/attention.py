@@ -11,6 +11,7 @@ transformers' own SDPA with the masks that transformers makes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,12 +30,11 @@ _chosen: Choice | None = None
 def register(backend: str = "auto", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Choice:
     """Registers `attn_implementation="tracestill"` and returns the backend chosen and why, for the start-up log.
 
-    Under sequence parallelism call it first: DeepSpeed's Ulysses then wraps what is registered here.
     Raises ValueError where `backend` cannot run on `device` with activations of `dtype`.
     """
     global _chosen
     _chosen = choose(backend, device, dtype)
-    AttentionInterface.register(NAME, attention)
+    AttentionInterface.register(NAME, dispatch)
     AttentionMaskInterface.register(NAME, mask)
     return _chosen
 
@@ -66,6 +66,17 @@ def mask(
     )
 
 
+def dispatch(
+    module: torch.nn.Module,
+    *tensors: torch.Tensor | None,
+    exchange: Callable[..., tuple[torch.Tensor, None]] | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """The function transformers calls in every layer: `attention`, or `exchange` of a forward pass that names one,
+    which takes the same arguments and calls it (sequence parallelism: some heads of a row that ranks share)."""
+    return (attention if exchange is None else exchange)(module, *tensors, **options)
+
+
 def attention(
     module: torch.nn.Module,
     query: torch.Tensor,  # (B, Hq, T, d)
@@ -81,7 +92,7 @@ def attention(
     max_length_q: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:  # (B, T, Hq, dv)
-    """The function transformers calls in every layer.
+    """Attention of ordinary or packed rows, as described above.
 
     Raises ValueError for what the backend cannot do, and for packed rows given without cu_seqlens.
     """

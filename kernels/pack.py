@@ -179,8 +179,12 @@ def pack(
         except ImportError as error:
             raise ValueError(f"pack backend 'triton' cannot run: {error}; pip install triton") from error
         return pack_triton(source, device)
-    batch = pack_reference(source)
-    if device.type == "cpu":
+    return to_device(pack_reference(source), device)
+
+
+def to_device(batch: PackedBatch, device: torch.device) -> PackedBatch:
+    """The batch with its tensors on `device`; itself if they are there."""
+    if batch.input_ids.device == device:
         return batch
     moved: dict[str, Any] = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in vars(batch).items()}
     return PackedBatch(**moved)

@@ -44,7 +44,9 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
     from tracestill.trainer.student_check import check_student
 
     device = torch.device("cuda" if gpus else "cpu")
-    positions = check_student(recipe.student, device, training_dtype(recipe.train, device))
+    positions = check_student(
+        recipe.student, device, training_dtype(recipe.train, device), recipe.train.sequence_parallel
+    )
     if not evaluates:
         return
     if not recipe.questions.test:

@@ -48,9 +48,11 @@ def count_gpus() -> int:
 
 
 def ranks_of(recipe: Recipe, gpus: int, cores: int) -> int:
-    """Ranks that an arm is trained on here. ``auto``: one a GPU, or two on a CPU, no more than packs in a step."""
+    """Ranks that an arm is trained on here. ``auto``: one a GPU, or two on a CPU, no more than packs in a step; where
+    ranks share rows (train.sequence_parallel), as many such groups."""
     if recipe.train.ranks == "auto":
-        return min(gpus or min(2, cores), recipe.plan.packs_per_step)
+        parts = recipe.train.sequence_parallel
+        return parts * min(max(1, (gpus or min(2, cores)) // parts), recipe.plan.packs_per_step)
     return recipe.train.ranks
 
 

@@ -11,8 +11,9 @@ import torch.distributed as dist
 
 from tracestill.data_pipeline.plan import Plan, schedule
 from tracestill.data_pipeline.store import TokenStore
-from tracestill.kernels.pack import PackedBatch, pack
+from tracestill.kernels.pack import PackedBatch, pack, to_device
 from tracestill.trainer import normaliser as norm
+from tracestill.trainer.sequence_parallel import cut
 from tracestill.trainer.weighting import Document, TokenFunction, Weighting, table_at, token_function
 
 ROW_MULTIPLE = 128  # rows are padded to it: friendly to matmuls, and an empty pack is one such row
@@ -53,14 +54,18 @@ class Batches:
         pad_id: int,
         device: torch.device,
         group: dist.ProcessGroup | None = None,
+        part: int = 0,
+        parts: int = 1,
     ) -> None:
-        """``rank`` of ``ranks`` counts those that read different packs; ``group`` holds them (None: all)."""
+        """``rank`` of ``ranks`` counts those that read different packs; ``group`` holds them (None: all). Of its rows
+        this one gets the ``part``-th of ``parts`` equal runs of tokens."""
         self.store = store
         self.plan_of_epoch = plan_of_epoch
         self.weighting, self.normaliser = weighting, normaliser
         self.tokens = token_function(weighting)
         self.may_vanish = hasattr(weighting, "dynamic")  # its factors may all be 0, which only the device knows
         self.rank, self.ranks, self.group = rank, ranks, group
+        self.part, self.parts = part, parts
         self.pad_id = pad_id
         self.device = device
         self.epoch, self.plan = 0, plan_of_epoch(0)
@@ -139,7 +144,8 @@ class Batches:
         token_weights: np.ndarray | None = None,  # (n,) float32
     ) -> PackedBatch:
         tokens, kinds, offsets, records = self.store.gather(documents)
-        return row_of(tokens, kinds, offsets, records * own, table, self.pad_id, self.device, token_weights)
+        more = {"token_weights": token_weights, "part": self.part, "parts": self.parts}
+        return row_of(tokens, kinds, offsets, records * own, table, self.pad_id, self.device, **more)  # type: ignore[arg-type]
 
 
 def document_of(store: TokenStore, index: int) -> Document:
@@ -166,8 +172,16 @@ def row_of(
     pad_id: int,
     device: torch.device,
     token_weights: np.ndarray | None = None,  # (n,) float32
+    *,
+    part: int = 0,
+    parts: int = 1,
 ) -> PackedBatch:
-    """Documents packed into one row, padded to a multiple of ROW_MULTIPLE; no document gives a row of padding."""
-    length = max(ROW_MULTIPLE, -(-len(tokens) // ROW_MULTIPLE) * ROW_MULTIPLE)
-    more = {"length": length, "pad_id": pad_id, "device": device, "token_weights": token_weights}
-    return pack(tokens, kinds, offsets, weights, table, **more)  # type: ignore[arg-type]
+    """Documents packed into one row of which each of ``parts`` equal runs is padded to a multiple of ROW_MULTIPLE, and
+    of it the ``part``-th run. No document gives a row of padding."""
+    multiple = ROW_MULTIPLE * parts
+    length = max(multiple, -(-len(tokens) // multiple) * multiple)
+    more = {"length": length, "pad_id": pad_id, "token_weights": token_weights}
+    if parts == 1:
+        return pack(tokens, kinds, offsets, weights, table, device=device, **more)  # type: ignore[arg-type]
+    row = pack(tokens, kinds, offsets, weights, table, device="cpu", **more)  # type: ignore[arg-type]
+    return to_device(cut(row, part, parts), device)

@@ -1,7 +1,7 @@
 """The engine: DeepSpeed's ZeRO around the student, and the only file that imports deepspeed.
 
 The trainer's loss is a sum over all ranks and micro-steps (its factor c is known beforehand), so the gradient
-that the optimizer sees has to be the plain sum as well. DeepSpeed averages instead; ``averaging_divisor`` undoes
+that the optimizer sees has to be the plain sum as well. DeepSpeed averages instead; ``Engine.backward`` undoes
 that. Whether a step is taken is decided here, from one all-reduce that every rank sees alike.
 """
 
@@ -28,6 +28,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer import deepspeed_keys, zero
 from tracestill.trainer.precision import training_dtype, use_gpu
+from tracestill.trainer.sequence_parallel import Grid, exchange, grid, refuse
 from tracestill.trainer.settings import TrainConfig
 from tracestill.trainer.student import Student
 
@@ -35,6 +36,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before the import: else it warns that it found no device
 
 import deepspeed
+from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
 
 BUCKET = 200_000_000  # elements reduced at a time; never more than the student has
 
@@ -48,6 +50,7 @@ class World:
     local_rank: int
     device: torch.device
     dtype: torch.dtype  # that the student computes in
+    grid: Grid
 
 
 class Micro(Protocol):
@@ -82,7 +85,8 @@ class StepResult:
 def connect(settings: TrainConfig) -> World:
     """Join the other ranks: NCCL on GPUs, gloo on the CPU. A process that nobody launched is a world of one.
 
-    Raises InputError if there are more ranks on this host than GPUs, and for a precision that does not fit.
+    Raises InputError if there are more ranks on this host than GPUs, if they cannot share rows as
+    ``train.sequence_parallel`` asks, and for a precision that does not fit.
     """
     quieten()
     launched = "RANK" in os.environ or "OMPI_COMM_WORLD_RANK" in os.environ
@@ -106,7 +110,9 @@ def connect(settings: TrainConfig) -> World:
             torch.cuda.set_device(local)
         deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    return World(dist.get_rank(), dist.get_world_size(), local, device, training_dtype(settings, device))
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    place = grid(rank, ranks, settings.sequence_parallel)
+    return World(rank, ranks, local, device, training_dtype(settings, device), place)
 
 
 def leave(code: int) -> NoReturn:
@@ -127,15 +133,6 @@ def quieten() -> None:
     """Let DeepSpeed say warnings only, and drop one that it draws upon itself at every collective."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="`torch.distributed.*is deprecated", category=FutureWarning)
-
-
-def averaging_divisor(stage: int, ranks: int, sequence_parallel: int = 1) -> float:
-    """What DeepSpeed divides the sum of all ranks' gradients by (0.19.8, its default reduce-scatter).
-
-    Stages 0 to 2 count a sequence-parallel group as one rank, stage 3 does not. Division by the accumulation
-    steps does not enter: ``Engine.backward`` turns it off.
-    """
-    return ranks / sequence_parallel if stage < 3 else float(ranks)
 
 
 def deepspeed_config(
@@ -185,10 +182,13 @@ class Engine:
         raw_deepspeed: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
-        """Raises InputError for a DeepSpeed key that the trainer owns, and for a precision that does not fit."""
+        """Raises InputError for a DeepSpeed key that the trainer owns, for a precision that does not fit, and for a
+        student that ranks cannot share rows of."""
         world = connect(settings)
         self.rank, self.ranks, self.local_rank = world.rank, world.ranks, world.local_rank
-        self.device, self.dtype = world.device, world.dtype
+        self.device, self.dtype, self.grid = world.device, world.dtype, world.grid
+        refuse(student.model.config, self.grid.parts)
+        student.exchange = exchange(UlyssesSPAttentionHF, self.grid)
         self.settings, self.accumulation, self.seed = settings, accumulation, seed
         self.config = deepspeed_config(settings, accumulation, raw_deepspeed, dtype=self.dtype)
         buckets = self.config["zero_optimization"]
@@ -206,7 +206,6 @@ class Engine:
             self.deepspeed, *_ = deepspeed.initialize(model=student, optimizer=optimizer, config=config)
         self.module = student
         self.optimizer = self.deepspeed.basic_optimizer
-        self.divisor = averaging_divisor(settings.zero, self.ranks)
         torch.manual_seed(seed + self.rank)  # dropout differs between ranks
         self._start_step()
 
@@ -231,8 +230,12 @@ class Engine:
         return statistics
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of this micro-step. The optimizer sees the sum over all ranks and micro-steps."""
-        self.deepspeed.backward(loss * self.divisor, scale_wrt_gas=False)
+        """Add the gradient of this micro-step. The optimizer sees the sum over all ranks and micro-steps.
+
+        DeepSpeed divides the sum over all ranks by their number (0.19.8, every stage, its default reduce-scatter),
+        and by the accumulation steps unless told not to.
+        """
+        self.deepspeed.backward(loss * self.ranks, scale_wrt_gas=False)
         self._micro_steps += 1
 
     def step(self, lr: float, *, weight_sum: float | None = None, stop: bool = False) -> StepResult:

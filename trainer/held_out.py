@@ -17,6 +17,7 @@ from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.trainer.batches import MicroStep, row_of
 from tracestill.trainer.engine import Engine
+from tracestill.trainer.sequence_parallel import Grid
 from tracestill.trainer.telemetry import Meter
 
 
@@ -51,12 +52,17 @@ class HeldOut:
     def measure(self, engine: Engine) -> dict[str, Any]:
         """Kind -> its numbers, as in a line of the log; called on every rank."""
         meter = Meter(self.kinds, engine.device)
-        for first in range(0, len(self.rows), engine.ranks):
-            mine = self.rows[first + engine.rank] if first + engine.rank < len(self.rows) else []
-            meter.add(engine.measure(self.micro_step(np.array(mine, dtype=np.int64), engine.device)))
+        place = engine.grid
+        for first in range(0, len(self.rows), place.data_ranks):
+            at = first + place.data_rank
+            mine = self.rows[at] if at < len(self.rows) else []
+            meter.add(engine.measure(self.micro_step(np.array(mine, dtype=np.int64), engine.device, place)))
         return meter.read()["kinds"]
 
-    def micro_step(self, documents: np.ndarray, device: torch.device) -> MicroStep:
+    def micro_step(self, documents: np.ndarray, device: torch.device, place: Grid) -> MicroStep:
         tokens, kinds, offsets, _ = self.store.gather(documents)
         weights = np.ones(len(documents), dtype=np.float32)
-        return MicroStep(row_of(tokens, kinds, offsets, weights, self.table, self.pad_id, device), 1.0, documents)
+        row = row_of(
+            tokens, kinds, offsets, weights, self.table, self.pad_id, device, part=place.part, parts=place.parts
+        )
+        return MicroStep(row, 1.0, documents)

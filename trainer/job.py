@@ -29,6 +29,7 @@ from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.saver import Saver
 from tracestill.trainer.settings import TrainConfig
 from tracestill.trainer.student import build_student
+from tracestill.trainer.tiled_mlp import tile_mlps
 from tracestill.trainer.weighting import Weighting, make_weighting, restore
 
 KEPT_FILES = ("console.log", stopping.REQUEST)  # the launcher's parent writes them while ranks start
@@ -102,6 +103,8 @@ def prepare(run: RunDirectory, arm: str) -> Job:
         chunk_rows=settings.chunk_rows,
     )
     check_tokenizer(inputs["tokenizer"], student.model.config)
+    if settings.tiled_mlp:
+        tile_mlps(student.model, settings.tiled_mlp, -(-recipe.plan.capacity // settings.sequence_parallel))
     weighting = make_weighting(recipe.weighting, kinds, recipe.seed)
     use_weighting(
         student,
@@ -117,8 +120,11 @@ def prepare(run: RunDirectory, arm: str) -> Job:
         lambda epoch: load_plan(inputs["plan"] / f"epoch-{epoch:03d}"),
         weighting,
         normaliser=recipe.weighting.normaliser,
-        rank=world.rank,
-        ranks=world.ranks,
+        rank=world.grid.data_rank,
+        ranks=world.grid.data_ranks,
+        group=world.grid.data_group,
+        part=world.grid.part,
+        parts=world.grid.parts,
         pad_id=about["special_ids"]["pad"],
         device=world.device,
     )
@@ -130,7 +136,8 @@ def prepare(run: RunDirectory, arm: str) -> Job:
     directory, tokenizer = run.stage(arm, "train"), inputs["tokenizer"]
     console = Console(quiet=world.rank != 0)
     console.print(
-        f"{world.ranks} rank(s) on {world.device.type}, {world.dtype}, ZeRO {settings.zero}, "
+        f"{world.ranks} rank(s) on {world.device.type}, {settings.sequence_parallel} to a row, {world.dtype}, "
+        f"ZeRO {settings.zero}, "
         f"accumulation {batches.accumulation}, {steps} steps; attention {student.attention.backend}: "
         f"{student.attention.reason}",
         highlight=False,

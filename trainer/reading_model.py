@@ -30,9 +30,10 @@ class Reference:
         return torch.ones_like(nll)
 
     @torch.no_grad()
-    def nll(self, packed: PackedBatch) -> Tensor:
-        """(T,) nats of each weighted position's label; 0 elsewhere."""
+    def nll(self, packed: PackedBatch, exchange: Callable[..., Any] | None = None) -> Tensor:
+        """(T,) nats of each weighted position's label; 0 elsewhere. ``exchange``: the student's own."""
         self.found.clear()
+        self.student.exchange = exchange
         self.student(packed, 1.0)
         nll = torch.zeros_like(packed.loss_weight)
         if self.found:

@@ -26,6 +26,14 @@ class TrainConfig(BaseModel):
         "auto",
         description="processes started on this host; auto: one a GPU, or two on a CPU, and no more than packs_per_step",
     )
+    sequence_parallel: int = Field(
+        1, ge=1, description="ranks that share each row of tokens; divides the ranks and the student's attention heads"
+    )
+    tiled_mlp: Annotated[int, Field(ge=2)] | bool = Field(
+        False,
+        description="pieces of a row that pass a layer's MLP one by one and are computed again in the backward pass; "
+        "true: pieces of about hidden_size tokens",
+    )
     zero: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
     lr: float = Field(3e-4, gt=0, description="peak learning rate")
@@ -82,6 +90,14 @@ class TrainConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _shared_rows(self) -> TrainConfig:
+        if self.ranks != "auto" and self.ranks % self.sequence_parallel:
+            raise ValueError(
+                f"train.ranks ({self.ranks}) must be a multiple of train.sequence_parallel ({self.sequence_parallel})"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _combinations(self) -> TrainConfig:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of train.steps and train.epochs")
@@ -104,7 +120,7 @@ def seconds_of(duration: str) -> float:
 
 
 BOOKKEEPING = (
-    *("ranks", "log_every", "held_out_every", "held_out_documents"),
+    *("ranks", "sequence_parallel", "tiled_mlp", "log_every", "held_out_every", "held_out_documents"),
     *("checkpoint_every", "async_save", "keep", "stop_after", "skip_limit"),
 )
 """Training settings that change neither the student nor the documents of a step."""

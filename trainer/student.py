@@ -82,7 +82,8 @@ class Student(nn.Module):
         self.model = model
         self.attention = attention.Choice("sdpa", "")  # which backend, and why; set by ``build_student``
         self.head = [student_head(model, num_kinds, chunk_rows)]  # in a list: the head belongs to the model alone
-        self.reference_nll: Callable[[PackedBatch], Tensor] | None = None  # of a model beside it, for the weighting
+        self.reference_nll: Callable[..., Tensor] | None = None  # of a model beside it, for the weighting
+        self.exchange: Callable[..., Any] | None = None  # around attention, where ranks share rows
 
     def forward(self, packed: PackedBatch, scale: float | Tensor) -> tuple[Tensor, Tensor]:
         """Loss and statistics of one packed row.
@@ -91,6 +92,7 @@ class Student(nn.Module):
         weight) and the per-kind statistics (num_kinds, 6), columns as in ``linear_cross_entropy.STATISTICS``, but
         with ``scale`` in ``weighted_nll``: summed over kinds it is the loss.
         """
+        shared = {} if self.exchange is None else {"exchange": self.exchange}
         hidden = self.model.get_decoder()(
             input_ids=packed.input_ids,  # (1, T)
             position_ids=packed.position_ids,
@@ -99,8 +101,9 @@ class Student(nn.Module):
             cu_seq_lens_k=packed.cu_seqlens,
             max_length_q=packed.max_length,
             max_length_k=packed.max_length,
+            **shared,
         ).last_hidden_state  # (1, T, H)
-        reference_nll = None if self.reference_nll is None else self.reference_nll(packed)
+        reference_nll = None if self.reference_nll is None else self.reference_nll(packed, self.exchange)
         return self.head[0](hidden[0], packed, scale, reference_nll)
 
 

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tracestill.data_pipeline.errors import InputError
 from tracestill.kernels.attention import choose
 from tracestill.kernels.attention_models import refuse_unpackable
+from tracestill.trainer.sequence_parallel import refuse
 from tracestill.trainer.settings import StudentConfig
 from tracestill.trainer.student import transformers_config
 
@@ -17,10 +18,10 @@ from tracestill.trainer.student import transformers_config
 VOCABULARY = {"vocab_size": 1024, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 
-def check_student(student: StudentConfig, device: torch.device, dtype: torch.dtype) -> int | None:
+def check_student(student: StudentConfig, device: torch.device, dtype: torch.dtype, parts: int = 1) -> int | None:
     """The most positions that the student has, None if its config names no bound.
 
-    ``device`` and ``dtype`` are those it will train on and in. Raises InputError where
+    ``device`` and ``dtype`` are those it will train on and in, with ``parts`` ranks to a row. Raises InputError where
     ``build_student`` would, but for what lies in a pretrained model's weights.
     """
     config = pretrained_config(student) if student.config is None else transformers_config(student.config, VOCABULARY)
@@ -32,6 +33,7 @@ def check_student(student: StudentConfig, device: torch.device, dtype: torch.dty
         refuse_unpackable(config, choice.backend)
     except ValueError as error:
         raise InputError(f"student: {error}") from error
+    refuse(config, parts)
     try:
         with torch.device("meta"):
             AutoModelForCausalLM.from_config(config, dtype=torch.float32)

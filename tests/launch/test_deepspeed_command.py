@@ -61,6 +61,8 @@ def test_ranks_follow_from_the_machine_unless_the_recipe_says():
         assert deepspeed_command.check_ranks(ranks, gpus, 64) is None
     fixed = demo.model_copy(update={"train": demo.train.model_copy(update={"ranks": 3})})
     assert deepspeed_command.ranks_of(fixed, 8, 64) == 3
+    shared = demo.model_copy(update={"train": demo.train.model_copy(update={"sequence_parallel": 4})})
+    assert [deepspeed_command.ranks_of(shared, gpus, 64) for gpus in (0, 4, 7, 8, 64)] == [4, 4, 4, 8, 8]
 
 
 def test_environment_keeps_what_the_user_set():

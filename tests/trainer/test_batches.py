@@ -28,7 +28,7 @@ def store(tmp_path_factory):
     return TokenStore(path, KINDS)
 
 
-def batches(store, rank=0, ranks=1):
+def batches(store, rank=0, ranks=1, **more):
     config = PlanConfig(capacity=128, packs_per_step=4, group=2)
     return Batches(
         store,
@@ -38,6 +38,7 @@ def batches(store, rank=0, ranks=1):
         ranks=ranks,
         pad_id=0,
         device=torch.device("cpu"),
+        **more,
     )
 
 
@@ -80,6 +81,26 @@ def test_the_weights_of_a_step_sum_to_one(store):
         assert found.weight_sum == pytest.approx(by_hand(store, found.documents), rel=1e-6)
         packed = sum(float(m.packed.loss_weight.double().sum()) * m.scale for m in found.micro)
         assert packed == pytest.approx(1.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_ranks_that_share_rows_hold_their_equal_parts(store, parts):
+    alone = batches(store, rank=1, ranks=2)
+    together = [batches(store, rank=1, ranks=2, part=part, parts=parts) for part in range(parts)]
+    for step in range(alone.steps_per_epoch):
+        whole, shared = alone.step(step), [each.step(step) for each in together]
+        assert {each.weight_sum for each in shared} == {whole.weight_sum}
+        assert {each.tokens for each in shared} == {whole.tokens}
+        for at, micro in enumerate(whole.micro):
+            pieces = [each.micro[at] for each in shared]
+            assert {piece.scale for piece in pieces} == {micro.scale}
+            assert {piece.packed.input_ids.shape[1] % ROW_MULTIPLE for piece in pieces} == {0}
+            for name in ("input_ids", "labels", "kinds", "loss_weight"):
+                of_all = torch.cat([getattr(piece.packed, name) for piece in pieces], dim=-1)
+                real = int(store.lengths[micro.documents].sum())
+                assert of_all[..., :real].equal(getattr(micro.packed, name)[..., :real]), name
+            assert sum(len(piece.packed.active) for piece in pieces) == len(micro.packed.active)
+            assert {int(piece.packed.cu_seqlens[-1]) for piece in pieces} == {of_all.shape[-1]}
 
 
 def test_a_row_without_documents_is_padding_that_weighs_nothing(store):

@@ -13,7 +13,7 @@ from distributed_support import run_workers
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer.deepspeed_keys import OWNED
-from tracestill.trainer.engine import averaging_divisor, deepspeed_config, parameter_groups, training_dtype
+from tracestill.trainer.engine import deepspeed_config, parameter_groups, training_dtype
 from tracestill.trainer.settings import TrainConfig
 
 HERE = Path(__file__).parent
@@ -107,11 +107,6 @@ def test_precision_follows_the_device():
     assert training_dtype(TrainConfig(steps=1, precision="fp32", zero=0), gpu) == torch.float32
     with pytest.raises(InputError, match=r"train\.zero: 0 .* set train\.zero: 1"):
         training_dtype(TrainConfig(steps=1, precision="bf16", zero=0), cpu)
-
-
-def test_what_deepspeed_divides_by():
-    assert [averaging_divisor(stage, 4) for stage in range(4)] == [4, 4, 4, 4]
-    assert [averaging_divisor(stage, 4, sequence_parallel=2) for stage in range(4)] == [2, 2, 2, 4]
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -76,6 +76,8 @@ def test_durations_are_read(text, seconds):
         ({"steps": 10, "schedule": "wsd"}, "train.decay belongs to"),
         ({"steps": 10, "decay": 3}, "train.decay belongs to"),
         ({"steps": 10, "zero": 4}, "zero"),
+        ({"steps": 10, "ranks": 3, "sequence_parallel": 2}, r"train\.ranks \(3\) must be a multiple of"),
+        ({"steps": 10, "tiled_mlp": 1}, "tiled_mlp"),
         ({"steps": 10, "precision": "fp16"}, "precision"),
         ({"steps": 10, "stop_after": "55"}, r"units h, m or s, such as 55m or 1h30m, got '55'"),
         ({"steps": 10, "stop_after": "5 m"}, "units h, m or s"),
