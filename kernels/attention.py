@@ -68,7 +68,7 @@ def mask(
 
 def dispatch(
     module: torch.nn.Module,
-    *tensors: torch.Tensor | None,
+    *tensors: Any,
     exchange: Callable[..., tuple[torch.Tensor, None]] | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
