@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
 
 UNITS = {"h": 3600, "m": 60, "s": 1}
 METRIC = re.compile(r"(\S+)\.(loss|accuracy)")
@@ -29,7 +29,7 @@ class TrainConfig(BaseModel):
     sequence_parallel: int = Field(
         1, ge=1, description="ranks that share each row of tokens; divides the ranks and the student's attention heads"
     )
-    tiled_mlp: Annotated[int, Field(ge=2)] | bool = Field(
+    tiled_mlp: Annotated[int, Field(ge=2)] | StrictBool = Field(
         False,
         description="pieces of a row that pass a layer's MLP one by one and are computed again in the backward pass; "
         "true: pieces of about hidden_size tokens",
