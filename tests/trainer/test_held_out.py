@@ -9,6 +9,7 @@ import torch
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.store import TokenStore, TokenStoreWriter
 from tracestill.trainer.held_out import HeldOut
+from tracestill.trainer.sequence_parallel import grid
 
 KINDS = Kinds()
 CAPACITY = 60
@@ -31,7 +32,7 @@ def store(tmp_path_factory):
 def walk(held, rank, ranks):
     """The micro-steps that a rank measures."""
     seen = []
-    engine = SimpleNamespace(rank=rank, ranks=ranks, device=torch.device("cpu"))
+    engine = SimpleNamespace(grid=grid(rank, ranks, 1), device=torch.device("cpu"))
     engine.measure = lambda micro: seen.append(micro) or torch.zeros(len(KINDS), 6)
     held.measure(engine)
     return seen
