@@ -1,4 +1,4 @@
-"""One record as tokens, each with a kind and a step.
+"""The plain form: one record as tokens, each with a kind and a step.
 
     text  <s>     question <think> trace   </think> answer </s>
     kind  control prompt   control by span control  answer control
@@ -12,26 +12,54 @@ that number.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from tokenizers import Encoding
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.form import Document, Encoded, Reading
 from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.render import TraceTokenizer
+from tracestill.data_pipeline.render import CHAT_TEMPLATE, TraceTokenizer, prompt_ids, split_output
 from tracestill.data_pipeline.schema import Record
 from tracestill.data_pipeline.segment import span_fault, step_ends
 
 LAST_STEP = np.iinfo(np.uint16).max
 
 
-class Document(NamedTuple):
-    """One tokenised record."""
+class PlainForm:
+    """``<s> question <think> trace </think> answer </s>``."""
 
-    tokens: np.ndarray  # (n,) int32
-    kinds: np.ndarray  # (n,) uint8
-    steps: np.ndarray  # (n,) uint16
+    chat_template: str | None = CHAT_TEMPLATE
+
+    def __init__(self, tokenizer: TraceTokenizer, trace: Literal["keep", "drop"]) -> None:
+        self.tokenizer, self.trace = tokenizer, trace
+        self.size, self.pad = tokenizer.size, tokenizer.pad
+        self.stops: tuple[int, ...] = (tokenizer.eos,)
+        self.special_ids: dict[str, int | None] = dict(tokenizer.special_ids)
+        self.findings: dict[str, Any] = {}
+
+    def encode(self, records: Sequence[Record], kinds: Kinds) -> list[Encoded]:
+        return [Encoded({"": made}) for made in encode(self.tokenizer, records, kinds, self.trace)]
+
+    def prompt_ids(self, question: str) -> list[int]:
+        return prompt_ids(self.tokenizer, question)
+
+    def asking(self, question: str) -> tuple[list[dict[str, str]], dict[str, Any]]:
+        return [{"role": "user", "content": question}], {}
+
+    def read(self, ids: Sequence[int]) -> Reading:
+        tokenizer = self.tokenizer
+        output = split_output(tokenizer, ids)
+        ends = [list(ids).index(end) for end in (tokenizer.end_think, tokenizer.eos) if end in ids]
+        thought = ids[: min(ends, default=len(ids))]
+        return Reading(
+            text=tokenizer.backend.decode(list(ids), skip_special_tokens=False),
+            trace=output.trace,
+            answer=output.answer if output.finished and tokenizer.end_think in ids else None,
+            finished=output.finished,
+            trace_tokens=sum(token != tokenizer.think for token in thought),
+        )
 
 
 def encode(
@@ -74,9 +102,18 @@ def document(
 
 def trace_kinds_and_steps(record: Record, trace: Encoding, kinds: Kinds) -> tuple[np.ndarray, np.ndarray]:
     """(m,) kind and (m,) step of each token of a trace. Raises InputError naming the record if its spans are bad."""
+    at = first_visible(record.trace, np.array(trace.offsets, np.int64).reshape(-1, 2))
+    return kinds_and_steps_at(record, at, kinds)
+
+
+def kinds_and_steps_at(
+    record: Record,
+    at: np.ndarray,  # (m,) positions of characters in the record's trace
+    kinds: Kinds,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(m,) uint8 kind and (m,) uint16 step of characters. Raises InputError naming the record if its spans are bad."""
     if fault := span_fault(record.trace, record.spans, kinds.members("trace")):
         raise InputError(f"record {record.record_id} (question {record.question_id}): {fault}; segment its trace again")
-    at = first_visible(record.trace, np.array(trace.offsets, np.int64).reshape(-1, 2))
     span = np.searchsorted([span.end for span in record.spans], at, side="right")
     of_span = np.array([kinds.id(span.kind) for span in record.spans], np.uint8)
     step = np.searchsorted(step_ends(record.trace), at, side="right")

@@ -10,39 +10,44 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, model_validator
 
-from tracestill.data_pipeline.document import Document, encode
+from tracestill.data_pipeline.chat import ChatForm
+from tracestill.data_pipeline.document import PlainForm
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.form import Encoded, Form, FormConfig
 from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.overlong import fit_document
+from tracestill.data_pipeline.overlong import Fit, fit_document
 from tracestill.data_pipeline.plan import PlanConfig
 from tracestill.data_pipeline.render import load_tokenizer
 from tracestill.data_pipeline.schema import RECORD_SCHEMA, Record, record_from_row, write_rows
 from tracestill.data_pipeline.stage import stage
 from tracestill.data_pipeline.store import TokenStoreWriter
 from tracestill.data_pipeline.tokenizer import TokenizerConfig, count_records, held_out_questions, record_batches
+from tracestill.data_pipeline.two_task import TwoTaskForm
 
 BATCH = 64  # records in memory at a time
 STORES = {"train": "tokens.arrow", "validation": "validation.arrow", "test": "test.arrow"}
 REJECTED = pa.schema([(name, pa.string()) for name in ("record_id", "question_id", "reason", "detail")])
 
 
-class EncodeConfig(BaseModel):
+class EncodeConfig(FormConfig):
     """The ``encode`` block."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     tokenizer: TokenizerConfig = Field(default=TokenizerConfig(), description="trained on the selected text, or taken")
-    trace: Literal["keep", "drop"] = Field(
-        default="keep", description="drop: answers only; the think block stays and is empty"
-    )
+
+    @model_validator(mode="after")
+    def _template(self) -> EncodeConfig:
+        if self.template == "chat" and self.tokenizer.path is None:
+            raise ValueError("encode.template: chat needs encode.tokenizer.path, a tokenizer that has a chat template")
+        return self
 
 
 def stage_config(config: EncodeConfig, kinds: Kinds, plan: PlanConfig) -> dict[str, Any]:
     """What, besides records and tokenizer, decides how the token stores come out."""
     return {
         "trace": config.trace,
+        **config.model_dump(mode="json", exclude={"tokenizer", "trace"}, exclude_defaults=True),
         "kinds": kinds.names,
         "groups": dict(kinds.groups),
         "capacity": plan.capacity,
@@ -64,9 +69,10 @@ def run(
     """Write tokens.arrow, validation.arrow and test.arrow (where such documents are), and rejected.parquet.
 
     Documents are no longer than ``plan.capacity``; ``plan.overlong`` says what happens to one that is. The manifest
-    counts records in, out and rejected by reason (``overlong``, ``empty_question``, ``empty_answer``), documents
-    ``trimmed``, ``tokens_lost`` by kind in documents trimmed or dropped, and for each split documents, tokens and
-    ``targets`` by kind. ``progress`` is told records done and in all.
+    counts records in, out and rejected by reason (``overlong``, ``empty_question``, ``empty_answer``, and those of
+    the form), the form's ``notes`` on the records that are out, documents ``trimmed``, ``tokens_lost`` by kind in
+    documents trimmed or dropped, and for each split documents, tokens and ``targets`` by kind. ``progress`` is told
+    records done and in all.
 
     Raises InputError naming the record whose spans or weight are bad or which is too long (policy ``error``), or
     if no training document is left.
@@ -74,21 +80,22 @@ def run(
     source = select / "records.parquet"
     inputs = {"sample": sample, "select": select, "tokenizer": tokenizer}
     with stage(directory, "encode", stage_config(config, kinds, plan), inputs) as work:
-        vocabulary, held_out = load_tokenizer(tokenizer), held_out_questions(sample)
+        form, held_out = load_form(config, tokenizer), held_out_questions(sample)
         with Stores(work.path, kinds, plan, held_out) as stores:
             done, total = 0, count_records(source)
             for batch in record_batches(source, RECORD_SCHEMA, BATCH):
                 records = [record_from_row(row) for row in batch.to_pylist()]
-                for record, document in zip(records, encode(vocabulary, records, kinds, config.trace), strict=True):
-                    stores.add(record, document)
+                for record, encoded in zip(records, form.encode(records, kinds), strict=True):
+                    stores.add(record, encoded)
                 done += len(records)
                 progress(done, total)
         write_rows(work.path / "rejected.parquet", stores.rejected, REJECTED)
         work.counts = stores.counts()
         work.extra = {
             "kinds": kinds.names,
-            "special_ids": vocabulary.special_ids,
-            "vocab_size": vocabulary.size,
+            "special_ids": form.special_ids,
+            "vocab_size": form.size,
+            **({"template": form.findings} if form.findings else {}),
         }
         if "train" not in work.counts["splits"]:
             reasons = ", ".join(f"{reason}: {n}" for reason, n in work.counts["rejected"].items()) or "none came in"
@@ -98,6 +105,23 @@ def run(
             )
 
 
+def load_form(config: FormConfig, directory: Path) -> Form:
+    """The form of a recipe with the tokenizer in ``directory``.
+
+    Raises InputError if the tokenizer lacks a symbol that the form needs, or its chat template cannot be trained on,
+    naming what the template does and what to set.
+    """
+
+    def single(trace: Literal["keep", "drop"]) -> Form:
+        if config.template == "chat":
+            return ChatForm(directory, config.model_copy(update={"trace": trace}))
+        return PlainForm(load_tokenizer(directory), trace)
+
+    if config.two_task is not None:
+        return TwoTaskForm(single("keep"), single("drop"), config.two_task)
+    return single(config.trace)
+
+
 class Stores:
     """Puts documents that fit into the store of their split, and counts what became of every record."""
 
@@ -105,7 +129,8 @@ class Stores:
         self.directory, self.kinds, self.plan, self.held_out = directory, kinds, plan, held_out
         self.trace_kinds = np.array([kinds.id(name) for name in kinds.members("trace")])
         self.rejected: list[dict[str, str]] = []
-        self.trimmed = 0
+        self.out, self.trimmed = 0, 0
+        self.notes = Counter[str]()
         self.lost = np.zeros(len(kinds), np.int64)  # tokens
         self.documents, self.tokens = Counter[str](), Counter[str]()
         self.targets = {split: np.zeros(len(kinds), np.int64) for split in STORES}
@@ -118,41 +143,56 @@ class Stores:
     def __exit__(self, *error: Any) -> None:
         self.opened.__exit__(*error)
 
-    def add(self, record: Record, document: Document) -> None:
-        """Store a record's document, or reject it. Raises InputError naming the record if its weight is bad, or it
-        is too long and ``plan.overlong`` is ``error``."""
+    def add(self, record: Record, encoded: Encoded) -> None:
+        """Store all documents of a record, or reject it.
+
+        Raises InputError naming the record if its weight is bad, or it is too long and ``plan.overlong`` is ``error``.
+        """
         name = f"record {record.record_id} (question {record.question_id})"
         if record.weight is None or not 0 <= record.weight < float("inf"):
             raise InputError(f"{name}: its weight {record.weight} is not a finite number >= 0")
         for part in ("question", "answer"):
             if not getattr(record, part).strip():
                 return self.reject(record, f"empty_{part}", "")
-        fit = fit_document(name, *document, self.plan.capacity, self.plan.overlong, self.trace_kinds)
-        self.lost += np.bincount(fit.lost, minlength=len(self.kinds))
-        if fit.outcome == "dropped":
-            return self.reject(record, "overlong", f"{len(document.tokens)} tokens, capacity {self.plan.capacity}")
-        self.trimmed += fit.outcome == "trimmed"
+        if encoded.refused:
+            return self.reject(record, *encoded.refused)
+        fits = {}
+        for ending, made in encoded.documents.items():
+            fits[ending] = fit_document(name, *made, self.plan.capacity, self.plan.overlong, self.trace_kinds)
+            if fits[ending].outcome == "dropped":  # and with it, the record's other documents
+                for lost in encoded.documents.values():
+                    self.lost += np.bincount(lost.kinds, minlength=len(self.kinds))
+                return self.reject(record, "overlong", f"{len(made.tokens)} tokens, capacity {self.plan.capacity}")
         split = self.held_out.get(record.question_id, "train")
+        self.out += 1
+        self.notes += encoded.notes
+        for ending, fit in fits.items():
+            self.store(split, record, ending, fit)
+        return None
+
+    def store(self, split: str, record: Record, ending: str, fit: Fit) -> None:
         if split not in self.writers:
-            self.writers[split] = self.opened.enter_context(
-                TokenStoreWriter(self.directory / STORES[split], self.kinds)
-            )
-        self.writers[split].add(record.record_id, record.question_id, fit.tokens, fit.kinds, fit.steps, record.weight)
+            path = self.directory / STORES[split]
+            self.writers[split] = self.opened.enter_context(TokenStoreWriter(path, self.kinds))
+        self.writers[split].add(
+            record.record_id + ending, record.question_id, fit.tokens, fit.kinds, fit.steps, record.weight
+        )
+        self.lost += np.bincount(fit.lost, minlength=len(self.kinds))
+        self.trimmed += fit.outcome == "trimmed"
         self.documents[split] += 1
         self.tokens[split] += len(fit.tokens)
         self.targets[split] += np.bincount(fit.kinds[1:], minlength=len(self.kinds))
-        return None
 
     def reject(self, record: Record, reason: str, detail: str) -> None:
         ids = {"record_id": record.record_id, "question_id": record.question_id}
         self.rejected.append({**ids, "reason": reason, "detail": detail})
 
     def counts(self) -> dict[str, Any]:
-        out = self.documents.total()
         return {
-            "in": out + len(self.rejected),
-            "out": out,
+            "in": self.out + len(self.rejected),
+            "out": self.out,
             "rejected": dict(sorted(Counter(row["reason"] for row in self.rejected).items())),
+            **({"notes": dict(sorted(self.notes.items()))} if self.notes else {}),
             "trimmed": self.trimmed,
             "tokens_lost": by_name(self.kinds, self.lost),
             "splits": {

@@ -19,6 +19,10 @@ from tokenizers import AddedToken, Encoding, Tokenizer
 from tracestill.data_pipeline.errors import InputError
 
 THINK, END_THINK = "<think>", "</think>"
+# gives plain transformers the prompt of this form
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
+)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.render import load_tokenizer
+from tracestill.data_pipeline.render import CHAT_TEMPLATE, load_backend, load_tokenizer
 from tracestill.data_pipeline.schema import QUESTION_SCHEMA, read_rows
 from tracestill.data_pipeline.stage import digest_of_file, stage
 
@@ -47,9 +47,6 @@ FILES = (
     "merges.txt",
     "tokenizer.model",
     "chat_template.jinja",
-)
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
 )
 
 
@@ -227,26 +224,27 @@ def training_text(records: Path, held_out: Container[str]) -> list[str]:
     return texts
 
 
-def stage_config(config: TokenizerConfig) -> dict[str, Any]:
+def stage_config(config: TokenizerConfig, plain: bool = True) -> dict[str, Any]:
     """What, besides the records, decides how the tokenizer comes out.
 
-    Raises InputError if ``config.path`` names no tokenizer, or one that lacks a control symbol.
+    Raises InputError if ``config.path`` names no tokenizer, or one that lacks a control symbol of the ``plain`` form.
     """
     settings = config.model_dump(mode="json", exclude_defaults=True)
     if config.path is not None:
-        load_tokenizer(config.path)
+        load_tokenizer(config.path) if plain else load_backend(config.path / "tokenizer.json")
         found = [config.path / name for name in FILES if (config.path / name).is_file()]
         settings["files"] = {path.name: digest_of_file(path) for path in found}
     return settings
 
 
-def run(config: TokenizerConfig, directory: Path, *, sample: Path, select: Path) -> None:
+def run(config: TokenizerConfig, directory: Path, *, sample: Path, select: Path, plain: bool = True) -> None:
     """The tokenizer stage: train on the training records that ``select`` kept, or copy ``config.path``.
 
-    The manifest tells ``vocab_size`` (ids are below it) and ``special_ids`` (bos, eos, pad, think, end_think).
+    The manifest tells ``vocab_size`` (ids are below it) and, if a ``plain`` form uses it, ``special_ids`` (bos, eos,
+    pad, think, end_think); a chat template brings delimiters of its own.
     Raises InputError if there is nothing to train on, and where ``stage_config`` does.
     """
-    settings = stage_config(config)
+    settings = stage_config(config, plain)
     with stage(directory, "tokenizer", settings, {"sample": sample, "select": select}) as work:
         if config.path is not None:
             for name in settings["files"]:
@@ -256,5 +254,9 @@ def run(config: TokenizerConfig, directory: Path, *, sample: Path, select: Path)
             texts = training_text(select / "records.parquet", held_out_questions(sample))
             write_tokenizer(train_sentencepiece(texts, config.vocab_size), work.path)
             work.counts = {"texts": len(texts), "characters": sum(map(len, texts))}
-        tokenizer = load_tokenizer(work.path)
-        work.extra = {"vocab_size": tokenizer.size, "special_ids": tokenizer.special_ids}
+        if plain:
+            tokenizer = load_tokenizer(work.path)
+            work.extra = {"vocab_size": tokenizer.size, "special_ids": tokenizer.special_ids}
+        else:
+            vocabulary = load_backend(work.path / "tokenizer.json").get_vocab(with_added_tokens=True)
+            work.extra = {"vocab_size": max(vocabulary.values()) + 1}

@@ -67,18 +67,21 @@ def select_work(run: RunDirectory, arm: str) -> Work:
 def tokenizer_work(run: RunDirectory, arm: str) -> Work:
     own, directory = run.recipe.for_arm(arm), run.stage(arm, "tokenizer")
     where = {"sample": run.stage(arm, "sample"), "select": run.stage(arm, "select")}
+    plain = own.encode.template == "plain"
 
     def action(label: str, console: Console) -> None:
         with bar(label, console):  # SentencePiece does not tell how far it is
-            tokenizer.run(own.encode.tokenizer, directory, **where)
+            tokenizer.run(own.encode.tokenizer, directory, **where, plain=plain)
 
-    config = tokenizer.stage_config(own.encode.tokenizer)
+    config = tokenizer.stage_config(own.encode.tokenizer, plain)
     return Work("tokenizer", arm_of(run, directory, arm), directory, config, where, action)
 
 
 def encode_work(run: RunDirectory, arm: str) -> Work:
     own, directory, kinds = run.recipe.for_arm(arm), run.stage(arm, "encode"), run.recipe.for_arm(arm).span_kinds()
     inputs = {name: run.stage(arm, name) for name in ("sample", "select", "tokenizer")}
+    if own.encode.template == "chat" and own.encode.tokenizer.path is not None:
+        encode.load_form(own.encode, own.encode.tokenizer.path)  # refuses a template before any work is done
 
     def action(label: str, console: Console) -> None:
         with bar(label, console) as progress:

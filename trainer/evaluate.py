@@ -25,9 +25,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from tracestill.data_pipeline.answers import same_answer
+from tracestill.data_pipeline.encode import load_form
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.form import Form
 from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.render import TraceTokenizer, load_tokenizer, prompt_ids, split_output
 from tracestill.data_pipeline.schema import QUESTION_SCHEMA, read_rows, write_rows
 from tracestill.data_pipeline.stage import read_manifest, stage, write_json
 from tracestill.data_pipeline.store import TokenStore
@@ -109,40 +110,32 @@ def predict(
     progress: Callable[[int, int], None],
 ) -> list[dict[str, Any]]:
     """One row of PREDICTION_SCHEMA for each question."""
-    tokenizer, config = load_tokenizer(export_dir), recipe.evaluate
+    form, config = load_form(recipe.encode, export_dir), recipe.evaluate
     outputs = generate(
         load_exported(export_dir, device, training_dtype(recipe.train, device)),
-        [prompt_ids(tokenizer, row["question"]) for row in questions],
-        eos_id=tokenizer.eos,
-        pad_id=tokenizer.pad,
+        [form.prompt_ids(row["question"]) for row in questions],
+        stops=form.stops,
+        pad_id=form.pad,
         max_new_tokens=config.max_new_tokens,
         batch_size=config.batch_size,
         temperature=config.temperature,
         seed=recipe.seed,
         progress=progress,
     )
-    return [judge(row, ids, tokenizer) for row, ids in zip(questions, outputs, strict=True)]
+    return [judge(row, ids, form) for row, ids in zip(questions, outputs, strict=True)]
 
 
-def judge(question: Mapping[str, Any], ids: list[int], tokenizer: TraceTokenizer) -> dict[str, Any]:
-    """A row of PREDICTION_SCHEMA from what the student wrote: ``ids``, ending with </s> if it finished.
+def judge(question: Mapping[str, Any], ids: list[int], form: Form) -> dict[str, Any]:
+    """A row of PREDICTION_SCHEMA from what the student wrote: ``ids``, ending with a stop if it finished.
 
     What was cut off has no answer and is never correct, even if the right answer stands at its end.
     """
-    output = split_output(tokenizer, ids)
-    answer = output.answer if output.finished and tokenizer.end_think in ids else None
-    ends = [ids.index(end) for end in (tokenizer.end_think, tokenizer.eos) if end in ids]
+    found = form.read(ids)
     return {
-        "question_id": question["question_id"],
-        "question": question["question"],
-        "gold": question["gold"],
-        "text": tokenizer.backend.decode(ids, skip_special_tokens=False),
-        "trace": output.trace,
-        "answer": answer,
-        "correct": answer is not None and same_answer(answer, question["gold"]),
+        **{key: question[key] for key in ("question_id", "question", "gold")},
+        **found._asdict(),
+        "correct": found.answer is not None and same_answer(found.answer, question["gold"]),
         "tokens": len(ids),
-        "trace_tokens": sum(token != tokenizer.think for token in ids[: min(ends, default=len(ids))]),
-        "finished": output.finished,
     }
 
 
@@ -170,14 +163,14 @@ def wilson(successes: int, trials: int, z: float = 1.959963984540054) -> tuple[f
 
 def load_student(export_dir: Path, recipe: Recipe, device: torch.device) -> Student:
     """The exported student with the attention and the loss that it was trained with."""
-    tokenizer = load_tokenizer(export_dir)
+    form = load_form(recipe.encode, export_dir)
     with quiet():
         student = build_student(
             StudentConfig(config=None, pretrained=export_dir, attention=recipe.student.attention),
-            vocab_size=tokenizer.size,
-            bos_id=tokenizer.bos,
-            eos_id=tokenizer.eos,
-            pad_id=tokenizer.pad,
+            vocab_size=form.size,
+            bos_id=form.special_ids["bos"],
+            eos_id=form.stops[0],
+            pad_id=form.pad,
             num_kinds=len(recipe.span_kinds()),
             device=device,
             dtype=training_dtype(recipe.train, device),

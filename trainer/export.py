@@ -15,9 +15,11 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from tracestill.data_pipeline.encode import load_form
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.render import TraceTokenizer, load_tokenizer
-from tracestill.data_pipeline.stage import MANIFEST, sync
+from tracestill.data_pipeline.form import Form, FormConfig
+from tracestill.data_pipeline.render import load_config, load_tokenizer
+from tracestill.data_pipeline.stage import MANIFEST, sync, write_json
 
 PROBE = "What is (7 + 14) mod 10?\nSo 3 * 2 = 6, or 12.5%. Größe"
 
@@ -36,13 +38,12 @@ It reads a question and writes its reasoning between `<think>` and `</think>`, t
 ## Use
 
 ```python
-import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained(".")
 tokenizer = AutoTokenizer.from_pretrained(".")
-question = "How much is 1 + 2?"
-ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer.encode(question, add_special_tokens=False)]])
+messages = {messages}
+ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt"{variables}).input_ids
 print(tokenizer.decode(model.generate(ids, max_new_tokens=256)[0]))
 ```
 
@@ -66,6 +67,7 @@ def export(
     title: str,
     recipe: str,
     counts: Mapping[str, Any],
+    encode: FormConfig = FormConfig(),
     state_dict: Mapping[str, torch.Tensor] | None = None,
     max_shard_size: str = "4GB",
 ) -> None:
@@ -73,14 +75,15 @@ def export(
 
     ``state_dict`` holds full parameters by the model's own names (of a partitioned student: the gathered ones);
     left out, the model's own are taken. Each is stored in the type of the model's parameter. ``title`` and
-    ``recipe`` (YAML) and ``counts`` (nested mapping of numbers) go into the model card.
+    ``recipe`` (YAML) and ``counts`` (nested mapping of numbers) go into the model card. ``encode`` is the form that the
+    student was trained in: the export's chat template gives its prompt, and generation ends at its stop symbols.
 
     Raises InputError if the tokenizer cannot be used with the model, ValueError if ``state_dict`` is not whole.
     """
-    tokenizer = load_tokenizer(tokenizer_dir)
+    form = load_form(encode, tokenizer_dir)
     rows = model.config.get_text_config().vocab_size
-    if tokenizer.size > rows:
-        raise InputError(f"{tokenizer_dir}: {tokenizer.size} tokens, but the student embeds only {rows}; train again")
+    if form.size > rows:
+        raise InputError(f"{tokenizer_dir}: {form.size} tokens, but the student embeds only {rows}; train again")
     state = whole_state(model, state_dict)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     for left in out_dir.parent.glob(f".{out_dir.name}.*.partial"):  # of a run that was killed
@@ -89,14 +92,17 @@ def export(
     work.mkdir()
     try:
         parameters = sum(tensor.numel() for tensor in state.values())
-        write_model(model, state, tokenizer, work, max_shard_size)
-        copy_tokenizer(tokenizer_dir, work)
+        write_model(model, state, form, work, max_shard_size)
+        copy_tokenizer(tokenizer_dir, work, form)
+        messages, variables = form.asking("How much is 1 + 2?")
         card = CARD.format(
             title=title,
             parameters=parameters,
             architecture=type(model).__name__,
             data=table(counts),
             recipe=recipe.rstrip(),
+            messages=messages,
+            variables="".join(f", {name}={value!r}" for name, value in variables.items()),
         )
         (work / "README.md").write_text(card, encoding="utf-8")
         mode = (work / "README.md").stat().st_mode  # safetensors makes its files unreadable to other users
@@ -143,11 +149,11 @@ def whole_state(model: PreTrainedModel, state_dict: Mapping[str, torch.Tensor] |
 def write_model(
     model: PreTrainedModel,
     state: dict[str, torch.Tensor],
-    tokenizer: TraceTokenizer,
+    form: Form,
     directory: Path,
     max_shard_size: str,
 ) -> None:
-    ids = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}
+    ids: dict[str, Any] = {f"{name}_token_id": form.special_ids[name] for name in ("bos", "eos", "pad")}
     with quiet():
         model.save_pretrained(directory, state_dict=dict(state), max_shard_size=max_shard_size)
     config = copy.deepcopy(model.config)  # the trained model keeps its own settings
@@ -155,26 +161,41 @@ def write_model(
     for name, value in ids.items():
         setattr(config.get_text_config(), name, value)
     config.save_pretrained(directory)
+    if len(form.stops) > 1:
+        ids["eos_token_id"] = list(form.stops)
     GenerationConfig(**ids, do_sample=False).save_pretrained(directory)
 
 
-def copy_tokenizer(source: Path, directory: Path) -> None:
+def copy_tokenizer(source: Path, directory: Path, form: Form) -> None:
+    """Copy the tokenizer's files, with the chat template of the form that the student was trained in."""
     for path in sorted(source.iterdir()):
         if path.is_file() and path.name != MANIFEST and not (directory / path.name).exists():
             shutil.copyfile(path, directory / path.name)
+    if form.chat_template is not None:
+        config = load_config(directory / "tokenizer_config.json")
+        (directory / "chat_template.jinja").unlink(missing_ok=True)  # it would win over the config's
+        write_json(directory / "tokenizer_config.json", {**config, "chat_template": form.chat_template})
 
 
-def check_tokenizer(directory: Path, config: PreTrainedConfig) -> None:
+def check_tokenizer(directory: Path, config: PreTrainedConfig, encode: FormConfig = FormConfig()) -> None:
     """Raises InputError if plain AutoTokenizer, beside a model of this config, would not cut text as training does.
 
-    transformers has a tokenizer class of its own for some model types, whatever tokenizer_config.json says.
+    transformers has a tokenizer class of its own for some model types, whatever tokenizer_config.json says. A chat
+    template must also give it the prompt that training gives.
     """
-    own = load_tokenizer(directory)
+    form = load_form(encode, directory)
     with tempfile.TemporaryDirectory() as folder, quiet():
-        copy_tokenizer(directory, Path(folder))
+        copy_tokenizer(directory, Path(folder), form)
         config.save_pretrained(folder)
         loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if loaded(PROBE, add_special_tokens=False).input_ids != own.encode([PROBE])[0].ids:
+    if encode.template == "plain":
+        own = load_tokenizer(directory).encode([PROBE])[0].ids
+        theirs = loaded(PROBE, add_special_tokens=False).input_ids
+    else:
+        messages, variables = form.asking(PROBE)
+        own = form.prompt_ids(PROBE)
+        theirs = loaded.apply_chat_template(messages, add_generation_prompt=True, **variables).input_ids
+    if theirs != own:
         raise InputError(
             f"student: beside a {config.model_type} model, transformers reads {directory} as {type(loaded).__name__} "
             f"and cuts text otherwise than training would; choose another model_type (llama, qwen3), or the "

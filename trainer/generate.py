@@ -32,7 +32,7 @@ def generate(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],  # token ids, each of its own length >= 1
     *,
-    eos_id: int,
+    stops: Sequence[int],
     pad_id: int,
     max_new_tokens: int,
     batch_size: int,
@@ -42,7 +42,7 @@ def generate(
 ) -> list[list[int]]:
     """The ids that the model writes after each prompt, in the order of ``prompts``.
 
-    A row ends with ``eos_id`` if the model stopped by itself, and holds ``max_new_tokens`` ids without one if
+    A row ends with one of ``stops`` if the model stopped by itself, and holds ``max_new_tokens`` ids without one if
     it was cut off. Temperature 0 is greedy and does not depend on the batch size; otherwise ids are drawn from
     softmax(logits / temperature) and depend on (seed, batch size). ``progress`` is told the
     prompts done and in all, after each batch.
@@ -58,7 +58,7 @@ def generate(
         )
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
-        eos_token_id=eos_id,
+        eos_token_id=list(stops),
         pad_token_id=pad_id,
         do_sample=temperature > 0,
         # transformers' own default keeps only the 50 likeliest tokens
@@ -76,7 +76,8 @@ def generate(
                 input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
             )
             for i, row in zip(rows, written[:, ids.shape[1] :].tolist(), strict=True):
-                outputs[i] = row[: row.index(eos_id) + 1] if eos_id in row else row
+                end = next((at for at, token in enumerate(row) if token in stops), len(row))
+                outputs[i] = row[: end + 1]
             progress(start + len(rows), len(order))
     return outputs
 

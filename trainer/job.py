@@ -102,7 +102,7 @@ def prepare(run: RunDirectory, arm: str) -> Job:
         dtype=training_dtype(settings, world.device),
         chunk_rows=settings.chunk_rows,
     )
-    check_tokenizer(inputs["tokenizer"], student.model.config)
+    check_tokenizer(inputs["tokenizer"], student.model.config, recipe.encode)
     if settings.tiled_mlp:
         tile_mlps(student.model, settings.tiled_mlp, -(-recipe.plan.capacity // settings.sequence_parallel))
     weighting = make_weighting(recipe.weighting, kinds, recipe.seed)

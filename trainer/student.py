@@ -154,7 +154,7 @@ def build_student(
     config: StudentConfig,
     *,
     vocab_size: int,
-    bos_id: int,
+    bos_id: int | None,
     eos_id: int,
     pad_id: int,
     num_kinds: int,

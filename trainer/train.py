@@ -161,6 +161,7 @@ def finish(job: Job, seconds: float) -> None:
             title=f"{job.recipe.name}, arm {job.arm}",
             recipe=dump_recipe(job.recipe),
             counts=about.get("counts", {}),
+            encode=job.recipe.encode,
             state_dict=state,
         )
         work = Stage(job.directory, counts=counts, extra={"best": best.state()} if best else {})

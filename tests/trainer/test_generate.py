@@ -37,7 +37,7 @@ def test_batches_write_what_single_rows_write(model_type: str, batch_size: int) 
     changes = {"n_embd": 32, "n_layer": 2, "n_head": 4} if model_type == "gpt2" else {}
     model = tiny_model(seed=3, model_type=model_type, **changes)
     prompts = make_prompts(20)
-    settings = {"eos_id": EOS, "pad_id": PAD, "max_new_tokens": LIMIT, "batch_size": batch_size}
+    settings = {"stops": [EOS], "pad_id": PAD, "max_new_tokens": LIMIT, "batch_size": batch_size}
     got = generate(model, prompts, **settings)
     with torch.inference_mode():
         assert got == [one_at_a_time(model, prompt) for prompt in prompts]
@@ -52,7 +52,7 @@ def test_sampling_follows_the_softmax_of_the_logits() -> None:
     model = tiny_model(vocab_size=400, initializer_range=0.1)
     prompt = [BOS, 9, 8, 7]
     draws, temperature = 20_000, 0.8
-    settings = {"eos_id": EOS, "pad_id": PAD, "max_new_tokens": 1, "batch_size": draws}
+    settings = {"stops": [EOS], "pad_id": PAD, "max_new_tokens": 1, "batch_size": draws}
     rows = generate(model, [prompt] * draws, temperature=temperature, seed=5, **settings)
     with torch.inference_mode():
         wanted = (model(input_ids=torch.tensor([prompt])).logits[0, -1].double() / temperature).softmax(-1)
@@ -64,7 +64,7 @@ def test_sampling_follows_the_softmax_of_the_logits() -> None:
 
 def test_sampling_repeats_with_its_seed_and_leaves_the_generator_alone() -> None:
     model, prompts = tiny_model(), make_prompts(9)
-    settings = {"eos_id": EOS, "pad_id": PAD, "max_new_tokens": LIMIT, "batch_size": 4, "temperature": 1.0}
+    settings = {"stops": [EOS], "pad_id": PAD, "max_new_tokens": LIMIT, "batch_size": 4, "temperature": 1.0}
     torch.manual_seed(11)
     before = torch.get_rng_state()
     first = generate(model, prompts, seed=1, **settings)
@@ -75,7 +75,7 @@ def test_sampling_repeats_with_its_seed_and_leaves_the_generator_alone() -> None
 
 def test_progress_counts_every_prompt() -> None:
     seen: list[tuple[int, int]] = []
-    settings = {"eos_id": EOS, "pad_id": PAD, "max_new_tokens": 2, "batch_size": 4}
+    settings = {"stops": [EOS], "pad_id": PAD, "max_new_tokens": 2, "batch_size": 4}
     generate(tiny_model(), make_prompts(9), progress=lambda done, total: seen.append((done, total)), **settings)
     assert seen == [(4, 9), (8, 9), (9, 9)]
 
@@ -88,7 +88,7 @@ def test_left_pad() -> None:
 
 def test_more_tokens_than_positions_are_refused() -> None:
     with pytest.raises(InputError, match=r"evaluate.max_new_tokens: 120 after a prompt of 9 .* lower it to 119"):
-        generate(tiny_model(), [[BOS] * 9], eos_id=EOS, pad_id=PAD, max_new_tokens=120, batch_size=1)
+        generate(tiny_model(), [[BOS] * 9], stops=[EOS], pad_id=PAD, max_new_tokens=120, batch_size=1)
 
 
 def test_missing_export_says_what_to_run(tmp_path) -> None:
