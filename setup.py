@@ -52,6 +52,7 @@ setup(
         "safetensors>=0.5",
         "typer>=0.15",
         "rich>=13",
+        "jinja2>=3.1.6",  # chat templates; older sandboxes have known holes
         "reasoning-gym>=0.1.25",
     ],
     extras_require={

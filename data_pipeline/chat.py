@@ -170,9 +170,11 @@ class ChatForm:
             rendered = self.render(layout, *given)
         except InputError as error:
             raise Refused("template_refuses", str(error)) from error
-        for question, thought, answer in product(*map(trimmings, given)):
+        # with no answer, trimming the turn takes the line breaks of the delimiter before it
+        closings = [layout.closing] if given[2].strip() else [layout.closing, layout.closing.rstrip()]
+        for question, thought, answer, closing in product(*map(trimmings, given), closings):
             prompt = layout.before + question + layout.header
-            pieces = (prompt, layout.opening, thought, layout.closing, answer, layout.tail)
+            pieces = (prompt, layout.opening, thought, closing, answer, layout.tail)
             text = "".join(pieces)
             if rendered == text + layout.rest:
                 break

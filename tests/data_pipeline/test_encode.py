@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from encode_cases import KINDS, PLAN, TRACE, conserved, names, prepare, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,31 +17,11 @@ from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.plan import PlanConfig
 from tracestill.data_pipeline.render import load_tokenizer, prompt_ids, split_output
 from tracestill.data_pipeline.schema import (
-    QUESTION_SCHEMA,
-    RECORD_SCHEMA,
-    Record,
     Span,
-    content_id,
-    row_from_record,
-    write_rows,
 )
-from tracestill.data_pipeline.segment import segment
-from tracestill.data_pipeline.stage import is_current, read_manifest, stage
+from tracestill.data_pipeline.stage import is_current, read_manifest
 from tracestill.data_pipeline.store import TokenStore
-from tracestill.data_pipeline.tokenizer import TokenizerConfig, train_sentencepiece, write_tokenizer
-from tracestill.data_pipeline.tokenizer import run as run_tokenizer
-
-KINDS = Kinds()
-PLAN = PlanConfig(capacity=512, packs_per_step=2)
-TRACE = "Order 3,4. Let me add. 3 + 4 = 7.\nCheck 7 - 4 = 3."
-
-
-def record(question="What is 3 + 4?", trace=TRACE, answer="7", spans=None, weight=1.0, index=0):
-    spans = segment(trace) if spans is None else spans
-    made = Record(content_id(f"{question} {index}"), content_id(question), question, "7", trace, answer, spans, weight,
-                  "solver", "", 1.0, index)  # fmt: skip
-    assert replace(made) == made
-    return made
+from tracestill.data_pipeline.tokenizer import train_sentencepiece, write_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +30,6 @@ def tokenizer(tmp_path_factory):
     path = tmp_path_factory.mktemp("tokenizer")
     write_tokenizer(train_sentencepiece([f"What is {i} + 4? {TRACE} abcd abcd" for i in range(50)], 400), path)
     return load_tokenizer(path)
-
-
-def names(ids):
-    return [KINDS.names[i] for i in ids]
 
 
 # ---- one document
@@ -174,29 +150,6 @@ def test_spans_that_do_not_cover_the_trace_are_refused(tokenizer, spans):
 
 
 # ---- the stage
-
-
-def prepare(root, train, test=(), validation=()):
-    """Finished sample, select and tokenizer stages that hold these records."""
-    questions = {r.question_id: {"question_id": r.question_id, "question": r.question, "gold": r.gold, "group": "",
-                                 "split": split, "metadata": "{}"}
-                 for split, records in (("train", train), ("test", test), ("validation", validation))
-                 for r in records}  # fmt: skip
-    with stage(root / "sample", "sample", {}, {}) as work:
-        write_rows(work.path / "questions.parquet", list(questions.values()), QUESTION_SCHEMA)
-    with stage(root / "select", "select", {}, {}) as work:
-        rows = [row_from_record(r) for r in (*test, *validation, *train)]
-        write_rows(work.path / "records.parquet", rows, RECORD_SCHEMA)
-    inputs = {"sample": root / "sample", "select": root / "select"}
-    run_tokenizer(TokenizerConfig(vocab_size=400), root / "tokenizer", **inputs)
-    return {**inputs, "tokenizer": root / "tokenizer"}
-
-
-def conserved(manifest):
-    counts = manifest["counts"]
-    assert counts["in"] == counts["out"] + sum(counts["rejected"].values())
-    assert counts["out"] == sum(split["documents"] for split in counts["splits"].values())
-    return counts
 
 
 def test_the_stage_writes_every_split(tmp_path):
