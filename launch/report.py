@@ -118,6 +118,7 @@ def gather_training(directory: Path, manifest: dict[str, Any] | None) -> dict[st
     every = list(log_lines(directory / "log.jsonl"))
     lines = [line for line in every if "loss" in line]
     held_out = [line for line in every if line.get("event") == "held_out"]
+    answers = [line for line in every if line.get("event") == "answers"]
     if not lines:
         return None
     last = lines[-1]
@@ -142,6 +143,7 @@ def gather_training(directory: Path, manifest: dict[str, Any] | None) -> dict[st
             for line in thin(lines, CURVE_POINTS)
         ],
         "held_out": [{"step": line["step"], "kinds": losses(line["kinds"])} for line in thin(held_out, CURVE_POINTS)],
+        "answers": [{key: line[key] for key in ("step", "accuracy", "count")} for line in thin(answers, CURVE_POINTS)],
     }
 
 

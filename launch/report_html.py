@@ -119,6 +119,8 @@ def curves(found: Found) -> str:
             return point["kinds"].get(kind, {}).get("loss")
 
         charts.append(lines(series(loss), series(loss, "held_out"), title=f"loss of {kind}"))
+    accuracy = series(lambda point: point["accuracy"], "answers")
+    charts.append(lines(accuracy, title="held-out questions answered right, share", log=False))
     charts.append(lines(series(lambda point: point.get("grad_norm")), title="norm of the gradient"))
     charts.append(lines(series(lambda point: point.get("lr")), title="learning rate", log=False))
     body = []

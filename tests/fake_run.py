@@ -70,6 +70,7 @@ def write_train(run: RunDirectory, arm: str, steps: int = 40, *, finished: bool 
         lines[-1]["kinds"] = kinds
         if step % 10 == 0:
             lines.append({"event": "held_out", "step": step, "kinds": {**kinds, "prompt": kinds["plan"]}})
+            lines.append({"event": "answers", "step": step, "split": "test", "accuracy": step / 50, "count": 4})
     (directory / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 41, "los')
     tokens = [{"text": t, "kind": k, "weight": w} for t, k, w in (("<s>", "control", 0), (HOSTILE, "derive", 1))]
     rows = [{"kind": "derive", "weight": 1.0, "tokens": 9, "weight_sum": 9.0, "weight_share": 1.0, "loss_share": 1.0}]

@@ -56,12 +56,12 @@ def together(action: Callable[[], Any], complaint: str, group: Group = None) -> 
     """Run ``action`` on every rank and return every rank's result, a short JSON value.
 
     A barrier as well. Raises InputError on all ranks, saying what went wrong on the first of them, if it fails with
-    OSError on one.
+    OSError or InputError on one.
     """
     result, failure = None, None
     try:
         result = action()
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, InputError) as error:
         failure = error
     answer = bytes([failure is not None]) + (json.dumps(result) if failure is None else str(failure)).encode()
     padded = answer[:WIDTH].ljust(WIDTH, b"\0")

@@ -8,11 +8,13 @@ from typing import Any
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds
+from tracestill.trainer.settings import GENERATION
 
 
 @dataclass
 class Best:
-    """The best value of ``metric`` (<kind or group>.loss or .accuracy). Its state goes into checkpoints."""
+    """The best value of ``metric`` (<kind or group>.loss or .accuracy, or generation.accuracy). Its state goes into
+    checkpoints."""
 
     metric: str
     patience: int | None  # measurements without a better one after which ``over``; None: never
@@ -35,7 +37,8 @@ class Best:
     def read(self, measured: dict[str, dict[str, float]]) -> float:
         """The metric, over all targets of its kinds. Raises InputError if no document has a target of them."""
         name, _, column = self.metric.rpartition(".")
-        rows = [measured[kind] for kind in self.kinds.members(name) if kind in measured]
+        members = [name] if name == GENERATION else self.kinds.members(name)
+        rows = [measured[kind] for kind in members if kind in measured]
         count = sum(row["count"] for row in rows)
         if not count:
             raise InputError(f"train.metric: {self.metric}, but no validation document has a token of kind '{name}'")

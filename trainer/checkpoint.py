@@ -2,7 +2,7 @@
 
     checkpoints/step-000200/
         rank-00000.safetensors ...   fp32 parameters (frozen ones in their own type), AdamW's moments,
-                                       the rank's RNG; rank 0's persistent buffers
+                                       their average, the rank's RNG; rank 0's persistent buffers
         state.json                   updates made, and whatever the trainer adds (its step, its identity)
         manifest.json                sha256 and size of every file, written last
 
@@ -127,6 +127,8 @@ def load(engine: Engine, path: Path) -> dict[str, Any]:
         for moment in zero.MOMENTS if updates and piece.key is not None else ():
             target = piece.moment(engine.optimizer, moment)
             target.copy_(read_piece(path, where, f"{moment}/{piece.name}", piece))
+        if engine.ema is not None and piece.key is not None:
+            engine.ema.of(piece).copy_(read_piece(path, where, f"average/{piece.name}", piece))
     for name, buffer in persistent_buffers(engine.module).items():
         buffer.copy_(holder(path, where, BUFFER + name, tuple(buffer.shape)).get_tensor(BUFFER + name))
     zero.refresh(engine.deepspeed)
@@ -182,6 +184,8 @@ def owned_tensors(engine: Engine, updates: int) -> dict[str, Tensor]:
         parts = {f"parameter/{piece.name}": piece.value}
         if updates and piece.key is not None:
             parts |= {f"{moment}/{piece.name}": piece.moment(engine.optimizer, moment) for moment in zero.MOMENTS}
+        if engine.ema is not None and piece.key is not None:
+            parts[f"average/{piece.name}"] = engine.ema.of(piece)
         for key, part in parts.items():
             whole = gather(engine, piece, part, owner=index % engine.ranks)
             if whole is not None:

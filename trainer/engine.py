@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tracestill.data_pipeline.errors import InputError
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer import deepspeed_keys, zero
+from tracestill.trainer.ema import Ema
 from tracestill.trainer.precision import training_dtype, use_gpu
 from tracestill.trainer.sequence_parallel import Grid, exchange, grid, refuse
 from tracestill.trainer.settings import TrainConfig
@@ -206,6 +207,7 @@ class Engine:
             self.deepspeed, *_ = deepspeed.initialize(model=student, optimizer=optimizer, config=config)
         self.module = student
         self.optimizer = self.deepspeed.basic_optimizer
+        self.ema = None if settings.ema is None else Ema(self.deepspeed, settings.ema)
         torch.manual_seed(seed + self.rank)  # dropout differs between ranks
         self._start_step()
 
@@ -228,6 +230,10 @@ class Engine:
         _, statistics = self.deepspeed(micro.packed, micro.scale)
         self.deepspeed.train()
         return statistics
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Meanwhile the student has its average's parameters, if the recipe asks for one. Called on every rank."""
+        return contextlib.nullcontext() if self.ema is None else self.ema.applied()
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this micro-step. The optimizer sees the sum over all ranks and micro-steps.
@@ -261,6 +267,8 @@ class Engine:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.deepspeed.step()
+            if self.ema is not None:
+                self.ema.update()
         self._start_step()
         return StepResult(loss, math.sqrt(square), reason, stops > 0)
 

@@ -94,11 +94,11 @@ def exported(train_dir: Path) -> Path:
     return train_dir / "export"
 
 
-def held_out(path: Path, limit: int | None) -> list[dict[str, Any]]:
-    """The first ``limit`` questions of the split ``test``. Raises InputError if there is none."""
-    rows = [row for row in read_rows(path, QUESTION_SCHEMA) if row["split"] == "test"][:limit]
+def held_out(path: Path, limit: int | None, split: str = "test") -> list[dict[str, Any]]:
+    """The first ``limit`` questions of a split. Raises InputError if there is none."""
+    rows = [row for row in read_rows(path, QUESTION_SCHEMA) if row["split"] == split][:limit]
     if not rows:
-        raise InputError(f"{path}: holds no question of the split 'test'; set questions.test and sample again")
+        raise InputError(f"{path}: holds no question of the split '{split}'; set questions.{split} and sample again")
     return rows
 
 

@@ -23,11 +23,12 @@ from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE
 from tracestill.trainer.engine import Engine, connect, training_dtype
 from tracestill.trainer.export import check_tokenizer
 from tracestill.trainer.held_out import HeldOut, choose_store
+from tracestill.trainer.held_out_answers import HeldOutAnswers
 from tracestill.trainer.reading_model import use_weighting
 from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.saver import Saver
-from tracestill.trainer.settings import TrainConfig
+from tracestill.trainer.settings import GENERATION, TrainConfig
 from tracestill.trainer.student import build_student
 from tracestill.trainer.tiled_mlp import tile_mlps
 from tracestill.trainer.weighting import Weighting, make_weighting, restore
@@ -72,11 +73,17 @@ class Job:
     weighting: Weighting
     batches: Batches
     held_out: HeldOut | None
+    answers: HeldOutAnswers | None
     engine: Engine
     steps: int
     console: Console
     progress: Progress
     saver: Saver
+
+    @property
+    def measures(self) -> bool:
+        """Whether something is measured on held-out documents or questions."""
+        return self.held_out is not None or self.answers is not None
 
     @property
     def checkpoints(self) -> Path:
@@ -132,8 +139,11 @@ def prepare(run: RunDirectory, arm: str) -> Job:
         student, settings, accumulation=batches.accumulation, raw_deepspeed=recipe.deepspeed, seed=recipe.seed
     )
     held_out = open_held_out(settings, inputs["encode"], kinds, recipe.plan.capacity, about["special_ids"]["pad"])
-    steps = settings.steps or batches.steps_per_epoch * (settings.epochs or 1)
     directory, tokenizer = run.stage(arm, "train"), inputs["tokenizer"]
+    answers = None
+    if settings.held_out_questions:
+        answers = HeldOutAnswers(recipe, run.stage(arm, "sample") / "questions.parquet", directory / "asked")
+    steps = settings.steps or batches.steps_per_epoch * (settings.epochs or 1)
     console = Console(quiet=world.rank != 0)
     console.print(
         f"{world.ranks} rank(s) on {world.device.type}, {settings.sequence_parallel} to a row, {world.dtype}, "
@@ -144,7 +154,8 @@ def prepare(run: RunDirectory, arm: str) -> Job:
     )
     progress = Progress(best=Best(settings.metric, settings.patience, kinds) if settings.metric else None)
     return Job(
-        *(run, arm, recipe, who, directory, tokenizer, store, weighting, batches, held_out, engine, steps, console),
+        *(run, arm, recipe, who, directory, tokenizer, store, weighting, batches, held_out, answers, engine),
+        *(steps, console),
         *(progress, Saver(directory / CHECKPOINTS, keep=settings.keep, background=settings.async_save)),
     )
 
@@ -152,7 +163,8 @@ def prepare(run: RunDirectory, arm: str) -> Job:
 def open_held_out(settings: TrainConfig, encode: Path, kinds: Kinds, capacity: int, pad_id: int) -> HeldOut | None:
     """What is measured while training, or None. Raises InputError if a metric is to choose without validation."""
     found = choose_store(encode)
-    if settings.metric and (found is None or found[0] != "validation"):
+    by_documents = settings.metric and not settings.metric.startswith(GENERATION)
+    if by_documents and (found is None or found[0] != "validation"):
         raise InputError(
             f"{encode}: holds no validation documents, by which train.metric: {settings.metric} would choose; set "
             "questions.validation, or loosen `select`"

@@ -20,7 +20,7 @@ from tracestill.data_pipeline.questions import QuestionsConfig
 from tracestill.data_pipeline.sample import SampleConfig, make_teachers
 from tracestill.data_pipeline.selection import SelectConfig
 from tracestill.trainer import deepspeed_keys
-from tracestill.trainer.settings import EvaluateConfig, StudentConfig, TrainConfig
+from tracestill.trainer.settings import GENERATION, EvaluateConfig, StudentConfig, TrainConfig
 from tracestill.trainer.weighting import WeightingConfig, make_weighting
 
 MAIN_ARM = "traces"
@@ -59,8 +59,10 @@ class Recipe(BaseModel):
         make_weighting(self.weighting, kinds, self.seed)
         deepspeed_keys.check(self.deepspeed)
         if self.train.metric:
-            kinds.members(self.train.metric.rpartition(".")[0])
-            if not self.questions.validation or not self.sample.test_samples:
+            name = self.train.metric.rpartition(".")[0]
+            if name != GENERATION:
+                kinds.members(name)
+            if not self.questions.validation or not (self.sample.test_samples or name == GENERATION):
                 raise ValueError(
                     "train.metric chooses by validation documents: set questions.validation and sample.test_samples "
                     "(choosing by the test questions would spoil them)"

@@ -8,7 +8,7 @@ from typing import Any
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import sync
 from tracestill.trainer.recipe import MAIN_ARM, Recipe, dump_recipe, load_recipe
-from tracestill.trainer.settings import BOOKKEEPING
+from tracestill.trainer.settings import BOOKKEEPING, GENERATION
 
 RECIPE = "recipe.yaml"
 STAGES = ("sample", "select", "encode", "plan", "train", "evaluate", "report")
@@ -76,9 +76,11 @@ class RunDirectory:
         own = self.recipe.for_arm(arm)
         recipe = own.model_dump(mode="json", exclude_defaults=True)  # a new default changes nothing
         config = {key: recipe.get(key, {}) for key in ("seed", "kinds", "student", "weighting", "train", "deepspeed")}
-        choosing = ("held_out_every", "held_out_documents") if own.train.metric else ()
+        choosing = ("held_out_every", "held_out_documents", "held_out_questions") if own.train.metric else ()
         left_out = {*BOOKKEEPING} - {*choosing}
         config["train"] = {key: value for key, value in config["train"].items() if key not in left_out}
+        if (own.train.metric or "").startswith(GENERATION):
+            config["evaluate"] = recipe.get("evaluate", {})
         return config, {name: self.stage(arm, name) for name in ("tokenizer", "encode", "plan")}
 
     def evaluate_stage(self, arm: str) -> tuple[dict[str, Any], dict[str, Path]]:

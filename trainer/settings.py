@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
 
 UNITS = {"h": 3600, "m": 60, "s": 1}
+GENERATION = "generation"  # in train.metric: the answers that the student writes by itself
 METRIC = re.compile(r"(\S+)\.(loss|accuracy)")
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -47,17 +48,29 @@ class TrainConfig(BaseModel):
     betas: tuple[Share, Share] = Field((0.9, 0.95), description="AdamW's")
     eps: float = Field(1e-8, gt=0, description="AdamW's")
     clip: float = Field(1.0, ge=0, description="bound on the norm of the true gradient; 0 = no clipping")
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="decay a step of an average of the parameters, such as 0.999, which is then measured on held-out "
+        "documents and exported; null: none",
+    )
     chunk_rows: int = Field(4096, ge=1, description="rows of logits that exist at a time")
     log_every: int = Field(10, ge=1, description="steps between two lines of log.jsonl")
     held_out_every: int = Field(
         0, ge=0, description="steps between two measurements of the loss by kind on held-out documents; 0 = none"
     )
     held_out_documents: int = Field(128, ge=1, description="held-out documents measured on")
+    held_out_questions: int = Field(
+        0, ge=0, description="held-out questions that the student answers at each of these measurements"
+    )
     checkpoint_every: int = Field(0, ge=0, description="steps between two checkpoints; 0 = only after the last step")
     async_save: bool = Field(True, description="training goes on while a checkpoint is written")
     keep: int = Field(2, ge=1, description="newest checkpoints kept, besides the best one")
     metric: str | None = Field(
-        None, description="<kind or group>.loss or .accuracy on validation documents, by which a checkpoint is best"
+        None,
+        description="<kind or group>.loss or .accuracy on validation documents, or generation.accuracy on validation "
+        "questions, by which a checkpoint is best",
     )
     patience: int | None = Field(
         None, ge=1, description="training ends after this many measurements without a better train.metric; null: never"
@@ -87,6 +100,10 @@ class TrainConfig(BaseModel):
             raise ValueError(f"train.metric: expected <kind or group>.loss or .accuracy, got '{self.metric}'")
         elif not self.held_out_every:
             raise ValueError("train.metric needs train.held_out_every: the steps between two measurements")
+        elif self.metric.startswith(f"{GENERATION}.") and (self.metric.endswith("loss") or not self.held_out_questions):
+            raise ValueError("train.metric: generation.accuracy needs train.held_out_questions, and has no loss")
+        if self.held_out_questions and not self.held_out_every:
+            raise ValueError("train.held_out_questions needs train.held_out_every: the steps between two measurements")
         return self
 
     @model_validator(mode="after")
@@ -120,7 +137,8 @@ def seconds_of(duration: str) -> float:
 
 
 BOOKKEEPING = (
-    *("ranks", "sequence_parallel", "tiled_mlp", "log_every", "held_out_every", "held_out_documents"),
+    *("ranks", "sequence_parallel", "tiled_mlp", "log_every"),
+    *("held_out_every", "held_out_documents", "held_out_questions"),
     *("checkpoint_every", "async_save", "keep", "stop_after", "skip_limit"),
 )
 """Training settings that change neither the student nor the documents of a step."""

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import Stage, is_current, read_manifest, write_json, write_manifest
 from tracestill.trainer import checkpoint
-from tracestill.trainer.agree import share_json
+from tracestill.trainer.agree import share_json, together
 from tracestill.trainer.ahead import Ahead
 from tracestill.trainer.engine import leave
 from tracestill.trainer.export import export
@@ -25,7 +25,7 @@ from tracestill.trainer.preview import preview, read_tokenizer, show
 from tracestill.trainer.provenance import provenance
 from tracestill.trainer.recipe import MAIN_ARM, dump_recipe
 from tracestill.trainer.run_directory import RunDirectory
-from tracestill.trainer.settings import learning_rate, seconds_of
+from tracestill.trainer.settings import GENERATION, learning_rate, seconds_of
 from tracestill.trainer.stopping import EXIT_STOPPED, StopRequest
 from tracestill.trainer.telemetry import Log, Meter
 from tracestill.trainer.weighting import end_step, state_of
@@ -42,7 +42,7 @@ def train(job: Job, stop: StopRequest) -> bool:
     meter = Meter(job.recipe.span_kinds(), engine.device)
     log = Log(job.directory / "log.jsonl", resume_at=progress.step, write=engine.rank == 0)
     ahead = Ahead(job.batches, job.steps)
-    if job.held_out and progress.step == 0:
+    if job.measures and progress.step == 0:
         measure(job, log, meter)
     while progress.step < job.steps and not progress.over:
         batch = ahead.step(progress.step)
@@ -64,7 +64,7 @@ def train(job: Job, stop: StopRequest) -> bool:
             if progress.skips >= settings.skip_limit:
                 raise InputError(too_many_skips(job, result.reason))
         better = False
-        if job.held_out and (last or done % settings.held_out_every == 0):
+        if job.measures and (last or done % settings.held_out_every == 0):
             measured = measure(job, log, meter)
             better = progress.best is not None and progress.best.add(done, measured)
         ends = last or progress.over or result.stop
@@ -82,12 +82,17 @@ def train(job: Job, stop: StopRequest) -> bool:
 
 
 def measure(job: Job, log: Log, meter: Meter) -> dict[str, dict[str, float]]:
-    """Kind -> its numbers on held-out documents after the steps done; logged."""
-    assert job.held_out is not None
+    """Kind -> its numbers on held-out documents after the steps done, and those of its own answers; logged."""
+    kinds, asked = {}, {}
     with meter.paused():
-        kinds = share_json(job.held_out.measure(job.engine))  # so that every rank draws one conclusion
-    log.add(event="held_out", step=job.progress.step, split=job.held_out.split, kinds=kinds)
-    return kinds
+        if job.held_out is not None:
+            with job.engine.averaged():
+                kinds = share_json(job.held_out.measure(job.engine))  # so that every rank draws one conclusion
+            log.add(event="held_out", step=job.progress.step, split=job.held_out.split, kinds=kinds)
+        if job.answers is not None:
+            asked = {GENERATION: job.answers.measure(job.engine, lambda folder: export_student(job, folder))}
+            log.add(event="answers", step=job.progress.step, split=job.answers.split, **asked[GENERATION])
+    return kinds | asked
 
 
 def save(job: Job, *, wait: bool) -> None:
@@ -138,6 +143,28 @@ def show_preview(job: Job) -> None:
         show(found, kinds, job.console)
 
 
+def export_student(job: Job, folder: Path) -> None:
+    """Write the student, or its average if the recipe asks for one, as a Hugging Face directory."""
+    with job.engine.averaged():
+        state = checkpoint.full_state_dict(job.engine)
+
+    def write() -> None:
+        if job.engine.rank == 0:
+            about = read_manifest(job.run.stage(job.arm, "encode")) or {}
+            export(
+                job.engine.module.model,
+                job.tokenizer,
+                folder,
+                title=f"{job.recipe.name}, arm {job.arm}",
+                recipe=dump_recipe(job.recipe),
+                counts=about.get("counts", {}),
+                encode=job.recipe.encode,
+                state_dict=state,
+            )
+
+    together(write, f"{folder}: cannot export the student")
+
+
 def finish(job: Job, seconds: float) -> None:
     """Export the student, then write the manifest that says that training is done.
 
@@ -151,19 +178,8 @@ def finish(job: Job, seconds: float) -> None:
             raise InputError(f"{path}: the best checkpoint is damaged or missing; set train.export: last")
         checkpoint.load(job.engine, path)
         counts["exported_step"] = best.step
-    state = checkpoint.full_state_dict(job.engine)
+    export_student(job, job.directory / "export")
     if job.engine.rank == 0:
-        about = read_manifest(job.run.stage(job.arm, "encode")) or {}
-        export(
-            job.engine.module.model,
-            job.tokenizer,
-            job.directory / "export",
-            title=f"{job.recipe.name}, arm {job.arm}",
-            recipe=dump_recipe(job.recipe),
-            counts=about.get("counts", {}),
-            encode=job.recipe.encode,
-            state_dict=state,
-        )
         work = Stage(job.directory, counts=counts, extra={"best": best.state()} if best else {})
         write_manifest(job.directory, job.identity, work, seconds, ("export/**/*", "log.jsonl", "preview.json"))
     dist.barrier()

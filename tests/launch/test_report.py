@@ -86,6 +86,12 @@ def test_whole_run(run):
     assert train["tokens"] == 20 * 400, "sums over the log's lines; the torn last one is left out"
     assert [point["step"] for point in train["curve"]] == list(range(2, 41, 2))
     assert [point["step"] for point in train["held_out"]] == [10, 20, 30, 40]
+    assert [(point["step"], point["accuracy"]) for point in train["answers"]] == [
+        (10, 0.2),
+        (20, 0.4),
+        (30, 0.6),
+        (40, 0.8),
+    ]
     assert {(row["stage"], row["arm"]) for row in found["stages"]} >= {("sample", None), ("train", "answers_only")}
     assert [row["seconds"] for row in found["stages"] if row["stage"] == "train"] == [21.5, 21.5]
 
@@ -97,6 +103,7 @@ def test_whole_run(run):
         "12.5%",
         "answers_only",
         "loss of derive",
+        "questions answered right",
         "loss of prompt",
         "Held-out loss",
         "Generated traces",

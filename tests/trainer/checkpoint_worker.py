@@ -17,11 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import tiny_step
 import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 from engine_workshop import all_agree, engine, equal, fingerprint, shared_out, student, take_step
 from safetensors.torch import save_file
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tracestill.trainer import checkpoint, zero
 from tracestill.trainer.checkpoint_files import MANIFEST
@@ -29,6 +31,8 @@ from tracestill.trainer.engine import Engine, leave
 from tracestill.trainer.saver import Saver
 
 SAVED_AT, STEPS = 3, 6
+DECAY = 0.7
+EMBEDDING = "model.embed_tokens.weight"
 
 
 def make(stage: int, seed: int, *, tied: bool, frozen: bool, dropout: float, accumulation: int = 2) -> Engine:
@@ -36,7 +40,7 @@ def make(stage: int, seed: int, *, tied: bool, frozen: bool, dropout: float, acc
     if frozen:
         built.model.get_input_embeddings().weight.requires_grad_(False)
     built.model.register_buffer("seed", torch.tensor([float(seed), 1.0]))
-    return engine(built, zero=stage, accumulation=accumulation, seed=seed)
+    return engine(built, zero=stage, accumulation=accumulation, seed=seed, ema=DECAY)
 
 
 def frozen_at(stage: int) -> bool:
@@ -112,6 +116,48 @@ def save_and_resume(stage: int, directory: Path) -> dict[str, Any]:
     return {**found, "overlapped": all_agree(overlapped), "buffer": buffer}
 
 
+def average(stage: int) -> dict[str, Any]:
+    """How far the average lies from that which torch takes of the same parameters, and from these themselves."""
+    of = make(stage, 0, tied=stage == 2, frozen=frozen_at(stage), dropout=0.0)
+    plain = tiny_step.plain_model(tied=stage == 2)
+    reference = AveragedModel(plain, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
+
+    def follow() -> None:
+        state = checkpoint.full_state_dict(of)
+        if state is not None:
+            plain.load_state_dict(state)
+            reference.update_parameters(plain)
+
+    follow()
+    for step in range(4):
+        take_step(of, shared_out(step, of))
+        follow()
+    micro = shared_out(0, of)
+    take_step(of, micro, weight_sum=0.0)  # changes nothing
+    before, own = fingerprint(of), of.measure(micro[0])
+    with of.averaged():
+        state, measured = checkpoint.full_state_dict(of), of.measure(micro[0])
+    untouched = equal([*before, own], [*fingerprint(of), of.measure(micro[0])])
+    found = {"untouched": untouched}
+    if state is not None:
+        built = student(None, tied=stage == 2, seed=5).eval()
+        built.model.load_state_dict(state)
+        with torch.no_grad():
+            expected = built(micro[0].packed, micro[0].scale)[1]
+        found |= {
+            "error": distance(state, reference.module.state_dict()),
+            "moved": distance(state, plain.state_dict()),
+            "measured": distance({"": measured}, {"": expected}),
+            "frozen": torch.equal(state[EMBEDDING], plain.state_dict()[EMBEDDING]),
+        }
+    of.close()
+    return found
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    return max(float((a[name] - b[name]).norm() / b[name].norm()) for name in b)
+
+
 def load_elsewhere(stage: int, directory: Path) -> dict[str, Any]:
     """A checkpoint of ``stage`` into the next stage, on these ranks; saved again, and one step further."""
     path = checkpoint.latest(directory / f"zero{stage}")
@@ -150,6 +196,7 @@ def main() -> None:
         killed(directory)
     if mode == "save":
         results["resume"] = {stage: save_and_resume(stage, directory) for stage in (0, 1, 2, 3)}
+        results["average"] = {stage: average(stage) for stage in (0, 1, 2, 3)}
     results["load"] = {stage: load_elsewhere(stage, directory) for stage in (0, 1, 2, 3)}
     if dist.get_rank() == 0:
         (directory / f"ranks-{dist.get_world_size()}.json").write_text(json.dumps(results))

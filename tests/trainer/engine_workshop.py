@@ -55,9 +55,10 @@ def student(start: Path | None, *, tied: bool, chunk_rows: int = 4096, seed: int
     return built
 
 
-def settings(*, zero: int, clip: float, precision: str = "fp32") -> TrainConfig:
+def settings(*, zero: int, clip: float, precision: str = "fp32", ema: float | None = None) -> TrainConfig:
     return TrainConfig(
         steps=10,
+        ema=ema,
         zero=zero,  # type: ignore[arg-type]
         clip=clip,
         precision=precision,  # type: ignore[arg-type]
@@ -67,11 +68,18 @@ def settings(*, zero: int, clip: float, precision: str = "fp32") -> TrainConfig:
 
 
 def engine(
-    built: Student, *, zero: int, clip: float = 0.5, accumulation: int = 1, seed: int = 0, precision: str = "fp32"
+    built: Student,
+    *,
+    zero: int,
+    clip: float = 0.5,
+    accumulation: int = 1,
+    seed: int = 0,
+    precision: str = "fp32",
+    ema: float | None = None,
 ) -> Engine:
     return Engine(
         built,
-        settings(zero=zero, clip=clip, precision=precision),
+        settings(zero=zero, clip=clip, precision=precision, ema=ema),
         accumulation=accumulation,
         raw_deepspeed={"zero_optimization": PARTITIONED},
         seed=seed,
@@ -118,12 +126,13 @@ def same_everywhere(value: float) -> bool:
 
 
 def fingerprint(of: Engine) -> list[Tensor]:
-    """Copies of this rank's parameters, moments and step counters."""
+    """Copies of this rank's parameters, moments, averages and step counters."""
     found = []
     for piece in zero_layout.pieces(of.deepspeed):
         found.append(piece.value.clone())
         if piece.key is not None:
             found += [piece.moment(of.optimizer, name).clone() for name in zero_layout.MOMENTS]
+            found += [of.ema.of(piece).clone()] if of.ema else []
     return [*found, torch.tensor(zero_layout.count_updates(of.deepspeed))]
 
 

@@ -30,6 +30,13 @@ def test_an_accuracy_is_best_when_highest():
     assert (best.step, best.over) == (2, True)
 
 
+def test_answers_to_questions_choose_like_an_accuracy():
+    best = Best("generation.accuracy", None)
+    for step, accuracy in enumerate([0.2, 0.5, 0.5], start=1):
+        best.add(step, measured() | {"generation": {"accuracy": accuracy, "count": 9}})
+    assert (best.step, best.value) == (2, 0.5)
+
+
 def test_patience_counts_measurements_since_the_best():
     best = Best("answer.loss", 2)
     over = []

@@ -74,9 +74,22 @@ def test_the_files_hold_what_deepspeed_holds(saved, stage):
     seen = load_file(saved / f"zero{stage}.safetensors")
     stored = tensors(saved / f"zero{stage}" / "step-000003")
     beside = {"parameter/model.model.embed_tokens.weight"} if stage in "13" else set()  # frozen
-    beside |= {"buffer/model.seed"}
+    beside |= {"buffer/model.seed"} | {name for name in stored if name.startswith("average/")}
     assert_same({name: stored[name] for name in stored.keys() - beside}, seen)
     assert beside <= stored.keys()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_average_is_torchs_and_measures_without_a_trace(saved, stage):
+    found = results(saved, 2)["average"][stage]
+    assert found["error"] < 1e-6
+    assert found["moved"] > 1e-3, "it is not the parameters themselves"
+    assert found["measured"] < 1e-5
+    assert found["untouched"]
+    assert found["frozen"] == (stage in "13")
+    stored = tensors(saved / f"zero{stage}" / "step-000003")
+    trained = {name.removeprefix("exp_avg/") for name in stored if name.startswith("exp_avg/")}
+    assert {name.removeprefix("average/") for name in stored if name.startswith("average/")} == trained
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -117,7 +130,14 @@ def fake_engine(value: float = 1.0, width: int = 4) -> Any:
     )
     zero.set_moments(inner, 5)
     return SimpleNamespace(
-        deepspeed=inner, module=module, optimizer=optimizer, rank=0, ranks=1, device=torch.device("cpu"), seed=0
+        deepspeed=inner,
+        module=module,
+        optimizer=optimizer,
+        ema=None,
+        rank=0,
+        ranks=1,
+        device=torch.device("cpu"),
+        seed=0,
     )
 
 

@@ -91,6 +91,10 @@ def test_an_arm_is_the_recipe_with_its_overrides(recipe_file):
             {"train": {**CHOOSING, "metric": "anwser.loss"}},
             "unknown span kind or group 'anwser'; did you mean 'answer'",
         ),
+        (
+            {"train": {**CHOOSING, "metric": "generation.accuracy", "held_out_questions": 3}},
+            "set questions.validation",
+        ),
         ({"train": CHOOSING}, "set questions.validation and sample.test_samples"),
         ({"student": {}}, "exactly one of student.config and student.pretrained"),
     ],
@@ -98,6 +102,22 @@ def test_an_arm_is_the_recipe_with_its_overrides(recipe_file):
 def test_a_fault_is_named(recipe_file, changes, message):
     with pytest.raises(InputError, match=message):
         load_recipe(recipe_file(**changes))
+
+
+def test_choosing_by_answers_needs_validation_questions_but_no_documents_of_them(recipe_file, tmp_path):
+    train = {**CHOOSING, "metric": "generation.accuracy", "held_out_questions": 3}
+    changes = {
+        "questions": {**SMALL["questions"], "validation": 4},
+        "sample": {**SMALL["sample"], "test_samples": 0},
+        "train": train,
+    }
+    recipe = load_recipe(recipe_file(**changes))
+    longer = load_recipe(recipe_file(**changes, evaluate={"max_new_tokens": 99}))
+    config, other = (RunDirectory(tmp_path, one).train_stage("traces")[0] for one in (recipe, longer))
+    assert config != other, "how answers are generated decides which student is the best"
+    plain = [load_recipe(recipe_file(evaluate=evaluate)) for evaluate in ({}, {"max_new_tokens": 99})]
+    config, other = (RunDirectory(tmp_path, one).train_stage("traces")[0] for one in plain)
+    assert config == other
 
 
 def test_several_faults_are_several_lines(recipe_file):

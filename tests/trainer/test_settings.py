@@ -86,6 +86,16 @@ def test_durations_are_read(text, seconds):
         ({"steps": 10, "patience": 3}, "train.patience needs train.metric"),
         ({"steps": 10, "export": "best"}, "train.export: best needs train.metric"),
         ({"steps": 10, "metric": "answer.loss"}, "needs train.held_out_every"),
+        (
+            {"steps": 10, "metric": "generation.accuracy", "held_out_every": 5},
+            "generation.accuracy needs train.held_out_questions",
+        ),
+        (
+            {"steps": 10, "metric": "generation.loss", "held_out_every": 5, "held_out_questions": 9},
+            "has no loss",
+        ),
+        ({"steps": 10, "held_out_questions": 9}, "train.held_out_questions needs train.held_out_every"),
+        ({"steps": 10, "ema": 1.0}, "ema"),
         ({"steps": 10, "metric": "answer", "held_out_every": 5}, "expected <kind or group>.loss or .accuracy"),
     ],
 )

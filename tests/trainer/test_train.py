@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from distributed_support import run_workers
 from fake_run import RECIPE, mini_recipe, run_data_stages
 from safetensors.torch import load_file
@@ -18,6 +19,7 @@ from torch import Tensor
 from tracestill.data_pipeline.plan import load_plan, schedule
 from tracestill.data_pipeline.stage import read_manifest
 from tracestill.data_pipeline.store import TokenStore
+from tracestill.trainer.evaluate import held_out, load_student, predict, summary, teacher_forced
 from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.run_directory import RunDirectory
 
@@ -33,8 +35,8 @@ STUDENT = {
     "attention_dropout": 0.1,
 }
 LENGTHS = {
-    "plain": {"steps": 8, "log_every": 1},
-    "stopped": {"steps": 8, "log_every": 1, "stop_after": "50m"},
+    "plain": {"steps": 8, "log_every": 1, "ema": 0.5, "held_out_every": 4, "held_out_questions": 3},
+    "stopped": {"steps": 8, "log_every": 1, "ema": 0.5, "stop_after": "50m"},
     "faulty": {"steps": 8, "log_every": 1, "skip_limit": 3},
     "full": {"steps": 8, "log_every": 1, "checkpoint_every": 2},
     "chosen": {
@@ -43,6 +45,7 @@ LENGTHS = {
         "metric": "answer.loss",
         "patience": 3,
         "keep": 1,
+        "ema": 0.5,
         "export": "best",
     },
 }
@@ -55,6 +58,7 @@ def recipe(train: dict[str, Any]) -> Recipe:
         student={"config": STUDENT},
         weighting={"use": "random_drop", "options": {"keep": 0.8}},  # its sums are all-reduced, one step ahead
         train={**train, "ranks": 2, "lr": 1e-2},
+        evaluate={"max_new_tokens": 24},
         arms={},
     )
 
@@ -107,6 +111,7 @@ def test_the_time_limit_stops_too(trained):
 
 
 def test_stopped_twice_it_ends_bit_for_bit_like_the_uninterrupted_run(trained):
+    """The uninterrupted one was measured on held-out documents and questions, too, which leaves no trace."""
     root, found = trained
     assert found["plain"]["complete"]
     assert found["stopped"]["complete"]
@@ -120,6 +125,35 @@ def test_stopped_twice_it_ends_bit_for_bit_like_the_uninterrupted_run(trained):
 def test_each_step_is_made_while_the_one_before_is_computed(trained):
     made = trained[1]["plain"]["made"]  # [steps done, step]
     assert made == [[0, 0], *([done, done + 1] for done in range(7))]
+
+
+def test_what_is_measured_is_what_is_exported(trained):
+    root, _ = trained
+    run = RunDirectory.open(root / "plain")
+    student = load_student(train_directory(root, "plain") / "export", run.recipe, torch.device("cpu"))
+    validation = TokenStore(run.stage("traces", "encode") / "validation.arrow")
+    expected = teacher_forced(student, validation, torch.device("cpu"))
+    last = [line for line in log(root, "plain") if line.get("event") == "held_out"][-1]
+    assert last["step"] == 8
+    assert {kind: row["count"] for kind, row in last["kinds"].items()} == {k: r["count"] for k, r in expected.items()}
+    for kind, row in expected.items():
+        assert last["kinds"][kind]["loss"] == pytest.approx(row["loss"], rel=1e-5), kind
+
+
+def test_questions_are_answered_by_what_is_exported(trained):
+    root, _ = trained
+    run = RunDirectory.open(root / "plain")
+    questions = held_out(run.stage("traces", "sample") / "questions.parquet", 3, "validation")
+    export = train_directory(root, "plain") / "export"
+    rows = predict(run.recipe, questions, export, torch.device("cpu"), lambda done, total: None)
+    answers = [line for line in log(root, "plain") if line.get("event") == "answers"]
+    assert [line["step"] for line in answers] == [0, 4, 8]
+    assert {(line["split"], line["count"]) for line in answers} == {("validation", 3)}
+    found = summary(rows)
+    names = ("accuracy", "truncated", "trace_tokens_mean")
+    assert [answers[-1][name] for name in names] == pytest.approx([found[name] for name in names])
+    assert found["trace_tokens_mean"] > 0
+    assert not (train_directory(root, "plain") / "asked").exists()
 
 
 def test_faulty_steps_are_named_with_all_ranks_documents(trained):
@@ -171,8 +205,10 @@ def test_the_best_checkpoint_stays_and_is_exported(trained):
     best, last = (tensors(directory / f"checkpoints/step-00000{step}") for step in (4, 7))
     export = load_file(directory / "export/model.safetensors")
     for name, tensor in export.items():
-        assert tensor.equal(best[f"parameter/model.{name}"]), name
-    assert any(not tensor.equal(last[f"parameter/model.{name}"]) for name, tensor in export.items())
+        assert tensor.equal(best[f"average/model.{name}"]), name
+    for other in (best, last):
+        assert any(not tensor.equal(other[f"parameter/model.{name}"]) for name, tensor in export.items())
+    assert any(not tensor.equal(last[f"average/model.{name}"]) for name, tensor in export.items())
     manifest = read_manifest(directory)
     assert manifest["counts"] == {"steps": 7, "ranks": 2, "exported_step": 4}
     assert (manifest["best"]["step"], manifest["best"]["value"]) == (4, 3.0)

@@ -1,0 +1,60 @@
+"""Accuracy on held-out questions while training goes on: the student answers them by itself, as in evaluation.
+
+It is exported into a folder of its own, from which every rank loads plain transformers' model to answer its share of
+the questions. So DeepSpeed's engine has no part in it (under ZeRO-3 each token would gather all parameters anew), and
+what export and evaluation do with prompts, adapters and encoders holds here as well. Training's random numbers stay
+as they are.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tracestill.trainer.agree import together
+from tracestill.trainer.engine import Engine
+from tracestill.trainer.evaluate import held_out, predict
+from tracestill.trainer.recipe import Recipe
+
+
+class HeldOutAnswers:
+    """The questions, and what came of asking them."""
+
+    def __init__(self, recipe: Recipe, questions: Path, folder: Path) -> None:
+        """``questions`` is the file of the sample stage: its validation questions are asked, or if there are none, test
+        ones. ``folder`` is for the export meanwhile, on a disk that all ranks see. Raises InputError without any."""
+        self.recipe, self.folder = recipe, folder
+        self.split = "validation" if recipe.questions.validation else "test"
+        self.questions = held_out(questions, recipe.train.held_out_questions, self.split)
+
+    def measure(self, engine: Engine, export: Callable[[Path], None]) -> dict[str, Any]:
+        """``accuracy``, ``count`` of questions, how many answers were ``truncated``, and ``trace_tokens_mean``.
+
+        Called on every rank, as is ``export``, which writes the student. Raises InputError on all ranks if one fails.
+        """
+        export(self.folder)
+        parts = together(lambda: self.answer(engine), f"{self.folder}: cannot answer train.held_out_questions")
+        if engine.rank == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        correct, truncated, trace_tokens = (sum(numbers) for numbers in zip(*parts, strict=True))
+        count = len(self.questions)
+        return {
+            "accuracy": correct / count,
+            "count": count,
+            "truncated": truncated,
+            "trace_tokens_mean": trace_tokens / count,
+        }
+
+    def answer(self, engine: Engine) -> tuple[int, int, int]:
+        """Of this rank's questions: right answers, answers cut off, and tokens of traces."""
+        mine = self.questions[engine.rank :: engine.ranks]
+        if not mine:
+            return 0, 0, 0
+        with torch.random.fork_rng(devices=[engine.device] if engine.device.type == "cuda" else []):
+            rows = predict(self.recipe, mine, self.folder, engine.device, lambda done, total: None)
+        cut = sum(not row["finished"] for row in rows)
+        return sum(row["correct"] for row in rows), cut, sum(row["trace_tokens"] for row in rows)
