@@ -45,8 +45,9 @@ def lines(
     width: float = 330,
     height: float = 200,
     log: bool = True,
+    colours: Sequence[str] = SERIES,
 ) -> str:
-    """A line chart; a series keeps its colour by its place even if it is empty."""
+    """A line chart; a series keeps its colour, a CSS class of ``colours``, by its place even if it is empty."""
     dashed = dashed or {}
     points = [point for values in (*series.values(), *dashed.values()) for point in values]
     if not points:
@@ -61,7 +62,7 @@ def lines(
     frame = Frame(width, height, max(x for x, _ in points), low, high if high > low else low + 1, log)
     parts = [grid(frame, x_label)]
     for index, name in enumerate(series):
-        colour, label = SERIES[index % len(SERIES)], escape(name)
+        colour, label = colours[index % len(colours)], escape(name)
         for curve, style in ((series[name], ""), (dashed.get(name, ()), " dashed")):
             if curve:
                 path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in curve)

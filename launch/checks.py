@@ -10,6 +10,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.launch.deepspeed_command import check_ranks, count_gpus, devices, ranks_of
 from tracestill.launch.runner import Work
 from tracestill.launch.training import can_resume
+from tracestill.trainer.monitor import check_installed
 from tracestill.trainer.recipe import MAIN_ARM, Recipe
 from tracestill.trainer.run_directory import RunDirectory
 
@@ -43,6 +44,7 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
     from tracestill.trainer.precision import training_dtype
     from tracestill.trainer.student_check import check_student
 
+    check_installed(recipe.train.monitor)
     device = torch.device("cuda" if gpus else "cpu")
     positions = check_student(
         recipe.student, device, training_dtype(recipe.train, device), recipe.train.sequence_parallel

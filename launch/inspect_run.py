@@ -1,7 +1,8 @@
-"""A look inside a run: one document with its tokens coloured by span kind, and the statistics of its plan."""
+"""A look inside a run: a document with its tokens coloured by span kind, its plan, and its weighting's first step."""
 
 from __future__ import annotations
 
+import json
 from itertools import groupby
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tokenizers import Tokenizer
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import read_manifest
 from tracestill.data_pipeline.store import TokenStore
-from tracestill.trainer.preview import STYLES
+from tracestill.trainer.preview import STYLES, kinds_table
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.weighting import Document, make_weighting, table_at, token_function
 
@@ -22,7 +23,7 @@ SPACES = str.maketrans({"\u2581": " ", "\u0120": " ", "\u010a": "\n"})  # how to
 
 
 def inspect_run(run: RunDirectory, arm: str, document: int, console: Console) -> None:
-    """Print document ``document`` of an arm and, where planned, the plan's statistics.
+    """Print document ``document`` of an arm, the plan's statistics, and what the weighting did to the first step.
 
     Colours where the output is a terminal; else one line for each stretch of one kind. Raises InputError for an
     unknown arm, a document that does not exist, or if the encode stage has not run.
@@ -55,6 +56,9 @@ def inspect_run(run: RunDirectory, arm: str, document: int, console: Console) ->
         for line in plain(pieces, names, weights):
             console.print(Text(line), soft_wrap=True)
     show_plan(run.stage(arm, "plan"), console)
+    preview = run.stage(arm, "train") / "preview.json"
+    if preview.exists():
+        console.print(kinds_table(json.loads(preview.read_text(encoding="utf-8")), styles))
 
 
 def piece(tokenizer: Tokenizer, token: int) -> str:

@@ -25,6 +25,7 @@ from tracestill.trainer.run_directory import RunDirectory
 FORMAT = 1
 CURVE_POINTS = 400  # of each curve; a longer log is thinned evenly, its last line stays
 EXAMPLES = 3  # right answers, and wrong ones, shown of each arm
+PACE = ("tokens_per_second", "mfu", "memory_gib")  # null where an older log lacks them
 SHARED = ("sample", "select", "tokenizer")
 
 
@@ -138,6 +139,7 @@ def gather_training(directory: Path, manifest: dict[str, Any] | None) -> dict[st
                 "loss": line["loss"],
                 "lr": line.get("lr"),
                 "grad_norm": line.get("grad_norm"),
+                **{key: line.get(key) for key in PACE},
                 "kinds": losses(line["kinds"]),
             }
             for line in thin(lines, CURVE_POINTS)
@@ -149,7 +151,7 @@ def gather_training(directory: Path, manifest: dict[str, Any] | None) -> dict[st
 
 def losses(kinds: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
     """Of each kind's figures those that a curve shows."""
-    return {kind: {key: row.get(key) for key in ("loss", "accuracy")} for kind, row in kinds.items()}
+    return {kind: {key: row.get(key) for key in ("loss", "accuracy", "share")} for kind, row in kinds.items()}
 
 
 def thin(lines: list[Any], limit: int) -> list[Any]:

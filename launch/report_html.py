@@ -9,20 +9,26 @@ from typing import Any
 import yaml
 
 from tracestill.launch.charts import SERIES, intervals, lines, stacked
-from tracestill.launch.report_style import REJECTED, STYLE, colour_rules, kind_class
+from tracestill.launch.report_style import REJECTED, STYLE
+from tracestill.trainer.preview_html import colour_rules, document, kind_class, kinds_table
 
 Found = dict[str, Any]
+PACE = {
+    "tokens_per_second": "tokens a second",
+    "mfu": "MFU, share of what the devices can reach",
+    "memory_gib": "most memory of a rank so far, GiB",
+}
 
 
 def page(found: Found) -> str:
     """The whole page for what ``report.gather`` found; parts whose stage has not run are left out, and named."""
     sections = (headline, held_out, curves, weighting, data, plans, times, traces, provenance)
     body = "".join(section(found) for section in sections)
-    title = escape(found["name"])
+    title, style = escape(found["name"]), STYLE + colour_rules(*SERIES)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{title}: report</title><style>{STYLE}{colour_rules()}</style></head><body>{body}</body></html>\n"
+        f"<title>{title}: report</title><style>{style}</style></head><body>{body}</body></html>\n"
     )
 
 
@@ -123,6 +129,9 @@ def curves(found: Found) -> str:
     charts.append(lines(accuracy, title="held-out questions answered right, share", log=False))
     charts.append(lines(series(lambda point: point.get("grad_norm")), title="norm of the gradient"))
     charts.append(lines(series(lambda point: point.get("lr")), title="learning rate", log=False))
+    for key, title in PACE.items():
+        charts.append(lines(series(lambda point, key=key: point.get(key)), title=title, log=False))
+    charts += [shares(arm, row["curve"], found["kinds"]) for arm, row in trained.items()]
     body = []
     for arm, row in trained.items():
         rate = row["tokens"] / row["step_seconds"] if row["step_seconds"] else 0.0
@@ -139,6 +148,21 @@ def curves(found: Found) -> str:
     )
 
 
+def shares(arm: str, curve: Sequence[Found], kinds: Sequence[str]) -> str:
+    """Share of the loss by kind over steps, in the kinds' colours; empty for a log that does not hold it."""
+    series = {
+        kind: [(p["step"], share) for p in curve if (share := p["kinds"].get(kind, {}).get("share")) is not None]
+        for kind in kinds
+    }
+    series = {kind: points for kind, points in series.items() if points}
+    colours = [kind_class(kind, kinds) for kind in series]
+    chart = lines(series, title=f"share of the loss by kind, {arm}", log=False, colours=colours or SERIES)
+    keys = "".join(
+        f'<span class="key"><i class="{c}"></i>{escape(k)}</span>' for k, c in zip(series, colours, strict=True)
+    )
+    return f'<div>{chart}<div class="legend">{keys}</div></div>' if chart else ""
+
+
 def weighting(found: Found) -> str:
     parts = []
     for arm, row in found["arms"].items():
@@ -146,28 +170,8 @@ def weighting(found: Found) -> str:
         if not preview:
             continue
         parts.append(f"<div><h3>{escape(arm)}</h3>")
-        heads = ["kind", "weight", "tokens", "share of weights", "share of loss"]
-        parts.append(
-            table(
-                heads,
-                [
-                    [
-                        f'<b class="{kind_class(line["kind"], found["kinds"])}">{escape(line["kind"])}</b>',
-                        f"{line['weight']:g}",
-                        f"{line['tokens']:,}",
-                        f"{line['weight_share']:.1%}",
-                        f"{line['loss_share']:.1%}",
-                    ]
-                    for line in preview["kinds"]
-                ],
-            )
-        )
-        tokens = "".join(
-            f'<span class="{kind_class(token["kind"], found["kinds"])}{"" if token["weight"] else " zero"}" '
-            f'title="{escape(token["kind"])} × {token["weight"]:g}">{escape(token["text"]) or "␣"}</span>'
-            for token in preview["document"]["tokens"]
-        )
-        parts.append(f'<div class="document">{tokens}</div></div>')
+        kinds = found["kinds"]
+        parts.append(f"{kinds_table(preview, kinds)}{document(preview, kinds)}</div>")
     if not parts:
         return ""
     return (

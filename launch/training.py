@@ -157,8 +157,7 @@ class Watch:
         self.before = None
         line = self.newest(log)
         if line:
-            note = f"loss {line['loss']:.4f}  {line['tokens_per_second']:,.0f} tokens/s"
-            self.progress.set(line["step"], self.total, note)
+            self.progress.set(line["step"], self.total, note_of(line))
 
     def newest(self, log: Path) -> dict[str, Any] | None:
         """The last whole line about a step since the last call."""
@@ -173,6 +172,19 @@ class Watch:
             if "event" not in line and "loss" in line:
                 found = line
         return found
+
+
+def note_of(line: dict[str, Any]) -> str:
+    """A line of the log in a few words; older logs say less."""
+    parts = [f"loss {line['loss']:.4f}"]
+    if (answer := line.get("kinds", {}).get("answer")) is not None:
+        parts.append(f"answer {answer['loss']:.3f}")
+    parts.append(f"{line['tokens_per_second']:,.0f} tokens/s")
+    if line.get("mfu") is not None:
+        parts.append(f"MFU {line['mfu']:.0%}")
+    if line.get("data_wait", 0.0) > 0.05 * line.get("seconds", 0.0):
+        parts.append(f"waits for data {line['data_wait'] / line['seconds']:.0%}")
+    return "  ".join(parts)
 
 
 def mark(path: Path) -> tuple[int, int] | None:

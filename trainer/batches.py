@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from tracestill.kernels.pack import PackedBatch, pack, to_device
 from tracestill.trainer import normaliser as norm
 from tracestill.trainer.sequence_parallel import cut
 from tracestill.trainer.weighting import Document, TokenFunction, Weighting, table_at, token_function
+from tracestill.trainer.work import Work, work_of
 
 ROW_MULTIPLE = 128  # rows are padded to it: friendly to matmuls, and an empty pack is one such row
 
@@ -34,7 +36,7 @@ class Step:
 
     micro: list[MicroStep]  # equally many on every rank
     weight_sum: float | None  # sum of w over all ranks; 0.0: nothing may change; None: only the device knows
-    tokens: int  # of all ranks
+    work: Work
     documents: np.ndarray  # (D,) ids in the token store, of all ranks
     epoch: int
 
@@ -86,14 +88,17 @@ class Batches:
         if epoch != self.epoch:
             self.epoch, self.plan = epoch, self.plan_of_epoch(epoch)
         slots = schedule(self.plan, within, self.ranks)  # (accumulation, ranks) pack ids, -1 = empty
-        whole = np.concatenate([np.zeros(0, np.int64), *(self.plan.pack(p) for p in slots.ravel() if p >= 0)])
+        packs = [self.plan.pack(int(pack_id)) for pack_id in slots.ravel()]
+        whole = np.concatenate([np.zeros(0, np.int64), *packs])
+        counts = np.array([len(documents) for documents in packs]).reshape(slots.shape)
         mine = [self.plan.pack(int(pack_id)).astype(np.int64) for pack_id in slots[:, self.rank]]
         table = table_at(self.weighting, step, len(self.store.kind_names))
         if self.tokens is None:
             micro, weight_sum = self.known(mine, whole, table)
         else:
             micro, weight_sum = self.reduced(mine, table, step, self.tokens), None
-        return Step(micro, weight_sum, int(self.store.lengths[whole].sum()), whole, epoch)
+        work = work_of(self.store.lengths[whole], counts, partial(row_length, parts=self.parts))
+        return Step(micro, weight_sum, work, whole, epoch)
 
     def known(
         self, mine: list[np.ndarray], whole: np.ndarray, table: np.ndarray
@@ -163,6 +168,12 @@ def count_targets(store: TokenStore, documents: np.ndarray, weights: list[np.nda
     return amount, count
 
 
+def row_length(tokens: int, parts: int = 1) -> int:
+    """Positions of a row that holds ``tokens`` and is cut into ``parts``."""
+    multiple = ROW_MULTIPLE * parts
+    return max(multiple, -(-tokens // multiple) * multiple)
+
+
 def row_of(
     tokens: np.ndarray,  # (n,) int32
     kinds: np.ndarray,  # (n,) uint8
@@ -178,9 +189,7 @@ def row_of(
 ) -> PackedBatch:
     """Documents packed into one row of which each of ``parts`` equal runs is padded to a multiple of ROW_MULTIPLE, and
     of it the ``part``-th run. No document gives a row of padding."""
-    multiple = ROW_MULTIPLE * parts
-    length = max(multiple, -(-len(tokens) // multiple) * multiple)
-    more = {"length": length, "pad_id": pad_id, "token_weights": token_weights}
+    more = {"length": row_length(len(tokens), parts), "pad_id": pad_id, "token_weights": token_weights}
     if parts == 1:
         return pack(tokens, kinds, offsets, weights, table, device=device, **more)  # type: ignore[arg-type]
     row = pack(tokens, kinds, offsets, weights, table, device="cpu", **more)  # type: ignore[arg-type]

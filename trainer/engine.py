@@ -16,8 +16,9 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -28,6 +29,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer import deepspeed_keys, zero
 from tracestill.trainer.ema import Ema
+from tracestill.trainer.monitor import MonitorConfig, events
 from tracestill.trainer.precision import training_dtype, use_gpu
 from tracestill.trainer.sequence_parallel import Grid, exchange, grid, refuse
 from tracestill.trainer.settings import TrainConfig
@@ -37,6 +39,8 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before the import: else it warns that it found no device
 
 import deepspeed
+from deepspeed.monitor.config import DeepSpeedMonitorConfig
+from deepspeed.monitor.monitor import MonitorMaster
 from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
 
 BUCKET = 200_000_000  # elements reduced at a time; never more than the student has
@@ -157,6 +161,28 @@ def deepspeed_config(
         config["data_types"] = {"grad_accum_dtype": "fp32"}
         config.setdefault("communication_data_type", "fp32")
     return config
+
+
+def open_monitor(config: MonitorConfig, directory: Path) -> Callable[[dict[str, Any]], None] | None:
+    """Takes lines of the log to DeepSpeed's monitors; None if the recipe wants none, and on other ranks than 0.
+
+    They are not the engine's own: those would wait for the device in every step, and count samples. Raises InputError
+    if one does not start, such as for want of a login.
+    """
+    if not config.wanted() or dist.get_rank() != 0:
+        return None
+    wanted: dict[str, Any] = {"tensorboard": {"enabled": config.tensorboard, "output_path": str(directory)}}
+    wanted["tensorboard"]["job_name"] = "tensorboard"
+    if config.wandb:
+        wanted["wandb"] = {"enabled": True, **config.wandb.model_dump()}
+    if config.comet:
+        wanted["comet"] = {"enabled": True, "samples_log_interval": 1, **config.comet.model_dump()}
+    try:
+        monitor = MonitorMaster(DeepSpeedMonitorConfig(**wanted))
+    except Exception as error:  # each backend raises errors of its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"train.monitor ({', '.join(config.wanted())}) does not start: {reason}") from error
+    return lambda line: monitor.write_events(events(line))
 
 
 def parameter_groups(student: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

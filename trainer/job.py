@@ -24,6 +24,7 @@ from tracestill.trainer.engine import Engine, connect, training_dtype
 from tracestill.trainer.export import check_tokenizer
 from tracestill.trainer.held_out import HeldOut, choose_store
 from tracestill.trainer.held_out_answers import HeldOutAnswers
+from tracestill.trainer.monitor import check_installed
 from tracestill.trainer.reading_model import use_weighting
 from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.run_directory import RunDirectory
@@ -94,6 +95,7 @@ def prepare(run: RunDirectory, arm: str) -> Job:
     """Open the data, join the other ranks, build the student. Raises InputError naming a stage that has not run."""
     recipe = run.recipe.for_arm(arm)
     settings, kinds = recipe.train, recipe.span_kinds()
+    check_installed(settings.monitor)
     config, inputs = run.train_stage(arm)
     who = identity("train", config, inputs)
     about = read_manifest(inputs["encode"]) or {}

@@ -17,10 +17,14 @@ from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.trainer import normaliser as norm
 from tracestill.trainer.batches import count_targets, document_of
+from tracestill.trainer.preview_html import SHARES
 from tracestill.trainer.weighting import Weighting, table_at, token_function
 
 # pad and prompt first, then plan, derive, check, prose, answer, control, and kinds of the user's
 STYLES = ("bright_black", "white", "magenta", "blue", "cyan", "yellow", "bold red", "green", "bright_cyan")
+
+
+SHOWN = 2000  # tokens of the document
 
 
 def preview(
@@ -34,8 +38,8 @@ def preview(
     normaliser: str = "weights",
     warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Per kind: targets, sum of w, share of the sum of w * c, and share of the loss; the step's first document; and
-    what the recipe's author should know."""
+    """Per kind: targets, sum of w, share of the sum of w * c, of the loss, and of the gradient at the head; the step's
+    first document; and what the recipe's author should know."""
     table = table_at(weighting, 0, len(kinds))
     tokens = token_function(weighting)
     counts = store.counts[documents]
@@ -58,6 +62,7 @@ def preview(
             "weight_sum": float(weighted[:, index].sum()),
             "weight_share": float(shares[index] / shares.sum()) if shares.any() else 0.0,
             "loss_share": measured.get(name, {}).get("share", 0.0),
+            "gradient_share": measured.get(name, {}).get("gradient_share"),
         }
         for index, name in enumerate(kinds.names)
         if counts[:, index].sum() > 0
@@ -68,29 +73,27 @@ def preview(
     of_token = table[store.kinds(first)] * (1.0 if tokens is None else tokens(document_of(store, first), 0))
     of_token = of_token * float(store.weights[first])
     of_token[0] = 0.0  # the first token is never predicted
+    tokens_shown = [{"text": t, "kind": k, "weight": w} for t, k, w in zip(pieces, ids, of_token.tolist(), strict=True)]
     return {
         "kinds": rows,
-        "document": {
-            "id": str(store.ids[first]),
-            "tokens": [
-                {"text": t, "kind": k, "weight": w} for t, k, w in zip(pieces, ids, of_token.tolist(), strict=True)
-            ],
-        },
+        "document": {"id": str(store.ids[first]), "tokens": without_middle(tokens_shown)},
         "warnings": list(warnings),
     }
 
 
+def without_middle(tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The tokens of a document; of a very long one its beginning and its end."""
+    if len(tokens) <= SHOWN:
+        return tokens
+    half = SHOWN // 2
+    gap = {"text": f" [{len(tokens) - 2 * half:,} tokens not shown] ", "kind": "pad", "weight": 0.0}
+    return [*tokens[:half], gap, *tokens[-half:]]
+
+
 def show(found: dict[str, Any], kinds: Kinds, console: Console) -> None:
     """Print the table and the document; weighted tokens are coloured by kind, unweighted ones are dim."""
-    table = Table(title="What the weighting does to the first step", title_justify="left")
-    for heading in ("kind", "weight", "tokens", "sum of weights", "share of weights", "share of loss"):
-        table.add_column(heading, justify="left" if heading == "kind" else "right")
     styles = {name: STYLES[i % len(STYLES)] for i, name in enumerate(kinds.names)}
-    for row in found["kinds"]:
-        numbers = (f"{row['weight']:g}", f"{row['tokens']:,}", f"{row['weight_sum']:,.1f}")
-        shares = (f"{row['weight_share']:.1%}", f"{row['loss_share']:.1%}")
-        table.add_row(Text(row["kind"], styles[row["kind"]]), *numbers, *shares)
-    console.print(table)
+    console.print(kinds_table(found, styles))
     text = Text()
     for token in found["document"]["tokens"]:
         text.append(token["text"] or "␣", styles[token["kind"]] if token["weight"] else "dim")
@@ -98,6 +101,20 @@ def show(found: dict[str, Any], kinds: Kinds, console: Console) -> None:
     console.print(text)
     for line in found.get("warnings", ()):  # none in a run of an older version
         console.print(Text(f"warning: {line}", "bold yellow"), soft_wrap=True)
+
+
+def kinds_table(found: dict[str, Any], styles: dict[str, str]) -> Table:
+    """The preview's rows by kind; ``styles``: rich style of each kind."""
+    table = Table(title="What the weighting does to the first step", title_justify="left")
+    measured = any(row.get("gradient_share") is not None for row in found["kinds"])  # not in older runs
+    headings = ("kind", "weight", "tokens", "sum of weights", *SHARES.values())
+    for heading in headings if measured else headings[:-1]:
+        table.add_column(heading, justify="left" if heading == "kind" else "right")
+    for row in found["kinds"]:
+        numbers = (f"{row['weight']:g}", f"{row['tokens']:,}", f"{row['weight_sum']:,.1f}")
+        shares = [f"{row[name]:.1%}" for name in SHARES if row.get(name) is not None]
+        table.add_row(Text(row["kind"], styles[row["kind"]]), *numbers, *shares)
+    return table
 
 
 def read_tokenizer(directory: Path) -> Tokenizer:

@@ -39,7 +39,7 @@ class RunDirectory:
         if path.exists() and not replace:
             held = load_recipe(path)
             fields = differing(held.model_dump(mode="json"), recipe.model_dump(mode="json"))
-            if not {*fields} <= {f"train.{key}" for key in BOOKKEEPING}:
+            if not {".".join(field.split(".")[:2]) for field in fields} <= {f"train.{key}" for key in BOOKKEEPING}:
                 raise InputError(
                     f"{root} holds another recipe (differs in {', '.join(fields)}); choose --run-dir for a new run, "
                     f"or pass --replace to redo the stages that change"

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
 
+from tracestill.trainer.monitor import MonitorConfig
+
 UNITS = {"h": 3600, "m": 60, "s": 1}
 GENERATION = "generation"  # in train.metric: the answers that the student writes by itself
 METRIC = re.compile(r"(\S+)\.(loss|accuracy)")
@@ -82,6 +84,13 @@ class TrainConfig(BaseModel):
     skip_limit: int = Field(
         10, ge=1, description="steps in a row whose loss or gradient is not finite before training gives up"
     )
+    peak_tflops: float | None = Field(
+        None,
+        gt=0,
+        description="TFLOP/s that one device reaches at most, for the MFU; null: known for common GPUs in bf16, else "
+        "there is no MFU",
+    )
+    monitor: MonitorConfig = Field(MonitorConfig(), description="what else the log's numbers are written to")
 
     @field_validator("stop_after")
     @classmethod
@@ -140,6 +149,7 @@ BOOKKEEPING = (
     *("ranks", "sequence_parallel", "tiled_mlp", "log_every"),
     *("held_out_every", "held_out_documents", "held_out_questions"),
     *("checkpoint_every", "async_save", "keep", "stop_after", "skip_limit"),
+    *("peak_tflops", "monitor"),
 )
 """Training settings that change neither the student nor the documents of a step."""
 

@@ -9,6 +9,7 @@ under ZeRO-3 that call is what gathers the head's matrix, in both passes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ class SpanWeightedHead(nn.Linear):
     num_kinds: int
     options: dict[str, Any]  # chunk_rows, logit_scale, softcap; dynamic, if the weighting reads the model
     observe: Callable[..., None] | None = None  # sees the arguments of ``dynamic`` in training
+    pull: Tensor | None = None  # (num_kinds,) float64; while it is there, ``add_pull`` adds to it
 
     def forward(  # type: ignore[override]
         self,
@@ -50,21 +52,35 @@ class SpanWeightedHead(nn.Linear):
         options = self.options
         if self.training and self.observe is not None:
             options = {**options, "dynamic": self.observed}
-        loss, statistics = linear_cross_entropy(
-            hidden,
-            self.weight,
-            packed.labels,
-            packed.loss_weight,
-            packed.kinds,
+        loss_of: Callable[..., tuple[Tensor, Tensor]] = partial(
+            linear_cross_entropy,
+            targets=packed.labels,
+            weights=packed.loss_weight,
+            kinds=packed.kinds,
             num_kinds=self.num_kinds,
             scale=scale,
-            bias=self.bias,
             active=packed.active,
             reference_nll=reference_nll,
             **options,
         )
+        loss, statistics = loss_of(hidden, self.weight, bias=self.bias)
         statistics[:, WEIGHTED_NLL] *= scale
+        if self.pull is not None:
+            self.add_pull(loss_of, hidden.detach(), packed.kinds)
         return loss, statistics
+
+    def add_pull(self, loss_of: Callable[..., tuple[Tensor, Tensor]], hidden: Tensor, kinds: Tensor) -> None:
+        """Add up by kind the norms of the loss's gradient with respect to each row of ``hidden`` (T, H).
+
+        Done here since under ZeRO-3 the head's matrix is whole only inside its ``forward``.
+        """
+        assert self.pull is not None
+        with torch.enable_grad():
+            rows = hidden.requires_grad_()
+            loss, _ = loss_of(rows, self.weight.detach(), bias=None if self.bias is None else self.bias.detach())
+            (gradient,) = torch.autograd.grad(loss, rows)
+        norms = torch.linalg.vector_norm(gradient, dim=1, dtype=torch.float64)
+        self.pull.index_add_(0, kinds.long(), norms)
 
     def observed(self, *seen: Tensor) -> Tensor:
         """The multiplier, after showing the weighting what it gets."""

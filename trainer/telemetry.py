@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,14 @@ import torch.distributed as dist
 
 from tracestill.data_pipeline.kinds import Kinds
 
+LOG = "log.jsonl"
+
 # Columns of the statistics that the loss kernel returns for each kind.
 WEIGHT, WEIGHTED_NLL, COUNT, NLL, CORRECT, ENTROPY = range(6)
 
 
 class Meter:
-    """Means and rates over the steps since the last reading. Statistics stay on the device until they are read."""
+    """Means over the steps since the last reading. Statistics stay on the device until they are read."""
 
     def __init__(self, kinds: Kinds, device: torch.device) -> None:
         self.kinds = kinds
@@ -32,41 +32,29 @@ class Meter:
         self.sums.zero_()
         self.of_step.zero_()
         self.loss = 0.0
-        self.steps = self.tokens = 0
-        self.started = time.perf_counter()
+        self.steps = 0
 
     def add(self, statistics: torch.Tensor) -> None:
         """Add the (K, 6) sums of one micro-step of this rank."""
         self.of_step += statistics
 
-    def end_step(self, loss: float, tokens: int, *, faulty: bool = False) -> None:
-        """Count one step: its loss, and the tokens that all ranks read. A faulty one leaves no trace: it may be NaN."""
+    def end_step(self, loss: float, *, faulty: bool = False) -> None:
+        """Count one step and its loss. A faulty one leaves no trace: it may be NaN."""
         if not faulty:
             self.sums += self.of_step
             self.loss += loss
-            self.tokens += tokens
             self.steps += 1
         self.of_step.zero_()
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """What happens inside does not count as time of training."""
-        begun = time.perf_counter()
-        yield
-        self.started += time.perf_counter() - begun
 
     def read(self) -> dict[str, Any]:
         """Means over all ranks since the last call, as plain numbers; called on every rank. A new interval begins."""
         self.sums += self.of_step
         if dist.is_initialized():
             dist.all_reduce(self.sums)
-        sums, seconds = self.sums.cpu(), time.perf_counter() - self.started
+        sums = self.sums.cpu()
         result = {
             "loss": self.loss / max(1, self.steps),
-            "tokens": self.tokens,
             "weighted_tokens": int(sums[:, COUNT].sum()),
-            "seconds": round(seconds, 4),
-            "tokens_per_second": round(self.tokens / seconds, 1),
             "kinds": by_kind(self.kinds, sums),
         }
         self.clear()
@@ -94,12 +82,17 @@ def by_kind(kinds: Kinds, sums: torch.Tensor) -> dict[str, dict[str, float]]:
 class Log:
     """``log.jsonl``: one line for each logged step, written by rank 0 and flushed at once."""
 
-    def __init__(self, path: Path, *, resume_at: int, write: bool) -> None:
-        """On resuming, lines of steps past the checkpoint are cut: those steps will come again."""
-        self.write = write
+    def __init__(
+        self, path: Path, *, resume_at: int, write: bool, also: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
+        """On resuming, lines of steps past the checkpoint are cut: those steps will come again.
+
+        ``also`` sees every line that is added.
+        """
+        self.write, self.also = write, also
         if not write:
             return
-        kept = [line for line in self.lines(path) if line.get("step", 0) <= resume_at] if resume_at else []
+        kept = [line for line in self.lines(path) if line.get("step", 0) <= resume_at]
         temporary = path.with_name(f".{path.name}.tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         temporary.replace(path)
@@ -120,8 +113,24 @@ class Log:
 
     def add(self, **line: Any) -> None:
         if self.write:
-            self.handle.write(json.dumps(finite(line), allow_nan=False) + "\n")
+            line = finite(line)
+            self.handle.write(json.dumps(line, allow_nan=False) + "\n")
             self.handle.flush()
+            if self.also is not None:
+                self.also(line)
+
+
+def line_of(step: int, steps: int, numbers: dict[str, Any]) -> str:
+    """A line of the log for the console: what a glance is for."""
+    kinds = "  ".join(f"{name} {found['loss']:.3f} {found['accuracy']:.0%}" for name, found in numbers["kinds"].items())
+    parts = [f"step {step}/{steps}", f"loss {numbers['loss']:.4f}", kinds, f"grad {numbers['grad_norm']:.3g}"]
+    parts.append(f"{numbers['tokens_per_second']:,.0f} tokens/s")
+    if numbers["mfu"] is not None:
+        parts.append(f"MFU {numbers['mfu']:.1%}")
+    parts.append(f"{numbers['memory_gib']:.1f} GiB")
+    if numbers["data_wait"] > 0.01 * numbers["seconds"]:
+        parts.append(f"waits for data {numbers['data_wait'] / numbers['seconds']:.0%}")
+    return "  ".join(parts)
 
 
 def finite(value: Any) -> Any:

@@ -9,7 +9,6 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch.distributed as dist
 
@@ -18,18 +17,19 @@ from tracestill.data_pipeline.stage import Stage, is_current, read_manifest, wri
 from tracestill.trainer import checkpoint
 from tracestill.trainer.agree import share_json, together
 from tracestill.trainer.ahead import Ahead
-from tracestill.trainer.engine import leave
+from tracestill.trainer.engine import leave, open_monitor
 from tracestill.trainer.export import export
+from tracestill.trainer.first_step import show_first_step
+from tracestill.trainer.flops import cost_of, peak_tflops
 from tracestill.trainer.job import Job, open_directory, prepare
-from tracestill.trainer.preview import preview, read_tokenizer, show
+from tracestill.trainer.pace import Pace
 from tracestill.trainer.provenance import provenance
 from tracestill.trainer.recipe import MAIN_ARM, dump_recipe
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.settings import GENERATION, learning_rate, seconds_of
 from tracestill.trainer.stopping import EXIT_STOPPED, StopRequest
-from tracestill.trainer.telemetry import Log, Meter
+from tracestill.trainer.telemetry import LOG, Log, Meter, line_of
 from tracestill.trainer.weighting import end_step, state_of
-from tracestill.trainer.weighting_effect import warnings
 
 
 def train(job: Job, stop: StopRequest) -> bool:
@@ -39,11 +39,10 @@ def train(job: Job, stop: StopRequest) -> bool:
     another is left out because its loss or gradient is not finite.
     """
     settings, engine, progress = job.recipe.train, job.engine, job.progress
-    meter = Meter(job.recipe.span_kinds(), engine.device)
-    log = Log(job.directory / "log.jsonl", resume_at=progress.step, write=engine.rank == 0)
+    meter, pace, log = Meter(job.recipe.span_kinds(), engine.device), pace_of(job), open_log(job)
     ahead = Ahead(job.batches, job.steps)
     if job.measures and progress.step == 0:
-        measure(job, log, meter)
+        measure(job, log, pace)
     while progress.step < job.steps and not progress.over:
         batch = ahead.step(progress.step)
         for micro in batch.micro:
@@ -54,7 +53,8 @@ def train(job: Job, stop: StopRequest) -> bool:
         rate = learning_rate(settings, progress.step, job.steps)
         result = engine.step(rate, weight_sum=batch.weight_sum, stop=stop.reason() != "" or job.saver.failed)
         end_step(job.weighting)
-        meter.end_step(result.loss, batch.tokens, faulty=result.faulty)
+        meter.end_step(result.loss, faulty=result.faulty)
+        pace.end_step(batch.work, faulty=result.faulty)
         progress.step += 1
         progress.skips = progress.skips + 1 if result.faulty else 0
         done, last = progress.step, progress.step == job.steps
@@ -65,13 +65,14 @@ def train(job: Job, stop: StopRequest) -> bool:
                 raise InputError(too_many_skips(job, result.reason))
         better = False
         if job.measures and (last or done % settings.held_out_every == 0):
-            measured = measure(job, log, meter)
+            measured = measure(job, log, pace)
             better = progress.best is not None and progress.best.add(done, measured)
         ends = last or progress.over or result.stop
         if meter.steps and (ends or done % settings.log_every == 0):
-            numbers = meter.read()
-            log.add(step=done, epoch=batch.epoch, lr=rate, grad_norm=result.grad_norm, **numbers)
-            job.console.print(line_of(done, job.steps, numbers), highlight=False)
+            numbers = {"lr": rate, "grad_norm": result.grad_norm, **meter.read()}
+            numbers |= pace.read(numbers["weighted_tokens"], ahead)
+            log.add(step=done, epoch=batch.epoch, **numbers)
+            job.console.print(line_of(done, job.steps, numbers), highlight=False, soft_wrap=True)
         if ends or better or (settings.checkpoint_every and done % settings.checkpoint_every == 0):
             save(job, wait=ends)
         if result.stop and not (last or progress.over):
@@ -81,10 +82,22 @@ def train(job: Job, stop: StopRequest) -> bool:
     return True
 
 
-def measure(job: Job, log: Log, meter: Meter) -> dict[str, dict[str, float]]:
+def pace_of(job: Job) -> Pace:
+    engine = job.engine
+    peak = job.recipe.train.peak_tflops or peak_tflops(engine.device, engine.dtype)
+    return Pace(engine.device, devices=engine.ranks, cost=cost_of(engine.module.model), peak_tflops=peak)
+
+
+def open_log(job: Job) -> Log:
+    """``log.jsonl``, from the steps done on, and the recipe's monitors. Raises InputError if one does not start."""
+    also = open_monitor(job.recipe.train.monitor, job.directory)
+    return Log(job.directory / LOG, resume_at=job.progress.step, write=job.engine.rank == 0, also=also)
+
+
+def measure(job: Job, log: Log, pace: Pace) -> dict[str, dict[str, float]]:
     """Kind -> its numbers on held-out documents after the steps done, and those of its own answers; logged."""
     kinds, asked = {}, {}
-    with meter.paused():
+    with pace.paused():
         if job.held_out is not None:
             with job.engine.averaged():
                 kinds = share_json(job.held_out.measure(job.engine))  # so that every rank draws one conclusion
@@ -109,38 +122,9 @@ def too_many_skips(job: Job, reason: str) -> str:
     progress = job.progress
     return (
         f"training gave up at step {progress.step}: {progress.skips} steps in a row were skipped (train.skip_limit), "
-        f"at last because the {reason}; their documents stand in {job.directory / 'log.jsonl'} (event skipped). "
+        f"at last because the {reason}; their documents stand in {job.directory / LOG} (event skipped). "
         "Look at those documents, or lower train.lr"
     )
-
-
-def line_of(step: int, steps: int, numbers: dict[str, Any]) -> str:
-    kinds = "  ".join(f"{name} {found['loss']:.3f}" for name, found in numbers["kinds"].items())
-    return f"step {step}/{steps}  loss {numbers['loss']:.4f}  {kinds}  {numbers['tokens_per_second']:,.0f} tokens/s"
-
-
-def show_preview(job: Job) -> None:
-    """Measure the first step without learning from it; print and store what the weighting does to it."""
-    kinds = job.recipe.span_kinds()
-    meter = Meter(kinds, job.engine.device)
-    batch = job.batches.step(0)
-    for micro in batch.micro:
-        meter.add(job.engine.measure(micro))
-    measured = meter.read()["kinds"]
-    if job.engine.rank == 0:
-        normaliser = job.recipe.weighting.normaliser
-        found = preview(
-            kinds,
-            job.store,
-            batch.documents,
-            job.weighting,
-            measured,
-            read_tokenizer(job.tokenizer),
-            normaliser=normaliser,
-            warnings=warnings(job.weighting, normaliser, kinds, job.store, job.steps),
-        )
-        write_json(job.directory / "preview.json", found)
-        show(found, kinds, job.console)
 
 
 def export_student(job: Job, folder: Path) -> None:
@@ -181,7 +165,7 @@ def finish(job: Job, seconds: float) -> None:
     export_student(job, job.directory / "export")
     if job.engine.rank == 0:
         work = Stage(job.directory, counts=counts, extra={"best": best.state()} if best else {})
-        write_manifest(job.directory, job.identity, work, seconds, ("export/**/*", "log.jsonl", "preview.json"))
+        write_manifest(job.directory, job.identity, work, seconds, ("export/**/*", LOG, "preview.*"))
     dist.barrier()
 
 
@@ -214,7 +198,7 @@ def main() -> int:
         if job.engine.rank == 0:
             write_json(job.directory / "provenance.json", provenance(job.engine.config))
         if job.progress.step == 0:
-            show_preview(job)
+            show_first_step(job)
         limit = job.recipe.train.stop_after
         seconds = None if limit is None else seconds_of(limit)
         with StopRequest(job.directory, seconds=seconds, started=started, rank=job.engine.rank) as stop, job.saver:

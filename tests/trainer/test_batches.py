@@ -68,7 +68,7 @@ def test_ranks_share_a_step_without_changing_it(store, ranks):
         parts = [each.step(step) for each in together]
         assert {len(part.micro) for part in parts} == {-(-4 // ranks)} == {each.accumulation for each in together}
         assert {part.weight_sum for part in parts} == {whole.weight_sum}
-        assert {part.tokens for part in parts} == {int(store.lengths[whole.documents].sum())}
+        assert {part.work.tokens for part in parts} == {int(store.lengths[whole.documents].sum())}
         mine = [document for part in parts for micro in part.micro for document in micro.documents.tolist()]
         assert sorted(mine) == sorted(whole.documents.tolist())
 

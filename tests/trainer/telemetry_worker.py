@@ -1,0 +1,41 @@
+"""Shows the first step and trains a few, as the trainer's main does, on a student that ZeRO-3 has cut up."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch.distributed as dist
+
+from tracestill.trainer.engine import leave
+from tracestill.trainer.first_step import show_first_step
+from tracestill.trainer.flops import DecoderCost, cost_of
+from tracestill.trainer.job import open_directory, prepare
+from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.stopping import StopRequest
+from tracestill.trainer.train import train
+
+
+def main() -> None:
+    run = RunDirectory.open(Path(sys.argv[-1]))
+    job = prepare(run, "traces")
+    open_directory(job, None)
+    head = job.engine.module.head[0]
+    cut = [head.weight.numel()]
+    show_first_step(job)
+    cut.append(head.weight.numel())
+    with StopRequest(job.directory, seconds=None, started=0.0, rank=job.engine.rank) as stop:
+        train(job, stop)
+    cost = cost_of(job.engine.module.model)
+    assert isinstance(cost, DecoderCost)
+    assert head.pull is None
+    if dist.get_rank() == 0:
+        (run.root / "found.json").write_text(json.dumps({"cut": cut, "cost": asdict(cost)}))
+    job.engine.close()
+    dist.barrier()
+
+
+main()
+leave(0)

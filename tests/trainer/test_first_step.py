@@ -1,0 +1,150 @@
+"""What is shown of the first step, and written while training, by two ranks with a student cut up by ZeRO-3."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from distributed_support import run_workers
+from fake_run import STUDENT, mini_recipe, run_data_stages
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tracestill.data_pipeline.plan import load_plan
+from tracestill.data_pipeline.stage import read_manifest
+from tracestill.data_pipeline.store import TokenStore
+from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.student import build_student
+from tracestill.trainer.weighting import make_weighting, table_at
+
+WORKER = Path(__file__).with_name("telemetry_worker.py")
+STEPS = 3
+RECIPE = mini_recipe(
+    student={"config": STUDENT},
+    weighting={"weights": {"prompt": 0, "derive": 0.5, "answer": 3}},
+    train={
+        **{"steps": STEPS, "ranks": 2, "zero": 3, "log_every": 1, "held_out_every": 2, "peak_tflops": 1e-3},
+        "monitor": {"tensorboard": True},
+    },
+    deepspeed={
+        "zero_optimization": {
+            "stage3_param_persistence_threshold": 0,
+            "reduce_bucket_size": 2000,
+            "stage3_prefetch_bucket_size": 1000,
+        }
+    },
+    arms={},
+)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("telemetry") / "run"
+    run_data_stages(RunDirectory.create(root, RECIPE))
+    run_workers(WORKER, root, ranks=2, timeout=100)
+    return root
+
+
+def log(root):
+    return [json.loads(line) for line in (root / "arms/traces/train/log.jsonl").read_text().splitlines()]
+
+
+def exact_shares(root):
+    """Share of the loss, and of the gradient's norms at the head, by kind: transformers alone, in float64, one
+    document after the other."""
+    kinds = RECIPE.span_kinds()
+    run = RunDirectory.open(root)
+    encode = run.stage("traces", "encode")
+    about = read_manifest(encode)
+    store = TokenStore(encode / "tokens.arrow", kinds)
+    ids = {f"{name}_id": about["special_ids"][name] for name in ("bos", "eos", "pad")}
+    model = build_student(
+        RECIPE.student, vocab_size=about["vocab_size"], num_kinds=len(kinds), seed=RECIPE.seed, **ids
+    ).model
+    model.set_attn_implementation("eager")
+    model = model.double().eval()
+    table = table_at(make_weighting(RECIPE.weighting, kinds), 0, len(kinds))
+    documents = np.concatenate(load_plan(run.stage("traces", "plan") / "epoch-000").step(0))
+    loss, gradient = np.zeros(len(kinds)), np.zeros(len(kinds))
+    for document in documents:
+        tokens = torch.from_numpy(store.tokens(int(document)).astype(np.int64))
+        hidden = model.get_decoder()(input_ids=tokens[None], use_cache=False).last_hidden_state[0].detach()
+        hidden.requires_grad_()
+        of_kind = store.kinds(int(document))[1:]
+        nll = torch.nn.functional.cross_entropy(
+            model.get_output_embeddings()(hidden[:-1]), tokens[1:], reduction="none"
+        )
+        weighted = nll * torch.from_numpy(table[of_kind]) * float(store.weights[document])
+        weighted.sum().backward()
+        np.add.at(loss, of_kind, weighted.detach().numpy())
+        np.add.at(gradient, of_kind, hidden.grad[:-1].norm(dim=1).numpy())
+    return {name: (loss[k] / loss.sum(), gradient[k] / gradient.sum()) for k, name in enumerate(kinds.names)}
+
+
+def test_shares_are_those_of_the_plain_model(root):
+    found = json.loads((root / "found.json").read_text())
+    assert found["cut"] == [0, 0], "the head is whole inside its forward only"
+    exact = exact_shares(root)
+    rows = json.loads((root / "arms/traces/train/preview.json").read_text())["kinds"]
+    for row in rows:
+        assert row["loss_share"] == pytest.approx(exact[row["kind"]][0], rel=1e-5, abs=1e-12)
+        assert row["gradient_share"] == pytest.approx(exact[row["kind"]][1], rel=1e-5, abs=1e-12)
+    shares = {row["kind"]: row["gradient_share"] for row in rows}
+    assert shares["prompt"] == 0.0
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert any(abs(row["gradient_share"] - row["loss_share"]) > 1e-4 for row in rows), "they are different numbers"
+
+
+def test_the_preview_stands_in_the_log_and_in_a_page(root):
+    train = root / "arms/traces/train"
+    stored = json.loads((train / "preview.json").read_text())
+    line = log(root)[0]
+    assert (line["event"], line["step"]) == ("preview", 0)
+    assert (line["kinds"], line["document"]) == (stored["kinds"], stored["document"])
+    page = (train / "preview.html").read_text()
+    assert "share of gradient" in page
+    assert f"{stored['kinds'][1]['gradient_share']:.1%}" in page
+
+
+def test_a_line_of_the_log_holds_every_number(root):
+    lines = [line for line in log(root) if "event" not in line]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    cost = json.loads((root / "found.json").read_text())["cost"]
+    run = RunDirectory.open(root)
+    store = TokenStore(run.stage("traces", "encode") / "tokens.arrow")
+    plan = load_plan(run.stage("traces", "plan") / "epoch-000")
+    for line in lines:
+        assert {"loss", "accuracy", "entropy", "share"} <= line["kinds"]["answer"].keys()
+        documents = np.concatenate(plan.step(line["step"] - 1)) if line["step"] <= plan.n_steps else None
+        if documents is not None:
+            lengths = store.lengths[documents].astype(float)
+            pairs = (lengths * (lengths + 1) / 2).sum()
+            flops = cost["linear"] * lengths.sum() + cost["attention"] * pairs + cost["head"] * line["weighted_tokens"]
+            assert line["tflops"] == pytest.approx(flops / line["seconds"] / 2 / 1e12, rel=0.01)
+        assert line["mfu"] == pytest.approx(line["tflops"] / 1e-3)
+        assert line["weighted_tokens_per_second"] == pytest.approx(line["weighted_tokens"] / line["seconds"], rel=0.01)
+        assert 0 <= line["padding"] < 1
+        assert 1 <= line["balance"] <= 2
+        assert line["memory_gib"] > 0.1
+        assert 0 <= line["data_wait"] < line["seconds"]
+        assert line["lr"] > 0
+        assert line["grad_norm"] > 0
+
+
+def test_tensorboard_gets_what_the_log_gets(root):
+    (events,) = (root / "arms/traces/train/tensorboard").iterdir()
+    found = EventAccumulator(str(events))
+    found.Reload()
+    lines = [line for line in log(root) if "event" not in line]
+    for name, pick in {
+        "train/loss": lambda line: line["loss"],
+        "train/lr": lambda line: line["lr"],
+        "train/mfu": lambda line: line["mfu"],
+        "train/answer/accuracy": lambda line: line["kinds"]["answer"]["accuracy"],
+    }.items():
+        scalars = [(scalar.step, scalar.value) for scalar in found.Scalars(name)]
+        assert scalars == [(line["step"], pytest.approx(pick(line), rel=1e-6)) for line in lines], name
+    held_out = [line for line in log(root) if line.get("event") == "held_out"]
+    assert [s.step for s in found.Scalars("held_out/answer/loss")] == [line["step"] for line in held_out] == [0, 2, 3]
+    assert not [tag for tag in found.Tags()["scalars"] if re.search("step|epoch|event|split", tag)]

@@ -1,0 +1,105 @@
+"""Throughput, MFU, padding, balance, memory and waiting, against figures worked out by hand."""
+
+import resource
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from normaliser_cases import KINDS, write_store
+
+from tracestill.data_pipeline.plan import PlanConfig, imbalance, make_plan, pack_costs
+from tracestill.trainer.batches import ROW_MULTIPLE, Batches
+from tracestill.trainer.flops import DecoderCost
+from tracestill.trainer.pace import Pace
+from tracestill.trainer.weighting import SpanWeighting, WeightingConfig
+from tracestill.trainer.work import Work, work_of
+
+CPU = torch.device("cpu")
+COST = DecoderCost(linear=1000, attention=10, windows=(None, None), head=500)
+WORK = Work(np.array([3, 5], np.int32), positions=16, balance=1.5)
+FLOPS = 1000 * 8 + 2 * 10 * (6 + 15)  # of WORK, by hand
+
+
+def read(pace, weighted=6, waited=0.0):
+    pace.started = time.perf_counter() - 2.0  # as if two seconds had passed
+    return pace.read(weighted, SimpleNamespace(waited=waited))
+
+
+def test_rates_and_utilisation_follow_from_work_and_time():
+    pace = Pace(CPU, devices=4, cost=COST, peak_tflops=1e-6)
+    pace.end_step(WORK)
+    pace.end_step(WORK)
+    found = read(pace)
+    assert found["tokens"] == 16
+    assert found["tokens_per_second"] == pytest.approx(8, rel=0.05)
+    assert found["weighted_tokens_per_second"] == pytest.approx(3, rel=0.05)
+    assert found["tflops"] == pytest.approx((2 * FLOPS + 6 * 500) / 2 / 4 / 1e12, rel=0.05)
+    assert found["mfu"] == pytest.approx(found["tflops"] / 1e-6)
+    assert found["padding"] == 0.5
+    assert found["balance"] == 1.5
+    again = read(pace)
+    assert (again["tokens"], again["padding"], again["balance"]) == (0, 0.0, 1.0), "a new interval begins"
+
+
+def test_without_a_peak_there_is_no_utilisation_and_without_a_cost_no_flops():
+    pace = Pace(CPU, cost=COST)
+    pace.end_step(WORK)
+    found = read(pace)
+    assert found["mfu"] is None
+    assert found["tflops"] > 0
+    found = read(Pace(CPU, peak_tflops=1.0))
+    assert found["mfu"] is found["tflops"] is None
+
+
+def test_a_faulty_step_is_no_throughput():
+    pace = Pace(CPU, cost=COST)
+    pace.end_step(WORK, faulty=True)
+    assert (read(pace, weighted=0)["tokens"], read(pace, weighted=0)["tflops"]) == (0, 0.0)
+
+
+def test_a_pause_does_not_count():
+    pace = Pace(CPU)
+    with pace.paused():
+        time.sleep(0.2)
+    assert pace.read(0, SimpleNamespace(waited=0.0))["seconds"] < 0.2
+
+
+def test_waiting_is_that_of_the_interval():
+    pace = Pace(CPU)
+    assert read(pace, waited=0.25)["data_wait"] == 0.25
+    assert read(pace, waited=0.75)["data_wait"] == 0.5
+
+
+def test_memory_is_what_this_process_held_at_most():
+    held = np.ones(50_000_000 // 8)
+    found = read(Pace(CPU))["memory_gib"]
+    assert found == pytest.approx(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, abs=1e-3)
+    assert found > held.nbytes / 2**30
+
+
+def test_work_counts_padding_and_the_busiest_rank():
+    row = lambda tokens: max(8, -(-tokens // 8) * 8)  # noqa: E731
+    counts = np.array([[2, 1], [1, 0], [0, 0]])  # documents of each micro-step and rank
+    work = work_of(np.array([3, 6, 9, 4]), counts, row)
+    assert work.tokens == 22
+    assert work.positions == 16 + 16 + 8 + 8 + 8 + 8
+    cost = [[3 * (3 + 24576) + 6 * (6 + 24576), 9 * (9 + 24576)]]
+    assert work.balance == pytest.approx((max(cost[0]) / np.mean(cost[0]) + 2) / 2), "an idle rank counts as 0"
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_the_balance_of_an_epoch_is_what_the_plan_promised(tmp_path, ranks):
+    store = write_store(tmp_path / "tokens.arrow")
+    plan = make_plan(store.lengths, PlanConfig(capacity=96, packs_per_step=3, group=1), seed=0, epoch=0)
+    weighting = SpanWeighting(WeightingConfig(), KINDS)
+    of = [Batches(store, lambda _: plan, weighting, rank=r, ranks=ranks, pad_id=0, device=CPU) for r in range(ranks)]
+    steps = [[each.step(step) for each in of] for step in range(plan.n_steps)]
+    found = np.mean([step[0].work.balance for step in steps])
+    assert found == pytest.approx(imbalance(plan, pack_costs(plan, store.lengths), ranks))
+    for step in steps:
+        assert {one.work.positions for one in step} == {
+            sum(micro.packed.input_ids.shape[1] for one in step for micro in one.micro)
+        }
+        assert all(micro.packed.input_ids.shape[1] % ROW_MULTIPLE == 0 for one in step for micro in one.micro)
