@@ -90,7 +90,7 @@ def test_ranks_that_share_rows_hold_their_equal_parts(store, parts):
     for step in range(alone.steps_per_epoch):
         whole, shared = alone.step(step), [each.step(step) for each in together]
         assert {each.weight_sum for each in shared} == {whole.weight_sum}
-        assert {each.tokens for each in shared} == {whole.tokens}
+        assert {each.work.tokens for each in shared} == {whole.work.tokens}
         for at, micro in enumerate(whole.micro):
             pieces = [each.micro[at] for each in shared]
             assert {piece.scale for piece in pieces} == {micro.scale}
