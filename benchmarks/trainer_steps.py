@@ -11,6 +11,7 @@ from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.store import TokenStoreWriter
 from tracestill.trainer.batches import Batches
 from tracestill.trainer.engine import Engine
+from tracestill.trainer.pace import Pace
 from tracestill.trainer.settings import TrainConfig
 from tracestill.trainer.student import Student
 from tracestill.trainer.telemetry import Meter
@@ -37,7 +38,7 @@ def write_store(
 def our_step(settings: TrainConfig, batches: Batches, student: Student) -> Callable[[int], float]:
     """A function that takes one step as ``train.train`` does, logging left out, and returns its loss."""
     engine = Engine(student, settings, accumulation=batches.accumulation)
-    meter = Meter(KINDS, engine.device)
+    meter, pace = Meter(KINDS, engine.device), Pace(engine.device)
 
     def step(at: int) -> float:
         batch = batches.step(at)
@@ -47,7 +48,8 @@ def our_step(settings: TrainConfig, batches: Batches, student: Student) -> Calla
             meter.add(found)
         result = engine.step(settings.lr, weight_sum=batch.weight_sum)
         end_step(batches.weighting)
-        meter.end_step(result.loss, batch.tokens, faulty=result.faulty)
+        meter.end_step(result.loss, faulty=result.faulty)
+        pace.end_step(batch.work, faulty=result.faulty)
         return result.loss
 
     return step
