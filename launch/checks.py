@@ -7,6 +7,8 @@ import os
 from rich.console import Console
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.launch import multinode
+from tracestill.launch.cluster import Cluster
 from tracestill.launch.deepspeed_command import check_ranks, count_gpus, devices, ranks_of
 from tracestill.launch.runner import Work
 from tracestill.launch.training import can_resume
@@ -15,18 +17,25 @@ from tracestill.trainer.recipe import MAIN_ARM, Recipe
 from tracestill.trainer.run_directory import RunDirectory
 
 
-def check_works(run: RunDirectory, works: list[Work], console: Console, *, resume: str = "auto") -> None:
-    """Check machine, student and settings of each arm that has to be trained or evaluated. Writes nothing.
+def check_works(
+    run: RunDirectory, works: list[Work], console: Console, *, resume: str = "auto", cluster: Cluster | None = None
+) -> None:
+    """Check machine or cluster, student and settings of each arm that has to be trained or evaluated. Writes nothing.
 
     Raises InputError naming the arm (but the main one) and the field.
     """
-    due = [(work.stage, work.arm) for work in works if work.arm and not work.is_current()]
-    trained = [arm for stage, arm in due if stage == "train"]
-    evaluated = [arm for stage, arm in due if stage == "evaluate"]
+    due = [(work.stage, work.arm) for work in works if not work.is_current()]
+    trained = [arm for stage, arm in due if arm and stage == "train"]
+    evaluated = [arm for stage, arm in due if arm and stage == "evaluate"]
     if not trained and not evaluated:
         return
     gpus = count_gpus()
-    check_machine(run.recipe, trained, gpus, console)
+    if cluster is None:
+        check_machine(run.recipe, trained, gpus, console)
+    elif trained:
+        check_ranks_of_hosts(run.recipe, trained, cluster, console)
+        if due[0][0] != "train":  # else the hosts are asked right away
+            multinode.check_hosts(cluster, run.root)
     for arm in dict.fromkeys([*trained, *evaluated]):
         try:
             check_arm(run.recipe.for_arm(arm), gpus, evaluates=arm in evaluated)
@@ -35,6 +44,18 @@ def check_works(run: RunDirectory, works: list[Work], console: Console, *, resum
                 raise InputError(f"{where}: no whole checkpoint of this training to resume from; use --resume auto")
         except InputError as error:
             raise InputError(str(error) if arm == MAIN_ARM else f"arms.{arm}: {error}") from error
+
+
+def check_ranks_of_hosts(recipe: Recipe, arms: list[str], cluster: Cluster, console: Console) -> None:
+    """Warn where a recipe does not fit the hosts' slots."""
+    for arm in arms:
+        own = recipe.for_arm(arm)
+        if own.train.ranks not in ("auto", cluster.ranks):
+            text = f"train.ranks: {own.train.ranks} is for one host; the hostfile's {cluster.ranks} slots count"
+            console.print(f"[yellow]warning:[/] {text}", highlight=False)
+        if cluster.ranks > own.plan.packs_per_step:
+            text = f"plan.packs_per_step: {own.plan.packs_per_step} packs leave some of the {cluster.ranks} ranks idle"
+            console.print(f"[yellow]warning:[/] {text}", highlight=False)
 
 
 def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:

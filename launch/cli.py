@@ -11,7 +11,20 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from tracestill.launch.host_options import (
+    AddressOption,
+    EnvOption,
+    ExcludeOption,
+    HostfileOption,
+    IncludeOption,
+    InterfaceOption,
+    LauncherOption,
+    PortOption,
+    cluster_of,
+)
+
 if TYPE_CHECKING:
+    from tracestill.launch.cluster import Cluster
     from tracestill.trainer.run_directory import RunDirectory
 
 EPILOG = """
@@ -19,7 +32,7 @@ EPILOG = """
 
 [bold]Change a value[/]   [cyan]tracestill run recipes/demo.yaml --run-dir runs/hot --set sample.temperatures=[1.3][/]
 
-[bold]Several hosts[/]   [cyan]deepspeed --hostfile hosts --module tracestill.trainer.train --run-dir runs/demo[/]
+[bold]Several hosts[/]   [cyan]tracestill doctor --hostfile hosts[/], then [cyan]train runs/demo --hostfile hosts[/]
 """
 
 
@@ -111,6 +124,14 @@ def run_command(
     until: Annotated[str, typer.Option("--until", metavar="STAGE", help="The last stage to run.")] = "report",
     settings: SetOption = None,
     replace: ReplaceOption = False,
+    hostfile: HostfileOption = None,
+    include: IncludeOption = "",
+    exclude: ExcludeOption = "",
+    launcher: LauncherOption = "pdsh",
+    interface: InterfaceOption = None,
+    master_addr: AddressOption = None,
+    master_port: PortOption = None,
+    env: EnvOption = None,
 ) -> None:
     """Run all stages of a recipe, for all its arms.
 
@@ -121,7 +142,8 @@ def run_command(
     from tracestill.launch.runner import stage_position
 
     last = stage_position(until)
-    execute(recipe, run_dir, settings, replace, first=0, last=last)
+    cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env)
+    execute(recipe, run_dir, settings, replace, first=0, last=last, cluster=cluster)
 
 
 @app.command(rich_help_panel="Single stages")
@@ -188,15 +210,27 @@ def train(
         Literal["auto", "must"],
         typer.Option("--resume", help="Go on from the newest checkpoint; auto: begin anew if there is none."),
     ] = "auto",
+    hostfile: HostfileOption = None,
+    include: IncludeOption = "",
+    exclude: ExcludeOption = "",
+    launcher: LauncherOption = "pdsh",
+    interface: InterfaceOption = None,
+    master_addr: AddressOption = None,
+    master_port: PortOption = None,
+    env: EnvOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run, on which host, with which environment.")
+    ] = False,
 ) -> None:
-    """Train the students with DeepSpeed on this host.
+    """Train the students with DeepSpeed, on this host or on those of a hostfile.
 
     Everything the ranks print is kept in train/console.log. On SIGTERM, and after train.stop_after, it saves and ends
     with exit code 3; the same command goes on. Next: [cyan]evaluate[/].
 
     Example: [cyan]tracestill train runs/demo --arm traces --set train.stop_after=55m[/]
     """
-    single("train", recipe, run_dir, settings, replace, arm, resume=resume)
+    cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env)
+    single("train", recipe, run_dir, settings, replace, arm, resume=resume, cluster=cluster, dry_run=dry_run)
 
 
 @app.command(rich_help_panel="Single stages")
@@ -262,11 +296,14 @@ def single(
     arm: str | None = None,
     *,
     resume: str = "auto",
+    cluster: Cluster | None = None,
+    dry_run: bool = False,
 ) -> None:
     from tracestill.launch.runner import stage_position
 
-    position = stage_position(stage)
-    execute(recipe, run_dir, settings, replace, first=position, last=position, arm=arm, resume=resume)
+    at = stage_position(stage)
+    how = (recipe, run_dir, settings, replace)
+    execute(*how, first=at, last=at, arm=arm, resume=resume, cluster=cluster, dry_run=dry_run)
 
 
 def execute(
@@ -279,8 +316,10 @@ def execute(
     last: int,
     arm: str | None = None,
     resume: str = "auto",
+    cluster: Cluster | None = None,
+    dry_run: bool = False,
 ) -> None:
-    """Claim the run directory and run the stages ``first`` to ``last`` in it."""
+    """Claim the run directory and run the stages ``first`` to ``last`` in it; or only print what would train."""
     from tracestill.launch.checks import check_works
     from tracestill.launch.runner import require_inputs, run_stages
     from tracestill.launch.stages import describe_end, plan_works
@@ -289,11 +328,17 @@ def execute(
     console = Console(stderr=True)
     asked = open_run(recipe, run_dir, settings)
     asked.recipe.for_arm(arm or "traces")
-    works = plan_works(asked, resume=resume)
+    works = plan_works(asked, resume=resume, cluster=cluster)
     chosen = [w for w in works if first <= w.position <= last and (arm is None or w.arm in (None, arm))]
     if first:
         require_inputs(chosen, works, recipe)
-    check_works(asked, chosen, console, resume=resume)
+    check_works(asked, chosen, console, resume=resume, cluster=cluster)
+    if dry_run:
+        from tracestill.launch.dry_run import describe_training
+
+        for work in chosen:
+            typer.echo(f"# arm {work.arm}\n{describe_training(asked, str(work.arm), resume, cluster)}")
+        return
     # A directory in which no stage has finished holds nothing that another recipe could spoil.
     empty = not any(work.directory.exists() for work in works)
     run = RunDirectory.create(asked.root, asked.recipe, replace=replace or empty)

@@ -1,7 +1,6 @@
-"""DeepSpeed's launcher as a child process: its arguments, its environment, its log, and its end.
+"""DeepSpeed's launcher as a child process: its arguments on one host, its environment, its log, and its end.
 
-The launcher is started on this host only; several hosts are started with ``deepspeed --hostfile`` on the same
-entry point, ``tracestill.trainer.train``.
+Several hosts are the matter of ``launch/multinode.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +15,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer.recipe import Recipe
@@ -28,6 +29,20 @@ TAIL_LINES = 12
 LOGGING = re.compile(
     r"^\s*(\[\d{4}-|\[[WI]\d{4}|\[Gloo\]|\S+\.py:\d+: \w*Warning|$)"
 )  # what libraries say of themselves
+OF_HOST = re.compile(r"^[\w.:-]+: (?=error: |\s*\[|\s*$|\S+\.py:\d+)")  # pdsh names the host that speaks
+
+
+class LaunchWatch(Protocol):
+    """Looks after ranks on other hosts, which do not end with this host's processes."""
+
+    def line(self, text: str) -> None:
+        """Told every line that the launcher prints."""
+
+    def overdue(self) -> bool:
+        """Whether the launcher should have ended by now."""
+
+    def end(self, process: subprocess.Popen[str]) -> None:
+        """Leave no process on any host."""
 
 
 class TrainingStopped(RuntimeError):
@@ -67,6 +82,26 @@ def check_ranks(ranks: int, gpus: int, cores: int) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class Start:
+    """How the launcher is started."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+    ranks: int
+    gpus: bool
+    where: str = ""  # " of 2 hosts", for people
+    watch: LaunchWatch | None = None
+
+
+def start_here(recipe: Recipe, run_dir: Path, arm: str, resume: str) -> Start:
+    """How an arm's training starts on this host alone."""
+    gpus = count_gpus()
+    ranks = ranks_of(recipe, gpus, os.cpu_count() or 1)
+    arguments = command(run_dir, arm, ranks=ranks, resume=resume, port=free_port())
+    return Start(arguments, child_environment(gpus), ranks, gpus > 0)
+
+
 def command(
     run_dir: Path, arm: str, *, ranks: int, resume: str, port: int, environment: Mapping[str, str] = os.environ
 ) -> list[str]:
@@ -75,8 +110,12 @@ def command(
     # Not a regular file: the launcher stays on this host even where the default /job/hostfile exists.
     arguments += ["--hostfile", os.devnull]
     arguments += devices(ranks, environment.get("CUDA_VISIBLE_DEVICES", ""))
-    arguments += ["--master_port", str(port), "--module", ENTRY_POINT]
-    return [*arguments, "--run-dir", str(run_dir), "--arm", arm, "--resume", resume]
+    return [*arguments, "--master_port", str(port), "--module", ENTRY_POINT, *rank_arguments(run_dir, arm, resume)]
+
+
+def rank_arguments(run_dir: Path, arm: str, resume: str) -> list[str]:
+    """What every rank is told."""
+    return ["--run-dir", str(run_dir), "--arm", arm, "--resume", resume]
 
 
 def devices(ranks: int, visible: str) -> list[str]:
@@ -118,11 +157,12 @@ def run(
     log: Path,
     environment: Mapping[str, str],
     on_poll: Callable[[], None] = lambda: None,
+    watch: LaunchWatch | None = None,
 ) -> None:
     """Run the launcher in a process group of its own, its output appended to ``log``; wait for its end.
 
-    ``on_poll`` is called a few times a second. Whatever ends the wait, no rank outlives it. Raises InputError
-    if the ranks refused their input, TrainingFailed on any other failure.
+    ``on_poll`` is called a few times a second; ``watch`` looks after ranks on other hosts. Whatever ends the wait, no
+    rank outlives it. Raises InputError if the ranks refused their input, TrainingFailed on any other failure.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     tail: list[str] = []
@@ -138,15 +178,16 @@ def run(
             errors="replace",
             start_new_session=True,
         )
-        reader = threading.Thread(target=copy_lines, args=(process, handle, tail), daemon=True)
+        on_line = watch.line if watch else lambda line: None
+        reader = threading.Thread(target=copy_lines, args=(process, handle, tail, on_line), daemon=True)
         reader.start()
         try:
-            while process.poll() is None:
+            while process.poll() is None and not (watch and watch.overdue()):
                 on_poll()
                 time.sleep(POLL_SECONDS)
             on_poll()
         finally:
-            end_group(process)
+            (watch.end if watch else end_group)(process)
             reader.join(timeout=5)
     if process.returncode:
         refused = [line.removeprefix("error: ") for line in tail if line.startswith("error: ")]
@@ -158,15 +199,17 @@ def run(
         )
 
 
-def copy_lines(process: subprocess.Popen[str], handle: object, tail: list[str]) -> None:
+def copy_lines(process: subprocess.Popen[str], handle: object, tail: list[str], on_line: Callable[[str], None]) -> None:
     """Write the child's lines to its log as they come, and keep the last ones that say something."""
     assert process.stdout is not None
     for line in process.stdout:
+        on_line(line)
         with contextlib.suppress(ValueError):  # the log is closed: a straggler speaks after the end
             handle.write(line)  # type: ignore[attr-defined]
             handle.flush()  # type: ignore[attr-defined]
-        if not LOGGING.match(line):
-            tail.append(line.rstrip())
+        said = OF_HOST.sub("", line)
+        if not LOGGING.match(said):
+            tail.append(said.rstrip() if said.startswith("error: ") else line.rstrip())
             del tail[: -4 * TAIL_LINES]
 
 

@@ -8,14 +8,17 @@ from pathlib import Path
 from rich.console import Console
 
 from tracestill.data_pipeline import encode, plan_stage, sample, selection, tokenizer
+from tracestill.launch.cluster import Cluster
 from tracestill.launch.progress import bar
 from tracestill.launch.runner import Work
 from tracestill.launch.training import train_arm
 from tracestill.trainer.run_directory import STAGES, RunDirectory
 
 
-def plan_works(run: RunDirectory, *, resume: str = "auto") -> list[Work]:
+def plan_works(run: RunDirectory, *, resume: str = "auto", cluster: Cluster | None = None) -> list[Work]:
     """Every directory that a whole run of the recipe writes, in an order in which inputs come first.
+
+    Students are trained on the hosts of ``cluster``, or on this one.
 
     Raises InputError if a file that the recipe names (questions, tokenizer) cannot be read.
     """
@@ -25,7 +28,7 @@ def plan_works(run: RunDirectory, *, resume: str = "auto") -> list[Work]:
         lambda arm: tokenizer_work(run, arm),
         lambda arm: encode_work(run, arm),
         lambda arm: plan_work(run, arm),
-        lambda arm: train_work(run, arm, resume),
+        lambda arm: train_work(run, arm, resume, cluster),
         lambda arm: evaluate_work(run, arm),
     ]
     found: dict[Path, Work] = {}
@@ -102,11 +105,11 @@ def plan_work(run: RunDirectory, arm: str) -> Work:
     return Work("plan", arm, directory, config, {"encode": source}, action)
 
 
-def train_work(run: RunDirectory, arm: str, resume: str) -> Work:
+def train_work(run: RunDirectory, arm: str, resume: str, cluster: Cluster | None) -> Work:
     config, inputs = run.train_stage(arm)
 
     def action(label: str, console: Console) -> None:
-        train_arm(run, arm, label, console, resume=resume)
+        train_arm(run, arm, label, console, resume=resume, cluster=cluster)
 
     return Work("train", arm, run.stage(arm, "train"), config, inputs, action)
 

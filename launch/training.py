@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -17,7 +16,8 @@ from rich.console import Console
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.stage import identity, is_current, read_manifest, write_json
-from tracestill.launch import deepspeed_command
+from tracestill.launch import deepspeed_command, multinode
+from tracestill.launch.cluster import Cluster
 from tracestill.launch.progress import Bar, bar
 from tracestill.trainer import stopping
 from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE, committed, complete
@@ -27,8 +27,10 @@ CONSOLE_LOG = "console.log"
 TIMES = "launch.json"  # seconds of all attempts; the ranks delete it when they begin anew
 
 
-def train_arm(run: RunDirectory, arm: str, label: str, console: Console, *, resume: str) -> None:
-    """Start the ranks, show what they log, and make sure that they finished.
+def train_arm(
+    run: RunDirectory, arm: str, label: str, console: Console, *, resume: str, cluster: Cluster | None = None
+) -> None:
+    """Start the ranks, here or on a cluster's hosts, show what they log, and make sure that they finished.
 
     ``resume`` is as in ``trainer.train``. SIGTERM is turned into a request to save and stop; a second one ends the
     ranks. Raises InputError for what the ranks refuse, TrainingStopped if they stopped on request, TrainingFailed if
@@ -36,16 +38,17 @@ def train_arm(run: RunDirectory, arm: str, label: str, console: Console, *, resu
     """
     own = run.recipe.for_arm(arm)
     directory = run.stage(arm, "train")
-    gpus = deepspeed_command.count_gpus()
-    ranks = deepspeed_command.ranks_of(own, gpus, os.cpu_count() or 1)
-    arguments = deepspeed_command.command(run.root, arm, ranks=ranks, resume=resume, port=deepspeed_command.free_port())
+    if cluster is None:
+        start = deepspeed_command.start_here(own, run.root, arm, resume)
+    else:
+        start = multinode.start_on(cluster, run.root, arm, resume)
     log, resumed = directory / CONSOLE_LOG, can_resume(run, arm)
     if resume == "auto" and not resumed and committed(directory / CHECKPOINTS):
         reason = f"  {label}: no whole checkpoint of this training in {directory / CHECKPOINTS}; it begins anew"
         console.print(reason, style="yellow", highlight=False, soft_wrap=True)
     console.print(
-        f"  {label}: {'resuming' if resumed else 'starting'} {ranks} rank(s) on "
-        f"{'GPU' if gpus else 'CPU'}, output in {log}",
+        f"  {label}: {'resuming' if resumed else 'starting'} {start.ranks} rank(s) on "
+        f"{'GPU' if start.gpus else 'CPU'}{start.where}, output in {log}",
         style="dim",
         highlight=False,
         soft_wrap=True,
@@ -55,7 +58,7 @@ def train_arm(run: RunDirectory, arm: str, label: str, console: Console, *, resu
         watch = Watch(directory, total, own.span_kinds(), progress, console)
         started = time.perf_counter()
         try:
-            deepspeed_command.run(arguments, log, deepspeed_command.child_environment(gpus), watch.poll)
+            deepspeed_command.run(start.arguments, log, start.environment, watch.poll, start.watch)
         except deepspeed_command.TrainingFailed:
             raise_if_stopped(run, arm, directory)  # the launcher does not keep the ranks' exit code in every case
             raise

@@ -13,7 +13,6 @@ import io
 import logging
 import math
 import os
-import socket
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.kernels.pack import PackedBatch
-from tracestill.trainer import deepspeed_keys, zero
+from tracestill.trainer import deepspeed_keys, place, zero
 from tracestill.trainer.ema import Ema
 from tracestill.trainer.monitor import MonitorConfig, events
 from tracestill.trainer.precision import training_dtype, use_gpu
@@ -90,17 +89,11 @@ class StepResult:
 def connect(settings: TrainConfig) -> World:
     """Join the other ranks: NCCL on GPUs, gloo on the CPU. A process that nobody launched is a world of one.
 
-    Raises InputError if there are more ranks on this host than GPUs, if they cannot share rows as
-    ``train.sequence_parallel`` asks, and for a precision that does not fit.
+    Raises InputError if there are more ranks on this host than GPUs, if they cannot know where they meet or share rows
+    as ``train.sequence_parallel`` asks, and for a precision that does not fit.
     """
     quieten()
-    launched = "RANK" in os.environ or "OMPI_COMM_WORLD_RANK" in os.environ
-    if not launched:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        os.environ.update({key: str(value) for key, value in alone.items()})
+    place.join(os.environ)
     cuda = use_gpu()
     local = int(os.environ.get("LOCAL_RANK", os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", "0")))
     if cuda and local >= torch.cuda.device_count():

@@ -100,7 +100,24 @@ names = st.one_of(
 pieces = st.one_of(
     names,
     st.sampled_from(
-        ["slots=", "slots=2", "slots=0", " ", "\t", "#", "\n", "\r", "a", "-", ":", "$", "2", "\x0c", "\u2028"]
+        [
+            "slots=",
+            " slots=2\n",
+            " slots=2",
+            "slots=0",
+            " ",
+            "\t",
+            "#",
+            "\n",
+            "\r",
+            "a",
+            "-",
+            ":",
+            "$",
+            "2",
+            "\x0c",
+            "\u2028",
+        ]
     ),
 )
 

@@ -94,7 +94,7 @@ def test_the_ranks_are_told_how_to_resume(run, launched, resume):
 def stops(run, code):
     """A launcher whose ranks stop on request: they leave the marker, and an exit code that it may change."""
 
-    def launch(arguments, log, environment, on_poll):
+    def launch(arguments, log, environment, on_poll, watch):
         directory = run.stage("traces", "train")
         assert not (directory / "stopped.json").exists(), "an earlier stop is forgotten"
         (directory / "stopped.json").write_text('{"step": 7, "steps": 40, "reason": "SIGTERM"}')

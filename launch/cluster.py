@@ -1,0 +1,196 @@
+"""Several hosts as one: what the user says about them, and what they say about themselves before anything starts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.launch.hostfile import Host, choose_hosts, read_hostfile
+from tracestill.launch.probe import FROM_LAUNCHER
+from tracestill.launch.remote import PROBE, Reply, ask_all, is_here
+
+LAUNCHERS = {"pdsh": "pdsh", "openmpi": "ompi_info", "slurm": "sinfo", "mpich": "mpirun", "impi": "mpirun"}
+"""Launcher -> the program by which DeepSpeed knows that it is installed."""
+LOOPBACK = ("127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Hosts to train on, and how they are reached. ``address``, ``port`` and ``interface`` of None are found out."""
+
+    hosts: tuple[Host, ...]
+    launcher: str = "pdsh"
+    address: str | None = None  # where ranks meet: of the first host
+    port: int | None = None
+    interface: str | None = None  # over which ranks talk, the same name on every host
+    variables: tuple[str, ...] = ()  # NAME or NAME=VALUE, besides those that are passed on anyway
+
+    @property
+    def ranks(self) -> int:
+        return sum(len(host.slots) for host in self.hosts)
+
+    @property
+    def here_only(self) -> bool:
+        """Whether all ranks run on this host: then nothing is started through ssh."""
+        return len(self.hosts) == 1 and is_here(self.hosts[0].name)
+
+    @property
+    def names(self) -> list[str]:
+        return [host.name for host in self.hosts]
+
+    @property
+    def targets(self) -> list[str | None]:
+        """Hosts as ``remote`` takes them: None for this one, if it is the only one."""
+        return [None] if self.here_only else list(self.names)
+
+
+def read_cluster(
+    hostfile: Path,
+    *,
+    include: str = "",
+    exclude: str = "",
+    launcher: str = "pdsh",
+    address: str | None = None,
+    port: int | None = None,
+    interface: str | None = None,
+    variables: Sequence[str] = (),
+) -> Cluster:
+    """What the options of the command line say. Raises InputError naming the option, or file and line."""
+    hosts = choose_hosts(read_hostfile(hostfile), include, exclude)
+    cluster = Cluster(tuple(hosts), launcher, address, port, interface, tuple(variables))
+    if not cluster.here_only:
+        check_launcher(cluster)
+    return cluster
+
+
+def check_launcher(cluster: Cluster) -> None:
+    """Raise InputError if the launcher is not installed, or cannot place ranks as wanted."""
+    launcher = cluster.launcher
+    if launcher not in LAUNCHERS:
+        raise InputError(f"--launcher {launcher}: unknown; choose one of {', '.join(LAUNCHERS)}")
+    if shutil.which(LAUNCHERS[launcher]) is None:
+        raise InputError(
+            f"--launcher {launcher}: {LAUNCHERS[launcher]} is not installed on this host; install it, or choose one of "
+            f"{', '.join(name for name in LAUNCHERS if name != launcher)}"
+        )
+    if launcher == "pdsh":
+        return
+    for host in cluster.hosts:
+        if host.slots != tuple(range(len(host.slots))):
+            raise InputError(f"--launcher {launcher}: cannot choose devices of {host.name}; use pdsh, or whole hosts")
+    if launcher != "openmpi" and len({len(host.slots) for host in cluster.hosts}) > 1:
+        raise InputError(f"--launcher {launcher}: needs equally many slots on every host; mend the hostfile")
+
+
+@dataclass
+class Survey:
+    """What every host answered."""
+
+    cluster: Cluster
+    replies: list[Reply]
+    collected: set[int] = field(default_factory=set)  # hosts whose token reached this one
+
+    @property
+    def answered(self) -> list[tuple[Host, dict[str, Any]]]:
+        return [(h, r.value) for h, r in zip(self.cluster.hosts, self.replies, strict=True) if not r.problem]
+
+    @property
+    def gpus(self) -> bool:
+        """Whether ranks run on GPUs: any host has one, and the user has not said cpu."""
+        return os.environ.get("DS_ACCELERATOR") != "cpu" and any(facts.get("gpus") for _, facts in self.answered)
+
+
+def survey(cluster: Cluster, directory: Path, *, write: int = 0) -> Survey:
+    """Ask every host about itself and about ``directory``, into which each writes ``write`` bytes to time it."""
+    with shared_token(directory) as (place, token):
+        requests = [
+            {"directory": str(place), "token": token, "reply": f"from-{i}", "write": write}
+            for i in range(len(cluster.hosts))
+        ]
+        found = Survey(cluster, ask_all(cluster.targets, PROBE, requests))
+        for i in range(len(cluster.hosts)):
+            with contextlib.suppress(OSError):
+                if (place / token / f"from-{i}").read_text(encoding="utf-8") == token:
+                    found.collected.add(i)
+    return found
+
+
+@contextlib.contextmanager
+def shared_token(directory: Path) -> Iterator[tuple[Path, str]]:
+    """Meanwhile a folder with a token lies in ``directory``, or in its nearest ancestor that exists."""
+    place = directory.absolute()
+    while not place.is_dir():
+        place = place.parent
+    token = f".tracestill-{uuid.uuid4().hex}"
+    try:
+        (place / token).mkdir(mode=0o700)
+        (place / token / FROM_LAUNCHER).write_text(token, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{place}: cannot be written to ({error.strerror}); choose another --run-dir") from error
+    try:
+        yield place, token
+    finally:
+        shutil.rmtree(place / token, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where ranks meet, and over which interface they talk."""
+
+    address: str
+    port: int
+    interface: str
+
+
+def address_of(cluster: Cluster, facts: dict[str, Any], host: Host) -> str:
+    """The address of a host on the network that ranks use. Raises InputError if it has none there."""
+    if cluster.interface is None:
+        if facts["reached"] is None or facts["reached"] in LOOPBACK:
+            raise InputError(
+                f"{host.name}: is reached over the loopback interface, where no other host can meet it; write the name "
+                "that other hosts know it by into the hostfile, or give --interface"
+            )
+        return str(facts["reached"])
+    found = facts["interfaces"].get(cluster.interface)
+    if found is None or not found["addresses"]:
+        names = ", ".join(name for name in facts["interfaces"] if name != "lo")
+        raise InputError(
+            f"--interface {cluster.interface}: {host.name} has none of this name with an address ({names})"
+        )
+    return str(found["addresses"][0])
+
+
+def interface_of(facts: dict[str, Any], address: str) -> str | None:
+    return next((name for name, found in facts["interfaces"].items() if address in found["addresses"]), None)
+
+
+def addresses(found: Survey) -> list[str]:
+    """Each answering host's address on the network that ranks use."""
+    return [address_of(found.cluster, facts, host) for host, facts in found.answered]
+
+
+def common_interface(found: Survey) -> str:
+    """The name of the interface that ranks use on every host. Raises InputError if the names differ."""
+    if found.cluster.interface:
+        return found.cluster.interface
+    where = addresses(found)
+    names = {h.name: interface_of(facts, a) for (h, facts), a in zip(found.answered, where, strict=True)}
+    if len({*names.values()}) != 1 or None in names.values():
+        listed = ", ".join(f"{host}: {name}" for host, name in names.items())
+        raise InputError(f"hosts are reached over interfaces of different names ({listed}); choose one by --interface")
+    return str(next(iter(names.values())))
+
+
+def free_port(address: str) -> int:
+    """A port of this host that nobody listens on."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as listener:
+        listener.bind((address, 0))
+        return int(listener.getsockname()[1])

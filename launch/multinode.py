@@ -1,0 +1,191 @@
+"""DeepSpeed's launcher on several hosts: its arguments, the two files it reads, and an end that ends only this run.
+
+Runs with one launch's token in the environment of every process on every host. When a run has to end early, those
+processes are ended by it; DeepSpeed's launcher itself gets SIGKILL, because on SIGTERM it would run ``pkill -f`` on
+every host and end other people's trainings too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.stage import sync
+from tracestill.launch import deepspeed_command
+from tracestill.launch.cluster import LOOPBACK, Cluster, Meeting, Survey, free_port, survey
+from tracestill.launch.end_run import GRACE_SECONDS, VARIABLE
+from tracestill.launch.hostfile import format_hostfile
+from tracestill.launch.preflight import judge_here, require_ready
+from tracestill.launch.rank_environment import (
+    check_text,
+    format_environment,
+    launcher_environment,
+    rank_environment,
+    refuse_foreign_file,
+)
+from tracestill.launch.remote import END, ask_all
+
+RANK_SCRIPT = Path(__file__).with_name("rank_script.py")
+STARTS_FILES = ("slurm", "mpich")  # these start a file: DeepSpeed 0.19.8 loses or misplaces ``-m`` for them
+NO_ADDRESS = ("openmpi", "slurm")  # these do not tell ranks where they meet
+ENDED = re.compile(r"^pdsh@[^:]+: (\S+): ssh exited with exit code (\d+)")
+WAIT_SECONDS = 15.0  # for the other hosts, once a host has ended with an error
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One start of DeepSpeed's launcher, ready to run."""
+
+    cluster: Cluster
+    meeting: Meeting
+    token: str
+    arguments: list[str]
+    environment: dict[str, str]  # of the launcher, on this host
+    variables: dict[str, str]  # of the ranks, on every host
+    gpus: bool
+
+
+def check_hosts(cluster: Cluster, root: Path) -> tuple[Survey, Meeting]:
+    """Ask the hosts whether they could train now, in a directory that they share.
+
+    Raises InputError naming a host and what is wrong there.
+    """
+    if cluster.here_only:
+        found = survey(cluster, root)
+        judge_here(found)
+        address = cluster.address or LOOPBACK[0]
+        return found, Meeting(address, cluster.port or free_port(address), "lo")
+    refuse_foreign_file(Path.cwd())
+    found = survey(cluster, root)
+    return found, require_ready(found)
+
+
+def prepare(cluster: Cluster, root: Path, entry: str, words: Sequence[str], folder: Path) -> Launch:
+    """Check the hosts, write the launcher's files into ``folder``, and say how it starts ``entry`` with ``words``.
+
+    ``root`` is the directory that all hosts must share. Raises InputError naming a host and what is wrong there.
+    """
+    found, meeting = check_hosts(cluster, root)
+    token = uuid.uuid4().hex
+    variables = {VARIABLE: token}
+    launcher = cluster.launcher
+    variables |= rank_environment(cluster.variables, gpus=found.gpus, interface=meeting.interface, launcher=launcher)
+    if launcher in NO_ADDRESS:
+        variables |= {"MASTER_ADDR": meeting.address, "MASTER_PORT": str(meeting.port)}
+    for word in [sys.executable, str(Path.cwd()), *words] if not cluster.here_only else ():
+        check_text(word, "the path or argument", launcher)
+        if " " in word:
+            raise InputError(
+                f"the path or argument holds a space, which DeepSpeed's launchers do not pass on: {word!r}"
+            )
+    hosts, environment = folder / "hosts", folder / "environment"
+    folder.mkdir(parents=True, exist_ok=True)
+    write(hosts, format_hostfile(cluster.hosts))
+    write(environment, format_environment(variables))
+    arguments = command(cluster, meeting, hosts, entry, words)
+    if cluster.here_only:
+        own = {**deepspeed_command.child_environment(int(found.gpus)), **variables}
+        own.pop("CUDA_VISIBLE_DEVICES", None)  # the hostfile's slots say which
+    else:
+        own = launcher_environment(environment, launcher)
+    return Launch(cluster, meeting, token, arguments, own, variables, found.gpus)
+
+
+def start_on(cluster: Cluster, root: Path, arm: str, resume: str) -> deepspeed_command.Start:
+    """How an arm's training starts on a cluster. Raises InputError as ``prepare`` does."""
+    words = deepspeed_command.rank_arguments(root.absolute(), arm, resume)
+    launch = prepare(cluster, root, deepspeed_command.ENTRY_POINT, words, folder_of(root, arm))
+    where = f" of {len(cluster.hosts)} host(s)"
+    return deepspeed_command.Start(
+        launch.arguments, launch.environment, cluster.ranks, launch.gpus, where, HostWatch(launch)
+    )
+
+
+def folder_of(root: Path, arm: str) -> Path:
+    """Where an arm's training keeps the launcher's files."""
+    return root / "launch" / arm
+
+
+def write(path: Path, text: str) -> None:
+    """A file that only this user can read."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as handle:
+        handle.write(text)
+    sync(path)
+
+
+def command(cluster: Cluster, meeting: Meeting, hosts: Path, entry: str, words: Sequence[str]) -> list[str]:
+    """Arguments of DeepSpeed's launcher. It looks neither for ssh nor for an address: both were checked before."""
+    found = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(hosts.absolute()), "--no_ssh_check"]
+    found += ["--master_addr", meeting.address, "--master_port", str(meeting.port)]
+    if any(host.slots != tuple(range(len(host.slots))) for host in cluster.hosts):
+        if any(":" in host.name for host in cluster.hosts):
+            raise InputError("devices of a host that is named by its IPv6 address cannot be chosen; give it a name")
+        chosen = "@".join(f"{host.name}:{','.join(map(str, host.slots))}" for host in cluster.hosts)
+        found += ["--include", chosen]
+    launcher, extra = cluster.launcher, ""
+    if not cluster.here_only:
+        found += ["--launcher", launcher, *(["--force_multi"] if len(cluster.hosts) == 1 else [])]
+        if launcher == "openmpi":  # DeepSpeed would say eth0; and cores are for the ranks' own threads to share
+            extra = f"--bind-to none --mca btl_tcp_if_include {meeting.interface}"
+            extra += f" --mca oob_tcp_if_include {meeting.interface}"
+        elif launcher == "slurm":
+            extra = f"--nodes={len(cluster.hosts)} --nodelist={','.join(cluster.names)} --kill-on-bad-exit=1"
+        found += [f"--launcher_args={extra}"] if extra else []
+    if not cluster.here_only and launcher in STARTS_FILES:
+        return [*found, str(RANK_SCRIPT), entry, *words]
+    return [*found, "--module", entry, *words]
+
+
+class HostWatch:
+    """Notices that one host has ended with an error while others go on, and ends what is left on all of them."""
+
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
+        self.failed_at: float | None = None
+
+    def line(self, text: str) -> None:
+        """Look at a line that the launcher printed."""
+        match = ENDED.match(text)
+        if match and self.failed_at is None:
+            self.failed_at = time.monotonic()
+
+    def overdue(self) -> bool:
+        """Whether the other hosts have had their time to follow."""
+        return self.failed_at is not None and time.monotonic() > self.failed_at + WAIT_SECONDS
+
+    def end(self, process: subprocess.Popen[str]) -> None:
+        """Make sure that nothing of this launch is left on any host."""
+        code = process.poll()
+        if self.launch.cluster.here_only or self.launch.cluster.launcher != "pdsh":
+            deepspeed_command.end_group(process)
+        if code != 0 and not self.launch.cluster.here_only and self.launch.cluster.launcher != "slurm":
+            end_everywhere(self.launch.cluster, self.launch.token)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def end_everywhere(cluster: Cluster, token: str) -> int:
+    """End the processes of a launch on every host that answers; how many there were."""
+    replies = ask_all(cluster.targets, END, [{"token": token}] * len(cluster.hosts), 2 * GRACE_SECONDS + 10)
+    return sum(reply.value.get("ended", 0) for reply in replies)
+
+
+def ranks_by_host(cluster: Cluster) -> Mapping[str, range]:
+    """Host -> its ranks, in the hostfile's order."""
+    found, first = {}, 0
+    for host in cluster.hosts:
+        found[host.name] = range(first, first + len(host.slots))
+        first += len(host.slots)
+    return found

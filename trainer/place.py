@@ -1,0 +1,67 @@
+"""Which of the ranks this process is, where no launcher of DeepSpeed's or torch's has said so: mpirun and srun.
+
+Nothing here imports mpi4py. Only ranks that mpirun started on several hosts need it, to agree on where they meet.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+from collections.abc import Mapping, MutableMapping
+
+from tracestill.data_pipeline.errors import InputError
+
+PORT = "29500"  # DeepSpeed's and torch's default
+SOURCES = (  # rank, ranks, rank on this host, ranks on this host
+    (
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),  # MPICH, Intel MPI
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),  # only srun sets all
+)
+
+
+def started_by(environment: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The variables by which mpirun or srun tells this process its rank; None if neither started it."""
+    return next((names for names in SOURCES if all(name in environment for name in names)), None)
+
+
+def join(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Say rank, ranks and meeting point in torch's variables, whoever started this process.
+
+    A process that nobody launched becomes a world of one. Raises InputError if the ranks cannot know where they meet.
+    """
+    if "RANK" in environment:
+        return
+    names = started_by(environment)
+    if names is None:
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+        environment.update(alone, MASTER_PORT=str(free_port()))
+        return
+    rank, ranks, local, on_host = (environment[name] for name in names)
+    if "MASTER_ADDR" not in environment:
+        if on_host == ranks:  # one host: over its loopback interface, where nobody else can listen
+            environment["MASTER_ADDR"] = "127.0.0.1"
+            for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+                if any(name == "lo" for _, name in socket.if_nameindex()):
+                    environment.setdefault(variable, "lo")
+        elif names == SOURCES[0] and importlib.util.find_spec("mpi4py") is not None:
+            return  # DeepSpeed asks MPI
+        else:
+            raise InputError(
+                "MASTER_ADDR: ranks on several hosts do not know where they meet; export MASTER_ADDR (the first host's "
+                "address) and MASTER_PORT to all of them, or under Open MPI install mpi4py"
+            )
+    environment.setdefault("MASTER_PORT", PORT)
+    environment.update(RANK=rank, WORLD_SIZE=ranks, LOCAL_RANK=local)
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
