@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.kernels.pack import PackedBatch
-from tracestill.trainer import deepspeed_keys, place, zero
+from tracestill.trainer import deepspeed_keys, zero
 from tracestill.trainer.ema import Ema
+from tracestill.trainer.join_ranks import join
 from tracestill.trainer.monitor import MonitorConfig, events
 from tracestill.trainer.precision import training_dtype, use_gpu
 from tracestill.trainer.sequence_parallel import Grid, exchange, grid, refuse
@@ -93,7 +94,7 @@ def connect(settings: TrainConfig) -> World:
     as ``train.sequence_parallel`` asks, and for a precision that does not fit.
     """
     quieten()
-    place.join(os.environ)
+    join(os.environ)
     cuda = use_gpu()
     local = int(os.environ.get("LOCAL_RANK", os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", "0")))
     if cuda and local >= torch.cuda.device_count():

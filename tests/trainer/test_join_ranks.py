@@ -4,7 +4,7 @@ import socket
 import pytest
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer import place
+from tracestill.trainer import join_ranks
 
 OPEN_MPI = {
     "OMPI_COMM_WORLD_RANK": "1",
@@ -23,7 +23,7 @@ MEET = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "4321"}
 
 
 def joined(**environment):
-    place.join(environment)
+    join_ranks.join(environment)
     return {key: environment.get(key) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
 
 
@@ -48,10 +48,10 @@ def test_ranks_are_read_from_whoever_started_them(environment, expected):
 def test_one_host_talks_over_its_loopback_interface(monkeypatch):
     monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo"), (2, "eth0")])
     environment = dict(OPEN_MPI)
-    place.join(environment)
+    join_ranks.join(environment)
     assert environment["GLOO_SOCKET_IFNAME"] == environment["NCCL_SOCKET_IFNAME"] == "lo"
     environment = {**OPEN_MPI, "GLOO_SOCKET_IFNAME": "eth0"}
-    place.join(environment)
+    join_ranks.join(environment)
     assert environment["GLOO_SOCKET_IFNAME"] == "eth0"
 
 
@@ -65,18 +65,18 @@ def test_nobody_started_it():
 @pytest.mark.parametrize("started", [HYDRA, SRUN])
 def test_ranks_that_cannot_know_where_they_meet(started):
     with pytest.raises(InputError, match="export MASTER_ADDR"):
-        place.join(dict(started))
+        join_ranks.join(dict(started))
 
 
 def test_mpi_on_several_hosts_needs_mpi4py_or_an_address(monkeypatch):
     several = {**OPEN_MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}
-    monkeypatch.setattr(place.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(join_ranks.importlib.util, "find_spec", lambda name: object())
     environment = dict(several)
-    place.join(environment)
+    join_ranks.join(environment)
     assert environment == several, "left to DeepSpeed, which asks MPI"
-    monkeypatch.setattr(place.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(join_ranks.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="install mpi4py"):
-        place.join(dict(several))
+        join_ranks.join(dict(several))
 
 
 def test_nothing_imports_mpi4py(monkeypatch):
