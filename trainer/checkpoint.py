@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import sync, write_json
 from tracestill.trainer import zero
+from tracestill.trainer.adapters import plain_name
 from tracestill.trainer.agree import exchange, share_json, share_text, together
 from tracestill.trainer.checkpoint_files import MANIFEST, STATE, committed, entry_of, path_of, verified
 from tracestill.trainer.engine import Engine
@@ -172,7 +173,7 @@ def full_state_dict(engine: Engine) -> dict[str, Tensor] | None:
             whole[piece.parameter] = tensor
     if engine.rank != 0:
         return None
-    return {name: whole[p] for name, p in engine.module.model.named_parameters(remove_duplicate=False)}
+    return {plain_name(name): whole[p] for name, p in engine.module.model.named_parameters(remove_duplicate=False)}
 
 
 def owned_tensors(engine: Engine, updates: int) -> dict[str, Tensor]:

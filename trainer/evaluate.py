@@ -34,7 +34,7 @@ from tracestill.data_pipeline.stage import read_manifest, stage, write_json
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.kernels.pack import pack
 from tracestill.trainer.batches import ROW_MULTIPLE
-from tracestill.trainer.export import quiet
+from tracestill.trainer.export import holds_model, quiet
 from tracestill.trainer.generate import generate, load_exported
 from tracestill.trainer.precision import training_dtype, use_gpu
 from tracestill.trainer.recipe import MAIN_ARM, Recipe
@@ -89,7 +89,7 @@ def run(held: RunDirectory, arm: str, progress: Callable[[int, int], None] = lam
 
 def exported(train_dir: Path) -> Path:
     """The export of a finished training. Raises InputError if there is none."""
-    if read_manifest(train_dir) is None or not (train_dir / "export" / "config.json").exists():
+    if read_manifest(train_dir) is None or not holds_model(train_dir / "export"):
         raise InputError(f"{train_dir}: training has not finished, no exported student; run `tracestill train` first")
     return train_dir / "export"
 

@@ -7,7 +7,7 @@ import copy
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.form import Form, FormConfig
 from tracestill.data_pipeline.render import load_config, load_tokenizer
 from tracestill.data_pipeline.stage import MANIFEST, sync, write_json
+from tracestill.trainer import adapters
 
 PROBE = "What is (7 + 14) mod 10?\nSo 3 * 2 = 6, or 12.5%. Größe"
 
@@ -32,7 +33,7 @@ tags: [tracestill, distillation, reasoning]
 
 # {title}
 
-A student of {parameters:,} parameters ({architecture}), distilled from reasoning traces with Tracestill.
+{note}A student of {parameters:,} parameters ({architecture}), distilled from reasoning traces with Tracestill.
 It reads a question and writes its reasoning between `<think>` and `</think>`, then the answer.
 
 ## Use
@@ -70,13 +71,16 @@ def export(
     encode: FormConfig = FormConfig(),
     state_dict: Mapping[str, torch.Tensor] | None = None,
     max_shard_size: str = "4GB",
+    note: str = "",
+    write: Callable[[Path], None] | None = None,
 ) -> None:
     """Write ``out_dir`` wholly or not at all; one that exists is replaced. Call it on one rank only.
 
     ``state_dict`` holds full parameters by the model's own names (of a partitioned student: the gathered ones);
     left out, the model's own are taken. Each is stored in the type of the model's parameter. ``title`` and
-    ``recipe`` (YAML) and ``counts`` (nested mapping of numbers) go into the model card. ``encode`` is the form that the
-    student was trained in: the export's chat template gives its prompt, and generation ends at its stop symbols.
+    ``recipe`` (YAML), ``counts`` (nested mapping of numbers) and ``note`` (a paragraph) go into the model card.
+    ``encode`` is the form that the student was trained in: the export's chat template gives its prompt, and generation
+    ends at its stop symbols. ``write``, if given, stores something else in place of the model.
 
     Raises InputError if the tokenizer cannot be used with the model, ValueError if ``state_dict`` is not whole.
     """
@@ -84,20 +88,23 @@ def export(
     rows = model.config.get_text_config().vocab_size
     if form.size > rows:
         raise InputError(f"{tokenizer_dir}: {form.size} tokens, but the student embeds only {rows}; train again")
-    state = whole_state(model, state_dict)
+    state = whole_state(model, state_dict) if write is None else {}
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     for left in out_dir.parent.glob(f".{out_dir.name}.*.partial"):  # of a run that was killed
         shutil.rmtree(left)
     work = partial_name(out_dir)
     work.mkdir()
     try:
-        parameters = sum(tensor.numel() for tensor in state.values())
-        write_model(model, state, form, work, max_shard_size)
+        if write is None:
+            write_model(model, state, form, work, max_shard_size)
+        else:
+            write(work)
         copy_tokenizer(tokenizer_dir, work, form)
         messages, variables = form.asking("How much is 1 + 2?")
         card = CARD.format(
             title=title,
-            parameters=parameters,
+            note=f"{note}\n\n" if note else "",
+            parameters=sum(p.numel() for p in (state or dict(model.named_parameters())).values()),
             architecture=type(model).__name__,
             data=table(counts),
             recipe=recipe.rstrip(),
@@ -217,6 +224,11 @@ def flat(counts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from flat(value, f"{prefix}{key}: ")
         else:
             yield f"{prefix}{key}", value
+
+
+def holds_model(directory: Path) -> bool:
+    """Whether ``AutoModelForCausalLM`` finds something in a directory: a model, or peft's adapter of one."""
+    return any((directory / name).is_file() for name in ("config.json", adapters.CONFIG))
 
 
 @contextlib.contextmanager

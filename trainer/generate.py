@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer.export import quiet
+from tracestill.trainer.export import holds_model, quiet
 
 
 def load_exported(directory: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -17,7 +17,7 @@ def load_exported(directory: Path, device: torch.device, dtype: torch.dtype = to
 
     Raises InputError if there is no export, or it does not load.
     """
-    if not (directory / "config.json").exists():
+    if not holds_model(directory):
         raise InputError(f"{directory}: no exported student; run `tracestill train` first")
     try:
         with quiet():

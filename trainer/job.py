@@ -17,6 +17,7 @@ from tracestill.data_pipeline.plan import load_plan
 from tracestill.data_pipeline.stage import identity, read_manifest
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.trainer import checkpoint, stopping
+from tracestill.trainer.adapt import adapt
 from tracestill.trainer.batches import Batches
 from tracestill.trainer.best import Best
 from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE
@@ -103,17 +104,17 @@ def prepare(run: RunDirectory, arm: str) -> Job:
     world = connect(settings)
     ids = {f"{name}_id": about["special_ids"][name] for name in ("bos", "eos", "pad")}
     vocabulary = {"vocab_size": about["vocab_size"], "num_kinds": len(kinds), **ids}
+    known = (read_manifest(inputs["tokenizer"]) or {}).get("known_tokens", about["vocab_size"])
     student = build_student(
         recipe.student,
         **vocabulary,
+        known_tokens=known,
         seed=recipe.seed,
         device=world.device,
         dtype=training_dtype(settings, world.device),
         chunk_rows=settings.chunk_rows,
     )
     check_tokenizer(inputs["tokenizer"], student.model.config, recipe.encode)
-    if settings.tiled_mlp:
-        tile_mlps(student.model, settings.tiled_mlp, -(-recipe.plan.capacity // settings.sequence_parallel))
     weighting = make_weighting(recipe.weighting, kinds, recipe.seed)
     use_weighting(
         student,
@@ -124,6 +125,10 @@ def prepare(run: RunDirectory, arm: str) -> Job:
         attention=recipe.student.attention,
         chunk_rows=settings.chunk_rows,
     )
+    new = about["vocab_size"] - known if recipe.student.pretrained else 0
+    notes = adapt(student, recipe.student, seed=recipe.seed, device=world.device, new_tokens=new)
+    if settings.tiled_mlp:
+        tile_mlps(student.model, settings.tiled_mlp, -(-recipe.plan.capacity // settings.sequence_parallel))
     batches = Batches(
         store,
         lambda epoch: load_plan(inputs["plan"] / f"epoch-{epoch:03d}"),
@@ -154,6 +159,8 @@ def prepare(run: RunDirectory, arm: str) -> Job:
         f"{student.attention.reason}",
         highlight=False,
     )
+    if notes:
+        console.print(f"student: {'; '.join(notes)}", highlight=False)
     progress = Progress(best=Best(settings.metric, settings.patience, kinds) if settings.metric else None)
     return Job(
         *(run, arm, recipe, who, directory, tokenizer, store, weighting, batches, held_out, answers, engine),

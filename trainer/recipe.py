@@ -21,6 +21,7 @@ from tracestill.data_pipeline.sample import SampleConfig, make_teachers
 from tracestill.data_pipeline.selection import SelectConfig
 from tracestill.trainer import deepspeed_keys
 from tracestill.trainer.settings import GENERATION, EvaluateConfig, StudentConfig, TrainConfig
+from tracestill.trainer.student_settings import check_together
 from tracestill.trainer.weighting import WeightingConfig, make_weighting
 
 MAIN_ARM = "traces"
@@ -58,6 +59,7 @@ class Recipe(BaseModel):
         kinds = self.span_kinds()
         make_weighting(self.weighting, kinds, self.seed)
         deepspeed_keys.check(self.deepspeed)
+        check_together(self.student, self.train.zero, self.train.tiled_mlp)
         if self.train.metric:
             name = self.train.metric.rpartition(".")[0]
             if name != GENERATION:

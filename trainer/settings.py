@@ -1,16 +1,16 @@
-"""The blocks ``student``, ``train`` and ``evaluate`` of a recipe, and the learning rate. Imports no torch,
-so that a recipe is checked at once."""
+"""The blocks ``train`` and ``evaluate`` of a recipe, and the learning rate. Imports no torch, so that a recipe is
+checked at once."""
 
 from __future__ import annotations
 
 import math
 import re
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
 
 from tracestill.trainer.monitor import MonitorConfig
+from tracestill.trainer.student_settings import StudentConfig as StudentConfig
 
 UNITS = {"h": 3600, "m": 60, "s": 1}
 GENERATION = "generation"  # in train.metric: the answers that the student writes by itself
@@ -169,26 +169,6 @@ def learning_rate(settings: TrainConfig, step: int, steps: int) -> float:
     if settings.schedule == "linear":
         return settings.lr * (1 - (1 - low) * share)
     return settings.lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share)))
-
-
-class StudentConfig(BaseModel):
-    """The ``student`` block: a transformers config to start from nothing, or a directory to start from."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    config: dict[str, Any] | None = Field(
-        None, description="transformers config with its model_type; the vocabulary follows from the tokenizer"
-    )
-    pretrained: Path | None = Field(None, description="directory of a pretrained AutoModelForCausalLM")
-    attention: str = Field("auto", description="auto, or a backend of tracestill.kernels.attention by name")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> StudentConfig:
-        if (self.config is None) == (self.pretrained is None):
-            raise ValueError("give exactly one of student.config and student.pretrained")
-        if self.config is not None and "model_type" not in self.config:
-            raise ValueError("student.config needs a model_type, such as llama")
-        return self
 
 
 class EvaluateConfig(BaseModel):

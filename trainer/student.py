@@ -23,7 +23,9 @@ from tracestill.kernels import attention
 from tracestill.kernels.attention_models import refuse_unpackable
 from tracestill.kernels.linear_cross_entropy import STATISTICS, linear_cross_entropy
 from tracestill.kernels.pack import PackedBatch
-from tracestill.trainer.settings import StudentConfig
+from tracestill.trainer import adapters
+from tracestill.trainer.student_settings import StudentConfig
+from tracestill.trainer.vocabulary import grow
 
 WEIGHTED_NLL = STATISTICS.index("weighted_nll")
 
@@ -178,8 +180,11 @@ def build_student(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     chunk_rows: int = 4096,
+    known_tokens: int | None = None,
 ) -> Student:
     """Build or load the student on the CPU; the engine moves it.
+
+    A pretrained model gets rows for tokens from ``known_tokens`` on, if that is given (see ``vocabulary.grow``).
 
     ``device`` and ``dtype`` are those it will train on and in: they decide the attention backend. Equal seeds give
     equal parameters. Raises InputError for an unknown model type or key, a directory that does not load, a
@@ -197,7 +202,7 @@ def build_student(
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(full, attn_implementation=attention.NAME, dtype=torch.float32)
     else:
-        model = load_pretrained(config, vocab_size, dtype)
+        model = load_pretrained(config, vocab_size, dtype, known_tokens)
         model.config.update(ids)
     model.generation_config.update(**ids)
     try:
@@ -236,11 +241,13 @@ def close_to(kind: str) -> list[str]:
     return sorted(name for name in CONFIG_MAPPING if name[:1] == kind[:1]) or ["llama", "qwen3", "gemma3_text"]
 
 
-def load_pretrained(config: StudentConfig, vocab_size: int, dtype: torch.dtype) -> PreTrainedModel:
+def load_pretrained(
+    config: StudentConfig, vocab_size: int, dtype: torch.dtype, known_tokens: int | None = None
+) -> PreTrainedModel:
     """The model in ``config.pretrained``. Raises InputError if it does not load or has too few embeddings."""
     path = config.pretrained
     assert path is not None
-    if not (path / "config.json").exists():
+    if not (path / "config.json").exists() and not (path / adapters.CONFIG).exists():  # an export may be an adapter
         raise InputError(f"student.pretrained: {path} holds no config.json; expected a transformers model directory")
     try:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention.NAME)
@@ -248,9 +255,12 @@ def load_pretrained(config: StudentConfig, vocab_size: int, dtype: torch.dtype) 
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"student.pretrained: {path} does not load as a causal language model ({reason})") from error
     rows = model.get_input_embeddings().weight.shape[0]
-    if rows < vocab_size:
+    if known_tokens is not None and known_tokens <= rows:
+        if known_tokens < vocab_size:
+            grow(model, known_tokens, vocab_size)
+    elif rows < vocab_size:
         raise InputError(
             f"student.pretrained: {path} has {rows} embeddings but the tokenizer has {vocab_size} tokens; "
-            f"use the tokenizer that belongs to the model (encode.tokenizer.path)"
+            f"use the tokenizer that belongs to the model (encode.tokenizer.path; add_symbols adds control symbols)"
         )
     return model

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tracestill.data_pipeline.errors import InputError
 from tracestill.kernels.attention import choose
 from tracestill.kernels.attention_models import refuse_unpackable
+from tracestill.trainer.adapt import check_adaptation
 from tracestill.trainer.sequence_parallel import refuse
 from tracestill.trainer.settings import StudentConfig
 from tracestill.trainer.student import transformers_config
@@ -36,10 +37,11 @@ def check_student(student: StudentConfig, device: torch.device, dtype: torch.dty
     refuse(config, parts)
     try:
         with torch.device("meta"):
-            AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except Exception as error:  # of whatever kind: a model's constructor checks in its own way
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"student: {config.model_type} cannot be built as a causal model ({reason})") from error
+    check_adaptation(model, student, device)
     bound = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     return bound if isinstance(bound, int) else None
 

@@ -18,7 +18,7 @@ from tracestill.trainer import checkpoint
 from tracestill.trainer.agree import share_json, together
 from tracestill.trainer.ahead import Ahead
 from tracestill.trainer.engine import leave, open_monitor
-from tracestill.trainer.export import export
+from tracestill.trainer.export_adapted import export_trained
 from tracestill.trainer.first_step import show_first_step
 from tracestill.trainer.flops import cost_of, peak_tflops
 from tracestill.trainer.job import Job, open_directory, prepare
@@ -135,15 +135,16 @@ def export_student(job: Job, folder: Path) -> None:
     def write() -> None:
         if job.engine.rank == 0:
             about = read_manifest(job.run.stage(job.arm, "encode")) or {}
-            export(
+            export_trained(
                 job.engine.module.model,
+                job.recipe.student,
+                state or {},
                 job.tokenizer,
                 folder,
                 title=f"{job.recipe.name}, arm {job.arm}",
                 recipe=dump_recipe(job.recipe),
                 counts=about.get("counts", {}),
                 encode=job.recipe.encode,
-                state_dict=state,
             )
 
     together(write, f"{folder}: cannot export the student")

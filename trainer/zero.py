@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tracestill.trainer.adapters import plain_name
+
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state beside its step counter
 
 
@@ -26,7 +28,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state beside its step counter
 class Piece:
     """The part of one parameter that this rank holds: elements [start, start + len(value)) of it, flattened."""
 
-    name: str
+    name: str  # without what an adapter's wrapping adds to it
     parameter: nn.Parameter
     shape: tuple[int, ...]  # of the whole parameter
     start: int
@@ -67,6 +69,7 @@ def pieces(engine: Any) -> Iterator[Piece]:
     """This rank's piece of every parameter, in the order of ``named_parameters``; empty pieces included."""
     layout, masters = kind_of(engine), flat_masters(engine)
     for name, parameter in engine.module.named_parameters():
+        name = plain_name(name)
         if layout == "sliced":
             yield sliced_piece(engine, name, parameter, masters)
         elif layout == "plain" or not parameter.requires_grad:
