@@ -73,12 +73,12 @@ class ChatForm:
             )
         added = {i: token for i, token in self.backend.get_added_tokens_decoder().items() if token.content.strip()}
         symbols = {token.content for token in added.values() if token.special}
-        if tokens["eos"] in vocabulary:
-            symbols.add(str(tokens["eos"]))
-        self.without_trace = find_layout(self.template, config, symbols, empty=True)
+        eos = tokens["eos"] if tokens["eos"] in vocabulary else None
+        symbols |= {eos} if eos else set()
+        self.without_trace = find_layout(self.template, config, symbols, eos, empty=True)
         self.layout = self.without_trace
         if config.trace == "keep":
-            self.layout = find_layout(self.template, config, symbols, empty=False)
+            self.layout = find_layout(self.template, config, symbols, eos, empty=False)
         if self.template.asked_for_date:
             raise InputError(
                 f"{self.where} writes today's date into the prompt, and documents would depend on the day; give it the "
@@ -163,15 +163,16 @@ class ChatForm:
         """The document's text. Raises Refused if the template changes more than white space at the ends of a part."""
         trace = record.trace if self.config.trace == "keep" and record.trace.strip() else ""
         layout = self.layout if trace else self.without_trace
-        given = (record.question, trace, record.answer)
+        told = record.answer if record.answer.strip() else ""
+        given = (record.question, trace, told)
         if layout.way != "reasoning_content":  # the delimiters written here bring line breaks of their own
-            given = (record.question, trace.strip("\n"), record.answer.strip("\n"))
+            given = (record.question, trace.strip("\n"), told.strip("\n"))
         try:
             rendered = self.render(layout, *given)
         except InputError as error:
             raise Refused("template_refuses", str(error)) from error
         # with no answer, trimming the turn takes the line breaks of the delimiter before it
-        closings = [layout.closing] if given[2].strip() else [layout.closing, layout.closing.rstrip()]
+        closings = [layout.closing] if told else [layout.closing, layout.closing.rstrip()]
         for question, thought, answer, closing in product(*map(trimmings, given), closings):
             prompt = layout.before + question + layout.header
             pieces = (prompt, layout.opening, thought, closing, answer, layout.tail)
@@ -223,6 +224,7 @@ class ChatForm:
             opening, lead = (layout.opening, lead) if layout is not self.without_trace else (lead, "")
             trace = trace.removeprefix(opening if trace.startswith(opening) else opening.strip())
             trace, answer = trace.removesuffix(lead), answer.removeprefix(trail)
+        answer = answer.removesuffix(layout.tail.removesuffix(layout.stop))
         complete = end is not None and (not mark or bool(found))
         return Reading(
             text=self.backend.decode(written, skip_special_tokens=False),

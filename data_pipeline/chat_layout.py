@@ -60,8 +60,10 @@ def messages_of(system: str | None, question: str, *turn: str, way: Way = "reaso
     return messages
 
 
-def find_layout(template: ChatTemplate, config: FormConfig, symbols: Collection[str], *, empty: bool) -> Layout:
-    """The layout of documents with a trace, or (``empty``) with none. ``symbols`` are those that may end a turn.
+def find_layout(
+    template: ChatTemplate, config: FormConfig, symbols: Collection[str], eos: str | None, *, empty: bool
+) -> Layout:
+    """The layout of documents with a trace, or (``empty``) with none. ``symbols`` may end a turn; ``eos`` most likely.
 
     Raises InputError if the template cannot be trained on, naming what it does and what to set.
     """
@@ -98,7 +100,9 @@ def find_layout(template: ChatTemplate, config: FormConfig, symbols: Collection[
         opening, _, closing = ("", "", begun[len(asked) :]) if empty else begun[len(asked) :].partition(TRACE)
     if empty:
         opening, closing = "", opening + closing
-    tail, stop, rest = split_at_stop(end, symbols, where)
+    if way == "generated" and eos and not any(symbol in end for symbol in symbols):
+        end += eos  # some families let the header of the next turn end this one
+    tail, stop, rest = split_at_stop(end, symbols, eos, where)
     layout = Layout(before, header, opening, closing, tail, rest, stop, way)
     if layout.prefilled and THINK in opening:
         raise InputError(f"{where} opens the think block in the generation prompt, and again in the turn; {GENERATED}")
@@ -118,13 +122,17 @@ def way_of(template: ChatTemplate, config: FormConfig, where: str) -> Way:
     )
 
 
-def split_at_stop(end: str, symbols: Collection[str], where: str) -> tuple[str, str, str]:
-    """What follows the answer up to the symbol that ends the turn, that symbol, and the rest."""
-    found = sorted((end.index(symbol), -len(symbol), symbol) for symbol in symbols if symbol and symbol in end)
+def split_at_stop(end: str, symbols: Collection[str], eos: str | None, where: str) -> tuple[str, str, str]:
+    """What follows the answer up to the symbol that ends the turn, that symbol, and the rest.
+
+    It is ``eos`` if the template writes it, or else the first of ``symbols``.
+    """
+    chosen = [eos] if eos and eos in end else [symbol for symbol in symbols if symbol in end]
+    found = sorted((end.index(symbol), -len(symbol), symbol) for symbol in chosen)
     if not found:
         raise InputError(
             f"{where} writes no special token after the answer ({end!r}), so that the student could not learn to stop; "
-            "give the tokenizer a template that ends the assistant's turn"
+            "set encode.turn: generated (the turn then ends with eos_token), or give the tokenizer another template"
         )
     at, _, stop = found[0]
     return end[: at + len(stop)], stop, end[at + len(stop) :]

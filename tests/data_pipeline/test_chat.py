@@ -56,6 +56,13 @@ CHECKED = [*THOUGHT, ("check", "Check: 7 - 4 = 3.\n"), ("control", "</think>\n\n
 OPENED = [("control", "<think>\n"), *CHECKED]
 EMPTY = [("control", "<think>\n\n</think>\n\n"), ("answer", "7")]
 OF_HEADERS = f"<|end|><|start|>user<|of|>\n\n{QUESTION}<|eot|><|start|>assistant<|of|>\n\n"
+
+
+def turn_ends(end: str) -> str:
+    """The template, with another end of the assistant's turn."""
+    return made.CHATML.replace("'<|im_end|>\n'", f"('{end}' if m.role == 'assistant' else '<|im_end|>\n')")
+
+
 LAYOUTS = {
     "chatml": (made.CHATML, {}, USER, OPENED, "<|im_end|>"),
     "reasoning of its own": (made.THINKING, {}, USER, OPENED, "<|im_end|>"),
@@ -64,6 +71,8 @@ LAYOUTS = {
     "dropping": (made.DROPPING, GENERATED, USER, OPENED, "<|im_end|>"),
     "answers only": (made.THINKING, DROP, USER, EMPTY, "<|im_end|>"),
     "thinking off": (made.THINKING, OFF | DROP, USER + "<think>\n\n</think>\n\n", EMPTY[1:], "<|im_end|>"),
+    "two ends": (turn_ends("<|eot|>\n<|end|>"), {}, USER, OPENED, "<|eot|>\n<|end|>"),
+    "no end": (turn_ends(""), GENERATED, USER, OPENED, "<|end|>"),
     "system": (made.CHATML, {"system": "Be brief."}, f"<|im_start|>system\nBe brief.<|im_end|>\n{USER}", OPENED,
                "<|im_end|>"),
 }  # fmt: skip
@@ -247,7 +256,7 @@ REFUSED = {
     "opens twice": (OPENS_TWICE, {}, "opens the think block .* again"),
     "one line": (ONE_LINE, {}, r"cannot be trained on \(template_alters: it writes"),
     "escapes": (made.CHATML.replace("m.content", "m.content.replace('<b>', '')"), {}, r"trained on \(template_alters"),
-    "no end": (made.CHATML.replace("<|im_end|>", ""), {}, "could not learn to stop"),
+    "no end": (made.CHATML.replace("<|im_end|>", ""), {}, "could not learn to stop; set encode.turn: generated"),
     "twice": (made.CHATML.replace("m.content", "m.content + m.content"), {}, "writes the question 2 times"),
     "date": ("{{ strftime_now('%d') }}" + made.CHATML, {}, "today's date"),
     "no system": (NO_SYSTEM, {"system": "x"}, r"refuses the messages system, user \(none here"),
