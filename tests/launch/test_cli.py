@@ -13,6 +13,7 @@ from fake_run import RECIPE, STUDENT
 from typer.testing import CliRunner
 
 from tracestill.launch import checks, cli, deepspeed_command, stages
+from tracestill.trainer import monitor
 from tracestill.trainer.recipe import Recipe
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -181,10 +182,33 @@ def test_report_and_inspect(recipe):
     assert "filled" in shown
     prompt = next(line for line in shown.splitlines() if line.startswith("prompt") and "|" in line)
     assert prompt.split()[1] == "0", "the weight of the prompt"
+    train = Path("runs/mini/arms/traces/train")
+    train.mkdir()
+    row = {"kind": "derive", "weight": 1.0, "tokens": 9, "weight_sum": 9.0, "weight_share": 0.5, "loss_share": 0.25}
+    for gradient, heading in (({}, False), ({"gradient_share": 0.125}, True)):  # an older run's, and one of today
+        (train / "preview.json").write_text(json.dumps({"kinds": [row | gradient]}))
+        shown = invoke("inspect", "runs/mini").stdout
+        assert "25.0%" in shown
+        assert ("gradient" in shown and "12.5%" in shown) is heading
     (line,) = refused("inspect", "runs/mini", "--document", "99999")
     assert "--document 99999" in line
     (line,) = refused("inspect", "runs/mini", "--arm", "trace")
     assert "did you mean 'traces'?" in line
+
+
+def test_a_monitor_that_is_not_installed_is_refused_before_any_work(recipe, monkeypatch):
+    monkeypatch.setitem(monitor.PACKAGES, "wandb", "no_such_package")
+    (line,) = refused("run", recipe, "--set", "train.monitor.wandb.project=traces")
+    assert "train.monitor.wandb: no_such_package is not installed" in line
+    assert not Path("runs/mini/sample").exists()
+
+
+def test_monitors_may_change_while_a_run_is_unfinished(recipe):
+    assert invoke("run", recipe, "--until", "sample").exit_code == 0
+    again = invoke("run", recipe, "--until", "sample", "--set", "train.monitor.tensorboard=true")
+    assert again.exit_code == 0, again.stderr
+    (line,) = refused("run", recipe, "--until", "sample", "--set", "train.clip=3")
+    assert "train.clip" in line
 
 
 def test_interrupt_ends_with_130(recipe, monkeypatch):

@@ -106,10 +106,18 @@ def test_whole_run(run):
         "questions answered right",
         "loss of prompt",
         "Held-out loss",
+        "MFU, share of what the devices can reach",
+        "tokens a second",
+        "most memory of a rank",
+        "share of the loss by kind, traces",
         "Generated traces",
         "encode.trace",
     ):
         assert wanted in text
+    assert "share of the loss by kind, answers_only" not in text, "its log is older, and does not hold it"
+    assert [point["mfu"] for point in found["arms"]["answers_only"]["train"]["curve"]] == [None] * 20
+    shares = re.search(r"share of the loss by kind, traces</figcaption>(.*?)</svg>", page, re.S)[1]
+    assert re.findall(r'class="line (k-\w+)"', shares) == [f"k-{kind}" for kind in KINDS]
     assert text.count("right") >= 6
     assert text.count("wrong") >= 6
     assert HOSTILE in text, "what students wrote is shown as it is"

@@ -179,6 +179,15 @@ def test_progress_follows_the_log(run, capsys):
         assert progress.done == 5
 
 
+def test_the_note_behind_the_bar_says_what_the_log_knows():
+    old = {"step": 3, "loss": 1.5, "tokens_per_second": 1234.5}
+    assert training.note_of(old) == "loss 1.5000  1,234 tokens/s"
+    new = {**old, "kinds": {"answer": {"loss": 0.25}}, "mfu": 0.412, "data_wait": 0.5, "seconds": 2.0}
+    assert training.note_of(new) == "loss 1.5000  answer 0.250  1,234 tokens/s  MFU 41.2%  waits for data 25%"
+    assert "waits" not in training.note_of({**new, "data_wait": 0.05})
+    assert "MFU" not in training.note_of({**new, "mfu": None})
+
+
 def test_length_of_a_training(run):
     plan = run.stage("traces", "plan")
     steps = json.loads((plan / "manifest.json").read_text())["steps_per_epoch"]

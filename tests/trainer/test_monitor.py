@@ -73,3 +73,20 @@ def test_the_line_for_the_console_is_short_and_says_what_matters():
         "step 7/40  loss 0.5000  answer 1.500 25%  grad 1.25  12,345 tokens/s  2.5 GiB  waits for data 25%"
     )
     assert "MFU 41.2%" in line_of(7, 40, {**LINE, "mfu": 0.412})
+
+
+def test_a_backend_that_does_not_start_is_an_error_of_one_line(monkeypatch, tmp_path):
+    from tracestill.trainer import engine
+
+    def start(config):
+        raise RuntimeError("no API key\nconfigured")
+
+    monkeypatch.setattr(engine, "MonitorMaster", start)
+    for rank in (0, 1):
+        monkeypatch.setattr(engine.dist, "get_rank", lambda rank=rank: rank)
+        assert engine.open_monitor(MonitorConfig(), tmp_path) is None, "none is wanted"
+        if rank:
+            assert engine.open_monitor(MonitorConfig(tensorboard=True), tmp_path) is None, "rank 0 writes"
+            continue
+        with pytest.raises(InputError, match=r"train\.monitor \(tensorboard\) does not start: no API key configured"):
+            engine.open_monitor(MonitorConfig(tensorboard=True), tmp_path)
