@@ -10,14 +10,14 @@ import pytest
 import tiny_step
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.kernels.pack import PackedBatch, pack
 from tracestill.trainer import adapt as adapt_module
 from tracestill.trainer import adapters
-from tracestill.trainer.adapt import adapt, check_adaptation
+from tracestill.trainer.adapt import adapt
 from tracestill.trainer.student import Student, build_student
+from tracestill.trainer.student_check import check_student
 from tracestill.trainer.student_settings import LoraConfig, StudentConfig
 
 CPU = torch.device("cpu")
@@ -148,10 +148,8 @@ def test_what_does_not_fit_is_named_with_and_without_parameters(base, block, mes
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         build(base[0], **block)
     assert "\n" not in str(caught.value)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base[0]))
     with pytest.raises(InputError, match=re.escape(message)):
-        check_adaptation(model, StudentConfig(pretrained=base[0], **block), CPU)
+        check_student(StudentConfig(pretrained=base[0], **block), CPU, torch.float32)
 
 
 def test_every_layer_is_named_in_full_where_the_head_shares_its_name():

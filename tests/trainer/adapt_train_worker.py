@@ -1,0 +1,51 @@
+"""Two ranks: whole trainings of adapters and of a grown vocabulary, with what the trainer's own student computes.
+
+adapt_train_worker.py DIRECTORY    with the prepared runs lora (arms traces, apart), grown and refused
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.trainer.engine import leave
+from tracestill.trainer.job import open_directory, prepare
+from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.stopping import StopRequest
+from tracestill.trainer.train import finish, train
+
+
+def go(root: Path, arm: str, into: Path) -> None:
+    job = prepare(RunDirectory.open(root), arm)
+    open_directory(job, None)
+    with StopRequest(job.directory, seconds=None, started=time.perf_counter(), rank=job.engine.rank) as stop:
+        assert train(job, stop)
+    finish(job, 1.0)
+    job.engine.deepspeed.eval()
+    with torch.no_grad():
+        logits = job.engine.module.model(input_ids=torch.arange(20)[None], use_cache=False).logits[0]
+    if job.engine.rank == 0:
+        save_file({"logits": logits.contiguous()}, into)
+    job.engine.close()
+    dist.barrier()
+
+
+def main() -> None:
+    directory = Path(sys.argv[-1])
+    for run, arm in (("lora", "traces"), ("lora", "apart"), ("grown", "traces")):
+        go(directory / run, arm, directory / f"{run}-{arm}.safetensors")
+    try:
+        prepare(RunDirectory.open(directory / "refused"), "traces")
+    except InputError as error:
+        (directory / "refused.json").write_text(json.dumps(str(error)))
+
+
+main()
+leave(0)
