@@ -21,6 +21,7 @@ from tracestill.data_pipeline.overlong import Fit, fit_document
 from tracestill.data_pipeline.plan import PlanConfig
 from tracestill.data_pipeline.render import load_tokenizer
 from tracestill.data_pipeline.schema import RECORD_SCHEMA, Record, record_from_row, write_rows
+from tracestill.data_pipeline.sides import EncoderDecoderForm
 from tracestill.data_pipeline.stage import stage
 from tracestill.data_pipeline.store import TokenStoreWriter
 from tracestill.data_pipeline.tokenizer import TokenizerConfig, count_records, held_out_questions, record_batches
@@ -117,9 +118,12 @@ def load_form(config: FormConfig, directory: Path) -> Form:
             return ChatForm(directory, config.model_copy(update={"trace": trace}))
         return PlainForm(load_tokenizer(directory), trace)
 
+    form = single(config.trace)
     if config.two_task is not None:
-        return TwoTaskForm(single("keep"), single("drop"), config.two_task)
-    return single(config.trace)
+        form = TwoTaskForm(single("keep"), single("drop"), config.two_task)
+    if config.template == "encoder_decoder":
+        form = EncoderDecoderForm(form, load_tokenizer(directory))
+    return form
 
 
 class Stores:

@@ -1,8 +1,9 @@
 """The form of documents: how a record becomes tokens, what the model reads, and how what it writes is split.
 
 ``plain`` is this project's own (see ``document``); ``chat`` is that of the tokenizer's chat template (see ``chat``);
-``two_task`` makes two documents of a record in either (see ``two_task``). Encoding, evaluation and export ask the
-recipe's form, so that all of them agree.
+``encoder_decoder`` puts the question of a plain document on a side of its own (see ``sides``); ``two_task`` makes two
+documents of a record in any of them (see ``two_task``). Encoding, evaluation and export ask the recipe's form, so that
+all of them agree.
 """
 
 from __future__ import annotations
@@ -38,8 +39,10 @@ class FormConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    template: Literal["plain", "chat"] = Field(
-        default="plain", description="plain: <s> question <think> trace </think> answer </s>; chat: the tokenizer's own"
+    template: Literal["plain", "chat", "encoder_decoder"] = Field(
+        default="plain",
+        description="plain: <s> question <think> trace </think> answer </s>; chat: the tokenizer's own; "
+        "encoder_decoder: plain with the question for the encoder, which a student like T5 sets by itself",
     )
     system: str | None = Field(default=None, description="chat only: the system prompt of every document; null: none")
     variables: dict[str, bool | int | float | str] = Field(
@@ -59,7 +62,7 @@ class FormConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fitting(self) -> FormConfig:
-        if self.template == "plain":
+        if self.template != "chat":
             for key, given in (("system", self.system), ("variables", self.variables)):
                 if given:
                     raise ValueError(f"encode.{key} needs encode.template: chat")

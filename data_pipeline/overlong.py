@@ -1,7 +1,8 @@
 """Documents longer than the capacity: stop, leave them out, or cut the middle of the trace.
 
 The stage that writes tokens calls ``fit_document`` for every document, so that the plan only ever sees documents
-that fit. Nothing is lost silently: every outcome says which tokens went.
+that fit. Nothing is lost silently: every outcome says which tokens went. Of a document for an encoder-decoder (see
+``sides``) each side has to fit; the encoder's holds no trace that could be cut.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.sides import encoder_lengths
 
 PAD = 0  # the kind whose weight is zero in every weighting
 
@@ -50,6 +52,8 @@ def fit_document(
     cannot make it fit because what is not trace exceeds the capacity alone.
     """
     none = np.empty(0, dtype=np.int64)
+    if read := int(encoder_lengths(kinds, np.zeros(1, np.int64))[0]):
+        return fit_sides(name, tokens, kinds, steps, capacity, policy, trace_kinds, read)
     if len(tokens) <= capacity:
         return Fit(tokens, kinds, steps, "kept", none, kinds[:0])
     if policy == "drop":
@@ -60,6 +64,30 @@ def fit_document(
         f"{name}: {len(tokens)} tokens exceed plan.capacity {capacity}; raise it, or set plan.overlong to 'drop' or "
         "'trim_trace'"
     )
+
+
+def fit_sides(
+    name: str,
+    tokens: np.ndarray,  # (n,) int32
+    kinds: np.ndarray,  # (n,) uint8
+    steps: np.ndarray,  # (n,)
+    capacity: int,
+    policy: Literal["error", "drop", "trim_trace"],
+    trace_kinds: np.ndarray,  # (t,)
+    read: int,  # leading tokens that the encoder reads
+) -> Fit:
+    """``fit_document`` for an encoder-decoder's document: the policy applies to the decoder's side."""
+    if read > capacity and policy != "drop":
+        raise InputError(
+            f"{name}: {read} tokens for the encoder exceed plan.capacity {capacity} alone; raise it, reject the "
+            "document, or set plan.overlong to 'drop'"
+        )
+    fit = fit_document(f"{name}, decoder", tokens[read:], kinds[read:], steps[read:], capacity, policy, trace_kinds)
+    if fit.outcome == "dropped" or read > capacity:
+        return Fit(tokens[:0], kinds[:0], steps[:0], "dropped", fit.cuts[:0], kinds)
+    left, right = (tokens, kinds, steps), (fit.tokens, fit.kinds, fit.steps)
+    whole = [np.concatenate([own[:read], rest]) for own, rest in zip(left, right, strict=True)]
+    return Fit(whole[0], whole[1], whole[2], fit.outcome, fit.cuts + read, fit.lost)
 
 
 def trim_trace(

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tracestill.data_pipeline.plan import PlanConfig, make_plan, save_plan
+from tracestill.data_pipeline.sides import widths
 from tracestill.data_pipeline.stage import stage
 from tracestill.data_pipeline.store import TokenStore
 
@@ -37,7 +36,8 @@ def run(
     """
     settings = stage_config(config, seed=seed, steps=steps, epochs=epochs)
     with stage(directory, "plan", settings, {"encode": encode}) as work:
-        lengths = np.asarray(TokenStore(encode / "tokens.arrow").lengths)
+        store = TokenStore(encode / "tokens.arrow")
+        lengths = widths(store.lengths, store.encoder_lengths)  # so that capacity holds for encoder and decoder apart
         digests: list[str] = []
         epoch, total = 0, epochs or 1
         while epoch < total:

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds
+from tracestill.data_pipeline.sides import encoder_lengths
 
 FORMAT = "tracestill token store 1"
 BATCH_TOKENS = 1 << 23  # a batch is written at this many tokens (7 bytes each) even if it has few documents
@@ -206,6 +207,13 @@ class TokenStore:
     def question_ids(self) -> list[str]:
         """The question id of each document."""
         return [value for batch in self._batches for value in batch.column("question_id").to_pylist()]
+
+    @cached_property
+    def encoder_lengths(self) -> np.ndarray:
+        """(N,) int64: leading tokens of each document that only an encoder reads; 0 in a store for decoders."""
+        places = zip(self._flat, self._firsts[:-1], self._firsts[1:], strict=True)
+        parts = [encoder_lengths(flat[1], self._starts[first:end]) for flat, first, end in places]
+        return join(parts, np.empty(0, np.int64))
 
     def _view(self, document: int, column: int) -> np.ndarray:
         if not 0 <= document < len(self):

@@ -58,9 +58,11 @@ class Batches:
         group: dist.ProcessGroup | None = None,
         part: int = 0,
         parts: int = 1,
+        make_row: Callable[..., PackedBatch] | None = None,
     ) -> None:
         """``rank`` of ``ranks`` counts those that read different packs; ``group`` holds them (None: all). Of its rows
-        this one gets the ``part``-th of ``parts`` equal runs of tokens."""
+        this one gets the ``part``-th of ``parts`` equal runs of tokens. ``make_row`` lays documents out as the student
+        reads them (see ``rectangles.layout_for``); None: ``row_of``."""
         self.store = store
         self.plan_of_epoch = plan_of_epoch
         self.weighting, self.normaliser = weighting, normaliser
@@ -68,6 +70,7 @@ class Batches:
         self.may_vanish = hasattr(weighting, "dynamic")  # its factors may all be 0, which only the device knows
         self.rank, self.ranks, self.group = rank, ranks, group
         self.part, self.parts = part, parts
+        self.make_row: Callable[..., PackedBatch] = make_row or row_of
         self.pad_id = pad_id
         self.device = device
         self.epoch, self.plan = 0, plan_of_epoch(0)
@@ -150,7 +153,7 @@ class Batches:
     ) -> PackedBatch:
         tokens, kinds, offsets, records = self.store.gather(documents)
         more = {"token_weights": token_weights, "part": self.part, "parts": self.parts}
-        return row_of(tokens, kinds, offsets, records * own, table, self.pad_id, self.device, **more)  # type: ignore[arg-type]
+        return self.make_row(tokens, kinds, offsets, records * own, table, self.pad_id, self.device, **more)
 
 
 def document_of(store: TokenStore, index: int) -> Document:

@@ -32,12 +32,11 @@ from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.schema import QUESTION_SCHEMA, read_rows, write_rows
 from tracestill.data_pipeline.stage import read_manifest, stage, write_json
 from tracestill.data_pipeline.store import TokenStore
-from tracestill.kernels.pack import pack
-from tracestill.trainer.batches import ROW_MULTIPLE
 from tracestill.trainer.export import holds_model, quiet
 from tracestill.trainer.generate import generate, load_exported
 from tracestill.trainer.precision import training_dtype, use_gpu
 from tracestill.trainer.recipe import MAIN_ARM, Recipe
+from tracestill.trainer.rectangles import layout_for
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.settings import StudentConfig
 from tracestill.trainer.student import Student, build_student
@@ -187,11 +186,12 @@ def teacher_forced(student: Student, store: TokenStore, device: torch.device) ->
     """
     kinds = Kinds(store.kind_names)
     ones = np.ones(len(kinds), dtype=np.float32)
+    ones[0] = 0.0  # what follows a cut, or only an encoder reads
+    make_row = layout_for(student.model.config).make_row
     sums = torch.zeros(len(kinds), 6, dtype=torch.float64)
     for documents in rows_of(store.lengths, ROW_TOKENS):
         tokens, ids, offsets, weights = store.gather(documents)
-        length = -(-len(tokens) // ROW_MULTIPLE) * ROW_MULTIPLE
-        packed = pack(tokens, ids, offsets, np.ones_like(weights), ones, length=length, device=device)
+        packed = make_row(tokens, ids, offsets, np.ones_like(weights), ones, 0, device)
         _, statistics = student(packed, 1.0)
         sums += statistics.double().cpu()
     found = by_kind(kinds, sums)

@@ -27,7 +27,7 @@ PROBE = "What is (7 + 14) mod 10?\nSo 3 * 2 = 6, or 12.5%. Größe"
 CARD = """\
 ---
 library_name: transformers
-pipeline_tag: text-generation
+pipeline_tag: {task}
 tags: [tracestill, distillation, reasoning]
 ---
 
@@ -39,9 +39,9 @@ It reads a question and writes its reasoning between `<think>` and `</think>`, t
 ## Use
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {auto_class}, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained(".")
+model = {auto_class}.from_pretrained(".")
 tokenizer = AutoTokenizer.from_pretrained(".")
 messages = {messages}
 ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt"{variables}).input_ids
@@ -106,6 +106,8 @@ def export(
             note=f"{note}\n\n" if note else "",
             parameters=sum(p.numel() for p in (state or dict(model.named_parameters())).values()),
             architecture=type(model).__name__,
+            task="text2text-generation" if model.config.is_encoder_decoder else "text-generation",
+            auto_class="AutoModelForSeq2SeqLM" if model.config.is_encoder_decoder else "AutoModelForCausalLM",
             data=table(counts),
             recipe=recipe.rstrip(),
             messages=messages,
@@ -170,6 +172,8 @@ def write_model(
     config.save_pretrained(directory)
     if len(form.stops) > 1:
         ids["eos_token_id"] = list(form.stops)
+    if config.is_encoder_decoder:
+        ids["decoder_start_token_id"] = config.decoder_start_token_id
     GenerationConfig(**ids, do_sample=False).save_pretrained(directory)
 
 
@@ -195,7 +199,7 @@ def check_tokenizer(directory: Path, config: PreTrainedConfig, encode: FormConfi
         copy_tokenizer(directory, Path(folder), form)
         config.save_pretrained(folder)
         loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if encode.template == "plain":
+    if encode.template != "chat":
         own = load_tokenizer(directory).encode([PROBE])[0].ids
         theirs = loaded(PROBE, add_special_tokens=False).input_ids
     else:

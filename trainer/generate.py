@@ -1,4 +1,7 @@
-"""Batched generation from an exported student, with plain transformers: left padding and a key-value cache."""
+"""Batched generation from an exported student, with plain transformers and a key-value cache.
+
+A decoder's prompts are padded on the left, an encoder's on the right.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedModel
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer.export import holds_model, quiet
+from tracestill.trainer.student_settings import holds_encoder_decoder
 
 
 def load_exported(directory: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -21,7 +25,8 @@ def load_exported(directory: Path, device: torch.device, dtype: torch.dtype = to
         raise InputError(f"{directory}: no exported student; run `tracestill train` first")
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
+            kind = AutoModelForSeq2SeqLM if holds_encoder_decoder(directory) else AutoModelForCausalLM
+            model = kind.from_pretrained(directory, dtype=dtype, local_files_only=True)
     except Exception as error:  # safetensors raises its own class for a torn file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{directory}: the exported student does not load ({reason}); train again") from error
@@ -51,7 +56,13 @@ def generate(
     """
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longest = max((len(prompt) for prompt in prompts), default=0)
-    if positions is not None and longest + max_new_tokens > positions:
+    both = model.config.is_encoder_decoder
+    if both and positions is not None and max(longest, max_new_tokens) > positions:
+        raise InputError(
+            f"evaluate.max_new_tokens: {max_new_tokens}, or a question of {longest} tokens, exceeds the student's "
+            f"{positions} positions; raise max_position_embeddings"
+        )
+    if not both and positions is not None and longest + max_new_tokens > positions:
         raise InputError(
             f"evaluate.max_new_tokens: {max_new_tokens} after a prompt of {longest} tokens exceeds the student's "
             f"{positions} positions; lower it to {positions - longest} or raise max_position_embeddings"
@@ -60,6 +71,7 @@ def generate(
         max_new_tokens=max_new_tokens,
         eos_token_id=list(stops),
         pad_token_id=pad_id,
+        decoder_start_token_id=model.config.decoder_start_token_id if both else None,
         do_sample=temperature > 0,
         # transformers' own default keeps only the 50 likeliest tokens
         **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
@@ -71,23 +83,26 @@ def generate(
         torch.manual_seed(seed)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            ids, mask = left_pad([prompts[i] for i in rows], pad_id)
+            ids, mask = padded([prompts[i] for i in rows], pad_id, left=not both)
             written = model.generate(
                 input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
             )
-            for i, row in zip(rows, written[:, ids.shape[1] :].tolist(), strict=True):
+            begin = 1 if both else ids.shape[1]  # behind what the decoder was given
+            for i, row in zip(rows, written[:, begin:].tolist(), strict=True):
                 end = next((at for at, token in enumerate(row) if token in stops), len(row))
                 outputs[i] = row[: end + 1]
             progress(start + len(rows), len(order))
     return outputs
 
 
-def left_pad(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompts as (B, T) int64 ids that end in the last column, and the (B, T) mask of what is no padding."""
+def padded(prompts: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts as (B, T) int64 ids, ending in the last column or beginning in the first, and the mask of what is none
+    of the padding."""
     width = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), width), pad_id, dtype=torch.int64)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.as_tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
+        begin = width - len(prompt) if left else 0
+        ids[row, begin : begin + len(prompt)] = torch.as_tensor(prompt)
+        mask[row, begin : begin + len(prompt)] = 1
     return ids, mask

@@ -6,6 +6,7 @@ measured on validation documents, and may then choose a checkpoint; without any,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from tracestill.data_pipeline.encode import STORES
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.store import TokenStore
+from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer.batches import MicroStep, row_of
 from tracestill.trainer.engine import Engine
 from tracestill.trainer.sequence_parallel import Grid
@@ -33,10 +35,18 @@ class HeldOut:
     """Rows of held-out documents, shared out among the ranks; equally many on each, as collectives demand."""
 
     def __init__(
-        self, store: TokenStore, kinds: Kinds, *, split: str, capacity: int, documents: int, pad_id: int
+        self,
+        store: TokenStore,
+        kinds: Kinds,
+        *,
+        split: str,
+        capacity: int,
+        documents: int,
+        pad_id: int,
+        make_row: Callable[..., PackedBatch] = row_of,
     ) -> None:
-        """``documents``: how many of the store's are used, the first ones."""
-        self.store, self.kinds, self.split, self.pad_id = store, kinds, split, pad_id
+        """``documents``: how many of the store's are used, the first ones. ``make_row``: as in ``Batches``."""
+        self.store, self.kinds, self.split, self.pad_id, self.make_row = store, kinds, split, pad_id, make_row
         self.table = np.ones(len(kinds), dtype=np.float32)
         self.table[0] = 0.0
         self.rows: list[list[int]] = []
@@ -62,7 +72,7 @@ class HeldOut:
     def micro_step(self, documents: np.ndarray, device: torch.device, place: Grid) -> MicroStep:
         tokens, kinds, offsets, _ = self.store.gather(documents)
         weights = np.ones(len(documents), dtype=np.float32)
-        row = row_of(
+        row = self.make_row(
             tokens, kinds, offsets, weights, self.table, self.pad_id, device, part=place.part, parts=place.parts
         )
         return MicroStep(row, 1.0, documents)

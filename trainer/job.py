@@ -18,7 +18,7 @@ from tracestill.data_pipeline.stage import identity, read_manifest
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.trainer import checkpoint, stopping
 from tracestill.trainer.adapt import adapt
-from tracestill.trainer.batches import Batches
+from tracestill.trainer.batches import Batches, row_of
 from tracestill.trainer.best import Best
 from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE
 from tracestill.trainer.engine import Engine, connect, training_dtype
@@ -28,6 +28,7 @@ from tracestill.trainer.held_out_answers import HeldOutAnswers
 from tracestill.trainer.monitor import check_installed
 from tracestill.trainer.reading_model import use_weighting
 from tracestill.trainer.recipe import Recipe
+from tracestill.trainer.rectangles import RowMaker, layout_for
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.saver import Saver
 from tracestill.trainer.settings import GENERATION, TrainConfig
@@ -129,6 +130,7 @@ def prepare(run: RunDirectory, arm: str) -> Job:
     notes = adapt(student, recipe.student, seed=recipe.seed, device=world.device, new_tokens=new)
     if settings.tiled_mlp:
         tile_mlps(student.model, settings.tiled_mlp, -(-recipe.plan.capacity // settings.sequence_parallel))
+    layout = layout_for(student.model.config, store, load_plan(inputs["plan"] / "epoch-000"))
     batches = Batches(
         store,
         lambda epoch: load_plan(inputs["plan"] / f"epoch-{epoch:03d}"),
@@ -141,11 +143,14 @@ def prepare(run: RunDirectory, arm: str) -> Job:
         parts=world.grid.parts,
         pad_id=about["special_ids"]["pad"],
         device=world.device,
+        make_row=layout.make_row,
     )
     engine = Engine(
         student, settings, accumulation=batches.accumulation, raw_deepspeed=recipe.deepspeed, seed=recipe.seed
     )
-    held_out = open_held_out(settings, inputs["encode"], kinds, recipe.plan.capacity, about["special_ids"]["pad"])
+    held_out = open_held_out(
+        settings, inputs["encode"], kinds, recipe.plan.capacity, about["special_ids"]["pad"], layout.make_row
+    )
     directory, tokenizer = run.stage(arm, "train"), inputs["tokenizer"]
     answers = None
     if settings.held_out_questions:
@@ -156,7 +161,7 @@ def prepare(run: RunDirectory, arm: str) -> Job:
         f"{world.ranks} rank(s) on {world.device.type}, {settings.sequence_parallel} to a row, {world.dtype}, "
         f"ZeRO {settings.zero}, "
         f"accumulation {batches.accumulation}, {steps} steps; attention {student.attention.backend}: "
-        f"{student.attention.reason}",
+        f"{student.attention.reason}{layout.about}",
         highlight=False,
     )
     if notes:
@@ -169,7 +174,9 @@ def prepare(run: RunDirectory, arm: str) -> Job:
     )
 
 
-def open_held_out(settings: TrainConfig, encode: Path, kinds: Kinds, capacity: int, pad_id: int) -> HeldOut | None:
+def open_held_out(
+    settings: TrainConfig, encode: Path, kinds: Kinds, capacity: int, pad_id: int, make_row: RowMaker = row_of
+) -> HeldOut | None:
     """What is measured while training, or None. Raises InputError if a metric is to choose without validation."""
     found = choose_store(encode)
     by_documents = settings.metric and not settings.metric.startswith(GENERATION)
@@ -182,7 +189,8 @@ def open_held_out(settings: TrainConfig, encode: Path, kinds: Kinds, capacity: i
         return None
     split, path = found
     documents = settings.held_out_documents
-    return HeldOut(TokenStore(path, kinds), kinds, split=split, capacity=capacity, documents=documents, pad_id=pad_id)
+    more = {"capacity": capacity, "documents": documents, "pad_id": pad_id, "make_row": make_row}
+    return HeldOut(TokenStore(path, kinds), kinds, split=split, **more)  # type: ignore[arg-type]
 
 
 def open_directory(job: Job, resume: Resume | None) -> None:

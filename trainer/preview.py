@@ -65,7 +65,7 @@ def preview(
             "gradient_share": measured.get(name, {}).get("gradient_share"),
         }
         for index, name in enumerate(kinds.names)
-        if counts[:, index].sum() > 0
+        if index and counts[:, index].sum() > 0  # pad: what follows a cut, or only an encoder reads
     ]
     first = int(documents[0])
     pieces = [tokenizer.decode([int(token)], skip_special_tokens=False) for token in store.tokens(first)]

@@ -56,6 +56,13 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _combinations(self) -> Recipe:
+        if self.student.encoder_decoder:
+            if self.encode.template == "chat":
+                raise ValueError("encode.template: chat lays out a decoder's documents; leave it out for this student")
+            found = self.encode.model_copy(update={"template": "encoder_decoder"})
+            object.__setattr__(self, "encode", found)  # it follows from the student, and the resolved recipe says so
+        elif self.encode.template == "encoder_decoder" and self.student.config is not None:
+            raise ValueError("encode.template: encoder_decoder needs a student like T5; set it to plain")
         kinds = self.span_kinds()
         make_weighting(self.weighting, kinds, self.seed)
         deepspeed_keys.check(self.deepspeed)

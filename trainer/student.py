@@ -1,4 +1,4 @@
-"""The student: a causal language model of transformers, seen by the trainer as packed rows in, loss out.
+"""The student: a language model of transformers, seen by the trainer as packed rows in, loss out.
 
 The model itself stays what transformers made it, so it generates and is exported as it is. Two things are put in
 its place: its attention implementation (documents of a packed row never see each other) and the class of its
@@ -15,7 +15,14 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import nearest
@@ -23,8 +30,9 @@ from tracestill.kernels import attention
 from tracestill.kernels.attention_models import refuse_unpackable
 from tracestill.kernels.linear_cross_entropy import STATISTICS, linear_cross_entropy
 from tracestill.kernels.pack import PackedBatch
-from tracestill.trainer import adapters
-from tracestill.trainer.student_settings import StudentConfig
+from tracestill.trainer import adapters, encoder_decoder
+from tracestill.trainer.rectangles import PairedBatch
+from tracestill.trainer.student_settings import ENCODER_DECODERS, StudentConfig
 from tracestill.trainer.vocabulary import grow
 
 WEIGHTED_NLL = STATISTICS.index("weighted_nll")
@@ -92,7 +100,7 @@ class SpanWeightedHead(nn.Linear):
 
 
 class Student(nn.Module):
-    """A causal language model and its weighted loss. ``model`` is the plain transformers model."""
+    """A language model and its weighted loss. ``model`` is the plain transformers model."""
 
     def __init__(self, model: PreTrainedModel, *, num_kinds: int, chunk_rows: int = 4096) -> None:
         """Raises InputError if the model's head does something to its logits that the loss cannot follow."""
@@ -110,8 +118,15 @@ class Student(nn.Module):
         weight) and the per-kind statistics (num_kinds, 6), columns as in ``linear_cross_entropy.STATISTICS``, but
         with ``scale`` in ``weighted_nll``: summed over kinds it is the loss.
         """
+        reference_nll = None if self.reference_nll is None else self.reference_nll(packed, self.exchange)
+        return self.head[0](self.hidden_states(packed), packed, scale, reference_nll)
+
+    def hidden_states(self, packed: PackedBatch) -> Tensor:
+        """The decoder's last hidden states (T, H)."""
+        if isinstance(packed, PairedBatch):
+            return encoder_decoder.hidden_states(self.model, packed)
         shared = {} if self.exchange is None else {"exchange": self.exchange}
-        hidden = self.model.get_decoder()(
+        return self.model.get_decoder()(
             input_ids=packed.input_ids,  # (1, T)
             position_ids=packed.position_ids,
             use_cache=False,
@@ -120,17 +135,16 @@ class Student(nn.Module):
             max_length_q=packed.max_length,
             max_length_k=packed.max_length,
             **shared,
-        ).last_hidden_state  # (1, T, H)
-        reference_nll = None if self.reference_nll is None else self.reference_nll(packed, self.exchange)
-        return self.head[0](hidden[0], packed, scale, reference_nll)
+        ).last_hidden_state[0]
 
 
 def student_head(model: PreTrainedModel, num_kinds: int, chunk_rows: int) -> SpanWeightedHead:
     """Turn the model's head into a ``SpanWeightedHead`` in place.
 
     What the model's own forward does to the head's output is read from its config: ``final_logit_softcapping``
-    (Gemma), ``logit_scale`` (Cohere), ``logits_scaling`` (Granite). Raises InputError for a head that is no
-    ``nn.Linear``, and for any other treatment: a few logits are computed both ways and compared.
+    (Gemma), ``logit_scale`` (Cohere), ``logits_scaling`` (Granite), ``scale_decoder_outputs`` (T5). Raises
+    InputError for a head that is no ``nn.Linear``, and for any other treatment: a few logits are computed both ways
+    and compared.
     """
     head = model.get_output_embeddings()
     name = type(model).__name__
@@ -139,6 +153,8 @@ def student_head(model: PreTrainedModel, num_kinds: int, chunk_rows: int) -> Spa
     config = model.config.get_text_config()
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     softcap = getattr(config, "final_logit_softcapping", None)
+    if config.is_encoder_decoder:
+        scale = encoder_decoder.logit_scale(config)
     head.__class__ = SpanWeightedHead
     assert isinstance(head, SpanWeightedHead)
     head.num_kinds = num_kinds
@@ -154,8 +170,12 @@ def check_head(model: PreTrainedModel, head: SpanWeightedHead) -> None:
     model.eval()
     try:
         tokens = torch.arange(3, device=head.weight.device)[None] % head.weight.shape[0]
-        own = model(input_ids=tokens, use_cache=False).logits.float()
-        hidden = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
+        if model.config.is_encoder_decoder:
+            own = model(input_ids=tokens, decoder_input_ids=tokens, use_cache=False).logits.float()
+            hidden = encoder_decoder.run_bodies(model, tokens, torch.ones_like(tokens), tokens)
+        else:
+            own = model(input_ids=tokens, use_cache=False).logits.float()
+            hidden = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
         ours = head(hidden).float() * head.options["logit_scale"]
         if head.options["softcap"] is not None:
             ours = head.options["softcap"] * torch.tanh(ours / head.options["softcap"])
@@ -190,28 +210,61 @@ def build_student(
     equal parameters. Raises InputError for an unknown model type or key, a directory that does not load, a
     vocabulary that is too small, and an attention backend that cannot run here.
     """
-    try:
-        choice = attention.register(config.attention, device, dtype)
-    except ValueError as error:
-        raise InputError(f"student.attention: {error}") from error
+    choice = register_attention(config, device, dtype)
     ids = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
     if config.pretrained is None:
         assert config.config is not None
-        full = transformers_config(config.config, {"vocab_size": vocab_size, **ids})
+        keys = {"vocab_size": vocab_size, **ids, **encoder_decoder.start_of(config, eos_id=eos_id, pad_id=pad_id)}
+        full = transformers_config(config.config, keys)
+        refuse_mixing(full, choice.backend)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = AutoModelForCausalLM.from_config(full, attn_implementation=attention.NAME, dtype=torch.float32)
+            model = auto_class(config).from_config(full, dtype=torch.float32, **attention_of(config))
     else:
         model = load_pretrained(config, vocab_size, dtype, known_tokens)
         model.config.update(ids)
+        refuse_mixing(model.config, choice.backend)
+    if config.encoder_decoder:
+        if model.config.decoder_start_token_id is None:
+            model.config.decoder_start_token_id = pad_id  # as T5 does
+        ids["decoder_start_token_id"] = model.config.decoder_start_token_id
     model.generation_config.update(**ids)
-    try:
-        refuse_unpackable(model.config, choice.backend)
-    except ValueError as error:
-        raise InputError(f"student: {error}") from error
     student = Student(model, num_kinds=num_kinds, chunk_rows=chunk_rows).train()
     student.attention = choice
     return student
+
+
+def register_attention(config: StudentConfig, device: torch.device | str, dtype: torch.dtype) -> attention.Choice:
+    """Raises InputError for an attention backend that cannot run here, or that the student would not use."""
+    try:
+        if config.encoder_decoder:
+            return encoder_decoder.choose_attention(config)
+        return attention.register(config.attention, device, dtype)
+    except ValueError as error:
+        raise InputError(f"student.attention: {error}") from error
+
+
+def auto_class(config: StudentConfig) -> Any:
+    """The class of transformers that makes the student."""
+    return AutoModelForSeq2SeqLM if config.encoder_decoder else AutoModelForCausalLM
+
+
+def attention_of(config: StudentConfig) -> dict[str, str]:
+    """Our attention function for packed rows; an encoder-decoder has padded ones, and keeps its own."""
+    return {} if config.encoder_decoder else {"attn_implementation": attention.NAME}
+
+
+def refuse_mixing(full: PreTrainedConfig, backend: str) -> None:
+    """Raises InputError for a model that would mix documents."""
+    if full.model_type in ENCODER_DECODERS:
+        return
+    if full.is_encoder_decoder:
+        known = ", ".join(ENCODER_DECODERS)
+        raise InputError(f"student: nobody has tried whether {full.model_type} keeps documents apart; known: {known}")
+    try:
+        refuse_unpackable(full, backend)
+    except ValueError as error:
+        raise InputError(f"student: {error}") from error
 
 
 def transformers_config(values: dict[str, Any], more: dict[str, Any]) -> Any:
@@ -250,10 +303,11 @@ def load_pretrained(
     if not (path / "config.json").exists() and not (path / adapters.CONFIG).exists():  # an export may be an adapter
         raise InputError(f"student.pretrained: {path} holds no config.json; expected a transformers model directory")
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention.NAME)
+        model = auto_class(config).from_pretrained(path, dtype=dtype, **attention_of(config))
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"student.pretrained: {path} does not load as a causal language model ({reason})") from error
+        kind = "an encoder-decoder" if config.encoder_decoder else "a causal language model"
+        raise InputError(f"student.pretrained: {path} does not load as {kind} ({reason})") from error
     rows = model.get_input_embeddings().weight.shape[0]
     if known_tokens is not None and known_tokens <= rows:
         if known_tokens < vocab_size:

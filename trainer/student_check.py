@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.kernels.attention import choose
-from tracestill.kernels.attention_models import refuse_unpackable
 from tracestill.trainer.adapt import check_adaptation
+from tracestill.trainer.encoder_decoder import choose_attention, start_of
 from tracestill.trainer.sequence_parallel import refuse
 from tracestill.trainer.settings import StudentConfig
-from tracestill.trainer.student import transformers_config
+from tracestill.trainer.student import auto_class, refuse_mixing, transformers_config
 
 # In place of the tokenizer's
 VOCABULARY = {"vocab_size": 1024, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -25,22 +25,21 @@ def check_student(student: StudentConfig, device: torch.device, dtype: torch.dty
     ``device`` and ``dtype`` are those it will train on and in, with ``parts`` ranks to a row. Raises InputError where
     ``build_student`` would, but for what lies in a pretrained model's weights.
     """
-    config = pretrained_config(student) if student.config is None else transformers_config(student.config, VOCABULARY)
+    keys = {**VOCABULARY, **start_of(student, eos_id=2, pad_id=0)}
+    config = pretrained_config(student) if student.config is None else transformers_config(student.config, keys)
     try:
-        choice = choose(student.attention, device, dtype)
+        choice = choose_attention(student) if student.encoder_decoder else choose(student.attention, device, dtype)
     except ValueError as error:
         raise InputError(f"student.attention: {error}") from error
-    try:
-        refuse_unpackable(config, choice.backend)
-    except ValueError as error:
-        raise InputError(f"student: {error}") from error
+    refuse_mixing(config, choice.backend)
     refuse(config, parts)
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            model = auto_class(student).from_config(config, dtype=torch.float32)
     except Exception as error:  # of whatever kind: a model's constructor checks in its own way
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"student: {config.model_type} cannot be built as a causal model ({reason})") from error
+        kind = "an encoder-decoder" if student.encoder_decoder else "a causal model"
+        raise InputError(f"student: {config.model_type} cannot be built as {kind} ({reason})") from error
     check_adaptation(model, student, device)
     bound = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     return bound if isinstance(bound, int) else None

@@ -3,11 +3,13 @@ torch, so that a recipe is checked at once."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+ENCODER_DECODERS = ("t5", "mt5", "umt5", "bart", "mbart")  # model types with an encoder that may be students
 PARAMETERS = "embeddings, head, or a pattern of parameter names such as model.layers.0.*"
 
 
@@ -44,7 +46,9 @@ class StudentConfig(BaseModel):
     config: dict[str, Any] | None = Field(
         None, description="transformers config with its model_type; the vocabulary follows from the tokenizer"
     )
-    pretrained: Path | None = Field(None, description="directory of a pretrained AutoModelForCausalLM")
+    pretrained: Path | None = Field(
+        None, description="directory of a pretrained AutoModelForCausalLM, or AutoModelForSeq2SeqLM such as T5"
+    )
     attention: str = Field("auto", description="auto, or a backend of tracestill.kernels.attention by name")
     lora: LoraConfig | None = Field(None, description="train low-rank adapters, not the pretrained parameters")
     freeze: list[str] = Field([], description=f"not trained: {PARAMETERS}")
@@ -67,6 +71,28 @@ class StudentConfig(BaseModel):
         if self.lora and self.freeze:
             raise ValueError("student.freeze: with student.lora all is frozen but the adapters and student.lora.train")
         return self
+
+    @property
+    def encoder_decoder(self) -> bool:
+        """Whether the question goes to an encoder of its own, which decides the form of documents."""
+        if self.pretrained is not None:
+            return holds_encoder_decoder(self.pretrained)
+        assert self.config is not None
+        return self.config["model_type"] in ENCODER_DECODERS
+
+
+def holds_encoder_decoder(directory: Path) -> bool:
+    """Whether a transformers model, or peft's adapter of one, is an encoder-decoder. False if it cannot be read."""
+    for name, key, values in (
+        ("config.json", "model_type", ENCODER_DECODERS),
+        ("adapter_config.json", "task_type", ("SEQ_2_SEQ_LM",)),
+    ):
+        try:
+            found = json.loads((directory / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # loading it will say so
+            continue
+        return isinstance(found, dict) and found.get(key) in values
+    return False
 
 
 def check_together(student: StudentConfig, zero: int, tiled_mlp: int | bool) -> None:

@@ -18,8 +18,11 @@ def warnings(weighting: Weighting, normaliser: str, kinds: Kinds, store: TokenSt
     targets = store.counts.sum(axis=0, dtype=np.int64)
     occurring = [k for k in range(1, len(kinds)) if targets[k]]
     looks = np.unique(np.linspace(0, max(0, steps - 1), LOOKS).astype(int)).tolist()
-    tables = np.stack([table_at(weighting, step, len(kinds)) for step in looks])[:, occurring]  # (looks, kinds)
-    found = absent(weighting, kinds, [kinds.names[k] for k in occurring])
+    whole = np.stack([table_at(weighting, step, len(kinds)) for step in looks])
+    tables = whole[:, occurring]  # (looks, kinds)
+    # an encoder's text is never predicted, and the default weighs it 0
+    moot = ["prompt"] if store.encoder_lengths.any() and not whole[:, kinds.id("prompt")].any() else []
+    found = absent(weighting, kinds, [kinds.names[k] for k in occurring], moot)
     names = ", ".join(kinds.names[k] for k in occurring)
     if not tables.any():
         found.append(f"no token has any weight (kinds in the data: {names}): nothing will be learnt")
@@ -32,14 +35,14 @@ def warnings(weighting: Weighting, normaliser: str, kinds: Kinds, store: TokenSt
     return found
 
 
-def absent(weighting: Weighting, kinds: Kinds, occurring: list[str]) -> list[str]:
-    """A line for each kind or group that the recipe names and no target has."""
+def absent(weighting: Weighting, kinds: Kinds, occurring: list[str], moot: list[str]) -> list[str]:
+    """A line for each kind or group that the recipe names and no target has, but for those that are moot."""
     names = dict.fromkeys(getattr(weighting, "named", list)())
     data = ", ".join(occurring)
     return [
         f"the weighting names '{name}', but no token to be predicted has that kind (in the data: {data})"
         for name in names
-        if not set(kinds.members(name)) & set(occurring)
+        if name not in moot and not set(kinds.members(name)) & set(occurring)
     ]
 
 

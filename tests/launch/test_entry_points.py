@@ -4,60 +4,24 @@ The repository has folders called ``kernels``, ``trainer`` and ``launch``, and t
 called ``kernels``: from the root, and with the root on PYTHONPATH, everybody must still get their own.
 """
 
-import contextlib
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from command_line import program, start, unfinish
 from fake_run import RECIPE
 
-from tracestill.launch.deepspeed_command import GRACE_SECONDS, free_port
+from tracestill.launch.deepspeed_command import free_port
 
-ROOT = Path(__file__).parents[2]
-SECONDS = 240  # that a command may take on a busy machine
 SMALL = {
     "train": {"steps": 3, "ranks": 2, "zero": 2, "log_every": 1, "checkpoint_every": 2},
     "evaluate": {"max_new_tokens": 8},
     "arms": {},
 }
-
-
-def start(*command: object) -> subprocess.CompletedProcess[str]:
-    """Run a command in the repository root, with the root on PYTHONPATH as DeepSpeed's launcher puts it."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    process = subprocess.Popen(
-        [str(part) for part in command],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # the command line ends the launcher, which has a group of its own, and its ranks
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=GRACE_SECONDS + 5)
-        raise
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-
-def program(name: str) -> Path:
-    """A console command of the environment that runs the tests."""
-    return Path(sys.executable).with_name(name)
 
 
 @pytest.fixture(scope="module")
@@ -73,16 +37,6 @@ def trained(tmp_path_factory):
 def steps_logged(run: Path) -> list[int]:
     lines = (run / "arms/traces/train/log.jsonl").read_text().splitlines()
     return [line["step"] for line in map(json.loads, lines) if "loss" in line]
-
-
-def unfinish(run: Path, folder: Path) -> Path:
-    """A copy of a run as if it had been killed after the second of three steps."""
-    shutil.copytree(run, folder / "run")
-    train = folder / "run/arms/traces/train"
-    (train / "manifest.json").unlink()
-    shutil.rmtree(train / "export")
-    shutil.rmtree(train / "checkpoints/step-000003")
-    return folder / "run"
 
 
 def test_console_command(trained):

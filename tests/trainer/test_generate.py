@@ -9,7 +9,7 @@ import torch
 from tiny_export import tiny_model
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer.generate import generate, left_pad, load_exported
+from tracestill.trainer.generate import generate, load_exported, padded
 
 BOS, EOS, PAD = 1, 2, 0
 LIMIT = 24
@@ -80,10 +80,11 @@ def test_progress_counts_every_prompt() -> None:
     assert seen == [(4, 9), (8, 9), (9, 9)]
 
 
-def test_left_pad() -> None:
-    ids, mask = left_pad([[5], [6, 7, 8]], PAD)
-    assert ids.tolist() == [[0, 0, 5], [6, 7, 8]]
-    assert mask.tolist() == [[0, 0, 1], [1, 1, 1]]
+@pytest.mark.parametrize(("left", "row", "mask_row"), [(True, [0, 0, 5], [0, 0, 1]), (False, [5, 0, 0], [1, 0, 0])])
+def test_padding(left, row, mask_row) -> None:
+    ids, mask = padded([[5], [6, 7, 8]], PAD, left=left)
+    assert ids.tolist() == [row, [6, 7, 8]]
+    assert mask.tolist() == [mask_row, [1, 1, 1]]
 
 
 def test_more_tokens_than_positions_are_refused() -> None:
