@@ -116,6 +116,7 @@ def compare(sizes: dict[str, Any], wanted: list[str], peers: Path | None, folder
         for process in processes:
             process.say(str(sizes["parts"]))
         for part in range(sizes["parts"]):
+            print(f"part {part + 1} of {sizes['parts']}", file=sys.stderr, flush=True)
             first = part % len(processes)  # nobody always runs after the same neighbour
             for process in processes[first:] + processes[:first]:
                 process.say("go")

@@ -6,7 +6,8 @@ shortest loop that trains: batches packed beforehand, forward and backward of th
 gradients in one flat buffer, one all-reduce, torch's fused AdamW. 10M parameters, fp32, one thread a rank, packs of
 2,048 tokens, one micro-step a step and four. The short loop neither clips, nor checks for what is not finite, nor
 keeps numbers. A step's time is that of the slower rank; overhead is the median, over rounds, of the two times'
-ratio less one.
+ratio less one. Beside it stands the same of CPU seconds, both ranks' together: waiting for the other rank is not in
+it, nor is another program's work, which a step of two ranks meets twice.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def short_step(settings: TrainConfig, batches: Batches, built: Student, steps: i
 
 
 def work(folder: Path, accumulation: int, sizes: dict[str, Any]) -> dict[str, Any]:
-    """On each rank: seconds of every round's step, of the slower rank, by candidate."""
+    """On each rank: seconds (of the slower rank) and CPU seconds (of both) of every round's step, by candidate."""
     torch.set_num_threads(1)
     rounds = sizes["rounds"][str(accumulation)]
     settings = [TrainConfig(steps=rounds + 1, zero=stage, clip=1.0, lr=1e-3) for stage in STAGES]  # type: ignore[arg-type]
@@ -91,16 +92,19 @@ def work(folder: Path, accumulation: int, sizes: dict[str, Any]) -> dict[str, An
     for stage, setting in zip(STAGES, settings, strict=True):
         candidates[f"ZeRO {stage}"] = our_step(setting, batches, student(sizes))
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in candidates}
     losses: dict[str, list[float]] = {name: [] for name in candidates}
     order = list(candidates.items())
     for at in range(rounds + 1):  # the first round warms up
         shift = at % len(order)
         for name, step in order[shift:] + order[:shift]:
             dist.barrier()
-            start = time.perf_counter()
+            start, worked = time.perf_counter(), time.process_time()
             loss = step(at)
             taken = torch.tensor(time.perf_counter() - start)
+            worked = torch.tensor(time.process_time() - worked)
             dist.all_reduce(taken, op=dist.ReduceOp.MAX)
+            dist.all_reduce(worked)
             if name == "short loop":  # the engine's is summed over ranks already
                 both = torch.tensor(loss, dtype=torch.float64)
                 dist.all_reduce(both)
@@ -108,10 +112,12 @@ def work(folder: Path, accumulation: int, sizes: dict[str, Any]) -> dict[str, An
             losses[name].append(loss)
             if at:
                 seconds[name].append(float(taken))
+                cpu_seconds[name].append(float(worked))
     if not np.allclose(losses["short loop"][0], [losses[name][0] for name in losses], rtol=1e-5):
         raise RuntimeError(f"the loops differ at the first step, the comparison means nothing: {losses}")
     parameters = sum(p.numel() for p in student(sizes).parameters())
-    return {"parameters": parameters, "seconds": seconds, "losses": {n: values[-1] for n, values in losses.items()}}
+    times = {"seconds": seconds, "cpu_seconds": cpu_seconds}
+    return {"parameters": parameters, **times, "losses": {name: values[-1] for name, values in losses.items()}}
 
 
 def measure(*, tiny: bool) -> dict[str, Any]:
@@ -149,16 +155,19 @@ def start(folder: Path, accumulation: int, tiny: bool) -> None:
 
 
 def summary(found: dict[str, Any], accumulation: int) -> dict[str, Any]:
-    seconds = found["seconds"]
-    base = seconds["short loop"]
-    for name, times in seconds.items():
-        ratios = [own / other for own, other in zip(times, base, strict=True)]
+    for name, times in found["seconds"].items():
+        ratios = over_short_loop(found["seconds"], name)
         found[name] = {
             "milliseconds_per_micro_step": 1e3 * statistics.median(times) / accumulation,
-            "overhead": statistics.median(ratios) - 1,
-            "overhead_lowest_highest": [min(ratios) - 1, max(ratios) - 1],
+            "overhead": statistics.median(ratios),
+            "overhead_lowest_highest": [min(ratios), max(ratios)],
+            "overhead_in_cpu_seconds": statistics.median(over_short_loop(found["cpu_seconds"], name)),
         }
     return found
+
+
+def over_short_loop(times: dict[str, list[float]], name: str) -> list[float]:
+    return [own / other - 1 for own, other in zip(times[name], times["short loop"], strict=True)]
 
 
 def claims_of(found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -179,8 +188,9 @@ def show(found: dict[str, Any]) -> None:
             of = measured[name]
             low, high = of["overhead_lowest_highest"]
             spread = f"{low:+.1%} to {high:+.1%}"
-            rows.append([name, of["milliseconds_per_micro_step"], f"{of['overhead']:+.1%}", spread])
-        print(table(["", "ms a micro-step", "overhead", "rounds"], rows))
+            cpu = f"{of['overhead_in_cpu_seconds']:+.1%}"
+            rows.append([name, of["milliseconds_per_micro_step"], f"{of['overhead']:+.1%}", spread, cpu])
+        print(table(["", "ms a micro-step", "overhead", "rounds", "in CPU seconds"], rows))
 
 
 def main() -> int:
