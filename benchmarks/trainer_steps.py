@@ -9,6 +9,7 @@ import numpy as np
 
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.store import TokenStoreWriter
+from tracestill.trainer.ahead import Ahead
 from tracestill.trainer.batches import Batches
 from tracestill.trainer.engine import Engine
 from tracestill.trainer.pace import Pace
@@ -39,13 +40,16 @@ def our_step(settings: TrainConfig, batches: Batches, student: Student) -> Calla
     """A function that takes one step as ``train.train`` does, logging left out, and returns its loss."""
     engine = Engine(student, settings, accumulation=batches.accumulation)
     meter, pace = Meter(KINDS, engine.device), Pace(engine.device)
+    assert settings.steps is not None
+    ahead = Ahead(batches, settings.steps)
 
     def step(at: int) -> float:
-        batch = batches.step(at)
+        batch = ahead.step(at)
         for micro in batch.micro:
             loss, found = engine.forward(micro)
             engine.backward(loss)
             meter.add(found)
+        ahead.prepare(at + 1)
         result = engine.step(settings.lr, weight_sum=batch.weight_sum)
         end_step(batches.weighting)
         meter.end_step(result.loss, faulty=result.faulty)
