@@ -70,7 +70,7 @@ class Process:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HOME": str(run.parent / "hf")}
         if peers is not None and way != "ours":
-            environment["PYTHONPATH"] = os.pathsep.join([str(peers), environment.get("PYTHONPATH", "")])
+            environment["PYTHONPATH"] = os.pathsep.join([str(peers.resolve()), environment.get("PYTHONPATH", "")])
         self.output = (run.parent / f"{way}.log").open("w+", encoding="utf-8")
         command = [sys.executable, str(HERE / "trainer_peers.py"), way, str(run), str(other.fileno())]
         self.process = subprocess.Popen(

@@ -89,7 +89,7 @@ def run_case(case: dict[str, Any], wanted: argparse.Namespace, folder: Path) -> 
     """The case's figures, from a process of its own; or ``error``: why there are none."""
     environment = dict(os.environ)
     if wanted.peers is not None and "TRL" in case["way"]:
-        environment["PYTHONPATH"] = os.pathsep.join([str(wanted.peers), environment.get("PYTHONPATH", "")])
+        environment["PYTHONPATH"] = os.pathsep.join([str(wanted.peers.resolve()), environment.get("PYTHONPATH", "")])
     environment |= {"HF_HUB_OFFLINE": "1", "USE_HUB_KERNELS": "NO", "TOKENIZERS_PARALLELISM": "false"}
     environment.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     if wanted.device == "cpu":

@@ -40,7 +40,7 @@ from tracestill.trainer.weighting import WeightingConfig, make_weighting
 
 RANKS = 2
 STAGES = (0, 1, 2, 3)
-FULL = {"hidden": 256, "layers": 10, "vocabulary": 8192, "capacity": 2048, "rounds": {"1": 9, "4": 4}}
+FULL = {"hidden": 256, "layers": 10, "vocabulary": 8192, "capacity": 2048, "rounds": {"1": 7, "4": 3}}
 TINY = {"hidden": 32, "layers": 1, "vocabulary": 64, "capacity": 128, "rounds": {"4": 1}}
 
 
