@@ -10,7 +10,9 @@ Counted are the documents' own tokens, no padding; timed is everything from the 
 packing batches, forward, backward, update, logging where a trainer logs), not start-up. Padded trainers take 8
 documents a step, their default; a packed step is a row of as many tokens as 8 documents have on average. Afterwards
 one function measures every student on the same held-out documents: the loss must be equal. Grouping by length is
-shown beside the padded trainers' default: it draws the documents of a step by their length.
+shown beside the padded trainers' default: it draws the documents of a step by their length. TRL's bfd keeps packed
+documents apart by a dense mask over the row (there is no FlashAttention on a CPU); its wrapped rows let them see each
+other and cut some in two. Attention is SDPA for everybody, recomputation is off, and the peers log and save nothing.
 
 **Overhead.** `trainer_overhead.py`: two ranks, 10M parameters, 2,048 tokens a micro-step.
 
