@@ -5,8 +5,9 @@
 Randomly initialised Qwen3 students of 0.6B, 1.7B and 4B parameters (bf16 with fp32 master weights, AdamW, no
 recomputation) read random documents whose lengths are lognormal (median 2,500 tokens, spread 0.8, at most 8,192), of
 which the second half carries loss: 50 % weighted tokens. A step is two packs of 8k, 16k or 32k tokens; ours at ZeRO 0
-to 3. Each case is a process of its own on the idle GPU, one after the other: two steps warm up, then the median step
-counts. A case that does not fit says so, one that takes too long is stopped and says so.
+to 3, with Liger's layers where they are installed, and once with student.compile. Each case is a process of its own on
+the idle GPU, one after the other: two steps warm up, then the median step counts. A case that does not fit says so,
+one that takes too long is stopped and says so.
 
 TRL packs the same documents (bfd) into rows of the same length, with use_liger_kernel (TRL 1.16 then takes its own
 chunked loss in place of Liger's) and without checkpointing: "autocast" keeps fp32 weights as ours does, "bf16
@@ -14,10 +15,9 @@ weights" keeps none and is shown for comparison. Its attention is FlashAttention
 backend that ours takes, which isolates documents by the cu_seqlens that TRL hands over; "sdpa" is what transformers
 does without either.
 
-MFU counts model FLOPs: 6 a parameter of the layers and token, 6 a parameter of the head and *weighted* token (the
-others need no logits), and for attention 6 * heads * head size * sum of squared document lengths in each layer (a
-causal score needs half a square, forward and backward together 3 times 4 FLOPs). The peak is the dense bf16 one of
-the data sheet. Nothing is fetched: weights and data are random.
+MFU counts what trainer/flops.py counts: the layers for every token, attention by the pairs within documents, the head
+for weighted targets only (the others need no logits); the peak is the data sheet's for dense bf16. Nothing is
+fetched: weights and data are random.
 
 `--quick` takes 1.7B at 16k, ZeRO 2, ours and two of TRL's (a case is stopped after 150 s: under 8 minutes in all).
 `--device cpu --shapes tiny` runs the same code on a CPU, to see that it runs; its figures mean nothing. Exits 1 if a
@@ -38,7 +38,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from machine import claim, finish, table
+from transformers import AutoModelForCausalLM, Qwen3Config
+
+from tracestill.trainer.flops import Cost, cost_of
 
 SHAPES: dict[str, dict[str, int]] = {  # Qwen3's published sizes
     "0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},
@@ -50,8 +55,8 @@ COMMON = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_
 SMALL = {"num_key_value_heads": 1, "head_dim": 16, "vocab_size": 199, "max_position_embeddings": 4096}
 CAPACITIES = (8192, 16384, 32768)
 TRL = ("TRL + Liger, autocast", "TRL + Liger, bf16 weights", "TRL + Liger, autocast, sdpa")
+COMPILED = "ours, ZeRO 2, compiled"
 PACKS, WARM_UP = 2, 2
-PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12}  # dense bf16, data sheets (SXM)
 CASE_SECONDS, QUICK_SECONDS = 420, 150  # a case is stopped after so long; with --quick there are three
 
 
@@ -59,19 +64,12 @@ def shape_of(name: str) -> dict[str, Any]:
     return {**SHAPES[name], **(SMALL if name == "tiny" else COMMON), "tie_word_embeddings": True}
 
 
-def parameters(shape: dict[str, Any]) -> tuple[int, int]:
-    """Parameters of the layers' matrices, and of the head's."""
-    hidden, size = shape["hidden_size"], shape["head_dim"]
-    attention = 2 * hidden * size * (shape["num_attention_heads"] + shape["num_key_value_heads"])
-    layer = attention + 3 * hidden * shape["intermediate_size"]
-    return layer * shape["num_hidden_layers"], hidden * shape["vocab_size"]
-
-
-def model_flops(shape: dict[str, Any], tokens: int, weighted: int, squares: int) -> float:
-    """FLOPs that forward and backward need. ``squares``: sum of squared document lengths."""
-    layers, head = parameters(shape)
-    width = shape["num_attention_heads"] * shape["head_dim"]
-    return 6.0 * layers * tokens + 6.0 * head * weighted + 6.0 * shape["num_hidden_layers"] * width * squares
+def cost_of_shape(name: str) -> Cost:
+    """FLOPs of a student of this shape, counted from the model that transformers would make."""
+    with torch.device("meta"):
+        cost = cost_of(AutoModelForCausalLM.from_config(Qwen3Config(**shape_of(name))))
+    assert cost is not None
+    return cost
 
 
 def cases_of(wanted: argparse.Namespace) -> list[dict[str, Any]]:
@@ -80,6 +78,7 @@ def cases_of(wanted: argparse.Namespace) -> list[dict[str, Any]]:
     if wanted.quick:
         shapes, capacities, stages = ["1.7B"], [16384], [2]
     ways = [f"ours, ZeRO {stage}" for stage in stages]
+    ways += [COMPILED] if 2 in stages and wanted.device == "cuda" and not wanted.quick else []
     ways += [] if wanted.ours_only else [way for way in TRL if not (wanted.quick and "sdpa" in way)]
     found = [{"shape": s, "capacity": c, "way": w} for s in shapes for c in capacities for w in ways]
     return sorted(found, key=lambda case: (case["shape"] != "1.7B", case["capacity"] != 16384))
@@ -117,22 +116,23 @@ def run_case(case: dict[str, Any], wanted: argparse.Namespace, folder: Path) -> 
     return {"error": f"exit code {code}: {lines[-1][:300] if lines else 'no output'}"}
 
 
-def figures(case: dict[str, Any], found: dict[str, Any], gpu: str | None) -> dict[str, Any]:
-    """Rates of the median step: each timed step is {seconds, tokens, weighted, squares}."""
-    shape = shape_of(case["shape"])
-    rates, mfu = [], []
-    peak = next((value for name, value in PEAK.items() if gpu and name in gpu), None)
+def figures(case: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Rates of the median step. A timed step is {seconds, lengths: tokens of its documents, weighted: targets}."""
+    peak = found["peak_tflops"]  # of the device; None if nobody says
+    cost = cost_of_shape(case["shape"])
+    rates, tflops = [], []
     for step in found["steps"]:
-        rates.append(step["tokens"] / step["seconds"])
-        if peak is not None:
-            flops = model_flops(shape, step["tokens"], step["weighted"], step["squares"])
-            mfu.append(flops / step["seconds"] / peak)
+        lengths = np.array(step["lengths"])
+        rates.append(float(lengths.sum()) / step["seconds"])
+        tflops.append((cost.of(lengths) + cost.head * step["weighted"]) / step["seconds"] / 1e12)
+    tokens = [sum(step["lengths"]) for step in found["steps"]]
     return {
         **found,
         "tokens_per_second": statistics.median(rates),
         "lowest_highest": [min(rates), max(rates)],
-        "mfu": statistics.median(mfu) if mfu else None,
-        "filled": statistics.mean(step["tokens"] for step in found["steps"]) / (PACKS * case["capacity"]),
+        "tflops": statistics.median(tflops),
+        "mfu": statistics.median(tflops) / peak if peak is not None else None,
+        "filled": statistics.mean(tokens) / (PACKS * case["capacity"]),
     }
 
 
@@ -180,16 +180,13 @@ def main() -> int:
     parser.add_argument("--ours-only", action="store_true", help="leave TRL out")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     wanted = parser.parse_args()
-    import torch
-
     if wanted.device == "cuda" and not torch.cuda.is_available():
         sys.exit("no CUDA device here; --device cpu --shapes tiny shows that the code runs")
-    gpu = torch.cuda.get_device_name(0) if wanted.device == "cuda" else None
     cases = []
     with tempfile.TemporaryDirectory(prefix="trainer-gpu-") as folder:
         for case in cases_of(wanted):
             found = run_case(case, wanted, Path(folder))
-            done = {**case, **(found if "error" in found else figures(case, found, gpu))}
+            done = {**case, **(found if "error" in found else figures(case, found))}
             cases.append(done)
             told = done.get("error") or f"{done['tokens_per_second']:,.0f} real tokens/s"
             print(f"{case['shape']} {case['capacity']} {case['way']}: {told}", flush=True)

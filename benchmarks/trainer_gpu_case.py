@@ -11,21 +11,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from trainer_gpu import PACKS, WARM_UP, shape_of
+from trainer_gpu import COMPILED, PACKS, WARM_UP, shape_of
 from trainer_steps import KINDS, our_step, write_store
 
 from tracestill.data_pipeline.plan import PlanConfig, make_plan
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.kernels import attention
+from tracestill.trainer.adapt import adapt
 from tracestill.trainer.batches import Batches
 from tracestill.trainer.engine import connect
-from tracestill.trainer.settings import StudentConfig, TrainConfig
+from tracestill.trainer.flops import peak_tflops
+from tracestill.trainer.settings import TrainConfig
 from tracestill.trainer.student import build_student
+from tracestill.trainer.student_settings import StudentConfig
 from tracestill.trainer.weighting import WeightingConfig, make_weighting
 
 LONGEST = 8192  # tokens of a document; no more than the smallest capacity
 LEARNING_RATE = 1e-5
-NAMES = ("tokens", "weighted", "squares")
 
 
 def documents(task: dict[str, Any], shape: dict[str, Any]) -> TokenStore:
@@ -37,13 +39,6 @@ def documents(task: dict[str, Any], shape: dict[str, Any]) -> TokenStore:
         tokens = (WARM_UP + task["steps"] + 1) * PACKS * task["capacity"]
         write_store(path, tokens, vocabulary=shape["vocab_size"], median=median, longest=longest, prompt=0.5)
     return TokenStore(path, KINDS)
-
-
-def counts(store: TokenStore, of: np.ndarray) -> dict[str, int]:
-    """What one step's documents come to: tokens, weighted targets, sum of squared lengths."""
-    lengths = store.lengths[of].astype(np.int64)
-    weighted = int(store.counts[of, KINDS.id("derive")].sum())
-    return {"tokens": int(lengths.sum()), "weighted": weighted, "squares": int((lengths**2).sum())}
 
 
 def synchronize(task: dict[str, Any]) -> None:
@@ -59,14 +54,16 @@ def forget_peak(task: dict[str, Any]) -> None:
 
 
 def ours(task: dict[str, Any], shape: dict[str, Any], store: TokenStore) -> dict[str, Any]:
-    stage = int(task["way"].rpartition(" ")[2])
+    stage = int(task["way"].partition("ZeRO ")[2][0])
     steps = WARM_UP + task["steps"]
     settings = TrainConfig(steps=steps, zero=stage, lr=LEARNING_RATE, weight_decay=0.0)  # type: ignore[arg-type]
     world = connect(settings)
     ids = {"vocab_size": shape["vocab_size"], "bos_id": 1, "eos_id": 2, "pad_id": 0, "num_kinds": len(KINDS)}
-    config = {"model_type": "qwen3", **{k: v for k, v in shape.items() if k != "vocab_size"}}
+    values = {"model_type": "qwen3", **{k: v for k, v in shape.items() if k != "vocab_size"}}
+    config = StudentConfig(config=values, compile=task["way"] == COMPILED)
     with world.device:  # billions of random numbers are drawn where that is fast
-        student = build_student(StudentConfig(config=config), **ids, device=world.device, dtype=world.dtype)
+        student = build_student(config, **ids, device=world.device, dtype=world.dtype)
+    notes = adapt(student, config, seed=0, device=world.device)
     plan = make_plan(store.lengths, PlanConfig(capacity=task["capacity"], packs_per_step=PACKS), seed=0, epoch=0)
     weighting = make_weighting(WeightingConfig(weights={"prompt": 0}), KINDS, 0)
     where: dict[str, Any] = {"rank": 0, "ranks": 1, "pad_id": 0, "device": world.device}
@@ -81,8 +78,10 @@ def ours(task: dict[str, Any], shape: dict[str, Any], store: TokenStore) -> dict
         synchronize(task)
         seconds = time.perf_counter() - start
         chosen = np.concatenate([plan.pack(int(pack)) for pack in plan.steps[at]])
-        found.append({"seconds": seconds, "loss": loss, **counts(store, chosen)})
-    return {"steps": found[WARM_UP:], "attention": student.attention.backend}
+        weighted = int(store.counts[chosen, KINDS.id("derive")].sum())
+        lengths = store.lengths[chosen].tolist()
+        found.append({"seconds": seconds, "loss": loss, "lengths": lengths, "weighted": weighted})
+    return {"steps": found[WARM_UP:], "attention": student.attention.backend, "notes": notes}
 
 
 def trl(task: dict[str, Any], shape: dict[str, Any], store: TokenStore) -> dict[str, Any]:
@@ -112,29 +111,25 @@ def trl(task: dict[str, Any], shape: dict[str, Any], store: TokenStore) -> dict[
         for i in range(len(store))
     ]
     found: list[dict[str, Any]] = []
-    seen: dict[str, int] = {}
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *args: Any, **more: Any) -> None:
-            if not found and not seen.get("started"):
+            if not found:
                 self.restart()
 
         def restart(self) -> None:
             synchronize(task)
-            seen.update(started=1, tokens=0, weighted=0, squares=0)
-            self.start = time.perf_counter()
+            found.append({"seconds": time.perf_counter(), "lengths": [], "weighted": 0})
 
         def on_step_end(self, *args: Any, **more: Any) -> None:
             synchronize(task)
-            found.append({"seconds": time.perf_counter() - self.start, **{k: seen[k] for k in NAMES}})
+            found[-1]["seconds"] = time.perf_counter() - found[-1]["seconds"]
             self.restart()
 
     class Counting(SFTTrainer):
         def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **more: Any) -> Any:
-            lengths = inputs["cu_seq_lens_q"].diff().double()
-            seen["tokens"] += int(lengths.sum())
-            seen["squares"] += int(lengths.square().sum())
-            seen["weighted"] += int((inputs["labels"] != -100).sum())
+            found[-1]["lengths"] += inputs["cu_seq_lens_q"].diff().tolist()
+            found[-1]["weighted"] += int((inputs["labels"] != -100).sum())
             return super().training_step(model, inputs, *args, **more)
 
     trainer = Counting(
@@ -164,7 +159,7 @@ def trl(task: dict[str, Any], shape: dict[str, Any], store: TokenStore) -> dict[
     )
     forget_peak(task)
     trainer.train()
-    return {"steps": found[WARM_UP:], "attention": name}
+    return {"steps": found[WARM_UP:-1], "attention": name}  # the last one never came
 
 
 def a_tokenizer() -> Any:
@@ -184,6 +179,7 @@ def main() -> None:
         torch.set_num_threads(1)
     store = documents(task, shape)
     found = trl(task, shape, store) if "TRL" in task["way"] else ours(task, shape, store)
+    found["peak_tflops"] = peak_tflops(torch.device(task["device"]), torch.bfloat16)
     found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30 if task["device"] == "cuda" else None
     out.write_text(json.dumps(found), encoding="utf-8")
 

@@ -34,8 +34,9 @@ from tracestill.data_pipeline.plan import PlanConfig, make_plan
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.trainer.batches import Batches
 from tracestill.trainer.engine import connect, leave, parameter_groups
-from tracestill.trainer.settings import StudentConfig, TrainConfig
+from tracestill.trainer.settings import TrainConfig
 from tracestill.trainer.student import Student, build_student
+from tracestill.trainer.student_settings import StudentConfig
 from tracestill.trainer.weighting import WeightingConfig, make_weighting
 
 RANKS = 2

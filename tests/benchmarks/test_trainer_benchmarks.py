@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -62,21 +61,13 @@ def test_the_cpu_benchmark_measures_trainers_and_overhead(tmp_path: Path) -> Non
 def test_the_gpu_benchmark_runs_its_code_on_a_cpu(tmp_path: Path) -> None:
     options = ["--device", "cpu", "--shapes", "tiny", "--capacities", 512, "--zero", 2, "--steps", 2, "--ours-only"]
     (case,) = run("trainer_gpu.py", tmp_path / "found.json", *options)["cases"]
-    assert [step["tokens"] <= 2 * 512 for step in case["steps"]] == [True, True]
-    assert 0.4 < sum(s["weighted"] for s in case["steps"]) / sum(s["tokens"] for s in case["steps"]) < 0.6
-    assert case["tokens_per_second"] > 0
-
-
-def test_model_flops_are_what_torch_counts(module: ModuleType) -> None:
-    shape = module.shape_of("tiny")
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(Qwen3Config(**shape), attn_implementation="eager")
-    tokens = torch.randint(0, shape["vocab_size"], (1, 37))
-    with FlopCounterMode(display=False) as counter:
-        model(input_ids=tokens, use_cache=False).logits.sum().backward()
-    width = shape["num_attention_heads"] * shape["head_dim"]
-    above_diagonal = 6 * shape["num_hidden_layers"] * width * 37**2  # eager attention computes whole squares
-    assert module.model_flops(shape, 37, 37, 37**2) + above_diagonal == counter.get_total_flops()
+    tokens = [sum(step["lengths"]) for step in case["steps"]]
+    assert len(tokens) == 2
+    assert all(512 < count <= 2 * 512 for count in tokens)
+    assert 0.4 < sum(step["weighted"] for step in case["steps"]) / sum(tokens) < 0.6
+    rates = [count / step["seconds"] for count, step in zip(tokens, case["steps"], strict=True)]
+    assert case["tokens_per_second"] == pytest.approx(sum(rates) / 2)  # the median of two
+    assert case["mfu"] is None
 
 
 @pytest.mark.parametrize(("name", "billions"), [("0.6B", 0.596), ("1.7B", 1.721), ("4B", 4.022)])
@@ -85,21 +76,20 @@ def test_shapes_are_the_published_ones(module: ModuleType, name: str, billions: 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(Qwen3Config(**shape))
     assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.001)
-    assert sum(module.parameters(shape)) == sum(p.numel() for p in model.parameters() if p.ndim == 2)
 
 
 def test_claims_are_about_what_ran(module: ModuleType) -> None:
-    step = {"seconds": 0.5, "tokens": 20_000, "weighted": 10_000, "squares": 20_000 * 3000}
+    step = {"seconds": 0.5, "lengths": [5000] * 4, "weighted": 10_000}
     case = {"shape": "1.7B", "capacity": 16384}
-    found = {"steps": [step] * 3, "attention": "varlen", "peak_gib": 1.0}
+    found = {"steps": [step] * 3, "attention": "varlen", "peak_gib": 1.0, "peak_tflops": 989.0}
     cases = [
-        {**case, "way": "ours, ZeRO 2", **module.figures(case, found, "NVIDIA H200")},
+        {**case, "way": "ours, ZeRO 2", **module.figures(case, found)},
         {**case, "way": "ours, ZeRO 3", "error": "out of memory"},
         {**case, "way": module.TRL[0], "tokens_per_second": 20_000.0},
         {**case, "way": module.TRL[1], "tokens_per_second": 90_000.0},  # another precision
         {**case, "capacity": 32768, "way": module.TRL[0], "tokens_per_second": 1.0},  # ours did not run here
     ]
     mfu, faster = module.claims_of(cases)
-    flops = 6 * 1.41e9 * 20_000 + 6 * 0.311e9 * 10_000 + 6 * 28 * 2048 * 6e7
+    flops = 6 * 1.41e9 * 20_000 + 6 * 0.311e9 * 10_000 + 6 * 28 * 2048 * 4 * 5000**2
     assert mfu["measured"] == pytest.approx(flops / 0.5 / 989e12, rel=0.01)
     assert (faster["measured"], faster["holds"]) == (2.0, True)
