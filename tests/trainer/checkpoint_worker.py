@@ -158,6 +158,31 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[name] - b[name]).norm() / b[name].norm()) for name in b)
 
 
+@contextmanager
+def on_rank_1(name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """There ``checkpoint`` has another function of this name."""
+    plain = getattr(checkpoint, name)
+    if dist.get_rank() == 1:
+        setattr(checkpoint, name, function)
+    yield
+    setattr(checkpoint, name, plain)
+
+
+def disagreement(directory: Path) -> dict[str, Any]:
+    """Which checkpoint both ranks take if one sees an old directory, and if one finds a file damaged."""
+    of = make(1, 0, tied=False, frozen=False, dropout=0.0)
+    for step in (1, 2):
+        checkpoint.save(of, directory / "seen", step, {})
+    of.close()
+    found = {}
+    with on_rank_1("committed", lambda directory: []):
+        found["old"] = checkpoint.latest(directory / "seen")
+    with on_rank_1("verified", lambda path, *share: not path.name.endswith("2")):
+        found["damaged"] = checkpoint.latest(directory / "seen")
+    names = {what: path.name if path else "" for what, path in found.items()}
+    return {what: name if all_agree(name == checkpoint.share_text(name)) else "" for what, name in names.items()}
+
+
 def load_elsewhere(stage: int, directory: Path) -> dict[str, Any]:
     """A checkpoint of ``stage`` into the next stage, on these ranks; saved again, and one step further."""
     path = checkpoint.latest(directory / f"zero{stage}")
@@ -196,8 +221,12 @@ def main() -> None:
         killed(directory)
     if mode == "save":
         results["resume"] = {stage: save_and_resume(stage, directory) for stage in (0, 1, 2, 3)}
+        results["disagreement"] = disagreement(directory)
         results["average"] = {stage: average(stage) for stage in (0, 1, 2, 3)}
     results["load"] = {stage: load_elsewhere(stage, directory) for stage in (0, 1, 2, 3)}
+    if dist.get_world_size() == 3:  # what one rank wrote
+        for stage in (0, 3):
+            load_elsewhere(stage, directory / "again-1")
     if dist.get_rank() == 0:
         (directory / f"ranks-{dist.get_world_size()}.json").write_text(json.dumps(results))
 

@@ -31,7 +31,9 @@ def saved(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module", params=[1, 3])
 def loaded(request, saved) -> tuple[Path, int]:
     """The same, after loading on another number of ranks; one rank without the launcher."""
-    run_workers(WORKER, "load", saved, ranks=0 if request.param == 1 else request.param)
+    for ranks in (1, request.param):  # several ranks load what one wrote, too
+        if not (saved / f"ranks-{ranks}.json").exists():
+            run_workers(WORKER, "load", saved, ranks=0 if ranks == 1 else ranks)
     return saved, request.param
 
 
@@ -109,6 +111,18 @@ def test_on_another_number_of_ranks_and_stage_the_state_is_the_same(loaded, stag
     assert here["loss"] == pytest.approx(there["loss"], rel=1e-6)
     assert here["norm"] == pytest.approx(there["norm"], rel=1e-5)
     assert {"lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"} <= set(here["names"])
+
+
+@pytest.mark.parametrize("stage", ["0", "3"])
+def test_several_ranks_load_what_one_wrote(saved, loaded, stage):
+    if loaded[1] == 3:  # after the one rank
+        again = saved / f"again-1/again-3/zero{stage}/step-000003"
+        assert_same(tensors(again), tensors(saved / f"zero{stage}" / "step-000003"))
+
+
+def test_ranks_that_see_different_checkpoints_take_the_same_one(saved):
+    """Rank 0 says which are there; and one that any rank finds damaged is passed over by all."""
+    assert results(saved, 2)["disagreement"] == {"old": "step-000002", "damaged": "step-000001"}
 
 
 class Killed(BaseException):
