@@ -192,7 +192,7 @@ def owned_tensors(engine: Engine, updates: int) -> dict[str, Tensor]:
             if whole is not None:
                 owned[key] = whole
     for name, buffer in persistent_buffers(engine.module).items() if engine.rank == 0 else ():
-        owned[BUFFER + name] = buffer.detach().cpu().clone()
+        owned[BUFFER + name] = buffer.detach().to("cpu", copy=True)
     return owned
 
 
@@ -208,7 +208,7 @@ def gather(engine: Engine, piece: zero.Piece, part: Tensor, owner: int) -> Tenso
     The pieces are added up as bytes, each to zeros only, so every bit stays as it is (-0.0 too).
     """
     if piece.replicated:
-        return part.detach().cpu().clone().view(piece.shape) if engine.rank == owner else None
+        return part.detach().to("cpu", copy=True).view(piece.shape) if engine.rank == owner else None
     elements = torch.Size(piece.shape).numel()
     whole = torch.zeros(elements, dtype=part.dtype, device=part.device)
     whole.narrow(0, piece.start, len(part)).copy_(part)

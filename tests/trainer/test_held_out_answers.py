@@ -57,6 +57,7 @@ def engine(rank: int, ranks: int) -> Any:
 @pytest.mark.parametrize("ranks", [1, 2, 8])
 def test_ranks_share_the_questions_and_count_them_all(tmp_path, monkeypatch, asked, ranks):
     held = answers(tmp_path, validation=9)
+    torch.manual_seed(5)
     state = torch.get_rng_state()
     together = lambda action, complaint: [held.answer(engine(rank, ranks)) for rank in range(ranks)]  # noqa: E731
     monkeypatch.setattr(held_out_answers, "together", together)
