@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from tracestill.launch import cluster_commands
 from tracestill.launch.host_options import (
     AddressOption,
     EnvOption,
@@ -251,6 +252,10 @@ def report(
 ) -> None:
     """Write report/report.html and report/report.json from whatever stages have run."""
     single("report", recipe, run_dir, settings, replace)
+
+
+for command in (cluster_commands.doctor,):
+    app.command(rich_help_panel="Clusters")(command)
 
 
 @app.command("inspect", rich_help_panel="Look inside")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 HostfileOption = Annotated[
     Path | None,
-    typer.Option("--hostfile", metavar="FILE", help="Train on these hosts: a line `host slots=N` each, as DeepSpeed."),
+    typer.Option("--hostfile", metavar="FILE", help="Ranks run on these hosts: a line `host slots=N` each."),
 ]
 IncludeOption = Annotated[
     str, typer.Option("--include", metavar="HOSTS", help="Only these of the hostfile: HOST[:SLOT,...][@HOST...].")

@@ -63,19 +63,30 @@ def check_hosts(cluster: Cluster, root: Path) -> tuple[Survey, Meeting]:
     if cluster.here_only:
         found = survey(cluster, root)
         judge_here(found)
-        address = cluster.address or LOOPBACK[0]
-        return found, Meeting(address, cluster.port or free_port(address), "lo")
+        return found, meeting_here(cluster)
     refuse_foreign_file(Path.cwd())
     found = survey(cluster, root)
     return found, require_ready(found)
 
 
-def prepare(cluster: Cluster, root: Path, entry: str, words: Sequence[str], folder: Path) -> Launch:
-    """Check the hosts, write the launcher's files into ``folder``, and say how it starts ``entry`` with ``words``.
+def meeting_here(cluster: Cluster) -> Meeting:
+    """Where ranks of this host alone meet: on its loopback interface, where nobody else can listen."""
+    address = cluster.address or LOOPBACK[0]
+    return Meeting(address, cluster.port or free_port(address), "lo")
 
-    ``root`` is the directory that all hosts must share. Raises InputError naming a host and what is wrong there.
-    """
+
+def prepare(cluster: Cluster, root: Path, entry: str, words: Sequence[str], folder: Path) -> Launch:
+    """Check the hosts, then ``assemble``. ``root`` is the directory that all hosts must share."""
     found, meeting = check_hosts(cluster, root)
+    return assemble(found, meeting, entry, words, folder)
+
+
+def assemble(found: Survey, meeting: Meeting, entry: str, words: Sequence[str], folder: Path) -> Launch:
+    """Write the launcher's files into ``folder``, and say how it starts ``entry`` with ``words`` on the hosts asked.
+
+    Raises InputError for a path or a variable that would not arrive as it is.
+    """
+    cluster = found.cluster
     token = uuid.uuid4().hex
     variables = {VARIABLE: token}
     launcher = cluster.launcher
@@ -88,6 +99,7 @@ def prepare(cluster: Cluster, root: Path, entry: str, words: Sequence[str], fold
             raise InputError(
                 f"the path or argument holds a space, which DeepSpeed's launchers do not pass on: {word!r}"
             )
+    folder = folder.absolute()
     hosts, environment = folder / "hosts", folder / "environment"
     folder.mkdir(parents=True, exist_ok=True)
     write(hosts, format_hostfile(cluster.hosts))
@@ -126,7 +138,7 @@ def write(path: Path, text: str) -> None:
 
 def command(cluster: Cluster, meeting: Meeting, hosts: Path, entry: str, words: Sequence[str]) -> list[str]:
     """Arguments of DeepSpeed's launcher. It looks neither for ssh nor for an address: both were checked before."""
-    found = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(hosts.absolute()), "--no_ssh_check"]
+    found = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(hosts), "--no_ssh_check"]
     found += ["--master_addr", meeting.address, "--master_port", str(meeting.port)]
     if any(host.slots != tuple(range(len(host.slots))) for host in cluster.hosts):
         if any(":" in host.name for host in cluster.hosts):

@@ -1,0 +1,113 @@
+"""A short test of the network by the ranks themselves: all-reduce, all-gather, and one link after another.
+
+Started on every rank as training is; rank 0 prints one line of JSON. Bandwidths are bus bandwidths: what a link has to
+carry for each byte of the data (2 (n-1)/n for an all-reduce, (n-1)/n for an all-gather of n ranks).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from tracestill.launch.probe import MARK
+from tracestill.trainer.join_ranks import join
+
+MEBIBYTES = {"cpu": 8, "cuda": 256}  # that each collective moves
+MATRIX = {"cpu": 512, "cuda": 8192}
+ROUNDS = 3  # the best of them counts
+LIMIT = timedelta(seconds=60)  # until a rank gives up waiting for the others
+
+
+def best_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """The shortest of a few runs, after one that warms up; all ranks begin together."""
+    found = []
+    for _ in range(ROUNDS + 1):
+        dist.barrier()
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        found.append(time.perf_counter() - started)
+    return min(found[1:])
+
+
+def slowest(seconds: float, device: torch.device) -> float:
+    """The longest time of all ranks."""
+    value = torch.tensor([seconds], dtype=torch.float64, device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return float(value.item())
+
+
+def of_all_ranks(value: float, device: torch.device) -> list[float]:
+    values = torch.zeros(dist.get_world_size(), dtype=torch.float64, device=device)
+    values[dist.get_rank()] = value
+    dist.all_reduce(values)
+    return [float(v) for v in values.tolist()]
+
+
+def link_speed(sender: int, receiver: int, data: torch.Tensor, device: torch.device) -> float:
+    """Bytes a second from one rank to another while the others are silent."""
+
+    def work() -> None:
+        if dist.get_rank() == sender:
+            dist.send(data, receiver)
+        elif dist.get_rank() == receiver:
+            dist.recv(data, sender)
+
+    return data.nbytes / slowest(best_seconds(work, device), device)
+
+
+def measure(first_ranks: list[int], device: torch.device) -> dict[str, object]:
+    """Bytes a second of collectives and of links, and each rank's floating-point operations a second."""
+    ranks = dist.get_world_size()
+    data = torch.ones(MEBIBYTES[device.type] << 18, dtype=torch.float32, device=device)
+    gathered = torch.empty(data.numel() // ranks * ranks, dtype=torch.float32, device=device)
+    share = data[: data.numel() // ranks]
+    reduce = slowest(best_seconds(lambda: dist.all_reduce(data, op=dist.ReduceOp.MAX), device), device)
+    gather = slowest(best_seconds(lambda: dist.all_gather_into_tensor(gathered, share), device), device)
+    links = []
+    if len(first_ranks) > 1:  # a ring over the hosts
+        for place, sender in enumerate(first_ranks):
+            receiver = first_ranks[(place + 1) % len(first_ranks)]
+            links.append(link_speed(sender, receiver, data, device))
+    size = MATRIX[device.type]
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+    compute = best_seconds(lambda: a @ b, device)
+    return {
+        "device": device.type,
+        "all_reduce": 2 * (ranks - 1) / ranks * data.nbytes / reduce,
+        "all_gather": (ranks - 1) / ranks * gathered.nbytes / gather,
+        "links": links,
+        "flops": of_all_ranks(2 * size**3 / compute, device),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--slots", required=True, help="ranks on each host, in order, separated by commas")
+    parser.add_argument("--local_rank", type=int, default=0)
+    arguments = parser.parse_args()
+    slots = [int(word) for word in arguments.slots.split(",")]
+    join(os.environ)
+    cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=LIMIT)
+    found = measure([sum(slots[:i]) for i in range(len(slots))], device)
+    if dist.get_rank() == 0:
+        print(MARK + json.dumps(found), flush=True)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
