@@ -226,11 +226,16 @@ def train(
     """Train the students with DeepSpeed, on this host or on those of a hostfile.
 
     Everything the ranks print is kept in train/console.log. On SIGTERM, and after train.stop_after, it saves and ends
-    with exit code 3; the same command goes on. Next: [cyan]evaluate[/].
+    with exit code 3; the same command goes on. Under mpirun or srun it is one of the ranks. Next: [cyan]evaluate[/].
 
     Example: [cyan]tracestill train runs/demo --arm traces --set train.stop_after=55m[/]
     """
     cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env)
+    from tracestill.launch.as_rank import is_rank, train_as_rank
+
+    if cluster is None and is_rank():
+        asked = open_run(recipe, run_dir, settings)
+        train_as_rank(asked.root, asked.recipe, arm, resume)
     single("train", recipe, run_dir, settings, replace, arm, resume=resume, cluster=cluster, dry_run=dry_run)
 
 

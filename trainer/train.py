@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch.distributed as dist
@@ -170,7 +171,7 @@ def finish(job: Job, seconds: float) -> None:
     dist.barrier()
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Train, as one of the ranks. The exit code: 0 done, 2 bad input (one line on stderr), 3 stopped on request."""
     parser = argparse.ArgumentParser(
         description="Train one arm of a run; started by DeepSpeed's launcher.",
@@ -187,7 +188,7 @@ def main() -> int:
         help="go on from the newest committed checkpoint; auto: begin anew if there is none (alone: must)",
     )
     parser.add_argument("--local_rank", type=int, default=0, help="given by the launcher")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     started = time.perf_counter()
     try:
         run = RunDirectory.open(arguments.run_dir)

@@ -1,0 +1,211 @@
+"""What the doctor concludes from what hosts say. Real hosts, in namespaces, are in tests/cluster."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from rich.console import Console
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.launch import doctor, preflight, probe
+from tracestill.launch.cluster import Cluster, Meeting, Survey, common_interface, survey
+from tracestill.launch.hostfile import Host
+from tracestill.launch.remote import Reply, explain
+
+FACTS = {
+    "versions": {"python": "3.11.7", "torch": "2.13.0", "deepspeed": "0.19.8", "cuda": "12.9"},
+    "source": "abc",
+    "cores": 4,
+    "memory": {"total": 64 << 30, "free": 60 << 30},
+    "gpus": [],
+    "links": [],
+    "interfaces": {"e0": {"addresses": ["10.0.0.1"], "speed": 10000}, "lo": {"addresses": ["127.0.0.1"], "speed": 0}},
+    "reached": "10.0.0.1",
+    "directory": {"exists": True, "free": 100 << 30, "shared": True, "speed": 1e9, "problem": ""},
+}
+GPU = {"name": "H200", "total": 143771, "free": 143000, "ecc": 0}
+
+ABSENT = {**FACTS["directory"], "shared": False, "exists": False}
+
+
+def surveyed(*changes, slots=(0, 1), **options):
+    """A survey of hosts a, b, … whose facts differ by ``changes``."""
+    hosts = tuple(Host(chr(ord("a") + i), slots) for i in range(len(changes)))
+    replies = [Reply({**FACTS, "time": 1000.0, **change}, arrived=1000.0) for change in changes]
+    return Survey(Cluster(hosts, **options), replies, collected=set(range(len(changes))))
+
+
+@pytest.mark.parametrize("check", [*doctor.BY_FACTS, preflight.check_reached, preflight.check_shared])
+def test_alike_hosts_are_fine(check):
+    assert check(surveyed({}, {}, {})).state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("check", "change", "state", "said"),
+    [
+        ("versions", {"versions": {**FACTS["versions"], "torch": "2.12.0"}}, "bad", "b has torch 2.12.0, a has 2.13.0"),
+        ("versions", {"versions": {**FACTS["versions"], "nccl": "2.28"}}, "bad", "b has nccl 2.28, a has none"),
+        ("versions", {"source": "def"}, "bad", "b has source of tracestill def, a has abc"),
+        ("clocks", {"time": 1002.5}, "bad", "b is +2.5 s from this host"),
+        ("clocks", {"time": 990.0}, "bad", "b is -10.0 s from this host"),
+        ("devices", {"cores": 1}, "slow", "b 2 ranks on 1 cores"),
+        ("memory", {"memory": {"free": 10 << 30}}, "slow", "b has 10 GiB free"),
+        ("disk", {"directory": {**FACTS["directory"], "free": 1 << 30}}, "bad", "b has 1.0 GiB free"),
+        ("disk", {"directory": {**FACTS["directory"], "speed": 1e8}}, "slow", "b writes 100 MB/s"),
+        ("shared", {"directory": {**FACTS["directory"], "shared": False}}, "bad", "b has another one of this name"),
+        ("shared", {"directory": ABSENT}, "bad", "b does not have it"),
+    ],
+)
+def test_the_host_at_fault_is_named(check, change, state, said):
+    found = getattr(preflight, f"check_{check}")(surveyed({}, change, {}))
+    assert found.state == state
+    assert found.text.startswith(said), found.text
+
+
+def test_a_token_that_does_not_come_back_means_not_shared():
+    found = surveyed({}, {})
+    found.collected = {0}
+    assert preflight.check_shared(found).text.startswith("b has another one of this name")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "said"),
+    [
+        ([GPU], "b has 1 GPU(s), the hostfile uses slot 1"),
+        ([GPU, {**GPU, "ecc": 3}], "b GPU 1 counts 3 uncorrected memory errors"),
+        ([GPU, {**GPU, "name": "L4"}], "GPUs differ: H200, L4"),
+        ([], "b has 0 GPU(s)"),
+    ],
+)
+def test_gpus(gpus, said, monkeypatch):
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    both = {"gpus": [GPU, GPU], "links": ["NV18"]}
+    fine = preflight.check_devices(surveyed(both, both))
+    assert (fine.state, fine.text) == ("ok", "H200; links NV18")
+    found = preflight.check_devices(surveyed(both, {"gpus": gpus}))
+    assert found.state == "bad"
+    assert said in found.text
+
+
+TOPOLOGY = """\tGPU0\tGPU1\tGPU2\tNIC0\tCPU Affinity
+GPU0\t X \tNV18\tSYS\tPIX\t0-15
+GPU1\tNV18\t X \tPIX\tSYS\t0-15
+GPU2\tSYS\tPIX\t X \tSYS\t0-15
+NIC0\tPIX\tSYS\tSYS\t X
+
+Legend:
+  X    = Self
+"""
+SMI = f"""#!/bin/sh
+if [ "$1" = topo ]; then cat <<'END'
+{TOPOLOGY}END
+else echo 'NVIDIA H200, 143771, 143000, 0'; echo 'Tesla T4, 15360, 15000, [N/A]'; fi
+"""
+
+
+def test_what_nvidia_smi_prints(tmp_path, monkeypatch):
+    (tmp_path / "nvidia-smi").write_text(SMI)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert probe.gpus() == [
+        {"name": "NVIDIA H200", "total": 143771, "free": 143000, "ecc": 0},
+        {"name": "Tesla T4", "total": 15360, "free": 15000, "ecc": None},
+    ]
+    assert probe.gpu_links() == ["NV18", "SYS", "PIX"]
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    assert probe.gpus() == []
+
+
+def test_links_are_held_against_the_interface_and_each_other():
+    found = surveyed({}, {}, {})  # 10 Gbit/s: 1.25 GB/s
+    assert doctor.check_links(found, [1e9, 1.1e9, 0.9e9]).state == "ok"
+    slow = doctor.check_links(found, [1e9, 0.1e9, 0.9e9])
+    assert (slow.state, slow.text) == ("slow", "b-c 0.10 GB/s of 1.25 GB/s")
+
+
+def test_slow_ranks_are_named():
+    cluster = surveyed({}, {}).cluster
+    assert doctor.check_compute(cluster, [1e12, 1.1e12, 0.9e12, 1e12]).state == "ok"
+    slow = doctor.check_compute(cluster, [1e12, 1.1e12, 1e12, 0.3e12])
+    assert slow.state == "slow"
+    assert slow.text.startswith("b rank 3 computes 0.3 TFLOP/s")
+
+
+def test_interfaces_of_different_names_need_a_choice():
+    other = {"interfaces": {"ens3": {"addresses": ["10.0.0.1"], "speed": 0}}}
+    assert common_interface(surveyed({}, {})) == "e0"
+    with pytest.raises(InputError, match=r"a: e0, b: ens3\); choose one by --interface"):
+        common_interface(surveyed({}, other))
+    with pytest.raises(InputError, match="--interface ib0: a has none of this name"):
+        preflight.meet(surveyed({}, {}, interface="ib0"))
+    with pytest.raises(InputError, match="a: is reached over the loopback interface"):
+        preflight.meet(surveyed({"reached": "127.0.0.1"}, {}))
+    assert preflight.meet(surveyed({}, {}, address="10.0.0.9", port=4444)) == Meeting("10.0.0.9", 4444, "e0")
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "told"),
+    [
+        (255, ["root@b: Permission denied (publickey)."], "refuses the login"),
+        (255, ["@@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @@"], "shows another key"),
+        (255, ["ssh: Could not resolve hostname b: Name or service not known"], "cannot be found"),
+        (255, ["ssh: connect to host b port 22: No route to host"], "cannot be reached by ssh"),
+        (127, ["bash: /x/python: No such file or directory"], "install the same environment at the same path"),
+        (1, ["/x/python: No module named tracestill.launch"], "lacks what is installed here"),
+        (1, ["Traceback", "ValueError: x"], "failed to answer (ValueError: x)"),
+        (3, [], "failed to answer (exit code 3)"),
+    ],
+)
+def test_why_a_host_gives_no_answer(code, said, told):
+    assert told in explain(code, said)
+
+
+def test_a_host_that_hangs_is_not_waited_for(monkeypatch, tmp_path):
+    from tracestill.launch import remote
+
+    (tmp_path / "ssh").write_text("#!/bin/sh\necho something of a login shell\nsleep 60\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    started = time.monotonic()
+    assert remote.ask("b", remote.PROBE, {}, seconds=0.5).problem == "gave no answer within 0 s"
+    assert time.monotonic() - started < 30
+
+
+def test_this_host_is_found_fit(tmp_path, monkeypatch):
+    """For real: two gloo ranks on this machine."""
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setenv("COLUMNS", "200")
+    command = [sys.executable, "-m", "tracestill.launch.cli", "doctor", "--run-dir", str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    for check in ("hosts", "versions", "clocks", "devices", "memory", "disk", "collectives", "compute"):
+        (line,) = (line for line in found.stdout.splitlines() if line.startswith(f"│ {check} "))
+        assert "bad" not in line
+    assert "GB/s on 2 ranks (cpu)" in found.stdout or os.cpu_count() == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_red_ends_with_one(tmp_path, monkeypatch):
+    def fail(cluster, directory):
+        yield preflight.Finding("hosts", "ok", "fine")
+        yield preflight.Finding("ports", "bad", "b is cut off")
+
+    monkeypatch.setattr(doctor, "examine", fail)
+    console = Console(record=True, width=120, file=io.StringIO())
+    assert not doctor.run_doctor(surveyed({}).cluster, tmp_path, console)
+    assert "b is cut off" in console.export_text()
+
+
+def test_the_probe_answers_with_one_line(tmp_path):
+    reply = survey(Cluster((Host("localhost", (0,)),)), tmp_path, write=1 << 20)
+    assert reply.replies[0].problem == ""
+    facts = reply.replies[0].value
+    assert facts["directory"]["shared"]
+    assert facts["directory"]["speed"] > 0
+    assert reply.collected == {0}
+    assert {"python", "tracestill", "torch", "deepspeed"} <= facts["versions"].keys()
+    assert json.dumps(facts)
