@@ -28,8 +28,8 @@ def train_as_rank(root: Path, wanted: Recipe, arm: str | None, resume: str) -> N
     fields = differing(held.model_dump(mode="json"), wanted.model_dump(mode="json"))
     if fields:
         raise InputError(
-            f"{root}: holds another recipe (differs in {', '.join(fields)}); ranks that mpirun starts change no run, so "
-            f"begin it with `tracestill run RECIPE --until plan`"
+            f"{root}: holds another recipe (differs in {', '.join(fields)}); ranks that mpirun starts change no run: "
+            "begin it with `tracestill run RECIPE --until plan`"
         )
     arms = wanted.arm_names()
     if arm is None and len(arms) > 1:

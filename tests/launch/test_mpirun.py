@@ -1,14 +1,13 @@
 """Ranks that mpirun starts, and a machine without any MPI."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from distributed_support import environment
+from distributed_support import environment, free_port
 from fake_run import STUDENT, claim, mini_recipe, run_data_stages
 
 from tracestill.data_pipeline.errors import InputError
@@ -44,7 +43,7 @@ def test_mpirun_starts_ranks_that_give_the_losses_of_one(run, tmp_path):
     more = {
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "MASTER_PORT": str(30000 + os.getpid() % 9999),
+        "MASTER_PORT": str(free_port()),
     }
     command = ["mpirun", "-n", "2", "--oversubscribe", str(PROGRAM), "train", str(run.root)]
     found = subprocess.run(
@@ -70,5 +69,5 @@ def test_ranks_change_no_run(run):
     with pytest.raises(InputError, match="not a run directory"):
         train_as_rank(run.root / "none", run.recipe, None, "auto")
     several = claim(run.root.parent / "several", mini_recipe(student={"config": STUDENT}))
-    with pytest.raises(InputError, match="--arm: .*choose one of traces, answers_only"):
+    with pytest.raises(InputError, match=r"--arm: .*choose one of traces, answers_only"):
         train_as_rank(several.root, several.recipe, None, "auto")
