@@ -120,7 +120,7 @@ class ChatForm:
     def encoded(self, record: Record, text: Text, whole: Encoding, prompt: Encoding, kinds: Kinds) -> Encoded:
         offsets = np.array(whole.offsets, np.int64).reshape(-1, 2)
         try:
-            self.check_tokens(text, whole, prompt)
+            self.check_tokens(text, whole, prompt, offsets)
         except Refused as refused:
             return Encoded({}, refused.why)
         at = first_visible(text.text, offsets)
@@ -136,27 +136,32 @@ class ChatForm:
         notes["straddling_tokens"] = int((both[0] != both[1]).sum())
         return Encoded({"": Document(np.array(whole.ids, np.int32), kind, step)}, None, +notes)
 
-    def check_tokens(self, text: Text, whole: Encoding, prompt: Encoding) -> None:
+    def check_tokens(
+        self,
+        text: Text,
+        whole: Encoding,
+        prompt: Encoding,
+        offsets: np.ndarray,  # (n, 2) of the whole text's tokens; an Encoding makes them anew at each look
+    ) -> None:
         """Raises Refused if the tokens forge a delimiter, or do not begin with those of the prompt."""
         _, opened, trace_end, closed, answer_end = text.ends
         inside = {"question": text.question, "trace": (opened, trace_end), "answer": (closed, answer_end)}
         mark = closing_mark(text.layout)
-        symbols = [
-            (whole.offsets[i][0], self.controls[whole.ids[i]])
-            for i in np.flatnonzero(np.isin(whole.ids, list(self.controls))).tolist()
-        ]
+        ids = np.array(whole.ids)
+        where = np.isin(ids, list(self.controls))
+        symbols = list(zip(offsets[where, 0].tolist(), ids[where].tolist(), strict=True))
         for name, (begin, end) in inside.items():
-            forged = [symbol for first, symbol in symbols if begin <= first < end]
+            forged = [self.controls[symbol] for first, symbol in symbols if begin <= first < end]
             if name != "question" and mark and mark in text.text[begin:end]:
                 forged.append(mark)
             if forged:
                 raise Refused("control_in_text", f"the {name} holds {forged[0]}")
         n = len(prompt.ids)
-        if whole.ids[:n] != prompt.ids:
-            at = next(i for i, (a, b) in enumerate(zip(prompt.ids, whole.ids, strict=False)) if a != b)
-            first, end = whole.offsets[at]
+        if ids[:n].tolist() != prompt.ids:
+            at = next(i for i, (a, b) in enumerate(zip(prompt.ids, ids.tolist(), strict=False)) if a != b)
+            first, end = offsets[at].tolist()
             raise Refused("merges_with_prompt", f"the token {text.text[first:end]!r} begins in the generation prompt")
-        if whole.ids[-1] != self.special_ids["eos"]:
+        if ids[-1] != self.special_ids["eos"]:
             raise Refused("template_alters", f"the tokenizer does not keep {text.layout.stop} whole")
 
     def text_of(self, record: Record) -> Text:

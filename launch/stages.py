@@ -83,8 +83,9 @@ def tokenizer_work(run: RunDirectory, arm: str) -> Work:
 def encode_work(run: RunDirectory, arm: str) -> Work:
     own, directory, kinds = run.recipe.for_arm(arm), run.stage(arm, "encode"), run.recipe.for_arm(arm).span_kinds()
     inputs = {name: run.stage(arm, name) for name in ("sample", "select", "tokenizer")}
-    if own.encode.template == "chat" and own.encode.tokenizer.path is not None:
-        encode.load_form(own.encode, own.encode.tokenizer.path)  # refuses a template before any work is done
+    given = own.encode.tokenizer
+    if own.encode.template == "chat" and given.path is not None and not given.add_symbols:
+        encode.load_form(own.encode, given.path)  # refuses a template before any work is done
 
     def action(label: str, console: Console) -> None:
         with bar(label, console) as progress:

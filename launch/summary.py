@@ -41,7 +41,8 @@ def encode(manifest: dict[str, Any], directory: Path) -> str:
     split = counts["splits"]["train"]
     trimmed = f", {counts['trimmed']:,} trimmed" if counts.get("trimmed") else ""
     rejected = rejections(counts.get("rejected", {}))
-    return f"{split['documents']:,} documents, {split['tokens']:,} tokens{trimmed}{rejected}"
+    noted = listed("noted", counts.get("notes", {}))
+    return f"{split['documents']:,} documents, {split['tokens']:,} tokens{trimmed}{rejected}{noted}"
 
 
 def plan(manifest: dict[str, Any], directory: Path) -> str:
@@ -69,12 +70,14 @@ def report(manifest: dict[str, Any], directory: Path) -> str:
 
 def rejections(rejected: Mapping[str, int]) -> str:
     """``; rejected: wrong answer 12, same path 3``, the most frequent first."""
-    reasons = [
-        f"{reason.replace('_', ' ')} {count:,}"
-        for reason, count in sorted(rejected.items(), key=lambda r: -r[1])
-        if count
+    return listed("rejected", rejected)
+
+
+def listed(what: str, counts: Mapping[str, int]) -> str:
+    found = [
+        f"{name.replace('_', ' ')} {count:,}" for name, count in sorted(counts.items(), key=lambda r: -r[1]) if count
     ]
-    return f"; rejected: {', '.join(reasons)}" if reasons else ""
+    return f"; {what}: {', '.join(found)}" if found else ""
 
 
 SUMMARIES: dict[str, Callable[[dict[str, Any], Path], str]] = {

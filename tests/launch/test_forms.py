@@ -23,6 +23,7 @@ from tracestill.data_pipeline.stage import read_manifest
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.launch.inspect_run import inspect_run
 from tracestill.launch.stages import plan_works
+from tracestill.launch.summary import SUMMARIES
 from tracestill.trainer.run_directory import RunDirectory
 
 LIMIT = 100
@@ -94,6 +95,8 @@ def test_the_student_of_a_chat_learns_its_form(run: Path) -> None:
         assert row["trace_tokens"] > 0
     about = read_manifest(run / "arms/traces/encode")
     assert about["template"]["trace_given_as"] == "reasoning_content"
+    told = SUMMARIES["encode"](about, run / "arms/traces/encode")
+    assert told.endswith(f"; noted: straddling tokens {about['counts']['notes']['straddling_tokens']:,}")
     export = run / "arms/traces/train/export"
     stops = json.loads((export / "generation_config.json").read_text())["eos_token_id"]
     vocabulary = AutoTokenizer.from_pretrained(export).get_vocab()
