@@ -9,14 +9,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chat_templates as made
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_export import WORDS, save_tokenizer, tiny_model
 from torch import nn
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
+from tracestill.data_pipeline.chat_template import ChatTemplate
+from tracestill.data_pipeline.control_symbols import add_control_symbols
+from tracestill.data_pipeline.encode import load_form
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.form import FormConfig
 from tracestill.data_pipeline.tokenizer import fast_tokenizer, train_sentencepiece
 from tracestill.trainer.export import check_tokenizer, export
 from tracestill.trainer.generate import load_exported
@@ -47,6 +52,9 @@ for directory in sys.argv[1:]:
     }
 print(json.dumps(results))
 """
+
+
+REAL_RENDER = ChatTemplate.render
 
 
 class OurHead(nn.Linear):
@@ -181,6 +189,39 @@ def test_a_state_that_is_not_whole_is_refused(tmp_path: Path, change, message: s
     with pytest.raises(ValueError, match=message):
         write(model, tmp_path / "export", state_dict=state)
     assert not (tmp_path / "export").exists()
+
+
+def test_the_chat_template_is_that_of_the_form(tmp_path: Path) -> None:
+    """A tokenizer's own template is of no use to a student of the plain form; of two tasks, it asks for the answer."""
+    given = made.save(tmp_path / "given", made.CHATML)
+    add_control_symbols(given)
+    model = trained(vocab_size=440)
+    asked = {"plain": {}, "two": {"two_task": {}}, "chat": {"template": "chat", "system": "Be brief."}}
+    for name, keys in asked.items():
+        config, out = FormConfig.model_validate(keys), tmp_path / name
+        check_tokenizer(given, model.config, config)
+        export(model, given, out, title="", recipe="", counts={}, encode=config)
+        form, auto = load_form(config, out), AutoTokenizer.from_pretrained(out)
+        messages, _ = form.asking("How much?")
+        ids = auto.apply_chat_template(messages, add_generation_prompt=True).input_ids
+        assert ids == form.prompt_ids("How much?")
+        assert (
+            auto.decode(ids)
+            == {
+                "plain": "<|end|>How much?",
+                "two": "<|end|>[label] How much?",
+                "chat": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHow much?<|im_end|>\n"
+                "<|im_start|>assistant\n",
+            }[name]
+        )
+        assert (out / "chat_template.jinja").exists() == (name == "chat")
+
+
+def test_a_template_that_transformers_reads_otherwise_is_refused(tmp_path: Path, monkeypatch) -> None:
+    given = made.save(tmp_path / "given", made.CHATML)
+    monkeypatch.setattr(ChatTemplate, "render", lambda self, *a, **k: " " + REAL_RENDER(self, *a, **k))
+    with pytest.raises(InputError, match="cuts text otherwise than training would"):
+        check_tokenizer(given, trained(vocab_size=440).config, FormConfig(template="chat"))
 
 
 def test_unfit_tokenizers_are_refused(tmp_path: Path) -> None:

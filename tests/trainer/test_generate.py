@@ -20,13 +20,13 @@ def make_prompts(count: int) -> list[list[int]]:
     return [[BOS, *(draw.randrange(3, 32) for _ in range(draw.randrange(0, 12)))] for _ in range(count)]
 
 
-def one_at_a_time(model, prompt: list[int]) -> list[int]:
+def one_at_a_time(model, prompt: list[int], stops: tuple[int, ...] = (EOS,)) -> list[int]:
     """Greedy, the whole row again for each token: no batch, no padding, no cache."""
     ids = list(prompt)
     for _ in range(LIMIT):
         logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits
         ids.append(int(logits[0, -1].argmax()))
-        if ids[-1] == EOS:
+        if ids[-1] in stops:
             break
     return ids[len(prompt) :]
 
@@ -46,6 +46,14 @@ def test_batches_write_what_single_rows_write(model_type: str, batch_size: int) 
         assert any(stopped)
         assert not all(stopped)
         assert all(len(row) == LIMIT for row, done in zip(got, stopped, strict=True) if not done)
+
+
+def test_a_row_ends_at_the_first_of_its_stops() -> None:
+    model, prompts, stops = tiny_model(seed=3), make_prompts(20), (14, EOS)
+    got = generate(model, prompts, stops=stops, pad_id=PAD, max_new_tokens=LIMIT, batch_size=7)
+    with torch.inference_mode():
+        assert got == [one_at_a_time(model, prompt, stops) for prompt in prompts]
+    assert {row[-1] for row in got} >= {*stops}
 
 
 def test_sampling_follows_the_softmax_of_the_logits() -> None:
