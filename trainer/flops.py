@@ -62,7 +62,8 @@ class DecoderCost:
         linear * tokens + sum over layers of (attention * pairs of the layer) + head * weighted targets
 
     A pair is a query and a key that it sees: L (L + 1) / 2 in a document of L tokens, or, with a window of W, those
-    less than W apart. Documents of one row do not see each other.
+    less than W apart. Documents of one row do not see each other. The first layer is counted like the others, also
+    where frozen embeddings spare it the gradient of its input.
     """
 
     linear: int  # FLOPs a token: for each element of a matrix 2 forward, 2 for the input's gradient, 2 for its own

@@ -6,7 +6,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tracestill.trainer import adapters
 from tracestill.trainer.flops import cost_of, peak_tflops
+from tracestill.trainer.student_settings import LoraConfig
 
 LENGTH, VOCABULARY = 37, 101
 SIZES = {
@@ -52,6 +54,15 @@ def test_a_frozen_matrix_needs_no_gradient_of_its_own():
         layer.mlp.requires_grad_(False)
     cost = cost_of(of)
     assert (cost.linear + cost.head) * LENGTH + 3 * cost.attention * LENGTH**2 == counted(of)
+
+
+def test_adapters_cost_what_pytorch_counts_but_for_the_first_layers_inputs():
+    pytest.importorskip("peft")
+    of = model("llama", **SIZES)
+    adapters.inject(of, LoraConfig(rank=4), seed=0, base=None)
+    cost = cost_of(of)
+    needless = 2 * (48 * (48 + 24 + 24) + 3 * 4 * 48)  # of q, k, v and their adapters: embeddings are frozen
+    assert (cost.linear + cost.head - needless) * LENGTH + 3 * cost.attention * LENGTH**2 == counted(of)
 
 
 @pytest.mark.parametrize("window", [None, 8, 40])
