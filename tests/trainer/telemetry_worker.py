@@ -18,8 +18,8 @@ from tracestill.trainer.stopping import StopRequest
 from tracestill.trainer.train import train
 
 
-def main() -> None:
-    run = RunDirectory.open(Path(sys.argv[-1]))
+def train_in(root: Path) -> None:
+    run = RunDirectory.open(root)
     job = prepare(run, "traces")
     open_directory(job, None)
     head = job.engine.module.head[0]
@@ -32,10 +32,11 @@ def main() -> None:
     assert isinstance(cost, DecoderCost)
     assert head.pull is None
     if dist.get_rank() == 0:
-        (run.root / "found.json").write_text(json.dumps({"cut": cut, "cost": asdict(cost)}))
+        (root / "found.json").write_text(json.dumps({"cut": cut, "cost": asdict(cost)}))
     job.engine.close()
     dist.barrier()
 
 
-main()
+for argument in sys.argv[-2:]:
+    train_in(Path(argument))
 leave(0)

@@ -39,11 +39,20 @@ RECIPE = mini_recipe(
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("telemetry") / "run"
-    run_data_stages(RunDirectory.create(root, RECIPE))
-    run_workers(WORKER, root, ranks=2, timeout=100)
-    return root
+def roots(tmp_path_factory):
+    """A run whose ranks read different rows, and one whose ranks share each row."""
+    found = []
+    for parts in (1, 2):
+        found.append(tmp_path_factory.mktemp("telemetry") / "run")
+        train = RECIPE.train.model_copy(update={"sequence_parallel": parts})
+        run_data_stages(RunDirectory.create(found[-1], RECIPE.model_copy(update={"train": train})))
+    run_workers(WORKER, *found, ranks=2)
+    return found
+
+
+@pytest.fixture(params=[0, 1], ids=["own rows", "shared rows"])
+def root(roots, request):
+    return roots[request.param]
 
 
 def log(root):

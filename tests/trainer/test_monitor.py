@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 from fake_run import RECIPE
@@ -90,3 +92,35 @@ def test_a_backend_that_does_not_start_is_an_error_of_one_line(monkeypatch, tmp_
             continue
         with pytest.raises(InputError, match=r"train\.monitor \(tensorboard\) does not start: no API key configured"):
             engine.open_monitor(MonitorConfig(tensorboard=True), tmp_path)
+
+
+def test_weights_and_biases_and_comet_are_told_where_and_get_every_number(monkeypatch, tmp_path):
+    from tracestill.trainer import engine
+
+    told = []
+    experiment = SimpleNamespace(
+        set_name=lambda name: told.append(("name", name)),
+        __internal_api__log_metric__=lambda name, value, step: told.append(("comet", name, value, step)),
+    )
+    wandb = SimpleNamespace(
+        init=lambda **options: told.append(("init", options)),
+        log=lambda data, step, commit: told.append(("wandb", data, step)),
+    )
+    comet = SimpleNamespace(__version__="3.50.0", start=lambda **options: told.append(("start", options)) or experiment)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setitem(sys.modules, "comet_ml", comet)
+    monkeypatch.setattr(engine.dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(engine.deepspeed.comm, "get_rank", lambda: 0)
+    config = MonitorConfig(wandb={"project": "w", "team": "t"}, comet={"project": "c", "experiment_name": "e"})
+    write = engine.open_monitor(config, tmp_path)
+    assert told[0] == ("init", {"project": "w", "group": None, "entity": "t"})
+    assert told[1][0] == "start"
+    assert told[1][1]["project"] == "c"
+    assert told[2] == ("name", "e")
+    for step in (1, 2):  # Comet would pass over steps that are close to each other
+        write({"step": step, "loss": 0.5})
+    assert told[3:] == [
+        *(("wandb", {"train/loss": 0.5}, 1), ("comet", "train/loss", 0.5, 1)),
+        *(("wandb", {"train/loss": 0.5}, 2), ("comet", "train/loss", 0.5, 2)),
+    ]
+    assert not list(tmp_path.iterdir())
