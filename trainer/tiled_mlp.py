@@ -9,6 +9,7 @@ works on single tokens. (Idea: ALST, arXiv 2506.13996. torch's own checkpointing
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,8 @@ class Tiled:
 
     def forward(self, hidden: Tensor) -> Tensor:  # (..., T, H) -> (..., T, H)
         # always as many pieces, empty ones included: under ZeRO-3 each gathers the weights, on all ranks
-        pieces = hidden.tensor_split(self.tiles, dim=-2)
+        ends = [hidden.shape[-2] * tile // self.tiles for tile in range(self.tiles + 1)]
+        pieces = hidden.split([end - start for start, end in pairwise(ends)], dim=-2)
         whole = self.replaced or super().forward  # type: ignore[misc]
         if torch.is_grad_enabled():
             return torch.cat([checkpoint(whole, piece, use_reentrant=False) for piece in pieces], dim=-2)

@@ -1,0 +1,148 @@
+"""What a training step holds in a GPU's memory, by arithmetic: bytes of one rank. Imports no torch.
+
+For decoders of the Llama and Qwen3 kind as transformers writes them (fp32 inside RMSNorm, a gated MLP), with a flash
+attention, trained by this trainer in fp32 or bf16. e is the bytes of a number in that precision, T the tokens of a
+rank's part of a row, h the hidden size, f the MLP's, a = heads x head_dim, k = kv_heads x head_dim.
+
+Kept for the backward pass, bytes a token and layer:
+
+    two norms         2 (4 + 2e) h      input in fp32, normalised, output
+    norms of q and k  (4 + e) (a + k)   where the model has them
+    attention         e (2a + 2k) + 4 heads      q, k, v, output, log-sum-exp; e a more where ranks share rows
+    MLP               4 e f             gate, silu of it, up, their product; tiled: of one tile at a time
+
+Recomputing layers (activation checkpointing) keeps e h instead, and all of the above of one layer at a time. On top
+comes what a phase of the backward pass needs while it runs; the largest phase counts. Not in it: the CUDA context,
+what the allocator loses to fragments, and NCCL's buffers. ``benchmarks/memory_model.py`` compares it with the
+student's own code run on tensors without storage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FP32 = 4
+BUCKET = 200_000_000  # elements that ZeRO reduces at a time, at most; as trainer/engine.py
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The shape of a student."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool = True
+    qk_norm: bool = True
+
+    @property
+    def query(self) -> int:
+        """Elements of a token's queries, all heads."""
+        return self.heads * self.head_dim
+
+    @property
+    def key(self) -> int:
+        """Elements of a token's keys, all heads."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def parameters(self) -> int:
+        attention = 2 * self.hidden * (self.query + self.key) + (2 * self.head_dim if self.qk_norm else 0)
+        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+        return (1 if self.tied else 2) * self.vocabulary * self.hidden + self.layers * layer + self.hidden
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How it is trained."""
+
+    tokens: int  # of a row
+    ranks: int = 1
+    sequence_parallel: int = 1
+    zero: int = 2
+    bytes: int = 2  # of a number: 2 in bf16, 4 in fp32
+    recompute: bool = False  # activation checkpointing
+    tiles: int = 1  # of the MLP
+    chunk_rows: int = 4096
+    weighted: float = 1.0  # share of the tokens that carry weight
+
+
+def states(decoder: Decoder, setting: Setting) -> dict[str, int]:
+    """Bytes of parameters, gradients, optimizer and of ZeRO's buckets on one rank, between two micro-steps."""
+    n, e, own = decoder.parameters, setting.bytes, -(-decoder.parameters // setting.ranks)
+    master = 0 if setting.zero == 0 else FP32 * own
+    bucket = 0 if setting.zero < 2 else min(BUCKET, n) * (e + (FP32 if e < FP32 else 0))
+    return {
+        "parameters": e * (own if setting.zero == 3 else n),
+        "gradients": FP32 * (own if setting.zero >= 2 else n),
+        "optimizer": master + 2 * FP32 * own if setting.zero else 2 * FP32 * n,
+        "buckets": bucket,
+    }
+
+
+def activations(decoder: Decoder, setting: Setting) -> dict[str, int]:
+    """Bytes kept for the backward pass of the layers (``kept``), and the most that work on one needs (``working``)."""
+    e, h, f = setting.bytes, decoder.hidden, decoder.intermediate
+    shared = setting.sequence_parallel
+    tokens = -(-setting.tokens // shared)
+    a, k = decoder.query, decoder.key * max(1, shared // decoder.kv_heads)
+
+    norm = (FP32 + 2 * e) * h + FP32
+    norms_of_heads = (FP32 + e) * (a + decoder.key) + FP32 * (decoder.heads + decoder.kv_heads)
+    qk = norms_of_heads if decoder.qk_norm else 0
+    exchanged = e * a if shared > 1 else 0
+    attention = norm + qk + e * (2 * a + 2 * k) + FP32 * decoder.heads + exchanged
+    mlp = 4 * e * f
+    tiled = setting.tiles > 1
+    layer = attention + norm + (0 if tiled else mlp)
+
+    incoming = e * h  # gradient of the layer's output
+    gradients = e * (a + 2 * k)  # of q, k and v
+    phases = {
+        "mlp": layer + (2 * incoming + -(-(mlp + 2 * e * f) // setting.tiles) if tiled else incoming + 2 * e * f),
+        "attention": attention + incoming + e * a + gradients + FP32 * a + (gradients if shared > 1 else 0),
+        "second norm": attention + norm + 2 * incoming + (e + 3 * FP32) * h,
+        "norms of heads": norm + qk + incoming + gradients + (e + 3 * FP32) * (a if decoder.qk_norm else 0),
+    }
+    working = max(phases.values())
+    cos_and_sin = 2 * e * decoder.head_dim
+    if setting.recompute:
+        return {"kept": tokens * (decoder.layers * e * h + cos_and_sin), "working": tokens * working}
+    final = norm + incoming + (e + 3 * FP32) * h  # the last norm, at work while everything is still kept
+    kept = decoder.layers * layer + cos_and_sin
+    return {"kept": tokens * kept, "working": tokens * max(final, working - layer)}
+
+
+def head(decoder: Decoder, setting: Setting) -> int:
+    """Bytes of the LM head's loss in its backward pass or, if larger, while a chunk's logits exist."""
+    e, matrix = setting.bytes, decoder.vocabulary * decoder.hidden
+    tokens = -(-setting.tokens // setting.sequence_parallel)
+    weighted = round(tokens * setting.weighted)
+    saved = FP32 * (matrix + weighted * decoder.hidden)
+    chunk = min(setting.chunk_rows, weighted) * (decoder.vocabulary + decoder.hidden) * e
+    rounded = e * (matrix + weighted * decoder.hidden) + (e * tokens * decoder.hidden if weighted < tokens else 0)
+    return saved + max(chunk, rounded)
+
+
+def estimate(decoder: Decoder, setting: Setting) -> dict[str, int]:
+    """Bytes by what they are for, and ``peak``: their sum, the larger of ``working`` and ``head`` counted.
+
+    At ZeRO-3 the largest tensor and one layer, gathered, count as ``gathered``.
+    """
+    found = {**states(decoder, setting), **activations(decoder, setting), "head": head(decoder, setting)}
+    largest = decoder.vocabulary * decoder.hidden
+    layer = (decoder.parameters - largest) // decoder.layers
+    found["gathered"] = setting.bytes * (largest + layer) if setting.zero == 3 and setting.ranks > 1 else 0
+    both = ("working", "head")
+    found["peak"] = sum(value for key, value in found.items() if key not in both) + max(found[key] for key in both)
+    return found
+
+
+QWEN3_0_6B = Decoder(
+    layers=28, hidden=1024, intermediate=3072, heads=16, kv_heads=8, head_dim=128, vocabulary=151_936
+)
+"""As published in its config.json."""
