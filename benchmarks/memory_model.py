@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 import weakref
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, Qwen3Config
 
 from tracestill.trainer import tiled_mlp
+from tracestill.trainer.adapt import checkpoint_activations
 from tracestill.trainer.memory import QWEN3_0_6B, Decoder, Setting, activations, estimate
 
 GB = 1e9
@@ -132,7 +132,7 @@ def student(decoder: Decoder, setting: Setting) -> Any:
     model = AutoModelForCausalLM.from_config(config, attn_implementation="dry", dtype=torch.bfloat16).train()
     assert sum(p.numel() for p in model.parameters()) == decoder.parameters
     if setting.recompute:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(model)
     if setting.tiles > 1:
         tiled_mlp.tile_mlps(model, setting.tiles, setting.tokens)
     return model
@@ -161,7 +161,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write every figure, the machine and the claims here")
     wanted = parser.parse_args()
-    warnings.filterwarnings("ignore", category=FutureWarning)
     AttentionInterface.register("dry", lambda module, q, k, v, mask, **_: (Flash.apply(q, k, v), None))
     AttentionMaskInterface.register("dry", lambda *_, **__: None)
     tiled_mlp.works_on_tokens = lambda *_: True  # it compares numbers, which these tensors do not have
@@ -174,8 +173,10 @@ def main() -> int:
                 {"student": name, **asdict(setting), "dry_run": found, "model": model, "error": model / found - 1}
             )
     rows = [
-        [c["student"], c["tokens"], "yes" if c["recompute"] else "no", c["tiles"]]
-        + [c["dry_run"] / GB, c["model"] / GB, 100 * c["error"]]
+        [
+            *(c["student"], c["tokens"], "yes" if c["recompute"] else "no", c["tiles"]),
+            *(c["dry_run"] / GB, c["model"] / GB, 100 * c["error"]),
+        ]
         for c in checks
     ]
     print("activations, GB: dry run of the student's code, and the model\n")
@@ -190,9 +191,7 @@ def main() -> int:
         claim("largest error of the model against the dry run", max(abs(c["error"]) for c in checks), "<=", 0.02),
         claim("plain: share of an 80 GB GPU", figures["plain"]["peak"] / GPU, ">", 1),
         claim("recomputed: share of an 80 GB GPU", figures["recomputed"]["peak"] / GPU, "<", 0.5),
-        claim(
-            "recomputed, tiled MLP: share of an 80 GB GPU", figures["recomputed, tiled MLP"]["peak"] / GPU, "<", 0.5
-        ),
+        claim("recomputed, tiled MLP: share of an 80 GB GPU", figures["recomputed, tiled MLP"]["peak"] / GPU, "<", 0.5),
     ]
     about = "a model and a dry run of shapes; nothing here was measured on a GPU"
     return finish({"about": about, "checks": checks, "students": figures}, claims, wanted.json)

@@ -92,8 +92,8 @@ def activations(decoder: Decoder, setting: Setting) -> dict[str, int]:
     a, k = decoder.query, decoder.key * max(1, shared // decoder.kv_heads)
 
     norm = (FP32 + 2 * e) * h + FP32
-    norms_of_heads = (FP32 + e) * (a + decoder.key) + FP32 * (decoder.heads + decoder.kv_heads)
-    qk = norms_of_heads if decoder.qk_norm else 0
+    both = (FP32 + e) * (a + decoder.key) + FP32 * (decoder.heads + decoder.kv_heads)
+    qk = both if decoder.qk_norm else 0
     exchanged = e * a if shared > 1 else 0
     attention = norm + qk + e * (2 * a + 2 * k) + FP32 * decoder.heads + exchanged
     mlp = 4 * e * f
@@ -106,7 +106,7 @@ def activations(decoder: Decoder, setting: Setting) -> dict[str, int]:
         "mlp": layer + (2 * incoming + -(-(mlp + 2 * e * f) // setting.tiles) if tiled else incoming + 2 * e * f),
         "attention": attention + incoming + e * a + gradients + FP32 * a + (gradients if shared > 1 else 0),
         "second norm": attention + norm + 2 * incoming + (e + 3 * FP32) * h,
-        "norms of heads": norm + qk + incoming + gradients + (e + 3 * FP32) * (a if decoder.qk_norm else 0),
+        "norm of queries": norm + incoming + gradients + (3 * e + 4 * FP32) * (a if decoder.qk_norm else 0),
     }
     working = max(phases.values())
     cos_and_sin = 2 * e * decoder.head_dim
@@ -142,7 +142,5 @@ def estimate(decoder: Decoder, setting: Setting) -> dict[str, int]:
     return found
 
 
-QWEN3_0_6B = Decoder(
-    layers=28, hidden=1024, intermediate=3072, heads=16, kv_heads=8, head_dim=128, vocabulary=151_936
-)
+QWEN3_0_6B = Decoder(layers=28, hidden=1024, intermediate=3072, heads=16, kv_heads=8, head_dim=128, vocabulary=151_936)
 """As published in its config.json."""

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.kernels.pack import PackedBatch, pack
+from tracestill.trainer.adapt import checkpoint_activations
 from tracestill.trainer.engine import Engine, leave
 from tracestill.trainer.reading_model import use_weighting
 from tracestill.trainer.sequence_parallel import cut
@@ -107,7 +108,7 @@ def run(label: str, case: dict[str, Any], directory: Path, tensors: dict[str, to
     if case.get("tiles"):
         tile_mlps(built.model, case["tiles"], 0)
     if case.get("recompute"):
-        built.model.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(built.model)
     wanted = settings(zero=case["zero"], clip=0.5).model_copy(update={"sequence_parallel": case["parts"]})
     of = Engine(
         built, wanted, accumulation=case["accumulation"], raw_deepspeed={"zero_optimization": PARTITIONED}, seed=0
