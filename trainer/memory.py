@@ -72,15 +72,16 @@ class Setting:
 
 
 def states(decoder: Decoder, setting: Setting) -> dict[str, int]:
-    """Bytes of parameters, gradients, optimizer and of ZeRO's buckets on one rank, between two micro-steps."""
+    """Bytes of parameters, gradients and optimizer on one rank, and of ZeRO's ``buckets`` when they are fullest: at
+    stage 1 what it reduces from, at 2 and 3 that and a copy in fp32."""
     n, e, own = decoder.parameters, setting.bytes, -(-decoder.parameters // setting.ranks)
     master = 0 if setting.zero == 0 else FP32 * own
-    bucket = 0 if setting.zero < 2 else min(BUCKET, n) * (e + (FP32 if e < FP32 else 0))
+    bucket = min(BUCKET, n) * (e if setting.zero < 2 or e == FP32 else e + FP32)
     return {
         "parameters": e * (own if setting.zero == 3 else n),
         "gradients": FP32 * (own if setting.zero >= 2 else n),
         "optimizer": master + 2 * FP32 * own if setting.zero else 2 * FP32 * n,
-        "buckets": bucket,
+        "buckets": bucket if setting.zero else 0,
     }
 
 

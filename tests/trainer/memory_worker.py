@@ -1,0 +1,61 @@
+"""What DeepSpeed holds between two steps at every ZeRO stage, in bytes; rank 0 writes it.
+
+memory_worker.py DIRECTORY
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from pathlib import Path
+
+import tiny_step
+import torch
+from engine_workshop import MicroStep, packed, settings, student, take_step
+
+from tracestill.trainer.engine import Engine, leave
+
+SHAPE = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 4, "initializer_range": 0.02}
+
+
+def alive() -> int:
+    """Bytes of all tensors."""
+    gc.unfreeze()
+    gc.collect()
+    storages = {}
+    for thing in gc.get_objects():
+        if issubclass(type(thing), torch.Tensor):
+            for tensor in (thing, thing.grad if thing.is_leaf else None):
+                if tensor is not None and tensor.layout is torch.strided:
+                    storage = tensor.untyped_storage()
+                    storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def main() -> None:
+    found = []
+    # bf16's own optimizer at stage 1 is not freed with its engine: it comes last
+    for precision, zero in (*(("fp32", zero) for zero in range(4)), ("bf16", 2), ("bf16", 3), ("bf16", 1)):
+        before = alive()
+        built = student(None, tied=False, **SHAPE)
+        parameters = sum(p.numel() for p in built.parameters())
+        of = Engine(
+            built,
+            settings(zero=zero, clip=0.5, precision=precision),
+            accumulation=2,
+            raw_deepspeed={"zero_optimization": {"stage3_param_persistence_threshold": 0}},
+        )
+        take_step(of, [MicroStep(packed(tiny_step.documents(n)), 0.01) for n in range(2)])
+        of.backward(of.forward(MicroStep(packed(tiny_step.documents(0)), 0.01))[0])
+        held = alive() - before
+        of.close()
+        del of, built
+        found.append({"precision": precision, "zero": zero, "parameters": parameters, "held": held})
+    ranks = torch.distributed.get_world_size()
+    if torch.distributed.get_rank() == 0:
+        (Path(sys.argv[-1]) / f"held-{ranks}.json").write_text(json.dumps(found))
+
+
+main()
+leave(0)
