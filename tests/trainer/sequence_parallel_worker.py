@@ -29,6 +29,7 @@ from tracestill.trainer.tiled_mlp import tile_mlps
 from tracestill.trainer.weighting import WeightingConfig, make_weighting
 
 STEPS = 2
+MEASURED = 512  # tokens of the row whose saved tensors are counted
 VOCABULARY = {"vocab_size": tiny_step.VOCABULARY, "bos_id": 1, "eos_id": 2, "pad_id": 0, "num_kinds": 8}
 
 
@@ -97,9 +98,27 @@ def whole(parameter: torch.nn.Parameter, getter: Any, direct: torch.Tensor | Non
     return (direct if found is None else found).detach().cpu().clone().float().contiguous()
 
 
+def saved(of: Engine) -> int:
+    """Bytes that autograd holds of this rank's part of a row with one document, parameters and inputs left out."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*of.module.parameters(), *of.module.buffers())}
+    held = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own and tensor.is_floating_point():
+            held[storage.data_ptr()] = storage
+        return tensor
+
+    part = cut(row([prompt(0, MEASURED)], MEASURED), of.grid.part, of.grid.parts)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss, _ = of.module(part, 1.0)
+    assert loss.requires_grad
+    return sum(storage.nbytes() for storage in held.values())
+
+
 def run(label: str, case: dict[str, Any], directory: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     """``case``: zero, parts, layout; accumulation; tiles of the MLP; recompute: activation checkpointing; student:
-    another shape; reference: weighted by excess loss. The last two are compared with ``alone``."""
+    another shape; reference: weighted by excess loss; measure: count what autograd saves. Student and reference are compared with ``alone``."""
     found: dict[str, Any] = {}
     if case.get("student") or case.get("reference"):
         found["alone"], expected = alone(case, directory)
@@ -135,6 +154,8 @@ def run(label: str, case: dict[str, Any], directory: Path, tensors: dict[str, to
         final = whole(parameter, safe_get_full_fp32_param, parameter)
         if of.rank == 0:
             tensors[f"{label}/final/{name}"] = final
+    if case.get("measure"):
+        found["saved"] = saved(of)
     every: list[Any] = [None] * of.ranks
     torch.distributed.all_gather_object(every, active)
     of.close()

@@ -18,6 +18,7 @@ from transformers import LlamaConfig, T5Config
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.kernels.pack import pack
+from tracestill.trainer.memory import Decoder, Setting, activations
 from tracestill.trainer.sequence_parallel import Grid, cut, exchange, grid, refuse
 
 WORKER = Path(__file__).with_name("sequence_parallel_worker.py")
@@ -45,7 +46,7 @@ LAUNCHES: dict[str, tuple[int, dict[str, dict[str, Any]]]] = {
     "two": (
         2,
         {
-            "inside": case(0, "inside"),
+            "inside": case(0, "inside", measure=True),
             "at_end": case(3, "at_end", 2, tiles=3),
             "padding": case(1, "padding"),
             "weightless": case(2, "weightless", 2, recompute=True),
@@ -153,6 +154,16 @@ def test_stage_3_is_partitioned_and_the_layouts_are_what_they_say(outcome):
             assert not counts[:, 0].any()
         if cases[name]["layout"] == "at_end":
             assert (counts[:, cases[name]["parts"] // 2 :].sum(axis=1) > 0).all()
+
+
+def test_each_rank_keeps_its_part_for_the_backward_pass(outcome):
+    """As the memory model says; beside it the last norm's own, and the gradient of the head's matrix."""
+    shape = Decoder(2, 32, 48, heads=4, kv_heads=2, head_dim=8, vocabulary=61, tied=False, qk_norm=False)
+    for found in outcome[1].values():
+        if "saved" in found:
+            setting = Setting(512, sequence_parallel=2, bytes=4)
+            expected = activations(shape, setting)["kept"] + 256 * (2 * 4 * 32 + 4) + 4 * 61 * 32
+            assert found["saved"] == pytest.approx(expected, rel=1e-3)
 
 
 def packed(length: int = 24):
