@@ -118,7 +118,8 @@ def saved(of: Engine) -> int:
 
 def run(label: str, case: dict[str, Any], directory: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     """``case``: zero, parts, layout; accumulation; tiles of the MLP; recompute: activation checkpointing; student:
-    another shape; reference: weighted by excess loss; measure: count what autograd saves. Student and reference are compared with ``alone``."""
+    another shape; reference: weighted by excess loss; measure: count what autograd saves. Those with student or
+    reference are compared with ``alone``."""
     found: dict[str, Any] = {}
     if case.get("student") or case.get("reference"):
         found["alone"], expected = alone(case, directory)
