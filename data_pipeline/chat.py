@@ -109,7 +109,7 @@ class ChatForm:
                 texts.append(self.text_of(record))
                 made.append(None)
             except Refused as refused:
-                made.append(Encoded({}, refused.args))
+                made.append(Encoded({}, refused.why))
         whole = self.tokens_of([text.text for text in texts])
         prompts = self.tokens_of([text.text[: text.ends[0]] for text in texts])
         rendered = zip(texts, whole, prompts, strict=True)
@@ -221,15 +221,14 @@ class ChatForm:
         end = next((i for i, token in enumerate(written) if token in self.stops), None)
         said = self.backend.decode(written[:end], skip_special_tokens=False)
         mark, layout = closing_mark(self.layout), self.layout
+        ending = layout.tail.removesuffix(layout.stop)
         if not mark:  # the prompt has closed the think block, or there is none
-            trace, answer = "", said
+            trace, answer = "", between(said, "", ending)
         else:
             trace, found, answer = said.partition(mark)
             lead, _, trail = layout.closing.partition(mark)
             opening, lead = (layout.opening, lead) if layout is not self.without_trace else (lead, "")
-            trace = trace.removeprefix(opening if trace.startswith(opening) else opening.strip())
-            trace, answer = trace.removesuffix(lead), answer.removeprefix(trail)
-        answer = answer.removesuffix(layout.tail.removesuffix(layout.stop))
+            trace, answer = between(trace, opening, lead), between(answer, trail, ending)
         complete = end is not None and (not mark or bool(found))
         return Reading(
             text=self.backend.decode(written, skip_special_tokens=False),
@@ -238,6 +237,13 @@ class ChatForm:
             finished=end is not None,
             trace_tokens=len(self.tokens_of([trace])[0].ids),
         )
+
+
+def between(text: str, before: str, after: str) -> str:
+    """The text between two delimiters; without white space around it, if it is not written as in training."""
+    if text.startswith(before) and text[len(before) :].endswith(after):
+        return text[len(before) : len(text) - len(after)]
+    return text.strip().removeprefix(before.strip()).removesuffix(after.strip()).strip()
 
 
 def trimmings(text: str) -> list[str]:

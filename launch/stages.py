@@ -70,7 +70,7 @@ def select_work(run: RunDirectory, arm: str) -> Work:
 def tokenizer_work(run: RunDirectory, arm: str) -> Work:
     own, directory = run.recipe.for_arm(arm), run.stage(arm, "tokenizer")
     where = {"sample": run.stage(arm, "sample"), "select": run.stage(arm, "select")}
-    plain = own.encode.template == "plain"
+    plain = own.encode.template != "chat"
 
     def action(label: str, console: Console) -> None:
         with bar(label, console):  # SentencePiece does not tell how far it is

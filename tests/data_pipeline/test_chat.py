@@ -21,6 +21,7 @@ from tracestill.data_pipeline.form import FormConfig
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.schema import Record, Span
 from tracestill.data_pipeline.segment import segment
+from tracestill.data_pipeline.tokenizer import train_sentencepiece, write_tokenizer
 
 KINDS = Kinds()
 QUESTION, TRACE = "How much is 3 + 4?", "Let me add.\n3 + 4 = 7.\n\nCheck: 7 - 4 = 3."
@@ -129,6 +130,25 @@ def test_transformers_writes_the_same(tmp_path: Path, name: str, in_config: bool
             ours = encoded.documents[""].tokens.tolist()
             assert theirs[: len(ours)] == ours
             assert auto.decode(theirs[len(ours) :]) in ("", "\n")
+
+
+def test_a_template_of_the_plain_form_gives_plain_documents(tmp_path: Path) -> None:
+    """Tokenised as one text and in three parts: the same, but for the kind of <s>, which is never predicted."""
+    write_tokenizer(train_sentencepiece([f"{QUESTION} {TRACE} abcd"] * 9, 400), tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% else %}"
+        "<think>{{ m.reasoning_content }}</think>{{ m.content + eos_token }}{% endif %}{% endfor %}"
+    )
+    for trace in ("keep", "drop"):
+        plain, chat = (load_form(FormConfig(template=name, trace=trace), tmp_path) for name in ("plain", "chat"))
+        for made_up in (record(), record("  two\n\nlines ", " so é漢😀 ", " 7\n"), record(trace="", spans=())):
+            ours, theirs = (form.encode([made_up], KINDS)[0].documents[""] for form in (plain, chat))
+            assert [a[1:].tolist() for a in theirs] == [a[1:].tolist() for a in ours]
+            assert theirs.tokens[0] == ours.tokens[0]
+            asked = plain.prompt_ids(made_up.question)
+            assert chat.prompt_ids(made_up.question) == asked
+            written = ours.tokens[len(asked) :].tolist()
+            assert chat.read(written) == plain.read(written)
 
 
 PARTS = ["a", " sum", "  ", "\n", "\n\n", "7", " = ", "Check: ", ".", ".\n", "é", "漢", "\t", ">", "<", "\u3000"]
@@ -330,6 +350,8 @@ def test_stops_and_ids(tmp_path: Path) -> None:
         "8",
         True,
     )
+    loose = chat.tokens_of(["<think>so </think>\n8 \n<|im_end|>"])[0].ids  # not quite as it was trained
+    assert chat.read(loose)[1:4] == ("so", "8", True)
     assert chat.read(chat.tokens_of(["so it goes<|im_end|>"])[0].ids)[1:4] == ("so it goes", None, True)
     assert np.array(chat.prompt_ids("x")).max() < chat.size
     made.save(tmp_path, made.CHATML, pad_token=None)
