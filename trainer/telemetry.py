@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from rich.table import Table
 
 from tracestill.data_pipeline.kinds import Kinds
 
@@ -131,6 +132,17 @@ def line_of(step: int, steps: int, numbers: dict[str, Any]) -> str:
     if numbers["data_wait"] > 0.01 * numbers["seconds"]:
         parts.append(f"waits for data {numbers['data_wait'] / numbers['seconds']:.0%}")
     return "  ".join(parts)
+
+
+def table_of(kinds: dict[str, dict[str, float]]) -> Table:
+    """Every kind's numbers over the steps since the last line."""
+    table = Table(title="The last steps by span kind", title_justify="left")
+    for heading in ("kind", "tokens", "loss", "accuracy", "entropy", "share of loss"):
+        table.add_column(heading, justify="left" if heading == "kind" else "right")
+    for name, found in kinds.items():
+        means = (f"{found['loss']:.4f}", f"{found['accuracy']:.1%}", f"{found['entropy']:.4f}")
+        table.add_row(name, f"{found['count']:,}", *means, f"{found['share']:.1%}")
+    return table
 
 
 def finite(value: Any) -> Any:

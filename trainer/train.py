@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
@@ -29,7 +30,7 @@ from tracestill.trainer.recipe import MAIN_ARM, dump_recipe
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.settings import GENERATION, learning_rate, seconds_of
 from tracestill.trainer.stopping import EXIT_STOPPED, StopRequest
-from tracestill.trainer.telemetry import LOG, Log, Meter, line_of
+from tracestill.trainer.telemetry import LOG, Log, Meter, line_of, table_of
 from tracestill.trainer.weighting import end_step, state_of
 
 
@@ -73,7 +74,7 @@ def train(job: Job, stop: StopRequest) -> bool:
             numbers = {"lr": rate, "grad_norm": result.grad_norm, **meter.read()}
             numbers |= pace.read(numbers["weighted_tokens"], ahead)
             log.add(step=done, epoch=batch.epoch, **numbers)
-            job.console.print(line_of(done, job.steps, numbers), highlight=False, soft_wrap=True)
+            tell(job, numbers, ends=ends)
         if ends or better or (settings.checkpoint_every and done % settings.checkpoint_every == 0):
             save(job, wait=ends)
         if result.stop and not (last or progress.over):
@@ -93,6 +94,13 @@ def open_log(job: Job) -> Log:
     """``log.jsonl``, from the steps done on, and the recipe's monitors. Raises InputError if one does not start."""
     also = open_monitor(job.recipe.train.monitor, job.directory)
     return Log(job.directory / LOG, resume_at=job.progress.step, write=job.engine.rank == 0, also=also)
+
+
+def tell(job: Job, numbers: dict[str, Any], *, ends: bool) -> None:
+    """A line in the console, and at the end of training a table by kind."""
+    job.console.print(line_of(job.progress.step, job.steps, numbers), highlight=False, soft_wrap=True)
+    if ends:
+        job.console.print(table_of(numbers["kinds"]))
 
 
 def measure(job: Job, log: Log, pace: Pace) -> dict[str, dict[str, float]]:

@@ -1,12 +1,15 @@
 """What a line of the log says, and what a log keeps when training goes on from a checkpoint."""
 
+import io
 import json
+import re
 
 import pytest
 import torch
+from rich.console import Console
 
 from tracestill.data_pipeline.kinds import Kinds
-from tracestill.trainer.telemetry import Log, Meter, by_kind
+from tracestill.trainer.telemetry import Log, Meter, by_kind, table_of
 
 KINDS = Kinds()
 
@@ -54,6 +57,15 @@ def test_a_faulty_step_leaves_no_trace():
     found = meter.read()
     assert (found["loss"], found["weighted_tokens"]) == (3.0, 4)
     assert found["kinds"]["answer"]["loss"] == 2.0
+
+
+def test_the_table_at_the_end_shows_every_kind():
+    kinds = by_kind(KINDS, statistics(derive=[4.0, 6.0, 8, 12.0, 6, 2.0], answer=[2.0, 2.0, 2, 2.0, 1, 1.0]))
+    console = Console(file=io.StringIO(), width=100)
+    console.print(table_of(kinds))
+    rows = [re.findall(r"[\w.%]+", line) for line in console.file.getvalue().splitlines()]
+    assert ["derive", "8", "1.5000", "75.0%", "0.2500", "75.0%"] in rows
+    assert ["answer", "2", "1.0000", "50.0%", "0.5000", "25.0%"] in rows
 
 
 def test_resuming_cuts_the_lines_of_steps_that_will_come_again(tmp_path):
