@@ -38,6 +38,11 @@ class PackedBatch:
     active: torch.Tensor  # (A,) int64, ascending
     max_length: int  # tokens of the longest segment
 
+    @property
+    def positions(self) -> int:
+        """How many the student computes."""
+        return len(self.labels)
+
 
 @dataclass(frozen=True)
 class Source:

@@ -160,6 +160,15 @@ def test_the_gap_between_the_arms_holds_on_three_seeds(tmp_path):
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_the_gap_between_the_arms_holds_for_an_encoder_decoder(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks/demo.py"), "--recipe", str(ROOT / "recipes/demo_t5.yaml")]
+    found = tmp_path / "found.json"
+    done = subprocess.run([*command, "--seeds", "0", "--quick", "--json", str(found)], cwd=ROOT, check=False)
+    assert done.returncode == 0, json.loads(found.read_text())["claims"]
+
+
+@pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_held_out_loss_of_word_problems_falls_on_every_kind(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks/held_out_loss.py"), str(ROOT / "recipes/gsm_symbolic.yaml")]

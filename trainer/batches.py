@@ -101,7 +101,14 @@ class Batches:
         else:
             micro, weight_sum = self.reduced(mine, table, step, self.tokens), None
         work = work_of(self.store.lengths[whole], counts, partial(row_length, parts=self.parts))
+        if self.make_row is not row_of:
+            work = replace(work, positions=self.laid_out(micro, work))
         return Step(micro, weight_sum, work, whole, epoch)
+
+    def laid_out(self, micro: list[MicroStep], work: Work) -> int:
+        """Positions that a step computes if all ranks' packs are padded as this rank's are."""
+        tokens = sum(int(self.store.lengths[one.documents].sum()) for one in micro)
+        return round(work.tokens * sum(one.packed.positions for one in micro) / tokens) if tokens else work.positions
 
     def known(
         self, mine: list[np.ndarray], whole: np.ndarray, table: np.ndarray

@@ -70,4 +70,6 @@ def use_weighting(
         built = build_student(config, **vocabulary, device=device, dtype=dtype, chunk_rows=chunk_rows)
     except InputError as error:
         raise InputError(f"weighting.options.reference: {error}") from error
+    if built.model.config.is_encoder_decoder != student.model.config.is_encoder_decoder:
+        raise InputError(f"weighting.options.reference: {path} reads documents of another form than the student does")
     student.reference_nll = Reference(built, device, dtype).nll

@@ -48,6 +48,10 @@ class PairedBatch(PackedBatch):
     rectangles: tuple[Rectangle, ...]
     places: Tensor  # (T,) int64: where each position's hidden state lies among those of all rectangles, row by row
 
+    @property
+    def positions(self) -> int:
+        return sum(one.encoder_ids.numel() + one.decoder_ids.numel() for one in self.rectangles)
+
 
 class Layout(NamedTuple):
     """How a student's documents are laid out."""

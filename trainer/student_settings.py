@@ -97,6 +97,8 @@ def holds_encoder_decoder(directory: Path) -> bool:
 
 def check_together(student: StudentConfig, zero: int, tiled_mlp: int | bool) -> None:
     """Raises ValueError for what a student cannot do at ZeRO stage ``zero``, or with ``train.tiled_mlp``."""
+    if student.compile and student.encoder_decoder:
+        raise ValueError("student.compile: nobody has tried it with an encoder-decoder; leave it out")
     if student.compile and zero == 3:
         raise ValueError(
             "student.compile: not at train.zero 3, whose hooks gather parameters while a layer runs; use stage 0 to 2"

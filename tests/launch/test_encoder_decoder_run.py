@@ -107,6 +107,7 @@ def test_factors_count_what_the_decoder_writes_and_nothing_else(data, store, nor
         "examples": 1 / np.maximum(1e-30, weights_of[per_document > 0].sum() * per_document[d]),
     }[normaliser]
     np.testing.assert_allclose(np.concatenate(found), w * c, rtol=5e-7)
+    assert step.work.positions == sum(micro.packed.positions for micro in step.micro) >= step.work.tokens
     assert step.work.tokens == sum(int(store.lengths[document]) for document in step.documents)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_pairs
+import tiny_step
 import torch
 from distributed_support import run_workers
 from hypothesis import given, settings
@@ -19,12 +20,17 @@ from tiny_export import save_tokenizer
 from tiny_step import NUM_KINDS, TABLE, VOCABULARY
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.kinds import Kinds
+from tracestill.trainer.adapt import adapt
 from tracestill.trainer.export import export
 from tracestill.trainer.generate import generate, load_exported
+from tracestill.trainer.reading_model import use_weighting
 from tracestill.trainer.rectangles import PairedBatch, group_documents, paired_row
 from tracestill.trainer.settings import StudentConfig
 from tracestill.trainer.student import Student, build_student
 from tracestill.trainer.student_check import check_student
+from tracestill.trainer.student_settings import check_together
+from tracestill.trainer.weighting import WeightingConfig, make_weighting
 
 WORKER = Path(__file__).with_name("encoder_decoder_worker.py")
 CPU = torch.device("cpu")
@@ -275,3 +281,62 @@ def test_positions_bound_question_and_text_apart():
     for question, more in ((65, 8), (8, 65)):
         with pytest.raises(InputError, match="exceeds the student's 64 positions"):
             generate(model, [[5] * question], max_new_tokens=more, **settings)
+
+
+@pytest.mark.parametrize("keys", [{"activation_checkpointing": True}, {"lora": {"rank": 2}}, {"freeze": ["encoder.*"]}])
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_adapters_and_checkpointed_activations_change_neither_loss_nor_what_else_learns(family, keys, tmp_path):
+    tiny_pairs.student(family, seed=3).model.save_pretrained(tmp_path)
+    found = []
+    for more in ({}, keys):
+        config = StudentConfig(config=None, pretrained=tmp_path, **more)
+        student = build_student(config, vocab_size=VOCABULARY, bos_id=1, eos_id=2, pad_id=0, num_kinds=NUM_KINDS)
+        if family == "bart" and "freeze" in more:
+            config = config.model_copy(update={"freeze": ["model.encoder.*"]})
+        adapt(student, config, seed=0, device=CPU)
+        loss, _ = student(packed(student, tiny_pairs.pairs(0)), 0.25)
+        loss.backward()
+        found.append((loss.item(), {n: p.grad for n, p in student.model.named_parameters() if p.grad is not None}))
+    (loss, whole_gradient), (same, learned) = found
+    assert same == loss
+    assert learned
+    if "lora" in keys:
+        assert any(gradient.any() for name, gradient in learned.items() if "lora_B" in name and "encoder." in name)
+        assert all("lora_" in name for name in learned)
+    else:
+        for name, gradient in learned.items():
+            assert (gradient - whole_gradient[name]).norm() <= 1e-6 * whole_gradient[name].norm(), name
+        assert ("freeze" in keys) == (len(learned) < len(whole_gradient))
+
+
+def test_a_compiled_encoder_decoder_is_refused():
+    config = StudentConfig(config=tiny_pairs.FAMILIES["t5"], compile=True)
+    with pytest.raises(ValueError, match=r"student\.compile: nobody has tried it with an encoder-decoder"):
+        check_together(config, 2, False)
+
+
+def test_a_reference_of_another_form_is_refused(tmp_path):
+    tiny_step.plain_model(tied=False).save_pretrained(tmp_path)
+    options = {"reference": str(tmp_path), "threshold": 0.0}
+    weighting = make_weighting(WeightingConfig(use="excess_loss", options=options), Kinds())
+    vocabulary = {"vocab_size": VOCABULARY, "bos_id": 1, "eos_id": 2, "pad_id": 0, "num_kinds": NUM_KINDS}
+    with pytest.raises(InputError, match="reads documents of another form than the student does"):
+        use_weighting(tiny_pairs.student(), weighting, vocabulary=vocabulary, device=CPU, dtype=torch.float32)
+
+
+def test_a_reference_may_be_an_encoder_decoder_too(tmp_path):
+    """What it finds of each target is what transformers' own model finds."""
+    student = tiny_pairs.student(seed=3)
+    tiny_pairs.student(seed=8).model.save_pretrained(tmp_path)
+    options = {"reference": str(tmp_path), "threshold": 0.0}
+    weighting = make_weighting(WeightingConfig(use="excess_loss", options=options), Kinds())
+    vocabulary = {"vocab_size": VOCABULARY, "bos_id": 1, "eos_id": 2, "pad_id": 0, "num_kinds": NUM_KINDS}
+    use_weighting(student, weighting, vocabulary=vocabulary, device=CPU, dtype=torch.float32)
+    pairs = [pair for pair in tiny_pairs.pairs(0) if pair.weight]
+    row = packed(student, pairs)
+    found = student.reference_nll(row)
+    with torch.no_grad():
+        model = tiny_pairs.plain_model(tiny_pairs.student(seed=8).model)
+        exact = torch.cat([-tiny_pairs.log_p(model, pair) for pair in pairs])
+    weighed = torch.from_numpy(np.concatenate([pair.weights() for pair in pairs])) > 0
+    torch.testing.assert_close(found[row.active], exact[weighed], rtol=2e-5, atol=2e-5)
