@@ -37,7 +37,7 @@ def make(case: str, stage: int, directory: Path, seed: int, accumulation: int) -
     ids = {"bos_id": 1, "eos_id": 2, "pad_id": 0, "num_kinds": tiny_step.NUM_KINDS}
     student = build_student(config, vocab_size=tiny_step.VOCABULARY, **ids)
     adapt(student, config, seed=seed, device=torch.device("cpu"))
-    return engine(student, zero=stage, accumulation=accumulation, seed=seed)
+    return engine(student, zero=stage, accumulation=accumulation, seed=seed, ema=0.7)
 
 
 def train(of: Engine, first: int, last: int) -> list[float]:

@@ -62,8 +62,8 @@ def test_checkpoints_hold_everything_by_plain_names(trained, case):
     tensors = stored(trained[0] / case / "step-000002")
     learning = trainable(kind)
     assert {n for n in tensors if n.startswith("parameter/")} == {f"parameter/model.{n}" for n in PLAIN | learning}
-    for moment in ("exp_avg", "exp_avg_sq"):
-        assert {n for n in tensors if n.startswith(f"{moment}/")} == {f"{moment}/model.{n}" for n in learning}
+    for part in ("exp_avg", "exp_avg_sq", "average"):
+        assert {n for n in tensors if n.startswith(f"{part}/")} == {f"{part}/model.{n}" for n in learning}
     base = load_file(trained[0] / "base-0" / "model.safetensors")
     changed = {n for n in PLAIN if not torch.equal(tensors[f"parameter/model.{n}"], base[n])}
     assert changed == learning & PLAIN
