@@ -70,7 +70,7 @@ def write(
     """Write ``directory/step-<step>`` of every rank's snapshot; delete all but the ``keep`` newest and that of step
     ``best``, which does not count among them. Called on every rank; the ranks talk in ``group``.
 
-    Raises InputError on all ranks if one of them cannot write; then nothing is committed, and nothing is left.
+    Raises InputError on all ranks, saying why, if one of them cannot write; what was written so far is deleted.
     """
     name = share_text(f"tmp-{held.step:06d}-{uuid.uuid4().hex}", group)
     work, final = directory / name, path_of(directory, held.step)

@@ -74,7 +74,8 @@ class Saver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        """What ends training by an error of its own, on all ranks, says so; a lost rank would be waited for in vain."""
+        """An InputError ends all ranks alike, so what is under way is finished first. After any other error a rank may
+        be lost, and what waits for it would wait in vain."""
         if kind is None:
             self.wait()
         elif issubclass(kind, InputError) and self.thread is not None:
