@@ -126,8 +126,7 @@ def refuse_unlearned(model: PreTrainedModel, new_tokens: int) -> None:
 def checkpoint_activations(model: PreTrainedModel) -> None:
     """Keep each layer's input only. The layers' randomness (dropout) is the same when they are computed again."""
     enable = getattr(model, "activation_checkpointing_enable", None)  # the older name is deprecated
-    # Under ZeRO-3 a saved parameter is empty in one pass and whole in the other, which torch would call an error.
-    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False, "determinism_check": "none"})
+    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
     model.disable_input_require_grads()  # only the reentrant kind needs it
 
 
