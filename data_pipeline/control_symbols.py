@@ -42,25 +42,8 @@ def add_control_symbols(directory: Path) -> int:
         if (backend.token_to_id(symbol) or 0) < known:
             raise InputError(f"{path}: cannot add {symbol} behind its {known} tokens; add it to the tokenizer yourself")
     backend.save(str(path))
-    declare(config, backend, added)
     config_path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return known
-
-
-def declare(config: dict[str, Any], backend: Tokenizer, added: list[str]) -> None:
-    """Name the new symbols where transformers looks for special tokens."""
-    for key in ("extra_special_tokens", "additional_special_tokens"):  # the second is the older name
-        if isinstance(config.get(key), list):
-            break
-    else:
-        key = "extra_special_tokens"
-        if key in config:  # older: a mapping of names
-            key = "additional_special_tokens"
-    config[key] = [*config.get(key, []), *(symbol for symbol in added if symbol in (THINK, END_THINK))]
-    if "added_tokens_decoder" in config:
-        flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-        for symbol in added:
-            config["added_tokens_decoder"][str(backend.token_to_id(symbol))] = {"content": symbol, **flags}
 
 
 def content(symbol: Any) -> Any:

@@ -105,8 +105,9 @@ def test_equal_seeds_give_equal_adapters_and_leave_the_generator_alone(base):
     torch.manual_seed(5)
     expected = torch.rand(2)
     torch.manual_seed(5)
-    one, two = build(base[0], lora={}), build(base[0], lora={})
+    one = build(base[0], lora={})
     assert torch.equal(torch.rand(2), expected)
+    two = build(base[0], lora={})
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert any(p.any() for n, p in one.named_parameters() if "lora_A" in n)
 
@@ -229,7 +230,7 @@ def test_compiled_layers_learn_the_same_and_lengths_need_no_more_graphs(monkeypa
             for d in (True, False)
         )
         assert difference < 2e-6 * whole
-        assert graphs[0] > 0
+        assert 0 < graphs[0] < 10, "both layers share them; with attention inside there were 21"
         assert graphs == graphs[:1] * 4
     torch._dynamo.reset()
 
