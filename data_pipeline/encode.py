@@ -96,7 +96,7 @@ def run(
             "kinds": kinds.names,
             "special_ids": form.special_ids,
             "vocab_size": form.size,
-            **({"template": form.findings} if form.findings else {}),
+            **({"form": form.findings} if form.findings else {}),
         }
         if "train" not in work.counts["splits"]:
             reasons = ", ".join(f"{reason}: {n}" for reason, n in work.counts["rejected"].items()) or "none came in"

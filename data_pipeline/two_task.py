@@ -29,7 +29,7 @@ class TwoTaskForm:
         self.trace, self.answer, self.config = trace, answer, config
         self.size, self.pad = answer.size, answer.pad
         self.special_ids, self.stops = answer.special_ids, answer.stops
-        self.findings: dict[str, Any] = answer.findings
+        self.findings: dict[str, Any] = {**answer.findings, "two_task": config.model_dump()}
         self.chat_template = answer.chat_template
         if self.chat_template is not None:
             prefix = json.dumps(config.answer_prefix)  # a string literal of Jinja's, too

@@ -75,7 +75,9 @@ def run(held: RunDirectory, arm: str, progress: Callable[[int, int], None] = lam
     questions = held_out(sample / "questions.parquet", recipe.evaluate.questions)
     with stage(directory, "evaluate", config, inputs) as work:
         predictions = predict(recipe, questions, export_dir, device, progress)
-        result: dict[str, Any] = {**summary(predictions), "documents": 0, "kinds": {}}
+        form = load_form(recipe.encode, export_dir)
+        asked = form.read(form.prompt_ids(questions[0]["question"])).text
+        result: dict[str, Any] = {**summary(predictions), "asked": asked, "documents": 0, "kinds": {}}
         if (encode / "test.arrow").exists():
             store = TokenStore(encode / "test.arrow", recipe.span_kinds())
             result["documents"] = len(store)

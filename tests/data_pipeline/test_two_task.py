@@ -54,6 +54,7 @@ def test_a_record_is_one_record_and_two_documents(tmp_path: Path) -> None:
     manifest = read_manifest(tmp_path / "encode")
     counts = manifest["counts"]
     assert (counts["in"], counts["out"], counts["rejected"]) == (7, 6, {"empty_trace": 1})
+    assert manifest["form"]["two_task"] == {"trace_prefix": "[rationale] ", "answer_prefix": "[label] "}
     assert {split: row["documents"] for split, row in counts["splits"].items()} == {"train": 10, "test": 2}
     store = TokenStore(tmp_path / "encode" / "tokens.arrow", KINDS)
     assert store.ids == [f"{r.record_id}#{part}" for r in train for part in ("trace", "answer")]
@@ -118,7 +119,7 @@ def test_a_stage_with_a_chat_template_counts_what_it_met(tmp_path: Path) -> None
     counts = conserved(manifest)
     assert (counts["in"], counts["out"], counts["rejected"]) == (3, 2, {"control_in_text": 1})
     assert counts["notes"] == {"straddling_tokens": 2, "trimmed_trace": 1}
-    assert manifest["template"]["stop"] == "<|im_end|>"
+    assert manifest["form"]["stop"] == "<|im_end|>"
     store = TokenStore(tmp_path / "encode" / "tokens.arrow", KINDS)
     assert {int(store.tokens(i)[-1]) for i in range(2)} == {manifest["special_ids"]["eos"]}
 

@@ -94,7 +94,7 @@ def test_the_student_of_a_chat_learns_its_form(run: Path) -> None:
         assert row["answer"].strip() == after.removesuffix("<|im_end|>").strip()
         assert row["trace_tokens"] > 0
     about = read_manifest(run / "arms/traces/encode")
-    assert about["template"]["trace_given_as"] == "reasoning_content"
+    assert about["form"]["trace_given_as"] == "reasoning_content"
     told = SUMMARIES["encode"](about, run / "arms/traces/encode")
     assert told.endswith(f"; noted: straddling tokens {about['counts']['notes']['straddling_tokens']:,}")
     export = run / "arms/traces/train/export"
@@ -109,6 +109,8 @@ def test_the_student_of_two_tasks_answers_at_once(run: Path) -> None:
     store = TokenStore(run / "arms/two/encode/tokens.arrow", Kinds())
     counts = read_manifest(run / "arms/two/encode")["counts"]
     assert len(store) == 2 * (counts["out"] - counts["splits"].get("test", {"documents": 0})["documents"] // 2)
+    result = json.loads((run / "arms/two/evaluate/result.json").read_text())
+    assert result["asked"] == "<s>[label] " + predictions(run, "two")[0]["question"]
     rows = [row for row in predictions(run, "two") if row["finished"]]
     assert {row["trace_tokens"] for row in rows} == {0}
     assert all(row["answer"] for row in rows)
