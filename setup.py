@@ -65,6 +65,7 @@ setup(
             "accelerate>=1.5",  # what Hugging Face's Trainer needs, in docs/hf_trainer.py
             "matplotlib>=3.9",  # plots of benchmarks
             "hypothesis>=6",
+            "jsonschema>=4.20",  # Kubernetes manifests against their schemas
             "kernels>=0.12",  # Hugging Face's, to prove that our folder of this name does no harm
             "mypy>=1.15",
             "peft>=0.20",

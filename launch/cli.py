@@ -259,7 +259,7 @@ def report(
     single("report", recipe, run_dir, settings, replace)
 
 
-for command in (cluster_commands.doctor,):
+for command in (cluster_commands.doctor, cluster_commands.slurm, cluster_commands.kubernetes):
     app.command(rich_help_panel="Clusters")(command)
 
 

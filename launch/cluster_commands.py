@@ -43,3 +43,78 @@ def doctor(
     cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env)
     if not run_doctor(cluster or this_host(), run_dir, Console()):
         raise typer.Exit(1)
+
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/demo.yaml.")]
+NodesOption = Annotated[int, typer.Option("--nodes", min=1, help="How many nodes.")]
+GpusOption = Annotated[int, typer.Option("--gpus", min=0, help="GPUs of each node, one rank each; 0: train on CPUs.")]
+RanksOption = Annotated[int | None, typer.Option("--ranks", min=1, help="Ranks of each node. Default: one a GPU.")]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", metavar="FILE", help="What to write; it must not exist yet.")
+]
+
+
+def slurm(
+    recipe: RecipeFile,
+    nodes: NodesOption,
+    gpus: GpusOption,
+    time: Annotated[str, typer.Option("--time", help="Limit of the job: 24h, or 1-00:00:00.")],
+    ranks: RanksOption = None,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option("--run-dir", metavar="DIR", help="Where the run keeps its files. Default: runs/<name>."),
+    ] = None,
+    interface: InterfaceOption = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", metavar="--NAME=VALUE", help="Pass on to sbatch. Repeatable.")
+    ] = None,
+    output: OutputOption = None,
+) -> None:
+    """Write a batch script for Slurm that trains a recipe and goes back into the queue until it is done.
+
+    Example: [cyan]tracestill slurm recipes/demo.yaml --nodes 4 --gpus 8 --time 24h --option=--partition=a100[/]
+    """
+    from tracestill.launch.sbatch import Job, batch_script
+    from tracestill.trainer.recipe import load_recipe
+
+    loaded = load_recipe(recipe)
+    file = output or Path(f"{loaded.name}.sbatch")
+    job = Job(nodes, gpus, time, ranks, interface, tuple(option or ()))
+    write_new(file, batch_script(loaded, recipe, run_dir or Path("runs") / loaded.name, job, file))
+    typer.echo(f"next: sbatch {file}")
+
+
+def kubernetes(
+    recipe: RecipeFile,
+    nodes: NodesOption,
+    gpus: GpusOption,
+    image: Annotated[str, typer.Option("--image", help="Container image that holds tracestill.")],
+    claim: Annotated[str, typer.Option("--claim", help="PersistentVolumeClaim that all pods can write to.")],
+    ranks: RanksOption = None,
+    arm: Annotated[str, typer.Option("--arm", metavar="NAME", help="Which student of the recipe.")] = "traces",
+    mount: Annotated[str, typer.Option("--mount", metavar="DIR", help="Where pods see the claim.")] = "/runs",
+    output: OutputOption = None,
+) -> None:
+    """Write a manifest for Kubernetes: a PyTorchJob, for Kubeflow's training operator.
+
+    Example: [cyan]tracestill kubernetes recipes/demo.yaml --nodes 2 --gpus 8 --image IMAGE --claim runs[/]
+    """
+    from tracestill.launch.pytorchjob import Pods, manifest
+    from tracestill.trainer.recipe import load_recipe
+
+    loaded = load_recipe(recipe)
+    file = output or Path(f"{loaded.name}-{arm}.yaml")
+    pods = Pods(nodes, gpus, image, claim, ranks, mount)
+    write_new(file, manifest(loaded, arm, pods))
+    typer.echo(f"next: kubectl apply -f {file}")
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file. Raises InputError if it exists, since it may have been edited."""
+    from tracestill.data_pipeline.errors import InputError
+
+    try:
+        with path.open("x", encoding="utf-8") as handle:
+            handle.write(text)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; choose another --output, or delete it") from error

@@ -1,0 +1,201 @@
+"""What `tracestill slurm` and `tracestill kubernetes` write: checked, and run by a pretended Slurm."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from fake_run import mini_recipe
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.launch.pytorchjob import Pods, manifest
+from tracestill.launch.sbatch import Job, batch_script, slurm_time
+from tracestill.trainer.recipe import Recipe
+
+SCHEMAS = json.loads((Path(__file__).parent / "kubernetes_schemas.json").read_text())
+JOB = Job(4, 8, "24h", None, "ib0", ("--partition=a100", "--exclusive"))
+
+
+def script(tmp_path, job=JOB):
+    return batch_script(mini_recipe(), tmp_path / "mini.yaml", tmp_path / "runs/mini", job, tmp_path / "mini.sbatch")
+
+
+@pytest.mark.parametrize("job", [JOB, Job(1, 0, "1-00:00:00", 2)])
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="NO SHELLCHECK HERE: apt-get install shellcheck")
+def test_shellcheck_accepts_the_script(tmp_path, job):
+    (tmp_path / "job").write_text(script(tmp_path, job))
+    found = subprocess.run(
+        ["shellcheck", "--severity=style", tmp_path / "job"], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stdout
+
+
+def test_what_is_asked_of_slurm(tmp_path):
+    asked = re.findall(r"^#SBATCH (\S+)$", script(tmp_path), re.MULTILINE)
+    assert asked == [
+        *("--job-name=mini", "--nodes=4", "--ntasks-per-node=8", "--gpus-per-node=8", "--time=1-00:00:00"),
+        *("--requeue", "--signal=TERM@300", "--output=mini-%j.log", "--open-mode=append"),
+        *("--partition=a100", "--exclusive"),
+    ]
+    on_cpus = script(tmp_path, Job(1, 0, "90m", 2))
+    assert "gpus-per-node" not in on_cpus
+    assert "DS_ACCELERATOR=cpu" in on_cpus
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("24h", "1-00:00:00"), ("90m", "0-01:30:00"), ("2-03:04:05",) * 2, ("36h", "1-12:00:00")],
+)
+def test_times(text, expected):
+    assert slurm_time(text, 300) == expected
+
+
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        (Job(1, 8, "5m"), "leaves too little time"),
+        (Job(1, 8, "soon"), "--time soon: expected a duration"),
+        (Job(1, 0, "24h"), "--gpus: 0 needs --ranks"),
+        (Job(1, 8, "24h", options=("--wrap=$(id)",)), "expected an option of sbatch"),
+        (Job(1, 8, "24h", options=("--x=1\n#SBATCH --y",)), "expected an option of sbatch"),
+        (Job(1, 8, "24h", interface="a b"), "is no name of a network interface"),
+    ],
+)
+def test_what_no_script_is_written_for(tmp_path, job, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        script(tmp_path, job)
+    with pytest.raises(InputError, match="holds a character"):
+        batch_script(mini_recipe(), Path("a b.yaml"), tmp_path, JOB, tmp_path / "x")
+
+
+# A Slurm of one node: srun runs its command, which only notes what it was told and ends as the test wants.
+SRUN = '#!/bin/bash\nwhile [[ "$1" == --* ]]; do shift; done\nexec "$@"\n'
+SCONTROL = '#!/bin/bash\necho "scontrol $*" >> "$NOTES"\n[ "$1" = show ] && echo node-1 || true\n'
+PYTHON = """#!/bin/bash
+echo "$* at $MASTER_ADDR:$MASTER_PORT" >> "$NOTES"
+case "$*" in
+  *tracestill.trainer.train*--arm\\ traces*)
+    [ -n "${STOPS:-}" ] && mkdir -p "$STOPS" && touch "$STOPS/stopped.json"
+    exit "${TRAIN:-0}" ;;
+  *--until\\ plan*) exit "${DATA:-0}" ;;
+esac
+"""
+
+
+def play(tmp_path, **environment):
+    """Run the script under the pretended Slurm: exit code, and what was noted."""
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("python", PYTHON)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    text = script(tmp_path).replace(f"python={sys.executable}", f"python={tmp_path / 'python'}")
+    assert str(tmp_path / "python") in text
+    notes = tmp_path / "notes"
+    notes.write_text("")
+    slurm = {"SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "node-[1-4]", "NOTES": str(notes), **environment}
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    found = subprocess.run(["bash", "-c", text], env={**path, **slurm}, capture_output=True, text=True, check=False)
+    return found.returncode, notes.read_text()
+
+
+def test_a_job_that_finishes(tmp_path):
+    code, notes = play(tmp_path)
+    assert code == 0
+    run = tmp_path / "runs/mini"
+    at = "at node-1:20041"
+    assert notes.splitlines() == [
+        "scontrol show hostnames node-[1-4]",
+        f"-m tracestill.launch.cli run {tmp_path / 'mini.yaml'} --run-dir {run} --until plan {at}",
+        f"-m tracestill.trainer.train --run-dir {run} --arm traces --resume auto {at}",
+        f"-m tracestill.trainer.train --run-dir {run} --arm answers_only --resume auto {at}",
+        f"-m tracestill.launch.cli run {run} {at}",
+    ]
+
+
+@pytest.mark.parametrize("environment", [{"TRAIN": "3"}, {"TRAIN": "143", "STOPS": "yes"}, {"DATA": "143"}])
+def test_a_job_that_was_stopped_goes_back_into_the_queue(tmp_path, environment):
+    if "STOPS" in environment:
+        environment = {**environment, "STOPS": str(tmp_path / "runs/mini/arms/traces/train")}
+    code, notes = play(tmp_path, **environment)
+    assert code == 0
+    assert notes.splitlines()[-1] == "scontrol requeue 41"
+
+
+@pytest.mark.parametrize(
+    "environment", [{"TRAIN": "1"}, {"TRAIN": "2"}, {"DATA": "2"}, {"SLURM_RESTART_COUNT": "20", "TRAIN": "3"}]
+)
+def test_a_job_that_fails_ends(tmp_path, environment):
+    code, notes = play(tmp_path, **environment)
+    assert code == int(environment.get("DATA") or (1 if "SLURM_RESTART_COUNT" in environment else environment["TRAIN"]))
+    assert "requeue" not in notes
+    assert "answers_only" not in notes
+
+
+def documents(**changes):
+    pods = Pods(**{"nodes": 4, "gpus": 8, "image": "example.org/team/tracestill:1", "claim": "runs", **changes})
+    return list(yaml.safe_load_all(manifest(mini_recipe(), "traces", pods)))
+
+
+@pytest.mark.parametrize("changes", [{}, {"nodes": 1}, {"gpus": 0, "ranks": 2}])
+def test_a_manifest_is_what_its_schemas_ask_for(changes):
+    found = documents(**changes)
+    assert [document["kind"] for document in found] == ["ConfigMap", "NetworkPolicy", "PyTorchJob"]
+    for document in found:
+        jsonschema.validate(document, SCHEMAS[document["kind"]])
+    config, policy, job = found
+    assert Recipe.model_validate(yaml.safe_load(config["data"]["recipe.yaml"])) == mini_recipe()
+    replicas = job["spec"]["pytorchReplicaSpecs"]
+    assert sum(replica["replicas"] for replica in replicas.values()) == changes.get("nodes", 4)
+    assert policy["spec"]["podSelector"]["matchLabels"] == {"training.kubeflow.org/job-name": job["metadata"]["name"]}
+    for replica in replicas.values():
+        (container,) = replica["template"]["spec"]["containers"]
+        assert container["name"] == "pytorch"
+        assert container["args"] == ["--run-dir", "/runs/mini", "--arm", "traces", "--resume", "auto"]
+        assert container["volumeMounts"][0] == {"name": "runs", "mountPath": "/runs"}
+        assert all(isinstance(variable["value"], str) for variable in container["env"])
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in replica["template"]["spec"]["volumes"]}
+    limits = replicas["Master"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert limits == ({"cpu": 2} if changes.get("gpus") == 0 else {"nvidia.com/gpu": 8})
+
+
+def test_the_schemas_can_refuse():
+    job = documents()[2]
+    job["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]["containers"][0]["comand"] = ["x"]
+    with pytest.raises(jsonschema.ValidationError, match="comand"):
+        jsonschema.validate(job, SCHEMAS["PyTorchJob"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"image": "a b"}, "is no name of an image"),
+        ({"claim": "Runs_1"}, "is no name of a claim"),
+        ({"gpus": 0}, "needs --ranks"),
+    ],
+)
+def test_what_no_manifest_is_written_for(changes, said):
+    with pytest.raises(InputError, match=said):
+        documents(**changes)
+
+
+def test_the_commands_write_a_file_once(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from tracestill.launch import cli
+
+    monkeypatch.chdir(tmp_path)
+    Path("mini.yaml").write_text(yaml.safe_dump(mini_recipe().model_dump(mode="json")))
+    slurm = ["slurm", "mini.yaml", "--nodes", "4", "--gpus", "8", "--time", "24h"]
+    kubernetes = ["kubernetes", "mini.yaml", "--nodes", "2", "--gpus", "8", "--image", "i:1", "--claim", "c"]
+    for command, file in ((slurm, "mini.sbatch"), (kubernetes, "mini-traces.yaml")):
+        assert CliRunner().invoke(cli.app, command).exit_code == 0
+        assert Path(file).exists()
+        again = CliRunner().invoke(cli.app, command)
+        assert again.exit_code == 2
+        assert f"{file}: File exists" in again.stderr
