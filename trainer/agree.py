@@ -6,6 +6,7 @@ Another thread than the one that trains needs a group of its own: two threads' c
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +16,9 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor
 
-from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.errors import InputError, NoRoomError
 
+NO_ROOM = tuple(f"[Errno {number}]" for number in (errno.ENOSPC, errno.EDQUOT))
 WIDTH = 512  # bytes of a rank's answer
 Group = dist.ProcessGroup | None
 
@@ -69,5 +71,6 @@ def together(action: Callable[[], Any], complaint: str, group: Group = None) -> 
     for rank, one in enumerate(answers):
         if one[0]:
             reason = one[1:].rstrip(b"\0").decode(errors="replace")
-            raise InputError(f"{complaint} (rank {rank}: {reason})") from failure
+            kind = NoRoomError if reason.startswith(NO_ROOM) else InputError
+            raise kind(f"{complaint} (rank {rank}: {reason})") from failure
     return [json.loads(one[1:].rstrip(b"\0")) for one in answers]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -82,6 +83,7 @@ class Job:
     console: Console
     progress: Progress
     saver: Saver
+    phase: Callable[[str, int], None] = lambda name, step: None  # told what this rank does, after how many steps
 
     @property
     def measures(self) -> bool:

@@ -18,6 +18,17 @@ METRIC = re.compile(r"(\S+)\.(loss|accuracy)")
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
+class WatchdogConfig(BaseModel):
+    """The ``train.watchdog`` block: seconds after which a rank is given up, and with it the training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    silence: float = Field(30, ge=2, description="seconds without a sign of life from a rank")
+    step: float = Field(600, ge=1, description="seconds without progress inside a phase of a step")
+    save: float = Field(1800, ge=1, description="seconds that saving, loading or measuring may take")
+    start: float = Field(1800, ge=1, description="seconds that starting may take, and each phase of the first step")
+
+
 class TrainConfig(BaseModel):
     """Training settings. Accumulation is not among them: it follows from ``plan.packs_per_step`` and ``ranks``."""
 
@@ -92,6 +103,8 @@ class TrainConfig(BaseModel):
     )
     monitor: MonitorConfig = Field(MonitorConfig(), description="what else the log's numbers are written to")
 
+    watchdog: WatchdogConfig = Field(WatchdogConfig(), description="when a rank that is dead or stuck ends the others")
+
     @field_validator("stop_after")
     @classmethod
     def _duration(cls, text: str | None) -> str | None:
@@ -148,7 +161,7 @@ def seconds_of(duration: str) -> float:
 BOOKKEEPING = (
     *("ranks", "sequence_parallel", "tiled_mlp", "log_every"),
     *("held_out_every", "held_out_documents", "held_out_questions"),
-    *("checkpoint_every", "async_save", "keep", "stop_after", "skip_limit"),
+    *("checkpoint_every", "async_save", "keep", "stop_after", "skip_limit", "watchdog"),
     *("peak_tflops", "monitor"),
 )
 """Training settings that change neither the student nor the documents of a step."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from tracestill.data_pipeline.stage import Stage, is_current, read_manifest, wri
 from tracestill.trainer import checkpoint
 from tracestill.trainer.agree import share_json, together
 from tracestill.trainer.ahead import Ahead
-from tracestill.trainer.engine import leave, open_monitor
+from tracestill.trainer.engine import connect, leave, open_monitor
 from tracestill.trainer.export_adapted import export_trained
+from tracestill.trainer.failure import EXIT_FAILED
 from tracestill.trainer.first_step import show_first_step
 from tracestill.trainer.flops import cost_of, peak_tflops
-from tracestill.trainer.job import Job, open_directory, prepare
+from tracestill.trainer.job import Job, Resume, open_directory, prepare
 from tracestill.trainer.pace import Pace
 from tracestill.trainer.provenance import provenance
 from tracestill.trainer.recipe import MAIN_ARM, dump_recipe
@@ -31,6 +33,7 @@ from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.settings import GENERATION, learning_rate, seconds_of
 from tracestill.trainer.stopping import EXIT_STOPPED, StopRequest
 from tracestill.trainer.telemetry import LOG, Log, Meter, line_of, table_of
+from tracestill.trainer.watchdog import Watchdog
 from tracestill.trainer.weighting import end_step, state_of
 
 
@@ -46,12 +49,17 @@ def train(job: Job, stop: StopRequest) -> bool:
     if job.measures and progress.step == 0:
         measure(job, log, pace)
     while progress.step < job.steps and not progress.over:
+        job.phase("data", progress.step)
         batch = ahead.step(progress.step)
         for micro in batch.micro:
+            job.phase("forward", progress.step)
             loss, statistics = engine.forward(micro)
+            job.phase("backward", progress.step)
             engine.backward(loss)
             meter.add(statistics)
+        job.phase("data", progress.step)
         ahead.prepare(progress.step + 1)
+        job.phase("communication", progress.step)
         rate = learning_rate(settings, progress.step, job.steps)
         result = engine.step(rate, weight_sum=batch.weight_sum, stop=stop.reason() != "" or job.saver.failed)
         end_step(job.weighting)
@@ -106,6 +114,7 @@ def tell(job: Job, numbers: dict[str, Any], *, ends: bool) -> None:
 def measure(job: Job, log: Log, pace: Pace) -> dict[str, dict[str, float]]:
     """Kind -> its numbers on held-out documents after the steps done, and those of its own answers; logged."""
     kinds, asked = {}, {}
+    job.phase("measure", job.progress.step)
     with pace.paused():
         if job.held_out is not None:
             with job.engine.averaged():
@@ -120,6 +129,7 @@ def measure(job: Job, log: Log, pace: Pace) -> dict[str, dict[str, float]]:
 def save(job: Job, *, wait: bool) -> None:
     """Commit a checkpoint of the steps done, before going on if ``wait``; the newest ones and the best one stay."""
     progress = job.progress
+    job.phase("save", progress.step)
     best = progress.best.step if progress.best else None
     state = {**progress.state(), "identity": job.identity, "weighting": state_of(job.weighting)}
     job.saver.save(job.engine, progress.step, state, best=best)
@@ -180,11 +190,12 @@ def finish(job: Job, seconds: float) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Train, as one of the ranks. The exit code: 0 done, 2 bad input (one line on stderr), 3 stopped on request."""
+    """Train, as one of the ranks. The exit code is that of the epilog below."""
     parser = argparse.ArgumentParser(
         description="Train one arm of a run; started by DeepSpeed's launcher.",
-        epilog="Exit codes: 0 done, 2 bad input, 3 stopped on request (SIGTERM, train.stop_after) and resumable. "
-        "The launcher may change them; stopped.json in the train directory says so too.",
+        epilog="Exit codes: 0 done, 2 bad input, 3 stopped on request (SIGTERM, train.stop_after) and resumable, "
+        "4 a rank failed, 5 no room on disk. The launcher may change them; stopped.json and failure.json in the train "
+        "directory say so too.",
     )
     parser.add_argument("--run-dir", type=Path, required=True, help="directory whose stages up to plan have run")
     parser.add_argument("--arm", default=MAIN_ARM, help="arm of the recipe (default: %(default)s)")
@@ -200,28 +211,48 @@ def main(words: Sequence[str] | None = None) -> int:
     started = time.perf_counter()
     try:
         run = RunDirectory.open(arguments.run_dir)
-        if is_current(run.stage(arguments.arm, "train"), "train", *run.train_stage(arguments.arm)):
+        directory = run.stage(arguments.arm, "train")
+        if is_current(directory, "train", *run.train_stage(arguments.arm)):
             print(f"training of {arguments.arm} is up to date", flush=True)
             return 0
-        job = prepare(run, arguments.arm)
-        open_directory(job, arguments.resume)
-        if job.engine.rank == 0:
-            write_json(job.directory / "provenance.json", provenance(job.engine.config))
-        if job.progress.step == 0:
-            show_first_step(job)
-        limit = job.recipe.train.stop_after
-        seconds = None if limit is None else seconds_of(limit)
-        with StopRequest(job.directory, seconds=seconds, started=started, rank=job.engine.rank) as stop, job.saver:
-            complete = train(job, stop)
-        if not complete:
-            job.console.print(f"stopped after step {job.progress.step}/{job.steps}, saved; --resume auto goes on")
-            return EXIT_STOPPED
-        finish(job, time.perf_counter() - started)
-    except InputError as error:
-        # before the ranks have met, each may fail for a reason of its own
-        if not dist.is_initialized() or dist.get_rank() == 0:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
+        settings = run.recipe.for_arm(arguments.arm).train
+        connect(settings)
+    except InputError as error:  # the ranks have not met: each may fail for a reason of its own
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    with Watchdog(directory, settings.watchdog) as watch:
+        try:
+            return train_arm(run, arguments.arm, arguments.resume, watch, started)
+        except InputError as error:
+            if watch.fail(error):
+                print(f"error: {error}", file=sys.stderr, flush=True)
+            return error.exit_code
+        except Exception as error:
+            if watch.fail(error):
+                traceback.print_exc()
+            return EXIT_FAILED
+
+
+def train_arm(run: RunDirectory, arm: str, resume: Resume | None, watch: Watchdog, started: float) -> int:
+    """All of one rank's work, once it has met the others. The exit code: 0 done, 3 stopped on request."""
+    job = prepare(run, arm)
+    job.phase = watch.phase
+    job.phase("load", 0)
+    open_directory(job, resume)
+    if job.engine.rank == 0:
+        write_json(job.directory / "provenance.json", provenance(job.engine.config))
+    if job.progress.step == 0:
+        job.phase("measure", 0)
+        show_first_step(job)
+    limit = job.recipe.train.stop_after
+    seconds = None if limit is None else seconds_of(limit)
+    with StopRequest(job.directory, seconds=seconds, started=started, rank=job.engine.rank) as stop, job.saver:
+        complete = train(job, stop)
+    if not complete:
+        job.console.print(f"stopped after step {job.progress.step}/{job.steps}, saved; --resume auto goes on")
+        return EXIT_STOPPED
+    job.phase("finish", job.progress.step)
+    finish(job, time.perf_counter() - started)
     return 0
 
 

@@ -1,0 +1,38 @@
+"""A training with a fault in rank 1's data, after three steps. watched_worker.py RUN none|hang|raise|input"""
+
+import sys
+import time
+from typing import Any
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.trainer import train
+from tracestill.trainer.batches import Batches
+from tracestill.trainer.engine import leave
+
+root, fault = sys.argv[-2:]  # after what the launcher adds
+plain = Batches.step
+
+
+def hang() -> None:
+    time.sleep(1000)
+
+
+def boom() -> float:
+    return 1 / 0
+
+
+def step(self: Batches, number: int) -> Any:
+    if number == 3 and self.rank == 1:
+        if fault == "hang":
+            hang()
+        if fault == "raise":
+            boom()
+        if fault == "input":
+            raise InputError("document 7 is torn; encode again")
+    return plain(self, number)
+
+
+Batches.step = step  # type: ignore[method-assign]
+sys.argv = [sys.argv[0], "--run-dir", root]
+if __name__ == "__main__":
+    leave(train.main())

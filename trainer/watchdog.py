@@ -1,0 +1,214 @@
+"""A watchdog in every rank: when one rank dies, falls silent or hangs, all end soon, and say which one it was.
+
+A thread beats once a second (see ``heartbeat``) and looks at the other ranks of its node; the first rank of each node
+also exchanges signs of life with the other nodes (see ``watchdog_nodes``). The loop only notes which phase it is in:
+a few writes to memory. The first that notices something raises the alarm; then every rank writes the stacks of its
+threads into ``failures/`` and ends, and ranks that cannot are killed by their neighbours.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+import uuid
+from datetime import datetime, timezone
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.trainer import heartbeat
+from tracestill.trainer.agree import exchange, share_text
+from tracestill.trainer.failure import EXIT_FAILED, FAILURE, FAILURES, told
+from tracestill.trainer.heartbeat import PHASES, Board, Row
+from tracestill.trainer.settings import WatchdogConfig
+from tracestill.trainer.watchdog_nodes import Nodes
+
+TICK = 1.0  # seconds between two beats
+GRACE = 3.0  # seconds between the alarm and the end: the other ranks write their stacks
+LIMITS = {"start": "start", "load": "save", "measure": "save", "save": "save", "finish": "save"}  # else: step
+OF_OTHERS = re.compile(r"gloo|NCCL|ProcessGroup|TCPStore|[Cc]onnection|[Ss]ocket|Broken pipe|DistBackend")
+
+
+class Watchdog:
+    """Watches over the ranks of one training while its ``with`` block lasts; made on every rank, once they have met."""
+
+    def __init__(self, directory: Path, settings: WatchdogConfig) -> None:
+        """``directory`` is the train directory; failure.json and the folder failures/ appear there."""
+        self.directory, self.settings = directory, settings
+        self.rank, self.host = dist.get_rank(), socket.gethostname()
+        identities = [
+            bytes(i.tolist()) for i in exchange(torch.tensor(list(heartbeat.node_identity()), dtype=torch.uint8))
+        ]
+        nodes = list(dict.fromkeys(identities))
+        members = [[rank for rank, own in enumerate(identities) if own == node] for node in nodes]
+        here = nodes.index(identities[self.rank])
+        token = share_text(uuid.uuid4().hex)
+        heartbeat.sweep()
+        self.board = Board(token, self.rank, members[here])
+        self.seconds = np.zeros(len(PHASES))
+        self.now = (0, time.monotonic())  # phase, since when
+        self.first_step: int | None = None
+        self.phase("start", 0)
+        if self.rank == 0:
+            (directory / FAILURE).unlink(missing_ok=True)
+        dist.barrier()  # every board is mapped, and has a first row
+        leads = len(nodes) > 1 and self.rank == members[here][0]
+        self.nodes = Nodes(self.board, here, members, token, settings.silence) if leads else None
+        self.parent = os.getppid() if "LOCAL_SIZE" in os.environ else None  # DeepSpeed's launcher sets it
+        self.terminated: float | None = None  # since when
+        self.closed = threading.Event()
+        self.seen: dict[tuple[int, str], tuple[int, float]] = {}
+        self.thread = threading.Thread(target=self.watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        signal.signal(signal.SIGTERM, self.on_sigterm)
+        self.thread.start()
+        if self.nodes:
+            self.nodes.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        """This rank leaves the others in an orderly way; they no longer expect signs of life from it."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self.board.end()
+        self.closed.set()
+        self.thread.join()
+        if self.nodes:
+            self.nodes.close()
+        if kind is None and not any(heartbeat.lives(row.pid, row.born) and not row.ended for row in self.board.read()):
+            self.board.remove()  # the last one
+
+    def on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        """Outside the loop, which saves and stops on it. The launcher sends it when a rank has died, so look first."""
+        self.terminated = self.terminated or time.monotonic()
+
+    def phase(self, name: str, step: int) -> None:
+        """This rank enters a phase, after ``step`` optimizer steps. The first step may take as long as a start: it
+        compiles."""
+        if self.first_step is None and name == "forward":
+            self.first_step = step
+        limit = LIMITS.get(name, "start" if step == self.first_step else "step")
+        self.board.enter(name, step, getattr(self.settings, limit))
+        index, now = PHASES.index(name), time.monotonic()
+        before, since = self.now
+        self.seconds[before] += now - since
+        self.now = (index, now)
+
+    def take_seconds(self) -> dict[str, float]:
+        """Phase -> seconds that this rank spent in it since the last call."""
+        found = dict(zip(PHASES, self.seconds.tolist(), strict=True))
+        self.seconds[:] = 0
+        return found
+
+    def fail(self, error: BaseException) -> bool:
+        """Raise the alarm for an exception of this rank. Whether it is the first: only that one need be printed.
+
+        An exception that tells of a broken connection waits a moment for the rank that broke it to be found.
+        """
+        text = "".join(traceback.format_exception(error))
+        folder = self.directory / FAILURES
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"rank-{self.rank:05d}.txt").write_text(text, encoding="utf-8")
+        if not isinstance(error, InputError) and OF_OTHERS.search(text):
+            time.sleep(GRACE + 2 * TICK)  # the watchdog ends this process meanwhile if it finds the cause
+        code = error.exit_code if isinstance(error, InputError) else EXIT_FAILED
+        reason = f"raised {type(error).__name__}: {error}".splitlines()[0]
+        first = self.raise_alarm(self.alarm(self.rank, reason, code=code, text=text))
+        if self.nodes:
+            time.sleep(2 * TICK)  # let the other nodes read it
+        return first
+
+    def alarm(self, rank: int, reason: str, *, code: int = EXIT_FAILED, text: str = "") -> dict[str, Any]:
+        rows = [
+            {"rank": row.rank, "phase": row.phase, "step": row.step, "ended": row.ended} for row in self.board.read()
+        ]
+        when = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        return {
+            **{"rank": rank, "reason": reason, "code": code, "by": self.rank, "host": self.host, "time": when},
+            **{"ranks": rows, "traceback": text},
+        }
+
+    def raise_alarm(self, alarm: dict[str, Any]) -> bool:
+        if not self.board.raise_alarm(alarm):
+            return False
+        if not (self.directory / FAILURE).exists():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            (self.directory / FAILURE).write_text(json.dumps(alarm, indent=1) + "\n", encoding="utf-8")
+        return True
+
+    def watch(self) -> None:
+        """The thread: beat, look, and end the process on the first alarm."""
+        last = time.monotonic()
+        while not self.closed.wait(TICK):
+            self.board.beat()
+            now = time.monotonic()
+            if now - last > 5 * TICK:
+                self.seen.clear()  # this process stood still itself, so it cannot tell for how long others did
+            last = now
+            alarm = self.board.alarm or (self.nodes.alarm if self.nodes else None) or self.look(now)
+            if alarm:
+                if alarm["code"] != EXIT_FAILED and self.closed.wait(GRACE):
+                    return  # what the user can mend, all ranks find out for themselves
+                self.go_down(alarm)
+
+    def look(self, now: float) -> dict[str, Any] | None:
+        """An alarm if something is wrong on this node."""
+        for row in self.board.read():
+            if row.pid == 0 or row.ended:
+                continue
+            if not heartbeat.lives(row.pid, row.born):
+                if not self.row(row.rank).ended:
+                    return self.alarm(row.rank, f"has gone: its process ended in phase {row.phase}")
+            elif self.unchanged(row.rank, "beats", row.beats, now) > self.settings.silence:
+                return self.alarm(
+                    row.rank, f"gave no sign of life for {self.settings.silence:g} s, in phase {row.phase}"
+                )
+            elif self.unchanged(row.rank, "turns", row.turns, now) > row.limit:
+                return self.alarm(row.rank, f"made no progress for {row.limit} s in phase {row.phase}")
+        if self.parent not in (None, os.getppid()):
+            return self.alarm(self.rank, "lost its launcher, which has ended")
+        if self.terminated is not None and now - self.terminated > 2 * TICK:
+            return self.alarm(self.rank, "was told to end (SIGTERM)")
+        return None
+
+    def row(self, rank: int) -> Row:
+        return self.board.read()[self.board.neighbours.index(rank)]
+
+    def unchanged(self, rank: int, name: str, value: int, now: float) -> float:
+        """Seconds for which a rank's number has been the same."""
+        before, since = self.seen.setdefault((rank, name), (value, now))
+        if before != value:
+            self.seen[rank, name] = (value, since := now)
+        return now - since
+
+    def go_down(self, alarm: dict[str, Any]) -> None:
+        """Write this rank's stacks, let the others write theirs, kill those that cannot end, and end."""
+        self.raise_alarm(alarm)
+        folder = self.directory / FAILURES
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"stacks-rank-{self.rank:05d}.txt").open("w", encoding="utf-8") as handle:
+            handle.write(f"rank {self.rank} on {self.host}; alarm: rank {alarm['rank']} {alarm['reason']}\n")
+            handle.flush()
+            faulthandler.dump_traceback(handle, all_threads=True)
+        if alarm["by"] == self.rank:
+            print(told(alarm, folder), file=sys.stderr, flush=True)
+        before = {row.rank: row.beats for row in self.board.read()}
+        time.sleep(GRACE)
+        for row in self.board.read():
+            if row.rank != self.rank and row.beats == before[row.rank] and heartbeat.lives(row.pid, row.born):
+                os.kill(row.pid, signal.SIGKILL)
+        sys.stdout.flush()
+        os._exit(alarm["code"])

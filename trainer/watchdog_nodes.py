@@ -1,0 +1,99 @@
+"""Signs of life between nodes: the first rank of each writes into the store through which the ranks met.
+
+Everybody talks to the store only, which lives in rank 0's process (or its launcher's): one write and one question a
+second and node. The node of rank 0 looks at all the others; the others take an answer of the store for its sign.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from torch.distributed import DistNetworkError, PrefixStore, TCPStore
+
+from tracestill.trainer.failure import EXIT_FAILED
+from tracestill.trainer.heartbeat import Board
+
+TICK = 1.0
+REFUSED = 5.0  # seconds for which a store may refuse to be talked to: then its process has ended
+
+
+class Nodes(threading.Thread):
+    """A thread of each node's first rank. ``alarm`` becomes the first one of another node."""
+
+    def __init__(self, board: Board, node: int, members: Sequence[Sequence[int]], token: str, silence: float) -> None:
+        super().__init__(name="watchdog between nodes", daemon=True)
+        self.board, self.node, self.members, self.token, self.silence = board, node, members, token, silence
+        self.found: dict[str, Any] | None = None
+        self.heard = time.monotonic()
+        self.broken: float | None = None  # since when the store refuses
+        self.closed = threading.Event()
+        self.seen: dict[int, tuple[str, float]] = {}
+
+    @property
+    def alarm(self) -> dict[str, Any] | None:
+        """The alarm of another node, or one about the silence of rank 0's."""
+        now = time.monotonic()
+        if self.found is None and now - self.heard > self.silence:
+            return self.about(0, f"gave no sign of life for {self.silence:g} s: its node does not answer")
+        if self.found is None and self.broken is not None and now - self.broken > REFUSED:
+            return self.about(0, "has gone: the store in its process is closed")
+        return self.found
+
+    def about(self, node: int, reason: str) -> dict[str, Any]:
+        rank = self.members[node][0]
+        own = {"rank": self.members[self.node][0], "phase": "?", "step": 0, "ended": False}
+        for row in self.board.read()[:1]:
+            own = {"rank": row.rank, "phase": row.phase, "step": row.step, "ended": row.ended}
+        by = {"by": own["rank"], "host": socket.gethostname()}
+        return {"rank": rank, "reason": reason, "code": EXIT_FAILED, "time": "", **by, "ranks": [own], "traceback": ""}
+
+    def run(self) -> None:
+        store = None
+        while not self.closed.wait(TICK):
+            try:
+                if store is None:
+                    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+                    timeout = timedelta(seconds=self.silence)
+                    store = PrefixStore(
+                        f"watch-{self.token}", TCPStore(address, port, is_master=False, timeout=timeout)
+                    )
+                self.exchange(store)
+                self.heard, self.broken = time.monotonic(), None
+            except (DistNetworkError, RuntimeError):
+                store = None
+                self.broken = self.broken or time.monotonic()
+
+    def exchange(self, store: PrefixStore) -> None:
+        """Say that this node lives, and hear of the others."""
+        rows = self.board.read()
+        ended = all(row.ended for row in rows)
+        store.set(f"node-{self.node}", "ended" if ended else str(sum(row.beats for row in rows)))
+        own = self.board.alarm
+        if own is not None:
+            store.compare_set("alarm", "", json.dumps(own))
+        if store.check(["alarm"]):
+            self.found = json.loads(store.get("alarm"))
+        if self.node == 0:
+            self.look(store)
+
+    def look(self, store: PrefixStore) -> None:
+        """On the node of rank 0: an alarm if another node's number stands still."""
+        now = time.monotonic()
+        for node in range(1, len(self.members)):
+            key = f"node-{node}"
+            value = store.get(key).decode() if store.check([key]) else ""
+            before, since = self.seen.setdefault(node, (value, now))
+            if before != value:
+                self.seen[node] = (value, now)
+            elif value != "ended" and now - since > self.silence:
+                self.found = self.about(node, f"gave no sign of life for {self.silence:g} s: its node does not answer")
+
+    def close(self) -> None:
+        self.closed.set()
