@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from tracestill.data_pipeline.errors import InputError, NoRoomError
 
-NO_ROOM = tuple(f"[Errno {number}]" for number in (errno.ENOSPC, errno.EDQUOT))
+NO_ROOM = re.compile(rf"(Errno|os error) ({errno.ENOSPC}|{errno.EDQUOT})\b")  # as Python and safetensors put it
 WIDTH = 512  # bytes of a rank's answer
 Group = dist.ProcessGroup | None
 
@@ -71,6 +72,6 @@ def together(action: Callable[[], Any], complaint: str, group: Group = None) -> 
     for rank, one in enumerate(answers):
         if one[0]:
             reason = one[1:].rstrip(b"\0").decode(errors="replace")
-            kind = NoRoomError if reason.startswith(NO_ROOM) else InputError
+            kind = NoRoomError if NO_ROOM.search(reason) else InputError
             raise kind(f"{complaint} (rank {rank}: {reason})") from failure
     return [json.loads(one[1:].rstrip(b"\0")) for one in answers]
