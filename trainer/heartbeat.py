@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,7 +109,8 @@ def sweep() -> None:
     for folder in shared_memory().glob(PREFIX + "*"):
         with contextlib.suppress(OSError, ValueError):
             rows = np.fromfile(folder / "ranks", dtype=np.int64).reshape(-1, 8)
-            if folder.stat().st_uid == os.getuid() and not any(lives(int(r[PID]), int(r[BORN])) for r in rows):
+            old = time.time() - folder.stat().st_mtime > 600  # a young one may have no rows yet
+            if old and folder.stat().st_uid == os.getuid() and not any(lives(int(r[PID]), int(r[BORN])) for r in rows):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

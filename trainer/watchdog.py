@@ -56,7 +56,6 @@ class Watchdog:
         members = [[rank for rank, own in enumerate(identities) if own == node] for node in nodes]
         here = nodes.index(identities[self.rank])
         token = share_text(uuid.uuid4().hex)
-        heartbeat.sweep()
         self.board = Board(token, self.rank, members[here])
         self.seconds = np.zeros(len(PHASES))
         self.now = (0, time.monotonic())  # phase, since when
@@ -166,7 +165,8 @@ class Watchdog:
 
     def look(self, now: float) -> dict[str, Any] | None:
         """An alarm if something is wrong on this node."""
-        for row in self.board.read():
+        rows = self.board.read()
+        for row in rows:
             if row.pid == 0 or row.ended:
                 continue
             if not heartbeat.lives(row.pid, row.born):
@@ -177,7 +177,10 @@ class Watchdog:
                     row.rank, f"gave no sign of life for {self.settings.silence:g} s, in phase {row.phase}"
                 )
             elif self.unchanged(row.rank, "turns", row.turns, now) > row.limit:
-                return self.alarm(row.rank, f"made no progress for {row.limit} s in phase {row.phase}")
+                late = min((other for other in rows if not other.ended), key=lambda other: other.turns)
+                return self.alarm(
+                    late.rank, f"holds the others up: no progress for {row.limit} s, in phase {late.phase}"
+                )
         if self.parent not in (None, os.getppid()):
             return self.alarm(self.rank, "lost its launcher, which has ended")
         if self.terminated is not None and now - self.terminated > 2 * TICK:

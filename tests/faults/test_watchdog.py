@@ -18,14 +18,14 @@ from tracestill.trainer.recipe import load_recipe
 from tracestill.trainer.run_directory import RunDirectory
 
 SCRIPT = Path(__file__).with_name("watched_worker.py")
-SILENCE = 4
+SILENCE, STEP = 4, 8
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Path:
-    """A recipe whose training would take hours, with short limits."""
+    """A recipe whose training outlasts every test, with short limits."""
     path = tmp_path_factory.mktemp("watched") / "recipe.yaml"
-    train = {"steps": 100_000, "ranks": 2, "log_every": 1, "watchdog": {"silence": SILENCE, "step": 3, "start": 60}}
+    train = {"steps": 1000, "ranks": 2, "log_every": 1, "watchdog": {"silence": SILENCE, "step": STEP, "start": 60}}
     path.write_text(yaml.safe_dump({**RECIPE, "train": train, "arms": {}}))
     return path
 
@@ -115,7 +115,8 @@ def test_a_rank_that_stands_still_is_found_and_killed(watched):
 def test_a_rank_that_hangs_is_named_with_its_phase_and_the_stacks_of_all(watched):
     training = watched("hang")
     training.wait_for_step(3)
-    _, failure = training.end(3 + 15)
+    _, failure = training.end(STEP + 15)
+    assert (failure["rank"], failure["code"]) == (1, 4)
     assert "no progress" in failure["reason"]
     assert {(row["rank"], row["phase"]) for row in failure["ranks"]} >= {(1, "data")}
     assert "in hang" in training.stacks(1)

@@ -27,14 +27,14 @@ STUDENT = {
 }
 SMALL = {
     "student": {"config": STUDENT},
-    "train": {"steps": 100_000, "ranks": 2, "log_every": 1},
+    "train": {"steps": 5_000, "ranks": 2, "log_every": 1},
     "arms": {},
 }
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """A run whose training would take hours."""
+    """A run whose training outlasts every test."""
     folder = tmp_path_factory.mktemp("long")
     (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, **SMALL}))
     run_data_stages(RunDirectory.create(folder / "run", load_recipe(folder / "recipe.yaml")))
@@ -96,7 +96,7 @@ def test_sigterm_saves_and_training_goes_on_until_its_time_is_up(run):
     said = ended(process)
     assert process.returncode == 3, said
     first = stopped_at(run, "SIGTERM")
-    assert f"stopped after step {first} of 100000" in said
+    assert f"stopped after step {first} of 5000" in said
     assert "Traceback" not in said
 
     # What a rank itself ends with; and one rank goes on from the checkpoint of two.
