@@ -47,13 +47,19 @@ def check_works(
 
 
 def check_ranks_of_hosts(recipe: Recipe, arms: list[str], cluster: Cluster, console: Console) -> None:
-    """Warn where a recipe does not fit the hosts' slots."""
+    """Warn where a recipe does not fit the hosts' slots. Raises InputError if they do not make up groups that share
+    rows."""
     for arm in arms:
         own = recipe.for_arm(arm)
+        parts = own.train.sequence_parallel
+        if cluster.ranks % parts:
+            raise InputError(
+                f"train.sequence_parallel: the hostfile's {cluster.ranks} slots do not form groups of {parts}"
+            )
         if own.train.ranks not in ("auto", cluster.ranks):
             text = f"train.ranks: {own.train.ranks} is for one host; the hostfile's {cluster.ranks} slots count"
             console.print(f"[yellow]warning:[/] {text}", highlight=False)
-        if cluster.ranks > own.plan.packs_per_step:
+        if cluster.ranks > own.plan.packs_per_step * parts:
             text = f"plan.packs_per_step: {own.plan.packs_per_step} packs leave some of the {cluster.ranks} ranks idle"
             console.print(f"[yellow]warning:[/] {text}", highlight=False)
 
@@ -67,9 +73,8 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
 
     check_installed(recipe.train.monitor)
     device = torch.device("cuda" if gpus else "cpu")
-    positions = check_student(
-        recipe.student, device, training_dtype(recipe.train, device), recipe.train.sequence_parallel
-    )
+    parts, tiled = recipe.train.sequence_parallel, bool(recipe.train.tiled_mlp)
+    positions = check_student(recipe.student, device, training_dtype(recipe.train, device), parts, tiled=tiled)
     if not evaluates:
         return
     if not recipe.questions.test:

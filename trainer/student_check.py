@@ -14,12 +14,15 @@ from tracestill.trainer.encoder_decoder import choose_attention, start_of
 from tracestill.trainer.sequence_parallel import refuse
 from tracestill.trainer.settings import StudentConfig
 from tracestill.trainer.student import auto_class, refuse_mixing, transformers_config
+from tracestill.trainer.tiled_mlp import mlps_of
 
 # In place of the tokenizer's
 VOCABULARY = {"vocab_size": 1024, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 
-def check_student(student: StudentConfig, device: torch.device, dtype: torch.dtype, parts: int = 1) -> int | None:
+def check_student(
+    student: StudentConfig, device: torch.device, dtype: torch.dtype, parts: int = 1, *, tiled: bool = False
+) -> int | None:
     """The most positions that the student has, None if its config names no bound.
 
     ``device`` and ``dtype`` are those it will train on and in, with ``parts`` ranks to a row. Raises InputError where
@@ -41,6 +44,8 @@ def check_student(student: StudentConfig, device: torch.device, dtype: torch.dty
         kind = "an encoder-decoder" if student.encoder_decoder else "a causal model"
         raise InputError(f"student: {config.model_type} cannot be built as {kind} ({reason})") from error
     check_adaptation(model, student, device)
+    if tiled:
+        mlps_of(model)
     bound = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     return bound if isinstance(bound, int) else None
 

@@ -48,18 +48,22 @@ def tile_mlps(model: PreTrainedModel, setting: int | bool, length: int) -> None:
     """
     name = type(model).__name__
     tiles = max(2, -(-length // model.config.get_text_config().hidden_size)) if setting is True else int(setting)
-    layers = getattr(model.get_decoder(), "layers", None)
-    if not isinstance(layers, nn.ModuleList):
-        raise InputError(f"{KEY}: {name} has no list of layers; leave it out")
-    for layer in layers:
-        mlp = getattr(layer, "mlp", None)
-        if not isinstance(mlp, nn.Module):
-            raise InputError(f"{KEY}: the layers of {name} have no module named mlp; leave it out")
+    for mlp in mlps_of(model):
         if not works_on_tokens(mlp, model.config.get_text_config().hidden_size):
             raise InputError(f"{KEY}: the MLP of {name} does not work on single tokens; leave it out")
         replaced = vars(mlp).pop("forward", None)
         mlp.__class__ = type(type(mlp).__name__, (Tiled, type(mlp)), {})
         mlp.tiles, mlp.replaced = tiles, replaced  # type: ignore[assignment]
+
+
+def mlps_of(model: PreTrainedModel) -> list[nn.Module]:
+    """The ``mlp`` of each decoder layer. Raises InputError if there is none."""
+    layers = getattr(model.get_decoder(), "layers", None)
+    mlps = [getattr(layer, "mlp", None) for layer in layers] if isinstance(layers, nn.ModuleList) else [None]
+    found = [mlp for mlp in mlps if isinstance(mlp, nn.Module)]
+    if len(found) < len(mlps):
+        raise InputError(f"{KEY}: the layers of {type(model).__name__} have no module named mlp; leave it out")
+    return found
 
 
 @torch.no_grad()

@@ -266,6 +266,7 @@ def test_faults_of_a_recipe_name_the_field(recipe, setting, said):
     assert not Path("runs").exists()
 
 
+OPT = {"model_type": "opt", "hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 LATE = [
     (
         {"student": {"config": {**STUDENT, "hiden_size": 8}}},
@@ -278,6 +279,12 @@ LATE = [
     ({"student": {"config": STUDENT, "attention": "flash"}}, "student.attention:"),
     ({"deepspeed": {"train_batch_size": 8}}, "deepspeed.train_batch_size: a step's size follows"),
     ({"deepspeed": {"gradient_cliping": 8}}, "deepspeed.gradient_cliping: DeepSpeed knows no such key"),
+    ({"train": {"steps": 40, "sequence_parallel": 4}}, "train.sequence_parallel: 4 ranks cannot share the student's 2"),
+    (
+        {"student": {"config": OPT}, "train": {"steps": 40, "tiled_mlp": 2}},
+        "train.tiled_mlp: the layers of OPTForCausalLM have no module named mlp",
+    ),
+    ({"deepspeed": {"sequence_parallel_size": 2}}, "deepspeed.sequence_parallel_size: set train.sequence_parallel"),
     ({"train": {"steps": 40, "precision": "bf16", "zero": 0}}, "train.zero: 0 keeps no fp32 master weights"),
     ({"questions": {**RECIPE["questions"], "test": 0}}, "questions.test: 0 leaves no held-out question"),
     (

@@ -6,10 +6,14 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.launch import deepspeed_command
+from tracestill.launch.checks import check_ranks_of_hosts
+from tracestill.launch.cluster import Cluster
 from tracestill.launch.deepspeed_command import TrainingFailed
+from tracestill.launch.hostfile import Host
 from tracestill.trainer.recipe import load_recipe
 
 
@@ -160,3 +164,14 @@ def test_terminating_the_command_line_ends_the_ranks(tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 143
     assert not alive(int(pid.read_text()))
+
+
+def test_slots_of_hosts_make_up_groups_that_share_rows(capsys):
+    demo = load_recipe(Path(__file__).parents[2] / "recipes/demo.yaml")  # two packs a step
+    shared = demo.model_copy(update={"train": demo.train.model_copy(update={"sequence_parallel": 2, "ranks": "auto"})})
+    hosts = [Host("a", (0, 1)), Host("b", (0, 1)), Host("c", (0,))]
+    console = Console(width=200)
+    check_ranks_of_hosts(shared, ["traces"], Cluster(tuple(hosts[:2])), console)
+    assert "idle" not in capsys.readouterr().out, "two groups for two packs"
+    with pytest.raises(InputError, match="train.sequence_parallel: the hostfile's 5 slots do not form groups of 2"):
+        check_ranks_of_hosts(shared, ["traces"], Cluster(tuple(hosts)), console)

@@ -100,7 +100,7 @@ def outcome(request, tmp_path_factory) -> tuple[dict[str, Any], dict[str, Any], 
     save_file(start(), directory / "start.safetensors")
     tiny_step.plain_model(tied=False, seed=3).save_pretrained(directory / "reference")
     (directory / "x-cases.json").write_text(json.dumps(cases))
-    run_workers(WORKER, directory, "x", ranks=ranks)
+    run_workers(WORKER, directory, "x", ranks=ranks, timeout=280 if len(cases) < 10 else 900)
     results = json.loads((directory / "x.json").read_text())
     assert results.keys() == cases.keys()
     return cases, results, load_file(directory / "x.safetensors")
