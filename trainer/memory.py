@@ -125,7 +125,8 @@ def head(decoder: Decoder, setting: Setting) -> int:
     weighted = round(tokens * setting.weighted)
     saved = FP32 * (matrix + weighted * decoder.hidden)
     chunk = min(setting.chunk_rows, weighted) * (decoder.vocabulary + decoder.hidden) * e
-    rounded = e * (matrix + weighted * decoder.hidden) + (e * tokens * decoder.hidden if weighted < tokens else 0)
+    rounded = e * (matrix + weighted * decoder.hidden) if e < FP32 else 0  # in fp32 it is scaled in place
+    rounded += e * tokens * decoder.hidden if weighted < tokens else 0
     return saved + max(chunk, rounded)
 
 

@@ -173,5 +173,5 @@ def test_slots_of_hosts_make_up_groups_that_share_rows(capsys):
     console = Console(width=200)
     check_ranks_of_hosts(shared, ["traces"], Cluster(tuple(hosts[:2])), console)
     assert "idle" not in capsys.readouterr().out, "two groups for two packs"
-    with pytest.raises(InputError, match="train.sequence_parallel: the hostfile's 5 slots do not form groups of 2"):
+    with pytest.raises(InputError, match=r"train\.sequence_parallel: the hostfile's 5 slots do not form groups of 2"):
         check_ranks_of_hosts(shared, ["traces"], Cluster(tuple(hosts)), console)
