@@ -52,7 +52,7 @@ FULL: dict[str, Any] = {
         "num_key_value_heads": 2,
         "max_position_embeddings": 2048,
     },
-    "sizes": {"documents": 2000, "test": TEST, "capacity": 2048, "vocabulary": 4096},
+    "sizes": {"documents": 2000, "test": TEST, "capacity": 1920, "vocabulary": 4096},  # 7.9 documents on average
     "parts": 8,
 }
 TINY: dict[str, Any] = {
@@ -113,9 +113,18 @@ def compare(sizes: dict[str, Any], wanted: list[str], peers: Path | None, folder
     tokens = int(store(run).lengths.sum())
     absent = {way: f"{WAYS[way]} is not installed" for way in wanted if not importable(WAYS[way], peers)}
     processes = [Process(way, run.root, peers) for way in wanted if way not in absent]
+    found: dict[str, Any] = {}
     try:
-        found: dict[str, Any] = {p.way: {"steps": p.hear()["steps"], "parts": []} for p in processes}
-        for process in processes:
+        for process in list(processes):
+            try:
+                ready = process.hear()
+            except RuntimeError as error:  # a peer's failure is a result, not ours to raise
+                if process.way == "ours":
+                    raise
+                absent[process.way] = f"does not start: {str(error).splitlines()[-1][:300]}"
+                processes.remove(process)
+                continue
+            found[process.way] = {**ready, "parts": []}
             process.say(str(sizes["parts"]))
         for part in range(sizes["parts"]):
             print(f"part {part + 1} of {sizes['parts']}", file=sys.stderr, flush=True)
@@ -172,7 +181,7 @@ def show(found: dict[str, Any]) -> None:
         [w, f["tokens_per_second"], f["tokens_per_cpu_second"], f["seconds"], f["steps"], f["held_out_loss"]]
         for w, f in ways
     ]
-    print(table(["", "real tokens/s", "per CPU second", "seconds", "steps", "held-out loss"], rows))
+    print(table(["", "real tokens/s", "per CPU second", "seconds", "steps", "held-out loss"], rows), flush=True)
     for way, reason in found["absent"].items():
         print(f"absent: {way} ({reason})")
 

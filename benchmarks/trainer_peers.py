@@ -13,6 +13,7 @@ import argparse
 import json
 import socket
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tracestill.trainer.run_directory import RunDirectory
 
 ROWS = 8  # documents a step of the padded trainers: their own default
 WAYS = {
-    "ours": "tracestill",
+    "ours": "deepspeed",
     "TRL, padded": "trl",
     "TRL, padded, grouped by length": "trl",
     "TRL, packed (bfd)": "trl",
@@ -38,14 +39,14 @@ WAYS = {
 class Turns:
     """The benchmark's end of a training loop: ``after_step`` waits for its turn where a part ends."""
 
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
+    def __init__(self, stream: Any, package: str) -> None:
+        self.stream, self.package = stream, package
         self.ends: list[int] = []
         self.steps = 0
 
     def begin(self, steps: int) -> None:
         """The loop is about to take ``steps`` steps. Returns when it may begin."""
-        self.say(ready=True, steps=steps)
+        self.say(steps=steps, versions={name: metadata.version(name) for name in ("transformers", self.package)})
         parts = int(self.stream.readline())
         self.ends = [round(steps * part / parts) for part in range(1, parts + 1)]
         self.go()
@@ -177,7 +178,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("socket", type=int)
     wanted = parser.parse_args()
-    turns = Turns(socket.socket(fileno=wanted.socket).makefile("rw"))
+    turns = Turns(socket.socket(fileno=wanted.socket).makefile("rw"), WAYS[wanted.way])
     torch.set_num_threads(1)
     run = RunDirectory.open(wanted.run)
     weights = ours(run, turns) if wanted.way == "ours" else theirs(wanted.way, run, turns)

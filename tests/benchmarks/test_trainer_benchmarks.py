@@ -49,6 +49,7 @@ def test_the_cpu_benchmark_measures_trainers_and_overhead(tmp_path: Path) -> Non
         assert len(way["parts"]) == 2
         assert 0 < way["held_out_loss"] < math.log(400)  # better than a guess: the weights measured are trained ones
     assert ways["Trainer, padded"]["steps"] == 24 / 8
+    assert set(ways["Trainer, padded"]["versions"]) == {"transformers", "accelerate"}
     measured = found["overhead"]["accumulation 4"]
     # the student of every loop has seen the same steps
     assert measured["losses"] == pytest.approx(
