@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +34,7 @@ from tracestill.trainer.saver import Saver
 from tracestill.trainer.settings import GENERATION, TrainConfig
 from tracestill.trainer.student import build_student
 from tracestill.trainer.tiled_mlp import tile_mlps
+from tracestill.trainer.watchdog import Watchdog
 from tracestill.trainer.weighting import Weighting, make_weighting, restore
 
 KEPT_FILES = ("console.log", stopping.REQUEST)  # the launcher's parent writes them while ranks start
@@ -83,7 +83,12 @@ class Job:
     console: Console
     progress: Progress
     saver: Saver
-    phase: Callable[[str, int], None] = lambda name, step: None  # told what this rank does, after how many steps
+    watch: Watchdog | None = None  # of a training that its entry point started
+
+    def phase(self, name: str) -> None:
+        """Tell the watchdog what this rank does now."""
+        if self.watch is not None:
+            self.watch.phase(name, self.progress.step)
 
     @property
     def measures(self) -> bool:

@@ -32,6 +32,7 @@ from tracestill.trainer.recipe import MAIN_ARM, dump_recipe
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.settings import GENERATION, learning_rate, seconds_of
 from tracestill.trainer.stopping import EXIT_STOPPED, StopRequest
+from tracestill.trainer.stragglers import phases_alone, straggler
 from tracestill.trainer.telemetry import LOG, Log, Meter, line_of, table_of
 from tracestill.trainer.watchdog import Watchdog
 from tracestill.trainer.weighting import end_step, state_of
@@ -49,17 +50,17 @@ def train(job: Job, stop: StopRequest) -> bool:
     if job.measures and progress.step == 0:
         measure(job, log, pace)
     while progress.step < job.steps and not progress.over:
-        job.phase("data", progress.step)
+        job.phase("data")
         batch = ahead.step(progress.step)
         for micro in batch.micro:
-            job.phase("forward", progress.step)
+            job.phase("forward")
             loss, statistics = engine.forward(micro)
-            job.phase("backward", progress.step)
+            job.phase("backward")
             engine.backward(loss)
             meter.add(statistics)
-        job.phase("data", progress.step)
+        job.phase("data")
         ahead.prepare(progress.step + 1)
-        job.phase("communication", progress.step)
+        job.phase("communication")
         rate = learning_rate(settings, progress.step, job.steps)
         result = engine.step(rate, weight_sum=batch.weight_sum, stop=stop.reason() != "" or job.saver.failed)
         end_step(job.weighting)
@@ -82,6 +83,7 @@ def train(job: Job, stop: StopRequest) -> bool:
             numbers = {"lr": rate, "grad_norm": result.grad_norm, **meter.read()}
             numbers |= pace.read(numbers["weighted_tokens"], ahead)
             log.add(step=done, epoch=batch.epoch, **numbers)
+            tell_straggler(job, log)
             tell(job, numbers, ends=ends)
         if ends or better or (settings.checkpoint_every and done % settings.checkpoint_every == 0):
             save(job, wait=ends)
@@ -111,10 +113,21 @@ def tell(job: Job, numbers: dict[str, Any], *, ends: bool) -> None:
         job.console.print(table_of(numbers["kinds"]))
 
 
+def tell_straggler(job: Job, log: Log) -> None:
+    """Log which rank holds the others up, if one does; called on every rank."""
+    if job.watch is not None and job.engine.ranks > 1:
+        phases = phases_alone(job.recipe.train.zero, job.engine.device)
+        late = straggler(job.watch.take_seconds(), phases)
+        if late is not None:
+            log.add(event="straggler", step=job.progress.step, **late)
+            text = "rank {rank} is slow: {seconds} s in phase {phase} since the last line, others {usual} s"
+            job.console.print(text.format(**late), style="yellow", highlight=False, soft_wrap=True)
+
+
 def measure(job: Job, log: Log, pace: Pace) -> dict[str, dict[str, float]]:
     """Kind -> its numbers on held-out documents after the steps done, and those of its own answers; logged."""
     kinds, asked = {}, {}
-    job.phase("measure", job.progress.step)
+    job.phase("measure")
     with pace.paused():
         if job.held_out is not None:
             with job.engine.averaged():
@@ -129,7 +142,7 @@ def measure(job: Job, log: Log, pace: Pace) -> dict[str, dict[str, float]]:
 def save(job: Job, *, wait: bool) -> None:
     """Commit a checkpoint of the steps done, before going on if ``wait``; the newest ones and the best one stay."""
     progress = job.progress
-    job.phase("save", progress.step)
+    job.phase("save")
     best = progress.best.step if progress.best else None
     state = {**progress.state(), "identity": job.identity, "weighting": state_of(job.weighting)}
     job.saver.save(job.engine, progress.step, state, best=best)
@@ -236,13 +249,13 @@ def main(words: Sequence[str] | None = None) -> int:
 def train_arm(run: RunDirectory, arm: str, resume: Resume | None, watch: Watchdog, started: float) -> int:
     """All of one rank's work, once it has met the others. The exit code: 0 done, 3 stopped on request."""
     job = prepare(run, arm)
-    job.phase = watch.phase
-    job.phase("load", 0)
+    job.watch = watch
+    job.phase("load")
     open_directory(job, resume)
     if job.engine.rank == 0:
         write_json(job.directory / "provenance.json", provenance(job.engine.config))
     if job.progress.step == 0:
-        job.phase("measure", 0)
+        job.phase("measure")
         show_first_step(job)
     limit = job.recipe.train.stop_after
     seconds = None if limit is None else seconds_of(limit)
@@ -251,7 +264,7 @@ def train_arm(run: RunDirectory, arm: str, resume: Resume | None, watch: Watchdo
     if not complete:
         job.console.print(f"stopped after step {job.progress.step}/{job.steps}, saved; --resume auto goes on")
         return EXIT_STOPPED
-    job.phase("finish", job.progress.step)
+    job.phase("finish")
     finish(job, time.perf_counter() - started)
     return 0
 

@@ -140,3 +140,12 @@ def test_bad_input_that_one_rank_alone_meets_ends_all_with_its_words(watched):
     assert failure["code"] == 2
     assert "error: document 7 is torn" in printed
     assert training.process.returncode == 2
+
+
+def test_a_rank_that_holds_the_others_up_is_named_with_its_phase(watched):
+    training = watched("slow")
+    training.wait_for_step(4)
+    lines = [json.loads(line) for line in (training.directory / "log.jsonl").read_text().splitlines()]
+    slow = [line for line in lines if line.get("event") == "straggler"]
+    assert {(line["rank"], line["phase"]) for line in slow if line["step"] > 1} == {(1, "data")}
+    assert all(line["seconds"] > 0.4 > line["usual"] for line in slow if line["step"] > 1)

@@ -1,4 +1,7 @@
-"""A training with a fault in rank 1's data, after three steps. watched_worker.py RUN none|hang|raise|input"""
+"""A training with a fault in rank 1's data: in every step, or in the fourth.
+
+watched_worker.py RUN none|slow|hang|raise|input
+"""
 
 import sys
 import time
@@ -22,6 +25,8 @@ def boom() -> float:
 
 
 def step(self: Batches, number: int) -> Any:
+    if fault == "slow" and self.rank == 1:
+        time.sleep(0.5)
     if number == 3 and self.rank == 1:
         if fault == "hang":
             hang()
