@@ -94,25 +94,20 @@ class Hosts:
             f"  UserKnownHostsFile {self.folder / 'known_hosts'}\n  GlobalKnownHostsFile /dev/null\n  LogLevel ERROR\n"
         )
 
-    def start_sshd(self, name: str) -> None:
+    def start_sshd(self, name: str, more: str = "", *, hide: Path | None = None) -> None:
+        """``more`` goes into its configuration; instead of the folder ``hide`` the host sees an empty one."""
         config = self.folder / f"sshd_{name}"
         config.write_text(
             f"ListenAddress {self.addresses[name]}:22\nHostKey {self.folder / 'host'}\nPidFile none\n"
             f"AuthorizedKeysFile {self.folder / 'authorized_keys'}\nStrictModes no\nPermitRootLogin yes\n"
             "PasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\nMaxStartups 64:30:128\nUseDNS no\n"
+            + more
         )
         Path("/run/sshd").mkdir(exist_ok=True)  # sshd insists on it
-        command = [
-            str(find("ip")),
-            "netns",
-            "exec",
-            self.spaces[name],
-            str(find("sshd")),
-            "-D",
-            "-e",
-            "-f",
-            str(config),
-        ]
+        command = [str(find("sshd")), "-D", "-e", "-f", str(config)]
+        if hide:  # `ip netns exec` gives each of its commands a mount namespace of its own
+            command = ["sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(hide), *command]
+        command = self.on(name, command)
         with (self.folder / f"sshd_{name}.log").open("ab") as log:
             self.daemons[name] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + 20
@@ -163,13 +158,14 @@ class Hosts:
         path.write_text("".join(f"{name} slots={slots}\n" for name in names))
         return path
 
+    def pids(self, name: str) -> list[int]:
+        command = [str(find("ip")), "netns", "pids", self.spaces[name]]
+        return [int(pid) for pid in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()]
+
     def processes(self, name: str) -> list[str]:
         """Command lines of what runs on a host, sshd and its sessions left out."""
-        found = subprocess.run(
-            [str(find("ip")), "netns", "pids", self.spaces[name]], capture_output=True, text=True, check=True
-        )
         lines = []
-        for pid in found.stdout.split():
+        for pid in self.pids(name):
             with contextlib.suppress(OSError):
                 lines.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
         return [line for line in lines if line and "sshd" not in line]
