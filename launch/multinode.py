@@ -90,8 +90,14 @@ def assemble(found: Survey, meeting: Meeting, entry: str, words: Sequence[str], 
     token = uuid.uuid4().hex
     variables = {VARIABLE: token}
     launcher = cluster.launcher
-    variables |= rank_environment(cluster.variables, gpus=found.gpus, interface=meeting.interface, launcher=launcher)
-    if launcher in NO_ADDRESS:
+    variables |= rank_environment(
+        cluster.variables,
+        gpus=found.gpus,
+        interface=meeting.interface,
+        launcher=None if cluster.here_only else launcher,
+        stated=cluster.interface is not None,
+    )
+    if launcher in NO_ADDRESS and not cluster.here_only:
         variables |= {"MASTER_ADDR": meeting.address, "MASTER_PORT": str(meeting.port)}
     for word in [sys.executable, str(Path.cwd()), *words] if not cluster.here_only else ():
         check_text(word, "the path or argument", launcher)

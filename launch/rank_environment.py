@@ -41,17 +41,28 @@ def is_secret(name: str) -> bool:
 
 
 def rank_environment(
-    chosen: Sequence[str], *, gpus: bool, interface: str, launcher: str, environment: Mapping[str, str] = os.environ
+    chosen: Sequence[str],
+    *,
+    gpus: bool,
+    interface: str,
+    launcher: str | None,
+    stated: bool = False,
+    environment: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
     """Variables for the ranks: ours, those of the user's that libraries read, and the ``chosen`` (NAME or NAME=VALUE).
 
-    Raises InputError for a name that may hold a secret, and for a value that would not arrive as it is.
+    ``stated``: the interface was named on the command line, which counts for more than a variable. ``launcher``: what
+    values have to pass through; None: nothing, the ranks are on this host. Raises InputError for a name that may hold
+    a secret, and for a value that would not arrive as it is.
     """
     found = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-    found |= {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
+    network = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
+    found |= network
     if not gpus:
         found["OMP_NUM_THREADS"] = "1"
     found |= {n: v for n, v in environment.items() if PASSED_ON.fullmatch(n) and n not in OURS and not is_secret(n)}
+    if stated:
+        found |= network
     if not gpus:
         found["DS_ACCELERATOR"] = "cpu"
     for option in chosen:
@@ -66,8 +77,8 @@ def rank_environment(
         if not given and name not in environment:
             raise InputError(f"--env {name}: is not set here; set it, or write --env {name}=VALUE")
         found[name] = value if given else environment[name]
-    for name, value in found.items():
-        check_text(value, f"the environment variable {name}", launcher)
+    for name, value in found.items() if launcher else ():
+        check_text(value, f"the environment variable {name}", str(launcher))
     return found
 
 

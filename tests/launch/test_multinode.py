@@ -215,6 +215,15 @@ def test_one_host_that_is_not_this_one_is_still_reached_through_the_launcher(che
     assert shlex.join(told).startswith("pdsh -S -f 1024 -w w-2 ")
 
 
+def test_a_stated_interface_counts_for_more_than_a_variable(checked, tmp_path, monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth9")
+    assert prepare(tmp_path).variables["GLOO_SOCKET_IFNAME"] == "e7"
+    cluster = read_cluster(tmp_path / "hosts")
+    launch = multinode.prepare(cluster, tmp_path, "tracestill.trainer.train", [], tmp_path / "files")
+    assert launch.variables["GLOO_SOCKET_IFNAME"] == "eth9"
+    assert launch.variables["NCCL_SOCKET_IFNAME"] == "e7"
+
+
 def test_a_launcher_that_is_not_installed(programs, tmp_path, monkeypatch):
     (programs / "sinfo").unlink()
     if shutil.which("sinfo") is None:
