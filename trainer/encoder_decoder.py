@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tracestill.data_pipeline.errors import InputError
 from tracestill.kernels.attention import Choice
 from tracestill.trainer.rectangles import PairedBatch
 from tracestill.trainer.settings import StudentConfig
@@ -20,6 +21,19 @@ def choose_attention(config: StudentConfig) -> Choice:
     if config.attention != "auto":
         raise ValueError(f"an encoder-decoder computes its attention itself; leave out '{config.attention}'")
     return OWN_ATTENTION
+
+
+def refuse_shallow_encoder(config: Any) -> None:
+    """Raises InputError for a T5 whose decoder has more layers than its encoder.
+
+    transformers (5.23) makes a cache of as many layers as the encoder has, and cannot generate.
+    """
+    layers, decoder_layers = config.num_hidden_layers, getattr(config, "num_decoder_layers", None)
+    if decoder_layers is not None and decoder_layers > layers:
+        raise InputError(
+            f"student: transformers cannot generate with {decoder_layers} decoder layers behind {layers} encoder "
+            "layers; lower num_decoder_layers, or raise num_layers"
+        )
 
 
 def start_of(config: StudentConfig, *, eos_id: int, pad_id: int) -> dict[str, int]:

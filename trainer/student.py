@@ -255,9 +255,9 @@ def attention_of(config: StudentConfig) -> dict[str, str]:
 
 
 def refuse_mixing(full: PreTrainedConfig, backend: str) -> None:
-    """Raises InputError for a model that would mix documents."""
+    """Raises InputError for a model that would mix documents, or that could not answer."""
     if full.model_type in ENCODER_DECODERS:
-        return
+        return encoder_decoder.refuse_shallow_encoder(full)
     if full.is_encoder_decoder:
         known = ", ".join(ENCODER_DECODERS)
         raise InputError(f"student: nobody has tried whether {full.model_type} keeps documents apart; known: {known}")

@@ -180,6 +180,10 @@ def test_documents_for_a_decoder_are_refused():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        (
+            StudentConfig(config={**tiny_pairs.FAMILIES["t5"], "num_decoder_layers": 3}),
+            "cannot generate with 3 decoder layers behind 2 encoder layers",
+        ),
         (StudentConfig(config={"model_type": "led"}), "nobody has tried whether led keeps documents apart"),
         (StudentConfig(config=tiny_pairs.FAMILIES["t5"], attention="sdpa"), r"student\.attention: an encoder-decoder"),
         (StudentConfig(config={"model_type": "t5", "d_modle": 3}), "t5 has no key 'd_modle'; did you mean 'd_model'"),
@@ -272,6 +276,13 @@ def test_batches_write_what_single_questions_get(family, tmp_path):
     assert len({tuple(row) for row in alone}) > 3
     for batch_size in (1, 5):
         assert generate(model, questions, batch_size=batch_size, **settings) == alone
+
+
+def test_a_decoder_may_be_shallower_than_its_encoder():
+    config = StudentConfig(config={**tiny_pairs.FAMILIES["t5"], "num_decoder_layers": 1})
+    student = build_student(config, vocab_size=VOCABULARY, bos_id=1, eos_id=2, pad_id=0, num_kinds=NUM_KINDS).eval()
+    settings = {"stops": [2], "pad_id": 0, "max_new_tokens": 5, "batch_size": 2}
+    assert len(generate(student.model, [[5, 6], [7]], **settings)) == 2
 
 
 def test_positions_bound_question_and_text_apart():
