@@ -42,6 +42,7 @@ def accuracy(report: dict[str, Any]) -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="with the arms traces and answers_only")
+    parser.add_argument("--bar", type=float, default=0.80, help="accuracy that traces have to reach")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, help="where the runs are kept (default: a temporary directory)")
     parser.add_argument("--quick", action="store_true", help="leave out the careless teacher")
@@ -58,7 +59,7 @@ def main() -> int:
             changed = [f"seed={arguments.seeds[0]}", *CARELESS]
             careless = accuracy(run(arguments.recipe, root / "careless", changed))
     print(table(["seed", "traces", "answers only"], [[r["seed"], r["traces"], r["answers_only"]] for r in rows]))
-    claims = [claim(f"traces, seed {r['seed']}", r["traces"], ">=", 0.80) for r in rows]
+    claims = [claim(f"traces, seed {r['seed']}", r["traces"], ">=", arguments.bar) for r in rows]
     claims += [claim(f"answers only, seed {r['seed']}", r["answers_only"], "<=", 0.25) for r in rows]
     if careless:
         gain = careless["traces"] - careless["unfiltered"]

@@ -16,12 +16,14 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.plan import load_plan
 from tracestill.data_pipeline.stage import is_current
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.launch.inspect_run import inspect_run
 from tracestill.launch.stages import encode_work
 from tracestill.trainer.batches import Batches
+from tracestill.trainer.recipe import build, dump_recipe
 from tracestill.trainer.rectangles import layout_for
 from tracestill.trainer.weighting import SpanWeighting, WeightingConfig, make_weighting
 from tracestill.trainer.weighting_effect import warnings
@@ -68,6 +70,18 @@ def test_the_form_of_documents_belongs_to_the_encode_stage(data):
     assert current(data)
     other = type(data)(data.root, mini_recipe(arms={}, plan={"capacity": CAPACITY, "packs_per_step": 3}))
     assert not current(other)
+
+
+def test_the_recipe_says_the_form_that_follows_from_the_student():
+    recipe = mini_recipe(student={"config": T5}, arms={})
+    assert recipe.encode.template == "encoder_decoder"
+    assert build(yaml.safe_load(dump_recipe(recipe)), "again") == recipe
+    assert mini_recipe().encode.template == "plain"
+    with pytest.raises(InputError, match=r"encode\.template: encoder_decoder needs a student like T5"):
+        mini_recipe(encode={"tokenizer": {"vocab_size": 320}, "template": "encoder_decoder"})
+    chat = {"tokenizer": {"path": "somewhere", "vocab_size": None}, "template": "chat"}
+    with pytest.raises(InputError, match=r"encode\.template: chat lays out a decoder's documents"):
+        mini_recipe(student={"config": T5}, encode=chat)
 
 
 @pytest.mark.parametrize("by_token", [False, True])
