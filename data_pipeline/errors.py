@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import re
+
+EXIT_NO_ROOM = 5
+NO_ROOM = re.compile(rf"(Errno|errno|os error) ({errno.ENOSPC}|{errno.EDQUOT})\b")  # Python's, Arrow's, Rust's words
+
 
 class InputError(ValueError):
     """Bad input from the user. Its message is one line that names the file, line or field, what was expected
@@ -13,4 +19,9 @@ class InputError(ValueError):
 class NoRoomError(InputError):
     """A disk is full, or a quota is used up; nothing that was committed before is lost."""
 
-    exit_code = 5
+    exit_code = EXIT_NO_ROOM
+
+
+def tells_of_no_room(text: str) -> bool:
+    """Whether an error's message says that a disk is full, or a quota used up."""
+    return NO_ROOM.search(text) is not None

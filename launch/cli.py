@@ -20,6 +20,7 @@ from tracestill.launch.host_options import (
     IncludeOption,
     InterfaceOption,
     LauncherOption,
+    MaxRestartsOption,
     PortOption,
     cluster_of,
 )
@@ -34,30 +35,34 @@ EPILOG = """
 [bold]Change a value[/]   [cyan]tracestill run recipes/demo.yaml --run-dir runs/hot --set sample.temperatures=[1.3][/]
 
 [bold]Several hosts[/]   [cyan]tracestill doctor --hostfile hosts[/], then [cyan]train runs/demo --hostfile hosts[/]
+
+[bold]Exit codes[/]   0 done, 2 bad input, 3 stopped as asked (saved), 4 a rank failed, 5 no room on disk, 130 Ctrl-C
 """
 
 
 class Guarded(TyperGroup):
-    """Turns what the user can mend into plain lines and exit code 2, an interrupt into 130, a requested stop into 3."""
+    """Turns what the user can mend into plain lines, and every end into the exit code that EPILOG tells."""
 
     def invoke(self, ctx: Any) -> Any:
-        from tracestill.data_pipeline.errors import InputError
+        from tracestill.data_pipeline.errors import EXIT_NO_ROOM, InputError, tells_of_no_room
         from tracestill.launch.deepspeed_command import TrainingFailed, TrainingStopped
 
         try:
             return super().invoke(ctx)
-        except InputError as error:
+        except (InputError, TrainingFailed) as error:
             complain(str(error))
-            raise typer.Exit(2) from None
+            raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             complain("interrupted; finished stages are kept, run the same command again to go on")
             raise typer.Exit(130) from None
         except TrainingStopped as stop:
             typer.echo(str(stop), err=True)
             raise typer.Exit(3) from None
-        except TrainingFailed as error:
-            complain(str(error))
-            raise typer.Exit(1) from None
+        except OSError as error:
+            if not tells_of_no_room(str(error)):
+                raise
+            complain(f"{error}; make room and run the same command again: finished stages are kept")
+            raise typer.Exit(EXIT_NO_ROOM) from None
 
 
 def complain(message: str) -> None:
@@ -133,6 +138,7 @@ def run_command(
     master_addr: AddressOption = None,
     master_port: PortOption = None,
     env: EnvOption = None,
+    max_restarts: MaxRestartsOption = 0,
 ) -> None:
     """Run all stages of a recipe, for all its arms.
 
@@ -144,7 +150,7 @@ def run_command(
 
     last = stage_position(until)
     cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env)
-    execute(recipe, run_dir, settings, replace, first=0, last=last, cluster=cluster)
+    execute(recipe, run_dir, settings, replace, first=0, last=last, cluster=cluster, max_restarts=max_restarts)
 
 
 @app.command(rich_help_panel="Single stages")
@@ -219,6 +225,7 @@ def train(
     master_addr: AddressOption = None,
     master_port: PortOption = None,
     env: EnvOption = None,
+    max_restarts: MaxRestartsOption = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run, on which host, with which environment.")
     ] = False,
@@ -228,15 +235,18 @@ def train(
     Everything the ranks print is kept in train/console.log. On SIGTERM, and after train.stop_after, it saves and ends
     with exit code 3; the same command goes on. Under mpirun or srun it is one of the ranks. Next: [cyan]evaluate[/].
 
-    Example: [cyan]tracestill train runs/demo --arm traces --set train.stop_after=55m[/]
+    Example: [cyan]tracestill train runs/demo --arm traces --set train.stop_after=55m --max-restarts 3[/]
     """
     cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env)
     from tracestill.launch.as_rank import is_rank, train_as_rank
 
     if cluster is None and is_rank():
+        if max_restarts:
+            raise typer.BadParameter("ranks that mpirun started do not start each other again; leave it out")
         asked = open_run(recipe, run_dir, settings)
         train_as_rank(asked.root, asked.recipe, arm, resume)
-    single("train", recipe, run_dir, settings, replace, arm, resume=resume, cluster=cluster, dry_run=dry_run)
+    how = (recipe, run_dir, settings, replace, arm)
+    single("train", *how, resume=resume, cluster=cluster, dry_run=dry_run, max_restarts=max_restarts)
 
 
 @app.command(rich_help_panel="Single stages")
@@ -304,16 +314,13 @@ def single(
     settings: list[str] | None,
     replace: bool,
     arm: str | None = None,
-    *,
-    resume: str = "auto",
-    cluster: Cluster | None = None,
-    dry_run: bool = False,
+    **training: Any,
 ) -> None:
+    """Run one stage; ``training`` as ``execute`` takes it."""
     from tracestill.launch.runner import stage_position
 
     at = stage_position(stage)
-    how = (recipe, run_dir, settings, replace)
-    execute(*how, first=at, last=at, arm=arm, resume=resume, cluster=cluster, dry_run=dry_run)
+    execute(recipe, run_dir, settings, replace, first=at, last=at, arm=arm, **training)
 
 
 def execute(
@@ -328,6 +335,7 @@ def execute(
     resume: str = "auto",
     cluster: Cluster | None = None,
     dry_run: bool = False,
+    max_restarts: int = 0,
 ) -> None:
     """Claim the run directory and run the stages ``first`` to ``last`` in it; or only print what would train."""
     from tracestill.launch.checks import check_works
@@ -338,7 +346,7 @@ def execute(
     console = Console(stderr=True)
     asked = open_run(recipe, run_dir, settings)
     asked.recipe.for_arm(arm or "traces")
-    works = plan_works(asked, resume=resume, cluster=cluster)
+    works = plan_works(asked, resume=resume, cluster=cluster, max_restarts=max_restarts)
     chosen = [w for w in works if first <= w.position <= last and (arm is None or w.arm in (None, arm))]
     if first:
         require_inputs(chosen, works, recipe)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.trainer.failure import EXIT_FAILED
 from tracestill.trainer.recipe import Recipe
 
 ENTRY_POINT = "tracestill.trainer.train"
@@ -51,6 +52,8 @@ class TrainingStopped(RuntimeError):
 
 class TrainingFailed(RuntimeError):
     """The ranks ended with an error that is none of the user's input; the message names their log."""
+
+    exit_code = EXIT_FAILED
 
 
 def count_gpus() -> int:

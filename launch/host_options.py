@@ -40,6 +40,12 @@ EnvOption = Annotated[
     list[str] | None,
     typer.Option("--env", metavar="NAME[=VALUE]", help="Pass a variable on to the ranks on other hosts. Repeatable."),
 ]
+MaxRestartsOption = Annotated[
+    int,
+    typer.Option(
+        "--max-restarts", metavar="N", min=0, help="After a rank failed, go on from the newest checkpoint, N times."
+    ),
+]
 
 
 def cluster_of(

@@ -15,10 +15,12 @@ from tracestill.launch.training import train_arm
 from tracestill.trainer.run_directory import STAGES, RunDirectory
 
 
-def plan_works(run: RunDirectory, *, resume: str = "auto", cluster: Cluster | None = None) -> list[Work]:
+def plan_works(
+    run: RunDirectory, *, resume: str = "auto", cluster: Cluster | None = None, max_restarts: int = 0
+) -> list[Work]:
     """Every directory that a whole run of the recipe writes, in an order in which inputs come first.
 
-    Students are trained on the hosts of ``cluster``, or on this one.
+    Students are trained on the hosts of ``cluster``, or on this one, and started again as ``train_arm`` does.
 
     Raises InputError if a file that the recipe names (questions, tokenizer) cannot be read.
     """
@@ -28,7 +30,7 @@ def plan_works(run: RunDirectory, *, resume: str = "auto", cluster: Cluster | No
         lambda arm: tokenizer_work(run, arm),
         lambda arm: encode_work(run, arm),
         lambda arm: plan_work(run, arm),
-        lambda arm: train_work(run, arm, resume, cluster),
+        lambda arm: train_work(run, arm, resume, cluster, max_restarts),
         lambda arm: evaluate_work(run, arm),
     ]
     found: dict[Path, Work] = {}
@@ -106,11 +108,11 @@ def plan_work(run: RunDirectory, arm: str) -> Work:
     return Work("plan", arm, directory, config, {"encode": source}, action)
 
 
-def train_work(run: RunDirectory, arm: str, resume: str, cluster: Cluster | None) -> Work:
+def train_work(run: RunDirectory, arm: str, resume: str, cluster: Cluster | None, max_restarts: int) -> Work:
     config, inputs = run.train_stage(arm)
 
     def action(label: str, console: Console) -> None:
-        train_arm(run, arm, label, console, resume=resume, cluster=cluster)
+        train_arm(run, arm, label, console, resume=resume, cluster=cluster, max_restarts=max_restarts)
 
     return Work("train", arm, run.stage(arm, "train"), config, inputs, action)
 

@@ -19,8 +19,10 @@ from tracestill.data_pipeline.stage import identity, is_current, read_manifest, 
 from tracestill.launch import deepspeed_command, multinode
 from tracestill.launch.cluster import Cluster
 from tracestill.launch.progress import Bar, bar
+from tracestill.launch.restarts import Restarts, explained, newest
 from tracestill.trainer import stopping
 from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE, committed, complete
+from tracestill.trainer.failure import FAILURE
 from tracestill.trainer.run_directory import RunDirectory
 
 CONSOLE_LOG = "console.log"
@@ -28,16 +30,41 @@ TIMES = "launch.json"  # seconds of all attempts; the ranks delete it when they 
 
 
 def train_arm(
+    run: RunDirectory,
+    arm: str,
+    label: str,
+    console: Console,
+    *,
+    resume: str,
+    cluster: Cluster | None = None,
+    max_restarts: int = 0,
+) -> None:
+    """Train, and start again from the newest checkpoint, up to ``max_restarts`` times, after a rank has failed.
+
+    SIGTERM is turned into a request to save and stop; a second one ends the ranks. Raises as ``attempt`` does.
+    """
+    directory = run.stage(arm, "train")
+    restarts = Restarts(directory, max_restarts, begun=newest(directory) if can_resume(run, arm) else 0)
+    with stop_on_sigterm(directory, console):
+        while True:
+            try:
+                return attempt(run, arm, label, console, resume=resume, cluster=cluster)
+            except deepspeed_command.TrainingFailed as error:
+                text = f"  {label}: {restarts.next(error)}"
+                console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def attempt(
     run: RunDirectory, arm: str, label: str, console: Console, *, resume: str, cluster: Cluster | None = None
 ) -> None:
     """Start the ranks, here or on a cluster's hosts, show what they log, and make sure that they finished.
 
-    ``resume`` is as in ``trainer.train``. SIGTERM is turned into a request to save and stop; a second one ends the
-    ranks. Raises InputError for what the ranks refuse, TrainingStopped if they stopped on request, TrainingFailed if
-    they end otherwise before the training has finished.
+    ``resume`` is as in ``trainer.train``. Raises InputError for what the ranks refuse, TrainingStopped if they stopped
+    on request, TrainingFailed if they end otherwise before the training has finished.
     """
     own = run.recipe.for_arm(arm)
     directory = run.stage(arm, "train")
+    stopping.clear(directory, FAILURE)
     if cluster is None:
         start = deepspeed_command.start_here(own, run.root, arm, resume)
     else:
@@ -53,21 +80,22 @@ def train_arm(
         highlight=False,
         soft_wrap=True,
     )
-    with bar(label, console) as progress, stop_on_sigterm(directory, console):
+    with bar(label, console) as progress:
         total = total_steps(own.train.steps, own.train.epochs, run.stage(arm, "plan"))
         watch = Watch(directory, total, own.span_kinds(), progress, console)
         started = time.perf_counter()
         try:
             deepspeed_command.run(start.arguments, log, start.environment, watch.poll, start.watch)
-        except deepspeed_command.TrainingFailed:
+        except (deepspeed_command.TrainingFailed, InputError) as error:
             raise_if_stopped(run, arm, directory)  # the launcher does not keep the ranks' exit code in every case
-            raise
+            raise explained(error, directory, log) from None
         finally:
             add_seconds(directory, time.perf_counter() - started)
     raise_if_stopped(run, arm, directory)
     config, inputs = run.train_stage(arm)
     if not is_current(directory, "train", config, inputs):  # the launcher ends with 0 if a signal ends what it started
-        raise deepspeed_command.TrainingFailed(f"training ended before its last step; the whole output is in {log}")
+        cut = deepspeed_command.TrainingFailed(f"training ended before its last step; the whole output is in {log}")
+        raise explained(cut, directory, log)
 
 
 @contextlib.contextmanager

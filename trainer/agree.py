@@ -6,9 +6,7 @@ Another thread than the one that trains needs a group of its own: two threads' c
 
 from __future__ import annotations
 
-import errno
 import json
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +15,8 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor
 
-from tracestill.data_pipeline.errors import InputError, NoRoomError
+from tracestill.data_pipeline.errors import InputError, NoRoomError, tells_of_no_room
 
-NO_ROOM = re.compile(rf"(Errno|os error) ({errno.ENOSPC}|{errno.EDQUOT})\b")  # as Python and safetensors put it
 WIDTH = 512  # bytes of a rank's answer
 Group = dist.ProcessGroup | None
 
@@ -72,6 +69,6 @@ def together(action: Callable[[], Any], complaint: str, group: Group = None) -> 
     for rank, one in enumerate(answers):
         if one[0]:
             reason = one[1:].rstrip(b"\0").decode(errors="replace")
-            kind = NoRoomError if NO_ROOM.search(reason) else InputError
+            kind = NoRoomError if tells_of_no_room(reason) else InputError
             raise kind(f"{complaint} (rank {rank}: {reason})") from failure
     return [json.loads(one[1:].rstrip(b"\0")) for one in answers]

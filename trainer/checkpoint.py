@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from tracestill.data_pipeline.stage import sync, write_json
 from tracestill.trainer import zero
 from tracestill.trainer.adapters import plain_name
 from tracestill.trainer.agree import exchange, share_json, share_text, together
-from tracestill.trainer.checkpoint_files import MANIFEST, STATE, committed, entry_of, path_of, verified
+from tracestill.trainer.checkpoint_files import FORMAT, MANIFEST, STATE, committed, damaged, entry_of, path_of
 from tracestill.trainer.engine import Engine
 
 RNG = "rng/"  # names of a rank's own tensors begin with it
@@ -90,7 +91,7 @@ def write(
             write_json(work / STATE, json.loads(held.state))
             files = {rank_file(rank): entry for rank, entry in enumerate(entries)}
             files[STATE] = entry_of(work / STATE)
-            write_json(work / MANIFEST, {"format": 2, "step": held.step, "files": files})
+            write_json(work / MANIFEST, {"format": FORMAT, "step": held.step, "files": files})
             sync(work)
             if final.exists():
                 final.rename(directory / f"tmp-{held.step:06d}-{uuid.uuid4().hex}")
@@ -156,9 +157,13 @@ def latest(directory: Path) -> Path | None:
 
 
 def whole(path: Path) -> bool:
-    """Whether a committed checkpoint's files are all there and as they were written. As ``latest``."""
+    """Whether a committed checkpoint's files are all there and as they were written; those that are not are named on
+    stderr. As ``latest``."""
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    return bool(torch.stack(exchange(torch.tensor([verified(path, rank, ranks)], dtype=torch.uint8))).all())
+    bad = damaged(path, rank, ranks)
+    if bad:
+        print(f"{path} is passed over: {', '.join(bad)} missing or damaged", file=sys.stderr, flush=True)
+    return bool(torch.stack(exchange(torch.tensor([not bad], dtype=torch.uint8))).all())
 
 
 def full_state_dict(engine: Engine) -> dict[str, Tensor] | None:

@@ -12,6 +12,7 @@ from tracestill.data_pipeline.stage import digest_of_file
 
 CHECKPOINTS = "checkpoints"  # their directory inside that of a training
 MANIFEST, STATE = "manifest.json", "state.json"
+FORMAT = 2
 COMMITTED = re.compile(r"step-(\d{6,})")
 
 
@@ -31,19 +32,29 @@ def entry_of(path: Path) -> dict[str, Any]:
     return {"sha256": digest_of_file(path), "bytes": path.stat().st_size}
 
 
-def verified(path: Path, share: int = 0, shares: int = 1) -> bool:
-    """Whether the manifest is there and this share of its files matches it, bit for bit."""
-    return matches(path, lambda file, entry: entry_of(file) == entry, share, shares)
+def damaged(path: Path, share: int = 0, shares: int = 1) -> list[str]:
+    """The files of a checkpoint, of this share of them, that do not match its manifest, or the manifest itself."""
+    return mismatches(path, lambda file, entry: entry_of(file) == entry, share, shares)
 
 
 def complete(path: Path) -> bool:
     """Whether the manifest is there and all of its files, in their sizes. Quick: none of them is read."""
-    return matches(path, lambda file, entry: file.stat().st_size == entry["bytes"])
+    return not mismatches(path, lambda file, entry: file.stat().st_size == entry["bytes"])
 
 
-def matches(path: Path, same: Callable[[Path, Any], bool], share: int = 0, shares: int = 1) -> bool:
+def mismatches(path: Path, same: Callable[[Path, Any], bool], share: int = 0, shares: int = 1) -> list[str]:
     try:
-        files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return all(same(path / name, files[name]) for name in sorted(files)[share::shares])
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if (manifest["format"], path_of(path.parent, manifest["step"])) != (FORMAT, path):
+            return [MANIFEST]
+        files = dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return [MANIFEST]
+
+    def matches(name: str) -> bool:
+        try:
+            return same(path / name, files[name])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    return [name for name in sorted(files)[share::shares] if not matches(name)]

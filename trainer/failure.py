@@ -6,8 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tracestill.data_pipeline.errors import EXIT_NO_ROOM, InputError, tells_of_no_room
+
 EXIT_FAILED = 4
 FAILURE, FAILURES = "failure.json", "failures"  # the first alarm; the folder of tracebacks and stacks
+
+
+def code_of(error: BaseException) -> int:
+    """What a rank that raised ``error`` exits with."""
+    if isinstance(error, InputError):
+        return error.exit_code
+    return EXIT_NO_ROOM if isinstance(error, OSError) and tells_of_no_room(str(error)) else EXIT_FAILED
 
 
 def told(alarm: dict[str, Any], folder: Path) -> str:
@@ -21,10 +30,18 @@ def told(alarm: dict[str, Any], folder: Path) -> str:
     )
 
 
+def read_failure(directory: Path) -> dict[str, Any] | None:
+    """The first alarm of the last attempt in a train directory; None if it raised none."""
+    try:
+        found: dict[str, Any] = json.loads((directory / FAILURE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found
+
+
 def first_failure(directory: Path) -> str | None:
     """What the last attempt in a train directory failed of, the first traceback first; None if it ended otherwise."""
-    try:
-        alarm = json.loads((directory / FAILURE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    alarm = read_failure(directory)
+    if alarm is None:
         return None
     return (alarm["traceback"].rstrip() + "\n" if alarm["traceback"] else "") + told(alarm, directory / FAILURES)

@@ -22,7 +22,7 @@ from tracestill.trainer.agree import share_json, together
 from tracestill.trainer.ahead import Ahead
 from tracestill.trainer.engine import connect, leave, open_monitor
 from tracestill.trainer.export_adapted import export_trained
-from tracestill.trainer.failure import EXIT_FAILED
+from tracestill.trainer.failure import EXIT_FAILED, code_of
 from tracestill.trainer.first_step import show_first_step
 from tracestill.trainer.flops import cost_of, peak_tflops
 from tracestill.trainer.job import Job, Resume, open_directory, prepare
@@ -236,14 +236,14 @@ def main(words: Sequence[str] | None = None) -> int:
     with Watchdog(directory, settings.watchdog) as watch:
         try:
             return train_arm(run, arguments.arm, arguments.resume, watch, started)
-        except InputError as error:
-            if watch.fail(error):
-                print(f"error: {error}", file=sys.stderr, flush=True)
-            return error.exit_code
         except Exception as error:
+            code = code_of(error)
             if watch.fail(error):
-                traceback.print_exc()
-            return EXIT_FAILED
+                if code == EXIT_FAILED:
+                    traceback.print_exc()
+                else:
+                    print(f"error: {error}", file=sys.stderr, flush=True)
+            return code
 
 
 def train_arm(run: RunDirectory, arm: str, resume: Resume | None, watch: Watchdog, started: float) -> int:

@@ -31,7 +31,7 @@ import torch.distributed as dist
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer import heartbeat
 from tracestill.trainer.agree import exchange, share_text
-from tracestill.trainer.failure import EXIT_FAILED, FAILURE, FAILURES, told
+from tracestill.trainer.failure import EXIT_FAILED, FAILURE, FAILURES, code_of, told
 from tracestill.trainer.heartbeat import PHASES, Board, Row
 from tracestill.trainer.settings import WatchdogConfig
 from tracestill.trainer.watchdog_nodes import Nodes
@@ -123,9 +123,8 @@ class Watchdog:
         (folder / f"rank-{self.rank:05d}.txt").write_text(text, encoding="utf-8")
         if not isinstance(error, InputError) and OF_OTHERS.search(text):
             time.sleep(GRACE + 2 * TICK)  # the watchdog ends this process meanwhile if it finds the cause
-        code = error.exit_code if isinstance(error, InputError) else EXIT_FAILED
         reason = f"raised {type(error).__name__}: {error}".splitlines()[0]
-        first = self.raise_alarm(self.alarm(self.rank, reason, code=code, text=text))
+        first = self.raise_alarm(self.alarm(self.rank, reason, code=code_of(error), text=text))
         if self.nodes:
             time.sleep(2 * TICK)  # let the other nodes read it
         return first

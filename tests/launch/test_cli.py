@@ -396,5 +396,5 @@ def test_more_cpu_ranks_than_cores_is_only_a_warning(recipe, monkeypatch):
     monkeypatch.setattr(deepspeed_command, "run", fail)
     result = invoke("run", recipe, "--set", "train.ranks=999")
     assert "999 ranks share" in result.stderr
-    assert result.exit_code == 1
+    assert result.exit_code == 4
     assert "error: the launcher was reached" in result.stderr

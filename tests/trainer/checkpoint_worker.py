@@ -177,7 +177,7 @@ def disagreement(directory: Path) -> dict[str, Any]:
     found = {}
     with on_rank_1("committed", lambda directory: []):
         found["old"] = checkpoint.latest(directory / "seen")
-    with on_rank_1("verified", lambda path, *share: not path.name.endswith("2")):
+    with on_rank_1("damaged", lambda path, *share: ["state.json"] if path.name.endswith("2") else []):
         found["damaged"] = checkpoint.latest(directory / "seen")
     names = {what: path.name if path else "" for what, path in found.items()}
     return {what: name if all_agree(name == checkpoint.share_text(name)) else "" for what, name in names.items()}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from threading import Event, Timer
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from distributed_support import run_workers
+from fake_engine import fake_engine
 from safetensors.torch import load_file
 from torch import nn
 
@@ -129,32 +129,6 @@ def test_ranks_that_see_different_checkpoints_take_the_same_one(saved):
 
 class Killed(BaseException):
     """Nothing catches it, like a signal."""
-
-
-def fake_engine(value: float = 1.0, width: int = 4) -> Any:
-    """Enough of an engine for ``save`` and ``load`` in this process."""
-    module = nn.Linear(width, 2)
-    nn.init.constant_(module.weight, value)
-    module.register_buffer("seen", torch.tensor(value))
-    module.register_buffer("scratch", torch.tensor(value), persistent=False)
-    optimizer = torch.optim.AdamW(module.parameters())
-    inner = SimpleNamespace(
-        module=module,
-        optimizer=optimizer,
-        basic_optimizer=optimizer,
-        zero_optimization_partition_weights=lambda: False,
-    )
-    zero.set_moments(inner, 5)
-    return SimpleNamespace(
-        deepspeed=inner,
-        module=module,
-        optimizer=optimizer,
-        ema=None,
-        rank=0,
-        ranks=1,
-        device=torch.device("cpu"),
-        seed=0,
-    )
 
 
 @pytest.mark.parametrize("nth", range(1, 12))
