@@ -10,7 +10,7 @@ from pathlib import Path
 from tracestill.launch import deepspeed_command, multinode
 from tracestill.launch.cluster import Cluster
 from tracestill.launch.multinode import Launch, ranks_by_host
-from tracestill.launch.rank_environment import is_secret
+from tracestill.launch.rank_environment import is_of_training
 from tracestill.launch.rehearse import rehearse
 from tracestill.trainer.run_directory import RunDirectory
 
@@ -47,6 +47,9 @@ def describe(launch: Launch, executed: list[str], environment: Mapping[str, str]
 
 
 def paragraph(command: list[str], environment: Mapping[str, str]) -> str:
-    """A command in a shell's notation below its environment, which shows no secret."""
-    shown = [f"  {name}={shlex.quote('<hidden>' if is_secret(name) else value)}" for name, value in environment.items()]
-    return "\n".join([*sorted(shown), "  " + shlex.join(command)])
+    """A command in a shell's notation below its environment: what training reads of it, and how much else there is."""
+    shown = {name: value for name, value in environment.items() if is_of_training(name)}
+    lines = [f"  {name}={shlex.quote(value)}" for name, value in sorted(shown.items())]
+    if len(shown) < len(environment):
+        lines.append(f"  (and {len(environment) - len(shown)} variables that are set here)")
+    return "\n".join([*lines, "  " + shlex.join(command)])

@@ -24,6 +24,7 @@ LAUNCHER = re.compile(  # what the launcher, ssh, pdsh, mpirun and srun themselv
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|TMPDIR|SSH_AUTH_SOCK|KRB5CCNAME|XDG_RUNTIME_DIR|LD_LIBRARY_PATH|"
     r"VIRTUAL_ENV|CONDA_PREFIX|PYTHONPATH|DS_ACCELERATOR|(PDSH|OMPI|PRTE|PMIX|I_MPI|HYDRA|FI|SLURM|SRUN)_\w+"
 )
+ALWAYS = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
 EXPORTED_BY_DEEPSPEED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
 NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 PLAIN = r"\w@%+=:,./-"  # what DeepSpeed's launcher leaves unquoted
@@ -38,6 +39,12 @@ def is_secret(name: str) -> bool:
     """Whether a variable of this name may hold a secret."""
     upper = name.upper().replace("TOKENIZER", "")
     return any(word in upper for word in SECRETS)
+
+
+def is_of_training(name: str) -> bool:
+    """Whether training, its launcher or a library that it uses reads a variable of this name, which is no secret."""
+    read = name in ALWAYS or PASSED_ON.fullmatch(name) or LAUNCHER.fullmatch(name)
+    return bool(read) and not is_secret(name)
 
 
 def rank_environment(
@@ -55,7 +62,7 @@ def rank_environment(
     values have to pass through; None: nothing, the ranks are on this host. Raises InputError for a name that may hold
     a secret, and for a value that would not arrive as it is.
     """
-    found = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    found = dict(ALWAYS)
     network = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
     found |= network
     if not gpus:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -88,7 +89,9 @@ def test_the_doctor_finds_two_hosts_fit(hosts, tmp_path):
     assert found.returncode == 0, found.stdout + found.stderr
     for check in ("hosts", "versions", "clocks", "shared directory", "ports", "collectives", "links", "compute"):
         assert f"│ {check} " in found.stdout
-    assert "a-b " in found.stdout
+    assert re.search(r"\b(a-b|b-a) \d+\.\d+ GB/s", found.stdout), (
+        "both links, or the one that a busy machine slowed down"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

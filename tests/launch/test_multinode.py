@@ -269,6 +269,19 @@ def test_a_host_that_fails_is_noticed_in_the_launchers_output(checked, tmp_path,
     assert watch.overdue()
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_on_this_host_alone_nothing_private_is_printed(programs, tmp_path, named):
+    run = claim(tmp_path / "run")
+    run_data_stages(run)
+    (tmp_path / "hosts").write_text("localhost slots=2\n")
+    text = dry_run.describe_training(run, "traces", "auto", read_cluster(tmp_path / "hosts") if named else None)
+    assert "deepspeed.launcher.launch" in text
+    assert "  NCCL_DEBUG=WARN\n" in text
+    assert "variables that are set here)" in text
+    assert "HARMLESS" not in text
+    assert CANARY not in text
+
+
 def test_one_host_by_its_loopback_name_needs_no_ssh(programs, tmp_path):
     (programs / "ssh").write_text("#!/bin/sh\nexit 9\n")
     (tmp_path / "hosts").write_text("localhost slots=2\n")
