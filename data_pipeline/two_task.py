@@ -32,7 +32,7 @@ class TwoTaskForm:
         self.findings: dict[str, Any] = {**answer.findings, "two_task": config.model_dump()}
         self.chat_template = answer.chat_template
         if self.chat_template is not None:
-            prefix = json.dumps(config.answer_prefix)  # a string literal of Jinja's, too
+            prefix = json.dumps(config.answer_prefix, ensure_ascii=False)  # of Jinja's, which pairs no surrogates, too
             self.chat_template = self.chat_template.replace("{{ m['content'] }}", f"{{{{ {prefix} + m['content'] }}}}")
 
     def encode(self, records: Sequence[Record], kinds: Kinds) -> list[Encoded]:

@@ -8,7 +8,7 @@ from typing import Any
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import sync
 from tracestill.trainer.recipe import MAIN_ARM, Recipe, dump_recipe, load_recipe
-from tracestill.trainer.settings import BOOKKEEPING, GENERATION
+from tracestill.trainer.settings import BOOKKEEPING, CHOOSING, GENERATION
 
 RECIPE = "recipe.yaml"
 STAGES = ("sample", "select", "encode", "plan", "train", "evaluate", "report")
@@ -39,9 +39,10 @@ class RunDirectory:
         if path.exists() and not replace:
             held = load_recipe(path)
             fields = differing(held.model_dump(mode="json"), recipe.model_dump(mode="json"))
-            if not {".".join(field.split(".")[:2]) for field in fields} <= {f"train.{key}" for key in BOOKKEEPING}:
+            free = bookkeeping(*(each.for_arm(arm) for each in (held, recipe) for arm in each.arm_names()))
+            if others := [field for field in fields if ".".join(field.split(".")[:2]) not in free]:
                 raise InputError(
-                    f"{root} holds another recipe (differs in {', '.join(fields)}); choose --run-dir for a new run, "
+                    f"{root} holds another recipe (differs in {', '.join(others)}); choose --run-dir for a new run, "
                     f"or pass --replace to redo the stages that change"
                 )
         elif root.exists() and not path.exists() and (not root.is_dir() or any(root.iterdir())):
@@ -76,9 +77,9 @@ class RunDirectory:
         own = self.recipe.for_arm(arm)
         recipe = own.model_dump(mode="json", exclude_defaults=True)  # a new default changes nothing
         config = {key: recipe.get(key, {}) for key in ("seed", "kinds", "student", "weighting", "train", "deepspeed")}
-        choosing = ("held_out_every", "held_out_documents", "held_out_questions") if own.train.metric else ()
-        left_out = {*BOOKKEEPING} - {*choosing}
-        config["train"] = {key: value for key, value in config["train"].items() if key not in left_out}
+        free = bookkeeping(own)
+        for block in BOOKKEEPING:
+            config[block] = {key: value for key, value in config[block].items() if f"{block}.{key}" not in free}
         if (own.train.metric or "").startswith(GENERATION):
             config["evaluate"] = recipe.get("evaluate", {})
         return config, {name: self.stage(arm, name) for name in ("tokenizer", "encode", "plan")}
@@ -88,6 +89,12 @@ class RunDirectory:
         recipe = self.recipe.for_arm(arm).model_dump(mode="json", exclude_defaults=True)
         config = {key: recipe.get(key, {}) for key in ("seed", "kinds", "evaluate")}
         return config, {name: self.stage(arm, name) for name in ("train", "sample", "encode")}
+
+
+def bookkeeping(*recipes: Recipe) -> set[str]:
+    """Dotted names of the settings that may change while all of these recipes' training stays as it is."""
+    names = {f"{block}.{key}" for block, keys in BOOKKEEPING.items() for key in keys}
+    return names - {f"train.{key}" for key in CHOOSING} if any(recipe.train.metric for recipe in recipes) else names
 
 
 def differing(a: object, b: object, prefix: str = "") -> list[str]:

@@ -158,13 +158,18 @@ def seconds_of(duration: str) -> float:
     return seconds
 
 
-BOOKKEEPING = (
-    *("ranks", "sequence_parallel", "tiled_mlp", "log_every"),
-    *("held_out_every", "held_out_documents", "held_out_questions"),
-    *("checkpoint_every", "async_save", "keep", "stop_after", "skip_limit", "watchdog"),
-    *("peak_tflops", "monitor"),
-)
-"""Training settings that change neither the student nor the documents of a step."""
+CHOOSING = ("held_out_every", "held_out_documents", "held_out_questions")
+BOOKKEEPING = {
+    "student": ("activation_checkpointing",),
+    "train": (
+        *("ranks", "sequence_parallel", "tiled_mlp", "log_every"),
+        *CHOOSING,
+        *("checkpoint_every", "async_save", "keep", "stop_after", "skip_limit", "watchdog"),
+        *("peak_tflops", "monitor"),
+    ),
+}
+"""Settings that change neither the student nor the documents of a step: but where ``train.metric`` chooses a
+checkpoint, those of CHOOSING do."""
 
 
 def learning_rate(settings: TrainConfig, step: int, steps: int) -> float:

@@ -6,7 +6,7 @@ import re
 import signal
 
 import pytest
-from fake_run import claim, mini_recipe, run_data_stages, write_train
+from fake_run import RECIPE, STUDENT, claim, mini_recipe, run_data_stages, write_train
 from rich.console import Console
 
 from tracestill.data_pipeline.errors import InputError
@@ -138,11 +138,27 @@ def test_sigterm_becomes_a_request_and_a_second_one_ends_it(run, launched, monke
 def test_what_does_not_change_the_result_may_change_when_training_goes_on(run):
     who = identity("train", *run.train_stage("traces"))
     train = {"steps": 40, "ranks": 2, "stop_after": "5m", "keep": 7, "checkpoint_every": 3}
-    changed = claim(run.root, mini_recipe(train=train))
+    train |= {"sequence_parallel": 2, "tiled_mlp": 4, "held_out_every": 5}
+    changed = claim(run.root, mini_recipe(train=train, student={"config": STUDENT, "activation_checkpointing": True}))
     assert identity("train", *changed.train_stage("traces")) == who
     assert changed.recipe.train.stop_after == "5m"
     with pytest.raises(InputError, match=r"differs in train\.lr"):
         claim(run.root, mini_recipe(train={**train, "lr": 1.0}))
+    with pytest.raises(InputError, match=r"differs in student\.freeze"):
+        claim(run.root, mini_recipe(train=train, student={"config": STUDENT, "freeze": ["head"]}))
+
+
+def test_measurements_that_choose_a_student_are_part_of_the_training(tmp_path):
+    questions = {**RECIPE["questions"], "validation": 4}
+
+    def recipe(**train):
+        return mini_recipe(questions=questions, sample={**RECIPE["sample"], "test_samples": 1}, train=train)
+
+    chosen = {"steps": 40, "metric": "answer.loss", "held_out_every": 10}
+    run = claim(tmp_path / "run", recipe(**chosen))
+    with pytest.raises(InputError, match=r"differs in train\.held_out_every"):  # it would begin anew
+        claim(run.root, recipe(**{**chosen, "held_out_every": 5}))
+    claim(run.root, recipe(**chosen, keep=9))
 
 
 def test_an_older_training_is_no_success(run, launched, monkeypatch):

@@ -196,7 +196,12 @@ def test_the_chat_template_is_that_of_the_form(tmp_path: Path) -> None:
     given = made.save(tmp_path / "given", made.CHATML)
     add_control_symbols(given)
     model = trained(vocab_size=440)
-    asked = {"plain": {}, "two": {"two_task": {}}, "chat": {"template": "chat", "system": "Be brief."}}
+    prefix = '🏷 "label" }} '  # beyond the basic plane, and what means something in Jinja
+    asked = {
+        "plain": {},
+        "two": {"two_task": {"answer_prefix": prefix}},
+        "chat": {"template": "chat", "system": "Be brief."},
+    }
     for name, keys in asked.items():
         config, out = FormConfig.model_validate(keys), tmp_path / name
         check_tokenizer(given, model.config, config)
@@ -209,7 +214,7 @@ def test_the_chat_template_is_that_of_the_form(tmp_path: Path) -> None:
             auto.decode(ids)
             == {
                 "plain": "<|end|>How much?",
-                "two": "<|end|>[label] How much?",
+                "two": f"<|end|>{prefix}How much?",
                 "chat": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHow much?<|im_end|>\n"
                 "<|im_start|>assistant\n",
             }[name]
