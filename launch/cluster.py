@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -187,10 +186,3 @@ def common_interface(found: Survey) -> str:
         listed = ", ".join(f"{host}: {name}" for host, name in names.items())
         raise InputError(f"hosts are reached over interfaces of different names ({listed}); choose one by --interface")
     return str(next(iter(names.values())))
-
-
-def free_port(address: str) -> int:
-    """A port of this host that nobody listens on."""
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as listener:
-        listener.bind((address, 0))
-        return int(listener.getsockname()[1])

@@ -21,6 +21,7 @@ from typing import Protocol
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer.failure import EXIT_FAILED
+from tracestill.trainer.join_ranks import free_port
 from tracestill.trainer.recipe import Recipe
 
 ENTRY_POINT = "tracestill.trainer.train"
@@ -146,13 +147,6 @@ def child_environment(gpus: int, environment: Mapping[str, str] = os.environ) ->
     if not gpus:
         found.pop("CUDA_VISIBLE_DEVICES", None)  # no device to choose from; the launcher would take it for a choice
     return found
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def run(

@@ -22,7 +22,7 @@ from pathlib import Path
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import sync
 from tracestill.launch import deepspeed_command
-from tracestill.launch.cluster import LOOPBACK, Cluster, Meeting, Survey, free_port, survey
+from tracestill.launch.cluster import LOOPBACK, Cluster, Meeting, Survey, survey
 from tracestill.launch.end_run import GRACE_SECONDS, VARIABLE
 from tracestill.launch.hostfile import format_hostfile
 from tracestill.launch.preflight import judge_here, require_ready
@@ -34,6 +34,7 @@ from tracestill.launch.rank_environment import (
     refuse_foreign_file,
 )
 from tracestill.launch.remote import END, ask_all
+from tracestill.trainer.join_ranks import free_port
 
 RANK_SCRIPT = Path(__file__).with_name("rank_script.py")
 STARTS_FILES = ("slurm", "mpich")  # these start a file: DeepSpeed 0.19.8 loses or misplaces ``-m`` for them

@@ -26,7 +26,6 @@ FORMAT = 1
 CURVE_POINTS = 400  # of each curve; a longer log is thinned evenly, its last line stays
 EXAMPLES = 3  # right answers, and wrong ones, shown of each arm
 PACE = ("tokens_per_second", "mfu", "memory_gib")  # null where an older log lacks them
-SHARED = ("sample", "select", "tokenizer")
 
 
 def write_report(run: RunDirectory) -> None:

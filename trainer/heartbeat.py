@@ -48,7 +48,7 @@ class Board:
     def __init__(self, token: str, rank: int, neighbours: Sequence[int]) -> None:
         """``token`` is the same for all ranks of a training and new for each; ``neighbours`` are this node's ranks."""
         self.rank, self.neighbours = rank, list(neighbours)
-        self.folder = shared_memory() / f"{PREFIX}{token}"
+        self.folder = shared_memory() / f"{prefix()}{token}"
         self.folder.mkdir(exist_ok=True, mode=0o700)
         path, size = self.folder / "ranks", len(self.neighbours) * 8 * 8
         with path.open("ab"):
@@ -104,9 +104,14 @@ def shared_memory() -> Path:
     return memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
 
 
+def prefix() -> str:
+    """How names of this node's boards begin. A container may share the memory of another, but not its process ids."""
+    return f"{PREFIX}{node_identity().hex()[:12]}-"
+
+
 def sweep() -> None:
-    """Delete boards of this user whose ranks are all gone: those of trainings that were killed."""
-    for folder in shared_memory().glob(PREFIX + "*"):
+    """Delete boards of this user and node whose ranks are all gone: those of trainings that were killed."""
+    for folder in shared_memory().glob(prefix() + "*"):
         with contextlib.suppress(OSError, ValueError):
             rows = np.fromfile(folder / "ranks", dtype=np.int64).reshape(-1, 8)
             old = time.time() - folder.stat().st_mtime > 600  # a young one may have no rows yet

@@ -60,8 +60,8 @@ def join(environment: MutableMapping[str, str] = os.environ) -> None:
     environment.update(RANK=rank, WORLD_SIZE=ranks, LOCAL_RANK=local)
 
 
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(address: str = "127.0.0.1") -> int:
+    """A port of this host's ``address`` that nobody listens on."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as listener:
+        listener.bind((address, 0))
+        return int(listener.getsockname()[1])

@@ -56,6 +56,8 @@ class Watchdog:
         members = [[rank for rank, own in enumerate(identities) if own == node] for node in nodes]
         here = nodes.index(identities[self.rank])
         token = share_text(uuid.uuid4().hex)
+        if self.rank == members[here][0]:
+            heartbeat.sweep()
         self.board = Board(token, self.rank, members[here])
         self.seconds = np.zeros(len(PHASES))
         self.now = (0, time.monotonic())  # phase, since when

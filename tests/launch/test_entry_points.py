@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 from command_line import program, start, unfinish
+from distributed_support import free_port
 from fake_run import RECIPE
-
-from tracestill.launch.deepspeed_command import free_port
 
 SMALL = {
     "train": {"steps": 3, "ranks": 2, "zero": 2, "log_every": 1, "checkpoint_every": 2},

@@ -1,0 +1,34 @@
+"""Boards in shared memory: what killed trainings left goes, what others use stays."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from tracestill.trainer import heartbeat
+
+
+def test_only_old_boards_of_dead_ranks_are_swept(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "shared_memory", lambda: tmp_path)
+    living, dead, young, empty = (heartbeat.Board(name, 0, [0, 1]) for name in ("living", "dead", "young", "empty"))
+    for board in (dead, young, empty):
+        board.mine[heartbeat.BORN] -= 1  # as of a process that had this number before
+    (empty.folder / "ranks").unlink()
+    foreign = tmp_path / "other"
+    foreign.mkdir()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(heartbeat, "node_identity", lambda: b"another container's")
+        heartbeat.Board("far", 0, [0, 1]).mine[heartbeat.BORN] -= 1
+        far = heartbeat.prefix() + "far"
+    for folder in (living.folder, dead.folder, empty.folder, foreign, tmp_path / far):
+        os.utime(folder, (time.time() - 3600,) * 2)
+    heartbeat.sweep()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{heartbeat.prefix()}living",
+        f"{heartbeat.prefix()}young",
+        f"{heartbeat.prefix()}empty",  # nothing tells whose it was
+        "other",
+        far,
+    }
