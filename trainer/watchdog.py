@@ -8,6 +8,7 @@ threads into ``failures/`` and ends, and ranks that cannot are killed by their n
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -120,9 +121,7 @@ class Watchdog:
         An exception that tells of a broken connection waits a moment for the rank that broke it to be found.
         """
         text = "".join(traceback.format_exception(error))
-        folder = self.directory / FAILURES
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"rank-{self.rank:05d}.txt").write_text(text, encoding="utf-8")
+        leave_word(self.directory / FAILURES / f"rank-{self.rank:05d}.txt", text)
         if not isinstance(error, InputError) and OF_OTHERS.search(text):
             time.sleep(GRACE + 2 * TICK)  # the watchdog ends this process meanwhile if it finds the cause
         reason = f"raised {type(error).__name__}: {error}".splitlines()[0]
@@ -145,8 +144,7 @@ class Watchdog:
         if not self.board.raise_alarm(alarm):
             return False
         if not (self.directory / FAILURE).exists():
-            self.directory.mkdir(parents=True, exist_ok=True)
-            (self.directory / FAILURE).write_text(json.dumps(alarm, indent=1) + "\n", encoding="utf-8")
+            leave_word(self.directory / FAILURE, json.dumps(alarm, indent=1) + "\n")
         return True
 
     def watch(self) -> None:
@@ -202,17 +200,25 @@ class Watchdog:
         """Write this rank's stacks, let the others write theirs, kill those that cannot end, and end."""
         self.raise_alarm(alarm)
         folder = self.directory / FAILURES
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"stacks-rank-{self.rank:05d}.txt").open("w", encoding="utf-8") as handle:
-            handle.write(f"rank {self.rank} on {self.host}; alarm: rank {alarm['rank']} {alarm['reason']}\n")
-            handle.flush()
+        stacks = folder / f"stacks-rank-{self.rank:05d}.txt"
+        leave_word(stacks, f"rank {self.rank} on {self.host}; alarm: rank {alarm['rank']} {alarm['reason']}\n")
+        with contextlib.suppress(OSError), stacks.open("a", encoding="utf-8") as handle:
             faulthandler.dump_traceback(handle, all_threads=True)
         if alarm["by"] == self.rank:
-            print(told(alarm, folder), file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # a launcher that is gone does not listen
+                print(told(alarm, folder), file=sys.stderr, flush=True)
         before = {row.rank: row.beats for row in self.board.read()}
         time.sleep(GRACE)
         for row in self.board.read():
             if row.rank != self.rank and row.beats == before[row.rank] and heartbeat.lives(row.pid, row.born):
                 os.kill(row.pid, signal.SIGKILL)
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         os._exit(alarm["code"])
+
+
+def leave_word(path: Path, text: str) -> None:
+    """Leave word of a failure in a file, if the disk takes it: it may be what failed."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
