@@ -1,0 +1,106 @@
+"""Kills at any instant cost nothing but time: the training ends bit for bit as if nobody had disturbed it.
+
+A long chain, with a report:  KILLS=200 KILLS_JSON=faults.json python -m pytest -m soak tests/faults/test_kills.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fake_run import RECIPE, run_data_stages
+from kill_chain import Chain, Kill, random_kills
+from safetensors.torch import load_file
+
+from tracestill.trainer.recipe import load_recipe
+from tracestill.trainer.run_directory import RunDirectory
+
+STUDENT = {**RECIPE["student"]["config"], "attention_dropout": 0.1}  # type: ignore[index]
+SEED = 7
+DEFAULT = [Kill("in a save", "rank 0"), Kill("in a step", "everything"), Kill("in a save", "everything")]
+
+
+def prepared(root: Path, steps: int) -> tuple[Path, Path]:
+    """Two runs that are ready to train."""
+    train = {"steps": steps, "ranks": 2, "log_every": 1, "checkpoint_every": 2}
+    (root / "recipe.yaml").write_text(
+        yaml.safe_dump({**RECIPE, "student": {"config": STUDENT}, "train": train, "arms": {}})
+    )
+    run_data_stages(RunDirectory.create(root / "killed", load_recipe(root / "recipe.yaml")))
+    return Path(shutil.copytree(root / "killed", root / "undisturbed")), root / "killed"
+
+
+def outcome(run: Path, steps: int) -> tuple[list[tuple[int, float, float]], dict[str, bytes]]:
+    """Step, loss and gradient norm of every line of the log; everything in the last checkpoint, as bytes."""
+    directory = run / "arms/traces/train"
+    lines = map(json.loads, (directory / "log.jsonl").read_text().splitlines())
+    log = [(line["step"], line["loss"], line["grad_norm"]) for line in lines if "loss" in line]
+    tensors = {
+        f"{file.name if name.startswith('rng') else ''}{name}": tensor.numpy().tobytes()
+        for file in sorted((directory / "checkpoints" / f"step-{steps:06d}").glob("rank-*.safetensors"))
+        for name, tensor in load_file(file).items()
+    }
+    return log, tensors
+
+
+def survive(root: Path, kills: list[Kill], restarts: int) -> dict[str, Any]:
+    """Train twice, once with these kills, and compare; what was counted."""
+    steps, begun = 8 + 8 * len(kills), time.perf_counter()
+    undisturbed, killed = prepared(root, steps)
+    plain, chain = Chain(undisturbed, 0, SEED), None
+    try:
+        assert plain.finish()["times it was started by hand"] == 1
+        chain = Chain(killed, restarts, SEED)
+        for kill in kills:
+            assert chain.kill(kill), "it was done before all kills were"
+        counts = chain.finish()
+    finally:
+        plain.close()
+        if chain:
+            chain.close()
+    (log, tensors), (log_after, tensors_after) = outcome(undisturbed, steps), outcome(killed, steps)
+    assert [step for step, *_ in log] == [*range(1, steps + 1)]
+    assert log_after == log
+    assert any(name.startswith("parameter/") for name in tensors)
+    assert tensors_after.keys() == tensors.keys()
+    assert [name for name in tensors if tensors[name] != tensors_after[name]] == []
+    return {
+        "kills": len(kills),
+        "steps": steps,
+        "seconds": round(time.perf_counter() - begun, 1),
+        "counts": counts,
+        "tensors compared, and equal bit for bit": len(tensors),
+        "lines of the log compared, and equal bit for bit": len(log),
+    }
+
+
+def test_killed_three_times_it_ends_bit_for_bit_like_the_undisturbed_run(tmp_path):
+    """The first time, --max-restarts goes on; then the launcher's parent is killed too."""
+    counts = survive(tmp_path, DEFAULT, restarts=1)["counts"]
+    assert counts["restarts by --max-restarts"] == 1
+    assert counts["times it was started by hand"] == 3
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(5 * 3600)
+def test_a_long_chain_of_kills_ends_bit_for_bit_like_the_undisturbed_run(tmp_path):
+    kills = int(os.environ.get("KILLS", "200"))
+    found = survive(tmp_path, random_kills(kills, SEED), restarts=2 * kills)
+    if where := os.environ.get("KILLS_JSON"):
+        sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+        from machine import describe
+
+        about = {
+            "what": "SIGKILL at random instants in one chain of kill and resume: two gloo ranks on a CPU, a tiny "
+            "student with dropout, a checkpoint every second step in the background",
+            "command": f"KILLS={kills} python -m pytest -m soak tests/faults/test_kills.py",
+            "seed": SEED,
+        }
+        Path(where).write_text(json.dumps({**about, **found, "machine": describe()}, indent=2) + "\n")
