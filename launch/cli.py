@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from tracestill.launch import cluster_commands
 from tracestill.launch.host_options import (
     AddressOption,
+    ElasticOption,
     EnvOption,
     ExcludeOption,
     HostfileOption,
@@ -139,6 +140,7 @@ def run_command(
     master_port: PortOption = None,
     env: EnvOption = None,
     max_restarts: MaxRestartsOption = 0,
+    elastic: ElasticOption = False,
 ) -> None:
     """Run all stages of a recipe, for all its arms.
 
@@ -149,7 +151,7 @@ def run_command(
     from tracestill.launch.runner import stage_position
 
     last = stage_position(until)
-    cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env)
+    cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env, elastic)
     execute(recipe, run_dir, settings, replace, first=0, last=last, cluster=cluster, max_restarts=max_restarts)
 
 
@@ -226,6 +228,7 @@ def train(
     master_port: PortOption = None,
     env: EnvOption = None,
     max_restarts: MaxRestartsOption = 0,
+    elastic: ElasticOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run, on which host, with which environment.")
     ] = False,
@@ -237,7 +240,7 @@ def train(
 
     Example: [cyan]tracestill train runs/demo --arm traces --set train.stop_after=55m --max-restarts 3[/]
     """
-    cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env)
+    cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env, elastic)
     from tracestill.launch.as_rank import is_rank, train_as_rank
 
     if cluster is None and is_rank():

@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Cluster:
     port: int | None = None
     interface: str | None = None  # over which ranks talk, the same name on every host
     variables: tuple[str, ...] = ()  # NAME or NAME=VALUE, besides those that are passed on anyway
+    elastic: bool = False  # a restart leaves out hosts that no longer answer
 
     @property
     def ranks(self) -> int:
@@ -61,10 +62,11 @@ def read_cluster(
     port: int | None = None,
     interface: str | None = None,
     variables: Sequence[str] = (),
+    elastic: bool = False,
 ) -> Cluster:
     """What the options of the command line say. Raises InputError naming the option, or file and line."""
     hosts = choose_hosts(read_hostfile(hostfile), include, exclude)
-    cluster = Cluster(tuple(hosts), launcher, address, port, interface, tuple(variables))
+    cluster = Cluster(tuple(hosts), launcher, address, port, interface, tuple(variables), elastic)
     if not cluster.here_only:
         check_launcher(cluster)
     return cluster
@@ -120,6 +122,14 @@ def survey(cluster: Cluster, directory: Path, *, write: int = 0) -> Survey:
                 if (place / token / f"from-{i}").read_text(encoding="utf-8") == token:
                     found.collected.add(i)
     return found
+
+
+def what_is_left(cluster: Cluster, directory: Path) -> Cluster:
+    """The cluster without the hosts that do not answer. Raises InputError if none does."""
+    answered = survey(cluster, directory).answered
+    if not answered:
+        raise InputError(f"no host answers any more, of {', '.join(cluster.names)}")
+    return replace(cluster, hosts=tuple(host for host, _ in answered))
 
 
 @contextlib.contextmanager

@@ -46,6 +46,9 @@ MaxRestartsOption = Annotated[
         "--max-restarts", metavar="N", min=0, help="After a rank failed, go on from the newest checkpoint, N times."
     ),
 ]
+ElasticOption = Annotated[
+    bool, typer.Option("--elastic", help="A restart leaves out hosts that no longer answer. With --max-restarts.")
+]
 
 
 def cluster_of(
@@ -57,6 +60,7 @@ def cluster_of(
     address: str | None,
     port: int | None,
     env: list[str] | None,
+    elastic: bool = False,
 ) -> Cluster | None:
     """The hosts that the options mean; None for this one alone."""
     from tracestill.launch.cluster import read_cluster
@@ -67,9 +71,10 @@ def cluster_of(
             ("--exclude", exclude),
             ("--interface", interface),
             ("--env", env),
+            ("--elastic", elastic),
         ):
             if given:
                 raise InputError(f"{option}: chooses among hosts; give --hostfile too")
         return None
     named = {"launcher": launcher, "interface": interface, "address": address, "port": port}
-    return read_cluster(hostfile, include=include, exclude=exclude, variables=env or (), **named)  # type: ignore[arg-type]
+    return read_cluster(hostfile, include=include, exclude=exclude, variables=env or (), elastic=elastic, **named)  # type: ignore[arg-type]

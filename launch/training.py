@@ -17,7 +17,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.stage import identity, is_current, read_manifest, write_json
 from tracestill.launch import deepspeed_command, multinode
-from tracestill.launch.cluster import Cluster
+from tracestill.launch.cluster import Cluster, what_is_left
 from tracestill.launch.progress import Bar, bar
 from tracestill.launch.restarts import Restarts, explained, newest
 from tracestill.trainer import stopping
@@ -39,7 +39,8 @@ def train_arm(
     cluster: Cluster | None = None,
     max_restarts: int = 0,
 ) -> None:
-    """Train, and start again from the newest checkpoint, up to ``max_restarts`` times, after a rank has failed.
+    """Train, and start again from the newest checkpoint, up to ``max_restarts`` times, after a rank has failed; where
+    the cluster is elastic, on the hosts that are left.
 
     SIGTERM is turned into a request to save and stop; a second one ends the ranks. Raises as ``attempt`` does.
     """
@@ -51,6 +52,9 @@ def train_arm(
                 return attempt(run, arm, label, console, resume=resume, cluster=cluster)
             except deepspeed_command.TrainingFailed as error:
                 text = f"  {label}: {restarts.next(error)}"
+                if cluster is not None and cluster.elastic:
+                    cluster = what_is_left(cluster, run.root)
+                    text += f" on {', '.join(cluster.names)}"
                 console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -289,3 +289,25 @@ def test_an_interrupt_ends_all_hosts_and_nobody_else(hosts, endless):
     finally:
         other.kill()
         other.wait()
+
+
+@pytest.mark.soak
+def test_a_host_that_is_lost_is_left_out(hosts, endless):
+    make_data(endless, "--set", "train.checkpoint_every=1")
+    process = begin(hosts, endless, "--max-restarts", "1", "--elastic")
+    hosts.stop_sshd("b")
+    for pid in hosts.pids("b"):
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + SECONDS
+    before, resumed = losses(endless), False
+    while not (resumed and len(losses(endless)) > len(before) + 2):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        resumed = "1 rank(s) on cpu" in (endless / "arms/traces/train/console.log").read_text()
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    out, err = end(process)
+    hosts.start_sshd("b")
+    assert process.returncode == 3, out + err
+    assert re.search(r"restart 1 of 1, from step [1-9]\d* on a$", err, re.MULTILINE), err
+    assert losses(endless)[: len(before) - 2] == before[:-2], "the same training"

@@ -1,4 +1,4 @@
-"""One process: a training that gets SIGTERM in each of the micro-steps in turn, and in the update; and one that does not.
+"""One process: a training that gets SIGTERM in each micro-step in turn, and in the update; and one that gets none.
 
 sigterm_worker.py DIRECTORY    with a prepared run in plain and stopped; writes found.json
 """

@@ -12,8 +12,12 @@ from typer.testing import CliRunner
 
 from tracestill.data_pipeline import sample
 from tracestill.data_pipeline.errors import InputError, NoRoomError
-from tracestill.launch import cli, deepspeed_command, training
+from tracestill.launch import cli, deepspeed_command, multinode, training
+from tracestill.launch import cluster as cluster_module
+from tracestill.launch.cluster import Cluster
 from tracestill.launch.deepspeed_command import TrainingFailed
+from tracestill.launch.hostfile import Host
+from tracestill.launch.remote import Reply
 from tracestill.trainer import stopping
 from tracestill.trainer.checkpoint_files import entry_of
 from tracestill.trainer.run_directory import RunDirectory
@@ -81,13 +85,13 @@ def succeeds(of):
 def start(run, monkeypatch):
     """Train with these attempts; returns them and what was said."""
 
-    def start(*each, restarts=0):
+    def start(*each, restarts=0, cluster=None):
         attempts, heard = Attempts(run, *each), Console(file=io.StringIO(), width=400)
         monkeypatch.setattr(deepspeed_command, "count_gpus", lambda: 0)
         monkeypatch.setattr(deepspeed_command, "run", attempts)
         attempts.error = None
         try:
-            training.train_arm(run, "traces", "train", heard, resume="auto", max_restarts=restarts)
+            training.train_arm(run, "traces", "train", heard, resume="auto", max_restarts=restarts, cluster=cluster)
         except Exception as error:
             attempts.error = error
         attempts.said = heard.file.getvalue()
@@ -161,6 +165,25 @@ def test_a_checkpoint_counts_as_progress_where_the_ranks_left_no_word(start):
         return act
 
     assert start(*(dies(step) for step in (2, 4, 6)), succeeds, restarts=3).error is None
+
+
+@pytest.mark.parametrize(("elastic", "then"), [(True, ["a", "c"]), (False, ["a", "b", "c"])])
+def test_only_an_elastic_restart_leaves_out_hosts_that_no_longer_answer(start, monkeypatch, elastic, then):
+    used = []
+
+    def start_on(cluster, root, arm, resume):
+        used.append(cluster.names)
+        return deepspeed_command.Start([], {}, cluster.ranks, gpus=False)
+
+    def ask_all(targets, script, requests):
+        return [Reply(problem="no answer") if name == "b" else Reply({"gpus": []}) for name in targets]
+
+    monkeypatch.setattr(multinode, "start_on", start_on)
+    monkeypatch.setattr(cluster_module, "ask_all", ask_all)
+    three = Cluster(tuple(Host(name, (0,)) for name in "abc"), elastic=elastic)
+    found = start(fails(7), succeeds, restarts=1, cluster=three)
+    assert used == [["a", "b", "c"], then]
+    assert ("from step 0 on a, c" in found.said) == elastic
 
 
 def test_a_requested_stop_is_the_end(start):
