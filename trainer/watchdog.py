@@ -122,10 +122,13 @@ class Watchdog:
         """
         text = "".join(traceback.format_exception(error))
         leave_word(self.directory / FAILURES / f"rank-{self.rank:05d}.txt", text)
+        rank, reason = self.rank, f"raised {type(error).__name__}: {error}".splitlines()[0]
         if not isinstance(error, InputError) and OF_OTHERS.search(text):
             time.sleep(GRACE + 2 * TICK)  # the watchdog ends this process meanwhile if it finds the cause
-        reason = f"raised {type(error).__name__}: {error}".splitlines()[0]
-        first = self.raise_alarm(self.alarm(self.rank, reason, code=code_of(error), text=text))
+            quiet = self.nodes.quiet(GRACE) if self.nodes else None
+            if quiet is not None:
+                rank, reason = quiet, f"was lost: its node gives no sign of life, and rank {self.rank} {reason}"
+        first = self.raise_alarm(self.alarm(rank, reason, code=code_of(error), text=text))
         if self.nodes:
             time.sleep(2 * TICK)  # let the other nodes read it
         return first
@@ -168,7 +171,7 @@ class Watchdog:
         for row in rows:
             if row.pid == 0 or row.ended:
                 continue
-            if not heartbeat.lives(row.pid, row.born):
+            if row.rank != self.rank and not heartbeat.lives(row.pid, row.born):
                 if not self.row(row.rank).ended:
                     return self.alarm(row.rank, f"has gone: its process ended in phase {row.phase}")
             elif self.unchanged(row.rank, "beats", row.beats, now) > self.settings.silence:

@@ -95,5 +95,11 @@ class Nodes(threading.Thread):
             elif value != "ended" and now - since > self.silence:
                 self.found = self.about(node, f"gave no sign of life for {self.silence:g} s: its node does not answer")
 
+    def quiet(self, seconds: float) -> int | None:
+        """The first rank of a node that has said nothing new for so long; only rank 0's node knows."""
+        now = time.monotonic()
+        still = (node for node, (value, since) in self.seen.items() if value != "ended" and now - since > seconds)
+        return next((self.members[node][0] for node in still), None)
+
     def close(self) -> None:
         self.closed.set()

@@ -260,7 +260,7 @@ def test_a_rank_that_dies_takes_all_others_down_and_nobody_else(hosts, endless):
         os.kill(rank, signal.SIGKILL)
         out, err = end(process)
         assert process.returncode == 4, out + err
-        assert "error: failed: rank " in err
+        assert "error: failed: rank 1 was lost" in err
         assert hosts.processes("a") == []
         assert len(hosts.processes("b")) == 1
         assert other.poll() is None

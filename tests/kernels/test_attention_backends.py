@@ -226,7 +226,7 @@ def test_register_says_what_it_chose():
     choice = attention.register("auto", "cpu")
     assert choice.backend == "sdpa"
     assert "not on 'cpu'" in choice.reason
-    assert transformers.AttentionInterface._global_mapping[attention.NAME] is attention.attention
+    assert transformers.AttentionInterface._global_mapping[attention.NAME] is attention.dispatch
     with pytest.raises(ValueError, match="'varlen' cannot run"):
         attention.register("varlen", "cpu")
 
