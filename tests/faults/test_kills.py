@@ -24,6 +24,7 @@ from tracestill.trainer.run_directory import RunDirectory
 
 STUDENT = {**RECIPE["student"]["config"], "attention_dropout": 0.1}  # type: ignore[index]
 SEED = 7
+FULL = 200
 DEFAULT = [Kill("in a save", "rank 0"), Kill("in a step", "everything"), Kill("in a save", "everything")]
 
 
@@ -91,7 +92,7 @@ def test_killed_three_times_it_ends_bit_for_bit_like_the_undisturbed_run(tmp_pat
 @pytest.mark.soak
 @pytest.mark.timeout(5 * 3600)
 def test_a_long_chain_of_kills_ends_bit_for_bit_like_the_undisturbed_run(tmp_path):
-    kills = int(os.environ.get("KILLS", "200"))
+    kills = int(os.environ.get("KILLS", FULL))
     found = survive(tmp_path, random_kills(kills, SEED), restarts=2 * kills)
     if where := os.environ.get("KILLS_JSON"):
         sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -102,5 +103,6 @@ def test_a_long_chain_of_kills_ends_bit_for_bit_like_the_undisturbed_run(tmp_pat
             "student with dropout, a checkpoint every second step in the background",
             "command": f"KILLS={kills} python -m pytest -m soak tests/faults/test_kills.py",
             "seed": SEED,
+            "kills of the full chain": FULL,
         }
         Path(where).write_text(json.dumps({**about, **found, "machine": describe()}, indent=2) + "\n")
