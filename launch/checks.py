@@ -72,6 +72,8 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
     from tracestill.trainer.student_check import check_student
 
     check_installed(recipe.train.monitor)
+    if recipe.encode.template == "encoder_decoder" and not recipe.student.encoder_decoder:  # as an arm may inherit it
+        raise InputError("encode.template: encoder_decoder is for students like T5; set it to plain")
     device = torch.device("cuda" if gpus else "cpu")
     parts, tiled = recipe.train.sequence_parallel, bool(recipe.train.tiled_mlp)
     positions = check_student(recipe.student, device, training_dtype(recipe.train, device), parts, tiled=tiled)

@@ -213,6 +213,7 @@ def data(found: Found) -> str:
             [
                 (k, row["data"]["splits"]["train"]["targets"].get(k, 0), kind_class(k, found["kinds"]))
                 for k in found["kinds"]
+                if k != "pad"  # what only an encoder reads, and what follows a cut
             ],
         )
         for arm, row in found["arms"].items()

@@ -11,6 +11,7 @@ from fake_run import HOSTILE, KINDS, claim, mini_recipe, run_data_stages, write_
 from tracestill.data_pipeline.errors import InputError
 from tracestill.launch import charts
 from tracestill.launch.report import gather, thin, write_report
+from tracestill.launch.report_html import data
 from tracestill.launch.training import add_seconds
 
 VOID = ("meta", "br", "img", "hr")
@@ -229,3 +230,12 @@ def test_a_thinned_curve_keeps_its_last_point(count, limit):
     found = thin(list(range(count)), limit)
     assert len(found) <= limit
     assert found[-1:] == list(range(count))[-1:]
+
+
+def test_what_is_never_predicted_is_no_target(run):
+    found = gather(run)
+    targets = found["arms"]["traces"]["data"]["splits"]["train"]["targets"]
+    targets["pad"] = 7  # an encoder-decoder's questions
+    text = data(found)
+    assert f"answer: {targets['answer']}" in text
+    assert "pad: 7" not in text
