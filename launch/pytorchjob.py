@@ -18,7 +18,7 @@ MANIFEST = """\
 apiVersion: v1
 kind: ConfigMap
 metadata:
-  name: {job}
+  name: "{job}"
 data:
   recipe.yaml: |
 {recipe}
@@ -27,20 +27,20 @@ data:
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
-  name: {job}
+  name: "{job}"
 spec:
   podSelector:
-    matchLabels: {{training.kubeflow.org/job-name: {job}}}
+    matchLabels: {{training.kubeflow.org/job-name: "{job}"}}
   policyTypes: [Ingress]
   ingress:
     - from:
         - podSelector:
-            matchLabels: {{training.kubeflow.org/job-name: {job}}}
+            matchLabels: {{training.kubeflow.org/job-name: "{job}"}}
 ---
 apiVersion: kubeflow.org/v1
 kind: PyTorchJob
 metadata:
-  name: {job}
+  name: "{job}"
 spec:
   # The operator tells torchrun in each pod how many ranks to start and where they meet.
   nprocPerNode: "{ranks}"
@@ -71,15 +71,15 @@ POD = """\
 terminationGracePeriodSeconds: 60
 initContainers:
   - name: data
-    image: {image}
+    image: "{image}"
     command: {data}
     volumeMounts:
 {mounts}
 containers:
   - name: pytorch # the operator looks for this name
-    image: {image}
+    image: "{image}"
     command: [torchrun, -m, tracestill.trainer.train]
-    args: [--run-dir, {run_dir}, --arm, {arm}, --resume, auto]
+    args: [--run-dir, {run_dir}, --arm, "{arm}", --resume, auto]
     # The ranks' environment: nothing here is secret; mount secrets as files.
     env:
       - {{name: PYTHONUNBUFFERED, value: "1"}}
@@ -92,9 +92,9 @@ containers:
 volumes:
   # A claim that all pods can write to (ReadWriteMany): run, checkpoints and logs.
   - name: runs
-    persistentVolumeClaim: {{claimName: {claim}}}
+    persistentVolumeClaim: {{claimName: "{claim}"}}
   - name: recipe
-    configMap: {{name: {job}}}
+    configMap: {{name: "{job}"}}
   # NCCL and data workers share memory; the usual 64 MiB are too few.
   - name: shm
     emptyDir: {{medium: Memory}}

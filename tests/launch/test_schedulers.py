@@ -164,6 +164,17 @@ def test_a_manifest_is_what_its_schemas_ask_for(changes):
     assert limits == ({"cpu": 2} if changes.get("gpus") == 0 else {"nvidia.com/gpu": 8})
 
 
+def test_names_that_yaml_would_take_for_something_else_stay_names():
+    recipe = mini_recipe(name="2024-01", arms={"02": {}, "no": {}})
+    for arm in ("02", "no"):
+        text = manifest(recipe, arm, Pods(nodes=2, gpus=8, image="1.5", claim="7"))
+        for document in (found := list(yaml.safe_load_all(text))):
+            jsonschema.validate(document, SCHEMAS[document["kind"]])
+            assert document["metadata"]["name"] == f"2024-01-{arm}"
+        for replica in found[2]["spec"]["pytorchReplicaSpecs"].values():
+            assert replica["template"]["spec"]["containers"][0]["args"][2:4] == ["--arm", arm]
+
+
 def test_the_schemas_can_refuse():
     job = documents()[2]
     job["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]["containers"][0]["comand"] = ["x"]
