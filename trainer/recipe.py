@@ -63,6 +63,8 @@ class Recipe(BaseModel):
             object.__setattr__(self, "encode", found)  # it follows from the student, and the resolved recipe says so
         elif self.encode.template == "encoder_decoder" and self.student.config is not None:
             raise ValueError("encode.template: encoder_decoder needs a student like T5; set it to plain")
+        if GENERATION in self.kinds:
+            raise ValueError(f"kinds.{GENERATION}: stands for the student's own answers (train.metric); rename it")
         kinds = self.span_kinds()
         make_weighting(self.weighting, kinds, self.seed)
         deepspeed_keys.check(self.deepspeed)

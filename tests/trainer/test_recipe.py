@@ -97,6 +97,7 @@ def test_an_arm_is_the_recipe_with_its_overrides(recipe_file):
         ),
         ({"train": CHOOSING}, "set questions.validation and sample.test_samples"),
         ({"student": {}}, "exactly one of student.config and student.pretrained"),
+        ({"kinds": {"generation": None}}, "kinds.generation: stands for the student's own answers"),
     ],
 )
 def test_a_fault_is_named(recipe_file, changes, message):
