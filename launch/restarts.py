@@ -49,7 +49,7 @@ class Restarts:
             raise TrainingFailed(f"{error}\ngave up after {self.made} restart(s) (--max-restarts)")
         self.made += 1
         told = str(error).splitlines()
-        cause = next((line for line in told if line.startswith("failed: ")), told[0])
+        cause = next((line for line in told if line.startswith("failed: ")), told[0]).partition("; the ")[0]
         return f"{cause}\n  restart {self.made} of {self.allowed}, from step {newest(self.directory)}"
 
 

@@ -10,12 +10,15 @@ import errno
 import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed_support import environment
 from fake_engine import fake_engine
 
 from tracestill.data_pipeline.errors import InputError
@@ -229,6 +232,41 @@ def test_a_disk_that_refuses_any_call_is_named_and_costs_no_checkpoint(tmp_path,
         assert step_of(root) in (1, 2), hits[nth]
         save(root, 3, 1)
         assert [path.name for path in root.iterdir()] == ["step-000003"], hits[nth]
+
+
+FILL = """
+import sys
+from pathlib import Path
+from fake_engine import fake_engine
+from tracestill.data_pipeline.errors import NoRoomError
+from tracestill.trainer import checkpoint
+
+root, step = Path(sys.argv[1]) / "checkpoints", 0
+root.mkdir()
+try:
+    while step < 9:
+        checkpoint.save(fake_engine(1.0, width=300), root, step := step + 1, {}, keep=99)
+except NoRoomError as error:
+    newest = checkpoint.latest(root)
+    assert newest is not None
+    print(step, newest.name, sorted(path.name for path in root.iterdir()), error)
+"""
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    """A file system of 64 KiB; the kernel refuses what safetensors or Python writes."""
+    own = [shutil.which("unshare") or "", "--user", "--map-root-user", "--mount"]
+    if not own[0] or subprocess.run([*own, "mount", "-t", "tmpfs", "none", str(tmp_path)], check=False).returncode:
+        pytest.skip("NO FILE SYSTEM CAN BE MOUNTED HERE")
+    script = 'mount -t tmpfs -o size=64k none "$1" && exec "$0" -c "$2" "$1"'
+    words = [*own, "sh", "-c", script, sys.executable, str(tmp_path), FILL]
+    found = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=100, check=False)
+    assert found.returncode == 0, found.stderr
+    step, newest, rest = found.stdout.split(" ", 2)
+    assert int(step) > 1, "some of it fitted"
+    assert newest == f"step-{int(step) - 1:06d}"
+    assert "tmp-" not in rest.partition("]")[0]
+    assert "No space left on device" in rest
 
 
 def test_every_flipped_bit_and_every_cut_is_found_and_named(tmp_path, capsys):

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from tracestill.data_pipeline import sample
 from tracestill.data_pipeline.errors import InputError, NoRoomError
-from tracestill.launch import cli, deepspeed_command, multinode, training
+from tracestill.launch import as_rank, cli, deepspeed_command, multinode, training
 from tracestill.launch import cluster as cluster_module
 from tracestill.launch.cluster import Cluster
 from tracestill.launch.deepspeed_command import TrainingFailed
@@ -20,6 +20,7 @@ from tracestill.launch.hostfile import Host
 from tracestill.launch.remote import Reply
 from tracestill.trainer import stopping
 from tracestill.trainer.checkpoint_files import entry_of
+from tracestill.trainer.failure import code_of
 from tracestill.trainer.run_directory import RunDirectory
 
 TRACEBACK = (
@@ -135,6 +136,7 @@ def test_it_starts_again_as_often_as_allowed_and_says_so(start):
     assert "restart 1 of 2, from step 5" in first
     assert "restart 2 of 2, from step 5" in second
     assert found.said.count("failed: rank 1 has gone") == 2
+    assert "stacks of all ranks" not in found.said, "that is for the end"
 
 
 def test_it_gives_up_after_as_many(start):
@@ -208,3 +210,24 @@ def test_a_full_disk_in_any_stage_is_one_line_and_its_own_exit_code(tmp_path, mo
     if code == 5:
         (line,) = result.stderr.splitlines()
         assert line.startswith(f"error: [Errno {number}] words: 'some/file'; make room")
+
+
+def test_ranks_that_mpirun_started_do_not_start_each_other(run, monkeypatch):
+    monkeypatch.setattr(as_rank, "is_rank", lambda: True)
+    result = CliRunner().invoke(cli.app, ["train", str(run.root), "--max-restarts", "1"])
+    assert result.exit_code == 2
+    assert "do not start each other again" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("x"), 2),
+        (NoRoomError("x"), 5),
+        (OSError(errno.ENOSPC, "full", "file"), 5),
+        (OSError(errno.EIO, "broken", "file"), 4),
+        (ValueError("[Errno 28] in a text"), 4),
+    ],
+)
+def test_what_a_rank_exits_with(error, code):
+    assert code_of(error) == code
