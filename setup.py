@@ -47,6 +47,7 @@ setup(
         "pyyaml>=6",
         "sentencepiece>=0.2",
         "protobuf>=5",
+        "psutil>=5.9.3",
         "huggingface_hub>=1",
         "tokenizers>=0.22",
         "safetensors>=0.5",
@@ -67,6 +68,7 @@ setup(
             "hypothesis>=6",
             "jsonschema>=4.20",  # Kubernetes manifests against their schemas
             "kernels>=0.12",  # Hugging Face's, to prove that our folder of this name does no harm
+            "liger-kernel>=0.6",  # whose switches are checked on a CPU too
             "mypy>=1.15",
             "peft>=0.20",
             "pytest>=8",

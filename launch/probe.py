@@ -39,7 +39,8 @@ def describe(request: dict[str, Any]) -> dict[str, Any]:
     import psutil
 
     memory = psutil.virtual_memory()
-    speeds = {name: stats.speed for name, stats in psutil.net_if_stats().items() if stats.isup}
+    # Up, whether or not the kernel has noticed the other end yet (psutil's isup): it takes a moment
+    speeds = {name: stats.speed for name, stats in psutil.net_if_stats().items() if "up" in stats.flags.split(",")}
     addresses = {
         name: [a.address.partition("%")[0] for a in found if a.family in (socket.AF_INET, socket.AF_INET6)]
         for name, found in psutil.net_if_addrs().items()
