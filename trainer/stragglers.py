@@ -1,7 +1,8 @@
 """Which rank holds the others up, and in which phase: seconds of all ranks side by side, once a line of the log.
 
-Compared are only phases in which a rank waits for nobody: making its data ready, and the forward pass up to ZeRO-2
-(ZeRO-3 gathers parameters in it). Of a GPU, whose host runs ahead, the forward pass cannot be told this way.
+Compared are only phases in which a rank waits for nobody: making its data ready, and the forward pass, unless it
+gathers parameters (ZeRO-3) or exchanges heads (sequence parallelism). The host of a GPU runs ahead of it and sees
+the first of them only.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch.distributed as dist
 
 from tracestill.trainer.agree import wire
 from tracestill.trainer.heartbeat import PHASES
+from tracestill.trainer.settings import TrainConfig
 
 MORE = 1.5  # times the median of all ranks
 SHARE = 0.05  # of the time between two lines of the log
@@ -40,6 +42,7 @@ def straggler(seconds: dict[str, float], phases: tuple[str, ...]) -> dict[str, A
     return found
 
 
-def phases_alone(zero: int, device: torch.device) -> tuple[str, ...]:
+def phases_alone(settings: TrainConfig, device: torch.device) -> tuple[str, ...]:
     """The phases in which a rank waits for nobody else, and whose time its host sees."""
-    return ("data", "forward") if zero < 3 and device.type == "cpu" else ("data",)
+    alone = settings.zero < 3 and settings.sequence_parallel == 1 and device.type == "cpu"
+    return ("data", "forward") if alone else ("data",)

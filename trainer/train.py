@@ -116,7 +116,7 @@ def tell(job: Job, numbers: dict[str, Any], *, ends: bool) -> None:
 def tell_straggler(job: Job, log: Log) -> None:
     """Log which rank holds the others up, if one does; called on every rank."""
     if job.watch is not None and job.engine.ranks > 1:
-        phases = phases_alone(job.recipe.train.zero, job.engine.device)
+        phases = phases_alone(job.recipe.train, job.engine.device)
         late = straggler(job.watch.take_seconds(), phases)
         if late is not None:
             log.add(event="straggler", step=job.progress.step, **late)
