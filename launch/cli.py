@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from tracestill.launch import cluster_commands
+from tracestill.launch import bench_command, cluster_commands
+from tracestill.launch.execution import default_root, execute, open_run, single
 from tracestill.launch.host_options import (
     AddressOption,
     ElasticOption,
@@ -25,10 +26,6 @@ from tracestill.launch.host_options import (
     PortOption,
     cluster_of,
 )
-
-if TYPE_CHECKING:
-    from tracestill.launch.cluster import Cluster
-    from tracestill.trainer.run_directory import RunDirectory
 
 EPILOG = """
 [bold]A first run[/]   [cyan]tracestill run recipes/demo.yaml[/]   then open   [cyan]runs/demo/report/report.html[/]
@@ -272,7 +269,7 @@ def report(
     single("report", recipe, run_dir, settings, replace)
 
 
-for command in (cluster_commands.doctor, cluster_commands.slurm, cluster_commands.kubernetes):
+for command in (bench_command.bench, cluster_commands.doctor, cluster_commands.slurm, cluster_commands.kubernetes):
     app.command(rich_help_panel="Clusters")(command)
 
 
@@ -308,82 +305,6 @@ def diff_command(
 
     found = diff_runs(RunDirectory.open(first), RunDirectory.open(second))
     show(found, (str(first), str(second)), Console())
-
-
-def single(
-    stage: str,
-    recipe: Path,
-    run_dir: Path | None,
-    settings: list[str] | None,
-    replace: bool,
-    arm: str | None = None,
-    **training: Any,
-) -> None:
-    """Run one stage; ``training`` as ``execute`` takes it."""
-    from tracestill.launch.runner import stage_position
-
-    at = stage_position(stage)
-    execute(recipe, run_dir, settings, replace, first=at, last=at, arm=arm, **training)
-
-
-def execute(
-    recipe: Path,
-    run_dir: Path | None,
-    settings: list[str] | None,
-    replace: bool,
-    *,
-    first: int,
-    last: int,
-    arm: str | None = None,
-    resume: str = "auto",
-    cluster: Cluster | None = None,
-    dry_run: bool = False,
-    max_restarts: int = 0,
-) -> None:
-    """Claim the run directory and run the stages ``first`` to ``last`` in it; or only print what would train."""
-    from tracestill.launch.checks import check_works
-    from tracestill.launch.runner import require_inputs, run_stages
-    from tracestill.launch.stages import describe_end, plan_works
-    from tracestill.trainer.run_directory import RunDirectory
-
-    console = Console(stderr=True)
-    asked = open_run(recipe, run_dir, settings)
-    asked.recipe.for_arm(arm or "traces")
-    works = plan_works(asked, resume=resume, cluster=cluster, max_restarts=max_restarts)
-    chosen = [w for w in works if first <= w.position <= last and (arm is None or w.arm in (None, arm))]
-    if first:
-        require_inputs(chosen, works, recipe)
-    check_works(asked, chosen, console, resume=resume, cluster=cluster)
-    if dry_run:
-        from tracestill.launch.dry_run import describe_training
-
-        for work in chosen:
-            typer.echo(f"# arm {work.arm}\n{describe_training(asked, str(work.arm), resume, cluster)}")
-        return
-    # A directory in which no stage has finished holds nothing that another recipe could spoil.
-    empty = not any(work.directory.exists() for work in works)
-    run = RunDirectory.create(asked.root, asked.recipe, replace=replace or empty)
-    run_stages(chosen, console)
-    describe_end(run, chosen, console)
-
-
-def open_run(recipe: Path, run_dir: Path | None, settings: list[str] | None) -> RunDirectory:
-    """The run that the arguments mean. Nothing is written."""
-    from tracestill.trainer.recipe import load_recipe
-    from tracestill.trainer.run_directory import RECIPE, RunDirectory
-
-    if recipe.is_dir():
-        held = RunDirectory.open(recipe)
-        changed = load_recipe(recipe / RECIPE, settings or ()) if settings else held.recipe
-        return RunDirectory(run_dir or recipe, changed)
-    loaded = load_recipe(recipe, settings or ())
-    return RunDirectory(run_dir or Path("runs") / loaded.name, loaded)
-
-
-def default_root(recipe: Path) -> Path:
-    from tracestill.trainer.recipe import load_recipe
-
-    return Path("runs") / load_recipe(recipe).name
 
 
 def terminate(number: int, frame: FrameType | None) -> None:

@@ -18,9 +18,11 @@ import torch.distributed as dist
 
 from tracestill.launch.probe import MARK
 from tracestill.trainer.join_ranks import join
+from tracestill.trainer.step_time import PASSES
 
 MEBIBYTES = {"cpu": 8, "cuda": 256}  # that each collective moves
 MATRIX = {"cpu": 512, "cuda": 8192}
+SIZES = {"cpu": (1 << 16, 1 << 24), "cuda": (1 << 18, 1 << 28)}  # bytes of a small and a large message
 ROUNDS = 3  # the best of them counts
 LIMIT = timedelta(seconds=60)  # until a rank gives up waiting for the others
 
@@ -90,9 +92,39 @@ def measure(first_ranks: list[int], device: torch.device) -> dict[str, object]:
     }
 
 
+def fit(device: torch.device) -> dict[str, dict[str, float]]:
+    """Operation -> latency of a hop (seconds) and bandwidth (bytes a second) of the model in ``trainer.step_time``,
+    from a small and a large message; the same on every rank."""
+    ranks = dist.get_world_size()
+    found = {}
+    for name, passes in PASSES.items():
+        small, large = (
+            slowest(best_seconds(operation(name, size, device), device), device) for size in SIZES[device.type]
+        )
+        carried = passes * (ranks - 1) / ranks
+        less, more = SIZES[device.type]
+        bandwidth = carried * (more - less) / max(large - small, 1e-9)
+        hops = passes * (ranks - 1)
+        found[name] = {"latency": max(0.0, small - carried * less / bandwidth) / hops, "bandwidth": bandwidth}
+    return found
+
+
+def operation(name: str, size: int, device: torch.device) -> Callable[[], object]:
+    """A collective whose whole tensor has about ``size`` bytes."""
+    ranks = dist.get_world_size()
+    part = torch.ones(size // 4 // ranks, dtype=torch.float32, device=device)
+    whole = torch.ones(part.numel() * ranks, dtype=torch.float32, device=device)
+    if name == "all_reduce":
+        return lambda: dist.all_reduce(whole, op=dist.ReduceOp.MAX)
+    if name == "all_gather":
+        return lambda: dist.all_gather_into_tensor(whole, part)
+    return lambda: dist.reduce_scatter_tensor(part, whole)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--slots", required=True, help="ranks on each host, in order, separated by commas")
+    parser.add_argument("--fit", action="store_true", help="fit the model of collectives instead")
     parser.add_argument("--local_rank", type=int, default=0)
     arguments = parser.parse_args()
     slots = [int(word) for word in arguments.slots.split(",")]
@@ -102,7 +134,7 @@ def main() -> None:
     if cuda:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if cuda else "gloo", timeout=LIMIT)
-    found = measure([sum(slots[:i]) for i in range(len(slots))], device)
+    found = fit(device) if arguments.fit else measure([sum(slots[:i]) for i in range(len(slots))], device)
     if dist.get_rank() == 0:
         print(MARK + json.dumps(found), flush=True)
     dist.barrier()

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -100,21 +100,26 @@ class Start:
 
 def start_here(recipe: Recipe, run_dir: Path, arm: str, resume: str) -> Start:
     """How an arm's training starts on this host alone."""
+    ranks = ranks_of(recipe, count_gpus(), os.cpu_count() or 1)
+    return start_ranks(ENTRY_POINT, rank_arguments(run_dir, arm, resume), ranks)
+
+
+def start_ranks(entry: str, words: Sequence[str], ranks: int) -> Start:
+    """How ``ranks`` ranks of a module start on this host alone."""
     gpus = count_gpus()
-    ranks = ranks_of(recipe, gpus, os.cpu_count() or 1)
-    arguments = command(run_dir, arm, ranks=ranks, resume=resume, port=free_port())
+    arguments = command(entry, words, ranks=ranks, port=free_port())
     return Start(arguments, child_environment(gpus), ranks, gpus > 0)
 
 
 def command(
-    run_dir: Path, arm: str, *, ranks: int, resume: str, port: int, environment: Mapping[str, str] = os.environ
+    entry: str, words: Sequence[str], *, ranks: int, port: int, environment: Mapping[str, str] = os.environ
 ) -> list[str]:
-    """Arguments that start ``ranks`` ranks of an arm's training on this host."""
+    """Arguments that start ``ranks`` ranks of the module ``entry`` on this host, each with ``words``."""
     arguments = [sys.executable, "-m", "deepspeed.launcher.runner"]
     # Not a regular file: the launcher stays on this host even where the default /job/hostfile exists.
     arguments += ["--hostfile", os.devnull]
     arguments += devices(ranks, environment.get("CUDA_VISIBLE_DEVICES", ""))
-    return [*arguments, "--master_port", str(port), "--module", ENTRY_POINT, *rank_arguments(run_dir, arm, resume)]
+    return [*arguments, "--master_port", str(port), "--module", entry, *words]
 
 
 def rank_arguments(run_dir: Path, arm: str, resume: str) -> list[str]:

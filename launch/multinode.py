@@ -123,7 +123,14 @@ def assemble(found: Survey, meeting: Meeting, entry: str, words: Sequence[str], 
 def start_on(cluster: Cluster, root: Path, arm: str, resume: str) -> deepspeed_command.Start:
     """How an arm's training starts on a cluster. Raises InputError as ``prepare`` does."""
     words = deepspeed_command.rank_arguments(root.absolute(), arm, resume)
-    launch = prepare(cluster, root, deepspeed_command.ENTRY_POINT, words, folder_of(root, arm))
+    return start_entry(cluster, root, deepspeed_command.ENTRY_POINT, words, folder_of(root, arm))
+
+
+def start_entry(
+    cluster: Cluster, root: Path, entry: str, words: Sequence[str], folder: Path
+) -> deepspeed_command.Start:
+    """How the ranks of a module start on a cluster. Raises InputError as ``prepare`` does."""
+    launch = prepare(cluster, root, entry, words, folder)
     where = f" of {len(cluster.hosts)} host(s)"
     return deepspeed_command.Start(
         launch.arguments, launch.environment, cluster.ranks, launch.gpus, where, HostWatch(launch)

@@ -16,30 +16,10 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from tracestill.trainer.hardware import PEAKS
+
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 LATENT = "kv_lora_rank"  # multi-head latent attention has head sizes of its own
-
-PEAKS = (
-    (r"H200 NVL|H100 NVL", 835.0),
-    (r"H100 PCIe|H800 PCIe", 756.0),
-    (r"GH200|H200|H100|H800", 989.0),
-    (r"H20", 148.0),
-    (r"GB200", 2500.0),
-    (r"B200", 2250.0),
-    (r"A100|A800", 312.0),
-    (r"A40", 150.0),
-    (r"A30", 165.0),
-    (r"A10", 125.0),
-    (r"L40S", 362.0),
-    (r"L40", 181.0),
-    (r"L4", 121.0),
-    (r"RTX A6000", 155.0),
-    (r"RTX 4090", 165.0),
-    (r"RTX 3090", 71.0),
-    (r"MI300X", 1307.0),
-    (r"MI250X", 383.0),
-)
-"""Name of the device -> TFLOP/s in bf16, dense, accumulated in fp32, by the vendors' data sheets; the first match."""
 
 
 class Cost(Protocol):

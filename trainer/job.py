@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch.distributed as dist
 from rich.console import Console
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.plan import load_plan
+from tracestill.data_pipeline.plan import Plan, load_plan
 from tracestill.data_pipeline.stage import identity, read_manifest
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.trainer import checkpoint, stopping
@@ -63,6 +64,15 @@ class Progress:
             self.best.restore(state["best"])
 
 
+class Saves(Protocol):
+    """What the loop asks of a ``Saver``."""
+
+    @property
+    def failed(self) -> bool: ...
+    def save(self, engine: Engine, step: int, state: dict[str, Any], *, best: int | None = None) -> None: ...
+    def wait(self) -> None: ...
+
+
 @dataclass
 class Job:
     """Everything one rank needs to train one arm."""
@@ -82,7 +92,7 @@ class Job:
     steps: int
     console: Console
     progress: Progress
-    saver: Saver
+    saver: Saves
     watch: Watchdog | None = None  # of a training that its entry point started
 
     def phase(self, name: str) -> None:
@@ -100,9 +110,19 @@ class Job:
         return self.directory / CHECKPOINTS
 
 
-def prepare(run: RunDirectory, arm: str) -> Job:
-    """Open the data, join the other ranks, build the student. Raises InputError naming a stage that has not run."""
-    recipe = run.recipe.for_arm(arm)
+def prepare(
+    run: RunDirectory,
+    arm: str,
+    *,
+    recipe: Recipe | None = None,
+    directory: Path | None = None,
+    plan_of_epoch: Callable[[int], Plan] | None = None,
+) -> Job:
+    """Open the data, join the other ranks, build the student. Raises InputError naming a stage that has not run.
+
+    A benchmark trains the arm's data by a ``recipe``, into a ``directory`` and by plans of its own.
+    """
+    recipe = recipe or run.recipe.for_arm(arm)
     settings, kinds = recipe.train, recipe.span_kinds()
     check_installed(settings.monitor)
     config, inputs = run.train_stage(arm)
@@ -137,10 +157,11 @@ def prepare(run: RunDirectory, arm: str) -> Job:
     notes = adapt(student, recipe.student, seed=recipe.seed, device=world.device, new_tokens=new)
     if settings.tiled_mlp:
         tile_mlps(student.model, settings.tiled_mlp, -(-recipe.plan.capacity // settings.sequence_parallel))
-    layout = layout_for(student.model.config, store, load_plan(inputs["plan"] / "epoch-000"))
+    plans = plan_of_epoch or (lambda epoch: load_plan(inputs["plan"] / f"epoch-{epoch:03d}"))
+    layout = layout_for(student.model.config, store, plans(0))
     batches = Batches(
         store,
-        lambda epoch: load_plan(inputs["plan"] / f"epoch-{epoch:03d}"),
+        plans,
         weighting,
         normaliser=recipe.weighting.normaliser,
         rank=world.grid.data_rank,
@@ -158,7 +179,7 @@ def prepare(run: RunDirectory, arm: str) -> Job:
     held_out = open_held_out(
         settings, inputs["encode"], kinds, recipe.plan.capacity, about["special_ids"]["pad"], layout.make_row
     )
-    directory, tokenizer = run.stage(arm, "train"), inputs["tokenizer"]
+    directory, tokenizer = directory or run.stage(arm, "train"), inputs["tokenizer"]
     answers = None
     if settings.held_out_questions:
         answers = HeldOutAnswers(recipe, run.stage(arm, "sample") / "questions.parquet", directory / "asked")

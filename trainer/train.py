@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from tracestill.trainer.agree import share_json, together
 from tracestill.trainer.ahead import Ahead
 from tracestill.trainer.engine import connect, leave, open_monitor
 from tracestill.trainer.export_adapted import export_trained
-from tracestill.trainer.failure import EXIT_FAILED, code_of
 from tracestill.trainer.first_step import show_first_step
 from tracestill.trainer.flops import cost_of, peak_tflops
 from tracestill.trainer.job import Job, Resume, open_directory, prepare
@@ -234,16 +232,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     with Watchdog(directory, settings.watchdog) as watch:
-        try:
-            return train_arm(run, arguments.arm, arguments.resume, watch, started)
-        except Exception as error:
-            code = code_of(error)
-            if watch.fail(error):
-                if code == EXIT_FAILED:
-                    traceback.print_exc()
-                else:
-                    print(f"error: {error}", file=sys.stderr, flush=True)
-            return code
+        return watch.over(lambda: train_arm(run, arguments.arm, arguments.resume, watch, started))
 
 
 def train_arm(run: RunDirectory, arm: str, resume: Resume | None, watch: Watchdog, started: float) -> int:

@@ -20,6 +20,7 @@ import threading
 import time
 import traceback
 import uuid
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -132,6 +133,19 @@ class Watchdog:
         if self.nodes:
             time.sleep(2 * TICK)  # let the other nodes read it
         return first
+
+    def over(self, work: Callable[[], int]) -> int:
+        """Do a rank's work, and return its exit code; an exception becomes an alarm, printed if it is the first."""
+        try:
+            return work()
+        except Exception as error:
+            code = code_of(error)
+            if self.fail(error):
+                if code == EXIT_FAILED:
+                    traceback.print_exc()
+                else:
+                    print(f"error: {error}", file=sys.stderr, flush=True)
+            return code
 
     def alarm(self, rank: int, reason: str, *, code: int = EXIT_FAILED, text: str = "") -> dict[str, Any]:
         rows = [

@@ -12,15 +12,15 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.launch import deepspeed_command
 from tracestill.launch.checks import check_ranks_of_hosts
 from tracestill.launch.cluster import Cluster
+from tracestill.launch.deepspeed_command import ENTRY_POINT as ENTRY
 from tracestill.launch.deepspeed_command import TrainingFailed
 from tracestill.launch.hostfile import Host
 from tracestill.trainer.recipe import load_recipe
 
 
 def test_command_is_a_list_for_this_host():
-    found = deepspeed_command.command(
-        Path("runs/a b"), "traces", ranks=3, resume="auto", port=1234, environment={"HOME": "/x"}
-    )
+    words = deepspeed_command.rank_arguments(Path("runs/a b"), "traces", "auto")
+    found = deepspeed_command.command(ENTRY, words, ranks=3, port=1234, environment={"HOME": "/x"})
     assert found[:3] == [sys.executable, "-m", "deepspeed.launcher.runner"]
     assert found[found.index("--num_gpus") + 1] == "3"
     assert found[found.index("--master_port") + 1] == "1234"
@@ -33,7 +33,8 @@ def test_command_is_a_list_for_this_host():
 
 def test_the_launcher_reads_the_command_as_meant():
     runner = pytest.importorskip("deepspeed.launcher.runner")
-    arguments = deepspeed_command.command(Path("runs/x"), "a", ranks=2, resume="must", port=77, environment={})
+    words = deepspeed_command.rank_arguments(Path("runs/x"), "a", "must")
+    arguments = deepspeed_command.command(ENTRY, words, ranks=2, port=77, environment={})
     found = runner.parse_args(arguments[3:])
     assert (found.num_gpus, found.master_port, found.module) == (2, 77, True)
     assert found.user_script == "tracestill.trainer.train"

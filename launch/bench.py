@@ -1,0 +1,154 @@
+"""Runs the cases of ``tracestill bench``: each in processes of its own, so that no case inherits another one's memory,
+and one that fails costs nothing but itself.
+
+    runs/<name>/bench/<arm>/
+        cases/<setting>/    case.json, console.log, log.jsonl, result.json
+        bench.json          everything that was measured, and what is recommended
+        bench.html          the same as plots and a table
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.stage import write_json
+from tracestill.data_pipeline.store import TokenStore
+from tracestill.launch import deepspeed_command, multinode
+from tracestill.launch.bench_search import Axes, Result, Setting, axes_of, climb, everything, own_setting
+from tracestill.launch.cluster import Cluster
+from tracestill.launch.deepspeed_command import TrainingFailed
+from tracestill.trainer.failure import read_failure
+from tracestill.trainer.run_directory import RunDirectory
+
+ENTRY_POINT = "tracestill.trainer.bench"
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "Cannot allocate memory")
+
+
+@dataclass
+class Bench:
+    """A benchmark of one arm: where its files lie, and on what it runs."""
+
+    run: RunDirectory
+    arm: str
+    cluster: Cluster | None  # None: this host
+    warmup: int
+    steps: int
+    console: Console
+
+    @property
+    def folder(self) -> Path:
+        return self.run.root / "bench" / self.arm
+
+    @property
+    def ranks(self) -> int:
+        if self.cluster is not None:
+            return self.cluster.ranks
+        recipe = self.run.recipe.for_arm(self.arm)
+        return deepspeed_command.ranks_of(recipe, deepspeed_command.count_gpus(), os.cpu_count() or 1)
+
+    def measure(self, setting: Setting, ranks: int | None = None, cluster: Cluster | None = None) -> Result:
+        """Run one setting, on the ranks or the hosts given or else on all. A result without ``problem`` is whole."""
+        cluster = cluster or self.cluster
+        ranks = cluster.ranks if cluster else ranks or self.ranks
+        folder = self.folder / "cases" / f"{setting.name}-{ranks}-ranks"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        case = folder / "case.json"
+        write_json(case, {"changes": setting.changes(), "warmup": self.warmup, "steps": self.steps})
+        words = ["--run-dir", str(self.run.root.absolute()), "--arm", self.arm]
+        words += ["--case", str(case.absolute()), "--out", str(folder.absolute())]
+        with self.console.status(f"{setting.name} on {ranks} rank(s)"):
+            result = self.outcome(folder, words, ranks, cluster)
+        self.console.print(line_of(setting, ranks, result), highlight=False, soft_wrap=True)
+        return result
+
+    def outcome(self, folder: Path, words: Sequence[str], ranks: int, cluster: Cluster | None) -> Result:
+        if cluster is None:
+            start = deepspeed_command.start_ranks(ENTRY_POINT, words, ranks)
+        else:
+            start = multinode.start_entry(cluster, self.run.root, ENTRY_POINT, words, folder / "launch")
+        log = folder / "console.log"
+        try:
+            deepspeed_command.run(start.arguments, log, start.environment, watch=start.watch)
+        except (TrainingFailed, InputError) as error:
+            return {"problem": why(error, folder, log)}
+        try:
+            found: Result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {"problem": f"ended without a result; the whole output is in {log}"}
+        return found
+
+
+def why(error: Exception, folder: Path, log: Path) -> str:
+    """Why a case has no result, in one line."""
+    said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    if isinstance(error, InputError):
+        return f"not possible: {str(error).splitlines()[0].removeprefix('bench: ')}"
+    if any(text in said for text in OUT_OF_MEMORY):
+        return "out of memory"
+    alarm = read_failure(folder)
+    return f"failed: rank {alarm['rank']} {alarm['reason']} ({log})" if alarm else f"failed; see {log}"
+
+
+def line_of(setting: Setting, ranks: int, result: Result) -> str:
+    """A case in one line."""
+    name = f"  {setting.name:<32} {ranks:>4} rank(s)  "
+    if "problem" in result:
+        return name + str(result["problem"])
+    low, high = result["tokens_per_second_lowest_highest"]
+    mfu = f"  MFU {result['mfu']:.1%}" if result["mfu"] else ""
+    return (
+        f"{name}{result['tokens_per_second']:>10,.0f} tokens/s ({low:,.0f} to {high:,.0f}){mfu}"
+        f"  {result['memory_gib']:.1f} GiB a rank"
+    )
+
+
+def search(bench: Bench, axes: Axes, *, whole_grid: bool) -> dict[Setting, Result]:
+    """Measure settings, the recipe's own first. Raises InputError if that one is refused by the ranks and every other
+    one is too."""
+    own = own_setting(bench.run.recipe.for_arm(bench.arm))
+    how: Callable[..., dict[Setting, Result]] = everything if whole_grid else climb
+    seen = how(own, axes, bench.measure)
+    if all("problem" in result for result in seen.values()):
+        raise InputError(f"{bench.run.root}: no setting ran; the recipe's own one: {seen[own]['problem']}")
+    return seen
+
+
+def choose_axes(bench: Bench, zero: Sequence[int], capacity: Sequence[int], recompute: bool | None) -> Axes:
+    """The values to try. Raises InputError if a capacity given does not hold the longest document."""
+    recipe = bench.run.recipe.for_arm(bench.arm)
+    store = TokenStore(bench.run.stage(bench.arm, "encode") / "tokens.arrow")
+    longest = int(store.lengths.max())
+    for value in capacity:
+        if value < longest:
+            raise InputError(f"--capacity {value}: the longest document has {longest} tokens")
+    readers = bench.ranks // recipe.train.sequence_parallel
+    return axes_of(recipe, longest=longest, ranks=readers, zero=zero, capacity=capacity, recompute=recompute)
+
+
+def scale(bench: Bench, setting: Setting, counts: Sequence[int]) -> dict[str, dict[int, Result]]:
+    """``strong`` (the same step) and ``weak`` (as many packs a rank) over numbers of hosts, or of this host's ranks."""
+    found: dict[str, dict[int, Result]] = {"strong": {}, "weak": {}}
+    for count in counts:
+        where = part_of(bench, count)
+        grown = replace(setting, packs=max(1, round(setting.packs * count / counts[0])))
+        found["strong"][count] = bench.measure(setting, **where)
+        found["weak"][count] = found["strong"][count] if grown == setting else bench.measure(grown, **where)
+    return found
+
+
+def part_of(bench: Bench, count: int) -> dict[str, int | Cluster]:
+    """The first ``count`` hosts, or without a hostfile so many ranks. Raises InputError if there are fewer."""
+    if bench.cluster is None:
+        return {"ranks": count}
+    if count > len(bench.cluster.hosts):
+        raise InputError(f"--scaling {count}: the hostfile names {len(bench.cluster.hosts)} host(s)")
+    return {"cluster": replace(bench.cluster, hosts=bench.cluster.hosts[:count])}

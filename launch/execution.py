@@ -1,0 +1,89 @@
+"""What the command line does with a recipe or a run directory: open it, check it, and run stages of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from tracestill.launch.cluster import Cluster
+    from tracestill.trainer.run_directory import RunDirectory
+
+
+def single(
+    stage: str,
+    recipe: Path,
+    run_dir: Path | None,
+    settings: list[str] | None,
+    replace: bool,
+    arm: str | None = None,
+    **training: Any,
+) -> None:
+    """Run one stage; ``training`` as ``execute`` takes it."""
+    from tracestill.launch.runner import stage_position
+
+    at = stage_position(stage)
+    execute(recipe, run_dir, settings, replace, first=at, last=at, arm=arm, **training)
+
+
+def execute(
+    recipe: Path,
+    run_dir: Path | None,
+    settings: list[str] | None,
+    replace: bool,
+    *,
+    first: int,
+    last: int,
+    arm: str | None = None,
+    resume: str = "auto",
+    cluster: Cluster | None = None,
+    dry_run: bool = False,
+    max_restarts: int = 0,
+) -> None:
+    """Claim the run directory and run the stages ``first`` to ``last`` in it; or only print what would train."""
+    from tracestill.launch.checks import check_works
+    from tracestill.launch.runner import require_inputs, run_stages
+    from tracestill.launch.stages import describe_end, plan_works
+    from tracestill.trainer.run_directory import RunDirectory
+
+    console = Console(stderr=True)
+    asked = open_run(recipe, run_dir, settings)
+    asked.recipe.for_arm(arm or "traces")
+    works = plan_works(asked, resume=resume, cluster=cluster, max_restarts=max_restarts)
+    chosen = [w for w in works if first <= w.position <= last and (arm is None or w.arm in (None, arm))]
+    if first:
+        require_inputs(chosen, works, recipe)
+    check_works(asked, chosen, console, resume=resume, cluster=cluster)
+    if dry_run:
+        from tracestill.launch.dry_run import describe_training
+
+        for work in chosen:
+            typer.echo(f"# arm {work.arm}\n{describe_training(asked, str(work.arm), resume, cluster)}")
+        return
+    # A directory in which no stage has finished holds nothing that another recipe could spoil.
+    empty = not any(work.directory.exists() for work in works)
+    run = RunDirectory.create(asked.root, asked.recipe, replace=replace or empty)
+    run_stages(chosen, console)
+    describe_end(run, chosen, console)
+
+
+def open_run(recipe: Path, run_dir: Path | None, settings: list[str] | None) -> RunDirectory:
+    """The run that the arguments mean. Nothing is written."""
+    from tracestill.trainer.recipe import load_recipe
+    from tracestill.trainer.run_directory import RECIPE, RunDirectory
+
+    if recipe.is_dir():
+        held = RunDirectory.open(recipe)
+        changed = load_recipe(recipe / RECIPE, settings or ()) if settings else held.recipe
+        return RunDirectory(run_dir or recipe, changed)
+    loaded = load_recipe(recipe, settings or ())
+    return RunDirectory(run_dir or Path("runs") / loaded.name, loaded)
+
+
+def default_root(recipe: Path) -> Path:
+    from tracestill.trainer.recipe import load_recipe
+
+    return Path("runs") / load_recipe(recipe).name

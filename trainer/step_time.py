@@ -1,0 +1,182 @@
+"""How long a step takes on a cluster that nobody here has: arithmetic, checked against what can be measured.
+
+    step = data + compute + optimizer + communication that nothing hides
+
+Compute is FLOPs over the rate that a device was seen to reach (``Machine.rate``), of the rank that has most to do: at
+ZeRO 0 and 1 the ranks meet once a step, from 2 on in every micro-step. What ranks say to each other is what DeepSpeed
+0.19.8 was counted to say (tests/trainer/test_step_time.py), for a student of n parameters, g bytes of a gradient's and
+p of a parameter's number, and A micro-steps a step:
+
+    ZeRO 0    all-reduce g n
+    ZeRO 1    all-reduce g n, all-gather p n
+    ZeRO 2    A times all-reduce g n, all-gather p n
+    ZeRO 3    A times reduce-scatter g n, and all-gather p n: once if the student's parameters may stay gathered
+              (``stage3_max_live_parameters``, 1e9), else in each forward and each backward pass
+
+A collective of S bytes takes hops * latency + passes * (n - 1) / n * S / bandwidth; an all-reduce passes twice, the
+others once. A ring visits every rank; an all-reduce between nodes may go up and down a tree instead. The slower of the
+links inside and between nodes is the bandwidth. DeepSpeed hides communication behind computation only where
+``overlap_comm`` says so, by default at ZeRO 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tracestill.trainer.hardware import Link
+
+PASSES = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1}
+LIVE = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
+BUCKET = 200_000_000  # elements reduced at a time, at most; as trainer/engine.py
+PREFETCH = 50_000_000  # DeepSpeed's stage3_prefetch_bucket_size: elements gathered at a time
+UPDATE_BYTES = 28  # an element that AdamW updates: parameter, gradient and two moments read, three of them written
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A cluster. Rates are what was measured on one of its nodes, or assumed."""
+
+    rate: float  # FLOP/s of one device in forward and backward passes
+    update: float  # bytes a second of one device's memory, in the optimizer
+    inside: Mapping[str, Link]  # operation of PASSES -> the link between devices of a node
+    between: Mapping[str, Link]  # and between nodes
+    devices: int  # of a node
+    cores: int | None = None  # of a node whose ranks compute on the CPU: ranks beyond them share
+    data: float = 0.0  # seconds a micro-step that a rank spends on its data
+    fixed: float = 0.0  # seconds a step of what is left: checks, numbers, Python
+    slower: Mapping[int, float] = field(default_factory=dict)  # ZeRO stage -> its compute over that of stage 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, and how."""
+
+    parameters: int
+    loads: np.ndarray  # (A, ranks) FLOPs of each micro-step and rank, recomputed ones included
+    tokens: float  # of a step, all ranks
+    zero: int = 2
+    gradient_bytes: int = 4
+    parameter_bytes: int = 2
+    layers: int = 1
+    tied: int = 0  # elements that two layers share, so that both gather them
+    overlap: bool | None = None  # DeepSpeed's overlap_comm; None: its default
+    live: int = LIVE
+
+    @property
+    def ranks(self) -> int:
+        return int(self.loads.shape[1])
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one step."""
+
+    data: float
+    compute: float  # of the busiest rank
+    optimizer: float
+    communication: float  # that is not hidden
+    hidden: float
+    tokens: float
+
+    @property
+    def step(self) -> float:
+        return self.data + self.compute + self.optimizer + self.communication
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.step
+
+
+def foresee(task: Task, machine: Machine) -> Times:
+    """The time of a step with the task's ranks, on as many nodes as they need."""
+    ranks = task.ranks
+    nodes = -(-ranks // machine.devices)
+    here = min(ranks, machine.devices)
+    share = max(1.0, here / machine.cores) if machine.cores else 1.0
+    slower = machine.slower.get(task.zero, 1.0)
+    seconds = task.loads * slower * share / machine.rate
+    busiest = seconds.sum(axis=0).max() if task.zero < 2 else seconds.max(axis=1).sum()
+    steps = len(task.loads)
+    own = task.parameters / (ranks if task.zero else 1)
+    update = own * UPDATE_BYTES * share / machine.update
+    spoken = communication(task, machine, nodes, share)
+    hidden = hidden_part(task, spoken, float(busiest))
+    exposed = sum(spoken.values()) - hidden
+    data = steps * machine.data * share
+    return Times(data, float(busiest), update + machine.fixed * share, exposed, hidden, task.tokens)
+
+
+def volumes(task: Task) -> dict[str, tuple[str, float, int]]:
+    """What -> (operation, bytes of the whole tensors, calls), of one step."""
+    if task.ranks == 1:
+        return {}
+    n, steps = task.parameters, len(task.loads)
+    gradients, parameters = float(task.gradient_bytes * n), float(task.parameter_bytes * n)
+    buckets = math.ceil(n / BUCKET)
+    if task.zero < 2:
+        found = {"gradients": ("all_reduce", gradients, buckets)}
+    elif task.zero == 2:
+        found = {"gradients": ("all_reduce", steps * gradients, steps * buckets)}
+    else:
+        if n > task.live:
+            parameters = float(2 * steps * task.parameter_bytes * (n + task.tied))
+        gathers = (1 if n <= task.live else 2 * steps) * max(task.layers + 2, math.ceil(n / PREFETCH))
+        return {
+            "gradients": ("reduce_scatter", steps * gradients, steps * buckets),
+            "parameters": ("all_gather", parameters, gathers),
+        }
+    if task.zero:
+        found["parameters"] = ("all_gather", parameters, 2)  # one a group of the optimizer
+    return found
+
+
+def communication(task: Task, machine: Machine, nodes: int, share: float) -> dict[str, float]:
+    """Seconds for each of ``volumes``, hidden or not."""
+    found = {}
+    for what, (operation, size, calls) in volumes(task).items():
+        inside, between = machine.inside[operation], machine.between[operation]
+        ranks = task.ranks
+        bandwidth = inside.bandwidth if nodes == 1 else min(inside.bandwidth, between.bandwidth)
+        if nodes == ranks:  # nothing is passed on inside of nodes
+            bandwidth = between.bandwidth
+        carried = PASSES[operation] * (ranks - 1) / ranks * size / bandwidth
+        found[what] = share * (calls * latency(operation, ranks, nodes, inside, between) + carried)
+    return found
+
+
+def latency(operation: str, ranks: int, nodes: int, inside: Link, between: Link) -> float:
+    """Seconds that one call takes however little it carries."""
+    crossing = nodes if nodes > 1 else 0
+    ring = PASSES[operation] * (
+        (ranks - 1 - max(0, crossing - 1)) * inside.latency + max(0, crossing - 1) * between.latency
+    )
+    if operation != "all_reduce" or nodes < 3:
+        return ring
+    tree = 2 * (math.ceil(math.log2(nodes)) * between.latency + (ranks // nodes - 1) * inside.latency)
+    return min(ring, tree)
+
+
+def hidden_part(task: Task, spoken: Mapping[str, float], compute: float) -> float:
+    """Seconds of communication that computation hides: with ``overlap_comm`` gradients behind the backward pass (two
+    thirds of the computation; at ZeRO 1 that of the last micro-step) but the last bucket, and at ZeRO 3 parameters
+    behind the rest, but the first layer's."""
+    overlap = task.zero == 3 if task.overlap is None else task.overlap
+    if not overlap or not spoken or task.zero == 0:
+        return 0.0
+    steps = len(task.loads)
+    behind = compute * 2 / 3 / (steps if task.zero == 1 else 1)
+    buckets = max(1, math.ceil(task.parameters / BUCKET))
+    gradients = min(spoken["gradients"] * (1 - 1 / buckets) if buckets > 1 else spoken["gradients"] / 2, behind)
+    if task.zero < 3:
+        return gradients
+    parameters = min(spoken["parameters"] * (1 - 1 / (task.layers + 1)), compute - gradients)
+    return gradients + max(0.0, parameters)
+
+
+def even(flops: float, steps: int, ranks: int) -> np.ndarray:
+    """(steps, ranks) loads that are all alike, of ``flops`` in all."""
+    return np.full((steps, ranks), flops / steps / ranks)

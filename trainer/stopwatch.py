@@ -1,0 +1,104 @@
+"""Where the time of a step goes: a watchdog that also takes the time of each phase, and of what ranks wait for.
+
+``train.train`` names its phases; the marks between them are the host's clock on a CPU, where everything is done when
+a call returns, and events on the device's own timeline on a GPU. Communication is what keeps a rank from computing:
+on a CPU the time for which collectives block the host, on a GPU the time in which NCCL's kernels run and no others do
+(``exposed``), taken by torch's profiler in further steps that count for nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tracestill.trainer.settings import WatchdogConfig
+from tracestill.trainer.watchdog import Watchdog
+from tracestill.trainer.wires import Wires
+
+PARTS = {"data": "data", "forward": "forward", "backward": "backward", "communication": "optimizer"}
+"""Phase of the loop -> what its time is called once the communication in it is taken out."""
+COLLECTIVE = "nccl"  # in the name of a kernel, in small letters
+Interval = tuple[float, float]
+
+
+class Stopwatch(Watchdog):
+    """Made on every rank before training; ``split`` tells afterwards."""
+
+    def __init__(
+        self, directory: Path, settings: WatchdogConfig, wires: Wires, device: torch.device, *, first: int, steps: int
+    ) -> None:
+        """Steps ``first`` to ``first + steps`` (from 0) are counted; on a GPU those that follow are profiled."""
+        self.wires, self.device, self.first, self.last = wires, device, first, first + steps
+        self.marks: list[tuple[str, int, Any, float]] = []  # phase, step, when, seconds of communication so far
+        self.profiler: torch.profiler.profile | None = None
+        super().__init__(directory, settings)
+
+    def phase(self, name: str, step: int) -> None:
+        super().phase(name, step)
+        if name in PARTS or (self.marks and self.marks[-1][0] in PARTS):
+            self.marks.append((name, step, self.now_there(), self.wires.seconds))
+        if self.device.type == "cuda" and name == "data" and step == self.last and self.profiler is None:
+            self.profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+            self.profiler.__enter__()
+
+    def now_there(self) -> Any:
+        """An event on a GPU's timeline, or the host's time in seconds."""
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def split(self) -> dict[str, float]:
+        """Seconds of a mean counted step of this rank: ``data``, ``forward``, ``backward``, ``optimizer`` and
+        ``communication``, which is in none of the others (on a GPU: is taken from the backward pass's)."""
+        found = dict.fromkeys([*PARTS.values(), "communication"], 0.0)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        for (name, step, begun, said), (_, _, ended, later) in zip(self.marks, self.marks[1:], strict=False):
+            if name in PARTS and self.first <= step < self.last:
+                seconds = begun.elapsed_time(ended) / 1e3 if self.device.type == "cuda" else ended - begun
+                spoken = later - said if self.device.type != "cuda" else 0.0
+                found[PARTS[name]] += seconds - spoken
+                found["communication"] += spoken
+        steps = self.last - self.first
+        found = {name: seconds / steps for name, seconds in found.items()}
+        if self.profiler is not None:
+            found["communication"] = self.profiled()
+            found["backward"] -= found["communication"]
+        return found
+
+    def profiled(self) -> float:
+        """Seconds a step in which this GPU did nothing but communicate."""
+        assert self.profiler is not None
+        self.profiler.__exit__(None, None, None)
+        steps = 1 + max(step for _, step, *_ in self.marks) - self.last
+        kernels = [event for event in self.profiler.events() or () if event.device_type.name == "CUDA"]
+        spans = [(event.name.lower(), (event.time_range.start, event.time_range.end)) for event in kernels]
+        talk = [span for name, span in spans if COLLECTIVE in name]
+        return exposed(talk, [span for name, span in spans if COLLECTIVE not in name]) / 1e6 / steps
+
+
+def exposed(talk: Iterable[Interval], work: Iterable[Interval]) -> float:
+    """The time that intervals of communication cover and those of work do not, in their unit."""
+    total = 0.0
+    busy = union(work)
+    for begin, end in union(talk):
+        total += end - begin
+        total -= sum(max(0.0, min(end, stop) - max(begin, start)) for start, stop in busy)
+    return total
+
+
+def union(intervals: Iterable[Interval]) -> list[Interval]:
+    """The same time as intervals that do not touch, in order."""
+    found: list[Interval] = []
+    for begin, end in sorted(intervals):
+        if found and begin <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((begin, end))
+    return found
