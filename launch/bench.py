@@ -138,17 +138,17 @@ def scale(bench: Bench, setting: Setting, counts: Sequence[int]) -> dict[str, di
     """``strong`` (the same step) and ``weak`` (as many packs a rank) over numbers of hosts, or of this host's ranks."""
     found: dict[str, dict[int, Result]] = {"strong": {}, "weak": {}}
     for count in counts:
-        where = part_of(bench, count)
+        ranks, cluster = part_of(bench, count)
         grown = replace(setting, packs=max(1, round(setting.packs * count / counts[0])))
-        found["strong"][count] = bench.measure(setting, **where)
-        found["weak"][count] = found["strong"][count] if grown == setting else bench.measure(grown, **where)
+        found["strong"][count] = bench.measure(setting, ranks, cluster)
+        found["weak"][count] = found["strong"][count] if grown == setting else bench.measure(grown, ranks, cluster)
     return found
 
 
-def part_of(bench: Bench, count: int) -> dict[str, int | Cluster]:
+def part_of(bench: Bench, count: int) -> tuple[int | None, Cluster | None]:
     """The first ``count`` hosts, or without a hostfile so many ranks. Raises InputError if there are fewer."""
     if bench.cluster is None:
-        return {"ranks": count}
+        return count, None
     if count > len(bench.cluster.hosts):
         raise InputError(f"--scaling {count}: the hostfile names {len(bench.cluster.hosts)} host(s)")
-    return {"cluster": replace(bench.cluster, hosts=bench.cluster.hosts[:count])}
+    return None, replace(bench.cluster, hosts=bench.cluster.hosts[:count])

@@ -22,8 +22,8 @@ from tracestill.launch.report_style import STYLE
 
 Found = dict[str, Any]
 PARTS = {"data": "s4", "forward": "s0", "backward": "s2", "optimizer": "s3", "communication": "s1"}
-HEADS = ("setting", "ranks", "tokens/s", "a device", "weighted tokens/s", "MFU", "GiB a rank", "ms a step")
-STAGES = (0, 1, 2, 3)
+HEADS = ("setting", "tokens/s", "spread", "a device", "MFU", "GiB a rank", "ms a step")
+NOISE = 0.1  # by which the rounds of a case may differ
 
 
 def gather(bench: Bench, own: Setting, best: Setting, reasons: Sequence[str], seen: Mapping[Setting, Result]) -> Found:
@@ -38,8 +38,25 @@ def gather(bench: Bench, own: Setting, best: Setting, reasons: Sequence[str], se
         "steps": bench.steps,
         "cases": [{"setting": {**asdict(s), "name": s.name}, **result} for s, result in seen.items()],
         "own": own.name,
+        "warnings": warnings(seen),
         "recommended": {"name": best.name, "options": best.as_options(own), "reasons": list(reasons)},
     }
+
+
+def warnings(seen: Mapping[Setting, Result]) -> list[str]:
+    """What casts doubt on the figures."""
+    loud = [
+        setting.name
+        for setting, result in seen.items()
+        if "problem" not in result
+        and (highest := max(result["tokens_per_second_lowest_highest"]))
+        and 1 - min(result["tokens_per_second_lowest_highest"]) / highest > NOISE
+    ]
+    if not loud:
+        return []
+    return [
+        f"the machine was not quiet: speed changed by more than {NOISE:.0%} within {', '.join(loud)}; measure again"
+    ]
 
 
 def write(folder: Path, found: Found, also: Path | None) -> list[Path]:
@@ -53,19 +70,20 @@ def write(folder: Path, found: Found, also: Path | None) -> list[Path]:
     return paths
 
 
-def cells(name: str, result: Result) -> list[str]:
+def cells(case: Result) -> list[str]:
     """A row under HEADS."""
-    if "problem" in result:
-        return [name, "", str(result["problem"]), *[""] * (len(HEADS) - 3)]
+    name = case["setting"]["name"]
+    if "problem" in case:
+        return [name, str(case["problem"]), *[""] * (len(HEADS) - 2)]
+    low, high = case["tokens_per_second_lowest_highest"]
     return [
         name,
-        str(result["ranks"]),
-        f"{result['tokens_per_second']:,.0f}",
-        f"{result['tokens_per_second_per_device']:,.0f}",
-        f"{result['weighted_tokens_per_second']:,.0f}",
-        f"{result['mfu']:.1%}" if result["mfu"] else "",
-        f"{result['memory_gib']:.2f}",
-        f"{1e3 * result['step_seconds']:,.0f}",
+        f"{case['tokens_per_second']:,.0f}",
+        f"{(high - low) / case['tokens_per_second']:.0%}",
+        f"{case['tokens_per_second_per_device']:,.0f}",
+        f"{case['mfu']:.1%}" if case["mfu"] else "",
+        f"{case['memory_gib']:.2f}",
+        f"{1e3 * case['step_seconds']:,.0f}",
     ]
 
 
@@ -73,22 +91,19 @@ def show(found: Found, console: Console) -> None:
     """The tables, and what is recommended."""
     if "cases" in found:
         ordered = sorted(found["cases"], key=speed, reverse=True)
-        print_table("throughput", HEADS, [cells(case["setting"]["name"], case) for case in ordered], console)
+        ranks = next(case["ranks"] for case in ordered if "ranks" in case)
+        print_table(f"throughput on {ranks} rank(s)", HEADS, [cells(case) for case in ordered], console)
         console.print(f"recommended: {found['recommended']['name']}", style="bold", highlight=False)
-        for reason in found["recommended"]["reasons"]:
+        for reason in (*found["recommended"]["reasons"], *found["warnings"]):
             console.print(f"  {reason}", highlight=False, soft_wrap=True)
         if options := found["recommended"]["options"]:
             console.print(f"  {' '.join(options)}", highlight=False, soft_wrap=True)
     if "scaling" in found:
-        rows = [
-            [how, str(count), *cells("", result)[1:], efficiency(results, count)]
-            for how, results in found["scaling"].items()
-            for count, result in results.items()
-        ]
-        print_table("scaling", ("", "hosts or ranks", *HEADS[1:], "efficiency"), rows, console)
+        print_table("scaling", SCALING_HEADS, scaling_rows(found["scaling"]), console)
     if "foreseen" in found:
-        heads, rows = foreseen_rows(found["foreseen"])
-        print_table("foreseen tokens/s (efficiency against one node); a model, not a measurement", heads, rows, console)
+        for how in ("strong", "weak"):
+            heads, rows = foreseen_rows(found["foreseen"], how)
+            print_table(f"foreseen tokens/s, {how} scaling (efficiency): a model, no measurement", heads, rows, console)
         for note in found["foreseen"]["notes"]:
             console.print(f"  {note}", highlight=False, soft_wrap=True)
 
@@ -102,26 +117,31 @@ def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]],
     console.print(shown)
 
 
-def efficiency(results: Mapping[int, Result], count: int) -> str:
-    """Throughput a host or rank, over that of the smallest number of them."""
-    first = min(results)
-    if not speed(results[count]) or not speed(results[first]):
-        return ""
-    return f"{speed(results[count]) / count / (speed(results[first]) / first):.0%}"
+SCALING_HEADS = ("", "hosts or ranks", "tokens/s", "ms a step", "efficiency")
 
 
-def foreseen_rows(foreseen: Found) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows: nodes down, scaling and ZeRO stage across; what does not fit into a device's memory says so."""
-    heads = ["nodes", "ranks", *(f"{how}, ZeRO {stage}" for how in ("strong", "weak") for stage in STAGES)]
+def scaling_rows(scaling: Mapping[str, Mapping[int, Result]]) -> list[list[str]]:
+    """Rows under SCALING_HEADS; efficiency is throughput a host or rank over that of the fewest."""
     rows = []
-    for nodes in foreseen["nodes"]:
-        row = [str(nodes), str(nodes * foreseen["devices"])]
-        for how in ("strong", "weak"):
-            for stage in STAGES:
-                point = next((p for p in foreseen[how][str(stage)] if p["nodes"] == nodes), None)
-                row.append("" if point is None else cell_of(point))
-        rows.append(row)
-    return heads, rows
+    for how, results in scaling.items():
+        first = min(results)
+        for count, result in results.items():
+            if "problem" in result:
+                rows.append([how, str(count), str(result["problem"]), "", ""])
+                continue
+            share = speed(result) / count / (speed(results[first]) / first) if speed(results[first]) else 0.0
+            step = f"{1e3 * result['step_seconds']:,.0f}"
+            rows.append([how, str(count), f"{speed(result):,.0f}", step, f"{share:.0%}"])
+    return rows
+
+
+def foreseen_rows(foreseen: Found, how: str) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: nodes down, ZeRO stages across; what does not fit into a device's memory says so."""
+    stages = foreseen[how]
+    heads = ["nodes", "ranks", *(f"ZeRO {stage}" for stage in stages)]
+    columns = [[cell_of(point) for point in points] for points in stages.values()]
+    counts = [[str(nodes), str(nodes * foreseen["devices"])] for nodes in foreseen["nodes"]]
+    return heads, [[*count, *row] for count, row in zip(counts, zip(*columns, strict=True), strict=True)]
 
 
 def cell_of(point: Found) -> str:
@@ -133,52 +153,61 @@ def cell_of(point: Found) -> str:
 def page(found: Found) -> str:
     """One HTML file that needs no network."""
     parts = [f"<h1>{escape(found['name'])}, arm {escape(found['arm'])}: throughput</h1>"]
-    if "cases" in found:
-        where = ", ".join(found["machine"]["gpus"]) or f"{found['machine']['processor']}"
-        parts.append(f'<p class="soft">{escape(where)} · {escape(found["when"])}</p>')
-        ran = sorted((c for c in found["cases"] if "problem" not in c), key=speed, reverse=True)
-        parts.append(
-            f'<p class="lead">Recommended: <b>{escape(found["recommended"]["name"])}</b></p>'
-            f"<ul>{''.join(f'<li>{escape(reason)}</li>' for reason in found['recommended']['reasons'])}</ul>"
-        )
-        if options := found["recommended"]["options"]:
-            parts.append(f"<pre>{escape(' '.join(options))}</pre>")
-        rows = [[escape(cell) for cell in cells(case["setting"]["name"], case)] for case in found["cases"]]
-        parts += ["<h2>Settings</h2>", table(HEADS, rows), "<h2>Where a step's time goes</h2>"]
-        parts.append(stacked([(case["setting"]["name"], split_of(case)) for case in ran]))
-        parts.append(
-            '<p class="soft">Microseconds for a thousand tokens, mean over ranks. Communication is what nothing hides, '
-            "waiting for slower ranks included.</p>"
-        )
-    if "scaling" in found:
-        series = {
-            how: [(float(n), speed(r)) for n, r in results.items() if speed(r)]
-            for how, results in found["scaling"].items()
-        }
-        first = min(min(results) for results in found["scaling"].values())
-        ideal = [(n, n / first * series["strong"][0][1]) for n, _ in series["strong"]] if series["strong"] else []
-        parts += [
-            "<h2>Scaling</h2>",
-            lines({**series, "ideal": ideal}, title="tokens a second", x_label="hosts or ranks"),
-        ]
-        parts.append(legend([*series, "ideal"]))
-    if "foreseen" in found:
-        heads, rows = foreseen_rows(found["foreseen"])
-        parts += ["<h2>Foreseen</h2>", table(heads, rows)]
-        for how in ("strong", "weak"):
-            series = {
-                f"ZeRO {stage}": [(float(p["ranks"]), p["tokens_per_second"]) for p in points]
-                for stage, points in found["foreseen"][how].items()
-            }
-            parts.append(lines(series, title=f"tokens a second, {how} scaling", x_label="ranks"))
-        parts.append(legend([f"ZeRO {stage}" for stage in found["foreseen"]["strong"]]))
-        parts.append("".join(f'<p class="soft">{escape(note)}</p>' for note in found["foreseen"]["notes"]))
+    for key, section in (("cases", settings), ("scaling", scaled), ("foreseen", foreseen_page)):
+        if key in found:
+            parts.append(section(found))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(found['name'])}: throughput</title><style>{STYLE}</style></head>"
         f"<body>{''.join(parts)}</body></html>\n"
     )
+
+
+def settings(found: Found) -> str:
+    where = ", ".join(found["machine"]["gpus"]) or f"{found['machine']['processor']}, {found['machine']['cores']} cores"
+    ran = sorted((case for case in found["cases"] if "problem" not in case), key=speed, reverse=True)
+    said = [*found["recommended"]["reasons"], *found["warnings"]]
+    options = " ".join(found["recommended"]["options"])
+    return "".join(
+        [
+            f'<p class="soft">{escape(where)} · {ran[0]["ranks"]} rank(s) · {escape(found["when"])}</p>',
+            f'<p class="lead">Recommended: <b>{escape(found["recommended"]["name"])}</b></p>',
+            f"<ul>{''.join(f'<li>{escape(reason)}</li>' for reason in said)}</ul>",
+            f"<pre>{escape(options)}</pre>" if options else "",
+            "<h2>Settings</h2>",
+            table(HEADS, [[escape(cell) for cell in cells(case)] for case in found["cases"]]),
+            "<h2>Where a step's time goes</h2>",
+            stacked([(case["setting"]["name"], split_of(case)) for case in ran]),
+            '<p class="soft">Microseconds for a thousand tokens, mean over ranks. Communication is what nothing hides, '
+            "waiting for slower ranks included.</p>",
+        ]
+    )
+
+
+def scaled(found: Found) -> str:
+    series = {
+        how: [(float(count), speed(result)) for count, result in results.items() if speed(result)]
+        for how, results in found["scaling"].items()
+    }
+    if series["strong"]:
+        (first, alone), (last, _) = series["strong"][0], series["strong"][-1]
+        series["ideal"] = [(count, alone * count / first) for count in (first, last)]
+    chart = lines(series, title="tokens a second", x_label="hosts or ranks")
+    return "<h2>Scaling</h2>" + chart + legend([*series]) + table(SCALING_HEADS, scaling_rows(found["scaling"]))
+
+
+def foreseen_page(found: Found) -> str:
+    foreseen, parts = found["foreseen"], ["<h2>Foreseen</h2>"]
+    for how in ("strong", "weak"):
+        series = {
+            f"ZeRO {stage}": [(float(p["ranks"]), p["tokens_per_second"]) for p in points]
+            for stage, points in foreseen[how].items()
+        }
+        parts += [lines(series, title=f"tokens a second, {how} scaling", x_label="ranks"), legend([*series])]
+        parts.append(table(*foreseen_rows(foreseen, how)))
+    parts += [f'<p class="soft">{escape(note)}</p>' for note in foreseen["notes"]]
+    return "".join(parts)
 
 
 def split_of(case: Result) -> list[tuple[str, float, str]]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.plan import PlanConfig, make_plan, schedule
+from tracestill.data_pipeline.plan import PlanConfig, make_plan
 from tracestill.data_pipeline.stage import read_manifest
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.launch import deepspeed_command, multinode
@@ -79,8 +79,7 @@ class Student:
         )
 
     def tasks(self, capacity: int, packs: int, ranks: int, zero: int, number: int, *, recompute: bool) -> list[Task]:
-        """The first steps of the plan, dealt to ``ranks``; ``number``: bytes of a parameter's number. Where the data
-        makes fewer packs than a step asks for, its packs come again."""
+        """The first steps of the plan, dealt to ``ranks``; ``number``: bytes of a parameter's number."""
         raw = self.recipe.deepspeed.get("zero_optimization", {})
         parts = self.recipe.train.sequence_parallel
         readers = max(1, ranks // parts)
@@ -108,20 +107,22 @@ class Student:
         plan = make_plan(self.store.lengths, PlanConfig(capacity=capacity, packs_per_step=packs), seed=0, epoch=0)
         weighting = make_weighting(self.recipe.weighting, self.recipe.span_kinds(), self.recipe.seed)
         weighs = table_at(weighting, 0, len(self.store.kind_names)) != 0
-        flops, tokens = [], []
+        costs, sizes = np.zeros(plan.n_packs + 1), np.zeros(plan.n_packs + 1)  # the last is the empty pack, -1
         for pack in range(plan.n_packs):
             documents = plan.pack(pack)
             lengths = self.store.lengths[documents]
             weighted = float(self.store.counts[documents][:, weighs].sum())
             padding = row_length(int(lengths.sum())) - int(lengths.sum())
-            flops.append(self.cost.of(lengths) + self.cost.linear * padding + self.cost.head * weighted)
-            tokens.append(int(lengths.sum()))
-        flops, tokens = np.array(flops + [0.0]), np.array(tokens + [0])  # the last is the empty pack, -1
-        if plan.n_packs < packs:
-            again = np.resize(np.arange(plan.n_packs), (1, -(-packs // readers), readers))
-            return flops[again], tokens[again].sum(axis=(1, 2))
-        slots = np.stack([schedule(plan, step, readers) for step in range(min(STEPS, plan.n_steps))])
-        return flops[slots], tokens[slots].sum(axis=(1, 2))
+            costs[pack] = self.cost.of(lengths) + self.cost.linear * padding + self.cost.head * weighted
+            sizes[pack] = lengths.sum()
+        steps = -(-packs // readers)
+        slots: np.ndarray = np.full((STEPS, steps * readers), -1)
+        if plan.n_packs < STEPS * packs:  # little data: its packs come again
+            slots[:, :packs] = np.resize(np.arange(plan.n_packs), (STEPS, packs))
+        else:
+            slots[:, :packs] = plan.steps[:STEPS]
+        slots = slots.reshape(STEPS, steps, readers)
+        return costs[slots], sizes[slots].sum(axis=(1, 2))
 
     def memory_gib(self, capacity: int, ranks: int, zero: int, number: int, *, recompute: bool) -> float | None:
         """Of one rank, by ``trainer.memory``."""
@@ -170,6 +171,8 @@ def foresee_nodes(
         setting = next(c["setting"] for c in found["cases"] if c["setting"]["name"] == found["recommended"]["name"])
         capacity, packs, recompute = setting["capacity"], setting["packs"], setting["recompute"]
     machine, notes, room = choose_machine(bench, found, devices, link, hardware)
+    if (most := nodes[-1] * machine.devices // student.recipe.train.sequence_parallel) > packs:
+        notes.append(f"strong: a step has {packs} pack(s), so of {most} ranks that read one each the others are idle")
     fp32 = not hardware and any(case.get("precision") == "float32" for case in found["cases"])
     number = 4 if fp32 else 2
     result: Found = {"nodes": list(nodes), "devices": machine.devices, "notes": notes, "strong": {}, "weak": {}}
@@ -181,9 +184,8 @@ def foresee_nodes(
                 grown = packs * (count if how == "weak" else 1)
                 tasks = student.tasks(capacity, grown, ranks, stage, number, recompute=recompute)
                 held = student.memory_gib(capacity, ranks, stage, number, recompute=recompute)
-                points.append(
-                    {"nodes": count, "ranks": ranks, "memory_gib": held, "room_gib": room, **mean(tasks, machine)}
-                )
+                about = {"nodes": count, "ranks": ranks, "memory_gib": held, "room_gib": room}
+                points.append({**about, **mean(tasks, machine)})
                 first = points[0]
                 points[-1]["efficiency"] = (points[-1]["tokens_per_second"] / count) / (
                     first["tokens_per_second"] / first["nodes"]
@@ -229,8 +231,8 @@ def choose_machine(
         notes = ["between nodes: taken to be as fast as inside of one; say otherwise with --link GB/s,us"]
     else:
         notes = [f"between nodes: {spelled(stated) if stated else 'as measured between two hosts'}"]
-    between = dict.fromkeys(PASSES, stated) if stated else across or links
-    machine = calibrate(cases, links, between, devices or here)
+    to_others = dict.fromkeys(PASSES, stated) if stated else across or links
+    machine = calibrate(cases, links, to_others, devices or here)
     notes.append(f"computing and updating: as measured here on {cases[0]['device']}")
     return machine, notes, None
 

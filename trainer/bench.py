@@ -35,6 +35,7 @@ from tracestill.trainer.job import Job, prepare  # noqa: E402
 from tracestill.trainer.precision import use_gpu  # noqa: E402
 from tracestill.trainer.recipe import MAIN_ARM, Recipe, build, merge  # noqa: E402
 from tracestill.trainer.run_directory import RunDirectory  # noqa: E402
+from tracestill.trainer.saver import Saver  # noqa: E402
 from tracestill.trainer.stopping import StopRequest  # noqa: E402
 from tracestill.trainer.stopwatch import Stopwatch  # noqa: E402
 from tracestill.trainer.telemetry import LOG, Log  # noqa: E402
@@ -49,15 +50,13 @@ BARE: dict[str, Any] = {  # the steps alone: nothing is measured, saved or told 
 PARTS = ("data", "forward", "backward", "optimizer", "communication")
 
 
-class Unsaved:
-    """Takes the place of a ``Saver``: a benchmark keeps no checkpoint."""
+class Unsaved(Saver):
+    """A benchmark keeps no checkpoint."""
 
-    failed = False
+    def __init__(self) -> None:
+        self.thread, self.failure = None, None
 
     def save(self, engine: engine.Engine, step: int, state: dict[str, Any], *, best: int | None = None) -> None:
-        pass
-
-    def wait(self) -> None:
         pass
 
 
@@ -183,7 +182,8 @@ def main(words: Sequence[str] | None = None) -> int:
         return error.exit_code
     arguments.out.mkdir(parents=True, exist_ok=True)
     counted = {"first": case["warmup"], "steps": case["steps"]}
-    with Stopwatch(arguments.out, recipe.train.watchdog, WIRES, world.device, **counted) as watch:
+    watch = Stopwatch(arguments.out, recipe.train.watchdog, WIRES, world.device, **counted)
+    with watch:
         return watch.over(lambda: run_case(run, arguments.arm, recipe, arguments.out, watch))
 
 

@@ -57,7 +57,7 @@ NODES = {
     "h100": Node(989e12, 80e9, 3.35e12, Link(2e-6, 360e9), Link(8e-6, 370e9)),
     "h200": Node(989e12, 141e9, 4.8e12, Link(2e-6, 360e9), Link(8e-6, 370e9)),
 }
-"""Bandwidths of links are what all-reduces reach on them, about 80 % (NVLink) and 95 % (InfiniBand) of the data sheet's."""
+"""Bandwidths of links are what collectives reach on them, measured by nccl-tests; see docs/throughput.md."""
 
 EFFICIENCY = {"a100": 0.55, "h100": 0.45, "h200": 0.45}
 """Share of the peak that training reaches in forward and backward passes alone, where nothing was measured."""

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch.distributed as dist
 from rich.console import Console
@@ -64,15 +64,6 @@ class Progress:
             self.best.restore(state["best"])
 
 
-class Saves(Protocol):
-    """What the loop asks of a ``Saver``."""
-
-    @property
-    def failed(self) -> bool: ...
-    def save(self, engine: Engine, step: int, state: dict[str, Any], *, best: int | None = None) -> None: ...
-    def wait(self) -> None: ...
-
-
 @dataclass
 class Job:
     """Everything one rank needs to train one arm."""
@@ -92,7 +83,7 @@ class Job:
     steps: int
     console: Console
     progress: Progress
-    saver: Saves
+    saver: Saver
     watch: Watchdog | None = None  # of a training that its entry point started
 
     def phase(self, name: str) -> None:
