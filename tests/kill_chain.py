@@ -42,7 +42,7 @@ class Chain:
         self.directory = run / "arms/traces/train"
         self.output = run / "chain.log"
         self.counts: Counter[str] = Counter()
-        self.dead: set[int] = set()
+        self.dead: set[psutil.Process] = set()  # by number and time of birth: the kernel gives numbers again
         self.left: set[Path] = set()  # half-written checkpoints
         self.start_seconds = 5.0  # what an attempt takes to its first step
         self.launch()
@@ -70,7 +70,7 @@ class Chain:
         found = {}
         for process in self.family():
             with contextlib.suppress(psutil.Error):
-                if process.pid not in self.dead and ENTRY in process.cmdline() and "RANK" in process.environ():
+                if process not in self.dead and ENTRY in process.cmdline() and "RANK" in process.environ():
                     found[int(process.environ()["RANK"])] = process
         return found
 
@@ -141,7 +141,7 @@ class Chain:
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGKILL)
         psutil.wait_procs([*ranks.values()], timeout=60)
-        self.dead |= {process.pid for process in ranks.values()}
+        self.dead |= {*ranks.values()}
         self.counts[f"killed {kill.when}"] += 1
         self.counts[f"killed: {kill.whom}"] += 1
         self.counts["saves left half-written"] += self.saving()

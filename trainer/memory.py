@@ -51,9 +51,20 @@ class Decoder:
 
     @property
     def parameters(self) -> int:
-        attention = 2 * self.hidden * (self.query + self.key) + (2 * self.head_dim if self.qk_norm else 0)
-        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
-        return (1 if self.tied else 2) * self.vocabulary * self.hidden + self.layers * layer + self.hidden
+        norms = (2 * self.head_dim if self.qk_norm else 0) + 2 * self.hidden
+        tables = (1 if self.tied else 2) * self.vocabulary * self.hidden
+        return tables + self.layers * (self.matrices + norms) + self.hidden
+
+    @property
+    def matrices(self) -> int:
+        """Elements of a layer's matrices."""
+        return 2 * self.hidden * (self.query + self.key) + 3 * self.hidden * self.intermediate
+
+    def flops(self, tokens: int, length: int) -> float:
+        """FLOPs of training on ``tokens`` in documents of ``length``, all of them weighted, as ``trainer.flops``
+        counts them."""
+        linear = 6 * self.layers * self.matrices + 6 * self.vocabulary * self.hidden
+        return tokens * (linear + self.layers * 12 * self.query * (length + 1) / 2)
 
 
 @dataclass(frozen=True)
@@ -145,4 +156,6 @@ def estimate(decoder: Decoder, setting: Setting) -> dict[str, int]:
 
 
 QWEN3_0_6B = Decoder(layers=28, hidden=1024, intermediate=3072, heads=16, kv_heads=8, head_dim=128, vocabulary=151_936)
-"""As published in its config.json."""
+LLAMA3_8B = Decoder(32, 4096, 14336, heads=32, kv_heads=8, head_dim=128, vocabulary=128_256, tied=False, qk_norm=False)
+LLAMA3_70B = Decoder(80, 8192, 28672, heads=64, kv_heads=8, head_dim=128, vocabulary=128_256, tied=False, qk_norm=False)
+"""As published in their config.json."""

@@ -65,6 +65,7 @@ class Task:
     tied: int = 0  # elements that two layers share, so that both gather them
     overlap: bool | None = None  # DeepSpeed's overlap_comm; None: its default
     live: int = LIVE
+    scattered: bool = False  # below ZeRO 3 gradients reach only who keeps them; DeepSpeed 0.19.8 sends them to all
 
     @property
     def ranks(self) -> int:
@@ -117,10 +118,11 @@ def volumes(task: Task) -> dict[str, tuple[str, float, int]]:
     n, steps = task.parameters, len(task.loads)
     gradients, parameters = float(task.gradient_bytes * n), float(task.parameter_bytes * n)
     buckets = math.ceil(n / BUCKET)
+    reduce = "reduce_scatter" if task.scattered else "all_reduce"
     if task.zero < 2:
-        found = {"gradients": ("all_reduce", gradients, buckets)}
+        found = {"gradients": (reduce, gradients, buckets)}
     elif task.zero == 2:
-        found = {"gradients": ("all_reduce", steps * gradients, steps * buckets)}
+        found = {"gradients": (reduce, steps * gradients, steps * buckets)}
     else:
         if n > task.live:
             parameters = float(2 * steps * task.parameter_bytes * (n + task.tied))
@@ -162,13 +164,13 @@ def latency(operation: str, ranks: int, nodes: int, inside: Link, between: Link)
 
 def hidden_part(task: Task, spoken: Mapping[str, float], compute: float) -> float:
     """Seconds of communication that computation hides: with ``overlap_comm`` gradients behind the backward pass (two
-    thirds of the computation; at ZeRO 1 that of the last micro-step) but the last bucket, and at ZeRO 3 parameters
-    behind the rest, but the first layer's."""
+    thirds of the computation; below ZeRO 2 that of the last micro-step) but the last bucket, and at ZeRO 3 parameters
+    behind the rest, but the first layer's. At ZeRO 0 other trainers than DeepSpeed overlap so."""
     overlap = task.zero == 3 if task.overlap is None else task.overlap
-    if not overlap or not spoken or task.zero == 0:
+    if not overlap or not spoken:
         return 0.0
     steps = len(task.loads)
-    behind = compute * 2 / 3 / (steps if task.zero == 1 else 1)
+    behind = compute * 2 / 3 / (steps if task.zero < 2 else 1)
     buckets = max(1, math.ceil(task.parameters / BUCKET))
     gradients = min(spoken["gradients"] * (1 - 1 / buckets) if buckets > 1 else spoken["gradients"] / 2, behind)
     if task.zero < 3:
