@@ -127,8 +127,9 @@ def measured(job: Job, watch: Stopwatch) -> dict[str, Any]:
         "steps": watch.last - watch.first,
         **rates(rounds, watch.last - watch.first, job.engine.ranks),
         # a rank that comes last waits for nobody: what the others wait longer than it is time lost to unequal work
-        "split": dict(zip(PARTS, table.mean(dim=0).tolist(), strict=True))
-        | {"waiting": float((waits - waits.min()).mean())},
+        "split": dict(zip(PARTS, table.mean(dim=0).tolist(), strict=True)),
+        # the rank that comes last waits for nobody: what the others wait longer than it is lost to unequal work
+        "waiting": float((waits - waits.min()).mean()),
         "loss_first": every[0]["loss"],
         "wires": {name: list(pair) for name, pair in WIRES.state().items() if pair[0]},
     }

@@ -1,0 +1,58 @@
+import itertools
+
+import pytest
+
+from tracestill.launch import calibrate as module
+from tracestill.launch.calibrate import calibrate
+from tracestill.trainer.hardware import Link
+from tracestill.trainer.step_time import PASSES, Machine, Task, even, foresee
+
+LINKS = dict.fromkeys(PASSES, Link(1e-4, 1e9))
+TRUE = Machine(5e10, 4e9, LINKS, LINKS, 2, cores=2, data=0.01, fixed=0.02, slower={0: 1.0, 2: 1.05, 3: 1.4})
+PARAMETERS, FLOPS = 10_000_000, 2e11
+
+
+def case(ranks, zero, packs=4, *, recompute=False, **changes):
+    """What the bench would report of a machine that is exactly TRUE."""
+    steps = -(-packs // ranks)
+    flops = FLOPS * packs * (4 / 3 if recompute else 1)
+    times = foresee(Task(PARAMETERS, even(flops, steps, ranks), 1.0, zero=zero, parameter_bytes=4), TRUE)
+    split = {"forward": times.compute / 3, "backward": times.compute * 2 / 3, "data": times.data}
+    return {
+        **{"ranks": ranks, "nodes": 1, "zero": zero, "capacity": 1024, "packs_per_step": packs, "device": "cpu"},
+        **{"recompute": recompute, "accumulation": steps, "parameters": PARAMETERS, "padding": 0.0},
+        "flops_per_step": FLOPS * packs,
+        "split": {**split, "optimizer": times.optimizer, "communication": times.communication},
+        **changes,
+    }
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch):
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
+
+
+def test_a_machine_is_found_again_from_its_cases():
+    cases = [case(ranks, zero) for ranks, zero in itertools.product((1, 2), (0, 2, 3))]
+    found = calibrate(cases, LINKS, LINKS, 2)
+    assert found.rate == pytest.approx(TRUE.rate)
+    assert found.update == pytest.approx(TRUE.update)
+    assert found.fixed == pytest.approx(TRUE.fixed)
+    assert found.data == pytest.approx(TRUE.data)
+    assert found.cores == 2
+    assert found.slower == pytest.approx({0: 1.0, 2: 1.05, 3: 1.4})
+
+
+def test_recomputation_padding_and_ranks_beyond_the_cores_do_not_mislead_it():
+    cases = [case(2, 0, recompute=True), case(4, 0), case(1, 0)]
+    padded = case(2, 0, padding=0.5)
+    padded["flops_per_step"] /= 2  # half of what was computed was padding
+    for given in (cases, [padded]):
+        assert calibrate(given, LINKS, LINKS, 2).rate == pytest.approx(TRUE.rate)
+
+
+def test_one_case_is_enough():
+    found = calibrate([case(2, 2)], LINKS, LINKS, 2)
+    assert found.slower == {2: 1.0}
+    assert found.fixed == 0.0
+    assert found.rate == pytest.approx(TRUE.rate / 1.05)

@@ -1,0 +1,85 @@
+"""Says what DeepSpeed makes two ranks say to each other in a step, at each ZeRO stage: for test_step_time.py."""
+
+import json
+import sys
+
+from tracestill.trainer.wires import watch_collectives
+
+WIRES = watch_collectives()
+
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+from tiny_step import NUM_KINDS, SHAPE, VOCABULARY  # noqa: E402
+
+from tracestill.kernels.pack import pack  # noqa: E402
+from tracestill.trainer.engine import Engine, connect, leave  # noqa: E402
+from tracestill.trainer.settings import TrainConfig  # noqa: E402
+from tracestill.trainer.student import build_student  # noqa: E402
+from tracestill.trainer.student_settings import StudentConfig  # noqa: E402
+
+FEW = {"stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0, "stage3_param_persistence_threshold": 0}
+
+
+class Micro:
+    scale = 1.0
+
+    def __init__(self, seed: int) -> None:
+        tokens = torch.randint(3, VOCABULARY, (40,), generator=torch.Generator().manual_seed(seed)).numpy()
+        kinds, table = torch.full((40,), 3).numpy(), torch.ones(NUM_KINDS).numpy()
+        more = {"length": 128, "pad_id": 0, "device": "cpu"}
+        shape = ("int32", "uint8", "int64", "float64", "float32")
+        values = (tokens, kinds, torch.tensor([0, 40]).numpy(), torch.ones(1).numpy(), table)
+        self.packed = pack(*(value.astype(kind) for value, kind in zip(values, shape, strict=True)), **more)
+
+
+def step(engine: Engine, steps: int) -> None:
+    for seed in range(steps):
+        loss, _ = engine.forward(Micro(seed))
+        engine.backward(loss)
+    engine.step(1e-3, weight_sum=1.0)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    connect(TrainConfig(steps=1))
+    found = []
+    for precision in ("fp32", "bf16"):
+        for zero in (0, 1, 2, 3) if precision == "fp32" else (1, 2, 3):
+            for steps in (1, 2):
+                for live in (True, False) if zero == 3 else (True,):
+                    config = StudentConfig(config={**SHAPE, "tie_word_embeddings": True})
+                    ids = {"bos_id": 1, "eos_id": 2, "pad_id": 0}
+                    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+                    student = build_student(
+                        config, vocab_size=VOCABULARY, num_kinds=NUM_KINDS, seed=0, dtype=dtype, **ids
+                    )
+                    parameters = sum(p.numel() for p in student.parameters())
+                    settings = TrainConfig(steps=1, zero=zero, precision=precision)
+                    raw = {} if live else {"zero_optimization": FEW}
+                    engine = Engine(student, settings, accumulation=steps, raw_deepspeed=raw)
+                    step(engine, steps)
+                    before = WIRES.state()
+                    step(engine, steps)
+                    after = WIRES.state()
+                    said = {name: [after[name][i] - before[name][i] for i in (0, 1)] for name in after}
+                    about = {"precision": precision, "zero": zero, "steps": steps, "live": live}
+                    found.append({**about, "parameters": parameters, "said": said})
+    before = WIRES.seconds
+    if dist.get_rank() == 0:
+        torch.distributed.barrier()
+    else:
+        import time
+
+        time.sleep(0.5)
+        torch.distributed.barrier()
+    waited = torch.tensor([WIRES.seconds - before])
+    both = [torch.empty(1) for _ in range(2)]
+    dist.all_gather(both, waited)
+    if dist.get_rank() == 0:
+        with open(sys.argv[-1], "w") as handle:
+            json.dump({"cases": found, "waited": [float(one) for one in both]}, handle)
+
+
+if __name__ == "__main__":
+    main()
+    leave(0)

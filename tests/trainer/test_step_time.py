@@ -1,0 +1,147 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from distributed_support import run_workers
+from tiny_step import SHAPE, VOCABULARY
+
+from tracestill.trainer.hardware import Link
+from tracestill.trainer.step_time import PASSES, UPDATE_BYTES, Machine, Task, even, foresee, latency, volumes
+
+SLOW = dict.fromkeys(PASSES, Link(1e-3, 1e8))
+FREE = dict.fromkeys(PASSES, Link(0.0, 1e30))
+
+
+def machine(**changes):
+    given = {"rate": 1e9, "update": 1e9, "inside": SLOW, "between": SLOW, "devices": 8}
+    return Machine(**{**given, **changes})
+
+
+def task(loads, **changes):
+    return Task(**{"parameters": 1_000_000, "loads": np.asarray(loads, float), "tokens": 1000.0, **changes})
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory):
+    """What two real ranks said to each other in one step of each case."""
+    out = tmp_path_factory.mktemp("wires") / "found.json"
+    run_workers(Path(__file__).with_name("step_time_worker.py"), out, ranks=2)
+    return json.loads(out.read_text())
+
+
+def test_deepspeed_sends_what_the_model_says(counted):
+    """Within what padding, norms and flags add; gradients in fp32 always, parameters in the student's type."""
+    names = {
+        "all_reduce": "all_reduce",
+        "all_gather": "all_gather_into_tensor",
+        "reduce_scatter": "reduce_scatter_tensor",
+    }
+    assert len(counted["cases"]) == 18
+    for case in counted["cases"]:
+        number = 4 if case["precision"] == "fp32" else 2
+        wanted = volumes(
+            Task(
+                case["parameters"],
+                even(1.0, case["steps"], 2),
+                1.0,
+                zero=case["zero"],
+                parameter_bytes=number,
+                tied=VOCABULARY * SHAPE["hidden_size"],
+                live=10**9 if case["live"] else 0,
+            )
+        )
+        about = {key: case[key] for key in ("precision", "zero", "steps", "live")}
+        for operation, name in names.items():
+            said = case["said"][name][1]
+            size = sum(size for op, size, _ in wanted.values() if op == operation)
+            # where parameters may stay gathered, a second micro-step gathers the tied ones again
+            again = case["zero"] == 3 and case["live"] and operation == "all_gather"
+            room = (case["steps"] - 1) * number * VOCABULARY * SHAPE["hidden_size"] if again else 0
+            assert size * 0.99 - 64 <= said <= size * 1.01 + 2048 + room, (about, operation, said, size)
+
+
+def test_time_in_a_collective_is_the_time_that_a_rank_waits(counted):
+    waits, late = counted["waited"]
+    assert 0.4 < waits < 5
+    assert late < waits - 0.3
+
+
+def test_one_rank_says_nothing_and_computes_its_flops():
+    times = foresee(task([[2e9], [3e9]], zero=2), machine(data=0.5, fixed=0.25))
+    assert times.communication == 0
+    assert times.compute == pytest.approx(5.0)
+    assert times.data == pytest.approx(1.0)
+    assert times.optimizer == pytest.approx(1e6 * UPDATE_BYTES / 1e9 + 0.25)
+    assert times.tokens_per_second == pytest.approx(1000 / times.step)
+
+
+def test_ranks_meet_once_a_step_or_in_every_micro_step():
+    loads = [[4e9, 1e9], [1e9, 4e9]]
+    found = {zero: foresee(task(loads, zero=zero), machine(inside=FREE)).compute for zero in (0, 1, 2, 3)}
+    assert found == {0: pytest.approx(5), 1: pytest.approx(5), 2: pytest.approx(8), 3: pytest.approx(8)}
+
+
+def test_a_collective_costs_latency_and_what_it_carries():
+    # four ranks of one node: 6 hops of 1 ms; 3/4 of 4 MB passes twice at 100 MB/s
+    assert foresee(task(even(1, 1, 4), zero=0), machine()).communication == pytest.approx(6e-3 + 2 * 0.75 * 4e6 / 1e8)
+    # ZeRO 1 gathers half-precision parameters besides, in two calls of three hops
+    more = 2 * 3e-3 + 0.75 * 2e6 / 1e8
+    assert foresee(task(even(1, 1, 4), zero=1), machine()).communication == pytest.approx(0.066 + more)
+
+
+def test_the_slowest_link_decides():
+    fast = dict.fromkeys(PASSES, Link(0, 1e10))
+    slow = machine(inside=fast, between=dict.fromkeys(PASSES, Link(0, 1e8)), devices=2)
+    assert foresee(task(even(1, 1, 2), zero=0), slow).communication == pytest.approx(4e6 / 1e10)
+    assert foresee(task(even(1, 1, 4), zero=0), slow).communication == pytest.approx(1.5 * 4e6 / 1e8)
+
+
+def test_hops_of_a_ring_and_of_a_tree():
+    inside, between = Link(1e-6, 1), Link(1e-3, 1)
+    assert latency("all_gather", 16, 2, inside, between) == pytest.approx(14e-6 + 1e-3)
+    assert latency("reduce_scatter", 8, 1, inside, between) == pytest.approx(7e-6)
+    assert latency("all_reduce", 8, 1, inside, between) == pytest.approx(14e-6)
+    assert latency("all_reduce", 8 * 1024, 1024, inside, between) == pytest.approx(2 * (10e-3 + 7e-6)), "a tree"
+
+
+def test_ranks_beyond_the_cores_share_them():
+    alone = foresee(task([[1e9, 1e9]], zero=0), machine(inside=FREE, cores=2))
+    shared = foresee(task([[1e9] * 4], zero=0), machine(inside=FREE, cores=2))
+    assert alone.compute == pytest.approx(1)
+    assert shared.compute == pytest.approx(2)
+    assert shared.optimizer == pytest.approx(2 * alone.optimizer)
+
+
+def test_computation_hides_communication_where_deepspeed_overlaps_them():
+    work = even(4e9, 1, 4)  # a second each
+    bare = {zero: foresee(task(work, zero=zero), machine()) for zero in (0, 1, 2, 3)}
+    assert all(bare[zero].hidden == 0 for zero in (0, 1, 2))
+    assert bare[3].hidden > 0
+    assert foresee(task(work, zero=3, overlap=False), machine()).hidden == 0
+    for zero in (1, 2, 3):
+        times = foresee(task(work, zero=zero, overlap=True), machine())
+        whole = foresee(task(work, zero=zero, overlap=False), machine()).communication
+        assert times.hidden + times.communication == pytest.approx(whole)
+        assert 0 < times.hidden <= times.compute
+    starved = foresee(task(even(4.0, 1, 4), zero=2, overlap=True), machine())
+    assert starved.hidden <= starved.compute
+
+
+def test_a_large_student_is_gathered_in_both_passes_of_each_micro_step():
+    large = task(even(1, 3, 8), parameters=2_000_000_000, zero=3, tied=100)
+    assert volumes(large)["parameters"][1] == 2 * 3 * 2 * (2_000_000_000 + 100)
+    small = task(even(1, 3, 8), parameters=900_000_000, zero=3)
+    assert volumes(small)["parameters"][1] == 2 * 900_000_000
+
+
+def test_the_time_of_stages_that_are_slower_is_scaled():
+    plain = foresee(task([[1e9]], zero=3), machine())
+    slower = foresee(task([[1e9]], zero=3), machine(slower={3: 1.5}))
+    assert slower.compute == pytest.approx(1.5 * plain.compute)
+
+
+def test_more_nodes_never_make_a_step_that_all_share_slower_to_compute():
+    times = [foresee(task(even(8e9, max(1, 8 // n), n), zero=1), machine()) for n in (1, 2, 4, 8)]
+    assert all(math.isclose(a.compute, 2 * b.compute) for a, b in zip(times, times[1:], strict=False))

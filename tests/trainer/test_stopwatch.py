@@ -1,0 +1,63 @@
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tracestill.trainer.stopwatch import Stopwatch, exposed, union
+from tracestill.trainer.wires import Handle, Wires, blocked, size_of
+
+
+def test_intervals_become_one_where_they_touch():
+    assert union([(5, 6), (1, 3), (2, 4), (4, 4.5)]) == [(1, 4.5), (5, 6)]
+    assert union([]) == []
+
+
+def test_exposed_is_the_time_that_only_communication_covers():
+    assert exposed([(0, 10)], []) == 10
+    assert exposed([(0, 10)], [(2, 4), (3, 5), (9, 20)]) == 6
+    assert exposed([(0, 4), (2, 6)], [(6, 9)]) == 6
+
+
+def test_exposed_agrees_with_counting_instants():
+    draw = random.Random(0)
+    for _ in range(50):
+        talk, work = ([(a := draw.randrange(90), a + draw.randrange(1, 10)) for _ in range(6)] for _ in range(2))
+        covered = [{t for begin, end in spans for t in range(begin, end)} for spans in (talk, work)]
+        assert exposed(talk, work) == len(covered[0] - covered[1])
+
+
+def stopwatch(marks, first, steps):
+    """One whose marks were set by hand: phase, step, time, seconds of communication so far."""
+    watch = object.__new__(Stopwatch)
+    watch.device, watch.profiler = torch.device("cpu"), None
+    watch.first, watch.last, watch.marks = first, first + steps, marks
+    return watch
+
+
+def test_a_step_is_split_into_its_phases_and_what_ranks_wait_for():
+    step = [("data", 0.0, 0.0), ("forward", 1.0, 0.0), ("backward", 3.0, 0.5), ("communication", 8.0, 2.0)]
+    marks = [(name, s, 10.0 * s + at, 3.0 * s + said) for s in range(3) for name, at, said in step]
+    marks.append(("save", 3, 30.0, 9.0))
+    for first, steps in ((0, 3), (1, 2), (2, 1)):
+        found = stopwatch(marks, first, steps).split()
+        # of 10 s: 1 data, 2 forward with 0.5 of waiting, 5 backward with 1.5, 2 for the optimizer with 1
+        wanted = {"data": 1, "forward": 1.5, "backward": 3.5, "optimizer": 1, "communication": 3}
+        assert found == pytest.approx(wanted)
+
+
+def test_time_inside_of_a_counted_call_counts_once(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr("tracestill.trainer.wires.time.perf_counter", lambda: next(clock))
+    wires = Wires()
+    blocked(wires, lambda: blocked(wires, lambda: None))
+    assert wires.seconds == 2  # three looks at the clock, the outer ones two apart
+    handle = Handle(wires, SimpleNamespace(wait=lambda: "done", is_completed=lambda: True))
+    assert handle.wait() == "done"
+    assert wires.seconds == 3
+    assert handle.is_completed()
+
+
+def test_bytes_of_tensors_and_of_lists():
+    assert size_of(torch.zeros(3, 5)) == 60
+    assert size_of([torch.zeros(2), torch.zeros(4, dtype=torch.bfloat16)]) == 16
