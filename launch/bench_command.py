@@ -97,12 +97,12 @@ def bench(
     run = with_data(recipe, run_dir, settings, arm, console)
     whole = -(-steps // warmup) * warmup  # the log is read once every ``warmup`` steps
     work = Bench(run, arm, cluster, warmup, whole, console)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"name": run.recipe.name, "arm": arm}
     if not hardware:
         own = own_setting(run.recipe.for_arm(arm))
         seen = search(work, choose_axes(work, stages, sizes, recompute), whole_grid=grid)
         best, reasons = recommend(own, seen)
-        found = bench_report.gather(work, own, best, reasons, seen)
+        found |= bench_report.gather(work, own, best, reasons, seen)
         if counts:
             found["scaling"] = scale(work, best, counts)
     if nodes:

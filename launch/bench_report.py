@@ -29,8 +29,6 @@ NOISE = 0.1  # by which the rounds of a case may differ
 def gather(bench: Bench, own: Setting, best: Setting, reasons: Sequence[str], seen: Mapping[Setting, Result]) -> Found:
     """Everything about a search, as JSON."""
     return {
-        "name": bench.run.recipe.name,
-        "arm": bench.arm,
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(),
         "versions": versions(),

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 from pathlib import Path
@@ -144,4 +145,4 @@ def test_the_time_of_stages_that_are_slower_is_scaled():
 
 def test_more_nodes_never_make_a_step_that_all_share_slower_to_compute():
     times = [foresee(task(even(8e9, max(1, 8 // n), n), zero=1), machine()) for n in (1, 2, 4, 8)]
-    assert all(math.isclose(a.compute, 2 * b.compute) for a, b in zip(times, times[1:], strict=False))
+    assert all(math.isclose(a.compute, 2 * b.compute) for a, b in itertools.pairwise(times))

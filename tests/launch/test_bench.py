@@ -1,0 +1,271 @@
+"""``tracestill bench``: one real case on two ranks, and everything around it with cases made up."""
+
+import io
+import json
+import subprocess
+
+import numpy as np
+import pytest
+from command_line import program, start
+from fake_run import RECIPE, claim, mini_recipe, run_data_stages
+from rich.console import Console
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.stage import read_manifest
+from tracestill.launch import bench as module
+from tracestill.launch import bench_command, bench_report, deepspeed_command, foresee
+from tracestill.launch.bench import Bench, choose_axes, scale, search
+from tracestill.launch.bench_search import Setting, own_setting, recommend
+from tracestill.launch.cluster import Cluster
+from tracestill.launch.deepspeed_command import TrainingFailed
+from tracestill.launch.hostfile import Host
+from tracestill.trainer.hardware import Link
+from tracestill.trainer.step_time import PASSES
+
+CASE = {
+    **{"ranks": 2, "nodes": 1, "device": "cpu", "precision": "float32", "zero": 2, "capacity": 256, "steps": 4},
+    **{"packs_per_step": 2, "accumulation": 1, "recompute": False, "parameters": 9000, "padding": 0.1},
+    **{"tokens_per_second": 1000.0, "tokens_per_second_lowest_highest": [990.0, 1010.0], "mfu": None},
+    **{"tokens_per_second_per_device": 500.0, "weighted_tokens_per_second": 700.0, "memory_gib": 0.5},
+    **{"step_seconds": 0.5, "tokens_per_step": 500.0, "flops_per_step": 1e9, "balance": 1.0, "waiting": 0.0},
+    "split": {"data": 0.01, "forward": 0.15, "backward": 0.25, "optimizer": 0.05, "communication": 0.04},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    made = claim(tmp_path_factory.mktemp("bench") / "run", mini_recipe(train={"steps": 40, "ranks": 2}))
+    run_data_stages(made)
+    return made
+
+
+@pytest.fixture
+def bench(run):
+    return Bench(run, "traces", None, 1, 2, Console(file=io.StringIO(), width=200))
+
+
+@pytest.fixture(scope="module")
+def measured(run):
+    """A real benchmark of the recipe's own setting, with a forecast."""
+    words = [
+        "--warmup",
+        1,
+        "--steps",
+        3,
+        "--zero",
+        2,
+        "--capacity",
+        256,
+        "--no-recompute",
+        "--json",
+        run.root / "also.json",
+    ]
+    found = start(program("tracestill"), "bench", run.root, *words, "--foresee", "nodes=1,2,4", "--link", "1,50")
+    assert found.returncode == 0, found.stdout + found.stderr
+    return json.loads((run.root / "also.json").read_text()), found
+
+
+def test_a_case_is_measured_by_the_training_loop_itself(measured, run):
+    found, _ = measured
+    (case,) = found["cases"]
+    assert (case["ranks"], case["zero"], case["capacity"], case["steps"], case["accumulation"]) == (2, 2, 256, 3, 1)
+    assert case["precision"] == "float32"
+    assert case["loss_first"] == pytest.approx(np.log(320), rel=0.1), "an untrained student guesses"
+    assert sum(case["split"].values()) == pytest.approx(case["step_seconds"], rel=0.35), "logging is not in the split"
+    assert all(seconds > 0 for seconds in case["split"].values())
+    assert case["tokens_per_second"] > case["weighted_tokens_per_second"] > 0, "prompts weigh nothing"
+    assert case["tokens_per_second_per_device"] == pytest.approx(case["tokens_per_second"] / 2)
+    _, size = case["wires"]["all_reduce"]
+    assert size > 4 * 4 * case["parameters"], "each of four steps reduced every gradient"
+    assert found["own"] == found["recommended"]["name"] == "zero2-2x256"
+
+
+def test_a_benchmark_leaves_the_run_as_it_was(measured, run):
+    train = run.stage("traces", "train")
+    assert not train.exists()
+    folder = run.root / "bench/traces"
+    assert {path.name for path in folder.iterdir()} == {"bench.json", "bench.html", "cases", "links"}
+    assert not list(folder.rglob("checkpoints"))
+    assert json.loads((folder / "bench.json").read_text()) == measured[0]
+
+
+def test_the_forecast_follows_from_what_was_measured(measured):
+    found, output = measured
+    for how in ("strong", "weak"):
+        points = found["foreseen"][how]["2"]
+        assert [p["nodes"] for p in points] == [1, 2, 4]
+        assert [p["ranks"] for p in points] == [2, 4, 8]
+        assert points[0]["efficiency"] == 1
+        # the case that the machine was fitted on
+        assert 0.2 < points[0]["step_seconds"] / found["cases"][0]["step_seconds"] < 2
+    strong = [p["split"]["compute"] for p in found["foreseen"]["strong"]["2"]]
+    assert strong[0] > 0
+    assert strong == pytest.approx([strong[0]] * 3), "a step of two packs keeps two ranks busy, however many there are"
+    assert "of 8 ranks that read one each the others are idle" in " ".join(found["foreseen"]["notes"])
+    assert "1 GB/s and 50 us a hop" in output.stdout
+
+
+def test_with_hardware_nothing_is_measured(run, tmp_path):
+    out = tmp_path / "found.json"
+    words = ("--foresee", "nodes=1,2", "--hardware", "h100", "--json", out)
+    found = start(program("tracestill"), "bench", run.root, *words)
+    assert found.returncode == 0, found.stderr
+    data = json.loads(out.read_text())
+    assert set(data) == {"foreseen", "name", "arm"}
+    assert set(data["foreseen"]["weak"]) == {"1", "2", "3"}, "bf16 begins at ZeRO 1"
+    assert all(p["memory_gib"] > 0 for p in data["foreseen"]["weak"]["2"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--zero", "4"], "--zero: 4 is no ZeRO stage"),
+        (["--zero", "two"], "--zero: expected whole numbers such as 1,2,4, got 'two'"),
+        (["--capacity", "9"], "--capacity 9: the longest document has"),
+        (["--hardware", "h100"], "--devices, --link, --hardware: belong to --foresee"),
+        (["--foresee", "nodes=1", "--hardware", "abacus"], "--hardware abacus: unknown; choose one of a100"),
+        (
+            ["--foresee", "nodes=1", "--hardware", "h100", "--link", "fast"],
+            "--link fast: expected GB/s and microseconds",
+        ),
+        (["--foresee", "nodes=1", "--hardware", "h100", "--link", "-1,5"], "--link -1,5: expected numbers above 0"),
+        (["--arm", "nobody"], "no arm 'nobody'"),
+    ],
+)
+def test_bad_options_are_named(run, words, said):
+    from typer.testing import CliRunner
+
+    from tracestill.launch.cli import app
+
+    found = CliRunner().invoke(app, ["bench", str(run.root), *words])
+    assert found.exit_code == 2, found.output
+    assert said in " ".join(found.output.split())
+
+
+@pytest.mark.parametrize(
+    ("error", "log", "said"),
+    [
+        (TrainingFailed("x"), "torch.OutOfMemoryError: CUDA out of memory. Tried", "out of memory"),
+        (TrainingFailed("x"), "RuntimeError: DefaultCPUAllocator: can't allocate memory", "out of memory"),
+        (
+            InputError("bench: train.zero: 0 keeps no fp32 master weights\nmore"),
+            "",
+            "not possible: train.zero: 0 keeps",
+        ),
+        (TrainingFailed("x"), "something else", "failed; see"),
+    ],
+)
+def test_a_case_that_fails_costs_only_itself(bench, monkeypatch, error, log, said):
+    def fails(arguments, where, environment, watch=None):
+        where.write_text(log)
+        raise error
+
+    monkeypatch.setattr(deepspeed_command, "run", fails)
+    found = bench.measure(own_setting(bench.run.recipe))
+    assert found["problem"].startswith(said)
+    with pytest.raises(InputError, match="no setting ran"):
+        search(bench, choose_axes(bench, [2], [256], False), whole_grid=False)
+
+
+def test_scaling_grows_the_step_or_leaves_it(bench, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Bench, "measure", lambda self, s, ranks=None, cluster=None: asked.append((s, ranks)) or CASE)
+    found = scale(bench, Setting(1, 256, 4, False), [2, 4])
+    assert [(s.packs, ranks) for s, ranks in asked] == [(4, 2), (4, 4), (8, 4)]
+    assert found["weak"][2] is found["strong"][2]
+    bench.cluster = Cluster((Host("a", (0, 1)), Host("b", (0, 1))))
+    assert module.part_of(bench, 1)[1].names == ["a"]
+    with pytest.raises(InputError, match="--scaling 3: the hostfile names 2 host"):
+        module.part_of(bench, 3)
+
+
+def test_the_report_shows_settings_scaling_and_forecast(bench):
+    own, other = Setting(2, 256, 2, False), Setting(3, 256, 2, False)
+    fast = {**CASE, "tokens_per_second": 2000.0, "tokens_per_second_lowest_highest": [1500.0, 2500.0]}
+    seen = {own: CASE, other: fast, Setting(1, 256, 2, True): {"problem": "out of <memory>"}}
+    best, reasons = recommend(own, seen)
+    found = {"name": "x", "arm": "y", **bench_report.gather(bench, own, best, reasons, seen)}
+    found["scaling"] = {"strong": {1: CASE, 2: fast}, "weak": {1: CASE, 2: {"problem": "failed"}}}
+    point = {"ranks": 8, "tokens_per_second": 9e5, "efficiency": 0.5, "memory_gib": 99.0, "room_gib": None}
+    points = [{**point, "nodes": 1}, {**point, "nodes": 2, "room_gib": 80.0}]
+    found["foreseen"] = {
+        "nodes": [1, 2],
+        "devices": 8,
+        "notes": ["a <note>"],
+        "strong": {"2": points},
+        "weak": {"2": points},
+    }
+    page = bench_report.page(found)
+    for text in ("zero3-2x256", "--set train.zero=3", "out of &lt;memory&gt;", "a &lt;note&gt;", "needs 99 GiB", "50%"):
+        assert text in page
+    assert "<memory>" not in page
+    assert "the machine was not quiet" in page
+    assert "ideal" in page
+    shown = Console(file=io.StringIO(), width=120)
+    bench_report.show(found, shown)
+    text = shown.file.getvalue()
+    assert "recommended: zero3-2x256" in text
+    assert "900,000 (50%)" in text
+    assert "100%" in text, "one host is as efficient as one host"
+
+
+def test_flops_of_the_packs_are_those_of_the_documents(run, bench):
+    student = foresee.Student.of(bench)
+    (first, *_) = student.tasks(256, 2, 2, 2, 4, recompute=False)
+    again = student.tasks(256, 2, 2, 2, 4, recompute=True)[0]
+    assert again.loads.sum() == pytest.approx(first.loads.sum() * 4 / 3)
+    store, plan_tokens = student.store, first.tokens
+    assert 0 < plan_tokens <= 512
+    assert first.loads.shape == (1, 2)
+    lower = student.cost.linear * plan_tokens
+    weighted = store.counts.sum() - store.counts[:, store.kind_names.index("prompt")].sum()
+    assert lower < first.loads.sum() < 2 * (lower + student.cost.head * weighted)
+    four = student.tasks(256, 2, 4, 2, 4, recompute=False)[0]
+    assert (four.loads[0] == 0).sum() == 2, "two packs leave two of four ranks idle"
+
+
+def test_a_student_whose_flops_nobody_counts_is_refused(tmp_path):
+    t5 = {"model_type": "t5", "d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 1, "num_heads": 2}
+    recipe = mini_recipe(student={"config": t5}, arms={})
+    run = claim(tmp_path / "run", recipe)
+    run_data_stages(run)
+    with pytest.raises(InputError, match="FLOPs of this student cannot be counted"):
+        foresee.Student.of(Bench(run, "traces", None, 1, 1, Console(quiet=True)))
+
+
+def test_links_between_hosts_are_measured_or_stated(bench, monkeypatch):
+    asked = []
+
+    def fitted(bench, cluster, ranks=0):
+        asked.append([(host.name, len(host.slots)) for host in cluster.hosts] if cluster else ranks)
+        return dict.fromkeys(PASSES, Link(1e-5, 1e9))
+
+    monkeypatch.setattr(foresee, "fitted", fitted)
+    monkeypatch.setattr(deepspeed_command, "count_gpus", lambda: 0)
+    assert foresee.measure_links(bench)[1] is None
+    bench.cluster = Cluster((Host("a", (0, 1)), Host("b", (0, 1)), Host("c", (0, 1))))
+    foresee.measure_links(bench)
+    assert asked == [2, [("a", 2)], [("a", 1), ("b", 1)]]
+    machine, notes, _ = foresee.choose_machine(bench, {"cases": [CASE]}, 4, "25,7", "")
+    assert machine.devices == 4
+    assert machine.between["all_gather"] == Link(7e-6, 25e9)
+    assert "25 GB/s and 7 us" in notes[0]
+
+
+def test_help_names_the_command():
+    found = subprocess.run([program("tracestill"), "bench", "--help"], capture_output=True, text=True, check=True)
+    assert "Time a recipe" in found.stdout
+
+
+def test_numbers_are_read_in_order():
+    assert bench_command.numbers("--x", "4, 1,2,2") == [1, 2, 4]
+    assert bench_command.numbers("--x", "") == []
+
+
+def test_the_data_of_a_recipe_is_made_first(tmp_path):
+    import yaml
+
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    run = bench_command.with_data(tmp_path / "recipe.yaml", tmp_path / "run", None, "traces", Console(quiet=True))
+    assert read_manifest(run.stage("traces", "plan")) is not None
+    assert not run.stage("answers_only", "plan").exists()
