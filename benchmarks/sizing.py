@@ -1,0 +1,38 @@
+"""The sizing table of docs/multi-node.md: memory of a GPU by student, number of GPUs, ZeRO stage and micro-step.
+
+    python benchmarks/sizing.py
+
+By `trainer/memory.py`, in bf16 with recomputed layers: a model that `benchmarks/memory_model.py` holds against the
+student's own code on tensors without storage, and that no GPU has confirmed. Prints Markdown; a test compares it with
+the page.
+"""
+
+from __future__ import annotations
+
+from tracestill.trainer.memory import LLAMA3_8B, LLAMA3_70B, QWEN3_0_6B, Setting, estimate
+
+STUDENTS = {"0.6B": (QWEN3_0_6B, (1, 8)), "8B": (LLAMA3_8B, (8, 32)), "70B": (LLAMA3_70B, (64, 256))}
+STAGES = (1, 2, 3)
+TOKENS = (4_096, 16_384, 65_536)
+ROOM = 74e9  # bytes of an 80 GB GPU that are left for all this
+
+
+def rows() -> list[str]:
+    """The table's lines."""
+    found = [
+        "| student | GPUs | `train.zero` | " + " | ".join(f"{n // 1024}k tokens" for n in TOKENS) + " |",
+        "|---|---|---|" + "---|" * len(TOKENS),
+    ]
+    for name, (student, counts) in STUDENTS.items():
+        for gpus in counts:
+            for zero in STAGES if gpus > 1 else (2,):
+                sizes = [
+                    estimate(student, Setting(tokens, ranks=gpus, zero=zero, recompute=True))["peak"] for tokens in TOKENS
+                ]
+                cells = [f"{size / 1e9:,.0f}" if size <= ROOM else f"({size / 1e9:,.0f})" for size in sizes]
+                found.append(f"| {name} | {gpus} | {zero} | " + " | ".join(cells) + " |")
+    return found
+
+
+if __name__ == "__main__":
+    print("\n".join(rows()))
