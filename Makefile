@@ -52,12 +52,13 @@ bench-peers: install-dev  ## install TRL into PEERS, for the benchmarks of the t
 
 # A claim that fails is printed, and does not stop the rest.
 RESULTS ?= benchmarks/results
-bench: install-dev  ## the benchmarks on this machine's CPU; writes into RESULTS (35 minutes)
+bench: install-dev  ## the benchmarks on this machine's CPU; writes into RESULTS (an hour)
 	-$(BIN)/python benchmarks/planner.py --json $(RESULTS)/planner_cpu.json
 	-$(BIN)/python benchmarks/linear_cross_entropy.py --device cpu --json $(RESULTS)/linear_cross_entropy_cpu.json
 	-$(BIN)/python benchmarks/pack.py --json $(RESULTS)/pack_cpu.json
 	-$(BIN)/python benchmarks/demo.py --json $(RESULTS)/demo_three_seeds.json
 	-$(BIN)/python benchmarks/trainer_cpu.py --peers $(PEERS) --json $(RESULTS)/trainer_cpu.json
+	-$(BIN)/python benchmarks/foresee.py --json $(RESULTS)/foresee_cpu.json --plot docs/foresee.svg
 
 bench-gpu: install-dev  ## kernels (8 minutes) and trainer on one GPU; GPU_OPTIONS=--quick shortens the latter
 	$(BIN)/python -m pytest -q tests/kernels
