@@ -261,9 +261,9 @@ def test_an_end_ends_what_bears_the_mark_and_nothing_else(tmp_path):
 
 
 def test_a_host_that_fails_is_noticed_in_the_launchers_output(checked, tmp_path, monkeypatch):
+    monkeypatch.setattr(multinode, "WAIT_SECONDS", 0.0)
     watch = multinode.HostWatch(prepare(tmp_path))
     watch.line("w-1: ssh exited with exit code 1\n")
-    monkeypatch.setattr(multinode, "WAIT_SECONDS", 0.0)
     assert not watch.overdue()
     watch.line("pdsh@here: w-2: ssh exited with exit code 1\n")
     assert watch.overdue()
