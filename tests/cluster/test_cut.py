@@ -105,7 +105,7 @@ def pulled(hosts, seconds=None):
 
 
 @pytest.mark.soak
-def test_a_cut_that_is_mended_costs_nothing_but_time(hosts, run):
+def test_a_cut_that_is_mended_costs_nothing_but_time(hosts, run, counted):
     undisturbed = Training(hosts, run("undisturbed"))
     undisturbed.end()
     training = Training(hosts, run("cut"))
@@ -119,10 +119,11 @@ def test_a_cut_that_is_mended_costs_nothing_but_time(hosts, run):
     assert (undisturbed.process.returncode, training.process.returncode) == (0, 0), said
     assert len(training.losses()) == STEPS
     assert training.losses() == undisturbed.losses()
+    counted(f"the cable of a host pulled for {CUT:g} s", 1, "training goes on, no loss differs")
 
 
 @pytest.mark.parametrize("silence", [4, pytest.param(30, marks=pytest.mark.soak)])
-def test_cut_off_for_good_both_sides_end_by_themselves(hosts, run, silence):
+def test_cut_off_for_good_both_sides_end_by_themselves(hosts, run, silence, counted):
     """b cannot be reached from a any more; with the silence that a recipe has by default, all is over in 45 s."""
     training = Training(hosts, run(**{"train.watchdog.silence": silence, "train.steps": 1000}))
     training.wait_for_steps(3)
@@ -139,3 +140,5 @@ def test_cut_off_for_good_both_sides_end_by_themselves(hosts, run, silence):
     assert "(seen by rank 0 on" in said
     assert silence < b_ended < silence + END - DEFAULT, (a_ended, b_ended)
     assert silence < a_ended < silence + END - DEFAULT, (a_ended, b_ended)
+    seconds = f"with {silence} s of silence, over after {a_ended:.0f} s here and {b_ended:.0f} s there"
+    counted("the cable of a host pulled for good", 1, f"it is named, no process is left: {seconds}")

@@ -47,11 +47,12 @@ def survive(root: Path, kills: list[Kill], restarts: int) -> dict[str, Any]:
     }
 
 
-def test_killed_twice_it_ends_bit_for_bit_like_the_undisturbed_run(tmp_path):
+def test_killed_twice_it_ends_bit_for_bit_like_the_undisturbed_run(tmp_path, counted):
     """The first time --max-restarts goes on; then the launcher's parent is killed too."""
     counts = survive(tmp_path, SHORT, restarts=1)["counts"]
     assert counts["restarts by --max-restarts"] == 1
     assert counts["times it was started by hand"] == 2
+    counted("SIGKILL of a rank or of everything", len(SHORT), "going on changes no bit")
 
 
 @pytest.mark.soak

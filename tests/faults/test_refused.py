@@ -22,6 +22,8 @@ WORKER = Path(__file__).with_name("refused_worker.py")
 CODES = {"ENOSPC": 5, "EIO": 2}
 SAID = {"ENOSPC": "No space left on device", "EIO": "Input/output error"}
 NEVER = 1_000_000  # a step that no save is after
+FAULT = "a call of a training's save answered with {} by the kernel"
+OUTCOME = "one clear error and exit code, the older checkpoint whole, going on changes no bit"
 PRUNES = 6  # the first step after which a save deletes an older one
 
 
@@ -86,7 +88,7 @@ def refuse(run: Path, place: Place, error: str) -> None:
     assert not list(checkpoints.glob("tmp-*")), case
 
 
-def test_a_call_of_native_code_that_is_refused_costs_nothing(tmp_path):
+def test_a_call_of_native_code_that_is_refused_costs_nothing(tmp_path, counted):
     """The first write of rank 1 in a save is that of its tensors, in Rust."""
     (run,) = prepared(tmp_path, 8, "refused")
     refuse(run, Place(1, "write", 1), "ENOSPC")
@@ -97,12 +99,13 @@ def test_a_call_of_native_code_that_is_refused_costs_nothing(tmp_path):
     after, _ = outcome(run, 8)
     assert [step for step, *_ in after] == [*range(1, 9)]
     assert after[: len(before)] == before, "what was done again is bit for bit the same"
+    counted(FAULT.format("ENOSPC"), 1, OUTCOME)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3 * 3600)
 @pytest.mark.parametrize("error", CODES)
-def test_each_call_of_a_save_is_refused_in_turn_and_nothing_is_lost(tmp_path, error):
+def test_each_call_of_a_save_is_refused_in_turn_and_nothing_is_lost(tmp_path, error, counted):
     """In one training: each attempt goes on from what the refused save of the one before left."""
     steps = 100
     undisturbed, refused = prepared(tmp_path, steps, "undisturbed", "refused")
@@ -117,3 +120,4 @@ def test_each_call_of_a_save_is_refused_in_turn_and_nothing_is_lost(tmp_path, er
         refuse(refused, place, error)
     train(refused)
     assert_same(outcome(undisturbed, steps), outcome(refused, steps), steps)
+    counted(FAULT.format(error), len(all_places), OUTCOME)
