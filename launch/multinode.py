@@ -191,7 +191,8 @@ class HostWatch:
 
     def end(self, process: subprocess.Popen[str]) -> None:
         """Make sure that nothing of this launch is left on any host."""
-        code, family = process.poll(), descendants(process.pid)  # ssh has a process group of its own under pdsh
+        code = process.poll()
+        family = descendants(process.pid) if code is None else []  # pdsh's ssh are in process groups of their own
         if self.launch.cluster.here_only or self.launch.cluster.launcher != "pdsh":
             deepspeed_command.end_group(process)
         if code != 0 and not self.launch.cluster.here_only and self.launch.cluster.launcher != "slurm":
@@ -205,7 +206,7 @@ class HostWatch:
 
 
 def descendants(pid: int) -> list[psutil.Process]:
-    """What a process of ours started, and what that started; those whose parent has ended are not found."""
+    """What a process started, and what that started."""
     with contextlib.suppress(psutil.Error):
         return psutil.Process(pid).children(recursive=True)
     return []
