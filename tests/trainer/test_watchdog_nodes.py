@@ -49,10 +49,10 @@ class Way:
         self.cut = threading.Event()
 
     def close(self) -> None:
-        self.listener.close()
-        for end in self.ends:
+        for end in [self.listener, *self.ends]:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
 
 
 @pytest.fixture
