@@ -1,12 +1,13 @@
-"""A report of the faults that a run of the tests made:  FAULTS_JSON=faults.json python -m pytest tests/faults
+"""A report of the faults that the tests make:  FAULTS_JSON=fault_suite.json python -m pytest -m "soak or not soak"
 
-A test tells ``counted`` what it did once all has been checked, so every case in the report is one that cost nothing.
+Only tests that count their cases run then. They do so once all has been checked, so no case in it cost anything.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections import Counter
@@ -33,6 +34,13 @@ def counted(request: pytest.FixtureRequest) -> Callable[[str, int, str], None]:
     return count
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "FAULTS_JSON" in os.environ:
+        others = [item for item in items if "counted" not in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.outcome in ENDS:
         ENDS[report.outcome].append(report.nodeid)
@@ -49,7 +57,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         sums[str(case["fault"])] += int(str(case["cases"]))
     report = {
         "what": ABOUT,
-        "command": f"python -m pytest {' '.join(session.config.invocation_params.args)}",
+        "command": shlex.join(["python", "-m", "pytest", *session.config.invocation_params.args]),
         "cases by kind": dict(sums),
         "cases": sum(sums.values()),
         "tests that failed": ENDS["failed"],

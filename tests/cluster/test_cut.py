@@ -122,7 +122,8 @@ def test_a_cut_that_is_mended_costs_nothing_but_time(hosts, run, counted):
     counted(f"the cable of a host pulled for {CUT:g} s", 1, "training goes on, no loss differs")
 
 
-@pytest.mark.parametrize("silence", [4, pytest.param(30, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("silence", [4, 30])
 def test_cut_off_for_good_both_sides_end_by_themselves(hosts, run, silence, counted):
     """b cannot be reached from a any more; with the silence that a recipe has by default, all is over in 45 s."""
     training = Training(hosts, run(**{"train.watchdog.silence": silence, "train.steps": 1000}))
