@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import sync
 from tracestill.launch import deepspeed_command
@@ -34,6 +36,7 @@ from tracestill.launch.rank_environment import (
     refuse_foreign_file,
 )
 from tracestill.launch.remote import END, ask_all
+from tracestill.trainer.failure import NO_ANSWER
 from tracestill.trainer.join_ranks import free_port
 
 RANK_SCRIPT = Path(__file__).with_name("rank_script.py")
@@ -41,6 +44,7 @@ STARTS_FILES = ("slurm", "mpich")  # these start a file: DeepSpeed 0.19.8 loses 
 NO_ADDRESS = ("openmpi", "slurm")  # these do not tell ranks where they meet
 ENDED = re.compile(r"^pdsh@[^:]+: (\S+): ssh exited with exit code (\d+)")
 WAIT_SECONDS = 15.0  # for the other hosts, once a host has ended with an error
+SILENT = re.compile(rf"^\S+: failed: rank \d+ [^;]* {NO_ANSWER} ")  # a host that there is no use in waiting for
 
 
 @dataclass(frozen=True)
@@ -179,27 +183,40 @@ class HostWatch:
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
         self.failed_at: float | None = None
+        self.wait = WAIT_SECONDS
 
     def line(self, text: str) -> None:
         """Look at a line that the launcher printed."""
-        match = ENDED.match(text)
-        if match and self.failed_at is None:
+        if SILENT.match(text):
+            self.wait = 0.0
+        if ENDED.match(text) and self.failed_at is None:
             self.failed_at = time.monotonic()
 
     def overdue(self) -> bool:
         """Whether the other hosts have had their time to follow."""
-        return self.failed_at is not None and time.monotonic() > self.failed_at + WAIT_SECONDS
+        return self.failed_at is not None and time.monotonic() > self.failed_at + self.wait
 
     def end(self, process: subprocess.Popen[str]) -> None:
         """Make sure that nothing of this launch is left on any host."""
         code = process.poll()
+        family = descendants(process.pid) if code is None else []  # pdsh's ssh are in process groups of their own
         if self.launch.cluster.here_only or self.launch.cluster.launcher != "pdsh":
             deepspeed_command.end_group(process)
         if code != 0 and not self.launch.cluster.here_only and self.launch.cluster.launcher != "slurm":
             end_everywhere(self.launch.cluster, self.launch.token)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
+        for child in family:
+            with contextlib.suppress(psutil.Error):
+                child.kill()
         process.wait()
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """What a process started, and what that started."""
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).children(recursive=True)
+    return []
 
 
 def end_everywhere(cluster: Cluster, token: str) -> int:

@@ -124,6 +124,10 @@ class Hosts:
             os.killpg(daemon.pid, signal.SIGKILL)
         daemon.wait()
 
+    def plug(self, name: str, state: str) -> None:
+        """Pull (``down``) or put back (``up``) the cable of a host: packets vanish, and nobody is told."""
+        ip("-n", f"{self.bridge}n", "link", "set", f"v{name}", state)
+
     def on(self, name: str, command: list[str]) -> list[str]:
         return [str(find("ip")), "netns", "exec", self.spaces[name], *command]
 

@@ -25,11 +25,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_workers(script: Path, *arguments: object, ranks: int = 0, timeout: float = 280, fails: bool = False) -> str:
+def run_workers(
+    script: Path, *arguments: object, ranks: int = 0, timeout: float = 280, fails: bool = False, code: int | None = None
+) -> str:
     """Run ``script`` on ``ranks`` processes under the launcher, or with 0 as one process without it.
 
-    Returns what it printed. Fails, showing that, if its exit status is not as expected or the time is up; no
-    process outlives the call.
+    Returns what it printed. Fails, showing that, if its exit status is not as expected (``code``; None: any that says
+    whether it fails) or the time is up; no process outlives the call.
     """
     command = [sys.executable]
     if ranks:
@@ -53,5 +55,6 @@ def run_workers(script: Path, *arguments: object, ranks: int = 0, timeout: float
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    assert (process.returncode != 0) == fails, f"{script.name} exited with {process.returncode}:\n{printed[-5000:]}"
+    expected = (process.returncode != 0) == fails if code is None else process.returncode == code
+    assert expected, f"{script.name} exited with {process.returncode}:\n{printed[-5000:]}"
     return printed

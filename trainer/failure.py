@@ -10,6 +10,7 @@ from tracestill.data_pipeline.errors import EXIT_NO_ROOM, InputError, tells_of_n
 
 EXIT_FAILED = 4
 FAILURE, FAILURES = "failure.json", "failures"  # the first alarm; the folder of tracebacks and stacks
+NO_ANSWER = "does not answer"  # what an alarm says of a node from which no sign of life comes
 
 
 def code_of(error: BaseException) -> int:

@@ -33,13 +33,15 @@ import torch.distributed as dist
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer import heartbeat
 from tracestill.trainer.agree import exchange, share_text
-from tracestill.trainer.failure import EXIT_FAILED, FAILURE, FAILURES, code_of, told
+from tracestill.trainer.failure import EXIT_FAILED, FAILURE, FAILURES, NO_ANSWER, code_of, read_failure, told
 from tracestill.trainer.heartbeat import PHASES, Board, Row
 from tracestill.trainer.settings import WatchdogConfig
 from tracestill.trainer.watchdog_nodes import Nodes
 
 TICK = 1.0  # seconds between two beats
 GRACE = 3.0  # seconds between the alarm and the end: the other ranks write their stacks
+PATIENCE = 3 * GRACE  # seconds after which the end comes even if they cannot be written
+HOST = 64  # bytes of a host's name that are told
 LIMITS = {"start": "start", "load": "save", "measure": "save", "save": "save", "finish": "save"}  # else: step
 OF_OTHERS = re.compile(r"gloo|NCCL|ProcessGroup|TCPStore|[Cc]onnection|[Ss]ocket|Broken pipe|DistBackend")
 
@@ -54,6 +56,7 @@ class Watchdog:
         identities = [
             bytes(i.tolist()) for i in exchange(torch.tensor(list(heartbeat.node_identity()), dtype=torch.uint8))
         ]
+        names = exchange(torch.tensor(list(self.host.encode()[:HOST].ljust(HOST, b"\0")), dtype=torch.uint8))
         nodes = list(dict.fromkeys(identities))
         members = [[rank for rank, own in enumerate(identities) if own == node] for node in nodes]
         here = nodes.index(identities[self.rank])
@@ -69,7 +72,8 @@ class Watchdog:
             (directory / FAILURE).unlink(missing_ok=True)
         dist.barrier()  # every board is mapped, and has a first row
         leads = len(nodes) > 1 and self.rank == members[here][0]
-        self.nodes = Nodes(self.board, here, members, token, settings.silence) if leads else None
+        hosts = [bytes(names[of[0]].tolist()).rstrip(b"\0").decode(errors="replace") for of in members]
+        self.nodes = Nodes(self.board, here, members, hosts, token, settings.silence) if leads else None
         self.parent = os.getppid() if "LOCAL_SIZE" in os.environ else None  # DeepSpeed's launcher sets it
         self.terminated: float | None = None  # since when
         self.closed = threading.Event()
@@ -160,7 +164,9 @@ class Watchdog:
     def raise_alarm(self, alarm: dict[str, Any]) -> bool:
         if not self.board.raise_alarm(alarm):
             return False
-        if not (self.directory / FAILURE).exists():
+        before = read_failure(self.directory)
+        if before is None or (0 in self.board.neighbours and before["reason"].endswith(NO_ANSWER)):
+            # the network was cut, so both sides say that the other is silent: what the side of rank 0 says counts
             leave_word(self.directory / FAILURE, json.dumps(alarm, indent=1) + "\n")
         return True
 
@@ -214,7 +220,13 @@ class Watchdog:
         return now - since
 
     def go_down(self, alarm: dict[str, Any]) -> None:
-        """Write this rank's stacks, let the others write theirs, kill those that cannot end, and end."""
+        """Write this rank's stacks, let the others write theirs, kill those that cannot end, and end.
+
+        In any case: a file system or a pipe beyond a cut network may never return.
+        """
+        last = threading.Timer(PATIENCE, os._exit, [alarm["code"]])
+        last.daemon = True
+        last.start()
         self.raise_alarm(alarm)
         folder = self.directory / FAILURES
         stacks = folder / f"stacks-rank-{self.rank:05d}.txt"

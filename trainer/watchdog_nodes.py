@@ -2,6 +2,9 @@
 
 Everybody talks to the store only, which lives in rank 0's process (or its launcher's): one write and one question a
 second and node. The node of rank 0 looks at all the others; the others take an answer of the store for its sign.
+
+A network that was cut and comes back carries a new connection at once, but an old one only when TCP tries again, which
+may be as long after as the cut lasted. So who waits for an answer too long is left behind, and another one asks.
 """
 
 from __future__ import annotations
@@ -15,23 +18,36 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from torch.distributed import DistNetworkError, PrefixStore, TCPStore
+from torch.distributed import PrefixStore, TCPStore
 
-from tracestill.trainer.failure import EXIT_FAILED
+from tracestill.trainer.failure import EXIT_FAILED, NO_ANSWER
 from tracestill.trainer.heartbeat import Board
 
 TICK = 1.0
 REFUSED = 5.0  # seconds for which a store may refuse to be talked to: then its process has ended
+AGAIN = 5.0  # seconds without an answer after which a new connection is tried
+CONNECT = 3.0  # seconds that it may take
 
 
 class Nodes(threading.Thread):
     """A thread of each node's first rank. ``alarm`` becomes the first one of another node."""
 
-    def __init__(self, board: Board, node: int, members: Sequence[Sequence[int]], token: str, silence: float) -> None:
+    def __init__(
+        self,
+        board: Board,
+        node: int,
+        members: Sequence[Sequence[int]],
+        hosts: Sequence[str],
+        token: str,
+        silence: float,
+    ) -> None:
+        """``members`` are the ranks of each node, ``hosts`` its name; ``node`` is this one."""
         super().__init__(name="watchdog between nodes", daemon=True)
         self.board, self.node, self.members, self.token, self.silence = board, node, members, token, silence
+        self.mute = [f"gave no sign of life for {silence:g} s: its node ({host}) {NO_ANSWER}" for host in hosts]
         self.found: dict[str, Any] | None = None
-        self.heard = time.monotonic()
+        self.heard = self.tried = time.monotonic()
+        self.talker: threading.Thread | None = None
         self.broken: float | None = None  # since when the store refuses
         self.closed = threading.Event()
         self.seen: dict[int, tuple[str, float]] = {}
@@ -41,7 +57,7 @@ class Nodes(threading.Thread):
         """The alarm of another node, or one about the silence of rank 0's."""
         now = time.monotonic()
         if self.found is None and now - self.heard > self.silence:
-            return self.about(0, f"gave no sign of life for {self.silence:g} s: its node does not answer")
+            return self.about(0, self.mute[0])
         if self.found is None and self.broken is not None and now - self.broken > REFUSED:
             return self.about(0, "has gone: the store in its process is closed")
         return self.found
@@ -55,20 +71,33 @@ class Nodes(threading.Thread):
         return {"rank": rank, "reason": reason, "code": EXIT_FAILED, "time": "", **by, "ranks": [own], "traceback": ""}
 
     def run(self) -> None:
-        store = None
+        """Keep somebody talking to the store."""
         while not self.closed.wait(TICK):
+            now = time.monotonic()
+            if self.talker is None or now - max(self.heard, self.tried) > AGAIN:
+                self.tried = now
+                self.talker = threading.Thread(target=self.talk, name="watchdog's talk to the store", daemon=True)
+                self.talker.start()
+
+    def talk(self) -> None:
+        store = None
+        while self.talker is threading.current_thread() and not self.closed.wait(TICK):
             try:
-                if store is None:
-                    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-                    timeout = timedelta(seconds=self.silence)
-                    store = PrefixStore(
-                        f"watch-{self.token}", TCPStore(address, port, is_master=False, timeout=timeout)
-                    )
+                store = store or self.connect()
                 self.exchange(store)
                 self.heard, self.broken = time.monotonic(), None
-            except (DistNetworkError, RuntimeError):
+            except ConnectionRefusedError:
                 store = None
                 self.broken = self.broken or time.monotonic()
+            except (OSError, RuntimeError):  # torch's DistNetworkError is one
+                store = None
+
+    def connect(self) -> PrefixStore:
+        """Raises ConnectionRefusedError if nobody listens there any more, OSError if the way there is cut."""
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        socket.create_connection((address, port), timeout=CONNECT).close()  # torch's would not tell one from the other
+        store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=self.silence))
+        return PrefixStore(f"watch-{self.token}", store)
 
     def exchange(self, store: PrefixStore) -> None:
         """Say that this node lives, and hear of the others."""
@@ -93,7 +122,7 @@ class Nodes(threading.Thread):
             if before != value:
                 self.seen[node] = (value, now)
             elif value != "ended" and now - since > self.silence:
-                self.found = self.about(node, f"gave no sign of life for {self.silence:g} s: its node does not answer")
+                self.found = self.about(node, self.mute[node])
 
     def quiet(self, seconds: float) -> int | None:
         """The first rank of a node that has said nothing new for so long; only rank 0's node knows."""

@@ -252,7 +252,7 @@ def test_a_request_to_stop_saves_on_all_hosts(hosts, endless):
     assert hosts.processes("a") == hosts.processes("b") == []
 
 
-def test_a_rank_that_dies_takes_all_others_down_and_nobody_else(hosts, endless):
+def test_a_rank_that_dies_takes_all_others_down_and_nobody_else(hosts, endless, counted):
     other = someone_elses(hosts)
     try:
         process = begin(hosts, endless)
@@ -264,6 +264,7 @@ def test_a_rank_that_dies_takes_all_others_down_and_nobody_else(hosts, endless):
         assert hosts.processes("a") == []
         assert len(hosts.processes("b")) == 1
         assert other.poll() is None
+        counted("a rank killed on another host", 1, "all ranks end, it is named, no process of the run is left")
     finally:
         other.kill()
         other.wait()
@@ -292,7 +293,7 @@ def test_an_interrupt_ends_all_hosts_and_nobody_else(hosts, endless):
 
 
 @pytest.mark.soak
-def test_a_host_that_is_lost_is_left_out(hosts, endless):
+def test_a_host_that_is_lost_is_left_out(hosts, endless, counted):
     make_data(endless, "--set", "train.checkpoint_every=1")
     process = begin(hosts, endless, "--max-restarts", "1", "--elastic")
     hosts.stop_sshd("b")
@@ -311,3 +312,4 @@ def test_a_host_that_is_lost_is_left_out(hosts, endless):
     assert process.returncode == 3, out + err
     assert re.search(r"restart 1 of 1, from step [1-9]\d* on a$", err, re.MULTILINE), err
     assert losses(endless)[: len(before) - 2] == before[:-2], "the same training"
+    counted("a host that is lost, with --elastic", 1, "training goes on without it from the newest checkpoint")

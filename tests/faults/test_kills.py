@@ -7,54 +7,24 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from fake_run import RECIPE, run_data_stages
 from kill_chain import Chain, Kill, random_kills
-from safetensors.torch import load_file
+from same_training import assert_same, outcome, prepared
 
-from tracestill.trainer.recipe import load_recipe
-from tracestill.trainer.run_directory import RunDirectory
-
-STUDENT = {**RECIPE["student"]["config"], "attention_dropout": 0.1}  # type: ignore[index]
 SEED = 7
 FULL = 200
 SHORT = [Kill("in a save", "rank 0"), Kill("in a step", "everything")]
 
 
-def prepared(root: Path, steps: int) -> tuple[Path, Path]:
-    """Two runs that are ready to train."""
-    train = {"steps": steps, "ranks": 2, "log_every": 1, "checkpoint_every": 2}
-    (root / "recipe.yaml").write_text(
-        yaml.safe_dump({**RECIPE, "student": {"config": STUDENT}, "train": train, "arms": {}})
-    )
-    run_data_stages(RunDirectory.create(root / "killed", load_recipe(root / "recipe.yaml")))
-    return Path(shutil.copytree(root / "killed", root / "undisturbed")), root / "killed"
-
-
-def outcome(run: Path, steps: int) -> tuple[list[tuple[int, float, float]], dict[str, bytes]]:
-    """Step, loss and gradient norm of every line of the log; everything in the last checkpoint, as bytes."""
-    directory = run / "arms/traces/train"
-    lines = map(json.loads, (directory / "log.jsonl").read_text().splitlines())
-    log = [(line["step"], line["loss"], line["grad_norm"]) for line in lines if "loss" in line]
-    tensors = {
-        f"{file.name if name.startswith('rng') else ''}{name}": tensor.numpy().tobytes()
-        for file in sorted((directory / "checkpoints" / f"step-{steps:06d}").glob("rank-*.safetensors"))
-        for name, tensor in load_file(file).items()
-    }
-    return log, tensors
-
-
 def survive(root: Path, kills: list[Kill], restarts: int) -> dict[str, Any]:
     """Train twice, once with these kills, and compare; what was counted."""
     steps, begun = 8 + 8 * len(kills), time.perf_counter()
-    undisturbed, killed = prepared(root, steps)
+    undisturbed, killed = prepared(root, steps, "undisturbed", "killed")
     plain = Chain(undisturbed, 0, SEED)
     chain = Chain(killed, restarts, SEED)
     try:
@@ -65,12 +35,8 @@ def survive(root: Path, kills: list[Kill], restarts: int) -> dict[str, Any]:
     finally:
         plain.close()
         chain.close()
-    (log, tensors), (log_after, tensors_after) = outcome(undisturbed, steps), outcome(killed, steps)
-    assert [step for step, *_ in log] == [*range(1, steps + 1)]
-    assert log_after == log
-    assert any(name.startswith("parameter/") for name in tensors)
-    assert tensors_after.keys() == tensors.keys()
-    assert [name for name in tensors if tensors[name] != tensors_after[name]] == []
+    expected = log, tensors = outcome(undisturbed, steps)
+    assert_same(expected, outcome(killed, steps), steps)
     return {
         "kills": len(kills),
         "steps": steps,
@@ -81,11 +47,12 @@ def survive(root: Path, kills: list[Kill], restarts: int) -> dict[str, Any]:
     }
 
 
-def test_killed_twice_it_ends_bit_for_bit_like_the_undisturbed_run(tmp_path):
+def test_killed_twice_it_ends_bit_for_bit_like_the_undisturbed_run(tmp_path, counted):
     """The first time --max-restarts goes on; then the launcher's parent is killed too."""
     counts = survive(tmp_path, SHORT, restarts=1)["counts"]
     assert counts["restarts by --max-restarts"] == 1
     assert counts["times it was started by hand"] == 2
+    counted("SIGKILL of a rank or of everything", len(SHORT), "going on changes no bit")
 
 
 @pytest.mark.soak

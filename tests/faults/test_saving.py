@@ -173,7 +173,7 @@ def cut_everywhere(root: Path, act: Callable[[], None]) -> list[tuple[str, Tree]
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_cut_off_anywhere_the_newest_whole_checkpoint_is_the_old_or_the_new_one(tmp_path, keep):
+def test_cut_off_anywhere_the_newest_whole_checkpoint_is_the_old_or_the_new_one(tmp_path, keep, counted):
     root = tmp_path / "checkpoints"
     save(root, 1, keep)
     save(root, 2, keep)
@@ -192,9 +192,10 @@ def test_cut_off_anywhere_the_newest_whole_checkpoint_is_the_old_or_the_new_one(
         shutil.rmtree(again)
     assert {step for _, step in seen} == {2, 3}
     assert {step for label, step in seen if label.startswith("the end")} == {3}, "once a save returns, it is safe"
+    counted("a save cut off by a kill or a power cut", len(cases), "the old or the new checkpoint is taken")
 
 
-def test_a_step_that_is_saved_again_is_never_lost(tmp_path):
+def test_a_step_that_is_saved_again_is_never_lost(tmp_path, counted):
     """As after a resume from before it. Between two renames neither is in place, so the one before it counts."""
     root = tmp_path / "checkpoints"
     save(root, 1, 2)
@@ -205,10 +206,11 @@ def test_a_step_that_is_saved_again_is_never_lost(tmp_path):
         assert step_of(again) in (1, 2), label
     assert label.startswith("the end")
     assert step_of(again) == 2
+    counted("a save cut off by a kill or a power cut", len(cases), "the step's checkpoint or the one before is taken")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_a_disk_that_refuses_any_call_is_named_and_costs_no_checkpoint(tmp_path, number):
+def test_a_disk_that_refuses_any_call_is_named_and_costs_no_checkpoint(tmp_path, number, counted):
     calls: list[str] = []
     with watched(calls.append, lambda label: None):
         save(tmp_path / "counted", 1, 1)
@@ -232,6 +234,8 @@ def test_a_disk_that_refuses_any_call_is_named_and_costs_no_checkpoint(tmp_path,
         assert step_of(root) in (1, 2), hits[nth]
         save(root, 3, 1)
         assert [path.name for path in root.iterdir()] == ["step-000003"], hits[nth]
+    fault = f"a call of a save answered with {errno.errorcode[number]}, by a patch"
+    counted(fault, len(calls), "one clear error, the older checkpoint whole, the next save works")
 
 
 FILL = """
@@ -253,7 +257,7 @@ except NoRoomError as error:
 """
 
 
-def test_a_disk_that_is_really_full(tmp_path):
+def test_a_disk_that_is_really_full(tmp_path, counted):
     """A file system of 64 KiB; the kernel refuses what safetensors or Python writes."""
     own = [shutil.which("unshare") or "", "--user", "--map-root-user", "--mount"]
     if not own[0] or subprocess.run([*own, "mount", "-t", "tmpfs", "none", str(tmp_path)], check=False).returncode:
@@ -267,9 +271,10 @@ def test_a_disk_that_is_really_full(tmp_path):
     assert newest == f"step-{int(step) - 1:06d}"
     assert "tmp-" not in rest.partition("]")[0]
     assert "No space left on device" in rest
+    counted("a file system that is full", 1, "one clear error, the older checkpoint whole")
 
 
-def test_every_flipped_bit_and_every_cut_is_found_and_named(tmp_path, capsys):
+def test_every_flipped_bit_and_every_cut_is_found_and_named(tmp_path, capsys, counted):
     random.seed(0)
     save(tmp_path, 1, 2)
     save(tmp_path, 2, 2)
@@ -294,6 +299,8 @@ def test_every_flipped_bit_and_every_cut_is_found_and_named(tmp_path, capsys):
         file.write_bytes(whole)
     assert step_of(tmp_path) == 2
     assert len(committed(tmp_path)) == 2
+    counted("a bit flipped in a checkpoint", 150, "the file is named, the checkpoint before is taken")
+    counted("a file of a checkpoint cut short", 50, "the file is named, the checkpoint before is taken")
 
 
 def test_a_checkpoint_of_another_step_in_its_place_is_no_checkpoint(tmp_path):

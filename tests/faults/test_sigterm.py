@@ -13,7 +13,7 @@ from tracestill.trainer.run_directory import RunDirectory
 WORKER = Path(__file__).with_name("sigterm_worker.py")
 
 
-def test_sigterm_in_every_micro_step_is_a_stop_after_the_step(tmp_path):
+def test_sigterm_in_every_micro_step_is_a_stop_after_the_step(tmp_path, counted):
     student = {"config": {**RECIPE["student"]["config"], "attention_dropout": 0.1}}
     plan = {**RECIPE["plan"], "packs_per_step": 4}
     recipe = mini_recipe(student=student, plan=plan, train={"steps": 8, "ranks": 1, "log_every": 1}, arms={})
@@ -35,3 +35,4 @@ def test_sigterm_in_every_micro_step_is_a_stop_after_the_step(tmp_path):
     losses = [[(line["step"], line["loss"]) for line in log if "loss" in line] for log in logs]
     assert losses[0] == losses[1]
     assert [step for step, _ in losses[0]] == [*range(1, 9)]
+    counted("SIGTERM in a micro-step or in the update", 5, "saved after the step, going on changes no bit")

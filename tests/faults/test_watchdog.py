@@ -20,6 +20,7 @@ from tracestill.trainer.run_directory import RunDirectory
 
 SCRIPT = Path(__file__).with_name("watched_worker.py")
 SILENCE, STEP = 4, 8
+ENDED = "all ranks end, it is named, no process is left"
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ class Training:
         return (self.directory / "failures" / f"stacks-rank-{rank:05d}.txt").read_text()
 
 
-def test_a_killed_rank_ends_the_other_at_once(watched):
+def test_a_killed_rank_ends_the_other_at_once(watched, counted):
     training = watched("none")
     training.wait_for_step(2)
     os.kill(training.pids()[1], signal.SIGKILL)
@@ -103,18 +104,20 @@ def test_a_killed_rank_ends_the_other_at_once(watched):
     assert failure["by"] == 0
     assert "failed: rank 1 has gone" in printed
     assert "batches.py" in training.stacks(0) or "train.py" in training.stacks(0)
+    counted("a rank that is killed", 1, ENDED)
 
 
-def test_a_rank_that_stands_still_is_found_and_killed(watched):
+def test_a_rank_that_stands_still_is_found_and_killed(watched, counted):
     training = watched("none")
     training.wait_for_step(2)
     os.kill(training.pids()[0], signal.SIGSTOP)
     _, failure = training.end(SILENCE + 12)
     assert (failure["rank"], failure["by"]) == (0, 1)
     assert "no sign of life" in failure["reason"]
+    counted("a rank that stands still", 1, ENDED)
 
 
-def test_a_rank_that_hangs_is_named_with_its_phase_and_the_stacks_of_all(watched):
+def test_a_rank_that_hangs_is_named_with_its_phase_and_the_stacks_of_all(watched, counted):
     training = watched("hang")
     training.wait_for_step(2)
     _, failure = training.end(STEP + 15)
@@ -123,23 +126,26 @@ def test_a_rank_that_hangs_is_named_with_its_phase_and_the_stacks_of_all(watched
     assert {(row["rank"], row["phase"]) for row in failure["ranks"]} >= {(1, "data")}
     assert "in hang" in training.stacks(1)
     assert training.stacks(0)
+    counted("a rank that hangs", 1, ENDED)
 
 
-def test_an_exception_of_one_rank_is_the_one_that_is_told(watched):
+def test_an_exception_of_one_rank_is_the_one_that_is_told(watched, counted):
     training = watched("raise")
     printed, failure = training.end()
     assert failure["rank"] == 1
     assert "ZeroDivisionError" in failure["reason"]
     assert "in boom" in failure["traceback"]
     assert printed.count("Traceback (most recent call last)") == 1, printed
+    counted("a rank whose data raises", 1, ENDED)
 
 
-def test_bad_input_that_one_rank_alone_meets_ends_all_with_its_words(watched):
+def test_bad_input_that_one_rank_alone_meets_ends_all_with_its_words(watched, counted):
     training = watched("input")
     printed, failure = training.end()
     assert failure["code"] == 2
     assert "error: document 7 is torn" in printed
     assert training.process.returncode == 2
+    counted("a rank that meets bad input", 1, ENDED)
 
 
 def test_a_rank_that_holds_the_others_up_is_named_with_its_phase(watched):

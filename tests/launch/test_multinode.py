@@ -16,6 +16,7 @@ from tracestill.launch import dry_run, multinode, rehearse
 from tracestill.launch.cluster import Meeting, Survey, read_cluster
 from tracestill.launch.end_run import VARIABLE
 from tracestill.launch.remote import Reply
+from tracestill.trainer.failure import NO_ANSWER, told
 
 CANARY = "canary-5d1f"
 SECRETS = {
@@ -261,12 +262,22 @@ def test_an_end_ends_what_bears_the_mark_and_nothing_else(tmp_path):
 
 
 def test_a_host_that_fails_is_noticed_in_the_launchers_output(checked, tmp_path, monkeypatch):
+    monkeypatch.setattr(multinode, "WAIT_SECONDS", 0.0)
     watch = multinode.HostWatch(prepare(tmp_path))
     watch.line("w-1: ssh exited with exit code 1\n")
-    monkeypatch.setattr(multinode, "WAIT_SECONDS", 0.0)
     assert not watch.overdue()
     watch.line("pdsh@here: w-2: ssh exited with exit code 1\n")
     assert watch.overdue()
+
+
+def test_a_host_that_does_not_answer_is_not_waited_for(checked, tmp_path):
+    alarm = {"rank": 1, "by": 0, "host": "w-1", "ranks": [], "reason": f"is silent: its node (w-2) {NO_ANSWER}"}
+    for said, at_once in ((alarm, True), (alarm | {"reason": "raised OSError"}, False)):
+        watch = multinode.HostWatch(prepare(tmp_path))
+        watch.line(f"w-1: {told(said, tmp_path)}\n")
+        assert not watch.overdue()
+        watch.line("pdsh@here: w-1: ssh exited with exit code 4\n")
+        assert watch.overdue() is at_once
 
 
 @pytest.mark.parametrize("named", [True, False])

@@ -2,6 +2,7 @@
 
 checkpoint_worker.py save DIRECTORY    (2 ranks) a checkpoint of each stage, and whether resuming is exact
 checkpoint_worker.py load DIRECTORY    those checkpoints into another stage, saved again; and the step after
+checkpoint_worker.py more DIRECTORY    what one rank saved again, on these ranks
 checkpoint_worker.py kill DIRECTORY    (alone) dies while it saves
 """
 
@@ -223,11 +224,12 @@ def main() -> None:
         results["resume"] = {stage: save_and_resume(stage, directory) for stage in (0, 1, 2, 3)}
         results["disagreement"] = disagreement(directory)
         results["average"] = {stage: average(stage) for stage in (0, 1, 2, 3)}
-    results["load"] = {stage: load_elsewhere(stage, directory) for stage in (0, 1, 2, 3)}
-    if dist.get_world_size() == 3:  # what one rank wrote
+    if mode != "more":
+        results["load"] = {stage: load_elsewhere(stage, directory) for stage in (0, 1, 2, 3)}
+    if mode == "more" or dist.get_world_size() == 3:  # what one rank wrote
         for stage in (0, 3):
             load_elsewhere(stage, directory / "again-1")
-    if dist.get_rank() == 0:
+    if results and dist.get_rank() == 0:
         (directory / f"ranks-{dist.get_world_size()}.json").write_text(json.dumps(results))
 
 

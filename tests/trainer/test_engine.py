@@ -33,11 +33,12 @@ CASES.remove("0-0.5-bf16")  # refused
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_skipped_step_is_as_if_it_had_never_been(outcome, case):
+def test_a_skipped_step_is_as_if_it_had_never_been(outcome, case, counted):
     found = outcome["skipped"][case]
     assert found["reasons"] == ["", "loss is not finite", "gradient is not finite", "no weight", "no weight", ""]
     assert found["untouched"]
     assert found["same"]
+    counted("one rank with NaN in its loss or its gradient", 2, "no rank takes the step")
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watchdog:
 
     monkeypatch.setattr(heartbeat, "shared_memory", lambda: tmp_path)
     monkeypatch.setattr(watchdog, "GRACE", 0.0)
+    monkeypatch.setattr(watchdog, "PATIENCE", 600.0)
     monkeypatch.setattr(watchdog.os, "_exit", end)
     (tmp_path / "file").write_text("")
     made = Watchdog.__new__(Watchdog)
@@ -50,3 +52,13 @@ def test_an_alarm_ends_a_rank_that_cannot_tell_anybody(watch: Watchdog, monkeypa
     monkeypatch.setattr(sys, "stdout", Broken())
     with pytest.raises(Ended, match="4"):
         watch.go_down(watch.alarm(0, "was told to end"))
+
+
+def test_an_alarm_ends_a_rank_whose_file_system_never_returns(watch: Watchdog, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, never = threading.Event(), threading.Event()
+    monkeypatch.setattr(watchdog, "PATIENCE", 0.1)
+    monkeypatch.setattr(watchdog.os, "_exit", lambda code: ended.set())
+    monkeypatch.setattr(watchdog, "leave_word", lambda path, text: never.wait(60))
+    threading.Thread(target=watch.go_down, args=[watch.alarm(0, "was told to end")], daemon=True).start()
+    assert ended.wait(10)
+    never.set()
