@@ -120,7 +120,7 @@ def check_copies(found: Survey) -> Finding:
         directory, first = facts["directory"], host is found.cluster.hosts[0]
         copies = directory.get("copies") or dict.fromkeys(own)
         lacks = [part for part, digest in copies.items() if digest is None]
-        other = [part for part, digest in copies.items() if part not in lacks and digest != own[part]]
+        other = [part for part, digest in copies.items() if digest and own[part] not in (None, digest)]
         faults += [f"{host.name} lacks {', '.join(lacks)}"] if lacks else []
         faults += [f"{host.name} has another {', '.join(other)}"] if other else []
         if first and not directory["shared"]:
