@@ -52,8 +52,16 @@ def complete(path: Path, *, parts: bool = True) -> bool:
     bad = set(mismatches(path, lambda file, entry: file.stat().st_size == entry["bytes"]))
     if not bad or not parts or bad & {MANIFEST, STATE}:
         return not bad
-    hosts = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("local", [])
-    return any(bad.isdisjoint(map(rank_file, ranks)) for _, ranks in hosts)
+    return any(bad.isdisjoint(map(rank_file, ranks)) for _, ranks in writers(path))
+
+
+def writers(path: Path) -> list[tuple[str, list[int]]]:
+    """(host, its ranks) for each host that wrote a checkpoint onto a disk of its own; empty if they shared one."""
+    try:
+        local = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["local"]
+        return [(str(host), [int(rank) for rank in ranks]) for host, ranks in local]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def mismatches(path: Path, same: Callable[[Path, Any], bool], share: int = 0, shares: int = 1) -> list[str]:

@@ -11,6 +11,7 @@ import json
 import socket
 import sys
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import digest_of, digest_of_file, identity, is_current
 from tracestill.trainer.agree import gather_json, share_json, share_text, together
 from tracestill.trainer.checkpoint import whole
-from tracestill.trainer.checkpoint_files import MANIFEST, STATE, committed, complete, rank_file
+from tracestill.trainer.checkpoint_files import MANIFEST, STATE, committed, complete, rank_file, writers
 from tracestill.trainer.placement import Placement, spelled
 from tracestill.trainer.run_directory import RunDirectory
 
@@ -99,7 +100,7 @@ def about(path: Path, who: dict[str, Any]) -> dict[str, Any]:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         count = len(manifest["files"]) - 1
         found["parts"] = [rank for rank in range(count) if (path / rank_file(rank)).exists()]
-        found["local"] = manifest.get("local") or []
+        found["local"] = writers(path)
         found["same"] = json.loads((path / STATE).read_text(encoding="utf-8"))["identity"] == who
     except (OSError, ValueError, KeyError, TypeError):
         pass  # the ranks that need it will find it damaged
@@ -108,18 +109,24 @@ def about(path: Path, who: dict[str, Any]) -> dict[str, Any]:
 
 def lost(path: Path, placement: Placement, hosts: list[dict[str, Any] | None]) -> str:
     """Why training cannot go on from a checkpoint that some host has, in one line."""
-    has = []
-    for (host, ranks), held in zip(placement.record(), hosts, strict=True):
+    has, placed = [], True
+    for host, held in zip(placement.record(), hosts, strict=True):
         what = f"the file(s) of {spelled(held['parts'])}" if held and held["parts"] else "nothing of it"
-        has.append(f"{host} ({spelled(ranks)}) has {what}")
-    local: list[Any] = next((held["local"] for held in hosts if held and held["local"]), [])
-    written = " and ".join(f"{host} ({spelled(ranks)})" for host, ranks in local)
+        has.append(f"{listed([host])} has {what}")
+        placed &= held is not None and set(host[1]) <= set(held["parts"])
+    written = listed(next((held["local"] for held in hosts if held and held["local"]), []))
     return (
-        f"{path}: cannot be resumed from: {'; '.join(has)}. "
+        f"{path}: cannot be resumed from{' (the lines above say which file is damaged)' if placed else ''}: "
+        f"{'; '.join(has)}. "
         + (f"It was written by {written}: train on these hosts, in this order ({KEY}). " if written else "")
         + f"Or copy all of its files into one directory that all hosts share, and set {KEY}: false. To begin anew, "
         f"delete {path.parent} on every host"
     )
+
+
+def listed(hosts: Iterable[Any]) -> str:
+    """Hosts and their ranks in words."""
+    return " and ".join(f"{host} ({spelled(ranks)})" for host, ranks in hosts)
 
 
 def refuse_parts(directory: Path, found: Path | None, who: dict[str, Any]) -> None:
@@ -134,10 +141,9 @@ def refuse_parts(directory: Path, found: Path | None, who: dict[str, Any]) -> No
                 break
             held = about(path, who)
             if held["same"] and complete(path) and not complete(path, parts=False):
-                written = " and ".join(f"{host} ({spelled(ranks)})" for host, ranks in held["local"])
                 return (
-                    f"{path}: lacks files that lie on other hosts: it was written by {written}. Set {KEY}: true and "
-                    "train on these hosts, in this order; or copy all of its files into this directory"
+                    f"{path}: lacks files that lie on other hosts: it was written by {listed(held['local'])}. Set "
+                    f"{KEY}: true and train on these hosts, in this order; or copy all of its files into this directory"
                 )
         return ""
 

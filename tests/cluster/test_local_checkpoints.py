@@ -22,7 +22,9 @@ SECONDS = 100
 SMALL = {
     **{"questions.train": 60, "questions.test": 8, "train.steps": 4, "train.log_every": 1, "train.warmup": 1},
     **{"train.ranks": 2, "train.checkpoint_every": 1, "train.local_checkpoints": "true"},
+    "train.stop_after": "1s",  # the imports take longer: it stops after the first step
 }
+ENDLESS = ("--set", "train.stop_after=null")
 pytestmark = pytest.mark.skipif(bool(REASON), reason=f"NO HOSTS CAN BE MADE HERE: {REASON}")
 
 
@@ -83,47 +85,45 @@ def undisturbed(hosts, data, made):
     shutil.copytree(data, made)
     alone = hosts.folder / "hosts-alone"
     alone.write_text("localhost slots=2\n")
-    found = hosts.run(PROGRAM, "train", made, "--arm", "traces", "--hostfile", alone)
+    found = hosts.run(PROGRAM, "train", made, "--arm", "traces", "--hostfile", alone, *ENDLESS)
     assert found.returncode == 0, found.stdout + found.stderr
     return losses(made)
 
 
 def test_the_doctor_names_the_host_and_what_differs(hosts, run):
-    doctor = (PROGRAM, "doctor", "--hostfile", hosts.hostfile("a", "b"), "--run-dir", run)
-    empty = hosts.run(*doctor, COLUMNS="400")
     copy_to_b(hosts, run)
     plan = run / "arms/traces/plan/manifest.json"
     on_b(hosts, "sed", "-i", 's/"files": {/&"more": "0",/', plan)
     on_b(hosts, "touch", plan.with_name("more"))
-    differs = hosts.run(*doctor, COLUMNS="400")
-    for found, said in ((empty, "b lacks recipe.yaml, tokenizer, "), (differs, "b has another arms/traces/plan; ")):
-        assert found.returncode == 1, found.stdout + found.stderr
-        (line,) = (line for line in found.stdout.splitlines() if line.startswith("│ copied directory "))
-        assert "│ bad" in line
-        assert said in line
+    on_b(hosts, "rm", "-r", run / "tokenizer")
+    doctor = (PROGRAM, "doctor", "--hostfile", hosts.hostfile("a", "b"), "--run-dir", run)
+    found = hosts.run(*doctor, COLUMNS="400")
+    assert found.returncode == 1, found.stdout + found.stderr
+    (line,) = (line for line in found.stdout.splitlines() if line.startswith("│ copied directory "))
+    assert "│ bad" in line
+    assert "b lacks tokenizer; b has another arms/traces/plan; " in line
     assert not list(run.glob(".tracestill*"))
-    assert "tracestill-" not in on_b(hosts, "ls", "-a", run).stdout
+    assert ".tracestill" not in on_b(hosts, "ls", "-a", run).stdout
+
+
+def stop(hosts, run):
+    """A training that has stopped after its first step."""
+    copy_to_b(hosts, run)
+    found = train(hosts, run)
+    assert found.returncode == 3, found.stdout + found.stderr
+    return run / "arms/traces/train/checkpoints/step-000001"
 
 
 def test_two_hosts_stop_and_go_on_with_a_disk_each(hosts, data, run, tmp_path):
-    make_data(run, **{"train.stop_after": "1s"})  # the imports take longer: it stops after the first step
-    copy_to_b(hosts, run)
-    stopped = train(hosts, run)
-    assert stopped.returncode == 3, stopped.stdout + stopped.stderr
-    saved = run / "arms/traces/train/checkpoints/step-000001"
+    saved = stop(hosts, run)
     assert sorted(path.name for path in saved.iterdir()) == ["manifest.json", "rank-00000.safetensors", "state.json"]
     there = on_b(hosts, "ls", saved).stdout.split()
     assert there == ["manifest.json", "rank-00001.safetensors", "state.json"]
 
-    changed = train(hosts, run, "--set", "train.stop_after=null")
+    changed = train(hosts, run, *ENDLESS)
     assert changed.returncode == 2, changed.stdout + changed.stderr
     assert "error: copied directory: b has another recipe.yaml; " in changed.stderr
     copy_to_b(hosts, run)
-
-    turned = train(hosts, run, names="ba")
-    assert turned.returncode == 2, turned.stdout + turned.stderr
-    assert "cannot be resumed from: " in turned.stderr
-    assert "(rank 0) has the file(s) of rank 1; " in turned.stderr
 
     resumed = train(hosts, run, "--resume", "must")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
@@ -135,22 +135,24 @@ def test_two_hosts_stop_and_go_on_with_a_disk_each(hosts, data, run, tmp_path):
 
 
 @pytest.mark.soak
-def test_a_host_that_comes_back_empty_loses_no_work_in_silence(hosts, run):
-    make_data(run, **{"train.stop_after": "1s"})
-    copy_to_b(hosts, run)
-    assert train(hosts, run).returncode == 3
+def test_other_hosts_and_another_order_are_refused_and_no_work_is_lost_in_silence(hosts, run):
+    stop(hosts, run)
+    turned = train(hosts, run, names="ba")
+    assert turned.returncode == 2, turned.stdout + turned.stderr
+    assert "(rank 0) has the file(s) of rank 1; " in turned.stderr
     on_b(hosts, "rm", "-r", run / "arms/traces/train")
     for resume in ("auto", "must"):
         found = train(hosts, run, "--resume", resume)
         assert found.returncode == 2, found.stdout + found.stderr
         assert "(rank 1) has nothing of it" in found.stderr
-    found = train(hosts, run, names="a")
-    assert found.returncode == 2, found.stdout + found.stderr
-    assert "cannot be resumed from: " in found.stderr
+    alone = train(hosts, run, names="a")
+    assert alone.returncode == 2, alone.stdout + alone.stderr
+    assert "cannot be resumed from: " in alone.stderr
 
 
 @pytest.mark.soak
 def test_deepspeeds_own_command_on_a_finished_run_ends(hosts, run):
+    make_data(run, **{"train.stop_after": "null"})
     copy_to_b(hosts, run)
     for said in ("step 4/4", "training of traces is up to date"):
         words = ("--hostfile", hosts.hostfile("a", "b"), "--no_ssh_check", "--master_addr", hosts.addresses["a"])
@@ -167,17 +169,13 @@ def test_ranks_killed_on_either_host_change_no_bit(hosts, data, run, tmp_path):
     """At random moments, while every step is saved."""
     long = tmp_path / "long"
     shutil.copytree(data, long)
-    make_data(long, **{"train.steps": 80})
+    make_data(long, **{"train.steps": 80, "train.stop_after": "null"})
     expected = undisturbed(hosts, long, tmp_path / "one-host")
     shutil.copytree(long, run, dirs_exist_ok=True)
     copy_to_b(hosts, run)
     command = (PROGRAM, "train", run, "--arm", "traces", "--hostfile", hosts.hostfile("a", "b"), "--max-restarts", "9")
-    process = subprocess.Popen(
-        hosts.on("a", [str(word) for word in command]),
-        cwd=hosts.folder,
-        env=hosts.environment(),
-        start_new_session=True,
-    )
+    where = {"cwd": hosts.folder, "env": hosts.environment(), "start_new_session": True}
+    process = subprocess.Popen(hosts.on("a", [str(word) for word in command]), **where)
     chance, killed, log = random.Random(3), [], run / "arms/traces/train/log.jsonl"
     try:
         for host in "baba":

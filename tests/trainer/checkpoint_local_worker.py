@@ -130,6 +130,7 @@ def disagreements(root: Path) -> dict[str, str]:
     case("unreadable on both", lambda directory: (directory / newest / MANIFEST).unlink(), on=(0, 1))
     case("damaged", lambda directory: flip(directory / newest / rank_file(1)))
     case("damaged state", lambda directory: flip(directory / newest / STATE))
+    case("damaged everywhere", lambda directory: [flip(path / rank_file(0)) for path in directory.iterdir()], on=(0,))
     case("lost", shutil.rmtree)
     case("lost, another training", shutil.rmtree, who={"of": "another"})
     case("swapped", swap, on=(0, 1))

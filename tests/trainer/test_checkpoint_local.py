@@ -84,6 +84,12 @@ def test_a_host_that_lost_its_part_is_named(found):
     assert "written by a (rank 0) and b (rank 1)" in said
 
 
+def test_damage_is_not_taken_for_another_placement(found):
+    said = found["latest"]["damaged everywhere"]
+    assert "step-000003: cannot be resumed from (the lines above say which file is damaged): a (rank 0) has" in said
+    assert "(the lines above" not in found["latest"]["lost"]
+
+
 def test_hosts_in_another_order_are_refused(found):
     said = found["latest"]["swapped"]
     assert "a (rank 0) has the file(s) of rank 1; b (rank 1) has the file(s) of rank 0" in said
