@@ -29,21 +29,38 @@ def check_works(
     evaluated = [arm for stage, arm in due if arm and stage == "evaluate"]
     if not trained and not evaluated:
         return
-    gpus = count_gpus()
+    gpus, local = count_gpus(), False
     if cluster is None:
         check_machine(run.recipe, trained, gpus, console)
     elif trained:
         check_ranks_of_hosts(run.recipe, trained, cluster, console)
-        if due[0][0] != "train":  # else the hosts are asked right away
+        local = not cluster.here_only and any(run.recipe.for_arm(arm).train.local_checkpoints for arm in trained)
+        if local:
+            check_local(run, cluster, data_due=due[0][0] != "train")
+        elif due[0][0] != "train":  # else the hosts are asked right away
             multinode.check_hosts(cluster, run.root)
     for arm in dict.fromkeys([*trained, *evaluated]):
         try:
             check_arm(run.recipe.for_arm(arm), gpus, evaluates=arm in evaluated)
-            if resume == "must" and arm in trained and not can_resume(run, arm):
+            if resume == "must" and arm in trained and not can_resume(run, arm) and not local:
                 where = run.stage(arm, "train")
                 raise InputError(f"{where}: no whole checkpoint of this training to resume from; use --resume auto")
         except InputError as error:
             raise InputError(str(error) if arm == MAIN_ARM else f"arms.{arm}: {error}") from error
+
+
+def check_local(run: RunDirectory, cluster: Cluster, *, data_due: bool) -> None:
+    """Raise InputError for what does not go together with hosts that share no file system."""
+    if cluster.elastic:
+        raise InputError(
+            "--elastic: a host that is left out would take its part of every checkpoint with it "
+            "(train.local_checkpoints); leave out one of the two"
+        )
+    if data_due:
+        raise InputError(
+            "train.local_checkpoints: each host needs a copy of the data; make it first (--until plan), then copy "
+            f"{run.root} to the same path on every host"
+        )
 
 
 def check_ranks_of_hosts(recipe: Recipe, arms: list[str], cluster: Cluster, console: Console) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.launch.hostfile import Host, choose_hosts, read_hostfile
-from tracestill.launch.probe import FROM_LAUNCHER
+from tracestill.launch.probe import FROM_LAUNCHER, digests
 from tracestill.launch.remote import PROBE, Reply, ask_all, is_here
+from tracestill.trainer.run_directory import RECIPE, TRAINED_ON, RunDirectory
 
 LAUNCHERS = {"pdsh": "pdsh", "openmpi": "ompi_info", "slurm": "sinfo", "mpich": "mpirun", "impi": "mpirun"}
 """Launcher -> the program by which DeepSpeed knows that it is installed."""
@@ -98,6 +99,7 @@ class Survey:
     cluster: Cluster
     replies: list[Reply]
     collected: set[int] = field(default_factory=set)  # hosts whose token reached this one
+    copies: dict[str, str | None] | None = None  # this host's, where hosts keep copies of the run directory
 
     @property
     def answered(self) -> list[tuple[Host, dict[str, Any]]]:
@@ -110,18 +112,44 @@ class Survey:
 
 
 def survey(cluster: Cluster, directory: Path, *, write: int = 0) -> Survey:
-    """Ask every host about itself and about ``directory``, into which each writes ``write`` bytes to time it."""
+    """Ask every host about itself and about ``directory``, into which each writes ``write`` bytes to time it.
+
+    Raises InputError if this host cannot write there, or holds a run there whose recipe is bad.
+    """
+    parts = None if cluster.here_only else copied_parts(directory)
     with shared_token(directory) as (place, token):
         requests = [
-            {"directory": str(place), "token": token, "reply": f"from-{i}", "write": write}
+            {"directory": str(place), "token": token, "reply": f"from-{i}", "write": write, "copies": parts}
             for i in range(len(cluster.hosts))
         ]
         found = Survey(cluster, ask_all(cluster.targets, PROBE, requests))
+        found.copies = None if parts is None else digests(directory, parts)
         for i in range(len(cluster.hosts)):
             with contextlib.suppress(OSError):
                 if (place / token / f"from-{i}").read_text(encoding="utf-8") == token:
                     found.collected.add(i)
     return found
+
+
+def copied_parts(directory: Path) -> list[str] | None:
+    """What of a run every host needs a copy of, as paths below its directory. None if the hosts are to share it: its
+    recipe does not say ``train.local_checkpoints``, or there is no run yet.
+
+    Raises InputError if arms differ in that.
+    """
+    if not (directory / RECIPE).exists():
+        return None
+    run = RunDirectory.open(directory)
+    arms = {arm: run.recipe.for_arm(arm).train for arm in run.recipe.arm_names()}
+    if len({train.local_checkpoints for train in arms.values()}) > 1:
+        raise InputError(f"{directory / RECIPE}: train.local_checkpoints must be the same for all arms")
+    if not run.recipe.train.local_checkpoints:
+        return None
+    found = [RECIPE]
+    for arm, train in arms.items():
+        stages = (*TRAINED_ON, *(["sample"] if train.held_out_questions else []))
+        found += [str(run.stage(arm, stage).relative_to(run.root)) for stage in stages]
+    return list(dict.fromkeys(found))
 
 
 def what_is_left(cluster: Cluster, directory: Path) -> Cluster:

@@ -23,7 +23,8 @@ from tracestill.launch.host_options import (
 
 def doctor(
     run_dir: Annotated[
-        Path, typer.Option("--run-dir", metavar="DIR", help="A directory that all hosts are to share.")
+        Path,
+        typer.Option("--run-dir", metavar="DIR", help="What all hosts share, or a run that each has a copy of."),
     ] = Path("."),
     hostfile: HostfileOption = None,
     include: IncludeOption = "",

@@ -57,7 +57,7 @@ def examine(cluster: Cluster, directory: Path) -> Iterator[Finding]:
         yield finding
     meeting = None
     if not cluster.here_only:
-        shared = preflight.check_shared(found)
+        shared = preflight.check_directory(found)
         environment, ports, meeting = check_environment(), *check_network(found)
         yield from (shared, environment, ports)
         whole &= "bad" not in (environment.state, ports.state)

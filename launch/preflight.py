@@ -106,8 +106,35 @@ def check_shared(found: Survey) -> Finding:
             why = "does not have it" if not facts["exists"] else facts["problem"] or "has another one of this name"
             faults.append(f"{host.name} {why}")
     if faults:
-        faults.append("put the run directory on a file system that all hosts share, at the same path (--run-dir)")
+        faults.append(
+            "put the run directory on a file system that all hosts share, at the same path (--run-dir), or set "
+            "train.local_checkpoints: true and copy it to each host"
+        )
     return judge("shared directory", faults, "every host reads what the others write")
+
+
+def check_copies(found: Survey) -> Finding:
+    """Without a shared file system: this host is the first, and every host has the same data on a disk of its own."""
+    own, faults = found.copies or {}, []
+    for host, facts in found.answered:
+        directory, first = facts["directory"], host is found.cluster.hosts[0]
+        copies = directory.get("copies") or dict.fromkeys(own)
+        lacks = [part for part, digest in copies.items() if digest is None]
+        other = [part for part, digest in copies.items() if digest and own[part] not in (None, digest)]
+        faults += [f"{host.name} lacks {', '.join(lacks)}"] if lacks else []
+        faults += [f"{host.name} has another {', '.join(other)}"] if other else []
+        if first and not directory["shared"]:
+            faults.append(f"{host.name} is not this host: start on the first host, which keeps the log and the student")
+        elif directory["shared"] and not first:
+            faults.append(f"{host.name} shares the disk of this host: set train.local_checkpoints: false")
+    if faults:
+        faults.append("make the data on this host (--until plan), then copy the run directory to the others")
+    return judge("copied directory", faults, "every host has the same recipe and data, and a disk of its own")
+
+
+def check_directory(found: Survey) -> Finding:
+    """Hosts share the run directory, or each has a copy, as the recipe in it says."""
+    return check_shared(found) if found.copies is None else check_copies(found)
 
 
 def check_disk(found: Survey) -> Finding:
@@ -170,7 +197,7 @@ def check_ports(found: Survey, meeting: Meeting) -> tuple[Finding, Meeting]:
     return judge("ports", faults, text), meeting
 
 
-BEFORE_TRAINING: tuple[Callable[[Survey], Finding], ...] = (check_versions, check_shared, check_devices, check_disk)
+BEFORE_TRAINING: tuple[Callable[[Survey], Finding], ...] = (check_versions, check_directory, check_devices, check_disk)
 
 
 def require_ready(found: Survey) -> Meeting:

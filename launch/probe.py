@@ -21,10 +21,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tracestill.data_pipeline.stage import versions
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.stage import digest_of_file, output_digest, read_manifest, versions
 
 MARK = "tracestill-probe "  # before the line of JSON: a login shell may print something of its own
 CONNECT_SECONDS = 3.0
@@ -35,7 +37,8 @@ FROM_LAUNCHER = "from-launcher"  # file of the token in the shared folder
 
 
 def describe(request: dict[str, Any]) -> dict[str, Any]:
-    """Facts of this host. ``request`` may hold ``directory``, ``token``, ``reply`` (a file name), ``write`` (bytes)."""
+    """Facts of this host. ``request`` may hold ``directory``, ``token``, ``reply`` (a file name), ``write`` (bytes),
+    and ``copies``: paths below the directory, if hosts are not to share it."""
     import psutil
 
     memory = psutil.virtual_memory()
@@ -130,18 +133,38 @@ def gpu_links() -> list[str]:
 
 
 def directory_facts(request: dict[str, Any]) -> dict[str, Any]:
-    """Free bytes, whether the launcher's token is read here, and how fast a file is written and synced (bytes/s)."""
+    """Free bytes, whether the launcher's token is read here, how fast a file is written and synced (bytes/s), and the
+    ``digests`` of this host's copies."""
     path = Path(request["directory"])
     found: dict[str, Any] = {"exists": path.is_dir(), "free": None, "shared": False, "speed": None, "problem": ""}
     try:
         found["free"] = shutil.disk_usage(path).free
         token = path / request["token"]
+        if request.get("copies") is not None:
+            found["copies"] = digests(path, request["copies"])
+            found["shared"] = token.exists()
+            if request.get("write"):
+                found["speed"] = write_speed(path / f"{request['token']}-{request['reply']}", request["write"])
+            return found
         found["shared"] = (token / FROM_LAUNCHER).read_text(encoding="utf-8") == request["token"]
         (token / request["reply"]).write_text(request["token"], encoding="utf-8")
         if request.get("write"):
             found["speed"] = write_speed(token / f"{request['reply']}.bytes", request["write"])
     except OSError as error:
         found["problem"] = error.strerror or str(error)
+    return found
+
+
+def digests(directory: Path, parts: Sequence[str]) -> dict[str, str | None]:
+    """The digest of each part of a directory: a file, or what a stage wrote. None if it is not there as a whole."""
+    found: dict[str, str | None] = dict.fromkeys(parts)
+    for part in parts:
+        path = directory / part
+        with contextlib.suppress(OSError, InputError):
+            if not path.is_dir():
+                found[part] = digest_of_file(path)
+            elif all((path / name).is_file() for name in (read_manifest(path) or {}).get("files", ())):
+                found[part] = output_digest(path)
     return found
 
 

@@ -52,6 +52,16 @@ def share_json(value: Any, group: Group = None) -> Any:
     return json.loads(share_text(json.dumps(value), group))
 
 
+def gather_json(value: Any, group: Group = None) -> list[Any]:
+    """Every rank's value, on every rank."""
+    data = json.dumps(value).encode()
+    sizes = exchange(torch.tensor(list(len(data).to_bytes(8, "little")), dtype=torch.uint8), group)
+    lengths = [int.from_bytes(size.numpy().tobytes(), "little") for size in sizes]
+    padded = torch.frombuffer(bytearray(data.ljust(max(lengths), b"\0")), dtype=torch.uint8)
+    texts = [text.numpy().tobytes() for text in exchange(padded, group)]
+    return [json.loads(text[:length]) for text, length in zip(texts, lengths, strict=True)]
+
+
 def together(action: Callable[[], Any], complaint: str, group: Group = None) -> list[Any]:
     """Run ``action`` on every rank and return every rank's result, a short JSON value.
 

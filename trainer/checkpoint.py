@@ -9,6 +9,7 @@
 A parameter is written by one rank (its index modulo the ranks), whole, so the files do not depend on the stage.
 The commit: write into ``tmp-<step>-<uuid>``, sync, every rank's hashes to rank 0, manifest, sync, rename, sync of
 the parent, barrier. What was cut off in between has no manifest in a ``step-`` directory and is never loaded.
+On hosts that share no file system each keeps its ranks' files, and commits by itself (``checkpoint_local``).
 Nothing here is pickled.
 """
 
@@ -34,8 +35,19 @@ from tracestill.data_pipeline.stage import sync, write_json
 from tracestill.trainer import zero
 from tracestill.trainer.adapters import plain_name
 from tracestill.trainer.agree import exchange, share_json, share_text, together
-from tracestill.trainer.checkpoint_files import FORMAT, MANIFEST, STATE, committed, damaged, entry_of, path_of
+from tracestill.trainer.checkpoint_files import (
+    FORMAT,
+    MANIFEST,
+    STATE,
+    committed,
+    damaged,
+    entry_of,
+    path_of,
+    rank_file,
+)
+from tracestill.trainer.checkpoint_parts import open_parts
 from tracestill.trainer.engine import Engine
+from tracestill.trainer.placement import Placement
 
 RNG = "rng/"  # names of a rank's own tensors begin with it
 BUFFER = "buffer/"
@@ -66,18 +78,29 @@ def snapshot(engine: Engine, step: int, state: dict[str, Any]) -> Snapshot:
 
 
 def write(
-    held: Snapshot, directory: Path, *, keep: int = 2, best: int | None = None, group: dist.ProcessGroup | None = None
+    held: Snapshot,
+    directory: Path,
+    *,
+    keep: int = 2,
+    best: int | None = None,
+    group: dist.ProcessGroup | None = None,
+    placement: Placement | None = None,
 ) -> Path:
     """Write ``directory/step-<step>`` of every rank's snapshot; delete all but the ``keep`` newest and that of step
     ``best``, which does not count among them. Called on every rank; the ranks talk in ``group``.
+
+    With ``placement``, ``directory`` lies on each host's own disk: each commits what its ranks wrote, and deletes
+    nothing before all have. Else all ranks share it.
 
     Raises InputError on all ranks, saying why, if one of them cannot write; what was written so far is deleted.
     """
     name = share_text(f"tmp-{held.step:06d}-{uuid.uuid4().hex}", group)
     work, final = directory / name, path_of(directory, held.step)
+    state = share_text(held.state, group)
+    leads = held.rank == (placement.first if placement else 0)
 
     def begin() -> None:
-        if held.rank == 0:
+        if leads:
             work.mkdir(parents=True)
 
     def put() -> dict[str, Any]:
@@ -87,39 +110,45 @@ def write(
         return entry_of(path)
 
     def commit() -> None:
-        if held.rank == 0:
-            write_json(work / STATE, json.loads(held.state))
+        if leads:
+            write_json(work / STATE, json.loads(state))
             files = {rank_file(rank): entry for rank, entry in enumerate(entries)}
             files[STATE] = entry_of(work / STATE)
-            write_json(work / MANIFEST, {"format": FORMAT, "step": held.step, "files": files})
+            local = {"local": placement.record()} if placement else {}
+            write_json(work / MANIFEST, {"format": FORMAT, "step": held.step, "files": files, **local})
             sync(work)
             if final.exists():
                 final.rename(directory / f"tmp-{held.step:06d}-{uuid.uuid4().hex}")
             work.rename(final)
             sync(directory)
+
+    def tidy() -> None:
+        if leads:
             prune(directory, held.step, keep, best)
 
     try:
         together(begin, f"{work}: cannot create the checkpoint", group)
         entries = together(put, f"{work}: cannot write the checkpoint", group)
         together(commit, f"{work}: cannot commit the checkpoint", group)
+        together(tidy, f"{directory}: cannot delete old checkpoints", group)
     except InputError:  # on every rank, so none is writing any more
-        if held.rank == 0:
+        if leads:
             shutil.rmtree(work, ignore_errors=True)  # it may be what fills the disk
         raise
     return final
 
 
-def load(engine: Engine, path: Path) -> dict[str, Any]:
+def load(engine: Engine, path: Path, *, local: bool = False) -> dict[str, Any]:
     """Put the engine into the state that ``save`` found, and return the trainer's own state.
 
     The number of ranks and the ZeRO stage may differ. RNG states are restored on as many ranks; on another number
-    they start anew from the seed, the step and the rank. Raises InputError if the student differs.
+    they start anew from the seed, the step and the rank. With ``local``, each rank reads the files on its own host and
+    sends them to the others. Raises InputError if the student differs.
     """
     state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
     updates, ranks = state.pop("updates"), state.pop("ranks")
     try:
-        files = [safe_open(path / rank_file(rank), framework="pt") for rank in range(ranks)]
+        files = open_parts(path, ranks) if local else [open_file(path, rank) for rank in range(ranks)]
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     where = {key: handle for handle in files for key in handle.keys() if not key.startswith(RNG)}  # noqa: SIM118
@@ -135,7 +164,7 @@ def load(engine: Engine, path: Path) -> dict[str, Any]:
         buffer.copy_(holder(path, where, BUFFER + name, tuple(buffer.shape)).get_tensor(BUFFER + name))
     zero.refresh(engine.deepspeed)
     if ranks == engine.ranks:
-        own = files[engine.rank]
+        own = open_file(path, engine.rank)
         torch.set_rng_state(own.get_tensor(RNG + "cpu"))
         if engine.device.type == "cuda" and RNG + "cuda" in own.keys():  # noqa: SIM118
             torch.cuda.set_rng_state(own.get_tensor(RNG + "cuda"), engine.device)
@@ -245,13 +274,13 @@ def holder(path: Path, where: dict[str, Any], key: str, shape: tuple[int, ...]) 
     return where[key]
 
 
-def rank_file(rank: int) -> str:
-    return f"rank-{rank:05d}.safetensors"
+def open_file(path: Path, rank: int) -> Any:
+    return safe_open(path / rank_file(rank), framework="pt")
 
 
 def prune(directory: Path, step: int, keep: int, best: int | None) -> None:
-    """Delete old checkpoints beyond the ``keep`` newest and the best, and what killed or replaced saves left. Rank 0
-    only.
+    """Delete old checkpoints beyond the ``keep`` newest and the best, and what killed or replaced saves left. For
+    one rank of those that share the directory.
 
     One of a later step than the one just saved was damaged, or training would have resumed from it: it goes too,
     and does not count.

@@ -27,19 +27,41 @@ def committed(directory: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
 
+def rank_file(rank: int) -> str:
+    return f"rank-{rank:05d}.safetensors"
+
+
 def entry_of(path: Path) -> dict[str, Any]:
     """What a manifest says of a file."""
     return {"sha256": digest_of_file(path), "bytes": path.stat().st_size}
 
 
 def damaged(path: Path, share: int = 0, shares: int = 1) -> list[str]:
-    """The files of a checkpoint, of this share of them, that do not match its manifest, or the manifest itself."""
+    """The files of a checkpoint, of this share of them, that do not match its manifest, or the manifest itself.
+
+    state.json is in every share. One share for each of the ranks that wrote it: each looks at that rank's file.
+    """
     return mismatches(path, lambda file, entry: entry_of(file) == entry, share, shares)
 
 
-def complete(path: Path) -> bool:
-    """Whether the manifest is there and all of its files, in their sizes. Quick: none of them is read."""
-    return not mismatches(path, lambda file, entry: file.stat().st_size == entry["bytes"])
+def complete(path: Path, *, parts: bool = True) -> bool:
+    """Whether the manifest is there and all of its files, in their sizes. Quick: none of them is read.
+
+    With ``parts``, a host's own part is enough of a checkpoint whose other files lie on other hosts' disks.
+    """
+    bad = set(mismatches(path, lambda file, entry: file.stat().st_size == entry["bytes"]))
+    if not bad or not parts or bad & {MANIFEST, STATE}:
+        return not bad
+    return any(bad.isdisjoint(map(rank_file, ranks)) for _, ranks in writers(path))
+
+
+def writers(path: Path) -> list[tuple[str, list[int]]]:
+    """(host, its ranks) for each host that wrote a checkpoint onto a disk of its own; empty if they shared one."""
+    try:
+        local = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["local"]
+        return [(str(host), [int(rank) for rank in ranks]) for host, ranks in local]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def mismatches(path: Path, same: Callable[[Path, Any], bool], share: int = 0, shares: int = 1) -> list[str]:
@@ -57,4 +79,5 @@ def mismatches(path: Path, same: Callable[[Path, Any], bool], share: int = 0, sh
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
-    return [name for name in sorted(files)[share::shares] if not matches(name)]
+    mine = {*sorted(files)[share::shares], STATE}
+    return [name for name in sorted(mine) if not matches(name)]

@@ -9,7 +9,7 @@ as they are.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from tracestill.trainer.recipe import Recipe
 class HeldOutAnswers:
     """The questions, and what came of asking them."""
 
-    def __init__(self, recipe: Recipe, questions: Path, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, questions: Path, folder: Path, readers: Sequence[int] | None = None) -> None:
         """``questions`` is the file of the sample stage: its validation questions are asked, or if there are none, test
-        ones. ``folder`` is for the export meanwhile, on a disk that all ranks see. Raises InputError without any."""
-        self.recipe, self.folder = recipe, folder
+        ones. ``folder`` is for the export meanwhile, on a disk that the ranks ``readers`` see (None: all ranks): these
+        answer. Raises InputError without any."""
+        self.recipe, self.folder, self.readers = recipe, folder, readers
         self.split = "validation" if recipe.questions.validation else "test"
         self.questions = held_out(questions, recipe.train.held_out_questions, self.split)
 
@@ -51,7 +52,8 @@ class HeldOutAnswers:
 
     def answer(self, engine: Engine) -> tuple[int, int, int]:
         """Of this rank's questions: right answers, answers cut off, and tokens of traces."""
-        mine = self.questions[engine.rank :: engine.ranks]
+        readers = range(engine.ranks) if self.readers is None else self.readers
+        mine = self.questions[readers.index(engine.rank) :: len(readers)] if engine.rank in readers else []
         if not mine:
             return 0, 0, 0
         with torch.random.fork_rng(devices=[engine.device] if engine.device.type == "cuda" else []):

@@ -17,8 +17,9 @@ from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.plan import Plan, load_plan
 from tracestill.data_pipeline.stage import identity, read_manifest
 from tracestill.data_pipeline.store import TokenStore
-from tracestill.trainer import checkpoint, stopping
+from tracestill.trainer import checkpoint, checkpoint_local, stopping
 from tracestill.trainer.adapt import adapt
+from tracestill.trainer.agree import share_json
 from tracestill.trainer.batches import Batches, row_of
 from tracestill.trainer.best import Best
 from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE
@@ -27,6 +28,7 @@ from tracestill.trainer.export import check_tokenizer
 from tracestill.trainer.held_out import HeldOut, choose_store
 from tracestill.trainer.held_out_answers import HeldOutAnswers
 from tracestill.trainer.monitor import check_installed
+from tracestill.trainer.placement import Placement, find_placement
 from tracestill.trainer.reading_model import use_weighting
 from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.rectangles import RowMaker, layout_for
@@ -84,6 +86,7 @@ class Job:
     console: Console
     progress: Progress
     saver: Saver
+    placement: Placement | None  # of ranks on hosts that share no file system; None: all share the run directory
     watch: Watchdog | None = None  # of a training that its entry point started
 
     def phase(self, name: str) -> None:
@@ -99,6 +102,10 @@ class Job:
     @property
     def checkpoints(self) -> Path:
         return self.directory / CHECKPOINTS
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Put the engine into the state of a checkpoint; as ``checkpoint.load``."""
+        return checkpoint.load(self.engine, path, local=self.placement is not None)
 
 
 def prepare(
@@ -121,6 +128,7 @@ def prepare(
     about = read_manifest(inputs["encode"]) or {}
     store = TokenStore(inputs["encode"] / "tokens.arrow", kinds)
     world = connect(settings)
+    placement = find_placement() if settings.local_checkpoints else None
     ids = {f"{name}_id": about["special_ids"][name] for name in ("bos", "eos", "pad")}
     vocabulary = {"vocab_size": about["vocab_size"], "num_kinds": len(kinds), **ids}
     known = (read_manifest(inputs["tokenizer"]) or {}).get("known_tokens", about["vocab_size"])
@@ -173,7 +181,8 @@ def prepare(
     directory, tokenizer = directory or run.stage(arm, "train"), inputs["tokenizer"]
     answers = None
     if settings.held_out_questions:
-        answers = HeldOutAnswers(recipe, run.stage(arm, "sample") / "questions.parquet", directory / "asked")
+        questions = run.stage(arm, "sample") / "questions.parquet"
+        answers = HeldOutAnswers(recipe, questions, directory / "asked", placement.ranks[0] if placement else None)
     steps = settings.steps or batches.steps_per_epoch * (settings.epochs or 1)
     console = Console(quiet=world.rank != 0)
     console.print(
@@ -186,10 +195,12 @@ def prepare(
     if notes:
         console.print(f"student: {'; '.join(notes)}", highlight=False)
     progress = Progress(best=Best(settings.metric, settings.patience, kinds) if settings.metric else None)
+    how: dict[str, Any] = {"keep": settings.keep, "background": settings.async_save, "placement": placement}
     return Job(
         *(run, arm, recipe, who, directory, tokenizer, store, weighting, batches, held_out, answers, engine),
         *(steps, console),
-        *(progress, Saver(directory / CHECKPOINTS, keep=settings.keep, background=settings.async_save)),
+        *(progress, Saver(directory / CHECKPOINTS, **how)),
+        placement,
     )
 
 
@@ -216,9 +227,10 @@ def open_directory(job: Job, resume: Resume | None) -> None:
     """Make the training's directory ready, and put the job where its newest whole checkpoint was.
 
     ``auto`` begins anew if there is none of this training, ``must`` refuses to. Raises InputError if unfinished
-    training is there and ``resume`` is None, or if it must be resumed and cannot be.
+    training is there and ``resume`` is None, or if it must be resumed and cannot be, or if hosts that share no file
+    system hold checkpoints of it, and none of them together.
     """
-    found = checkpoint.latest(job.checkpoints)
+    found = newest(job)
     if resume == "must" and found is None:
         raise InputError(f"{job.directory}: no committed checkpoint to resume from; train with --resume auto")
     if found is not None:
@@ -226,18 +238,28 @@ def open_directory(job: Job, resume: Resume | None) -> None:
         if resume == "must" and not same:
             raise InputError(f"{job.directory}: its checkpoints are of another recipe or other data; delete it first")
         if resume and same:
-            state = checkpoint.load(job.engine, found)
+            state = job.load(found)
             job.progress.restore(state)
             restore(job.weighting, state.get("weighting", {}))
             if job.engine.rank == 0:
                 stopping.clear(job.directory, stopping.MARKER)
             return
-        if same and read_manifest(job.directory) is None:
+        if same and share_json(read_manifest(job.directory) is None):
             raise InputError(f"{job.directory}: holds unfinished training; pass --resume auto to go on, or delete it")
     dist.barrier()  # every rank has looked
-    if job.engine.rank == 0:
+    if job.engine.rank == (job.placement.first if job.placement else 0):
         empty(job.directory)
     dist.barrier()
+
+
+def newest(job: Job) -> Path | None:
+    """The newest whole checkpoint, of this training or another. Raises InputError as ``open_directory``."""
+    if job.placement is not None:
+        checkpoint_local.refuse_shared(job.directory, job.placement)
+        return checkpoint_local.latest(job.checkpoints, job.placement, job.identity)
+    found = checkpoint.latest(job.checkpoints)
+    checkpoint_local.refuse_parts(job.checkpoints, found, job.identity)
+    return found
 
 
 def empty(directory: Path) -> None:

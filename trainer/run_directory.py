@@ -12,6 +12,7 @@ from tracestill.trainer.settings import BOOKKEEPING, CHOOSING, GENERATION
 
 RECIPE = "recipe.yaml"
 STAGES = ("sample", "select", "encode", "plan", "train", "evaluate", "report")
+TRAINED_ON = ("tokenizer", "encode", "plan")  # what these stages wrote decides what training does
 
 
 class RunDirectory:
@@ -82,7 +83,7 @@ class RunDirectory:
             config[block] = {key: value for key, value in config[block].items() if f"{block}.{key}" not in free}
         if (own.train.metric or "").startswith(GENERATION):
             config["evaluate"] = recipe.get("evaluate", {})
-        return config, {name: self.stage(arm, name) for name in ("tokenizer", "encode", "plan")}
+        return config, {name: self.stage(arm, name) for name in TRAINED_ON}
 
     def evaluate_stage(self, arm: str) -> tuple[dict[str, Any], dict[str, Path]]:
         """Config and input directories that decide whether an arm's evaluation is current."""

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer import checkpoint
 from tracestill.trainer.engine import Engine
+from tracestill.trainer.placement import Placement
 
 PATIENCE = timedelta(days=1)  # with the slowest rank's disk; a rank that dies is noticed at once
 
@@ -29,9 +30,9 @@ class Saver:
     ``background`` says whether training goes on meanwhile; otherwise ``save`` returns when all is done.
     """
 
-    def __init__(self, directory: Path, *, keep: int, background: bool) -> None:
-        """Called on every rank."""
-        self.directory, self.keep, self.background = directory, keep, background
+    def __init__(self, directory: Path, *, keep: int, background: bool, placement: Placement | None = None) -> None:
+        """Called on every rank. ``placement`` as ``checkpoint.write`` takes it."""
+        self.directory, self.keep, self.background, self.placement = directory, keep, background, placement
         alone = not dist.is_initialized() or dist.get_world_size() == 1
         self.group = None if alone else dist.new_group(backend="gloo", timeout=PATIENCE)
         self.thread: threading.Thread | None = None
@@ -49,10 +50,11 @@ class Saver:
         """
         self.wait()
         held = checkpoint.snapshot(engine, step, state)
+        how: dict[str, Any] = {"keep": self.keep, "best": best, "group": self.group, "placement": self.placement}
 
         def work() -> None:
             try:
-                checkpoint.write(held, self.directory, keep=self.keep, best=best, group=self.group)
+                checkpoint.write(held, self.directory, **how)
             except BaseException as error:
                 self.failure = error
 

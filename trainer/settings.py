@@ -79,6 +79,11 @@ class TrainConfig(BaseModel):
     )
     checkpoint_every: int = Field(0, ge=0, description="steps between two checkpoints; 0 = only after the last step")
     async_save: bool = Field(True, description="training goes on while a checkpoint is written")
+    local_checkpoints: bool = Field(
+        False,
+        description="for hosts that share no file system: each keeps a run directory of its own and its ranks' part of "
+        "every checkpoint, and training resumes on the same hosts only",
+    )
     keep: int = Field(2, ge=1, description="newest checkpoints kept, besides the best one")
     metric: str | None = Field(
         None,
@@ -164,7 +169,7 @@ BOOKKEEPING = {
     "train": (
         *("ranks", "sequence_parallel", "tiled_mlp", "log_every"),
         *CHOOSING,
-        *("checkpoint_every", "async_save", "keep", "stop_after", "skip_limit", "watchdog"),
+        *("checkpoint_every", "async_save", "local_checkpoints", "keep", "stop_after", "skip_limit", "watchdog"),
         *("peak_tflops", "monitor"),
     ),
 }

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import Stage, is_current, read_manifest, write_json, write_manifest
-from tracestill.trainer import checkpoint
+from tracestill.trainer import checkpoint, checkpoint_local
 from tracestill.trainer.agree import share_json, together
 from tracestill.trainer.ahead import Ahead
 from tracestill.trainer.engine import connect, leave, open_monitor
@@ -191,7 +191,7 @@ def finish(job: Job, seconds: float) -> None:
         path = checkpoint.path_of(job.checkpoints, best.step)
         if not checkpoint.whole(path):
             raise InputError(f"{path}: the best checkpoint is damaged or missing; set train.export: last")
-        checkpoint.load(job.engine, path)
+        job.load(path)
         counts["exported_step"] = best.step
     export_student(job, job.directory / "export")
     if job.engine.rank == 0:
@@ -223,16 +223,25 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         run = RunDirectory.open(arguments.run_dir)
         directory = run.stage(arguments.arm, "train")
-        if is_current(directory, "train", *run.train_stage(arguments.arm)):
+        settings = run.recipe.for_arm(arguments.arm).train
+        if is_done(run, arguments.arm):
             print(f"training of {arguments.arm} is up to date", flush=True)
             return 0
-        settings = run.recipe.for_arm(arguments.arm).train
         connect(settings)
     except InputError as error:  # the ranks have not met: each may fail for a reason of its own
         print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     with Watchdog(directory, settings.watchdog) as watch:
         return watch.over(lambda: train_arm(run, arguments.arm, arguments.resume, watch, started))
+
+
+def is_done(run: RunDirectory, arm: str) -> bool:
+    """Whether an arm's training has finished. Hosts that share no file system have to ask the first one's ranks."""
+    settings = run.recipe.for_arm(arm).train
+    if settings.local_checkpoints:
+        connect(settings)
+        return checkpoint_local.is_done(run, arm)
+    return is_current(run.stage(arm, "train"), "train", *run.train_stage(arm))
 
 
 def train_arm(run: RunDirectory, arm: str, resume: Resume | None, watch: Watchdog, started: float) -> int:

@@ -35,6 +35,7 @@ from tracestill.trainer import heartbeat
 from tracestill.trainer.agree import exchange, share_text
 from tracestill.trainer.failure import EXIT_FAILED, FAILURE, FAILURES, NO_ANSWER, code_of, read_failure, told
 from tracestill.trainer.heartbeat import PHASES, Board, Row
+from tracestill.trainer.placement import find_placement
 from tracestill.trainer.settings import WatchdogConfig
 from tracestill.trainer.watchdog_nodes import Nodes
 
@@ -53,25 +54,20 @@ class Watchdog:
         """``directory`` is the train directory; failure.json and the folder failures/ appear there."""
         self.directory, self.settings = directory, settings
         self.rank, self.host = dist.get_rank(), socket.gethostname()
-        identities = [
-            bytes(i.tolist()) for i in exchange(torch.tensor(list(heartbeat.node_identity()), dtype=torch.uint8))
-        ]
         names = exchange(torch.tensor(list(self.host.encode()[:HOST].ljust(HOST, b"\0")), dtype=torch.uint8))
-        nodes = list(dict.fromkeys(identities))
-        members = [[rank for rank, own in enumerate(identities) if own == node] for node in nodes]
-        here = nodes.index(identities[self.rank])
+        placement = find_placement()
+        members, here = placement.ranks, placement.here
         token = share_text(uuid.uuid4().hex)
-        if self.rank == members[here][0]:
+        if self.rank == placement.first:
             heartbeat.sweep()
+            (directory / FAILURE).unlink(missing_ok=True)
         self.board = Board(token, self.rank, members[here])
         self.seconds = np.zeros(len(PHASES))
         self.now = (0, time.monotonic())  # phase, since when
         self.first_step: int | None = None
         self.phase("start", 0)
-        if self.rank == 0:
-            (directory / FAILURE).unlink(missing_ok=True)
         dist.barrier()  # every board is mapped, and has a first row
-        leads = len(nodes) > 1 and self.rank == members[here][0]
+        leads = len(members) > 1 and self.rank == placement.first
         hosts = [bytes(names[of[0]].tolist()).rstrip(b"\0").decode(errors="replace") for of in members]
         self.nodes = Nodes(self.board, here, members, hosts, token, settings.silence) if leads else None
         self.parent = os.getppid() if "LOCAL_SIZE" in os.environ else None  # DeepSpeed's launcher sets it

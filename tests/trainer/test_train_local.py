@@ -1,0 +1,79 @@
+"""Whole trainings on two hosts that share no file system, as two ranks with a run directory each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed_support import run_workers
+from fake_run import RECIPE, mini_recipe, run_data_stages
+
+from tracestill.trainer.run_directory import RunDirectory
+
+WORKER = Path(__file__).with_name("train_local_worker.py")
+TRAIN = {
+    **{"steps": 4, "ranks": 2, "log_every": 1, "checkpoint_every": 1, "lr": 1e-2, "ema": 0.5},
+    **{"held_out_every": 2, "held_out_questions": 3, "metric": "answer.loss", "export": "best"},
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("apart")
+    how: dict[str, Any] = {"questions": {**RECIPE["questions"], "validation": 3}, "arms": {}}  # type: ignore[dict-item]
+    how["evaluate"] = {"max_new_tokens": 24}
+    run_data_stages(RunDirectory.create(root / "shared", mini_recipe(train=TRAIN, **how)))
+    for rank in (0, 1):
+        shutil.copytree(root / "shared", root / f"host-{rank}")
+        local = mini_recipe(train={**TRAIN, "local_checkpoints": True}, **how)
+        RunDirectory.create(root / f"host-{rank}", local)  # not --replace: the key changes no result
+    (root / "printed").write_text(run_workers(WORKER, root, ranks=2, timeout=100))
+    return root
+
+
+@pytest.fixture(scope="module")
+def found(root: Path) -> dict[str, Any]:
+    return json.loads((root / "found.json").read_text())
+
+
+def losses(root: Path) -> list[float]:
+    lines = map(json.loads, (root / "arms/traces/train/log.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "event" not in line and "loss" in line]
+
+
+def test_stopped_and_gone_on_with_it_is_the_training_of_a_shared_disk(root, found):
+    assert (found["shared"], found["stopped"], found["finished"]) == ([0, 0], [3, 3], [0, 0])
+    assert found["stopped_at"] == [["step-000001"]] * 2
+    assert found["losses"] == losses(root / "shared")
+    assert len(found["losses"]) == 4
+    manifests = [
+        json.loads((root / name / "arms/traces/train/manifest.json").read_text()) for name in ("shared", "host-0")
+    ]
+    exports = [{k: v for k, v in one["files"].items() if k.endswith(".safetensors")} for one in manifests]
+    assert exports[0] == exports[1] != {}
+    assert manifests[0]["best"] == manifests[1]["best"]
+
+
+def test_other_hosts_hold_checkpoints_only(found):
+    first, second = found["files"]
+    assert {"export", "log.jsonl", "manifest.json", "checkpoints"} <= set(first)
+    assert second == ["checkpoints", "failures"], "the traceback of a refusal; failure.json of an earlier one is gone"
+    assert found["kept"][0] == found["kept"][1]
+
+
+def test_what_is_unfinished_is_refused_by_all(root, found):
+    assert found["unfinished"] == [2, 2]
+    assert "holds unfinished training" in (root / "printed").read_text()
+
+
+def test_a_finished_training_is_up_to_date_for_all_ranks(root, found):
+    assert found["again"] == [0, 0]
+    assert (root / "printed").read_text().count("training of traces is up to date") == 2
+
+
+def test_a_host_with_another_recipe_is_named(root, found):
+    assert found["other recipe"] == [2, 2]
+    assert "(rank 1) has another recipe or other data than" in (root / "printed").read_text()
