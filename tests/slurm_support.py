@@ -13,7 +13,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from cluster_support import Hosts, find, why_impossible
 
@@ -105,7 +104,7 @@ class Slurm:
         while not condition():  # type: ignore[operator]
             assert time.monotonic() < deadline, f"no {what}\n{self.logs()}"
             assert all(daemon.poll() is None for daemon in self.daemons), self.logs()
-            time.sleep(0.2)
+            time.sleep(0.4)
 
     def logs(self) -> str:
         return "".join(
