@@ -5,7 +5,6 @@ apt-get install slurm-wlm munge
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,15 +14,13 @@ from pathlib import Path
 import cluster_support
 import pytest
 import slurm_support
-from fake_run import mini_recipe, run_data_stages
+from mini_training import ENDLESS, TRAIN, losses, make_run, recipe_of
 
 from tracestill.trainer.recipe import dump_recipe
-from tracestill.trainer.run_directory import RunDirectory
 
 PROGRAM = Path(sys.executable).with_name("tracestill")
 REASON = slurm_support.why_no_slurm()
 SECONDS = 150  # for whatever should come to pass, on a busy machine
-TRAIN = "arms/traces/train"
 pytestmark = pytest.mark.skipif(bool(REASON), reason=f"NO SLURM CAN RUN HERE: {REASON}")
 
 
@@ -31,19 +28,6 @@ pytestmark = pytest.mark.skipif(bool(REASON), reason=f"NO SLURM CAN RUN HERE: {R
 def slurm(tmp_path_factory):
     with cluster_support.hosts(tmp_path_factory.mktemp("slurm"), 2) as hosts, slurm_support.slurm(hosts) as made:
         yield made
-
-
-def recipe_of(steps):
-    return mini_recipe(arms={}, train={"steps": steps, "zero": 2, "log_every": 1, "warmup": 1})
-
-
-def losses(run: Path) -> list[float]:
-    path = run / TRAIN / "log.jsonl"
-    whole = (
-        [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
-    )
-    lines = map(json.loads, whole)
-    return [line["loss"] for line in lines if "event" not in line and "loss" in line]
 
 
 def submit(slurm, folder, steps, *options):
@@ -88,7 +72,7 @@ def undisturbed(tmp_path_factory):
     def train(steps):
         made = tmp_path_factory.mktemp("alone")
         (made / "mini.yaml").write_text(dump_recipe(recipe_of(steps)))
-        words = ("run", "mini.yaml", "--run-dir", "run", "--set", "train.ranks=2", "--until", "train")
+        words = ("run", "mini.yaml", "--run-dir", "run", "--until", "train")
         found = subprocess.run(
             [str(PROGRAM), *words], cwd=made, capture_output=True, text=True, timeout=SECONDS, check=False
         )
@@ -125,7 +109,7 @@ def test_a_job_that_is_stopped_goes_on_as_if_it_had_not_been(slurm, tmp_path, un
 
 @pytest.mark.soak
 def test_slurm_itself_sends_the_signal_before_the_limit(slurm, tmp_path):
-    job, run = submit(slurm, tmp_path, 1_000_000)
+    job, run = submit(slurm, tmp_path, ENDLESS)
     wait_for_steps(slurm, job, run, 5)
     slurm.ask("scontrol", "update", f"JobId={job}", "TimeLimit=5")  # less than the 300 s of --signal=TERM@300 are left
     slurm.wait_for(lambda: slurm.field(job, "JobState") == "PENDING", "second attempt", SECONDS)
@@ -136,17 +120,10 @@ def test_slurm_itself_sends_the_signal_before_the_limit(slurm, tmp_path):
 
 @pytest.mark.soak
 def test_srun_gives_tasks_the_cores_that_the_job_asked_for(slurm, tmp_path):
-    job, run = submit(slurm, tmp_path, 1_000_000, "--option=--cpus-per-task=2")
+    job, run = submit(slurm, tmp_path, ENDLESS, "--option=--cpus-per-task=2")
     wait_for_steps(slurm, job, run, 1)
     assert "CPUs=4 Tasks=2" in slurm.ask("scontrol", "show", "steps", f"{job}.1")
     slurm.ask("scancel", job)
-
-
-@pytest.fixture
-def run(tmp_path):
-    made = RunDirectory.create(tmp_path / "run", recipe_of(4))
-    run_data_stages(made)
-    return tmp_path / "run"
 
 
 def python(pids, *words):
@@ -163,7 +140,8 @@ def in_an_allocation(slurm, run, *words):
 
 
 @pytest.mark.soak
-def test_deepspeeds_launcher_in_an_allocation(slurm, run, undisturbed):
+def test_deepspeeds_launcher_in_an_allocation(slurm, tmp_path, undisturbed):
+    run = make_run(tmp_path / "run")
     found = slurm.hosts.run(*in_an_allocation(slurm, run), seconds=SECONDS, **slurm.environment)
     assert found.returncode == 0, found.stdout + found.stderr
     assert losses(run) == pytest.approx(undisturbed(4), rel=1e-6)
@@ -171,9 +149,8 @@ def test_deepspeeds_launcher_in_an_allocation(slurm, run, undisturbed):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("what", ["stop", "death"])
-def test_ranks_in_an_allocation_end_together(slurm, run, what):
-    shutil.rmtree(run)
-    run_data_stages(RunDirectory.create(run, recipe_of(1_000_000)))
+def test_ranks_in_an_allocation_end_together(slurm, tmp_path, what):
+    run = make_run(tmp_path / "run", ENDLESS)
     command = slurm.hosts.on("a", [str(word) for word in in_an_allocation(slurm, run)])
     environment = slurm.hosts.environment(**slurm.environment)
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
