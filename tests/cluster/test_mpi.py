@@ -13,13 +13,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cluster_support
 import pytest
 import yaml
-from mini_training import ENDLESS, TRAIN, losses, make_run, recipe_of
+from mini_training import ENDLESS, TRAIN, begun, losses, make_run, recipe_of
 
 from tracestill.launch import mpijob
 from tracestill.launch.pods import Pods
@@ -87,33 +86,12 @@ def test_mpirun_starts_ranks(hosts, run, one_host, mpi):
     assert losses(run) == pytest.approx(one_host, rel=1e-6)
 
 
-@contextlib.contextmanager
-def begun(hosts, host, run, command, **environment):
-    """A command on a host, once the training that it starts has begun; ended with the block."""
-    command = hosts.on(host, [str(word) for word in command])
-    environment = hosts.environment(**environment)
-    process = subprocess.Popen(
-        command, cwd=hosts.folder, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        deadline = time.monotonic() + SECONDS
-        while len(losses(run)) < 3:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
 @pytest.mark.parametrize("what", ["stop", "death"])
 def test_ranks_end_together(hosts, tmp_path, mpi, what):
     launcher, environment = mpi
     run = make_run(tmp_path / "run", steps=ENDLESS)
     command = (PROGRAM, "train", run, "--hostfile", hosts.hostfile("a", "b"), "--launcher", launcher)
-    with begun(hosts, "a", run, command, **environment) as process:
+    with begun(hosts, run, command, **environment) as process:
         if what == "stop":
             process.send_signal(signal.SIGTERM)
         else:  # the rank itself: with MPICH a helper of DeepSpeed's is its parent
@@ -178,7 +156,7 @@ def test_what_the_pods_of_an_mpi_job_run(hosts, tmp_path, pods, one_host, what):
             assert found.returncode == 0, found.stdout + found.stderr
             assert losses(run) == pytest.approx(one_host, rel=1e-6)
         else:
-            with begun(hosts, "a", run, commands["Launcher"], PATH=path) as process:
+            with begun(hosts, run, commands["Launcher"], PATH=path) as process:
                 process.send_signal(signal.SIGTERM)
                 process.communicate(timeout=SECONDS)
             assert json.loads((run / TRAIN / "stopped.json").read_text())["reason"].startswith("SIGTERM")

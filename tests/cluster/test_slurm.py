@@ -8,13 +8,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cluster_support
 import pytest
 import slurm_support
-from mini_training import ENDLESS, TRAIN, losses, make_run, recipe_of
+from mini_training import ENDLESS, TRAIN, begun, losses, make_run, recipe_of
 
 from tracestill.trainer.recipe import dump_recipe
 
@@ -151,23 +150,12 @@ def test_deepspeeds_launcher_in_an_allocation(slurm, tmp_path, undisturbed):
 @pytest.mark.parametrize("what", ["stop", "death"])
 def test_ranks_in_an_allocation_end_together(slurm, tmp_path, what):
     run = make_run(tmp_path / "run", ENDLESS)
-    command = slurm.hosts.on("a", [str(word) for word in in_an_allocation(slurm, run)])
-    environment = slurm.hosts.environment(**slurm.environment)
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        deadline = time.monotonic() + SECONDS
-        while len(losses(run)) < 3:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+    with begun(slurm.hosts, run, in_an_allocation(slurm, run), **slurm.environment) as process:
         if what == "stop":
             os.kill(python(slurm.hosts.pids("a"), str(PROGRAM), "train"), signal.SIGTERM)
         else:
             os.kill(python(slurm.hosts.pids("b"), "tracestill.trainer.train", "--run-dir"), signal.SIGKILL)
         _, err = process.communicate(timeout=SECONDS)
         assert process.returncode == (3 if what == "stop" else 4), err
-    finally:
-        process.kill()
-        process.wait()
     slurm.wait_for(lambda: not slurm.ask("squeue", "--noheader"), "end of the allocation", SECONDS)
     assert not [line for name in "ab" for line in slurm.hosts.processes(name) if str(run) in line]
