@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cluster_support
@@ -51,10 +52,11 @@ def wait_for_steps(slurm, job, run, count):
 
 
 def wait_for_the_queue(slurm, job, run):
-    """Until a job is in the queue again, and let it start now: Slurm makes it wait for two minutes."""
+    """Until a job is in the queue again, and let it start soon: Slurm would make it wait for two minutes."""
     slurm.wait_for(lambda: slurm.field(job, "JobState") == "PENDING", "second attempt", SECONDS)
     assert slurm.field(job, "Restarts") == "1"
     assert (run / TRAIN / "stopped.json").exists(), said(run)
+    time.sleep(3)  # what was allowed to the first attempt is forbidden for a second or two, and would be to this one
     slurm.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
 
 
