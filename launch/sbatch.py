@@ -47,11 +47,6 @@ export MASTER_ADDR MASTER_PORT
 # --- the ranks' environment: nothing else that is set where you submit is needed
 export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false{cpu}
 
-# --- srun gives each task the cores that --cpus-per-task asked for only if it is told again (Slurm 22.05 and later)
-if [ -n "${{SLURM_CPUS_PER_TASK:-}}" ]; then
-    export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
-fi
-
 # --- after so many attempts something else is wrong, and the job ends
 attempts={attempts}
 if [ "${{SLURM_RESTART_COUNT:-0}}" -ge "$attempts" ]; then

@@ -30,11 +30,11 @@ def slurm(tmp_path_factory):
         yield made
 
 
-def submit(slurm, folder, steps, *options):
+def submit(slurm, folder, steps):
     """The job that `tracestill slurm` makes of a recipe: its number, and its run directory."""
     (folder / "mini.yaml").write_text(dump_recipe(recipe_of(steps)))
     asked = ("--nodes", 2, "--gpus", 0, "--ranks", 1, "--time", "20m", "--interface", cluster_support.INTERFACE)
-    wrote = slurm.hosts.run(PROGRAM, "slurm", "mini.yaml", *asked, *options, cwd=folder)
+    wrote = slurm.hosts.run(PROGRAM, "slurm", "mini.yaml", *asked, cwd=folder)
     assert wrote.stdout == "next: sbatch mini.sbatch\n", wrote.stderr
     sent = slurm.hosts.run("sbatch", "--parsable", "mini.sbatch", cwd=folder, **slurm.environment)
     assert sent.returncode == 0, sent.stderr
@@ -116,14 +116,6 @@ def test_slurm_itself_sends_the_signal_before_the_limit(slurm, tmp_path):
     slurm.wait_for(lambda: slurm.field(job, "JobState") == "PENDING", "second attempt", SECONDS)
     assert "stopped and saved; back into the queue" in said(run)
     assert json.loads((run / TRAIN / "stopped.json").read_text())["reason"].startswith("SIGTERM")
-    slurm.ask("scancel", job)
-
-
-@pytest.mark.soak
-def test_srun_gives_tasks_the_cores_that_the_job_asked_for(slurm, tmp_path):
-    job, run = submit(slurm, tmp_path, ENDLESS, "--option=--cpus-per-task=2")
-    wait_for_steps(slurm, job, run, 1)
-    assert "CPUs=4 Tasks=2" in slurm.ask("scontrol", "show", "steps", f"{job}.1")
     slurm.ask("scancel", job)
 
 
