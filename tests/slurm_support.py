@@ -40,6 +40,7 @@ ReturnToService=2
 KillWait=20
 SchedulerParameters=batch_sched_delay=0,sched_interval=2
 {nodes}
+# What a failed test left in the queue takes no room from the next one.
 PartitionName=all Nodes=ALL Default=YES State=UP OverSubscribe=FORCE:4
 """
 
