@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 
-from cluster_support import Hosts, find, why_impossible
+from cluster_support import Hosts, find, named, why_impossible
 
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "unshare")
 SECONDS = 60  # for a node to become idle, on a busy machine
@@ -83,8 +83,7 @@ class Slurm:
 
     def daemon(self, host: str, program: str, *words: str) -> None:
         """Start a program on a host that bears its own name, as only that of a node finds its line in slurm.conf."""
-        own_name = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', host]
-        command = self.hosts.on(host, [*own_name, str(find(program)), *words])
+        command = self.hosts.on(host, named(host, [str(find(program)), *words]))
         with (self.folder / f"{program}-{host}.out").open("ab") as log:
             found = subprocess.Popen(
                 command, env=self.hosts.environment(**self.environment), stdout=log, stderr=log, start_new_session=True

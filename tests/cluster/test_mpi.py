@@ -149,7 +149,10 @@ def pods(hosts, tmp_path):
 def test_what_the_pods_of_an_mpi_job_run(hosts, tmp_path, pods, one_host, what):
     commands = pods(4 if what == "end" else ENDLESS)
     run = tmp_path / "runs/mini"
-    workers = [subprocess.Popen(hosts.on(name, commands["Worker"]), start_new_session=True) for name in ("b", "c")]
+    workers = [  # like pods, they look up their own names to learn their addresses
+        subprocess.Popen(hosts.on(name, cluster_support.named(name, commands["Worker"])), start_new_session=True)
+        for name in ("b", "c")
+    ]
     path = f"{PROGRAM.parent}:{os.environ['PATH']}"
     try:
         if what == "end":
