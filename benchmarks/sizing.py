@@ -26,9 +26,8 @@ def rows() -> list[str]:
     for name, (student, counts) in STUDENTS.items():
         for gpus in counts:
             for zero in STAGES if gpus > 1 else (2,):
-                sizes = [
-                    estimate(student, Setting(tokens, ranks=gpus, zero=zero, recompute=True))["peak"] for tokens in TOKENS
-                ]
+                settings = [Setting(tokens, ranks=gpus, zero=zero, recompute=True) for tokens in TOKENS]
+                sizes = [estimate(student, setting)["peak"] for setting in settings]
                 cells = [f"{size / 1e9:,.0f}" if size <= ROOM else f"({size / 1e9:,.0f})" for size in sizes]
                 found.append(f"| {name} | {gpus} | {zero} | " + " | ".join(cells) + " |")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -85,6 +86,13 @@ def slurm(
     typer.echo(f"next: sbatch {file}")
 
 
+class Kind(str, Enum):
+    """Which of Kubeflow's operators runs a job."""
+
+    pytorchjob = "pytorchjob"
+    mpijob = "mpijob"
+
+
 def kubernetes(
     recipe: RecipeFile,
     nodes: NodesOption,
@@ -94,19 +102,24 @@ def kubernetes(
     ranks: RanksOption = None,
     arm: Annotated[str, typer.Option("--arm", metavar="NAME", help="Which student of the recipe.")] = "traces",
     mount: Annotated[str, typer.Option("--mount", metavar="DIR", help="Where pods see the claim.")] = "/runs",
+    kind: Annotated[
+        Kind, typer.Option("--kind", help="pytorchjob: for the training operator; mpijob: for the MPI operator.")
+    ] = Kind.pytorchjob,
     output: OutputOption = None,
 ) -> None:
-    """Write a manifest for Kubernetes: a PyTorchJob, for Kubeflow's training operator.
+    """Write a manifest for Kubernetes: a PyTorchJob or an MPIJob, which Kubeflow's operators run.
 
     Example: [cyan]tracestill kubernetes recipes/demo.yaml --nodes 2 --gpus 8 --image IMAGE --claim runs[/]
     """
-    from tracestill.launch.pytorchjob import Pods, manifest
+    from tracestill.launch import mpijob, pytorchjob
+    from tracestill.launch.pods import Pods
     from tracestill.trainer.recipe import load_recipe
 
     loaded = load_recipe(recipe)
     file = output or Path(f"{loaded.name}-{arm}.yaml")
     pods = Pods(nodes, gpus, image, claim, ranks, mount)
-    write_new(file, manifest(loaded, arm, pods))
+    makers = {Kind.pytorchjob: pytorchjob.manifest, Kind.mpijob: mpijob.manifest}
+    write_new(file, makers[kind](loaded, arm, pods))
     typer.echo(f"next: kubectl apply -f {file}")
 
 

@@ -171,6 +171,8 @@ def command(cluster: Cluster, meeting: Meeting, hosts: Path, entry: str, words: 
             extra += f" --mca oob_tcp_if_include {meeting.interface}"
         elif launcher == "slurm":
             extra = f"--nodes={len(cluster.hosts)} --nodelist={','.join(cluster.names)} --kill-on-bad-exit=1"
+        elif launcher in ("mpich", "impi"):  # other hosts would call mpirun back by this host's name
+            extra = f"-iface {meeting.interface}"
         found += [f"--launcher_args={extra}"] if extra else []
     if not cluster.here_only and launcher in STARTS_FILES:
         return [*found, str(RANK_SCRIPT), entry, *words]

@@ -41,6 +41,11 @@ def ip(*words: object) -> None:
     subprocess.run([str(find("ip")), *map(str, words)], check=True, capture_output=True, text=True)
 
 
+def named(name: str, command: list[str]) -> list[str]:
+    """A command that takes ``name`` for the name of its machine, and so do its children."""
+    return ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', name, *command]
+
+
 class Hosts:
     """``count`` hosts called ``a``, ``b``, ``c``; commands run on ``a``."""
 

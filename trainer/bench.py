@@ -29,9 +29,10 @@ from tracestill.trainer.wires import watch_collectives
 
 WIRES = watch_collectives()  # before DeepSpeed is imported, which keeps some of torch.distributed's functions
 
-from tracestill.trainer import engine, heartbeat  # noqa: E402
+from tracestill.trainer import engine  # noqa: E402
 from tracestill.trainer.agree import exchange  # noqa: E402
 from tracestill.trainer.job import Job, prepare  # noqa: E402
+from tracestill.trainer.placement import find_placement  # noqa: E402
 from tracestill.trainer.precision import use_gpu  # noqa: E402
 from tracestill.trainer.recipe import MAIN_ARM, Recipe, build, merge  # noqa: E402
 from tracestill.trainer.run_directory import RunDirectory  # noqa: E402
@@ -106,7 +107,7 @@ def measured(job: Job, watch: Stopwatch) -> dict[str, Any]:
     parts = watch.split()
     own = torch.tensor([parts[name] for name in PARTS], dtype=torch.float64)
     table = torch.stack(exchange(own))  # (ranks, parts)
-    identities = exchange(torch.tensor(list(heartbeat.node_identity()), dtype=torch.uint8))
+    placement = find_placement()
     if job.engine.rank != 0:
         return {}
     waits = table[:, PARTS.index("communication")]
@@ -114,7 +115,7 @@ def measured(job: Job, watch: Stopwatch) -> dict[str, Any]:
     rounds = [line for line in every if watch.first < line["step"] <= watch.last]
     return {
         "ranks": job.engine.ranks,
-        "nodes": len({bytes(one.tolist()) for one in identities}),
+        "nodes": len(placement.ranks),
         "device": device_name(job.engine.device),
         "precision": str(job.engine.dtype).removeprefix("torch."),
         "zero": job.recipe.train.zero,

@@ -27,12 +27,11 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
-import torch
 import torch.distributed as dist
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer import heartbeat
-from tracestill.trainer.agree import exchange, share_text
+from tracestill.trainer.agree import share_text
 from tracestill.trainer.failure import EXIT_FAILED, FAILURE, FAILURES, NO_ANSWER, code_of, read_failure, told
 from tracestill.trainer.heartbeat import PHASES, Board, Row
 from tracestill.trainer.placement import find_placement
@@ -42,7 +41,6 @@ from tracestill.trainer.watchdog_nodes import Nodes
 TICK = 1.0  # seconds between two beats
 GRACE = 3.0  # seconds between the alarm and the end: the other ranks write their stacks
 PATIENCE = 3 * GRACE  # seconds after which the end comes even if they cannot be written
-HOST = 64  # bytes of a host's name that are told
 LIMITS = {"start": "start", "load": "save", "measure": "save", "save": "save", "finish": "save"}  # else: step
 OF_OTHERS = re.compile(r"gloo|NCCL|ProcessGroup|TCPStore|[Cc]onnection|[Ss]ocket|Broken pipe|DistBackend")
 
@@ -54,7 +52,6 @@ class Watchdog:
         """``directory`` is the train directory; failure.json and the folder failures/ appear there."""
         self.directory, self.settings = directory, settings
         self.rank, self.host = dist.get_rank(), socket.gethostname()
-        names = exchange(torch.tensor(list(self.host.encode()[:HOST].ljust(HOST, b"\0")), dtype=torch.uint8))
         placement = find_placement()
         members, here = placement.ranks, placement.here
         token = share_text(uuid.uuid4().hex)
@@ -68,8 +65,8 @@ class Watchdog:
         self.phase("start", 0)
         dist.barrier()  # every board is mapped, and has a first row
         leads = len(members) > 1 and self.rank == placement.first
-        hosts = [bytes(names[of[0]].tolist()).rstrip(b"\0").decode(errors="replace") for of in members]
-        self.nodes = Nodes(self.board, here, members, hosts, token, settings.silence) if leads else None
+        own = (here, members, placement.hosts)
+        self.nodes = Nodes(self.board, *own, token, settings.silence) if leads else None
         self.parent = os.getppid() if "LOCAL_SIZE" in os.environ else None  # DeepSpeed's launcher sets it
         self.terminated: float | None = None  # since when
         self.closed = threading.Event()

@@ -107,6 +107,8 @@ def test_a_rehearsal_tells_what_the_launcher_executes(checked, tmp_path, monkeyp
     if launcher in ("slurm", "mpich"):  # these start a file
         at = told.index(str(multinode.RANK_SCRIPT))
         assert told[at + 1 :] == ["tracestill.trainer.train", "--run-dir", "/r/x"]
+    if launcher in ("mpich", "impi"):
+        assert "-iface e7 " in whole
     if launcher in ("openmpi", "slurm"):
         assert f"MASTER_PORT={launch.meeting.port}" in whole
         assert "-n 4" in whole

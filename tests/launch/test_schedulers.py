@@ -14,11 +14,17 @@ import yaml
 from fake_run import mini_recipe
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.launch.pytorchjob import Pods, manifest
+from tracestill.launch import mpijob, pytorchjob
+from tracestill.launch.pods import Pods
 from tracestill.launch.sbatch import Job, batch_script, slurm_time
 from tracestill.trainer.recipe import Recipe
 
 SCHEMAS = json.loads((Path(__file__).parent / "kubernetes_schemas.json").read_text())
+SCHEMAS["MPIJob"] = json.loads((Path(__file__).parent / "mpijob_schema.json").read_text())
+for replica, own in SCHEMAS["MPIJob"]["properties"]["spec"]["properties"]["mpiReplicaSpecs"]["properties"].items():
+    other = {"Launcher": "Master"}.get(replica, replica)
+    of_pytorch = SCHEMAS["PyTorchJob"]["properties"]["spec"]["properties"]["pytorchReplicaSpecs"]["properties"]
+    own["properties"]["template"] = of_pytorch[other]["properties"]["template"]
 JOB = Job(4, 8, "24h", None, "ib0", ("--partition=a100", "--exclusive"))
 
 
@@ -136,9 +142,9 @@ def test_a_job_that_fails_ends(tmp_path, environment):
     assert "answers_only" not in notes
 
 
-def documents(**changes):
+def documents(make=pytorchjob.manifest, **changes):
     pods = Pods(**{"nodes": 4, "gpus": 8, "image": "example.org/team/tracestill:1", "claim": "runs", **changes})
-    return list(yaml.safe_load_all(manifest(mini_recipe(), "traces", pods)))
+    return list(yaml.safe_load_all(make(mini_recipe(), "traces", pods)))
 
 
 @pytest.mark.parametrize("changes", [{}, {"nodes": 1}, {"gpus": 0, "ranks": 2}])
@@ -164,10 +170,44 @@ def test_a_manifest_is_what_its_schemas_ask_for(changes):
     assert limits == ({"cpu": 2} if changes.get("gpus") == 0 else {"nvidia.com/gpu": 8})
 
 
+@pytest.mark.parametrize("changes", [{}, {"nodes": 1}, {"gpus": 0, "ranks": 2}])
+def test_an_mpi_job_is_what_its_schemas_ask_for(changes):
+    found = documents(mpijob.manifest, **changes)
+    assert [document["kind"] for document in found] == ["ConfigMap", "NetworkPolicy", "MPIJob"]
+    for document in found:
+        jsonschema.validate(document, SCHEMAS[document["kind"]])
+    config, policy, job = found
+    assert Recipe.model_validate(yaml.safe_load(config["data"]["recipe.yaml"])) == mini_recipe()
+    assert policy["spec"]["podSelector"]["matchLabels"] == {"training.kubeflow.org/job-name": job["metadata"]["name"]}
+    launcher, worker = (job["spec"]["mpiReplicaSpecs"][name] for name in ("Launcher", "Worker"))
+    nodes, ranks = changes.get("nodes", 4), changes.get("ranks", 8)
+    assert (worker["replicas"], job["spec"]["slotsPerWorker"]) == (nodes, ranks)
+    assert f" -n {nodes * ranks} --hostfile " in config["data"]["launch.sh"]
+    (data,) = launcher["template"]["spec"]["initContainers"]
+    assert data["command"][-2:] == ["--until", "plan"]
+    assert "initContainers" not in worker["template"]["spec"]
+    for replica in (launcher, worker):
+        (container,) = replica["template"]["spec"]["containers"]
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in replica["template"]["spec"]["volumes"]}
+    limits = worker["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert limits == ({"cpu": 2} if changes.get("gpus") == 0 else {"nvidia.com/gpu": 8})
+    assert "resources" not in launcher["template"]["spec"]["containers"][0], "GPUs are for the workers"
+    assert ("DS_ACCELERATOR=cpu" in config["data"]["launch.sh"]) == (changes.get("gpus") == 0)
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="NO SHELLCHECK HERE: apt-get install shellcheck")
+def test_shellcheck_accepts_what_the_launcher_runs(tmp_path):
+    (tmp_path / "launch.sh").write_text(documents(mpijob.manifest)[0]["data"]["launch.sh"])
+    command = ["shellcheck", "--severity=style", tmp_path / "launch.sh"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout
+
+
 def test_names_that_yaml_would_take_for_something_else_stay_names():
     recipe = mini_recipe(name="2024-01", arms={"02": {}, "no": {}})
     for arm in ("02", "no"):
-        text = manifest(recipe, arm, Pods(nodes=2, gpus=8, image="1.5", claim="7"))
+        text = pytorchjob.manifest(recipe, arm, Pods(nodes=2, gpus=8, image="1.5", claim="7"))
         for document in (found := list(yaml.safe_load_all(text))):
             jsonschema.validate(document, SCHEMAS[document["kind"]])
             assert document["metadata"]["name"] == f"2024-01-{arm}"
@@ -175,11 +215,22 @@ def test_names_that_yaml_would_take_for_something_else_stay_names():
             assert replica["template"]["spec"]["containers"][0]["args"][2:4] == ["--arm", arm]
 
 
-def test_the_schemas_can_refuse():
-    job = documents()[2]
-    job["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]["containers"][0]["comand"] = ["x"]
+@pytest.mark.parametrize(
+    ("make", "replicas", "first"),
+    [(pytorchjob.manifest, "pytorchReplicaSpecs", "Master"), (mpijob.manifest, "mpiReplicaSpecs", "Launcher")],
+)
+def test_the_schemas_can_refuse(make, replicas, first):
+    job = documents(make)[2]
+    job["spec"][replicas][first]["template"]["spec"]["containers"][0]["comand"] = ["x"]
     with pytest.raises(jsonschema.ValidationError, match="comand"):
-        jsonschema.validate(job, SCHEMAS["PyTorchJob"])
+        jsonschema.validate(job, SCHEMAS[job["kind"]])
+
+
+def test_an_mpi_job_has_one_launcher():
+    job = documents(mpijob.manifest)[2]
+    job["spec"]["mpiReplicaSpecs"]["Launcher"]["replicas"] = 2
+    with pytest.raises(jsonschema.ValidationError, match="1 was expected"):
+        jsonschema.validate(job, SCHEMAS["MPIJob"])
 
 
 @pytest.mark.parametrize(
@@ -204,7 +255,8 @@ def test_the_commands_write_a_file_once(tmp_path, monkeypatch):
     Path("mini.yaml").write_text(yaml.safe_dump(mini_recipe().model_dump(mode="json")))
     slurm = ["slurm", "mini.yaml", "--nodes", "4", "--gpus", "8", "--time", "24h"]
     kubernetes = ["kubernetes", "mini.yaml", "--nodes", "2", "--gpus", "8", "--image", "i:1", "--claim", "c"]
-    for command, file in ((slurm, "mini.sbatch"), (kubernetes, "mini-traces.yaml")):
+    mpi = [*kubernetes, "--kind", "mpijob", "--output", "mpi.yaml"]
+    for command, file in ((slurm, "mini.sbatch"), (kubernetes, "mini-traces.yaml"), (mpi, "mpi.yaml")):
         assert CliRunner().invoke(cli.app, command).exit_code == 0
         assert Path(file).exists()
         again = CliRunner().invoke(cli.app, command)

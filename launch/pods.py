@@ -1,0 +1,119 @@
+"""What manifests for Kubernetes share, whichever operator runs the job: names, recipe, network, what pods mount."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.trainer.recipe import Recipe, dump_recipe
+
+LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,44}[a-z0-9])?")  # leaves room for what the operator appends, in 63 characters
+IMAGE = re.compile(r"[\w.:/@-]+", re.ASCII)
+CPU = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+HEAD = """\
+# Trains arm {arm} of {name} on {nodes} pod(s) with {ranks} rank(s) each. Apply with: kubectl apply -f FILE
+# Written by `tracestill kubernetes`; safe to edit.
+---
+# What the pods read: {what}.
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: "{job}"
+data:
+{files}
+---
+# Ranks have no passwords: whoever reaches their ports can join or stop them. Only pods of this job may.
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: "{job}"
+spec:
+  podSelector:
+    matchLabels: {{training.kubeflow.org/job-name: "{job}"}}
+  policyTypes: [Ingress]
+  ingress:
+    - from:
+        - podSelector:
+            matchLabels: {{training.kubeflow.org/job-name: "{job}"}}
+---
+"""
+MOUNTS = """\
+      - {{name: runs, mountPath: {mount}}}
+      - {{name: recipe, mountPath: /recipe, readOnly: true}}
+      - {{name: shm, mountPath: /dev/shm}}"""
+DATA = """\
+initContainers:
+  - name: data
+    image: "{image}"
+    command: {data}
+    volumeMounts:
+{mounts}
+"""
+VOLUMES = """\
+volumes:
+  # A claim that all pods can write to (ReadWriteMany): run, checkpoints and logs.
+  - name: runs
+    persistentVolumeClaim: {{claimName: "{claim}"}}
+  - name: recipe
+    configMap: {{name: "{job}"}}
+  # NCCL and data workers share memory; the usual 64 MiB are too few.
+  - name: shm
+    emptyDir: {{medium: Memory}}
+"""
+
+
+@dataclass(frozen=True)
+class Pods:
+    """What a manifest asks for."""
+
+    nodes: int
+    gpus: int  # in each pod; 0: ranks compute on the CPU
+    image: str
+    claim: str  # a PersistentVolumeClaim that all pods can write to
+    ranks: int | None = None  # in each pod; None: one a GPU
+    mount: str = "/runs"  # where pods see the claim
+    attempts: int = 20
+
+
+def values_of(recipe: Recipe, arm: str, pods: Pods) -> dict[str, str | int]:
+    """What the templates of a manifest name. Raises InputError for a name that Kubernetes would refuse."""
+    recipe.for_arm(arm)
+    ranks = pods.ranks or pods.gpus
+    if ranks < 1:
+        raise InputError("--gpus: 0 needs --ranks, the ranks in each pod")
+    job = re.sub(r"[._]", "-", f"{recipe.name}-{arm}".lower())
+    if not LABEL.fullmatch(job):
+        raise InputError(f"name: {recipe.name}, arm {arm} make no name for a job in Kubernetes; shorten them ({job!r})")
+    if not IMAGE.fullmatch(pods.image):
+        raise InputError(f"--image {pods.image}: is no name of an image")
+    if not LABEL.fullmatch(pods.claim):
+        raise InputError(f"--claim {pods.claim}: is no name of a claim (small letters, digits and '-')")
+    if not re.fullmatch(r"(/[\w.-]+)+", pods.mount, re.ASCII):
+        raise InputError(f"--mount {pods.mount}: expected an absolute path without spaces")
+    run_dir = f"{pods.mount}/{recipe.name}"
+    return {
+        "name": recipe.name,
+        "arm": arm,
+        "nodes": pods.nodes,
+        "ranks": ranks,
+        "job": job,
+        "attempts": pods.attempts,
+        "image": pods.image,
+        "claim": pods.claim,
+        "run_dir": run_dir,
+        "mounts": MOUNTS.format(mount=pods.mount),
+        "data": f"[tracestill, run, /recipe/recipe.yaml, --run-dir, {run_dir}, --until, plan]",
+        "limits": f"nvidia.com/gpu: {pods.gpus}" if pods.gpus else f"cpu: {ranks}",
+    }
+
+
+def head(recipe: Recipe, what: str, values: dict[str, str | int], **files: str) -> str:
+    """The manifest's first documents: a ConfigMap with the recipe and further ``files``, and the NetworkPolicy."""
+    texts = {"recipe.yaml": dump_recipe(recipe), **files}
+    listed = "\n".join(f"  {name}: |\n{indented(text, 4)}" for name, text in texts.items())
+    return HEAD.format(what=what, files=listed, **values)
+
+
+def indented(text: str, by: int) -> str:
+    return "\n".join(" " * by + line if line else line for line in text.splitlines())
