@@ -175,3 +175,10 @@ def test_held_out_loss_of_word_problems_falls_on_every_kind(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks/held_out_loss.py"), str(ROOT / "recipes/gsm_symbolic.yaml")]
     done = subprocess.run([*command, "--json", str(tmp_path / "found.json")], cwd=ROOT, check=False)
     assert done.returncode == 0, json.loads((tmp_path / "found.json").read_text())["claims"]
+
+
+def test_the_sizing_table_is_what_the_memory_model_says():
+    command = [sys.executable, str(ROOT / "benchmarks/sizing.py")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert len(printed.splitlines()) > 10
+    assert printed in (ROOT / "docs/multi-node.md").read_text(), "run benchmarks/sizing.py and put its table there"

@@ -1,0 +1,67 @@
+"""The parts of benchmarks/foresee.py that measure nothing."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_path():
+    sys.path.insert(0, str(BENCHMARKS))
+    yield
+    sys.path.remove(str(BENCHMARKS))
+
+
+def test_the_model_meets_the_run_that_it_was_fitted_on():
+    import json
+
+    import foresee_published as published
+
+    data = json.loads(published.PUBLISHED.read_text())
+    for series in data["series"]:
+        gpus, steps, speed = series["points"][0]
+        rate = published.rate_from(series, gpus, steps, speed, data["links"])
+        assert published.per_gpu(series, gpus, steps, data["links"], rate) == pytest.approx(speed, rel=1e-6)
+        assert rate < (312e12 if series["gpu"].startswith("A100") else 989.5e12), "no GPU reaches its peak"
+
+
+def test_published_runs_are_foreseen_better_than_by_perfect_scaling():
+    import foresee_published as published
+
+    found = published.check()
+    assert len(found["rows"]) == 52
+    by_model = [abs(row["error_of_step_time"]) for row in found["rows"]]
+    perfect = [abs(row["change_from_the_fitted"]) for row in found["rows"]]
+    assert sum(by_model) < 0.5 * sum(perfect)
+    assert all(claim["holds"] for claim in published.claims_of(found))
+    worse = [{**row, "error_of_step_time": 0.5} for row in found["rows"]]
+    assert not any(claim["holds"] for claim in published.claims_of({"rows": worse})), "the claims can fail"
+
+
+def test_curves_end_where_scaling_does(tmp_path):
+    import foresee_students as students
+
+    def points(*speeds, fits=True):
+        return [{"nodes": 2**i, "tokens_per_second": s, "fits": fits} for i, s in enumerate(speeds)]
+
+    assert students.scales_to(points(1, 2, 4, 5, 10)) == 4
+    assert students.scales_to(points(1, 1.5, 2.2)) == 4
+    assert students.scales_to(points(1, 2, fits=False)) is None
+    found = students.curves()
+    assert found["70B"]["weak"]["1"]["scales_to_nodes"] is None, "70B fits at ZeRO 3 only"
+    assert found["8B"]["strong"]["2"]["scales_to_nodes"] <= students.PACKS // 8
+    students.draw(found, tmp_path / "plot.svg")
+    assert "</svg>" in (tmp_path / "plot.svg").read_text()
+
+
+def test_the_claims_about_this_machine_can_fail():
+    import foresee
+
+    cases = [{"case": f"{n} ranks, ZeRO 0", "error": error} for n, error in ((2, 0.01), (3, -0.14), (4, 0.2))]
+    cases.append({"case": "2 hosts at 100 Mbit/s, ZeRO 0", "error": -0.05})
+    held = {claim["name"]: claim["holds"] for claim in foresee.claims_of({"cases": cases})}
+    assert held["ranks: largest error of a step time, 3 cases"] is False
+    assert held["hosts: largest error of a step time, 1 cases"] is True
