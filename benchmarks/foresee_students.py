@@ -14,7 +14,7 @@ from typing import Any
 from machine import table
 
 from tracestill.trainer.hardware import EFFICIENCY, NODES
-from tracestill.trainer.memory import LLAMA3_8B, LLAMA3_70B, QWEN3_0_6B, Decoder, Setting, estimate
+from tracestill.trainer.memory import LLAMA3_8B, LLAMA3_70B, QWEN3_0_6B, ROOM, Decoder, Setting, estimate
 from tracestill.trainer.step_time import PASSES, Machine, Task, even, foresee
 
 STUDENTS = {"0.6B": QWEN3_0_6B, "8B": LLAMA3_8B, "70B": LLAMA3_70B}
@@ -58,7 +58,7 @@ def point(student: Decoder, nodes: int, zero: int, *, strong: bool) -> dict[str,
         "tokens_per_second": times.tokens_per_second,
         "communication_share": times.communication / times.step,
         "gib": held / 2**30,
-        "fits": held < 0.92 * node.memory,
+        "fits": held < ROOM * node.memory,
     }
 
 

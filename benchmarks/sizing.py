@@ -9,12 +9,12 @@ the page.
 
 from __future__ import annotations
 
-from tracestill.trainer.memory import LLAMA3_8B, LLAMA3_70B, QWEN3_0_6B, Setting, estimate
+from tracestill.trainer.memory import LLAMA3_8B, LLAMA3_70B, QWEN3_0_6B, ROOM, Setting, estimate
 
 STUDENTS = {"0.6B": (QWEN3_0_6B, (1, 8)), "8B": (LLAMA3_8B, (8, 32)), "70B": (LLAMA3_70B, (64, 256))}
 STAGES = (1, 2, 3)
 TOKENS = (4_096, 16_384, 65_536)
-ROOM = 74e9  # bytes of an 80 GB GPU that are left for all this
+BYTES = 80e9  # of a GPU
 
 
 def rows() -> list[str]:
@@ -28,7 +28,7 @@ def rows() -> list[str]:
             for zero in STAGES if gpus > 1 else (2,):
                 settings = [Setting(tokens, ranks=gpus, zero=zero, recompute=True) for tokens in TOKENS]
                 sizes = [estimate(student, setting)["peak"] for setting in settings]
-                cells = [f"{size / 1e9:,.0f}" if size <= ROOM else f"({size / 1e9:,.0f})" for size in sizes]
+                cells = [f"{size / 1e9:,.0f}" if size <= ROOM * BYTES else f"({size / 1e9:,.0f})" for size in sizes]
                 found.append(f"| {name} | {gpus} | {zero} | " + " | ".join(cells) + " |")
     return found
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.sides import widths
 from tracestill.data_pipeline.stage import write_json
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.launch import deepspeed_command, multinode
@@ -62,7 +63,9 @@ class Bench:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         case = folder / "case.json"
-        write_json(case, {"changes": setting.changes(), "warmup": self.warmup, "steps": self.steps})
+        recipe = self.run.recipe.model_dump(mode="json")
+        about = {"warmup": self.warmup, "steps": self.steps, "changes": setting.changes(), "recipe": recipe}
+        write_json(case, about)
         words = ["--run-dir", str(self.run.root.absolute()), "--arm", self.arm]
         words += ["--case", str(case.absolute()), "--out", str(folder.absolute())]
         with self.console.status(f"{setting.name} on {ranks} rank(s)"):
@@ -71,12 +74,12 @@ class Bench:
         return result
 
     def outcome(self, folder: Path, words: Sequence[str], ranks: int, cluster: Cluster | None) -> Result:
-        if cluster is None:
-            start = deepspeed_command.start_ranks(ENTRY_POINT, words, ranks)
-        else:
-            start = multinode.start_entry(cluster, self.run.root, ENTRY_POINT, words, folder / "launch")
         log = folder / "console.log"
         try:
+            if cluster is None:
+                start = deepspeed_command.start_ranks(ENTRY_POINT, words, ranks)
+            else:
+                start = multinode.start_entry(cluster, self.run.root, ENTRY_POINT, words, folder / "launch")
             deepspeed_command.run(start.arguments, log, start.environment, watch=start.watch)
         except (TrainingFailed, InputError) as error:
             return {"problem": why(error, folder, log)}
@@ -125,13 +128,18 @@ def search(bench: Bench, axes: Axes, *, whole_grid: bool) -> dict[Setting, Resul
 def choose_axes(bench: Bench, zero: Sequence[int], capacity: Sequence[int], recompute: bool | None) -> Axes:
     """The values to try. Raises InputError if a capacity given does not hold the longest document."""
     recipe = bench.run.recipe.for_arm(bench.arm)
+    if recipe.train.local_checkpoints and bench.cluster is not None and not bench.cluster.here_only:
+        raise InputError("train.local_checkpoints: a benchmark of several hosts needs a run directory that they share")
     store = TokenStore(bench.run.stage(bench.arm, "encode") / "tokens.arrow")
-    longest = int(store.lengths.max())
+    longest = int(widths(store.lengths, store.encoder_lengths).max())
     for value in capacity:
         if value < longest:
             raise InputError(f"--capacity {value}: the longest document has {longest} tokens")
     readers = bench.ranks // recipe.train.sequence_parallel
-    return axes_of(recipe, longest=longest, ranks=readers, zero=zero, capacity=capacity, recompute=recompute)
+    axes = axes_of(recipe, longest=longest, ranks=readers, zero=zero, capacity=capacity, recompute=recompute)
+    if left := sorted(set(capacity) - set(axes.capacity)):
+        raise InputError(f"--capacity {left[0]}: a step of as many tokens as now leaves {readers} ranks without packs")
+    return axes
 
 
 def scale(bench: Bench, setting: Setting, counts: Sequence[int]) -> dict[str, dict[int, Result]]:

@@ -82,31 +82,40 @@ def bench(
     Example: [cyan]tracestill bench recipes/demo.yaml --scaling 1,2 --foresee nodes=1,2,4,8[/]
     """
     from tracestill.launch import bench_report
-    from tracestill.launch.bench import Bench, choose_axes, scale, search
+    from tracestill.launch.bench import Bench, choose_axes, part_of, scale, search
     from tracestill.launch.bench_search import own_setting, recommend
-    from tracestill.launch.foresee import foresee_nodes
+    from tracestill.launch.foresee import Forecast, Student, foresee_nodes, parse_link
 
     cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env)
-    stages, sizes, counts = numbers("--zero", zero), numbers("--capacity", capacity), numbers("--scaling", scaling)
-    nodes = numbers("--foresee", foresee.removeprefix("nodes=")) if foresee else []
+    stages, sizes = numbers("--zero", zero, least=0), numbers("--capacity", capacity)
+    counts, nodes = numbers("--scaling", scaling), numbers("--foresee", foresee.removeprefix("nodes="))
+    wanted = Forecast(nodes, devices, parse_link(link), hardware)
     if (devices or link or hardware) and not nodes:
         raise InputError("--devices, --link, --hardware: belong to --foresee nodes=1,2,…")
+    if hardware and (counts or stages or sizes or grid or recompute is not None):
+        raise InputError(
+            "--hardware: measures nothing; leave out --scaling, --zero, --capacity, --recompute and --grid"
+        )
     if wrong := set(stages) - {0, 1, 2, 3}:
         raise InputError(f"--zero: {min(wrong)} is no ZeRO stage; choose among 0,1,2,3")
     console = Console(stderr=True)
     run = with_data(recipe, run_dir, settings, arm, console)
-    whole = -(-steps // warmup) * warmup  # the log is read once every ``warmup`` steps
-    work = Bench(run, arm, cluster, warmup, whole, console)
+    work = Bench(run, arm, cluster, warmup, -(-steps // warmup) * warmup, console)  # read once every ``warmup`` steps
+    student = Student.of(work) if nodes else None
+    for count in counts:
+        part_of(work, count)
     found: dict[str, Any] = {"name": run.recipe.name, "arm": arm}
     if not hardware:
         own = own_setting(run.recipe.for_arm(arm))
         seen = search(work, choose_axes(work, stages, sizes, recompute), whole_grid=grid)
         best, reasons = recommend(own, seen)
         found |= bench_report.gather(work, own, best, reasons, seen)
+        bench_report.write(work.folder, found, json_file)  # what follows may fail
         if counts:
             found["scaling"] = scale(work, best, counts)
-    if nodes:
-        found["foreseen"] = foresee_nodes(work, found, nodes, devices=devices, link=link, hardware=hardware)
+            bench_report.write(work.folder, found, json_file)
+    if student is not None:
+        found["foreseen"] = foresee_nodes(work, student, found, wanted)
     for path in bench_report.write(work.folder, found, json_file):
         console.print(f"written: {path}", highlight=False, soft_wrap=True)
     bench_report.show(found, Console())
@@ -115,26 +124,30 @@ def bench(
 def with_data(
     recipe: Path, run_dir: Path | None, settings: list[str] | None, arm: str, console: Console
 ) -> RunDirectory:
-    """The run, with its data up to the arm's plan; what is up to date is left as it is."""
+    """The run, with its data up to the arm's plan. A run that is there keeps its recipe: what ``settings`` change is
+    for the benchmark alone. Raises InputError if they would change its data."""
     from tracestill.launch.execution import open_run
     from tracestill.launch.runner import run_stages, stage_position
     from tracestill.launch.stages import plan_works
-    from tracestill.trainer.run_directory import RunDirectory
+    from tracestill.trainer.run_directory import RECIPE, RunDirectory
 
     asked = open_run(recipe, run_dir, settings)
     asked.recipe.for_arm(arm)
-    works = plan_works(asked)
-    due = [w for w in works if w.position <= stage_position("plan") and w.arm in (None, arm)]
-    empty = not any(work.directory.exists() for work in works)
-    run = RunDirectory.create(asked.root, asked.recipe, replace=empty)
+    due = [w for w in plan_works(asked) if w.position <= stage_position("plan") and w.arm in (None, arm)]
+    if (asked.root / RECIPE).exists():
+        stale = next((work.label for work in due if not work.is_current() and work.directory.exists()), None)
+        if stale is not None:
+            raise InputError(f"{asked.root}: '{stale}' is of other settings; choose another --run-dir")
+    else:
+        RunDirectory.create(asked.root, asked.recipe)
     run_stages(due, console)
-    return run
+    return asked
 
 
-def numbers(option: str, text: str) -> list[int]:
+def numbers(option: str, text: str, least: int = 1) -> list[int]:
     """The numbers in ``1,2,4``, in increasing order. Raises InputError naming the option."""
     words = [word.strip() for word in text.split(",")] if text else []
     for word in words:
-        if not word.isdecimal():
-            raise InputError(f"{option}: expected whole numbers such as 1,2,4, got '{word}'")
+        if not word.isdecimal() or int(word) < least:
+            raise InputError(f"{option}: expected whole numbers from {least} on, such as 1,2,4, got '{word}'")
     return sorted({int(word) for word in words})

@@ -19,6 +19,7 @@ from tracestill.launch.charts import lines, stacked
 from tracestill.launch.report import machine
 from tracestill.launch.report_html import table
 from tracestill.launch.report_style import STYLE
+from tracestill.trainer.recipe import MAIN_ARM
 
 Found = dict[str, Any]
 PARTS = {"data": "s4", "forward": "s0", "backward": "s2", "optimizer": "s3", "communication": "s1"}
@@ -37,7 +38,11 @@ def gather(bench: Bench, own: Setting, best: Setting, reasons: Sequence[str], se
         "cases": [{"setting": {**asdict(s), "name": s.name}, **result} for s, result in seen.items()],
         "own": own.name,
         "warnings": warnings(seen),
-        "recommended": {"name": best.name, "options": best.as_options(own), "reasons": list(reasons)},
+        "recommended": {
+            "name": best.name,
+            "options": best.as_options(own, "" if bench.arm == MAIN_ARM else f"arms.{bench.arm}."),
+            "reasons": list(reasons),
+        },
     }
 
 
@@ -143,8 +148,9 @@ def foreseen_rows(foreseen: Found, how: str) -> tuple[list[str], list[list[str]]
 
 
 def cell_of(point: Found) -> str:
-    if point["memory_gib"] is not None and point["room_gib"] is not None and point["memory_gib"] > point["room_gib"]:
-        return f"needs {point['memory_gib']:.0f} GiB"
+    needs, room = point["memory_gib"], point["room_gib"]
+    if needs is not None and room is not None and needs > room:
+        return f"needs {needs:.0f} GiB"
     return f"{point['tokens_per_second']:,.0f} ({point['efficiency']:.0%})"
 
 

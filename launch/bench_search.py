@@ -42,15 +42,17 @@ class Setting:
             "student": {"activation_checkpointing": self.recompute},
         }
 
-    def as_options(self, than: Setting) -> list[str]:
-        """The options of the command line that turn the setting ``than`` into this one."""
+    def as_options(self, than: Setting, prefix: str = "") -> list[str]:
+        """The options of the command line that turn the setting ``than`` into this one; ``prefix`` is ``arms.<arm>.``
+        of an arm beside the main one."""
         pairs = [
             ("train.zero", self.zero, than.zero),
             ("plan.capacity", self.capacity, than.capacity),
             ("plan.packs_per_step", self.packs, than.packs),
+            ("plan.group", 0 if self.packs != than.packs else "", ""),
             ("student.activation_checkpointing", str(self.recompute).lower(), str(than.recompute).lower()),
         ]
-        return [f"--set {key}={value}" for key, value, old in pairs if value != old]
+        return [f"--set {prefix}{key}={value}" for key, value, old in pairs if value != old]
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,13 @@ class Axes:
     zero: Sequence[int]
     capacity: Sequence[int]  # in increasing order
     recompute: Sequence[bool]
+
+    def nearest(self, own: Setting) -> Setting:
+        """The setting inside of the axes that is most like the recipe's own one."""
+        zero = min(self.zero, key=lambda stage: abs(stage - own.zero))
+        capacity = min(self.capacity, key=lambda tokens: abs(tokens - own.capacity), default=own.capacity)
+        way = own.recompute if own.recompute in self.recompute else self.recompute[0]
+        return replace(resized(own, capacity, own.packs * own.capacity), zero=zero, recompute=way)
 
 
 def own_setting(recipe: Recipe) -> Setting:
@@ -109,11 +118,11 @@ def climb(own: Setting, axes: Axes, measure: Callable[[Setting], Result]) -> dic
             seen[setting] = measure(setting)
         return speed(seen[setting])
 
-    best = own
     look(own)
+    best = axes.nearest(own)
     for _ in range(3):
         before = best
-        for way in (1, -1):  # larger micro-steps, or else smaller ones
+        for way in (1, -1) if look(best) else (-1,):  # larger micro-steps, or else smaller ones
             while (following := beside(axes.capacity, best.capacity, way)) is not None:
                 tried = resized(best, following, tokens)
                 if look(tried) < GAIN * look(best):

@@ -7,8 +7,9 @@ computing and updating are those of the cases that ``tracestill bench`` ran, or 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,23 @@ from tracestill.trainer import memory
 from tracestill.trainer.batches import row_length
 from tracestill.trainer.hardware import EFFICIENCY, NODES, Link
 from tracestill.trainer.recipe import Recipe
-from tracestill.trainer.step_time import PASSES, Machine, Task, foresee
+from tracestill.trainer.step_time import LIVE, PASSES, Machine, Task, foresee
 from tracestill.trainer.weighting import make_weighting, table_at
 
 STEPS = 8  # of the plan, over which predictions are averaged
 STAGES = (0, 1, 2, 3)
 COLLECTIVES = "tracestill.launch.collective"
 Found = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is to be foreseen."""
+
+    nodes: Sequence[int]
+    devices: int | None = None  # of a node; None: as measured, or the hardware's
+    link: Link | None = None  # between nodes; None: as measured, or the hardware's
+    hardware: str = ""  # of NODES; empty: what was measured
 
 
 @dataclass
@@ -47,19 +58,25 @@ class Student:
     tied: int
     layers: int
     decoder: memory.Decoder | None  # for memory; None if the student is not of the kind that ``memory`` knows
+    known: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, bool]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, bench: Bench) -> Student:
-        """Raises InputError for a student whose FLOPs cannot be counted."""
+        """Raises InputError for a student or a training that the model does not know."""
         from tracestill.trainer.flops import cost_of
         from tracestill.trainer.student import auto_class, transformers_config
         from tracestill.trainer.student_check import pretrained_config
 
         recipe = bench.run.recipe.for_arm(bench.arm)
+        own = recipe.student
+        if own.lora or own.freeze:
+            raise InputError("--foresee: student.lora, student.freeze: it knows students that are trained whole")
+        if recipe.train.sequence_parallel > 1:
+            raise InputError("--foresee: train.sequence_parallel: it knows nothing of ranks that share rows")
         encode = bench.run.stage(bench.arm, "encode")
         about = read_manifest(encode) or {}
-        more = {"vocab_size": about["vocab_size"]}
-        own = recipe.student
+        ids = {f"{name}_token_id": about["special_ids"][name] for name in ("bos", "eos", "pad")}
+        more = {"vocab_size": about["vocab_size"], **ids}
         config = pretrained_config(own) if own.config is None else transformers_config(own.config, more)
         with torch.device("meta"):
             model = auto_class(own).from_config(config, dtype=torch.float32)
@@ -79,65 +96,60 @@ class Student:
         )
 
     def tasks(self, capacity: int, packs: int, ranks: int, zero: int, number: int, *, recompute: bool) -> list[Task]:
-        """The first steps of the plan, dealt to ``ranks``; ``number``: bytes of a parameter's number."""
+        """Steps of ``packs`` packs dealt to ``ranks``; ``number``: bytes of a parameter's number."""
         raw = self.recipe.deepspeed.get("zero_optimization", {})
-        parts = self.recipe.train.sequence_parallel
-        readers = max(1, ranks // parts)
-        loads, tokens = self.packs(capacity, packs, readers)
-        found = []
-        for load, count in zip(loads * (RECOMPUTED if recompute else 1), tokens, strict=True):
-            shared = np.repeat(load, parts, axis=1) / parts
-            found.append(
-                Task(
-                    self.parameters,
-                    shared,
-                    float(count),
-                    zero=zero,
-                    parameter_bytes=number,
-                    layers=self.layers,
-                    tied=self.tied,
-                    overlap=raw.get("overlap_comm"),
-                    live=int(raw.get("stage3_max_live_parameters", 1e9)),
-                )
+        costs, sizes, _ = self.packs(capacity, packs)
+        steps = -(-packs // ranks)
+        loads = np.zeros((len(costs), steps * ranks))
+        loads[:, :packs] = costs * (RECOMPUTED if recompute else 1)
+        return [
+            Task(
+                self.parameters,
+                load,
+                float(count),
+                zero=zero,
+                parameter_bytes=number,
+                layers=self.layers,
+                tied=self.tied,
+                overlap=raw.get("overlap_comm"),
+                live=int(raw.get("stage3_max_live_parameters", LIVE)),
             )
-        return found
+            for load, count in zip(loads.reshape(len(costs), steps, ranks), sizes.sum(axis=1), strict=True)
+        ]
 
-    def packs(self, capacity: int, packs: int, readers: int) -> tuple[np.ndarray, np.ndarray]:
-        """(steps, A, readers) FLOPs, and (steps,) tokens."""
-        plan = make_plan(self.store.lengths, PlanConfig(capacity=capacity, packs_per_step=packs), seed=0, epoch=0)
+    def packs(self, capacity: int, packs: int) -> tuple[np.ndarray, np.ndarray, bool]:
+        """(steps, packs) FLOPs and tokens of the first steps of an epoch, 0 for an empty pack; and whether there are so
+        few packs that they come again."""
+        if (capacity, packs) not in self.known:
+            own = self.recipe.plan
+            # packs and their order do not depend on how many make a step, but for their groups
+            config = PlanConfig(capacity=capacity, packs_per_step=own.packs_per_step, balance=own.balance)
+            plan = make_plan(self.store.lengths, config, seed=self.recipe.seed, epoch=0)
+            ids = plan.steps.ravel()
+            again = len(ids) < STEPS * packs
+            ids = np.resize(ids[ids >= 0] if again else ids, (STEPS, packs))
+            costs, sizes = (np.zeros(plan.n_packs + 1) for _ in range(2))  # the last is the empty pack, -1
+            for pack in np.unique(ids[ids >= 0]):
+                costs[pack], sizes[pack] = self.cost_of_pack(plan.pack(int(pack)))
+            self.known[capacity, packs] = costs[ids], sizes[ids], again
+        return self.known[capacity, packs]
+
+    def cost_of_pack(self, documents: np.ndarray) -> tuple[float, int]:
+        """FLOPs and tokens of a pack."""
         weighting = make_weighting(self.recipe.weighting, self.recipe.span_kinds(), self.recipe.seed)
         weighs = table_at(weighting, 0, len(self.store.kind_names)) != 0
-        costs, sizes = np.zeros(plan.n_packs + 1), np.zeros(plan.n_packs + 1)  # the last is the empty pack, -1
-        for pack in range(plan.n_packs):
-            documents = plan.pack(pack)
-            lengths = self.store.lengths[documents]
-            weighted = float(self.store.counts[documents][:, weighs].sum())
-            padding = row_length(int(lengths.sum())) - int(lengths.sum())
-            costs[pack] = self.cost.of(lengths) + self.cost.linear * padding + self.cost.head * weighted
-            sizes[pack] = lengths.sum()
-        steps = -(-packs // readers)
-        slots: np.ndarray = np.full((STEPS, steps * readers), -1)
-        if plan.n_packs < STEPS * packs:  # little data: its packs come again
-            slots[:, :packs] = np.resize(np.arange(plan.n_packs), (STEPS, packs))
-        else:
-            slots[:, :packs] = plan.steps[:STEPS]
-        slots = slots.reshape(STEPS, steps, readers)
-        return costs[slots], sizes[slots].sum(axis=(1, 2))
+        lengths = self.store.lengths[documents]
+        tokens = int(lengths.sum())
+        weighted = float(self.store.counts[documents][:, weighs].sum())
+        padding = row_length(tokens) - tokens
+        return self.cost.of(lengths) + self.cost.linear * padding + self.cost.head * weighted, tokens
 
     def memory_gib(self, capacity: int, ranks: int, zero: int, number: int, *, recompute: bool) -> float | None:
         """Of one rank, by ``trainer.memory``."""
         if self.decoder is None:
             return None
-        train = self.recipe.train
-        setting = memory.Setting(
-            capacity,
-            ranks=ranks,
-            sequence_parallel=min(train.sequence_parallel, ranks),
-            zero=zero,
-            bytes=number,
-            recompute=recompute,
-            chunk_rows=train.chunk_rows,
-        )
+        rows = self.recipe.train.chunk_rows
+        setting = memory.Setting(capacity, ranks, zero=zero, bytes=number, recompute=recompute, chunk_rows=rows)
         return memory.estimate(self.decoder, setting)["peak"] / 2**30
 
 
@@ -159,37 +171,35 @@ def decoder_of(config: Any) -> memory.Decoder | None:
     )
 
 
-def foresee_nodes(
-    bench: Bench, found: Found, nodes: Sequence[int], *, devices: int | None, link: str, hardware: str
-) -> Found:
+def foresee_nodes(bench: Bench, student: Student, found: Found, wanted: Forecast) -> Found:
     """Throughput for each ZeRO stage and number of nodes: the recipe's step shared by all (``strong``), and growing
-    with them (``weak``). Raises InputError for a student or an option that cannot be used."""
-    student = Student.of(bench)
+    with them (``weak``). Raises InputError for a link that is neither measured nor stated."""
     plan, own = student.recipe.plan, student.recipe.student
     capacity, packs, recompute = plan.capacity, plan.packs_per_step, own.activation_checkpointing
     if "recommended" in found:
         setting = next(c["setting"] for c in found["cases"] if c["setting"]["name"] == found["recommended"]["name"])
         capacity, packs, recompute = setting["capacity"], setting["packs"], setting["recompute"]
-    machine, notes, room = choose_machine(bench, found, devices, link, hardware)
-    if (most := nodes[-1] * machine.devices // student.recipe.train.sequence_parallel) > packs:
+    machine, notes, room = choose_machine(bench, found, wanted)
+    fp32 = any(case.get("precision") == "float32" for case in found.get("cases", ()))
+    fp32 |= student.recipe.train.precision == "fp32"
+    most = wanted.nodes[-1] * machine.devices
+    if most > packs:
         notes.append(f"strong: a step has {packs} pack(s), so of {most} ranks that read one each the others are idle")
-    fp32 = not hardware and any(case.get("precision") == "float32" for case in found["cases"])
-    number = 4 if fp32 else 2
-    result: Found = {"nodes": list(nodes), "devices": machine.devices, "notes": notes, "strong": {}, "weak": {}}
+    if student.packs(capacity, packs * wanted.nodes[-1])[2]:
+        notes.append("the data make so few packs that they come again")
+    result: Found = {"nodes": list(wanted.nodes), "devices": machine.devices, "notes": notes, "strong": {}, "weak": {}}
     for how in ("strong", "weak"):
         for stage in STAGES if fp32 else STAGES[1:]:  # ZeRO 0 trains in fp32 only
             points: list[Found] = []
-            for count in nodes:
+            for count in wanted.nodes:
                 ranks = count * machine.devices
-                grown = packs * (count if how == "weak" else 1)
-                tasks = student.tasks(capacity, grown, ranks, stage, number, recompute=recompute)
-                held = student.memory_gib(capacity, ranks, stage, number, recompute=recompute)
+                work = (capacity, packs * (count if how == "weak" else 1), ranks, stage, 4 if fp32 else 2)
+                held = student.memory_gib(capacity, ranks, stage, 4 if fp32 else 2, recompute=recompute)
                 about = {"nodes": count, "ranks": ranks, "memory_gib": held, "room_gib": room}
-                points.append({**about, **mean(tasks, machine)})
+                points.append({**about, **mean(student.tasks(*work, recompute=recompute), machine)})
                 first = points[0]
-                points[-1]["efficiency"] = (points[-1]["tokens_per_second"] / count) / (
-                    first["tokens_per_second"] / first["nodes"]
-                )
+                a_node = first["tokens_per_second"] / first["nodes"]
+                points[-1]["efficiency"] = points[-1]["tokens_per_second"] / count / a_node
             result[how][str(stage)] = points
     return result
 
@@ -205,70 +215,81 @@ def mean(tasks: Sequence[Task], machine: Machine) -> Found:
     }
 
 
-def choose_machine(
-    bench: Bench, found: Found, devices: int | None, link: str, hardware: str
-) -> tuple[Machine, list[str], float | None]:
-    """The cluster to foresee, what is to be said about it, and the GiB of one of its devices (None: not known)."""
-    stated = parse_link(link)
-    if hardware:
-        if hardware not in NODES:
-            raise InputError(f"--hardware {hardware}: unknown; choose one of {', '.join(NODES)}")
-        node = NODES[hardware]
-        between = stated or node.between
-        machine = Machine(
-            node.peak * EFFICIENCY[hardware],
-            node.bandwidth,
-            dict.fromkeys(PASSES, node.inside),
-            dict.fromkeys(PASSES, between),
-            devices or node.devices,
-        )
-        note = f"{hardware}: {EFFICIENCY[hardware]:.0%} of {node.peak / 1e12:.0f} TFLOP/s assumed; {spelled(between)}"
-        return machine, [note], node.memory / 2**30
+def choose_machine(bench: Bench, found: Found, wanted: Forecast) -> tuple[Machine, list[str], float | None]:
+    """The cluster to foresee, what is to be said about it, and the GiB of one of its devices that may be used (None:
+    not known)."""
+    if wanted.hardware:
+        if wanted.hardware not in NODES:
+            raise InputError(f"--hardware {wanted.hardware}: unknown; choose one of {', '.join(NODES)}")
+        node, share = NODES[wanted.hardware], EFFICIENCY[wanted.hardware]
+        stated = wanted.link or node.between
+        links = (dict.fromkeys(PASSES, node.inside), dict.fromkeys(PASSES, stated))
+        machine = Machine(node.peak * share, node.bandwidth, *links, wanted.devices or node.devices)
+        note = f"{wanted.hardware}: {share:.0%} of {node.peak / 1e12:.0f} TFLOP/s assumed; {spelled(stated)}"
+        return machine, [note], memory.ROOM * node.memory / 2**30
     cases = [case for case in found["cases"] if "problem" not in case]
-    here = max(case["ranks"] // case["nodes"] for case in cases)
-    links, across = measure_links(bench)
-    if across is None and stated is None:
-        notes = ["between nodes: taken to be as fast as inside of one; say otherwise with --link GB/s,us"]
+    devices = wanted.devices or max(case["ranks"] // case["nodes"] for case in cases)
+    inside, across = measure_links(bench)
+    if inside is None and devices > 1:
+        raise InputError("--devices: one rank says nothing about links inside of a node; measure on two or more")
+    if wanted.link:
+        between, note = dict.fromkeys(PASSES, wanted.link), spelled(wanted.link)
+    elif across is not None:
+        between, note = across, "between nodes: as measured between two hosts"
+    elif bench.cluster is None and inside is not None and not deepspeed_command.count_gpus():
+        between, note = inside, "between nodes: as fast as inside of this one; say otherwise with --link GB/s,us"
+    elif wanted.nodes[-1] > 1:
+        raise InputError("--foresee: nothing here tells how nodes are joined; add --link GB/s,us, or a second host")
     else:
-        notes = [f"between nodes: {spelled(stated) if stated else 'as measured between two hosts'}"]
-    to_others = dict.fromkeys(PASSES, stated) if stated else across or links
-    machine = calibrate(cases, links, to_others, devices or here)
-    notes.append(f"computing and updating: as measured here on {cases[0]['device']}")
-    return machine, notes, None
+        between, note = inside or free(), "one node: nothing is said between nodes"
+    notes = [note, f"computing and updating: as measured here on {cases[0]['device']}"]
+    return calibrate(cases, inside or free(), between, devices), notes, room_here()
+
+
+def room_here() -> float | None:
+    """GiB of one of this host's GPUs that may be used."""
+    if not deepspeed_command.count_gpus():
+        return None
+    return memory.ROOM * torch.cuda.get_device_properties(0).total_memory / 2**30
 
 
 def parse_link(text: str) -> Link | None:
-    """The link in ``50,5``: GB/s, and microseconds. Raises InputError for another form."""
+    """The link in ``50,5``: GB/s of a node, and microseconds. Raises InputError for another form."""
     if not text:
         return None
+    bandwidth, _, latency = text.partition(",")
     try:
-        bandwidth, _, latency = text.partition(",")
         found = Link(float(latency or 10) * 1e-6, float(bandwidth) * 1e9)
     except ValueError:
         raise InputError(f"--link {text}: expected GB/s and microseconds, such as 50,5") from None
-    if found.bandwidth <= 0 or found.latency < 0:
+    if not (0 < found.bandwidth < math.inf and 0 <= found.latency < math.inf):
         raise InputError(f"--link {text}: expected numbers above 0")
     return found
 
 
 def spelled(link: Link) -> str:
-    return f"{link.bandwidth / 1e9:g} GB/s and {link.latency * 1e6:g} us a hop between nodes"
+    return f"between nodes: {link.bandwidth / 1e9:g} GB/s and {link.latency * 1e6:g} us a hop"
 
 
-def measure_links(bench: Bench) -> tuple[dict[str, Link], dict[str, Link] | None]:
-    """Links inside a node and between nodes (None without a second host): the model's constants, by two messages."""
+def measure_links(bench: Bench) -> tuple[dict[str, Link] | None, dict[str, Link] | None]:
+    """Links inside a node (None: of one rank) and between nodes (None: of one host), each by two messages.
+
+    Between nodes the latency is that of one rank on each of two hosts, the bandwidth that of all their ranks together.
+    """
     cluster = bench.cluster
     if cluster is None:
-        ranks = max(2, bench.ranks) if not deepspeed_command.count_gpus() else bench.ranks
-        return (fitted(bench, None, ranks) if ranks > 1 else free()), None
+        ranks = bench.ranks if deepspeed_command.count_gpus() else max(2, bench.ranks)
+        return (fitted(bench, None, ranks) if ranks > 1 else None), None
     first = cluster.hosts[0]
-    inside = free()
-    if len(first.slots) > 1:
-        inside = fitted(bench, replace(cluster, hosts=(first,)))
+    inside = fitted(bench, replace(cluster, hosts=(first,))) if len(first.slots) > 1 else None
     if len(cluster.hosts) == 1:
         return inside, None
     ones = tuple(replace(host, slots=host.slots[:1]) for host in cluster.hosts[:2])
-    return inside, fitted(bench, replace(cluster, hosts=ones))
+    across = fitted(bench, replace(cluster, hosts=ones))
+    if ones != cluster.hosts[:2]:
+        whole = fitted(bench, replace(cluster, hosts=cluster.hosts[:2]))
+        across = {name: Link(link.latency, whole[name].bandwidth) for name, link in across.items()}
+    return inside, across
 
 
 def free() -> dict[str, Link]:

@@ -2,7 +2,7 @@
 
 deepspeed --num_gpus 2 --module tracestill.trainer.bench --run-dir runs/demo --arm traces --case case.json --out DIR
 
-A case is a JSON object: ``changes`` to the recipe (nested, as in YAML), ``warmup`` and ``steps``. The log is read
+A case is a JSON object: a ``recipe``, ``changes`` to it (nested, as in YAML), ``warmup`` and ``steps``. The log is read
 after every ``warmup`` steps, so the first reading holds the warm-up alone. Rank 0 writes ``DIR/result.json``.
 """
 
@@ -127,7 +127,6 @@ def measured(job: Job, watch: Stopwatch) -> dict[str, Any]:
         "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in job.engine.module.parameters()),
         "steps": watch.last - watch.first,
         **rates(rounds, watch.last - watch.first, job.engine.ranks),
-        # a rank that comes last waits for nobody: what the others wait longer than it is time lost to unequal work
         "split": dict(zip(PARTS, table.mean(dim=0).tolist(), strict=True)),
         # the rank that comes last waits for nobody: what the others wait longer than it is lost to unequal work
         "waiting": float((waits - waits.min()).mean()),
@@ -175,8 +174,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--local_rank", type=int, default=0, help="given by the launcher")
     arguments = parser.parse_args(words)
     try:
-        run = RunDirectory.open(arguments.run_dir)
         case = json.loads(arguments.case.read_text(encoding="utf-8"))
+        run = RunDirectory(arguments.run_dir, build(case["recipe"], where="bench"))
         recipe = changed(run.recipe.for_arm(arguments.arm), case, profiled=use_gpu())
         world = engine.connect(recipe.train)
     except InputError as error:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 FP32 = 4
 BUCKET = 200_000_000  # elements that ZeRO reduces at a time, at most; as trainer/engine.py
+ROOM = 0.92  # of a device's memory, for what is counted here
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ p of a parameter's number, and A micro-steps a step:
 A collective of S bytes takes hops * latency + passes * (n - 1) / n * S / bandwidth; an all-reduce passes twice, the
 others once. A ring visits every rank; an all-reduce between nodes may go up and down a tree instead. The slower of the
 links inside and between nodes is the bandwidth. DeepSpeed hides communication behind computation only where
-``overlap_comm`` says so, by default at ZeRO 3.
+``overlap_comm`` says so, by default at ZeRO 3. Not in the model: Ulysses' exchanges, adapters and frozen parameters.
 """
 
 from __future__ import annotations
@@ -175,8 +175,10 @@ def hidden_part(task: Task, spoken: Mapping[str, float], compute: float) -> floa
     gradients = min(spoken["gradients"] * (1 - 1 / buckets) if buckets > 1 else spoken["gradients"] / 2, behind)
     if task.zero < 3:
         return gradients
-    parameters = min(spoken["parameters"] * (1 - 1 / (task.layers + 1)), compute - gradients)
-    return gradients + max(0.0, parameters)
+    room = compute - gradients
+    if task.parameters <= task.live:  # gathered once, in the first forward pass
+        room = min(room, compute / 3 / steps)
+    return gradients + max(0.0, min(spoken["parameters"] * (1 - 1 / (task.layers + 1)), room))
 
 
 def even(flops: float, steps: int, ranks: int) -> np.ndarray:

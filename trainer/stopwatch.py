@@ -35,6 +35,9 @@ class Stopwatch(Watchdog):
         self.wires, self.device, self.first, self.last = wires, device, first, first + steps
         self.marks: list[tuple[str, int, Any, float]] = []  # phase, step, when, seconds of communication so far
         self.profiler: torch.profiler.profile | None = None
+        if device.type == "cuda":  # the first use takes a while, a different one on each rank, which others wait for
+            with profile():
+                torch.cuda.synchronize(device)
         super().__init__(directory, settings)
 
     def phase(self, name: str, step: int) -> None:
@@ -42,7 +45,7 @@ class Stopwatch(Watchdog):
         if name in PARTS or (self.marks and self.marks[-1][0] in PARTS):
             self.marks.append((name, step, self.now_there(), self.wires.seconds))
         if self.device.type == "cuda" and name == "data" and step == self.last and self.profiler is None:
-            self.profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+            self.profiler = profile()
             self.profiler.__enter__()
 
     def now_there(self) -> Any:
@@ -55,7 +58,8 @@ class Stopwatch(Watchdog):
 
     def split(self) -> dict[str, float]:
         """Seconds of a mean counted step of this rank: ``data``, ``forward``, ``backward``, ``optimizer`` and
-        ``communication``, which is in none of the others (on a GPU: is taken from the backward pass's)."""
+        ``communication``, which is in none of the others. On a GPU, whose profile does not tell phases apart, it is
+        taken from the last three in proportion to their lengths."""
         found = dict.fromkeys([*PARTS.values(), "communication"], 0.0)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -67,30 +71,35 @@ class Stopwatch(Watchdog):
                 found["communication"] += spoken
         steps = self.last - self.first
         found = {name: seconds / steps for name, seconds in found.items()}
-        if self.profiler is not None:
-            found["communication"] = self.profiled()
-            found["backward"] -= found["communication"]
-        return found
+        return found if self.profiler is None else apart(found, self.profiled())
 
     def profiled(self) -> float:
         """Seconds a step in which this GPU did nothing but communicate."""
         assert self.profiler is not None
         self.profiler.__exit__(None, None, None)
-        steps = 1 + max(step for _, step, *_ in self.marks) - self.last
+        steps = 1 + max(step for name, step, *_ in self.marks if name in PARTS) - self.last
         kernels = [event for event in self.profiler.events() or () if event.device_type.name == "CUDA"]
         spans = [(event.name.lower(), (event.time_range.start, event.time_range.end)) for event in kernels]
         talk = [span for name, span in spans if COLLECTIVE in name]
         return exposed(talk, [span for name, span in spans if COLLECTIVE not in name]) / 1e6 / steps
 
 
+def profile() -> torch.profiler.profile:
+    return torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+
+
+def apart(split: dict[str, float], communication: float) -> dict[str, float]:
+    """Phases on a GPU's timeline with the communication in them taken out."""
+    names = ("forward", "backward", "optimizer")
+    share = min(1.0, communication / max(sum(split[name] for name in names), 1e-12))
+    return split | {name: split[name] * (1 - share) for name in names} | {"communication": communication}
+
+
 def exposed(talk: Iterable[Interval], work: Iterable[Interval]) -> float:
     """The time that intervals of communication cover and those of work do not, in their unit."""
-    total = 0.0
     busy = union(work)
-    for begin, end in union(talk):
-        total += end - begin
-        total -= sum(max(0.0, min(end, stop) - max(begin, start)) for start, stop in busy)
-    return total
+    both = union([*talk, *busy])
+    return sum(end - begin for begin, end in both) - sum(end - begin for begin, end in busy)
 
 
 def union(intervals: Iterable[Interval]) -> list[Interval]:
