@@ -11,6 +11,7 @@ from fake_run import RECIPE, claim, mini_recipe, run_data_stages
 from rich.console import Console
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.plan import load_plan
 from tracestill.data_pipeline.stage import read_manifest
 from tracestill.launch import bench as module
 from tracestill.launch import bench_command, bench_report, deepspeed_command, foresee
@@ -18,8 +19,11 @@ from tracestill.launch.bench import Bench, choose_axes, scale, search
 from tracestill.launch.bench_search import Setting, own_setting, recommend
 from tracestill.launch.cluster import Cluster
 from tracestill.launch.deepspeed_command import TrainingFailed
+from tracestill.launch.foresee import Forecast
 from tracestill.launch.hostfile import Host
 from tracestill.trainer.hardware import Link
+from tracestill.trainer.recipe import load_recipe
+from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.step_time import PASSES
 
 CASE = {
@@ -48,6 +52,8 @@ def bench(run):
 def measured(run):
     """A real benchmark of the recipe's own setting, with a forecast."""
     words = [
+        "--set",
+        "train.lr=7e-4",
         "--warmup",
         1,
         "--steps",
@@ -71,7 +77,7 @@ def test_a_case_is_measured_by_the_training_loop_itself(measured, run):
     assert (case["ranks"], case["zero"], case["capacity"], case["steps"], case["accumulation"]) == (2, 2, 256, 3, 1)
     assert case["precision"] == "float32"
     assert case["loss_first"] == pytest.approx(np.log(320), rel=0.1), "an untrained student guesses"
-    assert sum(case["split"].values()) == pytest.approx(case["step_seconds"], rel=0.35), "logging is not in the split"
+    assert sum(case["split"].values()) == pytest.approx(case["step_seconds"], rel=0.35), "a busy machine"
     assert all(seconds > 0 for seconds in case["split"].values())
     assert case["tokens_per_second"] > case["weighted_tokens_per_second"] > 0, "prompts weigh nothing"
     assert case["tokens_per_second_per_device"] == pytest.approx(case["tokens_per_second"] / 2)
@@ -83,6 +89,7 @@ def test_a_case_is_measured_by_the_training_loop_itself(measured, run):
 def test_a_benchmark_leaves_the_run_as_it_was(measured, run):
     train = run.stage("traces", "train")
     assert not train.exists()
+    assert load_recipe(run.root / "recipe.yaml") == run.recipe, "--set was for the benchmark alone"
     folder = run.root / "bench/traces"
     assert {path.name for path in folder.iterdir()} == {"bench.json", "bench.html", "cases", "links"}
     assert not list(folder.rglob("checkpoints"))
@@ -103,6 +110,7 @@ def test_the_forecast_follows_from_what_was_measured(measured):
     assert strong == pytest.approx([strong[0]] * 3), "a step of two packs keeps two ranks busy, however many there are"
     assert "of 8 ranks that read one each the others are idle" in " ".join(found["foreseen"]["notes"])
     assert "1 GB/s and 50 us a hop" in output.stdout
+    assert found["cases"][0]["loss_first"] > 0
 
 
 def test_with_hardware_nothing_is_measured(run, tmp_path):
@@ -120,15 +128,17 @@ def test_with_hardware_nothing_is_measured(run, tmp_path):
     ("words", "said"),
     [
         (["--zero", "4"], "--zero: 4 is no ZeRO stage"),
-        (["--zero", "two"], "--zero: expected whole numbers such as 1,2,4, got 'two'"),
+        (["--zero", "two"], "--zero: expected whole numbers from 0 on, such as 1,2,4, got 'two'"),
+        (["--foresee", "nodes=0"], "--foresee: expected whole numbers from 1 on"),
+        (["--scaling", "2", "--hardware", "h100", "--foresee", "nodes=1"], "--hardware: measures nothing"),
+        (["--set", "plan.capacity=300"], "'encode traces' is of other settings; choose another --run-dir"),
+        (["--capacity", "512", "--set", "train.ranks=8"], "leaves 8 ranks without packs"),
         (["--capacity", "9"], "--capacity 9: the longest document has"),
         (["--hardware", "h100"], "--devices, --link, --hardware: belong to --foresee"),
         (["--foresee", "nodes=1", "--hardware", "abacus"], "--hardware abacus: unknown; choose one of a100"),
-        (
-            ["--foresee", "nodes=1", "--hardware", "h100", "--link", "fast"],
-            "--link fast: expected GB/s and microseconds",
-        ),
-        (["--foresee", "nodes=1", "--hardware", "h100", "--link", "-1,5"], "--link -1,5: expected numbers above 0"),
+        (["--foresee", "nodes=1", "--link", "fast"], "--link fast: expected GB/s and microseconds"),
+        (["--foresee", "nodes=1", "--link", "-1,5"], "--link -1,5: expected numbers above 0"),
+        (["--foresee", "nodes=1", "--link", "nan"], "--link nan: expected numbers above 0"),
         (["--arm", "nobody"], "no arm 'nobody'"),
     ],
 )
@@ -211,7 +221,7 @@ def test_the_report_shows_settings_scaling_and_forecast(bench):
 
 def test_flops_of_the_packs_are_those_of_the_documents(run, bench):
     student = foresee.Student.of(bench)
-    (first, *_) = student.tasks(256, 2, 2, 2, 4, recompute=False)
+    first, *_ = student.tasks(256, 2, 2, 2, 4, recompute=False)
     again = student.tasks(256, 2, 2, 2, 4, recompute=True)[0]
     assert again.loads.sum() == pytest.approx(first.loads.sum() * 4 / 3)
     store, plan_tokens = student.store, first.tokens
@@ -224,13 +234,59 @@ def test_flops_of_the_packs_are_those_of_the_documents(run, bench):
     assert (four.loads[0] == 0).sum() == 2, "two packs leave two of four ranks idle"
 
 
-def test_a_student_whose_flops_nobody_counts_is_refused(tmp_path):
-    t5 = {"model_type": "t5", "d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 1, "num_heads": 2}
-    recipe = mini_recipe(student={"config": t5}, arms={})
-    run = claim(tmp_path / "run", recipe)
+def test_packs_are_those_of_the_recipes_own_plan(run, bench):
+    """And with a larger step they are the same ones in the same order."""
+    student, plan = foresee.Student.of(bench), load_plan(run.stage("traces", "plan") / "epoch-000")
+    costs, sizes, again = student.packs(256, 2)
+    steps = min(foresee.STEPS, plan.n_steps)
+    wanted = [[int(student.store.lengths[plan.pack(int(p))].sum()) for p in step] for step in plan.steps[:steps]]
+    assert sizes[:steps].tolist() == wanted
+    assert again == (plan.n_steps < foresee.STEPS)
+    assert ((costs > 0) == (sizes > 0)).all()
+
+
+T5 = {"model_type": "t5", "d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 1, "num_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"student": {"config": T5}, "arms": {}}, "FLOPs of this student cannot be counted"),
+        (
+            {"student": {**RECIPE["student"], "freeze": ["embeddings"]}},
+            "student.freeze: it knows students that are trained",
+        ),
+        ({"train": {"steps": 4, "ranks": 2, "sequence_parallel": 2}}, "knows nothing of ranks that share rows"),
+    ],
+)
+def test_what_the_model_does_not_know_is_refused(tmp_path, changes, said):
+    run = claim(tmp_path / "run", mini_recipe(**changes))
     run_data_stages(run)
-    with pytest.raises(InputError, match="FLOPs of this student cannot be counted"):
+    with pytest.raises(InputError, match=said):
         foresee.Student.of(Bench(run, "traces", None, 1, 1, Console(quiet=True)))
+
+
+def test_a_benchmark_on_hosts_needs_a_run_that_they_share(run, monkeypatch):
+    recipe = mini_recipe(train={"steps": 4, "ranks": 2, "local_checkpoints": True})
+    hosts = Cluster((Host("a", (0,)), Host("b", (0,))))
+    bench = Bench(RunDirectory(run.root, recipe), "traces", hosts, 1, 1, Console(quiet=True))
+    with pytest.raises(InputError, match=r"train\.local_checkpoints: a benchmark of several hosts needs"):
+        choose_axes(bench, (), (), None)
+
+
+def test_figures_are_kept_if_what_follows_the_search_fails(run, bench, monkeypatch):
+    monkeypatch.setattr(Bench, "measure", lambda self, s, *_: CASE)
+
+    def fails(*_):
+        raise InputError("a link is down")
+
+    monkeypatch.setattr(foresee, "foresee_nodes", fails)
+    monkeypatch.setattr(bench_command, "with_data", lambda *_: run)
+    kept = run.root / "kept.json"
+    with pytest.raises(InputError, match="a link is down"):
+        bench_command.bench(run.root, zero="2", capacity="256", foresee="nodes=1", json_file=kept, steps=1, warmup=1)
+    assert json.loads(kept.read_text())["cases"][0]["tokens_per_second"] == 1000
+    kept.unlink()
 
 
 def test_links_between_hosts_are_measured_or_stated(bench, monkeypatch):
@@ -238,18 +294,35 @@ def test_links_between_hosts_are_measured_or_stated(bench, monkeypatch):
 
     def fitted(bench, cluster, ranks=0):
         asked.append([(host.name, len(host.slots)) for host in cluster.hosts] if cluster else ranks)
-        return dict.fromkeys(PASSES, Link(1e-5, 1e9))
+        slots = cluster.ranks if cluster else ranks
+        return dict.fromkeys(PASSES, Link(1e-5 * slots / 2, 1e9 * slots))
 
     monkeypatch.setattr(foresee, "fitted", fitted)
     monkeypatch.setattr(deepspeed_command, "count_gpus", lambda: 0)
     assert foresee.measure_links(bench)[1] is None
     bench.cluster = Cluster((Host("a", (0, 1)), Host("b", (0, 1)), Host("c", (0, 1))))
-    foresee.measure_links(bench)
-    assert asked == [2, [("a", 2)], [("a", 1), ("b", 1)]]
-    machine, notes, _ = foresee.choose_machine(bench, {"cases": [CASE]}, 4, "25,7", "")
+    _, across = foresee.measure_links(bench)
+    assert asked == [2, [("a", 2)], [("a", 1), ("b", 1)], [("a", 2), ("b", 2)]]
+    assert across["all_reduce"] == Link(1e-5, 4e9), "latency of two ranks, bandwidth of all four"
+    wanted = Forecast([1, 2], 4, foresee.parse_link("25,7"))
+    machine, notes, _ = foresee.choose_machine(bench, {"cases": [CASE]}, wanted)
     assert machine.devices == 4
     assert machine.between["all_gather"] == Link(7e-6, 25e9)
     assert "25 GB/s and 7 us" in notes[0]
+
+
+def test_a_link_that_nothing_tells_of_is_asked_for(bench, monkeypatch):
+    """One GPU: neither links inside of a node nor between nodes can be measured."""
+    monkeypatch.setattr(deepspeed_command, "count_gpus", lambda: 1)
+    monkeypatch.setattr(Bench, "ranks", 1)
+    monkeypatch.setattr(foresee, "room_here", lambda: None)
+    alone = {"cases": [{**CASE, "ranks": 1}]}
+    with pytest.raises(InputError, match="nothing here tells how nodes are joined; add --link"):
+        foresee.choose_machine(bench, alone, Forecast([1, 2]))
+    with pytest.raises(InputError, match="one rank says nothing about links inside of a node"):
+        foresee.choose_machine(bench, alone, Forecast([1, 2], 8, Link(1e-6, 1e9)))
+    assert foresee.choose_machine(bench, alone, Forecast([1, 2], None, Link(1e-6, 1e9)))[0].devices == 1
+    assert foresee.choose_machine(bench, alone, Forecast([1]))[0].devices == 1
 
 
 def test_help_names_the_command():

@@ -13,6 +13,7 @@ from tracestill.launch.bench_search import (
     own_setting,
     recommend,
 )
+from tracestill.trainer.recipe import apply_setting, build
 
 OWN = Setting(2, 1024, 8, False)
 AXES = Axes((0, 1, 2, 3), (512, 1024, 2048, 4096), (False, True))
@@ -69,6 +70,35 @@ def test_what_does_not_fit_is_tried_with_recomputation():
     assert best_of(seen) == Setting(2, 2048, 4, True)
 
 
+def test_what_is_not_asked_for_is_not_measured_but_the_recipes_own_setting():
+    landscape = Landscape(smooth)
+    seen = climb(OWN, Axes((3,), (1024, 2048), (True,)), landscape)
+    assert all((s.zero, s.recompute) == (3, True) for s in landscape.asked if s != OWN)
+    assert set(seen) == {OWN, Setting(3, 1024, 8, True), Setting(3, 2048, 4, True)}
+
+
+def test_nothing_larger_is_tried_than_what_is_out_of_memory_already():
+    def tight(setting):
+        return {"problem": "out of memory"} if setting.capacity > 512 and not setting.recompute else 1000.0
+
+    landscape = Landscape(tight)
+    climb(OWN, AXES, landscape)
+    assert all(s.capacity <= 1024 or s.recompute for s in landscape.asked)
+
+
+def test_what_is_recommended_can_be_said_on_the_command_line():
+    recipe = mini_recipe(
+        plan={"capacity": 256, "packs_per_step": 8, "group": 8}, arms={"short": {"train": {"zero": 1}}}
+    )
+    for arm in ("traces", "short"):
+        own = own_setting(recipe.for_arm(arm))
+        best = Setting(3, 512, 3, True)
+        data = recipe.model_dump(mode="json")
+        for option in best.as_options(own, "" if arm == "traces" else "arms.short."):
+            data = apply_setting(data, option.removeprefix("--set "))
+        assert own_setting(build(data, where="test").for_arm(arm)) == best
+
+
 def test_noise_moves_nothing():
     noise = itertools.cycle((1000.0, 1015.0, 990.0))
     seen = climb(OWN, AXES, Landscape(lambda setting: next(noise)))
@@ -92,6 +122,7 @@ def test_a_setting_says_how_it_differs_and_keeps_the_tokens_of_a_step():
         "--set train.zero=3",
         "--set plan.capacity=2048",
         "--set plan.packs_per_step=4",
+        "--set plan.group=0",
         "--set student.activation_checkpointing=true",
     ]
     assert other.changes()["plan"] == {"capacity": 2048, "packs_per_step": 4, "group": 0}

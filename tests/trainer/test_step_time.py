@@ -130,6 +130,15 @@ def test_computation_hides_communication_where_deepspeed_overlaps_them():
     assert starved.hidden <= starved.compute
 
 
+def test_parameters_that_stay_gathered_hide_behind_the_first_forward_pass_only():
+    slow = {**FREE, "all_gather": Link(0.0, 1e5)}  # a gather takes 15 s, a micro-step one
+    found = foresee(task(even(16e9, 4, 4), zero=3), machine(inside=slow))
+    assert found.compute == pytest.approx(4)
+    assert found.hidden == pytest.approx(1 / 3)
+    again = foresee(task(even(16e9, 4, 4), zero=3, live=0), machine(inside=slow))
+    assert again.hidden == pytest.approx(4), "gathered anew in each pass, it hides behind all of them"
+
+
 def test_a_large_student_is_gathered_in_both_passes_of_each_micro_step():
     large = task(even(1, 3, 8), parameters=2_000_000_000, zero=3, tied=100)
     assert volumes(large)["parameters"][1] == 2 * 3 * 2 * (2_000_000_000 + 100)

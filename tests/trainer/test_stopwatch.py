@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tracestill.trainer.stopwatch import Stopwatch, exposed, union
+from tracestill.trainer.stopwatch import Stopwatch, apart, exposed, union
 from tracestill.trainer.wires import Handle, Wires, blocked, size_of
 
 
@@ -44,6 +44,32 @@ def test_a_step_is_split_into_its_phases_and_what_ranks_wait_for():
         # of 10 s: 1 data, 2 forward with 0.5 of waiting, 5 backward with 1.5, 2 for the optimizer with 1
         wanted = {"data": 1, "forward": 1.5, "backward": 3.5, "optimizer": 1, "communication": 3}
         assert found == pytest.approx(wanted)
+
+
+def kernel(name, start, end, device="CUDA"):
+    span = SimpleNamespace(start=start, end=end)
+    return SimpleNamespace(name=name, device_type=SimpleNamespace(name=device), time_range=span)
+
+
+def test_communication_on_a_gpu_is_what_its_profile_shows_a_step():
+    """Two profiled steps, and the mark of the save that ends the training."""
+    events = [
+        kernel("ncclDevKernel_AllReduce_Sum_f32", 0, 3e6),
+        kernel("sm90_gemm", 1e6, 2e6),
+        kernel("cudaLaunchKernel", 0, 9e6, device="CPU"),
+    ]
+    closed = []
+    watch = stopwatch([("data", s, None, 0.0) for s in range(6)] + [("save", 6, None, 0.0)], 2, 2)
+    watch.profiler = SimpleNamespace(events=lambda: events, __exit__=lambda *_: closed.append(1))
+    assert watch.profiled() == pytest.approx(2.0 / 2)
+    assert closed
+
+
+def test_communication_is_taken_out_of_the_phases_that_hold_it():
+    split = {"data": 1.0, "forward": 2.0, "backward": 4.0, "optimizer": 2.0, "communication": 0.0}
+    found = apart(split, 2.0)
+    assert found == pytest.approx({"data": 1, "forward": 1.5, "backward": 3, "optimizer": 1.5, "communication": 2})
+    assert min(apart(split, 99.0).values()) == 0
 
 
 def test_time_inside_of_a_counted_call_counts_once(monkeypatch):
