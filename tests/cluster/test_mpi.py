@@ -1,4 +1,4 @@
-"""MPICH's and Intel MPI's mpirun for real, on one host and on two, and what an MPIJob's pods run, on three.
+"""MPICH's and Intel MPI's mpirun for real, on one host and on two.
 
 Both call their program mpirun, so each goes into a folder of its own below TRACESTILL_MPI, or .mpi in the repository:
 
@@ -6,22 +6,15 @@ Both call their program mpirun, so each goes into a folder of its own below TRAC
     pip install --no-deps --target .mpi/impi impi-rt==2021.19.0
 """
 
-import contextlib
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import cluster_support
 import pytest
-import yaml
-from mini_training import ENDLESS, TRAIN, begun, losses, make_run, recipe_of
-
-from tracestill.launch import mpijob
-from tracestill.launch.pods import Pods
+from mini_training import ENDLESS, TRAIN, begun, losses, make_run
 
 PROGRAM = Path(sys.executable).with_name("tracestill")
 FOLDER = Path(os.environ.get("TRACESTILL_MPI", Path(__file__).parents[2] / ".mpi"))
@@ -35,7 +28,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory):
-    with cluster_support.hosts(tmp_path_factory.mktemp("mpi"), 3) as made:
+    with cluster_support.hosts(tmp_path_factory.mktemp("mpi"), 2) as made:
         yield made
 
 
@@ -103,69 +96,3 @@ def test_ranks_end_together(hosts, tmp_path, mpi, what):
     # the other rank misses it; Intel MPI's mpirun is faster
     assert what == "stop" or {"mpich": "rank 1 was lost", "impi": "KILLED BY SIGNAL: 9"}[launcher] in err
     assert hosts.processes("a") == hosts.processes("b") == []
-
-
-@pytest.fixture
-def pods(hosts, tmp_path):
-    """What the pods of an MPIJob see, in folders of the test: its files, keys and hostfile. Workers are b and c."""
-    pods = Pods(nodes=2, gpus=0, image="i:1", claim="c", ranks=1, mount=str(tmp_path / "runs"))
-    places = {"/recipe/": "recipe/", "/etc/mpi/": "mpi/", "/root/.ssh/": "keys/", "/tmp/known_hosts": "known_hosts"}
-
-    def here(text):
-        for place, name in places.items():
-            text = text.replace(place, f"{tmp_path}/{name}")
-        return text
-
-    def make(steps):
-        for name in ("recipe", "mpi", "keys", "runs"):
-            (tmp_path / name).mkdir()
-        config, _, job = yaml.safe_load_all(mpijob.manifest(recipe_of(steps), "traces", pods))
-        for name, text in config["data"].items():
-            (tmp_path / "recipe" / name).write_text(here(text))
-        keys = tmp_path / "keys"
-        keygen = ["ssh-keygen", "-q", "-t", "ecdsa", "-b", "521", "-N", "", "-C", "", "-f", str(keys / "id_rsa")]
-        subprocess.run(keygen, check=True)
-        shutil.copy(keys / "id_rsa.pub", keys / "authorized_keys")
-        (tmp_path / "mpi/hostfile").write_text("b slots=1\nc slots=1\n")
-        replicas = job["spec"]["mpiReplicaSpecs"]
-        commands = {
-            name: [here(word) for word in replicas[name]["template"]["spec"]["containers"][0]["command"]]
-            for name in ("Launcher", "Worker")
-        }
-        (data,) = replicas["Launcher"]["template"]["spec"]["initContainers"]
-        found = hosts.run(*[PROGRAM if w == "tracestill" else here(w) for w in data["command"]], seconds=SECONDS)
-        assert found.returncode == 0, found.stderr
-        return commands
-
-    for name in ("b", "c"):
-        hosts.stop_sshd(name)  # the workers' own takes its place
-    yield make
-    for name in ("b", "c"):
-        hosts.start_sshd(name)
-
-
-@pytest.mark.skipif(shutil.which("mpirun") is None, reason="NO MPIRUN HERE: apt-get install openmpi-bin")
-@pytest.mark.parametrize("what", ["end", "stop"])
-def test_what_the_pods_of_an_mpi_job_run(hosts, tmp_path, pods, one_host, what):
-    commands = pods(4 if what == "end" else ENDLESS)
-    run = tmp_path / "runs/mini"
-    workers = [  # like pods, they look up their own names to learn their addresses
-        subprocess.Popen(hosts.on(name, cluster_support.named(name, commands["Worker"])), start_new_session=True)
-        for name in ("b", "c")
-    ]
-    path = f"{PROGRAM.parent}:{os.environ['PATH']}"
-    try:
-        if what == "end":
-            found = hosts.run(*commands["Launcher"], seconds=SECONDS, PATH=path)
-            assert found.returncode == 0, found.stdout + found.stderr
-            assert losses(run) == pytest.approx(one_host, rel=1e-6)
-        else:
-            with begun(hosts, run, commands["Launcher"], PATH=path) as process:
-                process.send_signal(signal.SIGTERM)
-                process.communicate(timeout=SECONDS)
-            assert json.loads((run / TRAIN / "stopped.json").read_text())["reason"].startswith("SIGTERM")
-    finally:
-        for worker in workers:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(worker.pid, signal.SIGKILL)
-            worker.wait()
