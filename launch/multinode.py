@@ -189,7 +189,7 @@ class HostWatch:
 
     def line(self, text: str) -> None:
         """Look at a line that the launcher printed."""
-        if SILENT.match(text):
+        if SILENT.match(text):  # hosts that do answer heard the same alarm; ``end`` gives them time enough
             self.wait = 0.0
         if ENDED.match(text) and self.failed_at is None:
             self.failed_at = time.monotonic()
