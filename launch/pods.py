@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer.recipe import Recipe, dump_recipe
+from tracestill.trainer.recipe import Recipe, dump_recipe, refuse_local_checkpoints
 
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,44}[a-z0-9])?")  # leaves room for what the operator appends, in 63 characters
 IMAGE = re.compile(r"[\w.:/@-]+", re.ASCII)
@@ -79,6 +79,7 @@ class Pods:
 def values_of(recipe: Recipe, arm: str, pods: Pods) -> dict[str, str | int]:
     """What the templates of a manifest name. Raises InputError for a name that Kubernetes would refuse."""
     recipe.for_arm(arm)
+    refuse_local_checkpoints(recipe, "the manifest")
     ranks = pods.ranks or pods.gpus
     if ranks < 1:
         raise InputError("--gpus: 0 needs --ranks, the ranks in each pod")

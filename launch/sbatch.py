@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer.recipe import Recipe
+from tracestill.trainer.recipe import Recipe, refuse_local_checkpoints
 from tracestill.trainer.settings import seconds_of
 
 SLURM_TIME = re.compile(r"(\d+-)?\d{1,2}:\d{2}:\d{2}")
@@ -110,6 +110,7 @@ class Job:
 
 def batch_script(recipe: Recipe, source: Path, run_dir: Path, job: Job, file: Path) -> str:
     """The script. Raises InputError for what Slurm or a shell would take for something else."""
+    refuse_local_checkpoints(recipe, "the batch script")
     ranks = job.ranks or job.gpus
     if ranks < 1:
         raise InputError("--gpus: 0 needs --ranks, the ranks on each node")

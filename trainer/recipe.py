@@ -107,6 +107,12 @@ class Recipe(BaseModel):
         return build(merged, where=f"arms.{arm}")
 
 
+def refuse_local_checkpoints(recipe: Recipe, what: str) -> None:
+    """Raise InputError if a recipe keeps each host's run directory apart, which ``what`` does not know."""
+    if any(recipe.for_arm(arm).train.local_checkpoints for arm in recipe.arm_names()):
+        raise InputError(f"train.local_checkpoints: {what} needs a run directory that all of its nodes share")
+
+
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with ``over`` laid upon it; mappings merge, everything else is replaced."""
     result = dict(base)

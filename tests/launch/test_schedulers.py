@@ -226,6 +226,15 @@ def test_the_schemas_can_refuse(make, replicas, first):
         jsonschema.validate(job, SCHEMAS[job["kind"]])
 
 
+def test_a_run_directory_of_each_nodes_own_is_refused(tmp_path):
+    recipe = mini_recipe(train={"steps": 4, "local_checkpoints": True})
+    with pytest.raises(InputError, match=r"train\.local_checkpoints: the batch script needs"):
+        batch_script(recipe, tmp_path / "r.yaml", tmp_path, JOB, tmp_path / "x")
+    for make in (pytorchjob.manifest, mpijob.manifest):
+        with pytest.raises(InputError, match=r"train\.local_checkpoints: the manifest needs"):
+            make(recipe, "traces", Pods(2, 8, "i:1", "c"))
+
+
 def test_an_mpi_job_has_one_launcher():
     job = documents(mpijob.manifest)[2]
     job["spec"]["mpiReplicaSpecs"]["Launcher"]["replicas"] = 2
