@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 import threading
@@ -55,10 +56,23 @@ def test_an_alarm_ends_a_rank_that_cannot_tell_anybody(watch: Watchdog, monkeypa
 
 
 def test_an_alarm_ends_a_rank_whose_file_system_never_returns(watch: Watchdog, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended, never = threading.Event(), threading.Event()
+    ended, over = threading.Event(), threading.Event()
+
+    def hang(path: Path, text: str) -> None:
+        over.wait()
+        raise Ended
+
+    def go_down() -> None:
+        with contextlib.suppress(Ended):
+            watch.go_down(watch.alarm(0, "was told to end"))
+
     monkeypatch.setattr(watchdog, "PATIENCE", 0.1)
     monkeypatch.setattr(watchdog.os, "_exit", lambda code: ended.set())
-    monkeypatch.setattr(watchdog, "leave_word", lambda path, text: never.wait(60))
-    threading.Thread(target=watch.go_down, args=[watch.alarm(0, "was told to end")], daemon=True).start()
-    assert ended.wait(10)
-    never.set()
+    monkeypatch.setattr(watchdog, "leave_word", hang)
+    going = threading.Thread(target=go_down)
+    going.start()
+    try:
+        assert ended.wait(10)
+    finally:
+        over.set()
+        going.join()
