@@ -41,6 +41,10 @@ def test_a_machine_is_found_again_from_its_cases():
     assert found.data == pytest.approx(TRUE.data)
     assert found.cores == 2
     assert found.slower == pytest.approx({0: 1.0, 2: 1.05, 3: 1.4})
+    small = case(2, 3, capacity=64)  # less efficient, for a reason of its own
+    small["split"] = {name: 3 * seconds for name, seconds in small["split"].items()}
+    again = calibrate([*cases, small], LINKS, LINKS, 2)
+    assert again.slower == pytest.approx(found.slower), "only cases that differ in nothing else are compared"
 
 
 def test_recomputation_padding_and_ranks_beyond_the_cores_do_not_mislead_it():
