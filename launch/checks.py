@@ -38,7 +38,7 @@ def check_works(
         if local:
             check_local(run, cluster, data_due=due[0][0] != "train")
         elif due[0][0] != "train":  # else the hosts are asked right away
-            multinode.check_hosts(cluster, run.root)
+            multinode.check_hosts(cluster, run.root, run.recipe)
     for arm in dict.fromkeys([*trained, *evaluated]):
         try:
             check_arm(run.recipe.for_arm(arm), gpus, evaluates=arm in evaluated)

@@ -15,6 +15,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.launch.hostfile import Host, choose_hosts, read_hostfile
 from tracestill.launch.probe import FROM_LAUNCHER, digests
 from tracestill.launch.remote import PROBE, Reply, ask_all, is_here
+from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.run_directory import RECIPE, TRAINED_ON, RunDirectory
 
 LAUNCHERS = {"pdsh": "pdsh", "openmpi": "ompi_info", "slurm": "sinfo", "mpich": "mpirun", "impi": "mpirun"}
@@ -111,12 +112,13 @@ class Survey:
         return os.environ.get("DS_ACCELERATOR") != "cpu" and any(facts.get("gpus") for _, facts in self.answered)
 
 
-def survey(cluster: Cluster, directory: Path, *, write: int = 0) -> Survey:
-    """Ask every host about itself and about ``directory``, into which each writes ``write`` bytes to time it.
+def survey(cluster: Cluster, directory: Path, recipe: Recipe | None = None, *, write: int = 0) -> Survey:
+    """Ask every host about itself and about ``directory``, into which each writes ``write`` bytes to time it. Whether
+    they share it or keep copies is said by ``recipe``, or else by that of the run in it.
 
     Raises InputError if this host cannot write there, or holds a run there whose recipe is bad.
     """
-    parts = None if cluster.here_only else copied_parts(directory)
+    parts = None if cluster.here_only else copied_parts(directory, recipe)
     with shared_token(directory) as (place, token):
         requests = [
             {"directory": str(place), "token": token, "reply": f"from-{i}", "write": write, "copies": parts}
@@ -131,15 +133,15 @@ def survey(cluster: Cluster, directory: Path, *, write: int = 0) -> Survey:
     return found
 
 
-def copied_parts(directory: Path) -> list[str] | None:
-    """What of a run every host needs a copy of, as paths below its directory. None if the hosts are to share it: its
-    recipe does not say ``train.local_checkpoints``, or there is no run yet.
+def copied_parts(directory: Path, recipe: Recipe | None = None) -> list[str] | None:
+    """What of a run every host needs a copy of, as paths below its directory. None if the hosts are to share it: the
+    recipe does not say ``train.local_checkpoints``, or there is no run yet. It is that of the run if none is given.
 
     Raises InputError if arms differ in that.
     """
     if not (directory / RECIPE).exists():
         return None
-    run = RunDirectory.open(directory)
+    run = RunDirectory(directory, recipe) if recipe else RunDirectory.open(directory)
     arms = {arm: run.recipe.for_arm(arm).train for arm in run.recipe.arm_names()}
     if len({train.local_checkpoints for train in arms.values()}) > 1:
         raise InputError(f"{directory / RECIPE}: train.local_checkpoints must be the same for all arms")

@@ -24,7 +24,7 @@ def describe_training(run: RunDirectory, arm: str, resume: str, cluster: Cluster
         return f"this host, {start.ranks} rank(s):\n" + paragraph(executed, environment)
     words = deepspeed_command.rank_arguments(run.root.absolute(), arm, resume)
     with tempfile.TemporaryDirectory() as folder:
-        launch = multinode.prepare(cluster, run.root, deepspeed_command.ENTRY_POINT, words, Path(folder))
+        launch = multinode.prepare(cluster, run.root, deepspeed_command.ENTRY_POINT, words, Path(folder), run.recipe)
         executed, environment = rehearse(launch.arguments, launch.environment)
         text = describe(launch, executed, environment)
     return text.replace(folder, str(multinode.folder_of(run.root, arm))).replace(launch.token, "<token>")

@@ -34,16 +34,24 @@ MASTER_ADDR=$(head -n 1 "$hosts" | cut -d ' ' -f 1)
 MASTER_PORT=29500
 export MASTER_ADDR MASTER_PORT
 
-# --- a worker has a name only once its pod runs
-cut -d ' ' -f 1 "$hosts" | while read -r host; do
-    until ssh -n -F /recipe/ssh_config "$host" true; do
+# --- a worker has a name only once its pod runs; give up after half an hour or so, and let the job count the attempt
+trap 'exit 143' TERM # the first process of a container heeds no signal that it does not ask for
+tries=360
+while read -r host _; do
+    until ssh -n -F /recipe/ssh_config -o ConnectTimeout=10 "$host" true; do
+        tries=$((tries - 1))
+        if [ "$tries" -eq 0 ]; then
+            echo "error: $host cannot be reached" >&2
+            exit 1
+        fi
         echo "waiting for $host" >&2
         sleep 5
     done
-done
+done < "$hosts"
 
 # --- one process a rank. Full paths, as a shell that sshd starts may know others. After SIGTERM ranks save what they
-# have: mpirun gives them 25 s, and takes up to twice as long itself. Nothing that is exported is secret; mount secrets
+# have: mpirun gives them 25 s, and takes up to twice as long itself. sshd gives its sessions a fresh environment: of the
+# pods' variables ranks get those that stand after -x, and no others. Nothing that is exported is secret; mount secrets
 # as files.
 exec "$(command -v mpirun)" --allow-run-as-root -n {count} --hostfile "$hosts" --bind-to none \\
     --mca plm_rsh_args "-F /recipe/ssh_config" --mca odls_base_sigkill_timeout 25 \\

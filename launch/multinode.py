@@ -38,13 +38,15 @@ from tracestill.launch.rank_environment import (
 from tracestill.launch.remote import END, ask_all
 from tracestill.trainer.failure import NO_ANSWER
 from tracestill.trainer.join_ranks import free_port
+from tracestill.trainer.recipe import Recipe
 
 RANK_SCRIPT = Path(__file__).with_name("rank_script.py")
 STARTS_FILES = ("slurm", "mpich")  # these start a file: DeepSpeed 0.19.8 loses or misplaces ``-m`` for them
 NO_ADDRESS = ("openmpi", "slurm")  # these do not tell ranks where they meet
 ENDED = re.compile(r"^pdsh@[^:]+: (\S+): ssh exited with exit code (\d+)")
 WAIT_SECONDS = 15.0  # for the other hosts, once a host has ended with an error
-SILENT = re.compile(rf"^\S+: failed: rank \d+ [^;]* {NO_ANSWER} ")  # a host that there is no use in waiting for
+SILENT = re.compile(rf"^(\S+: )?failed: rank \d+ [^;]* {NO_ANSWER} ")  # a host that there is no use in waiting for
+LAST_SECONDS = 10.0  # after which the ranks that said so have ended
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,17 @@ class Launch:
     gpus: bool
 
 
-def check_hosts(cluster: Cluster, root: Path) -> tuple[Survey, Meeting]:
-    """Ask the hosts whether they could train now, in a directory that they share.
+def check_hosts(cluster: Cluster, root: Path, recipe: Recipe | None = None) -> tuple[Survey, Meeting]:
+    """Ask the hosts whether they could train now, in a directory as ``survey`` takes it with a recipe.
 
     Raises InputError naming a host and what is wrong there.
     """
     if cluster.here_only:
-        found = survey(cluster, root)
+        found = survey(cluster, root, recipe)
         judge_here(found)
         return found, meeting_here(cluster)
     refuse_foreign_file(Path.cwd())
-    found = survey(cluster, root)
+    found = survey(cluster, root, recipe)
     return found, require_ready(found)
 
 
@@ -80,9 +82,11 @@ def meeting_here(cluster: Cluster) -> Meeting:
     return Meeting(address, cluster.port or free_port(address), "lo")
 
 
-def prepare(cluster: Cluster, root: Path, entry: str, words: Sequence[str], folder: Path) -> Launch:
-    """Check the hosts, then ``assemble``. ``root`` is the directory that all hosts must share."""
-    found, meeting = check_hosts(cluster, root)
+def prepare(
+    cluster: Cluster, root: Path, entry: str, words: Sequence[str], folder: Path, recipe: Recipe | None = None
+) -> Launch:
+    """Check the hosts as ``check_hosts``, then ``assemble``."""
+    found, meeting = check_hosts(cluster, root, recipe)
     return assemble(found, meeting, entry, words, folder)
 
 
@@ -191,6 +195,9 @@ class HostWatch:
         """Look at a line that the launcher printed."""
         if SILENT.match(text):  # hosts that do answer heard the same alarm; ``end`` gives them time enough
             self.wait = 0.0
+            if self.launch.cluster.launcher != "pdsh" and self.failed_at is None:
+                # the others do not tell of a host that has ended, and wait for one that is out of reach
+                self.failed_at, self.wait = time.monotonic(), LAST_SECONDS
         if ENDED.match(text) and self.failed_at is None:
             self.failed_at = time.monotonic()
 

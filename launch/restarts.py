@@ -7,7 +7,7 @@ from pathlib import Path
 from tracestill.data_pipeline.errors import EXIT_NO_ROOM, InputError, NoRoomError
 from tracestill.launch.deepspeed_command import TrainingFailed
 from tracestill.trainer import stopping
-from tracestill.trainer.checkpoint_files import CHECKPOINTS, committed, complete
+from tracestill.trainer.checkpoint_files import CHECKPOINTS, committed, complete, writers
 from tracestill.trainer.failure import EXIT_FAILED, first_failure, read_failure
 
 IDLE = 2  # attempts in a row that come no further than those before, after which there is no other
@@ -50,13 +50,23 @@ class Restarts:
         self.made += 1
         told = str(error).splitlines()
         cause = next((line for line in told if line.startswith("failed: ")), told[0]).partition("; the ")[0]
-        return f"{cause}\n  restart {self.made} of {self.allowed}, from step {newest(self.directory)}"
+        return f"{cause}\n  restart {self.made} of {self.allowed}, from {beginning(self.directory)}"
 
 
 def newest(directory: Path) -> int:
     """The step of a train directory's newest checkpoint, by its files' sizes; 0 if there is none."""
-    found = next(filter(complete, reversed(committed(directory / CHECKPOINTS))), None)
+    found = newest_path(directory)
     return int(found.name.removeprefix("step-")) if found else 0
+
+
+def newest_path(directory: Path) -> Path | None:
+    return next(filter(complete, reversed(committed(directory / CHECKPOINTS))), None)
+
+
+def beginning(directory: Path) -> str:
+    """Where the next attempt begins: hosts that share no disk may lack what this one has, and go on from less."""
+    found = newest_path(directory)
+    return f"{'at most ' if found and writers(found) else ''}step {newest(directory)}"
 
 
 def reached(directory: Path) -> int:

@@ -89,6 +89,16 @@ def test_relative_links_of_pages_lead_somewhere():
     assert not [f"{page.name}: {link}" for page, link in relative if not (page.parent / link).exists()]
 
 
+def test_results_that_pages_name_are_there():
+    named = {
+        (page.name, name)
+        for page in pages()
+        for name in re.findall(r"benchmarks/results/[\w.-]+\.json", page.read_text())
+    }
+    assert named
+    assert not [f"{page}: {name}" for page, name in sorted(named) if not (ROOT / name).exists()]
+
+
 @pytest.fixture
 def check():
     spec = importlib.util.spec_from_file_location("check_demo", ROOT / ".ci/check_demo.py")

@@ -118,7 +118,7 @@ def write(
             write_json(work / MANIFEST, {"format": FORMAT, "step": held.step, "files": files, **local})
             sync(work)
             if final.exists():
-                final.rename(directory / f"tmp-{held.step:06d}-{uuid.uuid4().hex}")
+                move_away(final)
             work.rename(final)
             sync(directory)
 
@@ -290,6 +290,19 @@ def prune(directory: Path, step: int, keep: int, best: int | None) -> None:
     for path in complete[: len(complete) - len(later)][:-keep] + later:
         if best is not None and path == path_of(directory, best):
             continue
-        path.rename(directory / f"tmp-{path.name.removeprefix('step-')}-{uuid.uuid4().hex}")
+        move_away(path)
     for path in directory.glob("tmp-*"):
         shutil.rmtree(path)
+
+
+def move_away(path: Path) -> None:
+    """Take the name of a committed checkpoint from it; ``prune`` deletes it."""
+    path.rename(path.with_name(f"tmp-{path.name.removeprefix('step-')}-{uuid.uuid4().hex}"))
+
+
+def pass_over(directory: Path, step: int) -> None:
+    """Move away what was passed over for the checkpoint of ``step``: all later ones, damaged or not on every host.
+    They must not count among those that are kept once training has come further. For one rank as ``prune``."""
+    for path in committed(directory):
+        if int(path.name.removeprefix("step-")) > step:
+            move_away(path)

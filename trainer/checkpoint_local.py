@@ -28,6 +28,17 @@ from tracestill.trainer.run_directory import RunDirectory
 KEY = "train.local_checkpoints"
 
 
+def agree(local: bool) -> None:
+    """Called on every rank as soon as they have met: what they do next together depends on this key.
+
+    Raises InputError on all ranks if their hosts' recipes differ in it.
+    """
+    found = gather_json([local, socket.gethostname()])
+    hosts = {value: ", ".join(dict.fromkeys(host for v, host in found if v == value)) for value in (True, False)}
+    if all(hosts.values()):
+        raise InputError(f"{KEY} is true on {hosts[True]}, false on {hosts[False]}; copy one recipe to every host")
+
+
 def is_done(run: RunDirectory, arm: str) -> bool:
     """Whether an arm's training has finished, as the first rank's host knows. Called on every rank.
 
@@ -130,7 +141,8 @@ def listed(hosts: Iterable[Any]) -> str:
 
 
 def refuse_parts(directory: Path, found: Path | None, who: dict[str, Any]) -> None:
-    """Raise InputError on all ranks if a checkpoint of this training, newer than the one found, lies here in part only.
+    """Raise InputError on all ranks if a checkpoint of this training, newer than the one found, lies here in part only:
+    files of it are absent. Those that are cut off or changed are damage, and no reason to refuse.
 
     Called on every rank of hosts that share the directory.
     """
@@ -140,7 +152,8 @@ def refuse_parts(directory: Path, found: Path | None, who: dict[str, Any]) -> No
             if path == found:
                 break
             held = about(path, who)
-            if held["same"] and complete(path) and not complete(path, parts=False):
+            absent = {rank for _, ranks in held["local"] for rank in ranks} - set(held["parts"])
+            if held["same"] and complete(path) and absent:
                 return (
                     f"{path}: lacks files that lie on other hosts: it was written by {listed(held['local'])}. Set "
                     f"{KEY}: true and train on these hosts, in this order; or copy all of its files into this directory"

@@ -19,7 +19,7 @@ from tracestill.data_pipeline.stage import identity, read_manifest
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.trainer import checkpoint, checkpoint_local, stopping
 from tracestill.trainer.adapt import adapt
-from tracestill.trainer.agree import share_json
+from tracestill.trainer.agree import share_json, together
 from tracestill.trainer.batches import Batches, row_of
 from tracestill.trainer.best import Best
 from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE
@@ -240,6 +240,7 @@ def open_directory(job: Job, resume: Resume | None) -> None:
         if resume and same:
             state = job.load(found)
             job.progress.restore(state)
+            forget_later(job)
             restore(job.weighting, state.get("weighting", {}))
             if job.engine.rank == 0:
                 stopping.clear(job.directory, stopping.MARKER)
@@ -247,9 +248,24 @@ def open_directory(job: Job, resume: Resume | None) -> None:
         if same and share_json(read_manifest(job.directory) is None):
             raise InputError(f"{job.directory}: holds unfinished training; pass --resume auto to go on, or delete it")
     dist.barrier()  # every rank has looked
-    if job.engine.rank == (job.placement.first if job.placement else 0):
+    if leads(job):
         empty(job.directory)
     dist.barrier()
+
+
+def forget_later(job: Job) -> None:
+    """Checkpoints of steps that are still to come were passed over; they go. Called on every rank."""
+
+    def act() -> None:
+        if leads(job):
+            checkpoint.pass_over(job.checkpoints, job.progress.step)
+
+    together(act, f"{job.checkpoints}: cannot move away checkpoints that were passed over")
+
+
+def leads(job: Job) -> bool:
+    """Whether this rank is the first of those that share the train directory."""
+    return job.engine.rank == (job.placement.first if job.placement else 0)
 
 
 def newest(job: Job) -> Path | None:

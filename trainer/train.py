@@ -227,7 +227,6 @@ def main(words: Sequence[str] | None = None) -> int:
         if is_done(run, arguments.arm):
             print(f"training of {arguments.arm} is up to date", flush=True)
             return 0
-        connect(settings)
     except InputError as error:  # the ranks have not met: each may fail for a reason of its own
         print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
@@ -236,12 +235,15 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def is_done(run: RunDirectory, arm: str) -> bool:
-    """Whether an arm's training has finished. Hosts that share no file system have to ask the first one's ranks."""
+    """Whether an arm's training has finished; if not, the ranks have met. Hosts that share no file system have to ask
+    the first one's ranks."""
     settings = run.recipe.for_arm(arm).train
-    if settings.local_checkpoints:
-        connect(settings)
-        return checkpoint_local.is_done(run, arm)
-    return is_current(run.stage(arm, "train"), "train", *run.train_stage(arm))
+    local = settings.local_checkpoints
+    if not local and is_current(run.stage(arm, "train"), "train", *run.train_stage(arm)):
+        return True
+    connect(settings)
+    checkpoint_local.agree(local)
+    return local and checkpoint_local.is_done(run, arm)
 
 
 def train_arm(run: RunDirectory, arm: str, resume: Resume | None, watch: Watchdog, started: float) -> int:

@@ -36,7 +36,7 @@ from tracestill.trainer.failure import EXIT_FAILED, FAILURE, FAILURES, NO_ANSWER
 from tracestill.trainer.heartbeat import PHASES, Board, Row
 from tracestill.trainer.placement import find_placement
 from tracestill.trainer.settings import WatchdogConfig
-from tracestill.trainer.watchdog_nodes import Nodes
+from tracestill.trainer.watchdog_nodes import LOST, Nodes
 
 TICK = 1.0  # seconds between two beats
 GRACE = 3.0  # seconds between the alarm and the end: the other ranks write their stacks
@@ -57,14 +57,16 @@ class Watchdog:
         token = share_text(uuid.uuid4().hex)
         if self.rank == placement.first:
             heartbeat.sweep()
-            (directory / FAILURE).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # an error here would leave the others in the barrier below
+                (directory / FAILURE).unlink(missing_ok=True)
         self.board = Board(token, self.rank, members[here])
         self.seconds = np.zeros(len(PHASES))
         self.now = (0, time.monotonic())  # phase, since when
         self.first_step: int | None = None
         self.phase("start", 0)
         dist.barrier()  # every board is mapped, and has a first row
-        leads = len(members) > 1 and self.rank == placement.first
+        self.apart = len(members) > 1
+        leads = self.apart and self.rank == placement.first
         own = (here, members, placement.hosts)
         self.nodes = Nodes(self.board, *own, token, settings.silence) if leads else None
         self.parent = os.getppid() if "LOCAL_SIZE" in os.environ else None  # DeepSpeed's launcher sets it
@@ -116,17 +118,19 @@ class Watchdog:
     def fail(self, error: BaseException) -> bool:
         """Raise the alarm for an exception of this rank. Whether it is the first: only that one need be printed.
 
-        An exception that tells of a broken connection waits a moment for the rank that broke it to be found.
+        An exception that tells of a broken connection waits a moment for the rank that broke it to be found. The alarm
+        goes through memory, and before anything is written: the disk may be what does not answer.
         """
         text = "".join(traceback.format_exception(error))
-        leave_word(self.directory / FAILURES / f"rank-{self.rank:05d}.txt", text)
         rank, reason = self.rank, f"raised {type(error).__name__}: {error}".splitlines()[0]
         if not isinstance(error, InputError) and OF_OTHERS.search(text):
-            time.sleep(GRACE + 2 * TICK)  # the watchdog ends this process meanwhile if it finds the cause
-            quiet = self.nodes.quiet(GRACE) if self.nodes else None
+            # the watchdog ends this process meanwhile if it finds the cause
+            time.sleep((LOST if self.apart else GRACE) + 2 * TICK)
+            quiet = self.nodes.quiet(LOST) if self.nodes else None
             if quiet is not None:
                 rank, reason = quiet, f"was lost: its node gives no sign of life, and rank {self.rank} {reason}"
         first = self.raise_alarm(self.alarm(rank, reason, code=code_of(error), text=text))
+        leave_word(self.directory / FAILURES / f"rank-{self.rank:05d}.txt", text)
         if self.nodes:
             time.sleep(2 * TICK)  # let the other nodes read it
         return first
@@ -217,7 +221,7 @@ class Watchdog:
 
         In any case: a file system or a pipe beyond a cut network may never return.
         """
-        last = threading.Timer(PATIENCE, os._exit, [alarm["code"]])
+        last = threading.Timer(PATIENCE, self.end, [alarm["code"], self.beats()])
         last.daemon = True
         last.start()
         self.raise_alarm(alarm)
@@ -229,14 +233,22 @@ class Watchdog:
         if alarm["by"] == self.rank:
             with contextlib.suppress(OSError):  # a launcher that is gone does not listen
                 print(told(alarm, folder), file=sys.stderr, flush=True)
-        before = {row.rank: row.beats for row in self.board.read()}
+        before = self.beats()
         time.sleep(GRACE)
-        for row in self.board.read():
-            if row.rank != self.rank and row.beats == before[row.rank] and heartbeat.lives(row.pid, row.born):
-                os.kill(row.pid, signal.SIGKILL)
         with contextlib.suppress(OSError):
             sys.stdout.flush()
-        os._exit(alarm["code"])
+        self.end(alarm["code"], before)
+
+    def beats(self) -> dict[int, int]:
+        return {row.rank: row.beats for row in self.board.read()}
+
+    def end(self, code: int, before: dict[int, int]) -> None:
+        """Kill the neighbours whose beats have stood still since ``before``, and end."""
+        for row in self.board.read():
+            if row.rank != self.rank and row.beats == before[row.rank] and heartbeat.lives(row.pid, row.born):
+                with contextlib.suppress(OSError):  # it has just ended
+                    os.kill(row.pid, signal.SIGKILL)
+        os._exit(code)
 
 
 def leave_word(path: Path, text: str) -> None:

@@ -27,6 +27,8 @@ TICK = 1.0
 REFUSED = 5.0  # seconds for which a store may refuse to be talked to: then its process has ended
 AGAIN = 5.0  # seconds without an answer after which a new connection is tried
 CONNECT = 3.0  # seconds that it may take
+LOST = AGAIN + CONNECT + TICK  # seconds without a sign of life after which a node is not just being connected anew
+FAREWELL = 2.0  # seconds that the last exchange may take
 
 
 class Nodes(threading.Thread):
@@ -81,7 +83,10 @@ class Nodes(threading.Thread):
 
     def talk(self) -> None:
         store = None
-        while self.talker is threading.current_thread() and not self.closed.wait(TICK):
+        while self.talker is threading.current_thread():
+            last = self.closed.wait(TICK)
+            if last and store is None:
+                return
             try:
                 store = store or self.connect()
                 self.exchange(store)
@@ -91,6 +96,8 @@ class Nodes(threading.Thread):
                 self.broken = self.broken or time.monotonic()
             except (OSError, RuntimeError):  # torch's DistNetworkError is one
                 store = None
+            if last:
+                return
 
     def connect(self) -> PrefixStore:
         """Raises ConnectionRefusedError if nobody listens there any more, OSError if the way there is cut."""
@@ -101,9 +108,8 @@ class Nodes(threading.Thread):
 
     def exchange(self, store: PrefixStore) -> None:
         """Say that this node lives, and hear of the others."""
-        rows = self.board.read()
-        ended = all(row.ended for row in rows)
-        store.set(f"node-{self.node}", "ended" if ended else str(sum(row.beats for row in rows)))
+        beats = sum(row.beats for row in self.board.read())
+        store.set(f"node-{self.node}", "ended" if self.closed.is_set() else str(beats))
         own = self.board.alarm
         if own is not None:
             store.compare_set("alarm", "", json.dumps(own))
@@ -125,10 +131,14 @@ class Nodes(threading.Thread):
                 self.found = self.about(node, self.mute[node])
 
     def quiet(self, seconds: float) -> int | None:
-        """The first rank of a node that has said nothing new for so long; only rank 0's node knows."""
+        """The first rank of the node that was silent for longest, if for so many seconds; only rank 0's node knows."""
         now = time.monotonic()
-        still = (node for node, (value, since) in self.seen.items() if value != "ended" and now - since > seconds)
-        return next((self.members[node][0] for node in still), None)
+        still = [(now - since, node) for node, (value, since) in list(self.seen.items()) if value != "ended"]
+        longest, node = max(still, default=(0.0, 0))
+        return self.members[node][0] if longest > seconds else None
 
     def close(self) -> None:
+        """Nobody need expect a sign of life any more: the talker says so, if it can at once."""
         self.closed.set()
+        if self.talker is not None:
+            self.talker.join(FAREWELL)

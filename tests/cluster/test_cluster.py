@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cluster_support
 import pytest
+from mini_training import losses
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(sys.executable).with_name("tracestill")
@@ -55,11 +56,6 @@ def make_data(*words):
 def run(data, tmp_path):
     shutil.copytree(data, tmp_path / "run")
     return tmp_path / "run"
-
-
-def losses(run: Path) -> list[float]:
-    lines = map(json.loads, (run / "arms/traces/train/log.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if "event" not in line and "loss" in line]
 
 
 def manifest(run: Path) -> dict:

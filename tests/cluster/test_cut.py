@@ -1,6 +1,5 @@
 """The cable of a host is pulled in the middle of training: for a while, and for good."""
 
-import json
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import cluster_support
 import pytest
+from mini_training import losses
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(sys.executable).with_name("tracestill")
@@ -55,7 +55,7 @@ class Training:
     """`tracestill train` on host a, with a rank on a and one on b."""
 
     def __init__(self, hosts, run):
-        self.hosts, self.directory = hosts, run / "arms/traces/train"
+        self.hosts, self.run = hosts, run
         command = [PROGRAM, "train", run, "--arm", "traces", "--hostfile", hosts.hostfile("a", "b")]
         self.process = subprocess.Popen(
             hosts.on("a", [str(word) for word in command]),
@@ -68,12 +68,7 @@ class Training:
         )
 
     def losses(self):
-        try:
-            lines = (self.directory / "log.jsonl").read_text().splitlines(keepends=True)
-        except FileNotFoundError:
-            return []
-        rows = [json.loads(line) for line in lines if line.endswith("\n")]
-        return [row["loss"] for row in rows if "event" not in row and "loss" in row]
+        return losses(self.run)
 
     def wait_for_steps(self, steps):
         deadline = time.monotonic() + SECONDS
@@ -113,7 +108,7 @@ def test_a_cut_that_is_mended_costs_nothing_but_time(hosts, run, counted):
     with pulled(hosts, CUT) as mended:
         stopped_at = len(training.losses())
         training.wait_for_steps(stopped_at + 1)
-        assert time.monotonic() - mended < CUT / 2, "it goes on soon"
+        assert time.monotonic() - mended < CUT + 10, "TCP may wait as long again before it tries once more"
     said = training.end()
     assert stopped_at < STEPS / 2, "it was cut off in the middle"
     assert (undisturbed.process.returncode, training.process.returncode) == (0, 0), said

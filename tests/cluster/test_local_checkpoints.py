@@ -1,7 +1,6 @@
 """Two hosts for real that share no file system: instead of the run directory, b sees one of its own in memory."""
 
 import contextlib
-import json
 import os
 import random
 import shlex
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import cluster_support
 import pytest
+from mini_training import losses
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(sys.executable).with_name("tracestill")
@@ -24,6 +24,7 @@ SMALL = {
     **{"train.ranks": 2, "train.checkpoint_every": 1, "train.local_checkpoints": "true"},
     "train.stop_after": "1s",  # the imports take longer: it stops after the first step
 }
+LONG = 240  # steps, which cannot end before four ranks were killed
 ENDLESS = ("--set", "train.stop_after=null")
 pytestmark = pytest.mark.skipif(bool(REASON), reason=f"NO HOSTS CAN BE MADE HERE: {REASON}")
 
@@ -73,11 +74,6 @@ def copy_to_b(hosts, run):
 def train(hosts, run, *words, names="ab", **options):
     command = (PROGRAM, "train", run, "--arm", "traces", "--hostfile", hosts.hostfile(*names), *words)
     return (on_b if names[0] == "b" else hosts.run)(*([hosts] if names[0] == "b" else []), *command, **options)
-
-
-def losses(run: Path) -> list[float]:
-    lines = map(json.loads, (run / "arms/traces/train/log.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if "event" not in line and "loss" in line]
 
 
 def undisturbed(hosts, data, made):
@@ -169,7 +165,7 @@ def test_ranks_killed_on_either_host_change_no_bit(hosts, data, run, tmp_path):
     """At random moments, while every step is saved."""
     long = tmp_path / "long"
     shutil.copytree(data, long)
-    make_data(long, **{"train.steps": 80, "train.stop_after": "null"})
+    make_data(long, **{"train.steps": LONG, "train.stop_after": "null"})
     expected = undisturbed(hosts, long, tmp_path / "one-host")
     shutil.copytree(long, run, dirs_exist_ok=True)
     copy_to_b(hosts, run)
@@ -197,5 +193,5 @@ def test_ranks_killed_on_either_host_change_no_bit(hosts, data, run, tmp_path):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert max(killed) < 80
+    assert max(killed) < LONG
     assert losses(run) == expected

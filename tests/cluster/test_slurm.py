@@ -75,7 +75,7 @@ def undisturbed(tmp_path_factory):
         (made / "mini.yaml").write_text(dump_recipe(recipe_of(steps)))
         words = ("run", "mini.yaml", "--run-dir", "run", "--until", "train")
         found = subprocess.run(
-            [str(PROGRAM), *words], cwd=made, capture_output=True, text=True, timeout=SECONDS, check=False
+            [str(PROGRAM), *words], cwd=made, capture_output=True, text=True, timeout=2 * SECONDS, check=False
         )
         assert found.returncode == 0, found.stderr
         return losses(made / "run")

@@ -11,11 +11,13 @@ from fake_run import claim, mini_recipe, run_data_stages
 from rich.console import Console
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.launch import checks, multinode, preflight, probe
+from tracestill.launch import checks, dry_run, multinode, preflight, probe
+from tracestill.launch import cluster as cluster_module
 from tracestill.launch.cluster import Cluster, Survey, copied_parts
 from tracestill.launch.hostfile import Host
 from tracestill.launch.remote import Reply
 from tracestill.launch.stages import plan_works
+from tracestill.trainer.run_directory import RunDirectory
 
 LOCAL = {"steps": 40, "local_checkpoints": True}
 TWO = Cluster((Host("a", (0,)), Host("b", (0,))))
@@ -42,6 +44,29 @@ def test_what_has_to_be_copied(run, tmp_path):
     mixed = mini_recipe(train=LOCAL, arms={"more": {"train": {"local_checkpoints": False}}})
     with pytest.raises(InputError, match=r"local_checkpoints must be the same for all arms"):
         copied_parts(claim(tmp_path / "mixed", mixed).root)
+
+
+@pytest.mark.parametrize(("held", "wanted"), [(True, False), (False, True)])
+def test_what_is_asked_of_hosts_follows_the_recipe_that_is_wanted(tmp_path, monkeypatch, held, wanted):
+    """Before it is written into the run: with --dry-run it never is."""
+    recipes = {local: mini_recipe(train={"steps": 40, "local_checkpoints": local}, arms={}) for local in (True, False)}
+    asked = []
+
+    def ask_all(targets, script, requests):
+        asked.extend(requests)
+        return [Reply(problem="no answer")] * len(requests)
+
+    monkeypatch.setattr(cluster_module, "ask_all", ask_all)
+    monkeypatch.chdir(tmp_path)
+    run = RunDirectory(claim(tmp_path / "run", recipes[held]).root, recipes[wanted])
+    with pytest.raises(InputError, match="no answer"):
+        dry_run.describe_training(run, "traces", "auto", TWO)
+    assert [bool(request["copies"]) for request in asked] == [wanted] * 2
+    asked.clear()
+    if not wanted:
+        with pytest.raises(InputError, match="no answer"):
+            check(run, ["sample", "train"])
+        assert [bool(request["copies"]) for request in asked] == [False] * 2
 
 
 def test_copies_are_told_apart(run, tmp_path):

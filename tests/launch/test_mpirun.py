@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mini_training
 import pytest
 from distributed_support import environment, free_port
 from fake_run import STUDENT, claim, mini_recipe, run_data_stages
@@ -26,10 +27,7 @@ def run(tmp_path):
 
 def trained(run):
     directory = run.stage("traces", "train")
-    losses = [
-        line["loss"] for line in map(json.loads, (directory / "log.jsonl").read_text().splitlines()) if "loss" in line
-    ]
-    return json.loads((directory / "manifest.json").read_text())["counts"], losses
+    return json.loads((directory / "manifest.json").read_text())["counts"], mini_training.losses(run.root)
 
 
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="NO MPIRUN HERE: apt-get install openmpi-bin")

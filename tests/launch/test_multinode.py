@@ -69,7 +69,7 @@ def checked(programs, monkeypatch):
     """The hosts are taken to be in order, unasked."""
     meeting = Meeting("10.9.9.1", 2345, "e7")
     monkeypatch.setattr(
-        multinode, "check_hosts", lambda cluster, root: (Survey(cluster, [Reply()] * len(cluster.hosts)), meeting)
+        multinode, "check_hosts", lambda cluster, *_: (Survey(cluster, [Reply()] * len(cluster.hosts)), meeting)
     )
 
 
@@ -280,6 +280,21 @@ def test_a_host_that_does_not_answer_is_not_waited_for(checked, tmp_path):
         assert not watch.overdue()
         watch.line("pdsh@here: w-1: ssh exited with exit code 4\n")
         assert watch.overdue() is at_once
+
+
+@pytest.mark.parametrize("launcher", ["openmpi", "slurm", "mpich"])
+def test_other_launchers_do_not_wait_for_a_host_that_does_not_answer(checked, tmp_path, monkeypatch, launcher):
+    """They say nothing of hosts that have ended, and print what ranks say as it is."""
+    alarm = {"rank": 1, "by": 0, "host": "w-1", "ranks": [], "reason": f"is silent: its node (w-2) {NO_ANSWER}"}
+    monkeypatch.setattr(multinode, "LAST_SECONDS", 0.0)
+    watch = multinode.HostWatch(prepare(tmp_path, launcher))
+    watch.line(f"{told(alarm | {'reason': 'raised OSError'}, tmp_path)}\n")
+    assert not watch.overdue()
+    watch.line(f"{told(alarm, tmp_path)}\n")
+    assert watch.overdue()
+    watch = multinode.HostWatch(prepare(tmp_path))
+    watch.line(f"{told(alarm, tmp_path)}\n")
+    assert not watch.overdue(), "pdsh tells when a host has ended"
 
 
 @pytest.mark.parametrize("named", [True, False])

@@ -58,12 +58,12 @@ class Attempts:
         alarm = {"rank": 1, "reason": reason, "code": code, "by": 0, "host": "here", "ranks": rows, "traceback": text}
         (self.directory / "failure.json").write_text(json.dumps(alarm))
 
-    def saved(self, step):
+    def saved(self, step, **more):
         folder = self.directory / "checkpoints" / f"step-{step:06d}"
         folder.mkdir(parents=True)
         (folder / "state.json").write_text("{}")
         files = {"state.json": entry_of(folder / "state.json")}
-        (folder / "manifest.json").write_text(json.dumps({"format": 2, "step": step, "files": files}))
+        (folder / "manifest.json").write_text(json.dumps({"format": 2, "step": step, "files": files, **more}))
 
 
 def fails(step=0, saved=None, error=None, **alarm):
@@ -137,6 +137,15 @@ def test_it_starts_again_as_often_as_allowed_and_says_so(start):
     assert "restart 2 of 2, from step 5" in second
     assert found.said.count("failed: rank 1 has gone") == 2
     assert "stacks of all ranks" not in found.said, "that is for the end"
+
+
+def test_where_hosts_share_no_disk_the_others_may_have_less(start):
+    def act(of):
+        of.saved(5, local=[["here", []], ["there", []]])
+        fails(7)(of)
+
+    found = start(act, succeeds, restarts=1)
+    assert "restart 1 of 1, from at most step 5" in found.said
 
 
 def test_it_gives_up_after_as_many(start):

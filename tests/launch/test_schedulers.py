@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jsonschema
+import psutil
 import pytest
 import yaml
 from fake_run import mini_recipe
@@ -202,6 +203,34 @@ def test_shellcheck_accepts_what_the_launcher_runs(tmp_path):
     command = ["shellcheck", "--severity=style", tmp_path / "launch.sh"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("ends", ["by itself", "on request"])
+def test_the_launcher_of_an_mpi_job_does_not_wait_for_workers_for_ever(tmp_path, ends):
+    """As the first process of a container, which SIGTERM does not end unless it asks for it."""
+    text = documents(mpijob.manifest)[0]["data"]["launch.sh"]
+    places = {"/etc/mpi/": f"{tmp_path}/", "/root/.ssh/": f"{tmp_path}/", "/tmp/known_hosts": f"{tmp_path}/known"}
+    for place, here in {**places, "sleep 5": "sleep 0.1", **({"=360": "=3"} if ends == "by itself" else {})}.items():
+        assert place in text
+        text = text.replace(place, here)
+    (tmp_path / "hostfile").write_text("w-0 slots=8\nw-1 slots=8\n")
+    (tmp_path / "id_rsa.pub").write_text("ecdsa key\n")
+    (tmp_path / "ssh").write_text("#!/bin/sh\nexit 255\n")
+    (tmp_path / "ssh").chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    unshared = ["unshare", "--pid", "--fork", "--kill-child"] if os.geteuid() == 0 and ends == "on request" else []
+    process = subprocess.Popen([*unshared, "sh", "-c", text], env=path, stderr=subprocess.PIPE, text=True)
+    try:
+        if ends == "on request":
+            assert process.stderr.readline() == "waiting for w-0\n"
+            waits = psutil.Process(process.pid)
+            (waits.children()[0] if unshared else waits).terminate()
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == (1 if ends == "by itself" else 143), err
+    if ends == "by itself":
+        assert err == "waiting for w-0\n" * 2 + "error: w-0 cannot be reached\n"
 
 
 def test_names_that_yaml_would_take_for_something_else_stay_names():

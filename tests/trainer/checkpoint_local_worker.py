@@ -189,13 +189,19 @@ def sharing(root: Path) -> dict[str, str]:
         checkpoint_local.refuse_parts(directory, None, who)
         return directory
 
-    first, joined = root / "host-0" / "zero0", root / "joined" / "zero0"
+    first, joined, cut = root / "host-0" / "zero0", root / "joined" / "zero0", root / "joined" / "cut"
+    if dist.get_rank() == 0:
+        shutil.copytree(joined, cut)
+        (file,) = cut.glob(f"*/{rank_file(1)}")
+        file.write_bytes(file.read_bytes()[:-1])
+    dist.barrier()
     return {
         "own": outcome(lambda: on(own(root, "empty"))),
         "shared": outcome(lambda: on(root / "shared")),
         "parts": outcome(lambda: parts(first)),
         "parts of another": outcome(lambda: parts(first, {"of": "another"})),
         "joined": outcome(lambda: parts(joined)),
+        "joined, one cut off": outcome(lambda: parts(cut)),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from threading import Event, Timer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer import checkpoint, zero
+from tracestill.trainer import checkpoint, job, zero
+from tracestill.trainer.placement import Placement
 from tracestill.trainer.saver import Saver
 
 WORKER = Path(__file__).with_name("checkpoint_worker.py")
@@ -234,6 +236,25 @@ def test_a_damaged_later_one_makes_way(tmp_path):
     checkpoint.save(fake_engine(), tmp_path, 6, {}, keep=1)
     assert checkpoint.latest(tmp_path) == tmp_path / "step-000006"
     assert [path.name for path in tmp_path.iterdir()] == ["step-000006"]
+
+
+@pytest.mark.parametrize("placement", [None, Placement(("a", "b"), ((0,), (1,)), 0)])
+def test_what_was_passed_over_when_resuming_pushes_out_no_good_one(tmp_path, monkeypatch, placement):
+    """It was damaged, or another host did not have it."""
+    directory, who = tmp_path / "checkpoints", {"of": "this"}
+    for step in (100, 137):
+        checkpoint.save(fake_engine(), directory, step, {"identity": who}, keep=2)
+    monkeypatch.setattr(job, "newest", lambda of: directory / "step-000100")
+    monkeypatch.setattr(job, "restore", lambda weighting, state: None)
+    progress = job.Progress()
+    made = SimpleNamespace(
+        **{"directory": tmp_path, "checkpoints": directory, "identity": who, "placement": placement},
+        **{"progress": progress, "weighting": None, "engine": fake_engine()},
+        load=lambda path: {"step": 100, "skips": 0, "best": None},
+    )
+    job.open_directory(made, "auto")
+    checkpoint.save(fake_engine(), directory, 200, {"identity": who}, keep=2)
+    assert sorted(path.name for path in directory.iterdir()) == ["step-000100", "step-000200"]
 
 
 def test_a_step_saved_twice_is_replaced(tmp_path):

@@ -112,6 +112,7 @@ def test_parts_are_not_passed_over_when_the_key_is_taken_away(found):
     assert found["sharing"]["parts"].endswith("or copy all of its files into this directory")
     assert "step-000002: lacks files that lie on other hosts" in found["sharing"]["parts"]
     assert (found["sharing"]["parts of another"], found["sharing"]["joined"]) == ("zero0", "zero0")
+    assert found["sharing"]["joined, one cut off"] == "cut", "damage: it is passed over"
 
 
 def test_the_parent_takes_one_hosts_part_for_whole(root):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from distributed_support import run_workers
 from fake_run import RECIPE, mini_recipe, run_data_stages
+from mini_training import losses
 
 from tracestill.trainer.run_directory import RunDirectory
 
@@ -21,8 +22,8 @@ TRAIN = {
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("apart")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("prepared")
     how: dict[str, Any] = {"questions": {**RECIPE["questions"], "validation": 3}, "arms": {}}  # type: ignore[dict-item]
     how["evaluate"] = {"max_new_tokens": 24}
     run_data_stages(RunDirectory.create(root / "shared", mini_recipe(train=TRAIN, **how)))
@@ -30,18 +31,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(root / "shared", root / f"host-{rank}")
         local = mini_recipe(train={**TRAIN, "local_checkpoints": True}, **how)
         RunDirectory.create(root / f"host-{rank}", local)  # not --replace: the key changes no result
-    (root / "printed").write_text(run_workers(WORKER, root, ranks=2, timeout=100))
+    return root
+
+
+@pytest.fixture(scope="module")
+def root(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = shutil.copytree(prepared, tmp_path_factory.mktemp("apart") / "root")
+    (root / "printed").write_text(run_workers(WORKER, root, "whole", ranks=2))
     return root
 
 
 @pytest.fixture(scope="module")
 def found(root: Path) -> dict[str, Any]:
     return json.loads((root / "found.json").read_text())
-
-
-def losses(root: Path) -> list[float]:
-    lines = map(json.loads, (root / "arms/traces/train/log.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if "event" not in line and "loss" in line]
 
 
 def test_stopped_and_gone_on_with_it_is_the_training_of_a_shared_disk(root, found):
@@ -77,3 +79,20 @@ def test_a_finished_training_is_up_to_date_for_all_ranks(root, found):
 def test_a_host_with_another_recipe_is_named(root, found):
     assert found["other recipe"] == [2, 2]
     assert "(rank 1) has another recipe or other data than" in (root / "printed").read_text()
+
+
+def test_hosts_that_differ_in_the_key_are_refused_by_all(root, found):
+    assert found["other key"] == [2, 2]
+    assert (root / "printed").read_text().count("error: train.local_checkpoints is true on ") == 2
+
+
+def test_a_failure_on_a_host_whose_disk_rank_0_cannot_see_is_told_there(prepared, tmp_path):
+    root = shutil.copytree(prepared, tmp_path / "root")
+    run_workers(WORKER, root, "raises", ranks=2, fails=True)
+    for host in ("host-0", "host-1"):
+        alarm = json.loads((root / host / "arms/traces/train/failure.json").read_text())
+        assert (alarm["rank"], alarm["by"], alarm["code"]) == (1, 1, 4), host
+        assert alarm["reason"] == "raised ZeroDivisionError: division by zero"
+        assert "in boom" in alarm["traceback"]
+    folders = [root / host / "arms/traces/train/failures" for host in ("host-0", "host-1")]
+    assert [sorted(path.name for path in folder.glob("rank-*")) for folder in folders] == [[], ["rank-00001.txt"]]

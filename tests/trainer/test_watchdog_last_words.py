@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import signal
+import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -76,3 +79,50 @@ def test_an_alarm_ends_a_rank_whose_file_system_never_returns(watch: Watchdog, m
     finally:
         over.set()
         going.join()
+
+
+def test_the_alarm_comes_before_anything_is_written(watch: Watchdog, monkeypatch: pytest.MonkeyPatch) -> None:
+    never = threading.Event()
+    monkeypatch.setattr(watchdog, "leave_word", lambda path, text: never.wait(60))
+    threading.Thread(target=watch.fail, args=[ZeroDivisionError("of a test")], daemon=True).start()
+    deadline = time.monotonic() + 10
+    while watch.board.alarm is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    never.set()
+
+
+def test_a_file_system_that_never_returns_keeps_no_neighbour_alive(
+    watch: Watchdog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A neighbour that stands still cannot end by itself; one whose beats go on can."""
+    ended, never = threading.Event(), threading.Event()
+    sleepers = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(2)]
+    watch.board = heartbeat.Board("three", 0, [0, 1, 2])
+    for row, sleeper in zip(watch.board.rows[1:], sleepers, strict=True):
+        row[heartbeat.PID], row[heartbeat.BORN] = sleeper.pid, heartbeat.born(sleeper.pid)
+    monkeypatch.setattr(watchdog, "PATIENCE", 0.5)
+    monkeypatch.setattr(watchdog.os, "_exit", lambda code: ended.set())
+
+    def hang(path: Path, text: str) -> None:
+        watch.board.rows[2][heartbeat.BEATS] += 1
+        never.wait(60)
+        raise Ended
+
+    def go_down() -> None:
+        with contextlib.suppress(Ended):
+            watch.go_down(watch.alarm(1, "is silent"))
+
+    monkeypatch.setattr(watchdog, "leave_word", hang)
+    going = threading.Thread(target=go_down)
+    going.start()
+    try:
+        assert ended.wait(10)
+        assert sleepers[0].wait(10) == -signal.SIGKILL
+        assert sleepers[1].poll() is None
+    finally:
+        never.set()
+        going.join()
+        for sleeper in sleepers:
+            sleeper.kill()
+            sleeper.wait()

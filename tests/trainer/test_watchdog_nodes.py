@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from torch.distributed import TCPStore
+from torch.distributed import PrefixStore, TCPStore
 
 from tracestill.trainer import heartbeat, watchdog_nodes
 from tracestill.trainer.watchdog_nodes import Nodes
@@ -116,3 +116,20 @@ def test_a_way_that_is_cut_tells_of_silence_only(nodes: Nodes, monkeypatch: pyte
     soon(lambda: nodes.alarm)
     assert nodes.alarm is not None
     assert nodes.alarm["reason"].endswith("(here) does not answer")
+
+
+def test_a_node_that_leaves_in_order_says_so(way: Way, nodes: Nodes) -> None:
+    """Nobody talks for it any more, so nobody may wait for it."""
+    store = PrefixStore("watch-token", TCPStore("127.0.0.1", way.store, is_master=False))
+    assert store.get("node-1") != b"ended"
+    nodes.close()
+    assert store.get("node-1") == b"ended"
+
+
+def test_the_node_that_is_silent_for_longest_was_lost(nodes: Nodes) -> None:
+    now, members = time.monotonic(), [[0, 1], [2, 3], [4, 5], [6, 7]]
+    nodes.members = members
+    nodes.seen = {1: ("5", now - 10), 2: ("9", now - 20), 3: ("ended", now - 60)}
+    assert nodes.quiet(9.0) == 4
+    assert nodes.quiet(30.0) is None
+    assert watchdog_nodes.LOST > 5.0 + watchdog_nodes.CONNECT, "a node that is being connected anew was not lost"

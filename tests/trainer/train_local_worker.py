@@ -1,6 +1,7 @@
 """Two ranks as on two hosts that share no file system: whole trainings through the entry point of a rank.
 
-train_local_worker.py DIRECTORY    with a prepared run in shared, host-0 and host-1; rank 0 writes found.json
+train_local_worker.py DIRECTORY whole|raises    with a prepared run in shared, host-0 and host-1; of whole trainings
+rank 0 writes found.json, the other one ends with rank 1's data
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mini_training import losses
+
 from tracestill.data_pipeline.stage import write_json
 from tracestill.trainer import heartbeat
 from tracestill.trainer.agree import gather_json
+from tracestill.trainer.batches import Batches
 from tracestill.trainer.engine import leave
 from tracestill.trainer.train import main
 
 RANK = int(os.environ["RANK"])
-ROOT = Path(sys.argv[-1])
+ROOT, CASE = Path(sys.argv[-2]), sys.argv[-1]  # after what the launcher adds
 OWN = ROOT / f"host-{RANK}"
 TRAIN = "arms/traces/train"
 
@@ -29,18 +33,12 @@ def train(run: Path, *words: str) -> list[int]:
     return gather_json(main(["--run-dir", str(run), *words]))
 
 
-def losses() -> list[float]:
-    lines = map(json.loads, (OWN / TRAIN / "log.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if "event" not in line and "loss" in line]
-
-
 def steps() -> list[str]:
     return sorted(path.name for path in (OWN / TRAIN / "checkpoints").iterdir())
 
 
 def apart() -> dict[str, Any]:
     """Each host's own run: stopped after the first step and gone on with, then asked for again."""
-    heartbeat.node_identity = lambda: hashlib.sha256(b"%d" % RANK).digest()
     request = ROOT / "host-0" / TRAIN / "stop"
     if RANK == 0:
         request.parent.mkdir(parents=True)
@@ -60,15 +58,35 @@ def apart() -> dict[str, Any]:
         recipe = OWN / "recipe.yaml"
         recipe.write_text(recipe.read_text().replace("log_every: 1", "log_every: 2"))
     found["other recipe"] = train(OWN, "--resume", "auto")
+    if RANK == 1:
+        recipe.write_text(recipe.read_text().replace("local_checkpoints: true", "local_checkpoints: false"))
+    found["other key"] = train(OWN, "--resume", "auto")
     return found
 
 
-def run() -> None:
+def other_hosts() -> None:
+    """From now on the ranks take themselves for ranks of two hosts."""
+    heartbeat.node_identity = lambda: hashlib.sha256(b"%d" % RANK).digest()
+
+
+def boom(*arguments: object) -> float:
+    return 1 / 0
+
+
+def whole() -> None:
     together = train(ROOT / "shared", "--resume", "auto")
+    other_hosts()
     found = apart()
     if RANK == 0:
-        (ROOT / "found.json").write_text(json.dumps({"shared": together, "losses": losses(), **found}))
+        (ROOT / "found.json").write_text(json.dumps({"shared": together, "losses": losses(OWN), **found}))
+    leave(0)
 
 
-run()
-leave(0)
+def raises() -> None:
+    other_hosts()
+    if RANK == 1:
+        Batches.step = boom  # type: ignore[method-assign, assignment]
+    leave(main(["--run-dir", str(OWN)]))
+
+
+{"whole": whole, "raises": raises}[CASE]()
