@@ -50,9 +50,9 @@ while read -r host _; do
 done < "$hosts"
 
 # --- one process a rank. Full paths, as a shell that sshd starts may know others. After SIGTERM ranks save what they
-# have: mpirun gives them 25 s, and takes up to twice as long itself. sshd gives its sessions a fresh environment: of the
-# pods' variables ranks get those that stand after -x, and no others. Nothing that is exported is secret; mount secrets
-# as files.
+# have: mpirun gives them 25 s, and takes up to twice as long itself. sshd gives its sessions a fresh environment: of
+# the pods' variables ranks get those that stand after -x, and no others. Nothing that is exported is secret; mount
+# secrets as files.
 exec "$(command -v mpirun)" --allow-run-as-root -n {count} --hostfile "$hosts" --bind-to none \\
     --mca plm_rsh_args "-F /recipe/ssh_config" --mca odls_base_sigkill_timeout 25 \\
     -x PATH ${{LD_LIBRARY_PATH:+-x LD_LIBRARY_PATH}} -x MASTER_ADDR -x MASTER_PORT {exports} \\
