@@ -1,6 +1,6 @@
 """`tracestill bench --foresee` against what can be measured: is the step time right where it was not fitted?
 
-    python benchmarks/foresee.py --json benchmarks/results/foresee_cpu.json --plot docs/foresee.svg    # 20 minutes
+    python benchmarks/foresee.py --json benchmarks/results/foresee_cpu.json --plot docs/foresee.svg    # 15 minutes
 
 On this machine's CPU, two students are timed as `tracestill bench` times a recipe (`launch/bench.py`). From one rank
 alone at each ZeRO stage, two ranks at ZeRO 0, and two messages between two ranks, `launch/calibrate.py` takes a
@@ -50,7 +50,7 @@ PACKS, CAPACITY = 4, 1024
 STAGES = (0, 1, 2, 3)
 RANKS = (2, 3, 4)
 LINKS = (400, 100)  # Mbit/s, as tc limits them
-HOSTS = (0, 2, 3)  # ZeRO stages tried on two hosts
+HOSTS = (2, 3)  # ZeRO stages tried on two hosts
 PAYLOAD = 0.94  # of a link's bits that are the message's: Ethernet, IP and TCP headers take the rest
 BAR = 0.15
 
@@ -192,7 +192,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, help="draw the students of 0.6B, 8B and 70B parameters there")
     parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--quick", action="store_true", help="one student")
     arguments = parser.parse_args()
     here = check_here(QUICK if arguments.quick else STUDENTS, arguments.warmup, arguments.steps)
