@@ -18,8 +18,8 @@ def calibrate(cases: Sequence[Case], inside: Mapping[str, Link], between: Mappin
     """The machine that explains these cases, results of ``trainer.bench``.
 
     The rate is that of the cases at the lowest ZeRO stage on the fullest node; what other stages need more for the
-    same FLOPs is the median of cases that differ in nothing else. The optimizer's time is split into a part that
-    follows its elements and a fixed one where cases show both.
+    same FLOPs is the median of cases that differ in nothing else. Cases with more ranks than cores say what crowding
+    costs. The optimizer's time is split into a part that follows its elements and a fixed one where cases show both.
     """
     here = os.cpu_count() or 1 if cases[0]["device"] == "cpu" else None
     fits = [c for c in cases if here is None or c["ranks"] <= here * c["nodes"]] or list(cases)
@@ -37,9 +37,13 @@ def calibrate(cases: Sequence[Case], inside: Mapping[str, Link], between: Mappin
         ]
         if pairs:
             slower[stage] = statistics.median(pairs)
+    crowded = [c for c in cases if here is not None and c not in fits and c["zero"] == lowest]
+    shares = [passes(c) * here * c["nodes"] * rate / flops(c) for c in crowded if here is not None]
     update, fixed = optimizer(fits)
     data = statistics.median(c["split"]["data"] / c["accumulation"] for c in fits)
-    return Machine(rate, update, inside, between, devices, cores=here, data=data, fixed=fixed, slower=slower)
+    crowding = max(1.0, statistics.median(shares)) if shares else 1.0
+    more = {"cores": here, "crowding": crowding, "data": data, "fixed": fixed, "slower": slower}
+    return Machine(rate, update, inside, between, devices, **more)
 
 
 def passes(case: Case) -> float:

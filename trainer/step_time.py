@@ -16,7 +16,8 @@ p of a parameter's number, and A micro-steps a step:
 A collective of S bytes takes hops * latency + passes * (n - 1) / n * S / bandwidth; an all-reduce passes twice, the
 others once. A ring visits every rank; an all-reduce between nodes may go up and down a tree instead. The slower of the
 links inside and between nodes is the bandwidth. DeepSpeed hides communication behind computation only where
-``overlap_comm`` says so, by default at ZeRO 3. Not in the model: Ulysses' exchanges, adapters and frozen parameters.
+``overlap_comm`` says so, by default at ZeRO 3, and only on GPUs. Not in the model: Ulysses' exchanges, adapters and
+frozen parameters.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Machine:
     between: Mapping[str, Link]  # and between nodes
     devices: int  # of a node
     cores: int | None = None  # of a node whose ranks compute on the CPU: ranks beyond them share
+    crowding: float = 1.0  # by which computing takes longer than that where ranks share cores
     data: float = 0.0  # seconds a micro-step that a rank spends on its data
     fixed: float = 0.0  # seconds a step of what is left: checks, numbers, Python
     slower: Mapping[int, float] = field(default_factory=dict)  # ZeRO stage -> its compute over that of stage 0
@@ -99,16 +101,34 @@ def foresee(task: Task, machine: Machine) -> Times:
     here = min(ranks, machine.devices)
     share = max(1.0, here / machine.cores) if machine.cores else 1.0
     slower = machine.slower.get(task.zero, 1.0)
-    seconds = task.loads * slower * share / machine.rate
-    busiest = seconds.sum(axis=0).max() if task.zero < 2 else seconds.max(axis=1).sum()
+    seconds = task.loads * slower / machine.rate
+    meetings = seconds.sum(axis=0, keepdims=True) if task.zero < 2 else seconds
+    busiest = sum(computing(work, machine) for work in meetings)
     steps = len(task.loads)
     own = task.parameters / (ranks if task.zero else 1)
     update = own * UPDATE_BYTES * share / machine.update
     spoken = communication(task, machine, nodes, share)
-    hidden = hidden_part(task, spoken, float(busiest))
+    hidden = 0.0 if machine.cores else hidden_part(task, spoken, float(busiest))  # a CPU is busy while it talks
     exposed = sum(spoken.values()) - hidden
     data = steps * machine.data * share
     return Times(data, float(busiest), update + machine.fixed * share, exposed, hidden, task.tokens)
+
+
+def computing(work: np.ndarray, machine: Machine) -> float:
+    """Seconds until the last rank is done with its ``work``, (ranks,) seconds alone; on each node ranks beyond the
+    cores share them until the first of them have nothing left to do."""
+    nodes = [work[first : first + machine.devices] for first in range(0, len(work), machine.devices)]
+    if not machine.cores:
+        return float(work.max())
+    slowest = 0.0
+    for node in nodes:
+        passed = done = 0.0
+        for place, seconds in enumerate(np.sort(node)):
+            busy = len(node) - place
+            share = machine.crowding * busy / machine.cores if busy > machine.cores else 1.0
+            passed, done = passed + (seconds - done) * share, float(seconds)
+        slowest = max(slowest, passed)
+    return slowest
 
 
 def volumes(task: Task) -> dict[str, tuple[str, float, int]]:

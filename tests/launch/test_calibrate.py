@@ -8,7 +8,7 @@ from tracestill.trainer.hardware import Link
 from tracestill.trainer.step_time import PASSES, Machine, Task, even, foresee
 
 LINKS = dict.fromkeys(PASSES, Link(1e-4, 1e9))
-TRUE = Machine(5e10, 4e9, LINKS, LINKS, 2, cores=2, data=0.01, fixed=0.02, slower={0: 1.0, 2: 1.05, 3: 1.4})
+TRUE = Machine(5e10, 4e9, LINKS, LINKS, 4, cores=2, data=0.01, fixed=0.02, slower={0: 1.0, 2: 1.05, 3: 1.4})
 PARAMETERS, FLOPS = 10_000_000, 2e11
 
 
@@ -53,6 +53,13 @@ def test_recomputation_padding_and_ranks_beyond_the_cores_do_not_mislead_it():
     padded["flops_per_step"] /= 2  # half of what was computed was padding
     for given in (cases, [padded]):
         assert calibrate(given, LINKS, LINKS, 2).rate == pytest.approx(TRUE.rate)
+
+
+def test_crowding_is_what_more_ranks_than_cores_cost():
+    crowded = case(4, 0)
+    crowded["split"] = {name: 1.25 * seconds for name, seconds in crowded["split"].items()}
+    assert calibrate([case(2, 0), crowded], LINKS, LINKS, 2).crowding == pytest.approx(1.25)
+    assert calibrate([case(2, 0), case(4, 0)], LINKS, LINKS, 2).crowding == pytest.approx(1.0)
 
 
 def test_one_case_is_enough():

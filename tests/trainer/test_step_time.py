@@ -115,6 +115,22 @@ def test_ranks_beyond_the_cores_share_them():
     assert shared.optimizer == pytest.approx(2 * alone.optimizer)
 
 
+def test_a_rank_that_is_done_leaves_its_core_to_the_others():
+    """Three ranks on two cores; two of them have one second of work, the third has two."""
+    crowded = machine(inside=FREE, cores=2)
+    assert foresee(task([[1e9, 1e9, 2e9]], zero=0), crowded).compute == pytest.approx(1.5 + 1)
+    assert foresee(task([[1e9, 1e9, 1e9], [0, 0, 1e9]], zero=2), crowded).compute == pytest.approx(1.5 + 1)
+    more = machine(inside=FREE, cores=2, crowding=1.2)
+    assert foresee(task([[1e9, 1e9, 2e9]], zero=0), more).compute == pytest.approx(1.2 * 1.5 + 1)
+    apart = machine(inside=FREE, between=FREE, cores=2, devices=2)
+    assert foresee(task([[1e9, 1e9, 2e9]], zero=0), apart).compute == pytest.approx(2), "two nodes have four cores"
+
+
+def test_a_cpu_hides_nothing():
+    assert foresee(task(even(4e9, 1, 4), zero=3), machine(cores=4)).hidden == 0
+    assert foresee(task(even(4e9, 1, 4), zero=3), machine()).hidden > 0
+
+
 def test_computation_hides_communication_where_deepspeed_overlaps_them():
     work = even(4e9, 1, 4)  # a second each
     bare = {zero: foresee(task(work, zero=zero), machine()) for zero in (0, 1, 2, 3)}
