@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -188,6 +188,7 @@ def foresee_nodes(bench: Bench, student: Student, found: Found, wanted: Forecast
     if student.packs(capacity, packs * wanted.nodes[-1])[2]:
         notes.append("the data make so few packs that they come again")
     result: Found = {"nodes": list(wanted.nodes), "devices": machine.devices, "notes": notes, "strong": {}, "weak": {}}
+    result["machine"] = asdict(machine)
     for how in ("strong", "weak"):
         for stage in STAGES if fp32 else STAGES[1:]:  # ZeRO 0 trains in fp32 only
             points: list[Found] = []
