@@ -55,6 +55,7 @@ class Student:
     store: TokenStore
     cost: Any  # trainer.flops.DecoderCost
     parameters: int
+    tensors: int
     tied: int
     layers: int
     decoder: memory.Decoder | None  # for memory; None if the student is not of the kind that ``memory`` knows
@@ -90,6 +91,7 @@ class Student:
             TokenStore(encode / "tokens.arrow", recipe.span_kinds()),
             cost,
             sum(p.numel() for p in model.parameters()),
+            len(list(model.parameters())),
             head.numel() if shared else 0,
             config.get_text_config(decoder=True).num_hidden_layers,
             decoder_of(config.get_text_config(decoder=True)),
@@ -110,6 +112,7 @@ class Student:
                 zero=zero,
                 parameter_bytes=number,
                 layers=self.layers,
+                tensors=self.tensors,
                 tied=self.tied,
                 overlap=raw.get("overlap_comm"),
                 live=int(raw.get("stage3_max_live_parameters", LIVE)),

@@ -64,6 +64,7 @@ class Task:
     gradient_bytes: int = 4
     parameter_bytes: int = 2
     layers: int = 1
+    tensors: int = 1  # that its parameters are
     tied: int = 0  # elements that two layers share, so that both gather them
     overlap: bool | None = None  # DeepSpeed's overlap_comm; None: its default
     live: int = LIVE
@@ -131,8 +132,9 @@ def computing(work: np.ndarray, machine: Machine) -> float:
     return slowest
 
 
-def volumes(task: Task) -> dict[str, tuple[str, float, int]]:
-    """What -> (operation, bytes of the whole tensors, calls), of one step."""
+def volumes(task: Task, *, coalesced: bool = True) -> dict[str, tuple[str, float, int]]:
+    """What -> (operation, bytes of the whole tensors, calls), of one step. ``coalesced``: one call gathers a layer, as
+    on NCCL; else each tensor takes a call of its own."""
     if task.ranks == 1:
         return {}
     n, steps = task.parameters, len(task.loads)
@@ -146,7 +148,8 @@ def volumes(task: Task) -> dict[str, tuple[str, float, int]]:
     else:
         if n > task.live:
             parameters = float(2 * steps * task.parameter_bytes * (n + task.tied))
-        gathers = (1 if n <= task.live else 2 * steps) * max(task.layers + 2, math.ceil(n / PREFETCH))
+        gathers = max(task.layers + 2, math.ceil(n / PREFETCH)) if coalesced else task.tensors
+        gathers *= 1 if n <= task.live else 2 * steps
         return {
             "gradients": ("reduce_scatter", steps * gradients, steps * buckets),
             "parameters": ("all_gather", parameters, gathers),
@@ -159,7 +162,7 @@ def volumes(task: Task) -> dict[str, tuple[str, float, int]]:
 def communication(task: Task, machine: Machine, nodes: int, share: float) -> dict[str, float]:
     """Seconds for each of ``volumes``, hidden or not."""
     found = {}
-    for what, (operation, size, calls) in volumes(task).items():
+    for what, (operation, size, calls) in volumes(task, coalesced=machine.cores is None).items():
         inside, between = machine.inside[operation], machine.between[operation]
         ranks = task.ranks
         bandwidth = inside.bandwidth if nodes == 1 else min(inside.bandwidth, between.bandwidth)

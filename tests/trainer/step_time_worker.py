@@ -63,7 +63,8 @@ def main() -> None:
                     after = WIRES.state()
                     said = {name: [after[name][i] - before[name][i] for i in (0, 1)] for name in after}
                     about = {"precision": precision, "zero": zero, "steps": steps, "live": live}
-                    found.append({**about, "parameters": parameters, "said": said})
+                    tensors = len(list(student.parameters()))
+                    found.append({**about, "parameters": parameters, "tensors": tensors, "said": said})
     before = WIRES.seconds
     if dist.get_rank() == 0:
         torch.distributed.barrier()

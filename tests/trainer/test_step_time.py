@@ -63,6 +63,15 @@ def test_deepspeed_sends_what_the_model_says(counted):
             assert size * 0.99 - 64 <= said <= size * 1.01 + 2048 + room, (about, operation, said, size)
 
 
+def test_without_coalescing_each_tensor_is_gathered_by_itself(counted):
+    cases = [c for c in counted["cases"] if c["zero"] == 3 and c["steps"] == 1 and c["live"]]
+    assert len(cases) == 2
+    for case in cases:
+        about = Task(case["parameters"], even(1.0, 1, 2), 1.0, zero=3, tensors=case["tensors"])
+        _, _, calls = volumes(about, coalesced=False)["parameters"]
+        assert case["said"]["all_gather_into_tensor"][0] == calls == case["tensors"]
+
+
 def test_time_in_a_collective_is_the_time_that_a_rank_waits(counted):
     waits, late = counted["waited"]
     assert 0.4 < waits < 5
