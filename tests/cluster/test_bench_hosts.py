@@ -36,6 +36,7 @@ def run(tmp_path):
     return made
 
 
+@pytest.mark.soak
 def test_a_recipe_is_timed_on_two_hosts(hosts, run):
     (case,) = bench(hosts, run)["cases"]
     assert (case["ranks"], case["nodes"]) == (2, 2)
