@@ -120,7 +120,9 @@ def about(path: Path, who: dict[str, Any]) -> dict[str, Any]:
 
 def lost(path: Path, placement: Placement, hosts: list[dict[str, Any] | None]) -> str:
     """Why training cannot go on from a checkpoint that some host has, in one line."""
-    has, placed = [], True
+    known = [held for held in hosts if held]
+    wanted = {rank for held in known for _, ranks in held["local"] for rank in ranks}
+    has, placed = [], wanted <= {rank for held in known for rank in held["parts"]}  # else a host is not among these
     for host, held in zip(placement.record(), hosts, strict=True):
         what = f"the file(s) of {spelled(held['parts'])}" if held and held["parts"] else "nothing of it"
         has.append(f"{listed([host])} has {what}")
