@@ -33,7 +33,7 @@ install-dev: $(VENV)/.installed-dev  ## the same, with what tests and lint need
 demo: install  ## the whole pipeline at small scale; prints where the report is
 	$(BIN)/tracestill run $(DEMO)
 
-test: install-dev  ## the tests (about 12 minutes on two cores)
+test: install-dev  ## the tests (about 20 minutes on two cores)
 	$(BIN)/python -m pytest -q
 
 test-all: install-dev  ## the tests, soaks included (an hour)

@@ -1,6 +1,6 @@
 """`tracestill bench --foresee` against what can be measured: is the step time right where it was not fitted?
 
-    python benchmarks/foresee.py --json benchmarks/results/foresee_cpu.json --plot docs/foresee.svg    # 15 minutes
+    python benchmarks/foresee.py --json benchmarks/results/foresee_cpu.json --plot docs/foresee.svg    # 20 minutes
 
 On this machine's CPU, two students are timed as `tracestill bench` times a recipe (`launch/bench.py`). From one rank
 alone at each ZeRO stage, two and four ranks at ZeRO 0, and two messages between two ranks, `launch/calibrate.py` takes

@@ -135,3 +135,14 @@ def test_the_parent_takes_one_hosts_part_for_whole(root):
 )
 def test_ranks_in_words(ranks, words):
     assert spelled(ranks) == words
+
+
+def test_a_host_that_is_not_there_is_no_damage(tmp_path):
+    from tracestill.trainer.checkpoint_local import lost
+    from tracestill.trainer.placement import Placement
+
+    held = {"manifest": "x", "parts": [0], "local": [["a", [0]], ["b", [1]]], "same": True}
+    alone = Placement(("a",), ((0,),), 0)
+    assert "cannot be resumed from: a (rank 0) has" in lost(tmp_path / "step-000001", alone, [held])
+    whole = {**held, "local": [["a", [0]]]}
+    assert "the lines above say which file is damaged" in lost(tmp_path / "step-000001", alone, [whole])
