@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test test-all lint bench bench-gpu bench-peers install install-dev clean
+.PHONY: help demo test quick test-all lint bench bench-gpu bench-peers install install-dev clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/'
@@ -33,8 +33,13 @@ install-dev: $(VENV)/.installed-dev  ## the same, with what tests and lint need
 demo: install  ## the whole pipeline at small scale; prints where the report is
 	$(BIN)/tracestill run $(DEMO)
 
-test: install-dev  ## the tests (about 20 minutes on two cores)
-	$(BIN)/python -m pytest -q
+# WORKERS processes share the tests out, file by file.
+WORKERS ?= 2
+test: install-dev  ## the tests (about 10 minutes on two cores)
+	$(BIN)/python -m pytest -q -n $(WORKERS)
+
+quick: install-dev  ## the tests without those that start processes: ranks, hosts, commands, compilers, benchmarks
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not soak"
 
 test-all: install-dev  ## the tests, soaks included (an hour)
 	$(BIN)/python -m pytest -q -m "soak or not soak"

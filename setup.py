@@ -73,6 +73,7 @@ setup(
             "peft>=0.20",
             "pytest>=8",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.8",
             "ruff>=0.11",
             "tensorboard>=2.18",  # to read back what a monitor wrote
             "triton>=3.6",

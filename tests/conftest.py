@@ -1,4 +1,6 @@
-"""A report of the faults that the tests make:  FAULTS_JSON=fault_suite.json python -m pytest -m "soak or not soak"
+"""Which tests are slow, which run one after the other, and a report of the faults that they make.
+
+    FAULTS_JSON=fault_suite.json python -m pytest -m "soak or not soak"
 
 Only tests that count their cases run then. They do so once all has been checked, so no case in it cost anything.
 """
@@ -13,11 +15,16 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+# Rooms of trainings on hosts in namespaces, of faults, and of whole benchmarks. With `-n` they run one after the other
+# on one worker: they watch clocks, and share names and ports.
+APART = ("tests/cluster/", "tests/faults/", "tests/benchmarks/", "tests/launch/test_stop_and_go.py")
 ENDS: dict[str, list[str]] = {"failed": [], "skipped": []}  # names of tests
-CASES: list[dict[str, object]] = []
+CASES: list[Any] = []
+FAULT = "fault"
 ABOUT = "Faults that the tests made, and what came of them. A case counts when all of its checks have passed."
 
 
@@ -29,25 +36,47 @@ def counted(request: pytest.FixtureRequest) -> Callable[[str, int, str], None]:
     def count(fault: str, cases: int, outcome: str) -> None:
         seconds = round(time.monotonic() - begun, 1)
         about = {"fault": fault, "cases": cases, "outcome": outcome, "seconds": seconds, "test": request.node.nodeid}
-        CASES.append(about)
+        request.node.user_properties.append((FAULT, about))  # reaches the process that writes the report
 
     return count
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith(APART):
+            item.add_marker("slow")
     if "FAULTS_JSON" in os.environ:
         others = [item for item in items if "counted" not in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in others]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of a file stay together, for what they share; and those of APART, which begin at once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Files(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "apart" if nodeid.startswith(APART) else nodeid.partition("::")[0]
+
+        def schedule(self) -> None:
+            config.option.loadscopereorder = False  # as collected: benchmarks and clusters come first
+            super().schedule()
+
+    return Files(config, log)
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call":
+        CASES.extend(about for name, about in report.user_properties if name == FAULT)
     if report.outcome in ENDS:
         ENDS[report.outcome].append(report.nodeid)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if not (where := os.environ.get("FAULTS_JSON")):
+    if not (where := os.environ.get("FAULTS_JSON")) or hasattr(session.config, "workerinput"):
         return
     sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
     from machine import describe

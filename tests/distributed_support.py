@@ -20,8 +20,11 @@ from typing import Any
 
 TESTS = Path(__file__).parent
 OF_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
+MODULES = [  # that workers import, or what they import: half of it would be most of the time
+    *("tracestill.trainer.train", "tracestill.trainer.evaluate", "pyarrow.parquet", "safetensors.torch", "peft"),
+    *("transformers.models.llama.modeling_llama", "transformers.models.t5.modeling_t5", "torch.optim.swa_utils"),
+]
 OF_A_TEST = "PYTEST_CURRENT_TEST"
-ONE_THREAD = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}  # pyarrow's allocator would start a second one
 ANSWER_SECONDS = 60  # that the server may take beyond a request's own
 
 
@@ -99,7 +102,8 @@ def fork(words: list[str], ranks: int, timeout: float) -> tuple[int, bool, str]:
     """The same of forked ones."""
     with tempfile.NamedTemporaryFile("r", prefix="workers-", errors="backslashreplace") as output:
         request = {"script": words[0], "arguments": words[1:], "ranks": ranks, "timeout": timeout, "port": free_port()}
-        request |= {"output": output.name, "folder": os.getcwd(), "environment": environment()}
+        request |= {"output": output.name, "folder": os.getcwd()}
+        request["environment"] = {key: value for key, value in environment().items() if key == OF_A_TEST}
         found = server().ask(request, timeout + ANSWER_SECONDS)
         return found["code"], found["late"], output.read()
 
@@ -110,10 +114,10 @@ class Server:
     def __init__(self) -> None:
         self.connection, other = socket.socketpair()
         with other:
-            command = [sys.executable, str(TESTS / "fork_server.py"), str(other.fileno())]
+            command = [sys.executable, str(TESTS / "fork_server.py"), str(other.fileno()), *MODULES]
             self.process = subprocess.Popen(
                 command,
-                env=environment() | ONE_THREAD,
+                env=environment(),
                 stdin=subprocess.DEVNULL,
                 pass_fds=[other.fileno()],
                 start_new_session=True,  # an interrupt from the keyboard is this process's to handle

@@ -1,6 +1,6 @@
 """A process that has imported what workers import, and forks ranks from itself: a rank starts in 0.1 s and not in 8.
 
-    fork_server.py SOCKET    started by distributed_support.py, which sends one request at a time, a line of JSON
+    fork_server.py SOCKET MODULE...    started by distributed_support.py; a request is a line of JSON, one at a time
 
 A rank is what a new process would be: its own session, working directory, output, arguments and state of DeepSpeed and
 gloo. What differs is that modules are there already, and that ranks have the seed of Python's hashes in common. The
@@ -21,17 +21,13 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from typing import Any
 
-MODULES = (
-    *("tracestill.trainer.train", "tracestill.trainer.evaluate", "pyarrow.parquet", "safetensors.torch", "peft"),
-    *("transformers.models.llama.modeling_llama", "transformers.models.t5.modeling_t5", "torch.optim.swa_utils"),
-)
 # As DeepSpeed's launcher does when a rank has failed: others may come to their own end, then SIGTERM, then SIGKILL.
 OWN_END_SECONDS = 1.0
 TERM_SECONDS = 30.0
 PR_SET_PDEATHSIG = 1
+ARROW = "JE_ARROW_MALLOC_CONF"  # of pyarrow's allocator, which would start a thread of its own
 
 
 def threads() -> int:
@@ -42,63 +38,55 @@ def answer(connection: socket.socket, **values: object) -> None:
     connection.sendall(json.dumps(values).encode() + b"\n")
 
 
-def serve(connection: socket.socket) -> tuple[dict[str, Any], int] | None:
+def serve(connection: socket.socket, modules: list[str]) -> tuple[dict[str, Any], int] | None:
     """Until the other side is gone. In a process that is to be a rank: what was asked for, and the rank."""
-    for name in MODULES:
+    os.environ[ARROW] = "background_thread:false"
+    for name in modules:
         importlib.import_module(name)
+    del os.environ[ARROW]
     gc.collect()
     gc.freeze()  # the garbage collector would copy the pages of everything that ranks share
     answer(connection, threads=threads())
     with connection.makefile() as lines:
         for line in lines:
             request = json.loads(line)
-            ranks: dict[int, int] = {}  # of pid
+            ranks = []
             for rank in range(max(1, request["ranks"])):
                 pid = os.fork()
                 if pid == 0:
                     return request, rank
-                ranks[pid] = rank
+                ranks.append(pid)
             answer(connection, **watch(ranks, connection, time.monotonic() + request["timeout"]))
     return None
 
 
-def watch(ranks: dict[int, int], connection: socket.socket, deadline: float) -> dict[str, Any]:
+def watch(ranks: list[int], connection: socket.socket, deadline: float) -> dict[str, Any]:
     """Wait for all ranks; the exit code of the first that failed (0: none did), and whether time was up.
 
     No rank outlives it, nor do processes that a rank has left behind in its group.
     """
-    alive = {pid: os.pidfd_open(pid) for pid in ranks}
-    code, late, failed_at, signalled = 0, False, 0.0, 0
-    try:
-        while alive:
-            now = time.monotonic()
-            if now >= deadline:
-                late = True
-                break
-            wake = deadline
-            if code:
-                due = failed_at + (TERM_SECONDS if signalled else OWN_END_SECONDS)
-                if now >= due and signalled:
-                    break
-                if now >= due:
-                    signalled = signal.SIGTERM
-                    for pid in alive:
-                        end(pid, signalled)
-                    continue
-                wake = min(deadline, due)
-            ready, _, _ = select.select([*alive.values(), connection], [], [], wake - now)
-            if connection in ready:  # nobody sends before the answer: the other side is gone
-                break
-            for pid in [pid for pid, handle in alive.items() if handle in ready]:
-                os.close(alive.pop(pid))
-                found = reap(pid)
-                if found and not code:
-                    code, failed_at = found, time.monotonic()
-    finally:
-        for pid, handle in alive.items():
+    alive = {os.pidfd_open(pid): pid for pid in ranks}
+    code, due, asked = 0, float("inf"), False  # due: when the others of a failed rank are asked to end, or made to
+    while alive and (now := time.monotonic()) < deadline:
+        if now >= due and asked:
+            break
+        if now >= due:
+            for pid in alive.values():
+                end(pid, signal.SIGTERM)
+            due, asked = now + TERM_SECONDS, True
+        ready, _, _ = select.select([*alive, connection], [], [], min(deadline, due) - now)
+        if connection in ready:  # nobody sends before the answer: the other side is gone
+            break
+        for handle in ready:
             os.close(handle)
-            end(pid, signal.SIGKILL)
-            reap(pid)
+            found = reap(alive.pop(handle))
+            if found and not code:
+                code, due = found, time.monotonic() + OWN_END_SECONDS
+    late = bool(alive) and not code
+    for handle, pid in alive.items():
+        os.close(handle)
+        end(pid, signal.SIGKILL)
+        reap(pid)
     return {"code": code, "late": late}
 
 
@@ -127,7 +115,6 @@ def become(request: dict[str, Any], rank: int) -> None:
         os.dup2(output, stream)
     os.close(output)
     sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
-    os.environ.clear()
     os.environ.update(request["environment"])
     script, ranks = request["script"], request["ranks"]
     words = []
@@ -139,13 +126,13 @@ def become(request: dict[str, Any], rank: int) -> None:
         words = [f"--local_rank={rank}"]
     sys.argv = [script, *words, *request["arguments"]]
     sys.path[0] = os.path.dirname(script)
-    if "numpy" in sys.modules:  # Python's own generator is seeded again by the fork
-        sys.modules["numpy"].random.seed()
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()  # a fork does that for Python's own generator only
     runpy.run_path(script, run_name="__main__")
 
 
 if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as opened:
-        asked = serve(opened)
+        asked = serve(opened, sys.argv[2:])
     if asked is not None:
         become(*asked)
