@@ -15,13 +15,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
 
-# Rooms of trainings on hosts in namespaces, of faults, and of whole benchmarks. With `-n` they run one after the other
-# on one worker: they watch clocks, and share names and ports.
-APART = ("tests/cluster/", "tests/faults/", "tests/benchmarks/", "tests/launch/test_stop_and_go.py")
+# With `-n` these run one after the other on one worker: they watch clocks, and hosts share names and ports.
+APART = ("tests/cluster/", "tests/faults/test_kills.py", "tests/faults/test_watchdog.py")
+STARTING = {"subprocess", "distributed_support", "command_line"}  # modules that start processes
 ENDS: dict[str, list[str]] = {"failed": [], "skipped": []}  # names of tests
 CASES: list[Any] = []
 FAULT = "fault"
@@ -41,11 +42,30 @@ def counted(request: pytest.FixtureRequest) -> Callable[[str, int, str], None]:
     return count
 
 
+def starts_processes(function: Any, seen: dict[FunctionType, bool]) -> bool:
+    """Whether it, or a function of its file that it calls, calls what starts one."""
+    if not isinstance(function, FunctionType) or function in seen:
+        return seen.get(function, False)
+    seen[function] = False
+    used = [function.__globals__.get(name) for name in function.__code__.co_names]
+    modules = [getattr(one, "__module__", None) or getattr(one, "__name__", None) for one in used]
+    own = [one for one, module in zip(used, modules, strict=True) if module == function.__module__]
+    seen[function] = not STARTING.isdisjoint(modules) or any(starts_processes(one, seen) for one in own)
+    return seen[function]
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    seen: dict[FunctionType, bool] = {}
     for item in items:
-        if item.nodeid.startswith(APART):
-            item.add_marker("slow")
+        if isinstance(item, pytest.Function):
+            fixtures = [
+                of.func for name in item.fixturenames for of in item._fixtureinfo.name2fixturedefs.get(name, ())
+            ]
+            found = any(starts_processes(function, seen) for function in (item.function, *fixtures))
+            if found or item.nodeid.startswith(APART):
+                item.add_marker("slow")
+    items.sort(key=lambda item: not item.nodeid.startswith(APART))  # first, for they take longest
     if "FAULTS_JSON" in os.environ:
         others = [item for item in items if "counted" not in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=others)
@@ -62,7 +82,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "apart" if nodeid.startswith(APART) else nodeid.partition("::")[0]
 
         def schedule(self) -> None:
-            config.option.loadscopereorder = False  # as collected: benchmarks and clusters come first
+            config.option.loadscopereorder = False
             super().schedule()
 
     return Files(config, log)

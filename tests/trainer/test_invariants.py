@@ -1,6 +1,6 @@
 """Invariants 1 to 3: loss and gradient do not depend on ranks, accumulation, ZeRO stage, chunk size or packing.
 
-Real processes, one launch for each number of ranks, two and three through DeepSpeed's launcher. They are compared
+Real processes, one launch for each number of ranks, two of them by DeepSpeed's launcher. They are compared
 with transformers' own Llama in one process in float64, every document alone (tiny_step.py).
 """
 
@@ -50,7 +50,9 @@ def outcome(request, tmp_path_factory) -> tuple[dict[str, Any], dict[str, torch.
     for tied in (False, True):
         parameters = {k: v for k, v in start(tied).items() if not (tied and k == "lm_head.weight")}
         save_file(parameters, directory / f"start-{'tied' if tied else 'untied'}.safetensors")
-    run_workers(WORKER, directory, request.param, ranks=0 if request.param == 1 else request.param)
+    run_workers(
+        WORKER, directory, request.param, ranks=0 if request.param == 1 else request.param, launcher=request.param == 2
+    )
     results = json.loads((directory / f"ranks-{request.param}.json").read_text())
     assert len(results) == (12 if request.param == 1 else 16)
     return results, load_file(directory / f"ranks-{request.param}.safetensors")
