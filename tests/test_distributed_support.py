@@ -166,3 +166,16 @@ def test_nothing_outlives_the_tests(tmp_path, number):
         tests.send_signal(number)
         assert tests.wait(30) == -number
     assert gone(pids)
+
+
+def test_tests_that_start_processes_are_found(request):
+    """So that `make quick` leaves them out, and those that run apart are there under the names that say so."""
+    (conftest,) = (one for one in request.config.pluginmanager.get_plugins() if hasattr(one, "starts_processes"))
+    assert all((TESTS.parent / path).exists() for path in conftest.APART)
+    assert conftest.starts_processes(test_nothing_outlives_the_tests, {})
+    assert conftest.starts_processes(lambda: indirectly(), {})
+    assert not conftest.starts_processes(gone, {})
+
+
+def indirectly() -> str:
+    return run_workers(TESTS / "none.py")
