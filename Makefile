@@ -35,7 +35,7 @@ demo: install  ## the whole pipeline at small scale; prints where the report is
 
 # WORKERS processes share the tests out, file by file.
 WORKERS ?= 2
-test: install-dev  ## the tests (about 10 minutes on two cores)
+test: install-dev  ## the tests, on WORKERS processes
 	$(BIN)/python -m pytest -q -n $(WORKERS)
 
 quick: install-dev  ## the tests without those that start processes: ranks, hosts, commands, compilers, benchmarks

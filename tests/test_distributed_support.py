@@ -12,6 +12,7 @@ from pathlib import Path
 
 import distributed_support
 import pytest
+import torch
 from distributed_support import environment, run_workers
 
 TESTS = Path(__file__).parent
@@ -28,6 +29,13 @@ os.chdir("/")
 """
 LEAVES_A_CHILD = "child = subprocess.Popen(['sleep', '300'])\nprint('pids', os.getpid(), child.pid, flush=True)\n"
 HEAD = "import os, signal, subprocess, sys, time\nrank = int(os.environ.get('RANK', 0))\n"
+
+
+@pytest.fixture
+def forks() -> None:
+    """Where a GPU's driver has threads of its own, workers are new processes, and this is not the place to test it."""
+    if not distributed_support.server().forks and torch.cuda.is_available():
+        pytest.skip("NOTHING CAN BE FORKED HERE: the server has more than one thread, and this machine has a GPU")
 
 
 def script(folder: Path, text: str) -> Path:
@@ -60,7 +68,7 @@ def pids_of(printed: str) -> list[int]:
     return [int(word) for line in printed.splitlines() if line.startswith("pids ") for word in line.split()[1:]]
 
 
-def test_ranks_are_forked_and_have_what_is_their_own(tmp_path, monkeypatch):
+def test_ranks_are_forked_and_have_what_is_their_own(forks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     worker = script(tmp_path, ABOUT)
     found = about(run_workers(worker, "a b", 7, ranks=2))
@@ -106,7 +114,7 @@ def test_they_have_what_the_launcher_gives(tmp_path):
         assert mine.keys() - theirs.keys() <= {"TORCHINDUCTOR_CACHE_DIR"}, "which torch sets where it is imported"
 
 
-def test_a_changed_environment_means_a_new_process(tmp_path, monkeypatch):
+def test_a_changed_environment_means_a_new_process(forks, tmp_path, monkeypatch):
     """A module may have read the variable when the server imported it, as triton does TRITON_INTERPRET."""
     worker = script(tmp_path, ABOUT)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
