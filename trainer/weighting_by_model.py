@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, Field, model_validator
 
 from tracestill.data_pipeline.kinds import Kinds
-from tracestill.trainer.weighting import SpanWeighting, WeightingConfig, WeightingOptions
+from tracestill.trainer.weighting import MultiplierOptions, SpanWeighting, WeightingConfig
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ BINS = 4096
 REACH = 16.0  # nats; bins span [-REACH, REACH), 1/128 nat each, and the outermost hold the rest
 
 
-class DynamicFineTuningOptions(WeightingOptions):
+class DynamicFineTuningOptions(MultiplierOptions):
     exponent: float = Field(1.0, gt=0, description="power of the target's probability; 1 is DFT as published")
 
 
@@ -46,7 +46,7 @@ class DynamicFineTuning(SpanWeighting):
         return PowerOfP(self.options.exponent)
 
 
-class FocalLossOptions(WeightingOptions):
+class FocalLossOptions(MultiplierOptions):
     gamma: float = Field(2.0, gt=0, description="the larger, the less a token counts that is already likely")
 
 
@@ -67,7 +67,7 @@ class FocalLoss(SpanWeighting):
         return Focal(self.options.gamma)
 
 
-class ExcessLossOptions(WeightingOptions):
+class ExcessLossOptions(MultiplierOptions):
     reference: str = Field(description="directory of a model with the student's tokenizer, such as a run's export")
     threshold: float | None = Field(None, allow_inf_nan=False, description="excess in nats above which a token counts")
     share: float | None = Field(None, gt=0, le=1, description="or: the share of tokens of largest excess that counts")
