@@ -3,8 +3,9 @@ on the kinds of the trace alone.
 
     python benchmarks/multipliers.py [--recipe PATH] [--seeds 0 1 2] [--json PATH] [--runs DIR]
 
-Each seed is a whole run of the recipe (default: recipes/demo.yaml) with questions, traces, packs and student of its
-own; its arms differ in ``weighting`` alone. ``traces`` is plain cross-entropy.
+Each seed is a whole run of the recipe (default: recipes/demo.yaml, one digit less, in fewer and smaller steps) with
+questions, traces, packs and student of its own; its arms differ in ``weighting`` alone. ``traces`` is plain
+cross-entropy.
 """
 
 from __future__ import annotations
@@ -19,6 +20,14 @@ from typing import Any
 from demo import RECIPE, accuracy, run
 from machine import finish, table
 
+SMALLER = [
+    "questions.options.digits=4",
+    "plan.capacity=2048",
+    "train.steps=300",
+    "train.ranks=1",
+    "train.held_out_every=0",
+    "train.checkpoint_every=0",
+]
 ARMS = {
     f"{use}{suffix}": {"weighting": {"use": use, "options": options}}
     for use in ("dft", "focal")
@@ -37,7 +46,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         root = arguments.runs or Path(temporary)
         for seed in arguments.seeds:
-            settings = [f"seed={seed}", f"arms={json.dumps(ARMS)}"]
+            settings = [f"seed={seed}", f"arms={json.dumps(ARMS)}", *(SMALLER if arguments.recipe == RECIPE else [])]
             report = run(arguments.recipe, root / f"seed-{seed}", settings)
             right = accuracy(report)
             for arm, found in report["arms"].items():
