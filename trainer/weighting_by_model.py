@@ -85,9 +85,9 @@ class ExcessLoss(SpanWeighting):
         e_i = nll_i - nll_i of the reference        f_i = 1 if e_i > threshold else 0
 
     Selective language modeling of Rho-1 (Lin and others, arXiv 2404.07965). With ``share`` the threshold of a step
-    is the quantile of e over the weighted tokens of ``kinds`` in the step before, on all ranks, to 1/128 nat; Rho-1 takes that of
-    the batch itself, which would depend on how a step is cut into chunks and ranks. The first step keeps all, and
-    while losses fall fast, less than the share is kept. The reference model reads every micro-step beside the
+    is the quantile of e over the weighted tokens of ``kinds`` in the step before, on all ranks, to 1/128 nat; Rho-1
+    takes that of the batch itself, which would depend on how a step is cut into chunks and ranks. The first step keeps
+    all, and while losses fall fast, less than the share is kept. The reference model reads every micro-step beside the
     student: about a third more work at equal size.
     """
 
