@@ -15,9 +15,7 @@ from torch import Tensor
 from tracestill.kernels.linear_cross_entropy import STATISTICS, linear_cross_entropy
 from tracestill.kernels.pack import NO_LABEL, PackedBatch
 
-ROWS = (
-    256  # of a micro-step; a row that is trained on takes the head three products of this size, one of these takes one
-)
+ROWS = 256  # of a micro-step; of the head's three products for a row that is trained on, such a row takes one
 OF_WEIGHTS = [STATISTICS.index("weight"), STATISTICS.index("weighted_nll")]
 
 
