@@ -34,7 +34,8 @@ class DynamicFineTuning(SpanWeighting):
         f_i = sg(p_i) ** exponent
 
     Wu and others, arXiv 2508.05629: it removes the 1 / p from the gradient's implicit reward. Little is gained
-    where nearly every token is certain already, as in templated traces.
+    where nearly every token is certain already, as in templated traces, and what the student finds unlikely, such as a
+    format that is new to it, is hardly learnt at all: name the ``kinds`` that it can write.
     """
 
     Options: ClassVar[type[BaseModel]] = DynamicFineTuningOptions
