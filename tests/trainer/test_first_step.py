@@ -22,7 +22,11 @@ WORKER = Path(__file__).with_name("telemetry_worker.py")
 STEPS = 3
 RECIPE = mini_recipe(
     student={"config": STUDENT},
-    weighting={"weights": {"prompt": 0, "derive": 0.5, "answer": 3}},
+    weighting={
+        "use": "dft",
+        "options": {"exponent": 0.25, "kinds": ["derive"]},
+        "weights": {"prompt": 0, "derive": 0.5, "answer": 3},
+    },
     train={
         **{"steps": STEPS, "ranks": 2, "zero": 3, "log_every": 1, "held_out_every": 2, "peak_tflops": 1e-3},
         "monitor": {"tensorboard": True},
@@ -84,7 +88,9 @@ def exact_shares(root):
         nll = torch.nn.functional.cross_entropy(
             model.get_output_embeddings()(hidden[:-1]), tokens[1:], reduction="none"
         )
-        weighted = nll * torch.from_numpy(table[of_kind]) * float(store.weights[document])
+        multiplied = torch.from_numpy(of_kind == kinds.id("derive"))
+        factor = torch.where(multiplied, torch.exp(-nll.detach()) ** 0.25, 1.0)
+        weighted = factor * nll * torch.from_numpy(table[of_kind]) * float(store.weights[document])
         prompts += nll[torch.from_numpy(of_kind == kinds.id("prompt"))].tolist()
         weighted.sum().backward()
         np.add.at(loss, of_kind, weighted.detach().numpy())
