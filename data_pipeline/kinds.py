@@ -78,3 +78,7 @@ class Kinds:
                 table[self.id(member)] = value
         table[0] = 0.0
         return table
+
+    def mask(self, names: Sequence[str]) -> np.ndarray:
+        """(K,) bool: the kinds that ``names`` of kinds and groups stand for. Raises ValueError as ``members``."""
+        return self.table({member: 1.0 for name in names for member in self.members(name)}, default=0.0) != 0

@@ -63,7 +63,8 @@ class SpanWeightedLoss:
 
         Args:
             autocast: type of the head's products where the parameters are fp32: torch.bfloat16 with `bf16=True`.
-            options: of `linear_cross_entropy`: chunk_rows, label_smoothing, z_loss, dynamic, backend.
+            options: of `linear_cross_entropy`: chunk_rows, label_smoothing, z_loss, dynamic,
+                dynamic_kinds, backend.
 
         Raises:
             ValueError: for a head that is no plain `nn.Linear`, and for a model that changes its logits after it.

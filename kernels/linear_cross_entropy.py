@@ -6,7 +6,8 @@ For a row i with hidden state x_i, target t_i and weight w_i, and the head's mat
     p_i   = softmax(z_i)                     nll_i = -log p_i[t_i],  lse_i = log sum exp z_i
     l_i   = nll_i + label_smoothing * (z_i[t_i] - mean z_i) + z_loss * lse_i^2
     loss  = scale * sum_i (w_i * f_i * l_i + v_i * D_i)
-    f_i   = dynamic(nll_i, p_i[t_i], entropy_i), held constant       D_i: teacher term, see `TeacherTopK`
+    f_i   = dynamic(nll_i, p_i[t_i], entropy_i), held constant, or 1 where `dynamic_kinds` leaves out i's kind
+    D_i: teacher term, see `TeacherTopK`
 
 and the gradient of l_i with respect to z_i is (1 + 2 z_loss lse_i) p_i - (1 - label_smoothing) onehot(t_i)
 - label_smoothing / V.
@@ -31,7 +32,7 @@ import torch
 from torch import Tensor
 
 from tracestill.kernels import linear_cross_entropy_reference as reference
-from tracestill.kernels.linear_cross_entropy_checks import check_call, check_ranges
+from tracestill.kernels.linear_cross_entropy_checks import check_call, check_kinds, check_ranges
 from tracestill.kernels.linear_cross_entropy_options import (
     Excess,
     Multiplier,
@@ -67,6 +68,7 @@ def linear_cross_entropy(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     dynamic: Multiplier | None = None,
+    dynamic_kinds: Tensor | None = None,  # (num_kinds,) bool: those that dynamic multiplies; None: all
     reference_nll: Tensor | None = None,  # (N,) of a reference model, for dynamic
     teacher: TeacherTopK | None = None,
     backend: str = "auto",
@@ -97,6 +99,7 @@ def linear_cross_entropy(
             where weights are made.
     """
     check_call(hidden, weight, targets, weights, kinds, bias, reference_nll, teacher, num_kinds, chunk_rows)
+    check_kinds(dynamic_kinds, num_kinds)
     if isinstance(dynamic, Excess) and reference_nll is None:
         raise ValueError("dynamic=Excess needs reference_nll")
     reverse = teacher is not None and teacher.reverse
@@ -120,6 +123,7 @@ def linear_cross_entropy(
             None if teacher is None else teacher.ids,
             None if teacher is None else teacher.log_probs.detach(),
             None if teacher_weights is None else teacher_weights.detach(),
+            None if dynamic is None or dynamic_kinds is None else dynamic_kinds[kinds.long()],
         ),
         kinds=kinds,
         num_kinds=num_kinds,
@@ -245,7 +249,7 @@ def _forward(hidden: Tensor, weight: Tensor, bias: Tensor | None, call: _Call, n
         if not weighted:
             assert d_rows is not None
             torch.sub(of.nll, (x * d_rows).sum(1), out=of.entropy).clamp_(min=0)
-            factor = 1.0 if call.options.dynamic is None else multiplier(call.options.dynamic, of, chunk.reference_nll)
+            factor = 1.0 if call.options.dynamic is None else multiplier(call.options.dynamic, of, chunk)
             of.factor.copy_(torch.as_tensor(factor))
             row_weights = (chunk.weights * factor).unsqueeze(1)
             d_rows.mul_(row_weights)

@@ -52,6 +52,13 @@ def check_call(
         raise ValueError(f"teacher.weights must have shape ({num_kinds},), not {tuple(teacher.weights.shape)}")
 
 
+def check_kinds(dynamic_kinds: Tensor | None, num_kinds: int) -> None:
+    """Whether `dynamic_kinds` is one bool a kind."""
+    if dynamic_kinds is not None and (dynamic_kinds.shape != (num_kinds,) or dynamic_kinds.dtype != torch.bool):
+        found = f"{dynamic_kinds.dtype} {tuple(dynamic_kinds.shape)}"
+        raise ValueError(f"dynamic_kinds must be torch.bool ({num_kinds},), not {found}")
+
+
 def check_ranges(targets: Tensor, kinds: Tensor, vocabulary: int, num_kinds: int) -> None:
     """On a CPU only. On a GPU a target out of range is the device's own assertion, as in PyTorch's loss."""
     if len(targets) and not 0 <= int(targets.amin()) <= int(targets.amax()) < vocabulary:

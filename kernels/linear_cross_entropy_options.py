@@ -5,7 +5,8 @@ returns (C,) factors of the rows' weights, finite and >= 0. If the caller gives 
 function's fourth argument. Factors are constants for autograd: they weigh a gradient, they are not differentiated.
 The classes below are such functions, and the Triton pass has them built in; any other Python function works too,
 at the price of one more pass over the logits on a GPU. Chunks are an accident of memory, so a function must treat
-every row by itself.
+every row by itself. Rows of kinds that it does not multiply are NaN to it, whatever it returns for them: leaving them
+out would make the host wait for a GPU.
 """
 
 from __future__ import annotations
@@ -121,6 +122,7 @@ class Rows(NamedTuple):
     teacher_ids: Tensor | None  # (C, k) int64
     teacher_log_probs: Tensor | None  # (C, k)
     teacher_weights: Tensor | None  # (C,) divided like `weights`
+    multiplied: Tensor | None = None  # (C,) bool: rows that `dynamic` multiplies; None: all
 
     def taken(self, index: Tensor) -> Rows:
         """The rows of an index."""
@@ -144,14 +146,18 @@ class Seen(NamedTuple):
         return Seen(*(t[part] for t in self))
 
 
-def multiplier(dynamic: Multiplier, seen: Seen, reference_nll: Tensor | None) -> Tensor:
+def multiplier(dynamic: Multiplier, seen: Seen, rows: Rows) -> Tensor:
     """(C,) factors. Raises ValueError for a wrong shape, and on a CPU for a negative or non-finite factor."""
     arguments = [seen.nll, torch.exp(-seen.nll), seen.entropy]
-    if reference_nll is not None:
-        arguments.append(reference_nll)
+    if rows.reference_nll is not None:
+        arguments.append(rows.reference_nll)
+    if rows.multiplied is not None:
+        arguments = [torch.where(rows.multiplied, seen_of, torch.nan) for seen_of in arguments]
     factor = dynamic(*arguments).detach()
     if factor.shape != seen.nll.shape:
         raise ValueError(f"dynamic must return one factor a row, {tuple(seen.nll.shape)}, not {tuple(factor.shape)}")
+    if rows.multiplied is not None:
+        factor = torch.where(rows.multiplied, factor, 1.0)
     if not factor.is_cuda:
         check_weights(factor, "factors of dynamic")
     return factor.to(seen.nll.dtype)

@@ -76,7 +76,7 @@ def chunk_pass(
     if options.dynamic is None:
         seen.factor.fill_(1)
     else:
-        seen.factor.copy_(multiplier(options.dynamic, seen, rows.reference_nll))
+        seen.factor.copy_(multiplier(options.dynamic, seen, rows))
     weight = rows.weights * seen.factor
     share = weight * (1 + 2 * options.z_loss * lse) if options.z_loss else weight  # coefficient of p
     sparse = None

@@ -71,6 +71,7 @@ ROW_ARGUMENTS = [
     "teacher_ids",
     "teacher_log_probs",
     "teacher_weights",
+    "multiplied",
     "nll_out",
     "correct_out",
     "entropy_out",
@@ -90,6 +91,7 @@ def chunk_kernel(
     teacher_ids,  # (C, K) int64; this and the next two unread unless K
     teacher_log_probs,  # (C, K)
     teacher_weights,  # (C,) fp32
+    multiplied,  # (C,) uint8; unread unless BY_KIND
     nll_out,  # (C,) fp32, like the next five
     correct_out,
     entropy_out,
@@ -109,6 +111,7 @@ def chunk_kernel(
     tail_floor,
     GRADIENT: tl.constexpr,
     DYNAMIC: tl.constexpr,
+    BY_KIND: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_SCALE: tl.constexpr,
     HAS_CAP: tl.constexpr,
@@ -184,6 +187,8 @@ def chunk_kernel(
         factor = tl.where(by_nll & by_entropy, 1.0, 0.0)
     elif DYNAMIC == EXCESS:
         factor = tl.where(nll - tl.load(reference_nll + row).to(tl.float32) > dynamic_a, 1.0, 0.0)
+    if BY_KIND:
+        factor = tl.where(tl.load(multiplied + row) != 0, factor, 1.0)
     if DYNAMIC == GIVEN:
         factor = tl.load(factor_out + row)
     else:
@@ -300,7 +305,7 @@ def chunk_pass(
         return True
     assert options.dynamic is not None
     _launch(logits, rows, options, seen, False, NONE.value, parameters)
-    seen.factor.copy_(multiplier(options.dynamic, seen, rows.reference_nll))
+    seen.factor.copy_(multiplier(options.dynamic, seen, rows))
     if gradient:
         _launch(logits, rows, options, seen, True, form, parameters)
     return True
@@ -329,6 +334,7 @@ def _launch(
         unread if rows.teacher_ids is None else rows.teacher_ids.contiguous(),
         unread if rows.teacher_log_probs is None else rows.teacher_log_probs.contiguous(),
         unread if rows.teacher_weights is None else rows.teacher_weights,
+        unread if rows.multiplied is None else rows.multiplied.view(torch.uint8),
         *seen,
         logits.stride(0),
         logits.shape[1],
@@ -340,6 +346,7 @@ def _launch(
         TAIL_FLOOR,
         GRADIENT=gradient,
         DYNAMIC=form,
+        BY_KIND=rows.multiplied is not None,
         HAS_BIAS=options.bias is not None,
         HAS_SCALE=options.logit_scale != 1.0,
         HAS_CAP=options.softcap is not None,

@@ -150,7 +150,7 @@ def gather_training(directory: Path, manifest: dict[str, Any] | None) -> dict[st
 
 def losses(kinds: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
     """Of each kind's figures those that a curve shows."""
-    return {kind: {key: row.get(key) for key in ("loss", "accuracy", "share")} for kind, row in kinds.items()}
+    return {kind: {key: row.get(key) for key in ("loss", "accuracy", "share", "weight")} for kind, row in kinds.items()}
 
 
 def thin(lines: list[Any], limit: int) -> list[Any]:

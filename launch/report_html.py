@@ -124,7 +124,8 @@ def curves(found: Found) -> str:
         def loss(point: Found, kind: str = kind) -> float | None:
             return point["kinds"].get(kind, {}).get("loss")
 
-        charts.append(lines(series(loss), series(loss, "held_out"), title=f"loss of {kind}"))
+        title = f"loss of {kind}{without_weight(kind, trained)}"
+        charts.append(lines(series(loss), series(loss, "held_out"), title=title))
     accuracy = series(lambda point: point["accuracy"], "answers")
     charts.append(lines(accuracy, title="held-out questions answered right, share", log=False))
     charts.append(lines(series(lambda point: point.get("grad_norm")), title="norm of the gradient"))
@@ -141,11 +142,22 @@ def curves(found: Found) -> str:
     heads = ["arm", "steps", "epochs", "tokens", "tokens a second", "last loss", "time"]
     return (
         "<h2>Training</h2><p class='soft'>Losses in nats a token, on a logarithmic scale. Solid: training documents, "
-        "means of the steps between two lines of the log. Dashed: held-out documents, where they are measured.</p>"
+        "means of the steps between two lines of the log; of kinds without weight, a sample of the last one. "
+        "Dashed: held-out documents, where they are measured.</p>"
         + legend(found)
         + f'<div class="many">{"".join(charts)}</div>'
         + table(heads, body)
     )
+
+
+def without_weight(kind: str, trained: Found) -> str:
+    """Names the arms that gave a kind no weight while they trained, to stand behind its name; empty if none did."""
+    weights = {
+        arm: [point["kinds"][kind].get("weight") for point in row["curve"] if kind in point["kinds"]]
+        for arm, row in trained.items()
+    }
+    arms = [arm for arm, found in weights.items() if found and all(weight == 0 for weight in found)]
+    return f" (no weight in {', '.join(arms)})" if arms else ""
 
 
 def shares(arm: str, curve: Sequence[Found], kinds: Sequence[str]) -> str:
@@ -154,7 +166,7 @@ def shares(arm: str, curve: Sequence[Found], kinds: Sequence[str]) -> str:
         kind: [(p["step"], share) for p in curve if (share := p["kinds"].get(kind, {}).get("share")) is not None]
         for kind in kinds
     }
-    series = {kind: points for kind, points in series.items() if points}
+    series = {kind: points for kind, points in series.items() if any(share for _, share in points)}
     colours = [kind_class(kind, kinds) for kind in series]
     chart = lines(series, title=f"share of the loss by kind, {arm}", log=False, colours=colours or SERIES)
     keys = "".join(

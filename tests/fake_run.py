@@ -70,7 +70,8 @@ def write_train(run: RunDirectory, arm: str, steps: int = 40, *, finished: bool 
         lines[-1]["kinds"] = kinds
         if arm == "traces":  # the other arms' logs are of an older version
             lines[-1] |= {"mfu": 0.4, "memory_gib": 1.5, "padding": 0.05, "balance": 1.0, "data_wait": 0.01}
-            lines[-1]["kinds"] = {name: {**row, "share": 0.2} for name, row in kinds.items()}
+            lines[-1]["kinds"] = {name: {**row, "weight": 9.0, "share": 0.2} for name, row in kinds.items()}
+            lines[-1]["kinds"]["prompt"] = {**kinds["plan"], "weight": 0.0, "share": 0.0}
         if step % 10 == 0:
             lines.append({"event": "held_out", "step": step, "kinds": {**kinds, "prompt": kinds["plan"]}})
             lines.append({"event": "answers", "step": step, "split": "test", "accuracy": step / 50, "count": 4})

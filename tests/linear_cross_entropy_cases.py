@@ -69,6 +69,8 @@ def naive(data, dtype, *, upstream=1.0, scale=1.0, use_bias=False, products=None
         reference = options.get("reference_nll")
         more = () if reference is None else (reference.to(device)[rows].to(z.dtype),)
         factor = options["dynamic"](nll.detach(), torch.exp(-nll.detach()), entropy.detach(), *more)
+        if options.get("dynamic_kinds") is not None:
+            factor = torch.where(options["dynamic_kinds"].to(device)[k], factor, 1.0)
     total = (w * factor * loss).sum()
     if options.get("teacher") is not None:
         total = total + divergences(log_p, options["teacher"], rows, k, w).sum()
@@ -103,8 +105,9 @@ def ours(data, *, dtype=torch.float32, upstream=1.0, use_bias=False, chunk_rows=
     if (teacher := options.get("teacher")) is not None:
         moved = {name: getattr(teacher, name).to(DEVICE) for name in ("ids", "log_probs", "weights")}
         options["teacher"] = dataclasses.replace(teacher, **moved)
-    if options.get("reference_nll") is not None:
-        options["reference_nll"] = options["reference_nll"].to(DEVICE)
+    for name in ("reference_nll", "dynamic_kinds"):
+        if options.get(name) is not None:
+            options[name] = options[name].to(DEVICE)
     if (teacher is not None or BACKEND == "triton") and "active" not in options:
         options["active"] = (weights != 0).nonzero().squeeze(1)
     leaves = [t.detach().clone().to(dtype).requires_grad_() for t in (hidden, head, bias)]

@@ -38,7 +38,7 @@ from tracestill.trainer.settings import GENERATION, TrainConfig
 from tracestill.trainer.student import build_student
 from tracestill.trainer.tiled_mlp import tile_mlps
 from tracestill.trainer.watchdog import Watchdog
-from tracestill.trainer.weighting import Weighting, make_weighting, restore
+from tracestill.trainer.weighting import Weighting, make_weighting, multiplied_kinds, restore
 
 KEPT_FILES = ("console.log", stopping.REQUEST)  # the launcher's parent writes them while ranks start
 Resume = Literal["auto", "must"]
@@ -146,6 +146,7 @@ def prepare(
     use_weighting(
         student,
         weighting,
+        multiplied=multiplied_kinds(recipe.weighting, kinds),
         vocabulary=vocabulary,
         device=world.device,
         dtype=training_dtype(settings, world.device),

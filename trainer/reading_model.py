@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,6 +47,7 @@ def use_weighting(
     weighting: Weighting,
     *,
     vocabulary: dict[str, Any],
+    multiplied: np.ndarray | None = None,
     device: torch.device,
     dtype: torch.dtype,
     attention: str = "auto",
@@ -53,7 +55,8 @@ def use_weighting(
 ) -> None:
     """Let the student's loss ask the weighting, if it reads the model; else nothing.
 
-    ``vocabulary`` holds vocab_size, bos_id, eos_id, pad_id and num_kinds, as for ``build_student``. Raises InputError
+    ``vocabulary`` holds vocab_size, bos_id, eos_id, pad_id and num_kinds, as for ``build_student``; ``multiplied``,
+    (num_kinds,) bool, says which kinds it multiplies (see ``weighting.multiplied_kinds``; None: all). Raises InputError
     if the weighting names a reference model that does not load or does not share the tokenizer's vocabulary.
     """
     dynamic: Callable[..., Tensor] | None = getattr(weighting, "dynamic", None)
@@ -61,6 +64,7 @@ def use_weighting(
         return
     head = student.head[0]
     head.options["dynamic"] = dynamic
+    head.options["dynamic_kinds"] = None if multiplied is None else torch.from_numpy(multiplied).to(device)
     head.observe = getattr(weighting, "observe", None)
     path = getattr(weighting, "reference", None)
     if path is None:

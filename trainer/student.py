@@ -30,7 +30,7 @@ from tracestill.kernels import attention
 from tracestill.kernels.attention_models import refuse_unpackable
 from tracestill.kernels.linear_cross_entropy import STATISTICS, linear_cross_entropy
 from tracestill.kernels.pack import PackedBatch
-from tracestill.trainer import adapters, encoder_decoder
+from tracestill.trainer import adapters, encoder_decoder, unweighted
 from tracestill.trainer.rectangles import PairedBatch
 from tracestill.trainer.student_settings import ENCODER_DECODERS, StudentConfig
 from tracestill.trainer.vocabulary import grow
@@ -48,6 +48,7 @@ class SpanWeightedHead(nn.Linear):
     options: dict[str, Any]  # chunk_rows, logit_scale, softcap; dynamic, if the weighting reads the model
     observe: Callable[..., None] | None = None  # sees the arguments of ``dynamic`` in training
     pull: Tensor | None = None  # (num_kinds,) float64; while it is there, ``add_pull`` adds to it
+    watched: Tensor | None = None  # (num_kinds, 6) float64; while it is there, training adds ``unweighted.statistics``
 
     def forward(  # type: ignore[override]
         self,
@@ -77,6 +78,10 @@ class SpanWeightedHead(nn.Linear):
         statistics[:, WEIGHTED_NLL] *= scale
         if self.pull is not None:
             self.add_pull(loss_of, hidden.detach(), packed.kinds)
+        if self.training and self.watched is not None:
+            self.watched += unweighted.statistics(
+                hidden.detach(), self.weight, self.bias, packed, self.num_kinds, self.options
+            )
         return loss, statistics
 
     def add_pull(self, loss_of: Callable[..., tuple[Tensor, Tensor]], hidden: Tensor, kinds: Tensor) -> None:

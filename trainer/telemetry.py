@@ -25,7 +25,7 @@ class Meter:
 
     def __init__(self, kinds: Kinds, device: torch.device) -> None:
         self.kinds = kinds
-        self.sums = torch.zeros(len(kinds), 6, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(2, len(kinds), 6, dtype=torch.float64, device=device)  # weighted targets, unweighted
         self.of_step = torch.zeros_like(self.sums)  # micro-steps since the last step
         self.clear()
 
@@ -37,7 +37,12 @@ class Meter:
 
     def add(self, statistics: torch.Tensor) -> None:
         """Add the (K, 6) sums of one micro-step of this rank."""
-        self.of_step += statistics
+        self.of_step[0] += statistics
+
+    @property
+    def unweighted(self) -> torch.Tensor:
+        """(K, 6): to be added to, the sums over a sample of targets without weight; columns of weights stay 0."""
+        return self.of_step[1]
 
     def end_step(self, loss: float, *, faulty: bool = False) -> None:
         """Count one step and its loss. A faulty one leaves no trace: it may be NaN."""
@@ -48,22 +53,26 @@ class Meter:
         self.of_step.zero_()
 
     def read(self) -> dict[str, Any]:
-        """Means over all ranks since the last call, as plain numbers; called on every rank. A new interval begins."""
+        """Means over all ranks since the last call, as plain numbers; called on every rank. A new interval begins.
+
+        A kind of which no target had weight shows what its sample says, with ``weight`` and ``share`` 0.
+        """
         self.sums += self.of_step
         if dist.is_initialized():
             dist.all_reduce(self.sums)
-        sums = self.sums.cpu()
+        weighted, unweighted = self.sums.cpu()
+        found = by_kind(self.kinds, unweighted) | by_kind(self.kinds, weighted)
         result = {
             "loss": self.loss / max(1, self.steps),
-            "weighted_tokens": int(sums[:, COUNT].sum()),
-            "kinds": by_kind(self.kinds, sums),
+            "weighted_tokens": int(weighted[:, COUNT].sum()),
+            "kinds": {name: found[name] for name in self.kinds.names if name in found},
         }
         self.clear()
         return result
 
 
 def by_kind(kinds: Kinds, sums: torch.Tensor) -> dict[str, dict[str, float]]:
-    """Kind -> its sum of weights, mean nll, accuracy and entropy over weighted targets, and share of the loss."""
+    """Kind -> its sum of weights, mean nll, accuracy and entropy over the targets summed, and share of the loss."""
     total = float(sums[:, WEIGHTED_NLL].sum())
     result = {}
     for index, name in enumerate(kinds.names):
@@ -122,9 +131,12 @@ class Log:
 
 
 def line_of(step: int, steps: int, numbers: dict[str, Any]) -> str:
-    """A line of the log for the console: what a glance is for."""
-    kinds = "  ".join(f"{name} {found['loss']:.3f} {found['accuracy']:.0%}" for name, found in numbers["kinds"].items())
-    parts = [f"step {step}/{steps}", f"loss {numbers['loss']:.4f}", kinds, f"grad {numbers['grad_norm']:.3g}"]
+    """A line of the log for the console: what a glance is for. Kinds without weight stand in brackets."""
+    parts = [f"step {step}/{steps}", f"loss {numbers['loss']:.4f}"]
+    for name, found in numbers["kinds"].items():
+        text = f"{name} {found['loss']:.3f} {found['accuracy']:.0%}"
+        parts.append(text if found["weight"] else f"({text})")
+    parts.append(f"grad {numbers['grad_norm']:.3g}")
     parts.append(f"{numbers['tokens_per_second']:,.0f} tokens/s")
     if numbers["mfu"] is not None:
         parts.append(f"MFU {numbers['mfu']:.1%}")
@@ -141,7 +153,8 @@ def table_of(kinds: dict[str, dict[str, float]]) -> Table:
         table.add_column(heading, justify="left" if heading == "kind" else "right")
     for name, found in kinds.items():
         means = (f"{found['loss']:.4f}", f"{found['accuracy']:.1%}", f"{found['entropy']:.4f}")
-        table.add_row(name, f"{found['count']:,}", *means, f"{found['share']:.1%}")
+        share = f"{found['share']:.1%}" if found["weight"] else "no weight (sample)"
+        table.add_row(name, f"{found['count']:,}", *means, share)
     return table
 
 

@@ -50,6 +50,8 @@ def train(job: Job, stop: StopRequest) -> bool:
     while progress.step < job.steps and not progress.over:
         job.phase("data")
         batch = ahead.step(progress.step)
+        told = (progress.step + 1) % settings.log_every == 0 or progress.step + 1 == job.steps
+        engine.module.head[0].watched = meter.unweighted if told else None
         for micro in batch.micro:
             job.phase("forward")
             loss, statistics = engine.forward(micro)

@@ -2,7 +2,7 @@
 
     L = sum_i w_i * c_i * f_i * nll_i      over all targets of one optimizer step, on all ranks
     w_i = kinds(step)[kind_i] * record weight of i's document * tokens(document, step)[i]
-    f_i = dynamic(nll_i, p_i, entropy_i)   held constant; it never enters c
+    f_i = dynamic(nll_i, p_i, entropy_i)   held constant; it never enters c; 1 outside ``options.kinds``
     c                                      see ``tracestill.trainer.normaliser``
 
 A weighting has ``kinds`` and, only if it needs more, ``tokens`` or ``dynamic``. The built-in ones stand in
@@ -15,10 +15,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator, model_validator
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds, nearest
@@ -42,6 +43,16 @@ class WeightingOptions(BaseModel):
     """Base of a weighting's options: unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MultiplierOptions(WeightingOptions):
+    """Base of the options of a weighting that has ``dynamic``; one whose options are no such class is given them."""
+
+    kinds: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="kinds or groups that are multiplied, such as [trace]; the others keep their plain loss; null: all",
+    )
 
 
 class WeightingConfig(BaseModel):
@@ -106,7 +117,9 @@ class Weighting(Protocol):
     Options                       a ``WeightingOptions``: what ``weighting.options`` may hold
     tokens(document, step)        (n,) float32, finite and >= 0: factor of each token's weight. It is computed by the
                                   loader for this rank's documents; the sums in c are then all-reduced
-    dynamic(nll, p, entropy)      (C,) factors of C rows, tensors on the device, each row by itself. It never enters c
+    dynamic(nll, p, entropy)      (C,) factors of C rows, tensors on the device, each row by itself. It never enters c.
+                                  With it, ``options`` may name the ``kinds`` that it multiplies: rows of others are
+                                  NaN to it and to ``observe``, and whatever it returns for them counts as 1
     reference                     path of a model whose nll becomes the fourth argument of ``dynamic``
     observe(nll, p, entropy, ..)  sees the arguments of ``dynamic`` in training, returns nothing
     end_step()                    called on every rank after each update; may all-reduce
@@ -145,7 +158,7 @@ class SpanWeighting:
         return self.span_kinds.table({name: at(weight, step) for name, weight in self.weights.items()}, default=1.0)
 
     def named(self) -> list[str]:
-        return list(self.weights)
+        return [*(getattr(self.options, "kinds", None) or ()), *self.weights]
 
 
 def find(use: str) -> Any:
@@ -171,12 +184,35 @@ def find(use: str) -> Any:
 
 def read_options(weighting: Any, options: Mapping[str, Any]) -> BaseModel:
     """A weighting's options. Raises InputError: one line that names each wrong key and the nearest known one."""
-    return check_options(getattr(weighting, "Options", WeightingOptions), options, "options")
+    return check_options(options_of(weighting), options, "options")
+
+
+@cache
+def options_of(weighting: Any) -> type[BaseModel]:
+    """What ``weighting.options`` may hold: the class's own ``Options``, and those of all multipliers if it is one."""
+    own: type[BaseModel] = getattr(weighting, "Options", WeightingOptions)
+    if not hasattr(weighting, "dynamic") or "kinds" in own.model_fields:  # which then mean something else
+        return own
+    return create_model(own.__name__, __base__=(MultiplierOptions, own))
+
+
+def multiplied_kinds(config: WeightingConfig, kinds: Kinds) -> np.ndarray | None:
+    """(K,) bool: the kinds whose loss a recipe's ``dynamic`` multiplies; None: all, or there is none.
+
+    Raises ValueError naming the nearest known kind or group.
+    """
+    options = read_options(find(config.use), config.options)
+    named = options.kinds if isinstance(options, MultiplierOptions) else None
+    try:
+        return None if named is None else kinds.mask(named)
+    except ValueError as error:
+        raise ValueError(f"options.kinds: {error}") from None
 
 
 def make_weighting(config: WeightingConfig, kinds: Kinds, seed: int = 0) -> Weighting:
     """The weighting of a recipe. Raises ValueError for an unknown kind, or a table that is none."""
     weighting: Weighting = find(config.use)(config, kinds, seed)
+    multiplied_kinds(config, kinds)
     table_at(weighting, 0, len(kinds))
     return weighting
 

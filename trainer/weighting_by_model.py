@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, Field, model_validator
 
 from tracestill.data_pipeline.kinds import Kinds
-from tracestill.trainer.weighting import SpanWeighting, WeightingConfig, WeightingOptions
+from tracestill.trainer.weighting import MultiplierOptions, SpanWeighting, WeightingConfig
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ BINS = 4096
 REACH = 16.0  # nats; bins span [-REACH, REACH), 1/128 nat each, and the outermost hold the rest
 
 
-class DynamicFineTuningOptions(WeightingOptions):
+class DynamicFineTuningOptions(MultiplierOptions):
     exponent: float = Field(1.0, gt=0, description="power of the target's probability; 1 is DFT as published")
 
 
@@ -34,7 +34,8 @@ class DynamicFineTuning(SpanWeighting):
         f_i = sg(p_i) ** exponent
 
     Wu and others, arXiv 2508.05629: it removes the 1 / p from the gradient's implicit reward. Little is gained
-    where nearly every token is certain already, as in templated traces.
+    where nearly every token is certain already, as in templated traces, and what the student finds unlikely, such as a
+    format that is new to it, is hardly learnt at all: name the ``kinds`` that it can write.
     """
 
     Options: ClassVar[type[BaseModel]] = DynamicFineTuningOptions
@@ -46,7 +47,7 @@ class DynamicFineTuning(SpanWeighting):
         return PowerOfP(self.options.exponent)
 
 
-class FocalLossOptions(WeightingOptions):
+class FocalLossOptions(MultiplierOptions):
     gamma: float = Field(2.0, gt=0, description="the larger, the less a token counts that is already likely")
 
 
@@ -67,7 +68,7 @@ class FocalLoss(SpanWeighting):
         return Focal(self.options.gamma)
 
 
-class ExcessLossOptions(WeightingOptions):
+class ExcessLossOptions(MultiplierOptions):
     reference: str = Field(description="directory of a model with the student's tokenizer, such as a run's export")
     threshold: float | None = Field(None, allow_inf_nan=False, description="excess in nats above which a token counts")
     share: float | None = Field(None, gt=0, le=1, description="or: the share of tokens of largest excess that counts")
@@ -85,9 +86,9 @@ class ExcessLoss(SpanWeighting):
         e_i = nll_i - nll_i of the reference        f_i = 1 if e_i > threshold else 0
 
     Selective language modeling of Rho-1 (Lin and others, arXiv 2404.07965). With ``share`` the threshold of a step
-    is the quantile of e over all weighted tokens of the step before, on all ranks, to 1/128 nat; Rho-1 takes that of
-    the batch itself, which would depend on how a step is cut into chunks and ranks. The first step keeps all, and
-    while losses fall fast, less than the share is kept. The reference model reads every micro-step beside the
+    is the quantile of e over the weighted tokens of ``kinds`` in the step before, on all ranks, to 1/128 nat; Rho-1
+    takes that of the batch itself, which would depend on how a step is cut into chunks and ranks. The first step keeps
+    all, and while losses fall fast, less than the share is kept. The reference model reads every micro-step beside the
     student: about a third more work at equal size.
     """
 

@@ -43,7 +43,7 @@ class StepsLastFirst(SpanWeighting):
 
     def __init__(self, config: WeightingConfig, kinds: Kinds, seed: int = 0) -> None:
         super().__init__(config, kinds, seed)
-        self.in_trace = member_table(kinds, ["trace"])
+        self.in_trace = kinds.mask(["trace"])
 
     def tokens(self, document: Document, step: int) -> np.ndarray:
         inside = self.in_trace[document.kinds]
@@ -74,19 +74,11 @@ class RandomDrop(SpanWeighting):
 
     def __init__(self, config: WeightingConfig, kinds: Kinds, seed: int = 0) -> None:
         super().__init__(config, kinds, seed)
-        self.droppable = member_table(kinds, self.options.kinds)
+        self.droppable = kinds.mask(self.options.kinds)
 
     def tokens(self, document: Document, step: int) -> np.ndarray:
         kept = uniform(self.seed, document.index, step, len(document.tokens)) < self.options.keep
         return (kept | ~self.droppable[document.kinds]).astype(np.float32)
-
-    def named(self) -> list[str]:
-        return [*self.options.kinds, *self.weights]
-
-
-def member_table(kinds: Kinds, names: list[str] | tuple[str, ...]) -> np.ndarray:
-    """(K,) bool: the kinds that ``names`` stand for. Raises ValueError naming the nearest known name."""
-    return kinds.table({member: 1.0 for name in names for member in kinds.members(name)}, default=0.0) != 0
 
 
 def uniform(seed: int, document: int, step: int, n: int) -> np.ndarray:

@@ -34,6 +34,7 @@ TARGETS = {
 PLAIN = {
     "GRADIENT": True,
     "DYNAMIC": NONE.value,
+    "BY_KIND": False,
     "HAS_BIAS": False,
     "HAS_SCALE": False,
     "HAS_CAP": False,
@@ -46,6 +47,7 @@ PLAIN = {
 EVERYTHING = {
     "GRADIENT": True,
     "DYNAMIC": WITHIN.value,
+    "BY_KIND": True,
     "HAS_BIAS": True,
     "HAS_SCALE": True,
     "HAS_CAP": True,
@@ -62,7 +64,7 @@ VARIANTS = {
     "uncapped": EVERYTHING | {"HAS_CAP": False, "K": 0, "K_BLOCK": 1},
     "everything": EVERYTHING,
 }
-TYPES = {"targets": "*i64", "teacher_ids": "*i64", "stride": "i32", "vocabulary": "i32"}
+TYPES = {"targets": "*i64", "teacher_ids": "*i64", "multiplied": "*u8", "stride": "i32", "vocabulary": "i32"}
 
 
 def compiled(target: GPUTarget, variant: dict, logits: str = "bf16"):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from linear_cross_entropy_cases import (
     BACKEND,
     DEVICE,
+    EPSILON,
     KINDS,
     case,
     compare,
@@ -43,6 +44,7 @@ def _poisoned():
     torch.use_deterministic_algorithms(before)
 
 
+SOME = torch.tensor([False, True, False, True, False])
 OPTIONS = {
     "plain": {},
     "bias": {"use_bias": True},
@@ -56,6 +58,9 @@ OPTIONS = {
     "within": {"dynamic": Within(nll_max=6.0, entropy_min=1.0)},
     "excess": {"dynamic": Excess(0.25), "reference_nll": torch.linspace(0, 12, 23)},
     "function": {"dynamic": lambda nll, p, entropy: nll * p + 0.1 * entropy},
+    "dft_of_kinds": {"dynamic": PowerOfP(1.0), "dynamic_kinds": SOME},
+    "excess_of_kinds": {"dynamic": Excess(0.25), "reference_nll": torch.linspace(0, 12, 23), "dynamic_kinds": SOME},
+    "function_of_kinds": {"dynamic": lambda nll, p, entropy: nll * p, "dynamic_kinds": SOME},
     "teacher_forward": {"teacher": False},
     "teacher_reverse": {"teacher": True},
     "everything": {
@@ -65,9 +70,27 @@ OPTIONS = {
         "label_smoothing": 0.05,
         "z_loss": 0.003,
         "dynamic": Focal(1.5),
+        "dynamic_kinds": SOME,
         "teacher": True,
     },
 }
+
+
+def test_a_function_sees_the_rows_that_it_multiplies_alone():
+    data, seen = case(), []
+
+    def one_where_nothing_is_asked(nll, p, entropy):
+        seen.append(torch.stack([nll, p, entropy]))
+        return torch.where(nll.isnan(), -5.0, 1.0)
+
+    plain = ours(data)
+    for use_bias in (False, True):  # entropy by the short cut, and without
+        plain = ours(data, use_bias=use_bias)
+        got = ours(data, use_bias=use_bias, dynamic=one_where_nothing_is_asked, dynamic_kinds=SOME)
+        for a, b in zip(got, plain, strict=True):
+            assert distance(a, b) < EPSILON
+    multiplied = int((SOME[data[5].long()] & (data[4] != 0)).sum())
+    assert int(torch.cat(seen, 1).isfinite().all(0).sum()) == 2 * multiplied
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -330,6 +353,8 @@ def test_bad_values_are_refused():
         ({"z_loss": -1.0}, "z_loss must be >= 0"),
         ({"backend": "cuda"}, "backend must be auto, triton or reference"),
         ({"dynamic": Excess(0.0)}, "dynamic=Excess needs reference_nll"),
+        ({"dynamic_kinds": SOME[:4]}, r"dynamic_kinds must be torch.bool \(5,\), not torch.bool \(4,\)"),
+        ({"dynamic_kinds": SOME.float()}, r"dynamic_kinds must be torch.bool \(5,\), not torch.float32"),
         ({"dynamic": lambda nll, p, entropy: nll.sum()}, "dynamic must return one factor a row"),
         (
             {"teacher": TeacherTopK(torch.zeros(23, 2, dtype=torch.long), torch.zeros(23, 2), torch.ones(4))},

@@ -111,6 +111,7 @@ def test_whole_run(run):
         "tokens a second",
         "most memory of a rank",
         "share of the loss by kind, traces",
+        "loss of prompt (no weight in traces)",
         "Generated traces",
         "encode.trace",
     ):

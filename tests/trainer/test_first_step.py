@@ -22,7 +22,11 @@ WORKER = Path(__file__).with_name("telemetry_worker.py")
 STEPS = 3
 RECIPE = mini_recipe(
     student={"config": STUDENT},
-    weighting={"weights": {"prompt": 0, "derive": 0.5, "answer": 3}},
+    weighting={
+        "use": "dft",
+        "options": {"exponent": 0.25, "kinds": ["derive"]},
+        "weights": {"prompt": 0, "derive": 0.5, "answer": 3},
+    },
     train={
         **{"steps": STEPS, "ranks": 2, "zero": 3, "log_every": 1, "held_out_every": 2, "peak_tflops": 1e-3},
         "monitor": {"tensorboard": True},
@@ -60,8 +64,8 @@ def log(root):
 
 
 def exact_shares(root):
-    """Share of the loss, and of the gradient's norms at the head, by kind: transformers alone, in float64, one
-    document after the other."""
+    """Share of the loss, and of the gradient's norms at the head, by kind, and nats of every prompt token: transformers
+    alone, in float64, one document after the other."""
     kinds = RECIPE.span_kinds()
     run = RunDirectory.open(root)
     encode = run.stage("traces", "encode")
@@ -75,7 +79,7 @@ def exact_shares(root):
     model = model.double().eval()
     table = table_at(make_weighting(RECIPE.weighting, kinds), 0, len(kinds))
     documents = np.concatenate(load_plan(run.stage("traces", "plan") / "epoch-000").step(0))
-    loss, gradient = np.zeros(len(kinds)), np.zeros(len(kinds))
+    loss, gradient, prompts = np.zeros(len(kinds)), np.zeros(len(kinds)), []
     for document in documents:
         tokens = torch.from_numpy(store.tokens(int(document)).astype(np.int64))
         hidden = model.get_decoder()(input_ids=tokens[None], use_cache=False).last_hidden_state[0].detach()
@@ -84,17 +88,21 @@ def exact_shares(root):
         nll = torch.nn.functional.cross_entropy(
             model.get_output_embeddings()(hidden[:-1]), tokens[1:], reduction="none"
         )
-        weighted = nll * torch.from_numpy(table[of_kind]) * float(store.weights[document])
+        multiplied = torch.from_numpy(of_kind == kinds.id("derive"))
+        factor = torch.where(multiplied, torch.exp(-nll.detach()) ** 0.25, 1.0)
+        weighted = factor * nll * torch.from_numpy(table[of_kind]) * float(store.weights[document])
+        prompts += nll[torch.from_numpy(of_kind == kinds.id("prompt"))].tolist()
         weighted.sum().backward()
         np.add.at(loss, of_kind, weighted.detach().numpy())
         np.add.at(gradient, of_kind, hidden.grad[:-1].norm(dim=1).numpy())
-    return {name: (loss[k] / loss.sum(), gradient[k] / gradient.sum()) for k, name in enumerate(kinds.names)}
+    shares = {name: (loss[k] / loss.sum(), gradient[k] / gradient.sum()) for k, name in enumerate(kinds.names)}
+    return shares, prompts
 
 
 def test_shares_are_those_of_the_plain_model(root):
     found = json.loads((root / "found.json").read_text())
     assert found["cut"] == [0, 0], "the head is whole inside its forward only"
-    exact = exact_shares(root)
+    exact, _ = exact_shares(root)
     rows = json.loads((root / "arms/traces/train/preview.json").read_text())["kinds"]
     for row in rows:
         assert row["loss_share"] == pytest.approx(exact[row["kind"]][0], rel=1e-5, abs=1e-12)
@@ -103,6 +111,15 @@ def test_shares_are_those_of_the_plain_model(root):
     assert shares["prompt"] == 0.0
     assert sum(shares.values()) == pytest.approx(1.0)
     assert any(abs(row["gradient_share"] - row["loss_share"]) > 1e-4 for row in rows), "they are different numbers"
+
+
+def test_a_kind_without_weight_stands_in_the_log(root):
+    prompts = exact_shares(root)[1]
+    lines = [line["kinds"]["prompt"] for line in log(root) if "event" not in line]
+    assert all((line["weight"], line["share"]) == (0.0, 0.0) for line in lines)
+    assert 0 < lines[0]["count"] <= len(prompts)
+    spread = np.std(prompts) / lines[0]["count"] ** 0.5 if lines[0]["count"] < len(prompts) else 0
+    assert lines[0]["loss"] == pytest.approx(np.mean(prompts), rel=1e-5, abs=3 * spread)
 
 
 def test_the_preview_stands_in_the_log_and_in_a_page(root):
@@ -151,6 +168,8 @@ def test_tensorboard_gets_what_the_log_gets(root):
         "train/lr": lambda line: line["lr"],
         "train/mfu": lambda line: line["mfu"],
         "train/answer/accuracy": lambda line: line["kinds"]["answer"]["accuracy"],
+        "train/prompt/loss": lambda line: line["kinds"]["prompt"]["loss"],
+        "train/prompt/weight": lambda line: 0.0,
     }.items():
         scalars = [(scalar.step, scalar.value) for scalar in found.Scalars(name)]
         assert scalars == [(line["step"], pytest.approx(pick(line), rel=1e-6)) for line in lines], name

@@ -16,7 +16,7 @@ from tracestill.trainer.telemetry import Log, line_of
 LINE = {
     **{"step": 7, "epoch": 0, "loss": 0.5, "mfu": None, "grad_norm": 1.25, "tokens_per_second": 12345.0},
     **{"memory_gib": 2.5, "data_wait": 0.5, "seconds": 2.0},
-    "kinds": {"answer": {"loss": 1.5, "accuracy": 0.25, "count": 3}},
+    "kinds": {"answer": {"weight": 4.0, "loss": 1.5, "accuracy": 0.25, "count": 3}},
 }
 
 

@@ -16,7 +16,15 @@ from tracestill.kernels.pack import pack
 from tracestill.trainer.reading_model import Reference, use_weighting
 from tracestill.trainer.settings import StudentConfig
 from tracestill.trainer.student import Student, build_student
-from tracestill.trainer.weighting import SpanWeighting, WeightingConfig, end_step, make_weighting, restore, state_of
+from tracestill.trainer.weighting import (
+    SpanWeighting,
+    WeightingConfig,
+    end_step,
+    make_weighting,
+    multiplied_kinds,
+    restore,
+    state_of,
+)
 
 VOCABULARY = {"vocab_size": tiny_step.VOCABULARY, "bos_id": 1, "eos_id": 2, "pad_id": 0, "num_kinds": 8}
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
@@ -81,6 +89,10 @@ def weights_of(documents):
     return torch.from_numpy(np.concatenate([document.weights() for document in documents]))
 
 
+def of_kinds(documents):
+    return np.concatenate([document.kinds[1:] for document in documents])
+
+
 FACTORS = {
     "dft": (weighting("dft", exponent=0.5), lambda nll, entropy, other: torch.exp(-nll) ** 0.5),
     "focal": (weighting("focal", gamma=20), lambda nll, entropy, other: (1 - torch.exp(-nll)) ** 20),
@@ -88,15 +100,17 @@ FACTORS = {
 }
 
 
+@pytest.mark.parametrize("kinds", [None, ["trace", "control"]])
 @pytest.mark.parametrize("name", [*FACTORS, "excess"])
-def test_loss_and_gradient_are_those_by_hand(built, name, reference_directory):
+def test_loss_and_gradient_are_those_by_hand(built, name, kinds, reference_directory):
     documents = tiny_step.documents(0)
+    config = WeightingConfig(use="dft", options={"kinds": kinds})
     if name == "excess":
         of = weighting("excess_loss", reference=str(reference_directory), threshold=0.1)
         factor = lambda nll, entropy, other: (nll - other > 0.1).double()  # noqa: E731
     else:
         of, factor = FACTORS[name]
-    use_weighting(built, of, vocabulary=VOCABULARY, **CPU)
+    use_weighting(built, of, vocabulary=VOCABULARY, multiplied=multiplied_kinds(config, Kinds()), **CPU)
     loss, statistics = built(packed(documents), SCALE)
     loss.backward()
 
@@ -104,6 +118,8 @@ def test_loss_and_gradient_are_those_by_hand(built, name, reference_directory):
     nll, entropy = seen_by(model, documents)
     other = seen_by(plain(seed=3), documents)[0]
     f = factor(nll, entropy, other).detach()
+    if kinds is not None:
+        f = torch.where(torch.from_numpy(np.isin(of_kinds(documents), [2, 3, 4, 5, 7])), f, 1.0)
     expected = (w * SCALE * f * nll).sum()
     expected.backward()
     change = (w * f * nll).detach().sum() / (w * nll).detach().sum()
@@ -188,6 +204,22 @@ def test_the_first_step_keeps_all_and_the_next_takes_the_quantile(reference_dire
         end_step(of)
     assert kept[0] == 1
     assert 0.15 < kept[1] < 0.5
+
+
+def test_the_quantile_is_that_of_the_kinds_alone(reference_directory, built):
+    of = weighting("excess_loss", reference=str(reference_directory), share=0.3, kinds=["plan", "check"])
+    use_weighting(built, of, vocabulary=VOCABULARY, multiplied=multiplied_kinds(of.config, Kinds()), **CPU)
+    documents = tiny_step.documents(0)
+    built(packed(documents), SCALE)
+    end_step(of)
+    excess = (seen_by(plain(), documents)[0] - seen_by(plain(seed=3), documents)[0]).detach()
+    mine = np.isin(of_kinds(documents), [2, 4]) & (weights_of(documents) != 0).numpy()
+    found = float(of.state()["threshold"])
+    near = np.sort(excess[mine].numpy())[-math.ceil(0.3 * mine.sum())]
+    assert found <= near + 1e-4
+    assert (excess[mine] >= found).sum() <= 0.3 * mine.sum() + 2
+    everything = np.quantile(excess[(weights_of(documents) != 0)].numpy(), 0.7)
+    assert abs(found - everything) > 0.02, "which is another number"
 
 
 @pytest.mark.parametrize("share", [0.01, 0.25, 0.5, 1.0])

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from tracestill.data_pipeline.kinds import Kinds
-from tracestill.trainer.telemetry import Log, Meter, by_kind, table_of
+from tracestill.trainer.telemetry import Log, Meter, by_kind, line_of, table_of
 
 KINDS = Kinds()
 
@@ -57,6 +57,28 @@ def test_a_faulty_step_leaves_no_trace():
     found = meter.read()
     assert (found["loss"], found["weighted_tokens"]) == (3.0, 4)
     assert found["kinds"]["answer"]["loss"] == 2.0
+
+
+def test_a_kind_without_weight_shows_its_sample_and_says_so():
+    meter = Meter(KINDS, torch.device("cpu"))
+    of_sample = statistics(prose=[0.0, 0.0, 4, 6.0, 1, 2.0], answer=[0.0, 0.0, 5, 9.0, 5, 5.0])
+    for faulty in (False, True):
+        meter.add(statistics(answer=[1.0, 3.0, 2, 4.0, 1, 0.5]))
+        meter.unweighted.add_(of_sample)
+        meter.end_step(1.0, faulty=faulty)
+    found = meter.read()
+    assert found["weighted_tokens"] == 2
+    assert found["kinds"] == {
+        "prose": {"count": 4, "weight": 0.0, "loss": 1.5, "accuracy": 0.25, "entropy": 0.5, "share": 0.0},
+        "answer": {"count": 2, "weight": 1.0, "loss": 2.0, "accuracy": 0.5, "entropy": 0.25, "share": 1.0},
+    }
+    assert list(found["kinds"]) == ["prose", "answer"], "in the kinds' order"
+    numbers = {**found, "grad_norm": 1.0, "tokens_per_second": 1.0, "mfu": None, "memory_gib": 1.0, "data_wait": 0.0}
+    assert "  (prose 1.500 25%)  answer 2.000 50%  " in line_of(1, 2, {**numbers, "seconds": 1.0})
+    console = Console(file=io.StringIO(), width=100)
+    console.print(table_of(found["kinds"]))
+    assert re.search(r"prose .* 4 .* 1.5000 .* no weight \(sample\)", console.file.getvalue())
+    assert meter.read()["kinds"] == {}, "the sample begins anew as well"
 
 
 def test_the_table_at_the_end_shows_every_kind():

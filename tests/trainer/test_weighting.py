@@ -17,6 +17,7 @@ from tracestill.trainer.weighting import (
     WeightingConfig,
     find,
     make_weighting,
+    multiplied_kinds,
     table_at,
     token_function,
 )
@@ -177,7 +178,10 @@ def test_random_drop_touches_only_the_kinds_it_names():
         ({"use": "focal", "options": {"gama": 1}}, "options.gama: unknown key; did you mean 'gamma'"),
         ({"use": "focal", "options": {"gamma": 0}}, "options.gamma: .*greater than 0"),
         ({"use": "dft", "options": {"exponent": "big"}}, "options.exponent: .*got 'big'"),
+        ({"use": "dft", "options": {"kind": ["trace"]}}, "options.kind: unknown key; did you mean 'kinds'"),
+        ({"use": "dft", "options": {"kinds": []}}, "options.kinds: .*at least 1 item"),
         ({"options": {"keep": 1}}, "options.keep: unknown key; none is known here"),
+        ({"options": {"kinds": ["trace"]}}, "options.kinds: unknown key; none is known here"),
         ({"use": "random_drop"}, "options.keep: Field required"),
         ({"use": "steps_last_first", "options": {"share": {"from": 0, "to": 2, "steps": 3}}}, "reaches 2; expected at"),
         ({"use": "excess_loss", "options": {"reference": "x"}}, "exactly one of threshold and share"),
@@ -203,11 +207,60 @@ def test_a_fault_of_the_config_is_named(changes, message):
 
 @pytest.mark.parametrize(
     "config",
-    [{"weights": {"derivee": 1.0}}, {"use": "random_drop", "options": {"keep": 1, "kinds": ["derivee"]}}],
+    [
+        {"weights": {"derivee": 1.0}},
+        {"use": "random_drop", "options": {"keep": 1, "kinds": ["derivee"]}},
+        {"use": "dft", "options": {"kinds": ["answer", "derivee"]}},
+    ],
 )
 def test_an_unknown_kind_is_refused_with_the_nearest(config):
     with pytest.raises(ValueError, match="unknown span kind or group 'derivee'; did you mean 'derive'"):
         make_weighting(WeightingConfig(**config), KINDS)
+
+
+# Kinds that a multiplier multiplies
+
+
+OWN = """
+from pydantic import BaseModel
+class Halving:
+    def __init__(self, config, kinds, seed): pass
+    def kinds(self, step): return [0, *[1] * 7]
+    def dynamic(self, nll, p, entropy): return 0.5 * p
+class Scaled(Halving):
+    class Options(BaseModel, extra="forbid"):
+        factor: float = 2.0
+class Otherwise(Halving):
+    class Options(BaseModel, extra="forbid"):
+        kinds: int = 3
+"""
+
+
+def test_any_multiplier_may_be_told_its_kinds(tmp_path, monkeypatch):
+    (tmp_path / "their_multipliers.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    for use in ("dft", "focal", "excess_loss", "their_multipliers:Halving", "their_multipliers:Scaled"):
+        config = WeightingConfig(use=use, options={**NEEDED.get(use, {}), "kinds": ["trace", "control"]})
+        expected = [name in ("plan", "derive", "check", "prose", "control") for name in KINDS.names]
+        assert multiplied_kinds(config, KINDS).tolist() == expected, use
+        assert multiplied_kinds(WeightingConfig(use=use, options=NEEDED.get(use, {})), KINDS) is None, "all"
+        make_weighting(config, KINDS)
+        assert WeightingConfig(**config.model_dump(mode="json")) == config
+    assert WeightingConfig(use="their_multipliers:Scaled").options == {"factor": 2.0, "kinds": None}
+    other = WeightingConfig(use="their_multipliers:Otherwise", options={"kinds": 4})
+    assert multiplied_kinds(other, KINDS) is None, "an option of the same name is its own affair"
+
+
+def test_kinds_of_no_multiplier_are_none():
+    drop = WeightingConfig(use="random_drop", options={"keep": 0.5, "kinds": ["trace"]})
+    assert multiplied_kinds(drop, KINDS) is None
+    assert multiplied_kinds(WeightingConfig(), KINDS) is None
+
+
+def test_the_kinds_that_are_multiplied_are_meant_to_be_told_apart():
+    found = make_weighting(WeightingConfig(use="dft", options={"kinds": ["check"]}), KINDS)
+    assert found.named() == ["check", "prompt"]
+    assert make_weighting(WeightingConfig(use="dft"), KINDS).named() == ["prompt"]
 
 
 class Bad(SpanWeighting):
@@ -270,11 +323,11 @@ def test_an_arm_that_uses_another_weighting_leaves_its_options_behind():
     found = {arm: recipe.for_arm(arm).weighting for arm in recipe.arm_names()}
     options = {arm: (config.use, config.options) for arm, config in found.items()}
     assert options == {
-        "traces": ("focal", {"gamma": 2.0}),
+        "traces": ("focal", {"gamma": 2.0, "kinds": None}),
         "drop": ("random_drop", {"keep": 0.25, "kinds": ["trace"]}),
         "plain": ("span", {}),
-        "short": ("dft", {"exponent": 1.0}),
-        "sharp": ("focal", {"gamma": 5.0}),
+        "short": ("dft", {"exponent": 1.0, "kinds": None}),
+        "sharp": ("focal", {"gamma": 5.0, "kinds": None}),
     }
     assert found["drop"].weights == {"prompt": 0.5}, "weights are those of the recipe"
 
