@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_export import WORDS, save_tokenizer, tiny_model
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -258,5 +259,52 @@ def test_a_model_type_whose_tokenizer_transformers_replaces_is_refused(tmp_path,
     if fits:
         check_tokenizer(tmp_path, config)
     else:
-        with pytest.raises(InputError, match="cuts text otherwise than training would; choose another model_type"):
+        with pytest.raises(InputError, match=r"otherwise than training would \(after .*\); choose another model_type"):
             check_tokenizer(tmp_path, config)
+
+
+CL100K = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+YEARS = "In 2023 and 2023, the sum of 202 is 2023. "  # learns 202, but no number of two digits that a probe would hold
+REGROUPED = "In 98203 and 98203, so 8203 it is. "  # 820, where the fixed text has none
+COMBINED = "cafe\u0301 cafe\u0301 cafe\u0301 "
+WIDE = "三百二十五 三百二十五 "
+FACES = "👍🏽 and 👍🏽 "
+
+
+def byte_level(directory: Path, text: str, split: str = CL100K) -> Path:
+    """A byte-level tokenizer that cuts as ``split`` says and has learnt the merges of a text."""
+    backend = Tokenizer(models.BPE())
+    cut = pre_tokenizers.Split(Regex(split), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, show_progress=False, initial_alphabet=alphabet)
+    backend.train_from_iterator([text] * 4, trainer)
+    backend.add_special_tokens([AddedToken("<|end|>", special=True)])
+    directory.mkdir()
+    backend.save(str(directory / "tokenizer.json"))
+    names = {f"{name}_token": "<|end|>" for name in ("bos", "eos", "pad")}
+    (directory / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "TokenizersBackend", **names}))
+    add_control_symbols(directory)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("text", "split"),
+    [
+        (YEARS, CL100K),
+        (REGROUPED, CL100K),  # only its own numbers, behind one or two further digits, show it
+        (COMBINED, r"\S+|\s+"),  # qwen2's class composes what is combined
+        (WIDE, r"\p{L}|[^\p{L}]"),  # ... and takes a word of CJK characters whole
+        (FACES, r"\X"),
+    ],
+    ids=["groups of digits", "numbers of the vocabulary", "combining accents", "CJK", "emoji"],
+)
+def test_every_way_of_cutting_text_otherwise_is_found(tmp_path, text, split):
+    given = byte_level(tmp_path / "given", text, split)
+    check_tokenizer(given, AutoConfig.for_model("llama"))  # read as its file says
+    with pytest.raises(InputError, match=r"as Qwen2Tokenizer and cuts text otherwise .*\(after '.*': '.*', not '.*'\)"):
+        check_tokenizer(given, AutoConfig.for_model("qwen2"))
