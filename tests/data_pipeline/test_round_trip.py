@@ -19,7 +19,9 @@ from tracestill.data_pipeline.schema import Span
 from tracestill.data_pipeline.stage import read_manifest
 from tracestill.data_pipeline.store import TokenStore
 
-KNOWN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+=?.,[]/▁"  # as T5's, without { } \ ~ and newline
+KNOWN = (
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+=?.,[]/▁"  # as T5's, without { } \ ~ and newline
+)
 HALF = r"\frac{1}{2}"
 CUT = (Span(0, 9, "plan"), Span(9, 22, "derive"))  # of "Halve 1.\n1/2=\frac{1}{2}", by hand
 TRACE = "Halve 1. " + "1/2=" + r"\fr{a}c~"
