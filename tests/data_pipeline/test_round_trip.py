@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import pyarrow.parquet as pq
 import pytest
 from encode_cases import KINDS, PLAN, prepare, record
+from lossy_tokenizer import KNOWN, made
 from pydantic import ValidationError
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from tracestill.data_pipeline.encode import EncodeConfig, run
 from tracestill.data_pipeline.errors import InputError
@@ -19,31 +19,8 @@ from tracestill.data_pipeline.schema import Span
 from tracestill.data_pipeline.stage import read_manifest
 from tracestill.data_pipeline.store import TokenStore
 
-KNOWN = (
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+=?.,[]/▁"  # as T5's, without { } \ ~ and newline
-)
 HALF = r"\frac{1}{2}"
-CUT = (Span(0, 9, "plan"), Span(9, 22, "derive"))  # of "Halve 1.\n1/2=\frac{1}{2}", by hand
-TRACE = "Halve 1. " + "1/2=" + r"\fr{a}c~"
-assert len(TRACE) == 21
-
-
-def made(path, model=None, normalizer=None, pre=None, decoder=None, unknown="<unk>"):
-    """A tokenizer like T5's: single characters, the unknown token for others, runs of it fused."""
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((character, -2.0) for character in KNOWN)]
-    backend = Tokenizer(model or models.Unigram(pieces, unk_id=2, byte_fallback=False))
-    if normalizer is not None:
-        backend.normalizer = normalizer
-    backend.pre_tokenizer = pre or pre_tokenizers.Metaspace("▁", prepend_scheme="always")
-    backend.decoder = decoder or decoders.Metaspace("▁", prepend_scheme="always")
-    names = ["<pad>", "</s>", unknown, "<s>", "<think>", "</think>"]
-    backend.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names[:4]])
-    backend.add_tokens([AddedToken(name, normalized=False) for name in names[4:]])
-    path.mkdir(parents=True)
-    backend.save(str(path / "tokenizer.json"))
-    config = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": unknown}
-    (path / "tokenizer_config.json").write_text(json.dumps(config))
-    return path
+TRACE = r"Halve 1. 1/2=\fr{a}c~"  # 9 characters that plan
 
 
 def encoded(root, train, test=(), **config):

@@ -16,14 +16,15 @@ from safetensors.torch import load_file
 from tiny_export import WORDS, save_tokenizer, tiny_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 from tracestill.data_pipeline.chat_template import ChatTemplate
 from tracestill.data_pipeline.control_symbols import add_control_symbols
 from tracestill.data_pipeline.encode import load_form
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.form import FormConfig
-from tracestill.data_pipeline.tokenizer import fast_tokenizer, train_sentencepiece
+from tracestill.data_pipeline.render import load_tokenizer
+from tracestill.data_pipeline.tokenizer import fast_tokenizer, train_sentencepiece, write_tokenizer
 from tracestill.trainer.export import check_tokenizer, export
 from tracestill.trainer.generate import load_exported
 
@@ -261,6 +262,29 @@ def test_a_model_type_whose_tokenizer_transformers_replaces_is_refused(tmp_path,
     else:
         with pytest.raises(InputError, match=r"otherwise than training would \(after .*\); choose another model_type"):
             check_tokenizer(tmp_path, config)
+
+
+def test_a_pipeline_tells_trace_from_answer(tmp_path: Path) -> None:
+    """Plain transformers' pipeline leaves special tokens out; the tags are none, so trace and answer stay apart."""
+    (tmp_path / "tokenizer").mkdir()
+    write_tokenizer(train_sentencepiece(["Digits 7, 1, 1. 3 + 4 = 7? "] * 20, 320), tmp_path / "tokenizer")
+    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+    question, trace, answer = (e.ids for e in tokenizer.encode(["3 + 4?", "Digits 7, 1, 1.", "5.5"]))
+    ids = [tokenizer.bos, *question, tokenizer.think, *trace, tokenizer.end_think, *answer, tokenizer.eos]
+    model = tiny_model(vocab_size=tokenizer.size, initializer_range=0.1).train()
+    optimizer, rows = torch.optim.Adam(model.parameters(), 1e-2), torch.tensor([ids])
+    for _ in range(60):  # learns the one document by heart
+        optimizer.zero_grad()
+        model(rows, labels=rows).loss.backward()
+        optimizer.step()
+    export(model.eval(), tmp_path / "tokenizer", tmp_path / "export", title="", recipe="", counts={})
+    written = pipeline("text-generation", model=str(tmp_path / "export"), device="cpu")(
+        [{"role": "user", "content": "3 + 4?"}], max_new_tokens=40
+    )
+    assert written[0]["generated_text"][-1]["content"] == "<think>Digits 7, 1, 1.</think>5.5"
+    form = load_form(FormConfig(), tmp_path / "export")
+    reading = form.read(ids[len(question) + 1 :])
+    assert (reading.trace, reading.answer) == ("Digits 7, 1, 1.", "5.5")
 
 
 CL100K = (
