@@ -16,7 +16,7 @@ PROBE = (
     "2023 is 202 + 1821; 1,234,567.891 / 3 = 411522.63; 0x1F4, 1e-05, 12345678901234567890, $1,000.50, 3/4",
     "cafe\u0301 and café, A\u030angstro\u0308m, n\u0303, Việt, ÉCOLE, Straße, ﬁne, x², ½, Ⅷ, ٣٤٥ and \uff11\uff12",
     "三百二十五を足すと、答えは25です。你好，世界！한국어 문장 하나. Привет, мир; καλημέρα; שלום; سلام; नमस्ते",
-    "so 😀👍\U0001f3fd 👩\u200d👩\u200d👧 \U0001f1e9\U0001f1ea ✅ → ≤ ∞ ∑ “quoted” \u2018it\u2019s\u2019 — \u2013 … ™",
+    "so 😀👍\U0001f3fd 👩\u200d👩\u200d👧 \U0001f1e9\U0001f1ea 3\ufe0f\u20e3 ✅ → ≤ ∞ ∑ “quoted” it\u2019s — \u2013…",
     r"\frac{1}{2} + \sqrt{x_1^2} \leq y~\{a, b\} $$E=mc^2$$ \boxed{42} <<48/2=24>> #### 24 **bold** `code` [a](b)",
     "def f(x):\n    return x**2  # twice\n\tif not x: pass\n\n\n  for(int i=0;i<n;++i){a[i]+=1;}\r\nfooBar HTTPServer",
     " leading,  double   and trailing  \n\n\t tab\u00a0no-break\u3000wide\u200bzero \n",

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_export import WORDS, save_tokenizer, tiny_model
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
@@ -292,15 +292,17 @@ CL100K = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 YEARS = "In 2023 and 2023, the sum of 202 is 2023. "  # learns 202, but no number of two digits that a probe would hold
-REGROUPED = "In 98203 and 98203, so 8203 it is. "  # 820, where the fixed text has none
+SEVEN = "It is 704, then 704 again. "  # a number that the fixed texts do not hold, nor a part of it
 COMBINED = "cafe\u0301 cafe\u0301 cafe\u0301 "
-WIDE = "三百二十五 三百二十五 "
-FACES = "👍🏽 and 👍🏽 "
+WIDE = "です。 です。 "
+FACES = "3\ufe0f\u20e3 3\ufe0f\u20e3 "  # the digit as a key
 
 
 def byte_level(directory: Path, text: str, split: str = CL100K) -> Path:
     """A byte-level tokenizer that cuts as ``split`` says and has learnt the merges of a text."""
     backend = Tokenizer(models.BPE())
+    if text != COMBINED:
+        backend.normalizer = normalizers.NFC()  # as qwen2's class
     cut = pre_tokenizers.Split(Regex(split), "isolated")
     backend.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(False, use_regex=False)])
     backend.decoder = decoders.ByteLevel()
@@ -320,10 +322,10 @@ def byte_level(directory: Path, text: str, split: str = CL100K) -> Path:
     ("text", "split"),
     [
         (YEARS, CL100K),
-        (REGROUPED, CL100K),  # only its own numbers, behind one or two further digits, show it
+        (SEVEN, CL100K),  # only its own numbers show it
         (COMBINED, r"\S+|\s+"),  # qwen2's class composes what is combined
-        (WIDE, r"\p{L}|[^\p{L}]"),  # ... and takes a word of CJK characters whole
-        (FACES, r"\X"),
+        (WIDE, r"\S+|\s+"),  # qwen2's class parts letters from the stop behind them
+        (FACES, r"\S+|\s+"),  # ... and a digit from what makes it a key
     ],
     ids=["groups of digits", "numbers of the vocabulary", "combining accents", "CJK", "emoji"],
 )
