@@ -289,6 +289,8 @@ def inspect_command(
 
     Example: [cyan]tracestill inspect runs/demo --document 7 --documents 20 --text[/]
     """
+    if record is not None and (document or documents > 1):
+        raise typer.BadParameter("--record shows all documents of its record; leave --document and --documents out")
     from tracestill.launch.inspect_run import Shown, inspect_run
     from tracestill.trainer.run_directory import RunDirectory
 

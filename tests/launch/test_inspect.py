@@ -68,6 +68,7 @@ def test_all_documents_of_a_record():
     assert [line.split("id ")[1].split(",")[0] for line in found] == [f"{record}#trace", f"{record}#answer"]
     test = TokenStore(of_stage("encode", "test.arrow")).ids[0].partition("#")[0]
     assert titles(invoke("inspect", RUN, "--record", test).stdout)[0].startswith("test document 0 of")
+    assert invoke("inspect", RUN, "--record", record, "--documents", 2).exit_code == 2
 
 
 def test_a_record_without_documents_is_told_why():
