@@ -1,4 +1,7 @@
-"""Control symbols that a tokenizer lacks, added to its files: new ids behind the ones it has."""
+"""Control symbols that a tokenizer lacks, added to its files: new ids behind the ones it has.
+
+The think tags are added as ordinary tokens, the others as special ones (see ``tokenizer``).
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,10 @@ def add_control_symbols(directory: Path) -> int:
     if not wanted:
         return known
     added = [symbol for symbol in wanted if symbol not in vocabulary]
-    backend.add_special_tokens([AddedToken(symbol, normalized=False, special=True) for symbol in wanted])
+    backend.add_tokens([AddedToken(symbol, normalized=False) for symbol in wanted if symbol in (THINK, END_THINK)])
+    backend.add_special_tokens(
+        [AddedToken(symbol, normalized=False, special=True) for symbol in wanted if symbol not in (THINK, END_THINK)]
+    )
     for symbol in added:
         if (backend.token_to_id(symbol) or 0) < known:
             raise InputError(f"{path}: cannot add {symbol} behind its {known} tokens; add it to the tokenizer yourself")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +21,15 @@ from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.overlong import Fit, fit_document
 from tracestill.data_pipeline.plan import PlanConfig
 from tracestill.data_pipeline.render import load_tokenizer
-from tracestill.data_pipeline.schema import RECORD_SCHEMA, Record, record_from_row, write_rows
+from tracestill.data_pipeline.round_trip import RoundTrip
+from tracestill.data_pipeline.schema import (
+    QUESTION_SCHEMA,
+    RECORD_SCHEMA,
+    Record,
+    read_rows,
+    record_from_row,
+    write_rows,
+)
 from tracestill.data_pipeline.sides import EncoderDecoderForm
 from tracestill.data_pipeline.stage import stage
 from tracestill.data_pipeline.store import TokenStoreWriter
@@ -36,6 +45,12 @@ class EncodeConfig(FormConfig):
     """The ``encode`` block."""
 
     tokenizer: TokenizerConfig = Field(default=TokenizerConfig(), description="trained on the selected text, or taken")
+    max_lossy: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="largest share of records of which the tokenizer may lose a character (<unk>); fewer are a warning",
+    )
 
     @model_validator(mode="after")
     def _template(self) -> EncodeConfig:
@@ -72,31 +87,40 @@ def run(
     Documents are no longer than ``plan.capacity``; ``plan.overlong`` says what happens to one that is. The manifest
     counts records in, out and rejected by reason (``overlong``, ``empty_question``, ``empty_answer``, and those of
     the form), the form's ``notes`` on the records that are out, documents ``trimmed``, ``tokens_lost`` by kind in
-    documents trimmed or dropped, and for each split documents, tokens and ``targets`` by kind. ``progress`` is told
-    records done and in all.
+    documents trimmed or dropped, and for each split documents, tokens and ``targets`` by kind. What the tokenizer
+    does to their text is counted too (see ``round_trip``). ``progress`` is told records done and in all.
 
-    Raises InputError naming the record whose spans or weight are bad or which is too long (policy ``error``), or
-    if no training document is left.
+    Raises InputError naming the record whose spans or weight are bad or which is too long (policy ``error``), if no
+    training document is left, or if more than ``config.max_lossy`` of the records lose characters.
     """
     source = select / "records.parquet"
     inputs = {"sample": sample, "select": select, "tokenizer": tokenizer}
     with stage(directory, "encode", stage_config(config, kinds, plan), inputs) as work:
         form, held_out = load_form(config, tokenizer), held_out_questions(sample)
+        trip = RoundTrip(tokenizer, kinds, with_trace=config.trace == "keep")
+        for key, text in config.own_texts().items():
+            trip.check_setting(key, text)
         with Stores(work.path, kinds, plan, held_out) as stores:
             done, total = 0, count_records(source)
             for batch in record_batches(source, RECORD_SCHEMA, BATCH):
                 records = [record_from_row(row) for row in batch.to_pylist()]
                 for record, encoded in zip(records, form.encode(records, kinds), strict=True):
                     stores.add(record, encoded)
+                trip.add(records)
                 done += len(records)
                 progress(done, total)
         write_rows(work.path / "rejected.parquet", stores.rejected, REJECTED)
-        work.counts = stores.counts()
+        questions = read_rows(sample / "questions.parquet", QUESTION_SCHEMA)
+        trip.add_questions([row for row in questions if row["question_id"] in held_out])
+        trip.check(config.max_lossy, str(source))
+        stores.notes += trip.notes
+        work.counts = stores.counts(trip.unknown_tokens())
         work.extra = {
             "kinds": kinds.names,
             "special_ids": form.special_ids,
             "vocab_size": form.size,
             **({"form": form.findings} if form.findings else {}),
+            **({"lost_text": lost, "warnings": trip.warnings()} if (lost := trip.findings()) else {}),
         }
         if "train" not in work.counts["splits"]:
             reasons = ", ".join(f"{reason}: {n}" for reason, n in work.counts["rejected"].items()) or "none came in"
@@ -191,7 +215,7 @@ class Stores:
         ids = {"record_id": record.record_id, "question_id": record.question_id}
         self.rejected.append({**ids, "reason": reason, "detail": detail})
 
-    def counts(self) -> dict[str, Any]:
+    def counts(self, unknown_tokens: Mapping[str, int] = MappingProxyType({})) -> dict[str, Any]:
         return {
             "in": self.out + len(self.rejected),
             "out": self.out,
@@ -199,6 +223,7 @@ class Stores:
             **({"notes": dict(sorted(self.notes.items()))} if self.notes else {}),
             "trimmed": self.trimmed,
             "tokens_lost": by_name(self.kinds, self.lost),
+            **({"unknown_tokens": dict(unknown_tokens)} if unknown_tokens else {}),
             "splits": {
                 split: {
                     "documents": self.documents[split],

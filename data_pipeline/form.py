@@ -60,6 +60,13 @@ class FormConfig(BaseModel):
         default=None, description="two documents a record: one trains the trace, the other the answer"
     )
 
+    def own_texts(self) -> dict[str, str]:
+        """Texts that the recipe itself puts into documents, by their keys."""
+        found = {"encode.system": self.system} if self.system else {}
+        if self.two_task is not None:
+            found |= {f"encode.two_task.{key}": text for key, text in self.two_task.model_dump().items()}
+        return found
+
     @model_validator(mode="after")
     def _fitting(self) -> FormConfig:
         if self.template != "chat":

@@ -97,10 +97,11 @@ def write_rows(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> Non
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
 
 
-def read_rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
-    """Rows of a Parquet file. Raises InputError if it is missing, unreadable, or lacks a column of ``schema``."""
+def read_rows(path: Path, schema: pa.Schema, filters: list[tuple[str, str, Any]] | None = None) -> list[dict[str, Any]]:
+    """Rows of a Parquet file, or those that pass ``filters`` (pyarrow's). Raises InputError if it is missing,
+    unreadable, or lacks a column of ``schema``."""
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, filters=filters)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error})") from error
     missing = [name for name in schema.names if name not in table.column_names]

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from tracestill.data_pipeline.schema import Span
 
@@ -61,32 +62,49 @@ def step_of(ends: Sequence[int], character: int) -> int:
     return bisect_right(ends, character)
 
 
+class Part(NamedTuple):
+    """Characters up to ``end`` of a trace that one rule decided on."""
+
+    kind: str
+    end: int
+    why: str  # the words that the rule found; empty for prose, where none did
+
+
 def segment(trace: str) -> tuple[Span, ...]:
     """Spans of a trace by the rules above: sorted, without overlap, covering it wholly; none for an empty trace."""
     spans: list[Span] = []
     start = 0
-    for end in step_ends(trace):
-        for kind, cut in classify(trace, start, end):
-            if spans and spans[-1].kind == kind:
-                spans[-1] = Span(spans[-1].start, cut, kind)
-            else:
-                spans.append(Span(start, cut, kind))
-            start = cut
+    for part in parts(trace):
+        if spans and spans[-1].kind == part.kind:
+            spans[-1] = Span(spans[-1].start, part.end, part.kind)
+        else:
+            spans.append(Span(start, part.end, part.kind))
+        start = part.end
     return tuple(spans)
 
 
-def classify(trace: str, start: int, end: int) -> list[tuple[str, int]]:
-    """Kind and end of each part of the step trace[start:end]."""
+def parts(trace: str) -> list[Part]:
+    """The steps of a trace, or the parts of one that is cut, each with its kind and what gave it."""
+    found: list[Part] = []
+    start = 0
+    for end in step_ends(trace):
+        found += classify(trace, start, end)
+        start = end
+    return found
+
+
+def classify(trace: str, start: int, end: int) -> list[Part]:
+    """The parts of the step trace[start:end]."""
     step = trace[start:end]
-    if CHECK.search(step):
-        return [("check", end)]
-    derives = DERIVE.search(step)
-    if derives:
+    if checks := CHECK.search(step):
+        return [Part("check", end, checks[0])]
+    if derives := DERIVE.search(step):
         colon = step.rfind(": ", 0, derives.end())
-        if colon > 0 and PLAN.search(step[:colon]) and not DERIVE.search(step[:colon]):
-            return [("plan", start + colon + 1), ("derive", end)]
-        return [("derive", end)]
-    return [("plan" if PLAN.search(step) else "prose", end)]
+        if colon > 0 and (plans := PLAN.search(step[:colon])) and not DERIVE.search(step[:colon]):
+            return [Part("plan", start + colon + 1, plans[0]), Part("derive", end, derives[0])]
+        return [Part("derive", end, derives[0])]
+    plans = PLAN.search(step)
+    return [Part("plan", end, plans[0]) if plans else Part("prose", end, "")]
 
 
 def span_fault(trace: str, spans: Sequence[Span], kinds: Collection[str]) -> str | None:

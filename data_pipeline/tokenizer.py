@@ -5,6 +5,9 @@ exactly, while unigram sums scores in floating point and the two libraries break
 small corpus without failing. Digits are split, unknown characters fall back to bytes, and a newline is a token of
 its own, so that no token crosses a line. Text is not normalised: decoding gives back what was encoded (except for
 U+2581, which SentencePiece uses for the space).
+
+The think tags are tokens of their own but not special, as in Qwen3 and others: what leaves special tokens out, as
+pipelines and servers do, must still show where the trace ends and the answer begins.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ from tracestill.data_pipeline.schema import QUESTION_SCHEMA, read_rows
 from tracestill.data_pipeline.stage import digest_of_file, stage
 
 PAD, UNK, BOS, EOS, THINK, END_THINK = "<pad>", "<unk>", "<s>", "</s>", "<think>", "</think>"
-CONTROLS = (PAD, UNK, BOS, EOS, THINK, END_THINK)  # ids 0 to 5
+SPECIAL, TAGS = (PAD, UNK, BOS, EOS), (THINK, END_THINK)
+CONTROLS = (*SPECIAL, *TAGS)  # ids 0 to 5
 RESERVED = len(CONTROLS) + 1 + 256  # control symbols, the newline, and the bytes
 DEFAULT_SIZE = 8192
 TRAIN_CHARACTERS = 1 << 26  # of a larger corpus, every n-th record is read
@@ -121,8 +125,7 @@ def train_sentencepiece(texts: list[str], vocab_size: int) -> bytes:
         unk_piece=UNK,
         bos_piece=BOS,
         eos_piece=EOS,
-        control_symbols=[THINK, END_THINK],
-        user_defined_symbols=["\n"],
+        user_defined_symbols=[*TAGS, "\n"],
         max_sentence_length=1 << 30,  # longer lines would be left out
         num_threads=1,
         minloglevel=2,
@@ -145,8 +148,8 @@ def fast_tokenizer(model: bytes) -> Tokenizer:
     tokenizer = Tokenizer(BPE(vocabulary, merges, unk_token=UNK, fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Replace(" ", SPACE)
     tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in CONTROLS])
-    tokenizer.add_tokens([AddedToken("\n", normalized=False)])
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in SPECIAL])
+    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in (*TAGS, "\n")])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, vocabulary[BOS])]
     )
@@ -164,7 +167,6 @@ def write_tokenizer(model: bytes, directory: Path) -> None:
         "eos_token": EOS,
         "unk_token": UNK,
         "pad_token": PAD,
-        "extra_special_tokens": [THINK, END_THINK],
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],

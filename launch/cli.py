@@ -279,16 +279,23 @@ def inspect_command(
     run_dir: RunDirOption = None,
     arm: Annotated[str, typer.Option("--arm", metavar="NAME", help="Which student's data.")] = "traces",
     document: Annotated[int, typer.Option("--document", metavar="N", min=0, help="Number of the document.")] = 0,
+    documents: Annotated[int, typer.Option("--documents", metavar="N", min=1, help="So many, from it on.")] = 1,
+    record: Annotated[str | None, typer.Option("--record", metavar="ID", help="All documents of a record.")] = None,
+    text: Annotated[
+        bool, typer.Option("--text", help="Plain text in spans with what gave each its kind, in place of tokens.")
+    ] = False,
 ) -> None:
-    """Show a document with its tokens coloured by span kind and their weights, and the plan's statistics.
+    """Show documents with their tokens coloured by span kind and their weights, and the plan's statistics.
 
-    Example: [cyan]tracestill inspect runs/demo --document 7[/]
+    Example: [cyan]tracestill inspect runs/demo --document 7 --documents 20 --text[/]
     """
-    from tracestill.launch.inspect_run import inspect_run
+    if record is not None and (document or documents > 1):
+        raise typer.BadParameter("--record shows all documents of its record; leave --document and --documents out")
+    from tracestill.launch.inspect_run import Shown, inspect_run
     from tracestill.trainer.run_directory import RunDirectory
 
     run = open_run(recipe, run_dir, None) if recipe.is_dir() else RunDirectory.open(run_dir or default_root(recipe))
-    inspect_run(run, arm, document, Console())
+    inspect_run(run, arm, Shown(document, documents, record, text), Console())
 
 
 @app.command("diff", rich_help_panel="Look inside")

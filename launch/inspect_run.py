@@ -1,8 +1,11 @@
-"""A look inside a run: a document with its tokens coloured by span kind, its plan, and its weighting's first step."""
+"""A look inside a run: documents with their tokens coloured by span kind, or as text with the rule that gave each
+kind; the plan, and what the weighting did to the first step. Imports no torch, so that it answers at once."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -12,58 +15,89 @@ from rich.table import Table
 from rich.text import Text
 from tokenizers import Tokenizer
 
+from tracestill.data_pipeline.encode import STORES
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.pieces import pieces
 from tracestill.data_pipeline.stage import read_manifest
 from tracestill.data_pipeline.store import TokenStore
-from tracestill.trainer.preview import STYLES, kinds_table
+from tracestill.launch.inspect_text import find_records, text_lines, why_absent
+from tracestill.trainer.preview_table import STYLES, kinds_table
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.weighting import Document, make_weighting, table_at, token_function
 
-SPACES = str.maketrans({"\u2581": " ", "\u0120": " ", "\u010a": "\n"})  # how tokenizers write spaces and newlines
+
+@dataclass(frozen=True)
+class Shown:
+    """Which documents to show: ``count`` of them from ``first`` on, or all of a record; as tokens, or as ``text``."""
+
+    first: int = 0
+    count: int = 1
+    record: str | None = None
+    text: bool = False
 
 
-def inspect_run(run: RunDirectory, arm: str, document: int, console: Console) -> None:
-    """Print document ``document`` of an arm, the plan's statistics, and what the weighting did to the first step.
+def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> None:
+    """Print documents of an arm, the plan's statistics, and what the weighting did to the first step.
 
     Colours where the output is a terminal; else one line for each stretch of one kind. Raises InputError for an
-    unknown arm, a document that does not exist, or if the encode stage has not run.
+    unknown arm, a document or record that does not exist (with why it was rejected), or if the encode stage has not
+    run.
     """
     recipe = run.recipe.for_arm(arm)
     encode = run.stage(arm, "encode")
     if read_manifest(encode) is None:
         raise InputError(f"inspect: '{encode}' has not run; run `tracestill run RECIPE --until encode` first")
     kinds = recipe.span_kinds()
-    store = TokenStore(encode / "tokens.arrow", kinds)
-    if document >= len(store):
-        raise InputError(f"--document {document}: arm '{arm}' has the documents 0 to {len(store) - 1}")
-    tokenizer = Tokenizer.from_file(str(run.stage(arm, "tokenizer") / "tokenizer.json"))
-    pieces = [piece(tokenizer, int(token)) for token in store.tokens(document)]
-    names = [kinds.names[kind] for kind in store.kinds(document)]
     weighting = make_weighting(recipe.weighting, kinds, recipe.seed)
-    weights = table_at(weighting, 0, len(kinds))[store.kinds(document)] * store.weights[document]
-    if (tokens := token_function(weighting)) is not None:
-        at = Document(document, store.tokens(document), store.kinds(document), store.steps(document))
-        weights *= tokens(at, 0)
-    weights[0] = 0.0  # the first token is never predicted
+    table, of_tokens = table_at(weighting, 0, len(kinds)), token_function(weighting)
+    tokenizer = Tokenizer.from_file(str(run.stage(arm, "tokenizer") / "tokenizer.json"))
     styles = {name: STYLES[index % len(STYLES)] for index, name in enumerate(kinds.names)}
-
-    title = f"document {document} of {len(store):,}, arm {arm}, id {store.ids[document]}, {len(pieces)} tokens"
-    console.print(Text(title, "bold"), soft_wrap=True)
-    console.print(legend(names, weights, styles))
-    if console.is_terminal:
-        console.print(coloured(pieces, names, weights, styles), soft_wrap=True)
+    if shown.record is None:
+        store = TokenStore(encode / STORES["train"], kinds)
+        if shown.first >= len(store):
+            raise InputError(f"--document {shown.first}: arm '{arm}' has the documents 0 to {len(store) - 1}")
+        chosen = [("train", store, d) for d in range(shown.first, min(shown.first + shown.count, len(store)))]
     else:
-        for line in plain(pieces, names, weights):
-            console.print(Text(line), soft_wrap=True)
+        stores = {split: TokenStore(encode / n, kinds) for split, n in STORES.items() if (encode / n).exists()}
+        chosen = [(split, store, d) for split, store in stores.items()
+                  for d, name in enumerate(store.ids) if record_of(name) == shown.record]  # fmt: skip
+        if not chosen:
+            raise InputError(f"--record {shown.record}: {why_absent(shown.record, encode, run.stage(arm, 'select'))}")
+    wanted = {record_of(store.ids[document]) for _, store, document in chosen}
+    records = find_records(run.stage(arm, "select") / "records.parquet", wanted) if shown.text else {}
+    for split, store, document in chosen:
+        ids, names = store.tokens(document), [kinds.names[kind] for kind in store.kinds(document)]
+        weights = table[store.kinds(document)] * store.weights[document]
+        if of_tokens is not None:
+            at = Document(document, ids, store.kinds(document), store.steps(document))
+            weights *= of_tokens(at, 0)
+        weights[0] = 0.0  # the first token is never predicted
+        texts = pieces(tokenizer, ids)
+        which = "document" if split == "train" else f"{split} document"
+        title = f"{which} {document} of {len(store):,}, arm {arm}, id {store.ids[document]}, {len(ids)} tokens"
+        console.print(Text(title, "bold"), soft_wrap=True)
+        console.print(legend(names, weights, styles))
+        if shown.text:
+            record = records.get(record_of(store.ids[document]))
+            for name, words, why in text_lines(texts, names, record, kinds.members("trace")):
+                text = Text.assemble(
+                    (f"{name:<10}", styles[name]), (words, styles[name]), (why and f"   [{why}]", "dim")
+                )
+                console.print(text, soft_wrap=True)
+        elif console.is_terminal:
+            console.print(coloured(texts, names, weights, styles), soft_wrap=True)
+        else:
+            for line in plain(texts, names, weights):
+                console.print(Text(line), soft_wrap=True)
     show_plan(run.stage(arm, "plan"), console)
     preview = run.stage(arm, "train") / "preview.json"
     if preview.exists():
         console.print(kinds_table(json.loads(preview.read_text(encoding="utf-8")), styles))
 
 
-def piece(tokenizer: Tokenizer, token: int) -> str:
-    """A token's text with its spaces, which decoding a single token can lose."""
-    return (tokenizer.id_to_token(token) or f"<{token}>").translate(SPACES)
+def record_of(name: str) -> str:
+    """The record id of a document's id; two tasks put an ending behind it."""
+    return name.partition("#")[0]
 
 
 def legend(names: list[str], weights: np.ndarray, styles: dict[str, str]) -> Table:
@@ -81,18 +115,18 @@ def legend(names: list[str], weights: np.ndarray, styles: dict[str, str]) -> Tab
     return table
 
 
-def coloured(pieces: list[str], names: list[str], weights: np.ndarray, styles: dict[str, str]) -> Text:
+def coloured(texts: Sequence[str], names: list[str], weights: np.ndarray, styles: dict[str, str]) -> Text:
     """Tokens in the colour of their kind, each second one underlined to show its bounds; dim: no weight."""
     text = Text()
-    for index, (token, name, weight) in enumerate(zip(pieces, names, weights, strict=True)):
+    for index, (token, name, weight) in enumerate(zip(texts, names, weights, strict=True)):
         style = styles[name] + (" underline" if index % 2 else "") + ("" if weight else " dim")
         text.append(token.replace("\n", "↵\n"), style)
     return text
 
 
-def plain(pieces: list[str], names: list[str], weights: np.ndarray) -> list[str]:
+def plain(texts: Sequence[str], names: list[str], weights: np.ndarray) -> list[str]:
     """One line for each stretch of tokens of one kind and weight; tokens are parted by ``|``."""
-    rows = zip(names, weights.tolist(), pieces, strict=True)
+    rows = zip(names, weights.tolist(), texts, strict=True)
     return [
         f"{name:<10}{weight:>6g}  " + "|".join(token.replace("\n", "↵") for _, _, token in stretch)
         for (name, weight), stretch in groupby(rows, key=lambda row: row[:2])

@@ -105,6 +105,7 @@ def gather_arm(run: RunDirectory, arm: str, manifests: dict[str, Any]) -> dict[s
         "selection": (manifests["select"] or {}).get("counts"),
         "vocabulary": (manifests["tokenizer"] or {}).get("vocab_size"),
         "data": encode["counts"] if encode else None,
+        "data_warnings": (encode or {}).get("warnings", []),
         "plan": {key: plan[key] for key in ("steps_per_epoch", "epochs", "statistics")} if plan else None,
         "train": None if stale else gather_training(train, manifests["train"]),
         "preview": None if stale else read_json(train / "preview.json"),

@@ -233,6 +233,8 @@ def data(found: Found) -> str:
     ]
     if tokens:
         parts.append("<h3>Training targets by span kind</h3>" + stacked(tokens))
+    for arm, row in found["arms"].items():
+        parts += [f'<p class="note">{escape(arm)}: {escape(line)}</p>' for line in row.get("data_warnings", ())]
     return "<h2>Data</h2>" + "".join(parts) if counts or seen or tokens else ""
 
 

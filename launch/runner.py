@@ -65,6 +65,8 @@ def run_stages(works: Iterable[Work], console: Console) -> None:
         seconds = time.perf_counter() - started
         text = f"{summary(work.stage, work.directory)}  [{seconds:.1f} s]"
         console.print(line(work.label, text.strip(), "green"), soft_wrap=True)
+        for warning in (read_manifest(work.directory) or {}).get("warnings", ()):
+            console.print(Text(f"warning: {warning}", "bold yellow"), soft_wrap=True)
 
 
 def require_inputs(chosen: list[Work], everything: list[Work], recipe: Path) -> None:

@@ -18,11 +18,10 @@ from transformers.utils import logging
 from tracestill.data_pipeline.encode import load_form
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.form import Form, FormConfig
-from tracestill.data_pipeline.render import load_config, load_tokenizer
+from tracestill.data_pipeline.render import load_backend, load_config
 from tracestill.data_pipeline.stage import MANIFEST, sync, write_json
 from tracestill.trainer import adapters
-
-PROBE = "What is (7 + 14) mod 10?\nSo 3 * 2 = 6, or 12.5%. Größe"
+from tracestill.trainer.tokenizer_probe import PROBE, first_difference, probes
 
 CARD = """\
 ---
@@ -199,19 +198,25 @@ def check_tokenizer(directory: Path, config: PreTrainedConfig, encode: FormConfi
         copy_tokenizer(directory, Path(folder), form)
         config.save_pretrained(folder)
         loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if encode.template != "chat":
-        own = load_tokenizer(directory).encode([PROBE])[0].ids
-        theirs = loaded(PROBE, add_special_tokens=False).input_ids
-    else:
-        messages, variables = form.asking(PROBE)
-        own = form.prompt_ids(PROBE)
-        theirs = loaded.apply_chat_template(messages, add_generation_prompt=True, **variables).input_ids
-    if theirs != own:
-        raise InputError(
-            f"student: beside a {config.model_type} model, transformers reads {directory} as {type(loaded).__name__} "
-            f"and cuts text otherwise than training would; choose another model_type (llama, qwen3), or the "
-            f"tokenizer that belongs to the model (encode.tokenizer.path)"
-        )
+    backend = load_backend(directory / "tokenizer.json")
+    if chat := encode.template == "chat":
+        backend.encode_special_tokens = False  # as the template's text is read
+    texts = probes(backend)
+    pairs = list(zip([e.ids for e in backend.encode_batch(texts, add_special_tokens=False)],
+                     loaded(texts, add_special_tokens=False).input_ids, strict=True))  # fmt: skip
+    if chat:
+        for text in PROBE:
+            messages, variables = form.asking(text)
+            asked = loaded.apply_chat_template(messages, add_generation_prompt=True, **variables)
+            pairs.append((form.prompt_ids(text), asked.input_ids))
+    for own, theirs in pairs:
+        if own != theirs:
+            raise InputError(
+                f"student: beside a {config.model_type} model, transformers reads {directory} as "
+                f"{type(loaded).__name__} and cuts text otherwise than training would "
+                f"({first_difference(backend, own, theirs)}); choose another model_type (llama, qwen3), or the "
+                "tokenizer that belongs to the model (encode.tokenizer.path)"
+            )
 
 
 def table(counts: Mapping[str, Any]) -> str:

@@ -9,20 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from tokenizers import Tokenizer
 
 from tracestill.data_pipeline.kinds import Kinds
+from tracestill.data_pipeline.pieces import pieces
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.trainer import normaliser as norm
 from tracestill.trainer.batches import count_targets, document_of
-from tracestill.trainer.preview_html import SHARES
+from tracestill.trainer.preview_table import STYLES, kinds_table
 from tracestill.trainer.weighting import Weighting, table_at, token_function
-
-# pad and prompt first, then plan, derive, check, prose, answer, control, and kinds of the user's
-STYLES = ("bright_black", "white", "magenta", "blue", "cyan", "yellow", "bold red", "green", "bright_cyan")
-
 
 SHOWN = 2000  # tokens of the document
 
@@ -68,12 +64,12 @@ def preview(
         if index and counts[:, index].sum() > 0  # pad: what follows a cut, or only an encoder reads
     ]
     first = int(documents[0])
-    pieces = [tokenizer.decode([int(token)], skip_special_tokens=False) for token in store.tokens(first)]
+    texts = pieces(tokenizer, store.tokens(first))
     ids = [kinds.names[k] for k in store.kinds(first)]
     of_token = table[store.kinds(first)] * (1.0 if tokens is None else tokens(document_of(store, first), 0))
     of_token = of_token * float(store.weights[first])
     of_token[0] = 0.0  # the first token is never predicted
-    tokens_shown = [{"text": t, "kind": k, "weight": w} for t, k, w in zip(pieces, ids, of_token.tolist(), strict=True)]
+    tokens_shown = [{"text": t, "kind": k, "weight": w} for t, k, w in zip(texts, ids, of_token.tolist(), strict=True)]
     return {
         "kinds": rows,
         "document": {"id": str(store.ids[first]), "tokens": without_middle(tokens_shown)},
@@ -101,20 +97,6 @@ def show(found: dict[str, Any], kinds: Kinds, console: Console) -> None:
     console.print(text)
     for line in found.get("warnings", ()):  # none in a run of an older version
         console.print(Text(f"warning: {line}", "bold yellow"), soft_wrap=True)
-
-
-def kinds_table(found: dict[str, Any], styles: dict[str, str]) -> Table:
-    """The preview's rows by kind; ``styles``: rich style of each kind."""
-    table = Table(title="What the weighting does to the first step", title_justify="left")
-    measured = any(row.get("gradient_share") is not None for row in found["kinds"])  # not in older runs
-    headings = ("kind", "weight", "tokens", "sum of weights", *SHARES.values())
-    for heading in headings if measured else headings[:-1]:
-        table.add_column(heading, justify="left" if heading == "kind" else "right")
-    for row in found["kinds"]:
-        numbers = (f"{row['weight']:g}", f"{row['tokens']:,}", f"{row['weight_sum']:,.1f}")
-        shares = [f"{row[name]:.1%}" for name in SHARES if row.get(name) is not None]
-        table.add_row(Text(row["kind"], styles[row["kind"]]), *numbers, *shares)
-    return table
 
 
 def read_tokenizer(directory: Path) -> Tokenizer:

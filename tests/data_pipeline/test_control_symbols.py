@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from tracestill.data_pipeline.control_symbols import add_control_symbols
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.render import load_tokenizer
+from tracestill.data_pipeline.render import load_tokenizer, split_output
 from tracestill.data_pipeline.tokenizer import TokenizerConfig
 
 TEXT = "what is <think> 漢 </think><|end|>?"
@@ -56,12 +56,22 @@ def test_what_is_missing_comes_behind_the_old_ids(tmp_path, config):
     auto = AutoTokenizer.from_pretrained(path)
     assert (auto.bos_token, auto.eos_token, auto.pad_token) == ("<s>", "<|end|>", "<pad>")
     assert auto("<think>so</think>", add_special_tokens=False).input_ids == [257, *tokenizer.encode(["so"])[0].ids, 258]
-    assert auto.decode([257, *tokenizer.encode(["so"])[0].ids, 258, 260], skip_special_tokens=True) == "so"
-    split = auto(TEXT, add_special_tokens=False, split_special_tokens=True).input_ids
-    assert tokenizer.encode([TEXT])[0].ids == split
-    assert len(split) == len(TEXT.encode()), "a control symbol in a text stays text"
+    assert len(tokenizer.encode([TEXT])[0].ids) == len(TEXT.encode()), "a control symbol in a text stays text"
     auto.save_pretrained(tmp_path / "again")
     assert load_tokenizer(tmp_path / "again").special_ids == tokenizer.special_ids
+    written = [259, 257, *tokenizer.encode(["so"])[0].ids, 258, *tokenizer.encode(["7"])[0].ids, 256, 260]
+    for reader in (auto, AutoTokenizer.from_pretrained(tmp_path / "again")):
+        assert reader.decode(written, skip_special_tokens=True) == "<think>so</think>7"
+
+
+def test_tags_that_an_older_version_made_special_are_read_as_before(tmp_path):
+    """They stay special in the file, which is the user's; trace and answer are told by their ids."""
+    path = given(tmp_path / "given", ("<|end|>", "<think>", "</think>"), bos_token="<|end|>", pad_token="<|end|>")
+    tokenizer = load_tokenizer(path)
+    written = [257, *tokenizer.encode(["so"])[0].ids, 258, *tokenizer.encode(["7"])[0].ids, 256]
+    assert split_output(tokenizer, written) == ("so", "7", True)
+    assert add_control_symbols(path) == 259
+    assert AutoTokenizer.from_pretrained(path).decode(written, skip_special_tokens=True) == "so7"
 
 
 def test_a_complete_tokenizer_stays_as_it_is(tmp_path):

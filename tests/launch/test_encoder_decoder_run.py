@@ -20,7 +20,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.plan import load_plan
 from tracestill.data_pipeline.stage import is_current
 from tracestill.data_pipeline.store import TokenStore
-from tracestill.launch.inspect_run import inspect_run
+from tracestill.launch.inspect_run import Shown, inspect_run
 from tracestill.launch.stages import encode_work
 from tracestill.trainer.batches import Batches
 from tracestill.trainer.recipe import build, dump_recipe
@@ -134,7 +134,7 @@ def test_only_a_weight_for_the_prompt_is_worth_a_warning(store):
 
 
 def test_inspect_shows_the_question_without_weight(data, capsys):
-    inspect_run(data, "traces", 0, Console(width=200))
+    inspect_run(data, "traces", Shown(), Console(width=200))
     printed = capsys.readouterr().out
     (line,) = [line for line in printed.splitlines() if "</s>|" not in line and line.rstrip().endswith("</s>")][:1]
     assert line.startswith("pad ")

@@ -21,7 +21,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.stage import read_manifest
 from tracestill.data_pipeline.store import TokenStore
-from tracestill.launch.inspect_run import inspect_run
+from tracestill.launch.inspect_run import Shown, inspect_run
 from tracestill.launch.stages import plan_works
 from tracestill.launch.summary import SUMMARIES
 from tracestill.trainer.run_directory import RunDirectory
@@ -118,7 +118,7 @@ def test_the_student_of_two_tasks_answers_at_once(run: Path) -> None:
 
 def test_inspect_shows_the_rendered_tokens(run: Path) -> None:
     console = Console(record=True, width=200, file=StringIO())
-    inspect_run(RunDirectory.open(run), "traces", 0, console)
+    inspect_run(RunDirectory.open(run), "traces", Shown(), console)
     lines = console.export_text().splitlines()
     assert any(line.startswith("prompt") and "<|im_start|>|user" in line for line in lines)
     assert any(line.startswith("control") and line.endswith("<think>|↵") for line in lines)

@@ -14,15 +14,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_export import WORDS, save_tokenizer, tiny_model
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 from tracestill.data_pipeline.chat_template import ChatTemplate
 from tracestill.data_pipeline.control_symbols import add_control_symbols
 from tracestill.data_pipeline.encode import load_form
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.form import FormConfig
-from tracestill.data_pipeline.tokenizer import fast_tokenizer, train_sentencepiece
+from tracestill.data_pipeline.render import load_tokenizer
+from tracestill.data_pipeline.tokenizer import fast_tokenizer, train_sentencepiece, write_tokenizer
 from tracestill.trainer.export import check_tokenizer, export
 from tracestill.trainer.generate import load_exported
 
@@ -258,5 +260,77 @@ def test_a_model_type_whose_tokenizer_transformers_replaces_is_refused(tmp_path,
     if fits:
         check_tokenizer(tmp_path, config)
     else:
-        with pytest.raises(InputError, match="cuts text otherwise than training would; choose another model_type"):
+        with pytest.raises(InputError, match=r"otherwise than training would \(after .*\); choose another model_type"):
             check_tokenizer(tmp_path, config)
+
+
+def test_a_pipeline_tells_trace_from_answer(tmp_path: Path) -> None:
+    """Plain transformers' pipeline leaves special tokens out; the tags are none, so trace and answer stay apart."""
+    (tmp_path / "tokenizer").mkdir()
+    write_tokenizer(train_sentencepiece(["Digits 7, 1, 1. 3 + 4 = 7? "] * 20, 320), tmp_path / "tokenizer")
+    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+    question, trace, answer = (e.ids for e in tokenizer.encode(["3 + 4?", "Digits 7, 1, 1.", "5.5"]))
+    ids = [tokenizer.bos, *question, tokenizer.think, *trace, tokenizer.end_think, *answer, tokenizer.eos]
+    model = tiny_model(vocab_size=tokenizer.size, initializer_range=0.1).train()
+    optimizer, rows = torch.optim.Adam(model.parameters(), 1e-2), torch.tensor([ids])
+    for _ in range(60):  # learns the one document by heart
+        optimizer.zero_grad()
+        model(rows, labels=rows).loss.backward()
+        optimizer.step()
+    export(model.eval(), tmp_path / "tokenizer", tmp_path / "export", title="", recipe="", counts={})
+    written = pipeline("text-generation", model=str(tmp_path / "export"), device="cpu")(
+        [{"role": "user", "content": "3 + 4?"}], max_new_tokens=40
+    )
+    assert written[0]["generated_text"][-1]["content"] == "<think>Digits 7, 1, 1.</think>5.5"
+    form = load_form(FormConfig(), tmp_path / "export")
+    reading = form.read(ids[len(question) + 1 :])
+    assert (reading.trace, reading.answer) == ("Digits 7, 1, 1.", "5.5")
+
+
+CL100K = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+YEARS = "In 2023 and 2023, the sum of 202 is 2023. "  # learns 202, but no number of two digits that a probe would hold
+SEVEN = "It is 704, then 704 again. "  # a number that the fixed texts do not hold, nor a part of it
+COMBINED = "cafe\u0301 cafe\u0301 cafe\u0301 "
+WIDE = "です。 です。 "
+FACES = "3\ufe0f\u20e3 3\ufe0f\u20e3 "  # the digit as a key
+
+
+def byte_level(directory: Path, text: str, split: str = CL100K) -> Path:
+    """A byte-level tokenizer that cuts as ``split`` says and has learnt the merges of a text."""
+    backend = Tokenizer(models.BPE())
+    if text != COMBINED:
+        backend.normalizer = normalizers.NFC()  # as qwen2's class
+    cut = pre_tokenizers.Split(Regex(split), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, show_progress=False, initial_alphabet=alphabet)
+    backend.train_from_iterator([text] * 4, trainer)
+    backend.add_special_tokens([AddedToken("<|end|>", special=True)])
+    directory.mkdir()
+    backend.save(str(directory / "tokenizer.json"))
+    names = {f"{name}_token": "<|end|>" for name in ("bos", "eos", "pad")}
+    (directory / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "TokenizersBackend", **names}))
+    add_control_symbols(directory)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("text", "split"),
+    [
+        (YEARS, CL100K),
+        (SEVEN, CL100K),  # only its own numbers show it
+        (COMBINED, r"\S+|\s+"),  # qwen2's class composes what is combined
+        (WIDE, r"\S+|\s+"),  # qwen2's class parts letters from the stop behind them
+        (FACES, r"\S+|\s+"),  # ... and a digit from what makes it a key
+    ],
+    ids=["groups of digits", "numbers of the vocabulary", "combining accents", "CJK", "emoji"],
+)
+def test_every_way_of_cutting_text_otherwise_is_found(tmp_path, text, split):
+    given = byte_level(tmp_path / "given", text, split)
+    check_tokenizer(given, AutoConfig.for_model("llama"))  # read as its file says
+    with pytest.raises(InputError, match=r"as Qwen2Tokenizer and cuts text otherwise .*\(after '.*': '.*', not '.*'\)"):
+        check_tokenizer(given, AutoConfig.for_model("qwen2"))

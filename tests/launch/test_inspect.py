@@ -1,0 +1,136 @@
+"""What ``inspect`` shows: documents by number or by record, as tokens or as text with what gave each kind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from fake_run import RECIPE
+from typer.testing import CliRunner
+
+from tracestill.data_pipeline.schema import Record, Span
+from tracestill.data_pipeline.segment import segment
+from tracestill.data_pipeline.store import TokenStore
+from tracestill.launch import cli
+from tracestill.launch.inspect_text import text_lines
+from tracestill.trainer.run_directory import RunDirectory
+
+RUN = "runs/mini"
+
+
+def invoke(*arguments: object):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder with a run that has encoded its data."""
+    folder = tmp_path_factory.mktemp("inspect")
+    recipe = {**RECIPE, "encode": {**RECIPE.get("encode", {}), "two_task": {}}, "arms": {}}
+    (folder / "mini.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        result = invoke("run", folder / "mini.yaml", "--until", "encode")
+        assert result.exit_code == 0, result.stderr
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(root, monkeypatch):
+    monkeypatch.chdir(root)
+
+
+def of_stage(stage: str, file: str) -> Path:
+    return RunDirectory.open(Path(RUN)).stage("traces", stage) / file
+
+
+def titles(text: str) -> list[str]:
+    return [line for line in text.splitlines() if ", arm traces, id " in line]
+
+
+def test_several_documents_in_one_call():
+    found = invoke("inspect", RUN, "--document", 2, "--documents", 3).stdout
+    store = TokenStore(of_stage("encode", "tokens.arrow"))
+    assert [line.split(",")[0] for line in titles(found)] == [f"document {d} of {len(store)}" for d in (2, 3, 4)]
+    assert [line.split("id ")[1].split(",")[0] for line in titles(found)] == store.ids[2:5]
+    rest = titles(invoke("inspect", RUN, "--document", len(store) - 2, "--documents", 20).stdout)
+    assert len(rest) == 2
+
+
+def test_all_documents_of_a_record():
+    store = TokenStore(of_stage("encode", "tokens.arrow"))
+    record = store.ids[4].partition("#")[0]
+    found = titles(invoke("inspect", RUN, "--record", record).stdout)
+    assert [line.split("id ")[1].split(",")[0] for line in found] == [f"{record}#trace", f"{record}#answer"]
+    test = TokenStore(of_stage("encode", "test.arrow")).ids[0].partition("#")[0]
+    assert titles(invoke("inspect", RUN, "--record", test).stdout)[0].startswith("test document 0 of")
+    assert invoke("inspect", RUN, "--record", record, "--documents", 2).exit_code == 2
+
+
+def test_a_record_without_documents_is_told_why():
+    rejected = pq.read_table(of_stage("select", "rejected.parquet")).to_pylist()
+    assert rejected, "the run rejects nothing; the test needs a record that it does"
+    result = invoke("inspect", RUN, "--record", rejected[0]["record_id"])
+    assert result.exit_code == 2
+    assert f"select rejected it: {rejected[0]['reason']} ({rejected[0]['detail']})" in result.stderr
+    result = invoke("inspect", RUN, "--record", "nobody")
+    assert result.exit_code == 2
+    assert "--record nobody: no record of this id; ids stand in" in result.stderr
+
+
+def test_text_with_what_gave_each_kind():
+    lines = invoke("inspect", RUN, "--text").stdout.splitlines()
+    rows = pq.read_table(of_stage("select", "records.parquet")).to_pylist()
+    records = {row["record_id"]: row for row in rows}
+    record = records[titles("\n".join(lines))[0].split("id ")[1].partition("#")[0]]
+    prompt = next(line for line in lines if line.startswith("prompt") and "?" in line)
+    assert prompt.split(None, 1)[1].endswith(record["question"])
+    by_teacher = [line for line in lines if line.endswith(f"[by the teacher {record['teacher']}]")]
+    spans = record["spans"]
+    assert len(by_teacher) == len(spans) > 1
+    for line, span in zip(by_teacher, spans, strict=True):
+        assert line.startswith(span["kind"])
+        assert record["trace"][span["start"] : span["end"]].strip().replace("\n", "↵") in line
+    assert not any("|" in line for line in lines if line.startswith(("plan ", "derive ")))
+
+
+TRACE = "First find the sum: 3 + 4 = 7. Wait, is it? That was easy."
+
+
+def test_rules_are_named_with_what_they_found():
+    record = Record("r", "q", "How much?", "7", TRACE, "7", segment(TRACE), 1.0, "solver", "", 1.0, 0)
+    texts = ["<s>", "How much?", "<think>", *TRACE, "</think>", "7", "</s>"]
+    names = ["control", "prompt", "control", *["plan"] * len(TRACE), "control", "answer", "control"]
+    kinds = ("plan", "derive", "check", "prose")
+    assert list(text_lines(texts, names, record, kinds)) == [
+        ("control", "<s>", ""),
+        ("prompt", "How much?", ""),
+        ("control", "<think>", ""),
+        ("plan", "First find the sum:", "by rule: plan, found 'First'"),
+        ("derive", "3 + 4 = 7.", "by rule: derive, found '3 + 4'"),
+        ("check", "Wait, is it?", "by rule: check, found 'Wait'"),
+        ("prose", "That was easy.", "by rule: no other holds"),
+        ("control", "</think>", ""),
+        ("answer", "7", ""),
+        ("control", "</s>", ""),
+    ]
+    given = Record(*[*vars(record).values()][:6], (Span(0, len(TRACE), "plan"),), 1.0, "solver", "", 1.0, 0)
+    assert ("plan", TRACE, "by the teacher solver") in list(text_lines(texts, names, given, kinds))
+    cut = [*texts[:5], *texts[20:]], [*names[:5], *names[20:]]  # the middle of the trace is gone
+    assert {why for _, _, why in text_lines(*cut, record, kinds)} == {"", "cut, or its record is gone"}
+
+
+def test_it_imports_no_torch():
+    code = (
+        "import sys\nfrom tracestill.launch import cli\n"
+        f"sys.argv = ['tracestill', 'inspect', '{RUN}', '--text']\n"
+        "try:\n    cli.main()\nexcept SystemExit as end:\n    assert end.code in (0, None), end.code\n"
+        "heavy = {'torch', 'transformers', 'deepspeed', 'matplotlib'} & sys.modules.keys()\nassert not heavy, heavy"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert ", arm traces, id " in found.stdout
