@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +27,7 @@ from tracestill.trainer.recipe import Recipe
 ENTRY_POINT = "tracestill.trainer.train"
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 15.0  # what ranks get between SIGTERM and SIGKILL
+AT_ONCE = 1.0  # the same after Ctrl-C: whoever wants a save has asked for it before
 TAIL_LINES = 12
 LOGGING = re.compile(
     r"^\s*(\[\d{4}-|\[[WI]\d{4}|\[Gloo\]|\S+\.py:\d+: \w*Warning|$)"
@@ -43,8 +44,8 @@ class LaunchWatch(Protocol):
     def overdue(self) -> bool:
         """Whether the launcher should have ended by now."""
 
-    def end(self, process: subprocess.Popen[str]) -> None:
-        """Leave no process on any host."""
+    def end(self, process: subprocess.Popen[str], grace: float) -> None:
+        """Leave no process on any host; those here get ``grace`` seconds between SIGTERM and SIGKILL."""
 
 
 class TrainingStopped(RuntimeError):
@@ -164,7 +165,8 @@ def run(
     """Run the launcher in a process group of its own, its output appended to ``log``; wait for its end.
 
     ``on_poll`` is called a few times a second; ``watch`` looks after ranks on other hosts. Whatever ends the wait, no
-    rank outlives it. Raises InputError if the ranks refused their input, TrainingFailed on any other failure.
+    rank outlives it; after Ctrl-C they end at once, and no further one disturbs that. Raises InputError if the ranks
+    refused their input, TrainingFailed on any other failure.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     tail: list[str] = []
@@ -183,14 +185,19 @@ def run(
         on_line = watch.line if watch else lambda line: None
         reader = threading.Thread(target=copy_lines, args=(process, handle, tail, on_line), daemon=True)
         reader.start()
+        grace = GRACE_SECONDS
         try:
             while process.poll() is None and not (watch and watch.overdue()):
                 on_poll()
                 time.sleep(POLL_SECONDS)
             on_poll()
+        except KeyboardInterrupt:
+            grace = AT_ONCE
+            raise
         finally:
-            (watch.end if watch else end_group)(process)
-            reader.join(timeout=5)
+            with undisturbed():
+                (watch.end if watch else end_group)(process, grace)
+                reader.join(timeout=5)
     if process.returncode:
         refused = [line.removeprefix("error: ") for line in tail if line.startswith("error: ")]
         if refused:
@@ -199,6 +206,19 @@ def run(
         raise TrainingFailed(
             f"training ended with exit code {process.returncode}; the whole output is in {log}, its end:\n{last}"
         )
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Meanwhile Ctrl-C is not heard: a third one, in the middle of ending the ranks, would leave some of them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def copy_lines(process: subprocess.Popen[str], handle: object, tail: list[str], on_line: Callable[[str], None]) -> None:
@@ -215,9 +235,9 @@ def copy_lines(process: subprocess.Popen[str], handle: object, tail: list[str], 
             del tail[: -4 * TAIL_LINES]
 
 
-def end_group(process: subprocess.Popen[str]) -> None:
-    """Make sure that nothing of the child's process group is left: ask first, then kill."""
-    deadline = time.monotonic() + GRACE_SECONDS
+def end_group(process: subprocess.Popen[str], grace: float = GRACE_SECONDS) -> None:
+    """Make sure that nothing of the child's process group is left: ask first, and kill after ``grace`` seconds."""
+    deadline = time.monotonic() + grace
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGTERM)
         while time.monotonic() < deadline:

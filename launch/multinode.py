@@ -205,12 +205,14 @@ class HostWatch:
         """Whether the other hosts have had their time to follow."""
         return self.failed_at is not None and time.monotonic() > self.failed_at + self.wait
 
-    def end(self, process: subprocess.Popen[str]) -> None:
-        """Make sure that nothing of this launch is left on any host."""
+    def end(self, process: subprocess.Popen[str], grace: float) -> None:
+        """Make sure that nothing of this launch is left on any host; ``grace`` is that of ``end_group``."""
         code = process.poll()
         family = descendants(process.pid) if code is None else []  # pdsh's ssh are in process groups of their own
+        if self.launch.cluster.launcher == "slurm":  # srun, killed, would leave its tasks on other hosts
+            grace = deepspeed_command.GRACE_SECONDS
         if self.launch.cluster.here_only or self.launch.cluster.launcher != "pdsh":
-            deepspeed_command.end_group(process)
+            deepspeed_command.end_group(process, grace)
         if code != 0 and not self.launch.cluster.here_only and self.launch.cluster.launcher != "slurm":
             end_everywhere(self.launch.cluster, self.launch.token)
         with contextlib.suppress(ProcessLookupError, PermissionError):

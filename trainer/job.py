@@ -34,7 +34,7 @@ from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.rectangles import RowMaker, layout_for
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.saver import Saver
-from tracestill.trainer.settings import GENERATION, TrainConfig
+from tracestill.trainer.settings import GENERATION, TrainConfig, seconds_of
 from tracestill.trainer.student import build_student
 from tracestill.trainer.tiled_mlp import tile_mlps
 from tracestill.trainer.watchdog import Watchdog
@@ -196,6 +196,7 @@ def prepare(
         console.print(f"student: {'; '.join(notes)}", highlight=False)
     progress = Progress(best=Best(settings.metric, settings.patience, kinds) if settings.metric else None)
     how: dict[str, Any] = {"keep": settings.keep, "background": settings.async_save, "placement": placement}
+    how["interval"] = seconds_of(settings.checkpoint_interval) if settings.checkpoint_interval else None
     return Job(
         *(run, arm, recipe, who, directory, tokenizer, store, weighting, batches, held_out, answers, engine),
         *(steps, console),
