@@ -6,6 +6,7 @@ Several hosts are the matter of ``launch/multinode.py``.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import signal
@@ -15,11 +16,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.launch.cpu_ranks import ranks_on_cpu
+from tracestill.trainer.cores import THREADS, usable_cores, usable_memory, wanted_threads
 from tracestill.trainer.failure import EXIT_FAILED
 from tracestill.trainer.join_ranks import free_port
 from tracestill.trainer.recipe import Recipe
@@ -33,6 +36,15 @@ LOGGING = re.compile(
     r"^\s*(\[\d{4}-|\[[WI]\d{4}|\[Gloo\]|\S+\.py:\d+: \w*Warning|$)"
 )  # what libraries say of themselves
 OF_HOST = re.compile(r"^[\w.:-]+: (?=error: |\s*\[|\s*$|\S+\.py:\d+)")  # pdsh names the host that speaks
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """How many ranks of one host."""
+
+    count: int
+    threads: int | None = None  # of each; None: on GPUs, or nobody chose
+    about: str = ""  # the threads, for people
 
 
 class LaunchWatch(Protocol):
@@ -67,13 +79,19 @@ def count_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def ranks_of(recipe: Recipe, gpus: int, cores: int) -> int:
-    """Ranks that an arm is trained on here. ``auto``: one a GPU, or two on a CPU, no more than packs in a step; where
-    ranks share rows (train.sequence_parallel), as many such groups."""
-    if recipe.train.ranks == "auto":
-        parts = recipe.train.sequence_parallel
-        return parts * min(max(1, (gpus or min(2, cores)) // parts), recipe.plan.packs_per_step)
-    return recipe.train.ranks
+def ranks_of(recipe: Recipe, gpus: int, cores: int, room: float = math.inf, threads: int | None = None) -> Ranks:
+    """Ranks that an arm is trained on here. ``auto``: one a GPU, no more than packs in a step, and where ranks share
+    rows (train.sequence_parallel) as many such groups; on a CPU as ``ranks_on_cpu`` says."""
+    asked, parts, packs = recipe.train.ranks, recipe.train.sequence_parallel, recipe.plan.packs_per_step
+    if gpus:
+        return Ranks(parts * min(max(1, gpus // parts), packs) if asked == "auto" else asked)
+    ranks, each, short = ranks_on_cpu(recipe, cores, room, threads)
+    return Ranks(ranks, each, f", {each} thread(s) each, of {cores} core(s)" + (f"; {short}" if short else ""))
+
+
+def ranks_here(recipe: Recipe) -> Ranks:
+    """Ranks as ``ranks_of``, on this host as it is."""
+    return ranks_of(recipe, count_gpus(), usable_cores(), usable_memory(), wanted_threads())
 
 
 def check_ranks(ranks: int, gpus: int, cores: int) -> str | None:
@@ -95,21 +113,21 @@ class Start:
     environment: dict[str, str]
     ranks: int
     gpus: bool
-    where: str = ""  # " of 2 hosts", for people
+    where: str = ""  # " of 2 hosts", or the threads of each rank, for people
     watch: LaunchWatch | None = None
 
 
 def start_here(recipe: Recipe, run_dir: Path, arm: str, resume: str) -> Start:
     """How an arm's training starts on this host alone."""
-    ranks = ranks_of(recipe, count_gpus(), os.cpu_count() or 1)
-    return start_ranks(ENTRY_POINT, rank_arguments(run_dir, arm, resume), ranks)
+    ranks = ranks_here(recipe)
+    return replace(start_ranks(ENTRY_POINT, rank_arguments(run_dir, arm, resume), ranks), where=ranks.about)
 
 
-def start_ranks(entry: str, words: Sequence[str], ranks: int) -> Start:
-    """How ``ranks`` ranks of a module start on this host alone."""
+def start_ranks(entry: str, words: Sequence[str], ranks: Ranks) -> Start:
+    """How the ranks of a module start on this host alone."""
     gpus = count_gpus()
-    arguments = command(entry, words, ranks=ranks, port=free_port())
-    return Start(arguments, child_environment(gpus), ranks, gpus > 0)
+    arguments = command(entry, words, ranks=ranks.count, port=free_port())
+    return Start(arguments, child_environment(gpus, threads=ranks.threads), ranks.count, gpus > 0)
 
 
 def command(
@@ -140,11 +158,14 @@ def devices(ranks: int, visible: str) -> list[str]:
     return ["--include", "localhost:" + ",".join(names[:ranks])]
 
 
-def child_environment(gpus: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """This process's environment plus what ranks on one host need; what the user has set stays."""
+def child_environment(
+    gpus: int, environment: Mapping[str, str] = os.environ, threads: int | None = None
+) -> dict[str, str]:
+    """This process's environment plus what ranks on one host need, with ``threads`` each on its CPU (None: 1); what the
+    user has set stays."""
     wanted = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
     if not gpus:
-        wanted |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+        wanted |= {THREADS: str(threads or 1), "DS_ACCELERATOR": "cpu"}
     # One host: ranks talk over the loopback interface and listen on no other.
     loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     if loopback:

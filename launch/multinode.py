@@ -29,6 +29,7 @@ from tracestill.launch.end_run import GRACE_SECONDS, VARIABLE
 from tracestill.launch.hostfile import format_hostfile
 from tracestill.launch.preflight import judge_here, require_ready
 from tracestill.launch.rank_environment import (
+    OF_STEP,
     check_text,
     format_environment,
     launcher_environment,
@@ -36,6 +37,7 @@ from tracestill.launch.rank_environment import (
     refuse_foreign_file,
 )
 from tracestill.launch.remote import END, ask_all
+from tracestill.trainer.cores import OF_TASK, threads_of
 from tracestill.trainer.failure import NO_ANSWER
 from tracestill.trainer.join_ranks import free_port
 from tracestill.trainer.recipe import Recipe
@@ -105,6 +107,7 @@ def assemble(found: Survey, meeting: Meeting, entry: str, words: Sequence[str], 
         interface=meeting.interface,
         launcher=None if cluster.here_only else launcher,
         stated=cluster.interface is not None,
+        threads=threads_on(found),
     )
     if launcher in NO_ADDRESS and not cluster.here_only:
         variables |= {"MASTER_ADDR": meeting.address, "MASTER_PORT": str(meeting.port)}
@@ -126,6 +129,14 @@ def assemble(found: Survey, meeting: Meeting, entry: str, words: Sequence[str], 
     else:
         own = launcher_environment(environment, launcher)
     return Launch(cluster, meeting, token, arguments, own, variables, found.gpus)
+
+
+def threads_on(found: Survey) -> int:
+    """Threads of each rank where ranks compute on CPUs: of the host with the fewest cores a rank; in an allocation of
+    Slurm's, which binds each task to its own cores, what that gives to a task."""
+    if found.cluster.launcher == "slurm" and not found.cluster.here_only:
+        return next((int(os.environ[n]) for n in (OF_STEP, OF_TASK) if os.environ.get(n, "").isdecimal()), 1)
+    return min((threads_of(len(host.slots), facts["cores"]) for host, facts in found.answered), default=1)
 
 
 def start_on(cluster: Cluster, root: Path, arm: str, resume: str) -> deepspeed_command.Start:

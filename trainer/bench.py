@@ -46,12 +46,8 @@ RESULT = "result.json"
 BARE: dict[str, Any] = {  # the steps alone: nothing is measured, saved or told elsewhere meanwhile
     **{"epochs": None, "schedule": "constant", "warmup": 0, "decay": 0, "stop_after": None},
     **{"held_out_every": 0, "held_out_questions": 0, "checkpoint_every": 0, "checkpoint_interval": None},
-    **{
-        "metric": None,
-        "patience": None,
-        "export": "last",
-        "monitor": {"tensorboard": False, "wandb": None, "comet": None},
-    },
+    **{"metric": None, "patience": None, "export": "last"},
+    **{"monitor": {"tensorboard": False, "wandb": None, "comet": None}},
 }
 PARTS = ("data", "forward", "backward", "optimizer", "communication")
 

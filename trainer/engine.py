@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tracestill.data_pipeline.errors import InputError
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer import deepspeed_keys, zero
+from tracestill.trainer.cores import own_threads
 from tracestill.trainer.ema import Ema
 from tracestill.trainer.join_ranks import join
 from tracestill.trainer.monitor import MonitorConfig, events
@@ -110,6 +111,9 @@ def connect(settings: TrainConfig) -> World:
             torch.cuda.set_device(local)
         deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    threads = None if cuda else own_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
     rank, ranks = dist.get_rank(), dist.get_world_size()
     place = grid(rank, ranks, settings.sequence_parallel)
     return World(rank, ranks, local, device, training_dtype(settings, device), place)

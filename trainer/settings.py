@@ -38,7 +38,8 @@ class TrainConfig(BaseModel):
     epochs: int | None = Field(None, ge=1, description="passes over the documents; give this or steps")
     ranks: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
-        description="processes started on this host; auto: one a GPU, or two on a CPU, and no more than packs_per_step",
+        description="processes started on this host; auto: one a GPU, or on a CPU as many as have a core, and no more "
+        "than packs_per_step; cores that are left become threads",
     )
     sequence_parallel: int = Field(
         1, ge=1, description="ranks that share each row of tokens; divides the ranks and the student's attention heads"

@@ -24,7 +24,7 @@ from tracestill.trainer.export_adapted import export_trained
 from tracestill.trainer.first_step import show_first_step
 from tracestill.trainer.flops import cost_of, peak_tflops
 from tracestill.trainer.headway import PROGRESS, Teller
-from tracestill.trainer.job import Job, Resume, open_directory, prepare
+from tracestill.trainer.job import Job, Resume, open_directory, prepare, threads_of
 from tracestill.trainer.pace import Pace
 from tracestill.trainer.provenance import provenance
 from tracestill.trainer.recipe import MAIN_ARM, dump_recipe
@@ -161,6 +161,7 @@ def save(job: Job, *, wait: bool) -> None:
     job.phase("save")
     best = progress.best.step if progress.best else None
     state = {**progress.state(), "identity": job.identity, "weighting": state_of(job.weighting)}
+    state["threads"] = threads_of(job.engine)
     job.saver.save(job.engine, progress.step, state, best=best)
     if wait:
         job.saver.wait()
