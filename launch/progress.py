@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ class Bar:
         self.label, self.console, self.progress, self.unit = label, console, progress, unit
         self.done, self.total, self.note = 0.0, 0.0, ""
         self.estimate = Estimate()
-        self.spoken = time.monotonic()
+        self.started = time.monotonic()
         self.task = progress.add_task(label, total=None, bar=self, note="") if progress else None
 
     def set(self, done: float, total: float, note: str = "") -> None:
@@ -32,11 +33,13 @@ class Bar:
             self.estimate.add(done)
         if self.progress is not None and self.task is not None:
             self.progress.update(self.task, completed=done, total=total or None, note=self.note)
-        elif time.monotonic() - self.spoken >= QUIET_SECONDS:
-            self.spoken = time.monotonic()
-            text = f"  {self.label}: {int(done):,} of {int(total):,}" if total else f"  {self.label}:"
-            parts = (text, self.unit if total else "", self.left(), self.note)
-            self.console.print(" ".join(part for part in parts if part), highlight=False, markup=False)
+
+    def speak(self) -> None:
+        """Say in a line how far it is, also where nothing has changed."""
+        count = f"{int(self.done):,} of {int(self.total):,} {self.unit}".rstrip() if self.total else ""
+        parts = (count, f"{spell(time.monotonic() - self.started)} so far", self.left(), self.note)
+        text = f"  {self.label}: {', '.join(part for part in parts if part)}"
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def left(self) -> str:
         """How long it takes until the end, or nothing."""
@@ -69,9 +72,21 @@ class Left(ProgressColumn):
 
 @contextmanager
 def bar(label: str, console: Console, unit: str = "") -> Iterator[Bar]:
-    """A bar that vanishes when the body ends; it counts in ``unit``."""
+    """A bar that vanishes when the body ends, or a line now and then; it counts in ``unit``."""
     if not console.is_terminal:
-        yield Bar(label, console, None, unit)
+        made, over = Bar(label, console, None, unit), threading.Event()
+
+        def speak() -> None:
+            while not over.wait(QUIET_SECONDS):
+                made.speak()
+
+        thread = threading.Thread(target=speak, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield made
+        finally:
+            over.set()
+            thread.join()
         return
     columns = (
         TextColumn("  {task.description}"),

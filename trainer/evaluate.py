@@ -85,7 +85,7 @@ def run(held: RunDirectory, arm: str, progress: Callable[[int, int], None] = lam
             store = TokenStore(encode / "test.arrow", recipe.span_kinds())
             result["documents"] = len(store)
             student = load_student(export_dir, recipe, device)
-            result["kinds"] = teacher_forced(student, store, device, threads)
+            result["kinds"] = teacher_forced(student, store, device, threads, progress)
         result["threads"] = threads.chosen if threads else None
         result["seconds"] = round(time.perf_counter() - started, 3)
         write_rows(work.path / "predictions.parquet", predictions, PREDICTION_SCHEMA)
@@ -189,19 +189,23 @@ def load_student(export_dir: Path, recipe: Recipe, device: torch.device) -> Stud
 
 @torch.no_grad()
 def teacher_forced(
-    student: Student, store: TokenStore, device: torch.device, threads: ThreadChoice | None = None
+    student: Student,
+    store: TokenStore,
+    device: torch.device,
+    threads: ThreadChoice | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, dict[str, float]]:
     """Kind -> mean nll in nats (``loss``), share of targets predicted (``accuracy``) and ``count`` of targets.
 
     Every target of every document counts once, whatever weights the recipe and the records carry. ``threads`` is the
-    choice for single tokens: whole rows may be faster with all cores.
+    choice for single tokens: whole rows may be faster with all cores. ``progress`` is told tokens done and in all.
     """
     choice = ThreadChoice([threads.chosen, threads.candidates[-1]], rounds=1) if threads else None
     kinds = Kinds(store.kind_names)
     ones = np.ones(len(kinds), dtype=np.float32)
     ones[0] = 0.0  # what follows a cut, or only an encoder reads
     make_row = layout_for(student.model.config).make_row
-    sums = torch.zeros(len(kinds), 6, dtype=torch.float64)
+    sums, done = torch.zeros(len(kinds), 6, dtype=torch.float64), 0
     for documents in rows_of(store.lengths, ROW_TOKENS):
         tokens, ids, offsets, weights = store.gather(documents)
         packed = make_row(tokens, ids, offsets, np.ones_like(weights), ones, 0, device)
@@ -211,6 +215,8 @@ def teacher_forced(
         sums += statistics.double().cpu()
         if choice:
             choice.lap(len(tokens))
+        done += len(tokens)
+        progress(done, int(store.lengths.sum()))
     found = by_kind(kinds, sums)
     return {name: {key: row[key] for key in ("loss", "accuracy", "count")} for name, row in found.items()}
 

@@ -50,7 +50,9 @@ class Estimate:
 
     def add(self, done: float) -> None:
         now = self.clock()
-        if self.points and done <= self.points[-1][1]:
+        if self.points and done < self.points[-1][1]:
+            self.points.clear()  # other work begins
+        elif self.points and done == self.points[-1][1]:
             return
         self.points.append((now, done))
         while len(self.points) > LEAST_POINTS and now - self.points[0][0] > WINDOW_SECONDS:

@@ -17,6 +17,7 @@ from torch import nn
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer import checkpoint, job, zero
+from tracestill.trainer import saver as saver_module
 from tracestill.trainer.placement import Placement
 from tracestill.trainer.saver import Saver
 
@@ -302,6 +303,25 @@ def test_in_the_background_or_not(tmp_path, slow_disk):
     assert not checkpoint.path_of(tmp_path, 1).exists(), "retention as ever"
     Saver(tmp_path, keep=1, background=False).save(fake_engine(3.0), 3, {})
     assert checkpoint.latest(tmp_path) == checkpoint.path_of(tmp_path, 3)
+
+
+def test_a_save_is_due_some_time_after_the_last_one_and_never_while_one_is_under_way(tmp_path, slow_disk, monkeypatch):
+    clock = [50.0]
+    monkeypatch.setattr(saver_module.time, "monotonic", lambda: clock[0])
+    saver, never = (Saver(tmp_path, keep=1, background=True, interval=interval) for interval in (600.0, None))
+    clock[0] += 599
+    assert not saver.due
+    clock[0] += 2
+    assert saver.due
+    assert not never.due
+    saver.save(fake_engine(), 7, {})
+    clock[0] += 700
+    assert not saver.due, "the one before is still being written"
+    assert (saver.seconds, saver.saved) == (None, None)
+    slow_disk.set()
+    saver.wait()
+    assert saver.due
+    assert (saver.seconds, saver.saved) == (700.0, 7)
 
 
 def test_a_failure_in_the_background_is_told_once(tmp_path, monkeypatch):
