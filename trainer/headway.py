@@ -126,9 +126,15 @@ class Teller:
     def headway(self) -> Headway:
         done = self.step + self.micro / self.accumulation
         return Headway(
-            *(self.step, self.steps, self.micro, self.accumulation),
-            *(round(done * self.tokens_a_step), round(self.steps * self.tokens_a_step)),
-            *(self.step_seconds, self.save_seconds, self.saved),
+            self.step,
+            self.steps,
+            self.micro,
+            self.accumulation,
+            tokens=round(done * self.tokens_a_step),
+            total=round(self.steps * self.tokens_a_step),
+            step_seconds=self.step_seconds,
+            save_seconds=self.save_seconds,
+            saved=self.saved,
         )
 
     def tell(self, *, now: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from threading import Event, Timer
@@ -12,6 +13,7 @@ import pytest
 import torch
 from distributed_support import run_workers
 from fake_engine import fake_engine
+from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
@@ -382,3 +384,21 @@ def test_a_checkpoint_of_another_student_is_refused(tmp_path):
     zero.set_moments(other.deepspeed, 5)
     with pytest.raises(InputError, match="holds no 'parameter/more'"):
         checkpoint.load(other, tmp_path / "step-000001")
+
+
+@pytest.mark.parametrize(
+    ("made_by", "said"),
+    [
+        ({"ranks": 4, "threads": 2}, ""),
+        ({"ranks": 4}, ""),  # of before threads were written down
+        ({"ranks": 2, "threads": 2}, "made by 2 rank(s) of 2 thread(s), and 4 rank(s) of 2 thread(s) go on"),
+        ({"ranks": 4, "threads": 1}, "made by 4 rank(s) of 1 thread(s), and 4 rank(s) of 2 thread(s) go on"),
+    ],
+)
+def test_other_ranks_or_threads_than_made_a_checkpoint_are_told(made_by, said, monkeypatch):
+    monkeypatch.setattr(job.torch, "get_num_threads", lambda: 2)
+    heard = Console(file=io.StringIO())
+    engine = SimpleNamespace(ranks=4, device=torch.device("cpu"))
+    job.tell_other_ranks(SimpleNamespace(engine=engine, console=heard), made_by)
+    assert said in heard.file.getvalue()
+    assert bool(said) == bool(heard.file.getvalue())
