@@ -223,7 +223,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Train, as one of the ranks. The exit code is that of the epilog below."""
     parser = argparse.ArgumentParser(
         description="Train one arm of a run; started by DeepSpeed's launcher.",
-        epilog="Exit codes: 0 done, 2 bad input, 3 stopped on request (SIGTERM, Ctrl-C, train.stop_after) and resumable, "
+        epilog="Exit codes: 0 done, 2 bad input, 3 stopped on request (SIGTERM, Ctrl-C, stop_after) and resumable, "
         "4 a rank failed, 5 no room on disk. The launcher may change them; stopped.json and failure.json in the train "
         "directory say so too.",
     )
