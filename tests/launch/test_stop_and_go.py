@@ -114,6 +114,13 @@ def test_sigterm_saves_and_training_goes_on_until_its_time_is_up(run):
     assert steps(run) == [*range(1, first + 2)]
 
 
+def take_terminal() -> None:
+    """In the child: its terminal sends it signals, whatever whoever runs the tests ignores."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Terminal:
     """A command at a terminal of its own: what is typed reaches it as a user's keys do."""
 
@@ -127,7 +134,7 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=take_terminal,
         )
         os.close(theirs)
         self.said = ""
@@ -146,6 +153,7 @@ class Terminal:
         deadline = time.monotonic() + 150
         while not condition():
             assert time.monotonic() < deadline, f"no {what}: {self.said}"
+            assert what == "end" or self.process.poll() is None, f"ended, no {what}: {self.said}"
             self.read()
 
     def type(self, keys: bytes) -> None:

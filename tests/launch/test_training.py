@@ -143,13 +143,16 @@ def interrupts(run, act):
     def launch(*arguments):
         act()
 
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(deepspeed_command, "count_gpus", lambda: 0)
-        patch.setattr(deepspeed_command, "run", launch)
-        with pytest.raises(KeyboardInterrupt) as end:
-            training.train_arm(run, "traces", "train", heard, resume="auto")
-    assert signal.getsignal(signal.SIGINT) is before
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(deepspeed_command, "count_gpus", lambda: 0)
+            patch.setattr(deepspeed_command, "run", launch)
+            with pytest.raises(KeyboardInterrupt) as end:
+                training.train_arm(run, "traces", "train", heard, resume="auto")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not (run.stage("traces", "train") / "stop").exists()
     return heard.file.getvalue(), str(end.value)
 
