@@ -44,8 +44,8 @@ class Headway:
 class Estimate:
     """The time that is left, by how fast the last units came; a first jump to where work goes on is no pace."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self.clock = clock or time.monotonic
         self.points: deque[tuple[float, float]] = deque()  # when the count changed, and to what
 
     def add(self, done: float) -> None:

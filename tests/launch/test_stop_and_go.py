@@ -190,10 +190,10 @@ def ranks_of(run: Path) -> list[int]:
 
 
 @pytest.fixture
-def fresh(run, tmp_path):
+def fresh(tmp_path):
     """A run of its own, with nothing trained."""
-    RunDirectory.create(tmp_path / "run", load_recipe(run / "recipe.yaml"))
-    run_data_stages(RunDirectory.open(tmp_path / "run"))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, **SMALL}))
+    run_data_stages(RunDirectory.create(tmp_path / "run", load_recipe(tmp_path / "recipe.yaml")))
     return tmp_path / "run"
 
 
