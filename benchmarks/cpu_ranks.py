@@ -30,7 +30,7 @@ from tracestill.launch.bench import Bench
 from tracestill.launch.bench_search import own_setting
 from tracestill.trainer.cores import THREADS, share_cores, usable_cores
 
-SIZES = {**STUDENTS, "30M": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 9}}
+SIZES = {"8.6M": STUDENTS["8.6M"], "30M": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 9}}
 BUSY = "import torch; torch.set_num_threads(1); a = torch.rand(512, 512)\nwhile True: a @ a"
 ANSWERS, TOKENS = 32, 64
 NEAR_BEST, NEAR_FASTEST = 0.9, 1.15
@@ -113,7 +113,7 @@ def main() -> int:
     options = parser.parse_args()
     os.environ.pop(THREADS, None)  # it would decide
     rounds = 1 if options.quick else 3
-    sizes = {"1.9M": SIZES["1.9M"]} if options.quick else SIZES
+    sizes = {"8.6M": SIZES["8.6M"]} if options.quick else SIZES
     trained = training(rounds, 2, 4, sizes)
     ranks, threads = share_cores(usable_cores(), PACKS)
     rows, claims = [], []
