@@ -136,7 +136,7 @@ def threads_on(found: Survey) -> int:
     Slurm's, which binds each task to its own cores, what that gives to a task."""
     if found.cluster.launcher == "slurm" and not found.cluster.here_only:
         return next((int(os.environ[n]) for n in (OF_STEP, OF_TASK) if os.environ.get(n, "").isdecimal()), 1)
-    return min((threads_of(len(host.slots), facts["cores"]) for host, facts in found.answered), default=1)
+    return min((threads_of(len(host.slots), facts.get("cores", 1)) for host, facts in found.answered), default=1)
 
 
 def start_on(cluster: Cluster, root: Path, arm: str, resume: str) -> deepspeed_command.Start:
