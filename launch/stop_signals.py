@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import stat
@@ -17,6 +18,7 @@ from tracestill.trainer import stopping
 from tracestill.trainer.headway import read_headway, until_saved
 
 DOES_IT = {signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP (the terminal has gone)"}
+LAST_BYTES = 1 << 16  # of a log: its last line lies within them
 AGAIN = "press Ctrl-C again to stop now, without saving"
 
 
@@ -90,13 +92,24 @@ def what_is_saved(directory: Path, *, resumes: bool) -> str:
     now, at = read_headway(directory), newest(directory) if resumes else 0
     if now is None and not at:
         return "no step of the training was done; the same command begins it anew"
-    lost = max(0, now.step - at) if now else 0
+    lost = max(0, max(now.step, logged(directory)) - at) if now else 0
     more = "" if now is None or now.step >= now.steps else " and what was done of the next"
     of = f" of {now.steps}" if now else ""
     if not at:
         return f"nothing is saved of {counted(lost)} done{more}: the same command begins the training anew"
     again = f" and does {counted(lost)}{more} again" if lost else ""
     return f"{beginning(directory)}{of} is saved; the same command goes on from there{again}"
+
+
+def logged(directory: Path) -> int:
+    """The last step in a train directory's log: progress is written once a second at most, and steps may be short."""
+    try:
+        with (directory / "log.jsonl").open("rb") as handle:
+            handle.seek(max(0, handle.seek(0, os.SEEK_END) - LAST_BYTES))
+            lines = handle.read().splitlines()
+        return max(json.loads(line).get("step", 0) for line in lines[-2:] if line.endswith(b"}"))
+    except (OSError, ValueError):
+        return 0
 
 
 def counted(steps: int) -> str:
