@@ -107,9 +107,12 @@ def logged(directory: Path) -> int:
         with (directory / "log.jsonl").open("rb") as handle:
             handle.seek(max(0, handle.seek(0, os.SEEK_END) - LAST_BYTES))
             lines = handle.read().splitlines()
-        return max(json.loads(line).get("step", 0) for line in lines[-2:] if line.endswith(b"}"))
-    except (OSError, ValueError):
+    except OSError:
         return 0
+    for line in reversed(lines[-2:]):
+        with contextlib.suppress(ValueError):  # cut off
+            return int(json.loads(line).get("step", 0))
+    return 0
 
 
 def counted(steps: int) -> str:

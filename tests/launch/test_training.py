@@ -194,7 +194,9 @@ def test_what_is_saved_is_said_and_what_comes_again(run):
     add_checkpoint(run, 20, who)
     _, error = interrupts(run, lambda: act(21))
     assert "step 20 of 40 is saved; the same command goes on from there and does 1 step and what was done" in error
-    (directory / "log.jsonl").write_text('{"step": 22, "loss": 1.0}\n{"step": 23, "loss": 1.0}\n{"step": 24, "lo')
+    (directory / "log.jsonl").write_text(
+        '{"step": 22, "loss": 1.0}\n{"step": 23, "loss": 1.0}\n{"step": 24, "kinds": {}'
+    )
     _, error = interrupts(run, lambda: act(21))
     assert "does 3 steps and what was done of the next again" in error, "the log knew more"
     (directory / "log.jsonl").unlink()
