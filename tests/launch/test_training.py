@@ -264,6 +264,7 @@ def test_an_older_training_is_no_success(run, launched, monkeypatch):
 
 def at(directory, **changes):
     """Rank 0 tells where it is."""
+    directory.mkdir(exist_ok=True)
     rest = {"steps": 40, "accumulation": 4, "total": 40_000, "step_seconds": 8.0, "save_seconds": None, "saved": None}
     (directory / "progress.json").write_text(json.dumps({"step": 0, "micro": 0, "tokens": 0, **rest, **changes}))
 
