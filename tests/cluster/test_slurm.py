@@ -20,6 +20,7 @@ from tracestill.trainer.recipe import dump_recipe
 
 PROGRAM = Path(sys.executable).with_name("tracestill")
 REASON = slurm_support.why_no_slurm()
+UNSAID = ("env", "-u", "OMP_NUM_THREADS")  # as where nobody has said how many threads
 SECONDS = 150  # for whatever should come to pass, on a busy machine
 pytestmark = pytest.mark.skipif(bool(REASON), reason=f"NO SLURM CAN RUN HERE: {REASON}")
 
@@ -36,7 +37,7 @@ def submit(slurm, folder, steps, *more):
     asked = ("--nodes", 2, "--gpus", 0, "--ranks", 1, "--time", "20m", "--interface", cluster_support.INTERFACE, *more)
     wrote = slurm.hosts.run(PROGRAM, "slurm", "mini.yaml", *asked, cwd=folder)
     assert wrote.stdout == "next: sbatch mini.sbatch\n", wrote.stderr
-    sent = slurm.hosts.run("sbatch", "--parsable", "mini.sbatch", cwd=folder, **slurm.environment)
+    sent = slurm.hosts.run(*UNSAID, "sbatch", "--parsable", "mini.sbatch", cwd=folder, **slurm.environment)
     assert sent.returncode == 0, sent.stderr
     return sent.stdout.strip(), folder / "runs/mini"
 
@@ -143,7 +144,20 @@ def python(pids, *words):
 def in_an_allocation(slurm, run, *words, cpus=1):
     salloc = ("salloc", "--nodes=2", "--ntasks-per-node=1", f"--cpus-per-task={cpus}")
     hosts = slurm.hosts.hostfile("a", "b")
-    return (*salloc, PROGRAM, "train", run, "--arm", "traces", "--hostfile", hosts, "--launcher", "slurm", *words)
+    return (
+        *salloc,
+        *UNSAID,
+        PROGRAM,
+        "train",
+        run,
+        "--arm",
+        "traces",
+        "--hostfile",
+        hosts,
+        "--launcher",
+        "slurm",
+        *words,
+    )
 
 
 @pytest.mark.soak
