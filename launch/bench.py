@@ -10,7 +10,6 @@ and one that fails costs nothing but itself.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from tracestill.data_pipeline.store import TokenStore
 from tracestill.launch import deepspeed_command, multinode
 from tracestill.launch.bench_search import Axes, Result, Setting, axes_of, climb, everything, own_setting
 from tracestill.launch.cluster import Cluster
-from tracestill.launch.deepspeed_command import TrainingFailed
+from tracestill.launch.deepspeed_command import Ranks, TrainingFailed
 from tracestill.trainer.failure import read_failure
 from tracestill.trainer.run_directory import RunDirectory
 
@@ -52,8 +51,12 @@ class Bench:
     def ranks(self) -> int:
         if self.cluster is not None:
             return self.cluster.ranks
-        recipe = self.run.recipe.for_arm(self.arm)
-        return deepspeed_command.ranks_of(recipe, deepspeed_command.count_gpus(), os.cpu_count() or 1)
+        return deepspeed_command.ranks_here(self.run.recipe.for_arm(self.arm)).count
+
+    @property
+    def threads(self) -> int | None:
+        """Of each rank on this host's CPU, in all settings alike, or they could not be compared."""
+        return deepspeed_command.ranks_here(self.run.recipe.for_arm(self.arm)).threads
 
     def measure(self, setting: Setting, ranks: int | None = None, cluster: Cluster | None = None) -> Result:
         """Run one setting, on the ranks or the hosts given or else on all. A result without ``problem`` is whole."""
@@ -77,7 +80,7 @@ class Bench:
         log = folder / "console.log"
         try:
             if cluster is None:
-                start = deepspeed_command.start_ranks(ENTRY_POINT, words, ranks)
+                start = deepspeed_command.start_ranks(ENTRY_POINT, words, Ranks(ranks, self.threads))
             else:
                 start = multinode.start_entry(cluster, self.run.root, ENTRY_POINT, words, folder / "launch")
             deepspeed_command.run(start.arguments, log, start.environment, watch=start.watch)

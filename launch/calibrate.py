@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tracestill.trainer.cores import usable_cores
 from tracestill.trainer.hardware import Link
 from tracestill.trainer.step_time import UPDATE_BYTES, Machine
 
@@ -21,7 +21,7 @@ def calibrate(cases: Sequence[Case], inside: Mapping[str, Link], between: Mappin
     same FLOPs is the median of cases that differ in nothing else. Cases with more ranks than cores say what crowding
     costs. The optimizer's time is split into a part that follows its elements and a fixed one where cases show both.
     """
-    here = os.cpu_count() or 1 if cases[0]["device"] == "cpu" else None
+    here = usable_cores() if cases[0]["device"] == "cpu" else None
     fits = [c for c in cases if here is None or c["ranks"] <= here * c["nodes"]] or list(cases)
     lowest = min(c["zero"] for c in fits)
     fullest = max(c["ranks"] for c in fits if c["zero"] == lowest)

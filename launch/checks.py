@@ -9,9 +9,10 @@ from rich.console import Console
 from tracestill.data_pipeline.errors import InputError
 from tracestill.launch import multinode
 from tracestill.launch.cluster import Cluster
-from tracestill.launch.deepspeed_command import check_ranks, count_gpus, devices, ranks_of
+from tracestill.launch.deepspeed_command import check_ranks, count_gpus, devices, ranks_here
 from tracestill.launch.runner import Work
 from tracestill.launch.training import can_resume
+from tracestill.trainer.cores import usable_cores
 from tracestill.trainer.monitor import check_installed
 from tracestill.trainer.recipe import MAIN_ARM, Recipe
 from tracestill.trainer.run_directory import RunDirectory
@@ -109,9 +110,8 @@ def check_machine(recipe: Recipe, arms: list[str], gpus: int, console: Console) 
     """Enough GPUs for the ranks of each arm that has to be trained. Raises InputError if not."""
     if not arms:
         return
-    cores = os.cpu_count() or 1
-    ranks = max(ranks_of(recipe.for_arm(arm), gpus, cores) for arm in arms)
-    warning = check_ranks(ranks, gpus, cores)
+    ranks = max(ranks_here(recipe.for_arm(arm)).count for arm in arms)
+    warning = check_ranks(ranks, gpus, usable_cores())
     devices(ranks, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     if warning:
         console.print(f"[yellow]warning:[/] {warning}", highlight=False)

@@ -34,7 +34,7 @@ EPILOG = """
 
 [bold]Several hosts[/]   [cyan]tracestill doctor --hostfile hosts[/], then [cyan]train runs/demo --hostfile hosts[/]
 
-[bold]Exit codes[/]   0 done, 2 bad input, 3 stopped as asked (saved), 4 a rank failed, 5 no room on disk, 130 Ctrl-C
+[bold]Exit codes[/]   0 done, 2 bad input, 3 stopped as asked (saved), 4 a rank failed, 5 disk full, 130 Ctrl-C twice
 """
 
 
@@ -50,8 +50,8 @@ class Guarded(TyperGroup):
         except (InputError, TrainingFailed) as error:
             complain(str(error))
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            complain("interrupted; finished stages are kept, run the same command again to go on")
+        except KeyboardInterrupt as interrupt:
+            complain(str(interrupt) or "interrupted")
             raise typer.Exit(130) from None
         except TrainingStopped as stop:
             typer.echo(str(stop), err=True)
@@ -232,8 +232,9 @@ def train(
 ) -> None:
     """Train the students with DeepSpeed, on this host or on those of a hostfile.
 
-    Everything the ranks print is kept in train/console.log. On SIGTERM, and after train.stop_after, it saves and ends
-    with exit code 3; the same command goes on. Under mpirun or srun it is one of the ranks. Next: [cyan]evaluate[/].
+    Everything the ranks print is kept in train/console.log. On Ctrl-C or SIGTERM, and after train.stop_after, it saves
+    and ends with exit code 3; the same command goes on. A second Ctrl-C ends it at once. Under mpirun or srun it is one
+    of the ranks. Next: [cyan]evaluate[/].
 
     Example: [cyan]tracestill train runs/demo --arm traces --set train.stop_after=55m --max-restarts 3[/]
     """

@@ -51,6 +51,10 @@ RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, su
 NodesOption = Annotated[int, typer.Option("--nodes", min=1, help="How many nodes.")]
 GpusOption = Annotated[int, typer.Option("--gpus", min=0, help="GPUs of each node, one rank each; 0: train on CPUs.")]
 RanksOption = Annotated[int | None, typer.Option("--ranks", min=1, help="Ranks of each node. Default: one a GPU.")]
+CpusOption = Annotated[
+    int | None,
+    typer.Option("--cpus", min=1, help="CPU cores of each rank. Default: what the scheduler gives; without GPUs 1."),
+]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", metavar="FILE", help="What to write; it must not exist yet.")
 ]
@@ -62,6 +66,7 @@ def slurm(
     gpus: GpusOption,
     time: Annotated[str, typer.Option("--time", help="Limit of the job: 24h, or 1-00:00:00.")],
     ranks: RanksOption = None,
+    cpus: CpusOption = None,
     run_dir: Annotated[
         Path | None,
         typer.Option("--run-dir", metavar="DIR", help="Where the run keeps its files. Default: runs/<name>."),
@@ -81,7 +86,7 @@ def slurm(
 
     loaded = load_recipe(recipe)
     file = output or Path(f"{loaded.name}.sbatch")
-    job = Job(nodes, gpus, time, ranks, interface, tuple(option or ()))
+    job = Job(nodes, gpus, time, ranks, interface, tuple(option or ()), cpus=cpus)
     write_new(file, batch_script(loaded, recipe, run_dir or Path("runs") / loaded.name, job, file))
     typer.echo(f"next: sbatch {file}")
 
@@ -100,6 +105,7 @@ def kubernetes(
     image: Annotated[str, typer.Option("--image", help="Container image that holds tracestill.")],
     claim: Annotated[str, typer.Option("--claim", help="PersistentVolumeClaim that all pods can write to.")],
     ranks: RanksOption = None,
+    cpus: CpusOption = None,
     arm: Annotated[str, typer.Option("--arm", metavar="NAME", help="Which student of the recipe.")] = "traces",
     mount: Annotated[str, typer.Option("--mount", metavar="DIR", help="Where pods see the claim.")] = "/runs",
     kind: Annotated[
@@ -117,7 +123,7 @@ def kubernetes(
 
     loaded = load_recipe(recipe)
     file = output or Path(f"{loaded.name}-{arm}.yaml")
-    pods = Pods(nodes, gpus, image, claim, ranks, mount)
+    pods = Pods(nodes, gpus, image, claim, ranks, mount, cpus=cpus)
     makers = {Kind.pytorchjob: pytorchjob.manifest, Kind.mpijob: mpijob.manifest}
     write_new(file, makers[kind](loaded, arm, pods))
     typer.echo(f"next: kubectl apply -f {file}")

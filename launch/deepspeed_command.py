@@ -6,6 +6,7 @@ Several hosts are the matter of ``launch/multinode.py``.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import signal
@@ -14,12 +15,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.launch.cpu_ranks import ranks_on_cpu
+from tracestill.trainer.cores import THREADS, usable_cores, usable_memory, wanted_threads
 from tracestill.trainer.failure import EXIT_FAILED
 from tracestill.trainer.join_ranks import free_port
 from tracestill.trainer.recipe import Recipe
@@ -27,11 +30,21 @@ from tracestill.trainer.recipe import Recipe
 ENTRY_POINT = "tracestill.trainer.train"
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 15.0  # what ranks get between SIGTERM and SIGKILL
+AT_ONCE = 1.0  # the same after Ctrl-C: whoever wants a save has asked for it before
 TAIL_LINES = 12
 LOGGING = re.compile(
     r"^\s*(\[\d{4}-|\[[WI]\d{4}|\[Gloo\]|\S+\.py:\d+: \w*Warning|$)"
 )  # what libraries say of themselves
 OF_HOST = re.compile(r"^[\w.:-]+: (?=error: |\s*\[|\s*$|\S+\.py:\d+)")  # pdsh names the host that speaks
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """How many ranks of one host."""
+
+    count: int
+    threads: int | None = None  # of each; None: on GPUs, or nobody chose
+    about: str = ""  # the threads, for people
 
 
 class LaunchWatch(Protocol):
@@ -43,8 +56,8 @@ class LaunchWatch(Protocol):
     def overdue(self) -> bool:
         """Whether the launcher should have ended by now."""
 
-    def end(self, process: subprocess.Popen[str]) -> None:
-        """Leave no process on any host."""
+    def end(self, process: subprocess.Popen[str], grace: float) -> None:
+        """Leave no process on any host; those here get ``grace`` seconds between SIGTERM and SIGKILL."""
 
 
 class TrainingStopped(RuntimeError):
@@ -66,13 +79,19 @@ def count_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def ranks_of(recipe: Recipe, gpus: int, cores: int) -> int:
-    """Ranks that an arm is trained on here. ``auto``: one a GPU, or two on a CPU, no more than packs in a step; where
-    ranks share rows (train.sequence_parallel), as many such groups."""
-    if recipe.train.ranks == "auto":
-        parts = recipe.train.sequence_parallel
-        return parts * min(max(1, (gpus or min(2, cores)) // parts), recipe.plan.packs_per_step)
-    return recipe.train.ranks
+def ranks_of(recipe: Recipe, gpus: int, cores: int, room: float = math.inf, threads: int | None = None) -> Ranks:
+    """Ranks that an arm is trained on here. ``auto``: one a GPU, no more than packs in a step, and where ranks share
+    rows (train.sequence_parallel) as many such groups; on a CPU as ``ranks_on_cpu`` says."""
+    asked, parts, packs = recipe.train.ranks, recipe.train.sequence_parallel, recipe.plan.packs_per_step
+    if gpus:
+        return Ranks(parts * min(max(1, gpus // parts), packs) if asked == "auto" else asked)
+    ranks, each, short = ranks_on_cpu(recipe, cores, room, threads)
+    return Ranks(ranks, each, f", {each} thread(s) each, of {cores} core(s)" + (f"; {short}" if short else ""))
+
+
+def ranks_here(recipe: Recipe) -> Ranks:
+    """Ranks as ``ranks_of``, on this host as it is."""
+    return ranks_of(recipe, count_gpus(), usable_cores(), usable_memory(), wanted_threads())
 
 
 def check_ranks(ranks: int, gpus: int, cores: int) -> str | None:
@@ -94,21 +113,21 @@ class Start:
     environment: dict[str, str]
     ranks: int
     gpus: bool
-    where: str = ""  # " of 2 hosts", for people
+    where: str = ""  # " of 2 hosts", or the threads of each rank, for people
     watch: LaunchWatch | None = None
 
 
 def start_here(recipe: Recipe, run_dir: Path, arm: str, resume: str) -> Start:
     """How an arm's training starts on this host alone."""
-    ranks = ranks_of(recipe, count_gpus(), os.cpu_count() or 1)
-    return start_ranks(ENTRY_POINT, rank_arguments(run_dir, arm, resume), ranks)
+    ranks = ranks_here(recipe)
+    return replace(start_ranks(ENTRY_POINT, rank_arguments(run_dir, arm, resume), ranks), where=ranks.about)
 
 
-def start_ranks(entry: str, words: Sequence[str], ranks: int) -> Start:
-    """How ``ranks`` ranks of a module start on this host alone."""
+def start_ranks(entry: str, words: Sequence[str], ranks: Ranks) -> Start:
+    """How the ranks of a module start on this host alone."""
     gpus = count_gpus()
-    arguments = command(entry, words, ranks=ranks, port=free_port())
-    return Start(arguments, child_environment(gpus), ranks, gpus > 0)
+    arguments = command(entry, words, ranks=ranks.count, port=free_port())
+    return Start(arguments, child_environment(gpus, threads=ranks.threads), ranks.count, gpus > 0)
 
 
 def command(
@@ -139,11 +158,14 @@ def devices(ranks: int, visible: str) -> list[str]:
     return ["--include", "localhost:" + ",".join(names[:ranks])]
 
 
-def child_environment(gpus: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """This process's environment plus what ranks on one host need; what the user has set stays."""
+def child_environment(
+    gpus: int, environment: Mapping[str, str] = os.environ, threads: int | None = None
+) -> dict[str, str]:
+    """This process's environment plus what ranks on one host need, with ``threads`` each on its CPU (None: 1); what the
+    user has set stays."""
     wanted = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
     if not gpus:
-        wanted |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+        wanted |= {THREADS: str(threads or 1), "DS_ACCELERATOR": "cpu"}
     # One host: ranks talk over the loopback interface and listen on no other.
     loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     if loopback:
@@ -164,7 +186,8 @@ def run(
     """Run the launcher in a process group of its own, its output appended to ``log``; wait for its end.
 
     ``on_poll`` is called a few times a second; ``watch`` looks after ranks on other hosts. Whatever ends the wait, no
-    rank outlives it. Raises InputError if the ranks refused their input, TrainingFailed on any other failure.
+    rank outlives it; after Ctrl-C they end at once, and no further one disturbs that. Raises InputError if the ranks
+    refused their input, TrainingFailed on any other failure.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     tail: list[str] = []
@@ -183,14 +206,19 @@ def run(
         on_line = watch.line if watch else lambda line: None
         reader = threading.Thread(target=copy_lines, args=(process, handle, tail, on_line), daemon=True)
         reader.start()
+        grace = GRACE_SECONDS
         try:
             while process.poll() is None and not (watch and watch.overdue()):
                 on_poll()
                 time.sleep(POLL_SECONDS)
             on_poll()
+        except KeyboardInterrupt:
+            grace = AT_ONCE
+            raise
         finally:
-            (watch.end if watch else end_group)(process)
-            reader.join(timeout=5)
+            with undisturbed():
+                (watch.end if watch else end_group)(process, grace)
+                reader.join(timeout=5)
     if process.returncode:
         refused = [line.removeprefix("error: ") for line in tail if line.startswith("error: ")]
         if refused:
@@ -199,6 +227,19 @@ def run(
         raise TrainingFailed(
             f"training ended with exit code {process.returncode}; the whole output is in {log}, its end:\n{last}"
         )
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Meanwhile Ctrl-C is not heard: a third one, in the middle of ending the ranks, would leave some of them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def copy_lines(process: subprocess.Popen[str], handle: object, tail: list[str], on_line: Callable[[str], None]) -> None:
@@ -215,9 +256,9 @@ def copy_lines(process: subprocess.Popen[str], handle: object, tail: list[str], 
             del tail[: -4 * TAIL_LINES]
 
 
-def end_group(process: subprocess.Popen[str]) -> None:
-    """Make sure that nothing of the child's process group is left: ask first, then kill."""
-    deadline = time.monotonic() + GRACE_SECONDS
+def end_group(process: subprocess.Popen[str], grace: float = GRACE_SECONDS) -> None:
+    """Make sure that nothing of the child's process group is left: ask first, and kill after ``grace`` seconds."""
+    deadline = time.monotonic() + grace
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGTERM)
         while time.monotonic() < deadline:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -23,6 +22,7 @@ from tracestill.launch.multinode import HostWatch
 from tracestill.launch.preflight import SLOW, Finding, lags
 from tracestill.launch.probe import MARK
 from tracestill.launch.rank_environment import refuse_foreign_file
+from tracestill.trainer.cores import usable_cores
 
 ENTRY_POINT = "tracestill.launch.collective"
 WRITTEN = 64 << 20  # bytes that each host writes, to time it
@@ -39,7 +39,7 @@ BY_FACTS: tuple[Callable[[Survey], Finding], ...] = (
 
 def this_host() -> Cluster:
     """This host alone, with the ranks that training would use."""
-    ranks = deepspeed_command.count_gpus() or min(2, os.cpu_count() or 1)
+    ranks = deepspeed_command.count_gpus() or min(2, usable_cores())
     return Cluster((Host("localhost", tuple(range(ranks))),))
 
 

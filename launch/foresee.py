@@ -94,7 +94,7 @@ class Student:
             len(list(model.parameters())),
             head.numel() if shared else 0,
             config.get_text_config(decoder=True).num_hidden_layers,
-            decoder_of(config.get_text_config(decoder=True)),
+            memory.decoder_of(config.get_text_config(decoder=True)),
         )
 
     def tasks(self, capacity: int, packs: int, ranks: int, zero: int, number: int, *, recompute: bool) -> list[Task]:
@@ -154,24 +154,6 @@ class Student:
         rows = self.recipe.train.chunk_rows
         setting = memory.Setting(capacity, ranks, zero=zero, bytes=number, recompute=recompute, chunk_rows=rows)
         return memory.estimate(self.decoder, setting)["peak"] / 2**30
-
-
-def decoder_of(config: Any) -> memory.Decoder | None:
-    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
-    if config.model_type not in ("llama", "qwen2", "qwen3", "mistral") or not all(hasattr(config, n) for n in names):
-        return None
-    heads = config.num_attention_heads
-    return memory.Decoder(
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        intermediate=config.intermediate_size,
-        heads=heads,
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        vocabulary=config.vocab_size,
-        tied=bool(config.tie_word_embeddings),
-        qk_norm=config.model_type == "qwen3",
-    )
 
 
 def foresee_nodes(bench: Bench, student: Student, found: Found, wanted: Forecast) -> Found:
@@ -307,7 +289,7 @@ def fitted(bench: Bench, cluster: Cluster | None, ranks: int = 0) -> dict[str, L
     words = ["--fit", "--slots", ",".join(map(str, slots))]
     folder = bench.folder / "links"
     if cluster is None:
-        start = deepspeed_command.start_ranks(COLLECTIVES, words, ranks)
+        start = deepspeed_command.start_ranks(COLLECTIVES, words, deepspeed_command.Ranks(ranks))
     else:
         start = multinode.start_entry(cluster, bench.run.root, COLLECTIVES, words, folder)
     log = folder / "console.log"

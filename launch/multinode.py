@@ -29,6 +29,7 @@ from tracestill.launch.end_run import GRACE_SECONDS, VARIABLE
 from tracestill.launch.hostfile import format_hostfile
 from tracestill.launch.preflight import judge_here, require_ready
 from tracestill.launch.rank_environment import (
+    OF_STEP,
     check_text,
     format_environment,
     launcher_environment,
@@ -36,6 +37,7 @@ from tracestill.launch.rank_environment import (
     refuse_foreign_file,
 )
 from tracestill.launch.remote import END, ask_all
+from tracestill.trainer.cores import OF_TASK, threads_of
 from tracestill.trainer.failure import NO_ANSWER
 from tracestill.trainer.join_ranks import free_port
 from tracestill.trainer.recipe import Recipe
@@ -105,6 +107,7 @@ def assemble(found: Survey, meeting: Meeting, entry: str, words: Sequence[str], 
         interface=meeting.interface,
         launcher=None if cluster.here_only else launcher,
         stated=cluster.interface is not None,
+        threads=threads_on(found),
     )
     if launcher in NO_ADDRESS and not cluster.here_only:
         variables |= {"MASTER_ADDR": meeting.address, "MASTER_PORT": str(meeting.port)}
@@ -126,6 +129,14 @@ def assemble(found: Survey, meeting: Meeting, entry: str, words: Sequence[str], 
     else:
         own = launcher_environment(environment, launcher)
     return Launch(cluster, meeting, token, arguments, own, variables, found.gpus)
+
+
+def threads_on(found: Survey) -> int:
+    """Threads of each rank where ranks compute on CPUs: of the host with the fewest cores a rank; in an allocation of
+    Slurm's, which binds each task to its own cores, what that gives to a task."""
+    if found.cluster.launcher == "slurm" and not found.cluster.here_only:
+        return next((int(os.environ[n]) for n in (OF_STEP, OF_TASK) if os.environ.get(n, "").isdecimal()), 1)
+    return min((threads_of(len(host.slots), facts.get("cores", 1)) for host, facts in found.answered), default=1)
 
 
 def start_on(cluster: Cluster, root: Path, arm: str, resume: str) -> deepspeed_command.Start:
@@ -205,12 +216,14 @@ class HostWatch:
         """Whether the other hosts have had their time to follow."""
         return self.failed_at is not None and time.monotonic() > self.failed_at + self.wait
 
-    def end(self, process: subprocess.Popen[str]) -> None:
-        """Make sure that nothing of this launch is left on any host."""
+    def end(self, process: subprocess.Popen[str], grace: float) -> None:
+        """Make sure that nothing of this launch is left on any host; ``grace`` is that of ``end_group``."""
         code = process.poll()
         family = descendants(process.pid) if code is None else []  # pdsh's ssh are in process groups of their own
+        if self.launch.cluster.launcher == "slurm":  # srun, killed, would leave its tasks on other hosts
+            grace = deepspeed_command.GRACE_SECONDS
         if self.launch.cluster.here_only or self.launch.cluster.launcher != "pdsh":
-            deepspeed_command.end_group(process)
+            deepspeed_command.end_group(process, grace)
         if code != 0 and not self.launch.cluster.here_only and self.launch.cluster.launcher != "slurm":
             end_everywhere(self.launch.cluster, self.launch.token)
         with contextlib.suppress(ProcessLookupError, PermissionError):

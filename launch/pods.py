@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.trainer.cores import THREADS
 from tracestill.trainer.recipe import Recipe, dump_recipe, refuse_local_checkpoints
 
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,44}[a-z0-9])?")  # leaves room for what the operator appends, in 63 characters
 IMAGE = re.compile(r"[\w.:/@-]+", re.ASCII)
-CPU = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
 HEAD = """\
 # Trains arm {arm} of {name} on {nodes} pod(s) with {ranks} rank(s) each. Apply with: kubectl apply -f FILE
 # Written by `tracestill kubernetes`; safe to edit.
@@ -74,6 +74,7 @@ class Pods:
     ranks: int | None = None  # in each pod; None: one a GPU
     mount: str = "/runs"  # where pods see the claim
     attempts: int = 20
+    cpus: int | None = None  # cores of each rank; None: one where ranks compute on the CPU, else no limit
 
 
 def values_of(recipe: Recipe, arm: str, pods: Pods) -> dict[str, str | int]:
@@ -93,6 +94,7 @@ def values_of(recipe: Recipe, arm: str, pods: Pods) -> dict[str, str | int]:
     if not re.fullmatch(r"(/[\w.-]+)+", pods.mount, re.ASCII):
         raise InputError(f"--mount {pods.mount}: expected an absolute path without spaces")
     run_dir = f"{pods.mount}/{recipe.name}"
+    limits = {"nvidia.com/gpu": pods.gpus, "cpu": ranks * (pods.cpus or (0 if pods.gpus else 1))}
     return {
         "name": recipe.name,
         "arm": arm,
@@ -105,8 +107,13 @@ def values_of(recipe: Recipe, arm: str, pods: Pods) -> dict[str, str | int]:
         "run_dir": run_dir,
         "mounts": MOUNTS.format(mount=pods.mount),
         "data": f"[tracestill, run, /recipe/recipe.yaml, --run-dir, {run_dir}, --until, plan]",
-        "limits": f"nvidia.com/gpu: {pods.gpus}" if pods.gpus else f"cpu: {ranks}",
+        "limits": ", ".join(f"{name}: {count}" for name, count in limits.items() if count),
     }
+
+
+def rank_variables(pods: Pods) -> dict[str, str]:
+    """What tells ranks to compute on the CPU, and with how many threads; nothing where there are GPUs."""
+    return {} if pods.gpus else {THREADS: str(pods.cpus or 1), "DS_ACCELERATOR": "cpu"}
 
 
 def head(recipe: Recipe, what: str, values: dict[str, str | int], **files: str) -> str:

@@ -27,6 +27,7 @@ from typing import Any
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import digest_of_file, output_digest, read_manifest, versions
+from tracestill.trainer.cores import usable_cores
 
 MARK = "tracestill-probe "  # before the line of JSON: a login shell may print something of its own
 CONNECT_SECONDS = 3.0
@@ -53,7 +54,7 @@ def describe(request: dict[str, Any]) -> dict[str, Any]:
         "name": socket.gethostname(),
         "versions": found_versions(),
         "source": source_digest(),
-        "cores": os.cpu_count() or 1,
+        "cores": usable_cores(),
         "memory": {"total": memory.total, "free": memory.available},
         "gpus": gpus(),
         "links": gpu_links(),

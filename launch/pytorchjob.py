@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tracestill.launch.pods import CPU, DATA, VOLUMES, Pods, head, indented, values_of
+from tracestill.launch.pods import DATA, VOLUMES, Pods, head, indented, rank_variables, values_of
 from tracestill.trainer.recipe import Recipe
 
 JOB = """\
@@ -58,7 +58,7 @@ terminationGracePeriodSeconds: 60
 def manifest(recipe: Recipe, arm: str, pods: Pods) -> str:
     """The YAML. Raises InputError for a name that Kubernetes would refuse."""
     values = values_of(recipe, arm, pods)
-    cpu = "".join(f'\n      - {{name: {n}, value: "{v}"}}' for n, v in CPU.items()) if not pods.gpus else ""
+    cpu = "".join(f'\n      - {{name: {n}, value: "{v}"}}' for n, v in rank_variables(pods).items())
     shared = {**values, "cpu": cpu, "volumes": VOLUMES.format(**values)}
     plan = f"{values['run_dir']}/arms/{arm}/plan/manifest.json"
     wait = {**values, "data": f'[sh, -c, "until [ -e {plan} ]; do sleep 5; done"]'}

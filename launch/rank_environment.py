@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.launch.end_run import VARIABLE
+from tracestill.trainer.cores import OF_TASK, THREADS
 
 SECRETS = ("AUTHORIZATION", "CREDENTIAL", "JWT", "KEY", "PASSPHRASE", "PASSWD", "PASSWORD", "SECRET", "TOKEN")
 PASSED_ON = re.compile(
@@ -26,6 +27,7 @@ LAUNCHER = re.compile(  # what the launcher, ssh, pdsh, mpirun and srun themselv
 )
 ALWAYS = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
 EXPORTED_BY_DEEPSPEED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
+OF_STEP = "SRUN_CPUS_PER_TASK"
 NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 PLAIN = r"\w@%+=:,./-"  # what DeepSpeed's launcher leaves unquoted
 SAFE = {  # by launcher: what a value or an argument may hold
@@ -54,19 +56,20 @@ def rank_environment(
     interface: str,
     launcher: str | None,
     stated: bool = False,
+    threads: int = 1,
     environment: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
     """Variables for the ranks: ours, those of the user's that libraries read, and the ``chosen`` (NAME or NAME=VALUE).
 
     ``stated``: the interface was named on the command line, which counts for more than a variable. ``launcher``: what
-    values have to pass through; None: nothing, the ranks are on this host. Raises InputError for a name that may hold
-    a secret, and for a value that would not arrive as it is.
+    values have to pass through; None: nothing, the ranks are on this host. ``threads``: of each rank on a CPU. Raises
+    InputError for a name that may hold a secret, and for a value that would not arrive as it is.
     """
     found = dict(ALWAYS)
     network = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
     found |= network
     if not gpus:
-        found["OMP_NUM_THREADS"] = "1"
+        found[THREADS] = str(threads)
     found |= {n: v for n, v in environment.items() if PASSED_ON.fullmatch(n) and n not in OURS and not is_secret(n)}
     if stated:
         found |= network
@@ -101,6 +104,8 @@ def launcher_environment(
         check_text(found.get(name, ""), f"the environment variable {name}", launcher)
     # pdsh would ask for a password where there is nobody to type one
     options = f"-oBatchMode=yes {found.get('PDSH_SSH_ARGS_APPEND', '')}".strip()
+    if launcher == "slurm" and OF_TASK in found:  # since Slurm 22.05 srun does not take it over from the allocation
+        found.setdefault(OF_STEP, found[OF_TASK])
     return {**found, "PDSH_SSH_ARGS_APPEND": options, "DS_ENV_FILE": str(environ_file)}
 
 

@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from tracestill.data_pipeline.stage import read_manifest, stage, versions, write
 from tracestill.launch.report_html import page
 from tracestill.launch.stages import plan_works
 from tracestill.launch.training import wall_seconds
+from tracestill.trainer.cores import usable_cores
 from tracestill.trainer.run_directory import RunDirectory
 
 FORMAT = 1
@@ -197,7 +197,7 @@ def machine() -> dict[str, Any]:
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "cores": usable_cores(),
         "memory_gib": round(memory / 2**30, 1),
         "gpus": gpus(),
     }

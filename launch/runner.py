@@ -61,7 +61,12 @@ def run_stages(works: Iterable[Work], console: Console) -> None:
             console.print(line(work.label, "up to date, skipped", "dim"), soft_wrap=True)
             continue
         started = time.perf_counter()
-        work.action(work.label, console)
+        try:
+            work.action(work.label, console)
+        except KeyboardInterrupt as interrupt:
+            kept = "every answer so far is kept" if work.stage == "sample" else "the same command does it anew"
+            told = str(interrupt) or f"interrupted in {work.label}: {kept}"
+            raise KeyboardInterrupt(f"{told}; stages that have finished are kept") from None
         seconds = time.perf_counter() - started
         text = f"{summary(work.stage, work.directory)}  [{seconds:.1f} s]"
         console.print(line(work.label, text.strip(), "green"), soft_wrap=True)

@@ -24,7 +24,7 @@ SCRIPT = """\
 #SBATCH --job-name={name}
 #SBATCH --nodes={nodes}
 #SBATCH --ntasks-per-node={ranks}
-{resources}#SBATCH --time={time}
+{cores}{resources}#SBATCH --time={time}
 # The job goes back into the queue when a node fails or a more important job takes the nodes.
 #SBATCH --requeue
 # {grace} s before the time limit every rank gets SIGTERM: they save after the step at hand and end with exit code 3.
@@ -44,6 +44,11 @@ MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
 export MASTER_ADDR MASTER_PORT
 {interface}
+# --- cores: since Slurm 22.05 srun does not take --cpus-per-task over from the job, and may bind a task to one core
+cores=$(tr ',' '\n' <<< "$SLURM_JOB_CPUS_PER_NODE" | sed 's/(.*//' | sort -n | head -n 1) # of the node with fewest
+SRUN_CPUS_PER_TASK=${{SLURM_CPUS_PER_TASK:-$((cores < {ranks} ? 1 : cores / {ranks}))}} # of each rank
+export SRUN_CPUS_PER_TASK
+
 # --- the ranks' environment: nothing else that is set where you submit is needed
 export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false{cpu}
 
@@ -61,10 +66,11 @@ go_on_later() {{
     exit 0
 }}
 
-# One task for what needs no ranks. The signal before the time limit ends it with 143; stages that finished are kept.
+# One task, with all cores of its node, for what needs no ranks. The signal before the time limit ends it with 143;
+# stages that finished are kept.
 alone() {{
     local code=0
-    srun --nodes=1 --ntasks=1 "$python" -m tracestill.launch.cli run "$@" || code=$?
+    srun --nodes=1 --ntasks=1 --cpus-per-task="$cores" "$python" -m tracestill.launch.cli run "$@" || code=$?
     if [ "$code" -eq 143 ]; then
         go_on_later
     elif [ "$code" -ne 0 ]; then
@@ -80,8 +86,8 @@ alone {recipe} --run-dir "$run_dir" --until plan
 for arm in {arms}; do
     code=0
     rm -f "$run_dir/{train}/stopped.json"
-    srun --kill-on-bad-exit=1 "$python" -m tracestill.trainer.train \\
-        --run-dir "$run_dir" --arm "$arm" --resume auto || code=$?
+    srun --kill-on-bad-exit=1 --cpus-per-task="$SRUN_CPUS_PER_TASK"{threads} \\
+        "$python" -m tracestill.trainer.train --run-dir "$run_dir" --arm "$arm" --resume auto || code=$?
     if [ "$code" -eq 3 ] || [ -e "$run_dir/{train}/stopped.json" ]; then
         go_on_later
     elif [ "$code" -ne 0 ]; then
@@ -106,6 +112,7 @@ class Job:
     options: tuple[str, ...] = ()  # further lines of #SBATCH, such as --partition=a100
     grace: int = 300  # seconds between the signal and the time limit
     attempts: int = 20
+    cpus: int | None = None  # cores of each rank; None: as many as Slurm gives
 
 
 def batch_script(recipe: Recipe, source: Path, run_dir: Path, job: Job, file: Path) -> str:
@@ -128,6 +135,7 @@ def batch_script(recipe: Recipe, source: Path, run_dir: Path, job: Job, file: Pa
         nodes=job.nodes,
         ranks=ranks,
         file=file,
+        cores=f"#SBATCH --cpus-per-task={job.cpus}\n" if job.cpus else "",
         resources=f"#SBATCH --gpus-per-node={job.gpus}\n" if job.gpus else "",
         time=slurm_time(job.time, job.grace),
         grace=job.grace,
@@ -137,7 +145,8 @@ def batch_script(recipe: Recipe, source: Path, run_dir: Path, job: Job, file: Pa
         run_dir=shlex.quote(str(run_dir.absolute())),
         recipe=shlex.quote(str(source.absolute())),
         interface=talk,
-        cpu="" if job.gpus else " OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu",
+        cpu="" if job.gpus else " DS_ACCELERATOR=cpu",
+        threads="" if job.gpus else ' env OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}"',
         attempts=job.attempts,
         arms=" ".join(recipe.arm_names()),
         train="arms/$arm/train",

@@ -123,7 +123,7 @@ def evaluate_work(run: RunDirectory, arm: str) -> Work:
     def action(label: str, console: Console) -> None:
         from tracestill.trainer import evaluate
 
-        with bar(label, console) as progress:
+        with bar(label, console, "tokens") as progress:
             evaluate.run(run, arm, progress.set)
 
     return Work("evaluate", arm, run.stage(arm, "evaluate"), config, inputs, action)

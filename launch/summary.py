@@ -60,7 +60,10 @@ def train(manifest: dict[str, Any], directory: Path) -> str:
 
 def evaluate(manifest: dict[str, Any], directory: Path) -> str:
     result = json.loads((directory / "result.json").read_text(encoding="utf-8"))
-    return f"{result['accuracy']:.1%} of {result['questions']:,} questions right, {result['truncated']:,} cut off"
+    threads = f", by {result['threads']} thread(s)" if result.get("threads") else ""
+    return (
+        f"{result['accuracy']:.1%} of {result['questions']:,} questions right, {result['truncated']:,} cut off{threads}"
+    )
 
 
 def report(manifest: dict[str, Any], directory: Path) -> str:

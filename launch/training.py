@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.stage import identity, is_current, read_manifest, write_json
+from tracestill.data_pipeline.stage import identity, is_current, write_json
 from tracestill.launch import deepspeed_command, multinode
 from tracestill.launch.cluster import Cluster, what_is_left
 from tracestill.launch.progress import Bar, bar
 from tracestill.launch.restarts import Restarts, explained, newest
+from tracestill.launch.stop_signals import stop_on_signals, what_is_saved
 from tracestill.trainer import stopping
 from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE, committed, complete
 from tracestill.trainer.failure import FAILURE
+from tracestill.trainer.headway import PROGRESS, read_headway
 from tracestill.trainer.run_directory import RunDirectory
 
 CONSOLE_LOG = "console.log"
@@ -42,16 +40,24 @@ def train_arm(
     """Train, and start again from the newest checkpoint, up to ``max_restarts`` times, after a rank has failed; where
     the cluster is elastic, on the hosts that are left.
 
-    SIGTERM is turned into a request to save and stop; a second one ends the ranks. Raises as ``attempt`` does.
+    SIGTERM, and Ctrl-C, is turned into a request to save and stop; a second one ends the ranks. Raises as ``attempt``
+    does, and KeyboardInterrupt; what is said then tells what is saved.
     """
     directory = run.stage(arm, "train")
     restarts = Restarts(directory, max_restarts, begun=newest(directory) if can_resume(run, arm) else 0)
-    with stop_on_sigterm(directory, console):
+    with stop_on_signals(directory, console):
         while True:
             try:
                 return attempt(run, arm, label, console, resume=resume, cluster=cluster)
+            except KeyboardInterrupt:
+                saved = what_is_saved(directory, resumes=can_resume(run, arm))
+                raise KeyboardInterrupt(f"interrupted in the training of {arm}: {saved}") from None
             except deepspeed_command.TrainingFailed as error:
-                text = f"  {label}: {restarts.next(error)}"
+                try:
+                    text = f"  {label}: {restarts.next(error)}"
+                except deepspeed_command.TrainingFailed as last:
+                    saved = what_is_saved(directory, resumes=can_resume(run, arm))
+                    raise deepspeed_command.TrainingFailed(f"{last}\n  {arm}: {saved}") from None
                 if cluster is not None and cluster.elastic:
                     cluster = what_is_left(cluster, run.root)
                     text += f" on {', '.join(cluster.names)}"
@@ -68,7 +74,7 @@ def attempt(
     """
     own = run.recipe.for_arm(arm)
     directory = run.stage(arm, "train")
-    stopping.clear(directory, FAILURE)
+    stopping.clear(directory, FAILURE, PROGRESS)
     if cluster is None:
         start = deepspeed_command.start_here(own, run.root, arm, resume)
     else:
@@ -84,9 +90,8 @@ def attempt(
         highlight=False,
         soft_wrap=True,
     )
-    with bar(label, console) as progress:
-        total = total_steps(own.train.steps, own.train.epochs, run.stage(arm, "plan"))
-        watch = Watch(directory, total, own.span_kinds(), progress, console)
+    with bar(label, console, "tokens") as progress:
+        watch = Watch(directory, own.span_kinds(), progress, console)
         started = time.perf_counter()
         try:
             deepspeed_command.run(start.arguments, log, start.environment, watch.poll, start.watch)
@@ -102,25 +107,6 @@ def attempt(
         raise explained(cut, directory, log)
 
 
-@contextlib.contextmanager
-def stop_on_sigterm(directory: Path, console: Console) -> Iterator[None]:
-    """Meanwhile the first SIGTERM asks the ranks to save and stop. Earlier requests and their outcome are forgotten."""
-    stopping.clear(directory, stopping.REQUEST, stopping.MARKER)
-    before = signal.getsignal(signal.SIGTERM)
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        stopping.request(directory, "SIGTERM")
-        signal.signal(signal.SIGTERM, before)
-        console.print("SIGTERM: training saves after this step and stops", highlight=False)
-
-    signal.signal(signal.SIGTERM, on_signal)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        stopping.clear(directory, stopping.REQUEST)
-
-
 def raise_if_stopped(run: RunDirectory, arm: str, directory: Path) -> None:
     """Raise TrainingStopped if the ranks left word that they saved and stopped."""
     try:
@@ -131,13 +117,6 @@ def raise_if_stopped(run: RunDirectory, arm: str, directory: Path) -> None:
         f"training of {arm} stopped after step {found['step']} of {found['steps']} ({found['reason']}) and is saved; "
         f"go on with `tracestill train {run.root} --arm {arm} --resume auto`"
     )
-
-
-def total_steps(steps: int | None, epochs: int | None, plan: Path) -> int:
-    if steps is not None:
-        return steps
-    manifest = read_manifest(plan) or {}
-    return int(epochs or 0) * int(manifest.get("steps_per_epoch", 0))
 
 
 def add_seconds(directory: Path, seconds: float) -> None:
@@ -173,26 +152,28 @@ def can_resume(run: RunDirectory, arm: str) -> bool:
 class Watch:
     """Reads what rank 0 writes as it trains, and shows it."""
 
-    def __init__(self, directory: Path, total: int, kinds: Kinds, progress: Bar, console: Console) -> None:
-        self.directory, self.total, self.kinds, self.progress, self.console = directory, total, kinds, progress, console
+    def __init__(self, directory: Path, kinds: Kinds, progress: Bar, console: Console) -> None:
+        self.directory, self.kinds, self.progress, self.console = directory, kinds, progress, console
         self.read = 0  # bytes of log.jsonl
+        self.note = ""  # its newest line
         self.previewed = mark(directory / "preview.json")
         self.before = mark(directory / "log.jsonl")
-        progress.set(0, total, "starting")
+        progress.set(0, 0, "starting")
 
     def poll(self) -> None:
-        """Show the preview of the weighting once, then the newest line of the log."""
+        """Show the preview of the weighting once, then how far training is and the newest line of the log."""
         preview = self.directory / "preview.json"
         if mark(preview) not in (None, self.previewed):
             self.previewed = mark(preview)
             show_preview(preview, self.kinds, self.console)
         log = self.directory / "log.jsonl"
-        if mark(log) in (None, self.before):
-            return
-        self.before = None
-        line = self.newest(log)
-        if line:
-            self.progress.set(line["step"], self.total, note_of(line))
+        if mark(log) not in (None, self.before):
+            self.before = None
+            line = self.newest(log)
+            self.note = note_of(line) if line else self.note
+        now = read_headway(self.directory)
+        if now is not None:
+            self.progress.set(now.tokens, now.total, f"step {now.step}/{now.steps}  {self.note}".rstrip())
 
     def newest(self, log: Path) -> dict[str, Any] | None:
         """The last whole line about a step since the last call."""

@@ -31,7 +31,8 @@ SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
 # No cgroups: a container rarely lends them out.
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+# Each task is bound to its own cores, as on most clusters.
+TaskPlugin=task/affinity
 JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU

@@ -45,8 +45,9 @@ from tracestill.trainer.train import train  # noqa: E402
 RESULT = "result.json"
 BARE: dict[str, Any] = {  # the steps alone: nothing is measured, saved or told elsewhere meanwhile
     **{"epochs": None, "schedule": "constant", "warmup": 0, "decay": 0, "stop_after": None},
-    **{"held_out_every": 0, "held_out_questions": 0, "checkpoint_every": 0, "metric": None, "patience": None},
-    **{"export": "last", "monitor": {"tensorboard": False, "wandb": None, "comet": None}},
+    **{"held_out_every": 0, "held_out_questions": 0, "checkpoint_every": 0, "checkpoint_interval": None},
+    **{"metric": None, "patience": None, "export": "last"},
+    **{"monitor": {"tensorboard": False, "wandb": None, "comet": None}},
 }
 PARTS = ("data", "forward", "backward", "optimizer", "communication")
 
@@ -56,6 +57,7 @@ class Unsaved(Saver):
 
     def __init__(self) -> None:
         self.thread, self.failure = None, None
+        self.interval, self.seconds, self.saved = None, None, None
 
     def save(self, engine: engine.Engine, step: int, state: dict[str, Any], *, best: int | None = None) -> None:
         pass

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tracestill.data_pipeline.errors import InputError
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer import deepspeed_keys, zero
+from tracestill.trainer.cores import own_threads
 from tracestill.trainer.ema import Ema
 from tracestill.trainer.join_ranks import join
 from tracestill.trainer.monitor import MonitorConfig, events
@@ -75,6 +76,7 @@ class StepResult:
     grad_norm: float  # of the true gradient, before clipping
     reason: str  # why nothing changed: "no weight", "loss is not finite", "gradient is not finite"; else ""
     stop: bool = False  # some rank was asked to stop after this step
+    save: bool = False  # some rank says that a checkpoint is due after it
 
     @property
     def skipped(self) -> bool:
@@ -109,6 +111,9 @@ def connect(settings: TrainConfig) -> World:
             torch.cuda.set_device(local)
         deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    threads = None if cuda else own_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
     rank, ranks = dist.get_rank(), dist.get_world_size()
     place = grid(rank, ranks, settings.sequence_parallel)
     return World(rank, ranks, local, device, training_dtype(settings, device), place)
@@ -264,17 +269,17 @@ class Engine:
         self.deepspeed.backward(loss * self.ranks, scale_wrt_gas=False)
         self._micro_steps += 1
 
-    def step(self, lr: float, *, weight_sum: float | None = None, stop: bool = False) -> StepResult:
+    def step(self, lr: float, *, weight_sum: float | None = None, stop: bool = False, save: bool = False) -> StepResult:
         """Update the parameters, or on all ranks none of them: if the step has no weight at all, or if any loss or
         gradient is not finite. The host waits for the device once, here.
 
         ``weight_sum`` is the sum of w over all ranks; None if the host does not know it: then a gradient that is
-        exactly zero means no weight. ``stop`` on one rank reaches the result of all. Raises RuntimeError unless
-        ``accumulation`` micro-steps came before.
+        exactly zero means no weight. ``stop`` and ``save`` on one rank reach the result of all. Raises RuntimeError
+        unless ``accumulation`` micro-steps came before.
         """
         if self._micro_steps != self.accumulation:
             raise RuntimeError(f"{self._micro_steps} micro-steps before a step of {self.accumulation}")
-        loss, square, stops = self._sums(stop)
+        loss, square, stops, saves = self._sums(stop, save)
         if not math.isfinite(loss):
             reason = "loss is not finite"
         elif not math.isfinite(square):
@@ -290,10 +295,11 @@ class Engine:
             if self.ema is not None:
                 self.ema.update()
         self._start_step()
-        return StepResult(loss, math.sqrt(square), reason, stops > 0)
+        return StepResult(loss, math.sqrt(square), reason, stops > 0, saves > 0)
 
-    def _sums(self, stop: bool) -> tuple[float, float, float]:
-        """The step's loss, squared gradient norm and requests to stop, summed over all ranks by one all-reduce.
+    def _sums(self, stop: bool, save: bool) -> list[float]:
+        """The step's loss, squared gradient norm and requests to stop and to save, summed over all ranks by one
+        all-reduce.
 
         A NaN or an infinity on any rank makes the sum NaN or infinite, so every rank decides alike.
         """
@@ -301,10 +307,9 @@ class Engine:
         squares = self._loss.new_zeros(())
         if shares:
             squares = torch.stack(torch._foreach_norm(shares)).double().square().sum()
-        sums = torch.stack([self._loss, squares, squares.new_tensor(float(stop))])
+        sums = torch.stack([self._loss, squares, *squares.new_tensor([float(stop), float(save)])])
         dist.all_reduce(sums)
-        loss, square, stops = sums.tolist()
-        return loss, square, stops
+        return sums.tolist()
 
     def close(self) -> None:
         """Take DeepSpeed's hooks off the student, which may then go into another engine."""

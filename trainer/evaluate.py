@@ -41,6 +41,7 @@ from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.settings import StudentConfig
 from tracestill.trainer.student import Student, build_student
 from tracestill.trainer.telemetry import by_kind
+from tracestill.trainer.threads import ThreadChoice, choice_for, threads_kept
 
 ROW_TOKENS = 8192  # of held-out documents in one forward pass; a longer document has a row of its own
 
@@ -63,8 +64,9 @@ PREDICTION_SCHEMA = pa.schema(
 def run(held: RunDirectory, arm: str, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
     """The evaluate stage of one arm: writes result.json and predictions.parquet.
 
-    ``progress`` is told the questions answered and in all. Uses a GPU if there is one, in the type of the
-    training. Raises InputError if a stage that it reads has not finished, or there is no held-out question.
+    ``progress`` is as ``generate`` takes it. Uses a GPU if there is one, in the type of the training; on a CPU as many
+    threads as are fastest on the first tokens, unless OMP_NUM_THREADS says how many. Raises InputError if a stage that
+    it reads has not finished, or there is no held-out question.
     """
     started = time.perf_counter()
     recipe, directory = held.recipe.for_arm(arm), held.stage(arm, "evaluate")
@@ -73,15 +75,18 @@ def run(held: RunDirectory, arm: str, progress: Callable[[int, int], None] = lam
     device = torch.device("cuda" if use_gpu() else "cpu")
     export_dir = exported(train)
     questions = held_out(sample / "questions.parquet", recipe.evaluate.questions)
-    with stage(directory, "evaluate", config, inputs) as work:
-        predictions = predict(recipe, questions, export_dir, device, progress)
+    threads = choice_for(device)
+    with stage(directory, "evaluate", config, inputs) as work, threads_kept():
+        predictions = predict(recipe, questions, export_dir, device, progress, threads)
         form = load_form(recipe.encode, export_dir)
         asked = form.read(form.prompt_ids(questions[0]["question"])).text
         result: dict[str, Any] = {**summary(predictions), "asked": asked, "documents": 0, "kinds": {}}
         if (encode / "test.arrow").exists():
             store = TokenStore(encode / "test.arrow", recipe.span_kinds())
             result["documents"] = len(store)
-            result["kinds"] = teacher_forced(load_student(export_dir, recipe, device), store, device)
+            student = load_student(export_dir, recipe, device)
+            result["kinds"] = teacher_forced(student, store, device, threads, progress)
+        result["threads"] = threads.chosen if threads else None
         result["seconds"] = round(time.perf_counter() - started, 3)
         write_rows(work.path / "predictions.parquet", predictions, PREDICTION_SCHEMA)
         write_json(work.path / "result.json", result)
@@ -109,6 +114,7 @@ def predict(
     export_dir: Path,
     device: torch.device,
     progress: Callable[[int, int], None],
+    threads: ThreadChoice | None = None,
 ) -> list[dict[str, Any]]:
     """One row of PREDICTION_SCHEMA for each question."""
     form, config = load_form(recipe.encode, export_dir), recipe.evaluate
@@ -122,6 +128,7 @@ def predict(
         temperature=config.temperature,
         seed=recipe.seed,
         progress=progress,
+        threads=threads,
     )
     return [judge(row, ids, form) for row, ids in zip(questions, outputs, strict=True)]
 
@@ -181,21 +188,35 @@ def load_student(export_dir: Path, recipe: Recipe, device: torch.device) -> Stud
 
 
 @torch.no_grad()
-def teacher_forced(student: Student, store: TokenStore, device: torch.device) -> dict[str, dict[str, float]]:
+def teacher_forced(
+    student: Student,
+    store: TokenStore,
+    device: torch.device,
+    threads: ThreadChoice | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, dict[str, float]]:
     """Kind -> mean nll in nats (``loss``), share of targets predicted (``accuracy``) and ``count`` of targets.
 
-    Every target of every document counts once, whatever weights the recipe and the records carry.
+    Every target of every document counts once, whatever weights the recipe and the records carry. ``threads`` is the
+    choice for single tokens: whole rows may be faster with all cores. ``progress`` is told tokens done and in all.
     """
+    choice = ThreadChoice([threads.chosen, threads.candidates[-1]], rounds=1) if threads else None
     kinds = Kinds(store.kind_names)
     ones = np.ones(len(kinds), dtype=np.float32)
     ones[0] = 0.0  # what follows a cut, or only an encoder reads
     make_row = layout_for(student.model.config).make_row
-    sums = torch.zeros(len(kinds), 6, dtype=torch.float64)
+    sums, done = torch.zeros(len(kinds), 6, dtype=torch.float64), 0
     for documents in rows_of(store.lengths, ROW_TOKENS):
         tokens, ids, offsets, weights = store.gather(documents)
         packed = make_row(tokens, ids, offsets, np.ones_like(weights), ones, 0, device)
+        if choice:
+            choice.begin()
         _, statistics = student(packed, 1.0)
         sums += statistics.double().cpu()
+        if choice:
+            choice.lap(len(tokens))
+        done += len(tokens)
+        progress(done, int(store.lengths.sum()))
     found = by_kind(kinds, sums)
     return {name: {key: row[key] for key in ("loss", "accuracy", "count")} for name, row in found.items()}
 

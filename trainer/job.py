@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import torch.distributed as dist
 from rich.console import Console
 
@@ -34,7 +35,7 @@ from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.rectangles import RowMaker, layout_for
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.saver import Saver
-from tracestill.trainer.settings import GENERATION, TrainConfig
+from tracestill.trainer.settings import GENERATION, TrainConfig, seconds_of
 from tracestill.trainer.student import build_student
 from tracestill.trainer.tiled_mlp import tile_mlps
 from tracestill.trainer.watchdog import Watchdog
@@ -197,6 +198,7 @@ def prepare(
         console.print(f"student: {'; '.join(notes)}", highlight=False)
     progress = Progress(best=Best(settings.metric, settings.patience, kinds) if settings.metric else None)
     how: dict[str, Any] = {"keep": settings.keep, "background": settings.async_save, "placement": placement}
+    how["interval"] = seconds_of(settings.checkpoint_interval) if settings.checkpoint_interval else None
     return Job(
         *(run, arm, recipe, who, directory, tokenizer, store, weighting, batches, held_out, answers, engine),
         *(steps, console),
@@ -239,6 +241,7 @@ def open_directory(job: Job, resume: Resume | None) -> None:
         if resume == "must" and not same:
             raise InputError(f"{job.directory}: its checkpoints are of another recipe or other data; delete it first")
         if resume and same:
+            tell_other_ranks(job, json.loads((found / STATE).read_text(encoding="utf-8")))
             state = job.load(found)
             job.progress.restore(state)
             forget_later(job)
@@ -252,6 +255,24 @@ def open_directory(job: Job, resume: Resume | None) -> None:
     if leads(job):
         empty(job.directory)
     dist.barrier()
+
+
+def tell_other_ranks(job: Job, state: dict[str, Any]) -> None:
+    """Say so if a checkpoint was made by other ranks or threads than go on from it: then no longer bit for bit."""
+    before, now = (state["ranks"], state.get("threads")), (job.engine.ranks, threads_of(job.engine))
+    if before[0] != now[0] or (before[1] is not None and before[1] != now[1]):
+        was, becomes = (f"{r} rank(s)" + (f" of {t} thread(s)" if t else "") for r, t in (before, now))
+        job.console.print(
+            f"the checkpoint was made by {was}, and {becomes} go on: the same documents in the same steps, but losses "
+            "may differ by rounding",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def threads_of(engine: Engine) -> int | None:
+    """Threads of each rank on a CPU, which decide how sums are rounded; None on a GPU."""
+    return torch.get_num_threads() if engine.device.type == "cpu" else None
 
 
 def forget_later(job: Job) -> None:

@@ -20,6 +20,7 @@ student's own code run on tensors without storage.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 FP32 = 4
 BUCKET = 200_000_000  # elements that ZeRO reduces at a time, at most; as trainer/engine.py
@@ -154,6 +155,25 @@ def estimate(decoder: Decoder, setting: Setting) -> dict[str, int]:
     both = ("working", "head")
     found["peak"] = sum(value for key, value in found.items() if key not in both) + max(found[key] for key in both)
     return found
+
+
+def decoder_of(config: Any) -> Decoder | None:
+    """The shape of a config of transformers; None if it is not of the kind that is counted here."""
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+    if config.model_type not in ("llama", "qwen2", "qwen3", "mistral") or not all(hasattr(config, n) for n in names):
+        return None
+    heads = config.num_attention_heads
+    return Decoder(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        intermediate=config.intermediate_size,
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        vocabulary=config.vocab_size,
+        tied=bool(config.tie_word_embeddings),
+        qk_norm=config.model_type == "qwen3",
+    )
 
 
 QWEN3_0_6B = Decoder(layers=28, hidden=1024, intermediate=3072, heads=16, kv_heads=8, head_dim=128, vocabulary=151_936)

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from tracestill.trainer.cores import usable_cores
+
 ALLOWED = ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE")
 PREFIXES = ("DS_", "GLOO_", "NCCL_", "PYTORCH_", "TORCH_", "TRITON_")
 SECRET = ("KEY", "PASSWORD", "SECRET", "TOKEN")
@@ -30,7 +32,7 @@ def provenance(deepspeed_config: dict[str, Any]) -> dict[str, Any]:
         "source": source(Path(__file__).parents[1]),
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
-            "cores": os.cpu_count(),
+            "cores": usable_cores(),
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
             "cuda": torch.version.cuda,
         },

@@ -9,6 +9,7 @@ directory without a manifest, which nothing loads.
 from __future__ import annotations
 
 import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -28,11 +29,23 @@ class Saver:
     """Commits checkpoints of a training. Used as a context: it does not end before its last save has.
 
     ``background`` says whether training goes on meanwhile; otherwise ``save`` returns when all is done.
+    ``seconds`` is the time that the last save took, from the copy to the commit, and ``saved`` its step.
     """
 
-    def __init__(self, directory: Path, *, keep: int, background: bool, placement: Placement | None = None) -> None:
-        """Called on every rank. ``placement`` as ``checkpoint.write`` takes it."""
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep: int,
+        background: bool,
+        placement: Placement | None = None,
+        interval: float | None = None,
+    ) -> None:
+        """Called on every rank. ``placement`` as ``checkpoint.write`` takes it; ``interval`` is that of ``due``."""
         self.directory, self.keep, self.background, self.placement = directory, keep, background, placement
+        self.interval, self.begun = interval, time.monotonic()
+        self.seconds: float | None = None
+        self.saved: int | None = None
         alone = not dist.is_initialized() or dist.get_world_size() == 1
         self.group = None if alone else dist.new_group(backend="gloo", timeout=PATIENCE)
         self.thread: threading.Thread | None = None
@@ -43,18 +56,27 @@ class Saver:
         """Whether this rank knows that the save under way has failed; ``wait`` tells on all ranks."""
         return self.failure is not None
 
+    @property
+    def due(self) -> bool:
+        """Whether the last save began ``interval`` seconds ago and has ended. Ranks whose clocks differ must agree on
+        one answer before they save."""
+        waiting = self.thread is not None and self.thread.is_alive()
+        return self.interval is not None and not waiting and time.monotonic() - self.begun >= self.interval
+
     def save(self, engine: Engine, step: int, state: dict[str, Any], *, best: int | None = None) -> None:
         """Take a copy of the engine's state, and write it as ``checkpoint.write`` does, after the save before it.
 
         Called on every rank. Raises InputError on all of them if that one failed.
         """
         self.wait()
+        begun = self.begun = time.monotonic()
         held = checkpoint.snapshot(engine, step, state)
         how: dict[str, Any] = {"keep": self.keep, "best": best, "group": self.group, "placement": self.placement}
 
         def work() -> None:
             try:
                 checkpoint.write(held, self.directory, **how)
+                self.seconds, self.saved = time.monotonic() - begun, step
             except BaseException as error:
                 self.failure = error
 

@@ -38,7 +38,8 @@ class TrainConfig(BaseModel):
     epochs: int | None = Field(None, ge=1, description="passes over the documents; give this or steps")
     ranks: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
-        description="processes started on this host; auto: one a GPU, or two on a CPU, and no more than packs_per_step",
+        description="processes started on this host; auto: one a GPU, or on a CPU as many as have a core, and no more "
+        "than packs_per_step; cores that are left become threads",
     )
     sequence_parallel: int = Field(
         1, ge=1, description="ranks that share each row of tokens; divides the ranks and the student's attention heads"
@@ -77,7 +78,12 @@ class TrainConfig(BaseModel):
     held_out_questions: int = Field(
         0, ge=0, description="held-out questions that the student answers at each of these measurements"
     )
-    checkpoint_every: int = Field(0, ge=0, description="steps between two checkpoints; 0 = only after the last step")
+    checkpoint_every: int = Field(
+        0, ge=0, description="steps between two checkpoints; 0 = as checkpoint_interval says, and after the last step"
+    )
+    checkpoint_interval: str | None = Field(
+        "10m", description="time between two checkpoints at most, such as 10m, rounded up to whole steps; null: any"
+    )
     async_save: bool = Field(True, description="training goes on while a checkpoint is written")
     local_checkpoints: bool = Field(
         False,
@@ -110,7 +116,7 @@ class TrainConfig(BaseModel):
 
     watchdog: WatchdogConfig = Field(WatchdogConfig(), description="when a rank that is dead or stuck ends the others")
 
-    @field_validator("stop_after")
+    @field_validator("stop_after", "checkpoint_interval")
     @classmethod
     def _duration(cls, text: str | None) -> str | None:
         if text is not None:
@@ -169,8 +175,8 @@ BOOKKEEPING = {
     "train": (
         *("ranks", "sequence_parallel", "tiled_mlp", "log_every"),
         *CHOOSING,
-        *("checkpoint_every", "async_save", "local_checkpoints", "keep", "stop_after", "skip_limit", "watchdog"),
-        *("peak_tflops", "monitor"),
+        *("checkpoint_every", "checkpoint_interval", "async_save", "local_checkpoints", "keep", "stop_after"),
+        *("skip_limit", "watchdog", "peak_tflops", "monitor"),
     ),
 }
 """Settings that change neither the student nor the documents of a step: but where ``train.metric`` chooses a

@@ -23,7 +23,8 @@ from tracestill.trainer.engine import connect, leave, open_monitor
 from tracestill.trainer.export_adapted import export_trained
 from tracestill.trainer.first_step import show_first_step
 from tracestill.trainer.flops import cost_of, peak_tflops
-from tracestill.trainer.job import Job, Resume, open_directory, prepare
+from tracestill.trainer.headway import PROGRESS, Teller
+from tracestill.trainer.job import Job, Resume, open_directory, prepare, threads_of
 from tracestill.trainer.pace import Pace
 from tracestill.trainer.provenance import provenance
 from tracestill.trainer.recipe import MAIN_ARM, dump_recipe
@@ -44,7 +45,7 @@ def train(job: Job, stop: StopRequest) -> bool:
     """
     settings, engine, progress = job.recipe.train, job.engine, job.progress
     meter, pace, log = Meter(job.recipe.span_kinds(), engine.device), pace_of(job), open_log(job)
-    ahead = Ahead(job.batches, job.steps)
+    ahead, teller = Ahead(job.batches, job.steps), teller_of(job)
     if job.measures and progress.step == 0:
         measure(job, log, pace)
     while progress.step < job.steps and not progress.over:
@@ -58,11 +59,13 @@ def train(job: Job, stop: StopRequest) -> bool:
             job.phase("backward")
             engine.backward(loss)
             meter.add(statistics)
+            teller.end_micro(stop.reason() if engine.rank == 0 else "")
         job.phase("data")
         ahead.prepare(progress.step + 1)
         job.phase("communication")
         rate = learning_rate(settings, progress.step, job.steps)
-        result = engine.step(rate, weight_sum=batch.weight_sum, stop=stop.reason() != "" or job.saver.failed)
+        asks = {"stop": stop.reason() != "" or job.saver.failed, "save": engine.rank == 0 and job.saver.due}
+        result = engine.step(rate, weight_sum=batch.weight_sum, **asks)
         end_step(job.weighting)
         meter.end_step(result.loss, faulty=result.faulty)
         pace.end_step(batch.work, faulty=result.faulty)
@@ -85,8 +88,10 @@ def train(job: Job, stop: StopRequest) -> bool:
             log.add(step=done, epoch=batch.epoch, **numbers)
             tell_straggler(job, log)
             tell(job, numbers, ends=ends)
-        if ends or better or (settings.checkpoint_every and done % settings.checkpoint_every == 0):
+            teller.spoke()
+        if ends or better or result.save or (settings.checkpoint_every and done % settings.checkpoint_every == 0):
             save(job, wait=ends)
+        teller.end_step(save_seconds=job.saver.seconds, saved=job.saver.saved)
         if result.stop and not (last or progress.over):
             if engine.rank == 0:
                 stop.mark(done, job.steps)
@@ -98,6 +103,19 @@ def pace_of(job: Job) -> Pace:
     engine = job.engine
     peak = job.recipe.train.peak_tflops or peak_tflops(engine.device, engine.dtype)
     return Pace(engine.device, devices=engine.ranks, cost=cost_of(engine.module.model), peak_tflops=peak)
+
+
+def teller_of(job: Job) -> Teller:
+    """Tells how far training is. A step counts as the mean of an epoch, whose tokens are always the same."""
+    return Teller(
+        job.directory / PROGRESS,
+        step=job.progress.step,
+        steps=job.steps,
+        accumulation=job.engine.accumulation,
+        tokens_a_step=float(job.store.lengths.sum()) / job.batches.steps_per_epoch,
+        say=lambda text: job.console.print(text, highlight=False, soft_wrap=True),
+        write=job.engine.rank == 0,
+    )
 
 
 def open_log(job: Job) -> Log:
@@ -145,6 +163,7 @@ def save(job: Job, *, wait: bool) -> None:
     job.phase("save")
     best = progress.best.step if progress.best else None
     state = {**progress.state(), "identity": job.identity, "weighting": state_of(job.weighting)}
+    state["threads"] = threads_of(job.engine)
     job.saver.save(job.engine, progress.step, state, best=best)
     if wait:
         job.saver.wait()
@@ -206,7 +225,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Train, as one of the ranks. The exit code is that of the epilog below."""
     parser = argparse.ArgumentParser(
         description="Train one arm of a run; started by DeepSpeed's launcher.",
-        epilog="Exit codes: 0 done, 2 bad input, 3 stopped on request (SIGTERM, train.stop_after) and resumable, "
+        epilog="Exit codes: 0 done, 2 bad input, 3 stopped on request (SIGTERM, Ctrl-C, stop_after) and resumable, "
         "4 a rank failed, 5 no room on disk. The launcher may change them; stopped.json and failure.json in the train "
         "directory say so too.",
     )

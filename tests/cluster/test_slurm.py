@@ -20,6 +20,7 @@ from tracestill.trainer.recipe import dump_recipe
 
 PROGRAM = Path(sys.executable).with_name("tracestill")
 REASON = slurm_support.why_no_slurm()
+UNSAID = ("env", "-u", "OMP_NUM_THREADS")  # as where nobody has said how many threads
 SECONDS = 150  # for whatever should come to pass, on a busy machine
 pytestmark = pytest.mark.skipif(bool(REASON), reason=f"NO SLURM CAN RUN HERE: {REASON}")
 
@@ -30,13 +31,13 @@ def slurm(tmp_path_factory):
         yield made
 
 
-def submit(slurm, folder, steps):
+def submit(slurm, folder, steps, *more):
     """The job that `tracestill slurm` makes of a recipe: its number, and its run directory."""
     (folder / "mini.yaml").write_text(dump_recipe(recipe_of(steps)))
-    asked = ("--nodes", 2, "--gpus", 0, "--ranks", 1, "--time", "20m", "--interface", cluster_support.INTERFACE)
+    asked = ("--nodes", 2, "--gpus", 0, "--ranks", 1, "--time", "20m", "--interface", cluster_support.INTERFACE, *more)
     wrote = slurm.hosts.run(PROGRAM, "slurm", "mini.yaml", *asked, cwd=folder)
     assert wrote.stdout == "next: sbatch mini.sbatch\n", wrote.stderr
-    sent = slurm.hosts.run("sbatch", "--parsable", "mini.sbatch", cwd=folder, **slurm.environment)
+    sent = slurm.hosts.run(*UNSAID, "sbatch", "--parsable", "mini.sbatch", cwd=folder, **slurm.environment)
     assert sent.returncode == 0, sent.stderr
     return sent.stdout.strip(), folder / "runs/mini"
 
@@ -89,6 +90,20 @@ def test_the_batch_script_runs_a_recipe_to_its_report(slurm, tmp_path):
     assert len(losses(run)) == 4
     assert json.loads((run / TRAIN / "manifest.json").read_text())["counts"]["ranks"] == 2
     assert json.loads((run / "report/report.json").read_text())["missing"] == []
+    assert machine_of(run) == ("1", 1)
+
+
+def machine_of(run):
+    """Threads that rank 0 was told to use, and the cores that it may use: Slurm binds tasks to theirs."""
+    found = json.loads((run / TRAIN / "provenance.json").read_text())
+    return found["environment"]["OMP_NUM_THREADS"], found["machine"]["cores"]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="ONE CORE HERE: two are bound")
+def test_a_rank_has_the_cores_that_were_asked_for(slurm, tmp_path):
+    job, run = submit(slurm, tmp_path, 4, "--cpus", 2)
+    wait_for_the_end(slurm, job, run)
+    assert machine_of(run) == ("2", 2)
 
 
 @pytest.mark.soak
@@ -126,18 +141,32 @@ def python(pids, *words):
     return found
 
 
-def in_an_allocation(slurm, run, *words):
-    salloc = ("salloc", "--nodes=2", "--ntasks-per-node=1")
+def in_an_allocation(slurm, run, *words, cpus=1):
+    salloc = ("salloc", "--nodes=2", "--ntasks-per-node=1", f"--cpus-per-task={cpus}")
     hosts = slurm.hosts.hostfile("a", "b")
-    return (*salloc, PROGRAM, "train", run, "--arm", "traces", "--hostfile", hosts, "--launcher", "slurm", *words)
+    return (
+        *salloc,
+        *UNSAID,
+        PROGRAM,
+        "train",
+        run,
+        "--arm",
+        "traces",
+        "--hostfile",
+        hosts,
+        "--launcher",
+        "slurm",
+        *words,
+    )
 
 
 @pytest.mark.soak
 def test_deepspeeds_launcher_in_an_allocation(slurm, tmp_path, undisturbed):
     run = make_run(tmp_path / "run")
-    found = slurm.hosts.run(*in_an_allocation(slurm, run), seconds=SECONDS, **slurm.environment)
+    found = slurm.hosts.run(*in_an_allocation(slurm, run, cpus=2), seconds=SECONDS, **slurm.environment)
     assert found.returncode == 0, found.stdout + found.stderr
     assert losses(run) == pytest.approx(undisturbed(4), rel=1e-6)
+    assert machine_of(run) == ("2", min(2, len(os.sched_getaffinity(0))))
 
 
 @pytest.mark.soak

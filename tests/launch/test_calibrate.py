@@ -29,7 +29,7 @@ def case(ranks, zero, packs=4, *, recompute=False, **changes):
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch):
-    monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(module, "usable_cores", lambda: 2)
 
 
 def test_a_machine_is_found_again_from_its_cases():

@@ -12,6 +12,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.launch import deepspeed_command
 from tracestill.launch.checks import check_ranks_of_hosts
 from tracestill.launch.cluster import Cluster
+from tracestill.launch.cpu_ranks import bytes_of_rank
 from tracestill.launch.deepspeed_command import ENTRY_POINT as ENTRY
 from tracestill.launch.deepspeed_command import TrainingFailed
 from tracestill.launch.hostfile import Host
@@ -57,17 +58,47 @@ def test_ranks_are_checked_against_the_machine():
         deepspeed_command.check_ranks(3, gpus=2, cores=64)
 
 
+def changed(recipe, **train):
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=train)})
+
+
 def test_ranks_follow_from_the_machine_unless_the_recipe_says():
     demo = load_recipe(Path(__file__).parents[2] / "recipes/demo.yaml")  # two packs a step
-    assert [deepspeed_command.ranks_of(demo, gpus, 64) for gpus in (0, 1, 2, 8)] == [2, 1, 2, 2]
-    assert deepspeed_command.ranks_of(demo, 0, 1) == 1
+
+    def counts(recipe, *gpus):
+        return [deepspeed_command.ranks_of(recipe, each, 64).count for each in gpus]
+
+    assert counts(demo, 0, 1, 2, 8) == [2, 1, 2, 2]
+    assert deepspeed_command.ranks_of(demo, 0, 1).count == 1
     for gpus in (1, 2, 8):
-        ranks = deepspeed_command.ranks_of(demo, gpus, 64)
+        ranks = deepspeed_command.ranks_of(demo, gpus, 64).count
         assert deepspeed_command.check_ranks(ranks, gpus, 64) is None
-    fixed = demo.model_copy(update={"train": demo.train.model_copy(update={"ranks": 3})})
-    assert deepspeed_command.ranks_of(fixed, 8, 64) == 3
-    shared = demo.model_copy(update={"train": demo.train.model_copy(update={"sequence_parallel": 4})})
-    assert [deepspeed_command.ranks_of(shared, gpus, 64) for gpus in (0, 4, 7, 8, 64)] == [4, 4, 4, 8, 8]
+    assert counts(changed(demo, ranks=3), 8) == [3]
+    assert counts(changed(demo, sequence_parallel=4), 0, 4, 7, 8, 64) == [8, 4, 4, 8, 8]
+
+
+def test_ranks_on_a_cpu_have_threads():
+    demo = load_recipe(Path(__file__).parents[2] / "recipes/demo.yaml")
+    many = demo.model_copy(update={"plan": demo.plan.model_copy(update={"packs_per_step": 8})})
+    found = deepspeed_command.ranks_of(many, 0, 16)
+    assert (found.count, found.threads, found.about) == (8, 2, ", 2 thread(s) each, of 16 core(s)")
+    assert deepspeed_command.ranks_of(many, 0, 16, threads=8).count == 2
+    assert deepspeed_command.ranks_of(changed(many, ranks=3), 0, 16).threads == 5
+    assert deepspeed_command.ranks_of(many, 8, 16).threads is None
+
+
+def test_no_more_ranks_than_memory_holds():
+    demo = load_recipe(Path(__file__).parents[2] / "recipes/demo.yaml")
+    many = demo.model_copy(update={"plan": demo.plan.model_copy(update={"packs_per_step": 8})})
+    one = bytes_of_rank(many, 8)
+    assert one > 2**30, "a process of its own"
+    found = deepspeed_command.ranks_of(many, 0, 16, 5 * one)
+    assert (found.count, found.threads) == (4, 4)
+    assert found.about.endswith("; memory for 4 of 8 ranks")
+    assert deepspeed_command.ranks_of(many, 0, 16, 9 * one).count == 8
+    assert deepspeed_command.ranks_of(many, 0, 16, 1.0).count == 1, "one there must be"
+    student = many.student.model_copy(update={"config": {"model_type": "gpt2", "n_embd": 64, "n_head": 4}})
+    assert bytes_of_rank(many.model_copy(update={"student": student}), 8) > 2**30, "not of the kinds that are foreseen"
 
 
 def test_environment_keeps_what_the_user_set():
@@ -76,7 +107,8 @@ def test_environment_keeps_what_the_user_set():
     assert cpu["OMP_NUM_THREADS"] == "1"
     assert cpu["DS_ACCELERATOR"] == "cpu"
     assert "CUDA_VISIBLE_DEVICES" not in cpu
-    assert deepspeed_command.child_environment(0, {"OMP_NUM_THREADS": "7"})["OMP_NUM_THREADS"] == "7"
+    assert deepspeed_command.child_environment(0, {}, threads=5)["OMP_NUM_THREADS"] == "5"
+    assert deepspeed_command.child_environment(0, {"OMP_NUM_THREADS": "7"}, threads=5)["OMP_NUM_THREADS"] == "7"
     gpu = deepspeed_command.child_environment(2, {"CUDA_VISIBLE_DEVICES": "1,2"})
     assert gpu["CUDA_VISIBLE_DEVICES"] == "1,2"
     assert "DS_ACCELERATOR" not in gpu

@@ -227,6 +227,35 @@ def test_a_stated_interface_counts_for_more_than_a_variable(checked, tmp_path, m
     assert launch.variables["NCCL_SOCKET_IFNAME"] == "e7"
 
 
+def survey_of(tmp_path, *cores, **options):
+    cluster = read_cluster(tmp_path / "hosts", interface="lo", **options)
+    return Survey(cluster, [Reply({"cores": count}) for count in cores])
+
+
+def test_threads_are_those_of_the_host_with_the_fewest_cores(programs, tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    meeting = Meeting("10.9.9.1", 2345, "e7")
+
+    def threads(*cores, **options):
+        found = survey_of(tmp_path, *cores, **options)
+        return multinode.assemble(found, meeting, "x", [], tmp_path / "files").variables["OMP_NUM_THREADS"]
+
+    assert [threads(16, 64), threads(64, 6), threads(1, 1)] == ["8", "3", "1"]
+    assert threads(16, 64, variables=("OMP_NUM_THREADS=5",)) == "5"
+    assert threads(16, 16, launcher="slurm") == "1", "a task has a core of its own"
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "6")
+    assert threads(16, 16, launcher="slurm") == "6"
+
+
+def test_srun_is_told_the_cores_that_the_allocation_has_for_a_task(checked, tmp_path, monkeypatch):
+    assert "SRUN_CPUS_PER_TASK" not in prepare(tmp_path, "slurm").environment
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "6")
+    assert prepare(tmp_path, "slurm").environment["SRUN_CPUS_PER_TASK"] == "6"
+    assert "SRUN_CPUS_PER_TASK" not in prepare(tmp_path, "pdsh").environment
+    monkeypatch.setenv("SRUN_CPUS_PER_TASK", "3")
+    assert prepare(tmp_path, "slurm").environment["SRUN_CPUS_PER_TASK"] == "3", "as the user says"
+
+
 def test_a_launcher_that_is_not_installed(programs, tmp_path, monkeypatch):
     (programs / "sinfo").unlink()
     if shutil.which("sinfo") is None:

@@ -33,7 +33,7 @@ def script(tmp_path, job=JOB):
     return batch_script(mini_recipe(), tmp_path / "mini.yaml", tmp_path / "runs/mini", job, tmp_path / "mini.sbatch")
 
 
-@pytest.mark.parametrize("job", [JOB, Job(1, 0, "1-00:00:00", 2)])
+@pytest.mark.parametrize("job", [JOB, Job(1, 0, "1-00:00:00", 2), Job(2, 0, "2h", 2, cpus=6)])
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="NO SHELLCHECK HERE: apt-get install shellcheck")
 def test_shellcheck_accepts_the_script(tmp_path, job):
     (tmp_path / "job").write_text(script(tmp_path, job))
@@ -82,10 +82,17 @@ def test_what_no_script_is_written_for(tmp_path, job, said):
 
 
 # A Slurm of one node: srun runs its command, which only notes what it was told and ends as the test wants.
-SRUN = '#!/bin/bash\nwhile [[ "$1" == --* ]]; do shift; done\nexec "$@"\n'
+SRUN = """#!/bin/bash
+while [[ "$1" == --* ]]; do
+    [[ "$1" == --cpus-per-task=* ]] && export CORES="${1#*=}"
+    shift
+done
+exec "$@"
+"""
 SCONTROL = '#!/bin/bash\necho "scontrol $*" >> "$NOTES"\n[ "$1" = show ] && echo node-1 || true\n'
 PYTHON = """#!/bin/bash
 echo "$* at $MASTER_ADDR:$MASTER_PORT" >> "$NOTES"
+echo "$CORES of $SRUN_CPUS_PER_TASK, threads ${OMP_NUM_THREADS:-any}" >> "$NOTES.cores"
 case "$*" in
   *tracestill.trainer.train*--arm\\ traces*)
     [ -n "${STOPS:-}" ] && mkdir -p "$STOPS" && touch "$STOPS/stopped.json"
@@ -95,16 +102,17 @@ esac
 """
 
 
-def play(tmp_path, **environment):
+def play(tmp_path, job=JOB, **environment):
     """Run the script under the pretended Slurm: exit code, and what was noted."""
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("python", PYTHON)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    text = script(tmp_path).replace(f"python={sys.executable}", f"python={tmp_path / 'python'}")
+    text = script(tmp_path, job).replace(f"python={sys.executable}", f"python={tmp_path / 'python'}")
     assert str(tmp_path / "python") in text
     notes = tmp_path / "notes"
     notes.write_text("")
-    slurm = {"SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "node-[1-4]", "NOTES": str(notes), **environment}
+    slurm = {"SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "node-[1-4]", "NOTES": str(notes)}
+    slurm |= {"SLURM_JOB_CPUS_PER_NODE": "72(x3),64", **environment}
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     found = subprocess.run(["bash", "-c", text], env={**path, **slurm}, capture_output=True, text=True, check=False)
     return found.returncode, notes.read_text()
@@ -122,6 +130,33 @@ def test_a_job_that_finishes(tmp_path):
         f"-m tracestill.trainer.train --run-dir {run} --arm answers_only --resume auto {at}",
         f"-m tracestill.launch.cli run {run} {at}",
     ]
+
+
+CORES = (  # the job, what Slurm says, cores and threads of a rank, cores of a task alone
+    (JOB, {}, "8 of 8, threads any", 64),
+    (JOB, {"SLURM_JOB_CPUS_PER_NODE": "8(x4)"}, "1 of 1, threads any", 8),
+    (JOB, {"SLURM_CPUS_PER_TASK": "6"}, "6 of 6, threads any", 64),
+    (Job(4, 0, "24h", 4, cpus=12), {"SLURM_CPUS_PER_TASK": "12"}, "12 of 12, threads 12", 64),
+    (Job(4, 0, "24h", 4), {}, "16 of 16, threads 16", 64),
+    (Job(4, 0, "24h", 4), {"OMP_NUM_THREADS": "2"}, "16 of 16, threads 2", 64),
+    (Job(4, 0, "24h", 128), {}, "1 of 1, threads 1", 64),
+)
+
+
+@pytest.mark.parametrize(("job", "environment", "rank", "alone"), CORES)
+def test_srun_is_told_the_cores_of_a_task(tmp_path, job, environment, rank, alone):
+    """Since Slurm 22.05 it does not take them over from the job."""
+    code, _ = play(tmp_path, job, **environment)
+    assert code == 0
+    data, *trainings, evaluation = (tmp_path / "notes.cores").read_text().splitlines()
+    assert trainings == [rank, rank]
+    own = rank.split(",")[0].split()[-1]
+    assert data == evaluation == f"{alone} of {own}, threads {environment.get('OMP_NUM_THREADS', 'any')}"
+
+
+def test_cores_are_asked_of_slurm(tmp_path):
+    assert "\n#SBATCH --cpus-per-task=6\n" in script(tmp_path, Job(2, 8, "2h", cpus=6))
+    assert "cpus-per-task=6" not in script(tmp_path)
 
 
 @pytest.mark.parametrize("environment", [{"TRAIN": "3"}, {"TRAIN": "143", "STOPS": "yes"}, {"DATA": "143"}])
@@ -169,6 +204,27 @@ def test_a_manifest_is_what_its_schemas_ask_for(changes):
         assert mounted == {volume["name"] for volume in replica["template"]["spec"]["volumes"]}
     limits = replicas["Master"]["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert limits == ({"cpu": 2} if changes.get("gpus") == 0 else {"nvidia.com/gpu": 8})
+
+
+@pytest.mark.parametrize(
+    ("changes", "limits", "threads"),
+    [
+        ({"gpus": 0, "ranks": 2}, {"cpu": 2}, "1"),
+        ({"gpus": 0, "ranks": 2, "cpus": 6}, {"cpu": 12}, "6"),
+        ({"cpus": 6}, {"nvidia.com/gpu": 8, "cpu": 48}, None),
+        ({}, {"nvidia.com/gpu": 8}, None),
+    ],
+)
+def test_pods_have_the_cores_that_their_ranks_use(changes, limits, threads):
+    *_, job = documents(**changes)
+    (container,) = job["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"] == limits
+    assert {v["name"]: v["value"] for v in container["env"]}.get("OMP_NUM_THREADS") == threads
+    config, *_, job = documents(mpijob.manifest, **changes)
+    (worker,) = job["spec"]["mpiReplicaSpecs"]["Worker"]["template"]["spec"]["containers"]
+    assert worker["resources"]["limits"] == limits
+    assert ("-x OMP_NUM_THREADS=" in config["data"]["launch.sh"]) == (threads is not None)
+    assert f"-x OMP_NUM_THREADS={threads} " in config["data"]["launch.sh"] or threads is None
 
 
 @pytest.mark.parametrize("changes", [{}, {"nodes": 1}, {"gpus": 0, "ranks": 2}])

@@ -1,10 +1,16 @@
-"""SIGTERM and the time limit, as a cluster's scheduler and a user meet them: saved, exit code 3, and on it goes."""
+"""SIGTERM, the time limit, Ctrl-C and a lost terminal, as schedulers and users meet them: saved, and on it goes."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -106,3 +112,140 @@ def test_sigterm_saves_and_training_goes_on_until_its_time_is_up(run):
     assert process.returncode == 3, said
     assert stopped_at(run, "train.stop_after") == first + 1, "the time began with the process"
     assert steps(run) == [*range(1, first + 2)]
+
+
+def take_terminal() -> None:
+    """In the child: its terminal sends it signals, whatever whoever runs the tests ignores."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+class Terminal:
+    """A command at a terminal of its own: what is typed reaches it as a user's keys do."""
+
+    def __init__(self, *command: object) -> None:
+        self.ours, theirs = pty.openpty()
+        environment = {key: value for key, value in os.environ.items() if key not in OF_A_LAUNCHER}
+        self.process = subprocess.Popen(
+            [str(part) for part in command],
+            env={**environment, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TERM": "dumb", "COLUMNS": "400"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=take_terminal,
+        )
+        os.close(theirs)
+        self.said = ""
+
+    def read(self, seconds: float = 0.05) -> None:
+        while select.select([self.ours], [], [], seconds)[0]:
+            try:
+                data = os.read(self.ours, 1 << 16)
+            except OSError:  # the other end is closed
+                return
+            if not data:
+                return
+            self.said += data.decode(errors="replace")
+
+    def wait_for(self, condition, what: str) -> None:
+        deadline = time.monotonic() + 150
+        while not condition():
+            assert time.monotonic() < deadline, f"no {what}: {self.said}"
+            assert what == "end" or self.process.poll() is None, f"ended, no {what}: {self.said}"
+            self.read()
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.ours, keys)
+
+    def end(self) -> tuple[int, str]:
+        """Exit code and what was said, white space joined; nothing of it is left."""
+        self.wait_for(lambda: self.process.poll() is not None, "end")
+        self.read(0.5)
+        return self.process.returncode, " ".join(self.said.split())
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        with contextlib.suppress(OSError):
+            os.close(self.ours)
+
+
+PROGRAM = Path(sys.executable).with_name("tracestill")
+
+
+def ranks_of(run: Path) -> list[int]:
+    """Processes that train the run."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdecimal() and str(run).encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """A run of its own, with nothing trained."""
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, **SMALL}))
+    run_data_stages(RunDirectory.create(tmp_path / "run", load_recipe(tmp_path / "recipe.yaml")))
+    return tmp_path / "run"
+
+
+def test_ctrl_c_saves_and_twice_ends_at_once_and_what_is_said_is_true(fresh):
+    with Terminal(PROGRAM, "train", fresh) as terminal:
+        terminal.wait_for(lambda: len(steps(fresh)) > 3, "steps")
+        terminal.type(b"\x03")
+        code, said = terminal.end()
+    assert code == 3, said
+    saved = stopped_at(fresh, "Ctrl-C")
+    assert "Ctrl-C: training saves after this step and stops" in said
+    assert "press Ctrl-C again to stop now, without saving" in said
+    assert f"stopped after step {saved} of 5000 (Ctrl-C) and is saved" in said
+    assert not ranks_of(fresh)
+
+    with Terminal(PROGRAM, "train", fresh) as terminal:
+        terminal.wait_for(lambda: steps(fresh)[-1] > saved + 3, "steps of the second attempt")
+        for rank in ranks_of(fresh):  # they cannot save now, as in the middle of a long step
+            if rank != terminal.process.pid:
+                os.kill(rank, signal.SIGSTOP)
+        terminal.type(b"\x03")
+        terminal.wait_for(lambda: "again to stop now" in terminal.said, "word of the first Ctrl-C")
+        began = time.monotonic()
+        terminal.type(b"\x03")
+        code, said = terminal.end()
+    assert code == 130, said
+    assert time.monotonic() - began < 60, "not the minutes of a step"
+    told = re.search(
+        r"interrupted in the training of traces: step (\d+) of 5000 is saved; the same command goes on", said
+    )
+    assert told, said
+    assert int(told[1]) == saved
+    done = steps(fresh)[-1]
+    assert f"does {done - saved} steps and what was done of the next again" in said
+    assert "Traceback" not in said
+    assert not ranks_of(fresh), "no rank is left"
+
+
+def test_ctrl_c_before_the_first_step_ends_at_once_and_says_that_nothing_is_lost(fresh):
+    with Terminal(PROGRAM, "train", fresh) as terminal:
+        terminal.wait_for(lambda: "starting 2 rank(s)" in " ".join(terminal.said.split()), "start")
+        terminal.type(b"\x03")
+        code, said = terminal.end()
+    assert code == 130, said
+    assert "no step of the training was done; the same command begins it anew" in said
+    assert not ranks_of(fresh)
+
+
+def test_a_terminal_that_goes_away_is_a_request_to_stop(fresh):
+    with Terminal(PROGRAM, "train", fresh) as terminal:
+        terminal.wait_for(lambda: len(steps(fresh)) > 3, "steps")
+        os.close(terminal.ours)
+        assert terminal.process.wait(timeout=150) == 3
+    stopped_at(fresh, "SIGHUP (the terminal has gone)")
+    assert not ranks_of(fresh)

@@ -12,7 +12,8 @@ from rich.console import Console
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import identity
 from tracestill.launch import cli, deepspeed_command, training
-from tracestill.launch.progress import bar
+from tracestill.launch import progress as progress_module
+from tracestill.launch.progress import bar, short
 from tracestill.trainer.checkpoint_files import entry_of
 
 
@@ -135,6 +136,95 @@ def test_sigterm_becomes_a_request_and_a_second_one_ends_it(run, launched, monke
     assert not (run.stage("traces", "train") / "stop").exists()
 
 
+def interrupts(run, act):
+    """Training whose launcher's parent meets what ``act`` does; what is said, and what it raises."""
+    heard = Console(file=io.StringIO(), width=400)
+
+    def launch(*arguments):
+        act()
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(deepspeed_command, "count_gpus", lambda: 0)
+            patch.setattr(deepspeed_command, "run", launch)
+            with pytest.raises(KeyboardInterrupt) as end:
+                training.train_arm(run, "traces", "train", heard, resume="auto")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not (run.stage("traces", "train") / "stop").exists()
+    return heard.file.getvalue(), str(end.value)
+
+
+def ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_before_the_first_step_ends_it_at_once(run):
+    said, error = interrupts(run, ctrl_c)
+    assert "saves after this step" not in said
+    assert error.endswith("training of traces: no step of the training was done; the same command begins it anew")
+
+
+def test_ctrl_c_asks_for_a_save_and_says_how_long_and_twice_ends_it(run):
+    directory = run.stage("traces", "train")
+
+    def act():
+        at(directory, step=7, micro=1, save_seconds=61.0)
+        ctrl_c()
+        assert (directory / "stop").read_text() == "Ctrl-C"
+        ctrl_c()
+
+    said, error = interrupts(run, act)
+    assert "step 8 of 40 is under way: about 6s of the step are left, the last save took 1m 01s" in said
+    assert "press Ctrl-C again to stop now" in said
+    assert "nothing is saved of 7 steps done and what was done of the next: the same command begins" in error
+
+
+def test_what_is_saved_is_said_and_what_comes_again(run):
+    who = identity("train", *run.train_stage("traces"))
+    directory = run.stage("traces", "train")
+
+    def act(step):
+        at(directory, step=step)
+        ctrl_c()
+        ctrl_c()
+
+    add_checkpoint(run, 20, who)
+    _, error = interrupts(run, lambda: act(21))
+    assert "step 20 of 40 is saved; the same command goes on from there and does 1 step and what was done" in error
+    (directory / "log.jsonl").write_text(
+        '{"step": 22, "loss": 1.0}\n{"step": 23, "loss": 1.0}\n{"step": 24, "kinds": {}'
+    )
+    _, error = interrupts(run, lambda: act(21))
+    assert "does 3 steps and what was done of the next again" in error, "the log knew more"
+    (directory / "log.jsonl").unlink()
+    add_checkpoint(run, 40, who)
+    said, error = interrupts(run, lambda: act(40))
+    assert "its last step is done and saved, and the student is being exported" in said
+    assert error.endswith("step 40 of 40 is saved; the same command goes on from there")
+
+
+def test_a_failure_says_what_is_saved(run, launched):
+    add_checkpoint(run, 20, identity("train", *run.train_stage("traces")))
+    with pytest.raises(deepspeed_command.TrainingFailed, match="traces: step 20 is saved; the same command goes on"):
+        training.train_arm(run, "traces", "train", Console(quiet=True), resume="auto")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_signals_that_are_ignored_stay_so(run, launched, monkeypatch, number):
+    """As nohup and a shell's background jobs want it."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr(deepspeed_command, "run", lambda *arguments: os.kill(os.getpid(), number))
+        with pytest.raises(deepspeed_command.TrainingFailed):
+            training.train_arm(run, "traces", "train", Console(quiet=True), resume="auto")
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
 def test_what_does_not_change_the_result_may_change_when_training_goes_on(run):
     who = identity("train", *run.train_stage("traces"))
     train = {"steps": 40, "ranks": 2, "stop_after": "5m", "keep": 7, "checkpoint_every": 3}
@@ -172,27 +262,37 @@ def test_an_older_training_is_no_success(run, launched, monkeypatch):
         training.train_arm(run, "traces", "train", Console(quiet=True), resume="auto")
 
 
-def test_progress_follows_the_log(run, capsys):
+def at(directory, **changes):
+    """Rank 0 tells where it is."""
+    directory.mkdir(exist_ok=True)
+    rest = {"steps": 40, "accumulation": 4, "total": 40_000, "step_seconds": 8.0, "save_seconds": None, "saved": None}
+    (directory / "progress.json").write_text(json.dumps({"step": 0, "micro": 0, "tokens": 0, **rest, **changes}))
+
+
+def test_progress_moves_with_the_ranks_and_the_note_follows_the_log(run, capsys):
     directory = run.stage("traces", "train")
     write_train(run, "answers_only")  # only its log is wanted, as what an earlier attempt left
     directory.mkdir()
     log = directory / "log.jsonl"
     log.write_text((run.stage("answers_only", "train") / "log.jsonl").read_text())
     console = Console(force_terminal=False)
-    with bar("train", console) as progress:
-        watch = training.Watch(directory, 40, run.recipe.span_kinds(), progress, console)
+    with bar("train", console, "tokens") as progress:
+        watch = training.Watch(directory, run.recipe.span_kinds(), progress, console)
         watch.poll()
-        assert progress.done == 0, "an older attempt's log says nothing"
+        assert (progress.done, progress.note) == (0, "starting"), "an older attempt's log says nothing"
+        at(directory, step=2, micro=3, tokens=2750)
         log.unlink()
         line = {"step": 3, "loss": 1.5, "tokens_per_second": 1234.5}
         log.write_text(json.dumps(line) + '\n{"event": "skipped", "step": 4}\n{"step": 5, "lo')
         watch.poll()
-        assert (progress.done, progress.total) == (3, 40)
-        assert "loss 1.5000" in progress.note
+        assert (progress.done, progress.total) == (2750, 40_000)
+        assert progress.note == "step 2/40  loss 1.5000  1,234 tokens/s"
+        at(directory, step=3, micro=0, tokens=3000)
         with log.open("a") as handle:
             handle.write('ss": 1.25, "tokens_per_second": 1.0}\n')
         watch.poll()
-        assert progress.done == 5
+        assert progress.done == 3000
+        assert "loss 1.25" in progress.note
 
 
 def test_the_note_behind_the_bar_says_what_the_log_knows():
@@ -204,24 +304,33 @@ def test_the_note_behind_the_bar_says_what_the_log_knows():
     assert "MFU" not in training.note_of({**new, "mfu": None})
 
 
-def test_length_of_a_training(run):
-    plan = run.stage("traces", "plan")
-    steps = json.loads((plan / "manifest.json").read_text())["steps_per_epoch"]
-    assert training.total_steps(7, None, plan) == 7
-    assert training.total_steps(None, 3, plan) == 3 * steps
-
-
-def test_plain_output_is_rare_and_terminals_get_a_bar(monkeypatch):
-    import io
-
-    quiet = io.StringIO()
-    with bar("sample", Console(file=quiet, force_terminal=False)) as progress:
-        for done in range(1000):
-            progress.set(done, 1000)
-    assert quiet.getvalue() == ""
+def test_a_terminal_gets_a_bar():
     loud = io.StringIO()
     with bar("sample", Console(file=loud, force_terminal=True, width=120)) as progress:
         progress.set(250, 1000, "note")
         progress.progress.refresh()
     assert "250/1000" in loud.getvalue()
     assert "note" in loud.getvalue()
+
+
+def test_elsewhere_a_line_comes_now_and_then_also_while_nothing_moves(monkeypatch):
+    quiet = io.StringIO()
+    with bar("sample", Console(file=quiet, force_terminal=False)) as progress:
+        for done in range(1000):
+            progress.set(done, 1000)
+    assert quiet.getvalue() == "", "that took no half minute"
+    monkeypatch.setattr(progress_module, "QUIET_SECONDS", 0.01)
+    with bar("train", Console(file=quiet, force_terminal=False), "tokens") as progress:
+        progress.set(1000, 8000, "step 3/24")
+        while quiet.getvalue().count("\n") < 3:
+            pass
+    lines = quiet.getvalue().splitlines()
+    assert lines[-1] == "  train: 1,000 of 8,000 tokens, 0s so far, step 3/24"
+    with bar("tokenizer", Console(file=quiet, force_terminal=False)):
+        while quiet.getvalue().count("\n") < len(lines) + 2:
+            pass
+    assert "  tokenizer: 0s so far" in quiet.getvalue()
+
+
+def test_counts_are_short():
+    assert [short(n) for n in (7, 99_999, 123_456, 9_876_543, 1.25e9)] == ["7", "99999", "123.5k", "9.877M", "1.25G"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from threading import Event, Timer
@@ -12,11 +13,13 @@ import pytest
 import torch
 from distributed_support import run_workers
 from fake_engine import fake_engine
+from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer import checkpoint, job, zero
+from tracestill.trainer import saver as saver_module
 from tracestill.trainer.placement import Placement
 from tracestill.trainer.saver import Saver
 
@@ -304,6 +307,25 @@ def test_in_the_background_or_not(tmp_path, slow_disk):
     assert checkpoint.latest(tmp_path) == checkpoint.path_of(tmp_path, 3)
 
 
+def test_a_save_is_due_some_time_after_the_last_one_and_never_while_one_is_under_way(tmp_path, slow_disk, monkeypatch):
+    clock = [50.0]
+    monkeypatch.setattr(saver_module.time, "monotonic", lambda: clock[0])
+    saver, never = (Saver(tmp_path, keep=1, background=True, interval=interval) for interval in (600.0, None))
+    clock[0] += 599
+    assert not saver.due
+    clock[0] += 2
+    assert saver.due
+    assert not never.due
+    saver.save(fake_engine(), 7, {})
+    clock[0] += 700
+    assert not saver.due, "the one before is still being written"
+    assert (saver.seconds, saver.saved) == (None, None)
+    slow_disk.set()
+    saver.wait()
+    assert saver.due
+    assert (saver.seconds, saver.saved) == (700.0, 7)
+
+
 def test_a_failure_in_the_background_is_told_once(tmp_path, monkeypatch):
     def full(*arguments, **more):
         raise OSError(28, "No space left on device")
@@ -362,3 +384,21 @@ def test_a_checkpoint_of_another_student_is_refused(tmp_path):
     zero.set_moments(other.deepspeed, 5)
     with pytest.raises(InputError, match="holds no 'parameter/more'"):
         checkpoint.load(other, tmp_path / "step-000001")
+
+
+@pytest.mark.parametrize(
+    ("made_by", "said"),
+    [
+        ({"ranks": 4, "threads": 2}, ""),
+        ({"ranks": 4}, ""),  # of before threads were written down
+        ({"ranks": 2, "threads": 2}, "made by 2 rank(s) of 2 thread(s), and 4 rank(s) of 2 thread(s) go on"),
+        ({"ranks": 4, "threads": 1}, "made by 4 rank(s) of 1 thread(s), and 4 rank(s) of 2 thread(s) go on"),
+    ],
+)
+def test_other_ranks_or_threads_than_made_a_checkpoint_are_told(made_by, said, monkeypatch):
+    monkeypatch.setattr(job.torch, "get_num_threads", lambda: 2)
+    heard = Console(file=io.StringIO())
+    engine = SimpleNamespace(ranks=4, device=torch.device("cpu"))
+    job.tell_other_ranks(SimpleNamespace(engine=engine, console=heard), made_by)
+    assert said in heard.file.getvalue()
+    assert bool(said) == bool(heard.file.getvalue())

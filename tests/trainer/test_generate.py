@@ -9,6 +9,7 @@ import torch
 from tiny_export import tiny_model
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.trainer import generate as module
 from tracestill.trainer.generate import generate, load_exported, padded
 
 BOS, EOS, PAD = 1, 2, 0
@@ -81,11 +82,20 @@ def test_sampling_repeats_with_its_seed_and_leaves_the_generator_alone() -> None
     assert generate(model, prompts, seed=2, **settings) != first
 
 
-def test_progress_counts_every_prompt() -> None:
+def test_progress_is_told_by_tokens(monkeypatch) -> None:
+    monkeypatch.setattr(module, "TELL_SECONDS", 0.0)
     seen: list[tuple[int, int]] = []
-    settings = {"stops": [EOS], "pad_id": PAD, "max_new_tokens": 2, "batch_size": 4}
-    generate(tiny_model(), make_prompts(9), progress=lambda done, total: seen.append((done, total)), **settings)
-    assert seen == [(4, 9), (8, 9), (9, 9)]
+    settings = {"stops": [EOS], "pad_id": PAD, "max_new_tokens": LIMIT, "batch_size": 8}
+    rows = generate(tiny_model(seed=3), make_prompts(20), progress=lambda *told: seen.append(told), **settings)
+    lengths = [len(row) for row in rows]
+    assert min(lengths) < LIMIT, "or nothing is to be foreseen"
+    assert seen[0] == (8, 20 * LIMIT), "a token of each row, and no answer has ended"
+    assert seen[-1] == (sum(lengths), sum(lengths))
+    done = [tokens for tokens, _ in seen]
+    assert done == sorted(done)
+    assert all(tokens <= total for tokens, total in seen)
+    order = sorted(range(20), key=lambda i: -len(make_prompts(20)[i]))
+    assert len(set(done)) == sum(max(lengths[i] for i in order[at : at + 8]) for at in (0, 8, 16)), "at each token"
 
 
 @pytest.mark.parametrize(("left", "row", "mask_row"), [(True, [0, 0, 5], [0, 0, 1]), (False, [5, 0, 0], [1, 0, 0])])
