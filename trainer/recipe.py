@@ -20,7 +20,7 @@ from tracestill.data_pipeline.questions import QuestionsConfig
 from tracestill.data_pipeline.sample import SampleConfig, make_teachers
 from tracestill.data_pipeline.selection import SelectConfig
 from tracestill.trainer import deepspeed_keys
-from tracestill.trainer.settings import GENERATION, EvaluateConfig, StudentConfig, TrainConfig
+from tracestill.trainer.settings import GENERATION, UNTRAINED, EvaluateConfig, StudentConfig, TrainConfig
 from tracestill.trainer.student_settings import check_together
 from tracestill.trainer.weighting import WeightingConfig, make_weighting
 
@@ -97,8 +97,10 @@ class Recipe(BaseModel):
             return self.model_copy(update={"arms": {}})
         if arm not in self.arms:
             raise InputError(f"no arm '{arm}' in recipe '{self.name}'{nearest(arm, self.arm_names())}")
-        merged = merge(self.model_dump(mode="json", exclude={"arms"}), self.arms[arm])
-        train, length = self.arms[arm].get("train"), {"steps", "epochs"}
+        over, length = self.arms[arm], {"steps", "epochs"}
+        if over.get("train") == UNTRAINED:  # it keeps what evaluation reads, such as the precision
+            over = {**over, "train": {"steps": 0}}
+        merged, train = merge(self.model_dump(mode="json", exclude={"arms"}), over), over.get("train")
         if isinstance(train, Mapping) and length & train.keys():  # they exclude each other
             merged["train"] = {k: v for k, v in merged["train"].items() if k not in length or k in train}
         weighting = self.arms[arm].get("weighting", {})
