@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from tracestill.launch import bench_command, cluster_commands
-from tracestill.launch.execution import default_root, execute, open_run, single
+from tracestill.launch.execution import default_root, evaluate_model, execute, open_run, single
 from tracestill.launch.host_options import (
     AddressOption,
     ElasticOption,
@@ -254,11 +254,25 @@ def evaluate(
     recipe: RecipeArgument,
     run_dir: RunDirOption = None,
     arm: ArmOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="[NAME=]DIR", help="Any other model, asked in its own form, beside the arms."),
+    ] = None,
     settings: SetOption = None,
     replace: ReplaceOption = False,
 ) -> None:
-    """Let the students answer held-out questions; measure the loss of each span kind. Next: [cyan]report[/]."""
-    single("evaluate", recipe, run_dir, settings, replace, arm)
+    """Let the students answer held-out questions; measure the loss of each span kind. Next: [cyan]report[/].
+
+    An arm with [bold]train: none[/] is its student before training.
+
+    Example: [cyan]tracestill evaluate runs/demo --model models/instruct[/]
+    """
+    if model is None:
+        single("evaluate", recipe, run_dir, settings, replace, arm)
+    elif arm is not None:
+        raise typer.BadParameter("a model is no arm of the run; leave out --arm")
+    else:
+        evaluate_model(recipe, run_dir, settings, replace, model)
 
 
 @app.command(rich_help_panel="Single stages")

@@ -139,7 +139,7 @@ def batch_script(recipe: Recipe, source: Path, run_dir: Path, job: Job, file: Pa
         interface=talk,
         cpu="" if job.gpus else " OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu",
         attempts=job.attempts,
-        arms=" ".join(recipe.arm_names()),
+        arms=" ".join(arm for arm in recipe.arm_names() if recipe.for_arm(arm).train.trains),
         train="arms/$arm/train",
     )
 

@@ -50,7 +50,7 @@ class Recipe(BaseModel):
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        if not plain_name(name):
             raise ValueError("expected letters, digits, '.', '_' and '-', beginning with a letter or digit")
         return name
 
@@ -79,7 +79,7 @@ class Recipe(BaseModel):
                     "(choosing by the test questions would spoil them)"
                 )
         for arm, overrides in self.arms.items():
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", arm) or arm == MAIN_ARM:
+            if not plain_name(arm) or arm == MAIN_ARM:
                 raise ValueError(f"arms: '{arm}' is no name for an arm (letters, digits, '.', '_', '-'; not 'traces')")
             for key in {"name", "seed", "kinds", "questions", "sample", "arms"} & overrides.keys():
                 raise ValueError(f"arms.{arm}.{key}: arms of a run share it; use a recipe of its own instead")
@@ -107,6 +107,11 @@ class Recipe(BaseModel):
         if isinstance(weighting, Mapping) and "use" in weighting:  # options belong to the weighting they were for
             merged["weighting"] = {**merged["weighting"], "options": weighting.get("options", {})}
         return build(merged, where=f"arms.{arm}")
+
+
+def plain_name(name: str) -> bool:
+    """Whether a run, an arm or a model may have this name: it becomes a directory's."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
 
 
 def refuse_local_checkpoints(recipe: Recipe, what: str) -> None:
