@@ -305,6 +305,43 @@ def inspect_command(
     inspect_run(run, arm, document, Console())
 
 
+@app.command("recipe", rich_help_panel="Look inside")
+def recipe_command(
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="RECIPE", help="A recipe, or the directory of a run; after --keys, a prefix."),
+    ] = None,
+    keys: Annotated[bool, typer.Option("--keys", help="List all keys, or those below a PREFIX such as train.")] = False,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print the recipe with every default written out.")
+    ] = False,
+    arm: Annotated[
+        str | None, typer.Option("--arm", metavar="NAME", help="With --resolved: as this arm has it.")
+    ] = None,
+    settings: SetOption = None,
+) -> None:
+    """Show which keys a recipe may hold, with type, default and meaning, or what a recipe comes to.
+
+    Example: [cyan]tracestill recipe --keys train.watchdog[/], [cyan]tracestill recipe recipes/demo.yaml --resolved[/]
+    """
+    if keys == resolved:
+        raise typer.BadParameter("give one of --keys [PREFIX] and --resolved, the latter with a recipe")
+    if keys:
+        from tracestill.launch.recipe_keys import chosen
+
+        if arm or settings:
+            raise typer.BadParameter("--arm and --set belong to --resolved")
+        for key in chosen(what or ""):
+            typer.echo(key.line)
+        return
+    from tracestill.trainer.recipe import dump_recipe
+
+    if what is None:
+        raise typer.BadParameter("--resolved needs a recipe, or the directory of a run")
+    found = open_run(Path(what), None, settings).recipe
+    typer.echo(dump_recipe(found.for_arm(arm) if arm else found), nl=False)
+
+
 @app.command("diff", rich_help_panel="Look inside")
 def diff_command(
     first: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")],

@@ -60,7 +60,17 @@ def headline(found: Found) -> str:
                 seconds((arm.get("train") or {}).get("seconds")),
             ]
         )
-    heads = ["arm", text("differs in", left=True), "right", "95 % interval", "tokens a trace", "cut off", "in form", "steps", "training"]
+    heads = [
+        "arm",
+        text("differs in", left=True),
+        "right",
+        "95 % interval",
+        "tokens a trace",
+        "cut off",
+        "in form",
+        "steps",
+        "training",
+    ]
     return "".join(parts) + table(heads, body)
 
 

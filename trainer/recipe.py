@@ -35,15 +35,15 @@ class Recipe(BaseModel):
     name: str = Field(description="names the run's directory, runs/<name>")
     seed: int = Field(0, ge=0, lt=2**63, description="every random choice of the run follows from it")
     kinds: dict[str, str | None] = Field({}, description="span kinds of your own: name -> group it joins, or null")
-    questions: QuestionsConfig
-    sample: SampleConfig
-    select: SelectConfig = SelectConfig()
-    encode: EncodeConfig = EncodeConfig()
-    plan: PlanConfig
-    student: StudentConfig
-    weighting: WeightingConfig = WeightingConfig()
-    train: TrainConfig
-    evaluate: EvaluateConfig = EvaluateConfig()
+    questions: QuestionsConfig = Field(description="what is asked: a task, or a file of questions")
+    sample: SampleConfig = Field(description="which teachers answer the questions, and how often")
+    select: SelectConfig = Field(SelectConfig(), description="which records are worth imitating; all off: unfiltered")
+    encode: EncodeConfig = Field(EncodeConfig(), description="tokenizer, and the form of documents")
+    plan: PlanConfig = Field(description="how documents become packs, and packs steps")
+    student: StudentConfig = Field(description="which model learns, which of its parameters, and how it computes")
+    weighting: WeightingConfig = Field(WeightingConfig(), description="what each token counts in the loss")
+    train: TrainConfig = Field(description="how it is trained, measured and saved; none: not at all, a baseline")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="how held-out questions are asked")
     deepspeed: dict[str, Any] = Field({}, description="merged into the generated DeepSpeed config")
     arms: dict[str, dict[str, Any]] = Field({}, description="arm name -> overrides of this recipe")
 
