@@ -97,11 +97,13 @@ def results(run: RunDirectory, arms: list[str]) -> dict[str, Any]:
             found |= {f"{arm}: training {key}": training[key] for key in ("steps", "loss", "tokens", "seconds")}
         if manifest and manifest.get("best"):
             found[f"{arm}: best {manifest['best']['metric']}"] = manifest["best"]["value"]
-        evaluation = read_json(run.stage(arm, "evaluate") / "result.json")
+    places = {arm: run.stage(arm, "evaluate") for arm in arms} | {f"model {n}": at for n, at in run.models().items()}
+    for name, directory in places.items():
+        evaluation = read_json(directory / "result.json")
         if evaluation:
-            names = ("accuracy", "questions", "truncated", "in_form")  # older results lack the last
-            found |= {f"{arm}: {key}": evaluation.get(key) for key in names}
-            found |= {f"{arm}: held-out loss of {kind}": row["loss"] for kind, row in evaluation["kinds"].items()}
+            keys = ("accuracy", "questions", "truncated", "in_form")  # older results lack the last
+            found |= {f"{name}: {key}": evaluation.get(key) for key in keys}
+            found |= {f"{name}: held-out loss of {kind}": row["loss"] for kind, row in evaluation["kinds"].items()}
     return {name: value for name, value in found.items() if value is not None}
 
 

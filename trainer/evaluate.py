@@ -123,7 +123,7 @@ def run_model(
         keep(work, predictions, {**result, "seconds": round(time.perf_counter() - started, 3)})
 
 
-def keep(work: Stage, predictions: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> None:
+def keep(work: Stage, predictions: list[dict[str, Any]], result: Mapping[str, Any]) -> None:
     write_rows(work.path / "predictions.parquet", predictions, PREDICTION_SCHEMA)
     write_json(work.path / "result.json", result)
     work.counts = {"in": len(predictions), "out": len(predictions)}
@@ -243,7 +243,7 @@ def load_student(export_dir: Path, recipe: Recipe, device: torch.device) -> Stud
 
 
 @torch.no_grad()
-def teacher_forced(student: Student, store: TokenStore, device: torch.device) -> dict[str, dict[str, float | None]]:
+def teacher_forced(student: Student, store: TokenStore, device: torch.device) -> dict[str, dict[str, Any]]:
     """Kind -> mean nll in nats (``loss``), its 95 % interval by question (``loss_low``, ``loss_high``; None with one
     question only), share of targets predicted (``accuracy``) and ``count`` of targets.
 
@@ -270,7 +270,7 @@ def teacher_forced(student: Student, store: TokenStore, device: torch.device) ->
             counts[documents, 1:], nll[documents, 1:] = found[:, :, COUNT], found[:, :, NLL]
     finally:
         head.num_kinds = len(kinds)
-    result: dict[str, dict[str, float | None]] = {}
+    result: dict[str, dict[str, Any]] = {}
     for name, row in by_kind(kinds, sums).items():
         at = kinds.id(name)
         low, high = mean_interval(nll[:, at], counts[:, at], store.question_ids) or (None, None)
