@@ -90,7 +90,7 @@ def evaluate_model(recipe: Path, run_dir: Path | None, settings: list[str] | Non
     asked = open_run(recipe, run_dir, settings)
     works = plan_works(asked)
     work = model_work(asked, name, Path(path))
-    require_inputs([work], works, recipe)
+    require_inputs([work], [*works, work], recipe)
     empty = not any(work.directory.exists() for work in works)
     RunDirectory.create(asked.root, asked.recipe, replace=replace or empty)
     console = Console(stderr=True)

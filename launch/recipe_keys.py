@@ -49,7 +49,7 @@ class Key:
     kind: str  # what it may hold
     default: str  # as YAML, or REQUIRED; empty for a block
     about: str
-    where: str = ""  # the choice that it belongs to, such as ``questions.source: digit_sum``
+    where: str = ""  # the choice that it belongs to, such as ``weighting.use: focal``
 
     @property
     def line(self) -> str:

@@ -207,8 +207,9 @@ def test_rows_hold_every_document_once() -> None:
 def test_a_run_is_evaluated(run_directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     directory = run_directory.stage("traces", "evaluate")
     assert evaluate.main(["--run-dir", str(run_directory.root)]) == 0
-    assert capsys.readouterr().out.startswith("traces: accuracy 0.0% (0.0% to 43.4%) on 5 questions")
     rows = pq.read_table(directory / "predictions.parquet").to_pylist()
+    assert [row["read_by"] for row in rows if row["correct"]] == ["last_number"], "a random student, right by chance"
+    assert capsys.readouterr().out.startswith("traces: accuracy 20.0% (3.6% to 62.4%) on 5 questions")
     model = tiny_model(vocab_size=len(WORDS))
     for row in rows:  # greedy continuations by plain transformers, one at a time
         prompt = torch.tensor([ids_of(f"<s> {row['question']}")])
