@@ -211,7 +211,7 @@ def examples(path: Path) -> list[dict[str, Any]]:
         rows = pq.read_table(path).to_pylist()
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error}); evaluate again") from error
-    keep = ("question", "gold", "trace", "answer", "correct", "tokens", "text")
+    keep = ("question", "gold", "trace", "answer", "read_by", "correct", "tokens", "text")
     chosen = [row for correct in (True, False) for row in [r for r in rows if bool(r["correct"]) is correct][:EXAMPLES]]
     return [{key: row.get(key) for key in keep} for row in chosen]
 

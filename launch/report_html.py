@@ -238,6 +238,8 @@ def traces(found: Found) -> str:
         parts.append(f"<div><h3>{escape(arm)}</h3>")
         for example in row["examples"]:
             answer = escape(str(example["answer"])) if example["answer"] else "<i>none</i>"
+            rule = example["read_by"]  # older results lack it
+            answer += f" ({escape(rule.replace('_', ' '))})" if rule not in (None, "whole", "none") else ""
             mark = (
                 '<span class="mark right">right</span>'
                 if example["correct"]
