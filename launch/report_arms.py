@@ -97,7 +97,8 @@ def apart(bounds: Sequence[tuple[float | None, float | None]]) -> int | None:
 
 def held_out(found: Found) -> str:
     rows = {arm: (row["evaluation"] or {}).get("kinds") or {} for arm, row in found["arms"].items()}
-    rows = {arm: row for arm, row in rows.items() if row}
+    order = sorted(found["arms"], key=lambda arm: found["arms"][arm]["trains"])  # before, then after
+    rows = {arm: rows[arm] for arm in order if rows[arm]}
     kinds = [kind for kind in found["kinds"] if any(kind in row for row in rows.values())]
     if not kinds:
         return ""
