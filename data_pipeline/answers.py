@@ -1,4 +1,4 @@
-"""Whether an answer equals the reference answer.
+"""The answer in what a model wrote, and whether it equals the reference answer.
 
 Two numbers are compared exactly, as fractions, however they are written; anything else as normalised text.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from fractions import Fraction
+from typing import NamedTuple
 
 CURRENCIES = "$€£¥₹"
 MAX_EXPONENT = 400  # 10**n for a larger n is refused: it would cost memory and no answer needs it
@@ -17,6 +18,81 @@ NUMBER = re.compile(
     rf"(?:(?P<whole>\d+)\s+)?(?P<top>{DECIMAL})(?:[eE](?P<exponent>[-+]?\d{{1,9}}))?"
     rf"(?:\s*/\s*(?P<bottom>{DECIMAL}))?\s*%?"
 )
+
+
+INSIDE = re.compile(  # a number among words: no part of a word, and a full stop behind it is not its own
+    rf"(?:(?<![\w)\].])[-+])?(?<![\w.,/^])(?:[{CURRENCIES}]\s?-?)?(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?"
+    r"(?:\s?/\s?\d+(?:\.\d+)?)?%?(?!\d)"
+)
+FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
+HASHES = re.compile(r"^[ \t]*####(.+)$", re.M)
+SENTENCE = re.compile(r"\banswer\b(?:\s+is\b|[\s*]*:)[\s*:]*(.+)$", re.M | re.I)
+
+
+class Found(NamedTuple):
+    """An answer, and the rule that found it: whole, boxed, hashes, sentence, last_number or none."""
+
+    answer: str | None
+    rule: str
+
+
+def find_answer(text: str, *, numeric: bool) -> Found:
+    """The answer in ``text``: what a model wrote behind its reasoning, or all that it wrote.
+
+    ``numeric`` says that a number is asked for. The first rule that applies: the whole text, if it is a number; what
+    stands in the last ``\\boxed{}``; behind the last ``####``; behind the last "answer is" or "answer:", to the end of
+    its line; the last number, if one is asked for; the whole text. Where a number is asked for, words around it are
+    left out. The gold answer plays no part.
+    """
+    plain = text.strip()
+    if not plain:
+        return Found(None, "none")
+    if number(plain) is not None:
+        return Found(text, "whole")
+    marked = (("boxed", boxed(plain)), ("hashes", last(HASHES, plain)), ("sentence", last(SENTENCE, plain)))
+    for rule, found in marked:
+        if found is not None:
+            said = first_number(found) if numeric else trimmed(found)
+            if said:
+                return Found(said, rule)
+    if numeric and (numbers := numbers_in(plain)):
+        return Found(numbers[-1], "last_number")
+    return Found(None, "none") if numeric else Found(text, "whole")
+
+
+def boxed(text: str) -> str | None:
+    """What the last ``\\boxed{}`` holds, braces inside it included; None if there is none that closes."""
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return None
+    depth, begin = 1, start + len("\\boxed{")
+    for at in range(begin, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[at], 0)
+        if depth == 0:
+            return text[begin:at]
+    return None
+
+
+def last(pattern: re.Pattern[str], text: str) -> str | None:
+    found = pattern.findall(text)
+    return found[-1] if found else None
+
+
+def first_number(text: str) -> str | None:
+    """The number that a short text gives as an answer: the first, or of an equation what stands behind its sign."""
+    numbers = numbers_in(text.rpartition("=")[2]) or numbers_in(text)
+    return numbers[0] if numbers else None
+
+
+def numbers_in(text: str) -> list[str]:
+    """The numbers among the words of a text, each in a form that ``number`` reads."""
+    plain = FRACTION.sub(r"\1/\2", text).replace("\u2212", "-").replace("\\$", "$").replace("{,}", ",")
+    return [found for match in INSIDE.finditer(plain) if number(found := match[0].strip()) is not None]
+
+
+def trimmed(text: str) -> str:
+    """Text without the marks of emphasis and mathematics around it, and a final full stop."""
+    return text.strip().strip("*$`").removesuffix(".").strip("*$` ")
 
 
 def same_answer(answer: str, gold: str) -> bool:

@@ -222,20 +222,28 @@ class ChatForm:
         said = self.backend.decode(written[:end], skip_special_tokens=False)
         mark, layout = closing_mark(self.layout), self.layout
         ending = layout.tail.removesuffix(layout.stop)
+        closed = not mark or mark in said
+        trace: str = ""
+        answer: str | None = None
         if not mark:  # the prompt has closed the think block, or there is none
-            trace, answer = "", between(said, "", ending)
+            answer = between(said, "", ending)
         else:
-            trace, found, answer = said.partition(mark)
+            thought, _, after = said.partition(mark)
             lead, _, trail = layout.closing.partition(mark)
             opening, lead = (layout.opening, lead) if layout is not self.without_trace else (lead, "")
-            trace, answer = between(trace, opening, lead), between(answer, trail, ending)
-        complete = end is not None and (not mark or bool(found))
+            trace = between(thought, opening, lead)
+            opens = opening.strip()
+            if closed:
+                answer = between(after, trail, ending)
+            elif opens and not said.lstrip().startswith(opens) and not layout.prefilled:
+                answer = between(said, "", ending)  # in the open
         return Reading(
             text=self.backend.decode(written, skip_special_tokens=False),
             trace=trace,
-            answer=answer if complete else None,
+            answer=answer if end is not None else None,
             finished=end is not None,
             trace_tokens=len(self.tokens_of([trace])[0].ids),
+            in_form=closed and end is not None,
         )
 
 

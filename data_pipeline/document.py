@@ -53,12 +53,15 @@ class PlainForm:
         output = split_output(tokenizer, ids)
         ends = [list(ids).index(end) for end in (tokenizer.end_think, tokenizer.eos) if end in ids]
         thought = ids[: min(ends, default=len(ids))]
+        closed = tokenizer.end_think in ids
+        answer = output.answer if closed else None if tokenizer.think in thought else output.trace
         return Reading(
             text=tokenizer.backend.decode(list(ids), skip_special_tokens=False),
             trace=output.trace,
-            answer=output.answer if output.finished and tokenizer.end_think in ids else None,
+            answer=answer if output.finished else None,
             finished=output.finished,
             trace_tokens=sum(token != tokenizer.think for token in thought),
+            in_form=output.finished and closed,
         )
 
 

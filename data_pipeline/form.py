@@ -97,13 +97,18 @@ class Encoded(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What a model wrote after the prompt."""
+    """What a model wrote after the prompt.
+
+    A model that closes no trace because it opened none, as one that was never trained on the form, has written all of
+    its answer in the open: it is trace and answer at once (see ``answers.find_answer``).
+    """
 
     text: str  # all of it, control symbols included
     trace: str
-    answer: str | None  # None: cut off, or the trace was never closed
+    answer: str | None  # where the answer stands; None: cut off, or a trace that was opened was never closed
     finished: bool  # the model ended by itself
     trace_tokens: int
+    in_form: bool  # it closed its trace, and ended
 
 
 class Form(Protocol):

@@ -36,7 +36,7 @@ class TeacherConfig(BaseModel):
 class SampleConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    teachers: tuple[TeacherConfig, ...] = Field(min_length=1)
+    teachers: tuple[TeacherConfig, ...] = Field(min_length=1, description="who answers")
     styles: tuple[str, ...] = Field(("",), min_length=1, description="system prompts")
     temperatures: tuple[float, ...] = Field((1.0,), min_length=1, description=">= 0; 0 is the most likely trace")
     samples: int = Field(1, ge=1, description="traces for each question, teacher, style and temperature")

@@ -31,7 +31,7 @@ def train_as_rank(root: Path, wanted: Recipe, arm: str | None, resume: str) -> N
             f"{root}: holds another recipe (differs in {', '.join(fields)}); ranks that mpirun starts change no run: "
             "begin it with `tracestill run RECIPE --until plan`"
         )
-    arms = wanted.arm_names()
+    arms = [name for name in wanted.arm_names() if wanted.for_arm(name).train.trains] or wanted.arm_names()
     if arm is None and len(arms) > 1:
         raise InputError(f"--arm: ranks that mpirun starts train one student; choose one of {', '.join(arms)}")
     from tracestill.trainer import train

@@ -132,7 +132,8 @@ def with_data(
     from tracestill.trainer.run_directory import RECIPE, RunDirectory
 
     asked = open_run(recipe, run_dir, settings)
-    asked.recipe.for_arm(arm)
+    if not asked.recipe.for_arm(arm).train.trains:
+        raise InputError(f"--arm {arm}: its student is not trained (train: none)")
     due = [w for w in plan_works(asked) if w.position <= stage_position("plan") and w.arm in (None, arm)]
     if (asked.root / RECIPE).exists():
         stale = next((work.label for work in due if not work.is_current() and work.directory.exists()), None)

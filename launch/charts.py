@@ -94,8 +94,10 @@ def grid(frame: Frame, x_label: str) -> str:
     return "".join(parts)
 
 
-def intervals(rows: Sequence[tuple[str, float, float, float]], *, width: float = 700) -> str:
-    """Bars from 0 to 100 % with their interval: (name, share, low, high) of each row."""
+def intervals(
+    rows: Sequence[tuple[str, float, float, float]], *, colours: Sequence[str] = SERIES, width: float = 700
+) -> str:
+    """Bars from 0 to 100 % with their interval: (name, share, low, high) of each row; ``colours`` are CSS classes."""
     left, right, step, bar = 170.0, 120.0, 46.0, 20.0
     span = width - left - right
     height = step * len(rows) + 26
@@ -107,8 +109,8 @@ def intervals(rows: Sequence[tuple[str, float, float, float]], *, width: float =
     for index, (name, share, low, high) in enumerate(rows):
         top = 8 + index * step
         middle = top + bar / 2
-        colour = SERIES[index % len(SERIES)]
-        parts.append(f'<text class="label" x="{left - 10}" y="{middle + 4.5}" text-anchor="end">{escape(name)}</text>')
+        colour = colours[index % len(colours)]
+        parts.append(named(name, left - 10, middle + 4.5))
         parts.append(
             f'<rect class="bar {colour}" x="{left}" y="{top}" width="{span * share:.1f}" height="{bar}" rx="2"/>'
         )
@@ -136,7 +138,7 @@ def stacked(
     legend: dict[str, str] = {}
     for index, (name, parts) in enumerate(rows):
         top, x = 6 + index * step, left
-        shapes.append(f'<text class="label" x="{left - 10}" y="{top + 14.5}" text-anchor="end">{escape(name)}</text>')
+        shapes.append(named(name, left - 10, top + 14.5))
         for part, amount, colour in parts:
             if amount <= 0:
                 continue
@@ -153,6 +155,14 @@ def stacked(
         f'<span class="key"><i class="{colour}"></i>{escape(part)}</span>' for part, colour in legend.items()
     )
     return figure("", "".join(shapes), width, step * len(rows) + 4) + f'<div class="legend">{keys}</div>'
+
+
+def named(name: str, x: float, y: float, most: int = 22) -> str:
+    """The name of a row, ending at x; a long one is cut short, and whole where the pointer rests."""
+    short = name if len(name) <= most else f"{name[: most - 1]}…"
+    return (
+        f'<text class="label" x="{x:g}" y="{y:g}" text-anchor="end">{escape(short)}<title>{escape(name)}</title></text>'
+    )
 
 
 def figure(title: str, body: str, width: float, height: float) -> str:

@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from tracestill.launch import bench_command, cluster_commands
-from tracestill.launch.execution import default_root, execute, open_run, single
+from tracestill.launch.execution import default_root, evaluate_model, execute, open_run, single
 from tracestill.launch.host_options import (
     AddressOption,
     ElasticOption,
@@ -255,11 +255,25 @@ def evaluate(
     recipe: RecipeArgument,
     run_dir: RunDirOption = None,
     arm: ArmOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="[NAME=]DIR", help="Any other model, asked in its own form, beside the arms."),
+    ] = None,
     settings: SetOption = None,
     replace: ReplaceOption = False,
 ) -> None:
-    """Let the students answer held-out questions; measure the loss of each span kind. Next: [cyan]report[/]."""
-    single("evaluate", recipe, run_dir, settings, replace, arm)
+    """Let the students answer held-out questions; measure the loss of each span kind. Next: [cyan]report[/].
+
+    An arm with [bold]train: none[/] is its student before training.
+
+    Example: [cyan]tracestill evaluate runs/demo --model models/instruct[/]
+    """
+    if model is None:
+        single("evaluate", recipe, run_dir, settings, replace, arm)
+    elif arm is not None:
+        raise typer.BadParameter("a model is no arm of the run; leave out --arm")
+    else:
+        evaluate_model(recipe, run_dir, settings, replace, model)
 
 
 @app.command(rich_help_panel="Single stages")
@@ -297,6 +311,43 @@ def inspect_command(
 
     run = open_run(recipe, run_dir, None) if recipe.is_dir() else RunDirectory.open(run_dir or default_root(recipe))
     inspect_run(run, arm, Shown(document, documents, record, text), Console())
+
+
+@app.command("recipe", rich_help_panel="Look inside")
+def recipe_command(
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="RECIPE", help="A recipe, or the directory of a run; after --keys, a prefix."),
+    ] = None,
+    keys: Annotated[bool, typer.Option("--keys", help="List all keys, or those below a PREFIX such as train.")] = False,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print the recipe with every default written out.")
+    ] = False,
+    arm: Annotated[
+        str | None, typer.Option("--arm", metavar="NAME", help="With --resolved: as this arm has it.")
+    ] = None,
+    settings: SetOption = None,
+) -> None:
+    """Show which keys a recipe may hold, with type, default and meaning, or what a recipe comes to.
+
+    Example: [cyan]tracestill recipe --keys train.watchdog[/], [cyan]tracestill recipe recipes/demo.yaml --resolved[/]
+    """
+    if keys == resolved:
+        raise typer.BadParameter("give one of --keys [PREFIX] and --resolved, the latter with a recipe")
+    if keys:
+        from tracestill.launch.recipe_keys import chosen
+
+        if arm or settings:
+            raise typer.BadParameter("--arm and --set belong to --resolved")
+        for key in chosen(what or ""):
+            typer.echo(key.line)
+        return
+    from tracestill.trainer.recipe import dump_recipe
+
+    if what is None:
+        raise typer.BadParameter("--resolved needs a recipe, or the directory of a run")
+    found = open_run(Path(what), None, settings).recipe
+    typer.echo(dump_recipe(found.for_arm(arm) if arm else found), nl=False)
 
 
 @app.command("diff", rich_help_panel="Look inside")

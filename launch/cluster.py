@@ -142,7 +142,8 @@ def copied_parts(directory: Path, recipe: Recipe | None = None) -> list[str] | N
     if not (directory / RECIPE).exists():
         return None
     run = RunDirectory(directory, recipe) if recipe else RunDirectory.open(directory)
-    arms = {arm: run.recipe.for_arm(arm).train for arm in run.recipe.arm_names()}
+    every = {arm: run.recipe.for_arm(arm).train for arm in run.recipe.arm_names()}
+    arms = {arm: train for arm, train in every.items() if train.trains}
     if len({train.local_checkpoints for train in arms.values()}) > 1:
         raise InputError(f"{directory / RECIPE}: train.local_checkpoints must be the same for all arms")
     if not run.recipe.train.local_checkpoints:

@@ -13,6 +13,7 @@ from tracestill.data_pipeline.stage import output_digest, read_manifest
 from tracestill.launch.report import gather_training, read_json
 from tracestill.trainer.run_directory import RunDirectory, differing
 
+NOT_ALIKE = ", otherwise weighted or laid out: no comparison"
 STAGES = ("sample", "select", "tokenizer", "encode", "plan")
 ABSENT = "—"
 Row = tuple[str, Any, Any]  # what, in the first run, in the second
@@ -29,8 +30,19 @@ def diff_runs(first: RunDirectory, second: RunDirectory) -> dict[str, list[Row]]
         "recipe": [(name, at(one, name), at(other, name)) for name in differing(one, other)],
         "data": data_rows(first, second, arms),
         "versions": different(*(versions(run, arms) for run in (first, second))),
-        "results": union(*(results(run, arms) for run in (first, second))),
+        "results": compared(first, second, arms),
     }
+
+
+def compared(first: RunDirectory, second: RunDirectory, arms: list[str]) -> list[Row]:
+    """The figures of both runs by name. A weighted loss says so where the other run's weights something else."""
+    rows = union(*(results(run, arms) for run in (first, second)))
+    unlike = [
+        f"{arm}: training loss"
+        for arm in arms
+        if len({str((own.weighting, own.encode)) for own in (run.recipe.for_arm(arm) for run in (first, second))}) > 1
+    ]
+    return [(f"{what}{NOT_ALIKE}" if what in unlike else what, one, other) for what, one, other in rows]
 
 
 def at(recipe: dict[str, Any], name: str) -> Any:
@@ -85,10 +97,13 @@ def results(run: RunDirectory, arms: list[str]) -> dict[str, Any]:
             found |= {f"{arm}: training {key}": training[key] for key in ("steps", "loss", "tokens", "seconds")}
         if manifest and manifest.get("best"):
             found[f"{arm}: best {manifest['best']['metric']}"] = manifest["best"]["value"]
-        evaluation = read_json(run.stage(arm, "evaluate") / "result.json")
+    places = {arm: run.stage(arm, "evaluate") for arm in arms} | {f"model {n}": at for n, at in run.models().items()}
+    for name, directory in places.items():
+        evaluation = read_json(directory / "result.json")
         if evaluation:
-            found |= {f"{arm}: {key}": evaluation[key] for key in ("accuracy", "questions", "truncated")}
-            found |= {f"{arm}: held-out loss of {kind}": row["loss"] for kind, row in evaluation["kinds"].items()}
+            keys = ("accuracy", "questions", "truncated", "in_form")  # older results lack the last
+            found |= {f"{name}: {key}": evaluation.get(key) for key in keys}
+            found |= {f"{name}: held-out loss of {kind}": row["loss"] for kind, row in evaluation["kinds"].items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -124,7 +139,7 @@ def show(found: dict[str, list[Row]], names: tuple[str, str], console: Console) 
             table.add_column("change", justify="right")
         for what, first, second in rows:
             cells = [what, text_of(first), text_of(second)]
-            table.add_row(*map(Text, [*cells, change(first, second)] if part == "results" else cells))
+            table.add_row(*map(Text, [*cells, change(what, first, second)] if part == "results" else cells))
         console.print(table)
 
 
@@ -132,8 +147,8 @@ def text_of(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def change(first: Any, second: Any) -> str:
-    """The second number less the first; nothing where one of them is none."""
-    if not (isinstance(first, int | float) and isinstance(second, int | float)):
+def change(what: str, first: Any, second: Any) -> str:
+    """The second number less the first; nothing where one of them is none, or the two do not compare."""
+    if what.endswith(NOT_ALIKE) or not (isinstance(first, int | float) and isinstance(second, int | float)):
         return ""
     return "=" if first == second else f"{second - first:+.4g}"

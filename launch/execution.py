@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
+from tracestill.data_pipeline.errors import InputError
+
 if TYPE_CHECKING:
     from tracestill.launch.cluster import Cluster
     from tracestill.trainer.run_directory import RunDirectory
@@ -51,9 +53,11 @@ def execute(
 
     console = Console(stderr=True)
     asked = open_run(recipe, run_dir, settings)
-    asked.recipe.for_arm(arm or "traces")
+    own = asked.recipe.for_arm(arm or "traces")
     works = plan_works(asked, resume=resume, cluster=cluster, max_restarts=max_restarts)
     chosen = [w for w in works if first <= w.position <= last and (arm is None or w.arm in (None, arm))]
+    if arm and not own.train.trains and not chosen:
+        raise InputError(f"--arm {arm}: its student is not trained (train: none); `tracestill evaluate` takes it")
     if first:
         require_inputs(chosen, works, recipe)
     check_works(asked, chosen, console, resume=resume, cluster=cluster)
@@ -68,6 +72,30 @@ def execute(
     run = RunDirectory.create(asked.root, asked.recipe, replace=replace or empty)
     run_stages(chosen, console)
     describe_end(run, chosen, console)
+
+
+def evaluate_model(recipe: Path, run_dir: Path | None, settings: list[str] | None, replace: bool, model: str) -> None:
+    """Let a model that is no arm, as ``DIR`` or ``NAME=DIR``, answer the held-out questions of a run."""
+    from tracestill.launch.runner import require_inputs, run_stages
+    from tracestill.launch.stages import describe_end, model_work, plan_works
+    from tracestill.trainer.recipe import plain_name
+    from tracestill.trainer.run_directory import RunDirectory
+
+    name, equals, path = ("", "", model) if Path(model).exists() else model.rpartition("=")
+    if not Path(path).is_dir():
+        raise InputError(f"--model {model}: no such directory; expected DIR or NAME=DIR")
+    name = name if equals else Path(path).absolute().name
+    if not plain_name(name):
+        raise InputError(f"--model {model}: '{name}' is no name for it; give it one: --model NAME={path}")
+    asked = open_run(recipe, run_dir, settings)
+    works = plan_works(asked)
+    work = model_work(asked, name, Path(path))
+    require_inputs([work], [*works, work], recipe)
+    empty = not any(work.directory.exists() for work in works)
+    RunDirectory.create(asked.root, asked.recipe, replace=replace or empty)
+    console = Console(stderr=True)
+    run_stages([work], console)
+    describe_end(asked, [work], console)
 
 
 def open_run(recipe: Path, run_dir: Path | None, settings: list[str] | None) -> RunDirectory:

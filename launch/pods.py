@@ -79,7 +79,8 @@ class Pods:
 
 def values_of(recipe: Recipe, arm: str, pods: Pods) -> dict[str, str | int]:
     """What the templates of a manifest name. Raises InputError for a name that Kubernetes would refuse."""
-    recipe.for_arm(arm)
+    if not recipe.for_arm(arm).train.trains:
+        raise InputError(f"--arm {arm}: its student is not trained (train: none)")
     refuse_local_checkpoints(recipe, "the manifest")
     ranks = pods.ranks or pods.gpus
     if ranks < 1:

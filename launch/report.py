@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import read_manifest, stage, versions, write_json
+from tracestill.data_pipeline.stage import is_current, read_manifest, stage, versions, write_json
 from tracestill.launch.report_html import page
 from tracestill.launch.stages import plan_works
 from tracestill.launch.training import wall_seconds
@@ -44,8 +44,9 @@ def gather(run: RunDirectory) -> dict[str, Any]:
     """Everything that the page shows, as JSON.
 
     ``arms`` maps each arm to ``data``, ``plan``, ``train`` and ``evaluation``, each null while its stage has not
-    finished or is out of date; ``missing`` names those stages; ``stages`` lists the seconds that the others took, in
-    training the launcher and all attempts included.
+    finished or is out of date, and to ``trains``; ``models`` maps every other model that answered the questions to its
+    ``evaluation``; ``missing`` names those stages; ``stages`` lists the seconds that the others took, in training the
+    launcher and all attempts included.
     """
     recipe = run.recipe
     arms: dict[str, Any] = {}
@@ -59,6 +60,8 @@ def gather(run: RunDirectory) -> dict[str, Any]:
     def manifest_of(arm: str, name: str) -> dict[str, Any] | None:
         directory = run.stage(arm, name)
         manifest = read_manifest(directory)
+        if directory not in current:  # an arm that is not trained
+            return None
         if directory not in seen:
             seen.add(directory)
             own = arm if run.root / "arms" in directory.parents else None
@@ -86,6 +89,7 @@ def gather(run: RunDirectory) -> dict[str, Any]:
         "missing": missing,
         "sample": (sample or {}).get("counts"),
         "arms": {arm: gather_arm(run, arm, manifests) for arm, manifests in arms.items()},
+        "models": gather_models(run, missing),
         "stages": stages,
         "kinds": list(recipe.span_kinds().names),
         "recipe": recipe.model_dump(mode="json"),
@@ -101,7 +105,10 @@ def gather_arm(run: RunDirectory, arm: str, manifests: dict[str, Any]) -> dict[s
     stale = manifests["train"] is None and read_manifest(train) is not None
     return {
         "overrides": run.recipe.arms.get(arm, {}),
-        "weights": recipe.weighting.model_dump(mode="json")["weights"],
+        "trains": recipe.train.trains,
+        "weighting": recipe.weighting.model_dump(mode="json"),
+        "documents": recipe.encode.model_dump(mode="json"),
+        "tokenizer": recipe.encode.tokenizer.model_dump(mode="json"),
         "selection": (manifests["select"] or {}).get("counts"),
         "vocabulary": (manifests["tokenizer"] or {}).get("vocab_size"),
         "data": encode["counts"] if encode else None,
@@ -112,6 +119,25 @@ def gather_arm(run: RunDirectory, arm: str, manifests: dict[str, Any]) -> dict[s
         "evaluation": read_json(run.stage(arm, "evaluate") / "result.json") if manifests["evaluate"] else None,
         "examples": examples(run.stage(arm, "evaluate") / "predictions.parquet") if manifests["evaluate"] else [],
     }
+
+
+def gather_models(run: RunDirectory, missing: list[str]) -> dict[str, Any]:
+    """The figures of models that are no arms; those whose questions or settings have changed go to ``missing``."""
+    found = {}
+    for name, directory in run.models().items():
+        manifest = read_manifest(directory) or {}
+        held = manifest.get("config", {})
+        config, inputs = run.model_stage(Path(held.get("model", "")))
+        config["files"] = held.get("files")  # the model itself may be elsewhere by now
+        if not is_current(directory, "evaluate", config, inputs):
+            missing.append(f"evaluate {name} (out of date)")
+            continue
+        found[name] = {
+            "path": held["model"],
+            "evaluation": read_json(directory / "result.json"),
+            "examples": examples(directory / "predictions.parquet"),
+        }
+    return found
 
 
 def gather_training(directory: Path, manifest: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -186,7 +212,7 @@ def examples(path: Path) -> list[dict[str, Any]]:
         rows = pq.read_table(path).to_pylist()
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error}); evaluate again") from error
-    keep = ("question", "gold", "trace", "answer", "correct", "tokens", "text")
+    keep = ("question", "gold", "trace", "answer", "read_by", "correct", "tokens", "text")
     chosen = [row for correct in (True, False) for row in [r for r in rows if bool(r["correct"]) is correct][:EXAMPLES]]
     return [{key: row.get(key) for key in keep} for row in chosen]
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import yaml
 
-from tracestill.launch.charts import SERIES, intervals, lines, stacked
+from tracestill.launch.charts import SERIES, lines, stacked
+from tracestill.launch.report_arms import headline, held_out
+from tracestill.launch.report_parts import Found, alike, colour_of, legend, seconds, table, text
 from tracestill.launch.report_style import REJECTED, STYLE
 from tracestill.trainer.preview_html import colour_rules, document, kind_class, kinds_table
 
-Found = dict[str, Any]
 PACE = {
     "tokens_per_second": "tokens a second",
     "mfu": "MFU, share of what the devices can reach",
@@ -32,78 +33,6 @@ def page(found: Found) -> str:
     )
 
 
-def headline(found: Found) -> str:
-    machine = found["machine"]
-    where = ", ".join(machine["gpus"]) or f"{machine['processor']}, {machine['cores']} cores"
-    evaluated = {arm: row["evaluation"] for arm, row in found["arms"].items() if row["evaluation"]}
-    parts = [
-        f"<h1>{escape(found['name'])}</h1>",
-        f'<p class="soft">Tracestill {escape(found["versions"].get("tracestill", ""))} · seed {found["seed"]} · '
-        f"{escape(where)} · {escape(found['written'].replace('T', ' ').replace('+00:00', ' UTC'))}</p>",
-    ]
-    if found["missing"]:
-        names = ", ".join(escape(name) for name in found["missing"])
-        parts.append(f'<p class="note">Not in this report, because the stage has not finished: {names}.</p>')
-    if not evaluated:
-        return "".join(parts)
-    said = ", ".join(f"<b>{row['accuracy']:.1%}</b> for <b>{escape(arm)}</b>" for arm, row in evaluated.items())
-    questions = max(row["questions"] for row in evaluated.values())
-    parts.append(f'<p class="lead">Share of {questions:,} held-out questions answered right: {said}.</p>')
-    rows = [
-        (arm, row["accuracy"], row.get("accuracy_low", row["accuracy"]), row.get("accuracy_high", row["accuracy"]))
-        for arm, row in evaluated.items()
-    ]
-    parts.append(intervals(rows))
-    parts.append('<p class="soft">Whiskers: 95 % interval (Wilson). Answers come from free generation.</p>')
-    parts.append(
-        table(
-            ["arm", "differs in", "right", "95 % interval", "tokens a trace", "cut off", "optimizer steps", "training"],
-            [
-                [
-                    escape(arm),
-                    differences(found["arms"][arm]["overrides"]),
-                    f"{row['accuracy']:.1%}",
-                    f"{low:.1%} to {high:.1%}",
-                    f"{row['trace_tokens_mean']:,.1f}",
-                    f"{row['truncated']:,}",
-                    steps_of(found["arms"][arm]["train"]),
-                    seconds((found["arms"][arm]["train"] or {}).get("seconds")),
-                ]
-                for (arm, _, low, high), row in zip(rows, evaluated.values(), strict=True)
-            ],
-        )
-    )
-    return "".join(parts)
-
-
-def held_out(found: Found) -> str:
-    rows = {arm: (row["evaluation"] or {}).get("kinds") or {} for arm, row in found["arms"].items()}
-    kinds = [kind for kind in found["kinds"] if any(kind in row for row in rows.values())]
-    if not kinds:
-        return ""
-    body = []
-    for kind in kinds:
-        losses = [row[kind]["loss"] if kind in row else None for row in rows.values()]
-        known = [loss for loss in losses if loss is not None]
-        least = min(known) if len(set(known)) > 1 else None
-        cells = [f'<b class="{kind_class(kind, found["kinds"])}">{escape(kind)}</b>']
-        for row, loss in zip(rows.values(), losses, strict=True):
-            cells += (
-                ["", ""]
-                if loss is None
-                else [
-                    f"*{loss:.4f}" if loss == least else f"{loss:.4f}",
-                    f"{row[kind]['accuracy']:.1%}",
-                ]
-            )
-        body.append(cells)
-    heads = ["kind", *(f"{escape(arm)}<br>{what}" for arm in rows for what in ("loss", "predicted"))]
-    return (
-        "<h2>Held-out loss by span kind</h2><p class='soft'>Mean negative log-likelihood in nats a token on held-out "
-        "documents, and the share of tokens predicted right, each given all tokens before it.</p>" + table(heads, body)
-    )
-
-
 def curves(found: Found) -> str:
     trained = {arm: row["train"] for arm, row in found["arms"].items() if row["train"]}
     if not trained:
@@ -118,17 +47,29 @@ def curves(found: Found) -> str:
             result[arm] = [(point["step"], value) for point in points if (value := pick(point)) is not None]
         return result
 
-    charts = [lines(series(lambda point: point["loss"]), title="loss, weighted")]
+    def of(arms: Sequence[str], values: dict[str, list[tuple[float, float]]]) -> dict[str, list[tuple[float, float]]]:
+        return {arm: points if arm in arms else [] for arm, points in values.items()}
+
+    weighted = alike(found, list(trained), "weighting", "documents")  # only these share an axis
+    same = alike(found, list(trained), "tokenizer")
+
+    def each(title: str, groups: list[list[str]], *values: dict[str, list[tuple[float, float]]]) -> list[str]:
+        return [
+            lines(*(of(arms, one) for one in values), title=f"{title}: {', '.join(arms)}" if groups[1:] else title)
+            for arms in groups
+        ]
+
+    charts = each("loss, weighted", weighted, series(lambda point: point["loss"]))
     for kind in kinds:
 
         def loss(point: Found, kind: str = kind) -> float | None:
             return point["kinds"].get(kind, {}).get("loss")
 
         title = f"loss of {kind}{without_weight(kind, trained)}"
-        charts.append(lines(series(loss), series(loss, "held_out"), title=title))
+        charts += each(title, same, series(loss), series(loss, "held_out"))
     accuracy = series(lambda point: point["accuracy"], "answers")
     charts.append(lines(accuracy, title="held-out questions answered right, share", log=False))
-    charts.append(lines(series(lambda point: point.get("grad_norm")), title="norm of the gradient"))
+    charts += each("norm of the gradient", weighted, series(lambda point: point.get("grad_norm")))
     charts.append(lines(series(lambda point: point.get("lr")), title="learning rate", log=False))
     for key, title in PACE.items():
         charts.append(lines(series(lambda point, key=key: point.get(key)), title=title, log=False))
@@ -137,16 +78,20 @@ def curves(found: Found) -> str:
     for arm, row in trained.items():
         rate = row["tokens"] / row["step_seconds"] if row["step_seconds"] else 0.0
         state = "" if row["finished"] else " (unfinished)"
-        cells = [escape(arm) + state, f"{row['steps']:,}", f"{row['epochs']:,}", f"{row['tokens']:,}"]
+        cells = [text(escape(arm) + state), f"{row['steps']:,}", f"{row['epochs']:,}", f"{row['tokens']:,}"]
         body.append([*cells, f"{rate:,.0f}", f"{row['loss']:.4f}", seconds(row["seconds"])])
-    heads = ["arm", "steps", "epochs", "tokens", "tokens a second", "last loss", "time"]
+    heads = ["arm", "steps", "epochs", "tokens", "tokens a second", "last loss, weighted", "time"]
+    apart = (
+        " Arms whose weighting or form of documents differs have charts of their own for what is weighted (loss, "
+        "gradient), and these numbers do not compare; losses by kind do, since every target counts once."
+        if weighted[1:]
+        else ""
+    )
     return (
         "<h2>Training</h2><p class='soft'>Losses in nats a token, on a logarithmic scale. Solid: training documents, "
         "means of the steps between two lines of the log; of kinds without weight, a sample of the last one. "
-        "Dashed: held-out documents, where they are measured.</p>"
-        + legend(found)
-        + f'<div class="many">{"".join(charts)}</div>'
-        + table(heads, body)
+        f"Dashed: held-out documents, where they are measured.{apart}"
+        "</p>" + legend(found, list(trained)) + f'<div class="many">{"".join(charts)}</div>' + table(heads, body)
     )
 
 
@@ -248,7 +193,7 @@ def plans(found: Found) -> str:
         balance = ", ".join(f"{float(value):.3f} on {ranks}" for ranks, value in statistics["imbalance"].items())
         body.append(
             [
-                escape(arm),
+                text(escape(arm)),
                 f"{statistics['documents']:,}",
                 f"{statistics['tokens']:,}",
                 f"{statistics['packs']:,}",
@@ -256,7 +201,7 @@ def plans(found: Found) -> str:
                 f"{statistics['wasted_tokens']:,}",
                 f"{row['steps_per_epoch']:,}",
                 f"{row['epochs']:,}",
-                escape(balance),
+                text(escape(balance)),
             ]
         )
     heads = [
@@ -277,7 +222,6 @@ def plans(found: Found) -> str:
 
 
 def times(found: Found) -> str:
-    order = list(found["arms"])
     names = list(dict.fromkeys(row["stage"] for row in found["stages"]))
     rows = [
         (
@@ -286,7 +230,7 @@ def times(found: Found) -> str:
                 (
                     row["arm"] or "shared",
                     row["seconds"] or 0.0,
-                    SERIES[order.index(row["arm"]) % 6] if row["arm"] else "s5",
+                    colour_of(found, row["arm"] or ""),
                 )
                 for row in found["stages"]
                 if row["stage"] == name
@@ -302,12 +246,14 @@ def times(found: Found) -> str:
 
 def traces(found: Found) -> str:
     parts = []
-    for arm, row in found["arms"].items():
+    for arm, row in (found["arms"] | found["models"]).items():
         if not row["examples"]:
             continue
         parts.append(f"<div><h3>{escape(arm)}</h3>")
         for example in row["examples"]:
             answer = escape(str(example["answer"])) if example["answer"] else "<i>none</i>"
+            rule = example["read_by"]  # older results lack it
+            answer += f" ({escape(rule.replace('_', ' '))})" if rule not in (None, "whole", "none") else ""
             mark = (
                 '<span class="mark right">right</span>'
                 if example["correct"]
@@ -331,7 +277,7 @@ def provenance(found: Found) -> str:
     machine = found["machine"]
     rows = [[escape(name), escape(version)] for name, version in found["versions"].items()]
     rows += [
-        [escape(name), escape(", ".join(value) if isinstance(value, list) else str(value))]
+        [escape(name), text(escape(", ".join(value) if isinstance(value, list) else str(value)))]
         for name, value in machine.items()
         if value
     ]
@@ -341,43 +287,3 @@ def provenance(found: Found) -> str:
         + table(["what", "which"], rows)
         + f"<details><summary>The resolved recipe</summary><pre>{recipe}</pre></details>"
     )
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Heads and cells are HTML; a cell that begins with ``*`` is the best of its row."""
-    top = "".join(f"<th>{head}</th>" for head in heads)
-    body = "".join(
-        "<tr>"
-        + "".join(f'<td class="best">{c[1:]}</td>' if c.startswith("*") else f"<td>{c}</td>" for c in row)
-        + "</tr>"
-        for row in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def legend(found: Found) -> str:
-    keys = [
-        f'<span class="key"><i class="{SERIES[i % 6]}"></i>{escape(arm)}</span>' for i, arm in enumerate(found["arms"])
-    ]
-    return f'<div class="legend">{"".join(keys)}</div>'
-
-
-def differences(overrides: Found, prefix: str = "") -> str:
-    """An arm's overrides of the recipe, such as ``encode.trace: drop``, as HTML."""
-    parts = []
-    for key, value in overrides.items():
-        name = f"{prefix}{key}"
-        parts.append(
-            differences(value, f"{name}.") if isinstance(value, dict) else f"<code>{escape(f'{name}: {value}')}</code>"
-        )
-    return ", ".join(parts)
-
-
-def steps_of(train: Found | None) -> str:
-    return f"{train['steps']:,}" if train else ""
-
-
-def seconds(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.1f} s" if value < 100 else f"{value / 60:.1f} min"

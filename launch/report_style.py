@@ -22,8 +22,10 @@ p{margin:4px 0 12px;max-width:76ch}
 code,pre{font:12.5px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
 pre{background:var(--panel);border:1px solid var(--line);border-radius:6px;padding:10px 12px;margin:6px 0;
 white-space:pre-wrap;overflow-wrap:anywhere}
-td.best{font-weight:650}
-figure{margin:0}figcaption{font-size:13px;font-weight:600;margin:0 0 2px 2px}
+td.best{font-weight:650}td .small{font-size:11.5px;font-weight:400;color:var(--soft)}
+td .text{white-space:normal;overflow-wrap:anywhere;max-width:320px;text-align:left}td .text code{font-size:11.5px}
+th{white-space:normal}th .text{overflow-wrap:anywhere;max-width:120px}th .text.left{text-align:left}
+figure{margin:0}figcaption{overflow-wrap:anywhere;font-size:13px;font-weight:600;margin:0 0 2px 2px}
 svg{max-width:100%;height:auto;display:block;overflow:visible}
 svg text{font-family:inherit;fill:var(--ink)}
 .tick{font-size:10.5px;fill:var(--soft)!important}.label{font-size:13.5px}.figure{font-size:17px;font-weight:650}

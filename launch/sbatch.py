@@ -148,7 +148,7 @@ def batch_script(recipe: Recipe, source: Path, run_dir: Path, job: Job, file: Pa
         cpu="" if job.gpus else " DS_ACCELERATOR=cpu",
         threads="" if job.gpus else ' env OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}"',
         attempts=job.attempts,
-        arms=" ".join(recipe.arm_names()),
+        arms=" ".join(arm for arm in recipe.arm_names() if recipe.for_arm(arm).train.trains),
         train="arms/$arm/train",
     )
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from tracestill.data_pipeline import encode, plan_stage, sample, selection, tokenizer
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.stage import read_manifest
 from tracestill.launch.cluster import Cluster
 from tracestill.launch.progress import bar
 from tracestill.launch.runner import Work
@@ -25,6 +27,7 @@ def plan_works(
     Raises InputError if a file that the recipe names (questions, tokenizer) cannot be read.
     """
     arms = run.recipe.arm_names()
+    trained = [arm for arm in arms if run.recipe.for_arm(arm).train.trains]
     makers: list[Callable[[str], Work]] = [
         lambda arm: select_work(run, arm),
         lambda arm: tokenizer_work(run, arm),
@@ -33,8 +36,10 @@ def plan_works(
         lambda arm: train_work(run, arm, resume, cluster, max_restarts),
         lambda arm: evaluate_work(run, arm),
     ]
+    owners = [arms, arms, arms, trained, trained, arms]  # an arm that is not trained needs no plan
     found: dict[Path, Work] = {}
-    for work in [sample_work(run), *(make(arm) for make in makers for arm in arms), report_work(run)]:
+    works = [make(arm) for make, of in zip(makers, owners, strict=True) for arm in of]
+    for work in [sample_work(run), *works, report_work(run)]:
         found.setdefault(work.directory, work)  # a shared one comes from the first arm
     return list(found.values())
 
@@ -127,6 +132,24 @@ def evaluate_work(run: RunDirectory, arm: str) -> Work:
             evaluate.run(run, arm, progress.set)
 
     return Work("evaluate", arm, run.stage(arm, "evaluate"), config, inputs, action)
+
+
+def model_work(run: RunDirectory, name: str, model: Path) -> Work:
+    """A model that is no arm answers the held-out questions. Raises InputError if its name is an arm's or another's."""
+    if name in run.recipe.arm_names():
+        raise InputError(f"--model {model}: '{name}' is an arm of the run; give it another name: --model NAME={model}")
+    config, inputs = run.model_stage(model)
+    held = (read_manifest(run.model(name)) or {}).get("config", {}).get("model", config["model"])
+    if held != config["model"]:
+        raise InputError(f"--model {model}: '{name}' is {held} in this run; give it a name: --model NAME={model}")
+
+    def action(label: str, console: Console) -> None:
+        from tracestill.trainer import evaluate
+
+        with bar(label, console) as progress:
+            evaluate.run_model(run, name, model, progress.set)
+
+    return Work("evaluate", name, run.model(name), config, inputs, action)
 
 
 def report_work(run: RunDirectory) -> Work:

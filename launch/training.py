@@ -15,7 +15,7 @@ from tracestill.data_pipeline.stage import identity, is_current, write_json
 from tracestill.launch import deepspeed_command, multinode
 from tracestill.launch.cluster import Cluster, what_is_left
 from tracestill.launch.progress import Bar, bar
-from tracestill.launch.restarts import Restarts, explained, newest
+from tracestill.launch.restarts import Restarts, beginning, explained, newest
 from tracestill.launch.stop_signals import stop_on_signals, what_is_saved
 from tracestill.trainer import stopping
 from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE, committed, complete
@@ -84,7 +84,7 @@ def attempt(
         reason = f"  {label}: no whole checkpoint of this training in {directory / CHECKPOINTS}; it begins anew"
         console.print(reason, style="yellow", highlight=False, soft_wrap=True)
     console.print(
-        f"  {label}: {'resuming' if resumed else 'starting'} {start.ranks} rank(s) on "
+        f"  {label}: {f'resuming from {beginning(directory)}, ' if resumed else 'starting '}{start.ranks} rank(s) on "
         f"{'GPU' if start.gpus else 'CPU'}{start.where}, output in {log}",
         style="dim",
         highlight=False,

@@ -1,10 +1,11 @@
-"""Evaluation of an exported student on held-out questions: what it answers, and how well it predicts each kind.
+"""Evaluation of a student on held-out questions: what it answers, and how well it predicts each kind.
 
     python -m tracestill.trainer.evaluate --run-dir runs/demo --arm traces
 
 Accuracy comes from free generation: nothing of the reference reaches the student but the question. The loss of
 each span kind comes from teacher forcing on the held-out documents, every target with weight 1, through the same
-packed forward pass that trains.
+packed forward pass that trains. The student of an arm that is not trained (``train: none``) and any other model
+answer the same questions, and the same reader finds their answers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,27 +25,32 @@ import pyarrow as pa
 import torch
 from rich.console import Console
 from rich.progress import Progress
+from transformers import PreTrainedModel
 
-from tracestill.data_pipeline.answers import same_answer
+from tracestill.data_pipeline.answers import Found, find_answer, number, same_answer
+from tracestill.data_pipeline.ask import AskForm
 from tracestill.data_pipeline.encode import load_form
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.form import Form
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.schema import QUESTION_SCHEMA, read_rows, write_rows
-from tracestill.data_pipeline.stage import read_manifest, stage, write_json
+from tracestill.data_pipeline.stage import Stage, read_manifest, stage, write_json
 from tracestill.data_pipeline.store import TokenStore
+from tracestill.trainer.baseline import answering, load_any, untrained_student
 from tracestill.trainer.export import holds_model, quiet
 from tracestill.trainer.generate import generate, load_exported
+from tracestill.trainer.intervals import Z95, mean_interval
 from tracestill.trainer.precision import training_dtype, use_gpu
 from tracestill.trainer.recipe import MAIN_ARM, Recipe
 from tracestill.trainer.rectangles import layout_for
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.settings import StudentConfig
 from tracestill.trainer.student import Student, build_student
-from tracestill.trainer.telemetry import by_kind
+from tracestill.trainer.telemetry import COUNT, NLL, by_kind
 from tracestill.trainer.threads import ThreadChoice, choice_for, threads_kept
 
 ROW_TOKENS = 8192  # of held-out documents in one forward pass; a longer document has a row of its own
+LABELS = 255  # kinds, times documents, that one forward pass tells apart
 
 PREDICTION_SCHEMA = pa.schema(
     [
@@ -53,10 +60,12 @@ PREDICTION_SCHEMA = pa.schema(
         ("text", pa.string()),  # everything the student wrote, control symbols included
         ("trace", pa.string()),
         ("answer", pa.string()),  # null: cut off, or no answer in what was written
+        ("read_by", pa.string()),  # rule that found it (see answers.find_answer); cut_off, unclosed or none: nothing
         ("correct", pa.bool_()),
         ("tokens", pa.int32()),  # written by the student
         ("trace_tokens", pa.int32()),
         ("finished", pa.bool_()),  # false: cut off at max_new_tokens
+        ("in_form", pa.bool_()),  # the trace was closed, as the form of documents has it, and the student ended
     ]
 )
 
@@ -71,26 +80,60 @@ def run(held: RunDirectory, arm: str, progress: Callable[[int, int], None] = lam
     started = time.perf_counter()
     recipe, directory = held.recipe.for_arm(arm), held.stage(arm, "evaluate")
     config, inputs = held.evaluate_stage(arm)
-    train, sample, encode = inputs["train"], inputs["sample"], inputs["encode"]
+    sample, encode = inputs["sample"], inputs["encode"]
     device = torch.device("cuda" if use_gpu() else "cpu")
-    export_dir = exported(train)
+    source = exported(inputs["train"]) if recipe.train.trains else inputs["tokenizer"]
     questions = held_out(sample / "questions.parquet", recipe.evaluate.questions)
     threads = choice_for(device)
     with stage(directory, "evaluate", config, inputs) as work, threads_kept():
-        predictions = predict(recipe, questions, export_dir, device, progress, threads)
-        form = load_form(recipe.encode, export_dir)
+        student = None if recipe.train.trains else untrained_student(recipe, source, device)
+        form = load_form(recipe.encode, source)
+        if student is None:
+            predictions = predict(recipe, questions, source, device, progress, threads)
+        else:
+            with answering(student.model):
+                predictions = answer(recipe, questions, student.model, form, progress, threads)
         asked = form.read(form.prompt_ids(questions[0]["question"])).text
         result: dict[str, Any] = {**summary(predictions), "asked": asked, "documents": 0, "kinds": {}}
         if (encode / "test.arrow").exists():
             store = TokenStore(encode / "test.arrow", recipe.span_kinds())
             result["documents"] = len(store)
-            student = load_student(export_dir, recipe, device)
+            student = student or load_student(source, recipe, device)
             result["kinds"] = teacher_forced(student, store, device, threads, progress)
         result["threads"] = threads.chosen if threads else None
         result["seconds"] = round(time.perf_counter() - started, 3)
-        write_rows(work.path / "predictions.parquet", predictions, PREDICTION_SCHEMA)
-        write_json(work.path / "result.json", result)
-        work.counts = {"in": len(questions), "out": len(predictions)}
+        keep(work, predictions, result)
+
+
+def run_model(
+    held: RunDirectory,
+    name: str,
+    model: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Let any model directory answer the held-out questions of a run, in its own form (see ``data_pipeline.ask``).
+
+    Writes result.json and predictions.parquet as ``run`` does, under ``name``; without losses by kind, since its tokens
+    are others. Raises InputError if there is no such model, or the sample stage has not finished.
+    """
+    started = time.perf_counter()
+    config, inputs = held.model_stage(model)
+    device = torch.device("cuda" if use_gpu() else "cpu")
+    questions = held_out(inputs["sample"] / "questions.parquet", held.recipe.evaluate.questions)
+    threads = choice_for(device)
+    with stage(held.model(name), "evaluate", config, inputs) as work, threads_kept():
+        loaded, form = load_any(held.recipe, model, device)
+        predictions = answer(held.recipe, questions, loaded, form, progress, threads)
+        asked = form.read(form.prompt_ids(questions[0]["question"])).text
+        result = {**summary(predictions), "asked": asked, "documents": 0, "kinds": {}}
+        result["threads"] = threads.chosen if threads else None
+        keep(work, predictions, {**result, "seconds": round(time.perf_counter() - started, 3)})
+
+
+def keep(work: Stage, predictions: list[dict[str, Any]], result: Mapping[str, Any]) -> None:
+    write_rows(work.path / "predictions.parquet", predictions, PREDICTION_SCHEMA)
+    write_json(work.path / "result.json", result)
+    work.counts = {"in": len(predictions), "out": len(predictions)}
 
 
 def exported(train_dir: Path) -> Path:
@@ -117,9 +160,22 @@ def predict(
     threads: ThreadChoice | None = None,
 ) -> list[dict[str, Any]]:
     """One row of PREDICTION_SCHEMA for each question."""
-    form, config = load_form(recipe.encode, export_dir), recipe.evaluate
+    model = load_exported(export_dir, device, training_dtype(recipe.train, device))
+    return answer(recipe, questions, model, load_form(recipe.encode, export_dir), progress, threads)
+
+
+def answer(
+    recipe: Recipe,
+    questions: Sequence[Mapping[str, Any]],
+    model: PreTrainedModel,
+    form: Form | AskForm,
+    progress: Callable[[int, int], None],
+    threads: ThreadChoice | None = None,
+) -> list[dict[str, Any]]:
+    """One row of PREDICTION_SCHEMA for each question that a model is asked in a form."""
+    config = recipe.evaluate
     outputs = generate(
-        load_exported(export_dir, device, training_dtype(recipe.train, device)),
+        model,
         [form.prompt_ids(row["question"]) for row in questions],
         stops=form.stops,
         pad_id=form.pad,
@@ -133,16 +189,23 @@ def predict(
     return [judge(row, ids, form) for row, ids in zip(questions, outputs, strict=True)]
 
 
-def judge(question: Mapping[str, Any], ids: list[int], form: Form) -> dict[str, Any]:
+def judge(question: Mapping[str, Any], ids: list[int], form: Form | AskForm) -> dict[str, Any]:
     """A row of PREDICTION_SCHEMA from what the student wrote: ``ids``, ending with a stop if it finished.
 
-    What was cut off has no answer and is never correct, even if the right answer stands at its end.
+    What was cut off has no answer and is never correct, even if the right answer stands at its end; nor has a trace
+    that was opened and never closed.
     """
     found = form.read(ids)
+    if found.answer is None:
+        said = Found(None, "unclosed" if found.finished else "cut_off")
+    else:
+        said = find_answer(found.answer, numeric=number(question["gold"]) is not None)
     return {
         **{key: question[key] for key in ("question_id", "question", "gold")},
         **found._asdict(),
-        "correct": found.answer is not None and same_answer(found.answer, question["gold"]),
+        "answer": said.answer,
+        "read_by": said.rule,
+        "correct": said.answer is not None and same_answer(said.answer, question["gold"]),
         "tokens": len(ids),
     }
 
@@ -158,10 +221,12 @@ def summary(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "questions": len(predictions),
         "trace_tokens_mean": sum(row["trace_tokens"] for row in predictions) / len(predictions),
         "truncated": sum(not row["finished"] for row in predictions),
+        "in_form": sum(row["in_form"] for row in predictions),
+        "read_by": dict(sorted(Counter(row["read_by"] for row in predictions).items())),
     }
 
 
-def wilson(successes: int, trials: int, z: float = 1.959963984540054) -> tuple[float, float]:
+def wilson(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
     """Wilson's score interval of a proportion (JASA 22, 1927); the default z gives 95 %."""
     share = successes / trials
     middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
@@ -194,39 +259,56 @@ def teacher_forced(
     device: torch.device,
     threads: ThreadChoice | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, dict[str, float]]:
-    """Kind -> mean nll in nats (``loss``), share of targets predicted (``accuracy``) and ``count`` of targets.
+) -> dict[str, dict[str, Any]]:
+    """Kind -> mean nll in nats (``loss``), its 95 % interval by question (``loss_low``, ``loss_high``; None with one
+    question only), share of targets predicted (``accuracy``) and ``count`` of targets.
 
     Every target of every document counts once, whatever weights the recipe and the records carry. ``threads`` is the
     choice for single tokens: whole rows may be faster with all cores. ``progress`` is told tokens done and in all.
     """
     choice = ThreadChoice([threads.chosen, threads.candidates[-1]], rounds=1) if threads else None
-    kinds = Kinds(store.kind_names)
-    ones = np.ones(len(kinds), dtype=np.float32)
-    ones[0] = 0.0  # what follows a cut, or only an encoder reads
+    kinds, head = Kinds(store.kind_names), student.head[0]
     make_row = layout_for(student.model.config).make_row
+    known = len(kinds) - 1  # but pad: what follows a cut, or only an encoder reads
     sums, done = torch.zeros(len(kinds), 6, dtype=torch.float64), 0
-    for documents in rows_of(store.lengths, ROW_TOKENS):
-        tokens, ids, offsets, weights = store.gather(documents)
-        packed = make_row(tokens, ids, offsets, np.ones_like(weights), ones, 0, device)
-        if choice:
-            choice.begin()
-        _, statistics = student(packed, 1.0)
-        sums += statistics.double().cpu()
-        if choice:
-            choice.lap(len(tokens))
-        done += len(tokens)
-        progress(done, int(store.lengths.sum()))
-    found = by_kind(kinds, sums)
-    return {name: {key: row[key] for key in ("loss", "accuracy", "count")} for name, row in found.items()}
+    counts, nll = np.zeros((2, len(store), len(kinds)))
+    try:
+        for documents in rows_of(store.lengths, ROW_TOKENS, most=LABELS // known):
+            tokens, ids, offsets, weights = store.gather(documents)
+            # each document's kinds are labels of their own, so that the loss tells the documents apart as well
+            first = np.repeat(np.arange(len(documents)) * known, np.diff(offsets))
+            labels = np.where(ids, ids + first, 0).astype(np.uint8)
+            table = np.ones(1 + known * len(documents), dtype=np.float32)
+            table[0] = 0.0
+            head.num_kinds = len(table)
+            packed = make_row(tokens, labels, offsets, np.ones_like(weights), table, 0, device)
+            if choice:
+                choice.begin()
+            _, statistics = student(packed, 1.0)
+            found = statistics[1:].double().cpu().reshape(len(documents), known, 6)
+            if choice:
+                choice.lap(len(tokens))
+            sums[1:] += found.sum(0)
+            counts[documents, 1:], nll[documents, 1:] = found[:, :, COUNT], found[:, :, NLL]
+            done += len(tokens)
+            progress(done, int(store.lengths.sum()))
+    finally:
+        head.num_kinds = len(kinds)
+    result: dict[str, dict[str, Any]] = {}
+    for name, row in by_kind(kinds, sums).items():
+        at = kinds.id(name)
+        low, high = mean_interval(nll[:, at], counts[:, at], store.question_ids) or (None, None)
+        result[name] = {key: row[key] for key in ("loss", "accuracy", "count")} | {"loss_low": low, "loss_high": high}
+    return result
 
 
-def rows_of(lengths: np.ndarray, limit: int) -> list[np.ndarray]:
-    """Documents (by number) in runs of at most ``limit`` tokens, or of one longer document; lengths is (N,)."""
+def rows_of(lengths: np.ndarray, limit: int, most: int) -> list[np.ndarray]:
+    """Documents (by number), at most ``most`` together, in runs of at most ``limit`` tokens, or of one longer document;
+    lengths is (N,)."""
     rows: list[list[int]] = []
     room = 0
     for document in np.argsort(lengths, kind="stable").tolist():
-        if not rows or lengths[document] > room:
+        if not rows or lengths[document] > room or len(rows[-1]) == most:
             rows.append([])
             room = limit
         rows[-1].append(document)

@@ -29,10 +29,17 @@ TELL_SECONDS = 0.5  # between two calls of ``progress`` within a batch, at least
 Progress = Callable[[int, int], None]
 
 
-def load_exported(directory: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def load_exported(
+    directory: Path,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    *,
+    what: str = "the exported student",
+    remedy: str = "train again",
+) -> PreTrainedModel:
     """The student in an exported directory, on ``device`` and in ``dtype``.
 
-    Raises InputError if there is no export, or it does not load.
+    Raises InputError if there is no export, or it does not load, calling it ``what`` and telling a ``remedy``.
     """
     if not holds_model(directory):
         raise InputError(f"{directory}: no exported student; run `tracestill train` first")
@@ -42,7 +49,7 @@ def load_exported(directory: Path, device: torch.device, dtype: torch.dtype = to
             model = kind.from_pretrained(directory, dtype=dtype, local_files_only=True)
     except Exception as error:  # safetensors raises its own class for a torn file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{directory}: the exported student does not load ({reason}); train again") from error
+        raise InputError(f"{directory}: {what} does not load ({reason}); {remedy}") from error
     return model.to(device).eval()
 
 

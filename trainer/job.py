@@ -123,6 +123,8 @@ def prepare(
     """
     recipe = recipe or run.recipe.for_arm(arm)
     settings, kinds = recipe.train, recipe.span_kinds()
+    if not settings.trains:
+        raise InputError(f"{arm}: its student is not trained (train: none); `tracestill evaluate` takes it")
     check_installed(settings.monitor)
     config, inputs = run.train_stage(arm)
     who = identity("train", config, inputs)
@@ -248,6 +250,7 @@ def open_directory(job: Job, resume: Resume | None) -> None:
             restore(job.weighting, state.get("weighting", {}))
             if job.engine.rank == 0:
                 stopping.clear(job.directory, stopping.MARKER)
+            job.console.print(f"resuming from step {job.progress.step} of {job.steps}", highlight=False)
             return
         if same and share_json(read_manifest(job.directory) is None):
             raise InputError(f"{job.directory}: holds unfinished training; pass --resume auto to go on, or delete it")

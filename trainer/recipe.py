@@ -20,7 +20,7 @@ from tracestill.data_pipeline.questions import QuestionsConfig
 from tracestill.data_pipeline.sample import SampleConfig, make_teachers
 from tracestill.data_pipeline.selection import SelectConfig
 from tracestill.trainer import deepspeed_keys
-from tracestill.trainer.settings import GENERATION, EvaluateConfig, StudentConfig, TrainConfig
+from tracestill.trainer.settings import GENERATION, UNTRAINED, EvaluateConfig, StudentConfig, TrainConfig
 from tracestill.trainer.student_settings import check_together
 from tracestill.trainer.weighting import WeightingConfig, make_weighting
 
@@ -35,22 +35,22 @@ class Recipe(BaseModel):
     name: str = Field(description="names the run's directory, runs/<name>")
     seed: int = Field(0, ge=0, lt=2**63, description="every random choice of the run follows from it")
     kinds: dict[str, str | None] = Field({}, description="span kinds of your own: name -> group it joins, or null")
-    questions: QuestionsConfig
-    sample: SampleConfig
-    select: SelectConfig = SelectConfig()
-    encode: EncodeConfig = EncodeConfig()
-    plan: PlanConfig
-    student: StudentConfig
-    weighting: WeightingConfig = WeightingConfig()
-    train: TrainConfig
-    evaluate: EvaluateConfig = EvaluateConfig()
+    questions: QuestionsConfig = Field(description="what is asked: a task, or a file of questions")
+    sample: SampleConfig = Field(description="which teachers answer the questions, and how often")
+    select: SelectConfig = Field(SelectConfig(), description="which records are worth imitating; all off: unfiltered")
+    encode: EncodeConfig = Field(EncodeConfig(), description="tokenizer, and the form of documents")
+    plan: PlanConfig = Field(description="how documents become packs, and packs steps")
+    student: StudentConfig = Field(description="which model learns, which of its parameters, and how it computes")
+    weighting: WeightingConfig = Field(WeightingConfig(), description="what each token counts in the loss")
+    train: TrainConfig = Field(description="how it is trained, measured and saved; none: not at all, a baseline")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="how held-out questions are asked")
     deepspeed: dict[str, Any] = Field({}, description="merged into the generated DeepSpeed config")
     arms: dict[str, dict[str, Any]] = Field({}, description="arm name -> overrides of this recipe")
 
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        if not plain_name(name):
             raise ValueError("expected letters, digits, '.', '_' and '-', beginning with a letter or digit")
         return name
 
@@ -79,7 +79,7 @@ class Recipe(BaseModel):
                     "(choosing by the test questions would spoil them)"
                 )
         for arm, overrides in self.arms.items():
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", arm) or arm == MAIN_ARM:
+            if not plain_name(arm) or arm == MAIN_ARM:
                 raise ValueError(f"arms: '{arm}' is no name for an arm (letters, digits, '.', '_', '-'; not 'traces')")
             for key in {"name", "seed", "kinds", "questions", "sample", "arms"} & overrides.keys():
                 raise ValueError(f"arms.{arm}.{key}: arms of a run share it; use a recipe of its own instead")
@@ -97,14 +97,21 @@ class Recipe(BaseModel):
             return self.model_copy(update={"arms": {}})
         if arm not in self.arms:
             raise InputError(f"no arm '{arm}' in recipe '{self.name}'{nearest(arm, self.arm_names())}")
-        merged = merge(self.model_dump(mode="json", exclude={"arms"}), self.arms[arm])
-        train, length = self.arms[arm].get("train"), {"steps", "epochs"}
+        over, length = self.arms[arm], {"steps", "epochs"}
+        if over.get("train") == UNTRAINED:  # it keeps what evaluation reads, such as the precision
+            over = {**over, "train": {"steps": 0}}
+        merged, train = merge(self.model_dump(mode="json", exclude={"arms"}), over), over.get("train")
         if isinstance(train, Mapping) and length & train.keys():  # they exclude each other
             merged["train"] = {k: v for k, v in merged["train"].items() if k not in length or k in train}
         weighting = self.arms[arm].get("weighting", {})
         if isinstance(weighting, Mapping) and "use" in weighting:  # options belong to the weighting they were for
             merged["weighting"] = {**merged["weighting"], "options": weighting.get("options", {})}
         return build(merged, where=f"arms.{arm}")
+
+
+def plain_name(name: str) -> bool:
+    """Whether a run, an arm or a model may have this name: it becomes a directory's."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
 
 
 def refuse_local_checkpoints(recipe: Recipe, what: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import sync
+from tracestill.data_pipeline.stage import read_manifest, sync
 from tracestill.trainer.recipe import MAIN_ARM, Recipe, dump_recipe, load_recipe
 from tracestill.trainer.settings import BOOKKEEPING, CHOOSING, GENERATION
 
@@ -87,9 +87,34 @@ class RunDirectory:
 
     def evaluate_stage(self, arm: str) -> tuple[dict[str, Any], dict[str, Path]]:
         """Config and input directories that decide whether an arm's evaluation is current."""
-        recipe = self.recipe.for_arm(arm).model_dump(mode="json", exclude_defaults=True)
+        own = self.recipe.for_arm(arm)
+        recipe = own.model_dump(mode="json", exclude_defaults=True)
         config = {key: recipe.get(key, {}) for key in ("seed", "kinds", "evaluate")}
-        return config, {name: self.stage(arm, name) for name in ("train", "sample", "encode")}
+        if own.train.trains:
+            return config, {name: self.stage(arm, name) for name in ("train", "sample", "encode")}
+        config |= {"student": recipe["student"], "precision": own.train.precision}
+        return config, {name: self.stage(arm, name) for name in ("tokenizer", "sample", "encode")}
+
+    def model(self, name: str) -> Path:
+        """Where the evaluation of a model that is no arm of the run is kept, under a name of its own."""
+        return self.root / "models" / name
+
+    def models(self) -> dict[str, Path]:
+        """Of each model that is no arm, and was evaluated in this run, the directory that holds the result."""
+        return {path.name: path for path in sorted(self.root.glob("models/[!.]*")) if read_manifest(path) is not None}
+
+    def model_stage(self, model: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+        """Config and input directories that decide whether the evaluation of a model directory is current."""
+        recipe = self.recipe.model_dump(mode="json", exclude_defaults=True)
+        files = {path.name: path.stat() for path in sorted(model.glob("*")) if path.is_file()}
+        config = {
+            **{key: recipe.get(key, {}) for key in ("seed", "evaluate")},
+            "precision": self.recipe.train.precision,
+            **{key: getattr(self.recipe.encode, key) for key in ("system", "variables")},
+            "model": str(model.absolute()),
+            "files": {name: [found.st_size, found.st_mtime_ns] for name, found in files.items()},
+        }
+        return config, {"sample": self.stage(MAIN_ARM, "sample")}
 
 
 def bookkeeping(*recipes: Recipe) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
 
@@ -14,6 +14,7 @@ from tracestill.trainer.student_settings import StudentConfig as StudentConfig
 
 UNITS = {"h": 3600, "m": 60, "s": 1}
 GENERATION = "generation"  # in train.metric: the answers that the student writes by itself
+UNTRAINED = "none"  # as `train: none`
 METRIC = re.compile(r"(\S+)\.(loss|accuracy)")
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -30,11 +31,17 @@ class WatchdogConfig(BaseModel):
 
 
 class TrainConfig(BaseModel):
-    """Training settings. Accumulation is not among them: it follows from ``plan.packs_per_step`` and ``ranks``."""
+    """The ``train`` block. Accumulation is not in it: it follows from ``plan.packs_per_step`` and ``ranks``.
+
+    ``train: none`` stands for ``steps: 0``: the student is evaluated as it is, and an arm keeps the main one's other
+    settings.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    steps: int | None = Field(None, ge=1, description="optimizer updates; give this or epochs")
+    steps: int | None = Field(
+        None, ge=0, description="optimizer updates; give this or epochs; 0, or train: none: not trained, a baseline"
+    )
     epochs: int | None = Field(None, ge=1, description="passes over the documents; give this or steps")
     ranks: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
@@ -116,6 +123,17 @@ class TrainConfig(BaseModel):
 
     watchdog: WatchdogConfig = Field(WatchdogConfig(), description="when a rank that is dead or stuck ends the others")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _none(cls, data: Any) -> Any:
+        if data is None or (isinstance(data, str) and data != UNTRAINED):
+            raise ValueError(f"expected a mapping of keys, or {UNTRAINED} for a student that is not trained")
+        return {"steps": 0} if data == UNTRAINED else data
+
+    @property
+    def trains(self) -> bool:
+        return self.steps != 0
+
     @field_validator("stop_after", "checkpoint_interval")
     @classmethod
     def _duration(cls, text: str | None) -> str | None:
@@ -151,11 +169,11 @@ class TrainConfig(BaseModel):
     def _combinations(self) -> TrainConfig:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of train.steps and train.epochs")
-        if self.steps is not None and self.warmup >= self.steps:
+        if self.steps and self.warmup >= self.steps:
             raise ValueError(f"train.warmup ({self.warmup}) must be smaller than train.steps ({self.steps})")
         if (self.schedule == "wsd") != (self.decay > 0):
             raise ValueError("train.decay belongs to train.schedule: wsd, which needs it")
-        if self.steps is not None and self.warmup + self.decay > self.steps:
+        if self.steps and self.warmup + self.decay > self.steps:
             raise ValueError("train.warmup + train.decay must not exceed train.steps")
         return self
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracestill.data_pipeline.answers import number, same_answer
+from tracestill.data_pipeline.answers import find_answer, number, same_answer
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,51 @@ def test_every_way_of_writing_a_number_gives_the_number(whole: int, places: int)
 @given(st.text(max_size=40))
 def test_any_text_equals_itself_and_raises_nothing(text: str) -> None:
     assert same_answer(text, text) == bool(text.strip())
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "rule"),
+    [
+        ("18", "18", "whole"),
+        (" 1,234.5\n", " 1,234.5\n", "whole"),
+        ("She makes 9 * 2 = $18 every day at the market.", "$18", "last_number"),
+        ("Total: $1,234.50.", "$1,234.50", "last_number"),
+        (r"so \(\boxed{42}\), not 7", "42", "boxed"),
+        (r"first \boxed{1}, then \boxed{\frac{1}{2}}", "1/2", "boxed"),
+        (r"\boxed{x = 5} of 12", "5", "boxed"),
+        ("5 and 6\n#### 1,000 dollars", "1,000", "hashes"),
+        ("The answer is **12**.", "12", "sentence"),
+        ("**Answer:** 12 eggs\nThat was 1 line.", "12", "sentence"),
+        ("The answer is 3 + 4 = 7.", "7", "sentence"),
+        ("The answer is not clear: 5", "5", "sentence"),
+        ("5-3", "3", "last_number"),
+        ("it is -3", "-3", "last_number"),
+        ("10^2 is v2 of 3/4 of 50%", "50%", "last_number"),
+        ("no number at all", None, "none"),
+        ("  ", None, "none"),
+    ],
+)
+def test_a_number_is_found_in_what_was_written(text, answer, rule):
+    assert find_answer(text, numeric=True) == (answer, rule)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "rule"),
+    [
+        ("Monday", "Monday", "whole"),
+        ("3 apples", "3 apples", "whole"),
+        ("The answer is Monday.", "Monday", "sentence"),
+        ("I think.\nAnswer: **(B)**", "(B)", "sentence"),
+        (r"\boxed{x^{2}}", "x^{2}", "boxed"),
+        (r"\boxed{never closed", r"\boxed{never closed", "whole"),
+        ("", None, "none"),
+    ],
+)
+def test_a_text_is_found_in_what_was_written(text, answer, rule):
+    assert find_answer(text, numeric=False) == (answer, rule)
+
+
+@pytest.mark.parametrize("piece", [" ", "answer ", "answer is\n ", "1", "1,111", "\\boxed{", "####", "1/", "- $"])
+def test_a_model_that_repeats_itself_costs_no_time(piece):
+    """Quadratic matching of these 200,000 characters would take minutes."""
+    find_answer("x " + piece * (200_000 // len(piece)), numeric=True)

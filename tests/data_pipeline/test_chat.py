@@ -352,7 +352,9 @@ def test_stops_and_ids(tmp_path: Path) -> None:
     )
     loose = chat.tokens_of(["<think>so </think>\n8 \n<|im_end|>"])[0].ids  # not quite as it was trained
     assert chat.read(loose)[1:4] == ("so", "8", True)
-    assert chat.read(chat.tokens_of(["so it goes<|im_end|>"])[0].ids)[1:4] == ("so it goes", None, True)
+    assert chat.read(chat.tokens_of(["so it goes<|im_end|>"])[0].ids)[1:4] == ("so it goes", "so it goes", True)
+    opened = chat.read(chat.tokens_of(["<think>\nso it goes<|im_end|>"])[0].ids)
+    assert (opened.trace, opened.answer, opened.in_form) == ("so it goes", None, False)
     assert np.array(chat.prompt_ids("x")).max() < chat.size
     made.save(tmp_path, made.CHATML, pad_token=None)
     with pytest.raises(InputError, match="lacks the control symbol pad_token"):

@@ -250,7 +250,7 @@ def test_missing_and_unreadable_recipe(tmp_path, monkeypatch):
         ("trian.lr=1", "unknown key 'trian'; did you mean 'train'?"),
         ("train.stesp=3", "did you mean 'steps'?"),
         ("train.ranks=two", "train.ranks:"),
-        ("train.steps=0", "train.steps:"),
+        ("train.steps=-1", "train.steps:"),
         ("train.epochs=2", "exactly one of train.steps and train.epochs"),
         ("plan.group=3", "does not divide packs_per_step"),
         ("weighting.weights.trcae=1", "did you mean 'trace'?"),

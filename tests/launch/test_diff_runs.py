@@ -4,7 +4,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from tracestill.launch import cli
-from tracestill.launch.diff_runs import diff_runs, show
+from tracestill.launch.diff_runs import change, diff_runs, show
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,15 @@ def test_recipe_data_and_results_are_compared(runs):
     assert data["select: out"][0] > data["select: out"][1], "a worse teacher"
     assert {"plan traces", "plan answers_only", "encode traces"} <= data.keys()
     assert names(found["results"])["traces: accuracy"] == (0.25, 0.75)
+
+
+def test_a_weighted_loss_has_no_difference_to_one_of_another_weighting(runs):
+    (row,) = [row for row in diff_runs(*runs)["results"] if row[0].startswith("traces: training loss")]
+    assert row[0] == "traces: training loss, otherwise weighted or laid out: no comparison"
+    assert row[1] is not None
+    assert change(*row) == ""
+    (row,) = [row for row in diff_runs(runs[0], runs[0])["results"] if row[0].startswith("traces: training loss")]
+    assert change(*row) == "="
 
 
 def test_versions_come_from_the_manifests(runs, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from fake_run import HOSTILE, KINDS, claim, mini_recipe, run_data_stages, write_evaluation, write_train
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.stage import stage
 from tracestill.launch import charts
 from tracestill.launch.report import gather, thin, write_report
 from tracestill.launch.report_html import data
@@ -124,6 +125,124 @@ def test_whole_run(run):
     assert text.count("wrong") >= 6
     assert HOSTILE in text, "what students wrote is shown as it is"
     assert "<script" not in page
+
+
+def cells(page: str, heading: str) -> list[list[str]]:
+    """Rows of the first table below a heading, as HTML."""
+    table = re.search(rf"{heading}.*?<tbody>(.*?)</tbody>", page, re.S)[1]
+    return [re.findall(r"(<td.*?</td>)", row, re.S) for row in table.split("<tr>")[1:]]
+
+
+def finished(run, accuracies, **losses):
+    """A whole run: its arms' accuracy, and the interval of their losses."""
+    for arm, accuracy in accuracies.items():
+        if run.recipe.for_arm(arm).train.trains:
+            write_train(run, arm)
+        write_evaluation(run, arm, accuracy)
+        path = run.stage(arm, "evaluate") / "result.json"
+        result = json.loads(path.read_text())
+        for row in result["kinds"].values():
+            row["loss"] = losses.get(arm, 1.0)
+            row |= {"loss_low": row["loss"] - 0.1, "loss_high": row["loss"] + 0.1}
+        path.write_text(json.dumps(result))
+    write_report(run)
+    return (run.root / "report" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "losses", "best"),
+    [((0.5, 0.7), (1.0, 0.7), True), ((0.5, 0.59), (1.0, 0.81), False), ((0.5, 0.5), (1.0, 1.0), False)],
+)
+def test_bold_stands_only_where_intervals_part(run, accuracies, losses, best):
+    """The intervals are 0.05 and 0.1 to each side."""
+    arms = ("traces", "answers_only")
+    page = finished(run, dict(zip(arms, accuracies, strict=True)), **dict(zip(arms, losses, strict=True)))
+    check_page(page)
+    right = [row[2] for row in cells(page, "answered right")]
+    assert ['class="best"' in cell for cell in right] == [False, best]
+    for row in cells(page, "Held-out loss by span kind"):
+        assert ['class="best"' in cell for cell in row] == [False, False, best]
+
+
+def test_an_older_result_without_intervals_has_no_best_loss(run):
+    for arm, accuracy in (("traces", 0.2), ("answers_only", 0.9)):
+        write_train(run, arm)
+        write_evaluation(run, arm, accuracy)
+    write_report(run)
+    page = (run.root / "report" / "report.html").read_text()
+    assert not any("best" in cell for row in cells(page, "Held-out loss by span kind") for cell in row)
+
+
+def variants(tmp_path, arms):
+    run = claim(tmp_path / "variants", mini_recipe(arms=arms))
+    run_data_stages(run)
+    return run
+
+
+def captions(page: str, what: str) -> list[str]:
+    return [text for text in re.findall(r"<figcaption>(.*?)</figcaption>", page) if text.startswith(what)]
+
+
+def test_losses_of_different_weightings_share_no_axis(tmp_path):
+    arms = {
+        "faster": {"train": {"lr": 0.01}},
+        "heavy": {"weighting": {"weights": {"trace": 3}}},
+        "spans": {"weighting": {"normaliser": "spans"}},
+        "short": {"encode": {"trace": "drop"}},
+    }
+    run = variants(tmp_path, arms)
+    page = finished(run, dict.fromkeys(["traces", *arms], 0.5))
+    for what in ("loss, weighted", "norm of the gradient"):
+        groups = ("traces, faster", "heavy", "spans", "short")
+        assert captions(page, what) == [f"{what}: {group}" for group in groups]
+    assert captions(page, "loss of answer") == ["loss of answer"], "every target counts once there"
+    first = re.search(r"<figcaption>loss, weighted: heavy</figcaption>.*?</svg>", page, re.S)[0]
+    assert re.findall(r"<title>(\w+)</title></polyline>", first) == ["heavy"]
+    assert "do not compare" in check_page(page)
+
+
+def test_losses_of_other_tokenizers_share_no_axis_and_no_best(tmp_path):
+    run = variants(tmp_path, {"fine": {"encode": {"tokenizer": {"vocab_size": 300}}}})
+    page = finished(run, {"traces": 0.5, "fine": 0.5}, traces=1.0, fine=0.1)
+    assert captions(page, "loss of answer") == ["loss of answer: traces", "loss of answer: fine"]
+    assert not any("best" in cell for row in cells(page, "Held-out loss by span kind") for cell in row)
+
+
+def test_before_and_after_stand_in_one_table(tmp_path):
+    run = variants(tmp_path, {"before": {"train": "none"}})
+    config, inputs = run.model_stage(tmp_path)
+    write_evaluation(run, "before", 0.1)
+    with stage(run.model("instruct"), "evaluate", config, inputs) as work:
+        for name in ("result.json", "predictions.parquet"):
+            shutil.copy(run.stage("before", "evaluate") / name, work.path / name)
+    page = finished(run, {"traces": 0.75, "before": 0.125})
+    found = json.loads((run.root / "report" / "report.json").read_text())
+    assert found["missing"] == []
+    assert {arm: row["trains"] for arm, row in found["arms"].items()} == {"traces": True, "before": False}
+    assert found["models"]["instruct"]["path"] == str(tmp_path)
+    assert found["models"]["instruct"]["evaluation"]["accuracy"] == 0.1
+    text = check_page(page)
+    assert "answered right: before training, 12.5% for before, 10.0% for instruct; after it, 75.0% for traces." in text
+    rows = cells(page, "answered right")
+    assert [re.sub(r"<.*?>", "", row[0]) for row in rows] == ["before", "instruct", "traces"]
+    assert [re.sub(r"<.*?>", "", row[7]) for row in rows] == ["none", "none", "40"]
+    changed = claim(run.root, mini_recipe(arms={"before": {"train": "none"}}, evaluate={"questions": 3}), replace=True)
+    assert "evaluate instruct (out of date)" in gather(changed)["missing"]
+
+
+def test_tables_fit_1200_pixels(tmp_path):
+    """Names and overrides break into lines; what does not break is short, and there are few columns of it."""
+    long = {"weighting": {"weights": {"derive": 2.5, "plan": 0.125, "check": 3.5, "answer": 2}, "normaliser": "spans"}}
+    arms = {f"an_arm_with_a_long_name_{at}": {**long, "train": {"lr": 0.001 * at}} for at in range(1, 9)}
+    run = variants(tmp_path, arms)
+    page = finished(run, dict.fromkeys(["traces", *arms], 0.5))
+    for table in re.findall(r"<tbody>(.*?)</tbody>", page, re.S):
+        for row in table.split("<tr>")[1:]:
+            found = re.findall(r"<td.*?>(.*?)</td>", row, re.S)
+            stiff = [cell for cell in found if 'class="text' not in cell]
+            lengths = [max(map(len, re.split(r"<.*?>", cell))) for cell in stiff]  # of the lines in a cell
+            assert sum(7.7 * length + 14 for length in lengths) <= 720, row  # leaves 150 for each of two that break
+    assert page.count("</td>") > 100
 
 
 def test_what_has_not_run_is_named(run):

@@ -68,7 +68,7 @@ def test_a_damaged_checkpoint_makes_way_and_says_so(run, launched):
     add_checkpoint(run, 10, who)
     newest = add_checkpoint(run, 20, who)
     (newest / "state.json").write_text(json.dumps({"step": 20, "identity": {}}))
-    assert "resuming" in said(), "the older one is whole"
+    assert "resuming from step 10, 1 rank(s)" in said(), "the older one is whole"
     assert "begins anew" not in said()
     (newest.parent / "step-000010" / "state.json").unlink()
     assert re.search(r"no whole checkpoint of this training in \S+; it begins anew\n.*starting", said())

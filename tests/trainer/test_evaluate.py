@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chat_templates as made
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tiny_export import WORDS, save_tokenizer, tiny_model
+from tiny_export import WORDS, save_tokenizer, tiny_config, tiny_model
+from transformers import AutoTokenizer
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds
@@ -23,6 +25,7 @@ from tracestill.data_pipeline.store import TokenStore, TokenStoreWriter
 from tracestill.kernels import attention
 from tracestill.trainer import evaluate
 from tracestill.trainer.export import export
+from tracestill.trainer.intervals import mean_interval
 from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.student import Student
@@ -126,8 +129,8 @@ def test_every_way_of_answering_is_judged(run_directory: RunDirectory, monkeypat
         "<think> 1 add 2 is 3 </think> 3 </s>",
         "<think> 2 add 2 is 5 </think> 5 </s>",
         "<think> </think> 9",  # the right answer, but cut off
-        "<think> so 5 5 5",  # never closes
-        "8 </s>",  # the right answer, but inside a trace that never closes
+        "<think> so 5 5 5 </s>",  # the right answer, but inside a trace that never closes
+        "so 7 add 1 is 8 </s>",  # no think block, as a model writes that was never trained on the form
     ]
     asked: list[list[int]] = []
 
@@ -140,16 +143,20 @@ def test_every_way_of_answering_is_judged(run_directory: RunDirectory, monkeypat
     assert asked == [ids_of(f"<s> {row['question']}") for row in QUESTIONS]
     assert [row["question_id"] for row in rows] == ["q0", "q1", "q2", "q3", "q4"]
     assert [row["gold"] for row in rows] == ["3", "4", "9", "5", "8"]
-    assert [row["answer"] for row in rows] == ["3", "5", None, None, None]
-    assert [row["correct"] for row in rows] == [True, False, False, False, False]
-    assert [row["finished"] for row in rows] == [True, True, False, False, True]
-    assert [row["trace_tokens"] for row in rows] == [5, 5, 0, 4, 1]
-    assert [row["tokens"] for row in rows] == [9, 9, 3, 5, 2]
+    assert [row["answer"] for row in rows] == ["3", "5", None, None, "8"]
+    assert [row["read_by"] for row in rows] == ["whole", "whole", "cut_off", "unclosed", "last_number"]
+    assert [row["correct"] for row in rows] == [True, False, False, False, True]
+    assert [row["finished"] for row in rows] == [True, True, False, True, True]
+    assert [row["in_form"] for row in rows] == [True, True, False, False, False]
+    assert [row["trace_tokens"] for row in rows] == [5, 5, 0, 4, 6]
+    assert [row["tokens"] for row in rows] == [9, 9, 3, 6, 7]
     assert rows[0]["trace"].split() == ["1", "add", "2", "is", "3"]
     assert rows[0]["text"].split() == written[0].split()
-    assert (result["questions"], result["accuracy"], result["truncated"]) == (5, 0.2, 2)
-    assert result["trace_tokens_mean"] == 15 / 5
-    assert result["accuracy_low"] < 0.2 < result["accuracy_high"]
+    assert (result["questions"], result["accuracy"], result["truncated"]) == (5, 0.4, 1)
+    assert result["in_form"] == 2
+    assert result["read_by"] == {"cut_off": 1, "last_number": 1, "unclosed": 1, "whole": 2}
+    assert result["trace_tokens_mean"] == 20 / 5
+    assert result["accuracy_low"] < 0.4 < result["accuracy_high"]
 
 
 def test_losses_by_kind_match_plain_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,24 +170,46 @@ def test_losses_by_kind_match_plain_transformers(tmp_path: Path, monkeypatch: py
     model.set_attn_implementation(attention.NAME)
     student = Student(model, num_kinds=len(KINDS)).eval()
     got = evaluate.teacher_forced(student, store, torch.device("cpu"))
+    assert student.head[0].num_kinds == len(KINDS), "as before"
     wanted = one_by_one(tiny_model(seed=4), documents)
     assert got.keys() == wanted.keys()
     for name, found in wanted.items():
-        assert got[name] == pytest.approx(found, rel=1e-5)
+        assert {key: got[name][key] for key in found} == pytest.approx(found, rel=1e-5)
+    alone = [one_by_one(tiny_model(seed=4), [document]) for document in documents]
+    for name in wanted:
+        rows = [row[name] for row in alone if name in row]
+        sums, counts = (
+            np.array(v) for v in zip(*((row["loss"] * row["count"], row["count"]) for row in rows), strict=True)
+        )
+        interval = mean_interval(sums, counts, [str(i) for i in range(len(rows))])
+        assert (got[name]["loss_low"], got[name]["loss_high"]) == pytest.approx(interval, rel=1e-4)
+
+
+def test_more_documents_than_labels_share_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "LABELS", 3 * (len(KINDS) - 1))
+    store = write_store(tmp_path / "test.arrow", make_documents(8))
+    model = tiny_model(seed=4)
+    attention.register("auto")
+    model.set_attn_implementation(attention.NAME)
+    got = evaluate.teacher_forced(Student(model, num_kinds=len(KINDS)).eval(), store, torch.device("cpu"))
+    for name, found in one_by_one(tiny_model(seed=4), make_documents(8)).items():
+        assert {key: got[name][key] for key in found} == pytest.approx(found, rel=1e-5)
 
 
 def test_rows_hold_every_document_once() -> None:
     lengths = np.array([5, 9, 2, 40, 3, 3, 8, 2])
-    rows = evaluate.rows_of(lengths, 10)
+    rows = evaluate.rows_of(lengths, 10, most=9)
     assert sorted(np.concatenate(rows).tolist()) == list(range(8))
     assert [lengths[row].tolist() for row in rows] == [[2, 2, 3, 3], [5], [8], [9], [40]]
+    assert [len(row) for row in evaluate.rows_of(lengths, 10, most=2)] == [2, 2, 1, 1, 1, 1]
 
 
 def test_a_run_is_evaluated(run_directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     directory = run_directory.stage("traces", "evaluate")
     assert evaluate.main(["--run-dir", str(run_directory.root)]) == 0
-    assert capsys.readouterr().out.startswith("traces: accuracy 0.0% (0.0% to 43.4%) on 5 questions")
     rows = pq.read_table(directory / "predictions.parquet").to_pylist()
+    assert [row["read_by"] for row in rows if row["correct"]] == ["last_number"], "a random student, right by chance"
+    assert capsys.readouterr().out.startswith("traces: accuracy 20.0% (3.6% to 62.4%) on 5 questions")
     model = tiny_model(vocab_size=len(WORDS))
     for row in rows:  # greedy continuations by plain transformers, one at a time
         prompt = torch.tensor([ids_of(f"<s> {row['question']}")])
@@ -192,12 +221,92 @@ def test_a_run_is_evaluated(run_directory: RunDirectory, capsys: pytest.CaptureF
     wanted = one_by_one(tiny_model(vocab_size=len(WORDS)), make_documents(12))
     assert result["kinds"].keys() == wanted.keys()
     for name, found in wanted.items():
-        assert result["kinds"][name] == pytest.approx(found, rel=1e-5)
+        assert {key: result["kinds"][name][key] for key in found} == pytest.approx(found, rel=1e-5)
     manifest = read_manifest(directory)
     assert manifest is not None
     assert manifest["stage"] == "evaluate"
     assert manifest["inputs"].keys() == {"train", "sample", "encode"}
     assert is_current(directory, "evaluate", *run_directory.evaluate_stage("traces"))
+
+
+def untrained(run: RunDirectory, tmp_path: Path, student: dict) -> RunDirectory:
+    """The run with an arm ``before`` that is not trained, its tokenizer and documents there."""
+    recipe = Recipe.model_validate(
+        {
+            **run.recipe.model_dump(mode="json"),
+            "train": {"epochs": 3, "warmup": 5, "precision": "fp32"},
+            "arms": {"before": {"train": "none", "student": student}},
+        }
+    )
+    with stage(run.stage("traces", "tokenizer"), "tokenizer", {}, {}) as work:
+        save_tokenizer(work.path)
+    held = RunDirectory.create(run.root, recipe, replace=True)
+    with stage(held.stage("before", "encode"), "encode", {}, {}) as work:
+        write_store(work.path / "test.arrow", make_documents(12))
+    return held
+
+
+@pytest.mark.parametrize("source", ["config", "pretrained"])
+def test_a_student_before_training_is_evaluated(run_directory: RunDirectory, tmp_path: Path, source: str) -> None:
+    """As its export would be: the same answers by plain transformers, the same losses. Its own generation settings,
+    such as a repetition penalty, play no part."""
+    config = {k: v for k, v in tiny_config().items() if k != "vocab_size"}
+    if source == "pretrained":
+        theirs = tiny_model(seed=3, vocab_size=len(WORDS))
+        theirs.generation_config.repetition_penalty = 50.0
+        theirs.save_pretrained(tmp_path / "model")
+        theirs.generation_config.repetition_penalty = None
+        student = {"config": None, "pretrained": str(tmp_path / "model")}
+    else:
+        theirs, student = tiny_model(seed=0, vocab_size=len(WORDS)), {"config": config}
+    run = untrained(run_directory, tmp_path, student)
+    own = run.recipe.for_arm("before")
+    assert (own.train.trains, own.train.precision, own.train.warmup) == (False, "fp32", 5)
+    evaluate.run(run, "before")
+    directory = run.stage("before", "evaluate")
+    assert is_current(directory, "evaluate", *run.evaluate_stage("before"))
+    rows = pq.read_table(directory / "predictions.parquet").to_pylist()
+    assert len(rows) == 5
+    for row in rows:
+        prompt = torch.tensor([ids_of(f"<s> {row['question']}")])
+        alone = theirs.generate(prompt, do_sample=False, max_new_tokens=30, eos_token_id=2, pad_token_id=0)
+        assert ids_of(row["text"]) == alone[0, prompt.shape[1] :].tolist()
+    result = json.loads((directory / "result.json").read_text())
+    for name, found in one_by_one(theirs, make_documents(12)).items():
+        assert {key: result["kinds"][name][key] for key in found} == pytest.approx(found, rel=1e-5)
+
+
+def test_any_model_is_evaluated_beside_the_arms(run_directory: RunDirectory, tmp_path: Path) -> None:
+    """Another tokenizer and form: it is asked by its own template, and read as the arms are."""
+    theirs = tmp_path / "instruct"
+    made.save(theirs, made.CHATML)
+    auto = AutoTokenizer.from_pretrained(theirs)
+    model = tiny_model(seed=5, vocab_size=len(auto), max_position_embeddings=256)
+    model.generation_config.eos_token_id = [auto.eos_token_id, auto.convert_tokens_to_ids("<|im_end|>")]
+    model.save_pretrained(theirs)
+    evaluate.run_model(run_directory, "instruct", theirs)
+    rows = pq.read_table(run_directory.model("instruct") / "predictions.parquet").to_pylist()
+    assert [row["gold"] for row in rows] == ["3", "4", "9", "5", "8"]
+    for row in rows:
+        messages = [{"role": "user", "content": row["question"]}]
+        ids = auto.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt").input_ids
+        alone = model.generate(ids, do_sample=False, max_new_tokens=30)[0, ids.shape[1] :]
+        assert row["text"] == auto.decode(alone)
+    assert run_directory.models() == {"instruct": run_directory.model("instruct")}
+    config, inputs = run_directory.model_stage(theirs)
+    assert is_current(run_directory.model("instruct"), "evaluate", config, inputs)
+    (theirs / "extra.txt").write_text("changed")
+    assert not is_current(run_directory.model("instruct"), "evaluate", *run_directory.model_stage(theirs))
+    with pytest.raises(InputError, match="no model of transformers"):
+        evaluate.run_model(run_directory, "x", tmp_path / "tokenizer")
+
+
+def test_a_model_with_fewer_embeddings_than_tokens_is_refused(run_directory: RunDirectory, tmp_path: Path) -> None:
+    theirs = tmp_path / "instruct"
+    made.save(theirs, made.CHATML)
+    tiny_model(vocab_size=7).save_pretrained(theirs)
+    with pytest.raises(InputError, match="but the model 7 embeddings"):
+        evaluate.run_model(run_directory, "instruct", theirs)
 
 
 def test_questions_may_be_fewer_and_documents_absent(run_directory: RunDirectory) -> None:

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer.recipe import dump_recipe, load_recipe
+from tracestill.launch.stages import plan_works
+from tracestill.trainer.recipe import build, dump_recipe, load_recipe
 from tracestill.trainer.run_directory import RunDirectory
 
 SMALL = {
@@ -80,6 +81,9 @@ def test_an_arm_is_the_recipe_with_its_overrides(recipe_file):
         ({"arms": {"a": {"trian": {}}}}, "arms.a: unknown key 'trian'"),
         ({"arms": {"a": {"seed": 1}}}, "arms.a.seed: arms of a run share it"),
         ({"arms": {"traces": {}}}, "'traces' is no name for an arm"),
+        ({"train": None}, r"train: expected a mapping of keys, or none for a student that is not trained"),
+        ({"arms": {"a": {"train": "no"}}}, r"arms\.a: train: expected a mapping of keys, or none"),
+        ({"arms": {"a": {"train": {"steps": -1}}}}, r"arms\.a: train\.steps: .*greater than or equal to 0"),
         ({"arms": {"a": {"train": 5}}}, r"arms\.a: train: .*valid dictionary"),
         ({"seed": 2**63}, "seed: .*less than 9223372036854775808"),
         ({"train": {"steps": 10, "betas": [1.5, 2]}}, r"train\.betas\.0: .*less than 1"),
@@ -211,6 +215,24 @@ def test_a_place_that_cannot_hold_a_run_is_refused(recipe_file, tmp_path, root, 
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match=message):
         RunDirectory.create(tmp_path / root, load_recipe(recipe_file()))
+
+
+def test_an_arm_that_is_not_trained_keeps_what_evaluation_reads(recipe_file, tmp_path):
+    arms = {"before": {"train": "none"}, "again": {"train": {"steps": 0}}, "long": {"train": {"epochs": 2}}}
+    recipe = load_recipe(recipe_file(arms=arms, train={"steps": 40, "warmup": 10, "precision": "fp32", "zero": 1}))
+    before = recipe.for_arm("before")
+    assert (before.train.trains, before.train.steps, before.train.epochs) == (False, 0, None)
+    assert (before.train.precision, before.train.zero) == ("fp32", 1)
+    assert recipe.for_arm("again") == before
+    assert [recipe.for_arm(arm).train.trains for arm in ("traces", "long")] == [True, True]
+    assert build(yaml.safe_load(dump_recipe(before)), where="again") == before
+    run = RunDirectory.create(tmp_path / "run", recipe)
+    works = [work.label for work in plan_works(run)]
+    assert {"evaluate before", "encode before"} <= set(works)
+    assert not {"plan before", "train before"} & set(works)
+    assert set(run.evaluate_stage("before")[1]) == {"tokenizer", "sample", "encode"}
+    alone = load_recipe(recipe_file(arms={"long": {"train": {"steps": 4}}}, train="none"))
+    assert [alone.for_arm(arm).train.trains for arm in ("traces", "long")] == [False, True]
 
 
 def test_arms_share_a_stage_until_they_change_it(recipe_file, tmp_path):

@@ -1,0 +1,97 @@
+"""Asking any model: its prompt is what transformers makes of its tokenizer; its answer is found in what it wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import chat_templates as made
+import pytest
+from transformers import AutoTokenizer
+
+from tracestill.data_pipeline.ask import AskForm
+from tracestill.data_pipeline.errors import InputError
+
+QUESTIONS = ["How much is 3 + 4?", "  two\n\nlines  ", "é漢😀 {{ x }}", "<|im_end|> <think>"]
+
+
+@pytest.mark.parametrize("system", [None, "Be brief."])
+@pytest.mark.parametrize("name", ["CHATML", "THINKING", "PREFILLING", "HEADERS", "DROPPING", "TRIMMING"])
+def test_a_chat_model_is_asked_by_its_template(tmp_path: Path, name: str, system: str | None) -> None:
+    """Whatever the template does with traces: one that drops them cannot be trained on, but it can be asked."""
+    made.save(tmp_path, getattr(made, name))
+    form, auto = (
+        AskForm(tmp_path, system=system, variables={"no_such_variable": 1}),
+        AutoTokenizer.from_pretrained(tmp_path),
+    )
+    before = [{"role": "system", "content": system}] if system else []
+    for question in QUESTIONS:
+        messages = [*before, {"role": "user", "content": question}]
+        assert auto.apply_chat_template(messages, add_generation_prompt=True).input_ids == form.prompt_ids(question)
+    assert form.stops[0] == auto.eos_token_id
+    assert form.pad == auto.pad_token_id
+
+
+def test_variables_reach_a_template_that_reads_them(tmp_path: Path) -> None:
+    made.save(tmp_path, made.THINKING)
+    auto = AutoTokenizer.from_pretrained(tmp_path)
+    asked = [{"role": "user", "content": "1 + 1?"}]
+    off = auto.apply_chat_template(asked, add_generation_prompt=True, enable_thinking=False).input_ids
+    assert AskForm(tmp_path, variables={"enable_thinking": False}).prompt_ids("1 + 1?") == off
+    assert AskForm(tmp_path).prompt_ids("1 + 1?") != off
+
+
+def test_a_base_model_is_given_the_question_as_its_tokenizer_begins_a_text(tmp_path: Path) -> None:
+    made.save(tmp_path, made.CHATML)
+    for path in (tmp_path / "chat_template.jinja", tmp_path / "tokenizer_config.json"):
+        config = json.loads(path.read_text()) if path.suffix == ".json" else None
+        if config is None:
+            path.unlink()
+        else:
+            path.write_text(json.dumps({k: v for k, v in config.items() if k != "chat_template"}))
+    form, auto = AskForm(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert form.prompt_ids(QUESTIONS[0]) == auto(QUESTIONS[0]).input_ids
+    said = form.backend.encode("It is 3 + 4 = 7.").ids
+    assert form.read([*said, form.stops[0]])[2:4] == ("It is 3 + 4 = 7.", True)
+    assert form.read(said)[2:4] == (None, False), "never ended: no answer"
+    assert AskForm(tmp_path, ends=[5]).read([*said[:2], 5]).finished, "a model's own config may end it too"
+
+
+@pytest.mark.parametrize(
+    ("written", "trace", "answer", "in_form"),
+    [
+        ("<think>\n3 + 4 = 7\n</think>\n\n7", "3 + 4 = 7", "\n\n7", True),
+        ("<think>\n3 + 4 = 7", "3 + 4 = 7", None, False),
+        ("So it is 7.", "So it is 7.", "So it is 7.", False),
+        ("", "", "", False),
+    ],
+)
+def test_what_was_written_is_read(tmp_path: Path, written: str, trace: str, answer: str | None, in_form: bool) -> None:
+    made.save(tmp_path, made.CHATML)
+    form = AskForm(tmp_path)
+    ids = form.backend.encode(written, add_special_tokens=False).ids
+    found = form.read([*ids, form.stops[0], form.pad])
+    assert (found.trace, found.answer, found.in_form, found.finished) == (trace, answer, in_form, True)
+    cut = form.read(ids)
+    assert (cut.answer, cut.in_form, cut.finished) == (None, False, False)
+
+
+def test_a_trace_that_the_prompt_opens_must_be_closed(tmp_path: Path) -> None:
+    made.save(tmp_path, made.PREFILLING)
+    form = AskForm(tmp_path)
+    assert form.prefilled
+    ids = form.backend.encode("3 + 4 = 7 so 7", add_special_tokens=False).ids
+    assert form.read([*ids, form.stops[0]]).answer is None
+
+
+def test_a_date_in_the_prompt_does_not_depend_on_the_day(tmp_path: Path) -> None:
+    made.save(tmp_path, "{{ strftime_now('%d %b %Y') }}" + made.CHATML)
+    assert AskForm(tmp_path).asked("?").startswith("26 Jul 2024")
+
+
+def test_without_an_end_it_is_refused(tmp_path: Path) -> None:
+    made.save(tmp_path, made.CHATML)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token": None}))
+    with pytest.raises(InputError, match="nothing tells where this model stops"):
+        AskForm(tmp_path)
