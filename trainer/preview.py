@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,24 +43,14 @@ def preview(
     table = table_at(weighting, 0, len(kinds))
     tokens = token_function(weighting)
     counts = store.counts[documents]
-    amount: np.ndarray = counts
-    if tokens is not None:
-        weights = [tokens(document_of(store, int(d)), 0) for d in documents]
-        amount, count = count_targets(store, documents, weights)
-    else:
-        count = counts
-    records = store.weights[documents].astype(np.float64)
-    weighted = amount * table.astype(np.float64) * records[:, None]  # (D, K)
-    total = torch.from_numpy(norm.sums(normaliser, amount, count, records, table))
-    own = norm.own_factors(normaliser, amount, table)
-    shares = (weighted * own[:, None]).sum(axis=0) * norm.factor(normaliser, total, table).numpy()  # (K,)
+    sums, shares = weight_shares(store, documents, weighting, table, normaliser)
     rows = [
         {
             "kind": name,
             "weight": float(table[index]),
             "tokens": int(counts[:, index].sum()),
-            "weight_sum": float(weighted[:, index].sum()),
-            "weight_share": float(shares[index] / shares.sum()) if shares.any() else 0.0,
+            "weight_sum": float(sums[index]),
+            "weight_share": float(shares[index]),
             "loss_share": measured.get(name, {}).get("share", 0.0),
             "gradient_share": measured.get(name, {}).get("gradient_share"),
         }
@@ -79,6 +69,27 @@ def preview(
         "document": {"id": str(store.ids[first]), "tokens": without_middle(tokens_shown)},
         "warnings": list(warnings),
     }
+
+
+def weight_shares(
+    store: TokenStore,
+    documents: np.ndarray,  # (D,) of the first step, on all ranks
+    weighting: Weighting,
+    table: np.ndarray,  # (K,) the weighting's, or another one to compare with
+    normaliser: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) sum of w, and (K,) share of the sum of w * c, of each kind's targets; float64."""
+    tokens = token_function(weighting)
+    amount = count = store.counts[documents]
+    if tokens is not None:
+        weights = [tokens(document_of(store, int(d)), 0) for d in documents]
+        amount, count = count_targets(store, documents, weights)
+    records = store.weights[documents].astype(np.float64)
+    weighted = amount * table.astype(np.float64) * records[:, None]  # (D, K)
+    total = torch.from_numpy(norm.sums(normaliser, amount, count, records, table))
+    own = norm.own_factors(normaliser, amount, table)
+    shares = (weighted * own[:, None]).sum(axis=0) * norm.factor(normaliser, total, table).numpy()
+    return weighted.sum(axis=0), shares / shares.sum() if shares.any() else shares
 
 
 def without_middle(tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -115,6 +126,11 @@ def kinds_table(found: dict[str, Any], styles: dict[str, str]) -> Table:
         shares = [f"{row[name]:.1%}" for name in SHARES if row.get(name) is not None]
         table.add_row(Text(row["kind"], styles[row["kind"]]), *numbers, *shares)
     return table
+
+
+def token_names(directory: Path) -> Callable[[int], str]:
+    """The text of a token, by the tokenizer in ``directory``, which is read when a name is first asked for."""
+    return lambda token: read_tokenizer(directory).id_to_token(token) or f"token {token}"
 
 
 def read_tokenizer(directory: Path) -> Tokenizer:

@@ -61,6 +61,9 @@ class WeightingConfig(BaseModel):
         description="what the weighted sum is divided by: the sum of weights, the number of weighted tokens, or so "
         "that kinds (spans) or documents (examples) count as their weights say, however long they are",
     )
+    allow_unstoppable: bool = Field(
+        False, description="train even where the symbol that ends documents never weighs anything"
+    )
 
     @model_validator(mode="before")
     @classmethod
