@@ -5,7 +5,7 @@ pretrained student whose think tags are several tokens.
 
 With trace: 0.3 and answer: 1, three ways to weigh the kind control: 1; the weight of the trace; the mean of trace and
 answer. Where all other kinds weigh 1 (``uniform``), the three are one. ``--student`` is a directory with a chat
-template, ``--problems`` a file of lines with question and answer, the answer a worked solution that ends in ``#### 72``;
+template, ``--problems`` a file of lines with question and answer, a worked solution that ends in ``#### 72``;
 without them that part is listed as absent.
 """
 

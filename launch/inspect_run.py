@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import read_manifest
 from tracestill.data_pipeline.store import TokenStore
-from tracestill.trainer.preview import STYLES, kinds_table
+from tracestill.trainer.preview import STYLES, kinds_table, show_warnings
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.weighting import Document, make_weighting, table_at, token_function
 
@@ -58,7 +58,9 @@ def inspect_run(run: RunDirectory, arm: str, document: int, console: Console) ->
     show_plan(run.stage(arm, "plan"), console)
     preview = run.stage(arm, "train") / "preview.json"
     if preview.exists():
-        console.print(kinds_table(json.loads(preview.read_text(encoding="utf-8")), styles))
+        found = json.loads(preview.read_text(encoding="utf-8"))
+        console.print(kinds_table(found, styles))
+        show_warnings(found, console)
 
 
 def piece(tokenizer: Tokenizer, token: int) -> str:

@@ -10,7 +10,7 @@ import yaml
 
 from tracestill.launch.charts import SERIES, intervals, lines, stacked
 from tracestill.launch.report_style import REJECTED, STYLE
-from tracestill.trainer.preview_html import colour_rules, document, kind_class, kinds_table
+from tracestill.trainer.preview_html import colour_rules, document, kind_class, kinds_table, notes
 
 Found = dict[str, Any]
 PACE = {
@@ -171,7 +171,7 @@ def weighting(found: Found) -> str:
             continue
         parts.append(f"<div><h3>{escape(arm)}</h3>")
         kinds = found["kinds"]
-        parts.append(f"{kinds_table(preview, kinds)}{document(preview, kinds)}</div>")
+        parts.append(f"{notes(preview)}{kinds_table(preview, kinds)}{document(preview, kinds)}</div>")
     if not parts:
         return ""
     return (

@@ -110,6 +110,10 @@ def show(found: dict[str, Any], kinds: Kinds, console: Console) -> None:
         text.append(token["text"] or "␣", styles[token["kind"]] if token["weight"] else "dim")
         text.append("·", "bright_black")
     console.print(text)
+    show_warnings(found, console)
+
+
+def show_warnings(found: dict[str, Any], console: Console) -> None:
     for line in found.get("warnings", ()):  # none in a run of an older version
         console.print(Text(f"warning: {line}", "bold yellow"), soft_wrap=True)
 

@@ -186,10 +186,11 @@ def test_report_and_inspect(recipe):
     train.mkdir()
     row = {"kind": "derive", "weight": 1.0, "tokens": 9, "weight_sum": 9.0, "weight_share": 0.5, "loss_share": 0.25}
     for gradient, heading in (({}, False), ({"gradient_share": 0.125}, True)):  # an older run's, and one of today
-        (train / "preview.json").write_text(json.dumps({"kinds": [row | gradient]}))
+        (train / "preview.json").write_text(json.dumps({"kinds": [row | gradient], "warnings": ["beware"] * heading}))
         shown = invoke("inspect", "runs/mini").stdout
         assert "25.0%" in shown
         assert ("gradient" in shown and "12.5%" in shown) is heading
+        assert ("warning: beware" in shown) is heading
     (line,) = refused("inspect", "runs/mini", "--document", "99999")
     assert "--document 99999" in line
     (line,) = refused("inspect", "runs/mini", "--arm", "trace")
