@@ -17,7 +17,7 @@ from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.render import END_THINK
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.trainer.batches import document_of
-from tracestill.trainer.weighting import Weighting, table_at, token_function
+from tracestill.trainer.weighting import STOP, Weighting, table_at, token_function
 
 LOOKS = 65, 9  # steps, spread over training, that are looked at: of a table by kind, and of weights of tokens
 DOCUMENTS = 64  # of each sort that are looked at
@@ -71,8 +71,7 @@ def check_stops(
         last = name(int(store.tokens(0)[-1]))
         raise InputError(
             f"weighting: the student could never stop, since {last}, which ends its documents, weighs nothing in any "
-            f"step (its kind is {kinds.names[store.kinds(0)[-1]]}); give it a weight, such as "
-            "weighting.weights.control: 1, or set weighting.allow_unstoppable: true"
+            f"step (its kind is {kinds.names[store.kinds(0)[-1]]}); {STOP}"
         )
 
 

@@ -204,6 +204,20 @@ def test_a_monitor_that_is_not_installed_is_refused_before_any_work(recipe, monk
     assert not Path("runs/mini/sample").exists()
 
 
+@pytest.mark.parametrize("weight", ["0", "{shape: constant, from: 0}", "{from: 0, to: 0, steps: 9}"])
+def test_a_student_that_could_never_stop_is_refused_before_any_work(recipe, weight):
+    setting = f"weighting.weights.control={weight}"
+    (line,) = refused("run", recipe, "--set", setting)
+    assert "weighting.weights.control: 0 leaves a student that could never stop" in line
+    assert "weighting.allow_unstoppable: true" in line
+    assert not Path("runs/mini/sample").exists()
+    (line,) = refused("run", recipe, "--set", "arms.answers_only.weighting.weights.control=0")
+    assert "arms.answers_only: weighting.weights.control" in line
+    assert invoke("run", recipe, "--set", setting, "--until", "plan").exit_code == 0, "data may be made"
+    allowed = ("--set", setting, "--set", "weighting.allow_unstoppable=true", "--dry-run")
+    assert invoke("train", "runs/mini", *allowed).exit_code == 0
+
+
 def test_monitors_may_change_while_a_run_is_unfinished(recipe):
     assert invoke("run", recipe, "--until", "sample").exit_code == 0
     again = invoke("run", recipe, "--until", "sample", "--set", "train.monitor.tensorboard=true")

@@ -127,8 +127,8 @@ def test_a_student_that_could_never_stop_is_refused(store, weights):
         check_stops(of, KINDS, store, STEPS, {2: "</s>"}.__getitem__)
     assert str(refused.value) == (
         "weighting: the student could never stop, since </s>, which ends its documents, weighs nothing in any step "
-        "(its kind is control); give it a weight, such as weighting.weights.control: 1, or set "
-        "weighting.allow_unstoppable: true"
+        "(its kind is control); give the symbol that ends documents a weight, such as weighting.weights.control: 1, or "
+        "set weighting.allow_unstoppable: true"
     )
     check_stops(of, KINDS, store, STEPS, allowed=True)
     lines = said(store, of)
