@@ -39,12 +39,15 @@ class Symbol:
     sort: str
     steps: np.ndarray  # (S,) steps that were looked at in which such documents teach anything
     weighs: np.ndarray  # (S,) bool: whether the symbol weighs anything, in any of them
+    by_token: bool  # tokens have weights of their own: what is seen of a step is a draw
 
     def warning(self, name: Name) -> str | None:
         """A line if it weighs nothing in most of training or at its end."""
         what = f"{END_THINK if self.token is None else name(self.token)} weighs nothing in documents {self.sort}"
         if not self.weighs.any():
             return f"{what}: the student will not learn to {self.purpose} there"
+        if self.by_token:
+            return None
         share = float(self.weighs.mean())
         if share < 0.5:
             return f"{what} in {1 - share:.0%} of the steps: the student may not learn to {self.purpose} there"
@@ -90,9 +93,9 @@ def look(weighting: Weighting, kinds: Kinds, store: TokenStore, steps: int) -> l
         if not taught.any():
             continue
         on, at = np.array(weighs[taught].any(axis=1)), looks[taught]
-        found.append([Symbol("stop", int(store.tokens(int(some[0]))[-1]), said, at, on[:, 1])])
+        found.append([Symbol("stop", int(store.tokens(int(some[0]))[-1]), said, at, on[:, 1], by_token)])
         if any(len(closing(store.kinds(int(d)), kinds)) for d in some):
-            found[-1].append(Symbol("end its trace", None, said, at, on[:, 2]))
+            found[-1].append(Symbol("end its trace", None, said, at, on[:, 2], by_token))
     return found
 
 

@@ -61,10 +61,15 @@ def unnamed(entries: dict[str, list[int]], named: Sequence[str], kinds: Kinds, r
                 leads.setdefault(most["kind"], []).append(f"{said.removeprefix('share of ')} ({most[share]:.0%})")
     weight = {row["kind"]: row["weight"] for row in rows}
     return [
-        f"'{kind}' has the largest share of the first step's {' and '.join(of)}, and weighting.weights does not name "
+        f"'{kind}' has the largest share of the first step's {listed(of)}, and weighting.weights does not name "
         f"it: it weighs {weight[kind]:g}"
         for kind, of in leads.items()
     ]
+
+
+def listed(parts: Sequence[str]) -> str:
+    """``a``, ``a and b``, or ``a, b and c``."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
 def low_answer(rows: Sequence[Row]) -> list[str]:
