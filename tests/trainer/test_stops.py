@@ -8,12 +8,9 @@ import pytest
 import yaml
 from encode_cases import record
 
-from tracestill.data_pipeline.document import encode
 from tracestill.data_pipeline.encode import EncodeConfig, load_form
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.overlong import fit_document
-from tracestill.data_pipeline.render import load_tokenizer
 from tracestill.data_pipeline.store import TokenStore, TokenStoreWriter
 from tracestill.data_pipeline.tokenizer import train_sentencepiece, write_tokenizer
 from tracestill.trainer.stops import check_stops, closing, stop_warnings
@@ -191,19 +188,6 @@ def test_a_weight_for_a_while_is_told(store, schedule, expected):
     lines = [line for line in said(store, of) if line.startswith("</s>")]
     assert lines
     assert all(expected in line for line in lines)
-
-
-def test_a_trace_that_is_cut_out_whole_leaves_no_end_to_learn(tmp_path, tokenizer):
-    made = load_tokenizer(tokenizer)
-    with TokenStoreWriter(tmp_path / "t.arrow", KINDS) as writer:
-        for one in RECORDS:
-            (document,) = encode(made, [one], KINDS)
-            trace = np.array([KINDS.id(kind) for kind in KINDS.members("trace")])
-            left = int((~np.isin(document.kinds, trace)).sum())
-            fit = fit_document("d", *document, left, "trim_trace", trace)
-            writer.add(one.record_id, one.question_id, fit.tokens, fit.kinds, fit.steps)
-    (line,) = said(TokenStore(tmp_path / "t.arrow", KINDS), weighting())
-    assert line.startswith("</think> weighs nothing in documents with an answer and no trace")
 
 
 @pytest.mark.parametrize(
