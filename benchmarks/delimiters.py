@@ -3,10 +3,10 @@ pretrained student whose think tags are several tokens.
 
     python benchmarks/delimiters.py [--json PATH] [--runs DIR] [--seeds 0 1 2] [--student DIR --problems FILE]
 
-With trace: 0.3 and answer: 1, three ways to weigh the kind control: 1; the weight of the trace; the mean of trace and
-answer. Where all other kinds weigh 1 (``uniform``), the three are one. ``--student`` is a directory with a chat
-template, ``--problems`` a file of lines with question and answer, a worked solution that ends in ``#### 72``;
-without them that part is listed as absent.
+With trace: 0.3 and answer: 1, the kind control weighs 1, as what a recipe does not name does, or as the trace that it
+closes. (Where all kinds weigh 1, the two are one: demo_three_seeds.json.) ``--student`` is a directory with a chat
+template, ``--problems`` a file of lines with question and answer, a worked solution that ends in ``#### 72``; without
+them that part is listed as absent.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ from tracestill.trainer.recipe import MAIN_ARM
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "demo.yaml"
 LOW = {"prompt": 0, "trace": 0.3, "answer": 1}
-ARMS: dict[str, dict[str, Any]] = {
-    "one": {"weights": {**LOW, "control": 1}},
-    "as_trace": {"weights": {**LOW, "control": 0.3}},
-    "mean": {"weights": {**LOW, "control": 0.65}},
+WEIGHTED = {  # of a recipe; the main arm is called one
+    "weighting": {"weights": {**LOW, "control": 1}},
+    "arms": {"as_trace": {"weighting": {"weights": {**LOW, "control": 0.3}}}},
 }
 DEMO_STEPS = 300  # of the recipe's 500: where students end alike, nothing is told apart
 SHORT = 420  # characters of a problem with its solution, so that a step holds a few of them
@@ -47,16 +46,15 @@ def run(recipe: dict[str, Any], directory: Path) -> dict[str, Any]:
     return json.loads((directory / "report" / "report.json").read_text(encoding="utf-8"))
 
 
-def outcome(report: dict[str, Any], directory: Path, main: str) -> dict[str, dict[str, Any]]:
-    """Per arm: right answers, answers cut off, shares of the first step, and held-out nll by kind; ``main``: what the
-    main arm is."""
+def outcome(report: dict[str, Any], directory: Path) -> dict[str, dict[str, Any]]:
+    """Per arm: right answers, answers cut off, shares of the first step, and held-out nll by kind."""
     found = {}
     for arm, about in report["arms"].items():
         train = directory / "arms" / arm / "train"
         first = json.loads((train / "preview.json").read_text(encoding="utf-8"))
         held_out = about["train"]["held_out"]
         lines = [json.loads(line) for line in (train / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-        found[main if arm == MAIN_ARM else arm] = {
+        found["one" if arm == MAIN_ARM else arm] = {
             "accuracy": about["evaluation"]["accuracy"],
             "cut off": about["evaluation"]["truncated"],
             "questions": about["evaluation"]["questions"],
@@ -76,7 +74,7 @@ def outcome(report: dict[str, Any], directory: Path, main: str) -> dict[str, dic
 def demo(seed: int) -> dict[str, Any]:
     recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     train = {**recipe["train"], "steps": DEMO_STEPS, "ranks": 1, "checkpoint_every": 0, "held_out_every": 100}
-    return {**recipe, "seed": seed, "train": train, "arms": {name: {"weighting": how} for name, how in ARMS.items()}}
+    return {**recipe, "seed": seed, "train": train, **WEIGHTED}
 
 
 def write_problems(source: Path, target: Path) -> None:
@@ -99,13 +97,12 @@ def pretrained(student: Path, problems: Path, seed: int) -> dict[str, Any]:
         "encode": {"template": "chat", "tokenizer": {"path": str(student), "vocab_size": None}},
         "plan": {"capacity": 256, "packs_per_step": 1, "group": 1},
         "student": {"pretrained": str(student)},
-        "weighting": ARMS["one"],
         "train": {
             **{"steps": 40, "ranks": 1, "zero": 0, "lr": 3e-5, "schedule": "cosine", "warmup": 6},
             **{"held_out_every": 40, "log_every": 10, "precision": "fp32", "keep": 1},
         },
         "evaluate": {"max_new_tokens": 128, "batch_size": 24},
-        "arms": {name: {"weighting": how} for name, how in ARMS.items() if name != "one"},
+        **WEIGHTED,
     }
 
 
@@ -135,11 +132,11 @@ def main() -> int:
             write_problems(wanted.problems, root / "problems.jsonl")
             directory = root / "pretrained"
             report = run(pretrained(wanted.student.resolve(), (root / "problems.jsonl").resolve(), 0), directory)
-            figures["pretrained"] = outcome(report, directory, "one")
+            figures["pretrained"] = outcome(report, directory)
             show("pretrained student", figures["pretrained"])
         for seed in wanted.seeds:
             directory = root / f"seed-{seed}"
-            figures["demo"][seed] = outcome(run(demo(seed), directory), directory, "uniform")
+            figures["demo"][seed] = outcome(run(demo(seed), directory), directory)
             show(f"demo, seed {seed}", figures["demo"][seed])
     claims: list[dict[str, Any]] = []
     return finish(figures, claims, wanted.json)

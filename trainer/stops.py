@@ -105,19 +105,19 @@ def weighs_at(
     """(S, D, 3) bool: whether a document has any weight at a step, whether its last symbol has, and the end of its
     trace."""
     tokens = token_function(weighting)
+    tables = np.stack([table_at(weighting, step, len(kinds)) for step in looks])  # (S, K)
     found = np.zeros((len(looks), len(documents), 3), bool)
-    for row, step in enumerate(looks):
-        table = table_at(weighting, step, len(kinds))
-        for column, document in enumerate(documents):
-            of_kind = store.kinds(document)
-            factor = None if tokens is None else tokens(document_of(store, document), step)
-            if factor is None:
-                found[row, column, 0] = (store.counts[document] * table).any()
-            else:
-                found[row, column, 0] = (table[of_kind[1:]] * factor[1:]).any()
-            for place, at in ((1, np.array([len(of_kind) - 1])), (2, closing(of_kind, kinds))):
-                weights = table[of_kind[at]] if factor is None else table[of_kind[at]] * factor[at]
-                found[row, column, place] = weights.any()
+    for column, document in enumerate(documents):
+        of_kind = store.kinds(document)
+        last = len(of_kind) - 1
+        places = np.arange(1, last + 1), np.array([last]), closing(of_kind, kinds)
+        if tokens is None:
+            for place, at in enumerate(places):
+                found[:, column, place] = tables[:, np.unique(of_kind[at])].any(axis=1)
+            continue
+        for row, step in enumerate(looks):
+            weights = tables[row][of_kind] * tokens(document_of(store, document), step)
+            found[row, column] = [weights[at].any() for at in places]
     return found
 
 
