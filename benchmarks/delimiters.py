@@ -31,7 +31,7 @@ WEIGHTED = {  # of a recipe; the main arm is called one
     "weighting": {"weights": {**LOW, "control": 1}},
     "arms": {"as_trace": {"weighting": {"weights": {**LOW, "control": 0.3}}}},
 }
-DEMO_STEPS = 300  # of the recipe's 500: where students end alike, nothing is told apart
+DEMO_STEPS = 200  # of the recipe's 500: where students end alike, nothing is told apart
 SHORT = 420  # characters of a problem with its solution, so that a step holds a few of them
 KEPT = ("answer", "derive", "control")
 
