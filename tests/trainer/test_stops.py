@@ -94,7 +94,9 @@ def said(store, of):
 
 
 def test_the_weightings_of_every_day_are_let_pass(store):
+    late = {"shape": "piecewise", "points": [[80, 0], [81, 1]]}
     never = [
+        weighting({"trace": late, "answer": late, "control": late}),  # before that, nothing is learnt at all
         weighting(),
         weighting({"trace": 0.3, "control": 0.01}),
         weighting({"control": {"from": 0, "to": 1, "steps": 40}}),  # a curriculum that ends with a stop
