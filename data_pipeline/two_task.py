@@ -4,9 +4,10 @@
     <record>#answer  answer_prefix question  ->  the answer at once, after an empty trace
 
 The paper's loss is L = L_label + lambda * L_rationale, each the mean over its own targets. With ``weighting.weights:
-{prompt: 0, control: 0, answer: 1, trace: lambda}`` and traces of one kind, the normaliser ``spans`` gives L / (1 +
-lambda); see docs/encoding.md for what the other normalisers give. The student is asked with the prefix of the answer,
-so that it needs no trace when it is used.
+{prompt: 0, control: kappa, answer: 1, trace: lambda}`` and traces of one kind, the normaliser ``spans`` gives (L +
+kappa * L_control) / (1 + lambda + kappa), where L_control is the mean over delimiters: without them the student would
+never stop. See docs/encoding.md for what the other normalisers give. The student is asked with the prefix of the
+answer, so that it needs no trace when it is used.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from tracestill.trainer.cores import usable_cores
 from tracestill.trainer.monitor import check_installed
 from tracestill.trainer.recipe import MAIN_ARM, Recipe
 from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.weighting import check_control
 
 
 def check_works(
@@ -43,6 +44,8 @@ def check_works(
     for arm in dict.fromkeys([*trained, *evaluated]):
         try:
             check_arm(run.recipe.for_arm(arm), gpus, evaluates=arm in evaluated)
+            if arm in trained:
+                check_control(run.recipe.for_arm(arm).weighting)
             if resume == "must" and arm in trained and not can_resume(run, arm) and not local:
                 where = run.stage(arm, "train")
                 raise InputError(f"{where}: no whole checkpoint of this training to resume from; use --resume auto")

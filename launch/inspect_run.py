@@ -21,7 +21,7 @@ from tracestill.data_pipeline.pieces import pieces
 from tracestill.data_pipeline.stage import read_manifest
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.launch.inspect_text import find_records, text_lines, why_absent
-from tracestill.trainer.preview_table import STYLES, kinds_table
+from tracestill.trainer.preview_table import STYLES, kinds_table, show_warnings
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.weighting import Document, make_weighting, table_at, token_function
 
@@ -92,7 +92,9 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
     show_plan(run.stage(arm, "plan"), console)
     preview = run.stage(arm, "train") / "preview.json"
     if preview.exists():
-        console.print(kinds_table(json.loads(preview.read_text(encoding="utf-8")), styles))
+        found = json.loads(preview.read_text(encoding="utf-8"))
+        console.print(kinds_table(found, styles))
+        show_warnings(found, console)
 
 
 def record_of(name: str) -> str:

@@ -12,7 +12,7 @@ from tracestill.launch.charts import SERIES, lines, stacked
 from tracestill.launch.report_arms import headline, held_out
 from tracestill.launch.report_parts import Found, alike, colour_of, legend, seconds, table, text
 from tracestill.launch.report_style import REJECTED, STYLE
-from tracestill.trainer.preview_html import colour_rules, document, kind_class, kinds_table
+from tracestill.trainer.preview_html import colour_rules, document, kind_class, kinds_table, notes
 
 PACE = {
     "tokens_per_second": "tokens a second",
@@ -128,7 +128,7 @@ def weighting(found: Found) -> str:
             continue
         parts.append(f"<div><h3>{escape(arm)}</h3>")
         kinds = found["kinds"]
-        parts.append(f"{kinds_table(preview, kinds)}{document(preview, kinds)}</div>")
+        parts.append(f"{notes(preview)}{kinds_table(preview, kinds)}{document(preview, kinds)}</div>")
     if not parts:
         return ""
     return (

@@ -78,7 +78,8 @@ def write_train(run: RunDirectory, arm: str, steps: int = 40, *, finished: bool 
     (directory / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 41, "los')
     tokens = [{"text": t, "kind": k, "weight": w} for t, k, w in (("<s>", "control", 0), (HOSTILE, "derive", 1))]
     rows = [{"kind": "derive", "weight": 1.0, "tokens": 9, "weight_sum": 9.0, "weight_share": 1.0, "loss_share": 1.0}]
-    (directory / "preview.json").write_text(json.dumps({"kinds": rows, "document": {"id": "d", "tokens": tokens}}))
+    preview = {"kinds": rows, "document": {"id": "d", "tokens": tokens}, "warnings": [f"beware {HOSTILE}"]}
+    (directory / "preview.json").write_text(json.dumps(preview))
     if finished:
         config, inputs = run.train_stage(arm)
         write_manifest(directory, identity("train", config, inputs), Stage(directory, counts={"steps": steps}), 21.5)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
 from tracestill.data_pipeline.stage import write_json
 from tracestill.trainer.job import Job
-from tracestill.trainer.preview import preview, read_tokenizer, show
+from tracestill.trainer.preview import preview, read_tokenizer, show, token_names, weight_shares
 from tracestill.trainer.preview_html import page
 from tracestill.trainer.telemetry import LOG, Log, Meter
-from tracestill.trainer.weighting_effect import warnings
+from tracestill.trainer.weighting import table_at
+from tracestill.trainer.weighting_effect import looks_at, warnings
+from tracestill.trainer.weighting_shares import share_warnings
 
 
 def show_first_step(job: Job) -> None:
@@ -30,13 +33,27 @@ def show_first_step(job: Job) -> None:
         measured,
         read_tokenizer(job.tokenizer),
         normaliser=normaliser,
-        warnings=warnings(job.weighting, normaliser, kinds, job.store, job.steps),
     )
+    named = token_names(job.tokenizer)
+    found["warnings"] = warnings(job.weighting, normaliser, kinds, job.store, job.steps, named)
+    found["warnings"] += doubts(job, batch.documents, found["kinds"])
     write_json(job.directory / "preview.json", found)
     title = f"{job.recipe.name}, {job.arm}: the first step"
     (job.directory / "preview.html").write_text(page(found, kinds.names, title), encoding="utf-8")
     Log(job.directory / LOG, resume_at=0, write=True).add(event="preview", step=0, **found)
     show(found, kinds, job.console)
+
+
+def doubts(job: Job, documents: np.ndarray, rows: list[dict[str, Any]]) -> list[str]:
+    """What is odd about the shares of the first step, whose ``documents`` gave the preview's ``rows``."""
+    weighting, kinds = job.recipe.weighting, job.recipe.span_kinds()
+    tables = np.stack([table_at(job.weighting, step, len(kinds)) for step in looks_at(job.steps)])
+    equal = tables[0].copy()
+    equal[[kinds.id(name) for name in (*kinds.members("trace"), "answer")]] = 1
+    _, shares = weight_shares(job.store, documents, job.weighting, equal, weighting.normaliser)
+    return share_warnings(
+        [*weighting.weights], kinds, rows, shares, job.store.counts.sum(axis=0, dtype=np.int64), tables
+    )
 
 
 def measure(job: Job, micro: list[Any]) -> dict[str, dict[str, float]]:

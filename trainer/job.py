@@ -30,12 +30,14 @@ from tracestill.trainer.held_out import HeldOut, choose_store
 from tracestill.trainer.held_out_answers import HeldOutAnswers
 from tracestill.trainer.monitor import check_installed
 from tracestill.trainer.placement import Placement, find_placement
+from tracestill.trainer.preview import token_names
 from tracestill.trainer.reading_model import use_weighting
 from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.rectangles import RowMaker, layout_for
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.saver import Saver
 from tracestill.trainer.settings import GENERATION, TrainConfig, seconds_of
+from tracestill.trainer.stops import check_stops
 from tracestill.trainer.student import build_student
 from tracestill.trainer.tiled_mlp import tile_mlps
 from tracestill.trainer.watchdog import Watchdog
@@ -135,6 +137,11 @@ def prepare(
     ids = {f"{name}_id": about["special_ids"][name] for name in ("bos", "eos", "pad")}
     vocabulary = {"vocab_size": about["vocab_size"], "num_kinds": len(kinds), **ids}
     known = (read_manifest(inputs["tokenizer"]) or {}).get("known_tokens", about["vocab_size"])
+    weighting = make_weighting(recipe.weighting, kinds, recipe.seed)
+    plans = plan_of_epoch or (lambda epoch: load_plan(inputs["plan"] / f"epoch-{epoch:03d}"))
+    steps = settings.steps or plans(0).n_steps * (settings.epochs or 1)
+    allowed = recipe.weighting.allow_unstoppable
+    check_stops(weighting, kinds, store, steps, token_names(inputs["tokenizer"]), allowed=allowed)
     student = build_student(
         recipe.student,
         **vocabulary,
@@ -145,7 +152,6 @@ def prepare(
         chunk_rows=settings.chunk_rows,
     )
     check_tokenizer(inputs["tokenizer"], student.model.config, recipe.encode)
-    weighting = make_weighting(recipe.weighting, kinds, recipe.seed)
     use_weighting(
         student,
         weighting,
@@ -160,7 +166,6 @@ def prepare(
     notes = adapt(student, recipe.student, seed=recipe.seed, device=world.device, new_tokens=new)
     if settings.tiled_mlp:
         tile_mlps(student.model, settings.tiled_mlp, -(-recipe.plan.capacity // settings.sequence_parallel))
-    plans = plan_of_epoch or (lambda epoch: load_plan(inputs["plan"] / f"epoch-{epoch:03d}"))
     layout = layout_for(student.model.config, store, plans(0))
     batches = Batches(
         store,
@@ -187,7 +192,6 @@ def prepare(
     if settings.held_out_questions:
         questions = run.stage(arm, "sample") / "questions.parquet"
         answers = HeldOutAnswers(recipe, questions, directory / "asked", placement.ranks[0] if placement else None)
-    steps = settings.steps or batches.steps_per_epoch * (settings.epochs or 1)
     console = Console(quiet=world.rank != 0)
     console.print(
         f"{world.ranks} rank(s) on {world.device.type}, {settings.sequence_parallel} to a row, {world.dtype}, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tracestill.data_pipeline.pieces import pieces
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.trainer import normaliser as norm
 from tracestill.trainer.batches import count_targets, document_of
-from tracestill.trainer.preview_table import STYLES, kinds_table
+from tracestill.trainer.preview_table import STYLES, kinds_table, show_warnings
 from tracestill.trainer.weighting import Weighting, table_at, token_function
 
 SHOWN = 2000  # tokens of the document
@@ -39,24 +39,14 @@ def preview(
     table = table_at(weighting, 0, len(kinds))
     tokens = token_function(weighting)
     counts = store.counts[documents]
-    amount: np.ndarray = counts
-    if tokens is not None:
-        weights = [tokens(document_of(store, int(d)), 0) for d in documents]
-        amount, count = count_targets(store, documents, weights)
-    else:
-        count = counts
-    records = store.weights[documents].astype(np.float64)
-    weighted = amount * table.astype(np.float64) * records[:, None]  # (D, K)
-    total = torch.from_numpy(norm.sums(normaliser, amount, count, records, table))
-    own = norm.own_factors(normaliser, amount, table)
-    shares = (weighted * own[:, None]).sum(axis=0) * norm.factor(normaliser, total, table).numpy()  # (K,)
+    sums, shares = weight_shares(store, documents, weighting, table, normaliser)
     rows = [
         {
             "kind": name,
             "weight": float(table[index]),
             "tokens": int(counts[:, index].sum()),
-            "weight_sum": float(weighted[:, index].sum()),
-            "weight_share": float(shares[index] / shares.sum()) if shares.any() else 0.0,
+            "weight_sum": float(sums[index]),
+            "weight_share": float(shares[index]),
             "loss_share": measured.get(name, {}).get("share", 0.0),
             "gradient_share": measured.get(name, {}).get("gradient_share"),
         }
@@ -77,6 +67,27 @@ def preview(
     }
 
 
+def weight_shares(
+    store: TokenStore,
+    documents: np.ndarray,  # (D,) of the first step, on all ranks
+    weighting: Weighting,
+    table: np.ndarray,  # (K,) the weighting's, or another one to compare with
+    normaliser: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) sum of w, and (K,) share of the sum of w * c, of each kind's targets; float64."""
+    tokens = token_function(weighting)
+    amount = count = store.counts[documents]
+    if tokens is not None:
+        weights = [tokens(document_of(store, int(d)), 0) for d in documents]
+        amount, count = count_targets(store, documents, weights)
+    records = store.weights[documents].astype(np.float64)
+    weighted = amount * table.astype(np.float64) * records[:, None]  # (D, K)
+    total = torch.from_numpy(norm.sums(normaliser, amount, count, records, table))
+    own = norm.own_factors(normaliser, amount, table)
+    shares = (weighted * own[:, None]).sum(axis=0) * norm.factor(normaliser, total, table).numpy()
+    return weighted.sum(axis=0), shares / shares.sum() if shares.any() else shares
+
+
 def without_middle(tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The tokens of a document; of a very long one its beginning and its end."""
     if len(tokens) <= SHOWN:
@@ -95,8 +106,12 @@ def show(found: dict[str, Any], kinds: Kinds, console: Console) -> None:
         text.append(token["text"] or "␣", styles[token["kind"]] if token["weight"] else "dim")
         text.append("·", "bright_black")
     console.print(text)
-    for line in found.get("warnings", ()):  # none in a run of an older version
-        console.print(Text(f"warning: {line}", "bold yellow"), soft_wrap=True)
+    show_warnings(found, console)
+
+
+def token_names(directory: Path) -> Callable[[int], str]:
+    """The text of a token, by the tokenizer in ``directory``, which is read when a name is first asked for."""
+    return lambda token: read_tokenizer(directory).id_to_token(token) or f"token {token}"
 
 
 def read_tokenizer(directory: Path) -> Tokenizer:

@@ -50,7 +50,6 @@ def page(found: dict[str, Any], kinds: Sequence[str], title: str) -> str:
         f":root{{color-scheme:light dark;{ROOT}{LIGHT}}}"
         f"@media (prefers-color-scheme:dark){{:root{{{ROOT_DARK}{DARK}}}}}{BODY}{TABLE}{DOCUMENT}{colour_rules()}"
     )
-    notes = "".join(f'<p class="note">{escape(line)}</p>' for line in found.get("warnings", ()))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -58,8 +57,13 @@ def page(found: dict[str, Any], kinds: Sequence[str], title: str) -> str:
         "<p class='soft'>What the weighting does to the first optimizer step, before anything is learnt, and one of "
         "its documents: a solid line under a token that counts in the loss, a dotted one under a token that does not. "
         "Share of gradient: of the norms of the loss's gradient at what the head reads.</p>"
-        f"{notes}{kinds_table(found, kinds)}{document(found, kinds)}</body></html>\n"
+        f"{notes(found)}{kinds_table(found, kinds)}{document(found, kinds)}</body></html>\n"
     )
+
+
+def notes(found: dict[str, Any]) -> str:
+    """The preview's warnings; none in a run of an older version."""
+    return "".join(f'<p class="note">{escape(line)}</p>' for line in found.get("warnings", ()))
 
 
 def kinds_table(found: dict[str, Any], kinds: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -25,3 +26,8 @@ def kinds_table(found: dict[str, Any], styles: dict[str, str]) -> Table:
         shares = [f"{row[name]:.1%}" for name in SHARES if row.get(name) is not None]
         table.add_row(Text(row["kind"], styles[row["kind"]]), *numbers, *shares)
     return table
+
+
+def show_warnings(found: dict[str, Any], console: Console) -> None:
+    for line in found.get("warnings", ()):  # none in a run of an older version
+        console.print(Text(f"warning: {line}", "bold yellow"), soft_wrap=True)

@@ -190,6 +190,7 @@ def seconds_of(duration: str) -> float:
 CHOOSING = ("held_out_every", "held_out_documents", "held_out_questions")
 BOOKKEEPING = {
     "student": ("activation_checkpointing",),
+    "weighting": ("allow_unstoppable",),
     "train": (
         *("ranks", "sequence_parallel", "tiled_mlp", "log_every"),
         *CHOOSING,

@@ -39,6 +39,12 @@ BUILT_IN = {
 }
 
 
+STOP = (
+    "give the symbol that ends documents a weight, such as weighting.weights.control: 1, or set "
+    "weighting.allow_unstoppable: true"
+)
+
+
 class WeightingOptions(BaseModel):
     """Base of a weighting's options: unknown keys are errors."""
 
@@ -71,6 +77,9 @@ class WeightingConfig(BaseModel):
         "weights",
         description="what the weighted sum is divided by: the sum of weights, the number of weighted tokens, or so "
         "that kinds (spans) or documents (examples) count as their weights say, however long they are",
+    )
+    allow_unstoppable: bool = Field(
+        False, description="train even where the symbol that ends documents never weighs anything"
     )
 
     @model_validator(mode="before")
@@ -248,6 +257,15 @@ def token_function(weighting: Weighting) -> TokenFunction | None:
         return weights
 
     return checked
+
+
+def check_control(config: WeightingConfig) -> None:
+    """Raise InputError if a built-in weighting gives delimiters no weight at any step, which shows before there is any
+    data; ``stops.check_stops`` asks again when there is."""
+    weight = config.weights.get("control", 1.0)
+    values = [at(weight, step) for step in weight.corners()] if isinstance(weight, Schedule) else [weight]
+    if config.use in BUILT_IN and not any(values) and not config.allow_unstoppable:
+        raise InputError(f"weighting.weights.control: 0 leaves a student that could never stop; {STOP}")
 
 
 def end_step(weighting: Weighting) -> None:

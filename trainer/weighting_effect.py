@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.trainer.batches import document_of
+from tracestill.trainer.stops import stop_warnings
 from tracestill.trainer.weighting import Weighting, table_at, token_function
 
 LOOKS = 65  # steps, spread over training, at which the table is looked at
 DOCUMENTS = 64  # documents whose token weights are looked at, at a few of these steps
 
 
-def warnings(weighting: Weighting, normaliser: str, kinds: Kinds, store: TokenStore, steps: int) -> list[str]:
-    """What the recipe's author should know before ``steps`` steps on ``store``; usually nothing."""
+def warnings(
+    weighting: Weighting, normaliser: str, kinds: Kinds, store: TokenStore, steps: int, name: Callable[[int], str] = str
+) -> list[str]:
+    """What the recipe's author should know before ``steps`` steps on ``store``; usually nothing. ``name``: the text of
+    a token."""
     targets = store.counts.sum(axis=0, dtype=np.int64)
     occurring = [k for k in range(1, len(kinds)) if targets[k]]
-    looks = np.unique(np.linspace(0, max(0, steps - 1), LOOKS).astype(int)).tolist()
+    looks = looks_at(steps)
     whole = np.stack([table_at(weighting, step, len(kinds)) for step in looks])
     tables = whole[:, occurring]  # (looks, kinds)
     # an encoder's text is never predicted, and the default weighs it 0
     moot = ["prompt"] if store.encoder_lengths.any() and not whole[:, kinds.id("prompt")].any() else []
     found = absent(weighting, kinds, [kinds.names[k] for k in occurring], moot)
     names = ", ".join(kinds.names[k] for k in occurring)
-    if not tables.any():
+    if not tables.any() or not store.weights.any():
         found.append(f"no token has any weight (kinds in the data: {names}): nothing will be learnt")
     elif same(tables) and not hasattr(weighting, "dynamic") and not tells_tokens_apart(weighting, store, looks):
         found.append(
@@ -32,7 +38,12 @@ def warnings(weighting: Weighting, normaliser: str, kinds: Kinds, store: TokenSt
             + ("" if same(tables.T) else " in every step, whatever its schedule")
             + rest(normaliser, store)
         )
-    return found
+    return found + stop_warnings(weighting, kinds, store, steps, name)
+
+
+def looks_at(steps: int) -> list[int]:
+    """Steps spread over training, the first and the last among them."""
+    return np.unique(np.linspace(0, max(0, steps - 1), LOOKS).astype(int)).tolist()
 
 
 def absent(weighting: Weighting, kinds: Kinds, occurring: list[str], moot: list[str]) -> list[str]:

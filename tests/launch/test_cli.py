@@ -186,10 +186,11 @@ def test_report_and_inspect(recipe):
     train.mkdir()
     row = {"kind": "derive", "weight": 1.0, "tokens": 9, "weight_sum": 9.0, "weight_share": 0.5, "loss_share": 0.25}
     for gradient, heading in (({}, False), ({"gradient_share": 0.125}, True)):  # an older run's, and one of today
-        (train / "preview.json").write_text(json.dumps({"kinds": [row | gradient]}))
+        (train / "preview.json").write_text(json.dumps({"kinds": [row | gradient], "warnings": ["beware"] * heading}))
         shown = invoke("inspect", "runs/mini").stdout
         assert "25.0%" in shown
         assert ("gradient" in shown and "12.5%" in shown) is heading
+        assert ("warning: beware" in shown) is heading
     (line,) = refused("inspect", "runs/mini", "--document", "99999")
     assert "--document 99999" in line
     (line,) = refused("inspect", "runs/mini", "--arm", "trace")
@@ -201,6 +202,20 @@ def test_a_monitor_that_is_not_installed_is_refused_before_any_work(recipe, monk
     (line,) = refused("run", recipe, "--set", "train.monitor.wandb.project=traces")
     assert "train.monitor.wandb: no_such_package is not installed" in line
     assert not Path("runs/mini/sample").exists()
+
+
+@pytest.mark.parametrize("weight", ["0", "{shape: constant, from: 0}", "{from: 0, to: 0, steps: 9}"])
+def test_a_student_that_could_never_stop_is_refused_before_any_work(recipe, weight):
+    setting = f"weighting.weights.control={weight}"
+    (line,) = refused("run", recipe, "--set", setting)
+    assert "weighting.weights.control: 0 leaves a student that could never stop" in line
+    assert "weighting.allow_unstoppable: true" in line
+    assert not Path("runs/mini/sample").exists()
+    (line,) = refused("run", recipe, "--set", "arms.answers_only.weighting.weights.control=0")
+    assert "arms.answers_only: weighting.weights.control" in line
+    assert invoke("run", recipe, "--set", setting, "--until", "plan").exit_code == 0, "data may be made"
+    allowed = ("--set", setting, "--set", "weighting.allow_unstoppable=true", "--dry-run")
+    assert invoke("train", "runs/mini", *allowed).exit_code == 0
 
 
 def test_monitors_may_change_while_a_run_is_unfinished(recipe):

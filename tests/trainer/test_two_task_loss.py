@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import yaml
 from encode_cases import KINDS, record
 
 from tracestill.data_pipeline.encode import EncodeConfig, load_form
@@ -15,13 +19,15 @@ from tracestill.trainer import normaliser as norm
 from tracestill.trainer.weighting import SpanWeighting, WeightingConfig
 
 LAMBDA = 0.5
-NLL = {"derive": [2.0, 4.0, 6.0], "answer": [1.0, 3.0, 5.0]}
+NLL = {"derive": [2.0, 4.0, 6.0], "answer": [1.0, 3.0, 5.0], "control": [0.25] * 12}
 WANTED = {
-    "spans": 5 / 1.5,
-    "weights": (9 + 0.5 * 12) / (3 + 1.5),
-    "tokens": (9 + 0.5 * 12) / 6,
-    "examples": (3 + 1 + 6 + 4) / 4,  # means of the documents: (2, 4), (1), (6), (3, 5)
+    "spans": 5.25 / 2.5,
+    "weights": (9 + 0.5 * 12 + 3) / (3 + 1.5 + 12),
+    "tokens": (9 + 0.5 * 12 + 3) / 18,
+    # means of the documents, three delimiters in each: traces (2, 4) and (6), answers (1) and (3, 5)
+    "examples": ((0.5 * 6 + 0.75) / 4 + (1 + 0.75) / 4 + (0.5 * 6 + 0.75) / 3.5 + (8 + 0.75) / 5) / 4,
 }
+PAGE = Path(__file__).parents[2] / "docs" / "encoding.md"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +49,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
 
 @pytest.mark.parametrize("normaliser", WANTED)
 def test_the_loss_is_that_of_the_paper(store: TokenStore, normaliser: str) -> None:
-    weights = {"prompt": 0, "control": 0, "answer": 1, "trace": LAMBDA}
+    block = next(b for b in re.findall(r"```yaml\n(.*?)```", PAGE.read_text("utf-8"), re.S) if "two_task" in b)
+    weights = yaml.safe_load(block)["weighting"]["weights"]
     table = SpanWeighting(WeightingConfig(weights=weights), KINDS).kinds(0)
     counts, records = store.counts, store.weights
     assert counts[:, KINDS.id("derive")].tolist() == [2, 0, 1, 0]
@@ -58,7 +65,8 @@ def test_the_loss_is_that_of_the_paper(store: TokenStore, normaliser: str) -> No
             c = own[document] * (shared[kind] if normaliser == "spans" else shared)
             nll = left[KINDS.names[kind]].pop(0) if table[kind] else 99.0
             loss += float(table[kind] * c * nll)
-    assert left == {"derive": [], "answer": []}
+    assert not any(left.values())
     assert loss == pytest.approx(WANTED[normaliser])
     if normaliser == "spans":
-        assert loss == pytest.approx((np.mean(NLL["answer"]) + LAMBDA * np.mean(NLL["derive"])) / (1 + LAMBDA))
+        paper = np.mean(NLL["answer"]) + LAMBDA * np.mean(NLL["derive"])
+        assert loss == pytest.approx((paper + np.mean(NLL["control"])) / (1 + LAMBDA + 1))
