@@ -16,8 +16,9 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import read_manifest
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.trainer.preview import STYLES, kinds_table
+from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.run_directory import RunDirectory
-from tracestill.trainer.weighting import Document, make_weighting, table_at, token_function
+from tracestill.trainer.weighting import Document, make_weighting, own_module, table_at, token_function
 
 SPACES = str.maketrans({"\u2581": " ", "\u0120": " ", "\u010a": "\n"})  # how tokenizers write spaces and newlines
 
@@ -39,17 +40,16 @@ def inspect_run(run: RunDirectory, arm: str, document: int, console: Console) ->
     tokenizer = Tokenizer.from_file(str(run.stage(arm, "tokenizer") / "tokenizer.json"))
     pieces = [piece(tokenizer, int(token)) for token in store.tokens(document)]
     names = [kinds.names[kind] for kind in store.kinds(document)]
-    weighting = make_weighting(recipe.weighting, kinds, recipe.seed)
-    weights = table_at(weighting, 0, len(kinds))[store.kinds(document)] * store.weights[document]
-    if (tokens := token_function(weighting)) is not None:
-        at = Document(document, store.tokens(document), store.kinds(document), store.steps(document))
-        weights *= tokens(at, 0)
-    weights[0] = 0.0  # the first token is never predicted
+    own = own_module(recipe.weighting.use)
+    weights = np.full(len(names), np.nan) if own else weights_of(recipe, store, document)
     styles = {name: STYLES[index % len(STYLES)] for index, name in enumerate(kinds.names)}
 
     title = f"document {document} of {len(store):,}, arm {arm}, id {store.ids[document]}, {len(pieces)} tokens"
     console.print(Text(title, "bold"), soft_wrap=True)
     console.print(legend(names, weights, styles))
+    if own:
+        text = f"weights are {recipe.weighting.use}'s, which is not imported to look; training shows what they do"
+        console.print(Text(text, "dim"), soft_wrap=True)
     if console.is_terminal:
         console.print(coloured(pieces, names, weights, styles), soft_wrap=True)
     else:
@@ -59,6 +59,18 @@ def inspect_run(run: RunDirectory, arm: str, document: int, console: Console) ->
     preview = run.stage(arm, "train") / "preview.json"
     if preview.exists():
         console.print(kinds_table(json.loads(preview.read_text(encoding="utf-8")), styles))
+
+
+def weights_of(recipe: Recipe, store: TokenStore, document: int) -> np.ndarray:
+    """(n,) weights that a built-in weighting gives a document's tokens at the first step."""
+    kinds = recipe.span_kinds()
+    weighting = make_weighting(recipe.weighting, kinds, recipe.seed)
+    weights = table_at(weighting, 0, len(kinds))[store.kinds(document)] * store.weights[document]
+    if (tokens := token_function(weighting)) is not None:
+        at = Document(document, store.tokens(document), store.kinds(document), store.steps(document))
+        weights *= tokens(at, 0)
+    weights[0] = 0.0  # the first token is never predicted
+    return weights
 
 
 def piece(tokenizer: Tokenizer, token: int) -> str:
@@ -75,8 +87,9 @@ def legend(names: list[str], weights: np.ndarray, styles: dict[str, str]) -> Tab
     for name in dict.fromkeys(names):
         chosen = [i for i, own in enumerate(names) if own == name and i]
         own = weights[chosen]
-        values = "/".join(f"{value:g}" for value in sorted({float(value) for value in own})) or "-"
-        share = f"{own.sum() / total:.1%}" if total else "-"
+        known = not np.isnan(own).any()
+        values = "/".join(f"{value:g}" for value in sorted({float(value) for value in own}) if known) or "-"
+        share = f"{own.sum() / total:.1%}" if known and total else "-"
         table.add_row(Text(name, styles[name]), f"{len(chosen):,}", values, share)
     return table
 
@@ -92,9 +105,11 @@ def coloured(pieces: list[str], names: list[str], weights: np.ndarray, styles: d
 
 def plain(pieces: list[str], names: list[str], weights: np.ndarray) -> list[str]:
     """One line for each stretch of tokens of one kind and weight; tokens are parted by ``|``."""
-    rows = zip(names, weights.tolist(), pieces, strict=True)
+    known = [None if np.isnan(weight) else weight for weight in weights.tolist()]  # nan would equal no other
+    shown = {weight: "-" if weight is None else f"{weight:g}" for weight in known}
+    rows = zip(names, known, pieces, strict=True)
     return [
-        f"{name:<10}{weight:>6g}  " + "|".join(token.replace("\n", "↵") for _, _, token in stretch)
+        f"{name:<10}{shown[weight]:>6}  " + "|".join(token.replace("\n", "↵") for _, _, token in stretch)
         for (name, weight), stretch in groupby(rows, key=lambda row: row[:2])
     ]
 

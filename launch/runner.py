@@ -13,9 +13,9 @@ from rich.text import Text
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import nearest
-from tracestill.data_pipeline.stage import is_current, read_manifest
+from tracestill.data_pipeline.stage import changed_files, is_current, missing_files, read_manifest, why_redone
 from tracestill.launch.summary import summary
-from tracestill.trainer.run_directory import STAGES
+from tracestill.trainer.run_directory import STAGES, RunDirectory
 
 WIDTH = 24  # of the column that names stage and arm
 
@@ -30,6 +30,7 @@ class Work:
     config: dict[str, Any]
     inputs: dict[str, Path]
     action: Callable[[str, Console], None]  # takes the label
+    tidy: Callable[[], str] | None = None  # called when it is up to date; says what it deleted
 
     @property
     def label(self) -> str:
@@ -46,6 +47,17 @@ class Work:
             return False
         return is_current(self.directory, self.stage, self.config, self.inputs)
 
+    def why_redone(self) -> str:
+        """What has changed since it was done, in words; empty if it was not."""
+        if any(read_manifest(path) is None for path in self.inputs.values()):
+            return ""
+        return why_redone(self.directory, self.stage, self.config, self.inputs)
+
+
+def of_arm(run: RunDirectory, work: Work, arm: str | None) -> bool:
+    """Whether a piece of work is one that ``arm`` (None: any) needs, be it shared or its own."""
+    return arm is None or work.arm is None or run.stage(arm, work.stage) == work.directory
+
 
 def stage_position(name: str) -> int:
     """Place of a stage in the order of stages. Raises InputError naming the nearest known stage."""
@@ -56,15 +68,39 @@ def stage_position(name: str) -> int:
 
 def run_stages(works: Iterable[Work], console: Console) -> None:
     """Do each piece of work that is not up to date; the report is always written anew."""
-    for work in works:
-        if work.stage != "report" and work.is_current():
-            console.print(line(work.label, "up to date, skipped", "dim"), soft_wrap=True)
+    works = list(works)
+    for at, work in enumerate(works):
+        if not is_due(work, works[at + 1 :]):
+            console.print(line(work.label, "up to date, skipped" + remark(work), "dim"), soft_wrap=True)
             continue
+        if reason := work.why_redone() if work.stage != "report" else "":
+            console.print(line(work.label, f"done anew: {reason}", "dim"), soft_wrap=True)
         started = time.perf_counter()
         work.action(work.label, console)
         seconds = time.perf_counter() - started
         text = f"{summary(work.stage, work.directory)}  [{seconds:.1f} s]"
         console.print(line(work.label, text.strip(), "green"), soft_wrap=True)
+
+
+def is_due(work: Work, later: list[Work]) -> bool:
+    """Whether a piece of work has to be done: it is not up to date, or files of it are missing that later work reads.
+
+    Where nobody needs them, files may have been deleted to make room.
+    """
+    if work.stage == "report" or not work.is_current():
+        return True
+    if not missing_files(work.directory):
+        return False
+    alone = not any(work.position < other.position for other in later)  # it was asked for by name
+    readers = [at for at, other in enumerate(later) if work.directory in other.inputs.values()]
+    return alone or any(is_due(later[at], later[at + 1 :]) for at in readers)
+
+
+def remark(work: Work) -> str:
+    """What there is to say of work that is up to date: files that were changed after it, and what it tidied up."""
+    edited = changed_files(work.directory)
+    tidied = work.tidy() if work.tidy is not None else ""
+    return (f"; {', '.join(edited)} changed since and count as they are now" if edited else "") + tidied
 
 
 def require_inputs(chosen: list[Work], everything: list[Work], recipe: Path) -> None:
@@ -75,8 +111,10 @@ def require_inputs(chosen: list[Work], everything: list[Work], recipe: Path) -> 
         if work.directory in own or work.directory in needed:
             needed |= set(work.inputs.values())
     for work in everything:
-        if work.directory in needed - own and not work.is_current():
+        if work.directory in needed - own and (not work.is_current() or missing_files(work.directory)):
+            reason = work.why_redone()
             state = "is out of date" if read_manifest(work.directory) else "has not run"
+            state += f": {reason}" if reason else ""
             command = "encode" if work.stage == "tokenizer" else work.stage
             raise InputError(
                 f"{chosen[0].stage}: needs '{work.label}', which {state} ({work.directory}); run "
