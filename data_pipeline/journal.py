@@ -72,7 +72,7 @@ class Key:
 
 
 def binding_of(module: str, options: dict[str, Any], seed: int, question: Question, contents: str = "") -> str:
-    """Digest of everything beside the key that decides what a teacher says; ``contents`` as ``Journal.changed`` says."""
+    """Digest of everything beside the key that decides what a teacher says; ``contents``: see ``Journal.changed``."""
     asked = [question.question, question.gold, question.metadata]
     more = {"contents": contents} if contents else {}
     return digest_of({"module": module, "options": options, "seed": seed, "question": asked, **more})[:16]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import shutil
@@ -154,6 +155,12 @@ def why_redone(directory: Path, name: str, config: Mapping[str, Any], inputs: Ma
     return "; ".join([f"{', '.join(reasons)} changed"] * bool(reasons) + gone[:3])
 
 
+def edited_name(directory: Path) -> Path:
+    """Where a stage's directory goes when the stage is done anew after somebody has changed files in it."""
+    names = (directory.with_name(f"{directory.name}.edited-{n}") for n in itertools.count(1))
+    return next(path for path in names if not path.exists())
+
+
 def sync(path: Path) -> None:
     """Force a file's or directory's content to disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -209,10 +216,12 @@ def stage(directory: Path, name: str, config: Mapping[str, Any], inputs: Mapping
         write_manifest(work.path, who, work, time.perf_counter() - started)
         sync(work.path)
         if directory.exists():
-            old = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.partial")
+            edited = edited_name(directory) if changed_files(directory) else None
+            old = edited or directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.partial")
             directory.replace(old)
             work.path.replace(directory)
-            shutil.rmtree(old)
+            if edited is None:
+                shutil.rmtree(old)
         else:
             work.path.replace(directory)
         sync(directory.parent)

@@ -13,7 +13,14 @@ from rich.text import Text
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import nearest
-from tracestill.data_pipeline.stage import changed_files, is_current, missing_files, read_manifest, why_redone
+from tracestill.data_pipeline.stage import (
+    changed_files,
+    edited_name,
+    is_current,
+    missing_files,
+    read_manifest,
+    why_redone,
+)
 from tracestill.launch.summary import summary
 from tracestill.trainer.run_directory import STAGES, RunDirectory
 
@@ -74,7 +81,9 @@ def run_stages(works: Iterable[Work], console: Console) -> None:
             console.print(line(work.label, "up to date, skipped" + remark(work), "dim"), soft_wrap=True)
             continue
         if reason := work.why_redone() if work.stage != "report" else "":
-            console.print(line(work.label, f"done anew: {reason}", "dim"), soft_wrap=True)
+            edited = changed_files(work.directory) if work.stage != "train" else []
+            kept = f"; {', '.join(edited)}, changed since, stays in {edited_name(work.directory)}" if edited else ""
+            console.print(line(work.label, f"done anew: {reason}{kept}", "dim"), soft_wrap=True)
         started = time.perf_counter()
         work.action(work.label, console)
         seconds = time.perf_counter() - started
@@ -100,7 +109,7 @@ def remark(work: Work) -> str:
     """What there is to say of work that is up to date: files that were changed after it, and what it tidied up."""
     edited = changed_files(work.directory)
     tidied = work.tidy() if work.tidy is not None else ""
-    return (f"; {', '.join(edited)} changed since and count as they are now" if edited else "") + tidied
+    return (f"; changed since, and read as it is now: {', '.join(edited)}" if edited else "") + tidied
 
 
 def require_inputs(chosen: list[Work], everything: list[Work], recipe: Path) -> None:

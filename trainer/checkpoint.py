@@ -146,7 +146,8 @@ def load(engine: Engine, path: Path, *, local: bool = False) -> dict[str, Any]:
 
     The number of ranks and the ZeRO stage may differ. RNG states are restored on as many ranks; on another number
     they start anew from the seed, the step and the rank. Frozen parameters that it leaves to the base model stay as
-    they are. With ``local``, each rank reads the files on its own host and sends them to the others. Raises InputError if the student, or the base that it was trained on, differs.
+    they are. With ``local``, each rank reads the files on its own host and sends them to the others. Raises InputError
+    if the student, or the base that it was trained on, differs.
     """
     state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
     updates, ranks, base = state.pop("updates"), state.pop("ranks"), state.pop("base", None)
