@@ -16,7 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-MEMORY = ".known.json"  # name -> [size, mtime_ns, ctime_ns, sha256]
+MEMORY = ".known.json"  # name -> [size, mtime_ns, ctime_ns, sha256] of each state it was seen in, the newest first
+STATES = 64  # remembered of a name: hosts that share a run may each have a model of their own under one path
 MODEL_FILES = (".json", ".safetensors", ".bin", ".pt", ".model", ".txt", ".jinja", ".py", ".tiktoken")
 
 Mark = list[int]
@@ -47,9 +48,9 @@ def digests(files: Mapping[str, Path], memory: Path | None) -> dict[str, str]:
                 found[name] = recall(held, name, marks[name], files[name]) or digest_of_file(files[name])
                 if mark_of(files[name]) == marks[name]:  # else it was written to while it was read
                     _hashed[str(files[name].absolute())] = (marks[name], found[name])
-    wanted = {name: [*marks[name], digest] for name, digest in found.items()}
-    if any(held.get(name) != entry for name, entry in wanted.items()):
-        write_memory(memory, {**held, **wanted})
+    new = {n: [*marks[n], found[n]] for n in found if [*marks[n], found[n]] not in states_of(held, n)}
+    if new:
+        write_memory(memory, {**held, **{n: [state, *states_of(held, n)][:STATES] for n, state in new.items()}})
     return {name: found[name] for name in files if name in found}
 
 
@@ -64,11 +65,16 @@ def mark_of(path: Path) -> Mark | None:
 
 def recall(held: Mapping[str, Any], name: str, mark: Mark, path: Path) -> str | None:
     """The digest of a file that has not changed since it was hashed, or None."""
-    entry = held.get(name)
-    if isinstance(entry, list) and entry[:-1] == mark:
-        return str(entry[-1])
+    for state in states_of(held, name):
+        if isinstance(state, list) and state[:-1] == mark:
+            return str(state[-1])
     known = _hashed.get(str(path.absolute()))
     return known[1] if known is not None and known[0] == mark else None
+
+
+def states_of(held: Mapping[str, Any], name: str) -> list[Any]:
+    states = held.get(name, [])
+    return states if isinstance(states, list) else []
 
 
 def read_memory(path: Path | None) -> dict[str, Any]:

@@ -54,7 +54,18 @@ def test_a_file_is_hashed_once(tmp_path, hashed, monkeypatch):
     memory.write_text("[torn")
     monkeypatch.setattr(content, "_hashed", {})
     assert digests({"x": tmp_path / "a"}, memory) == {"x": ABC}
-    assert json.loads(memory.read_text())["x"][-1] == ABC
+    assert json.loads(memory.read_text())["x"][0][-1] == ABC
+
+
+def test_hosts_with_files_of_their_own_under_one_path_do_not_forget_each_others(tmp_path, hashed, monkeypatch):
+    memory = tmp_path / MEMORY
+    for host, text in (("a", "abc"), ("b", "xyz"), ("a", "abc"), ("b", "xyz")):
+        path = tmp_path / host
+        if not path.exists():
+            path.write_text(text)
+        monkeypatch.setattr(content, "_hashed", {})
+        assert (digests({"/models/config.json": path}, memory)["/models/config.json"] == ABC) == (host == "a")
+    assert hashed == ["a", "b"]
 
 
 def test_the_same_size_and_time_do_not_hide_another_content(tmp_path, hashed):
