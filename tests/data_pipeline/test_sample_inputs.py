@@ -12,7 +12,7 @@ from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.questions import QuestionsConfig
 from tracestill.data_pipeline.sample import SampleConfig, run, stage_config
 from tracestill.data_pipeline.schema import QUESTION_SCHEMA, RECORD_SCHEMA, read_rows
-from tracestill.data_pipeline.stage import is_current, read_manifest, why_redone
+from tracestill.data_pipeline.stage import differences, identity, is_current, read_manifest, why_redone
 
 TASK = """
 from pathlib import Path
@@ -91,9 +91,7 @@ def test_a_changed_file_or_module_asks_anew_and_its_return_finds_the_old_answers
     assert changed(folder) == "", "a log that the teacher writes is no input"
     assert go(folder) == (0, {"Well, 1 + 1"})
     (folder / "words").write_text("So,")
-    assert changed(folder) == "sample.teachers.0.options.words, sample.teachers.0.options.log changed" or changed(
-        folder
-    ).startswith("sample.teachers.0.options.")
+    assert changed(folder) == "sample.teachers.0.options.words changed"
     assert go(folder) == (4, {"So, 1 + 1"})
     (folder / "words").write_text("Well,")
     assert go(folder) == (0, {"Well, 1 + 1"})
@@ -119,8 +117,6 @@ def test_a_file_of_questions_counts_by_content_wherever_it_lies(folder: Path) ->
     def config(path: str) -> dict:
         return stage_config(QuestionsConfig(source=path, train=1, test=0), teacher, 0)
 
-    from tracestill.data_pipeline.stage import differences, identity
-
     first = identity("sample", config("a.jsonl"), {})
     (folder / "moved").mkdir()
     (folder / "a.jsonl").rename(folder / "moved/b.jsonl")
@@ -128,4 +124,4 @@ def test_a_file_of_questions_counts_by_content_wherever_it_lies(folder: Path) ->
     (folder / "moved/b.jsonl").write_text('{"question": "1 + 1?", "gold": 3}\n')
     assert "questions.source" in differences(first, identity("sample", config("moved/b.jsonl"), {}))
     with own_modules.looking():
-        assert differences(first, identity("sample", config("gone.jsonl"), {})) == ["questions.source"] or True
+        assert differences(first, identity("sample", config("a.jsonl"), {})) == [], "it has gone: nobody can tell"

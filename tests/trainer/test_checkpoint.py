@@ -78,7 +78,7 @@ def test_frozen_parameters_of_a_base_are_named_not_stored(tmp_path):
     resumed = half(3.0, "a" * 64)
     assert checkpoint.load(resumed, part) == {"note": 1}
     assert (resumed.module.weight == 3.0).all(), "what the base holds"
-    assert torch.equal(resumed.module.bias, fake_engine(1.0).module.bias) or len(tensors(part)) >= 3
+    assert torch.equal(resumed.module.bias, tensors(part)["parameter/bias"]), "what was trained"
     checkpoint.load(resumed, whole)
     assert (resumed.module.weight == 1.0).all(), "an older checkpoint holds everything"
     for other in ("b" * 64, None):
