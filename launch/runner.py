@@ -115,12 +115,19 @@ def remark(work: Work) -> str:
 def require_inputs(chosen: list[Work], everything: list[Work], recipe: Path) -> None:
     """Raise InputError naming the first stage that has to run before the chosen work can."""
     own = {work.directory for work in chosen}
+    due = {work.directory for at, work in enumerate(chosen) if is_due(work, chosen[at + 1 :])}
     needed: set[Path] = set()
+    read: set[Path] = set()  # by what is going to be done: files of others may have been deleted to make room
     for work in reversed(everything):  # stages come in order, so what a stage reads stands before it
-        if work.directory in own or work.directory in needed:
-            needed |= set(work.inputs.values())
+        if work.directory not in own | needed:
+            continue
+        needed |= set(work.inputs.values())
+        lacks = work.directory in read and missing_files(work.directory)
+        if work.directory in due or (work.directory not in own and (lacks or not work.is_current())):
+            due.add(work.directory)
+            read |= set(work.inputs.values())
     for work in everything:
-        if work.directory in needed - own and (not work.is_current() or missing_files(work.directory)):
+        if work.directory in needed - own and work.directory in due:
             reason = work.why_redone()
             state = "is out of date" if read_manifest(work.directory) else "has not run"
             state += f": {reason}" if reason else ""
