@@ -63,13 +63,13 @@ def find(name: str) -> ModuleSpec | None:
 
 def walk(name: str, place: list[str] | None) -> ModuleSpec | None:
     """The module below ``place`` (None: Python's path), package by package."""
-    finders: list[Any] = list(sys.meta_path) if place is None else [PathFinder]
-    full, path, spec = "", place, None
-    for part in name.split("."):
-        full = f"{full}.{part}" if full else part
-        if full != part and path is None:
+    path, spec = place, None
+    for at, part in enumerate(name.split(".")):
+        if at and path is None:
             return None  # below a module that is no package
-        spec = next((s for f in finders if hasattr(f, "find_spec") and (s := f.find_spec(full, path, None))), None)
+        # within a folder by the last part alone: a namespace package would look for its parent among what is imported
+        finders: list[Any] = list(sys.meta_path) if path is None else [PathFinder]
+        spec = next((s for f in finders if hasattr(f, "find_spec") and (s := f.find_spec(part, path, None))), None)
         if spec is None:
             return None
         path = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
