@@ -2,7 +2,8 @@
 
 A row's key is the record id (question, teacher, style, temperature, index) with a binding: a digest of everything
 that decides what the teacher would say (its module and options, the recipe's seed, the question's text, gold and
-metadata). A teacher with other options therefore asks anew and its old rows stay. Every row is its own transaction:
+metadata). A teacher with other options therefore asks anew and its old rows stay; so does one whose own module, or a
+file that its options name, holds something else than when it was first asked. Every row is its own transaction:
 a killed process loses the sample in work and nothing else. (After a loss of power the last few rows may be missing;
 they are asked again.)
 """
@@ -40,6 +41,13 @@ CREATE TABLE samples (
     UNIQUE (question_id, teacher, style, temperature, position, binding)
 ) WITHOUT ROWID
 """
+FIRST_SEEN = """
+CREATE TABLE IF NOT EXISTS inputs (
+    teacher TEXT NOT NULL PRIMARY KEY,  -- a digest of its module and options
+    names TEXT NOT NULL,  -- of the files that were there when it was first asked
+    contents TEXT NOT NULL  -- a digest of what they held
+) WITHOUT ROWID
+"""
 
 
 @dataclass(frozen=True)
@@ -63,10 +71,11 @@ class Key:
         return int.from_bytes(digest[:8], "big") >> 1
 
 
-def binding_of(module: str, options: dict[str, Any], seed: int, question: Question) -> str:
-    """Digest of everything beside the key that decides what a teacher says."""
+def binding_of(module: str, options: dict[str, Any], seed: int, question: Question, contents: str = "") -> str:
+    """Digest of everything beside the key that decides what a teacher says; ``contents``: see ``Journal.changed``."""
     asked = [question.question, question.gold, question.metadata]
-    return digest_of({"module": module, "options": options, "seed": seed, "question": asked})[:16]
+    more = {"contents": contents} if contents else {}
+    return digest_of({"module": module, "options": options, "seed": seed, "question": asked, **more})[:16]
 
 
 class Journal:
@@ -89,6 +98,7 @@ class Journal:
         if version == 0:
             self.database.execute(TABLE)
             self.database.execute(f"PRAGMA user_version = {VERSION}")
+        self.database.execute(FIRST_SEEN)
         self.database.execute("COMMIT")
         if version not in (0, VERSION):
             raise InputError(f"{self.path}: a journal of version {version}, expected {VERSION}; move it away")
@@ -104,6 +114,19 @@ class Journal:
     def done(self) -> set[tuple[str, str]]:
         """(record id, binding) of every row."""
         return set(self.database.execute("SELECT record_id, binding FROM samples"))
+
+    def changed(self, module: str, options: dict[str, Any], files: dict[str, str]) -> str:
+        """A digest of what a teacher's files (name -> sha256) hold; "" while it is what they held at first.
+
+        Files that were not there when it was first asked do not count: the teacher may write them.
+        """
+        teacher = digest_of([module, options])
+        row = (teacher, json.dumps(sorted(files)), digest_of(files))
+        self.database.execute("INSERT OR IGNORE INTO inputs VALUES (?, ?, ?)", row)
+        query = "SELECT names, contents FROM inputs WHERE teacher = ?"
+        names, first = self.database.execute(query, (teacher,)).fetchone()
+        now = digest_of({name: files[name] for name in json.loads(names) if name in files})
+        return "" if now == first else now
 
     def add(self, key: Key, binding: str, solution: Solution, spans: Iterable[Span]) -> None:
         """Write one row, durably; a row that another process has written meanwhile stays as it is."""

@@ -10,11 +10,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.answers import same_answer
+from tracestill.data_pipeline.content import named_files
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.schema import Question, content_id
-from tracestill.data_pipeline.stage import digest_of_file
-from tracestill.data_pipeline.teachers.protocol import check_options, question_function
+from tracestill.data_pipeline.stage import UNKNOWN, digest_of_file
+from tracestill.data_pipeline.teachers.protocol import check_options, is_own, question_function
 
 
 class QuestionsConfig(BaseModel):
@@ -34,6 +36,8 @@ class QuestionsConfig(BaseModel):
 
     @model_validator(mode="after")
     def _known_source(self) -> QuestionsConfig:
+        if not self.is_file and own_modules.is_looking() and is_own(self.source):
+            return self
         if not self.is_file:
             check_options(question_function(self.source, "questions.source")[1], self.options, "questions.options")
         elif self.options:
@@ -44,10 +48,18 @@ class QuestionsConfig(BaseModel):
         """The config for a manifest: with a digest of the file, if the source is one."""
         if not self.is_file:
             return self.model_dump(mode="json", exclude_defaults=True)
-        path = Path(self.source)
-        if not path.is_file():
-            raise InputError(f"questions.source: no file {path}")
-        return {**self.model_dump(mode="json", exclude_defaults=True), "file": digest_of_file(path)}
+        path, held = Path(self.source), self.model_dump(mode="json", exclude_defaults=True)
+        if path.is_file():
+            return {**held, "file": digest_of_file(path)}
+        if own_modules.is_looking():
+            return {**held, "file": UNKNOWN}
+        raise InputError(f"questions.source: no file {path}")
+
+    def named(self) -> dict[str, dict[str, Path]]:
+        """Field -> name -> path of the files outside of the run that the questions come from."""
+        module = {} if self.is_file else own_modules.files(self.source) if is_own(self.source) else {}
+        source = {"questions.source": {"": Path(self.source)}} if self.is_file else {"questions.module": module}
+        return source | named_files(self.options, "questions.options")
 
 
 def make_questions(config: QuestionsConfig, seed: int) -> list[Question]:

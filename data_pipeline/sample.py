@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from tracestill.data_pipeline import own_modules
+from tracestill.data_pipeline.content import contents, named_files
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.journal import Journal, Key, binding_of
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.questions import QuestionsConfig, make_questions
 from tracestill.data_pipeline.schema import QUESTION_SCHEMA, RECORD_SCHEMA, Question, write_rows
 from tracestill.data_pipeline.segment import segment, span_fault
-from tracestill.data_pipeline.stage import stage
-from tracestill.data_pipeline.teachers.protocol import Solution, Teacher, make_teacher
+from tracestill.data_pipeline.stage import CONTENTS, stage
+from tracestill.data_pipeline.teachers.protocol import Solution, Teacher, is_own, make_teacher
 
 PAUSE = 0.2  # seconds before the second attempt; doubles with each further one
 
@@ -72,6 +74,7 @@ class Asked:
     teacher: Teacher
     module: str
     options: dict[str, Any]  # defaults filled in
+    changed: str = ""  # as Journal.changed says
 
 
 def make_teachers(sample: SampleConfig, questions: QuestionsConfig) -> dict[str, Asked]:
@@ -87,10 +90,24 @@ def make_teachers(sample: SampleConfig, questions: QuestionsConfig) -> dict[str,
     return found
 
 
-def stage_config(questions: QuestionsConfig, sample: SampleConfig, seed: int) -> dict[str, Any]:
-    """What identifies a run of this stage; ``stage.is_current`` takes it."""
+def stage_config(
+    questions: QuestionsConfig, sample: SampleConfig, seed: int, memory: Path | None = None
+) -> dict[str, Any]:
+    """What identifies a run of this stage; ``stage.is_current`` takes it. ``memory`` is as in ``content.digests``."""
     own = sample.model_dump(mode="json", exclude_defaults=True)
-    return {"questions": questions.identity(), "sample": own, "seed": seed}
+    named = questions.named()
+    for position, teacher in enumerate(sample.teachers):
+        for field, files in files_of(teacher, questions).items():
+            named[f"sample.teachers.{position}.{field}"] = files
+    found = contents(named, memory)
+    return {"questions": questions.identity(), "sample": own, "seed": seed, **({CONTENTS: found} if found else {})}
+
+
+def files_of(teacher: TeacherConfig, questions: QuestionsConfig) -> dict[str, dict[str, Path]]:
+    """Field -> name -> path of the files that decide what a teacher says: its own module, and what its options name."""
+    module = teacher.use or questions.source
+    own = {"module": own_modules.files(module)} if not module.endswith(".jsonl") and is_own(module) else {}
+    return own | named_files(teacher.options, "options")
 
 
 def run(
@@ -102,6 +119,7 @@ def run(
     journal: Path,
     kinds: Kinds | None = None,
     progress: Progress = lambda done, total: None,
+    memory: Path | None = None,
 ) -> None:
     """Pose the questions, ask what the journal lacks, and write questions.parquet and records.parquet.
 
@@ -113,7 +131,14 @@ def run(
     teachers = make_teachers(sample, questions)
     posed = make_questions(questions, seed)
     by_id = {question.question_id: question for question in posed}
-    with stage(directory, "sample", stage_config(questions, sample, seed), {}) as work, Journal(journal) as book:
+    config = stage_config(questions, sample, seed, memory)
+    with stage(directory, "sample", config, {}) as work, Journal(journal) as book:
+        for own in sample.teachers:
+            asked, files = teachers[own.name], contents(files_of(own, questions), memory)
+            if files:
+                flat = {f"{field}/{name}": digest for field, held in files.items() for name, digest in held.items()}
+                changed = book.changed(asked.module, asked.options, flat)
+                teachers[own.name] = replace(asked, changed=changed)
         wanted = list(keys(by_id, teachers, sample, seed))
         done = book.done()
         missing = [pair for pair in wanted if (pair[0].record_id, pair[1]) not in done]
@@ -150,7 +175,7 @@ def keys(
     """Each sample's key and binding, question by question."""
     for question_id, question in by_id.items():
         for name, asked in teachers.items():
-            binding = binding_of(asked.module, asked.options, seed, question)
+            binding = binding_of(asked.module, asked.options, seed, question, asked.changed)
             held_out = question.split != "train"
             for style in sample.styles[:1] if held_out else sample.styles:
                 for temperature in sample.temperatures[:1] if held_out else sample.temperatures:

@@ -2,7 +2,10 @@
 
 It writes into a temporary sibling, syncs it to disk and renames it into place. ``manifest.json`` holds the
 stage's config, the digests of its inputs and outputs, counts, versions and time. Same config and inputs:
-nothing to do.
+nothing to do. Inputs are known by content: files of a finished stage that were changed later count as they are now.
+
+A config may hold ``contents``: field -> file -> sha256 of what its fields name outside of the run (``content.py``).
+They are compared where both sides know them, and then count instead of the path that the field names.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import shutil
@@ -20,8 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tracestill.data_pipeline.content import MEMORY, digests
+from tracestill.data_pipeline.content import digest_of_file as digest_of_file
 from tracestill.data_pipeline.errors import InputError
 
+CONTENTS = "contents"  # in a config: digests of what it names outside of the run
+UNKNOWN = "(unknown)"  # in a config: what cannot be known here is taken as unchanged
 MANIFEST = "manifest.json"
 DISTRIBUTIONS = ("tracestill", "torch", "deepspeed", "transformers", "tokenizers", "numpy", "pyarrow")
 
@@ -44,14 +52,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def digest_of_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def digest_of(value: Any) -> str:
     """sha256 of a JSON value, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
@@ -69,11 +69,32 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
 
 
 def output_digest(directory: Path) -> str:
-    """Digest of what a finished stage wrote (its files, not when). Raises InputError if it has not finished."""
+    """Digest of what a finished stage's files hold now; one that is missing counts as it was written.
+
+    Raises InputError if the stage has not finished.
+    """
     manifest = read_manifest(directory)
     if manifest is None:
         raise InputError(f"{directory}: this stage has not finished; run the stages before it first")
-    return digest_of(manifest["files"])
+    return digest_of({**manifest["files"], **files_now(directory, manifest)})
+
+
+def files_now(directory: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> sha256 of the files of a finished stage that are there."""
+    return digests({name: directory / name for name in manifest["files"]}, directory / MEMORY)
+
+
+def changed_files(directory: Path) -> list[str]:
+    """Names of a finished stage's files that hold something else than it wrote."""
+    manifest = read_manifest(directory) or {"files": {}}
+    now = files_now(directory, manifest)
+    return sorted(name for name, digest in manifest["files"].items() if now.get(name, digest) != digest)
+
+
+def missing_files(directory: Path) -> list[str]:
+    """Names of a finished stage's files that are gone."""
+    names = (read_manifest(directory) or {"files": {}})["files"]
+    return sorted(name for name in names if not (directory / name).is_file())
 
 
 def identity(name: str, config: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, Any]:
@@ -85,13 +106,59 @@ def identity(name: str, config: Mapping[str, Any], inputs: Mapping[str, Path]) -
     }
 
 
+def differences(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """In what two identities differ, in words: fields of the config, files that fields name, and inputs."""
+    before, now = ({**who.get("config", {})} for who in (held, wanted))
+    known, found = before.pop(CONTENTS, {}), now.pop(CONTENTS, {})
+    both = known.keys() & found.keys()
+    fields = [] if held.get("stage") == wanted.get("stage") else ["stage"]
+    fields += [name for name in unequal(before, now) if name not in both]
+    for key in sorted(both):
+        files = sorted(name for name in known[key] | found[key] if known[key].get(name) != found[key].get(name))
+        fields += [f"{key} ({', '.join(files)})" if any(files) else key] if files else []
+    inputs, others = held.get("inputs", {}), wanted.get("inputs", {})
+    return fields + sorted(key for key in inputs | others if inputs.get(key) != others.get(key))
+
+
+def unequal(a: Any, b: Any, prefix: str = "") -> list[str]:
+    """Dotted names of the parts in which two JSON values differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        pairs: Any = [(key, a.get(key), b.get(key)) for key in {**a, **b}]
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        pairs = [(index, *pair) for index, pair in enumerate(zip(a, b, strict=True))]
+    else:
+        return [] if a == b or b == UNKNOWN else [prefix]
+    return [name for key, x, y in pairs for name in unequal(x, y, f"{prefix}.{key}" if prefix else str(key))]
+
+
+def same(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether two identities are of the same work."""
+    return not differences(held, wanted)
+
+
 def is_current(directory: Path, name: str, config: Mapping[str, Any], inputs: Mapping[str, Path]) -> bool:
     """Whether ``directory`` holds the finished result of this stage with this config on these inputs."""
     manifest = read_manifest(directory)
+    return manifest is not None and same(manifest, identity(name, config, inputs))
+
+
+def why_redone(directory: Path, name: str, config: Mapping[str, Any], inputs: Mapping[str, Path]) -> str:
+    """What has changed since a stage finished, in words; empty if nothing has, or it has not finished."""
+    manifest = read_manifest(directory)
     if manifest is None:
-        return False
-    wanted = identity(name, config, inputs)
-    return all(manifest.get(key) == wanted[key] for key in wanted)
+        return ""
+    reasons = []
+    for part in differences(manifest, identity(name, config, inputs)):
+        edited = changed_files(inputs[part]) if part in inputs else []
+        reasons.append(", ".join(f"{part}/{file}" for file in edited) or part)
+    gone = [f"{file} is missing" for file in missing_files(directory)]
+    return "; ".join([f"{', '.join(reasons)} changed"] * bool(reasons) + gone[:3])
+
+
+def edited_name(directory: Path) -> Path:
+    """Where a stage's directory goes when the stage is done anew after somebody has changed files in it."""
+    names = (directory.with_name(f"{directory.name}.edited-{n}") for n in itertools.count(1))
+    return next(path for path in names if not path.exists())
 
 
 def sync(path: Path) -> None:
@@ -117,10 +184,10 @@ def write_manifest(
 ) -> None:
     """Write manifest.json last; ``patterns`` say which files are the stage's result (all of them)."""
     found = {p for pattern in patterns for p in stage.path.glob(pattern)}
-    files = sorted(p for p in found if p.is_file() and p.name != MANIFEST)
+    files = sorted(p for p in found if p.is_file() and p.name not in (MANIFEST, MEMORY))
     manifest = {
         **who,
-        "files": {str(p.relative_to(stage.path)): digest_of_file(p) for p in files},
+        "files": digests({str(p.relative_to(stage.path)): p for p in files}, stage.path / MEMORY),
         "counts": stage.counts,
         "versions": versions(),
         "seconds": round(seconds, 3),
@@ -149,10 +216,12 @@ def stage(directory: Path, name: str, config: Mapping[str, Any], inputs: Mapping
         write_manifest(work.path, who, work, time.perf_counter() - started)
         sync(work.path)
         if directory.exists():
-            old = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.partial")
+            edited = edited_name(directory) if changed_files(directory) else None
+            old = edited or directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.partial")
             directory.replace(old)
             work.path.replace(directory)
-            shutil.rmtree(old)
+            if edited is None:
+                shutil.rmtree(old)
         else:
             work.path.replace(directory)
         sync(directory.parent)

@@ -29,11 +29,12 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 
+from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.control_symbols import add_control_symbols
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.render import CHAT_TEMPLATE, load_backend, load_tokenizer
 from tracestill.data_pipeline.schema import QUESTION_SCHEMA, read_rows
-from tracestill.data_pipeline.stage import digest_of_file, stage
+from tracestill.data_pipeline.stage import CONTENTS, UNKNOWN, digest_of_file, stage
 
 PAD, UNK, BOS, EOS, THINK, END_THINK = "<pad>", "<unk>", "<s>", "</s>", "<think>", "</think>"
 SPECIAL, TAGS = (PAD, UNK, BOS, EOS), (THINK, END_THINK)
@@ -238,11 +239,14 @@ def stage_config(config: TokenizerConfig, plain: bool = True) -> dict[str, Any]:
     Raises InputError if ``config.path`` names no tokenizer, or one that lacks a control symbol of the ``plain`` form.
     """
     settings = config.model_dump(mode="json", exclude_defaults=True)
-    if config.path is not None:
+    if config.path is not None and own_modules.is_looking() and not config.path.is_dir():
+        settings["files"] = UNKNOWN
+    elif config.path is not None:
         complete = plain and not config.add_symbols
         load_tokenizer(config.path) if complete else load_backend(config.path / "tokenizer.json")
         found = [config.path / name for name in FILES if (config.path / name).is_file()]
         settings["files"] = {path.name: digest_of_file(path) for path in found}
+        settings[CONTENTS] = {"path": settings["files"]}  # which count, and not where they lie
     return settings
 
 

@@ -127,18 +127,19 @@ def with_data(
     """The run, with its data up to the arm's plan. A run that is there keeps its recipe: what ``settings`` change is
     for the benchmark alone. Raises InputError if they would change its data."""
     from tracestill.launch.execution import open_run
-    from tracestill.launch.runner import run_stages, stage_position
+    from tracestill.launch.runner import of_arm, run_stages, stage_position
     from tracestill.launch.stages import plan_works
     from tracestill.trainer.run_directory import RECIPE, RunDirectory
 
     asked = open_run(recipe, run_dir, settings)
     if not asked.recipe.for_arm(arm).train.trains:
         raise InputError(f"--arm {arm}: its student is not trained (train: none)")
-    due = [w for w in plan_works(asked) if w.position <= stage_position("plan") and w.arm in (None, arm)]
+    due = [w for w in plan_works(asked) if w.position <= stage_position("plan") and of_arm(asked, w, arm)]
     if (asked.root / RECIPE).exists():
-        stale = next((work.label for work in due if not work.is_current() and work.directory.exists()), None)
+        stale = next((work for work in due if not work.is_current() and work.directory.exists()), None)
         if stale is not None:
-            raise InputError(f"{asked.root}: '{stale}' is of other settings; choose another --run-dir")
+            why = f" ({stale.why_redone()})" if stale.why_redone() else ""
+            raise InputError(f"{asked.root}: '{stale.label}' is of other settings{why}; choose another --run-dir")
     else:
         RunDirectory.create(asked.root, asked.recipe)
     run_stages(due, console)

@@ -10,7 +10,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.launch import multinode
 from tracestill.launch.cluster import Cluster
 from tracestill.launch.deepspeed_command import check_ranks, count_gpus, devices, ranks_here
-from tracestill.launch.runner import Work
+from tracestill.launch.runner import Work, is_due
 from tracestill.launch.training import can_resume
 from tracestill.trainer.cores import usable_cores
 from tracestill.trainer.monitor import check_installed
@@ -26,7 +26,7 @@ def check_works(
 
     Raises InputError naming the arm (but the main one) and the field.
     """
-    due = [(work.stage, work.arm) for work in works if not work.is_current()]
+    due = [(work.stage, work.arm) for at, work in enumerate(works) if is_due(work, works[at + 1 :])]
     trained = [arm for stage, arm in due if arm and stage == "train"]
     evaluated = [arm for stage, arm in due if arm and stage == "evaluate"]
     if not trained and not evaluated:

@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from tracestill.launch import bench_command, cluster_commands
-from tracestill.launch.execution import default_root, evaluate_model, execute, open_run, single
+from tracestill.launch.execution import default_root, evaluate_model, execute, looking, open_run, single
 from tracestill.launch.host_options import (
     AddressOption,
     ElasticOption,
@@ -281,7 +281,8 @@ def report(
     recipe: RecipeArgument, run_dir: RunDirOption = None, settings: SetOption = None, replace: ReplaceOption = False
 ) -> None:
     """Write report/report.html and report/report.json from whatever stages have run."""
-    single("report", recipe, run_dir, settings, replace)
+    with looking(recipe):
+        single("report", recipe, run_dir, settings, replace)
 
 
 for command in (bench_command.bench, cluster_commands.doctor, cluster_commands.slurm, cluster_commands.kubernetes):
@@ -309,8 +310,9 @@ def inspect_command(
     from tracestill.launch.inspect_run import Shown, inspect_run
     from tracestill.trainer.run_directory import RunDirectory
 
-    run = open_run(recipe, run_dir, None) if recipe.is_dir() else RunDirectory.open(run_dir or default_root(recipe))
-    inspect_run(run, arm, Shown(document, documents, record, text), Console())
+    with looking():
+        run = open_run(recipe, run_dir, None) if recipe.is_dir() else RunDirectory.open(run_dir or default_root(recipe))
+        inspect_run(run, arm, Shown(document, documents, record, text), Console())
 
 
 @app.command("recipe", rich_help_panel="Look inside")
@@ -346,8 +348,9 @@ def recipe_command(
 
     if what is None:
         raise typer.BadParameter("--resolved needs a recipe, or the directory of a run")
-    found = open_run(Path(what), None, settings).recipe
-    typer.echo(dump_recipe(found.for_arm(arm) if arm else found), nl=False)
+    with looking(Path(what)):
+        found = open_run(Path(what), None, settings).recipe
+        typer.echo(dump_recipe(found.for_arm(arm) if arm else found), nl=False)
 
 
 @app.command("diff", rich_help_panel="Look inside")
@@ -362,7 +365,8 @@ def diff_command(
     from tracestill.launch.diff_runs import diff_runs, show
     from tracestill.trainer.run_directory import RunDirectory
 
-    found = diff_runs(RunDirectory.open(first), RunDirectory.open(second))
+    with looking():
+        found = diff_runs(RunDirectory.open(first), RunDirectory.open(second))
     show(found, (str(first), str(second)), Console())
 
 

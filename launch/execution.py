@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,16 @@ from tracestill.data_pipeline.errors import InputError
 if TYPE_CHECKING:
     from tracestill.launch.cluster import Cluster
     from tracestill.trainer.run_directory import RunDirectory
+
+
+@contextlib.contextmanager
+def looking(recipe: Path | None = None) -> Iterator[None]:
+    """Meanwhile nothing that a run's recipe names is imported, or need be there. A recipe that is a file of its own is
+    read in full: it may belong to no run yet."""
+    from tracestill.data_pipeline import own_modules
+
+    with own_modules.looking() if recipe is None or recipe.is_dir() else contextlib.nullcontext():
+        yield
 
 
 def single(
@@ -47,7 +59,7 @@ def execute(
 ) -> None:
     """Claim the run directory and run the stages ``first`` to ``last`` in it; or only print what would train."""
     from tracestill.launch.checks import check_works
-    from tracestill.launch.runner import require_inputs, run_stages
+    from tracestill.launch.runner import of_arm, require_inputs, run_stages
     from tracestill.launch.stages import describe_end, plan_works
     from tracestill.trainer.run_directory import RunDirectory
 
@@ -55,7 +67,7 @@ def execute(
     asked = open_run(recipe, run_dir, settings)
     own = asked.recipe.for_arm(arm or "traces")
     works = plan_works(asked, resume=resume, cluster=cluster, max_restarts=max_restarts)
-    chosen = [w for w in works if first <= w.position <= last and (arm is None or w.arm in (None, arm))]
+    chosen = [w for w in works if first <= w.position <= last and of_arm(asked, w, arm)]
     if arm and not own.train.trains and not chosen:
         raise InputError(f"--arm {arm}: its student is not trained (train: none); `tracestill evaluate` takes it")
     if first:

@@ -22,8 +22,9 @@ from tracestill.data_pipeline.stage import read_manifest
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.launch.inspect_text import find_records, text_lines, why_absent
 from tracestill.trainer.preview_table import STYLES, kinds_table, show_warnings
+from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.run_directory import RunDirectory
-from tracestill.trainer.weighting import Document, make_weighting, table_at, token_function
+from tracestill.trainer.weighting import Document, make_weighting, own_module, table_at, token_function
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,7 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
     if read_manifest(encode) is None:
         raise InputError(f"inspect: '{encode}' has not run; run `tracestill run RECIPE --until encode` first")
     kinds = recipe.span_kinds()
-    weighting = make_weighting(recipe.weighting, kinds, recipe.seed)
-    table, of_tokens = table_at(weighting, 0, len(kinds)), token_function(weighting)
+    own = own_module(recipe.weighting.use)
     tokenizer = Tokenizer.from_file(str(run.stage(arm, "tokenizer") / "tokenizer.json"))
     styles = {name: STYLES[index % len(STYLES)] for index, name in enumerate(kinds.names)}
     if shown.record is None:
@@ -67,23 +67,22 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
     records = find_records(run.stage(arm, "select") / "records.parquet", wanted) if shown.text else {}
     for split, store, document in chosen:
         ids, names = store.tokens(document), [kinds.names[kind] for kind in store.kinds(document)]
-        weights = table[store.kinds(document)] * store.weights[document]
-        if of_tokens is not None:
-            at = Document(document, ids, store.kinds(document), store.steps(document))
-            weights *= of_tokens(at, 0)
-        weights[0] = 0.0  # the first token is never predicted
+        weights = np.full(len(names), np.nan) if own else weights_of(recipe, store, document)
         texts = pieces(tokenizer, ids)
         which = "document" if split == "train" else f"{split} document"
         title = f"{which} {document} of {len(store):,}, arm {arm}, id {store.ids[document]}, {len(ids)} tokens"
         console.print(Text(title, "bold"), soft_wrap=True)
         console.print(legend(names, weights, styles))
+        if own:
+            text = f"weights are {recipe.weighting.use}'s, which is not imported to look; training shows what they do"
+            console.print(Text(text, "dim"), soft_wrap=True)
         if shown.text:
             record = records.get(record_of(store.ids[document]))
             for name, words, why in text_lines(texts, names, record, kinds.members("trace")):
-                text = Text.assemble(
+                said = Text.assemble(
                     (f"{name:<10}", styles[name]), (words, styles[name]), (why and f"   [{why}]", "dim")
                 )
-                console.print(text, soft_wrap=True)
+                console.print(said, soft_wrap=True)
         elif console.is_terminal:
             console.print(coloured(texts, names, weights, styles), soft_wrap=True)
         else:
@@ -95,6 +94,18 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
         found = json.loads(preview.read_text(encoding="utf-8"))
         console.print(kinds_table(found, styles))
         show_warnings(found, console)
+
+
+def weights_of(recipe: Recipe, store: TokenStore, document: int) -> np.ndarray:
+    """(n,) weights that a built-in weighting gives a document's tokens at the first step."""
+    kinds = recipe.span_kinds()
+    weighting = make_weighting(recipe.weighting, kinds, recipe.seed)
+    weights = table_at(weighting, 0, len(kinds))[store.kinds(document)] * store.weights[document]
+    if (tokens := token_function(weighting)) is not None:
+        at = Document(document, store.tokens(document), store.kinds(document), store.steps(document))
+        weights *= tokens(at, 0)
+    weights[0] = 0.0  # the first token is never predicted
+    return weights
 
 
 def record_of(name: str) -> str:
@@ -111,8 +122,9 @@ def legend(names: list[str], weights: np.ndarray, styles: dict[str, str]) -> Tab
     for name in dict.fromkeys(names):
         chosen = [i for i, own in enumerate(names) if own == name and i]
         own = weights[chosen]
-        values = "/".join(f"{value:g}" for value in sorted({float(value) for value in own})) or "-"
-        share = f"{own.sum() / total:.1%}" if total else "-"
+        known = not np.isnan(own).any()
+        values = "/".join(f"{value:g}" for value in sorted({float(value) for value in own}) if known) or "-"
+        share = f"{own.sum() / total:.1%}" if known and total else "-"
         table.add_row(Text(name, styles[name]), f"{len(chosen):,}", values, share)
     return table
 
@@ -128,9 +140,11 @@ def coloured(texts: Sequence[str], names: list[str], weights: np.ndarray, styles
 
 def plain(texts: Sequence[str], names: list[str], weights: np.ndarray) -> list[str]:
     """One line for each stretch of tokens of one kind and weight; tokens are parted by ``|``."""
-    rows = zip(names, weights.tolist(), texts, strict=True)
+    known = [None if np.isnan(weight) else weight for weight in weights.tolist()]  # nan would equal no other
+    shown = {weight: "-" if weight is None else f"{weight:g}" for weight in known}
+    rows = zip(names, known, texts, strict=True)
     return [
-        f"{name:<10}{weight:>6g}  " + "|".join(token.replace("\n", "↵") for _, _, token in stretch)
+        f"{name:<10}{shown[weight]:>6}  " + "|".join(token.replace("\n", "↵") for _, _, token in stretch)
         for (name, weight), stretch in groupby(rows, key=lambda row: row[:2])
     ]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer.cores import THREADS
-from tracestill.trainer.recipe import Recipe, dump_recipe, refuse_local_checkpoints
+from tracestill.trainer.recipe import Recipe, dump_recipe, own_modules_of, refuse_local_checkpoints
 
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,44}[a-z0-9])?")  # leaves room for what the operator appends, in 63 characters
 IMAGE = re.compile(r"[\w.:/@-]+", re.ASCII)
@@ -118,10 +119,27 @@ def rank_variables(pods: Pods) -> dict[str, str]:
 
 
 def head(recipe: Recipe, what: str, values: dict[str, str | int], **files: str) -> str:
-    """The manifest's first documents: a ConfigMap with the recipe and further ``files``, and the NetworkPolicy."""
-    texts = {"recipe.yaml": dump_recipe(recipe), **files}
+    """The manifest's first documents: a ConfigMap with the recipe, the modules beside it that it names and further
+    ``files``, and the NetworkPolicy. Raises InputError as ``modules_beside``."""
+    texts = {"recipe.yaml": dump_recipe(recipe), **modules_beside(recipe), **files}
     listed = "\n".join(f"  {name}: |\n{indented(text, 4)}" for name, text in texts.items())
     return HEAD.format(what=what, files=listed, **values)
+
+
+def modules_beside(recipe: Recipe) -> dict[str, str]:
+    """Name -> text of the modules in the recipe's folder that it names, and of those that they import from there.
+
+    Raises InputError for a package: a ConfigMap holds no folders.
+    """
+    found, folder = {}, own_modules.folder()
+    for field, module in own_modules_of(recipe).items():
+        for name, path in own_modules.files(module).items() if folder is not None else ():
+            if folder not in path.parents:
+                continue  # on Python's path: the image has to bring it
+            if "/" in name:
+                raise InputError(f"{field}: '{module}' is a package beside the recipe; install it in the image instead")
+            found[name] = path.read_text(encoding="utf-8")
+    return found
 
 
 def indented(text: str, by: int) -> str:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import digest_of_file, output_digest, read_manifest, versions
+from tracestill.data_pipeline.stage import digest_of, digest_of_file, read_manifest, versions
 from tracestill.trainer.cores import usable_cores
 
 MARK = "tracestill-probe "  # before the line of JSON: a login shell may print something of its own
@@ -157,15 +157,16 @@ def directory_facts(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def digests(directory: Path, parts: Sequence[str]) -> dict[str, str | None]:
-    """The digest of each part of a directory: a file, or what a stage wrote. None if it is not there as a whole."""
+    """The digest of each part of a directory: a file, or what a stage wrote, as its manifest says: the ranks look at
+    what it holds now. None if it is not there as a whole."""
     found: dict[str, str | None] = dict.fromkeys(parts)
     for part in parts:
         path = directory / part
         with contextlib.suppress(OSError, InputError):
             if not path.is_dir():
                 found[part] = digest_of_file(path)
-            elif all((path / name).is_file() for name in (read_manifest(path) or {}).get("files", ())):
-                found[part] = output_digest(path)
+            elif (held := read_manifest(path)) and all((path / name).is_file() for name in held["files"]):
+                found[part] = digest_of(held["files"])
     return found
 
 

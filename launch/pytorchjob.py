@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tracestill.launch.pods import DATA, VOLUMES, Pods, head, indented, rank_variables, values_of
 from tracestill.trainer.recipe import Recipe
+from tracestill.trainer.run_directory import RunDirectory
 
 JOB = """\
 apiVersion: kubeflow.org/v1
@@ -60,7 +63,7 @@ def manifest(recipe: Recipe, arm: str, pods: Pods) -> str:
     values = values_of(recipe, arm, pods)
     cpu = "".join(f'\n      - {{name: {n}, value: "{v}"}}' for n, v in rank_variables(pods).items())
     shared = {**values, "cpu": cpu, "volumes": VOLUMES.format(**values)}
-    plan = f"{values['run_dir']}/arms/{arm}/plan/manifest.json"
+    plan = RunDirectory(Path(str(values["run_dir"])), recipe).stage(arm, "plan") / "manifest.json"
     wait = {**values, "data": f'[sh, -c, "until [ -e {plan} ]; do sleep 5; done"]'}
     first = POD.format(before=DATA.format(**values), **shared)
     other = POD.format(before=DATA.format(**wait), **shared)

@@ -13,9 +13,16 @@ from rich.text import Text
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import nearest
-from tracestill.data_pipeline.stage import is_current, read_manifest
+from tracestill.data_pipeline.stage import (
+    changed_files,
+    edited_name,
+    is_current,
+    missing_files,
+    read_manifest,
+    why_redone,
+)
 from tracestill.launch.summary import summary
-from tracestill.trainer.run_directory import STAGES
+from tracestill.trainer.run_directory import STAGES, RunDirectory
 
 WIDTH = 24  # of the column that names stage and arm
 
@@ -30,6 +37,7 @@ class Work:
     config: dict[str, Any]
     inputs: dict[str, Path]
     action: Callable[[str, Console], None]  # takes the label
+    tidy: Callable[[], str] | None = None  # called when it is up to date; says what it deleted
 
     @property
     def label(self) -> str:
@@ -46,6 +54,17 @@ class Work:
             return False
         return is_current(self.directory, self.stage, self.config, self.inputs)
 
+    def why_redone(self) -> str:
+        """What has changed since it was done, in words; empty if it was not."""
+        if any(read_manifest(path) is None for path in self.inputs.values()):
+            return ""
+        return why_redone(self.directory, self.stage, self.config, self.inputs)
+
+
+def of_arm(run: RunDirectory, work: Work, arm: str | None) -> bool:
+    """Whether a piece of work is one that ``arm`` (None: any) needs, be it shared or its own."""
+    return arm is None or work.arm is None or run.stage(arm, work.stage) == work.directory
+
 
 def stage_position(name: str) -> int:
     """Place of a stage in the order of stages. Raises InputError naming the nearest known stage."""
@@ -56,10 +75,15 @@ def stage_position(name: str) -> int:
 
 def run_stages(works: Iterable[Work], console: Console) -> None:
     """Do each piece of work that is not up to date; the report is always written anew."""
-    for work in works:
-        if work.stage != "report" and work.is_current():
-            console.print(line(work.label, "up to date, skipped", "dim"), soft_wrap=True)
+    works = list(works)
+    for at, work in enumerate(works):
+        if not is_due(work, works[at + 1 :]):
+            console.print(line(work.label, "up to date, skipped" + remark(work), "dim"), soft_wrap=True)
             continue
+        if reason := work.why_redone() if work.stage != "report" else "":
+            edited = changed_files(work.directory) if work.stage != "train" else []
+            kept = f"; {', '.join(edited)}, changed since, stays in {edited_name(work.directory)}" if edited else ""
+            console.print(line(work.label, f"done anew: {reason}{kept}", "dim"), soft_wrap=True)
         started = time.perf_counter()
         try:
             work.action(work.label, console)
@@ -74,16 +98,46 @@ def run_stages(works: Iterable[Work], console: Console) -> None:
             console.print(Text(f"warning: {warning}", "bold yellow"), soft_wrap=True)
 
 
+def is_due(work: Work, later: list[Work]) -> bool:
+    """Whether a piece of work has to be done: it is not up to date, or files of it are missing that later work reads.
+
+    Where nobody needs them, files may have been deleted to make room.
+    """
+    if work.stage == "report" or not work.is_current():
+        return True
+    if not missing_files(work.directory):
+        return False
+    alone = not any(work.position < other.position for other in later)  # it was asked for by name
+    readers = [at for at, other in enumerate(later) if work.directory in other.inputs.values()]
+    return alone or any(is_due(later[at], later[at + 1 :]) for at in readers)
+
+
+def remark(work: Work) -> str:
+    """What there is to say of work that is up to date: files that were changed after it, and what it tidied up."""
+    edited = changed_files(work.directory)
+    tidied = work.tidy() if work.tidy is not None else ""
+    return (f"; changed since, and read as it is now: {', '.join(edited)}" if edited else "") + tidied
+
+
 def require_inputs(chosen: list[Work], everything: list[Work], recipe: Path) -> None:
     """Raise InputError naming the first stage that has to run before the chosen work can."""
     own = {work.directory for work in chosen}
+    due = {work.directory for at, work in enumerate(chosen) if is_due(work, chosen[at + 1 :])}
     needed: set[Path] = set()
+    read: set[Path] = set()  # by what is going to be done: files of others may have been deleted to make room
     for work in reversed(everything):  # stages come in order, so what a stage reads stands before it
-        if work.directory in own or work.directory in needed:
-            needed |= set(work.inputs.values())
+        if work.directory not in own | needed:
+            continue
+        needed |= set(work.inputs.values())
+        lacks = work.directory in read and missing_files(work.directory)
+        if work.directory in due or (work.directory not in own and (lacks or not work.is_current())):
+            due.add(work.directory)
+            read |= set(work.inputs.values())
     for work in everything:
-        if work.directory in needed - own and not work.is_current():
+        if work.directory in needed - own and work.directory in due:
+            reason = work.why_redone()
             state = "is out of date" if read_manifest(work.directory) else "has not run"
+            state += f": {reason}" if reason else ""
             command = "encode" if work.stage == "tokenizer" else work.stage
             raise InputError(
                 f"{chosen[0].stage}: needs '{work.label}', which {state} ({work.directory}); run "

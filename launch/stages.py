@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
-from tracestill.data_pipeline import encode, plan_stage, sample, selection, tokenizer
+from tracestill.data_pipeline import encode, own_modules, plan_stage, sample, selection, tokenizer
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import read_manifest
+from tracestill.data_pipeline.stage import missing_files, read_manifest
 from tracestill.launch.cluster import Cluster
 from tracestill.launch.progress import bar
 from tracestill.launch.runner import Work
 from tracestill.launch.training import train_arm
+from tracestill.trainer.checkpoint_files import CHECKPOINTS
 from tracestill.trainer.run_directory import STAGES, RunDirectory
 
 
@@ -57,9 +59,10 @@ def sample_work(run: RunDirectory) -> Work:
                 journal=run.journal,
                 kinds=recipe.span_kinds(),
                 progress=progress.set,
+                memory=run.memory,
             )
 
-    config = sample.stage_config(recipe.questions, recipe.sample, recipe.seed)
+    config = sample.stage_config(recipe.questions, recipe.sample, recipe.seed, run.memory)
     return Work("sample", None, run.stage("", "sample"), config, {}, action)
 
 
@@ -91,14 +94,17 @@ def encode_work(run: RunDirectory, arm: str) -> Work:
     own, directory, kinds = run.recipe.for_arm(arm), run.stage(arm, "encode"), run.recipe.for_arm(arm).span_kinds()
     inputs = {name: run.stage(arm, name) for name in ("sample", "select", "tokenizer")}
     given = own.encode.tokenizer
-    if own.encode.template == "chat" and given.path is not None and not given.add_symbols:
+    checked = own.encode.template == "chat" and given.path is not None and not given.add_symbols
+    if checked and not own_modules.is_looking():
+        assert given.path is not None
         encode.load_form(own.encode, given.path)  # refuses a template before any work is done
 
     def action(label: str, console: Console) -> None:
         with bar(label, console) as progress:
             encode.run(own.encode, kinds, own.plan, directory, **inputs, progress=progress.set)
 
-    return Work("encode", arm, directory, encode.stage_config(own.encode, kinds, own.plan), inputs, action)
+    config = encode.stage_config(own.encode, kinds, own.plan)
+    return Work("encode", arm_of(run, directory, arm), directory, config, inputs, action)
 
 
 def plan_work(run: RunDirectory, arm: str) -> Work:
@@ -110,7 +116,7 @@ def plan_work(run: RunDirectory, arm: str) -> Work:
             plan_stage.run(directory, source, own.plan, seed=own.seed, **length, progress=progress.set)
 
     config = plan_stage.stage_config(own.plan, seed=own.seed, **length)
-    return Work("plan", arm, directory, config, {"encode": source}, action)
+    return Work("plan", arm_of(run, directory, arm), directory, config, {"encode": source}, action)
 
 
 def train_work(run: RunDirectory, arm: str, resume: str, cluster: Cluster | None, max_restarts: int) -> Work:
@@ -119,7 +125,19 @@ def train_work(run: RunDirectory, arm: str, resume: str, cluster: Cluster | None
     def action(label: str, console: Console) -> None:
         train_arm(run, arm, label, console, resume=resume, cluster=cluster, max_restarts=max_restarts)
 
-    return Work("train", arm, run.stage(arm, "train"), config, inputs, action)
+    directory, keep = run.stage(arm, "train"), run.for_arm(arm).train.keep
+    tidy = None if keep else lambda: drop_checkpoints(directory)
+    return Work("train", arm, directory, config, inputs, action, tidy)
+
+
+def drop_checkpoints(train: Path) -> str:
+    """Delete the checkpoints of a finished training whose export is whole; what was deleted, in words."""
+    folder = train / CHECKPOINTS
+    if not folder.is_dir() or missing_files(train):
+        return ""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    shutil.rmtree(folder)
+    return f"; its checkpoints are deleted (train.keep: 0), {size / 1e9:.2f} GB"
 
 
 def evaluate_work(run: RunDirectory, arm: str) -> Work:

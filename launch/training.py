@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.stage import identity, is_current, write_json
+from tracestill.data_pipeline.stage import MANIFEST, identity, is_current, same, write_json
 from tracestill.launch import deepspeed_command, multinode
 from tracestill.launch.cluster import Cluster, what_is_left
 from tracestill.launch.progress import Bar, bar
@@ -79,7 +79,7 @@ def attempt(
         start = deepspeed_command.start_here(own, run.root, arm, resume)
     else:
         start = multinode.start_on(cluster, run.root, arm, resume)
-    log, resumed = directory / CONSOLE_LOG, can_resume(run, arm)
+    log, resumed, before = directory / CONSOLE_LOG, can_resume(run, arm), mark(directory / MANIFEST)
     if resume == "auto" and not resumed and committed(directory / CHECKPOINTS):
         reason = f"  {label}: no whole checkpoint of this training in {directory / CHECKPOINTS}; it begins anew"
         console.print(reason, style="yellow", highlight=False, soft_wrap=True)
@@ -101,8 +101,9 @@ def attempt(
         finally:
             add_seconds(directory, time.perf_counter() - started)
     raise_if_stopped(run, arm, directory)
-    config, inputs = run.train_stage(arm)
-    if not is_current(directory, "train", config, inputs):  # the launcher ends with 0 if a signal ends what it started
+    written = mark(directory / MANIFEST) not in (None, before)  # though an input may have been changed meanwhile
+    if not written and not is_current(directory, "train", *run.train_stage(arm)):
+        # the launcher ends with 0 if a signal ends what it started
         cut = deepspeed_command.TrainingFailed(f"training ended before its last step; the whole output is in {log}")
         raise explained(cut, directory, log)
 
@@ -144,7 +145,7 @@ def can_resume(run: RunDirectory, arm: str) -> bool:
     try:
         config, inputs = run.train_stage(arm)
         state = json.loads((whole / STATE).read_text(encoding="utf-8"))
-        return bool(state["identity"] == identity("train", config, inputs))
+        return same(state["identity"], identity("train", config, inputs))
     except (OSError, ValueError, KeyError, InputError):
         return False
 

@@ -1,8 +1,9 @@
 """Step checkpoints: whole tensors in safetensors, committed by one rename, loadable on any ranks and ZeRO stage.
 
     checkpoints/step-000200/
-        rank-00000.safetensors ...   fp32 parameters (frozen ones in their own type), AdamW's moments,
-                                       their average, the rank's RNG; rank 0's persistent buffers
+        rank-00000.safetensors ...   fp32 parameters (frozen ones in their own type, unless they are those of
+                                       student.pretrained), AdamW's moments, their average, the rank's RNG;
+                                       rank 0's persistent buffers
         state.json                   updates made, and whatever the trainer adds (its step, its identity)
         manifest.json                sha256 and size of every file, written last
 
@@ -73,7 +74,8 @@ def save(
 def snapshot(engine: Engine, step: int, state: dict[str, Any]) -> Snapshot:
     """The engine's state after a step, and ``state``: JSON that comes back from ``load``. Called on every rank."""
     updates = zero.count_updates(engine.deepspeed)
-    text = json.dumps({**state, "updates": updates, "ranks": engine.ranks})
+    base = {"base": base_of(engine)} if base_of(engine) is not None else {}
+    text = json.dumps({**state, **base, "updates": updates, "ranks": engine.ranks})
     return Snapshot(step, engine.rank, owned_tensors(engine, updates), text)
 
 
@@ -87,7 +89,8 @@ def write(
     placement: Placement | None = None,
 ) -> Path:
     """Write ``directory/step-<step>`` of every rank's snapshot; delete all but the ``keep`` newest and that of step
-    ``best``, which does not count among them. Called on every rank; the ranks talk in ``group``.
+    ``best``, which does not count among them; with 0 the newest stays, for training goes on from it. Called on every
+    rank; the ranks talk in ``group``.
 
     With ``placement``, ``directory`` lies on each host's own disk: each commits what its ranks wrote, and deletes
     nothing before all have. Else all ranks share it.
@@ -142,11 +145,17 @@ def load(engine: Engine, path: Path, *, local: bool = False) -> dict[str, Any]:
     """Put the engine into the state that ``save`` found, and return the trainer's own state.
 
     The number of ranks and the ZeRO stage may differ. RNG states are restored on as many ranks; on another number
-    they start anew from the seed, the step and the rank. With ``local``, each rank reads the files on its own host and
-    sends them to the others. Raises InputError if the student differs.
+    they start anew from the seed, the step and the rank. Frozen parameters that it leaves to the base model stay as
+    they are. With ``local``, each rank reads the files on its own host and sends them to the others. Raises InputError
+    if the student, or the base that it was trained on, differs.
     """
     state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
-    updates, ranks = state.pop("updates"), state.pop("ranks")
+    updates, ranks, base = state.pop("updates"), state.pop("ranks"), state.pop("base", None)
+    if base is not None and base != base_of(engine):
+        raise InputError(
+            f"{path}: holds what was trained beside another base model (sha256 {base[:12]}, this one: "
+            f"{str(base_of(engine))[:12]}); put the model that student.pretrained named back"
+        )
     try:
         files = open_parts(path, ranks) if local else [open_file(path, rank) for rank in range(ranks)]
     except (OSError, SafetensorError) as error:
@@ -154,6 +163,8 @@ def load(engine: Engine, path: Path, *, local: bool = False) -> dict[str, Any]:
     where = {key: handle for handle in files for key in handle.keys() if not key.startswith(RNG)}  # noqa: SIM118
     zero.set_moments(engine.deepspeed, updates)
     for piece in zero.pieces(engine.deepspeed):
+        if base is not None and piece.key is None and f"parameter/{piece.name}" not in where:
+            continue
         piece.value.copy_(read_piece(path, where, f"parameter/{piece.name}", piece))
         for moment in zero.MOMENTS if updates and piece.key is not None else ():
             target = piece.moment(engine.optimizer, moment)
@@ -216,6 +227,8 @@ def owned_tensors(engine: Engine, updates: int) -> dict[str, Tensor]:
     if engine.device.type == "cuda":
         owned[RNG + "cuda"] = torch.cuda.get_rng_state(engine.device)
     for index, piece in enumerate(zero.pieces(engine.deepspeed)):
+        if base_of(engine) is not None and piece.key is None:
+            continue  # it is what student.pretrained holds
         parts = {f"parameter/{piece.name}": piece.value}
         if updates and piece.key is not None:
             parts |= {f"{moment}/{piece.name}": piece.moment(engine.optimizer, moment) for moment in zero.MOMENTS}
@@ -228,6 +241,11 @@ def owned_tensors(engine: Engine, updates: int) -> dict[str, Tensor]:
     for name, buffer in persistent_buffers(engine.module).items() if engine.rank == 0 else ():
         owned[BUFFER + name] = buffer.detach().to("cpu", copy=True)
     return owned
+
+
+def base_of(engine: Engine) -> str | None:
+    """Digest of the model that frozen parameters come from, and which therefore need not be stored."""
+    return getattr(engine, "base", None)
 
 
 def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
@@ -287,7 +305,7 @@ def prune(directory: Path, step: int, keep: int, best: int | None) -> None:
     """
     complete = [path for path in committed(directory) if (path / MANIFEST).exists()]
     later = [path for path in complete if int(path.name.removeprefix("step-")) > step]
-    for path in complete[: len(complete) - len(later)][:-keep] + later:
+    for path in complete[: len(complete) - len(later)][: -max(keep, 1)] + later:
         if best is not None and path == path_of(directory, best):
             continue
         move_away(path)

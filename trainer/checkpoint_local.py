@@ -18,7 +18,7 @@ from typing import Any
 import torch.distributed as dist
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import digest_of, digest_of_file, identity, is_current
+from tracestill.data_pipeline.stage import digest_of, digest_of_file, identity, is_current, missing_files, same
 from tracestill.trainer.agree import gather_json, share_json, share_text, together
 from tracestill.trainer.checkpoint import whole
 from tracestill.trainer.checkpoint_files import MANIFEST, STATE, committed, complete, rank_file, writers
@@ -49,7 +49,9 @@ def is_done(run: RunDirectory, arm: str) -> bool:
         try:
             config, inputs = run.train_stage(arm)
             held = digest_of([run.recipe.for_arm(arm).model_dump(mode="json"), identity("train", config, inputs)])
-            done = dist.get_rank() == 0 and is_current(run.stage(arm, "train"), "train", config, inputs)
+            directory = run.stage(arm, "train")
+            done = dist.get_rank() == 0 and is_current(directory, "train", config, inputs)
+            done = done and not missing_files(directory)
         except InputError as error:
             raise InputError(f"{socket.gethostname()}: {error}") from error
         return [held, done, socket.gethostname()[:200]]
@@ -112,7 +114,8 @@ def about(path: Path, who: dict[str, Any]) -> dict[str, Any]:
         count = len(manifest["files"]) - 1
         found["parts"] = [rank for rank in range(count) if (path / rank_file(rank)).exists()]
         found["local"] = writers(path)
-        found["same"] = json.loads((path / STATE).read_text(encoding="utf-8"))["identity"] == who
+        found["same"] = json.loads((path / STATE).read_text(encoding="utf-8"))["identity"]
+        found["same"] = same(found["same"], who)
     except (OSError, ValueError, KeyError, TypeError):
         pass  # the ranks that need it will find it damaged
     return found

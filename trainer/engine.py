@@ -199,6 +199,8 @@ def parameter_groups(student: nn.Module, weight_decay: float) -> list[dict[str, 
 class Engine:
     """One student under DeepSpeed: ``accumulation`` times forward and backward, then step."""
 
+    base: str | None = None  # digest of the model that its frozen parameters come from, if it is kept elsewhere
+
     def __init__(
         self,
         student: Student,

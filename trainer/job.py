@@ -16,7 +16,7 @@ from rich.console import Console
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.plan import Plan, load_plan
-from tracestill.data_pipeline.stage import identity, read_manifest
+from tracestill.data_pipeline.stage import CONTENTS, digest_of, identity, read_manifest, same
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.trainer import checkpoint, checkpoint_local, stopping
 from tracestill.trainer.adapt import adapt
@@ -34,7 +34,7 @@ from tracestill.trainer.preview import token_names
 from tracestill.trainer.reading_model import use_weighting
 from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.rectangles import RowMaker, layout_for
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.run_directory import BASE, RunDirectory
 from tracestill.trainer.saver import Saver
 from tracestill.trainer.settings import GENERATION, TrainConfig, seconds_of
 from tracestill.trainer.stops import check_stops
@@ -43,6 +43,7 @@ from tracestill.trainer.tiled_mlp import tile_mlps
 from tracestill.trainer.watchdog import Watchdog
 from tracestill.trainer.weighting import Weighting, make_weighting, multiplied_kinds, restore
 
+WEIGHTS = (".safetensors", ".bin", ".pt")
 KEPT_FILES = ("console.log", stopping.REQUEST)  # the launcher's parent writes them while ranks start
 Resume = Literal["auto", "must"]
 
@@ -184,6 +185,7 @@ def prepare(
     engine = Engine(
         student, settings, accumulation=batches.accumulation, raw_deepspeed=recipe.deepspeed, seed=recipe.seed
     )
+    engine.base = base_of(config)
     held_out = open_held_out(
         settings, inputs["encode"], kinds, recipe.plan.capacity, about["special_ids"]["pad"], layout.make_row
     )
@@ -211,6 +213,14 @@ def prepare(
         *(progress, Saver(directory / CHECKPOINTS, **how)),
         placement,
     )
+
+
+def base_of(config: dict[str, Any]) -> str | None:
+    """What identifies the model that frozen parameters come from: a digest of its config and weights. None if they
+    come from nowhere else, so that a checkpoint has to hold them."""
+    files = config.get(CONTENTS, {}).get(BASE, {})
+    weights = {n: digest for n, digest in files.items() if n == "config.json" or n.endswith(WEIGHTS)}
+    return digest_of(weights) if weights else None
 
 
 def open_held_out(
@@ -243,12 +253,12 @@ def open_directory(job: Job, resume: Resume | None) -> None:
     if resume == "must" and found is None:
         raise InputError(f"{job.directory}: no committed checkpoint to resume from; train with --resume auto")
     if found is not None:
-        same = json.loads((found / STATE).read_text(encoding="utf-8"))["identity"] == job.identity
-        if resume == "must" and not same:
+        ours = same(json.loads((found / STATE).read_text(encoding="utf-8"))["identity"], job.identity)
+        if resume == "must" and not ours:
             raise InputError(f"{job.directory}: its checkpoints are of another recipe or other data; delete it first")
-        if resume and same:
-            tell_other_ranks(job, json.loads((found / STATE).read_text(encoding="utf-8")))
+        if resume and ours:
             state = job.load(found)
+            tell_other_ranks(job, state)
             job.progress.restore(state)
             forget_later(job)
             restore(job.weighting, state.get("weighting", {}))
@@ -256,7 +266,7 @@ def open_directory(job: Job, resume: Resume | None) -> None:
                 stopping.clear(job.directory, stopping.MARKER)
             job.console.print(f"resuming from step {job.progress.step} of {job.steps}", highlight=False)
             return
-        if same and share_json(read_manifest(job.directory) is None):
+        if ours and share_json(read_manifest(job.directory) is None):
             raise InputError(f"{job.directory}: holds unfinished training; pass --resume auto to go on, or delete it")
     dist.barrier()  # every rank has looked
     if leads(job):

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.encode import EncodeConfig
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds, nearest
@@ -19,12 +20,14 @@ from tracestill.data_pipeline.plan import PlanConfig
 from tracestill.data_pipeline.questions import QuestionsConfig
 from tracestill.data_pipeline.sample import SampleConfig, make_teachers
 from tracestill.data_pipeline.selection import SelectConfig
+from tracestill.data_pipeline.teachers.protocol import is_own
 from tracestill.trainer import deepspeed_keys
 from tracestill.trainer.settings import GENERATION, UNTRAINED, EvaluateConfig, StudentConfig, TrainConfig
 from tracestill.trainer.student_settings import check_together
-from tracestill.trainer.weighting import WeightingConfig, make_weighting
+from tracestill.trainer.weighting import WeightingConfig, is_out_of_sight, make_weighting, own_module
 
 MAIN_ARM = "traces"
+FOLDER = "recipe_folder.txt"  # in a run: the folder that its recipe was read from, if modules of it are used
 
 
 class Recipe(BaseModel):
@@ -66,7 +69,8 @@ class Recipe(BaseModel):
         if GENERATION in self.kinds:
             raise ValueError(f"kinds.{GENERATION}: stands for the student's own answers (train.metric); rename it")
         kinds = self.span_kinds()
-        make_weighting(self.weighting, kinds, self.seed)
+        if not is_out_of_sight(self.weighting.use):
+            make_weighting(self.weighting, kinds, self.seed)
         deepspeed_keys.check(self.deepspeed)
         check_together(self.student, self.train.zero, self.train.tiled_mlp)
         if self.train.metric:
@@ -114,6 +118,18 @@ def plain_name(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
 
 
+def own_modules_of(recipe: Recipe) -> dict[str, str]:
+    """Field -> module of the user's that it names, of a recipe and its arms."""
+    found = {} if recipe.questions.is_file else {"questions.source": recipe.questions.source}
+    teachers = enumerate(recipe.sample.teachers)
+    found |= {f"sample.teachers.{position}.use": teacher.use for position, teacher in teachers if teacher.use}
+    found = {field: module for field, module in found.items() if is_own(module)}
+    for arm in recipe.arm_names():
+        if module := own_module(recipe.for_arm(arm).weighting.use):
+            found["weighting.use" if arm == MAIN_ARM else f"arms.{arm}.weighting.use"] = module
+    return found
+
+
 def refuse_local_checkpoints(recipe: Recipe, what: str) -> None:
     """Raise InputError if a recipe keeps each host's run directory apart, which ``what`` does not know."""
     if any(recipe.for_arm(arm).train.local_checkpoints for arm in recipe.arm_names()):
@@ -132,7 +148,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:
-    """Read a recipe and apply ``settings`` such as ``train.lr=3e-4``.
+    """Read a recipe and apply ``settings`` such as ``train.lr=3e-4``. Modules that it names are looked for in its
+    folder, too; a run's recipe remembers that of the recipe that it was made of.
 
     Raises InputError, one line for each fault, naming the field and the nearest known name.
     """
@@ -151,11 +168,21 @@ def load_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:
         raise InputError(f"{path}: expected a mapping of recipe keys, got {type(data).__name__}")
     for setting in settings:
         data = apply_setting(data, setting)
+    own_modules.search(folder_of(path))
     recipe = build(data, where=str(path))
     for arm in recipe.arms:
         recipe.for_arm(arm)
-    make_teachers(recipe.sample, recipe.questions)
+    if not own_modules.is_looking():
+        make_teachers(recipe.sample, recipe.questions)
     return recipe
+
+
+def folder_of(path: Path) -> Path:
+    """The folder whose modules a recipe may name: that of the file, or what ``FOLDER`` beside it says."""
+    try:
+        return Path((path.parent / FOLDER).read_text(encoding="utf-8").strip())
+    except (OSError, UnicodeDecodeError):
+        return path.parent
 
 
 def apply_setting(data: dict[str, Any], setting: str) -> dict[str, Any]:

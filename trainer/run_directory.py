@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tracestill.data_pipeline import encode, own_modules, plan_stage
+from tracestill.data_pipeline.content import MEMORY, contents, model_files, named_files
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import read_manifest, sync
-from tracestill.trainer.recipe import MAIN_ARM, Recipe, dump_recipe, load_recipe
+from tracestill.data_pipeline.stage import CONTENTS, read_manifest, sync
+from tracestill.trainer.recipe import FOLDER, MAIN_ARM, Recipe, dump_recipe, load_recipe, own_modules_of
 from tracestill.trainer.settings import BOOKKEEPING, CHOOSING, GENERATION
+from tracestill.trainer.weighting import own_module
 
 RECIPE = "recipe.yaml"
 STAGES = ("sample", "select", "encode", "plan", "train", "evaluate", "report")
+BASE = "student.pretrained"
 TRAINED_ON = ("tokenizer", "encode", "plan")  # what these stages wrote decides what training does
 
 
@@ -21,6 +25,7 @@ class RunDirectory:
     def __init__(self, root: Path, recipe: Recipe) -> None:
         self.root = root
         self.recipe = recipe
+        self._arms: dict[str, Recipe] = {}
 
     @classmethod
     def open(cls, root: Path) -> RunDirectory:
@@ -38,9 +43,12 @@ class RunDirectory:
         """
         path = root / RECIPE
         if path.exists() and not replace:
-            held = load_recipe(path)
+            folder = own_modules.folder()
+            with own_modules.looking():  # the modules that it names may have gone
+                held = load_recipe(path)
+                free = bookkeeping(*(each.for_arm(arm) for each in (held, recipe) for arm in each.arm_names()))
+            own_modules.search(folder)
             fields = differing(held.model_dump(mode="json"), recipe.model_dump(mode="json"))
-            free = bookkeeping(*(each.for_arm(arm) for each in (held, recipe) for arm in each.arm_names()))
             if others := [field for field in fields if ".".join(field.split(".")[:2]) not in free]:
                 raise InputError(
                     f"{root} holds another recipe (differs in {', '.join(others)}); choose --run-dir for a new run, "
@@ -54,6 +62,8 @@ class RunDirectory:
             temporary.write_text(dump_recipe(recipe), encoding="utf-8")
             sync(temporary)
             temporary.replace(path)
+            if own_modules.folder() is not None and own_modules_of(recipe):
+                (root / FOLDER).write_text(f"{own_modules.folder()}\n", encoding="utf-8")
         except OSError as error:
             raise InputError(f"{root}: cannot be written to ({error.strerror}); choose another --run-dir") from error
         return cls(root, recipe)
@@ -62,20 +72,49 @@ class RunDirectory:
     def journal(self) -> Path:
         return self.root / "journal.sqlite"
 
+    @property
+    def memory(self) -> Path:
+        """Where the digests of files outside of the run are remembered."""
+        return self.root / MEMORY
+
+    def for_arm(self, arm: str) -> Recipe:
+        """The recipe of an arm, as ``Recipe.for_arm``, made once."""
+        if arm not in self._arms:
+            self._arms[arm] = self.recipe.for_arm(arm)
+        return self._arms[arm]
+
     def stage(self, arm: str, stage: str) -> Path:
-        """Directory of a stage of an arm. ``select`` and ``tokenizer`` are shared unless the arm changes them."""
+        """Directory of a stage of an arm. Arms with equal data share theirs: that of the first one that has it so."""
         if stage in ("sample", "report"):
             return self.root / stage
-        main, own = self.recipe.for_arm(MAIN_ARM), self.recipe.for_arm(arm)
-        if stage == "select" and own.select == main.select:
+        own = self.data_of(arm, stage)
+        first = arm if own is None else next(other for other in self.arms_to(arm) if self.data_of(other, stage) == own)
+        if first == MAIN_ARM and stage in ("select", "tokenizer"):
             return self.root / stage
-        if stage == "tokenizer" and own.encode.tokenizer == main.encode.tokenizer:
-            return self.root / stage
-        return self.root / "arms" / arm / stage
+        return self.root / "arms" / first / stage
+
+    def arms_to(self, arm: str) -> list[str]:
+        names = self.recipe.arm_names()
+        return names[: names.index(arm) + 1] if arm in names else [arm]
+
+    def data_of(self, arm: str, stage: str) -> list[Any] | None:
+        """What decides how an arm's data comes out of a stage, if other arms may have it so too; else None."""
+        own = self.for_arm(arm)
+        if stage == "select":
+            return [own.select]
+        if stage == "tokenizer":
+            return [own.encode.tokenizer]
+        if stage == "encode":
+            tokens = encode.stage_config(own.encode, own.span_kinds(), own.plan)
+            return [tokens, own.select, own.encode.tokenizer]
+        if stage == "plan":
+            length = {"steps": own.train.steps, "epochs": own.train.epochs}
+            return [plan_stage.stage_config(own.plan, seed=own.seed, **length), self.data_of(arm, "encode")]
+        return None
 
     def train_stage(self, arm: str) -> tuple[dict[str, Any], dict[str, Path]]:
         """Config and input directories that decide whether an arm's training is current (see data_pipeline.stage)."""
-        own = self.recipe.for_arm(arm)
+        own = self.for_arm(arm)
         recipe = own.model_dump(mode="json", exclude_defaults=True)  # a new default changes nothing
         config = {key: recipe.get(key, {}) for key in ("seed", "kinds", "student", "weighting", "train", "deepspeed")}
         free = bookkeeping(own)
@@ -83,16 +122,20 @@ class RunDirectory:
             config[block] = {key: value for key, value in config[block].items() if f"{block}.{key}" not in free}
         if (own.train.metric or "").startswith(GENERATION):
             config["evaluate"] = recipe.get("evaluate", {})
+        if found := contents(trained_with(own), self.memory):
+            config[CONTENTS] = found
         return config, {name: self.stage(arm, name) for name in TRAINED_ON}
 
     def evaluate_stage(self, arm: str) -> tuple[dict[str, Any], dict[str, Path]]:
         """Config and input directories that decide whether an arm's evaluation is current."""
-        own = self.recipe.for_arm(arm)
+        own = self.for_arm(arm)
         recipe = own.model_dump(mode="json", exclude_defaults=True)
         config = {key: recipe.get(key, {}) for key in ("seed", "kinds", "evaluate")}
         if own.train.trains:
             return config, {name: self.stage(arm, name) for name in ("train", "sample", "encode")}
         config |= {"student": recipe["student"], "precision": own.train.precision}
+        if own.student.pretrained is not None:
+            config[CONTENTS] = contents({BASE: model_files(own.student.pretrained)}, self.memory)
         return config, {name: self.stage(arm, name) for name in ("tokenizer", "sample", "encode")}
 
     def model(self, name: str) -> Path:
@@ -106,15 +149,24 @@ class RunDirectory:
     def model_stage(self, model: Path) -> tuple[dict[str, Any], dict[str, Path]]:
         """Config and input directories that decide whether the evaluation of a model directory is current."""
         recipe = self.recipe.model_dump(mode="json", exclude_defaults=True)
-        files = {path.name: path.stat() for path in sorted(model.glob("*")) if path.is_file()}
         config = {
             **{key: recipe.get(key, {}) for key in ("seed", "evaluate")},
             "precision": self.recipe.train.precision,
             **{key: getattr(self.recipe.encode, key) for key in ("system", "variables")},
             "model": str(model.absolute()),
-            "files": {name: [found.st_size, found.st_mtime_ns] for name, found in files.items()},
+            CONTENTS: contents({"model": model_files(model)}, self.memory),
         }
         return config, {"sample": self.stage(MAIN_ARM, "sample")}
+
+
+def trained_with(recipe: Recipe) -> dict[str, dict[str, Path]]:
+    """Field -> name -> path of the files outside of the run that decide what an arm's training does."""
+    found = named_files(recipe.weighting.options, "weighting.options")
+    if recipe.student.pretrained is not None:
+        found[BASE] = model_files(recipe.student.pretrained)
+    if (module := own_module(recipe.weighting.use)) is not None:
+        found["weighting.module"] = own_modules.files(module)
+    return found
 
 
 def bookkeeping(*recipes: Recipe) -> set[str]:

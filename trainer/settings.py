@@ -97,7 +97,9 @@ class TrainConfig(BaseModel):
         description="for hosts that share no file system: each keeps a run directory of its own and its ranks' part of "
         "every checkpoint, and training resumes on the same hosts only",
     )
-    keep: int = Field(2, ge=1, description="newest checkpoints kept, besides the best one")
+    keep: int = Field(
+        2, ge=0, description="newest checkpoints kept, besides the best one; 0: none once the student is exported"
+    )
     metric: str | None = Field(
         None,
         description="<kind or group>.loss or .accuracy on validation documents, or generation.accuracy on validation "

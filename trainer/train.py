@@ -6,6 +6,7 @@ deepspeed --num_gpus 2 --module tracestill.trainer.train --run-dir runs/demo --a
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import torch.distributed as dist
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import Stage, is_current, read_manifest, write_json, write_manifest
+from tracestill.data_pipeline.stage import Stage, is_current, missing_files, read_manifest, write_json, write_manifest
 from tracestill.trainer import checkpoint, checkpoint_local
 from tracestill.trainer.agree import share_json, together
 from tracestill.trainer.ahead import Ahead
@@ -24,7 +25,7 @@ from tracestill.trainer.export_adapted import export_trained
 from tracestill.trainer.first_step import show_first_step
 from tracestill.trainer.flops import cost_of, peak_tflops
 from tracestill.trainer.headway import PROGRESS, Teller
-from tracestill.trainer.job import Job, Resume, open_directory, prepare, threads_of
+from tracestill.trainer.job import Job, Resume, leads, open_directory, prepare, threads_of
 from tracestill.trainer.pace import Pace
 from tracestill.trainer.provenance import provenance
 from tracestill.trainer.recipe import MAIN_ARM, dump_recipe
@@ -219,6 +220,8 @@ def finish(job: Job, seconds: float) -> None:
         work = Stage(job.directory, counts=counts, extra={"best": best.state()} if best else {})
         write_manifest(job.directory, job.identity, work, seconds, ("export/**/*", LOG, "preview.*"))
     dist.barrier()
+    if job.recipe.train.keep == 0 and leads(job):
+        shutil.rmtree(job.checkpoints, ignore_errors=True)  # the command line deletes what is left of it
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -260,7 +263,8 @@ def is_done(run: RunDirectory, arm: str) -> bool:
     the first one's ranks."""
     settings = run.recipe.for_arm(arm).train
     local = settings.local_checkpoints
-    if not local and is_current(run.stage(arm, "train"), "train", *run.train_stage(arm)):
+    directory = run.stage(arm, "train")
+    if not local and is_current(directory, "train", *run.train_stage(arm)) and not missing_files(directory):
         return True
     connect(settings)
     checkpoint_local.agree(local)

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator, model_validator
 
+from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds, nearest
 from tracestill.data_pipeline.teachers.protocol import check_options
@@ -90,13 +91,14 @@ class WeightingConfig(BaseModel):
     @field_validator("use")
     @classmethod
     def _found(cls, use: str) -> str:
-        find(use)
+        if not is_out_of_sight(use):
+            find(use)
         return use
 
     @field_validator("options")
     @classmethod
     def _own_options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        if "use" not in info.data:
+        if "use" not in info.data or is_out_of_sight(info.data["use"]):
             return options
         return read_options(find(info.data["use"]), options).model_dump(mode="json")
 
@@ -170,18 +172,27 @@ class SpanWeighting:
         return [*(getattr(self.options, "kinds", None) or ()), *self.weights]
 
 
+def own_module(use: str) -> str | None:
+    """The module of the user's that ``weighting.use`` names; None for a built-in one, or what is no import path."""
+    return use.partition(":")[0] if ":" in use and use not in BUILT_IN else None
+
+
+def is_out_of_sight(use: str) -> bool:
+    """Whether a weighting is the user's own while a run is only looked at, which imports nothing."""
+    return own_module(use) is not None and own_modules.is_looking()
+
+
 def find(use: str) -> Any:
     """The class that ``weighting.use`` means. Raises InputError naming the nearest known name, or what is missing."""
     if ":" not in use and use not in BUILT_IN:
         path = "or give an import path such as my_pkg.my_module:MyWeighting"
+        for module_name, name in ((use, ""), use.rpartition(".")[::2]):
+            if module_name and own_modules.find(module_name) is not None:
+                path = f"'{module_name}' is a module: name its class, as in {module_name}:{name or 'MyWeighting'}"
+                break
         raise InputError(f"unknown weighting '{use}'{nearest(use, list(BUILT_IN))}; {path}")
     module_name, _, name = BUILT_IN.get(use, use).partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError(f"cannot import '{module_name}' ({error}); is it installed, or on PYTHONPATH?") from error
-    except (TypeError, ValueError) as error:  # a name such as ".module" or "a..b"
-        raise InputError(f"'{module_name}' is no module name ({error})") from error
+    module = importlib.import_module(module_name) if use in BUILT_IN else own_modules.load(module_name)
     if not hasattr(module, name):
         offered = [key for key, value in vars(module).items() if hasattr(value, "kinds")]
         raise InputError(f"{module_name} has no '{name}'{nearest(name, offered) if offered else ''}")

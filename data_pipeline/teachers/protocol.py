@@ -10,8 +10,9 @@ A task module poses questions, answers them, or both:
         def __init__(self, options: TeacherOptions)
         def solve(self, question, *, style, temperature, seed) -> Solution
 
-A bare name is a module of this folder, a dotted one is imported as it is. Equal arguments must give equal
-results: the seed of a sample follows from the recipe's seed and the sample's place, never from the order of calls.
+A name is that of a module of this folder, or of one of your own: on Python's path, or beside the recipe. Equal
+arguments must give equal results: the seed of a sample follows from the recipe's seed and the sample's place, never
+from the order of calls.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import nearest
 from tracestill.data_pipeline.schema import Question, Span
@@ -63,15 +65,19 @@ def known_tasks() -> list[str]:
 
 def find_module(name: str, field: str) -> ModuleType:
     """The task module that ``name`` means. Raises InputError naming the recipe's field and the nearest known name."""
-    if "." not in name and name not in known_tasks():
-        raise InputError(f"{field}: unknown task '{name}'{nearest(name, known_tasks())}")
-    full = name if "." in name else f"{PACKAGE}.{name}"
-    try:
-        return importlib.import_module(full)
-    except ImportError as error:
-        raise InputError(f"{field}: cannot import '{full}' ({error}); is it installed?") from error
-    except (TypeError, ValueError) as error:  # a name such as ".task" or "a..b"
-        raise InputError(f"{field}: '{name}' is no module name ({error})") from error
+    if not is_own(name):
+        return importlib.import_module(f"{PACKAGE}.{name}")
+    if "." not in name and own_modules.find(name) is None:
+        raise InputError(
+            f"{field}: unknown task '{name}'{nearest(name, known_tasks())}; as a module of your own: "
+            f"{own_modules.where_missing(name)}"
+        )
+    return own_modules.load(name, field)
+
+
+def is_own(name: str) -> bool:
+    """Whether a task's name means a module of the user's."""
+    return name not in known_tasks()
 
 
 def question_function(name: str, field: str) -> tuple[QuestionFunction, type[BaseModel]]:

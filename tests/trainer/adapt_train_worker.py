@@ -6,6 +6,7 @@ adapt_train_worker.py DIRECTORY    with the prepared runs lora (arms traces, apa
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -16,15 +17,23 @@ from safetensors.torch import save_file
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer.engine import leave
-from tracestill.trainer.job import open_directory, prepare
+from tracestill.trainer.job import Resume, open_directory, prepare
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.stopping import StopRequest
 from tracestill.trainer.train import finish, train
 
 
-def go(root: Path, arm: str, into: Path) -> None:
+def unfinish(train: Path) -> None:
+    """As if the training had been killed after its last checkpoint but one; the export stays as ``first``."""
+    (train / "manifest.json").unlink()
+    (train / "export").rename(train.with_name(f"{train.name}-first"))
+    shutil.rmtree(max((train / "checkpoints").iterdir()))
+
+
+def go(root: Path, arm: str, into: Path, resume: Resume | None = None) -> None:
     job = prepare(RunDirectory.open(root), arm)
-    open_directory(job, None)
+    open_directory(job, resume)
+    assert (job.progress.step > 0) == (resume is not None)
     with StopRequest(job.directory, seconds=None, started=time.perf_counter(), rank=job.engine.rank) as stop:
         assert train(job, stop)
     finish(job, 1.0)
@@ -41,6 +50,11 @@ def main() -> None:
     directory = Path(sys.argv[-1])
     for run, arm in (("lora", "traces"), ("lora", "apart"), ("grown", "traces")):
         go(directory / run, arm, directory / f"{run}-{arm}.safetensors")
+    for arm in ("traces", "apart"):
+        if dist.get_rank() == 0:
+            unfinish(RunDirectory.open(directory / "lora").stage(arm, "train"))
+        dist.barrier()
+        go(directory / "lora", arm, directory / f"again-{arm}.safetensors", "must")
     try:
         prepare(RunDirectory.open(directory / "refused"), "traces")
     except InputError as error:

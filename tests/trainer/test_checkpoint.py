@@ -67,6 +67,28 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     assert [name for name in a if a[name].shape != b[name].shape or bits(a[name]) != bits(b[name])] == []
 
 
+def test_frozen_parameters_of_a_base_are_named_not_stored(tmp_path):
+    def half(value: float, base: str | None) -> Any:
+        engine = fake_engine(value)
+        engine.module.weight.requires_grad_(False)
+        engine.base = base
+        return engine
+
+    whole = checkpoint.save(half(1.0, None), tmp_path / "whole", 1, {})
+    part = checkpoint.save(half(1.0, "a" * 64), tmp_path / "part", 1, {"note": 1})
+    frozen = {"parameter/weight"}
+    assert tensors(whole).keys() - tensors(part).keys() == frozen
+    resumed = half(3.0, "a" * 64)
+    assert checkpoint.load(resumed, part) == {"note": 1}
+    assert (resumed.module.weight == 3.0).all(), "what the base holds"
+    assert torch.equal(resumed.module.bias, tensors(part)["parameter/bias"]), "what was trained"
+    checkpoint.load(resumed, whole)
+    assert (resumed.module.weight == 1.0).all(), "an older checkpoint holds everything"
+    for other in ("b" * 64, None):
+        with pytest.raises(InputError, match=r"another base model .sha256 aaaaaaaaaaaa, this one: (b{12}|None)"):
+            checkpoint.load(half(3.0, other), part)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_resuming_is_bit_for_bit_the_uninterrupted_run(saved, stage):
     found = results(saved, 2)["resume"][stage]

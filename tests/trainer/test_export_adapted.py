@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,26 @@ def test_a_grown_student_is_exported_with_its_tokenizer(trained):
     new = model.get_input_embeddings().weight
     assert not torch.equal(new[257], new[258]), "each new symbol learns a row of its own"
     assert not torch.equal(new[257:261], old[257:261])
+
+
+@pytest.mark.parametrize("arm", ["traces", "apart"])  # ZeRO 3 and 1
+def test_a_checkpoint_holds_what_is_trained_and_goes_on_from_its_base(trained, arm):
+    train = RunDirectory.open(trained / "lora").stage(arm, "train")
+    newest = max((train / "checkpoints").iterdir())
+    names = {name for file in newest.glob("*.safetensors") for name in load_file(file)}
+    parameters = {name for name in names if not name.startswith("rng/")}
+    assert parameters, "adapters"
+    assert all(name.endswith((".lora_A.weight", ".lora_B.weight")) for name in parameters)
+    state = json.loads((newest / "state.json").read_text())
+    files = state["identity"]["config"]["contents"]["student.pretrained"]
+    weights = trained / "lora-base" / "model.safetensors"
+    assert files["model.safetensors"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    kept = {name: files[name] for name in ("config.json", "model.safetensors")}
+    assert state["base"] == hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    first, again = (
+        next(path.glob("*model.safetensors")) for path in (train.with_name("train-first"), train / "export")
+    )
+    assert first.read_bytes() == again.read_bytes(), "killed and resumed, it is bit for bit the undisturbed training"
 
 
 def test_merging_is_the_formula():

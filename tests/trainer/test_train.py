@@ -38,6 +38,7 @@ LENGTHS = {
     "plain": {"steps": 8, "log_every": 1, "ema": 0.5, "held_out_every": 4, "held_out_questions": 3},
     "stopped": {"steps": 8, "log_every": 1, "ema": 0.5, "stop_after": "50m"},
     "faulty": {"steps": 8, "log_every": 1, "skip_limit": 3},
+    "bare": {"steps": 3, "keep": 0, "checkpoint_every": 1},
     "full": {"steps": 8, "log_every": 1, "checkpoint_every": 2},
     "chosen": {
         "steps": 20,
@@ -188,6 +189,15 @@ def test_a_save_that_failed_ends_training_on_all_ranks_after_the_same_step(train
             rank["said"],
         )
     assert [path.name for path in checkpoints.iterdir()] == ["step-000002"]
+
+
+def test_keep_0_leaves_no_checkpoint_once_exported(trained):
+    root, found = trained
+    directory = train_directory(root, "bare")
+    assert found["bare"]["saved"], "training could go on from one until then"
+    assert not (directory / "checkpoints").exists()
+    assert (directory / "manifest.json").exists()
+    assert (directory / "export/model.safetensors").exists()
 
 
 def test_patience_ends_training_and_is_restored(trained):

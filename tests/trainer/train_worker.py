@@ -1,6 +1,6 @@
 """Two ranks: whole trainings that are stopped, go on, meet what is not finite, and choose by a metric.
 
-train_worker.py DIRECTORY    with a prepared run in plain, stopped, faulty, full and chosen; rank 0 writes found.json
+train_worker.py DIRECTORY    with a prepared run in plain, stopped, faulty, bare, full, chosen; rank 0 writes found.json
 """
 
 from __future__ import annotations
@@ -110,6 +110,20 @@ def stop_and_go_on(root: Path) -> dict[str, Any]:
     }
 
 
+def bare(root: Path) -> dict[str, Any]:
+    job = start(root, None)
+    seen, plain = [], job.phase
+
+    def phase(name: str) -> None:
+        if name == "data":  # the step before is over, and saved
+            seen.append(len(list(job.checkpoints.glob("step-*"))))
+        plain(name)
+
+    job.phase = phase  # type: ignore[method-assign]
+    complete = go(job)
+    return {"complete": complete, "saved": max(seen)}
+
+
 def faulty(root: Path) -> dict[str, Any]:
     job = start(root, None)
     during(job, lambda step, loss: loss * float("nan") if step in (1, 3, 4, 5) and job.engine.rank == 1 else loss)
@@ -176,6 +190,7 @@ def main() -> None:
     found: dict[str, Any] = {"plain": uninterrupted(directory / "plain")}
     found["stopped"] = stop_and_go_on(directory / "stopped")
     found["faulty"] = faulty(directory / "faulty")
+    found["bare"] = bare(directory / "bare")
     found["full"] = full_disk(directory / "full")
     found["chosen"] = chosen(directory / "chosen")
     if dist.get_rank() == 0:

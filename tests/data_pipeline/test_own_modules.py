@@ -1,0 +1,99 @@
+"""Modules that a recipe names are found beside it, known by content, and imported by nobody who only looks."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tracestill.data_pipeline import own_modules
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.teachers.protocol import find_module
+
+LOUD = "raise RuntimeError('imported')\n"
+
+
+def write(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = folder / f"{name.replace('__', '/')}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A recipe's folder that is searched, as long as the test lasts."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before, modules = own_modules.folder(), set(sys.modules)
+    (tmp_path / "recipes").mkdir()
+    own_modules.search(tmp_path / "recipes")
+    yield tmp_path / "recipes"
+    own_modules.search(before)
+    for name in set(sys.modules) - modules:
+        if name.startswith(("mine", "their")):
+            del sys.modules[name]
+
+
+def test_finding_imports_nothing_not_even_packages(folder):
+    (folder / "mine").mkdir()
+    (folder / "mine/__init__.py").write_text(LOUD)
+    write(folder, mine__deep=LOUD, mine_single=LOUD)
+    assert own_modules.find("mine.deep").origin == str(folder / "mine/deep.py")
+    assert set(own_modules.files("mine.deep")) == {"mine/__init__.py", "mine/deep.py"}
+    assert set(own_modules.files("mine_single")) == {"mine_single.py"}
+    for name in ("mine.nothing", "mine_single.below", "nowhere", "a..b", ".a", ""):
+        assert own_modules.find(name) is None
+        assert own_modules.files(name) == {}
+    assert not any(name.startswith("mine") for name in sys.modules)
+
+
+def test_what_a_module_imports_from_its_folder_or_package_belongs_to_it(folder):
+    write(folder, mine_a="import json, numpy\nfrom mine_b import x\n", mine_b="def f():\n    import mine_c.part\n")
+    write(folder, mine_c__part="", mine_c__apart="", mine_d="", mine_bad="import mine_d\n(")
+    assert set(own_modules.files("mine_a")) == {"mine_a.py", "mine_b.py", "mine_c/part.py"}
+    assert set(own_modules.files("mine_bad")) == {"mine_bad.py"}
+    write(folder, mine__sub__w="from ..util import u\nfrom . import v\nimport mine_d\n", mine__util="", mine__sub__v="")
+    assert set(own_modules.files("mine.sub.w")) == {"mine/sub/w.py", "mine/sub/v.py", "mine/util.py"}
+    assert own_modules.files("tracestill.trainer.weighting") == {}, "ours come with the version"
+
+
+def test_an_installed_module_counts_alone(folder, monkeypatch):
+    installed = write(folder / "lib/site-packages", mine_a="import mine_b\n", mine_b="")
+    monkeypatch.syspath_prepend(installed)
+    assert set(own_modules.files("mine_a")) == {"mine_a.py"}
+
+
+def test_a_module_beside_the_recipe_is_imported_with_its_neighbours_and_shadows_nothing(folder):
+    write(folder, mine_a="from mine_b import x\nimport json\ny = x + 1\n", mine_b="x = 1\n", json=LOUD)
+    assert own_modules.load("mine_a").y == 2
+    assert own_modules.find("json").origin != str(folder / "json.py")
+    (folder / "mine_b.py").write_text("x = 41\n")
+    assert own_modules.load("mine_a").y == 42, "changed since it was imported"
+    other = write(folder.parent / "other", mine_a="y = 'other'\n")
+    own_modules.search(other)
+    sys.path.remove(str(folder))
+    assert own_modules.load("mine_a").y == "other"
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "said"),
+    [
+        ({}, "mine", r"unknown task 'mine'; .*no module 'mine' on Python's path nor in the recipe's folder .*recipes"),
+        ({}, "digit_sun", "unknown task 'digit_sun'; did you mean 'digit_sum'"),
+        ({"mine__a": ""}, "mine.b", "cannot import 'mine.b' .'mine' holds no 'b'"),
+        ({}, "mine.b", "cannot import 'mine.b' .no module 'mine'"),
+        ({}, ".mine", "'.mine' is no module name; expected one such as"),
+        ({"mine": "import their_missing"}, "mine", "cannot import 'mine' .No module named 'their_missing'"),
+        ({"mine": "\n1 / 0"}, "mine", r"cannot import 'mine' \(.*mine.py:2: ZeroDivisionError"),
+        ({"mine": "x = (\n"}, "mine", r"cannot import 'mine' \(.*mine.py:1: SyntaxError"),
+    ],
+)
+def test_what_is_missing_is_said(folder, files, name, said):
+    write(folder, **files)
+    with pytest.raises(InputError, match=f"^sample.teachers.0.use: {said}"):
+        find_module(name, "sample.teachers.0.use")
+
+
+def test_a_module_without_a_dot_is_taken(folder):
+    write(folder, mine="x = 3\n")
+    assert find_module("mine", "questions.source").x == 3
