@@ -17,8 +17,8 @@ other and cut some in two. Attention is SDPA for everybody, recomputation is off
 
 **At a real size.** ``--student`` takes a student of yours, a directory of transformers whose tokenizer has a chat
 template, and ``--traces`` lines with a question and a worked answer, such as GSM8K's train.jsonl. It is compared with
-TRL padded and packed by bfd over a dozen steps of 8 documents, one at a time in turns, and by CPU seconds: a step takes
-long, so the machine need not be idle. Three students are in memory at once; for 135M parameters that is 10 GB.
+TRL padded and packed by bfd over five steps of 8 documents, by CPU seconds: steps take long, so the machine need not be
+idle. Only one trainer is in memory at a time (135M parameters: 6 GB); each trains twice, in the order and backwards.
 
 **Overhead.** `trainer_overhead.py`: two ranks, 10M parameters, 2,048 tokens a micro-step.
 
@@ -51,6 +51,8 @@ from safetensors.torch import load_file
 from trainer_peers import WAYS
 from trainer_traces import TEST, mean_loss, prepare, prepare_student, store
 
+from tracestill.trainer.run_directory import RunDirectory
+
 FULL: dict[str, Any] = {
     "shape": {
         "hidden_size": 128,
@@ -68,7 +70,7 @@ TINY: dict[str, Any] = {
     "sizes": {"documents": 24, "test": 2, "capacity": 2048, "vocabulary": 400},
     "parts": 2,
 }
-STUDENT: dict[str, Any] = {"sizes": {"documents": 96, "test": 16, "capacity": 1600}, "parts": 12}
+STUDENT: dict[str, Any] = {"sizes": {"documents": 40, "test": 16, "capacity": 1600}, "parts": 5}
 STUDENT_WAYS = ["TRL, padded", "TRL, packed (bfd)"]
 HERE = Path(__file__).parent
 
@@ -117,16 +119,13 @@ def importable(package: str, peers: Path | None) -> bool:
     return subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}).returncode == 0
 
 
-def compare(sizes: dict[str, Any], wanted: list[str], peers: Path | None, folder: Path) -> dict[str, Any]:
-    """Every trainer that is here, in turns: seconds of its parts, tokens a second, loss of its student."""
-    if "student" in sizes:
-        run = prepare_student(folder, sizes["student"], sizes["traces"], **sizes["sizes"])
-    else:
-        run = prepare(folder, sizes["shape"], **sizes["sizes"])
-    tokens = int(store(run).lengths.sum())
-    absent = {way: f"{WAYS[way]} is not installed" for way in wanted if not importable(WAYS[way], peers)}
-    processes = [Process(way, run.root, peers) for way in wanted if way not in absent]
-    found: dict[str, Any] = {}
+def in_turns(
+    ways: list[str], parts: int, run: RunDirectory, peers: Path | None, found: dict[str, Any], absent: dict[str, str]
+) -> None:
+    """Start these trainers, let each train a part while the others wait, and so on; add to ``found`` what they say,
+    and to ``absent`` why a peer does not start."""
+    folder = run.root.parent
+    processes = [Process(way, run.root, peers) for way in ways]
     try:
         for process in list(processes):
             try:
@@ -137,26 +136,44 @@ def compare(sizes: dict[str, Any], wanted: list[str], peers: Path | None, folder
                 absent[process.way] = f"does not start: {str(error).splitlines()[-1][:300]}"
                 processes.remove(process)
                 continue
-            found[process.way] = {**ready, "parts": []}
-            process.say(str(sizes["parts"]))
-        for part in range(sizes["parts"]):
-            print(f"turn {part + 1} of {sizes['parts']}", file=sys.stderr, flush=True)
-            first = part % len(processes)  # nobody always runs after the same neighbour
+            found.setdefault(process.way, {**ready, "parts": [], "passes": 0})["passes"] += 1
+            process.say(str(parts))
+        for part in range(parts):
+            print(f"turn {part + 1} of {parts}: {', '.join(p.way for p in processes)}", file=sys.stderr, flush=True)
+            first = part % max(1, len(processes))  # nobody always runs after the same neighbour
             for process in processes[first:] + processes[:first]:
                 process.say("go")
                 found[process.way]["parts"].append(process.hear())
         documents = store(run, "test")
         for process in processes:
             weights = load_file(process.hear()["weights"])
-            found[process.way]["held_out_loss"] = mean_loss(folder / "start", weights, documents)
+            process.end()
+            if "held_out_loss" not in found[process.way]:
+                found[process.way]["held_out_loss"] = mean_loss(folder / "start", weights, documents)
     finally:
         for process in processes:
             process.end()
+
+
+def compare(sizes: dict[str, Any], wanted: list[str], peers: Path | None, folder: Path) -> dict[str, Any]:
+    """Every trainer that is here, in turns: seconds of its parts, tokens a second, loss of its student."""
+    if "student" in sizes:
+        run = prepare_student(folder, sizes["student"], sizes["traces"], **sizes["sizes"])
+    else:
+        run = prepare(folder, sizes["shape"], **sizes["sizes"])
+    tokens = int(store(run).lengths.sum())
+    absent = {way: f"{WAYS[way]} is not installed" for way in wanted if not importable(WAYS[way], peers)}
+    here = [way for way in wanted if way not in absent]
+    # a student of a real size has the memory to itself: there and back, so that a drift of the machine meets all alike
+    groups = [[way] for way in [*here, *reversed(here)]] if "student" in sizes else [here]
+    found: dict[str, Any] = {}
+    for group in groups:
+        in_turns([way for way in group if way not in absent], sizes["parts"], run, peers, found, absent)
     for way in found.values():
         for name in ("seconds", "cpu_seconds"):
             way[name] = sum(part[name] for part in way["parts"])
-        way["tokens_per_second"] = tokens / way["seconds"]
-        way["tokens_per_cpu_second"] = tokens / way["cpu_seconds"]
+        way["tokens_per_second"] = way["passes"] * tokens / way["seconds"]
+        way["tokens_per_cpu_second"] = way["passes"] * tokens / way["cpu_seconds"]
     lengths = store(run).lengths
     about = {"documents": len(lengths), "tokens": tokens, "mean": tokens / len(lengths), "longest": int(lengths.max())}
     settings = {key: value.name if isinstance(value, Path) else value for key, value in sizes.items()}

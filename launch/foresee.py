@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -185,6 +186,10 @@ def foresee_nodes(bench: Bench, student: Student, found: Found, wanted: Forecast
     machine, notes, room = choose_machine(bench, found, wanted)
     fp32 = any(case.get("precision") == "float32" for case in found.get("cases", ()))
     fp32 |= student.recipe.train.precision == "fp32"
+    number = 4 if fp32 else 2
+    anchors = Anchors.of(results_of(found, capacity, recompute=recompute), student, machine, number)
+    if note := anchors.note():
+        notes.append(note)
     most = wanted.nodes[-1] * machine.devices
     if most > packs:
         notes.append(f"strong: a step has {packs} pack(s), so of {most} ranks that read one each the others are idle")
@@ -197,15 +202,85 @@ def foresee_nodes(bench: Bench, student: Student, found: Found, wanted: Forecast
             points: list[Found] = []
             for count in wanted.nodes:
                 ranks = count * machine.devices
-                work = (capacity, packs * (count if how == "weak" else 1), ranks, stage, 4 if fp32 else 2)
-                held = student.memory_gib(capacity, ranks, stage, 4 if fp32 else 2, recompute=recompute)
+                work = (capacity, packs * (count if how == "weak" else 1), ranks, stage, number)
+                held = student.memory_gib(capacity, ranks, stage, number, recompute=recompute)
                 about = {"nodes": count, "ranks": ranks, "memory_gib": held, "room_gib": room}
-                points.append({**about, **mean(student.tasks(*work, recompute=recompute), machine)})
+                alone = mean(student.tasks(*work, recompute=recompute), machine)
+                points.append({**about, **anchors.correct(alone, stage, work[1], ranks, count)})
                 first = points[0]
                 a_node = first["tokens_per_second"] / first["nodes"]
                 points[-1]["efficiency"] = points[-1]["tokens_per_second"] / count / a_node
             result[how][str(stage)] = points
     return result
+
+
+def results_of(found: Found, capacity: int, *, recompute: bool) -> list[Found]:
+    """What was measured at this size of a micro-step, the search's cases and those of the scaling."""
+    every = [*found.get("cases", ()), *(r for by in found.get("scaling", {}).values() for r in by.values())]
+    return [r for r in every if "problem" not in r and (r["capacity"], r["recompute"]) == (capacity, recompute)]
+
+
+@dataclass
+class Anchors:
+    """What was measured at the forecast's own setting. A forecast of just that is the measurement; others are the model
+    times what the nearest of these measurements said of it."""
+
+    results: list[Found]
+    factors: list[float]  # of each: the model's tokens a second over the measured ones
+
+    @classmethod
+    def of(cls, results: list[Found], student: Student, machine: Machine, number: int) -> Anchors:
+        factors = []
+        for result in results:
+            sizes = (result["capacity"], result["packs_per_step"], result["ranks"], result["zero"], number)
+            here = replace(machine, devices=result["ranks"] // result["nodes"])
+            model = mean(student.tasks(*sizes, recompute=result["recompute"]), here)
+            factors.append(model["tokens_per_second"] / result["tokens_per_second"])
+        return cls(results, factors)
+
+    def correct(self, model: Found, zero: int, packs: int, ranks: int, nodes: int) -> Found:
+        """The forecast ``model`` of a setting, held against what was measured."""
+        wanted = (zero, packs, ranks, nodes)
+        for result in self.results:
+            if (result["zero"], result["packs_per_step"], result["ranks"], result["nodes"]) == wanted:
+                return measured_point(result)
+        own = [i for i, result in enumerate(self.results) if result["zero"] == zero]
+        if own:
+            nearest = min(own, key=lambda i: abs(math.log(self.results[i]["ranks"] / ranks)))
+            factor = self.factors[nearest]
+        else:  # what the model gets wrong of other stages it gets wrong of this one too
+            factor = statistics.median(self.factors) if self.factors else 1.0
+        return {
+            "tokens_per_second": model["tokens_per_second"] / factor,
+            "step_seconds": model["step_seconds"] * factor,
+            "split": {name: seconds * factor for name, seconds in model["split"].items()},
+            "measured": False,
+        }
+
+    def note(self) -> str:
+        """How far the model was off where it could be seen."""
+        if not self.factors:
+            return ""
+        low, high = min(self.factors), max(self.factors)
+        return (
+            f"held against {len(self.factors)} measurement(s) of this setting, for which the model alone says "
+            f"{low:.2f} to {high:.2f} times the tokens a second; forecasts are divided by that"
+        )
+
+
+def measured_point(result: Found) -> Found:
+    """A measurement in the form of a forecast."""
+    parts = result["split"]
+    return {
+        "tokens_per_second": result["tokens_per_second"],
+        "step_seconds": result["step_seconds"],
+        "split": {
+            **{name: parts[name] for name in ("data", "optimizer", "communication")},
+            "compute": parts["forward"] + parts["backward"],
+            "hidden": 0.0,
+        },
+        "measured": True,
+    }
 
 
 def mean(tasks: Sequence[Task], machine: Machine) -> Found:
