@@ -10,29 +10,22 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.plan import PlanConfig, make_plan
-from tracestill.data_pipeline.stage import read_manifest
-from tracestill.data_pipeline.store import TokenStore
 from tracestill.launch import deepspeed_command, multinode
 from tracestill.launch.bench import Bench
 from tracestill.launch.calibrate import RECOMPUTED, calibrate
 from tracestill.launch.cluster import Cluster
+from tracestill.launch.foresee_student import Student
 from tracestill.launch.probe import MARK
 from tracestill.trainer import memory
-from tracestill.trainer.batches import row_length
-from tracestill.trainer.hardware import EFFICIENCY, NODES, Link
-from tracestill.trainer.recipe import Recipe
-from tracestill.trainer.step_time import LIVE, PASSES, Machine, Task, foresee
-from tracestill.trainer.weighting import make_weighting, table_at
+from tracestill.trainer.hardware import EFFICIENCY, LAUNCH, NODES, Link
+from tracestill.trainer.step_time import PASSES, Machine, Task, foresee
 
-STEPS = 8  # of the plan, over which predictions are averaged
 STAGES = (0, 1, 2, 3)
 COLLECTIVES = "tracestill.launch.collective"
 Found = dict[str, Any]
@@ -48,133 +41,6 @@ class Forecast:
     hardware: str = ""  # of NODES; empty: what was measured
 
 
-@dataclass
-class Student:
-    """What the model needs to know of a recipe: costs, sizes and documents."""
-
-    recipe: Recipe
-    store: TokenStore
-    cost: Any  # trainer.flops.DecoderCost
-    parameters: int
-    tensors: int
-    tied: int
-    layers: int
-    decoder: memory.Decoder | None  # for memory; None if the student is not of the kind that ``memory`` knows
-    known: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, bool]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, bench: Bench) -> Student:
-        """Raises InputError for a student or a training that the model does not know."""
-        from tracestill.trainer.flops import cost_of
-        from tracestill.trainer.student import auto_class, transformers_config
-        from tracestill.trainer.student_check import pretrained_config
-
-        recipe = bench.run.recipe.for_arm(bench.arm)
-        own = recipe.student
-        if own.lora or own.freeze:
-            raise InputError("--foresee: student.lora, student.freeze: it knows students that are trained whole")
-        if recipe.train.sequence_parallel > 1:
-            raise InputError("--foresee: train.sequence_parallel: it knows nothing of ranks that share rows")
-        encode = bench.run.stage(bench.arm, "encode")
-        about = read_manifest(encode) or {}
-        ids = {f"{name}_token_id": about["special_ids"][name] for name in ("bos", "eos", "pad")}
-        more = {"vocab_size": about["vocab_size"], **ids}
-        config = pretrained_config(own) if own.config is None else transformers_config(own.config, more)
-        with torch.device("meta"):
-            model = auto_class(own).from_config(config, dtype=torch.float32)
-        cost = cost_of(model)
-        if cost is None:
-            raise InputError("--foresee: the FLOPs of this student cannot be counted")
-        head = model.get_output_embeddings().weight
-        shared = head is model.get_input_embeddings().weight
-        return cls(
-            recipe,
-            TokenStore(encode / "tokens.arrow", recipe.span_kinds()),
-            cost,
-            sum(p.numel() for p in model.parameters()),
-            len(list(model.parameters())),
-            head.numel() if shared else 0,
-            config.get_text_config(decoder=True).num_hidden_layers,
-            decoder_of(config.get_text_config(decoder=True)),
-        )
-
-    def tasks(self, capacity: int, packs: int, ranks: int, zero: int, number: int, *, recompute: bool) -> list[Task]:
-        """Steps of ``packs`` packs dealt to ``ranks``; ``number``: bytes of a parameter's number."""
-        raw = self.recipe.deepspeed.get("zero_optimization", {})
-        costs, sizes, _ = self.packs(capacity, packs)
-        steps = -(-packs // ranks)
-        loads = np.zeros((len(costs), steps * ranks))
-        loads[:, :packs] = costs * (RECOMPUTED if recompute else 1)
-        return [
-            Task(
-                self.parameters,
-                load,
-                float(count),
-                zero=zero,
-                parameter_bytes=number,
-                layers=self.layers,
-                tensors=self.tensors,
-                tied=self.tied,
-                overlap=raw.get("overlap_comm"),
-                live=int(raw.get("stage3_max_live_parameters", LIVE)),
-            )
-            for load, count in zip(loads.reshape(len(costs), steps, ranks), sizes.sum(axis=1), strict=True)
-        ]
-
-    def packs(self, capacity: int, packs: int) -> tuple[np.ndarray, np.ndarray, bool]:
-        """(steps, packs) FLOPs and tokens of the first steps of an epoch, 0 for an empty pack; and whether there are so
-        few packs that they come again."""
-        if (capacity, packs) not in self.known:
-            own = self.recipe.plan
-            # packs and their order do not depend on how many make a step, but for their groups
-            config = PlanConfig(capacity=capacity, packs_per_step=own.packs_per_step, balance=own.balance)
-            plan = make_plan(self.store.lengths, config, seed=self.recipe.seed, epoch=0)
-            ids = plan.steps.ravel()
-            again = len(ids) < STEPS * packs
-            ids = np.resize(ids[ids >= 0] if again else ids, (STEPS, packs))
-            costs, sizes = (np.zeros(plan.n_packs + 1) for _ in range(2))  # the last is the empty pack, -1
-            for pack in np.unique(ids[ids >= 0]):
-                costs[pack], sizes[pack] = self.cost_of_pack(plan.pack(int(pack)))
-            self.known[capacity, packs] = costs[ids], sizes[ids], again
-        return self.known[capacity, packs]
-
-    def cost_of_pack(self, documents: np.ndarray) -> tuple[float, int]:
-        """FLOPs and tokens of a pack."""
-        weighting = make_weighting(self.recipe.weighting, self.recipe.span_kinds(), self.recipe.seed)
-        weighs = table_at(weighting, 0, len(self.store.kind_names)) != 0
-        lengths = self.store.lengths[documents]
-        tokens = int(lengths.sum())
-        weighted = float(self.store.counts[documents][:, weighs].sum())
-        padding = row_length(tokens) - tokens
-        return self.cost.of(lengths) + self.cost.linear * padding + self.cost.head * weighted, tokens
-
-    def memory_gib(self, capacity: int, ranks: int, zero: int, number: int, *, recompute: bool) -> float | None:
-        """Of one rank, by ``trainer.memory``."""
-        if self.decoder is None:
-            return None
-        rows = self.recipe.train.chunk_rows
-        setting = memory.Setting(capacity, ranks, zero=zero, bytes=number, recompute=recompute, chunk_rows=rows)
-        return memory.estimate(self.decoder, setting)["peak"] / 2**30
-
-
-def decoder_of(config: Any) -> memory.Decoder | None:
-    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
-    if config.model_type not in ("llama", "qwen2", "qwen3", "mistral") or not all(hasattr(config, n) for n in names):
-        return None
-    heads = config.num_attention_heads
-    return memory.Decoder(
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        intermediate=config.intermediate_size,
-        heads=heads,
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        vocabulary=config.vocab_size,
-        tied=bool(config.tie_word_embeddings),
-        qk_norm=config.model_type == "qwen3",
-    )
-
-
 def foresee_nodes(bench: Bench, student: Student, found: Found, wanted: Forecast) -> Found:
     """Throughput for each ZeRO stage and number of nodes: the recipe's step shared by all (``strong``), and growing
     with them (``weak``). Raises InputError for a link that is neither measured nor stated."""
@@ -183,7 +49,7 @@ def foresee_nodes(bench: Bench, student: Student, found: Found, wanted: Forecast
     if "recommended" in found:
         setting = next(c["setting"] for c in found["cases"] if c["setting"]["name"] == found["recommended"]["name"])
         capacity, packs, recompute = setting["capacity"], setting["packs"], setting["recompute"]
-    machine, notes, room = choose_machine(bench, found, wanted)
+    machine, notes, room = choose_machine(bench, found, wanted, student.recomputed(capacity, packs))
     fp32 = any(case.get("precision") == "float32" for case in found.get("cases", ()))
     fp32 |= student.recipe.train.precision == "fp32"
     number = 4 if fp32 else 2
@@ -193,6 +59,8 @@ def foresee_nodes(bench: Bench, student: Student, found: Found, wanted: Forecast
     most = wanted.nodes[-1] * machine.devices
     if most > packs:
         notes.append(f"strong: a step has {packs} pack(s), so of {most} ranks that read one each the others are idle")
+    if recompute and machine.launch:  # a second forward pass is launched as well
+        machine = replace(machine, launch={stage: RECOMPUTED * s for stage, s in machine.launch.items()})
     if student.packs(capacity, packs * wanted.nodes[-1])[2]:
         notes.append("the data make so few packs that they come again")
     result: Found = {"nodes": list(wanted.nodes), "devices": machine.devices, "notes": notes, "strong": {}, "weak": {}}
@@ -294,18 +162,23 @@ def mean(tasks: Sequence[Task], machine: Machine) -> Found:
     }
 
 
-def choose_machine(bench: Bench, found: Found, wanted: Forecast) -> tuple[Machine, list[str], float | None]:
+def choose_machine(
+    bench: Bench, found: Found, wanted: Forecast, again: float = RECOMPUTED
+) -> tuple[Machine, list[str], float | None]:
     """The cluster to foresee, what is to be said about it, and the GiB of one of its devices that may be used (None:
-    not known)."""
+    not known). ``again``: the FLOPs with recomputation over those without."""
     if wanted.hardware:
         if wanted.hardware not in NODES:
             raise InputError(f"--hardware {wanted.hardware}: unknown; choose one of {', '.join(NODES)}")
         node, share = NODES[wanted.hardware], EFFICIENCY[wanted.hardware]
         stated = wanted.link or node.between
         links = (dict.fromkeys(PASSES, node.inside), dict.fromkeys(PASSES, stated))
-        machine = Machine(node.peak * share, node.bandwidth, *links, wanted.devices or node.devices)
-        note = f"{wanted.hardware}: {share:.0%} of {node.peak / 1e12:.0f} TFLOP/s assumed; {spelled(stated)}"
-        return machine, [note], memory.ROOM * node.memory / 2**30
+        machine = Machine(node.peak * share, node.bandwidth, *links, wanted.devices or node.devices, launch=LAUNCH)
+        notes = [
+            f"{wanted.hardware}: {share:.0%} of {node.peak / 1e12:.0f} TFLOP/s assumed, no layer faster than a host "
+            f"launches it ({1e3 * LAUNCH[2]:.1f} ms, at ZeRO 3 {1e3 * LAUNCH[3]:.1f} ms); {spelled(stated)}"
+        ]
+        return machine, notes, memory.ROOM * node.memory / 2**30
     cases = [case for case in found["cases"] if "problem" not in case]
     devices = wanted.devices or max(case["ranks"] // case["nodes"] for case in cases)
     inside, across = measure_links(bench)
@@ -322,7 +195,7 @@ def choose_machine(bench: Bench, found: Found, wanted: Forecast) -> tuple[Machin
     else:
         between, note = inside or free(), "one node: nothing is said between nodes"
     notes = [note, f"computing and updating: as measured here on {cases[0]['device']}"]
-    return calibrate(cases, inside or free(), between, devices), notes, room_here()
+    return calibrate(cases, inside or free(), between, devices, again), notes, room_here()
 
 
 def room_here() -> float | None:

@@ -59,5 +59,9 @@ NODES = {
 }
 """Bandwidths of links are what collectives reach on them, measured by nccl-tests; see docs/throughput.md."""
 
+LAUNCH = {0: 1.5e-3, 1: 1.5e-3, 2: 1.5e-3, 3: 3e-3}
+"""ZeRO stage -> seconds that a host takes to launch a layer's forward and backward pass; no GPU computes it faster.
+By ``benchmarks/launch_time.py``, on a CPU."""
+
 EFFICIENCY = {"a100": 0.55, "h100": 0.45, "h200": 0.45}
 """Share of the peak that training reaches in forward and backward passes alone, where nothing was measured."""
