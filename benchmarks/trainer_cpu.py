@@ -17,8 +17,8 @@ other and cut some in two. Attention is SDPA for everybody, recomputation is off
 
 **At a real size.** ``--student`` takes a student of yours, a directory of transformers whose tokenizer has a chat
 template, and ``--traces`` lines with a question and a worked answer, such as GSM8K's train.jsonl. It is compared with
-TRL padded and packed by bfd over five steps of 8 documents, by CPU seconds: steps take long, so the machine need not be
-idle. Only one trainer is in memory at a time (135M parameters: 6 GB); each trains twice, in the order and backwards.
+TRL padded and packed by bfd over three steps of 8 documents, by CPU seconds, as the machine need not be idle for so
+long. Only one trainer is in memory at a time (135M parameters: 6 GB); each trains twice, in the order and backwards.
 
 **Overhead.** `trainer_overhead.py`: two ranks, 10M parameters, 2,048 tokens a micro-step.
 
@@ -70,7 +70,7 @@ TINY: dict[str, Any] = {
     "sizes": {"documents": 24, "test": 2, "capacity": 2048, "vocabulary": 400},
     "parts": 2,
 }
-STUDENT: dict[str, Any] = {"sizes": {"documents": 40, "test": 16, "capacity": 1600}, "parts": 5}
+STUDENT: dict[str, Any] = {"sizes": {"documents": 24, "test": 16, "capacity": 1600}, "parts": 3}
 STUDENT_WAYS = ["TRL, padded", "TRL, packed (bfd)"]
 HERE = Path(__file__).parent
 

@@ -84,7 +84,11 @@ def test_a_case_is_measured_by_the_training_loop_itself(measured, run):
     assert case["tokens_per_second_per_device"] == pytest.approx(case["tokens_per_second"] / 2)
     _, size = case["wires"]["all_reduce"]
     assert size > 4 * 4 * case["parameters"], "each of four steps reduced every gradient"
+    assert case["trained_parameters"] == case["parameters"]
+    assert case["others"] is None or 0 <= case["others"] <= 1
     assert found["own"] == found["recommended"]["name"] == "zero2-2x256"
+    assert found["recommended"]["reasons"] == ["nothing to compare it with: only the recipe's own setting was tried"]
+    assert "quiet" in found
 
 
 def test_a_benchmark_leaves_the_run_as_it_was(measured, run):
