@@ -119,8 +119,10 @@ def show(found: Found, console: Console) -> None:
     if "foreseen" in found:
         for how in ("strong", "weak"):
             heads, rows = foreseen_rows(found["foreseen"], how)
+            measured = any(point["measured"] for points in found["foreseen"][how].values() for point in points)
+            origin = "measured where it says so, else foreseen" if measured else "a model, no measurement"
             print_table(
-                f"tokens/s, {how} scaling (efficiency): foreseen by a model but where it says measured",
+                f"tokens/s, {how} scaling (efficiency): {origin}",
                 heads,
                 rows,
                 console,

@@ -63,6 +63,12 @@ def foresee_nodes(bench: Bench, student: Student, found: Found, wanted: Forecast
         machine = replace(machine, launch={stage: RECOMPUTED * s for stage, s in machine.launch.items()})
     if student.packs(capacity, packs * wanted.nodes[-1])[2]:
         notes.append("the data make so few packs that they come again")
+    slow = [stage for stage in STAGES[1:] if student.launched(capacity, packs, machine, stage, recompute=recompute)]
+    if slow:
+        notes.append(
+            f"ZeRO {', '.join(map(str, slow))}: hosts take longer to launch a micro-step of {capacity} tokens than a "
+            "GPU would to compute it; larger ones bring more"
+        )
     result: Found = {"nodes": list(wanted.nodes), "devices": machine.devices, "notes": notes, "strong": {}, "weak": {}}
     result["machine"] = asdict(machine)
     for how in ("strong", "weak"):

@@ -18,7 +18,7 @@ from tracestill.launch.bench import Bench
 from tracestill.trainer import memory
 from tracestill.trainer.batches import row_length
 from tracestill.trainer.recipe import Recipe
-from tracestill.trainer.step_time import LIVE, Task
+from tracestill.trainer.step_time import LIVE, Machine, Task
 from tracestill.trainer.weighting import make_weighting, table_at
 
 STEPS = 8  # of the plan, over which predictions are averaged
@@ -108,6 +108,11 @@ class Student:
             )
             for load, count in zip(loads.reshape(len(costs), steps, ranks), sizes.sum(axis=1), strict=True)
         ]
+
+    def launched(self, capacity: int, packs: int, machine: Machine, zero: int, *, recompute: bool) -> bool:
+        """Whether hosts take longer to launch a micro-step than devices take to compute a mean pack."""
+        costs, sizes, _ = self.packs(capacity, packs, recompute=recompute)
+        return self.layers * machine.launch.get(zero, 0.0) > costs[sizes > 0].mean() / machine.rate
 
     def recomputed(self, capacity: int, packs: int) -> float:
         """FLOPs of these packs where layers are computed again, over those where they are not."""

@@ -128,6 +128,10 @@ def test_with_hardware_nothing_is_measured(run, tmp_path):
     assert set(data) == {"foreseen", "name", "arm"}
     assert set(data["foreseen"]["weak"]) == {"1", "2", "3"}, "bf16 begins at ZeRO 1"
     assert all(p["memory_gib"] > 0 for p in data["foreseen"]["weak"]["2"])
+    assert not any(p["measured"] for points in data["foreseen"]["weak"].values() for p in points)
+    notes = " ".join(data["foreseen"]["notes"])
+    assert "ZeRO 1, 2, 3: hosts take longer to launch a micro-step of 256 tokens than a GPU would" in notes
+    assert "a model, no measurement" in " ".join(found.stdout.split())
 
 
 @pytest.mark.parametrize(
