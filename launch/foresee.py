@@ -23,7 +23,7 @@ from tracestill.launch.cluster import Cluster
 from tracestill.launch.foresee_student import Student
 from tracestill.launch.probe import MARK
 from tracestill.trainer import memory
-from tracestill.trainer.hardware import EFFICIENCY, LAUNCH, NODES, Link
+from tracestill.trainer.hardware import EFFICIENCY, NODES, Link, launch_times
 from tracestill.trainer.step_time import PASSES, Machine, Task, foresee
 
 STAGES = (0, 1, 2, 3)
@@ -59,8 +59,10 @@ def foresee_nodes(bench: Bench, student: Student, found: Found, wanted: Forecast
     most = wanted.nodes[-1] * machine.devices
     if most > packs:
         notes.append(f"strong: a step has {packs} pack(s), so of {most} ranks that read one each the others are idle")
-    if recompute and machine.launch:  # a second forward pass is launched as well
-        machine = replace(machine, launch={stage: RECOMPUTED * s for stage, s in machine.launch.items()})
+    if wanted.hardware:
+        machine = replace(machine, launch=launch_times(recompute=recompute))
+        floor = ", ".join(f"{1e3 * machine.launch[stage]:.1f} ms at ZeRO {stage}" for stage in STAGES[1:])
+        notes.append(f"no layer is computed faster than a host launches it: {floor}")
     if student.packs(capacity, packs * wanted.nodes[-1])[2]:
         notes.append("the data make so few packs that they come again")
     slow = [stage for stage in STAGES[1:] if student.launched(capacity, packs, machine, stage, recompute=recompute)]
@@ -179,12 +181,9 @@ def choose_machine(
         node, share = NODES[wanted.hardware], EFFICIENCY[wanted.hardware]
         stated = wanted.link or node.between
         links = (dict.fromkeys(PASSES, node.inside), dict.fromkeys(PASSES, stated))
-        machine = Machine(node.peak * share, node.bandwidth, *links, wanted.devices or node.devices, launch=LAUNCH)
-        notes = [
-            f"{wanted.hardware}: {share:.0%} of {node.peak / 1e12:.0f} TFLOP/s assumed, no layer faster than a host "
-            f"launches it ({1e3 * LAUNCH[2]:.1f} ms, at ZeRO 3 {1e3 * LAUNCH[3]:.1f} ms); {spelled(stated)}"
-        ]
-        return machine, notes, memory.ROOM * node.memory / 2**30
+        machine = Machine(node.peak * share, node.bandwidth, *links, wanted.devices or node.devices)
+        note = f"{wanted.hardware}: {share:.0%} of {node.peak / 1e12:.0f} TFLOP/s assumed; {spelled(stated)}"
+        return machine, [note], memory.ROOM * node.memory / 2**30
     cases = [case for case in found["cases"] if "problem" not in case]
     devices = wanted.devices or max(case["ranks"] // case["nodes"] for case in cases)
     inside, across = measure_links(bench)
