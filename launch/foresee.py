@@ -53,7 +53,10 @@ def foresee_nodes(bench: Bench, student: Student, found: Found, wanted: Forecast
     fp32 = any(case.get("precision") == "float32" for case in found.get("cases", ()))
     fp32 |= student.recipe.train.precision == "fp32"
     number = 4 if fp32 else 2
-    anchors = Anchors.of(results_of(found, capacity, recompute=recompute), student, machine, number)
+    measured = results_of(found, capacity, recompute=recompute)
+    if wanted.link is not None:  # what several nodes reached here is no matter of a link that is only stated
+        measured = [result for result in measured if result["nodes"] == 1]
+    anchors = Anchors.of(measured, student, machine, number)
     if note := anchors.note():
         notes.append(note)
     most = wanted.nodes[-1] * machine.devices

@@ -14,7 +14,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.plan import load_plan
 from tracestill.data_pipeline.stage import read_manifest
 from tracestill.launch import bench as module
-from tracestill.launch import bench_command, bench_report, deepspeed_command, foresee
+from tracestill.launch import bench_command, bench_report, deepspeed_command, foresee, foresee_student
 from tracestill.launch.bench import Bench, choose_axes, scale, search
 from tracestill.launch.bench_search import Setting, own_setting, recommend
 from tracestill.launch.cluster import Cluster
@@ -252,10 +252,10 @@ def test_packs_are_those_of_the_recipes_own_plan(run, bench):
     """And with a larger step they are the same ones in the same order."""
     student, plan = foresee.Student.of(bench), load_plan(run.stage("traces", "plan") / "epoch-000")
     costs, sizes, again = student.packs(256, 2)
-    steps = min(foresee.STEPS, plan.n_steps)
+    steps = min(foresee_student.STEPS, plan.n_steps)
     wanted = [[int(student.store.lengths[plan.pack(int(p))].sum()) for p in step] for step in plan.steps[:steps]]
     assert sizes[:steps].tolist() == wanted
-    assert again == (plan.n_steps < foresee.STEPS)
+    assert again == (plan.n_steps < foresee_student.STEPS)
     assert ((costs > 0) == (sizes > 0)).all()
 
 
@@ -365,7 +365,7 @@ def test_other_work_on_the_machine_is_told_and_too_much_of_it_is_warned_of():
     assert "not known" in bench_report.quietness(unknown)
 
 
-def test_a_forecast_of_what_was_measured_is_the_measurement_and_mends_the_others(run, bench):
+def test_a_forecast_of_what_was_measured_is_the_measurement_and_mends_the_others(bench, monkeypatch):
     """The model alone is wrong by a factor that was measured; forecasts are wrong by it no more."""
     links = dict.fromkeys(PASSES, Link(1e-5, 1e9))
     machine = Machine(1e9, 1e9, links, links, 2)
@@ -391,6 +391,13 @@ def test_a_forecast_of_what_was_measured_is_the_measurement_and_mends_the_others
     found = {"cases": [case, {"problem": "x"}], "scaling": {"weak": {2: {**CASE, "ranks": 4, "nodes": 2}}}}
     assert len(foresee.results_of(found, 256, recompute=False)) == 2
     assert foresee.results_of(found, 256, recompute=True) == []
+    asked = Forecast([1, 2], 2, Link(1e-6, 1e12))
+    monkeypatch.setattr(foresee, "measure_links", lambda _: (links, links))
+    monkeypatch.setattr(foresee, "room_here", lambda: None)
+    two = {"strong": {2: {**CASE, "ranks": 4, "nodes": 2}}}
+    for wanted, told in ((Forecast([1, 2], 2), [True, True]), (asked, [True, False])):
+        points = foresee.foresee_nodes(bench, student, {"cases": [case], "scaling": two}, wanted)["strong"]["2"]
+        assert [p["measured"] for p in points] == told, "what two hosts reached says nothing of a link that is stated"
     bare = foresee.Anchors.of([], student, machine, 4)
     assert bare.note() == ""
     assert bare.correct(model[2, 2], 2, 2, 2, 1)["tokens_per_second"] == model[2, 2]["tokens_per_second"]
