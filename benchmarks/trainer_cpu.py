@@ -80,7 +80,7 @@ class Process:
     """One trainer, started; it trains when it is told to."""
 
     def __init__(self, way: str, run: Path, peers: Path | None) -> None:
-        self.way = way
+        self.way, self.parts = way, 0
         own, other = socket.socketpair()
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HOME": str(run.parent / "hf")}
@@ -138,13 +138,15 @@ def in_turns(
                 processes.remove(process)
                 continue
             found[process.way] = {**ready, "parts": []}
-            process.say(str(parts))
+            process.parts = min(parts, ready["steps"])
+            process.say(str(process.parts))
         for part in range(parts):
             print(f"turn {part + 1} of {parts}: {', '.join(p.way for p in processes)}", file=sys.stderr, flush=True)
             first = part % max(1, len(processes))  # nobody always runs after the same neighbour
             for process in processes[first:] + processes[:first]:
-                process.say("go")
-                found[process.way]["parts"].append(process.hear())
+                if part < process.parts:
+                    process.say("go")
+                    found[process.way]["parts"].append(process.hear())
         documents = store(run, "test")
         for process in processes:
             weights = load_file(process.hear()["weights"])

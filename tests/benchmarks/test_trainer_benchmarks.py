@@ -76,7 +76,7 @@ def test_the_cpu_benchmark_takes_a_student_and_traces_of_ones_own(tmp_path: Path
     assert trainers["settings"]["parameters"] == parameters
     assert trainers["data"]["documents"] == 24
     (own,) = trainers["ways"].values()
-    assert len(own["parts"]) == 3
+    assert len(own["parts"]) == own["steps"] < 3, "no more turns than steps"
     assert own["tokens_per_cpu_second"] == pytest.approx(trainers["data"]["tokens"] / own["cpu_seconds"])
     assert "overhead" not in found
 
