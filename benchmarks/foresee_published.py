@@ -50,6 +50,7 @@ def task_of(series: dict[str, Any], gpus: int, accumulation: int) -> Task:
         gradient_bytes=series["gradient_bytes"],
         layers=series["layers"],
         overlap=True,
+        bucket=max(1, series["parameters"] // series["layers"]),  # a layer's gradients
         live=0,  # FSDP gathers a layer for the forward pass and again for the backward pass
         scattered=zero > 0,
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from machine import table
 
-from tracestill.trainer.hardware import EFFICIENCY, NODES
+from tracestill.trainer.hardware import EFFICIENCY, NODES, launch_times
 from tracestill.trainer.memory import LLAMA3_8B, LLAMA3_70B, QWEN3_0_6B, ROOM, Decoder, Setting, estimate
 from tracestill.trainer.step_time import PASSES, Machine, Task, even, foresee
 
@@ -28,7 +28,9 @@ LESS = 1.4  # times the throughput for twice the nodes: less is no scaling
 def machine() -> Machine:
     node = NODES[HARDWARE]
     links = (dict.fromkeys(PASSES, node.inside), dict.fromkeys(PASSES, node.between))
-    return Machine(node.peak * EFFICIENCY[HARDWARE], node.bandwidth, *links, node.devices)
+    return Machine(
+        node.peak * EFFICIENCY[HARDWARE], node.bandwidth, *links, node.devices, launch=launch_times(recompute=True)
+    )
 
 
 def point(student: Decoder, nodes: int, zero: int, *, strong: bool) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Our trainer on a CPU: against TRL and Hugging Face's Trainer, and against a bare loop of two ranks.
 
     python benchmarks/trainer_cpu.py [--json PATH] [--peers FOLDER] [--tiny]
+    python benchmarks/trainer_cpu.py --student DIR --traces FILE [--json PATH] [--peers FOLDER]
 
 **Real tokens per second.** The same student, from the same weights, reads the same 2,000 traces once in each trainer:
 TRL's SFTTrainer with padded batches and packed (bfd, wrapped), Hugging Face's Trainer with padded batches, and ours.
@@ -13,6 +14,12 @@ one function measures every student on the same held-out documents: the loss mus
 shown beside the padded trainers' default: it draws the documents of a step by their length. TRL's bfd keeps packed
 documents apart by a dense mask over the row (there is no FlashAttention on a CPU); its wrapped rows let them see each
 other and cut some in two. Attention is SDPA for everybody, recomputation is off, and the peers log and save nothing.
+
+**At a real size.** ``--student`` takes a student of yours, a directory of transformers whose tokenizer has a chat
+template, and ``--traces`` lines with a question and a worked answer, such as GSM8K's train.jsonl. It is compared with
+TRL padded and packed by bfd over three steps of 8 documents, by CPU seconds. Only one trainer is in memory at a time
+(135M parameters: 6 GB), so here they train one after the other, and a load that comes and goes does not meet all alike:
+CPU seconds too grow where others share the caches. Let nothing else run meanwhile.
 
 **Overhead.** `trainer_overhead.py`: two ranks, 10M parameters, 2,048 tokens a micro-step.
 
@@ -29,6 +36,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import socket
 import subprocess
@@ -39,9 +47,12 @@ from typing import Any
 
 import trainer_overhead
 from machine import claim, finish, table
+from safetensors import safe_open
 from safetensors.torch import load_file
 from trainer_peers import WAYS
-from trainer_traces import TEST, mean_loss, prepare, store
+from trainer_traces import TEST, mean_loss, prepare, prepare_student, store
+
+from tracestill.trainer.run_directory import RunDirectory
 
 FULL: dict[str, Any] = {
     "shape": {
@@ -60,6 +71,8 @@ TINY: dict[str, Any] = {
     "sizes": {"documents": 24, "test": 2, "capacity": 2048, "vocabulary": 400},
     "parts": 2,
 }
+STUDENT: dict[str, Any] = {"sizes": {"documents": 24, "test": 4, "capacity": 1760}, "parts": 3}
+STUDENT_WAYS = ["TRL, padded", "TRL, packed (bfd)"]
 HERE = Path(__file__).parent
 
 
@@ -67,7 +80,7 @@ class Process:
     """One trainer, started; it trains when it is told to."""
 
     def __init__(self, way: str, run: Path, peers: Path | None) -> None:
-        self.way = way
+        self.way, self.parts = way, 0
         own, other = socket.socketpair()
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HOME": str(run.parent / "hf")}
@@ -107,13 +120,13 @@ def importable(package: str, peers: Path | None) -> bool:
     return subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}).returncode == 0
 
 
-def compare(sizes: dict[str, Any], wanted: list[str], peers: Path | None, folder: Path) -> dict[str, Any]:
-    """Every trainer that is here, in turns: seconds of its parts, tokens a second, loss of its student."""
-    run = prepare(folder, sizes["shape"], **sizes["sizes"])
-    tokens = int(store(run).lengths.sum())
-    absent = {way: f"{WAYS[way]} is not installed" for way in wanted if not importable(WAYS[way], peers)}
-    processes = [Process(way, run.root, peers) for way in wanted if way not in absent]
-    found: dict[str, Any] = {}
+def in_turns(
+    ways: list[str], parts: int, run: RunDirectory, peers: Path | None, found: dict[str, Any], absent: dict[str, str]
+) -> None:
+    """Start these trainers, let each train a part while the others wait, and so on; add to ``found`` what they say,
+    and to ``absent`` why a peer does not start."""
+    folder = run.root.parent
+    processes = [Process(way, run.root, peers) for way in ways]
     try:
         for process in list(processes):
             try:
@@ -125,20 +138,38 @@ def compare(sizes: dict[str, Any], wanted: list[str], peers: Path | None, folder
                 processes.remove(process)
                 continue
             found[process.way] = {**ready, "parts": []}
-            process.say(str(sizes["parts"]))
-        for part in range(sizes["parts"]):
-            print(f"turn {part + 1} of {sizes['parts']}", file=sys.stderr, flush=True)
-            first = part % len(processes)  # nobody always runs after the same neighbour
+            process.parts = min(parts, ready["steps"])
+            process.say(str(process.parts))
+        for part in range(parts):
+            print(f"turn {part + 1} of {parts}: {', '.join(p.way for p in processes)}", file=sys.stderr, flush=True)
+            first = part % max(1, len(processes))  # nobody always runs after the same neighbour
             for process in processes[first:] + processes[:first]:
-                process.say("go")
-                found[process.way]["parts"].append(process.hear())
+                if part < process.parts:
+                    process.say("go")
+                    found[process.way]["parts"].append(process.hear())
         documents = store(run, "test")
         for process in processes:
             weights = load_file(process.hear()["weights"])
+            process.end()
             found[process.way]["held_out_loss"] = mean_loss(folder / "start", weights, documents)
     finally:
         for process in processes:
             process.end()
+
+
+def compare(sizes: dict[str, Any], wanted: list[str], peers: Path | None, folder: Path) -> dict[str, Any]:
+    """Every trainer that is here, in turns: seconds of its parts, tokens a second, loss of its student."""
+    if "student" in sizes:
+        run = prepare_student(folder, sizes["student"], sizes["traces"], **sizes["sizes"])
+    else:
+        run = prepare(folder, sizes["shape"], **sizes["sizes"])
+    tokens = int(store(run).lengths.sum())
+    absent = {way: f"{WAYS[way]} is not installed" for way in wanted if not importable(WAYS[way], peers)}
+    here = [way for way in wanted if way not in absent]
+    groups = [[way] for way in here] if "student" in sizes else [here]  # one of a real size has the memory to itself
+    found: dict[str, Any] = {}
+    for group in groups:
+        in_turns([way for way in group if way not in absent], sizes["parts"], run, peers, found, absent)
     for way in found.values():
         for name in ("seconds", "cpu_seconds"):
             way[name] = sum(part[name] for part in way["parts"])
@@ -146,25 +177,33 @@ def compare(sizes: dict[str, Any], wanted: list[str], peers: Path | None, folder
         way["tokens_per_cpu_second"] = tokens / way["cpu_seconds"]
     lengths = store(run).lengths
     about = {"documents": len(lengths), "tokens": tokens, "mean": tokens / len(lengths), "longest": int(lengths.max())}
-    return {"data": about, "settings": sizes, "ways": found, "absent": absent}
+    settings = {key: value.name if isinstance(value, Path) else value for key, value in sizes.items()}
+    settings["parameters"] = parameters_of(folder / "start")
+    return {"data": about, "settings": settings, "ways": found, "absent": absent}
 
 
-def padded(ways: dict[str, Any], *, grouped: bool) -> str | None:
+def parameters_of(student: Path) -> int:
+    """How many numbers a student holds: those that are stored, as a tied head is not."""
+    with safe_open(student / "model.safetensors", framework="np") as held:
+        return sum(math.prod(held.get_slice(name).get_shape()) for name in held.keys())  # noqa: SIM118
+
+
+def padded(ways: dict[str, Any], rate: str, *, grouped: bool) -> str | None:
     """The faster of the padded trainers."""
     names = [way for way in ways if "padded" in way and ("grouped" in way) == grouped]
-    return max(names, key=lambda way: ways[way]["tokens_per_second"], default=None)
+    return max(names, key=lambda way: ways[way][rate], default=None)
 
 
-def claims_of(found: dict[str, Any]) -> list[dict[str, Any]]:
+def claims_of(found: dict[str, Any], rate: str = "tokens_per_second") -> list[dict[str, Any]]:
     ways, claims = found["ways"], []
     own = ways["ours"]
-    bars = [(padded(ways, grouped=False), ">=", 1.5), (padded(ways, grouped=True), ">", 1.0)]
+    bars = [(padded(ways, rate, grouped=False), ">=", 1.5), (padded(ways, rate, grouped=True), ">", 1.0)]
     bars += [(way, ">", 1.0) for way in ways if "packed" in way]
+    unit = "s" if rate == "tokens_per_second" else "CPU s"
     for rival, relation, bar in bars:
         if rival is not None:
-            ratio = own["tokens_per_second"] / ways[rival]["tokens_per_second"]
-            claims.append(claim(f"real tokens/s, ours over {rival}", ratio, relation, bar))
-    rival = padded(ways, grouped=False)
+            claims.append(claim(f"real tokens/{unit}, ours over {rival}", own[rate] / ways[rival][rate], relation, bar))
+    rival = padded(ways, rate, grouped=False)
     if rival is not None:
         ratio = own["held_out_loss"] / ways[rival]["held_out_loss"]
         claims.append(claim(f"held-out loss after the same documents, ours over {rival}", ratio, "<=", 1.02))
@@ -174,7 +213,8 @@ def claims_of(found: dict[str, Any]) -> list[dict[str, Any]]:
 def show(found: dict[str, Any]) -> None:
     data = found["data"]
     print(
-        f"\n{data['documents']} traces, {data['tokens']:,} tokens, mean {data['mean']:.0f}, longest {data['longest']}"
+        f"\n{data['documents']} traces, {data['tokens']:,} tokens, mean {data['mean']:.0f}, longest {data['longest']}; "
+        f"a student of {found['settings']['parameters'] / 1e6:.1f}M parameters"
     )
     ways = sorted(found["ways"].items(), key=lambda item: -item[1]["tokens_per_second"])
     rows = [
@@ -190,14 +230,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write every figure, the machine and the claims here")
     parser.add_argument("--peers", type=Path, help="folder into which the peers were installed (pip --target)")
-    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS), help="compare with these (default: all)")
+    parser.add_argument("--ways", nargs="*", choices=WAYS, help="compare with these (default: all, or those of TRL)")
     parser.add_argument("--tiny", action="store_true", help="a few short traces, no claims: to see that it runs")
+    parser.add_argument("--student", type=Path, help="a directory of transformers, in place of the tiny student")
+    parser.add_argument("--traces", type=Path, help="what it reads: a .jsonl file of question and answer, as GSM8K's")
     wanted = parser.parse_args()
+    if (wanted.student is None) != (wanted.traces is None) or (wanted.student and wanted.tiny):
+        parser.error("--student and --traces belong together, and not to --tiny")
+    sizes = TINY if wanted.tiny else FULL
+    if wanted.student:
+        sizes = {"student": wanted.student, "traces": wanted.traces, **STUDENT}
+    ways = (STUDENT_WAYS if wanted.student else list(WAYS)) if wanted.ways is None else wanted.ways
     with tempfile.TemporaryDirectory(prefix="trainer-cpu-") as folder:
-        sizes = TINY if wanted.tiny else FULL
-        ways = list(dict.fromkeys(["ours", *wanted.ways]))
-        found = compare(sizes, ways, wanted.peers, Path(folder).resolve())
+        found = compare(sizes, list(dict.fromkeys(["ours", *ways])), wanted.peers, Path(folder).resolve())
     show(found)
+    if wanted.student:
+        return finish({"trainers": found}, claims_of(found, "tokens_per_cpu_second"), wanted.json)
     overhead = trainer_overhead.measure(tiny=wanted.tiny)
     trainer_overhead.show(overhead)
     claims = [] if wanted.tiny else [*claims_of(found), *trainer_overhead.claims_of(overhead)]

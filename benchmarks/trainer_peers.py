@@ -116,7 +116,7 @@ def theirs(way: str, run: RunDirectory, turns: Turns) -> dict[str, torch.Tensor]
         "output_dir": str(run.root.parent / "theirs"),
         "num_train_epochs": 1,
         "per_device_train_batch_size": ROWS,
-        "learning_rate": trainer_traces.LEARNING_RATE,
+        "learning_rate": run.recipe.train.lr,
         "lr_scheduler_type": "constant",
         "weight_decay": 0.0,
         "adam_beta2": 0.95,

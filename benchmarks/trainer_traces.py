@@ -3,12 +3,16 @@
 A document is a question of reasoning-gym's gsm_symbolic and a trace that first recalls other problems with their
 solutions, then solves its own. How much it recalls is drawn so that a trace's words are lognormal: traces of real
 teachers spread so (most short, some very long), and padding pays for it. Everything follows from the seed.
+
+Or traces of your own: lines with a ``question`` and an ``answer``, a worked solution that ends in ``#### result``, as
+GSM8K has them; for a student that is there already, through its own chat template.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ MEDIAN_WORDS, SPREAD = 70, 0.8  # of the lognormal distribution of a trace's wor
 LONGEST_WORDS = 700  # of a trace
 TEST = 100  # held-out documents on which the students are compared
 LEARNING_RATE = 1e-3  # constant, AdamW without decay, betas 0.9 and 0.95, gradients clipped to 1, for everybody
+FINE_TUNING_RATE = 2e-5  # the same of a student that is there already
 
 
 def write_questions(path: Path, count: int) -> None:
@@ -48,23 +53,33 @@ def write_questions(path: Path, count: int) -> None:
             lines.write(json.dumps(line) + "\n")
 
 
-def recipe(questions: Path, start: Path, *, documents: int, test: int, capacity: int, vocabulary: int) -> Any:
+def read_questions(traces: Path, path: Path, count: int) -> None:
+    """``count`` lines of ``traces`` as the recipe's file source reads them, without GSM8K's marks for a calculator."""
+    with traces.open(encoding="utf-8") as theirs, path.open("w", encoding="utf-8") as lines:
+        for _ in range(count):
+            given = json.loads(next(theirs))
+            solution = re.sub(r"<<[^<>]*>>", "", given["answer"])
+            line = {"question": given["question"], "gold": solution.rpartition("####")[2].strip(), "solution": solution}
+            lines.write(json.dumps(line) + "\n")
+
+
+def recipe(questions: Path, student: Path, encode: dict[str, Any], lr: float, **sizes: int) -> Any:
     """Our trainer's recipe: one pack a step, prompts without weight, every other token 1, as the peers mask them."""
     return build(
         {
             "name": "trainer_cpu",
             "seed": SEED,
-            "questions": {"source": str(questions), "train": documents, "test": test},
+            "questions": {"source": str(questions), "train": sizes["documents"], "test": sizes["test"]},
             "sample": {"teachers": [{"name": "recorded", "use": "gsm_symbolic"}], "samples": 1},
             "select": {"answer": False, "equations": False, "unique_paths": False},  # the same documents for everybody
-            "encode": {"tokenizer": {"vocab_size": vocabulary}},
-            "plan": {"capacity": capacity, "packs_per_step": 1},
-            "student": {"pretrained": str(start)},
+            "encode": encode,
+            "plan": {"capacity": sizes["capacity"], "packs_per_step": 1},
+            "student": {"pretrained": str(student)},
             "weighting": {"weights": {"prompt": 0}, "normaliser": "tokens"},
             "train": {
                 "epochs": 1,
                 "ranks": 1,
-                "lr": LEARNING_RATE,
+                "lr": lr,
                 "schedule": "constant",
                 "weight_decay": 0.0,
                 "precision": "fp32",
@@ -78,15 +93,30 @@ def prepare(root: Path, shape: dict[str, int], **sizes: int) -> RunDirectory:
     """Everything up to the plan, by the pipeline's own stages, and the students' common start in ``root/start``."""
     questions, start = root / "questions.jsonl", root / "start"
     write_questions(questions, sizes["documents"] + sizes["test"])
-    run = RunDirectory.create(root / "run", recipe(questions, start, **sizes))
-    for work in plan_works(run):
-        if work.stage in ("sample", "select", "tokenizer", "encode", "plan"):
-            work.action(work.label, Console(quiet=True))
+    encode = {"tokenizer": {"vocab_size": sizes["vocabulary"]}}
+    run = data_stages(root, recipe(questions, start, encode, LEARNING_RATE, **sizes))
     about = json.loads((run.stage(MAIN_ARM, "encode") / "manifest.json").read_text(encoding="utf-8"))
     ids = {f"{name}_token_id": about["special_ids"][name] for name in ("bos", "eos", "pad")}
     torch.manual_seed(SEED)
     config = LlamaConfig(**shape, **ids, vocab_size=about["vocab_size"], tie_word_embeddings=True)
     LlamaForCausalLM(config).save_pretrained(start)
+    return run
+
+
+def prepare_student(root: Path, student: Path, traces: Path, **sizes: int) -> RunDirectory:
+    """The same for a student that is there, which stands in ``root/start`` too, and for traces of a file."""
+    questions, start = root / "questions.jsonl", root / "start"
+    start.symlink_to(student.resolve(), target_is_directory=True)
+    read_questions(traces, questions, sizes["documents"] + sizes["test"])
+    encode = {"template": "chat", "tokenizer": {"path": str(start), "vocab_size": None}}
+    return data_stages(root, recipe(questions, start, encode, FINE_TUNING_RATE, **sizes))
+
+
+def data_stages(root: Path, recipe: Any) -> RunDirectory:
+    run = RunDirectory.create(root / "run", recipe)
+    for work in plan_works(run):
+        if work.stage in ("sample", "select", "tokenizer", "encode", "plan"):
+            work.action(work.label, Console(quiet=True))
     return run
 
 

@@ -25,6 +25,7 @@ Found = dict[str, Any]
 PARTS = {"data": "s4", "forward": "s0", "backward": "s2", "optimizer": "s3", "communication": "s1"}
 HEADS = ("setting", "tokens/s", "spread", "a device", "MFU", "GiB a rank", "ms a step")
 NOISE = 0.1  # by which the rounds of a case may differ
+QUIET = 0.1  # of a host's cores: more that is busy with other work is no quiet machine
 
 
 def gather(bench: Bench, own: Setting, best: Setting, reasons: Sequence[str], seen: Mapping[Setting, Result]) -> Found:
@@ -37,6 +38,7 @@ def gather(bench: Bench, own: Setting, best: Setting, reasons: Sequence[str], se
         "steps": bench.steps,
         "cases": [{"setting": {**asdict(s), "name": s.name}, **result} for s, result in seen.items()],
         "own": own.name,
+        "quiet": quietness(seen),
         "warnings": warnings(seen),
         "recommended": {
             "name": best.name,
@@ -48,18 +50,29 @@ def gather(bench: Bench, own: Setting, best: Setting, reasons: Sequence[str], se
 
 def warnings(seen: Mapping[Setting, Result]) -> list[str]:
     """What casts doubt on the figures."""
-    loud = [
-        setting.name
-        for setting, result in seen.items()
-        if "problem" not in result
-        and (highest := max(result["tokens_per_second_lowest_highest"]))
+    ran = {setting.name: result for setting, result in seen.items() if "problem" not in result}
+    uneven = [
+        name
+        for name, result in ran.items()
+        if (highest := max(result["tokens_per_second_lowest_highest"]))
         and 1 - min(result["tokens_per_second_lowest_highest"]) / highest > NOISE
     ]
-    if not loud:
-        return []
-    return [
-        f"the machine was not quiet: speed changed by more than {NOISE:.0%} within {', '.join(loud)}; measure again"
-    ]
+    crowded = [name for name, result in ran.items() if (result["others"] or 0.0) > QUIET]
+    found = []
+    if uneven:
+        found.append(f"speed changed by more than {NOISE:.0%} within {', '.join(uneven)}")
+    if crowded:
+        most = max(ran[name]["others"] for name in crowded)
+        found.append(f"other work kept up to {most:.0%} of the cores busy during {', '.join(crowded)}")
+    return [f"the machine was not quiet: {what}; measure again" for what in found]
+
+
+def quietness(seen: Mapping[Setting, Result]) -> str:
+    """How busy other work kept the machine, and how busy is too busy."""
+    told = [r["others"] for r in seen.values() if "problem" not in r and r["others"] is not None]
+    if not told:
+        return "how busy other work kept the machine is not known here: there is no /proc/stat"
+    return f"other work kept {min(told):.0%} to {max(told):.0%} of the cores busy (quiet: at most {QUIET:.0%})"
 
 
 def write(folder: Path, found: Found, also: Path | None) -> list[Path]:
@@ -97,7 +110,7 @@ def show(found: Found, console: Console) -> None:
         ranks = next(case["ranks"] for case in ordered if "ranks" in case)
         print_table(f"throughput on {ranks} rank(s)", HEADS, [cells(case) for case in ordered], console)
         console.print(f"recommended: {found['recommended']['name']}", style="bold", highlight=False)
-        for reason in (*found["recommended"]["reasons"], *found["warnings"]):
+        for reason in (*found["recommended"]["reasons"], found["quiet"], *found["warnings"]):
             console.print(f"  {reason}", highlight=False, soft_wrap=True)
         if options := found["recommended"]["options"]:
             console.print(f"  {' '.join(options)}", highlight=False, soft_wrap=True)
@@ -106,7 +119,14 @@ def show(found: Found, console: Console) -> None:
     if "foreseen" in found:
         for how in ("strong", "weak"):
             heads, rows = foreseen_rows(found["foreseen"], how)
-            print_table(f"foreseen tokens/s, {how} scaling (efficiency): a model, no measurement", heads, rows, console)
+            measured = any(point["measured"] for points in found["foreseen"][how].values() for point in points)
+            origin = "measured where it says so, else foreseen" if measured else "a model, no measurement"
+            print_table(
+                f"tokens/s, {how} scaling (efficiency): {origin}",
+                heads,
+                rows,
+                console,
+            )
         for note in found["foreseen"]["notes"]:
             console.print(f"  {note}", highlight=False, soft_wrap=True)
 
@@ -151,7 +171,8 @@ def cell_of(point: Found) -> str:
     needs, room = point["memory_gib"], point["room_gib"]
     if needs is not None and room is not None and needs > room:
         return f"needs {needs:.0f} GiB"
-    return f"{point['tokens_per_second']:,.0f} ({point['efficiency']:.0%})"
+    measured = ", measured" if point["measured"] else ""
+    return f"{point['tokens_per_second']:,.0f} ({point['efficiency']:.0%}{measured})"
 
 
 def page(found: Found) -> str:
@@ -171,7 +192,7 @@ def page(found: Found) -> str:
 def settings(found: Found) -> str:
     where = ", ".join(found["machine"]["gpus"]) or f"{found['machine']['processor']}, {found['machine']['cores']} cores"
     ran = sorted((case for case in found["cases"] if "problem" not in case), key=speed, reverse=True)
-    said = [*found["recommended"]["reasons"], *found["warnings"]]
+    said = [*found["recommended"]["reasons"], found["quiet"], *found["warnings"]]
     options = " ".join(found["recommended"]["options"])
     return "".join(
         [

@@ -167,8 +167,18 @@ def recommend(own: Setting, seen: Mapping[Setting, Result]) -> tuple[Setting, li
     equal = [s for s in ran if speed(ran[s]) * GAIN >= speed(ran[fastest])]
     best = own if own in equal else min(equal, key=lambda s: ran[s]["memory_gib"])
     reasons = []
-    if best == own:
-        reasons.append(f"the recipe's own setting is the fastest of {len(seen)} that were tried, or equals it")
+    failed = f" ({len(seen) - len(ran)} more did not run)" if len(ran) < len(seen) else ""
+    if len(ran) == 1 and best == own:
+        reasons.append(f"nothing to compare it with: only the recipe's own setting {'ran' if failed else 'was tried'}")
+        reasons[0] += failed
+    elif best == own and best == fastest:
+        reasons.append(f"the recipe's own setting is the fastest of {len(ran)} that ran{failed}")
+    elif best == own:
+        slower = 1 - speed(ran[own]) / speed(ran[fastest])
+        reasons.append(
+            f"the recipe's own setting is as good as the fastest of {len(ran)} that ran{failed}: {fastest.name} was "
+            f"{slower:.1%} faster, and less than {GAIN - 1:.0%} is noise"
+        )
     elif own in ran:
         reasons.append(f"{speed(ran[best]) / speed(ran[own]) - 1:+.0%} tokens a second over the recipe's own setting")
     else:

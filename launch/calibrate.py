@@ -10,17 +10,29 @@ from tracestill.trainer.cores import usable_cores
 from tracestill.trainer.hardware import Link
 from tracestill.trainer.step_time import UPDATE_BYTES, Machine
 
-RECOMPUTED = 4 / 3  # of the FLOPs of forward and backward, where layers are computed again
+RECOMPUTED = 4 / 3  # of the FLOPs of forward and backward, where all of a student is trained and computed again
 Case = Mapping[str, Any]
 
 
-def calibrate(cases: Sequence[Case], inside: Mapping[str, Link], between: Mapping[str, Link], devices: int) -> Machine:
-    """The machine that explains these cases, results of ``trainer.bench``.
+def calibrate(
+    cases: Sequence[Case],
+    inside: Mapping[str, Link],
+    between: Mapping[str, Link],
+    devices: int,
+    again: float = RECOMPUTED,
+) -> Machine:
+    """The machine that explains these cases, results of ``trainer.bench``; ``again`` times the FLOPs where layers are
+    computed again.
 
     The rate is that of the cases at the lowest ZeRO stage on the fullest node; what other stages need more for the
     same FLOPs is the median of cases that differ in nothing else. Cases with more ranks than cores say what crowding
     costs. The optimizer's time is split into a part that follows its elements and a fixed one where cases show both.
     """
+
+    def flops(case: Case) -> float:
+        """Of a step, all ranks', with what padding costs and what is computed again."""
+        return float(case["flops_per_step"]) / (1 - case["padding"]) * (again if case["recompute"] else 1)
+
     here = usable_cores() if cases[0]["device"] == "cpu" else None
     fits = [c for c in cases if here is None or c["ranks"] <= here * c["nodes"]] or list(cases)
     lowest = min(c["zero"] for c in fits)
@@ -51,18 +63,13 @@ def passes(case: Case) -> float:
     return float(case["split"]["forward"] + case["split"]["backward"])
 
 
-def flops(case: Case) -> float:
-    """Of a step, all ranks', with what padding costs and what is computed again."""
-    return float(case["flops_per_step"]) / (1 - case["padding"]) * (RECOMPUTED if case["recompute"] else 1)
-
-
 def alike(case: Case) -> tuple[Any, ...]:
     return tuple(case[key] for key in ("ranks", "nodes", "capacity", "packs_per_step", "recompute"))
 
 
 def own_elements(case: Case) -> float:
     """Elements that one rank updates."""
-    return float(case["parameters"]) / (case["ranks"] if case["zero"] else 1)
+    return float(case.get("trained_parameters", case["parameters"])) / (case["ranks"] if case["zero"] else 1)
 
 
 def optimizer(cases: Sequence[Case]) -> tuple[float, float]:

@@ -14,7 +14,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from tracestill.trainer.wires import watch_collectives
 WIRES = watch_collectives()  # before DeepSpeed is imported, which keeps some of torch.distributed's functions
 
 from tracestill.trainer import engine  # noqa: E402
-from tracestill.trainer.agree import exchange  # noqa: E402
+from tracestill.trainer.agree import exchange, gather_json  # noqa: E402
 from tracestill.trainer.job import Job, prepare  # noqa: E402
 from tracestill.trainer.placement import find_placement  # noqa: E402
 from tracestill.trainer.precision import use_gpu  # noqa: E402
@@ -38,7 +38,7 @@ from tracestill.trainer.recipe import MAIN_ARM, Recipe, build, merge  # noqa: E4
 from tracestill.trainer.run_directory import RunDirectory  # noqa: E402
 from tracestill.trainer.saver import Saver  # noqa: E402
 from tracestill.trainer.stopping import StopRequest  # noqa: E402
-from tracestill.trainer.stopwatch import Stopwatch  # noqa: E402
+from tracestill.trainer.stopwatch import Stopwatch, others  # noqa: E402
 from tracestill.trainer.telemetry import LOG, Log  # noqa: E402
 from tracestill.trainer.train import train  # noqa: E402
 
@@ -110,6 +110,7 @@ def measured(job: Job, watch: Stopwatch) -> dict[str, Any]:
     own = torch.tensor([parts[name] for name in PARTS], dtype=torch.float64)
     table = torch.stack(exchange(own))  # (ranks, parts)
     placement = find_placement()
+    loads = gather_json(watch.load())
     if job.engine.rank != 0:
         return {}
     waits = table[:, PARTS.index("communication")]
@@ -126,15 +127,22 @@ def measured(job: Job, watch: Stopwatch) -> dict[str, Any]:
         "accumulation": job.batches.accumulation,
         "sequence_parallel": job.recipe.train.sequence_parallel,
         "recompute": job.recipe.student.activation_checkpointing,
-        "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in job.engine.module.parameters()),
+        "parameters": elements(job.engine.module.parameters()),
+        "trained_parameters": elements(p for p in job.engine.module.parameters() if p.requires_grad),
         "steps": watch.last - watch.first,
         **rates(rounds, watch.last - watch.first, job.engine.ranks),
         "split": dict(zip(PARTS, table.mean(dim=0).tolist(), strict=True)),
         # the rank that comes last waits for nobody: what the others wait longer than it is lost to unequal work
         "waiting": float((waits - waits.min()).mean()),
+        "others": others(loads, placement.ranks),
         "loss_first": every[0]["loss"],
         "wires": {name: list(pair) for name, pair in WIRES.state().items() if pair[0]},
     }
+
+
+def elements(parameters: Iterable[Any]) -> int:
+    """How many numbers they hold, whole or cut up by ZeRO-3."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
 
 
 def rates(rounds: Sequence[Mapping[str, Any]], steps: int, ranks: int) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from deepspeed.monitor.config import DeepSpeedMonitorConfig
 from deepspeed.monitor.monitor import MonitorMaster
 from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
 
-BUCKET = 200_000_000  # elements reduced at a time; never more than the student has
+BUCKET = 200_000_000  # elements reduced at a time; never more than learn
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class Engine:
         self.settings, self.accumulation, self.seed = settings, accumulation, seed
         self.config = deepspeed_config(settings, accumulation, raw_deepspeed, dtype=self.dtype)
         buckets = self.config["zero_optimization"]
-        elements = sum(p.numel() for p in student.parameters())
+        elements = sum(p.numel() for p in student.parameters() if p.requires_grad)
         buckets.setdefault("reduce_bucket_size", min(BUCKET, max(elements, 2)))
         optimizer = torch.optim.AdamW(
             parameter_groups(student, settings.weight_decay),

@@ -59,5 +59,15 @@ NODES = {
 }
 """Bandwidths of links are what collectives reach on them, measured by nccl-tests; see docs/throughput.md."""
 
+LAUNCH = {0: (1.4e-3, 3.6e-3), 1: (1.7e-3, 4.0e-3), 2: (2.1e-3, 4.7e-3), 3: (7.7e-3, 14.6e-3)}
+"""ZeRO stage -> seconds that a host takes to launch a layer's forward and backward pass, without and with computing the
+layer again; no GPU computes it faster. By ``benchmarks/launch_time.py``, on a CPU."""
+
+
+def launch_times(*, recompute: bool) -> dict[int, float]:
+    """One of the two columns of LAUNCH."""
+    return {stage: seconds[recompute] for stage, seconds in LAUNCH.items()}
+
+
 EFFICIENCY = {"a100": 0.55, "h100": 0.45, "h200": 0.45}
 """Share of the peak that training reaches in forward and backward passes alone, where nothing was measured."""

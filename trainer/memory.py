@@ -70,6 +70,28 @@ class Decoder:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """What of a layer learns, or has adapters: a frozen matrix keeps no input, a frozen norm no normalised state."""
+
+    reached: bool = True  # by gradients; of the layers before nothing is kept
+    attention_input: bool = True  # queries, keys or values learn
+    mlp_input: bool = True  # gate or up
+    mlp_product: bool = True  # down
+    norms: bool = True
+    ranks: int = 0  # of its adapters, added up
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What of a student learns, where that is not all of it."""
+
+    layers: tuple[Layer, ...]
+    head: bool = True
+    trained: int = 0  # elements, adapters included
+    added: int = 0  # elements of adapters
+
+
+@dataclass(frozen=True)
 class Setting:
     """How it is trained."""
 
@@ -82,16 +104,20 @@ class Setting:
     tiles: int = 1  # of the MLP
     chunk_rows: int = 4096
     weighted: float = 1.0  # share of the tokens that carry weight
+    learning: Learning | None = None  # None: all of the student learns
 
 
 def states(decoder: Decoder, setting: Setting) -> dict[str, int]:
     """Bytes of parameters, gradients and optimizer on one rank, and of ZeRO's ``buckets`` when they are fullest: at
     stage 1 what it reduces from, at 2 and 3 that and a copy in fp32."""
-    n, e, own = decoder.parameters, setting.bytes, -(-decoder.parameters // setting.ranks)
+    learning = setting.learning
+    n, e = decoder.parameters + (learning.added if learning else 0), setting.bytes
+    held, n = n, learning.trained if learning else n
+    own = -(-n // setting.ranks)
     master = 0 if setting.zero == 0 else FP32 * own
     bucket = min(BUCKET, n) * (e if setting.zero < 2 or e == FP32 else e + FP32)
     return {
-        "parameters": e * (own if setting.zero == 3 else n),
+        "parameters": e * (-(-held // setting.ranks) if setting.zero == 3 else held),
         "gradients": FP32 * (own if setting.zero >= 2 else n),
         "optimizer": master + 2 * FP32 * own if setting.zero else 2 * FP32 * n,
         "buckets": bucket if setting.zero else 0,
@@ -105,30 +131,50 @@ def activations(decoder: Decoder, setting: Setting) -> dict[str, int]:
     tokens = -(-setting.tokens // shared)
     a, k = decoder.query, decoder.key * max(1, shared // decoder.kv_heads)
 
-    norm = (FP32 + 2 * e) * h + FP32
-    both = (FP32 + e) * (a + decoder.key) + FP32 * (decoder.heads + decoder.kv_heads)
-    qk = both if decoder.qk_norm else 0
-    exchanged = e * a if shared > 1 else 0
-    attention = norm + qk + e * (2 * a + 2 * k) + FP32 * decoder.heads + exchanged
-    mlp = 4 * e * f
+    layers = setting.learning.layers if setting.learning else (Layer(),) * decoder.layers
+    learning = [layer for layer in layers if layer.reached]
+    if not learning:
+        return {"kept": 0, "working": 0}
+    sizes = [kept_of(decoder, setting, layer) for layer in learning]
+    norm, qk, attention, second, mlp = max(sizes, key=sum)
+    twice = any(layer.ranks for layer in learning)  # an adapter and its layer each make a gradient of their input
+    attention += norm + qk
     tiled = setting.tiles > 1
-    layer = attention + norm + (0 if tiled else mlp)
+    layer = attention + second + (0 if tiled else mlp)
 
     incoming = e * h  # gradient of the layer's output
     gradients = e * (a + 2 * k)  # of q, k and v
     phases = {
-        "mlp": layer + (2 * incoming + -(-(mlp + 2 * e * f) // setting.tiles) if tiled else incoming + 2 * e * f),
+        "mlp": layer
+        + (2 * incoming + -(-(mlp + 2 * e * f) // setting.tiles) if tiled else incoming + (2 + twice) * e * f),
         "attention": attention + incoming + e * a + gradients + FP32 * a + (gradients if shared > 1 else 0),
-        "second norm": attention + norm + 2 * incoming + (e + 3 * FP32) * h,
+        "second norm": attention + second + 2 * incoming + (e + 3 * FP32) * h,
         "norm of queries": norm + incoming + gradients + (3 * e + 4 * FP32) * (a if decoder.qk_norm else 0),
     }
     working = max(phases.values())
     cos_and_sin = 2 * e * decoder.head_dim
     if setting.recompute:
-        return {"kept": tokens * (decoder.layers * e * h + cos_and_sin), "working": tokens * working}
+        return {"kept": tokens * (len(learning) * e * h + cos_and_sin), "working": tokens * working}
     final = norm + incoming + (e + 3 * FP32) * h  # the last norm, at work while everything is still kept
-    kept = decoder.layers * layer + cos_and_sin
+    kept = sum(sum(size) - (size[-1] if tiled else 0) for size in sizes) + cos_and_sin
     return {"kept": tokens * kept, "working": tokens * max(final, working - layer)}
+
+
+def kept_of(decoder: Decoder, setting: Setting, layer: Layer) -> tuple[int, int, int, int, int]:
+    """Bytes a token that a layer keeps: of its first norm, norms of queries and keys, attention, second norm, MLP."""
+    e, h, f = setting.bytes, decoder.hidden, decoder.intermediate
+    shared = setting.sequence_parallel
+    a, k = decoder.query, decoder.key * max(1, shared // decoder.kv_heads)
+    norm = (FP32 + e * layer.norms) * h + FP32
+    both = (FP32 + e * layer.norms) * (a + decoder.key) + FP32 * (decoder.heads + decoder.kv_heads)
+    exchanged = e * a if shared > 1 else 0
+    return (
+        norm + e * h * layer.attention_input,
+        both if decoder.qk_norm else 0,
+        e * (2 * a + 2 * k) + FP32 * decoder.heads + exchanged + e * layer.ranks,
+        norm + e * h * layer.mlp_input,
+        (3 + layer.mlp_product) * e * f,
+    )
 
 
 def head(decoder: Decoder, setting: Setting) -> int:
@@ -136,6 +182,8 @@ def head(decoder: Decoder, setting: Setting) -> int:
     e, matrix = setting.bytes, decoder.vocabulary * decoder.hidden
     tokens = -(-setting.tokens // setting.sequence_parallel)
     weighted = round(tokens * setting.weighted)
+    if setting.learning and not setting.learning.head:
+        matrix = 0  # no gradient of it is made
     saved = FP32 * (matrix + weighted * decoder.hidden)
     chunk = min(setting.chunk_rows, weighted) * (decoder.vocabulary + decoder.hidden) * e
     rounded = e * (matrix + weighted * decoder.hidden) if e < FP32 else 0  # in fp32 it is scaled in place

@@ -4,20 +4,22 @@
 
 Compute is FLOPs over the rate that a device was seen to reach (``Machine.rate``), of the rank that has most to do: at
 ZeRO 0 and 1 the ranks meet once a step, from 2 on in every micro-step. What ranks say to each other is what DeepSpeed
-0.19.8 was counted to say (tests/trainer/test_step_time.py), for a student of n parameters, g bytes of a gradient's and
-p of a parameter's number, and A micro-steps a step:
+0.19.8 was counted to say (tests/trainer/test_step_time.py), for a student of n parameters of which t are trained, g
+bytes of a gradient's and p of a parameter's number, and A micro-steps a step:
 
-    ZeRO 0    all-reduce g n
-    ZeRO 1    all-reduce g n, all-gather p n
-    ZeRO 2    A times all-reduce g n, all-gather p n
-    ZeRO 3    A times reduce-scatter g n, and all-gather p n: once if the student's parameters may stay gathered
+    ZeRO 0    all-reduce g t
+    ZeRO 1    all-reduce g t, all-gather p t
+    ZeRO 2    A times all-reduce g t, all-gather p t
+    ZeRO 3    A times reduce-scatter g t, and all-gather p n: once if the student's parameters may stay gathered
               (``stage3_max_live_parameters``, 1e9), else in each forward and each backward pass
 
 A collective of S bytes takes hops * latency + passes * (n - 1) / n * S / bandwidth; an all-reduce passes twice, the
 others once. A ring visits every rank; an all-reduce between nodes may go up and down a tree instead. The slower of the
 links inside and between nodes is the bandwidth. DeepSpeed hides communication behind computation only where
-``overlap_comm`` says so, by default at ZeRO 3, and only on GPUs. Not in the model: Ulysses' exchanges, adapters and
-frozen parameters.
+``overlap_comm`` says so, by default at ZeRO 3, and only on GPUs; a bucket of gradients is sent when it is full, so a
+student that fills one only, at the end of its backward pass, has nothing to hide them behind. A GPU computes no layer
+faster than its host launches it (``Machine.launch``), at ZeRO 3 with a call for each module around its own. Not in the
+model: Ulysses' exchanges.
 """
 
 from __future__ import annotations
@@ -51,6 +53,8 @@ class Machine:
     data: float = 0.0  # seconds a micro-step that a rank spends on its data
     fixed: float = 0.0  # seconds a step of what is left: checks, numbers, Python
     slower: Mapping[int, float] = field(default_factory=dict)  # ZeRO stage -> its compute over that of stage 0
+    # ZeRO stage -> seconds in which the host launches a layer's forward and backward pass; computing takes no less
+    launch: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class Task:
     layers: int = 1
     tensors: int = 1  # that its parameters are
     tied: int = 0  # elements that two layers share, so that both gather them
+    frozen: int = 0  # of the parameters, those that do not learn
+    bucket: int = BUCKET  # elements of gradients reduced at a time, at most
     overlap: bool | None = None  # DeepSpeed's overlap_comm; None: its default
     live: int = LIVE
     scattered: bool = False  # below ZeRO 3 gradients reach only who keeps them; DeepSpeed 0.19.8 sends them to all
@@ -73,6 +79,15 @@ class Task:
     @property
     def ranks(self) -> int:
         return int(self.loads.shape[1])
+
+    @property
+    def trained(self) -> int:
+        return self.parameters - self.frozen
+
+    @property
+    def buckets(self) -> int:
+        """In how many parts the gradients of a micro-step are reduced."""
+        return max(1, math.ceil(self.trained / self.bucket))
 
 
 @dataclass(frozen=True)
@@ -102,11 +117,11 @@ def foresee(task: Task, machine: Machine) -> Times:
     here = min(ranks, machine.devices)
     share = max(1.0, here / machine.cores) if machine.cores else 1.0
     slower = machine.slower.get(task.zero, 1.0)
-    seconds = task.loads * slower / machine.rate
+    seconds = np.maximum(task.loads * slower / machine.rate, task.layers * machine.launch.get(task.zero, 0.0))
     meetings = seconds.sum(axis=0, keepdims=True) if task.zero < 2 else seconds
     busiest = sum(computing(work, machine) for work in meetings)
     steps = len(task.loads)
-    own = task.parameters / (ranks if task.zero else 1)
+    own = task.trained / (ranks if task.zero else 1)
     update = own * UPDATE_BYTES * share / machine.update
     spoken = communication(task, machine, nodes, share)
     hidden = 0.0 if machine.cores else hidden_part(task, spoken, float(busiest))  # a CPU is busy while it talks
@@ -138,14 +153,14 @@ def volumes(task: Task, *, coalesced: bool = True) -> dict[str, tuple[str, float
     if task.ranks == 1:
         return {}
     n, steps = task.parameters, len(task.loads)
-    gradients, parameters = float(task.gradient_bytes * n), float(task.parameter_bytes * n)
-    buckets = math.ceil(n / BUCKET)
+    gradients, buckets = float(task.gradient_bytes * task.trained), task.buckets
     reduce = "reduce_scatter" if task.scattered else "all_reduce"
     if task.zero < 2:
         found = {"gradients": (reduce, gradients, buckets)}
     elif task.zero == 2:
         found = {"gradients": (reduce, steps * gradients, steps * buckets)}
     else:
+        parameters = float(task.parameter_bytes * n)
         if n > task.live:
             parameters = float(2 * steps * task.parameter_bytes * (n + task.tied))
         gathers = max(task.layers + 2, math.ceil(n / PREFETCH)) if coalesced else task.tensors
@@ -155,7 +170,11 @@ def volumes(task: Task, *, coalesced: bool = True) -> dict[str, tuple[str, float
             "parameters": ("all_gather", parameters, gathers),
         }
     if task.zero:
-        found["parameters"] = ("all_gather", parameters, 2)  # one a group of the optimizer
+        found["parameters"] = (
+            "all_gather",
+            float(task.parameter_bytes * task.trained),
+            2,
+        )  # one a group of the optimizer
     return found
 
 
@@ -187,15 +206,16 @@ def latency(operation: str, ranks: int, nodes: int, inside: Link, between: Link)
 
 def hidden_part(task: Task, spoken: Mapping[str, float], compute: float) -> float:
     """Seconds of communication that computation hides: with ``overlap_comm`` gradients behind the backward pass (two
-    thirds of the computation; below ZeRO 2 that of the last micro-step) but the last bucket, and at ZeRO 3 parameters
-    behind the rest, but the first layer's. At ZeRO 0 other trainers than DeepSpeed overlap so."""
+    thirds of the computation; below ZeRO 2 that of the last micro-step), all buckets but the last behind what follows
+    the first, and at ZeRO 3 parameters behind the rest, but the first layer's. At ZeRO 0 other trainers than DeepSpeed
+    overlap so."""
     overlap = task.zero == 3 if task.overlap is None else task.overlap
     if not overlap or not spoken:
         return 0.0
     steps = len(task.loads)
-    behind = compute * 2 / 3 / (steps if task.zero < 2 else 1)
-    buckets = max(1, math.ceil(task.parameters / BUCKET))
-    gradients = min(spoken["gradients"] * (1 - 1 / buckets) if buckets > 1 else spoken["gradients"] / 2, behind)
+    later = 1 - 1 / task.buckets  # nothing is sent before the first bucket is full, and the last is full at the end
+    behind = compute * 2 / 3 / (steps if task.zero < 2 else 1) * later
+    gradients = min(spoken["gradients"] * later, behind)
     if task.zero < 3:
         return gradients
     room = compute - gradients

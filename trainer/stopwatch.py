@@ -8,8 +8,10 @@ on a CPU the time for which collectives block the host, on a GPU the time in whi
 
 from __future__ import annotations
 
+import math
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ class Stopwatch(Watchdog):
     ) -> None:
         """Steps ``first`` to ``first + steps`` (from 0) are counted; on a GPU those that follow are profiled."""
         self.wires, self.device, self.first, self.last = wires, device, first, first + steps
+        self.begun: list[float] | None = None  # ``clocks`` when the counted steps began
+        self.ended: list[float] | None = None
         self.marks: list[tuple[str, int, Any, float]] = []  # phase, step, when, seconds of communication so far
         self.profiler: torch.profiler.profile | None = None
         if device.type == "cuda":  # the first use takes a while, a different one on each rank, which others wait for
@@ -42,6 +46,10 @@ class Stopwatch(Watchdog):
 
     def phase(self, name: str, step: int) -> None:
         super().phase(name, step)
+        if step >= self.first and self.begun is None:
+            self.begun = clocks()
+        if step >= self.last and self.ended is None:
+            self.ended = clocks()
         if name in PARTS or (self.marks and self.marks[-1][0] in PARTS):
             self.marks.append((name, step, self.now_there(), self.wires.seconds))
         if self.device.type == "cuda" and name == "data" and step == self.last and self.profiler is None:
@@ -73,6 +81,13 @@ class Stopwatch(Watchdog):
         found = {name: seconds / steps for name, seconds in found.items()}
         return found if self.profiler is None else apart(found, self.profiled())
 
+    def load(self) -> list[float]:
+        """Of the counted steps: seconds on the clock, CPU seconds of this process, CPU seconds of all processes of this
+        host (NaN where nobody tells), and its cores."""
+        ended = self.ended or clocks()
+        assert self.begun is not None
+        return [*(end - begin for end, begin in zip(ended, self.begun, strict=True)), float(os.cpu_count() or 1)]
+
     def profiled(self) -> float:
         """Seconds a step in which this GPU did nothing but communicate."""
         assert self.profiler is not None
@@ -82,6 +97,31 @@ class Stopwatch(Watchdog):
         spans = [(event.name.lower(), (event.time_range.start, event.time_range.end)) for event in kernels]
         talk = [span for name, span in spans if COLLECTIVE in name]
         return exposed(talk, [span for name, span in spans if COLLECTIVE not in name]) / 1e6 / steps
+
+
+def clocks() -> list[float]:
+    """Seconds on the clock, CPU seconds of this process, and those of all processes of this host together."""
+    try:
+        with open("/proc/stat", encoding="ascii") as stat:
+            user, nice, system, _, _, interrupts, softly, stolen, *_ = (
+                int(word) for word in stat.readline().split()[1:]
+            )
+        everybody = (user + nice + system + interrupts + softly + stolen) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError):
+        everybody = math.nan
+    return [time.perf_counter(), time.process_time(), everybody]
+
+
+def others(loads: Sequence[Sequence[float]], hosts: Iterable[Sequence[int]]) -> float | None:
+    """The share of the cores that work beside the training kept busy, on the busiest of the hosts; None if no host
+    tells. ``loads``: every rank's ``Stopwatch.load``; ``hosts``: the ranks on each."""
+    shares = []
+    for ranks in hosts:
+        seconds, _, everybody, cores = loads[ranks[0]]
+        if not math.isnan(everybody):
+            own = sum(loads[rank][1] for rank in ranks)
+            shares.append(max(0.0, everybody - own) / (seconds * cores))
+    return max(shares, default=None)
 
 
 def profile() -> torch.profiler.profile:

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Qwen3Config
+from chat_templates import CHATML, save
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -57,6 +58,27 @@ def test_the_cpu_benchmark_measures_trainers_and_overhead(tmp_path: Path) -> Non
     )
     assert set(measured["seconds"]) == {"short loop", "ZeRO 0", "ZeRO 1", "ZeRO 2", "ZeRO 3"}
     assert found["claims"] == []
+
+
+def test_the_cpu_benchmark_takes_a_student_and_traces_of_ones_own(tmp_path: Path) -> None:
+    start, traces = tmp_path / "student", tmp_path / "traces.jsonl"
+    save(start, CHATML)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(**shape, vocab_size=448, max_position_embeddings=2048, tie_word_embeddings=True)
+    LlamaForCausalLM(config).save_pretrained(start)
+    parameters = 448 * 32 + 4 * 32 * 32 + 3 * 32 * 64 + 3 * 32
+    pairs = [(f"How much is {n} + 4?", f"It is <<{n}+4={n + 4}>>{n + 4}.\n#### {n + 4}") for n in range(60)]
+    lines = [{"question": question, "answer": answer} for question, answer in pairs]
+    traces.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    options = ["--student", start, "--traces", traces, "--ways"]
+    found = run("trainer_cpu.py", tmp_path / "found.json", *options)
+    trainers = found["trainers"]
+    assert trainers["settings"]["parameters"] == parameters
+    assert trainers["data"]["documents"] == 24
+    (own,) = trainers["ways"].values()
+    assert len(own["parts"]) == own["steps"] < 3, "no more turns than steps"
+    assert own["tokens_per_cpu_second"] == pytest.approx(trainers["data"]["tokens"] / own["cpu_seconds"])
+    assert "overhead" not in found
 
 
 def test_the_gpu_benchmark_runs_its_code_on_a_cpu(tmp_path: Path) -> None:

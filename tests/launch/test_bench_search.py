@@ -148,3 +148,19 @@ def test_the_recommendation_says_why():
     broken, reasons = recommend(OWN, {**seen, OWN: {"problem": "out of memory"}})
     assert broken == best
     assert "the recipe's own setting does not run: out of memory" in reasons
+
+
+def test_the_recommendation_compares_only_what_there_is_to_compare():
+    """One setting is not the fastest of anything, and what did not run was not slower."""
+    tight = {"problem": "out of memory"}
+    other = Setting(1, 1024, 8, False)
+    assert recommend(OWN, {OWN: result(1000)}) == (
+        OWN,
+        ["nothing to compare it with: only the recipe's own setting was tried"],
+    )
+    (alone, *_) = recommend(OWN, {OWN: result(1000), other: tight})[1]
+    assert alone == "nothing to compare it with: only the recipe's own setting ran (1 more did not run)"
+    (first, *_) = recommend(OWN, {OWN: result(1000), other: result(900)})[1]
+    assert first == "the recipe's own setting is the fastest of 2 that ran"
+    (noise, *_) = recommend(OWN, {OWN: result(1000), other: result(1010)})[1]
+    assert "as good as the fastest of 2 that ran: zero1-8x1024 was 1.0% faster, and less than 2% is noise" in noise

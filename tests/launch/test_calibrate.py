@@ -21,7 +21,7 @@ def case(ranks, zero, packs=4, *, recompute=False, **changes):
     return {
         **{"ranks": ranks, "nodes": 1, "zero": zero, "capacity": 1024, "packs_per_step": packs, "device": "cpu"},
         **{"recompute": recompute, "accumulation": steps, "parameters": PARAMETERS, "padding": 0.0},
-        "flops_per_step": FLOPS * packs,
+        **{"flops_per_step": FLOPS * packs, "trained_parameters": PARAMETERS},
         "split": {**split, "optimizer": times.optimizer, "communication": times.communication},
         **changes,
     }
@@ -67,3 +67,20 @@ def test_one_case_is_enough():
     assert found.slower == {2: 1.0}
     assert found.fixed == 0.0
     assert found.rate == pytest.approx(TRUE.rate / 1.05)
+
+
+def test_the_optimizers_rate_is_of_the_parameters_that_learn():
+    """A tenth of the student learns, and is updated in a tenth of the time."""
+    small = case(2, 0, trained_parameters=PARAMETERS // 10)
+    small["split"]["optimizer"] = PARAMETERS / 10 * 28 / TRUE.update
+    assert calibrate([small], LINKS, LINKS, 2).update == pytest.approx(TRUE.update)
+
+
+def test_recomputation_costs_what_it_costs_of_this_student():
+    """With frozen matrices the backward pass costs as much as the forward pass, so recomputing costs half as much."""
+    plain, again = case(2, 0), case(2, 0, recompute=True)
+    for part in ("forward", "backward"):
+        again["split"][part] = plain["split"][part] * 1.5
+    assert calibrate([again], LINKS, LINKS, 2, again=1.5).rate == pytest.approx(
+        calibrate([plain], LINKS, LINKS, 2).rate
+    )

@@ -36,9 +36,15 @@ def alive() -> int:
 def main() -> None:
     found = []
     # bf16's own optimizer at stage 1 is not freed with its engine: it comes last
-    for precision, zero in (*(("fp32", zero) for zero in range(4)), ("bf16", 2), ("bf16", 3), ("bf16", 1)):
+    whole = [*(("fp32", zero, False) for zero in range(4)), ("bf16", 2, False), ("bf16", 3, False)]
+    part = [("fp32", zero, True) for zero in range(4)]
+    for precision, zero, frozen in (*whole, *part, ("bf16", 1, False)):
         before = alive()
         built = student(None, tied=False, **SHAPE)
+        if frozen:
+            for module in (*built.model.model.layers[:2], built.model.get_input_embeddings()):
+                module.requires_grad_(False)
+        trained = sum(p.numel() for p in built.parameters() if p.requires_grad)
         parameters = sum(p.numel() for p in built.parameters())
         of = Engine(
             built,
@@ -51,7 +57,8 @@ def main() -> None:
         held = alive() - before
         of.close()
         del of, built
-        found.append({"precision": precision, "zero": zero, "parameters": parameters, "held": held})
+        about = {"precision": precision, "zero": zero, "parameters": parameters, "trained": trained}
+        found.append({**about, "held": held})
     ranks = torch.distributed.get_world_size()
     if torch.distributed.get_rank() == 0:
         (Path(sys.argv[-1]) / f"held-{ranks}.json").write_text(json.dumps(found))

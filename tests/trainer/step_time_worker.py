@@ -39,6 +39,29 @@ def step(engine: Engine, steps: int) -> None:
     engine.step(1e-3, weight_sum=1.0)
 
 
+def counted(precision: str, zero: int, steps: int, *, live: bool, freeze: bool = False) -> dict:
+    """What a second step says; ``freeze``: with frozen embeddings, and with them the head."""
+    config = StudentConfig(config={**SHAPE, "tie_word_embeddings": True})
+    ids = {"bos_id": 1, "eos_id": 2, "pad_id": 0}
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    student = build_student(config, vocab_size=VOCABULARY, num_kinds=NUM_KINDS, seed=0, dtype=dtype, **ids)
+    if freeze:
+        student.model.get_input_embeddings().requires_grad_(False)
+    parameters = sum(p.numel() for p in student.parameters())
+    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    settings = TrainConfig(steps=1, zero=zero, precision=precision)
+    raw = {} if live else {"zero_optimization": FEW}
+    engine = Engine(student, settings, accumulation=steps, raw_deepspeed=raw)
+    step(engine, steps)
+    before = WIRES.state()
+    step(engine, steps)
+    after = WIRES.state()
+    said = {name: [after[name][i] - before[name][i] for i in (0, 1)] for name in after}
+    about = {"precision": precision, "zero": zero, "steps": steps, "live": live, "frozen": parameters - trained}
+    tensors = len(list(student.parameters()))
+    return {**about, "parameters": parameters, "tensors": tensors, "said": said}
+
+
 def main() -> None:
     torch.set_num_threads(1)
     connect(TrainConfig(steps=1))
@@ -47,24 +70,8 @@ def main() -> None:
         for zero in (0, 1, 2, 3) if precision == "fp32" else (1, 2, 3):
             for steps in (1, 2):
                 for live in (True, False) if zero == 3 else (True,):
-                    config = StudentConfig(config={**SHAPE, "tie_word_embeddings": True})
-                    ids = {"bos_id": 1, "eos_id": 2, "pad_id": 0}
-                    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-                    student = build_student(
-                        config, vocab_size=VOCABULARY, num_kinds=NUM_KINDS, seed=0, dtype=dtype, **ids
-                    )
-                    parameters = sum(p.numel() for p in student.parameters())
-                    settings = TrainConfig(steps=1, zero=zero, precision=precision)
-                    raw = {} if live else {"zero_optimization": FEW}
-                    engine = Engine(student, settings, accumulation=steps, raw_deepspeed=raw)
-                    step(engine, steps)
-                    before = WIRES.state()
-                    step(engine, steps)
-                    after = WIRES.state()
-                    said = {name: [after[name][i] - before[name][i] for i in (0, 1)] for name in after}
-                    about = {"precision": precision, "zero": zero, "steps": steps, "live": live}
-                    tensors = len(list(student.parameters()))
-                    found.append({**about, "parameters": parameters, "tensors": tensors, "said": said})
+                    found.append(counted(precision, zero, steps, live=live))
+            found.append(counted(precision, zero, 2, live=True, freeze=True))
     before = WIRES.seconds
     if dist.get_rank() == 0:
         torch.distributed.barrier()

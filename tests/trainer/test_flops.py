@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tracestill.trainer import adapters
+from tracestill.trainer.adapt import checkpoint_activations
 from tracestill.trainer.flops import cost_of, peak_tflops
 from tracestill.trainer.student_settings import LoraConfig
 
@@ -63,6 +64,57 @@ def test_adapters_cost_what_pytorch_counts_but_for_the_first_layers_inputs():
     cost = cost_of(of)
     needless = 2 * (48 * (48 + 24 + 24) + 3 * 4 * 48)  # of q, k, v and their adapters: embeddings are frozen
     assert (cost.linear + cost.head - needless) * LENGTH + 3 * cost.attention * LENGTH**2 == counted(of)
+
+
+@pytest.mark.parametrize("frozen", [1, 2])
+def test_layers_below_all_that_learns_have_a_forward_pass_only(frozen):
+    of = model("llama", **SIZES)
+    of.get_input_embeddings().requires_grad_(False)
+    for layer in of.model.layers[:frozen]:
+        layer.requires_grad_(False)
+    cost = cost_of(of)
+    assert cost.first == frozen
+    pairs = (frozen / 3 + (3 - frozen)) * cost.attention * LENGTH**2
+    # the first layer that learns has a norm that does: its matrices' inputs get gradients as anywhere else
+    assert (cost.linear + cost.head) * LENGTH + pairs == counted(of)
+
+
+def test_adapters_above_frozen_layers_cost_what_pytorch_counts():
+    pytest.importorskip("peft")
+    of = model("llama", **SIZES)
+    adapters.inject(of, LoraConfig(rank=4, targets=["down_proj"]), seed=0, base=None)
+    for layer in of.model.layers[:2]:
+        layer.requires_grad_(False)
+    cost = cost_of(of)
+    assert cost.first == 2
+    # of the third layer only the adapter and what follows it need gradients
+    spared = 2 * (48 * (48 + 24 + 24) + 48 * 48 + 3 * 48 * 80) + 2 * 4 * 80
+    pairs = 3 / 3 * cost.attention * LENGTH**2
+    assert (cost.linear + cost.head - spared) * LENGTH + pairs == counted(of)
+
+
+def test_a_student_whose_head_alone_learns_goes_backwards_through_no_layer():
+    of = model("llama", **SIZES, tie_word_embeddings=False)
+    of.model.requires_grad_(False)
+    cost = cost_of(of)
+    needless = 2 * 48 * VOCABULARY  # the gradient of the hidden states, which nobody needs
+    assert cost.first == 3
+    assert (cost.linear + cost.head - needless) * LENGTH + cost.attention * LENGTH**2 == counted(of)
+
+
+@pytest.mark.parametrize("kind", ["llama", "lora"])
+def test_recomputing_layers_costs_what_pytorch_counts(kind):
+    of = model("llama", **SIZES)
+    if kind == "lora":
+        pytest.importorskip("peft")
+        adapters.inject(of, LoraConfig(rank=4), seed=0, base=None)
+    plain = counted(of)
+    of.train()
+    checkpoint_activations(of)
+    cost, lengths = cost_of(of), np.array([LENGTH])
+    all_pairs, seen = LENGTH**2, LENGTH * (LENGTH + 1) / 2
+    more = cost.of(lengths, recompute=True) - cost.of(lengths) + cost.attention * (all_pairs - seen)
+    assert counted(of) - plain == more
 
 
 @pytest.mark.parametrize("window", [None, 8, 40])

@@ -1,9 +1,14 @@
+import math
 import random
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tracestill.trainer import stopwatch as module
 from tracestill.trainer.stopwatch import Stopwatch, apart, exposed, union
 from tracestill.trainer.wires import Handle, Wires, blocked, size_of
 
@@ -87,3 +92,34 @@ def test_time_inside_of_a_counted_call_counts_once(monkeypatch):
 def test_bytes_of_tensors_and_of_lists():
     assert size_of(torch.zeros(3, 5)) == 60
     assert size_of([torch.zeros(2), torch.zeros(4, dtype=torch.bfloat16)]) == 16
+
+
+def test_other_work_is_what_the_cores_did_beside_the_ranks():
+    """Two hosts of four cores over ten seconds: 12 CPU seconds on the first, of which its two ranks had 8."""
+    hosts = [(0, 1), (2, 3)]
+    loads = [[10.0, 5.0, 12.0, 4.0], [10.0, 3.0, 12.0, 4.0], [10.0, 9.0, 20.0, 4.0], [10.0, 9.0, 20.0, 4.0]]
+    assert module.others(loads, hosts) == pytest.approx(4 / 40)
+    loads[3][1] = 1.0
+    assert module.others(loads, hosts) == pytest.approx(10 / 40), "of the busiest host"
+    untold = [[10.0, 1.0, math.nan, 4.0]]
+    assert module.others(untold, [(0,)]) is None
+    assert module.others([*loads[:2], *untold], [(0, 1), (2,)]) == pytest.approx(4 / 40)
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="nothing tells what other processes do")
+def test_another_process_counts_as_other_work_and_the_own_one_does_not():
+    """By the kernel's own counters: a busy child's CPU seconds are among everybody's, not among this process's."""
+    before = module.clocks()
+    code = "import time\nwhile time.process_time() < 0.5: pass"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    _, own, everybody = (later - earlier for later, earlier in zip(module.clocks(), before, strict=True))
+    assert everybody - own > 0.4
+    assert own < 0.4
+
+
+def test_clocks_say_nothing_where_the_kernel_does_not(monkeypatch):
+    def absent(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr("builtins.open", absent)
+    assert math.isnan(module.clocks()[2])
