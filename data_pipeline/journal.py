@@ -121,18 +121,20 @@ class Journal:
         """
         teacher = digest_of([module, options])
         self.database.execute("INSERT OR IGNORE INTO inputs VALUES (?, ?)", (teacher, json.dumps(files)))
-        first = self.first_seen(teacher)
+        first = self.first_seen(module, options)
         now = {name: files[name] for name in first if name in files}
         return "" if now == first else digest_of(now)
 
     def written(self, module: str, options: dict[str, Any], names: Iterable[str]) -> None:
         """Forget files that have changed while a teacher was asked: it writes them itself."""
-        teacher = digest_of([module, options])
-        left = {name: digest for name, digest in self.first_seen(teacher).items() if name not in set(names)}
-        self.database.execute("UPDATE inputs SET files = ? WHERE teacher = ?", (json.dumps(left), teacher))
+        left = {name: held for name, held in self.first_seen(module, options).items() if name not in set(names)}
+        update = "UPDATE inputs SET files = ? WHERE teacher = ?"
+        self.database.execute(update, (json.dumps(left), digest_of([module, options])))
 
-    def first_seen(self, teacher: str) -> dict[str, str]:
-        (files,) = self.database.execute("SELECT files FROM inputs WHERE teacher = ?", (teacher,)).fetchone()
+    def first_seen(self, module: str, options: dict[str, Any]) -> dict[str, str]:
+        """Name -> sha256 of the files of a teacher that count, as they were when it was first asked."""
+        query = "SELECT files FROM inputs WHERE teacher = ?"
+        (files,) = self.database.execute(query, (digest_of([module, options]),)).fetchone()
         return dict(json.loads(files))
 
     def add(self, key: Key, binding: str, solution: Solution, spans: Iterable[Span]) -> None:

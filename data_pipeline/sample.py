@@ -201,17 +201,23 @@ class Watch:
             self.asked.add(name)
             self.note(name)
 
-    def note(self, name: str) -> set[str]:
-        """The fields whose files have changed since; the journal forgets them."""
-        now = self.files(name)
+    def note(self, name: str) -> None:
+        """Let the journal forget the files that have changed since the teacher was asked."""
+        now, asked = self.files(name), self.teachers[name]
         changed = [file for file, digest in self.before[name].items() if now.get(file) != digest]
         if changed:
-            self.book.written(self.teachers[name].module, self.teachers[name].options, changed)
-        return {file.partition("/")[0] for file in changed}
+            self.book.written(asked.module, asked.options, changed)
 
     def end(self) -> set[str]:
-        """Full names of the fields whose files the teachers that were asked have written."""
-        return {f"sample.teachers.{self.configs[name][0]}.{field}" for name in self.asked for field in self.note(name)}
+        """Full names of the options whose files do not count, as teachers write them."""
+        found = set()
+        for name, (position, _) in self.configs.items():
+            if name in self.asked:
+                self.note(name)
+            known = self.book.first_seen(self.teachers[name].module, self.teachers[name].options)
+            fields = {file.partition("/")[0] for file in self.before[name].keys() - known.keys()}
+            found |= {f"sample.teachers.{position}.{field}" for field in fields if field.startswith("options")}
+        return found
 
 
 def keys(
