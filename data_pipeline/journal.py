@@ -44,8 +44,7 @@ CREATE TABLE samples (
 FIRST_SEEN = """
 CREATE TABLE IF NOT EXISTS inputs (
     teacher TEXT NOT NULL PRIMARY KEY,  -- a digest of its module and options
-    names TEXT NOT NULL,  -- of the files that were there when it was first asked
-    contents TEXT NOT NULL  -- a digest of what they held
+    files TEXT NOT NULL  -- name -> sha256 of those that were there when it was first asked, as JSON
 ) WITHOUT ROWID
 """
 
@@ -121,12 +120,22 @@ class Journal:
         Files that were not there when it was first asked do not count: the teacher may write them.
         """
         teacher = digest_of([module, options])
-        row = (teacher, json.dumps(sorted(files)), digest_of(files))
-        self.database.execute("INSERT OR IGNORE INTO inputs VALUES (?, ?, ?)", row)
-        query = "SELECT names, contents FROM inputs WHERE teacher = ?"
-        names, first = self.database.execute(query, (teacher,)).fetchone()
-        now = digest_of({name: files[name] for name in json.loads(names) if name in files})
-        return "" if now == first else now
+        self.database.execute("INSERT OR IGNORE INTO inputs VALUES (?, ?)", (teacher, json.dumps(files)))
+        first = self.first_seen(module, options)
+        now = {name: files[name] for name in first if name in files}
+        return "" if now == first else digest_of(now)
+
+    def written(self, module: str, options: dict[str, Any], names: Iterable[str]) -> None:
+        """Forget files that have changed while a teacher was asked: it writes them itself."""
+        left = {name: held for name, held in self.first_seen(module, options).items() if name not in set(names)}
+        update = "UPDATE inputs SET files = ? WHERE teacher = ?"
+        self.database.execute(update, (json.dumps(left), digest_of([module, options])))
+
+    def first_seen(self, module: str, options: dict[str, Any]) -> dict[str, str]:
+        """Name -> sha256 of the files of a teacher that count, as they were when it was first asked."""
+        query = "SELECT files FROM inputs WHERE teacher = ?"
+        (files,) = self.database.execute(query, (digest_of([module, options]),)).fetchone()
+        return dict(json.loads(files))
 
     def add(self, key: Key, binding: str, solution: Solution, spans: Iterable[Span]) -> None:
         """Write one row, durably; a row that another process has written meanwhile stays as it is."""

@@ -133,12 +133,8 @@ def run(
     by_id = {question.question_id: question for question in posed}
     config = stage_config(questions, sample, seed, memory)
     with stage(directory, "sample", config, {}) as work, Journal(journal) as book:
-        for own in sample.teachers:
-            asked, files = teachers[own.name], contents(files_of(own, questions), memory)
-            if files:
-                flat = {f"{field}/{name}": digest for field, held in files.items() for name, digest in held.items()}
-                changed = book.changed(asked.module, asked.options, flat)
-                teachers[own.name] = replace(asked, changed=changed)
+        watch = Watch(questions, sample, teachers, book, memory)
+        teachers = watch.teachers
         wanted = list(keys(by_id, teachers, sample, seed))
         done = book.done()
         missing = [pair for pair in wanted if (pair[0].record_id, pair[1]) not in done]
@@ -148,12 +144,16 @@ def run(
             solution = ask(
                 teachers[key.teacher].teacher, by_id[key.question_id], key, seed, sample.attempts, at, journal
             )
+            watch.look(key.teacher)
             spans = solution.spans if solution.spans is not None else segment(solution.trace)
             if fault := span_fault(solution.trace, spans, kinds.members("trace")):
                 raise InputError(f"teacher '{key.teacher}' on question {key.question_id}: {fault}")
             book.add(key, binding, solution, spans)
             at += 1
             progress(at, len(wanted))
+        if written := watch.end():
+            kept = {field: held for field, held in config[CONTENTS].items() if field not in written}
+            work.extra["config"] = {**config, CONTENTS: kept}
         records = [row_of(by_id[key.question_id], key, solution) for key, solution in book.rows(wanted)]
         rows = [{**asdict(question), "metadata": json.dumps(question.metadata, sort_keys=True)} for question in posed]
         write_rows(work.path / "questions.parquet", rows, QUESTION_SCHEMA)
@@ -167,6 +167,57 @@ def run(
             "asked": len(missing),
             "from_journal": len(wanted) - len(missing),
         }
+
+
+class Watch:
+    """Knows what each teacher's files held before it was asked, and finds out which of them it writes itself."""
+
+    def __init__(
+        self,
+        questions: QuestionsConfig,
+        sample: SampleConfig,
+        teachers: dict[str, Asked],
+        book: Journal,
+        memory: Path | None,
+    ) -> None:
+        """``teachers`` of the journal know afterwards whether their files hold something else than at first."""
+        self.book, self.memory, self.questions = book, memory, questions
+        self.configs = {config.name: (position, config) for position, config in enumerate(sample.teachers)}
+        self.before = {name: self.files(name) for name in teachers}
+        self.asked: set[str] = set()
+        self.teachers = {
+            name: replace(asked, changed=book.changed(asked.module, asked.options, self.before[name]))
+            for name, asked in teachers.items()
+        }
+
+    def files(self, name: str) -> dict[str, str]:
+        """Field/name -> sha256 of a teacher's files."""
+        found = contents(files_of(self.configs[name][1], self.questions), self.memory)
+        return {f"{field}/{file}": digest for field, held in found.items() for file, digest in held.items()}
+
+    def look(self, name: str) -> None:
+        """Called after an answer: the first of each teacher tells already, so that an interrupt costs no other."""
+        if name not in self.asked:
+            self.asked.add(name)
+            self.note(name)
+
+    def note(self, name: str) -> None:
+        """Let the journal forget the files that have changed since the teacher was asked."""
+        now, asked = self.files(name), self.teachers[name]
+        changed = [file for file, digest in self.before[name].items() if now.get(file) != digest]
+        if changed:
+            self.book.written(asked.module, asked.options, changed)
+
+    def end(self) -> set[str]:
+        """Full names of the options whose files do not count, as teachers write them."""
+        found = set()
+        for name, (position, _) in self.configs.items():
+            if name in self.asked:
+                self.note(name)
+            known = self.book.first_seen(self.teachers[name].module, self.teachers[name].options)
+            fields = {file.partition("/")[0] for file in self.before[name].keys() - known.keys()}
+            found |= {f"sample.teachers.{position}.{field}" for field in fields if field.startswith("options")}
+        return found
 
 
 def keys(

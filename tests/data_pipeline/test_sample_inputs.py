@@ -40,7 +40,10 @@ class Teacher:
         self.options = options
 
     def solve(self, question, *, style, temperature, seed):
-        with Path(self.options.log).open("a") as log:
+        log = Path(self.options.log)
+        if Path("limit").exists() and len(log.read_text().splitlines()) >= int(Path("limit").read_text()):
+            raise KeyboardInterrupt
+        with log.open("a") as log:
             log.write("asked\\n")
         return Solution(f"{Path(self.options.words).read_text()} 1 {SIGN} 1", question.gold)
 """
@@ -99,6 +102,26 @@ def test_a_changed_file_or_module_asks_anew_and_its_return_finds_the_old_answers
     assert "sample.teachers.0.module (their_helper.py)" in changed(folder)
     assert go(folder) == (4, {"Well, 1 plus 1"})
     assert go(folder, train=6) == (2, {"Well, 1 plus 1"})
+
+
+def test_a_file_that_a_teacher_writes_is_no_input_even_if_it_was_there_before(folder: Path) -> None:
+    (folder / "log").write_text("of another run\n")
+    assert go(folder) == (4, {"Well, 1 + 1"})
+    assert changed(folder) == ""
+    assert go(folder) == (0, {"Well, 1 + 1"})
+    (folder / "log").write_text("something else\n")
+    assert changed(folder) == ""
+    assert go(folder, train=6) == (2, {"Well, 1 + 1"})
+
+
+def test_an_interrupt_costs_nothing_where_a_teacher_writes_a_log(folder: Path) -> None:
+    (folder / "log").write_text("of another run\n")
+    (folder / "limit").write_text("4")
+    with pytest.raises(KeyboardInterrupt):
+        go(folder)
+    (folder / "limit").unlink()
+    (folder / "log").write_text("asked\n" * 9)
+    assert go(folder)[0] == 1, "three answers are in the journal"
 
 
 def test_a_source_reads_its_file_anew(folder: Path) -> None:
