@@ -11,14 +11,22 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tracestill.data_pipeline.errors import InputError
+
 MEMORY = ".known.json"  # name -> [size, mtime_ns, ctime_ns, sha256] of each state it was seen in, the newest first
 STATES = 64  # remembered of a name: hosts that share a run may each have a model of their own under one path
-MODEL_FILES = (".json", ".safetensors", ".bin", ".pt", ".model", ".txt", ".jinja", ".py", ".tiktoken")
+MODEL_FILES = re.compile(  # of a directory in transformers' form; notes, results and a trainer's state lie beside them
+    r"(config|generation_config|adapter_config|preprocessor_config)\.json"
+    r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|vocab\.txt|merges\.txt|chat_template\..+"
+    r"|[^.].*\.(safetensors|model|tiktoken|index\.json)|(pytorch_model|adapter_model).*\.(bin|pt)"
+    r"|(modeling|configuration|tokenization)_.+\.py"
+)
 
 Mark = list[int]
 _hashed: dict[str, tuple[Mark, str]] = {}  # by this process, where nothing could be written down
@@ -32,11 +40,20 @@ def digest_of_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def read_digest(path: Path) -> str:
+    """As ``digest_of_file``. Raises InputError if the file cannot be read."""
+    try:
+        return digest_of_file(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); let this user read it") from error
+
+
 def digests(files: Mapping[str, Path], memory: Path | None) -> dict[str, str]:
     """Name -> sha256 of each file that is there; others are left out.
 
     ``memory`` is the file in which they are remembered by name. It is written if its directory is there and can be
-    written to; with None, or else, this process remembers alone. Of several processes on a host one hashes.
+    written to; with None, or else, this process remembers alone. Of several processes on a host one hashes. Raises
+    InputError naming a file that cannot be read.
     """
     marks = {name: mark for name, path in files.items() if (mark := mark_of(path)) is not None}
     held = read_memory(memory)
@@ -45,7 +62,7 @@ def digests(files: Mapping[str, Path], memory: Path | None) -> dict[str, str]:
         with alone(memory):
             held = read_memory(memory)  # another process may have hashed meanwhile
             for name in marks.keys() - found.keys():
-                found[name] = recall(held, name, marks[name], files[name]) or digest_of_file(files[name])
+                found[name] = recall(held, name, marks[name], files[name]) or read_digest(files[name])
                 if mark_of(files[name]) == marks[name]:  # else it was written to while it was read
                     _hashed[str(files[name].absolute())] = (marks[name], found[name])
     new = {n: [*marks[n], found[n]] for n in found if [*marks[n], found[n]] not in states_of(held, n)}
@@ -115,16 +132,26 @@ def alone(memory: Path | None) -> Iterator[None]:
 
 def model_files(directory: Path) -> dict[str, Path]:
     """Name -> path of the files of a directory in transformers' form that decide what it holds: config, weights,
-    tokenizer. Of peft's adapter also those of the model that it adapts, where that is a directory."""
-    if not directory.is_dir():
-        return {}
-    found = {p.name: p for p in sorted(directory.iterdir()) if p.suffix in MODEL_FILES and not p.name.startswith(".")}
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+    tokenizer. Of peft's adapter also those of the model that it adapts, where that is a directory.
+
+    Raises InputError if the directory cannot be read.
+    """
+    try:
+        inside = sorted(directory.iterdir()) if directory.is_dir() else []
+        found = {path.name: path for path in inside if MODEL_FILES.fullmatch(path.name) and path.is_file()}
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be read ({error.strerror}); let this user read it") from error
+    base = base_of(directory)
+    return found | {f"base/{name}": path for name, path in (model_files(base) if base else {}).items()}
+
+
+def base_of(directory: Path) -> Path | None:
+    """Where the model lies that peft's adapter in a directory adapts, if it says so; a name on a hub is a path, too."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
         settings = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
         base = Path(settings["base_model_name_or_path"])
-        if base.resolve() != directory.resolve():
-            found |= {f"base/{name}": path for name, path in model_files(base).items()}
-    return {name: path for name, path in found.items() if path.is_file()}
+        return base if base.resolve() != directory.resolve() else None
+    return None
 
 
 def named_files(value: Any, field: str) -> dict[str, dict[str, Path]]:
@@ -147,9 +174,10 @@ def files_at(path: Path) -> dict[str, Path]:
     try:
         if path.is_file():
             return {"": path}
-        return model_files(path) if any((path / n).is_file() for n in ("config.json", "adapter_config.json")) else {}
+        is_model = any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
     except (OSError, ValueError):  # a text too long, or with a null, is no path
         return {}
+    return model_files(path) if is_model else {}
 
 
 def contents(named: Mapping[str, Mapping[str, Path]], memory: Path | None) -> dict[str, dict[str, str]]:

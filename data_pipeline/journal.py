@@ -24,6 +24,7 @@ from tracestill.data_pipeline.schema import Question, Span
 from tracestill.data_pipeline.stage import digest_of
 from tracestill.data_pipeline.teachers.protocol import Solution
 
+MODULE = "module/"  # names of a teacher's own code begin with it: those always count
 VERSION = 1  # of the table; stored as the file's user_version
 TABLE = """
 CREATE TABLE samples (
@@ -117,12 +118,13 @@ class Journal:
     def changed(self, module: str, options: dict[str, Any], files: dict[str, str]) -> str:
         """A digest of what a teacher's files (name -> sha256) hold; "" while it is what they held at first.
 
-        Files that were not there when it was first asked do not count: the teacher may write them.
+        Files that were not there when it was first asked do not count, as the teacher may write them; but those of its
+        module do (``MODULE``).
         """
         teacher = digest_of([module, options])
         self.database.execute("INSERT OR IGNORE INTO inputs VALUES (?, ?)", (teacher, json.dumps(files)))
         first = self.first_seen(module, options)
-        now = {name: files[name] for name in first if name in files}
+        now = {name: digest for name, digest in files.items() if name in first or name.startswith(MODULE)}
         return "" if now == first else digest_of(now)
 
     def written(self, module: str, options: dict[str, Any], names: Iterable[str]) -> None:

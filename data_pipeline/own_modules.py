@@ -19,13 +19,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tracestill.data_pipeline.content import digest_of_file
+from tracestill.data_pipeline.content import read_digest
 from tracestill.data_pipeline.errors import InputError
 
 OURS = "tracestill"  # its modules come with the installed version, which every manifest names
 INSTALLED = ("site-packages", "dist-packages")
 _folder: ContextVar[Path | None] = ContextVar("folder", default=None)
 _looking: ContextVar[bool] = ContextVar("looking", default=False)
+_appended: set[str] = set()  # recipes' folders that stand on Python's path because of us
 _imported: dict[str, dict[str, str]] = {}  # module -> the digests of its files when it was imported
 
 
@@ -58,18 +59,22 @@ def find(name: str) -> ModuleSpec | None:
         return None
     importlib.invalidate_caches()  # it may have been written a moment ago
     places = [None, *([[str(_folder.get())]] if _folder.get() is not None else [])]
-    return next((spec for place in places if (spec := walk(name, place)) is not None), None)
+    specs = [spec for place in places if (spec := walk(name, place)) is not None]
+    # a plain folder of this name, which Python takes only where nothing else has it, hides no module
+    return next((spec for spec in specs if spec.origin), specs[0] if specs else None)
 
 
 def walk(name: str, place: list[str] | None) -> ModuleSpec | None:
-    """The module below ``place`` (None: Python's path), package by package."""
+    """The module below ``place`` (None: Python's path, without recipes' folders), package by package."""
     path, spec = place, None
+    own_path = [entry for entry in sys.path if entry not in _appended]
     for at, part in enumerate(name.split(".")):
         if at and path is None:
             return None  # below a module that is no package
         # within a folder by the last part alone: a namespace package would look for its parent among what is imported
         finders: list[Any] = list(sys.meta_path) if path is None else [PathFinder]
-        spec = next((s for f in finders if hasattr(f, "find_spec") and (s := f.find_spec(part, path, None))), None)
+        ways = ((f, own_path if f is PathFinder and path is None else path) for f in finders if hasattr(f, "find_spec"))
+        spec = next((s for f, where in ways if (s := f.find_spec(part, where, None))), None)
         if spec is None:
             return None
         path = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
@@ -79,14 +84,15 @@ def walk(name: str, place: list[str] | None) -> ModuleSpec | None:
 def load(name: str, field: str = "") -> ModuleType:
     """Import a module. Raises InputError naming the recipe's ``field`` and what is missing, or where it fails."""
     start = f"{field}: " if field else ""
+    leave_others()
     spec = find(name)
     if spec is None and name not in sys.modules:
         raise InputError(start + where_missing(name))
     if spec is not None and spec.origin:
-        forget_other(name, spec.origin)
         place = _folder.get()
         if place is not None and place in Path(spec.origin).parents and str(place) not in sys.path:
             sys.path.append(str(place))
+            _appended.add(str(place))
     known = contents_of(name)
     if name in _imported and _imported[name] != known:  # changed since: a process may run one recipe after another
         for file in files(name).values():
@@ -123,14 +129,24 @@ def place_of(error: Exception) -> str:
     return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
 
 
-def forget_other(name: str, origin: str) -> None:
-    """Forget an imported module of this name that lies elsewhere: each recipe has its own folder."""
-    held = sys.modules.get(name)
-    lies = getattr(held, "__file__", None)
-    if lies is not None and Path(lies) != Path(origin) and _imported.pop(name, None) is not None:
-        top = name.partition(".")[0]
-        for other in [key for key in sys.modules if key == top or key.startswith(f"{top}.")]:
-            del sys.modules[other]
+def leave_others() -> None:
+    """Take the folders of other recipes from Python's path, and forget what was imported from there: a module of the
+    same name is another one here."""
+    for place in _appended - {str(_folder.get())}:
+        for name in [name for name, held in sys.modules.items() if lies_at(held, Path(place, *name.split(".")))]:
+            del sys.modules[name]
+            _imported.pop(name, None)
+        _appended.discard(place)
+        sys.path[:] = [entry for entry in sys.path if entry != place]
+
+
+def lies_at(module: Any, stem: Path) -> bool:
+    """Whether a module was imported from ``stem``: a folder and all of the module's name, without suffix. What lies
+    deeper in that folder, such as an environment, is found by other names."""
+    held = module.__dict__ if isinstance(module, ModuleType) else {}
+    if held.get("__file__") is None:
+        return [str(entry) for entry in held.get("__path__", ())] == [str(stem)]
+    return str(held["__file__"]) in (f"{stem}.py", str(stem / "__init__.py"))
 
 
 def forget_file(path: Path) -> None:
@@ -139,7 +155,7 @@ def forget_file(path: Path) -> None:
 
 
 def contents_of(name: str) -> dict[str, str]:
-    return {key: digest_of_file(path) for key, path in files(name).items()}
+    return {key: read_digest(path) for key, path in files(name).items()}
 
 
 def files(name: str) -> dict[str, Path]:

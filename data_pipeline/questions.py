@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.answers import same_answer
-from tracestill.data_pipeline.content import named_files
+from tracestill.data_pipeline.content import named_files, read_digest
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.schema import Question, content_id
-from tracestill.data_pipeline.stage import UNKNOWN, digest_of_file
+from tracestill.data_pipeline.stage import UNKNOWN
 from tracestill.data_pipeline.teachers.protocol import check_options, is_own, question_function
 
 
@@ -50,7 +50,7 @@ class QuestionsConfig(BaseModel):
             return self.model_dump(mode="json", exclude_defaults=True)
         path, held = Path(self.source), self.model_dump(mode="json", exclude_defaults=True)
         if path.is_file():
-            return {**held, "file": digest_of_file(path)}
+            return {**held, "file": read_digest(path)}
         if own_modules.is_looking():
             return {**held, "file": UNKNOWN}
         raise InputError(f"questions.source: no file {path}")

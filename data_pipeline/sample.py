@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.content import contents, named_files
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.journal import Journal, Key, binding_of
+from tracestill.data_pipeline.journal import MODULE, Journal, Key, binding_of
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.questions import QuestionsConfig, make_questions
 from tracestill.data_pipeline.schema import QUESTION_SCHEMA, RECORD_SCHEMA, Question, write_rows
@@ -202,9 +202,13 @@ class Watch:
             self.note(name)
 
     def note(self, name: str) -> None:
-        """Let the journal forget the files that have changed since the teacher was asked."""
+        """Let the journal forget the files that have changed since the teacher was asked.
+
+        Not those of its module: somebody has mended that meanwhile, and is to have it asked anew.
+        """
         now, asked = self.files(name), self.teachers[name]
-        changed = [file for file, digest in self.before[name].items() if now.get(file) != digest]
+        before = {file: digest for file, digest in self.before[name].items() if not file.startswith(MODULE)}
+        changed = [file for file, digest in before.items() if now.get(file) != digest]
         if changed:
             self.book.written(asked.module, asked.options, changed)
 

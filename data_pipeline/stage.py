@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 from tracestill.data_pipeline.content import MEMORY, digests
-from tracestill.data_pipeline.content import digest_of_file as digest_of_file
 from tracestill.data_pipeline.errors import InputError
 
 CONTENTS = "contents"  # in a config: digests of what it names outside of the run

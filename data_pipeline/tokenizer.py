@@ -30,11 +30,12 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 
 from tracestill.data_pipeline import own_modules
+from tracestill.data_pipeline.content import read_digest
 from tracestill.data_pipeline.control_symbols import add_control_symbols
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.render import CHAT_TEMPLATE, load_backend, load_tokenizer
 from tracestill.data_pipeline.schema import QUESTION_SCHEMA, read_rows
-from tracestill.data_pipeline.stage import CONTENTS, UNKNOWN, digest_of_file, stage
+from tracestill.data_pipeline.stage import CONTENTS, UNKNOWN, stage
 
 PAD, UNK, BOS, EOS, THINK, END_THINK = "<pad>", "<unk>", "<s>", "</s>", "<think>", "</think>"
 SPECIAL, TAGS = (PAD, UNK, BOS, EOS), (THINK, END_THINK)
@@ -245,7 +246,7 @@ def stage_config(config: TokenizerConfig, plain: bool = True) -> dict[str, Any]:
         complete = plain and not config.add_symbols
         load_tokenizer(config.path) if complete else load_backend(config.path / "tokenizer.json")
         found = [config.path / name for name in FILES if (config.path / name).is_file()]
-        settings["files"] = {path.name: digest_of_file(path) for path in found}
+        settings["files"] = {path.name: read_digest(path) for path in found}
         settings[CONTENTS] = {"path": settings["files"]}  # which count, and not where they lie
     return settings
 

@@ -15,7 +15,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.launch.hostfile import Host, choose_hosts, read_hostfile
 from tracestill.launch.probe import FROM_LAUNCHER, digests
 from tracestill.launch.remote import PROBE, Reply, ask_all, is_here
-from tracestill.trainer.recipe import Recipe
+from tracestill.trainer.recipe import FOLDER, Recipe
 from tracestill.trainer.run_directory import RECIPE, TRAINED_ON, RunDirectory
 
 LAUNCHERS = {"pdsh": "pdsh", "openmpi": "ompi_info", "slurm": "sinfo", "mpich": "mpirun", "impi": "mpirun"}
@@ -146,9 +146,9 @@ def copied_parts(directory: Path, recipe: Recipe | None = None) -> list[str] | N
     arms = {arm: train for arm, train in every.items() if train.trains}
     if len({train.local_checkpoints for train in arms.values()}) > 1:
         raise InputError(f"{directory / RECIPE}: train.local_checkpoints must be the same for all arms")
-    if not run.recipe.train.local_checkpoints:
+    if not any(train.local_checkpoints for train in arms.values()):
         return None
-    found = [RECIPE]
+    found = [RECIPE, *([FOLDER] if (directory / FOLDER).exists() else [])]
     for arm, train in arms.items():
         stages = (*TRAINED_ON, *(["sample"] if train.held_out_questions else []))
         found += [str(run.stage(arm, stage).relative_to(run.root)) for stage in stages]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from tracestill.data_pipeline.pieces import FOLLOWS
+from tracestill.data_pipeline.round_trip import unspaced
 from tracestill.data_pipeline.schema import RECORD_SCHEMA, Record, read_rows, record_from_row
 from tracestill.data_pipeline.segment import parts, segment
 
@@ -50,7 +51,7 @@ def text_lines(
         if not in_trace[at]:
             yield name, shown(text), ""
         elif not whole:
-            yield name, shown(text), "cut, or its record is gone"
+            yield name, shown(text), "not as in its record: cut, changed by the tokenizer, or the record is gone"
         elif not any(in_trace[:at]):
             assert record is not None
             yield from reasons(record)
@@ -67,10 +68,6 @@ def reasons(record: Record) -> Iterator[tuple[str, str, str]]:
         why = f"by rule: {part.kind}, found {' '.join(part.why.split())!r}" if part.why else "by rule: no other holds"
         yield part.kind, shown(record.trace[start : part.end]), why
         start = part.end
-
-
-def unspaced(text: str) -> str:
-    return "".join(text.split())
 
 
 def shown(text: str) -> str:

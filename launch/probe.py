@@ -25,8 +25,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tracestill.data_pipeline.content import digest_of_file
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import digest_of, digest_of_file, read_manifest, versions
+from tracestill.data_pipeline.stage import digest_of, read_manifest, versions
 from tracestill.trainer.cores import usable_cores
 
 MARK = "tracestill-probe "  # before the line of JSON: a login shell may print something of its own

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import is_current, read_manifest, stage, versions, write_json
+from tracestill.data_pipeline.stage import CONTENTS, is_current, read_manifest, stage, versions, write_json
 from tracestill.launch.report_html import page
 from tracestill.launch.stages import plan_works
 from tracestill.launch.training import wall_seconds
@@ -128,8 +128,9 @@ def gather_models(run: RunDirectory, missing: list[str]) -> dict[str, Any]:
         manifest = read_manifest(directory) or {}
         held = manifest.get("config", {})
         config, inputs = run.model_stage(Path(held.get("model", "")))
-        config["files"] = held.get("files")  # the model itself may be elsewhere by now
-        if not is_current(directory, "evaluate", config, inputs):
+        config[CONTENTS] = held.get(CONTENTS, {})  # the model itself may have changed since, or be gone
+        unfinished = any(read_manifest(path) is None for path in inputs.values())
+        if unfinished or not is_current(directory, "evaluate", config, inputs):
             missing.append(f"evaluate {name} (out of date)")
             continue
         found[name] = {

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tracestill.data_pipeline import encode, own_modules, plan_stage, sample, selection, tokenizer
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import missing_files, read_manifest
+from tracestill.data_pipeline.stage import CONTENTS, missing_files, read_manifest
 from tracestill.launch.cluster import Cluster
 from tracestill.launch.progress import bar
 from tracestill.launch.runner import Work
@@ -157,14 +157,17 @@ def model_work(run: RunDirectory, name: str, model: Path) -> Work:
     if name in run.recipe.arm_names():
         raise InputError(f"--model {model}: '{name}' is an arm of the run; give it another name: --model NAME={model}")
     config, inputs = run.model_stage(model)
-    held = (read_manifest(run.model(name)) or {}).get("config", {}).get("model", config["model"])
-    if held != config["model"]:
-        raise InputError(f"--model {model}: '{name}' is {held} in this run; give it a name: --model NAME={model}")
+    held = (read_manifest(run.model(name)) or {}).get("config", config)
+    moved = config[CONTENTS] and held.get(CONTENTS) == config[CONTENTS]
+    if held["model"] != config["model"] and not moved:
+        raise InputError(
+            f"--model {model}: '{name}' is {held['model']} in this run; give it a name: --model NAME={model}"
+        )
 
     def action(label: str, console: Console) -> None:
         from tracestill.trainer import evaluate
 
-        with bar(label, console) as progress:
+        with bar(label, console, "tokens") as progress:
             evaluate.run_model(run, name, model, progress.set)
 
     return Work("evaluate", name, run.model(name), config, inputs, action)

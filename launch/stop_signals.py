@@ -24,7 +24,8 @@ AGAIN = "press Ctrl-C again to stop now, without saving"
 
 @contextlib.contextmanager
 def stop_on_signals(directory: Path, console: Console) -> Iterator[None]:
-    """Meanwhile the first SIGTERM, SIGHUP or Ctrl-C asks the ranks to save and stop, and the second one acts as before.
+    """Meanwhile the first SIGTERM, SIGHUP or Ctrl-C asks the ranks to save and stop, and the second one acts as before,
+    except that of several SIGHUP all but the first do nothing.
 
     Ctrl-C before the first step acts as before at once: there is nothing to save. Earlier requests and their outcome
     are forgotten.
@@ -38,7 +39,7 @@ def stop_on_signals(directory: Path, console: Console) -> Iterator[None]:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        restore()
+        restore(ignored=signal.SIGHUP if number == signal.SIGHUP else None)  # shell and kernel send one each
         stopping.request(directory, DOES_IT[signal.Signals(number)])
         if number == signal.SIGHUP:
             forget_terminal()
@@ -51,9 +52,9 @@ def stop_on_signals(directory: Path, console: Console) -> Iterator[None]:
         stopping.request(directory, stopping.CTRL_C)
         say(f"{stopping.CTRL_C}: training saves after this step and stops; {expected(directory)}; {AGAIN}")
 
-    def restore() -> None:
+    def restore(ignored: int | None = None) -> None:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if number == ignored else handler)
 
     for number in before:
         signal.signal(number, on_interrupt if number == signal.SIGINT else on_signal)

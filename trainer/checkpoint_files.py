@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tracestill.data_pipeline.stage import digest_of_file
+from tracestill.data_pipeline.content import digest_of_file
 
 CHECKPOINTS = "checkpoints"  # their directory inside that of a training
 MANIFEST, STATE = "manifest.json", "state.json"

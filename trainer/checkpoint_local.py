@@ -17,8 +17,9 @@ from typing import Any
 
 import torch.distributed as dist
 
+from tracestill.data_pipeline.content import digest_of_file
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import digest_of, digest_of_file, identity, is_current, missing_files, same
+from tracestill.data_pipeline.stage import digest_of, identity, is_current, missing_files, same
 from tracestill.trainer.agree import gather_json, share_json, share_text, together
 from tracestill.trainer.checkpoint import whole
 from tracestill.trainer.checkpoint_files import MANIFEST, STATE, committed, complete, rank_file, writers

@@ -156,7 +156,7 @@ def test_options_name_files_and_models_but_not_just_anything(tmp_path, monkeypat
     (tmp_path / "q.txt").write_text("abc")
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "notes.txt").write_text("x")
-    for name in ("config.json", "model.safetensors", "README.md", ".hidden.json"):
+    for name in ("config.json", "model.safetensors", "README.md", ".hidden.json", "notes.txt"):
         (tmp_path / "model").mkdir(exist_ok=True)
         (tmp_path / "model" / name).write_text("abc")
     options = {
@@ -175,3 +175,36 @@ def test_options_name_files_and_models_but_not_just_anything(tmp_path, monkeypat
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "model"}))
     assert set(model_files(Path("adapter"))) == {"adapter_config.json", "base/config.json", "base/model.safetensors"}
     assert model_files(Path("gone")) == {}
+
+
+OF_MODEL = """
+config.json generation_config.json preprocessor_config.json modeling_own.py configuration_own.py
+tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json vocab.txt merges.txt
+chat_template.jinja spiece.model qwen.tiktoken model-00001-of-00002.safetensors model.safetensors.index.json
+pytorch_model.bin pytorch_model-00001-of-00002.bin pytorch_model.bin.index.json adapter_config.json adapter_model.bin
+"""
+BESIDE = """
+notes.txt requirements.txt README.md trainer_state.json all_results.json results_lm_eval.json evaluate_me.py
+training_args.bin optimizer.pt scheduler.pt rng_state.pt .model.safetensors
+"""
+
+
+def test_what_lies_beside_a_model_is_none_of_it(tmp_path):
+    for name in (OF_MODEL + BESIDE).split():
+        (tmp_path / name).write_text("{}")
+    assert set(model_files(tmp_path)) == set(OF_MODEL.split())
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("abc")
+
+    def refuse(path, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(content, "_hashed", {})
+    with pytest.raises(InputError, match=rf"{tmp_path / 'a'}: cannot be read \(Permission denied\)"):
+        digests({"x": tmp_path / "a"}, None)
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(InputError, match=rf"{tmp_path}: cannot be read \(Permission denied\)"):
+        model_files(tmp_path)

@@ -1,5 +1,6 @@
 """Modules that a recipe names are found beside it, known by content, and imported by nobody who only looks."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -71,8 +72,45 @@ def test_a_module_beside_the_recipe_is_imported_with_its_neighbours_and_shadows_
     assert own_modules.load("mine_a").y == 42, "changed since it was imported"
     other = write(folder.parent / "other", mine_a="y = 'other'\n")
     own_modules.search(other)
-    sys.path.remove(str(folder))
     assert own_modules.load("mine_a").y == "other"
+
+
+def test_recipes_of_two_folders_have_modules_of_one_name(folder):
+    folders = {text: folder.parent / text for text in ("one", "two")}
+    imports = "import mine_b\nfrom mine_c import deep\n"
+    for text, place in folders.items():
+        write(place, mine_a=imports, mine_b=f"x = '{text}'", mine_c__deep=f"x = '{text}'")
+        write(place, **{f"mine_only_{text}": ""})
+    for text in ("one", "two", "one"):
+        own_modules.search(folders[text])
+        assert own_modules.find("mine_a").origin == str(folders[text] / "mine_a.py")
+        found = own_modules.load("mine_a")
+        assert (found.mine_b.x, found.deep.x) == (text, text)
+        assert [place for place in folders.values() if str(place) in sys.path] == [folders[text]]
+    assert own_modules.find("mine_only_two") is None
+    own_modules.search(folders["two"])
+    assert own_modules.find("mine_only_one") is None, "though nothing was loaded yet"
+
+
+def test_modules_of_others_in_a_recipes_folder_are_kept(folder, monkeypatch):
+    """Such as those of an environment: they would be imported a second time."""
+    write(folder, mine_a="")
+    write(folder / "env", their_b="")
+    monkeypatch.syspath_prepend(folder / "env")
+    held = importlib.import_module("their_b")
+    own_modules.load("mine_a")
+    own_modules.search(write(folder.parent / "other", mine_a=""))
+    own_modules.load("mine_a")
+    assert sys.modules["their_b"] is held
+
+
+def test_a_plain_folder_on_the_path_hides_no_module(folder, monkeypatch):
+    write(folder, mine="x = 3\n")
+    write(folder.parent / "path", mine__data="")
+    monkeypatch.syspath_prepend(folder.parent / "path")
+    assert own_modules.find("mine").origin == str(folder / "mine.py")
+    assert set(own_modules.files("mine")) == {"mine.py"}
+    assert own_modules.load("mine").x == 3
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tracestill.data_pipeline import own_modules
+from tracestill.data_pipeline import own_modules, sample
 from tracestill.data_pipeline.questions import QuestionsConfig
 from tracestill.data_pipeline.sample import SampleConfig, run, stage_config
 from tracestill.data_pipeline.schema import QUESTION_SCHEMA, RECORD_SCHEMA, read_rows
@@ -61,7 +61,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "start").write_text("7")
     yield tmp_path
     own_modules.search(before)
-    for name in ("their_task", "their_helper"):
+    for name in ("their_task", "their_helper", "their_late"):
         sys.modules.pop(name, None)
 
 
@@ -122,6 +122,35 @@ def test_an_interrupt_costs_nothing_where_a_teacher_writes_a_log(folder: Path) -
     (folder / "limit").unlink()
     (folder / "log").write_text("asked\n" * 9)
     assert go(folder)[0] == 1, "three answers are in the journal"
+
+
+def test_a_module_mended_while_it_is_asked_asks_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = sample.ask
+
+    def mend(*arguments: object) -> object:
+        (folder / "their_helper.py").write_text("SIGN = 'plus'\n")
+        return ask(*arguments)
+
+    monkeypatch.setattr(sample, "ask", mend)
+    assert go(folder) == (4, {"Well, 1 + 1"})
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    assert "their_helper.py" in changed(folder)
+    assert go(folder) == (4, {"Well, 1 plus 1"})
+    assert changed(folder) == ""
+
+
+def test_a_module_imported_later_asks_anew_each_time_that_it_changes(folder: Path) -> None:
+    go(folder)
+    (folder / "their_late.py").write_text("SIGN = 'a'\n")
+    (folder / "their_task.py").write_text(TASK.replace("their_helper", "their_late"))
+    assert go(folder) == (4, {"Well, 1 a 1"})
+    (folder / "their_late.py").write_text("SIGN = 'b'\n")
+    assert go(folder) == (4, {"Well, 1 b 1"})
+    (folder / "their_late.py").write_text("SIGN = 'a'\n")
+    assert go(folder) == (0, {"Well, 1 a 1"})
+    (folder / "their_task.py").write_text(TASK)
+    assert go(folder) == (0, {"Well, 1 + 1"})
 
 
 def test_a_source_reads_its_file_anew(folder: Path) -> None:

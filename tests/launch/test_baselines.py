@@ -1,6 +1,7 @@
 """Baselines by the command line: an arm that is not trained, and any model beside the arms."""
 
 import json
+import shutil
 from pathlib import Path
 
 import chat_templates as made
@@ -55,6 +56,8 @@ def test_any_model_is_evaluated_beside_the_arms(recipe, tmp_path):
     assert f"'instruct' is {tmp_path / 'instruct'} in this run; give it a name: --model NAME=" in line
     (line,) = refused("evaluate", "runs/mini", "--model", f"it={tmp_path / 'other/instruct'}")
     assert "no model of transformers" in line
+    shutil.copytree(tmp_path / "instruct", tmp_path / "moved")
+    assert "up to date, skipped" in invoke(*given[:3], f"instruct={tmp_path / 'moved'}", *given[4:]).stderr
     (line,) = refused("evaluate", "runs/mini", "--model", f"traces={tmp_path / 'instruct'}")
     assert "'traces' is an arm of the run" in line
     (line,) = refused("evaluate", "runs/mini", "--model", "nowhere")

@@ -41,6 +41,10 @@ def test_what_has_to_be_copied(run, tmp_path):
     assert copied_parts(claim(tmp_path / "arms", mini_recipe(train=LOCAL, arms=arms)).root)[-2:] == more
     assert copied_parts(claim(tmp_path / "shared", mini_recipe()).root) is None
     assert copied_parts(tmp_path / "none") is None
+    untrained = mini_recipe(train={"steps": 0}, arms={"more": {"train": LOCAL}})
+    assert "arms/more/plan" in copied_parts(claim(tmp_path / "untrained", untrained).root)
+    (run.root / "recipe_folder.txt").write_text("/recipes\n")
+    assert copied_parts(run.root) == ["recipe.yaml", "recipe_folder.txt", *stages]
     mixed = mini_recipe(train=LOCAL, arms={"more": {"train": {"local_checkpoints": False}}})
     with pytest.raises(InputError, match=r"local_checkpoints must be the same for all arms"):
         copied_parts(claim(tmp_path / "mixed", mixed).root)

@@ -211,6 +211,7 @@ def test_losses_of_other_tokenizers_share_no_axis_and_no_best(tmp_path):
 
 def test_before_and_after_stand_in_one_table(tmp_path):
     run = variants(tmp_path, {"before": {"train": "none"}})
+    (tmp_path / "config.json").write_text("[]")
     config, inputs = run.model_stage(tmp_path)
     write_evaluation(run, "before", 0.1)
     with stage(run.model("instruct"), "evaluate", config, inputs) as work:
@@ -227,8 +228,12 @@ def test_before_and_after_stand_in_one_table(tmp_path):
     rows = cells(page, "answered right")
     assert [re.sub(r"<.*?>", "", row[0]) for row in rows] == ["before", "instruct", "traces"]
     assert [re.sub(r"<.*?>", "", row[7]) for row in rows] == ["none", "none", "40"]
+    (tmp_path / "config.json").write_text("{}")  # the model was edited after it had answered
+    assert gather(run)["models"].keys() == {"instruct"}
     changed = claim(run.root, mini_recipe(arms={"before": {"train": "none"}}, evaluate={"questions": 3}), replace=True)
     assert "evaluate instruct (out of date)" in gather(changed)["missing"]
+    (run.stage("", "sample") / "manifest.json").unlink()
+    assert gather(run)["models"] == {}
 
 
 def test_tables_fit_1200_pixels(tmp_path):

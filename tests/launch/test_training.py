@@ -11,9 +11,10 @@ from rich.console import Console
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import identity
-from tracestill.launch import cli, deepspeed_command, training
+from tracestill.launch import cli, deepspeed_command, stop_signals, training
 from tracestill.launch import progress as progress_module
 from tracestill.launch.progress import bar, short
+from tracestill.trainer import stopping
 from tracestill.trainer.checkpoint_files import entry_of
 
 
@@ -223,6 +224,19 @@ def test_signals_that_are_ignored_stay_so(run, launched, monkeypatch, number):
         assert signal.getsignal(number) is signal.SIG_IGN
     finally:
         signal.signal(number, before)
+
+
+def test_a_terminal_that_goes_away_tells_it_more_than_once(run, monkeypatch):
+    """The shell and the kernel send a SIGHUP each."""
+    monkeypatch.setattr(stop_signals, "forget_terminal", lambda: None)
+    before = signal.getsignal(signal.SIGHUP)
+    directory = run.stage("traces", "train")
+    directory.mkdir(parents=True)
+    with stop_signals.stop_on_signals(directory, Console(quiet=True)):
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert "SIGHUP" in (directory / stopping.REQUEST).read_text()
+    assert signal.getsignal(signal.SIGHUP) is before
 
 
 def test_what_does_not_change_the_result_may_change_when_training_goes_on(run):

@@ -295,7 +295,7 @@ def test_any_model_is_evaluated_beside_the_arms(run_directory: RunDirectory, tmp
     assert run_directory.models() == {"instruct": run_directory.model("instruct")}
     config, inputs = run_directory.model_stage(theirs)
     assert is_current(run_directory.model("instruct"), "evaluate", config, inputs)
-    (theirs / "extra.txt").write_text("changed")
+    (theirs / "merges.txt").write_text("changed")
     assert not is_current(run_directory.model("instruct"), "evaluate", *run_directory.model_stage(theirs))
     with pytest.raises(InputError, match="no model of transformers"):
         evaluate.run_model(run_directory, "x", tmp_path / "tokenizer")
