@@ -381,4 +381,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from tracestill.data_pipeline import own_modules
+
+    own_modules.leave_working_directory()
     main()

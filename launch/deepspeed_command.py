@@ -22,6 +22,7 @@ from typing import Protocol
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.launch.cpu_ranks import ranks_on_cpu
+from tracestill.launch.rank_environment import ALWAYS
 from tracestill.trainer.cores import THREADS, usable_cores, usable_memory, wanted_threads
 from tracestill.trainer.failure import EXIT_FAILED
 from tracestill.trainer.join_ranks import free_port
@@ -163,7 +164,7 @@ def child_environment(
 ) -> dict[str, str]:
     """This process's environment plus what ranks on one host need, with ``threads`` each on its CPU (None: 1); what the
     user has set stays."""
-    wanted = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    wanted = dict(ALWAYS)
     if not gpus:
         wanted |= {THREADS: str(threads or 1), "DS_ACCELERATOR": "cpu"}
     # One host: ranks talk over the loopback interface and listen on no other.

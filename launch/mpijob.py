@@ -7,6 +7,7 @@ launcher makes the data, and then starts the ranks on the workers with Open MPI'
 from __future__ import annotations
 
 from tracestill.launch.pods import DATA, VOLUMES, Pods, head, indented, rank_variables, values_of
+from tracestill.launch.rank_environment import ALWAYS
 from tracestill.trainer.recipe import Recipe
 
 SSH_CONFIG = """\
@@ -124,7 +125,7 @@ containers:
 def manifest(recipe: Recipe, arm: str, pods: Pods) -> str:
     """The YAML. Raises InputError for a name that Kubernetes would refuse."""
     values = values_of(recipe, arm, pods)
-    told = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", **rank_variables(pods)}
+    told = {**ALWAYS, **rank_variables(pods)}
     exports = " ".join(f"-x {name}={value}" for name, value in told.items())
     script = LAUNCH.format(count=pods.nodes * int(values["ranks"]), exports=exports, **values)
     shared = {**values, "volumes": VOLUMES.format(**values)}

@@ -109,6 +109,8 @@ def assemble(found: Survey, meeting: Meeting, entry: str, words: Sequence[str], 
         stated=cluster.interface is not None,
         threads=threads_on(found),
     )
+    if not cluster.here_only:  # else DeepSpeed puts the working directory before it
+        variables.setdefault("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     if launcher in NO_ADDRESS and not cluster.here_only:
         variables |= {"MASTER_ADDR": meeting.address, "MASTER_PORT": str(meeting.port)}
     for word in [sys.executable, str(Path.cwd()), *words] if not cluster.here_only else ():

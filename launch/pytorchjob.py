@@ -48,6 +48,7 @@ terminationGracePeriodSeconds: 60
     args: [--run-dir, {run_dir}, --arm, "{arm}", --resume, auto]
     # The ranks' environment: nothing here is secret; mount secrets as files.
     env:
+      - {{name: PYTHONSAFEPATH, value: "1"}}
       - {{name: PYTHONUNBUFFERED, value: "1"}}
       - {{name: TOKENIZERS_PARALLELISM, value: "false"}}{cpu}
     securityContext: {{allowPrivilegeEscalation: false}}

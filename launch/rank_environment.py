@@ -25,7 +25,11 @@ LAUNCHER = re.compile(  # what the launcher, ssh, pdsh, mpirun and srun themselv
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|TMPDIR|SSH_AUTH_SOCK|KRB5CCNAME|XDG_RUNTIME_DIR|LD_LIBRARY_PATH|"
     r"VIRTUAL_ENV|CONDA_PREFIX|PYTHONPATH|DS_ACCELERATOR|(PDSH|OMPI|PRTE|PMIX|I_MPI|HYDRA|FI|SLURM|SRUN)_\w+"
 )
-ALWAYS = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+ALWAYS = {
+    "PYTHONSAFEPATH": "1",  # modules of the user's are looked for where the command line does: not where it was started
+    "PYTHONUNBUFFERED": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 EXPORTED_BY_DEEPSPEED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
 OF_STEP = "SRUN_CPUS_PER_TASK"
 NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)

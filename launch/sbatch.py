@@ -50,7 +50,7 @@ SRUN_CPUS_PER_TASK=${{SLURM_CPUS_PER_TASK:-$((cores < {ranks} ? 1 : cores / {ran
 export SRUN_CPUS_PER_TASK
 
 # --- the ranks' environment: nothing else that is set where you submit is needed
-export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false{cpu}
+export PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false{cpu}
 
 # --- after so many attempts something else is wrong, and the job ends
 attempts={attempts}

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.plan import Plan, PlanConfig, make_plan
 from tracestill.data_pipeline.sides import widths
@@ -199,4 +200,5 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    own_modules.leave_working_directory()
     engine.leave(main())

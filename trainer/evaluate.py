@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import PreTrainedModel
 
+from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.answers import Found, find_answer, number, same_answer
 from tracestill.data_pipeline.ask import AskForm
 from tracestill.data_pipeline.encode import load_form
@@ -341,4 +342,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    own_modules.leave_working_directory()
     sys.exit(main())

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import Stage, is_current, missing_files, read_manifest, write_json, write_manifest
 from tracestill.trainer import checkpoint, checkpoint_local
@@ -295,4 +296,5 @@ def train_arm(run: RunDirectory, arm: str, resume: Resume | None, watch: Watchdo
 
 
 if __name__ == "__main__":
+    own_modules.leave_working_directory()
     leave(main())

@@ -1,6 +1,8 @@
 """Modules that a recipe names are found beside it, known by content, and imported by nobody who only looks."""
 
 import importlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.teachers.protocol import find_module
+from tracestill.launch import probe
 
 LOUD = "raise RuntimeError('imported')\n"
 
@@ -135,3 +138,30 @@ def test_what_is_missing_is_said(folder, files, name, said):
 def test_a_module_without_a_dot_is_taken(folder):
     write(folder, mine="x = 3\n")
     assert find_module("mine", "questions.source").x == 3
+
+
+SAYS = """
+import sys
+from tracestill.data_pipeline import own_modules
+if __name__ == "__main__":
+    before = list(sys.path)
+    own_modules.leave_working_directory()
+    print(own_modules.find("mine").origin, len(before) - len(sys.path))
+"""
+
+
+@pytest.mark.parametrize(("safe", "removed"), [("", 1), ("1", 0)])
+@pytest.mark.parametrize("start", [["-m"], [str(Path(probe.__file__).with_name("rank_script.py"))]])
+def test_the_working_directory_is_not_searched(tmp_path, start, safe, removed):
+    write(tmp_path / "path", mine_says=SAYS, mine="")
+    write(tmp_path / "here", mine="")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "path"), "PYTHONSAFEPATH": safe}
+    found = subprocess.run(
+        [sys.executable, *start, "mine_says"],
+        cwd=tmp_path / "here",
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.split() == [str(tmp_path / "path/mine.py"), str(removed)]

@@ -104,6 +104,7 @@ def test_no_more_ranks_than_memory_holds():
 def test_environment_keeps_what_the_user_set():
     cpu = deepspeed_command.child_environment(0, {"CUDA_VISIBLE_DEVICES": "", "A": "b"})
     assert cpu["A"] == "b"
+    assert cpu["PYTHONSAFEPATH"] == "1"
     assert cpu["OMP_NUM_THREADS"] == "1"
     assert cpu["DS_ACCELERATOR"] == "cpu"
     assert "CUDA_VISIBLE_DEVICES" not in cpu

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -97,11 +98,13 @@ def test_a_rehearsal_tells_what_the_launcher_executes(checked, tmp_path, monkeyp
         "NCCL_SOCKET_IFNAME": "e7",
         "NCCL_DEBUG": "WARN",
         "DS_ACCELERATOR": "cpu",
+        "PYTHONSAFEPATH": "1",
         VARIABLE: launch.token,
     }
     whole = " ".join(told)
     for name, value in ranks.items():
         assert f"{name}={value}" in whole or f"{name} {value}" in whole, name
+    assert not re.search(rf"PYTHONPATH[= ]{tmp_path}", whole), "ranks would find modules that the command line does not"
     assert "--run-dir /r/x" in whole
     assert "10.9.9.1" in whole
     if launcher in ("slurm", "mpich"):  # these start a file
