@@ -47,6 +47,16 @@ def said(path, weights, *documents, nll=None, normaliser="weights", **more):
     return share_warnings([*weights], KINDS, rows, same, counts, tables)
 
 
+def test_a_group_whose_kinds_are_all_named_decides_none(path):
+    named = {"plan": 1, "derive": 2, "check": 1, "prose": 0.5, "quote": 1}
+    assert "trace" not in entries_of(["trace", *named], KINDS)
+    assert said(path, {"prompt": 0, "trace": 0.3, **named, "answer": 9, "control": 0.3}, DEMO) == []
+
+
+def test_a_step_without_weight_on_trace_and_answer_is_not_compared(path):
+    assert said(path, {"prompt": 0, "trace": 0, "answer": 0, "control": 1}, CHAT) == []
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "t.arrow"
