@@ -248,12 +248,12 @@ def untrained(run: RunDirectory, tmp_path: Path, student: dict) -> RunDirectory:
 
 def test_threads_are_as_before_an_evaluation(run_directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 1)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         result, _ = evaluate_run(run_directory)
-        assert result["threads"] in (1, 2)
+        assert result["threads"] == 1
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -53,8 +53,16 @@ def test_a_group_whose_kinds_are_all_named_decides_none(path):
     assert said(path, {"prompt": 0, "trace": 0.3, **named, "answer": 9, "control": 0.3}, DEMO) == []
 
 
-def test_a_step_without_weight_on_trace_and_answer_is_not_compared(path):
-    assert said(path, {"prompt": 0, "trace": 0, "answer": 0, "control": 1}, CHAT) == []
+def test_a_step_without_any_weight_is_not_compared():
+    """Records of weight 0, say, may be all that a step holds."""
+    names = ("derive", "answer", "control")
+    rows = [
+        {"kind": name, "weight": 1.0, "tokens": 9, "weight_share": 0.0, "loss_share": 0.0, "gradient_share": 0.0}
+        for name in names
+    ]
+    tables = KINDS.table({"prompt": 0.0, "trace": 0.5}, default=1.0)[None]
+    found = share_warnings(["trace"], KINDS, rows, np.zeros(len(KINDS)), np.full(len(KINDS), 9), tables)
+    assert [line for line in found if "difference" in line or "nan" in line] == []
 
 
 @pytest.fixture
