@@ -50,7 +50,8 @@ class Shared(Bench):
 def shares(cores: int) -> list[tuple[int, int]]:
     """(ranks, threads of each), by powers of two and all cores."""
     sizes = sorted({1 << power for power in range(cores.bit_length())} | {cores})
-    return [(ranks, threads) for ranks in sizes for threads in sizes if ranks * threads <= cores and ranks <= PACKS]
+    found = {(ranks, each) for ranks in sizes for each in sizes if ranks * each <= cores and ranks <= PACKS}
+    return sorted(found | {share_cores(cores, PACKS)})
 
 
 def training(rounds: int, warmup: int, steps: int, sizes: dict[str, dict[str, int]]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def outcome(report: dict[str, Any], directory: Path) -> dict[str, dict[str, Any]
 
 def demo(seed: int) -> dict[str, Any]:
     recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
-    train = {**recipe["train"], "steps": DEMO_STEPS, "ranks": 1, "checkpoint_every": 0, "held_out_every": 100}
+    train = {**recipe["train"], "steps": DEMO_STEPS, "ranks": 1, "checkpoint_interval": None, "held_out_every": 100}
     return {**recipe, "seed": seed, "train": train, **WEIGHTED}
 
 

@@ -13,6 +13,7 @@ measured on one.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -77,6 +78,7 @@ def seconds_of(engine: Engine) -> float:
 
 def measure(rounds: int) -> list[dict[str, Any]]:
     """Seconds of a layer at each ZeRO stage, with and without recomputing it."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # an engine sets its threads by it
     torch.set_num_threads(1)
     connect(TrainConfig(steps=1))
     cases = [(zero, recompute) for zero in range(4) for recompute in (False, True)]

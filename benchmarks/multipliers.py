@@ -27,6 +27,7 @@ SMALLER = [
     "train.ranks=1",
     "train.held_out_every=0",
     "train.checkpoint_every=0",
+    "train.checkpoint_interval=null",
 ]
 ARMS = {
     f"{use}{suffix}": {"weighting": {"use": use, "options": options}}

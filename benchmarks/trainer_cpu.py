@@ -184,8 +184,11 @@ def compare(sizes: dict[str, Any], wanted: list[str], peers: Path | None, folder
 
 def parameters_of(student: Path) -> int:
     """How many numbers a student holds: those that are stored, as a tied head is not."""
-    with safe_open(student / "model.safetensors", framework="np") as held:
-        return sum(math.prod(held.get_slice(name).get_shape()) for name in held.keys())  # noqa: SIM118
+    count = 0
+    for path in student.glob("*.safetensors"):
+        with safe_open(path, framework="np") as held:
+            count += sum(math.prod(held.get_slice(name).get_shape()) for name in held.keys())  # noqa: SIM118
+    return count
 
 
 def padded(ways: dict[str, Any], rate: str, *, grouped: bool) -> str | None:

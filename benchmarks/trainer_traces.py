@@ -10,6 +10,7 @@ GSM8K has them; for a student that is there already, through its own chat templa
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -56,8 +57,10 @@ def write_questions(path: Path, count: int) -> None:
 def read_questions(traces: Path, path: Path, count: int) -> None:
     """``count`` lines of ``traces`` as the recipe's file source reads them, without GSM8K's marks for a calculator."""
     with traces.open(encoding="utf-8") as theirs, path.open("w", encoding="utf-8") as lines:
-        for _ in range(count):
-            given = json.loads(next(theirs))
+        found = list(itertools.islice(theirs, count))
+        if len(found) < count:
+            raise SystemExit(f"{traces}: {len(found)} lines, {count} are needed")
+        for given in map(json.loads, found):
             solution = re.sub(r"<<[^<>]*>>", "", given["answer"])
             line = {"question": given["question"], "gold": solution.rpartition("####")[2].strip(), "solution": solution}
             lines.write(json.dumps(line) + "\n")
@@ -83,6 +86,7 @@ def recipe(questions: Path, student: Path, encode: dict[str, Any], lr: float, **
                 "schedule": "constant",
                 "weight_decay": 0.0,
                 "precision": "fp32",
+                "checkpoint_interval": None,  # peers save nothing while they are timed
             },
         },
         where="trainer_cpu",

@@ -10,7 +10,7 @@ from tracestill.launch.charts import intervals
 from tracestill.launch.report_parts import Found, alike, colour_of, differences, seconds, steps_of, table, text
 from tracestill.trainer.preview_html import kind_class
 
-COLUMNS = 6  # arms in one table of losses, so that it fits the page
+COLUMNS = 5  # arms in one table of losses, so that it fits the page
 
 
 def headline(found: Found) -> str:

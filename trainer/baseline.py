@@ -46,7 +46,9 @@ def untrained_student(recipe: Recipe, tokenizer: Path, device: torch.device) -> 
             known_tokens=(read_manifest(tokenizer) or {}).get("known_tokens", form.size),
         )
     student.model.generation_config = GenerationConfig()  # a model's own settings are no part of the comparison
-    return student.to(device=device, dtype=dtype).eval()
+    for parameter in student.parameters():  # buffers such as RoPE's frequencies stay in fp32, as in training
+        parameter.data = parameter.data.to(dtype)
+    return student.to(device).eval()
 
 
 @contextlib.contextmanager

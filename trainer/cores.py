@@ -99,7 +99,8 @@ def own_threads(environment: Mapping[str, str] = os.environ) -> int | None:
     """Threads for this rank where whoever started it did not say; None: OMP_NUM_THREADS does."""
     if wanted_threads(environment) is not None:
         return None
-    if environment.get(OF_TASK, "").isdecimal():
+    shared = any(name in environment for name in ON_HOST[:2])  # a launcher started several ranks within a task
+    if not shared and environment.get(OF_TASK, "").isdecimal():
         return max(1, int(environment[OF_TASK]))
     here = next((int(environment[name]) for name in ON_HOST if environment.get(name, "").isdecimal()), 1)
     return threads_of(here, usable_cores())

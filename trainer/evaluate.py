@@ -85,8 +85,8 @@ def run(held: RunDirectory, arm: str, progress: Callable[[int, int], None] = lam
     device = torch.device("cuda" if use_gpu() else "cpu")
     source = exported(inputs["train"]) if recipe.train.trains else inputs["tokenizer"]
     questions = held_out(sample / "questions.parquet", recipe.evaluate.questions)
-    threads = choice_for(device)
-    with stage(directory, "evaluate", config, inputs) as work, threads_kept():
+    with threads_kept(), stage(directory, "evaluate", config, inputs) as work:
+        threads = choice_for(device)
         student = None if recipe.train.trains else untrained_student(recipe, source, device)
         form = load_form(recipe.encode, source)
         if student is None:
@@ -121,9 +121,9 @@ def run_model(
     config, inputs = held.model_stage(model)
     device = torch.device("cuda" if use_gpu() else "cpu")
     questions = held_out(inputs["sample"] / "questions.parquet", held.recipe.evaluate.questions)
-    threads = choice_for(device)
-    with stage(held.model(name), "evaluate", config, inputs) as work, threads_kept():
+    with threads_kept(), stage(held.model(name), "evaluate", config, inputs) as work:
         loaded, form = load_any(held.recipe, model, device)
+        threads = choice_for(device)
         predictions = answer(held.recipe, questions, loaded, form, progress, threads)
         asked = form.read(form.prompt_ids(questions[0]["question"])).text
         result = {**summary(predictions), "asked": asked, "documents": 0, "kinds": {}}

@@ -179,7 +179,8 @@ def write_model(
 def copy_tokenizer(source: Path, directory: Path, form: Form) -> None:
     """Copy the tokenizer's files, with the chat template of the form that the student was trained in."""
     for path in sorted(source.iterdir()):
-        if path.is_file() and path.name != MANIFEST and not (directory / path.name).exists():
+        ours = path.name == MANIFEST or path.name.startswith(".")
+        if path.is_file() and not ours and not (directory / path.name).exists():
             shutil.copyfile(path, directory / path.name)
     if form.chat_template is not None:
         config = load_config(directory / "tokenizer_config.json")

@@ -253,12 +253,13 @@ def open_directory(job: Job, resume: Resume | None) -> None:
     if resume == "must" and found is None:
         raise InputError(f"{job.directory}: no committed checkpoint to resume from; train with --resume auto")
     if found is not None:
-        ours = same(json.loads((found / STATE).read_text(encoding="utf-8"))["identity"], job.identity)
+        held = json.loads((found / STATE).read_text(encoding="utf-8"))
+        ours = same(held["identity"], job.identity)
         if resume == "must" and not ours:
             raise InputError(f"{job.directory}: its checkpoints are of another recipe or other data; delete it first")
         if resume and ours:
             state = job.load(found)
-            tell_other_ranks(job, state)
+            tell_other_ranks(job, held)
             job.progress.restore(state)
             forget_later(job)
             restore(job.weighting, state.get("weighting", {}))
@@ -275,7 +276,8 @@ def open_directory(job: Job, resume: Resume | None) -> None:
 
 
 def tell_other_ranks(job: Job, state: dict[str, Any]) -> None:
-    """Say so if a checkpoint was made by other ranks or threads than go on from it: then no longer bit for bit."""
+    """Say so if a checkpoint, of which this is state.json, was made by other ranks or threads than go on from it: then
+    no longer bit for bit."""
     before, now = (state["ranks"], state.get("threads")), (job.engine.ranks, threads_of(job.engine))
     if before[0] != now[0] or (before[1] is not None and before[1] != now[1]):
         was, becomes = (f"{r} rank(s)" + (f" of {t} thread(s)" if t else "") for r, t in (before, now))

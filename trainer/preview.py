@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,9 @@ def preview(
     tokenizer: Tokenizer,
     *,
     normaliser: str = "weights",
-    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Per kind: targets, sum of w, share of the sum of w * c, of the loss, and of the gradient at the head; the step's
-    first document; and what the recipe's author should know."""
+    """Per kind: targets, sum of w, share of the sum of w * c, of the loss, and of the gradient at the head; and the
+    step's first document."""
     table = table_at(weighting, 0, len(kinds))
     tokens = token_function(weighting)
     counts = store.counts[documents]
@@ -63,7 +62,6 @@ def preview(
     return {
         "kinds": rows,
         "document": {"id": str(store.ids[first]), "tokens": without_middle(tokens_shown)},
-        "warnings": list(warnings),
     }
 
 

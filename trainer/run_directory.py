@@ -8,10 +8,10 @@ from typing import Any
 from tracestill.data_pipeline import encode, own_modules, plan_stage
 from tracestill.data_pipeline.content import MEMORY, contents, model_files, named_files
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import CONTENTS, read_manifest, sync
+from tracestill.data_pipeline.stage import CONTENTS, UNKNOWN, read_manifest, sync
 from tracestill.trainer.recipe import FOLDER, MAIN_ARM, Recipe, dump_recipe, load_recipe, own_modules_of
 from tracestill.trainer.settings import BOOKKEEPING, CHOOSING, GENERATION
-from tracestill.trainer.weighting import own_module
+from tracestill.trainer.weighting import is_out_of_sight, own_module
 
 RECIPE = "recipe.yaml"
 STAGES = ("sample", "select", "encode", "plan", "train", "evaluate", "report")
@@ -120,6 +120,8 @@ class RunDirectory:
         free = bookkeeping(own)
         for block in BOOKKEEPING:
             config[block] = {key: value for key, value in config[block].items() if f"{block}.{key}" not in free}
+        if arm != MAIN_ARM and is_out_of_sight(own.weighting.use):  # defaults of its options are not known here
+            config["weighting"] = {**config["weighting"], "options": UNKNOWN}
         if (own.train.metric or "").startswith(GENERATION):
             config["evaluate"] = recipe.get("evaluate", {})
         if found := contents(trained_with(own), self.memory):

@@ -308,11 +308,15 @@ def load_pretrained(
     if not (path / "config.json").exists() and not (path / adapters.CONFIG).exists():  # an export may be an adapter
         raise InputError(f"student.pretrained: {path} holds no config.json; expected a transformers model directory")
     try:
-        model = auto_class(config).from_pretrained(path, dtype=dtype, **attention_of(config))
+        how = {"dtype": dtype, "output_loading_info": True, **attention_of(config)}
+        model, loaded = auto_class(config).from_pretrained(path, **how)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         kind = "an encoder-decoder" if config.encoder_decoder else "a causal language model"
         raise InputError(f"student.pretrained: {path} does not load as {kind} ({reason})") from error
+    if missing := sorted(loaded["missing_keys"]):  # else they would be drawn at random
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise InputError(f"student.pretrained: {path} lacks the weights of {', '.join(missing[:3])}{more}")
     rows = model.get_input_embeddings().weight.shape[0]
     if known_tokens is not None and known_tokens <= rows:
         if known_tokens < vocab_size:

@@ -47,14 +47,14 @@ def train(job: Job, stop: StopRequest) -> bool:
     """
     settings, engine, progress = job.recipe.train, job.engine, job.progress
     meter, pace, log = Meter(job.recipe.span_kinds(), engine.device), pace_of(job), open_log(job)
-    ahead, teller = Ahead(job.batches, job.steps), teller_of(job)
+    ahead = Ahead(job.batches, job.steps)
     if job.measures and progress.step == 0:
         measure(job, log, pace)
+    teller = teller_of(job)
     while progress.step < job.steps and not progress.over:
         job.phase("data")
         batch = ahead.step(progress.step)
-        told = (progress.step + 1) % settings.log_every == 0 or progress.step + 1 == job.steps
-        engine.module.head[0].watched = meter.unweighted if told else None
+        engine.module.head[0].watched = meter.unweighted if may_be_told(job, stop) else None
         for micro in batch.micro:
             job.phase("forward")
             loss, statistics = engine.forward(micro)
@@ -99,6 +99,13 @@ def train(job: Job, stop: StopRequest) -> bool:
                 stop.mark(done, job.steps)
             return False
     return True
+
+
+def may_be_told(job: Job, stop: StopRequest) -> bool:
+    """Whether a line of numbers may follow this step, as far as its beginning shows."""
+    settings, done = job.recipe.train, job.progress.step + 1
+    may_end = done == job.steps or stop.reason() != "" or (job.measures and done % settings.held_out_every == 0)
+    return may_end or done % settings.log_every == 0
 
 
 def pace_of(job: Job) -> Pace:

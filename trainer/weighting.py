@@ -169,7 +169,8 @@ class SpanWeighting:
         return self.span_kinds.table({name: at(weight, step) for name, weight in self.weights.items()}, default=1.0)
 
     def named(self) -> list[str]:
-        return [*(getattr(self.options, "kinds", None) or ()), *self.weights]
+        kinds = self.options.kinds if isinstance(self.options, MultiplierOptions) else None
+        return [*(kinds or ()), *self.weights]
 
 
 def own_module(use: str) -> str | None:

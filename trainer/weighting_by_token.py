@@ -76,6 +76,9 @@ class RandomDrop(SpanWeighting):
         super().__init__(config, kinds, seed)
         self.droppable = kinds.mask(self.options.kinds)
 
+    def named(self) -> list[str]:
+        return [*self.options.kinds, *self.weights]
+
     def tokens(self, document: Document, step: int) -> np.ndarray:
         kept = uniform(self.seed, document.index, step, len(document.tokens)) < self.options.keep
         return (kept | ~self.droppable[document.kinds]).astype(np.float32)

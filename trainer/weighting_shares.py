@@ -40,12 +40,13 @@ def share_warnings(
 
 
 def entries_of(names: Sequence[str], kinds: Kinds) -> dict[str, list[int]]:
-    """The kinds that each name of the recipe decides; a kind's own name wins over its group."""
+    """The kinds that each name of the recipe decides, where it decides any; a kind's own name wins over its group."""
     own = {name for name in names if kinds.members(name) == (name,)}
-    return {
+    found = {
         name: [kinds.id(member) for member in kinds.members(name) if member == name or member not in own]
         for name in names
     }
+    return {name: ids for name, ids in found.items() if ids}
 
 
 def unnamed(entries: dict[str, list[int]], named: Sequence[str], kinds: Kinds, rows: Sequence[Row]) -> list[str]:
@@ -107,6 +108,8 @@ def no_difference(kinds: Kinds, rows: Sequence[Row], equal: np.ndarray, tables: 
     if (of_both == of_both[:, :1]).all():
         return []
     now = np.array([row["weight_share"] for row in rows if kinds.id(row["kind"]) in ids])
+    if not now.sum() or not equal[ids].sum():
+        return []
     now, then = now / now.sum(), equal[ids] / equal[ids].sum()
     if np.abs(now - then).max() >= SAME:
         return []

@@ -20,6 +20,7 @@ from torch import nn
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer import checkpoint, job, zero
 from tracestill.trainer import saver as saver_module
+from tracestill.trainer.checkpoint_files import STATE
 from tracestill.trainer.placement import Placement
 from tracestill.trainer.saver import Saver
 
@@ -424,3 +425,10 @@ def test_other_ranks_or_threads_than_made_a_checkpoint_are_told(made_by, said, m
     job.tell_other_ranks(SimpleNamespace(engine=engine, console=heard), made_by)
     assert said in heard.file.getvalue()
     assert bool(said) == bool(heard.file.getvalue())
+
+
+def test_what_tells_other_ranks_stands_in_what_is_saved(tmp_path):
+    checkpoint.save(fake_engine(), tmp_path, 1, {"threads": 1})
+    held = json.loads((tmp_path / "step-000001" / STATE).read_text())
+    assert held["ranks"] == fake_engine().ranks
+    assert held["threads"] == 1

@@ -111,4 +111,5 @@ def test_what_the_user_says_of_threads_counts(monkeypatch):
     assert own_threads({}) == 16
     assert own_threads({"LOCAL_SIZE": "4"}) == 4
     assert own_threads({"OMPI_COMM_WORLD_LOCAL_SIZE": "64"}) == 1
-    assert own_threads({"SLURM_CPUS_PER_TASK": "6", "LOCAL_SIZE": "4"}) == 6
+    assert own_threads({"SLURM_CPUS_PER_TASK": "6", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}) == 6, "each rank is a task"
+    assert own_threads({"SLURM_CPUS_PER_TASK": "16", "LOCAL_SIZE": "4"}) == 4, "a launcher's ranks share their task"

@@ -23,7 +23,7 @@ from tracestill.data_pipeline.schema import QUESTION_SCHEMA, write_rows
 from tracestill.data_pipeline.stage import is_current, read_manifest, stage
 from tracestill.data_pipeline.store import TokenStore, TokenStoreWriter
 from tracestill.kernels import attention
-from tracestill.trainer import evaluate
+from tracestill.trainer import baseline, evaluate, threads
 from tracestill.trainer.export import export
 from tracestill.trainer.intervals import mean_interval
 from tracestill.trainer.recipe import Recipe
@@ -244,6 +244,33 @@ def untrained(run: RunDirectory, tmp_path: Path, student: dict) -> RunDirectory:
     with stage(held.stage("before", "encode"), "encode", {}, {}) as work:
         write_store(work.path / "test.arrow", make_documents(12))
     return held
+
+
+def test_threads_are_as_before_an_evaluation(run_directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        result, _ = evaluate_run(run_directory)
+        assert result["threads"] == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_untrained_student_keeps_its_buffers_as_they_are(
+    run_directory: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RoPE's frequencies in bf16 would be off by radians at long positions; those of an export are in fp32."""
+    config = {k: v for k, v in tiny_config().items() if k != "vocab_size"}
+    run = untrained(run_directory, tmp_path, {"config": config})
+    monkeypatch.setattr(baseline, "training_dtype", lambda settings, device: torch.bfloat16)
+    model = baseline.untrained_student(
+        run.recipe.for_arm("before"), run.stage("before", "tokenizer"), torch.device("cpu")
+    ).model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert {buffer.dtype for name, buffer in model.named_buffers() if "inv_freq" in name} == {torch.float32}
 
 
 @pytest.mark.parametrize("source", ["config", "pretrained"])

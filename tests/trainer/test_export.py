@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import chat_templates as made
 import pytest
@@ -25,7 +26,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.form import FormConfig
 from tracestill.data_pipeline.render import load_tokenizer
 from tracestill.data_pipeline.tokenizer import fast_tokenizer, train_sentencepiece, write_tokenizer
-from tracestill.trainer.export import check_tokenizer, export
+from tracestill.trainer.export import check_tokenizer, copy_tokenizer, export
 from tracestill.trainer.generate import load_exported
 
 BLOCK = """
@@ -334,3 +335,15 @@ def test_every_way_of_cutting_text_otherwise_is_found(tmp_path, text, split):
     check_tokenizer(given, AutoConfig.for_model("llama"))  # read as its file says
     with pytest.raises(InputError, match=r"as Qwen2Tokenizer and cuts text otherwise .*\(after '.*': '.*', not '.*'\)"):
         check_tokenizer(given, AutoConfig.for_model("qwen2"))
+
+
+def test_an_export_holds_nothing_that_is_the_run_s_own(tmp_path):
+    source, target = tmp_path / "tokenizer", tmp_path / "export"
+    save_tokenizer(source)
+    target.mkdir()
+    for name in (".known.json", ".known.json.0a.tmp", "manifest.json"):
+        (source / name).write_text("{}")
+    copy_tokenizer(source, target, SimpleNamespace(chat_template=None))
+    left = {".known.json", ".known.json.0a.tmp", "manifest.json"}
+    assert {path.name for path in target.iterdir()} == {path.name for path in source.iterdir()} - left
+    assert (target / "tokenizer.json").is_file()

@@ -47,6 +47,24 @@ def said(path, weights, *documents, nll=None, normaliser="weights", **more):
     return share_warnings([*weights], KINDS, rows, same, counts, tables)
 
 
+def test_a_group_whose_kinds_are_all_named_decides_none(path):
+    named = {"plan": 1, "derive": 2, "check": 1, "prose": 0.5, "quote": 1}
+    assert "trace" not in entries_of(["trace", *named], KINDS)
+    assert said(path, {"prompt": 0, "trace": 0.3, **named, "answer": 9, "control": 0.3}, DEMO) == []
+
+
+def test_a_step_without_any_weight_is_not_compared():
+    """Records of weight 0, say, may be all that a step holds."""
+    names = ("derive", "answer", "control")
+    rows = [
+        {"kind": name, "weight": 1.0, "tokens": 9, "weight_share": 0.0, "loss_share": 0.0, "gradient_share": 0.0}
+        for name in names
+    ]
+    tables = KINDS.table({"prompt": 0.0, "trace": 0.5}, default=1.0)[None]
+    found = share_warnings(["trace"], KINDS, rows, np.zeros(len(KINDS)), np.full(len(KINDS), 9), tables)
+    assert [line for line in found if "difference" in line or "nan" in line] == []
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "t.arrow"
