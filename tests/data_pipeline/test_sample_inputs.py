@@ -138,6 +138,8 @@ def test_a_module_mended_while_it_is_asked_asks_anew(folder: Path, monkeypatch: 
     assert "their_helper.py" in changed(folder)
     assert go(folder) == (4, {"Well, 1 plus 1"})
     assert changed(folder) == ""
+    (folder / "their_helper.py").write_text("SIGN = '+'\n")
+    assert go(folder) == (0, {"Well, 1 + 1"})
 
 
 def test_a_module_imported_later_asks_anew_each_time_that_it_changes(folder: Path) -> None:

@@ -229,14 +229,22 @@ def test_signals_that_are_ignored_stay_so(run, launched, monkeypatch, number):
 def test_a_terminal_that_goes_away_tells_it_more_than_once(run, monkeypatch):
     """The shell and the kernel send a SIGHUP each."""
     monkeypatch.setattr(stop_signals, "forget_terminal", lambda: None)
-    before = signal.getsignal(signal.SIGHUP)
-    directory = run.stage("traces", "train")
+    directory, heard = run.stage("traces", "train"), []
     directory.mkdir(parents=True)
-    with stop_signals.stop_on_signals(directory, Console(quiet=True)):
-        for _ in range(3):
-            os.kill(os.getpid(), signal.SIGHUP)
-        assert "SIGHUP" in (directory / stopping.REQUEST).read_text()
-    assert signal.getsignal(signal.SIGHUP) is before
+
+    def handler(number, frame):
+        heard.append(number)
+
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        with stop_signals.stop_on_signals(directory, Console(quiet=True)):
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGHUP)
+            assert "SIGHUP" in (directory / stopping.REQUEST).read_text()
+        assert heard == []
+        assert signal.getsignal(signal.SIGHUP) is handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_what_does_not_change_the_result_may_change_when_training_goes_on(run):
