@@ -99,7 +99,7 @@ def pretrained(student: Path, problems: Path, seed: int) -> dict[str, Any]:
         "student": {"pretrained": str(student)},
         "train": {
             **{"steps": 40, "ranks": 1, "zero": 0, "lr": 3e-5, "schedule": "cosine", "warmup": 6},
-            **{"held_out_every": 40, "log_every": 10, "precision": "fp32", "keep": 1},
+            **{"held_out_every": 40, "log_every": 10, "precision": "fp32", "keep": 1, "checkpoint_interval": None},
         },
         "evaluate": {"max_new_tokens": 128, "batch_size": 24},
         **WEIGHTED,

@@ -25,6 +25,7 @@ MODULES = [  # that workers import, or what they import: half of it would be mos
     *("transformers.models.llama.modeling_llama", "transformers.models.t5.modeling_t5", "torch.optim.swa_utils"),
 ]
 OF_A_TEST = "PYTEST_CURRENT_TEST"
+BY_IMPORTS = ("PYTORCH_NVML_BASED_CUDA_CHECK", "TORCHINDUCTOR_CACHE_DIR")  # set by deepspeed and torch themselves
 ANSWER_SECONDS = 60  # that the server may take beyond a request's own
 
 
@@ -35,8 +36,9 @@ def environment() -> dict[str, str]:
 
 
 def read_at_import() -> dict[str, str]:
-    """The part of it that modules may have read when they were imported: all that is not pytest's note of the test."""
-    return {key: value for key, value in environment().items() if key != OF_A_TEST}
+    """The part of it that modules may have read when they were imported: all but pytest's note of the test, and what
+    their import sets, in this process as in the server."""
+    return {key: value for key, value in environment().items() if key not in (OF_A_TEST, *BY_IMPORTS)}
 
 
 AS_IMPORTED = read_at_import()  # before any test has changed it
