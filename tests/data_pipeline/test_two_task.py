@@ -42,7 +42,7 @@ def test_two_documents_by_hand(form) -> None:
     # evaluation asks for the answer, and reads it
     asked = form.prompt_ids(QUESTION)
     assert label.tokens[: len(asked)].tolist() == asked
-    assert form.read(label.tokens[len(asked) :].tolist())[1:] == ("", "7", True, 0)
+    assert form.read(label.tokens[len(asked) :].tolist())[1:] == ("", "7", True, 0, True)
 
 
 def test_a_record_is_one_record_and_two_documents(tmp_path: Path) -> None:
