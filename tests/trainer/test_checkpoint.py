@@ -276,6 +276,7 @@ def test_what_was_passed_over_when_resuming_pushes_out_no_good_one(tmp_path, mon
     made = SimpleNamespace(
         **{"directory": tmp_path, "checkpoints": directory, "identity": who, "placement": placement},
         **{"progress": progress, "weighting": None, "engine": fake_engine()},
+        **{"steps": 200, "console": Console(file=io.StringIO())},
         load=lambda path: {"step": 100, "skips": 0, "best": None},
     )
     job.open_directory(made, "auto")
