@@ -140,5 +140,5 @@ class Nodes(threading.Thread):
     def close(self) -> None:
         """Nobody need expect a sign of life any more: the talker says so, if it can at once."""
         self.closed.set()
-        if self.talker is not None:
+        if self.talker is not None and self.talker.ident is not None:  # made, and not started yet: it will not speak
             self.talker.join(FAREWELL)

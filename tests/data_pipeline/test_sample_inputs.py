@@ -131,10 +131,9 @@ def test_a_module_mended_while_it_is_asked_asks_anew(folder: Path, monkeypatch: 
         (folder / "their_helper.py").write_text("SIGN = 'plus'\n")
         return ask(*arguments)
 
-    monkeypatch.setattr(sample, "ask", mend)
-    assert go(folder) == (4, {"Well, 1 + 1"})
-    monkeypatch.undo()
-    monkeypatch.chdir(folder)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(sample, "ask", mend)
+        assert go(folder) == (4, {"Well, 1 + 1"})
     assert "their_helper.py" in changed(folder)
     assert go(folder) == (4, {"Well, 1 plus 1"})
     assert changed(folder) == ""

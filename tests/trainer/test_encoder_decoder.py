@@ -70,8 +70,9 @@ def test_loss_and_gradient_of_a_pack_are_those_of_its_documents_alone(family):
         assert own.keys() == gradient.keys()
         assert (whole(own) - whole(gradient)).norm() <= 2e-6 * whole(gradient).norm()
         for name, reference in gradient.items():
-            error = (found[torch.float32][1][name] - reference).norm()
-            assert (own[name] - reference).norm() <= 4 * error + 1e-12, name
+            # a key's bias has no gradient but for rounding: it is measured against the whole
+            error = max((found[torch.float32][1][name] - reference).norm(), 1e-7 * whole(gradient).norm())
+            assert (own[name] - reference).norm() <= 4 * error, name
 
 
 def test_a_question_moves_no_other_document_by_one_bit():
