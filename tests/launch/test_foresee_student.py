@@ -6,6 +6,7 @@ import pytest
 import torch
 from fake_run import RECIPE, claim, mini_recipe, run_data_stages
 from rich.console import Console
+from saved_tensors import saved
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 from tracestill.kernels import attention
@@ -52,28 +53,6 @@ def model(name, way):
     return built
 
 
-def saved(built):
-    """Bytes that autograd holds after a forward pass of one document, parameters and inputs left out."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*built.parameters(), *built.buffers())}
-    found = {}
-
-    def note(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own and tensor.is_floating_point():
-            found[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        hidden = built.get_decoder()(
-            input_ids=torch.arange(TOKENS)[None] % 61,
-            position_ids=torch.arange(TOKENS)[None],
-            use_cache=False,
-            cu_seq_lens_q=torch.tensor([0, TOKENS], dtype=torch.int32),
-        ).last_hidden_state
-    assert hidden.requires_grad
-    return sum(storage.nbytes() for storage in found.values())
-
-
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", SHAPES)
 def test_what_is_kept_is_what_autograd_keeps_but_for_the_first_layer(name, way):
@@ -89,7 +68,7 @@ def test_what_is_kept_is_what_autograd_keeps_but_for_the_first_layer(name, way):
     normalised = built.model.norm.weight.requires_grad
     final = TOKENS * ((2 if normalised else 1) * 4 * decoder.hidden + 4)
     copies = TOKENS * reached * 4 * decoder.query  # the CPU's attention copies its output
-    exact = saved(built)
+    exact = saved(built, TOKENS)
     whole = activations(decoder, Setting(TOKENS, bytes=4))["kept"] / decoder.layers
     embedded = built.get_input_embeddings().weight.requires_grad
     if embedded:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from distributed_support import run_workers
+from saved_tensors import saved
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 from tracestill.kernels import attention
@@ -39,28 +40,6 @@ def model(name):
     return AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME, dtype=torch.float32).train()
 
 
-def saved(built) -> int:
-    """Bytes that autograd holds after a forward pass of one document, parameters and inputs left out."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*built.parameters(), *built.buffers())}
-    found = {}
-
-    def note(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own and tensor.is_floating_point():
-            found[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        hidden = built.get_decoder()(
-            input_ids=torch.arange(TOKENS)[None] % 61,
-            position_ids=torch.arange(TOKENS)[None],
-            use_cache=False,
-            cu_seq_lens_q=torch.tensor([0, TOKENS], dtype=torch.int32),
-        ).last_hidden_state
-    assert hidden.requires_grad
-    return sum(storage.nbytes() for storage in found.values())
-
-
 @pytest.mark.parametrize("name", SHAPES)
 def test_parameters_are_counted_as_transformers_has_them(name):
     assert SHAPES[name].parameters == sum(p.numel() for p in model(name).parameters())
@@ -76,7 +55,7 @@ def test_what_is_kept_for_the_backward_pass(name, tiles):
     final = TOKENS * (2 * 4 * decoder.hidden + 4)  # the last norm's own
     copies = TOKENS * decoder.layers * 4 * decoder.query  # the CPU's attention copies its output
     kept = activations(decoder, Setting(TOKENS, bytes=4, tiles=tiles))["kept"]
-    assert saved(built) == pytest.approx(kept + final + copies, rel=1e-3)
+    assert saved(built, TOKENS) == pytest.approx(kept + final + copies, rel=1e-3)
 
 
 def test_a_row_that_ranks_share_costs_each_its_part():
