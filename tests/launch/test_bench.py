@@ -141,10 +141,7 @@ def test_with_hardware_nothing_is_measured(run, tmp_path):
         (["--zero", "two"], "--zero: expected whole numbers from 0 on, such as 1,2,4, got 'two'"),
         (["--foresee", "nodes=0"], "--foresee: expected whole numbers from 1 on"),
         (["--scaling", "2", "--hardware", "h100", "--foresee", "nodes=1"], "--hardware: measures nothing"),
-        (
-            ["--set", "plan.capacity=300"],
-            "'encode traces' is of other settings (",
-        ),
+        (["--set", "plan.capacity=300"], "'encode traces' is of other settings ("),
         (["--capacity", "512", "--set", "train.ranks=8"], "leaves 8 ranks without packs"),
         (["--capacity", "9"], "--capacity 9: the longest document has"),
         (["--hardware", "h100"], "--devices, --link, --hardware: belong to --foresee"),
