@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.heard import Unusable
 from tracestill.data_pipeline.schema import Question, Span
 from tracestill.data_pipeline.stage import digest_of
 from tracestill.data_pipeline.teachers.protocol import Solution
@@ -40,6 +41,16 @@ CREATE TABLE samples (
     spans TEXT NOT NULL,
     PRIMARY KEY (record_id, binding),
     UNIQUE (question_id, teacher, style, temperature, position, binding)
+) WITHOUT ROWID
+"""
+REJECTED = """
+CREATE TABLE IF NOT EXISTS rejected (
+    record_id TEXT NOT NULL,
+    binding TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    said TEXT NOT NULL,
+    PRIMARY KEY (record_id, binding)
 ) WITHOUT ROWID
 """
 FIRST_SEEN = """
@@ -98,6 +109,7 @@ class Journal:
         if version == 0:
             self.database.execute(TABLE)
             self.database.execute(f"PRAGMA user_version = {VERSION}")
+        self.database.execute(REJECTED)
         self.database.execute(FIRST_SEEN)
         self.database.execute("COMMIT")
         if version not in (0, VERSION):
@@ -112,8 +124,9 @@ class Journal:
         self.database.close()
 
     def done(self) -> set[tuple[str, str]]:
-        """(record id, binding) of every row."""
-        return set(self.database.execute("SELECT record_id, binding FROM samples"))
+        """(record id, binding) of every row, rejected ones included: who has answered is not asked again."""
+        both = "SELECT record_id, binding FROM samples UNION SELECT record_id, binding FROM rejected"
+        return set(self.database.execute(both))
 
     def changed(self, module: str, options: dict[str, Any], files: dict[str, str]) -> str:
         """A digest of what a teacher's files (name -> sha256) hold; "" while it is what they held at first.
@@ -139,17 +152,34 @@ class Journal:
         (files,) = self.database.execute(query, (digest_of([module, options]),)).fetchone()
         return dict(json.loads(files))
 
-    def add(self, key: Key, binding: str, solution: Solution, spans: Iterable[Span]) -> None:
+    def add(self, key: Key, binding: str, heard: Solution | Unusable) -> None:
         """Write one row, durably; a row that another process has written meanwhile stays as it is."""
-        row = (
-            *(key.record_id, binding, key.question_id, key.teacher, key.style, key.temperature, key.index),
-            *(solution.trace, solution.answer, json.dumps([[s.start, s.end, s.kind] for s in spans])),
+        if isinstance(heard, Unusable):
+            row = (key.record_id, binding, heard.reason, heard.detail, heard.said)
+            self.database.execute("INSERT OR IGNORE INTO rejected VALUES (?, ?, ?, ?, ?)", row)
+            return
+        spans = json.dumps([[s.start, s.end, s.kind] for s in heard.spans or ()])
+        asked = (key.record_id, binding, key.question_id, key.teacher, key.style, key.temperature, key.index)
+        self.database.execute(
+            "INSERT OR IGNORE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*asked, heard.trace, heard.answer, spans),
         )
-        self.database.execute(f"INSERT OR IGNORE INTO samples VALUES ({','.join('?' * len(row))})", row)
 
     def rows(self, wanted: Iterable[tuple[Key, str]]) -> Iterator[tuple[Key, Solution]]:
-        """Key and solution (with spans) of each wanted (key, binding), in the order wanted."""
+        """Key and solution (with spans) of each wanted (key, binding) that gave one, in the order wanted."""
         query = "SELECT trace, answer, spans FROM samples WHERE record_id = ? AND binding = ?"
-        for key, binding in wanted:
-            trace, answer, spans = self.database.execute(query, (key.record_id, binding)).fetchone()
+        for key, (trace, answer, spans) in self.found(query, wanted):
             yield key, Solution(trace, answer, tuple(Span(*span) for span in json.loads(spans)))
+
+    def unusable(self, wanted: Iterable[tuple[Key, str]]) -> Iterator[tuple[Key, Unusable]]:
+        """Key and what was said of each wanted (key, binding) that gave no record, in the order wanted."""
+        if self.database.execute("SELECT 1 FROM rejected LIMIT 1").fetchone() is None:
+            return
+        query = "SELECT reason, detail, said FROM rejected WHERE record_id = ? AND binding = ?"
+        for key, row in self.found(query, wanted):
+            yield key, Unusable(*row)
+
+    def found(self, query: str, wanted: Iterable[tuple[Key, str]]) -> Iterator[tuple[Key, Any]]:
+        for key, binding in wanted:
+            if row := self.database.execute(query, (key.record_id, binding)).fetchone():
+                yield key, row

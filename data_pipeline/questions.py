@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tracestill.data_pipeline import own_modules
-from tracestill.data_pipeline.answers import same_answer
 from tracestill.data_pipeline.content import named_files, read_digest
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.question_lines import read_questions
+from tracestill.data_pipeline.rejected import SHARE, Rejected, by_reason, refuse_too_many
 from tracestill.data_pipeline.schema import Question, content_id
 from tracestill.data_pipeline.stage import UNKNOWN
 from tracestill.data_pipeline.teachers.protocol import check_options, is_own, question_function
+from tracestill.data_pipeline.well_formed import json_fault
+
+MAX_REJECTED = "questions.max_rejected"
 
 
 class QuestionsConfig(BaseModel):
@@ -29,6 +33,9 @@ class QuestionsConfig(BaseModel):
         0, ge=0, description="held-out questions that training may look at to choose a checkpoint; apart from test"
     )
     options: dict[str, Any] = Field({}, description="the source's own options")
+    max_rejected: float = Field(
+        SHARE, ge=0, le=1, description="share of lines or questions that may be unusable; with more, nothing is sampled"
+    )
 
     @property
     def is_file(self) -> bool:
@@ -46,9 +53,10 @@ class QuestionsConfig(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """The config for a manifest: with a digest of the file, if the source is one."""
+        held = self.model_dump(mode="json", exclude_defaults=True, exclude={"max_rejected"})
         if not self.is_file:
-            return self.model_dump(mode="json", exclude_defaults=True)
-        path, held = Path(self.source), self.model_dump(mode="json", exclude_defaults=True)
+            return held
+        path = Path(self.source)
         if path.is_file():
             return {**held, "file": read_digest(path)}
         if own_modules.is_looking():
@@ -62,82 +70,100 @@ class QuestionsConfig(BaseModel):
         return source | named_files(self.options, "questions.options")
 
 
-def make_questions(config: QuestionsConfig, seed: int) -> list[Question]:
-    """Questions of all splits, training ones first, equal for equal arguments.
+@dataclass(frozen=True)
+class Posed:
+    """Questions of all splits, and what became of everything else that the source held."""
 
-    Raises InputError if the source has too few, or if a question occurs twice or in two splits by content.
+    questions: list[Question]  # training ones first
+    rejected: list[Rejected]
+    counts: dict[str, Any]  # in = used + duplicates + unused + the sum of rejected by reason
+
+
+def make_questions(config: QuestionsConfig, seed: int) -> Posed:
+    """Questions of all splits, equal for equal arguments.
+
+    Raises InputError if the source has too few, if more than ``config.max_rejected`` of it cannot be used, or if a
+    module gives a question twice or in two splits.
     """
     wanted = {"train": config.train, "test": config.test}
     if config.validation:  # task modules that know two splits only need not be told
         wanted["validation"] = config.validation
-    if config.is_file:
-        found = from_file(Path(config.source), wanted, seed)
-    else:
-        function, model = question_function(config.source, "questions.source")
-        found = list(function(wanted, check_options(model, config.options, "questions.options"), seed))
-    counts = Counter(question.split for question in found)
-    if counts != +Counter(wanted):
-        raise InputError(f"questions.source: '{config.source}' gave {dict(counts)} questions, expected {wanted}")
+    return from_file(config, wanted, seed) if config.is_file else from_module(config, wanted, seed)
+
+
+def from_module(config: QuestionsConfig, wanted: dict[str, int], seed: int) -> Posed:
+    """Questions of a task module. A question that cannot be kept is rejected, and its split is one smaller."""
+    who = f"questions.source: '{config.source}'"
+    function, model = question_function(config.source, "questions.source")
+    given = list(function(wanted, check_options(model, config.options, "questions.options"), seed))
+    found, rejected, splits = [], [], Counter[str]()
+    for at, question in enumerate(given):
+        split = getattr(question, "split", None)
+        splits[split if isinstance(split, str) else f"of {type(question).__name__}"] += 1
+        if fault := question_fault(question):
+            rejected.append(Rejected(f"{who}, question {at}", *fault, ascii(question)))
+        else:
+            found.append(question)
+    if splits != +Counter(wanted):
+        raise InputError(f"{who} gave {dict(splits)} questions, expected {wanted}")
+    refuse_too_many(rejected, len(given), config.max_rejected, MAX_REJECTED, "questions")
     seen: dict[str, Question] = {}
     for question in found:
         if question.question_id != content_id(question.question):
-            raise InputError(
-                f"questions.source: '{config.source}' gave a question whose id is not content_id(question): "
-                f"{question.question[:80]!r}"
-            )
+            raise InputError(f"{who} gave a question whose id is not content_id(question): {question.question[:80]!r}")
         if (other := seen.setdefault(question.question_id, question)) is not question:
             raise InputError(
-                f"questions.source: '{config.source}' gave the same question twice ({other.split} and "
-                f"{question.split}): {question.question[:80]!r}"
+                f"{who} gave the same question twice ({other.split} and {question.split}): {question.question[:80]!r}"
             )
-    return sorted(found, key=lambda question: question.split != "train")
+    questions = sorted(found, key=lambda question: question.split != "train")
+    return Posed(questions, rejected, counted(len(given), len(found), 0, 0, rejected))
 
 
-def from_file(path: Path, wanted: dict[str, int], seed: int) -> list[Question]:
-    """Questions of a file with one JSON object a line: ``question`` and ``gold``, further fields become metadata.
+def question_fault(question: Any) -> tuple[str, str] | None:
+    """(reason, detail) if what a module gives cannot be kept as a question."""
+    if not isinstance(question, Question):
+        return "no_question", f"expected a Question, got {type(question).__name__}"
+    texts = {name: getattr(question, name) for name in ("question", "gold", "group")}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            return "not_text", f"'{name}' must be a text, got {type(text).__name__}"
+    if not isinstance(question.metadata, dict):
+        return "not_json", f"'metadata' must be an object, got {type(question.metadata).__name__}"
+    return json_fault({**texts, "metadata": question.metadata})
 
-    Lines are shuffled by the seed; test questions come first, then validation ones, so that they stay the same for any
-    number of the others. A repeated question counts once. Raises InputError naming the file and line of a bad line.
+
+def from_file(config: QuestionsConfig, wanted: dict[str, int], seed: int) -> Posed:
+    """Questions of a file of lines (``question_lines``).
+
+    They are shuffled by the seed; test questions come first, then validation ones, so that they stay the same for any
+    number of the others. A repeated question counts once.
     """
-    found: dict[str, tuple[int, Question]] = {}
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for at, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                question = question_of_line(line, f"{path}:{at}")
-                first, other = found.setdefault(question.question_id, (at, question))
-                if not same_answer(question.gold, other.gold):
-                    raise InputError(
-                        f"{path}:{at}: the question of line {first} with another gold answer "
-                        f"({question.gold!r}, not {other.gold!r}); keep one of them"
-                    )
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as UTF-8 text ({error})") from error
-    if len(found) < sum(wanted.values()):
+    path = Path(config.source)
+    lines = read_questions(path)
+    refuse_too_many(lines.rejected, lines.total, config.max_rejected, MAX_REJECTED, "lines")
+    if len(lines.questions) < sum(wanted.values()):
+        left_out = f" ({lines.duplicates} repeated, {len(lines.rejected)} rejected)"
         raise InputError(
-            f"{path}: {len(found)} different questions, but {' + '.join(f'questions.{split}' for split in wanted)} = "
-            f"{sum(wanted.values())}"
+            f"{path}: {len(lines.questions)} different questions{left_out}, but "
+            f"{' + '.join(f'questions.{split}' for split in wanted)} = {sum(wanted.values())}"
         )
-    questions = [question for _, question in found.values()]
+    questions = list(lines.questions)
     random.Random(f"questions {seed}").shuffle(questions)
     splits = [split for split in ("test", "validation", "train") for _ in range(wanted.get(split, 0))]
-    return [
-        Question(q.question_id, q.question, q.gold, split, q.group, q.metadata)
-        for q, split in zip(questions, splits, strict=False)
-    ]
+    found = [replace(question, split=split) for question, split in zip(questions, splits, strict=False)]
+    unused = len(questions) - len(found)
+    return Posed(
+        sorted(found, key=lambda question: question.split != "train"),
+        lines.rejected,
+        counted(lines.total, len(found), lines.duplicates, unused, lines.rejected),
+    )
 
 
-def question_of_line(line: str, where: str) -> Question:
-    try:
-        data = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where}: not valid JSON ({error})") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{where}: expected an object with question and gold, got {type(data).__name__}")
-    text, gold = data.pop("question", None), data.pop("gold", None)
-    if not isinstance(text, str) or not text.strip():
-        raise InputError(f"{where}: 'question' must be a text, got {text!r}")
-    if isinstance(gold, bool) or not isinstance(gold, str | int | float) or not str(gold).strip():
-        raise InputError(f"{where}: 'gold' must be a text or a number, got {gold!r}")
-    return Question(content_id(text), text, str(gold), "", str(data.pop("group", "")), data)
+def counted(total: int, used: int, duplicates: int, unused: int, rejected: list[Rejected]) -> dict[str, Any]:
+    """The counts of a source. Raises AssertionError if they do not add up."""
+    if total != used + duplicates + unused + len(rejected):
+        raise AssertionError(f"questions were lost: {total} in, {used}, {duplicates}, {unused}, {len(rejected)}")
+    return {
+        **{"in": total, "used": used, "duplicates": duplicates, "unused": unused},
+        "rejected": by_reason(rejected),
+    }

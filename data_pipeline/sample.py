@@ -14,14 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.content import contents, named_files
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.heard import Unusable, heard
 from tracestill.data_pipeline.journal import MODULE, Journal, Key, binding_of
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.questions import QuestionsConfig, make_questions
+from tracestill.data_pipeline.rejected import SHARE, Rejected, by_reason, refuse_too_many, write_rejected
 from tracestill.data_pipeline.schema import QUESTION_SCHEMA, RECORD_SCHEMA, Question, write_rows
-from tracestill.data_pipeline.segment import segment, span_fault
 from tracestill.data_pipeline.stage import CONTENTS, stage
 from tracestill.data_pipeline.teachers.protocol import Solution, Teacher, is_own, make_teacher
 
+MAX_REJECTED = "sample.max_rejected"
 PAUSE = 0.2  # seconds before the second attempt; doubles with each further one
 
 Progress = Callable[[int, int], None]
@@ -49,6 +51,9 @@ class SampleConfig(BaseModel):
         "temperature; never trained on, the loss by kind is measured on them",
     )
     attempts: int = Field(3, ge=1, description="times that a failing teacher is asked for one sample")
+    max_rejected: float = Field(
+        SHARE, ge=0, le=1, description="share of all samples that may be unusable; with more, sampling ends at once"
+    )
 
     @field_validator("teachers", "styles", "temperatures")
     @classmethod
@@ -94,7 +99,7 @@ def stage_config(
     questions: QuestionsConfig, sample: SampleConfig, seed: int, memory: Path | None = None
 ) -> dict[str, Any]:
     """What identifies a run of this stage; ``stage.is_current`` takes it. ``memory`` is as in ``content.digests``."""
-    own = sample.model_dump(mode="json", exclude_defaults=True)
+    own = sample.model_dump(mode="json", exclude_defaults=True, exclude={"max_rejected"})
     named = questions.named()
     for position, teacher in enumerate(sample.teachers):
         for field, files in files_of(teacher, questions).items():
@@ -124,13 +129,14 @@ def run(
     """Pose the questions, ask what the journal lacks, and write questions.parquet and records.parquet.
 
     Traces of held-out questions serve as references for the loss by kind; encode keeps them apart. Calls
-    ``progress(done, total)`` with samples, those found in the journal counted as done. Raises InputError if a teacher
-    fails ``attempts`` times running; the journal keeps what is done.
+    ``progress(done, total)`` with samples, those found in the journal counted as done. What cannot be used lies in
+    rejected_questions.parquet and rejected.parquet. Raises InputError if a teacher fails ``attempts`` times running,
+    or more than ``max_rejected`` of all samples cannot be used; the journal keeps what is done.
     """
-    kinds = kinds or Kinds()
+    known = (kinds or Kinds()).members("trace")
     teachers = make_teachers(sample, questions)
     posed = make_questions(questions, seed)
-    by_id = {question.question_id: question for question in posed}
+    by_id = {question.question_id: question for question in posed.questions}
     config = stage_config(questions, sample, seed, memory)
     with stage(directory, "sample", config, {}) as work, Journal(journal) as book:
         watch = Watch(questions, sample, teachers, book, memory)
@@ -139,33 +145,48 @@ def run(
         done = book.done()
         missing = [pair for pair in wanted if (pair[0].record_id, pair[1]) not in done]
         at = len(wanted) - len(missing)
+        rejected = [rejection(key, unusable) for key, unusable in book.unusable(wanted)]
         progress(at, len(wanted))
         for key, binding in missing:
-            solution = ask(
-                teachers[key.teacher].teacher, by_id[key.question_id], key, seed, sample.attempts, at, journal
-            )
+            refuse_too_many(rejected, len(wanted), sample.max_rejected, MAX_REJECTED, "samples")
+            said = ask(teachers[key.teacher].teacher, by_id[key.question_id], key, seed, sample.attempts, at, journal)
             watch.look(key.teacher)
-            spans = solution.spans if solution.spans is not None else segment(solution.trace)
-            if fault := span_fault(solution.trace, spans, kinds.members("trace")):
-                raise InputError(f"teacher '{key.teacher}' on question {key.question_id}: {fault}")
-            book.add(key, binding, solution, spans)
+            solution = heard(said)
+            if isinstance(solution, Unusable):
+                rejected.append(rejection(key, solution))
+            elif unknown := [span.kind for span in solution.spans or () if span.kind not in known]:
+                raise InputError(
+                    f"{place_of(key)}: span kind '{unknown[0]}' is no kind of the trace ({', '.join(known)}); "
+                    "name it under kinds in the recipe"
+                )
+            book.add(key, binding, solution)
             at += 1
             progress(at, len(wanted))
+        refuse_too_many(rejected, len(wanted), sample.max_rejected, MAX_REJECTED, "samples")
         if written := watch.end():
             kept = {field: held for field, held in config[CONTENTS].items() if field not in written}
             work.extra["config"] = {**config, CONTENTS: kept}
         records = [row_of(by_id[key.question_id], key, solution) for key, solution in book.rows(wanted)]
-        rows = [{**asdict(question), "metadata": json.dumps(question.metadata, sort_keys=True)} for question in posed]
+        rows = [
+            {**asdict(question), "metadata": json.dumps(question.metadata, sort_keys=True)}
+            for question in posed.questions
+        ]
         write_rows(work.path / "questions.parquet", rows, QUESTION_SCHEMA)
         write_rows(work.path / "records.parquet", records, RECORD_SCHEMA)
+        write_rejected(work.path / "rejected_questions.parquet", posed.rejected)
+        write_rejected(work.path / "rejected.parquet", rejected)
+        if len(records) + len(rejected) != len(wanted):
+            raise AssertionError(f"sampling lost records: {len(wanted)} asked, {len(records)} out, {len(rejected)} not")
         work.counts = {
+            "source": posed.counts,
             **{
-                f"{split}_questions": sum(question.split == split for question in posed)
+                f"{split}_questions": sum(question.split == split for question in posed.questions)
                 for split in ("train", "test", *(["validation"] if questions.validation else []))
             },
             "out": len(records),
             "asked": len(missing),
             "from_journal": len(wanted) - len(missing),
+            "rejected": by_reason(rejected),
         }
 
 
@@ -238,8 +259,8 @@ def keys(
                         yield Key(question_id, name, style, temperature, index), binding
 
 
-def ask(teacher: Teacher, question: Question, key: Key, seed: int, attempts: int, at: int, journal: Path) -> Solution:
-    """One sample; a failing teacher is asked ``attempts`` times."""
+def ask(teacher: Teacher, question: Question, key: Key, seed: int, attempts: int, at: int, journal: Path) -> Any:
+    """What a teacher says for one sample; a failing teacher is asked ``attempts`` times."""
     for attempt in range(attempts):
         try:
             return teacher.solve(question, style=key.style, temperature=key.temperature, seed=key.seed(seed))
@@ -254,6 +275,14 @@ def ask(teacher: Teacher, question: Question, key: Key, seed: int, attempts: int
                 ) from error
             time.sleep(PAUSE * 2**attempt)
     raise AssertionError("unreachable")
+
+
+def rejection(key: Key, unusable: Unusable) -> Rejected:
+    return Rejected(place_of(key), unusable.reason, unusable.detail, unusable.said)
+
+
+def place_of(key: Key) -> str:
+    return f"teacher '{key.teacher}' on question {key.question_id}"
 
 
 def row_of(question: Question, key: Key, solution: Solution) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def data(found: Found) -> str:
     if counts:
         parts.append(
             f"<p>{counts.get('train_questions', 0):,} training questions and {counts.get('test_questions', 0):,} "
-            f"held-out ones; {counts.get('out', 0):,} records sampled.</p>"
+            f"held-out ones; {counts.get('out', 0):,} records sampled.</p>" + accounts(counts)
         )
     bars, seen = [], []
     for arm, row in found["arms"].items():
@@ -181,6 +181,27 @@ def data(found: Found) -> str:
     for arm, row in found["arms"].items():
         parts += [f'<p class="note">{escape(arm)}: {escape(line)}</p>' for line in row.get("data_warnings", ())]
     return "<h2>Data</h2>" + "".join(parts) if counts or seen or tokens else ""
+
+
+def accounts(counts: Found) -> str:
+    """What became of everything that the questions' source held, and of everything that teachers said."""
+    source, rejected = counts.get("source"), counts.get("rejected")
+    parts = []
+    if source and source["in"] != source["used"]:
+        parts.append(
+            f"Of {source['in']:,} questions in the source {source['used']:,} are used, {source['duplicates']:,} are "
+            f"repetitions, {source['unused']:,} were not needed, and {sum(source['rejected'].values()):,} are rejected"
+            f"{reasons_of(source['rejected'])}."
+        )
+    if rejected:
+        parts.append(f"{sum(rejected.values()):,} samples of teachers are rejected{reasons_of(rejected)}.")
+    return "".join(f"<p>{part}</p>" for part in parts)
+
+
+def reasons_of(rejected: dict[str, int]) -> str:
+    """`` (not json 3, no gold 1)``; empty if nothing was rejected."""
+    found = ", ".join(f"{escape(reason.replace('_', ' '))} {count:,}" for reason, count in rejected.items())
+    return f" ({found})" if found else ""
 
 
 def plans(found: Found) -> str:

@@ -21,9 +21,11 @@ def summary(stage: str, directory: Path) -> str:
 def sample(manifest: dict[str, Any], directory: Path) -> str:
     counts = manifest["counts"]
     validation = f", {counts['validation_questions']:,} validation" if "validation_questions" in counts else ""
+    lines = listed("questions rejected", counts.get("source", {}).get("rejected", {}))
     return (
         f"{counts['train_questions']:,} training{validation} and {counts['test_questions']:,} held-out questions, "
         f"{counts['out']:,} records ({counts['from_journal']:,} from the journal)"
+        f"{rejections(counts.get('rejected', {}))}{lines}"
     )
 
 

@@ -16,6 +16,7 @@ from tracestill.trainer.weighting import is_out_of_sight, own_module
 RECIPE = "recipe.yaml"
 STAGES = ("sample", "select", "encode", "plan", "train", "evaluate", "report")
 BASE = "student.pretrained"
+BOUNDS = {"questions.max_rejected", "sample.max_rejected"}  # decide whether a stage goes on, not what it writes
 TRAINED_ON = ("tokenizer", "encode", "plan")  # what these stages wrote decides what training does
 
 
@@ -46,7 +47,7 @@ class RunDirectory:
             folder = own_modules.folder()
             with own_modules.looking():  # the modules that it names may have gone
                 held = load_recipe(path)
-                free = bookkeeping(*(each.for_arm(arm) for each in (held, recipe) for arm in each.arm_names()))
+                free = BOUNDS | bookkeeping(*(each.for_arm(arm) for each in (held, recipe) for arm in each.arm_names()))
             own_modules.search(folder)
             fields = differing(held.model_dump(mode="json"), recipe.model_dump(mode="json"))
             if others := [field for field in fields if ".".join(field.split(".")[:2]) not in free]:

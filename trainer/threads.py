@@ -15,6 +15,7 @@ import torch
 from tracestill.trainer.cores import usable_cores, wanted_threads
 
 ROUNDS = 4  # in which each number is tried in turn; the first one warms up
+HOPELESS = 2.0  # times as long as another number's fastest piece, in the better of two: it is not tried again
 NEAR = 1.05  # times the shortest time: of what lies so near, the fewest threads are taken
 
 
@@ -35,6 +36,7 @@ class ThreadChoice:
         self.turns = [(n, at >= warm) for at in range(rounds) for n in self.candidates]
         self.seconds = dict.fromkeys(self.candidates, 0.0)
         self.units = dict.fromkeys(self.candidates, 0.0)
+        self.best = dict.fromkeys(self.candidates, float("inf"))  # of any piece, seconds a unit
         self.chosen = self.candidates[-1]
         self.begun = clock()
         self.next()
@@ -56,9 +58,13 @@ class ThreadChoice:
         """A piece of work of so many units has ended, and the next one begins."""
         if self.turns:
             threads, counts = self.turns.pop(0)
+            taken = self.clock() - self.begun
             if counts:
-                self.seconds[threads] += self.clock() - self.begun
+                self.seconds[threads] += taken
                 self.units[threads] += units
+            self.best[threads] = min(self.best[threads], taken / units)
+            if counts and self.best[threads] > HOPELESS * min(self.best.values()):
+                self.turns = [turn for turn in self.turns if turn[0] != threads]
             self.next()
 
 

@@ -14,18 +14,18 @@ from tracestill.data_pipeline.schema import Question, Span
 from tracestill.data_pipeline.teachers.protocol import Solution
 
 KEY = Key("q1", "solver", "", 1.0, 0)
-SOLUTION = Solution("3 + 4 = 7", "7")
 SPANS = (Span(0, 9, "derive"),)
+SOLUTION = Solution("3 + 4 = 7", "7", SPANS)
 
 
 def test_rows_come_back_as_they_were_and_a_second_write_changes_nothing(tmp_path: Path) -> None:
     with Journal(tmp_path / "deep" / "journal.sqlite") as journal:
-        journal.add(KEY, "b", SOLUTION, SPANS)
-        journal.add(KEY, "b", Solution("other", "8"), ())
-        journal.add(KEY, "c", Solution("anew", "9"), ())
+        journal.add(KEY, "b", SOLUTION)
+        journal.add(KEY, "b", Solution("other", "8"))
+        journal.add(KEY, "c", Solution("anew", "9"))
         assert journal.done() == {(KEY.record_id, "b"), (KEY.record_id, "c")}
     with Journal(tmp_path / "deep" / "journal.sqlite") as journal:
-        assert list(journal.rows([(KEY, "b")])) == [(KEY, Solution("3 + 4 = 7", "7", SPANS))]
+        assert list(journal.rows([(KEY, "b")])) == [(KEY, SOLUTION)]
         assert [solution.trace for _, solution in journal.rows([(KEY, "c"), (KEY, "b")])] == ["anew", "3 + 4 = 7"]
         assert journal.database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
@@ -64,7 +64,7 @@ def test_writers_at_the_same_time_double_nothing(tmp_path: Path) -> None:
     def write(worker: int) -> None:
         with Journal(tmp_path / "journal.sqlite") as journal:
             for index in range(100):
-                journal.add(Key("q1", "solver", "", 1.0, index), "b", Solution(str(worker), ""), ())
+                journal.add(Key("q1", "solver", "", 1.0, index), "b", Solution(str(worker), ""))
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, range(4)))

@@ -9,15 +9,22 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from tracestill.data_pipeline import questions as questions_module
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.questions import QuestionsConfig, make_questions
-from tracestill.data_pipeline.schema import content_id
+from tracestill.data_pipeline.questions import QuestionsConfig
+from tracestill.data_pipeline.schema import Question, content_id
 from tracestill.data_pipeline.teachers.protocol import known_tasks, make_teacher
 
 
 def write(path: Path, *lines: object) -> Path:
     path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
     return path
+
+
+def make_questions(config: QuestionsConfig, seed: int) -> list[Question]:
+    posed = questions_module.make_questions(config, seed)
+    assert posed.counts["used"] == len(posed.questions)
+    return posed.questions
 
 
 def from_file(path: Path, train: int = 1, test: int = 0) -> QuestionsConfig:
@@ -80,7 +87,6 @@ def test_a_file_gives_questions_with_metadata_split_by_the_seed(tmp_path: Path) 
         ({"question": "  ", "gold": "1"}, "'question' must be a text"),
         ({"question": "Why?"}, "'gold' must be a text or a number, got None"),
         ({"question": "Why?", "gold": True}, "'gold' must be a text or a number, got True"),
-        ({"question": "FIRST ", "gold": "2"}, "the question of line 1 with another gold answer ('2', not '1')"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: object, message: str) -> None:
@@ -93,13 +99,16 @@ def test_a_bad_line_is_named(tmp_path: Path, line: object, message: str) -> None
 
 
 def test_missing_unreadable_and_short_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not readable as UTF-8"):
+    with pytest.raises(InputError, match=r"none\.jsonl: not readable \(No such file"):
         make_questions(from_file(tmp_path / "none.jsonl"), 0)
     (tmp_path / "latin.jsonl").write_bytes(b'{"question": "caf\xe9", "gold": 1}\n')
-    with pytest.raises(InputError, match="not readable as UTF-8"):
+    with pytest.raises(InputError, match=r"latin\.jsonl:1: not UTF-8 \(byte 0xe9 at position 17\)"):
         make_questions(from_file(tmp_path / "latin.jsonl"), 0)
     path = write(tmp_path / "q.jsonl", *({"question": t, "gold": 1} for t in ("a", "b", "A ")))
-    with pytest.raises(InputError, match=r"2 different questions, but questions\.train \+ questions\.test = 3"):
+    with pytest.raises(
+        InputError,
+        match=r"2 different questions \(1 repeated, 0 rejected\), but .* = 3",
+    ):
         make_questions(from_file(path, 2, 1), 0)
 
 

@@ -66,6 +66,8 @@ def test_every_teacher_style_temperature_and_index_is_asked_once_of_each_trainin
     manifest = read_manifest(tmp_path / "run/sample")
     assert manifest is not None
     assert manifest["counts"] == {
+        "source": {"in": 9, "used": 9, "duplicates": 0, "unused": 0, "rejected": {}},
+        "rejected": {},
         "train_questions": 6,
         "test_questions": 3,
         "out": 96,

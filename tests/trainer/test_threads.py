@@ -40,6 +40,16 @@ def test_the_fastest_wins_and_stays():
     assert machine.used[12:] == [2], "it is set once"
 
 
+def test_what_is_hopeless_is_tried_twice():
+    choice, machine = chosen(lambda n, turn: {1: 1.0, 2: 40.0}[n], [1, 2], 40)
+    assert choice.chosen == 1
+    assert machine.used == [1, 2, 1, 2, 1, 1, 1]
+    assert machine.now == 2 * 40.0 + 38.0
+    late = chosen(lambda n, turn: 9.0 if n == 2 and turn == 4 else 3.0 / n, [1, 2], 40)[0]
+    assert late.chosen == 1, "one slow piece counts, with the others"
+    assert chosen(lambda n, turn: 9.0 if n == 2 and turn == 2 else 3.0 / n, [1, 2], 40)[0].chosen == 2, "warming up"
+
+
 def test_the_first_round_warms_up():
     assert chosen(lambda n, turn: 100.0 if turn == 1 else float(n), [1, 2], 40)[0].chosen == 1
 

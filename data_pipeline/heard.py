@@ -1,0 +1,52 @@
+"""Whether what a teacher said can be kept as a record: text, whole characters, spans that cover the trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tracestill.data_pipeline.schema import Span
+from tracestill.data_pipeline.segment import segment, span_fault
+from tracestill.data_pipeline.teachers.protocol import Solution
+from tracestill.data_pipeline.well_formed import text_fault
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """Something said that makes no record: ``not_a_solution``, ``not_text`` or ``bad_spans``."""
+
+    reason: str
+    detail: str
+    said: str  # ASCII, as Python shows the value
+
+
+def heard(said: Any) -> Solution | Unusable:
+    """The solution with spans (by rules where the teacher gave none), or why it is none. Kinds may have any name."""
+    fault = solution_fault(said)
+    if fault is None:
+        spans = segment(said.trace) if said.spans is None else tuple(said.spans)
+        if wrong := span_fault(said.trace, spans, {span.kind for span in spans}):
+            fault = "bad_spans", wrong
+        else:
+            return replace(said, spans=spans)
+    return Unusable(*fault, ascii(said))
+
+
+def solution_fault(said: Any) -> tuple[str, str] | None:
+    if not isinstance(said, Solution):
+        return "not_a_solution", f"expected a Solution, got {type(said).__name__}"
+    for name in ("trace", "answer"):
+        text = getattr(said, name)
+        if not isinstance(text, str):
+            return "not_text", f"its {name} must be a text, got {type(text).__name__}"
+        if wrong := text_fault(text):
+            return "not_text", f"its {name} holds {wrong}"
+    if said.spans is None:
+        return None
+    if not isinstance(said.spans, list | tuple) or not all(is_span(span) for span in said.spans):
+        return "bad_spans", "its spans must be Spans of two whole numbers and a kind, or None"
+    return None
+
+
+def is_span(span: Any) -> bool:
+    return isinstance(span, Span) and type(span.start) is type(span.end) is int and isinstance(span.kind, str)
