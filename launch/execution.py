@@ -59,6 +59,7 @@ def execute(
 ) -> None:
     """Claim the run directory and run the stages ``first`` to ``last`` in it; or only print what would train."""
     from tracestill.launch.checks import check_works
+    from tracestill.launch.report import report_work
     from tracestill.launch.runner import of_arm, require_inputs, run_stages
     from tracestill.launch.stages import describe_end, plan_works
     from tracestill.trainer.run_directory import RunDirectory
@@ -67,6 +68,7 @@ def execute(
     asked = open_run(recipe, run_dir, settings)
     own = asked.recipe.for_arm(arm or "traces")
     works = plan_works(asked, resume=resume, cluster=cluster, max_restarts=max_restarts)
+    works.append(report_work(asked))
     chosen = [w for w in works if first <= w.position <= last and of_arm(asked, w, arm)]
     if arm and not own.train.trains and not chosen:
         raise InputError(f"--arm {arm}: its student is not trained (train: none); `tracestill evaluate` takes it")
@@ -88,6 +90,7 @@ def execute(
 
 def evaluate_model(recipe: Path, run_dir: Path | None, settings: list[str] | None, replace: bool, model: str) -> None:
     """Let a model that is no arm, as ``DIR`` or ``NAME=DIR``, answer the held-out questions of a run."""
+    from tracestill.launch.report import report_work
     from tracestill.launch.runner import require_inputs, run_stages
     from tracestill.launch.stages import describe_end, model_work, plan_works
     from tracestill.trainer.recipe import plain_name
@@ -100,7 +103,7 @@ def evaluate_model(recipe: Path, run_dir: Path | None, settings: list[str] | Non
     if not plain_name(name):
         raise InputError(f"--model {model}: '{name}' is no name for it; give it one: --model NAME={path}")
     asked = open_run(recipe, run_dir, settings)
-    works = plan_works(asked)
+    works = [*plan_works(asked), report_work(asked)]
     work = model_work(asked, name, Path(path))
     require_inputs([work], [*works, work], recipe)
     empty = not any(work.directory.exists() for work in works)

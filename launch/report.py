@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from rich.console import Console
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import CONTENTS, is_current, read_manifest, stage, versions, write_json
 from tracestill.launch.report_html import page
+from tracestill.launch.runner import Work
 from tracestill.launch.stages import plan_works
 from tracestill.launch.training import wall_seconds
 from tracestill.trainer.cores import usable_cores
@@ -38,6 +40,15 @@ def write_report(run: RunDirectory) -> None:
         write_json(work.path / "report.json", found)
         (work.path / "report.html").write_text(page(found), encoding="utf-8")
         work.counts = {"arms": len(found["arms"]), "missing": len(found["missing"])}
+
+
+def report_work(run: RunDirectory) -> Work:
+    """The report takes what is there, so it has no input that must have finished; it is always written anew."""
+
+    def action(label: str, console: Console) -> None:
+        write_report(run)
+
+    return Work("report", None, run.stage("", "report"), {}, {}, action)
 
 
 def gather(run: RunDirectory) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from tracestill.trainer.run_directory import STAGES, RunDirectory
 def plan_works(
     run: RunDirectory, *, resume: str = "auto", cluster: Cluster | None = None, max_restarts: int = 0
 ) -> list[Work]:
-    """Every directory that a whole run of the recipe writes, in an order in which inputs come first.
+    """Every directory that the stages before the report write, in an order in which inputs come first.
 
     Students are trained on the hosts of ``cluster``, or on this one, and started again as ``train_arm`` does.
 
@@ -41,7 +41,7 @@ def plan_works(
     owners = [arms, arms, arms, trained, trained, arms]  # an arm that is not trained needs no plan
     found: dict[Path, Work] = {}
     works = [make(arm) for make, of in zip(makers, owners, strict=True) for arm in of]
-    for work in [sample_work(run), *works, report_work(run)]:
+    for work in [sample_work(run), *works]:
         found.setdefault(work.directory, work)  # a shared one comes from the first arm
     return list(found.values())
 
@@ -171,17 +171,6 @@ def model_work(run: RunDirectory, name: str, model: Path) -> Work:
             evaluate.run_model(run, name, model, progress.set)
 
     return Work("evaluate", name, run.model(name), config, inputs, action)
-
-
-def report_work(run: RunDirectory) -> Work:
-    """The report takes what is there, so it has no input that must have finished; it is always written anew."""
-
-    def action(label: str, console: Console) -> None:
-        from tracestill.launch.report import write_report
-
-        write_report(run)
-
-    return Work("report", None, run.stage("", "report"), {}, {}, action)
 
 
 def arm_of(run: RunDirectory, directory: Path, arm: str) -> str | None:
