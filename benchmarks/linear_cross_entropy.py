@@ -22,42 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from linear_cross_entropy_ours import CHUNK, inputs, ours, ratio
 from linear_cross_entropy_peers import Loss, gradients, is_weighted, naive, peers, selected
 from machine import claim, finish, table
-from torch import Tensor
-
-from tracestill.kernels.linear_cross_entropy import linear_cross_entropy
 
 SHAPE = (4096, 256, 32000)
 TINY = (128, 16, 512)
-KINDS = 8
-CHUNK = 1024
-Data = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-def inputs(shape: tuple[int, int, int], zero: float, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Data:
-    """Hidden states, head, targets, weights; a share `zero` of the rows, at random places, weighs nothing."""
-    rows, width, vocabulary = shape
-    g = torch.Generator().manual_seed(0)
-    hidden = torch.randn(rows, width, generator=g)
-    weight = torch.randn(vocabulary, width, generator=g) / width**0.5
-    targets = torch.randint(0, vocabulary, (rows,), generator=g)
-    weights = torch.rand(rows, generator=g) + 0.1
-    weights[torch.randperm(rows, generator=g)[: int(rows * zero)]] = 0
-    return hidden.to(device, dtype), weight.to(device, dtype), targets.to(device), weights.to(device)
-
-
-def ours(weights: Tensor, chunk: int = CHUNK) -> Loss:
-    """Our loss with kinds and, as in training, the index of weighted rows made beforehand."""
-    kinds = (torch.arange(len(weights), device=weights.device) % KINDS).to(torch.uint8)
-    active = weights.nonzero().squeeze(1)
-
-    def loss(hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        return linear_cross_entropy(
-            hidden, weight, targets, weights, kinds, num_kinds=KINDS, active=active, chunk_rows=chunk
-        )[0]
-
-    return loss
 
 
 def products(shape: tuple[int, int, int], zero: float, chunk: int = CHUNK) -> Callable[[], None]:
@@ -98,11 +68,6 @@ def in_turns(functions: dict[str, Callable[[], object]], rounds: int) -> tuple[T
 
 def summary(times: list[float]) -> dict[str, float]:
     return {"median_s": statistics.median(times), "min_s": min(times), "max_s": max(times), "runs": len(times)}
-
-
-def ratio(times: dict[str, list[float]], over: str, under: str) -> float:
-    """Median over turns of one time divided by another of the same turn."""
-    return statistics.median(a / b for a, b in zip(times[over], times[under], strict=True))
 
 
 def peak_mib(name: str, shape: tuple[int, int, int], zero: float) -> float:

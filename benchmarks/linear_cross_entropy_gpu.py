@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from linear_cross_entropy import Data, Loss, inputs, ours, ratio
-from linear_cross_entropy_peers import gradients, is_weighted, peers, selected
+from linear_cross_entropy_ours import Data, inputs, ours, ratio
+from linear_cross_entropy_peers import Loss, gradients, is_weighted, peers, selected
 from machine import claim, table
 
 # N, H, V, share of zero rows, bar over the floor, bar in GiB of extra memory (0: none)
