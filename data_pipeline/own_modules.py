@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextvars import ContextVar
+from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -154,6 +155,24 @@ def lies_at(module: Any, stem: Path) -> bool:
     if held.get("__file__") is None:
         return [str(entry) for entry in held.get("__path__", ())] == [str(stem)]
     return str(held["__file__"]) in (f"{stem}.py", str(stem / "__init__.py"))
+
+
+def whose(name: str) -> str:
+    """Whose a module is, in words, without importing it: the distribution that brought it, or its file and digest.
+    Empty if it is nowhere."""
+    spec = find(name)
+    if spec is None:
+        return ""
+    place = Path(spec.origin) if spec.origin and spec.origin not in ("built-in", "frozen") else None
+    if place is None or not place.is_file():
+        return f"of {spec.origin or 'a folder without __init__.py'}"
+    text = f"{place}, sha256 {read_digest(place)[:12]}"
+    if len(others := files(name)) > 1:
+        text += f", with {len(others) - 1} more file(s) of its own"
+    if not set(INSTALLED).isdisjoint(place.parts):
+        brought = metadata.packages_distributions().get(name.partition(".")[0], [])
+        text = "".join(f"installed, {one} {metadata.version(one)}, " for one in brought[:1]) + text
+    return text
 
 
 def forget_file(path: Path) -> None:

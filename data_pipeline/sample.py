@@ -83,13 +83,16 @@ class Asked:
 
 
 def make_teachers(sample: SampleConfig, questions: QuestionsConfig) -> dict[str, Asked]:
-    """The teachers by name. Raises InputError for an unknown module or option: good for checking a recipe, too."""
+    """The teachers by name. Raises InputError for an unknown module or option: good for checking a recipe, too.
+    Who only looks gets none of the user's own."""
     found = {}
     for position, config in enumerate(sample.teachers):
         field = f"sample.teachers.{position}"
         module = config.use or questions.source
         if module.endswith(".jsonl"):
             raise InputError(f"{field}.use: the questions come from a file, so name the task that answers them")
+        if own_modules.is_looking() and is_own(module):
+            continue
         teacher, options = make_teacher(module, config.options, f"{field}.use")
         found[config.name] = Asked(teacher, module, options)
     return found

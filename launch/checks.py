@@ -93,6 +93,10 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
     from tracestill.trainer.student_check import check_student
 
     check_installed(recipe.train.monitor)
+    if recipe.deepspeed:
+        from tracestill.trainer.engine import check_block
+
+        check_block(recipe.train, recipe.deepspeed)
     if recipe.encode.template == "encoder_decoder" and not recipe.student.encoder_decoder:  # as an arm may inherit it
         raise InputError("encode.template: encoder_decoder is for students like T5; set it to plain")
     device = torch.device("cuda" if gpus else "cpu")

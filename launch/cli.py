@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sys
+import traceback
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -64,8 +67,11 @@ class Guarded(TyperGroup):
 
 
 def complain(message: str) -> None:
-    """One ``error:`` for each line of a message, on stderr; further lines of an output that is quoted are indented."""
-    for line in message.splitlines():
+    """One ``error:`` for each line of a message, on stderr, secrets masked; further lines of an output that is quoted
+    are indented."""
+    from tracestill.data_pipeline.secret import mask
+
+    for line in mask(message).splitlines():
         typer.echo(line if line.startswith(" ") else f"error: {line}", err=True)
 
 
@@ -247,7 +253,8 @@ def train(
         asked = open_run(recipe, run_dir, settings)
         train_as_rank(asked.root, asked.recipe, arm, resume)
     how = (recipe, run_dir, settings, replace, arm)
-    single("train", *how, resume=resume, cluster=cluster, dry_run=dry_run, max_restarts=max_restarts)
+    with looking() if dry_run else contextlib.nullcontext():
+        single("train", *how, resume=resume, cluster=cluster, dry_run=dry_run, max_restarts=max_restarts)
 
 
 @app.command(rich_help_panel="Single stages")
@@ -281,7 +288,7 @@ def report(
     recipe: RecipeArgument, run_dir: RunDirOption = None, settings: SetOption = None, replace: ReplaceOption = False
 ) -> None:
     """Write report/report.html and report/report.json from whatever stages have run."""
-    with looking(recipe):
+    with looking():
         single("report", recipe, run_dir, settings, replace)
 
 
@@ -348,7 +355,7 @@ def recipe_command(
 
     if what is None:
         raise typer.BadParameter("--resolved needs a recipe, or the directory of a run")
-    with looking(Path(what)):
+    with looking():
         found = open_run(Path(what), None, settings).recipe
         typer.echo(dump_recipe(found.for_arm(arm) if arm else found), nl=False)
 
@@ -377,7 +384,13 @@ def terminate(number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     signal.signal(signal.SIGTERM, terminate)
-    app(prog_name="tracestill")
+    try:
+        app(prog_name="tracestill")
+    except Exception:  # a fault of ours: the traceback helps, and may quote a URL or a header
+        from tracestill.data_pipeline.secret import mask
+
+        print(mask(traceback.format_exc()), file=sys.stderr, end="")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -41,9 +41,12 @@ def doctor(
     Example: [cyan]tracestill doctor --hostfile hosts --run-dir /shared/runs[/]
     """
     from tracestill.launch.doctor import run_doctor, this_host
+    from tracestill.launch.execution import looking
 
     cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env)
-    if not run_doctor(cluster or this_host(), run_dir, Console()):
+    with looking():
+        good = run_doctor(cluster or this_host(), run_dir, Console())
+    if not good:
         raise typer.Exit(1)
 
 
@@ -81,13 +84,16 @@ def slurm(
 
     Example: [cyan]tracestill slurm recipes/demo.yaml --nodes 4 --gpus 8 --time 24h --option=--partition=a100[/]
     """
+    from tracestill.launch.execution import looking
     from tracestill.launch.sbatch import Job, batch_script
     from tracestill.trainer.recipe import load_recipe
 
-    loaded = load_recipe(recipe)
-    file = output or Path(f"{loaded.name}.sbatch")
     job = Job(nodes, gpus, time, ranks, interface, tuple(option or ()), cpus=cpus)
-    write_new(file, batch_script(loaded, recipe, run_dir or Path("runs") / loaded.name, job, file))
+    with looking():
+        loaded = load_recipe(recipe)
+        file = output or Path(f"{loaded.name}.sbatch")
+        script = batch_script(loaded, recipe, run_dir or Path("runs") / loaded.name, job, file)
+    write_new(file, script)
     typer.echo(f"next: sbatch {file}")
 
 
@@ -118,14 +124,17 @@ def kubernetes(
     Example: [cyan]tracestill kubernetes recipes/demo.yaml --nodes 2 --gpus 8 --image IMAGE --claim runs[/]
     """
     from tracestill.launch import mpijob, pytorchjob
+    from tracestill.launch.execution import looking
     from tracestill.launch.pods import Pods
     from tracestill.trainer.recipe import load_recipe
 
-    loaded = load_recipe(recipe)
-    file = output or Path(f"{loaded.name}-{arm}.yaml")
     pods = Pods(nodes, gpus, image, claim, ranks, mount, cpus=cpus)
     makers = {Kind.pytorchjob: pytorchjob.manifest, Kind.mpijob: mpijob.manifest}
-    write_new(file, makers[kind](loaded, arm, pods))
+    with looking():
+        loaded = load_recipe(recipe)
+        file = output or Path(f"{loaded.name}-{arm}.yaml")
+        manifest = makers[kind](loaded, arm, pods)
+    write_new(file, manifest)
     typer.echo(f"next: kubectl apply -f {file}")
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.secret import mask_lines
 from tracestill.launch.cpu_ranks import ranks_on_cpu
 from tracestill.launch.rank_environment import ALWAYS
 from tracestill.trainer.cores import THREADS, usable_cores, usable_memory, wanted_threads
@@ -193,7 +194,6 @@ def run(
     log.parent.mkdir(parents=True, exist_ok=True)
     tail: list[str] = []
     with log.open("a", encoding="utf-8") as handle:
-        # Only our own variables are set above; the launcher's own log lists no variables on one host.
         process = subprocess.Popen(
             arguments,
             env=dict(environment),
@@ -244,9 +244,9 @@ def undisturbed() -> Iterator[None]:
 
 
 def copy_lines(process: subprocess.Popen[str], handle: object, tail: list[str], on_line: Callable[[str], None]) -> None:
-    """Write the child's lines to its log as they come, and keep the last ones that say something."""
+    """Write the child's lines to its log as they come, secrets masked, and keep the last ones that say something."""
     assert process.stdout is not None
-    for line in process.stdout:
+    for line in mask_lines(process.stdout):  # DeepSpeed's launcher prints variables, ranks print what others raise
         on_line(line)
         with contextlib.suppress(ValueError):  # the log is closed: a straggler speaks after the end
             handle.write(line)  # type: ignore[attr-defined]

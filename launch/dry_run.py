@@ -48,7 +48,7 @@ def describe(launch: Launch, executed: list[str], environment: Mapping[str, str]
 
 def paragraph(command: list[str], environment: Mapping[str, str]) -> str:
     """A command in a shell's notation below its environment: what training reads of it, and how much else there is."""
-    shown = {name: value for name, value in environment.items() if is_of_training(name)}
+    shown = {name: value for name, value in environment.items() if is_of_training(name, value)}
     lines = [f"  {name}={shlex.quote(value)}" for name, value in sorted(shown.items())]
     if len(shown) < len(environment):
         lines.append(f"  (and {len(environment) - len(shown)} variables that are set here)")

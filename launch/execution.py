@@ -18,12 +18,11 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def looking(recipe: Path | None = None) -> Iterator[None]:
-    """Meanwhile nothing that a run's recipe names is imported, or need be there. A recipe that is a file of its own is
-    read in full: it may belong to no run yet."""
+def looking() -> Iterator[None]:
+    """Meanwhile nothing that a recipe names is imported, or need be there."""
     from tracestill.data_pipeline import own_modules
 
-    with own_modules.looking() if recipe is None or recipe.is_dir() else contextlib.nullcontext():
+    with own_modules.looking():
         yield
 
 
@@ -114,16 +113,28 @@ def evaluate_model(recipe: Path, run_dir: Path | None, settings: list[str] | Non
 
 
 def open_run(recipe: Path, run_dir: Path | None, settings: list[str] | None) -> RunDirectory:
-    """The run that the arguments mean. Nothing is written."""
+    """The run that the arguments mean. Nothing is written. Says which modules the recipe imports before it does."""
+    from tracestill.data_pipeline import own_modules
     from tracestill.trainer.recipe import load_recipe
-    from tracestill.trainer.run_directory import RECIPE, RunDirectory
+    from tracestill.trainer.run_directory import RECIPE, RunDirectory, as_held
 
     if recipe.is_dir():
-        held = RunDirectory.open(recipe)
-        changed = load_recipe(recipe / RECIPE, settings or ()) if settings else held.recipe
-        return RunDirectory(run_dir or recipe, changed)
-    loaded = load_recipe(recipe, settings or ())
-    return RunDirectory(run_dir or Path("runs") / loaded.name, loaded)
+        RunDirectory.check(recipe)
+    path = recipe / RECIPE if recipe.is_dir() else recipe
+    if not own_modules.is_looking():
+        say_imports(path, settings)
+    loaded = load_recipe(path, settings or ())
+    root = run_dir or (recipe if recipe.is_dir() else Path("runs") / loaded.name)
+    return RunDirectory(root, as_held(loaded, root) if own_modules.is_looking() else loaded)
+
+
+def say_imports(path: Path, settings: list[str] | None) -> None:
+    """Say on stderr which modules of whom a recipe is about to import; of ranks that mpirun started, the first does."""
+    from tracestill.trainer.join_ranks import is_first
+    from tracestill.trainer.recipe import imports_of
+
+    for line in imports_of(path, settings or ()) if is_first() else ():
+        typer.echo(line, err=True)
 
 
 def default_root(recipe: Path) -> Path:

@@ -12,11 +12,11 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tracestill.data_pipeline import secret
 from tracestill.data_pipeline.errors import InputError
 from tracestill.launch.end_run import VARIABLE
 from tracestill.trainer.cores import OF_TASK, THREADS
 
-SECRETS = ("AUTHORIZATION", "CREDENTIAL", "JWT", "KEY", "PASSPHRASE", "PASSWD", "PASSWORD", "SECRET", "TOKEN")
 PASSED_ON = re.compile(
     r"(DS|GLOO|NCCL|PYTORCH|TORCH|TORCHINDUCTOR|TRITON|TRACESTILL)_\w+|OMP_NUM_THREADS|HF_HUB_OFFLINE"
 )
@@ -41,16 +41,15 @@ SAFE = {  # by launcher: what a value or an argument may hold
 SAFE_ELSEWHERE = re.compile(rf"[{PLAIN}]*", re.ASCII)
 
 
-def is_secret(name: str) -> bool:
-    """Whether a variable of this name may hold a secret."""
-    upper = name.upper().replace("TOKENIZER", "")
-    return any(word in upper for word in SECRETS)
+def is_secret(name: str, value: str = "") -> bool:
+    """Whether a variable may be a secret, by its name or by what it holds."""
+    return secret.is_secret_name(name) or secret.shape_of(value) is not None
 
 
-def is_of_training(name: str) -> bool:
-    """Whether training, its launcher or a library that it uses reads a variable of this name, which is no secret."""
+def is_of_training(name: str, value: str) -> bool:
+    """Whether training, its launcher or a library that it uses reads this variable, which is no secret."""
     read = name in ALWAYS or PASSED_ON.fullmatch(name) or LAUNCHER.fullmatch(name)
-    return bool(read) and not is_secret(name)
+    return bool(read) and not is_secret(name, value)
 
 
 def rank_environment(
@@ -74,20 +73,20 @@ def rank_environment(
     found |= network
     if not gpus:
         found[THREADS] = str(threads)
-    found |= {n: v for n, v in environment.items() if PASSED_ON.fullmatch(n) and n not in OURS and not is_secret(n)}
+    found |= {n: v for n, v in environment.items() if PASSED_ON.fullmatch(n) and n not in OURS and not is_secret(n, v)}
     if stated:
         found |= network
     if not gpus:
         found["DS_ACCELERATOR"] = "cpu"
     for option in chosen:
         name, given, value = option.partition("=")
-        if is_secret(name):
+        if is_secret(name, value if given else environment.get(name, "")):
             raise InputError(
-                f"--env {name}: looks like a secret, and would stand in command lines on every host; put it into a "
-                "file that only you can read, and let the ranks read that file"
+                f"--env {secret.mask(name)}: looks like a secret, and would stand in command lines on every host; put "
+                "it into a file that only you can read, and let the ranks read that file"
             )
         if not NAME.fullmatch(name):
-            raise InputError(f"--env {option}: expected NAME or NAME=VALUE")
+            raise InputError(f"--env {name}: expected NAME or NAME=VALUE")
         if not given and name not in environment:
             raise InputError(f"--env {name}: is not set here; set it, or write --env {name}=VALUE")
         found[name] = value if given else environment[name]
@@ -103,7 +102,7 @@ def launcher_environment(
 
     Raises InputError if one that it passes on by itself would not arrive as it is.
     """
-    found = {n: v for n, v in environment.items() if LAUNCHER.fullmatch(n) and not is_secret(n)}
+    found = {n: v for n, v in environment.items() if LAUNCHER.fullmatch(n) and not is_secret(n, v)}
     for name in EXPORTED_BY_DEEPSPEED:
         check_text(found.get(name, ""), f"the environment variable {name}", launcher)
     # pdsh would ask for a password where there is nobody to type one

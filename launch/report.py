@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.secret import mask_data
 from tracestill.data_pipeline.stage import CONTENTS, is_current, read_manifest, stage, versions, write_json
 from tracestill.launch.report_html import page
 from tracestill.launch.runner import Work
@@ -35,7 +36,7 @@ def write_report(run: RunDirectory) -> None:
 
     Raises InputError if a file of a finished stage cannot be read.
     """
-    found = gather(run)
+    found = mask_data(gather(run))
     with stage(run.stage("", "report"), "report", {}, {}) as work:
         write_json(work.path / "report.json", found)
         (work.path / "report.html").write_text(page(found), encoding="utf-8")

@@ -22,6 +22,7 @@ from typing import Any, NoReturn, Protocol
 
 import torch
 import torch.distributed as dist
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from tracestill.data_pipeline.errors import InputError
@@ -140,14 +141,19 @@ def quieten() -> None:
 
 
 def deepspeed_config(
-    settings: TrainConfig, accumulation: int, raw: Mapping[str, Any] | None = None, *, dtype: torch.dtype
+    settings: TrainConfig,
+    accumulation: int,
+    raw: Mapping[str, Any] | None = None,
+    *,
+    dtype: torch.dtype,
+    directory: Path = Path(),
 ) -> dict[str, Any]:
-    """The DeepSpeed config of a run, with a recipe's ``deepspeed`` block merged in.
+    """The DeepSpeed config of a run, with a recipe's ``deepspeed`` block merged in, whose files lie in ``directory``.
 
     Raises InputError naming the key that a recipe may not set, and what to set instead.
     """
-    raw = copy.deepcopy(dict(raw or {}))
-    deepspeed_keys.check(raw)
+    deepspeed_keys.check(raw or {})
+    raw = deepspeed_keys.placed(raw or {}, directory)
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": accumulation,
@@ -160,6 +166,22 @@ def deepspeed_config(
         config["data_types"] = {"grad_accum_dtype": "fp32"}
         config.setdefault("communication_data_type", "fp32")
     return config
+
+
+def check_block(settings: TrainConfig, raw: Mapping[str, Any]) -> None:
+    """Raises InputError for a recipe's ``deepspeed`` block that DeepSpeed itself refuses, before any work is done."""
+    quieten()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            deepspeed.DeepSpeedConfig(deepspeed_config(settings, 1, raw, dtype=torch.float32))
+    except InputError:
+        raise
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors()]
+        raise InputError(f"deepspeed: DeepSpeed refuses it ({'; '.join(faults)})") from error
+    except Exception as error:  # each block raises errors of its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"deepspeed: DeepSpeed refuses it ({reason})") from error
 
 
 def open_monitor(config: MonitorConfig, directory: Path) -> Callable[[dict[str, Any]], None] | None:
@@ -209,6 +231,7 @@ class Engine:
         accumulation: int,
         raw_deepspeed: Mapping[str, Any] | None = None,
         seed: int = 0,
+        directory: Path = Path(),
     ) -> None:
         """Raises InputError for a DeepSpeed key that the trainer owns, for a precision that does not fit, and for a
         student that ranks cannot share rows of."""
@@ -218,7 +241,7 @@ class Engine:
         refuse(student.model.config, self.grid.parts)
         student.exchange = exchange(UlyssesSPAttentionHF, self.grid)
         self.settings, self.accumulation, self.seed = settings, accumulation, seed
-        self.config = deepspeed_config(settings, accumulation, raw_deepspeed, dtype=self.dtype)
+        self.config = deepspeed_config(settings, accumulation, raw_deepspeed, dtype=self.dtype, directory=directory)
         buckets = self.config["zero_optimization"]
         elements = sum(p.numel() for p in student.parameters() if p.requires_grad)
         buckets.setdefault("reduce_bucket_size", min(BUCKET, max(elements, 2)))

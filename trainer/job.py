@@ -182,14 +182,20 @@ def prepare(
         device=world.device,
         make_row=layout.make_row,
     )
+    directory = directory or run.stage(arm, "train")
     engine = Engine(
-        student, settings, accumulation=batches.accumulation, raw_deepspeed=recipe.deepspeed, seed=recipe.seed
+        student,
+        settings,
+        accumulation=batches.accumulation,
+        raw_deepspeed=recipe.deepspeed,
+        seed=recipe.seed,
+        directory=directory,
     )
     engine.base = base_of(config)
     held_out = open_held_out(
         settings, inputs["encode"], kinds, recipe.plan.capacity, about["special_ids"]["pad"], layout.make_row
     )
-    directory, tokenizer = directory or run.stage(arm, "train"), inputs["tokenizer"]
+    tokenizer = inputs["tokenizer"]
     answers = None
     if settings.held_out_questions:
         questions = run.stage(arm, "sample") / "questions.parquet"

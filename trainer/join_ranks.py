@@ -30,6 +30,12 @@ def started_by(environment: Mapping[str, str]) -> tuple[str, ...] | None:
     return next((names for names in SOURCES if all(name in environment for name in names)), None)
 
 
+def is_first(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is the first of those that were started together, or alone."""
+    names = started_by(environment)
+    return environment.get("RANK", environment[names[0]] if names else "0") == "0"
+
+
 def join(environment: MutableMapping[str, str] = os.environ) -> None:
     """Say rank, ranks and meeting point in torch's variables, whoever started this process.
 

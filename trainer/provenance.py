@@ -12,21 +12,22 @@ from typing import Any
 
 import torch
 
+from tracestill.data_pipeline import secret
 from tracestill.trainer.cores import usable_cores
 
 ALLOWED = ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE")
 PREFIXES = ("DS_", "GLOO_", "NCCL_", "PYTORCH_", "TORCH_", "TRITON_")
-SECRET = ("KEY", "PASSWORD", "SECRET", "TOKEN")
 DIFF_CHARACTERS = 1 << 20  # of a longer diff, the beginning
 
 
 def provenance(deepspeed_config: dict[str, Any]) -> dict[str, Any]:
     """Versions, source, hardware, command line, environment and DeepSpeed config, as JSON.
 
-    The environment is read through an allow-list; names that may hold a secret are left out even there.
+    The environment is read through an allow-list; names that may hold a secret are left out even there, and secrets
+    that stand elsewhere are masked.
     """
     return {
-        "command": sys.argv,
+        "command": [secret.mask(word) for word in sys.argv],
         "python": platform.python_version(),
         "installed": {d.metadata["Name"]: d.version for d in metadata.distributions() if d.metadata["Name"]},
         "source": source(Path(__file__).parents[1]),
@@ -37,21 +38,22 @@ def provenance(deepspeed_config: dict[str, Any]) -> dict[str, Any]:
             "cuda": torch.version.cuda,
         },
         "environment": environment(os.environ),
-        "deepspeed": deepspeed_config,
+        "deepspeed": secret.mask_data(deepspeed_config),
     }
 
 
 def environment(variables: Any) -> dict[str, str]:
     """The variables that can change a result, without any that may hold a secret."""
     return {
-        name: value
+        name: secret.mask(value)
         for name, value in sorted(variables.items())
-        if (name in ALLOWED or name.startswith(PREFIXES)) and not any(word in name.upper() for word in SECRET)
+        if (name in ALLOWED or name.startswith(PREFIXES)) and not secret.is_secret_name(name)
     }
 
 
 def source(root: Path) -> dict[str, str] | None:
-    """Commit and uncommitted changes of the checkout in ``root``; None if it is none, as in an installed package."""
+    """Commit and uncommitted changes of the checkout in ``root``, secrets masked; None if it is none, as in an
+    installed package."""
     if not (root / ".git").exists():
         return None
 
@@ -60,6 +62,6 @@ def source(root: Path) -> dict[str, str] | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
 
     try:
-        return {"commit": git("rev-parse", "HEAD").strip(), "diff": git("diff", "HEAD")[:DIFF_CHARACTERS]}
+        return {"commit": git("rev-parse", "HEAD").strip(), "diff": secret.mask(git("diff", "HEAD"))[:DIFF_CHARACTERS]}
     except (OSError, subprocess.SubprocessError):
         return None

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from tracestill.data_pipeline import own_modules
+from tracestill.data_pipeline import own_modules, secret, strict_yaml
 from tracestill.data_pipeline.encode import EncodeConfig
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds, nearest
@@ -130,6 +130,18 @@ def own_modules_of(recipe: Recipe) -> dict[str, str]:
     return found
 
 
+def imports_of(path: Path, settings: Iterable[str] = ()) -> list[str]:
+    """A line for each module of the user's that a recipe would import: which, named where, and whose it is. Imports
+    none. Raises InputError as ``load_recipe``."""
+    with own_modules.looking():
+        recipe = load_recipe(path, settings)
+        fields: dict[str, list[str]] = {}
+        for field, module in own_modules_of(recipe).items():
+            fields.setdefault(module, []).append(field)
+        found = {module: whose for module in fields if (whose := own_modules.whose(module))}
+    return [f"the recipe imports {module} ({', '.join(fields[module])}): {whose}" for module, whose in found.items()]
+
+
 def refuse_local_checkpoints(recipe: Recipe, what: str) -> None:
     """Raise InputError if a recipe keeps each host's run directory apart, which ``what`` does not know."""
     if any(recipe.for_arm(arm).train.local_checkpoints for arm in recipe.arm_names()):
@@ -153,17 +165,7 @@ def load_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:
 
     Raises InputError, one line for each fault, naming the field and the nearest known name.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot read the recipe ({error})") from error
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = " ".join(str(getattr(error, "problem", error)).split())
-        raise InputError(f"{path}{line}: not valid YAML ({problem})") from error
+    data = strict_yaml.read_file(path)
     if not isinstance(data, dict):
         raise InputError(f"{path}: expected a mapping of recipe keys, got {type(data).__name__}")
     for setting in settings:
@@ -172,8 +174,7 @@ def load_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:
     recipe = build(data, where=str(path))
     for arm in recipe.arms:
         recipe.for_arm(arm)
-    if not own_modules.is_looking():
-        make_teachers(recipe.sample, recipe.questions)
+    make_teachers(recipe.sample, recipe.questions)
     return recipe
 
 
@@ -188,19 +189,23 @@ def folder_of(path: Path) -> Path:
 def apply_setting(data: dict[str, Any], setting: str) -> dict[str, Any]:
     """Put the value of one ``a.b.c=value`` (read as YAML) in place of the old one; a number stands for a list's item.
 
-    Raises InputError if the setting has no such form, or a list no such item.
+    Raises InputError if the setting has no such form, holds a secret, or if a list has no such item.
     """
     key, equals, value = setting.partition("=")
     if not equals or not key:
-        raise InputError(f"--set {setting}: expected key=value, such as train.lr=3e-4")
-    try:
-        read = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {setting}: the value is not valid YAML") from error
+        raise InputError(f"--set {secret.mask(setting)}: expected key=value, such as train.lr=3e-4")
+    read = strict_yaml.read_text(value, f"--set {key}")
+    if not own_modules.is_looking():
+        secret.refuse(nested(key.split("."), read), "--set")
     try:
         return put(data, key.split("."), read)
     except IndexError as error:
-        raise InputError(f"--set {setting}: {error}") from error
+        raise InputError(f"--set {key}: {error}") from error
+
+
+def nested(path: list[str], value: Any) -> Any:
+    """``value`` as it stands in a recipe that holds nothing else."""
+    return {path[0]: nested(path[1:], value)} if path else value
 
 
 def put(data: Any, path: list[str], value: Any) -> Any:
@@ -217,9 +222,15 @@ def put(data: Any, path: list[str], value: Any) -> Any:
 
 
 def build(data: Mapping[str, Any], where: str) -> Recipe:
-    """Validate recipe data. Raises InputError with one line for each fault."""
+    """Validate recipe data. Raises InputError with one line for each fault, and for secrets, also if they are defaults
+    of a weighting's own options; who only looks at a run finds them masked."""
+    if not own_modules.is_looking():
+        secret.refuse(data, where)
     try:
-        return Recipe.model_validate(data)
+        recipe = Recipe.model_validate(data)
+        if not own_modules.is_looking():
+            secret.refuse(recipe.weighting.options, where, "weighting.options")
+        return recipe
     except ValidationError as error:
         raise InputError("\n".join(f"{where}: {line}" for line in explain(error, data))) from error
 
@@ -273,4 +284,7 @@ def model_inside(annotation: Any) -> Any:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML, every default written out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    data = recipe.model_dump(mode="json")
+    return yaml.safe_dump(
+        secret.mask_data(data) if own_modules.is_looking() else data, sort_keys=False, allow_unicode=True
+    )

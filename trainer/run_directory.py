@@ -31,18 +31,25 @@ class RunDirectory:
     @classmethod
     def open(cls, root: Path) -> RunDirectory:
         """The run in ``root``. Raises InputError if there is none."""
+        cls.check(root)
+        return cls(root, load_recipe(root / RECIPE))
+
+    @staticmethod
+    def check(root: Path) -> None:
+        """Raise InputError if there is no run in ``root``."""
         if not (root / RECIPE).exists():
             raise InputError(f"{root}: not a run directory (no {RECIPE}); start with `tracestill run RECIPE`")
-        return cls(root, load_recipe(root / RECIPE))
 
     @classmethod
     def create(cls, root: Path, recipe: Recipe, *, replace: bool = False) -> RunDirectory:
         """Claim ``root`` for ``recipe``.
 
         Raises InputError naming the differing fields if it holds another recipe and ``replace`` is False, and if it
-        cannot be written to.
+        cannot be written to. Who only looks at it changes nothing in it; it must be there.
         """
         path = root / RECIPE
+        if own_modules.is_looking():
+            cls.check(root)
         if path.exists() and not replace:
             folder = own_modules.folder()
             with own_modules.looking():  # the modules that it names may have gone
@@ -57,6 +64,8 @@ class RunDirectory:
                 )
         elif root.exists() and not path.exists() and (not root.is_dir() or any(root.iterdir())):
             raise InputError(f"{root} exists and is not a run directory; choose another with --run-dir")
+        if own_modules.is_looking():
+            return cls(root, recipe)
         temporary = path.with_name(f".{RECIPE}.tmp")
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -160,6 +169,20 @@ class RunDirectory:
             CONTENTS: contents({"model": model_files(model)}, self.memory),
         }
         return config, {"sample": self.stage(MAIN_ARM, "sample")}
+
+
+def as_held(asked: Recipe, root: Path) -> Recipe:
+    """A recipe that is only looked at, with the defaults of its own weighting's options as the run in ``root`` has
+    them: they cannot be known without importing it."""
+    if not is_out_of_sight(asked.weighting.use) or not (root / RECIPE).exists():
+        return asked
+    folder = own_modules.folder()
+    held = load_recipe(root / RECIPE).weighting
+    own_modules.search(folder)
+    given = asked.weighting.options
+    if held.use != asked.weighting.use or any(held.options.get(key) != given[key] for key in given):
+        return asked
+    return asked.model_copy(update={"weighting": asked.weighting.model_copy(update={"options": held.options})})
 
 
 def trained_with(recipe: Recipe) -> dict[str, dict[str, Path]]:

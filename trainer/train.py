@@ -27,10 +27,11 @@ from tracestill.trainer.first_step import show_first_step
 from tracestill.trainer.flops import cost_of, peak_tflops
 from tracestill.trainer.headway import PROGRESS, Teller
 from tracestill.trainer.job import Job, Resume, leads, open_directory, prepare, threads_of
+from tracestill.trainer.join_ranks import is_first
 from tracestill.trainer.pace import Pace
 from tracestill.trainer.provenance import provenance
-from tracestill.trainer.recipe import MAIN_ARM, dump_recipe
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.recipe import MAIN_ARM, dump_recipe, imports_of
+from tracestill.trainer.run_directory import RECIPE, RunDirectory
 from tracestill.trainer.settings import GENERATION, learning_rate, seconds_of
 from tracestill.trainer.stopping import EXIT_STOPPED, StopRequest
 from tracestill.trainer.stragglers import phases_alone, straggler
@@ -253,6 +254,9 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     started = time.perf_counter()
     try:
+        RunDirectory.check(arguments.run_dir)
+        for line in imports_of(arguments.run_dir / RECIPE) if is_first() else ():
+            print(line, flush=True)
         run = RunDirectory.open(arguments.run_dir)
         directory = run.stage(arguments.arm, "train")
         settings = run.recipe.for_arm(arguments.arm).train

@@ -30,6 +30,7 @@ import numpy as np
 import torch.distributed as dist
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.secret import mask
 from tracestill.trainer import heartbeat
 from tracestill.trainer.agree import share_text
 from tracestill.trainer.failure import EXIT_FAILED, FAILURE, FAILURES, NO_ANSWER, code_of, read_failure, told
@@ -121,8 +122,8 @@ class Watchdog:
         An exception that tells of a broken connection waits a moment for the rank that broke it to be found. The alarm
         goes through memory, and before anything is written: the disk may be what does not answer.
         """
-        text = "".join(traceback.format_exception(error))
-        rank, reason = self.rank, f"raised {type(error).__name__}: {error}".splitlines()[0]
+        text = mask("".join(traceback.format_exception(error)))
+        rank, reason = self.rank, mask(f"raised {type(error).__name__}: {error}".splitlines()[0])
         if not isinstance(error, InputError) and OF_OTHERS.search(text):
             # the watchdog ends this process meanwhile if it finds the cause
             time.sleep((LOST if self.apart else GRACE) + 2 * TICK)
@@ -142,10 +143,8 @@ class Watchdog:
         except Exception as error:
             code = code_of(error)
             if self.fail(error):
-                if code == EXIT_FAILED:
-                    traceback.print_exc()
-                else:
-                    print(f"error: {error}", file=sys.stderr, flush=True)
+                text = traceback.format_exc() if code == EXIT_FAILED else f"error: {error}"
+                print(mask(text.rstrip("\n")), file=sys.stderr, flush=True)
             return code
 
     def alarm(self, rank: int, reason: str, *, code: int = EXIT_FAILED, text: str = "") -> dict[str, Any]:

@@ -151,8 +151,8 @@ def test_what_is_no_recipe_is_refused(tmp_path, text, message):
 def test_a_missing_or_unreadable_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.yaml: cannot read"):
         load_recipe(tmp_path / "none.yaml")
-    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"bytes\.yaml: cannot read"):
+    (tmp_path / "bytes.yaml").write_bytes(b"name: a\nseed: \xc3\x28\n")
+    with pytest.raises(InputError, match=r"bytes\.yaml, line 2: cannot read the recipe: it is not UTF-8"):
         load_recipe(tmp_path / "bytes.yaml")
 
 
