@@ -6,6 +6,7 @@ Kind 0 is ``pad``, so that a zero-filled buffer of kinds means padding.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import numpy as np
 BUILT_IN = ("pad", "prompt", "plan", "derive", "check", "prose", "answer", "control")
 TRACE = ("plan", "derive", "check", "prose")
 MAX_KINDS = 255
+NAME = re.compile(r"\w[\w.-]*")
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -40,6 +42,8 @@ class Kinds:
         """
         trace = list(TRACE)
         for name, group in extra.items():
+            if not NAME.fullmatch(name):
+                raise ValueError(f"kinds: {name!r} is no name for a kind (letters, digits, '_', '.' and '-')")
             if name in BUILT_IN or name == "trace":
                 raise ValueError(f"kind '{name}' is built in; choose another name")
             if group not in (None, "trace"):

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.content import named_files, read_digest
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.names import Name
 from tracestill.data_pipeline.question_lines import read_questions
 from tracestill.data_pipeline.rejected import SHARE, Rejected, by_reason, refuse_too_many
 from tracestill.data_pipeline.schema import Question, content_id
@@ -26,7 +27,7 @@ MAX_REJECTED = "questions.max_rejected"
 class QuestionsConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: str = Field(description="a task of data_pipeline/teachers, a dotted module, or a file of lines *.jsonl")
+    source: Name = Field(description="a task of data_pipeline/teachers, a dotted module, or a file of lines *.jsonl")
     train: int = Field(ge=1, description="questions that teachers answer")
     test: int = Field(ge=0, description="held-out questions, never shown to a teacher or a student in training")
     validation: int = Field(

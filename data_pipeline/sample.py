@@ -17,6 +17,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.heard import Unusable, heard
 from tracestill.data_pipeline.journal import MODULE, Journal, Key, binding_of
 from tracestill.data_pipeline.kinds import Kinds
+from tracestill.data_pipeline.names import Name
 from tracestill.data_pipeline.questions import QuestionsConfig, make_questions
 from tracestill.data_pipeline.rejected import SHARE, Rejected, by_reason, refuse_too_many, write_rejected
 from tracestill.data_pipeline.schema import QUESTION_SCHEMA, RECORD_SCHEMA, Question, write_rows
@@ -32,8 +33,8 @@ Progress = Callable[[int, int], None]
 class TeacherConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(min_length=1, description="names the teacher in records and reports")
-    use: str | None = Field(None, description="its task module; null: the one that poses the questions")
+    name: Name = Field(min_length=1, description="names the teacher in records and reports")
+    use: Name | None = Field(None, description="its task module; null: the one that poses the questions")
     options: dict[str, Any] = Field({}, description="the teacher's own options")
 
 

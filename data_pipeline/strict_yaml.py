@@ -78,6 +78,8 @@ def check_keys(node: yaml.MappingNode) -> None:
         if key.tag != "tag:yaml.org,2002:str":
             kind = key.tag.rpartition(":")[2]
             raise fault(f"the key {key.value or 'before the colon'} reads as {kind}; put it in quotes", key.start_mark)
+        if not key.value.isprintable():
+            raise fault(f"the key {key.value!a} holds an invisible character; delete that", key.start_mark)
         if key.value in lines:
             raise fault(
                 f"the key '{key.value}' stands already in line {lines[key.value]}; keep one of them", key.start_mark

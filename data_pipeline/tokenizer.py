@@ -33,6 +33,7 @@ from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.content import read_digest
 from tracestill.data_pipeline.control_symbols import add_control_symbols
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.names import GivenPath
 from tracestill.data_pipeline.render import CHAT_TEMPLATE, load_backend, load_tokenizer
 from tracestill.data_pipeline.schema import QUESTION_SCHEMA, read_rows
 from tracestill.data_pipeline.stage import CONTENTS, UNKNOWN, stage
@@ -67,7 +68,7 @@ class TokenizerConfig(BaseModel):
         ge=RESERVED + 17,
         description=f"tokens at most, for one trained here; a small text gives fewer ({DEFAULT_SIZE})",
     )
-    path: Path | None = Field(
+    path: GivenPath | None = Field(
         default=None, description="directory with tokenizer.json and tokenizer_config.json to take instead"
     )
     add_symbols: bool = Field(

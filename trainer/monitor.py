@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.names import Name
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "comet": "comet_ml"}
 LEFT_OUT = ("step", "epoch", "event")
@@ -18,9 +19,9 @@ class WandbConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    project: str = Field(description="project that the run belongs to")
-    group: str | None = Field(None, description="group of runs inside the project")
-    team: str | None = Field(None, description="team or user that owns the project; null: your default one")
+    project: Name = Field(description="project that the run belongs to")
+    group: Name | None = Field(None, description="group of runs inside the project")
+    team: Name | None = Field(None, description="team or user that owns the project; null: your default one")
 
 
 class CometConfig(BaseModel):
@@ -28,9 +29,9 @@ class CometConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    project: str = Field(description="project that the run belongs to")
-    workspace: str | None = Field(None, description="workspace of the project; null: your default one")
-    experiment_name: str | None = Field(None, description="name of the run; null: Comet makes one up")
+    project: Name = Field(description="project that the run belongs to")
+    workspace: Name | None = Field(None, description="workspace of the project; null: your default one")
+    experiment_name: Name | None = Field(None, description="name of the run; null: Comet makes one up")
 
 
 class MonitorConfig(BaseModel):

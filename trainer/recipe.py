@@ -27,6 +27,14 @@ from tracestill.trainer.student_settings import check_together
 from tracestill.trainer.weighting import WeightingConfig, is_out_of_sight, make_weighting, own_module
 
 MAIN_ARM = "traces"
+EXPECTED = {  # where nothing stands after the colon
+    "string_type": "is empty (null), expected a text",
+    "dict_type": "is empty (null), expected a mapping of keys",
+    "model_type": "is empty (null), expected a mapping of keys",
+    "model_attributes_type": "is empty (null), expected a mapping of keys",
+    "tuple_type": "is empty (null), expected a list",
+    "list_type": "is empty (null), expected a list",
+}
 FOLDER = "recipe_folder.txt"  # in a run: the folder that its recipe was read from, if modules of it are used
 
 
@@ -54,7 +62,9 @@ class Recipe(BaseModel):
     @classmethod
     def _plain_name(cls, name: str) -> str:
         if not plain_name(name):
-            raise ValueError("expected letters, digits, '.', '_' and '-', beginning with a letter or digit")
+            raise ValueError(
+                "expected letters, digits, '.', '_' and '-', beginning with a letter or digit, 100 at most"
+            )
         return name
 
     @model_validator(mode="after")
@@ -70,7 +80,10 @@ class Recipe(BaseModel):
             raise ValueError(f"kinds.{GENERATION}: stands for the student's own answers (train.metric); rename it")
         kinds = self.span_kinds()
         if not is_out_of_sight(self.weighting.use):
-            make_weighting(self.weighting, kinds, self.seed)
+            try:
+                make_weighting(self.weighting, kinds, self.seed)
+            except ValueError as error:
+                raise ValueError(f"weighting: {error}") from error
         deepspeed_keys.check(self.deepspeed)
         check_together(self.student, self.train.zero, self.train.tiled_mlp)
         if self.train.metric:
@@ -115,7 +128,7 @@ class Recipe(BaseModel):
 
 def plain_name(name: str) -> bool:
     """Whether a run, an arm or a model may have this name: it becomes a directory's."""
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) is not None
 
 
 def own_modules_of(recipe: Recipe) -> dict[str, str]:
@@ -238,17 +251,20 @@ def build(data: Mapping[str, Any], where: str) -> Recipe:
 def explain(error: ValidationError, data: Mapping[str, Any]) -> list[str]:
     """One line for each faulty field of a recipe: the field, what is wrong, and the nearest known name."""
     lines: dict[str, tuple[list[str], str]] = {}  # field: what is wrong with it, and what it was
-    for fault in error.errors():
-        location = [str(part) for part in place(fault, data)]
+    found = [(fault, [str(part) for part in place(fault, data)]) for fault in error.errors()]
+    for fault, location in found:
+        if any(other[: len(location)] == location and len(other) > len(location) > 0 for _, other in found):
+            continue  # what is wrong inside of it says more
         field, message, value = ".".join(location), fault["msg"].removeprefix("Value error, "), fault.get("input")
         if fault["type"] == "extra_forbidden":
             lines[f"unknown key '{field}'{nearest(location[-1], known_keys(location[:-1]))}"] = ([], "")
         elif fault["type"] == "missing":
             lines[f"'{field}' is missing"] = ([], "")
         else:  # each of the types that a field may have complains by itself
-            shown = f" (got {value!r})" if field and isinstance(value, str | int | float | bool | None) else ""
-            messages, _ = lines.setdefault(f"{field}: " if field else "", ([], shown))
-            messages.append(message)
+            empty = EXPECTED.get(fault["type"], "") if value is None else ""
+            plain = field and not empty and isinstance(value, str | int | float | bool | None)
+            messages, _ = lines.setdefault(f"{field}: " if field else "", ([], f" (got {value!r})" if plain else ""))
+            messages.append(empty or message)
     return [start + ", or ".join(messages) + shown for start, (messages, shown) in lines.items()]
 
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tracestill.data_pipeline.names import GivenPath, Name
+
 ENCODER_DECODERS = ("t5", "mt5", "umt5", "bart", "mbart")  # model types with an encoder that may be students
 PARAMETERS = "embeddings, head, or a pattern of parameter names such as model.layers.0.*"
 
@@ -21,10 +23,10 @@ class LoraConfig(BaseModel):
     rank: int = Field(16, ge=1, description="of the product that an adapter adds to its layer's matrix")
     alpha: float = Field(32.0, gt=0, description="an adapter's product is scaled by alpha / rank")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="share of an adapter's inputs left out")
-    targets: Literal["auto"] | list[str] = Field(
+    targets: Literal["auto"] | list[Name] = Field(
         "auto", description="names of linear layers, such as [q_proj, v_proj]; auto: every one but the head"
     )
-    train: list[str] = Field([], description=f"trained whole beside the adapters: {PARAMETERS}")
+    train: list[Name] = Field([], description=f"trained whole beside the adapters: {PARAMETERS}")
     export: Literal["merged", "apart"] = Field(
         "merged", description="merged: a whole model; apart: peft's adapter, which needs student.pretrained beside it"
     )
@@ -46,12 +48,12 @@ class StudentConfig(BaseModel):
     config: dict[str, Any] | None = Field(
         None, description="transformers config with its model_type; the vocabulary follows from the tokenizer"
     )
-    pretrained: Path | None = Field(
+    pretrained: GivenPath | None = Field(
         None, description="directory of a pretrained AutoModelForCausalLM, or AutoModelForSeq2SeqLM such as T5"
     )
-    attention: str = Field("auto", description="auto, or a backend of tracestill.kernels.attention by name")
+    attention: Name = Field("auto", description="auto, or a backend of tracestill.kernels.attention by name")
     lora: LoraConfig | None = Field(None, description="train low-rank adapters, not the pretrained parameters")
-    freeze: list[str] = Field([], description=f"not trained: {PARAMETERS}")
+    freeze: list[Name] = Field([], description=f"not trained: {PARAMETERS}")
     activation_checkpointing: bool = Field(
         False, description="keep each layer's input only and compute the layer again in backward: less memory, slower"
     )
@@ -64,7 +66,8 @@ class StudentConfig(BaseModel):
     def _one_source(self) -> StudentConfig:
         if (self.config is None) == (self.pretrained is None):
             raise ValueError("give exactly one of student.config and student.pretrained")
-        if self.config is not None and "model_type" not in self.config:
+        kind = "" if self.config is None else self.config.get("model_type")
+        if self.config is not None and (not isinstance(kind, str) or not kind.strip()):
             raise ValueError("student.config needs a model_type, such as llama")
         if self.lora and self.pretrained is None:
             raise ValueError("student.lora adapts a pretrained model (student.pretrained), not one from student.config")

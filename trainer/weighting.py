@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model,
 from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds, nearest
+from tracestill.data_pipeline.names import Name
 from tracestill.data_pipeline.teachers.protocol import check_options
 from tracestill.trainer.weighting_schedule import Schedule, Weight, at, read_weight
 
@@ -67,7 +68,7 @@ class WeightingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    use: str = Field("span", description="a built-in weighting, or my_pkg.my_module:MyWeighting")
+    use: Name = Field("span", description="a built-in weighting, or my_pkg.my_module:MyWeighting")
     options: dict[str, Any] = Field({}, validate_default=True, description="the weighting's own options")
     weights: dict[str, float | Schedule] = Field(
         default={"prompt": 0.0},

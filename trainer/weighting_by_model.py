@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, Field, model_validator
 
 from tracestill.data_pipeline.kinds import Kinds
+from tracestill.data_pipeline.names import Name
 from tracestill.trainer.weighting import MultiplierOptions, SpanWeighting, WeightingConfig
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class FocalLoss(SpanWeighting):
 
 
 class ExcessLossOptions(MultiplierOptions):
-    reference: str = Field(description="directory of a model with the student's tokenizer, such as a run's export")
+    reference: Name = Field(description="directory of a model with the student's tokenizer, such as a run's export")
     threshold: float | None = Field(None, allow_inf_nan=False, description="excess in nats above which a token counts")
     share: float | None = Field(None, gt=0, le=1, description="or: the share of tokens of largest excess that counts")
 

@@ -6,6 +6,7 @@ import sys
 import pytest
 import yaml
 
+from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.errors import InputError
 from tracestill.launch.stages import plan_works
 from tracestill.trainer.recipe import build, dump_recipe, load_recipe
@@ -107,6 +108,97 @@ def test_an_arm_is_the_recipe_with_its_overrides(recipe_file):
 def test_a_fault_is_named(recipe_file, changes, message):
     with pytest.raises(InputError, match=message):
         load_recipe(recipe_file(**changes))
+
+
+def teacher(**changes):
+    return {"sample": {"teachers": [{"name": "a", **changes}]}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"name": None}, "name"),
+        ({"name": ""}, "name"),
+        ({"name": "n" * 101}, "name"),
+        ({"kinds": None}, "kinds"),
+        ({"kinds": {"": None}}, "kinds: '' is no name"),
+        ({"kinds": {" ": None}}, "kinds: ' ' is no name"),
+        ({"kinds": {"a/b": None}}, "kinds: 'a/b' is no name"),
+        ({"questions": {**SMALL["questions"], "source": None}}, "questions.source"),
+        ({"questions": {**SMALL["questions"], "source": ""}}, "questions.source"),
+        ({"sample": {"teachers": [None]}}, "sample.teachers.0"),
+        (teacher(name=None), "sample.teachers.0.name"),
+        (teacher(name=" "), "sample.teachers.0.name"),
+        (teacher(name="a\nb"), "sample.teachers.0.name"),
+        (teacher(use=""), "sample.teachers.0.use"),
+        (teacher(options=None), "sample.teachers.0.options"),
+        ({"sample": {"teachers": [{"name": "a"}], "styles": [None]}}, "sample.styles.0"),
+        ({"weighting": None}, "weighting"),
+        ({"weighting": {"use": None}}, "weighting.use"),
+        ({"weighting": {"use": ""}}, "weighting.use"),
+        ({"weighting": {"weights": {"": 1}}}, "weighting: unknown span kind or group ''"),
+        ({"weighting": {"use": "dft", "options": {"kinds": [""]}}}, "weighting: options.kinds"),
+        ({"weighting": {"use": "excess_loss", "options": {"reference": " ", "share": 0.5}}}, "weighting.options"),
+        ({"train": {"steps": 4, "metric": ""}}, "train"),
+        ({"train": {"steps": 4, "monitor": {"wandb": {"project": ""}}}}, "train.monitor.wandb.project"),
+        ({"student": {"config": {"model_type": None}}}, "student: student.config needs a model_type"),
+        ({"student": {"pretrained": ""}}, "student.pretrained"),
+        ({"student": {"pretrained": "base", "freeze": [""]}}, "student.freeze.0"),
+        ({"student": {"pretrained": "base", "lora": {"targets": [None]}}}, "student.lora.targets.0"),
+        ({"encode": {"tokenizer": {"path": ""}}}, "encode.tokenizer.path"),
+        ({"arms": {"": {}}}, "arms: '' is no name"),
+        ({"arms": {"a/b": {}}}, "arms: 'a/b' is no name"),
+        ({"arms": {"a": None}}, "arms.a"),
+        ({"deepspeed": None}, "deepspeed"),
+    ],
+)
+def test_nothing_where_a_name_belongs_is_one_line_that_names_the_field(recipe_file, changes, field):
+    path = recipe_file(**changes)
+    with pytest.raises(InputError) as caught:
+        load_recipe(path)
+    assert len(str(caught.value).splitlines()) == 1, caught.value
+    assert str(caught.value).startswith(f"{path}: {field}"), caught.value
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "field"),
+    [
+        (teacher(options={"api_key": "hunter2-canary"}), [], "sample.teachers.0.options.api_key"),
+        ({"questions": {**SMALL["questions"], "options": {"url": "https://u:canary9@h"}}}, [], "questions.options.url"),
+        ({"weighting": {"options": {"my_token": "canary"}}}, [], "weighting.options.my_token"),
+        ({"arms": {"a": {"weighting": {"options": {"password": "canary"}}}}}, [], "arms.a.weighting.options.password"),
+        ({"deepspeed": {"comet": {"api_key": "canary"}}}, [], "deepspeed.comet.api_key"),
+        ({"encode": {"system": "Bearer canary0123456789"}}, [], "encode.system"),
+        ({"nonsense": {"secret": "canary"}}, [], "nonsense.secret"),
+        ({}, ["sample.teachers.0.options.api_key=canary"], "sample.teachers.0.options.api_key"),
+        ({}, ["sample.teachers=[{name: a, options: {token: canary77}}]"], "sample.teachers.0.options.token"),
+        ({}, ["train.lr=sk-canary0123456789"], "train.lr"),
+        ({}, ["a.api_key=[canary"], "a.api_key"),
+        ({}, ["api_key:canary"], "api_key"),
+    ],
+)
+def test_a_secret_is_refused_and_never_said(recipe_file, changes, settings, field):
+    with pytest.raises(InputError) as caught:
+        load_recipe(recipe_file(**changes), settings)
+    assert field in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
+def test_a_secret_that_a_weighting_brings_as_a_default_is_refused(recipe_file, tmp_path):
+    (tmp_path / "their_keyed.py").write_text(
+        "from tracestill.trainer.weighting import SpanWeighting, WeightingOptions\n"
+        "class Keyed(SpanWeighting):\n    class Options(WeightingOptions):\n        api_key: str = 'canary'\n"
+    )
+    with pytest.raises(InputError, match=r"weighting\.options\.api_key: looks like a secret") as caught:
+        load_recipe(recipe_file(weighting={"use": "their_keyed:Keyed"}))
+    assert "canary" not in str(caught.value)
+
+
+def test_an_old_run_with_a_secret_is_shown_without_it(recipe_file):
+    path = recipe_file(sample={"teachers": [{"name": "a", "use": "their_api", "options": {"api_key": "canary"}}]})
+    with own_modules.looking():
+        assert "canary" not in dump_recipe(load_recipe(path))
+        assert "api_key: '***'" in dump_recipe(load_recipe(path))
 
 
 def test_choosing_by_answers_needs_validation_questions_but_no_documents_of_them(recipe_file, tmp_path):
