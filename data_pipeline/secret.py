@@ -57,7 +57,7 @@ SHAPE = re.compile("|".join(f"(?P<s{at}>{shape})" for at, shape in enumerate(SHA
 KEY_BEGINS, KEY_ENDS = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY"), re.compile(r"-----END [A-Z0-9 ]*PRIVATE KEY")
 PAIR = re.compile(  # NAME=VALUE, name: value, "name": "value"
     r"(?<![\w-])(?P<name>[A-Za-z_][\w.-]{1,80})(?P<sign>[\"']?(?: ?= ?| ?: ?))"
-    r"(?P<value>\"[^\"\n]*\"|'[^'\n]*'|[^\s\"',;)}\]]+)"
+    r"(?=(?P<value>\"[^\"\n]{0,4096}\"|'[^'\n]{0,4096}'|[^\s\"',;)}\]]{1,4096}))"
 )
 ENVIRONMENT = re.compile(r"(?<![\w.-])(?P<name>[A-Z][A-Z0-9_]{2,80})=(?P<value>[^\n]+)")  # as `env` prints it
 
@@ -180,8 +180,7 @@ def mask(text: str) -> str:
     """A text without secrets: those of a known shape, those that stand beside a name, and what variables of this
     process hold that have a secret's name."""
     text = SHAPE.sub(MASK, without(text, values_held()))
-    text = ENVIRONMENT.sub(masked_variable, text)
-    return PAIR.sub(masked_pair, text)
+    return mask_pairs(ENVIRONMENT.sub(masked_variable, text))
 
 
 def masked_variable(pair: re.Match[str]) -> str:
@@ -189,16 +188,20 @@ def masked_variable(pair: re.Match[str]) -> str:
     return f"{pair['name']}={MASK}" if hidden else pair[0]
 
 
-def masked_pair(pair: re.Match[str]) -> str:
-    name, sign, value = pair["name"], pair["sign"], pair["value"]
-    name = name.rpartition(".")[2] or name
-    bare = value.strip("\"'")
-    strong = strength(name)
-    code = sign.count(" ") == 2 and bare == value  # as in `token = tokens[0]`, of a diff
-    if is_secret_here(min(strong, 1) if code else strong, bare):
-        quote = "" if bare == value else value[0]
-        return f"{pair['name']}{sign}{quote}{MASK}{quote}"
-    return pair[0]
+def mask_pairs(text: str) -> str:
+    """A text without the values that stand beside names of secrets. A pair may stand in another one's value."""
+    parts, done = [], 0
+    for pair in PAIR.finditer(text):
+        value = pair["value"]
+        bare = value.strip("\"'")
+        strong = strength(pair["name"].rpartition(".")[2])
+        if " " in pair["sign"] and bare == value:  # prose, or code as in `token = tokens[0]`
+            strong = min(strong, 1)
+        if pair.start() >= done and is_secret_here(strong, bare):
+            quote = "" if bare == value else value[0]
+            parts += [text[done : pair.start("value")], quote, MASK, quote]
+            done = pair.end("value")
+    return "".join([*parts, text[done:]])
 
 
 def values_held(environment: Mapping[str, str] = os.environ) -> list[str]:

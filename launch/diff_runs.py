@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tracestill.data_pipeline.secret import mask_data
 from tracestill.data_pipeline.stage import output_digest, read_manifest
 from tracestill.launch.report import gather_training, read_json
 from tracestill.trainer.run_directory import RunDirectory, differing
@@ -24,7 +25,7 @@ def diff_runs(first: RunDirectory, second: RunDirectory) -> dict[str, list[Row]]
 
     Arms that both runs have are compared. Raises InputError if a file of a finished stage cannot be read.
     """
-    one, other = (run.recipe.model_dump(mode="json") for run in (first, second))
+    one, other = (mask_data(run.recipe.model_dump(mode="json")) for run in (first, second))
     arms = [arm for arm in first.recipe.arm_names() if arm in second.recipe.arm_names()]
     return {
         "recipe": [(name, at(one, name), at(other, name)) for name in differing(one, other)],

@@ -123,7 +123,7 @@ def open_run(recipe: Path, run_dir: Path | None, settings: list[str] | None) -> 
     path = recipe / RECIPE if recipe.is_dir() else recipe
     if not own_modules.is_looking():
         say_imports(path, settings)
-    loaded = load_recipe(path, settings or ())
+    loaded = load_recipe(path, settings or (), shown=recipe.is_dir() and own_modules.is_looking())
     root = run_dir or (recipe if recipe.is_dir() else Path("runs") / loaded.name)
     return RunDirectory(root, as_held(loaded, root) if own_modules.is_looking() else loaded)
 

@@ -172,11 +172,12 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def load_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:
+def load_recipe(path: Path, settings: Iterable[str] = (), *, shown: bool = False) -> Recipe:
     """Read a recipe and apply ``settings`` such as ``train.lr=3e-4``. Modules that it names are looked for in its
     folder, too; a run's recipe remembers that of the recipe that it was made of.
 
-    Raises InputError, one line for each fault, naming the field and the nearest known name.
+    Raises InputError, one line for each fault, naming the field and the nearest known name, and for secrets. ``shown``:
+    it is that of a run which is only shown, and may be an old one that holds a secret, which is then masked.
     """
     data = strict_yaml.read_file(path)
     if not isinstance(data, dict):
@@ -184,9 +185,13 @@ def load_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:
     for setting in settings:
         data = apply_setting(data, setting)
     own_modules.search(folder_of(path))
+    if not shown:
+        secret.refuse(data, str(path))
     recipe = build(data, where=str(path))
-    for arm in recipe.arms:
-        recipe.for_arm(arm)
+    for arm in recipe.arm_names():
+        options = recipe.for_arm(arm).weighting.options  # with defaults that a weighting of the user's own brings
+        if not shown:
+            secret.refuse(options, str(path), f"{'' if arm == MAIN_ARM else f'arms.{arm}.'}weighting.options")
     make_teachers(recipe.sample, recipe.questions)
     return recipe
 
@@ -208,8 +213,7 @@ def apply_setting(data: dict[str, Any], setting: str) -> dict[str, Any]:
     if not equals or not key:
         raise InputError(f"--set {secret.mask(setting)}: expected key=value, such as train.lr=3e-4")
     read = strict_yaml.read_text(value, f"--set {key}")
-    if not own_modules.is_looking():
-        secret.refuse(nested(key.split("."), read), "--set")
+    secret.refuse(nested(key.split("."), read), "--set")
     try:
         return put(data, key.split("."), read)
     except IndexError as error:
@@ -235,15 +239,9 @@ def put(data: Any, path: list[str], value: Any) -> Any:
 
 
 def build(data: Mapping[str, Any], where: str) -> Recipe:
-    """Validate recipe data. Raises InputError with one line for each fault, and for secrets, also if they are defaults
-    of a weighting's own options; who only looks at a run finds them masked."""
-    if not own_modules.is_looking():
-        secret.refuse(data, where)
+    """Validate recipe data. Raises InputError with one line for each fault."""
     try:
-        recipe = Recipe.model_validate(data)
-        if not own_modules.is_looking():
-            secret.refuse(recipe.weighting.options, where, "weighting.options")
-        return recipe
+        return Recipe.model_validate(data)
     except ValidationError as error:
         raise InputError("\n".join(f"{where}: {line}" for line in explain(error, data))) from error
 

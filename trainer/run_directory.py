@@ -32,7 +32,7 @@ class RunDirectory:
     def open(cls, root: Path) -> RunDirectory:
         """The run in ``root``. Raises InputError if there is none."""
         cls.check(root)
-        return cls(root, load_recipe(root / RECIPE))
+        return cls(root, load_recipe(root / RECIPE, shown=own_modules.is_looking()))
 
     @staticmethod
     def check(root: Path) -> None:
@@ -53,7 +53,7 @@ class RunDirectory:
         if path.exists() and not replace:
             folder = own_modules.folder()
             with own_modules.looking():  # the modules that it names may have gone
-                held = load_recipe(path)
+                held = load_recipe(path, shown=True)
                 free = BOUNDS | bookkeeping(*(each.for_arm(arm) for each in (held, recipe) for arm in each.arm_names()))
             own_modules.search(folder)
             fields = differing(held.model_dump(mode="json"), recipe.model_dump(mode="json"))
@@ -177,7 +177,7 @@ def as_held(asked: Recipe, root: Path) -> Recipe:
     if not is_out_of_sight(asked.weighting.use) or not (root / RECIPE).exists():
         return asked
     folder = own_modules.folder()
-    held = load_recipe(root / RECIPE).weighting
+    held = load_recipe(root / RECIPE, shown=True).weighting
     own_modules.search(folder)
     given = asked.weighting.options
     if held.use != asked.weighting.use or any(held.options.get(key) != given[key] for key in given):

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.secret import mask
 from tracestill.data_pipeline.stage import Stage, is_current, missing_files, read_manifest, write_json, write_manifest
 from tracestill.trainer import checkpoint, checkpoint_local
 from tracestill.trainer.agree import share_json, together
@@ -264,7 +265,7 @@ def main(words: Sequence[str] | None = None) -> int:
             print(f"training of {arguments.arm} is up to date", flush=True)
             return 0
     except InputError as error:  # the ranks have not met: each may fail for a reason of its own
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {mask(str(error))}", file=sys.stderr, flush=True)
         return error.exit_code
     with Watchdog(directory, settings.watchdog) as watch:
         return watch.over(lambda: train_arm(run, arguments.arm, arguments.resume, watch, started))

@@ -21,12 +21,18 @@ from tracestill.trainer.failure import NO_ANSWER, told
 
 CANARY = "canary-5d1f"
 SECRETS = {
+    "DS_CREDENTIALS": CANARY,
+    "GLOO_AUTH": CANARY,
     "HF_TOKEN": CANARY,
     "MLFLOW_TRACKING_PASSWORD": CANARY,
     "NCCL_API_KEY": CANARY,
+    "NCCL_JWT": CANARY,
+    "NCCL_PROXY": f"https://me:{CANARY}@proxy",
     "PDSH_SECRET": CANARY,
     "PYTHON_KEYRING_TOKEN": CANARY,
+    "SLURM_COMMENT": f"hf_{CANARY.replace('-', '')}0123456789",
     "SLURM_JWT": CANARY,
+    "TORCH_PASSWD": CANARY,
     "UCX_AUTH_TOKEN": CANARY,
     "WANDB_API_KEY": CANARY,
 }
@@ -169,6 +175,9 @@ def test_paths_that_a_shell_would_change_are_refused(checked, tmp_path, words):
     [
         ("HF_TOKEN", "looks like a secret"),
         ("my_password=x", "looks like a secret"),
+        (f"PLAIN=https://me:{CANARY}@host", "looks like a secret"),
+        ("NCCL_PROXY", "looks like a secret"),
+        (f"a;b={CANARY}", "expected NAME or NAME=VALUE"),
         ("NOT_SET_ANYWHERE", "is not set here"),
         ("a;b=1", "expected NAME or NAME=VALUE"),
     ],
