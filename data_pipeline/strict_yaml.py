@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -23,11 +23,6 @@ PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool",
 class Loader(yaml.SafeLoader):
     """A SafeLoader that refuses what a recipe has no use for."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {  # a date stays the text that it is
-        first: [(tag, pattern) for tag, pattern in found if not tag.endswith(":timestamp")]
-        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.sizes: dict[int, int] = {}  # id of a node -> values in it
@@ -35,7 +30,7 @@ class Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Reads one value, or an alias of one."""
-        event = self.peek_event()  # type: ignore[no-untyped-call]
+        event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             held = self.anchors.get(event.anchor)
             if held is not None and id(held) not in self.sizes:
@@ -65,6 +60,12 @@ class Loader(yaml.SafeLoader):
             raise fault(f"more than {MOST_NODES:,} values, as aliases repeat them", node.start_mark)
         if isinstance(node, yaml.MappingNode):
             check_keys(node)
+
+
+Loader.yaml_implicit_resolvers = {  # a date stays the text that it is
+    first: [(tag, pattern) for tag, pattern in found if not tag.endswith(":timestamp")]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def check_keys(node: yaml.MappingNode) -> None:
@@ -129,10 +130,10 @@ def read_text(text: str, where: str) -> Any:
         ) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
+        at = f", line {mark.line + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", error)).split())
         if isinstance(error, yaml.composer.ComposerError) and "another document" in problem:
             problem = "a second document begins (---); a recipe is one"
-        raise InputError(f"{where}{line}: not valid YAML ({problem})") from error
+        raise InputError(f"{where}{at}: not valid YAML ({problem})") from error
     except (ValueError, OverflowError) as error:  # such as an integer of thousands of digits
         raise InputError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from error

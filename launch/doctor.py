@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.secret import mask
 from tracestill.launch import deepspeed_command, multinode, preflight
 from tracestill.launch.cluster import Cluster, Meeting, Survey, addresses, interface_of, survey
 from tracestill.launch.hostfile import Host
@@ -163,6 +164,6 @@ def run_doctor(cluster: Cluster, directory: Path, console: Console) -> bool:
     with console.status("asking the hosts"):
         for finding in examine(cluster, directory):
             good &= finding.state != "bad"
-            table.add_row(finding.check, Text(finding.state, style=COLOURS[finding.state]), Text(finding.text))
+            table.add_row(finding.check, Text(finding.state, style=COLOURS[finding.state]), Text(mask(finding.text)))
     console.print(table)
     return good

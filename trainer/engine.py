@@ -26,6 +26,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.kinds import nearest
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer import deepspeed_keys, zero
 from tracestill.trainer.cores import own_threads
@@ -44,7 +45,9 @@ import deepspeed
 from deepspeed.monitor.config import DeepSpeedMonitorConfig
 from deepspeed.monitor.monitor import MonitorMaster
 from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
+ZERO_KEYS = sorted(field.alias or name for name, field in DeepSpeedZeroConfig.model_fields.items())
 BUCKET = 200_000_000  # elements reduced at a time; never more than learn
 
 
@@ -177,11 +180,21 @@ def check_block(settings: TrainConfig, raw: Mapping[str, Any]) -> None:
     except InputError:
         raise
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors()]
-        raise InputError(f"deepspeed: DeepSpeed refuses it ({'; '.join(faults)})") from error
+        raise InputError("\n".join(fault_of(fault, raw) for fault in error.errors())) from error
     except Exception as error:  # each block raises errors of its own
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"deepspeed: DeepSpeed refuses it ({reason})") from error
+
+
+def fault_of(fault: Any, raw: Mapping[str, Any]) -> str:
+    """One line for what DeepSpeed's own model refuses in a recipe's ``deepspeed`` block ``raw``."""
+    where = [str(part) for part in fault["loc"]]
+    blocks = [key for key, block in raw.items() if isinstance(block, Mapping) and where[0] in block]
+    field = ".".join(["deepspeed", *blocks[:1], *where])
+    if fault["type"] == "extra_forbidden":
+        zero_block = blocks[:1] == ["zero_optimization"] and len(where) == 1
+        return f"{field}: DeepSpeed knows no such key" + (nearest(where[0], ZERO_KEYS) if zero_block else "")
+    return f"{field}: {fault['msg']}, got {fault['input']!r}"
 
 
 def open_monitor(config: MonitorConfig, directory: Path) -> Callable[[dict[str, Any]], None] | None:
@@ -195,6 +208,7 @@ def open_monitor(config: MonitorConfig, directory: Path) -> Callable[[dict[str, 
     wanted: dict[str, Any] = {"tensorboard": {"enabled": config.tensorboard, "output_path": str(directory)}}
     wanted["tensorboard"]["job_name"] = "tensorboard"
     if config.wandb:
+        os.environ.setdefault("WANDB_DIR", str(directory))  # else it writes where the training was started
         wanted["wandb"] = {"enabled": True, **config.wandb.model_dump()}
     if config.comet:
         wanted["comet"] = {"enabled": True, "samples_log_interval": 1, **config.comet.model_dump()}

@@ -213,7 +213,12 @@ def apply_setting(data: dict[str, Any], setting: str) -> dict[str, Any]:
     if not equals or not key:
         raise InputError(f"--set {secret.mask(setting)}: expected key=value, such as train.lr=3e-4")
     read = strict_yaml.read_text(value, f"--set {key}")
-    secret.refuse(nested(key.split("."), read), "--set")
+    try:
+        secret.refuse(nested(key.split("."), read), "--set")
+    except InputError as error:
+        raise InputError(
+            f"{error}; and let the old one be revoked: every user of this host can list commands"
+        ) from None
     try:
         return put(data, key.split("."), read)
     except IndexError as error:

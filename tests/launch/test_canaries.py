@@ -187,6 +187,16 @@ def test_an_old_run_that_holds_a_secret_is_shown_without_it(planted):
     assert "sample.teachers.0.options.api_key" in invoke("train", run.root, code=2)
 
 
+def test_a_traceback_of_our_own_tells_no_secret(planted, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "app", lambda prog_name: ask(f"https://me:{CANARY}@api?token={CANARY}"))
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    said = capsys.readouterr().err
+    assert "ConnectionError: https://***@api?token=***" in said
+    assert "test_canaries.py" in said
+    assert CANARY not in said
+
+
 def test_deepspeeds_launcher_tells_no_secret(planted, monkeypatch):
     """It prints every variable with NCCL in its name, and starts processes that every user can list."""
     (planted / "their_rank.py").write_text(SAYS)

@@ -153,14 +153,25 @@ def test_other_keys_pass():
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
-        ({"zero_optimization": {"overlap_com": True}}, r"overlap_com: Extra inputs are not permitted, got True"),
-        ({"zero_optimization": {"reduce_bucket_size": -1}}, "reduce_bucket_size: Input should be greater than 0"),
-        ({"communication_data_type": "fp64"}, "Invalid communication_data_type"),
+        (
+            {"zero_optimization": {"overlap_com": True}},
+            r"\.zero_optimization\.overlap_com: DeepSpeed knows no such key; did you mean 'overlap_comm'",
+        ),
+        (
+            {"zero_optimization": {"stage3_max_live_parameter": 1}},
+            r"\.zero_optimization\.stage3_max_live_parameter: .* did you mean 'stage3_max_live_parameters'",
+        ),
+        ({"compile": {"deep": True}}, r"\.compile\.deep: DeepSpeed knows no such key"),
+        (
+            {"zero_optimization": {"reduce_bucket_size": -1}},
+            r"\.zero_optimization\.reduce_bucket_size: Input should be greater than 0, got -1",
+        ),
+        ({"communication_data_type": "fp64"}, r": DeepSpeed refuses it \(Invalid communication_data_type"),
     ],
 )
 def test_what_deepspeed_itself_refuses_is_found_before_there_is_a_student(raw, said):
     from tracestill.trainer import engine
 
-    with pytest.raises(InputError, match=rf"^deepspeed: DeepSpeed refuses it \({said}"):
+    with pytest.raises(InputError, match=f"^deepspeed{said}"):
         engine.check_block(TrainConfig(steps=1), raw)
     engine.check_block(TrainConfig(steps=1, zero=3), {"zero_optimization": {"overlap_comm": True}})

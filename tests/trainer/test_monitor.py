@@ -111,6 +111,8 @@ def test_weights_and_biases_and_comet_are_told_where_and_get_every_number(monkey
     monkeypatch.setitem(sys.modules, "comet_ml", comet)
     monkeypatch.setattr(engine.dist, "get_rank", lambda: 0)
     monkeypatch.setattr(engine.deepspeed.comm, "get_rank", lambda: 0)
+    monkeypatch.setenv("WANDB_DIR", "")  # restored afterwards
+    monkeypatch.delenv("WANDB_DIR")
     config = MonitorConfig(wandb={"project": "w", "team": "t"}, comet={"project": "c", "experiment_name": "e"})
     write = engine.open_monitor(config, tmp_path)
     assert told[0] == ("init", {"project": "w", "group": None, "entity": "t"})

@@ -336,5 +336,7 @@ def test_a_fault_of_the_weighting_is_one_line_of_the_recipe():
     with pytest.raises(InputError) as error:
         build({**RECIPE, "weighting": {"use": "focal", "options": {"gama": 1}}}, where="mine.yaml")
     assert str(error.value) == "mine.yaml: weighting.options: options.gama: unknown key; did you mean 'gamma'?"
-    with pytest.raises(InputError, match=r"mine.yaml: unknown span kind or group 'derivee'; did you mean 'derive'"):
+    with pytest.raises(
+        InputError, match=r"mine.yaml: weighting: unknown span kind or group 'derivee'; did you mean 'derive'"
+    ):
         build({**RECIPE, "weighting": {"weights": {"derivee": 1}}}, where="mine.yaml")
