@@ -16,6 +16,7 @@ from typing import Any
 from tracestill.data_pipeline.errors import InputError
 
 MASK = "***"
+SURE = 3  # strength of a name under which nothing else stands
 # Of a name in small letters without what joins its words
 ANYWHERE = re.compile(
     r"password|passwd|passphrase|secret|credential|jwt|authoriz|connectionstring|"
@@ -33,7 +34,7 @@ OF_TEXT = {  # tokens of a text
 PLACES = {"dir", "env", "file", "files", "folder", "path", "sock", "socket", "variable"}  # where a secret lies
 VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 NOTHING = re.compile(r"<[^<>]*>|\[[^\[\]]*\]|[\d.,]*|null|none|true|false|\*+", re.IGNORECASE)
-HIDDEN = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w+/=.~@!#$%^&*:-]{7,}", re.ASCII)  # what keys are written in, no code
+HIDDEN = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w+/=.~@!#$%^&*:-]+", re.ASCII)  # what keys are written in, no code
 LEAST = 8  # characters of a variable's value that texts are searched for: a shorter one is found everywhere
 
 EDGE = r"(?<![A-Za-z0-9])"
@@ -69,19 +70,21 @@ def words_of(name: str) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def strength(name: str) -> int:
-    """How surely a secret stands under this name of a key, an option or a variable: 2, 1 (``key``, which may mean
-    something else) or 0."""
+    """How surely a secret stands under this name of a key, an option or a variable: 3; 2 (``auth``), 1 (``sort_key``)
+    where something else may; or 0."""
     words = words_of(name)
     if not words or (len(words) > 1 and words[-1] in PLACES):
         return 0
     if ANYWHERE.search("".join(words)) or STRONG.intersection(words):
-        return 2
+        return SURE
     last = words[-1]
     if last not in LAST and (last in ANIMALS or not last.endswith(ENDS)):
         return 0
     if OF_TEXT.intersection(words[:-1]):
         return 0
-    return 2 if last.endswith("token") and (words != ["token"]) else 1
+    if last.endswith("key"):
+        return 1
+    return SURE if last.endswith("token") and words != ["token"] else 2
 
 
 def is_secret_name(name: str) -> bool:
@@ -99,14 +102,15 @@ def is_secret(name: str, value: Any) -> bool:
 
 def is_secret_here(strength: int, value: str) -> bool:
     """Whether a text is a secret where it stands under a name of this strength."""
-    if strength == 2:
+    if strength == SURE:
         return NOTHING.fullmatch(value.strip()) is None
-    return strength == 1 and is_hidden(value)
+    return strength > 0 and is_hidden(value, 7 if strength == 2 else 16)
 
 
-def is_hidden(value: str) -> bool:
-    """Whether a text looks like a key or a password, and not like words, a column's name or a path."""
-    if HIDDEN.fullmatch(value) is None:
+def is_hidden(value: str, least: int) -> bool:
+    """Whether a text of at least so many characters looks like a key or a password, and not like words, a column's name
+    or a path."""
+    if len(value) < least or HIDDEN.fullmatch(value) is None:
         return False
     parts = re.split(r"[._/:-]", value)
     return len(parts) == 1 or not all(re.fullmatch(r"[A-Za-z]*\d{0,2}", part) for part in parts)
@@ -148,7 +152,7 @@ def faults_in(data: Any, field: str, strong: int = 0) -> Iterator[str]:
             yield from faults_in(value, f"{field}.{at}", strong)
     elif isinstance(data, str) and (kind := shape_of(data)):
         yield f"{field}: looks like {kind}; {advice(field)}"
-    elif isinstance(data, str) and strong == 2 and is_secret_here(strong, data):
+    elif isinstance(data, str) and strong == SURE and is_secret_here(strong, data):
         yield f"{field}: looks like a secret; {advice(field)}"
 
 
@@ -196,7 +200,7 @@ def mask_pairs(text: str) -> str:
         bare = value.strip("\"'")
         strong = strength(pair["name"].rpartition(".")[2])
         if " " in pair["sign"] and bare == value:  # prose, or code as in `token = tokens[0]`
-            strong = min(strong, 1)
+            strong = min(strong, 2)
         if pair.start() >= done and is_secret_here(strong, bare):
             quote = "" if bare == value else value[0]
             parts += [text[done : pair.start("value")], quote, MASK, quote]
@@ -233,7 +237,7 @@ def masked(data: Any, held: list[str], strong: int) -> Any:
         return [masked(value, held, strong) for value in data]
     if not isinstance(data, str):
         return data
-    return MASK if strong == 2 and is_secret_here(strong, data) else SHAPE.sub(MASK, without(data, held))
+    return MASK if strong == SURE and is_secret_here(strong, data) else SHAPE.sub(MASK, without(data, held))
 
 
 def without(text: str, held: Iterable[str]) -> str:

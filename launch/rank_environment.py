@@ -84,7 +84,7 @@ def rank_environment(
             raise InputError(
                 f"--env {secret.mask(name)}: looks like a secret, and would stand in command lines on every host; put "
                 "it into a file that only you can read, and let the ranks read that file"
-                + ("; and let the old one be revoked: it stands in a command here" if given else "")
+                + ("; and have it revoked: other users of this host can list commands" if given else "")
             )
         if not NAME.fullmatch(name):
             raise InputError(f"--env {name}: expected NAME or NAME=VALUE")

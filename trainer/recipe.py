@@ -216,9 +216,8 @@ def apply_setting(data: dict[str, Any], setting: str) -> dict[str, Any]:
     try:
         secret.refuse(nested(key.split("."), read), "--set")
     except InputError as error:
-        raise InputError(
-            f"{error}; and let the old one be revoked: every user of this host can list commands"
-        ) from None
+        said = f"{error}; and have it revoked: other users of this host can list commands"
+        raise InputError(said) from None
     try:
         return put(data, key.split("."), read)
     except IndexError as error:

@@ -111,6 +111,7 @@ def test_what_recipes_hold_otherwise_passes_and_is_not_masked():
             "max_tokens": 256,
             "key": "question",
             "sort_key": "metadata.level2",
+            "group_key": "column12",
             "answer_key": "final_answer",
             "auth": "none",
             "weights": {"key": 0.5, "secret": 1.0},

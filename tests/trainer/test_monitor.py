@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import sys
 from types import SimpleNamespace
 
@@ -126,3 +127,4 @@ def test_weights_and_biases_and_comet_are_told_where_and_get_every_number(monkey
         *(("wandb", {"train/loss": 0.5}, 2), ("comet", "train/loss", 0.5, 2)),
     ]
     assert not list(tmp_path.iterdir())
+    assert os.environ["WANDB_DIR"] == str(tmp_path), "its files lie in the run, too"
