@@ -255,6 +255,11 @@ LATE = [
     ({"student": {"config": STUDENT, "attention": "flash"}}, "student.attention:"),
     ({"deepspeed": {"train_batch_size": 8}}, "deepspeed.train_batch_size: a step's size follows"),
     ({"deepspeed": {"gradient_cliping": 8}}, "deepspeed.gradient_cliping: DeepSpeed knows no such key"),
+    ({"deepspeed": {"elasticity": {"enabled": True}}}, "deepspeed.elasticity: DeepSpeed has removed it"),
+    (
+        {"deepspeed": {"zero_optimization": {"overlap_com": True}}},
+        "deepspeed.zero_optimization.overlap_com: DeepSpeed knows no such key; did you mean 'overlap_comm'",
+    ),
     ({"train": {"steps": 40, "sequence_parallel": 4}}, "train.sequence_parallel: 4 ranks cannot share the student's 2"),
     (
         {"student": {"config": OPT}, "train": {"steps": 40, "tiled_mlp": 2}},

@@ -115,6 +115,7 @@ def test_a_dry_run_and_a_report_of_a_recipes_file_agree_with_its_run(tmp_path, m
     assert "tracestill.trainer.train --run-dir runs/mini --arm traces" in invoke("train", path, "--dry-run").stdout
     invoke("report", path)
     assert "differs in" in invoke("report", path, "--set", "weighting.options.slope=1", code=2).stderr
+    invoke("report", path, "--set", "train.log_every=3")
     assert (tmp_path / "runs/mini/recipe.yaml").read_text() == held, "who looks changes no recipe"
     assert not (tmp_path / "mark").exists()
     assert not (tmp_path / "runs/mini/arms/traces/train").exists()
