@@ -6,9 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tracestill.data_pipeline.schema import Span
+from tracestill.data_pipeline.secret import mask
 from tracestill.data_pipeline.segment import segment, span_fault
 from tracestill.data_pipeline.teachers.protocol import Solution
 from tracestill.data_pipeline.well_formed import text_fault
+
+NO_SOLUTION = "not_a_solution"  # it may be anything, such as an answer of a server with its headers
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,13 @@ def heard(said: Any) -> Solution | Unusable:
             fault = "bad_spans", wrong
         else:
             return replace(said, spans=spans)
-    return Unusable(*fault, ascii(said))
+    shown = ascii(said)
+    return Unusable(*fault, mask(shown) if fault[0] == NO_SOLUTION else shown)  # else it is a trace, kept as it is
 
 
 def solution_fault(said: Any) -> tuple[str, str] | None:
     if not isinstance(said, Solution):
-        return "not_a_solution", f"expected a Solution, got {type(said).__name__}"
+        return NO_SOLUTION, f"expected a Solution, got {type(said).__name__}"
     for name in ("trace", "answer"):
         text = getattr(said, name)
         if not isinstance(text, str):

@@ -4,6 +4,7 @@ import pytest
 
 from tracestill.data_pipeline import secret
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.heard import heard
 
 CANARY = "canary7f3a9c"
 SHAPED = {  # by the kind that is to be named
@@ -151,6 +152,12 @@ def test_what_a_variable_of_a_secret_name_holds_is_masked_wherever_it_stands(mon
     said = secret.mask(f"it is plain-words-only, then second line of it, on {tmp_path}")
     assert said == f"it is ***, then ***, on {tmp_path}"
     assert secret.mask_data({"note": ["plain-words-only"]}) == {"note": ["***"]}
+
+
+def test_what_a_teacher_gives_in_place_of_a_solution_is_kept_without_secrets():
+    said = heard({"headers": {"Authorization": f"Bearer {CANARY}", "x-api-key": CANARY}, "text": "so"})
+    assert (said.reason, CANARY in said.said) == ("not_a_solution", False)
+    assert "'text': 'so'" in said.said
 
 
 def test_a_private_key_in_a_stream_of_lines_is_left_out():

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_run import RECIPE, claim, mini_recipe, run_data_stages
+from fake_run import RECIPE, claim, mini_recipe, run_data_stages, write_train
 from typer.testing import CliRunner
 
 from tracestill.data_pipeline import own_modules
-from tracestill.launch import cli, dry_run
-from tracestill.trainer.recipe import imports_of
+from tracestill.launch import cli, cluster, doctor, dry_run
+from tracestill.trainer import train
+from tracestill.trainer.recipe import imports_of, load_recipe
 
 WEIGHTS = """
 from tracestill.trainer.weighting import SpanWeighting, WeightingOptions
@@ -86,7 +87,7 @@ def test_looking_at_a_strangers_recipe_imports_nothing(stranger, tmp_path):
     assert "imports their_task (questions.source)" in said
 
 
-def test_looking_at_a_strangers_run_imports_nothing(stranger, tmp_path):
+def test_looking_at_a_strangers_run_imports_nothing(stranger, tmp_path, monkeypatch):
     run = claim(tmp_path / "runs/mini", mini_recipe(arms={}))
     run_data_stages(run)
     theirs = yaml.safe_load(stranger.read_text()) | {"arms": {}}
@@ -97,7 +98,9 @@ def test_looking_at_a_strangers_run_imports_nothing(stranger, tmp_path):
     invoke("inspect", run.root)
     invoke("diff", run.root, run.root)
     invoke("recipe", run.root, "--resolved")
-    invoke("doctor", "--run-dir", run.root, "--hostfile", "none", code=2)
+    monkeypatch.setattr(doctor, "run_doctor", lambda hosts, directory, console: not cluster.copied_parts(directory))
+    monkeypatch.setattr(doctor, "this_host", lambda: None)
+    invoke("doctor", "--run-dir", run.root)  # what it asks of the recipe before it asks the hosts
     assert not (tmp_path / "mark").exists()
 
 
@@ -137,6 +140,21 @@ def test_running_says_first_which_modules_of_whom_it_imports(stranger, tmp_path)
     said = invoke("run", stranger, "--until", "sample").stderr.splitlines()
     assert said[: len(lines)] == lines, "before anything else"
     assert invoke("run", stranger, "--until", "sample").stderr.splitlines()[: len(lines)] == lines, "and again"
+
+
+def test_the_first_rank_says_it_too_where_others_start_the_ranks(tmp_path, monkeypatch, capsys):
+    (tmp_path / "their_weights.py").write_text(WEIGHTS)
+    path = tmp_path / "mini.yaml"
+    path.write_text(yaml.safe_dump({**RECIPE, "weighting": {"use": "their_weights:Early"}, "arms": {}}))
+    run = claim(tmp_path / "run", load_recipe(path))
+    run_data_stages(run)
+    write_train(run, "traces")
+    for rank, says in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        assert train.main(["--run-dir", str(run.root)]) == 0
+        said = capsys.readouterr().out
+        assert said.startswith("the recipe imports their_weights (weighting.use): ") == says
+        assert "training of traces is up to date" in said
 
 
 def test_a_module_that_fails_was_named_before(stranger):
