@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.stage import differences, identity, is_current
 from tracestill.launch import cli
+from tracestill.launch.report import report_work
 from tracestill.launch.runner import is_due
 from tracestill.launch.stages import plan_works
 from tracestill.trainer.recipe import load_recipe
@@ -228,7 +229,7 @@ def test_arms_with_equal_data_share_one_token_store_and_plan(tmp_path):
 def test_files_deleted_to_make_room_are_made_again_where_somebody_reads_them(tmp_path):
     run = trained(tmp_path)
     write_evaluation(run, "traces", 0.5)
-    works = {work.stage: work for work in plan_works(run)}
+    works = {work.stage: work for work in [*plan_works(run), report_work(run)]}
     order = list(works.values())
 
     def due() -> list[str]:
