@@ -17,20 +17,13 @@ from tracestill.data_pipeline.chat_layout import messages_of
 from tracestill.data_pipeline.chat_template import ChatTemplate, named_token, template_source
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.form import Reading
-from tracestill.data_pipeline.render import END_THINK, THINK, load_backend, load_config
+from tracestill.data_pipeline.render import END_THINK, THINK, load_backend, load_config, symbols_in
 
 DATE = datetime.date(2024, 7, 26)  # of templates that write one: what a model answers shall not depend on the day
 
 
-class DatedTemplate(ChatTemplate):
-    """A chat template to which every day is ``DATE``."""
-
-    def today(self, form: str) -> str:
-        return DATE.strftime(form)
-
-
 class AskForm:
-    """One model directory. ``prompt_ids``, ``stops``, ``pad`` and ``read`` are as those of a ``Form``."""
+    """One model directory. ``prompt_ids``, ``control_in``, ``stops``, ``pad`` and ``read`` are those of a ``Form``."""
 
     def __init__(
         self,
@@ -54,9 +47,10 @@ class AskForm:
             source = ""
         if source:
             read = {name: value for name, value in (variables or {}).items() if name in source}
-            self.template = DatedTemplate(directory, read)
+            self.template = ChatTemplate(directory, read, date=DATE)
             self.backend.encode_special_tokens = False  # the template writes its delimiters as text
         vocabulary = self.backend.get_vocab(with_added_tokens=True)
+        self.tags = {i for i in map(vocabulary.get, (THINK, END_THINK)) if i is not None}
         eos, pad = (vocabulary.get(named_token(config, name) or "") for name in ("eos", "pad"))
         self.stops = tuple(dict.fromkeys(i for i in (eos, *ends) if i is not None))
         if not self.stops:
@@ -75,6 +69,10 @@ class AskForm:
     def prompt_ids(self, question: str) -> list[int]:
         """The ids after which the model writes. A template writes its control symbols itself."""
         return self.backend.encode(self.asked(question), add_special_tokens=self.template is None).ids
+
+    def control_in(self, question: str) -> str | None:
+        """As ``Form.control_in``."""
+        return next(iter(symbols_in(self.backend, [question], self.tags)[0]), None)
 
     def read(self, ids: Sequence[int]) -> Reading:
         """Trace and answer; a trace is what stands in a think block, which the prompt or the model opens."""

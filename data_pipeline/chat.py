@@ -27,7 +27,7 @@ from tracestill.data_pipeline.document import first_visible, kinds_and_steps_at
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.form import Document, Encoded, FormConfig, Reading
 from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.render import END_THINK, load_backend, load_config
+from tracestill.data_pipeline.render import END_THINK, load_backend, load_config, symbols_in
 from tracestill.data_pipeline.schema import Record, Span
 
 PROBE_TRACE = "So  two\ngaps,\n\n a\ttab &amp; <b>é漢</b>\n1. {{ x }}"
@@ -104,9 +104,11 @@ class ChatForm:
         prompt takes in the beginning of what the student writes)."""
         made: list[Encoded | None] = []
         texts: list[Text] = []
-        for record in records:
+        given = [self.given(record) for record in records]
+        written = self.template.render_all([self.asked(*parts) for parts in given])
+        for record, parts, rendered in zip(records, given, written, strict=True):
             try:
-                texts.append(self.text_of(record))
+                texts.append(self.text_of(record, *parts, rendered))
                 made.append(None)
             except Refused as refused:
                 made.append(Encoded({}, refused.why))
@@ -164,20 +166,29 @@ class ChatForm:
         if ids[-1] != self.special_ids["eos"]:
             raise Refused("template_alters", f"the tokenizer does not keep {text.layout.stop} whole")
 
-    def text_of(self, record: Record) -> Text:
-        """The document's text. Raises Refused if the template changes more than white space at the ends of a part."""
+    def given(self, record: Record) -> tuple[Layout, tuple[str, str, str]]:
+        """The layout of a record's document, and the question, trace and answer that the template gets for it."""
         trace = record.trace if self.config.trace == "keep" and record.trace.strip() else ""
         layout = self.layout if trace else self.without_trace
         told = record.answer if record.answer.strip() else ""
-        given = (record.question, trace, told)
-        if layout.way != "reasoning_content":  # the delimiters written here bring line breaks of their own
-            given = (record.question, trace.strip("\n"), told.strip("\n"))
-        try:
-            rendered = self.render(layout, *given)
-        except InputError as error:
-            raise Refused("template_refuses", str(error)) from error
+        if layout.way == "reasoning_content":
+            return layout, (record.question, trace, told)
+        return layout, (record.question, trace.strip("\n"), told.strip("\n"))  # line breaks come with the delimiters
+
+    def asked(self, layout: Layout, given: tuple[str, str, str]) -> tuple[list[dict[str, str]], bool]:
+        """What the template is to render: the messages, and whether it is the generation prompt."""
+        if layout.way == "generated":
+            return messages_of(self.config.system, given[0]), True
+        return messages_of(self.config.system, *given, way=layout.way), False
+
+    def text_of(self, record: Record, layout: Layout, given: tuple[str, str, str], rendered: str | InputError) -> Text:
+        """The document's text. Raises Refused if the template changes more than white space at the ends of a part."""
+        if isinstance(rendered, InputError):
+            raise Refused("template_refuses", str(rendered))
+        if layout.way == "generated":
+            rendered += "".join((layout.opening, given[1], layout.closing, given[2], layout.tail, layout.rest))
         # with no answer, trimming the turn takes the line breaks of the delimiter before it
-        closings = [layout.closing] if told else [layout.closing, layout.closing.rstrip()]
+        closings = [layout.closing] if given[2] else [layout.closing, layout.closing.rstrip()]
         for question, thought, answer, closing in product(*map(trimmings, given), closings):
             prompt = layout.before + question + layout.header
             pieces = (prompt, layout.opening, thought, closing, answer, layout.tail)
@@ -189,6 +200,7 @@ class ChatForm:
             raise Refused("template_alters", f"it writes {shown(rendered, ''.join(plain) + layout.tail + layout.rest)}")
         ends = np.cumsum([len(piece) for piece in pieces[:5]]).tolist()
         start = len(layout.before)
+        trace = record.trace if given[1] else ""
         pairs = zip(PARTS, (record.question, trace, record.answer), (question, thought, answer), strict=True)
         return Text(
             text,
@@ -199,19 +211,15 @@ class ChatForm:
             [name for name, whole, written in pairs if whole != written],
         )
 
-    def render(self, layout: Layout, question: str, trace: str, answer: str) -> str:
-        system = self.config.system
-        if layout.way != "generated":
-            return self.template.render(messages_of(system, question, trace, answer, way=layout.way))
-        asked = self.template.render(messages_of(system, question), generation=True)
-        return asked + layout.opening + trace + layout.closing + answer + layout.tail + layout.rest
-
     def tokens_of(self, texts: Sequence[str]) -> list[Encoding]:
         return self.backend.encode_batch(list(texts), add_special_tokens=False)
 
     def prompt_ids(self, question: str) -> list[int]:
         asked = self.template.render(messages_of(self.config.system, question), generation=True)
         return self.tokens_of([asked])[0].ids
+
+    def control_in(self, question: str) -> str | None:
+        return next(iter(symbols_in(self.backend, [question], self.controls)[0]), None)
 
     def asking(self, question: str) -> tuple[list[dict[str, str]], dict[str, Any]]:
         return messages_of(self.config.system, question), dict(self.config.variables)

@@ -20,7 +20,15 @@ from tokenizers import Encoding
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.form import Document, Encoded, Reading
 from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.render import CHAT_TEMPLATE, TraceTokenizer, prompt_ids, split_output
+from tracestill.data_pipeline.render import (
+    CHAT_TEMPLATE,
+    END_THINK,
+    THINK,
+    TraceTokenizer,
+    prompt_ids,
+    split_output,
+    symbols_in,
+)
 from tracestill.data_pipeline.schema import Record
 from tracestill.data_pipeline.segment import span_fault, step_ends
 
@@ -40,7 +48,28 @@ class PlainForm:
         self.findings: dict[str, Any] = {}
 
     def encode(self, records: Sequence[Record], kinds: Kinds) -> list[Encoded]:
-        return [Encoded({"": made}) for made in encode(self.tokenizer, records, kinds, self.trace)]
+        """As ``Form.encode``. A record is refused as ``control_in_text`` if an export's tokenizer would read a control
+        symbol in its question, or if its trace or answer holds a think tag, which nobody could tell from the
+        delimiter in what the student writes."""
+        found = symbols_in(self.tokenizer.backend, [record.question for record in records])
+        made = encode(self.tokenizer, records, kinds, self.trace)
+        refused = [self.forged(record, symbols) for record, symbols in zip(records, found, strict=True)]
+        return [
+            Encoded({}, ("control_in_text", why)) if why else Encoded({"": document})
+            for document, why in zip(made, refused, strict=True)
+        ]
+
+    def forged(self, record: Record, in_question: list[str]) -> str | None:
+        """Which part of a record holds which control symbol, if one does."""
+        if in_question:
+            return f"the question holds {in_question[0]}"
+        for part in ("trace", "answer") if self.trace == "keep" else ("answer",):
+            if tags := [tag for tag in (THINK, END_THINK) if tag in getattr(record, part)]:
+                return f"the {part} holds {tags[0]}"
+        return None
+
+    def control_in(self, question: str) -> str | None:
+        return next(iter(symbols_in(self.tokenizer.backend, [question])[0]), None)
 
     def prompt_ids(self, question: str) -> list[int]:
         return prompt_ids(self.tokenizer, question)

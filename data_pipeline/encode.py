@@ -143,6 +143,9 @@ def load_form(config: FormConfig, directory: Path) -> Form:
         return PlainForm(load_tokenizer(directory), trace)
 
     form = single(config.trace)
+    for key, text in config.own_texts().items():
+        if symbol := form.control_in(text):
+            raise InputError(f"{key}: holds {symbol}, which {directory} reads as a control symbol; leave it out")
     if config.two_task is not None:
         form = TwoTaskForm(single("keep"), single("drop"), config.two_task)
     if config.template == "encoder_decoder":

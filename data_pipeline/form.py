@@ -129,6 +129,11 @@ class Form(Protocol):
         """The ids after which the model writes: the beginning of the documents of the question."""
         ...
 
+    def control_in(self, question: str) -> str | None:
+        """A control symbol that the export's tokenizer would read in a question, which is text; None: there is none.
+        Such a question is neither trained on nor asked."""
+        ...
+
     def asking(self, question: str) -> tuple[list[dict[str, str]], dict[str, Any]]:
         """Messages and variables of which transformers' ``apply_chat_template`` makes ``prompt_ids`` in an export."""
         ...

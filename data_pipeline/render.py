@@ -9,7 +9,7 @@ follows. A control symbol that stands literally in a text stays text: it cannot 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from tokenizers import AddedToken, Encoding, Tokenizer
 from tracestill.data_pipeline.errors import InputError
 
 THINK, END_THINK = "<think>", "</think>"
+UNKNOWN = "\U0010fffd"  # a character of no script, which no vocabulary holds
 # gives plain transformers the prompt of this form
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
@@ -100,6 +101,22 @@ def load_backend(path: Path) -> Tokenizer:
     backend.no_truncation()
     backend.encode_special_tokens = True  # a literal "</think>" in a text is text
     return backend
+
+
+def symbols_in(backend: Tokenizer, texts: Sequence[str], others: Collection[int] = ()) -> list[list[str]]:
+    """The control symbols that plain transformers, and so an export, reads in each text: special tokens, and of
+    ``others`` those that are not special.
+
+    What a tokenizer writes for unknown text is often a special token, too, and is none that stands there.
+    """
+    added, before = backend.get_added_tokens_decoder(), backend.encode_special_tokens
+    backend.encode_special_tokens = False
+    try:
+        *read, unknown = backend.encode_batch([*texts, UNKNOWN], add_special_tokens=False)
+    finally:
+        backend.encode_special_tokens = before
+    controls = {*others, *(i for i, token in added.items() if token.special)} - {*unknown.ids}
+    return [[added[i].content for i in one.ids if i in controls] for one in read]
 
 
 def load_config(path: Path) -> dict[str, Any]:

@@ -54,6 +54,9 @@ class EncoderDecoderForm:
     def prompt_ids(self, question: str) -> list[int]:
         return [*self.plain.prompt_ids(question)[1:], self.tokenizer.eos]
 
+    def control_in(self, question: str) -> str | None:
+        return self.plain.control_in(question)
+
     def asking(self, question: str) -> tuple[list[dict[str, str]], dict[str, Any]]:
         return self.plain.asking(question)
 

@@ -46,6 +46,9 @@ class TwoTaskForm:
     def prompt_ids(self, question: str) -> list[int]:
         return self.answer.prompt_ids(self.config.answer_prefix + question)
 
+    def control_in(self, question: str) -> str | None:
+        return self.answer.control_in(self.config.answer_prefix + question)
+
     def asking(self, question: str) -> tuple[list[dict[str, str]], dict[str, Any]]:
         prefixed = question if self.chat_template is not None else self.config.answer_prefix + question
         return self.answer.asking(prefixed)

@@ -47,6 +47,11 @@ from tracestill.kernels.linear_cross_entropy_options import (
 STATISTICS = ("weight", "weighted_nll", "count", "nll", "correct", "entropy")
 """Columns of the statistics, each summed over the weighted rows of a kind."""
 
+SECOND = (
+    "linear_cross_entropy has no second derivative: its gradient is computed in the forward pass, so that a gradient "
+    "penalty (create_graph=True) would be silently zero; take the cross-entropy of plain logits for that"
+)
+
 PAD = 16
 """Rows of logits are a multiple of this many elements apart on a GPU, or vector loads are lost."""
 
@@ -97,6 +102,7 @@ def linear_cross_entropy(
             and for targets or kinds out of range. On a GPU checking values would make the host wait: there bad
             weights turn loss and gradients into NaN, so that no step is taken, and `check_weights` finds the row
             where weights are made.
+        RuntimeError: in a backward pass with `create_graph=True`: there is no second derivative.
     """
     check_call(hidden, weight, targets, weights, kinds, bias, reference_nll, teacher, num_kinds, chunk_rows)
     check_kinds(dynamic_kinds, num_kinds)
@@ -190,8 +196,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss, statistics
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor, _: Tensor):
+        if torch.is_grad_enabled():  # create_graph=True; torch's once_differentiable would let it pass, as constants
+            raise RuntimeError(SECOND)
         factor, active, *grads = ctx.saved_tensors
         factor = factor * upstream
         scaled = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from rich.console import Console
 
@@ -102,6 +103,7 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
     device = torch.device("cuda" if gpus else "cpu")
     parts, tiled = recipe.train.sequence_parallel, bool(recipe.train.tiled_mlp)
     positions = check_student(recipe.student, device, training_dtype(recipe.train, device), parts, tiled=tiled)
+    check_reference(recipe)
     if not evaluates:
         return
     if not recipe.questions.test:
@@ -111,6 +113,19 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
             f"evaluate.max_new_tokens: {recipe.evaluate.max_new_tokens} and a question do not fit into the student's "
             f"{positions} positions (max_position_embeddings); lower it"
         )
+
+
+def check_reference(recipe: Recipe) -> None:
+    """Raise InputError if the weighting reads a model that would not load. One that is yet to be trained is left to
+    the ranks."""
+    from tracestill.trainer.loading import check_model
+
+    named = recipe.weighting.options.get("reference")
+    if isinstance(named, str) and Path(named).is_dir():
+        try:
+            check_model(Path(named), recipe.student.trust_remote_code)
+        except InputError as error:
+            raise InputError(f"weighting.options.reference: {error}") from error
 
 
 def check_machine(recipe: Recipe, arms: list[str], gpus: int, console: Console) -> None:

@@ -54,8 +54,8 @@ def shape_of(recipe: str) -> tuple[memory.Decoder | None, int]:
     """The shape of a recipe's student, if ``trainer.memory`` knows its kind, and its parameters. ``recipe`` is JSON."""
     import torch
 
-    from tracestill.trainer.student import auto_class, transformers_config
-    from tracestill.trainer.student_check import VOCABULARY, pretrained_config
+    from tracestill.trainer.student import transformers_config
+    from tracestill.trainer.student_check import VOCABULARY, bare_model, pretrained_config
 
     own = Recipe.model_validate_json(recipe)
     student, vocabulary = own.student, {**VOCABULARY, "vocab_size": own.encode.tokenizer.vocab_size}
@@ -63,5 +63,5 @@ def shape_of(recipe: str) -> tuple[memory.Decoder | None, int]:
         pretrained_config(student) if student.config is None else transformers_config(student.config, vocabulary)
     )
     with torch.device("meta"):
-        model = auto_class(student).from_config(config, dtype=torch.float32)
+        model = bare_model(student, config)
     return memory.decoder_of(config.get_text_config(decoder=True)), sum(p.numel() for p in model.parameters())

@@ -45,8 +45,8 @@ class Student:
         """Raises InputError for a student or a training that the model does not know."""
         from tracestill.trainer.adapt import choose_parameters
         from tracestill.trainer.flops import cost_of, layers_of
-        from tracestill.trainer.student import auto_class, transformers_config
-        from tracestill.trainer.student_check import pretrained_config
+        from tracestill.trainer.student import transformers_config
+        from tracestill.trainer.student_check import bare_model, pretrained_config
 
         recipe = bench.run.recipe.for_arm(bench.arm)
         own = recipe.student
@@ -58,7 +58,7 @@ class Student:
         more = {"vocab_size": about["vocab_size"], **ids}
         config = pretrained_config(own) if own.config is None else transformers_config(own.config, more)
         with torch.device("meta"):
-            model = auto_class(own).from_config(config, dtype=torch.float32)
+            model = bare_model(own, config)
             choose_parameters(model, own, seed=0)
         cost = cost_of(model)
         if cost is None:

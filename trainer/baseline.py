@@ -68,7 +68,8 @@ def load_any(recipe: Recipe, directory: Path, device: torch.device) -> tuple[Pre
     """A model directory, and how it is asked. Raises InputError if it holds no model with a tokenizer."""
     if not holds_model(directory):
         raise InputError(f"--model {directory}: no model of transformers (no config.json there)")
-    model = load_exported(directory, device, training_dtype(recipe.train, device), **SAID)
+    trusted = recipe.student.trust_remote_code
+    model = load_exported(directory, device, training_dtype(recipe.train, device), trusted=trusted, **SAID)
     ends = {*ids_in(directory / "generation_config.json"), *ids_in(directory / "config.json")}
     encode = recipe.encode
     form = AskForm(directory, system=encode.system, variables=encode.variables, ends=sorted(ends))

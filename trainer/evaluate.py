@@ -51,6 +51,7 @@ from tracestill.trainer.telemetry import COUNT, NLL, by_kind
 from tracestill.trainer.threads import ThreadChoice, choice_for, threads_kept
 
 ROW_TOKENS = 8192  # of held-out documents in one forward pass; a longer document has a row of its own
+REFUSED = "control_in_text"  # as encoding says of a record
 LABELS = 255  # kinds, times documents, that one forward pass tells apart
 
 PREDICTION_SCHEMA = pa.schema(
@@ -61,7 +62,8 @@ PREDICTION_SCHEMA = pa.schema(
         ("text", pa.string()),  # everything the student wrote, control symbols included
         ("trace", pa.string()),
         ("answer", pa.string()),  # null: cut off, or no answer in what was written
-        ("read_by", pa.string()),  # rule that found it (see answers.find_answer); cut_off, unclosed or none: nothing
+        # rule that found it (see answers.find_answer); cut_off, unclosed, none: nothing; control_in_text: not asked
+        ("read_by", pa.string()),
         ("correct", pa.bool_()),
         ("tokens", pa.int32()),  # written by the student
         ("trace_tokens", pa.int32()),
@@ -161,7 +163,8 @@ def predict(
     threads: ThreadChoice | None = None,
 ) -> list[dict[str, Any]]:
     """One row of PREDICTION_SCHEMA for each question."""
-    model = load_exported(export_dir, device, training_dtype(recipe.train, device))
+    trusted = recipe.student.trust_remote_code
+    model = load_exported(export_dir, device, training_dtype(recipe.train, device), trusted=trusted)
     return answer(recipe, questions, model, load_form(recipe.encode, export_dir), progress, threads)
 
 
@@ -173,11 +176,15 @@ def answer(
     progress: Callable[[int, int], None],
     threads: ThreadChoice | None = None,
 ) -> list[dict[str, Any]]:
-    """One row of PREDICTION_SCHEMA for each question that a model is asked in a form."""
+    """One row of PREDICTION_SCHEMA for each question that a model is asked in a form.
+
+    A question that holds a control symbol is not asked, and counts as wrong: an export would read another one.
+    """
     config = recipe.evaluate
+    refused = [form.control_in(row["question"]) is not None for row in questions]
     outputs = generate(
         model,
-        [form.prompt_ids(row["question"]) for row in questions],
+        [form.prompt_ids(row["question"]) for row, left in zip(questions, refused, strict=True) if not left],
         stops=form.stops,
         pad_id=form.pad,
         max_new_tokens=config.max_new_tokens,
@@ -187,7 +194,20 @@ def answer(
         progress=progress,
         threads=threads,
     )
-    return [judge(row, ids, form) for row, ids in zip(questions, outputs, strict=True)]
+    written = iter(outputs)
+    return [
+        not_asked(row) if left else judge(row, next(written), form)
+        for row, left in zip(questions, refused, strict=True)
+    ]
+
+
+def not_asked(question: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of PREDICTION_SCHEMA for a question that was left out."""
+    return {
+        **{key: question[key] for key in ("question_id", "question", "gold")},
+        **{"text": "", "trace": "", "answer": None, "read_by": REFUSED, "correct": False},
+        **{"tokens": 0, "trace_tokens": 0, "finished": True, "in_form": False},
+    }
 
 
 def judge(question: Mapping[str, Any], ids: list[int], form: Form | AskForm) -> dict[str, Any]:
@@ -237,10 +257,15 @@ def wilson(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
 
 def load_student(export_dir: Path, recipe: Recipe, device: torch.device) -> Student:
     """The exported student with the attention and the loss that it was trained with."""
-    form = load_form(recipe.encode, export_dir)
+    form, own = load_form(recipe.encode, export_dir), recipe.student
     with quiet():
         student = build_student(
-            StudentConfig(config=None, pretrained=export_dir, attention=recipe.student.attention),
+            StudentConfig(
+                config=None,
+                pretrained=export_dir,
+                attention=own.attention,
+                trust_remote_code=own.trust_remote_code,
+            ),
             vocab_size=form.size,
             bos_id=form.special_ids["bos"],
             eos_id=form.stops[0],

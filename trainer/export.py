@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from tracestill.data_pipeline.chat_template import refusal
 from tracestill.data_pipeline.encode import load_form
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.form import Form, FormConfig
 from tracestill.data_pipeline.render import load_backend, load_config
 from tracestill.data_pipeline.stage import MANIFEST, sync, write_json
-from tracestill.trainer import adapters
+from tracestill.data_pipeline.template_process import Asked, render
+from tracestill.trainer import adapters, own_code
+from tracestill.trainer.loading import load_tokenizer
 from tracestill.trainer.tokenizer_probe import PROBE, first_difference, probes
 
 CARD = """\
@@ -114,7 +118,7 @@ def export(
         )
         (work / "README.md").write_text(card, encoding="utf-8")
         mode = (work / "README.md").stat().st_mode  # safetensors makes its files unreadable to other users
-        for path in work.iterdir():
+        for path in (path for path in work.rglob("*") if path.is_file()):
             path.chmod(mode)
             sync(path)
         sync(work)
@@ -174,6 +178,7 @@ def write_model(
     if config.is_encoder_decoder:
         ids["decoder_start_token_id"] = config.decoder_start_token_id
     GenerationConfig(**ids, do_sample=False).save_pretrained(directory)
+    own_code.write(model, directory)
 
 
 def copy_tokenizer(source: Path, directory: Path, form: Form) -> None:
@@ -182,10 +187,13 @@ def copy_tokenizer(source: Path, directory: Path, form: Form) -> None:
         ours = path.name == MANIFEST or path.name.startswith(".")
         if path.is_file() and not ours and not (directory / path.name).exists():
             shutil.copyfile(path, directory / path.name)
+    file = directory / "tokenizer_config.json"
+    config = load_config(file) if file.is_file() else {}
+    if config.pop("auto_map", None) is not None:  # code that is not copied: plain transformers would ask for it
+        write_json(file, config)
     if form.chat_template is not None:
-        config = load_config(directory / "tokenizer_config.json")
         (directory / "chat_template.jinja").unlink(missing_ok=True)  # it would win over the config's
-        write_json(directory / "tokenizer_config.json", {**config, "chat_template": form.chat_template})
+        write_json(file, {**config, "chat_template": form.chat_template})
 
 
 def check_tokenizer(directory: Path, config: PreTrainedConfig, encode: FormConfig = FormConfig()) -> None:
@@ -198,7 +206,7 @@ def check_tokenizer(directory: Path, config: PreTrainedConfig, encode: FormConfi
     with tempfile.TemporaryDirectory() as folder, quiet():
         copy_tokenizer(directory, Path(folder), form)
         config.save_pretrained(folder)
-        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        loaded = load_tokenizer(Path(folder))
     backend = load_backend(directory / "tokenizer.json")
     if chat := encode.template == "chat":
         backend.encode_special_tokens = False  # as the template's text is read
@@ -206,10 +214,8 @@ def check_tokenizer(directory: Path, config: PreTrainedConfig, encode: FormConfi
     pairs = list(zip([e.ids for e in backend.encode_batch(texts, add_special_tokens=False)],
                      loaded(texts, add_special_tokens=False).input_ids, strict=True))  # fmt: skip
     if chat:
-        for text in PROBE:
-            messages, variables = form.asking(text)
-            asked = loaded.apply_chat_template(messages, add_generation_prompt=True, **variables)
-            pairs.append((form.prompt_ids(text), asked.input_ids))
+        asked = as_transformers_asks(loaded, [form.asking(text) for text in PROBE], directory)
+        pairs += [(form.prompt_ids(text), ids) for text, ids in zip(PROBE, asked, strict=True)]
     for own, theirs in pairs:
         if own != theirs:
             raise InputError(
@@ -218,6 +224,20 @@ def check_tokenizer(directory: Path, config: PreTrainedConfig, encode: FormConfi
                 f"({first_difference(backend, own, theirs)}); choose another model_type (llama, qwen3), or the "
                 "tokenizer that belongs to the model (encode.tokenizer.path)"
             )
+
+
+def as_transformers_asks(
+    loaded: Any, asked: Sequence[tuple[list[dict[str, str]], dict[str, Any]]], directory: Path
+) -> list[list[int]]:
+    """The ids that ``loaded.apply_chat_template`` gives for messages and variables. The template is a stranger's
+    program, so it is rendered under limits, with what transformers would give it (see ``template_process``)."""
+    symbols = json.loads(json.dumps(loaded.special_tokens_map, default=str))
+    conversations = [Asked(messages, True, {**symbols, **variables}) for messages, variables in asked]
+    found = render(directory, loaded.get_chat_template(), conversations).results
+    for (messages, _), text in zip(asked, found, strict=True):
+        if not isinstance(text, str):
+            raise refusal(directory, messages, text)
+    return loaded(found, add_special_tokens=False).input_ids
 
 
 def table(counts: Mapping[str, Any]) -> str:

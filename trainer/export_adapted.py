@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tracestill.trainer import adapters
+from tracestill.trainer import adapters, own_code
 from tracestill.trainer.export import export
 from tracestill.trainer.student_settings import StudentConfig
 
@@ -44,6 +44,7 @@ def plain_model(model: PreTrainedModel) -> PreTrainedModel:
     """The model as it was before adapters went in, in the same types, without storage for its parameters."""
     with torch.device("meta"):
         plain = type(model)(copy.deepcopy(model.config))
+    own_code.attach(plain, own_code.attached(model))
     types = {adapters.plain_name(name): p.dtype for name, p in model.named_parameters(remove_duplicate=False)}
     for name, parameter in plain.named_parameters():
         parameter.data = parameter.data.to(types[name])

@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     GenerationConfig,
     PreTrainedModel,
     StoppingCriteria,
@@ -22,6 +20,7 @@ from transformers import (
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer.export import holds_model, quiet
+from tracestill.trainer.loading import load_model, offline
 from tracestill.trainer.student_settings import holds_encoder_decoder
 from tracestill.trainer.threads import ThreadChoice
 
@@ -34,22 +33,23 @@ def load_exported(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     *,
+    trusted: str | None = None,
     what: str = "the exported student",
     remedy: str = "train again",
 ) -> PreTrainedModel:
     """The student in an exported directory, on ``device`` and in ``dtype``.
 
-    Raises InputError if there is no export, or it does not load, calling it ``what`` and telling a ``remedy``.
+    ``trusted`` is the digest of code of its own that may run. Raises InputError if there is no export, or it does not
+    load, calling it ``what`` and telling a ``remedy``.
     """
     if not holds_model(directory):
         raise InputError(f"{directory}: no exported student; run `tracestill train` first")
     try:
         with quiet():
-            kind = AutoModelForSeq2SeqLM if holds_encoder_decoder(directory) else AutoModelForCausalLM
-            model = kind.from_pretrained(directory, dtype=dtype, local_files_only=True)
-    except Exception as error:  # safetensors raises its own class for a torn file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{directory}: {what} does not load ({reason}); {remedy}") from error
+            both = holds_encoder_decoder(directory)
+            model, _ = load_model(directory, encoder_decoder=both, dtype=dtype, trusted=trusted)
+    except InputError as error:
+        raise InputError(f"{directory}: {what} does not load ({error}); {remedy}") from error
     return model.to(device).eval()
 
 
@@ -107,12 +107,13 @@ def generate(
             rows = order[start : start + batch_size]
             ids, mask = padded([prompts[i] for i in rows], pad_id, left=not both)
             watch.begin()
-            written = model.generate(
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                generation_config=settings,
-                stopping_criteria=StoppingCriteriaList([watch]),
-            )
+            with offline():
+                written = model.generate(
+                    input_ids=ids.to(model.device),
+                    attention_mask=mask.to(model.device),
+                    generation_config=settings,
+                    stopping_criteria=StoppingCriteriaList([watch]),
+                )
             begin = 1 if both else ids.shape[1]  # behind what the decoder was given
             for i, row in zip(rows, written[:, begin:].tolist(), strict=True):
                 end = next((at for at, token in enumerate(row) if token in stops), len(row))

@@ -162,6 +162,7 @@ def prepare(
         dtype=training_dtype(settings, world.device),
         attention=recipe.student.attention,
         chunk_rows=settings.chunk_rows,
+        trusted=recipe.student.trust_remote_code,
     )
     new = about["vocab_size"] - known if recipe.student.pretrained else 0
     notes = adapt(student, recipe.student, seed=recipe.seed, device=world.device, new_tokens=new)

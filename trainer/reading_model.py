@@ -52,12 +52,14 @@ def use_weighting(
     dtype: torch.dtype,
     attention: str = "auto",
     chunk_rows: int = 4096,
+    trusted: str | None = None,
 ) -> None:
     """Let the student's loss ask the weighting, if it reads the model; else nothing.
 
     ``vocabulary`` holds vocab_size, bos_id, eos_id, pad_id and num_kinds, as for ``build_student``; ``multiplied``,
-    (num_kinds,) bool, says which kinds it multiplies (see ``weighting.multiplied_kinds``; None: all). Raises InputError
-    if the weighting names a reference model that does not load or does not share the tokenizer's vocabulary.
+    (num_kinds,) bool, says which kinds it multiplies (see ``weighting.multiplied_kinds``; None: all); ``trusted`` is
+    the digest of a reference model's own code that may run. Raises InputError if the weighting names a reference model
+    that does not load or does not share the tokenizer's vocabulary.
     """
     dynamic: Callable[..., Tensor] | None = getattr(weighting, "dynamic", None)
     if dynamic is None:
@@ -69,7 +71,7 @@ def use_weighting(
     path = getattr(weighting, "reference", None)
     if path is None:
         return
-    config = StudentConfig(pretrained=Path(path), attention=attention)
+    config = StudentConfig(pretrained=Path(path), attention=attention, trust_remote_code=trusted)
     try:
         built = build_student(config, **vocabulary, device=device, dtype=dtype, chunk_rows=chunk_rows)
     except InputError as error:

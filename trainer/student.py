@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -30,7 +28,8 @@ from tracestill.kernels import attention
 from tracestill.kernels.attention_models import refuse_unpackable
 from tracestill.kernels.linear_cross_entropy import STATISTICS, linear_cross_entropy
 from tracestill.kernels.pack import PackedBatch
-from tracestill.trainer import adapters, encoder_decoder, unweighted
+from tracestill.trainer import encoder_decoder, unweighted
+from tracestill.trainer.loading import build_model, load_model
 from tracestill.trainer.rectangles import PairedBatch
 from tracestill.trainer.student_settings import ENCODER_DECODERS, StudentConfig
 from tracestill.trainer.vocabulary import grow
@@ -224,7 +223,8 @@ def build_student(
         refuse_mixing(full, choice.backend)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = auto_class(config).from_config(full, dtype=torch.float32, **attention_of(config))
+            both = config.encoder_decoder
+            model = build_model(full, encoder_decoder=both, dtype=torch.float32, **attention_of(config))
     else:
         model = load_pretrained(config, vocab_size, dtype, known_tokens)
         model.config.update(ids)
@@ -247,11 +247,6 @@ def register_attention(config: StudentConfig, device: torch.device | str, dtype:
         return attention.register(config.attention, device, dtype)
     except ValueError as error:
         raise InputError(f"student.attention: {error}") from error
-
-
-def auto_class(config: StudentConfig) -> Any:
-    """The class of transformers that makes the student."""
-    return AutoModelForSeq2SeqLM if config.encoder_decoder else AutoModelForCausalLM
 
 
 def attention_of(config: StudentConfig) -> dict[str, str]:
@@ -305,15 +300,14 @@ def load_pretrained(
     """The model in ``config.pretrained``. Raises InputError if it does not load or has too few embeddings."""
     path = config.pretrained
     assert path is not None
-    if not (path / "config.json").exists() and not (path / adapters.CONFIG).exists():  # an export may be an adapter
-        raise InputError(f"student.pretrained: {path} holds no config.json; expected a transformers model directory")
+    both = config.encoder_decoder
+    kind = "an encoder-decoder" if both else "a causal language model"
     try:
-        how = {"dtype": dtype, "output_loading_info": True, **attention_of(config)}
-        model, loaded = auto_class(config).from_pretrained(path, **how)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        kind = "an encoder-decoder" if config.encoder_decoder else "a causal language model"
-        raise InputError(f"student.pretrained: {path} does not load as {kind} ({reason})") from error
+        model, loaded = load_model(
+            path, encoder_decoder=both, dtype=dtype, trusted=config.trust_remote_code, **attention_of(config)
+        )
+    except InputError as error:
+        raise InputError(f"student.pretrained: {path} does not load as {kind} ({error})") from error
     if missing := sorted(loaded["missing_keys"]):  # else they would be drawn at random
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise InputError(f"student.pretrained: {path} lacks the weights of {', '.join(missing[:3])}{more}")

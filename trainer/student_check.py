@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.kernels.attention import choose
 from tracestill.trainer.adapt import check_adaptation
 from tracestill.trainer.encoder_decoder import choose_attention, start_of
+from tracestill.trainer.loading import build_model, check_model, read_config, reason_of
 from tracestill.trainer.sequence_parallel import refuse
 from tracestill.trainer.settings import StudentConfig
-from tracestill.trainer.student import auto_class, refuse_mixing, transformers_config
+from tracestill.trainer.student import refuse_mixing, transformers_config
 from tracestill.trainer.tiled_mlp import mlps_of
 
 # In place of the tokenizer's
@@ -26,7 +26,7 @@ def check_student(
     """The most positions that the student has, None if its config names no bound.
 
     ``device`` and ``dtype`` are those it will train on and in, with ``parts`` ranks to a row. Raises InputError where
-    ``build_student`` would, but for what lies in a pretrained model's weights.
+    ``build_student`` would, but for what lies behind the headers of a pretrained model's weights.
     """
     keys = {**VOCABULARY, **start_of(student, eos_id=2, pad_id=0)}
     config = pretrained_config(student) if student.config is None else transformers_config(student.config, keys)
@@ -38,11 +38,10 @@ def check_student(
     refuse(config, parts)
     try:
         with torch.device("meta"):
-            model = auto_class(student).from_config(config, dtype=torch.float32)
+            model = bare_model(student, config)
     except Exception as error:  # of whatever kind: a model's constructor checks in its own way
-        reason = " ".join(str(error).split())[:300]
         kind = "an encoder-decoder" if student.encoder_decoder else "a causal model"
-        raise InputError(f"student: {config.model_type} cannot be built as {kind} ({reason})") from error
+        raise InputError(f"student: {config.model_type} cannot be built as {kind} ({reason_of(error)})") from error
     check_adaptation(model, student, device)
     if tiled:
         mlps_of(model)
@@ -50,14 +49,22 @@ def check_student(
     return bound if isinstance(bound, int) else None
 
 
+def bare_model(student: StudentConfig, config: Any) -> Any:
+    """The student's model with fresh parameters in fp32, where torch puts new tensors. Raises what its class raises."""
+    trusted = student.trust_remote_code
+    return build_model(config, encoder_decoder=student.encoder_decoder, trusted=trusted, dtype=torch.float32)
+
+
 def pretrained_config(student: StudentConfig) -> Any:
-    """The config in ``student.pretrained``. Raises InputError if there is none that can be read."""
+    """The config in ``student.pretrained``. Raises InputError if there is none that can be read, or if the directory
+    holds no weights that could be loaded."""
     path = student.pretrained
     assert path is not None
     if not (path / "config.json").is_file():
         raise InputError(f"student.pretrained: {path} holds no config.json; expected a transformers model directory")
     try:
-        return AutoConfig.from_pretrained(path, local_files_only=True)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"student.pretrained: {path / 'config.json'} is no config of a model ({reason})") from error
+        config = read_config(path, student.trust_remote_code)
+        check_model(path, student.trust_remote_code)
+    except InputError as error:
+        raise InputError(f"student.pretrained: {error}") from error
+    return config

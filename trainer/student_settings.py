@@ -51,6 +51,12 @@ class StudentConfig(BaseModel):
     pretrained: GivenPath | None = Field(
         None, description="directory of a pretrained AutoModelForCausalLM, or AutoModelForSeq2SeqLM such as T5"
     )
+    trust_remote_code: str | None = Field(
+        None,
+        pattern=r"^sha256:[0-9a-f]{64}$",
+        description="digest of the Python code in a model's directory that may run; the refusal of such a model tells "
+        "it; null: none runs",
+    )
     attention: Name = Field("auto", description="auto, or a backend of tracestill.kernels.attention by name")
     lora: LoraConfig | None = Field(None, description="train low-rank adapters, not the pretrained parameters")
     freeze: list[Name] = Field([], description=f"not trained: {PARAMETERS}")
@@ -71,6 +77,8 @@ class StudentConfig(BaseModel):
             raise ValueError("student.config needs a model_type, such as llama")
         if self.lora and self.pretrained is None:
             raise ValueError("student.lora adapts a pretrained model (student.pretrained), not one from student.config")
+        if self.trust_remote_code and self.lora and self.lora.export == "apart":
+            raise ValueError("student.lora.export: apart is not for a model with code of its own; use merged")
         if self.lora and self.freeze:
             raise ValueError("student.freeze: with student.lora all is frozen but the adapters and student.lora.train")
         return self

@@ -1,0 +1,200 @@
+"""Chat templates are programs of strangers: they run in a process apart, under limits of time, memory and output.
+
+One process serves all templates of a program, and many renderings at a time, so that a rendering costs little more
+than in the program itself. A template that goes beyond its limits ends that process and nothing else.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tracestill.data_pipeline import template_worker
+from tracestill.data_pipeline.errors import InputError
+
+PACKAGES = ("jinja2", "markupsafe")  # all that the process imports besides the standard library
+WALL_SECONDS = 300.0  # of a whole request, if the process is stopped or the machine is too busy
+SOURCE_BYTES = 1 << 20  # a template is a page or two
+SPEAKING = ("TemplateError", "TooLong")  # errors whose words say it all
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one rendering may use."""
+
+    cpu_seconds: int = 10
+    memory_mib: int = 1024
+    characters: int = 1 << 24
+
+
+LIMITS = Limits()
+
+
+class Asked(NamedTuple):
+    """One rendering: messages, whether the prompt for the model's turn follows, and all other variables."""
+
+    messages: Sequence[Mapping[str, str]]
+    generation: bool
+    context: Mapping[str, Any]
+
+
+class Failed(NamedTuple):
+    """What a template raised: the name and words of the error, and the template's line."""
+
+    error: str
+    text: str
+    line: int | None
+
+    def __str__(self) -> str:
+        own = self.text if self.error in SPEAKING else f"{self.error}: {self.text}".rstrip(": ")
+        return own + (f", line {self.line}" if self.line else "")
+
+
+class Answer(NamedTuple):
+    """What came of a template."""
+
+    reads: list[str]  # variables that it reads and does not set
+    known: list[str]  # names that are there in any template
+    asked_for_date: bool
+    results: list[str | Failed]  # of each rendering
+
+
+def render(file: Path, source: str, asked: Sequence[Asked] = (), *, date: str | None = None) -> Answer:
+    """Compile a template and render what is asked. ``file`` is where it stands, for errors; ``date`` (ISO) is every
+    day to it.
+
+    Raises InputError if it is no Jinja, or goes beyond the limits.
+    """
+    if len(source) > SOURCE_BYTES:
+        raise InputError(f"{file}: a chat template of {len(source):,} characters; expected at most {SOURCE_BYTES:,}")
+    with _lock:
+        found = _ask(file, source, asked, date)
+    if "invalid" in found:
+        raise InputError(f"{file}: the chat template is not valid Jinja ({Failed(**found['invalid'])})")
+    results = [one if isinstance(one, str) else Failed(**one) for one in found.pop("results")]
+    return Answer(**found, results=results)
+
+
+@dataclass
+class _Process:
+    """The process that is there, and the templates that it knows."""
+
+    running: subprocess.Popen[bytes]
+    limits: Limits
+    known: set[str] = field(default_factory=set)
+
+
+_lock = threading.Lock()
+_process: _Process | None = None
+
+
+def _ask(file: Path, source: str, asked: Sequence[Asked], date: str | None) -> dict[str, Any]:
+    key = hashlib.sha256(f"{date}\n{source}".encode(errors="surrogatepass")).hexdigest()
+    process = _started()
+    request = {"key": key, "renders": [list(one) for one in asked]}
+    if key not in process.known:
+        request |= {"source": source, "date": date}
+    try:
+        found = _exchange(process.running, json.dumps(request).encode() + b"\n")
+    except BaseException:  # an interrupt as well: what is still to come would be taken for another answer
+        stop()
+        raise
+    if found is None:
+        where = f"on one of {len(asked):,} conversations" if asked else "while it is compiled"
+        raise InputError(f"{file}: the chat template {_ended(process)}, {where}; give the tokenizer another one")
+    if "invalid" not in found:
+        process.known.add(key)
+    return found
+
+
+def _exchange(running: subprocess.Popen[bytes], request: bytes) -> dict[str, Any] | None:
+    """The answer to a request; None if the process ended, or took too long."""
+    assert running.stdin is not None
+    assert running.stdout is not None
+    end, parts = time.monotonic() + WALL_SECONDS, []
+    try:
+        running.stdin.write(request)
+        running.stdin.flush()
+    except BrokenPipeError:
+        return None
+    while not parts or not parts[-1].endswith(b"\n"):  # JSON has no line break of its own
+        if not select.select([running.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
+            return None
+        parts.append(os.read(running.stdout.fileno(), 1 << 20))
+        if not parts[-1]:
+            return None
+    return json.loads(b"".join(parts))
+
+
+def _ended(process: _Process) -> str:
+    """Why there was no answer; the process is gone then."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.running.wait(1)
+    code, limits = process.running.poll(), process.limits
+    stop()
+    if code is None:
+        return f"does not end within {WALL_SECONDS:.0f} s"
+    if code == -signal.SIGXCPU:
+        return f"computes for more than {limits.cpu_seconds} s of the CPU"
+    why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return f"ended the process that renders it ({why}; it may use {limits.memory_mib:,} MiB)"
+
+
+def _started() -> _Process:
+    global _process
+    if _process is not None and (_process.running.poll() is not None or _process.limits != LIMITS):
+        stop()
+    if _process is None:
+        specs = [importlib.util.find_spec(name) for name in PACKAGES]
+        path = [str(Path(spec.origin).parents[1]) for spec in specs if spec is not None and spec.origin]
+        setting = {"path": path, "limits": asdict(LIMITS)}
+        words = [sys.executable, "-I", "-S", str(template_worker.__file__), json.dumps(setting)]
+        running = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, cwd="/"
+        )
+        _process = _Process(running, LIMITS)
+    return _process
+
+
+def stop() -> None:
+    """End the process, if there is one; the next template gets another."""
+    global _process
+    held, _process = _process, None
+    if held is not None:
+        held.running.kill()
+        held.running.wait()
+        _close(held)
+
+
+def _close(process: _Process) -> None:
+    for pipe in (process.running.stdin, process.running.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+def _forget() -> None:
+    """In a forked child: the process belongs to the parent, which waits for the end of its input to be seen."""
+    global _process, _lock
+    held, _process, _lock = _process, None, threading.Lock()
+    if held is not None:
+        _close(held)
+        held.running.returncode = 0  # it is no child of this process
+
+
+atexit.register(stop)
+os.register_at_fork(after_in_child=_forget)

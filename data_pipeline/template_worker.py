@@ -1,0 +1,152 @@
+"""The process in which chat templates are compiled and rendered; ``template_process`` starts it, as a script.
+
+It imports jinja2 and the standard library alone, knows no secret of the environment, and ends when its input does.
+Each line on stdin is one request, each line on stdout its answer, both JSON. What a template may use is limited for
+each rendering: seconds of the CPU (the kernel kills the process), memory (MemoryError), characters written.
+"""
+
+import datetime
+import json
+import resource
+import signal
+import sys
+import time
+
+MIB = 1 << 20
+
+
+class TooLong(Exception):
+    """The template writes more than it may."""
+
+
+def restrict(limits):
+    """What no template needs is taken away for good."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for those who started this
+    resource.setrlimit(resource.RLIMIT_AS, (limits["memory_mib"] * MIB,) * 2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
+
+
+def wind(seconds):
+    """From now on so many seconds of the CPU; the kernel counts whole ones."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + seconds, hard))
+
+
+def make_environment(today):
+    """Jinja as transformers sets it up. ``today`` is what ``strftime_now`` calls."""
+    import jinja2
+    import jinja2.ext
+    import jinja2.utils
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(jinja2.ext.Extension):
+        """``{% generation %} ... {% endgeneration %}`` marks what the model writes: the text inside, unchanged."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser):
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    class Names(jinja2.utils.Namespace):
+        """What ``namespace()`` makes, without names that begin with an underscore: those lead out of the sandbox."""
+
+        def __init__(self, /, *values, **more):
+            super().__init__()
+            for name, value in dict(*values, **more).items():
+                self[name] = value
+
+        def __setitem__(self, name, value):
+            if str(name).startswith("_"):
+                raise jinja2.TemplateError(f"namespace() takes no name that begins with an underscore, such as {name}")
+            super().__setitem__(name, value)
+
+    def raise_exception(message):
+        raise jinja2.TemplateError(message)
+
+    def to_json(value, ensure_ascii=False, indent=None, separators=None, **more):
+        """Jinja's own filter escapes what HTML would need escaped."""
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, **more)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = to_json
+    environment.globals |= {"raise_exception": raise_exception, "strftime_now": today, "namespace": Names}
+    return environment
+
+
+class Program:
+    """One compiled template."""
+
+    def __init__(self, source, date):
+        import jinja2.meta
+
+        self.date = None if date is None else datetime.date.fromisoformat(date)
+        self.asked_for_date = False
+        environment = make_environment(self.today)
+        self.reads = sorted(jinja2.meta.find_undeclared_variables(environment.parse(source)))
+        self.known = sorted(environment.globals)
+        self.template = environment.from_string(source)
+
+    def today(self, form):
+        """A date in the prompt would make documents depend on the day: it is noted, or always the same one."""
+        self.asked_for_date = True
+        return form if self.date is None else self.date.strftime(form)
+
+    def render(self, messages, generation, context, most):
+        given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": generation}
+        parts, size = [], 0
+        for part in self.template.generate({**context, **given}):
+            size += len(part)
+            if size > most:
+                raise TooLong(f"it writes more than {most:,} characters")
+            parts.append(part)
+        return "".join(parts)
+
+
+def told(error):
+    """An error by its name and words, and the template's line where it arose, if it is known."""
+    line, trace = getattr(error, "lineno", None), error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<template>":
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return {"error": type(error).__name__, "text": " ".join(str(error)[:1000].split()), "line": line}
+
+
+def answer(request, programs, limits):
+    try:
+        wind(limits["cpu_seconds"])
+        if request["key"] not in programs:
+            programs[request["key"]] = Program(request["source"], request["date"])
+        program = programs[request["key"]]
+    except Exception as error:
+        return {"invalid": told(error)}
+    results = []
+    for messages, generation, context in request["renders"]:
+        try:
+            wind(limits["cpu_seconds"])
+            results.append(program.render(messages, generation, context, limits["characters"]))
+        except Exception as error:
+            results.append(told(error))
+    about = {"reads": program.reads, "known": program.known, "asked_for_date": program.asked_for_date}
+    return {**about, "results": results}
+
+
+def main():
+    setting = json.loads(sys.argv[1])
+    sys.path += setting["path"]
+    limits, programs = setting["limits"], {}
+    make_environment(None)  # imports what it needs while it may open files
+    restrict(limits)
+    for line in sys.stdin.buffer:
+        found = answer(json.loads(line), programs, limits)
+        sys.stdout.write(json.dumps(found) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

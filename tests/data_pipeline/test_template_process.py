@@ -1,0 +1,165 @@
+"""Chat templates of strangers: whatever one does, it ends within its limits, and the error says what it did."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chat_templates as made
+import pytest
+from encode_cases import KINDS, record
+
+from tracestill.data_pipeline import template_process
+from tracestill.data_pipeline.ask import AskForm
+from tracestill.data_pipeline.chat import ChatForm
+from tracestill.data_pipeline.encode import load_form
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.form import FormConfig
+from tracestill.data_pipeline.template_process import Asked, Failed, Limits, render
+
+ASKED = [Asked([{"role": "user", "content": "1 + 1?"}], True, {})]
+FILE = Path("some/chat_template.jinja")
+LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Limits that are soon reached."""
+    monkeypatch.setattr(template_process, "LIMITS", Limits(cpu_seconds=1, memory_mib=256, characters=10_000))
+    yield
+    template_process.stop()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (LOOPS, "computes for more than 1 s of the CPU, on one of 1 conversations"),
+        ("{{ 10**(10**9) }}", "computes for more than 1 s of the CPU, while it is compiled"),
+    ],
+    ids=["nested loops", "a power"],
+)
+def test_a_template_that_does_not_end_is_ended(small, source, said) -> None:
+    begun = time.monotonic()
+    with pytest.raises(InputError, match=f"some/chat_template.jinja: the chat template {said}"):
+        render(FILE, source, ASKED if "compiled" not in said else ())
+    assert time.monotonic() - begun < 20
+    assert render(FILE, "{{ messages[0].content }}", ASKED).results == ["1 + 1?"], "the next one is served"
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "said"),
+    [
+        ("\n{{ 1/0 }}", "ZeroDivisionError", "division by zero"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError", "recursion"),
+        ("{{ nothing.at.all }}", "UndefinedError", "'nothing' is undefined"),
+        ("{{ raise_exception('no system here') }}", "TemplateError", "no system here"),
+        ("{{ messages.__class__.__mro__ }}", "SecurityError", "unsafe"),
+        ("{{ range(10**7) | list }}", "OverflowError", "too big"),
+        ("{{ 'a' * 10**5 * (messages | length) }}", "TooLong", "writes more than 10,000 characters"),
+        ("{% for i in range(9999) %}abc{% endfor %}", "TooLong", "writes more than 10,000 characters"),
+        ("{{ 'a' * 10**10 * (messages | length) }}", "MemoryError", ""),
+        ("{{ messages[0].content | int + 'a' }}", "TypeError", "unsupported operand"),
+        ("{{ '%c' % 99999999 * (messages | length) }}", "OverflowError", "%c"),
+    ],
+)
+def test_what_a_template_raises_is_told_by_name(small, source, error, said) -> None:
+    (found,) = render(FILE, source, ASKED).results
+    assert isinstance(found, Failed)
+    assert found.error == error
+    assert said in found.text
+    if source.startswith("\n"):
+        assert str(found) == "ZeroDivisionError: division by zero, line 2"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("one\n{% if", "TemplateSyntaxError: .*line 2"),
+        ("{{ messages | no_such_filter }}", "no_such_filter"),
+        ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "RecursionError|ended the process"),
+        ("a" * (template_process.SOURCE_BYTES + 1), "expected at most"),
+    ],
+    ids=["syntax", "filter", "nesting", "size"],
+)
+def test_a_template_that_cannot_be_compiled_is_refused_by_name(small, source, said) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        render(FILE, source, ASKED)
+    assert str(caught.value).startswith(str(FILE))
+    assert "\n" not in str(caught.value)
+
+
+def test_one_process_serves_all_and_sees_no_secret(monkeypatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "canary-55")
+    template_process.stop()
+    assert render(FILE, "{{ messages[0].role }}", ASKED * 3).results == ["user"] * 3
+    first = template_process._process.running.pid
+    assert b"canary-55" not in Path(f"/proc/{first}/environ").read_bytes()
+    assert render(FILE, "{{ messages[0].content }}", ASKED).results == ["1 + 1?"]
+    assert template_process._process.running.pid == first
+    os.kill(first, 9)
+    template_process._process.running.wait()
+    assert render(FILE, "{{ messages[0].content }}", ASKED).results == ["1 + 1?"]
+    assert template_process._process.running.pid != first
+
+
+def test_text_comes_back_as_it_was_given() -> None:
+    text = 'é漢😀\ud800 \u2028 \x00 "quoted" \\ \n\t {{ x }}'
+    asked = [Asked([{"role": "user", "content": text}], False, {"flag": True, "bos_token": "<s>"})]
+    source = "{{ bos_token }}{{ messages[0].content }}{{ messages | tojson }}{{ flag }}"
+    wanted = f"<s>{text}" + json.dumps([{"role": "user", "content": text}], ensure_ascii=False) + "True"
+    assert render(FILE, source, asked).results == [wanted]
+
+
+def test_a_forked_child_has_a_process_of_its_own() -> None:
+    render(FILE, "{{ messages[0].content }}", ASKED)
+    before = template_process._process.running.pid
+    child = os.fork()
+    if child == 0:
+        good = render(FILE, "{{ messages[0].content }}", ASKED).results == ["1 + 1?"]
+        own = template_process._process.running.pid
+        template_process.stop()
+        os._exit(0 if good and own != before else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert render(FILE, "{{ messages[0].content }}", ASKED).results == ["1 + 1?"]
+    assert template_process._process.running.pid == before
+
+
+def test_it_ends_with_the_program_that_started_it(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from tracestill.data_pipeline import template_process as t;"
+        "t.render(Path('x'), 'hi'); print(t._process.running.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    pid = int(done.stdout)
+    for _ in range(100):
+        if (
+            not Path(f"/proc/{pid}").exists()
+            or Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        ):
+            return
+        time.sleep(0.05)
+    raise AssertionError("it outlives the program")
+
+
+@pytest.mark.parametrize("load", [lambda path: ChatForm(path, FormConfig(template="chat")), AskForm])
+def test_forms_meet_the_limits(small, tmp_path: Path, load) -> None:
+    made.save(tmp_path, LOOPS + made.CHATML)
+    with pytest.raises(InputError, match=r"chat_template.jinja: the chat template computes for more than 1 s"):
+        load(tmp_path)
+    made.save(tmp_path, None, chat_template=made.CHATML + "\n{{ 1/0 }}")
+    (tmp_path / "chat_template.jinja").unlink()
+    with pytest.raises(InputError, match=r"refuses the messages user \(ZeroDivisionError: division by zero, line 5\)"):
+        load(tmp_path)
+
+
+def test_a_text_that_makes_the_template_write_too_much_is_a_rejected_record(small, tmp_path: Path) -> None:
+    template = made.CHATML.replace("m.content", "m.content * (20000 if 'long' in m.content else 1)")
+    form = load_form(FormConfig(template="chat"), made.save(tmp_path, template))
+    bad, good = form.encode([record("a long one"), record()], KINDS)
+    assert bad.refused[0] == "template_refuses"
+    assert "more than 10,000 characters" in bad.refused[1]
+    assert good.refused is None

@@ -1,0 +1,401 @@
+"""Model directories of strangers: nothing is fetched, no code runs that the recipe does not name by its content, and
+files that would not load are named before any rank starts."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_export import save_tokenizer, tiny_model
+from transformers import AutoModelForCausalLM
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.trainer import own_code
+from tracestill.trainer.baseline import load_any
+from tracestill.trainer.export import export
+from tracestill.trainer.generate import generate, load_exported
+from tracestill.trainer.loading import check_model, load_model, load_tokenizer, read_config
+from tracestill.trainer.recipe import Recipe
+from tracestill.trainer.student import build_student
+from tracestill.trainer.student_check import check_student
+from tracestill.trainer.student_settings import StudentConfig
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+IDS = {"vocab_size": 22, "bos_id": 1, "eos_id": 2, "pad_id": 0, "num_kinds": 8}
+
+
+def load(path: Path, trusted: str | None = None):
+    return load_model(path, encoder_decoder=False, dtype=torch.float32, trusted=trusted)[0]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    tiny_model().save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def set_config(directory: Path, **values: object) -> None:
+    file = directory / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+# ---- one door
+
+LOADERS = {"from_pretrained", "from_config", "snapshot_download", "hf_hub_download", "load_dataset", "load_adapter"}
+
+
+def calls(path: Path) -> list[ast.Call]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    names = [getattr(call.func, "attr", getattr(call.func, "id", "")) for call in found]
+    return [call for call, name in zip(found, names, strict=True) if name in LOADERS]
+
+
+def test_models_come_in_by_one_door() -> None:
+    folders = ("data_pipeline", "kernels", "trainer", "launch")
+    found = {path.name: calls(path) for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))}
+    assert {name for name, loads in found.items() if loads} == {"loading.py"}
+    for call in found["loading.py"]:
+        if ast.unparse(call.func) == "AutoHfQuantizer.from_config":  # of settings, not of a model
+            continue
+        told = {keyword.arg for keyword in call.keywords}
+        own = {"trust_remote_code"} if call.func.attr == "from_config" else {"trust_remote_code", "local_files_only"}
+        assert own <= told, ast.unparse(call)
+
+
+# ---- torn, empty, pickled, missing
+
+
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def header(path: Path, change) -> None:
+    data = path.read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    held = json.loads(data[8 : 8 + size])
+    change(held)
+    text = json.dumps(held).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
+
+
+def reach_out(held: dict) -> None:
+    name = next(name for name in held if name != "__metadata__")
+    held[name]["data_offsets"] = [0, 1 << 40]
+
+
+def pickle_them(directory: Path) -> None:
+    torch.save(load_file(directory / "model.safetensors"), directory / "pytorch_model.bin")
+    (directory / "model.safetensors").unlink()
+
+
+def shard(directory: Path) -> Path:
+    tensors = load_file(directory / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"model-1.safetensors": names[:5], "model-2.safetensors": names[5:]}
+    for name, held in parts.items():
+        save_file({key: tensors[key] for key in held}, directory / name, metadata={"format": "pt"})
+    (directory / "model.safetensors").unlink()
+    placed = {key: name for name, held in parts.items() for key in held}
+    index = directory / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    return index
+
+
+def lacking(directory: Path) -> None:
+    index = json.loads(shard(directory).read_text())
+    index["weight_map"]["model.extra.weight"] = "model-2.safetensors"
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def leading_out(directory: Path) -> None:
+    index = json.loads(shard(directory).read_text())
+    index["weight_map"]["lm_head.weight"] = "../model-2.safetensors"
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+SAFE = "model.safetensors"
+DAMAGE = {
+    "empty": (lambda d: (d / SAFE).write_bytes(b""), "model.safetensors: is empty"),
+    "torn in the header": (lambda d: cut(d / SAFE, 100), "model.safetensors: is torn"),
+    "torn at the end": (lambda d: cut(d / SAFE, (d / SAFE).stat().st_size - 1), "model.safetensors: is torn"),
+    "text": (lambda d: (d / SAFE).write_text("<!DOCTYPE html><html>not found</html>"), "model.safetensors: is torn"),
+    "offsets": (lambda d: header(d / SAFE, reach_out), "model.safetensors: is torn"),
+    "no tensors": (lambda d: save_file({}, d / SAFE), "model.safetensors: holds no tensor"),
+    "LFS": (lambda d: (d / SAFE).write_text("version https://git-lfs.github.com/spec/v1\n"), "pointer of Git LFS"),
+    "pickle": (pickle_them, "pytorch_model.bin: is a pickle.*not read.*save_pretrained"),
+    "gone": (lambda d: (d / SAFE).unlink(), "holds no model.safetensors; expected"),
+    "gguf": (lambda d: (d / SAFE).rename(d / "model-q4.gguf"), r"holds no model.safetensors \(found model-q4.gguf\)"),
+    "shard gone": (lambda d: (shard(d), (d / "model-2.safetensors").unlink()), "holds no model-2.safetensors"),
+    "shard torn": (lambda d: (shard(d), cut(d / "model-1.safetensors", 500)), "model-1.safetensors: is torn"),
+    "shard lacks": (lacking, "model-2.safetensors: lacks model.extra.weight, which model.safetensors.index.json"),
+    "shard elsewhere": (leading_out, r"names '../model-2.safetensors'; expected a file beside it"),
+    "index": (lambda d: shard(d).write_text("{"), "index.json: not readable as JSON"),
+    "config": (lambda d: (d / "config.json").write_text("[]"), "config.json: expected a JSON object"),
+    "other weights": (lambda d: set_config(d, transformers_weights="../x.safetensors"), "transformers_weights is"),
+    "bitsandbytes": (
+        lambda d: set_config(d, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        r"config.json: its weights are quantised \(bitsandbytes\).*bitsandbytes requires|requires.*bitsandbytes",
+    ),
+    "kernel": (lambda d: set_config(d, attn_implementation="some/kernel"), "'some/kernel', a kernel from a hub"),
+    "inner kernel": (
+        lambda d: set_config(d, text_config={"_attn_implementation": {"": "some/kernel"}}),
+        "'some/kernel', a kernel from a hub",
+    ),
+    "other settings": (lambda d: set_config(d, configuration_files=["config.5.0.0.json"]), "configuration_files"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_what_would_not_load_is_told_before_ranks_start(directory: Path, name: str) -> None:
+    damage, said = DAMAGE[name]
+    damage(directory)
+    student = StudentConfig(pretrained=directory)
+    with pytest.raises(InputError, match=said) as caught:
+        check_student(student, CPU, torch.float32)
+    assert str(caught.value).startswith("student.pretrained: ")
+    assert "\n" not in str(caught.value)
+    # a rank that meets it later, or evaluation, ends with the same exit code, which is not tried again
+    with pytest.raises(InputError, match=said):
+        build_student(student, device=CPU, dtype=torch.float32, **IDS)
+    with pytest.raises(InputError, match="does not load"):
+        load_exported(directory, CPU)
+
+
+def test_whole_directories_pass(directory: Path) -> None:
+    check_model(directory)
+    shard(directory)
+    check_model(directory)
+    assert load(directory).num_parameters() == tiny_model().num_parameters()
+    (directory / "pytorch_model.bin").write_bytes(b"never looked at")
+    check_model(directory)
+
+
+@pytest.mark.parametrize("change", ["shapes", "values"])
+def test_what_only_loading_shows_is_bad_input_too(directory: Path, change: str) -> None:
+    if change == "shapes":
+        set_config(directory, intermediate_size=48)
+    else:
+        set_config(directory, num_attention_heads="four")
+    with pytest.raises(InputError) as caught:
+        load(directory)
+    assert "\n" not in str(caught.value)
+
+
+# ---- adapters
+
+
+def adapter(directory: Path, base: str) -> Path:
+    directory.mkdir()
+    settings = {"peft_type": "LORA", "base_model_name_or_path": base, "r": 2, "lora_alpha": 4,
+                "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}  # fmt: skip
+    (directory / "adapter_config.json").write_text(json.dumps(settings))
+    shapes = {"lora_A": (2, 32), "lora_B": (32, 2)}
+    tensors = {
+        f"base_model.model.model.layers.{layer}.self_attn.q_proj.{name}.weight": torch.ones(shape)
+        for layer in range(2)
+        for name, shape in shapes.items()
+    }
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+@pytest.fixture
+def network(monkeypatch) -> list[object]:
+    """Every attempt to reach another machine; none succeeds."""
+    tried: list[object] = []
+
+    def refuse(*where, **more):
+        tried.append(where)
+        raise NotImplementedError("no network in this test")  # which nobody tries again
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setenv("HF_TOKEN", "canary-99")
+    return tried
+
+
+def test_nothing_is_fetched_whatever_a_directory_names(directory: Path, tmp_path: Path, network) -> None:
+    hub = adapter(tmp_path / "hub", "someone/a-model")
+    for way in (lambda: load_exported(hub, CPU), lambda: load(hub), lambda: check_model(hub)):
+        with pytest.raises(InputError, match=r"base_model_name_or_path is 'someone/a-model'; expected the directory"):
+            way()
+    recipe = Recipe.model_construct(student=StudentConfig(pretrained=directory))
+    assert recipe.student.trust_remote_code is None
+    local = adapter(tmp_path / "local", str(directory))
+    model = load(local)
+    assert "lora" in str(sorted(dict(model.named_parameters())))
+    save_tokenizer(directory)
+    set_config(directory, model_type="mistral", transformers_version="4.50.0")  # of these, a hub is asked for tags
+    load_tokenizer(directory)
+    read_config(directory)
+    written = generate(load(directory), [[1, 5]], stops=[2], pad_id=0, max_new_tokens=3, batch_size=1)
+    assert len(written[0]) <= 3
+    assert network == []
+    with contextlib.suppress(Exception):  # what plain transformers does
+        AutoModelForCausalLM.from_pretrained(hub)
+    assert network
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: (path / "adapter_model.safetensors").write_bytes(b""), "adapter_model.safetensors: is empty"),
+        (lambda path: cut(path / "adapter_model.safetensors", 300), "adapter_model.safetensors: is torn"),
+        (
+            lambda path: (path / "adapter_model.safetensors").rename(path / "adapter_model.bin"),
+            "adapter_model.bin: is a pickle",
+        ),
+        (lambda path: (path / "adapter_config.json").write_text("{}"), r"base_model_name_or_path is None"),
+    ],
+)
+def test_an_adapter_s_files_are_looked_at_too(directory: Path, tmp_path: Path, damage, said: str) -> None:
+    path = adapter(tmp_path / "adapter", str(directory))
+    check_model(path)
+    damage(path)
+    with pytest.raises(InputError, match=said):
+        load_exported(path, CPU)
+
+
+def test_an_adapter_s_model_is_looked_at_too(directory: Path, tmp_path: Path) -> None:
+    path = adapter(tmp_path / "adapter", str(directory))
+    cut(directory / SAFE, 1000)
+    with pytest.raises(InputError, match=r"model/model\.safetensors: is torn"):
+        check_model(path)
+
+
+# ---- code of its own
+
+CONFIGURATION = """
+from transformers import LlamaConfig
+class OwnConfig(LlamaConfig):
+    model_type = "own-llama"
+"""
+MODELING = """
+from pathlib import Path
+from transformers import LlamaForCausalLM
+from .configuration_own import OwnConfig
+from .parts import SAYING
+Path({mark!r}).write_text(SAYING)
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+@pytest.fixture
+def owning(directory: Path, tmp_path: Path) -> Path:
+    """A model that brings its code, which leaves a mark where it runs."""
+    (directory / "configuration_own.py").write_text(CONFIGURATION)
+    (directory / "modeling_own.py").write_text(MODELING.format(mark=str(tmp_path / "mark")))
+    (directory / "parts.py").write_text("SAYING = 'it ran'\n")
+    set_config(
+        directory,
+        model_type="own-llama",
+        auto_map={"AutoConfig": "configuration_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnModel"},
+    )
+    return directory
+
+
+def digest(directory: Path) -> str:
+    return own_code.digest_of(own_code.files_of(directory))
+
+
+def ways(path: Path, trusted: str | None = None):
+    student = StudentConfig(pretrained=path, trust_remote_code=trusted)
+    return {
+        "before ranks start": lambda: check_student(student, CPU, torch.float32),
+        "ranks": lambda: build_student(student, device=CPU, dtype=torch.float32, **IDS),
+        "evaluation": lambda: load_exported(path, CPU, trusted=trusted),
+        "config": lambda: read_config(path, trusted),
+    }
+
+
+def test_code_of_a_directory_is_refused_and_nobody_is_asked(owning: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "yes")  # as `yes | tracestill run`
+    for name, way in ways(owning).items():
+        said = rf"auto_map: configuration_own.OwnConfig, modeling_own.OwnModel.*not run.*: {digest(owning)}"
+        with pytest.raises(InputError, match=said) as caught:
+            way()
+        assert "\n" not in str(caught.value), name
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_known_model_is_refused_too_and_told_the_way_out(directory: Path) -> None:
+    set_config(directory, auto_map={"AutoModelForCausalLM": "modeling_own.OwnModel"})
+    with pytest.raises(InputError, match=r"or take auto_map out of config.json: transformers knows llama itself"):
+        load(directory)
+    set_config(directory, auto_map={"AutoModelForCausalLM": "someone/else--modeling_own.OwnModel"})
+    with pytest.raises(InputError, match=r"someone/else--modeling_own.OwnModel lies in another repository"):
+        load(directory, digest(directory))
+
+
+def test_code_that_the_recipe_names_by_content_runs(owning: Path, tmp_path: Path) -> None:
+    trusted = digest(owning)
+    for name, way in ways(owning, trusted).items():
+        assert way() is not None, name
+    assert (tmp_path / "mark").read_text() == "it ran"
+    model = load(owning, trusted)
+    assert type(model).__name__ == "OwnModel"
+    theirs = load_file(owning / SAFE)["model.norm.weight"]
+    assert torch.equal(model.get_decoder().norm.weight, theirs)
+    # the export brings exactly that code, so the same digest allows it
+    save_tokenizer(tmp_path / "tokenizer")
+    export(model, tmp_path / "tokenizer", tmp_path / "export", title="", recipe="", counts={})
+    assert digest(tmp_path / "export") == trusted
+    assert type(load_exported(tmp_path / "export", CPU, trusted=trusted)).__name__ == "OwnModel"
+    with pytest.raises(InputError, match="which is not run"):
+        load_exported(tmp_path / "export", CPU)
+
+
+@pytest.mark.parametrize("file", ["parts.py", "modeling_own.py", "new.py"])
+def test_a_changed_file_is_refused_again(owning: Path, tmp_path: Path, file: str) -> None:
+    trusted = digest(owning)
+    path = owning / file
+    path.write_text((path.read_text() if path.exists() else "") + "# changed\n")
+    for way in ways(owning, trusted).values():
+        with pytest.raises(InputError, match=rf"{digest(owning)}, but student.trust_remote_code allows {trusted} only"):
+            way()
+    assert not (tmp_path / "mark").exists()
+
+
+def test_what_runs_is_what_was_hashed(owning: Path, tmp_path: Path, monkeypatch) -> None:
+    """A file that changes after it was looked at, and a cache that others write to, have no part in it."""
+    trusted = digest(owning)
+    real = own_code.files_of
+
+    def then_change(directory: Path):
+        files = real(directory)
+        (owning / "parts.py").write_text("SAYING = 'the other one ran'\n")
+        return files
+
+    config = json.loads((owning / "config.json").read_text())
+    own_code.check(owning, config, trusted)
+    monkeypatch.setattr(own_code, "files_of", then_change)
+    where, _ = own_code.copy_to_run(owning, trusted)
+    monkeypatch.setattr(own_code, "files_of", real)
+    assert (where / "parts.py").read_text() == "SAYING = 'it ran'\n"
+    assert own_code.home().stat().st_mode & 0o077 == 0, "nobody else can write there"
+    assert (owning / "parts.py").read_text() != "SAYING = 'it ran'\n"
+
+
+@pytest.mark.parametrize("value", ["true", "sha256:12", True])
+def test_the_key_is_a_digest(owning: Path, value: object) -> None:
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        StudentConfig.model_validate({"pretrained": str(owning), "trust_remote_code": value})
+
+
+def test_a_model_that_is_only_evaluated_is_refused_as_well(owning: Path) -> None:
+    save_tokenizer(owning)
+    recipe = Recipe.model_construct(
+        student=StudentConfig(pretrained=owning), train=Recipe.model_fields["train"].annotation(steps=1)
+    )
+    with pytest.raises(InputError, match=r"the model does not load .*auto_map"):
+        load_any(recipe, owning, CPU)

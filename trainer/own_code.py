@@ -1,0 +1,136 @@
+"""Python code that a model directory brings along (``auto_map`` in its config.json): run only where the recipe names
+its content, and then exactly what was hashed.
+
+A digest covers every .py file below the directory, with its path. What runs is a copy in a folder of this process,
+written from the bytes that were hashed, so that a file that changes meanwhile, or a cache that others write to, has
+no part in it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tracestill.data_pipeline.errors import InputError
+
+KEY = "student.trust_remote_code"
+HELD = "tracestill_own_code"  # a model's attribute: path -> bytes of the code that made it
+_copies: dict[tuple[Path, str], Path] = {}
+
+Files = dict[str, bytes]
+
+
+def files_of(directory: Path) -> Files:
+    """Path below the directory -> bytes of each .py file. Raises InputError if one cannot be read."""
+    try:
+        found = sorted(path for path in directory.rglob("*.py") if path.is_file())
+        return {path.relative_to(directory).as_posix(): path.read_bytes() for path in found}
+    except OSError as error:
+        raise InputError(f"{error.filename or directory}: cannot be read ({error.strerror})") from error
+
+
+def digest_of(files: Mapping[str, bytes]) -> str:
+    """``sha256:`` and the digest of paths and contents."""
+    whole = hashlib.sha256()
+    for name in sorted(files):
+        whole.update(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n".encode(errors="surrogateescape"))
+    return f"sha256:{whole.hexdigest()}"
+
+
+def named_by(value: Any) -> set[str]:
+    """What the ``auto_map``s of a config name, such as ``modeling_own.OwnModel``, wherever in it they stand."""
+    if isinstance(value, list):
+        return {name for held in value for name in named_by(held)}
+    if not isinstance(value, Mapping):
+        return set()
+    own = value.get("auto_map")
+    listed = own.values() if isinstance(own, Mapping) else [own] if own else []
+    found = {str(name) for one in listed for name in (one if isinstance(one, list) else [one]) if name}
+    return found.union(*(named_by(held) for key, held in value.items() if key != "auto_map"))
+
+
+def check(directory: Path, config: Mapping[str, Any], trusted: str | None) -> None:
+    """Raises InputError if the directory's ``config`` names code that ``trusted``, a digest, does not allow."""
+    named = sorted(named_by(config))
+    if not named:
+        return
+    start = f"{directory / 'config.json'}: brings code of its own (auto_map: {', '.join(named)})"
+    if away := [name for name in named if "--" in name]:
+        raise InputError(f"{start}, and {away[0]} lies in another repository; expected files of this directory")
+    digest = digest_of(files_of(directory))
+    if digest == trusted:
+        return
+    kind = config.get("model_type")
+    plain = f"; or take auto_map out of config.json: transformers knows {kind} itself" if known(kind) else ""
+    if trusted is None:
+        raise InputError(f"{start}, which is not run; read it, and if you trust it set {KEY}: {digest}{plain}")
+    raise InputError(f"{start}: {digest}, but {KEY} allows {trusted} only; read what has changed{plain}")
+
+
+def known(kind: Any) -> bool:
+    from transformers import CONFIG_MAPPING
+
+    return kind in CONFIG_MAPPING
+
+
+def copy_to_run(directory: Path, trusted: str) -> tuple[Path, Files]:
+    """A folder with the directory's code as it was hashed, and links to all else; and that code.
+
+    Raises InputError if the code is not the trusted one (any more).
+    """
+    files = files_of(directory)
+    if digest_of(files) != trusted:
+        raise InputError(f"{directory}: its code is {digest_of(files)}, but {KEY} allows {trusted} only")
+    key = (directory.resolve(), trusted)
+    if key not in _copies:
+        _copies[key] = lay_out(directory, files, home() / str(len(_copies)) / (directory.resolve().name or "model"))
+    return _copies[key], files
+
+
+def lay_out(directory: Path, files: Files, copy: Path) -> Path:
+    copy.mkdir(parents=True)
+    for name, content in files.items():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(content)
+    for path in directory.iterdir():
+        if path.suffix != ".py" and not (copy / path.name).exists():
+            (copy / path.name).symlink_to(path.resolve())
+    return copy
+
+
+@cache
+def home() -> Path:
+    """A folder of this process, for this user alone. transformers puts there what it imports, in place of a cache that
+    outlives the process."""
+    from transformers import dynamic_module_utils
+
+    folder = Path(tempfile.mkdtemp(prefix="tracestill-code-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    dynamic_module_utils.HF_MODULES_CACHE = str(folder / "modules")
+    return folder
+
+
+def attach(model: Any, files: Files) -> None:
+    setattr(model, HELD, files)
+
+
+def attached(model: Any) -> Files:
+    """The code that made a model; empty if it is a class of transformers."""
+    return getattr(model, HELD, {})
+
+
+def write(model: Any, directory: Path) -> None:
+    """Put a model's own code into an export, as it was, in place of what transformers writes of it."""
+    files = attached(model)
+    if files:
+        for path in directory.rglob("*.py"):
+            path.unlink()
+    for name, content in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(content)
