@@ -22,7 +22,7 @@ import numpy as np
 from tokenizers import Encoding
 
 from tracestill.data_pipeline.chat_layout import Layout, find_layout, findings_of, messages_of, shown
-from tracestill.data_pipeline.chat_template import ChatTemplate, named_token
+from tracestill.data_pipeline.chat_template import ChatTemplate, Refusal, named_token
 from tracestill.data_pipeline.document import first_visible, kinds_and_steps_at
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.form import Document, Encoded, FormConfig, Reading
@@ -106,9 +106,9 @@ class ChatForm:
         texts: list[Text] = []
         given = [self.given(record) for record in records]
         written = self.template.render_all([self.asked(*parts) for parts in given])
-        for record, parts, rendered in zip(records, given, written, strict=True):
+        for record, parts, answered in zip(records, given, written, strict=True):
             try:
-                texts.append(self.text_of(record, *parts, rendered))
+                texts.append(self.text_of(record, *parts, answered))
                 made.append(None)
             except Refused as refused:
                 made.append(Encoded({}, refused.why))
@@ -181,9 +181,9 @@ class ChatForm:
             return messages_of(self.config.system, given[0]), True
         return messages_of(self.config.system, *given, way=layout.way), False
 
-    def text_of(self, record: Record, layout: Layout, given: tuple[str, str, str], rendered: str | InputError) -> Text:
+    def text_of(self, record: Record, layout: Layout, given: tuple[str, str, str], rendered: str | Refusal) -> Text:
         """The document's text. Raises Refused if the template changes more than white space at the ends of a part."""
-        if isinstance(rendered, InputError):
+        if isinstance(rendered, Refusal):
             raise Refused("template_refuses", str(rendered))
         if layout.way == "generated":
             rendered += "".join((layout.opening, given[1], layout.closing, given[2], layout.tail, layout.rest))

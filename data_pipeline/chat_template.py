@@ -52,28 +52,37 @@ class ChatTemplate:
     def render(self, messages: Messages, *, generation: bool = False) -> str:
         """The text of the messages; with ``generation``, up to where the model goes on.
 
-        Raises InputError if the template refuses them.
+        Raises Refusal if the template refuses them, InputError if it goes beyond its limits of time and memory.
         """
-        (found,) = self.render_all([(messages, generation)])
-        if isinstance(found, InputError):
+        (found,) = self.results([(messages, generation)])
+        if isinstance(found, Refusal):
             raise found
         return found
 
-    def render_all(self, asked: Sequence[tuple[Messages, bool]]) -> list[str | InputError]:
-        """As ``render``, many at a time; the errors are among what is returned.
+    def render_all(self, asked: Sequence[tuple[Messages, bool]]) -> list[str | Refusal]:
+        """As ``render``, many at a time; refusals are among what is returned."""
+        if len(asked) > 1:
+            return self.results(asked)
+        try:
+            return [self.render(messages, generation=generation) for messages, generation in asked]
+        except Refusal as refused:
+            return [refused]
 
-        Raises InputError if the template goes beyond its limits."""
+    def results(self, asked: Sequence[tuple[Messages, bool]]) -> list[str | Refusal]:
         found = render(self.file, self.source, [Asked(*one, self.context) for one in asked], date=self.date)
         self.asked_for_date |= found.asked_for_date
         return [
-            one if isinstance(one, str) else refusal(self.directory, messages, one)
+            one if isinstance(one, str) else Refusal(self.directory, messages, one)
             for one, (messages, _) in zip(found.results, asked, strict=True)
         ]
 
 
-def refusal(directory: Path, messages: Messages, why: object) -> InputError:
-    roles = ", ".join(message["role"] for message in messages)
-    return InputError(f"{directory}: its chat template refuses the messages {roles} ({why})")
+class Refusal(InputError):
+    """A template that does not write some messages, and why."""
+
+    def __init__(self, directory: Path, messages: Messages, why: object) -> None:
+        roles = ", ".join(message["role"] for message in messages)
+        super().__init__(f"{directory}: its chat template refuses the messages {roles} ({why})")
 
 
 def template_source(directory: Path, config: Mapping[str, Any]) -> str:

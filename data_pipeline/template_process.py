@@ -105,7 +105,7 @@ _process: _Process | None = None
 def _ask(file: Path, source: str, asked: Sequence[Asked], date: str | None) -> dict[str, Any]:
     key = hashlib.sha256(f"{date}\n{source}".encode(errors="surrogatepass")).hexdigest()
     process = _started()
-    request = {"key": key, "renders": [list(one) for one in asked]}
+    request: dict[str, Any] = {"key": key, "renders": [list(one) for one in asked]}
     if key not in process.known:
         request |= {"source": source, "date": date}
     try:
@@ -125,7 +125,8 @@ def _exchange(running: subprocess.Popen[bytes], request: bytes) -> dict[str, Any
     """The answer to a request; None if the process ended, or took too long."""
     assert running.stdin is not None
     assert running.stdout is not None
-    end, parts = time.monotonic() + WALL_SECONDS, []
+    end = time.monotonic() + WALL_SECONDS
+    parts: list[bytes] = []
     try:
         running.stdin.write(request)
         running.stdin.flush()

@@ -5,12 +5,16 @@ Each line on stdin is one request, each line on stdout its answer, both JSON. Wh
 each rendering: seconds of the CPU (the kernel kills the process), memory (MemoryError), characters written.
 """
 
+from __future__ import annotations
+
 import datetime
 import json
 import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 MIB = 1 << 20
 
@@ -19,7 +23,7 @@ class TooLong(Exception):
     """The template writes more than it may."""
 
 
-def restrict(limits):
+def restrict(limits: dict[str, int]) -> None:
     """What no template needs is taken away for good."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for those who started this
     resource.setrlimit(resource.RLIMIT_AS, (limits["memory_mib"] * MIB,) * 2)
@@ -28,13 +32,13 @@ def restrict(limits):
     resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
 
 
-def wind(seconds):
+def wind(seconds: int) -> None:
     """From now on so many seconds of the CPU; the kernel counts whole ones."""
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + seconds, hard))
 
 
-def make_environment(today):
+def make_environment(today: Callable[[str], str]) -> Any:
     """Jinja as transformers sets it up. ``today`` is what ``strftime_now`` calls."""
     import jinja2
     import jinja2.ext
@@ -46,27 +50,27 @@ def make_environment(today):
 
         tags = {"generation"}  # noqa: RUF012
 
-        def parse(self, parser):
+        def parse(self, parser: Any) -> Any:
             next(parser.stream)
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     class Names(jinja2.utils.Namespace):
         """What ``namespace()`` makes, without names that begin with an underscore: those lead out of the sandbox."""
 
-        def __init__(self, /, *values, **more):
+        def __init__(self, /, *values: Any, **more: Any) -> None:
             super().__init__()
             for name, value in dict(*values, **more).items():
                 self[name] = value
 
-        def __setitem__(self, name, value):
+        def __setitem__(self, name: str, value: Any) -> None:
             if str(name).startswith("_"):
                 raise jinja2.TemplateError(f"namespace() takes no name that begins with an underscore, such as {name}")
             super().__setitem__(name, value)
 
-    def raise_exception(message):
+    def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
-    def to_json(value, ensure_ascii=False, indent=None, separators=None, **more):
+    def to_json(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, **more: Any) -> str:
         """Jinja's own filter escapes what HTML would need escaped."""
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, **more)
 
@@ -81,7 +85,7 @@ def make_environment(today):
 class Program:
     """One compiled template."""
 
-    def __init__(self, source, date):
+    def __init__(self, source: str, date: str | None) -> None:
         import jinja2.meta
 
         self.date = None if date is None else datetime.date.fromisoformat(date)
@@ -91,14 +95,15 @@ class Program:
         self.known = sorted(environment.globals)
         self.template = environment.from_string(source)
 
-    def today(self, form):
+    def today(self, form: str) -> str:
         """A date in the prompt would make documents depend on the day: it is noted, or always the same one."""
         self.asked_for_date = True
         return form if self.date is None else self.date.strftime(form)
 
-    def render(self, messages, generation, context, most):
+    def render(self, messages: list[Any], generation: bool, context: dict[str, Any], most: int) -> str:
         given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": generation}
-        parts, size = [], 0
+        parts: list[str] = []
+        size = 0
         for part in self.template.generate({**context, **given}):
             size += len(part)
             if size > most:
@@ -107,7 +112,7 @@ class Program:
         return "".join(parts)
 
 
-def told(error):
+def told(error: Exception) -> dict[str, Any]:
     """An error by its name and words, and the template's line where it arose, if it is known."""
     line, trace = getattr(error, "lineno", None), error.__traceback__
     while trace is not None:
@@ -117,7 +122,7 @@ def told(error):
     return {"error": type(error).__name__, "text": " ".join(str(error)[:1000].split()), "line": line}
 
 
-def answer(request, programs, limits):
+def answer(request: dict[str, Any], programs: dict[str, Program], limits: dict[str, int]) -> dict[str, Any]:
     try:
         wind(limits["cpu_seconds"])
         if request["key"] not in programs:
@@ -125,7 +130,7 @@ def answer(request, programs, limits):
         program = programs[request["key"]]
     except Exception as error:
         return {"invalid": told(error)}
-    results = []
+    results: list[Any] = []
     for messages, generation, context in request["renders"]:
         try:
             wind(limits["cpu_seconds"])
@@ -136,11 +141,12 @@ def answer(request, programs, limits):
     return {**about, "results": results}
 
 
-def main():
+def main() -> None:
     setting = json.loads(sys.argv[1])
     sys.path += setting["path"]
-    limits, programs = setting["limits"], {}
-    make_environment(None)  # imports what it needs while it may open files
+    limits: dict[str, int] = setting["limits"]
+    programs: dict[str, Program] = {}
+    make_environment(str)  # imports what it needs while it may open files
     restrict(limits)
     for line in sys.stdin.buffer:
         found = answer(json.loads(line), programs, limits)

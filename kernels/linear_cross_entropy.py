@@ -52,10 +52,16 @@ SECOND = (
     "penalty (create_graph=True) would be silently zero; take the cross-entropy of plain logits for that"
 )
 
+UNCOMPILED = (
+    "linear_cross_entropy runs as it is: its products and its Triton pass are kernels already, and which rows weigh "
+    "something depends on the data; compile what stands around it, and leave out fullgraph=True"
+)
+
 PAD = 16
 """Rows of logits are a multiple of this many elements apart on a GPU, or vector loads are lost."""
 
 
+@torch.compiler.disable(reason=UNCOMPILED)
 def linear_cross_entropy(
     hidden: Tensor,  # (N, H)
     weight: Tensor,  # (V, H) the head's matrix
@@ -102,6 +108,8 @@ def linear_cross_entropy(
             and for targets or kinds out of range. On a GPU checking values would make the host wait: there bad
             weights turn loss and gradients into NaN, so that no step is taken, and `check_weights` finds the row
             where weights are made.
+        torch._dynamo.exc.Unsupported: within `torch.compile(fullgraph=True)`. Without `fullgraph`, compiled code around
+            it stays compiled, and this runs as it is, with the same bits.
         RuntimeError: in a backward pass with `create_graph=True`: there is no second derivative.
     """
     check_call(hidden, weight, targets, weights, kinds, bias, reference_nll, teacher, num_kinds, chunk_rows)

@@ -16,7 +16,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from tracestill.data_pipeline.chat_template import refusal
+from tracestill.data_pipeline.chat_template import Refusal
 from tracestill.data_pipeline.encode import load_form
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.form import Form, FormConfig
@@ -236,7 +236,7 @@ def as_transformers_asks(
     found = render(directory, loaded.get_chat_template(), conversations).results
     for (messages, _), text in zip(asked, found, strict=True):
         if not isinstance(text, str):
-            raise refusal(directory, messages, text)
+            raise Refusal(directory, messages, text)
     return loaded(found, add_special_tokens=False).input_ids
 
 
