@@ -91,7 +91,7 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
     import torch
 
     from tracestill.trainer.precision import training_dtype
-    from tracestill.trainer.student_check import check_student
+    from tracestill.trainer.student_check import check_student, check_trainable
 
     check_installed(recipe.train.monitor)
     if recipe.deepspeed:
@@ -103,6 +103,8 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
     device = torch.device("cuda" if gpus else "cpu")
     parts, tiled = recipe.train.sequence_parallel, bool(recipe.train.tiled_mlp)
     positions = check_student(recipe.student, device, training_dtype(recipe.train, device), parts, tiled=tiled)
+    if recipe.train.trains:
+        check_trainable(recipe.student)
     check_reference(recipe)
     if not evaluates:
         return

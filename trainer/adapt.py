@@ -16,6 +16,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.kernels import attention
 from tracestill.trainer import adapters
 from tracestill.trainer.liger import choose_liger, use_liger
+from tracestill.trainer.loading import refuse_quantised
 from tracestill.trainer.student import Student
 from tracestill.trainer.student_settings import StudentConfig
 
@@ -39,6 +40,8 @@ def adapt(
         notes.append(kernels.reason)
     if adapters.has_adapters(model):
         raise InputError("student.pretrained: is peft's adapter, not a model; export it merged and train that")
+    if config.pretrained is not None and getattr(model, "hf_quantizer", None) is not None:
+        refuse_quantised(config.pretrained)
     choose_parameters(model, config, seed)
     refuse_unlearned(model, new_tokens)
     count = sum(p.numel() for p in model.parameters())

@@ -42,20 +42,36 @@ def check_quantization(file: Path) -> None:
     """Raises InputError if a config wants a quantisation that cannot be had on this machine."""
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    config = read_object(file)
-    text = config.get("text_config")
-    wanted = config.get("quantization_config") or (text.get("quantization_config") if isinstance(text, dict) else None)
+    wanted = quantization_of(read_object(file))
     if not wanted:
         return
     try:
         if AutoHfQuantizer.supports_quant_method(wanted):  # if not, transformers passes over it, and says so
             AutoHfQuantizer.from_config(wanted, pre_quantized=True).validate_environment(device_map=None)
     except Exception as error:  # each method checks in its own way
-        method = wanted.get("quant_method", "?") if isinstance(wanted, dict) else "?"
         raise InputError(
-            f"{file}: its weights are quantised ({method}), and that cannot be had here ({reason_of(error)}); install "
-            "what is missing, or take the model that was not quantised"
+            f"{file}: its weights are quantised ({method_of(wanted)}), and that is not to be had here "
+            f"({reason_of(error)}); install what is missing, or take the model that was not quantised"
         ) from error
+
+
+def refuse_quantised(directory: Path) -> None:
+    """Raises InputError for weights that can be read, and neither trained nor written again."""
+    file = directory / CONFIG
+    if wanted := quantization_of(read_object(file)):
+        raise InputError(
+            f"{file}: its weights are quantised ({method_of(wanted)}), and can be neither trained nor exported; take "
+            "the model that was not quantised (if these are plain numbers, take quantization_config out of the file)"
+        )
+
+
+def quantization_of(config: dict[str, Any]) -> Any:
+    text = config.get("text_config")
+    return config.get("quantization_config") or (text.get("quantization_config") if isinstance(text, dict) else None)
+
+
+def method_of(wanted: Any) -> str:
+    return str(wanted.get("quant_method", "?")) if isinstance(wanted, dict) else "?"
 
 
 def read_config(directory: Path, trusted: str | None = None) -> PreTrainedConfig:

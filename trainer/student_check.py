@@ -10,7 +10,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.kernels.attention import choose
 from tracestill.trainer.adapt import check_adaptation
 from tracestill.trainer.encoder_decoder import choose_attention, start_of
-from tracestill.trainer.loading import build_model, check_model, read_config, reason_of
+from tracestill.trainer.loading import build_model, check_model, read_config, reason_of, refuse_quantised
 from tracestill.trainer.sequence_parallel import refuse
 from tracestill.trainer.settings import StudentConfig
 from tracestill.trainer.student import refuse_mixing, transformers_config
@@ -47,6 +47,16 @@ def check_student(
         mlps_of(model)
     bound = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     return bound if isinstance(bound, int) else None
+
+
+def check_trainable(student: StudentConfig) -> None:
+    """Raises InputError for a student that ``check_student`` lets pass, and that can only be asked."""
+    if student.pretrained is None:
+        return
+    try:
+        refuse_quantised(student.pretrained)
+    except InputError as error:
+        raise InputError(f"student.pretrained: {error}") from error
 
 
 def bare_model(student: StudentConfig, config: Any) -> Any:
