@@ -188,8 +188,10 @@ def as_held(asked: Recipe, root: Path) -> Recipe:
 def trained_with(recipe: Recipe) -> dict[str, dict[str, Path]]:
     """Field -> name -> path of the files outside of the run that decide what an arm's training does."""
     found = named_files(recipe.weighting.options, "weighting.options")
-    if recipe.student.pretrained is not None:
-        found[BASE] = model_files(recipe.student.pretrained)
+    if (base := recipe.student.pretrained) is not None:
+        found[BASE] = model_files(base)
+        if recipe.student.trust_remote_code is not None:  # then all of the code counts
+            found[BASE] |= {path.relative_to(base).as_posix(): path for path in sorted(base.rglob("*.py"))}
     if (module := own_module(recipe.weighting.use)) is not None:
         found["weighting.module"] = own_modules.files(module)
     return found

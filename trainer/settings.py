@@ -191,7 +191,7 @@ def seconds_of(duration: str) -> float:
 
 CHOOSING = ("held_out_every", "held_out_documents", "held_out_questions")
 BOOKKEEPING = {
-    "student": ("activation_checkpointing",),
+    "student": ("activation_checkpointing", "trust_remote_code"),
     "weighting": ("allow_unstoppable",),
     "train": (
         *("ranks", "sequence_parallel", "tiled_mlp", "log_every"),

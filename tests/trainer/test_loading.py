@@ -23,9 +23,11 @@ from tracestill.trainer.export import export
 from tracestill.trainer.generate import generate, load_exported
 from tracestill.trainer.loading import check_model, load_model, load_tokenizer, read_config
 from tracestill.trainer.recipe import Recipe
+from tracestill.trainer.run_directory import bookkeeping, trained_with
 from tracestill.trainer.student import build_student
 from tracestill.trainer.student_check import check_student
 from tracestill.trainer.student_settings import StudentConfig
+from tracestill.trainer.weighting import WeightingConfig
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -384,6 +386,16 @@ def test_what_runs_is_what_was_hashed(owning: Path, tmp_path: Path, monkeypatch)
     assert (where / "parts.py").read_text() == "SAYING = 'it ran'\n"
     assert own_code.home().stat().st_mode & 0o077 == 0, "nobody else can write there"
     assert (owning / "parts.py").read_text() != "SAYING = 'it ran'\n"
+
+
+def test_a_training_knows_the_code_that_it_ran_by_content(owning: Path) -> None:
+    """The key itself may change, such as to evaluate another model, and the training stays what it was."""
+    assert "student.trust_remote_code" in bookkeeping()
+    for trusted, counted in ((None, False), (digest(owning), True)):
+        student = StudentConfig(pretrained=owning, trust_remote_code=trusted)
+        found = trained_with(Recipe.model_construct(student=student, weighting=WeightingConfig()))
+        assert {"config.json", SAFE, "modeling_own.py"} < {*found["student.pretrained"]}
+        assert ("parts.py" in found["student.pretrained"]) == counted
 
 
 @pytest.mark.parametrize("value", ["true", "sha256:12", True])
