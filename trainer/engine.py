@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import nearest
 from tracestill.kernels.pack import PackedBatch
-from tracestill.trainer import deepspeed_keys, zero
+from tracestill.trainer import deepspeed_keys, own_code, zero
 from tracestill.trainer.cores import own_threads
 from tracestill.trainer.ema import Ema
 from tracestill.trainer.join_ranks import join
@@ -132,6 +132,7 @@ def leave(code: int) -> NoReturn:
     if dist.is_initialized() and code == 0:
         dist.barrier()
         dist.destroy_process_group()
+    own_code.clear()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

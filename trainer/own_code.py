@@ -111,9 +111,15 @@ def home() -> Path:
     from transformers import dynamic_module_utils
 
     folder = Path(tempfile.mkdtemp(prefix="tracestill-code-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(clear)
     dynamic_module_utils.HF_MODULES_CACHE = str(folder / "modules")
     return folder
+
+
+def clear() -> None:
+    """Delete the folder, if there is one. For a process that ends without the interpreter's shutdown."""
+    if home.cache_info().currsize:
+        shutil.rmtree(home(), ignore_errors=True)
 
 
 def attach(model: Any, files: Files) -> None:

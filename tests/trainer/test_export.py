@@ -57,6 +57,7 @@ print(json.dumps(results))
 """
 
 
+CHAT = FormConfig(template="chat")
 REAL_RENDER = ChatTemplate.render
 
 
@@ -229,7 +230,20 @@ def test_a_template_that_transformers_reads_otherwise_is_refused(tmp_path: Path,
     given = made.save(tmp_path / "given", made.CHATML)
     monkeypatch.setattr(ChatTemplate, "render", lambda self, *a, **k: " " + REAL_RENDER(self, *a, **k))
     with pytest.raises(InputError, match="cuts text otherwise than training would"):
-        check_tokenizer(given, trained(vocab_size=440).config, FormConfig(template="chat"))
+        check_tokenizer(given, trained(vocab_size=440).config, CHAT)
+
+
+def test_a_stranger_s_template_is_never_rendered_by_transformers(tmp_path: Path, monkeypatch) -> None:
+    """It knows no limits: what it would be given is rendered in the process that does."""
+    given = made.save(tmp_path / "given", made.CHATML)
+    monkeypatch.setattr("transformers.tokenization_utils_base.render_jinja_template", None)
+    check_tokenizer(given, trained(vocab_size=440).config, CHAT)
+
+
+def test_an_export_names_no_code_that_it_lacks(tmp_path: Path) -> None:
+    given = made.save(tmp_path / "given", made.CHATML, auto_map={"AutoTokenizer": ["own.Slow", "own.Fast"]})
+    export(trained(vocab_size=440), given, tmp_path / "out", title="", recipe="", counts={}, encode=CHAT)
+    assert "auto_map" not in json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
 
 
 def test_unfit_tokenizers_are_refused(tmp_path: Path) -> None:

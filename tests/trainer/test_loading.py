@@ -8,20 +8,24 @@ import contextlib
 import json
 import socket
 import struct
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import OfflineModeIsEnabled
 from safetensors.torch import load_file, save_file
 from tiny_export import save_tokenizer, tiny_model
 from transformers import AutoModelForCausalLM
+from transformers.integrations import hub_kernels
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer import own_code
 from tracestill.trainer.baseline import load_any
 from tracestill.trainer.export import export
 from tracestill.trainer.generate import generate, load_exported
-from tracestill.trainer.loading import check_model, load_model, load_tokenizer, read_config
+from tracestill.trainer.loading import check_model, load_model, load_tokenizer, offline, read_config
 from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.run_directory import bookkeeping, trained_with
 from tracestill.trainer.student import build_student
@@ -241,6 +245,9 @@ def test_nothing_is_fetched_whatever_a_directory_names(directory: Path, tmp_path
     read_config(directory)
     written = generate(load(directory), [[1, 5]], stops=[2], pad_id=0, max_new_tokens=3, batch_size=1)
     assert len(written[0]) <= 3
+    with offline(), pytest.raises(OfflineModeIsEnabled):  # as a model's own constructor might try
+        HfApi().model_info("someone/a-model")
+    assert hub_kernels.lazy_load_kernel("causal-conv1d", {}) is None
     assert network == []
     with contextlib.suppress(Exception):  # what plain transformers does
         AutoModelForCausalLM.from_pretrained(hub)
@@ -346,6 +353,7 @@ def test_code_that_the_recipe_names_by_content_runs(owning: Path, tmp_path: Path
     assert (tmp_path / "mark").read_text() == "it ran"
     model = load(owning, trusted)
     assert type(model).__name__ == "OwnModel"
+    assert own_code.home() in Path(sys.modules[type(model).__module__].__file__).parents, "and not where it lay"
     theirs = load_file(owning / SAFE)["model.norm.weight"]
     assert torch.equal(model.get_decoder().norm.weight, theirs)
     # the export brings exactly that code, so the same digest allows it
