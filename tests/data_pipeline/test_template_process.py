@@ -119,7 +119,9 @@ def test_a_forked_child_has_a_process_of_its_own() -> None:
     before = template_process._process.running.pid
     child = os.fork()
     if child == 0:
-        good = render(FILE, "{{ messages[0].content }}", ASKED).results == ["1 + 1?"]
+        good = template_process._process is None and render(FILE, "{{ messages[0].content }}", ASKED).results == [
+            "1 + 1?"
+        ]
         own = template_process._process.running.pid
         template_process.stop()
         os._exit(0 if good and own != before else 1)

@@ -247,6 +247,7 @@ def test_nothing_is_fetched_whatever_a_directory_names(directory: Path, tmp_path
     assert len(written[0]) <= 3
     with offline(), pytest.raises(OfflineModeIsEnabled):  # as a model's own constructor might try
         HfApi().model_info("someone/a-model")
+    assert not hub_kernels._kernels_enabled
     assert hub_kernels.lazy_load_kernel("causal-conv1d", {}) is None
     assert network == []
     with contextlib.suppress(Exception):  # what plain transformers does
@@ -379,21 +380,20 @@ def test_a_changed_file_is_refused_again(owning: Path, tmp_path: Path, file: str
 def test_what_runs_is_what_was_hashed(owning: Path, tmp_path: Path, monkeypatch) -> None:
     """A file that changes after it was looked at, and a cache that others write to, have no part in it."""
     trusted = digest(owning)
-    real = own_code.files_of
+    real = own_code.copy_to_run
 
-    def then_change(directory: Path):
-        files = real(directory)
+    def then_change(directory: Path, digest: str):
+        copied = real(directory, digest)
         (owning / "parts.py").write_text("SAYING = 'the other one ran'\n")
-        return files
+        return copied
 
-    config = json.loads((owning / "config.json").read_text())
-    own_code.check(owning, config, trusted)
-    monkeypatch.setattr(own_code, "files_of", then_change)
-    where, _ = own_code.copy_to_run(owning, trusted)
-    monkeypatch.setattr(own_code, "files_of", real)
-    assert (where / "parts.py").read_text() == "SAYING = 'it ran'\n"
+    monkeypatch.setattr(own_code, "copy_to_run", then_change)
+    model = load(owning, trusted)
+    assert (tmp_path / "mark").read_text() == "it ran"
+    assert own_code.attached(model)["parts.py"] == b"SAYING = 'it ran'\n"
     assert own_code.home().stat().st_mode & 0o077 == 0, "nobody else can write there"
-    assert (owning / "parts.py").read_text() != "SAYING = 'it ran'\n"
+    with pytest.raises(InputError, match="read what has changed"):
+        load(owning, trusted)
 
 
 def test_a_training_knows_the_code_that_it_ran_by_content(owning: Path) -> None:
