@@ -89,7 +89,9 @@ def copy_to_run(directory: Path, trusted: str) -> tuple[Path, Files]:
         raise InputError(f"{directory}: its code is {digest_of(files)}, but {KEY} allows {trusted} only")
     key = (directory.resolve(), trusted)
     if key not in _copies:
-        _copies[key] = lay_out(directory, files, home() / str(len(_copies)) / (directory.resolve().name or "model"))
+        # by its digest in the module's name: else transformers takes equal config files for one, and their models too
+        name = f"own_{trusted.removeprefix('sha256:')[:16]}"
+        _copies[key] = lay_out(directory, files, home() / str(len(_copies)) / name)
     return _copies[key], files
 
 
