@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tracestill.data_pipeline.encode import load_form
 from tracestill.data_pipeline.errors import InputError
 from tracestill.launch import multinode
 from tracestill.launch.cluster import Cluster
@@ -98,6 +99,9 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
         from tracestill.trainer.engine import check_block
 
         check_block(recipe.train, recipe.deepspeed)
+    given = recipe.encode.tokenizer
+    if recipe.encode.template == "chat" and given.path is not None and not given.add_symbols:
+        load_form(recipe.encode, given.path)  # its template is a stranger's; with symbols added it is another one
     if recipe.encode.template == "encoder_decoder" and not recipe.student.encoder_decoder:  # as an arm may inherit it
         raise InputError("encode.template: encoder_decoder is for students like T5; set it to plain")
     device = torch.device("cuda" if gpus else "cpu")
