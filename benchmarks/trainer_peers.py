@@ -109,8 +109,9 @@ def theirs(way: str, run: RunDirectory, turns: Turns) -> dict[str, torch.Tensor]
         def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
             turns.after_step()
 
-    model = AutoModelForCausalLM.from_pretrained(run.root.parent / "start", attn_implementation="sdpa")
-    tokenizer = AutoTokenizer.from_pretrained(run.stage("traces", "tokenizer"))
+    here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    model = AutoModelForCausalLM.from_pretrained(run.root.parent / "start", attn_implementation="sdpa", **here)
+    tokenizer = AutoTokenizer.from_pretrained(run.stage("traces", "tokenizer"), **here)
     documents = trainer_traces.examples(trainer_traces.store(run))
     settings: dict[str, Any] = {
         "output_dir": str(run.root.parent / "theirs"),

@@ -142,7 +142,7 @@ def examples(documents: TokenStore) -> list[dict[str, list[int]]]:
 @torch.no_grad()
 def mean_loss(start: Path, weights: dict[str, torch.Tensor], documents: TokenStore) -> float:
     """Mean nll of all targets but the prompt's, by transformers' own model, each document alone."""
-    model = AutoModelForCausalLM.from_pretrained(start).eval()
+    model = AutoModelForCausalLM.from_pretrained(start, local_files_only=True, trust_remote_code=False).eval()
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if unexpected or set(missing) - {"lm_head.weight"}:
         raise ValueError(f"weights do not fit the student: {missing}, {unexpected}")
