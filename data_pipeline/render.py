@@ -9,8 +9,10 @@ follows. A control symbol that stands literally in a text stays text: it cannot 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,14 +111,29 @@ def symbols_in(backend: Tokenizer, texts: Sequence[str], others: Collection[int]
 
     What a tokenizer writes for unknown text is often a special token, too, and is none that stands there.
     """
-    added, before = backend.get_added_tokens_decoder(), backend.encode_special_tokens
-    backend.encode_special_tokens = False
-    try:
-        *read, unknown = backend.encode_batch([*texts, UNKNOWN], add_special_tokens=False)
-    finally:
-        backend.encode_special_tokens = before
-    controls = {*others, *(i for i, token in added.items() if token.special)} - {*unknown.ids}
-    return [[added[i].content for i in one.ids if i in controls] for one in read]
+    added = backend.get_added_tokens_decoder()
+    controls = {i: token for i, token in added.items() if token.special or i in others}
+    found: list[list[str]] = [[] for _ in texts]
+    may_hold = texts_with(tuple(token.content for token in controls.values()))
+    # one that is looked for in normalised text may be written otherwise, such as in capitals
+    loose = any(token.normalized for token in controls.values())
+    looked_at = [at for at, text in enumerate(texts) if loose or may_hold(text)]
+    if looked_at:
+        before, backend.encode_special_tokens = backend.encode_special_tokens, False
+        try:
+            batch = [*(texts[at] for at in looked_at), UNKNOWN]
+            *read, unknown = backend.encode_batch(batch, add_special_tokens=False)
+        finally:
+            backend.encode_special_tokens = before
+        for at, one in zip(looked_at, read, strict=True):
+            found[at] = [controls[i].content for i in one.ids if i in controls and i not in unknown.ids]
+    return found
+
+
+@lru_cache(maxsize=8)
+def texts_with(contents: tuple[str, ...]) -> Callable[[str], Any]:
+    """Finds any of these in a text."""
+    return re.compile("|".join(map(re.escape, contents)) or "(?!)").search
 
 
 def load_config(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ each rendering: seconds of the CPU (the kernel kills the process), memory (Memor
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import resource
@@ -26,10 +27,14 @@ class TooLong(Exception):
 def restrict(limits: dict[str, int]) -> None:
     """What no template needs is taken away for good."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for those who started this
-    resource.setrlimit(resource.RLIMIT_AS, (limits["memory_mib"] * MIB,) * 2)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
+    for what, most in (
+        (resource.RLIMIT_AS, limits["memory_mib"] * MIB),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, 16),
+    ):
+        with contextlib.suppress(ValueError):  # it is lower already
+            resource.setrlimit(what, (most, most))
 
 
 def wind(seconds: int) -> None:

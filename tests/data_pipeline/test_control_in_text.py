@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import chat_templates as made
 import pytest
 from encode_cases import KINDS, PLAN, conserved, prepare, record
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
 from tracestill.data_pipeline.ask import AskForm
@@ -16,6 +17,7 @@ from tracestill.data_pipeline.control_symbols import add_control_symbols
 from tracestill.data_pipeline.encode import EncodeConfig, load_form, run
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.form import FormConfig
+from tracestill.data_pipeline.render import symbols_in
 from tracestill.data_pipeline.stage import read_manifest
 from tracestill.data_pipeline.tokenizer import train_sentencepiece, write_tokenizer
 from tracestill.trainer.evaluate import REFUSED, answer
@@ -157,3 +159,12 @@ def test_an_unknown_word_is_no_control_symbol(tmp_path: Path) -> None:
     assert form.control_in("so strange 1 + 1") is None
     assert form.control_in("so </s> 1") == "</s>"
     shutil.rmtree(tmp_path)
+
+
+def test_a_symbol_that_is_looked_for_in_normalised_text_is_found_there() -> None:
+    backend = Tokenizer(models.WordLevel({"say": 0, "<unk>": 1}, unk_token="<unk>"))
+    backend.normalizer, backend.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.WhitespaceSplit()
+    backend.add_special_tokens([AddedToken("<|stop|>", normalized=True, special=True)])
+    backend.encode_special_tokens = True
+    assert symbols_in(backend, ["say <|STOP|>", "say stop", "<|stop|>"]) == [["<|stop|>"], [], ["<|stop|>"]]
+    assert backend.encode_special_tokens, "as it was"

@@ -30,8 +30,6 @@ LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% en
 def small(monkeypatch):
     """Limits that are soon reached."""
     monkeypatch.setattr(template_process, "LIMITS", Limits(cpu_seconds=1, memory_mib=256, characters=10_000))
-    yield
-    template_process.stop()
 
 
 @pytest.mark.parametrize(
