@@ -29,6 +29,7 @@ from tracestill.data_pipeline.errors import InputError
 PACKAGES = ("jinja2", "markupsafe")  # all that the process imports besides the standard library
 WALL_SECONDS = 300.0  # of a whole request, if the process is stopped or the machine is too busy
 SOURCE_BYTES = 1 << 20  # a template is a page or two
+REQUEST_CHARACTERS = 1 << 22
 SPEAKING = ("TemplateError", "TooLong")  # errors whose words say it all
 
 
@@ -81,12 +82,28 @@ def render(file: Path, source: str, asked: Sequence[Asked] = (), *, date: str | 
     """
     if len(source) > SOURCE_BYTES:
         raise InputError(f"{file}: a chat template of {len(source):,} characters; expected at most {SOURCE_BYTES:,}")
-    with _lock:
-        found = _ask(file, source, asked, date)
-    if "invalid" in found:
-        raise InputError(f"{file}: the chat template is not valid Jinja ({Failed(**found['invalid'])})")
-    results = [one if isinstance(one, str) else Failed(**one) for one in found.pop("results")]
+    results: list[str | Failed] = []
+    for part in portions(asked):
+        with _lock:
+            found = _ask(file, source, part, date)
+        if "invalid" in found:
+            raise InputError(f"{file}: the chat template is not valid Jinja ({Failed(**found['invalid'])})")
+        results += [one if isinstance(one, str) else Failed(**one) for one in found.pop("results")]
     return Answer(**found, results=results)
+
+
+def portions(asked: Sequence[Asked]) -> list[list[Asked]]:
+    """Renderings that go into one request: long texts would fill the memory of the process."""
+    found: list[list[Asked]] = [[]]
+    size = 0
+    for one in asked:
+        own = sum(len(text) for message in one.messages for text in message.values())
+        if found[-1] and size + own > REQUEST_CHARACTERS:
+            found.append([])
+            size = 0
+        found[-1].append(one)
+        size += own
+    return found
 
 
 @dataclass

@@ -117,14 +117,15 @@ class Program:
         return "".join(parts)
 
 
-def told(error: Exception) -> dict[str, Any]:
+def told(error: Exception, limits: dict[str, int]) -> dict[str, Any]:
     """An error by its name and words, and the template's line where it arose, if it is known."""
+    text = f"it needs more than {limits['memory_mib']:,} MiB" if isinstance(error, MemoryError) else str(error)
     line, trace = getattr(error, "lineno", None), error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == "<template>":
             line = trace.tb_lineno
         trace = trace.tb_next
-    return {"error": type(error).__name__, "text": " ".join(str(error)[:1000].split()), "line": line}
+    return {"error": type(error).__name__, "text": " ".join(text[:1000].split()), "line": line}
 
 
 def answer(request: dict[str, Any], programs: dict[str, Program], limits: dict[str, int]) -> dict[str, Any]:
@@ -134,14 +135,14 @@ def answer(request: dict[str, Any], programs: dict[str, Program], limits: dict[s
             programs[request["key"]] = Program(request["source"], request["date"])
         program = programs[request["key"]]
     except Exception as error:
-        return {"invalid": told(error)}
+        return {"invalid": told(error, limits)}
     results: list[Any] = []
     for messages, generation, context in request["renders"]:
         try:
             wind(limits["cpu_seconds"])
             results.append(program.render(messages, generation, context, limits["characters"]))
         except Exception as error:
-            results.append(told(error))
+            results.append(told(error, limits))
     about = {"reads": program.reads, "known": program.known, "asked_for_date": program.asked_for_date}
     return {**about, "results": results}
 

@@ -25,7 +25,8 @@ from transformers.integrations import hub_kernels
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer import own_code
-from tracestill.trainer.model_directory import CONFIG, base_of, check_directory, read_object, refuse_foreign
+from tracestill.trainer.model_directory import base_of, check_directory, read_object, refuse_foreign
+from tracestill.trainer.own_code import CONFIG
 
 hub_kernels._kernels_enabled = False  # else some models fetch kernels, and run them, when they are first used
 

@@ -5,7 +5,7 @@ before ranks start, and again by whatever loads it. Imports no torch, runs nothi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer import own_code
+from tracestill.trainer.own_code import CONFIG
 
-CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS, INDEX, ADAPTER_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".bin.index.json")
 OTHERS = (".gguf", ".h5", ".msgpack", ".onnx", ".safetensors")  # what may lie there and is not read
@@ -75,23 +76,11 @@ def refuse_foreign(file: Path, config: Mapping[str, Any]) -> None:
     settings from another file."""
     if "configuration_files" in config:
         raise InputError(f"{file}: names other files for its settings (configuration_files); write them into this one")
-    for key, value in walk(config):
+    for key, value in own_code.walk(config):
         if key.lstrip("_").startswith(("attn_implementation", "experts_implementation")):
             values = value.values() if isinstance(value, Mapping) else [value]
             if found := [v for v in values if isinstance(v, str) and "/" in v]:
                 raise InputError(f"{file}: {key} is {found[0]!r}, a kernel from a hub, which is not fetched; remove it")
-
-
-def walk(value: Any) -> Iterator[tuple[str, Any]]:
-    """All keys of a JSON value, whatever they lie in, and what they hold."""
-    due = [value]
-    while due:
-        held = due.pop()
-        if isinstance(held, Mapping):
-            yield from held.items()
-            due += held.values()
-        elif isinstance(held, list):
-            due += held
 
 
 def check_weights(directory: Path, name: Any = None) -> None:

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tracestill.data_pipeline.errors import InputError
 
+CONFIG = "config.json"
 KEY = "student.trust_remote_code"
 HELD = "tracestill_own_code"  # a model's attribute: path -> bytes of the code that made it
-_copies: dict[tuple[Path, str], Path] = {}
+_copies: dict[tuple[Path, str, bytes], Path] = {}
 
 Files = dict[str, bytes]
 
@@ -45,14 +47,21 @@ def digest_of(files: Mapping[str, bytes]) -> str:
 
 def named_by(value: Any) -> set[str]:
     """What the ``auto_map``s of a config name, such as ``modeling_own.OwnModel``, wherever in it they stand."""
-    if isinstance(value, list):
-        return {name for held in value for name in named_by(held)}
-    if not isinstance(value, Mapping):
-        return set()
-    own = value.get("auto_map")
-    listed = own.values() if isinstance(own, Mapping) else [own] if own else []
-    found = {str(name) for one in listed for name in (one if isinstance(one, list) else [one]) if name}
-    return found.union(*(named_by(held) for key, held in value.items() if key != "auto_map"))
+    maps = [held for key, held in walk(value) if key == "auto_map" and held]
+    listed = [one for held in maps for one in (held.values() if isinstance(held, Mapping) else [held])]
+    return {str(name) for one in listed for name in (one if isinstance(one, list) else [one]) if name}
+
+
+def walk(value: Any) -> Iterator[tuple[str, Any]]:
+    """All keys of a JSON value, whatever they lie in, and what they hold."""
+    due = [value]
+    while due:
+        held = due.pop()
+        if isinstance(held, Mapping):
+            yield from held.items()
+            due += held.values()
+        elif isinstance(held, list):
+            due += held
 
 
 def check(directory: Path, config: Mapping[str, Any], trusted: str | None) -> None:
@@ -60,7 +69,7 @@ def check(directory: Path, config: Mapping[str, Any], trusted: str | None) -> No
     named = sorted(named_by(config))
     if not named:
         return
-    start = f"{directory / 'config.json'}: brings code of its own (auto_map: {', '.join(named)})"
+    start = f"{directory / CONFIG}: brings code of its own (auto_map: {', '.join(named)})"
     if away := [name for name in named if "--" in name]:
         raise InputError(f"{start}, and {away[0]} lies in another repository; expected files of this directory")
     digest = digest_of(files_of(directory))
@@ -76,28 +85,30 @@ def check(directory: Path, config: Mapping[str, Any], trusted: str | None) -> No
 def known(kind: Any) -> bool:
     from transformers import CONFIG_MAPPING
 
-    return kind in CONFIG_MAPPING
+    return isinstance(kind, str) and kind in CONFIG_MAPPING
 
 
 def copy_to_run(directory: Path, trusted: str) -> tuple[Path, Files]:
-    """A folder with the directory's code as it was hashed, and links to all else; and that code.
+    """A folder with the directory's code as it was hashed, its config as it was looked at, and links to all else; and
+    that code.
 
     Raises InputError if the code is not the trusted one (any more).
     """
-    files = files_of(directory)
+    files, config = files_of(directory), (directory / CONFIG).read_bytes()
+    check(directory, json.loads(config), trusted)
     if digest_of(files) != trusted:
         raise InputError(f"{directory}: its code is {digest_of(files)}, but {KEY} allows {trusted} only")
-    key = (directory.resolve(), trusted)
+    key = (directory.resolve(), trusted, config)
     if key not in _copies:
         # by its digest in the module's name: else transformers takes equal config files for one, and their models too
         name = f"own_{trusted.removeprefix('sha256:')[:16]}"
-        _copies[key] = lay_out(directory, files, home() / str(len(_copies)) / name)
+        _copies[key] = lay_out(directory, {**files, CONFIG: config}, home() / str(len(_copies)) / name)
     return _copies[key], files
 
 
-def lay_out(directory: Path, files: Files, copy: Path) -> Path:
+def lay_out(directory: Path, written: Files, copy: Path) -> Path:
     copy.mkdir(parents=True)
-    for name, content in files.items():
+    for name, content in written.items():
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_bytes(content)
     for path in directory.iterdir():

@@ -59,7 +59,7 @@ def test_a_template_that_does_not_end_is_ended(small, source, said) -> None:
         ("{{ range(10**7) | list }}", "OverflowError", "too big"),
         ("{{ 'a' * 10**5 * (messages | length) }}", "TooLong", "writes more than 10,000 characters"),
         ("{% for i in range(9999) %}abc{% endfor %}", "TooLong", "writes more than 10,000 characters"),
-        ("{{ 'a' * 10**10 * (messages | length) }}", "MemoryError", ""),
+        ("{{ 'a' * 10**10 * (messages | length) }}", "MemoryError", "it needs more than 256 MiB"),
         ("{{ messages[0].content | int + 'a' }}", "TypeError", "unsupported operand"),
         ("{{ '%c' % 99999999 * (messages | length) }}", "OverflowError", "%c"),
     ],
@@ -110,6 +110,14 @@ def test_text_comes_back_as_it_was_given() -> None:
     source = "{{ bos_token }}{{ messages[0].content }}{{ messages | tojson }}{{ flag }}"
     wanted = f"<s>{text}" + json.dumps([{"role": "user", "content": text}], ensure_ascii=False) + "True"
     assert render(FILE, source, asked).results == [wanted]
+
+
+def test_long_texts_go_in_portions(monkeypatch) -> None:
+    monkeypatch.setattr(template_process, "REQUEST_CHARACTERS", 100)
+    texts = ["a" * 60, "b" * 60, "c" * 300, "d", "e"]
+    asked = [Asked([{"role": "user", "content": text}], True, {}) for text in texts]
+    assert [len(part) for part in template_process.portions(asked)] == [1, 1, 1, 2]
+    assert render(FILE, "{{ messages[0].content }}", asked).results == texts
 
 
 def test_a_forked_child_has_a_process_of_its_own() -> None:

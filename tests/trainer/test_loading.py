@@ -25,7 +25,7 @@ from tracestill.trainer import own_code
 from tracestill.trainer.baseline import load_any
 from tracestill.trainer.export import export
 from tracestill.trainer.generate import generate, load_exported
-from tracestill.trainer.loading import check_model, load_model, load_tokenizer, offline, read_config
+from tracestill.trainer.loading import check_model, load_model, load_tokenizer, offline, place_of, read_config
 from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.run_directory import bookkeeping, trained_with
 from tracestill.trainer.student import build_student
@@ -364,6 +364,27 @@ def test_code_that_the_recipe_names_by_content_runs(owning: Path, tmp_path: Path
     assert type(load_exported(tmp_path / "export", CPU, trusted=trusted)).__name__ == "OwnModel"
     with pytest.raises(InputError, match="which is not run"):
         load_exported(tmp_path / "export", CPU)
+
+
+def test_a_config_that_changes_after_it_was_looked_at_is_not_the_one_that_is_read(owning: Path) -> None:
+    trusted = digest(owning)
+    place = place_of(owning, trusted)[0]
+    set_config(owning, auto_map={"AutoModelForCausalLM": "someone/else--modeling_own.OwnModel"})
+    assert "someone" not in (place / "config.json").read_text()
+    with pytest.raises(InputError, match="lies in another repository"):
+        place_of(owning, trusted)
+
+
+def test_a_deep_config_is_no_traceback(directory: Path) -> None:
+    deep: dict[str, object] = {"auto_map": {"AutoModelForCausalLM": "own.Model"}}
+    for _ in range(300):
+        deep = {"inner": [deep]}
+    set_config(directory, inner=deep)
+    with pytest.raises(InputError, match=r"auto_map: own.Model"):
+        load(directory)
+    set_config(directory, inner=None, auto_map={"AutoModelForCausalLM": "own.Model"}, model_type=["llama"])
+    with pytest.raises(InputError, match=r"auto_map: own.Model"):
+        load(directory)
 
 
 @pytest.mark.parametrize("file", ["parts.py", "modeling_own.py", "new.py"])
