@@ -7,7 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tracestill.data_pipeline.encode import load_form
+from tracestill.data_pipeline.chat_layout import messages_of
+from tracestill.data_pipeline.chat_template import ChatTemplate
+from tracestill.data_pipeline.encode import EncodeConfig, load_form
 from tracestill.data_pipeline.errors import InputError
 from tracestill.launch import multinode
 from tracestill.launch.cluster import Cluster
@@ -99,9 +101,7 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
         from tracestill.trainer.engine import check_block
 
         check_block(recipe.train, recipe.deepspeed)
-    given = recipe.encode.tokenizer
-    if recipe.encode.template == "chat" and given.path is not None and not given.add_symbols:
-        load_form(recipe.encode, given.path)  # its template is a stranger's; with symbols added it is another one
+    check_template(recipe.encode)
     if recipe.encode.template == "encoder_decoder" and not recipe.student.encoder_decoder:  # as an arm may inherit it
         raise InputError("encode.template: encoder_decoder is for students like T5; set it to plain")
     device = torch.device("cuda" if gpus else "cpu")
@@ -119,6 +119,17 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
             f"evaluate.max_new_tokens: {recipe.evaluate.max_new_tokens} and a question do not fit into the student's "
             f"{positions} positions (max_position_embeddings); lower it"
         )
+
+
+def check_template(encode: EncodeConfig) -> None:
+    """Raise InputError if the tokenizer's chat template, a stranger's program, cannot be trained on."""
+    path = encode.tokenizer.path
+    if encode.template != "chat" or path is None:
+        return
+    if encode.tokenizer.add_symbols:  # the form needs them, and they are added to a copy
+        ChatTemplate(path, encode.variables).render(messages_of(encode.system, "1 + 1?"), generation=True)
+    else:
+        load_form(encode, path)
 
 
 def check_reference(recipe: Recipe) -> None:

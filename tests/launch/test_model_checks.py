@@ -11,9 +11,7 @@ import pytest
 import yaml
 from tiny_export import tiny_model
 
-from tracestill.data_pipeline import template_process
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.template_process import Limits
 from tracestill.launch.checks import check_arm
 from tracestill.trainer.recipe import Recipe, build
 
@@ -51,9 +49,11 @@ def test_a_quantised_student_is_not_trained_in_vain(directory: Path) -> None:
         check_arm(recipe(student=student), 0, evaluates=False)
 
 
-def test_a_template_that_does_not_end_is_told_before_anything_is_asked(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(template_process, "LIMITS", Limits(cpu_seconds=1))
-    made.save(tmp_path, "{{ 10**(10**9) }}" + made.CHATML)
-    encode = {"template": "chat", "tokenizer": {"path": str(tmp_path), "vocab_size": None}}
-    with pytest.raises(InputError, match=r"chat_template.jinja: the chat template computes for more than 1 s"):
+@pytest.mark.parametrize("add_symbols", [False, True])
+def test_a_template_is_tried_before_anything_is_asked(tmp_path: Path, add_symbols: bool) -> None:
+    encode = {"template": "chat", "tokenizer": {"path": str(tmp_path), "add_symbols": add_symbols}}
+    made.save(tmp_path, made.CHATML)
+    check_arm(recipe(encode=encode), 0, evaluates=False)
+    made.save(tmp_path, "{{ 1/0 }}" + made.CHATML)
+    with pytest.raises(InputError, match=r"refuses the messages user \(ZeroDivisionError: division by zero, line 1"):
         check_arm(recipe(encode=encode), 0, evaluates=False)
