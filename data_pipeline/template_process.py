@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 from tracestill.data_pipeline import template_worker
 from tracestill.data_pipeline.errors import InputError
 
+LIBRARIES = ("LD_LIBRARY_PATH",)  # all that it gets of the environment: some interpreters need it to start
 PACKAGES = ("jinja2", "markupsafe")  # all that the process imports besides the standard library
 WALL_SECONDS = 300.0  # of a whole request, if the process is stopped or the machine is too busy
 SOURCE_BYTES = 1 << 20  # a template is a page or two
@@ -141,14 +143,19 @@ def _ask(file: Path, source: str, asked: Sequence[Asked], date: str | None) -> d
 def _exchange(running: subprocess.Popen[bytes], request: bytes) -> dict[str, Any] | None:
     """The answer to a request; None if the process ended, or took too long."""
     assert running.stdin is not None
-    assert running.stdout is not None
-    end = time.monotonic() + WALL_SECONDS
-    parts: list[bytes] = []
     try:
         running.stdin.write(request)
         running.stdin.flush()
     except BrokenPipeError:
         return None
+    return _read(running)
+
+
+def _read(running: subprocess.Popen[bytes]) -> dict[str, Any] | None:
+    """The next line of the process; None as in ``_exchange``."""
+    assert running.stdout is not None
+    end = time.monotonic() + WALL_SECONDS
+    parts: list[bytes] = []
     while not parts or not parts[-1].endswith(b"\n"):  # JSON has no line break of its own
         if not select.select([running.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
             return None
@@ -181,10 +188,12 @@ def _started() -> _Process:
         path = [str(Path(spec.origin).parents[1]) for spec in specs if spec is not None and spec.origin]
         setting = {"path": path, "limits": asdict(LIMITS)}
         words = [sys.executable, "-I", "-S", str(template_worker.__file__), json.dumps(setting)]
-        running = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, cwd="/"
-        )
-        _process = _Process(running, LIMITS)
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        known = {name: os.environ[name] for name in LIBRARIES if name in os.environ}
+        _process = _Process(subprocess.Popen(words, env=known, cwd="/", **pipes), LIMITS)
+        if _read(_process.running) is None:
+            why = _ended(_process)
+            raise InputError(f"chat templates need a process apart: {shlex.join(words)} does not start ({why})")
     return _process
 
 

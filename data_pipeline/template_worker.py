@@ -154,10 +154,9 @@ def main() -> None:
     programs: dict[str, Program] = {}
     make_environment(str)  # imports what it needs while it may open files
     restrict(limits)
+    print("{}", flush=True)  # it is there
     for line in sys.stdin.buffer:
-        found = answer(json.loads(line), programs, limits)
-        sys.stdout.write(json.dumps(found) + "\n")
-        sys.stdout.flush()
+        print(json.dumps(answer(json.loads(line), programs, limits)), flush=True)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,15 @@ def test_one_process_serves_all_and_sees_no_secret(monkeypatch) -> None:
     assert template_process._process.running.pid != first
 
 
+def test_a_process_that_does_not_start_is_told(monkeypatch) -> None:
+    template_process.stop()
+    monkeypatch.setattr(template_process, "PACKAGES", ())
+    with pytest.raises(InputError, match=r"template_worker.py .* does not start \(ended .*exit code 1"):
+        render(FILE, "{{ messages[0].role }}", ASKED)
+    monkeypatch.undo()
+    assert render(FILE, "{{ messages[0].role }}", ASKED).results == ["user"]
+
+
 def test_text_comes_back_as_it_was_given() -> None:
     text = 'é漢😀\ud800 \u2028 \x00 "quoted" \\ \n\t {{ x }}'
     asked = [Asked([{"role": "user", "content": text}], False, {"flag": True, "bos_token": "<s>"})]
