@@ -174,7 +174,7 @@ def equal(left: Side, right: Side) -> bool:
 
 def close(a: Fraction, b: Fraction, left: Side, right: Side) -> bool:
     return (
-        abs(a - b) <= max(left.noise, right.noise) * max(Fraction(1), abs(a))
+        abs(a - b) <= max(left.noise, right.noise) * max(left.largest, right.largest, abs(a), abs(b))
         or is_rounded(a, b, left)
         or is_rounded(b, a, right)
     )

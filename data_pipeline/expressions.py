@@ -71,7 +71,8 @@ class Side:
     values: tuple[Fraction, ...]
     operations: int
     places: int  # decimal places: of the number itself if it is a lone one, else the most of any operand
-    noise: Fraction  # what its long decimals (LONG places or more) may be off by together, as rounded numbers
+    noise: Fraction  # relative error that its long decimals (LONG places or more) allow, as rounded numbers
+    largest: Fraction  # operand, at least 1
     percent: bool
     path: str
     start: int
@@ -158,7 +159,8 @@ def evaluate(tokens: Sequence[Token]) -> tuple[Side, int]:
             tuple(dict.fromkeys(v for v, _ in values)),
             reader.operations,
             reader.places,
-            reader.largest * Fraction(10) ** (1 - reader.fewest) if reader.fewest else Fraction(0),
+            Fraction(10) ** (1 - reader.fewest) if reader.fewest else Fraction(0),
+            reader.largest,
             value[1],
             "".join(canonical(token) for token in taken),
             tokens[0].start,

@@ -192,7 +192,7 @@ def write_manifest(
         "seconds": round(seconds, 3),
         **stage.extra,
     }
-    for path in files:
+    for path in [*files, *sorted({p.parent for p in files})]:  # of a directory, the names in it
         sync(path)
     write_json(directory / MANIFEST, manifest)
 
