@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tracestill.data_pipeline import plan_stage
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.order import LINEAR_COST, shuffled, step_sizes
 from tracestill.data_pipeline.plan import (
     Plan,
@@ -25,6 +27,8 @@ from tracestill.data_pipeline.plan import (
     schedule,
     slot,
 )
+from tracestill.data_pipeline.stage import Stage, read_manifest, write_manifest
+from tracestill.data_pipeline.store import TokenStoreWriter
 
 
 def traces(n: int, capacity: int = 16_384, seed: int = 0) -> np.ndarray:
@@ -268,3 +272,32 @@ def test_pickled_arrays_and_other_formats_are_refused(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text('{"format": 99}')
     with pytest.raises(InputError, match="format 99, expected 1"):
         load_plan(tmp_path)
+
+
+@pytest.mark.parametrize(("steps", "epochs", "plans"), [(None, 3, 3), (25, None, 3), (20, None, 2), (1, None, 1)])
+def test_the_stage_writes_a_plan_of_its_own_for_every_epoch(
+    tmp_path: Path, steps: int | None, epochs: int | None, plans: int
+) -> None:
+    """20 documents of 9 tokens, of which an encoder reads 6; two fit into 16 tokens of either side: 10 steps."""
+    encode, out = tmp_path / "encode", tmp_path / "plan"
+    encode.mkdir()
+    with TokenStoreWriter(encode / "tokens.arrow", Kinds()) as writer:
+        for index in range(20):
+            writer.add(f"r{index}", "q", np.arange(9), np.repeat([0, 2], [6, 3]), np.zeros(9))
+    write_manifest(encode, {}, Stage(encode), 0.0)
+    told: list[tuple[int, int]] = []
+    config = PlanConfig(capacity=16, packs_per_step=1)
+    plan_stage.run(out, encode, config, seed=4, steps=steps, epochs=epochs, progress=lambda *at: told.append(at))
+    found = [load_plan(path) for path in sorted(out.glob("epoch-*"))]
+    widest = np.full(20, 6, np.int32)
+    wanted = [make_plan(widest, config, seed=4, epoch=epoch).digest() for epoch in range(plans)]
+    assert len(set(wanted)) == plans, "they differ"
+    assert [plan.digest() for plan in found] == wanted
+    assert [path.name for path in sorted(out.glob("epoch-*"))] == [f"epoch-{epoch:03d}" for epoch in range(plans)]
+    assert {plan.n_steps for plan in found} == {10}
+    manifest = read_manifest(out)
+    assert manifest is not None
+    assert (manifest["epochs"], manifest["steps_per_epoch"], manifest["digests"]) == (plans, 10, wanted)
+    assert manifest["statistics"] == json.loads(json.dumps(found[0].statistics(widest, (2,))))
+    assert manifest["counts"] == {"in": 20, "out": 20}
+    assert told == [(done, plans) for done in range(1, plans + 1)]

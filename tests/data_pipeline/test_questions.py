@@ -127,6 +127,9 @@ def test_validation_questions_of_a_file_leave_the_test_questions_as_they_are(tmp
     assert Counter(q.split for q in found) == {"train": 20, "validation": 8, "test": 10}
     assert [q for q in found if q.split == "test"] == [q for q in without if q.split == "test"]
     assert len({q.question_id for q in found}) == 38
+    fewer = make_questions(QuestionsConfig(source=str(path), train=3, test=10, validation=8), 0)
+    assert [q for q in fewer if q.split != "train"] == [q for q in found if q.split != "train"]
+    assert [q.split for q in fewer[:3]] == ["train"] * 3, "they come first"
     with pytest.raises(InputError, match=r"questions\.train \+ questions\.test \+ questions\.validation = 41"):
         make_questions(QuestionsConfig(source=str(path), train=20, test=10, validation=11), 0)
 

@@ -91,6 +91,21 @@ def test_a_plan_and_its_computation_are_cut_at_the_colon() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("step", "parts"),
+    [
+        ("First: find the total: 3 + 4 = 7", ["plan First: find the total:", "derive  3 + 4 = 7"]),
+        ("First the total: 3 + 4 = 7: done", ["plan First the total:", "derive  3 + 4 = 7: done"]),
+        ("First 2 + 2 = 4: then 3 + 4 = 7", ["derive First 2 + 2 = 4: then 3 + 4 = 7"]),
+        ("The total: 3 + 4 = 7", ["derive The total: 3 + 4 = 7"]),
+        ("First at 14:30 it is 3 + 4 = 7", ["derive First at 14:30 it is 3 + 4 = 7"]),
+        ("Check: first the total: 3 + 4 = 7", ["check Check: first the total: 3 + 4 = 7"]),
+    ],
+)
+def test_the_cut_is_at_the_last_colon_before_the_first_equation(step: str, parts: list[str]) -> None:
+    assert [f"{span.kind} {step[span.start : span.end]}" for span in segment(step)] == parts
+
+
 def test_steps_end_at_sentences_and_lines_but_not_at_abbreviations_decimals_and_list_numbers() -> None:
     trace = "Mr. Lee pays 3.5 dollars. Then 2 more!\n\n1. Add them. \n2. Done"
     ends = step_ends(trace)

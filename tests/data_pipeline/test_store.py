@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.store import TokenStore, TokenStoreWriter
+from tracestill.data_pipeline.store import TokenStore, TokenStoreWriter, store_schema
 
 KINDS = Kinds()
 
@@ -147,6 +147,35 @@ def test_zeroed_pages_never_pass_for_other_documents(tmp_path):
             np.testing.assert_array_equal(damaged.counts.sum(axis=1), store.counts.sum(axis=1))
             damaged.gather(np.arange(12))
     assert refused >= 20
+
+
+LISTS = {"tokens": pa.int32(), "kinds": pa.uint8(), "steps": pa.uint16()}
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "said"),
+    [
+        (None, [], ""),
+        *((name, [[1, 1], [1, 1, 1]], "tokens, kinds and steps of a document differ in number") for name in LISTS),
+        *((name, [[1, 1, 1], None], "a column has empty cells") for name in LISTS),
+        ("counts", [[0, 2, *[0] * 6], [0, 2, *[0] * 6]], "the counts of kinds do not add up"),
+        ("weight", [1.0, -1.0], "a record weight is not a finite number >= 0"),
+        ("weight", [float("nan"), 1.0], "a record weight is not a finite number >= 0"),
+        ("weight", [1.0, float("inf")], "a record weight is not a finite number >= 0"),
+    ],
+)
+def test_columns_that_contradict_each_other_are_refused(tmp_path, column, cells, said):
+    """Two documents of three and two tokens, all of kind 1, but for one column."""
+    columns = {"id": ["a", "b"], "question_id": ["q", "q"], **{name: [[1, 1, 1], [1, 1]] for name in LISTS}}
+    columns |= {"weight": [1.0, 1.0], "counts": [[0, 2, *[0] * 6], [0, 1, *[0] * 6]]}
+    batch = pa.record_batch({**columns, **({column: cells} if column else {})}, schema=store_schema(KINDS))
+    with pa.ipc.new_file(str(tmp_path / "tokens.arrow"), batch.schema) as writer:
+        writer.write_batch(batch)
+    if not said:
+        assert TokenStore(tmp_path / "tokens.arrow").lengths.tolist() == [3, 2]
+        return
+    with pytest.raises(InputError, match=said):
+        TokenStore(tmp_path / "tokens.arrow")
 
 
 def test_a_foreign_file_is_refused(tmp_path):

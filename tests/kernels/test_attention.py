@@ -218,6 +218,22 @@ def test_grouped_attention_equals_an_explicit_mask(lengths, window, way):
         assert distance(got, true) < 2e-6 if true.norm() > 1e-9 else got.norm() < 1e-5
 
 
+@pytest.mark.parametrize("lengths", [(64,), (3, 60, 1), (17,) * 4, (90, 2, 33)])
+def test_layers_of_one_row_may_have_windows_of_their_own(lengths, way):
+    """They share the row's groups, and the masks kept there."""
+    torch.manual_seed(0)
+    bounds = [0, *np.cumsum(lengths).tolist()]
+    groups = group_documents(torch.tensor(bounds, dtype=torch.int32))
+    inputs = [torch.randn(1, heads, bounds[-1], 8) for heads in (6, 2, 2)]
+    for window in (5, None, 9, 2, 5, 61):
+        out = grouped_attention(*inputs, groups, scale=0.3, window=window)
+        assert distance(out, naive(*inputs, bounds, 0.3, window)) < 1e-6, window
+    for (length, window), mask in groups.bands.items():
+        at = np.arange(length)
+        wanted = [[0 <= i - j < window for j in at] for i in at]
+        assert mask.tolist() == wanted
+
+
 def test_grouping_is_the_cheapest_cut_and_covers_every_token(monkeypatch):
     monkeypatch.setattr(attention_groups, "GATHER_COST", -(10**6))
     rng = np.random.default_rng(0)

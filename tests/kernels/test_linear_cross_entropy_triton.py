@@ -18,9 +18,9 @@ pytest.importorskip("triton")
 
 
 def correctness(environment, *arguments):
-    """Run test_linear_cross_entropy.py in a process of its own; its summary."""
-    file = HERE / "test_linear_cross_entropy.py"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(file), *arguments]
+    """Run test_linear_cross_entropy.py and test_sure_teacher.py in a process of its own; its summary."""
+    files = [str(HERE / f"test_{name}.py") for name in ("linear_cross_entropy", "sure_teacher")]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files, *arguments]
     run = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
     return int(re.search(r"(\d+) passed", run.stdout)[1])

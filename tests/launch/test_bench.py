@@ -228,7 +228,8 @@ def test_the_report_shows_settings_scaling_and_forecast(bench):
     text = shown.file.getvalue()
     assert "recommended: zero3-2x256" in text
     assert "900,000 (50%)" in text
-    assert "100%" in text, "one host is as efficient as one host"
+    row = next(line for line in text.splitlines() if line.startswith("│ strong │") and " 2 │" in line)
+    assert row.split()[1::2] == ["strong", "2", "2,000", "500", "100%"], "two hosts, twice as fast"
 
 
 def test_flops_of_the_packs_are_those_of_the_documents(run, bench):

@@ -145,13 +145,19 @@ def test_failure_names_the_log_and_shows_its_end(tmp_path):
     assert "the cause" in message
     assert "noise" not in message
     assert "noise" in log.read_text()
+    with pytest.raises(TrainingFailed) as caught:
+        run_python("[print('line', at) for at in range(60)]; raise SystemExit(3)", log)
+    first, *shown = str(caught.value).splitlines()
+    assert first == f"training ended with exit code 3; the whole output is in {log}, its end:"
+    assert shown == [f"  line {at}" for at in range(48, 60)], "a traceback's last lines say what went wrong"
 
 
 def test_what_ranks_refuse_is_the_users_to_mend(tmp_path):
-    code = "import sys; [print('error: plan.capacity: too small', file=sys.stderr) for _ in range(2)]; sys.exit(2)"
-    with pytest.raises(InputError) as caught:
-        run_python(code, tmp_path / "log")
-    assert str(caught.value) == "plan.capacity: too small"
+    say = "import sys; [print('error: plan.capacity: too small', file=sys.stderr) for _ in range(2)]; "
+    for more in ("", "[print('a rank ends', at) for at in range(40)]; "):
+        with pytest.raises(InputError) as caught:
+            run_python(f"{say}{more}sys.exit(2)", tmp_path / "log")
+        assert str(caught.value) == "plan.capacity: too small"
 
 
 def alive(pid: int) -> bool:

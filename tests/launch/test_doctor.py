@@ -189,15 +189,86 @@ def test_this_host_is_found_fit(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_red_ends_with_one(tmp_path, monkeypatch):
-    def fail(cluster, directory):
-        yield preflight.Finding("hosts", "ok", "fine")
-        yield preflight.Finding("ports", "bad", "b is cut off")
-
-    monkeypatch.setattr(doctor, "examine", fail)
+@pytest.mark.parametrize(
+    ("states", "good"),
+    [(["ok", "bad"], False), (["bad", "ok"], False), (["ok", "slow"], True), (["ok", "bad", "skipped"], False)],
+)
+def test_red_anywhere_ends_with_one(tmp_path, monkeypatch, states, good):
+    found = [preflight.Finding(f"check{at}", state, f"said{at}") for at, state in enumerate(states)]
+    monkeypatch.setattr(doctor, "examine", lambda cluster, directory: iter(found))
     console = Console(record=True, width=120, file=io.StringIO())
-    assert not doctor.run_doctor(surveyed({}).cluster, tmp_path, console)
-    assert "b is cut off" in console.export_text()
+    assert doctor.run_doctor(surveyed({}).cluster, tmp_path, console) is good
+    rows = [line.replace("│", " ").split() for line in console.export_text().splitlines() if line.startswith("│")]
+    assert rows == [[one.check, one.state, one.text] for one in found]
+
+
+LOW_DISK = {"directory": {**FACTS["directory"], "free": 1 << 30}}
+
+
+@pytest.mark.parametrize(
+    ("change", "check"), [({"source": "def"}, "versions"), ({"time": 1010.0}, "clocks"), (LOW_DISK, "disk"), ({}, "")]
+)
+def test_ranks_are_started_only_if_all_before_is_in_order(monkeypatch, tmp_path, change, check):
+    """Whichever check is red: also one that others follow."""
+    asked = []
+    monkeypatch.setattr(doctor, "survey", lambda cluster, directory, write: surveyed({}, change))
+    meeting = Meeting("10.0.0.1", 4444, "e0")
+    monkeypatch.setattr(doctor, "check_network", lambda found: (preflight.Finding("ports", "ok", ""), meeting))
+    monkeypatch.setattr(doctor, "check_environment", lambda: preflight.Finding("environment", "ok", ""))
+    talk = preflight.Finding("collectives", "ok", "fast")
+    monkeypatch.setattr(doctor, "check_collectives", lambda found, meeting: asked.append(meeting) or [talk])
+    *found, last = doctor.examine(surveyed({}, {}).cluster, tmp_path)
+    order = ("hosts", "versions", "clocks", "devices", "memory", "disk", "shared directory", "environment", "ports")
+    assert [one.check for one in found] == list(order)
+    assert [one.check for one in found if one.state == "bad"] == [check] * bool(check)
+    assert (last.check, last.state) == ("collectives", "skipped" if check else "ok")
+    assert asked == ([] if check else [meeting])
+
+
+def fail_to_answer(found):
+    found.replies[1] = Reply({}, problem="gave no answer")
+
+
+BEFORE = {
+    "hosts": ({}, "b gave no answer"),
+    "versions": ({"source": "def"}, "b has source of tracestill def, a has abc"),
+    "shared directory": ({"directory": ABSENT}, "b does not have it; put the run directory on"),
+    "devices": ({"gpus": [{**GPU, "ecc": 1}, GPU]}, "b GPU 0 counts 1 uncorrected memory errors"),
+    "disk": (LOW_DISK, "b has 1.0 GiB free"),
+}
+
+
+@pytest.mark.parametrize("check", BEFORE)
+def test_training_does_not_start_before_the_hosts_are_in_order(monkeypatch, check):
+    change, said = BEFORE[check]
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    found = surveyed({"gpus": [GPU, GPU] if "gpus" in change else []}, change)
+    if check == "hosts":
+        fail_to_answer(found)
+    monkeypatch.setattr(preflight, "check_ports", lambda found, meeting: pytest.fail("ports are looked at last"))
+    with pytest.raises(InputError) as error:
+        preflight.require_ready(found)
+    assert str(error.value).startswith(f"{check}: {said}")
+    assert "\n" not in str(error.value)
+
+
+def test_training_starts_where_the_hosts_are_in_order(monkeypatch):
+    meeting = Meeting("10.0.0.1", 4444, "e0")
+    ports = [preflight.Finding("ports", "ok", ""), preflight.Finding("ports", "bad", "b cannot connect")]
+    monkeypatch.setattr(preflight, "check_ports", lambda found, wanted: (ports.pop(0), meeting))
+    assert preflight.require_ready(surveyed({}, {"time": 1010.0})) == meeting, "clocks are the doctor's alone"
+    with pytest.raises(InputError, match=r"^ports: b cannot connect$"):
+        preflight.require_ready(surveyed({}, {}))
+
+
+def test_one_host_needs_devices_and_room(monkeypatch):
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    preflight.judge_here(surveyed({}))
+    with pytest.raises(InputError, match=r"^disk: a has 1\.0 GiB free$"):
+        preflight.judge_here(surveyed(LOW_DISK))
+    both = {**LOW_DISK, "gpus": [GPU]}
+    with pytest.raises(InputError, match=r"^devices: a has 1 GPU\(s\), .* slot 1\ndisk: a has 1\.0 GiB free$"):
+        preflight.judge_here(surveyed(both))
 
 
 def test_the_probe_answers_with_one_line(tmp_path):

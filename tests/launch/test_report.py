@@ -11,7 +11,7 @@ from fake_run import HOSTILE, KINDS, claim, mini_recipe, run_data_stages, write_
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import stage
 from tracestill.launch import charts
-from tracestill.launch.report import gather, thin, write_report
+from tracestill.launch.report import gather, gather_training, thin, write_report
 from tracestill.launch.report_html import data
 from tracestill.launch.training import add_seconds
 
@@ -126,6 +126,24 @@ def test_whole_run(run):
     assert text.count("wrong") >= 6
     assert HOSTILE in text, "what students wrote is shown as it is"
     assert "<script" not in page
+
+
+def test_the_figures_of_a_training_are_those_of_its_log(tmp_path):
+    """Three passes of two steps; the last line is of the third."""
+    lines = [
+        {"step": step, "epoch": (step - 1) // 2, "loss": 9.0 - step, "kinds": {"derive": {"loss": float(step)}}}
+        | {"tokens": 10 * step, "weighted_tokens": step, "seconds": 0.5}
+        for step in range(1, 6)
+    ]
+    log = tmp_path / "log.jsonl"
+    for count, epochs in ((1, 1), (2, 1), (3, 2), (5, 3)):
+        log.write_text("".join(json.dumps(line) + "\n" for line in lines[:count]))
+        found = gather_training(tmp_path, None)
+        assert (found["steps"], found["epochs"], found["loss"]) == (count, epochs, 9.0 - count)
+        assert found["kinds"] == {"derive": {"loss": float(count)}}
+        assert found["tokens"] == 10 * found["weighted_tokens"] == 5 * count * (count + 1)
+        assert (found["step_seconds"], found["finished"], found["seconds"]) == (0.5 * count, False, None)
+    assert gather_training(tmp_path, {"seconds": 7.0})["seconds"] == 7.0
 
 
 def cells(page: str, heading: str) -> list[list[str]]:

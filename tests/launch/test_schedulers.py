@@ -50,7 +50,14 @@ def test_what_is_asked_of_slurm(tmp_path):
         *("--requeue", "--signal=TERM@300", "--output=mini-%j.log", "--open-mode=append"),
         *("--partition=a100", "--exclusive"),
     ]
+    fewer = script(tmp_path, Job(2, 8, "24h", ranks=3, cpus=5))
+    asked = re.findall(r"^#SBATCH (--(?:nodes|ntasks|gpus|cpus)\S+)$", fewer, re.MULTILINE)
+    assert asked == ["--nodes=2", "--ntasks-per-node=3", "--cpus-per-task=5", "--gpus-per-node=8"]
+    assert "# Trains mini on 2 node(s) with 3 rank(s) each." in fewer
+    assert "$((cores < 3 ? 1 : cores / 3))" in fewer
+    assert "DS_ACCELERATOR" not in fewer
     on_cpus = script(tmp_path, Job(1, 0, "90m", 2))
+    assert "--ntasks-per-node=2\n" in on_cpus
     assert "gpus-per-node" not in on_cpus
     assert "DS_ACCELERATOR=cpu" in on_cpus
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from engine_workshop import MicroStep, engine, equal, fingerprint, packed, shared_out, student, take_step
+from engine_workshop import MicroStep, all_agree, engine, equal, fingerprint, packed, shared_out, student, take_step
 from tiny_step import documents, weightless
 from torch import Tensor, nn
 
@@ -93,6 +93,38 @@ def forgotten_parameter(stage: int) -> float:
     return float(moment)
 
 
+def rate_of_zero(stage: int) -> tuple[bool, bool]:
+    """Whether a step at a rate of 0 leaves all parameters as they are, and one at another rate changes every one."""
+    of = make(stage, 0.0, "fp32")
+
+    def values() -> list[Tensor]:
+        return [piece.value.clone() for piece in zero.pieces(of.deepspeed) if len(piece.value)]
+
+    def step(rate: float) -> list[Tensor]:
+        for one in shared_out(0, of):
+            of.backward(of.forward(one)[0])
+        of.step(rate)
+        return values()
+
+    before = values()
+    still = equal(before, step(0.0))
+    moved = all_agree(all(not torch.equal(a, b) for a, b in zip(before, step(1e-2), strict=True)))
+    of.close()
+    return still, moved
+
+
+def dropout_draws() -> list[list[list[float]]]:
+    """What each rank draws first, of engines with the seeds 0, 0 and 5."""
+    found = []
+    for seed in (0, 0, 5):
+        of = engine(student(None, tied=False), zero=0, seed=seed)
+        drawn = [None] * of.ranks
+        dist.all_gather_object(drawn, torch.rand(4).tolist())
+        found.append(drawn)
+        of.close()
+    return found
+
+
 def low_precision(stage: int) -> dict:
     """bf16 parameters, fp32 masters and gradients; the norm of the first gradient; losses of one step repeated."""
     built = student(None, tied=False)
@@ -112,7 +144,7 @@ def low_precision(stage: int) -> dict:
 
 
 def main() -> None:
-    results: dict = {"skipped": {}, "moments": {}, "bf16": {}}
+    results: dict = {"skipped": {}, "moments": {}, "bf16": {}, "rates": {}, "draws": dropout_draws()}
     assert len(documents(0)) == 12
     for stage in (0, 1, 2, 3):
         for clip, precision in ((0.0, "fp32"), (0.5, "fp32"), (0.5, "bf16")):
@@ -122,6 +154,7 @@ def main() -> None:
                 found = {"reasons": reasons, "untouched": untouched, "same": same}
                 results["skipped"][f"{stage}-{clip}-{precision}"] = found
         results["moments"][stage] = forgotten_parameter(stage)
+        results["rates"][stage] = rate_of_zero(stage)
         if stage:
             results["bf16"][stage] = low_precision(stage)
     if dist.get_rank() == 0:

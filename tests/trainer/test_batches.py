@@ -103,6 +103,17 @@ def test_ranks_that_share_rows_hold_their_equal_parts(store, parts):
             assert {int(piece.packed.cu_seqlens[-1]) for piece in pieces} == {of_all.shape[-1]}
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_positions_of_a_step_are_those_of_all_rows_and_parts(store, parts):
+    """Two that read different packs, each in ``parts``: what padding is counted from."""
+    every = [batches(store, rank, 2, part=part, parts=parts) for rank in range(2) for part in range(parts)]
+    for step in range(every[0].steps_per_epoch):
+        found = [each.step(step) for each in every]
+        computed = sum(micro.packed.input_ids.shape[1] for one in found for micro in one.micro)
+        assert {one.work.positions for one in found} == {computed}
+        assert computed % (ROW_MULTIPLE * parts) == 0
+
+
 def test_a_row_without_documents_is_padding_that_weighs_nothing(store):
     idle = batches(store, rank=6, ranks=7).step(0).micro[0]
     assert len(idle.documents) == 0

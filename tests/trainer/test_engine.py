@@ -47,6 +47,20 @@ def test_a_parameter_without_gradient_does_not_get_that_of_the_step_before(outco
     assert outcome["moments"][stage] == pytest.approx(0.1 * 0.9, rel=1e-5)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_rate_of_a_step_is_that_of_all_parameters(outcome, stage):
+    """Of matrices, which decay, and of norms and embeddings, which do not; whatever the recipe's own rate."""
+    still, moved = outcome["rates"][stage]
+    assert still
+    assert moved
+
+
+def test_dropout_differs_between_ranks_and_seeds_and_repeats(outcome):
+    first, again, other = outcome["draws"]
+    assert first == again
+    assert len({tuple(draw) for draw in (*first, *other)}) == 4
+
+
 @pytest.mark.parametrize("stage", STAGES[1:])
 def test_bf16_trains_with_masters_and_gradients_in_fp32(outcome, stage):
     found = outcome["bf16"][stage]

@@ -17,6 +17,7 @@ import torch
 from tiny_export import WORDS, save_tokenizer, tiny_config, tiny_model
 from transformers import AutoTokenizer
 
+from tracestill.data_pipeline.encode import load_form
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.schema import QUESTION_SCHEMA, write_rows
@@ -82,20 +83,21 @@ def one_by_one(model, documents) -> dict[str, dict[str, float]]:
     }
 
 
+RECIPE = {
+    "name": "tiny",
+    "questions": {"source": "digit_sum", "train": 10, "test": 5},
+    "sample": {"teachers": [{"name": "solver"}]},
+    "plan": {"capacity": 256, "packs_per_step": 1},
+    "student": {"config": {"model_type": "llama"}},
+    "train": {"steps": 1},
+    "evaluate": {"max_new_tokens": 30, "batch_size": 2},
+}
+
+
 @pytest.fixture
 def run_directory(tmp_path: Path) -> RunDirectory:
     """A run whose stages before evaluate have finished, with five held-out questions and twelve documents."""
-    recipe = Recipe.model_validate(
-        {
-            "name": "tiny",
-            "questions": {"source": "digit_sum", "train": 10, "test": 5},
-            "sample": {"teachers": [{"name": "solver"}]},
-            "plan": {"capacity": 256, "packs_per_step": 1},
-            "student": {"config": {"model_type": "llama"}},
-            "train": {"steps": 1},
-            "evaluate": {"max_new_tokens": 30, "batch_size": 2},
-        }
-    )
+    recipe = Recipe.model_validate(RECIPE)
     run = RunDirectory.create(tmp_path / "runs" / "tiny", recipe)
     train_row = {"question_id": "t", "question": "0 + 0", "gold": "0", "split": "train", "group": "", "metadata": "{}"}
     rows = [{**train_row, "question_id": f"q{i}", "split": "test", **row} for i, row in enumerate(QUESTIONS)]
@@ -157,6 +159,20 @@ def test_every_way_of_answering_is_judged(run_directory: RunDirectory, monkeypat
     assert result["read_by"] == {"cut_off": 1, "last_number": 1, "unclosed": 1, "whole": 2}
     assert result["trace_tokens_mean"] == 20 / 5
     assert result["accuracy_low"] < 0.4 < result["accuracy_high"]
+
+
+def test_students_are_asked_as_the_recipe_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every setting differs from its default."""
+    told: dict[str, object] = {}
+    monkeypatch.setattr(evaluate, "generate", lambda model, prompts, **settings: told.update(settings) or [[2]] * 5)
+    how = {"max_new_tokens": 21, "batch_size": 3, "temperature": 0.7}
+    recipe = Recipe.model_validate({**RECIPE, "seed": 11, "evaluate": how})
+    save_tokenizer(tmp_path / "tokenizer")
+    form = load_form(recipe.encode, tmp_path / "tokenizer")
+    choice = threads.ThreadChoice([1, 2])
+    questions = [{"question_id": "q", **row} for row in QUESTIONS]
+    evaluate.answer(recipe, questions, tiny_model(), form, print, choice)
+    assert told == {**how, "seed": 11, "stops": (2,), "pad_id": 0, "progress": print, "threads": choice}
 
 
 def test_losses_by_kind_match_plain_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

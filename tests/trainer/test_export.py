@@ -148,6 +148,22 @@ def test_directory_holds_nothing_of_ours(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize(("tied", "parameters"), [(False, 20_640), (True, 19_616)])
+def test_the_card_counts_the_parameters_of_a_partitioned_student(tmp_path: Path, tied: bool, parameters: int) -> None:
+    """At ZeRO 3 the model holds none of them itself. By hand: 2 layers of 2 x 32 x 32 + 2 x 32 x 16 + 3 x 32 x 64 and
+    two norms of 32, a last norm, 32 embeddings of 32, and as many of a head that is not tied."""
+    assert parameters == 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32) + 32 + 32 * 32 * (1 if tied else 2)
+    model = trained(tie_word_embeddings=tied)
+    said = f"A student of {parameters:,} parameters (LlamaForCausalLM)"
+    assert said in (write(model, tmp_path / "whole") / "README.md").read_text()
+    gathered = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for parameter in model.parameters():
+        parameter.data = torch.empty(0)
+    out = write(model, tmp_path / "partitioned", state_dict=gathered)
+    assert said in (out / "README.md").read_text()
+    assert sum(tensor.numel() for tensor in load_file(out / "model.safetensors").values()) == parameters
+
+
 def test_export_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     model = trained()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -72,6 +72,22 @@ def test_waiting_is_that_of_the_interval():
     assert read(pace, waited=0.75)["data_wait"] == 0.5
 
 
+@pytest.mark.parametrize(("memory", "wait"), [(3.0, 0.75), (1.0, 0.75), (3.0, 0.25), (1.0, 0.25)])
+def test_memory_and_waiting_are_those_of_the_worst_rank(monkeypatch, memory, wait):
+    """This rank holds 2 GiB and waited 0.5 s; another one as given."""
+    other = torch.tensor([memory * 2**30, wait], dtype=torch.float64)
+    join = {"MAX": torch.maximum, "MIN": torch.minimum, "SUM": torch.add, "AVG": lambda a, b: (a + b) / 2}
+
+    def all_reduce(tensor, op):
+        tensor.copy_(join[str(op).rpartition(".")[2]](tensor, other))
+
+    monkeypatch.setattr("tracestill.trainer.pace.peak_memory", lambda device: 2 << 30)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    found = read(Pace(CPU), waited=0.5)
+    assert (found["memory_gib"], found["data_wait"]) == (max(2.0, memory), max(0.5, wait))
+
+
 def test_memory_is_what_this_process_held_at_most():
     held = np.ones(50_000_000 // 8)
     found = read(Pace(CPU))["memory_gib"]

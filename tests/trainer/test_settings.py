@@ -54,6 +54,16 @@ def test_warmup_stable_decay_holds_then_falls_linearly():
     assert found[99] == pytest.approx(2.0 / 21)
 
 
+def test_every_schedule_ends_above_its_floor():
+    """One step more would be at 0.25 * 2; by hand at the start, half way, and at the last step."""
+    linear = rates(warmup=20, schedule="linear", final_lr=0.25)
+    assert [linear[at] for at in (19, 20, 60, 99)] == pytest.approx([2.0, 2.0, 1.25, 0.5 + 1.5 / 80])
+    wsd = rates(warmup=10, schedule="wsd", decay=20, final_lr=0.25)
+    assert [wsd[at] for at in (79, 80, 89, 99)] == pytest.approx([2.0, 2 - 1.5 / 21, 2 - 15 / 21, 0.5 + 1.5 / 21])
+    cosine = rates(warmup=20, schedule="cosine", final_lr=0.25)
+    assert [cosine[at] for at in (20, 60, 80)] == pytest.approx([2.0, 1.25, 1.25 - 0.75 * math.sqrt(0.5)])
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_a_single_step_has_a_finite_rate(schedule):
     assert math.isfinite(learning_rate(TrainConfig(steps=1, schedule=schedule), 0, 1))

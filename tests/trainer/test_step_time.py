@@ -102,6 +102,14 @@ def test_a_collective_costs_latency_and_what_it_carries():
     assert foresee(task(even(1, 1, 4), zero=1), machine()).communication == pytest.approx(0.066 + more)
 
 
+def test_the_optimizer_is_shared_out_from_zero_1_on():
+    whole = 1e6 * UPDATE_BYTES / 1e9
+    found = {zero: foresee(task(even(1, 1, 4), zero=zero), machine(fixed=0.25)).optimizer for zero in (0, 1, 2, 3)}
+    assert found == {zero: pytest.approx(0.25 + whole / (4 if zero else 1)) for zero in found}
+    frozen = task(even(1, 1, 4), zero=1, frozen=800_000)
+    assert foresee(frozen, machine()).optimizer == pytest.approx(whole / 5 / 4)
+
+
 def test_the_slowest_link_decides():
     fast = dict.fromkeys(PASSES, Link(0, 1e10))
     slow = machine(inside=fast, between=dict.fromkeys(PASSES, Link(0, 1e8)), devices=2)

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lone_rank import alone
 
 from tracestill.trainer import stopwatch as module
+from tracestill.trainer.settings import WatchdogConfig
 from tracestill.trainer.stopwatch import Stopwatch, apart, exposed, union
 from tracestill.trainer.wires import Handle, Wires, blocked, size_of
 
@@ -32,17 +34,27 @@ def test_exposed_agrees_with_counting_instants():
         assert exposed(talk, work) == len(covered[0] - covered[1])
 
 
-def stopwatch(marks, first, steps):
-    """One whose marks were set by hand: phase, step, time, seconds of communication so far."""
-    watch = object.__new__(Stopwatch)
-    watch.device, watch.profiler = torch.device("cpu"), None
-    watch.first, watch.last, watch.marks = first, first + steps, marks
-    return watch
+@pytest.fixture
+def stopwatch(tmp_path, monkeypatch):
+    """Makes one that went through phases: name, step, time, seconds of communication so far."""
+    alone(monkeypatch, tmp_path)
+
+    def make(phases, first, steps):
+        wires, now = Wires(), -9.0
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now, process_time=lambda: 0.0))
+        watch = Stopwatch(tmp_path, WatchdogConfig(), wires, torch.device("cpu"), first=first, steps=steps)
+        for name, step, at, said in phases:
+            wires.seconds, now = said, at
+            watch.phase(name, step)
+        return watch
+
+    return make
 
 
-def test_a_step_is_split_into_its_phases_and_what_ranks_wait_for():
+def test_a_step_is_split_into_its_phases_and_what_ranks_wait_for(stopwatch):
     step = [("data", 0.0, 0.0), ("forward", 1.0, 0.0), ("backward", 3.0, 0.5), ("communication", 8.0, 2.0)]
-    marks = [(name, s, 10.0 * s + at, 3.0 * s + said) for s in range(3) for name, at, said in step]
+    marks = [("load", 0, -7.0, 0.0)]
+    marks += [(name, s, 10.0 * s + at, 3.0 * s + said) for s in range(3) for name, at, said in step]
     marks.append(("save", 3, 30.0, 9.0))
     for first, steps in ((0, 3), (1, 2), (2, 1)):
         found = stopwatch(marks, first, steps).split()
@@ -56,7 +68,7 @@ def kernel(name, start, end, device="CUDA"):
     return SimpleNamespace(name=name, device_type=SimpleNamespace(name=device), time_range=span)
 
 
-def test_communication_on_a_gpu_is_what_its_profile_shows_a_step():
+def test_communication_on_a_gpu_is_what_its_profile_shows_a_step(stopwatch):
     """Two profiled steps, and the mark of the save that ends the training."""
     events = [
         kernel("ncclDevKernel_AllReduce_Sum_f32", 0, 3e6),
@@ -64,7 +76,7 @@ def test_communication_on_a_gpu_is_what_its_profile_shows_a_step():
         kernel("cudaLaunchKernel", 0, 9e6, device="CPU"),
     ]
     closed = []
-    watch = stopwatch([("data", s, None, 0.0) for s in range(6)] + [("save", 6, None, 0.0)], 2, 2)
+    watch = stopwatch([("data", s, 0.0, 0.0) for s in range(6)] + [("save", 6, 0.0, 0.0)], 2, 2)
     watch.profiler = SimpleNamespace(events=lambda: events, __exit__=lambda *_: closed.append(1))
     assert watch.profiled() == pytest.approx(2.0 / 2)
     assert closed

@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from lone_rank import alone
 
 from tracestill.data_pipeline.errors import NoRoomError
 from tracestill.trainer import heartbeat, watchdog
+from tracestill.trainer.settings import WatchdogConfig
 from tracestill.trainer.watchdog import Watchdog
 
 
@@ -34,15 +36,30 @@ def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watchdog:
     def end(code: int) -> None:
         raise Ended(code)
 
-    monkeypatch.setattr(heartbeat, "shared_memory", lambda: tmp_path)
+    alone(monkeypatch, tmp_path)
     monkeypatch.setattr(watchdog, "GRACE", 0.0)
     monkeypatch.setattr(watchdog, "PATIENCE", 600.0)
     monkeypatch.setattr(watchdog.os, "_exit", end)
     (tmp_path / "file").write_text("")
-    made = Watchdog.__new__(Watchdog)
-    made.directory, made.rank, made.host, made.nodes = tmp_path / "file" / "train", 0, "here", None
-    made.board = heartbeat.Board("token", 0, [0])
-    return made
+    return Watchdog(tmp_path / "file" / "train", WatchdogConfig(step=60, save=70, start=80))
+
+
+@pytest.mark.parametrize("resumed", [0, 40])
+def test_the_step_that_compiles_may_take_as_long_as_a_start(watch: Watchdog, resumed: int) -> None:
+    """The first that this process computes, which after a resume is not that of the training."""
+    limits = []
+    phases = [(name, resumed) for name in ("load", "measure", "data", "forward", "backward", "communication", "save")]
+    phases += [(name, resumed + 1) for name in ("data", "forward", "backward", "communication", "measure")]
+    for name, step in phases:
+        watch.phase(name, step)
+        (row,) = watch.board.read()
+        limits.append((row.phase, row.step, row.limit))
+    wanted = [70, 70, 60, 80, 80, 80, 70, 60, 60, 60, 60, 70]
+    assert limits == [(*phase, limit) for phase, limit in zip(phases, wanted, strict=True)]
+
+
+def test_a_start_may_take_as_long_as_it_may(watch: Watchdog) -> None:
+    assert [(row.phase, row.step, row.limit) for row in watch.board.read()] == [("start", 0, 80)]
 
 
 def test_a_full_disk_keeps_its_exit_code(watch: Watchdog) -> None:
