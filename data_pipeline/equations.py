@@ -6,6 +6,7 @@ Numbers may carry a currency sign, thousands separators, a percent sign and unit
 
 The checker reports an equation as false only if no usual reading makes it true; what it cannot read, it ignores:
 - a side with a variable (``2x + 30``, ``137 + T``) or an operator without its operand drops out of its chain;
+- a side of more than 60 tokens drops out too: it is not read in parts;
 - a chain without any operation is no equation (``Class 2 = 15``);
 - the text before the first side and after the last one may be words: the longest expression at the sign counts;
 - ``+`` and ``-`` between a percentage and a plain number have no one meaning: that side drops out;
@@ -30,7 +31,7 @@ from itertools import pairwise
 
 from tracestill.data_pipeline.expressions import Side, Token, Unreadable, evaluate, tokens_of
 
-LONGEST = 60  # tokens of a side; more are cut off, far from the sign
+LONGEST = 60  # tokens of a side; a longer one is not read
 UNIT_FAMILIES = (
     "second minute hour day week month year decade century",
     "cent penny dollar euro pound pence dime nickel quarter",
@@ -98,12 +99,12 @@ def read_sides(segments: list[list[Token]]) -> list[tuple[Side | None, Side | No
     """
     sides: list[tuple[Side | None, Side | None]] = []
     for at, segment in enumerate(segments):
-        prefix, whole = read_prefix(segment[:LONGEST]) if at > 0 else (None, False)
-        if whole and len(segment) <= LONGEST:
+        prefix, whole = read_prefix(segment) if at > 0 else (None, False)
+        if whole:
             sides.append((prefix, prefix))
         else:
             last = at + 1 == len(segments)
-            sides.append((prefix, None if last else read_suffix(segment[-LONGEST:], first=at == 0)))
+            sides.append((prefix, None if last else read_suffix(segment, first=at == 0)))
     return sides
 
 
@@ -123,7 +124,7 @@ def read_prefix(tokens: list[Token]) -> tuple[Side | None, bool]:
     """The longest expression at the beginning, None if an operator or something unknown follows it; and whether it
     takes all tokens."""
     try:
-        side, used = evaluate(tokens)
+        side, used = evaluate(tokens[:LONGEST])
     except Unreadable:
         return None, False
     follows = tokens[used : used + 2]
@@ -138,7 +139,8 @@ def read_suffix(tokens: list[Token], first: bool) -> Side | None:
 
     A lone number after words (``of class 2 =``) is a name unless it opens the clause.
     """
-    for at, token in enumerate(tokens):
+    for at in range(max(0, len(tokens) - LONGEST), len(tokens)):
+        token = tokens[at]
         if token.kind not in ("number", "open", "operator"):
             continue
         before = tokens[at - 1].kind if at else ""

@@ -109,8 +109,10 @@ def settled(tokens: Sequence[Token], at: int) -> Token:
     token = tokens[at]
     before = tokens[at - 1] if at else None
     after = tokens[at + 1] if at + 1 < len(tokens) else None
-    operand_follows = after is not None and (after.kind in ("number", "open"))
+    operand_follows = after is not None and after.kind in ("number", "open")
     if token.kind == "word":
+        if len(token.text) > 1 and after is not None and after.text == "-" and at + 2 < len(tokens):
+            operand_follows = tokens[at + 2].kind == "number" and tokens[at + 2].start == after.end  # 5 times -3
         operand_before = before is not None and before.kind in ("number", "close", "word")
         is_operation = (
             token.text != "of" or (before is not None and before.text.endswith("%")) or is_fraction(tokens, at)
