@@ -17,7 +17,7 @@ from tracestill.data_pipeline.answers import find_answer, number, same_answer
         ("7", "7.0"), ("- 7", "-7"), ("−7", "-7"), ("7e4", "70000"), ("1{,}000", "1000"), ("1,234,567.50", "1234567.5"),
         ("$18", "18"), ("18.", "18"), ("50%", "50"), ("3/4", "0.75"), ("1 1/2", "1.5"), ("-$5", "-5"), ("$-5", "-5"),
         (r"\$20", "20"), (".5", "1/2"), ("Yes", "yes"), (" A ", "A."), ("new  york", "New York"), ("14:30", "14:30"),
-        ("-1 1/2", "-1.5"),
+        ("-1 1/2", "-1.5"), ("\uff39es", "yes"), ("stra\u00dfe", "STRASSE"),
     ],
 )  # fmt: skip
 def test_equal_answers(answer: str, gold: str) -> None:
@@ -72,6 +72,13 @@ def test_any_text_equals_itself_and_raises_nothing(text: str) -> None:
         ("**Answer:** 12 eggs\nThat was 1 line.", "12", "sentence"),
         ("The answer is 3 + 4 = 7.", "7", "sentence"),
         ("The answer is not clear: 5", "5", "sentence"),
+        ("\\boxed{5}\n#### 3\nThe answer is 4.", "5", "boxed"),
+        ("#### 3\nThe answer is 4.", "3", "hashes"),
+        ("#### 3\n#### 4\n5", "4", "hashes"),
+        ("The answer is 3.\nNo: the answer is 5.\nAnd 6.", "5", "sentence"),
+        ("The answer is 2 * 3 + 1 = 6 + 1 = 7.", "7", "sentence"),
+        ("The answer is 7 of 9.", "7", "sentence"),
+        ("\\boxed{} and #### none, so the answer is 8", "8", "sentence"),
         ("5-3", "3", "last_number"),
         ("it is -3", "-3", "last_number"),
         ("10^2 is v2 of 3/4 of 50%", "50%", "last_number"),

@@ -88,10 +88,12 @@ def test_random_decimals_hold_when_rounded_or_cut_and_not_otherwise() -> None:
         "16 = 48 * 0.33333",
         "0.33333 * 3.00000001 = 1",
         "333333.33333 * 300 - 100000000 = 0",
+        "2 / 3 = 66.7% and 50% / 2 = 25%",
         "1000 + 0.33333 * 3 = 1001.0999",
         "27.916666666666664 - 6 = 21.916666666666664",
         "10.166666666666666 - 10 = 0.16666666666666607",
         "5 times 3 = 15, 9 minus 4 = 5, 20 mod 6 = 2",
+        "5 times -3 = -15, 9 minus -4 = 13, 5 apples - 3 apples = 2 apples",
         "6 + 7 = 3 mod 10",
         "-5 + 3 = -2",
         "48/2 = <<48/2=24>>24 clips",
@@ -129,6 +131,9 @@ def test_true_equations_of_many_shapes_are_read_and_hold(text: str) -> None:
         ("1000.12345 + 1 = 1100", "1000.12345 + 1 = 1100"),
         ("1000.1234567 + 1 = 1001.1254", "1000.1234567 + 1 = 1001.1254"),
         ("0.1 + 0.2 = 0.4", "0.1 + 0.2 = 0.4"),
+        ("2 / 3 = 66.9%", "2 / 3 = 66.9%"),
+        ("50% / 25% = 200", "50% / 25% = 200"),
+        ("1 - 1.33 = 0.3", "1 - 1.33 = 0.3"),
         ("31 mod 10=2.", "31 mod 10=2"),
         ("6 + 7 = 4 mod 10", "6 + 7 = 4 mod 10"),
         ("20% of 50 = 11", "20% of 50 = 11"),
@@ -161,10 +166,27 @@ def test_false_equations_are_found_and_quoted(text: str, wrong: str) -> None:
         "3 + 4 >= 5, 3 + 4 != 8, 10/3 ≈ 3",
         "9^9^9^9 = 3 and ((9^60)^60)^60 = 2",
         "10 + 20/x = 15",
+        "20 mod -6 = 2 and 20 mod (-6) = 2",
+        "0^0 = 3 and 0^-1 = 4",
+        "50%^2 = 9",
     ],
 )
 def test_what_has_no_certain_meaning_is_not_called_false(text: str) -> None:
     assert false_equations(text) == []
+
+
+@pytest.mark.parametrize("terms", [29, 30, 31, 39, 40, 60])
+@pytest.mark.parametrize("unit", ["", " apple"])
+def test_a_long_sum_is_read_wholly_or_not_at_all(terms: int, unit: str) -> None:
+    """Cut off in the middle, it would be called false."""
+    one, others = f"1{unit}", " + 1" * (terms - 1)
+    for long in (f"{one}{others}", f"{'1 + ' * (terms - 1)}{one}"):
+        for text in (f"{terms} = {long}", f"{long} = {terms}", f"2 * 3 = 6, {long} = {terms}"):
+            assert false_equations(text) == [], text
+    assert false_equations(f"2 * {terms} / 2 = {one}{others} = {terms}") == []
+    if terms <= 30:
+        assert len(false_equations(f"{terms + 1} = {one}{others}")) == 1, "60 tokens are read"
+        assert len(false_equations(f"{one}{others} = {terms + 1}")) == 1
 
 
 def test_the_path_of_a_trace_keeps_numbers_and_order_only() -> None:

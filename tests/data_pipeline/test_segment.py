@@ -117,6 +117,13 @@ def test_steps_end_at_sentences_and_lines_but_not_at_abbreviations_decimals_and_
     ]
 
 
+@pytest.mark.parametrize("word", ["Mr", "Mrs", "Ms", "Dr", "Prof", "St", "vs", "etc", "no", "fig", "eq", "e.g", "i.e"])
+def test_an_abbreviation_ends_no_step(word: str) -> None:
+    trace = f"See {word}. Ann. {word.upper()}. Bob!"
+    assert step_ends(trace) == (trace.index("Ann.") + 5, len(trace))
+    assert len(step_ends(f"See x{word}. Ann.")) == 2, "the end of a word is none"
+
+
 @pytest.mark.parametrize(
     "spans",
     [

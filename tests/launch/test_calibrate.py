@@ -47,6 +47,36 @@ def test_a_machine_is_found_again_from_its_cases():
     assert again.slower == pytest.approx(found.slower), "only cases that differ in nothing else are compared"
 
 
+BY_HAND = {
+    **{"ranks": 2, "nodes": 1, "zero": 0, "capacity": 1024, "packs_per_step": 4, "device": "cpu", "recompute": False},
+    **{"accumulation": 2, "parameters": 10_000_000, "trained_parameters": 10_000_000, "padding": 0.0},
+    "flops_per_step": 8e11,
+}
+
+
+def split(forward, backward, optimizer, data=0.02):
+    return {"forward": forward, "backward": backward, "data": data, "optimizer": optimizer, "communication": 0.3}
+
+
+def test_rates_are_those_that_one_finds_by_hand():
+    """Two ranks do 4e11 FLOPs each in 3 + 5 s; AdamW passes 28 bytes an element: 280 MB in 0.07 s and 0.02 s besides,
+    or its half at ZeRO 2, whose passes take 5 % longer. Four ranks on two cores take a quarter longer for the same."""
+    cases = [
+        {**BY_HAND, "split": split(3.0, 5.0, 0.09)},
+        {**BY_HAND, "zero": 2, "split": split(3.2, 5.2, 0.055)},
+        {**BY_HAND, "recompute": True, "split": split(4.0, 20 / 3, 0.09)},
+        {**BY_HAND, "padding": 0.2, "flops_per_step": 6.4e11, "split": split(3.5, 4.5, 0.09)},
+    ]
+    found = calibrate(cases, LINKS, LINKS, 4)
+    assert (found.rate, found.update, found.fixed, found.data) == pytest.approx((5e10, 4e9, 0.02, 0.01))
+    assert found.slower == pytest.approx({0: 1.0, 2: 1.05})
+    assert (found.devices, found.cores, found.crowding) == (4, 2, 1.0)
+    crowded = {**BY_HAND, "ranks": 4, "accumulation": 1, "split": split(4.0, 6.0, 0.09)}
+    assert calibrate([*cases, crowded], LINKS, LINKS, 4).crowding == pytest.approx(1.25)
+    alone = calibrate(cases[:1], LINKS, LINKS, 4)
+    assert (alone.update, alone.fixed) == pytest.approx((280e6 / 0.09, 0.0)), "one size tells no fixed part"
+
+
 def test_recomputation_padding_and_ranks_beyond_the_cores_do_not_mislead_it():
     cases = [case(2, 0, recompute=True), case(4, 0), case(1, 0)]
     padded = case(2, 0, padding=0.5)

@@ -66,6 +66,18 @@ def test_the_host_at_fault_is_named(check, change, state, said):
     assert found.text.startswith(said), found.text
 
 
+def test_a_rank_a_core_is_fine():
+    assert preflight.check_devices(surveyed({}, {"cores": 2})).text == "no GPUs: ranks compute on the CPU"
+
+
+def test_a_disk_of_which_nothing_is_known_is_not_fine():
+    unknown = {"directory": {**FACTS["directory"], "free": None, "speed": None}}
+    found = preflight.check_disk(surveyed(unknown, unknown))
+    assert (found.state, found.text) == ("bad", "no host could say how much is free")
+    some = preflight.check_disk(surveyed({}, unknown))
+    assert (some.state, some.text) == ("ok", "100 GiB free, written and synced at 1000 MB/s or more")
+
+
 def test_a_token_that_does_not_come_back_means_not_shared():
     found = surveyed({}, {})
     found.collected = {0}
@@ -205,16 +217,27 @@ def test_red_anywhere_ends_with_one(tmp_path, monkeypatch, states, good):
 LOW_DISK = {"directory": {**FACTS["directory"], "free": 1 << 30}}
 
 
-@pytest.mark.parametrize(
-    ("change", "check"), [({"source": "def"}, "versions"), ({"time": 1010.0}, "clocks"), (LOW_DISK, "disk"), ({}, "")]
-)
-def test_ranks_are_started_only_if_all_before_is_in_order(monkeypatch, tmp_path, change, check):
+def fail_to_answer(found):
+    found.replies[1] = Reply({}, problem="gave no answer")
+
+
+RED = {"versions": {"source": "def"}, "clocks": {"time": 1010.0}, "disk": LOW_DISK}
+
+
+@pytest.mark.parametrize("check", ["", *RED, "hosts", "environment", "ports"])
+def test_ranks_are_started_only_if_all_before_is_in_order(monkeypatch, tmp_path, check):
     """Whichever check is red: also one that others follow."""
-    asked = []
-    monkeypatch.setattr(doctor, "survey", lambda cluster, directory, write: surveyed({}, change))
+    asked, survey_of = [], surveyed({}, RED.get(check, {}))
+    if check == "hosts":
+        fail_to_answer(survey_of)
+    monkeypatch.setattr(doctor, "survey", lambda cluster, directory, write: survey_of)
     meeting = Meeting("10.0.0.1", 4444, "e0")
-    monkeypatch.setattr(doctor, "check_network", lambda found: (preflight.Finding("ports", "ok", ""), meeting))
-    monkeypatch.setattr(doctor, "check_environment", lambda: preflight.Finding("environment", "ok", ""))
+
+    def of(name):
+        return preflight.Finding(name, "bad" if name == check else "ok", "")
+
+    monkeypatch.setattr(doctor, "check_network", lambda found: (of("ports"), meeting))
+    monkeypatch.setattr(doctor, "check_environment", lambda: of("environment"))
     talk = preflight.Finding("collectives", "ok", "fast")
     monkeypatch.setattr(doctor, "check_collectives", lambda found, meeting: asked.append(meeting) or [talk])
     *found, last = doctor.examine(surveyed({}, {}).cluster, tmp_path)
@@ -223,10 +246,6 @@ def test_ranks_are_started_only_if_all_before_is_in_order(monkeypatch, tmp_path,
     assert [one.check for one in found if one.state == "bad"] == [check] * bool(check)
     assert (last.check, last.state) == ("collectives", "skipped" if check else "ok")
     assert asked == ([] if check else [meeting])
-
-
-def fail_to_answer(found):
-    found.replies[1] = Reply({}, problem="gave no answer")
 
 
 BEFORE = {

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import torch.distributed as dist
 
 from tracestill.trainer.engine import leave
 from tracestill.trainer.first_step import show_first_step
-from tracestill.trainer.flops import DecoderCost, cost_of
 from tracestill.trainer.job import open_directory, prepare
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.stopping import StopRequest
@@ -28,11 +27,11 @@ def train_in(root: Path) -> None:
     cut.append(head.weight.numel())
     with StopRequest(job.directory, seconds=None, started=0.0, rank=job.engine.rank) as stop:
         train(job, stop)
-    cost = cost_of(job.engine.module.model)
-    assert isinstance(cost, DecoderCost)
     assert head.pull is None
+    memory = [0.0] * dist.get_world_size()
+    dist.all_gather_object(memory, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)  # GiB
     if dist.get_rank() == 0:
-        (root / "found.json").write_text(json.dumps({"cut": cut, "cost": asdict(cost)}))
+        (root / "found.json").write_text(json.dumps({"cut": cut, "memory": memory}))
     job.engine.close()
     dist.barrier()
 

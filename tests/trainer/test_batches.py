@@ -129,4 +129,5 @@ def test_a_step_is_found_without_those_before_it(store):
     for step in range(target):
         walked.step(step)
     assert walked.step(target).documents.tolist() == jumped.step(target).documents.tolist()
-    assert jumped.epoch == 1
+    assert jumped.epoch == jumped.step(target).epoch == 1
+    assert jumped.step(target - 3).epoch == 0, "and back"

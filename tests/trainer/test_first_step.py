@@ -133,29 +133,53 @@ def test_the_preview_stands_in_the_log_and_in_a_page(root):
     assert f"{stored['kinds'][1]['gradient_share']:.1%}" in page
 
 
+def by_hand(root, step):
+    """What a line of the log must say of a step's work, from its documents: weighted targets, FLOPs of the student
+    (16 wide, one layer of two heads of 8, an MLP of 32), padding and balance."""
+    run = RunDirectory.open(root)
+    encode = run.stage("traces", "encode")
+    store, plan = TokenStore(encode / "tokens.arrow"), load_plan(run.stage("traces", "plan") / "epoch-000")
+    packs = [store.lengths[pack].astype(int).tolist() for pack in plan.step(step)]
+    assert len(packs) == 2
+    lengths = [length for pack in packs for length in pack]
+    prompt = store.kind_names.index("prompt")
+    weighted = sum(
+        int((store.kinds(int(document))[1:] != prompt).sum())
+        for pack in plan.step(step)
+        for document in pack
+        if store.weights[document] > 0
+    )
+    vocabulary = read_manifest(encode)["vocab_size"]
+    flops = 6 * (4 * 16 * 16 + 3 * 16 * 32) * sum(lengths) + 6 * 16 * vocabulary * weighted
+    flops += 12 * 2 * 8 * sum(length * (length + 1) // 2 for length in lengths)
+    parts = run.recipe.train.sequence_parallel  # a row of each is padded to 128 positions
+    positions = sum(-(-sum(pack) // (128 * parts)) * 128 * parts for pack in packs)
+    work = [sum(length * (24_576 + length) for length in pack) for pack in packs]
+    balance = 1.0 if parts == 2 else max(work) / (sum(work) / 2)  # ranks that share rows do each one together
+    return weighted, flops, 1 - sum(lengths) / positions, balance
+
+
 def test_a_line_of_the_log_holds_every_number(root):
     lines = [line for line in log(root) if "event" not in line]
     assert [line["step"] for line in lines] == [1, 2, 3]
-    cost = json.loads((root / "found.json").read_text())["cost"]
-    run = RunDirectory.open(root)
-    store = TokenStore(run.stage("traces", "encode") / "tokens.arrow")
-    plan = load_plan(run.stage("traces", "plan") / "epoch-000")
-    for line in lines:
+    memory = json.loads((root / "found.json").read_text())["memory"]
+    settings = RECIPE.train
+    assert (settings.schedule, settings.warmup) == ("cosine", 0)
+    for at, line in enumerate(lines):
         assert {"loss", "accuracy", "entropy", "share"} <= line["kinds"]["answer"].keys()
-        documents = np.concatenate(plan.step(line["step"] - 1)) if line["step"] <= plan.n_steps else None
-        if documents is not None:
-            lengths = store.lengths[documents].astype(float)
-            pairs = (lengths * (lengths + 1) / 2).sum()
-            flops = cost["linear"] * lengths.sum() + cost["attention"] * pairs + cost["head"] * line["weighted_tokens"]
-            assert line["tflops"] == pytest.approx(flops / line["seconds"] / 2 / 1e12, rel=0.01)
+        weighted, flops, padding, balance = by_hand(root, at)
+        assert line["weighted_tokens"] == weighted
+        assert line["tflops"] == pytest.approx(flops / line["seconds"] / 2 / 1e12, rel=0.01)
         assert line["mfu"] == pytest.approx(line["tflops"] / 1e-3)
-        assert line["weighted_tokens_per_second"] == pytest.approx(line["weighted_tokens"] / line["seconds"], rel=0.01)
-        assert 0 <= line["padding"] < 1
-        assert 1 <= line["balance"] <= 2
-        assert line["memory_gib"] > 0.1
+        assert line["weighted_tokens_per_second"] == pytest.approx(weighted / line["seconds"], rel=0.01)
+        assert line["padding"] == pytest.approx(padding)
+        assert line["balance"] == pytest.approx(balance)
+        assert max(memory) / 2 < line["memory_gib"] < 1.001 * max(memory), "of one rank, not of both"
         assert 0 <= line["data_wait"] < line["seconds"]
-        assert line["lr"] > 0
+        low = settings.final_lr
+        assert line["lr"] == pytest.approx(settings.lr * (low + (1 - low) * (1 + np.cos(np.pi * at / STEPS)) / 2))
         assert line["grad_norm"] > 0
+    assert lines[-1]["memory_gib"] == pytest.approx(max(memory), rel=0.02), "what it had held at most by then"
 
 
 def test_tensorboard_gets_what_the_log_gets(root):

@@ -115,6 +115,10 @@ def test_the_slowest_link_decides():
     slow = machine(inside=fast, between=dict.fromkeys(PASSES, Link(0, 1e8)), devices=2)
     assert foresee(task(even(1, 1, 2), zero=0), slow).communication == pytest.approx(4e6 / 1e10)
     assert foresee(task(even(1, 1, 4), zero=0), slow).communication == pytest.approx(1.5 * 4e6 / 1e8)
+    apart = machine(inside=slow.between, between=fast, devices=1)
+    assert foresee(task(even(1, 1, 4), zero=0), apart).communication == pytest.approx(1.5 * 4e6 / 1e10), "none inside"
+    apart = machine(inside=slow.between, between=fast, devices=2)
+    assert foresee(task(even(1, 1, 4), zero=0), apart).communication == pytest.approx(1.5 * 4e6 / 1e8)
 
 
 def test_hops_of_a_ring_and_of_a_tree():
@@ -233,6 +237,9 @@ def test_a_large_student_is_gathered_in_both_passes_of_each_micro_step():
     assert volumes(large)["parameters"][1] == 2 * 3 * 2 * (2_000_000_000 + 100)
     small = task(even(1, 3, 8), parameters=900_000_000, zero=3)
     assert volumes(small)["parameters"][1] == 2 * 900_000_000
+    # 50M elements at a time, but no more than a layer; and for each tensor where calls are not put together
+    assert [volumes(one)["parameters"][2] for one in (small, large)] == [18, 2 * 3 * 40]
+    assert volumes(task(even(1, 3, 8), parameters=100_000_000, layers=30, zero=3))["parameters"][2] == 32
 
 
 def test_the_time_of_stages_that_are_slower_is_scaled():

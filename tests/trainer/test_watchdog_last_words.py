@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from lone_rank import alone
@@ -56,6 +57,19 @@ def test_the_step_that_compiles_may_take_as_long_as_a_start(watch: Watchdog, res
         limits.append((row.phase, row.step, row.limit))
     wanted = [70, 70, 60, 80, 80, 80, 70, 60, 60, 60, 60, 70]
     assert limits == [(*phase, limit) for phase, limit in zip(phases, wanted, strict=True)]
+
+
+def test_seconds_count_for_the_phase_that_they_passed_in(watch: Watchdog, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 10.0
+    monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: now))
+    watch.phase("start", 0)
+    watch.take_seconds()
+    found = []
+    for phases in ((("data", 11.0), ("forward", 13.0), ("data", 18.0), ("save", 18.5)), (("data", 20.5),), ()):
+        for name, now in phases:  # noqa: B007
+            watch.phase(name, 3)
+        found.append({name: seconds for name, seconds in watch.take_seconds().items() if seconds})
+    assert found == [{"start": 1.0, "data": 2.5, "forward": 5.0}, {"save": 2.0}, {}]
 
 
 def test_a_start_may_take_as_long_as_it_may(watch: Watchdog) -> None:
