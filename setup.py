@@ -47,7 +47,7 @@ setup(
         "pyyaml>=6",
         "sentencepiece>=0.2",
         "protobuf>=5",
-        "psutil>=5.9.3",
+        "psutil>=6",
         "huggingface_hub>=1",
         "tokenizers>=0.22",
         "safetensors>=0.5",

@@ -54,13 +54,6 @@ def is_looking() -> bool:
     return _looking.get()
 
 
-def leave_working_directory() -> None:
-    """Take from Python's path what ``python -m`` has put first. Called once, where a program begins: the console
-    command has no such entry, and all that work on a run are to find the same modules."""
-    if not getattr(sys.flags, "safe_path", sys.flags.isolated):  # PYTHONSAFEPATH, which Python 3.10 does not know
-        del sys.path[0]
-
-
 def find(name: str) -> ModuleSpec | None:
     """Where a module lies, without importing it or its packages. None if it is nowhere."""
     if not all(part.isidentifier() for part in name.split(".")):

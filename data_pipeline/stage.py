@@ -26,6 +26,7 @@ from typing import Any
 
 from tracestill.data_pipeline.content import MEMORY, digests
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.places import place_of, remove, replaceable
 
 CONTENTS = "contents"  # in a config: digests of what it names outside of the run
 UNKNOWN = "(unknown)"  # in a config: what cannot be known here is taken as unchanged
@@ -154,8 +155,16 @@ def why_redone(directory: Path, name: str, config: Mapping[str, Any], inputs: Ma
     return "; ".join([f"{', '.join(reasons)} changed"] * bool(reasons) + gone[:3])
 
 
+def all_ours(directory: Path) -> bool:
+    """Whether a finished stage is there, and nothing beside what it wrote."""
+    manifest = read_manifest(directory) or {"files": {}}
+    names = {Path(name).parts[0] for name in manifest["files"]} | {MANIFEST, MEMORY}
+    return all(path.name in names for path in directory.iterdir())
+
+
 def edited_name(directory: Path) -> Path:
     """Where a stage's directory goes when the stage is done anew after somebody has changed files in it."""
+    directory = place_of(directory)
     names = (directory.with_name(f"{directory.name}.edited-{n}") for n in itertools.count(1))
     return next(path for path in names if not path.exists())
 
@@ -199,14 +208,17 @@ def write_manifest(
 
 @contextlib.contextmanager
 def stage(directory: Path, name: str, config: Mapping[str, Any], inputs: Mapping[str, Path]) -> Iterator[Stage]:
-    """Run a stage's body on a temporary directory; on success it becomes ``directory``, on failure it is deleted.
+    """Run a stage's body on a temporary directory; on success it becomes ``directory``, or what a link there leads to;
+    on failure it is deleted.
 
-    ``inputs`` maps names to directories of finished stages. Raises InputError if one has not finished.
+    ``inputs`` maps names to directories of finished stages. Raises InputError if one has not finished, and if a link
+    leads nowhere, or to what no stage wrote.
     """
     who = identity(name, config, inputs)
+    directory = replaceable(directory, all_ours)
     directory.parent.mkdir(parents=True, exist_ok=True)
     for left in directory.parent.glob(f".{directory.name}.*.partial"):  # of a run that was killed
-        shutil.rmtree(left)
+        remove(left)
     work = Stage(directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.partial"))
     work.path.mkdir()
     started = time.perf_counter()

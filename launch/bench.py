@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.sides import widths
@@ -71,7 +72,7 @@ class Bench:
         write_json(case, about)
         words = ["--run-dir", str(self.run.root.absolute()), "--arm", self.arm]
         words += ["--case", str(case.absolute()), "--out", str(folder.absolute())]
-        with self.console.status(f"{setting.name} on {ranks} rank(s)"):
+        with self.console.status(Text(f"{setting.name} on {ranks} rank(s)")):
             result = self.outcome(folder, words, ranks, cluster)
         self.console.print(line_of(setting, ranks, result), highlight=False, soft_wrap=True)
         return result

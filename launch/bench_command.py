@@ -85,6 +85,7 @@ def bench(
     from tracestill.launch.bench import Bench, choose_axes, part_of, scale, search
     from tracestill.launch.bench_search import own_setting, recommend
     from tracestill.launch.foresee import Forecast, Student, foresee_nodes, parse_link
+    from tracestill.trainer.console import Terminal
 
     cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env)
     stages, sizes = numbers("--zero", zero, least=0), numbers("--capacity", capacity)
@@ -98,7 +99,7 @@ def bench(
         )
     if wrong := set(stages) - {0, 1, 2, 3}:
         raise InputError(f"--zero: {min(wrong)} is no ZeRO stage; choose among 0,1,2,3")
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     run = with_data(recipe, run_dir, settings, arm, console)
     work = Bench(run, arm, cluster, warmup, -(-steps // warmup) * warmup, console)  # read once every ``warmup`` steps
     student = Student.of(work) if nodes else None
@@ -118,7 +119,7 @@ def bench(
         found["foreseen"] = foresee_nodes(work, student, found, wanted)
     for path in bench_report.write(work.folder, found, json_file):
         console.print(f"written: {path}", highlight=False, soft_wrap=True)
-    bench_report.show(found, Console())
+    bench_report.show(found, Terminal())
 
 
 def with_data(

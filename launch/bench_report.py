@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tracestill.data_pipeline.stage import versions, write_json
+from tracestill.data_pipeline.visible import in_html
 from tracestill.launch.bench import Bench
 from tracestill.launch.bench_search import Result, Setting, speed
 from tracestill.launch.charts import lines, stacked
@@ -177,14 +177,14 @@ def cell_of(point: Found) -> str:
 
 def page(found: Found) -> str:
     """One HTML file that needs no network."""
-    parts = [f"<h1>{escape(found['name'])}, arm {escape(found['arm'])}: throughput</h1>"]
+    parts = [f"<h1>{in_html(found['name'])}, arm {in_html(found['arm'])}: throughput</h1>"]
     for key, section in (("cases", settings), ("scaling", scaled), ("foreseen", foreseen_page)):
         if key in found:
             parts.append(section(found))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(found['name'])}: throughput</title><style>{STYLE}</style></head>"
+        f"<title>{in_html(found['name'])}: throughput</title><style>{STYLE}</style></head>"
         f"<body>{''.join(parts)}</body></html>\n"
     )
 
@@ -196,12 +196,12 @@ def settings(found: Found) -> str:
     options = " ".join(found["recommended"]["options"])
     return "".join(
         [
-            f'<p class="soft">{escape(where)} · {ran[0]["ranks"]} rank(s) · {escape(found["when"])}</p>',
-            f'<p class="lead">Recommended: <b>{escape(found["recommended"]["name"])}</b></p>',
-            f"<ul>{''.join(f'<li>{escape(reason)}</li>' for reason in said)}</ul>",
-            f"<pre>{escape(options)}</pre>" if options else "",
+            f'<p class="soft">{in_html(where)} · {ran[0]["ranks"]} rank(s) · {in_html(found["when"])}</p>',
+            f'<p class="lead">Recommended: <b>{in_html(found["recommended"]["name"])}</b></p>',
+            f"<ul>{''.join(f'<li>{in_html(reason)}</li>' for reason in said)}</ul>",
+            f"<pre>{in_html(options)}</pre>" if options else "",
             "<h2>Settings</h2>",
-            table(HEADS, [[escape(cell) for cell in cells(case)] for case in found["cases"]]),
+            table(HEADS, [[in_html(cell) for cell in cells(case)] for case in found["cases"]]),
             "<h2>Where a step's time goes</h2>",
             stacked([(case["setting"]["name"], split_of(case)) for case in ran]),
             '<p class="soft">Microseconds for a thousand tokens, mean over ranks. Communication is what nothing hides, '
@@ -231,7 +231,7 @@ def foreseen_page(found: Found) -> str:
         }
         parts += [lines(series, title=f"tokens a second, {how} scaling", x_label="ranks"), legend([*series])]
         parts.append(table(*foreseen_rows(foreseen, how)))
-    parts += [f'<p class="soft">{escape(note)}</p>' for note in foreseen["notes"]]
+    parts += [f'<p class="soft">{in_html(note)}</p>' for note in foreseen["notes"]]
     return "".join(parts)
 
 
@@ -243,6 +243,6 @@ def split_of(case: Result) -> list[tuple[str, float, str]]:
 
 def legend(names: Sequence[str]) -> str:
     keys = "".join(
-        f'<span class="key"><i class="s{index % 6}"></i>{escape(name)}</span>' for index, name in enumerate(names)
+        f'<span class="key"><i class="s{index % 6}"></i>{in_html(name)}</span>' for index, name in enumerate(names)
     )
     return f'<div class="legend">{keys}</div>'

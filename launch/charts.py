@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+
+from tracestill.data_pipeline.visible import in_html
 
 SERIES = ("s0", "s1", "s2", "s3", "s4", "s5")  # CSS classes that hold the colours of arms
 
@@ -62,7 +63,7 @@ def lines(
     frame = Frame(width, height, max(x for x, _ in points), low, high if high > low else low + 1, log)
     parts = [grid(frame, x_label)]
     for index, name in enumerate(series):
-        colour, label = colours[index % len(colours)], escape(name)
+        colour, label = colours[index % len(colours)], in_html(name)
         for curve, style in ((series[name], ""), (dashed.get(name, ()), " dashed")):
             if curve:
                 path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in curve)
@@ -90,7 +91,7 @@ def grid(frame: Frame, x_label: str) -> str:
         parts.append(f'<text class="tick" x="{x:.1f}" y="{base + 15}" text-anchor="middle">{number(value)}</text>')
     parts.append(f'<line class="axis" x1="{frame.left}" x2="{frame.width - frame.right}" y1="{base}" y2="{base}"/>')
     end = frame.width - frame.right
-    parts.append(f'<text class="tick" x="{end}" y="{frame.height - 3}" text-anchor="end">{escape(x_label)}</text>')
+    parts.append(f'<text class="tick" x="{end}" y="{frame.height - 3}" text-anchor="end">{in_html(x_label)}</text>')
     return "".join(parts)
 
 
@@ -143,7 +144,7 @@ def stacked(
             if amount <= 0:
                 continue
             legend.setdefault(part, colour)
-            title, length = escape(f"{part}: {amount:,.6g}"), max(amount * scale, 0.7)
+            title, length = in_html(f"{part}: {amount:,.6g}"), max(amount * scale, 0.7)
             shapes.append(
                 f'<rect class="bar {colour}" x="{x:.1f}" y="{top}" width="{length:.1f}" height="{bar}">'
                 f"<title>{title}</title></rect>"
@@ -152,7 +153,7 @@ def stacked(
         whole = sum(amount for _, amount, _ in parts)
         shapes.append(f'<text class="figure small" x="{x + 8:.1f}" y="{top + 14.5}">{number(whole, exact=True)}</text>')
     keys = "".join(
-        f'<span class="key"><i class="{colour}"></i>{escape(part)}</span>' for part, colour in legend.items()
+        f'<span class="key"><i class="{colour}"></i>{in_html(part)}</span>' for part, colour in legend.items()
     )
     return figure("", "".join(shapes), width, step * len(rows) + 4) + f'<div class="legend">{keys}</div>'
 
@@ -160,16 +161,15 @@ def stacked(
 def named(name: str, x: float, y: float, most: int = 22) -> str:
     """The name of a row, ending at x; a long one is cut short, and whole where the pointer rests."""
     short = name if len(name) <= most else f"{name[: most - 1]}…"
-    return (
-        f'<text class="label" x="{x:g}" y="{y:g}" text-anchor="end">{escape(short)}<title>{escape(name)}</title></text>'
-    )
+    title = f"<title>{in_html(name)}</title>"
+    return f'<text class="label" x="{x:g}" y="{y:g}" text-anchor="end">{in_html(short)}{title}</text>'
 
 
 def figure(title: str, body: str, width: float, height: float) -> str:
-    caption = f"<figcaption>{escape(title)}</figcaption>" if title else ""
+    caption = f"<figcaption>{in_html(title)}</figcaption>" if title else ""
     return (
         f'<figure>{caption}<svg viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img" '
-        f'aria-label="{escape(title or "chart")}">{body}</svg></figure>'
+        f'aria-label="{in_html(title or "chart")}">{body}</svg></figure>'
     )
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from tracestill.data_pipeline.chat_layout import messages_of
 from tracestill.data_pipeline.chat_template import ChatTemplate
@@ -83,10 +84,10 @@ def check_ranks_of_hosts(recipe: Recipe, arms: list[str], cluster: Cluster, cons
             )
         if own.train.ranks not in ("auto", cluster.ranks):
             text = f"train.ranks: {own.train.ranks} is for one host; the hostfile's {cluster.ranks} slots count"
-            console.print(f"[yellow]warning:[/] {text}", highlight=False)
+            warn(text, console)
         if cluster.ranks > own.plan.packs_per_step * parts:
             text = f"plan.packs_per_step: {own.plan.packs_per_step} packs leave some of the {cluster.ranks} ranks idle"
-            console.print(f"[yellow]warning:[/] {text}", highlight=False)
+            warn(text, console)
 
 
 def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
@@ -153,4 +154,8 @@ def check_machine(recipe: Recipe, arms: list[str], gpus: int, console: Console) 
     warning = check_ranks(ranks, gpus, usable_cores())
     devices(ranks, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     if warning:
-        console.print(f"[yellow]warning:[/] {warning}", highlight=False)
+        warn(warning, console)
+
+
+def warn(text: str, console: Console) -> None:
+    console.print(Text.assemble(("warning:", "yellow"), f" {text}"))

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before anything else is imported: `python -m` has put the working directory first
+    from tracestill.data_pipeline.working_directory import leave_working_directory
+
+    leave_working_directory()
+
 import contextlib
+import os
 import signal
 import sys
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from typer.core import TyperGroup
 
 from tracestill.launch import bench_command, cluster_commands
 from tracestill.launch.execution import default_root, evaluate_model, execute, looking, open_run, single
+from tracestill.launch.guarded import Guarded
 from tracestill.launch.host_options import (
     AddressOption,
     ElasticOption,
@@ -39,40 +44,6 @@ EPILOG = """
 
 [bold]Exit codes[/]   0 done, 2 bad input, 3 stopped as asked (saved), 4 a rank failed, 5 disk full, 130 Ctrl-C twice
 """
-
-
-class Guarded(TyperGroup):
-    """Turns what the user can mend into plain lines, and every end into the exit code that EPILOG tells."""
-
-    def invoke(self, ctx: Any) -> Any:
-        from tracestill.data_pipeline.errors import EXIT_NO_ROOM, InputError, tells_of_no_room
-        from tracestill.launch.deepspeed_command import TrainingFailed, TrainingStopped
-
-        try:
-            return super().invoke(ctx)
-        except (InputError, TrainingFailed) as error:
-            complain(str(error))
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt as interrupt:
-            complain(str(interrupt) or "interrupted")
-            raise typer.Exit(130) from None
-        except TrainingStopped as stop:
-            typer.echo(str(stop), err=True)
-            raise typer.Exit(3) from None
-        except OSError as error:
-            if not tells_of_no_room(str(error)):
-                raise
-            complain(f"{error}; make room and run the same command again: finished stages are kept")
-            raise typer.Exit(EXIT_NO_ROOM) from None
-
-
-def complain(message: str) -> None:
-    """One ``error:`` for each line of a message, on stderr, secrets masked; further lines of an output that is quoted
-    are indented."""
-    from tracestill.data_pipeline.secret import mask
-
-    for line in mask(message).splitlines():
-        typer.echo(line if line.startswith(" ") else f"error: {line}", err=True)
 
 
 app = typer.Typer(
@@ -315,11 +286,12 @@ def inspect_command(
     if record is not None and (document or documents > 1):
         raise typer.BadParameter("--record shows all documents of its record; leave --document and --documents out")
     from tracestill.launch.inspect_run import Shown, inspect_run
+    from tracestill.trainer.console import Terminal
     from tracestill.trainer.run_directory import RunDirectory
 
     with looking():
         run = open_run(recipe, run_dir, None) if recipe.is_dir() else RunDirectory.open(run_dir or default_root(recipe))
-        inspect_run(run, arm, Shown(document, documents, record, text), Console())
+        inspect_run(run, arm, Shown(document, documents, record, text), Terminal())
 
 
 @app.command("recipe", rich_help_panel="Look inside")
@@ -341,6 +313,8 @@ def recipe_command(
 
     Example: [cyan]tracestill recipe --keys train.watchdog[/], [cyan]tracestill recipe recipes/demo.yaml --resolved[/]
     """
+    from tracestill.trainer.console import say
+
     if keys == resolved:
         raise typer.BadParameter("give one of --keys [PREFIX] and --resolved, the latter with a recipe")
     if keys:
@@ -349,7 +323,7 @@ def recipe_command(
         if arm or settings:
             raise typer.BadParameter("--arm and --set belong to --resolved")
         for key in chosen(what or ""):
-            typer.echo(key.line)
+            say(key.line)
         return
     from tracestill.trainer.recipe import dump_recipe
 
@@ -357,7 +331,7 @@ def recipe_command(
         raise typer.BadParameter("--resolved needs a recipe, or the directory of a run")
     with looking():
         found = open_run(Path(what), None, settings).recipe
-        typer.echo(dump_recipe(found.for_arm(arm) if arm else found), nl=False)
+        say(dump_recipe(found.for_arm(arm) if arm else found), end="")
 
 
 @app.command("diff", rich_help_panel="Look inside")
@@ -370,11 +344,12 @@ def diff_command(
     Example: [cyan]tracestill diff runs/demo runs/hot[/]
     """
     from tracestill.launch.diff_runs import diff_runs, show
+    from tracestill.trainer.console import Terminal
     from tracestill.trainer.run_directory import RunDirectory
 
     with looking():
         found = diff_runs(RunDirectory.open(first), RunDirectory.open(second))
-    show(found, (str(first), str(second)), Console())
+    show(found, (str(first), str(second)), Terminal())
 
 
 def terminate(number: int, frame: FrameType | None) -> None:
@@ -384,17 +359,16 @@ def terminate(number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     signal.signal(signal.SIGTERM, terminate)
+    os.environ["PYTHONSAFEPATH"] = "1"  # Python that is started from here does not look into the working directory
     try:
         app(prog_name="tracestill")
     except Exception:  # a fault of ours: the traceback helps, and may quote a URL or a header
         from tracestill.data_pipeline.secret import mask
+        from tracestill.trainer.console import say
 
-        print(mask(traceback.format_exc()), file=sys.stderr, end="")
+        say(mask(traceback.format_exc()), err=True, end="")
         sys.exit(1)
 
 
 if __name__ == "__main__":
-    from tracestill.data_pipeline import own_modules
-
-    own_modules.leave_working_directory()
     main()

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from tracestill.launch.host_options import (
     AddressOption,
@@ -42,10 +41,11 @@ def doctor(
     """
     from tracestill.launch.doctor import run_doctor, this_host
     from tracestill.launch.execution import looking
+    from tracestill.trainer.console import Terminal
 
     cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env)
     with looking():
-        good = run_doctor(cluster or this_host(), run_dir, Console())
+        good = run_doctor(cluster or this_host(), run_dir, Terminal())
     if not good:
         raise typer.Exit(1)
 
@@ -86,6 +86,7 @@ def slurm(
     """
     from tracestill.launch.execution import looking
     from tracestill.launch.sbatch import Job, batch_script
+    from tracestill.trainer.console import say
     from tracestill.trainer.recipe import load_recipe
 
     job = Job(nodes, gpus, time, ranks, interface, tuple(option or ()), cpus=cpus)
@@ -94,7 +95,7 @@ def slurm(
         file = output or Path(f"{loaded.name}.sbatch")
         script = batch_script(loaded, recipe, run_dir or Path("runs") / loaded.name, job, file)
     write_new(file, script)
-    typer.echo(f"next: sbatch {file}")
+    say(f"next: sbatch {file}")
 
 
 class Kind(str, Enum):
@@ -126,6 +127,7 @@ def kubernetes(
     from tracestill.launch import mpijob, pytorchjob
     from tracestill.launch.execution import looking
     from tracestill.launch.pods import Pods
+    from tracestill.trainer.console import say
     from tracestill.trainer.recipe import load_recipe
 
     pods = Pods(nodes, gpus, image, claim, ranks, mount, cpus=cpus)
@@ -135,7 +137,7 @@ def kubernetes(
         file = output or Path(f"{loaded.name}-{arm}.yaml")
         manifest = makers[kind](loaded, arm, pods)
     write_new(file, manifest)
-    typer.echo(f"next: kubectl apply -f {file}")
+    say(f"next: kubectl apply -f {file}")
 
 
 def write_new(path: Path, text: str) -> None:

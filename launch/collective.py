@@ -6,6 +6,11 @@ carry for each byte of the data (2 (n-1)/n for an all-reduce, (n-1)/n for an all
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before anything else is imported: `python -m` has put the working directory first
+    from tracestill.data_pipeline.working_directory import leave_working_directory
+
+    leave_working_directory()
+
 import argparse
 import json
 import os
@@ -13,11 +18,14 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
+import psutil
 import torch
 import torch.distributed as dist
 
 from tracestill.launch.probe import MARK
+from tracestill.trainer.agree import gather_json
 from tracestill.trainer.join_ranks import join
+from tracestill.trainer.rendezvous import meet
 from tracestill.trainer.step_time import PASSES
 
 MEBIBYTES = {"cpu": 8, "cuda": 256}  # that each collective moves
@@ -121,6 +129,17 @@ def operation(name: str, size: int, device: torch.device) -> Callable[[], object
     return lambda: dist.reduce_scatter_tensor(part, whole)
 
 
+def firsts(slots: list[int]) -> list[int]:
+    """The first rank of each host."""
+    return [sum(slots[:i]) for i in range(len(slots))]
+
+
+def listens() -> list[str]:
+    """Addresses at which this process takes connections."""
+    own = psutil.Process().net_connections("tcp")
+    return sorted({connection.laddr.ip for connection in own if connection.status == psutil.CONN_LISTEN})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--slots", required=True, help="ranks on each host, in order, separated by commas")
@@ -133,8 +152,11 @@ def main() -> None:
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=LIMIT)
-    found = fit(device) if arguments.fit else measure([sum(slots[:i]) for i in range(len(slots))], device)
+    gpu = device if cuda else None
+    meet("nccl" if cuda else "gloo", wait=LIMIT.total_seconds(), timeout=LIMIT, device=gpu)
+    found: dict[str, object] = dict(fit(device)) if arguments.fit else measure(firsts(slots), device)
+    if not arguments.fit:
+        found["listens"] = sorted({address for of_rank in gather_json(listens()) for address in of_rank})
     if dist.get_rank() == 0:
         print(MARK + json.dumps(found), flush=True)
     dist.barrier()

@@ -10,11 +10,10 @@ import math
 import os
 import re
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +22,11 @@ from typing import Protocol
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.secret import mask_lines
 from tracestill.launch.cpu_ranks import ranks_on_cpu
-from tracestill.launch.rank_environment import ALWAYS
+from tracestill.launch.rank_environment import ALWAYS, SAFE_PATH
+from tracestill.launch.start_module import module_command
 from tracestill.trainer.cores import THREADS, usable_cores, usable_memory, wanted_threads
 from tracestill.trainer.failure import EXIT_FAILED
-from tracestill.trainer.join_ranks import free_port
+from tracestill.trainer.join_ranks import LAUNCH, free_port, loopback_only
 from tracestill.trainer.recipe import Recipe
 
 ENTRY_POINT = "tracestill.trainer.train"
@@ -129,14 +129,15 @@ def start_ranks(entry: str, words: Sequence[str], ranks: Ranks) -> Start:
     """How the ranks of a module start on this host alone."""
     gpus = count_gpus()
     arguments = command(entry, words, ranks=ranks.count, port=free_port())
-    return Start(arguments, child_environment(gpus, threads=ranks.threads), ranks.count, gpus > 0)
+    own = {**child_environment(gpus, threads=ranks.threads), LAUNCH: uuid.uuid4().hex}
+    return Start(arguments, own, ranks.count, gpus > 0)
 
 
 def command(
     entry: str, words: Sequence[str], *, ranks: int, port: int, environment: Mapping[str, str] = os.environ
 ) -> list[str]:
     """Arguments that start ``ranks`` ranks of the module ``entry`` on this host, each with ``words``."""
-    arguments = [sys.executable, "-m", "deepspeed.launcher.runner"]
+    arguments = module_command("deepspeed.launcher.runner")
     # Not a regular file: the launcher stays on this host even where the default /job/hostfile exists.
     arguments += ["--hostfile", os.devnull]
     arguments += devices(ranks, environment.get("CUDA_VISIBLE_DEVICES", ""))
@@ -165,14 +166,10 @@ def child_environment(
 ) -> dict[str, str]:
     """This process's environment plus what ranks on one host need, with ``threads`` each on its CPU (None: 1); what the
     user has set stays."""
-    wanted = dict(ALWAYS)
+    wanted = {**ALWAYS, **loopback_only()}  # one host: ranks listen on no other interface
     if not gpus:
         wanted |= {THREADS: str(threads or 1), "DS_ACCELERATOR": "cpu"}
-    # One host: ranks talk over the loopback interface and listen on no other.
-    loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
-    if loopback:
-        wanted |= {"GLOO_SOCKET_IFNAME": loopback[0], "NCCL_SOCKET_IFNAME": loopback[0]}
-    found = {**wanted, **environment}
+    found = {**wanted, **environment, **SAFE_PATH}
     if not gpus:
         found.pop("CUDA_VISIBLE_DEVICES", None)  # no device to choose from; the launcher would take it for a choice
     return found

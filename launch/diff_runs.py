@@ -11,6 +11,7 @@ from rich.text import Text
 
 from tracestill.data_pipeline.secret import mask_data
 from tracestill.data_pipeline.stage import output_digest, read_manifest
+from tracestill.data_pipeline.visible import visible
 from tracestill.launch.report import gather_training, read_json
 from tracestill.trainer.run_directory import RunDirectory, differing
 
@@ -135,17 +136,17 @@ def show(found: dict[str, list[Row]], names: tuple[str, str], console: Console) 
         table = Table(title=part, title_justify="left")
         table.add_column("")
         for name in names:
-            table.add_column(Text(name), overflow="fold")
+            table.add_column(Text(visible(name)), overflow="fold")
         if part == "results":
             table.add_column("change", justify="right")
         for what, first, second in rows:
-            cells = [what, text_of(first), text_of(second)]
+            cells = [visible(what), text_of(first), text_of(second)]
             table.add_row(*map(Text, [*cells, change(what, first, second)] if part == "results" else cells))
         console.print(table)
 
 
 def text_of(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else visible(str(value))
 
 
 def change(what: str, first: Any, second: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import statistics
 import tempfile
@@ -95,6 +96,7 @@ def check_collectives(found: Survey, meeting: Meeting) -> Iterator[Finding]:
             return
     speeds = f"all-reduce {gigabytes(measured['all_reduce'])}, all-gather {gigabytes(measured['all_gather'])}"
     yield Finding("collectives", "ok", f"{speeds} on {cluster.ranks} ranks ({measured['device']})")
+    yield check_exposure(cluster, measured["listens"])
     if measured["links"]:
         yield check_links(found, measured["links"])
     yield check_compute(cluster, measured["flops"])
@@ -138,6 +140,22 @@ def check_links(found: Survey, links: list[float]) -> Finding:
         if lags(speed, links) or (carries and speed < SLOW * carries):
             slow.append(link)
     return Finding("links", "slow" if slow else "ok", ", ".join(slow or said))
+
+
+def check_exposure(cluster: Cluster, listens: list[str]) -> Finding:
+    """Who can reach the ranks, by the addresses at which they listen: nothing there asks for a password."""
+    found = {address: ipaddress.ip_address(address.partition("%")[0]) for address in listens}
+    network = [address for address, ip in found.items() if not ip.is_loopback]
+    if not network:
+        return Finding("exposure", "ok", "ranks listen on the loopback interface only")
+    faults = [f"on all interfaces ({address})" for address in network if found[address].is_unspecified]
+    faults += [f"at {address}, which the internet knows" for address in network if found[address].is_global]
+    if cluster.here_only and not faults:
+        faults.append(f"at {', '.join(network)}, where other hosts can reach them, though all ranks are on this host")
+    if faults:
+        advice = "whoever reaches them there can read, change and stop the training: choose another --interface, or let"
+        return Finding("exposure", "slow", f"ranks listen {'; '.join(faults)}; {advice} a firewall keep others out")
+    return Finding("exposure", "ok", f"ranks listen at {', '.join(network)} only; keep others off this network")
 
 
 def check_compute(cluster: Cluster, flops: list[float]) -> Finding:

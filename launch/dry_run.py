@@ -12,6 +12,7 @@ from tracestill.launch.cluster import Cluster
 from tracestill.launch.multinode import Launch, ranks_by_host
 from tracestill.launch.rank_environment import is_of_training
 from tracestill.launch.rehearse import rehearse
+from tracestill.trainer.join_ranks import LAUNCH
 from tracestill.trainer.run_directory import RunDirectory
 
 
@@ -21,7 +22,8 @@ def describe_training(run: RunDirectory, arm: str, resume: str, cluster: Cluster
         own = run.recipe.for_arm(arm)
         start = deepspeed_command.start_here(own, run.root, arm, resume)
         executed, environment = rehearse(start.arguments, start.environment)
-        return f"this host, {start.ranks} rank(s):\n" + paragraph(executed, environment)
+        text = f"this host, {start.ranks} rank(s):\n" + paragraph(executed, environment)
+        return text.replace(start.environment[LAUNCH], "<token>")
     words = deepspeed_command.rank_arguments(run.root.absolute(), arm, resume)
     with tempfile.TemporaryDirectory() as folder:
         launch = multinode.prepare(cluster, run.root, deepspeed_command.ENTRY_POINT, words, Path(folder), run.recipe)

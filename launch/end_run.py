@@ -5,6 +5,11 @@ DeepSpeed's own cleanup (``pkill -f``) would end every training that was started
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before anything else is imported: `python -m` has put the working directory first
+    from tracestill.data_pipeline.working_directory import leave_working_directory
+
+    leave_working_directory()
+
 import contextlib
 import json
 import os
@@ -14,8 +19,8 @@ import time
 import psutil
 
 from tracestill.launch.probe import MARK
+from tracestill.trainer.join_ranks import LAUNCH
 
-VARIABLE = "TRACESTILL_LAUNCH"  # in the environment of every process of a launch
 GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
 
 
@@ -24,7 +29,7 @@ def end_run(token: str) -> int:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and process.environ().get(VARIABLE) == token:
+            if process.pid != os.getpid() and process.environ().get(LAUNCH) == token:
                 found.append(process)
         except psutil.Error:
             continue

@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-from rich.console import Console
-
 from tracestill.data_pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,9 +58,10 @@ def execute(
     from tracestill.launch.report import report_work
     from tracestill.launch.runner import of_arm, require_inputs, run_stages
     from tracestill.launch.stages import describe_end, plan_works
+    from tracestill.trainer.console import Terminal, say
     from tracestill.trainer.run_directory import RunDirectory
 
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     asked = open_run(recipe, run_dir, settings)
     own = asked.recipe.for_arm(arm or "traces")
     works = plan_works(asked, resume=resume, cluster=cluster, max_restarts=max_restarts)
@@ -78,7 +76,7 @@ def execute(
         from tracestill.launch.dry_run import describe_training
 
         for work in chosen:
-            typer.echo(f"# arm {work.arm}\n{describe_training(asked, str(work.arm), resume, cluster)}")
+            say(f"# arm {work.arm}\n{describe_training(asked, str(work.arm), resume, cluster)}")
         return
     # A directory in which no stage has finished holds nothing that another recipe could spoil.
     empty = not any(work.directory.exists() for work in works)
@@ -92,6 +90,7 @@ def evaluate_model(recipe: Path, run_dir: Path | None, settings: list[str] | Non
     from tracestill.launch.report import report_work
     from tracestill.launch.runner import require_inputs, run_stages
     from tracestill.launch.stages import describe_end, model_work, plan_works
+    from tracestill.trainer.console import Terminal
     from tracestill.trainer.recipe import plain_name
     from tracestill.trainer.run_directory import RunDirectory
 
@@ -107,7 +106,7 @@ def evaluate_model(recipe: Path, run_dir: Path | None, settings: list[str] | Non
     require_inputs([work], [*works, work], recipe)
     empty = not any(work.directory.exists() for work in works)
     RunDirectory.create(asked.root, asked.recipe, replace=replace or empty)
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     run_stages([work], console)
     describe_end(asked, [work], console)
 
@@ -130,11 +129,12 @@ def open_run(recipe: Path, run_dir: Path | None, settings: list[str] | None) -> 
 
 def say_imports(path: Path, settings: list[str] | None) -> None:
     """Say on stderr which modules of whom a recipe is about to import; of ranks that mpirun started, the first does."""
+    from tracestill.trainer.console import say
     from tracestill.trainer.join_ranks import is_first
     from tracestill.trainer.recipe import imports_of
 
     for line in imports_of(path, settings or ()) if is_first() else ():
-        typer.echo(line, err=True)
+        say(line, err=True)
 
 
 def default_root(recipe: Path) -> Path:

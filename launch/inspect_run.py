@@ -20,6 +20,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.pieces import pieces
 from tracestill.data_pipeline.stage import read_manifest
 from tracestill.data_pipeline.store import TokenStore
+from tracestill.data_pipeline.visible import one_line, visible
 from tracestill.launch.inspect_text import find_records, text_lines, why_absent
 from tracestill.trainer.preview_table import STYLES, kinds_table, show_warnings
 from tracestill.trainer.recipe import Recipe
@@ -71,7 +72,7 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
         texts = pieces(tokenizer, ids)
         which = "document" if split == "train" else f"{split} document"
         title = f"{which} {document} of {len(store):,}, arm {arm}, id {store.ids[document]}, {len(ids)} tokens"
-        console.print(Text(title, "bold"), soft_wrap=True)
+        console.print(Text(one_line(title), "bold"), soft_wrap=True)
         console.print(legend(names, weights, styles))
         if own:
             text = f"weights are {recipe.weighting.use}'s, which is not imported to look; training shows what they do"
@@ -134,7 +135,7 @@ def coloured(texts: Sequence[str], names: list[str], weights: np.ndarray, styles
     text = Text()
     for index, (token, name, weight) in enumerate(zip(texts, names, weights, strict=True)):
         style = styles[name] + (" underline" if index % 2 else "") + ("" if weight else " dim")
-        text.append(token.replace("\n", "↵\n"), style)
+        text.append(visible(token).replace("\n", "↵\n"), style)
     return text
 
 
@@ -144,7 +145,7 @@ def plain(texts: Sequence[str], names: list[str], weights: np.ndarray) -> list[s
     shown = {weight: "-" if weight is None else f"{weight:g}" for weight in known}
     rows = zip(names, known, texts, strict=True)
     return [
-        f"{name:<10}{shown[weight]:>6}  " + "|".join(token.replace("\n", "↵") for _, _, token in stretch)
+        f"{name:<10}{shown[weight]:>6}  " + "|".join(one_line(token) for _, _, token in stretch)
         for (name, weight), stretch in groupby(rows, key=lambda row: row[:2])
     ]
 

@@ -12,6 +12,7 @@ from tracestill.data_pipeline.pieces import FOLLOWS
 from tracestill.data_pipeline.round_trip import unspaced
 from tracestill.data_pipeline.schema import RECORD_SCHEMA, Record, read_rows, record_from_row
 from tracestill.data_pipeline.segment import parts, segment
+from tracestill.data_pipeline.visible import one_line
 
 
 def find_records(path: Path, wanted: Collection[str]) -> dict[str, Record]:
@@ -72,4 +73,4 @@ def reasons(record: Record) -> Iterator[tuple[str, str, str]]:
 
 def shown(text: str) -> str:
     """A text on one line."""
-    return text.strip(" ").replace("\n", "↵")
+    return one_line(text.strip(" "))

@@ -33,7 +33,9 @@ echo "* $(cut -d ' ' -f 1-2 /root/.ssh/id_rsa.pub)" > /tmp/known_hosts
 # --- where the ranks meet: the first worker, where rank 0 runs
 MASTER_ADDR=$(head -n 1 "$hosts" | cut -d ' ' -f 1)
 MASTER_PORT=29500
-export MASTER_ADDR MASTER_PORT
+# the run's secret, by which ranks know each other's entries there
+TRACESTILL_LAUNCH=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \\n')
+export MASTER_ADDR MASTER_PORT TRACESTILL_LAUNCH
 
 # --- a worker has a name only once its pod runs; give up after half an hour or so, and let the job count the attempt
 trap 'exit 143' TERM # the first process of a container heeds no signal that it does not ask for
@@ -56,7 +58,7 @@ done < "$hosts"
 # secrets as files.
 exec "$(command -v mpirun)" --allow-run-as-root -n {count} --hostfile "$hosts" --bind-to none \\
     --mca plm_rsh_args "-F /recipe/ssh_config" --mca odls_base_sigkill_timeout 25 \\
-    -x PATH ${{LD_LIBRARY_PATH:+-x LD_LIBRARY_PATH}} -x MASTER_ADDR -x MASTER_PORT {exports} \\
+    -x PATH ${{LD_LIBRARY_PATH:+-x LD_LIBRARY_PATH}} -x MASTER_ADDR -x MASTER_PORT -x TRACESTILL_LAUNCH {exports} \\
     "$(command -v tracestill)" train {run_dir} --arm {arm} --resume auto
 """
 JOB = """\

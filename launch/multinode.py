@@ -25,7 +25,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import sync
 from tracestill.launch import deepspeed_command
 from tracestill.launch.cluster import LOOPBACK, Cluster, Meeting, Survey, survey
-from tracestill.launch.end_run import GRACE_SECONDS, VARIABLE
+from tracestill.launch.end_run import GRACE_SECONDS
 from tracestill.launch.hostfile import format_hostfile
 from tracestill.launch.preflight import judge_here, require_ready
 from tracestill.launch.rank_environment import (
@@ -37,12 +37,12 @@ from tracestill.launch.rank_environment import (
     refuse_foreign_file,
 )
 from tracestill.launch.remote import END, ask_all
+from tracestill.launch.start_module import START, module_command
 from tracestill.trainer.cores import OF_TASK, threads_of
 from tracestill.trainer.failure import NO_ANSWER
-from tracestill.trainer.join_ranks import free_port
+from tracestill.trainer.join_ranks import LAUNCH, free_port
 from tracestill.trainer.recipe import Recipe
 
-RANK_SCRIPT = Path(__file__).with_name("rank_script.py")
 STARTS_FILES = ("slurm", "mpich")  # these start a file: DeepSpeed 0.19.8 loses or misplaces ``-m`` for them
 NO_ADDRESS = ("openmpi", "slurm")  # these do not tell ranks where they meet
 ENDED = re.compile(r"^pdsh@[^:]+: (\S+): ssh exited with exit code (\d+)")
@@ -99,7 +99,7 @@ def assemble(found: Survey, meeting: Meeting, entry: str, words: Sequence[str], 
     """
     cluster = found.cluster
     token = uuid.uuid4().hex
-    variables = {VARIABLE: token}
+    variables = {LAUNCH: token}
     launcher = cluster.launcher
     variables |= rank_environment(
         cluster.variables,
@@ -173,7 +173,7 @@ def write(path: Path, text: str) -> None:
 
 def command(cluster: Cluster, meeting: Meeting, hosts: Path, entry: str, words: Sequence[str]) -> list[str]:
     """Arguments of DeepSpeed's launcher. It looks neither for ssh nor for an address: both were checked before."""
-    found = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(hosts), "--no_ssh_check"]
+    found = [*module_command("deepspeed.launcher.runner"), "--hostfile", str(hosts), "--no_ssh_check"]
     found += ["--master_addr", meeting.address, "--master_port", str(meeting.port)]
     if any(host.slots != tuple(range(len(host.slots))) for host in cluster.hosts):
         if any(":" in host.name for host in cluster.hosts):
@@ -192,7 +192,7 @@ def command(cluster: Cluster, meeting: Meeting, hosts: Path, entry: str, words: 
             extra = f"-iface {meeting.interface}"
         found += [f"--launcher_args={extra}"] if extra else []
     if not cluster.here_only and launcher in STARTS_FILES:
-        return [*found, str(RANK_SCRIPT), entry, *words]
+        return [*found, str(START), entry, *words]
     return [*found, "--module", entry, *words]
 
 

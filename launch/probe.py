@@ -1,12 +1,17 @@
 """What one host says about itself: run there by ssh, prints one line of JSON. Imports neither torch nor DeepSpeed.
 
-python -m tracestill.launch.probe '{"directory": "/shared/runs", "token": "…"}'
+start_module.py tracestill.launch.probe '{"directory": "/shared/runs", "token": "…"}'
 
 A second form listens on a port until its standard input ends, a third tries to connect; together they show whether a
 firewall stands between two hosts.
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":  # before anything else is imported: `python -m` has put the working directory first
+    from tracestill.data_pipeline.working_directory import leave_working_directory
+
+    leave_working_directory()
 
 import contextlib
 import hashlib

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeElapsedColumn
 from rich.text import Text
 
+from tracestill.trainer.console import plain_column
 from tracestill.trainer.headway import Estimate, spell
 
 QUIET_SECONDS = 30.0  # between two plain lines where the output is no terminal
@@ -89,13 +90,13 @@ def bar(label: str, console: Console, unit: str = "") -> Iterator[Bar]:
             thread.join()
         return
     columns = (
-        TextColumn("  {task.description}"),
+        plain_column("  {task.description}"),
         BarColumn(bar_width=24),
         Count(),
         Rate(),
         TimeElapsedColumn(),
         Left(),
-        TextColumn("{task.fields[note]}", style="dim", markup=False),
+        plain_column("{task.fields[note]}", style="dim"),
     )
     with Progress(*columns, console=console, transient=True) as progress:
         yield Bar(label, console, progress, unit)

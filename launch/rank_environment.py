@@ -14,19 +14,20 @@ from pathlib import Path
 
 from tracestill.data_pipeline import secret
 from tracestill.data_pipeline.errors import InputError
-from tracestill.launch.end_run import VARIABLE
 from tracestill.trainer.cores import OF_TASK, THREADS
+from tracestill.trainer.join_ranks import LAUNCH
 
 PASSED_ON = re.compile(
     r"(DS|GLOO|NCCL|PYTORCH|TORCH|TORCHINDUCTOR|TRITON|TRACESTILL)_\w+|OMP_NUM_THREADS|HF_HUB_OFFLINE"
 )
-OURS = (VARIABLE, "DS_ENV_FILE", "DS_ACCELERATOR")  # set by the launch itself, or for this process only
+OURS = (LAUNCH, "DS_ENV_FILE", "DS_ACCELERATOR")  # set by the launch itself, or for this process only
 LAUNCHER = re.compile(  # what the launcher, ssh, pdsh, mpirun and srun themselves read
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|TMPDIR|SSH_AUTH_SOCK|KRB5CCNAME|XDG_RUNTIME_DIR|LD_LIBRARY_PATH|"
     r"VIRTUAL_ENV|CONDA_PREFIX|PYTHONPATH|DS_ACCELERATOR|(PDSH|OMPI|PRTE|PMIX|I_MPI|HYDRA|FI|SLURM|SRUN)_\w+"
 )
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}  # modules are looked for where the command line does: not where it was started
 ALWAYS = {
-    "PYTHONSAFEPATH": "1",  # modules of the user's are looked for where the command line does: not where it was started
+    **SAFE_PATH,
     "PYTHONUNBUFFERED": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -110,7 +111,7 @@ def launcher_environment(
     options = f"-oBatchMode=yes {found.get('PDSH_SSH_ARGS_APPEND', '')}".strip()
     if launcher == "slurm" and OF_TASK in found:  # since Slurm 22.05 srun does not take it over from the allocation
         found.setdefault(OF_STEP, found[OF_TASK])
-    return {**found, "PDSH_SSH_ARGS_APPEND": options, "DS_ENV_FILE": str(environ_file)}
+    return {**found, "PDSH_SSH_ARGS_APPEND": options, "DS_ENV_FILE": str(environ_file), **SAFE_PATH}
 
 
 def format_environment(variables: Mapping[str, str]) -> str:

@@ -5,6 +5,11 @@ python -m tracestill.launch.recipe_keys > docs/recipe.md
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before anything else is imported: `python -m` has put the working directory first
+    from tracestill.data_pipeline.working_directory import leave_working_directory
+
+    leave_working_directory()
+
 import inspect
 import sys
 import types

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 
+from tracestill.launch.start_module import module_command
 from tracestill.trainer.rehearsal import MARK
 
 
 def rehearse(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-    """Command and environment that the launcher, ``python -m deepspeed.launcher.runner …``, would execute."""
-    start = [sys.executable, "-m", "tracestill.trainer.rehearsal", *arguments[3:]]
+    """Command and environment that DeepSpeed's launcher, started by ``module_command``, would execute."""
+    start = [*module_command("tracestill.trainer.rehearsal"), *arguments[3:]]
     found = subprocess.run(start, env=dict(environment), capture_output=True, text=True, check=False)
     lines = [line for line in found.stdout.splitlines() if line.startswith(MARK)]
     if not lines:

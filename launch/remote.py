@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tracestill.launch.probe import MARK
+from tracestill.launch.start_module import module_command
 
 PROBE, END = "tracestill.launch.probe", "tracestill.launch.end_run"
 CONNECT_SECONDS = 5
@@ -51,8 +52,8 @@ def is_here(host: str) -> bool:
 
 
 def command(host: str | None, module: str, argument: str) -> list[str]:
-    """Arguments that run ``python -m module argument`` on a host; None: on this one, without ssh."""
-    words = [sys.executable, "-m", module, argument]
+    """Arguments that run a module with an argument on a host; None: on this one, without ssh."""
+    words = [*module_command(module), argument]
     if host is None:
         return words
     options = shlex.split(os.environ.get("PDSH_SSH_ARGS_APPEND", ""))
@@ -129,7 +130,7 @@ def explain(code: int, said: list[str]) -> str:
             return f"is not known to ssh, or shows another key ({line}); connect once by hand and check the key"
         if "Could not resolve" in line:
             return f"cannot be found ({line}); mend the name in the hostfile"
-        if "No module named" in line:
+        if "No module named" in line or "can't open file" in line:
             return f"lacks what is installed here ({line}); install the same environment at {sys.prefix}"
     if code == NOT_FOUND:
         return f"has no {sys.executable}; install the same environment at the same path"

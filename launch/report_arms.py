@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
+from tracestill.data_pipeline.visible import in_html
 from tracestill.launch.charts import intervals
 from tracestill.launch.report_parts import Found, alike, colour_of, differences, seconds, steps_of, table, text
 from tracestill.trainer.preview_html import kind_class
@@ -17,12 +17,12 @@ def headline(found: Found) -> str:
     machine = found["machine"]
     where = ", ".join(machine["gpus"]) or f"{machine['processor']}, {machine['cores']} cores"
     parts = [
-        f"<h1>{escape(found['name'])}</h1>",
-        f'<p class="soft">Tracestill {escape(found["versions"].get("tracestill", ""))} · seed {found["seed"]} · '
-        f"{escape(where)} · {escape(found['written'].replace('T', ' ').replace('+00:00', ' UTC'))}</p>",
+        f"<h1>{in_html(found['name'])}</h1>",
+        f'<p class="soft">Tracestill {in_html(found["versions"].get("tracestill", ""))} · seed {found["seed"]} · '
+        f"{in_html(where)} · {in_html(found['written'].replace('T', ' ').replace('+00:00', ' UTC'))}</p>",
     ]
     if found["missing"]:
-        names = ", ".join(escape(name) for name in found["missing"])
+        names = ", ".join(in_html(name) for name in found["missing"])
         parts.append(f'<p class="note">Not in this report, because the stage has not finished: {names}.</p>')
     before, after = answered(found)
     evaluated = before | after
@@ -46,10 +46,10 @@ def headline(found: Found) -> str:
     body = []
     for at, (name, share, low, high) in enumerate(rows):
         row, arm = evaluated[name], found["arms"].get(name, {})
-        about = differences(arm["overrides"]) if arm else f"<code>{escape(found['models'][name]['path'])}</code>"
+        about = differences(arm["overrides"]) if arm else f"<code>{in_html(found['models'][name]['path'])}</code>"
         body.append(
             [
-                text(escape(name)),
+                text(in_html(name)),
                 text(about),
                 f"{'*' if at == best else ''}{share:.1%}",
                 f"{low:.1%} to {high:.1%}",
@@ -83,7 +83,7 @@ def answered(found: Found) -> tuple[Found, Found]:
 
 
 def shares(rows: Mapping[str, Found]) -> str:
-    return ", ".join(f"<b>{row['accuracy']:.1%}</b> for <b>{escape(name)}</b>" for name, row in rows.items())
+    return ", ".join(f"<b>{row['accuracy']:.1%}</b> for <b>{in_html(name)}</b>" for name, row in rows.items())
 
 
 def apart(bounds: Sequence[tuple[float | None, float | None]]) -> int | None:
@@ -123,13 +123,13 @@ def loss_table(found: Found, rows: Mapping[str, Found], kinds: Sequence[str], ar
     for kind in kinds:
         held = {arm: row[kind] for arm, row in rows.items() if kind in row}
         best = apart([(row.get("loss_low"), row.get("loss_high")) for row in held.values()])
-        cells = [f'<b class="{kind_class(kind, found["kinds"])}">{escape(kind)}</b>']
+        cells = [f'<b class="{kind_class(kind, found["kinds"])}">{in_html(kind)}</b>']
         for arm in arms:
             row = held.get(arm)
             mark = "*" if best is not None and list(held)[best] == arm else ""
             cells.append("" if row is None else f"{mark}{row['loss']:.4f}{around(row)}")
         body.append(cells)
-    return table(["kind", *(text(escape(arm)) for arm in arms)], body)
+    return table(["kind", *(text(in_html(arm)) for arm in arms)], body)
 
 
 def around(row: Mapping[str, Any]) -> str:

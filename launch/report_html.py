@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import yaml
 
+from tracestill.data_pipeline.visible import in_html
 from tracestill.launch.charts import SERIES, lines, stacked
 from tracestill.launch.report_arms import headline, held_out
 from tracestill.launch.report_parts import Found, alike, colour_of, legend, seconds, table, text
@@ -25,7 +25,7 @@ def page(found: Found) -> str:
     """The whole page for what ``report.gather`` found; parts whose stage has not run are left out, and named."""
     sections = (headline, held_out, curves, weighting, data, plans, times, traces, provenance)
     body = "".join(section(found) for section in sections)
-    title, style = escape(found["name"]), STYLE + colour_rules(*SERIES)
+    title, style = in_html(found["name"]), STYLE + colour_rules(*SERIES)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -78,7 +78,7 @@ def curves(found: Found) -> str:
     for arm, row in trained.items():
         rate = row["tokens"] / row["step_seconds"] if row["step_seconds"] else 0.0
         state = "" if row["finished"] else " (unfinished)"
-        cells = [text(escape(arm) + state), f"{row['steps']:,}", f"{row['epochs']:,}", f"{row['tokens']:,}"]
+        cells = [text(in_html(arm) + state), f"{row['steps']:,}", f"{row['epochs']:,}", f"{row['tokens']:,}"]
         body.append([*cells, f"{rate:,.0f}", f"{row['loss']:.4f}", seconds(row["seconds"])])
     heads = ["arm", "steps", "epochs", "tokens", "tokens a second", "last loss, weighted", "time"]
     apart = (
@@ -115,7 +115,7 @@ def shares(arm: str, curve: Sequence[Found], kinds: Sequence[str]) -> str:
     colours = [kind_class(kind, kinds) for kind in series]
     chart = lines(series, title=f"share of the loss by kind, {arm}", log=False, colours=colours or SERIES)
     keys = "".join(
-        f'<span class="key"><i class="{c}"></i>{escape(k)}</span>' for k, c in zip(series, colours, strict=True)
+        f'<span class="key"><i class="{c}"></i>{in_html(k)}</span>' for k, c in zip(series, colours, strict=True)
     )
     return f'<div>{chart}<div class="legend">{keys}</div></div>' if chart else ""
 
@@ -126,7 +126,7 @@ def weighting(found: Found) -> str:
         preview = row["preview"]
         if not preview:
             continue
-        parts.append(f"<div><h3>{escape(arm)}</h3>")
+        parts.append(f"<div><h3>{in_html(arm)}</h3>")
         kinds = found["kinds"]
         parts.append(f"{notes(preview)}{kinds_table(preview, kinds)}{document(preview, kinds)}</div>")
     if not parts:
@@ -179,7 +179,7 @@ def data(found: Found) -> str:
     if tokens:
         parts.append("<h3>Training targets by span kind</h3>" + stacked(tokens))
     for arm, row in found["arms"].items():
-        parts += [f'<p class="note">{escape(arm)}: {escape(line)}</p>' for line in row.get("data_warnings", ())]
+        parts += [f'<p class="note">{in_html(arm)}: {in_html(line)}</p>' for line in row.get("data_warnings", ())]
     return "<h2>Data</h2>" + "".join(parts) if counts or seen or tokens else ""
 
 
@@ -200,7 +200,7 @@ def accounts(counts: Found) -> str:
 
 def reasons_of(rejected: dict[str, int]) -> str:
     """`` (not json 3, no gold 1)``; empty if nothing was rejected."""
-    found = ", ".join(f"{escape(reason.replace('_', ' '))} {count:,}" for reason, count in rejected.items())
+    found = ", ".join(f"{in_html(reason.replace('_', ' '))} {count:,}" for reason, count in rejected.items())
     return f" ({found})" if found else ""
 
 
@@ -214,7 +214,7 @@ def plans(found: Found) -> str:
         balance = ", ".join(f"{float(value):.3f} on {ranks}" for ranks, value in statistics["imbalance"].items())
         body.append(
             [
-                text(escape(arm)),
+                text(in_html(arm)),
                 f"{statistics['documents']:,}",
                 f"{statistics['tokens']:,}",
                 f"{statistics['packs']:,}",
@@ -222,7 +222,7 @@ def plans(found: Found) -> str:
                 f"{statistics['wasted_tokens']:,}",
                 f"{row['steps_per_epoch']:,}",
                 f"{row['epochs']:,}",
-                text(escape(balance)),
+                text(in_html(balance)),
             ]
         )
     heads = [
@@ -270,20 +270,21 @@ def traces(found: Found) -> str:
     for arm, row in (found["arms"] | found["models"]).items():
         if not row["examples"]:
             continue
-        parts.append(f"<div><h3>{escape(arm)}</h3>")
+        parts.append(f"<div><h3>{in_html(arm)}</h3>")
         for example in row["examples"]:
-            answer = escape(str(example["answer"])) if example["answer"] else "<i>none</i>"
+            answer = in_html(str(example["answer"])) if example["answer"] else "<i>none</i>"
             rule = example["read_by"]  # older results lack it
-            answer += f" ({escape(rule.replace('_', ' '))})" if rule not in (None, "whole", "none") else ""
+            answer += f" ({in_html(rule.replace('_', ' '))})" if rule not in (None, "whole", "none") else ""
             mark = (
                 '<span class="mark right">right</span>'
                 if example["correct"]
                 else '<span class="mark wrong">wrong</span>'
             )
-            trace = escape(example["trace"] or "") or '<span class="soft">(no trace)</span>'
+            trace = in_html(example["trace"] or "") or '<span class="soft">(no trace)</span>'
             parts.append(
-                f'<div class="example"><p>{escape(example["question"])}</p><pre>{trace}</pre>'
-                f"<p>answer {answer} · gold {escape(example['gold'])} · {mark} · {example['tokens']:,} tokens</p></div>"
+                f'<div class="example"><p>{in_html(example["question"])}</p><pre>{trace}</pre>'
+                f"<p>answer {answer} · gold {in_html(example['gold'])} · {mark} · "
+                f"{example['tokens']:,} tokens</p></div>"
             )
         parts.append("</div>")
     if not parts:
@@ -296,13 +297,13 @@ def traces(found: Found) -> str:
 
 def provenance(found: Found) -> str:
     machine = found["machine"]
-    rows = [[escape(name), escape(version)] for name, version in found["versions"].items()]
+    rows = [[in_html(name), in_html(version)] for name, version in found["versions"].items()]
     rows += [
-        [escape(name), text(escape(", ".join(value) if isinstance(value, list) else str(value)))]
+        [in_html(name), text(in_html(", ".join(value) if isinstance(value, list) else str(value)))]
         for name, value in machine.items()
         if value
     ]
-    recipe = escape(yaml.safe_dump(found["recipe"], sort_keys=False, allow_unicode=True))
+    recipe = in_html(yaml.safe_dump(found["recipe"], sort_keys=False, allow_unicode=True))
     return (
         "<h2>How it was made</h2>"
         + table(["what", "which"], rows)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
+from tracestill.data_pipeline.visible import in_html
 from tracestill.launch.charts import SERIES
 
 Found = dict[str, Any]
@@ -49,7 +49,7 @@ def alike(found: Found, arms: Sequence[str], *keys: str) -> list[list[str]]:
 
 
 def legend(found: Found, arms: Sequence[str]) -> str:
-    keys = [f'<span class="key"><i class="{colour_of(found, a)}"></i>{escape(a)}</span>' for a in arms]
+    keys = [f'<span class="key"><i class="{colour_of(found, a)}"></i>{in_html(a)}</span>' for a in arms]
     return f'<div class="legend">{"".join(keys)}</div>'
 
 
@@ -59,7 +59,7 @@ def differences(overrides: Found, prefix: str = "") -> str:
     for key, value in overrides.items():
         name = f"{prefix}{key}"
         parts.append(
-            differences(value, f"{name}.") if isinstance(value, dict) else f"<code>{escape(f'{name}: {value}')}</code>"
+            differences(value, f"{name}.") if isinstance(value, dict) else f"<code>{in_html(f'{name}: {value}')}</code>"
         )
     return ", ".join(parts)
 

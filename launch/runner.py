@@ -21,6 +21,7 @@ from tracestill.data_pipeline.stage import (
     read_manifest,
     why_redone,
 )
+from tracestill.data_pipeline.visible import visible
 from tracestill.launch.summary import summary
 from tracestill.trainer.run_directory import STAGES, RunDirectory
 
@@ -95,7 +96,7 @@ def run_stages(works: Iterable[Work], console: Console) -> None:
         text = f"{summary(work.stage, work.directory)}  [{seconds:.1f} s]"
         console.print(line(work.label, text.strip(), "green"), soft_wrap=True)
         for warning in (read_manifest(work.directory) or {}).get("warnings", ()):
-            console.print(Text(f"warning: {warning}", "bold yellow"), soft_wrap=True)
+            console.print(Text(visible(f"warning: {warning}"), "bold yellow"), soft_wrap=True)
 
 
 def is_due(work: Work, later: list[Work]) -> bool:
@@ -147,4 +148,4 @@ def require_inputs(chosen: list[Work], everything: list[Work], recipe: Path) -> 
 
 def line(label: str, text: str, style: str) -> Text:
     """One line about a piece of work."""
-    return Text.assemble((f"{label:<{WIDTH}}", "bold"), (text, style))
+    return Text.assemble((f"{visible(label):<{WIDTH}}", "bold"), (visible(text), style))

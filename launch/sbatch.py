@@ -42,7 +42,9 @@ run_dir={run_dir}
 # --- where the ranks meet: the first node, on a port that follows from the job's number
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
-export MASTER_ADDR MASTER_PORT
+# the run's secret, by which ranks know each other's entries there; srun hands it on without showing it
+TRACESTILL_LAUNCH=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \\n')
+export MASTER_ADDR MASTER_PORT TRACESTILL_LAUNCH
 {interface}
 # --- cores: since Slurm 22.05 srun does not take --cpus-per-task over from the job, and may bind a task to one core
 cores=$(tr ',' '\n' <<< "$SLURM_JOB_CPUS_PER_NODE" | sed 's/(.*//' | sort -n | head -n 1) # of the node with fewest
@@ -59,7 +61,8 @@ if [ "${{SLURM_RESTART_COUNT:-0}}" -ge "$attempts" ]; then
     exit 1
 fi
 
-# Ranks that stopped on request have saved and left word in stopped.json, whatever exit code came through.
+# Ranks that stopped on request have saved and left word in stopped.json, whatever exit code came through; before their
+# first step there is nothing to save, and they end at once: with 3, or with 143 while they were still being loaded.
 go_on_later() {{
     echo "stopped and saved; back into the queue" >&2
     scontrol requeue "$SLURM_JOB_ID"
@@ -88,7 +91,7 @@ for arm in {arms}; do
     rm -f "$run_dir/{train}/stopped.json"
     srun --kill-on-bad-exit=1 --cpus-per-task="$SRUN_CPUS_PER_TASK"{threads} \\
         "$python" -m tracestill.trainer.train --run-dir "$run_dir" --arm "$arm" --resume auto || code=$?
-    if [ "$code" -eq 3 ] || [ -e "$run_dir/{train}/stopped.json" ]; then
+    if [ "$code" -eq 3 ] || [ "$code" -eq 143 ] || [ -e "$run_dir/{train}/stopped.json" ]; then
         go_on_later
     elif [ "$code" -ne 0 ]; then
         exit "$code" # 2 is bad input, which no other attempt mends

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from tracestill.launch.cluster import Cluster
 from tracestill.launch.progress import bar
 from tracestill.launch.runner import Work
 from tracestill.launch.training import train_arm
-from tracestill.trainer.checkpoint_files import CHECKPOINTS
+from tracestill.trainer.checkpoint_files import CHECKPOINTS, remove_all, written
 from tracestill.trainer.run_directory import STAGES, RunDirectory
 
 
@@ -133,10 +132,11 @@ def train_work(run: RunDirectory, arm: str, resume: str, cluster: Cluster | None
 def drop_checkpoints(train: Path) -> str:
     """Delete the checkpoints of a finished training whose export is whole; what was deleted, in words."""
     folder = train / CHECKPOINTS
-    if not folder.is_dir() or missing_files(train):
+    found = written(folder)
+    if not found or missing_files(train):
         return ""
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    shutil.rmtree(folder)
+    size = sum(path.stat().st_size for held in found for path in held.rglob("*") if path.is_file())
+    remove_all(folder)
     return f"; its checkpoints are deleted (train.keep: 0), {size / 1e9:.2f} GB"
 
 

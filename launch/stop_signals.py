@@ -22,13 +22,17 @@ LAST_BYTES = 1 << 16  # of a log: its last line lies within them
 AGAIN = "press Ctrl-C again to stop now, without saving"
 
 
+class StoppedEarly(KeyboardInterrupt):
+    """SIGTERM, or SIGHUP, before the first step. As Ctrl-C it passes by whatever catches errors; says which it was."""
+
+
 @contextlib.contextmanager
 def stop_on_signals(directory: Path, console: Console) -> Iterator[None]:
     """Meanwhile the first SIGTERM, SIGHUP or Ctrl-C asks the ranks to save and stop, and the second one acts as before,
     except that of several SIGHUP all but the first do nothing.
 
-    Ctrl-C before the first step acts as before at once: there is nothing to save. Earlier requests and their outcome
-    are forgotten.
+    Before the first step of an attempt there is nothing to save: then Ctrl-C acts as before at once, and the others
+    raise StoppedEarly. Earlier requests and their outcome are forgotten.
     """
     stopping.clear(directory, stopping.REQUEST, stopping.MARKER)
     numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -40,9 +44,11 @@ def stop_on_signals(directory: Path, console: Console) -> Iterator[None]:
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         restore(ignored=signal.SIGHUP if number == signal.SIGHUP else None)  # shell and kernel send one each
-        stopping.request(directory, DOES_IT[signal.Signals(number)])
         if number == signal.SIGHUP:
             forget_terminal()
+        if read_headway(directory) is None:
+            raise StoppedEarly(DOES_IT[signal.Signals(number)])
+        stopping.request(directory, DOES_IT[signal.Signals(number)])
         say(f"{DOES_IT[signal.Signals(number)]}: training saves after this step and stops; {expected(directory)}")
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:

@@ -11,12 +11,13 @@ from rich.console import Console
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds
+from tracestill.data_pipeline.places import place_of
 from tracestill.data_pipeline.stage import MANIFEST, identity, is_current, same, write_json
 from tracestill.launch import deepspeed_command, multinode
 from tracestill.launch.cluster import Cluster, what_is_left
 from tracestill.launch.progress import Bar, bar
 from tracestill.launch.restarts import Restarts, beginning, explained, newest
-from tracestill.launch.stop_signals import stop_on_signals, what_is_saved
+from tracestill.launch.stop_signals import StoppedEarly, stop_on_signals, what_is_saved
 from tracestill.trainer import stopping
 from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE, committed, complete
 from tracestill.trainer.failure import FAILURE
@@ -40,28 +41,35 @@ def train_arm(
     """Train, and start again from the newest checkpoint, up to ``max_restarts`` times, after a rank has failed; where
     the cluster is elastic, on the hosts that are left.
 
-    SIGTERM, and Ctrl-C, is turned into a request to save and stop; a second one ends the ranks. Raises as ``attempt``
-    does, and KeyboardInterrupt; what is said then tells what is saved.
+    SIGTERM, and Ctrl-C, is turned into a request to save and stop; a second one ends the ranks, and so does the first
+    one before there is anything to save. Raises as ``attempt`` does, and KeyboardInterrupt; what is said then tells
+    what is saved.
     """
     directory = run.stage(arm, "train")
     restarts = Restarts(directory, max_restarts, begun=newest(directory) if can_resume(run, arm) else 0)
-    with stop_on_signals(directory, console):
-        while True:
-            try:
-                return attempt(run, arm, label, console, resume=resume, cluster=cluster)
-            except KeyboardInterrupt:
-                saved = what_is_saved(directory, resumes=can_resume(run, arm))
-                raise KeyboardInterrupt(f"interrupted in the training of {arm}: {saved}") from None
-            except deepspeed_command.TrainingFailed as error:
+
+    def saved() -> str:
+        return what_is_saved(directory, resumes=can_resume(run, arm))
+
+    try:
+        with stop_on_signals(directory, console):
+            while True:
                 try:
-                    text = f"  {label}: {restarts.next(error)}"
-                except deepspeed_command.TrainingFailed as last:
-                    saved = what_is_saved(directory, resumes=can_resume(run, arm))
-                    raise deepspeed_command.TrainingFailed(f"{last}\n  {arm}: {saved}") from None
-                if cluster is not None and cluster.elastic:
-                    cluster = what_is_left(cluster, run.root)
-                    text += f" on {', '.join(cluster.names)}"
-                console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+                    return attempt(run, arm, label, console, resume=resume, cluster=cluster)
+                except deepspeed_command.TrainingFailed as error:
+                    try:
+                        text = f"  {label}: {restarts.next(error)}"
+                    except deepspeed_command.TrainingFailed as last:
+                        raise deepspeed_command.TrainingFailed(f"{last}\n  {arm}: {saved()}") from None
+                    if cluster is not None and cluster.elastic:
+                        cluster = what_is_left(cluster, run.root)
+                        text += f" on {', '.join(cluster.names)}"
+                    console.print(text, style="yellow", soft_wrap=True)
+    except StoppedEarly as stop:
+        told = f"training of {arm} stopped before the first step ({stop}): {saved()}"
+        raise deepspeed_command.TrainingStopped(told) from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted in the training of {arm}: {saved()}") from None
 
 
 def attempt(
@@ -74,6 +82,8 @@ def attempt(
     """
     own = run.recipe.for_arm(arm)
     directory = run.stage(arm, "train")
+    for place in (directory, directory / CHECKPOINTS):
+        place_of(place)  # says so if a link leads nowhere
     stopping.clear(directory, FAILURE, PROGRESS)
     if cluster is None:
         start = deepspeed_command.start_here(own, run.root, arm, resume)

@@ -8,11 +8,15 @@ after every ``warmup`` steps, so the first reading holds the warm-up alone. Rank
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before anything else is imported: `python -m` has put the working directory first
+    from tracestill.data_pipeline.working_directory import leave_working_directory
+
+    leave_working_directory()
+
 import argparse
 import functools
 import json
 import statistics
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +24,6 @@ from typing import Any
 
 import torch
 
-from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.plan import Plan, PlanConfig, make_plan
 from tracestill.data_pipeline.sides import widths
@@ -32,6 +35,7 @@ WIRES = watch_collectives()  # before DeepSpeed is imported, which keeps some of
 
 from tracestill.trainer import engine  # noqa: E402
 from tracestill.trainer.agree import exchange, gather_json  # noqa: E402
+from tracestill.trainer.console import say  # noqa: E402
 from tracestill.trainer.job import Job, prepare  # noqa: E402
 from tracestill.trainer.placement import find_placement  # noqa: E402
 from tracestill.trainer.precision import use_gpu  # noqa: E402
@@ -190,7 +194,7 @@ def main(words: Sequence[str] | None = None) -> int:
         recipe = changed(run.recipe.for_arm(arguments.arm), case, profiled=use_gpu())
         world = engine.connect(recipe.train)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        say(f"error: {error}", err=True)
         return error.exit_code
     arguments.out.mkdir(parents=True, exist_ok=True)
     counted = {"first": case["warmup"], "steps": case["steps"]}
@@ -200,5 +204,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    own_modules.leave_working_directory()
     engine.leave(main())

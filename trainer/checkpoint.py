@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.places import place_of, remove
 from tracestill.data_pipeline.stage import sync, write_json
 from tracestill.trainer import zero
 from tracestill.trainer.adapters import plain_name
@@ -43,10 +43,12 @@ from tracestill.trainer.checkpoint_files import (
     committed,
     damaged,
     entry_of,
+    partial,
     path_of,
     rank_file,
 )
 from tracestill.trainer.checkpoint_parts import open_parts
+from tracestill.trainer.console import say
 from tracestill.trainer.engine import Engine
 from tracestill.trainer.placement import Placement
 
@@ -104,6 +106,7 @@ def write(
 
     def begin() -> None:
         if leads:
+            place_of(directory)  # says so if a link leads nowhere
             work.mkdir(parents=True)
 
     def put() -> dict[str, Any]:
@@ -202,7 +205,7 @@ def whole(path: Path) -> bool:
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     bad = damaged(path, rank, ranks)
     if bad:
-        print(f"{path} is passed over: {', '.join(bad)} missing or damaged", file=sys.stderr, flush=True)
+        say(f"{path} is passed over: {', '.join(bad)} missing or damaged", err=True)
     return bool(torch.stack(exchange(torch.tensor([not bad], dtype=torch.uint8))).all())
 
 
@@ -309,8 +312,8 @@ def prune(directory: Path, step: int, keep: int, best: int | None) -> None:
         if best is not None and path == path_of(directory, best):
             continue
         move_away(path)
-    for path in directory.glob("tmp-*"):
-        shutil.rmtree(path)
+    for path in partial(directory):
+        remove(path)
 
 
 def move_away(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tracestill.data_pipeline.content import digest_of_file
+from tracestill.data_pipeline.places import remove
 
 CHECKPOINTS = "checkpoints"  # their directory inside that of a training
 MANIFEST, STATE = "manifest.json", "state.json"
 FORMAT = 2
 COMMITTED = re.compile(r"step-(\d{6,})")
+PARTIAL = re.compile(r"tmp-\d{6,}-[0-9a-f]{32}")  # being written, or to be deleted
 
 
 def path_of(directory: Path, step: int) -> Path:
@@ -25,6 +28,25 @@ def committed(directory: Path) -> list[Path]:
     """Directories named like committed checkpoints, oldest first."""
     found = [p for p in directory.glob("step-*") if COMMITTED.fullmatch(p.name) and p.is_dir()]
     return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+
+
+def partial(directory: Path) -> list[Path]:
+    """What killed or replaced saves left."""
+    return [path for path in directory.glob("tmp-*") if PARTIAL.fullmatch(path.name)]
+
+
+def written(directory: Path) -> list[Path]:
+    """All that saves leave in a directory of checkpoints."""
+    return [path for path in directory.glob("step-*") if COMMITTED.fullmatch(path.name)] + partial(directory)
+
+
+def remove_all(directory: Path) -> None:
+    """Delete all checkpoints, and their directory unless it is a link or holds something else."""
+    for path in written(directory):
+        remove(path)
+    if not directory.is_symlink():
+        with contextlib.suppress(OSError):
+            directory.rmdir()
 
 
 def rank_file(rank: int) -> str:

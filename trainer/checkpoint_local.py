@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import socket
-import sys
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +22,7 @@ from tracestill.data_pipeline.stage import digest_of, identity, is_current, miss
 from tracestill.trainer.agree import gather_json, share_json, share_text, together
 from tracestill.trainer.checkpoint import whole
 from tracestill.trainer.checkpoint_files import MANIFEST, STATE, committed, complete, rank_file, writers
+from tracestill.trainer.console import say
 from tracestill.trainer.placement import Placement, spelled
 from tracestill.trainer.run_directory import RunDirectory
 
@@ -96,7 +96,7 @@ def latest(directory: Path, placement: Placement, who: dict[str, Any]) -> Path |
         digests = {held.get(name, {}).get("manifest") for held in ranks}
         if None in digests or len(digests) > 1:
             if dist.get_rank() == 0:
-                print(f"{directory / name} is passed over: not the same on every host", file=sys.stderr, flush=True)
+                say(f"{directory / name} is passed over: not the same on every host", err=True)
         elif whole(directory / name):
             return directory / name
     for name in ordered:

@@ -34,6 +34,7 @@ from tracestill.trainer.ema import Ema
 from tracestill.trainer.join_ranks import join
 from tracestill.trainer.monitor import MonitorConfig, events
 from tracestill.trainer.precision import training_dtype, use_gpu
+from tracestill.trainer.rendezvous import meet
 from tracestill.trainer.sequence_parallel import Grid, exchange, grid, refuse
 from tracestill.trainer.settings import TrainConfig
 from tracestill.trainer.student import Student
@@ -97,7 +98,7 @@ def connect(settings: TrainConfig) -> World:
     """Join the other ranks: NCCL on GPUs, gloo on the CPU. A process that nobody launched is a world of one.
 
     Raises InputError if there are more ranks on this host than GPUs, if they cannot know where they meet or share rows
-    as ``train.sequence_parallel`` asks, and for a precision that does not fit.
+    as ``train.sequence_parallel`` asks, and for a precision that does not fit; NotMet if some do not come.
     """
     quieten()
     join(os.environ)
@@ -113,7 +114,11 @@ def connect(settings: TrainConfig) -> World:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         if cuda:
             torch.cuda.set_device(local)
-        deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
+        if "RANK" not in os.environ:  # mpirun's, on several hosts
+            deepspeed.comm.mpi_discovery(verbose=False)
+        backend, gpu = ("nccl", torch.device("cuda", local)) if cuda else ("gloo", None)
+        meet(backend, wait=settings.watchdog.start, timeout=deepspeed.constants.default_pg_timeout, device=gpu)
+        deepspeed.init_distributed(dist_backend=backend, verbose=False)  # takes over the group that it finds
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     threads = None if cuda else own_threads()
     if threads is not None:

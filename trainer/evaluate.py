@@ -10,6 +10,11 @@ answer the same questions, and the same reader finds their answers.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before anything else is imported: `python -m` has put the working directory first
+    from tracestill.data_pipeline.working_directory import leave_working_directory
+
+    leave_working_directory()
+
 import argparse
 import json
 import math
@@ -23,11 +28,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 from transformers import PreTrainedModel
 
-from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.answers import Found, find_answer, number, same_answer
 from tracestill.data_pipeline.ask import AskForm
 from tracestill.data_pipeline.encode import load_form
@@ -38,6 +41,7 @@ from tracestill.data_pipeline.schema import QUESTION_SCHEMA, read_rows, write_ro
 from tracestill.data_pipeline.stage import Stage, read_manifest, stage, write_json
 from tracestill.data_pipeline.store import TokenStore
 from tracestill.trainer.baseline import answering, load_any, untrained_student
+from tracestill.trainer.console import Terminal, plain_column, say
 from tracestill.trainer.export import holds_model, quiet
 from tracestill.trainer.generate import generate, load_exported
 from tracestill.trainer.intervals import Z95, mean_interval
@@ -347,18 +351,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--run-dir", type=Path, required=True, help="directory of the run, such as runs/demo")
     parser.add_argument("--arm", default=MAIN_ARM, help="which student of the run (default: %(default)s)")
     options = parser.parse_args(arguments)
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     try:
         held = RunDirectory.open(options.run_dir)
         directory = held.stage(options.arm, "evaluate")
-        with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        columns = plain_column("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
             task = bar.add_task(f"evaluate {options.arm}", total=None)
             run(held, options.arm, lambda done, all: bar.update(task, completed=done, total=all))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", err=True)
         return 2
     result = json.loads((directory / "result.json").read_text(encoding="utf-8"))
-    print(
+    say(
         f"{options.arm}: accuracy {result['accuracy']:.1%} "
         f"({result['accuracy_low']:.1%} to {result['accuracy_high']:.1%}) on {result['questions']} questions, "
         f"{result['truncated']} cut off, {result['trace_tokens_mean']:.1f} tokens a trace"
@@ -367,5 +372,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    own_modules.leave_working_directory()
     sys.exit(main())

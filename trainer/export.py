@@ -20,6 +20,7 @@ from tracestill.data_pipeline.chat_template import Refusal
 from tracestill.data_pipeline.encode import load_form
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.form import Form, FormConfig
+from tracestill.data_pipeline.places import remove, replaceable
 from tracestill.data_pipeline.render import load_backend, load_config
 from tracestill.data_pipeline.stage import MANIFEST, sync, write_json
 from tracestill.data_pipeline.template_process import Asked, render
@@ -27,6 +28,7 @@ from tracestill.trainer import adapters, own_code
 from tracestill.trainer.loading import load_tokenizer
 from tracestill.trainer.tokenizer_probe import PROBE, first_difference, probes
 
+OF_MODELS = ("config.json", "adapter_config.json")  # one of which every export holds
 CARD = """\
 ---
 library_name: transformers
@@ -92,9 +94,10 @@ def export(
     if form.size > rows:
         raise InputError(f"{tokenizer_dir}: {form.size} tokens, but the student embeds only {rows}; train again")
     state = whole_state(model, state_dict) if write is None else {}
+    out_dir = replaceable(out_dir, lambda place: any((place / name).is_file() for name in OF_MODELS))
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     for left in out_dir.parent.glob(f".{out_dir.name}.*.partial"):  # of a run that was killed
-        shutil.rmtree(left)
+        remove(left)
     work = partial_name(out_dir)
     work.mkdir()
     try:

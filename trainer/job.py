@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,10 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 
+from tracestill.data_pipeline.content import MEMORY
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds
+from tracestill.data_pipeline.places import place_of, remove
 from tracestill.data_pipeline.plan import Plan, load_plan
 from tracestill.data_pipeline.stage import CONTENTS, digest_of, identity, read_manifest, same
 from tracestill.data_pipeline.store import TokenStore
@@ -23,7 +24,8 @@ from tracestill.trainer.adapt import adapt
 from tracestill.trainer.agree import share_json, together
 from tracestill.trainer.batches import Batches, row_of
 from tracestill.trainer.best import Best
-from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE
+from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE, remove_all
+from tracestill.trainer.console import Terminal
 from tracestill.trainer.engine import Engine, connect, training_dtype
 from tracestill.trainer.export import check_tokenizer
 from tracestill.trainer.held_out import HeldOut, choose_store
@@ -45,6 +47,10 @@ from tracestill.trainer.weighting import Weighting, make_weighting, multiplied_k
 
 WEIGHTS = (".safetensors", ".bin", ".pt")
 KEPT_FILES = ("console.log", stopping.REQUEST)  # the launcher's parent writes them while ranks start
+WRITTEN = (  # what else than checkpoints and KEPT_FILES we write into a train directory
+    *("export", "failures", "asked", "tensorboard", "log.jsonl", "preview.json", "preview.html"),
+    *("provenance.json", "launch.json", "progress.json", "manifest.json", "stopped.json", "failure.json", MEMORY),
+)
 Resume = Literal["auto", "must"]
 
 
@@ -201,7 +207,7 @@ def prepare(
     if settings.held_out_questions:
         questions = run.stage(arm, "sample") / "questions.parquet"
         answers = HeldOutAnswers(recipe, questions, directory / "asked", placement.ranks[0] if placement else None)
-    console = Console(quiet=world.rank != 0)
+    console = Terminal(quiet=world.rank != 0)
     console.print(
         f"{world.ranks} rank(s) on {world.device.type}, {settings.sequence_parallel} to a row, {world.dtype}, "
         f"ZeRO {settings.zero}, "
@@ -327,10 +333,13 @@ def newest(job: Job) -> Path | None:
 
 
 def empty(directory: Path) -> None:
-    """Empty a training directory, but keep what the launcher's parent writes."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Empty a training directory, but keep what the launcher's parent writes. Where a link leads to it, only what we
+    write goes; a link to a directory inside of it stays, and its checkpoints go."""
+    place_of(directory).mkdir(parents=True, exist_ok=True)
+    place_of(directory / CHECKPOINTS)  # says so if a link leads nowhere
+    remove_all(directory / CHECKPOINTS)
     for path in directory.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name not in KEPT_FILES:
-            path.unlink()
+        elsewhere = path.is_symlink() and path.is_dir()
+        foreign = directory.is_symlink() and path.name not in WRITTEN
+        if not elsewhere and not foreign and path.name not in (CHECKPOINTS, *KEPT_FILES):
+            remove(path)

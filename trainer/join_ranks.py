@@ -6,6 +6,7 @@ Nothing here imports mpi4py. Only ranks that mpirun started on several hosts nee
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import os
 import socket
 from collections.abc import Mapping, MutableMapping
@@ -13,6 +14,8 @@ from collections.abc import Mapping, MutableMapping
 from tracestill.data_pipeline.errors import InputError
 
 PORT = "29500"  # DeepSpeed's and torch's default
+LAUNCH = "TRACESTILL_LAUNCH"  # in the environment of every process of a launch: its mark, which no other one knows
+LOOPBACKS = ("lo", "lo0")  # names of the interface
 SOURCES = (  # rank, ranks, rank on this host, ranks on this host
     (
         "OMPI_COMM_WORLD_RANK",
@@ -39,8 +42,29 @@ def is_first(environment: Mapping[str, str] = os.environ) -> bool:
 def join(environment: MutableMapping[str, str] = os.environ) -> None:
     """Say rank, ranks and meeting point in torch's variables, whoever started this process.
 
-    A process that nobody launched becomes a world of one. Raises InputError if the ranks cannot know where they meet.
+    A process that nobody launched becomes a world of one. Ranks that meet on the loopback interface talk over no other,
+    unless the user has named one. Raises InputError if the ranks cannot know where they meet.
     """
+    find_meeting(environment)
+    if is_loopback(environment.get("MASTER_ADDR", "")):
+        environment.update({k: v for k, v in loopback_only().items() if k not in environment})
+
+
+def loopback_only() -> dict[str, str]:
+    """Variables by which gloo and NCCL listen on the loopback interface and on no other."""
+    names = [name for _, name in socket.if_nameindex() if name in LOOPBACKS]
+    return {"GLOO_SOCKET_IFNAME": names[0], "NCCL_SOCKET_IFNAME": names[0]} if names else {}
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address, or the name localhost, is this host's own and nobody else's."""
+    try:
+        return address == "localhost" or ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:  # a name
+        return False
+
+
+def find_meeting(environment: MutableMapping[str, str]) -> None:
     if "RANK" in environment:
         return
     names = started_by(environment)
@@ -52,9 +76,6 @@ def join(environment: MutableMapping[str, str] = os.environ) -> None:
     if "MASTER_ADDR" not in environment:
         if on_host == ranks:  # one host: over its loopback interface, where nobody else can listen
             environment["MASTER_ADDR"] = "127.0.0.1"
-            for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-                if any(name == "lo" for _, name in socket.if_nameindex()):
-                    environment.setdefault(variable, "lo")
         elif names == SOURCES[0] and importlib.util.find_spec("mpi4py") is not None:
             return  # DeepSpeed asks MPI
         else:

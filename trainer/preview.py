@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.pieces import pieces
 from tracestill.data_pipeline.store import TokenStore
+from tracestill.data_pipeline.visible import visible
 from tracestill.trainer import normaliser as norm
 from tracestill.trainer.batches import count_targets, document_of
 from tracestill.trainer.preview_table import STYLES, kinds_table, show_warnings
@@ -101,7 +102,7 @@ def show(found: dict[str, Any], kinds: Kinds, console: Console) -> None:
     console.print(kinds_table(found, styles))
     text = Text()
     for token in found["document"]["tokens"]:
-        text.append(token["text"] or "␣", styles[token["kind"]] if token["weight"] else "dim")
+        text.append(visible(token["text"]) or "␣", styles[token["kind"]] if token["weight"] else "dim")
         text.append("·", "bright_black")
     console.print(text)
     show_warnings(found, console)

@@ -6,8 +6,9 @@ Every text of the run is escaped; there is no script, and nothing is fetched. Im
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
+
+from tracestill.data_pipeline.visible import in_html
 
 SHARES = {"weight_share": "share of weights", "loss_share": "share of loss", "gradient_share": "share of gradient"}
 KINDS = ("prompt", "plan", "derive", "check", "prose", "answer", "control", "pad")
@@ -53,7 +54,7 @@ def page(found: dict[str, Any], kinds: Sequence[str], title: str) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{style}</style></head><body><h1>{escape(title)}</h1>"
+        f"<title>{in_html(title)}</title><style>{style}</style></head><body><h1>{in_html(title)}</h1>"
         "<p class='soft'>What the weighting does to the first optimizer step, before anything is learnt, and one of "
         "its documents: a solid line under a token that counts in the loss, a dotted one under a token that does not. "
         "Share of gradient: of the norms of the loss's gradient at what the head reads.</p>"
@@ -63,7 +64,7 @@ def page(found: dict[str, Any], kinds: Sequence[str], title: str) -> str:
 
 def notes(found: dict[str, Any]) -> str:
     """The preview's warnings; none in a run of an older version."""
-    return "".join(f'<p class="note">{escape(line)}</p>' for line in found.get("warnings", ()))
+    return "".join(f'<p class="note">{in_html(line)}</p>' for line in found.get("warnings", ()))
 
 
 def kinds_table(found: dict[str, Any], kinds: Sequence[str]) -> str:
@@ -72,7 +73,7 @@ def kinds_table(found: dict[str, Any], kinds: Sequence[str]) -> str:
     heads = "".join(f"<th>{head}</th>" for head in ("kind", "weight", "tokens", *shares.values()))
     body = []
     for row in found["kinds"]:
-        cells = [f'<b class="{kind_class(row["kind"], kinds)}">{escape(row["kind"])}</b>', f"{row['weight']:g}"]
+        cells = [f'<b class="{kind_class(row["kind"], kinds)}">{in_html(row["kind"])}</b>', f"{row['weight']:g}"]
         cells += [f"{row['tokens']:,}", *("" if row.get(s) is None else f"{row[s]:.1%}" for s in shares)]
         body.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
@@ -83,7 +84,7 @@ def document(found: dict[str, Any], kinds: Sequence[str]) -> str:
     """The preview's document, its tokens coloured by kind."""
     tokens = "".join(
         f'<span class="{kind_class(token["kind"], kinds)}{"" if token["weight"] else " zero"}" '
-        f'title="{escape(token["kind"])} × {token["weight"]:g}">{escape(token["text"]) or "␣"}</span>'
+        f'title="{in_html(token["kind"])} × {token["weight"]:g}">{in_html(token["text"]) or "␣"}</span>'
         for token in found["document"]["tokens"]
     )
     return f'<div class="document">{tokens}</div>'

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tracestill.data_pipeline.visible import visible
 from tracestill.trainer.preview_html import SHARES
 
 # pad and prompt first, then plan, derive, check, prose, answer, control, and kinds of the user's
@@ -30,4 +31,4 @@ def kinds_table(found: dict[str, Any], styles: dict[str, str]) -> Table:
 
 def show_warnings(found: dict[str, Any], console: Console) -> None:
     for line in found.get("warnings", ()):  # none in a run of an older version
-        console.print(Text(f"warning: {line}", "bold yellow"), soft_wrap=True)
+        console.print(Text(visible(f"warning: {line}"), "bold yellow"), soft_wrap=True)

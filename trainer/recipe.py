@@ -21,6 +21,7 @@ from tracestill.data_pipeline.questions import QuestionsConfig
 from tracestill.data_pipeline.sample import SampleConfig, make_teachers
 from tracestill.data_pipeline.selection import SelectConfig
 from tracestill.data_pipeline.teachers.protocol import is_own
+from tracestill.data_pipeline.visible import visible
 from tracestill.trainer import deepspeed_keys
 from tracestill.trainer.settings import GENERATION, UNTRAINED, EvaluateConfig, StudentConfig, TrainConfig
 from tracestill.trainer.student_settings import check_together
@@ -301,8 +302,8 @@ def model_inside(annotation: Any) -> Any:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML, every default written out."""
+    """The resolved recipe as YAML, every default written out; YAML's own escapes stand for what is not to be obeyed."""
     data = recipe.model_dump(mode="json")
-    return yaml.safe_dump(
-        secret.mask_data(data) if own_modules.is_looking() else data, sort_keys=False, allow_unicode=True
-    )
+    data = secret.mask_data(data) if own_modules.is_looking() else data
+    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return text if text == visible(text) else str(yaml.safe_dump(data, sort_keys=False))

@@ -1,9 +1,14 @@
 """DeepSpeed's launcher, asked what it would execute: it does everything but that.
 
-python -m tracestill.trainer.rehearsal ARGUMENTS, with the launcher's own arguments and environment.
+start_module.py tracestill.trainer.rehearsal ARGUMENTS, with the launcher's own arguments and environment.
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":  # before anything else is imported: `python -m` has put the working directory first
+    from tracestill.data_pipeline.working_directory import leave_working_directory
+
+    leave_working_directory()
 
 import json
 import os

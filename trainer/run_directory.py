@@ -8,6 +8,7 @@ from typing import Any
 from tracestill.data_pipeline import encode, own_modules, plan_stage
 from tracestill.data_pipeline.content import MEMORY, contents, model_files, named_files
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.places import place_of
 from tracestill.data_pipeline.stage import CONTENTS, UNKNOWN, read_manifest, sync
 from tracestill.trainer.recipe import FOLDER, MAIN_ARM, Recipe, dump_recipe, load_recipe, own_modules_of
 from tracestill.trainer.settings import BOOKKEEPING, CHOOSING, GENERATION
@@ -67,6 +68,8 @@ class RunDirectory:
         if own_modules.is_looking():
             return cls(root, recipe)
         temporary = path.with_name(f".{RECIPE}.tmp")
+        for place in (root, root / "arms", root / "models"):
+            place_of(place)  # says so if a link leads nowhere
         try:
             root.mkdir(parents=True, exist_ok=True)
             temporary.write_text(dump_recipe(recipe), encoding="utf-8")

@@ -7,18 +7,24 @@ through the all-reduce of the step (see ``Engine.step``), and all save after the
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 
 from tracestill.data_pipeline.stage import write_json
+from tracestill.trainer.failure import EXIT_FAILED
 
 EXIT_STOPPED = 3  # of every rank, and of `tracestill train` and `tracestill run`
 REQUEST, MARKER = "stop", "stopped.json"
 CTRL_C = "Ctrl-C"
+EXIT_INTERRUPTED = 130
 ECHO_SECONDS = 1.0  # a launcher such as torchrun passes on to its ranks the SIGINT that the terminal has sent them too
 
 
@@ -72,6 +78,56 @@ class StopRequest:
         """Leave word that training stopped after ``step`` of ``steps``, all of it saved. For rank 0 to call."""
         reason = self.reason() or "SIGTERM to another rank"
         write_json(self.directory / MARKER, {"step": step, "steps": steps, "reason": reason})
+
+
+@contextlib.contextmanager
+def ends_at_once() -> Iterator[None]:
+    """Meanwhile there is nothing to save: SIGTERM ends this process at once with EXIT_STOPPED, and Ctrl-C with 130.
+
+    For the time in which ranks wait for each other inside of torch, where Python does not hear a signal before the wait
+    is over: a thread hears it. It also ends a rank whose launcher, DeepSpeed's, has gone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda number, frame: None) for number in numbers}
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    told_before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    thread = threading.Thread(target=hear, args=(heard,), name="waits for a signal", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(told_before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(told)
+        thread.join()
+        os.close(heard)
+
+
+def hear(descriptor: int) -> None:
+    """End this process on the first signal whose number can be read; return when nobody can write one any more."""
+    parent = os.getppid() if "LOCAL_SIZE" in os.environ else None  # DeepSpeed's launcher sets it
+    while True:
+        ready, _, _ = select.select([descriptor], [], [], 1.0)
+        number = os.read(descriptor, 1) if ready else None
+        if number == b"":
+            return
+        if number == bytes([signal.SIGTERM]):
+            leave_unmet("stopped (SIGTERM)", EXIT_STOPPED)
+        if number == bytes([signal.SIGINT]):
+            leave_unmet("interrupted", EXIT_INTERRUPTED)
+        if parent not in (None, os.getppid()):
+            leave_unmet("failed: the launcher has ended", EXIT_FAILED)
+
+
+def leave_unmet(why: str, code: int) -> None:
+    with contextlib.suppress(OSError):
+        print(f"{why} before the ranks had met: no step was taken, nothing is lost", file=sys.stderr, flush=True)
+    os._exit(code)
 
 
 def request(directory: Path, reason: str) -> None:

@@ -5,9 +5,13 @@ deepspeed --num_gpus 2 --module tracestill.trainer.train --run-dir runs/demo --a
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before anything else is imported: `python -m` has put the working directory first
+    from tracestill.data_pipeline.working_directory import leave_working_directory
+
+    leave_working_directory()
+
 import argparse
-import shutil
-import sys
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +19,17 @@ from typing import Any
 
 import torch.distributed as dist
 
-from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.secret import mask
 from tracestill.data_pipeline.stage import Stage, is_current, missing_files, read_manifest, write_json, write_manifest
 from tracestill.trainer import checkpoint, checkpoint_local
 from tracestill.trainer.agree import share_json, together
 from tracestill.trainer.ahead import Ahead
+from tracestill.trainer.checkpoint_files import remove_all
+from tracestill.trainer.console import say
 from tracestill.trainer.engine import connect, leave, open_monitor
 from tracestill.trainer.export_adapted import export_trained
+from tracestill.trainer.failure import EXIT_FAILED
 from tracestill.trainer.first_step import show_first_step
 from tracestill.trainer.flops import cost_of, peak_tflops
 from tracestill.trainer.headway import PROGRESS, Teller
@@ -32,9 +38,10 @@ from tracestill.trainer.join_ranks import is_first
 from tracestill.trainer.pace import Pace
 from tracestill.trainer.provenance import provenance
 from tracestill.trainer.recipe import MAIN_ARM, dump_recipe, imports_of
+from tracestill.trainer.rendezvous import NotMet
 from tracestill.trainer.run_directory import RECIPE, RunDirectory
 from tracestill.trainer.settings import GENERATION, learning_rate, seconds_of
-from tracestill.trainer.stopping import EXIT_STOPPED, StopRequest
+from tracestill.trainer.stopping import EXIT_STOPPED, StopRequest, ends_at_once
 from tracestill.trainer.stragglers import phases_alone, straggler
 from tracestill.trainer.telemetry import LOG, Log, Meter, line_of, table_of
 from tracestill.trainer.watchdog import Watchdog
@@ -231,7 +238,8 @@ def finish(job: Job, seconds: float) -> None:
         write_manifest(job.directory, job.identity, work, seconds, ("export/**/*", LOG, "preview.*"))
     dist.barrier()
     if job.recipe.train.keep == 0 and leads(job):
-        shutil.rmtree(job.checkpoints, ignore_errors=True)  # the command line deletes what is left of it
+        with contextlib.suppress(OSError):  # the command line deletes what is left
+            remove_all(job.checkpoints)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -255,19 +263,23 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     started = time.perf_counter()
     try:
-        RunDirectory.check(arguments.run_dir)
-        for line in imports_of(arguments.run_dir / RECIPE) if is_first() else ():
-            print(line, flush=True)
-        run = RunDirectory.open(arguments.run_dir)
-        directory = run.stage(arguments.arm, "train")
-        settings = run.recipe.for_arm(arguments.arm).train
-        if is_done(run, arguments.arm):
-            print(f"training of {arguments.arm} is up to date", flush=True)
-            return 0
+        with ends_at_once():
+            RunDirectory.check(arguments.run_dir)
+            for line in imports_of(arguments.run_dir / RECIPE) if is_first() else ():
+                say(line)
+            run = RunDirectory.open(arguments.run_dir)
+            if is_done(run, arguments.arm):
+                say(f"training of {arguments.arm} is up to date")
+                return 0
+            settings = run.recipe.for_arm(arguments.arm).train
+            watchdog = Watchdog(run.stage(arguments.arm, "train"), settings.watchdog)
     except InputError as error:  # the ranks have not met: each may fail for a reason of its own
-        print(f"error: {mask(str(error))}", file=sys.stderr, flush=True)
+        say(f"error: {mask(str(error))}", err=True)
         return error.exit_code
-    with Watchdog(directory, settings.watchdog) as watch:
+    except NotMet as error:
+        say(f"failed: {error}", err=True)
+        return EXIT_FAILED
+    with watchdog as watch:
         return watch.over(lambda: train_arm(run, arguments.arm, arguments.resume, watch, started))
 
 
@@ -308,5 +320,4 @@ def train_arm(run: RunDirectory, arm: str, resume: Resume | None, watch: Watchdo
 
 
 if __name__ == "__main__":
-    own_modules.leave_working_directory()
     leave(main())

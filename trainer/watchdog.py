@@ -24,7 +24,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch.distributed as dist
@@ -33,10 +33,12 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.secret import mask
 from tracestill.trainer import heartbeat
 from tracestill.trainer.agree import share_text
+from tracestill.trainer.console import say
 from tracestill.trainer.failure import EXIT_FAILED, FAILURE, FAILURES, NO_ANSWER, code_of, read_failure, told
 from tracestill.trainer.heartbeat import PHASES, Board, Row
 from tracestill.trainer.placement import find_placement
 from tracestill.trainer.settings import WatchdogConfig
+from tracestill.trainer.stopping import EXIT_STOPPED
 from tracestill.trainer.watchdog_nodes import LOST, Nodes
 
 TICK = 1.0  # seconds between two beats
@@ -144,7 +146,7 @@ class Watchdog:
             code = code_of(error)
             if self.fail(error):
                 text = traceback.format_exc() if code == EXIT_FAILED else f"error: {error}"
-                print(mask(text.rstrip("\n")), file=sys.stderr, flush=True)
+                say(mask(text.rstrip("\n")), err=True)
             return code
 
     def alarm(self, rank: int, reason: str, *, code: int = EXIT_FAILED, text: str = "") -> dict[str, Any]:
@@ -160,6 +162,8 @@ class Watchdog:
     def raise_alarm(self, alarm: dict[str, Any]) -> bool:
         if not self.board.raise_alarm(alarm):
             return False
+        if alarm["code"] == EXIT_STOPPED:
+            return True  # no failure
         before = read_failure(self.directory)
         if before is None or (0 in self.board.neighbours and before["reason"].endswith(NO_ANSWER)):
             # the network was cut, so both sides say that the other is silent: what the side of rank 0 says counts
@@ -177,9 +181,21 @@ class Watchdog:
             last = now
             alarm = self.board.alarm or (self.nodes.alarm if self.nodes else None) or self.look(now)
             if alarm:
+                if alarm["code"] == EXIT_STOPPED:
+                    self.stop(alarm)
                 if alarm["code"] != EXIT_FAILED and self.closed.wait(GRACE):
                     return  # what the user can mend, all ranks find out for themselves
                 self.go_down(alarm)
+
+    def stop(self, alarm: dict[str, Any]) -> NoReturn:
+        """End as a rank was asked to before there was anything to save; the others read the alarm and follow."""
+        self.raise_alarm(alarm)
+        if alarm["by"] == self.rank:
+            with contextlib.suppress(OSError):
+                say(f"stopped: rank {self.rank} {alarm['reason']}; nothing is lost", err=True)
+        if self.nodes:
+            time.sleep(2 * TICK)  # let the other nodes read it
+        os._exit(EXIT_STOPPED)
 
     def look(self, now: float) -> dict[str, Any] | None:
         """An alarm if something is wrong on this node."""
@@ -202,6 +218,8 @@ class Watchdog:
         if self.parent not in (None, os.getppid()):
             return self.alarm(self.rank, "lost its launcher, which has ended")
         if self.terminated is not None and now - self.terminated > 2 * TICK:
+            if self.first_step is None:
+                return self.alarm(self.rank, "was told to end (SIGTERM) before its first step", code=EXIT_STOPPED)
             return self.alarm(self.rank, "was told to end (SIGTERM)")
         return None
 
@@ -231,7 +249,7 @@ class Watchdog:
             faulthandler.dump_traceback(handle, all_threads=True)
         if alarm["by"] == self.rank:
             with contextlib.suppress(OSError):  # a launcher that is gone does not listen
-                print(told(alarm, folder), file=sys.stderr, flush=True)
+                say(told(alarm, folder), err=True)
         before = self.beats()
         time.sleep(GRACE)
         with contextlib.suppress(OSError):

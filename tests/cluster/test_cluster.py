@@ -14,6 +14,7 @@ from pathlib import Path
 import cluster_support
 import pytest
 from mini_training import losses
+from planted import plant, sprung, unplant
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(sys.executable).with_name("tracestill")
@@ -81,10 +82,12 @@ def one_host(data, hosts):
 
 
 def test_the_doctor_finds_two_hosts_fit(hosts, tmp_path):
-    found = hosts.run(PROGRAM, "doctor", "--hostfile", hosts.hostfile("a", "b"), "--run-dir", tmp_path)
+    command = (PROGRAM, "doctor", "--hostfile", hosts.hostfile("a", "b"), "--run-dir", tmp_path)
+    found = hosts.run(*command, COLUMNS="400")
     assert found.returncode == 0, found.stdout + found.stderr
     for check in ("hosts", "versions", "clocks", "shared directory", "ports", "collectives", "links", "compute"):
         assert f"│ {check} " in found.stdout
+    assert re.search(r"│ exposure +│ ok +│ ranks listen at [0-9.]+, [0-9.]+ only;", found.stdout), found.stdout
     assert re.search(r"\b(a-b|b-a) \d+\.\d+ GB/s", found.stdout), (
         "both links, or the one that a busy machine slowed down"
     )
@@ -92,7 +95,11 @@ def test_the_doctor_finds_two_hosts_fit(hosts, tmp_path):
 
 
 def test_two_hosts_train_as_one_does(hosts, run, one_host):
+    plant(hosts.folder)  # where it is started
     found = train(hosts, run, HF_TOKEN="canary-77", MLFLOW_TRACKING_TOKEN="canary-77")
+    caught = sprung(hosts.folder)
+    unplant(hosts.folder)
+    assert caught == [], "neither launchers nor ranks, on any host, import anything from there"
     assert found.returncode == 0, found.stdout + found.stderr
     assert len(one_host) == 4
     assert losses(run) == pytest.approx(one_host, rel=1e-6)

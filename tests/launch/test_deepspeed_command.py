@@ -16,13 +16,14 @@ from tracestill.launch.cpu_ranks import bytes_of_rank
 from tracestill.launch.deepspeed_command import ENTRY_POINT as ENTRY
 from tracestill.launch.deepspeed_command import TrainingFailed
 from tracestill.launch.hostfile import Host
+from tracestill.launch.start_module import module_command
 from tracestill.trainer.recipe import load_recipe
 
 
 def test_command_is_a_list_for_this_host():
     words = deepspeed_command.rank_arguments(Path("runs/a b"), "traces", "auto")
     found = deepspeed_command.command(ENTRY, words, ranks=3, port=1234, environment={"HOME": "/x"})
-    assert found[:3] == [sys.executable, "-m", "deepspeed.launcher.runner"]
+    assert found[:3] == module_command("deepspeed.launcher.runner")
     assert found[found.index("--num_gpus") + 1] == "3"
     assert found[found.index("--master_port") + 1] == "1234"
     module = found.index("--module")

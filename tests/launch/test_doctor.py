@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+from planted import plant, sprung
 from rich.console import Console
 
 from tracestill.data_pipeline.errors import InputError
@@ -147,6 +149,28 @@ def test_slow_ranks_are_named():
     assert slow.text.startswith("b rank 3 computes 0.3 TFLOP/s")
 
 
+@pytest.mark.parametrize(
+    ("here", "listens", "state", "said"),
+    [
+        (True, ["127.0.0.1", "::1"], "ok", "on the loopback interface only"),
+        (
+            True,
+            ["127.0.0.1", "10.0.0.1"],
+            "slow",
+            "at 10.0.0.1, where other hosts can reach them, though all ranks are",
+        ),
+        (False, ["10.0.0.1", "10.0.0.2"], "ok", "ranks listen at 10.0.0.1, 10.0.0.2 only; keep others off"),
+        (False, ["10.0.0.1", "8.8.4.4"], "slow", "ranks listen at 8.8.4.4, which the internet knows; whoever"),
+        (False, ["fe80::1%e0", "::"], "slow", "ranks listen on all interfaces (::); whoever"),
+    ],
+)
+def test_who_can_reach_the_ranks(monkeypatch, here, listens, state, said):
+    monkeypatch.setattr(Cluster, "here_only", here)
+    found = doctor.check_exposure(surveyed({}, {}).cluster, listens)
+    assert (found.check, found.state) == ("exposure", state)
+    assert said in found.text
+
+
 def test_interfaces_of_different_names_need_a_choice():
     other = {"interfaces": {"ens3": {"addresses": ["10.0.0.1"], "speed": 0}}}
     assert common_interface(surveyed({}, {})) == "e0"
@@ -168,6 +192,7 @@ def test_interfaces_of_different_names_need_a_choice():
         (255, ["ssh: connect to host b port 22: No route to host"], "cannot be reached by ssh"),
         (127, ["bash: /x/python: No such file or directory"], "install the same environment at the same path"),
         (1, ["/x/python: No module named tracestill.launch"], "lacks what is installed here"),
+        (2, ["/x/python: can't open file '/x/start_module.py': [Errno 2] …"], "lacks what is installed here"),
         (1, ["Traceback", "ValueError: x"], "failed to answer (ValueError: x)"),
         (3, [], "failed to answer (exit code 3)"),
     ],
@@ -191,14 +216,19 @@ def test_this_host_is_found_fit(tmp_path, monkeypatch):
     """For real: two gloo ranks on this machine."""
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     monkeypatch.setenv("COLUMNS", "200")
-    command = [sys.executable, "-m", "tracestill.launch.cli", "doctor", "--run-dir", str(tmp_path)]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "runs").mkdir()
+    plant(tmp_path / "here")
+    command = [Path(sys.executable).with_name("tracestill"), "doctor", "--run-dir", str(tmp_path / "runs")]
+    found = subprocess.run(command, cwd=tmp_path / "here", capture_output=True, text=True, timeout=240, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
-    for check in ("hosts", "versions", "clocks", "devices", "memory", "disk", "collectives", "compute"):
+    assert sprung(tmp_path / "here") == [], "probe, launchers and ranks import nothing from the working directory"
+    assert "ranks listen on the loopback interface only" in found.stdout
+    for check in ("hosts", "versions", "clocks", "devices", "memory", "disk", "collectives", "exposure", "compute"):
         (line,) = (line for line in found.stdout.splitlines() if line.startswith(f"│ {check} "))
         assert "bad" not in line
     assert "GB/s on 2 ranks (cpu)" in found.stdout or os.cpu_count() == 1
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from fake_run import claim, run_data_stages
 from tracestill.data_pipeline.errors import InputError
 from tracestill.launch import dry_run, multinode, rehearse
 from tracestill.launch.cluster import Meeting, Survey, read_cluster
-from tracestill.launch.end_run import VARIABLE
 from tracestill.launch.remote import Reply
 from tracestill.trainer.failure import NO_ANSWER, told
+from tracestill.trainer.join_ranks import LAUNCH
 
 CANARY = "canary-5d1f"
 SECRETS = {
@@ -105,7 +105,7 @@ def test_a_rehearsal_tells_what_the_launcher_executes(checked, tmp_path, monkeyp
         "NCCL_DEBUG": "WARN",
         "DS_ACCELERATOR": "cpu",
         "PYTHONSAFEPATH": "1",
-        VARIABLE: launch.token,
+        LAUNCH: launch.token,
     }
     whole = " ".join(told)
     for name, value in ranks.items():
@@ -114,7 +114,7 @@ def test_a_rehearsal_tells_what_the_launcher_executes(checked, tmp_path, monkeyp
     assert "--run-dir /r/x" in whole
     assert "10.9.9.1" in whole
     if launcher in ("slurm", "mpich"):  # these start a file
-        at = told.index(str(multinode.RANK_SCRIPT))
+        at = told.index(str(multinode.START))
         assert told[at + 1 :] == ["tracestill.trainer.train", "--run-dir", "/r/x"]
     if launcher in ("mpich", "impi"):
         assert "-iface e7 " in whole
@@ -286,7 +286,7 @@ def test_an_end_ends_what_bears_the_mark_and_nothing_else(tmp_path):
 
     def sleeper(token):
         process = subprocess.Popen(
-            [sys.executable, "-c", code], env={**os.environ, VARIABLE: token}, stdout=subprocess.PIPE
+            [sys.executable, "-c", code], env={**os.environ, LAUNCH: token}, stdout=subprocess.PIPE
         )
         process.stdout.readline()
         return process

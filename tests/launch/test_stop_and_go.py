@@ -18,6 +18,7 @@ import pytest
 import yaml
 from distributed_support import OF_A_LAUNCHER
 from fake_run import RECIPE, run_data_stages
+from planted import BY_HAND, plant, sprung, unplant
 
 from tracestill.trainer.recipe import load_recipe
 from tracestill.trainer.run_directory import RunDirectory
@@ -47,10 +48,11 @@ def run(tmp_path_factory) -> Path:
     return folder / "run"
 
 
-def launch(*command: object) -> subprocess.Popen[str]:
+def launch(here: Path, *command: object) -> subprocess.Popen[str]:
     environment = {key: value for key, value in os.environ.items() if key not in OF_A_LAUNCHER}
     return subprocess.Popen(
         [str(part) for part in command],
+        cwd=here,
         env={**environment, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -95,8 +97,9 @@ def stopped_at(run: Path, reason: str) -> int:
     return marker["step"]
 
 
-def test_sigterm_saves_and_training_goes_on_until_its_time_is_up(run):
-    process = launch(Path(sys.executable).with_name("tracestill"), "train", run)
+def test_sigterm_saves_and_training_goes_on_until_its_time_is_up(run, tmp_path):
+    plant(tmp_path)
+    process = launch(tmp_path, Path(sys.executable).with_name("tracestill"), "train", run)
     wait_for_step(run, 3, process)
     os.kill(process.pid, signal.SIGTERM)  # to the parent only, as a scheduler does
     said = ended(process)
@@ -104,14 +107,18 @@ def test_sigterm_saves_and_training_goes_on_until_its_time_is_up(run):
     first = stopped_at(run, "SIGTERM")
     assert f"stopped after step {first} of 5000" in said
     assert "Traceback" not in said
+    assert sprung(tmp_path) == [], "launchers and ranks import nothing from the working directory"
 
     # What a rank itself ends with; and one rank goes on from the checkpoint of two.
     RunDirectory.create(run, load_recipe(run / "recipe.yaml", ["train.stop_after=0.5s"]))
-    process = launch(sys.executable, "-m", "tracestill.trainer.train", "--run-dir", run, "--resume", "auto")
+    unplant(tmp_path)
+    plant(tmp_path, BY_HAND)
+    process = launch(tmp_path, sys.executable, "-m", "tracestill.trainer.train", "--run-dir", run, "--resume", "auto")
     said = ended(process)
     assert process.returncode == 3, said
     assert stopped_at(run, "train.stop_after") == first + 1, "the time began with the process"
     assert steps(run) == [*range(1, first + 2)]
+    assert sprung(tmp_path) == []
 
 
 def take_terminal() -> None:

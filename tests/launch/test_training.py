@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import threading
 
 import pytest
 from fake_run import RECIPE, STUDENT, claim, mini_recipe, run_data_stages, write_train
@@ -120,6 +121,7 @@ def test_sigterm_becomes_a_request_and_a_second_one_ends_it(run, launched, monke
     requests = []
 
     def launch(*arguments):
+        at(run.stage("traces", "train"), step=0)
         os.kill(os.getpid(), signal.SIGTERM)
         requests.append((run.stage("traces", "train") / "stop").exists())
         os.kill(os.getpid(), signal.SIGTERM)
@@ -156,6 +158,42 @@ def interrupts(run, act):
         signal.signal(signal.SIGINT, before)
     assert not (run.stage("traces", "train") / "stop").exists()
     return heard.file.getvalue(), str(end.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGHUP, r"SIGHUP \(the terminal has gone\)")]
+)
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_stop_before_there_is_anything_to_save_ends_it_at_once(run, launched, monkeypatch, number, said, resumes):
+    """Even while the ranks wait for one that never comes."""
+    directory = run.stage("traces", "train")
+    if resumes:
+        add_checkpoint(run, 20, identity("train", *run.train_stage("traces")))
+    graces = []
+    monkeypatch.setattr(stop_signals, "forget_terminal", lambda: None)
+    monkeypatch.setattr(deepspeed_command, "end_group", lambda process, grace: graces.append(grace) or process.kill())
+    monkeypatch.setattr(deepspeed_command, "run", REAL_RUN)
+    monkeypatch.setattr(deepspeed_command, "start_here", waits_for_ever)
+    before = signal.signal(number, cli.terminate)
+    timer = threading.Timer(0.3, os.kill, [os.getpid(), number])
+    timer.start()
+    saved = "step 20 is saved; the same command goes on from there" if resumes else "no step of the training was done"
+    try:
+        with pytest.raises(deepspeed_command.TrainingStopped, match=rf"before the first step \({said}\): {saved}"):
+            training.train_arm(run, "traces", "train", Console(quiet=True), resume="auto", max_restarts=3)
+        assert signal.getsignal(number) is cli.terminate
+    finally:
+        signal.signal(number, before)
+    assert graces == [deepspeed_command.AT_ONCE]
+    assert not (directory / "stop").exists()
+    assert not (directory / "stopped.json").exists()
+
+
+REAL_RUN = deepspeed_command.run
+
+
+def waits_for_ever(*arguments):
+    return deepspeed_command.Start(["sleep", "30"], dict(os.environ), 2, False)
 
 
 def ctrl_c():
@@ -230,7 +268,7 @@ def test_a_terminal_that_goes_away_tells_it_more_than_once(run, monkeypatch):
     """The shell and the kernel send a SIGHUP each."""
     monkeypatch.setattr(stop_signals, "forget_terminal", lambda: None)
     directory, heard = run.stage("traces", "train"), []
-    directory.mkdir(parents=True)
+    at(directory, step=0)
 
     def handler(number, frame):
         heard.append(number)

@@ -17,6 +17,7 @@ from lone_rank import alone
 
 from tracestill.data_pipeline.errors import NoRoomError
 from tracestill.trainer import heartbeat, watchdog
+from tracestill.trainer.failure import EXIT_FAILED
 from tracestill.trainer.settings import WatchdogConfig
 from tracestill.trainer.watchdog import Watchdog
 
@@ -80,6 +81,28 @@ def test_a_full_disk_keeps_its_exit_code(watch: Watchdog) -> None:
     assert watch.fail(NoRoomError("no room"))
     assert watch.board.alarm is not None
     assert watch.board.alarm["code"] == NoRoomError.exit_code
+
+
+def test_sigterm_before_the_first_step_is_a_stop_and_later_a_failure(
+    watch: Watchdog, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watch.settings, watch.seen, watch.parent, watch.first_step = WatchdogConfig(), {}, None, None
+    watch.board.enter("start", 0, 1800)
+    now = time.monotonic()
+    watch.terminated = now
+    assert watch.look(now) is None, "the launcher sends it too when a rank has died: another look first"
+    alarm = watch.look(now + 5)
+    assert alarm is not None
+    with pytest.raises(Ended, match="3"):
+        watch.stop(alarm)
+    assert capsys.readouterr().err == (
+        "stopped: rank 0 was told to end (SIGTERM) before its first step; nothing is lost\n"
+    )
+    assert watch.board.alarm == alarm, "the others follow"
+    watch.first_step = 0
+    late = watch.look(now + 5)
+    assert late is not None
+    assert late["code"] == EXIT_FAILED
 
 
 def test_an_alarm_ends_a_rank_that_cannot_tell_anybody(watch: Watchdog, monkeypatch: pytest.MonkeyPatch) -> None:

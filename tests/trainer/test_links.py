@@ -1,0 +1,124 @@
+"""A train directory, its checkpoints or its export on a scratch disk, with a link in their place."""
+
+import pytest
+
+from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.stage import Stage, write_manifest
+from tracestill.launch.stages import drop_checkpoints
+from tracestill.trainer import checkpoint, job
+from tracestill.trainer.checkpoint_files import committed, remove_all, written
+from tracestill.trainer.run_directory import RunDirectory
+
+UUID = "0123456789abcdef0123456789abcdef"
+
+
+def fill(directory, *steps):
+    """Checkpoints that were committed, one that was cut off, and things that are none of ours."""
+    for name in [*(f"step-{step:06d}" for step in steps), f"tmp-000009-{UUID}"]:
+        (directory / name).mkdir(parents=True)
+        (directory / name / "manifest.json").write_text("{}")
+    (directory / "tmp-notes").mkdir()
+    (directory / "step-by-step.md").write_text("mine")
+    return directory
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+OTHERS = ["step-by-step.md", "tmp-notes"]
+
+
+@pytest.fixture
+def train(tmp_path):
+    """A train directory whose checkpoints lie on a scratch disk, among other things."""
+    fill(tmp_path / "scratch", 10, 20, 30)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/checkpoints").symlink_to(tmp_path / "scratch")
+    return tmp_path / "train"
+
+
+def test_training_that_begins_anew_empties_what_the_link_leads_to(train, tmp_path):
+    (train / "failures").mkdir()
+    (tmp_path / "exports").mkdir()
+    (train / "export").symlink_to("../exports")
+    (train / "log.jsonl").write_text("")
+    (train / "console.log").write_text("")
+    job.empty(train)
+    assert (train / "checkpoints").is_symlink()
+    assert names(tmp_path / "scratch") == OTHERS
+    assert names(train) == ["checkpoints", "console.log", "export"]
+
+
+def test_old_checkpoints_are_deleted_there_and_nothing_else(train, tmp_path):
+    checkpoint.prune(train / "checkpoints", 30, 1, None)
+    assert names(tmp_path / "scratch") == ["step-000030", *OTHERS]
+
+
+def test_a_checkpoint_that_is_itself_a_link_loses_its_name_only(train, tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/manifest.json").write_text("{}")
+    (tmp_path / "scratch/step-000005").symlink_to(tmp_path / "kept")
+    assert committed(train / "checkpoints")[0].name == "step-000005"
+    checkpoint.prune(train / "checkpoints", 30, 1, None)
+    assert "step-000005" not in names(tmp_path / "scratch")
+    assert names(tmp_path / "kept") == ["manifest.json"]
+
+
+def test_keep_0_frees_the_scratch_disk_and_says_so_once(train, tmp_path):
+    write_manifest(train, {}, Stage(train), 1.0, ("nothing",))
+    assert drop_checkpoints(train).startswith("; its checkpoints are deleted (train.keep: 0)")
+    assert drop_checkpoints(train) == ""
+    assert (train / "checkpoints").is_symlink()
+    assert names(tmp_path / "scratch") == OTHERS
+
+
+def test_without_a_link_their_directory_goes_once_it_is_empty(tmp_path):
+    directory = fill(tmp_path / "checkpoints", 1)
+    remove_all(directory)
+    assert names(directory) == OTHERS
+    (directory / "tmp-notes").rmdir()
+    (directory / "step-by-step.md").unlink()
+    (directory / "step-000002").mkdir()
+    remove_all(directory)
+    assert not directory.exists()
+    assert written(directory) == []
+
+
+def test_a_train_directory_that_is_a_link_loses_only_what_we_wrote(tmp_path):
+    scratch = tmp_path / "scratch"
+    fill(scratch / "checkpoints", 10)
+    for name in ("export", "thesis"):
+        (scratch / name).mkdir()
+    for name in ("log.jsonl", "console.log", "data.csv"):
+        (scratch / name).write_text("")
+    (tmp_path / "train").symlink_to(scratch)
+    job.empty(tmp_path / "train")
+    assert names(scratch) == ["checkpoints", "console.log", "data.csv", "thesis"]
+    assert names(scratch / "checkpoints") == OTHERS
+
+
+@pytest.mark.parametrize("place", ["train", "train/checkpoints"])
+def test_a_link_to_a_disk_that_is_not_there_is_said_before_anything_is_deleted(tmp_path, place):
+    if place != "train":
+        (tmp_path / "train").mkdir()
+        (tmp_path / "train/log.jsonl").write_text("")
+    (tmp_path / place).symlink_to("/mnt/none")
+    with pytest.raises(InputError, match=rf"{place}: is a link to /mnt/none, where no directory is"):
+        job.empty(tmp_path / "train")
+    assert place == "train" or (tmp_path / "train/log.jsonl").exists()
+
+
+def test_a_run_may_be_a_link_and_one_that_leads_nowhere_is_said(tmp_path):
+    from fake_run import mini_recipe
+
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "run").symlink_to("scratch")
+    RunDirectory.create(tmp_path / "run", mini_recipe())
+    assert names(tmp_path / "scratch") == ["recipe.yaml"]
+    (tmp_path / "run/arms").symlink_to("/mnt/none")
+    with pytest.raises(InputError, match="run/arms: is a link to /mnt/none"):
+        RunDirectory.create(tmp_path / "run", mini_recipe())
+    (tmp_path / "lost").symlink_to("/mnt/none")
+    with pytest.raises(InputError, match="lost: is a link to /mnt/none"):
+        RunDirectory.create(tmp_path / "lost", mini_recipe())
