@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
     (folder / "q [b].jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "mine.py").write_text(TEACHER)
     recipe = {**RECIPE, "arms": {}, "select": {"answer": False, "equations": False}}
-    recipe["questions"] = {"source": str(folder / "q [b].jsonl"), "train": 6, "test": 2}
+    recipe["questions"] = {"source": "q [b].jsonl", "train": 6, "test": 2}
     recipe["sample"] = {"teachers": [{"name": "solver", "use": "mine"}]}
     recipe["weighting"] = {"weights": {"prompt": 0}}
     (folder / "mini.yaml").write_text(yaml.safe_dump(recipe))
@@ -79,13 +79,13 @@ def test_every_command_shows_it_and_obeys_nothing(folder, monkeypatch):
     assert invoke("run", folder / "mini.yaml", "--run-dir", run, "--until", "plan").exit_code == 0
     assert invoke("diff", run, run).exit_code == 0
     assert "[red]x[none] [brackets] \\x1b[31m\\u202e/none" in invoke("inspect", folder / "none").stderr
-    refused = invoke("run", folder / "mini.yaml", "--set", f"questions.source={NAME}.jsonl")
+    refused = invoke("run", folder / "mini.yaml", "--set", "questions.source=x[none] [brackets].jsonl")
     assert refused.exit_code == 2
-    assert "[red]x[none] [brackets] \\x1b[31m" in refused.stderr
+    assert "x[none] [brackets].jsonl" in refused.stderr
 
 
 def test_a_recipe_means_the_same_when_it_is_written_out(tmp_path):
-    recipe = mini_recipe(name="mini", sample={"teachers": [{"name": NAME}], "styles": [TRICK]})
+    recipe = mini_recipe(name="mini", sample={"teachers": [{"name": "[red]x"}], "styles": [TRICK]})
     text = dump_recipe(recipe)
     assert visible(text) == text
     (tmp_path / "again.yaml").write_text(text)
