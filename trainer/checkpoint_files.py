@@ -16,7 +16,7 @@ CHECKPOINTS = "checkpoints"  # their directory inside that of a training
 MANIFEST, STATE = "manifest.json", "state.json"
 FORMAT = 2
 COMMITTED = re.compile(r"step-(\d{6,})")
-PARTIAL = re.compile(r"tmp-\d{6,}-[0-9a-f]{32}")  # being written, or to be deleted
+PARTIAL = re.compile(r"tmp-\d{6,}-[0-9a-f-]{32,36}")  # being written, or to be deleted
 
 
 def path_of(directory: Path, step: int) -> Path:

@@ -233,7 +233,7 @@ def test_there_may_be_none(tmp_path):
 
 def test_the_newest_are_kept_and_incomplete_ones_do_not_count(tmp_path):
     (tmp_path / "step-000009").mkdir()
-    (tmp_path / "tmp-000002-of-a-killed-run").mkdir()
+    (tmp_path / "tmp-000002-00000000000000000000000000000000").mkdir()
     for step in (1, 2, 10, 1_000_000):
         checkpoint.save(fake_engine(), tmp_path, step, {}, keep=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000009", "step-000010", "step-1000000"]
