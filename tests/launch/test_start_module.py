@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 from planted import plant, sprung
 
 from tracestill.launch.start_module import START, ByFile, by_file, module_command
 
+ROOT = Path(__file__).parents[2]
+ALONE = ("template_worker.py",)  # started with -I
 TELLS = """
 import json, os, runpy, subprocess, sys
 import yaml, hjson  # of others
@@ -64,3 +68,14 @@ def test_a_command_by_file():
     assert by_file(["ssh", "x"]) == ["ssh", "x"]
     with ByFile([python, "-c", "pass"]) as process:
         assert process.wait() == 0
+
+
+def test_nobody_starts_python_another_way():
+    """Isolated (-I), or by ``module_command``; nor is a module meant to be started that looks around first."""
+    for path in [p for folder in ("data_pipeline", "trainer", "launch") for p in (ROOT / folder).rglob("*.py")]:
+        text = path.read_text()
+        assert path == START or not re.search(r"sys\.executable,\s*\"-(?!I)", text), path
+        if text.rstrip().endswith("main()") or "__main__" in text:
+            first = text.find("__main__")
+            imports = re.search(r"^(import|from (?!__future__))", text, re.MULTILINE)
+            assert path.name in ALONE or imports is None or first < imports.start(), path
