@@ -127,8 +127,9 @@ def question_of(line: bytes) -> Question:
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON. Raises Bad if a key stands in it twice: one of the values would be lost."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise Bad("not_json", f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in an object")
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise Bad("not_json", f"the key {key!r:.80} stands twice in an object")
+        found[key] = value
     return found

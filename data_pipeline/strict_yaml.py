@@ -17,7 +17,7 @@ MOST_BYTES = 8 << 20
 MOST_NODES = 100_000  # values of a document, those that aliases repeat counted each time
 CHARACTERS = 100  # of a text that count as one more value
 MOST_DEPTH = 64  # of lists and mappings inside of each other
-PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map", "merge")}
+AS_TEXT = ("!", "tag:yaml.org,2002:str")  # the tags that are taken: what follows is a text
 
 
 class Loader(yaml.SafeLoader):
@@ -26,6 +26,8 @@ class Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.sizes: dict[int, int] = {}  # id of a node -> values in it
+        self.total = 0  # values so far, those that aliases repeat counted each time
+        self.aliases = False
         self.depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -35,31 +37,31 @@ class Loader(yaml.SafeLoader):
             held = self.anchors.get(event.anchor)
             if held is not None and id(held) not in self.sizes:
                 raise fault(f"the alias *{event.anchor} stands inside of what it repeats", event.start_mark)
+            self.aliases = True
+            self.count(0 if held is None else self.sizes[id(held)], event.start_mark)
             return super().compose_node(parent, index)
         tag = getattr(event, "tag", None)
-        if tag is not None and tag not in PLAIN | {"!"}:
+        if tag is not None and tag not in AS_TEXT:
             shown = tag.replace("tag:yaml.org,2002:", "!!")
             raise fault(f"the tag {shown} has no place here; write plain values", event.start_mark)
         if self.depth >= MOST_DEPTH:
             raise fault(f"more than {MOST_DEPTH} lists and mappings inside of each other", event.start_mark)
+        before = self.total
+        self.count(1 + len(getattr(event, "value", "")) // CHARACTERS, event.start_mark)
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
-        self.measure(node)
-        return node
-
-    def measure(self, node: Any) -> None:
-        """Note how many values a node holds. Raises at the line where they become too many, without making them."""
-        if isinstance(node, yaml.ScalarNode):
-            size = 1 + len(node.value) // CHARACTERS
-        else:
-            parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
-            size = 1 + sum(self.sizes[id(part)] for part in parts)
-        self.sizes[id(node)] = size
-        if size > MOST_NODES:
-            raise fault(f"more than {MOST_NODES:,} values, as aliases repeat them", node.start_mark)
+        self.sizes[id(node)] = self.total - before
         if isinstance(node, yaml.MappingNode):
             check_keys(node)
+        return node
+
+    def count(self, values: int, mark: Any) -> None:
+        """Note more values. Raises at the line where they become too many, without making them."""
+        self.total += values
+        if self.total > MOST_NODES:
+            repeated = ", as aliases repeat them" if self.aliases else ""
+            raise fault(f"more than {MOST_NODES:,} values{repeated}", mark)
 
 
 Loader.yaml_implicit_resolvers = {  # a date stays the text that it is

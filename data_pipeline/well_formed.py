@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 MAX_DEPTH = 64  # lists and objects within each other; json itself fails at a depth that depends on its caller
@@ -26,22 +27,35 @@ def json_fault(value: Any) -> tuple[str, str] | None:
     Reasons: ``nested`` deeper than MAX_DEPTH, ``not_text`` for half a character in a text or key, ``not_json`` for what
     JSON does not know.
     """
-    waiting: list[tuple[Any, str, int]] = [(value, "", 0)]
+    place: list[str] = []  # keys and positions that lead to the value in hand
+    waiting: list[Iterator[tuple[Any, Any]]] = [iter([("", value)])]
     while waiting:
-        held, where, depth = waiting.pop()
+        step = next(waiting[-1], None)
+        if step is None:
+            waiting.pop()
+            if place:
+                place.pop()
+            continue
+        key, held = step
+        if not isinstance(key, str):
+            return "not_json", f"{named(place, 'the object')} has the key {key!r:.80}, expected a text"
+        if fault := text_fault(key):
+            return "not_text", f"a key of {named(place, 'the object')} holds {fault}"
+        here = [*place, key] if len(waiting) > 1 else []
         if isinstance(held, str):
             if fault := text_fault(held):
-                return "not_text", f"{where or 'text'} holds {fault}"
+                return "not_text", f"{named(here, 'text')} holds {fault}"
         elif isinstance(held, dict | list | tuple):
-            if depth == MAX_DEPTH:
-                return "nested", f"{where.partition('.')[0]} is nested deeper than {MAX_DEPTH}"
-            parts = list(held.items()) if isinstance(held, dict) else list(enumerate(held))
-            for key, part in parts:
-                if isinstance(held, dict) and not isinstance(key, str):
-                    return "not_json", f"{where or 'object'} has the key {key!r}, expected a text"
-                if isinstance(key, str) and (fault := text_fault(key)):
-                    return "not_text", f"a key of {where or 'the object'} holds {fault}"
-                waiting.append((part, f"{where}.{key}" if where else str(key), depth + 1))
+            if len(here) == MAX_DEPTH:
+                return "nested", f"{named(here[:1], 'value')} is nested deeper than {MAX_DEPTH}"
+            place = here
+            parts = held.items() if isinstance(held, dict) else ((str(at), part) for at, part in enumerate(held))
+            waiting.append(iter(parts))
         elif not (held is None or isinstance(held, bool | int | float)):
-            return "not_json", f"{where or 'value'} is of {type(held).__name__}, which JSON does not know"
+            return "not_json", f"{named(here, 'value')} is of {type(held).__name__}, which JSON does not know"
     return None
+
+
+def named(place: list[str], otherwise: str) -> str:
+    """``a.0.b``, each part cut to a few characters."""
+    return ".".join(part[:40] for part in place) or otherwise

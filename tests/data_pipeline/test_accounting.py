@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,16 @@ def test_a_line_of_any_length_costs_bounded_memory(tmp_path: Path, monkeypatch: 
         ("33", "too_long"),
     ]
     assert [len(each.text) for each in posed.rejected] == [201, 200, 201]
+
+
+def test_a_long_key_costs_its_own_length_once() -> None:
+    held = {"k" * 1_000_000: [0] * 20_000, "x": {"y" * 100_000: ["\ud800"]}}
+    tracemalloc.start()
+    fault = json_fault(held)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert fault == ("not_text", f"x.{'y' * 40}.0 holds half a character: the surrogate U+D800 at position 0")
+    assert peak < 20e6
 
 
 def test_depth_is_counted_in_values_and_not_in_what_python_can_bear() -> None:

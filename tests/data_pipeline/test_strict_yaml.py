@@ -5,6 +5,7 @@ import time
 import pytest
 import yaml
 
+from tracestill.data_pipeline import strict_yaml
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.strict_yaml import MOST_DEPTH, MOST_NODES, read_file, read_text
 
@@ -36,6 +37,9 @@ MERGED_WELL = {"base": {"lr": 1, "steps": 2}, "more": {"steps": 2, "lr": 3}}
         ("a: !own {b: 1}", 1, "the tag !own has no place here"),
         ("a: !!binary aGk=", 1, "the tag !!binary has no place here"),
         ("a: !!set {b}", 1, "the tag !!set has no place here"),
+        ("a: 1\nb: !!bool foo", 2, "the tag !!bool has no place here"),
+        ("a: 1\nb: !!int ''", 2, "the tag !!int has no place here"),
+        ("a: !!null foo", 1, "the tag !!null has no place here"),
         ("a: 1\n2: 3\n", 2, "the key 2 reads as int; put it in quotes"),
         ("weights:\n  off: 0\n", 2, "the key off reads as bool; put it in quotes"),
         ("a: 1\n~: 3\n", 2, "the key ~ reads as null; put it in quotes"),
@@ -98,6 +102,12 @@ def test_what_is_read(text, value):
     assert read_text(text, "r.yaml") == value
     if value:
         assert read_text(yaml.safe_dump(value), "again") == value
+
+
+def test_values_are_counted_while_they_are_read(monkeypatch):
+    monkeypatch.setattr(strict_yaml, "MOST_NODES", 100)
+    with pytest.raises(InputError, match=r"^r\.yaml, line 99: not valid YAML \(more than 100 values\)"):
+        read_text("a:\n" + "- x\n" * 120 + "[", "r.yaml")
 
 
 def test_a_list_of_many_values_is_read():
