@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import re
-
 EXIT_NO_ROOM = 5
-NO_ROOM = re.compile(rf"(Errno|errno|os error) ({errno.ENOSPC}|{errno.EDQUOT})\b")  # Python's, Arrow's, Rust's words
 
 
 class InputError(ValueError):
@@ -20,8 +16,3 @@ class NoRoomError(InputError):
     """A disk is full, or a quota is used up; nothing that was committed before is lost."""
 
     exit_code = EXIT_NO_ROOM
-
-
-def tells_of_no_room(text: str) -> bool:
-    """Whether an error's message says that a disk is full, or a quota used up."""
-    return NO_ROOM.search(text) is not None

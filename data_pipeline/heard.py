@@ -12,11 +12,12 @@ from tracestill.data_pipeline.teachers.protocol import Solution
 from tracestill.data_pipeline.well_formed import text_fault
 
 NO_SOLUTION = "not_a_solution"  # it may be anything, such as an answer of a server with its headers
+REASONS = (NO_SOLUTION, "not_text", "bad_spans")
 
 
 @dataclass(frozen=True)
 class Unusable:
-    """Something said that makes no record: ``not_a_solution``, ``not_text`` or ``bad_spans``."""
+    """Something said that makes no record, for one of ``REASONS``."""
 
     reason: str
     detail: str

@@ -5,11 +5,12 @@ that decides what the teacher would say (its module and options, the recipe's se
 metadata). A teacher with other options therefore asks anew and its old rows stay; so does one whose own module, or a
 file that its options name, holds something else than when it was first asked. Every row is its own transaction:
 a killed process loses the sample in work and nothing else. (After a loss of power the last few rows may be missing;
-they are asked again.)
+they are asked again.) A file that is damaged is said to be, with what can still be read: see ``journal_pages``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sqlite3
@@ -21,12 +22,18 @@ from typing import Any
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.heard import Unusable
+from tracestill.data_pipeline.journal_pages import digest_of_row, readable
+from tracestill.data_pipeline.room import cause_of, needs_room
 from tracestill.data_pipeline.schema import Question, Span
 from tracestill.data_pipeline.stage import digest_of
 from tracestill.data_pipeline.teachers.protocol import Solution
 
 MODULE = "module/"  # names of a teacher's own code begin with it: those always count
 VERSION = 1  # of the table; stored as the file's user_version
+LAST = {"samples": "trace, answer, spans", "rejected": "reason, detail, said"}  # columns: what was said
+PATIENCE = 30.0  # seconds with another process that is writing into the file
+BESIDE = ("-wal", "-shm")  # SQLite's files beside a database
+NOT_PERMITTED = ("readonly database", "unable to open database file", "disk I/O error")
 TABLE = """
 CREATE TABLE samples (
     record_id TEXT NOT NULL,
@@ -50,6 +57,14 @@ CREATE TABLE IF NOT EXISTS rejected (
     reason TEXT NOT NULL,
     detail TEXT NOT NULL,
     said TEXT NOT NULL,
+    PRIMARY KEY (record_id, binding)
+) WITHOUT ROWID
+"""
+DIGESTS = """
+CREATE TABLE IF NOT EXISTS digests (
+    record_id TEXT NOT NULL,
+    binding TEXT NOT NULL,
+    digest TEXT NOT NULL,  -- of the last three columns: SQLite does not notice a bit that flips in a text
     PRIMARY KEY (record_id, binding)
 ) WITHOUT ROWID
 """
@@ -90,30 +105,68 @@ def binding_of(module: str, options: dict[str, Any], seed: int, question: Questi
 
 
 class Journal:
-    """An open journal; closes as a context manager. Raises InputError for a file that is no journal of ours."""
+    """An open journal; closes as a context manager.
+
+    Raises InputError for a file that is no journal of ours, or a damaged one, and says what can be read from it; and
+    NoRoomError where its disk is full. So do its methods.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        with needs_room(path, "it has not been begun"), plainly(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.database = sqlite3.connect(path, timeout=30, isolation_level=None)
-            self.database.execute("PRAGMA journal_mode = WAL")
-            self.database.execute("PRAGMA synchronous = NORMAL")
-            self.prepare()
-        except (OSError, sqlite3.Error) as error:
-            raise InputError(f"{path}: not usable as a journal ({error}); move it away to sample anew") from error
+        with self.told():
+            if not has_bytes(path) and has_bytes(sides(path)[0]):  # SQLite would delete the log
+                raise Damaged("it is empty, and its rows lie in the log beside it")
+            self.database = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
+            try:
+                self.database.execute("PRAGMA journal_mode = WAL")
+                self.database.execute("PRAGMA synchronous = NORMAL")
+                self.prepare()
+            except BaseException:
+                self.database.close()
+                raise
 
     def prepare(self) -> None:
         self.database.execute("BEGIN IMMEDIATE")  # two processes may open a new file at the same time
         version = self.database.execute("PRAGMA user_version").fetchone()[0]
+        tables = {name for (name,) in self.database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if version not in (0, VERSION):
+            raise InputError(
+                f"{self.path}: a journal of version {version}, expected {VERSION}: another release of tracestill wrote "
+                "it; use that one, or move the file away to sample anew"
+            )
+        if version == 0 and tables:
+            raise InputError(f"{self.path}: a database of something else, not a journal; choose another --run-dir")
+        if version == VERSION and "samples" not in tables:
+            raise Damaged("its table 'samples' is missing")
         if version == 0:
             self.database.execute(TABLE)
             self.database.execute(f"PRAGMA user_version = {VERSION}")
         self.database.execute(REJECTED)
         self.database.execute(FIRST_SEEN)
+        self.database.execute(DIGESTS)
         self.database.execute("COMMIT")
-        if version not in (0, VERSION):
-            raise InputError(f"{self.path}: a journal of version {version}, expected {VERSION}; move it away")
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Turn what SQLite raises in the block into words for the user."""
+        with needs_room(self.path, self.kept):
+            try:
+                yield
+            except (sqlite3.Error, Damaged) as error:
+                if cause_of(error, self.path) is not None:
+                    raise  # the disk is full
+                raise explained(error, self.path) from error
+
+    def kept(self) -> str:
+        with contextlib.suppress(sqlite3.Error, AttributeError):  # it could not even be opened
+            return f"{self.count():,} samples are kept in it"
+        return "what it holds is kept"
+
+    def count(self) -> int:
+        """Samples, whether they can be used or not."""
+        return sum(int(self.database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]) for table in LAST)
 
     def __enter__(self) -> Journal:
         return self
@@ -126,7 +179,8 @@ class Journal:
     def done(self) -> set[tuple[str, str]]:
         """(record id, binding) of every row, rejected ones included: who has answered is not asked again."""
         both = "SELECT record_id, binding FROM samples UNION SELECT record_id, binding FROM rejected"
-        return set(self.database.execute(both))
+        with self.told():
+            return set(self.database.execute(both))
 
     def changed(self, module: str, options: dict[str, Any], files: dict[str, str]) -> str:
         """A digest of what a teacher's files (name -> sha256) hold; "" while it is what they held at first.
@@ -135,7 +189,8 @@ class Journal:
         module do (``MODULE``).
         """
         teacher = digest_of([module, options])
-        self.database.execute("INSERT OR IGNORE INTO inputs VALUES (?, ?)", (teacher, json.dumps(files)))
+        with self.told():
+            self.database.execute("INSERT OR IGNORE INTO inputs VALUES (?, ?)", (teacher, json.dumps(files)))
         first = self.first_seen(module, options)
         now = {name: digest for name, digest in files.items() if name in first or name.startswith(MODULE)}
         return "" if now == first else digest_of(now)
@@ -144,42 +199,149 @@ class Journal:
         """Forget files that have changed while a teacher was asked: it writes them itself."""
         left = {name: held for name, held in self.first_seen(module, options).items() if name not in set(names)}
         update = "UPDATE inputs SET files = ? WHERE teacher = ?"
-        self.database.execute(update, (json.dumps(left), digest_of([module, options])))
+        with self.told():
+            self.database.execute(update, (json.dumps(left), digest_of([module, options])))
 
     def first_seen(self, module: str, options: dict[str, Any]) -> dict[str, str]:
         """Name -> sha256 of the files of a teacher that count, as they were when it was first asked."""
         query = "SELECT files FROM inputs WHERE teacher = ?"
-        (files,) = self.database.execute(query, (digest_of([module, options]),)).fetchone()
-        return dict(json.loads(files))
+        with self.told(), sound("a row of 'inputs'"):
+            (files,) = self.database.execute(query, (digest_of([module, options]),)).fetchone()
+            return dict(json.loads(files))
 
     def add(self, key: Key, binding: str, heard: Solution | Unusable) -> None:
         """Write one row, durably; a row that another process has written meanwhile stays as it is."""
         if isinstance(heard, Unusable):
-            row = (key.record_id, binding, heard.reason, heard.detail, heard.said)
-            self.database.execute("INSERT OR IGNORE INTO rejected VALUES (?, ?, ?, ?, ?)", row)
+            with self.told():
+                self.put("rejected", [(key.record_id, binding, heard.reason, heard.detail, heard.said)])
             return
         spans = json.dumps([[s.start, s.end, s.kind] for s in heard.spans or ()])
         asked = (key.record_id, binding, key.question_id, key.teacher, key.style, key.temperature, key.index)
-        self.database.execute(
-            "INSERT OR IGNORE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*asked, heard.trace, heard.answer, spans),
-        )
+        with self.told():
+            self.put("samples", [(*asked, heard.trace, heard.answer, spans)])
+
+    def put(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Write rows of a table in one transaction, each with its digest."""
+        with whole_transaction(self.database):
+            for row in rows:
+                into = f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * len(row))})"
+                if self.database.execute(into, row).rowcount == 1:
+                    of_row = (*row[:2], digest_of_row(row))
+                    self.database.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", of_row)
+
+    def check(self) -> int:
+        """Read all of it; how many samples there are. Raises InputError, as all methods do, if it is damaged."""
+        with self.told():
+            (said,) = self.database.execute("PRAGMA quick_check(1)").fetchone()
+            if said != "ok":
+                raise Damaged(said)
+            for table, columns in LAST.items():
+                query = f"SELECT record_id, {columns}, digest FROM {table} LEFT JOIN digests USING (record_id, binding)"
+                for record_id, *row, digest in self.database.execute(query):
+                    if digest not in (None, digest_of_row(tuple(row))):
+                        raise Damaged(f"the sample {record_id} is not as it was written")
+            return self.count()
 
     def rows(self, wanted: Iterable[tuple[Key, str]]) -> Iterator[tuple[Key, Solution]]:
         """Key and solution (with spans) of each wanted (key, binding) that gave one, in the order wanted."""
-        query = "SELECT trace, answer, spans FROM samples WHERE record_id = ? AND binding = ?"
-        for key, (trace, answer, spans) in self.found(query, wanted):
-            yield key, Solution(trace, answer, tuple(Span(*span) for span in json.loads(spans)))
+        for key, binding in wanted:
+            with self.told(), sound(f"the sample {key.record_id}"):
+                row = self.found("samples", key, binding)
+                if row is None and self.found("rejected", key, binding) is None:
+                    raise ValueError("it is not there any more")
+                solution = None
+                if row is not None:
+                    trace, answer, spans = row
+                    solution = Solution(trace, answer, tuple(Span(*span) for span in json.loads(spans)))
+            if solution is not None:
+                yield key, solution
 
     def unusable(self, wanted: Iterable[tuple[Key, str]]) -> Iterator[tuple[Key, Unusable]]:
         """Key and what was said of each wanted (key, binding) that gave no record, in the order wanted."""
-        if self.database.execute("SELECT 1 FROM rejected LIMIT 1").fetchone() is None:
-            return
-        query = "SELECT reason, detail, said FROM rejected WHERE record_id = ? AND binding = ?"
-        for key, row in self.found(query, wanted):
-            yield key, Unusable(*row)
-
-    def found(self, query: str, wanted: Iterable[tuple[Key, str]]) -> Iterator[tuple[Key, Any]]:
+        with self.told():
+            if self.database.execute("SELECT 1 FROM rejected LIMIT 1").fetchone() is None:
+                return
         for key, binding in wanted:
-            if row := self.database.execute(query, (key.record_id, binding)).fetchone():
-                yield key, row
+            with self.told(), sound(f"the sample {key.record_id}"):
+                row = self.found("rejected", key, binding)
+            if row is not None:
+                yield key, Unusable(*row)
+
+    def found(self, table: str, key: Key, binding: str) -> list[Any] | None:
+        """The last three columns of a row; None if there is none. Raises ValueError if they fail their digest."""
+        query = f"SELECT {LAST[table]}, digest FROM {table} LEFT JOIN digests USING (record_id, binding) "
+        query += "WHERE record_id = ? AND binding = ?"
+        held = self.database.execute(query, (key.record_id, binding)).fetchone()
+        if held is None:
+            return None
+        *row, digest = held
+        if digest not in (None, digest_of_row(tuple(row))):  # None: it was written before there were digests
+            raise ValueError("its digest is another")
+        return row
+
+
+class Damaged(Exception):
+    """What is read is not what was written."""
+
+
+class JournalDamaged(InputError):
+    """The file is no journal, or not as it was written; the message says what can be read from it."""
+
+
+@contextlib.contextmanager
+def sound(what: str) -> Iterator[None]:
+    """Raise Damaged, naming what was read in the block, if it makes no sense."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise Damaged(f"{what} cannot be read: {error}") from error
+
+
+@contextlib.contextmanager
+def whole_transaction(database: sqlite3.Connection) -> Iterator[None]:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            database.execute("ROLLBACK")
+        raise
+
+
+@contextlib.contextmanager
+def plainly(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another --run-dir") from error
+
+
+def has_bytes(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def sides(path: Path) -> list[Path]:
+    return [path.with_name(path.name + end) for end in BESIDE]
+
+
+def explained(error: Exception, path: Path) -> InputError:
+    """What SQLite's error comes to, and what to do."""
+    text = str(error)
+    if "locked" in text:
+        return InputError(f"{path}: another process has been writing into it for {PATIENCE:g} s; wait for its end")
+    if any(words in text for words in NOT_PERMITTED):
+        return InputError(f"{path}: cannot be used ({text}); let this user read and write it, or look after the disk")
+    try:
+        count = readable(path).count
+    except OSError as failure:
+        return InputError(f"{path}: cannot be read ({failure.strerror}); look after the disk")
+    if not count:
+        return JournalDamaged(
+            f"{path}: no journal, or a damaged one ({text}), and no sample can be read from it; move it away to sample "
+            "anew"
+        )
+    return JournalDamaged(
+        f"{path}: the journal is damaged ({text}); {count:,} samples can be read from it: `tracestill sample "
+        f"{path.parent} --recover` takes them over into a new one, keeps this one beside it, and asks for the rest"
+    )

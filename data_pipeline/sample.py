@@ -142,7 +142,12 @@ def run(
     posed = make_questions(questions, seed)
     by_id = {question.question_id: question for question in posed.questions}
     config = stage_config(questions, sample, seed, memory)
-    with stage(directory, "sample", config, {}) as work, Journal(journal) as book:
+    at = 0
+
+    def safe() -> str:
+        return f"{at:,} samples are kept in {journal}" if at else f"what {journal} holds is kept"
+
+    with stage(directory, "sample", config, {}, safe) as work, Journal(journal) as book:
         watch = Watch(questions, sample, teachers, book, memory)
         teachers = watch.teachers
         wanted = list(keys(by_id, teachers, sample, seed))

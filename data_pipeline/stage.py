@@ -19,7 +19,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from typing import Any
 from tracestill.data_pipeline.content import MEMORY, digests
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.places import place_of, remove, replaceable
+from tracestill.data_pipeline.room import KEPT, told_of
 
 CONTENTS = "contents"  # in a config: digests of what it names outside of the run
 UNKNOWN = "(unknown)"  # in a config: what cannot be known here is taken as unchanged
@@ -179,11 +180,21 @@ def sync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON into a temporary sibling, sync it, and rename it into place."""
+    """Write JSON as ``write_whole`` does."""
+    write_whole(path, json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text into a temporary sibling, sync it, and rename it into place; nothing is left of it if that fails."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
-    sync(temporary)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        sync(temporary)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
     sync(path.parent)
 
 
@@ -207,35 +218,54 @@ def write_manifest(
 
 
 @contextlib.contextmanager
-def stage(directory: Path, name: str, config: Mapping[str, Any], inputs: Mapping[str, Path]) -> Iterator[Stage]:
+def stage(
+    directory: Path,
+    name: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    kept: str | Callable[[], str] = KEPT,
+) -> Iterator[Stage]:
     """Run a stage's body on a temporary directory; on success it becomes ``directory``, or what a link there leads to;
     on failure it is deleted.
 
     ``inputs`` maps names to directories of finished stages. Raises InputError if one has not finished, and if a link
-    leads nowhere, or to what no stage wrote.
+    leads nowhere, or to what no stage wrote; NoRoomError, which tells what is ``kept``, if the disk is full. One
+    process at a time: see ``trainer/run_lock.py``.
     """
     who = identity(name, config, inputs)
     directory = replaceable(directory, all_ours)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    for left in directory.parent.glob(f".{directory.name}.*.partial"):  # of a run that was killed
-        remove(left)
     work = Stage(directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.partial"))
-    work.path.mkdir()
-    started = time.perf_counter()
     try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        for left in directory.parent.glob(f".{directory.name}.*.partial"):  # of a run that was killed
+            remove(left)
+        work.path.mkdir()
+        started = time.perf_counter()
         yield work
         write_manifest(work.path, who, work, time.perf_counter() - started)
         sync(work.path)
-        if directory.exists():
-            edited = edited_name(directory) if changed_files(directory) else None
-            old = edited or directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.partial")
-            directory.replace(old)
-            work.path.replace(directory)
-            if edited is None:
-                shutil.rmtree(old)
-        else:
-            work.path.replace(directory)
-        sync(directory.parent)
-    except BaseException:
+        put_in_place(work.path, directory)
+    except BaseException as error:
+        told = told_of(error, directory, kept) if isinstance(error, Exception) else None  # asks the disk: before this
         shutil.rmtree(work.path, ignore_errors=True)
+        if told is not None:
+            raise told from error
         raise
+
+
+def put_in_place(made: Path, directory: Path) -> None:
+    """Rename a finished stage into place. What was there goes, or stays beside it if somebody has edited it."""
+    if directory.exists():
+        edited = edited_name(directory) if changed_files(directory) else None
+        old = edited or directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.partial")
+        directory.replace(old)
+        try:
+            made.replace(directory)
+        except BaseException:
+            old.replace(directory)
+            raise
+        if edited is None:
+            shutil.rmtree(old)
+    else:
+        made.replace(directory)
+    sync(directory.parent)

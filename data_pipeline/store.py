@@ -119,9 +119,11 @@ class TokenStoreWriter:
 
     def close(self) -> None:
         """Write what is left and the footer."""
-        self._flush()
-        self._writer.close()
-        self._file.close()
+        try:
+            self._flush()
+            self._writer.close()
+        finally:
+            self._file.close()
 
     def __enter__(self) -> TokenStoreWriter:
         return self

@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.errors import InputError, NoRoomError
 from tracestill.data_pipeline.sides import widths
 from tracestill.data_pipeline.stage import write_json
 from tracestill.data_pipeline.store import TokenStore
@@ -26,6 +26,7 @@ from tracestill.launch import deepspeed_command, multinode
 from tracestill.launch.bench_search import Axes, Result, Setting, axes_of, climb, everything, own_setting
 from tracestill.launch.cluster import Cluster
 from tracestill.launch.deepspeed_command import Ranks, TrainingFailed
+from tracestill.launch.restarts import explained
 from tracestill.trainer.failure import read_failure
 from tracestill.trainer.run_directory import RunDirectory
 
@@ -81,11 +82,13 @@ class Bench:
         log = folder / "console.log"
         try:
             if cluster is None:
-                start = deepspeed_command.start_ranks(ENTRY_POINT, words, Ranks(ranks, self.threads))
+                start = deepspeed_command.start_ranks(ENTRY_POINT, words, Ranks(ranks, self.threads), self.run.root)
             else:
                 start = multinode.start_entry(cluster, self.run.root, ENTRY_POINT, words, folder / "launch")
             deepspeed_command.run(start.arguments, log, start.environment, watch=start.watch)
         except (TrainingFailed, InputError) as error:
+            if isinstance(full := explained(error, folder, log), NoRoomError):
+                raise full from None  # it is no matter of the setting
             return {"problem": why(error, folder, log)}
         try:
             found: Result = json.loads((folder / "result.json").read_text(encoding="utf-8"))

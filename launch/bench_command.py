@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,34 +102,36 @@ def bench(
     if wrong := set(stages) - {0, 1, 2, 3}:
         raise InputError(f"--zero: {min(wrong)} is no ZeRO stage; choose among 0,1,2,3")
     console = Terminal(stderr=True)
-    run = with_data(recipe, run_dir, settings, arm, console)
-    work = Bench(run, arm, cluster, warmup, -(-steps // warmup) * warmup, console)  # read once every ``warmup`` steps
-    student = Student.of(work) if nodes else None
-    for count in counts:
-        part_of(work, count)
-    found: dict[str, Any] = {"name": run.recipe.name, "arm": arm}
-    if not hardware:
-        own = own_setting(run.recipe.for_arm(arm))
-        seen = search(work, choose_axes(work, stages, sizes, recompute), whole_grid=grid)
-        best, reasons = recommend(own, seen)
-        found |= bench_report.gather(work, own, best, reasons, seen)
-        bench_report.write(work.folder, found, json_file)  # what follows may fail
-        if counts:
-            found["scaling"] = scale(work, best, counts)
-            bench_report.write(work.folder, found, json_file)
-    if student is not None:
-        found["foreseen"] = foresee_nodes(work, student, found, wanted)
-    for path in bench_report.write(work.folder, found, json_file):
-        console.print(f"written: {path}", highlight=False, soft_wrap=True)
-    bench_report.show(found, Terminal())
+    with with_data(recipe, run_dir, settings, arm, console) as run:
+        rounds = -(-steps // warmup)  # figures are read once every ``warmup`` steps
+        work = Bench(run, arm, cluster, warmup, rounds * warmup, console)
+        student = Student.of(work) if nodes else None
+        for count in counts:
+            part_of(work, count)
+        found: dict[str, Any] = {"name": run.recipe.name, "arm": arm}
+        if not hardware:
+            own = own_setting(run.recipe.for_arm(arm))
+            seen = search(work, choose_axes(work, stages, sizes, recompute), whole_grid=grid)
+            best, reasons = recommend(own, seen)
+            found |= bench_report.gather(work, own, best, reasons, seen)
+            bench_report.write(work.folder, found, json_file)  # what follows may fail
+            if counts:
+                found["scaling"] = scale(work, best, counts)
+                bench_report.write(work.folder, found, json_file)
+        if student is not None:
+            found["foreseen"] = foresee_nodes(work, student, found, wanted)
+        for path in bench_report.write(work.folder, found, json_file):
+            console.print(f"written: {path}", highlight=False, soft_wrap=True)
+        bench_report.show(found, Terminal())
 
 
+@contextlib.contextmanager
 def with_data(
     recipe: Path, run_dir: Path | None, settings: list[str] | None, arm: str, console: Console
-) -> RunDirectory:
-    """The run, with its data up to the arm's plan. A run that is there keeps its recipe: what ``settings`` change is
-    for the benchmark alone. Raises InputError if they would change its data."""
-    from tracestill.launch.execution import open_run
+) -> Iterator[RunDirectory]:
+    """The run, with its data up to the arm's plan, which is ours alone meanwhile. A run that is there keeps its recipe:
+    what ``settings`` change is for the benchmark alone. Raises InputError if they would change its data."""
+    from tracestill.launch.execution import locked, open_run
     from tracestill.launch.runner import of_arm, run_stages, stage_position
     from tracestill.launch.stages import plan_works
     from tracestill.trainer.run_directory import RECIPE, RunDirectory
@@ -142,9 +146,12 @@ def with_data(
             why = f" ({stale.why_redone()})" if stale.why_redone() else ""
             raise InputError(f"{asked.root}: '{stale.label}' is of other settings{why}; choose another --run-dir")
     else:
-        RunDirectory.create(asked.root, asked.recipe)
-    run_stages(due, console)
-    return asked
+        RunDirectory.refuse(asked.root, asked.recipe)
+    with locked(asked.root, console):
+        if not (asked.root / RECIPE).exists():
+            RunDirectory.create(asked.root, asked.recipe)
+        run_stages(due, console)
+        yield asked
 
 
 def numbers(option: str, text: str, least: int = 1) -> list[int]:

@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tracestill.data_pipeline.stage import versions, write_json
+from tracestill.data_pipeline.room import needs_room
+from tracestill.data_pipeline.stage import versions, write_json, write_whole
 from tracestill.data_pipeline.visible import in_html
 from tracestill.launch.bench import Bench
 from tracestill.launch.bench_search import Result, Setting, speed
@@ -79,10 +80,13 @@ def write(folder: Path, found: Found, also: Path | None) -> list[Path]:
     """Write bench.json and bench.html into ``folder``, and the first of them to ``also``; the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "bench.json", *([also] if also else []), folder / "bench.html"]
-    for path in paths[:-1]:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, found)
-    paths[-1].write_text(page(found), encoding="utf-8")
+    for path in paths:
+        with needs_room(path, "figures written before are kept"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path is paths[-1]:
+                write_whole(path, page(found))
+            else:
+                write_json(path, found)
     return paths
 
 

@@ -131,13 +131,19 @@ def run_command(
 
 @app.command(rich_help_panel="Single stages")
 def sample(
-    recipe: RecipeArgument, run_dir: RunDirOption = None, settings: SetOption = None, replace: ReplaceOption = False
+    recipe: RecipeArgument,
+    run_dir: RunDirOption = None,
+    settings: SetOption = None,
+    replace: ReplaceOption = False,
+    recover: Annotated[
+        bool, typer.Option("--recover", help="Make a damaged journal anew, first, from what can be read of it.")
+    ] = False,
 ) -> None:
     """Pose the questions and ask the teachers for traces.
 
     Every answer is journaled at once: after an interrupt only missing ones are asked. Next: [cyan]select[/].
     """
-    single("sample", recipe, run_dir, settings, replace)
+    single("sample", recipe, run_dir, settings, replace, recover=recover)
 
 
 @app.command(rich_help_panel="Single stages")

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.errors import InputError, NoRoomError
+from tracestill.data_pipeline.room import needs_room
 from tracestill.launch.hostfile import Host, choose_hosts, read_hostfile
 from tracestill.launch.probe import FROM_LAUNCHER, digests
 from tracestill.launch.remote import PROBE, Reply, ask_all, is_here
@@ -171,9 +172,14 @@ def shared_token(directory: Path) -> Iterator[tuple[Path, str]]:
         place = place.parent
     token = f".tracestill-{uuid.uuid4().hex}"
     try:
-        (place / token).mkdir(mode=0o700)
-        (place / token / FROM_LAUNCHER).write_text(token, encoding="utf-8")
+        with needs_room(place, "nothing was started"):
+            (place / token).mkdir(mode=0o700)
+            (place / token / FROM_LAUNCHER).write_text(token, encoding="utf-8")
+    except NoRoomError:
+        shutil.rmtree(place / token, ignore_errors=True)
+        raise
     except OSError as error:
+        shutil.rmtree(place / token, ignore_errors=True)
         raise InputError(f"{place}: cannot be written to ({error.strerror}); choose another --run-dir") from error
     try:
         yield place, token

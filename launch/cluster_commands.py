@@ -143,9 +143,15 @@ def kubernetes(
 def write_new(path: Path, text: str) -> None:
     """Write a file. Raises InputError if it exists, since it may have been edited."""
     from tracestill.data_pipeline.errors import InputError
+    from tracestill.data_pipeline.room import needs_room
 
     try:
-        with path.open("x", encoding="utf-8") as handle:
-            handle.write(text)
+        with needs_room(path, "nothing was written"), path.open("x", encoding="utf-8") as handle:
+            try:
+                handle.write(text)
+                handle.flush()
+            except OSError:
+                path.unlink()
+                raise
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; choose another --output, or delete it") from error

@@ -17,17 +17,19 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
-from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.errors import InputError, NoRoomError
+from tracestill.data_pipeline.room import tells_of_no_room
 from tracestill.data_pipeline.secret import mask_lines
 from tracestill.launch.cpu_ranks import ranks_on_cpu
 from tracestill.launch.rank_environment import ALWAYS, SAFE_PATH
 from tracestill.launch.start_module import module_command
 from tracestill.trainer.cores import THREADS, usable_cores, usable_memory, wanted_threads
 from tracestill.trainer.failure import EXIT_FAILED
-from tracestill.trainer.join_ranks import LAUNCH, free_port, loopback_only
+from tracestill.trainer.join_ranks import LAUNCH, OWNER, free_port, loopback_only
 from tracestill.trainer.recipe import Recipe
+from tracestill.trainer.run_lock import token_of
 
 ENTRY_POINT = "tracestill.trainer.train"
 POLL_SECONDS = 0.2
@@ -122,14 +124,16 @@ class Start:
 def start_here(recipe: Recipe, run_dir: Path, arm: str, resume: str) -> Start:
     """How an arm's training starts on this host alone."""
     ranks = ranks_here(recipe)
-    return replace(start_ranks(ENTRY_POINT, rank_arguments(run_dir, arm, resume), ranks), where=ranks.about)
+    return replace(start_ranks(ENTRY_POINT, rank_arguments(run_dir, arm, resume), ranks, run_dir), where=ranks.about)
 
 
-def start_ranks(entry: str, words: Sequence[str], ranks: Ranks) -> Start:
-    """How the ranks of a module start on this host alone."""
+def start_ranks(entry: str, words: Sequence[str], ranks: Ranks, root: Path) -> Start:
+    """How the ranks of a module start on this host alone, for a run in ``root``."""
     gpus = count_gpus()
     arguments = command(entry, words, ranks=ranks.count, port=free_port())
     own = {**child_environment(gpus, threads=ranks.threads), LAUNCH: uuid.uuid4().hex}
+    if (token := token_of(root)) is not None:  # whoever takes over the lock of a dead owner ends what bears it
+        own[OWNER] = token
     return Start(arguments, own, ranks.count, gpus > 0)
 
 
@@ -190,7 +194,7 @@ def run(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     tail: list[str] = []
-    with log.open("a", encoding="utf-8") as handle:
+    with log.open("ab", buffering=0) as handle:  # nothing is left to be written when it is closed
         process = subprocess.Popen(
             arguments,
             env=dict(environment),
@@ -219,8 +223,9 @@ def run(
                 reader.join(timeout=5)
     if process.returncode:
         refused = [line.removeprefix("error: ") for line in tail if line.startswith("error: ")]
-        if refused:
-            raise InputError("\n".join(dict.fromkeys(refused)))
+        if refused:  # of a full disk the ranks may not even have left word in a file
+            kind = NoRoomError if any(map(tells_of_no_room, refused)) else InputError
+            raise kind("\n".join(dict.fromkeys(refused)))
         last = "\n".join(f"  {line}" for line in tail[-TAIL_LINES:])
         raise TrainingFailed(
             f"training ended with exit code {process.returncode}; the whole output is in {log}, its end:\n{last}"
@@ -240,14 +245,18 @@ def undisturbed() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def copy_lines(process: subprocess.Popen[str], handle: object, tail: list[str], on_line: Callable[[str], None]) -> None:
-    """Write the child's lines to its log as they come, secrets masked, and keep the last ones that say something."""
+def copy_lines(
+    process: subprocess.Popen[str], handle: IO[bytes], tail: list[str], on_line: Callable[[str], None]
+) -> None:
+    """Write the child's lines to its log as they come, secrets masked, and keep the last ones that say something.
+
+    Where the log's disk is full they are read all the same: else the ranks would wait for ever to print one.
+    """
     assert process.stdout is not None
     for line in mask_lines(process.stdout):  # DeepSpeed's launcher prints variables, ranks print what others raise
         on_line(line)
-        with contextlib.suppress(ValueError):  # the log is closed: a straggler speaks after the end
-            handle.write(line)  # type: ignore[attr-defined]
-            handle.flush()  # type: ignore[attr-defined]
+        with contextlib.suppress(ValueError, OSError):  # the log is closed: a straggler speaks after the end
+            handle.write(line.encode())
         said = OF_HOST.sub("", line)
         if not LOGGING.match(said):
             tail.append(said.rstrip() if said.startswith("error: ") else line.rstrip())

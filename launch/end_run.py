@@ -24,12 +24,12 @@ from tracestill.trainer.join_ranks import LAUNCH
 GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
 
 
-def end_run(token: str) -> int:
-    """End every process whose environment holds the launch's token; how many there were."""
+def end_run(token: str, variable: str = LAUNCH) -> int:
+    """End every process whose environment holds the launch's token, or that of a lock's owner; how many there were."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and process.environ().get(LAUNCH) == token:
+            if process.pid != os.getpid() and process.environ().get(variable) == token:
                 found.append(process)
         except psutil.Error:
             continue

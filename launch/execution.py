@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 from tracestill.data_pipeline.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from tracestill.launch.cluster import Cluster
+    from tracestill.launch.runner import Work
     from tracestill.trainer.run_directory import RunDirectory
 
 
@@ -52,14 +55,17 @@ def execute(
     cluster: Cluster | None = None,
     dry_run: bool = False,
     max_restarts: int = 0,
+    recover: bool = False,
 ) -> None:
-    """Claim the run directory and run the stages ``first`` to ``last`` in it; or only print what would train."""
+    """Claim the run directory and run the stages ``first`` to ``last`` in it; or only print what would train.
+
+    ``recover``: a damaged journal becomes a new one first, with what can be read from it.
+    """
     from tracestill.launch.checks import check_works
     from tracestill.launch.report import report_work
     from tracestill.launch.runner import of_arm, require_inputs, run_stages
     from tracestill.launch.stages import describe_end, plan_works
     from tracestill.trainer.console import Terminal, say
-    from tracestill.trainer.run_directory import RunDirectory
 
     console = Terminal(stderr=True)
     asked = open_run(recipe, run_dir, settings)
@@ -78,11 +84,11 @@ def execute(
         for work in chosen:
             say(f"# arm {work.arm}\n{describe_training(asked, str(work.arm), resume, cluster)}")
         return
-    # A directory in which no stage has finished holds nothing that another recipe could spoil.
-    empty = not any(work.directory.exists() for work in works)
-    run = RunDirectory.create(asked.root, asked.recipe, replace=replace or empty)
-    run_stages(chosen, console)
-    describe_end(run, chosen, console)
+    with claimed(asked, works, console, replace=replace):
+        if recover:
+            say_recovered(asked.journal, console)
+        run_stages(chosen, console)
+        describe_end(asked, chosen, console)
 
 
 def evaluate_model(recipe: Path, run_dir: Path | None, settings: list[str] | None, replace: bool, model: str) -> None:
@@ -92,7 +98,6 @@ def evaluate_model(recipe: Path, run_dir: Path | None, settings: list[str] | Non
     from tracestill.launch.stages import describe_end, model_work, plan_works
     from tracestill.trainer.console import Terminal
     from tracestill.trainer.recipe import plain_name
-    from tracestill.trainer.run_directory import RunDirectory
 
     name, equals, path = ("", "", model) if Path(model).exists() else model.rpartition("=")
     if not Path(path).is_dir():
@@ -104,11 +109,56 @@ def evaluate_model(recipe: Path, run_dir: Path | None, settings: list[str] | Non
     works = [*plan_works(asked), report_work(asked)]
     work = model_work(asked, name, Path(path))
     require_inputs([work], [*works, work], recipe)
-    empty = not any(work.directory.exists() for work in works)
-    RunDirectory.create(asked.root, asked.recipe, replace=replace or empty)
     console = Terminal(stderr=True)
-    run_stages([work], console)
-    describe_end(asked, [work], console)
+    with claimed(asked, works, console, replace=replace):
+        run_stages([work], console)
+        describe_end(asked, [work], console)
+
+
+@contextlib.contextmanager
+def claimed(asked: RunDirectory, works: list[Work], console: Console, *, replace: bool) -> Iterator[None]:
+    """Meanwhile this process alone writes into the run directory, which holds the recipe asked for.
+
+    Who only looks at it needs no lock, and may write the report, which has one of its own. ``works`` is all the work of
+    the run. Raises InputError if the directory holds another recipe, cannot be written to, or another process that
+    lives writes into it.
+    """
+    from tracestill.data_pipeline import own_modules
+    from tracestill.data_pipeline.room import needs_room
+    from tracestill.trainer.run_directory import RunDirectory
+
+    # A directory in which no stage has finished holds nothing that another recipe could spoil.
+    replace = replace or not any(work.directory.exists() for work in works)
+    RunDirectory.refuse(asked.root, asked.recipe, replace=replace)  # before a lock is put into a foreign directory
+    with needs_room(asked.root) if own_modules.is_looking() else locked(asked.root, console):
+        RunDirectory.create(asked.root, asked.recipe, replace=replace)
+        yield
+
+
+@contextlib.contextmanager
+def locked(root: Path, console: Console) -> Iterator[None]:
+    """Hold a run directory's lock, and tell where a disk of it is full, whatever the block does there."""
+    from tracestill.data_pipeline.room import needs_room
+    from tracestill.launch.end_run import end_run
+    from tracestill.trainer.join_ranks import OWNER
+    from tracestill.trainer.run_lock import held
+
+    def tell(text: str) -> None:
+        console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+    def end_left(token: str) -> None:
+        end_run(token, OWNER)
+
+    with needs_room(root), held(root, end_left, tell):
+        yield
+
+
+def say_recovered(journal: Path, console: Console) -> None:
+    from tracestill.data_pipeline.journal_recovery import recover
+
+    count, aside = recover(journal)
+    text = f"{journal} is whole" if aside is None else f"{journal}: made anew from what can be read of {aside}"
+    console.print(f"{text}; it holds {count:,} samples", highlight=False, soft_wrap=True)
 
 
 def open_run(recipe: Path, run_dir: Path | None, settings: list[str] | None) -> RunDirectory:

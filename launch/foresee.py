@@ -263,7 +263,7 @@ def fitted(bench: Bench, cluster: Cluster | None, ranks: int = 0) -> dict[str, L
     words = ["--fit", "--slots", ",".join(map(str, slots))]
     folder = bench.folder / "links"
     if cluster is None:
-        start = deepspeed_command.start_ranks(COLLECTIVES, words, deepspeed_command.Ranks(ranks))
+        start = deepspeed_command.start_ranks(COLLECTIVES, words, deepspeed_command.Ranks(ranks), bench.run.root)
     else:
         start = multinode.start_entry(cluster, bench.run.root, COLLECTIVES, words, folder)
     log = folder / "console.log"

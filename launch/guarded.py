@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
+
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)  # what a user may mend
 
 
 class Guarded(TyperGroup):
     """Turns what the user can mend into plain lines, and every end into the exit code that the help tells."""
 
     def invoke(self, ctx: Any) -> Any:
-        from tracestill.data_pipeline.errors import EXIT_NO_ROOM, InputError, tells_of_no_room
+        from tracestill.data_pipeline.errors import InputError
+        from tracestill.data_pipeline.room import told_of
         from tracestill.launch.deepspeed_command import TrainingFailed, TrainingStopped
         from tracestill.trainer.console import say
 
         try:
             return super().invoke(ctx)
         except (InputError, TrainingFailed) as error:
-            complain(str(error))
-            raise typer.Exit(error.exit_code) from None
+            told: InputError | TrainingFailed = told_of(error, Path()) or error  # a full disk may have led to it
+            complain(str(told))
+            raise typer.Exit(told.exit_code) from None
         except KeyboardInterrupt as interrupt:
             complain(str(interrupt) or "interrupted")
             raise typer.Exit(130) from None
         except TrainingStopped as stop:
             say(str(stop), err=True)
             raise typer.Exit(3) from None
-        except OSError as error:
-            if not tells_of_no_room(str(error)):
+        except Exception as error:
+            if full := told_of(error, Path(getattr(error, "filename", None) or "standard output")):
+                complain(str(full))
+                raise typer.Exit(full.exit_code) from None
+            if not isinstance(error, OSError) or error.errno not in FORBIDDEN:
                 raise
-            complain(f"{error}; make room and run the same command again: finished stages are kept")
-            raise typer.Exit(EXIT_NO_ROOM) from None
+            where = f"{error.filename}: " if error.filename is not None else ""
+            complain(f"{where}{error.strerror or error}; let this user read and write there, or choose another place")
+            raise typer.Exit(InputError.exit_code) from None
 
 
 def complain(message: str) -> None:
@@ -40,5 +51,6 @@ def complain(message: str) -> None:
     from tracestill.data_pipeline.secret import mask
     from tracestill.trainer.console import say
 
-    for line in mask(message).split("\n"):
-        say(line if line.startswith(" ") else f"error: {line}", err=True)
+    with contextlib.suppress(OSError):  # stderr may go to the disk that is full: the exit code still tells
+        for line in mask(message).split("\n"):
+            say(line if line.startswith(" ") else f"error: {line}", err=True)

@@ -40,8 +40,9 @@ from tracestill.launch.remote import END, ask_all
 from tracestill.launch.start_module import START, module_command
 from tracestill.trainer.cores import OF_TASK, threads_of
 from tracestill.trainer.failure import NO_ANSWER
-from tracestill.trainer.join_ranks import LAUNCH, free_port
+from tracestill.trainer.join_ranks import LAUNCH, OWNER, free_port
 from tracestill.trainer.recipe import Recipe
+from tracestill.trainer.run_lock import token_of
 
 STARTS_FILES = ("slurm", "mpich")  # these start a file: DeepSpeed 0.19.8 loses or misplaces ``-m`` for them
 NO_ADDRESS = ("openmpi", "slurm")  # these do not tell ranks where they meet
@@ -89,17 +90,21 @@ def prepare(
 ) -> Launch:
     """Check the hosts as ``check_hosts``, then ``assemble``."""
     found, meeting = check_hosts(cluster, root, recipe)
-    return assemble(found, meeting, entry, words, folder)
+    return assemble(found, meeting, entry, words, folder, root)
 
 
-def assemble(found: Survey, meeting: Meeting, entry: str, words: Sequence[str], folder: Path) -> Launch:
+def assemble(
+    found: Survey, meeting: Meeting, entry: str, words: Sequence[str], folder: Path, root: Path | None = None
+) -> Launch:
     """Write the launcher's files into ``folder``, and say how it starts ``entry`` with ``words`` on the hosts asked.
+    ``root`` is the run's directory, if it is for one.
 
     Raises InputError for a path or a variable that would not arrive as it is.
     """
     cluster = found.cluster
-    token = uuid.uuid4().hex
-    variables = {LAUNCH: token}
+    token, owner = uuid.uuid4().hex, token_of(root) if root else None
+    # Whoever takes over the lock of a dead owner ends what bears its token.
+    variables = {LAUNCH: token, **({OWNER: owner} if owner else {})}
     launcher = cluster.launcher
     variables |= rank_environment(
         cluster.variables,

@@ -15,12 +15,12 @@ from pathlib import Path
 from tracestill.data_pipeline import secret
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer.cores import OF_TASK, THREADS
-from tracestill.trainer.join_ranks import LAUNCH
+from tracestill.trainer.join_ranks import LAUNCH, OWNER
 
 PASSED_ON = re.compile(
     r"(DS|GLOO|NCCL|PYTORCH|TORCH|TORCHINDUCTOR|TRITON|TRACESTILL)_\w+|OMP_NUM_THREADS|HF_HUB_OFFLINE"
 )
-OURS = (LAUNCH, "DS_ENV_FILE", "DS_ACCELERATOR")  # set by the launch itself, or for this process only
+OURS = (LAUNCH, OWNER, "DS_ENV_FILE", "DS_ACCELERATOR")  # set by the launch itself, or for this process only
 LAUNCHER = re.compile(  # what the launcher, ssh, pdsh, mpirun and srun themselves read
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|TMPDIR|SSH_AUTH_SOCK|KRB5CCNAME|XDG_RUNTIME_DIR|LD_LIBRARY_PATH|"
     r"VIRTUAL_ENV|CONDA_PREFIX|PYTHONPATH|DS_ACCELERATOR|(PDSH|OMPI|PRTE|PMIX|I_MPI|HYDRA|FI|SLURM|SRUN)_\w+"

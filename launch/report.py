@@ -24,8 +24,10 @@ from tracestill.launch.stages import plan_works
 from tracestill.launch.training import wall_seconds
 from tracestill.trainer.cores import usable_cores
 from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.run_lock import SILENCE, held, remove_if_empty
 
 FORMAT = 1
+REPORT_LOCK = ".lock-report"  # a folder with the lock of the report alone
 CURVE_POINTS = 400  # of each curve; a longer log is thinned evenly, its last line stays
 EXAMPLES = 3  # right answers, and wrong ones, shown of each arm
 PACE = ("tokens_per_second", "mfu", "memory_gib")  # null where an older log lacks them
@@ -47,7 +49,10 @@ def report_work(run: RunDirectory) -> Work:
     """The report takes what is there, so it has no input that must have finished; it is always written anew."""
 
     def action(label: str, console: Console) -> None:
-        write_report(run)
+        alone = run.root / REPORT_LOCK
+        with held(alone, patience=SILENCE):  # it may be asked for while another command runs
+            write_report(run)
+        remove_if_empty(alone)
 
     return Work("report", None, run.stage("", "report"), {}, {}, action)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -109,7 +110,8 @@ def attempt(
             raise_if_stopped(run, arm, directory)  # the launcher does not keep the ranks' exit code in every case
             raise explained(error, directory, log) from None
         finally:
-            add_seconds(directory, time.perf_counter() - started)
+            with contextlib.suppress(OSError):  # on a full disk there is more to tell than this
+                add_seconds(directory, time.perf_counter() - started)
     raise_if_stopped(run, arm, directory)
     written = mark(directory / MANIFEST) not in (None, before)  # though an input may have been changed meanwhile
     if not written and not is_current(directory, "train", *run.train_stage(arm)):

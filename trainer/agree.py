@@ -15,7 +15,8 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor
 
-from tracestill.data_pipeline.errors import InputError, NoRoomError, tells_of_no_room
+from tracestill.data_pipeline.errors import InputError, NoRoomError
+from tracestill.data_pipeline.room import AGAIN, tells_of_no_room
 
 WIDTH = 512  # bytes of a rank's answer
 Group = dist.ProcessGroup | None
@@ -79,6 +80,8 @@ def together(action: Callable[[], Any], complaint: str, group: Group = None) -> 
     for rank, one in enumerate(answers):
         if one[0]:
             reason = one[1:].rstrip(b"\0").decode(errors="replace")
-            kind = NoRoomError if tells_of_no_room(reason) else InputError
-            raise kind(f"{complaint} (rank {rank}: {reason})") from failure
+            told = f"{complaint} (rank {rank}: {reason})"
+            if tells_of_no_room(reason):
+                raise NoRoomError(f"{told}; {AGAIN}") from failure
+            raise InputError(told) from failure
     return [json.loads(one[1:].rstrip(b"\0")) for one in answers]

@@ -40,6 +40,7 @@ from tracestill.data_pipeline.kinds import Kinds
 from tracestill.data_pipeline.schema import QUESTION_SCHEMA, read_rows, write_rows
 from tracestill.data_pipeline.stage import Stage, read_manifest, stage, write_json
 from tracestill.data_pipeline.store import TokenStore
+from tracestill.trainer import run_lock
 from tracestill.trainer.baseline import answering, load_any, untrained_student
 from tracestill.trainer.console import Terminal, plain_column, say
 from tracestill.trainer.export import holds_model, quiet
@@ -356,12 +357,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         held = RunDirectory.open(options.run_dir)
         directory = held.stage(options.arm, "evaluate")
         columns = plain_column("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        shown = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        with run_lock.held(held.root), shown as bar:
             task = bar.add_task(f"evaluate {options.arm}", total=None)
             run(held, options.arm, lambda done, all: bar.update(task, completed=done, total=all))
     except InputError as error:
         say(f"error: {error}", err=True)
-        return 2
+        return error.exit_code
     result = json.loads((directory / "result.json").read_text(encoding="utf-8"))
     say(
         f"{options.arm}: accuracy {result['accuracy']:.1%} "

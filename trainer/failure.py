@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tracestill.data_pipeline.errors import EXIT_NO_ROOM, InputError, tells_of_no_room
+from tracestill.data_pipeline.errors import EXIT_NO_ROOM, InputError
+from tracestill.data_pipeline.room import is_of_full_disk
 
 EXIT_FAILED = 4
 FAILURE, FAILURES = "failure.json", "failures"  # the first alarm; the folder of tracebacks and stacks
@@ -17,7 +18,7 @@ def code_of(error: BaseException) -> int:
     """What a rank that raised ``error`` exits with."""
     if isinstance(error, InputError):
         return error.exit_code
-    return EXIT_NO_ROOM if isinstance(error, OSError) and tells_of_no_room(str(error)) else EXIT_FAILED
+    return EXIT_NO_ROOM if is_of_full_disk(error, None) else EXIT_FAILED
 
 
 def told(alarm: dict[str, Any], folder: Path) -> str:

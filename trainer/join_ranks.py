@@ -15,6 +15,7 @@ from tracestill.data_pipeline.errors import InputError
 
 PORT = "29500"  # DeepSpeed's and torch's default
 LAUNCH = "TRACESTILL_LAUNCH"  # in the environment of every process of a launch: its mark, which no other one knows
+OWNER = "TRACESTILL_OWNER"  # in the environment of all that the owner of a run's lock starts: the lock's token
 LOOPBACKS = ("lo", "lo0")  # names of the interface
 SOURCES = (  # rank, ranks, rank on this host, ranks on this host
     (
@@ -37,6 +38,11 @@ def is_first(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process is the first of those that were started together, or alone."""
     names = started_by(environment)
     return environment.get("RANK", environment[names[0]] if names else "0") == "0"
+
+
+def is_owned(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a command that holds a run's lock started this process; people start ranks by hand, too."""
+    return OWNER in environment
 
 
 def join(environment: MutableMapping[str, str] = os.environ) -> None:

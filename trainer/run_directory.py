@@ -9,7 +9,8 @@ from tracestill.data_pipeline import encode, own_modules, plan_stage
 from tracestill.data_pipeline.content import MEMORY, contents, model_files, named_files
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.places import place_of
-from tracestill.data_pipeline.stage import CONTENTS, UNKNOWN, read_manifest, sync
+from tracestill.data_pipeline.room import needs_room
+from tracestill.data_pipeline.stage import CONTENTS, UNKNOWN, read_manifest, write_whole
 from tracestill.trainer.recipe import FOLDER, MAIN_ARM, Recipe, dump_recipe, load_recipe, own_modules_of
 from tracestill.trainer.settings import BOOKKEEPING, CHOOSING, GENERATION
 from tracestill.trainer.weighting import is_out_of_sight, own_module
@@ -18,6 +19,7 @@ RECIPE = "recipe.yaml"
 STAGES = ("sample", "select", "encode", "plan", "train", "evaluate", "report")
 BASE = "student.pretrained"
 BOUNDS = {"questions.max_rejected", "sample.max_rejected"}  # decide whether a stage goes on, not what it writes
+BEFORE_A_RECIPE = (".lock", MEMORY, f".{RECIPE}.", ".tracestill-")  # how names begin that a run has before its recipe
 TRAINED_ON = ("tokenizer", "encode", "plan")  # what these stages wrote decides what training does
 
 
@@ -43,14 +45,33 @@ class RunDirectory:
 
     @classmethod
     def create(cls, root: Path, recipe: Recipe, *, replace: bool = False) -> RunDirectory:
-        """Claim ``root`` for ``recipe``.
+        """Claim ``root`` for ``recipe``. Who only looks at it changes nothing in it.
 
-        Raises InputError naming the differing fields if it holds another recipe and ``replace`` is False, and if it
-        cannot be written to. Who only looks at it changes nothing in it; it must be there.
+        Raises InputError as ``refuse`` does, and if it cannot be written to.
         """
+        cls.refuse(root, recipe, replace=replace)
+        if own_modules.is_looking():
+            return cls(root, recipe)
+        for place in (root, root / "arms", root / "models"):
+            place_of(place)  # says so if a link leads nowhere
+        path, text, folder = root / RECIPE, dump_recipe(recipe), own_modules.folder()
+        try:
+            with needs_room(root, "nothing in it has changed"):
+                root.mkdir(parents=True, exist_ok=True)
+                write_whole(path, text)
+                if folder is not None and own_modules_of(recipe):
+                    write_whole(root / FOLDER, f"{folder}\n")
+        except OSError as error:
+            raise InputError(f"{root}: cannot be written to ({error.strerror}); choose another --run-dir") from error
+        return cls(root, recipe)
+
+    @staticmethod
+    def refuse(root: Path, recipe: Recipe, *, replace: bool = False) -> None:
+        """Raise InputError if ``root`` is no place for a run, and, naming the differing fields, if it holds another
+        recipe and ``replace`` is False. For who only looks at it, it must be there. Nothing is written."""
         path = root / RECIPE
         if own_modules.is_looking():
-            cls.check(root)
+            RunDirectory.check(root)
         if path.exists() and not replace:
             folder = own_modules.folder()
             with own_modules.looking():  # the modules that it names may have gone
@@ -63,23 +84,8 @@ class RunDirectory:
                     f"{root} holds another recipe (differs in {', '.join(others)}); choose --run-dir for a new run, "
                     f"or pass --replace to redo the stages that change"
                 )
-        elif root.exists() and not path.exists() and (not root.is_dir() or any(root.iterdir())):
+        elif root.exists() and not path.exists() and (not root.is_dir() or any(map(is_foreign, root.iterdir()))):
             raise InputError(f"{root} exists and is not a run directory; choose another with --run-dir")
-        if own_modules.is_looking():
-            return cls(root, recipe)
-        temporary = path.with_name(f".{RECIPE}.tmp")
-        for place in (root, root / "arms", root / "models"):
-            place_of(place)  # says so if a link leads nowhere
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(dump_recipe(recipe), encoding="utf-8")
-            sync(temporary)
-            temporary.replace(path)
-            if own_modules.folder() is not None and own_modules_of(recipe):
-                (root / FOLDER).write_text(f"{own_modules.folder()}\n", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{root}: cannot be written to ({error.strerror}); choose another --run-dir") from error
-        return cls(root, recipe)
 
     @property
     def journal(self) -> Path:
@@ -186,6 +192,11 @@ def as_held(asked: Recipe, root: Path) -> Recipe:
     if held.use != asked.weighting.use or any(held.options.get(key) != given[key] for key in given):
         return asked
     return asked.model_copy(update={"weighting": asked.weighting.model_copy(update={"options": held.options})})
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file makes a directory without a recipe one that is no run, and no beginning of one."""
+    return not path.name.startswith(BEFORE_A_RECIPE)
 
 
 def trained_with(recipe: Recipe) -> dict[str, dict[str, Path]]:

@@ -133,7 +133,11 @@ def leave_unmet(why: str, code: int) -> None:
 def request(directory: Path, reason: str) -> None:
     """Ask the training in ``directory``, or the one that is about to start there, to stop."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / REQUEST).write_text(reason, encoding="utf-8")
+    try:
+        (directory / REQUEST).write_text(reason, encoding="utf-8")
+    except OSError:
+        if not (directory / REQUEST).exists():  # an empty one, on a full disk, asks as well
+            raise
 
 
 def clear(directory: Path, *names: str) -> None:

@@ -34,12 +34,13 @@ from tracestill.trainer.first_step import show_first_step
 from tracestill.trainer.flops import cost_of, peak_tflops
 from tracestill.trainer.headway import PROGRESS, Teller
 from tracestill.trainer.job import Job, Resume, leads, open_directory, prepare, threads_of
-from tracestill.trainer.join_ranks import is_first
+from tracestill.trainer.join_ranks import is_first, is_owned
 from tracestill.trainer.pace import Pace
 from tracestill.trainer.provenance import provenance
 from tracestill.trainer.recipe import MAIN_ARM, dump_recipe, imports_of
 from tracestill.trainer.rendezvous import NotMet
 from tracestill.trainer.run_directory import RECIPE, RunDirectory
+from tracestill.trainer.run_lock import held
 from tracestill.trainer.settings import GENERATION, learning_rate, seconds_of
 from tracestill.trainer.stopping import EXIT_STOPPED, StopRequest, ends_at_once
 from tracestill.trainer.stragglers import phases_alone, straggler
@@ -262,25 +263,28 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--local_rank", type=int, default=0, help="given by the launcher")
     arguments = parser.parse_args(words)
     started = time.perf_counter()
-    try:
-        with ends_at_once():
-            RunDirectory.check(arguments.run_dir)
-            for line in imports_of(arguments.run_dir / RECIPE) if is_first() else ():
-                say(line)
-            run = RunDirectory.open(arguments.run_dir)
-            if is_done(run, arguments.arm):
-                say(f"training of {arguments.arm} is up to date")
-                return 0
-            settings = run.recipe.for_arm(arguments.arm).train
-            watchdog = Watchdog(run.stage(arguments.arm, "train"), settings.watchdog)
-    except InputError as error:  # the ranks have not met: each may fail for a reason of its own
-        say(f"error: {mask(str(error))}", err=True)
-        return error.exit_code
-    except NotMet as error:
-        say(f"failed: {error}", err=True)
-        return EXIT_FAILED
-    with watchdog as watch:
-        return watch.over(lambda: train_arm(run, arguments.arm, arguments.resume, watch, started))
+    with contextlib.ExitStack() as until_the_end:
+        try:
+            with ends_at_once():
+                RunDirectory.check(arguments.run_dir)
+                for line in imports_of(arguments.run_dir / RECIPE) if is_first() else ():
+                    say(line)
+                run = RunDirectory.open(arguments.run_dir)
+                if is_first() and not is_owned():  # ranks that people start have one lock
+                    until_the_end.enter_context(held(run.root, say=lambda text: say(text, err=True)))
+                if is_done(run, arguments.arm):
+                    say(f"training of {arguments.arm} is up to date")
+                    return 0
+                settings = run.recipe.for_arm(arguments.arm).train
+                watchdog = Watchdog(run.stage(arguments.arm, "train"), settings.watchdog)
+        except InputError as error:  # the ranks have not met: each may fail for a reason of its own
+            say(f"error: {mask(str(error))}", err=True)
+            return error.exit_code
+        except NotMet as error:
+            say(f"failed: {error}", err=True)
+            return EXIT_FAILED
+        with watchdog as watch:
+            return watch.over(lambda: train_arm(run, arguments.arm, arguments.resume, watch, started))
 
 
 def is_done(run: RunDirectory, arm: str) -> bool:

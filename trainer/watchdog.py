@@ -30,6 +30,7 @@ import numpy as np
 import torch.distributed as dist
 
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.room import told_of
 from tracestill.data_pipeline.secret import mask
 from tracestill.trainer import heartbeat
 from tracestill.trainer.agree import share_text
@@ -142,7 +143,8 @@ class Watchdog:
         """Do a rank's work, and return its exit code; an exception becomes an alarm, printed if it is the first."""
         try:
             return work()
-        except Exception as error:
+        except Exception as found:
+            error = told_of(found, self.directory, "checkpoints committed before are kept") or found
             code = code_of(error)
             if self.fail(error):
                 text = traceback.format_exc() if code == EXIT_FAILED else f"error: {error}"

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
-
-from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.journal import Journal, Key, binding_of
 from tracestill.data_pipeline.schema import Question, Span
 from tracestill.data_pipeline.teachers.protocol import Solution
@@ -70,15 +66,3 @@ def test_writers_at_the_same_time_double_nothing(tmp_path: Path) -> None:
         list(pool.map(write, range(4)))
     with Journal(tmp_path / "journal.sqlite") as journal:
         assert journal.database.execute("SELECT count(*) FROM samples").fetchone() == (100,)
-
-
-def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "journal.sqlite"
-    path.write_bytes(b"not a database, but long enough to be taken for one" * 100)
-    with pytest.raises(InputError, match="not usable as a journal"):
-        Journal(path)
-    path.unlink()
-    with sqlite3.connect(path) as database:
-        database.execute("PRAGMA user_version = 9")
-    with pytest.raises(InputError, match="a journal of version 9, expected 1"):
-        Journal(path)

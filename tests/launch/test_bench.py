@@ -1,5 +1,6 @@
 """``tracestill bench``: one real case on two ranks, and everything around it with cases made up."""
 
+import contextlib
 import io
 import json
 import subprocess
@@ -292,7 +293,7 @@ def test_figures_are_kept_if_what_follows_the_search_fails(run, bench, monkeypat
         raise InputError("a link is down")
 
     monkeypatch.setattr(foresee, "foresee_nodes", fails)
-    monkeypatch.setattr(bench_command, "with_data", lambda *_: run)
+    monkeypatch.setattr(bench_command, "with_data", lambda *_: contextlib.nullcontext(run))
     kept = run.root / "kept.json"
     with pytest.raises(InputError, match="a link is down"):
         bench_command.bench(run.root, zero="2", capacity="256", foresee="nodes=1", json_file=kept, steps=1, warmup=1)
@@ -350,9 +351,12 @@ def test_the_data_of_a_recipe_is_made_first(tmp_path):
     import yaml
 
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    run = bench_command.with_data(tmp_path / "recipe.yaml", tmp_path / "run", None, "traces", Console(quiet=True))
-    assert read_manifest(run.stage("traces", "plan")) is not None
-    assert not run.stage("answers_only", "plan").exists()
+    asked = (tmp_path / "recipe.yaml", tmp_path / "run", None, "traces", Console(quiet=True))
+    with bench_command.with_data(*asked) as run:
+        assert read_manifest(run.stage("traces", "plan")) is not None
+        assert not run.stage("answers_only", "plan").exists()
+        with pytest.raises(InputError, match="in use by"), bench_command.with_data(*asked):
+            pass
 
 
 def test_other_work_on_the_machine_is_told_and_too_much_of_it_is_warned_of():

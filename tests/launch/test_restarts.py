@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from tracestill.data_pipeline import sample
 from tracestill.data_pipeline.errors import InputError, NoRoomError
-from tracestill.launch import as_rank, cli, deepspeed_command, multinode, training
+from tracestill.launch import as_rank, checks, cli, deepspeed_command, multinode, training
 from tracestill.launch import cluster as cluster_module
 from tracestill.launch.cluster import Cluster
 from tracestill.launch.deepspeed_command import TrainingFailed
@@ -207,7 +207,7 @@ def test_a_requested_stop_is_the_end(start):
     assert isinstance(found.error, TrainingFailed)
 
 
-@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 5), (errno.EDQUOT, 5), (errno.EACCES, 1)])
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 5), (errno.EDQUOT, 5), (errno.EACCES, 2)])
 def test_a_full_disk_in_any_stage_is_one_line_and_its_own_exit_code(tmp_path, monkeypatch, number, code):
     def full(*arguments, **more):
         raise OSError(number, "words", "some/file")
@@ -216,9 +216,26 @@ def test_a_full_disk_in_any_stage_is_one_line_and_its_own_exit_code(tmp_path, mo
     monkeypatch.setattr(sample, "run", full)
     result = CliRunner().invoke(cli.app, ["sample", str(run.root)])
     assert result.exit_code == code
+    (line,) = result.stderr.splitlines()
     if code == 5:
-        (line,) = result.stderr.splitlines()
-        assert line.startswith(f"error: [Errno {number}] words: 'some/file'; make room")
+        assert line.startswith("error: some/file: no room on this disk, or a quota is used up (file: words); finished")
+        assert line.endswith("; make room and run the same command again")
+    else:
+        assert line.startswith("error: some/file: words; let this user read and write there")
+
+
+def test_a_full_disk_behind_another_error_is_one_too(tmp_path, monkeypatch):
+    def check(*arguments, **more):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device", "x")
+        except OSError as error:
+            raise InputError("x: cannot be written to") from error
+
+    run = claim(tmp_path / "run")
+    monkeypatch.setattr(checks, "check_works", check)
+    result = CliRunner().invoke(cli.app, ["sample", str(run.root)])
+    assert result.exit_code == 5
+    assert result.stderr == "error: x: cannot be written to; make room and run the same command again\n"
 
 
 def test_ranks_that_mpirun_started_do_not_start_each_other(run, monkeypatch):
@@ -235,6 +252,7 @@ def test_ranks_that_mpirun_started_do_not_start_each_other(run, monkeypatch):
         (NoRoomError("x"), 5),
         (OSError(errno.ENOSPC, "full", "file"), 5),
         (OSError(errno.EIO, "broken", "file"), 4),
+        (Exception("No space left on device (os error 28)"), 5),  # tokenizers
         (ValueError("[Errno 28] in a text"), 4),
     ],
 )
