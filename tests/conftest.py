@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -27,6 +27,16 @@ ENDS: dict[str, list[str]] = {"failed": [], "skipped": []}  # names of tests
 CASES: list[Any] = []
 FAULT = "fault"
 ABOUT = "Faults that the tests made, and what came of them. A case counts when all of its checks have passed."
+
+
+@pytest.fixture(autouse=True)
+def _path_as_before() -> Iterator[None]:
+    """The command line, called in this process, sets this for all that it starts."""
+    before = os.environ.pop("PYTHONSAFEPATH", None)
+    yield
+    os.environ.pop("PYTHONSAFEPATH", None)
+    if before is not None:
+        os.environ["PYTHONSAFEPATH"] = before
 
 
 @pytest.fixture

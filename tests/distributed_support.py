@@ -20,6 +20,7 @@ from typing import Any
 
 TESTS = Path(__file__).parent
 OF_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
+SAFE_PATH = "PYTHONSAFEPATH"  # workers import what lies beside them
 MODULES = [  # that workers import, or what they import: half of it would be most of the time
     *("tracestill.trainer.train", "tracestill.trainer.evaluate", "pyarrow.parquet", "safetensors.torch", "peft"),
     *("transformers.models.llama.modeling_llama", "transformers.models.t5.modeling_t5", "torch.optim.swa_utils"),
@@ -31,7 +32,7 @@ ANSWER_SECONDS = 60  # that the server may take beyond a request's own
 
 def environment() -> dict[str, str]:
     """The environment of a worker: CPU, one thread, nothing of a launcher's, tests' helpers importable."""
-    kept = {key: value for key, value in os.environ.items() if key not in OF_A_LAUNCHER}
+    kept = {key: value for key, value in os.environ.items() if key not in (*OF_A_LAUNCHER, SAFE_PATH)}
     return kept | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(TESTS)}
 
 
