@@ -14,11 +14,12 @@ from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.content import named_files, read_digest
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.names import Name
+from tracestill.data_pipeline.options import check_options
 from tracestill.data_pipeline.question_lines import read_questions
 from tracestill.data_pipeline.rejected import SHARE, Rejected, by_reason, refuse_too_many
 from tracestill.data_pipeline.schema import Question, content_id
 from tracestill.data_pipeline.stage import UNKNOWN
-from tracestill.data_pipeline.teachers.protocol import check_options, is_own, question_function
+from tracestill.data_pipeline.teachers.protocol import is_own, question_function
 from tracestill.data_pipeline.well_formed import json_fault
 
 MAX_REJECTED = "questions.max_rejected"

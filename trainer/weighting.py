@@ -25,7 +25,7 @@ from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds, nearest
 from tracestill.data_pipeline.names import Name
-from tracestill.data_pipeline.teachers.protocol import check_options
+from tracestill.data_pipeline.options import check_options
 from tracestill.trainer.weighting_schedule import Schedule, Weight, at, read_weight
 
 BUILT_IN = {

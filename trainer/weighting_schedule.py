@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tracestill.data_pipeline.teachers.protocol import check_options
+from tracestill.data_pipeline.options import check_options
 
 
 class Schedule(BaseModel):

@@ -22,17 +22,17 @@ import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from tracestill.data_pipeline import own_modules
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import nearest
+from tracestill.data_pipeline.options import check_options
 from tracestill.data_pipeline.schema import Question, Span
 
 PACKAGE = "tracestill.data_pipeline.teachers"
-Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -98,19 +98,3 @@ def required(module: ModuleType, attribute: str, name: str, field: str) -> Any:
     if not hasattr(module, attribute):
         raise InputError(f"{field}: task '{name}' offers no `{attribute}` ({module.__file__})")
     return getattr(module, attribute)
-
-
-def check_options(model: type[Model], options: Mapping[str, Any], field: str) -> Model:
-    """Options as their model. Raises InputError: one line that names each wrong field and the nearest known one."""
-    try:
-        return model.model_validate(dict(options))
-    except ValidationError as error:
-        raise InputError("; ".join(complaint(item, model, field) for item in error.errors())) from error
-
-
-def complaint(item: Any, model: type[BaseModel], field: str) -> str:
-    where = ".".join([field, *(str(part) for part in item["loc"])])
-    if item["type"] == "extra_forbidden":
-        known = list(model.model_fields)
-        return f"{where}: unknown key" + (nearest(str(item["loc"][-1]), known) if known else "; none is known here")
-    return f"{where}: {item['msg'].removeprefix('Value error, ')}, got {item['input']!r}"
