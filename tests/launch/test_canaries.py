@@ -204,7 +204,7 @@ def test_deepspeeds_launcher_tells_no_secret(planted, monkeypatch):
     (planted / "their_rank.py").write_text(SAYS)
     monkeypatch.setenv("PYTHONPATH", str(planted))
     monkeypatch.setenv("NCCL_DEBUG", "INFO")
-    start, seen = start_ranks("their_rank", ["--word"], Ranks(1, 1)), set()
+    start, seen = start_ranks("their_rank", ["--word"], Ranks(1, 1), planted), set()
 
     def look() -> None:
         for path in Path("/proc").glob("[0-9]*/cmdline"):
