@@ -11,7 +11,7 @@ from tracestill.data_pipeline.segment import segment, span_fault
 from tracestill.data_pipeline.teachers.protocol import Solution
 from tracestill.data_pipeline.well_formed import text_fault
 
-NO_SOLUTION = "not_a_solution"  # it may be anything, such as an answer of a server with its headers
+NO_SOLUTION = "not_a_solution"
 REASONS = (NO_SOLUTION, "not_text", "bad_spans")
 
 
@@ -34,7 +34,14 @@ def heard(said: Any) -> Solution | Unusable:
         else:
             return replace(said, spans=spans)
     shown = ascii(said)
-    return Unusable(*fault, mask(shown) if fault[0] == NO_SOLUTION else shown)  # else it is a trace, kept as it is
+    return Unusable(*fault, shown if is_text(said) else mask(shown))  # a trace is kept as it is
+
+
+def is_text(said: Any) -> bool:
+    """Whether it holds texts and spans and nothing else, such as an answer of a server with its headers."""
+    if type(said) is not Solution or type(said.trace) is not str or type(said.answer) is not str:
+        return False
+    return said.spans is None or (isinstance(said.spans, list | tuple) and all(is_span(span) for span in said.spans))
 
 
 def solution_fault(said: Any) -> tuple[str, str] | None:

@@ -59,8 +59,8 @@ def pairs(text: str, weaker: int = 0) -> Iterator[tuple[int, int]]:
         value = match[0]
         quoted = value[0] in "\"'" and value[-1] == value[0]
         bare = value[1:-1] if quoted else value
-        if not quoted and " " in pair["sign"]:  # prose, or code as in `token = tokens[0]`
-            strong = min(strong, 2)
+        if not quoted and " " in pair["sign"] or "cookie" in name.lower():  # prose, or code: `token = tokens[0]`
+            strong -= 1
         if is_secret_here(strong, bare) and (quoted or bare.rpartition(".")[2] != name):  # api_key=self.api_key
             done = match.end() - quoted
             yield match.start() + quoted, done
@@ -111,8 +111,9 @@ def named(data: Mapping[Any, Any], parent: str) -> Iterator[tuple[str, Any, str]
 
 
 def below(strong: int, key: str, name: str) -> int:
-    """The strength for what stands below a key, where it is ``strong`` above it."""
-    return max(strength(name), strong if key in VALUES else min(strong, 2))
+    """The strength for what stands below a key, where it is ``strong`` above it. What credentials hold need not be one:
+    ``{provider: aws}``."""
+    return SURE if strength(name) == SURE else strong if key in VALUES else min(strong, 2)
 
 
 def by_option(data: list[Any] | tuple[Any, ...], at: int) -> int:

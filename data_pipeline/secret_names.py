@@ -29,19 +29,9 @@ OF_TEXT = {  # tokens of a text
     *("audio", "begin", "bos", "class", "cls", "control", "decoder", "end", "eos", "first", "image", "last", "mask"),
     *("max", "min", "next", "pad", "per", "sep", "special", "start", "stop", "target", "think", "unk", "video"),
 }
-PLACES = {
-    "dir",
-    "env",
-    "file",
-    "files",
-    "folder",
-    "name",
-    "names",
-    "path",
-    "sock",
-    "socket",
-    "variable",
-}  # where it lies
+PLACES = {  # where a secret lies, or what it is called
+    *("dir", "env", "file", "files", "folder", "name", "names", "path", "sock", "socket", "variable"),
+}
 NOTHING = re.compile(  # in place of a secret: no value, or where it comes from
     r"(?i:[\d.,]*|null|none|nil|true|false|yes|no|on|off|empty|default|dummy|auto|unused|anonymous|not[ _-]?needed|"
     r"not[ _-]?used|n/a|[x*._…-]*)|\$[A-Z_][A-Z0-9_]*|os\.environ/\w+|env:\w+"
@@ -53,6 +43,7 @@ HIDDEN = re.compile(  # what keys are written in, no code
     r"(?=[^\d\n]*\d)(?=[^A-Za-z\n]*[A-Za-z])[\w+/=.~@!#$%^&*:-]+", re.ASCII
 )
 LETTERS, WORDS = re.compile(r"[A-Za-z]{20,200}"), re.compile(r"[a-z]{0,19}(?:[A-Z][a-z]{2,19})+")
+AMOUNT = re.compile(r"[$€£]?\d{1,5}(?:[.,]\d{1,5})*[A-Za-z%]{0,20}(?:/[A-Za-z]{1,20}){0,3}")
 DIGEST = re.compile(r"(?:md5|sha\d{1,3})[:-][0-9a-f]{8,}|[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -114,7 +105,7 @@ def is_hidden(value: str, least: int) -> bool:
     or a path."""
     if len(value) < least:
         return False
-    if HIDDEN.fullmatch(value) is None:
+    if HIDDEN.fullmatch(value) is None or AMOUNT.fullmatch(value):
         return False
     parts = re.split(r"[._/:-]", value)
     return len(parts) == 1 or not all(re.fullmatch(r"[A-Za-z]*\d{0,2}", part) for part in parts)

@@ -29,9 +29,10 @@ SHAPES = {
     "a key of AWS's": EDGE + r"(?:AKIA|ASIA(?=[A-Z]{0,15}\d))[0-9A-Z]{16}(?![A-Za-z0-9])",
     "a key of Google's": EDGE + r"(?:AIza[\w-]{30,}|ya29\.(?=[\w-]{0,200}\d)[\w-]{12,})",
     "a token of Slack's": EDGE + r"xox[abeoprs]-(?=[A-Za-z-]{0,60}\d)[\w-]{10,}",
-    "a token": rf"{ALONE}(?:[rs]k_live_|nvapi-|gsk_|xai-|pplx-|r8_|npm_|pypi-|dop_v1_|tgp_v1_){NO_PATH}{DRAWN}[\w-]{{16,}}",
+    "a token": rf"{ALONE}(?:[rs]k_live_|nvapi-|gsk_|xai-|pplx-|r8_|npm_|pypi-|dop_v1_|tgp_v1_)"
+    rf"{NO_PATH}{DRAWN}[\w-]{{16,}}",
     "a JSON web token": r"(?<![\w-])eyJ[\w-]{6,}\.[\w-]{6,}(?:\.[\w-]*)?",
-    "a password in a URL": r"(?<=://)(?:[^\s/@:\"']*:(?!<[^<>@]*>@|\$\{|\{)[^\s/@\"']+"
+    "a password in a URL": r"(?<=://)(?:[^\s/@:\"']*:(?!<[^<>@]{0,80}>@|\$?\{|[.…*]{1,80}@)[^\s/@\"']+"
     rf"|{DRAWN}[\w-]{{16,}})(?=@)",
     "a header with a credential": r"(?i:\bbearer\s+(?=[a-z.~+/=_-]{0,400}\d)(?=[\d.~+/=_-]{0,400}[a-z])[\w.~+/=-]{8,}"
     r"|\bauthorization[\"']?\s{0,9}[:=]\s{0,9}[\"']?(?:basic|bearer|token|digest|negotiate|apikey) "

@@ -337,7 +337,7 @@ def recipe_command(
         raise typer.BadParameter("--resolved needs a recipe, or the directory of a run")
     with looking():
         found = open_run(Path(what), None, settings).recipe
-        say(dump_recipe(found.for_arm(arm) if arm else found), end="")
+        say(dump_recipe(found.for_arm(arm) if arm else found, shown=True), end="")
 
 
 @app.command("diff", rich_help_panel="Look inside")

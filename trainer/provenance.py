@@ -18,6 +18,7 @@ from tracestill.trainer.cores import usable_cores
 ALLOWED = ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE")
 PREFIXES = ("DS_", "GLOO_", "NCCL_", "PYTORCH_", "TORCH_", "TRITON_")
 DIFF_CHARACTERS = 1 << 20  # of a longer diff, the beginning
+MORE = 1 << 14  # characters behind it, in which a secret may end
 
 
 def provenance(deepspeed_config: dict[str, Any]) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def provenance(deepspeed_config: dict[str, Any]) -> dict[str, Any]:
     that stand elsewhere are masked.
     """
     return {
-        "command": [secret.mask(word) for word in sys.argv],
+        "command": [secret.mask(word) for word in secret.mask_data(sys.argv)],
         "python": platform.python_version(),
         "installed": {d.metadata["Name"]: d.version for d in metadata.distributions() if d.metadata["Name"]},
         "source": source(Path(__file__).parents[1]),
@@ -62,6 +63,7 @@ def source(root: Path) -> dict[str, str] | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
 
     try:
-        return {"commit": git("rev-parse", "HEAD").strip(), "diff": secret.mask(git("diff", "HEAD"))[:DIFF_CHARACTERS]}
+        diff = git("diff", "HEAD")[: DIFF_CHARACTERS + MORE]  # a secret that the cut goes through is masked, too
+        return {"commit": git("rev-parse", "HEAD").strip(), "diff": secret.mask(diff)[:DIFF_CHARACTERS]}
     except (OSError, subprocess.SubprocessError):
         return None

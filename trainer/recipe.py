@@ -301,9 +301,12 @@ def model_inside(annotation: Any) -> Any:
     return annotation
 
 
-def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML, every default written out; YAML's own escapes stand for what is not to be obeyed."""
+def dump_recipe(recipe: Recipe, *, shown: bool = False) -> str:
+    """The resolved recipe as YAML, every default written out; YAML's own escapes stand for what is not to be obeyed.
+
+    ``shown``: for eyes only, secrets of an old one masked. What is to be run has to say what the recipe says.
+    """
     data = recipe.model_dump(mode="json")
-    data = secret.mask_data(data) if own_modules.is_looking() else data
+    data = secret.mask_recipe(data) if shown else data
     text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     return text if text == visible(text) else str(yaml.safe_dump(data, sort_keys=False))

@@ -165,7 +165,7 @@ def test_nothing_where_a_name_belongs_is_one_line_that_names_the_field(recipe_fi
     [
         (teacher(options={"api_key": "hunter2-canary"}), [], "sample.teachers.0.options.api_key"),
         ({"questions": {**SMALL["questions"], "options": {"url": "https://u:canary9@h"}}}, [], "questions.options.url"),
-        ({"weighting": {"options": {"my_token": "canary"}}}, [], "weighting.options.my_token"),
+        ({"weighting": {"options": {"my_token": "canary77"}}}, [], "weighting.options.my_token"),
         ({"arms": {"a": {"weighting": {"options": {"password": "canary"}}}}}, [], "arms.a.weighting.options.password"),
         ({"deepspeed": {"comet": {"api_key": "canary"}}}, [], "deepspeed.comet.api_key"),
         ({"encode": {"system": "Bearer canary0123456789"}}, [], "encode.system"),
@@ -197,7 +197,7 @@ def test_a_secret_that_a_weighting_brings_as_a_default_is_refused(recipe_file, t
 def test_an_old_run_with_a_secret_is_shown_without_it(recipe_file):
     path = recipe_file(sample={"teachers": [{"name": "a", "use": "their_api", "options": {"api_key": "canary"}}]})
     with own_modules.looking():
-        assert "api_key: '***'" in dump_recipe(load_recipe(path, shown=True))
+        assert "api_key: '***'" in dump_recipe(load_recipe(path, shown=True), shown=True)
         with pytest.raises(InputError, match="looks like a secret"):  # one that belongs to no run yet
             load_recipe(path)
 
