@@ -38,7 +38,7 @@ def heard(said: Any) -> Solution | Unusable:
 
 
 def is_text(said: Any) -> bool:
-    """Whether it holds texts and spans and nothing else, such as an answer of a server with its headers."""
+    """Whether it holds texts and spans, and nothing that may be the answer of a server with its headers."""
     if type(said) is not Solution or type(said.trace) is not str or type(said.answer) is not str:
         return False
     return said.spans is None or (isinstance(said.spans, list | tuple) and all(is_span(span) for span in said.spans))

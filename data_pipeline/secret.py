@@ -25,11 +25,15 @@ from tracestill.data_pipeline.secret_names import (
 )
 from tracestill.data_pipeline.secret_shapes import OPENS, SHAPE, key_lines, shape_of
 
-__all__ = ["MASK", "is_secret_name", "mask", "mask_data", "mask_lines", "refuse", "shape_of"]
+__all__ = ["MASK", "is_secret", "is_secret_name", "mask", "mask_data", "mask_lines", "refuse", "shape_of", "strength"]
 MASK = "***"
 VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 LEAST = 8  # characters of a variable's value that texts are searched for: a shorter one is found everywhere
 NAMED_BELOW = {"arms", "kinds", "weights"}  # what stands below bears names of the user's choice
+ADVICE = (
+    "a recipe is copied into runs, reports and model cards: set an environment variable, and give its name to the code "
+    "that needs it"
+)
 VALUES = {"data", "secret", "text", "value", "values"}  # keys that say nothing, below one that does
 NAMES = ("name", "key", "header", "variable")  # in {name: x-api-key, value: …}
 PAIR = re.compile(r"(?<![\w-])-{0,2}(?P<name>[A-Za-z_][\w.-]{1,80})(?P<sign>[\"']?(?: ?= ?| ?: ?))")
@@ -59,7 +63,7 @@ def pairs(text: str, weaker: int = 0) -> Iterator[tuple[int, int]]:
         value = match[0]
         quoted = value[0] in "\"'" and value[-1] == value[0]
         bare = value[1:-1] if quoted else value
-        if not quoted and " " in pair["sign"] or "cookie" in name.lower():  # prose, or code: `token = tokens[0]`
+        if "cookie" in name.lower() or (not quoted and " " in pair["sign"]):  # prose, or code: `token = tokens[0]`
             strong -= 1
         if is_secret_here(strong, bare) and (quoted or bare.rpartition(".")[2] != name):  # api_key=self.api_key
             done = match.end() - quoted
@@ -132,12 +136,6 @@ def fault_of(key: str, name: str, value: Any, field: str) -> str:
     elif isinstance(value, str | int | float) and shape_of(str(value)) is None and is_secret(name, value):
         return f"{field}: looks like a secret, by its name; {ADVICE}"
     return ""
-
-
-ADVICE = (
-    "a recipe is copied into runs, reports and model cards: set an environment variable, and let the code that needs "
-    "it read that"
-)
 
 
 # What is written and printed

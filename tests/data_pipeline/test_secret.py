@@ -5,11 +5,13 @@ import pytest
 from tracestill.data_pipeline import secret
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.heard import heard
+from tracestill.data_pipeline.schema import Span
+from tracestill.data_pipeline.teachers.protocol import Solution
 
 CANARY = "canary7f3a9c"
 SHAPED = {  # by the kind that is to be named
-    "an API key": ["sk-proj-a1b2c3d4e5f6g7h8", "sk-ant-api03-a1b2c3d4e5f6"],
-    "a token of Hugging Face's": ["hf_AbCdEfGhIjKlMnOpQrSt"],
+    "an API key": ["sk-proj-a1b2c3d4e5f6g7h8", "sk-ant-api03-a1b2c3d4e5f6g7h8-x_y"],
+    "a token of Hugging Face's": ["hf_AbCdEfGhIjKlMnOpQrStUvWxYzabcdEf", "hf_AbC1dEfGhIj2KlMnOp"],
     "a token of GitHub's": ["ghp_a1b2c3d4e5f6g7h8i9j0", "github_pat_11ABCDEFG0abcdef"],
     "a token of GitLab's": ["glpat-a1b2c3d4e5f6g7h8"],
     "a key of AWS's": ["AKIAIOSFODNN7EXAMPLE"],
@@ -89,8 +91,8 @@ def test_other_texts_are_left_as_they_are(text):
         {"options": {"token": CANARY}},
         {"options": {"key": f"{CANARY}0123456789"}},
         {"options": {"api_key_env": f"{CANARY}-no-name"}},
-        {"options": {"api_key_env": "hf_AbCdEfGhIjKlMnOpQrSt"}},
-        {"options": {f"hf_{CANARY}": 1}},
+        {"options": {"api_key_env": "hf_AbCdEfGhIjKlMnOpQrStUvWxYzabcdEf"}},
+        {"options": {f"hf_{CANARY}0123456789abcdefgh": 1}},
     ],
 )
 def test_recipes_name_the_variable_and_not_the_secret(data):
@@ -160,6 +162,40 @@ def test_what_a_teacher_gives_in_place_of_a_solution_is_kept_without_secrets():
     assert "'text': 'so'" in said.said
 
 
+@pytest.mark.parametrize(
+    "solution",
+    [
+        Solution("aaa", {"headers": {"x-api-key": CANARY}}),
+        Solution({"headers": {"x-api-key": CANARY}}, "a"),
+        Solution("aaa", "a", ({"x-api-key": CANARY},)),
+    ],
+)
+def test_what_a_solution_holds_in_place_of_a_text_is_kept_without_secrets(solution):
+    assert CANARY not in heard(solution).said
+
+
+def test_a_trace_that_makes_no_record_is_kept_as_it_is():
+    spans = (Span(0, 3, "prose"),)
+    assert f"api_key={CANARY}" in heard(Solution(f"api_key={CANARY}", "a", spans)).said
+
+
 def test_a_private_key_in_a_stream_of_lines_is_left_out():
     lines = ["before\n", "-----BEGIN PRIVATE KEY-----\n", "MIIBVgIBADANBg\n", "-----END PRIVATE KEY-----\n", "after\n"]
     assert list(secret.mask_lines(lines)) == ["before\n", "***\n", "after\n"]
+
+
+def test_a_private_key_without_an_end_hides_little():
+    body = [f"{'ab12CD34' * 8}\n"] * 3
+    opens = "host1: -----BEGIN PRIVATE KEY-----\n"
+    lines = [opens, f"host1: {body[0]}", "host2: step 3\n", f"host1: {body[0]}", "error: boom\n", "done\n", *body * 60]
+    said = list(secret.mask_lines(lines))
+    assert said[:4] == ["host1: ***\n", "host2: step 3\n", "error: boom\n", "done\n"]
+    assert len(lines) - len(said) < 100
+    text = "What is -----BEGIN RSA PRIVATE KEY-----? Say it in words.\nThen go on."
+    assert secret.mask(text) == text
+    secret.refuse({"encode": {"system": text}}, "r.yaml")
+    for broken in ("\n", "\\n", "\n+", "\r\n"):
+        said = secret.mask(
+            f"a{broken}-----BEGIN RSA PRIVATE KEY-----{broken}{CANARY}{broken}{body[0].strip()}{broken}b c"
+        )
+        assert said.replace(broken, " ") == "a *** b c"

@@ -3,10 +3,12 @@ every command line of a process is searched for them."""
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -187,6 +189,34 @@ def test_an_old_run_that_holds_a_secret_is_shown_without_it(planted):
     run_data_stages(other)
     assert "teachers" in invoke("diff", run.root, other.root)
     assert "sample.teachers.0.options.api_key" in invoke("train", run.root, code=2)
+
+
+def test_what_pods_run_says_what_the_recipe_says(planted, monkeypatch):
+    path = planted / "mini.yaml"
+    path.write_text(yaml.safe_dump({**RECIPE, "arms": {}}))
+    job = ("--nodes", "1", "--gpus", "1", "--image", "i", "--claim", "c")
+    source = RECIPE["questions"]["source"]
+    for name, value in {"API_KEY": source, "DB_PASSWORD": "password", "SORT_KEY": "question"}.items():
+        monkeypatch.setenv(name, value)
+    invoke("kubernetes", path, *job, "--output", planted / "k.yaml")
+    assert "***" not in (planted / "k.yaml").read_text()
+    assert f"source: {source}" in (planted / "k.yaml").read_text()
+    assert "***" not in invoke("recipe", path, "--resolved")
+    held = {**RECIPE, "arms": {}, "sample": {**RECIPE["sample"], "styles": [f"say {ENVIRONMENT['HF_TOKEN']}"]}}
+    path.write_text(yaml.safe_dump(held))
+    said = invoke("kubernetes", path, *job, "--output", planted / "l.yaml", code=2)
+    assert "sample.styles.0: holds what an environment variable with the name of a secret holds" in said
+    assert not (planted / "l.yaml").exists()
+
+
+def test_a_line_that_names_a_private_key_hides_no_other(planted):
+    ask = "document: What does a file that begins with -----BEGIN RSA PRIVATE KEY----- hold?\n"
+    lines = [ask, "-----BEGIN RSA PRIVATE KEY-----\n", f"{CANARY}\n", "step 2 loss 1.0\n", "error: boom\n", "done\n"]
+    process, log, tail, seen = SimpleNamespace(stdout=iter(lines)), io.StringIO(), [], []
+    deepspeed_command.copy_lines(process, log, tail, seen.append)
+    assert seen == [ask, "***\n", "step 2 loss 1.0\n", "error: boom\n", "done\n"]
+    assert log.getvalue() == "".join(seen)
+    assert tail[-2:] == ["error: boom", "done"]
 
 
 def test_a_traceback_of_our_own_tells_no_secret(planted, monkeypatch, capsys):

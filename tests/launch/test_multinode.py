@@ -174,6 +174,7 @@ def test_paths_that_a_shell_would_change_are_refused(checked, tmp_path, words):
     ("option", "said"),
     [
         ("HF_TOKEN", "looks like a secret"),
+        (f"SORT_KEY={CANARY}0123456789", "looks like a secret"),
         ("my_password=x", "looks like a secret"),
         (f"PLAIN=https://me:{CANARY}@host", "looks like a secret"),
         ("NCCL_PROXY", "looks like a secret"),
