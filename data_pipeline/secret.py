@@ -38,7 +38,7 @@ VALUES = {"data", "secret", "text", "value", "values"}  # keys that say nothing,
 NAMES = ("name", "key", "header", "variable")  # in {name: x-api-key, value: …}
 PAIR = re.compile(r"(?<![\w-])-{0,2}(?P<name>[A-Za-z_][\w.-]{1,80})(?P<sign>[\"']?(?: ?= ?| ?: ?))")
 OPTION = re.compile(r"(?<!\S)--?(?P<name>[A-Za-z_][\w.-]{1,80})(?P<sign> {1,4})(?=[^\s-])")  # --api-key VALUE
-VALUE = re.compile(r"\"[^\"\n]{0,1024}\"|'[^'\n]{0,1024}'|[^\s\"',;)}\]&]{1,1024}")
+VALUE = re.compile(r"\"[^\"\n]{0,1024}\"|'[^'\n]{0,1024}'|[^\s\"',;)}\]&`]{1,1024}")
 ENVIRONMENT = re.compile(r"(?<![\w.-])(?P<name>[A-Z][A-Z0-9_]{2,80})=(?P<value>[^\n]+)")  # as `env` prints it
 
 

@@ -16,7 +16,7 @@ BEGIN = r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
 END = r"-----END [A-Z0-9 ]{0,40}-----"
 NEXT = r"(?:\\r)?(?:\\n|\r?\n)[+-]?[ \t>|]{0,3}"  # the next line, also of a diff or in a JSON text
 KNOWN = r"(?:Proc-Type|DEK-Info|Version|Comment|Hash|Charset): [^\n\\]{0,200}"
-STOP = r"(?=\s|\\[nr]|[\"']|-----|\Z)"
+STOP = r"(?=\r?\n|\\[nr]|[\"']|-----|\Z)"
 BODY = rf"(?:{NEXT}(?:{KNOWN})?)*?{NEXT}[A-Za-z0-9+/=]{{8,2000}}{STOP}(?:{NEXT}[A-Za-z0-9+/=]{{0,2000}}{STOP})*"
 SHAPES = {
     "a private key": rf"{BEGIN}(?:{BODY}| +[A-Za-z0-9+/=]{{24,}}(?: [A-Za-z0-9+/=]+)*)(?:(?:{NEXT})? ?{END})?",

@@ -1,5 +1,5 @@
-"""What is taken for no secret: ordinary recipes, paths, prose, and the vocabulary of a tool about tokens. And what is one
-all the same, although it looks much alike."""
+"""What is taken for no secret: ordinary recipes, paths, prose, and the vocabulary of a tool about tokens; and what is
+one all the same, although it looks much alike."""
 
 import time
 from pathlib import Path
