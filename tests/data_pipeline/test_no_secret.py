@@ -19,7 +19,7 @@ PASSES = [
     *({"name": name} for name in ("sk-distil-2024-run1", "sk-learn-baselines-v2-2024", "hf_models12345678")),
     *({"model": name} for name in ("xai-grok-4-fast-reasoning", "pplx-7b-online-chat", "nvapi-nemotron-70b-instruct")),
     {"model": "sk-or-v1-model"},
-    {"path": f"/models/sk-{KEY}/weights"},
+    *({"path": path} for path in (f"/models/sk-{KEY}/weights", f"sk-{KEY}/weights", f"a/hf_{'a1' * 20}")),
     {"encode": {"system": "Reply as follows. Cookie: a word; solve step by step"}},
     {"encode": {"system": "Authorization: ask the teacher. The bearer of 12345678 parcels is he."}},
     {"encode": {"system": 'Answer as {"secret": "the word", "token": "a1"}; the password: none'}},
@@ -157,4 +157,4 @@ def test_a_text_four_times_as_long_takes_about_four_times_as_long(part):
             best = min(best, time.process_time() - begin)
         return best
 
-    assert seconds(32_000) < 10 * max(seconds(8_000), 0.002), "a quadratic search would take 16 times as long"
+    assert seconds(32_000) < 10 * max(seconds(8_000), 0.005), "a quadratic search would take 16 times as long"

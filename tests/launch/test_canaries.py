@@ -211,12 +211,12 @@ def test_what_pods_run_says_what_the_recipe_says(planted, monkeypatch):
 
 def test_a_line_that_names_a_private_key_hides_no_other(planted):
     ask = "document: What does a file that begins with -----BEGIN RSA PRIVATE KEY----- hold?\n"
-    lines = [ask, "-----BEGIN RSA PRIVATE KEY-----\n", f"{CANARY}\n", "step 2 loss 1.0\n", "error: boom\n", "done\n"]
+    lines = [ask, "-----BEGIN RSA PRIVATE KEY-----\n", f"{CANARY}\n", "error: boom\n", "step 2 loss 1.0\n", "done\n"]
     process, log, tail, seen = SimpleNamespace(stdout=iter(lines)), io.StringIO(), [], []
     deepspeed_command.copy_lines(process, log, tail, seen.append)
-    assert seen == [ask, "***\n", "step 2 loss 1.0\n", "error: boom\n", "done\n"]
+    assert seen == [ask, "***\n", "error: boom\n", "step 2 loss 1.0\n", "done\n"]
     assert log.getvalue() == "".join(seen)
-    assert tail[-2:] == ["error: boom", "done"]
+    assert tail[-3:] == ["error: boom", "step 2 loss 1.0", "done"]
 
 
 def test_a_traceback_of_our_own_tells_no_secret(planted, monkeypatch, capsys):
