@@ -212,10 +212,10 @@ def test_what_pods_run_says_what_the_recipe_says(planted, monkeypatch):
 def test_a_line_that_names_a_private_key_hides_no_other(planted):
     ask = "document: What does a file that begins with -----BEGIN RSA PRIVATE KEY----- hold?\n"
     lines = [ask, "-----BEGIN RSA PRIVATE KEY-----\n", f"{CANARY}\n", "error: boom\n", "step 2 loss 1.0\n", "done\n"]
-    process, log, tail, seen = SimpleNamespace(stdout=iter(lines)), io.StringIO(), [], []
+    process, log, tail, seen = SimpleNamespace(stdout=iter(lines)), io.BytesIO(), [], []
     deepspeed_command.copy_lines(process, log, tail, seen.append)
     assert seen == [ask, "***\n", "error: boom\n", "step 2 loss 1.0\n", "done\n"]
-    assert log.getvalue() == "".join(seen)
+    assert log.getvalue().decode() == "".join(seen)
     assert tail[-3:] == ["error: boom", "step 2 loss 1.0", "done"]
 
 
