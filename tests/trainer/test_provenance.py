@@ -3,6 +3,7 @@
 import json
 import subprocess
 
+from tracestill.trainer import provenance as provenance_file
 from tracestill.trainer.provenance import environment, provenance, source
 
 
@@ -27,7 +28,7 @@ def test_it_names_versions_command_and_the_deepspeed_config(monkeypatch):
     assert "canary" not in json.dumps({**found, "source": None})
 
 
-def test_commit_and_uncommitted_changes_of_a_checkout(tmp_path):
+def test_commit_and_uncommitted_changes_of_a_checkout(tmp_path, monkeypatch):
     assert source(tmp_path) is None
 
     def git(*arguments):
@@ -42,3 +43,12 @@ def test_commit_and_uncommitted_changes_of_a_checkout(tmp_path):
     found = source(tmp_path)
     assert len(found["commit"]) == 40
     assert "-one\n+two\n" in found["diff"]
+    hidden = "canary7f3a9c" * 3
+    (tmp_path / "f.py").write_text(f"api_key = '{hidden}'\n" + "a line of a long diff\n" * 20_000)
+    monkeypatch.setattr(provenance_file, "MORE", 60)
+    monkeypatch.setattr(provenance_file, "DIFF_CHARACTERS", len(found["diff"].partition("+two")[0]) + 20)
+    masked, sizes = provenance_file.secret.mask, []
+    monkeypatch.setattr(provenance_file.secret, "mask", lambda text: sizes.append(len(text)) or masked(text))
+    diff = source(tmp_path)["diff"]
+    assert diff.endswith("+api_key = '**"), "the cut goes through the secret"
+    assert max(sizes) < 400, "no more is searched than is kept"
