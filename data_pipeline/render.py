@@ -109,7 +109,7 @@ def symbols_in(backend: Tokenizer, texts: Sequence[str], others: Collection[int]
     """The control symbols that plain transformers, and so an export, reads in each text: special tokens, and of
     ``others`` those that are not special.
 
-    What a tokenizer writes for unknown text is often a special token, too, and is none that stands there.
+    What a tokenizer writes for unknown text is often a special token, too, which stands there only where it is written.
     """
     added = backend.get_added_tokens_decoder()
     controls = {i: token for i, token in added.items() if token.special or i in others}
@@ -126,8 +126,18 @@ def symbols_in(backend: Tokenizer, texts: Sequence[str], others: Collection[int]
         finally:
             backend.encode_special_tokens = before
         for at, one in zip(looked_at, read, strict=True):
-            found[at] = [controls[i].content for i in one.ids if i in controls and i not in unknown.ids]
+            found[at] = [
+                controls[i].content
+                for i, place in zip(one.ids, one.offsets, strict=True)
+                if i in controls and (i not in unknown.ids or says(backend, controls[i], texts[at][slice(*place)]))
+            ]
     return found
+
+
+def says(backend: Tokenizer, symbol: AddedToken, text: str) -> bool:
+    """Whether a piece of text is the symbol's own writing, and not something that a tokenizer knows no token for."""
+    same = backend.normalizer.normalize_str if symbol.normalized and backend.normalizer else str
+    return same(text.strip()) == same(symbol.content.strip())
 
 
 @lru_cache(maxsize=8)

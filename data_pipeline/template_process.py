@@ -142,27 +142,44 @@ def _ask(file: Path, source: str, asked: Sequence[Asked], date: str | None) -> d
 
 def _exchange(running: subprocess.Popen[bytes], request: bytes) -> dict[str, Any] | None:
     """The answer to a request; None if the process ended, or took too long."""
-    assert running.stdin is not None
-    try:
-        running.stdin.write(request)
-        running.stdin.flush()
-    except BrokenPipeError:
-        return None
-    return _read(running)
-
-
-def _read(running: subprocess.Popen[bytes]) -> dict[str, Any] | None:
-    """The next line of the process; None as in ``_exchange``."""
-    assert running.stdout is not None
     end = time.monotonic() + WALL_SECONDS
+    return _read(running, end) if _write(running, request, end) else None
+
+
+def _write(running: subprocess.Popen[bytes], request: bytes, end: float) -> bool:
+    """Whether the process took all of a request before ``end`` (of ``time.monotonic``)."""
+    assert running.stdin is not None
+    pipe, left = running.stdin.fileno(), memoryview(request)
+    while left:
+        if not _ready(pipe, select.POLLOUT, end):
+            return False
+        with contextlib.suppress(BlockingIOError):  # there was less room than a pipe writes at once
+            try:
+                left = left[os.write(pipe, left) :]
+            except BrokenPipeError:
+                return False
+    return True
+
+
+def _read(running: subprocess.Popen[bytes], end: float) -> dict[str, Any] | None:
+    """The next line of the process; None if there is none before ``end``."""
+    assert running.stdout is not None
+    pipe = running.stdout.fileno()
     parts: list[bytes] = []
     while not parts or not parts[-1].endswith(b"\n"):  # JSON has no line break of its own
-        if not select.select([running.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
+        if not _ready(pipe, select.POLLIN, end):
             return None
-        parts.append(os.read(running.stdout.fileno(), 1 << 20))
+        parts.append(os.read(pipe, 1 << 20))
         if not parts[-1]:
             return None
     return json.loads(b"".join(parts))
+
+
+def _ready(pipe: int, event: int, end: float) -> bool:
+    """Wait until a pipe can be used. Not by ``select``, which takes no descriptor from 1,024 on."""
+    poll = select.poll()
+    poll.register(pipe, event)
+    return bool(poll.poll(max(0.0, end - time.monotonic()) * 1000))
 
 
 def _ended(process: _Process) -> str:
@@ -190,8 +207,12 @@ def _started() -> _Process:
         words = [sys.executable, "-I", "-S", str(template_worker.__file__), json.dumps(setting)]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         known = {name: os.environ[name] for name in LIBRARIES if name in os.environ}
-        _process = _Process(subprocess.Popen(words, env=known, cwd="/", **pipes), LIMITS)
-        if _read(_process.running) is None:
+        # without buffers: a thread holds the lock of one while it writes, and a child forked meanwhile would wait for it
+        running = subprocess.Popen(words, env=known, cwd="/", bufsize=0, **pipes)
+        assert running.stdin is not None
+        os.set_blocking(running.stdin.fileno(), False)
+        _process = _Process(running, LIMITS)
+        if _read(running, time.monotonic() + WALL_SECONDS) is None:
             why = _ended(_process)
             raise InputError(f"chat templates need a process apart: {shlex.join(words)} does not start ({why})")
     return _process

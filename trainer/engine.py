@@ -137,10 +137,9 @@ def leave(code: int) -> NoReturn:
     if dist.is_initialized() and code == 0:
         dist.barrier()
         dist.destroy_process_group()
-    own_code.clear()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    own_code.leave(code)
 
 
 def quieten() -> None:
@@ -155,14 +154,15 @@ def deepspeed_config(
     raw: Mapping[str, Any] | None = None,
     *,
     dtype: torch.dtype,
-    directory: Path = Path(),
+    directory: Path | None = None,
 ) -> dict[str, Any]:
-    """The DeepSpeed config of a run, with a recipe's ``deepspeed`` block merged in, whose files lie in ``directory``.
+    """The DeepSpeed config of a run, with a recipe's ``deepspeed`` block merged in, whose files lie in ``directory``
+    (None: nothing will be written, and no directory is looked at).
 
     Raises InputError naming the key that a recipe may not set, and what to set instead.
     """
     deepspeed_keys.check(raw or {})
-    raw = deepspeed_keys.placed(raw or {}, directory)
+    raw = (raw or {}) if directory is None else deepspeed_keys.placed(raw or {}, directory)
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": accumulation,

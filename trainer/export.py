@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tracestill.data_pipeline.render import load_backend, load_config
 from tracestill.data_pipeline.stage import MANIFEST, sync, write_json
 from tracestill.data_pipeline.template_process import Asked, render
 from tracestill.trainer import adapters, own_code
-from tracestill.trainer.loading import load_tokenizer
+from tracestill.trainer.loading import load_tokenizer, reason_of
 from tracestill.trainer.tokenizer_probe import PROBE, first_difference, probes
 
 OF_MODELS = ("config.json", "adapter_config.json")  # one of which every export holds
@@ -232,15 +233,23 @@ def check_tokenizer(directory: Path, config: PreTrainedConfig, encode: FormConfi
 def as_transformers_asks(
     loaded: Any, asked: Sequence[tuple[list[dict[str, str]], dict[str, Any]]], directory: Path
 ) -> list[list[int]]:
-    """The ids that ``loaded.apply_chat_template`` gives for messages and variables. The template is a stranger's
-    program, so it is rendered under limits, with what transformers would give it (see ``template_process``)."""
+    """The ids that ``loaded.apply_chat_template`` itself gives for messages and variables. The template is a stranger's
+    program, so the same is rendered under limits before (see ``template_process``): only one that kept them runs here.
+
+    Raises InputError if it does not keep them, Refusal if it refuses the messages, here or there.
+    """
     symbols = json.loads(json.dumps(loaded.special_tokens_map, default=str))
     conversations = [Asked(messages, True, {**symbols, **variables}) for messages, variables in asked]
-    found = render(directory, loaded.get_chat_template(), conversations).results
-    for (messages, _), text in zip(asked, found, strict=True):
+    found = render(directory, loaded.get_chat_template(), conversations, date=date.today().isoformat()).results
+    ids = []
+    for (messages, variables), text in zip(asked, found, strict=True):
         if not isinstance(text, str):
             raise Refusal(directory, messages, text)
-    return loaded(found, add_special_tokens=False).input_ids
+        try:
+            ids.append(loaded.apply_chat_template(messages, add_generation_prompt=True, **variables).input_ids)
+        except Exception as error:  # whatever a template raises, and only in transformers
+            raise Refusal(directory, messages, f"in transformers: {reason_of(error)}") from error
+    return ids
 
 
 def table(counts: Mapping[str, Any]) -> str:

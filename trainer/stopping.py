@@ -17,8 +17,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import NoReturn
 
 from tracestill.data_pipeline.stage import write_json
+from tracestill.trainer import own_code
 from tracestill.trainer.failure import EXIT_FAILED
 
 EXIT_STOPPED = 3  # of every rank, and of `tracestill train` and `tracestill run`
@@ -111,9 +113,10 @@ def ends_at_once() -> Iterator[None]:
 def hear(descriptor: int) -> None:
     """End this process on the first signal whose number can be read; return when nobody can write one any more."""
     parent = os.getppid() if "LOCAL_SIZE" in os.environ else None  # DeepSpeed's launcher sets it
+    poll = select.poll()  # ``select`` takes no descriptor from 1,024 on
+    poll.register(descriptor, select.POLLIN)
     while True:
-        ready, _, _ = select.select([descriptor], [], [], 1.0)
-        number = os.read(descriptor, 1) if ready else None
+        number = os.read(descriptor, 1) if poll.poll(1000) else None
         if number == b"":
             return
         if number == bytes([signal.SIGTERM]):
@@ -124,10 +127,10 @@ def hear(descriptor: int) -> None:
             leave_unmet("failed: the launcher has ended", EXIT_FAILED)
 
 
-def leave_unmet(why: str, code: int) -> None:
+def leave_unmet(why: str, code: int) -> NoReturn:
     with contextlib.suppress(OSError):
         print(f"{why} before the ranks had met: no step was taken, nothing is lost", file=sys.stderr, flush=True)
-    os._exit(code)
+    own_code.leave(code)
 
 
 def request(directory: Path, reason: str) -> None:

@@ -32,7 +32,7 @@ import torch.distributed as dist
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.room import told_of
 from tracestill.data_pipeline.secret import mask
-from tracestill.trainer import heartbeat
+from tracestill.trainer import heartbeat, own_code
 from tracestill.trainer.agree import share_text
 from tracestill.trainer.console import say
 from tracestill.trainer.failure import EXIT_FAILED, FAILURE, FAILURES, NO_ANSWER, code_of, read_failure, told
@@ -197,7 +197,7 @@ class Watchdog:
                 say(f"stopped: rank {self.rank} {alarm['reason']}; nothing is lost", err=True)
         if self.nodes:
             time.sleep(2 * TICK)  # let the other nodes read it
-        os._exit(EXIT_STOPPED)
+        own_code.leave(EXIT_STOPPED)
 
     def look(self, now: float) -> dict[str, Any] | None:
         """An alarm if something is wrong on this node."""
@@ -261,13 +261,13 @@ class Watchdog:
     def beats(self) -> dict[int, int]:
         return {row.rank: row.beats for row in self.board.read()}
 
-    def end(self, code: int, before: dict[int, int]) -> None:
+    def end(self, code: int, before: dict[int, int]) -> NoReturn:
         """Kill the neighbours whose beats have stood still since ``before``, and end."""
         for row in self.board.read():
             if row.rank != self.rank and row.beats == before[row.rank] and heartbeat.lives(row.pid, row.born):
                 with contextlib.suppress(OSError):  # it has just ended
                     os.kill(row.pid, signal.SIGKILL)
-        os._exit(code)
+        own_code.leave(code)
 
 
 def leave_word(path: Path, text: str) -> None:
