@@ -207,7 +207,7 @@ def _started() -> _Process:
         words = [sys.executable, "-I", "-S", str(template_worker.__file__), json.dumps(setting)]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         known = {name: os.environ[name] for name in LIBRARIES if name in os.environ}
-        # without buffers: a thread holds the lock of one while it writes, and a child forked meanwhile would wait for it
+        # no buffers: a thread holds the lock of one while it writes, and a child forked meanwhile would wait for it
         running = subprocess.Popen(words, env=known, cwd="/", bufsize=0, **pipes)
         assert running.stdin is not None
         os.set_blocking(running.stdin.fileno(), False)

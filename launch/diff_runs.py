@@ -105,6 +105,7 @@ def results(run: RunDirectory, arms: list[str]) -> dict[str, Any]:
         if evaluation:
             keys = ("accuracy", "questions", "truncated", "in_form")  # older results lack the last
             found |= {f"{name}: {key}": evaluation.get(key) for key in keys}
+            found[f"{name}: not_asked"] = evaluation.get("not_asked") or None
             found |= {f"{name}: held-out loss of {kind}": row["loss"] for kind, row in evaluation["kinds"].items()}
     return {name: value for name, value in found.items() if value is not None}
 

@@ -40,7 +40,9 @@ def headline(found: Found) -> str:
     parts.append(
         '<p class="soft">Whiskers: 95 % interval (Wilson). Answers come from free generation; one reader finds them in '
         "what every model writes. Bold: the best, where its interval parts from all others. Cut off: no end within "
-        "evaluate.max_new_tokens, so no answer. In form: the trace was closed and the answer ended, as in training.</p>"
+        "evaluate.max_new_tokens, so no answer. In form: the trace was closed and the answer ended, as in training. "
+        "Not asked: the question holds a control symbol of the model's tokenizer; it counts as wrong, and not in the "
+        "tokens of a trace.</p>"
     )
     best = apart([(-high, -low) for _, _, low, high in rows])
     body = []
@@ -51,7 +53,7 @@ def headline(found: Found) -> str:
             [
                 text(in_html(name)),
                 text(about),
-                f"{'*' if at == best else ''}{share:.1%}",
+                f"{'*' if at == best else ''}{share:.1%}{unasked(row)}",
                 f"{low:.1%} to {high:.1%}",
                 f"{row['trace_tokens_mean']:,.1f}",
                 f"{row['truncated']:,}",
@@ -82,8 +84,13 @@ def answered(found: Found) -> tuple[Found, Found]:
     return before, {name: row["evaluation"] for name, row in arms.items() if row["trains"]}
 
 
+def unasked(row: Found) -> str:
+    """Beside an accuracy, where some questions could not be put to the model."""
+    return f" ({row['not_asked']:,} not asked)" if row.get("not_asked") else ""  # older results lack it
+
+
 def shares(rows: Mapping[str, Found]) -> str:
-    return ", ".join(f"<b>{row['accuracy']:.1%}</b> for <b>{in_html(name)}</b>" for name, row in rows.items())
+    return ", ".join(f"<b>{row['accuracy']:.1%}</b> for <b>{in_html(name)}</b>{unasked(row)}" for name, row in rows.items())
 
 
 def apart(bounds: Sequence[tuple[float | None, float | None]]) -> int | None:

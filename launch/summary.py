@@ -63,8 +63,10 @@ def train(manifest: dict[str, Any], directory: Path) -> str:
 def evaluate(manifest: dict[str, Any], directory: Path) -> str:
     result = json.loads((directory / "result.json").read_text(encoding="utf-8"))
     threads = f", by {result['threads']} thread(s)" if result.get("threads") else ""
+    left = f", {result['not_asked']:,} not asked" if result.get("not_asked") else ""
     return (
-        f"{result['accuracy']:.1%} of {result['questions']:,} questions right, {result['truncated']:,} cut off{threads}"
+        f"{result['accuracy']:.1%} of {result['questions']:,} questions right{left}, "
+        f"{result['truncated']:,} cut off{threads}"
     )
 
 

@@ -215,6 +215,11 @@ def not_asked(question: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def was_asked(row: Mapping[str, Any]) -> bool:
+    """Whether the question of a prediction was put to the model."""
+    return row["read_by"] != REFUSED
+
+
 def judge(question: Mapping[str, Any], ids: list[int], form: Form | AskForm) -> dict[str, Any]:
     """A row of PREDICTION_SCHEMA from what the student wrote: ``ids``, ending with a stop if it finished.
 
@@ -237,15 +242,20 @@ def judge(question: Mapping[str, Any], ids: list[int], form: Form | AskForm) -> 
 
 
 def summary(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Accuracy with its 95 % interval, and the length of the traces, of at least one prediction."""
+    """Accuracy with its 95 % interval, and the mean length of the traces, of at least one prediction.
+
+    Questions that were not asked count as wrong, and in no mean; which ones they are depends on the tokenizer.
+    """
     correct = sum(row["correct"] for row in predictions)
+    asked = [row for row in predictions if was_asked(row)]
     low, high = wilson(correct, len(predictions))
     return {
         "accuracy": correct / len(predictions),
         "accuracy_low": low,
         "accuracy_high": high,
         "questions": len(predictions),
-        "trace_tokens_mean": sum(row["trace_tokens"] for row in predictions) / len(predictions),
+        "not_asked": len(predictions) - len(asked),
+        "trace_tokens_mean": sum(row["trace_tokens"] for row in asked) / max(len(asked), 1),
         "truncated": sum(not row["finished"] for row in predictions),
         "in_form": sum(row["in_form"] for row in predictions),
         "read_by": dict(sorted(Counter(row["read_by"] for row in predictions).items())),
@@ -365,9 +375,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"error: {error}", err=True)
         return error.exit_code
     result = json.loads((directory / "result.json").read_text(encoding="utf-8"))
+    left = f" ({result['not_asked']} of them not asked)" if result["not_asked"] else ""
     say(
         f"{options.arm}: accuracy {result['accuracy']:.1%} "
-        f"({result['accuracy_low']:.1%} to {result['accuracy_high']:.1%}) on {result['questions']} questions, "
+        f"({result['accuracy_low']:.1%} to {result['accuracy_high']:.1%}) on {result['questions']} questions{left}, "
         f"{result['truncated']} cut off, {result['trace_tokens_mean']:.1f} tokens a trace"
     )
     return 0

@@ -17,7 +17,7 @@ import torch
 
 from tracestill.trainer.agree import together
 from tracestill.trainer.engine import Engine
-from tracestill.trainer.evaluate import held_out, predict
+from tracestill.trainer.evaluate import held_out, predict, was_asked
 from tracestill.trainer.recipe import Recipe
 
 
@@ -33,7 +33,8 @@ class HeldOutAnswers:
         self.questions = held_out(questions, recipe.train.held_out_questions, self.split)
 
     def measure(self, engine: Engine, export: Callable[[Path], None]) -> dict[str, Any]:
-        """``accuracy``, ``count`` of questions, how many answers were ``truncated``, and ``trace_tokens_mean``.
+        """``accuracy``, ``count`` of questions, how many answers were ``truncated``, how many questions were
+        ``not_asked`` (see ``evaluate.answer``), and ``trace_tokens_mean`` of the others.
 
         Called on every rank, as is ``export``, which writes the student. Raises InputError on all ranks if one fails.
         """
@@ -41,22 +42,23 @@ class HeldOutAnswers:
         parts = together(lambda: self.answer(engine), f"{self.folder}: cannot answer train.held_out_questions")
         if engine.rank == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
-        correct, truncated, trace_tokens = (sum(numbers) for numbers in zip(*parts, strict=True))
+        correct, truncated, left, trace_tokens = (sum(numbers) for numbers in zip(*parts, strict=True))
         count = len(self.questions)
         return {
             "accuracy": correct / count,
             "count": count,
             "truncated": truncated,
-            "trace_tokens_mean": trace_tokens / count,
+            "not_asked": left,
+            "trace_tokens_mean": trace_tokens / max(count - left, 1),
         }
 
-    def answer(self, engine: Engine) -> tuple[int, int, int]:
-        """Of this rank's questions: right answers, answers cut off, and tokens of traces."""
+    def answer(self, engine: Engine) -> tuple[int, int, int, int]:
+        """Of this rank's questions: right answers, answers cut off, questions not asked, and tokens of traces."""
         readers = range(engine.ranks) if self.readers is None else self.readers
         mine = self.questions[readers.index(engine.rank) :: len(readers)] if engine.rank in readers else []
         if not mine:
-            return 0, 0, 0
+            return 0, 0, 0, 0
         with torch.random.fork_rng(devices=[engine.device] if engine.device.type == "cuda" else []):
             rows = predict(self.recipe, mine, self.folder, engine.device, lambda done, total: None)
-        cut = sum(not row["finished"] for row in rows)
-        return sum(row["correct"] for row in rows), cut, sum(row["trace_tokens"] for row in rows)
+        cut, left = sum(not row["finished"] for row in rows), sum(not was_asked(row) for row in rows)
+        return sum(row["correct"] for row in rows), cut, left, sum(row["trace_tokens"] for row in rows)

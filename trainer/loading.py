@@ -1,13 +1,15 @@
 """The one door through which models, configs and tokenizers of transformers are loaded or built.
 
 Whatever a directory says of itself: nothing is fetched from a hub, no code of its own runs unless its digest is
-trusted (see ``own_code``), nobody is asked, and its files are looked at before (see ``model_directory``).
+trusted (see ``own_code``), nobody is asked, and its files are looked at before (see ``model_directory``). A model that
+transformers knows is then transformers' own, and a line says so.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from transformers.integrations import hub_kernels
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer import own_code
+from tracestill.trainer.console import say
+from tracestill.trainer.join_ranks import is_first
 from tracestill.trainer.model_directory import base_of, check_directory, read_object, refuse_foreign
 from tracestill.trainer.own_code import CONFIG
 
@@ -89,6 +93,8 @@ def read_config(directory: Path, trusted: str | None = None) -> PreTrainedConfig
             config = AutoConfig.from_pretrained(where, local_files_only=True, trust_remote_code=own)
     except Exception as error:
         raise InputError(f"{file}: no config of a model ({reason_of(error)})") from error
+    if not own:
+        drop_code(directory, config)
     return config
 
 
@@ -96,7 +102,7 @@ def build_model(
     config: PreTrainedConfig, *, encoder_decoder: bool, trusted: str | None = None, **how: Any
 ) -> PreTrainedModel:
     """A model with parameters drawn anew. Raises what the model's own constructor raises."""
-    own = trusted is not None and bool(own_code.named_by(config.to_dict()))  # ``read_config`` has checked it
+    own = own_code.is_run(config.to_dict(), trusted)  # ``read_config`` has checked it
     with offline():
         return auto_class(encoder_decoder).from_config(config, trust_remote_code=own, **how)
 
@@ -120,9 +126,26 @@ def load_model(
         raise
     except Exception as error:  # safetensors, peft, torch and a model's own code each raise classes of their own
         raise InputError(f"{directory}: {reason_of(error)}") from error
+    if not own:
+        drop_code(directory, model.config)
     model.config._name_or_path = str(directory)
     own_code.attach(model, files)
     return model, told
+
+
+def drop_code(directory: Path, config: PreTrainedConfig) -> None:
+    """Take the names of code that was not run out of a config, so that an export names none, and say so."""
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if named := getattr(part, "auto_map", None):
+            del part.auto_map
+            say_once(directory, config.model_type, ", ".join(sorted(own_code.named_by({"auto_map": named}))))
+
+
+@cache
+def say_once(directory: Path, kind: str, named: str) -> None:
+    if is_first():
+        text = f"note: {directory}: its code (auto_map: {named}) is not run; this is transformers' own {kind}"
+        say(text, err=True)
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -142,8 +165,7 @@ def auto_class(encoder_decoder: bool) -> Any:
 def place_of(directory: Path, trusted: str | None) -> tuple[Path, bool, own_code.Files]:
     """Where to load a directory from, whether code of its own runs, and that code: a copy of what was hashed."""
     file = directory / CONFIG
-    named = trusted is not None and file.is_file() and own_code.named_by(read_object(file))
-    if trusted is None or not named:
+    if trusted is None or not (file.is_file() and own_code.named_by(read_object(file))):
         return directory, False, {}
     copy, files = own_code.copy_to_run(directory, trusted)
     return copy, True, files

@@ -40,7 +40,7 @@ def check_directory(directory: Path, trusted: str | None = None) -> None:
         if not has_config:
             base = base_of(directory)
             check_directory(base, trusted)
-            if own_code.named_by(read_object(base / CONFIG)):
+            if own_code.is_run(read_object(base / CONFIG), trusted):
                 raise InputError(f"{directory}: an adapter on a model with code of its own; merge it into that model")
         if find_spec("peft") is None:
             raise InputError(f"{directory}: an adapter, which needs peft; install it: pip install 'tracestill[lora]'")

@@ -1,5 +1,6 @@
 """Python code that a model directory brings along (``auto_map`` in its config.json): run only where the recipe names
-its content, and then exactly what was hashed.
+its content, and then exactly what was hashed. Where it names nothing, a model that transformers knows is transformers'
+own.
 
 A digest covers every .py file below the directory, with its path. What runs is a copy in a folder of this process,
 written from the bytes that were hashed, so that a file that changes meanwhile, or a cache that others write to, has
@@ -69,27 +70,42 @@ def walk(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def check(directory: Path, config: Mapping[str, Any], trusted: str | None) -> None:
-    """Raises InputError if the directory's ``config`` names code that ``trusted``, a digest, does not allow."""
-    named = sorted(named_by(config))
-    if not named:
+    """Raises InputError if the directory's ``config`` names code that ``trusted``, a digest, does not allow, unless
+    transformers has the model itself, and nothing is trusted: then no code of the directory is asked for."""
+    if not is_run(config, trusted):
         return
+    named = sorted(named_by(config))
     start = f"{directory / CONFIG}: brings code of its own (auto_map: {', '.join(named)})"
     if away := [name for name in named if "--" in name]:
         raise InputError(f"{start}, and {away[0]} lies in another repository; expected files of this directory")
-    digest = digest_of(files_of(directory))
+    kind = config.get("model_type")
+    plain = f"; or leave {KEY} out: transformers knows {kind} itself" if known(kind) else ""
+    files = files_of(directory)
+    if not files:
+        lacking = f"of which no .py file lies there; expected them beside it, or a model that transformers knows{plain}"
+        raise InputError(f"{start}, {lacking}")
+    digest = digest_of(files)
     if digest == trusted:
         return
-    kind = config.get("model_type")
-    plain = f"; or take auto_map out of config.json: transformers knows {kind} itself" if known(kind) else ""
     if trusted is None:
-        raise InputError(f"{start}, which is not run; read it, and if you trust it set {KEY}: {digest}{plain}")
+        raise InputError(f"{start}, which is not run; read it, and if you trust it set {KEY}: {digest}")
     raise InputError(f"{start}: {digest}, but {KEY} allows {trusted} only; read what has changed{plain}")
 
 
-def known(kind: Any) -> bool:
-    from transformers import CONFIG_MAPPING
+def is_run(config: Mapping[str, Any], trusted: str | None) -> bool:
+    """Whether a model of this config needs code of its own, or shall have it."""
+    return bool(named_by(config)) and (trusted is not None or not known(config.get("model_type")))
 
-    return isinstance(kind, str) and kind in CONFIG_MAPPING
+
+def known(kind: Any) -> bool:
+    """Whether transformers has models of a type that write text."""
+    from transformers.models.auto import modeling_auto
+
+    causal, pairs = (
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    )
+    return isinstance(kind, str) and (kind in causal or kind in pairs)
 
 
 def copy_to_run(directory: Path, trusted: str) -> tuple[Path, Files]:
@@ -140,7 +156,7 @@ def clear() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process without the interpreter's shutdown, and without the folder if its disk answers within a moment."""
+    """End this process at once, without the interpreter's shutdown; the folder goes first, if its disk answers soon."""
     with contextlib.suppress(RuntimeError):  # no thread is to be had
         thread = threading.Thread(target=clear, daemon=True)
         thread.start()

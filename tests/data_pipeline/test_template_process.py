@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -143,6 +147,63 @@ def test_a_forked_child_has_a_process_of_its_own() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert render(FILE, "{{ messages[0].content }}", ASKED).results == ["1 + 1?"]
     assert template_process._process.running.pid == before
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """The process stands still, as where a machine is far too busy."""
+    template_process.stop()
+    render(FILE, "{{ messages[0].content }}", ASKED)
+    pid = template_process._process.running.pid
+    os.kill(pid, signal.SIGSTOP)
+    yield pid
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+
+
+LONG = [Asked([{"role": "user", "content": "x" * (1 << 20)}], True, {})]  # more than a pipe holds
+
+
+def test_a_child_forked_while_a_request_is_written_has_a_process_of_its_own_too(stopped) -> None:
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.extend(render(FILE, "{{ messages[0].content }}", LONG).results))
+    thread.start()
+    time.sleep(0.2)  # it waits until the pipe takes the rest
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        good = render(FILE, "{{ messages[0].content }}", ASKED).results == ["1 + 1?"]
+        template_process.stop()
+        os._exit(0 if good else 1)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.kill(stopped, signal.SIGCONT)
+    thread.join(20)
+    assert code == 0
+    assert found == ["x" * (1 << 20)], "and the child wrote nothing into the parent's request"
+
+
+@pytest.mark.parametrize("asked", [ASKED, LONG], ids=["nothing is answered", "not all is taken"])
+def test_a_process_that_stands_still_is_waited_for_no_longer_than_told(stopped, monkeypatch, asked) -> None:
+    monkeypatch.setattr(template_process, "WALL_SECONDS", 0.2)
+    with pytest.raises(InputError, match="does not end within 0 s, on one of 1 conversations"):
+        render(FILE, "{{ messages[0].content }}", asked)
+    monkeypatch.undo()
+    assert render(FILE, "{{ messages[0].content }}", ASKED).results == ["1 + 1?"], "the next one is served"
+
+
+def test_it_is_served_where_many_files_are_open() -> None:
+    template_process.stop()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, hard), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1024)]
+    try:
+        assert render(FILE, "{{ messages[0].content }}", ASKED).results == ["1 + 1?"]
+        assert template_process._process.running.stdout.fileno() >= 1024
+    finally:
+        template_process.stop()
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_it_ends_with_the_program_that_started_it(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         torch.manual_seed(0)  # it may draw random numbers
         seen.extend(row["question"] for row in questions)
         numbers = [int(row["question"]) for row in questions]
-        return [{"correct": n % 3 != 0, "finished": n != 6, "trace_tokens": n} for n in numbers]
+        rows = [{"correct": n % 3 != 0, "finished": n != 6, "trace_tokens": n, "read_by": "whole"} for n in numbers]
+        return [{**row, "trace_tokens": 0, "read_by": REFUSED} if row["trace_tokens"] == 9 else row for row in rows]
 
     monkeypatch.setattr(held_out_answers, "predict", predict)
     return seen
@@ -64,7 +65,7 @@ def test_ranks_share_the_questions_and_count_them_all(tmp_path, monkeypatch, ask
     found = held.measure(engine(0, ranks), export)
     assert held.split == "validation"
     assert sorted(asked, key=int) == [f"{n}" for n in range(5, 12)], "the first 7 of validation, each once"
-    assert found == {"accuracy": 5 / 7, "count": 7, "truncated": 1, "trace_tokens_mean": 8.0}
+    assert found == {"accuracy": 5 / 7, "count": 7, "truncated": 1, "not_asked": 1, "trace_tokens_mean": 47 / 6}
     assert torch.equal(torch.get_rng_state(), state)
     assert not (tmp_path / "asked").exists()
 

@@ -1,5 +1,4 @@
-"""Model directories of strangers: nothing is fetched, no code runs that the recipe does not name by its content, and
-files that would not load are named before any rank starts."""
+"""Model directories of strangers: nothing is fetched, and what would not load is named before any rank starts."""
 
 from __future__ import annotations
 
@@ -8,7 +7,6 @@ import contextlib
 import json
 import socket
 import struct
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,41 +14,25 @@ import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import OfflineModeIsEnabled
 from safetensors.torch import load_file, save_file
+from strange_models import CPU, IDS, load, save_adapter, save_model, set_config
 from tiny_export import save_tokenizer, tiny_model
 from transformers import AutoModelForCausalLM
 from transformers.integrations import hub_kernels
 
 from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer import own_code
-from tracestill.trainer.baseline import load_any
-from tracestill.trainer.export import export
 from tracestill.trainer.generate import generate, load_exported
-from tracestill.trainer.loading import check_model, load_model, load_tokenizer, offline, place_of, read_config
+from tracestill.trainer.loading import check_model, load_tokenizer, offline, read_config
 from tracestill.trainer.recipe import Recipe
-from tracestill.trainer.run_directory import bookkeeping, trained_with
 from tracestill.trainer.student import build_student
 from tracestill.trainer.student_check import check_student
 from tracestill.trainer.student_settings import StudentConfig
-from tracestill.trainer.weighting import WeightingConfig
 
 ROOT = Path(__file__).parents[2]
-CPU = torch.device("cpu")
-IDS = {"vocab_size": 22, "bos_id": 1, "eos_id": 2, "pad_id": 0, "num_kinds": 8}
-
-
-def load(path: Path, trusted: str | None = None):
-    return load_model(path, encoder_decoder=False, dtype=torch.float32, trusted=trusted)[0]
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    tiny_model().save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
-def set_config(directory: Path, **values: object) -> None:
-    file = directory / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+    return save_model(tmp_path / "model")
 
 
 # ---- one door
@@ -199,21 +181,6 @@ def test_what_only_loading_shows_is_bad_input_too(directory: Path, change: str) 
 # ---- adapters
 
 
-def adapter(directory: Path, base: str) -> Path:
-    directory.mkdir()
-    settings = {"peft_type": "LORA", "base_model_name_or_path": base, "r": 2, "lora_alpha": 4,
-                "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}  # fmt: skip
-    (directory / "adapter_config.json").write_text(json.dumps(settings))
-    shapes = {"lora_A": (2, 32), "lora_B": (32, 2)}
-    tensors = {
-        f"base_model.model.model.layers.{layer}.self_attn.q_proj.{name}.weight": torch.ones(shape)
-        for layer in range(2)
-        for name, shape in shapes.items()
-    }
-    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-    return directory
-
-
 @pytest.fixture
 def network(monkeypatch) -> list[object]:
     """Every attempt to reach another machine; none succeeds."""
@@ -230,13 +197,13 @@ def network(monkeypatch) -> list[object]:
 
 
 def test_nothing_is_fetched_whatever_a_directory_names(directory: Path, tmp_path: Path, network) -> None:
-    hub = adapter(tmp_path / "hub", "someone/a-model")
+    hub = save_adapter(tmp_path / "hub", "someone/a-model")
     for way in (lambda: load_exported(hub, CPU), lambda: load(hub), lambda: check_model(hub)):
         with pytest.raises(InputError, match=r"base_model_name_or_path is 'someone/a-model'; expected the directory"):
             way()
     recipe = Recipe.model_construct(student=StudentConfig(pretrained=directory))
     assert recipe.student.trust_remote_code is None
-    local = adapter(tmp_path / "local", str(directory))
+    local = save_adapter(tmp_path / "local", str(directory))
     model = load(local)
     assert "lora" in str(sorted(dict(model.named_parameters())))
     save_tokenizer(directory)
@@ -268,7 +235,7 @@ def test_nothing_is_fetched_whatever_a_directory_names(directory: Path, tmp_path
     ],
 )
 def test_an_adapter_s_files_are_looked_at_too(directory: Path, tmp_path: Path, damage, said: str) -> None:
-    path = adapter(tmp_path / "adapter", str(directory))
+    path = save_adapter(tmp_path / "adapter", str(directory))
     check_model(path)
     damage(path)
     with pytest.raises(InputError, match=said):
@@ -276,167 +243,7 @@ def test_an_adapter_s_files_are_looked_at_too(directory: Path, tmp_path: Path, d
 
 
 def test_an_adapter_s_model_is_looked_at_too(directory: Path, tmp_path: Path) -> None:
-    path = adapter(tmp_path / "adapter", str(directory))
+    path = save_adapter(tmp_path / "adapter", str(directory))
     cut(directory / SAFE, 1000)
     with pytest.raises(InputError, match=r"model/model\.safetensors: is torn"):
         check_model(path)
-
-
-# ---- code of its own
-
-CONFIGURATION = """
-from transformers import LlamaConfig
-class OwnConfig(LlamaConfig):
-    model_type = "own-llama"
-"""
-MODELING = """
-from pathlib import Path
-from transformers import LlamaForCausalLM
-from .configuration_own import OwnConfig
-from .parts import SAYING
-Path({mark!r}).write_text(SAYING)
-class OwnModel(LlamaForCausalLM):
-    config_class = OwnConfig
-"""
-
-
-@pytest.fixture
-def owning(directory: Path, tmp_path: Path) -> Path:
-    """A model that brings its code, which leaves a mark where it runs."""
-    (directory / "configuration_own.py").write_text(CONFIGURATION)
-    (directory / "modeling_own.py").write_text(MODELING.format(mark=str(tmp_path / "mark")))
-    (directory / "parts.py").write_text("SAYING = 'it ran'\n")
-    set_config(
-        directory,
-        model_type="own-llama",
-        auto_map={"AutoConfig": "configuration_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnModel"},
-    )
-    return directory
-
-
-def digest(directory: Path) -> str:
-    return own_code.digest_of(own_code.files_of(directory))
-
-
-def ways(path: Path, trusted: str | None = None):
-    student = StudentConfig(pretrained=path, trust_remote_code=trusted)
-    return {
-        "before ranks start": lambda: check_student(student, CPU, torch.float32),
-        "ranks": lambda: build_student(student, device=CPU, dtype=torch.float32, **IDS),
-        "evaluation": lambda: load_exported(path, CPU, trusted=trusted),
-        "config": lambda: read_config(path, trusted),
-    }
-
-
-def test_code_of_a_directory_is_refused_and_nobody_is_asked(owning: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("builtins.input", lambda *_: "yes")  # as `yes | tracestill run`
-    for name, way in ways(owning).items():
-        said = rf"auto_map: configuration_own.OwnConfig, modeling_own.OwnModel.*not run.*: {digest(owning)}"
-        with pytest.raises(InputError, match=said) as caught:
-            way()
-        assert "\n" not in str(caught.value), name
-    assert not (tmp_path / "mark").exists()
-
-
-def test_a_known_model_is_refused_too_and_told_the_way_out(directory: Path) -> None:
-    set_config(directory, auto_map={"AutoModelForCausalLM": "modeling_own.OwnModel"})
-    with pytest.raises(InputError, match=r"or take auto_map out of config.json: transformers knows llama itself"):
-        load(directory)
-    set_config(directory, auto_map={"AutoModelForCausalLM": "someone/else--modeling_own.OwnModel"})
-    with pytest.raises(InputError, match=r"someone/else--modeling_own.OwnModel lies in another repository"):
-        load(directory, digest(directory))
-
-
-def test_code_that_the_recipe_names_by_content_runs(owning: Path, tmp_path: Path) -> None:
-    trusted = digest(owning)
-    for name, way in ways(owning, trusted).items():
-        assert way() is not None, name
-    assert (tmp_path / "mark").read_text() == "it ran"
-    model = load(owning, trusted)
-    assert type(model).__name__ == "OwnModel"
-    assert own_code.home() in Path(sys.modules[type(model).__module__].__file__).parents, "and not where it lay"
-    theirs = load_file(owning / SAFE)["model.norm.weight"]
-    assert torch.equal(model.get_decoder().norm.weight, theirs)
-    # the export brings exactly that code, so the same digest allows it
-    save_tokenizer(tmp_path / "tokenizer")
-    export(model, tmp_path / "tokenizer", tmp_path / "export", title="", recipe="", counts={})
-    assert digest(tmp_path / "export") == trusted
-    assert type(load_exported(tmp_path / "export", CPU, trusted=trusted)).__name__ == "OwnModel"
-    with pytest.raises(InputError, match="which is not run"):
-        load_exported(tmp_path / "export", CPU)
-
-
-def test_a_config_that_changes_after_it_was_looked_at_is_not_the_one_that_is_read(owning: Path) -> None:
-    trusted = digest(owning)
-    place = place_of(owning, trusted)[0]
-    set_config(owning, auto_map={"AutoModelForCausalLM": "someone/else--modeling_own.OwnModel"})
-    assert "someone" not in (place / "config.json").read_text()
-    with pytest.raises(InputError, match="lies in another repository"):
-        place_of(owning, trusted)
-
-
-def test_a_deep_config_is_no_traceback(directory: Path) -> None:
-    deep: dict[str, object] = {"auto_map": {"AutoModelForCausalLM": "own.Model"}}
-    for _ in range(300):
-        deep = {"inner": [deep]}
-    set_config(directory, inner=deep)
-    with pytest.raises(InputError, match=r"auto_map: own.Model"):
-        load(directory)
-    set_config(directory, inner=None, auto_map={"AutoModelForCausalLM": "own.Model"}, model_type=["llama"])
-    with pytest.raises(InputError, match=r"auto_map: own.Model"):
-        load(directory)
-
-
-@pytest.mark.parametrize("file", ["parts.py", "modeling_own.py", "new.py"])
-def test_a_changed_file_is_refused_again(owning: Path, tmp_path: Path, file: str) -> None:
-    trusted = digest(owning)
-    path = owning / file
-    path.write_text((path.read_text() if path.exists() else "") + "# changed\n")
-    for way in ways(owning, trusted).values():
-        with pytest.raises(InputError, match=rf"{digest(owning)}, but student.trust_remote_code allows {trusted} only"):
-            way()
-    assert not (tmp_path / "mark").exists()
-
-
-def test_what_runs_is_what_was_hashed(owning: Path, tmp_path: Path, monkeypatch) -> None:
-    """A file that changes after it was looked at, and a cache that others write to, have no part in it."""
-    trusted = digest(owning)
-    real = own_code.copy_to_run
-
-    def then_change(directory: Path, digest: str):
-        copied = real(directory, digest)
-        (owning / "parts.py").write_text("SAYING = 'the other one ran'\n")
-        return copied
-
-    monkeypatch.setattr(own_code, "copy_to_run", then_change)
-    model = load(owning, trusted)
-    assert (tmp_path / "mark").read_text() == "it ran"
-    assert own_code.attached(model)["parts.py"] == b"SAYING = 'it ran'\n"
-    assert own_code.home().stat().st_mode & 0o077 == 0, "nobody else can write there"
-    with pytest.raises(InputError, match="read what has changed"):
-        load(owning, trusted)
-
-
-def test_a_training_knows_the_code_that_it_ran_by_content(owning: Path) -> None:
-    """The key itself may change, such as to evaluate another model, and the training stays what it was."""
-    assert "student.trust_remote_code" in bookkeeping()
-    for trusted, counted in ((None, False), (digest(owning), True)):
-        student = StudentConfig(pretrained=owning, trust_remote_code=trusted)
-        found = trained_with(Recipe.model_construct(student=student, weighting=WeightingConfig()))
-        assert {"config.json", SAFE, "modeling_own.py"} < {*found["student.pretrained"]}
-        assert ("parts.py" in found["student.pretrained"]) == counted
-
-
-@pytest.mark.parametrize("value", ["true", "sha256:12", True])
-def test_the_key_is_a_digest(owning: Path, value: object) -> None:
-    with pytest.raises(ValueError, match="trust_remote_code"):
-        StudentConfig.model_validate({"pretrained": str(owning), "trust_remote_code": value})
-
-
-def test_a_model_that_is_only_evaluated_is_refused_as_well(owning: Path) -> None:
-    save_tokenizer(owning)
-    recipe = Recipe.model_construct(
-        student=StudentConfig(pretrained=owning), train=Recipe.model_fields["train"].annotation(steps=1)
-    )
-    with pytest.raises(InputError, match=r"the model does not load .*auto_map"):
-        load_any(recipe, owning, CPU)

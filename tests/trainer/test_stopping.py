@@ -1,5 +1,6 @@
 """Ranks that wait for each other inside of a library end at once: there is nothing to save yet."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -7,11 +8,11 @@ import sys
 
 import pytest
 
-from tracestill.trainer.stopping import ends_at_once
+from tracestill.trainer.stopping import ends_at_once, hear
 
 WAITS = """
 import ctypes
-from tracestill.trainer.stopping import ends_at_once
+from tracestill.trainer.stopping import ends_at_once, hear
 library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
 with ends_at_once():
     print("ready", flush=True)
@@ -67,3 +68,12 @@ def test_afterwards_all_is_as_before():
     with ends_at_once():
         assert of_this_process() != before
     assert of_this_process() == before
+
+
+def test_it_listens_where_many_files_are_open():
+    heard, told = os.pipe()
+    high = fcntl.fcntl(heard, fcntl.F_DUPFD, 1024)
+    os.close(heard)
+    os.close(told)
+    hear(high)  # nobody can write any more
+    os.close(high)
