@@ -47,13 +47,14 @@ def headline(found: Found) -> str:
     best = apart([(-high, -low) for _, _, low, high in rows])
     body = []
     for at, (name, share, low, high) in enumerate(rows):
+        left = f'<div class="small">{unasked(evaluated[name])}</div>' if unasked(evaluated[name]) else ""
         row, arm = evaluated[name], found["arms"].get(name, {})
         about = differences(arm["overrides"]) if arm else f"<code>{in_html(found['models'][name]['path'])}</code>"
         body.append(
             [
                 text(in_html(name)),
                 text(about),
-                f"{'*' if at == best else ''}{share:.1%}{unasked(row)}",
+                f"{'*' if at == best else ''}{share:.1%}{left}",
                 f"{low:.1%} to {high:.1%}",
                 f"{row['trace_tokens_mean']:,.1f}",
                 f"{row['truncated']:,}",
@@ -86,11 +87,12 @@ def answered(found: Found) -> tuple[Found, Found]:
 
 def unasked(row: Found) -> str:
     """Beside an accuracy, where some questions could not be put to the model."""
-    return f" ({row['not_asked']:,} not asked)" if row.get("not_asked") else ""  # older results lack it
+    return f"{row['not_asked']:,} not asked" if row.get("not_asked") else ""  # older results lack it
 
 
 def shares(rows: Mapping[str, Found]) -> str:
-    return ", ".join(f"<b>{row['accuracy']:.1%}</b> for <b>{in_html(name)}</b>{unasked(row)}" for name, row in rows.items())
+    parts = [(f"<b>{row['accuracy']:.1%}</b> for <b>{in_html(name)}</b>", unasked(row)) for name, row in rows.items()]
+    return ", ".join(f"{said} ({left})" if left else said for said, left in parts)
 
 
 def apart(bounds: Sequence[tuple[float | None, float | None]]) -> int | None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,16 @@ import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from tracestill.data_pipeline.chat_template import Refusal
+from tracestill.data_pipeline import template_process
 from tracestill.data_pipeline.encode import load_form
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.form import Form, FormConfig
 from tracestill.data_pipeline.places import remove, replaceable
 from tracestill.data_pipeline.render import load_backend, load_config
 from tracestill.data_pipeline.stage import MANIFEST, sync, write_json
-from tracestill.data_pipeline.template_process import Asked, render
 from tracestill.trainer import adapters, own_code
-from tracestill.trainer.loading import load_tokenizer, reason_of
+from tracestill.trainer.limited import BeyondLimits, Raised, texts_of
+from tracestill.trainer.loading import load_tokenizer
 from tracestill.trainer.tokenizer_probe import PROBE, first_difference, probes
 
 OF_MODELS = ("config.json", "adapter_config.json")  # one of which every export holds
@@ -234,22 +232,22 @@ def as_transformers_asks(
     loaded: Any, asked: Sequence[tuple[list[dict[str, str]], dict[str, Any]]], directory: Path
 ) -> list[list[int]]:
     """The ids that ``loaded.apply_chat_template`` itself gives for messages and variables. The template is a stranger's
-    program, so the same is rendered under limits before (see ``template_process``): only one that kept them runs here.
+    program, and transformers sets it no limits, so that runs in a child that has some.
 
-    Raises InputError if it does not keep them, Refusal if it refuses the messages, here or there.
+    Raises InputError if the template goes beyond them, or refuses the messages there.
     """
-    symbols = json.loads(json.dumps(loaded.special_tokens_map, default=str))
-    conversations = [Asked(messages, True, {**symbols, **variables}) for messages, variables in asked]
-    found = render(directory, loaded.get_chat_template(), conversations, date=date.today().isoformat()).results
-    ids = []
-    for (messages, variables), text in zip(asked, found, strict=True):
-        if not isinstance(text, str):
-            raise Refusal(directory, messages, text)
-        try:
-            ids.append(loaded.apply_chat_template(messages, add_generation_prompt=True, **variables).input_ids)
-        except Exception as error:  # whatever a template raises, and only in transformers
-            raise Refusal(directory, messages, f"in transformers: {reason_of(error)}") from error
-    return ids
+
+    def write() -> list[str]:
+        how = {"add_generation_prompt": True, "tokenize": False}
+        return [loaded.apply_chat_template(messages, **how, **variables) for messages, variables in asked]
+
+    try:
+        texts = texts_of(write, template_process.LIMITS, template_process.WALL_SECONDS)
+    except BeyondLimits as error:
+        raise InputError(f"{directory}: the chat template, rendered by transformers, {error}") from error
+    except Raised as error:
+        raise InputError(f"{directory}: transformers cannot render the chat template ({error})") from error
+    return loaded(texts, add_special_tokens=False).input_ids
 
 
 def table(counts: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from tracestill.data_pipeline.form import FormConfig
 from tracestill.data_pipeline.render import symbols_in
 from tracestill.data_pipeline.stage import read_manifest
 from tracestill.data_pipeline.tokenizer import train_sentencepiece, write_tokenizer
-from tracestill.trainer.evaluate import REFUSED, answer
+from tracestill.trainer.evaluate import REFUSED, answer, summary
 from tracestill.trainer.export import copy_tokenizer
 
 FORMS = {
@@ -148,16 +148,23 @@ def test_such_a_question_is_not_asked_and_counts_as_wrong(trained, tmp_path, mon
     assert [row["question_id"] for row in rows] == ["0", "1", "2"]
     assert [row["correct"] for row in rows] == [True, False, True]
     assert rows[1]["read_by"] == REFUSED == "control_in_text"
+    for row in rows[::2]:
+        row["trace_tokens"] = 10
+    found = summary(rows)
+    assert (found["accuracy"], found["not_asked"], found["trace_tokens_mean"]) == (2 / 3, 1, 10)
+    alone = summary(rows[1:2])
+    assert (alone["accuracy"], alone["not_asked"], alone["trace_tokens_mean"]) == (0, 1, 0)
 
 
 def test_an_unknown_word_is_no_control_symbol(tmp_path: Path) -> None:
-    """Though what the tokenizer writes for it is a special token."""
+    """Though what the tokenizer writes for it is a special token, which is one where it stands literally."""
     from tiny_export import save_tokenizer
 
     save_tokenizer(tmp_path)
     form = load_form(FormConfig(), tmp_path)
     assert form.control_in("so strange 1 + 1") is None
     assert form.control_in("so </s> 1") == "</s>"
+    assert form.control_in("so strange <unk> 1") == "<unk>"
     shutil.rmtree(tmp_path)
 
 
@@ -168,3 +175,15 @@ def test_a_symbol_that_is_looked_for_in_normalised_text_is_found_there() -> None
     backend.encode_special_tokens = True
     assert symbols_in(backend, ["say <|STOP|>", "say stop", "<|stop|>"]) == [["<|stop|>"], [], ["<|stop|>"]]
     assert backend.encode_special_tokens, "as it was"
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_the_token_for_unknown_text_is_found_where_it_is_written(normalized: bool) -> None:
+    pieces = [("<pad>", 0.0), ("<unk>", 0.0), ("\u2581say", -1.0), ("\u2581", -2.0), ("a", -3.0)]
+    backend = Tokenizer(models.Unigram(pieces, unk_id=1))  # as those of T5
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.add_special_tokens([AddedToken("<unk>", normalized=normalized, special=True, lstrip=True)])
+    backend.encode_special_tokens = True
+    texts = ["say a", "say \u6f22\u5b57", "say <unk>", "say \u6f22 <unk> a", "say <UNK>"]
+    assert symbols_in(backend, texts) == [[], [], ["<unk>"], ["<unk>"], ["<unk>"] if normalized else []]

@@ -13,6 +13,7 @@ from tracestill.data_pipeline.stage import stage
 from tracestill.launch import charts
 from tracestill.launch.report import gather, gather_training, thin, write_report
 from tracestill.launch.report_html import data
+from tracestill.launch.summary import summary
 from tracestill.launch.training import add_seconds
 
 VOID = ("meta", "br", "img", "hr")
@@ -235,6 +236,10 @@ def test_before_and_after_stand_in_one_table(tmp_path):
     with stage(run.model("instruct"), "evaluate", config, inputs) as work:
         for name in ("result.json", "predictions.parquet"):
             shutil.copy(run.stage("before", "evaluate") / name, work.path / name)
+        result = json.loads((work.path / "result.json").read_text())
+        (work.path / "result.json").write_text(json.dumps({**result, "not_asked": 3}))
+    assert summary("evaluate", run.model("instruct")) == "10.0% of 4 questions right, 3 not asked, 1 cut off"
+    assert summary("evaluate", run.stage("before", "evaluate")) == "10.0% of 4 questions right, 1 cut off"
     page = finished(run, {"traces": 0.75, "before": 0.125})
     found = json.loads((run.root / "report" / "report.json").read_text())
     assert found["missing"] == []
@@ -242,9 +247,10 @@ def test_before_and_after_stand_in_one_table(tmp_path):
     assert found["models"]["instruct"]["path"] == str(tmp_path)
     assert found["models"]["instruct"]["evaluation"]["accuracy"] == 0.1
     text = check_page(page)
-    assert "answered right: before training, 12.5% for before, 10.0% for instruct; after it, 75.0% for traces." in text
+    assert "answered right: before training, 12.5% for before, 10.0% for instruct (3 not asked); after it, 75.0" in text
     rows = cells(page, "answered right")
     assert [re.sub(r"<.*?>", "", row[0]) for row in rows] == ["before", "instruct", "traces"]
+    assert [re.sub(r"<.*?>", "", row[2]) for row in rows] == ["12.5%", "10.0%3 not asked", "75.0%"]
     assert [re.sub(r"<.*?>", "", row[7]) for row in rows] == ["none", "none", "40"]
     (tmp_path / "config.json").write_text("{}")  # the model was edited after it had answered
     assert gather(run)["models"].keys() == {"instruct"}

@@ -175,3 +175,11 @@ def test_what_deepspeed_itself_refuses_is_found_before_there_is_a_student(raw, s
     with pytest.raises(InputError, match=f"^deepspeed{said}"):
         engine.check_block(TrainConfig(steps=1), raw)
     engine.check_block(TrainConfig(steps=1, zero=3), {"zero_optimization": {"overlap_comm": True}})
+
+
+def test_what_lies_where_a_command_is_started_is_nothing_to_the_check(tmp_path, monkeypatch):
+    from tracestill.trainer import engine
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / FOLDER).symlink_to("/elsewhere")
+    engine.check_block(TrainConfig(steps=1), {"flops_profiler": {"enabled": True, "output_file": "flops.txt"}})

@@ -242,20 +242,6 @@ def test_the_chat_template_is_that_of_the_form(tmp_path: Path) -> None:
         assert (out / "chat_template.jinja").exists() == (name == "chat")
 
 
-def test_a_template_that_transformers_reads_otherwise_is_refused(tmp_path: Path, monkeypatch) -> None:
-    given = made.save(tmp_path / "given", made.CHATML)
-    monkeypatch.setattr(ChatTemplate, "render", lambda self, *a, **k: " " + REAL_RENDER(self, *a, **k))
-    with pytest.raises(InputError, match="cuts text otherwise than training would"):
-        check_tokenizer(given, trained(vocab_size=440).config, CHAT)
-
-
-def test_a_stranger_s_template_is_never_rendered_by_transformers(tmp_path: Path, monkeypatch) -> None:
-    """It knows no limits: what it would be given is rendered in the process that does."""
-    given = made.save(tmp_path / "given", made.CHATML)
-    monkeypatch.setattr("transformers.tokenization_utils_base.render_jinja_template", None)
-    check_tokenizer(given, trained(vocab_size=440).config, CHAT)
-
-
 def test_an_export_names_no_code_that_it_lacks(tmp_path: Path) -> None:
     given = made.save(tmp_path / "given", made.CHATML, auto_map={"AutoTokenizer": ["own.Slow", "own.Fast"]})
     export(trained(vocab_size=440), given, tmp_path / "out", title="", recipe="", counts={}, encode=CHAT)

@@ -13,6 +13,7 @@ from fake_run import mini_recipe
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.schema import QUESTION_SCHEMA, write_rows
 from tracestill.trainer import held_out_answers
+from tracestill.trainer.evaluate import REFUSED
 from tracestill.trainer.held_out_answers import HeldOutAnswers
 
 

@@ -3,7 +3,6 @@ asked."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
