@@ -63,7 +63,12 @@ def answer(work: Callable[[], list[str]], limits: Limits, writer: int) -> NoRetu
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         most = pages * resource.getpagesize() + limits.memory_mib * MIB  # besides what is there already
-        for what, value in ((resource.RLIMIT_AS, most), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
+        for what, value in (
+            (resource.RLIMIT_AS, most),
+            (resource.RLIMIT_FSIZE, 0),
+            (resource.RLIMIT_CORE, 0),
+            (resource.RLIMIT_NOFILE, 0),  # what is open stays so; no file, and no connection, can be opened
+        ):
             with contextlib.suppress(ValueError):  # it is lower already
                 resource.setrlimit(what, (value, value))
         wind(limits.cpu_seconds)

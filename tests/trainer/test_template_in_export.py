@@ -68,5 +68,7 @@ def test_a_child_that_gives_no_answer_is_not_waited_for(capfd) -> None:
     with pytest.raises(limited.BeyondLimits, match="gives no answer"):
         limited.texts_of(lambda: os.kill(os.getpid(), signal.SIGKILL), Limits(), 60)
     assert limited.texts_of(lambda: ["\ud83d", ""], Limits(), 60) == ["\ud83d", ""]
+    with pytest.raises(limited.Raised, match=r"OSError: .*Too many open files"):
+        limited.texts_of(lambda: [Path("/etc/hostname").read_text()], Limits(), 60)
     assert limited.PARALLEL not in os.environ
     assert capfd.readouterr() == ("", "")
