@@ -171,6 +171,7 @@ def test_a_child_forked_while_a_request_is_written_has_a_process_of_its_own_too(
     time.sleep(0.2)  # it waits until the pipe takes the rest
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(20)
         good = render(FILE, "{{ messages[0].content }}", ASKED).results == ["1 + 1?"]
         template_process.stop()
