@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer import own_code
+from tracestill.trainer.adapter_patterns import check_patterns
 from tracestill.trainer.own_code import CONFIG
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -42,6 +43,7 @@ def check_directory(directory: Path, trusted: str | None = None) -> None:
             check_directory(base, trusted)
             if own_code.is_run(read_object(base / CONFIG), trusted):
                 raise InputError(f"{directory}: an adapter on a model with code of its own; merge it into that model")
+        check_patterns(directory / ADAPTER_CONFIG, read_object(directory / ADAPTER_CONFIG))
         if find_spec("peft") is None:
             raise InputError(f"{directory}: an adapter, which needs peft; install it: pip install 'tracestill[lora]'")
         check_file(directory, ADAPTER_WEIGHTS)

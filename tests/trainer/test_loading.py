@@ -22,6 +22,7 @@ from transformers.integrations import hub_kernels
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer.generate import generate, load_exported
 from tracestill.trainer.loading import check_model, load_tokenizer, offline, read_config
+from tracestill.trainer.model_directory import check_directory
 from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.student import build_student
 from tracestill.trainer.student_check import check_student
@@ -240,6 +241,32 @@ def test_an_adapter_s_files_are_looked_at_too(directory: Path, tmp_path: Path, d
     damage(path)
     with pytest.raises(InputError, match=said):
         load_exported(path, CPU)
+
+
+@pytest.mark.parametrize(
+    ("key", "held", "said"),
+    [
+        ("target_modules", "([a-z._0-9]+)*!", "repeats a group"),
+        ("target_modules", ["q_proj", "(a|a)+b"], "repeats a group"),
+        ("exclude_modules", ".*" * 4 + "!", "has more than 3 repetitions"),
+        ("rank_pattern", {"(x+x+){9,}y": 4}, "repeats a group"),
+        ("layers_pattern", "(", "is no regular expression"),
+        ("target_modules", r".*\.layers\.\d+\..*\.(q_proj|v_proj)$", ""),
+        ("target_modules", "^(?!.*visual).*(?:q_proj|k_proj).*$", ""),
+        ("target_modules", "all-linear", ""),
+        ("rank_pattern", {"^model.decoder.layers.0.encoder_attn.k_proj": 16}, ""),
+    ],
+)
+def test_an_adapter_s_patterns_end(directory: Path, tmp_path: Path, key: str, held: object, said: str) -> None:
+    """peft matches them against every name in the model."""
+    path = save_adapter(tmp_path / "adapter", str(directory))
+    config = json.loads((path / "adapter_config.json").read_text())
+    (path / "adapter_config.json").write_text(json.dumps({**config, key: held}))
+    if not said:
+        check_directory(path)
+        return
+    with pytest.raises(InputError, match=f"adapter_config.json: {key} holds the pattern .*{said}"):
+        check_directory(path)
 
 
 def test_an_adapter_s_model_is_looked_at_too(directory: Path, tmp_path: Path) -> None:
