@@ -47,7 +47,8 @@ class RunDirectory:
     def create(cls, root: Path, recipe: Recipe, *, replace: bool = False) -> RunDirectory:
         """Claim ``root`` for ``recipe``. Who only looks at it changes nothing in it.
 
-        Raises InputError as ``refuse`` does, and if it cannot be written to.
+        Raises InputError as ``refuse`` does, and if it cannot be written to, or a link in it leads nowhere or to what
+        is not its own.
         """
         cls.refuse(root, recipe, replace=replace)
         if own_modules.is_looking():
