@@ -87,7 +87,7 @@ def replaceable(directory: Path, later: Collection[str] = ()) -> Path:
 def refuse_others(directory: Path, place: Path) -> None:
     """Raise InputError if a place is marked as another link's."""
     owner, own = lines_of(place)[0], name_of(directory)
-    if owner != own:
+    if owner != own and ("\0" in owner or name_of(Path(owner)) != own):  # it may go by another way to the same run
         raise InputError(
             f"{elsewhere(directory, place)} belongs to {owner}; let it lead to an empty directory, or, if that is this "
             f"run, which has been moved, make {own} the first line of {place / OWNER}"

@@ -8,6 +8,7 @@ from tracestill.launch import training
 from tracestill.launch.stages import drop_checkpoints
 from tracestill.trainer import checkpoint
 from tracestill.trainer.checkpoint_files import committed, remove_all, written
+from tracestill.trainer.export import export
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.train_place import WRITTEN, claim_train, empty
 
@@ -195,3 +196,31 @@ def test_a_run_may_be_a_link_and_one_that_leads_nowhere_is_said(tmp_path):
     (tmp_path / "lost").symlink_to("/mnt/none")
     with pytest.raises(InputError, match="lost: is a link to /mnt/none"):
         RunDirectory.create(tmp_path / "lost", mini_recipe())
+
+
+def test_an_export_behind_a_link_is_written_again_and_again_and_replaces_nothing_else(tmp_path):
+    from tiny_export import save_tokenizer, tiny_model
+
+    model, scratch = tiny_model(), tmp_path / "scratch"
+    save_tokenizer(tmp_path / "tokenizer")
+    scratch.mkdir()
+    (tmp_path / "export").symlink_to(scratch)
+
+    def write(place):
+        export(model, tmp_path / "tokenizer", tmp_path / place, title="", recipe="", counts={})
+
+    for _ in range(2):
+        write("export")
+        assert (scratch / "model.safetensors").stat().st_mode == (scratch / MARK).stat().st_mode
+    (scratch / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"export: is a link to .*/scratch, which holds other things .*\(notes.txt\)"):
+        write("export")
+    write("plain")
+    assert names(tmp_path / "plain") == [name for name in names(scratch) if name not in (MARK, "notes.txt")]
+    (tmp_path / "other").symlink_to("plain")  # a model, but none that this run wrote there
+    before = (tmp_path / "plain/config.json").stat().st_ino
+    with pytest.raises(InputError, match=r"other: is a link to .*/plain, which holds other things"):
+        write("other")
+    assert (tmp_path / "plain/config.json").stat().st_ino == before
+    write("plain")
+    assert names(tmp_path) == ["export", "other", "plain", "scratch", "tokenizer"]
