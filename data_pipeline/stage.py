@@ -240,6 +240,7 @@ def stage(
         write_manifest(work.path, who, work, time.perf_counter() - started)
         mark(work.path, named)
         sync(work.path)
+        replaceable(named, (MEMORY,))  # somebody may have put something there meanwhile
         put_in_place(work.path, directory)
     except BaseException as error:
         told = told_of(error, directory, kept) if isinstance(error, Exception) else None  # asks the disk: before this

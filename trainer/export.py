@@ -124,6 +124,7 @@ def export(
             path.chmod(mode)
             sync(path)
         sync(work)
+        replaceable(named)  # somebody may have put something there meanwhile
         old = draft_of(out_dir)
         if out_dir.exists():
             out_dir.replace(old)

@@ -65,6 +65,13 @@ def test_other_things_where_the_link_leads_are_never_deleted(linked, tmp_path, f
     assert file.read_text() == '{"name": "webext"}\n'
 
 
+def test_what_came_while_the_stage_ran_is_not_deleted_either(linked):
+    said = r"which holds other things than this run's \(thesis.tex\)"
+    with pytest.raises(InputError, match=said), stage(linked, "encode", {}, {}):
+        (linked / "thesis.tex").write_text("years")
+    assert (linked / "thesis.tex").read_text() == "years"
+
+
 def test_a_stage_that_another_run_wrote_is_its_own_whether_that_has_a_link_or_not(linked, tmp_path):
     write(tmp_path / "a/encode", "of run a")
     write(linked, "of the run")
