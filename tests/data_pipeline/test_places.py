@@ -72,6 +72,13 @@ def test_what_came_while_the_stage_ran_is_not_deleted_either(linked):
     assert (linked / "thesis.tex").read_text() == "years"
 
 
+def test_not_even_an_empty_folder(linked):
+    write(linked, "one")
+    (linked / "sub/of-mine").mkdir()
+    with pytest.raises(InputError, match=r"which holds other things than this run's \(sub/of-mine\)"):
+        write(linked, "two")
+
+
 def test_a_stage_that_another_run_wrote_is_its_own_whether_that_has_a_link_or_not(linked, tmp_path):
     write(tmp_path / "a/encode", "of run a")
     write(linked, "of the run")
