@@ -26,7 +26,7 @@ from typing import Any
 
 from tracestill.data_pipeline.content import MEMORY, digests
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.places import place_of, remove, replaceable
+from tracestill.data_pipeline.places import OWNER, draft_of, mark, place_of, remove_drafts, replaceable
 from tracestill.data_pipeline.room import KEPT, told_of
 
 CONTENTS = "contents"  # in a config: digests of what it names outside of the run
@@ -59,14 +59,17 @@ def digest_of(value: Any) -> str:
 
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:
-    """The manifest of a finished stage, or None. Raises InputError if it is there but unreadable."""
+    """The manifest of a finished stage, or None. Raises InputError if it is there but unreadable, or no stage's."""
     path = directory / MANIFEST
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as JSON ({error}); delete {directory} to redo the stage") from error
+    if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
+        raise InputError(f"{path}: is no stage's; if {directory} is of this run, delete it to redo the stage")
+    return found
 
 
 def output_digest(directory: Path) -> str:
@@ -156,13 +159,6 @@ def why_redone(directory: Path, name: str, config: Mapping[str, Any], inputs: Ma
     return "; ".join([f"{', '.join(reasons)} changed"] * bool(reasons) + gone[:3])
 
 
-def all_ours(directory: Path) -> bool:
-    """Whether a finished stage is there, and nothing beside what it wrote."""
-    manifest = read_manifest(directory) or {"files": {}}
-    names = {Path(name).parts[0] for name in manifest["files"]} | {MANIFEST, MEMORY}
-    return all(path.name in names for path in directory.iterdir())
-
-
 def edited_name(directory: Path) -> Path:
     """Where a stage's directory goes when the stage is done anew after somebody has changed files in it."""
     directory = place_of(directory)
@@ -203,7 +199,7 @@ def write_manifest(
 ) -> None:
     """Write manifest.json last; ``patterns`` say which files are the stage's result (all of them)."""
     found = {p for pattern in patterns for p in stage.path.glob(pattern)}
-    files = sorted(p for p in found if p.is_file() and p.name not in (MANIFEST, MEMORY))
+    files = sorted(p for p in found if p.is_file() and p.name not in (MANIFEST, MEMORY, OWNER))
     manifest = {
         **who,
         "files": digests({str(p.relative_to(stage.path)): p for p in files}, stage.path / MEMORY),
@@ -229,21 +225,22 @@ def stage(
     on failure it is deleted.
 
     ``inputs`` maps names to directories of finished stages. Raises InputError if one has not finished, and if a link
-    leads nowhere, or to what no stage wrote; NoRoomError, which tells what is ``kept``, if the disk is full. One
-    process at a time: see ``trainer/run_lock.py``.
+    leads nowhere, or to what this stage did not write; NoRoomError, which tells what is ``kept``, if the disk is full.
+    One process at a time: see ``trainer/run_lock.py``.
     """
     who = identity(name, config, inputs)
-    directory = replaceable(directory, all_ours)
-    work = Stage(directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.partial"))
+    named, directory = directory, replaceable(directory, (MEMORY,))
+    work = Stage(draft_of(directory))
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        for left in directory.parent.glob(f".{directory.name}.*.partial"):  # of a run that was killed
-            remove(left)
+        remove_drafts(directory)
         work.path.mkdir()
         started = time.perf_counter()
         yield work
         write_manifest(work.path, who, work, time.perf_counter() - started)
+        mark(work.path, named)
         sync(work.path)
+        replaceable(named, (MEMORY,))  # somebody may have put something there meanwhile
         put_in_place(work.path, directory)
     except BaseException as error:
         told = told_of(error, directory, kept) if isinstance(error, Exception) else None  # asks the disk: before this
@@ -257,7 +254,7 @@ def put_in_place(made: Path, directory: Path) -> None:
     """Rename a finished stage into place. What was there goes, or stays beside it if somebody has edited it."""
     if directory.exists():
         edited = edited_name(directory) if changed_files(directory) else None
-        old = edited or directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.partial")
+        old = edited or draft_of(directory)
         directory.replace(old)
         try:
             made.replace(directory)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from tracestill.data_pipeline import encode, own_modules, plan_stage, sample, selection, tokenizer
 from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.places import claim
 from tracestill.data_pipeline.stage import CONTENTS, missing_files, read_manifest
 from tracestill.launch.cluster import Cluster
 from tracestill.launch.progress import bar
@@ -135,6 +136,7 @@ def drop_checkpoints(train: Path) -> str:
     found = written(folder)
     if not found or missing_files(train):
         return ""
+    claim(folder)  # it may have become a link since
     size = sum(path.stat().st_size for held in found for path in held.rglob("*") if path.is_file())
     remove_all(folder)
     return f"; its checkpoints are deleted (train.keep: 0), {size / 1e9:.2f} GB"

@@ -12,7 +12,6 @@ from rich.console import Console
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.places import place_of
 from tracestill.data_pipeline.stage import MANIFEST, identity, is_current, same, write_json
 from tracestill.launch import deepspeed_command, multinode
 from tracestill.launch.cluster import Cluster, what_is_left
@@ -24,6 +23,7 @@ from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE, committed, c
 from tracestill.trainer.failure import FAILURE
 from tracestill.trainer.headway import PROGRESS, read_headway
 from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.train_place import claim_train
 
 CONSOLE_LOG = "console.log"
 TIMES = "launch.json"  # seconds of all attempts; the ranks delete it when they begin anew
@@ -44,9 +44,10 @@ def train_arm(
 
     SIGTERM, and Ctrl-C, is turned into a request to save and stop; a second one ends the ranks, and so does the first
     one before there is anything to save. Raises as ``attempt`` does, and KeyboardInterrupt; what is said then tells
-    what is saved.
+    what is saved. Raises as ``claim_train`` before anything is written or deleted.
     """
     directory = run.stage(arm, "train")
+    claim_train(directory)
     restarts = Restarts(directory, max_restarts, begun=newest(directory) if can_resume(run, arm) else 0)
 
     def saved() -> str:
@@ -83,8 +84,6 @@ def attempt(
     """
     own = run.recipe.for_arm(arm)
     directory = run.stage(arm, "train")
-    for place in (directory, directory / CHECKPOINTS):
-        place_of(place)  # says so if a link leads nowhere
     stopping.clear(directory, FAILURE, PROGRESS)
     if cluster is None:
         start = deepspeed_command.start_here(own, run.root, arm, resume)

@@ -30,9 +30,15 @@ class Terminal(Console):
         return super().render_str(visible(text), **more)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Control characters of rich's own come as such and pass; those inside of a text are shown."""
+        """Control characters of rich's own come as such and pass; those inside of a text are shown. A style keeps its
+        colours, but its link, whose address a terminal would be told, goes."""
         for text, style, control in super().render(renderable, options):
-            yield Segment(text if control else visible(text), style, control)
+            plain = style.update_link(None) if style is not None and style.link else style
+            yield Segment(text if control else visible(text), plain, control)
+
+    def set_window_title(self, title: str) -> bool:
+        """As rich does; what stands in the title is shown, too."""
+        return super().set_window_title(visible(title))
 
 
 def plain_column(text: str, style: str = "none") -> TextColumn:

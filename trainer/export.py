@@ -6,7 +6,6 @@ import contextlib
 import copy
 import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from tracestill.data_pipeline import template_process
 from tracestill.data_pipeline.encode import load_form
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.form import Form, FormConfig
-from tracestill.data_pipeline.places import remove, replaceable
+from tracestill.data_pipeline.places import draft_of, mark, remove_drafts, replaceable
 from tracestill.data_pipeline.render import load_backend, load_config
 from tracestill.data_pipeline.stage import MANIFEST, sync, write_json
 from tracestill.trainer import adapters, own_code
@@ -27,7 +26,6 @@ from tracestill.trainer.limited import BeyondLimits, Raised, texts_of
 from tracestill.trainer.loading import load_tokenizer
 from tracestill.trainer.tokenizer_probe import PROBE, first_difference, probes
 
-OF_MODELS = ("config.json", "adapter_config.json")  # one of which every export holds
 CARD = """\
 ---
 library_name: transformers
@@ -86,18 +84,18 @@ def export(
     ``encode`` is the form that the student was trained in: the export's chat template gives its prompt, and generation
     ends at its stop symbols. ``write``, if given, stores something else in place of the model.
 
-    Raises InputError if the tokenizer cannot be used with the model, ValueError if ``state_dict`` is not whole.
+    Raises InputError if the tokenizer cannot be used with the model, or ``out_dir`` is a link to what is not its own
+    (``replaceable``), ValueError if ``state_dict`` is not whole.
     """
     form = load_form(encode, tokenizer_dir)
     rows = model.config.get_text_config().vocab_size
     if form.size > rows:
         raise InputError(f"{tokenizer_dir}: {form.size} tokens, but the student embeds only {rows}; train again")
     state = whole_state(model, state_dict) if write is None else {}
-    out_dir = replaceable(out_dir, lambda place: any((place / name).is_file() for name in OF_MODELS))
+    named, out_dir = out_dir, replaceable(out_dir)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
-    for left in out_dir.parent.glob(f".{out_dir.name}.*.partial"):  # of a run that was killed
-        remove(left)
-    work = partial_name(out_dir)
+    remove_drafts(out_dir)
+    work = draft_of(out_dir)
     work.mkdir()
     try:
         if write is None:
@@ -119,12 +117,14 @@ def export(
             variables="".join(f", {name}={value!r}" for name, value in variables.items()),
         )
         (work / "README.md").write_text(card, encoding="utf-8")
+        mark(work, named)
         mode = (work / "README.md").stat().st_mode  # safetensors makes its files unreadable to other users
         for path in (path for path in work.rglob("*") if path.is_file()):
             path.chmod(mode)
             sync(path)
         sync(work)
-        old = partial_name(out_dir)
+        replaceable(named)  # somebody may have put something there meanwhile
+        old = draft_of(out_dir)
         if out_dir.exists():
             out_dir.replace(old)
         work.replace(out_dir)
@@ -133,10 +133,6 @@ def export(
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
-
-
-def partial_name(directory: Path) -> Path:
-    return directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.partial")
 
 
 def whole_state(model: PreTrainedModel, state_dict: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:

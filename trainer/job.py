@@ -12,10 +12,8 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 
-from tracestill.data_pipeline.content import MEMORY
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.places import place_of, remove
 from tracestill.data_pipeline.plan import Plan, load_plan
 from tracestill.data_pipeline.stage import CONTENTS, digest_of, identity, read_manifest, same
 from tracestill.data_pipeline.store import TokenStore
@@ -24,7 +22,7 @@ from tracestill.trainer.adapt import adapt
 from tracestill.trainer.agree import share_json, together
 from tracestill.trainer.batches import Batches, row_of
 from tracestill.trainer.best import Best
-from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE, remove_all
+from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE
 from tracestill.trainer.console import Terminal
 from tracestill.trainer.engine import Engine, connect, training_dtype
 from tracestill.trainer.export import check_tokenizer
@@ -42,15 +40,11 @@ from tracestill.trainer.settings import GENERATION, TrainConfig, seconds_of
 from tracestill.trainer.stops import check_stops
 from tracestill.trainer.student import build_student
 from tracestill.trainer.tiled_mlp import tile_mlps
+from tracestill.trainer.train_place import empty
 from tracestill.trainer.watchdog import Watchdog
 from tracestill.trainer.weighting import Weighting, make_weighting, multiplied_kinds, restore
 
 WEIGHTS = (".safetensors", ".bin", ".pt")
-KEPT_FILES = ("console.log", stopping.REQUEST)  # the launcher's parent writes them while ranks start
-WRITTEN = (  # what else than checkpoints and KEPT_FILES we write into a train directory
-    *("export", "failures", "asked", "tensorboard", "log.jsonl", "preview.json", "preview.html"),
-    *("provenance.json", "launch.json", "progress.json", "manifest.json", "stopped.json", "failure.json", MEMORY),
-)
 Resume = Literal["auto", "must"]
 
 
@@ -283,9 +277,12 @@ def open_directory(job: Job, resume: Resume | None) -> None:
         if ours and share_json(read_manifest(job.directory) is None):
             raise InputError(f"{job.directory}: holds unfinished training; pass --resume auto to go on, or delete it")
     dist.barrier()  # every rank has looked
-    if leads(job):
-        empty(job.directory)
-    dist.barrier()
+
+    def begin() -> None:
+        if leads(job):
+            empty(job.directory)
+
+    together(begin, f"{job.directory}: cannot begin anew")
 
 
 def tell_other_ranks(job: Job, state: dict[str, Any]) -> None:
@@ -330,16 +327,3 @@ def newest(job: Job) -> Path | None:
     found = checkpoint.latest(job.checkpoints)
     checkpoint_local.refuse_parts(job.checkpoints, found, job.identity)
     return found
-
-
-def empty(directory: Path) -> None:
-    """Empty a training directory, but keep what the launcher's parent writes. Where a link leads to it, only what we
-    write goes; a link to a directory inside of it stays, and its checkpoints go."""
-    place_of(directory).mkdir(parents=True, exist_ok=True)
-    place_of(directory / CHECKPOINTS)  # says so if a link leads nowhere
-    remove_all(directory / CHECKPOINTS)
-    for path in directory.iterdir():
-        elsewhere = path.is_symlink() and path.is_dir()
-        foreign = directory.is_symlink() and path.name not in WRITTEN
-        if not elsewhere and not foreign and path.name not in (CHECKPOINTS, *KEPT_FILES):
-            remove(path)

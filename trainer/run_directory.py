@@ -8,7 +8,7 @@ from typing import Any
 from tracestill.data_pipeline import encode, own_modules, plan_stage
 from tracestill.data_pipeline.content import MEMORY, contents, model_files, named_files
 from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.places import place_of
+from tracestill.data_pipeline.places import claim, place_of
 from tracestill.data_pipeline.room import needs_room
 from tracestill.data_pipeline.stage import CONTENTS, UNKNOWN, read_manifest, write_whole
 from tracestill.trainer.recipe import FOLDER, MAIN_ARM, Recipe, dump_recipe, load_recipe, own_modules_of
@@ -47,13 +47,15 @@ class RunDirectory:
     def create(cls, root: Path, recipe: Recipe, *, replace: bool = False) -> RunDirectory:
         """Claim ``root`` for ``recipe``. Who only looks at it changes nothing in it.
 
-        Raises InputError as ``refuse`` does, and if it cannot be written to.
+        Raises InputError as ``refuse`` does, and if it cannot be written to, or a link in it leads nowhere or to what
+        is not its own.
         """
         cls.refuse(root, recipe, replace=replace)
         if own_modules.is_looking():
             return cls(root, recipe)
-        for place in (root, root / "arms", root / "models"):
-            place_of(place)  # says so if a link leads nowhere
+        place_of(root)  # says so if a link leads nowhere
+        for place in ("models", "arms", *(f"arms/{arm}" for arm in recipe.arm_names())):
+            claim(root / place)  # stages in it are replaced
         path, text, folder = root / RECIPE, dump_recipe(recipe), own_modules.folder()
         try:
             with needs_room(root, "nothing in it has changed"):

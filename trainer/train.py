@@ -36,6 +36,7 @@ from tracestill.trainer.headway import PROGRESS, Teller
 from tracestill.trainer.job import Job, Resume, leads, open_directory, prepare, threads_of
 from tracestill.trainer.join_ranks import is_first, is_owned
 from tracestill.trainer.pace import Pace
+from tracestill.trainer.placement import find_placement
 from tracestill.trainer.provenance import provenance
 from tracestill.trainer.recipe import MAIN_ARM, dump_recipe, imports_of
 from tracestill.trainer.rendezvous import NotMet
@@ -45,6 +46,7 @@ from tracestill.trainer.settings import GENERATION, learning_rate, seconds_of
 from tracestill.trainer.stopping import EXIT_STOPPED, StopRequest, ends_at_once
 from tracestill.trainer.stragglers import phases_alone, straggler
 from tracestill.trainer.telemetry import LOG, Log, Meter, line_of, table_of
+from tracestill.trainer.train_place import EXPORT, claim_train
 from tracestill.trainer.watchdog import Watchdog
 from tracestill.trainer.weighting import end_step, state_of
 
@@ -233,10 +235,10 @@ def finish(job: Job, seconds: float) -> None:
             raise InputError(f"{path}: the best checkpoint is damaged or missing; set train.export: last")
         job.load(path)
         counts["exported_step"] = best.step
-    export_student(job, job.directory / "export")
+    export_student(job, job.directory / EXPORT)
     if job.engine.rank == 0:
         work = Stage(job.directory, counts=counts, extra={"best": best.state()} if best else {})
-        write_manifest(job.directory, job.identity, work, seconds, ("export/**/*", LOG, "preview.*"))
+        write_manifest(job.directory, job.identity, work, seconds, (f"{EXPORT}/**/*", LOG, "preview.*"))
     dist.barrier()
     if job.recipe.train.keep == 0 and leads(job):
         with contextlib.suppress(OSError):  # the command line deletes what is left
@@ -275,8 +277,10 @@ def main(words: Sequence[str] | None = None) -> int:
                 if is_done(run, arguments.arm):
                     say(f"training of {arguments.arm} is up to date")
                     return 0
-                settings = run.recipe.for_arm(arguments.arm).train
-                watchdog = Watchdog(run.stage(arguments.arm, "train"), settings.watchdog)
+                settings, directory = run.recipe.for_arm(arguments.arm).train, run.stage(arguments.arm, "train")
+                first = find_placement().first if settings.local_checkpoints else 0  # of those that share it
+                together(lambda: claim_train(directory) if dist.get_rank() == first else None, "cannot begin")
+                watchdog = Watchdog(directory, settings.watchdog)
         except InputError as error:  # the ranks have not met: each may fail for a reason of its own
             say(f"error: {mask(str(error))}", err=True)
             return error.exit_code

@@ -14,6 +14,9 @@ from tracestill.data_pipeline.visible import in_html, one_line, visible
         ("a\u2028b\ufeff", "a\\u2028b\\ufeff"),
         ("name-\udcff", "name-\\udcff"),
         ("\U000e0041\U000e007f", "\\U000e0041\\U000e007f"),
+        ("a\u200bb\u2060c\xadd", "a\\u200bb\\u2060c\\xadd"),
+        ("\u3164\u115f\u180e\ufe00\U000e0101", "\\u3164\\u115f\\u180e\\ufe00\\U000e0101"),
+        ("می\u200cخواهم, ❤\ufe0f\u200d🔥", None),
         ("plain\n\ttext, Größe, 三百, שלום, 👩\u200d👧, नमस्ते \\x1b", None),
     ],
 )

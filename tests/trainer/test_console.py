@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from rich.progress import Progress
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -47,13 +48,23 @@ def test_a_bar_and_a_status():
     assert "\x1b[2J\x9b" not in console.file.getvalue()
 
 
+def test_a_style_that_is_a_link_and_a_title():
+    console = terminal(force_terminal=True, color_system="truecolor", _environ={})
+    console.print(Text("here", Style(link="http://x\x1b\\\x1b[2J", color="red")))
+    assert console.file.getvalue() == "\x1b[31mhere\x1b[0m\n"
+    console = terminal(force_terminal=True, _environ={"TERM": "xterm"})
+    console.set_window_title("name\x07\x1b[2J")
+    assert console.file.getvalue() == "\x1b]0;name\\x07\\x1b[2J\x07"
+
+
 def test_a_plain_print(capsys):
     say(HOSTILE)
     say(HOSTILE, err=True, end="")
     assert capsys.readouterr() == (SHOWN + "\n", SHOWN)
 
 
-FORBIDDEN = {"Console", "TextColumn", "Panel", "from_markup", "echo"}  # rich reads markup in the first four
+# rich reads markup in the first four; Control and from_ansi hold what a terminal obeys
+FORBIDDEN = {"Console", "TextColumn", "Panel", "from_markup", "echo", "Control", "from_ansi"}
 HARMLESS = {  # prints of constants, and of answers to our own processes
     *("collective.py", "end_run.py", "probe.py", "rehearsal.py", "recipe_keys.py", "stopping.py", "template_worker.py"),
 }
