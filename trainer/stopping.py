@@ -14,10 +14,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tracestill.data_pipeline.stage import write_json
 from tracestill.trainer import own_code
@@ -31,7 +31,7 @@ ECHO_SECONDS = 1.0  # a launcher such as torchrun passes on to its ranks the SIG
 
 
 class StopRequest:
-    """Collects requests while its ``with`` block lasts; outside of it signals end the process as always.
+    """Collects requests from ``begin`` to the end of its ``with`` block; outside of that signals act as before.
 
     A second Ctrl-C, later than an echo of the first, ends the process at once.
     """
@@ -42,18 +42,24 @@ class StopRequest:
         self.deadline = None if seconds is None else started + seconds
         self.signalled = ""
         self.interrupted: float | None = None  # since when
+        self.before: list[tuple[int, Any]] = []  # signals, and what they did
 
     def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            self.before = [(signal.SIGTERM, signal.signal(signal.SIGTERM, self.on_signal))]
-            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background jobs ignore it
-                self.before.append((signal.SIGINT, signal.signal(signal.SIGINT, self.on_interrupt)))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+    def begin(self, hand_over: Callable[[], bool] | None = None) -> None:
+        """From now on steps are done, which a signal is to save. ``hand_over`` is asked once whether a SIGTERM has come
+        to the one who listened before, and has not ended the process yet: then it counts here."""
         if threading.current_thread() is threading.main_thread():
-            for number, before in self.before:
-                signal.signal(number, before)
+            self.before.append((signal.SIGTERM, signal.signal(signal.SIGTERM, self.on_signal)))
+            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background jobs ignore it
+                self.before.append((signal.SIGINT, signal.signal(signal.SIGINT, self.on_interrupt)))
+        if hand_over is not None and hand_over():
+            self.signalled = self.signalled or "SIGTERM"
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        for number, before in self.before:
+            signal.signal(number, before)
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         self.signalled = self.signalled or "SIGTERM"
@@ -102,9 +108,9 @@ def ends_at_once() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.set_wakeup_fd(told_before)
-        for number, handler in before.items():
+        for number, handler in before.items():  # before the descriptor: a signal in between is heard twice, not never
             signal.signal(number, handler)
+        signal.set_wakeup_fd(told_before)
         os.close(told)
         thread.join()
         os.close(heard)

@@ -62,6 +62,7 @@ def train(job: Job, stop: StopRequest) -> bool:
     ahead = Ahead(job.batches, job.steps)
     if job.measures and progress.step == 0:
         measure(job, log, pace)
+    stop.begin(job.watch.hand_over if job.watch else None)
     teller = teller_of(job)
     while progress.step < job.steps and not progress.over:
         job.phase("data")

@@ -75,6 +75,8 @@ class Watchdog:
         self.nodes = Nodes(self.board, *own, token, settings.silence) if leads else None
         self.parent = os.getppid() if "LOCAL_SIZE" in os.environ else None  # DeepSpeed's launcher sets it
         self.terminated: float | None = None  # since when
+        self.lossless = False  # whether nothing was lost by an end when that came
+        self.failing = False  # this rank has raised something, whose cause counts for more than a SIGTERM
         self.closed = threading.Event()
         self.seen: dict[tuple[int, str], tuple[int, float]] = {}
         self.thread = threading.Thread(target=self.watch, name="watchdog", daemon=True)
@@ -99,7 +101,14 @@ class Watchdog:
 
     def on_sigterm(self, number: int, frame: FrameType | None) -> None:
         """Outside the loop, which saves and stops on it. The launcher sends it when a rank has died, so look first."""
-        self.terminated = self.terminated or time.monotonic()
+        if self.terminated is None:
+            self.lossless = self.first_step is None or PHASES[self.now[0]] == "finish"  # all steps are saved then
+            self.terminated = time.monotonic()
+
+    def hand_over(self) -> bool:
+        """Whether SIGTERM has come and waits for ``look``: from now on that is for the caller to act upon."""
+        came, self.terminated = self.terminated is not None, None
+        return came
 
     def phase(self, name: str, step: int) -> None:
         """This rank enters a phase, after ``step`` optimizer steps. The first step may take as long as a start: it
@@ -125,6 +134,7 @@ class Watchdog:
         An exception that tells of a broken connection waits a moment for the rank that broke it to be found. The alarm
         goes through memory, and before anything is written: the disk may be what does not answer.
         """
+        self.failing = True
         text = mask("".join(traceback.format_exception(error)))
         rank, reason = self.rank, mask(f"raised {type(error).__name__}: {error}".splitlines()[0])
         if not isinstance(error, InputError) and OF_OTHERS.search(text):
@@ -190,7 +200,7 @@ class Watchdog:
                 self.go_down(alarm)
 
     def stop(self, alarm: dict[str, Any]) -> NoReturn:
-        """End as a rank was asked to before there was anything to save; the others read the alarm and follow."""
+        """End as a rank was asked to while there was nothing to save; the others read the alarm and follow."""
         self.raise_alarm(alarm)
         if alarm["by"] == self.rank:
             with contextlib.suppress(OSError):
@@ -219,9 +229,11 @@ class Watchdog:
                 )
         if self.parent not in (None, os.getppid()):
             return self.alarm(self.rank, "lost its launcher, which has ended")
-        if self.terminated is not None and now - self.terminated > 2 * TICK:
-            if self.first_step is None:
-                return self.alarm(self.rank, "was told to end (SIGTERM) before its first step", code=EXIT_STOPPED)
+        since = self.terminated  # the loop may take it away at any time
+        if since is not None and now - since > 2 * TICK:
+            if self.lossless and not self.failing:
+                when = "before its first step" if self.first_step is None else "after its last step"
+                return self.alarm(self.rank, f"was told to end (SIGTERM) {when}", code=EXIT_STOPPED)
             return self.alarm(self.rank, "was told to end (SIGTERM)")
         return None
 

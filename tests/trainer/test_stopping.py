@@ -77,3 +77,21 @@ def test_it_listens_where_many_files_are_open():
     os.close(told)
     hear(high)  # nobody can write any more
     os.close(high)
+
+
+def test_a_signal_at_the_very_end_is_not_lost(monkeypatch):
+    heard, set_wakeup_fd = [], signal.set_wakeup_fd
+
+    def restore(descriptor, **more):
+        found = set_wakeup_fd(descriptor, **more)
+        if descriptor == -1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with ends_at_once():
+            monkeypatch.setattr(signal, "set_wakeup_fd", restore)
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -11,14 +11,16 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from lone_rank import alone
 
 from tracestill.data_pipeline.errors import NoRoomError
-from tracestill.trainer import heartbeat, watchdog
+from tracestill.trainer import heartbeat, train, watchdog
 from tracestill.trainer.failure import EXIT_FAILED
 from tracestill.trainer.settings import WatchdogConfig
+from tracestill.trainer.stopping import EXIT_STOPPED, StopRequest
 from tracestill.trainer.watchdog import Watchdog
 
 
@@ -83,13 +85,17 @@ def test_a_full_disk_keeps_its_exit_code(watch: Watchdog) -> None:
     assert watch.board.alarm["code"] == NoRoomError.exit_code
 
 
-def test_sigterm_before_the_first_step_is_a_stop_and_later_a_failure(
-    watch: Watchdog, capsys: pytest.CaptureFixture[str]
-) -> None:
-    watch.settings, watch.seen, watch.parent, watch.first_step = WatchdogConfig(), {}, None, None
-    watch.board.enter("start", 0, 1800)
-    now = time.monotonic()
-    watch.terminated = now
+@pytest.fixture
+def calm(watch: Watchdog) -> Watchdog:
+    """Nothing but a signal gives it cause for an alarm."""
+    watch.settings, watch.seen, watch.parent = WatchdogConfig(), {}, None
+    watch.phase("start", 0)
+    return watch
+
+
+def test_sigterm_before_the_first_step_is_a_stop(calm: Watchdog, capsys: pytest.CaptureFixture[str]) -> None:
+    watch, now = calm, time.monotonic()
+    watch.on_sigterm(signal.SIGTERM, None)
     assert watch.look(now) is None, "the launcher sends it too when a rank has died: another look first"
     alarm = watch.look(now + 5)
     assert alarm is not None
@@ -99,10 +105,66 @@ def test_sigterm_before_the_first_step_is_a_stop_and_later_a_failure(
         "stopped: rank 0 was told to end (SIGTERM) before its first step; nothing is lost\n"
     )
     assert watch.board.alarm == alarm, "the others follow"
-    watch.first_step = 0
-    late = watch.look(now + 5)
-    assert late is not None
-    assert late["code"] == EXIT_FAILED
+
+
+@pytest.mark.parametrize("then", ["saved by the loop", "left to the watchdog"])
+def test_sigterm_just_before_the_loop_loses_no_step(calm: Watchdog, tmp_path: Path, then: str) -> None:
+    """It came while there was nothing to save; what the loop has done since is saved, or was never begun."""
+    calm.on_sigterm(signal.SIGTERM, None)
+    with StopRequest(tmp_path, seconds=None, started=0.0, rank=1) as stop:
+        if then == "saved by the loop":
+            stop.begin(calm.hand_over)
+        calm.phase("forward", 0)
+        alarm = calm.look(time.monotonic() + 5)
+    assert stop.reason() == ("SIGTERM" if then == "saved by the loop" else "")
+    assert (alarm and alarm["code"]) == (None if then == "saved by the loop" else EXIT_STOPPED)
+
+
+@pytest.mark.parametrize(
+    ("phase", "failing", "code"),
+    [("forward", False, EXIT_FAILED), ("finish", False, EXIT_STOPPED), ("finish", True, EXIT_FAILED)],
+)
+def test_sigterm_after_the_last_step_is_a_stop_too(calm: Watchdog, phase: str, failing: bool, code: int) -> None:
+    calm.phase("forward", 7)
+    calm.phase(phase, 8)
+    calm.on_sigterm(signal.SIGTERM, None)
+    calm.failing = failing
+    alarm = calm.look(time.monotonic() + 5)
+    assert alarm is not None
+    assert alarm["code"] == code
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_until_the_loop_begins_signals_are_the_watchdogs(
+    calm: Watchdog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """A measurement before the first step may take half an hour."""
+    heard = []
+
+    def note(*arguments: object) -> None:
+        heard.append((signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)))
+
+    def begun(job: object) -> None:
+        note()
+        raise Ended
+
+    for name in ("Meter", "pace_of", "open_log", "Ahead"):
+        monkeypatch.setattr(train, name, lambda *arguments: None)
+    monkeypatch.setattr(train, "measure", note)
+    monkeypatch.setattr(train, "teller_of", begun)
+    job: Any = SimpleNamespace(
+        recipe=SimpleNamespace(train=None, span_kinds=list), engine=SimpleNamespace(device=None), batches=None
+    )
+    job.progress, job.steps, job.measures, job.watch = SimpleNamespace(step=step), 8, True, calm
+    before = {number: signal.signal(number, calm.on_sigterm) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(Ended), StopRequest(tmp_path, seconds=None, started=0.0, rank=0) as stop:
+            train.train(job, stop)
+        assert heard == [(calm.on_sigterm,) * 2][step:] + [(stop.on_signal, stop.on_interrupt)]
+        assert signal.getsignal(signal.SIGTERM) == calm.on_sigterm
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_an_alarm_ends_a_rank_that_cannot_tell_anybody(watch: Watchdog, monkeypatch: pytest.MonkeyPatch) -> None:
