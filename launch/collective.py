@@ -14,18 +14,22 @@ if __name__ == "__main__":  # before anything else is imported: `python -m` has 
 import argparse
 import json
 import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import psutil
 import torch
 import torch.distributed as dist
 
+from tracestill.data_pipeline.errors import InputError
 from tracestill.launch.probe import MARK
 from tracestill.trainer.agree import gather_json
+from tracestill.trainer.console import say
+from tracestill.trainer.failure import EXIT_FAILED
 from tracestill.trainer.join_ranks import join
-from tracestill.trainer.rendezvous import meet
+from tracestill.trainer.rendezvous import NotMet, meet
 from tracestill.trainer.step_time import PASSES
 
 MEBIBYTES = {"cpu": 8, "cuda": 256}  # that each collective moves
@@ -140,20 +144,22 @@ def listens() -> list[str]:
     return sorted({connection.laddr.ip for connection in own if connection.status == psutil.CONN_LISTEN})
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure, as one of the ranks. Exit codes as of ``trainer.train``."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--slots", required=True, help="ranks on each host, in order, separated by commas")
     parser.add_argument("--fit", action="store_true", help="fit the model of collectives instead")
     parser.add_argument("--local_rank", type=int, default=0)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     slots = [int(word) for word in arguments.slots.split(",")]
-    join(os.environ)
-    cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
-    gpu = device if cuda else None
-    meet("nccl" if cuda else "gloo", wait=LIMIT.total_seconds(), timeout=LIMIT, device=gpu)
+    try:
+        device = join_others()
+    except InputError as error:
+        say(f"error: {error}", err=True)
+        return error.exit_code
+    except NotMet as error:
+        say(f"failed: {error}", err=True)
+        return EXIT_FAILED
     found: dict[str, object] = dict(fit(device)) if arguments.fit else measure(firsts(slots), device)
     if not arguments.fit:
         found["listens"] = sorted({address for of_rank in gather_json(listens()) for address in of_rank})
@@ -161,7 +167,20 @@ def main() -> None:
         print(MARK + json.dumps(found), flush=True)
     dist.barrier()
     dist.destroy_process_group()
+    return 0
+
+
+def join_others() -> torch.device:
+    """Meet the other ranks; this one's device. Raises as ``join`` and ``meet`` do."""
+    join(os.environ)
+    cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    gpu = device if cuda else None
+    meet("nccl" if cuda else "gloo", wait=LIMIT.total_seconds(), timeout=LIMIT, device=gpu)
+    return device
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -72,6 +72,7 @@ class TrainingFailed(RuntimeError):
     """The ranks ended with an error that is none of the user's input; the message names their log."""
 
     exit_code = EXIT_FAILED
+    of_launcher: int | None = None  # its own exit code
 
 
 def count_gpus() -> int:
@@ -227,9 +228,11 @@ def run(
             kind = NoRoomError if any(map(tells_of_no_room, refused)) else InputError
             raise kind("\n".join(dict.fromkeys(refused)))
         last = "\n".join(f"  {line}" for line in tail[-TAIL_LINES:])
-        raise TrainingFailed(
+        failed = TrainingFailed(
             f"training ended with exit code {process.returncode}; the whole output is in {log}, its end:\n{last}"
         )
+        failed.of_launcher = process.returncode
+        raise failed
 
 
 @contextlib.contextmanager

@@ -120,10 +120,10 @@ def run_collectives(found: Survey, meeting: Meeting, folder: Path, log: Path) ->
 
 
 def last_error(log: Path) -> str:
-    """The last line of a log that looks like an exception's."""
+    """The last line of a log that looks like an exception's, or like what a rank says as it fails."""
     if not log.exists():
         return ""
-    lines = [line for line in log.read_text(encoding="utf-8").splitlines() if "Error" in line]
+    lines = [line for line in log.read_text(encoding="utf-8").splitlines() if "Error" in line or "failed: " in line]
     return f": {lines[-1].strip()}" if lines else ""
 
 

@@ -28,7 +28,7 @@ def module_command(module: str) -> list[str]:
     return [sys.executable, str(START), module]
 
 
-def by_file(command: Sequence[str]) -> list[str]:
+def by_file(command: Sequence[Any]) -> list[Any]:
     """A command with this file in place of Python's ``-m``: ``["python", "-u", "-m", "a.b"]`` and the like."""
     words = list(command)
     for at, word in enumerate(words):
@@ -40,10 +40,10 @@ def by_file(command: Sequence[str]) -> list[str]:
 
 
 class ByFile(subprocess.Popen):
-    """Takes the place of Popen in DeepSpeed's launchers."""
+    """Takes the place of Popen in DeepSpeed's launchers, for whatever else they and libraries start, too."""
 
-    def __init__(self, command: Sequence[str], *arguments: Any, **more: Any) -> None:
-        super().__init__(by_file(command), *arguments, **more)
+    def __init__(self, args: Any, *more: Any, **named: Any) -> None:
+        super().__init__(by_file(args) if isinstance(args, list | tuple) else args, *more, **named)
 
 
 def main() -> None:

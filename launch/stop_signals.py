@@ -23,7 +23,8 @@ AGAIN = "press Ctrl-C again to stop now, without saving"
 
 
 class StoppedEarly(KeyboardInterrupt):
-    """SIGTERM, or SIGHUP, before the first step. As Ctrl-C it passes by whatever catches errors; says which it was."""
+    """SIGTERM, or SIGHUP, while there is nothing to save: before the first step, or to a rank after the last one too.
+    As Ctrl-C it passes by whatever catches errors; says which it was."""
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from tracestill.launch.restarts import Restarts, beginning, explained, newest
 from tracestill.launch.stop_signals import StoppedEarly, stop_on_signals, what_is_saved
 from tracestill.trainer import stopping
 from tracestill.trainer.checkpoint_files import CHECKPOINTS, STATE, committed, complete
-from tracestill.trainer.failure import FAILURE
+from tracestill.trainer.failure import FAILURE, read_failure
 from tracestill.trainer.headway import PROGRESS, read_headway
 from tracestill.trainer.run_directory import RunDirectory
 from tracestill.trainer.train_place import claim_train
@@ -63,12 +63,14 @@ def train_arm(
                         text = f"  {label}: {restarts.next(error)}"
                     except deepspeed_command.TrainingFailed as last:
                         raise deepspeed_command.TrainingFailed(f"{last}\n  {arm}: {saved()}") from None
+                    stopping.clear(directory, PROGRESS)  # no rank runs that could save on a signal
                     if cluster is not None and cluster.elastic:
                         cluster = what_is_left(cluster, run.root)
                         text += f" on {', '.join(cluster.names)}"
                     console.print(text, style="yellow", soft_wrap=True)
     except StoppedEarly as stop:
-        told = f"training of {arm} stopped before the first step ({stop}): {saved()}"
+        when = "before the first step" if read_headway(directory) is None else "after the last step"
+        told = f"training of {arm} stopped {when} ({stop}): {saved()}"
         raise deepspeed_command.TrainingStopped(told) from None
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted in the training of {arm}: {saved()}") from None
@@ -80,7 +82,8 @@ def attempt(
     """Start the ranks, here or on a cluster's hosts, show what they log, and make sure that they finished.
 
     ``resume`` is as in ``trainer.train``. Raises InputError for what the ranks refuse, TrainingStopped if they stopped
-    on request, TrainingFailed if they end otherwise before the training has finished.
+    on request, StoppedEarly if there was nothing to save then, TrainingFailed if they end otherwise before the training
+    has finished.
     """
     own = run.recipe.for_arm(arm)
     directory = run.stage(arm, "train")
@@ -107,6 +110,9 @@ def attempt(
             deepspeed_command.run(start.arguments, log, start.environment, watch.poll, start.watch)
         except (deepspeed_command.TrainingFailed, InputError) as error:
             raise_if_stopped(run, arm, directory)  # the launcher does not keep the ranks' exit code in every case
+            code = None if isinstance(error, InputError) else error.of_launcher
+            if code == stopping.EXIT_STOPPED and read_failure(directory) is None:
+                raise StoppedEarly("SIGTERM to a rank") from None
             raise explained(error, directory, log) from None
         finally:
             with contextlib.suppress(OSError):  # on a full disk there is more to tell than this

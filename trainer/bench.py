@@ -36,10 +36,12 @@ WIRES = watch_collectives()  # before DeepSpeed is imported, which keeps some of
 from tracestill.trainer import engine  # noqa: E402
 from tracestill.trainer.agree import exchange, gather_json  # noqa: E402
 from tracestill.trainer.console import say  # noqa: E402
+from tracestill.trainer.failure import EXIT_FAILED  # noqa: E402
 from tracestill.trainer.job import Job, prepare  # noqa: E402
 from tracestill.trainer.placement import find_placement  # noqa: E402
 from tracestill.trainer.precision import use_gpu  # noqa: E402
 from tracestill.trainer.recipe import MAIN_ARM, Recipe, build, merge  # noqa: E402
+from tracestill.trainer.rendezvous import NotMet  # noqa: E402
 from tracestill.trainer.run_directory import RunDirectory  # noqa: E402
 from tracestill.trainer.saver import Saver  # noqa: E402
 from tracestill.trainer.stopping import StopRequest  # noqa: E402
@@ -196,6 +198,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except InputError as error:
         say(f"error: {error}", err=True)
         return error.exit_code
+    except NotMet as error:
+        say(f"failed: {error}", err=True)
+        return EXIT_FAILED
     arguments.out.mkdir(parents=True, exist_ok=True)
     counted = {"first": case["warmup"], "steps": case["steps"]}
     watch = Stopwatch(arguments.out, recipe.train.watchdog, WIRES, world.device, **counted)

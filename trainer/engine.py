@@ -114,7 +114,7 @@ def connect(settings: TrainConfig) -> World:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         if cuda:
             torch.cuda.set_device(local)
-        if "RANK" not in os.environ:  # mpirun's, on several hosts
+        if "MASTER_ADDR" not in os.environ:  # mpirun's, on several hosts
             deepspeed.comm.mpi_discovery(verbose=False)
         backend, gpu = ("nccl", torch.device("cuda", local)) if cuda else ("gloo", None)
         meet(backend, wait=settings.watchdog.start, timeout=deepspeed.constants.default_pg_timeout, device=gpu)

@@ -16,6 +16,7 @@ from tracestill.data_pipeline.errors import InputError
 PORT = "29500"  # DeepSpeed's and torch's default
 LAUNCH = "TRACESTILL_LAUNCH"  # in the environment of every process of a launch: its mark, which no other one knows
 OWNER = "TRACESTILL_OWNER"  # in the environment of all that the owner of a run's lock starts: the lock's token
+TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # by a launcher such as torchrun; together or not at all
 LOOPBACKS = ("lo", "lo0")  # names of the interface
 SOURCES = (  # rank, ranks, rank on this host, ranks on this host
     (
@@ -48,11 +49,11 @@ def is_owned(environment: Mapping[str, str] = os.environ) -> bool:
 def join(environment: MutableMapping[str, str] = os.environ) -> None:
     """Say rank, ranks and meeting point in torch's variables, whoever started this process.
 
-    A process that nobody launched becomes a world of one. Ranks that meet on the loopback interface talk over no other,
-    unless the user has named one. Raises InputError if the ranks cannot know where they meet.
+    A process that nobody launched becomes a world of one. Ranks of one host talk over its loopback interface and no
+    other, unless the user has named one. Raises InputError if the ranks cannot know where they meet.
     """
     find_meeting(environment)
-    if is_loopback(environment.get("MASTER_ADDR", "")):
+    if "MASTER_ADDR" in environment and is_alone(environment):
         environment.update({k: v for k, v in loopback_only().items() if k not in environment})
 
 
@@ -70,10 +71,26 @@ def is_loopback(address: str) -> bool:
         return False
 
 
+def is_alone(environment: Mapping[str, str]) -> bool:
+    """Whether all ranks run on this host, as the address at which they meet or whoever started them says."""
+    names = started_by(environment)
+    of_launcher = environment.get("LOCAL_SIZE", environment.get("LOCAL_WORLD_SIZE"))  # DeepSpeed's, torchrun
+    on_host = environment[names[3]] if names and of_launcher is None else of_launcher
+    return on_host == environment["WORLD_SIZE"] or is_loopback(environment["MASTER_ADDR"])
+
+
 def find_meeting(environment: MutableMapping[str, str]) -> None:
-    if "RANK" in environment:
+    missing = [name for name in TOLD if name not in environment]
+    if not missing:
+        for name in TOLD:
+            if name != "MASTER_ADDR" and not environment[name].isdecimal():
+                raise InputError(f"{name}={environment[name]}: expected a whole number")
         return
     names = started_by(environment)
+    if names is None and "RANK" in environment:
+        raise InputError(
+            f"{', '.join(missing)}: RANK is set, so a launcher is expected to set this too; unset RANK to be alone"
+        )
     if names is None:
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
         environment.update(alone, MASTER_PORT=str(free_port()))

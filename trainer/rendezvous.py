@@ -13,6 +13,7 @@ import hashlib
 import ipaddress
 import os
 import socket
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -22,10 +23,11 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore
 
 from tracestill.trainer.console import say
-from tracestill.trainer.join_ranks import LAUNCH, is_loopback
+from tracestill.trainer.join_ranks import LAUNCH, is_alone
 
 CAME, ALL = "came", "all"  # keys: how many ranks have come, and that all have
 AGENT = "TORCHELASTIC_USE_AGENT_STORE"  # "True": torchrun's own process keeps the store, on all interfaces
+RETRY_SECONDS = 1.0  # between two questions to a name server that does not answer
 
 
 class NotMet(RuntimeError):
@@ -50,14 +52,15 @@ def meet(backend: str, *, wait: float, timeout: timedelta, device: torch.device 
 def assemble(rank: int, ranks: int, wait: float, environment: Mapping[str, str] = os.environ) -> PrefixStore:
     """The store of this launch, once all of its ranks have come to it."""
     address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
-    here = f"{address}:{port}"
-    patience = timedelta(seconds=wait)
-    try:
-        store = open_store(address, port, patience, keeps=rank == 0, alone=is_alone(environment))
-    except RuntimeError as error:  # torch's DistNetworkError is one
-        if rank == 0:
-            raise NotMet(f"rank 0 cannot listen on {here}, where ranks meet ({error})") from error
-        raise NotMet(f"rank {rank} found nobody at {here}, where ranks meet, for {wait:g} s: rank 0 is away") from error
+    here = f"{address}:{port}, where ranks meet"
+    began, patience = time.monotonic(), timedelta(seconds=wait)
+    if rank == 0:
+        store = keep_store(address, port, patience, alone=is_alone(environment))
+    else:
+        try:
+            store = TCPStore(address, port, is_master=False, timeout=patience)
+        except RuntimeError as error:  # torch's DistNetworkError is one
+            raise NotMet(f"rank {rank} found no rank 0 at {here}, {after(began)} ({cause(error)})") from error
     own = PrefixStore(prefix(environment.get(LAUNCH, "")), store)
     try:
         own.set(f"rank-{rank}", socket.gethostname())
@@ -65,8 +68,18 @@ def assemble(rank: int, ranks: int, wait: float, environment: Mapping[str, str] 
             own.set(ALL, "1")
         own.wait([ALL], patience)
     except RuntimeError as error:
-        raise NotMet(f"rank {rank} waited at {here} for {wait:g} s: {missing(own, ranks)}") from error
+        raise NotMet(f"rank {rank} gave up waiting at {here}, {after(began)}: {missing(own, ranks)}") from error
     return own
+
+
+def after(began: float) -> str:
+    """How long it took, in words: a failure may come at once."""
+    return f"after {time.monotonic() - began:.1f} s"
+
+
+def cause(error: Exception) -> str:
+    """The first line of what torch says."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
 
 
 def missing(store: PrefixStore, ranks: int) -> str:
@@ -84,47 +97,82 @@ def prefix(secret: str) -> str:
     return "tracestill-" + hashlib.sha256(f"meeting {secret}".encode()).hexdigest()[:32]
 
 
-def is_alone(environment: Mapping[str, str]) -> bool:
-    """Whether all ranks run on this host, as DeepSpeed's launcher, torchrun or the address says."""
-    on_host = environment.get("LOCAL_SIZE", environment.get("LOCAL_WORLD_SIZE"))
-    return on_host == environment["WORLD_SIZE"] or is_loopback(environment["MASTER_ADDR"])
-
-
-def open_store(address: str, port: int, patience: timedelta, *, keeps: bool, alone: bool) -> TCPStore:
-    """The way to the store; with ``keeps`` it lies in this process."""
-    if not keeps:
-        return TCPStore(address, port, is_master=False, timeout=patience)
-    listener = listen(address, port, alone=alone)
+def keep_store(address: str, port: int, patience: timedelta, *, alone: bool) -> TCPStore:
+    """The store in this process. Raises NotMet if it cannot be had at ``address``."""
+    here = f"{address}:{port}, where ranks meet"
+    try:
+        listener = listen(address, port, alone=alone, wait=patience.total_seconds())
+    except OSError as error:
+        raise NotMet(f"rank 0 cannot listen on {here} ({error.strerror or error})") from error
     if listener is None:
-        text = f"warning: {address} is no address of this host, so the meeting point listens on all of its interfaces"
-        say(text, err=True)
+        why = f"{address} does not say for certain at which address of this host the others look for it"
+        say(f"warning: the meeting point listens on all interfaces: {why}", err=True)
     handle = None if listener is None else listener.detach()  # the store closes it
     how: dict[str, Any] = {"timeout": patience, "wait_for_workers": False, "master_listen_fd": handle}
-    return TCPStore(address, port, is_master=True, **how)
-
-
-def listen(address: str, port: int, *, alone: bool) -> socket.socket | None:
-    """A socket bound to one of the addresses that a name has, if this host has it; None if it has none of them.
-
-    A name may lead to the loopback interface here (in /etc/hosts, of one's own name) and to the network elsewhere: with
-    ranks on other hosts (not ``alone``) that is not the place. Raises RuntimeError if the port is taken.
-    """
     try:
-        found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise RuntimeError(f"{address} is not known here: {error.strerror}") from error
-    for family, kind, protocol, _, place in found:
-        if not alone and ipaddress.ip_address(str(place[0]).partition("%")[0]).is_loopback:
-            continue
-        with contextlib.ExitStack() as stack:
-            listener = stack.enter_context(socket.socket(family, kind, protocol))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind(place)
-            except OSError as error:
-                if error.errno == errno.EADDRNOTAVAIL:
-                    continue
-                raise RuntimeError(error.strerror) from error
-            stack.pop_all()
-            return listener
+        return TCPStore(address, port, is_master=True, **how)
+    except RuntimeError as error:  # it also connects to itself by this address
+        raise NotMet(f"rank 0 cannot keep the store at {here} ({cause(error)})") from error
+
+
+def listen(address: str, port: int, *, alone: bool, wait: float = 0.0) -> socket.socket | None:
+    """A socket bound to the one address of this host at which all ranks look for it; None if that is not certain.
+
+    A literal address is, if this host has it. A name may lead to several addresses here, and to a single one of them on
+    other hosts; to the loopback interface here (in /etc/hosts, of one's own name), and to the network there. So with
+    ranks on other hosts (not ``alone``) it must lead to exactly one address that others can reach; ranks of one host
+    see the same addresses as this process, in the same order. Raises OSError if the port is taken, if the
+    name is not known, and if it cannot be looked up for ``wait`` seconds.
+    """
+    places, sure = look_up(address, port, wait), alone or is_literal(address)
+    bound = (one for place in places if sure or is_reached(place[1][0]) if (one := bind(*place)) is not None)
+    if sure:
+        return next(bound, None)
+    found = list(bound)
+    if len(found) == 1:
+        return found[0]
+    for one in found:
+        one.close()
     return None
+
+
+def look_up(address: str, port: int, wait: float) -> list[tuple[int, Any]]:
+    """Family and socket address of each address that a name has; asks for ``wait`` seconds while no answer comes."""
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+            return list(dict.fromkeys((int(family), place) for family, _, _, _, place in found))
+        except socket.gaierror as error:
+            if error.errno != socket.EAI_AGAIN or time.monotonic() >= deadline:
+                raise
+        time.sleep(min(RETRY_SECONDS, max(0.0, deadline - time.monotonic())))
+
+
+def bind(family: int, place: Any) -> socket.socket | None:
+    """A socket at an address; None if this host does not have it, or not this kind of address."""
+    with contextlib.ExitStack() as stack:
+        try:
+            listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(place)
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                raise
+            return None
+        stack.pop_all()
+        return listener
+
+
+def is_literal(address: str) -> bool:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return True
+
+
+def is_reached(address: str) -> bool:
+    """Whether other hosts can reach an own address by itself, without the name of an interface."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    return not (found.is_loopback or found.is_link_local)

@@ -3,7 +3,10 @@
 import errno
 import io
 import json
+import os
 import shutil
+import signal
+from types import SimpleNamespace
 
 import pytest
 from fake_run import claim, run_data_stages, write_train
@@ -15,7 +18,7 @@ from tracestill.data_pipeline.errors import InputError, NoRoomError
 from tracestill.launch import as_rank, checks, cli, deepspeed_command, multinode, training
 from tracestill.launch import cluster as cluster_module
 from tracestill.launch.cluster import Cluster
-from tracestill.launch.deepspeed_command import TrainingFailed
+from tracestill.launch.deepspeed_command import TrainingFailed, TrainingStopped
 from tracestill.launch.hostfile import Host
 from tracestill.launch.remote import Reply
 from tracestill.trainer import stopping
@@ -195,6 +198,52 @@ def test_only_an_elastic_restart_leaves_out_hosts_that_no_longer_answer(start, m
     found = start(fails(7), succeeds, restarts=1, cluster=three)
     assert used == [["a", "b", "c"], then]
     assert ("from step 0 on a, c" in found.said) == elastic
+
+
+def at_step(of, step):
+    """Rank 0 of an attempt tells where it is."""
+    now = {"micro": 0, "accumulation": 1, "tokens": 0, "total": 0, "saved": None, "step_seconds": None}
+    (of.directory / "progress.json").write_text(json.dumps({**now, "step": step, "steps": 9, "save_seconds": None}))
+
+
+@pytest.mark.parametrize(("done", "said"), [(None, "before the first step"), (9, "after the last step")])
+def test_a_rank_that_was_told_to_end_while_there_was_nothing_to_save_is_a_stop(start, done, said):
+    """SIGTERM reached a rank, not its parent, as on a host that is shut down: not the moment to start again."""
+
+    def ends(of):
+        if done is not None:
+            at_step(of, done)
+        error = TrainingFailed("training ended with exit code 3")
+        error.of_launcher = 3
+        raise error
+
+    found = start(ends, restarts=3)
+    assert (type(found.error), found.made) == (TrainingStopped, 1)
+    assert f"training of traces stopped {said} (SIGTERM to a rank): no" in str(found.error)
+
+    def fails_too(of):
+        of.alarm()
+        ends(of)
+
+    assert type(start(fails_too).error) is TrainingFailed, "its word counts for more"
+
+
+def test_a_signal_between_two_attempts_starts_no_other(start, monkeypatch):
+    """No rank runs that could save, whatever progress the last attempt has told of."""
+
+    def act(of):
+        at_step(of, 7)
+        fails(7, saved=5)(of)
+
+    def left(cluster, root):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return cluster
+
+    monkeypatch.setattr(training, "what_is_left", left)
+    monkeypatch.setattr(multinode, "start_on", lambda *arguments: deepspeed_command.Start([], {}, 2, False))
+    found = start(act, succeeds, restarts=2, cluster=SimpleNamespace(elastic=True, names=["a"]))
+    assert (type(found.error), found.made) == (TrainingStopped, 1)
+    assert "stopped before the first step (SIGTERM)" in str(found.error)
 
 
 def test_a_requested_stop_is_the_end(start):

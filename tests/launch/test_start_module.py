@@ -66,7 +66,18 @@ def test_a_command_by_file():
     assert by_file(pdsh) == [*pdsh[:6], here, *pdsh[7:]]
     assert by_file([python, "-u", "script.py", "-m"]) == [python, "-u", "script.py", "-m"]
     assert by_file(["ssh", "x"]) == ["ssh", "x"]
-    with ByFile([python, "-c", "pass"]) as process:
+
+
+def test_other_commands_are_started_as_always(monkeypatch):
+    """Where it takes the place of Popen, all of the process, libraries included, starts its commands by it."""
+    with ByFile([sys.executable, "-c", "pass"]) as process:
+        assert process.wait() == 0
+    monkeypatch.setattr(subprocess, "Popen", ByFile)
+    assert subprocess.check_output("true") == b""
+    assert subprocess.run(args=("echo", Path("hi")), stdout=subprocess.PIPE, check=True).stdout == b"hi\n"
+    with os.popen("echo hi") as heard:
+        assert heard.read() == "hi\n"
+    with subprocess.Popen(args="true") as process:
         assert process.wait() == 0
 
 

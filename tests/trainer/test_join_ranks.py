@@ -45,11 +45,36 @@ def test_ranks_are_read_from_whoever_started_them(environment, expected):
     assert tuple(joined(**environment).values()) == expected
 
 
+TOLD = {**MEET, "RANK": "1", "WORLD_SIZE": "2"}
+
+
+@pytest.mark.parametrize("missing", ["WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"])
+def test_a_variable_of_a_launcher_that_is_missing_is_named(missing):
+    left = {name: value for name, value in TOLD.items() if name != missing}
+    with pytest.raises(InputError, match=rf"^{missing}: RANK is set"):
+        join_ranks.join(left)
+    with pytest.raises(InputError, match=f"^{missing}=x: expected" if missing != "MASTER_ADDR" else "^RANK=: expected"):
+        join_ranks.join({**TOLD, missing: "x"} if missing != "MASTER_ADDR" else {**TOLD, "RANK": ""})
+
+
+def test_who_started_the_ranks_knows_what_a_stray_variable_lacks(monkeypatch):
+    assert tuple(joined(**OPEN_MPI, RANK="7").values()) == ("1", "2", "1", "127.0.0.1", "29500")
+    monkeypatch.setattr(join_ranks.importlib.util, "find_spec", lambda name: object())
+    several = {**OPEN_MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "1", "RANK": "1", "WORLD_SIZE": "2"}
+    assert joined(**several)["MASTER_ADDR"] is None, "left to DeepSpeed, which asks MPI"
+
+
 def test_one_host_talks_over_its_loopback_interface(monkeypatch):
     monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo"), (2, "eth0")])
     environment = dict(OPEN_MPI)
     join_ranks.join(environment)
     assert environment["GLOO_SOCKET_IFNAME"] == environment["NCCL_SOCKET_IFNAME"] == "lo"
+    environment = {**OPEN_MPI, **MEET}
+    join_ranks.join(environment)
+    assert environment["GLOO_SOCKET_IFNAME"] == "lo", "wherever they meet"
+    environment = {**OPEN_MPI, **MEET, "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}
+    join_ranks.join(environment)
+    assert "GLOO_SOCKET_IFNAME" not in environment
     environment = {**OPEN_MPI, "GLOO_SOCKET_IFNAME": "eth0"}
     join_ranks.join(environment)
     assert environment["GLOO_SOCKET_IFNAME"] == "eth0"

@@ -160,7 +160,7 @@ def test_until_the_loop_begins_signals_are_the_watchdogs(
     try:
         with pytest.raises(Ended), StopRequest(tmp_path, seconds=None, started=0.0, rank=0) as stop:
             train.train(job, stop)
-        assert heard == [(calm.on_sigterm,) * 2][step:] + [(stop.on_signal, stop.on_interrupt)]
+        assert heard == [*[(calm.on_sigterm,) * 2][step:], (stop.on_signal, stop.on_interrupt)]
         assert signal.getsignal(signal.SIGTERM) == calm.on_sigterm
     finally:
         for number, handler in before.items():
