@@ -62,7 +62,7 @@ if [ "${{SLURM_RESTART_COUNT:-0}}" -ge "$attempts" ]; then
 fi
 
 # Ranks that stopped on request have saved and left word in stopped.json, whatever exit code came through; before their
-# first step there is nothing to save, and they end at once: with 3, or with 143 while they were still being loaded.
+# first step there is nothing to save, and they end at once.
 go_on_later() {{
     echo "stopped and saved; back into the queue" >&2
     scontrol requeue "$SLURM_JOB_ID"
@@ -84,17 +84,24 @@ alone() {{
 # --- data first; what is up to date is skipped
 alone {recipe} --run-dir "$run_dir" --until plan
 
+# A rank tells by its exit code whether SIGTERM ended it, with 3, or with 143 while it was still being loaded. Slurm
+# sends SIGTERM to the other ranks too when one fails, and srun returns the highest code of all. So 64 is added to the
+# codes of failures: one is then seen, whatever the others end with. The shell outlives the signal to tell.
+# shellcheck disable=SC2016 # it is for the ranks' shells
+rank='trap : TERM; "$@"; code=$?
+case $code in 0 | 3) ;; 143) code=3 ;; *) [ $code -ge 64 ] || code=$((code + 64)) ;; esac; exit $code'
+
 # --- train: one task a rank. Each finds its number in Slurm's variables; --resume auto goes on from the newest
 # checkpoint. Where one rank fails, Slurm ends the others at once.
 for arm in {arms}; do
     code=0
     rm -f "$run_dir/{train}/stopped.json"
-    srun --kill-on-bad-exit=1 --cpus-per-task="$SRUN_CPUS_PER_TASK"{threads} \\
+    srun --kill-on-bad-exit=1 --cpus-per-task="$SRUN_CPUS_PER_TASK"{threads} bash -c "$rank" rank \\
         "$python" -m tracestill.trainer.train --run-dir "$run_dir" --arm "$arm" --resume auto || code=$?
-    if [ "$code" -eq 3 ] || [ "$code" -eq 143 ] || [ -e "$run_dir/{train}/stopped.json" ]; then
+    if [ "$code" -eq 3 ] || [ -e "$run_dir/{train}/stopped.json" ]; then
         go_on_later
     elif [ "$code" -ne 0 ]; then
-        exit "$code" # 2 is bad input, which no other attempt mends
+        exit $((code > 64 && code < 126 ? code - 64 : code)) # 2 is bad input, which no other attempt mends
     fi
 done
 

@@ -106,6 +106,43 @@ def test_a_rank_has_the_cores_that_were_asked_for(slurm, tmp_path):
     assert machine_of(run) == ("2", 2)
 
 
+# In the place of Python: data are there, and of the ranks all wait (loading, or for the others to come), or the first
+# fails and Slurm ends the other.
+STAND_IN = """#!/bin/bash
+case "$*" in *tracestill.trainer.train*) ;; *) exit 0 ;; esac
+[ "$SLURM_PROCID" = 0 ] && {first}
+touch "$0.ready-$SLURM_PROCID"
+exec {python} -c 'import signal, sys, time
+if {hears}: signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+time.sleep(60)'
+"""
+
+
+@pytest.mark.parametrize(("first", "hears"), [(1, False), (2, True), (None, True)])
+def test_a_failure_before_the_ranks_have_met_is_told_from_a_stop(slurm, tmp_path, first, hears):
+    """Where one fails, Slurm sends the others the signal that it sends before the limit."""
+    (tmp_path / "mini.yaml").write_text(dump_recipe(recipe_of(4)))
+    asked = ("--nodes", 2, "--gpus", 0, "--ranks", 1, "--time", "20m")
+    assert slurm.hosts.run(PROGRAM, "slurm", "mini.yaml", *asked, cwd=tmp_path).returncode == 0
+    python, script = tmp_path / "python", tmp_path / "mini.sbatch"
+    act = "true" if first is None else f"{{ until [ -e $0.ready-1 ]; do sleep 0.1; done; exit {first}; }}"
+    python.write_text(STAND_IN.format(first=act, python=sys.executable, hears=hears))
+    python.chmod(0o755)
+    script.write_text(script.read_text().replace(f"python={sys.executable}", f"python={python}"))
+    sent = slurm.hosts.run("sbatch", "--parsable", script, cwd=tmp_path, **slurm.environment)
+    job, log = sent.stdout.strip(), tmp_path / f"mini-{sent.stdout.strip()}.log"
+    if first is None:
+        slurm.wait_for(lambda: len(list(tmp_path.glob("python.ready-*"))) == 2, "ranks", SECONDS)
+        time.sleep(0.5)
+        slurm.ask("scancel", "--signal=TERM", job)
+    over = ("PENDING",) if first is None else ("FAILED", "COMPLETED", "PENDING")
+    slurm.wait_for(lambda: slurm.field(job, "JobState") in over and log.exists(), "end of the attempt", SECONDS)
+    found = slurm.field(job, "JobState"), slurm.field(job, "Restarts"), slurm.field(job, "ExitCode")
+    slurm.ask("scancel", job)
+    assert found[:2] == (("PENDING", "1") if first is None else ("FAILED", "0")), log.read_text()
+    assert first is None or found[2] == f"{first}:0"
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("what", ["signal", "preemption"])
 def test_a_job_that_is_stopped_goes_on_as_if_it_had_not_been(slurm, tmp_path, undisturbed, what):

@@ -142,6 +142,7 @@ def test_failure_names_the_log_and_shows_its_end(tmp_path):
         run_python(code, log)
     message = str(caught.value)
     assert "exit code 3" in message
+    assert caught.value.of_launcher == 3
     assert str(log) in message
     assert "the cause" in message
     assert "noise" not in message

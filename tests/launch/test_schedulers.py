@@ -88,13 +88,21 @@ def test_what_no_script_is_written_for(tmp_path, job, said):
         batch_script(mini_recipe(), Path("a b.yaml"), tmp_path, JOB, tmp_path / "x")
 
 
-# A Slurm of one node: srun runs its command, which only notes what it was told and ends as the test wants.
+# A Slurm of one node: srun runs its command, which only notes what it was told and ends as the test wants, once for
+# each of the exit codes that the ranks are to end with; the highest comes through.
 SRUN = """#!/bin/bash
 while [[ "$1" == --* ]]; do
     [[ "$1" == --cpus-per-task=* ]] && export CORES="${1#*=}"
     shift
 done
-exec "$@"
+highest=0
+for TRAIN in ${TRAIN:-0}; do
+    export TRAIN
+    code=0
+    "$@" || code=$?
+    highest=$((code > highest ? code : highest))
+done
+exit "$highest"
 """
 SCONTROL = '#!/bin/bash\necho "scontrol $*" >> "$NOTES"\n[ "$1" = show ] && echo node-1 || true\n'
 PYTHON = """#!/bin/bash
@@ -166,7 +174,14 @@ def test_cores_are_asked_of_slurm(tmp_path):
     assert "cpus-per-task=6" not in script(tmp_path)
 
 
-@pytest.mark.parametrize("environment", [{"TRAIN": "3"}, {"TRAIN": "143", "STOPS": "yes"}, {"DATA": "143"}])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        *({"TRAIN": codes} for codes in ("3", "143", "3 143")),
+        *({"TRAIN": codes, "STOPS": "yes"} for codes in ("143", "134 3")),
+        {"DATA": "143"},
+    ],
+)
 def test_a_job_that_was_stopped_goes_back_into_the_queue(tmp_path, environment):
     if "STOPS" in environment:
         environment = {**environment, "STOPS": str(tmp_path / "runs/mini/arms/traces/train")}
@@ -176,11 +191,18 @@ def test_a_job_that_was_stopped_goes_back_into_the_queue(tmp_path, environment):
 
 
 @pytest.mark.parametrize(
-    "environment", [{"TRAIN": "1"}, {"TRAIN": "2"}, {"DATA": "2"}, {"SLURM_RESTART_COUNT": "20", "TRAIN": "3"}]
+    "environment",
+    [
+        *({"TRAIN": codes} for codes in ("1", "2", "127", "137")),
+        # one fails, and Slurm sends SIGTERM to the others: while they wait for it, while they are being loaded
+        *({"TRAIN": codes} for codes in ("2 3", "1 143", "4 3 143", "137 143")),
+        *({"DATA": "2"}, {"SLURM_RESTART_COUNT": "20", "TRAIN": "3"}),
+    ],
 )
 def test_a_job_that_fails_ends(tmp_path, environment):
     code, notes = play(tmp_path, **environment)
-    assert code == int(environment.get("DATA") or (1 if "SLURM_RESTART_COUNT" in environment else environment["TRAIN"]))
+    first = environment.get("TRAIN", environment.get("DATA")).split()[0]
+    assert code == (1 if "SLURM_RESTART_COUNT" in environment else int(first))
     assert "requeue" not in notes
     assert "answers_only" not in notes
 
