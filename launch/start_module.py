@@ -49,7 +49,7 @@ class ByFile(subprocess.Popen):
 def main() -> None:
     del sys.argv[0]
     if not getattr(sys.flags, "safe_path", False) and sys.argv[0].startswith(OF_DEEPSPEED):
-        subprocess.Popen = ByFile  # type: ignore[assignment, misc]
+        subprocess.Popen = ByFile  # type: ignore[misc]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
