@@ -22,7 +22,9 @@ from typing import Any
 
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.heard import Unusable
-from tracestill.data_pipeline.journal_pages import digest_of_row, readable
+from tracestill.data_pipeline.journal_files import has_bytes, refuse_half_recovered, sides
+from tracestill.data_pipeline.journal_log import broken
+from tracestill.data_pipeline.journal_pages import digest_of_row, key_of, readable
 from tracestill.data_pipeline.room import cause_of, needs_room
 from tracestill.data_pipeline.schema import Question, Span
 from tracestill.data_pipeline.stage import digest_of
@@ -32,7 +34,8 @@ MODULE = "module/"  # names of a teacher's own code begin with it: those always 
 VERSION = 1  # of the table; stored as the file's user_version
 LAST = {"samples": "trace, answer, spans", "rejected": "reason, detail, said"}  # columns: what was said
 PATIENCE = 30.0  # seconds with another process that is writing into the file
-BESIDE = ("-wal", "-shm")  # SQLite's files beside a database
+UNKNOWN = "unknown"  # instead of a file's sha256: it equals none
+LOST = ""  # instead of a teacher in `inputs`: rows of it may be lost, so what is not there is not seen first
 NOT_PERMITTED = ("readonly database", "unable to open database file", "disk I/O error")
 TABLE = """
 CREATE TABLE samples (
@@ -62,7 +65,7 @@ CREATE TABLE IF NOT EXISTS rejected (
 """
 DIGESTS = """
 CREATE TABLE IF NOT EXISTS digests (
-    record_id TEXT NOT NULL,
+    record_id TEXT NOT NULL,  -- or the teacher, of a row of inputs
     binding TEXT NOT NULL,
     digest TEXT NOT NULL,  -- of the last three columns: SQLite does not notice a bit that flips in a text
     PRIMARY KEY (record_id, binding)
@@ -74,6 +77,8 @@ CREATE TABLE IF NOT EXISTS inputs (
     files TEXT NOT NULL  -- name -> sha256 of those that were there when it was first asked, as JSON
 ) WITHOUT ROWID
 """
+INPUTS = "SELECT teacher, files, digest FROM inputs LEFT JOIN digests ON record_id = teacher AND binding = 'inputs'"
+OF_KEY = "WHERE record_id = ? AND binding = ?"
 
 
 @dataclass(frozen=True)
@@ -111,17 +116,23 @@ class Journal:
     NoRoomError where its disk is full. So do its methods.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, log: bool = True) -> None:
+        """``log``: whether the newest rows go into a file beside it; without one, an error is told at once."""
         self.path = path
         with needs_room(path, "it has not been begun"), plainly(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            refuse_half_recovered(path)
         with self.told():
             if not has_bytes(path) and has_bytes(sides(path)[0]):  # SQLite would delete the log
                 raise Damaged("it is empty, and its rows lie in the log beside it")
+            with plainly(path):
+                if has_bytes(path) and broken(path):  # SQLite would drop what follows, and delete the log
+                    raise Damaged("the log beside it is broken")
             self.database = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
             try:
-                self.database.execute("PRAGMA journal_mode = WAL")
-                self.database.execute("PRAGMA synchronous = NORMAL")
+                self.database.execute(f"PRAGMA journal_mode = {'WAL' if log else 'DELETE'}")
+                self.database.execute(f"PRAGMA synchronous = {'NORMAL' if log else 'FULL'}")
+                self.database.execute("PRAGMA secure_delete = ON")  # what is deleted is not found in the pages again
                 self.prepare()
             except BaseException:
                 self.database.close()
@@ -130,7 +141,9 @@ class Journal:
     def prepare(self) -> None:
         self.database.execute("BEGIN IMMEDIATE")  # two processes may open a new file at the same time
         version = self.database.execute("PRAGMA user_version").fetchone()[0]
-        tables = {name for (name,) in self.database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        tables = dict(self.database.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
+        if version != VERSION and tables.get("samples") == TABLE.strip():  # another release would have another table
+            raise Damaged(f"its version is {version}, expected {VERSION}")
         if version not in (0, VERSION):
             raise InputError(
                 f"{self.path}: a journal of version {version}, expected {VERSION}: another release of tracestill wrote "
@@ -138,8 +151,9 @@ class Journal:
             )
         if version == 0 and tables:
             raise InputError(f"{self.path}: a database of something else, not a journal; choose another --run-dir")
-        if version == VERSION and "samples" not in tables:
-            raise Damaged("its table 'samples' is missing")
+        for name in ("samples", "inputs"):
+            if version == VERSION and name not in tables:
+                raise Damaged(f"its table '{name}' is missing")
         if version == 0:
             self.database.execute(TABLE)
             self.database.execute(f"PRAGMA user_version = {VERSION}")
@@ -178,19 +192,23 @@ class Journal:
 
     def done(self) -> set[tuple[str, str]]:
         """(record id, binding) of every row, rejected ones included: who has answered is not asked again."""
-        both = "SELECT record_id, binding FROM samples UNION SELECT record_id, binding FROM rejected"
+        found: set[tuple[str, str]] = set()
         with self.told():
-            return set(self.database.execute(both))
+            for table in LAST:  # no UNION: SQLite would make a temporary file, on another disk
+                found.update(self.database.execute(f"SELECT record_id, binding FROM {table}"))
+        return found
 
     def changed(self, module: str, options: dict[str, Any], files: dict[str, str]) -> str:
         """A digest of what a teacher's files (name -> sha256) hold; "" while it is what they held at first.
 
         Files that were not there when it was first asked do not count, as the teacher may write them; but those of its
-        module do (``MODULE``).
+        module do (``MODULE``). Where it is not known any more what they held at first, they count as changed.
         """
         teacher = digest_of([module, options])
         with self.told():
-            self.database.execute("INSERT OR IGNORE INTO inputs VALUES (?, ?)", (teacher, json.dumps(files)))
+            lost = self.database.execute("SELECT 1 FROM inputs WHERE teacher = ?", (LOST,)).fetchone()
+            held = dict.fromkeys(files, UNKNOWN) if lost else files
+            self.put("inputs", [(teacher, json.dumps(held))])
         first = self.first_seen(module, options)
         now = {name: digest for name, digest in files.items() if name in first or name.startswith(MODULE)}
         return "" if now == first else digest_of(now)
@@ -198,15 +216,18 @@ class Journal:
     def written(self, module: str, options: dict[str, Any], names: Iterable[str]) -> None:
         """Forget files that have changed while a teacher was asked: it writes them itself."""
         left = {name: held for name, held in self.first_seen(module, options).items() if name not in set(names)}
-        update = "UPDATE inputs SET files = ? WHERE teacher = ?"
-        with self.told():
-            self.database.execute(update, (json.dumps(left), digest_of([module, options])))
+        row = (digest_of([module, options]), json.dumps(left))
+        with self.told(), whole_transaction(self.database):
+            self.database.execute("INSERT OR REPLACE INTO inputs VALUES (?, ?)", row)
+            self.seal("inputs", row)
 
     def first_seen(self, module: str, options: dict[str, Any]) -> dict[str, str]:
         """Name -> sha256 of the files of a teacher that count, as they were when it was first asked."""
-        query = "SELECT files FROM inputs WHERE teacher = ?"
+        teacher = digest_of([module, options])
         with self.told(), sound("a row of 'inputs'"):
-            (files,) = self.database.execute(query, (digest_of([module, options]),)).fetchone()
+            files, digest = self.database.execute(f"{INPUTS} WHERE teacher = ?", (teacher,)).fetchone()[1:]
+            if digest not in (None, digest_of_row((teacher, files))):
+                raise ValueError("its digest is another")
             return dict(json.loads(files))
 
     def add(self, key: Key, binding: str, heard: Solution | Unusable) -> None:
@@ -221,13 +242,20 @@ class Journal:
             self.put("samples", [(*asked, heard.trace, heard.answer, spans)])
 
     def put(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Write rows of a table in one transaction, each with its digest."""
+        """Write rows of a table in one transaction, each with its digest. What is in it, or a key that another of
+        ``LAST`` has, stays: nobody answers twice."""
+        others = [name for name in LAST if table in LAST and name != table]
         with whole_transaction(self.database):
             for row in rows:
+                if any(self.database.execute(f"SELECT 1 FROM {o} {OF_KEY}", row[:2]).fetchone() for o in others):
+                    continue
                 into = f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * len(row))})"
                 if self.database.execute(into, row).rowcount == 1:
-                    of_row = (*row[:2], digest_of_row(row))
-                    self.database.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", of_row)
+                    self.seal(table, row)
+
+    def seal(self, table: str, row: tuple[Any, ...]) -> None:
+        of_row = (*key_of(table, row), digest_of_row(row))
+        self.database.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", of_row)
 
     def check(self) -> int:
         """Read all of it; how many samples there are. Raises InputError, as all methods do, if it is damaged."""
@@ -240,6 +268,9 @@ class Journal:
                 for record_id, *row, digest in self.database.execute(query):
                     if digest not in (None, digest_of_row(tuple(row))):
                         raise Damaged(f"the sample {record_id} is not as it was written")
+            for teacher, files, digest in self.database.execute(INPUTS):
+                if digest not in (None, digest_of_row((teacher, files))):
+                    raise Damaged("a row of 'inputs' is not as it was written")
             return self.count()
 
     def rows(self, wanted: Iterable[tuple[Key, str]]) -> Iterator[tuple[Key, Solution]]:
@@ -270,7 +301,7 @@ class Journal:
     def found(self, table: str, key: Key, binding: str) -> list[Any] | None:
         """The last three columns of a row; None if there is none. Raises ValueError if they fail their digest."""
         query = f"SELECT {LAST[table]}, digest FROM {table} LEFT JOIN digests USING (record_id, binding) "
-        query += "WHERE record_id = ? AND binding = ?"
+        query += OF_KEY
         held = self.database.execute(query, (key.record_id, binding)).fetchone()
         if held is None:
             return None
@@ -315,14 +346,6 @@ def plainly(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another --run-dir") from error
-
-
-def has_bytes(path: Path) -> bool:
-    return path.exists() and path.stat().st_size > 0
-
-
-def sides(path: Path) -> list[Path]:
-    return [path.with_name(path.name + end) for end in BESIDE]
 
 
 def explained(error: Exception, path: Path) -> InputError:

@@ -13,7 +13,7 @@ from tracestill.data_pipeline import journal
 from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.heard import Unusable
 from tracestill.data_pipeline.journal import Journal, JournalDamaged, Key
-from tracestill.data_pipeline.journal_pages import payload, readable
+from tracestill.data_pipeline.journal_pages import Pages, payload, readable
 from tracestill.data_pipeline.journal_recovery import recover
 from tracestill.data_pipeline.schema import Span
 from tracestill.data_pipeline.teachers.protocol import Solution
@@ -186,7 +186,7 @@ def test_bytes_anywhere_never_give_another_answer(path: Path, tmp_path: Path) ->
             named += 1
         else:
             assert found == ALL, page
-        samples = {row[0]: row for row in readable(other).samples}
+        samples = {row[0]: row for row in readable(other).rows("samples")}
         for i, key in enumerate(KEYS):
             if key.record_id in samples:
                 assert samples[key.record_id][7] == solution(i).trace, page
@@ -198,9 +198,12 @@ def test_a_row_that_claims_to_be_longer_than_the_file_is_none() -> None:
     """Its overflow page says that it follows itself: that would take for ever."""
     number = 0x02020202
     cell = b"\x88\x80\x80\x00" + b"\x02" * 4096  # 16 MiB long, by its first four bytes
-    pages = {1: cell[:PAGE], number: b"\x02" * PAGE}
+    pages = Pages(None, PAGE, cell[:PAGE] + b"\x02" * PAGE, {1: 0, number: PAGE})
     with pytest.raises(ValueError, match="longer than the file"):
-        payload(pages, pages[1], 0, PAGE)
+        payload(pages, pages[1], 0)
+    pages.newer.update(dict.fromkeys(range(2, 5000), 0))
+    with pytest.raises(ValueError, match="go round in a circle"):
+        payload(pages, pages[1], 0)
 
 
 def test_damage_met_in_the_middle_of_sampling(path: Path) -> None:
