@@ -142,7 +142,9 @@ class Journal:
         self.database.execute("BEGIN IMMEDIATE")  # two processes may open a new file at the same time
         version = self.database.execute("PRAGMA user_version").fetchone()[0]
         tables = dict(self.database.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
-        if version != VERSION and tables.get("samples") == TABLE.strip():  # another release would have another table
+        if (
+            version != VERSION and tables.get("samples", "").strip() == TABLE.strip()
+        ):  # another release would have another table
             raise Damaged(f"its version is {version}, expected {VERSION}")
         if version not in (0, VERSION):
             raise InputError(

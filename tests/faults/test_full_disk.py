@@ -19,9 +19,11 @@ from fake_run import claim, mini_recipe, run_data_stages, write_evaluation, writ
 from typer.testing import CliRunner
 
 from tracestill.data_pipeline.errors import InputError, NoRoomError
-from tracestill.data_pipeline.journal import Journal
+from tracestill.data_pipeline.journal import Journal, Key
+from tracestill.data_pipeline.journal_recovery import recover
 from tracestill.data_pipeline.room import cause_of, has_room, needs_room
 from tracestill.data_pipeline.stage import read_manifest, stage
+from tracestill.data_pipeline.teachers.protocol import Solution
 from tracestill.launch import bench, cli, deepspeed_command
 from tracestill.trainer import stopping
 from tracestill.trainer.run_directory import RunDirectory
@@ -141,6 +143,33 @@ def test_a_full_disk_at_every_level(undisturbed, disk, stage):
     codes = [go(undisturbed, disk, stage, kib) for kib in range(0, 452, step)]
     assert codes[0] == 5
     assert codes[-1] == 0 or stage == "sample"  # whose journal needs more
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.9, 1.02, 1.1, 1.3, 1.6, 1.9, 2.2])
+def test_a_damaged_journal_is_made_anew_whole_or_not_at_all(disk, share):
+    """With about as much room as it takes itself, SQLite's log would hold what its file then lacks."""
+    shutil.rmtree(disk / "run", ignore_errors=True)
+    (disk / "ballast").unlink(missing_ok=True)
+    path = disk / "run" / "journal.sqlite"
+    with Journal(path) as book:
+        rows = [Key(f"q{i}", "solver", "", 1.0, i) for i in range(60)]
+        for key in rows:
+            book.add(key, "b" * 16, Solution(f"{key.index} " * 5000, "1", ()))
+    damaged = b"\xaa" * 4096 + path.read_bytes()[4096:]
+    path.write_bytes(damaged)
+    fill(disk, int(share * len(damaged) / 1024))
+    try:
+        assert recover(path) == (60, path.with_name("journal.damaged-1.sqlite"))
+    except NoRoomError as error:
+        assert share < 2
+        assert re.fullmatch(
+            rf"{path}: no room .*; it is as it was; make room and run the same command again", str(error)
+        )
+        assert [(file.name, file.read_bytes()) for file in path.parent.iterdir()] == [("journal.sqlite", damaged)]
+        (disk / "ballast").unlink()
+        assert recover(path)[0] == 60
+    with Journal(path) as book:
+        assert len(list(book.rows([(key, "b" * 16) for key in rows]))) == 60
 
 
 def test_a_run_that_finds_no_room_for_its_recipe(undisturbed, disk):
