@@ -158,13 +158,14 @@ def test_a_damaged_journal_is_made_anew_whole_or_not_at_all(disk, share):
     damaged = b"\xaa" * 4096 + path.read_bytes()[4096:]
     path.write_bytes(damaged)
     fill(disk, int(share * len(damaged) / 1024))
+    said = None
     try:
         assert recover(path) == (60, path.with_name("journal.damaged-1.sqlite"))
     except NoRoomError as error:
-        assert share < 2
-        assert re.fullmatch(
-            rf"{path}: no room .*; it is as it was; make room and run the same command again", str(error)
-        )
+        said = str(error)
+    assert share < 2 or said is None
+    if said is not None:
+        assert re.fullmatch(rf"{path}: no room .*; it is as it was; make room and run the same command again", said)
         assert [(file.name, file.read_bytes()) for file in path.parent.iterdir()] == [("journal.sqlite", damaged)]
         (disk / "ballast").unlink()
         assert recover(path)[0] == 60
