@@ -142,9 +142,8 @@ class Journal:
         self.database.execute("BEGIN IMMEDIATE")  # two processes may open a new file at the same time
         version = self.database.execute("PRAGMA user_version").fetchone()[0]
         tables = dict(self.database.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
-        if (
-            version != VERSION and tables.get("samples", "").strip() == TABLE.strip()
-        ):  # another release would have another table
+        ours = tables.get("samples", "").strip() == TABLE.strip()  # another release would have another table
+        if version != VERSION and ours:
             raise Damaged(f"its version is {version}, expected {VERSION}")
         if version not in (0, VERSION):
             raise InputError(

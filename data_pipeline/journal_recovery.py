@@ -26,7 +26,7 @@ def recover(path: Path) -> tuple[int, Path | None]:
     NoRoomError if the disk is full.
     """
     if ready(path).exists():
-        with needs_room(path, "nothing is lost"), plainly(path):
+        with needs_room(path, "nothing of it is lost"), plainly(path):
             aside = take_its_place(path)
         with Journal(path) as book:
             return book.count(), aside
@@ -42,7 +42,7 @@ def recover(path: Path) -> tuple[int, Path | None]:
 
 def renewed(path: Path) -> tuple[int, Path]:
     """As ``recover``, of a journal that is known to be damaged."""
-    with needs_room(path, "it is as it was"), plainly(path):
+    with needs_room(path, "nothing of it is lost"), plainly(path):
         try:
             count = make_ready(path)
         except NoRoomError as error:
