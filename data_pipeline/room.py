@@ -1,6 +1,7 @@
 """A full disk, in the words of every library that writes for us, becomes one error: ``NoRoomError``.
 
-Python and Arrow say ``Errno 28``; the Rust in tokenizers and safetensors says ``os error 28``, of no particular type;
+Python and Arrow say ``Errno 28``; the Rust in tokenizers and safetensors says ``os error 28``, of a type of its own or
+of none (anybody else who says so may quote a server that has no room);
 NumPy only counts what it could not write; SQLite says "database or disk is full", but of its own shared memory, and of
 a quota, "disk I/O error", as it does of a broken disk. Where the words leave it open, the disk is asked.
 """
@@ -23,6 +24,7 @@ CODES = "|".join(map(str, FULL))
 NO_ROOM = re.compile(rf"(Errno|errno|os error) ({CODES})\b")  # Python's, Arrow's, Rust's words
 OF_RUST = re.compile(rf"\(os error ({CODES})\)")
 SHORT = re.compile(r"\d+ requested and \d+ written")  # NumPy's
+RUSTIC = ("safetensors", "safetensors_rust", "tokenizers")  # packages
 OF_SQLITE = "database or disk is full"
 UNCLEAR = ("disk I/O error", "unable to open database file")  # SQLite's, for a full disk among other things
 PROBE_BYTES = 1 << 16  # more than what SQLite asks for at once
@@ -54,11 +56,15 @@ def is_of_full_disk(error: BaseException, folder: Path | None) -> bool:
     """Whether this very error is one of a full disk."""
     text = str(error)
     if isinstance(error, OSError):
-        sure = error.errno in FULL or tells_of_no_room(text)
+        sure = error.errno in FULL or (type(error) is OSError and tells_of_no_room(text))  # a lost connection quotes
         return sure or (SHORT.search(text) is not None and not has_room(folder))
     if isinstance(error, sqlite3.Error):
         return OF_SQLITE in text or (any(words in text for words in UNCLEAR) and not has_room(folder))
-    return not isinstance(error, InputError) and OF_RUST.search(text) is not None
+    return is_of_rust(type(error)) and OF_RUST.search(text) is not None
+
+
+def is_of_rust(kind: type[BaseException]) -> bool:
+    return kind is Exception or kind.__module__.partition(".")[0] in RUSTIC
 
 
 def has_room(folder: Path | None) -> bool:
@@ -103,15 +109,19 @@ def told_of(error: Exception, path: Path, kept: str | Callable[[], str] = KEPT) 
 
 def full_place(error: BaseException, path: Path) -> Path:
     """The path that is full: ``path``, unless the error names one elsewhere, such as a folder for temporary files."""
+    said = path_of(error)
+    return path if said is None or said.absolute().is_relative_to(path.absolute().parent) else said
+
+
+def path_of(error: BaseException) -> Path | None:
+    """The path that an error names; None if it names none, or a number of an open file."""
     name = getattr(error, "filename", None)
-    if not isinstance(name, str | bytes):
-        return path
-    said = Path(os.fsdecode(name))
-    return path if said.absolute().is_relative_to(path.absolute().parent) else said
+    return Path(os.fsdecode(name)) if name and isinstance(name, str | bytes) else None
 
 
 def words_of(error: BaseException) -> str:
     """An error in a few words, without the temporary folder that it happened in."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{Path(os.fsdecode(error.filename)).name}: {error.strerror}"
+    named = path_of(error)
+    if isinstance(error, OSError) and error.strerror and named is not None:
+        return f"{named.name}: {error.strerror}"
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -139,17 +139,12 @@ def claimed(asked: RunDirectory, works: list[Work], console: Console, *, replace
 def locked(root: Path, console: Console) -> Iterator[None]:
     """Hold a run directory's lock, and tell where a disk of it is full, whatever the block does there."""
     from tracestill.data_pipeline.room import needs_room
-    from tracestill.launch.end_run import end_run
-    from tracestill.trainer.join_ranks import OWNER
     from tracestill.trainer.run_lock import held
 
     def tell(text: str) -> None:
         console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
-    def end_left(token: str) -> None:
-        end_run(token, OWNER)
-
-    with needs_room(root), held(root, end_left, tell):
+    with needs_room(root), held(root, tell):
         yield
 
 

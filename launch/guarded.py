@@ -18,7 +18,7 @@ class Guarded(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         from tracestill.data_pipeline.errors import InputError
-        from tracestill.data_pipeline.room import told_of
+        from tracestill.data_pipeline.room import path_of, told_of
         from tracestill.launch.deepspeed_command import TrainingFailed, TrainingStopped
         from tracestill.trainer.console import say
 
@@ -35,13 +35,13 @@ class Guarded(TyperGroup):
             say(str(stop), err=True)
             raise typer.Exit(3) from None
         except Exception as error:
-            if full := told_of(error, Path(getattr(error, "filename", None) or "standard output")):
+            named = path_of(error)
+            if full := told_of(error, named or Path("standard output")):
                 complain(str(full))
                 raise typer.Exit(full.exit_code) from None
-            if not isinstance(error, OSError) or error.errno not in FORBIDDEN:
-                raise
-            where = f"{error.filename}: " if error.filename is not None else ""
-            complain(f"{where}{error.strerror or error}; let this user read and write there, or choose another place")
+            if named is None or not isinstance(error, OSError) or error.errno not in FORBIDDEN:
+                raise  # without a path there is nothing to mend
+            complain(f"{named}: {error.strerror or error}; let this user read and write there, or choose another place")
             raise typer.Exit(InputError.exit_code) from None
 
 

@@ -25,7 +25,6 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.stage import sync
 from tracestill.launch import deepspeed_command
 from tracestill.launch.cluster import LOOPBACK, Cluster, Meeting, Survey, survey
-from tracestill.launch.end_run import GRACE_SECONDS
 from tracestill.launch.hostfile import format_hostfile
 from tracestill.launch.preflight import judge_here, require_ready
 from tracestill.launch.rank_environment import (
@@ -40,6 +39,7 @@ from tracestill.launch.remote import END, ask_all
 from tracestill.launch.start_module import START, module_command
 from tracestill.trainer.cores import OF_TASK, threads_of
 from tracestill.trainer.failure import NO_ANSWER
+from tracestill.trainer.end_marked import GRACE_SECONDS
 from tracestill.trainer.join_ranks import LAUNCH, OWNER, free_port
 from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.run_lock import token_of

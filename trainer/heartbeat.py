@@ -128,9 +128,24 @@ def born(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def lives(pid: int, since: int) -> bool:
-    """Whether the process ``pid`` that began at ``since`` is still there."""
-    return pid > 0 and born(pid) == since
+def lives(pid: int, since: int) -> bool | None:
+    """Whether the process ``pid`` that began at ``since`` is still there; None where a process of this number is hidden
+    from this user (``/proc`` mounted with hidepid)."""
+    if pid <= 0:
+        return False
+    now = born(pid)
+    return None if now is None and is_hidden(pid) else now == since
+
+
+def is_hidden(pid: int) -> bool:
+    """Whether there is a process of this number of which /proc does not tell this user."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        pass
+    return not os.access(f"/proc/{pid}/stat", os.R_OK)
 
 
 def node_identity() -> bytes:

@@ -3,7 +3,7 @@
 Whoever comes second ends with a line that names the first. A lock whose owner is dead is taken over:
 
 - On the owner's host its process is asked for, by its id and the time when it began, so an id that was given again
-  deceives nobody. A dead owner's lock is taken over at once.
+  deceives nobody. A dead owner's lock is taken over at once, and what it started here is ended.
 - From another host, or another container, an owner is dead if it gives no sign of life for ``SILENCE`` seconds: it
   touches the lock every ``BEAT`` seconds, and whoever waits looks whether the time that the file system keeps of it
   changes. Clocks of two hosts are never compared.
@@ -11,7 +11,10 @@ Whoever comes second ends with a line that names the first. A lock whose owner i
 The lock is made by linking a file that is complete, which succeeds once, on NFS too; where there are no links it is
 created exclusively. Nobody deletes a dead owner's lock in order to take it: a successor links one more file, named
 after the lock that it follows, so of several successors exactly one wins, and a slow one cannot take the winner's lock
-for the dead one's. The owner of the end of that chain then makes it one file again.
+for the dead one's. The owner of the end of that chain ends what the others have left and then makes it one file again.
+
+Only another one's lock, read twice, ends an owner. One that is deleted, damaged, or cannot be reached does not: it is
+put back.
 """
 
 from __future__ import annotations
@@ -23,13 +26,12 @@ import json
 import os
 import re
 import shlex
-import signal
 import socket
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -38,7 +40,10 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.data_pipeline.room import needs_room
 from tracestill.data_pipeline.secret import mask
 from tracestill.trainer import console
+from tracestill.trainer.end_marked import AT_ONCE, end_marked
+from tracestill.trainer.failure import EXIT_FAILED
 from tracestill.trainer.heartbeat import born, lives, node_identity
+from tracestill.trainer.join_ranks import OWNER
 
 LOCK, AFTER = ".lock", ".lock-after-"
 BEAT = 5.0  # seconds between two signs of life
@@ -80,27 +85,61 @@ class Lock:
     """A lock that this process holds."""
 
     def __init__(self, root: Path, owner: Owner) -> None:
+        """``root`` is the directory itself, not a link that may come to lead elsewhere."""
         self.root, self.owner = root, owner
+        self.touched = time.monotonic()
+        self.warned = False
+        self.stood_still = False  # for so long that another one may have taken over, worked, and given back
         self.over = threading.Event()
         self.thread = threading.Thread(target=self.beat, name="run-lock", daemon=True)
         self.thread.start()
 
     def beat(self) -> None:
         """Give a sign of life now and then; end this process if another one has taken the lock over meanwhile."""
-        while not self.over.wait(BEAT):
+        read_before, pause, slept = "", BEAT, time.monotonic()
+        while not self.over.wait(pause):
+            self.stood_still |= time.monotonic() - slept > SILENCE
+            token, pause, trouble = "", BEAT, ""
             try:
                 last = last_of(self.root)
-                if last is not None and last.token == self.owner.token:
-                    os.utime(self.root / LOCK)
-                    continue
-            except OSError:  # a file system that hangs or is gone: whoever waits sees no sign of life either
-                continue
-            by = f"was taken over by {last.owner}" if last is not None else "its lock was deleted"
-            console.say(f"error: {self.root}: {by}; this process ends", err=True)
-            os.kill(os.getpid(), signal.SIGTERM)
-            if not self.over.wait(LOOK):
-                os.kill(os.getpid(), signal.SIGTERM)  # the first one asks a training to save
-            return
+                if last is None and self.stood_still and self.root.is_dir():
+                    end_robbed(self, f"stood still for over {SILENCE:.0f} s, and its lock was deleted meanwhile")
+                    return
+                if last is None:
+                    self.put_back()
+                elif last.owner is None or last.token == self.owner.token:  # a damaged one may be ours: keep it alive
+                    touch(self.root / LOCK)
+                    self.touched, self.warned, self.stood_still = time.monotonic(), False, False
+                elif last.token == read_before:
+                    end_robbed(self, f"was taken over by {last.owner}")
+                    return
+                else:
+                    token, pause = last.token, LOOK
+            except OSError as error:  # a file system that hangs or is gone: whoever waits sees no sign of life either
+                trouble = str(error)
+            read_before = token
+            if trouble and not self.warned and time.monotonic() - self.touched > SILENCE / 2:
+                self.warned = True
+                warn(
+                    f"{self.root}: no sign of life can be given in {LOCK} ({trouble}): a command on another host may "
+                    "take this run over; start none"
+                )
+            slept = time.monotonic()
+
+    def put_back(self) -> None:
+        """Place the lock again that somebody has deleted. Raises OSError if the directory is not there."""
+        if place(self.root / LOCK, self.owner):
+            self.touched = time.monotonic()
+            warn(f"{self.root}: somebody has deleted {LOCK}; it is there again")
+
+    def gather(self) -> None:
+        """Make a chain one file again, unless it goes on behind this lock."""
+        found = chain(self.root)
+        if len(found) > 1 and found[-1].token == self.owner.token:
+            with contextlib.suppress(FileNotFoundError):  # it was silent for long, and is not the owner any more
+                found[-1].file.replace(self.root / LOCK)  # needs no room
+                for left in found[1:-1]:
+                    drop(left)
 
     def release(self) -> None:
         self.over.set()
@@ -108,21 +147,16 @@ class Lock:
         with contextlib.suppress(OSError):
             if (last := chain(self.root)) and last[-1].token == self.owner.token:
                 for found in last:  # the first one first: without it the others mean nothing
-                    found.file.unlink(missing_ok=True)
+                    drop(found)
 
 
 @contextlib.contextmanager
-def held(
-    root: Path,
-    end_left: Callable[[str], object] = lambda token: None,
-    say: Callable[[str], None] = lambda text: None,
-    patience: float = 0.0,
-) -> Iterator[None]:
+def held(root: Path, say: Callable[[str], None] = lambda text: None, patience: float = 0.0) -> Iterator[None]:
     """Meanwhile this process alone writes into ``root``, which is made if it is not there.
 
-    ``end_left`` is called with the token of a dead owner of this host, to end what it has started; ``say`` with what
-    is being waited for. Raises InputError naming the owner if there is one that still lives after ``patience`` seconds,
-    and if ``root`` cannot be written to; NoRoomError if its disk is full.
+    What a dead owner of this host has started is ended first. ``say`` is told what is being waited for. Raises
+    InputError naming the owner if there is one that still lives after ``patience`` seconds, and if ``root`` cannot be
+    written to; NoRoomError if its disk is full.
     """
     made = None
     try:
@@ -130,24 +164,53 @@ def held(
             made = None if root.exists() else root
             root.mkdir(parents=True, exist_ok=True)
             mine, dead = take(root, say, patience)
-            lock = Lock(root, mine)
+            itself = root.resolve()
+            lock = Lock(itself, mine)
     except OSError as error:
         remove_if_empty(made)
-        raise InputError(f"{root}: cannot be written to ({error.strerror}); choose another --run-dir") from error
+        raise InputError(refusal(root, error)) from error
     except BaseException:
         remove_if_empty(made)
         raise
-    _held[root.resolve()] = lock
+    _held[itself] = lock
     try:
-        if dead is not None:
-            say(f"{root}: taken over from {dead.owner or 'somebody'}, which has ended without giving it back")
-            if dead.owner is not None and (dead.owner.node, dead.owner.path) == (mine.node, mine.path):
-                end_left(dead.owner.token)
+        if dead:
+            say(f"{root}: taken over from {dead[-1].owner or 'somebody'}, which has ended without giving it back")
+            for owner in (found.owner for found in dead):
+                if owner is not None and (owner.node, owner.path) == (mine.node, mine.path):
+                    end_marked(owner.token, OWNER)
+            with contextlib.suppress(OSError):  # a chain is as good a lock
+                lock.gather()
         yield
     finally:
-        del _held[root.resolve()]
+        _held.pop(itself, None)
         lock.release()
         remove_if_empty(made)
+
+
+def refusal(root: Path, error: OSError) -> str:
+    """Why a directory cannot be locked, in a line."""
+    file = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else root
+    if file.parent == root and (file.name == LOCK or file.name.startswith(AFTER)):
+        return (
+            f"{file}: cannot be read as the lock of {root} ({error.strerror}); if no command uses this run, delete it, "
+            "or choose another --run-dir"
+        )
+    return f"{root}: cannot be written to ({error.strerror}); choose another --run-dir"
+
+
+def warn(text: str) -> None:
+    with contextlib.suppress(Exception):  # a terminal that has gone must not end the signs of life
+        console.say(f"warning: {text}", err=True)
+
+
+def end_robbed(lock: Lock, why: str) -> None:
+    """End this process and what it has started here at once: nothing in the directory is ours to write any more."""
+    with contextlib.suppress(Exception):  # nobody may read it
+        console.say(f"error: {lock.root}: {why}; this process ends", err=True)
+    with contextlib.suppress(Exception):
+        end_marked(lock.owner.token, OWNER, AT_ONCE)
+    os._exit(EXIT_FAILED)
 
 
 def token_of(root: Path) -> str | None:
@@ -163,8 +226,8 @@ def remove_if_empty(made: Path | None) -> None:
             made.rmdir()
 
 
-def take(root: Path, say: Callable[[str], None], patience: float) -> tuple[Owner, Found | None]:
-    """Make this process the owner: itself, and the dead owner's lock that it took over.
+def take(root: Path, say: Callable[[str], None], patience: float) -> tuple[Owner, Sequence[Found]]:
+    """Make this process the owner: itself, and the dead owners' locks that it took over, the last one last.
 
     Raises InputError naming the owner if there is one that lives.
     """
@@ -196,16 +259,11 @@ def take(root: Path, say: Callable[[str], None], patience: float) -> tuple[Owner
         except FileNotFoundError:  # the directory was made for a lock alone, and went with it
             root.mkdir(parents=True, exist_ok=True)
             continue
-        now = last_of(root)
-        if now is None or now.token != mine.token:
-            name.unlink(missing_ok=True)  # what it follows was over by then
+        found = chain(root)
+        if not found or found[-1].token != mine.token:
+            drop(Found(name, mine, mine.token))  # what it follows was over by then
             continue
-        if dead is not None:
-            name.replace(root / LOCK)  # needs no room
-            for left in root.glob(f"{AFTER}*"):
-                with contextlib.suppress(OSError):  # it may be anything that somebody put there
-                    left.unlink()
-        return mine, dead
+        return mine, found[:-1]
 
 
 def last_of(root: Path) -> Found | None:
@@ -239,13 +297,34 @@ def read(file: Path) -> Found | None:
         return Found(file, None, hashlib.sha256(b"%d" % number + text).hexdigest()[:32])
 
 
+def drop(found: Found) -> None:
+    """Delete a lock if it is still the one that was read, and can be deleted."""
+    with contextlib.suppress(OSError):  # it may be anything that somebody put there
+        if (now := read(found.file)) is not None and now.token == found.token:
+            found.file.unlink(missing_ok=True)
+
+
+def touch(file: Path) -> None:
+    """Let the file system give a file a new time."""
+    try:
+        os.utime(file)
+    except FileNotFoundError:
+        raise
+    except OSError:  # some file systems know no other way than to write: the byte that is there
+        with file.open("r+b") as handle:
+            first = handle.read(1)
+            handle.seek(0)
+            handle.write(first)
+
+
 def lives_on(found: Found, mine: Owner, say: Callable[[str], None]) -> bool:
     """Whether a lock's owner lives; of one that cannot be seen from here it takes up to ``SILENCE`` seconds to know."""
     owner = found.owner
     if owner is not None and owner.node == mine.node and owner.born:  # 0: a system that does not tell
-        if not lives(owner.pid, owner.born):
+        alive = lives(owner.pid, owner.born)
+        if alive is False:
             return False
-        if owner.path == mine.path:
+        if alive and owner.path == mine.path:
             return True
     who = owner or found.file
     say(f"{found.file.parent}: looking for signs of life of {who}, for up to {SILENCE:.0f} s")
@@ -273,14 +352,15 @@ def place(name: Path, mine: Owner) -> bool:
     """Make a lock under a name, whole and at once; whether there was none."""
     draft = name.with_name(f"{LOCK}.{mine.token}")
     try:
+        draft.unlink(missing_ok=True)  # our own, of a try that could not clean up
         write_new(draft, mine)
         try:
             os.link(draft, name)
-        except FileExistsError:
-            return False
         except OSError as error:
-            if os.stat(draft).st_nlink == 2:  # NFS has done it, and its answer was lost
+            if os.stat(draft).st_nlink == 2:  # NFS has done it, and its answer was lost, or the question asked twice
                 return True
+            if isinstance(error, FileExistsError):
+                return False
             if error.errno not in NO_LINKS:
                 raise
             try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import time
 
 import pytest
@@ -32,3 +34,29 @@ def test_only_old_boards_of_dead_ranks_are_swept(tmp_path, monkeypatch: pytest.M
         "other",
         far,
     }
+
+
+def test_a_process_that_is_hidden_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With hidepid /proc tells a user nothing of other users' processes."""
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        since = heartbeat.born(process.pid)
+        assert since
+        assert heartbeat.lives(process.pid, since) is True
+        assert heartbeat.lives(process.pid, since - 1) is False
+        with monkeypatch.context() as hidden:
+            hidden.setattr(heartbeat, "born", lambda pid: None)
+            hidden.setattr(os, "access", lambda path, mode: False)
+            hidden.setattr(os, "kill", not_permitted)
+            assert heartbeat.lives(process.pid, since) is None
+        os.kill(process.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert heartbeat.lives(process.pid, since) is False, "only its remains"
+    finally:
+        process.kill()
+        process.wait()
+    assert heartbeat.lives(process.pid, since) is False
+
+
+def not_permitted(pid: int, number: int) -> None:
+    raise PermissionError(1, "Operation not permitted")
