@@ -38,8 +38,8 @@ from tracestill.launch.rank_environment import (
 from tracestill.launch.remote import END, ask_all
 from tracestill.launch.start_module import START, module_command
 from tracestill.trainer.cores import OF_TASK, threads_of
-from tracestill.trainer.failure import NO_ANSWER
 from tracestill.trainer.end_marked import GRACE_SECONDS
+from tracestill.trainer.failure import NO_ANSWER
 from tracestill.trainer.join_ranks import LAUNCH, OWNER, free_port
 from tracestill.trainer.recipe import Recipe
 from tracestill.trainer.run_lock import token_of
