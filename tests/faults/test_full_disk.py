@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fake_run import claim, mini_recipe, run_data_stages, write_evaluation, write_train
+from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from tracestill.data_pipeline.errors import InputError, NoRoomError
@@ -203,6 +204,10 @@ def of_rust():
     raise Exception("No space left on device (os error 28)")
 
 
+def of_safetensors():
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
 def of_quota():
     raise OSError(errno.EDQUOT, "Disk quota exceeded", "x")
 
@@ -222,7 +227,7 @@ def of_a_wrapped_error():
         raise InputError("the teacher failed") from error
 
 
-@pytest.mark.parametrize("act", [of_rust, of_quota, of_arrow, of_sqlite, of_a_wrapped_error])
+@pytest.mark.parametrize("act", [of_rust, of_safetensors, of_quota, of_arrow, of_sqlite, of_a_wrapped_error])
 def test_every_library_s_words_for_a_full_disk(tmp_path, act):
     with pytest.raises(NoRoomError, match="run the same command again"), needs_room(tmp_path):
         act()
@@ -236,6 +241,7 @@ def test_every_library_s_words_for_a_full_disk(tmp_path, act):
         sqlite3.OperationalError("disk I/O error"),
         ValueError("[Errno 28] in a text"),
         InputError("No space left on device (os error 28), says a text"),
+        RuntimeError("the server replied 500: No space left on device (os error 28)"),
     ],
 )
 def test_what_is_no_full_disk_stays_what_it_is(tmp_path, error):

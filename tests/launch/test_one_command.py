@@ -8,8 +8,9 @@ import threading
 import time
 
 import pytest
+import yaml
 from command_line import ROOT, program
-from fake_run import claim, mini_recipe, run_data_stages
+from fake_run import RECIPE, claim, mini_recipe, run_data_stages
 from typer.testing import CliRunner
 
 from tracestill.data_pipeline import sample
@@ -24,6 +25,28 @@ def made(tmp_path_factory):
     run = claim(tmp_path_factory.mktemp("made") / "run", mini_recipe(arms={}))
     run_data_stages(run)
     return run
+
+
+WAITING = """
+import time
+from pathlib import Path
+from pydantic import BaseModel
+from tracestill.data_pipeline.teachers.protocol import Solution
+
+class TeacherOptions(BaseModel):
+    pass
+
+class Teacher:
+    def __init__(self, options):
+        self.asked = 0
+
+    def solve(self, question, *, style, temperature, seed):
+        self.asked += 1
+        if self.asked == 3:
+            Path(__file__).with_name("waits").touch()
+            time.sleep(600)
+        return Solution("First think.", "1")
+"""
 
 
 def invoke(*words):
@@ -125,14 +148,15 @@ def test_a_damaged_journal_is_recovered_by_the_command_that_is_told(made, tmp_pa
 def test_two_commands_and_one_that_is_killed(tmp_path, made, monkeypatch):
     """The second ends with a line; after the first was killed a third goes on from its journal at once."""
     recipe = tmp_path / "recipe.yaml"
-    shutil.copy(made.root / "recipe.yaml", recipe)
-    more = ["--set", "questions.train=900", "--set", "questions.options.digits=6"]
-    command = [program("tracestill"), "sample", recipe, "--run-dir", tmp_path / "run", *more]
+    teachers = [{"name": "solver", "use": "waiting_teacher"}]
+    recipe.write_text(yaml.safe_dump({**RECIPE, "arms": {}, "sample": {"teachers": teachers}}))
+    (tmp_path / "waiting_teacher.py").write_text(WAITING)
+    command = [program("tracestill"), "sample", recipe, "--run-dir", tmp_path / "run"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen([str(word) for word in command], env=environment, stderr=subprocess.DEVNULL)
     try:
         journal, deadline = tmp_path / "run/journal.sqlite", time.monotonic() + 60
-        while not (journal.exists() and (tmp_path / "run/journal.sqlite-wal").exists()):
+        while not (tmp_path / "waits").exists():
             assert time.monotonic() < deadline
             assert first.poll() is None
             time.sleep(0.02)
@@ -157,5 +181,5 @@ def test_two_commands_and_one_that_is_killed(tmp_path, made, monkeypatch):
     assert (found.exit_code, len(seen)) == (130, 1)
     assert f"taken over from `tracestill sample {recipe}" in found.stderr
     with Journal(journal) as book:
-        assert book.count() == before > 0
+        assert book.count() == before == 2
     assert not (tmp_path / "run" / LOCK).exists()
