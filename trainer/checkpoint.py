@@ -20,6 +20,7 @@ import hashlib
 import json
 import shutil
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def write(
     best: int | None = None,
     group: dist.ProcessGroup | None = None,
     placement: Placement | None = None,
+    require: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write ``directory/step-<step>`` of every rank's snapshot; delete all but the ``keep`` newest and that of step
     ``best``, which does not count among them; with 0 the newest stays, for training goes on from it. Called on every
@@ -97,7 +99,8 @@ def write(
     With ``placement``, ``directory`` lies on each host's own disk: each commits what its ranks wrote, and deletes
     nothing before all have. Else all ranks share it.
 
-    Raises InputError on all ranks, saying why, if one of them cannot write; what was written so far is deleted.
+    Raises InputError on all ranks, saying why, if one of them cannot write, or if ``require``, which is called before
+    the commit, does; what was written so far is deleted.
     """
     name = share_text(f"tmp-{held.step:06d}-{uuid.uuid4().hex}", group)
     work, final = directory / name, path_of(directory, held.step)
@@ -123,6 +126,7 @@ def write(
             local = {"local": placement.record()} if placement else {}
             write_json(work / MANIFEST, {"format": FORMAT, "step": held.step, "files": files, **local})
             sync(work)
+            require()
             if final.exists():
                 move_away(final)
             work.rename(final)

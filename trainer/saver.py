@@ -21,6 +21,7 @@ from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer import checkpoint
 from tracestill.trainer.engine import Engine
 from tracestill.trainer.placement import Placement
+from tracestill.trainer.rank_lock import RankLock
 
 PATIENCE = timedelta(days=1)  # with the slowest rank's disk; a rank that dies is noticed at once
 
@@ -44,6 +45,7 @@ class Saver:
         """Called on every rank. ``placement`` as ``checkpoint.write`` takes it; ``interval`` is that of ``due``."""
         self.directory, self.keep, self.background, self.placement = directory, keep, background, placement
         self.interval, self.begun = interval, time.monotonic()
+        self.lock = RankLock(directory)
         self.seconds: float | None = None
         self.saved: int | None = None
         alone = not dist.is_initialized() or dist.get_world_size() == 1
@@ -72,6 +74,7 @@ class Saver:
         begun = self.begun = time.monotonic()
         held = checkpoint.snapshot(engine, step, state)
         how: dict[str, Any] = {"keep": self.keep, "best": best, "group": self.group, "placement": self.placement}
+        how["require"] = self.lock.require
 
         def work() -> None:
             try:

@@ -10,6 +10,8 @@ from fake_engine import fake_engine
 from tracestill.data_pipeline.errors import InputError
 from tracestill.trainer import checkpoint
 from tracestill.trainer import saver as saver_module
+from tracestill.trainer.join_ranks import OWNER
+from tracestill.trainer.run_lock import held, token_of
 from tracestill.trainer.saver import Saver
 
 
@@ -87,3 +89,17 @@ def test_training_that_ends_by_an_error_finishes_its_save_first(tmp_path, slow_d
     with pytest.raises(InputError, match="too many faulty steps"):
         training()
     assert checkpoint.latest(tmp_path) == checkpoint.path_of(tmp_path, 1)
+
+
+def test_ranks_that_outlive_their_command_commit_nothing_once_another_one_has_the_run(tmp_path, monkeypatch):
+    root = tmp_path / "run"
+    with held(root):
+        monkeypatch.setenv(OWNER, str(token_of(root)))
+        saver = Saver(root / "train/checkpoints", keep=1, background=False)
+        saver.save(fake_engine(1.0), 1, {})
+    saver.save(fake_engine(2.0), 2, {})  # a lock that has gone, or cannot be read, says nothing
+    with held(root):
+        with pytest.raises(InputError, match=r"cannot commit the checkpoint .*was taken over by `"):
+            saver.save(fake_engine(3.0), 3, {})
+        Saver(root / "train/checkpoints", keep=1, background=False).save(fake_engine(4.0), 4, {})  # never saw its own
+    assert [path.name for path in (root / "train/checkpoints").iterdir()] == ["step-000004"]
