@@ -3,10 +3,11 @@
     python benchmarks/cpu_ranks.py --json benchmarks/results/cpu_ranks.json    # 15 minutes on two cores
 
 Training: the loop as `tracestill bench` times it, for every number of ranks and threads that fills the cores and for
-those that leave some idle; in turns, so that a busy moment hits all alike. The rule is ``trainer.cores.share_cores``.
+those that leave some idle; in turns, so that a busy moment hits all alike. The rule is
+``trainer.ranks.cores.share_cores``.
 
-Evaluation: answers of a student with random weights, by one thread, by all cores, and by as many as ``trainer.threads``
-chooses on the first tokens; alone, and beside a process for each core that computes too.
+Evaluation: answers of a student with random weights, by one thread, by all cores, and by as many as
+``trainer.ranks.threads`` chooses on the first tokens; alone, and beside a process for each core that computes too.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from foresee import PACKS, STUDENTS, prepared
 from machine import claim, finish, table
 from rich.console import Console
 
-from tracestill.launch.bench import Bench
-from tracestill.launch.bench_search import own_setting
-from tracestill.trainer.cores import THREADS, share_cores, usable_cores
+from tracestill.launch.bench.bench import Bench
+from tracestill.launch.bench.search import own_setting
+from tracestill.trainer.ranks.cores import THREADS, share_cores, usable_cores
 
 SIZES = {"8.6M": STUDENTS["8.6M"], "30M": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 9}}
 BUSY = "import torch; torch.set_num_threads(1); a = torch.rand(512, 512)\nwhile True: a @ a"
@@ -75,8 +76,8 @@ def evaluation(rounds: int) -> dict[str, Any]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from tracestill.trainer.generate import generate
-    from tracestill.trainer.threads import choice_for, threads_kept
+    from tracestill.trainer.evaluation.generate import generate
+    from tracestill.trainer.ranks.threads import choice_for, threads_kept
 
     torch.manual_seed(0)
     shape = {**SIZES["30M"], "num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 8192}

@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 from machine import claim, finish, table
 
-from tracestill.trainer.recipe import MAIN_ARM
+from tracestill.trainer.recipe.recipe import MAIN_ARM
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "demo.yaml"
 LOW = {"prompt": 0, "trace": 0.3, "answer": 1}

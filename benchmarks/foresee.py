@@ -2,11 +2,11 @@
 
     python benchmarks/foresee.py --json benchmarks/results/foresee_cpu.json --plot docs/foresee.svg    # 20 minutes
 
-On this machine's CPU, two students are timed as `tracestill bench` times a recipe (`launch/bench.py`). From one rank
-alone at each ZeRO stage, two and four ranks at ZeRO 0, and two messages between two ranks, `launch/calibrate.py` takes
-a machine; the model (`trainer/step_time.py`) then says how long a step takes on 2, 3 and 4 ranks at the other stages
-(ranks beyond the cores share them), and on two hosts, which are network namespaces joined by links that `tc` limits.
-Three ranks share four packs, so some of them idle.
+On this machine's CPU, two students are timed as `tracestill bench` times a recipe (`launch/bench/bench.py`). From one
+rank alone at each ZeRO stage, two and four ranks at ZeRO 0, and two messages between two ranks,
+`launch/bench/calibrate.py` takes a machine; the model (`trainer/timing/step_time.py`) then says how long a step takes
+on 2, 3 and 4 ranks at the other stages (ranks beyond the cores share them), and on two hosts, which are network
+namespaces joined by links that `tc` limits. Three ranks share four packs, so some of them idle.
 
 The part in `foresee_published.py` checks the model against multi-node runs that others published, the part in
 `foresee_students.py` draws what it says about students of 0.6B, 8B and 70B parameters on up to 1,024 nodes.
@@ -29,16 +29,16 @@ import foresee_students
 from machine import claim, finish, table
 from rich.console import Console
 
-from tracestill.launch.bench import Bench
-from tracestill.launch.bench_search import Result, Setting, own_setting
-from tracestill.launch.calibrate import calibrate
-from tracestill.launch.foresee import Student, fitted, mean
-from tracestill.launch.runner import run_stages
-from tracestill.launch.stages import plan_works
-from tracestill.trainer.hardware import Link
-from tracestill.trainer.recipe import load_recipe
-from tracestill.trainer.run_directory import RunDirectory
-from tracestill.trainer.step_time import Machine
+from tracestill.launch.bench.bench import Bench
+from tracestill.launch.bench.calibrate import calibrate
+from tracestill.launch.bench.forecast import Student, fitted, mean
+from tracestill.launch.bench.search import Result, Setting, own_setting
+from tracestill.launch.run.runner import run_stages
+from tracestill.launch.run.stages import plan_works
+from tracestill.trainer.metrics.hardware import Link
+from tracestill.trainer.recipe.recipe import load_recipe
+from tracestill.trainer.recipe.run_directory import RunDirectory
+from tracestill.trainer.timing.step_time import Machine
 
 ROOT = Path(__file__).parents[1]
 STUDENTS = {  # name -> its config, beside the demo's

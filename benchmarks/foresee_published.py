@@ -15,8 +15,8 @@ from typing import Any
 
 from machine import claim, table
 
-from tracestill.trainer.hardware import Link
-from tracestill.trainer.step_time import PASSES, Machine, Task, even, foresee
+from tracestill.trainer.metrics.hardware import Link
+from tracestill.trainer.timing.step_time import PASSES, Machine, Task, even, foresee
 
 PUBLISHED = Path(__file__).with_name("published_throughput.json")
 LATENCY = {"inside": 2e-6, "between": 8e-6}  # seconds a hop

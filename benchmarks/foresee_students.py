@@ -1,9 +1,10 @@
 """Students of 0.6, 8 and 70 billion parameters on 1 to 1,024 nodes that nobody here has: the plot of `foresee.py`.
 
-Nodes of eight H100 (`trainer/hardware.py`), bf16, layers recomputed, documents of 4,096 tokens in packs of 16,384.
-``weak``: one pack a GPU and step. ``strong``: 4,194,304 tokens a step whatever the number of GPUs, 256 packs of them.
-A stage is drawn where the student fits into a GPU by `trainer/memory.py`. It stops scaling where twice the nodes bring
-less than 1.4 times the tokens a second; in strong scaling that is at the latest where the packs are used up.
+Nodes of eight H100 (`trainer/metrics/hardware.py`), bf16, layers recomputed, documents of 4,096 tokens in packs of
+16,384. ``weak``: one pack a GPU and step. ``strong``: 4,194,304 tokens a step whatever the number of GPUs, 256 packs of
+them. A stage is drawn where the student fits into a GPU by `trainer/timing/memory.py`. It stops scaling where twice the
+nodes bring less than 1.4 times the tokens a second; in strong scaling that is at the latest where the packs are used
+up.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Any
 
 from machine import table
 
-from tracestill.trainer.hardware import EFFICIENCY, NODES, launch_times
-from tracestill.trainer.memory import LLAMA3_8B, LLAMA3_70B, QWEN3_0_6B, ROOM, Decoder, Setting, estimate
-from tracestill.trainer.step_time import PASSES, Machine, Task, even, foresee
+from tracestill.trainer.metrics.hardware import EFFICIENCY, NODES, launch_times
+from tracestill.trainer.timing.memory import LLAMA3_8B, LLAMA3_70B, QWEN3_0_6B, ROOM, Decoder, Setting, estimate
+from tracestill.trainer.timing.step_time import PASSES, Machine, Task, even, foresee
 
 STUDENTS = {"0.6B": QWEN3_0_6B, "8B": LLAMA3_8B, "70B": LLAMA3_70B}
 NODE_COUNTS = [2**k for k in range(11)]

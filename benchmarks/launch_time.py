@@ -4,9 +4,9 @@
 
 A host tells its GPU operation by operation what to do, and under ZeRO 3 gathers and lets go of each module's parameters
 besides. Here the operations themselves are so small that they hardly count: a Llama of width 16 on 16 tokens, on the
-CPU, one rank, our engine and loop at each ZeRO stage. A layer's cost is the difference between 24 layers and 8,
-forward and backward, in CPU seconds; the least of several rounds, in turns. On a GPU the same calls launch kernels
-instead, which takes a host about as long: the forecast (`trainer/hardware.py`) takes these figures for want of any
+CPU, one rank, our engine and loop at each ZeRO stage. A layer's cost is the difference between 24 layers and 8, forward
+and backward, in CPU seconds; the least of several rounds, in turns. On a GPU the same calls launch kernels instead,
+which takes a host about as long: the forecast (`trainer/metrics/hardware.py`) takes these figures for want of any
 measured on one.
 """
 
@@ -24,10 +24,10 @@ import torch
 from machine import finish, table
 
 from tracestill.kernels.pack import pack
-from tracestill.trainer.engine import Engine, connect
-from tracestill.trainer.settings import TrainConfig
-from tracestill.trainer.student import build_student
-from tracestill.trainer.student_settings import StudentConfig
+from tracestill.trainer.engine.engine import Engine, connect
+from tracestill.trainer.recipe.settings import TrainConfig
+from tracestill.trainer.recipe.student_settings import StudentConfig
+from tracestill.trainer.student.student import build_student
 
 TOKENS, KINDS = 16, 8
 DEPTHS = (8, 24)
@@ -55,7 +55,7 @@ class Micro:
 
 
 def engine_of(zero: int, layers: int, *, recompute: bool) -> Engine:
-    from tracestill.trainer.adapt import adapt
+    from tracestill.trainer.student.adapt import adapt
 
     settings = TrainConfig(steps=1, zero=zero, precision="fp32")  # type: ignore[arg-type]
     config = StudentConfig(config={**SHAPE, "num_hidden_layers": layers}, activation_checkpointing=recompute)

@@ -8,7 +8,7 @@ import torch
 from linear_cross_entropy_peers import Loss
 from torch import Tensor
 
-from tracestill.kernels.linear_cross_entropy import linear_cross_entropy
+from tracestill.kernels.loss import linear_cross_entropy
 
 KINDS = 8
 CHUNK = 1024

@@ -2,7 +2,7 @@
 
     python benchmarks/memory_model.py [--json PATH]
 
-`trainer/memory.py` says by arithmetic what a step holds. Here its activations are compared with a dry run: the
+`trainer/timing/memory.py` says by arithmetic what a step holds. Here its activations are compared with a dry run: the
 student's own code (transformers' Qwen3, our tiled MLP, activation checkpointing), forward and backward at full
 length in bf16, on tensors without storage, with every tensor's bytes counted from its making to its end. Attention
 stands for a flash kernel: it keeps queries, keys, values, output and log-sum-exp, and adds up the gradient of the
@@ -27,9 +27,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, Qwen3Config
 
-from tracestill.trainer import tiled_mlp
-from tracestill.trainer.adapt import checkpoint_activations
-from tracestill.trainer.memory import QWEN3_0_6B, Decoder, Setting, activations, estimate
+from tracestill.trainer.student import tiled_mlp
+from tracestill.trainer.student.adapt import checkpoint_activations
+from tracestill.trainer.timing.memory import QWEN3_0_6B, Decoder, Setting, activations, estimate
 
 GB = 1e9
 GPU = 80 * GB  # sold as 80 GB; 79.2 GiB = 85.0 GB on an H100, 80 GiB = 85.9 GB on an A100

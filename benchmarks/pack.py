@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from machine import claim, finish
 
-from tracestill.kernels.attention_groups import group_documents, grouped_attention
+from tracestill.kernels.attention.groups import group_documents, grouped_attention
 from tracestill.kernels.pack import check, pack
 
 TOKENS = 65_536
@@ -107,7 +107,7 @@ def pack_on_cpu() -> dict[str, Any]:
 
 def bytes_counted() -> dict[str, Any]:
     """Bytes the kernel loads and stores, the least possible, and what crosses to the device."""
-    from tracestill.kernels.pack_triton import Staging, bytes_moved
+    from tracestill.kernels.pack.triton_pack import Staging, bytes_moved
 
     found = {}
     for documents in DOCUMENTS:
@@ -136,8 +136,8 @@ def device_microseconds(function: Callable[[], Any], calls: int = 50) -> float:
 
 
 def pack_on_gpu() -> dict[str, Any]:
-    from tracestill.kernels.pack_triton import Staging, launch, pack_kernel, pack_staged
-    from tracestill.kernels.pack_triton import allocate as outputs_of
+    from tracestill.kernels.pack.triton_pack import Staging, launch, pack_kernel, pack_staged
+    from tracestill.kernels.pack.triton_pack import allocate as outputs_of
 
     staging, found = Staging("cuda"), {}
     pack_staged(staging.put(check(**arguments(3, 1000))))

@@ -26,9 +26,9 @@ import pyarrow as pa
 from machine import claim, finish, table
 from planner_memory import in_subprocess, trace_lengths
 
-from tracestill.data_pipeline.order import LINEAR_COST
-from tracestill.data_pipeline.packing import best_fit_decreasing
-from tracestill.data_pipeline.plan import Plan, PlanConfig, imbalance, make_plan, pack_costs
+from tracestill.data_pipeline.plan.order import LINEAR_COST
+from tracestill.data_pipeline.plan.packing import best_fit_decreasing
+from tracestill.data_pipeline.plan.plan import Plan, PlanConfig, imbalance, make_plan, pack_costs
 
 CAPACITY = 16_384
 MEDIAN = 3500  # tokens of the median document at CAPACITY; scaled with the capacity

@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.plan import PlanConfig, load_plan, make_plan, save_plan, schedule
-from tracestill.data_pipeline.store import TokenStore, store_schema
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.plan.plan import PlanConfig, load_plan, make_plan, save_plan, schedule
+from tracestill.data_pipeline.tokens.store import TokenStore, store_schema
 
 CAPACITY = 16_384
 TOKEN_BYTES = 4 + 1 + 2  # token, kind and step index in the store

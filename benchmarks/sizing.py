@@ -2,14 +2,14 @@
 
     python benchmarks/sizing.py
 
-By `trainer/memory.py`, in bf16 with recomputed layers: a model that `benchmarks/memory_model.py` holds against the
-student's own code on tensors without storage, and that no GPU has confirmed. Prints Markdown; a test compares it with
-the page.
+By `trainer/timing/memory.py`, in bf16 with recomputed layers: a model that `benchmarks/memory_model.py` holds against
+the student's own code on tensors without storage, and that no GPU has confirmed. Prints Markdown; a test compares it
+with the page.
 """
 
 from __future__ import annotations
 
-from tracestill.trainer.memory import LLAMA3_8B, LLAMA3_70B, QWEN3_0_6B, ROOM, Setting, estimate
+from tracestill.trainer.timing.memory import LLAMA3_8B, LLAMA3_70B, QWEN3_0_6B, ROOM, Setting, estimate
 
 STUDENTS = {"0.6B": (QWEN3_0_6B, (1, 8)), "8B": (LLAMA3_8B, (8, 32)), "70B": (LLAMA3_70B, (64, 256))}
 STAGES = (1, 2, 3)

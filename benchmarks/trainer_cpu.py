@@ -52,7 +52,7 @@ from safetensors.torch import load_file
 from trainer_peers import WAYS
 from trainer_traces import TEST, mean_loss, prepare, prepare_student, store
 
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 FULL: dict[str, Any] = {
     "shape": {

@@ -15,8 +15,8 @@ weights" keeps none and is shown for comparison. Its attention is FlashAttention
 backend that ours takes, which isolates documents by the cu_seqlens that TRL hands over; "sdpa" is what transformers
 does without either.
 
-MFU counts what trainer/flops.py counts: the layers for every token, attention by the pairs within documents, the head
-for weighted targets only (the others need no logits); the peak is the data sheet's for dense bf16. Nothing is
+MFU counts what trainer/metrics/flops.py counts: the layers for every token, attention by the pairs within documents,
+the head for weighted targets only (the others need no logits); the peak is the data sheet's for dense bf16. Nothing is
 fetched: weights and data are random.
 
 `--quick` takes 1.7B at 16k, ZeRO 2, ours and two of TRL's (a case is stopped after 150 s: under 8 minutes in all).
@@ -43,7 +43,7 @@ import torch
 from machine import claim, finish, table
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from tracestill.trainer.flops import Cost, cost_of
+from tracestill.trainer.metrics.flops import Cost, cost_of
 
 SHAPES: dict[str, dict[str, int]] = {  # Qwen3's published sizes
     "0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},

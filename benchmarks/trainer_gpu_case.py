@@ -14,16 +14,16 @@ import torch
 from trainer_gpu import COMPILED, PACKS, WARM_UP, shape_of
 from trainer_steps import KINDS, our_step, write_store
 
-from tracestill.data_pipeline.plan import PlanConfig, make_plan
-from tracestill.data_pipeline.store import TokenStore
-from tracestill.kernels import attention
-from tracestill.trainer.adapt import adapt
-from tracestill.trainer.batches import Batches
-from tracestill.trainer.engine import connect
-from tracestill.trainer.flops import peak_tflops
-from tracestill.trainer.settings import TrainConfig
-from tracestill.trainer.student import build_student
-from tracestill.trainer.student_settings import StudentConfig
+from tracestill.data_pipeline.plan.plan import PlanConfig, make_plan
+from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.kernels.attention import registered as attention
+from tracestill.trainer.batches.batches import Batches
+from tracestill.trainer.engine.engine import connect
+from tracestill.trainer.metrics.flops import peak_tflops
+from tracestill.trainer.recipe.settings import TrainConfig
+from tracestill.trainer.recipe.student_settings import StudentConfig
+from tracestill.trainer.student.adapt import adapt
+from tracestill.trainer.student.student import build_student
 from tracestill.trainer.weighting import WeightingConfig, make_weighting
 
 LONGEST = 8192  # tokens of a document; no more than the smallest capacity

@@ -30,13 +30,13 @@ import torch.distributed as dist
 from machine import claim, table
 from trainer_steps import KINDS, our_step, write_store
 
-from tracestill.data_pipeline.plan import PlanConfig, make_plan
-from tracestill.data_pipeline.store import TokenStore
-from tracestill.trainer.batches import Batches
-from tracestill.trainer.engine import connect, leave, parameter_groups
-from tracestill.trainer.settings import TrainConfig
-from tracestill.trainer.student import Student, build_student
-from tracestill.trainer.student_settings import StudentConfig
+from tracestill.data_pipeline.plan.plan import PlanConfig, make_plan
+from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.trainer.batches.batches import Batches
+from tracestill.trainer.engine.engine import connect, leave, parameter_groups
+from tracestill.trainer.recipe.settings import TrainConfig
+from tracestill.trainer.recipe.student_settings import StudentConfig
+from tracestill.trainer.student.student import Student, build_student
 from tracestill.trainer.weighting import WeightingConfig, make_weighting
 
 RANKS = 2

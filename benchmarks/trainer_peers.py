@@ -21,7 +21,7 @@ import torch
 import trainer_traces
 from safetensors.torch import save_file
 
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 ROWS = 8  # documents a step of the padded trainers: their own default
 WAYS = {
@@ -74,9 +74,9 @@ class Turns:
 
 def ours(run: RunDirectory, turns: Turns) -> dict[str, torch.Tensor]:
     """The trainer's own loop, logging as it always does."""
-    from tracestill.trainer import checkpoint
-    from tracestill.trainer.job import open_directory, prepare
-    from tracestill.trainer.stopping import StopRequest
+    from tracestill.trainer.assembly.job import open_directory, prepare
+    from tracestill.trainer.checkpoint import checkpoint
+    from tracestill.trainer.faults.stopping import StopRequest
     from tracestill.trainer.train import train
 
     job = prepare(run, "traces")

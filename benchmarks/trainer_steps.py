@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.store import TokenStoreWriter
-from tracestill.trainer.ahead import Ahead
-from tracestill.trainer.batches import Batches
-from tracestill.trainer.engine import Engine
-from tracestill.trainer.pace import Pace
-from tracestill.trainer.settings import TrainConfig
-from tracestill.trainer.student import Student
-from tracestill.trainer.telemetry import Meter
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.tokens.store import TokenStoreWriter
+from tracestill.trainer.batches.batches import Batches
+from tracestill.trainer.batches.prefetch import Ahead
+from tracestill.trainer.engine.engine import Engine
+from tracestill.trainer.metrics.telemetry import Meter
+from tracestill.trainer.metrics.throughput import Pace
+from tracestill.trainer.recipe.settings import TrainConfig
+from tracestill.trainer.student.student import Student
 from tracestill.trainer.weighting import end_step
 
 KINDS = Kinds.with_extra({})

@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from rich.console import Console
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from tracestill.data_pipeline.store import TokenStore
-from tracestill.data_pipeline.teachers import gsm_symbolic
-from tracestill.launch.stages import plan_works
-from tracestill.trainer.recipe import MAIN_ARM, build
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.data_pipeline.sampling.teachers import gsm_symbolic
+from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.launch.run.stages import plan_works
+from tracestill.trainer.recipe.recipe import MAIN_ARM, build
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 SEED = 0
 MEDIAN_WORDS, SPREAD = 70, 0.8  # of the lognormal distribution of a trace's words; 0.8 as of published traces

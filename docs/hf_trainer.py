@@ -10,7 +10,7 @@ import tempfile
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
-from tracestill.kernels.hf_trainer import SpanWeightedLoss
+from tracestill.kernels.loss.hf_trainer import SpanWeightedLoss
 
 QUESTION, TRACE, ANSWER = range(3)
 WEIGHTS = torch.tensor([0.0, 0.3, 1.0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before anything else is imported: `python -m` has put the working directory first
-    from tracestill.data_pipeline.working_directory import leave_working_directory
+    from tracestill.data_pipeline.guards.working_directory import leave_working_directory
 
     leave_working_directory()
 
@@ -18,10 +18,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from tracestill.launch import bench_command, cluster_commands
-from tracestill.launch.execution import default_root, evaluate_model, execute, looking, open_run, single
-from tracestill.launch.guarded import Guarded
-from tracestill.launch.host_options import (
+from tracestill.launch.commands import bench_command, cluster_commands
+from tracestill.launch.commands.execution import default_root, evaluate_model, execute, looking, open_run, single
+from tracestill.launch.commands.guarded import Guarded
+from tracestill.launch.commands.host_options import (
     AddressOption,
     ElasticOption,
     EnvOption,
@@ -122,7 +122,7 @@ def run_command(
 
     Example: [cyan]tracestill run recipes/demo.yaml --until plan[/], then [cyan]tracestill inspect runs/demo[/]
     """
-    from tracestill.launch.runner import stage_position
+    from tracestill.launch.run.runner import stage_position
 
     last = stage_position(until)
     cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env, elastic)
@@ -222,7 +222,7 @@ def train(
     Example: [cyan]tracestill train runs/demo --arm traces --set train.stop_after=55m --max-restarts 3[/]
     """
     cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env, elastic)
-    from tracestill.launch.as_rank import is_rank, train_as_rank
+    from tracestill.launch.start.as_rank import is_rank, train_as_rank
 
     if cluster is None and is_rank():
         if max_restarts:
@@ -291,9 +291,9 @@ def inspect_command(
     """
     if record is not None and (document or documents > 1):
         raise typer.BadParameter("--record shows all documents of its record; leave --document and --documents out")
-    from tracestill.launch.inspect_run import Shown, inspect_run
-    from tracestill.trainer.console import Terminal
-    from tracestill.trainer.run_directory import RunDirectory
+    from tracestill.launch.report.inspect_run import Shown, inspect_run
+    from tracestill.trainer.ranks.console import Terminal
+    from tracestill.trainer.recipe.run_directory import RunDirectory
 
     with looking():
         run = open_run(recipe, run_dir, None) if recipe.is_dir() else RunDirectory.open(run_dir or default_root(recipe))
@@ -319,19 +319,19 @@ def recipe_command(
 
     Example: [cyan]tracestill recipe --keys train.watchdog[/], [cyan]tracestill recipe recipes/demo.yaml --resolved[/]
     """
-    from tracestill.trainer.console import say
+    from tracestill.trainer.ranks.console import say
 
     if keys == resolved:
         raise typer.BadParameter("give one of --keys [PREFIX] and --resolved, the latter with a recipe")
     if keys:
-        from tracestill.launch.recipe_keys import chosen
+        from tracestill.launch.commands.recipe_keys import chosen
 
         if arm or settings:
             raise typer.BadParameter("--arm and --set belong to --resolved")
         for key in chosen(what or ""):
             say(key.line)
         return
-    from tracestill.trainer.recipe import dump_recipe
+    from tracestill.trainer.recipe.recipe import dump_recipe
 
     if what is None:
         raise typer.BadParameter("--resolved needs a recipe, or the directory of a run")
@@ -349,9 +349,9 @@ def diff_command(
 
     Example: [cyan]tracestill diff runs/demo runs/hot[/]
     """
-    from tracestill.launch.diff_runs import diff_runs, show
-    from tracestill.trainer.console import Terminal
-    from tracestill.trainer.run_directory import RunDirectory
+    from tracestill.launch.report.diff_runs import diff_runs, show
+    from tracestill.trainer.ranks.console import Terminal
+    from tracestill.trainer.recipe.run_directory import RunDirectory
 
     with looking():
         found = diff_runs(RunDirectory.open(first), RunDirectory.open(second))
@@ -369,8 +369,8 @@ def main() -> None:
     try:
         app(prog_name="tracestill")
     except Exception:  # a fault of ours: the traceback helps, and may quote a URL or a header
-        from tracestill.data_pipeline.secret import mask
-        from tracestill.trainer.console import say
+        from tracestill.data_pipeline.guards.secret import mask
+        from tracestill.trainer.ranks.console import say
 
         say(mask(traceback.format_exc()), err=True, end="")
         sys.exit(1)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tracestill.launch.deepspeed_command import GRACE_SECONDS
+from tracestill.launch.start.deepspeed_command import GRACE_SECONDS
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 240  # that a command may take on a busy machine

@@ -22,7 +22,8 @@ TESTS = Path(__file__).parent
 OF_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SAFE_PATH = "PYTHONSAFEPATH"  # workers import what lies beside them
 MODULES = [  # that workers import, or what they import: half of it would be most of the time
-    *("tracestill.trainer.train", "tracestill.trainer.evaluate", "pyarrow.parquet", "safetensors.torch", "peft"),
+    *("tracestill.trainer.train", "tracestill.trainer.evaluation.evaluate"),
+    *("pyarrow.parquet", "safetensors.torch", "peft"),
     *("transformers.models.llama.modeling_llama", "transformers.models.t5.modeling_t5", "torch.optim.swa_utils"),
 ]
 OF_A_TEST = "PYTEST_CURRENT_TEST"

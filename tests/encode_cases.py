@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.plan import PlanConfig
-from tracestill.data_pipeline.schema import (
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.base.schema import (
     QUESTION_SCHEMA,
     RECORD_SCHEMA,
     Record,
@@ -14,10 +13,11 @@ from tracestill.data_pipeline.schema import (
     row_from_record,
     write_rows,
 )
-from tracestill.data_pipeline.segment import segment
-from tracestill.data_pipeline.stage import stage
-from tracestill.data_pipeline.tokenizer import TokenizerConfig
-from tracestill.data_pipeline.tokenizer import run as run_tokenizer
+from tracestill.data_pipeline.base.stage import stage
+from tracestill.data_pipeline.plan.plan import PlanConfig
+from tracestill.data_pipeline.sampling.segment import segment
+from tracestill.data_pipeline.tokens.tokenizer import TokenizerConfig
+from tracestill.data_pipeline.tokens.tokenizer import run as run_tokenizer
 
 KINDS = Kinds()
 PLAN = PlanConfig(capacity=512, packs_per_step=2)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tracestill.trainer import zero
+from tracestill.trainer.engine import zero
 
 
 def fake_engine(value: float = 1.0, width: int = 4) -> Any:

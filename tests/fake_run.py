@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tracestill.data_pipeline.stage import Stage, identity, stage, write_manifest
-from tracestill.launch.stages import plan_works
-from tracestill.trainer.recipe import Recipe, build
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.data_pipeline.base.stage import Stage, identity, stage, write_manifest
+from tracestill.launch.run.stages import plan_works
+from tracestill.trainer.recipe.recipe import Recipe, build
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 STUDENT = {
     "model_type": "llama",

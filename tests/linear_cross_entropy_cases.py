@@ -9,9 +9,10 @@ import os
 import torch
 import torch.nn.functional as F
 
-from tracestill.kernels.linear_cross_entropy import STATISTICS, linear_cross_entropy
-from tracestill.kernels.linear_cross_entropy_options import (
+from tracestill.kernels.loss import (
+    STATISTICS,
     TeacherTopK,
+    linear_cross_entropy,
 )
 
 BACKEND = os.environ.get("TEST_BACKEND", "reference")

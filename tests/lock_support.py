@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tracestill.trainer import run_lock
-from tracestill.trainer.run_lock import LOCK, held, last_of
+from tracestill.trainer.lock import run_lock
+from tracestill.trainer.lock.run_lock import LOCK, held, last_of
 
 
 def quick(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:

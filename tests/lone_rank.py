@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tracestill.trainer import heartbeat, watchdog
-from tracestill.trainer.placement import Placement
+from tracestill.trainer.faults import watchdog
+from tracestill.trainer.ranks import heartbeat
+from tracestill.trainer.ranks.placement import Placement
 
 
 def alone(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from cluster_support import Hosts
 from fake_run import mini_recipe, run_data_stages
 
-from tracestill.trainer.recipe import Recipe
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.recipe.recipe import Recipe
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 TRAIN = "arms/traces/train"
 BEGIN_SECONDS = 150  # on a busy machine

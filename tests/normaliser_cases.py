@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.plan import Plan, PlanConfig, make_plan
-from tracestill.data_pipeline.store import TokenStore, TokenStoreWriter
-from tracestill.kernels.linear_cross_entropy import linear_cross_entropy
-from tracestill.trainer.batches import Batches, MicroStep
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.plan.plan import Plan, PlanConfig, make_plan
+from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
+from tracestill.kernels.loss import linear_cross_entropy
+from tracestill.trainer.batches.batches import Batches, MicroStep
 from tracestill.trainer.weighting import SpanWeighting, WeightingConfig
 
 KINDS = Kinds()
@@ -144,6 +144,6 @@ def by_hand(store: TokenStore, normaliser: str, *, by_token: bool) -> tuple[dict
 
 
 def as_document(store: TokenStore, index: int):
-    from tracestill.trainer.batches import document_of
+    from tracestill.trainer.batches.batches import document_of
 
     return document_of(store, index)

@@ -11,8 +11,8 @@ import yaml
 from fake_run import RECIPE, run_data_stages
 from safetensors.torch import load_file
 
-from tracestill.trainer.recipe import load_recipe
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.recipe.recipe import load_recipe
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 STUDENT = {**RECIPE["student"]["config"], "attention_dropout": 0.1}  # type: ignore[index]
 Outcome = tuple[list[tuple[int, float, float]], dict[str, bytes]]

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_export import tiny_model
 
-from tracestill.trainer.loading import load_model
+from tracestill.trainer.loading.loading import load_model
 
 CPU = torch.device("cpu")
 IDS = {"vocab_size": 22, "bos_id": 1, "eos_id": 2, "pad_id": 0, "num_kinds": 8}  # as ``build_student`` takes them

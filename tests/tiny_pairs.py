@@ -17,8 +17,8 @@ from tiny_step import NUM_KINDS, TABLE, VOCABULARY
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
-from tracestill.trainer.settings import StudentConfig
-from tracestill.trainer.student import Student, build_student
+from tracestill.trainer.recipe.settings import StudentConfig
+from tracestill.trainer.student.student import Student, build_student
 
 BOS, EOS, PAD = 1, 2, 0
 T5: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tracestill.trainer import checkpoint
+from tracestill.trainer.checkpoint import checkpoint
 
 CALLS = "write,fsync,fdatasync,/^rename"
 

@@ -6,7 +6,7 @@ deepspeed --num_gpus 2 --module tracestill.trainer.train --run-dir runs/demo --a
 from __future__ import annotations
 
 if __name__ == "__main__":  # before anything else is imported: `python -m` has put the working directory first
-    from tracestill.data_pipeline.working_directory import leave_working_directory
+    from tracestill.data_pipeline.guards.working_directory import leave_working_directory
 
     leave_working_directory()
 
@@ -19,35 +19,43 @@ from typing import Any
 
 import torch.distributed as dist
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.secret import mask
-from tracestill.data_pipeline.stage import Stage, is_current, missing_files, read_manifest, write_json, write_manifest
-from tracestill.trainer import checkpoint, checkpoint_local
-from tracestill.trainer.agree import share_json, together
-from tracestill.trainer.ahead import Ahead
-from tracestill.trainer.checkpoint_files import remove_all
-from tracestill.trainer.console import say
-from tracestill.trainer.engine import connect, leave, open_monitor
-from tracestill.trainer.export_adapted import export_trained
-from tracestill.trainer.failure import EXIT_FAILED
-from tracestill.trainer.first_step import show_first_step
-from tracestill.trainer.flops import cost_of, peak_tflops
-from tracestill.trainer.headway import PROGRESS, Teller
-from tracestill.trainer.job import Job, Resume, leads, open_directory, prepare, threads_of
-from tracestill.trainer.join_ranks import is_first, is_owned
-from tracestill.trainer.pace import Pace
-from tracestill.trainer.placement import find_placement
-from tracestill.trainer.provenance import provenance
-from tracestill.trainer.recipe import MAIN_ARM, dump_recipe, imports_of
-from tracestill.trainer.rendezvous import NotMet
-from tracestill.trainer.run_directory import RECIPE, RunDirectory
-from tracestill.trainer.run_lock import held
-from tracestill.trainer.settings import GENERATION, learning_rate, seconds_of
-from tracestill.trainer.stopping import EXIT_STOPPED, StopRequest, ends_at_once
-from tracestill.trainer.stragglers import phases_alone, straggler
-from tracestill.trainer.telemetry import LOG, Log, Meter, line_of, table_of
-from tracestill.trainer.train_place import EXPORT, claim_train
-from tracestill.trainer.watchdog import Watchdog
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.stage import (
+    Stage,
+    is_current,
+    missing_files,
+    read_manifest,
+    write_json,
+    write_manifest,
+)
+from tracestill.data_pipeline.guards.secret import mask
+from tracestill.trainer.assembly.first_step import show_first_step
+from tracestill.trainer.assembly.job import Job, Resume, leads, open_directory, prepare, threads_of
+from tracestill.trainer.batches.prefetch import Ahead
+from tracestill.trainer.checkpoint import checkpoint
+from tracestill.trainer.checkpoint import local as checkpoint_local
+from tracestill.trainer.checkpoint.files import remove_all
+from tracestill.trainer.checkpoint.train_place import EXPORT, claim_train
+from tracestill.trainer.engine.engine import connect, leave, open_monitor
+from tracestill.trainer.export.adapted import export_trained
+from tracestill.trainer.faults.failure import EXIT_FAILED
+from tracestill.trainer.faults.stopping import EXIT_STOPPED, StopRequest, ends_at_once
+from tracestill.trainer.faults.stragglers import phases_alone, straggler
+from tracestill.trainer.faults.watchdog import Watchdog
+from tracestill.trainer.lock.run_lock import held
+from tracestill.trainer.metrics.flops import cost_of, peak_tflops
+from tracestill.trainer.metrics.headway import PROGRESS, Teller
+from tracestill.trainer.metrics.telemetry import LOG, Log, Meter, line_of, table_of
+from tracestill.trainer.metrics.throughput import Pace
+from tracestill.trainer.ranks.collectives import share_json, together
+from tracestill.trainer.ranks.console import say
+from tracestill.trainer.ranks.join_ranks import is_first, is_owned
+from tracestill.trainer.ranks.placement import find_placement
+from tracestill.trainer.ranks.rendezvous import NotMet
+from tracestill.trainer.recipe.provenance import provenance
+from tracestill.trainer.recipe.recipe import MAIN_ARM, dump_recipe, imports_of
+from tracestill.trainer.recipe.run_directory import RECIPE, RunDirectory
+from tracestill.trainer.recipe.settings import GENERATION, learning_rate, seconds_of
 from tracestill.trainer.weighting import end_step, state_of
 
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from fake_run import mini_recipe
 
-from tracestill.launch import mpijob
-from tracestill.launch.pods import Pods
+from tracestill.launch.schedulers import mpijob
+from tracestill.launch.schedulers.pods import Pods
 
 REASON = cluster_support.why_impossible()
 SECONDS = 100  # for whatever should come to pass, on a busy machine

@@ -16,7 +16,7 @@ import pytest
 import slurm_support
 from mini_training import ENDLESS, TRAIN, begun, losses, make_run, recipe_of
 
-from tracestill.trainer.recipe import dump_recipe
+from tracestill.trainer.recipe.recipe import dump_recipe
 
 PROGRAM = Path(sys.executable).with_name("tracestill")
 REASON = slurm_support.why_no_slurm()

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from their_tasks.hostile import SAID, deep
 
-from tracestill.data_pipeline import question_lines
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.questions import QuestionsConfig, make_questions
-from tracestill.data_pipeline.rejected import SCHEMA
-from tracestill.data_pipeline.sample import SampleConfig, run
-from tracestill.data_pipeline.schema import QUESTION_SCHEMA, RECORD_SCHEMA, read_rows
-from tracestill.data_pipeline.stage import read_manifest
-from tracestill.data_pipeline.well_formed import MAX_DEPTH, json_fault
-from tracestill.launch.report_html import accounts
-from tracestill.launch.summary import summary
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, RECORD_SCHEMA, read_rows
+from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.data_pipeline.guards.well_formed import MAX_DEPTH, json_fault
+from tracestill.data_pipeline.sampling import question_lines
+from tracestill.data_pipeline.sampling.questions import QuestionsConfig, make_questions
+from tracestill.data_pipeline.sampling.rejected import SCHEMA
+from tracestill.data_pipeline.sampling.sample import SampleConfig, run
+from tracestill.launch.report.page import accounts
+from tracestill.launch.run.summary import summary
 
 HERE = Path(__file__).parent
 

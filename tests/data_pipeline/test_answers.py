@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracestill.data_pipeline.answers import find_answer, number, same_answer
+from tracestill.data_pipeline.selection.answers import find_answer, number, same_answer
 
 
 @pytest.mark.parametrize(

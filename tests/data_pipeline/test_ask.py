@@ -9,8 +9,8 @@ import chat_templates as made
 import pytest
 from transformers import AutoTokenizer
 
-from tracestill.data_pipeline.ask import AskForm
-from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.documents.ask import AskForm
 
 QUESTIONS = ["How much is 3 + 4?", "  two\n\nlines  ", "é漢😀 {{ x }}", "<|im_end|> <think>"]
 

@@ -14,14 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from tracestill.data_pipeline.chat import ChatForm
-from tracestill.data_pipeline.encode import load_form
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.form import FormConfig
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.schema import Record, Span
-from tracestill.data_pipeline.segment import segment
-from tracestill.data_pipeline.tokenizer import train_sentencepiece, write_tokenizer
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.base.schema import Record, Span
+from tracestill.data_pipeline.documents.chat import ChatForm
+from tracestill.data_pipeline.documents.encode import load_form
+from tracestill.data_pipeline.sampling.segment import segment
+from tracestill.data_pipeline.tokens.form import FormConfig
+from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
 
 KINDS = Kinds()
 QUESTION, TRACE = "How much is 3 + 4?", "Let me add.\n3 + 4 = 7.\n\nCheck: 7 - 4 = 3."

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tracestill.data_pipeline import content
-from tracestill.data_pipeline.content import MEMORY, contents, digests, model_files, named_files
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import (
+from tracestill.data_pipeline.base import content
+from tracestill.data_pipeline.base.content import MEMORY, contents, digests, model_files, named_files
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.stage import (
     CONTENTS,
     UNKNOWN,
     changed_files,

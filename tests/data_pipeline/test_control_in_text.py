@@ -12,16 +12,16 @@ from encode_cases import KINDS, PLAN, conserved, prepare, record
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
-from tracestill.data_pipeline.ask import AskForm
-from tracestill.data_pipeline.control_symbols import add_control_symbols
-from tracestill.data_pipeline.encode import EncodeConfig, load_form, run
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.form import FormConfig
-from tracestill.data_pipeline.render import symbols_in
-from tracestill.data_pipeline.stage import read_manifest
-from tracestill.data_pipeline.tokenizer import train_sentencepiece, write_tokenizer
-from tracestill.trainer.evaluate import REFUSED, answer, summary
-from tracestill.trainer.export import copy_tokenizer
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.data_pipeline.documents.ask import AskForm
+from tracestill.data_pipeline.documents.encode import EncodeConfig, load_form, run
+from tracestill.data_pipeline.tokens.control_symbols import add_control_symbols
+from tracestill.data_pipeline.tokens.form import FormConfig
+from tracestill.data_pipeline.tokens.render import symbols_in
+from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
+from tracestill.trainer.evaluation.evaluate import REFUSED, answer, summary
+from tracestill.trainer.export.export import copy_tokenizer
 
 FORMS = {
     "plain": {},
@@ -139,7 +139,7 @@ def test_such_a_question_is_not_asked_and_counts_as_wrong(trained, tmp_path, mon
 
     backend = form.tokenizer.backend if load == "form" else form.backend
     form.backend_ids = lambda text: backend.encode(text, add_special_tokens=False).ids
-    monkeypatch.setattr("tracestill.trainer.evaluate.generate", generate)
+    monkeypatch.setattr("tracestill.trainer.evaluation.evaluate.generate", generate)
     recipe = SimpleNamespace(
         seed=0, evaluate=SimpleNamespace(max_new_tokens=9, batch_size=2, temperature=0.0)
     )  # fmt: skip

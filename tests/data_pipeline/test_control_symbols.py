@@ -9,10 +9,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import AutoTokenizer
 
-from tracestill.data_pipeline.control_symbols import add_control_symbols
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.render import load_tokenizer, split_output
-from tracestill.data_pipeline.tokenizer import TokenizerConfig
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.tokens.control_symbols import add_control_symbols
+from tracestill.data_pipeline.tokens.render import load_tokenizer, split_output
+from tracestill.data_pipeline.tokens.tokenizer import TokenizerConfig
 
 TEXT = "what is <think> 漢 </think><|end|>?"
 

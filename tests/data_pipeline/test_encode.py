@@ -10,18 +10,18 @@ from encode_cases import KINDS, PLAN, TRACE, conserved, names, prepare, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracestill.data_pipeline.document import encode, first_visible
-from tracestill.data_pipeline.encode import EncodeConfig, Stores, run, stage_config
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.plan import PlanConfig
-from tracestill.data_pipeline.render import load_tokenizer, prompt_ids, split_output
-from tracestill.data_pipeline.schema import (
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.base.schema import (
     Span,
 )
-from tracestill.data_pipeline.stage import is_current, read_manifest
-from tracestill.data_pipeline.store import TokenStore
-from tracestill.data_pipeline.tokenizer import train_sentencepiece, write_tokenizer
+from tracestill.data_pipeline.base.stage import is_current, read_manifest
+from tracestill.data_pipeline.documents.document import encode, first_visible
+from tracestill.data_pipeline.documents.encode import EncodeConfig, Stores, run, stage_config
+from tracestill.data_pipeline.plan.plan import PlanConfig
+from tracestill.data_pipeline.tokens.render import load_tokenizer, prompt_ids, split_output
+from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,11 @@ from fractions import Fraction
 
 import pytest
 
-from tracestill.data_pipeline.answers import same_answer
-from tracestill.data_pipeline.equations import equations
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.kinds import TRACE
-from tracestill.data_pipeline.schema import Question
-from tracestill.data_pipeline.segment import segment, span_fault
-from tracestill.data_pipeline.teachers.gsm_symbolic import (
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.kinds import TRACE
+from tracestill.data_pipeline.base.schema import Question
+from tracestill.data_pipeline.sampling.segment import segment, span_fault
+from tracestill.data_pipeline.sampling.teachers.gsm_symbolic import (
     Options,
     Teacher,
     TeacherOptions,
@@ -23,6 +21,8 @@ from tracestill.data_pipeline.teachers.gsm_symbolic import (
     draw,
     questions,
 )
+from tracestill.data_pipeline.selection.answers import same_answer
+from tracestill.data_pipeline.selection.equations import equations
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tracestill.data_pipeline.journal import Journal, Key, binding_of
-from tracestill.data_pipeline.schema import Question, Span
-from tracestill.data_pipeline.teachers.protocol import Solution
+from tracestill.data_pipeline.base.schema import Question, Span
+from tracestill.data_pipeline.sampling.journal import Journal, Key, binding_of
+from tracestill.data_pipeline.sampling.teachers import Solution
 
 KEY = Key("q1", "solver", "", 1.0, 0)
 SPANS = (Span(0, 9, "derive"),)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tracestill.data_pipeline import journal
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.heard import Unusable
-from tracestill.data_pipeline.journal import Journal, JournalDamaged, Key
-from tracestill.data_pipeline.journal_pages import Pages, payload, readable
-from tracestill.data_pipeline.journal_recovery import recover
-from tracestill.data_pipeline.schema import Span
-from tracestill.data_pipeline.teachers.protocol import Solution
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.schema import Span
+from tracestill.data_pipeline.sampling import journal
+from tracestill.data_pipeline.sampling.heard import Unusable
+from tracestill.data_pipeline.sampling.journal import Journal, JournalDamaged, Key
+from tracestill.data_pipeline.sampling.journal_pages import Pages, payload, readable
+from tracestill.data_pipeline.sampling.journal_recovery import recover
+from tracestill.data_pipeline.sampling.teachers import Solution
 
 ROWS = 120
 KEYS = [Key(f"q{i}", "solver", "", 1.0 if i % 3 else 0.5, i) for i in range(ROWS)]

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.heard import Unusable
-from tracestill.data_pipeline.journal import MODULE, Journal, JournalDamaged, Key, binding_of
-from tracestill.data_pipeline.journal_pages import readable
-from tracestill.data_pipeline.journal_recovery import recover
-from tracestill.data_pipeline.schema import Question
-from tracestill.data_pipeline.teachers.protocol import Solution
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.schema import Question
+from tracestill.data_pipeline.sampling.heard import Unusable
+from tracestill.data_pipeline.sampling.journal import MODULE, Journal, JournalDamaged, Key, binding_of
+from tracestill.data_pipeline.sampling.journal_pages import readable
+from tracestill.data_pipeline.sampling.journal_recovery import recover
+from tracestill.data_pipeline.sampling.teachers import Solution
 
 ROWS = 24
 KEYS = [Key(f"q{i}", "solver", "", 1.0, i) for i in range(ROWS)]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tracestill.data_pipeline import secret
-from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.guards import secret
 
 ROOT = Path(__file__).parents[2]
 KEY = "abcd1234efgh5678"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tracestill.data_pipeline import own_modules
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.teachers.protocol import find_module
-from tracestill.launch.start_module import START
+from tracestill.data_pipeline.base import own_modules
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.sampling.teachers import find_module
+from tracestill.launch.hosts.start_module import START
 
 LOUD = "raise RuntimeError('imported')\n"
 
@@ -58,7 +58,7 @@ def test_what_a_module_imports_from_its_folder_or_package_belongs_to_it(folder):
     assert set(own_modules.files("mine_bad")) == {"mine_bad.py"}
     write(folder, mine__sub__w="from ..util import u\nfrom . import v\nimport mine_d\n", mine__util="", mine__sub__v="")
     assert set(own_modules.files("mine.sub.w")) == {"mine/sub/w.py", "mine/sub/v.py", "mine/util.py"}
-    assert own_modules.files("tracestill.trainer.weighting") == {}, "ours come with the version"
+    assert own_modules.files("tracestill.trainer.weighting.weighting") == {}, "ours come with the version"
 
 
 def test_an_installed_module_counts_alone(folder, monkeypatch):
@@ -143,7 +143,7 @@ def test_a_module_without_a_dot_is_taken(folder):
 SAYS = """
 import sys
 from tracestill.data_pipeline import own_modules
-from tracestill.data_pipeline.working_directory import leave_working_directory
+from tracestill.data_pipeline.guards.working_directory import leave_working_directory
 if __name__ == "__main__":
     for _ in range(2):
         leave_working_directory()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
-from tracestill.data_pipeline.pieces import FOLLOWS, LETTERS, pieces
-from tracestill.data_pipeline.tokenizer import fast_tokenizer, train_sentencepiece
+from tracestill.data_pipeline.tokens.pieces import FOLLOWS, LETTERS, pieces
+from tracestill.data_pipeline.tokens.tokenizer import fast_tokenizer, train_sentencepiece
 
 
 def byte_level(merges=()):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tracestill.data_pipeline import places
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import edited_name, is_current, stage
+from tracestill.data_pipeline.base import places
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.stage import edited_name, is_current, stage
 
 
 @pytest.fixture

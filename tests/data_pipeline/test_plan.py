@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tracestill.data_pipeline import plan_stage
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.order import LINEAR_COST, shuffled, step_sizes
-from tracestill.data_pipeline.plan import (
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.base.stage import Stage, read_manifest, write_manifest
+from tracestill.data_pipeline.plan import plan_stage
+from tracestill.data_pipeline.plan.order import LINEAR_COST, shuffled, step_sizes
+from tracestill.data_pipeline.plan.plan import (
     Plan,
     PlanConfig,
     imbalance,
@@ -27,8 +28,7 @@ from tracestill.data_pipeline.plan import (
     schedule,
     slot,
 )
-from tracestill.data_pipeline.stage import Stage, read_manifest, write_manifest
-from tracestill.data_pipeline.store import TokenStoreWriter
+from tracestill.data_pipeline.tokens.store import TokenStoreWriter
 
 
 def traces(n: int, capacity: int = 16_384, seed: int = 0) -> np.ndarray:

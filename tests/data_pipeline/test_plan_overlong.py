@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.overlong import Fit, fit_document
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.documents.overlong import Fit, fit_document
 
 KINDS = Kinds()
 TRACE = np.array([KINDS.id(name) for name in KINDS.members("trace")], np.uint8)

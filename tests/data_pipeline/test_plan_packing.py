@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tracestill.data_pipeline.packing import best_fit_decreasing, expand
+from tracestill.data_pipeline.plan.packing import best_fit_decreasing, expand
 
 
 def residuals_item_by_item(lengths: list[int], capacity: int) -> list[int]:

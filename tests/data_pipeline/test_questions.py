@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from tracestill.data_pipeline import questions as questions_module
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.questions import QuestionsConfig
-from tracestill.data_pipeline.schema import Question, content_id
-from tracestill.data_pipeline.teachers.protocol import known_tasks, make_teacher
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.schema import Question, content_id
+from tracestill.data_pipeline.sampling import questions as questions_module
+from tracestill.data_pipeline.sampling.questions import QuestionsConfig
+from tracestill.data_pipeline.sampling.teachers import known_tasks, make_teacher
 
 
 def write(path: Path, *lines: object) -> Path:
@@ -136,7 +136,7 @@ def test_validation_questions_of_a_file_leave_the_test_questions_as_they_are(tmp
 
 TASK = """
 from pydantic import BaseModel
-from tracestill.data_pipeline.schema import Question, content_id
+from tracestill.data_pipeline.base.schema import Question, content_id
 class Options(BaseModel):
     fault: str = ""
 def questions(split_counts, options, seed):

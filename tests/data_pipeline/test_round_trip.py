@@ -11,13 +11,13 @@ from lossy_tokenizer import KNOWN, made
 from pydantic import ValidationError
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from tracestill.data_pipeline.encode import EncodeConfig, run
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.form import TwoTaskConfig
-from tracestill.data_pipeline.round_trip import RoundTrip, fault_of
-from tracestill.data_pipeline.schema import Span
-from tracestill.data_pipeline.stage import read_manifest
-from tracestill.data_pipeline.store import TokenStore
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.schema import Span
+from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.data_pipeline.documents.encode import EncodeConfig, run
+from tracestill.data_pipeline.documents.round_trip import RoundTrip, fault_of
+from tracestill.data_pipeline.tokens.form import TwoTaskConfig
+from tracestill.data_pipeline.tokens.store import TokenStore
 
 HALF = r"\frac{1}{2}"
 TRACE = r"Halve 1. 1/2=\fr{a}c~"  # 9 characters that plan

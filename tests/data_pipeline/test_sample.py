@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from tracestill.data_pipeline import sample as sample_module
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.kinds import TRACE, Kinds
-from tracestill.data_pipeline.questions import QuestionsConfig
-from tracestill.data_pipeline.sample import SampleConfig, make_teachers, run, stage_config
-from tracestill.data_pipeline.schema import QUESTION_SCHEMA, RECORD_SCHEMA, Span, read_rows
-from tracestill.data_pipeline.segment import span_fault
-from tracestill.data_pipeline.stage import is_current, read_manifest
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.kinds import TRACE, Kinds
+from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, RECORD_SCHEMA, Span, read_rows
+from tracestill.data_pipeline.base.stage import is_current, read_manifest
+from tracestill.data_pipeline.sampling import sample as sample_module
+from tracestill.data_pipeline.sampling.questions import QuestionsConfig
+from tracestill.data_pipeline.sampling.sample import SampleConfig, make_teachers, run, stage_config
+from tracestill.data_pipeline.sampling.segment import span_fault
 
 HERE = Path(__file__).parent
 
@@ -130,8 +130,8 @@ def test_equal_recipes_give_equal_bytes_in_any_order_of_asking(tmp_path: Path) -
 CHILD = """
 import sys
 from pathlib import Path
-from tracestill.data_pipeline.questions import QuestionsConfig
-from tracestill.data_pipeline.sample import SampleConfig, run
+from tracestill.data_pipeline.sampling.questions import QuestionsConfig
+from tracestill.data_pipeline.sampling.sample import SampleConfig, run
 where = Path(sys.argv[1])
 teacher = {"name": "t", "options": {"calls": str(where / "calls"), "seconds": 0.005}}
 run(QuestionsConfig(source="their_tasks.noted", train=60, test=3),

@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from tracestill.data_pipeline import own_modules, sample
-from tracestill.data_pipeline.questions import QuestionsConfig
-from tracestill.data_pipeline.sample import SampleConfig, run, stage_config
-from tracestill.data_pipeline.schema import QUESTION_SCHEMA, RECORD_SCHEMA, read_rows
-from tracestill.data_pipeline.stage import differences, identity, is_current, read_manifest, why_redone
+from tracestill.data_pipeline.base import own_modules
+from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, RECORD_SCHEMA, read_rows
+from tracestill.data_pipeline.base.stage import differences, identity, is_current, read_manifest, why_redone
+from tracestill.data_pipeline.sampling import sample
+from tracestill.data_pipeline.sampling.questions import QuestionsConfig
+from tracestill.data_pipeline.sampling.sample import SampleConfig, run, stage_config
 
 TASK = """
 from pathlib import Path
 from pydantic import BaseModel
 from their_helper import SIGN
-from tracestill.data_pipeline.schema import Question, content_id
-from tracestill.data_pipeline.teachers.protocol import Solution
+from tracestill.data_pipeline.base.schema import Question, content_id
+from tracestill.data_pipeline.sampling.teachers import Solution
 
 class Options(BaseModel):
     start: str = ""

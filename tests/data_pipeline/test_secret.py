@@ -2,11 +2,11 @@
 
 import pytest
 
-from tracestill.data_pipeline import secret
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.heard import heard
-from tracestill.data_pipeline.schema import Span
-from tracestill.data_pipeline.teachers.protocol import Solution
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.schema import Span
+from tracestill.data_pipeline.guards import secret
+from tracestill.data_pipeline.sampling.heard import heard
+from tracestill.data_pipeline.sampling.teachers import Solution
 
 CANARY = "canary7f3a9c"
 SHAPED = {  # by the kind that is to be named

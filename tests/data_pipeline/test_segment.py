@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracestill.data_pipeline.kinds import TRACE
-from tracestill.data_pipeline.schema import Span
-from tracestill.data_pipeline.segment import segment, span_fault, step_ends, step_of
+from tracestill.data_pipeline.base.kinds import TRACE
+from tracestill.data_pipeline.base.schema import Span
+from tracestill.data_pipeline.sampling.segment import segment, span_fault, step_ends, step_of
 
 WORDS = [
     "First find x:",

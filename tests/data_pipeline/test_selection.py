@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.questions import QuestionsConfig
-from tracestill.data_pipeline.sample import SampleConfig
-from tracestill.data_pipeline.sample import run as run_sample
-from tracestill.data_pipeline.schema import RECORD_SCHEMA, REJECTED_SCHEMA, read_rows, write_rows
-from tracestill.data_pipeline.selection import SelectConfig, run
-from tracestill.data_pipeline.stage import read_manifest, stage
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, REJECTED_SCHEMA, read_rows, write_rows
+from tracestill.data_pipeline.base.stage import read_manifest, stage
+from tracestill.data_pipeline.sampling.questions import QuestionsConfig
+from tracestill.data_pipeline.sampling.sample import SampleConfig
+from tracestill.data_pipeline.sampling.sample import run as run_sample
+from tracestill.data_pipeline.selection.selection import SelectConfig, run
 
 UNFILTERED = {"answer": False, "equations": False, "unique_paths": False}
 

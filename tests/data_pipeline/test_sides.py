@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracestill.data_pipeline.document import PlainForm
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.form import TwoTaskConfig
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.overlong import fit_document
-from tracestill.data_pipeline.render import load_tokenizer
-from tracestill.data_pipeline.schema import Record
-from tracestill.data_pipeline.segment import segment
-from tracestill.data_pipeline.sides import EncoderDecoderForm, encoder_lengths, widths
-from tracestill.data_pipeline.store import TokenStore, TokenStoreWriter
-from tracestill.data_pipeline.tokenizer import train_sentencepiece, write_tokenizer
-from tracestill.data_pipeline.two_task import TwoTaskForm
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.base.schema import Record
+from tracestill.data_pipeline.documents.document import PlainForm
+from tracestill.data_pipeline.documents.overlong import fit_document
+from tracestill.data_pipeline.documents.two_task import TwoTaskForm
+from tracestill.data_pipeline.sampling.segment import segment
+from tracestill.data_pipeline.tokens.form import TwoTaskConfig
+from tracestill.data_pipeline.tokens.render import load_tokenizer
+from tracestill.data_pipeline.tokens.sides import EncoderDecoderForm, encoder_lengths, widths
+from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
+from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
 
 KINDS = Kinds()
 TRACE = "Order 3,4. Let me add. 3 + 4 = 7.\nCheck 7 - 4 = 3."

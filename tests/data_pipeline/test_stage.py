@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tracestill.data_pipeline.stage import MANIFEST, Stage, read_manifest, stage, write_manifest
+from tracestill.data_pipeline.base.stage import MANIFEST, Stage, read_manifest, stage, write_manifest
 
 
 @pytest.fixture

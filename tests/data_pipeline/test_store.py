@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.store import TokenStore, TokenStoreWriter, store_schema
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter, store_schema
 
 KINDS = Kinds()
 

@@ -5,9 +5,9 @@ import time
 import pytest
 import yaml
 
-from tracestill.data_pipeline import strict_yaml
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.strict_yaml import MOST_DEPTH, MOST_NODES, read_file, read_text
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.guards import strict_yaml
+from tracestill.data_pipeline.guards.strict_yaml import MOST_DEPTH, MOST_NODES, read_file, read_text
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)

@@ -17,13 +17,13 @@ import chat_templates as made
 import pytest
 from encode_cases import KINDS, record
 
-from tracestill.data_pipeline import chat_template, template_process
-from tracestill.data_pipeline.ask import AskForm
-from tracestill.data_pipeline.chat import ChatForm
-from tracestill.data_pipeline.encode import load_form
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.form import FormConfig
-from tracestill.data_pipeline.template_process import Asked, Failed, Limits, render
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.documents import chat_template, template_process
+from tracestill.data_pipeline.documents.ask import AskForm
+from tracestill.data_pipeline.documents.chat import ChatForm
+from tracestill.data_pipeline.documents.encode import load_form
+from tracestill.data_pipeline.documents.template_process import Asked, Failed, Limits, render
+from tracestill.data_pipeline.tokens.form import FormConfig
 
 ASKED = [Asked([{"role": "user", "content": "1 + 1?"}], True, {})]
 FILE = Path("some/chat_template.jinja")

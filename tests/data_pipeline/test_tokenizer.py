@@ -17,12 +17,12 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
-from tracestill.data_pipeline import tokenizer as tokenizer_module
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.render import load_tokenizer, prompt_ids, split_output
-from tracestill.data_pipeline.schema import QUESTION_SCHEMA, RECORD_SCHEMA, write_rows
-from tracestill.data_pipeline.stage import is_current, read_manifest, stage
-from tracestill.data_pipeline.tokenizer import (
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, RECORD_SCHEMA, write_rows
+from tracestill.data_pipeline.base.stage import is_current, read_manifest, stage
+from tracestill.data_pipeline.tokens import tokenizer as tokenizer_module
+from tracestill.data_pipeline.tokens.render import load_tokenizer, prompt_ids, split_output
+from tracestill.data_pipeline.tokens.tokenizer import (
     CONTROLS,
     RESERVED,
     TAGS,
@@ -214,7 +214,7 @@ def test_auto_tokenizer_ignores_the_model_beside_it(directory, auto, tmp_path):
 def test_training_is_deterministic_and_keeps_no_path():
     assert train_sentencepiece(corpus(), 400) == train_sentencepiece(corpus(), 400)
     code = (
-        "import hashlib, sys; from tracestill.data_pipeline.tokenizer import train_sentencepiece as t;"
+        "import hashlib, sys; from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece as t;"
         "print(hashlib.sha256(t(sys.stdin.read().split('|'), 400)).hexdigest())"
     )
     texts = "|".join(corpus()).encode()

@@ -10,13 +10,13 @@ import pytest
 from encode_cases import KINDS, PLAN, TRACE, conserved, names, prepare, record
 from pydantic import ValidationError
 
-from tracestill.data_pipeline.encode import EncodeConfig, load_form, run, stage_config
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.plan import PlanConfig
-from tracestill.data_pipeline.stage import is_current, read_manifest
-from tracestill.data_pipeline.store import TokenStore
-from tracestill.data_pipeline.tokenizer import run as run_tokenizer
-from tracestill.data_pipeline.tokenizer import train_sentencepiece, write_tokenizer
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.stage import is_current, read_manifest
+from tracestill.data_pipeline.documents.encode import EncodeConfig, load_form, run, stage_config
+from tracestill.data_pipeline.plan.plan import PlanConfig
+from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.data_pipeline.tokens.tokenizer import run as run_tokenizer
+from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
 
 CONFIG = EncodeConfig.model_validate({"two_task": {}})
 QUESTION = "What is 3 + 4?"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tracestill.data_pipeline.visible import in_html, one_line, visible
+from tracestill.data_pipeline.guards.visible import in_html, one_line, visible
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,13 @@ from typing import Any
 import torch.distributed as dist
 from traced_save import Place, Tracer, places, refusals
 
-from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.base.errors import InputError
 from tracestill.trainer import train
-from tracestill.trainer.checkpoint_files import committed, damaged, path_of
-from tracestill.trainer.engine import leave
-from tracestill.trainer.job import open_directory, prepare
-from tracestill.trainer.run_directory import RunDirectory
-from tracestill.trainer.stopping import StopRequest
+from tracestill.trainer.assembly.job import open_directory, prepare
+from tracestill.trainer.checkpoint.files import committed, damaged, path_of
+from tracestill.trainer.engine.engine import leave
+from tracestill.trainer.faults.stopping import StopRequest
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 ERRORS = ("ENOSPC", "EIO")
 PRUNES = 6  # the first step after which a save deletes an older one

@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tracestill.trainer import checkpoint
-from tracestill.trainer.engine import leave
-from tracestill.trainer.job import Job, open_directory, prepare
-from tracestill.trainer.run_directory import RunDirectory
-from tracestill.trainer.stopping import StopRequest
+from tracestill.trainer.assembly.job import Job, open_directory, prepare
+from tracestill.trainer.checkpoint import checkpoint
+from tracestill.trainer.engine.engine import leave
+from tracestill.trainer.faults.stopping import StopRequest
+from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.train import train
 
 

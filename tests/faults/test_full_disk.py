@@ -19,15 +19,17 @@ from fake_run import claim, mini_recipe, run_data_stages, write_evaluation, writ
 from safetensors import SafetensorError
 from typer.testing import CliRunner
 
-from tracestill.data_pipeline.errors import InputError, NoRoomError
-from tracestill.data_pipeline.journal import Journal, Key
-from tracestill.data_pipeline.journal_recovery import recover
-from tracestill.data_pipeline.room import cause_of, has_room, needs_room
-from tracestill.data_pipeline.stage import read_manifest, stage
-from tracestill.data_pipeline.teachers.protocol import Solution
-from tracestill.launch import bench, cli, deepspeed_command
-from tracestill.trainer import stopping
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.data_pipeline.base.errors import InputError, NoRoomError
+from tracestill.data_pipeline.base.room import cause_of, has_room, needs_room
+from tracestill.data_pipeline.base.stage import read_manifest, stage
+from tracestill.data_pipeline.sampling.journal import Journal, Key
+from tracestill.data_pipeline.sampling.journal_recovery import recover
+from tracestill.data_pipeline.sampling.teachers import Solution
+from tracestill.launch import cli
+from tracestill.launch.bench import bench
+from tracestill.launch.start import deepspeed_command
+from tracestill.trainer.faults import stopping
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 STAGES = {  # what each writes, of arm traces; and a file that is equal in every run
     "sample": ("sample", "records.parquet"),

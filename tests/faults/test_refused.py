@@ -17,7 +17,7 @@ from distributed_support import run_workers
 from same_training import assert_same, outcome, prepared
 from traced_save import Place, log_of, refusals
 
-from tracestill.trainer.checkpoint_files import damaged, path_of
+from tracestill.trainer.checkpoint.files import damaged, path_of
 
 WORKER = Path(__file__).with_name("refused_worker.py")
 CODES = {"ENOSPC": 5, "EIO": 2}

@@ -21,9 +21,9 @@ import pytest
 from distributed_support import environment
 from fake_engine import fake_engine
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer import checkpoint
-from tracestill.trainer.checkpoint_files import committed, damaged, path_of
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.checkpoint import checkpoint
+from tracestill.trainer.checkpoint.files import committed, damaged, path_of
 
 WRITES = ("save_file", "write_text")
 CALLS = ("mkdir", "fsync", "rename", "replace", "unlink", "rmdir")
@@ -242,7 +242,7 @@ FILL = """
 import sys
 from pathlib import Path
 from fake_engine import fake_engine
-from tracestill.data_pipeline.errors import NoRoomError
+from tracestill.data_pipeline.base.errors import NoRoomError
 from tracestill.trainer import checkpoint
 
 root, step = Path(sys.argv[1]) / "checkpoints", 0

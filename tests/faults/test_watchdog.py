@@ -15,8 +15,8 @@ import yaml
 from distributed_support import environment, free_port
 from fake_run import RECIPE, run_data_stages
 
-from tracestill.trainer.recipe import load_recipe
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.recipe.recipe import load_recipe
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 SCRIPT = Path(__file__).with_name("watched_worker.py")
 SILENCE, STEP = 4, 8

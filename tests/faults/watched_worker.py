@@ -7,10 +7,10 @@ import sys
 import time
 from typing import Any
 
-from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.base.errors import InputError
 from tracestill.trainer import train
-from tracestill.trainer.batches import Batches
-from tracestill.trainer.engine import leave
+from tracestill.trainer.batches.batches import Batches
+from tracestill.trainer.engine.engine import leave
 
 root, fault = sys.argv[-2:]  # after what the launcher adds
 plain = Batches.step

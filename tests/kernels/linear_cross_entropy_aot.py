@@ -15,7 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from tracestill.kernels.linear_cross_entropy_triton import (
+from tracestill.kernels.loss.triton_pass import (
     BLOCK,
     LAUNCH_OPTIONS,
     NONE,

@@ -14,7 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from tracestill.kernels.pack import BLOCK
-from tracestill.kernels.pack_triton import OPTIONS, pack_kernel
+from tracestill.kernels.pack.triton_pack import OPTIONS, pack_kernel
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

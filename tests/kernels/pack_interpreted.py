@@ -5,8 +5,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from pack_cases import KINDS, WEIGHTS, packs
 
-from tracestill.kernels import pack_triton
 from tracestill.kernels.pack import check, pack, pack_reference
+from tracestill.kernels.pack import triton_pack as pack_triton
 
 FIELDS = ("input_ids", "labels", "position_ids", "loss_weight", "kinds", "cu_seqlens", "active")
 

@@ -13,9 +13,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from tracestill.kernels import attention_groups
 from tracestill.kernels.attention import NAME, register
-from tracestill.kernels.attention_groups import cut_lengths, group_documents, grouped_attention, groups_of
+from tracestill.kernels.attention import groups as attention_groups
+from tracestill.kernels.attention.groups import cut_lengths, group_documents, grouped_attention, groups_of
 from tracestill.kernels.pack import pack
 
 SHAPE = {

@@ -6,10 +6,11 @@ import torch
 import transformers
 from transformers import CONFIG_MAPPING
 
-from tracestill.kernels import attention, attention_backends
-from tracestill.kernels.attention_backends import BACKENDS, Choice, backends, choose, varlen_attention
-from tracestill.kernels.attention_groups import group_documents, grouped_attention
-from tracestill.kernels.attention_models import refuse_unpackable
+from tracestill.kernels.attention import backends as attention_backends
+from tracestill.kernels.attention import registered as attention
+from tracestill.kernels.attention.backends import BACKENDS, Choice, backends, choose, varlen_attention
+from tracestill.kernels.attention.groups import group_documents, grouped_attention
+from tracestill.kernels.attention.models import refuse_unpackable
 
 
 class Machine:

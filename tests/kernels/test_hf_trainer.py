@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from tracestill.kernels.hf_trainer import SpanWeightedLoss
+from tracestill.kernels.loss.hf_trainer import SpanWeightedLoss
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 

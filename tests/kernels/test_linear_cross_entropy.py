@@ -22,14 +22,14 @@ from linear_cross_entropy_cases import (
     teacher_of,
 )
 
-from tracestill.kernels.linear_cross_entropy import linear_cross_entropy
-from tracestill.kernels.linear_cross_entropy_options import (
+from tracestill.kernels.loss import (
     Excess,
     Focal,
     PowerOfP,
     TeacherTopK,
     Within,
     check_weights,
+    linear_cross_entropy,
 )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch._dynamo
 
-from tracestill.kernels.linear_cross_entropy import linear_cross_entropy
+from tracestill.kernels.loss import linear_cross_entropy
 
 
 @pytest.fixture

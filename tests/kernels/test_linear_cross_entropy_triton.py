@@ -70,8 +70,8 @@ def test_no_register_spills_as_launched(compiled, target):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("vocabulary", [32000, 50257])
 def test_no_host_sync_and_no_recompilation_on_a_gpu(vocabulary):
-    from tracestill.kernels.linear_cross_entropy import linear_cross_entropy
-    from tracestill.kernels.linear_cross_entropy_triton import chunk_kernel
+    from tracestill.kernels.loss import linear_cross_entropy
+    from tracestill.kernels.loss.triton_pass import chunk_kernel
 
     def step(rows):
         hidden = torch.randn(512, 256, device="cuda", dtype=torch.bfloat16, requires_grad=True)

@@ -174,7 +174,7 @@ def test_kernel_equals_the_reference_on_a_gpu(seed):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_lengths_never_recompile_the_kernel():
-    from tracestill.kernels.pack_triton import pack_kernel
+    from tracestill.kernels.pack.triton_pack import pack_kernel
 
     def compiled():
         return sum(len(entry[0]) for entry in pack_kernel.device_caches.values())

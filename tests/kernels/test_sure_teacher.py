@@ -4,7 +4,7 @@ import pytest
 import torch
 from linear_cross_entropy_cases import KINDS, case, distance, naive, ours
 
-from tracestill.kernels.linear_cross_entropy_options import TeacherTopK
+from tracestill.kernels.loss import TeacherTopK
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -11,21 +11,25 @@ from command_line import program, start
 from fake_run import RECIPE, claim, mini_recipe, run_data_stages
 from rich.console import Console
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.plan import load_plan
-from tracestill.data_pipeline.stage import read_manifest
-from tracestill.launch import bench as module
-from tracestill.launch import bench_command, bench_report, deepspeed_command, foresee, foresee_student
-from tracestill.launch.bench import Bench, choose_axes, scale, search
-from tracestill.launch.bench_search import Setting, own_setting, recommend
-from tracestill.launch.cluster import Cluster
-from tracestill.launch.deepspeed_command import TrainingFailed
-from tracestill.launch.foresee import Forecast
-from tracestill.launch.hostfile import Host
-from tracestill.trainer.hardware import Link
-from tracestill.trainer.recipe import load_recipe
-from tracestill.trainer.run_directory import RunDirectory
-from tracestill.trainer.step_time import PASSES, Machine
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.data_pipeline.plan.plan import load_plan
+from tracestill.launch.bench import bench as module
+from tracestill.launch.bench import forecast as foresee
+from tracestill.launch.bench import forecast_student as foresee_student
+from tracestill.launch.bench import report as bench_report
+from tracestill.launch.bench.bench import Bench, choose_axes, scale, search
+from tracestill.launch.bench.forecast import Forecast
+from tracestill.launch.bench.search import Setting, own_setting, recommend
+from tracestill.launch.commands import bench_command
+from tracestill.launch.hosts.cluster import Cluster
+from tracestill.launch.hosts.hostfile import Host
+from tracestill.launch.start import deepspeed_command
+from tracestill.launch.start.deepspeed_command import TrainingFailed
+from tracestill.trainer.metrics.hardware import Link
+from tracestill.trainer.recipe.recipe import load_recipe
+from tracestill.trainer.recipe.run_directory import RunDirectory
+from tracestill.trainer.timing.step_time import PASSES, Machine
 
 CASE = {
     **{"ranks": 2, "nodes": 1, "device": "cpu", "precision": "float32", "zero": 2, "capacity": 256, "steps": 4},

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from tracestill.launch import bench_report
+from tracestill.launch.bench import report as bench_report
 
 CASE = {
     "setting": {"name": "zero2-2x256"},

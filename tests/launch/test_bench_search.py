@@ -3,7 +3,7 @@ import itertools
 import pytest
 from fake_run import mini_recipe
 
-from tracestill.launch.bench_search import (
+from tracestill.launch.bench.search import (
     Axes,
     Setting,
     axes_of,
@@ -13,7 +13,7 @@ from tracestill.launch.bench_search import (
     own_setting,
     recommend,
 )
-from tracestill.trainer.recipe import apply_setting, build
+from tracestill.trainer.recipe.recipe import apply_setting, build
 
 OWN = Setting(2, 1024, 8, False)
 AXES = Axes((0, 1, 2, 3), (512, 1024, 2048, 4096), (False, True))

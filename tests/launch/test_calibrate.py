@@ -2,10 +2,10 @@ import itertools
 
 import pytest
 
-from tracestill.launch import calibrate as module
-from tracestill.launch.calibrate import calibrate
-from tracestill.trainer.hardware import Link
-from tracestill.trainer.step_time import PASSES, Machine, Task, even, foresee
+from tracestill.launch.bench import calibrate as module
+from tracestill.launch.bench.calibrate import calibrate
+from tracestill.trainer.metrics.hardware import Link
+from tracestill.trainer.timing.step_time import PASSES, Machine, Task, even, foresee
 
 LINKS = dict.fromkeys(PASSES, Link(1e-4, 1e9))
 TRUE = Machine(5e10, 4e9, LINKS, LINKS, 4, cores=2, data=0.01, fixed=0.02, slower={0: 1.0, 2: 1.05, 3: 1.4})

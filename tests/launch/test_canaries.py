@@ -15,12 +15,14 @@ import yaml
 from fake_run import RECIPE, claim, mini_recipe, run_data_stages, write_evaluation, write_train
 from typer.testing import CliRunner
 
-from tracestill.data_pipeline import own_modules
-from tracestill.launch import cli, deepspeed_command
-from tracestill.launch.deepspeed_command import Ranks, TrainingFailed, start_ranks
-from tracestill.trainer import heartbeat, watchdog
-from tracestill.trainer import provenance as provenance_file
-from tracestill.trainer.watchdog import Watchdog
+from tracestill.data_pipeline.base import own_modules
+from tracestill.launch import cli
+from tracestill.launch.start import deepspeed_command
+from tracestill.launch.start.deepspeed_command import Ranks, TrainingFailed, start_ranks
+from tracestill.trainer.faults import watchdog
+from tracestill.trainer.faults.watchdog import Watchdog
+from tracestill.trainer.ranks import heartbeat
+from tracestill.trainer.recipe import provenance as provenance_file
 
 CANARY = "canary4b7e"
 ENVIRONMENT = {
@@ -118,7 +120,7 @@ def test_no_file_of_a_run_holds_a_secret(planted, monkeypatch):
     write_train(run, "traces")
     train = run.stage("traces", "train")
     checkout(planted / "checkout")
-    monkeypatch.setattr(provenance_file, "__file__", str(planted / "checkout/trainer/provenance.py"))
+    monkeypatch.setattr(provenance_file, "__file__", str(planted / "checkout/trainer/recipe/provenance.py"))
     monkeypatch.setattr(sys, "argv", ["train", "--set", f"a.api_key={CANARY}", f"https://me:{CANARY}@h"])
     config = {"train_batch_size": 1, "comet": {"api_key": CANARY}, "hosts": [f"https://me:{CANARY}@h"]}
     found = provenance_file.provenance(config)

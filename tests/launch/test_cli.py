@@ -10,8 +10,10 @@ import yaml
 from fake_run import RECIPE, STUDENT
 from typer.testing import CliRunner
 
-from tracestill.launch import checks, cli, deepspeed_command, stages
-from tracestill.trainer import monitor
+from tracestill.launch import cli
+from tracestill.launch.run import checks, stages
+from tracestill.launch.start import deepspeed_command
+from tracestill.trainer.recipe import monitor
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from command_line import program, start
 from fake_run import RECIPE, STUDENT, mini_recipe
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from tracestill.data_pipeline.control_symbols import add_control_symbols
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.store import TokenStore
-from tracestill.launch.checks import check_arm
-from tracestill.trainer.evaluate import load_student, teacher_forced
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.tokens.control_symbols import add_control_symbols
+from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.launch.run.checks import check_arm
+from tracestill.trainer.evaluation.evaluate import load_student, teacher_forced
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 LLAMA = {**STUDENT, "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4}
 T5 = {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.launch import deepspeed_command
-from tracestill.launch.checks import check_ranks_of_hosts
-from tracestill.launch.cluster import Cluster
-from tracestill.launch.cpu_ranks import bytes_of_rank
-from tracestill.launch.deepspeed_command import ENTRY_POINT as ENTRY
-from tracestill.launch.deepspeed_command import TrainingFailed
-from tracestill.launch.hostfile import Host
-from tracestill.launch.start_module import module_command
-from tracestill.trainer.recipe import load_recipe
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.launch.hosts.cluster import Cluster
+from tracestill.launch.hosts.hostfile import Host
+from tracestill.launch.hosts.start_module import module_command
+from tracestill.launch.run.checks import check_ranks_of_hosts
+from tracestill.launch.start import deepspeed_command
+from tracestill.launch.start.cpu_ranks import bytes_of_rank
+from tracestill.launch.start.deepspeed_command import ENTRY_POINT as ENTRY
+from tracestill.launch.start.deepspeed_command import TrainingFailed
+from tracestill.trainer.recipe.recipe import load_recipe
 
 
 def test_command_is_a_list_for_this_host():

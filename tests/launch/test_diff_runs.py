@@ -4,7 +4,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from tracestill.launch import cli
-from tracestill.launch.diff_runs import change, diff_runs, show
+from tracestill.launch.report.diff_runs import change, diff_runs, show
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_weighted_loss_has_no_difference_to_one_of_another_weighting(runs):
 def test_versions_come_from_the_manifests(runs, tmp_path):
     import shutil
 
-    from tracestill.trainer.run_directory import RunDirectory
+    from tracestill.trainer.recipe.run_directory import RunDirectory
 
     shutil.copytree(runs[0].root, tmp_path / "old")
     manifest = tmp_path / "old/arms/traces/plan/manifest.json"

@@ -12,11 +12,12 @@ import pytest
 from planted import plant, sprung
 from rich.console import Console
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.launch import doctor, preflight, probe
-from tracestill.launch.cluster import Cluster, Meeting, Survey, common_interface, survey
-from tracestill.launch.hostfile import Host
-from tracestill.launch.remote import Reply, explain
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.launch.hosts import preflight, probe
+from tracestill.launch.hosts.cluster import Cluster, Meeting, Survey, common_interface, survey
+from tracestill.launch.hosts.hostfile import Host
+from tracestill.launch.hosts.remote import Reply, explain
+from tracestill.launch.start import doctor
 
 FACTS = {
     "versions": {"python": "3.11.7", "torch": "2.13.0", "deepspeed": "0.19.8", "cuda": "12.9"},
@@ -202,7 +203,7 @@ def test_why_a_host_gives_no_answer(code, said, told):
 
 
 def test_a_host_that_hangs_is_not_waited_for(monkeypatch, tmp_path):
-    from tracestill.launch import remote
+    from tracestill.launch.hosts import remote
 
     (tmp_path / "ssh").write_text("#!/bin/sh\necho something of a login shell\nsleep 60\n")
     (tmp_path / "ssh").chmod(0o755)

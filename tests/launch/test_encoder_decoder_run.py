@@ -16,17 +16,17 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.plan import load_plan
-from tracestill.data_pipeline.stage import is_current
-from tracestill.data_pipeline.store import TokenStore
-from tracestill.launch.inspect_run import Shown, inspect_run
-from tracestill.launch.stages import encode_work
-from tracestill.trainer.batches import Batches
-from tracestill.trainer.recipe import build, dump_recipe
-from tracestill.trainer.rectangles import layout_for
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.stage import is_current
+from tracestill.data_pipeline.plan.plan import load_plan
+from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.launch.report.inspect_run import Shown, inspect_run
+from tracestill.launch.run.stages import encode_work
+from tracestill.trainer.batches.batches import Batches
+from tracestill.trainer.batches.rectangles import layout_for
+from tracestill.trainer.preview.effect import warnings
+from tracestill.trainer.recipe.recipe import build, dump_recipe
 from tracestill.trainer.weighting import SpanWeighting, WeightingConfig, make_weighting
-from tracestill.trainer.weighting_effect import warnings
 
 T5 = {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4, "dropout_rate": 0.1}
 CAPACITY = 200

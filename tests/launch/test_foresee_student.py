@@ -9,14 +9,14 @@ from rich.console import Console
 from saved_tensors import saved
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
-from tracestill.kernels import attention
-from tracestill.launch.bench import Bench
-from tracestill.launch.foresee import Student
-from tracestill.launch.foresee_student import learning_of
-from tracestill.trainer.adapt import choose_parameters
-from tracestill.trainer.flops import cost_of
-from tracestill.trainer.memory import Decoder, Setting, activations, states
-from tracestill.trainer.student_settings import LoraConfig, StudentConfig
+from tracestill.kernels.attention import registered as attention
+from tracestill.launch.bench.bench import Bench
+from tracestill.launch.bench.forecast import Student
+from tracestill.launch.bench.forecast_student import learning_of
+from tracestill.trainer.metrics.flops import cost_of
+from tracestill.trainer.recipe.student_settings import LoraConfig, StudentConfig
+from tracestill.trainer.student.adapt import choose_parameters
+from tracestill.trainer.timing.memory import Decoder, Setting, activations, states
 
 TOKENS, RANK = 128, 4
 SHAPES = {

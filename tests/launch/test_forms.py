@@ -17,14 +17,14 @@ from fake_run import RECIPE, STUDENT, claim, mini_recipe
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.stage import read_manifest
-from tracestill.data_pipeline.store import TokenStore
-from tracestill.launch.inspect_run import Shown, inspect_run
-from tracestill.launch.stages import plan_works
-from tracestill.launch.summary import SUMMARIES
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.launch.report.inspect_run import Shown, inspect_run
+from tracestill.launch.run.stages import plan_works
+from tracestill.launch.run.summary import SUMMARIES
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 LIMIT = 100
 WIDER = {"hidden_size": 32, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 4}

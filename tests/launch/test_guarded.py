@@ -8,9 +8,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.launch.deepspeed_command import TrainingFailed
-from tracestill.launch.guarded import Guarded
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.launch.commands.guarded import Guarded
+from tracestill.launch.start.deepspeed_command import TrainingFailed
 
 TAIL = "training ended with exit code 1; its end:\n  raised: I/O error: No space left on device (os error 28)"
 

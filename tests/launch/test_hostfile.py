@@ -4,8 +4,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.launch.hostfile import Host, choose_hosts, format_hostfile, read_hostfile
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.launch.hosts.hostfile import Host, choose_hosts, format_hostfile, read_hostfile
 
 HOSTS = [Host("a", (0, 1)), Host("b-2.rack", (0, 1, 2)), Host("fd00::1", (0,))]
 THEIRS = pytest.importorskip("deepspeed.launcher.runner")  # DeepSpeed's own reader

@@ -9,12 +9,13 @@ import yaml
 from fake_run import RECIPE, claim, mini_recipe, write_train
 from typer.testing import CliRunner
 
-from tracestill.data_pipeline.visible import HIDDEN, visible
-from tracestill.launch import cli, training
-from tracestill.launch.report import report_work
-from tracestill.launch.runner import run_stages
-from tracestill.trainer.console import Terminal
-from tracestill.trainer.recipe import dump_recipe, load_recipe
+from tracestill.data_pipeline.guards.visible import HIDDEN, visible
+from tracestill.launch import cli
+from tracestill.launch.report.report import report_work
+from tracestill.launch.run import training
+from tracestill.launch.run.runner import run_stages
+from tracestill.trainer.ranks.console import Terminal
+from tracestill.trainer.recipe.recipe import dump_recipe, load_recipe
 
 NAME = "[red]x[none] [brackets] \x1b[31m\u202e"
 TRICK = "\x1b]0;owned\x07 [bold]9[/] \x9b2J \u202etxt.exe\r"
@@ -38,7 +39,7 @@ def folder(tmp_path_factory):
 
 TEACHER = f"""
 from pydantic import BaseModel
-from tracestill.data_pipeline.teachers.protocol import Solution
+from tracestill.data_pipeline.sampling.teachers import Solution
 class TeacherOptions(BaseModel):
     pass
 class Teacher:

@@ -13,14 +13,14 @@ import yaml
 from fake_run import RECIPE, claim, mini_recipe, run_data_stages, write_evaluation, write_train
 from typer.testing import CliRunner
 
-from tracestill.data_pipeline import own_modules
-from tracestill.data_pipeline.stage import differences, identity, is_current
+from tracestill.data_pipeline.base import own_modules
+from tracestill.data_pipeline.base.stage import differences, identity, is_current
 from tracestill.launch import cli
-from tracestill.launch.report import report_work
-from tracestill.launch.runner import is_due
-from tracestill.launch.stages import plan_works
-from tracestill.trainer.recipe import load_recipe
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.launch.report.report import report_work
+from tracestill.launch.run.runner import is_due
+from tracestill.launch.run.stages import plan_works
+from tracestill.trainer.recipe.recipe import load_recipe
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 WEIGHTS = "from tracestill.trainer.weighting import SpanWeighting\nclass Early(SpanWeighting):\n    pass\n"
 

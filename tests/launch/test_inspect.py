@@ -12,12 +12,12 @@ import yaml
 from fake_run import RECIPE
 from typer.testing import CliRunner
 
-from tracestill.data_pipeline.schema import Record, Span
-from tracestill.data_pipeline.segment import segment
-from tracestill.data_pipeline.store import TokenStore
+from tracestill.data_pipeline.base.schema import Record, Span
+from tracestill.data_pipeline.sampling.segment import segment
+from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.launch import cli
-from tracestill.launch.inspect_text import text_lines
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.launch.report.inspect_text import text_lines
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 RUN = "runs/mini"
 

@@ -10,14 +10,16 @@ import pytest
 from fake_run import claim, mini_recipe, run_data_stages
 from rich.console import Console
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.launch import checks, dry_run, multinode, preflight, probe
-from tracestill.launch import cluster as cluster_module
-from tracestill.launch.cluster import Cluster, Survey, copied_parts
-from tracestill.launch.hostfile import Host
-from tracestill.launch.remote import Reply
-from tracestill.launch.stages import plan_works
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.launch.hosts import cluster as cluster_module
+from tracestill.launch.hosts import preflight, probe
+from tracestill.launch.hosts.cluster import Cluster, Survey, copied_parts
+from tracestill.launch.hosts.hostfile import Host
+from tracestill.launch.hosts.remote import Reply
+from tracestill.launch.run import checks
+from tracestill.launch.run.stages import plan_works
+from tracestill.launch.start import dry_run, multinode
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 LOCAL = {"steps": 40, "local_checkpoints": True}
 TWO = Cluster((Host("a", (0,)), Host("b", (0,))))

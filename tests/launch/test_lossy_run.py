@@ -10,10 +10,10 @@ from fake_run import RECIPE, claim, mini_recipe
 from lossy_tokenizer import made
 from rich.console import Console
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.launch.report import write_report
-from tracestill.launch.runner import run_stages
-from tracestill.launch.stages import plan_works
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.launch.report.report import write_report
+from tracestill.launch.run.runner import run_stages
+from tracestill.launch.run.stages import plan_works
 
 
 def encode(root: Path, **changes: object) -> tuple[Path, str]:

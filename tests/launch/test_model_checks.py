@@ -11,9 +11,9 @@ import pytest
 import yaml
 from tiny_export import tiny_model
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.launch.checks import check_arm
-from tracestill.trainer.recipe import Recipe, build
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.launch.run.checks import check_arm
+from tracestill.trainer.recipe.recipe import Recipe, build
 
 DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
 

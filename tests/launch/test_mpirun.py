@@ -11,8 +11,8 @@ import pytest
 from distributed_support import environment, free_port
 from fake_run import STUDENT, claim, mini_recipe, run_data_stages
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.launch.as_rank import is_rank, train_as_rank
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.launch.start.as_rank import is_rank, train_as_rank
 
 PROGRAM = Path(sys.executable).with_name("tracestill")
 TRAIN = {"steps": 2, "zero": 2, "log_every": 1}
@@ -34,7 +34,7 @@ def trained(run):
 def test_mpirun_starts_ranks_that_give_the_losses_of_one(run, tmp_path):
     alone = claim(tmp_path / "alone", run.recipe)
     run_data_stages(alone)
-    blocked = "import sys; sys.modules['mpi4py'] = None; from tracestill.trainer.engine import leave; "
+    blocked = "import sys; sys.modules['mpi4py'] = None; from tracestill.trainer.engine.engine import leave; "
     blocked += "from tracestill.trainer.train import main; leave(main())"
     command = [sys.executable, "-c", blocked, "--run-dir", str(alone.root)]
     subprocess.run(command, env=environment(), check=True, capture_output=True, timeout=240)

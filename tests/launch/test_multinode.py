@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from fake_run import claim, run_data_stages
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.launch import dry_run, multinode, rehearse
-from tracestill.launch.cluster import Meeting, Survey, read_cluster
-from tracestill.launch.remote import Reply
-from tracestill.trainer.failure import NO_ANSWER, told
-from tracestill.trainer.join_ranks import LAUNCH
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.launch.hosts.cluster import Meeting, Survey, read_cluster
+from tracestill.launch.hosts.remote import Reply
+from tracestill.launch.start import dry_run, multinode, rehearse
+from tracestill.trainer.faults.failure import NO_ANSWER, told
+from tracestill.trainer.ranks.join_ranks import LAUNCH
 
 CANARY = "canary-5d1f"
 SECRETS = {
@@ -294,7 +294,7 @@ def test_an_end_ends_what_bears_the_mark_and_nothing_else(tmp_path):
 
     ours, other = sleeper("one"), sleeper("another")
     try:
-        command = [sys.executable, "-m", "tracestill.launch.end_run", json.dumps({"token": "one"})]
+        command = [sys.executable, "-m", "tracestill.launch.hosts.end_run", json.dumps({"token": "one"})]
         said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
         assert said == 'tracestill-probe {"ended": 1}\n'
         assert ours.wait(timeout=10) != 0

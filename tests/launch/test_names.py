@@ -22,10 +22,10 @@ def run(command, **options):
 
 
 def test_hugging_faces_kernels_is_the_one_that_python_finds_at_the_root():
-    code = "import kernels, tracestill.kernels.pack as ours; print(kernels.__file__); print(ours.__file__)"
+    code = "import kernels, tracestill.kernels.pack.packed as ours; print(kernels.__file__); print(ours.__file__)"
     theirs, ours = run([sys.executable, "-c", code]).splitlines()
     assert Path(theirs) == Path(kernels.__file__)
-    assert Path(ours) == ROOT / "kernels/pack.py"
+    assert Path(ours) == ROOT / "kernels/pack/packed.py"
 
 
 def test_no_folder_of_ours_is_importable_by_its_bare_name_elsewhere(tmp_path):

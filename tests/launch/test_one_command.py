@@ -13,11 +13,13 @@ from command_line import ROOT, program
 from fake_run import RECIPE, claim, mini_recipe, run_data_stages
 from typer.testing import CliRunner
 
-from tracestill.data_pipeline import sample
-from tracestill.data_pipeline.journal import Journal
-from tracestill.launch import cli, report
-from tracestill.trainer import evaluate, train
-from tracestill.trainer.run_lock import LOCK, held
+from tracestill.data_pipeline.sampling import sample
+from tracestill.data_pipeline.sampling.journal import Journal
+from tracestill.launch import cli
+from tracestill.launch.report import report
+from tracestill.trainer import train
+from tracestill.trainer.evaluation import evaluate
+from tracestill.trainer.lock.run_lock import LOCK, held
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ WAITING = """
 import time
 from pathlib import Path
 from pydantic import BaseModel
-from tracestill.data_pipeline.teachers.protocol import Solution
+from tracestill.data_pipeline.sampling.teachers import Solution
 
 class TeacherOptions(BaseModel):
     pass

@@ -9,10 +9,10 @@ import yaml
 from fake_run import RECIPE, mini_recipe
 from typer.testing import CliRunner
 
-from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.base.errors import InputError
 from tracestill.launch import cli
-from tracestill.launch.recipe_keys import all_keys, chosen, markdown
-from tracestill.trainer.recipe import Recipe, build, dump_recipe
+from tracestill.launch.commands.recipe_keys import all_keys, chosen, markdown
+from tracestill.trainer.recipe.recipe import Recipe, build, dump_recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -24,7 +24,7 @@ def invoke(*arguments: object):
 
 def test_the_page_is_up_to_date():
     path = ROOT / "docs" / "recipe.md"
-    told = "python -m tracestill.launch.recipe_keys > docs/recipe.md"
+    told = "python -m tracestill.launch.commands.recipe_keys > docs/recipe.md"
     assert path.read_text(encoding="utf-8") == markdown(), f"the models have changed: {told}"
 
 

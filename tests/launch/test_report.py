@@ -8,13 +8,13 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from fake_run import HOSTILE, KINDS, claim, mini_recipe, run_data_stages, write_evaluation, write_train
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import stage
-from tracestill.launch import charts
-from tracestill.launch.report import gather, gather_training, thin, write_report
-from tracestill.launch.report_html import data
-from tracestill.launch.summary import summary
-from tracestill.launch.training import add_seconds
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.stage import stage
+from tracestill.launch.report import charts
+from tracestill.launch.report.page import data
+from tracestill.launch.report.report import gather, gather_training, thin, write_report
+from tracestill.launch.run.summary import summary
+from tracestill.launch.run.training import add_seconds
 
 VOID = ("meta", "br", "img", "hr")
 

@@ -13,18 +13,20 @@ from fake_run import claim, run_data_stages, write_train
 from rich.console import Console
 from typer.testing import CliRunner
 
-from tracestill.data_pipeline import sample
-from tracestill.data_pipeline.errors import InputError, NoRoomError
-from tracestill.launch import as_rank, checks, cli, deepspeed_command, multinode, training
-from tracestill.launch import cluster as cluster_module
-from tracestill.launch.cluster import Cluster
-from tracestill.launch.deepspeed_command import TrainingFailed, TrainingStopped
-from tracestill.launch.hostfile import Host
-from tracestill.launch.remote import Reply
-from tracestill.trainer import stopping
-from tracestill.trainer.checkpoint_files import entry_of
-from tracestill.trainer.failure import code_of
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.data_pipeline.base.errors import InputError, NoRoomError
+from tracestill.data_pipeline.sampling import sample
+from tracestill.launch import cli
+from tracestill.launch.hosts import cluster as cluster_module
+from tracestill.launch.hosts.cluster import Cluster
+from tracestill.launch.hosts.hostfile import Host
+from tracestill.launch.hosts.remote import Reply
+from tracestill.launch.run import checks, training
+from tracestill.launch.start import as_rank, deepspeed_command, multinode
+from tracestill.launch.start.deepspeed_command import TrainingFailed, TrainingStopped
+from tracestill.trainer.checkpoint.files import entry_of
+from tracestill.trainer.faults import stopping
+from tracestill.trainer.faults.failure import code_of
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 TRACEBACK = (
     'Traceback (most recent call last):\n  File "loop.py", line 7, in boom\nZeroDivisionError: division by zero\n'

@@ -14,11 +14,11 @@ import pytest
 import yaml
 from fake_run import mini_recipe
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.launch import mpijob, pytorchjob
-from tracestill.launch.pods import Pods
-from tracestill.launch.sbatch import Job, batch_script, slurm_time
-from tracestill.trainer.recipe import Recipe
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.launch.schedulers import mpijob, pytorchjob
+from tracestill.launch.schedulers.pods import Pods
+from tracestill.launch.schedulers.sbatch import Job, batch_script, slurm_time
+from tracestill.trainer.recipe.recipe import Recipe
 
 SCHEMAS = json.loads((Path(__file__).parent / "kubernetes_schemas.json").read_text())
 SCHEMAS["MPIJob"] = json.loads((Path(__file__).parent / "mpijob_schema.json").read_text())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from planted import plant, sprung
 
-from tracestill.launch.start_module import START, ByFile, by_file, module_command
+from tracestill.launch.hosts.start_module import START, ByFile, by_file, module_command
 
 ROOT = Path(__file__).parents[2]
 ALONE = ("template_worker.py",)  # started with -I

@@ -20,8 +20,8 @@ from distributed_support import OF_A_LAUNCHER
 from fake_run import RECIPE, run_data_stages
 from planted import BY_HAND, plant, sprung, unplant
 
-from tracestill.trainer.recipe import load_recipe
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.recipe.recipe import load_recipe
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 STUDENT = {
     "model_type": "llama",

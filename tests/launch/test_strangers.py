@@ -11,10 +11,12 @@ import yaml
 from fake_run import RECIPE, claim, mini_recipe, run_data_stages, write_train
 from typer.testing import CliRunner
 
-from tracestill.data_pipeline import own_modules
-from tracestill.launch import cli, cluster, doctor, dry_run
+from tracestill.data_pipeline.base import own_modules
+from tracestill.launch import cli
+from tracestill.launch.hosts import cluster
+from tracestill.launch.start import doctor, dry_run
 from tracestill.trainer import train
-from tracestill.trainer.recipe import imports_of, load_recipe
+from tracestill.trainer.recipe.recipe import imports_of, load_recipe
 
 WEIGHTS = """
 from tracestill.trainer.weighting import SpanWeighting, WeightingOptions

@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from tracestill.launch import cli
-from tracestill.trainer.recipe import Recipe
+from tracestill.trainer.recipe.recipe import Recipe
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 RENEW = "if the change is meant: RENEW_SNAPSHOTS=1 python -m pytest tests/launch/test_surface.py"

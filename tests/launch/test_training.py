@@ -10,13 +10,15 @@ import pytest
 from fake_run import RECIPE, STUDENT, claim, mini_recipe, run_data_stages, write_train
 from rich.console import Console
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import identity
-from tracestill.launch import cli, deepspeed_command, stop_signals, training
-from tracestill.launch import progress as progress_module
-from tracestill.launch.progress import bar, short
-from tracestill.trainer import stopping
-from tracestill.trainer.checkpoint_files import entry_of
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.stage import identity
+from tracestill.launch import cli
+from tracestill.launch.run import progress as progress_module
+from tracestill.launch.run import stop_signals, training
+from tracestill.launch.run.progress import bar, short
+from tracestill.launch.start import deepspeed_command
+from tracestill.trainer.checkpoint.files import entry_of
+from tracestill.trainer.faults import stopping
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tracestill.data_pipeline.schema import Question, Span, content_id
-from tracestill.data_pipeline.teachers.protocol import Solution
+from tracestill.data_pipeline.base.schema import Question, Span, content_id
+from tracestill.data_pipeline.sampling.teachers import Solution
 
 SAID: dict[str, Any] = {
     "none": None,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from tracestill.data_pipeline.schema import Question, Span, content_id
-from tracestill.data_pipeline.teachers.protocol import Solution
+from tracestill.data_pipeline.base.schema import Question, Span, content_id
+from tracestill.data_pipeline.sampling.teachers import Solution
 
 
 class Options(BaseModel):

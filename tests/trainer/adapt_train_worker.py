@@ -15,11 +15,11 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer.engine import leave
-from tracestill.trainer.job import Resume, open_directory, prepare
-from tracestill.trainer.run_directory import RunDirectory
-from tracestill.trainer.stopping import StopRequest
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.assembly.job import Resume, open_directory, prepare
+from tracestill.trainer.engine.engine import leave
+from tracestill.trainer.faults.stopping import StopRequest
+from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.train import finish, train
 
 

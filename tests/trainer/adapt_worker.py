@@ -17,11 +17,11 @@ import torch.distributed as dist
 from engine_workshop import engine, equal, fingerprint, head_is_partitioned, shared_out, take_step
 from safetensors.torch import save_file
 
-from tracestill.trainer import checkpoint
-from tracestill.trainer.adapt import adapt
-from tracestill.trainer.engine import Engine, leave
-from tracestill.trainer.student import build_student
-from tracestill.trainer.student_settings import StudentConfig
+from tracestill.trainer.checkpoint import checkpoint
+from tracestill.trainer.engine.engine import Engine, leave
+from tracestill.trainer.recipe.student_settings import StudentConfig
+from tracestill.trainer.student.adapt import adapt
+from tracestill.trainer.student.student import build_student
 
 SAVED_AT, STEPS = 2, 4
 CASES: dict[str, dict[str, Any]] = {

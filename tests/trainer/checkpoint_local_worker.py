@@ -17,13 +17,14 @@ import torch
 import torch.distributed as dist
 from engine_workshop import engine, equal, fingerprint, shared_out, student, take_step
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer import checkpoint, checkpoint_local
-from tracestill.trainer.agree import gather_json
-from tracestill.trainer.checkpoint_files import MANIFEST, STATE, rank_file
-from tracestill.trainer.engine import Engine, leave
-from tracestill.trainer.placement import Placement
-from tracestill.trainer.saver import Saver
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.checkpoint import checkpoint
+from tracestill.trainer.checkpoint import local as checkpoint_local
+from tracestill.trainer.checkpoint.files import MANIFEST, STATE, rank_file
+from tracestill.trainer.checkpoint.saver import Saver
+from tracestill.trainer.engine.engine import Engine, leave
+from tracestill.trainer.ranks.collectives import gather_json
+from tracestill.trainer.ranks.placement import Placement
 
 WHO = {"stage": "train", "of": "this"}
 SAVED_AT, STEPS = 2, 4

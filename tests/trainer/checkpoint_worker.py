@@ -26,10 +26,11 @@ from engine_workshop import all_agree, engine, equal, fingerprint, shared_out, s
 from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tracestill.trainer import checkpoint, zero
-from tracestill.trainer.checkpoint_files import MANIFEST
-from tracestill.trainer.engine import Engine, leave
-from tracestill.trainer.saver import Saver
+from tracestill.trainer.checkpoint import checkpoint
+from tracestill.trainer.checkpoint.files import MANIFEST
+from tracestill.trainer.checkpoint.saver import Saver
+from tracestill.trainer.engine import zero
+from tracestill.trainer.engine.engine import Engine, leave
 
 SAVED_AT, STEPS = 3, 6
 DECAY = 0.7

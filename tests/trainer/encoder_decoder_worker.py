@@ -13,8 +13,8 @@ from engine_workshop import MicroStep, engine, same_everywhere
 from safetensors.torch import save_file
 from tiny_step import TABLE
 
-from tracestill.trainer.engine import leave
-from tracestill.trainer.rectangles import paired_row
+from tracestill.trainer.batches.rectangles import paired_row
+from tracestill.trainer.engine.engine import leave
 
 CLIP = 0.5
 

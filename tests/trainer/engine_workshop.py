@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tracestill.kernels.pack import PackedBatch, pack
-from tracestill.trainer import zero as zero_layout
-from tracestill.trainer.engine import Engine
-from tracestill.trainer.settings import StudentConfig, TrainConfig
-from tracestill.trainer.student import Student, build_student
+from tracestill.trainer.engine import zero as zero_layout
+from tracestill.trainer.engine.engine import Engine
+from tracestill.trainer.recipe.settings import StudentConfig, TrainConfig
+from tracestill.trainer.student.student import Student, build_student
 
 gc.freeze()  # stage 3 collects garbage at every start; all the imported modules need no looking through
 atexit.register(gc.unfreeze)

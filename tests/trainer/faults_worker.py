@@ -14,8 +14,8 @@ from engine_workshop import MicroStep, all_agree, engine, equal, fingerprint, pa
 from tiny_step import documents, weightless
 from torch import Tensor, nn
 
-from tracestill.trainer import zero
-from tracestill.trainer.engine import Engine, leave
+from tracestill.trainer.engine import zero
+from tracestill.trainer.engine.engine import Engine, leave
 
 ACCUMULATION = 2
 

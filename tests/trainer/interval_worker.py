@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from tracestill.trainer.checkpoint_files import committed
-from tracestill.trainer.engine import leave
-from tracestill.trainer.headway import read_headway
-from tracestill.trainer.job import open_directory, prepare
-from tracestill.trainer.run_directory import RunDirectory
-from tracestill.trainer.stopping import StopRequest
+from tracestill.trainer.assembly.job import open_directory, prepare
+from tracestill.trainer.checkpoint.files import committed
+from tracestill.trainer.engine.engine import leave
+from tracestill.trainer.faults.stopping import StopRequest
+from tracestill.trainer.metrics.headway import read_headway
+from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.train import train
 
 

@@ -12,7 +12,7 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from engine_workshop import engine, head_is_partitioned, same_everywhere, shared_out, student, take_step
 from safetensors.torch import save_file
 
-from tracestill.trainer.engine import leave
+from tracestill.trainer.engine.engine import leave
 
 STEPS = 2
 

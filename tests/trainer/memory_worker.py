@@ -14,7 +14,7 @@ import tiny_step
 import torch
 from engine_workshop import MicroStep, packed, settings, student, take_step
 
-from tracestill.trainer.engine import Engine, leave
+from tracestill.trainer.engine.engine import Engine, leave
 
 SHAPE = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 4, "initializer_range": 0.02}
 

@@ -18,14 +18,14 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from engine_workshop import PARTITIONED, MicroStep, head_is_partitioned, settings, student, take_step
 from safetensors.torch import save_file
 
-from tracestill.data_pipeline.kinds import Kinds
+from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.kernels.pack import PackedBatch, pack
-from tracestill.trainer.adapt import checkpoint_activations
-from tracestill.trainer.engine import Engine, leave
-from tracestill.trainer.reading_model import use_weighting
-from tracestill.trainer.sequence_parallel import cut
-from tracestill.trainer.student import Student
-from tracestill.trainer.tiled_mlp import tile_mlps
+from tracestill.trainer.engine.engine import Engine, leave
+from tracestill.trainer.ranks.mesh import cut
+from tracestill.trainer.student.adapt import checkpoint_activations
+from tracestill.trainer.student.reading_model import use_weighting
+from tracestill.trainer.student.student import Student
+from tracestill.trainer.student.tiled_mlp import tile_mlps
 from tracestill.trainer.weighting import WeightingConfig, make_weighting
 
 STEPS = 2

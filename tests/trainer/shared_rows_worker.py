@@ -13,11 +13,11 @@ from typing import Any
 
 import torch.distributed as dist
 
-from tracestill.trainer import stopping
-from tracestill.trainer.engine import leave
-from tracestill.trainer.first_step import show_first_step
-from tracestill.trainer.job import Job, Resume, open_directory, prepare
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.assembly.first_step import show_first_step
+from tracestill.trainer.assembly.job import Job, Resume, open_directory, prepare
+from tracestill.trainer.engine.engine import leave
+from tracestill.trainer.faults import stopping
+from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.train import finish, train
 
 STOP = 3  # steps

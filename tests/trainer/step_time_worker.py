@@ -3,7 +3,7 @@
 import json
 import sys
 
-from tracestill.trainer.wires import watch_collectives
+from tracestill.trainer.ranks.collective_stats import watch_collectives
 
 WIRES = watch_collectives()
 
@@ -12,10 +12,10 @@ import torch.distributed as dist  # noqa: E402
 from tiny_step import NUM_KINDS, SHAPE, VOCABULARY  # noqa: E402
 
 from tracestill.kernels.pack import pack  # noqa: E402
-from tracestill.trainer.engine import Engine, connect, leave  # noqa: E402
-from tracestill.trainer.settings import TrainConfig  # noqa: E402
-from tracestill.trainer.student import build_student  # noqa: E402
-from tracestill.trainer.student_settings import StudentConfig  # noqa: E402
+from tracestill.trainer.engine.engine import Engine, connect, leave  # noqa: E402
+from tracestill.trainer.recipe.settings import TrainConfig  # noqa: E402
+from tracestill.trainer.recipe.student_settings import StudentConfig  # noqa: E402
+from tracestill.trainer.student.student import build_student  # noqa: E402
 
 FEW = {"stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0, "stage3_param_persistence_threshold": 0}
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from tracestill.trainer.engine import leave
-from tracestill.trainer.first_step import show_first_step
-from tracestill.trainer.job import open_directory, prepare
-from tracestill.trainer.run_directory import RunDirectory
-from tracestill.trainer.stopping import StopRequest
+from tracestill.trainer.assembly.first_step import show_first_step
+from tracestill.trainer.assembly.job import open_directory, prepare
+from tracestill.trainer.engine.engine import leave
+from tracestill.trainer.faults.stopping import StopRequest
+from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.train import train
 
 

@@ -11,14 +11,14 @@ import tiny_step
 import torch
 from torch import nn
 
-from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.base.errors import InputError
 from tracestill.kernels.pack import PackedBatch, pack
-from tracestill.trainer import adapt as adapt_module
-from tracestill.trainer import adapters
-from tracestill.trainer.adapt import adapt
-from tracestill.trainer.student import Student, build_student
-from tracestill.trainer.student_check import check_student
-from tracestill.trainer.student_settings import LoraConfig, StudentConfig
+from tracestill.trainer.recipe.student_settings import LoraConfig, StudentConfig
+from tracestill.trainer.student import adapt as adapt_module
+from tracestill.trainer.student import adapters
+from tracestill.trainer.student.adapt import adapt
+from tracestill.trainer.student.check import check_student
+from tracestill.trainer.student.student import Student, build_student
 
 CPU = torch.device("cpu")
 IDS = {"bos_id": 1, "eos_id": 2, "pad_id": 0}

@@ -5,9 +5,9 @@ import pytest
 import torch
 from normaliser_cases import KINDS, write_store
 
-from tracestill.data_pipeline.plan import PlanConfig, make_plan
-from tracestill.trainer.ahead import Ahead
-from tracestill.trainer.batches import Batches
+from tracestill.data_pipeline.plan.plan import PlanConfig, make_plan
+from tracestill.trainer.batches.batches import Batches
+from tracestill.trainer.batches.prefetch import Ahead
 from tracestill.trainer.weighting import SpanWeighting, WeightingConfig, end_step, make_weighting
 
 STEPS = 9  # over three epochs

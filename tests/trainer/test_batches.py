@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.plan import PlanConfig, make_plan
-from tracestill.data_pipeline.store import TokenStore, TokenStoreWriter
-from tracestill.trainer.batches import ROW_MULTIPLE, Batches
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.plan.plan import PlanConfig, make_plan
+from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
+from tracestill.trainer.batches.batches import ROW_MULTIPLE, Batches
 from tracestill.trainer.weighting import SpanWeighting, WeightingConfig
 
 KINDS = Kinds()

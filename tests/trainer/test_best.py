@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer.best import Best
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.checkpoint.best import Best
 
 
 def measured(**columns: float) -> dict[str, dict[str, float]]:

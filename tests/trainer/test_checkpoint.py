@@ -16,10 +16,12 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer import checkpoint, job, zero
-from tracestill.trainer.checkpoint_files import STATE
-from tracestill.trainer.placement import Placement
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.assembly import job
+from tracestill.trainer.checkpoint import checkpoint
+from tracestill.trainer.checkpoint.files import STATE
+from tracestill.trainer.engine import zero
+from tracestill.trainer.ranks.placement import Placement
 
 WORKER = Path(__file__).with_name("checkpoint_worker.py")
 STAGES = ("0", "1", "2", "3")

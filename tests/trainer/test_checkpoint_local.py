@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from distributed_support import run_workers
 
-from tracestill.trainer import checkpoint
-from tracestill.trainer.checkpoint_files import MANIFEST, complete
-from tracestill.trainer.placement import spelled
+from tracestill.trainer.checkpoint import checkpoint
+from tracestill.trainer.checkpoint.files import MANIFEST, complete
+from tracestill.trainer.ranks.placement import spelled
 
 WORKER = Path(__file__).with_name("checkpoint_local_worker.py")
 STAGES = ("0", "2", "3")
@@ -138,8 +138,8 @@ def test_ranks_in_words(ranks, words):
 
 
 def test_a_host_that_is_not_there_is_no_damage(tmp_path):
-    from tracestill.trainer.checkpoint_local import lost
-    from tracestill.trainer.placement import Placement
+    from tracestill.trainer.checkpoint.local import lost
+    from tracestill.trainer.ranks.placement import Placement
 
     held = {"manifest": "x", "parts": [0], "local": [["a", [0]], ["b", [1]]], "same": True}
     alone = Placement(("a",), ((0,),), 0)

@@ -11,7 +11,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from tracestill.trainer.console import Terminal, plain_column, say
+from tracestill.trainer.ranks.console import Terminal, plain_column, say
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "[red]x[/red] [/] [link=http://x]y :smile: \x1b[2J\x9b1m\u202e"
@@ -88,4 +88,4 @@ def faults(path):
 
 def test_nothing_reaches_a_terminal_another_way():
     files = [path for folder in ("data_pipeline", "trainer", "launch") for path in (ROOT / folder).rglob("*.py")]
-    assert [fault for path in files if path != ROOT / "trainer/console.py" for fault in faults(path)] == []
+    assert [fault for path in files if path != ROOT / "trainer/ranks/console.py" for fault in faults(path)] == []

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from tracestill.trainer import cores
-from tracestill.trainer.cores import own_threads, share_cores, usable_cores, usable_memory, wanted_threads
+from tracestill.trainer.ranks import cores
+from tracestill.trainer.ranks.cores import own_threads, share_cores, usable_cores, usable_memory, wanted_threads
 
 HAVE = len(os.sched_getaffinity(0))
 

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer.deepspeed_keys import FOLDER, OTHERS, OWNED, PATHS, REMOVED, VERSION, check, placed
-from tracestill.trainer.settings import TrainConfig
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.recipe.deepspeed_keys import FOLDER, OTHERS, OWNED, PATHS, REMOVED, VERSION, check, placed
+from tracestill.trainer.recipe.settings import TrainConfig
 
 
 class Watched(dict):
@@ -29,7 +29,7 @@ class Watched(dict):
 
 
 def test_the_keys_are_those_that_deepspeed_reads():
-    from tracestill.trainer import engine
+    from tracestill.trainer.engine import engine
 
     config = Watched(train_micro_batch_size_per_gpu=1, gradient_accumulation_steps=1, zero_optimization={"stage": 2})
     engine.deepspeed.DeepSpeedConfig(config)
@@ -41,7 +41,7 @@ def test_the_keys_are_those_that_deepspeed_reads():
 def test_the_removed_keys_are_those_that_deepspeed_refuses():
     from deepspeed.runtime import config
 
-    from tracestill.trainer import engine
+    from tracestill.trainer.engine import engine
 
     assert engine.deepspeed.__version__ == VERSION
     removed = {*config._REMOVED_TOP_LEVEL_CONFIG_KEYS} | {
@@ -170,7 +170,7 @@ def test_other_keys_pass():
     ],
 )
 def test_what_deepspeed_itself_refuses_is_found_before_there_is_a_student(raw, said):
-    from tracestill.trainer import engine
+    from tracestill.trainer.engine import engine
 
     with pytest.raises(InputError, match=f"^deepspeed{said}"):
         engine.check_block(TrainConfig(steps=1), raw)
@@ -178,7 +178,7 @@ def test_what_deepspeed_itself_refuses_is_found_before_there_is_a_student(raw, s
 
 
 def test_what_lies_where_a_command_is_started_is_nothing_to_the_check(tmp_path, monkeypatch):
-    from tracestill.trainer import engine
+    from tracestill.trainer.engine import engine
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / FOLDER).symlink_to("/elsewhere")

@@ -19,17 +19,17 @@ from safetensors.torch import load_file, save_file
 from tiny_export import save_tokenizer
 from tiny_step import NUM_KINDS, TABLE, VOCABULARY
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.trainer.adapt import adapt
-from tracestill.trainer.export import export
-from tracestill.trainer.generate import generate, load_exported
-from tracestill.trainer.reading_model import use_weighting
-from tracestill.trainer.rectangles import PairedBatch, group_documents, paired_row
-from tracestill.trainer.settings import StudentConfig
-from tracestill.trainer.student import Student, build_student
-from tracestill.trainer.student_check import check_student
-from tracestill.trainer.student_settings import check_together
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.trainer.batches.rectangles import PairedBatch, group_documents, paired_row
+from tracestill.trainer.evaluation.generate import generate, load_exported
+from tracestill.trainer.export.export import export
+from tracestill.trainer.recipe.settings import StudentConfig
+from tracestill.trainer.recipe.student_settings import check_together
+from tracestill.trainer.student.adapt import adapt
+from tracestill.trainer.student.check import check_student
+from tracestill.trainer.student.reading_model import use_weighting
+from tracestill.trainer.student.student import Student, build_student
 from tracestill.trainer.weighting import WeightingConfig, make_weighting
 
 WORKER = Path(__file__).with_name("encoder_decoder_worker.py")

@@ -11,10 +11,10 @@ import tiny_step
 import torch
 from distributed_support import run_workers
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer.deepspeed_keys import OWNED
-from tracestill.trainer.engine import deepspeed_config, parameter_groups, training_dtype
-from tracestill.trainer.settings import TrainConfig
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.engine.engine import deepspeed_config, parameter_groups, training_dtype
+from tracestill.trainer.recipe.deepspeed_keys import OWNED
+from tracestill.trainer.recipe.settings import TrainConfig
 
 HERE = Path(__file__).parent
 STAGES = ("0", "1", "2", "3")

@@ -17,19 +17,20 @@ import torch
 from tiny_export import WORDS, save_tokenizer, tiny_config, tiny_model
 from transformers import AutoTokenizer
 
-from tracestill.data_pipeline.encode import load_form
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.schema import QUESTION_SCHEMA, write_rows
-from tracestill.data_pipeline.stage import is_current, read_manifest, stage
-from tracestill.data_pipeline.store import TokenStore, TokenStoreWriter
-from tracestill.kernels import attention
-from tracestill.trainer import baseline, evaluate, threads
-from tracestill.trainer.export import export
-from tracestill.trainer.intervals import mean_interval
-from tracestill.trainer.recipe import Recipe
-from tracestill.trainer.run_directory import RunDirectory
-from tracestill.trainer.student import Student
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, write_rows
+from tracestill.data_pipeline.base.stage import is_current, read_manifest, stage
+from tracestill.data_pipeline.documents.encode import load_form
+from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
+from tracestill.kernels.attention import registered as attention
+from tracestill.trainer.evaluation import baseline, evaluate
+from tracestill.trainer.evaluation.intervals import mean_interval
+from tracestill.trainer.export.export import export
+from tracestill.trainer.ranks import threads
+from tracestill.trainer.recipe.recipe import Recipe
+from tracestill.trainer.recipe.run_directory import RunDirectory
+from tracestill.trainer.student.student import Student
 
 KINDS = Kinds()
 QUESTIONS = [
@@ -387,7 +388,7 @@ def test_what_is_missing_is_named(run_directory: RunDirectory, capsys: pytest.Ca
 
 
 def test_as_a_process_an_error_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tracestill.trainer.evaluate", "--run-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "tracestill.trainer.evaluation.evaluate", "--run-dir", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""

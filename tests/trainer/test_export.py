@@ -19,15 +19,15 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
-from tracestill.data_pipeline.chat_template import ChatTemplate
-from tracestill.data_pipeline.control_symbols import add_control_symbols
-from tracestill.data_pipeline.encode import load_form
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.form import FormConfig
-from tracestill.data_pipeline.render import load_tokenizer
-from tracestill.data_pipeline.tokenizer import fast_tokenizer, train_sentencepiece, write_tokenizer
-from tracestill.trainer.export import check_tokenizer, copy_tokenizer, export
-from tracestill.trainer.generate import load_exported
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.documents.chat_template import ChatTemplate
+from tracestill.data_pipeline.documents.encode import load_form
+from tracestill.data_pipeline.tokens.control_symbols import add_control_symbols
+from tracestill.data_pipeline.tokens.form import FormConfig
+from tracestill.data_pipeline.tokens.render import load_tokenizer
+from tracestill.data_pipeline.tokens.tokenizer import fast_tokenizer, train_sentencepiece, write_tokenizer
+from tracestill.trainer.evaluation.generate import load_exported
+from tracestill.trainer.export.export import check_tokenizer, copy_tokenizer, export
 
 BLOCK = """
 import sys, json
@@ -177,7 +177,7 @@ def test_a_failure_leaves_the_export_before_it(tmp_path: Path, monkeypatch: pyte
     out = write(trained(), tmp_path / "export")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     (tmp_path / ".export.00000000.partial").mkdir()  # of a run that was killed
-    monkeypatch.setattr("tracestill.trainer.export.copy_tokenizer", lambda *_: 1 / 0)
+    monkeypatch.setattr("tracestill.trainer.export.export.copy_tokenizer", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write(trained(seed=9), out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

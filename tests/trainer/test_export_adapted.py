@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import read_manifest
-from tracestill.trainer import evaluate
-from tracestill.trainer.adapters import merge
-from tracestill.trainer.evaluate import load_student
-from tracestill.trainer.generate import load_exported
-from tracestill.trainer.run_directory import RunDirectory
-from tracestill.trainer.student_settings import LoraConfig
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.trainer.evaluation import evaluate
+from tracestill.trainer.evaluation.evaluate import load_student
+from tracestill.trainer.evaluation.generate import load_exported
+from tracestill.trainer.recipe.run_directory import RunDirectory
+from tracestill.trainer.recipe.student_settings import LoraConfig
+from tracestill.trainer.student.adapters import merge
 
 WORKER = Path(__file__).with_name("adapt_train_worker.py")
 IDS = torch.arange(20)[None]

@@ -11,11 +11,11 @@ from distributed_support import run_workers
 from fake_run import STUDENT, mini_recipe, run_data_stages
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tracestill.data_pipeline.plan import load_plan
-from tracestill.data_pipeline.stage import read_manifest
-from tracestill.data_pipeline.store import TokenStore
-from tracestill.trainer.run_directory import RunDirectory
-from tracestill.trainer.student import build_student
+from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.data_pipeline.plan.plan import load_plan
+from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.trainer.recipe.run_directory import RunDirectory
+from tracestill.trainer.student.student import build_student
 from tracestill.trainer.weighting import make_weighting, table_at
 
 WORKER = Path(__file__).with_name("telemetry_worker.py")

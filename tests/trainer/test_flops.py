@@ -6,10 +6,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tracestill.trainer import adapters
-from tracestill.trainer.adapt import checkpoint_activations
-from tracestill.trainer.flops import cost_of, peak_tflops
-from tracestill.trainer.student_settings import LoraConfig
+from tracestill.trainer.metrics.flops import cost_of, peak_tflops
+from tracestill.trainer.recipe.student_settings import LoraConfig
+from tracestill.trainer.student import adapters
+from tracestill.trainer.student.adapt import checkpoint_activations
 
 LENGTH, VOCABULARY = 37, 101
 SIZES = {

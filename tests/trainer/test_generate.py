@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny_export import tiny_model
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer import generate as module
-from tracestill.trainer.generate import generate, load_exported, padded
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.evaluation import generate as module
+from tracestill.trainer.evaluation.generate import generate, load_exported, padded
 
 BOS, EOS, PAD = 1, 2, 0
 LIMIT = 24

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tracestill.trainer import headway
-from tracestill.trainer.headway import PROGRESS, Estimate, Headway, Teller, read_headway, spell, until_saved
+from tracestill.trainer.metrics import headway
+from tracestill.trainer.metrics.headway import PROGRESS, Estimate, Headway, Teller, read_headway, spell, until_saved
 
 
 class Clock:

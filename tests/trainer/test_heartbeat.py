@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tracestill.trainer import heartbeat
+from tracestill.trainer.ranks import heartbeat
 
 
 def test_only_old_boards_of_dead_ranks_are_swept(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.store import TokenStore, TokenStoreWriter
-from tracestill.trainer.held_out import HeldOut
-from tracestill.trainer.sequence_parallel import grid
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
+from tracestill.trainer.evaluation.held_out import HeldOut
+from tracestill.trainer.ranks.mesh import grid
 
 KINDS = Kinds()
 CAPACITY = 60

@@ -10,11 +10,11 @@ import pytest
 import torch
 from fake_run import mini_recipe
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.schema import QUESTION_SCHEMA, write_rows
-from tracestill.trainer import held_out_answers
-from tracestill.trainer.evaluate import REFUSED
-from tracestill.trainer.held_out_answers import HeldOutAnswers
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, write_rows
+from tracestill.trainer.evaluation import held_out_answers
+from tracestill.trainer.evaluation.evaluate import REFUSED
+from tracestill.trainer.evaluation.held_out_answers import HeldOutAnswers
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from distributed_support import run_workers
 from fake_run import mini_recipe, run_data_stages
 from safetensors.torch import load_file
 
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 WORKER = Path(__file__).with_name("interval_worker.py")
 STEPS = 5

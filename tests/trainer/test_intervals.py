@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tracestill.trainer.intervals import Z95, mean_interval
+from tracestill.trainer.evaluation.intervals import Z95, mean_interval
 
 
 def test_independent_values_give_the_standard_error() -> None:

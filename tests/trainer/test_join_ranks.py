@@ -3,8 +3,8 @@ import socket
 
 import pytest
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer import join_ranks
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.ranks import join_ranks
 
 OPEN_MPI = {
     "OMPI_COMM_WORLD_RANK": "1",

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer import liger
-from tracestill.trainer.liger import choose_liger, use_liger
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.student import liger
+from tracestill.trainer.student.liger import choose_liger, use_liger
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 

@@ -2,15 +2,15 @@
 
 import pytest
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.stage import Stage, write_manifest
-from tracestill.launch import training
-from tracestill.launch.stages import drop_checkpoints
-from tracestill.trainer import checkpoint
-from tracestill.trainer.checkpoint_files import committed, remove_all, written
-from tracestill.trainer.export import export
-from tracestill.trainer.run_directory import RunDirectory
-from tracestill.trainer.train_place import WRITTEN, claim_train, empty
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.stage import Stage, write_manifest
+from tracestill.launch.run import training
+from tracestill.launch.run.stages import drop_checkpoints
+from tracestill.trainer.checkpoint import checkpoint
+from tracestill.trainer.checkpoint.files import committed, remove_all, written
+from tracestill.trainer.checkpoint.train_place import WRITTEN, claim_train, empty
+from tracestill.trainer.export.export import export
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 UUID = "0123456789abcdef0123456789abcdef"
 

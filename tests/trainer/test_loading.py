@@ -19,14 +19,14 @@ from tiny_export import save_tokenizer, tiny_model
 from transformers import AutoModelForCausalLM
 from transformers.integrations import hub_kernels
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer.generate import generate, load_exported
-from tracestill.trainer.loading import check_model, load_tokenizer, offline, read_config
-from tracestill.trainer.model_directory import check_directory
-from tracestill.trainer.recipe import Recipe
-from tracestill.trainer.student import build_student
-from tracestill.trainer.student_check import check_student
-from tracestill.trainer.student_settings import StudentConfig
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.evaluation.generate import generate, load_exported
+from tracestill.trainer.loading.loading import check_model, load_tokenizer, offline, read_config
+from tracestill.trainer.loading.model_directory import check_directory
+from tracestill.trainer.recipe.recipe import Recipe
+from tracestill.trainer.recipe.student_settings import StudentConfig
+from tracestill.trainer.student.check import check_student
+from tracestill.trainer.student.student import build_student
 
 ROOT = Path(__file__).parents[2]
 

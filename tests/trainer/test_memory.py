@@ -12,9 +12,9 @@ from distributed_support import run_workers
 from saved_tensors import saved
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
-from tracestill.kernels import attention
-from tracestill.trainer.memory import QWEN3_0_6B, Decoder, Learning, Setting, activations, estimate, states
-from tracestill.trainer.tiled_mlp import tile_mlps
+from tracestill.kernels.attention import registered as attention
+from tracestill.trainer.student.tiled_mlp import tile_mlps
+from tracestill.trainer.timing.memory import QWEN3_0_6B, Decoder, Learning, Setting, activations, estimate, states
 
 WORKER = Path(__file__).with_name("memory_worker.py")
 TOKENS = 256

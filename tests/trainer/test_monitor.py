@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 from fake_run import RECIPE
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer.monitor import MonitorConfig, check_installed, events
-from tracestill.trainer.recipe import build
-from tracestill.trainer.telemetry import Log, line_of
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.metrics.telemetry import Log, line_of
+from tracestill.trainer.recipe.monitor import MonitorConfig, check_installed, events
+from tracestill.trainer.recipe.recipe import build
 
 LINE = {
     **{"step": 7, "epoch": 0, "loss": 0.5, "mfu": None, "grad_norm": 1.25, "tokens_per_second": 12345.0},
@@ -79,7 +79,7 @@ def test_the_line_for_the_console_is_short_and_says_what_matters():
 
 
 def test_a_backend_that_does_not_start_is_an_error_of_one_line(monkeypatch, tmp_path):
-    from tracestill.trainer import engine
+    from tracestill.trainer.engine import engine
 
     def start(config):
         raise RuntimeError("no API key\nconfigured")
@@ -96,7 +96,7 @@ def test_a_backend_that_does_not_start_is_an_error_of_one_line(monkeypatch, tmp_
 
 
 def test_weights_and_biases_and_comet_are_told_where_and_get_every_number(monkeypatch, tmp_path):
-    from tracestill.trainer import engine
+    from tracestill.trainer.engine import engine
 
     told = []
     experiment = SimpleNamespace(

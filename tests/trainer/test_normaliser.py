@@ -10,8 +10,8 @@ import torch
 from distributed_support import run_workers
 from normaliser_cases import KINDS, NORMALISERS, batches, by_hand, factors_of, loss_of, plan_of, write_store
 
-from tracestill.trainer import normaliser as norm
 from tracestill.trainer.weighting import SpanWeighting, WeightingConfig
+from tracestill.trainer.weighting import normaliser as norm
 
 PAIRS = list(product(NORMALISERS, (False, True)))
 

@@ -16,18 +16,20 @@ from safetensors.torch import load_file
 from strange_models import CPU, IDS, load, save_adapter, save_model, set_config
 from tiny_export import save_tokenizer
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer import engine, own_code, stopping
-from tracestill.trainer.baseline import load_any
-from tracestill.trainer.export import export
-from tracestill.trainer.generate import load_exported
-from tracestill.trainer.loading import place_of, read_config
-from tracestill.trainer.recipe import Recipe
-from tracestill.trainer.run_directory import bookkeeping, trained_with
-from tracestill.trainer.student import build_student
-from tracestill.trainer.student_check import check_student
-from tracestill.trainer.student_settings import StudentConfig
-from tracestill.trainer.watchdog import Watchdog
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.engine import engine
+from tracestill.trainer.evaluation.baseline import load_any
+from tracestill.trainer.evaluation.generate import load_exported
+from tracestill.trainer.export.export import export
+from tracestill.trainer.faults import stopping
+from tracestill.trainer.faults.watchdog import Watchdog
+from tracestill.trainer.loading import own_code
+from tracestill.trainer.loading.loading import place_of, read_config
+from tracestill.trainer.recipe.recipe import Recipe
+from tracestill.trainer.recipe.run_directory import bookkeeping, trained_with
+from tracestill.trainer.recipe.student_settings import StudentConfig
+from tracestill.trainer.student.check import check_student
+from tracestill.trainer.student.student import build_student
 from tracestill.trainer.weighting import WeightingConfig
 
 SAFE = "model.safetensors"

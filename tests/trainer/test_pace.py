@@ -8,13 +8,13 @@ import pytest
 import torch
 from normaliser_cases import KINDS, write_store
 
-from tracestill.data_pipeline.plan import PlanConfig, imbalance, make_plan, pack_costs
-from tracestill.trainer import pace as module
-from tracestill.trainer.batches import ROW_MULTIPLE, Batches
-from tracestill.trainer.flops import DecoderCost
-from tracestill.trainer.pace import Pace
+from tracestill.data_pipeline.plan.plan import PlanConfig, imbalance, make_plan, pack_costs
+from tracestill.trainer.batches.batches import ROW_MULTIPLE, Batches
+from tracestill.trainer.batches.work import Work, work_of
+from tracestill.trainer.metrics import throughput as module
+from tracestill.trainer.metrics.flops import DecoderCost
+from tracestill.trainer.metrics.throughput import Pace
 from tracestill.trainer.weighting import SpanWeighting, WeightingConfig
-from tracestill.trainer.work import Work, work_of
 
 CPU = torch.device("cpu")
 COST = DecoderCost(linear=1000, attention=10, windows=(None, None), head=500)
@@ -103,7 +103,7 @@ def test_memory_and_waiting_are_those_of_the_worst_rank(monkeypatch, memory, wai
     def all_reduce(tensor, op):
         tensor.copy_(join[str(op).rpartition(".")[2]](tensor, other))
 
-    monkeypatch.setattr("tracestill.trainer.pace.peak_memory", lambda device: 2 << 30)
+    monkeypatch.setattr("tracestill.trainer.metrics.throughput.peak_memory", lambda device: 2 << 30)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
     found = read(Pace(CPU), waited=0.5)

@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.store import TokenStore, TokenStoreWriter
-from tracestill.trainer.preview import preview, show
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
+from tracestill.trainer.preview.preview import preview, show
 from tracestill.trainer.weighting import WeightingConfig, make_weighting
 
 KINDS = Kinds()

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.trainer.preview import SHOWN, without_middle
-from tracestill.trainer.preview_html import kind_class, page
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.trainer.preview.page import kind_class, page
+from tracestill.trainer.preview.preview import SHOWN, without_middle
 
 HOSTILE = "</span><script>alert('x')</script> & \"quoted\""
 KINDS = (*Kinds().names, "re<b>duce")  # no recipe may name one so; the page shows whatever it is given

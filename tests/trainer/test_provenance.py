@@ -3,8 +3,8 @@
 import json
 import subprocess
 
-from tracestill.trainer import provenance as provenance_file
-from tracestill.trainer.provenance import environment, provenance, source
+from tracestill.trainer.recipe import provenance as provenance_file
+from tracestill.trainer.recipe.provenance import environment, provenance, source
 
 
 def test_the_environment_is_an_allow_list_without_secrets():

@@ -10,12 +10,12 @@ import pytest
 import tiny_step
 import torch
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.kinds import Kinds
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.kernels.pack import pack
-from tracestill.trainer.reading_model import Reference, use_weighting
-from tracestill.trainer.settings import StudentConfig
-from tracestill.trainer.student import Student, build_student
+from tracestill.trainer.recipe.settings import StudentConfig
+from tracestill.trainer.student.reading_model import Reference, use_weighting
+from tracestill.trainer.student.student import Student, build_student
 from tracestill.trainer.weighting import (
     SpanWeighting,
     WeightingConfig,

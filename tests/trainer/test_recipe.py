@@ -6,11 +6,11 @@ import sys
 import pytest
 import yaml
 
-from tracestill.data_pipeline import own_modules
-from tracestill.data_pipeline.errors import InputError
-from tracestill.launch.stages import plan_works
-from tracestill.trainer.recipe import build, dump_recipe, load_recipe
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.data_pipeline.base import own_modules
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.launch.run.stages import plan_works
+from tracestill.trainer.recipe.recipe import build, dump_recipe, load_recipe
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 SMALL = {
     "name": "small",
@@ -268,7 +268,7 @@ def test_a_malformed_setting_is_refused(recipe_file, setting):
 
 def test_reading_a_recipe_imports_no_torch(recipe_file):
     code = (
-        "import sys, pathlib; from tracestill.trainer.recipe import load_recipe; "
+        "import sys, pathlib; from tracestill.trainer.recipe.recipe import load_recipe; "
         "load_recipe(pathlib.Path(sys.argv[1])); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(recipe_file())], check=False).returncode == 0

@@ -10,11 +10,12 @@ import psutil
 import pytest
 from torch.distributed import PrefixStore, TCPStore
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.launch import collective
-from tracestill.trainer import bench, rendezvous
-from tracestill.trainer.join_ranks import LAUNCH, free_port, is_alone, is_loopback
-from tracestill.trainer.rendezvous import NotMet, assemble, listen
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.launch.hosts import collective
+from tracestill.trainer.ranks import rendezvous
+from tracestill.trainer.ranks.join_ranks import LAUNCH, free_port, is_alone, is_loopback
+from tracestill.trainer.ranks.rendezvous import NotMet, assemble, listen
+from tracestill.trainer.timing import bench
 
 
 def around(port, *, ranks=1, secret="known", address="127.0.0.1", **more):

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from lock_support import leave, names, owner_of, quick, refuse
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer import run_lock
-from tracestill.trainer.heartbeat import born
-from tracestill.trainer.join_ranks import OWNER, is_first, is_owned
-from tracestill.trainer.run_lock import AFTER, LOCK, Found, held, last_of, token_of
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.lock import run_lock
+from tracestill.trainer.lock.run_lock import AFTER, LOCK, Found, held, last_of, token_of
+from tracestill.trainer.ranks.heartbeat import born
+from tracestill.trainer.ranks.join_ranks import OWNER, is_first, is_owned
 
 
 @pytest.fixture(autouse=True)

@@ -13,11 +13,11 @@ from dataclasses import replace
 import pytest
 from lock_support import leave, names, owner_of, quick, refuse, until
 
-from tracestill.trainer import run_lock
-from tracestill.trainer.end_marked import AT_ONCE
-from tracestill.trainer.failure import EXIT_FAILED
-from tracestill.trainer.join_ranks import OWNER
-from tracestill.trainer.run_lock import AFTER, LOCK, Found, held, last_of, token_of
+from tracestill.trainer.faults.failure import EXIT_FAILED
+from tracestill.trainer.lock import run_lock
+from tracestill.trainer.lock.end_marked import AT_ONCE
+from tracestill.trainer.lock.run_lock import AFTER, LOCK, Found, held, last_of, token_of
+from tracestill.trainer.ranks.join_ranks import OWNER
 
 
 @pytest.fixture(autouse=True)

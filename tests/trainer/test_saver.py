@@ -7,12 +7,12 @@ from threading import Event, Timer
 import pytest
 from fake_engine import fake_engine
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer import checkpoint
-from tracestill.trainer import saver as saver_module
-from tracestill.trainer.join_ranks import OWNER
-from tracestill.trainer.run_lock import held, token_of
-from tracestill.trainer.saver import Saver
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.checkpoint import checkpoint
+from tracestill.trainer.checkpoint import saver as saver_module
+from tracestill.trainer.checkpoint.saver import Saver
+from tracestill.trainer.lock.run_lock import held, token_of
+from tracestill.trainer.ranks.join_ranks import OWNER
 
 
 @pytest.fixture

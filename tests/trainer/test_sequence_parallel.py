@@ -16,10 +16,10 @@ from distributed_support import run_workers
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, T5Config
 
-from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.base.errors import InputError
 from tracestill.kernels.pack import pack
-from tracestill.trainer.memory import Decoder, Setting, activations
-from tracestill.trainer.sequence_parallel import Grid, cut, exchange, grid, refuse
+from tracestill.trainer.ranks.mesh import Grid, cut, exchange, grid, refuse
+from tracestill.trainer.timing.memory import Decoder, Setting, activations
 
 WORKER = Path(__file__).with_name("sequence_parallel_worker.py")
 LAYOUTS = ("inside", "at_end", "padding", "weightless")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tracestill.trainer.settings import TrainConfig, learning_rate, seconds_of
+from tracestill.trainer.recipe.settings import TrainConfig, learning_rate, seconds_of
 
 
 def rates(**settings):

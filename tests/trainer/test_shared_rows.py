@@ -11,9 +11,9 @@ import pytest
 from distributed_support import run_workers
 from fake_run import STUDENT, mini_recipe, run_data_stages
 
-from tracestill.data_pipeline.stage import read_manifest
-from tracestill.trainer.recipe import Recipe
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.trainer.recipe.recipe import Recipe
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 WORKER = Path(__file__).with_name("shared_rows_worker.py")
 

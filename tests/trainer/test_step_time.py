@@ -8,8 +8,8 @@ import pytest
 from distributed_support import run_workers
 from tiny_step import SHAPE, VOCABULARY
 
-from tracestill.trainer.hardware import EFFICIENCY, NODES, Link, launch_times
-from tracestill.trainer.step_time import PASSES, UPDATE_BYTES, Machine, Task, even, foresee, latency, volumes
+from tracestill.trainer.metrics.hardware import EFFICIENCY, NODES, Link, launch_times
+from tracestill.trainer.timing.step_time import PASSES, UPDATE_BYTES, Machine, Task, even, foresee, latency, volumes
 
 SLOW = dict.fromkeys(PASSES, Link(1e-3, 1e8))
 FREE = dict.fromkeys(PASSES, Link(0.0, 1e30))

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from tracestill.trainer.stopping import ends_at_once, hear
+from tracestill.trainer.faults.stopping import ends_at_once, hear
 
 WAITS = """
 import ctypes
-from tracestill.trainer.stopping import ends_at_once, hear
+from tracestill.trainer.faults.stopping import ends_at_once, hear
 library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
 with ends_at_once():
     print("ready", flush=True)

@@ -8,14 +8,14 @@ import pytest
 import yaml
 from encode_cases import record
 
-from tracestill.data_pipeline.encode import EncodeConfig, load_form
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.store import TokenStore, TokenStoreWriter
-from tracestill.data_pipeline.tokenizer import train_sentencepiece, write_tokenizer
-from tracestill.trainer.stops import check_stops, closing, stop_warnings
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.documents.encode import EncodeConfig, load_form
+from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
+from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
+from tracestill.trainer.preview.effect import warnings
+from tracestill.trainer.preview.stops import check_stops, closing, stop_warnings
 from tracestill.trainer.weighting import SpanWeighting, WeightingConfig, make_weighting
-from tracestill.trainer.weighting_effect import warnings
 
 KINDS = Kinds()
 STEPS = 100

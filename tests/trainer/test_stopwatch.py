@@ -9,10 +9,10 @@ import pytest
 import torch
 from lone_rank import alone
 
-from tracestill.trainer import stopwatch as module
-from tracestill.trainer.settings import WatchdogConfig
-from tracestill.trainer.stopwatch import Stopwatch, apart, exposed, union
-from tracestill.trainer.wires import Handle, Wires, blocked, size_of
+from tracestill.trainer.ranks.collective_stats import Handle, Wires, blocked, size_of
+from tracestill.trainer.recipe.settings import WatchdogConfig
+from tracestill.trainer.timing import stopwatch as module
+from tracestill.trainer.timing.stopwatch import Stopwatch, apart, exposed, union
 
 
 def test_intervals_become_one_where_they_touch():
@@ -91,7 +91,7 @@ def test_communication_is_taken_out_of_the_phases_that_hold_it():
 
 def test_time_inside_of_a_counted_call_counts_once(monkeypatch):
     clock = iter(range(100))
-    monkeypatch.setattr("tracestill.trainer.wires.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("tracestill.trainer.ranks.collective_stats.time.perf_counter", lambda: next(clock))
     wires = Wires()
     blocked(wires, lambda: blocked(wires, lambda: None))
     assert wires.seconds == 2  # three looks at the clock, the outer ones two apart

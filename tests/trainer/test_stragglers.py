@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tracestill.trainer.settings import TrainConfig
-from tracestill.trainer.stragglers import phases_alone
+from tracestill.trainer.faults.stragglers import phases_alone
+from tracestill.trainer.recipe.settings import TrainConfig
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import tiny_step
 import torch
 from transformers import AutoModelForCausalLM
 
-from tracestill.data_pipeline.errors import InputError
+from tracestill.data_pipeline.base.errors import InputError
 from tracestill.kernels.pack import pack
-from tracestill.trainer.settings import StudentConfig
-from tracestill.trainer.student import Student, build_student, student_head
+from tracestill.trainer.recipe.settings import StudentConfig
+from tracestill.trainer.student.student import Student, build_student, student_head
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 FAMILIES: dict[str, dict[str, Any]] = {

@@ -9,8 +9,8 @@ import pytest
 from fake_run import STUDENT, mini_recipe
 from pydantic import ValidationError
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer.student_settings import StudentConfig
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.recipe.student_settings import StudentConfig
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_compile_is_refused_at_stage_3_and_with_tiles_only():
 
 def test_a_recipe_is_checked_without_torch():
     code = (
-        "import sys, tracestill.trainer.settings, tracestill.trainer.student_settings;"
+        "import sys, tracestill.trainer.recipe.settings, tracestill.trainer.recipe.student_settings;"
         "assert not {'torch', 'transformers', 'peft'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

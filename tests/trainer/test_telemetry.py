@@ -8,8 +8,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.trainer.telemetry import Log, Meter, by_kind, line_of, table_of
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.trainer.metrics.telemetry import Log, Meter, by_kind, line_of, table_of
 
 KINDS = Kinds()
 

@@ -12,13 +12,13 @@ import chat_templates as made
 import pytest
 from tiny_export import tiny_model
 
-from tracestill.data_pipeline import template_process
-from tracestill.data_pipeline.chat_template import ChatTemplate
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.form import FormConfig
-from tracestill.data_pipeline.template_process import Limits
-from tracestill.trainer import limited
-from tracestill.trainer.export import check_tokenizer
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.documents import template_process
+from tracestill.data_pipeline.documents.chat_template import ChatTemplate
+from tracestill.data_pipeline.documents.template_process import Limits
+from tracestill.data_pipeline.tokens.form import FormConfig
+from tracestill.trainer.export.export import check_tokenizer
+from tracestill.trainer.loading import limited
 
 CHAT = FormConfig(template="chat")
 REAL_RENDER = ChatTemplate.render

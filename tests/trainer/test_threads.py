@@ -3,9 +3,9 @@
 import torch
 from tiny_export import tiny_model
 
-from tracestill.trainer import threads
-from tracestill.trainer.generate import generate
-from tracestill.trainer.threads import ThreadChoice, choice_for, threads_kept
+from tracestill.trainer.evaluation.generate import generate
+from tracestill.trainer.ranks import threads
+from tracestill.trainer.ranks.threads import ThreadChoice, choice_for, threads_kept
 
 BOS, EOS, PAD, LIMIT = 1, 2, 0, 24
 

@@ -9,8 +9,8 @@ import tiny_step
 import torch
 from transformers import OPTConfig, OPTForCausalLM
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer.tiled_mlp import tile_mlps
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.student.tiled_mlp import tile_mlps
 
 
 @pytest.fixture

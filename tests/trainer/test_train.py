@@ -16,12 +16,12 @@ from fake_run import RECIPE, mini_recipe, run_data_stages
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tracestill.data_pipeline.plan import load_plan, schedule
-from tracestill.data_pipeline.stage import read_manifest
-from tracestill.data_pipeline.store import TokenStore
-from tracestill.trainer.evaluate import held_out, load_student, predict, summary, teacher_forced
-from tracestill.trainer.recipe import Recipe
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.data_pipeline.plan.plan import load_plan, schedule
+from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.trainer.evaluation.evaluate import held_out, load_student, predict, summary, teacher_forced
+from tracestill.trainer.recipe.recipe import Recipe
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 WORKER = Path(__file__).with_name("train_worker.py")
 STUDENT = {

@@ -11,12 +11,12 @@ import torch
 import yaml
 from encode_cases import KINDS, record
 
-from tracestill.data_pipeline.encode import EncodeConfig, load_form
-from tracestill.data_pipeline.schema import Span
-from tracestill.data_pipeline.store import TokenStore, TokenStoreWriter
-from tracestill.data_pipeline.tokenizer import train_sentencepiece, write_tokenizer
-from tracestill.trainer import normaliser as norm
+from tracestill.data_pipeline.base.schema import Span
+from tracestill.data_pipeline.documents.encode import EncodeConfig, load_form
+from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
+from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
 from tracestill.trainer.weighting import SpanWeighting, WeightingConfig
+from tracestill.trainer.weighting import normaliser as norm
 
 LAMBDA = 0.5
 NLL = {"derive": [2.0, 4.0, 6.0], "answer": [1.0, 3.0, 5.0], "control": [0.25] * 12}

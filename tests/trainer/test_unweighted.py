@@ -7,12 +7,12 @@ import pytest
 import tiny_step
 import torch
 
-from tracestill.data_pipeline.kinds import Kinds
+from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.kernels.pack import pack
-from tracestill.trainer import unweighted
-from tracestill.trainer.settings import StudentConfig
-from tracestill.trainer.student import build_student
-from tracestill.trainer.telemetry import Meter
+from tracestill.trainer.metrics.telemetry import Meter
+from tracestill.trainer.recipe.settings import StudentConfig
+from tracestill.trainer.student import unweighted
+from tracestill.trainer.student.student import build_student
 
 KINDS = Kinds()
 VOCABULARY = {"vocab_size": tiny_step.VOCABULARY, "bos_id": 1, "eos_id": 2, "pad_id": 0, "num_kinds": 8}

@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalLM
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer.student import build_student
-from tracestill.trainer.student_settings import StudentConfig
-from tracestill.trainer.vocabulary import grow
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.recipe.student_settings import StudentConfig
+from tracestill.trainer.student.student import build_student
+from tracestill.trainer.student.vocabulary import grow
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 

@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 from lone_rank import alone
 
-from tracestill.data_pipeline.errors import NoRoomError
-from tracestill.trainer import heartbeat, train, watchdog
-from tracestill.trainer.failure import EXIT_FAILED
-from tracestill.trainer.settings import WatchdogConfig
-from tracestill.trainer.stopping import EXIT_STOPPED, StopRequest
-from tracestill.trainer.watchdog import Watchdog
+from tracestill.data_pipeline.base.errors import NoRoomError
+from tracestill.trainer import train
+from tracestill.trainer.faults import watchdog
+from tracestill.trainer.faults.failure import EXIT_FAILED
+from tracestill.trainer.faults.stopping import EXIT_STOPPED, StopRequest
+from tracestill.trainer.faults.watchdog import Watchdog
+from tracestill.trainer.ranks import heartbeat
+from tracestill.trainer.recipe.settings import WatchdogConfig
 
 
 class Ended(Exception):

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from torch.distributed import PrefixStore, TCPStore
 
-from tracestill.trainer import heartbeat, watchdog_nodes
-from tracestill.trainer.watchdog_nodes import Nodes
+from tracestill.trainer.faults import nodes as watchdog_nodes
+from tracestill.trainer.faults.nodes import Nodes
+from tracestill.trainer.ranks import heartbeat
 
 SILENCE = 60.0  # longer than the tests wait
 

@@ -7,12 +7,13 @@ import pytest
 from fake_run import RECIPE
 from pydantic import ValidationError
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.trainer.recipe import build
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.trainer.recipe.recipe import build
 from tracestill.trainer.weighting import (
     BUILT_IN,
     Document,
+    Schedule,
     SpanWeighting,
     WeightingConfig,
     find,
@@ -21,7 +22,6 @@ from tracestill.trainer.weighting import (
     table_at,
     token_function,
 )
-from tracestill.trainer.weighting_schedule import Schedule
 
 KINDS = Kinds()
 SHARE = {"share": {"from": 0, "to": 1, "steps": 10}}
@@ -295,7 +295,7 @@ def test_naming_a_weighting_imports_no_torch():
     import subprocess
 
     code = (
-        "import sys\nfrom tracestill.data_pipeline.kinds import Kinds\n"
+        "import sys\nfrom tracestill.data_pipeline.base.kinds import Kinds\n"
         "from tracestill.trainer.weighting import BUILT_IN, WeightingConfig, make_weighting\n"
         f"needed = {NEEDED!r}\n"
         "for use in BUILT_IN:\n"

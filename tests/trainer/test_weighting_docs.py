@@ -12,12 +12,11 @@ import yaml
 from fake_run import RECIPE, claim, run_data_stages
 from pydantic import BaseModel
 
-from tracestill.data_pipeline.plan import load_plan
-from tracestill.data_pipeline.store import TokenStore
-from tracestill.trainer.batches import Batches
-from tracestill.trainer.recipe import build
-from tracestill.trainer.weighting import BUILT_IN, find, make_weighting
-from tracestill.trainer.weighting_schedule import Schedule
+from tracestill.data_pipeline.plan.plan import load_plan
+from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.trainer.batches.batches import Batches
+from tracestill.trainer.recipe.recipe import build
+from tracestill.trainer.weighting import BUILT_IN, Schedule, find, make_weighting
 
 PAGE = Path(__file__).parents[2] / "docs" / "weighting.md"
 

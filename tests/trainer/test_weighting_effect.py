@@ -8,10 +8,10 @@ from normaliser_cases import KINDS, NORMALISERS, by_hand, weighting, write_store
 from rich.console import Console
 from tokenizers import Tokenizer, models
 
-from tracestill.data_pipeline.store import TokenStore, TokenStoreWriter
-from tracestill.trainer.preview import preview, show
+from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
+from tracestill.trainer.preview.effect import warnings
+from tracestill.trainer.preview.preview import preview, show
 from tracestill.trainer.weighting import WeightingConfig, make_weighting
-from tracestill.trainer.weighting_effect import warnings
 
 
 @pytest.fixture(scope="module")

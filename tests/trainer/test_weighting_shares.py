@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from tracestill.data_pipeline.kinds import Kinds
-from tracestill.data_pipeline.store import TokenStore, TokenStoreWriter
-from tracestill.trainer.preview import weight_shares
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
+from tracestill.trainer.preview.preview import weight_shares
+from tracestill.trainer.preview.shares import entries_of, share_warnings
 from tracestill.trainer.weighting import WeightingConfig, make_weighting, table_at
-from tracestill.trainer.weighting_shares import entries_of, share_warnings
 
 KINDS = Kinds.with_extra({"quote": "trace", "aside": None})
 STEPS = 100

@@ -15,11 +15,11 @@ from typing import Any
 
 from mini_training import losses
 
-from tracestill.data_pipeline.stage import write_json
-from tracestill.trainer import heartbeat
-from tracestill.trainer.agree import gather_json
-from tracestill.trainer.batches import Batches
-from tracestill.trainer.engine import leave
+from tracestill.data_pipeline.base.stage import write_json
+from tracestill.trainer.batches.batches import Batches
+from tracestill.trainer.engine.engine import leave
+from tracestill.trainer.ranks import heartbeat
+from tracestill.trainer.ranks.collectives import gather_json
 from tracestill.trainer.train import main
 
 RANK = int(os.environ["RANK"])

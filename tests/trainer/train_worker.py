@@ -16,11 +16,12 @@ from typing import Any
 
 import torch.distributed as dist
 
-from tracestill.data_pipeline.errors import InputError
-from tracestill.trainer import checkpoint, stopping
-from tracestill.trainer.engine import leave
-from tracestill.trainer.job import Job, Resume, open_directory, prepare
-from tracestill.trainer.run_directory import RunDirectory
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.assembly.job import Job, Resume, open_directory, prepare
+from tracestill.trainer.checkpoint import checkpoint
+from tracestill.trainer.engine.engine import leave
+from tracestill.trainer.faults import stopping
+from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.train import finish, train
 
 SCRIPT = {0: 9.0, 1: 5.0, 2: 4.0, 3: 4.5, 4: 3.0, 5: 3.5, 6: 3.0, 7: 3.7, 8: 1.0}  # metric after each step

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from normaliser_cases import KINDS, NORMALISERS, batches, factors_of, loss_of
 
-from tracestill.data_pipeline.store import TokenStore
-from tracestill.trainer.engine import leave
+from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.trainer.engine.engine import leave
 from tracestill.trainer.weighting import WeightingConfig, make_weighting
 
 

@@ -1,0 +1,119 @@
+"""Questions and records as they lie in Parquet, and the Python objects made of their rows.
+
+record = question + trace + answer + provenance. Spans say which part of a trace has which kind; they are
+character offsets into the trace, sorted, without overlap, and cover it wholly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tracestill.data_pipeline.base.errors import InputError
+
+SPANS = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())]))
+
+QUESTION_SCHEMA = pa.schema(
+    [
+        ("question_id", pa.string()),  # digest of the normalised text
+        ("question", pa.string()),
+        ("gold", pa.string()),  # the reference answer
+        ("split", pa.string()),  # train, validation or test
+        ("group", pa.string()),  # template or topic the question comes from; splits by group use it
+        ("metadata", pa.string()),  # JSON that the source attaches for its teachers
+    ]
+)
+
+RECORD_SCHEMA = pa.schema(
+    [
+        ("record_id", pa.string()),  # digest of question, teacher, style, temperature and index
+        ("question_id", pa.string()),
+        ("question", pa.string()),
+        ("gold", pa.string()),
+        ("trace", pa.string()),
+        ("answer", pa.string()),
+        ("spans", SPANS),
+        ("weight", pa.float32()),
+        ("teacher", pa.string()),
+        ("style", pa.string()),
+        ("temperature", pa.float32()),
+        ("index", pa.int32()),
+    ]
+)
+
+REJECTED_SCHEMA = RECORD_SCHEMA.append(pa.field("reason", pa.string())).append(pa.field("detail", pa.string()))
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters [start, end) of a trace and the kind of the text between them."""
+
+    start: int
+    end: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Question:
+    question_id: str
+    question: str
+    gold: str
+    split: str
+    group: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    record_id: str
+    question_id: str
+    question: str
+    gold: str
+    trace: str
+    answer: str
+    spans: tuple[Span, ...]
+    weight: float
+    teacher: str
+    style: str
+    temperature: float
+    index: int
+
+
+def content_id(text: str) -> str:
+    """16 hex digits that are equal for texts that differ only in case, white space or Unicode form."""
+    normal = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip().casefold()
+    return hashlib.sha256(normal.encode()).hexdigest()[:16]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    """Write rows as Parquet (zstd). Equal rows give equal bytes."""
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
+
+
+def read_rows(path: Path, schema: pa.Schema, filters: list[tuple[str, str, Any]] | None = None) -> list[dict[str, Any]]:
+    """Rows of a Parquet file, or those that pass ``filters`` (pyarrow's). Raises InputError if it is missing,
+    unreadable, or lacks a column of ``schema``."""
+    try:
+        table = pq.read_table(path, filters=filters)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({error})") from error
+    missing = [name for name in schema.names if name not in table.column_names]
+    if missing:
+        raise InputError(f"{path}: lacks the columns {', '.join(missing)}")
+    return table.select(schema.names).to_pylist()
+
+
+def record_from_row(row: dict[str, Any]) -> Record:
+    spans = tuple(Span(s["start"], s["end"], s["kind"]) for s in row["spans"] or ())
+    return Record(**{**{k: row[k] for k in RECORD_SCHEMA.names}, "spans": spans})
+
+
+def row_from_record(record: Record) -> dict[str, Any]:
+    return asdict(record)

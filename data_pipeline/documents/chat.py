@@ -1,0 +1,273 @@
+"""Documents in the form of the tokenizer's own chat template.
+
+    text  header, question, header | <think> | trace   | </think> | answer | end of turn
+    kind  prompt                   | control | by span | control  | answer | control
+
+For each record the template is rendered with the real text, which must be its layout (see ``chat_layout``) around
+that text and nothing else; white space that it trims at the ends of a part is noted, any other change refuses the
+record. The whole is tokenised at once, and a token has the kind of the part that holds its first visible character.
+A document begins with the generation prompt, token for token, and ends with the symbol that ends the turn, at which
+generation stops.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tokenizers import Encoding
+
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.base.schema import Record, Span
+from tracestill.data_pipeline.documents.chat_layout import Layout, find_layout, findings_of, messages_of, shown
+from tracestill.data_pipeline.documents.chat_template import ChatTemplate, Refusal, named_token
+from tracestill.data_pipeline.documents.document import first_visible, kinds_and_steps_at
+from tracestill.data_pipeline.tokens.form import Document, Encoded, FormConfig, Reading
+from tracestill.data_pipeline.tokens.render import END_THINK, load_backend, load_config, symbols_in
+
+PROBE_TRACE = "So  two\ngaps,\n\n a\ttab &amp; <b>é漢</b>\n1. {{ x }}"
+PARTS = ("question", "trace", "answer")
+
+
+class Refused(Exception):
+    """A record that the template or the tokenizer spoils."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.why = reason, detail
+
+
+class Text(NamedTuple):
+    """A record rendered: the text of its document, and where its parts are."""
+
+    text: str
+    layout: Layout
+    question: tuple[int, int]  # first character, and the one after the last
+    ends: tuple[int, int, int, int, int]  # of the prompt, opening delimiter, trace, closing delimiter, answer
+    skipped: int  # characters of the record's trace before the first one that is written
+    trimmed: list[str]  # parts that lost white space at an end
+
+
+class ChatForm:
+    """The chat template of the tokenizer in a directory, as a recipe uses it."""
+
+    def __init__(self, directory: Path, config: FormConfig) -> None:
+        """Raises InputError if the template cannot be trained on, naming what it does and what to set."""
+        self.config, self.where = config, f"{directory}: its chat template"
+        self.template = ChatTemplate(directory, config.variables)
+        self.backend = load_backend(directory / "tokenizer.json")
+        self.backend.encode_special_tokens = False  # the template writes its delimiters as text
+        vocabulary = self.backend.get_vocab(with_added_tokens=True)
+        self.size = max(vocabulary.values()) + 1
+        names = load_config(directory / "tokenizer_config.json")
+        tokens = {name: named_token(names, name) for name in ("bos", "eos", "pad")}
+        if tokens["pad"] not in vocabulary:
+            raise InputError(
+                f"{directory}: the tokenizer lacks the control symbol pad_token (found {tokens['pad']!r}); set "
+                '"pad_token" in tokenizer_config.json to a token of tokenizer.json'
+            )
+        added = {i: token for i, token in self.backend.get_added_tokens_decoder().items() if token.content.strip()}
+        symbols = {token.content for token in added.values() if token.special}
+        eos = tokens["eos"] if tokens["eos"] in vocabulary else None
+        symbols |= {eos} if eos else set()
+        self.without_trace = find_layout(self.template, config, symbols, eos, empty=True)
+        self.layout = self.without_trace
+        if config.trace == "keep":
+            self.layout = find_layout(self.template, config, symbols, eos, empty=False)
+        if self.template.asked_for_date:
+            raise InputError(
+                f"{self.where} writes today's date into the prompt, and documents would depend on the day; give it the "
+                "date by the variable that it reads (such as encode.variables: {date_string: 26 Jul 2024}), or take "
+                "the date out of the template"
+            )
+        own = "".join(self.layout[:5])
+        self.controls = {i: t.content for i, t in added.items() if t.content in symbols or t.content in own}
+        ids = {name: None if token is None else vocabulary.get(token) for name, token in tokens.items()}
+        stop, self.pad = vocabulary[self.layout.stop], vocabulary[tokens["pad"]]
+        self.special_ids: dict[str, int | None] = {**ids, "eos": stop}
+        self.stops = tuple(dict.fromkeys(i for i in (stop, ids["eos"]) if i is not None))
+        self.findings: dict[str, Any] = findings_of(self.template, config, self.layout)
+        self.chat_template: str | None = None  # an export keeps the tokenizer's own
+        probe = Record("", "", PROBE_TRACE, "", PROBE_TRACE, PROBE_TRACE, (Span(0, len(PROBE_TRACE), "prose"),), 1.0,
+                       "", "", 1.0, 0)  # fmt: skip
+        if refused := self.encode([probe], Kinds())[0].refused:
+            raise InputError(f"{self.where} cannot be trained on ({refused[0]}: {refused[1]}); give another one")
+
+    def encode(self, records: Sequence[Record], kinds: Kinds) -> list[Encoded]:
+        """As ``Form.encode``. A record is refused with reason ``template_alters``, ``template_refuses``,
+        ``control_in_text`` (a text holds a delimiter, and would forge it) or ``merges_with_prompt`` (a token of the
+        prompt takes in the beginning of what the student writes)."""
+        made: list[Encoded | None] = []
+        texts: list[Text] = []
+        given = [self.given(record) for record in records]
+        written = self.template.render_all([self.asked(*parts) for parts in given])
+        for record, parts, answered in zip(records, given, written, strict=True):
+            try:
+                texts.append(self.text_of(record, *parts, answered))
+                made.append(None)
+            except Refused as refused:
+                made.append(Encoded({}, refused.why))
+        whole = self.tokens_of([text.text for text in texts])
+        prompts = self.tokens_of([text.text[: text.ends[0]] for text in texts])
+        rendered = zip(texts, whole, prompts, strict=True)
+        return [
+            found or self.encoded(record, *next(rendered), kinds) for record, found in zip(records, made, strict=True)
+        ]
+
+    def encoded(self, record: Record, text: Text, whole: Encoding, prompt: Encoding, kinds: Kinds) -> Encoded:
+        offsets = np.array(whole.offsets, np.int64).reshape(-1, 2)
+        try:
+            self.check_tokens(text, whole, prompt, offsets)
+        except Refused as refused:
+            return Encoded({}, refused.why)
+        at = first_visible(text.text, offsets)
+        part = np.searchsorted(text.ends, at, side="right")  # 0 prompt, 1 opening, 2 trace, 3 closing, 4 answer, 5 end
+        names = ("prompt", "control", "control", "control", "answer", "control")
+        kind = np.array([kinds.id(name) for name in names], np.uint8)[part]
+        step = np.zeros(len(part), np.uint16)
+        if (inside := part == 2).any():
+            kind[inside], step[inside] = kinds_and_steps_at(record, at[inside] - text.ends[1] + text.skipped, kinds)
+        last = np.maximum(offsets[:, 1] - 1, offsets[:, 0])
+        both = [np.searchsorted(text.ends, edge, side="right") for edge in (offsets[:, 0], last)]
+        notes = Counter({f"trimmed_{name}": 1 for name in text.trimmed})
+        notes["straddling_tokens"] = int((both[0] != both[1]).sum())
+        return Encoded({"": Document(np.array(whole.ids, np.int32), kind, step)}, None, +notes)
+
+    def check_tokens(
+        self,
+        text: Text,
+        whole: Encoding,
+        prompt: Encoding,
+        offsets: np.ndarray,  # (n, 2) of the whole text's tokens; an Encoding makes them anew at each look
+    ) -> None:
+        """Raises Refused if the tokens forge a delimiter, or do not begin with those of the prompt."""
+        _, opened, trace_end, closed, answer_end = text.ends
+        inside = {"question": text.question, "trace": (opened, trace_end), "answer": (closed, answer_end)}
+        mark = closing_mark(text.layout)
+        ids = np.array(whole.ids)
+        where = np.isin(ids, list(self.controls))
+        symbols = list(zip(offsets[where, 0].tolist(), ids[where].tolist(), strict=True))
+        for name, (begin, end) in inside.items():
+            forged = [self.controls[symbol] for first, symbol in symbols if begin <= first < end]
+            if name != "question" and mark and mark in text.text[begin:end]:
+                forged.append(mark)
+            if forged:
+                raise Refused("control_in_text", f"the {name} holds {forged[0]}")
+        n = len(prompt.ids)
+        if ids[:n].tolist() != prompt.ids:
+            at = next(i for i, (a, b) in enumerate(zip(prompt.ids, ids.tolist(), strict=False)) if a != b)
+            first, end = offsets[at].tolist()
+            raise Refused("merges_with_prompt", f"the token {text.text[first:end]!r} begins in the generation prompt")
+        if ids[-1] != self.special_ids["eos"]:
+            raise Refused("template_alters", f"the tokenizer does not keep {text.layout.stop} whole")
+
+    def given(self, record: Record) -> tuple[Layout, tuple[str, str, str]]:
+        """The layout of a record's document, and the question, trace and answer that the template gets for it."""
+        trace = record.trace if self.config.trace == "keep" and record.trace.strip() else ""
+        layout = self.layout if trace else self.without_trace
+        told = record.answer if record.answer.strip() else ""
+        if layout.way == "reasoning_content":
+            return layout, (record.question, trace, told)
+        return layout, (record.question, trace.strip("\n"), told.strip("\n"))  # line breaks come with the delimiters
+
+    def asked(self, layout: Layout, given: tuple[str, str, str]) -> tuple[list[dict[str, str]], bool]:
+        """What the template is to render: the messages, and whether it is the generation prompt."""
+        if layout.way == "generated":
+            return messages_of(self.config.system, given[0]), True
+        return messages_of(self.config.system, *given, way=layout.way), False
+
+    def text_of(self, record: Record, layout: Layout, given: tuple[str, str, str], rendered: str | Refusal) -> Text:
+        """The document's text. Raises Refused if the template changes more than white space at the ends of a part."""
+        if isinstance(rendered, Refusal):
+            raise Refused("template_refuses", str(rendered))
+        if layout.way == "generated":
+            rendered += "".join((layout.opening, given[1], layout.closing, given[2], layout.tail, layout.rest))
+        # with no answer, trimming the turn takes the line breaks of the delimiter before it
+        closings = [layout.closing] if given[2] else [layout.closing, layout.closing.rstrip()]
+        for question, thought, answer, closing in product(*map(trimmings, given), closings):
+            prompt = layout.before + question + layout.header
+            pieces = (prompt, layout.opening, thought, closing, answer, layout.tail)
+            text = "".join(pieces)
+            if rendered == text + layout.rest:
+                break
+        else:
+            plain = (layout.before, given[0], layout.header, layout.opening, given[1], layout.closing, given[2])
+            raise Refused("template_alters", f"it writes {shown(rendered, ''.join(plain) + layout.tail + layout.rest)}")
+        ends = np.cumsum([len(piece) for piece in pieces[:5]]).tolist()
+        start = len(layout.before)
+        trace = record.trace if given[1] else ""
+        pairs = zip(PARTS, (record.question, trace, record.answer), (question, thought, answer), strict=True)
+        return Text(
+            text,
+            layout,
+            (start, start + len(question)),
+            (ends[0], ends[1], ends[2], ends[3], ends[4]),
+            record.trace.index(thought),
+            [name for name, whole, written in pairs if whole != written],
+        )
+
+    def tokens_of(self, texts: Sequence[str]) -> list[Encoding]:
+        return self.backend.encode_batch(list(texts), add_special_tokens=False)
+
+    def prompt_ids(self, question: str) -> list[int]:
+        asked = self.template.render(messages_of(self.config.system, question), generation=True)
+        return self.tokens_of([asked])[0].ids
+
+    def control_in(self, question: str) -> str | None:
+        return next(iter(symbols_in(self.backend, [question], self.controls)[0]), None)
+
+    def asking(self, question: str) -> tuple[list[dict[str, str]], dict[str, Any]]:
+        return messages_of(self.config.system, question), dict(self.config.variables)
+
+    def read(self, ids: Sequence[int]) -> Reading:
+        written = [int(i) for i in ids]
+        end = next((i for i, token in enumerate(written) if token in self.stops), None)
+        said = self.backend.decode(written[:end], skip_special_tokens=False)
+        mark, layout = closing_mark(self.layout), self.layout
+        ending = layout.tail.removesuffix(layout.stop)
+        closed = not mark or mark in said
+        trace: str = ""
+        answer: str | None = None
+        if not mark:  # the prompt has closed the think block, or there is none
+            answer = between(said, "", ending)
+        else:
+            thought, _, after = said.partition(mark)
+            lead, _, trail = layout.closing.partition(mark)
+            opening, lead = (layout.opening, lead) if layout is not self.without_trace else (lead, "")
+            trace = between(thought, opening, lead)
+            opens = opening.strip()
+            if closed:
+                answer = between(after, trail, ending)
+            elif opens and not said.lstrip().startswith(opens) and not layout.prefilled:
+                answer = between(said, "", ending)  # in the open
+        return Reading(
+            text=self.backend.decode(written, skip_special_tokens=False),
+            trace=trace,
+            answer=answer if end is not None else None,
+            finished=end is not None,
+            trace_tokens=len(self.tokens_of([trace])[0].ids),
+            in_form=closed and end is not None,
+        )
+
+
+def between(text: str, before: str, after: str) -> str:
+    """The text between two delimiters; without white space around it, if it is not written as in training."""
+    if text.startswith(before) and text[len(before) :].endswith(after):
+        return text[len(before) : len(text) - len(after)]
+    return text.strip().removeprefix(before.strip()).removesuffix(after.strip()).strip()
+
+
+def trimmings(text: str) -> list[str]:
+    """The text, and what templates leave of it when they trim its ends."""
+    breaks = text.strip("\n"), text.lstrip("\n"), text.rstrip("\n")
+    return list(dict.fromkeys((text, *breaks, text.strip(), text.lstrip(), text.rstrip())))
+
+
+def closing_mark(layout: Layout) -> str:
+    """What ends a trace in the text that a student writes; empty if it writes none."""
+    return END_THINK if END_THINK in layout.closing else layout.closing.strip()

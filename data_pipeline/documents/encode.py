@@ -1,0 +1,243 @@
+"""The encode stage: selected records become tokenised documents with a kind and a step for every token."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.base.schema import (
+    QUESTION_SCHEMA,
+    RECORD_SCHEMA,
+    Record,
+    read_rows,
+    record_from_row,
+    write_rows,
+)
+from tracestill.data_pipeline.base.stage import stage
+from tracestill.data_pipeline.documents.chat import ChatForm
+from tracestill.data_pipeline.documents.document import PlainForm
+from tracestill.data_pipeline.documents.overlong import Fit, fit_document
+from tracestill.data_pipeline.documents.round_trip import RoundTrip
+from tracestill.data_pipeline.documents.two_task import TwoTaskForm
+from tracestill.data_pipeline.plan.plan import PlanConfig
+from tracestill.data_pipeline.tokens.form import Encoded, Form, FormConfig
+from tracestill.data_pipeline.tokens.render import load_tokenizer
+from tracestill.data_pipeline.tokens.sides import EncoderDecoderForm
+from tracestill.data_pipeline.tokens.store import TokenStoreWriter
+from tracestill.data_pipeline.tokens.tokenizer import TokenizerConfig, count_records, held_out_questions, record_batches
+
+BATCH = 64  # records in memory at a time
+STORES = {"train": "tokens.arrow", "validation": "validation.arrow", "test": "test.arrow"}
+REJECTED = pa.schema([(name, pa.string()) for name in ("record_id", "question_id", "reason", "detail")])
+
+
+class EncodeConfig(FormConfig):
+    """The ``encode`` block."""
+
+    tokenizer: TokenizerConfig = Field(default=TokenizerConfig(), description="trained on the selected text, or taken")
+    max_lossy: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="largest share of records of which the tokenizer may lose a character (<unk>); fewer are a warning",
+    )
+
+    @model_validator(mode="after")
+    def _template(self) -> EncodeConfig:
+        if self.template == "chat" and self.tokenizer.path is None:
+            raise ValueError("encode.template: chat needs encode.tokenizer.path, a tokenizer that has a chat template")
+        return self
+
+
+def stage_config(config: EncodeConfig, kinds: Kinds, plan: PlanConfig) -> dict[str, Any]:
+    """What, besides records and tokenizer, decides how the token stores come out."""
+    return {
+        "trace": config.trace,
+        **config.model_dump(mode="json", exclude={"tokenizer", "trace"}, exclude_defaults=True),
+        "kinds": kinds.names,
+        "groups": dict(kinds.groups),
+        "capacity": plan.capacity,
+        "overlong": plan.overlong,
+    }
+
+
+def run(
+    config: EncodeConfig,
+    kinds: Kinds,
+    plan: PlanConfig,
+    directory: Path,
+    *,
+    sample: Path,
+    select: Path,
+    tokenizer: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write tokens.arrow, validation.arrow and test.arrow (where such documents are), and rejected.parquet.
+
+    Documents are no longer than ``plan.capacity``; ``plan.overlong`` says what happens to one that is. The manifest
+    counts records in, out and rejected by reason (``overlong``, ``empty_question``, ``empty_answer``, and those of
+    the form), the form's ``notes`` on the records that are out, documents ``trimmed``, ``tokens_lost`` by kind in
+    documents trimmed or dropped, and for each split documents, tokens and ``targets`` by kind. What the tokenizer
+    does to their text is counted too (see ``round_trip``). ``progress`` is told records done and in all.
+
+    Raises InputError naming the record whose spans or weight are bad or which is too long (policy ``error``), if no
+    training document is left, or if more than ``config.max_lossy`` of the records lose characters.
+    """
+    source = select / "records.parquet"
+    inputs = {"sample": sample, "select": select, "tokenizer": tokenizer}
+    with stage(directory, "encode", stage_config(config, kinds, plan), inputs) as work:
+        form, held_out = load_form(config, tokenizer), held_out_questions(sample)
+        trip = RoundTrip(tokenizer, kinds, with_trace=config.trace == "keep")
+        for key, text in config.own_texts().items():
+            trip.check_setting(key, text)
+        with Stores(work.path, kinds, plan, held_out) as stores:
+            done, total = 0, count_records(source)
+            for batch in record_batches(source, RECORD_SCHEMA, BATCH):
+                records = [record_from_row(row) for row in batch.to_pylist()]
+                for record, encoded in zip(records, form.encode(records, kinds), strict=True):
+                    stores.add(record, encoded)
+                trip.add(records)
+                done += len(records)
+                progress(done, total)
+        write_rows(work.path / "rejected.parquet", stores.rejected, REJECTED)
+        questions = read_rows(sample / "questions.parquet", QUESTION_SCHEMA)
+        trip.add_questions([row for row in questions if row["question_id"] in held_out])
+        trip.check(config.max_lossy, str(source))
+        stores.notes += trip.notes
+        work.counts = stores.counts(trip.unknown_tokens())
+        work.extra = {
+            "kinds": kinds.names,
+            "special_ids": form.special_ids,
+            "vocab_size": form.size,
+            **({"form": form.findings} if form.findings else {}),
+            **({"lost_text": lost, "warnings": trip.warnings()} if (lost := trip.findings()) else {}),
+        }
+        if "train" not in work.counts["splits"]:
+            reasons = ", ".join(f"{reason}: {n}" for reason, n in work.counts["rejected"].items()) or "none came in"
+            raise InputError(
+                f"{source}: no document of a training question is left ({reasons}); loosen `select`, sample more "
+                "traces or raise plan.capacity"
+            )
+
+
+def load_form(config: FormConfig, directory: Path) -> Form:
+    """The form of a recipe with the tokenizer in ``directory``.
+
+    Raises InputError if the tokenizer lacks a symbol that the form needs, or its chat template cannot be trained on,
+    naming what the template does and what to set.
+    """
+
+    def single(trace: Literal["keep", "drop"]) -> Form:
+        if config.template == "chat":
+            return ChatForm(directory, config.model_copy(update={"trace": trace}))
+        return PlainForm(load_tokenizer(directory), trace)
+
+    form = single(config.trace)
+    for key, text in config.own_texts().items():
+        if symbol := form.control_in(text):
+            raise InputError(f"{key}: holds {symbol}, which {directory} reads as a control symbol; leave it out")
+    if config.two_task is not None:
+        form = TwoTaskForm(single("keep"), single("drop"), config.two_task)
+    if config.template == "encoder_decoder":
+        form = EncoderDecoderForm(form, load_tokenizer(directory))
+    return form
+
+
+class Stores:
+    """Puts documents that fit into the store of their split, and counts what became of every record."""
+
+    def __init__(self, directory: Path, kinds: Kinds, plan: PlanConfig, held_out: Mapping[str, str]) -> None:
+        self.directory, self.kinds, self.plan, self.held_out = directory, kinds, plan, held_out
+        self.trace_kinds = np.array([kinds.id(name) for name in kinds.members("trace")])
+        self.rejected: list[dict[str, str]] = []
+        self.out, self.trimmed = 0, 0
+        self.notes = Counter[str]()
+        self.lost = np.zeros(len(kinds), np.int64)  # tokens
+        self.documents, self.tokens = Counter[str](), Counter[str]()
+        self.targets = {split: np.zeros(len(kinds), np.int64) for split in STORES}
+        self.writers: dict[str, TokenStoreWriter] = {}
+        self.opened = ExitStack()
+
+    def __enter__(self) -> Stores:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.opened.__exit__(*error)
+
+    def add(self, record: Record, encoded: Encoded) -> None:
+        """Store all documents of a record, or reject it.
+
+        Raises InputError naming the record if its weight is bad, or it is too long and ``plan.overlong`` is ``error``.
+        """
+        name = f"record {record.record_id} (question {record.question_id})"
+        if record.weight is None or not 0 <= record.weight < float("inf"):
+            raise InputError(f"{name}: its weight {record.weight} is not a finite number >= 0")
+        for part in ("question", "answer"):
+            if not getattr(record, part).strip():
+                return self.reject(record, f"empty_{part}", "")
+        if encoded.refused:
+            return self.reject(record, *encoded.refused)
+        fits = {}
+        for ending, made in encoded.documents.items():
+            fits[ending] = fit_document(name, *made, self.plan.capacity, self.plan.overlong, self.trace_kinds)
+            if fits[ending].outcome == "dropped":  # and with it, the record's other documents
+                for lost in encoded.documents.values():
+                    self.lost += np.bincount(lost.kinds, minlength=len(self.kinds))
+                return self.reject(record, "overlong", f"{len(made.tokens)} tokens, capacity {self.plan.capacity}")
+        split = self.held_out.get(record.question_id, "train")
+        self.out += 1
+        self.notes += encoded.notes
+        for ending, fit in fits.items():
+            self.store(split, record, ending, fit)
+        return None
+
+    def store(self, split: str, record: Record, ending: str, fit: Fit) -> None:
+        if split not in self.writers:
+            path = self.directory / STORES[split]
+            self.writers[split] = self.opened.enter_context(TokenStoreWriter(path, self.kinds))
+        self.writers[split].add(
+            record.record_id + ending, record.question_id, fit.tokens, fit.kinds, fit.steps, record.weight
+        )
+        self.lost += np.bincount(fit.lost, minlength=len(self.kinds))
+        self.trimmed += fit.outcome == "trimmed"
+        self.documents[split] += 1
+        self.tokens[split] += len(fit.tokens)
+        self.targets[split] += np.bincount(fit.kinds[1:], minlength=len(self.kinds))
+
+    def reject(self, record: Record, reason: str, detail: str) -> None:
+        ids = {"record_id": record.record_id, "question_id": record.question_id}
+        self.rejected.append({**ids, "reason": reason, "detail": detail})
+
+    def counts(self, unknown_tokens: Mapping[str, int] = MappingProxyType({})) -> dict[str, Any]:
+        return {
+            "in": self.out + len(self.rejected),
+            "out": self.out,
+            "rejected": dict(sorted(Counter(row["reason"] for row in self.rejected).items())),
+            **({"notes": dict(sorted(self.notes.items()))} if self.notes else {}),
+            "trimmed": self.trimmed,
+            "tokens_lost": by_name(self.kinds, self.lost),
+            **({"unknown_tokens": dict(unknown_tokens)} if unknown_tokens else {}),
+            "splits": {
+                split: {
+                    "documents": self.documents[split],
+                    "tokens": self.tokens[split],
+                    "targets": by_name(self.kinds, self.targets[split]),
+                }
+                for split in self.documents
+            },
+        }
+
+
+def by_name(kinds: Kinds, counts: np.ndarray) -> dict[str, int]:
+    """Kind -> count, without kinds that do not occur."""
+    return {name: int(count) for name, count in zip(kinds.names, counts, strict=True) if count}

@@ -1,0 +1,255 @@
+"""The plan of one epoch: which documents share a pack, and which packs form a step.
+
+The plan follows from the lengths, its config, the seed and the epoch, and never from the number of ranks. All
+choices come from the raw 64-bit output of a counter-based generator (Philox, keyed by seed and epoch) and from
+sorts of distinct integers, so they do not change with NumPy's version, its sorting routines or the machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.plan.order import LINEAR_COST, order_packs, shuffled, step_sizes
+from tracestill.data_pipeline.plan.packing import best_fit_decreasing, expand
+
+FORMAT = 1
+ARRAYS = ("documents", "pack_offsets", "steps")
+GROUP = 64  # default group: ranks up to this number that divide it do equal work
+
+
+class PlanConfig(BaseModel, extra="forbid"):
+    """How documents become packs and packs become steps."""
+
+    capacity: int = Field(gt=0, le=1 << 24, description="tokens a pack may hold")
+    packs_per_step: int = Field(gt=0, le=1 << 20, description="packs in one optimizer update, over all ranks")
+    group: int = Field(
+        default=0,
+        ge=0,
+        description="packs of similar cost that are taken together; divides packs_per_step. Rank counts that divide "
+        "it do equal work. 0: packs_per_step up to 64, else its smallest divisor that is at least 64",
+    )
+    balance: Literal["cost", "off"] = Field(
+        default="cost", description="cost: a group holds packs of similar cost; off: packs come in random order"
+    )
+    overlong: Literal["error", "drop", "trim_trace"] = Field(
+        default="error",
+        description="documents longer than the capacity: error stops; drop leaves them out, counted; trim_trace cuts "
+        "the middle of the trace, keeps question and answer, and counts the tokens lost by kind",
+    )
+
+    @field_validator("balance", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML reads a bare `off` as false
+
+    @model_validator(mode="after")
+    def _choose_group(self) -> PlanConfig:
+        size = self.packs_per_step
+        if self.group == 0:
+            self.group = next(d for d in range(min(size, GROUP), size + 1) if size % d == 0)
+        if size % self.group:
+            raise ValueError(f"group {self.group} does not divide packs_per_step {size}")
+        return self
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One epoch. Packs are numbered in the order in which training reads them.
+
+    documents     (M,) int32 or int64: document ids, pack after pack, the longest of a pack first
+    pack_offsets  (packs + 1,) int64: pack p holds documents[pack_offsets[p]:pack_offsets[p + 1]]
+    steps         (steps, packs_per_step) int32: pack ids; -1 is an empty pack. Steps differ by at most one pack,
+                  and empty packs come last in a step.
+    """
+
+    capacity: int
+    packs_per_step: int
+    documents: np.ndarray
+    pack_offsets: np.ndarray
+    steps: np.ndarray
+
+    @property
+    def n_steps(self) -> int:
+        return len(self.steps)
+
+    @property
+    def n_packs(self) -> int:
+        return len(self.pack_offsets) - 1
+
+    def pack(self, index: int) -> np.ndarray:
+        """(n,) ids of the documents in pack ``index``; none for -1, the empty pack."""
+        if index < 0:
+            return self.documents[:0]
+        return self.documents[self.pack_offsets[index] : self.pack_offsets[index + 1]]
+
+    def step(self, index: int) -> list[np.ndarray]:
+        """The packs of a step, each as the ids of its documents; empty packs are left out."""
+        return [self.pack(pack) for pack in self.steps[index].tolist() if pack >= 0]
+
+    def digest(self) -> str:
+        """sha256 in hex of everything the plan says; equal plans have equal digests on every machine."""
+        state = hashlib.sha256(f"{FORMAT} {self.capacity} {self.packs_per_step}\n".encode())
+        for name in ARRAYS:
+            array = getattr(self, name)
+            state.update(f"{name} {array.dtype.itemsize} {array.shape}\n".encode())
+            for part in np.array_split(array, max(1, array.nbytes >> 24)):
+                state.update(np.ascontiguousarray(part, dtype=part.dtype.newbyteorder("<")).data.cast("B"))
+        return state.hexdigest()
+
+    def statistics(self, lengths: np.ndarray, ranks: tuple[int, ...] = ()) -> dict[str, Any]:
+        """What the plan costs: packs, filling, empty slots, and the imbalance of work for each number of ranks.
+
+        lengths: (N,) tokens of each document. ``imbalance`` is described at the function of that name.
+        """
+        used = np.add.reduceat(lengths[self.documents].astype(np.int64), self.pack_offsets[:-1])
+        tokens = int(used.sum())
+        least = -(-tokens // self.capacity)
+        return {
+            "documents": len(self.documents),
+            "tokens": tokens,
+            "packs": self.n_packs,
+            "packs_lower_bound": least,
+            "packs_over_lower_bound": self.n_packs / least - 1,
+            "fill": tokens / (self.n_packs * self.capacity),
+            "wasted_tokens": self.n_packs * self.capacity - tokens,
+            "longest_pack": int(used.max()),
+            "steps": self.n_steps,
+            "empty_packs": int((self.steps < 0).sum()),
+            "imbalance": {count: imbalance(self, pack_costs(self, lengths), count) for count in ranks},
+        }
+
+
+def make_plan(
+    lengths: np.ndarray,  # (N,) int32: tokens of each document
+    config: PlanConfig,
+    *,
+    seed: int,
+    epoch: int,
+) -> Plan:
+    """The plan of one epoch: best-fit-decreasing packs, grouped by cost, groups shuffled.
+
+    Which document takes a place among those of its length is drawn anew for every (seed, epoch), and so is the
+    order of groups. Uses as many packs as item-by-item best-fit-decreasing. Raises InputError if there is no
+    document, or one is empty or longer than the capacity (the stage that encodes applies ``config.overlong``).
+    """
+    lengths = np.asarray(lengths)
+    check_lengths(lengths, config.capacity)
+    if min(seed, epoch) < 0:
+        raise InputError(f"plan: seed {seed} and epoch {epoch} must not be negative")
+    bits = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64))
+    packing = best_fit_decreasing(np.bincount(lengths, minlength=config.capacity + 1), config.capacity)
+    sizes = step_sizes(packing.bins, config.packs_per_step)
+    # rank: the place of a bin when bins are sorted by cost; ranks: which rank stands at each place of the epoch
+    rank_of_bin, ranks = order_packs(packing, sizes, config.group, config.balance == "cost", bits)
+
+    # int32 halves the memory traffic; ids and slots are below N
+    index = np.int32 if len(lengths) < 1 << 31 else np.int64
+    documents_at_rank = np.empty(packing.bins, dtype=index)
+    documents_at_rank[rank_of_bin] = np.repeat(packing.runs[:, 2].astype(index), packing.runs[:, 1])
+    pack_offsets = np.zeros(packing.bins + 1, dtype=np.int64)
+    np.cumsum(documents_at_rank[ranks], out=pack_offsets[1:])
+    slot_of_rank = np.empty(packing.bins, dtype=index)
+    slot_of_rank[ranks] = pack_offsets[:-1]
+    first_slot = slot_of_rank[rank_of_bin]
+    del documents_at_rank, slot_of_rank, rank_of_bin, ranks
+
+    documents = expand(packing, shuffled(bits, len(lengths), config.capacity, lengths).astype(index), first_slot)
+    column = np.arange(config.packs_per_step, dtype=np.int32)
+    steps = np.where(column < sizes[:, None], column + (np.cumsum(sizes) - sizes)[:, None], -1).astype(np.int32)
+    return Plan(config.capacity, config.packs_per_step, documents, pack_offsets, steps)
+
+
+def check_lengths(lengths: np.ndarray, capacity: int) -> None:
+    """Raise InputError unless ``lengths`` is a non-empty (N,) array of integers from 1 to ``capacity``."""
+    if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
+        raise InputError(f"lengths: expected a flat array of integers, got {lengths.dtype} of shape {lengths.shape}")
+    if not len(lengths):
+        raise InputError("plan: there is no document to plan; check what the stages before it rejected")
+    if lengths.min() < 1:
+        raise InputError(f"document {int(lengths.argmin())}: has no token; encode it again or reject it")
+    if lengths.max() > capacity:
+        longest = int(lengths.argmax())
+        raise InputError(
+            f"document {longest}: {int(lengths[longest])} tokens exceed the capacity of {capacity}; raise "
+            "plan.capacity, or set plan.overlong to 'drop' or 'trim_trace' and encode again"
+        )
+
+
+def slot(micro_step: int, rank: int, ranks: int) -> int:
+    """The slot of a step that ``rank`` takes in ``micro_step``: ranks at work together take neighbouring slots."""
+    return micro_step * ranks + rank
+
+
+def schedule(plan: Plan, step: int, ranks: int) -> np.ndarray:
+    """(accumulation, ranks) pack ids of one step, -1 for an empty pack: row = micro-step, column = rank.
+
+    accumulation = ceil(packs_per_step / ranks), the same for every step and rank.
+    """
+    accumulation = -(-plan.packs_per_step // ranks)
+    packs = np.full(accumulation * ranks, -1, dtype=np.int64)
+    packs[: plan.packs_per_step] = plan.steps[step]
+    return packs.reshape(accumulation, ranks)
+
+
+def pack_costs(plan: Plan, lengths: np.ndarray) -> np.ndarray:
+    """(packs,) int64: sum over a pack's documents of 24,576 * L + L^2, the work of attention plus the rest."""
+    tokens = lengths[plan.documents].astype(np.int64)
+    return np.add.reduceat(tokens * (tokens + LINEAR_COST), plan.pack_offsets[:-1])
+
+
+def imbalance(
+    plan: Plan,
+    values: np.ndarray,  # (packs,) work, or tokens of some kind, of each pack
+    ranks: int,
+) -> float:
+    """Mean over micro-steps of the largest over the mean value of a rank; 1 is perfect. An empty pack counts as 0;
+    micro-steps in which all packs are empty or worth nothing are left out."""
+    accumulation = -(-plan.packs_per_step // ranks)
+    slots = np.zeros((plan.n_steps, accumulation * ranks))
+    slots[:, : plan.packs_per_step] = np.where(plan.steps >= 0, values[plan.steps], 0)
+    work = slots.reshape(-1, ranks)
+    work = work[work.any(axis=1)]
+    return float((work.max(axis=1) / work.mean(axis=1)).mean())
+
+
+def save_plan(plan: Plan, path: Path) -> None:
+    """Write the plan into the directory ``path``: three .npy files and plan.json, which holds the digest."""
+    path.mkdir(parents=True, exist_ok=True)
+    for name in ARRAYS:
+        np.save(path / f"{name}.npy", getattr(plan, name), allow_pickle=False)
+    about = {
+        "format": FORMAT,
+        "capacity": plan.capacity,
+        "packs_per_step": plan.packs_per_step,
+        "digest": plan.digest(),
+    }
+    (path / "plan.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def load_plan(path: Path) -> Plan:
+    """Read a plan with its arrays memory-mapped, and check it against its digest.
+
+    Raises InputError if a file is missing or unreadable, has another format, or differs from what was written.
+    """
+    try:
+        about = json.loads((path / "plan.json").read_text(encoding="utf-8"))
+        if about["format"] != FORMAT:
+            raise InputError(f"{path / 'plan.json'}: format {about['format']}, expected {FORMAT}; plan again")
+        arrays = [np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS]
+        plan = Plan(about["capacity"], about["packs_per_step"], *arrays)
+        digest = about["digest"]
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a readable plan ({error}); delete it and plan again") from error
+    if plan.digest() != digest:
+        raise InputError(f"{path}: the arrays differ from the digest in plan.json; delete it and plan again")
+    return plan

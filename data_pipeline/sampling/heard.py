@@ -1,0 +1,64 @@
+"""Whether what a teacher said can be kept as a record: text, whole characters, spans that cover the trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tracestill.data_pipeline.base.schema import Span
+from tracestill.data_pipeline.guards.secret import mask
+from tracestill.data_pipeline.guards.well_formed import text_fault
+from tracestill.data_pipeline.sampling.segment import segment, span_fault
+from tracestill.data_pipeline.sampling.teachers import Solution
+
+NO_SOLUTION = "not_a_solution"
+REASONS = (NO_SOLUTION, "not_text", "bad_spans")
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """Something said that makes no record, for one of ``REASONS``."""
+
+    reason: str
+    detail: str
+    said: str  # ASCII, as Python shows the value
+
+
+def heard(said: Any) -> Solution | Unusable:
+    """The solution with spans (by rules where the teacher gave none), or why it is none. Kinds may have any name."""
+    fault = solution_fault(said)
+    if fault is None:
+        spans = segment(said.trace) if said.spans is None else tuple(said.spans)
+        if wrong := span_fault(said.trace, spans, {span.kind for span in spans}):
+            fault = "bad_spans", wrong
+        else:
+            return replace(said, spans=spans)
+    shown = ascii(said)
+    return Unusable(*fault, shown if is_text(said) else mask(shown))  # a trace is kept as it is
+
+
+def is_text(said: Any) -> bool:
+    """Whether it holds texts and spans, and nothing that may be the answer of a server with its headers."""
+    if type(said) is not Solution or type(said.trace) is not str or type(said.answer) is not str:
+        return False
+    return said.spans is None or (isinstance(said.spans, list | tuple) and all(is_span(span) for span in said.spans))
+
+
+def solution_fault(said: Any) -> tuple[str, str] | None:
+    if not isinstance(said, Solution):
+        return NO_SOLUTION, f"expected a Solution, got {type(said).__name__}"
+    for name in ("trace", "answer"):
+        text = getattr(said, name)
+        if not isinstance(text, str):
+            return "not_text", f"its {name} must be a text, got {type(text).__name__}"
+        if wrong := text_fault(text):
+            return "not_text", f"its {name} holds {wrong}"
+    if said.spans is None:
+        return None
+    if not isinstance(said.spans, list | tuple) or not all(is_span(span) for span in said.spans):
+        return "bad_spans", "its spans must be Spans of two whole numbers and a kind, or None"
+    return None
+
+
+def is_span(span: Any) -> bool:
+    return isinstance(span, Span) and type(span.start) is type(span.end) is int and isinstance(span.kind, str)

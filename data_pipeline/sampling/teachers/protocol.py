@@ -1,0 +1,100 @@
+"""What a task module offers, and how a name in a recipe finds it.
+
+A task module poses questions, answers them, or both:
+
+    class Options(BaseModel)                                # what `questions.options` may hold
+    def questions(split_counts, options, seed) -> list[Question]
+
+    class TeacherOptions(BaseModel)                         # what a teacher's `options` may hold
+    class Teacher:
+        def __init__(self, options: TeacherOptions)
+        def solve(self, question, *, style, temperature, seed) -> Solution
+
+A name is that of a module of this folder, or of one of your own: on Python's path, or beside the recipe. Equal
+arguments must give equal results: the seed of a sample follows from the recipe's seed and the sample's place, never
+from the order of calls.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from tracestill.data_pipeline.base import own_modules
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.kinds import nearest
+from tracestill.data_pipeline.base.options import check_options
+from tracestill.data_pipeline.base.schema import Question, Span
+
+PACKAGE = "tracestill.data_pipeline.sampling.teachers"
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a teacher says. Spans are character ranges that cover the trace; None: segmented by rules."""
+
+    trace: str
+    answer: str
+    spans: tuple[Span, ...] | None = None
+
+
+class Teacher(Protocol):
+    def solve(self, question: Question, *, style: str, temperature: float, seed: int) -> Solution:
+        """``style``: system prompt; ``temperature`` >= 0; ``seed``: 63 bits. May raise; the caller asks again."""
+
+
+class QuestionFunction(Protocol):
+    def __call__(self, split_counts: Mapping[str, int], options: Any, seed: int) -> Sequence[Question]:
+        """``split_counts``: questions wanted for ``train``, ``test`` and, if the recipe has one, ``validation``.
+
+        Test questions should not depend on how many of the others are wanted. Raises InputError if there are too few.
+        """
+
+
+def known_tasks() -> list[str]:
+    """Names of the task modules in this folder."""
+    package = importlib.import_module(PACKAGE)
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name != __name__.rpartition(".")[2])
+
+
+def find_module(name: str, field: str) -> ModuleType:
+    """The task module that ``name`` means. Raises InputError naming the recipe's field and the nearest known name."""
+    if not is_own(name):
+        return importlib.import_module(f"{PACKAGE}.{name}")
+    if "." not in name and own_modules.find(name) is None:
+        raise InputError(
+            f"{field}: unknown task '{name}'{nearest(name, known_tasks())}; as a module of your own: "
+            f"{own_modules.where_missing(name)}"
+        )
+    return own_modules.load(name, field)
+
+
+def is_own(name: str) -> bool:
+    """Whether a task's name means a module of the user's."""
+    return name not in known_tasks()
+
+
+def question_function(name: str, field: str) -> tuple[QuestionFunction, type[BaseModel]]:
+    """The function that poses questions and the model of its options."""
+    module = find_module(name, field)
+    return required(module, "questions", name, field), required(module, "Options", name, field)
+
+
+def make_teacher(name: str, options: Mapping[str, Any], field: str) -> tuple[Teacher, dict[str, Any]]:
+    """The teacher of a task module, and its options with defaults filled in (they identify its samples)."""
+    module = find_module(name, field)
+    model: type[BaseModel] = required(module, "TeacherOptions", name, field)
+    checked = check_options(model, options, f"{field.removesuffix('.use')}.options")
+    return required(module, "Teacher", name, field)(checked), checked.model_dump(mode="json")
+
+
+def required(module: ModuleType, attribute: str, name: str, field: str) -> Any:
+    if not hasattr(module, attribute):
+        raise InputError(f"{field}: task '{name}' offers no `{attribute}` ({module.__file__})")
+    return getattr(module, attribute)

@@ -1,0 +1,125 @@
+"""The stage `select`: which records are worth imitating, and why each of the others is not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, REJECTED_SCHEMA, read_rows, write_rows
+from tracestill.data_pipeline.base.stage import stage
+from tracestill.data_pipeline.selection.answers import normal_text, same_answer
+from tracestill.data_pipeline.selection.equations import Equation, equations
+
+Progress = Callable[[int, int], None]
+
+REMEDIES = {
+    "no_answer": "the teacher gave no answer: look at its traces",
+    "wrong_answer": "a better teacher or more samples, or select.answer: false",
+    "false_equation": "a better teacher or more samples, or select.equations: false",
+}
+
+
+class SelectConfig(BaseModel):
+    """With every check off and no maximum, only records without an answer are rejected: the unfiltered ablation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    answer: bool = Field(True, description="reject a record whose answer is not the gold one")
+    equations: bool = Field(True, description="reject a trace with a false equation")
+    unique_paths: bool = Field(True, description="reject a trace whose equations another kept one of its question has")
+    max_per_question: int | None = Field(None, ge=1, description="records kept of one question; null: all")
+
+
+def stage_config(select: SelectConfig) -> dict[str, Any]:
+    """What identifies a run of this stage; ``stage.is_current`` takes it with the input ``sample``."""
+    return select.model_dump(mode="json", exclude_defaults=True)
+
+
+def run(select: SelectConfig, *, directory: Path, sample: Path, progress: Progress = lambda done, total: None) -> None:
+    """Read ``sample``/records.parquet; write records.parquet and rejected.parquet (with reason and detail).
+
+    Calls ``progress(done, total)`` with records.
+
+    Reasons, in the order of the checks; the first one that applies is the verdict: ``no_answer``, ``wrong_answer``,
+    ``false_equation``, ``same_path``, ``over_maximum``. Raises InputError, with counts by reason, if none survives.
+    """
+    with stage(directory, "select", stage_config(select), {"sample": sample}) as work:
+        rows = read_rows(sample / "records.parquet", RECORD_SCHEMA)
+        verdicts = dict(judge(select, rows, progress))
+        kept = [row for row in rows if row["record_id"] not in verdicts]
+        rejected = [
+            {**row, "reason": verdicts[row["record_id"]][0], "detail": verdicts[row["record_id"]][1]}
+            for row in rows
+            if row["record_id"] in verdicts
+        ]
+        reasons = Counter(row["reason"] for row in rejected)
+        if len(kept) + sum(reasons.values()) != len(rows):
+            raise AssertionError(f"selection lost records: {len(rows)} in, {len(kept)} out, {dict(reasons)} rejected")
+        if not kept:
+            raise InputError(nothing_left(sample, len(rows), reasons))
+        write_rows(work.path / "records.parquet", kept, RECORD_SCHEMA)
+        write_rows(work.path / "rejected.parquet", rejected, REJECTED_SCHEMA)
+        work.counts = {
+            "in": len(rows),
+            "out": len(kept),
+            "rejected": dict(sorted(reasons.items())),
+            "questions_in": len({row["question_id"] for row in rows}),
+            "questions_out": len({row["question_id"] for row in kept}),
+        }
+
+
+def judge(
+    select: SelectConfig, rows: list[dict[str, Any]], progress: Progress
+) -> Iterator[tuple[str, tuple[str, str]]]:
+    """(record id, (reason, detail)) of each rejected record.
+
+    Where only some of several records stay, those of the smallest record id do: it is a hash of the provenance, so
+    the choice favours no teacher and no temperature.
+    """
+    paths: dict[tuple[str, str], str] = {}
+    taken: Counter[str] = Counter()
+    for at, row in enumerate(sorted(rows, key=lambda row: row["record_id"]), start=1):
+        progress(at, len(rows))
+        record, question = row["record_id"], row["question_id"]
+        found = equations(row["trace"]) if select.equations or select.unique_paths else []
+        if verdict := fault(select, row, found):
+            yield record, verdict
+            continue
+        if select.unique_paths:
+            path = reasoning_path(row["trace"], found)
+            if (other := paths.setdefault((question, path), record)) != record:
+                yield record, ("same_path", f"the equations of record {other}")
+                continue
+        if select.max_per_question is not None and taken[question] == select.max_per_question:
+            yield record, ("over_maximum", f"{select.max_per_question} records of this question are kept")
+            continue
+        taken[question] += 1
+
+
+def fault(select: SelectConfig, row: dict[str, Any], found: list[Equation]) -> tuple[str, str] | None:
+    """Reason and detail if the record by itself is not worth imitating."""
+    if not row["answer"].strip():
+        return "no_answer", "the answer is empty"
+    if select.answer and not same_answer(row["answer"], row["gold"]):
+        return "wrong_answer", f"{row['answer']} is not {row['gold']}"
+    if select.equations:
+        for equation in found:
+            if not equation.holds:
+                return "false_equation", equation.text
+    return None
+
+
+def reasoning_path(trace: str, found: list[Equation]) -> str:
+    """What two traces that reason alike have in common: their equations in order, or the text if they have none."""
+    return "\n".join(equation.path for equation in found) if found else normal_text(trace)
+
+
+def nothing_left(sample: Path, total: int, reasons: Counter[str]) -> str:
+    counts = ", ".join(f"{name} {count}" for name, count in reasons.most_common()) or "there were none to select from"
+    remedy = REMEDIES.get(reasons.most_common(1)[0][0], "") if reasons else "sample some first"
+    return f"{sample / 'records.parquet'}: no record of {total} survives selection ({counts}); {remedy}"

@@ -1,0 +1,68 @@
+"""What `linear_cross_entropy` refuses, each in one line that names the argument and what was expected."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tracestill.kernels.loss.options import TeacherTopK
+
+
+def check_call(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    kinds: Tensor,
+    bias: Tensor | None,
+    reference_nll: Tensor | None,
+    teacher: TeacherTopK | None,
+    num_kinds: int,
+    chunk_rows: int,
+) -> None:
+    """Shapes and types, which are known without waiting for a device.  Raises ValueError."""
+    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
+        raise ValueError(f"hidden (N, H) and weight (V, H) do not fit: {tuple(hidden.shape)}, {tuple(weight.shape)}")
+    rows = hidden.shape[0]
+    by_row = {"targets": targets, "weights": weights, "kinds": kinds}
+    if reference_nll is not None:
+        by_row["reference_nll"] = reference_nll
+    for name, tensor in by_row.items():
+        if tensor.shape != (rows,):
+            raise ValueError(f"{name} must have shape ({rows},), not {tuple(tensor.shape)}")
+    for name, tensor, kind in (
+        ("targets", targets, torch.int64),
+        ("weights", weights, torch.float32),
+        ("kinds", kinds, torch.uint8),
+    ):
+        if tensor.dtype != kind:
+            raise ValueError(f"{name} must be {kind}, not {tensor.dtype}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must have shape ({len(weight)},), not {tuple(bias.shape)}")
+    if chunk_rows < 1:
+        raise ValueError(f"chunk_rows must be at least 1, not {chunk_rows}")
+    if teacher is None:
+        return
+    if teacher.ids.dim() != 2 or len(teacher.ids) != rows or teacher.ids.shape != teacher.log_probs.shape:
+        shapes = f"{tuple(teacher.ids.shape)}, {tuple(teacher.log_probs.shape)}"
+        raise ValueError(f"teacher.ids and teacher.log_probs must both have shape ({rows}, k), not {shapes}")
+    if teacher.ids.dtype != torch.int64:
+        raise ValueError(f"teacher.ids must be torch.int64, not {teacher.ids.dtype}")
+    if teacher.weights.shape != (num_kinds,):
+        raise ValueError(f"teacher.weights must have shape ({num_kinds},), not {tuple(teacher.weights.shape)}")
+
+
+def check_kinds(dynamic_kinds: Tensor | None, num_kinds: int) -> None:
+    """Whether `dynamic_kinds` is one bool a kind."""
+    if dynamic_kinds is not None and (dynamic_kinds.shape != (num_kinds,) or dynamic_kinds.dtype != torch.bool):
+        found = f"{dynamic_kinds.dtype} {tuple(dynamic_kinds.shape)}"
+        raise ValueError(f"dynamic_kinds must be torch.bool ({num_kinds},), not {found}")
+
+
+def check_ranges(targets: Tensor, kinds: Tensor, vocabulary: int, num_kinds: int) -> None:
+    """On a CPU only. On a GPU a target out of range is the device's own assertion, as in PyTorch's loss."""
+    if len(targets) and not 0 <= int(targets.amin()) <= int(targets.amax()) < vocabulary:
+        found = f"{int(targets.amin())}..{int(targets.amax())}"
+        raise ValueError(f"targets of weighted rows must lie in [0, {vocabulary}), not {found}")
+    if len(kinds) and int(kinds.amax()) >= num_kinds:
+        raise ValueError(f"kinds must lie below num_kinds = {num_kinds}, not {int(kinds.amax())}")

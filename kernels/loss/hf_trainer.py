@@ -1,0 +1,122 @@
+"""The span-weighted loss for other people's trainers: Hugging Face `Trainer` and TRL's `SFTTrainer`.
+
+    loss = SpanWeightedLoss(model, num_kinds=8)
+    Trainer(model=model, compute_loss_func=loss, args=..., train_dataset=..., data_collator=...)
+
+Batches carry two more tensors beside `labels`: `loss_weights` (B, T) float and, if wanted, `kinds` (B, T) uint8, laid
+out like the labels, unshifted. (Set `remove_unused_columns=False`, so that the trainer leaves them in.) While the
+model trains, its head hands the hidden states through as if they were logits, and this function computes the loss
+from them: the logits of a whole batch never exist. In evaluation the model returns real logits, as always.
+
+TRL runs the model a second time for its own metrics when it is given a `compute_loss_func`, and announces that it will
+drop the argument in 2.0; with 1.16 this works as it stands.
+
+`docs/hf_trainer.py` is an example that runs. Nothing here imports transformers: a model is anything with
+`get_output_embeddings()` and a `config`, its outputs anything with `.logits`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tracestill.kernels.loss.fused import linear_cross_entropy
+
+TREATMENTS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Config keys by which a model's own forward changes the head's output, which would now be hidden states."""
+
+
+class DeferringHead(nn.Linear):
+    """An LM head that makes no logits while it trains: the loss is computed in a later call, in this same module.
+
+    It has to be this module's own forward, because that is what ZeRO-3 and FSDP gather the matrix for.
+    """
+
+    def forward(self, hidden: Tensor, loss: dict[str, Any] | None = None) -> Any:
+        """Logits; in training the hidden states as they are; with `loss`, its arguments, loss and statistics."""
+        if loss is not None:
+            return linear_cross_entropy(hidden, self.weight, bias=self.bias, **loss)
+        return hidden if self.training else super().forward(hidden)
+
+
+class SpanWeightedLoss:
+    """A `compute_loss_func`: sum of w_i * nll_i over the batch, divided by what the trainer says.
+
+    The divisor is `num_items_in_batch` where the trainer passes it (labels that are not ignored, over all accumulation
+    steps, as transformers counts them), so that weights of 1 give exactly the trainer's own loss; otherwise it is the
+    batch's sum of weights.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        num_kinds: int = 1,
+        ignore_index: int = -100,
+        autocast: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
+        """Change the model's head in place; its parameters, and ties to them, stay.
+
+        Args:
+            autocast: type of the head's products where the parameters are fp32: torch.bfloat16 with `bf16=True`.
+            options: of `linear_cross_entropy`: chunk_rows, label_smoothing, z_loss, dynamic,
+                dynamic_kinds, backend.
+
+        Raises:
+            ValueError: for a head that is no plain `nn.Linear`, and for a model that changes its logits after it.
+        """
+        head = model.get_output_embeddings()  # type: ignore[operator]
+        if type(head) is not nn.Linear:
+            raise ValueError(f"the model's head is {type(head).__name__}; expected a plain nn.Linear")
+        config: Any = model.config
+        if hasattr(config, "get_text_config"):
+            config = config.get_text_config()
+        for key in TREATMENTS:
+            if getattr(config, key, None) not in (None, 1, 1.0):
+                raise ValueError(f"the model changes its logits ({key}); use tracestill's own trainer for it")
+        head.__class__ = DeferringHead
+        self.head = head
+        self.num_kinds, self.ignore_index, self.autocast, self.options = num_kinds, ignore_index, autocast, options
+        self.extra: dict[str, Tensor | None] = {}
+        self.statistics: Tensor | None = None
+        model.register_forward_pre_hook(self._take, with_kwargs=True)
+
+    def _take(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Keep what the loss needs and the model does not know."""
+        self.extra = {name: kwargs.pop(name, None) for name in ("loss_weights", "kinds")}
+        return args, kwargs
+
+    def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """Loss of one batch, from the model's outputs and the unshifted labels (B, T)."""
+        hidden = outputs.logits if hasattr(outputs, "logits") else outputs["logits"]
+        targets = self._next(labels, self.ignore_index)
+        kept = (targets != self.ignore_index).float()
+        weights, kinds = self.extra["loss_weights"], self.extra["kinds"]
+        if weights is not None:
+            kept = kept * self._next(weights, 0).float()
+        kinds = torch.zeros_like(targets, dtype=torch.uint8) if kinds is None else self._next(kinds, 0).to(torch.uint8)
+        divisor = kept.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch, device=kept.device)
+        scale = 1.0 / divisor.clamp(min=torch.finfo(torch.float32).tiny)
+        flat = hidden.flatten(0, 1)
+        if not self.head.training:  # these are logits
+            nll = F.cross_entropy(flat.float(), targets, reduction="none", ignore_index=self.ignore_index)
+            return torch.where(kept > 0, nll * kept, 0.0).sum() * scale
+        call = {"targets": targets, "weights": kept, "kinds": kinds, "num_kinds": self.num_kinds, "scale": scale}
+        with torch.autocast(flat.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            loss, statistics = self.head(flat, call | self.options)
+        self.statistics = statistics if self.statistics is None else self.statistics + statistics
+        return loss
+
+    def take_statistics(self) -> Tensor | None:
+        """(num_kinds, 6) sums over the training batches since the last call, as `linear_cross_entropy` returns them."""
+        statistics, self.statistics = self.statistics, None
+        return statistics
+
+    @staticmethod
+    def _next(values: Tensor, last: int) -> Tensor:
+        """(B, T) -> (B * T,): each position's successor, `last` at the ends."""
+        return F.pad(values[:, 1:], (0, 1), value=last).flatten()

@@ -1,0 +1,143 @@
+"""One chunk of logits in plain PyTorch: the CPU path, and what the Triton pass is compared with.
+
+`chunk_pass` turns the logits of a chunk of rows, in place, into the gradient of the rows' losses with respect to
+the logits as the matrix product left them, and writes down what it saw. The formulas stand in
+`tracestill.kernels.loss.fused` and, for the teacher term, in `TeacherTopK`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tracestill.kernels.loss.options import TAIL_FLOOR, RowOptions, Rows, Seen, multiplier
+
+ENTROPY_BLOCK = 1 << 20
+"""Elements of the scratch with which entropies are summed: 4 MiB in fp32, small beside any chunk."""
+
+SHORT_CUT_LIMIT = 64.0
+"""Largest |row maximum| at which entropy = nll - x.g is good to about 1e-5 nats in fp32."""
+
+
+def chunk_pass(
+    logits: Tensor,  # (C, V) fp32 or fp64, overwritten; holds the gradient afterwards if `gradient`
+    rows: Rows,
+    options: RowOptions,
+    seen: Seen,
+    *,
+    gradient: bool,
+    short_cut: bool,
+) -> bool:
+    """Fill `seen` and put the gradient in the place of the logits; True if it is already weighted.
+
+    `short_cut` says that the caller will have x.g (a row's hidden state times its own unweighted gradient). From it
+    entropy follows as nll - x.g, which saves a pass over V, and weights are cheaper applied to the rows of H
+    elements: the pass then leaves entropy and factor open, does not weigh the gradient, and returns False. It
+    declines where the short cut is wrong (bias, softcap, smoothing, z-loss, teacher) or inaccurate.
+    """
+    column = rows.targets.unsqueeze(1)
+    slope = None
+    if options.bias is not None:
+        logits.add_(options.bias.to(logits.dtype))
+    if options.logit_scale != 1.0:
+        logits.mul_(options.logit_scale)
+    if options.softcap is not None:
+        logits.div_(options.softcap).tanh_()
+        slope = 1 - logits.square() if gradient else None
+        logits.mul_(options.softcap)
+
+    target = logits.gather(1, column).squeeze(1)
+    top = logits.amax(1)  # amax, not max(dim): finding the index costs more than the value
+    torch.ge(target, top, out=seen.correct)
+    mean = logits.mean(1) if options.label_smoothing else None
+    plain = options.bias is None and not (options.softcap or options.label_smoothing or options.z_loss)
+    short_cut = short_cut and plain and rows.teacher_ids is None and bool(top.abs().amax() <= SHORT_CUT_LIMIT)
+    at_teacher = None if rows.teacher_ids is None else logits.gather(1, rows.teacher_ids)
+
+    # The largest probability is 1 / sum exp(z - max) >= 1 / V: its logarithm is exact where that of the target's may
+    # underflow. One softmax and one more maximum cost half of log_softmax and exp.
+    p = torch.softmax(logits, 1, out=logits)
+    log_sum = -p.amax(1).log()
+    torch.add(top - target, log_sum, out=seen.nll)
+    lse = top + log_sum
+    seen.extra.zero_()
+    if options.z_loss:
+        seen.extra.addcmul_(lse, lse, value=options.z_loss)
+    if mean is not None:
+        seen.extra.add_(target - mean, alpha=options.label_smoothing)
+    seen.divergence.zero_()
+    if short_cut:
+        p.scatter_(1, column, torch.expm1(-seen.nll).unsqueeze(1))  # exact where p is close to 1
+        if options.logit_scale != 1.0:
+            p.mul_(options.logit_scale)
+        return False
+
+    entropies(p, out=seen.entropy)
+    if options.dynamic is None:
+        seen.factor.fill_(1)
+    else:
+        seen.factor.copy_(multiplier(options.dynamic, seen, rows))
+    weight = rows.weights * seen.factor
+    share = weight * (1 + 2 * options.z_loss * lse) if options.z_loss else weight  # coefficient of p
+    sparse = None
+    if rows.teacher_ids is not None:
+        assert at_teacher is not None
+        assert rows.teacher_log_probs is not None
+        assert rows.teacher_weights is not None
+        log_p = at_teacher - lse.unsqueeze(1)
+        divergence, tail, sparse = teacher_term(log_p, rows.teacher_log_probs.to(p.dtype), options.reverse)
+        seen.divergence.copy_(divergence)
+        share = share + rows.teacher_weights * tail
+        sparse = sparse * rows.teacher_weights.unsqueeze(1)
+    if not gradient:
+        return True
+    if sparse is None and not options.label_smoothing and not options.z_loss:
+        p.scatter_(1, column, torch.expm1(-seen.nll).unsqueeze(1)).mul_(share.unsqueeze(1))
+    else:
+        p.mul_(share.unsqueeze(1))
+        if options.label_smoothing:
+            p.sub_((weight * (options.label_smoothing / p.shape[1])).unsqueeze(1))
+        p.scatter_add_(1, column, (weight * (options.label_smoothing - 1)).unsqueeze(1))
+    if sparse is not None:
+        assert rows.teacher_ids is not None
+        p.scatter_add_(1, rows.teacher_ids, sparse)
+    if slope is not None:
+        p.mul_(slope)
+    if options.logit_scale != 1.0:
+        p.mul_(options.logit_scale)
+    return True
+
+
+def teacher_term(
+    log_p: Tensor,  # (C, k) the student's
+    log_q: Tensor,  # (C, k) the teacher's; -inf: no entry
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Divergence (C,), its gradient's coefficient of p (C,), and what the k logits' gradients have beyond that (C, k).
+
+    With P, Q the sums of p, q over the k tokens and t = 1 - P, r = 1 - Q the tails, the gradient of a logit j is
+        KL(q || p):  (Q + r) p_j - q_j        for one of the k, and p_j (Q + r - r / t) in the tail
+        KL(p || q):  p_j (log(p_j / q_j) - D) for one of the k, and p_j (log(t / r) - D) in the tail.
+    """
+    listed = torch.isfinite(log_q)
+    q = torch.where(listed, log_q.exp(), 0.0)
+    p = torch.where(listed, log_p.exp(), 0.0)
+    t = (1 - p.sum(1)).clamp_(min=TAIL_FLOOR)
+    r = (1 - q.sum(1)).clamp_(min=TAIL_FLOOR)
+    ratio = torch.where(listed & (p > 0), log_p - log_q, 0.0)  # log(p / q)
+    tail_ratio = (t / r).log()
+    if reverse:
+        divergence = (p * ratio).sum(1) + t * tail_ratio
+        tail = tail_ratio - divergence
+        return divergence, tail, p * (ratio - tail_ratio.unsqueeze(1))
+    surprise = torch.where(listed & (q > 0), log_q - log_p, 0.0)
+    divergence = (q * surprise).sum(1) - r * tail_ratio
+    tail = q.sum(1) + r - r / t
+    return divergence, tail, p * (r / t).unsqueeze(1) - q
+
+
+def entropies(p: Tensor, *, out: Tensor) -> None:
+    """-sum p log p of each row, with 0 log 0 = 0.  (C, V) -> (C,), a block of rows at a time to save memory."""
+    rows = max(1, ENTROPY_BLOCK // p.shape[1])
+    for block, sums in zip(p.split(rows), out.split(rows), strict=True):
+        torch.sum(torch.special.entr(block), 1, out=sums)

@@ -1,0 +1,188 @@
+"""What the command line does with a recipe or a run directory: open it, check it, and run stages of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracestill.data_pipeline.base.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tracestill.launch.hosts.cluster import Cluster
+    from tracestill.launch.run.runner import Work
+    from tracestill.trainer.recipe.run_directory import RunDirectory
+
+
+@contextlib.contextmanager
+def looking() -> Iterator[None]:
+    """Meanwhile nothing that a recipe names is imported, or need be there."""
+    from tracestill.data_pipeline.base import own_modules
+
+    with own_modules.looking():
+        yield
+
+
+def single(
+    stage: str,
+    recipe: Path,
+    run_dir: Path | None,
+    settings: list[str] | None,
+    replace: bool,
+    arm: str | None = None,
+    **training: Any,
+) -> None:
+    """Run one stage; ``training`` as ``execute`` takes it."""
+    from tracestill.launch.run.runner import stage_position
+
+    at = stage_position(stage)
+    execute(recipe, run_dir, settings, replace, first=at, last=at, arm=arm, **training)
+
+
+def execute(
+    recipe: Path,
+    run_dir: Path | None,
+    settings: list[str] | None,
+    replace: bool,
+    *,
+    first: int,
+    last: int,
+    arm: str | None = None,
+    resume: str = "auto",
+    cluster: Cluster | None = None,
+    dry_run: bool = False,
+    max_restarts: int = 0,
+    recover: bool = False,
+) -> None:
+    """Claim the run directory and run the stages ``first`` to ``last`` in it; or only print what would train.
+
+    ``recover``: a damaged journal becomes a new one first, with what can be read from it.
+    """
+    from tracestill.launch.report.report import report_work
+    from tracestill.launch.run.checks import check_works
+    from tracestill.launch.run.runner import of_arm, require_inputs, run_stages
+    from tracestill.launch.run.stages import describe_end, plan_works
+    from tracestill.trainer.ranks.console import Terminal, say
+
+    console = Terminal(stderr=True)
+    asked = open_run(recipe, run_dir, settings)
+    own = asked.recipe.for_arm(arm or "traces")
+    works = plan_works(asked, resume=resume, cluster=cluster, max_restarts=max_restarts)
+    works.append(report_work(asked))
+    chosen = [w for w in works if first <= w.position <= last and of_arm(asked, w, arm)]
+    if arm and not own.train.trains and not chosen:
+        raise InputError(f"--arm {arm}: its student is not trained (train: none); `tracestill evaluate` takes it")
+    if first:
+        require_inputs(chosen, works, recipe)
+    check_works(asked, chosen, console, resume=resume, cluster=cluster)
+    if dry_run:
+        from tracestill.launch.start.dry_run import describe_training
+
+        for work in chosen:
+            say(f"# arm {work.arm}\n{describe_training(asked, str(work.arm), resume, cluster)}")
+        return
+    with claimed(asked, works, console, replace=replace):
+        if recover:
+            say_recovered(asked.journal, console)
+        run_stages(chosen, console)
+        describe_end(asked, chosen, console)
+
+
+def evaluate_model(recipe: Path, run_dir: Path | None, settings: list[str] | None, replace: bool, model: str) -> None:
+    """Let a model that is no arm, as ``DIR`` or ``NAME=DIR``, answer the held-out questions of a run."""
+    from tracestill.launch.report.report import report_work
+    from tracestill.launch.run.runner import require_inputs, run_stages
+    from tracestill.launch.run.stages import describe_end, model_work, plan_works
+    from tracestill.trainer.ranks.console import Terminal
+    from tracestill.trainer.recipe.recipe import plain_name
+
+    name, equals, path = ("", "", model) if Path(model).exists() else model.rpartition("=")
+    if not Path(path).is_dir():
+        raise InputError(f"--model {model}: no such directory; expected DIR or NAME=DIR")
+    name = name if equals else Path(path).absolute().name
+    if not plain_name(name):
+        raise InputError(f"--model {model}: '{name}' is no name for it; give it one: --model NAME={path}")
+    asked = open_run(recipe, run_dir, settings)
+    works = [*plan_works(asked), report_work(asked)]
+    work = model_work(asked, name, Path(path))
+    require_inputs([work], [*works, work], recipe)
+    console = Terminal(stderr=True)
+    with claimed(asked, works, console, replace=replace):
+        run_stages([work], console)
+        describe_end(asked, [work], console)
+
+
+@contextlib.contextmanager
+def claimed(asked: RunDirectory, works: list[Work], console: Console, *, replace: bool) -> Iterator[None]:
+    """Meanwhile this process alone writes into the run directory, which holds the recipe asked for.
+
+    Who only looks at it needs no lock, and may write the report, which has one of its own. ``works`` is all the work of
+    the run. Raises InputError if the directory holds another recipe, cannot be written to, or another process that
+    lives writes into it.
+    """
+    from tracestill.data_pipeline.base import own_modules
+    from tracestill.data_pipeline.base.room import needs_room
+    from tracestill.trainer.recipe.run_directory import RunDirectory
+
+    # A directory in which no stage has finished holds nothing that another recipe could spoil.
+    replace = replace or not any(work.directory.exists() for work in works)
+    RunDirectory.refuse(asked.root, asked.recipe, replace=replace)  # before a lock is put into a foreign directory
+    with needs_room(asked.root) if own_modules.is_looking() else locked(asked.root, console):
+        RunDirectory.create(asked.root, asked.recipe, replace=replace)
+        yield
+
+
+@contextlib.contextmanager
+def locked(root: Path, console: Console) -> Iterator[None]:
+    """Hold a run directory's lock, and tell where a disk of it is full, whatever the block does there."""
+    from tracestill.data_pipeline.base.room import needs_room
+    from tracestill.trainer.lock.run_lock import held
+
+    def tell(text: str) -> None:
+        console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+    with needs_room(root), held(root, tell):
+        yield
+
+
+def say_recovered(journal: Path, console: Console) -> None:
+    from tracestill.data_pipeline.sampling.journal_recovery import recover
+
+    count, aside = recover(journal)
+    text = f"{journal} is whole" if aside is None else f"{journal}: made anew from what can be read of {aside}"
+    console.print(f"{text}; it holds {count:,} samples", highlight=False, soft_wrap=True)
+
+
+def open_run(recipe: Path, run_dir: Path | None, settings: list[str] | None) -> RunDirectory:
+    """The run that the arguments mean. Nothing is written. Says which modules the recipe imports before it does."""
+    from tracestill.data_pipeline.base import own_modules
+    from tracestill.trainer.recipe.recipe import load_recipe
+    from tracestill.trainer.recipe.run_directory import RECIPE, RunDirectory, as_held
+
+    if recipe.is_dir():
+        RunDirectory.check(recipe)
+    path = recipe / RECIPE if recipe.is_dir() else recipe
+    if not own_modules.is_looking():
+        say_imports(path, settings)
+    loaded = load_recipe(path, settings or (), shown=recipe.is_dir() and own_modules.is_looking())
+    root = run_dir or (recipe if recipe.is_dir() else Path("runs") / loaded.name)
+    return RunDirectory(root, as_held(loaded, root) if own_modules.is_looking() else loaded)
+
+
+def say_imports(path: Path, settings: list[str] | None) -> None:
+    """Say on stderr which modules of whom a recipe is about to import; of ranks that mpirun started, the first does."""
+    from tracestill.trainer.ranks.console import say
+    from tracestill.trainer.ranks.join_ranks import is_first
+    from tracestill.trainer.recipe.recipe import imports_of
+
+    for line in imports_of(path, settings or ()) if is_first() else ():
+        say(line, err=True)
+
+
+def default_root(recipe: Path) -> Path:
+    from tracestill.trainer.recipe.recipe import load_recipe
+
+    return Path("runs") / load_recipe(recipe).name

@@ -1,0 +1,148 @@
+"""The report's first sections: what the students answer, before training and after, and how well they predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tracestill.data_pipeline.guards.visible import in_html
+from tracestill.launch.report.charts import intervals
+from tracestill.launch.report.parts import Found, alike, colour_of, differences, seconds, steps_of, table, text
+from tracestill.trainer.preview.page import kind_class
+
+COLUMNS = 5  # arms in one table of losses, so that it fits the page
+
+
+def headline(found: Found) -> str:
+    machine = found["machine"]
+    where = ", ".join(machine["gpus"]) or f"{machine['processor']}, {machine['cores']} cores"
+    parts = [
+        f"<h1>{in_html(found['name'])}</h1>",
+        f'<p class="soft">Tracestill {in_html(found["versions"].get("tracestill", ""))} · seed {found["seed"]} · '
+        f"{in_html(where)} · {in_html(found['written'].replace('T', ' ').replace('+00:00', ' UTC'))}</p>",
+    ]
+    if found["missing"]:
+        names = ", ".join(in_html(name) for name in found["missing"])
+        parts.append(f'<p class="note">Not in this report, because the stage has not finished: {names}.</p>')
+    before, after = answered(found)
+    evaluated = before | after
+    if not evaluated:
+        return "".join(parts)
+    questions = max(row["questions"] for row in evaluated.values())
+    told = [f"{what}{shares(rows)}" for what, rows in (("before training, ", before), ("after it, ", after)) if rows]
+    said = "; ".join(told) if before else shares(after)
+    parts.append(f'<p class="lead">Share of {questions:,} held-out questions answered right: {said}.</p>')
+    rows = [
+        (name, row["accuracy"], row.get("accuracy_low", row["accuracy"]), row.get("accuracy_high", row["accuracy"]))
+        for name, row in evaluated.items()
+    ]
+    parts.append(intervals(rows, colours=[colour_of(found, name) for name in evaluated]))
+    parts.append(
+        '<p class="soft">Whiskers: 95 % interval (Wilson). Answers come from free generation; one reader finds them in '
+        "what every model writes. Bold: the best, where its interval parts from all others. Cut off: no end within "
+        "evaluate.max_new_tokens, so no answer. In form: the trace was closed and the answer ended, as in training. "
+        "Not asked: the question holds a control symbol of the model's tokenizer; it counts as wrong, and not in the "
+        "tokens of a trace.</p>"
+    )
+    best = apart([(-high, -low) for _, _, low, high in rows])
+    body = []
+    for at, (name, share, low, high) in enumerate(rows):
+        left = f'<div class="small">{unasked(evaluated[name])}</div>' if unasked(evaluated[name]) else ""
+        row, arm = evaluated[name], found["arms"].get(name, {})
+        about = differences(arm["overrides"]) if arm else f"<code>{in_html(found['models'][name]['path'])}</code>"
+        body.append(
+            [
+                text(in_html(name)),
+                text(about),
+                f"{'*' if at == best else ''}{share:.1%}{left}",
+                f"{low:.1%} to {high:.1%}",
+                f"{row['trace_tokens_mean']:,.1f}",
+                f"{row['truncated']:,}",
+                f"{row['in_form']:,}" if "in_form" in row else "",
+                steps_of(arm.get("train")) if arm.get("trains") else "none",
+                seconds((arm.get("train") or {}).get("seconds")),
+            ]
+        )
+    heads = [
+        "arm",
+        text("differs in", left=True),
+        "right",
+        "95 % interval",
+        "tokens a trace",
+        "cut off",
+        "in form",
+        "steps",
+        "training",
+    ]
+    return "".join(parts) + table(heads, body)
+
+
+def answered(found: Found) -> tuple[Found, Found]:
+    """What came of asking the models that were not trained here, and the students that were, by name."""
+    arms = {name: row for name, row in found["arms"].items() if row["evaluation"]}
+    before = {name: row["evaluation"] for name, row in arms.items() if not row["trains"]}
+    before |= {name: row["evaluation"] for name, row in found["models"].items()}
+    return before, {name: row["evaluation"] for name, row in arms.items() if row["trains"]}
+
+
+def unasked(row: Found) -> str:
+    """Beside an accuracy, where some questions could not be put to the model."""
+    return f"{row['not_asked']:,} not asked" if row.get("not_asked") else ""  # older results lack it
+
+
+def shares(rows: Mapping[str, Found]) -> str:
+    parts = [(f"<b>{row['accuracy']:.1%}</b> for <b>{in_html(name)}</b>", unasked(row)) for name, row in rows.items()]
+    return ", ".join(f"{said} ({left})" if left else said for said, left in parts)
+
+
+def apart(bounds: Sequence[tuple[float | None, float | None]]) -> int | None:
+    """Which of several (low, high) intervals lies below all others and touches none; None if there is no such one."""
+    known = [(low, high, at) for at, (low, high) in enumerate(bounds) if low is not None and high is not None]
+    if len(known) < 2 or len(known) < len(bounds):
+        return None
+    first = min(known, key=lambda row: row[1])
+    return first[2] if all(first[1] < low for low, _, at in known if at != first[2]) else None
+
+
+def held_out(found: Found) -> str:
+    rows = {arm: (row["evaluation"] or {}).get("kinds") or {} for arm, row in found["arms"].items()}
+    order = sorted(found["arms"], key=lambda arm: found["arms"][arm]["trains"])  # before, then after
+    rows = {arm: rows[arm] for arm in order if rows[arm]}
+    kinds = [kind for kind in found["kinds"] if any(kind in row for row in rows.values())]
+    if not kinds:
+        return ""
+    groups = alike(found, list(rows), "tokenizer")
+    tables = [
+        loss_table(found, {arm: rows[arm] for arm in group}, kinds, group[at : at + COLUMNS])
+        for group in groups
+        for at in range(0, len(group), COLUMNS)
+    ]
+    note = " Arms with other tokenizers stand apart: their tokens do not compare." if len(groups) > 1 else ""
+    return (
+        "<h2>Held-out loss by span kind</h2><p class='soft'>Mean negative log-likelihood in nats a token on held-out "
+        "documents with its 95 % interval (questions taken as independent), and the share of tokens predicted right, "
+        "each given all tokens before it. All targets count once, whatever the arm's weighting. Bold: the least, where "
+        f"its interval parts from all others.{note}</p>" + "".join(tables)
+    )
+
+
+def loss_table(found: Found, rows: Mapping[str, Found], kinds: Sequence[str], arms: Sequence[str]) -> str:
+    """The losses of ``arms``; what is best is so among all ``rows``."""
+    body = []
+    for kind in kinds:
+        held = {arm: row[kind] for arm, row in rows.items() if kind in row}
+        best = apart([(row.get("loss_low"), row.get("loss_high")) for row in held.values()])
+        cells = [f'<b class="{kind_class(kind, found["kinds"])}">{in_html(kind)}</b>']
+        for arm in arms:
+            row = held.get(arm)
+            mark = "*" if best is not None and list(held)[best] == arm else ""
+            cells.append("" if row is None else f"{mark}{row['loss']:.4f}{around(row)}")
+        body.append(cells)
+    return table(["kind", *(text(in_html(arm)) for arm in arms)], body)
+
+
+def around(row: Mapping[str, Any]) -> str:
+    """The interval of a loss, and the share predicted right, in small type."""
+    low, high = row.get("loss_low"), row.get("loss_high")
+    between = "" if low is None or high is None else f"{low:.3f} to {high:.3f}<br>"
+    return f'<div class="small">{between}{row["accuracy"]:.1%} right</div>'

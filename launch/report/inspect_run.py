@@ -1,0 +1,172 @@
+"""A look inside a run: documents with their tokens coloured by span kind, or as text with the rule that gave each
+kind; the plan, and what the weighting did to the first step. Imports no torch, so that it answers at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from tokenizers import Tokenizer
+
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.data_pipeline.documents.encode import STORES
+from tracestill.data_pipeline.guards.visible import one_line, visible
+from tracestill.data_pipeline.tokens.pieces import pieces
+from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.launch.report.inspect_text import find_records, text_lines, why_absent
+from tracestill.trainer.preview.table import STYLES, kinds_table, show_warnings
+from tracestill.trainer.recipe.recipe import Recipe
+from tracestill.trainer.recipe.run_directory import RunDirectory
+from tracestill.trainer.weighting import Document, make_weighting, own_module, table_at, token_function
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Which documents to show: ``count`` of them from ``first`` on, or all of a record; as tokens, or as ``text``."""
+
+    first: int = 0
+    count: int = 1
+    record: str | None = None
+    text: bool = False
+
+
+def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> None:
+    """Print documents of an arm, the plan's statistics, and what the weighting did to the first step.
+
+    Colours where the output is a terminal; else one line for each stretch of one kind. Raises InputError for an
+    unknown arm, a document or record that does not exist (with why it was rejected), or if the encode stage has not
+    run.
+    """
+    recipe = run.recipe.for_arm(arm)
+    encode = run.stage(arm, "encode")
+    if read_manifest(encode) is None:
+        raise InputError(f"inspect: '{encode}' has not run; run `tracestill run RECIPE --until encode` first")
+    kinds = recipe.span_kinds()
+    own = own_module(recipe.weighting.use)
+    tokenizer = Tokenizer.from_file(str(run.stage(arm, "tokenizer") / "tokenizer.json"))
+    styles = {name: STYLES[index % len(STYLES)] for index, name in enumerate(kinds.names)}
+    if shown.record is None:
+        store = TokenStore(encode / STORES["train"], kinds)
+        if shown.first >= len(store):
+            raise InputError(f"--document {shown.first}: arm '{arm}' has the documents 0 to {len(store) - 1}")
+        chosen = [("train", store, d) for d in range(shown.first, min(shown.first + shown.count, len(store)))]
+    else:
+        stores = {split: TokenStore(encode / n, kinds) for split, n in STORES.items() if (encode / n).exists()}
+        chosen = [(split, store, d) for split, store in stores.items()
+                  for d, name in enumerate(store.ids) if record_of(name) == shown.record]  # fmt: skip
+        if not chosen:
+            raise InputError(f"--record {shown.record}: {why_absent(shown.record, encode, run.stage(arm, 'select'))}")
+    wanted = {record_of(store.ids[document]) for _, store, document in chosen}
+    records = find_records(run.stage(arm, "select") / "records.parquet", wanted) if shown.text else {}
+    for split, store, document in chosen:
+        ids, names = store.tokens(document), [kinds.names[kind] for kind in store.kinds(document)]
+        weights = np.full(len(names), np.nan) if own else weights_of(recipe, store, document)
+        texts = pieces(tokenizer, ids)
+        which = "document" if split == "train" else f"{split} document"
+        title = f"{which} {document} of {len(store):,}, arm {arm}, id {store.ids[document]}, {len(ids)} tokens"
+        console.print(Text(one_line(title), "bold"), soft_wrap=True)
+        console.print(legend(names, weights, styles))
+        if own:
+            text = f"weights are {recipe.weighting.use}'s, which is not imported to look; training shows what they do"
+            console.print(Text(text, "dim"), soft_wrap=True)
+        if shown.text:
+            record = records.get(record_of(store.ids[document]))
+            for name, words, why in text_lines(texts, names, record, kinds.members("trace")):
+                said = Text.assemble(
+                    (f"{name:<10}", styles[name]), (words, styles[name]), (why and f"   [{why}]", "dim")
+                )
+                console.print(said, soft_wrap=True)
+        elif console.is_terminal:
+            console.print(coloured(texts, names, weights, styles), soft_wrap=True)
+        else:
+            for line in plain(texts, names, weights):
+                console.print(Text(line), soft_wrap=True)
+    show_plan(run.stage(arm, "plan"), console)
+    preview = run.stage(arm, "train") / "preview.json"
+    if preview.exists():
+        found = json.loads(preview.read_text(encoding="utf-8"))
+        console.print(kinds_table(found, styles))
+        show_warnings(found, console)
+
+
+def weights_of(recipe: Recipe, store: TokenStore, document: int) -> np.ndarray:
+    """(n,) weights that a built-in weighting gives a document's tokens at the first step."""
+    kinds = recipe.span_kinds()
+    weighting = make_weighting(recipe.weighting, kinds, recipe.seed)
+    weights = table_at(weighting, 0, len(kinds))[store.kinds(document)] * store.weights[document]
+    if (tokens := token_function(weighting)) is not None:
+        at = Document(document, store.tokens(document), store.kinds(document), store.steps(document))
+        weights *= tokens(at, 0)
+    weights[0] = 0.0  # the first token is never predicted
+    return weights
+
+
+def record_of(name: str) -> str:
+    """The record id of a document's id; two tasks put an ending behind it."""
+    return name.partition("#")[0]
+
+
+def legend(names: list[str], weights: np.ndarray, styles: dict[str, str]) -> Table:
+    """Kinds of the document: how many targets, their weight in the loss, and share of the document's weight."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("kind", "targets", "weight", "share of weight"):
+        table.add_column(heading, justify="left" if heading == "kind" else "right", header_style="dim")
+    total = float(weights.sum())
+    for name in dict.fromkeys(names):
+        chosen = [i for i, own in enumerate(names) if own == name and i]
+        own = weights[chosen]
+        known = not np.isnan(own).any()
+        values = "/".join(f"{value:g}" for value in sorted({float(value) for value in own}) if known) or "-"
+        share = f"{own.sum() / total:.1%}" if known and total else "-"
+        table.add_row(Text(name, styles[name]), f"{len(chosen):,}", values, share)
+    return table
+
+
+def coloured(texts: Sequence[str], names: list[str], weights: np.ndarray, styles: dict[str, str]) -> Text:
+    """Tokens in the colour of their kind, each second one underlined to show its bounds; dim: no weight."""
+    text = Text()
+    for index, (token, name, weight) in enumerate(zip(texts, names, weights, strict=True)):
+        style = styles[name] + (" underline" if index % 2 else "") + ("" if weight else " dim")
+        text.append(visible(token).replace("\n", "↵\n"), style)
+    return text
+
+
+def plain(texts: Sequence[str], names: list[str], weights: np.ndarray) -> list[str]:
+    """One line for each stretch of tokens of one kind and weight; tokens are parted by ``|``."""
+    known = [None if np.isnan(weight) else weight for weight in weights.tolist()]  # nan would equal no other
+    shown = {weight: "-" if weight is None else f"{weight:g}" for weight in known}
+    rows = zip(names, known, texts, strict=True)
+    return [
+        f"{name:<10}{shown[weight]:>6}  " + "|".join(one_line(token) for _, _, token in stretch)
+        for (name, weight), stretch in groupby(rows, key=lambda row: row[:2])
+    ]
+
+
+def show_plan(directory: Path, console: Console) -> None:
+    manifest = read_manifest(directory)
+    if manifest is None:
+        console.print(Text("no plan yet: tracestill plan", "dim"))
+        return
+    found = manifest["statistics"]
+    rows = {
+        "documents": f"{found['documents']:,}",
+        "tokens": f"{found['tokens']:,}",
+        "packs": f"{found['packs']:,} (at least {found['packs_lower_bound']:,} are needed)",
+        "filled": f"{found['fill']:.2%}, {found['wasted_tokens']:,} tokens of padding",
+        "steps": f"{manifest['steps_per_epoch']:,} an epoch, {manifest['epochs']:,} epoch(s) planned",
+        "empty packs": f"{found['empty_packs']:,}",
+        "imbalance": ", ".join(f"{float(v):.3f} on {ranks} ranks" for ranks, v in found["imbalance"].items()),
+        "digest": manifest["digests"][0],
+    }
+    table = Table(title="plan of epoch 0", title_justify="left", show_header=False, box=None, pad_edge=False)
+    for name, value in rows.items():
+        table.add_row(Text(name, "dim"), value)
+    console.print(table)

@@ -1,0 +1,76 @@
+"""Documents as text: each stretch of one kind, and of a trace the rule, or the teacher, that gave it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, Record, read_rows, record_from_row
+from tracestill.data_pipeline.documents.round_trip import unspaced
+from tracestill.data_pipeline.guards.visible import one_line
+from tracestill.data_pipeline.sampling.segment import parts, segment
+from tracestill.data_pipeline.tokens.pieces import FOLLOWS
+
+
+def find_records(path: Path, wanted: Collection[str]) -> dict[str, Record]:
+    """Records of a Parquet file by id; those that are wanted and there. Raises InputError if it cannot be read."""
+    rows = read_rows(path, RECORD_SCHEMA, [("record_id", "in", list(wanted))])
+    return {row["record_id"]: record_from_row(row) for row in rows}
+
+
+def why_absent(record: str, encode: Path, select: Path) -> str:
+    """Why a record has no document, in words."""
+    for stage, directory in (("select", select), ("encode", encode)):
+        path = directory / "rejected.parquet"
+        if path.exists():
+            found = pq.read_table(path, columns=["record_id", "reason", "detail"],
+                                  filters=[("record_id", "==", record)]).to_pylist()  # fmt: skip
+            if found:
+                return f"{stage} rejected it: {found[0]['reason']} ({found[0]['detail']})"
+    return f"no record of this id; ids stand in {select / 'records.parquet'}"
+
+
+def text_lines(
+    texts: Sequence[str],  # of the tokens
+    names: Sequence[str],  # of their kinds
+    record: Record | None,
+    trace_kinds: Collection[str],
+) -> Iterator[tuple[str, str, str]]:
+    """Kind, text and why it has the kind: the document's stretches, with the record's own parts in place of its trace.
+
+    Without the record, or if a part of the trace was cut out of the document, the trace is shown as its tokens are.
+    """
+    written = [(name, "".join(t for _, t in group if t != FOLLOWS))
+               for name, group in groupby(zip(names, texts, strict=True), key=lambda pair: pair[0])]  # fmt: skip
+    in_trace = [name in trace_kinds for name, _ in written]
+    trace = "".join(text for (_, text), inside in zip(written, in_trace, strict=True) if inside)
+    whole = record is not None and unspaced(trace) == unspaced(record.trace)
+    for at, (name, text) in enumerate(written):
+        if not in_trace[at]:
+            yield name, shown(text), ""
+        elif not whole:
+            yield name, shown(text), "not as in its record: cut, changed by the tokenizer, or the record is gone"
+        elif not any(in_trace[:at]):
+            assert record is not None
+            yield from reasons(record)
+
+
+def reasons(record: Record) -> Iterator[tuple[str, str, str]]:
+    """Kind and text of each part of a record's trace, and what decided on it."""
+    start = 0
+    if record.spans != segment(record.trace):
+        for span in record.spans:
+            yield span.kind, shown(record.trace[span.start : span.end]), f"by the teacher {record.teacher}"
+        return
+    for part in parts(record.trace):
+        why = f"by rule: {part.kind}, found {' '.join(part.why.split())!r}" if part.why else "by rule: no other holds"
+        yield part.kind, shown(record.trace[start : part.end]), why
+        start = part.end
+
+
+def shown(text: str) -> str:
+    """A text on one line."""
+    return one_line(text.strip(" "))

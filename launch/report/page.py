@@ -1,0 +1,311 @@
+"""The report's page: one HTML file that needs no network. All text of the run is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from tracestill.data_pipeline.guards.visible import in_html
+from tracestill.launch.report.arms import headline, held_out
+from tracestill.launch.report.charts import SERIES, lines, stacked
+from tracestill.launch.report.parts import Found, alike, colour_of, legend, seconds, table, text
+from tracestill.launch.report.style import REJECTED, STYLE
+from tracestill.trainer.preview.page import colour_rules, document, kind_class, kinds_table, notes
+
+PACE = {
+    "tokens_per_second": "tokens a second",
+    "mfu": "MFU, share of what the devices can reach",
+    "memory_gib": "most memory of a rank so far, GiB",
+}
+
+
+def page(found: Found) -> str:
+    """The whole page for what ``report.gather`` found; parts whose stage has not run are left out, and named."""
+    sections = (headline, held_out, curves, weighting, data, plans, times, traces, provenance)
+    body = "".join(section(found) for section in sections)
+    title, style = in_html(found["name"]), STYLE + colour_rules(*SERIES)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{title}: report</title><style>{style}</style></head><body>{body}</body></html>\n"
+    )
+
+
+def curves(found: Found) -> str:
+    trained = {arm: row["train"] for arm, row in found["arms"].items() if row["train"]}
+    if not trained:
+        return ""
+    every = [point["kinds"] for row in trained.values() for point in (*row["curve"], *row["held_out"])]
+    kinds = [kind for kind in found["kinds"] if any(kind in point for point in every)]
+
+    def series(pick: Any, source: str = "curve") -> dict[str, list[tuple[float, float]]]:
+        result: dict[str, list[tuple[float, float]]] = {}
+        for arm in found["arms"]:
+            points = trained[arm][source] if arm in trained else []
+            result[arm] = [(point["step"], value) for point in points if (value := pick(point)) is not None]
+        return result
+
+    def of(arms: Sequence[str], values: dict[str, list[tuple[float, float]]]) -> dict[str, list[tuple[float, float]]]:
+        return {arm: points if arm in arms else [] for arm, points in values.items()}
+
+    weighted = alike(found, list(trained), "weighting", "documents")  # only these share an axis
+    same = alike(found, list(trained), "tokenizer")
+
+    def each(title: str, groups: list[list[str]], *values: dict[str, list[tuple[float, float]]]) -> list[str]:
+        return [
+            lines(*(of(arms, one) for one in values), title=f"{title}: {', '.join(arms)}" if groups[1:] else title)
+            for arms in groups
+        ]
+
+    charts = each("loss, weighted", weighted, series(lambda point: point["loss"]))
+    for kind in kinds:
+
+        def loss(point: Found, kind: str = kind) -> float | None:
+            return point["kinds"].get(kind, {}).get("loss")
+
+        title = f"loss of {kind}{without_weight(kind, trained)}"
+        charts += each(title, same, series(loss), series(loss, "held_out"))
+    accuracy = series(lambda point: point["accuracy"], "answers")
+    charts.append(lines(accuracy, title="held-out questions answered right, share", log=False))
+    charts += each("norm of the gradient", weighted, series(lambda point: point.get("grad_norm")))
+    charts.append(lines(series(lambda point: point.get("lr")), title="learning rate", log=False))
+    for key, title in PACE.items():
+        charts.append(lines(series(lambda point, key=key: point.get(key)), title=title, log=False))
+    charts += [shares(arm, row["curve"], found["kinds"]) for arm, row in trained.items()]
+    body = []
+    for arm, row in trained.items():
+        rate = row["tokens"] / row["step_seconds"] if row["step_seconds"] else 0.0
+        state = "" if row["finished"] else " (unfinished)"
+        cells = [text(in_html(arm) + state), f"{row['steps']:,}", f"{row['epochs']:,}", f"{row['tokens']:,}"]
+        body.append([*cells, f"{rate:,.0f}", f"{row['loss']:.4f}", seconds(row["seconds"])])
+    heads = ["arm", "steps", "epochs", "tokens", "tokens a second", "last loss, weighted", "time"]
+    apart = (
+        " Arms whose weighting or form of documents differs have charts of their own for what is weighted (loss, "
+        "gradient), and these numbers do not compare; losses by kind do, since every target counts once."
+        if weighted[1:]
+        else ""
+    )
+    return (
+        "<h2>Training</h2><p class='soft'>Losses in nats a token, on a logarithmic scale. Solid: training documents, "
+        "means of the steps between two lines of the log; of kinds without weight, a sample of the last one. "
+        f"Dashed: held-out documents, where they are measured.{apart}"
+        "</p>" + legend(found, list(trained)) + f'<div class="many">{"".join(charts)}</div>' + table(heads, body)
+    )
+
+
+def without_weight(kind: str, trained: Found) -> str:
+    """Names the arms that gave a kind no weight while they trained, to stand behind its name; empty if none did."""
+    weights = {
+        arm: [point["kinds"][kind].get("weight") for point in row["curve"] if kind in point["kinds"]]
+        for arm, row in trained.items()
+    }
+    arms = [arm for arm, found in weights.items() if found and all(weight == 0 for weight in found)]
+    return f" (no weight in {', '.join(arms)})" if arms else ""
+
+
+def shares(arm: str, curve: Sequence[Found], kinds: Sequence[str]) -> str:
+    """Share of the loss by kind over steps, in the kinds' colours; empty for a log that does not hold it."""
+    series = {
+        kind: [(p["step"], share) for p in curve if (share := p["kinds"].get(kind, {}).get("share")) is not None]
+        for kind in kinds
+    }
+    series = {kind: points for kind, points in series.items() if any(share for _, share in points)}
+    colours = [kind_class(kind, kinds) for kind in series]
+    chart = lines(series, title=f"share of the loss by kind, {arm}", log=False, colours=colours or SERIES)
+    keys = "".join(
+        f'<span class="key"><i class="{c}"></i>{in_html(k)}</span>' for k, c in zip(series, colours, strict=True)
+    )
+    return f'<div>{chart}<div class="legend">{keys}</div></div>' if chart else ""
+
+
+def weighting(found: Found) -> str:
+    parts = []
+    for arm, row in found["arms"].items():
+        preview = row["preview"]
+        if not preview:
+            continue
+        parts.append(f"<div><h3>{in_html(arm)}</h3>")
+        kinds = found["kinds"]
+        parts.append(f"{notes(preview)}{kinds_table(preview, kinds)}{document(preview, kinds)}</div>")
+    if not parts:
+        return ""
+    return (
+        "<h2>What the weighting does</h2><p class='soft'>The first optimizer step, before anything is learnt, and one "
+        "of its documents: a solid line under a token that counts in the loss, a dotted one under a token that does "
+        f'not.</p><div class="pair">{"".join(parts)}</div>'
+    )
+
+
+def data(found: Found) -> str:
+    parts = []
+    counts = found["sample"]
+    if counts:
+        parts.append(
+            f"<p>{counts.get('train_questions', 0):,} training questions and {counts.get('test_questions', 0):,} "
+            f"held-out ones; {counts.get('out', 0):,} records sampled.</p>" + accounts(counts)
+        )
+    bars, seen = [], []
+    for arm, row in found["arms"].items():
+        chosen = row["selection"]
+        if not chosen or chosen in seen:
+            continue
+        seen.append(chosen)
+        reasons = [
+            (reason.replace("_", " "), count, REJECTED[i % len(REJECTED)])
+            for i, (reason, count) in enumerate(sorted(chosen.get("rejected", {}).items()))
+        ]
+        bars.append(
+            ("all arms" if len(found["arms"]) > 1 and not seen[1:] else arm, [("kept", chosen["out"], "s0"), *reasons])
+        )
+        share = chosen["out"] / chosen["in"] if chosen["in"] else 0.0
+        parts.append(f"<p>Selection kept {chosen['out']:,} of {chosen['in']:,} records ({share:.1%}).</p>")
+    if len(bars) > 1:
+        bars[0] = (next(iter(found["arms"])), bars[0][1])
+    parts.append(stacked(bars))
+    tokens = [
+        (
+            arm,
+            [
+                (k, row["data"]["splits"]["train"]["targets"].get(k, 0), kind_class(k, found["kinds"]))
+                for k in found["kinds"]
+                if k != "pad"  # what only an encoder reads, and what follows a cut
+            ],
+        )
+        for arm, row in found["arms"].items()
+        if row["data"] and "train" in row["data"].get("splits", {})
+    ]
+    if tokens:
+        parts.append("<h3>Training targets by span kind</h3>" + stacked(tokens))
+    for arm, row in found["arms"].items():
+        parts += [f'<p class="note">{in_html(arm)}: {in_html(line)}</p>' for line in row.get("data_warnings", ())]
+    return "<h2>Data</h2>" + "".join(parts) if counts or seen or tokens else ""
+
+
+def accounts(counts: Found) -> str:
+    """What became of everything that the questions' source held, and of everything that teachers said."""
+    source, rejected = counts.get("source"), counts.get("rejected")
+    parts = []
+    if source and source["in"] != source["used"]:
+        parts.append(
+            f"Of {source['in']:,} questions in the source {source['used']:,} are used, {source['duplicates']:,} are "
+            f"repetitions, {source['unused']:,} were not needed, and {sum(source['rejected'].values()):,} are rejected"
+            f"{reasons_of(source['rejected'])}."
+        )
+    if rejected:
+        parts.append(f"{sum(rejected.values()):,} samples of teachers are rejected{reasons_of(rejected)}.")
+    return "".join(f"<p>{part}</p>" for part in parts)
+
+
+def reasons_of(rejected: dict[str, int]) -> str:
+    """`` (not json 3, no gold 1)``; empty if nothing was rejected."""
+    found = ", ".join(f"{in_html(reason.replace('_', ' '))} {count:,}" for reason, count in rejected.items())
+    return f" ({found})" if found else ""
+
+
+def plans(found: Found) -> str:
+    planned = {arm: row["plan"] for arm, row in found["arms"].items() if row["plan"]}
+    if not planned:
+        return ""
+    body = []
+    for arm, row in planned.items():
+        statistics = row["statistics"]
+        balance = ", ".join(f"{float(value):.3f} on {ranks}" for ranks, value in statistics["imbalance"].items())
+        body.append(
+            [
+                text(in_html(arm)),
+                f"{statistics['documents']:,}",
+                f"{statistics['tokens']:,}",
+                f"{statistics['packs']:,}",
+                f"{statistics['fill']:.1%}",
+                f"{statistics['wasted_tokens']:,}",
+                f"{row['steps_per_epoch']:,}",
+                f"{row['epochs']:,}",
+                text(in_html(balance)),
+            ]
+        )
+    heads = [
+        "arm",
+        "documents",
+        "tokens",
+        "packs",
+        "filled",
+        "padding",
+        "steps an epoch",
+        "epochs",
+        "imbalance, on ranks",
+    ]
+    return (
+        "<h2>Plan</h2><p class='soft'>Packs of one epoch. Imbalance: work of the busiest rank over the mean, 1 is "
+        "perfect.</p>" + table(heads, body)
+    )
+
+
+def times(found: Found) -> str:
+    names = list(dict.fromkeys(row["stage"] for row in found["stages"]))
+    rows = [
+        (
+            name,
+            [
+                (
+                    row["arm"] or "shared",
+                    row["seconds"] or 0.0,
+                    colour_of(found, row["arm"] or ""),
+                )
+                for row in found["stages"]
+                if row["stage"] == name
+            ],
+        )
+        for name in names
+    ]
+    if not rows:
+        return ""
+    whole = sum(row["seconds"] or 0.0 for row in found["stages"])
+    return f"<h2>Time of each stage</h2><p class='soft'>Seconds; {seconds(whole)} in all.</p>" + stacked(rows)
+
+
+def traces(found: Found) -> str:
+    parts = []
+    for arm, row in (found["arms"] | found["models"]).items():
+        if not row["examples"]:
+            continue
+        parts.append(f"<div><h3>{in_html(arm)}</h3>")
+        for example in row["examples"]:
+            answer = in_html(str(example["answer"])) if example["answer"] else "<i>none</i>"
+            rule = example["read_by"]  # older results lack it
+            answer += f" ({in_html(rule.replace('_', ' '))})" if rule not in (None, "whole", "none") else ""
+            mark = (
+                '<span class="mark right">right</span>'
+                if example["correct"]
+                else '<span class="mark wrong">wrong</span>'
+            )
+            trace = in_html(example["trace"] or "") or '<span class="soft">(no trace)</span>'
+            parts.append(
+                f'<div class="example"><p>{in_html(example["question"])}</p><pre>{trace}</pre>'
+                f"<p>answer {answer} · gold {in_html(example['gold'])} · {mark} · "
+                f"{example['tokens']:,} tokens</p></div>"
+            )
+        parts.append("</div>")
+    if not parts:
+        return ""
+    return (
+        "<h2>Generated traces</h2><p class='soft'>The first held-out questions that each student answered right, and "
+        f'wrong.</p><div class="pair">{"".join(parts)}</div>'
+    )
+
+
+def provenance(found: Found) -> str:
+    machine = found["machine"]
+    rows = [[in_html(name), in_html(version)] for name, version in found["versions"].items()]
+    rows += [
+        [in_html(name), text(in_html(", ".join(value) if isinstance(value, list) else str(value)))]
+        for name, value in machine.items()
+        if value
+    ]
+    recipe = in_html(yaml.safe_dump(found["recipe"], sort_keys=False, allow_unicode=True))
+    return (
+        "<h2>How it was made</h2>"
+        + table(["what", "which"], rows)
+        + f"<details><summary>The resolved recipe</summary><pre>{recipe}</pre></details>"
+    )

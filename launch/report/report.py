@@ -1,0 +1,268 @@
+"""The report of a run: gathers what the stages left into report.json, and shows it in one self-contained page."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.stage import CONTENTS, is_current, read_manifest, stage, versions, write_json
+from tracestill.data_pipeline.guards.secret import mask_data
+from tracestill.launch.report.page import page
+from tracestill.launch.run.runner import Work
+from tracestill.launch.run.stages import plan_works
+from tracestill.launch.run.training import wall_seconds
+from tracestill.trainer.lock.run_lock import SILENCE, held, remove_if_empty
+from tracestill.trainer.ranks.cores import usable_cores
+from tracestill.trainer.recipe.run_directory import RunDirectory
+
+FORMAT = 1
+REPORT_LOCK = ".lock-report"  # a folder with the lock of the report alone
+CURVE_POINTS = 400  # of each curve; a longer log is thinned evenly, its last line stays
+EXAMPLES = 3  # right answers, and wrong ones, shown of each arm
+PACE = ("tokens_per_second", "mfu", "memory_gib")  # null where an older log lacks them
+
+
+def write_report(run: RunDirectory) -> None:
+    """Write report/report.json and report/report.html from the stages that are up to date.
+
+    Raises InputError if a file of a finished stage cannot be read.
+    """
+    found = mask_data(gather(run))
+    with stage(run.stage("", "report"), "report", {}, {}) as work:
+        write_json(work.path / "report.json", found)
+        (work.path / "report.html").write_text(page(found), encoding="utf-8")
+        work.counts = {"arms": len(found["arms"]), "missing": len(found["missing"])}
+
+
+def report_work(run: RunDirectory) -> Work:
+    """The report takes what is there, so it has no input that must have finished; it is always written anew."""
+
+    def action(label: str, console: Console) -> None:
+        alone = run.root / REPORT_LOCK
+        with held(alone, patience=SILENCE):  # it may be asked for while another command runs
+            write_report(run)
+        remove_if_empty(alone)
+
+    return Work("report", None, run.stage("", "report"), {}, {}, action)
+
+
+def gather(run: RunDirectory) -> dict[str, Any]:
+    """Everything that the page shows, as JSON.
+
+    ``arms`` maps each arm to ``data``, ``plan``, ``train`` and ``evaluation``, each null while its stage has not
+    finished or is out of date, and to ``trains``; ``models`` maps every other model that answered the questions to its
+    ``evaluation``; ``missing`` names those stages; ``stages`` lists the seconds that the others took, in training the
+    launcher and all attempts included.
+    """
+    recipe = run.recipe
+    arms: dict[str, Any] = {}
+    stages: list[dict[str, Any]] = []
+    missing: list[str] = []
+    seen: set[Path] = set()
+    current: dict[Path, bool] = {}
+    for work in plan_works(run):
+        current[work.directory] = all(current[path] for path in work.inputs.values()) and work.is_current()
+
+    def manifest_of(arm: str, name: str) -> dict[str, Any] | None:
+        directory = run.stage(arm, name)
+        manifest = read_manifest(directory)
+        if directory not in current:  # an arm that is not trained
+            return None
+        if directory not in seen:
+            seen.add(directory)
+            own = arm if run.root / "arms" in directory.parents else None
+            label = f"{name} {own}" if own else name
+            if manifest is None:
+                missing.append(label)
+            elif not current[directory]:
+                missing.append(f"{label} (out of date)")
+            else:
+                seconds = wall_seconds(directory) if name == "train" else None
+                stages.append({"stage": name, "arm": own, "seconds": seconds or manifest.get("seconds")})
+        return manifest if current[directory] else None
+
+    arm_names = recipe.arm_names()
+    sample = manifest_of(arm_names[0], "sample")
+    for name in ("select", "tokenizer", "encode", "plan", "train", "evaluate"):
+        for arm in arm_names:
+            manifest = manifest_of(arm, name)
+            arms.setdefault(arm, {})[name] = manifest
+    return {
+        "format": FORMAT,
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "written": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "missing": missing,
+        "sample": (sample or {}).get("counts"),
+        "arms": {arm: gather_arm(run, arm, manifests) for arm, manifests in arms.items()},
+        "models": gather_models(run, missing),
+        "stages": stages,
+        "kinds": list(recipe.span_kinds().names),
+        "recipe": recipe.model_dump(mode="json"),
+        "versions": {"python": platform.python_version(), **versions()},
+        "machine": machine(),
+    }
+
+
+def gather_arm(run: RunDirectory, arm: str, manifests: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one arm, from the manifests of its stages and the files beside them."""
+    recipe = run.recipe.for_arm(arm)
+    encode, plan, train = manifests["encode"], manifests["plan"], run.stage(arm, "train")
+    stale = manifests["train"] is None and read_manifest(train) is not None
+    return {
+        "overrides": run.recipe.arms.get(arm, {}),
+        "trains": recipe.train.trains,
+        "weighting": recipe.weighting.model_dump(mode="json"),
+        "documents": recipe.encode.model_dump(mode="json"),
+        "tokenizer": recipe.encode.tokenizer.model_dump(mode="json"),
+        "selection": (manifests["select"] or {}).get("counts"),
+        "vocabulary": (manifests["tokenizer"] or {}).get("vocab_size"),
+        "data": encode["counts"] if encode else None,
+        "data_warnings": (encode or {}).get("warnings", []),
+        "plan": {key: plan[key] for key in ("steps_per_epoch", "epochs", "statistics")} if plan else None,
+        "train": None if stale else gather_training(train, manifests["train"]),
+        "preview": None if stale else read_json(train / "preview.json"),
+        "evaluation": read_json(run.stage(arm, "evaluate") / "result.json") if manifests["evaluate"] else None,
+        "examples": examples(run.stage(arm, "evaluate") / "predictions.parquet") if manifests["evaluate"] else [],
+    }
+
+
+def gather_models(run: RunDirectory, missing: list[str]) -> dict[str, Any]:
+    """The figures of models that are no arms; those whose questions or settings have changed go to ``missing``."""
+    found = {}
+    for name, directory in run.models().items():
+        manifest = read_manifest(directory) or {}
+        held = manifest.get("config", {})
+        config, inputs = run.model_stage(Path(held.get("model", "")))
+        config[CONTENTS] = held.get(CONTENTS, {})  # the model itself may have changed since, or be gone
+        unfinished = any(read_manifest(path) is None for path in inputs.values())
+        if unfinished or not is_current(directory, "evaluate", config, inputs):
+            missing.append(f"evaluate {name} (out of date)")
+            continue
+        found[name] = {
+            "path": held["model"],
+            "evaluation": read_json(directory / "result.json"),
+            "examples": examples(directory / "predictions.parquet"),
+        }
+    return found
+
+
+def gather_training(directory: Path, manifest: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The curve of a training that has begun, and whether it has finished."""
+    every = list(log_lines(directory / "log.jsonl"))
+    lines = [line for line in every if "loss" in line]
+    held_out = [line for line in every if line.get("event") == "held_out"]
+    answers = [line for line in every if line.get("event") == "answers"]
+    if not lines:
+        return None
+    last = lines[-1]
+    return {
+        "finished": manifest is not None,
+        "steps": last["step"],
+        "epochs": last.get("epoch", 0) + 1,
+        "seconds": (wall_seconds(directory) or manifest.get("seconds")) if manifest else None,
+        "loss": last["loss"],
+        "kinds": last["kinds"],
+        "tokens": sum(line.get("tokens", 0) for line in lines),
+        "weighted_tokens": sum(line.get("weighted_tokens", 0) for line in lines),
+        "step_seconds": sum(line.get("seconds", 0.0) for line in lines),
+        "curve": [
+            {
+                "step": line["step"],
+                "loss": line["loss"],
+                "lr": line.get("lr"),
+                "grad_norm": line.get("grad_norm"),
+                **{key: line.get(key) for key in PACE},
+                "kinds": losses(line["kinds"]),
+            }
+            for line in thin(lines, CURVE_POINTS)
+        ],
+        "held_out": [{"step": line["step"], "kinds": losses(line["kinds"])} for line in thin(held_out, CURVE_POINTS)],
+        "answers": [{key: line[key] for key in ("step", "accuracy", "count")} for line in thin(answers, CURVE_POINTS)],
+    }
+
+
+def losses(kinds: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Of each kind's figures those that a curve shows."""
+    return {kind: {key: row.get(key) for key in ("loss", "accuracy", "share", "weight")} for kind, row in kinds.items()}
+
+
+def thin(lines: list[Any], limit: int) -> list[Any]:
+    """At most ``limit`` of the lines at even distances, the last one among them."""
+    stride = max(1, -(-len(lines) // limit))
+    return lines[::-1][::stride][::-1]
+
+
+def log_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines of a log; one torn by a crash is left out."""
+    if not path.exists():
+        return
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(text)
+        except ValueError:
+            continue
+
+
+def read_json(path: Path) -> Any:
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error}); run the stage again") from error
+
+
+def examples(path: Path) -> list[dict[str, Any]]:
+    """The first right answers of an arm, and its first wrong ones."""
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({error}); evaluate again") from error
+    keep = ("question", "gold", "trace", "answer", "read_by", "correct", "tokens", "text")
+    chosen = [row for correct in (True, False) for row in [r for r in rows if bool(r["correct"]) is correct][:EXAMPLES]]
+    return [{key: row.get(key) for key in keep} for row in chosen]
+
+
+def machine() -> dict[str, Any]:
+    """What the run was reported on: no name that identifies the host."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "cores": usable_cores(),
+        "memory_gib": round(memory / 2**30, 1),
+        "gpus": gpus(),
+    }
+
+
+def processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def gpus() -> list[str]:
+    """Names of the GPUs, as nvidia-smi tells them; none where it is not installed."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    found = subprocess.run(
+        [program, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=30, check=False
+    )
+    return [line.strip() for line in found.stdout.splitlines() if line.strip()] if found.returncode == 0 else []

@@ -1,0 +1,161 @@
+"""What a run would stumble over hours later, looked for before any work begins."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.documents.chat_layout import messages_of
+from tracestill.data_pipeline.documents.chat_template import ChatTemplate
+from tracestill.data_pipeline.documents.encode import EncodeConfig, load_form
+from tracestill.launch.hosts.cluster import Cluster
+from tracestill.launch.run.runner import Work, is_due
+from tracestill.launch.run.training import can_resume
+from tracestill.launch.start import multinode
+from tracestill.launch.start.deepspeed_command import check_ranks, count_gpus, devices, ranks_here
+from tracestill.trainer.ranks.cores import usable_cores
+from tracestill.trainer.recipe.monitor import check_installed
+from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe
+from tracestill.trainer.recipe.run_directory import RunDirectory
+from tracestill.trainer.weighting import check_control
+
+
+def check_works(
+    run: RunDirectory, works: list[Work], console: Console, *, resume: str = "auto", cluster: Cluster | None = None
+) -> None:
+    """Check machine or cluster, student and settings of each arm that has to be trained or evaluated. Writes nothing.
+
+    Raises InputError naming the arm (but the main one) and the field.
+    """
+    due = [(work.stage, work.arm) for at, work in enumerate(works) if is_due(work, works[at + 1 :])]
+    trained = [arm for stage, arm in due if arm and stage == "train"]
+    evaluated = [arm for stage, arm in due if arm and stage == "evaluate"]
+    if not trained and not evaluated:
+        return
+    gpus, local = count_gpus(), False
+    if cluster is None:
+        check_machine(run.recipe, trained, gpus, console)
+    elif trained:
+        check_ranks_of_hosts(run.recipe, trained, cluster, console)
+        local = not cluster.here_only and any(run.recipe.for_arm(arm).train.local_checkpoints for arm in trained)
+        if local:
+            check_local(run, cluster, data_due=due[0][0] != "train")
+        elif due[0][0] != "train":  # else the hosts are asked right away
+            multinode.check_hosts(cluster, run.root, run.recipe)
+    for arm in dict.fromkeys([*trained, *evaluated]):
+        try:
+            check_arm(run.recipe.for_arm(arm), gpus, evaluates=arm in evaluated)
+            if arm in trained:
+                check_control(run.recipe.for_arm(arm).weighting)
+            if resume == "must" and arm in trained and not can_resume(run, arm) and not local:
+                where = run.stage(arm, "train")
+                raise InputError(f"{where}: no whole checkpoint of this training to resume from; use --resume auto")
+        except InputError as error:
+            raise InputError(str(error) if arm == MAIN_ARM else f"arms.{arm}: {error}") from error
+
+
+def check_local(run: RunDirectory, cluster: Cluster, *, data_due: bool) -> None:
+    """Raise InputError for what does not go together with hosts that share no file system."""
+    if cluster.elastic:
+        raise InputError(
+            "--elastic: a host that is left out would take its part of every checkpoint with it "
+            "(train.local_checkpoints); leave out one of the two"
+        )
+    if data_due:
+        raise InputError(
+            "train.local_checkpoints: each host needs a copy of the data; make it first (--until plan), then copy "
+            f"{run.root} to the same path on every host"
+        )
+
+
+def check_ranks_of_hosts(recipe: Recipe, arms: list[str], cluster: Cluster, console: Console) -> None:
+    """Warn where a recipe does not fit the hosts' slots. Raises InputError if they do not make up groups that share
+    rows."""
+    for arm in arms:
+        own = recipe.for_arm(arm)
+        parts = own.train.sequence_parallel
+        if cluster.ranks % parts:
+            raise InputError(
+                f"train.sequence_parallel: the hostfile's {cluster.ranks} slots do not form groups of {parts}"
+            )
+        if own.train.ranks not in ("auto", cluster.ranks):
+            text = f"train.ranks: {own.train.ranks} is for one host; the hostfile's {cluster.ranks} slots count"
+            warn(text, console)
+        if cluster.ranks > own.plan.packs_per_step * parts:
+            text = f"plan.packs_per_step: {own.plan.packs_per_step} packs leave some of the {cluster.ranks} ranks idle"
+            warn(text, console)
+
+
+def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
+    """Whether an arm's student can be built, trained in the wanted precision and asked held-out questions."""
+    import torch
+
+    from tracestill.trainer.recipe.precision import training_dtype
+    from tracestill.trainer.student.check import check_student, check_trainable
+
+    check_installed(recipe.train.monitor)
+    if recipe.deepspeed:
+        from tracestill.trainer.engine.engine import check_block
+
+        check_block(recipe.train, recipe.deepspeed)
+    check_template(recipe.encode)
+    if recipe.encode.template == "encoder_decoder" and not recipe.student.encoder_decoder:  # as an arm may inherit it
+        raise InputError("encode.template: encoder_decoder is for students like T5; set it to plain")
+    device = torch.device("cuda" if gpus else "cpu")
+    parts, tiled = recipe.train.sequence_parallel, bool(recipe.train.tiled_mlp)
+    positions = check_student(recipe.student, device, training_dtype(recipe.train, device), parts, tiled=tiled)
+    if recipe.train.trains:
+        check_trainable(recipe.student)
+    check_reference(recipe)
+    if not evaluates:
+        return
+    if not recipe.questions.test:
+        raise InputError("questions.test: 0 leaves no held-out question to evaluate; set it, or use --until train")
+    if positions is not None and recipe.evaluate.max_new_tokens >= positions:
+        raise InputError(
+            f"evaluate.max_new_tokens: {recipe.evaluate.max_new_tokens} and a question do not fit into the student's "
+            f"{positions} positions (max_position_embeddings); lower it"
+        )
+
+
+def check_template(encode: EncodeConfig) -> None:
+    """Raise InputError if the tokenizer's chat template, a stranger's program, cannot be trained on."""
+    path = encode.tokenizer.path
+    if encode.template != "chat" or path is None:
+        return
+    if encode.tokenizer.add_symbols:  # the form needs them, and they are added to a copy
+        ChatTemplate(path, encode.variables).render(messages_of(encode.system, "1 + 1?"), generation=True)
+    else:
+        load_form(encode, path)
+
+
+def check_reference(recipe: Recipe) -> None:
+    """Raise InputError if the weighting reads a model that would not load. One that is yet to be trained is left to
+    the ranks."""
+    from tracestill.trainer.loading.loading import check_model
+
+    named = recipe.weighting.options.get("reference")
+    if isinstance(named, str) and Path(named).is_dir():
+        try:
+            check_model(Path(named), recipe.student.trust_remote_code)
+        except InputError as error:
+            raise InputError(f"weighting.options.reference: {error}") from error
+
+
+def check_machine(recipe: Recipe, arms: list[str], gpus: int, console: Console) -> None:
+    """Enough GPUs for the ranks of each arm that has to be trained. Raises InputError if not."""
+    if not arms:
+        return
+    ranks = max(ranks_here(recipe.for_arm(arm)).count for arm in arms)
+    warning = check_ranks(ranks, gpus, usable_cores())
+    devices(ranks, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    if warning:
+        warn(warning, console)
+
+
+def warn(text: str, console: Console) -> None:
+    console.print(Text.assemble(("warning:", "yellow"), f" {text}"))

@@ -1,0 +1,82 @@
+"""The first step measured before anything is learnt: the proof that the weighting does what its author meant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from tracestill.data_pipeline.base.stage import write_json
+from tracestill.trainer.assembly.job import Job
+from tracestill.trainer.metrics.telemetry import LOG, Log, Meter
+from tracestill.trainer.preview.effect import looks_at, warnings
+from tracestill.trainer.preview.page import page
+from tracestill.trainer.preview.preview import preview, read_tokenizer, show, token_names, weight_shares
+from tracestill.trainer.preview.shares import share_warnings
+from tracestill.trainer.weighting import table_at
+
+
+def show_first_step(job: Job) -> None:
+    """Print what the weighting does to the first step, and store it: preview.json, preview.html and the log."""
+    kinds, normaliser = job.recipe.span_kinds(), job.recipe.weighting.normaliser
+    batch = job.batches.step(0)
+    measured = measure(job, batch.micro)
+    if job.engine.rank != 0:
+        return
+    found = preview(
+        kinds,
+        job.store,
+        batch.documents,
+        job.weighting,
+        measured,
+        read_tokenizer(job.tokenizer),
+        normaliser=normaliser,
+    )
+    named = token_names(job.tokenizer)
+    found["warnings"] = warnings(job.weighting, normaliser, kinds, job.store, job.steps, named)
+    found["warnings"] += doubts(job, batch.documents, found["kinds"])
+    write_json(job.directory / "preview.json", found)
+    title = f"{job.recipe.name}, {job.arm}: the first step"
+    (job.directory / "preview.html").write_text(page(found, kinds.names, title), encoding="utf-8")
+    Log(job.directory / LOG, resume_at=0, write=True).add(event="preview", step=0, **found)
+    show(found, kinds, job.console)
+
+
+def doubts(job: Job, documents: np.ndarray, rows: list[dict[str, Any]]) -> list[str]:
+    """What is odd about the shares of the first step, whose ``documents`` gave the preview's ``rows``."""
+    weighting, kinds = job.recipe.weighting, job.recipe.span_kinds()
+    tables = np.stack([table_at(job.weighting, step, len(kinds)) for step in looks_at(job.steps)])
+    equal = tables[0].copy()
+    equal[[kinds.id(name) for name in (*kinds.members("trace"), "answer")]] = 1
+    _, shares = weight_shares(job.store, documents, job.weighting, equal, weighting.normaliser)
+    return share_warnings(
+        [*weighting.weights], kinds, rows, shares, job.store.counts.sum(axis=0, dtype=np.int64), tables
+    )
+
+
+def measure(job: Job, micro: list[Any]) -> dict[str, dict[str, float]]:
+    """Kind -> its statistics over the step of all ranks, and ``gradient_share``:
+
+        share_k = sum over targets i of kind k of |dL/dx_i|  /  the same sum over all targets
+
+    x_i: what the head reads to predict target i. The norms add up over documents, micro-steps and ranks, and grow as
+    the weights do, so the share compares with those of the weights and of the loss.
+    """
+    engine, head = job.engine, job.engine.module.head[0]
+    meter = Meter(job.recipe.span_kinds(), engine.device)
+    pull = torch.zeros(len(meter.kinds), dtype=torch.float64, device=engine.device)
+    head.pull = pull
+    try:
+        for one in micro:
+            meter.add(engine.measure(one))
+    finally:
+        head.pull = None
+    dist.all_reduce(pull)
+    shares = (pull / pull.sum().clamp(min=1e-300)).tolist()
+    measured = meter.read()["kinds"]
+    return {
+        name: {**measured.get(name, {}), "gradient_share": share}
+        for name, share in zip(meter.kinds.names, shares, strict=True)
+    }

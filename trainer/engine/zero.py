@@ -1,0 +1,162 @@
+"""Where DeepSpeed keeps the pieces of a student at each ZeRO stage, as plain tensors.
+
+DeepSpeed 0.19 has four optimizer classes with layouts of their own:
+
+- stage 0: torch's optimizer; every rank holds everything
+- stages 1 and 2: a flat fp32 copy of each parameter group, cut into one partition a rank
+- stage 1 in bf16: the same, in another class (``BF16_Optimizer``) that also keeps flat gradients
+- stage 3: each parameter cut into one (padded) partition a rank; fp32 copies in flat sub-groups
+
+This file is the one place that knows them. It imports nothing of DeepSpeed's: it is handed the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tracestill.trainer.student.adapters import plain_name
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state beside its step counter
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The part of one parameter that this rank holds: elements [start, start + len(value)) of it, flattened."""
+
+    name: str  # without what an adapter's wrapping adds to it
+    parameter: nn.Parameter
+    shape: tuple[int, ...]  # of the whole parameter
+    start: int
+    value: Tensor  # (n,) view: the fp32 master copy, or of a frozen parameter the parameter itself
+    key: Tensor | None  # what the optimizer's state hangs on; None if frozen
+    offset: int  # of this piece in ``key``, flattened
+    replicated: bool  # every rank holds the same piece
+
+    def moment(self, optimizer: torch.optim.Optimizer, name: str) -> Tensor:
+        """(n,) view of one of the optimizer's MOMENTS for this piece."""
+        assert self.key is not None, f"{self.name} is frozen"
+        return optimizer.state[self.key][name].view(-1).narrow(0, self.offset, len(self.value))
+
+
+def kind_of(engine: Any) -> str:
+    """Which layout: ``plain``, ``flat`` (stages 1 and 2), ``bf16`` (stage 1 in bf16) or ``sliced`` (stage 3)."""
+    if engine.zero_optimization_partition_weights():
+        return "sliced"
+    if hasattr(engine.optimizer, "fp32_groups_flat_partition"):
+        return "bf16"
+    return "flat" if hasattr(engine.optimizer, "single_partition_of_fp32_groups") else "plain"
+
+
+def flat_masters(engine: Any) -> list[Tensor]:
+    """The tensors that torch's optimizer updates on this rank."""
+    layout = kind_of(engine)
+    if layout == "plain":
+        return [p for group in engine.basic_optimizer.param_groups for p in group["params"]]
+    names = {
+        "flat": "single_partition_of_fp32_groups",
+        "bf16": "fp32_groups_flat_partition",
+        "sliced": "fp32_partitioned_groups_flat",
+    }
+    return list(getattr(engine.optimizer, names[layout]))
+
+
+def pieces(engine: Any) -> Iterator[Piece]:
+    """This rank's piece of every parameter, in the order of ``named_parameters``; empty pieces included."""
+    layout, masters = kind_of(engine), flat_masters(engine)
+    for name, parameter in engine.module.named_parameters():
+        name = plain_name(name)
+        if layout == "sliced":
+            yield sliced_piece(engine, name, parameter, masters)
+        elif layout == "plain" or not parameter.requires_grad:
+            key = parameter if parameter.requires_grad else None
+            yield Piece(name, parameter, tuple(parameter.shape), 0, parameter.data.view(-1), key, 0, True)
+        else:
+            yield flat_piece(name, parameter, masters)
+
+
+def flat_piece(name: str, parameter: nn.Parameter, masters: list[Tensor]) -> Piece:
+    mapping = parameter._hp_mapping  # type: ignore[attr-defined]  # None where another rank holds all of it
+    shape = tuple(parameter.shape)
+    if mapping is None:
+        return Piece(name, parameter, shape, 0, masters[0].detach()[:0], masters[0], 0, False)
+    master, at = masters[mapping.param_group_index], mapping.hp_fragment_address
+    value = master.detach().narrow(0, at.start, at.numel)
+    return Piece(name, parameter, shape, mapping.lp_fragment_address.start, value, master, at.start, False)
+
+
+def sliced_piece(engine: Any, name: str, parameter: Any, masters: list[Tensor]) -> Piece:
+    shape, optimizer = tuple(parameter.ds_shape), engine.optimizer
+    size = parameter.partition_numel()
+    start = min(size * optimizer._get_param_partition_rank(parameter), parameter.ds_numel)
+    held = min(size, parameter.ds_numel - start)  # the last partitions are padded
+    if not parameter.requires_grad:
+        return Piece(name, parameter, shape, start, parameter.ds_tensor.data.view(-1)[:held], None, 0, False)
+    index, offset, _ = optimizer.grad_position[optimizer.get_param_id(parameter)]
+    value = masters[index].detach().narrow(0, offset, held)
+    return Piece(name, parameter, shape, start, value, masters[index], offset, False)
+
+
+def gradients(engine: Any, rank: int) -> list[Tensor]:
+    """This rank's share of the reduced gradient after the last backward; no element belongs to two ranks."""
+    layout, optimizer = kind_of(engine), engine.optimizer
+    if layout == "plain":
+        every = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        return every if rank == 0 else []
+    if layout == "bf16":
+        return list(optimizer.fp32_groups_gradient_flat_partition)
+    return [g for group in optimizer.averaged_gradients.values() if group is not None for g in group]
+
+
+def begin_step(engine: Any) -> None:
+    """Call before the first micro-step. Stage 3 would take the last step's gradient again for a parameter that the
+    coming step does not touch: it overwrites that buffer only where a gradient arrives."""
+    if kind_of(engine) == "sliced":
+        engine.optimizer.grad_partitions_flat_buffer.zero_()
+
+
+def clear_gradients(engine: Any) -> None:
+    """Forget the gradients of the micro-steps so far, as the engine does after a step."""
+    layout, optimizer = kind_of(engine), engine.optimizer
+    if layout == "plain":
+        engine.zero_grad()
+        return
+    optimizer.zero_grad()
+    if layout != "bf16":
+        for group in optimizer.averaged_gradients:  # stage 2 adds to them in bf16
+            optimizer.averaged_gradients[group] = None
+
+
+def set_moments(engine: Any, steps: int) -> None:
+    """Give every master tensor a zeroed AdamW state that counts ``steps`` updates; with 0, none at all."""
+    state = engine.basic_optimizer.state
+    state.clear()
+    if hasattr(engine.optimizer, "_hp_optimizer_states_linked"):
+        engine.optimizer._hp_optimizer_states_linked = False  # DeepSpeed's own accessors look again
+    for master in flat_masters(engine) if steps else ():
+        counter = torch.tensor(float(steps), dtype=torch.float32)
+        if engine.basic_optimizer.defaults.get("fused"):
+            counter = counter.to(master.device)
+        state[master] = {"step": counter, **{name: torch.zeros_like(master.detach()) for name in MOMENTS}}
+
+
+def count_updates(engine: Any) -> int:
+    """Updates that the optimizer has made."""
+    counters = [int(state["step"]) for state in engine.basic_optimizer.state.values()]
+    return max(counters, default=0)
+
+
+def refresh(engine: Any) -> None:
+    """After writing into ``Piece.value``: bring the parameters that the student computes with up to date."""
+    layout, optimizer = kind_of(engine), engine.optimizer
+    if layout in ("flat", "bf16"):
+        optimizer.update_lp_params()
+    elif layout == "sliced":
+        optimizer.checkpoint_event_prologue()  # nothing stays gathered
+        for group in range(len(optimizer.fp16_groups)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        optimizer.checkpoint_event_epilogue()

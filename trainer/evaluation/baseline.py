@@ -1,0 +1,89 @@
+"""Models that are evaluated without having been trained here: an arm's student before its first step, and any other
+directory that transformers loads."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.data_pipeline.documents.ask import AskForm
+from tracestill.data_pipeline.documents.encode import load_form
+from tracestill.trainer.evaluation.generate import load_exported
+from tracestill.trainer.export.export import holds_model, quiet
+from tracestill.trainer.recipe.precision import training_dtype
+from tracestill.trainer.recipe.recipe import Recipe
+from tracestill.trainer.student.student import Student, build_student
+
+SAID = {"what": "the model", "remedy": "look whether all of its files are there"}
+
+
+def untrained_student(recipe: Recipe, tokenizer: Path, device: torch.device) -> Student:
+    """The student as training would begin with it: rows for new control symbols included; an adapter adds nothing yet.
+
+    ``tokenizer`` is the directory of the tokenizer stage. Raises InputError as ``build_student`` does.
+    """
+    form, dtype = load_form(recipe.encode, tokenizer), training_dtype(recipe.train, device)
+    with quiet():
+        student = build_student(
+            recipe.student,
+            vocab_size=form.size,
+            bos_id=form.special_ids["bos"],
+            eos_id=form.stops[0],
+            pad_id=form.pad,
+            num_kinds=len(recipe.span_kinds()),
+            seed=recipe.seed,
+            device=device,
+            dtype=dtype,
+            chunk_rows=recipe.train.chunk_rows,
+            known_tokens=(read_manifest(tokenizer) or {}).get("known_tokens", form.size),
+        )
+    student.model.generation_config = GenerationConfig()  # a model's own settings are no part of the comparison
+    for parameter in student.parameters():  # buffers such as RoPE's frequencies stay in fp32, as in training
+        parameter.data = parameter.data.to(dtype)
+    return student.to(device).eval()
+
+
+@contextlib.contextmanager
+def answering(model: PreTrainedModel) -> Iterator[None]:
+    """Meanwhile a student writes as plain transformers does, with the attention that fits its cache."""
+    ours = model.config._attn_implementation
+    if not model.config.is_encoder_decoder:
+        model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+    try:
+        yield
+    finally:
+        if not model.config.is_encoder_decoder:
+            model.set_attn_implementation(ours)
+
+
+def load_any(recipe: Recipe, directory: Path, device: torch.device) -> tuple[PreTrainedModel, AskForm]:
+    """A model directory, and how it is asked. Raises InputError if it holds no model with a tokenizer."""
+    if not holds_model(directory):
+        raise InputError(f"--model {directory}: no model of transformers (no config.json there)")
+    trusted = recipe.student.trust_remote_code
+    model = load_exported(directory, device, training_dtype(recipe.train, device), trusted=trusted, **SAID)
+    ends = {*ids_in(directory / "generation_config.json"), *ids_in(directory / "config.json")}
+    encode = recipe.encode
+    form = AskForm(directory, system=encode.system, variables=encode.variables, ends=sorted(ends))
+    rows, highest = model.get_input_embeddings().weight.shape[0], max(form.prompt_ids("How much is 1 + 2?"))
+    if highest >= rows:
+        raise InputError(f"--model {directory}: its tokenizer has the token {highest}, but the model {rows} embeddings")
+    model.generation_config = GenerationConfig()
+    return model, form
+
+
+def ids_in(path: Path) -> list[int]:
+    """The ids at which a model stops by one of its configs; none if there is no such file."""
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    except (OSError, ValueError, AttributeError):
+        return []
+    return [i for i in (found if isinstance(found, list) else [found]) if isinstance(i, int)]

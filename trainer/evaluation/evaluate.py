@@ -1,0 +1,390 @@
+"""Evaluation of a student on held-out questions: what it answers, and how well it predicts each kind.
+
+    python -m tracestill.trainer.evaluation.evaluate --run-dir runs/demo --arm traces
+
+Accuracy comes from free generation: nothing of the reference reaches the student but the question. The loss of
+each span kind comes from teacher forcing on the held-out documents, every target with weight 1, through the same
+packed forward pass that trains. The student of an arm that is not trained (``train: none``) and any other model
+answer the same questions, and the same reader finds their answers.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before anything else is imported: `python -m` has put the working directory first
+    from tracestill.data_pipeline.guards.working_directory import leave_working_directory
+
+    leave_working_directory()
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+from transformers import PreTrainedModel
+
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, read_rows, write_rows
+from tracestill.data_pipeline.base.stage import Stage, read_manifest, stage, write_json
+from tracestill.data_pipeline.documents.ask import AskForm
+from tracestill.data_pipeline.documents.encode import load_form
+from tracestill.data_pipeline.selection.answers import Found, find_answer, number, same_answer
+from tracestill.data_pipeline.tokens.form import Form
+from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.trainer.batches.rectangles import layout_for
+from tracestill.trainer.evaluation.baseline import answering, load_any, untrained_student
+from tracestill.trainer.evaluation.generate import generate, load_exported
+from tracestill.trainer.evaluation.intervals import Z95, mean_interval
+from tracestill.trainer.export.export import holds_model, quiet
+from tracestill.trainer.lock import run_lock
+from tracestill.trainer.metrics.telemetry import COUNT, NLL, by_kind
+from tracestill.trainer.ranks.console import Terminal, plain_column, say
+from tracestill.trainer.ranks.threads import ThreadChoice, choice_for, threads_kept
+from tracestill.trainer.recipe.precision import training_dtype, use_gpu
+from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe
+from tracestill.trainer.recipe.run_directory import RunDirectory
+from tracestill.trainer.recipe.settings import StudentConfig
+from tracestill.trainer.student.student import Student, build_student
+
+ROW_TOKENS = 8192  # of held-out documents in one forward pass; a longer document has a row of its own
+REFUSED = "control_in_text"  # as encoding says of a record
+LABELS = 255  # kinds, times documents, that one forward pass tells apart
+
+PREDICTION_SCHEMA = pa.schema(
+    [
+        ("question_id", pa.string()),
+        ("question", pa.string()),
+        ("gold", pa.string()),
+        ("text", pa.string()),  # everything the student wrote, control symbols included
+        ("trace", pa.string()),
+        ("answer", pa.string()),  # null: cut off, or no answer in what was written
+        # rule that found it (see answers.find_answer); cut_off, unclosed, none: nothing; control_in_text: not asked
+        ("read_by", pa.string()),
+        ("correct", pa.bool_()),
+        ("tokens", pa.int32()),  # written by the student
+        ("trace_tokens", pa.int32()),
+        ("finished", pa.bool_()),  # false: cut off at max_new_tokens
+        ("in_form", pa.bool_()),  # the trace was closed, as the form of documents has it, and the student ended
+    ]
+)
+
+
+def run(held: RunDirectory, arm: str, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+    """The evaluate stage of one arm: writes result.json and predictions.parquet.
+
+    ``progress`` is as ``generate`` takes it. Uses a GPU if there is one, in the type of the training; on a CPU as many
+    threads as are fastest on the first tokens, unless OMP_NUM_THREADS says how many. Raises InputError if a stage that
+    it reads has not finished, or there is no held-out question.
+    """
+    started = time.perf_counter()
+    recipe, directory = held.recipe.for_arm(arm), held.stage(arm, "evaluate")
+    config, inputs = held.evaluate_stage(arm)
+    sample, encode = inputs["sample"], inputs["encode"]
+    device = torch.device("cuda" if use_gpu() else "cpu")
+    source = exported(inputs["train"]) if recipe.train.trains else inputs["tokenizer"]
+    questions = held_out(sample / "questions.parquet", recipe.evaluate.questions)
+    with threads_kept(), stage(directory, "evaluate", config, inputs) as work:
+        threads = choice_for(device)
+        student = None if recipe.train.trains else untrained_student(recipe, source, device)
+        form = load_form(recipe.encode, source)
+        if student is None:
+            predictions = predict(recipe, questions, source, device, progress, threads)
+        else:
+            with answering(student.model):
+                predictions = answer(recipe, questions, student.model, form, progress, threads)
+        asked = form.read(form.prompt_ids(questions[0]["question"])).text
+        result: dict[str, Any] = {**summary(predictions), "asked": asked, "documents": 0, "kinds": {}}
+        if (encode / "test.arrow").exists():
+            store = TokenStore(encode / "test.arrow", recipe.span_kinds())
+            result["documents"] = len(store)
+            student = student or load_student(source, recipe, device)
+            result["kinds"] = teacher_forced(student, store, device, threads, progress)
+        result["threads"] = threads.chosen if threads else None
+        result["seconds"] = round(time.perf_counter() - started, 3)
+        keep(work, predictions, result)
+
+
+def run_model(
+    held: RunDirectory,
+    name: str,
+    model: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Let any model directory answer the held-out questions of a run, in its own form (see ``data_pipeline.ask``).
+
+    Writes result.json and predictions.parquet as ``run`` does, under ``name``; without losses by kind, since its tokens
+    are others. Raises InputError if there is no such model, or the sample stage has not finished.
+    """
+    started = time.perf_counter()
+    config, inputs = held.model_stage(model)
+    device = torch.device("cuda" if use_gpu() else "cpu")
+    questions = held_out(inputs["sample"] / "questions.parquet", held.recipe.evaluate.questions)
+    with threads_kept(), stage(held.model(name), "evaluate", config, inputs) as work:
+        loaded, form = load_any(held.recipe, model, device)
+        threads = choice_for(device)
+        predictions = answer(held.recipe, questions, loaded, form, progress, threads)
+        asked = form.read(form.prompt_ids(questions[0]["question"])).text
+        result = {**summary(predictions), "asked": asked, "documents": 0, "kinds": {}}
+        result["threads"] = threads.chosen if threads else None
+        keep(work, predictions, {**result, "seconds": round(time.perf_counter() - started, 3)})
+
+
+def keep(work: Stage, predictions: list[dict[str, Any]], result: Mapping[str, Any]) -> None:
+    write_rows(work.path / "predictions.parquet", predictions, PREDICTION_SCHEMA)
+    write_json(work.path / "result.json", result)
+    work.counts = {"in": len(predictions), "out": len(predictions)}
+
+
+def exported(train_dir: Path) -> Path:
+    """The export of a finished training. Raises InputError if there is none."""
+    if read_manifest(train_dir) is None or not holds_model(train_dir / "export"):
+        raise InputError(f"{train_dir}: training has not finished, no exported student; run `tracestill train` first")
+    return train_dir / "export"
+
+
+def held_out(path: Path, limit: int | None, split: str = "test") -> list[dict[str, Any]]:
+    """The first ``limit`` questions of a split. Raises InputError if there is none."""
+    rows = [row for row in read_rows(path, QUESTION_SCHEMA) if row["split"] == split][:limit]
+    if not rows:
+        raise InputError(f"{path}: holds no question of the split '{split}'; set questions.{split} and sample again")
+    return rows
+
+
+def predict(
+    recipe: Recipe,
+    questions: Sequence[Mapping[str, Any]],
+    export_dir: Path,
+    device: torch.device,
+    progress: Callable[[int, int], None],
+    threads: ThreadChoice | None = None,
+) -> list[dict[str, Any]]:
+    """One row of PREDICTION_SCHEMA for each question."""
+    trusted = recipe.student.trust_remote_code
+    model = load_exported(export_dir, device, training_dtype(recipe.train, device), trusted=trusted)
+    return answer(recipe, questions, model, load_form(recipe.encode, export_dir), progress, threads)
+
+
+def answer(
+    recipe: Recipe,
+    questions: Sequence[Mapping[str, Any]],
+    model: PreTrainedModel,
+    form: Form | AskForm,
+    progress: Callable[[int, int], None],
+    threads: ThreadChoice | None = None,
+) -> list[dict[str, Any]]:
+    """One row of PREDICTION_SCHEMA for each question that a model is asked in a form.
+
+    A question that holds a control symbol is not asked, and counts as wrong: an export would read another one.
+    """
+    config = recipe.evaluate
+    refused = [form.control_in(row["question"]) is not None for row in questions]
+    outputs = generate(
+        model,
+        [form.prompt_ids(row["question"]) for row, left in zip(questions, refused, strict=True) if not left],
+        stops=form.stops,
+        pad_id=form.pad,
+        max_new_tokens=config.max_new_tokens,
+        batch_size=config.batch_size,
+        temperature=config.temperature,
+        seed=recipe.seed,
+        progress=progress,
+        threads=threads,
+    )
+    written = iter(outputs)
+    return [
+        not_asked(row) if left else judge(row, next(written), form)
+        for row, left in zip(questions, refused, strict=True)
+    ]
+
+
+def not_asked(question: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of PREDICTION_SCHEMA for a question that was left out."""
+    return {
+        **{key: question[key] for key in ("question_id", "question", "gold")},
+        **{"text": "", "trace": "", "answer": None, "read_by": REFUSED, "correct": False},
+        **{"tokens": 0, "trace_tokens": 0, "finished": True, "in_form": False},
+    }
+
+
+def was_asked(row: Mapping[str, Any]) -> bool:
+    """Whether the question of a prediction was put to the model."""
+    return row["read_by"] != REFUSED
+
+
+def judge(question: Mapping[str, Any], ids: list[int], form: Form | AskForm) -> dict[str, Any]:
+    """A row of PREDICTION_SCHEMA from what the student wrote: ``ids``, ending with a stop if it finished.
+
+    What was cut off has no answer and is never correct, even if the right answer stands at its end; nor has a trace
+    that was opened and never closed.
+    """
+    found = form.read(ids)
+    if found.answer is None:
+        said = Found(None, "unclosed" if found.finished else "cut_off")
+    else:
+        said = find_answer(found.answer, numeric=number(question["gold"]) is not None)
+    return {
+        **{key: question[key] for key in ("question_id", "question", "gold")},
+        **found._asdict(),
+        "answer": said.answer,
+        "read_by": said.rule,
+        "correct": said.answer is not None and same_answer(said.answer, question["gold"]),
+        "tokens": len(ids),
+    }
+
+
+def summary(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Accuracy with its 95 % interval, and the mean length of the traces, of at least one prediction.
+
+    Questions that were not asked count as wrong, and in no mean; which ones they are depends on the tokenizer.
+    """
+    correct = sum(row["correct"] for row in predictions)
+    asked = [row for row in predictions if was_asked(row)]
+    low, high = wilson(correct, len(predictions))
+    return {
+        "accuracy": correct / len(predictions),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "questions": len(predictions),
+        "not_asked": len(predictions) - len(asked),
+        "trace_tokens_mean": sum(row["trace_tokens"] for row in asked) / max(len(asked), 1),
+        "truncated": sum(not row["finished"] for row in predictions),
+        "in_form": sum(row["in_form"] for row in predictions),
+        "read_by": dict(sorted(Counter(row["read_by"] for row in predictions).items())),
+    }
+
+
+def wilson(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (JASA 22, 1927); the default z gives 95 %."""
+    share = successes / trials
+    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def load_student(export_dir: Path, recipe: Recipe, device: torch.device) -> Student:
+    """The exported student with the attention and the loss that it was trained with."""
+    form, own = load_form(recipe.encode, export_dir), recipe.student
+    with quiet():
+        student = build_student(
+            StudentConfig(
+                config=None,
+                pretrained=export_dir,
+                attention=own.attention,
+                trust_remote_code=own.trust_remote_code,
+            ),
+            vocab_size=form.size,
+            bos_id=form.special_ids["bos"],
+            eos_id=form.stops[0],
+            pad_id=form.pad,
+            num_kinds=len(recipe.span_kinds()),
+            device=device,
+            dtype=training_dtype(recipe.train, device),
+            chunk_rows=recipe.train.chunk_rows,
+        )
+    return student.to(device).eval()
+
+
+@torch.no_grad()
+def teacher_forced(
+    student: Student,
+    store: TokenStore,
+    device: torch.device,
+    threads: ThreadChoice | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, dict[str, Any]]:
+    """Kind -> mean nll in nats (``loss``), its 95 % interval by question (``loss_low``, ``loss_high``; None with one
+    question only), share of targets predicted (``accuracy``) and ``count`` of targets.
+
+    Every target of every document counts once, whatever weights the recipe and the records carry. ``threads`` is the
+    choice for single tokens: whole rows may be faster with all cores. ``progress`` is told tokens done and in all.
+    """
+    choice = ThreadChoice([threads.chosen, threads.candidates[-1]], rounds=1) if threads else None
+    kinds, head = Kinds(store.kind_names), student.head[0]
+    make_row = layout_for(student.model.config).make_row
+    known = len(kinds) - 1  # but pad: what follows a cut, or only an encoder reads
+    sums, done = torch.zeros(len(kinds), 6, dtype=torch.float64), 0
+    counts, nll = np.zeros((2, len(store), len(kinds)))
+    try:
+        for documents in rows_of(store.lengths, ROW_TOKENS, most=LABELS // known):
+            tokens, ids, offsets, weights = store.gather(documents)
+            # each document's kinds are labels of their own, so that the loss tells the documents apart as well
+            first = np.repeat(np.arange(len(documents)) * known, np.diff(offsets))
+            labels = np.where(ids, ids + first, 0).astype(np.uint8)
+            table = np.ones(1 + known * len(documents), dtype=np.float32)
+            table[0] = 0.0
+            head.num_kinds = len(table)
+            packed = make_row(tokens, labels, offsets, np.ones_like(weights), table, 0, device)
+            if choice:
+                choice.begin()
+            _, statistics = student(packed, 1.0)
+            found = statistics[1:].double().cpu().reshape(len(documents), known, 6)
+            if choice:
+                choice.lap(len(tokens))
+            sums[1:] += found.sum(0)
+            counts[documents, 1:], nll[documents, 1:] = found[:, :, COUNT], found[:, :, NLL]
+            done += len(tokens)
+            progress(done, int(store.lengths.sum()))
+    finally:
+        head.num_kinds = len(kinds)
+    result: dict[str, dict[str, Any]] = {}
+    for name, row in by_kind(kinds, sums).items():
+        at = kinds.id(name)
+        low, high = mean_interval(nll[:, at], counts[:, at], store.question_ids) or (None, None)
+        result[name] = {key: row[key] for key in ("loss", "accuracy", "count")} | {"loss_low": low, "loss_high": high}
+    return result
+
+
+def rows_of(lengths: np.ndarray, limit: int, most: int) -> list[np.ndarray]:
+    """Documents (by number), at most ``most`` together, in runs of at most ``limit`` tokens, or of one longer document;
+    lengths is (N,)."""
+    rows: list[list[int]] = []
+    room = 0
+    for document in np.argsort(lengths, kind="stable").tolist():
+        if not rows or lengths[document] > room or len(rows[-1]) == most:
+            rows.append([])
+            room = limit
+        rows[-1].append(document)
+        room -= int(lengths[document])
+    return [np.array(row, dtype=np.int64) for row in rows]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tracestill.trainer.evaluation.evaluate", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--run-dir", type=Path, required=True, help="directory of the run, such as runs/demo")
+    parser.add_argument("--arm", default=MAIN_ARM, help="which student of the run (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    console = Terminal(stderr=True)
+    try:
+        held = RunDirectory.open(options.run_dir)
+        directory = held.stage(options.arm, "evaluate")
+        columns = plain_column("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+        shown = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        with run_lock.held(held.root), shown as bar:
+            task = bar.add_task(f"evaluate {options.arm}", total=None)
+            run(held, options.arm, lambda done, all: bar.update(task, completed=done, total=all))
+    except InputError as error:
+        say(f"error: {error}", err=True)
+        return error.exit_code
+    result = json.loads((directory / "result.json").read_text(encoding="utf-8"))
+    left = f" ({result['not_asked']} of them not asked)" if result["not_asked"] else ""
+    say(
+        f"{options.arm}: accuracy {result['accuracy']:.1%} "
+        f"({result['accuracy_low']:.1%} to {result['accuracy_high']:.1%}) on {result['questions']} questions{left}, "
+        f"{result['truncated']} cut off, {result['trace_tokens_mean']:.1f} tokens a trace"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

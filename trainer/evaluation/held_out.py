@@ -1,0 +1,78 @@
+"""Teacher-forced loss of each span kind on documents of held-out questions, while training goes on.
+
+Every target counts once, whatever the recipe's weights, so that curves of differently weighted runs compare. They are
+measured on validation documents, and may then choose a checkpoint; without any, on test documents, just to look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.documents.encode import STORES
+from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.kernels.pack import PackedBatch
+from tracestill.trainer.batches.batches import MicroStep, row_of
+from tracestill.trainer.engine.engine import Engine
+from tracestill.trainer.metrics.telemetry import Meter
+from tracestill.trainer.ranks.mesh import Grid
+
+
+def choose_store(encode: Path) -> tuple[str, Path] | None:
+    """Split and token store that are measured on: validation before test; None if ``encode`` wrote neither."""
+    for split in ("validation", "test"):
+        if (encode / STORES[split]).exists():
+            return split, encode / STORES[split]
+    return None
+
+
+class HeldOut:
+    """Rows of held-out documents, shared out among the ranks; equally many on each, as collectives demand."""
+
+    def __init__(
+        self,
+        store: TokenStore,
+        kinds: Kinds,
+        *,
+        split: str,
+        capacity: int,
+        documents: int,
+        pad_id: int,
+        make_row: Callable[..., PackedBatch] = row_of,
+    ) -> None:
+        """``documents``: how many of the store's are used, the first ones. ``make_row``: as in ``Batches``."""
+        self.store, self.kinds, self.split, self.pad_id, self.make_row = store, kinds, split, pad_id, make_row
+        self.table = np.ones(len(kinds), dtype=np.float32)
+        self.table[0] = 0.0
+        self.rows: list[list[int]] = []
+        room = 0
+        for document in range(min(documents, len(store))):
+            length = int(store.lengths[document])
+            if length > room:
+                self.rows.append([])
+                room = max(capacity, length)
+            self.rows[-1].append(document)
+            room -= length
+
+    def measure(self, engine: Engine) -> dict[str, Any]:
+        """Kind -> its numbers, as in a line of the log; called on every rank."""
+        meter = Meter(self.kinds, engine.device)
+        place = engine.grid
+        for first in range(0, len(self.rows), place.data_ranks):
+            at = first + place.data_rank
+            mine = self.rows[at] if at < len(self.rows) else []
+            meter.add(engine.measure(self.micro_step(np.array(mine, dtype=np.int64), engine.device, place)))
+        return meter.read()["kinds"]
+
+    def micro_step(self, documents: np.ndarray, device: torch.device, place: Grid) -> MicroStep:
+        tokens, kinds, offsets, _ = self.store.gather(documents)
+        weights = np.ones(len(documents), dtype=np.float32)
+        row = self.make_row(
+            tokens, kinds, offsets, weights, self.table, self.pad_id, device, part=place.part, parts=place.parts
+        )
+        return MicroStep(row, 1.0, documents)

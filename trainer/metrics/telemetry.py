@@ -1,0 +1,167 @@
+"""Numbers of a run by span kind, and the log they go to."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.table import Table
+
+from tracestill.data_pipeline.base.kinds import Kinds
+
+LOG = "log.jsonl"
+
+# Columns of the statistics that the loss kernel returns for each kind.
+WEIGHT, WEIGHTED_NLL, COUNT, NLL, CORRECT, ENTROPY = range(6)
+
+
+class Meter:
+    """Means over the steps since the last reading. Statistics stay on the device until they are read."""
+
+    def __init__(self, kinds: Kinds, device: torch.device) -> None:
+        self.kinds = kinds
+        self.sums = torch.zeros(2, len(kinds), 6, dtype=torch.float64, device=device)  # weighted targets, unweighted
+        self.of_step = torch.zeros_like(self.sums)  # micro-steps since the last step
+        self.clear()
+
+    def clear(self) -> None:
+        self.sums.zero_()
+        self.of_step.zero_()
+        self.loss = 0.0
+        self.steps = 0
+
+    def add(self, statistics: torch.Tensor) -> None:
+        """Add the (K, 6) sums of one micro-step of this rank."""
+        self.of_step[0] += statistics
+
+    @property
+    def unweighted(self) -> torch.Tensor:
+        """(K, 6): to be added to, the sums over a sample of targets without weight; columns of weights stay 0."""
+        return self.of_step[1]
+
+    def end_step(self, loss: float, *, faulty: bool = False) -> None:
+        """Count one step and its loss. A faulty one leaves no trace: it may be NaN."""
+        if not faulty:
+            self.sums += self.of_step
+            self.loss += loss
+            self.steps += 1
+        self.of_step.zero_()
+
+    def read(self) -> dict[str, Any]:
+        """Means over all ranks since the last call, as plain numbers; called on every rank. A new interval begins.
+
+        A kind of which no target had weight shows what its sample says, with ``weight`` and ``share`` 0.
+        """
+        self.sums += self.of_step
+        if dist.is_initialized():
+            dist.all_reduce(self.sums)
+        weighted, unweighted = self.sums.cpu()
+        found = by_kind(self.kinds, unweighted) | by_kind(self.kinds, weighted)
+        result = {
+            "loss": self.loss / max(1, self.steps),
+            "weighted_tokens": int(weighted[:, COUNT].sum()),
+            "kinds": {name: found[name] for name in self.kinds.names if name in found},
+        }
+        self.clear()
+        return result
+
+
+def by_kind(kinds: Kinds, sums: torch.Tensor) -> dict[str, dict[str, float]]:
+    """Kind -> its sum of weights, mean nll, accuracy and entropy over the targets summed, and share of the loss."""
+    total = float(sums[:, WEIGHTED_NLL].sum())
+    result = {}
+    for index, name in enumerate(kinds.names):
+        weight, weighted_nll, count, nll, correct, entropy = sums[index].tolist()
+        if count:
+            result[name] = {
+                "count": int(count),
+                "weight": weight,
+                "loss": nll / count,
+                "accuracy": correct / count,
+                "entropy": entropy / count,
+                "share": weighted_nll / total if total else 0.0,
+            }
+    return result
+
+
+class Log:
+    """``log.jsonl``: one line for each logged step, written by rank 0 and flushed at once."""
+
+    def __init__(
+        self, path: Path, *, resume_at: int, write: bool, also: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
+        """On resuming, lines of steps past the checkpoint are cut: those steps will come again.
+
+        ``also`` sees every line that is added.
+        """
+        self.write, self.also = write, also
+        if not write:
+            return
+        kept = [line for line in self.lines(path) if line.get("step", 0) <= resume_at]
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        temporary.replace(path)
+        self.handle = path.open("a", encoding="utf-8")
+
+    @staticmethod
+    def lines(path: Path) -> list[dict[str, Any]]:
+        """The log's lines; a last line torn by a crash is left out."""
+        if not path.exists():
+            return []
+        found = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                break
+        return found
+
+    def add(self, **line: Any) -> None:
+        if self.write:
+            line = finite(line)
+            self.handle.write(json.dumps(line, allow_nan=False) + "\n")
+            self.handle.flush()
+            if self.also is not None:
+                self.also(line)
+
+
+def line_of(step: int, steps: int, numbers: dict[str, Any]) -> str:
+    """A line of the log for the console: what a glance is for. Kinds without weight stand in brackets."""
+    parts = [f"step {step}/{steps}", f"loss {numbers['loss']:.4f}"]
+    for name, found in numbers["kinds"].items():
+        text = f"{name} {found['loss']:.3f} {found['accuracy']:.0%}"
+        parts.append(text if found["weight"] else f"({text})")
+    parts.append(f"grad {numbers['grad_norm']:.3g}")
+    parts.append(f"{numbers['tokens_per_second']:,.0f} tokens/s")
+    if numbers["mfu"] is not None:
+        parts.append(f"MFU {numbers['mfu']:.1%}")
+    parts.append(f"{numbers['memory_gib']:.1f} GiB")
+    if numbers["data_wait"] > 0.01 * numbers["seconds"]:
+        parts.append(f"waits for data {numbers['data_wait'] / numbers['seconds']:.0%}")
+    return "  ".join(parts)
+
+
+def table_of(kinds: dict[str, dict[str, float]]) -> Table:
+    """Every kind's numbers over the steps since the last line."""
+    table = Table(title="The last steps by span kind", title_justify="left")
+    for heading in ("kind", "tokens", "loss", "accuracy", "entropy", "share of loss"):
+        table.add_column(heading, justify="left" if heading == "kind" else "right")
+    for name, found in kinds.items():
+        means = (f"{found['loss']:.4f}", f"{found['accuracy']:.1%}", f"{found['entropy']:.4f}")
+        share = f"{found['share']:.1%}" if found["weight"] else "no weight (sample)"
+        table.add_row(name, f"{found['count']:,}", *means, share)
+    return table
+
+
+def finite(value: Any) -> Any:
+    """The value with null for every number that JSON cannot hold: NaN and the infinities."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,117 @@
+"""What the weighting does to the first step, shown before anything is learnt: a table by kind and one document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.text import Text
+from tokenizers import Tokenizer
+
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.guards.visible import visible
+from tracestill.data_pipeline.tokens.pieces import pieces
+from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.trainer.batches.batches import count_targets, document_of
+from tracestill.trainer.preview.table import STYLES, kinds_table, show_warnings
+from tracestill.trainer.weighting import Weighting, table_at, token_function
+from tracestill.trainer.weighting import normaliser as norm
+
+SHOWN = 2000  # tokens of the document
+
+
+def preview(
+    kinds: Kinds,
+    store: TokenStore,
+    documents: np.ndarray,  # (D,) ids of the first step's documents, on all ranks
+    weighting: Weighting,
+    measured: dict[str, dict[str, float]],  # kind -> statistics of a forward pass over the step
+    tokenizer: Tokenizer,
+    *,
+    normaliser: str = "weights",
+) -> dict[str, Any]:
+    """Per kind: targets, sum of w, share of the sum of w * c, of the loss, and of the gradient at the head; and the
+    step's first document."""
+    table = table_at(weighting, 0, len(kinds))
+    tokens = token_function(weighting)
+    counts = store.counts[documents]
+    sums, shares = weight_shares(store, documents, weighting, table, normaliser)
+    rows = [
+        {
+            "kind": name,
+            "weight": float(table[index]),
+            "tokens": int(counts[:, index].sum()),
+            "weight_sum": float(sums[index]),
+            "weight_share": float(shares[index]),
+            "loss_share": measured.get(name, {}).get("share", 0.0),
+            "gradient_share": measured.get(name, {}).get("gradient_share"),
+        }
+        for index, name in enumerate(kinds.names)
+        if index and counts[:, index].sum() > 0  # pad: what follows a cut, or only an encoder reads
+    ]
+    first = int(documents[0])
+    texts = pieces(tokenizer, store.tokens(first))
+    ids = [kinds.names[k] for k in store.kinds(first)]
+    of_token = table[store.kinds(first)] * (1.0 if tokens is None else tokens(document_of(store, first), 0))
+    of_token = of_token * float(store.weights[first])
+    of_token[0] = 0.0  # the first token is never predicted
+    tokens_shown = [{"text": t, "kind": k, "weight": w} for t, k, w in zip(texts, ids, of_token.tolist(), strict=True)]
+    return {
+        "kinds": rows,
+        "document": {"id": str(store.ids[first]), "tokens": without_middle(tokens_shown)},
+    }
+
+
+def weight_shares(
+    store: TokenStore,
+    documents: np.ndarray,  # (D,) of the first step, on all ranks
+    weighting: Weighting,
+    table: np.ndarray,  # (K,) the weighting's, or another one to compare with
+    normaliser: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) sum of w, and (K,) share of the sum of w * c, of each kind's targets; float64."""
+    tokens = token_function(weighting)
+    amount = count = store.counts[documents]
+    if tokens is not None:
+        weights = [tokens(document_of(store, int(d)), 0) for d in documents]
+        amount, count = count_targets(store, documents, weights)
+    records = store.weights[documents].astype(np.float64)
+    weighted = amount * table.astype(np.float64) * records[:, None]  # (D, K)
+    total = torch.from_numpy(norm.sums(normaliser, amount, count, records, table))
+    own = norm.own_factors(normaliser, amount, table)
+    shares = (weighted * own[:, None]).sum(axis=0) * norm.factor(normaliser, total, table).numpy()
+    return weighted.sum(axis=0), shares / shares.sum() if shares.any() else shares
+
+
+def without_middle(tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The tokens of a document; of a very long one its beginning and its end."""
+    if len(tokens) <= SHOWN:
+        return tokens
+    half = SHOWN // 2
+    gap = {"text": f" [{len(tokens) - 2 * half:,} tokens not shown] ", "kind": "pad", "weight": 0.0}
+    return [*tokens[:half], gap, *tokens[-half:]]
+
+
+def show(found: dict[str, Any], kinds: Kinds, console: Console) -> None:
+    """Print the table and the document; weighted tokens are coloured by kind, unweighted ones are dim."""
+    styles = {name: STYLES[i % len(STYLES)] for i, name in enumerate(kinds.names)}
+    console.print(kinds_table(found, styles))
+    text = Text()
+    for token in found["document"]["tokens"]:
+        text.append(visible(token["text"]) or "␣", styles[token["kind"]] if token["weight"] else "dim")
+        text.append("·", "bright_black")
+    console.print(text)
+    show_warnings(found, console)
+
+
+def token_names(directory: Path) -> Callable[[int], str]:
+    """The text of a token, by the tokenizer in ``directory``, which is read when a name is first asked for."""
+    return lambda token: read_tokenizer(directory).id_to_token(token) or f"token {token}"
+
+
+def read_tokenizer(directory: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(directory / "tokenizer.json"))

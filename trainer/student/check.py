@@ -1,0 +1,80 @@
+"""Whether a student can be built, found out without its parameters: before any question is asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.kernels.attention import choose
+from tracestill.trainer.loading.loading import build_model, check_model, read_config, reason_of, refuse_quantised
+from tracestill.trainer.ranks.mesh import refuse
+from tracestill.trainer.recipe.settings import StudentConfig
+from tracestill.trainer.student.adapt import check_adaptation
+from tracestill.trainer.student.encoder_decoder import choose_attention, start_of
+from tracestill.trainer.student.student import refuse_mixing, transformers_config
+from tracestill.trainer.student.tiled_mlp import mlps_of
+
+# In place of the tokenizer's
+VOCABULARY = {"vocab_size": 1024, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+
+
+def check_student(
+    student: StudentConfig, device: torch.device, dtype: torch.dtype, parts: int = 1, *, tiled: bool = False
+) -> int | None:
+    """The most positions that the student has, None if its config names no bound.
+
+    ``device`` and ``dtype`` are those it will train on and in, with ``parts`` ranks to a row. Raises InputError where
+    ``build_student`` would, but for what lies behind the headers of a pretrained model's weights.
+    """
+    keys = {**VOCABULARY, **start_of(student, eos_id=2, pad_id=0)}
+    config = pretrained_config(student) if student.config is None else transformers_config(student.config, keys)
+    try:
+        choice = choose_attention(student) if student.encoder_decoder else choose(student.attention, device, dtype)
+    except ValueError as error:
+        raise InputError(f"student.attention: {error}") from error
+    refuse_mixing(config, choice.backend)
+    refuse(config, parts)
+    try:
+        with torch.device("meta"):
+            model = bare_model(student, config)
+    except Exception as error:  # of whatever kind: a model's constructor checks in its own way
+        kind = "an encoder-decoder" if student.encoder_decoder else "a causal model"
+        raise InputError(f"student: {config.model_type} cannot be built as {kind} ({reason_of(error)})") from error
+    check_adaptation(model, student, device)
+    if tiled:
+        mlps_of(model)
+    bound = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return bound if isinstance(bound, int) else None
+
+
+def check_trainable(student: StudentConfig) -> None:
+    """Raises InputError for a student that ``check_student`` lets pass, and that can only be asked."""
+    if student.pretrained is None:
+        return
+    try:
+        refuse_quantised(student.pretrained)
+    except InputError as error:
+        raise InputError(f"student.pretrained: {error}") from error
+
+
+def bare_model(student: StudentConfig, config: Any) -> Any:
+    """The student's model with fresh parameters in fp32, where torch puts new tensors. Raises what its class raises."""
+    trusted = student.trust_remote_code
+    return build_model(config, encoder_decoder=student.encoder_decoder, trusted=trusted, dtype=torch.float32)
+
+
+def pretrained_config(student: StudentConfig) -> Any:
+    """The config in ``student.pretrained``. Raises InputError if there is none that can be read, or if the directory
+    holds no weights that could be loaded."""
+    path = student.pretrained
+    assert path is not None
+    if not (path / "config.json").is_file():
+        raise InputError(f"student.pretrained: {path} holds no config.json; expected a transformers model directory")
+    try:
+        config = read_config(path, student.trust_remote_code)
+        check_model(path, student.trust_remote_code)
+    except InputError as error:
+        raise InputError(f"student.pretrained: {error}") from error
+    return config

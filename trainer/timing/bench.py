@@ -1,0 +1,213 @@
+"""One case of ``tracestill bench``, as the ranks run it: the training loop itself for a few steps, timed; nothing kept.
+
+deepspeed --num_gpus 2 --module tracestill.trainer.timing.bench \\
+    --run-dir runs/demo --arm traces --case case.json --out DIR
+
+A case is a JSON object: a ``recipe``, ``changes`` to it (nested, as in YAML), ``warmup`` and ``steps``. The log is read
+after every ``warmup`` steps, so the first reading holds the warm-up alone. Rank 0 writes ``DIR/result.json``.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before anything else is imported: `python -m` has put the working directory first
+    from tracestill.data_pipeline.guards.working_directory import leave_working_directory
+
+    leave_working_directory()
+
+import argparse
+import functools
+import json
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.stage import write_json
+from tracestill.data_pipeline.plan.plan import Plan, PlanConfig, make_plan
+from tracestill.data_pipeline.tokens.sides import widths
+from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.trainer.ranks.collective_stats import watch_collectives
+
+WIRES = watch_collectives()  # before DeepSpeed is imported, which keeps some of torch.distributed's functions
+
+from tracestill.trainer.assembly.job import Job, prepare  # noqa: E402
+from tracestill.trainer.checkpoint.saver import Saver  # noqa: E402
+from tracestill.trainer.engine import engine  # noqa: E402
+from tracestill.trainer.faults.failure import EXIT_FAILED  # noqa: E402
+from tracestill.trainer.faults.stopping import StopRequest  # noqa: E402
+from tracestill.trainer.metrics.telemetry import LOG, Log  # noqa: E402
+from tracestill.trainer.ranks.collectives import exchange, gather_json  # noqa: E402
+from tracestill.trainer.ranks.console import say  # noqa: E402
+from tracestill.trainer.ranks.placement import find_placement  # noqa: E402
+from tracestill.trainer.ranks.rendezvous import NotMet  # noqa: E402
+from tracestill.trainer.recipe.precision import use_gpu  # noqa: E402
+from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe, build, merge  # noqa: E402
+from tracestill.trainer.recipe.run_directory import RunDirectory  # noqa: E402
+from tracestill.trainer.timing.stopwatch import Stopwatch, others  # noqa: E402
+from tracestill.trainer.train import train  # noqa: E402
+
+RESULT = "result.json"
+BARE: dict[str, Any] = {  # the steps alone: nothing is measured, saved or told elsewhere meanwhile
+    **{"epochs": None, "schedule": "constant", "warmup": 0, "decay": 0, "stop_after": None},
+    **{"held_out_every": 0, "held_out_questions": 0, "checkpoint_every": 0, "checkpoint_interval": None},
+    **{"metric": None, "patience": None, "export": "last"},
+    **{"monitor": {"tensorboard": False, "wandb": None, "comet": None}},
+}
+PARTS = ("data", "forward", "backward", "optimizer", "communication")
+
+
+class Unsaved(Saver):
+    """A benchmark keeps no checkpoint."""
+
+    def __init__(self) -> None:
+        self.thread, self.failure = None, None
+        self.interval, self.seconds, self.saved = None, None, None
+
+    def save(self, engine: engine.Engine, step: int, state: dict[str, Any], *, best: int | None = None) -> None:
+        pass
+
+
+def changed(recipe: Recipe, case: Mapping[str, Any], *, profiled: bool) -> Recipe:
+    """An arm's recipe as a case wants it. ``profiled``: as many steps follow as it warms up with.
+
+    Raises InputError for what the recipe cannot be changed to.
+    """
+    steps = case["warmup"] + case["steps"] + (case["warmup"] if profiled else 0)
+    bare = {"train": {**BARE, "steps": steps, "log_every": case["warmup"]}}
+    held = recipe.model_dump(mode="json", exclude={"arms"})
+    return build(merge(merge(held, bare), case["changes"]), where="bench")
+
+
+def plans(encode: Path, config: PlanConfig, seed: int) -> Any:
+    """Epoch -> its plan, made here: the one on disk may be for other packs."""
+    store = TokenStore(encode / "tokens.arrow")
+    lengths = widths(store.lengths, store.encoder_lengths)
+
+    @functools.lru_cache(maxsize=2)
+    def plan(epoch: int) -> Plan:
+        return make_plan(lengths, config, seed=seed, epoch=epoch)
+
+    return plan
+
+
+def run_case(run: RunDirectory, arm: str, recipe: Recipe, directory: Path, watch: Stopwatch) -> int:
+    """Train, and write what was measured. Always 0."""
+    job = prepare(
+        run,
+        arm,
+        recipe=recipe,
+        directory=directory,
+        plan_of_epoch=plans(run.stage(arm, "encode"), recipe.plan, recipe.seed),
+    )
+    job.watch, job.saver = watch, Unsaved()
+    with StopRequest(directory, seconds=None, started=time.perf_counter(), rank=job.engine.rank) as stop:
+        train(job, stop)
+    found = measured(job, watch)
+    if job.engine.rank == 0:
+        write_json(directory / RESULT, found)
+    return 0
+
+
+def measured(job: Job, watch: Stopwatch) -> dict[str, Any]:
+    """What the counted steps came to; called on every rank."""
+    parts = watch.split()
+    own = torch.tensor([parts[name] for name in PARTS], dtype=torch.float64)
+    table = torch.stack(exchange(own))  # (ranks, parts)
+    placement = find_placement()
+    loads = gather_json(watch.load())
+    if job.engine.rank != 0:
+        return {}
+    waits = table[:, PARTS.index("communication")]
+    every = [line for line in Log.lines(job.directory / LOG) if "loss" in line and "event" not in line]
+    rounds = [line for line in every if watch.first < line["step"] <= watch.last]
+    return {
+        "ranks": job.engine.ranks,
+        "nodes": len(placement.ranks),
+        "device": device_name(job.engine.device),
+        "precision": str(job.engine.dtype).removeprefix("torch."),
+        "zero": job.recipe.train.zero,
+        "capacity": job.recipe.plan.capacity,
+        "packs_per_step": job.recipe.plan.packs_per_step,
+        "accumulation": job.batches.accumulation,
+        "sequence_parallel": job.recipe.train.sequence_parallel,
+        "recompute": job.recipe.student.activation_checkpointing,
+        "parameters": elements(job.engine.module.parameters()),
+        "trained_parameters": elements(p for p in job.engine.module.parameters() if p.requires_grad),
+        "steps": watch.last - watch.first,
+        **rates(rounds, watch.last - watch.first, job.engine.ranks),
+        "split": dict(zip(PARTS, table.mean(dim=0).tolist(), strict=True)),
+        # the rank that comes last waits for nobody: what the others wait longer than it is lost to unequal work
+        "waiting": float((waits - waits.min()).mean()),
+        "others": others(loads, placement.ranks),
+        "loss_first": every[0]["loss"],
+        "wires": {name: list(pair) for name, pair in WIRES.state().items() if pair[0]},
+    }
+
+
+def elements(parameters: Iterable[Any]) -> int:
+    """How many numbers they hold, whole or cut up by ZeRO-3."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
+
+
+def rates(rounds: Sequence[Mapping[str, Any]], steps: int, ranks: int) -> dict[str, Any]:
+    """Medians over lines of the log that hold ``steps`` steps together, and the spread of the throughput."""
+
+    def middle(key: str) -> float | None:
+        values = [line[key] for line in rounds if line[key] is not None]
+        return statistics.median(values) if values else None
+
+    speeds = [line["tokens_per_second"] for line in rounds]
+    flops = [line["tflops"] * line["seconds"] * ranks * 1e12 for line in rounds if line["tflops"] is not None]
+    return {
+        "tokens_per_second": middle("tokens_per_second"),
+        "tokens_per_second_lowest_highest": [min(speeds), max(speeds)],
+        "tokens_per_second_per_device": statistics.median(speeds) / ranks,
+        "weighted_tokens_per_second": middle("weighted_tokens_per_second"),
+        "tflops_per_device": middle("tflops"),
+        "mfu": middle("mfu"),
+        "padding": middle("padding"),
+        "balance": middle("balance"),
+        "memory_gib": max(line["memory_gib"] for line in rounds),
+        "step_seconds": sum(line["seconds"] for line in rounds) / steps,
+        "tokens_per_step": sum(line["tokens"] for line in rounds) / steps,
+        "flops_per_step": sum(flops) / steps if flops else None,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure, as one of the ranks. Exit codes as of ``trainer.train``."""
+    parser = argparse.ArgumentParser(description="Time one setting of a recipe; started by `tracestill bench`.")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--arm", default=MAIN_ARM)
+    parser.add_argument("--case", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--local_rank", type=int, default=0, help="given by the launcher")
+    arguments = parser.parse_args(words)
+    try:
+        case = json.loads(arguments.case.read_text(encoding="utf-8"))
+        run = RunDirectory(arguments.run_dir, build(case["recipe"], where="bench"))
+        recipe = changed(run.recipe.for_arm(arguments.arm), case, profiled=use_gpu())
+        world = engine.connect(recipe.train)
+    except InputError as error:
+        say(f"error: {error}", err=True)
+        return error.exit_code
+    except NotMet as error:
+        say(f"failed: {error}", err=True)
+        return EXIT_FAILED
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    counted = {"first": case["warmup"], "steps": case["steps"]}
+    watch = Stopwatch(arguments.out, recipe.train.watchdog, WIRES, world.device, **counted)
+    with watch:
+        return watch.over(lambda: run_case(run, arguments.arm, recipe, arguments.out, watch))
+
+
+if __name__ == "__main__":
+    engine.leave(main())

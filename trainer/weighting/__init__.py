@@ -1,0 +1,47 @@
+"""Which tokens count, and how much: weights by kind, token, model and step, and what divides their sum."""
+
+from tracestill.trainer.weighting.schedule import Schedule
+from tracestill.trainer.weighting.weighting import (
+    BUILT_IN,
+    STOP,
+    Document,
+    SpanWeighting,
+    TokenFunction,
+    Weighting,
+    WeightingConfig,
+    WeightingOptions,
+    check_control,
+    end_step,
+    find,
+    is_out_of_sight,
+    make_weighting,
+    multiplied_kinds,
+    own_module,
+    restore,
+    state_of,
+    table_at,
+    token_function,
+)
+
+__all__ = [
+    "BUILT_IN",
+    "STOP",
+    "Document",
+    "Schedule",
+    "SpanWeighting",
+    "TokenFunction",
+    "Weighting",
+    "WeightingConfig",
+    "WeightingOptions",
+    "check_control",
+    "end_step",
+    "find",
+    "is_out_of_sight",
+    "make_weighting",
+    "multiplied_kinds",
+    "own_module",
+    "restore",
+    "state_of",
+    "table_at",
+    "token_function",
+]
