@@ -303,7 +303,7 @@ def test_an_unfinished_stage_is_refused(tmp_path):
 
 
 def test_nothing_here_imports_torch():
-    modules = ("document", "encode", "tokenizer", "render", "store")
+    modules = ("documents.document", "documents.encode", "tokens.tokenizer", "tokens.render", "tokens.store")
     code = ";".join(f"import tracestill.data_pipeline.{name}" for name in modules)
     code += "; import sys; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -142,7 +142,7 @@ def test_a_module_without_a_dot_is_taken(folder):
 
 SAYS = """
 import sys
-from tracestill.data_pipeline import own_modules
+from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.guards.working_directory import leave_working_directory
 if __name__ == "__main__":
     for _ in range(2):

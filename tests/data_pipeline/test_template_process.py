@@ -210,7 +210,8 @@ def test_it_is_served_where_many_files_are_open() -> None:
 
 def test_it_ends_with_the_program_that_started_it(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from tracestill.data_pipeline import template_process as t;"
+        "import os, signal, sys; from pathlib import Path;"
+        "from tracestill.data_pipeline.documents import template_process as t;"
         "t.render(Path('x'), 'hi'); print(t._process.running.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

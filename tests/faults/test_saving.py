@@ -243,7 +243,7 @@ import sys
 from pathlib import Path
 from fake_engine import fake_engine
 from tracestill.data_pipeline.base.errors import NoRoomError
-from tracestill.trainer import checkpoint
+from tracestill.trainer.checkpoint import checkpoint
 
 root, step = Path(sys.argv[1]) / "checkpoints", 0
 root.mkdir()

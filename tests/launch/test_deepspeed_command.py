@@ -195,7 +195,8 @@ def test_terminating_the_command_line_ends_the_ranks(tmp_path):
     pid = tmp_path / "pid"
     inner = f"import os,time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     code = (
-        "import os, signal, sys; from pathlib import Path; from tracestill.launch import cli, deepspeed_command\n"
+        "import os, signal, sys; from pathlib import Path; from tracestill.launch import cli\n"
+        "from tracestill.launch.start import deepspeed_command\n"
         "signal.signal(signal.SIGTERM, cli.terminate)\n"
         f"deepspeed_command.run([sys.executable, '-c', {inner!r}], Path({str(tmp_path / 'log')!r}), os.environ)"
     )

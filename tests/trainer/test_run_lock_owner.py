@@ -36,7 +36,7 @@ def gone() -> dict[str, int]:
 def test_an_owner_that_was_taken_for_dead_ends(tmp_path):
     """It stood still for long; another one took the lock over."""
     code = (
-        "import sys, time; from pathlib import Path; from tracestill.trainer import run_lock\n"
+        "import sys, time; from pathlib import Path; from tracestill.trainer.lock import run_lock\n"
         "run_lock.BEAT = 0.05\n"
         "with run_lock.held(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
     )
