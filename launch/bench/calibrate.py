@@ -21,7 +21,7 @@ def calibrate(
     devices: int,
     again: float = RECOMPUTED,
 ) -> Machine:
-    """The machine that explains these cases, results of ``trainer.bench``; ``again`` times the FLOPs where layers are
+    """The machine that explains these cases, results of ``timing.bench``; ``again`` times the FLOPs where layers are
     computed again.
 
     The rate is that of the cases at the lowest ZeRO stage on the fullest node; what other stages need more for the

@@ -1,4 +1,4 @@
-"""How a recipe would go on more nodes: what was measured here, put into the model of ``trainer.step_time``.
+"""How a recipe would go on more nodes: what was measured here, put into the model of ``timing.step_time``.
 
 The student's FLOPs are counted, the packs of its own plan are dealt to the ranks that there would be, and the rates of
 computing and updating are those of the cases that ``tracestill bench`` ran, or with ``--hardware`` a data sheet's.

@@ -148,7 +148,7 @@ class Student:
         return self.cost.of(lengths, recompute=recompute) + padded + self.cost.head * weighted, tokens
 
     def memory_gib(self, capacity: int, ranks: int, zero: int, number: int, *, recompute: bool) -> float | None:
-        """Of one rank, by ``trainer.memory``."""
+        """Of one rank, by ``timing.memory``."""
         if self.decoder is None:
             return None
         rows = self.recipe.train.chunk_rows

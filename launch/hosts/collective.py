@@ -105,7 +105,7 @@ def measure(first_ranks: list[int], device: torch.device) -> dict[str, object]:
 
 
 def fit(device: torch.device) -> dict[str, dict[str, float]]:
-    """Operation -> latency of a hop (seconds) and bandwidth (bytes a second) of the model in ``trainer.step_time``,
+    """Operation -> latency of a hop (seconds) and bandwidth (bytes a second) of the model in ``timing.step_time``,
     from a small and a large message; the same on every rank."""
     ranks = dist.get_world_size()
     found = {}

@@ -1,6 +1,6 @@
 """How many ranks a CPU takes, and with how many threads each: by its cores, the packs of a step, and its memory.
 
-The cores count as ``trainer.cores`` says. ``docs/throughput.md`` tells the rule, and what it was measured by.
+The cores count as ``ranks.cores`` says. ``docs/throughput.md`` tells the rule, and what it was measured by.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.timing import memory
 
 OF_PROCESS = 2**30  # bytes: Python, torch, DeepSpeed and transformers in one rank
-OF_UNKNOWN = 20  # bytes a parameter, activations included, of a student that ``trainer.memory`` does not know
+OF_UNKNOWN = 20  # bytes a parameter, activations included, of a student that ``timing.memory`` does not know
 
 
 def ranks_on_cpu(recipe: Recipe, cores: int, room: float, threads: int | None) -> tuple[int, int, str]:
@@ -32,7 +32,7 @@ def ranks_on_cpu(recipe: Recipe, cores: int, room: float, threads: int | None) -
 
 
 def bytes_of_rank(recipe: Recipe, ranks: int) -> float:
-    """Memory of one of ``ranks`` in fp32, foreseen by ``trainer.memory`` where it knows the student."""
+    """Memory of one of ``ranks`` in fp32, foreseen by ``timing.memory`` where it knows the student."""
     decoder, parameters = shape_of(recipe.model_dump_json())
     if decoder is None:
         return OF_PROCESS + OF_UNKNOWN * parameters
@@ -51,7 +51,7 @@ def bytes_of_rank(recipe: Recipe, ranks: int) -> float:
 
 @cache
 def shape_of(recipe: str) -> tuple[memory.Decoder | None, int]:
-    """The shape of a recipe's student, if ``trainer.memory`` knows its kind, and its parameters. ``recipe`` is JSON."""
+    """The shape of a recipe's student, if ``timing.memory`` knows its kind, and its parameters. ``recipe`` is JSON."""
     import torch
 
     from tracestill.trainer.student.check import VOCABULARY, bare_model, pretrained_config

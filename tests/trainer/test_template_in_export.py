@@ -62,7 +62,8 @@ def test_an_export_asks_transformers_itself_and_only_under_limits(tmp_path: Path
     check_tokenizer(given, config, CHAT)
 
 
-def test_a_child_that_gives_no_answer_is_not_waited_for(capfd) -> None:
+def test_a_child_that_gives_no_answer_is_not_waited_for(capfd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(limited.PARALLEL, raising=False)
     with pytest.raises(limited.BeyondLimits, match=r"gives no answer within 0.1 s"):
         limited.texts_of(lambda: [str(time.sleep(60))], Limits(), 0.1)
     with pytest.raises(limited.BeyondLimits, match="gives no answer"):

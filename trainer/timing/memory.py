@@ -63,7 +63,7 @@ class Decoder:
         return 2 * self.hidden * (self.query + self.key) + 3 * self.hidden * self.intermediate
 
     def flops(self, tokens: int, length: int) -> float:
-        """FLOPs of training on ``tokens`` in documents of ``length``, all of them weighted, as ``trainer.flops``
+        """FLOPs of training on ``tokens`` in documents of ``length``, all of them weighted, as ``metrics.flops``
         counts them."""
         linear = 6 * self.layers * self.matrices + 6 * self.vocabulary * self.hidden
         return tokens * (linear + self.layers * 12 * self.query * (length + 1) / 2)
