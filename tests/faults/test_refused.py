@@ -48,8 +48,9 @@ def why_impossible() -> str:
 
 
 def names_the_save(line: str, place: Place, error: str, step: int) -> bool:
-    """Whether an error says what could not be written, on which rank, and why."""
-    return bool(re.search(rf"/checkpoints/tmp-{step:06d}-\w+: cannot .*\(rank {place.rank}: .*{SAID[error]}", line))
+    """Whether an error says what could not be written, or deleted once it was written, on which rank, and why."""
+    what = rf"/checkpoints(?:/tmp-{step:06d}-\w+: cannot .*|: cannot delete old checkpoints )"
+    return bool(re.search(rf"{what}\(rank {place.rank}: .*{SAID[error]}", line))
 
 
 def test_a_call_of_native_code_that_is_refused_costs_nothing(tmp_path, counted):
