@@ -5,6 +5,7 @@ apt-get install slurm-wlm munge
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -128,7 +129,7 @@ def test_a_failure_before_the_ranks_have_met_is_told_from_a_stop(slurm, tmp_path
     act = "true" if first is None else f"{{ until [ -e $0.ready-1 ]; do sleep 0.1; done; exit {first}; }}"
     python.write_text(STAND_IN.format(first=act, python=sys.executable, hears=hears))
     python.chmod(0o755)
-    script.write_text(script.read_text().replace(f"python={sys.executable}", f"python={python}"))
+    script.write_text(re.sub(r"(?m)^python=.*$", f"python={python}", script.read_text()))
     sent = slurm.hosts.run("sbatch", "--parsable", script, cwd=tmp_path, **slurm.environment)
     job, log = sent.stdout.strip(), tmp_path / f"mini-{sent.stdout.strip()}.log"
     if first is None:
