@@ -13,6 +13,8 @@ from tracestill.launch.bench import report as bench_report
 from tracestill.launch.bench.search import Setting
 from tracestill.launch.commands import bench_command
 
+RATE = {"tokens_per_second": 1000.0, "tokens_per_second_lowest_highest": [990.0, 1010.0]}
+
 
 def test_help_names_the_command():
     found = subprocess.run([program("tracestill"), "bench", "--help"], capture_output=True, text=True, check=True)
@@ -38,10 +40,10 @@ def test_the_data_of_a_recipe_is_made_first(tmp_path):
 
 def test_other_work_on_the_machine_is_told_and_too_much_of_it_is_warned_of():
     quiet, busy = Setting(2, 256, 2, False), Setting(3, 256, 2, False)
-    seen = {quiet: {"others": 0.1}, busy: {"others": 0.4}}
+    seen = {quiet: {**RATE, "others": 0.1}, busy: {**RATE, "others": 0.4}}
     assert bench_report.quietness(seen) == "other work kept 10% to 40% of the cores busy (quiet: at most 10%)"
     (said,) = bench_report.warnings(seen)
     assert "other work kept up to 40% of the cores busy during zero3-2x256; measure again" in said
-    unknown = {quiet: {"others": None}}
+    unknown = {quiet: {**RATE, "others": None}}
     assert bench_report.warnings(unknown) == []
     assert "not known" in bench_report.quietness(unknown)
