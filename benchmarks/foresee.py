@@ -94,7 +94,7 @@ def measured(bench: Bench, setting: Setting, ranks: int) -> Result:
 def on_two_hosts(bench: Bench, about: dict[str, Any], cases: list[dict[str, Any]]) -> str | None:
     """One rank on each of two namespaces, over links that ``tc`` limits; their constants are those that `--foresee`
     takes from two messages. Why that is impossible, or None."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
     import cluster_support
 
     if reason := cluster_support.why_impossible():

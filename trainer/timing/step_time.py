@@ -4,8 +4,8 @@
 
 Compute is FLOPs over the rate that a device was seen to reach (``Machine.rate``), of the rank that has most to do: at
 ZeRO 0 and 1 the ranks meet once a step, from 2 on in every micro-step. What ranks say to each other is what DeepSpeed
-0.19.8 was counted to say (tests/trainer/test_step_time.py), for a student of n parameters of which t are trained, g
-bytes of a gradient's and p of a parameter's number, and A micro-steps a step:
+0.19.8 was counted to say (tests/trainer/timing/test_step_time.py), for a student of n parameters of which t are
+trained, g bytes of a gradient's and p of a parameter's number, and A micro-steps a step:
 
     ZeRO 0    all-reduce g t
     ZeRO 1    all-reduce g t, all-gather p t
