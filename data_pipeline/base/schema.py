@@ -7,12 +7,14 @@ character offsets into the trace, sorted, without overlap, and cover it wholly.
 from __future__ import annotations
 
 import hashlib
+import numbers
 import re
 import unicodedata
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -68,6 +70,7 @@ class Question:
     split: str
     group: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
+    weight: float = 1.0  # finite, >= 0; that of a record is this times its teacher's
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,21 @@ def content_id(text: str) -> str:
     return hashlib.sha256(normal.encode()).hexdigest()[:16]
 
 
+def weight_fault(weight: Any) -> str:
+    """What makes a value no weight of a record, which the token store holds as float32; empty if nothing does."""
+    expected = "expected a finite number >= 0"
+    if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
+        return f"{expected}, got {weight!r:.80}"
+    try:
+        with np.errstate(over="ignore", under="ignore"):
+            held = np.float32(float(weight))
+    except OverflowError:
+        held = np.float32("inf")
+    if not weight >= 0 or not np.isfinite(held) or (weight > 0 and held == 0):
+        return f"{expected} that 32 bits can hold, got {weight!r:.80}"
+    return ""
+
+
 def write_rows(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     """Write rows as Parquet (zstd). Equal rows give equal bytes."""
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
@@ -113,7 +131,3 @@ def read_rows(path: Path, schema: pa.Schema, filters: list[tuple[str, str, Any]]
 def record_from_row(row: dict[str, Any]) -> Record:
     spans = tuple(Span(s["start"], s["end"], s["kind"]) for s in row["spans"] or ())
     return Record(**{**{k: row[k] for k in RECORD_SCHEMA.names}, "spans": spans})
-
-
-def row_from_record(record: Record) -> dict[str, Any]:
-    return asdict(record)

@@ -1,18 +1,18 @@
-"""Whether what a teacher said can be kept as a record: text, whole characters, spans that cover the trace."""
+"""Whether what a teacher said can be kept as a record: text, whole characters, spans that cover the trace, a weight."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tracestill.data_pipeline.base.schema import Span
+from tracestill.data_pipeline.base.schema import Span, weight_fault
 from tracestill.data_pipeline.guards.secret import mask
 from tracestill.data_pipeline.guards.well_formed import text_fault
 from tracestill.data_pipeline.sampling.segment import segment, span_fault
 from tracestill.data_pipeline.sampling.teachers import Solution
 
 NO_SOLUTION = "not_a_solution"
-REASONS = (NO_SOLUTION, "not_text", "bad_spans")
+REASONS = (NO_SOLUTION, "not_text", "bad_spans", "bad_weight")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def heard(said: Any) -> Solution | Unusable:
         if wrong := span_fault(said.trace, spans, {span.kind for span in spans}):
             fault = "bad_spans", wrong
         else:
-            return replace(said, spans=spans)
+            return replace(said, spans=spans, weight=float(said.weight))
     shown = ascii(said)
     return Unusable(*fault, shown if is_text(said) else mask(shown))  # a trace is kept as it is
 
@@ -40,6 +40,8 @@ def heard(said: Any) -> Solution | Unusable:
 def is_text(said: Any) -> bool:
     """Whether it holds texts and spans, and nothing that may be the answer of a server with its headers."""
     if type(said) is not Solution or type(said.trace) is not str or type(said.answer) is not str:
+        return False
+    if not isinstance(said.weight, int | float):
         return False
     return said.spans is None or (isinstance(said.spans, list | tuple) and all(is_span(span) for span in said.spans))
 
@@ -53,6 +55,8 @@ def solution_fault(said: Any) -> tuple[str, str] | None:
             return "not_text", f"its {name} must be a text, got {type(text).__name__}"
         if wrong := text_fault(text):
             return "not_text", f"its {name} holds {wrong}"
+    if wrong := weight_fault(said.weight):
+        return "bad_weight", f"its weight: {wrong}"
     if said.spans is None:
         return None
     if not isinstance(said.spans, list | tuple) or not all(is_span(span) for span in said.spans):

@@ -237,10 +237,9 @@ class Journal:
             with self.told():
                 self.put("rejected", [(key.record_id, binding, heard.reason, heard.detail, heard.said)])
             return
-        spans = json.dumps([[s.start, s.end, s.kind] for s in heard.spans or ()])
         asked = (key.record_id, binding, key.question_id, key.teacher, key.style, key.temperature, key.index)
         with self.told():
-            self.put("samples", [(*asked, heard.trace, heard.answer, spans)])
+            self.put("samples", [(*asked, heard.trace, heard.answer, spans_text(heard))])
 
     def put(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
         """Write rows of a table in one transaction, each with its digest. What is in it, or a key that another of
@@ -283,8 +282,7 @@ class Journal:
                     raise ValueError("it is not there any more")
                 solution = None
                 if row is not None:
-                    trace, answer, spans = row
-                    solution = Solution(trace, answer, tuple(Span(*span) for span in json.loads(spans)))
+                    solution = solution_of(*row)
             if solution is not None:
                 yield key, solution
 
@@ -312,6 +310,19 @@ class Journal:
         return row
 
 
+def spans_text(said: Solution) -> str:
+    """The column ``spans``: a list of [start, end, kind] as JSON; with a weight other than 1, ``{spans, weight}``."""
+    spans = [[span.start, span.end, span.kind] for span in said.spans or ()]
+    return json.dumps(spans if said.weight == 1 else {"spans": spans, "weight": said.weight})
+
+
+def solution_of(trace: str, answer: str, text: str) -> Solution:
+    """What was said, of the last three columns."""
+    held = json.loads(text)
+    spans, weight = (held["spans"], held["weight"]) if isinstance(held, dict) else (held, 1.0)
+    return Solution(trace, answer, tuple(Span(*span) for span in spans), weight)
+
+
 class Damaged(Exception):
     """What is read is not what was written."""
 
@@ -325,7 +336,7 @@ def sound(what: str) -> Iterator[None]:
     """Raise Damaged, naming what was read in the block, if it makes no sense."""
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise Damaged(f"{what} cannot be read: {error}") from error
 
 

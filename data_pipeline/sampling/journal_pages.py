@@ -173,7 +173,7 @@ def is_sample(row: Row) -> bool:
         return False
     if not isinstance(row[5], int | float) or not isinstance(row[6], int):
         return False
-    return digest_of([*row[2:5], float(row[5]), row[6]])[:16] == row[0] and is_json(row[9], list)
+    return digest_of([*row[2:5], float(row[5]), row[6]])[:16] == row[0] and is_json(row[9], list | dict)
 
 
 def is_rejected(row: Row) -> bool:
@@ -185,9 +185,9 @@ def is_hex(value: object, length: int) -> bool:
     return isinstance(value, str) and len(value) == length and HEX.fullmatch(value) is not None
 
 
-def is_json(text: object, kind: type) -> bool:
+def is_json(text: object, type_: Any) -> bool:
     try:
-        return isinstance(text, str) and isinstance(json.loads(text), kind)
+        return isinstance(text, str) and isinstance(json.loads(text), type_)
     except ValueError:
         return False
 

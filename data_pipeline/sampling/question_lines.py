@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.base.schema import Question, content_id
+from tracestill.data_pipeline.base.schema import Question, content_id, weight_fault
 from tracestill.data_pipeline.guards.well_formed import json_fault
 from tracestill.data_pipeline.sampling.rejected import Rejected
 from tracestill.data_pipeline.selection.answers import same_answer
@@ -43,13 +43,14 @@ class Same:
 
     question: Question
     lines: list[tuple[int, bytes]]
-    other: tuple[int, str] | None = None  # the first line with another gold answer, and that
+    other: tuple[str, str] | None = None  # reason and detail of the first line that says otherwise
 
 
 def read_questions(path: Path) -> Lines:
-    """Read ``question`` and ``gold`` of each line; ``group`` too, further fields become metadata.
+    """Read ``question`` and ``gold`` of each line; ``group`` and ``weight`` too, further fields become metadata.
 
-    A question with two gold answers is rejected in all its lines. Raises InputError if the file cannot be read.
+    A question with two gold answers, or two weights, is rejected in all its lines. Raises InputError if the
+    file cannot be read.
     """
     found, same = Lines(), dict[str, Same]()
     try:
@@ -64,8 +65,7 @@ def read_questions(path: Path) -> Lines:
                 continue
             held = same.setdefault(question.question_id, Same(question, []))
             held.lines.append((at, line))
-            if held.other is None and not same_answer(question.gold, held.question.gold):
-                held.other = (at, question.gold)
+            held.other = held.other or otherwise(held, at, question)
     except OSError as error:
         raise InputError(f"{path}: not readable ({error.strerror})") from error
     for held in same.values():
@@ -73,12 +73,20 @@ def read_questions(path: Path) -> Lines:
             found.questions.append(held.question)
             found.duplicates += len(held.lines) - 1
         else:
-            at, gold = held.other
-            detail = f"the question of line {held.lines[0][0]} with another gold answer in line {at} "
-            detail += f"({gold!r}, not {held.question.gold!r}); keep one of them"
-            found.rejected += [rejected(path, at, line, "other_gold", detail) for at, line in held.lines]
+            found.rejected += [rejected(path, at, line, *held.other) for at, line in held.lines]
     found.rejected.sort(key=lambda each: int(each.where.rpartition(":")[2]))
     return found
+
+
+def otherwise(held: Same, at: int, question: Question) -> tuple[str, str] | None:
+    """Reason and detail, if line ``at`` contradicts the first line of its question."""
+    first, start = held.question, f"the question of line {held.lines[0][0]} with another"
+    if not same_answer(question.gold, first.gold):
+        detail = f"{start} gold answer in line {at} ({question.gold!r}, not {first.gold!r}); keep one of them"
+        return "other_gold", detail
+    if question.weight != first.weight:
+        return "other_weight", f"{start} weight in line {at} ({question.weight}, not {first.weight}); keep one of them"
+    return None
 
 
 def numbered(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -113,8 +121,8 @@ def question_of(line: bytes) -> Question:
         raise Bad("not_json", f"not valid JSON ({error})") from error
     if not isinstance(data, dict):
         raise Bad("not_an_object", f"expected an object with question and gold, got {type(data).__name__}")
-    if fault := json_fault(data):
-        raise Bad(*fault)
+    if wrong := json_fault(data):
+        raise Bad(*wrong)
     text, gold, group = data.pop("question", None), data.pop("gold", None), data.pop("group", "")
     if not isinstance(text, str) or not text.strip():
         raise Bad("no_question", f"'question' must be a text, got {text!r:.80}")
@@ -122,7 +130,10 @@ def question_of(line: bytes) -> Question:
         raise Bad("no_gold", f"'gold' must be a text or a number, got {gold!r:.80}")
     if isinstance(gold, float) and not math.isfinite(gold):
         raise Bad("not_finite", f"'gold' must be a text or a finite number, got {gold}")
-    return Question(content_id(text), text, str(gold), "", "" if group is None else str(group), data)
+    weight = data.pop("weight", 1.0)
+    if fault := weight_fault(weight):
+        raise Bad("bad_weight", f"'weight': {fault}")
+    return Question(content_id(text), text, str(gold), "", "" if group is None else str(group), data, float(weight))
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

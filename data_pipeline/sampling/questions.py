@@ -14,7 +14,7 @@ from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.content import named_files, read_digest
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.options import check_options
-from tracestill.data_pipeline.base.schema import Question, content_id
+from tracestill.data_pipeline.base.schema import Question, content_id, weight_fault
 from tracestill.data_pipeline.base.stage import UNKNOWN
 from tracestill.data_pipeline.guards.names import Name
 from tracestill.data_pipeline.guards.well_formed import json_fault
@@ -133,6 +133,8 @@ def question_fault(question: Any) -> tuple[str, str] | None:
             return "not_text", f"'{name}' must be a text, got {type(text).__name__}"
     if not isinstance(question.metadata, dict):
         return "not_json", f"'metadata' must be an object, got {type(question.metadata).__name__}"
+    if wrong := weight_fault(question.weight):
+        return "bad_weight", f"'weight': {wrong}"
     return json_fault({**texts, "metadata": question.metadata})
 
 

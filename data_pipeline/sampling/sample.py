@@ -15,7 +15,7 @@ from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.content import contents, named_files
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
-from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, RECORD_SCHEMA, Question, write_rows
+from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, RECORD_SCHEMA, Question, weight_fault, write_rows
 from tracestill.data_pipeline.base.stage import CONTENTS, stage
 from tracestill.data_pipeline.guards.names import Name
 from tracestill.data_pipeline.sampling.heard import Unusable, heard
@@ -171,11 +171,18 @@ def run(
             book.add(key, binding, solution)
             at += 1
             progress(at, len(wanted))
-        refuse_too_many(rejected, len(wanted), sample.max_rejected, MAX_REJECTED, "samples")
         if written := watch.end():
             kept = {field: held for field, held in config[CONTENTS].items() if field not in written}
             work.extra["config"] = {**config, CONTENTS: kept}
-        records = [row_of(by_id[key.question_id], key, solution) for key, solution in book.rows(wanted)]
+        records = []
+        for key, solution in book.rows(wanted):
+            row = row_of(by_id[key.question_id], key, solution)
+            if fault := weight_fault(row["weight"]):  # each is one, their product is not
+                detail = f"its weight {solution.weight} times its question's: {fault}"
+                rejected.append(Rejected(place_of(key), "bad_weight", detail, ascii(solution)))
+            else:
+                records.append(row)
+        refuse_too_many(rejected, len(wanted), sample.max_rejected, MAX_REJECTED, "samples")
         rows = [
             {**asdict(question), "metadata": json.dumps(question.metadata, sort_keys=True)}
             for question in posed.questions
@@ -303,7 +310,7 @@ def row_of(question: Question, key: Key, solution: Solution) -> dict[str, Any]:
         "trace": solution.trace,
         "answer": solution.answer,
         "spans": [asdict(span) for span in solution.spans or ()],
-        "weight": 1.0,
+        "weight": question.weight * solution.weight,
         "teacher": key.teacher,
         "style": key.style,
         "temperature": key.temperature,

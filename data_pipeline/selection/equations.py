@@ -71,11 +71,6 @@ def equations(text: str) -> list[Equation]:
     return found
 
 
-def false_equations(text: str) -> list[Equation]:
-    """The equations of ``text`` that do not hold."""
-    return [equation for equation in equations(text) if not equation.holds]
-
-
 def chains(tokens: Sequence[Token]) -> Iterator[list[list[Token]]]:
     """Stretches of tokens between breaks, split at equality signs: at least two segments each."""
     segments: list[list[Token]] = [[]]

@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from tracestill.data_pipeline.base import own_modules
+from tracestill.data_pipeline.base.content import contents
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, REJECTED_SCHEMA, read_rows, write_rows
-from tracestill.data_pipeline.base.stage import stage
+from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, REJECTED_SCHEMA, read_rows, weight_fault, write_rows
+from tracestill.data_pipeline.base.stage import CONTENTS, stage
+from tracestill.data_pipeline.guards.names import Name
+from tracestill.data_pipeline.selection import record_weights
 from tracestill.data_pipeline.selection.answers import normal_text, same_answer
 from tracestill.data_pipeline.selection.equations import Equation, equations
 
@@ -19,6 +23,7 @@ Progress = Callable[[int, int], None]
 
 REMEDIES = {
     "no_answer": "the teacher gave no answer: look at its traces",
+    "bad_weight": "mend the weights of questions and teachers, or what select.weight names",
     "wrong_answer": "a better teacher or more samples, or select.answer: false",
     "false_equation": "a better teacher or more samples, or select.equations: false",
 }
@@ -33,25 +38,52 @@ class SelectConfig(BaseModel):
     equations: bool = Field(True, description="reject a trace with a false equation")
     unique_paths: bool = Field(True, description="reject a trace whose equations another kept one of its question has")
     max_per_question: int | None = Field(None, ge=1, description="records kept of one question; null: all")
+    weight: Name = Field(
+        "given",
+        description="how much each kept record counts: given (as its question and teacher say, else 1), per_question "
+        "(that, divided by the number of its question's kept records), or my_pkg.my_module:my_weights",
+    )
+
+    @field_validator("weight")
+    @classmethod
+    def _found(cls, weight: str) -> str:
+        if record_weights.own_module(weight) is None or not own_modules.is_looking():
+            record_weights.find(weight)
+        return weight
 
 
-def stage_config(select: SelectConfig) -> dict[str, Any]:
-    """What identifies a run of this stage; ``stage.is_current`` takes it with the input ``sample``."""
-    return select.model_dump(mode="json", exclude_defaults=True)
+def stage_config(select: SelectConfig, memory: Path | None = None) -> dict[str, Any]:
+    """What identifies a run of this stage; ``stage.is_current`` takes it with the input ``sample``. ``memory`` is as
+    in ``content.digests``."""
+    found = contents({record_weights.FIELD: record_weights.own_files(select.weight)}, memory)
+    return {**select.model_dump(mode="json", exclude_defaults=True), **({CONTENTS: found} if found else {})}
 
 
-def run(select: SelectConfig, *, directory: Path, sample: Path, progress: Progress = lambda done, total: None) -> None:
+def run(
+    select: SelectConfig,
+    *,
+    directory: Path,
+    sample: Path,
+    progress: Progress = lambda done, total: None,
+    memory: Path | None = None,
+) -> None:
     """Read ``sample``/records.parquet; write records.parquet and rejected.parquet (with reason and detail).
 
-    Calls ``progress(done, total)`` with records.
+    Calls ``progress(done, total)`` with records. The manifest counts those kept that weigh nothing as ``weightless``,
+    if there are any.
 
     Reasons, in the order of the checks; the first one that applies is the verdict: ``no_answer``, ``wrong_answer``,
-    ``false_equation``, ``same_path``, ``over_maximum``. Raises InputError, with counts by reason, if none survives.
+    ``false_equation``, ``same_path``, ``over_maximum``; and ``bad_weight`` for one whose weight, its own or by
+    ``select.weight``, is no finite number >= 0. Raises InputError, with counts by reason, if none survives.
     """
-    with stage(directory, "select", stage_config(select), {"sample": sample}) as work:
+    with stage(directory, "select", stage_config(select, memory), {"sample": sample}) as work:
         rows = read_rows(sample / "records.parquet", RECORD_SCHEMA)
         verdicts = dict(judge(select, rows, progress))
-        kept = [row for row in rows if row["record_id"] not in verdicts]
+        weights = record_weights.weigh(select.weight, (row for row in rows if row["record_id"] not in verdicts))
+        for record, weight in weights.items():
+            if wrong := weight_fault(weight):
+                verdicts[record] = "bad_weight", f"its weight by {record_weights.FIELD}: {wrong}"
+        kept = [{**row, "weight": float(weights[i])} for row in rows if (i := row["record_id"]) not in verdicts]
         rejected = [
             {**row, "reason": verdicts[row["record_id"]][0], "detail": verdicts[row["record_id"]][1]}
             for row in rows
@@ -67,6 +99,7 @@ def run(select: SelectConfig, *, directory: Path, sample: Path, progress: Progre
         work.counts = {
             "in": len(rows),
             "out": len(kept),
+            **({"weightless": weightless} if (weightless := sum(row["weight"] == 0 for row in kept)) else {}),
             "rejected": dict(sorted(reasons.items())),
             "questions_in": len({row["question_id"] for row in rows}),
             "questions_out": len({row["question_id"] for row in kept}),
@@ -105,6 +138,8 @@ def fault(select: SelectConfig, row: dict[str, Any], found: list[Equation]) -> t
     """Reason and detail if the record by itself is not worth imitating."""
     if not row["answer"].strip():
         return "no_answer", "the answer is empty"
+    if wrong := weight_fault(row["weight"]):
+        return "bad_weight", f"its weight: {wrong}"
     if select.answer and not same_answer(row["answer"], row["gold"]):
         return "wrong_answer", f"{row['answer']} is not {row['gold']}"
     if select.equations:

@@ -72,6 +72,8 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
         texts = pieces(tokenizer, ids)
         which = "document" if split == "train" else f"{split} document"
         title = f"{which} {document} of {len(store):,}, arm {arm}, id {store.ids[document]}, {len(ids)} tokens"
+        if (of_record := float(store.weights[document])) != 1:
+            title += f", record weight {of_record:g}"
         console.print(Text(one_line(title), "bold"), soft_wrap=True)
         console.print(legend(names, weights, styles))
         if own:

@@ -76,10 +76,10 @@ def select_work(run: RunDirectory, arm: str) -> Work:
 
     def action(label: str, console: Console) -> None:
         with bar(label, console) as progress:
-            selection.run(own.select, directory=directory, sample=source, progress=progress.set)
+            selection.run(own.select, directory=directory, sample=source, progress=progress.set, memory=run.memory)
 
     name = arm_of(run, directory, arm)
-    return Work("select", name, directory, selection.stage_config(own.select), {"sample": source}, action)
+    return Work("select", name, directory, selection.stage_config(own.select, run.memory), {"sample": source}, action)
 
 
 def tokenizer_work(run: RunDirectory, arm: str) -> Work:

@@ -31,7 +31,8 @@ def sample(manifest: dict[str, Any], directory: Path) -> str:
 
 def select(manifest: dict[str, Any], directory: Path) -> str:
     counts = manifest["counts"]
-    return f"kept {counts['out']:,} of {counts['in']:,} records{rejections(counts['rejected'])}"
+    weightless = f", {counts['weightless']:,} of weight 0" if "weightless" in counts else ""
+    return f"kept {counts['out']:,} of {counts['in']:,} records{weightless}{rejections(counts['rejected'])}"
 
 
 def tokenizer(manifest: dict[str, Any], directory: Path) -> str:

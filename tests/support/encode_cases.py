@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import (
@@ -10,7 +10,6 @@ from tracestill.data_pipeline.base.schema import (
     RECORD_SCHEMA,
     Record,
     content_id,
-    row_from_record,
     write_rows,
 )
 from tracestill.data_pipeline.base.stage import stage
@@ -45,7 +44,7 @@ def prepare(root, train, test=(), validation=()):
     with stage(root / "sample", "sample", {}, {}) as work:
         write_rows(work.path / "questions.parquet", list(questions.values()), QUESTION_SCHEMA)
     with stage(root / "select", "select", {}, {}) as work:
-        rows = [row_from_record(r) for r in (*test, *validation, *train)]
+        rows = [asdict(r) for r in (*test, *validation, *train)]
         write_rows(work.path / "records.parquet", rows, RECORD_SCHEMA)
     inputs = {"sample": root / "sample", "select": root / "select"}
     run_tokenizer(TokenizerConfig(vocab_size=400), root / "tokenizer", **inputs)

@@ -87,7 +87,9 @@ def document(found: dict[str, Any], kinds: Sequence[str]) -> str:
         f'title="{in_html(token["kind"])} × {token["weight"]:g}">{in_html(token["text"]) or "␣"}</span>'
         for token in found["document"]["tokens"]
     )
-    return f'<div class="document">{tokens}</div>'
+    weight = found["document"].get("record_weight", 1)  # in tokens' weights already
+    whole = "" if weight == 1 else f"<p class='soft'>record weight {weight:g}</p>"
+    return f'{whole}<div class="document">{tokens}</div>'
 
 
 def kind_class(kind: str, kinds: Sequence[str]) -> str:

@@ -62,7 +62,11 @@ def preview(
     tokens_shown = [{"text": t, "kind": k, "weight": w} for t, k, w in zip(texts, ids, of_token.tolist(), strict=True)]
     return {
         "kinds": rows,
-        "document": {"id": str(store.ids[first]), "tokens": without_middle(tokens_shown)},
+        "document": {
+            "id": str(store.ids[first]),
+            "record_weight": float(store.weights[first]),
+            "tokens": without_middle(tokens_shown),
+        },
     }
 
 
@@ -101,6 +105,8 @@ def show(found: dict[str, Any], kinds: Kinds, console: Console) -> None:
     styles = {name: STYLES[i % len(STYLES)] for i, name in enumerate(kinds.names)}
     console.print(kinds_table(found, styles))
     text = Text()
+    if (weight := found["document"].get("record_weight", 1)) != 1:
+        text.append(f"record weight {weight:g}: ", "dim")
     for token in found["document"]["tokens"]:
         text.append(visible(token["text"]) or "␣", styles[token["kind"]] if token["weight"] else "dim")
         text.append("·", "bright_black")

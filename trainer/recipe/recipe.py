@@ -22,6 +22,7 @@ from tracestill.data_pipeline.plan.plan import PlanConfig
 from tracestill.data_pipeline.sampling.questions import QuestionsConfig
 from tracestill.data_pipeline.sampling.sample import SampleConfig, make_teachers
 from tracestill.data_pipeline.sampling.teachers import is_own
+from tracestill.data_pipeline.selection.record_weights import own_module as weigher
 from tracestill.data_pipeline.selection.selection import SelectConfig
 from tracestill.trainer.recipe import deepspeed_keys
 from tracestill.trainer.recipe.settings import GENERATION, UNTRAINED, EvaluateConfig, StudentConfig, TrainConfig
@@ -140,8 +141,9 @@ def own_modules_of(recipe: Recipe) -> dict[str, str]:
     found |= {f"sample.teachers.{position}.use": teacher.use for position, teacher in teachers if teacher.use}
     found = {field: module for field, module in found.items() if is_own(module)}
     for arm in recipe.arm_names():
-        if module := own_module(recipe.for_arm(arm).weighting.use):
-            found["weighting.use" if arm == MAIN_ARM else f"arms.{arm}.weighting.use"] = module
+        own, prefix = recipe.for_arm(arm), "" if arm == MAIN_ARM else f"arms.{arm}."
+        named = {"weighting.use": own_module(own.weighting.use), "select.weight": weigher(own.select.weight)}
+        found |= {f"{prefix}{field}": module for field, module in named.items() if module}
     return found
 
 

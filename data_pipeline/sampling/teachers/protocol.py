@@ -37,11 +37,16 @@ PACKAGE = "tracestill.data_pipeline.sampling.teachers"
 
 @dataclass(frozen=True)
 class Solution:
-    """What a teacher says. Spans are character ranges that cover the trace; None: segmented by rules."""
+    """What a teacher says. Spans are character ranges that cover the trace; None: segmented by rules.
+
+    ``weight``, finite and >= 0, is how much the record is to count, say by how sure the teacher is; that of its
+    question multiplies it. A record of weight 0 is kept and trains nothing.
+    """
 
     trace: str
     answer: str
     spans: tuple[Span, ...] | None = None
+    weight: float = 1.0
 
 
 class Teacher(Protocol):

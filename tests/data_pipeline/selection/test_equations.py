@@ -10,9 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracestill.data_pipeline.selection.equations import equations, false_equations
+from tracestill.data_pipeline.selection.equations import Equation, equations
 
 UNITS = ["", "", "", " apples", " km/hour", " days"]
+
+
+def false_equations(text: str) -> list[Equation]:
+    return [equation for equation in equations(text) if not equation.holds]
 
 
 def expression(rng: random.Random, depth: int) -> tuple[str, Fraction, int]:
