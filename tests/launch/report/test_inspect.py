@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from tracestill.data_pipeline.base.schema import Record, Span
 from tracestill.data_pipeline.sampling.segment import segment
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.launch import cli
+from tracestill.launch.report import inspect_run
 from tracestill.launch.report.inspect_text import text_lines
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
@@ -69,6 +71,18 @@ def test_all_documents_of_a_record():
     test = TokenStore(of_stage("encode", "test.arrow")).ids[0].partition("#")[0]
     assert titles(invoke("inspect", RUN, "--record", test).stdout)[0].startswith("test document 0 of")
     assert invoke("inspect", RUN, "--record", record, "--documents", 2).exit_code == 2
+
+
+def test_a_record_weight_is_told_where_it_is_not_1(monkeypatch):
+    class Weighed(TokenStore):
+        def __init__(self, *given):
+            super().__init__(*given)
+            self.weights = np.where(np.arange(len(self)) == 3, np.float32(2.5), np.float32(1))
+
+    monkeypatch.setattr(inspect_run, "TokenStore", Weighed)
+    found = titles(invoke("inspect", RUN, "--document", 2, "--documents", 3).stdout)
+    assert [line.endswith(" tokens, record weight 2.5") for line in found] == [False, True, False]
+    assert not any("record weight" in line for line in (found[0], found[2]))
 
 
 def test_a_record_without_documents_is_told_why():

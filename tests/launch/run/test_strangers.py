@@ -136,6 +136,8 @@ def test_running_says_first_which_modules_of_whom_it_imports(stranger, tmp_path)
     assert "(arms.deep.weighting.use)" in lines[3]
     changed = imports_of(stranger, ["weighting.use=span", "arms={}", "questions.source=digit_sum"])
     assert [line.split()[3] for line in changed] == ["their_teacher"]
+    own = ["weighting.use=span", "arms={}", "select.weight=their_weights:surest"]
+    assert "(select.weight)" in imports_of(stranger, own)[2], "what weighs records is code, too"
     assert imports_of(stranger, ["weighting.use=rich.console:Console", "arms={}"])[2].startswith(
         "the recipe imports rich.console (weighting.use): installed, rich "
     )

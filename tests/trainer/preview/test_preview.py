@@ -58,4 +58,4 @@ def test_it_prints_every_kind_and_the_text(found):
     console = Console(file=io.StringIO(), width=120)
     show(found, KINDS, console)
     text = console.file.getvalue()
-    assert all(word in text for word in [*WORDS, "prompt", "derive", "answer", "57.1%"])
+    assert all(word in text for word in [*WORDS, "prompt", "derive", "answer", "57.1%", "record weight 3: "])

@@ -1,9 +1,11 @@
 """docs/weighting.md is true: its code runs, its recipe trains on what it says, its figures are what comes out."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ def blocks(language):
 
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
-    module, _ = blocks("python")
+    _, module, _ = blocks("python")
     (tmp_path / "my_pkg").mkdir()
     (tmp_path / "my_pkg" / "weights.py").write_text(module)
     monkeypatch.syspath_prepend(tmp_path)
@@ -80,8 +82,16 @@ def test_a_wrong_option_of_the_example_is_named(recipe):
         build({**RECIPE, "kinds": {"reduce": "trace"}, "weighting": wrong}, where="docs/weighting.md")
 
 
+def test_the_example_of_a_function_weighs_records(tmp_path):
+    code, *_ = blocks("python")
+    (tmp_path / "my_module.py").write_text(code)
+    names = runpy.run_path(str(tmp_path / "my_module.py"))
+    records = [SimpleNamespace(weight=2.0, trace="x" * n) for n in (10, 40)]
+    assert names["surest"](records) == [2.0, 0.5]
+
+
 def test_the_worked_example_of_normalisers():
-    _, code = blocks("python")
+    *_, code = blocks("python")
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     (expected,) = blocks("text")
     assert printed == expected
