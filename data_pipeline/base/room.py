@@ -63,8 +63,8 @@ def is_of_full_disk(error: BaseException, folder: Path | None) -> bool:
     return is_of_rust(type(error)) and OF_RUST.search(text) is not None
 
 
-def is_of_rust(kind: type[BaseException]) -> bool:
-    return kind is Exception or kind.__module__.partition(".")[0] in RUSTIC
+def is_of_rust(type_: type[BaseException]) -> bool:
+    return type_ is Exception or type_.__module__.partition(".")[0] in RUSTIC
 
 
 def has_room(folder: Path | None) -> bool:

@@ -1,8 +1,8 @@
 """How any model is asked and read: by its tokenizer's own chat template, or if it has none, by the bare question.
 
-A model that this project did not train need not know the form of a recipe's documents. An instruct model is given
+A model that this project did not train need not know the layout of a recipe's documents. An instruct model is given
 its generation prompt, a base model the question as its tokenizer begins a text; an export is asked as it was trained,
-since its template writes that. Nothing here can lay out a document: see ``form`` for what is trained on.
+since its template writes that. Nothing here can lay out a document: see ``layout`` for what is trained on.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.documents.chat import between
-from tracestill.data_pipeline.documents.chat_layout import messages_of
+from tracestill.data_pipeline.documents.chat_parts import messages_of
 from tracestill.data_pipeline.documents.chat_template import ChatTemplate, named_token, template_source
-from tracestill.data_pipeline.tokens.form import Reading
+from tracestill.data_pipeline.tokens.layout import Reading
 from tracestill.data_pipeline.tokens.render import END_THINK, THINK, load_backend, load_config, symbols_in
 
 DATE = datetime.date(2024, 7, 26)  # of templates that write one: what a model answers shall not depend on the day
 
 
-class AskForm:
-    """One model directory. ``prompt_ids``, ``control_in``, ``stops``, ``pad`` and ``read`` are those of a ``Form``."""
+class AskLayout:
+    """One model directory. ``prompt_ids``, ``control_in``, ``stops``, ``pad`` and ``read`` are as in ``Layout``."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class AskForm:
         return self.backend.encode(self.asked(question), add_special_tokens=self.template is None).ids
 
     def control_in(self, question: str) -> str | None:
-        """As ``Form.control_in``."""
+        """As ``Layout.control_in``."""
         return next(iter(symbols_in(self.backend, [question], self.tags)[0]), None)
 
     def read(self, ids: Sequence[int]) -> Reading:

@@ -1,9 +1,9 @@
-"""Documents in the form of the tokenizer's own chat template.
+"""Documents in the layout of the tokenizer's own chat template.
 
     text  header, question, header | <think> | trace   | </think> | answer | end of turn
     kind  prompt                   | control | by span | control  | answer | control
 
-For each record the template is rendered with the real text, which must be its layout (see ``chat_layout``) around
+For each record the template is rendered with the real text, which must be its parts (see ``chat_parts``) around
 that text and nothing else; white space that it trims at the ends of a part is noted, any other change refuses the
 record. The whole is tokenised at once, and a token has the kind of the part that holds its first visible character.
 A document begins with the generation prompt, token for token, and ends with the symbol that ends the turn, at which
@@ -24,10 +24,10 @@ from tokenizers import Encoding
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record, Span
-from tracestill.data_pipeline.documents.chat_layout import Layout, find_layout, findings_of, messages_of, shown
+from tracestill.data_pipeline.documents.chat_parts import ChatParts, find_parts, findings_of, messages_of, shown
 from tracestill.data_pipeline.documents.chat_template import ChatTemplate, Refusal, named_token
 from tracestill.data_pipeline.documents.document import first_visible, kinds_and_steps_at
-from tracestill.data_pipeline.tokens.form import Document, Encoded, FormConfig, Reading
+from tracestill.data_pipeline.tokens.layout import Document, Encoded, LayoutConfig, Reading
 from tracestill.data_pipeline.tokens.render import END_THINK, load_backend, load_config, symbols_in
 
 PROBE_TRACE = "So  two\ngaps,\n\n a\ttab &amp; <b>é漢</b>\n1. {{ x }}"
@@ -46,17 +46,17 @@ class Text(NamedTuple):
     """A record rendered: the text of its document, and where its parts are."""
 
     text: str
-    layout: Layout
+    parts: ChatParts
     question: tuple[int, int]  # first character, and the one after the last
     ends: tuple[int, int, int, int, int]  # of the prompt, opening delimiter, trace, closing delimiter, answer
     skipped: int  # characters of the record's trace before the first one that is written
     trimmed: list[str]  # parts that lost white space at an end
 
 
-class ChatForm:
+class ChatLayout:
     """The chat template of the tokenizer in a directory, as a recipe uses it."""
 
-    def __init__(self, directory: Path, config: FormConfig) -> None:
+    def __init__(self, directory: Path, config: LayoutConfig) -> None:
         """Raises InputError if the template cannot be trained on, naming what it does and what to set."""
         self.config, self.where = config, f"{directory}: its chat template"
         self.template = ChatTemplate(directory, config.variables)
@@ -75,23 +75,23 @@ class ChatForm:
         symbols = {token.content for token in added.values() if token.special}
         eos = tokens["eos"] if tokens["eos"] in vocabulary else None
         symbols |= {eos} if eos else set()
-        self.without_trace = find_layout(self.template, config, symbols, eos, empty=True)
-        self.layout = self.without_trace
+        self.without_trace = find_parts(self.template, config, symbols, eos, empty=True)
+        self.parts = self.without_trace
         if config.trace == "keep":
-            self.layout = find_layout(self.template, config, symbols, eos, empty=False)
+            self.parts = find_parts(self.template, config, symbols, eos, empty=False)
         if self.template.asked_for_date:
             raise InputError(
                 f"{self.where} writes today's date into the prompt, and documents would depend on the day; give it the "
                 "date by the variable that it reads (such as encode.variables: {date_string: 26 Jul 2024}), or take "
                 "the date out of the template"
             )
-        own = "".join(self.layout[:5])
+        own = "".join(self.parts[:5])
         self.controls = {i: t.content for i, t in added.items() if t.content in symbols or t.content in own}
         ids = {name: None if token is None else vocabulary.get(token) for name, token in tokens.items()}
-        stop, self.pad = vocabulary[self.layout.stop], vocabulary[tokens["pad"]]
+        stop, self.pad = vocabulary[self.parts.stop], vocabulary[tokens["pad"]]
         self.special_ids: dict[str, int | None] = {**ids, "eos": stop}
         self.stops = tuple(dict.fromkeys(i for i in (stop, ids["eos"]) if i is not None))
-        self.findings: dict[str, Any] = findings_of(self.template, config, self.layout)
+        self.findings: dict[str, Any] = findings_of(self.template, config, self.parts)
         self.chat_template: str | None = None  # an export keeps the tokenizer's own
         probe = Record("", "", PROBE_TRACE, "", PROBE_TRACE, PROBE_TRACE, (Span(0, len(PROBE_TRACE), "prose"),), 1.0,
                        "", "", 1.0, 0)  # fmt: skip
@@ -99,7 +99,7 @@ class ChatForm:
             raise InputError(f"{self.where} cannot be trained on ({refused[0]}: {refused[1]}); give another one")
 
     def encode(self, records: Sequence[Record], kinds: Kinds) -> list[Encoded]:
-        """As ``Form.encode``. A record is refused with reason ``template_alters``, ``template_refuses``,
+        """As ``Layout.encode``. A record is refused with reason ``template_alters``, ``template_refuses``,
         ``control_in_text`` (a text holds a delimiter, and would forge it) or ``merges_with_prompt`` (a token of the
         prompt takes in the beginning of what the student writes)."""
         made: list[Encoded | None] = []
@@ -148,7 +148,7 @@ class ChatForm:
         """Raises Refused if the tokens forge a delimiter, or do not begin with those of the prompt."""
         _, opened, trace_end, closed, answer_end = text.ends
         inside = {"question": text.question, "trace": (opened, trace_end), "answer": (closed, answer_end)}
-        mark = closing_mark(text.layout)
+        mark = closing_mark(text.parts)
         ids = np.array(whole.ids)
         where = np.isin(ids, list(self.controls))
         symbols = list(zip(offsets[where, 0].tolist(), ids[where].tolist(), strict=True))
@@ -164,47 +164,47 @@ class ChatForm:
             first, end = offsets[at].tolist()
             raise Refused("merges_with_prompt", f"the token {text.text[first:end]!r} begins in the generation prompt")
         if ids[-1] != self.special_ids["eos"]:
-            raise Refused("template_alters", f"the tokenizer does not keep {text.layout.stop} whole")
+            raise Refused("template_alters", f"the tokenizer does not keep {text.parts.stop} whole")
 
-    def given(self, record: Record) -> tuple[Layout, tuple[str, str, str]]:
-        """The layout of a record's document, and the question, trace and answer that the template gets for it."""
+    def given(self, record: Record) -> tuple[ChatParts, tuple[str, str, str]]:
+        """The parts of a record's document, and the question, trace and answer that the template gets for it."""
         trace = record.trace if self.config.trace == "keep" and record.trace.strip() else ""
-        layout = self.layout if trace else self.without_trace
+        parts = self.parts if trace else self.without_trace
         told = record.answer if record.answer.strip() else ""
-        if layout.way == "reasoning_content":
-            return layout, (record.question, trace, told)
-        return layout, (record.question, trace.strip("\n"), told.strip("\n"))  # line breaks come with the delimiters
+        if parts.way == "reasoning_content":
+            return parts, (record.question, trace, told)
+        return parts, (record.question, trace.strip("\n"), told.strip("\n"))  # line breaks come with the delimiters
 
-    def asked(self, layout: Layout, given: tuple[str, str, str]) -> tuple[list[dict[str, str]], bool]:
+    def asked(self, parts: ChatParts, given: tuple[str, str, str]) -> tuple[list[dict[str, str]], bool]:
         """What the template is to render: the messages, and whether it is the generation prompt."""
-        if layout.way == "generated":
+        if parts.way == "generated":
             return messages_of(self.config.system, given[0]), True
-        return messages_of(self.config.system, *given, way=layout.way), False
+        return messages_of(self.config.system, *given, way=parts.way), False
 
-    def text_of(self, record: Record, layout: Layout, given: tuple[str, str, str], rendered: str | Refusal) -> Text:
+    def text_of(self, record: Record, parts: ChatParts, given: tuple[str, str, str], rendered: str | Refusal) -> Text:
         """The document's text. Raises Refused if the template changes more than white space at the ends of a part."""
         if isinstance(rendered, Refusal):
             raise Refused("template_refuses", str(rendered))
-        if layout.way == "generated":
-            rendered += "".join((layout.opening, given[1], layout.closing, given[2], layout.tail, layout.rest))
+        if parts.way == "generated":
+            rendered += "".join((parts.opening, given[1], parts.closing, given[2], parts.tail, parts.rest))
         # with no answer, trimming the turn takes the line breaks of the delimiter before it
-        closings = [layout.closing] if given[2] else [layout.closing, layout.closing.rstrip()]
+        closings = [parts.closing] if given[2] else [parts.closing, parts.closing.rstrip()]
         for question, thought, answer, closing in product(*map(trimmings, given), closings):
-            prompt = layout.before + question + layout.header
-            pieces = (prompt, layout.opening, thought, closing, answer, layout.tail)
+            prompt = parts.before + question + parts.header
+            pieces = (prompt, parts.opening, thought, closing, answer, parts.tail)
             text = "".join(pieces)
-            if rendered == text + layout.rest:
+            if rendered == text + parts.rest:
                 break
         else:
-            plain = (layout.before, given[0], layout.header, layout.opening, given[1], layout.closing, given[2])
-            raise Refused("template_alters", f"it writes {shown(rendered, ''.join(plain) + layout.tail + layout.rest)}")
+            plain = (parts.before, given[0], parts.header, parts.opening, given[1], parts.closing, given[2])
+            raise Refused("template_alters", f"it writes {shown(rendered, ''.join(plain) + parts.tail + parts.rest)}")
         ends = np.cumsum([len(piece) for piece in pieces[:5]]).tolist()
-        start = len(layout.before)
+        start = len(parts.before)
         trace = record.trace if given[1] else ""
         pairs = zip(PARTS, (record.question, trace, record.answer), (question, thought, answer), strict=True)
         return Text(
             text,
-            layout,
+            parts,
             (start, start + len(question)),
             (ends[0], ends[1], ends[2], ends[3], ends[4]),
             record.trace.index(thought),
@@ -228,8 +228,8 @@ class ChatForm:
         written = [int(i) for i in ids]
         end = next((i for i, token in enumerate(written) if token in self.stops), None)
         said = self.backend.decode(written[:end], skip_special_tokens=False)
-        mark, layout = closing_mark(self.layout), self.layout
-        ending = layout.tail.removesuffix(layout.stop)
+        mark, parts = closing_mark(self.parts), self.parts
+        ending = parts.tail.removesuffix(parts.stop)
         closed = not mark or mark in said
         trace: str = ""
         answer: str | None = None
@@ -237,13 +237,13 @@ class ChatForm:
             answer = between(said, "", ending)
         else:
             thought, _, after = said.partition(mark)
-            lead, _, trail = layout.closing.partition(mark)
-            opening, lead = (layout.opening, lead) if layout is not self.without_trace else (lead, "")
+            lead, _, trail = parts.closing.partition(mark)
+            opening, lead = (parts.opening, lead) if parts is not self.without_trace else (lead, "")
             trace = between(thought, opening, lead)
             opens = opening.strip()
             if closed:
                 answer = between(after, trail, ending)
-            elif opens and not said.lstrip().startswith(opens) and not layout.prefilled:
+            elif opens and not said.lstrip().startswith(opens) and not parts.prefilled:
                 answer = between(said, "", ending)  # in the open
         return Reading(
             text=self.backend.decode(written, skip_special_tokens=False),
@@ -268,6 +268,6 @@ def trimmings(text: str) -> list[str]:
     return list(dict.fromkeys((text, *breaks, text.strip(), text.lstrip(), text.rstrip())))
 
 
-def closing_mark(layout: Layout) -> str:
+def closing_mark(parts: ChatParts) -> str:
     """What ends a trace in the text that a student writes; empty if it writes none."""
-    return END_THINK if END_THINK in layout.closing else layout.closing.strip()
+    return END_THINK if END_THINK in parts.closing else parts.closing.strip()

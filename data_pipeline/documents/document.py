@@ -1,4 +1,4 @@
-"""The plain form: one record as tokens, each with a kind and a step.
+"""The plain layout: one record as tokens, each with a kind and a step.
 
     text  <s>     question <think> trace   </think> answer </s>
     kind  control prompt   control by span control  answer control
@@ -21,7 +21,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record
 from tracestill.data_pipeline.sampling.segment import span_fault, step_ends
-from tracestill.data_pipeline.tokens.form import Document, Encoded, Reading
+from tracestill.data_pipeline.tokens.layout import Document, Encoded, Reading
 from tracestill.data_pipeline.tokens.render import (
     CHAT_TEMPLATE,
     END_THINK,
@@ -35,7 +35,7 @@ from tracestill.data_pipeline.tokens.render import (
 LAST_STEP = np.iinfo(np.uint16).max
 
 
-class PlainForm:
+class PlainLayout:
     """``<s> question <think> trace </think> answer </s>``."""
 
     chat_template: str | None = CHAT_TEMPLATE
@@ -48,8 +48,8 @@ class PlainForm:
         self.findings: dict[str, Any] = {}
 
     def encode(self, records: Sequence[Record], kinds: Kinds) -> list[Encoded]:
-        """As ``Form.encode``. A record is refused as ``control_in_text`` if an export's tokenizer would read a control
-        symbol in its question, or if its trace or answer holds a think tag, which nobody could tell from the
+        """As ``Layout.encode``. A record is refused as ``control_in_text`` if an export's tokenizer would read a
+        control symbol in its question, or if its trace or answer holds a think tag, which nobody could tell from the
         delimiter in what the student writes."""
         found = symbols_in(self.tokenizer.backend, [record.question for record in records])
         made = encode(self.tokenizer, records, kinds, self.trace)

@@ -24,15 +24,15 @@ from tracestill.data_pipeline.base.schema import (
     write_rows,
 )
 from tracestill.data_pipeline.base.stage import stage
-from tracestill.data_pipeline.documents.chat import ChatForm
-from tracestill.data_pipeline.documents.document import PlainForm
+from tracestill.data_pipeline.documents.chat import ChatLayout
+from tracestill.data_pipeline.documents.document import PlainLayout
 from tracestill.data_pipeline.documents.overlong import Fit, fit_document
 from tracestill.data_pipeline.documents.round_trip import RoundTrip
-from tracestill.data_pipeline.documents.two_task import TwoTaskForm
+from tracestill.data_pipeline.documents.two_task import TwoTaskLayout
 from tracestill.data_pipeline.plan.plan import PlanConfig
-from tracestill.data_pipeline.tokens.form import Encoded, Form, FormConfig
+from tracestill.data_pipeline.tokens.layout import Encoded, Layout, LayoutConfig
 from tracestill.data_pipeline.tokens.render import load_tokenizer
-from tracestill.data_pipeline.tokens.sides import EncoderDecoderForm
+from tracestill.data_pipeline.tokens.sides import EncoderDecoderLayout
 from tracestill.data_pipeline.tokens.store import TokenStoreWriter
 from tracestill.data_pipeline.tokens.tokenizer import TokenizerConfig, count_records, held_out_questions, record_batches
 
@@ -41,7 +41,7 @@ STORES = {"train": "tokens.arrow", "validation": "validation.arrow", "test": "te
 REJECTED = pa.schema([(name, pa.string()) for name in ("record_id", "question_id", "reason", "detail")])
 
 
-class EncodeConfig(FormConfig):
+class EncodeConfig(LayoutConfig):
     """The ``encode`` block."""
 
     tokenizer: TokenizerConfig = Field(default=TokenizerConfig(), description="trained on the selected text, or taken")
@@ -86,7 +86,7 @@ def run(
 
     Documents are no longer than ``plan.capacity``; ``plan.overlong`` says what happens to one that is. The manifest
     counts records in, out and rejected by reason (``overlong``, ``empty_question``, ``empty_answer``, and those of
-    the form), the form's ``notes`` on the records that are out, documents ``trimmed``, ``tokens_lost`` by kind in
+    the layout), the layout's ``notes`` on the records that are out, documents ``trimmed``, ``tokens_lost`` by kind in
     documents trimmed or dropped, and for each split documents, tokens and ``targets`` by kind. What the tokenizer
     does to their text is counted too (see ``round_trip``). ``progress`` is told records done and in all.
 
@@ -96,7 +96,7 @@ def run(
     source = select / "records.parquet"
     inputs = {"sample": sample, "select": select, "tokenizer": tokenizer}
     with stage(directory, "encode", stage_config(config, kinds, plan), inputs) as work:
-        form, held_out = load_form(config, tokenizer), held_out_questions(sample)
+        layout, held_out = load_layout(config, tokenizer), held_out_questions(sample)
         trip = RoundTrip(tokenizer, kinds, with_trace=config.trace == "keep")
         for key, text in config.own_texts().items():
             trip.check_setting(key, text)
@@ -104,7 +104,7 @@ def run(
             done, total = 0, count_records(source)
             for batch in record_batches(source, RECORD_SCHEMA, BATCH):
                 records = [record_from_row(row) for row in batch.to_pylist()]
-                for record, encoded in zip(records, form.encode(records, kinds), strict=True):
+                for record, encoded in zip(records, layout.encode(records, kinds), strict=True):
                     stores.add(record, encoded)
                 trip.add(records)
                 done += len(records)
@@ -117,9 +117,9 @@ def run(
         work.counts = stores.counts(trip.unknown_tokens())
         work.extra = {
             "kinds": kinds.names,
-            "special_ids": form.special_ids,
-            "vocab_size": form.size,
-            **({"form": form.findings} if form.findings else {}),
+            "special_ids": layout.special_ids,
+            "vocab_size": layout.size,
+            **({"form": layout.findings} if layout.findings else {}),
             **({"lost_text": lost, "warnings": trip.warnings()} if (lost := trip.findings()) else {}),
         }
         if "train" not in work.counts["splits"]:
@@ -130,27 +130,27 @@ def run(
             )
 
 
-def load_form(config: FormConfig, directory: Path) -> Form:
-    """The form of a recipe with the tokenizer in ``directory``.
+def load_layout(config: LayoutConfig, directory: Path) -> Layout:
+    """The layout of a recipe with the tokenizer in ``directory``.
 
-    Raises InputError if the tokenizer lacks a symbol that the form needs, or its chat template cannot be trained on,
+    Raises InputError if the tokenizer lacks a symbol that the layout needs, or its chat template cannot be trained on,
     naming what the template does and what to set.
     """
 
-    def single(trace: Literal["keep", "drop"]) -> Form:
+    def single(trace: Literal["keep", "drop"]) -> Layout:
         if config.template == "chat":
-            return ChatForm(directory, config.model_copy(update={"trace": trace}))
-        return PlainForm(load_tokenizer(directory), trace)
+            return ChatLayout(directory, config.model_copy(update={"trace": trace}))
+        return PlainLayout(load_tokenizer(directory), trace)
 
-    form = single(config.trace)
+    layout = single(config.trace)
     for key, text in config.own_texts().items():
-        if symbol := form.control_in(text):
+        if symbol := layout.control_in(text):
             raise InputError(f"{key}: holds {symbol}, which {directory} reads as a control symbol; leave it out")
     if config.two_task is not None:
-        form = TwoTaskForm(single("keep"), single("drop"), config.two_task)
+        layout = TwoTaskLayout(single("keep"), single("drop"), config.two_task)
     if config.template == "encoder_decoder":
-        form = EncoderDecoderForm(form, load_tokenizer(directory))
-    return form
+        layout = EncoderDecoderLayout(layout, load_tokenizer(directory))
+    return layout
 
 
 class Stores:

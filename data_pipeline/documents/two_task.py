@@ -20,13 +20,13 @@ from typing import Any
 
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record
-from tracestill.data_pipeline.tokens.form import Encoded, Form, Reading, TwoTaskConfig
+from tracestill.data_pipeline.tokens.layout import Encoded, Layout, Reading, TwoTaskConfig
 
 
-class TwoTaskForm:
+class TwoTaskLayout:
     """``trace`` lays out a record with its trace, ``answer`` one whose trace is dropped; both of one tokenizer."""
 
-    def __init__(self, trace: Form, answer: Form, config: TwoTaskConfig) -> None:
+    def __init__(self, trace: Layout, answer: Layout, config: TwoTaskConfig) -> None:
         self.trace, self.answer, self.config = trace, answer, config
         self.size, self.pad = answer.size, answer.pad
         self.special_ids, self.stops = answer.special_ids, answer.stops

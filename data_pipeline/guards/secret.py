@@ -87,8 +87,8 @@ def faults_in(data: Any, field: str, held: list[str], strong: int = 0) -> Iterat
     """One line for each secret. ``strong``: the strength of the names above, which holds for what they contain."""
     if isinstance(data, Mapping):
         for key, value, name in named(data, field.rpartition(".")[2]):
-            if kind := shape_of(key):
-                yield f"a key of {field or 'it'} looks like {kind}; keep secrets in environment variables"
+            if looks := shape_of(key):
+                yield f"a key of {field or 'it'} looks like {looks}; keep secrets in environment variables"
                 continue
             inner = f"{field}.{key}" if field else key
             if fault := fault_of(key, name, value, inner):
@@ -99,8 +99,8 @@ def faults_in(data: Any, field: str, held: list[str], strong: int = 0) -> Iterat
         for at, value in enumerate(data):
             inner = f"{field}.{at}"
             yield from faults_in(value, inner, held, max(strong, by_option(data, at)))
-    elif isinstance(data, str) and (kind := shape_of(data)):
-        yield f"{field}: looks like {kind}; {ADVICE}"
+    elif isinstance(data, str) and (looks := shape_of(data)):
+        yield f"{field}: looks like {looks}; {ADVICE}"
     elif isinstance(data, str) and (is_secret_here(strong, data) if strong > 1 else any(pairs(data, 1))):
         yield f"{field}: looks like a secret; {ADVICE}"
     elif isinstance(data, str) and any(value in data for value in held):

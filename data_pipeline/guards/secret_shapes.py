@@ -53,7 +53,7 @@ ERROR = re.compile(rf"{SAID_BY}error: ")
 
 
 def shape_of(text: str) -> str | None:
-    """What kind of secret a text holds by its shape, in words; None if none."""
+    """What sort of secret a text holds by its shape, in words; None if none."""
     found = SHAPE.search(text)
     return None if found is None else list(SHAPES)[int(str(found.lastgroup)[1:])]
 

@@ -79,8 +79,8 @@ def check_keys(node: yaml.MappingNode) -> None:
         if not isinstance(key, yaml.ScalarNode):
             raise fault("a list or mapping as a key; keys are names", key.start_mark)
         if key.tag != "tag:yaml.org,2002:str":
-            kind = key.tag.rpartition(":")[2]
-            raise fault(f"the key {key.value or 'before the colon'} reads as {kind}; put it in quotes", key.start_mark)
+            type_ = key.tag.rpartition(":")[2]
+            raise fault(f"the key {key.value or 'before the colon'} reads as {type_}; put it in quotes", key.start_mark)
         if not key.value.isprintable():
             raise fault(f"the key {key.value!a} holds an invisible character; delete that", key.start_mark)
         if key.value in lines:

@@ -143,19 +143,19 @@ def expand(
     first_slot: np.ndarray,  # (bins,) where each bin's documents begin in the result
 ) -> np.ndarray:
     """(N,) document ids in pack order: bin b's documents lie from ``first_slot[b]`` on, longest first."""
-    kind = first_slot.dtype
+    dtype = first_slot.dtype
     first, width, take, before, _ = packing.placements.T
     pairs = int(width.sum())  # (placement, bin) pairs
-    slots = np.repeat((first - (np.cumsum(width) - width)).astype(kind), width)
-    slots += np.arange(pairs, dtype=kind)  # the bin of each pair
+    slots = np.repeat((first - (np.cumsum(width) - width)).astype(dtype), width)
+    slots += np.arange(pairs, dtype=dtype)  # the bin of each pair
     slots = first_slot[slots]
-    slots += np.repeat(before.astype(kind), width)
+    slots += np.repeat(before.astype(dtype), width)
     if pairs != len(documents):  # some bins take several documents of one length
-        several = np.repeat(take.astype(kind), width)
+        several = np.repeat(take.astype(dtype), width)
         slots += several
-        slots -= np.cumsum(several, dtype=kind)
+        slots -= np.cumsum(several, dtype=dtype)
         slots = np.repeat(slots, several)
-        slots += np.arange(len(documents), dtype=kind)
+        slots += np.arange(len(documents), dtype=dtype)
     packed = np.empty_like(documents)
     packed[slots] = documents
     return packed

@@ -207,7 +207,7 @@ def pack_costs(plan: Plan, lengths: np.ndarray) -> np.ndarray:
 
 def imbalance(
     plan: Plan,
-    values: np.ndarray,  # (packs,) work, or tokens of some kind, of each pack
+    values: np.ndarray,  # (packs,) work, or tokens of some sort, of each pack
     ranks: int,
 ) -> float:
     """Mean over micro-steps of the largest over the mean value of a rank; 1 is perfect. An empty pack counts as 0;

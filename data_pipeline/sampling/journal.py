@@ -187,7 +187,7 @@ class Journal:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+        self, type_: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.database.close()
 

@@ -245,19 +245,19 @@ def record(data: bytes) -> Row:
     end, at = varint(data, 0)
     types = []
     while at < end:
-        kind, at = varint(data, at)
-        types.append(kind)
+        code, at = varint(data, at)
+        types.append(code)
     values: list[Any] = []
-    for kind in types:
-        length = SIZES[kind] if kind < 12 else (kind - 12) // 2
+    for code in types:
+        length = SIZES[code] if code < 12 else (code - 12) // 2
         part = exactly(data[at : at + length], length)
-        if kind >= 12:
-            values.append(part.decode("utf-8") if kind % 2 else part)
-        elif kind in NUMBERS:
-            values.append(struct.unpack(NUMBERS[kind], part)[0])
+        if code >= 12:
+            values.append(part.decode("utf-8") if code % 2 else part)
+        elif code in NUMBERS:
+            values.append(struct.unpack(NUMBERS[code], part)[0])
         else:
             number = int.from_bytes(part, "big", signed=True)  # of 3 or 6 bytes
-            values.append(None if kind == 0 else kind - 8 if kind in (8, 9) else number)
+            values.append(None if code == 0 else code - 8 if code in (8, 9) else number)
         at += length
     return tuple(values)
 

@@ -75,11 +75,11 @@ def chains(tokens: Sequence[Token]) -> Iterator[list[list[Token]]]:
     """Stretches of tokens between breaks, split at equality signs: at least two segments each."""
     segments: list[list[Token]] = [[]]
     for token in tokens:
-        if token.kind == "break":
+        if token.type == "break":
             if len(segments) > 1:
                 yield segments
             segments = [[]]
-        elif token.kind == "equals":
+        elif token.type == "equals":
             segments.append([])
         else:
             segments[-1].append(token)
@@ -124,7 +124,7 @@ def read_prefix(tokens: list[Token]) -> tuple[Side | None, bool]:
         return None, False
     follows = tokens[used : used + 2]
     congruence = [token.text for token in follows] in (["(", "mod"], ["(", "modulo"])
-    if congruence or (follows and follows[0].kind in ("operator", "unknown")):
+    if congruence or (follows and follows[0].type in ("operator", "unknown")):
         return None, False
     return side, used == len(tokens)
 
@@ -136,10 +136,10 @@ def read_suffix(tokens: list[Token], first: bool) -> Side | None:
     """
     for at in range(max(0, len(tokens) - LONGEST), len(tokens)):
         token = tokens[at]
-        if token.kind not in ("number", "open", "operator"):
+        if token.type not in ("number", "open", "operator"):
             continue
-        before = tokens[at - 1].kind if at else ""
-        if token.kind == "operator" and (token.text not in "+-" or before in ("number", "close", "word")):
+        before = tokens[at - 1].type if at else ""
+        if token.type == "operator" and (token.text not in "+-" or before in ("number", "close", "word")):
             continue
         try:
             side, used = evaluate(tokens[at:])
@@ -193,7 +193,7 @@ def names_two_sizes(segments: list[list[Token]]) -> bool:
     for segment in segments:
         before = ""
         for token in segment:
-            unit = singular(token.text.lower()) if token.kind == "word" and before not in ("/", "per") else ""
+            unit = singular(token.text.lower()) if token.type == "word" and before not in ("/", "per") else ""
             if unit in SCALES:
                 return True
             if unit in UNITS:

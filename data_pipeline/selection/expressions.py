@@ -58,7 +58,7 @@ class Unreadable(ValueError):
 
 
 class Token(NamedTuple):
-    kind: str  # number, operator, equals, open, close, word, break, unknown
+    type: str  # number, operator, equals, open, close, word, break, unknown
     text: str  # normalised: operators as + - * / ^ mod of; numbers without separators
     start: int
     end: int
@@ -85,21 +85,21 @@ def tokens_of(text: str) -> list[Token]:
         text = pattern.sub(blank, text)
     found: list[Token] = []
     for match in TOKEN.finditer(text):
-        kind = str(match.lastgroup)
-        if kind == "space":
+        type_ = str(match.lastgroup)
+        if type_ == "space":
             continue
         raw = match[0]
-        token = Token(kind, SIGNS.get(raw, raw), match.start(), match.end())
+        token = Token(type_, SIGNS.get(raw, raw), match.start(), match.end())
         glued = bool(found) and found[-1].end == token.start
-        if kind == "number":
-            token = Token(kind, re.sub(r"[$€£¥₹,\s]", "", raw), token.start, token.end)
-            glued_word = glued and found[-1].kind == "word" and found[-1].text not in ("x", "X")
+        if type_ == "number":
+            token = Token(type_, re.sub(r"[$€£¥₹,\s]", "", raw), token.start, token.end)
+            glued_word = glued and found[-1].type == "word" and found[-1].text not in ("x", "X")
             if glued_word:
-                found[-1] = found[-1]._replace(kind="unknown")  # an identifier such as a1
-            if glued_word or len(raw) > MAX_DIGITS or (glued and found[-1].kind in ("number", "unknown")):
-                token = token._replace(kind="unknown")
-        elif kind == "word" and glued and found[-1].kind == "number" and len(raw) == 1 and raw not in ("x", "X"):
-            token = token._replace(kind="unknown")  # 2y: a variable, not a unit
+                found[-1] = found[-1]._replace(type="unknown")  # an identifier such as a1
+            if glued_word or len(raw) > MAX_DIGITS or (glued and found[-1].type in ("number", "unknown")):
+                token = token._replace(type="unknown")
+        elif type_ == "word" and glued and found[-1].type == "number" and len(raw) == 1 and raw not in ("x", "X"):
+            token = token._replace(type="unknown")  # 2y: a variable, not a unit
         found.append(token)
     return [settled(found, at) for at in range(len(found))]
 
@@ -109,35 +109,35 @@ def settled(tokens: Sequence[Token], at: int) -> Token:
     token = tokens[at]
     before = tokens[at - 1] if at else None
     after = tokens[at + 1] if at + 1 < len(tokens) else None
-    operand_follows = after is not None and after.kind in ("number", "open")
-    if token.kind == "word":
+    operand_follows = after is not None and after.type in ("number", "open")
+    if token.type == "word":
         if len(token.text) > 1 and after is not None and after.text == "-" and at + 2 < len(tokens):
-            operand_follows = tokens[at + 2].kind == "number" and tokens[at + 2].start == after.end  # 5 times -3
-        operand_before = before is not None and before.kind in ("number", "close", "word")
+            operand_follows = tokens[at + 2].type == "number" and tokens[at + 2].start == after.end  # 5 times -3
+        operand_before = before is not None and before.type in ("number", "close", "word")
         is_operation = (
             token.text != "of" or (before is not None and before.text.endswith("%")) or is_fraction(tokens, at)
         )
         if token.text in WORDS and operand_before and operand_follows and is_operation:
-            return token._replace(kind="operator", text=WORDS[token.text])
+            return token._replace(type="operator", text=WORDS[token.text])
         if len(token.text) == 1 and token.text not in ARTICLES:
-            return token._replace(kind="unknown")
-    if token.text in ("/", "-") and token.kind == "operator" and before is not None and after is not None:
-        unit_before = before.kind in ("number", "word")
+            return token._replace(type="unknown")
+    if token.text in ("/", "-") and token.type == "operator" and before is not None and after is not None:
+        unit_before = before.type in ("number", "word")
         if (
-            after.kind == "word"
+            after.type == "word"
             and len(after.text) > 1
             and unit_before
             and before.end == token.start
             and after.start == token.end
         ):
-            return token._replace(kind="word")  # $76/share, 45-minute
+            return token._replace(type="word")  # $76/share, 45-minute
     return token
 
 
 def is_fraction(tokens: Sequence[Token], at: int) -> bool:
     """Whether the two numbers before position ``at`` form a fraction such as 1/2."""
     return (
-        at >= 3 and tokens[at - 1].kind == "number" and tokens[at - 2].text == "/" and tokens[at - 3].kind == "number"
+        at >= 3 and tokens[at - 1].type == "number" and tokens[at - 2].text == "/" and tokens[at - 3].type == "number"
     )
 
 
@@ -150,11 +150,11 @@ def evaluate(tokens: Sequence[Token]) -> tuple[Side, int]:
     value = reader.sum()
     used = reader.skip_words()
     values = [value]
-    if any(t.kind == "operator" and t.text == "/" for t in tokens[:used]):
+    if any(t.type == "operator" and t.text == "/" for t in tokens[:used]):
         with contextlib.suppress(Unreadable):
             values.append(Reader(tokens, tight=True).sum())
-    last = max(at for at in range(used) if tokens[at].kind != "word")
-    taken = [token for token in tokens[:used] if token.kind != "word"]
+    last = max(at for at in range(used) if tokens[at].type != "word")
+    taken = [token for token in tokens[:used] if token.type != "word"]
     lone = reader.operations == 0
     return (
         Side(
@@ -173,7 +173,7 @@ def evaluate(tokens: Sequence[Token]) -> tuple[Side, int]:
 
 
 def canonical(token: Token) -> str:
-    if token.kind != "number":
+    if token.type != "number":
         return token.text
     whole, _, places = token.text.removesuffix("%").partition(".")
     digits = f"{int(whole or 0)}.{places}".rstrip("0").rstrip(".") if places else str(int(whole))
@@ -196,9 +196,9 @@ class Reader:
         self.fewest = 0  # places of the shortest long decimal, 0 if there is none
         self.largest = Fraction(1)  # operand
 
-    def peek(self, kind: str, *texts: str, ahead: int = 0) -> bool:
+    def peek(self, type_: str, *texts: str, ahead: int = 0) -> bool:
         at = self.at + ahead
-        return at < len(self.tokens) and self.tokens[at].kind == kind and (not texts or self.tokens[at].text in texts)
+        return at < len(self.tokens) and self.tokens[at].type == type_ and (not texts or self.tokens[at].text in texts)
 
     def starts_operand(self, ahead: int) -> bool:
         if self.peek("operator", "-", ahead=ahead):

@@ -1,4 +1,4 @@
-"""The form of a document, and back: what the model reads, what it should write, and how its output is split.
+"""The layout of a document, and back: what the model reads, what it should write, and how its output is split.
 
     <s> question <think> trace </think> answer </s>
 
@@ -22,7 +22,7 @@ from tracestill.data_pipeline.base.errors import InputError
 
 THINK, END_THINK = "<think>", "</think>"
 UNKNOWN = "\U0010fffd"  # a character of no script, which no vocabulary holds
-# gives plain transformers the prompt of this form
+# gives plain transformers the prompt of this layout
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
 )

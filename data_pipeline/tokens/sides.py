@@ -6,7 +6,7 @@
 
 What only an encoder reads is never predicted, so it has the kind ``pad``, whose weight is 0 in every weighting, and
 counts, weights and normalisers hold as they are. A decoder's document begins with a control symbol or a prompt,
-never with ``pad``: the leading tokens of that kind tell the two forms, and the two sides, apart.
+never with ``pad``: the leading tokens of that kind tell the two layouts, and the two sides, apart.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import numpy as np
 
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record
-from tracestill.data_pipeline.tokens.form import Document, Encoded, Form, Reading
+from tracestill.data_pipeline.tokens.layout import Document, Encoded, Layout, Reading
 from tracestill.data_pipeline.tokens.render import TraceTokenizer
 
 PAD = 0
 
 
-class EncoderDecoderForm:
-    """The documents of a plain form (one task or two) with the question on a side of its own."""
+class EncoderDecoderLayout:
+    """The documents of a plain layout (one task or two) with the question on a side of its own."""
 
-    def __init__(self, plain: Form, tokenizer: TraceTokenizer) -> None:
+    def __init__(self, plain: Layout, tokenizer: TraceTokenizer) -> None:
         self.plain, self.tokenizer = plain, tokenizer
         self.size, self.pad, self.stops = plain.size, plain.pad, plain.stops
         self.special_ids, self.findings = plain.special_ids, plain.findings
@@ -44,7 +44,7 @@ class EncoderDecoderForm:
         ]
 
     def with_sides(self, document: Document, kinds: Kinds) -> Document:
-        """A decoder's document in the form above."""
+        """A decoder's document in the layout above."""
         prompt = np.flatnonzero(document.kinds == kinds.id("prompt"))
         end = int(prompt[-1]) + 1 if len(prompt) else 1
         tokens = np.concatenate([document.tokens[1:end], [self.tokenizer.eos], document.tokens[end:]])

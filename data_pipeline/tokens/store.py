@@ -128,8 +128,8 @@ class TokenStoreWriter:
     def __enter__(self) -> TokenStoreWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if kind is None:
+    def __exit__(self, type_: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if type_ is None:
             self.close()
         else:
             self._file.close()

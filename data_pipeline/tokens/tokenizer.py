@@ -238,7 +238,7 @@ def training_text(records: Path, held_out: Container[str]) -> list[str]:
 def stage_config(config: TokenizerConfig, plain: bool = True) -> dict[str, Any]:
     """What, besides the records, decides how the tokenizer comes out.
 
-    Raises InputError if ``config.path`` names no tokenizer, or one that lacks a control symbol of the ``plain`` form.
+    Raises InputError if ``config.path`` names no tokenizer, or one that lacks a control symbol of the ``plain`` layout.
     """
     settings = config.model_dump(mode="json", exclude_defaults=True)
     if config.path is not None and own_modules.is_looking() and not config.path.is_dir():
@@ -255,7 +255,7 @@ def stage_config(config: TokenizerConfig, plain: bool = True) -> dict[str, Any]:
 def run(config: TokenizerConfig, directory: Path, *, sample: Path, select: Path, plain: bool = True) -> None:
     """The tokenizer stage: train on the training records that ``select`` kept, or copy ``config.path``.
 
-    The manifest tells ``vocab_size`` (ids are below it) and, if a ``plain`` form uses it, ``special_ids`` (bos, eos,
+    The manifest tells ``vocab_size`` (ids are below it) and, if a ``plain`` layout uses it, ``special_ids`` (bos, eos,
     pad, think, end_think); a chat template brings delimiters of its own. With ``config.add_symbols`` it tells
     ``known_tokens``: how many there were before symbols were added.
     Raises InputError if there is nothing to train on, and where ``stage_config`` does.

@@ -274,7 +274,7 @@ def runs_on(hidden: Tensor) -> bool:
 
 
 def built_in(dynamic: Multiplier | None) -> tuple[int, tuple[float, float, float, float]]:
-    """Form and parameters by which the kernel knows a multiplier; GIVEN if it does not."""
+    """Layout and parameters by which the kernel knows a multiplier; GIVEN if it does not."""
     match dynamic:
         case None:
             return NONE.value, (0.0, 0.0, 0.0, 0.0)

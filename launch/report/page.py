@@ -82,7 +82,7 @@ def curves(found: Found) -> str:
         body.append([*cells, f"{rate:,.0f}", f"{row['loss']:.4f}", seconds(row["seconds"])])
     heads = ["arm", "steps", "epochs", "tokens", "tokens a second", "last loss, weighted", "time"]
     apart = (
-        " Arms whose weighting or form of documents differs have charts of their own for what is weighted (loss, "
+        " Arms whose weighting or layout of documents differs have charts of their own for what is weighted (loss, "
         "gradient), and these numbers do not compare; losses by kind do, since every target counts once."
         if weighted[1:]
         else ""

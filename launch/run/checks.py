@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.text import Text
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.documents.chat_layout import messages_of
+from tracestill.data_pipeline.documents.chat_parts import messages_of
 from tracestill.data_pipeline.documents.chat_template import ChatTemplate
-from tracestill.data_pipeline.documents.encode import EncodeConfig, load_form
+from tracestill.data_pipeline.documents.encode import EncodeConfig, load_layout
 from tracestill.launch.hosts.cluster import Cluster
 from tracestill.launch.run.runner import Work, is_due
 from tracestill.launch.run.training import can_resume
@@ -80,7 +80,7 @@ def check_ranks_of_hosts(recipe: Recipe, arms: list[str], cluster: Cluster, cons
         parts = own.train.sequence_parallel
         if cluster.ranks % parts:
             raise InputError(
-                f"train.sequence_parallel: the hostfile's {cluster.ranks} slots do not form groups of {parts}"
+                f"train.sequence_parallel: the hostfile's {cluster.ranks} slots do not layout groups of {parts}"
             )
         if own.train.ranks not in ("auto", cluster.ranks):
             text = f"train.ranks: {own.train.ranks} is for one host; the hostfile's {cluster.ranks} slots count"
@@ -127,10 +127,10 @@ def check_template(encode: EncodeConfig) -> None:
     path = encode.tokenizer.path
     if encode.template != "chat" or path is None:
         return
-    if encode.tokenizer.add_symbols:  # the form needs them, and they are added to a copy
+    if encode.tokenizer.add_symbols:  # the layout needs them, and they are added to a copy
         ChatTemplate(path, encode.variables).render(messages_of(encode.system, "1 + 1?"), generation=True)
     else:
-        load_form(encode, path)
+        load_layout(encode, path)
 
 
 def check_reference(recipe: Recipe) -> None:

@@ -102,7 +102,7 @@ def encode_work(run: RunDirectory, arm: str) -> Work:
     checked = own.encode.template == "chat" and given.path is not None and not given.add_symbols
     if checked and not own_modules.is_looking():
         assert given.path is not None
-        encode.load_form(own.encode, given.path)  # refuses a template before any work is done
+        encode.load_layout(own.encode, given.path)  # refuses a template before any work is done
 
     def action(label: str, console: Console) -> None:
         with bar(label, console) as progress:

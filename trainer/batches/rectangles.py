@@ -93,7 +93,7 @@ def paired_row(
     part: int = 0,
     parts: int = 1,
 ) -> PairedBatch:
-    """Documents in the form of ``data_pipeline.sides``, in exactly ``groups`` rectangles.
+    """Documents in the layout of ``data_pipeline.sides``, in exactly ``groups`` rectangles.
 
     The last token that the encoder reads makes room for the symbol that the decoder starts from, so that a position's
     label is the token behind it, as in any packed row. Raises InputError for a decoder's documents.

@@ -14,8 +14,8 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import read_manifest
-from tracestill.data_pipeline.documents.ask import AskForm
-from tracestill.data_pipeline.documents.encode import load_form
+from tracestill.data_pipeline.documents.ask import AskLayout
+from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.trainer.evaluation.generate import load_exported
 from tracestill.trainer.export.export import holds_model, quiet
 from tracestill.trainer.recipe.precision import training_dtype
@@ -30,20 +30,20 @@ def untrained_student(recipe: Recipe, tokenizer: Path, device: torch.device) -> 
 
     ``tokenizer`` is the directory of the tokenizer stage. Raises InputError as ``build_student`` does.
     """
-    form, dtype = load_form(recipe.encode, tokenizer), training_dtype(recipe.train, device)
+    layout, dtype = load_layout(recipe.encode, tokenizer), training_dtype(recipe.train, device)
     with quiet():
         student = build_student(
             recipe.student,
-            vocab_size=form.size,
-            bos_id=form.special_ids["bos"],
-            eos_id=form.stops[0],
-            pad_id=form.pad,
+            vocab_size=layout.size,
+            bos_id=layout.special_ids["bos"],
+            eos_id=layout.stops[0],
+            pad_id=layout.pad,
             num_kinds=len(recipe.span_kinds()),
             seed=recipe.seed,
             device=device,
             dtype=dtype,
             chunk_rows=recipe.train.chunk_rows,
-            known_tokens=(read_manifest(tokenizer) or {}).get("known_tokens", form.size),
+            known_tokens=(read_manifest(tokenizer) or {}).get("known_tokens", layout.size),
         )
     student.model.generation_config = GenerationConfig()  # a model's own settings are no part of the comparison
     for parameter in student.parameters():  # buffers such as RoPE's frequencies stay in fp32, as in training
@@ -64,7 +64,7 @@ def answering(model: PreTrainedModel) -> Iterator[None]:
             model.set_attn_implementation(ours)
 
 
-def load_any(recipe: Recipe, directory: Path, device: torch.device) -> tuple[PreTrainedModel, AskForm]:
+def load_any(recipe: Recipe, directory: Path, device: torch.device) -> tuple[PreTrainedModel, AskLayout]:
     """A model directory, and how it is asked. Raises InputError if it holds no model with a tokenizer."""
     if not holds_model(directory):
         raise InputError(f"--model {directory}: no model of transformers (no config.json there)")
@@ -72,12 +72,12 @@ def load_any(recipe: Recipe, directory: Path, device: torch.device) -> tuple[Pre
     model = load_exported(directory, device, training_dtype(recipe.train, device), trusted=trusted, **SAID)
     ends = {*ids_in(directory / "generation_config.json"), *ids_in(directory / "config.json")}
     encode = recipe.encode
-    form = AskForm(directory, system=encode.system, variables=encode.variables, ends=sorted(ends))
-    rows, highest = model.get_input_embeddings().weight.shape[0], max(form.prompt_ids("How much is 1 + 2?"))
+    layout = AskLayout(directory, system=encode.system, variables=encode.variables, ends=sorted(ends))
+    rows, highest = model.get_input_embeddings().weight.shape[0], max(layout.prompt_ids("How much is 1 + 2?"))
     if highest >= rows:
         raise InputError(f"--model {directory}: its tokenizer has the token {highest}, but the model {rows} embeddings")
     model.generation_config = GenerationConfig()
-    return model, form
+    return model, layout
 
 
 def ids_in(path: Path) -> list[int]:

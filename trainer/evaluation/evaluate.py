@@ -35,10 +35,10 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, read_rows, write_rows
 from tracestill.data_pipeline.base.stage import Stage, read_manifest, stage, write_json
-from tracestill.data_pipeline.documents.ask import AskForm
-from tracestill.data_pipeline.documents.encode import load_form
+from tracestill.data_pipeline.documents.ask import AskLayout
+from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.data_pipeline.selection.answers import Found, find_answer, number, same_answer
-from tracestill.data_pipeline.tokens.form import Form
+from tracestill.data_pipeline.tokens.layout import Layout
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.batches.rectangles import layout_for
 from tracestill.trainer.evaluation.baseline import answering, load_any, untrained_student
@@ -73,7 +73,7 @@ PREDICTION_SCHEMA = pa.schema(
         ("tokens", pa.int32()),  # written by the student
         ("trace_tokens", pa.int32()),
         ("finished", pa.bool_()),  # false: cut off at max_new_tokens
-        ("in_form", pa.bool_()),  # the trace was closed, as the form of documents has it, and the student ended
+        ("in_form", pa.bool_()),  # the trace was closed, as the layout of documents has it, and the student ended
     ]
 )
 
@@ -95,13 +95,13 @@ def run(held: RunDirectory, arm: str, progress: Callable[[int, int], None] = lam
     with threads_kept(), stage(directory, "evaluate", config, inputs) as work:
         threads = choice_for(device)
         student = None if recipe.train.trains else untrained_student(recipe, source, device)
-        form = load_form(recipe.encode, source)
+        layout = load_layout(recipe.encode, source)
         if student is None:
             predictions = predict(recipe, questions, source, device, progress, threads)
         else:
             with answering(student.model):
-                predictions = answer(recipe, questions, student.model, form, progress, threads)
-        asked = form.read(form.prompt_ids(questions[0]["question"])).text
+                predictions = answer(recipe, questions, student.model, layout, progress, threads)
+        asked = layout.read(layout.prompt_ids(questions[0]["question"])).text
         result: dict[str, Any] = {**summary(predictions), "asked": asked, "documents": 0, "kinds": {}}
         if (encode / "test.arrow").exists():
             store = TokenStore(encode / "test.arrow", recipe.span_kinds())
@@ -119,7 +119,7 @@ def run_model(
     model: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Let any model directory answer the held-out questions of a run, in its own form (see ``data_pipeline.ask``).
+    """Let any model directory answer the held-out questions of a run, in its own layout (see ``data_pipeline.ask``).
 
     Writes result.json and predictions.parquet as ``run`` does, under ``name``; without losses by kind, since its tokens
     are others. Raises InputError if there is no such model, or the sample stage has not finished.
@@ -129,10 +129,10 @@ def run_model(
     device = torch.device("cuda" if use_gpu() else "cpu")
     questions = held_out(inputs["sample"] / "questions.parquet", held.recipe.evaluate.questions)
     with threads_kept(), stage(held.model(name), "evaluate", config, inputs) as work:
-        loaded, form = load_any(held.recipe, model, device)
+        loaded, layout = load_any(held.recipe, model, device)
         threads = choice_for(device)
-        predictions = answer(held.recipe, questions, loaded, form, progress, threads)
-        asked = form.read(form.prompt_ids(questions[0]["question"])).text
+        predictions = answer(held.recipe, questions, loaded, layout, progress, threads)
+        asked = layout.read(layout.prompt_ids(questions[0]["question"])).text
         result = {**summary(predictions), "asked": asked, "documents": 0, "kinds": {}}
         result["threads"] = threads.chosen if threads else None
         keep(work, predictions, {**result, "seconds": round(time.perf_counter() - started, 3)})
@@ -170,28 +170,28 @@ def predict(
     """One row of PREDICTION_SCHEMA for each question."""
     trusted = recipe.student.trust_remote_code
     model = load_exported(export_dir, device, training_dtype(recipe.train, device), trusted=trusted)
-    return answer(recipe, questions, model, load_form(recipe.encode, export_dir), progress, threads)
+    return answer(recipe, questions, model, load_layout(recipe.encode, export_dir), progress, threads)
 
 
 def answer(
     recipe: Recipe,
     questions: Sequence[Mapping[str, Any]],
     model: PreTrainedModel,
-    form: Form | AskForm,
+    layout: Layout | AskLayout,
     progress: Callable[[int, int], None],
     threads: ThreadChoice | None = None,
 ) -> list[dict[str, Any]]:
-    """One row of PREDICTION_SCHEMA for each question that a model is asked in a form.
+    """One row of PREDICTION_SCHEMA for each question that a model is asked in a layout.
 
     A question that holds a control symbol is not asked, and counts as wrong: an export would read another one.
     """
     config = recipe.evaluate
-    refused = [form.control_in(row["question"]) is not None for row in questions]
+    refused = [layout.control_in(row["question"]) is not None for row in questions]
     outputs = generate(
         model,
-        [form.prompt_ids(row["question"]) for row, left in zip(questions, refused, strict=True) if not left],
-        stops=form.stops,
-        pad_id=form.pad,
+        [layout.prompt_ids(row["question"]) for row, left in zip(questions, refused, strict=True) if not left],
+        stops=layout.stops,
+        pad_id=layout.pad,
         max_new_tokens=config.max_new_tokens,
         batch_size=config.batch_size,
         temperature=config.temperature,
@@ -201,7 +201,7 @@ def answer(
     )
     written = iter(outputs)
     return [
-        not_asked(row) if left else judge(row, next(written), form)
+        not_asked(row) if left else judge(row, next(written), layout)
         for row, left in zip(questions, refused, strict=True)
     ]
 
@@ -220,13 +220,13 @@ def was_asked(row: Mapping[str, Any]) -> bool:
     return row["read_by"] != REFUSED
 
 
-def judge(question: Mapping[str, Any], ids: list[int], form: Form | AskForm) -> dict[str, Any]:
+def judge(question: Mapping[str, Any], ids: list[int], layout: Layout | AskLayout) -> dict[str, Any]:
     """A row of PREDICTION_SCHEMA from what the student wrote: ``ids``, ending with a stop if it finished.
 
     What was cut off has no answer and is never correct, even if the right answer stands at its end; nor has a trace
     that was opened and never closed.
     """
-    found = form.read(ids)
+    found = layout.read(ids)
     if found.answer is None:
         said = Found(None, "unclosed" if found.finished else "cut_off")
     else:
@@ -272,7 +272,7 @@ def wilson(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
 
 def load_student(export_dir: Path, recipe: Recipe, device: torch.device) -> Student:
     """The exported student with the attention and the loss that it was trained with."""
-    form, own = load_form(recipe.encode, export_dir), recipe.student
+    layout, own = load_layout(recipe.encode, export_dir), recipe.student
     with quiet():
         student = build_student(
             StudentConfig(
@@ -281,10 +281,10 @@ def load_student(export_dir: Path, recipe: Recipe, device: torch.device) -> Stud
                 attention=own.attention,
                 trust_remote_code=own.trust_remote_code,
             ),
-            vocab_size=form.size,
-            bos_id=form.special_ids["bos"],
-            eos_id=form.stops[0],
-            pad_id=form.pad,
+            vocab_size=layout.size,
+            bos_id=layout.special_ids["bos"],
+            eos_id=layout.stops[0],
+            pad_id=layout.pad,
             num_kinds=len(recipe.span_kinds()),
             device=device,
             dtype=training_dtype(recipe.train, device),

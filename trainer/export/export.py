@@ -18,8 +18,8 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.places import draft_of, mark, remove_drafts, replaceable
 from tracestill.data_pipeline.base.stage import MANIFEST, sync, write_json
 from tracestill.data_pipeline.documents import template_process
-from tracestill.data_pipeline.documents.encode import load_form
-from tracestill.data_pipeline.tokens.form import Form, FormConfig
+from tracestill.data_pipeline.documents.encode import load_layout
+from tracestill.data_pipeline.tokens.layout import Layout, LayoutConfig
 from tracestill.data_pipeline.tokens.render import load_backend, load_config
 from tracestill.trainer.export.tokenizer_probe import PROBE, first_difference, probes
 from tracestill.trainer.loading import own_code
@@ -71,7 +71,7 @@ def export(
     title: str,
     recipe: str,
     counts: Mapping[str, Any],
-    encode: FormConfig = FormConfig(),
+    encode: LayoutConfig = LayoutConfig(),
     state_dict: Mapping[str, torch.Tensor] | None = None,
     max_shard_size: str = "4GB",
     note: str = "",
@@ -82,16 +82,16 @@ def export(
     ``state_dict`` holds full parameters by the model's own names (of a partitioned student: the gathered ones);
     left out, the model's own are taken. Each is stored in the type of the model's parameter. ``title`` and
     ``recipe`` (YAML), ``counts`` (nested mapping of numbers) and ``note`` (a paragraph) go into the model card.
-    ``encode`` is the form that the student was trained in: the export's chat template gives its prompt, and generation
+    ``encode`` is the layout that the student was trained in: the export's chat template gives its prompt, and generation
     ends at its stop symbols. ``write``, if given, stores something else in place of the model.
 
     Raises InputError if the tokenizer cannot be used with the model, or ``out_dir`` is a link to what is not its own
     (``replaceable``), ValueError if ``state_dict`` is not whole.
     """
-    form = load_form(encode, tokenizer_dir)
+    layout = load_layout(encode, tokenizer_dir)
     rows = model.config.get_text_config().vocab_size
-    if form.size > rows:
-        raise InputError(f"{tokenizer_dir}: {form.size} tokens, but the student embeds only {rows}; train again")
+    if layout.size > rows:
+        raise InputError(f"{tokenizer_dir}: {layout.size} tokens, but the student embeds only {rows}; train again")
     state = whole_state(model, state_dict) if write is None else {}
     named, out_dir = out_dir, replaceable(out_dir)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -100,11 +100,11 @@ def export(
     work.mkdir()
     try:
         if write is None:
-            write_model(model, state, form, work, max_shard_size)
+            write_model(model, state, layout, work, max_shard_size)
         else:
             write(work)
-        copy_tokenizer(tokenizer_dir, work, form)
-        messages, variables = form.asking("How much is 1 + 2?")
+        copy_tokenizer(tokenizer_dir, work, layout)
+        messages, variables = layout.asking("How much is 1 + 2?")
         card = CARD.format(
             title=title,
             note=f"{note}\n\n" if note else "",
@@ -160,11 +160,11 @@ def whole_state(model: PreTrainedModel, state_dict: Mapping[str, torch.Tensor] |
 def write_model(
     model: PreTrainedModel,
     state: dict[str, torch.Tensor],
-    form: Form,
+    layout: Layout,
     directory: Path,
     max_shard_size: str,
 ) -> None:
-    ids: dict[str, Any] = {f"{name}_token_id": form.special_ids[name] for name in ("bos", "eos", "pad")}
+    ids: dict[str, Any] = {f"{name}_token_id": layout.special_ids[name] for name in ("bos", "eos", "pad")}
     with quiet():
         model.save_pretrained(directory, state_dict=dict(state), max_shard_size=max_shard_size)
     config = copy.deepcopy(model.config)  # the trained model keeps its own settings
@@ -172,16 +172,16 @@ def write_model(
     for name, value in ids.items():
         setattr(config.get_text_config(), name, value)
     config.save_pretrained(directory)
-    if len(form.stops) > 1:
-        ids["eos_token_id"] = list(form.stops)
+    if len(layout.stops) > 1:
+        ids["eos_token_id"] = list(layout.stops)
     if config.is_encoder_decoder:
         ids["decoder_start_token_id"] = config.decoder_start_token_id
     GenerationConfig(**ids, do_sample=False).save_pretrained(directory)
     own_code.write(model, directory)
 
 
-def copy_tokenizer(source: Path, directory: Path, form: Form) -> None:
-    """Copy the tokenizer's files, with the chat template of the form that the student was trained in."""
+def copy_tokenizer(source: Path, directory: Path, layout: Layout) -> None:
+    """Copy the tokenizer's files, with the chat template of the layout that the student was trained in."""
     for path in sorted(source.iterdir()):
         ours = path.name == MANIFEST or path.name.startswith(".")
         if path.is_file() and not ours and not (directory / path.name).exists():
@@ -190,20 +190,20 @@ def copy_tokenizer(source: Path, directory: Path, form: Form) -> None:
     config = load_config(file) if file.is_file() else {}
     if config.pop("auto_map", None) is not None:  # code that is not copied: plain transformers would ask for it
         write_json(file, config)
-    if form.chat_template is not None:
+    if layout.chat_template is not None:
         (directory / "chat_template.jinja").unlink(missing_ok=True)  # it would win over the config's
-        write_json(file, {**config, "chat_template": form.chat_template})
+        write_json(file, {**config, "chat_template": layout.chat_template})
 
 
-def check_tokenizer(directory: Path, config: PreTrainedConfig, encode: FormConfig = FormConfig()) -> None:
+def check_tokenizer(directory: Path, config: PreTrainedConfig, encode: LayoutConfig = LayoutConfig()) -> None:
     """Raises InputError if plain AutoTokenizer, beside a model of this config, would not cut text as training does.
 
     transformers has a tokenizer class of its own for some model types, whatever tokenizer_config.json says. A chat
     template must also give it the prompt that training gives.
     """
-    form = load_form(encode, directory)
+    layout = load_layout(encode, directory)
     with tempfile.TemporaryDirectory() as folder, quiet():
-        copy_tokenizer(directory, Path(folder), form)
+        copy_tokenizer(directory, Path(folder), layout)
         config.save_pretrained(folder)
         loaded = load_tokenizer(Path(folder))
     backend = load_backend(directory / "tokenizer.json")
@@ -213,8 +213,8 @@ def check_tokenizer(directory: Path, config: PreTrainedConfig, encode: FormConfi
     pairs = list(zip([e.ids for e in backend.encode_batch(texts, add_special_tokens=False)],
                      loaded(texts, add_special_tokens=False).input_ids, strict=True))  # fmt: skip
     if chat:
-        asked = as_transformers_asks(loaded, [form.asking(text) for text in PROBE], directory)
-        pairs += [(form.prompt_ids(text), ids) for text, ids in zip(PROBE, asked, strict=True)]
+        asked = as_transformers_asks(loaded, [layout.asking(text) for text in PROBE], directory)
+        pairs += [(layout.prompt_ids(text), ids) for text, ids in zip(PROBE, asked, strict=True)]
     for own, theirs in pairs:
         if own != theirs:
             raise InputError(

@@ -52,7 +52,7 @@ class Recipe(BaseModel):
     questions: QuestionsConfig = Field(description="what is asked: a task, or a file of questions")
     sample: SampleConfig = Field(description="which teachers answer the questions, and how often")
     select: SelectConfig = Field(SelectConfig(), description="which records are worth imitating; all off: unfiltered")
-    encode: EncodeConfig = Field(EncodeConfig(), description="tokenizer, and the form of documents")
+    encode: EncodeConfig = Field(EncodeConfig(), description="tokenizer, and the layout of documents")
     plan: PlanConfig = Field(description="how documents become packs, and packs steps")
     student: StudentConfig = Field(description="which model learns, which of its parameters, and how it computes")
     weighting: WeightingConfig = Field(WeightingConfig(), description="what each token counts in the loss")

@@ -85,7 +85,7 @@ class StudentConfig(BaseModel):
 
     @property
     def encoder_decoder(self) -> bool:
-        """Whether the question goes to an encoder of its own, which decides the form of documents."""
+        """Whether the question goes to an encoder of its own, which decides the layout of documents."""
         if self.pretrained is not None:
             return holds_encoder_decoder(self.pretrained)
         assert self.config is not None

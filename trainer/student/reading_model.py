@@ -77,5 +77,5 @@ def use_weighting(
     except InputError as error:
         raise InputError(f"weighting.options.reference: {error}") from error
     if built.model.config.is_encoder_decoder != student.model.config.is_encoder_decoder:
-        raise InputError(f"weighting.options.reference: {path} reads documents of another form than the student does")
+        raise InputError(f"weighting.options.reference: {path} reads documents of another layout than the student does")
     student.reference_nll = Reference(built, device, dtype).nll

@@ -150,10 +150,10 @@ class Teacher:
         """The digit that the teacher reads, and what its sum is off by. ``total``: the true sum of this step."""
         if rng.random() >= self.error_rate:
             return digit, 0
-        kind = rng.random()
-        if kind < MISREAD:
+        drawn = rng.random()
+        if drawn < MISREAD:
             return rng.choice([d for d in range(10) if (d - digit) % modulus]), 0
-        if kind < MISREAD + CANCEL:
+        if drawn < MISREAD + CANCEL:
             return digit, -modulus if total >= modulus else modulus
         return digit, rng.choice([s for s in (-2, -1, 1, 2) if total + s >= 0 and s % modulus])
 

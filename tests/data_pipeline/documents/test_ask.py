@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.documents.ask import AskForm
+from tracestill.data_pipeline.documents.ask import AskLayout
 
 QUESTIONS = ["How much is 3 + 4?", "  two\n\nlines  ", "é漢😀 {{ x }}", "<|im_end|> <think>"]
 
@@ -20,16 +20,16 @@ QUESTIONS = ["How much is 3 + 4?", "  two\n\nlines  ", "é漢😀 {{ x }}", "<|i
 def test_a_chat_model_is_asked_by_its_template(tmp_path: Path, name: str, system: str | None) -> None:
     """Whatever the template does with traces: one that drops them cannot be trained on, but it can be asked."""
     made.save(tmp_path, getattr(made, name))
-    form, auto = (
-        AskForm(tmp_path, system=system, variables={"no_such_variable": 1}),
+    layout, auto = (
+        AskLayout(tmp_path, system=system, variables={"no_such_variable": 1}),
         AutoTokenizer.from_pretrained(tmp_path),
     )
     before = [{"role": "system", "content": system}] if system else []
     for question in QUESTIONS:
         messages = [*before, {"role": "user", "content": question}]
-        assert auto.apply_chat_template(messages, add_generation_prompt=True).input_ids == form.prompt_ids(question)
-    assert form.stops[0] == auto.eos_token_id
-    assert form.pad == auto.pad_token_id
+        assert auto.apply_chat_template(messages, add_generation_prompt=True).input_ids == layout.prompt_ids(question)
+    assert layout.stops[0] == auto.eos_token_id
+    assert layout.pad == auto.pad_token_id
 
 
 def test_variables_reach_a_template_that_reads_them(tmp_path: Path) -> None:
@@ -37,8 +37,8 @@ def test_variables_reach_a_template_that_reads_them(tmp_path: Path) -> None:
     auto = AutoTokenizer.from_pretrained(tmp_path)
     asked = [{"role": "user", "content": "1 + 1?"}]
     off = auto.apply_chat_template(asked, add_generation_prompt=True, enable_thinking=False).input_ids
-    assert AskForm(tmp_path, variables={"enable_thinking": False}).prompt_ids("1 + 1?") == off
-    assert AskForm(tmp_path).prompt_ids("1 + 1?") != off
+    assert AskLayout(tmp_path, variables={"enable_thinking": False}).prompt_ids("1 + 1?") == off
+    assert AskLayout(tmp_path).prompt_ids("1 + 1?") != off
 
 
 def test_a_base_model_is_given_the_question_as_its_tokenizer_begins_a_text(tmp_path: Path) -> None:
@@ -49,12 +49,12 @@ def test_a_base_model_is_given_the_question_as_its_tokenizer_begins_a_text(tmp_p
             path.unlink()
         else:
             path.write_text(json.dumps({k: v for k, v in config.items() if k != "chat_template"}))
-    form, auto = AskForm(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
-    assert form.prompt_ids(QUESTIONS[0]) == auto(QUESTIONS[0]).input_ids
-    said = form.backend.encode("It is 3 + 4 = 7.").ids
-    assert form.read([*said, form.stops[0]])[2:4] == ("It is 3 + 4 = 7.", True)
-    assert form.read(said)[2:4] == (None, False), "never ended: no answer"
-    assert AskForm(tmp_path, ends=[5]).read([*said[:2], 5]).finished, "a model's own config may end it too"
+    layout, auto = AskLayout(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert layout.prompt_ids(QUESTIONS[0]) == auto(QUESTIONS[0]).input_ids
+    said = layout.backend.encode("It is 3 + 4 = 7.").ids
+    assert layout.read([*said, layout.stops[0]])[2:4] == ("It is 3 + 4 = 7.", True)
+    assert layout.read(said)[2:4] == (None, False), "never ended: no answer"
+    assert AskLayout(tmp_path, ends=[5]).read([*said[:2], 5]).finished, "a model's own config may end it too"
 
 
 @pytest.mark.parametrize(
@@ -68,25 +68,25 @@ def test_a_base_model_is_given_the_question_as_its_tokenizer_begins_a_text(tmp_p
 )
 def test_what_was_written_is_read(tmp_path: Path, written: str, trace: str, answer: str | None, in_form: bool) -> None:
     made.save(tmp_path, made.CHATML)
-    form = AskForm(tmp_path)
-    ids = form.backend.encode(written, add_special_tokens=False).ids
-    found = form.read([*ids, form.stops[0], form.pad])
+    layout = AskLayout(tmp_path)
+    ids = layout.backend.encode(written, add_special_tokens=False).ids
+    found = layout.read([*ids, layout.stops[0], layout.pad])
     assert (found.trace, found.answer, found.in_form, found.finished) == (trace, answer, in_form, True)
-    cut = form.read(ids)
+    cut = layout.read(ids)
     assert (cut.answer, cut.in_form, cut.finished) == (None, False, False)
 
 
 def test_a_trace_that_the_prompt_opens_must_be_closed(tmp_path: Path) -> None:
     made.save(tmp_path, made.PREFILLING)
-    form = AskForm(tmp_path)
-    assert form.prefilled
-    ids = form.backend.encode("3 + 4 = 7 so 7", add_special_tokens=False).ids
-    assert form.read([*ids, form.stops[0]]).answer is None
+    layout = AskLayout(tmp_path)
+    assert layout.prefilled
+    ids = layout.backend.encode("3 + 4 = 7 so 7", add_special_tokens=False).ids
+    assert layout.read([*ids, layout.stops[0]]).answer is None
 
 
 def test_a_date_in_the_prompt_does_not_depend_on_the_day(tmp_path: Path) -> None:
     made.save(tmp_path, "{{ strftime_now('%d %b %Y') }}" + made.CHATML)
-    assert AskForm(tmp_path).asked("?").startswith("26 Jul 2024")
+    assert AskLayout(tmp_path).asked("?").startswith("26 Jul 2024")
 
 
 def test_without_an_end_it_is_refused(tmp_path: Path) -> None:
@@ -94,4 +94,4 @@ def test_without_an_end_it_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token": None}))
     with pytest.raises(InputError, match="nothing tells where this model stops"):
-        AskForm(tmp_path)
+        AskLayout(tmp_path)

@@ -17,10 +17,10 @@ from transformers import AutoTokenizer
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record, Span
-from tracestill.data_pipeline.documents.chat import ChatForm
-from tracestill.data_pipeline.documents.encode import load_form
+from tracestill.data_pipeline.documents.chat import ChatLayout
+from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.data_pipeline.sampling.segment import segment
-from tracestill.data_pipeline.tokens.form import FormConfig
+from tracestill.data_pipeline.tokens.layout import LayoutConfig
 from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
 
 KINDS = Kinds()
@@ -33,17 +33,17 @@ def record(question=QUESTION, trace=TRACE, answer="7", spans=None):
     return Record("r", "q", question, "7", trace, answer, spans, 1.0, "solver", "terse", 1.0, 0)
 
 
-def form(directory: Path, template: str | None, think: bool = True, **config: object) -> ChatForm:
+def layout(directory: Path, template: str | None, think: bool = True, **config: object) -> ChatLayout:
     made.save(directory, template, think=think)
-    return ChatForm(directory, FormConfig(template="chat", **config))
+    return ChatLayout(directory, LayoutConfig(template="chat", **config))
 
 
-def stretches(form: ChatForm, encoded) -> list[tuple[str, str]]:
+def stretches(layout: ChatLayout, encoded) -> list[tuple[str, str]]:
     """Kind and text of each stretch of tokens of one kind."""
     document = encoded.documents[""]
     rows = groupby(zip(document.kinds, document.tokens, strict=True), key=lambda row: row[0])
     return [
-        (KINDS.names[kind], form.backend.decode([int(t) for _, t in row], skip_special_tokens=False))
+        (KINDS.names[kind], layout.backend.decode([int(t) for _, t in row], skip_special_tokens=False))
         for kind, row in rows
     ]
 
@@ -83,7 +83,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_document_by_hand(tmp_path: Path, name: str, think: bool) -> None:
     template, config, prompt, parts, stop = LAYOUTS[name]
-    chat = form(tmp_path, template, think, **config)
+    chat = layout(tmp_path, template, think, **config)
     (encoded,) = chat.encode([record()], KINDS)
     assert stretches(chat, encoded) == [("prompt", prompt), *parts, ("control", stop)]
     document = encoded.documents[""]
@@ -111,8 +111,8 @@ def test_transformers_writes_the_same(tmp_path: Path, name: str, in_config: bool
     """Prompts always, and whole documents where the template writes the turn."""
     made.save(tmp_path, getattr(made, name), in_config=in_config)
     generated = name in ("PREFILLING", "DROPPING")
-    config = FormConfig(template="chat", system="Be brief.", turn="generated" if generated else "template")
-    chat = load_form(config, tmp_path)
+    config = LayoutConfig(template="chat", system="Be brief.", turn="generated" if generated else "template")
+    chat = load_layout(config, tmp_path)
     auto = AutoTokenizer.from_pretrained(tmp_path)
     questions = [QUESTION, "  two\n\nlines  ", "é漢😀 <b>&amp;</b> {{ x }}", "<|im_end|> <think>"]
     for question in questions:
@@ -140,9 +140,9 @@ def test_a_template_of_the_plain_form_gives_plain_documents(tmp_path: Path) -> N
         "<think>{{ m.reasoning_content }}</think>{{ m.content + eos_token }}{% endif %}{% endfor %}"
     )
     for trace in ("keep", "drop"):
-        plain, chat = (load_form(FormConfig(template=name, trace=trace), tmp_path) for name in ("plain", "chat"))
+        plain, chat = (load_layout(LayoutConfig(template=name, trace=trace), tmp_path) for name in ("plain", "chat"))
         for made_up in (record(), record("  two\n\nlines ", " so é漢😀 ", " 7\n"), record(trace="", spans=())):
-            ours, theirs = (form.encode([made_up], KINDS)[0].documents[""] for form in (plain, chat))
+            ours, theirs = (layout.encode([made_up], KINDS)[0].documents[""] for layout in (plain, chat))
             assert [a[1:].tolist() for a in theirs] == [a[1:].tolist() for a in ours]
             assert theirs.tokens[0] == ours.tokens[0]
             asked = plain.prompt_ids(made_up.question)
@@ -156,15 +156,15 @@ texts = st.lists(st.sampled_from(PARTS), max_size=15).map("".join)
 
 
 @pytest.fixture(scope="module")
-def forms(tmp_path_factory: pytest.TempPathFactory) -> list[ChatForm]:
+def layouts(tmp_path_factory: pytest.TempPathFactory) -> list[ChatLayout]:
     plan = [(made.THINKING, {}), (made.PREFILLING, GENERATED), (made.HEADERS, {})]
-    return [form(tmp_path_factory.mktemp("form"), t, think, **c) for t, c in plan for think in (True, False)]
+    return [layout(tmp_path_factory.mktemp("layout"), t, think, **c) for t, c in plan for think in (True, False)]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(question=texts, trace=texts, answer=texts, which=st.integers(0, 5), data=st.data())
-def test_every_token_by_brute_force(forms, question, trace, answer, which, data) -> None:
-    chat = forms[which]
+def test_every_token_by_brute_force(layouts, question, trace, answer, which, data) -> None:
+    chat = layouts[which]
     cuts = sorted(data.draw(st.sets(st.integers(1, len(trace) - 1), max_size=5)) if len(trace) > 1 else ())
     bounds = list(zip([0, *cuts], [*cuts, len(trace)], strict=True)) if trace else []
     spans = tuple(Span(a, b, data.draw(st.sampled_from(KINDS.members("trace")))) for a, b in bounds)
@@ -181,8 +181,8 @@ def test_every_token_by_brute_force(forms, question, trace, answer, which, data)
     # kinds, by the bytes of the tokens: each begins where those before it end
     text = chat.backend.decode(document.tokens.tolist(), skip_special_tokens=False)
     begin = len(chat.backend.decode(prompt, skip_special_tokens=False))
-    trace_at = begin + (0 if chat.layout.prefilled else len("<think>\n"))
-    end = len(text) - len(chat.layout.stop)
+    trace_at = begin + (0 if chat.parts.prefilled else len("<think>\n"))
+    end = len(text) - len(chat.parts.stop)
     names, offsets = [KINDS.names[k] for k in document.kinds], chat.tokens_of([text])[0].offsets
     assert len(offsets) == len(names)
     skipped = trace.index(found.trace)
@@ -209,7 +209,7 @@ def test_trimmed_ends_are_noted_and_spans_move_along(tmp_path: Path) -> None:
         ("all", made.TRIMMING, {}, [("plan", "so 3"), ("check", ". then"), ("derive", " 7 = 7")]),
         ("generated", made.PREFILLING, GENERATED, [("plan", "  so 3"), ("check", ". then"), ("derive", " 7 = 7 ")]),
     ):
-        chat = form(tmp_path / name, template, **config)
+        chat = layout(tmp_path / name, template, **config)
         (encoded,) = chat.encode([padded], KINDS)
         assert [row for row in stretches(chat, encoded) if row[0] in KINDS.members("trace")] == shown, name
         trimmed = {part for part in ("question", "trace", "answer") if encoded.notes.get(f"trimmed_{part}")}
@@ -217,7 +217,7 @@ def test_trimmed_ends_are_noted_and_spans_move_along(tmp_path: Path) -> None:
 
 
 def test_a_trace_of_white_space_is_an_empty_one(tmp_path: Path) -> None:
-    chat = form(tmp_path, made.THINKING)
+    chat = layout(tmp_path, made.THINKING)
     for trace in ("", " \n"):
         (encoded,) = chat.encode([record(trace=trace, spans=())], KINDS)
         assert stretches(chat, encoded) == [("prompt", USER), *EMPTY, ("control", "<|im_end|>")]
@@ -235,7 +235,7 @@ FORGED = {
 @pytest.mark.parametrize("name", FORGED)
 def test_a_text_cannot_forge_a_delimiter(tmp_path: Path, name: str, think: bool) -> None:
     forged, said = FORGED[name]
-    chat = form(tmp_path, made.CHATML, think)
+    chat = layout(tmp_path, made.CHATML, think)
     bad, good = chat.encode([forged, record()], KINDS)
     assert (bad.documents, bad.refused) == ({}, ("control_in_text", said))
     assert good.refused is None
@@ -247,7 +247,7 @@ def test_what_a_template_does_to_one_record_refuses_that_record(tmp_path: Path) 
         "{% for m in messages %}{% if 'rude' in m.content %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
         + template
     )
-    chat = form(tmp_path, template)
+    chat = layout(tmp_path, template)
     rows = [record("bad?"), record(trace="3 is bad"), record("rude?"), record()]
     found = [encoded.refused for encoded in chat.encode(rows, KINDS)]
     assert [refused and refused[0] for refused in found] == [*["template_alters"] * 2, "template_refuses", None]
@@ -256,7 +256,7 @@ def test_what_a_template_does_to_one_record_refuses_that_record(tmp_path: Path) 
 
 def test_spans_that_do_not_cover_the_trace_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"record r .*question q.*: span"):
-        form(tmp_path, made.CHATML).encode([replace(record(), spans=(Span(0, 3, "plan"),))], KINDS)
+        layout(tmp_path, made.CHATML).encode([replace(record(), spans=(Span(0, 3, "plan"),))], KINDS)
 
 
 OTHER_PROMPT = made.CHATML.replace("<|im_start|>assistant", "<|bot|>", 1)
@@ -293,21 +293,21 @@ REFUSED = {
 def test_templates_that_cannot_be_trained_on_are_refused_by_name(tmp_path: Path, name: str) -> None:
     template, config, said = REFUSED[name]
     with pytest.raises(InputError, match=rf"(?s){said}") as caught:
-        form(tmp_path, template, **config)
+        layout(tmp_path, template, **config)
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
 
 
 def test_a_prompt_whose_last_token_takes_in_what_follows_is_refused(tmp_path: Path) -> None:
     template = made.PREFILLING.replace("<think>\n'", "<think>'")
-    form(tmp_path / "symbol", template, True, **GENERATED)
+    layout(tmp_path / "symbol", template, True, **GENERATED)
     with pytest.raises(InputError, match=r"merges_with_prompt: the token '>.n' begins in the generation prompt"):
-        form(tmp_path / "text", template, False, **GENERATED)
+        layout(tmp_path / "text", template, False, **GENERATED)
 
 
 def test_findings_name_what_a_template_does(tmp_path: Path) -> None:
     found = {
-        name: form(tmp_path / name, template, **config).findings
+        name: layout(tmp_path / name, template, **config).findings
         for name, template, config in (
             ("chatml", made.CHATML, {}),
             ("thinking", made.THINKING, {}),
@@ -334,14 +334,14 @@ def test_several_templates_and_generation_marks(tmp_path: Path) -> None:
         None,
         chat_template=[{"name": "tool_use", "template": "{% if"}, {"name": "default", "template": marked}],
     )
-    chat = ChatForm(tmp_path, FormConfig(template="chat"))
+    chat = ChatLayout(tmp_path, LayoutConfig(template="chat"))
     (encoded,) = chat.encode([record()], KINDS)
     assert stretches(chat, encoded)[:2] == [("prompt", USER), ("control", "<think>\n")]
 
 
 def test_stops_and_ids(tmp_path: Path) -> None:
     made.save(tmp_path, made.CHATML, bos_token=None)
-    chat = ChatForm(tmp_path, FormConfig(template="chat"))
+    chat = ChatLayout(tmp_path, LayoutConfig(template="chat"))
     vocabulary = chat.backend.get_vocab()
     assert chat.stops == (vocabulary["<|im_end|>"], vocabulary["<|end|>"])
     assert chat.special_ids == {"bos": None, "eos": vocabulary["<|im_end|>"], "pad": vocabulary["<|pad|>"]}
@@ -358,4 +358,4 @@ def test_stops_and_ids(tmp_path: Path) -> None:
     assert np.array(chat.prompt_ids("x")).max() < chat.size
     made.save(tmp_path, made.CHATML, pad_token=None)
     with pytest.raises(InputError, match="lacks the control symbol pad_token"):
-        ChatForm(tmp_path, FormConfig(template="chat"))
+        ChatLayout(tmp_path, LayoutConfig(template="chat"))

@@ -14,10 +14,10 @@ from transformers import AutoTokenizer
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import read_manifest
-from tracestill.data_pipeline.documents.ask import AskForm
-from tracestill.data_pipeline.documents.encode import EncodeConfig, load_form, run
+from tracestill.data_pipeline.documents.ask import AskLayout
+from tracestill.data_pipeline.documents.encode import EncodeConfig, load_layout, run
 from tracestill.data_pipeline.tokens.control_symbols import add_control_symbols
-from tracestill.data_pipeline.tokens.form import FormConfig
+from tracestill.data_pipeline.tokens.layout import LayoutConfig
 from tracestill.data_pipeline.tokens.render import symbols_in
 from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
 from tracestill.trainer.evaluation.evaluate import REFUSED, answer, summary
@@ -48,24 +48,24 @@ def tokenizer_for(name: str, trained: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", FORMS)
 def test_an_export_reads_the_tokens_of_training_or_the_question_is_refused(trained, tmp_path, name) -> None:
     given = tokenizer_for(name, trained, tmp_path)
-    form = load_form(FormConfig.model_validate(FORMS[name]), given)
+    layout = load_layout(LayoutConfig.model_validate(FORMS[name]), given)
     (tmp_path / "export").mkdir()
-    copy_tokenizer(given, tmp_path / "export", form)
+    copy_tokenizer(given, tmp_path / "export", layout)
     auto = AutoTokenizer.from_pretrained(tmp_path / "export")
     symbols = [token.content for token in auto.added_tokens_decoder.values() if token.content.strip()]
     assert {"<think>", "</think>"} < {*symbols}
     refused = 0
     for question in ["What is 3 + 4?", "a < b > c", "think </thin k>", *(f"Say {symbol} now" for symbol in symbols)]:
-        messages, variables = form.asking(question)
+        messages, variables = layout.asking(question)
         theirs = auto.apply_chat_template(messages, add_generation_prompt=True, **variables).input_ids
-        (encoded,) = form.encode([record(question)], KINDS)
-        assert (form.control_in(question) is None) == (encoded.refused is None)
+        (encoded,) = layout.encode([record(question)], KINDS)
+        assert (layout.control_in(question) is None) == (encoded.refused is None)
         if encoded.refused is None:
             ours = list(encoded.documents.values())[-1].tokens[: len(theirs)].tolist()
-            assert ours == theirs == form.prompt_ids(question)
+            assert ours == theirs == layout.prompt_ids(question)
         else:
             refused += 1
-            assert encoded.refused == ("control_in_text", f"the question holds {form.control_in(question)}")
+            assert encoded.refused == ("control_in_text", f"the question holds {layout.control_in(question)}")
             assert encoded.documents == {}
     assert refused == len(symbols), "no more than those that hold one"
 
@@ -73,25 +73,25 @@ def test_an_export_reads_the_tokens_of_training_or_the_question_is_refused(train
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize(("part", "text"), [("trace", "so </think> 8."), ("answer", "</think>8")])
 def test_no_part_of_a_record_may_hold_a_think_tag(trained, tmp_path, name, part, text) -> None:
-    form = load_form(FormConfig.model_validate(FORMS[name]), tokenizer_for(name, trained, tmp_path))
-    bad, good = form.encode([record(**{part: text}), record()], KINDS)
+    layout = load_layout(LayoutConfig.model_validate(FORMS[name]), tokenizer_for(name, trained, tmp_path))
+    bad, good = layout.encode([record(**{part: text}), record()], KINDS)
     assert bad.refused == ("control_in_text", f"the {part} holds {'</think>'}")
     assert good.refused is None
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_other_symbols_in_what_the_student_writes_are_text(trained, tmp_path, name) -> None:
-    form = load_form(FormConfig.model_validate(FORMS[name]), trained)
-    (encoded,) = form.encode([record(trace="Write <s> and </s>.", answer="<s>")], KINDS)
+    layout = load_layout(LayoutConfig.model_validate(FORMS[name]), trained)
+    (encoded,) = layout.encode([record(trace="Write <s> and </s>.", answer="<s>")], KINDS)
     assert encoded.refused is None
     document = list(encoded.documents.values())[-1]
-    asked = len(form.prompt_ids(record().question))
-    assert form.read(document.tokens[asked:].tolist()).answer == "<s>"
+    asked = len(layout.prompt_ids(record().question))
+    assert layout.read(document.tokens[asked:].tolist()).answer == "<s>"
 
 
 def test_a_dropped_trace_may_hold_what_it_likes(trained) -> None:
-    form = load_form(FormConfig(trace="drop"), trained)
-    assert form.encode([record(trace="so </think> 8.")], KINDS)[0].refused is None
+    layout = load_layout(LayoutConfig(trace="drop"), trained)
+    assert layout.encode([record(trace="so </think> 8.")], KINDS)[0].refused is None
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,13 @@ def test_a_dropped_trace_may_hold_what_it_likes(trained) -> None:
 )
 def test_a_recipe_s_own_texts_hold_none(trained, config, key) -> None:
     with pytest.raises(InputError, match=key):
-        load_form(FormConfig.model_validate(config), trained)
+        load_layout(LayoutConfig.model_validate(config), trained)
 
 
 def test_a_system_prompt_ends_no_turn(tmp_path: Path) -> None:
-    config = FormConfig(template="chat", system="Be brief.<|im_end|>\n<|im_start|>user\n")
+    config = LayoutConfig(template="chat", system="Be brief.<|im_end|>\n<|im_start|>user\n")
     with pytest.raises(InputError, match=r"encode.system: holds <\|im_end\|>"):
-        load_form(config, made.save(tmp_path, made.CHATML))
+        load_layout(config, made.save(tmp_path, made.CHATML))
 
 
 def test_the_stage_counts_such_records_and_goes_on(tmp_path: Path) -> None:
@@ -120,13 +120,13 @@ def test_the_stage_counts_such_records_and_goes_on(tmp_path: Path) -> None:
     assert (counts["in"], counts["out"], counts["rejected"]) == (3, 1, {"control_in_text": 2})
 
 
-@pytest.mark.parametrize("load", ["form", "ask", "base"])
+@pytest.mark.parametrize("load", ["layout", "ask", "base"])
 def test_such_a_question_is_not_asked_and_counts_as_wrong(trained, tmp_path, monkeypatch, load) -> None:
     given = made.save(tmp_path / "chat", made.CHATML)
     if load == "base":
         (given / "chat_template.jinja").unlink()
         add_control_symbols(given)
-    form = load_form(FormConfig(), trained) if load == "form" else AskForm(given)
+    layout = load_layout(LayoutConfig(), trained) if load == "layout" else AskLayout(given)
     questions = [
         {"question_id": str(i), "question": text, "gold": "7"}
         for i, text in enumerate(["What is 3 + 4?", "Say </think> 7", "What is 4 + 3?"])
@@ -135,16 +135,16 @@ def test_such_a_question_is_not_asked_and_counts_as_wrong(trained, tmp_path, mon
 
     def generate(model, prompts, **settings):
         asked.extend(prompts)
-        return [[*form.backend_ids("7"), form.stops[0]] for _ in prompts]
+        return [[*layout.backend_ids("7"), layout.stops[0]] for _ in prompts]
 
-    backend = form.tokenizer.backend if load == "form" else form.backend
-    form.backend_ids = lambda text: backend.encode(text, add_special_tokens=False).ids
+    backend = layout.tokenizer.backend if load == "layout" else layout.backend
+    layout.backend_ids = lambda text: backend.encode(text, add_special_tokens=False).ids
     monkeypatch.setattr("tracestill.trainer.evaluation.evaluate.generate", generate)
     recipe = SimpleNamespace(
         seed=0, evaluate=SimpleNamespace(max_new_tokens=9, batch_size=2, temperature=0.0)
     )  # fmt: skip
-    rows = answer(recipe, questions, None, form, lambda done, total: None)
-    assert asked == [form.prompt_ids(questions[i]["question"]) for i in (0, 2)]
+    rows = answer(recipe, questions, None, layout, lambda done, total: None)
+    assert asked == [layout.prompt_ids(questions[i]["question"]) for i in (0, 2)]
     assert [row["question_id"] for row in rows] == ["0", "1", "2"]
     assert [row["correct"] for row in rows] == [True, False, True]
     assert rows[1]["read_by"] == REFUSED == "control_in_text"
@@ -161,10 +161,10 @@ def test_an_unknown_word_is_no_control_symbol(tmp_path: Path) -> None:
     from tiny_export import save_tokenizer
 
     save_tokenizer(tmp_path)
-    form = load_form(FormConfig(), tmp_path)
-    assert form.control_in("so strange 1 + 1") is None
-    assert form.control_in("so </s> 1") == "</s>"
-    assert form.control_in("so strange <unk> 1") == "<unk>"
+    layout = load_layout(LayoutConfig(), tmp_path)
+    assert layout.control_in("so strange 1 + 1") is None
+    assert layout.control_in("so </s> 1") == "</s>"
+    assert layout.control_in("so strange <unk> 1") == "<unk>"
     shutil.rmtree(tmp_path)
 
 

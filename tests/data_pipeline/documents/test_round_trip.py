@@ -16,7 +16,7 @@ from tracestill.data_pipeline.base.schema import Span
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.documents.encode import EncodeConfig, run
 from tracestill.data_pipeline.documents.round_trip import RoundTrip, fault_of
-from tracestill.data_pipeline.tokens.form import TwoTaskConfig
+from tracestill.data_pipeline.tokens.layout import TwoTaskConfig
 from tracestill.data_pipeline.tokens.store import TokenStore
 
 HALF = r"\frac{1}{2}"

@@ -19,11 +19,11 @@ from encode_cases import KINDS, record
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.documents import chat_template, template_process
-from tracestill.data_pipeline.documents.ask import AskForm
-from tracestill.data_pipeline.documents.chat import ChatForm
-from tracestill.data_pipeline.documents.encode import load_form
+from tracestill.data_pipeline.documents.ask import AskLayout
+from tracestill.data_pipeline.documents.chat import ChatLayout
+from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.data_pipeline.documents.template_process import Asked, Failed, Limits, render
-from tracestill.data_pipeline.tokens.form import FormConfig
+from tracestill.data_pipeline.tokens.layout import LayoutConfig
 
 ASKED = [Asked([{"role": "user", "content": "1 + 1?"}], True, {})]
 FILE = Path("some/chat_template.jinja")
@@ -226,7 +226,7 @@ def test_it_ends_with_the_program_that_started_it(tmp_path: Path) -> None:
     raise AssertionError("it outlives the program")
 
 
-@pytest.mark.parametrize("load", [lambda path: ChatForm(path, FormConfig(template="chat")), AskForm])
+@pytest.mark.parametrize("load", [lambda path: ChatLayout(path, LayoutConfig(template="chat")), AskLayout])
 def test_forms_meet_the_limits(small, monkeypatch, tmp_path: Path, load) -> None:
     asked = []
     monkeypatch.setattr(chat_template, "render", lambda *a, **k: asked.append(a) or render(*a, **k))
@@ -241,8 +241,8 @@ def test_forms_meet_the_limits(small, monkeypatch, tmp_path: Path, load) -> None
 
 def test_a_text_that_makes_the_template_write_too_much_is_a_rejected_record(small, tmp_path: Path) -> None:
     template = made.CHATML.replace("m.content", "m.content * (20000 if 'long' in m.content else 1)")
-    form = load_form(FormConfig(template="chat"), made.save(tmp_path, template))
-    bad, good = form.encode([record("a long one"), record()], KINDS)
+    layout = load_layout(LayoutConfig(template="chat"), made.save(tmp_path, template))
+    bad, good = layout.encode([record("a long one"), record()], KINDS)
     assert bad.refused[0] == "template_refuses"
     assert "more than 10,000 characters" in bad.refused[1]
     assert good.refused is None

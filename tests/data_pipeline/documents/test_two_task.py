@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import is_current, read_manifest
-from tracestill.data_pipeline.documents.encode import EncodeConfig, load_form, run, stage_config
+from tracestill.data_pipeline.documents.encode import EncodeConfig, load_layout, run, stage_config
 from tracestill.data_pipeline.plan.plan import PlanConfig
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.data_pipeline.tokens.tokenizer import run as run_tokenizer
@@ -23,15 +23,15 @@ QUESTION = "What is 3 + 4?"
 
 
 @pytest.fixture(scope="module")
-def form(tmp_path_factory: pytest.TempPathFactory):
+def layout(tmp_path_factory: pytest.TempPathFactory):
     path = tmp_path_factory.mktemp("tokenizer")
     write_tokenizer(train_sentencepiece([f"{QUESTION} {TRACE} [rationale] [label]"] * 9, 400), path)
-    return load_form(CONFIG, path)
+    return load_layout(CONFIG, path)
 
 
-def test_two_documents_by_hand(form) -> None:
-    (encoded,) = form.encode([record()], KINDS)
-    decode = form.answer.tokenizer.backend.decode
+def test_two_documents_by_hand(layout) -> None:
+    (encoded,) = layout.encode([record()], KINDS)
+    decode = layout.answer.tokenizer.backend.decode
     thought, label = encoded.documents["#trace"], encoded.documents["#answer"]
     assert list(encoded.documents) == ["#trace", "#answer"]
     assert decode(thought.tokens, skip_special_tokens=False) == f"<s>[rationale] {QUESTION}<think>{TRACE}</think></s>"
@@ -40,9 +40,9 @@ def test_two_documents_by_hand(form) -> None:
     assert {*names(label.kinds)} == {"control", "prompt", "answer"}
     assert max(thought.steps) == 3  # the trace's steps, as in a document of one task
     # evaluation asks for the answer, and reads it
-    asked = form.prompt_ids(QUESTION)
+    asked = layout.prompt_ids(QUESTION)
     assert label.tokens[: len(asked)].tolist() == asked
-    assert form.read(label.tokens[len(asked) :].tolist())[1:] == ("", "7", True, 0, True)
+    assert layout.read(label.tokens[len(asked) :].tolist())[1:] == ("", "7", True, 0, True)
 
 
 def test_a_record_is_one_record_and_two_documents(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_record_goes_whole_if_one_of_its_documents_is_too_long(tmp_path: Path)
     run(CONFIG, KINDS, plan, tmp_path / "encode", **inputs)
     counts = read_manifest(tmp_path / "encode")["counts"]
     assert (counts["in"], counts["out"], counts["rejected"]) == (2, 1, {"overlong": 1})
-    (lost,) = load_form(CONFIG, inputs["tokenizer"]).encode([long], KINDS)
+    (lost,) = load_layout(CONFIG, inputs["tokenizer"]).encode([long], KINDS)
     assert sum(counts["tokens_lost"].values()) == sum(len(d.tokens) for d in lost.documents.values())
     assert len(TokenStore(tmp_path / "encode" / "tokens.arrow", KINDS)) == 2
 
@@ -87,21 +87,21 @@ def test_two_tasks_in_a_chat(tmp_path: Path, template: str, turn: str) -> None:
     config = EncodeConfig.model_validate(
         {"template": "chat", "turn": turn, "two_task": {}, "tokenizer": {"path": str(tmp_path)}}
     )
-    form = load_form(config, tmp_path)
-    (encoded,) = form.encode([record()], KINDS)
+    layout = load_layout(config, tmp_path)
+    (encoded,) = layout.encode([record()], KINDS)
     assert encoded.refused is None
-    texts = [form.answer.backend.decode(d.tokens, skip_special_tokens=False) for d in encoded.documents.values()]
+    texts = [layout.answer.backend.decode(d.tokens, skip_special_tokens=False) for d in encoded.documents.values()]
     wanted = (
         (f"[rationale] {QUESTION}", f"<think>\n{TRACE}\n</think>"),
         (f"[label] {QUESTION}", "<think>\n\n</think>\n\n7<"),
     )
     for text, parts in zip(texts, wanted, strict=True):
         assert [part in text for part in parts] == [True, True]
-    asked = form.prompt_ids(QUESTION)
+    asked = layout.prompt_ids(QUESTION)
     label = encoded.documents["#answer"].tokens.tolist()
     assert label[: len(asked)] == asked
-    assert form.read(label[len(asked) :])[1:4] == ("", "7", True)
-    assert form.asking(QUESTION) == ([{"role": "user", "content": f"[label] {QUESTION}"}], {})
+    assert layout.read(label[len(asked) :])[1:4] == ("", "7", True)
+    assert layout.asking(QUESTION) == ([{"role": "user", "content": f"[label] {QUESTION}"}], {})
 
 
 def test_a_stage_with_a_chat_template_counts_what_it_met(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_stage_with_a_chat_template_counts_what_it_met(tmp_path: Path) -> None
     inputs["tokenizer"] = tmp_path / "chat"
     config = EncodeConfig.model_validate({"template": "chat", "tokenizer": {"path": str(tmp_path / "given")}})
     where = {"sample": inputs["sample"], "select": inputs["select"]}
-    with pytest.raises(InputError, match="lacks the control symbol <think>"):  # which the plain form needs
+    with pytest.raises(InputError, match="lacks the control symbol <think>"):  # which the plain layout needs
         run_tokenizer(config.tokenizer, tmp_path / "chat", **where)
     run_tokenizer(config.tokenizer, tmp_path / "chat", **where, plain=False)
     run(config, KINDS, PLAN, tmp_path / "encode", **inputs)

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record
-from tracestill.data_pipeline.documents.document import PlainForm
+from tracestill.data_pipeline.documents.document import PlainLayout
 from tracestill.data_pipeline.documents.overlong import fit_document
-from tracestill.data_pipeline.documents.two_task import TwoTaskForm
+from tracestill.data_pipeline.documents.two_task import TwoTaskLayout
 from tracestill.data_pipeline.sampling.segment import segment
-from tracestill.data_pipeline.tokens.form import TwoTaskConfig
+from tracestill.data_pipeline.tokens.layout import TwoTaskConfig
 from tracestill.data_pipeline.tokens.render import load_tokenizer
-from tracestill.data_pipeline.tokens.sides import EncoderDecoderForm, encoder_lengths, widths
+from tracestill.data_pipeline.tokens.sides import EncoderDecoderLayout, encoder_lengths, widths
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
 
@@ -39,16 +39,16 @@ def record(question="What is 3 + 4?"):
 
 @pytest.mark.parametrize("trace", ["keep", "drop"])
 def test_a_document_by_hand(tokenizer, trace):
-    form = EncoderDecoderForm(PlainForm(tokenizer, trace), tokenizer)
-    made = form.encode([record()], KINDS)[0].documents[""]
-    decoder = PlainForm(tokenizer, trace).encode([record()], KINDS)[0].documents[""]
+    layout = EncoderDecoderLayout(PlainLayout(tokenizer, trace), tokenizer)
+    made = layout.encode([record()], KINDS)[0].documents[""]
+    decoder = PlainLayout(tokenizer, trace).encode([record()], KINDS)[0].documents[""]
     assert [a.dtype for a in made] == ["int32", "uint8", "uint16"]
     read = int(np.flatnonzero(made.kinds != PAD)[0])
     decode = tokenizer.backend.decode
     assert decode(made.tokens[:read], skip_special_tokens=False) == "What is 3 + 4?</s>"
     written = decode(made.tokens[read:], skip_special_tokens=False)
     assert written.replace(" ", "") == f"<think>{TRACE if trace == 'keep' else ''}</think>7</s>".replace(" ", "")
-    assert made.tokens[:read].tolist() == form.prompt_ids("What is 3 + 4?")
+    assert made.tokens[:read].tolist() == layout.prompt_ids("What is 3 + 4?")
     assert not made.kinds[:read].any()
     # the decoder's side is that of a decoder's document
     assert np.array_equal(made.tokens[read:], decoder.tokens[read:])
@@ -58,21 +58,23 @@ def test_a_document_by_hand(tokenizer, trace):
 
 
 def test_two_tasks_put_their_prefix_before_the_encoders_question(tokenizer):
-    plain = TwoTaskForm(PlainForm(tokenizer, "keep"), PlainForm(tokenizer, "drop"), TwoTaskConfig(answer_prefix="add "))
-    form = EncoderDecoderForm(plain, tokenizer)
-    documents = form.encode([record()], KINDS)[0].documents
+    plain = TwoTaskLayout(
+        PlainLayout(tokenizer, "keep"), PlainLayout(tokenizer, "drop"), TwoTaskConfig(answer_prefix="add ")
+    )
+    layout = EncoderDecoderLayout(plain, tokenizer)
+    documents = layout.encode([record()], KINDS)[0].documents
     assert list(documents) == ["#trace", "#answer"]
-    prompt = form.prompt_ids("What is 3 + 4?")
+    prompt = layout.prompt_ids("What is 3 + 4?")
     assert documents["#answer"].tokens[: len(prompt)].tolist() == prompt
     assert tokenizer.decode(prompt) == "add What is 3 + 4?"
-    assert "'role'" in form.chat_template
-    assert form.chat_template.endswith("{{ eos_token }}")
+    assert "'role'" in layout.chat_template
+    assert layout.chat_template.endswith("{{ eos_token }}")
 
 
 def test_a_record_without_a_question_leaves_its_end_symbol_to_the_encoder(tokenizer):
     """It is rejected later, by name."""
-    form = EncoderDecoderForm(PlainForm(tokenizer, "keep"), tokenizer)
-    made = form.encode([record(question="")], KINDS)[0].documents[""]
+    layout = EncoderDecoderLayout(PlainLayout(tokenizer, "keep"), tokenizer)
+    made = layout.encode([record(question="")], KINDS)[0].documents[""]
     assert made.tokens[:2].tolist() == [tokenizer.eos, tokenizer.think]
     assert made.kinds[:2].tolist() == [PAD, CONTROL]
 

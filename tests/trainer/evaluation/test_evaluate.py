@@ -21,7 +21,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, write_rows
 from tracestill.data_pipeline.base.stage import is_current, read_manifest, stage
-from tracestill.data_pipeline.documents.encode import load_form
+from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.kernels.attention import registered as attention
 from tracestill.trainer.evaluation import baseline, evaluate
@@ -133,7 +133,7 @@ def test_every_way_of_answering_is_judged(run_directory: RunDirectory, monkeypat
         "<think> 2 add 2 is 5 </think> 5 </s>",
         "<think> </think> 9",  # the right answer, but cut off
         "<think> so 5 5 5 </s>",  # the right answer, but inside a trace that never closes
-        "so 7 add 1 is 8 </s>",  # no think block, as a model writes that was never trained on the form
+        "so 7 add 1 is 8 </s>",  # no think block, as a model writes that was never trained on the layout
     ]
     asked: list[list[int]] = []
 
@@ -169,10 +169,10 @@ def test_students_are_asked_as_the_recipe_says(tmp_path: Path, monkeypatch: pyte
     how = {"max_new_tokens": 21, "batch_size": 3, "temperature": 0.7}
     recipe = Recipe.model_validate({**RECIPE, "seed": 11, "evaluate": how})
     save_tokenizer(tmp_path / "tokenizer")
-    form = load_form(recipe.encode, tmp_path / "tokenizer")
+    layout = load_layout(recipe.encode, tmp_path / "tokenizer")
     choice = threads.ThreadChoice([1, 2])
     questions = [{"question_id": "q", **row} for row in QUESTIONS]
-    evaluate.answer(recipe, questions, tiny_model(), form, print, choice)
+    evaluate.answer(recipe, questions, tiny_model(), layout, print, choice)
     assert told == {**how, "seed": 11, "stops": (2,), "pad_id": 0, "progress": print, "threads": choice}
 
 
@@ -321,7 +321,7 @@ def test_a_student_before_training_is_evaluated(run_directory: RunDirectory, tmp
 
 
 def test_any_model_is_evaluated_beside_the_arms(run_directory: RunDirectory, tmp_path: Path) -> None:
-    """Another tokenizer and form: it is asked by its own template, and read as the arms are."""
+    """Another tokenizer and layout: it is asked by its own template, and read as the arms are."""
     theirs = tmp_path / "instruct"
     made.save(theirs, made.CHATML)
     auto = AutoTokenizer.from_pretrained(theirs)

@@ -21,9 +21,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, pip
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.documents.chat_template import ChatTemplate
-from tracestill.data_pipeline.documents.encode import load_form
+from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.data_pipeline.tokens.control_symbols import add_control_symbols
-from tracestill.data_pipeline.tokens.form import FormConfig
+from tracestill.data_pipeline.tokens.layout import LayoutConfig
 from tracestill.data_pipeline.tokens.render import load_tokenizer
 from tracestill.data_pipeline.tokens.tokenizer import fast_tokenizer, train_sentencepiece, write_tokenizer
 from tracestill.trainer.evaluation.generate import load_exported
@@ -57,7 +57,7 @@ print(json.dumps(results))
 """
 
 
-CHAT = FormConfig(template="chat")
+CHAT = LayoutConfig(template="chat")
 REAL_RENDER = ChatTemplate.render
 
 
@@ -212,7 +212,7 @@ def test_a_state_that_is_not_whole_is_refused(tmp_path: Path, change, message: s
 
 
 def test_the_chat_template_is_that_of_the_form(tmp_path: Path) -> None:
-    """A tokenizer's own template is of no use to a student of the plain form; of two tasks, it asks for the answer."""
+    """A tokenizer's own template is of no use to a student of the plain layout; of two tasks, it asks for the answer."""
     given = made.save(tmp_path / "given", made.CHATML)
     add_control_symbols(given)
     model = trained(vocab_size=440)
@@ -223,13 +223,13 @@ def test_the_chat_template_is_that_of_the_form(tmp_path: Path) -> None:
         "chat": {"template": "chat", "system": "Be brief."},
     }
     for name, keys in asked.items():
-        config, out = FormConfig.model_validate(keys), tmp_path / name
+        config, out = LayoutConfig.model_validate(keys), tmp_path / name
         check_tokenizer(given, model.config, config)
         export(model, given, out, title="", recipe="", counts={}, encode=config)
-        form, auto = load_form(config, out), AutoTokenizer.from_pretrained(out)
-        messages, _ = form.asking("How much?")
+        layout, auto = load_layout(config, out), AutoTokenizer.from_pretrained(out)
+        messages, _ = layout.asking("How much?")
         ids = auto.apply_chat_template(messages, add_generation_prompt=True).input_ids
-        assert ids == form.prompt_ids("How much?")
+        assert ids == layout.prompt_ids("How much?")
         assert (
             auto.decode(ids)
             == {
@@ -299,8 +299,8 @@ def test_a_pipeline_tells_trace_from_answer(tmp_path: Path) -> None:
         [{"role": "user", "content": "3 + 4?"}], max_new_tokens=40
     )
     assert written[0]["generated_text"][-1]["content"] == "<think>Digits 7, 1, 1.</think>5.5"
-    form = load_form(FormConfig(), tmp_path / "export")
-    reading = form.read(ids[len(question) + 1 :])
+    layout = load_layout(LayoutConfig(), tmp_path / "export")
+    reading = layout.read(ids[len(question) + 1 :])
     assert (reading.trace, reading.answer) == ("Digits 7, 1, 1.", "5.5")
 
 

@@ -16,11 +16,11 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.documents import template_process
 from tracestill.data_pipeline.documents.chat_template import ChatTemplate
 from tracestill.data_pipeline.documents.template_process import Limits
-from tracestill.data_pipeline.tokens.form import FormConfig
+from tracestill.data_pipeline.tokens.layout import LayoutConfig
 from tracestill.trainer.export.export import check_tokenizer
 from tracestill.trainer.loading import limited
 
-CHAT = FormConfig(template="chat")
+CHAT = LayoutConfig(template="chat")
 REAL_RENDER = ChatTemplate.render
 
 

@@ -10,7 +10,7 @@ from encode_cases import record
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
-from tracestill.data_pipeline.documents.encode import EncodeConfig, load_form
+from tracestill.data_pipeline.documents.encode import EncodeConfig, load_layout
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
 from tracestill.trainer.preview.effect import warnings
@@ -57,9 +57,9 @@ def tokenizer(tmp_path_factory):
 
 
 def store_of(path, tokenizer, records=RECORDS, **config):
-    form = load_form(EncodeConfig.model_validate(config), tokenizer)
+    layout = load_layout(EncodeConfig.model_validate(config), tokenizer)
     with TokenStoreWriter(path, KINDS) as writer:
-        for made, encoded in zip(records, form.encode(records, KINDS), strict=True):
+        for made, encoded in zip(records, layout.encode(records, KINDS), strict=True):
             for ending, document in encoded.documents.items():
                 writer.add(made.record_id + ending, made.question_id, *document, made.weight)
     return TokenStore(path, KINDS)

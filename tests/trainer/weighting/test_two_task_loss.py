@@ -12,7 +12,7 @@ import yaml
 from encode_cases import KINDS, record
 
 from tracestill.data_pipeline.base.schema import Span
-from tracestill.data_pipeline.documents.encode import EncodeConfig, load_form
+from tracestill.data_pipeline.documents.encode import EncodeConfig, load_layout
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
 from tracestill.trainer.weighting import SpanWeighting, WeightingConfig
@@ -35,13 +35,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
     """Two records; digits are tokens of their own, so traces of two and one targets, answers of one and two."""
     folder = tmp_path_factory.mktemp("two")
     write_tokenizer(train_sentencepiece(["What is 3 + 4? [rationale] [label] abcdefghij klmnop"] * 9, 330), folder)
-    form = load_form(EncodeConfig.model_validate({"two_task": {}}), folder)
+    layout = load_layout(EncodeConfig.model_validate({"two_task": {}}), folder)
     records = [
         record(trace="34", answer="7", spans=(Span(0, 2, "derive"),)),
         record("And 9?", trace="9", answer="10", spans=(Span(0, 1, "derive"),)),
     ]
     with TokenStoreWriter(folder / "tokens.arrow", KINDS) as writer:
-        for made, encoded in zip(records, form.encode(records, KINDS), strict=True):
+        for made, encoded in zip(records, layout.encode(records, KINDS), strict=True):
             for ending, document in encoded.documents.items():
                 writer.add(made.record_id + ending, made.question_id, *document, made.weight)
     return TokenStore(folder / "tokens.arrow", KINDS)

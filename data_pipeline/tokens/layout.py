@@ -1,9 +1,9 @@
-"""The form of documents: how a record becomes tokens, what the model reads, and how what it writes is split.
+"""The layout of documents: how a record becomes tokens, what the model reads, and how what it writes is split.
 
 ``plain`` is this project's own (see ``document``); ``chat`` is that of the tokenizer's chat template (see ``chat``);
 ``encoder_decoder`` puts the question of a plain document on a side of its own (see ``sides``); ``two_task`` makes two
-documents of a record in any of them (see ``two_task``). Encoding, evaluation and export ask the recipe's form, so that
-all of them agree.
+documents of a record in any of them (see ``two_task``). Encoding, evaluation and export ask the recipe's layout, so
+that all of them agree.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class TwoTaskConfig(BaseModel):
         return self
 
 
-class FormConfig(BaseModel):
-    """The keys of the ``encode`` block that decide the form of documents."""
+class LayoutConfig(BaseModel):
+    """The keys of the ``encode`` block that decide the layout of documents."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -68,7 +68,7 @@ class FormConfig(BaseModel):
         return found
 
     @model_validator(mode="after")
-    def _fitting(self) -> FormConfig:
+    def _fitting(self) -> LayoutConfig:
         if self.template != "chat":
             for key, given in (("system", self.system), ("variables", self.variables)):
                 if given:
@@ -99,7 +99,7 @@ class Encoded(NamedTuple):
 class Reading(NamedTuple):
     """What a model wrote after the prompt.
 
-    A model that closes no trace because it opened none, as one that was never trained on the form, has written all of
+    A model that closes no trace because it opened none, as one that was never trained on the layout, has written all of
     its answer in the open: it is trace and answer at once (see ``answers.find_answer``).
     """
 
@@ -111,14 +111,14 @@ class Reading(NamedTuple):
     in_form: bool  # it closed its trace, and ended
 
 
-class Form(Protocol):
+class Layout(Protocol):
     """One way of writing documents with one tokenizer. Ids of tokens are below ``size``."""
 
     size: int
     special_ids: dict[str, int | None]  # bos (None: there is none), eos (the last symbol of a document), pad
     pad: int
     stops: tuple[int, ...]  # symbols at which generation ends, the last one of a document first
-    findings: dict[str, Any]  # what the manifest tells about the form
+    findings: dict[str, Any]  # what the manifest tells about the layout
     chat_template: str | None  # what an export puts in place of the tokenizer's own; None: nothing
 
     def encode(self, records: Sequence[Record], kinds: Kinds) -> list[Encoded]:

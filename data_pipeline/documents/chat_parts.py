@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.documents.chat_template import ChatTemplate
-from tracestill.data_pipeline.tokens.form import FormConfig
+from tracestill.data_pipeline.tokens.layout import LayoutConfig
 from tracestill.data_pipeline.tokens.render import END_THINK, THINK
 
 QUESTION, TRACE, ANSWER = "qZ7question7Zq", "tZ7trace7Zt", "aZ7answer7Za"  # in no template's own text
@@ -25,7 +25,7 @@ GENERATED = "set encode.turn: generated (the trace is written after the generati
 Way = Literal["reasoning_content", "content", "generated"]
 
 
-class Layout(NamedTuple):
+class ChatParts(NamedTuple):
     """The text between the parts: before question header opening trace closing answer tail rest."""
 
     before: str
@@ -60,10 +60,10 @@ def messages_of(system: str | None, question: str, *turn: str, way: Way = "reaso
     return messages
 
 
-def find_layout(
-    template: ChatTemplate, config: FormConfig, symbols: Collection[str], eos: str | None, *, empty: bool
-) -> Layout:
-    """The layout of documents with a trace, or (``empty``) with none. ``symbols`` may end a turn; ``eos`` most likely.
+def find_parts(
+    template: ChatTemplate, config: LayoutConfig, symbols: Collection[str], eos: str | None, *, empty: bool
+) -> ChatParts:
+    """The parts of documents with a trace, or (``empty``) with none. ``symbols`` may end a turn; ``eos`` most likely.
 
     Raises InputError if the template cannot be trained on, naming what it does and what to set.
     """
@@ -88,7 +88,7 @@ def find_layout(
         )
     begun, end = written.split(ANSWER)
     if way == "generated":
-        prefilled = Layout(before, header, "", "", "", "", "", way).prefilled
+        prefilled = ChatParts(before, header, "", "", "", "", "", way).prefilled
         opening = "" if thinks_not or prefilled.endswith("\n") else "\n" if prefilled else OPENING
         closing = "" if thinks_not else CLOSING
     else:
@@ -103,13 +103,13 @@ def find_layout(
     if way == "generated" and eos and not any(symbol in end for symbol in symbols):
         end += eos  # some families let the header of the next turn end this one
     tail, stop, rest = split_at_stop(end, symbols, eos, where)
-    layout = Layout(before, header, opening, closing, tail, rest, stop, way)
-    if layout.prefilled and THINK in opening:
+    parts = ChatParts(before, header, opening, closing, tail, rest, stop, way)
+    if parts.prefilled and THINK in opening:
         raise InputError(f"{where} opens the think block in the generation prompt, and again in the turn; {GENERATED}")
-    return layout
+    return parts
 
 
-def way_of(template: ChatTemplate, config: FormConfig, where: str) -> Way:
+def way_of(template: ChatTemplate, config: LayoutConfig, where: str) -> Way:
     """How the template is to be given a trace so that it writes it. Raises InputError if it drops it."""
     for way in ("reasoning_content", "content"):
         written = template.render(messages_of(config.system, QUESTION, TRACE, ANSWER, way=way))
@@ -138,7 +138,7 @@ def split_at_stop(end: str, symbols: Collection[str], eos: str | None, where: st
     return end[: at + len(stop)], stop, end[at + len(stop) :]
 
 
-def earlier_turns(template: ChatTemplate, config: FormConfig, way: Way) -> str:
+def earlier_turns(template: ChatTemplate, config: LayoutConfig, way: Way) -> str:
     """What the template does with the reasoning of turns before the last, for the manifest: documents have none."""
     first = messages_of(config.system, QUESTION, TRACE, ANSWER, way="content" if way == "generated" else way)
     try:
@@ -151,14 +151,14 @@ def earlier_turns(template: ChatTemplate, config: FormConfig, way: Way) -> str:
     return "think block emptied" if THINK in turn else "reasoning dropped"
 
 
-def findings_of(template: ChatTemplate, config: FormConfig, layout: Layout) -> dict[str, Any]:
+def findings_of(template: ChatTemplate, config: LayoutConfig, parts: ChatParts) -> dict[str, Any]:
     return {
-        "trace_given_as": layout.way,
-        "prefilled": layout.prefilled,
-        "opening": layout.opening,
-        "closing": layout.closing,
-        "stop": layout.stop,
-        "earlier_turns": earlier_turns(template, config, layout.way),
+        "trace_given_as": parts.way,
+        "prefilled": parts.prefilled,
+        "opening": parts.opening,
+        "closing": parts.closing,
+        "stop": parts.stop,
+        "earlier_turns": earlier_turns(template, config, parts.way),
     }
 
 
