@@ -105,10 +105,10 @@ class ChatLayout:
         made: list[Encoded | None] = []
         texts: list[Text] = []
         given = [self.given(record) for record in records]
-        written = self.template.render_all([self.asked(*parts) for parts in given])
-        for record, parts, answered in zip(records, given, written, strict=True):
+        written = self.template.render_all([self.asked(*each) for each in given])
+        for record, each, answered in zip(records, given, written, strict=True):
             try:
-                texts.append(self.text_of(record, *parts, answered))
+                texts.append(self.text_of(record, *each, answered))
                 made.append(None)
             except Refused as refused:
                 made.append(Encoded({}, refused.why))

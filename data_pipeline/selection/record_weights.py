@@ -54,10 +54,10 @@ def find(use: str) -> Weigh:
     if not name:
         expected = "or give an import path such as my_pkg.my_module:my_weights"
         raise InputError(f"unknown way to weigh '{use}'{nearest(use, list(BUILT_IN))}; {expected}")
-    function: Any = getattr(own_modules.load(module_name), name, None)
+    function: Weigh | None = getattr(own_modules.load(module_name), name, None)
     if not callable(function):
         raise InputError(f"{module_name} has no function '{name}'")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def weigh(use: str, rows: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -82,8 +82,8 @@ def export(
     ``state_dict`` holds full parameters by the model's own names (of a partitioned student: the gathered ones);
     left out, the model's own are taken. Each is stored in the type of the model's parameter. ``title`` and
     ``recipe`` (YAML), ``counts`` (nested mapping of numbers) and ``note`` (a paragraph) go into the model card.
-    ``encode`` is the layout that the student was trained in: the export's chat template gives its prompt, and generation
-    ends at its stop symbols. ``write``, if given, stores something else in place of the model.
+    ``encode`` is the layout that the student was trained in: the export's chat template gives its prompt, and
+    generation ends at its stop symbols. ``write``, if given, stores something else in place of the model.
 
     Raises InputError if the tokenizer cannot be used with the model, or ``out_dir`` is a link to what is not its own
     (``replaceable``), ValueError if ``state_dict`` is not whole.

@@ -212,7 +212,7 @@ def test_a_state_that_is_not_whole_is_refused(tmp_path: Path, change, message: s
 
 
 def test_the_chat_template_is_that_of_the_form(tmp_path: Path) -> None:
-    """A tokenizer's own template is of no use to a student of the plain layout; of two tasks, it asks for the answer."""
+    """A tokenizer's own template is no use to a student of the plain layout; of two tasks, it asks for the answer."""
     given = made.save(tmp_path / "given", made.CHATML)
     add_control_symbols(given)
     model = trained(vocab_size=440)
