@@ -101,11 +101,12 @@ def weight_fault(weight: Any) -> str:
     if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
         return f"{expected}, got {weight!r:.80}"
     try:
-        with np.errstate(over="ignore", under="ignore"):
-            held = np.float32(float(weight))
+        number = float(weight)
     except OverflowError:
-        held = np.float32("inf")
-    if not weight >= 0 or not np.isfinite(held) or (weight > 0 and held == 0):
+        number = float("inf")
+    with np.errstate(over="ignore", under="ignore"):
+        held = np.float32(number)
+    if not number >= 0 or not np.isfinite(held) or (number > 0 and held == 0):
         return f"{expected} that 32 bits can hold, got {weight!r:.80}"
     return ""
 
