@@ -16,7 +16,7 @@ from trainer_steps import KINDS, our_step, write_store
 
 from tracestill.data_pipeline.plan.plan import PlanConfig, make_plan
 from tracestill.data_pipeline.tokens.store import TokenStore
-from tracestill.kernels.attention import registered as attention
+from tracestill.kernels.attention import choose, register
 from tracestill.trainer.batches.batches import Batches
 from tracestill.trainer.engine.engine import connect
 from tracestill.trainer.metrics.flops import peak_tflops
@@ -81,7 +81,7 @@ def ours(task: dict[str, Any], shape: dict[str, Any], store: TokenStore) -> dict
         weighted = int(store.counts[chosen, KINDS.id("derive")].sum())
         lengths = store.lengths[chosen].tolist()
         found.append({"seconds": seconds, "loss": loss, "lengths": lengths, "weighted": weighted})
-    return {"steps": found[WARM_UP:], "attention": student.attention.backend, "notes": notes}
+    return {"steps": found[WARM_UP:], "attention": str(student.attention.backend), "notes": notes}
 
 
 def trl(task: dict[str, Any], shape: dict[str, Any], store: TokenStore) -> dict[str, Any]:
@@ -96,8 +96,8 @@ def trl(task: dict[str, Any], shape: dict[str, Any], store: TokenStore) -> dict[
         if importlib.util.find_spec("flash_attn_2_cuda") is not None:
             implementation = name = "flash_attention_2"
         else:
-            choice = attention.register("auto", task["device"], torch.bfloat16 if cuda else torch.float32)
-            implementation, name = attention.NAME, f"{choice.backend} (ours)"
+            choice = choose("auto", task["device"], torch.bfloat16 if cuda else torch.float32)
+            implementation, name = register(choice.backend), f"{choice.backend} (ours)"
     torch.manual_seed(0)
     with torch.device(task["device"]):
         model = AutoModelForCausalLM.from_config(

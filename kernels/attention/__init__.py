@@ -1,5 +1,8 @@
 """Attention that keeps the documents of a row apart, registered with transformers."""
 
-from tracestill.kernels.attention.registered import NAME, Choice, attention, choose, register
+from tracestill.kernels.attention.backend import Backend, Needs
+from tracestill.kernels.attention.backends import BACKENDS, SDPA, Choice, choose
+from tracestill.kernels.attention.models import needs_of
+from tracestill.kernels.attention.registered import register
 
-__all__ = ["NAME", "Choice", "attention", "choose", "register"]
+__all__ = ["BACKENDS", "SDPA", "Backend", "Choice", "Needs", "choose", "needs_of", "register"]

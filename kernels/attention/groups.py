@@ -189,3 +189,21 @@ def grouped_attention(
         q, k, v = (x.unflatten(0, (batch, length)).transpose(1, 2) for x in parts)
         outputs.append(sdpa(q, k, v, groups, scale, window, dropout).transpose(1, 2).flatten(0, 1))
     return _Scatter.apply(torch.cat(outputs), groups.scatter)[None]
+
+
+def row_attention(
+    query: torch.Tensor,  # (1, Hq, T, d)
+    key: torch.Tensor,  # (1, Hkv, T, d)
+    value: torch.Tensor,  # (1, Hkv, T, dv)
+    cu_seqlens: torch.Tensor,  # (S + 1,) int32
+    longest: int,
+    *,
+    scale: float | None,
+    window: int | None = None,
+    dropout: float = 0.0,
+) -> torch.Tensor:  # (1, T, Hq, dv)
+    """The backend `sdpa`. Raises ValueError if cu_seqlens do not ascend from 0 to T."""
+    groups = groups_of(cu_seqlens)
+    if groups.total != query.shape[2]:
+        raise ValueError(f"cu_seqlens end at {groups.total}, but the row holds {query.shape[2]} tokens")
+    return grouped_attention(query, key, value, groups, scale=scale, window=window, dropout=dropout).contiguous()

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tracestill.kernels.attention.backends import INSTALL
+from tracestill.kernels.attention.backend import Needs
 
-SOFTCAP_BACKENDS = ("flash-2", "flash-3", "flash-4")
 ISOLATED = ("full_attention", "sliding_attention", "attention", "dense", "sparse", "moe", "mlp")
 STATE = "carries a recurrent state along the row, from one document into the next"
 CONVOLUTION = "convolves along the row, across the borders of documents"
@@ -29,21 +28,22 @@ LAYERS = {
     "heavily_compressed_attention": SELECTION,
     "minimax_m3_sparse": SELECTION,
 }
-SINKS = "has attention sinks, which the packed backends lack"
+SINKS = "has attention sinks, which no backend for packed rows takes"
 MODELS = {  # what neither the config's layer types nor the model's class says
     **dict.fromkeys(("lfm2", "lfm2_moe", "lfm3"), CONVOLUTION),
     **dict.fromkeys(("gpt_oss", "granite_swa", "granitemoe_swa", "mimo_v2_flash", "flint"), SINKS),
     "minimax": STATE,
     "minimax_m3_vl_text": SELECTION,
 }
+DROPOUTS = ("attention_dropout", "attn_pdrop", "attn_dropout", "attention_probs_dropout_prob")
 LAYER_FIELDS = ("layer_types", "layers_block_type", "block_types", "attn_type_list")
 
 
-def refuse_unpackable(config: Any, backend: str = "sdpa") -> None:
-    """Raises ValueError, with the reason, if a transformers `config` cannot be trained on packed rows.
+def needs_of(config: Any) -> Needs:
+    """What a model of this transformers `config` asks of the attention of its packed rows.
 
-    `backend` is the attention backend chosen: a softcap on attention logits is refused where it has none.
-    Encoder-decoders are refused too; they batch their documents as padded rows and need no packed attention.
+    Raises ValueError, with the reason, if no attention would keep its documents apart. Encoder-decoders are refused
+    too; they batch their documents as padded rows and need no packed attention.
     """
     text = config.get_text_config(decoder=True)
     name = f"model '{text.model_type}' cannot be packed"
@@ -51,21 +51,44 @@ def refuse_unpackable(config: Any, backend: str = "sdpa") -> None:
         raise ValueError(f"{name}: it is an encoder-decoder; batch its documents as padded rows")
     if text.model_type in MODELS:
         raise ValueError(f"{name}: it {MODELS[text.model_type]}")
-    for field in LAYER_FIELDS:
-        for layer in getattr(text, field, None) or ():
-            if layer in LAYERS:
-                raise ValueError(f"{name}: each of its '{layer}' layers {LAYERS[layer]}")
-            if isinstance(layer, str) and layer not in ISOLATED:
-                raise ValueError(f"{name}: nothing is known of its '{layer}' layers; expected {ISOLATED[0]}")
-    if getattr(text, "use_bidirectional_attention", None) in (True, "all") or not getattr(text, "is_causal", True):
+    layers = [layer for field in LAYER_FIELDS for layer in getattr(text, field, None) or ()]
+    for layer in layers:
+        if layer in LAYERS:
+            raise ValueError(f"{name}: each of its '{layer}' layers {LAYERS[layer]}")
+        if isinstance(layer, str) and layer not in ISOLATED:
+            raise ValueError(f"{name}: nothing is known of its '{layer}' layers; expected {ISOLATED[0]}")
+    bidirectional = getattr(text, "use_bidirectional_attention", None) in (True, "all")
+    if bidirectional or not getattr(text, "is_causal", True) or not getattr(text, "is_decoder", True):
         raise ValueError(f"{name}: its attention is not causal")
-    softcap = getattr(text, "attn_logit_softcapping", None)
-    if softcap is not None and backend not in SOFTCAP_BACKENDS:
-        raise ValueError(
-            f"{name}: attention backend '{backend}' has no softcap (attn_logit_softcapping={softcap});"
-            f" use 'flash-2' on a GPU ({INSTALL['flash-2']})"
-        )
     _refuse_class(text, name)
+    return Needs(**_settings(text, "sliding_attention" in layers or not getattr(text, "layer_types", None)))
+
+
+def _settings(text: Any, windowed: bool) -> dict[str, Any]:
+    """The fields of `Needs`, as the config of a model of text says."""
+    view = getattr(text, "per_layer_config", None)  # layers may differ
+    parts = [view[layer] for layer in range(len(view))] if view else [text]
+
+    def found(*fields: str) -> dict[Any, str]:
+        """What these settings are set to -> how one would write it."""
+        pairs = ((field, getattr(part, field, None)) for part in parts for field in fields)
+        return {value: f"{field}={value}" for field, value in pairs if value}
+
+    def first(*fields: str) -> str:
+        return next(iter(found(*fields).values()), "")
+
+    heads = found("num_attention_heads")
+    own = {value: text for value, text in found("num_key_value_heads").items() if value not in heads}
+    sizes = found("qk_head_dim", "v_head_dim") or found("head_dim", "global_head_dim")  # latent attention has its own
+    derived = [part.hidden_size // part.num_attention_heads for part in parts] if not sizes and heads else []
+    return {
+        "window": first("sliding_window") if windowed else "",
+        "softcap": first("attn_logit_softcapping"),
+        "dropout": first(*DROPOUTS),
+        "gqa": next(iter(own.values()), ""),
+        "value_dim": first("v_head_dim") if len(found("qk_head_dim", "v_head_dim")) > 1 else "",
+        "head_dim": max([*sizes, *derived], default=0),
+    }
 
 
 def _refuse_class(config: Any, name: str) -> None:

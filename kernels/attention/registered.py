@@ -1,17 +1,19 @@
-"""Operation `attention`: packed rows, documents isolated, under the name `tracestill` in transformers.
+"""Operation `attention`: packed rows, documents isolated, each backend under a name of its own in transformers.
 
-    register("auto", device="cuda", dtype=torch.bfloat16)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="tracestill")
+    choice = choose("auto", device="cuda", dtype=torch.bfloat16, needs=needs_of(config))
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=register(choice.backend))
     model(input_ids, position_ids=..., use_cache=False, cu_seq_lens_q=cu, cu_seq_lens_k=cu,
           max_length_q=longest, max_length_k=longest)
 
-With `cu_seq_lens_q` a row's documents never see each other. Without it (evaluation, generation) this is
-transformers' own SDPA with the masks that transformers makes.
+The name stands in the model's config, so models of one process may have different backends (each needs a config of
+its own). With `cu_seq_lens_q` a row's documents never see each other. Without it (evaluation, generation) this is
+transformers' own SDPA with the masks that transformers makes, whatever the backend.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,23 +22,22 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from tracestill.kernels.attention.backends import Choice, choose, varlen_attention
-from tracestill.kernels.attention.groups import grouped_attention, groups_of
+from tracestill.kernels.attention.backend import Backend
 
-NAME = "tracestill"
-_chosen: Choice | None = None
+_names: dict[Backend, str] = {}
 
 
-def register(backend: str = "auto", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Choice:
-    """Registers `attn_implementation="tracestill"` and returns the backend chosen and why, for the start-up log.
+def register(backend: Backend) -> str:
+    """The `attn_implementation` by which transformers calls `backend`: the same for every model of this process.
 
-    Raises ValueError where `backend` cannot run on `device` with activations of `dtype`.
+    It is a number: transformers takes a name with "flash" in it for one of its own, and two backends of different
+    users may have the same.
     """
-    global _chosen
-    _chosen = choose(backend, device, dtype)
-    AttentionInterface.register(NAME, dispatch)
-    AttentionMaskInterface.register(NAME, mask)
-    return _chosen
+    if backend not in _names:
+        name = _names[backend] = f"tracestill-{len(_names)}"
+        AttentionInterface.register(name, partial(dispatch, partial(attention, backend)))
+        AttentionMaskInterface.register(name, mask)
+    return _names[backend]
 
 
 def mask(
@@ -67,17 +68,22 @@ def mask(
 
 
 def dispatch(
+    attend: Callable[..., tuple[torch.Tensor, None]],
     module: torch.nn.Module,
     *tensors: Any,
     exchange: Callable[..., tuple[torch.Tensor, None]] | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The function transformers calls in every layer: `attention`, or `exchange` of a forward pass that names one,
-    which takes the same arguments and calls it (sequence parallelism: some heads of a row that ranks share)."""
-    return (attention if exchange is None else exchange)(module, *tensors, **options)
+    """What transformers calls in every layer: `attend`, which is `attention` of the model's own backend, or
+    `exchange` of a forward pass that names one, which is given it and calls it with the same arguments (sequence
+    parallelism: some heads of a row that ranks share)."""
+    if exchange is None:
+        return attend(module, *tensors, **options)
+    return exchange(attend, module, *tensors, **options)
 
 
 def attention(
+    backend: Backend,
     module: torch.nn.Module,
     query: torch.Tensor,  # (B, Hq, T, d)
     key: torch.Tensor,  # (B, Hkv, T, d)
@@ -99,7 +105,7 @@ def attention(
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     for name in ("s_aux", "position_bias"):
         if kwargs.get(name) is not None:
-            raise ValueError(f"attention '{NAME}' does not support {name} ({type(module).__name__})")
+            raise ValueError(f"attention does not support {name} ({type(module).__name__})")
     if cu_seq_lens_q is None:
         return _unpacked(
             module, query, key, value, attention_mask, dropout, scaling, sliding_window, causal, softcap, kwargs
@@ -113,20 +119,15 @@ def attention(
         )
     if not causal:
         raise ValueError(f"{type(module).__name__} is not causal; packed attention is")
-    backend = _chosen.backend if _chosen is not None and query.is_cuda else "sdpa"
-    if backend != "sdpa":
-        longest = query.shape[2] if max_length_q is None else int(max_length_q)
-        return varlen_attention(
-            backend, query, key, value, cu_seq_lens_q, longest, scaling, sliding_window, softcap, dropout
-        ), None
-    if softcap is not None:
-        raise ValueError("attention backend 'sdpa' has no softcap; force 'flash-2' (pip install flash-attn) on a GPU")
-    groups = groups_of(cu_seq_lens_q)
-    if groups.total != query.shape[2]:
-        raise ValueError(f"cu_seqlens end at {groups.total}, but the row holds {query.shape[2]} tokens")
-    return grouped_attention(
-        query, key, value, groups, scale=scaling, window=sliding_window, dropout=dropout
-    ).contiguous(), None
+    wanted = {"window": sliding_window, "softcap": softcap, "dropout": dropout or None}
+    options = {name: value for name, value in wanted.items() if value is not None}
+    for name in options:  # `choose` has looked at what the model's config says of it
+        if not getattr(backend, name):
+            raise ValueError(f"attention backend '{backend}' has no {name} ({type(module).__name__} uses it)")
+    if problem := backend.misfit(query.device, query.dtype):
+        raise ValueError(f"attention backend '{backend}' {problem}")
+    longest = query.shape[2] if max_length_q is None else int(max_length_q)
+    return backend.attend(query, key, value, cu_seq_lens_q, longest, scale=scaling, **options), None
 
 
 _checked: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # position_ids -> whether they restart inside a row

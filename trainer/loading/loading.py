@@ -27,7 +27,13 @@ from transformers.integrations import hub_kernels
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.trainer.loading import own_code
-from tracestill.trainer.loading.model_directory import base_of, check_directory, read_object, refuse_foreign
+from tracestill.trainer.loading.model_directory import (
+    ADAPTER_CONFIG,
+    base_of,
+    check_directory,
+    read_object,
+    refuse_foreign,
+)
 from tracestill.trainer.loading.own_code import CONFIG
 from tracestill.trainer.ranks.console import say
 from tracestill.trainer.ranks.join_ranks import is_first
@@ -96,6 +102,12 @@ def read_config(directory: Path, trusted: str | None = None) -> PreTrainedConfig
     if not own:
         drop_code(directory, config)
     return config
+
+
+def load_config(directory: Path, trusted: str | None = None) -> PreTrainedConfig:
+    """The config of the model that ``load_model`` would load: of an adapter's directory, that of its base."""
+    adapter = (directory / ADAPTER_CONFIG).is_file() and not (directory / CONFIG).is_file()
+    return read_config(base_of(directory) if adapter else directory, trusted)
 
 
 def build_model(

@@ -22,7 +22,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.kernels.attention import attention
 from tracestill.kernels.pack import PackedBatch
 
 KEY = "train.sequence_parallel"
@@ -100,22 +99,23 @@ def refuse(config: Any, parts: int) -> None:
 
 
 def exchange(ulysses: Callable[..., Any], place: Grid) -> Callable[..., tuple[Tensor, None]] | None:
-    """What a student's attention goes through in training (see ``kernels.attention``); None if no row is shared.
+    """What models' attention goes through in training (see ``kernels.attention``); None if no row is shared.
 
-    ``ulysses`` is DeepSpeed's ``UlyssesSPAttentionHF``. One is made for every shape of heads, so that layers may
-    differ and a reference model may stand beside the student.
+    ``ulysses`` is DeepSpeed's ``UlyssesSPAttentionHF``. One is made for every attention and shape of heads, so that
+    layers may differ and a reference model may stand beside the student.
     """
     if place.parts == 1:
         return None
 
     @cache
-    def of(heads: int, kv_heads: int, size: int) -> Any:
+    def of(attend: Callable[..., Any], heads: int, kv_heads: int, size: int) -> Any:
         refuse_heads(heads, kv_heads, place.parts)
         shape = {"attn_head_count": heads, "kv_head_count": kv_heads, "attn_head_size": size}
         more = {"batch_size": 1, "num_hidden_layers": 0, "seq_length_is_variable": True}
-        return ulysses(attn=attention, process_group=place.row_group, **shape, **more)
+        return ulysses(attn=attend, process_group=place.row_group, **shape, **more)
 
     def exchanged(
+        attend: Callable[..., Any],  # of the model's own backend
         module: torch.nn.Module,
         query: Tensor,  # (1, Hq, T / parts, d)
         key: Tensor,  # (1, Hkv, T / parts, d)
@@ -128,7 +128,8 @@ def exchange(ulysses: Callable[..., Any], place: Grid) -> Callable[..., tuple[Te
         # it gathers them at every layer, and our attention goes by cu_seqlens: one number instead of the row's
         options["position_ids"] = query.new_zeros((1, 1), dtype=torch.long)
         groups = getattr(module, "num_key_value_groups", None)
-        found = of(query.shape[1], key.shape[1], query.shape[3])(module, query, key, value, attention_mask, **options)
+        through = of(attend, query.shape[1], key.shape[1], query.shape[3])
+        found = through(module, query, key, value, attention_mask, **options)
         if groups is not None:
             module.num_key_value_groups = groups  # it leaves its own there when it repeats key/value heads
         return found

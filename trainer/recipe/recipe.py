@@ -26,7 +26,7 @@ from tracestill.data_pipeline.selection.record_weights import own_module as weig
 from tracestill.data_pipeline.selection.selection import SelectConfig
 from tracestill.trainer.recipe import deepspeed_keys
 from tracestill.trainer.recipe.settings import GENERATION, UNTRAINED, EvaluateConfig, StudentConfig, TrainConfig
-from tracestill.trainer.recipe.student_settings import check_together
+from tracestill.trainer.recipe.student_settings import check_together, own_attention
 from tracestill.trainer.weighting import WeightingConfig, is_out_of_sight, make_weighting, own_module
 
 MAIN_ARM = "traces"
@@ -143,6 +143,7 @@ def own_modules_of(recipe: Recipe) -> dict[str, str]:
     for arm in recipe.arm_names():
         own, prefix = recipe.for_arm(arm), "" if arm == MAIN_ARM else f"arms.{arm}."
         named = {"weighting.use": own_module(own.weighting.use), "select.weight": weigher(own.select.weight)}
+        named["student.attention"] = own_attention(own.student.attention)
         found |= {f"{prefix}{field}": module for field, module in named.items() if module}
     return found
 

@@ -15,6 +15,7 @@ from tracestill.data_pipeline.documents import encode
 from tracestill.data_pipeline.plan import plan_stage
 from tracestill.trainer.recipe.recipe import FOLDER, MAIN_ARM, Recipe, dump_recipe, load_recipe, own_modules_of
 from tracestill.trainer.recipe.settings import BOOKKEEPING, CHOOSING, GENERATION
+from tracestill.trainer.recipe.student_settings import own_attention
 from tracestill.trainer.weighting import is_out_of_sight, own_module
 
 RECIPE = "recipe.yaml"
@@ -212,6 +213,8 @@ def trained_with(recipe: Recipe) -> dict[str, dict[str, Path]]:
             found[BASE] |= {path.relative_to(base).as_posix(): path for path in sorted(base.rglob("*.py"))}
     if (module := own_module(recipe.weighting.use)) is not None:
         found["weighting.module"] = own_modules.files(module)
+    if (module := own_attention(recipe.student.attention)) is not None:
+        found["student.attention"] = own_modules.files(module)
     return found
 
 

@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.guards.names import GivenPath, Name
 
 ENCODER_DECODERS = ("t5", "mt5", "umt5", "bart", "mbart")  # model types with an encoder that may be students
@@ -57,7 +58,11 @@ class StudentConfig(BaseModel):
         description="digest of the Python code in a model's directory that may run; the refusal of such a model tells "
         "it; null: none runs",
     )
-    attention: Name = Field("auto", description="auto, or a backend of tracestill.kernels.attention.registered by name")
+    attention: Name = Field(
+        "auto",
+        description="auto, a backend by name (flash-4, flash-3, flash-2, varlen, sdpa), or one of your own as "
+        "my_pkg.my_module:BACKEND",
+    )
     lora: LoraConfig | None = Field(None, description="train low-rank adapters, not the pretrained parameters")
     freeze: list[Name] = Field([], description=f"not trained: {PARAMETERS}")
     activation_checkpointing: bool = Field(
@@ -67,6 +72,14 @@ class StudentConfig(BaseModel):
         "auto", description="Liger's RMSNorm, RoPE and SwiGLU; auto: on a GPU, where Liger is installed and knows them"
     )
     compile: bool = Field(False, description="torch.compile of each layer, for any length; not at train.zero 3")
+
+    @field_validator("attention")
+    @classmethod
+    def _found(cls, attention: str) -> str:
+        module = own_attention(attention)
+        if module is not None and not own_modules.is_looking() and own_modules.find(module) is None:
+            raise ValueError(own_modules.where_missing(module))
+        return attention
 
     @model_validator(mode="after")
     def _one_source(self) -> StudentConfig:
@@ -90,6 +103,11 @@ class StudentConfig(BaseModel):
             return holds_encoder_decoder(self.pretrained)
         assert self.config is not None
         return self.config["model_type"] in ENCODER_DECODERS
+
+
+def own_attention(attention: str) -> str | None:
+    """The module of the user's that ``student.attention`` names; None for a backend by name."""
+    return attention.partition(":")[0] if ":" in attention else None
 
 
 def holds_encoder_decoder(directory: Path) -> bool:

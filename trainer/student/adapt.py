@@ -13,7 +13,6 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.kernels.attention import registered as attention
 from tracestill.trainer.loading.loading import refuse_quantised
 from tracestill.trainer.recipe.student_settings import StudentConfig
 from tracestill.trainer.student import adapters
@@ -54,7 +53,7 @@ def adapt(
         checkpoint_activations(model)
         notes.append("activation checkpointing")
     if config.compile:
-        compile_layers(layers)
+        compile_layers(layers, model.config.get_text_config(decoder=True)._attn_implementation)
         notes.append("layers compiled")
     return notes
 
@@ -142,13 +141,14 @@ def layers_of(model: PreTrainedModel, config: StudentConfig) -> list[nn.Module]:
     return layers
 
 
-def compile_layers(layers: list[nn.Module]) -> None:
-    """torch.compile for rows of any length. Equal layers share the graphs; attention stays as it is.
+def compile_layers(layers: list[nn.Module], attention: str) -> None:
+    """torch.compile for rows of any length. Equal layers share the graphs; ``attention``, the name by which
+    transformers knows it, stays as it is.
 
     Attention groups documents on the host, which a graph cannot hold. A checkpointed layer is compiled in its parts:
     torch does not compile a checkpoint that holds what it cannot trace, and says nothing of it.
     """
-    AttentionInterface.register(attention.NAME, torch.compiler.disable(AttentionInterface()[attention.NAME]))
+    AttentionInterface.register(attention, torch.compiler.disable(AttentionInterface()[attention]))
     for layer in layers:
         for part in layer.children() if layer.gradient_checkpointing else [layer]:
             part.compile(backend=BACKEND, dynamic=True)

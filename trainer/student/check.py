@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.kernels.attention import choose
 from tracestill.trainer.loading.loading import build_model, check_model, read_config, reason_of, refuse_quantised
 from tracestill.trainer.ranks.mesh import refuse
 from tracestill.trainer.recipe.settings import StudentConfig
 from tracestill.trainer.student.adapt import check_adaptation
-from tracestill.trainer.student.encoder_decoder import choose_attention, start_of
-from tracestill.trainer.student.student import refuse_mixing, transformers_config
+from tracestill.trainer.student.attention import choose_attention
+from tracestill.trainer.student.encoder_decoder import start_of
+from tracestill.trainer.student.student import transformers_config
 from tracestill.trainer.student.tiled_mlp import mlps_of
 
 # In place of the tokenizer's
@@ -30,11 +30,7 @@ def check_student(
     """
     keys = {**VOCABULARY, **start_of(student, eos_id=2, pad_id=0)}
     config = pretrained_config(student) if student.config is None else transformers_config(student.config, keys)
-    try:
-        choice = choose_attention(student) if student.encoder_decoder else choose(student.attention, device, dtype)
-    except ValueError as error:
-        raise InputError(f"student.attention: {error}") from error
-    refuse_mixing(config, choice.backend)
+    choose_attention(student, config, device, dtype)
     refuse(config, parts)
     try:
         with torch.device("meta"):

@@ -9,18 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.kernels.attention import Choice
 from tracestill.trainer.batches.rectangles import PairedBatch
 from tracestill.trainer.recipe.settings import StudentConfig
-
-OWN_ATTENTION = Choice("sdpa", "the model's own, over padded rows")
-
-
-def choose_attention(config: StudentConfig) -> Choice:
-    """Raises ValueError if the recipe names a backend: these models bring their own attention."""
-    if config.attention != "auto":
-        raise ValueError(f"an encoder-decoder computes its attention itself; leave out '{config.attention}'")
-    return OWN_ATTENTION
 
 
 def refuse_shallow_encoder(config: Any) -> None:

@@ -18,20 +18,19 @@ from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
-    PreTrainedConfig,
     PreTrainedModel,
 )
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
-from tracestill.kernels.attention import registered as attention
-from tracestill.kernels.attention.models import refuse_unpackable
+from tracestill.kernels.attention import SDPA, Choice
 from tracestill.kernels.loss import STATISTICS, linear_cross_entropy
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer.batches.rectangles import PairedBatch
-from tracestill.trainer.loading.loading import build_model, load_model
-from tracestill.trainer.recipe.student_settings import ENCODER_DECODERS, StudentConfig
+from tracestill.trainer.loading.loading import build_model, load_config, load_model
+from tracestill.trainer.recipe.student_settings import StudentConfig
 from tracestill.trainer.student import encoder_decoder, unweighted
+from tracestill.trainer.student.attention import choose_attention, implementation_of
 from tracestill.trainer.student.vocabulary import grow
 
 WEIGHTED_NLL = STATISTICS.index("weighted_nll")
@@ -110,7 +109,7 @@ class Student(nn.Module):
         """Raises InputError if the model's head does something to its logits that the loss cannot follow."""
         super().__init__()
         self.model = model
-        self.attention = attention.Choice("sdpa", "")  # which backend, and why; set by ``build_student``
+        self.attention = Choice(SDPA, "")  # which backend, and why; set by ``build_student``
         self.head = [student_head(model, num_kinds, chunk_rows)]  # in a list: the head belongs to the model alone
         self.reference_nll: Callable[..., Tensor] | None = None  # of a model beside it, for the weighting
         self.exchange: Callable[..., Any] | None = None  # around attention, where ranks share rows
@@ -214,21 +213,19 @@ def build_student(
     equal parameters. Raises InputError for an unknown model type or key, a directory that does not load, a
     vocabulary that is too small, and an attention backend that cannot run here.
     """
-    choice = register_attention(config, device, dtype)
     ids = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
     if config.pretrained is None:
         assert config.config is not None
         keys = {"vocab_size": vocab_size, **ids, **encoder_decoder.start_of(config, eos_id=eos_id, pad_id=pad_id)}
         full = transformers_config(config.config, keys)
-        refuse_mixing(full, choice.backend)
+        choice = choose_attention(config, full, device, dtype)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             both = config.encoder_decoder
-            model = build_model(full, encoder_decoder=both, dtype=torch.float32, **attention_of(config))
+            model = build_model(full, encoder_decoder=both, dtype=torch.float32, **implementation_of(choice))
     else:
-        model = load_pretrained(config, vocab_size, dtype, known_tokens)
+        model, choice = load_pretrained(config, vocab_size, device, dtype, known_tokens)
         model.config.update(ids)
-        refuse_mixing(model.config, choice.backend)
     if config.encoder_decoder:
         if model.config.decoder_start_token_id is None:
             model.config.decoder_start_token_id = pad_id  # as T5 does
@@ -237,34 +234,6 @@ def build_student(
     student = Student(model, num_kinds=num_kinds, chunk_rows=chunk_rows).train()
     student.attention = choice
     return student
-
-
-def register_attention(config: StudentConfig, device: torch.device | str, dtype: torch.dtype) -> attention.Choice:
-    """Raises InputError for an attention backend that cannot run here, or that the student would not use."""
-    try:
-        if config.encoder_decoder:
-            return encoder_decoder.choose_attention(config)
-        return attention.register(config.attention, device, dtype)
-    except ValueError as error:
-        raise InputError(f"student.attention: {error}") from error
-
-
-def attention_of(config: StudentConfig) -> dict[str, str]:
-    """Our attention function for packed rows; an encoder-decoder has padded ones, and keeps its own."""
-    return {} if config.encoder_decoder else {"attn_implementation": attention.NAME}
-
-
-def refuse_mixing(full: PreTrainedConfig, backend: str) -> None:
-    """Raises InputError for a model that would mix documents, or that could not answer."""
-    if full.model_type in ENCODER_DECODERS:
-        return encoder_decoder.refuse_shallow_encoder(full)
-    if full.is_encoder_decoder:
-        known = ", ".join(ENCODER_DECODERS)
-        raise InputError(f"student: nobody has tried whether {full.model_type} keeps documents apart; known: {known}")
-    try:
-        refuse_unpackable(full, backend)
-    except ValueError as error:
-        raise InputError(f"student: {error}") from error
 
 
 def transformers_config(values: dict[str, Any], more: dict[str, Any]) -> Any:
@@ -295,16 +264,27 @@ def close_to(kind: str) -> list[str]:
 
 
 def load_pretrained(
-    config: StudentConfig, vocab_size: int, dtype: torch.dtype, known_tokens: int | None = None
-) -> PreTrainedModel:
-    """The model in ``config.pretrained``. Raises InputError if it does not load or has too few embeddings."""
+    config: StudentConfig,
+    vocab_size: int,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    known_tokens: int | None = None,
+) -> tuple[PreTrainedModel, Choice]:
+    """The model in ``config.pretrained``, and its attention. Raises InputError if it does not load, has too few
+    embeddings, or cannot have an attention that fits."""
     path = config.pretrained
     assert path is not None
     both = config.encoder_decoder
     kind = "an encoder-decoder" if both else "a causal language model"
+    trusted = config.trust_remote_code
+    try:
+        full = load_config(path, trusted)
+    except InputError as error:
+        raise InputError(f"student.pretrained: {path} does not load as {kind} ({error})") from error
+    choice = choose_attention(config, full, device, dtype)
     try:
         model, loaded = load_model(
-            path, encoder_decoder=both, dtype=dtype, trusted=config.trust_remote_code, **attention_of(config)
+            path, encoder_decoder=both, dtype=dtype, trusted=trusted, **implementation_of(choice)
         )
     except InputError as error:
         raise InputError(f"student.pretrained: {path} does not load as {kind} ({error})") from error
@@ -320,4 +300,4 @@ def load_pretrained(
             f"student.pretrained: {path} has {rows} embeddings but the tokenizer has {vocab_size} tokens; "
             f"use the tokenizer that belongs to the model (encode.tokenizer.path; add_symbols adds control symbols)"
         )
-    return model
+    return model, choice

@@ -13,9 +13,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from tracestill.kernels.attention import NAME, register
+from tracestill.kernels.attention import SDPA, register
 from tracestill.kernels.attention import groups as attention_groups
 from tracestill.kernels.attention.groups import cut_lengths, group_documents, grouped_attention, groups_of
+from tracestill.kernels.attention.registered import attention
 from tracestill.kernels.pack import pack
 
 SHAPE = {
@@ -43,11 +44,6 @@ CONFIGS = {
 LENGTHS = (13, 1, 40, 2, 25, 40, 7)  # equal, single, shorter and longer than the windows
 
 
-@pytest.fixture(autouse=True)
-def registered():
-    return register()
-
-
 @pytest.fixture(params=["grouped", "one by one"])
 def way(request, monkeypatch):
     """Each of the two ways through SDPA, whatever the costs say."""
@@ -55,9 +51,11 @@ def way(request, monkeypatch):
     return request.param
 
 
-def build(family, attention=NAME, dtype=torch.float32):
+def build(family, attention=None, dtype=torch.float32):
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(deepcopy(CONFIGS[family]), attn_implementation=attention, dtype=dtype)
+    return AutoModelForCausalLM.from_config(
+        deepcopy(CONFIGS[family]), attn_implementation=attention or register(SDPA), dtype=dtype
+    )
 
 
 def packed(seed=0, lengths=LENGTHS, length=None):
@@ -270,10 +268,10 @@ def test_groups_are_computed_once_a_row_and_never_stale():
 def call(query=(1, 4, 6, 8), key=(1, 2, 6, 8), mask=None, cu=(0, 2, 6), **options):
     module = torch.nn.Module()
     module.is_causal, module.num_key_value_groups = True, query[1] // key[1]
-    from tracestill.kernels.attention import attention
-
     cu = None if cu is None else torch.tensor(cu, dtype=torch.int32)
-    return attention(module, torch.ones(query), torch.ones(key), torch.ones(key), mask, cu_seq_lens_q=cu, **options)
+    return attention(
+        SDPA, module, torch.ones(query), torch.ones(key), torch.ones(key), mask, cu_seq_lens_q=cu, **options
+    )
 
 
 @pytest.mark.parametrize(

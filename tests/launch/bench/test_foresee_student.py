@@ -9,7 +9,7 @@ from rich.console import Console
 from saved_tensors import saved
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
-from tracestill.kernels.attention import registered as attention
+from tracestill.kernels.attention import SDPA, register
 from tracestill.launch.bench.bench import Bench
 from tracestill.launch.bench.forecast import Student
 from tracestill.launch.bench.forecast_student import learning_of
@@ -36,7 +36,6 @@ WAYS = {
 
 def model(name, way):
     decoder = SHAPES[name]
-    attention.register("sdpa")
     config = (Qwen3Config if name == "qwen3" else LlamaConfig)(
         hidden_size=decoder.hidden,
         intermediate_size=decoder.intermediate,
@@ -47,7 +46,7 @@ def model(name, way):
         vocab_size=decoder.vocabulary,
         tie_word_embeddings=decoder.tied,
     )
-    built = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME, dtype=torch.float32).train()
+    built = AutoModelForCausalLM.from_config(config, attn_implementation=register(SDPA), dtype=torch.float32).train()
     own = StudentConfig(config={"model_type": name}) if "freeze" in WAYS[way] else StudentConfig(pretrained="here")
     choose_parameters(built, own.model_copy(update=WAYS[way]), seed=0)
     return built

@@ -216,6 +216,6 @@ def test_what_ulysses_cannot_exchange_is_refused_in_the_layer():
     through = exchange(lambda **_: None, Grid(parts=2))
     query, short = torch.zeros(1, 2, 4, 8), torch.zeros(1, 2, 4, 6)
     with pytest.raises(InputError, match="keys and values of different sizes"):
-        through(SimpleNamespace(), query, query, short, None)
+        through(None, SimpleNamespace(), query, query, short, None)
     with pytest.raises(InputError, match="3 attention heads"):
-        through(SimpleNamespace(), torch.zeros(1, 3, 4, 8), query, query, None)
+        through(None, SimpleNamespace(), torch.zeros(1, 3, 4, 8), query, query, None)

@@ -23,7 +23,7 @@ from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, write_rows
 from tracestill.data_pipeline.base.stage import is_current, read_manifest, stage
 from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
-from tracestill.kernels.attention import registered as attention
+from tracestill.kernels.attention import SDPA, register
 from tracestill.trainer.evaluation import baseline, evaluate
 from tracestill.trainer.evaluation.intervals import mean_interval
 from tracestill.trainer.export.export import export
@@ -183,8 +183,7 @@ def test_losses_by_kind_match_plain_transformers(tmp_path: Path, monkeypatch: py
     assert max(len(tokens) for tokens, _, _ in documents) > 37
     store = write_store(tmp_path / "test.arrow", documents)
     model = tiny_model(seed=4)
-    attention.register("auto")
-    model.set_attn_implementation(attention.NAME)
+    model.set_attn_implementation(register(SDPA))
     student = Student(model, num_kinds=len(KINDS)).eval()
     got = evaluate.teacher_forced(student, store, torch.device("cpu"))
     assert student.head[0].num_kinds == len(KINDS), "as before"
@@ -206,8 +205,7 @@ def test_more_documents_than_labels_share_no_row(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(evaluate, "LABELS", 3 * (len(KINDS) - 1))
     store = write_store(tmp_path / "test.arrow", make_documents(8))
     model = tiny_model(seed=4)
-    attention.register("auto")
-    model.set_attn_implementation(attention.NAME)
+    model.set_attn_implementation(register(SDPA))
     got = evaluate.teacher_forced(Student(model, num_kinds=len(KINDS)).eval(), store, torch.device("cpu"))
     for name, found in one_by_one(tiny_model(seed=4), make_documents(8)).items():
         assert {key: got[name][key] for key in found} == pytest.approx(found, rel=1e-5)

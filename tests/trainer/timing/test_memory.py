@@ -12,7 +12,7 @@ from distributed_support import run_workers
 from saved_tensors import saved
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
-from tracestill.kernels.attention import registered as attention
+from tracestill.kernels.attention import SDPA, register
 from tracestill.trainer.student.tiled_mlp import tile_mlps
 from tracestill.trainer.timing.memory import QWEN3_0_6B, Decoder, Learning, Setting, activations, estimate, states
 
@@ -26,7 +26,6 @@ SHAPES = {
 
 def model(name):
     decoder = SHAPES[name]
-    attention.register("sdpa")
     config = (Qwen3Config if name == "qwen3" else LlamaConfig)(
         hidden_size=decoder.hidden,
         intermediate_size=decoder.intermediate,
@@ -37,7 +36,7 @@ def model(name):
         vocab_size=decoder.vocabulary,
         tie_word_embeddings=decoder.tied,
     )
-    return AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME, dtype=torch.float32).train()
+    return AutoModelForCausalLM.from_config(config, attn_implementation=register(SDPA), dtype=torch.float32).train()
 
 
 @pytest.mark.parametrize("name", SHAPES)
