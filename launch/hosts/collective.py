@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.kernels.attention import choose
 from tracestill.launch.hosts.probe import MARK
 from tracestill.trainer.faults.failure import EXIT_FAILED
 from tracestill.trainer.ranks.collectives import gather_json
@@ -34,6 +35,7 @@ from tracestill.trainer.timing.step_time import PASSES
 
 MEBIBYTES = {"cpu": 8, "cuda": 256}  # that each collective moves
 MATRIX = {"cpu": 512, "cuda": 8192}
+DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}  # that training computes in
 SIZES = {"cpu": (1 << 16, 1 << 24), "cuda": (1 << 18, 1 << 28)}  # bytes of a small and a large message
 ROUNDS = 3  # the best of them counts
 LIMIT = timedelta(seconds=60)  # until a rank gives up waiting for the others
@@ -92,8 +94,7 @@ def measure(first_ranks: list[int], device: torch.device) -> dict[str, object]:
             receiver = first_ranks[(place + 1) % len(first_ranks)]
             links.append(link_speed(sender, receiver, data, device))
     size = MATRIX[device.type]
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+    a, b = (torch.ones(size, size, dtype=DTYPES[device.type], device=device) for _ in range(2))
     compute = best_seconds(lambda: a @ b, device)
     return {
         "device": device.type,
@@ -144,6 +145,12 @@ def listens() -> list[str]:
     return sorted({connection.laddr.ip for connection in own if connection.status == psutil.CONN_LISTEN})
 
 
+def attention(device: torch.device) -> str:
+    """The attention backend that ``auto`` would take here for a model that needs nothing special, and why."""
+    backend, reason = choose("auto", device, DTYPES[device.type])
+    return f"{backend}: {reason}"
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, as one of the ranks. Exit codes as of ``trainer.train``."""
     parser = argparse.ArgumentParser()
@@ -163,6 +170,7 @@ def main(words: Sequence[str] | None = None) -> int:
     found: dict[str, object] = dict(fit(device)) if arguments.fit else measure(firsts(slots), device)
     if not arguments.fit:
         found["listens"] = sorted({address for of_rank in gather_json(listens()) for address in of_rank})
+        found["attention"] = sorted(set(gather_json(attention(device))))
     if dist.get_rank() == 0:
         print(MARK + json.dumps(found), flush=True)
     dist.barrier()

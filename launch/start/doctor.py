@@ -98,6 +98,7 @@ def check_collectives(found: Survey, meeting: Meeting) -> Iterator[Finding]:
     speeds = f"all-reduce {gigabytes(measured['all_reduce'])}, all-gather {gigabytes(measured['all_gather'])}"
     yield Finding("collectives", "ok", f"{speeds} on {cluster.ranks} ranks ({measured['device']})")
     yield check_exposure(cluster, measured["listens"])
+    yield check_attention(measured["attention"])
     if measured["links"]:
         yield check_links(found, measured["links"])
     yield check_compute(cluster, measured["flops"])
@@ -157,6 +158,11 @@ def check_exposure(cluster: Cluster, listens: list[str]) -> Finding:
         advice = "whoever reaches them there can read, change and stop the training: choose another --interface, or let"
         return Finding("exposure", "slow", f"ranks listen {'; '.join(faults)}; {advice} a firewall keep others out")
     return Finding("exposure", "ok", f"ranks listen at {', '.join(network)} only; keep others off this network")
+
+
+def check_attention(chosen: list[str]) -> Finding:
+    """Which attention backend ranks would use, by default and for most models, and why not another."""
+    return Finding("attention", "ok" if len(chosen) == 1 else "slow", " | ".join(chosen))
 
 
 def check_compute(cluster: Cluster, flops: list[float]) -> Finding:

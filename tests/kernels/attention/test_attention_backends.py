@@ -1,80 +1,148 @@
+"""Which backend a model gets on a machine and why, each backend's call, and models that packing cannot isolate."""
+
 import inspect
+import sys
+from copy import deepcopy
+from importlib.machinery import ModuleSpec
 from itertools import pairwise
+from types import ModuleType
 
 import pytest
 import torch
 import transformers
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from tracestill.kernels.attention import backends as attention_backends
-from tracestill.kernels.attention import registered as attention
-from tracestill.kernels.attention.backends import BACKENDS, Choice, backends, choose, varlen_attention
+from tracestill.kernels.attention import BACKENDS, SDPA, Backend, Needs, choose, needs_of, register
 from tracestill.kernels.attention.groups import group_documents, grouped_attention
-from tracestill.kernels.attention.models import refuse_unpackable
+from tracestill.kernels.attention.registered import attention, dispatch
+
+BY_NAME = {backend.name: backend for backend in BACKENDS}
+MODULES = {
+    "flash-4": ["flash_attn", "flash_attn.cute"],
+    "flash-3": ["flash_attn_interface"],
+    "flash-2": ["flash_attn", "flash_attn_2_cuda"],
+    "varlen": ["torch.nn.attention.varlen"],
+}
+CUDA, BF16 = "cuda", torch.bfloat16
 
 
-class Machine:
-    """Pretends to be a machine with a CUDA device of some compute capability and some packages."""
-
-    def __init__(self, monkeypatch, capability, installed):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-        monkeypatch.setattr(torch.version, "hip", None)
-        monkeypatch.setattr(attention_backends, "_installed", lambda backend: backend in installed)
+def pretend(monkeypatch, capability, installed, hip=None):
+    """A machine with a CUDA device of some compute capability, and these backends' packages alone."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    there = {module for name in installed for module in MODULES[name]}
+    for module in {module for modules in MODULES.values() for module in modules}:
+        fake = ModuleType(module) if module in there else None
+        if fake is not None:
+            fake.__spec__, fake.__path__ = ModuleSpec(module, None), []
+        monkeypatch.setitem(sys.modules, module, fake)
 
 
 @pytest.mark.parametrize(
-    ("capability", "installed", "best"),
+    ("capability", "installed", "needs", "best"),
     [
-        ((8, 0), {"flash-2", "varlen"}, "flash-2"),
-        ((8, 9), {"flash-3", "flash-4", "varlen"}, "varlen"),
-        ((9, 0), {"flash-2", "flash-3", "varlen"}, "flash-3"),
-        ((9, 0), set(BACKENDS), "flash-4"),
-        ((10, 0), {"flash-2", "flash-3", "varlen"}, "flash-2"),
-        ((9, 0), {"varlen"}, "varlen"),
-        ((7, 5), {"flash-2", "varlen"}, "sdpa"),
-        ((9, 0), set(), "sdpa"),
+        ((8, 0), {"flash-2", "varlen"}, {}, "flash-2"),
+        ((8, 9), {"flash-3", "flash-4", "varlen"}, {}, "varlen"),
+        ((9, 0), {"flash-2", "flash-3", "varlen"}, {}, "flash-3"),
+        ((9, 0), set(MODULES), {}, "flash-4"),
+        ((10, 0), {"flash-2", "flash-3", "varlen"}, {}, "flash-2"),
+        ((12, 0), {"flash-4", "varlen"}, {}, "varlen"),
+        ((9, 0), {"varlen"}, {}, "varlen"),
+        ((7, 5), {"flash-2", "varlen"}, {}, "sdpa"),
+        ((9, 0), set(), {}, "sdpa"),
+        # what a model needs
+        ((9, 0), set(MODULES), {"dropout": "attention_dropout=0.1"}, "flash-2"),
+        ((9, 0), {"flash-3", "varlen"}, {"dropout": "attention_dropout=0.1"}, "sdpa"),
+        ((9, 0), set(MODULES), {"window": "w", "gqa": "g", "head_dim": 128}, "flash-4"),
+        ((9, 0), set(MODULES), {"head_dim": 256}, "flash-3"),
+        ((9, 0), set(MODULES), {"head_dim": 512}, "sdpa"),
+        ((9, 0), set(MODULES), {"value_dim": "v_head_dim=128"}, "sdpa"),
+        ((9, 0), {"varlen", "flash-2"}, {"softcap": "attn_logit_softcapping=50.0"}, "flash-2"),
     ],
 )
-def test_auto_takes_the_best_backend_that_runs(monkeypatch, capability, installed, best):
-    Machine(monkeypatch, capability, installed)
-    choice = choose("auto", "cuda", torch.bfloat16)
-    assert choice.backend == best
-    assert all(name in choice.reason for name in BACKENDS[: BACKENDS.index(best)])
+def test_auto_takes_the_first_backend_that_can(monkeypatch, capability, installed, needs, best):
+    pretend(monkeypatch, capability, installed)
+    choice = choose("auto", CUDA, BF16, Needs(**needs))
+    assert choice.backend is BY_NAME[best]
+    names = [backend.name for backend in BACKENDS]
+    assert names == ["flash-4", "flash-3", "flash-2", "varlen", "sdpa"], "the order of preference"
+    assert all(name in choice.reason for name in names[: names.index(best)])
 
 
 def test_auto_on_a_cpu_or_in_fp32_is_sdpa(monkeypatch):
-    Machine(monkeypatch, (9, 0), set(BACKENDS))
-    assert choose("auto", "cpu").backend == "sdpa"
-    assert choose("auto", "cuda", torch.float32).backend == "sdpa"
-    assert choose("sdpa", "cuda", torch.bfloat16) == Choice("sdpa", "forced by the recipe")
+    pretend(monkeypatch, (9, 0), set(MODULES))
+    for device, dtype, why in (("cpu", BF16, "runs on cuda, not on 'cpu'"), (CUDA, torch.float32, "not float32")):
+        choice = choose("auto", device, dtype)
+        assert choice.backend is SDPA
+        assert "flash-4, flash-3, flash-2, varlen: " in choice.reason, "one reason is said once"
+        assert why in choice.reason
+    assert choose("sdpa", CUDA, BF16) == (SDPA, "as asked for")
+
+
+def test_amd_has_flash_2_alone(monkeypatch):
+    pretend(monkeypatch, (9, 0), set(MODULES), hip="6.2")
+    choice = choose("auto", CUDA, BF16)
+    assert choice.backend.name == "flash-2"
+    assert "flash-4, flash-3: needs an NVIDIA device" in choice.reason
+    with pytest.raises(ValueError, match="'varlen' cannot run: it needs an NVIDIA device; use flash-2, sdpa"):
+        choose("varlen", CUDA, BF16)
+    assert choose("sdpa", CUDA, BF16).backend is SDPA
 
 
 @pytest.mark.parametrize(
-    ("name", "device", "dtype", "capability", "message"),
+    ("name", "device", "dtype", "capability", "needs", "message"),
     [
-        ("flash", "cpu", torch.float32, (9, 0), "unknown attention backend 'flash'; known: auto, flash-4"),
-        ("flash-2", "cpu", torch.bfloat16, (9, 0), "'flash-2' cannot run: it runs on CUDA devices, not on 'cpu'"),
-        ("flash-2", "cuda", torch.bfloat16, (9, 0), "not installed; pip install flash-attn"),
-        ("flash-4", "cuda", torch.bfloat16, (9, 0), "not installed; pip install flash-attn-4"),
-        ("varlen", "cuda", torch.float32, (9, 0), "takes bfloat16 or float16, not float32"),
-        ("varlen", "cuda", torch.bfloat16, (7, 5), "needs compute capability 8.0 or later; this device has 7.5"),
+        ("flash", "cpu", torch.float32, (9, 0), {}, "unknown attention backend 'flash'; known: auto, flash-4"),
+        ("flash-2", "cpu", BF16, (9, 0), {}, "'flash-2' cannot run: it runs on cuda, not on 'cpu'; use sdpa"),
+        ("flash-2", CUDA, BF16, (9, 0), {}, "not installed; pip install flash-attn --no.*; use varlen, sdpa"),
+        ("flash-4", CUDA, BF16, (9, 0), {}, "not installed; pip install flash-attn-4"),
+        ("flash-4", CUDA, BF16, (8, 0), {}, "not installed"),
+        ("varlen", CUDA, torch.float32, (9, 0), {}, "takes bfloat16 or float16, not float32; train in bf16"),
+        ("varlen", CUDA, BF16, (7, 5), {}, r"needs compute capability 8\.0 or later; this device has 7\.5"),
+        ("varlen", CUDA, BF16, (9, 0), {"dropout": "d=0.1"}, r"has no dropout \(d=0.1\); use sdpa"),
+        ("varlen", CUDA, BF16, (9, 0), {"softcap": "cap=5"}, "has no softcap .cap=5.; use flash-4 on cuda, flash-3 on"),
+        ("auto", "cpu", BF16, (9, 0), {"softcap": "c"}, "varlen: runs on cuda, not on 'cpu'; sdpa: has no softcap"),
+        ("auto", CUDA, BF16, (9, 0), {"softcap": "c"}, "varlen, sdpa: has no softcap .c.$"),
     ],
 )
-def test_an_impossible_choice_says_what_would_help(monkeypatch, name, device, dtype, capability, message):
-    Machine(monkeypatch, capability, {"varlen"})
+def test_an_impossible_choice_says_what_would_help(monkeypatch, name, device, dtype, capability, needs, message):
+    pretend(monkeypatch, capability, {"varlen"})
     with pytest.raises(ValueError, match=message):
-        choose(name, device, dtype)
+        choose(name, device, dtype, Needs(**needs))
 
 
-def test_flash_3_needs_hopper(monkeypatch):
-    Machine(monkeypatch, (10, 0), {"flash-3"})
-    with pytest.raises(ValueError, match=r"needs compute capability 9\.x; this device has 10\.0"):
-        choose("flash-3", "cuda", torch.bfloat16)
+@pytest.mark.parametrize(("name", "wanted"), [("flash-3", r"9\.x"), ("flash-4", r"9\.0 to 10\.x")])
+def test_a_device_may_be_too_new(monkeypatch, name, wanted):
+    pretend(monkeypatch, (12, 0), {name})
+    with pytest.raises(ValueError, match=rf"needs compute capability {wanted}; this device has 12\.0"):
+        choose(name, CUDA, BF16)
 
 
-def test_every_backend_has_a_state():
-    assert list(backends("cpu")) == list(BACKENDS)
-    assert backends("cpu")["sdpa"] == "ready"
+@pytest.mark.parametrize(
+    ("family", "changes", "wanted"),
+    [
+        ("llama", {"hidden_size": 64, "num_attention_heads": 4}, {"head_dim": 16}),
+        ("llama", {"attention_dropout": 0.1, "head_dim": 24}, {"dropout": "attention_dropout=0.1", "head_dim": 24}),
+        ("mistral", {"sliding_window": 7}, {"window": "sliding_window=7", "gqa": "num_key_value_heads=8"}),
+        ("mistral", {"sliding_window": None}, {"window": ""}),
+        ("qwen2", {"sliding_window": 7, "use_sliding_window": False}, {"window": "", "gqa": ""}),
+        ("gemma3_text", {"sliding_window": 9}, {"window": "sliding_window=9", "softcap": ""}),
+        ("gemma3_text", {"layer_types": ["full_attention"] * 26}, {"window": ""}),
+        ("gemma2", {}, {"softcap": "attn_logit_softcapping=50.0", "head_dim": 256}),
+        ("gpt2", {"attn_pdrop": 0.0}, {"dropout": "", "head_dim": 64}),
+        ("gpt2", {}, {"dropout": "attn_pdrop=0.1"}),
+        ("deepseek_v3", {}, {"value_dim": "v_head_dim=128", "head_dim": 192}),
+        ("gemma4_text", {}, {"head_dim": 512, "value_dim": ""}),  # its layers differ
+    ],
+)
+def test_what_a_model_needs_is_read_from_its_config(family, changes, wanted):
+    if family not in CONFIG_MAPPING:
+        pytest.skip(f"transformers {transformers.__version__} has no {family}")
+    found = needs_of(CONFIG_MAPPING[family](**changes))
+    assert {name: getattr(found, name) for name in wanted} == wanted
+
+
+# The calls
 
 
 def plain_varlen(q, k, v, bounds, scale, left):
@@ -124,7 +192,28 @@ def torch_varlen(
     return plain_varlen(query, key, value, cu_seq_q.tolist(), scale, window_size[0]).to(query.dtype)
 
 
-STAND_INS = {"flash-2": flash_2, "flash-4": flash_4, "varlen": torch_varlen}
+STAND_INS = {
+    "flash-2": ("flash_attn", "flash_attn_varlen_func", flash_2),
+    "flash-3": ("flash_attn_interface", "flash_attn_varlen_func", flash_4),
+    "flash-4": ("flash_attn.cute", "flash_attn_varlen_func", flash_4),
+    "varlen": ("torch.nn.attention.varlen", "varlen_attn", torch_varlen),
+}
+
+
+def put_in(monkeypatch, name, seen=None):
+    """Put a stand-in where a backend looks for its function; ``seen`` gets the arguments of its calls by name."""
+    module, attribute, function = STAND_INS[name]
+
+    def noted(*args, **kwargs):
+        if seen is not None:
+            seen.append(inspect.signature(function).bind(*args, **kwargs).arguments)
+        return function(*args, **kwargs)
+
+    fake = ModuleType(module)
+    setattr(fake, attribute, noted)
+    for parent in MODULES[name]:
+        monkeypatch.setitem(sys.modules, parent, fake if parent == module else ModuleType(parent))
+    return BY_NAME[name]
 
 
 def test_the_stand_in_has_the_signature_of_torch():
@@ -134,52 +223,151 @@ def test_the_stand_in_has_the_signature_of_torch():
     assert {k: v.kind for k, v in ours.items()} == {k: theirs[k].kind for k in ours if k in theirs}
 
 
-@pytest.mark.parametrize("backend", STAND_INS)
+@pytest.mark.parametrize("name", STAND_INS)
 @pytest.mark.parametrize("window", [None, 1, 4])
 @pytest.mark.parametrize("heads", [2, 4])
-def test_each_backend_is_asked_for_what_sdpa_computes(monkeypatch, backend, window, heads):
+def test_each_backend_is_asked_for_what_sdpa_computes(monkeypatch, name, window, heads):
     """Windows, scale, heads and layout: the calls mean the same in every backend's own terms."""
-    function = STAND_INS[backend]
-    found = (function, frozenset(inspect.signature(function).parameters))
-    monkeypatch.setattr(attention_backends, "function_of", lambda name: found)
+    backend = put_in(monkeypatch, name)
     torch.manual_seed(0)
     shapes = [(1, 4, 20, 8), (1, heads, 20, 8), (1, heads, 20, 8)]
     inputs = [torch.randn(shape, dtype=torch.bfloat16) for shape in shapes]
     cu = torch.tensor([0, 6, 7, 20], dtype=torch.int32)
-    got = varlen_attention(backend, *inputs, cu, 13, 0.4, window, None, 0.0)
+    options = {} if window is None else {"window": window}
+    got = backend.attend(*inputs, cu, 13, scale=0.4, **options)
     wanted = grouped_attention(*(x.float() for x in inputs), group_documents(cu), scale=0.4, window=window)
     assert got.shape == wanted.shape
     torch.testing.assert_close(got.float(), wanted, atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize(
-    ("backend", "softcap", "dropout", "message"),
+    ("name", "options", "passed"),
     [
-        ("varlen", 30.0, 0.0, "'varlen' has no softcap; force 'flash-2'"),
-        ("varlen", None, 0.1, "'varlen' has no dropout"),
-        ("flash-4", None, 0.1, "'flash-4' has no dropout_p"),
+        ("flash-2", {"softcap": 30.0, "dropout": 0.1}, {"softcap": 30.0, "dropout_p": 0.1}),
+        ("flash-3", {"softcap": 30.0}, {"softcap": 30.0}),
+        ("flash-4", {"softcap": 30.0, "window": 3}, {"softcap": 30.0, "window_size": (2, 0)}),
     ],
 )
-def test_an_option_the_backend_lacks_is_an_error(monkeypatch, backend, softcap, dropout, message):
-    function = STAND_INS[backend]
-    found = (function, frozenset(inspect.signature(function).parameters))
-    monkeypatch.setattr(attention_backends, "function_of", lambda name: found)
-    x, cu = torch.ones(1, 2, 4, 8, dtype=torch.bfloat16), torch.tensor([0, 4], dtype=torch.int32)
+def test_what_a_record_offers_reaches_the_kernel(monkeypatch, name, options, passed):
+    seen = []
+    backend = put_in(monkeypatch, name, seen)
+    x, cu = torch.ones(1, 2, 4, 8, dtype=BF16), torch.tensor([0, 4], dtype=torch.int32)
+    backend.attend(x, x, x, cu, 4, scale=0.5, **options)
+    assert {key: seen[0].get(key) for key in passed} == passed
+    assert not {"softcap", "dropout_p", "window_size"} & (seen[0].keys() - passed.keys())
+
+
+@pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend is not SDPA], ids=str)
+def test_a_record_offers_what_its_stand_in_takes(backend):
+    """Signatures of the packages, as their documentation has them."""
+    takes = inspect.signature(STAND_INS[backend.name][2]).parameters
+    assert (backend.softcap, backend.dropout) == ("softcap" in takes, "dropout_p" in takes)
+    assert backend.window == ("window_size" in takes)
+
+
+def layer(query=(1, 2, 4, 8)):
+    module = torch.nn.Module()
+    module.is_causal = True
+    return module, *[torch.ones(query, dtype=BF16)] * 3, None
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("varlen", {"softcap": 30.0}, "'varlen' has no softcap"),
+        ("varlen", {"dropout": 0.1}, "'varlen' has no dropout"),
+        ("flash-4", {"dropout": 0.1}, "'flash-4' has no dropout"),
+        ("varlen", {}, "'varlen' runs on cuda, not on 'cpu'"),
+    ],
+)
+def test_what_no_config_told_is_an_error_in_the_forward_pass(name, options, message):
+    cu = torch.tensor([0, 4], dtype=torch.int32)
     with pytest.raises(ValueError, match=message):
-        varlen_attention(backend, x, x, x, cu, 4, 1.0, None, softcap, dropout)
+        attention(BY_NAME[name], *layer(), cu_seq_lens_q=cu, **options)
 
 
-def test_backends_take_no_fp32():
-    x, cu = torch.ones(1, 2, 4, 8), torch.tensor([0, 4], dtype=torch.int32)
-    with pytest.raises(ValueError, match="'varlen' takes bfloat16 or float16"):
-        varlen_attention("varlen", x, x, x, cu, 4, 1.0, None, None, 0.0)
+# A model's own
+
+
+def fake(name, factor, calls):
+    """A backend for the CPU that says when it is called; its outputs are ``factor`` times the right ones."""
+
+    def attend(query, key, value, cu_seqlens, longest, *, scale):
+        calls.append((name, longest))
+        return factor * SDPA.attend(query, key, value, cu_seqlens, longest, scale=scale)
+
+    return Backend(name, attend, gqa=True)
+
+
+def test_models_of_one_process_keep_their_own_backends():
+    """Whatever is built, chosen and registered after them, through copies, and after transformers' own generation."""
+    calls = []
+    backends = [fake("first", 1.0, calls), fake("second", 2.0, calls), fake("second", 3.0, calls)]
+    config = transformers.LlamaConfig(
+        vocab_size=20, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+
+    def built(backend):
+        torch.manual_seed(0)
+        own = deepcopy(config)
+        choice = choose(backend, needs=needs_of(own))
+        assert choice == (backend, "as asked for")
+        return AutoModelForCausalLM.from_config(own, attn_implementation=register(choice.backend)).eval()
+
+    ids, cu = torch.tensor([[3, 4, 5, 6, 7]]), torch.tensor([0, 2, 5], dtype=torch.int32)
+    positions = torch.tensor([[0, 1, 0, 1, 2]])
+
+    def run(model):
+        calls.clear()
+        logits = model(ids, position_ids=positions, use_cache=False, cu_seq_lens_q=cu, max_length_q=3).logits
+        (call,) = calls
+        return call[0], logits
+
+    models = [built(backend) for backend in backends]
+    alone = [run(model)[1] for model in models]
+    assert not any(torch.equal(a, b) for a, b in pairwise(alone)), "two of one name are two"
+    choose("auto")
+    register(SDPA)
+    models += [deepcopy(models[1]), built(SDPA)]
+    calls.clear()
+    models[0].generate(ids, max_new_tokens=2, do_sample=False)
+    assert calls == [], "rows with a cache are transformers' own SDPA"
+    models[1].set_attn_implementation("sdpa")
+    models[1].set_attn_implementation(register(backends[1]))
+    for at in (0, 1, 2, 1, 0, 3, 2):
+        name, logits = run(models[at])
+        assert name == backends[1 if at == 3 else at].name
+        assert torch.equal(logits, alone[1 if at == 3 else at])
+    with pytest.raises(ValueError, match="not enough values"):
+        run(models[4])
+    assert "flash" not in register(BY_NAME["flash-2"]), "transformers would take it for its own"
+
+
+def test_an_exchange_is_given_the_models_own_attention():
+    calls = []
+    backend = fake("own", 1.0, calls)
+
+    def exchange(attend, module, query, *rest, **options):
+        assert "exchange" not in options
+        return attend(module, 2 * query, *rest, **options)
+
+    registered = transformers.AttentionInterface()[register(backend)]
+    assert registered.func is dispatch
+    cu = torch.tensor([0, 4], dtype=torch.int32)
+    out, _ = registered(*layer(), exchange=exchange, cu_seq_lens_q=cu, max_length_q=4)
+    assert calls == [("own", 4)]
+    assert out.shape == (1, 4, 2, 8)
+
+
+# Models
 
 
 @pytest.mark.parametrize(
     "family", ["llama", "qwen2", "qwen3", "gemma3_text", "mistral", "mixtral", "olmo2", "phi3", "gpt2"]
 )
 def test_models_that_only_attend_are_accepted(family):
-    refuse_unpackable(CONFIG_MAPPING[family]())
+    needs_of(CONFIG_MAPPING[family]())
 
 
 @pytest.mark.parametrize(
@@ -201,54 +389,40 @@ def test_models_that_only_attend_are_accepted(family):
         ("deepseek_v32", "selects or compresses keys over the whole row"),
         ("gpt_oss", "attention sinks"),
         ("bloom", "does not take its attention from transformers' AttentionInterface"),
-        ("gemma2", "attention backend 'sdpa' has no softcap"),
+        ("bert", "its attention is not causal"),
         ("t5", "encoder-decoder"),
     ],
 )
 def test_models_that_packing_cannot_isolate_are_refused_by_name(family, reason):
     with pytest.raises(ValueError, match=f"model '{family}' cannot be packed: .*{reason}"):
-        refuse_unpackable(CONFIG_MAPPING[family]())
-
-
-def test_softcap_is_accepted_where_the_backend_has_one():
-    refuse_unpackable(CONFIG_MAPPING["gemma2"](), "flash-2")
-    with pytest.raises(ValueError, match="'varlen' has no softcap"):
-        refuse_unpackable(CONFIG_MAPPING["gemma2"](), "varlen")
+        needs_of(CONFIG_MAPPING[family]())
 
 
 def test_layers_nobody_heard_of_are_refused():
     config = transformers.LlamaConfig(num_hidden_layers=1)
     config.layer_types = ["telepathy"]
     with pytest.raises(ValueError, match="nothing is known of its 'telepathy' layers"):
-        refuse_unpackable(config)
-
-
-def test_register_says_what_it_chose():
-    choice = attention.register("auto", "cpu")
-    assert choice.backend == "sdpa"
-    assert "not on 'cpu'" in choice.reason
-    assert transformers.AttentionInterface._global_mapping[attention.NAME] is attention.dispatch
-    with pytest.raises(ValueError, match="'varlen' cannot run"):
-        attention.register("varlen", "cpu")
+        needs_of(config)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, ids=str)
 @pytest.mark.parametrize("window", [None, 33])
 def test_backends_agree_on_a_gpu(backend, window):
-    if backends("cuda", torch.bfloat16)[backend] != "ready":
-        pytest.skip(backends("cuda", torch.bfloat16)[backend])
+    if problem := backend.obstacle(torch.device("cuda"), torch.bfloat16, Needs(window="w", gqa="g", head_dim=64)):
+        pytest.skip(problem)
     torch.manual_seed(0)
     cu = torch.tensor([0, 100, 101, 400], dtype=torch.int32, device="cuda")
     q, k, v = (torch.randn(1, h, 400, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for h in (8, 2, 2))
     copies = [x.detach().double().cpu().requires_grad_() for x in (q, k, v)]
     wanted = grouped_attention(*copies, group_documents(cu.cpu()), scale=0.125, window=window)
     half = grouped_attention(q, k, v, group_documents(cu), scale=0.125, window=window)
-    got = half if backend == "sdpa" else varlen_attention(backend, q, k, v, cu, 299, 0.125, window, None, 0.0)
+    options = {} if window is None else {"window": window}
+    got = half if backend is SDPA else backend.attend(q, k, v, cu, 299, scale=0.125, **options)
     up = torch.randn_like(wanted)
     true = torch.autograd.grad(wanted, copies, up)
-    naive = torch.autograd.grad(half, (q, k, v), up.cuda().bfloat16(), retain_graph=backend == "sdpa")
+    naive = torch.autograd.grad(half, (q, k, v), up.cuda().bfloat16(), retain_graph=backend is SDPA)
     mine = torch.autograd.grad(got, (q, k, v), up.cuda().bfloat16())
     for a, b, c in zip((got, *mine), (half, *naive), (wanted, *true), strict=True):
         error, allowed = ((x.double().cpu() - c).norm() / c.norm() for x in (a, b))

@@ -225,9 +225,21 @@ def test_this_host_is_found_fit(tmp_path, monkeypatch):
     assert found.returncode == 0, found.stdout + found.stderr
     assert sprung(tmp_path / "here") == [], "probe, launchers and ranks import nothing from the working directory"
     assert "ranks listen on the loopback interface only" in found.stdout
-    for check in ("hosts", "versions", "clocks", "devices", "memory", "disk", "collectives", "exposure", "compute"):
+    for check in (
+        "hosts",
+        "versions",
+        "clocks",
+        "devices",
+        "memory",
+        "disk",
+        "collectives",
+        "exposure",
+        "attention",
+        "compute",
+    ):
         (line,) = (line for line in found.stdout.splitlines() if line.startswith(f"│ {check} "))
         assert "bad" not in line
+    assert "sdpa: best available (flash-4, flash-3, flash-2, varlen: runs on cuda, not on 'cpu')" in found.stdout
     assert "GB/s on 2 ranks (cpu)" in found.stdout or os.cpu_count() == 1
     assert list((tmp_path / "runs").iterdir()) == []
 

@@ -25,6 +25,7 @@ class Early(SpanWeighting):
         slope: float = 0.25
 """
 NOTED = (Path(__file__).parents[2] / "their_tasks/noted.py").read_text().replace("from __future__", "# from __future__")
+ATTENTION = "from tracestill.kernels.attention import SDPA as THEIRS\n"
 PLANTED = "import pathlib\npathlib.Path({mark!r}).write_text('imported')\n"
 
 
@@ -49,6 +50,7 @@ def stranger(tmp_path):
     (folder / "their_helper.py").write_text(mark)
     (folder / "their_teacher.py").write_text(mark + NOTED)
     (folder / "their_weights.py").write_text(mark + WEIGHTS)
+    (folder / "their_attention.py").write_text(mark + ATTENTION)
     (folder / "their_pkg").mkdir()
     (folder / "their_pkg/__init__.py").write_text(mark)
     (folder / "their_pkg/deep.py").write_text(mark + WEIGHTS)
@@ -56,6 +58,7 @@ def stranger(tmp_path):
         "questions": {"source": "their_task", "train": 12, "test": 4},
         "sample": {"teachers": [{"name": "a"}, {"name": "b", "use": "their_teacher"}]},
         "weighting": {"use": "their_weights:Early"},
+        "student": {**RECIPE["student"], "attention": "their_attention:THEIRS"},
         "arms": {"deep": {"weighting": {"use": "their_pkg.deep:Early"}}},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, **changes}))
@@ -132,9 +135,12 @@ def test_running_says_first_which_modules_of_whom_it_imports(stranger, tmp_path)
     digest = hashlib.sha256((stranger.parent / "their_task.py").read_bytes()).hexdigest()[:12]
     task = f"the recipe imports their_task (questions.source): {stranger.parent / 'their_task.py'}, sha256 {digest}"
     assert lines[0] == f"{task}, with 1 more file(s) of its own"
-    assert [line.split()[3] for line in lines] == ["their_task", "their_teacher", "their_weights", "their_pkg.deep"]
-    assert "(arms.deep.weighting.use)" in lines[3]
-    changed = imports_of(stranger, ["weighting.use=span", "arms={}", "questions.source=digit_sum"])
+    named = ["their_task", "their_teacher", "their_weights", "their_attention", "their_pkg.deep"]
+    assert [line.split()[3] for line in lines] == named
+    assert "(student.attention, arms.deep.student.attention)" in lines[3]
+    assert "(arms.deep.weighting.use)" in lines[4]
+    changed = ["weighting.use=span", "student.attention=auto", "arms={}", "questions.source=digit_sum"]
+    changed = imports_of(stranger, changed)
     assert [line.split()[3] for line in changed] == ["their_teacher"]
     own = ["weighting.use=span", "arms={}", "select.weight=their_weights:surest"]
     assert "(select.weight)" in imports_of(stranger, own)[2], "what weighs records is code, too"
