@@ -9,7 +9,7 @@ import torch
 from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
-from tracestill.kernels.attention import SDPA, Backend, Choice, choose, needs_of, register
+from tracestill.kernels.attention import BACKENDS, SDPA, Backend, Choice, choose, needs_of, register
 from tracestill.trainer.recipe.student_settings import ENCODER_DECODERS, StudentConfig, own_attention
 from tracestill.trainer.student.encoder_decoder import refuse_shallow_encoder
 
@@ -35,8 +35,9 @@ def choose_attention(config: StudentConfig, full: Any, device: torch.device | st
         needs = needs_of(full)
     except ValueError as error:
         raise InputError(f"student: {error}") from error
+    wanted = backend_of(config.attention)
     try:
-        return choose(backend_of(config.attention), device, dtype, needs)
+        return choose(wanted, device, dtype, needs)
     except ValueError as error:
         raise InputError(f"{KEY}: {error}") from error
 
@@ -48,6 +49,8 @@ def backend_of(attention: str) -> str | Backend:
     """
     module = own_attention(attention)
     if module is None:
+        if attention not in ("auto", *map(str, BACKENDS)) and own_modules.find(attention) is not None:
+            raise InputError(f"{KEY}: '{attention}' is a module; name its Backend, as in {attention}:BACKEND")
         return attention
     name, held = attention.partition(":")[2], vars(own_modules.load(module, KEY))
     if not isinstance(held.get(name), Backend):

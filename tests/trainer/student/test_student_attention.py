@@ -112,13 +112,15 @@ def test_a_student_keeps_its_backend_whatever_is_built_beside_it(mine):
         ),
         ("my_attention:BACKEND", {"attention_dropout": 0.1}, r"'mine' cannot run: it has no dropout .*; use sdpa"),
         ("my_attention:BACKEND", {"model_type": "mistral", "sliding_window": 7}, r"has no window \(sliding_window=7\)"),
-        ("my_attention:BAKEND", {}, r"my_attention has no Backend 'BAKEND'.*BACKEND"),
+        ("my_attention:BAKEND", {}, r"my_attention has no Backend 'BAKEND'; did you mean 'BACKEND'"),
+        ("my_attention", {}, "'my_attention' is a module; name its Backend, as in my_attention:BACKEND"),
+        ("flash", {}, "unknown attention backend 'flash'; known: auto, flash-4"),
         ("my_attention:attend", {}, r"my_attention has no Backend 'attend'"),
     ],
 )
 def test_what_the_backend_lacks_is_found_before_the_model_is_built(mine, attention, changes, message):
     config = StudentConfig(config={**tiny_step.SHAPE, **changes}, attention=attention)
-    with pytest.raises(InputError, match=rf"^student\.attention: .*{message}"):
+    with pytest.raises(InputError, match=rf"^student\.attention: (?!student).*{message}"):
         check_student(config, CPU, torch.float32)
     with pytest.raises(InputError, match=rf"^student\.attention: .*{message}"):
         build_student(config, **VOCABULARY)
