@@ -213,6 +213,12 @@ def test_a_host_that_hangs_is_not_waited_for(monkeypatch, tmp_path):
     assert time.monotonic() - started < 30
 
 
+def test_ranks_whose_attention_differs_are_worth_a_look():
+    assert doctor.check_attention(["flash-4: best available"]).state == "ok"
+    differing = doctor.check_attention(["flash-2: best available", "sdpa: best available"])
+    assert (differing.state, differing.text) == ("slow", "flash-2: best available | sdpa: best available")
+
+
 def test_this_host_is_found_fit(tmp_path, monkeypatch):
     """For real: two gloo ranks on this machine."""
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
