@@ -74,7 +74,8 @@ class Turns:
 
 def ours(run: RunDirectory, turns: Turns) -> dict[str, torch.Tensor]:
     """The trainer's own loop, logging as it always does."""
-    from tracestill.trainer.assembly.job import open_directory, prepare
+    from tracestill.trainer.assembly.prepare import prepare
+    from tracestill.trainer.assembly.resume import open_directory
     from tracestill.trainer.checkpoint import checkpoint
     from tracestill.trainer.faults.stopping import StopRequest
     from tracestill.trainer.train import train

@@ -20,27 +20,20 @@ from typing import Any
 import torch.distributed as dist
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.base.stage import (
-    Stage,
-    is_current,
-    missing_files,
-    read_manifest,
-    write_json,
-    write_manifest,
-)
+from tracestill.data_pipeline.base.stage import write_json
 from tracestill.data_pipeline.guards.secret import mask
+from tracestill.trainer.assembly.finish import export_student, finish
 from tracestill.trainer.assembly.first_step import show_first_step
-from tracestill.trainer.assembly.job import Job, Resume, leads, open_directory, prepare, threads_of
+from tracestill.trainer.assembly.job import Job
+from tracestill.trainer.assembly.prepare import prepare
+from tracestill.trainer.assembly.resume import Resume, open_directory
 from tracestill.trainer.batches.prefetch import Ahead
-from tracestill.trainer.checkpoint import checkpoint
 from tracestill.trainer.checkpoint import local as checkpoint_local
-from tracestill.trainer.checkpoint.files import remove_all
-from tracestill.trainer.checkpoint.train_place import EXPORT, claim_train
+from tracestill.trainer.checkpoint.train_place import claim_train, is_done
 from tracestill.trainer.engine.engine import connect, leave, open_monitor
-from tracestill.trainer.export.adapted import export_trained
 from tracestill.trainer.faults.failure import EXIT_FAILED
 from tracestill.trainer.faults.stopping import EXIT_STOPPED, StopRequest, ends_at_once
-from tracestill.trainer.faults.stragglers import phases_alone, straggler
+from tracestill.trainer.faults.stragglers import phases_alone
 from tracestill.trainer.faults.watchdog import Watchdog
 from tracestill.trainer.lock.run_lock import held
 from tracestill.trainer.metrics.flops import cost_of, peak_tflops
@@ -50,10 +43,11 @@ from tracestill.trainer.metrics.throughput import Pace
 from tracestill.trainer.ranks.collectives import share_json, together
 from tracestill.trainer.ranks.console import say
 from tracestill.trainer.ranks.join_ranks import is_first, is_owned
+from tracestill.trainer.ranks.phases import Phases
 from tracestill.trainer.ranks.placement import find_placement
 from tracestill.trainer.ranks.rendezvous import NotMet
 from tracestill.trainer.recipe.provenance import provenance
-from tracestill.trainer.recipe.recipe import MAIN_ARM, dump_recipe, imports_of
+from tracestill.trainer.recipe.recipe import MAIN_ARM, imports_of
 from tracestill.trainer.recipe.run_directory import RECIPE, RunDirectory
 from tracestill.trainer.recipe.settings import GENERATION, learning_rate, seconds_of
 from tracestill.trainer.weighting import end_step, state_of
@@ -70,7 +64,7 @@ def train(job: Job, stop: StopRequest) -> bool:
     ahead = Ahead(job.batches, job.steps)
     if job.measures and progress.step == 0:
         measure(job, log, pace)
-    stop.begin(job.watch.hand_over if job.watch else None)
+    stop.begin()
     teller = teller_of(job)
     while progress.step < job.steps and not progress.over:
         job.phase("data")
@@ -163,13 +157,11 @@ def tell(job: Job, numbers: dict[str, Any], *, ends: bool) -> None:
 
 def tell_straggler(job: Job, log: Log) -> None:
     """Log which rank holds the others up, if one does; called on every rank."""
-    if job.watch is not None and job.engine.ranks > 1:
-        phases = phases_alone(job.recipe.train, job.engine.device)
-        late = straggler(job.watch.take_seconds(), phases)
-        if late is not None:
-            log.add(event="straggler", step=job.progress.step, **late)
-            text = "rank {rank} is slow: {seconds} s in phase {phase} since the last line, others {usual} s"
-            job.console.print(text.format(**late), style="yellow", highlight=False, soft_wrap=True)
+    late = job.stragglers.find(phases_alone(job.recipe.train, job.engine.device))
+    if late is not None:
+        log.add(event="straggler", step=job.progress.step, **late)
+        text = "rank {rank} is slow: {seconds} s in phase {phase} since the last line, others {usual} s"
+        job.console.print(text.format(**late), style="yellow", highlight=False, soft_wrap=True)
 
 
 def measure(job: Job, log: Log, pace: Pace) -> dict[str, dict[str, float]]:
@@ -193,7 +185,7 @@ def save(job: Job, *, wait: bool) -> None:
     job.phase("save")
     best = progress.best.step if progress.best else None
     state = {**progress.state(), "identity": job.identity, "weighting": state_of(job.weighting)}
-    state["threads"] = threads_of(job.engine)
+    state["threads"] = job.threads
     job.saver.save(job.engine, progress.step, state, best=best)
     if wait:
         job.saver.wait()
@@ -206,52 +198,6 @@ def too_many_skips(job: Job, reason: str) -> str:
         f"at last because the {reason}; their documents stand in {job.directory / LOG} (event skipped). "
         "Look at those documents, or lower train.lr"
     )
-
-
-def export_student(job: Job, folder: Path) -> None:
-    """Write the student, or its average if the recipe asks for one, as a Hugging Face directory."""
-    with job.engine.averaged():
-        state = checkpoint.full_state_dict(job.engine)
-
-    def write() -> None:
-        if job.engine.rank == 0:
-            about = read_manifest(job.run.stage(job.arm, "encode")) or {}
-            export_trained(
-                job.engine.module.model,
-                job.recipe.student,
-                state or {},
-                job.tokenizer,
-                folder,
-                title=f"{job.recipe.name}, arm {job.arm}",
-                recipe=dump_recipe(job.recipe),
-                counts=about.get("counts", {}),
-                encode=job.recipe.encode,
-            )
-
-    together(write, f"{folder}: cannot export the student")
-
-
-def finish(job: Job, seconds: float) -> None:
-    """Export the student, then write the manifest that says that training is done.
-
-    Raises InputError if the best checkpoint is to be exported and is damaged.
-    """
-    counts = {"steps": job.progress.step, "ranks": job.engine.ranks, "exported_step": job.progress.step}
-    best = job.progress.best
-    if job.recipe.train.export == "best" and best is not None and best.step is not None:
-        path = checkpoint.path_of(job.checkpoints, best.step)
-        if not checkpoint.whole(path):
-            raise InputError(f"{path}: the best checkpoint is damaged or missing; set train.export: last")
-        job.load(path)
-        counts["exported_step"] = best.step
-    export_student(job, job.directory / EXPORT)
-    if job.engine.rank == 0:
-        work = Stage(job.directory, counts=counts, extra={"best": best.state()} if best else {})
-        write_manifest(job.directory, job.identity, work, seconds, (f"{EXPORT}/**/*", LOG, "preview.*"))
-    dist.barrier()
-    if job.recipe.train.keep == 0 and leads(job):
-        with contextlib.suppress(OSError):  # the command line deletes what is left
-            remove_all(job.checkpoints)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -283,7 +229,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 run = RunDirectory.open(arguments.run_dir)
                 if is_first() and not is_owned():  # ranks that people start have one lock
                     until_the_end.enter_context(held(run.root, say=lambda text: say(text, err=True)))
-                if is_done(run, arguments.arm):
+                if not join_others(run, arguments.arm):
                     say(f"training of {arguments.arm} is up to date")
                     return 0
                 settings, directory = run.recipe.for_arm(arguments.arm).train, run.stage(arguments.arm, "train")
@@ -300,23 +246,23 @@ def main(words: Sequence[str] | None = None) -> int:
             return watch.over(lambda: train_arm(run, arguments.arm, arguments.resume, watch, started))
 
 
-def is_done(run: RunDirectory, arm: str) -> bool:
-    """Whether an arm's training has finished; if not, the ranks have met. Hosts that share no file system have to ask
-    the first one's ranks."""
+def join_others(run: RunDirectory, arm: str) -> bool:
+    """Meet the other ranks, unless the arm's training has finished: then False. Hosts that share no file system have to
+    meet to know it: they ask the first one's ranks."""
     settings = run.recipe.for_arm(arm).train
     local = settings.local_checkpoints
-    directory = run.stage(arm, "train")
-    if not local and is_current(directory, "train", *run.train_stage(arm)) and not missing_files(directory):
-        return True
+    if not local and is_done(run, arm):
+        return False
     connect(settings)
-    checkpoint_local.agree(local)
-    return local and checkpoint_local.is_done(run, arm)
+    checkpoint_local.refuse_mixed(local)
+    return not (local and checkpoint_local.is_done_on_first_host(run, arm))
 
 
 def train_arm(run: RunDirectory, arm: str, resume: Resume | None, watch: Watchdog, started: float) -> int:
     """All of one rank's work, once it has met the others. The exit code: 0 done, 3 stopped on request."""
-    job = prepare(run, arm)
-    job.watch = watch
+    phases = Phases()
+    phases.subscribe(watch.phase)
+    job = prepare(run, arm, phases=phases)
     job.phase("load")
     open_directory(job, resume)
     if job.engine.rank == 0:
@@ -326,7 +272,10 @@ def train_arm(run: RunDirectory, arm: str, resume: Resume | None, watch: Watchdo
         show_first_step(job)
     limit = job.recipe.train.stop_after
     seconds = None if limit is None else seconds_of(limit)
-    with StopRequest(job.directory, seconds=seconds, started=started, rank=job.engine.rank) as stop, job.saver:
+    asked = StopRequest(
+        job.directory, seconds=seconds, started=started, rank=job.engine.rank, hand_over=watch.hand_over
+    )
+    with asked as stop, job.saver:
         complete = train(job, stop)
     if not complete:
         job.console.print(f"stopped after step {job.progress.step}/{job.steps}, saved; --resume auto goes on")

@@ -17,7 +17,8 @@ from traced_save import Place, Tracer, places, refusals
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.trainer import train
-from tracestill.trainer.assembly.job import open_directory, prepare
+from tracestill.trainer.assembly.prepare import prepare
+from tracestill.trainer.assembly.resume import open_directory
 from tracestill.trainer.checkpoint.files import committed, damaged, path_of
 from tracestill.trainer.engine.engine import leave
 from tracestill.trainer.faults.stopping import StopRequest

@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tracestill.trainer.assembly.job import Job, open_directory, prepare
+from tracestill.trainer.assembly.job import Job
+from tracestill.trainer.assembly.prepare import prepare
+from tracestill.trainer.assembly.resume import open_directory
 from tracestill.trainer.checkpoint import checkpoint
 from tracestill.trainer.engine.engine import leave
 from tracestill.trainer.faults.stopping import StopRequest

@@ -18,9 +18,10 @@ import torch.distributed as dist
 
 from tracestill.data_pipeline.base.content import digest_of_file
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.base.stage import digest_of, identity, is_current, missing_files, same
+from tracestill.data_pipeline.base.stage import digest_of, identity, same
 from tracestill.trainer.checkpoint.checkpoint import whole
 from tracestill.trainer.checkpoint.files import MANIFEST, STATE, committed, complete, rank_file, writers
+from tracestill.trainer.checkpoint.train_place import is_done
 from tracestill.trainer.ranks.collectives import gather_json, share_json, share_text, together
 from tracestill.trainer.ranks.console import say
 from tracestill.trainer.ranks.placement import Placement, spelled
@@ -29,7 +30,7 @@ from tracestill.trainer.recipe.run_directory import RunDirectory
 KEY = "train.local_checkpoints"
 
 
-def agree(local: bool) -> None:
+def refuse_mixed(local: bool) -> None:
     """Called on every rank as soon as they have met: what they do next together depends on this key.
 
     Raises InputError on all ranks if their hosts' recipes differ in it.
@@ -40,7 +41,7 @@ def agree(local: bool) -> None:
         raise InputError(f"{KEY} is true on {hosts[True]}, false on {hosts[False]}; copy one recipe to every host")
 
 
-def is_done(run: RunDirectory, arm: str) -> bool:
+def is_done_on_first_host(run: RunDirectory, arm: str) -> bool:
     """Whether an arm's training has finished, as the first rank's host knows. Called on every rank.
 
     Raises InputError on all ranks if the hosts' recipes or data differ, or one lacks them.
@@ -50,9 +51,7 @@ def is_done(run: RunDirectory, arm: str) -> bool:
         try:
             config, inputs = run.train_stage(arm)
             held = digest_of([run.recipe.for_arm(arm).model_dump(mode="json"), identity("train", config, inputs)])
-            directory = run.stage(arm, "train")
-            done = dist.get_rank() == 0 and is_current(directory, "train", config, inputs)
-            done = done and not missing_files(directory)
+            done = dist.get_rank() == 0 and is_done(run, arm)
         except InputError as error:
             raise InputError(f"{socket.gethostname()}: {error}") from error
         return [held, done, socket.gethostname()[:200]]

@@ -26,7 +26,34 @@ from tracestill.trainer.ranks.placement import Placement
 PATIENCE = timedelta(days=1)  # with the slowest rank's disk; a rank that dies is noticed at once
 
 
-class Saver:
+class NoSaver:
+    """Keeps nothing, and is never due: for a benchmark. What training asks of a saver."""
+
+    seconds: float | None = None
+    saved: int | None = None
+
+    @property
+    def failed(self) -> bool:
+        return False
+
+    @property
+    def due(self) -> bool:
+        return False
+
+    def save(self, engine: Engine, step: int, state: dict[str, Any], *, best: int | None = None) -> None:
+        pass
+
+    def wait(self) -> None:
+        pass
+
+    def __enter__(self) -> NoSaver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        pass
+
+
+class Saver(NoSaver):
     """Commits checkpoints of a training. Used as a context: it does not end before its last save has.
 
     ``background`` says whether training goes on meanwhile; otherwise ``save`` returns when all is done.
@@ -46,8 +73,6 @@ class Saver:
         self.directory, self.keep, self.background, self.placement = directory, keep, background, placement
         self.interval, self.begun = interval, time.monotonic()
         self.lock = RankLock(directory)
-        self.seconds: float | None = None
-        self.saved: int | None = None
         alone = not dist.is_initialized() or dist.get_world_size() == 1
         self.group = None if alone else dist.new_group(backend="gloo", timeout=PATIENCE)
         self.thread: threading.Thread | None = None
@@ -96,9 +121,6 @@ class Saver:
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
-
-    def __enter__(self) -> Saver:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         """An InputError ends all ranks alike, so what is under way is finished first. After any other error a rank may

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from tracestill.data_pipeline.base.content import MEMORY
 from tracestill.data_pipeline.base.places import claim, place_of, remove, replaceable
+from tracestill.data_pipeline.base.stage import is_current, missing_files
 from tracestill.trainer.checkpoint.files import CHECKPOINTS, remove_all
 from tracestill.trainer.faults import stopping
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 EXPORT = "export"
 KEPT_FILES = ("console.log", stopping.REQUEST)  # the launcher's parent writes them while ranks start
@@ -16,6 +18,12 @@ WRITTEN = (  # what else than checkpoints and KEPT_FILES we write into a train d
     *(EXPORT, "failures", "asked", "tensorboard", "log.jsonl", "preview.json", "preview.html"),
     *("provenance.json", "launch.json", "progress.json", "manifest.json", "stopped.json", "failure.json", MEMORY),
 )
+
+
+def is_done(run: RunDirectory, arm: str) -> bool:
+    """Whether the training of an arm has finished, and is current, by what this host sees. Asks no other rank."""
+    directory = run.stage(arm, "train")
+    return is_current(directory, "train", *run.train_stage(arm)) and not missing_files(directory)
 
 
 def claim_train(directory: Path) -> None:

@@ -44,6 +44,7 @@ from tracestill.trainer.batches.rectangles import layout_for
 from tracestill.trainer.evaluation.baseline import answering, load_any, untrained_student
 from tracestill.trainer.evaluation.generate import generate, load_exported
 from tracestill.trainer.evaluation.intervals import Z95, mean_interval
+from tracestill.trainer.evaluation.rows import rows_of
 from tracestill.trainer.export.export import holds_model, quiet
 from tracestill.trainer.lock import run_lock
 from tracestill.trainer.metrics.telemetry import COUNT, NLL, by_kind
@@ -341,20 +342,6 @@ def teacher_forced(
         low, high = mean_interval(nll[:, at], counts[:, at], store.question_ids) or (None, None)
         result[name] = {key: row[key] for key in ("loss", "accuracy", "count")} | {"loss_low": low, "loss_high": high}
     return result
-
-
-def rows_of(lengths: np.ndarray, limit: int, most: int) -> list[np.ndarray]:
-    """Documents (by number), at most ``most`` together, in runs of at most ``limit`` tokens, or of one longer document;
-    lengths is (N,)."""
-    rows: list[list[int]] = []
-    room = 0
-    for document in np.argsort(lengths, kind="stable").tolist():
-        if not rows or lengths[document] > room or len(rows[-1]) == most:
-            rows.append([])
-            room = limit
-        rows[-1].append(document)
-        room -= int(lengths[document])
-    return [np.array(row, dtype=np.int64) for row in rows]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

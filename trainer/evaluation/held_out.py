@@ -6,21 +6,23 @@ measured on validation documents, and may then choose a checkpoint; without any,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.documents.encode import STORES
 from tracestill.data_pipeline.tokens.store import TokenStore
-from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer.batches.batches import MicroStep, row_of
+from tracestill.trainer.batches.rectangles import RowMaker
 from tracestill.trainer.engine.engine import Engine
+from tracestill.trainer.evaluation.rows import rows_of
 from tracestill.trainer.metrics.telemetry import Meter
 from tracestill.trainer.ranks.mesh import Grid
+from tracestill.trainer.recipe.settings import GENERATION, TrainConfig
 
 
 def choose_store(encode: Path) -> tuple[str, Path] | None:
@@ -29,6 +31,31 @@ def choose_store(encode: Path) -> tuple[str, Path] | None:
         if (encode / STORES[split]).exists():
             return split, encode / STORES[split]
     return None
+
+
+def open_held_out(
+    settings: TrainConfig, encode: Path, kinds: Kinds, capacity: int, pad_id: int, make_row: RowMaker = row_of
+) -> HeldOut | None:
+    """What is measured while training, or None. Raises InputError if a metric is to choose without validation."""
+    found = choose_store(encode)
+    by_documents = settings.metric and not settings.metric.startswith(GENERATION)
+    if by_documents and (found is None or found[0] != "validation"):
+        raise InputError(
+            f"{encode}: holds no validation documents, by which train.metric: {settings.metric} would choose; set "
+            "questions.validation, or loosen `select`"
+        )
+    if not settings.held_out_every or found is None:
+        return None
+    split, path = found
+    return HeldOut(
+        TokenStore(path, kinds),
+        kinds,
+        split=split,
+        capacity=capacity,
+        documents=settings.held_out_documents,
+        pad_id=pad_id,
+        make_row=make_row,
+    )
 
 
 class HeldOut:
@@ -43,30 +70,22 @@ class HeldOut:
         capacity: int,
         documents: int,
         pad_id: int,
-        make_row: Callable[..., PackedBatch] = row_of,
+        make_row: RowMaker = row_of,
     ) -> None:
         """``documents``: how many of the store's are used, the first ones. ``make_row``: as in ``Batches``."""
         self.store, self.kinds, self.split, self.pad_id, self.make_row = store, kinds, split, pad_id, make_row
         self.table = np.ones(len(kinds), dtype=np.float32)
         self.table[0] = 0.0
-        self.rows: list[list[int]] = []
-        room = 0
-        for document in range(min(documents, len(store))):
-            length = int(store.lengths[document])
-            if length > room:
-                self.rows.append([])
-                room = max(capacity, length)
-            self.rows[-1].append(document)
-            room -= length
+        self.rows = rows_of(store.lengths, capacity, order=range(min(documents, len(store))))
 
     def measure(self, engine: Engine) -> dict[str, Any]:
         """Kind -> its numbers, as in a line of the log; called on every rank."""
         meter = Meter(self.kinds, engine.device)
-        place = engine.grid
+        place, nothing = engine.grid, np.zeros(0, dtype=np.int64)
         for first in range(0, len(self.rows), place.data_ranks):
             at = first + place.data_rank
-            mine = self.rows[at] if at < len(self.rows) else []
-            meter.add(engine.measure(self.micro_step(np.array(mine, dtype=np.int64), engine.device, place)))
+            mine = self.rows[at] if at < len(self.rows) else nothing
+            meter.add(engine.measure(self.micro_step(mine, engine.device, place)))
         return meter.read()["kinds"]
 
     def micro_step(self, documents: np.ndarray, device: torch.device, place: Grid) -> MicroStep:

@@ -36,8 +36,19 @@ class StopRequest:
     A second Ctrl-C, later than an echo of the first, ends the process at once.
     """
 
-    def __init__(self, directory: Path, *, seconds: float | None, started: float, rank: int) -> None:
-        """``seconds`` after ``started`` (of ``time.perf_counter``) the time is up; None: never."""
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        seconds: float | None,
+        started: float,
+        rank: int,
+        hand_over: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """``seconds`` after ``started`` (of ``time.perf_counter``) the time is up; None: never. ``hand_over`` is asked
+        once, by ``begin``, whether a SIGTERM has come to the one who listened before, and has not ended the process
+        yet: then it counts here."""
+        self.hand_over = hand_over
         self.directory, self.rank = directory, rank
         self.deadline = None if seconds is None else started + seconds
         self.signalled = ""
@@ -47,14 +58,13 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         return self
 
-    def begin(self, hand_over: Callable[[], bool] | None = None) -> None:
-        """From now on steps are done, which a signal is to save. ``hand_over`` is asked once whether a SIGTERM has come
-        to the one who listened before, and has not ended the process yet: then it counts here."""
+    def begin(self) -> None:
+        """From now on steps are done, which a signal is to save."""
         if threading.current_thread() is threading.main_thread():
             self.before.append((signal.SIGTERM, signal.signal(signal.SIGTERM, self.on_signal)))
             if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background jobs ignore it
                 self.before.append((signal.SIGINT, signal.signal(signal.SIGINT, self.on_interrupt)))
-        if hand_over is not None and hand_over():
+        if self.hand_over():
             self.signalled = self.signalled or "SIGTERM"
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:

@@ -26,7 +26,6 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-import numpy as np
 import torch.distributed as dist
 
 from tracestill.data_pipeline.base.errors import InputError
@@ -39,7 +38,8 @@ from tracestill.trainer.loading import own_code
 from tracestill.trainer.ranks import heartbeat
 from tracestill.trainer.ranks.collectives import share_text
 from tracestill.trainer.ranks.console import say
-from tracestill.trainer.ranks.heartbeat import PHASES, Board, Row
+from tracestill.trainer.ranks.heartbeat import Board, Row
+from tracestill.trainer.ranks.phases import Phase
 from tracestill.trainer.ranks.placement import find_placement
 from tracestill.trainer.recipe.settings import WatchdogConfig
 
@@ -65,8 +65,7 @@ class Watchdog:
             with contextlib.suppress(OSError):  # an error here would leave the others in the barrier below
                 (directory / FAILURE).unlink(missing_ok=True)
         self.board = Board(token, self.rank, members[here])
-        self.seconds = np.zeros(len(PHASES))
-        self.now = (0, time.monotonic())  # phase, since when
+        self.current: Phase = "start"
         self.first_step: int | None = None
         self.phase("start", 0)
         dist.barrier()  # every board is mapped, and has a first row
@@ -103,7 +102,7 @@ class Watchdog:
     def on_sigterm(self, number: int, frame: FrameType | None) -> None:
         """Outside the loop, which saves and stops on it. The launcher sends it when a rank has died, so look first."""
         if self.terminated is None:
-            self.lossless = self.first_step is None or PHASES[self.now[0]] == "finish"  # all steps are saved then
+            self.lossless = self.first_step is None or self.current == "finish"  # all steps are saved then
             self.terminated = time.monotonic()
 
     def hand_over(self) -> bool:
@@ -111,23 +110,13 @@ class Watchdog:
         came, self.terminated = self.terminated is not None, None
         return came
 
-    def phase(self, name: str, step: int) -> None:
-        """This rank enters a phase, after ``step`` optimizer steps. The first step may take as long as a start: it
-        compiles."""
+    def phase(self, name: Phase, step: int) -> None:
+        """Hears of phases (``Phases.subscribe``). The first step may take as long as a start: it compiles."""
         if self.first_step is None and name == "forward":
             self.first_step = step
         limit = LIMITS.get(name, "start" if step == self.first_step else "step")
         self.board.enter(name, step, getattr(self.settings, limit))
-        index, now = PHASES.index(name), time.monotonic()
-        before, since = self.now
-        self.seconds[before] += now - since
-        self.now = (index, now)
-
-    def take_seconds(self) -> dict[str, float]:
-        """Phase -> seconds that this rank spent in it since the last call."""
-        found = dict(zip(PHASES, self.seconds.tolist(), strict=True))
-        self.seconds[:] = 0
-        return found
+        self.current = name
 
     def fail(self, error: BaseException) -> bool:
         """Raise the alarm for an exception of this rank. Whether it is the first: only that one need be printed.

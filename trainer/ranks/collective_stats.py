@@ -1,15 +1,16 @@
 """What the ranks of a training say to each other: every collective of this process, its bytes, and how long it blocks.
 
-For benchmarks only: ``watch_collectives`` replaces torch.distributed's functions by ones that keep count, and has to
-be called before DeepSpeed is set up, which keeps some of them. Where the host waits for the network (gloo) the time
-is that of the call and of the wait for its handle; NCCL's calls return at once, and their time is the device's.
+For benchmarks only: inside of ``counted_collectives`` torch.distributed's functions keep count. Where the host waits for
+the network (gloo) the time is that of the call and of the wait for its handle; NCCL's calls return at once, and their
+time is the device's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,8 +32,8 @@ WHOLE = {  # operation -> the argument, by place and name, that is as large as w
 
 
 @dataclass
-class Wires:
-    """What was said since the process began."""
+class CollectiveStats:
+    """What was said since the count began."""
 
     seconds: float = 0.0  # for which the host was blocked
     calls: dict[str, int] = field(default_factory=lambda: dict.fromkeys(WHOLE, 0))
@@ -47,53 +48,59 @@ class Wires:
 class Handle:
     """Stands for the handle of an operation under way, and counts the wait for it."""
 
-    def __init__(self, wires: Wires, work: Any) -> None:
-        self._wires, self._work = wires, work
+    def __init__(self, stats: CollectiveStats, work: Any) -> None:
+        self._stats, self._work = stats, work
 
     def wait(self, *arguments: Any, **more: Any) -> Any:
-        return blocked(self._wires, self._work.wait, *arguments, **more)
+        return blocked(self._stats, self._work.wait, *arguments, **more)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._work, name)
 
 
-def blocked(wires: Wires, function: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+def blocked(stats: CollectiveStats, function: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
     """Call a function, and count its time unless it is part of another call that is counted."""
-    wires.depth += 1
+    stats.depth += 1
     begun = time.perf_counter()
     try:
         return function(*arguments, **more)
     finally:
-        wires.depth -= 1
-        if not wires.depth:
-            wires.seconds += time.perf_counter() - begun
+        stats.depth -= 1
+        if not stats.depth:
+            stats.seconds += time.perf_counter() - begun
 
 
-def watch_collectives() -> Wires:
-    """Keep count of this process's collectives from now on."""
-    wires = Wires()
-    for name, where in WHOLE.items():
-        plain = getattr(dist, name)
-        counted = count(wires, name, where, plain)
-        for module in (dist, dist.distributed_c10d):
-            if getattr(module, name) is plain:
-                setattr(module, name, counted)
-    return wires
+@contextlib.contextmanager
+def counted_collectives() -> Iterator[CollectiveStats]:
+    """Meanwhile this process's collectives are counted. To be entered before ranks meet: DeepSpeed keeps some of the
+    functions that it finds then (0.19.8). Raises RuntimeError if they have."""
+    if dist.is_initialized():
+        raise RuntimeError("collectives can be counted only from before ranks meet")
+    stats = CollectiveStats()
+    with contextlib.ExitStack() as until_the_end:
+        for name, where in WHOLE.items():
+            plain = getattr(dist, name)
+            counted = count(stats, name, where, plain)
+            for module in (dist, dist.distributed_c10d):
+                if getattr(module, name) is plain:
+                    setattr(module, name, counted)
+                    until_the_end.callback(setattr, module, name, plain)
+        yield stats
 
 
 def count(
-    wires: Wires, name: str, where: tuple[int | None, str | None], plain: Callable[..., Any]
+    stats: CollectiveStats, name: str, where: tuple[int | None, str | None], plain: Callable[..., Any]
 ) -> Callable[..., Any]:
     place, keyword = where
 
     @functools.wraps(plain)
     def call(*arguments: Any, **more: Any) -> Any:
-        if not wires.depth:
-            wires.calls[name] += 1
+        if not stats.depth:
+            stats.calls[name] += 1
             if place is not None:
-                wires.bytes[name] += size_of(arguments[place] if len(arguments) > place else more[str(keyword)])
-        work = blocked(wires, plain, *arguments, **more)
-        return Handle(wires, work) if hasattr(work, "wait") else work
+                stats.bytes[name] += size_of(arguments[place] if len(arguments) > place else more[str(keyword)])
+        work = blocked(stats, plain, *arguments, **more)
+        return Handle(stats, work) if hasattr(work, "wait") else work
 
     return call
 

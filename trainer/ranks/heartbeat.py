@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-PHASES = ("start", "load", "data", "forward", "backward", "communication", "measure", "save", "finish")
+from tracestill.trainer.ranks.phases import PHASES, Phase
+
 PID, BORN, BEATS, TURNS, PHASE, STEP, LIMIT, ENDED = range(8)
 PREFIX = "tracestill-watch-"
 
@@ -36,7 +37,7 @@ class Row:
     born: int
     beats: int  # grows every second, while the process lives
     turns: int  # grows with every phase that it enters
-    phase: str
+    phase: Phase
     step: int  # optimizer steps done
     limit: int  # seconds that this phase may last
     ended: bool  # it left in an orderly way
@@ -58,7 +59,7 @@ class Board:
         self.mine[BORN] = born(os.getpid()) or 0
         self.mine[PID] = os.getpid()
 
-    def enter(self, phase: str, step: int, limit: float) -> None:
+    def enter(self, phase: Phase, step: int, limit: float) -> None:
         self.mine[PHASE], self.mine[STEP], self.mine[LIMIT] = PHASES.index(phase), step, round(limit)
         self.mine[TURNS] += 1
 

@@ -30,25 +30,25 @@ from tracestill.data_pipeline.base.stage import write_json
 from tracestill.data_pipeline.plan.plan import Plan, PlanConfig, make_plan
 from tracestill.data_pipeline.tokens.sides import widths
 from tracestill.data_pipeline.tokens.store import TokenStore
-from tracestill.trainer.ranks.collective_stats import watch_collectives
-
-WIRES = watch_collectives()  # before DeepSpeed is imported, which keeps some of torch.distributed's functions
-
-from tracestill.trainer.assembly.job import Job, prepare  # noqa: E402
-from tracestill.trainer.checkpoint.saver import Saver  # noqa: E402
-from tracestill.trainer.engine import engine  # noqa: E402
-from tracestill.trainer.faults.failure import EXIT_FAILED  # noqa: E402
-from tracestill.trainer.faults.stopping import StopRequest  # noqa: E402
-from tracestill.trainer.metrics.telemetry import LOG, Log  # noqa: E402
-from tracestill.trainer.ranks.collectives import exchange, gather_json  # noqa: E402
-from tracestill.trainer.ranks.console import say  # noqa: E402
-from tracestill.trainer.ranks.placement import find_placement  # noqa: E402
-from tracestill.trainer.ranks.rendezvous import NotMet  # noqa: E402
-from tracestill.trainer.recipe.precision import use_gpu  # noqa: E402
-from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe, build, merge  # noqa: E402
-from tracestill.trainer.recipe.run_directory import RunDirectory  # noqa: E402
-from tracestill.trainer.timing.stopwatch import Stopwatch, others  # noqa: E402
-from tracestill.trainer.train import train  # noqa: E402
+from tracestill.trainer.assembly.job import Job
+from tracestill.trainer.assembly.prepare import PlanOfEpoch, prepare
+from tracestill.trainer.checkpoint.saver import NoSaver
+from tracestill.trainer.engine.engine import connect, leave
+from tracestill.trainer.faults.failure import EXIT_FAILED
+from tracestill.trainer.faults.stopping import StopRequest
+from tracestill.trainer.faults.watchdog import Watchdog
+from tracestill.trainer.metrics.telemetry import LOG, Log
+from tracestill.trainer.ranks.collective_stats import counted_collectives
+from tracestill.trainer.ranks.collectives import exchange, gather_json
+from tracestill.trainer.ranks.console import say
+from tracestill.trainer.ranks.phases import Phases
+from tracestill.trainer.ranks.placement import find_placement
+from tracestill.trainer.ranks.rendezvous import NotMet
+from tracestill.trainer.recipe.precision import use_gpu
+from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe, build, merge
+from tracestill.trainer.recipe.run_directory import RunDirectory
+from tracestill.trainer.timing.stopwatch import Stopwatch, others
+from tracestill.trainer.train import train
 
 RESULT = "result.json"
 BARE: dict[str, Any] = {  # the steps alone: nothing is measured, saved or told elsewhere meanwhile
@@ -58,17 +58,6 @@ BARE: dict[str, Any] = {  # the steps alone: nothing is measured, saved or told 
     **{"monitor": {"tensorboard": False, "wandb": None, "comet": None}},
 }
 PARTS = ("data", "forward", "backward", "optimizer", "communication")
-
-
-class Unsaved(Saver):
-    """A benchmark keeps no checkpoint."""
-
-    def __init__(self) -> None:
-        self.thread, self.failure = None, None
-        self.interval, self.seconds, self.saved = None, None, None
-
-    def save(self, engine: engine.Engine, step: int, state: dict[str, Any], *, best: int | None = None) -> None:
-        pass
 
 
 def changed(recipe: Recipe, case: Mapping[str, Any], *, profiled: bool) -> Recipe:
@@ -82,7 +71,7 @@ def changed(recipe: Recipe, case: Mapping[str, Any], *, profiled: bool) -> Recip
     return build(merge(merge(held, bare), case["changes"]), where="bench")
 
 
-def plans(encode: Path, config: PlanConfig, seed: int) -> Any:
+def plans(encode: Path, config: PlanConfig, seed: int) -> PlanOfEpoch:
     """Epoch -> its plan, made here: the one on disk may be for other packs."""
     store = TokenStore(encode / "tokens.arrow")
     lengths = widths(store.lengths, store.encoder_lengths)
@@ -94,19 +83,26 @@ def plans(encode: Path, config: PlanConfig, seed: int) -> Any:
     return plan
 
 
-def run_case(run: RunDirectory, arm: str, recipe: Recipe, directory: Path, watch: Stopwatch) -> int:
+def run_case(
+    run: RunDirectory, arm: str, recipe: Recipe, directory: Path, watchdog: Watchdog, stopwatch: Stopwatch
+) -> int:
     """Train, and write what was measured. Always 0."""
+    phases = Phases()
+    phases.subscribe(watchdog.phase)
+    phases.subscribe(stopwatch.phase)
     job = prepare(
         run,
         arm,
+        phases=phases,
         recipe=recipe,
         directory=directory,
         plan_of_epoch=plans(run.stage(arm, "encode"), recipe.plan, recipe.seed),
+        saver=NoSaver(),
     )
-    job.watch, job.saver = watch, Unsaved()
-    with StopRequest(directory, seconds=None, started=time.perf_counter(), rank=job.engine.rank) as stop:
+    now, hand_over = time.perf_counter(), watchdog.hand_over
+    with StopRequest(directory, seconds=None, started=now, rank=job.engine.rank, hand_over=hand_over) as stop:
         train(job, stop)
-    found = measured(job, watch)
+    found = measured(job, stopwatch)
     if job.engine.rank == 0:
         write_json(directory / RESULT, found)
     return 0
@@ -144,7 +140,7 @@ def measured(job: Job, watch: Stopwatch) -> dict[str, Any]:
         "waiting": float((waits - waits.min()).mean()),
         "others": others(loads, placement.ranks),
         "loss_first": every[0]["loss"],
-        "wires": {name: list(pair) for name, pair in WIRES.state().items() if pair[0]},
+        "collectives": {name: list(pair) for name, pair in watch.stats.state().items() if pair[0]},
     }
 
 
@@ -191,23 +187,24 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--local_rank", type=int, default=0, help="given by the launcher")
     arguments = parser.parse_args(words)
-    try:
-        case = json.loads(arguments.case.read_text(encoding="utf-8"))
-        run = RunDirectory(arguments.run_dir, build(case["recipe"], where="bench"))
-        recipe = changed(run.recipe.for_arm(arguments.arm), case, profiled=use_gpu())
-        world = engine.connect(recipe.train)
-    except InputError as error:
-        say(f"error: {error}", err=True)
-        return error.exit_code
-    except NotMet as error:
-        say(f"failed: {error}", err=True)
-        return EXIT_FAILED
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    counted = {"first": case["warmup"], "steps": case["steps"]}
-    watch = Stopwatch(arguments.out, recipe.train.watchdog, WIRES, world.device, **counted)
-    with watch:
-        return watch.over(lambda: run_case(run, arguments.arm, recipe, arguments.out, watch))
+    with counted_collectives() as stats:
+        try:
+            case = json.loads(arguments.case.read_text(encoding="utf-8"))
+            run = RunDirectory(arguments.run_dir, build(case["recipe"], where="bench"))
+            recipe = changed(run.recipe.for_arm(arguments.arm), case, profiled=use_gpu())
+            world = connect(recipe.train)
+        except InputError as error:
+            say(f"error: {error}", err=True)
+            return error.exit_code
+        except NotMet as error:
+            say(f"failed: {error}", err=True)
+            return EXIT_FAILED
+        out: Path = arguments.out
+        out.mkdir(parents=True, exist_ok=True)
+        stopwatch = Stopwatch(stats, world.device, first=case["warmup"], steps=case["steps"])
+        with Watchdog(out, recipe.train.watchdog) as watchdog:
+            return watchdog.over(lambda: run_case(run, arguments.arm, recipe, out, watchdog, stopwatch))
 
 
 if __name__ == "__main__":
-    engine.leave(main())
+    leave(main())

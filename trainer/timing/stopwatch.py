@@ -1,6 +1,6 @@
-"""Where the time of a step goes: a watchdog that also takes the time of each phase, and of what ranks wait for.
+"""Where the time of a step goes: the time of each phase, and of what ranks wait for in it.
 
-``train.train`` names its phases; the marks between them are the host's clock on a CPU, where everything is done when
+``train.train`` tells its phases; the marks between them are the host's clock on a CPU, where everything is done when
 a call returns, and events on the device's own timeline on a GPU. Communication is what keeps a rank from computing:
 on a CPU the time for which collectives block the host, on a GPU the time in which NCCL's kernels run and no others do
 (``exposed``), taken by torch's profiler in further steps that count for nothing else.
@@ -12,14 +12,12 @@ import math
 import os
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from tracestill.trainer.faults.watchdog import Watchdog
-from tracestill.trainer.ranks.collective_stats import Wires
-from tracestill.trainer.recipe.settings import WatchdogConfig
+from tracestill.trainer.ranks.collective_stats import CollectiveStats
+from tracestill.trainer.ranks.phases import Phase
 
 PARTS = {"data": "data", "forward": "forward", "backward": "backward", "communication": "optimizer"}
 """Phase of the loop -> what its time is called once the communication in it is taken out."""
@@ -27,31 +25,27 @@ COLLECTIVE = "nccl"  # in the name of a kernel, in small letters
 Interval = tuple[float, float]
 
 
-class Stopwatch(Watchdog):
-    """Made on every rank before training; ``split`` tells afterwards."""
+class Stopwatch:
+    """Hears of a training's phases (``Phases.subscribe``); ``split`` tells afterwards."""
 
-    def __init__(
-        self, directory: Path, settings: WatchdogConfig, wires: Wires, device: torch.device, *, first: int, steps: int
-    ) -> None:
+    def __init__(self, stats: CollectiveStats, device: torch.device, *, first: int, steps: int) -> None:
         """Steps ``first`` to ``first + steps`` (from 0) are counted; on a GPU those that follow are profiled."""
-        self.wires, self.device, self.first, self.last = wires, device, first, first + steps
+        self.stats, self.device, self.first, self.last = stats, device, first, first + steps
         self.begun: list[float] | None = None  # ``clocks`` when the counted steps began
         self.ended: list[float] | None = None
-        self.marks: list[tuple[str, int, Any, float]] = []  # phase, step, when, seconds of communication so far
+        self.marks: list[tuple[Phase, int, Any, float]] = []  # phase, step, when, seconds of communication so far
         self.profiler: torch.profiler.profile | None = None
         if device.type == "cuda":  # the first use takes a while, a different one on each rank, which others wait for
             with profile():
                 torch.cuda.synchronize(device)
-        super().__init__(directory, settings)
 
-    def phase(self, name: str, step: int) -> None:
-        super().phase(name, step)
+    def phase(self, name: Phase, step: int) -> None:
         if step >= self.first and self.begun is None:
             self.begun = clocks()
         if step >= self.last and self.ended is None:
             self.ended = clocks()
         if name in PARTS or (self.marks and self.marks[-1][0] in PARTS):
-            self.marks.append((name, step, self.now_there(), self.wires.seconds))
+            self.marks.append((name, step, self.now_there(), self.stats.seconds))
         if self.device.type == "cuda" and name == "data" and step == self.last and self.profiler is None:
             self.profiler = profile()
             self.profiler.__enter__()

@@ -14,7 +14,9 @@ from typing import Any
 import torch.distributed as dist
 
 from tracestill.trainer.assembly.first_step import show_first_step
-from tracestill.trainer.assembly.job import Job, Resume, open_directory, prepare
+from tracestill.trainer.assembly.job import Job
+from tracestill.trainer.assembly.prepare import prepare
+from tracestill.trainer.assembly.resume import Resume, open_directory
 from tracestill.trainer.engine.engine import leave
 from tracestill.trainer.faults import stopping
 from tracestill.trainer.recipe.run_directory import RunDirectory

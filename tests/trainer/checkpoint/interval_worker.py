@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from tracestill.trainer.assembly.job import open_directory, prepare
+from tracestill.trainer.assembly.prepare import prepare
+from tracestill.trainer.assembly.resume import open_directory
 from tracestill.trainer.checkpoint.files import committed
 from tracestill.trainer.engine.engine import leave
 from tracestill.trainer.faults.stopping import StopRequest

@@ -16,7 +16,8 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.trainer.assembly.job import Resume, open_directory, prepare
+from tracestill.trainer.assembly.prepare import prepare
+from tracestill.trainer.assembly.resume import Resume, open_directory
 from tracestill.trainer.engine.engine import leave
 from tracestill.trainer.faults.stopping import StopRequest
 from tracestill.trainer.recipe.run_directory import RunDirectory

@@ -64,19 +64,6 @@ def test_the_step_that_compiles_may_take_as_long_as_a_start(watch: Watchdog, res
     assert limits == [(*phase, limit) for phase, limit in zip(phases, wanted, strict=True)]
 
 
-def test_seconds_count_for_the_phase_that_they_passed_in(watch: Watchdog, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 10.0
-    monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: now))
-    watch.phase("start", 0)
-    watch.take_seconds()
-    found = []
-    for phases in ((("data", 11.0), ("forward", 13.0), ("data", 18.0), ("save", 18.5)), (("data", 20.5),), ()):
-        for name, now in phases:  # noqa: B007
-            watch.phase(name, 3)
-        found.append({name: seconds for name, seconds in watch.take_seconds().items() if seconds})
-    assert found == [{"start": 1.0, "data": 2.5, "forward": 5.0}, {"save": 2.0}, {}]
-
-
 def test_a_start_may_take_as_long_as_it_may(watch: Watchdog) -> None:
     assert [(row.phase, row.step, row.limit) for row in watch.board.read()] == [("start", 0, 80)]
 
@@ -113,9 +100,9 @@ def test_sigterm_before_the_first_step_is_a_stop(calm: Watchdog, capsys: pytest.
 def test_sigterm_just_before_the_loop_loses_no_step(calm: Watchdog, tmp_path: Path, then: str) -> None:
     """It came while there was nothing to save; what the loop has done since is saved, or was never begun."""
     calm.on_sigterm(signal.SIGTERM, None)
-    with StopRequest(tmp_path, seconds=None, started=0.0, rank=1) as stop:
+    with StopRequest(tmp_path, seconds=None, started=0.0, rank=1, hand_over=calm.hand_over) as stop:
         if then == "saved by the loop":
-            stop.begin(calm.hand_over)
+            stop.begin()
         calm.phase("forward", 0)
         alarm = calm.look(time.monotonic() + 5)
     assert stop.reason() == ("SIGTERM" if then == "saved by the loop" else "")
@@ -157,10 +144,13 @@ def test_until_the_loop_begins_signals_are_the_watchdogs(
     job: Any = SimpleNamespace(
         recipe=SimpleNamespace(train=None, span_kinds=list), engine=SimpleNamespace(device=None), batches=None
     )
-    job.progress, job.steps, job.measures, job.watch = SimpleNamespace(step=step), 8, True, calm
+    job.progress, job.steps, job.measures = SimpleNamespace(step=step), 8, True
     before = {number: signal.signal(number, calm.on_sigterm) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with pytest.raises(Ended), StopRequest(tmp_path, seconds=None, started=0.0, rank=0) as stop:
+        with (
+            pytest.raises(Ended),
+            StopRequest(tmp_path, seconds=None, started=0.0, rank=0, hand_over=calm.hand_over) as stop,
+        ):
             train.train(job, stop)
         assert heard == [*[(calm.on_sigterm,) * 2][step:], (stop.on_signal, stop.on_interrupt)]
         assert signal.getsignal(signal.SIGTERM) == calm.on_sigterm

@@ -17,10 +17,13 @@ from typing import Any
 import torch.distributed as dist
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.trainer.assembly.job import Job, Resume, open_directory, prepare
+from tracestill.trainer.assembly.job import Job
+from tracestill.trainer.assembly.prepare import prepare
+from tracestill.trainer.assembly.resume import Resume, open_directory
 from tracestill.trainer.checkpoint import checkpoint
 from tracestill.trainer.engine.engine import leave
 from tracestill.trainer.faults import stopping
+from tracestill.trainer.ranks.phases import Phase
 from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.train import finish, train
 
@@ -113,14 +116,13 @@ def stop_and_go_on(root: Path) -> dict[str, Any]:
 
 def bare(root: Path) -> dict[str, Any]:
     job = start(root, None)
-    seen, plain = [], job.phase
+    seen = []
 
-    def phase(name: str) -> None:
+    def hear(name: Phase, step: int) -> None:
         if name == "data":  # the step before is over, and saved
             seen.append(len(list(job.checkpoints.glob("step-*"))))
-        plain(name)
 
-    job.phase = phase  # type: ignore[method-assign]
+    job.phases.subscribe(hear)
     complete = go(job)
     return {"complete": complete, "saved": max(seen)}
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch.distributed as dist
 
 from tracestill.trainer.assembly.first_step import show_first_step
-from tracestill.trainer.assembly.job import open_directory, prepare
+from tracestill.trainer.assembly.prepare import prepare
+from tracestill.trainer.assembly.resume import open_directory
 from tracestill.trainer.engine.engine import leave
 from tracestill.trainer.faults.stopping import StopRequest
 from tracestill.trainer.recipe.run_directory import RunDirectory

@@ -3,19 +3,16 @@
 import json
 import sys
 
-from tracestill.trainer.ranks.collective_stats import watch_collectives
+import torch
+import torch.distributed as dist
+from tiny_step import NUM_KINDS, SHAPE, VOCABULARY
 
-WIRES = watch_collectives()
-
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-from tiny_step import NUM_KINDS, SHAPE, VOCABULARY  # noqa: E402
-
-from tracestill.kernels.pack import pack  # noqa: E402
-from tracestill.trainer.engine.engine import Engine, connect, leave  # noqa: E402
-from tracestill.trainer.recipe.settings import TrainConfig  # noqa: E402
-from tracestill.trainer.recipe.student_settings import StudentConfig  # noqa: E402
-from tracestill.trainer.student.student import build_student  # noqa: E402
+from tracestill.kernels.pack import pack
+from tracestill.trainer.engine.engine import Engine, connect, leave
+from tracestill.trainer.ranks.collective_stats import CollectiveStats, counted_collectives
+from tracestill.trainer.recipe.settings import TrainConfig
+from tracestill.trainer.recipe.student_settings import StudentConfig
+from tracestill.trainer.student.student import build_student
 
 FEW = {"stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0, "stage3_param_persistence_threshold": 0}
 
@@ -39,7 +36,7 @@ def step(engine: Engine, steps: int) -> None:
     engine.step(1e-3, weight_sum=1.0)
 
 
-def counted(precision: str, zero: int, steps: int, *, live: bool, freeze: bool = False) -> dict:
+def counted(stats: CollectiveStats, precision: str, zero: int, steps: int, *, live: bool, freeze: bool = False) -> dict:
     """What a second step says; ``freeze``: with frozen embeddings, and with them the head."""
     config = StudentConfig(config={**SHAPE, "tie_word_embeddings": True})
     ids = {"bos_id": 1, "eos_id": 2, "pad_id": 0}
@@ -53,16 +50,16 @@ def counted(precision: str, zero: int, steps: int, *, live: bool, freeze: bool =
     raw = {} if live else {"zero_optimization": FEW}
     engine = Engine(student, settings, accumulation=steps, raw_deepspeed=raw)
     step(engine, steps)
-    before = WIRES.state()
+    before = stats.state()
     step(engine, steps)
-    after = WIRES.state()
+    after = stats.state()
     said = {name: [after[name][i] - before[name][i] for i in (0, 1)] for name in after}
     about = {"precision": precision, "zero": zero, "steps": steps, "live": live, "frozen": parameters - trained}
     tensors = len(list(student.parameters()))
     return {**about, "parameters": parameters, "tensors": tensors, "said": said}
 
 
-def main() -> None:
+def main(stats: CollectiveStats) -> None:
     torch.set_num_threads(1)
     connect(TrainConfig(steps=1))
     found = []
@@ -70,9 +67,9 @@ def main() -> None:
         for zero in (0, 1, 2, 3) if precision == "fp32" else (1, 2, 3):
             for steps in (1, 2):
                 for live in (True, False) if zero == 3 else (True,):
-                    found.append(counted(precision, zero, steps, live=live))
-            found.append(counted(precision, zero, 2, live=True, freeze=True))
-    before = WIRES.seconds
+                    found.append(counted(stats, precision, zero, steps, live=live))
+            found.append(counted(stats, precision, zero, 2, live=True, freeze=True))
+    before = stats.seconds
     if dist.get_rank() == 0:
         torch.distributed.barrier()
     else:
@@ -80,7 +77,7 @@ def main() -> None:
 
         time.sleep(0.5)
         torch.distributed.barrier()
-    waited = torch.tensor([WIRES.seconds - before])
+    waited = torch.tensor([stats.seconds - before])
     both = [torch.empty(1) for _ in range(2)]
     dist.all_gather(both, waited)
     if dist.get_rank() == 0:
@@ -89,5 +86,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with counted_collectives() as counts:
+        main(counts)
     leave(0)

@@ -7,10 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lone_rank import alone
 
-from tracestill.trainer.ranks.collective_stats import Handle, Wires, blocked, size_of
-from tracestill.trainer.recipe.settings import WatchdogConfig
+from tracestill.trainer.ranks.collective_stats import CollectiveStats, Handle, blocked, size_of
 from tracestill.trainer.timing import stopwatch as module
 from tracestill.trainer.timing.stopwatch import Stopwatch, apart, exposed, union
 
@@ -35,16 +33,15 @@ def test_exposed_agrees_with_counting_instants():
 
 
 @pytest.fixture
-def stopwatch(tmp_path, monkeypatch):
+def stopwatch(monkeypatch):
     """Makes one that went through phases: name, step, time, seconds of communication so far."""
-    alone(monkeypatch, tmp_path)
 
     def make(phases, first, steps):
-        wires, now = Wires(), -9.0
+        stats, now = CollectiveStats(), -9.0
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now, process_time=lambda: 0.0))
-        watch = Stopwatch(tmp_path, WatchdogConfig(), wires, torch.device("cpu"), first=first, steps=steps)
+        watch = Stopwatch(stats, torch.device("cpu"), first=first, steps=steps)
         for name, step, at, said in phases:
-            wires.seconds, now = said, at
+            stats.seconds, now = said, at
             watch.phase(name, step)
         return watch
 
@@ -92,12 +89,12 @@ def test_communication_is_taken_out_of_the_phases_that_hold_it():
 def test_time_inside_of_a_counted_call_counts_once(monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr("tracestill.trainer.ranks.collective_stats.time.perf_counter", lambda: next(clock))
-    wires = Wires()
-    blocked(wires, lambda: blocked(wires, lambda: None))
-    assert wires.seconds == 2  # three looks at the clock, the outer ones two apart
-    handle = Handle(wires, SimpleNamespace(wait=lambda: "done", is_completed=lambda: True))
+    stats = CollectiveStats()
+    blocked(stats, lambda: blocked(stats, lambda: None))
+    assert stats.seconds == 2  # three looks at the clock, the outer ones two apart
+    handle = Handle(stats, SimpleNamespace(wait=lambda: "done", is_completed=lambda: True))
     assert handle.wait() == "done"
-    assert wires.seconds == 3
+    assert stats.seconds == 3
     assert handle.is_completed()
 
 
