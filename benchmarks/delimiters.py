@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 from machine import claim, finish, table
 
+from tracestill.trainer.metrics.log import LOG, is_of_steps, read_log
 from tracestill.trainer.recipe.recipe import MAIN_ARM
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "demo.yaml"
@@ -53,7 +54,7 @@ def outcome(report: dict[str, Any], directory: Path) -> dict[str, dict[str, Any]
         train = directory / "arms" / arm / "train"
         first = json.loads((train / "preview.json").read_text(encoding="utf-8"))
         held_out = about["train"]["held_out"]
-        lines = [json.loads(line) for line in (train / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        lines = filter(is_of_steps, read_log(train / LOG))
         found["one" if arm == MAIN_ARM else arm] = {
             "accuracy": about["evaluation"]["accuracy"],
             "cut off": about["evaluation"]["truncated"],
@@ -64,7 +65,7 @@ def outcome(report: dict[str, Any], directory: Path) -> dict[str, dict[str, Any]
                 if row["weight_share"]
             },
             "control's share of the loss, by step": {
-                line["step"]: round(line["kinds"]["control"]["share"], 4) for line in lines if "event" not in line
+                line["step"]: round(line["kinds"]["control"]["share"], 4) for line in lines
             },
             "held-out nll": [{k: round(row["loss"], 5) for k, row in at["kinds"].items()} for at in held_out],
         }

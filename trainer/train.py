@@ -38,7 +38,8 @@ from tracestill.trainer.faults.watchdog import Watchdog
 from tracestill.trainer.lock.run_lock import held
 from tracestill.trainer.metrics.flops import cost_of, peak_tflops
 from tracestill.trainer.metrics.headway import PROGRESS, Teller
-from tracestill.trainer.metrics.telemetry import LOG, Log, Meter, line_of, table_of
+from tracestill.trainer.metrics.log import LOG, Log
+from tracestill.trainer.metrics.telemetry import Meter, line_of, table_of
 from tracestill.trainer.metrics.throughput import Pace
 from tracestill.trainer.ranks.collectives import share_json, together
 from tracestill.trainer.ranks.console import say

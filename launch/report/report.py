@@ -6,9 +6,6 @@ import datetime
 import json
 import os
 import platform
-import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +15,13 @@ from rich.console import Console
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import CONTENTS, is_current, read_manifest, stage, versions, write_json
 from tracestill.data_pipeline.guards.secret import mask_data
+from tracestill.launch.hosts.probe import gpus
 from tracestill.launch.report.page import page
 from tracestill.launch.run.runner import Work
 from tracestill.launch.run.stages import plan_works
 from tracestill.launch.run.training import wall_seconds
 from tracestill.trainer.lock.run_lock import SILENCE, held, remove_if_empty
+from tracestill.trainer.metrics.log import LOG, is_of_steps, read_log
 from tracestill.trainer.ranks.cores import usable_cores
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
@@ -160,8 +159,8 @@ def gather_models(run: RunDirectory, missing: list[str]) -> dict[str, Any]:
 
 def gather_training(directory: Path, manifest: dict[str, Any] | None) -> dict[str, Any] | None:
     """The curve of a training that has begun, and whether it has finished."""
-    every = list(log_lines(directory / "log.jsonl"))
-    lines = [line for line in every if "loss" in line]
+    every = read_log(directory / LOG)
+    lines = [line for line in every if is_of_steps(line)]
     held_out = [line for line in every if line.get("event") == "held_out"]
     answers = [line for line in every if line.get("event") == "answers"]
     if not lines:
@@ -204,17 +203,6 @@ def thin(lines: list[Any], limit: int) -> list[Any]:
     return lines[::-1][::stride][::-1]
 
 
-def log_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a log; one torn by a crash is left out."""
-    if not path.exists():
-        return
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(text)
-        except ValueError:
-            continue
-
-
 def read_json(path: Path) -> Any:
     if not path.exists():
         return None
@@ -243,7 +231,7 @@ def machine() -> dict[str, Any]:
         "processor": processor(),
         "cores": usable_cores(),
         "memory_gib": round(memory / 2**30, 1),
-        "gpus": gpus(),
+        "gpus": [gpu["name"] for gpu in gpus()],
     }
 
 
@@ -255,14 +243,3 @@ def processor() -> str:
     except OSError:
         pass
     return platform.processor() or "unknown"
-
-
-def gpus() -> list[str]:
-    """Names of the GPUs, as nvidia-smi tells them; none where it is not installed."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    found = subprocess.run(
-        [program, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=30, check=False
-    )
-    return [line.strip() for line in found.stdout.splitlines() if line.strip()] if found.returncode == 0 else []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import stat
@@ -16,9 +15,9 @@ from rich.console import Console
 from tracestill.launch.run.restarts import beginning, newest
 from tracestill.trainer.faults import stopping
 from tracestill.trainer.metrics.headway import read_headway, until_saved
+from tracestill.trainer.metrics.log import LOG, last_step
 
 DOES_IT = {signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP (the terminal has gone)"}
-LAST_BYTES = 1 << 16  # of a log: its last line lies within them
 AGAIN = "press Ctrl-C again to stop now, without saving"
 
 
@@ -100,27 +99,14 @@ def what_is_saved(directory: Path, *, resumes: bool) -> str:
     now, at = read_headway(directory), newest(directory) if resumes else 0
     if now is None and not at:
         return "no step of the training was done; the same command begins it anew"
-    lost = max(0, max(now.step, logged(directory)) - at) if now else 0
+    # progress is written once a second at most, and steps may be short
+    lost = max(0, max(now.step, last_step(directory / LOG)) - at) if now else 0
     more = "" if now is None or now.step >= now.steps else " and what was done of the next"
     of = f" of {now.steps}" if now else ""
     if not at:
         return f"nothing is saved of {counted(lost)} done{more}: the same command begins the training anew"
     again = f" and does {counted(lost)}{more} again" if lost else ""
     return f"{beginning(directory)}{of} is saved; the same command goes on from there{again}"
-
-
-def logged(directory: Path) -> int:
-    """The last step in a train directory's log: progress is written once a second at most, and steps may be short."""
-    try:
-        with (directory / "log.jsonl").open("rb") as handle:
-            handle.seek(max(0, handle.seek(0, os.SEEK_END) - LAST_BYTES))
-            lines = handle.read().splitlines()
-    except OSError:
-        return 0
-    for line in reversed(lines[-2:]):
-        with contextlib.suppress(ValueError):  # cut off
-            return int(json.loads(line).get("step", 0))
-    return 0
 
 
 def counted(steps: int) -> str:

@@ -23,6 +23,7 @@ from tracestill.trainer.checkpoint.train_place import claim_train
 from tracestill.trainer.faults import stopping
 from tracestill.trainer.faults.failure import FAILURE, read_failure
 from tracestill.trainer.metrics.headway import PROGRESS, read_headway
+from tracestill.trainer.metrics.log import LOG, Tail, is_of_steps
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 CONSOLE_LOG = "console.log"
@@ -172,10 +173,10 @@ class Watch:
 
     def __init__(self, directory: Path, kinds: Kinds, progress: Bar, console: Console) -> None:
         self.directory, self.kinds, self.progress, self.console = directory, kinds, progress, console
-        self.read = 0  # bytes of log.jsonl
+        self.log = Tail(directory / LOG)
         self.note = ""  # its newest line
         self.previewed = mark(directory / "preview.json")
-        self.before = mark(directory / "log.jsonl")
+        self.before = mark(self.log.path)
         progress.set(0, 0, "starting")
 
     def poll(self) -> None:
@@ -184,28 +185,13 @@ class Watch:
         if mark(preview) not in (None, self.previewed):
             self.previewed = mark(preview)
             show_preview(preview, self.kinds, self.console)
-        log = self.directory / "log.jsonl"
-        if mark(log) not in (None, self.before):
+        if mark(self.log.path) not in (None, self.before):
             self.before = None
-            line = self.newest(log)
-            self.note = note_of(line) if line else self.note
+            for line in filter(is_of_steps, self.log.new()):
+                self.note = note_of(line)
         now = read_headway(self.directory)
         if now is not None:
             self.progress.set(now.tokens, now.total, f"step {now.step}/{now.steps}  {self.note}".rstrip())
-
-    def newest(self, log: Path) -> dict[str, Any] | None:
-        """The last whole line about a step since the last call."""
-        with log.open("rb") as handle:
-            handle.seek(self.read)
-            data = handle.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self.read += len(whole)
-        found = None
-        for text in whole.splitlines():
-            line = json.loads(text)
-            if "event" not in line and "loss" in line:
-                found = line
-        return found
 
 
 def note_of(line: dict[str, Any]) -> str:

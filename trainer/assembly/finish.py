@@ -14,7 +14,7 @@ from tracestill.trainer.checkpoint import checkpoint
 from tracestill.trainer.checkpoint.files import remove_all
 from tracestill.trainer.checkpoint.train_place import EXPORT
 from tracestill.trainer.export.adapted import export_trained
-from tracestill.trainer.metrics.telemetry import LOG
+from tracestill.trainer.metrics.log import LOG
 from tracestill.trainer.ranks.collectives import together
 from tracestill.trainer.recipe.recipe import dump_recipe
 

@@ -10,7 +10,8 @@ import torch.distributed as dist
 
 from tracestill.data_pipeline.base.stage import write_json
 from tracestill.trainer.assembly.job import Job
-from tracestill.trainer.metrics.telemetry import LOG, Log, Meter
+from tracestill.trainer.metrics.log import LOG, Log
+from tracestill.trainer.metrics.telemetry import Meter
 from tracestill.trainer.preview.effect import looks_at, warnings
 from tracestill.trainer.preview.page import page
 from tracestill.trainer.preview.preview import preview, read_tokenizer, show, token_names, weight_shares

@@ -38,7 +38,7 @@ from tracestill.trainer.ranks.rendezvous import meet
 from tracestill.trainer.recipe import deepspeed_keys
 from tracestill.trainer.recipe.monitor import MonitorConfig, events
 from tracestill.trainer.recipe.precision import training_dtype, use_gpu
-from tracestill.trainer.recipe.settings import TrainConfig
+from tracestill.trainer.recipe.settings import BUCKET, TrainConfig
 from tracestill.trainer.student.student import Student
 
 if not torch.cuda.is_available():
@@ -51,7 +51,6 @@ from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
 ZERO_KEYS = sorted(field.alias or name for name, field in DeepSpeedZeroConfig.model_fields.items())
-BUCKET = 200_000_000  # elements reduced at a time; never more than learn
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,7 @@
-"""Numbers of a run by span kind, and the log they go to."""
+"""Numbers of a run by span kind, and how a line of the log, and its end, look in the console."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +9,6 @@ import torch.distributed as dist
 from rich.table import Table
 
 from tracestill.data_pipeline.base.kinds import Kinds
-
-LOG = "log.jsonl"
 
 # Columns of the statistics that the loss kernel returns for each kind.
 WEIGHT, WEIGHTED_NLL, COUNT, NLL, CORRECT, ENTROPY = range(6)
@@ -89,47 +83,6 @@ def by_kind(kinds: Kinds, sums: torch.Tensor) -> dict[str, dict[str, float]]:
     return result
 
 
-class Log:
-    """``log.jsonl``: one line for each logged step, written by rank 0 and flushed at once."""
-
-    def __init__(
-        self, path: Path, *, resume_at: int, write: bool, also: Callable[[dict[str, Any]], None] | None = None
-    ) -> None:
-        """On resuming, lines of steps past the checkpoint are cut: those steps will come again.
-
-        ``also`` sees every line that is added.
-        """
-        self.write, self.also = write, also
-        if not write:
-            return
-        kept = [line for line in self.lines(path) if line.get("step", 0) <= resume_at]
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(path)
-        self.handle = path.open("a", encoding="utf-8")
-
-    @staticmethod
-    def lines(path: Path) -> list[dict[str, Any]]:
-        """The log's lines; a last line torn by a crash is left out."""
-        if not path.exists():
-            return []
-        found = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                break
-        return found
-
-    def add(self, **line: Any) -> None:
-        if self.write:
-            line = finite(line)
-            self.handle.write(json.dumps(line, allow_nan=False) + "\n")
-            self.handle.flush()
-            if self.also is not None:
-                self.also(line)
-
-
 def line_of(step: int, steps: int, numbers: dict[str, Any]) -> str:
     """A line of the log for the console: what a glance is for. Kinds without weight stand in brackets."""
     parts = [f"step {step}/{steps}", f"loss {numbers['loss']:.4f}"]
@@ -156,12 +109,3 @@ def table_of(kinds: dict[str, dict[str, float]]) -> Table:
         share = f"{found['share']:.1%}" if found["weight"] else "no weight (sample)"
         table.add_row(name, f"{found['count']:,}", *means, share)
     return table
-
-
-def finite(value: Any) -> Any:
-    """The value with null for every number that JSON cannot hold: NaN and the infinities."""
-    if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, 
 from tracestill.trainer.recipe.monitor import MonitorConfig
 from tracestill.trainer.recipe.student_settings import StudentConfig as StudentConfig
 
+BUCKET = 200_000_000  # elements of gradients that ZeRO reduces at a time; never more than learn
 UNITS = {"h": 3600, "m": 60, "s": 1}
 GENERATION = "generation"  # in train.metric: the answers that the student writes by itself
 UNTRAINED = "none"  # as `train: none`

@@ -37,7 +37,7 @@ from tracestill.trainer.engine.engine import connect, leave
 from tracestill.trainer.faults.failure import EXIT_FAILED
 from tracestill.trainer.faults.stopping import StopRequest
 from tracestill.trainer.faults.watchdog import Watchdog
-from tracestill.trainer.metrics.telemetry import LOG, Log
+from tracestill.trainer.metrics.log import LOG, is_of_steps, read_log
 from tracestill.trainer.ranks.collective_stats import counted_collectives
 from tracestill.trainer.ranks.collectives import exchange, gather_json
 from tracestill.trainer.ranks.console import say
@@ -118,7 +118,7 @@ def measured(job: Job, watch: Stopwatch) -> dict[str, Any]:
     if job.engine.rank != 0:
         return {}
     waits = table[:, PARTS.index("communication")]
-    every = [line for line in Log.lines(job.directory / LOG) if "loss" in line and "event" not in line]
+    every = [line for line in read_log(job.directory / LOG) if is_of_steps(line)]
     rounds = [line for line in every if watch.first < line["step"] <= watch.last]
     return {
         "ranks": job.engine.ranks,

@@ -22,8 +22,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tracestill.trainer.recipe.settings import BUCKET
+
 FP32 = 4
-BUCKET = 200_000_000  # elements that ZeRO reduces at a time, at most; as trainer/engine/engine.py
 ROOM = 0.92  # of a device's memory, for what is counted here
 
 

@@ -31,10 +31,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tracestill.trainer.metrics.hardware import Link
+from tracestill.trainer.recipe.settings import BUCKET
 
 PASSES = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1}
 LIVE = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
-BUCKET = 200_000_000  # elements reduced at a time, at most; as trainer/engine/engine.py
 PREFETCH = 50_000_000  # DeepSpeed's stage3_prefetch_bucket_size: elements gathered at a time
 UPDATE_BYTES = 28  # an element that AdamW updates: parameter, gradient and two moments read, three of them written
 

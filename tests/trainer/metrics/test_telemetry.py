@@ -1,15 +1,13 @@
-"""What a line of the log says, and what a log keeps when training goes on from a checkpoint."""
+"""What a line of the log says."""
 
 import io
-import json
 import re
 
-import pytest
 import torch
 from rich.console import Console
 
 from tracestill.data_pipeline.base.kinds import Kinds
-from tracestill.trainer.metrics.telemetry import Log, Meter, by_kind, line_of, table_of
+from tracestill.trainer.metrics.telemetry import Meter, by_kind, line_of, table_of
 
 KINDS = Kinds()
 
@@ -88,27 +86,3 @@ def test_the_table_at_the_end_shows_every_kind():
     rows = [re.findall(r"[\w.%]+", line) for line in console.file.getvalue().splitlines()]
     assert ["derive", "8", "1.5000", "75.0%", "0.2500", "75.0%"] in rows
     assert ["answer", "2", "1.0000", "50.0%", "0.5000", "25.0%"] in rows
-
-
-def test_resuming_cuts_the_lines_of_steps_that_will_come_again(tmp_path):
-    path = tmp_path / "log.jsonl"
-    path.write_text("".join(json.dumps({"step": s}) + "\n" for s in (10, 20, 30)) + '{"step": 40, "lo')
-    log = Log(path, resume_at=20, write=True)
-    log.add(step=21, loss=1.0)
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [10, 20, 21]
-
-
-def test_a_fresh_log_starts_empty_and_other_ranks_write_nothing(tmp_path):
-    path = tmp_path / "log.jsonl"
-    path.write_text('{"step": 10}\n')
-    Log(path, resume_at=0, write=False).add(step=1)
-    assert path.read_text() == '{"step": 10}\n'
-    Log(path, resume_at=0, write=True).add(step=1)
-    assert path.read_text() == '{"step": 1}\n'
-
-
-def test_numbers_that_json_cannot_hold_become_null(tmp_path):
-    log = Log(tmp_path / "log.jsonl", resume_at=0, write=True)
-    log.add(step=1, loss=float("nan"), kinds={"answer": {"loss": float("inf"), "count": 3}}, documents=["a"])
-    line = json.loads((tmp_path / "log.jsonl").read_text(), parse_constant=pytest.fail)
-    assert line == {"step": 1, "loss": None, "kinds": {"answer": {"loss": None, "count": 3}}, "documents": ["a"]}

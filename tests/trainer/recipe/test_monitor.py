@@ -10,7 +10,8 @@ import pytest
 from fake_run import RECIPE
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.trainer.metrics.telemetry import Log, line_of
+from tracestill.trainer.metrics.log import Log
+from tracestill.trainer.metrics.telemetry import line_of
 from tracestill.trainer.recipe.monitor import MonitorConfig, check_installed, events
 from tracestill.trainer.recipe.recipe import build
 
