@@ -1,4 +1,4 @@
-"""`tracestill bench --foresee` against what can be measured: is the step time right where it was not fitted?
+"""`tracestill bench --forecast` against what can be measured: is the step time right where it was not fitted?
 
     python benchmarks/foresee.py --json benchmarks/results/foresee_cpu.json --plot docs/foresee.svg    # 20 minutes
 
@@ -92,7 +92,7 @@ def measured(bench: Bench, setting: Setting, ranks: int) -> Result:
 
 
 def on_two_hosts(bench: Bench, about: dict[str, Any], cases: list[dict[str, Any]]) -> str | None:
-    """One rank on each of two namespaces, over links that ``tc`` limits; their constants are those that `--foresee`
+    """One rank on each of two namespaces, over links that ``tc`` limits; their constants are those that `--forecast`
     takes from two messages. Why that is impossible, or None."""
     sys.path.insert(0, str(ROOT / "tests" / "support"))
     import cluster_support
@@ -108,13 +108,13 @@ def on_two_hosts(bench: Bench, about: dict[str, Any], cases: list[dict[str, Any]
                 subprocess.run([str(cluster_support.find("ip")), "netns", "exec", space, *limit], check=True)
             out = Path(folder) / f"{rate}.json"
             words = ["bench", bench.run.root, "--hostfile", hosts.hostfile("a", "b"), "--json", out, "--no-recompute"]
-            words += ["--zero", ",".join(map(str, HOSTS)), "--capacity", capacity, "--foresee", "nodes=1,2"]
+            words += ["--zero", ",".join(map(str, HOSTS)), "--capacity", capacity, "--forecast", "nodes=1,2"]
             words += ["--warmup", bench.warmup, "--steps", bench.steps]
             done = hosts.run(Path(sys.executable).with_name("tracestill"), *words, seconds=900)
             if done.returncode:
                 raise RuntimeError(done.stdout + done.stderr)
             found = json.loads(out.read_text())
-            about["between"][str(rate)] = found["foreseen"]["machine"]["between"]
+            about["between"][str(rate)] = found["forecast"]["machine"]["between"]
             cases += [case_of(bench, 2, case["zero"], case, rate) for case in found["cases"]]
     return None
 

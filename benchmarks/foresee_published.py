@@ -16,7 +16,7 @@ from typing import Any
 from machine import claim, table
 
 from tracestill.trainer.metrics.hardware import Link
-from tracestill.trainer.timing.step_time import PASSES, Machine, Task, even, foresee
+from tracestill.trainer.timing.step_time import PASSES, Machine, Task, even, forecast
 
 PUBLISHED = Path(__file__).with_name("published_throughput.json")
 LATENCY = {"inside": 2e-6, "between": 8e-6}  # seconds a hop
@@ -58,7 +58,7 @@ def task_of(series: dict[str, Any], gpus: int, accumulation: int) -> Task:
 
 def per_gpu(series: dict[str, Any], gpus: int, accumulation: int, links: dict[str, Any], rate: float) -> float:
     """Tokens a second and GPU that the model foresees."""
-    return foresee(task_of(series, gpus, accumulation), machine_of(series, gpus, links, rate)).tokens_per_second / gpus
+    return forecast(task_of(series, gpus, accumulation), machine_of(series, gpus, links, rate)).tokens_per_second / gpus
 
 
 def rate_from(series: dict[str, Any], gpus: int, accumulation: int, speed: float, links: dict[str, Any]) -> float:

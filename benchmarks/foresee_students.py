@@ -16,7 +16,7 @@ from machine import table
 
 from tracestill.trainer.metrics.hardware import EFFICIENCY, NODES, launch_times
 from tracestill.trainer.timing.memory import LLAMA3_8B, LLAMA3_70B, QWEN3_0_6B, ROOM, Decoder, Setting, estimate
-from tracestill.trainer.timing.step_time import PASSES, Machine, Task, even, foresee
+from tracestill.trainer.timing.step_time import PASSES, Machine, Task, even, forecast
 
 STUDENTS = {"0.6B": QWEN3_0_6B, "8B": LLAMA3_8B, "70B": LLAMA3_70B}
 NODE_COUNTS = [2**k for k in range(11)]
@@ -54,7 +54,7 @@ def point(student: Decoder, nodes: int, zero: int, *, strong: bool) -> dict[str,
         tied=student.vocabulary * student.hidden if student.tied else 0,
     )
     held = estimate(student, Setting(CAPACITY, ranks=ranks, zero=zero, recompute=True))["peak"]
-    times = foresee(task, machine())
+    times = forecast(task, machine())
     return {
         "nodes": nodes,
         "gpus": ranks,

@@ -10,10 +10,10 @@ import numpy as np
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.tokens.store import TokenStoreWriter
 from tracestill.trainer.batches.batches import Batches
-from tracestill.trainer.batches.prefetch import Ahead
+from tracestill.trainer.batches.prefetch import Prefetch
 from tracestill.trainer.engine.engine import Engine
 from tracestill.trainer.metrics.telemetry import Meter
-from tracestill.trainer.metrics.throughput import Pace
+from tracestill.trainer.metrics.throughput import Throughput
 from tracestill.trainer.recipe.settings import TrainConfig
 from tracestill.trainer.student.student import Student
 from tracestill.trainer.weighting import end_step
@@ -39,21 +39,21 @@ def write_store(
 def our_step(settings: TrainConfig, batches: Batches, student: Student) -> Callable[[int], float]:
     """A function that takes one step as ``train.train`` does, logging left out, and returns its loss."""
     engine = Engine(student, settings, accumulation=batches.accumulation)
-    meter, pace = Meter(KINDS, engine.device), Pace(engine.device)
+    meter, throughput = Meter(KINDS, engine.device), Throughput(engine.device)
     assert settings.steps is not None
-    ahead = Ahead(batches, settings.steps)
+    prefetch = Prefetch(batches, settings.steps)
 
     def step(at: int) -> float:
-        batch = ahead.step(at)
+        batch = prefetch.step(at)
         for micro in batch.micro:
             loss, found = engine.forward(micro)
             engine.backward(loss)
             meter.add(found)
-        ahead.prepare(at + 1)
+        prefetch.prepare(at + 1)
         result = engine.step(settings.lr, weight_sum=batch.weight_sum)
         end_step(batches.weighting)
         meter.end_step(result.loss, faulty=result.faulty)
-        pace.end_step(batch.work, faulty=result.faulty)
+        throughput.end_step(batch.work, faulty=result.faulty)
         return result.loss
 
     return step

@@ -27,7 +27,7 @@ from tracestill.trainer.assembly.first_step import show_first_step
 from tracestill.trainer.assembly.job import Job
 from tracestill.trainer.assembly.prepare import prepare
 from tracestill.trainer.assembly.resume import Resume, open_directory
-from tracestill.trainer.batches.prefetch import Ahead
+from tracestill.trainer.batches.prefetch import Prefetch
 from tracestill.trainer.checkpoint import local as checkpoint_local
 from tracestill.trainer.checkpoint.train_place import claim_train, is_done
 from tracestill.trainer.engine.engine import connect, leave, open_monitor
@@ -40,7 +40,7 @@ from tracestill.trainer.metrics.flops import cost_of, peak_tflops
 from tracestill.trainer.metrics.headway import PROGRESS, Teller
 from tracestill.trainer.metrics.log import LOG, Log
 from tracestill.trainer.metrics.telemetry import Meter, line_of, table_of
-from tracestill.trainer.metrics.throughput import Pace
+from tracestill.trainer.metrics.throughput import Throughput
 from tracestill.trainer.ranks.collectives import share_json, together
 from tracestill.trainer.ranks.console import say
 from tracestill.trainer.ranks.join_ranks import is_first, is_owned
@@ -61,15 +61,15 @@ def train(job: Job, stop: StopRequest) -> bool:
     another is left out because its loss or gradient is not finite.
     """
     settings, engine, progress = job.recipe.train, job.engine, job.progress
-    meter, pace, log = Meter(job.recipe.span_kinds(), engine.device), pace_of(job), open_log(job)
-    ahead = Ahead(job.batches, job.steps)
+    meter, throughput, log = Meter(job.recipe.span_kinds(), engine.device), throughput_of(job), open_log(job)
+    prefetch = Prefetch(job.batches, job.steps)
     if job.measures and progress.step == 0:
-        measure(job, log, pace)
+        measure(job, log, throughput)
     stop.begin()
     teller = teller_of(job)
     while progress.step < job.steps and not progress.over:
         job.phase("data")
-        batch = ahead.step(progress.step)
+        batch = prefetch.step(progress.step)
         engine.module.head[0].watched = meter.unweighted if may_be_told(job, stop) else None
         for micro in batch.micro:
             job.phase("forward")
@@ -79,14 +79,14 @@ def train(job: Job, stop: StopRequest) -> bool:
             meter.add(statistics)
             teller.end_micro(stop.reason() if engine.rank == 0 else "")
         job.phase("data")
-        ahead.prepare(progress.step + 1)
+        prefetch.prepare(progress.step + 1)
         job.phase("communication")
         rate = learning_rate(settings, progress.step, job.steps)
         asks = {"stop": stop.reason() != "" or job.saver.failed, "save": engine.rank == 0 and job.saver.due}
         result = engine.step(rate, weight_sum=batch.weight_sum, **asks)
         end_step(job.weighting)
         meter.end_step(result.loss, faulty=result.faulty)
-        pace.end_step(batch.work, faulty=result.faulty)
+        throughput.end_step(batch.work, faulty=result.faulty)
         progress.step += 1
         progress.skips = progress.skips + 1 if result.faulty else 0
         done, last = progress.step, progress.step == job.steps
@@ -97,12 +97,12 @@ def train(job: Job, stop: StopRequest) -> bool:
                 raise InputError(too_many_skips(job, result.reason))
         better = False
         if job.measures and (last or done % settings.held_out_every == 0):
-            measured = measure(job, log, pace)
+            measured = measure(job, log, throughput)
             better = progress.best is not None and progress.best.add(done, measured)
         ends = last or progress.over or result.stop
         if meter.steps and (ends or done % settings.log_every == 0):
             numbers = {"lr": rate, "grad_norm": result.grad_norm, **meter.read()}
-            numbers |= pace.read(numbers["weighted_tokens"], ahead)
+            numbers |= throughput.read(numbers["weighted_tokens"], prefetch)
             log.add(step=done, epoch=batch.epoch, **numbers)
             tell_straggler(job, log)
             tell(job, numbers, ends=ends)
@@ -124,10 +124,10 @@ def may_be_told(job: Job, stop: StopRequest) -> bool:
     return may_end or done % settings.log_every == 0
 
 
-def pace_of(job: Job) -> Pace:
+def throughput_of(job: Job) -> Throughput:
     engine = job.engine
     peak = job.recipe.train.peak_tflops or peak_tflops(engine.device, engine.dtype)
-    return Pace(engine.device, devices=engine.ranks, cost=cost_of(engine.module.model), peak_tflops=peak)
+    return Throughput(engine.device, devices=engine.ranks, cost=cost_of(engine.module.model), peak_tflops=peak)
 
 
 def teller_of(job: Job) -> Teller:
@@ -165,11 +165,11 @@ def tell_straggler(job: Job, log: Log) -> None:
         job.console.print(text.format(**late), style="yellow", highlight=False, soft_wrap=True)
 
 
-def measure(job: Job, log: Log, pace: Pace) -> dict[str, dict[str, float]]:
+def measure(job: Job, log: Log, throughput: Throughput) -> dict[str, dict[str, float]]:
     """Kind -> its numbers on held-out documents after the steps done, and those of its own answers; logged."""
     kinds, asked = {}, {}
     job.phase("measure")
-    with pace.paused():
+    with throughput.paused():
         if job.held_out is not None:
             with job.engine.averaged():
                 kinds = share_json(job.held_out.measure(job.engine))  # so that every rank draws one conclusion

@@ -24,7 +24,7 @@ from tracestill.launch.hosts.probe import MARK
 from tracestill.launch.start import deepspeed_command, multinode
 from tracestill.trainer.metrics.hardware import EFFICIENCY, NODES, Link, launch_times
 from tracestill.trainer.timing import memory
-from tracestill.trainer.timing.step_time import PASSES, Machine, Task, foresee
+from tracestill.trainer.timing.step_time import PASSES, Machine, Task, forecast
 
 STAGES = (0, 1, 2, 3)
 COLLECTIVES = "tracestill.launch.hosts.collective"
@@ -33,7 +33,7 @@ Found = dict[str, Any]
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is to be foreseen."""
+    """What is to be forecast."""
 
     nodes: Sequence[int]
     devices: int | None = None  # of a node; None: as measured, or the hardware's
@@ -41,7 +41,7 @@ class Forecast:
     hardware: str = ""  # of NODES; empty: what was measured
 
 
-def foresee_nodes(bench: Bench, student: Student, found: Found, wanted: Forecast) -> Found:
+def forecast_nodes(bench: Bench, student: Student, found: Found, wanted: Forecast) -> Found:
     """Throughput for each ZeRO stage and number of nodes: the recipe's step shared by all (``strong``), and growing
     with them (``weak``). Raises InputError for a link that is neither measured nor stated."""
     plan, own = student.recipe.plan, student.recipe.student
@@ -164,7 +164,7 @@ def measured_point(result: Found) -> Found:
 
 def mean(tasks: Sequence[Task], machine: Machine) -> Found:
     """What a mean of these steps would take."""
-    times = [foresee(task, machine) for task in tasks]
+    times = [forecast(task, machine) for task in tasks]
     parts = ("data", "compute", "optimizer", "communication", "hidden")
     return {
         "tokens_per_second": sum(t.tokens for t in times) / sum(t.step for t in times),
@@ -176,7 +176,7 @@ def mean(tasks: Sequence[Task], machine: Machine) -> Found:
 def choose_machine(
     bench: Bench, found: Found, wanted: Forecast, again: float = RECOMPUTED
 ) -> tuple[Machine, list[str], float | None]:
-    """The cluster to foresee, what is to be said about it, and the GiB of one of its devices that may be used (None:
+    """The cluster to forecast, what is to be said about it, and the GiB of one of its devices that may be used (None:
     not known). ``again``: the FLOPs with recomputation over those without."""
     if wanted.hardware:
         if wanted.hardware not in NODES:
@@ -199,7 +199,7 @@ def choose_machine(
     elif bench.cluster is None and inside is not None and not deepspeed_command.count_gpus():
         between, note = inside, "between nodes: as fast as inside of this one; say otherwise with --link GB/s,us"
     elif wanted.nodes[-1] > 1:
-        raise InputError("--foresee: nothing here tells how nodes are joined; add --link GB/s,us, or a second host")
+        raise InputError("--forecast: nothing here tells how nodes are joined; add --link GB/s,us, or a second host")
     else:
         between, note = inside or free(), "one node: nothing is said between nodes"
     notes = [note, f"computing and updating: as measured here on {cases[0]['device']}"]

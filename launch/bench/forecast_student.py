@@ -51,7 +51,7 @@ class Student:
         recipe = bench.run.recipe.for_arm(bench.arm)
         own = recipe.student
         if recipe.train.sequence_parallel > 1:
-            raise InputError("--foresee: train.sequence_parallel: it knows nothing of ranks that share rows")
+            raise InputError("--forecast: train.sequence_parallel: it knows nothing of ranks that share rows")
         encode = bench.run.stage(bench.arm, "encode")
         about = read_manifest(encode) or {}
         ids = {f"{name}_token_id": about["special_ids"][name] for name in ("bos", "eos", "pad")}
@@ -62,7 +62,7 @@ class Student:
             choose_parameters(model, own, seed=0)
         cost = cost_of(model)
         if cost is None:
-            raise InputError("--foresee: the FLOPs of this student cannot be counted")
+            raise InputError("--forecast: the FLOPs of this student cannot be counted")
         head = model.get_output_embeddings().weight
         shared = head is model.get_input_embeddings().weight
         text = config.get_text_config(decoder=True)

@@ -120,18 +120,18 @@ def show(found: Found, console: Console) -> None:
             console.print(f"  {' '.join(options)}", highlight=False, soft_wrap=True)
     if "scaling" in found:
         print_table("scaling", SCALING_HEADS, scaling_rows(found["scaling"]), console)
-    if "foreseen" in found:
+    if "forecast" in found:
         for how in ("strong", "weak"):
-            heads, rows = foreseen_rows(found["foreseen"], how)
-            measured = any(point["measured"] for points in found["foreseen"][how].values() for point in points)
-            origin = "measured where it says so, else foreseen" if measured else "a model, no measurement"
+            heads, rows = forecast_rows(found["forecast"], how)
+            measured = any(point["measured"] for points in found["forecast"][how].values() for point in points)
+            origin = "measured where it says so, else forecast" if measured else "a model, no measurement"
             print_table(
                 f"tokens/s, {how} scaling (efficiency): {origin}",
                 heads,
                 rows,
                 console,
             )
-        for note in found["foreseen"]["notes"]:
+        for note in found["forecast"]["notes"]:
             console.print(f"  {note}", highlight=False, soft_wrap=True)
 
 
@@ -162,12 +162,12 @@ def scaling_rows(scaling: Mapping[str, Mapping[int, Result]]) -> list[list[str]]
     return rows
 
 
-def foreseen_rows(foreseen: Found, how: str) -> tuple[list[str], list[list[str]]]:
+def forecast_rows(forecast: Found, how: str) -> tuple[list[str], list[list[str]]]:
     """Heads and rows: nodes down, ZeRO stages across; what does not fit into a device's memory says so."""
-    stages = foreseen[how]
+    stages = forecast[how]
     heads = ["nodes", "ranks", *(f"ZeRO {stage}" for stage in stages)]
     columns = [[cell_of(point) for point in points] for points in stages.values()]
-    counts = [[str(nodes), str(nodes * foreseen["devices"])] for nodes in foreseen["nodes"]]
+    counts = [[str(nodes), str(nodes * forecast["devices"])] for nodes in forecast["nodes"]]
     return heads, [[*count, *row] for count, row in zip(counts, zip(*columns, strict=True), strict=True)]
 
 
@@ -182,7 +182,7 @@ def cell_of(point: Found) -> str:
 def page(found: Found) -> str:
     """One HTML file that needs no network."""
     parts = [f"<h1>{in_html(found['name'])}, arm {in_html(found['arm'])}: throughput</h1>"]
-    for key, section in (("cases", settings), ("scaling", scaled), ("foreseen", foreseen_page)):
+    for key, section in (("cases", settings), ("scaling", scaled), ("forecast", forecast_page)):
         if key in found:
             parts.append(section(found))
     return (
@@ -226,16 +226,16 @@ def scaled(found: Found) -> str:
     return "<h2>Scaling</h2>" + chart + legend([*series]) + table(SCALING_HEADS, scaling_rows(found["scaling"]))
 
 
-def foreseen_page(found: Found) -> str:
-    foreseen, parts = found["foreseen"], ["<h2>Foreseen</h2>"]
+def forecast_page(found: Found) -> str:
+    forecast, parts = found["forecast"], ["<h2>Forecast</h2>"]
     for how in ("strong", "weak"):
         series = {
             f"ZeRO {stage}": [(float(p["ranks"]), p["tokens_per_second"]) for p in points]
-            for stage, points in foreseen[how].items()
+            for stage, points in forecast[how].items()
         }
         parts += [lines(series, title=f"tokens a second, {how} scaling", x_label="ranks"), legend([*series])]
-        parts.append(table(*foreseen_rows(foreseen, how)))
-    parts += [f'<p class="soft">{in_html(note)}</p>' for note in foreseen["notes"]]
+        parts.append(table(*forecast_rows(forecast, how)))
+    parts += [f'<p class="soft">{in_html(note)}</p>' for note in forecast["notes"]]
     return "".join(parts)
 
 

@@ -29,7 +29,7 @@ FORMAT = 1
 REPORT_LOCK = ".lock-report"  # a folder with the lock of the report alone
 CURVE_POINTS = 400  # of each curve; a longer log is thinned evenly, its last line stays
 EXAMPLES = 3  # right answers, and wrong ones, shown of each arm
-PACE = ("tokens_per_second", "mfu", "memory_gib")  # null where an older log lacks them
+THROUGHPUT = ("tokens_per_second", "mfu", "memory_gib")  # null where an older log lacks them
 
 
 def write_report(run: RunDirectory) -> None:
@@ -182,7 +182,7 @@ def gather_training(directory: Path, manifest: dict[str, Any] | None) -> dict[st
                 "loss": line["loss"],
                 "lr": line.get("lr"),
                 "grad_norm": line.get("grad_norm"),
-                **{key: line.get(key) for key in PACE},
+                **{key: line.get(key) for key in THROUGHPUT},
                 "kinds": losses(line["kinds"]),
             }
             for line in thin(lines, CURVE_POINTS)

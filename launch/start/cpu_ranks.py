@@ -32,7 +32,7 @@ def ranks_on_cpu(recipe: Recipe, cores: int, room: float, threads: int | None) -
 
 
 def bytes_of_rank(recipe: Recipe, ranks: int) -> float:
-    """Memory of one of ``ranks`` in fp32, foreseen by ``timing.memory`` where it knows the student."""
+    """Memory of one of ``ranks`` in fp32, as forecast by ``timing.memory`` where it knows the student."""
     decoder, parameters = shape_of(recipe.model_dump_json())
     if decoder is None:
         return OF_PROCESS + OF_UNKNOWN * parameters

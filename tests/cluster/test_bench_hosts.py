@@ -48,8 +48,8 @@ def test_it_scales_over_hosts_and_measures_the_links_between_them(hosts, run):
     for space in hosts.spaces.values():  # 40 Mbit/s between the hosts
         limit = f"tc qdisc replace dev {cluster_support.INTERFACE} root tbf rate 40mbit burst 64kb latency 200ms"
         subprocess.run([str(cluster_support.find("ip")), "netns", "exec", space, *limit.split()], check=True)
-    found = bench(hosts, run, "--scaling", "1,2", "--foresee", "nodes=2,4")
+    found = bench(hosts, run, "--scaling", "1,2", "--forecast", "nodes=2,4")
     assert [r["nodes"] for r in found["scaling"]["strong"].values()] == [1, 2]
-    assert "as measured between two hosts" in found["foreseen"]["notes"][0]
-    slow = found["foreseen"]["strong"]["2"][0]["split"]["communication"]
+    assert "as measured between two hosts" in found["forecast"]["notes"][0]
+    slow = found["forecast"]["strong"]["2"][0]["split"]["communication"]
     assert slow > 8 * found["cases"][0]["parameters"] / 5e6 * 0.5, "gradients and parameters at 5 MB/s"

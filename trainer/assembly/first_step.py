@@ -67,15 +67,15 @@ def measure(job: Job, micro: list[Any]) -> dict[str, dict[str, float]]:
     """
     engine, head = job.engine, job.engine.module.head[0]
     meter = Meter(job.recipe.span_kinds(), engine.device)
-    pull = torch.zeros(len(meter.kinds), dtype=torch.float64, device=engine.device)
-    head.pull = pull
+    norms = torch.zeros(len(meter.kinds), dtype=torch.float64, device=engine.device)
+    head.gradient_norms = norms
     try:
         for one in micro:
             meter.add(engine.measure(one))
     finally:
-        head.pull = None
-    dist.all_reduce(pull)
-    shares = (pull / pull.sum().clamp(min=1e-300)).tolist()
+        head.gradient_norms = None
+    dist.all_reduce(norms)
+    shares = (norms / norms.sum().clamp(min=1e-300)).tolist()
     measured = meter.read()["kinds"]
     return {
         name: {**measured.get(name, {}), "gradient_share": share}

@@ -7,7 +7,7 @@ import time
 from tracestill.trainer.batches.batches import Batches, Step
 
 
-class Ahead:
+class Prefetch:
     """Hands out the steps of ``Batches`` and holds at most one that is still to come.
 
     Between the last backward of a step and its update the host of a GPU has nothing to do but wait; in that time the

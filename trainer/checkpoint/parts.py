@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from tracestill.trainer.checkpoint.files import rank_file
-from tracestill.trainer.ranks.collectives import gather_json, together, wire
+from tracestill.trainer.ranks.collectives import collective_device, gather_json, together
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Part:
 
     def get_tensor(self, key: str) -> Tensor:
         """Called on every rank."""
-        kind, shape = self.about[key]
+        dtype, shape = self.about[key]
         if self.file is None:
-            tensor = torch.empty(shape, dtype=getattr(torch, kind), device=wire())
+            tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=collective_device())
         else:
-            tensor = self.file.get_tensor(key).to(wire())
+            tensor = self.file.get_tensor(key).to(collective_device())
         dist.broadcast(tensor.view(-1).view(torch.uint8), src=self.reader)  # bytes: every bit stays, in any type
         return tensor
 

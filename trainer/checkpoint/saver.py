@@ -49,7 +49,7 @@ class NoSaver:
     def __enter__(self) -> NoSaver:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+    def __exit__(self, raised: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         pass
 
 
@@ -122,10 +122,10 @@ class Saver(NoSaver):
             failure, self.failure = self.failure, None
             raise failure
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+    def __exit__(self, raised: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         """An InputError ends all ranks alike, so what is under way is finished first. After any other error a rank may
         be lost, and what waits for it would wait in vain."""
-        if kind is None:
+        if raised is None:
             self.wait()
-        elif issubclass(kind, InputError) and self.thread is not None:
+        elif issubclass(raised, InputError) and self.thread is not None:
             self.thread.join()

@@ -33,7 +33,7 @@ from tracestill.trainer.engine.ema import Ema
 from tracestill.trainer.loading import own_code
 from tracestill.trainer.ranks.cores import own_threads
 from tracestill.trainer.ranks.join_ranks import join
-from tracestill.trainer.ranks.mesh import Grid, exchange, grid, refuse
+from tracestill.trainer.ranks.mesh import Mesh, exchange, mesh, refuse
 from tracestill.trainer.ranks.rendezvous import meet
 from tracestill.trainer.recipe import deepspeed_keys
 from tracestill.trainer.recipe.monitor import MonitorConfig, events
@@ -62,7 +62,7 @@ class World:
     local_rank: int
     device: torch.device
     dtype: torch.dtype  # that the student computes in
-    grid: Grid
+    mesh: Mesh
 
 
 class Micro(Protocol):
@@ -125,7 +125,7 @@ def connect(settings: TrainConfig) -> World:
     if threads is not None:
         torch.set_num_threads(threads)
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    place = grid(rank, ranks, settings.sequence_parallel)
+    place = mesh(rank, ranks, settings.sequence_parallel)
     return World(rank, ranks, local, device, training_dtype(settings, device), place)
 
 
@@ -258,9 +258,9 @@ class Engine:
         student that ranks cannot share rows of."""
         world = connect(settings)
         self.rank, self.ranks, self.local_rank = world.rank, world.ranks, world.local_rank
-        self.device, self.dtype, self.grid = world.device, world.dtype, world.grid
-        refuse(student.model.config, self.grid.parts)
-        student.exchange = exchange(UlyssesSPAttentionHF, self.grid)
+        self.device, self.dtype, self.mesh = world.device, world.dtype, world.mesh
+        refuse(student.model.config, self.mesh.parts)
+        student.exchange = exchange(UlyssesSPAttentionHF, self.mesh)
         self.settings, self.accumulation, self.seed = settings, accumulation, seed
         self.config = deepspeed_config(settings, accumulation, raw_deepspeed, dtype=self.dtype, directory=directory)
         buckets = self.config["zero_optimization"]

@@ -21,7 +21,7 @@ from tracestill.trainer.batches.rectangles import RowMaker
 from tracestill.trainer.engine.engine import Engine
 from tracestill.trainer.evaluation.rows import rows_of
 from tracestill.trainer.metrics.telemetry import Meter
-from tracestill.trainer.ranks.mesh import Grid
+from tracestill.trainer.ranks.mesh import Mesh
 from tracestill.trainer.recipe.settings import GENERATION, TrainConfig
 
 
@@ -81,14 +81,14 @@ class HeldOut:
     def measure(self, engine: Engine) -> dict[str, Any]:
         """Kind -> its numbers, as in a line of the log; called on every rank."""
         meter = Meter(self.kinds, engine.device)
-        place, nothing = engine.grid, np.zeros(0, dtype=np.int64)
+        place, nothing = engine.mesh, np.zeros(0, dtype=np.int64)
         for first in range(0, len(self.rows), place.data_ranks):
             at = first + place.data_rank
             mine = self.rows[at] if at < len(self.rows) else nothing
             meter.add(engine.measure(self.micro_step(mine, engine.device, place)))
         return meter.read()["kinds"]
 
-    def micro_step(self, documents: np.ndarray, device: torch.device, place: Grid) -> MicroStep:
+    def micro_step(self, documents: np.ndarray, device: torch.device, place: Mesh) -> MicroStep:
         tokens, kinds, offsets, _ = self.store.gather(documents)
         weights = np.ones(len(documents), dtype=np.float32)
         row = self.make_row(

@@ -67,7 +67,7 @@ class StopRequest:
         if self.hand_over():
             self.signalled = self.signalled or "SIGTERM"
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+    def __exit__(self, raised: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         for number, before in self.before:
             signal.signal(number, before)
 

@@ -88,7 +88,7 @@ class Watchdog:
             self.nodes.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+    def __exit__(self, raised: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         """This rank leaves the others in an orderly way; they no longer expect signs of life from it."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self.board.end()
@@ -96,7 +96,9 @@ class Watchdog:
         self.thread.join()
         if self.nodes:
             self.nodes.close()
-        if kind is None and not any(heartbeat.lives(row.pid, row.born) and not row.ended for row in self.board.read()):
+        if raised is None and not any(
+            heartbeat.lives(row.pid, row.born) and not row.ended for row in self.board.read()
+        ):
             self.board.remove()  # the last one
 
     def on_sigterm(self, number: int, frame: FrameType | None) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tracestill.trainer.batches.prefetch import Ahead
+from tracestill.trainer.batches.prefetch import Prefetch
 from tracestill.trainer.batches.work import Work
 from tracestill.trainer.metrics.flops import Cost
 
 
-class Pace:
+class Throughput:
     """Rates over the steps since the last reading. Counts on the host; ranks meet only when it is read."""
 
     def __init__(
@@ -27,7 +27,7 @@ class Pace:
         unknown: then there is no MFU."""
         self.device, self.devices = device, devices
         self.cost, self.peak_tflops = cost, peak_tflops
-        self.waited = 0.0  # of ``Ahead.waited``, at the last reading
+        self.waited = 0.0  # of ``Prefetch.waited``, at the last reading
         self.clear()
 
     def clear(self) -> None:
@@ -53,15 +53,15 @@ class Pace:
         yield
         self.started += time.perf_counter() - begun
 
-    def read(self, weighted_tokens: int, ahead: Ahead) -> dict[str, Any]:
+    def read(self, weighted_tokens: int, prefetch: Prefetch) -> dict[str, Any]:
         """Numbers since the last call; called on every rank. A new interval begins.
 
         ``weighted_tokens`` of all ranks are those whose loss was computed. ``memory_gib`` and ``data_wait`` (seconds)
         are those of the worst rank.
         """
         seconds = time.perf_counter() - self.started
-        worst = torch.tensor([peak_memory(self.device), ahead.waited - self.waited], dtype=torch.float64)
-        self.waited = ahead.waited
+        worst = torch.tensor([peak_memory(self.device), prefetch.waited - self.waited], dtype=torch.float64)
+        self.waited = prefetch.waited
         if dist.is_initialized():
             worst = worst.to(self.device)
             dist.all_reduce(worst, op=dist.ReduceOp.MAX)

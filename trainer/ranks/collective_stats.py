@@ -1,8 +1,8 @@
 """What the ranks of a training say to each other: every collective of this process, its bytes, and how long it blocks.
 
-For benchmarks only: inside of ``counted_collectives`` torch.distributed's functions keep count. Where the host waits for
-the network (gloo) the time is that of the call and of the wait for its handle; NCCL's calls return at once, and their
-time is the device's.
+For benchmarks only: inside of ``counted_collectives`` torch.distributed's functions keep count. Where the host waits
+for the network (gloo) the time is that of the call and of the wait for its handle; NCCL's calls return at once, and
+their time is the device's.
 """
 
 from __future__ import annotations

@@ -22,17 +22,17 @@ WIDTH = 512  # bytes of a rank's answer
 Group = dist.ProcessGroup | None
 
 
-def wire(group: Group = None) -> str:
+def collective_device(group: Group = None) -> str:
     """The device whose tensors the ranks exchange."""
     return "cuda" if dist.get_backend(group) == "nccl" else "cpu"
 
 
 def exchange(value: Tensor, group: Group = None) -> list[Tensor]:
-    """Every rank's ``value`` (uint8, the same shape everywhere)."""
+    """Every rank's ``value``, which has the same shape and type everywhere, on the CPU."""
     if not dist.is_initialized():
         return [value]
-    received = [torch.empty_like(value, device=wire(group)) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(received, value.to(wire(group)), group=group)
+    received = [torch.empty_like(value, device=collective_device(group)) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(received, value.to(collective_device(group)), group=group)
     return [tensor.cpu() for tensor in received]
 
 
@@ -40,10 +40,10 @@ def share_text(text: str, group: Group = None) -> str:
     """Rank 0's text, on every rank."""
     if not dist.is_initialized():
         return text
-    size = torch.tensor(len(text.encode()), device=wire(group))
+    size = torch.tensor(len(text.encode()), device=collective_device(group))
     dist.broadcast(size, src=0, group=group)
     padded = list(text.encode().ljust(int(size), b"\0")[: int(size)])
-    data = torch.tensor(padded, dtype=torch.uint8, device=wire(group))
+    data = torch.tensor(padded, dtype=torch.uint8, device=collective_device(group))
     dist.broadcast(data, src=0, group=group)
     return bytes(data.tolist()).decode()
 

@@ -52,7 +52,7 @@ def join(environment: MutableMapping[str, str] = os.environ) -> None:
     A process that nobody launched becomes a world of one. Ranks of one host talk over its loopback interface and no
     other, unless the user has named one. Raises InputError if the ranks cannot know where they meet.
     """
-    find_meeting(environment)
+    find_rendezvous(environment)
     if "MASTER_ADDR" in environment and is_alone(environment):
         environment.update({k: v for k, v in loopback_only().items() if k not in environment})
 
@@ -79,7 +79,7 @@ def is_alone(environment: Mapping[str, str]) -> bool:
     return on_host == environment["WORLD_SIZE"] or is_loopback(environment["MASTER_ADDR"])
 
 
-def find_meeting(environment: MutableMapping[str, str]) -> None:
+def find_rendezvous(environment: MutableMapping[str, str]) -> None:
     missing = [name for name in TOLD if name not in environment]
     if not missing:
         for name in TOLD:

@@ -28,7 +28,7 @@ KEY = "train.sequence_parallel"
 
 
 @dataclass(frozen=True)
-class Grid:
+class Mesh:
     """Where one rank stands: with whom it shares rows, and which of the data's rows they read."""
 
     part: int = 0  # the run of each row that this rank holds
@@ -40,7 +40,7 @@ class Grid:
 
 
 @cache
-def grid(rank: int, ranks: int, parts: int) -> Grid:
+def mesh(rank: int, ranks: int, parts: int) -> Mesh:
     """The place of a rank when ``parts`` neighbouring ranks share each row. Every rank calls it alike.
 
     Raises InputError if the ranks do not form such groups.
@@ -48,11 +48,11 @@ def grid(rank: int, ranks: int, parts: int) -> Grid:
     if ranks % parts:
         raise InputError(f"{KEY}: {ranks} ranks do not form groups of {parts}; choose a divisor of the ranks")
     if parts == 1:
-        return Grid(data_rank=rank, data_ranks=ranks)
+        return Mesh(data_rank=rank, data_ranks=ranks)
     rows = [dist.new_group(list(range(first, first + parts))) for first in range(0, ranks, parts)]
     data = [dist.new_group(list(range(part, ranks, parts))) for part in range(parts)]
     reader, part = divmod(rank, parts)
-    return Grid(part, parts, reader, ranks // parts, rows[reader], data[part])
+    return Mesh(part, parts, reader, ranks // parts, rows[reader], data[part])
 
 
 def cut(row: PackedBatch, part: int, parts: int) -> PackedBatch:
@@ -98,7 +98,7 @@ def refuse(config: Any, parts: int) -> None:
     refuse_heads(heads, getattr(text, "num_key_value_heads", None) or heads, parts)
 
 
-def exchange(ulysses: Callable[..., Any], place: Grid) -> Callable[..., tuple[Tensor, None]] | None:
+def exchange(ulysses: Callable[..., Any], place: Mesh) -> Callable[..., tuple[Tensor, None]] | None:
     """What models' attention goes through in training (see ``kernels.attention``); None if no row is shared.
 
     ``ulysses`` is DeepSpeed's ``UlyssesSPAttentionHF``. One is made for every attention and shape of heads, so that

@@ -45,7 +45,7 @@ class SpanWeightedHead(nn.Linear):
     num_kinds: int
     options: dict[str, Any]  # chunk_rows, logit_scale, softcap; dynamic, if the weighting reads the model
     observe: Callable[..., None] | None = None  # sees the arguments of ``dynamic`` in training
-    pull: Tensor | None = None  # (num_kinds,) float64; while it is there, ``add_pull`` adds to it
+    gradient_norms: Tensor | None = None  # (num_kinds,) float64; while it is there, ``add_gradient_norms`` adds to it
     watched: Tensor | None = None  # (num_kinds, 6) float64; while it is there, training adds ``unweighted.statistics``
 
     def forward(  # type: ignore[override]
@@ -74,26 +74,26 @@ class SpanWeightedHead(nn.Linear):
         )
         loss, statistics = loss_of(hidden, self.weight, bias=self.bias)
         statistics[:, WEIGHTED_NLL] *= scale
-        if self.pull is not None:
-            self.add_pull(loss_of, hidden.detach(), packed.kinds)
+        if self.gradient_norms is not None:
+            self.add_gradient_norms(loss_of, hidden.detach(), packed.kinds)
         if self.training and self.watched is not None:
             self.watched += unweighted.statistics(
                 hidden.detach(), self.weight, self.bias, packed, self.num_kinds, self.options
             )
         return loss, statistics
 
-    def add_pull(self, loss_of: Callable[..., tuple[Tensor, Tensor]], hidden: Tensor, kinds: Tensor) -> None:
+    def add_gradient_norms(self, loss_of: Callable[..., tuple[Tensor, Tensor]], hidden: Tensor, kinds: Tensor) -> None:
         """Add up by kind the norms of the loss's gradient with respect to each row of ``hidden`` (T, H).
 
         Done here since under ZeRO-3 the head's matrix is whole only inside its ``forward``.
         """
-        assert self.pull is not None
+        assert self.gradient_norms is not None
         with torch.enable_grad():
             rows = hidden.requires_grad_()
             loss, _ = loss_of(rows, self.weight.detach(), bias=None if self.bias is None else self.bias.detach())
             (gradient,) = torch.autograd.grad(loss, rows)
         norms = torch.linalg.vector_norm(gradient, dim=1, dtype=torch.float64)
-        self.pull.index_add_(0, kinds.long(), norms)
+        self.gradient_norms.index_add_(0, kinds.long(), norms)
 
     def observed(self, *seen: Tensor) -> Tensor:
         """The multiplier, after showing the weighting what it gets."""

@@ -110,7 +110,7 @@ class Times:
         return self.tokens / self.step
 
 
-def foresee(task: Task, machine: Machine) -> Times:
+def forecast(task: Task, machine: Machine) -> Times:
     """The time of a step with the task's ranks, on as many nodes as they need."""
     ranks = task.ranks
     nodes = -(-ranks // machine.devices)

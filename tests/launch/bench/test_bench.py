@@ -13,8 +13,8 @@ from rich.console import Console
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.plan.plan import load_plan
 from tracestill.launch.bench import bench as module
-from tracestill.launch.bench import forecast as foresee
-from tracestill.launch.bench import forecast_student as foresee_student
+from tracestill.launch.bench import forecast as forecasts
+from tracestill.launch.bench import forecast_student
 from tracestill.launch.bench import report as bench_report
 from tracestill.launch.bench.bench import Bench, choose_axes, scale, search
 from tracestill.launch.bench.forecast import Forecast
@@ -70,7 +70,7 @@ def measured(run):
         "--json",
         run.root / "also.json",
     ]
-    found = start(program("tracestill"), "bench", run.root, *words, "--foresee", "nodes=1,2,4", "--link", "1,50")
+    found = start(program("tracestill"), "bench", run.root, *words, "--forecast", "nodes=1,2,4", "--link", "1,50")
     assert found.returncode == 0, found.stdout + found.stderr
     return json.loads((run.root / "also.json").read_text()), found
 
@@ -107,17 +107,17 @@ def test_a_benchmark_leaves_the_run_as_it_was(measured, run):
 def test_the_forecast_follows_from_what_was_measured(measured):
     found, output = measured
     for how in ("strong", "weak"):
-        points = found["foreseen"][how]["2"]
+        points = found["forecast"][how]["2"]
         assert [p["nodes"] for p in points] == [1, 2, 4]
         assert [p["ranks"] for p in points] == [2, 4, 8]
         assert points[0]["efficiency"] == 1
         # what was measured is no matter of a model
         assert points[0]["tokens_per_second"] == found["cases"][0]["tokens_per_second"]
         assert [p["measured"] for p in points] == [True, False, False]
-    strong = [p["split"]["compute"] for p in found["foreseen"]["strong"]["2"]]
+    strong = [p["split"]["compute"] for p in found["forecast"]["strong"]["2"]]
     assert strong[1] > 0
     assert strong[2] == pytest.approx(strong[1]), "a step of two packs keeps two ranks busy, however many there are"
-    assert "of 8 ranks that read one each the others are idle" in " ".join(found["foreseen"]["notes"])
+    assert "of 8 ranks that read one each the others are idle" in " ".join(found["forecast"]["notes"])
     assert "1 GB/s and 50 us a hop" in output.stdout
     assert found["cases"][0]["loss_first"] > 0
 
@@ -128,11 +128,11 @@ def test_with_hardware_nothing_is_measured(run, tmp_path):
     found = start(program("tracestill"), "bench", run.root, *words)
     assert found.returncode == 0, found.stderr
     data = json.loads(out.read_text())
-    assert set(data) == {"foreseen", "name", "arm"}
-    assert set(data["foreseen"]["weak"]) == {"1", "2", "3"}, "bf16 begins at ZeRO 1"
-    assert all(p["memory_gib"] > 0 for p in data["foreseen"]["weak"]["2"])
-    assert not any(p["measured"] for points in data["foreseen"]["weak"].values() for p in points)
-    notes = " ".join(data["foreseen"]["notes"])
+    assert set(data) == {"forecast", "name", "arm"}
+    assert set(data["forecast"]["weak"]) == {"1", "2", "3"}, "bf16 begins at ZeRO 1"
+    assert all(p["memory_gib"] > 0 for p in data["forecast"]["weak"]["2"])
+    assert not any(p["measured"] for points in data["forecast"]["weak"].values() for p in points)
+    notes = " ".join(data["forecast"]["notes"])
     assert "ZeRO 1, 2, 3: hosts take longer to launch a micro-step of 256 tokens than a GPU would" in notes
     assert "a model, no measurement" in " ".join(found.stdout.split())
 
@@ -142,16 +142,16 @@ def test_with_hardware_nothing_is_measured(run, tmp_path):
     [
         (["--zero", "4"], "--zero: 4 is no ZeRO stage"),
         (["--zero", "two"], "--zero: expected whole numbers from 0 on, such as 1,2,4, got 'two'"),
-        (["--foresee", "nodes=0"], "--foresee: expected whole numbers from 1 on"),
-        (["--scaling", "2", "--hardware", "h100", "--foresee", "nodes=1"], "--hardware: measures nothing"),
+        (["--forecast", "nodes=0"], "--forecast: expected whole numbers from 1 on"),
+        (["--scaling", "2", "--hardware", "h100", "--forecast", "nodes=1"], "--hardware: measures nothing"),
         (["--set", "plan.capacity=300"], "'encode traces' is of other settings ("),
         (["--capacity", "512", "--set", "train.ranks=8"], "leaves 8 ranks without packs"),
         (["--capacity", "9"], "--capacity 9: the longest document has"),
-        (["--hardware", "h100"], "--devices, --link, --hardware: belong to --foresee"),
-        (["--foresee", "nodes=1", "--hardware", "abacus"], "--hardware abacus: unknown; choose one of a100"),
-        (["--foresee", "nodes=1", "--link", "fast"], "--link fast: expected GB/s and microseconds"),
-        (["--foresee", "nodes=1", "--link", "-1,5"], "--link -1,5: expected numbers above 0"),
-        (["--foresee", "nodes=1", "--link", "nan"], "--link nan: expected numbers above 0"),
+        (["--hardware", "h100"], "--devices, --link, --hardware: belong to --forecast"),
+        (["--forecast", "nodes=1", "--hardware", "abacus"], "--hardware abacus: unknown; choose one of a100"),
+        (["--forecast", "nodes=1", "--link", "fast"], "--link fast: expected GB/s and microseconds"),
+        (["--forecast", "nodes=1", "--link", "-1,5"], "--link -1,5: expected numbers above 0"),
+        (["--forecast", "nodes=1", "--link", "nan"], "--link nan: expected numbers above 0"),
         (["--arm", "nobody"], "no arm 'nobody'"),
     ],
 )
@@ -212,7 +212,7 @@ def test_the_report_shows_settings_scaling_and_forecast(bench):
     point = {"ranks": 8, "tokens_per_second": 9e5, "efficiency": 0.5, "memory_gib": 99.0, "room_gib": None}
     point["measured"] = False
     points = [{**point, "nodes": 1}, {**point, "nodes": 2, "room_gib": 80.0}]
-    found["foreseen"] = {
+    found["forecast"] = {
         "nodes": [1, 2],
         "devices": 8,
         "notes": ["a <note>"],
@@ -236,7 +236,7 @@ def test_the_report_shows_settings_scaling_and_forecast(bench):
 
 
 def test_flops_of_the_packs_are_those_of_the_documents(run, bench):
-    student = foresee.Student.of(bench)
+    student = forecasts.Student.of(bench)
     first, *_ = student.tasks(256, 2, 2, 2, 4, recompute=False)
     again = student.tasks(256, 2, 2, 2, 4, recompute=True)[0]
     store, plan_tokens = student.store, first.tokens
@@ -254,12 +254,12 @@ def test_flops_of_the_packs_are_those_of_the_documents(run, bench):
 
 def test_packs_are_those_of_the_recipes_own_plan(run, bench):
     """And with a larger step they are the same ones in the same order."""
-    student, plan = foresee.Student.of(bench), load_plan(run.stage("traces", "plan") / "epoch-000")
+    student, plan = forecasts.Student.of(bench), load_plan(run.stage("traces", "plan") / "epoch-000")
     costs, sizes, again = student.packs(256, 2)
-    steps = min(foresee_student.STEPS, plan.n_steps)
+    steps = min(forecast_student.STEPS, plan.n_steps)
     wanted = [[int(student.store.lengths[plan.pack(int(p))].sum()) for p in step] for step in plan.steps[:steps]]
     assert sizes[:steps].tolist() == wanted
-    assert again == (plan.n_steps < foresee_student.STEPS)
+    assert again == (plan.n_steps < forecast_student.STEPS)
     assert ((costs > 0) == (sizes > 0)).all()
 
 
@@ -277,7 +277,7 @@ def test_what_the_model_does_not_know_is_refused(tmp_path, changes, said):
     run = claim(tmp_path / "run", mini_recipe(**changes))
     run_data_stages(run)
     with pytest.raises(InputError, match=said):
-        foresee.Student.of(Bench(run, "traces", None, 1, 1, Console(quiet=True)))
+        forecasts.Student.of(Bench(run, "traces", None, 1, 1, Console(quiet=True)))
 
 
 def test_a_benchmark_on_hosts_needs_a_run_that_they_share(run, monkeypatch):
@@ -294,11 +294,11 @@ def test_figures_are_kept_if_what_follows_the_search_fails(run, bench, monkeypat
     def fails(*_):
         raise InputError("a link is down")
 
-    monkeypatch.setattr(foresee, "foresee_nodes", fails)
+    monkeypatch.setattr(forecasts, "forecast_nodes", fails)
     monkeypatch.setattr(bench_command, "with_data", lambda *_: contextlib.nullcontext(run))
     kept = run.root / "kept.json"
     with pytest.raises(InputError, match="a link is down"):
-        bench_command.bench(run.root, zero="2", capacity="256", foresee="nodes=1", json_file=kept, steps=1, warmup=1)
+        bench_command.bench(run.root, zero="2", capacity="256", forecast="nodes=1", json_file=kept, steps=1, warmup=1)
     assert json.loads(kept.read_text())["cases"][0]["tokens_per_second"] == 1000
     kept.unlink()
 
@@ -311,15 +311,15 @@ def test_links_between_hosts_are_measured_or_stated(bench, monkeypatch):
         slots = cluster.ranks if cluster else ranks
         return dict.fromkeys(PASSES, Link(1e-5 * slots / 2, 1e9 * slots))
 
-    monkeypatch.setattr(foresee, "fitted", fitted)
+    monkeypatch.setattr(forecasts, "fitted", fitted)
     monkeypatch.setattr(deepspeed_command, "count_gpus", lambda: 0)
-    assert foresee.measure_links(bench)[1] is None
+    assert forecasts.measure_links(bench)[1] is None
     bench.cluster = Cluster((Host("a", (0, 1)), Host("b", (0, 1)), Host("c", (0, 1))))
-    _, across = foresee.measure_links(bench)
+    _, across = forecasts.measure_links(bench)
     assert asked == [2, [("a", 2)], [("a", 1), ("b", 1)], [("a", 2), ("b", 2)]]
     assert across["all_reduce"] == Link(1e-5, 4e9), "latency of two ranks, bandwidth of all four"
-    wanted = Forecast([1, 2], 4, foresee.parse_link("25,7"))
-    machine, notes, _ = foresee.choose_machine(bench, {"cases": [CASE]}, wanted)
+    wanted = Forecast([1, 2], 4, forecasts.parse_link("25,7"))
+    machine, notes, _ = forecasts.choose_machine(bench, {"cases": [CASE]}, wanted)
     assert machine.devices == 4
     assert machine.between["all_gather"] == Link(7e-6, 25e9)
     assert "25 GB/s and 7 us" in notes[0]
@@ -329,29 +329,29 @@ def test_a_link_that_nothing_tells_of_is_asked_for(bench, monkeypatch):
     """One GPU: neither links inside of a node nor between nodes can be measured."""
     monkeypatch.setattr(deepspeed_command, "count_gpus", lambda: 1)
     monkeypatch.setattr(Bench, "ranks", 1)
-    monkeypatch.setattr(foresee, "room_here", lambda: None)
+    monkeypatch.setattr(forecasts, "room_here", lambda: None)
     alone = {"cases": [{**CASE, "ranks": 1}]}
     with pytest.raises(InputError, match="nothing here tells how nodes are joined; add --link"):
-        foresee.choose_machine(bench, alone, Forecast([1, 2]))
+        forecasts.choose_machine(bench, alone, Forecast([1, 2]))
     with pytest.raises(InputError, match="one rank says nothing about links inside of a node"):
-        foresee.choose_machine(bench, alone, Forecast([1, 2], 8, Link(1e-6, 1e9)))
-    assert foresee.choose_machine(bench, alone, Forecast([1, 2], None, Link(1e-6, 1e9)))[0].devices == 1
-    assert foresee.choose_machine(bench, alone, Forecast([1]))[0].devices == 1
+        forecasts.choose_machine(bench, alone, Forecast([1, 2], 8, Link(1e-6, 1e9)))
+    assert forecasts.choose_machine(bench, alone, Forecast([1, 2], None, Link(1e-6, 1e9)))[0].devices == 1
+    assert forecasts.choose_machine(bench, alone, Forecast([1]))[0].devices == 1
 
 
 def test_a_forecast_of_what_was_measured_is_the_measurement_and_mends_the_others(bench, monkeypatch):
     """The model alone is wrong by a factor that was measured; forecasts are wrong by it no more."""
     links = dict.fromkeys(PASSES, Link(1e-5, 1e9))
     machine = Machine(1e9, 1e9, links, links, 2)
-    student = foresee.Student.of(bench)
+    student = forecasts.Student.of(bench)
     model = {
-        (zero, ranks): foresee.mean(student.tasks(256, 2, ranks, zero, 4, recompute=False), machine)
+        (zero, ranks): forecasts.mean(student.tasks(256, 2, ranks, zero, 4, recompute=False), machine)
         for zero in (1, 2)
         for ranks in (2, 4)
     }
     speed = model[2, 2]["tokens_per_second"] * 51 / 59
     case = {**CASE, "tokens_per_second": speed}
-    anchors = foresee.Anchors.of([case], student, machine, 4)
+    anchors = forecasts.Anchors.of([case], student, machine, 4)
     assert anchors.factors == [pytest.approx(59 / 51)]
     measured = anchors.correct(model[2, 2], 2, 2, 2, 1)
     assert (measured["tokens_per_second"], measured["measured"]) == (speed, True)
@@ -363,15 +363,15 @@ def test_a_forecast_of_what_was_measured_is_the_measurement_and_mends_the_others
         assert other["step_seconds"] == pytest.approx(model[zero, ranks]["step_seconds"] * 59 / 51)
     assert "1.16 to 1.16 times" in anchors.note()
     found = {"cases": [case, {"problem": "x"}], "scaling": {"weak": {2: {**CASE, "ranks": 4, "nodes": 2}}}}
-    assert len(foresee.results_of(found, 256, recompute=False)) == 2
-    assert foresee.results_of(found, 256, recompute=True) == []
+    assert len(forecasts.results_of(found, 256, recompute=False)) == 2
+    assert forecasts.results_of(found, 256, recompute=True) == []
     asked = Forecast([1, 2], 2, Link(1e-6, 1e12))
-    monkeypatch.setattr(foresee, "measure_links", lambda _: (links, links))
-    monkeypatch.setattr(foresee, "room_here", lambda: None)
+    monkeypatch.setattr(forecasts, "measure_links", lambda _: (links, links))
+    monkeypatch.setattr(forecasts, "room_here", lambda: None)
     two = {"strong": {2: {**CASE, "ranks": 4, "nodes": 2}}}
     for wanted, told in ((Forecast([1, 2], 2), [True, True]), (asked, [True, False])):
-        points = foresee.foresee_nodes(bench, student, {"cases": [case], "scaling": two}, wanted)["strong"]["2"]
+        points = forecasts.forecast_nodes(bench, student, {"cases": [case], "scaling": two}, wanted)["strong"]["2"]
         assert [p["measured"] for p in points] == told, "what two hosts reached says nothing of a link that is stated"
-    bare = foresee.Anchors.of([], student, machine, 4)
+    bare = forecasts.Anchors.of([], student, machine, 4)
     assert bare.note() == ""
     assert bare.correct(model[2, 2], 2, 2, 2, 1)["tokens_per_second"] == model[2, 2]["tokens_per_second"]

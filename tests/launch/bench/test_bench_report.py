@@ -61,10 +61,10 @@ def test_the_fastest_setting_stands_first():
     assert lines[-3:] == ["recommended: zero2-2x256", "  because", "  quiet"]
 
 
-def test_what_is_foreseen_says_ranks_and_what_does_not_fit():
+def test_what_is_forecast_says_ranks_and_what_does_not_fit():
     point = {"tokens_per_second": 9e5, "efficiency": 0.5, "memory_gib": 99.0, "room_gib": 100.0, "measured": False}
     stages = {"2": [{**point, "measured": True}, point], "3": [point, {**point, "room_gib": 80.0}]}
-    found = bench_report.foreseen_rows({"nodes": [1, 3], "devices": 8, "strong": stages}, "strong")
+    found = bench_report.forecast_rows({"nodes": [1, 3], "devices": 8, "strong": stages}, "strong")
     assert found == (
         ["nodes", "ranks", "ZeRO 2", "ZeRO 3"],
         [["1", "8", "900,000 (50%, measured)", "900,000 (50%)"], ["3", "24", "900,000 (50%)", "needs 99 GiB"]],

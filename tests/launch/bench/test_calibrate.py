@@ -5,7 +5,7 @@ import pytest
 from tracestill.launch.bench import calibrate as module
 from tracestill.launch.bench.calibrate import calibrate
 from tracestill.trainer.metrics.hardware import Link
-from tracestill.trainer.timing.step_time import PASSES, Machine, Task, even, foresee
+from tracestill.trainer.timing.step_time import PASSES, Machine, Task, even, forecast
 
 LINKS = dict.fromkeys(PASSES, Link(1e-4, 1e9))
 TRUE = Machine(5e10, 4e9, LINKS, LINKS, 4, cores=2, data=0.01, fixed=0.02, slower={0: 1.0, 2: 1.05, 3: 1.4})
@@ -16,7 +16,7 @@ def case(ranks, zero, packs=4, *, recompute=False, **changes):
     """What the bench would report of a machine that is exactly TRUE."""
     steps = -(-packs // ranks)
     flops = FLOPS * packs * (4 / 3 if recompute else 1)
-    times = foresee(Task(PARAMETERS, even(flops, steps, ranks), 1.0, zero=zero, parameter_bytes=4), TRUE)
+    times = forecast(Task(PARAMETERS, even(flops, steps, ranks), 1.0, zero=zero, parameter_bytes=4), TRUE)
     split = {"forward": times.compute / 3, "backward": times.compute * 2 / 3, "data": times.data}
     return {
         **{"ranks": ranks, "nodes": 1, "zero": zero, "capacity": 1024, "packs_per_step": packs, "device": "cpu"},

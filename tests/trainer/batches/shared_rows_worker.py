@@ -64,7 +64,7 @@ def main() -> None:
     shared = start(directory / "shared", None)
     show_first_step(shared)
     found["rows"] = [len(micro.packed.labels) for micro in shared.batches.step(0).micro]
-    found["grid"] = [shared.engine.grid.parts, shared.engine.grid.data_ranks, shared.batches.accumulation]
+    found["mesh"] = [shared.engine.mesh.parts, shared.engine.mesh.data_ranks, shared.batches.accumulation]
     stop_at(shared, STOP)
     found["shared"] = go(shared)
     if dist.get_rank() == 0:
@@ -74,7 +74,7 @@ def main() -> None:
     dist.barrier()
     again = start(directory / "shared", "must")
     found["resumed_at"] = again.progress.step
-    found["after"] = [again.engine.grid.parts, go(again)]
+    found["after"] = [again.engine.mesh.parts, go(again)]
     if dist.get_rank() == 0:
         (directory / "found.json").write_text(json.dumps(found))
 

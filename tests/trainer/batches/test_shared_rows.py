@@ -48,7 +48,7 @@ def lines(root: Path, name: str) -> list[dict[str, Any]]:
 
 def test_rows_were_shared_and_the_training_went_on_without(trained):
     _, found = trained
-    assert found["grid"] == [2, 1, 3], "two ranks to a row, one reader, so three micro-steps"
+    assert found["mesh"] == [2, 1, 3], "two ranks to a row, one reader, so three micro-steps"
     assert all(length % 128 == 0 for length in found["rows"])
     assert (found["apart"], found["shared"], found["resumed_at"], found["after"]) == (True, False, 3, [1, True])
 

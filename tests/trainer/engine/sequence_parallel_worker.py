@@ -66,7 +66,7 @@ def laid_out(documents: list[tiny_step.Document], parts: int, layout: str, step:
 
 def rows(step: int, of: Engine, layout: str) -> list[PackedBatch]:
     """The whole rows that this rank takes part in, one a micro-step."""
-    everything, place = tiny_step.documents(step), of.grid
+    everything, place = tiny_step.documents(step), of.mesh
     mine = [
         everything[index * place.data_ranks + place.data_rank :: place.data_ranks * of.accumulation]
         for index in range(of.accumulation)
@@ -109,7 +109,7 @@ def saved(of: Engine) -> int:
             held[storage.data_ptr()] = storage
         return tensor
 
-    part = cut(row([prompt(0, MEASURED)], MEASURED), of.grid.part, of.grid.parts)
+    part = cut(row([prompt(0, MEASURED)], MEASURED), of.mesh.part, of.mesh.parts)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loss, _ = of.module(part, 1.0)
     assert loss.requires_grad
@@ -135,7 +135,7 @@ def run(label: str, case: dict[str, Any], directory: Path, tensors: dict[str, to
     )
     losses, norms, partitioned, active = [], [], [head_is_partitioned(of)], []
     for step in range(STEPS):
-        parts = [cut(one, of.grid.part, of.grid.parts) for one in rows(step, of, case["layout"])]
+        parts = [cut(one, of.mesh.part, of.mesh.parts) for one in rows(step, of, case["layout"])]
         active += [len(part.active) for part in parts]
         micro = [MicroStep(part, tiny_step.normaliser(step)) for part in parts]
         if step == 0:  # take_step, with a look at the reduced gradient before the update

@@ -18,7 +18,7 @@ from transformers import LlamaConfig, T5Config
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.kernels.pack import pack
-from tracestill.trainer.ranks.mesh import Grid, cut, exchange, grid, refuse
+from tracestill.trainer.ranks.mesh import Mesh, cut, exchange, mesh, refuse
 from tracestill.trainer.timing.memory import Decoder, Setting, activations
 
 WORKER = Path(__file__).with_name("sequence_parallel_worker.py")
@@ -193,13 +193,13 @@ def test_a_row_is_cut_into_equal_parts_only():
 
 
 def test_without_sharing_nothing_is_exchanged_and_no_group_is_made():
-    assert grid(1, 3, 1) == Grid(data_rank=1, data_ranks=3)
-    assert exchange(lambda **_: None, Grid()) is None
+    assert mesh(1, 3, 1) == Mesh(data_rank=1, data_ranks=3)
+    assert exchange(lambda **_: None, Mesh()) is None
 
 
 def test_heads_and_ranks_that_do_not_divide_are_refused_by_name():
     with pytest.raises(InputError, match=r"train\.sequence_parallel: 3 ranks do not form groups of 2"):
-        grid(0, 3, 2)
+        mesh(0, 3, 2)
     config = LlamaConfig(hidden_size=48, num_attention_heads=6, num_key_value_heads=3)
     with pytest.raises(InputError, match=r"train\.sequence_parallel: 4 ranks cannot share .* 6 attention heads"):
         refuse(config, 4)
@@ -213,7 +213,7 @@ def test_heads_and_ranks_that_do_not_divide_are_refused_by_name():
 
 
 def test_what_ulysses_cannot_exchange_is_refused_in_the_layer():
-    through = exchange(lambda **_: None, Grid(parts=2))
+    through = exchange(lambda **_: None, Mesh(parts=2))
     query, short = torch.zeros(1, 2, 4, 8), torch.zeros(1, 2, 4, 6)
     with pytest.raises(InputError, match="keys and values of different sizes"):
         through(None, SimpleNamespace(), query, query, short, None)

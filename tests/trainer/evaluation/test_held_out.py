@@ -9,7 +9,7 @@ import torch
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.trainer.evaluation.held_out import HeldOut
-from tracestill.trainer.ranks.mesh import grid
+from tracestill.trainer.ranks.mesh import mesh
 
 KINDS = Kinds()
 CAPACITY = 60
@@ -32,7 +32,7 @@ def store(tmp_path_factory):
 def walk(held, rank, ranks):
     """The micro-steps that a rank measures."""
     seen = []
-    engine = SimpleNamespace(grid=grid(rank, ranks, 1), device=torch.device("cpu"))
+    engine = SimpleNamespace(mesh=mesh(rank, ranks, 1), device=torch.device("cpu"))
     engine.measure = lambda micro: seen.append(micro) or torch.zeros(len(KINDS), 6)
     held.measure(engine)
     return seen

@@ -137,7 +137,7 @@ def test_until_the_loop_begins_signals_are_the_watchdogs(
         note()
         raise Ended
 
-    for name in ("Meter", "pace_of", "open_log", "Ahead"):
+    for name in ("Meter", "throughput_of", "open_log", "Prefetch"):
         monkeypatch.setattr(train, name, lambda *arguments: None)
     monkeypatch.setattr(train, "measure", note)
     monkeypatch.setattr(train, "teller_of", begun)

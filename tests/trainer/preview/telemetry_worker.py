@@ -28,7 +28,7 @@ def train_in(root: Path) -> None:
     cut.append(head.weight.numel())
     with StopRequest(job.directory, seconds=None, started=0.0, rank=job.engine.rank) as stop:
         train(job, stop)
-    assert head.pull is None
+    assert head.gradient_norms is None
     memory = [0.0] * dist.get_world_size()
     dist.all_gather_object(memory, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)  # GiB
     if dist.get_rank() == 0:

@@ -9,7 +9,7 @@ from distributed_support import run_workers
 from tiny_step import SHAPE, VOCABULARY
 
 from tracestill.trainer.metrics.hardware import EFFICIENCY, NODES, Link, launch_times
-from tracestill.trainer.timing.step_time import PASSES, UPDATE_BYTES, Machine, Task, even, foresee, latency, volumes
+from tracestill.trainer.timing.step_time import PASSES, UPDATE_BYTES, Machine, Task, even, forecast, latency, volumes
 
 SLOW = dict.fromkeys(PASSES, Link(1e-3, 1e8))
 FREE = dict.fromkeys(PASSES, Link(0.0, 1e30))
@@ -80,7 +80,7 @@ def test_time_in_a_collective_is_the_time_that_a_rank_waits(counted):
 
 
 def test_one_rank_says_nothing_and_computes_its_flops():
-    times = foresee(task([[2e9], [3e9]], zero=2), machine(data=0.5, fixed=0.25))
+    times = forecast(task([[2e9], [3e9]], zero=2), machine(data=0.5, fixed=0.25))
     assert times.communication == 0
     assert times.compute == pytest.approx(5.0)
     assert times.data == pytest.approx(1.0)
@@ -90,35 +90,35 @@ def test_one_rank_says_nothing_and_computes_its_flops():
 
 def test_ranks_meet_once_a_step_or_in_every_micro_step():
     loads = [[4e9, 1e9], [1e9, 4e9]]
-    found = {zero: foresee(task(loads, zero=zero), machine(inside=FREE)).compute for zero in (0, 1, 2, 3)}
+    found = {zero: forecast(task(loads, zero=zero), machine(inside=FREE)).compute for zero in (0, 1, 2, 3)}
     assert found == {0: pytest.approx(5), 1: pytest.approx(5), 2: pytest.approx(8), 3: pytest.approx(8)}
 
 
 def test_a_collective_costs_latency_and_what_it_carries():
     # four ranks of one node: 6 hops of 1 ms; 3/4 of 4 MB passes twice at 100 MB/s
-    assert foresee(task(even(1, 1, 4), zero=0), machine()).communication == pytest.approx(6e-3 + 2 * 0.75 * 4e6 / 1e8)
+    assert forecast(task(even(1, 1, 4), zero=0), machine()).communication == pytest.approx(6e-3 + 2 * 0.75 * 4e6 / 1e8)
     # ZeRO 1 gathers half-precision parameters besides, in two calls of three hops
     more = 2 * 3e-3 + 0.75 * 2e6 / 1e8
-    assert foresee(task(even(1, 1, 4), zero=1), machine()).communication == pytest.approx(0.066 + more)
+    assert forecast(task(even(1, 1, 4), zero=1), machine()).communication == pytest.approx(0.066 + more)
 
 
 def test_the_optimizer_is_shared_out_from_zero_1_on():
     whole = 1e6 * UPDATE_BYTES / 1e9
-    found = {zero: foresee(task(even(1, 1, 4), zero=zero), machine(fixed=0.25)).optimizer for zero in (0, 1, 2, 3)}
+    found = {zero: forecast(task(even(1, 1, 4), zero=zero), machine(fixed=0.25)).optimizer for zero in (0, 1, 2, 3)}
     assert found == {zero: pytest.approx(0.25 + whole / (4 if zero else 1)) for zero in found}
     frozen = task(even(1, 1, 4), zero=1, frozen=800_000)
-    assert foresee(frozen, machine()).optimizer == pytest.approx(whole / 5 / 4)
+    assert forecast(frozen, machine()).optimizer == pytest.approx(whole / 5 / 4)
 
 
 def test_the_slowest_link_decides():
     fast = dict.fromkeys(PASSES, Link(0, 1e10))
     slow = machine(inside=fast, between=dict.fromkeys(PASSES, Link(0, 1e8)), devices=2)
-    assert foresee(task(even(1, 1, 2), zero=0), slow).communication == pytest.approx(4e6 / 1e10)
-    assert foresee(task(even(1, 1, 4), zero=0), slow).communication == pytest.approx(1.5 * 4e6 / 1e8)
+    assert forecast(task(even(1, 1, 2), zero=0), slow).communication == pytest.approx(4e6 / 1e10)
+    assert forecast(task(even(1, 1, 4), zero=0), slow).communication == pytest.approx(1.5 * 4e6 / 1e8)
     apart = machine(inside=slow.between, between=fast, devices=1)
-    assert foresee(task(even(1, 1, 4), zero=0), apart).communication == pytest.approx(1.5 * 4e6 / 1e10), "none inside"
+    assert forecast(task(even(1, 1, 4), zero=0), apart).communication == pytest.approx(1.5 * 4e6 / 1e10), "none inside"
     apart = machine(inside=slow.between, between=fast, devices=2)
-    assert foresee(task(even(1, 1, 4), zero=0), apart).communication == pytest.approx(1.5 * 4e6 / 1e8)
+    assert forecast(task(even(1, 1, 4), zero=0), apart).communication == pytest.approx(1.5 * 4e6 / 1e8)
 
 
 def test_hops_of_a_ring_and_of_a_tree():
@@ -130,8 +130,8 @@ def test_hops_of_a_ring_and_of_a_tree():
 
 
 def test_ranks_beyond_the_cores_share_them():
-    alone = foresee(task([[1e9, 1e9]], zero=0), machine(inside=FREE, cores=2))
-    shared = foresee(task([[1e9] * 4], zero=0), machine(inside=FREE, cores=2))
+    alone = forecast(task([[1e9, 1e9]], zero=0), machine(inside=FREE, cores=2))
+    shared = forecast(task([[1e9] * 4], zero=0), machine(inside=FREE, cores=2))
     assert alone.compute == pytest.approx(1)
     assert shared.compute == pytest.approx(2)
     assert shared.optimizer == pytest.approx(2 * alone.optimizer)
@@ -140,31 +140,31 @@ def test_ranks_beyond_the_cores_share_them():
 def test_a_rank_that_is_done_leaves_its_core_to_the_others():
     """Three ranks on two cores; two of them have one second of work, the third has two."""
     crowded = machine(inside=FREE, cores=2)
-    assert foresee(task([[1e9, 1e9, 2e9]], zero=0), crowded).compute == pytest.approx(1.5 + 1)
-    assert foresee(task([[1e9, 1e9, 1e9], [0, 0, 1e9]], zero=2), crowded).compute == pytest.approx(1.5 + 1)
+    assert forecast(task([[1e9, 1e9, 2e9]], zero=0), crowded).compute == pytest.approx(1.5 + 1)
+    assert forecast(task([[1e9, 1e9, 1e9], [0, 0, 1e9]], zero=2), crowded).compute == pytest.approx(1.5 + 1)
     more = machine(inside=FREE, cores=2, crowding=1.2)
-    assert foresee(task([[1e9, 1e9, 2e9]], zero=0), more).compute == pytest.approx(1.2 * 1.5 + 1)
+    assert forecast(task([[1e9, 1e9, 2e9]], zero=0), more).compute == pytest.approx(1.2 * 1.5 + 1)
     apart = machine(inside=FREE, between=FREE, cores=2, devices=2)
-    assert foresee(task([[1e9, 1e9, 2e9]], zero=0), apart).compute == pytest.approx(2), "two nodes have four cores"
+    assert forecast(task([[1e9, 1e9, 2e9]], zero=0), apart).compute == pytest.approx(2), "two nodes have four cores"
 
 
 def test_a_cpu_hides_nothing():
-    assert foresee(task(even(4e9, 1, 4), zero=3), machine(cores=4)).hidden == 0
-    assert foresee(task(even(4e9, 1, 4), zero=3), machine()).hidden > 0
+    assert forecast(task(even(4e9, 1, 4), zero=3), machine(cores=4)).hidden == 0
+    assert forecast(task(even(4e9, 1, 4), zero=3), machine()).hidden > 0
 
 
 def test_computation_hides_communication_where_deepspeed_overlaps_them():
     work = even(4e9, 1, 4)  # a second each
-    bare = {zero: foresee(task(work, zero=zero), machine()) for zero in (0, 1, 2, 3)}
+    bare = {zero: forecast(task(work, zero=zero), machine()) for zero in (0, 1, 2, 3)}
     assert all(bare[zero].hidden == 0 for zero in (0, 1, 2))
     assert bare[3].hidden > 0
-    assert foresee(task(work, zero=3, overlap=False), machine()).hidden == 0
+    assert forecast(task(work, zero=3, overlap=False), machine()).hidden == 0
     for zero in (1, 2, 3):
-        times = foresee(task(work, zero=zero, overlap=True, bucket=250_000), machine())
-        whole = foresee(task(work, zero=zero, overlap=False, bucket=250_000), machine()).communication
+        times = forecast(task(work, zero=zero, overlap=True, bucket=250_000), machine())
+        whole = forecast(task(work, zero=zero, overlap=False, bucket=250_000), machine()).communication
         assert times.hidden + times.communication == pytest.approx(whole)
         assert 0 < times.hidden <= times.compute
-    starved = foresee(task(even(4.0, 1, 4), zero=2, overlap=True), machine())
+    starved = forecast(task(even(4.0, 1, 4), zero=2, overlap=True), machine())
     assert starved.hidden <= starved.compute
 
 
@@ -172,21 +172,21 @@ def test_gradients_of_one_bucket_are_sent_when_all_is_computed():
     """A bucket is sent when it is full: one that holds all gradients at the end, behind nothing; of four, three are
     sent while the backward pass goes on, in its last three quarters."""
     dear = {**FREE, "reduce_scatter": Link(0.0, 1e5)}
-    alone = foresee(task(even(4e9, 1, 4), zero=3), machine(inside=dear))
+    alone = forecast(task(even(4e9, 1, 4), zero=3), machine(inside=dear))
     assert alone.hidden == pytest.approx(0, abs=1e-12)
     assert alone.communication == pytest.approx(0.75 * 4e6 / 1e5)
-    four = foresee(task(even(4e9, 1, 4), zero=3, bucket=250_000), machine(inside=dear))
+    four = forecast(task(even(4e9, 1, 4), zero=3, bucket=250_000), machine(inside=dear))
     assert four.hidden == pytest.approx(2 / 3 * 3 / 4)
     cheap = {**FREE, "reduce_scatter": Link(0.0, 1e8)}
-    four = foresee(task(even(4e9, 1, 4), zero=3, bucket=250_000), machine(inside=cheap))
+    four = forecast(task(even(4e9, 1, 4), zero=3, bucket=250_000), machine(inside=cheap))
     assert four.hidden == pytest.approx(3 / 4 * 0.75 * 4e6 / 1e8)
 
 
 def test_no_layer_is_computed_faster_than_it_is_launched():
     slow = machine(inside=FREE, launch={2: 0.01, 3: 0.02})
-    assert foresee(task([[1e9], [1e6]], layers=10), slow).compute == pytest.approx(1 + 0.1)
-    assert foresee(task([[1e6], [1e6]], layers=10, zero=3), slow).compute == pytest.approx(0.4)
-    assert foresee(task([[1e6], [1e6]], layers=10, zero=1), slow).compute == pytest.approx(0.002), "not known there"
+    assert forecast(task([[1e9], [1e6]], layers=10), slow).compute == pytest.approx(1 + 0.1)
+    assert forecast(task([[1e6], [1e6]], layers=10, zero=3), slow).compute == pytest.approx(0.4)
+    assert forecast(task([[1e6], [1e6]], layers=10, zero=1), slow).compute == pytest.approx(0.002), "not known there"
 
 
 def test_a_small_student_gains_nothing_by_zero_3_on_one_node():
@@ -200,7 +200,7 @@ def test_a_small_student_gains_nothing_by_zero_3_on_one_node():
     )
     small = {"parameters": 134_515_008, "layers": 30, "tokens": 2048.0 * 8}
     found = {
-        zero: foresee(Task(loads=even(8 * 1.65e12, 1, 8), zero=zero, **small), h100)  # type: ignore[arg-type]
+        zero: forecast(Task(loads=even(8 * 1.65e12, 1, 8), zero=zero, **small), h100)  # type: ignore[arg-type]
         for zero in (2, 3)
     }
     pass_of = 7 / 8 * 4 * 134_515_008 / 360e9
@@ -219,16 +219,16 @@ def test_what_is_frozen_is_gathered_but_has_no_gradient():
     assert two == {"gradients": ("all_reduce", 800, 2), "parameters": ("all_gather", 200, 2)}
     three = volumes(task(even(1, 2, 8), parameters=1000, frozen=900, zero=3))
     assert (three["gradients"][1], three["parameters"][1]) == (800, 2000)
-    times = foresee(task([[1.0]], frozen=900_000, zero=0), machine())
+    times = forecast(task([[1.0]], frozen=900_000, zero=0), machine())
     assert times.optimizer == pytest.approx(1e5 * UPDATE_BYTES / 1e9)
 
 
 def test_parameters_that_stay_gathered_hide_behind_the_first_forward_pass_only():
     slow = {**FREE, "all_gather": Link(0.0, 1e5)}  # a gather takes 15 s, a micro-step one
-    found = foresee(task(even(16e9, 4, 4), zero=3), machine(inside=slow))
+    found = forecast(task(even(16e9, 4, 4), zero=3), machine(inside=slow))
     assert found.compute == pytest.approx(4)
     assert found.hidden == pytest.approx(1 / 3)
-    again = foresee(task(even(16e9, 4, 4), zero=3, live=0), machine(inside=slow))
+    again = forecast(task(even(16e9, 4, 4), zero=3, live=0), machine(inside=slow))
     assert again.hidden == pytest.approx(4), "gathered anew in each pass, it hides behind all of them"
 
 
@@ -243,11 +243,11 @@ def test_a_large_student_is_gathered_in_both_passes_of_each_micro_step():
 
 
 def test_the_time_of_stages_that_are_slower_is_scaled():
-    plain = foresee(task([[1e9]], zero=3), machine())
-    slower = foresee(task([[1e9]], zero=3), machine(slower={3: 1.5}))
+    plain = forecast(task([[1e9]], zero=3), machine())
+    slower = forecast(task([[1e9]], zero=3), machine(slower={3: 1.5}))
     assert slower.compute == pytest.approx(1.5 * plain.compute)
 
 
 def test_more_nodes_never_make_a_step_that_all_share_slower_to_compute():
-    times = [foresee(task(even(8e9, max(1, 8 // n), n), zero=1), machine()) for n in (1, 2, 4, 8)]
+    times = [forecast(task(even(8e9, max(1, 8 // n), n), zero=1), machine()) for n in (1, 2, 4, 8)]
     assert all(math.isclose(a.compute, 2 * b.compute) for a, b in itertools.pairwise(times))

@@ -7,7 +7,7 @@ from normaliser_cases import KINDS, write_store
 
 from tracestill.data_pipeline.plan.plan import PlanConfig, make_plan
 from tracestill.trainer.batches.batches import Batches
-from tracestill.trainer.batches.prefetch import Ahead
+from tracestill.trainer.batches.prefetch import Prefetch
 from tracestill.trainer.weighting import SpanWeighting, WeightingConfig, end_step, make_weighting
 
 STEPS = 9  # over three epochs
@@ -61,7 +61,7 @@ def made(name):
 @pytest.mark.parametrize("name", WEIGHTINGS)
 def test_a_step_made_ahead_is_the_step_made_on_demand(store, name, normaliser):
     one, other = made(name), made(name)
-    plain, early = batches(store, one, normaliser), Ahead(batches(store, other, normaliser), STEPS)
+    plain, early = batches(store, one, normaliser), Prefetch(batches(store, other, normaliser), STEPS)
     different = 0
     for step in range(STEPS):
         expected, found = plain.step(step), early.step(step)
@@ -83,7 +83,7 @@ def test_nothing_is_made_past_the_last_step_nor_twice_nor_further_ahead(store):
     of = batches(store, made("schedule"))
     asked, plain = [], of.step
     of.step = lambda step: asked.append(step) or plain(step)
-    early = Ahead(of, STEPS)
+    early = Prefetch(of, STEPS)
     for step in range(4, STEPS):  # as after a resume
         early.step(step)
         assert early.held is None, "the step in hand is not held as well"
@@ -94,16 +94,16 @@ def test_nothing_is_made_past_the_last_step_nor_twice_nor_further_ahead(store):
 
 
 def test_another_step_than_the_one_made_ready_is_made_anew(store):
-    early = Ahead(batches(store, made("schedule")), STEPS)
+    early = Prefetch(batches(store, made("schedule")), STEPS)
     early.prepare(1)
     assert early.step(2).documents.tolist() == batches(store, made("schedule")).step(2).documents.tolist()
 
 
 def test_waiting_counts_only_what_no_device_hides(store):
-    early = Ahead(batches(store, made("random_drop")), STEPS)
+    early = Prefetch(batches(store, made("random_drop")), STEPS)
     early.prepare(1)
     assert early.waited > 0, "on a CPU the loop waits for the packing"
-    early = Ahead(batches(store, made("random_drop")), STEPS)
+    early = Prefetch(batches(store, made("random_drop")), STEPS)
     early.asynchronous = True
     early.prepare(1)
     assert early.waited == 0

@@ -1,4 +1,4 @@
-"""What is foreseen of a student that learns in part: its FLOPs, its parameters, and what a layer keeps."""
+"""What is forecast of a student that learns in part: its FLOPs, its parameters, and what a layer keeps."""
 
 from dataclasses import replace
 

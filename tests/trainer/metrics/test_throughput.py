@@ -13,7 +13,7 @@ from tracestill.trainer.batches.batches import ROW_MULTIPLE, Batches
 from tracestill.trainer.batches.work import Work, work_of
 from tracestill.trainer.metrics import throughput as module
 from tracestill.trainer.metrics.flops import DecoderCost
-from tracestill.trainer.metrics.throughput import Pace
+from tracestill.trainer.metrics.throughput import Throughput
 from tracestill.trainer.weighting import SpanWeighting, WeightingConfig
 
 CPU = torch.device("cpu")
@@ -39,59 +39,59 @@ def clock(monkeypatch):
     return made
 
 
-def read(pace, weighted=6, waited=0.0):
+def read(throughput, weighted=6, waited=0.0):
     """Two seconds later."""
     module.time.now += 2.0
-    return pace.read(weighted, SimpleNamespace(waited=waited))
+    return throughput.read(weighted, SimpleNamespace(waited=waited))
 
 
 def test_rates_and_utilisation_follow_from_work_and_time():
-    pace = Pace(CPU, devices=4, cost=COST, peak_tflops=1e-6)
-    pace.end_step(WORK)
-    pace.end_step(WORK)
-    found = read(pace)
+    throughput = Throughput(CPU, devices=4, cost=COST, peak_tflops=1e-6)
+    throughput.end_step(WORK)
+    throughput.end_step(WORK)
+    found = read(throughput)
     assert found["tokens"] == 16
     assert (found["tokens_per_second"], found["weighted_tokens_per_second"], found["seconds"]) == (8.0, 3.0, 2.0)
     assert found["tflops"] == pytest.approx((2 * FLOPS + 6 * 500) / 2 / 4 / 1e12)
     assert found["mfu"] == pytest.approx((2 * FLOPS + 6 * 500) / 2 / 4 / 1e12 / 1e-6)
     assert found["padding"] == pytest.approx(0.6)
     assert found["balance"] == 1.5
-    again = read(pace)
+    again = read(throughput)
     assert (again["tokens"], again["padding"], again["balance"]) == (0, 0.0, 1.0), "a new interval begins"
     assert again["tflops"] == pytest.approx(6 * 500 / 2 / 4 / 1e12)
     assert again["seconds"] == 2.0
 
 
 def test_without_a_peak_there_is_no_utilisation_and_without_a_cost_no_flops():
-    pace = Pace(CPU, cost=COST)
-    pace.end_step(WORK)
-    found = read(pace)
+    throughput = Throughput(CPU, cost=COST)
+    throughput.end_step(WORK)
+    found = read(throughput)
     assert found["mfu"] is None
     assert found["tflops"] == pytest.approx((FLOPS + 6 * 500) / 2 / 1e12)
-    found = read(Pace(CPU, peak_tflops=1.0))
+    found = read(Throughput(CPU, peak_tflops=1.0))
     assert found["mfu"] is found["tflops"] is None
 
 
 def test_a_faulty_step_is_no_throughput():
-    pace = Pace(CPU, cost=COST)
-    pace.end_step(WORK, faulty=True)
-    assert (read(pace, weighted=0)["tokens"], read(pace, weighted=0)["tflops"]) == (0, 0.0)
+    throughput = Throughput(CPU, cost=COST)
+    throughput.end_step(WORK, faulty=True)
+    assert (read(throughput, weighted=0)["tokens"], read(throughput, weighted=0)["tflops"]) == (0, 0.0)
 
 
 def test_a_pause_does_not_count(clock):
-    pace = Pace(CPU)
+    throughput = Throughput(CPU)
     clock.now += 1.0
     for _ in range(2):
-        with pace.paused():
+        with throughput.paused():
             clock.now += 5.0
-    assert read(pace)["seconds"] == 3.0
-    assert read(pace)["seconds"] == 2.0, "nor is it taken off the next interval"
+    assert read(throughput)["seconds"] == 3.0
+    assert read(throughput)["seconds"] == 2.0, "nor is it taken off the next interval"
 
 
 def test_waiting_is_that_of_the_interval():
-    pace = Pace(CPU)
-    assert read(pace, waited=0.25)["data_wait"] == 0.25
-    assert read(pace, waited=0.75)["data_wait"] == 0.5
+    throughput = Throughput(CPU)
+    assert read(throughput, waited=0.25)["data_wait"] == 0.25
+    assert read(throughput, waited=0.75)["data_wait"] == 0.5
 
 
 @pytest.mark.parametrize(("memory", "wait"), [(3.0, 0.75), (1.0, 0.75), (3.0, 0.25), (1.0, 0.25)])
@@ -106,13 +106,13 @@ def test_memory_and_waiting_are_those_of_the_worst_rank(monkeypatch, memory, wai
     monkeypatch.setattr("tracestill.trainer.metrics.throughput.peak_memory", lambda device: 2 << 30)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
-    found = read(Pace(CPU), waited=0.5)
+    found = read(Throughput(CPU), waited=0.5)
     assert (found["memory_gib"], found["data_wait"]) == (max(2.0, memory), max(0.5, wait))
 
 
 def test_memory_is_what_this_process_held_at_most():
     held = np.ones(50_000_000 // 8)
-    found = read(Pace(CPU))["memory_gib"]
+    found = read(Throughput(CPU))["memory_gib"]
     assert found == pytest.approx(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, abs=1e-3)
     assert found > held.nbytes / 2**30
 
