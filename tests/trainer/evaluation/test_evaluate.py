@@ -217,6 +217,9 @@ def test_rows_hold_every_document_once() -> None:
     assert sorted(np.concatenate(rows).tolist()) == list(range(8))
     assert [lengths[row].tolist() for row in rows] == [[2, 2, 3, 3], [5], [8], [9], [40]]
     assert [len(row) for row in evaluate.rows_of(lengths, 10, most=2)] == [2, 2, 1, 1, 1, 1]
+    kept = evaluate.rows_of(lengths, 10, order=range(7))
+    assert [row.tolist() for row in kept] == [[0], [1], [2], [3], [4, 5], [6]], "in the order given"
+    assert evaluate.rows_of(lengths, 10, order=[]) == []
 
 
 def test_a_run_is_evaluated(run_directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:

@@ -206,7 +206,7 @@ def test_ranks_of_other_modules_say_in_a_line_who_is_missing(tmp_path, monkeypat
     case.write_text('{"recipe": {}}')
     monkeypatch.setattr(bench, "build", lambda *arguments, **more: SimpleNamespace(for_arm=lambda arm: None))
     monkeypatch.setattr(bench, "changed", lambda *arguments, **more: SimpleNamespace(train=None))
-    monkeypatch.setattr(bench.engine, "connect", fail)
+    monkeypatch.setattr(bench, "connect", fail)
     monkeypatch.setattr(collective, "join_others", fail)
     assert bench.main(["--run-dir", "run", "--case", str(case), "--out", str(tmp_path)]) == 4
     assert collective.main(["--slots", "1,1"]) == 4
