@@ -223,7 +223,7 @@ def test_what_ulysses_cannot_exchange_is_refused_in_the_layer():
 
 def test_each_models_attention_is_exchanged_by_itself():
     """As where a reference model stands beside the student, with heads of the same shape."""
-    through = exchange(lambda attn, **_: attn, Grid(parts=2))
+    through = exchange(lambda attn, **_: attn, Mesh(parts=2))
     names = [lambda *_, name=name, **__: name for name in "ab"]
     heads = [torch.zeros(1, 2, 4, 8)] * 3
     assert [through(names[at], SimpleNamespace(), *heads, None) for at in (0, 1, 0)] == ["a", "b", "a"]
