@@ -14,13 +14,12 @@ from typing import Any
 from tracestill.data_pipeline.base.errors import InputError, NoRoomError
 from tracestill.data_pipeline.base.room import needs_room
 from tracestill.launch.hosts.hostfile import Host, choose_hosts, read_hostfile
+from tracestill.launch.hosts.launchers import PDSH, Launcher, check_launcher, find_launcher
 from tracestill.launch.hosts.probe import FROM_LAUNCHER, digests
 from tracestill.launch.hosts.remote import PROBE, Reply, ask_all, is_here
 from tracestill.trainer.recipe.recipe import FOLDER, Recipe
 from tracestill.trainer.recipe.run_directory import RECIPE, TRAINED_ON, RunDirectory
 
-LAUNCHERS = {"pdsh": "pdsh", "openmpi": "ompi_info", "slurm": "sinfo", "mpich": "mpirun", "impi": "mpirun"}
-"""Launcher -> the program by which DeepSpeed knows that it is installed."""
 LOOPBACK = ("127.0.0.1", "::1")
 
 
@@ -29,7 +28,7 @@ class Cluster:
     """Hosts to train on, and how they are reached. ``address``, ``port`` and ``interface`` of None are found out."""
 
     hosts: tuple[Host, ...]
-    launcher: str = "pdsh"
+    launcher: Launcher = PDSH
     address: str | None = None  # where ranks meet: of the first host
     port: int | None = None
     interface: str | None = None  # over which ranks talk, the same name on every host
@@ -69,29 +68,10 @@ def read_cluster(
 ) -> Cluster:
     """What the options of the command line say. Raises InputError naming the option, or file and line."""
     hosts = choose_hosts(read_hostfile(hostfile), include, exclude)
-    cluster = Cluster(tuple(hosts), launcher, address, port, interface, tuple(variables), elastic)
+    cluster = Cluster(tuple(hosts), find_launcher(launcher), address, port, interface, tuple(variables), elastic)
     if not cluster.here_only:
         check_launcher(cluster)
     return cluster
-
-
-def check_launcher(cluster: Cluster) -> None:
-    """Raise InputError if the launcher is not installed, or cannot place ranks as wanted."""
-    launcher = cluster.launcher
-    if launcher not in LAUNCHERS:
-        raise InputError(f"--launcher {launcher}: unknown; choose one of {', '.join(LAUNCHERS)}")
-    if shutil.which(LAUNCHERS[launcher]) is None:
-        raise InputError(
-            f"--launcher {launcher}: {LAUNCHERS[launcher]} is not installed on this host; install it, or choose one of "
-            f"{', '.join(name for name in LAUNCHERS if name != launcher)}"
-        )
-    if launcher == "pdsh":
-        return
-    for host in cluster.hosts:
-        if host.slots != tuple(range(len(host.slots))):
-            raise InputError(f"--launcher {launcher}: cannot choose devices of {host.name}; use pdsh, or whole hosts")
-    if launcher != "openmpi" and len({len(host.slots) for host in cluster.hosts}) > 1:
-        raise InputError(f"--launcher {launcher}: needs equally many slots on every host; mend the hostfile")
 
 
 @dataclass
@@ -188,7 +168,7 @@ def shared_token(directory: Path) -> Iterator[tuple[Path, str]]:
 
 
 @dataclass(frozen=True)
-class Meeting:
+class Rendezvous:
     """Where ranks meet, and over which interface they talk."""
 
     address: str

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.launch.hosts.cluster import Meeting, Survey, addresses, common_interface
+from tracestill.launch.hosts.cluster import Rendezvous, Survey, addresses, common_interface
 from tracestill.launch.hosts.remote import PROBE, ask_all, finish, read_answer, start
 
 CLOCK_SECONDS = 2.0  # by which clocks may differ: logs of hosts are read side by side
@@ -159,32 +159,32 @@ def lags(value: float, all_values: Any) -> bool:
     return value < SLOW * statistics.median(all_values)
 
 
-def check_ports(found: Survey, meeting: Meeting) -> tuple[Finding, Meeting]:
+def check_ports(found: Survey, rendezvous: Rendezvous) -> tuple[Finding, Rendezvous]:
     """Every host reaches the meeting point on the first, and a port that its neighbour has just opened.
 
-    A meeting at port 0 is moved to a free one.
+    A rendezvous at port 0 is moved to a free one.
     """
     names, where = [host.name for host, _ in found.answered], addresses(found)
     with ExitStack() as stack:
         processes = []
-        spots = [(meeting.address, meeting.port), *((address, 0) for address in where)]
+        spots = [(rendezvous.address, rendezvous.port), *((address, 0) for address in where)]
         for name, spot in zip([names[0], *names], spots, strict=True):
             processes.append(start(name, PROBE, {"listen": spot}))
             stack.callback(finish, processes[-1])
         opened = [read_answer(process, PORT_SECONDS) for process in processes]
         why = opened[0].problem or opened[0].value.get("problem")
         if why:
-            text = f"{names[0]} cannot listen on {meeting.address}:{meeting.port} ({why})"
-            return Finding("ports", "bad", f"{text}; choose --master-addr or --master-port"), meeting
-        meeting = Meeting(meeting.address, int(opened[0].value["port"]), meeting.interface)
+            text = f"{names[0]} cannot listen on {rendezvous.address}:{rendezvous.port} ({why})"
+            return Finding("ports", "bad", f"{text}; choose --master-addr or --master-port"), rendezvous
+        rendezvous = Rendezvous(rendezvous.address, int(opened[0].value["port"]), rendezvous.interface)
         ports = [reply.value.get("port", 0) for reply in opened[1:]]
         next_one = [(i + 1) % len(names) for i in range(len(names))]
-        requests = [{"connect": [(meeting.address, meeting.port), (where[j], ports[j])]} for j in next_one]
+        requests = [{"connect": [(rendezvous.address, rendezvous.port), (where[j], ports[j])]} for j in next_one]
         replies = ask_all(names, PROBE, requests, PORT_SECONDS)
     faults = []
     for i, reply in enumerate(replies):
         wanted = (
-            f"{names[0]} at {meeting.address}:{meeting.port}, where ranks meet",
+            f"{names[0]} at {rendezvous.address}:{rendezvous.port}, where ranks meet",
             f"{names[next_one[i]]} at {where[next_one[i]]}, any port",
         )
         problems = reply.value.get("problems") or [reply.problem] * 2
@@ -193,22 +193,23 @@ def check_ports(found: Survey, meeting: Meeting) -> tuple[Finding, Meeting]:
         ]
     if faults:
         faults.append("open the hosts' firewalls to each other, or choose another network by --interface")
-    text = f"ranks meet at {meeting.address}:{meeting.port} on {meeting.interface}, and reach each other on any port"
-    return judge("ports", faults, text), meeting
+    at = f"{rendezvous.address}:{rendezvous.port} on {rendezvous.interface}"
+    text = f"ranks meet at {at}, and reach each other on any port"
+    return judge("ports", faults, text), rendezvous
 
 
 BEFORE_TRAINING: tuple[Callable[[Survey], Finding], ...] = (check_versions, check_directory, check_devices, check_disk)
 
 
-def require_ready(found: Survey) -> Meeting:
+def require_ready(found: Survey) -> Rendezvous:
     """Where the ranks of a cluster meet. Raises InputError with a line for each check that is bad."""
     bad = [check_reached(found)]
     if found.answered:
         bad += [check(found) for check in BEFORE_TRAINING]
     refuse(bad)
-    ports, meeting = check_ports(found, meet(found))
+    ports, rendezvous = check_ports(found, meet(found))
     refuse([ports])
-    return meeting
+    return rendezvous
 
 
 def judge_here(found: Survey) -> None:
@@ -223,7 +224,7 @@ def refuse(findings: Sequence[Finding]) -> None:
         raise InputError("\n".join(bad))
 
 
-def meet(found: Survey) -> Meeting:
+def meet(found: Survey) -> Rendezvous:
     """Where ranks meet, by what the user says or else at the first host's address; port 0 is still to be chosen."""
     cluster = found.cluster
-    return Meeting(cluster.address or addresses(found)[0], cluster.port or 0, common_interface(found))
+    return Rendezvous(cluster.address or addresses(found)[0], cluster.port or 0, common_interface(found))

@@ -18,7 +18,7 @@ from rich.text import Text
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.guards.secret import mask
 from tracestill.launch.hosts import preflight
-from tracestill.launch.hosts.cluster import Cluster, Meeting, Survey, addresses, interface_of, survey
+from tracestill.launch.hosts.cluster import Cluster, Rendezvous, Survey, addresses, interface_of, survey
 from tracestill.launch.hosts.hostfile import Host
 from tracestill.launch.hosts.preflight import SLOW, Finding, lags
 from tracestill.launch.hosts.probe import MARK
@@ -58,16 +58,16 @@ def examine(cluster: Cluster, directory: Path) -> Iterator[Finding]:
         finding = check(found)
         whole &= finding.state != "bad"
         yield finding
-    meeting = None
+    rendezvous = None
     if not cluster.here_only:
         shared = preflight.check_directory(found)
-        environment, ports, meeting = check_environment(), *check_network(found)
+        environment, ports, rendezvous = check_environment(), *check_network(found)
         yield from (shared, environment, ports)
         whole &= "bad" not in (environment.state, ports.state)
     if not whole:
         yield Finding("collectives", "skipped", "not tried before the rest is in order")
         return
-    yield from check_collectives(found, meeting or multinode.meeting_here(cluster))
+    yield from check_collectives(found, rendezvous or multinode.rendezvous_here(cluster))
 
 
 def check_environment() -> Finding:
@@ -78,20 +78,20 @@ def check_environment() -> Finding:
     return Finding("environment", "ok", "no .deepspeed_env in the working directory")
 
 
-def check_network(found: Survey) -> tuple[Finding, Meeting | None]:
+def check_network(found: Survey) -> tuple[Finding, Rendezvous | None]:
     try:
         return preflight.check_ports(found, preflight.meet(found))
     except InputError as error:
         return Finding("ports", "bad", str(error)), None
 
 
-def check_collectives(found: Survey, meeting: Meeting) -> Iterator[Finding]:
+def check_collectives(found: Survey, rendezvous: Rendezvous) -> Iterator[Finding]:
     """Start ranks as training would, let them talk, and look at how fast each host and link is."""
     cluster = found.cluster
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         try:
-            measured = run_collectives(found, meeting, Path(folder), log)
+            measured = run_collectives(found, rendezvous, Path(folder), log)
         except (InputError, deepspeed_command.TrainingFailed) as error:
             yield Finding("collectives", "bad", str(error).partition("; the whole output")[0] + last_error(log))
             return
@@ -104,10 +104,10 @@ def check_collectives(found: Survey, meeting: Meeting) -> Iterator[Finding]:
     yield check_compute(cluster, measured["flops"])
 
 
-def run_collectives(found: Survey, meeting: Meeting, folder: Path, log: Path) -> dict[str, Any]:
+def run_collectives(found: Survey, rendezvous: Rendezvous, folder: Path, log: Path) -> dict[str, Any]:
     """What rank 0 of the collective test reports. Raises TrainingFailed if there is no report."""
     words = ["--slots", ",".join(str(len(host.slots)) for host in found.cluster.hosts)]
-    launch = multinode.assemble(found, meeting, ENTRY_POINT, words, folder)
+    launch = multinode.assemble(found, rendezvous, ENTRY_POINT, words, folder)
     deadline = time.monotonic() + COLLECTIVE_SECONDS
 
     def on_poll() -> None:

@@ -27,22 +27,23 @@ def describe_training(run: RunDirectory, arm: str, resume: str, cluster: Cluster
     words = deepspeed_command.rank_arguments(run.root.absolute(), arm, resume)
     with tempfile.TemporaryDirectory() as folder:
         launch = multinode.prepare(cluster, run.root, deepspeed_command.ENTRY_POINT, words, Path(folder), run.recipe)
-        executed, environment = rehearse(launch.arguments, launch.environment)
+        executed, environment = launch.arguments, launch.environment
+        if cluster.here_only or cluster.launcher.command is None:
+            executed, environment = rehearse(executed, environment)
         text = describe(launch, executed, environment)
     return text.replace(folder, str(multinode.folder_of(run.root, arm))).replace(launch.token, "<token>")
 
 
 def describe(launch: Launch, executed: list[str], environment: Mapping[str, str]) -> str:
     """The launcher's command on this host, and what each host is told by it."""
-    cluster, meeting = launch.cluster, launch.meeting
-    lines = [f"{cluster.ranks} ranks meet at {meeting.address}:{meeting.port}, over {meeting.interface}"]
+    cluster, rendezvous = launch.cluster, launch.rendezvous
+    lines = [f"{cluster.ranks} ranks meet at {rendezvous.address}:{rendezvous.port}, over {rendezvous.interface}"]
     for (name, ranks), host in zip(ranks_by_host(cluster).items(), cluster.hosts, strict=True):
         lines.append(f"  {name}: ranks {ranks[0]} to {ranks[-1]}, devices {', '.join(map(str, host.slots))}")
     lines += ["", "this host:", paragraph(executed, environment)]
-    if not cluster.here_only and cluster.launcher == "pdsh":
-        words = executed[executed.index(",".join(cluster.names)) + 1 :]
-        for place, name in enumerate(cluster.names):
-            lines += ["", f"{name}, in a shell:", "  " + " ".join(words).replace("%n", str(place)).strip()]
+    if not cluster.here_only:
+        for name, told in cluster.launcher.per_host(executed, cluster).items():
+            lines += ["", f"{name}, in a shell:", f"  {told}"]
     lines += ["", "the ranks' environment, besides what a login on their host sets:"]
     lines += [f"  {name}={value}" for name, value in sorted(launch.variables.items())]
     return "\n".join(lines) + "\n"

@@ -23,14 +23,14 @@ import psutil
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import sync
-from tracestill.launch.hosts.cluster import LOOPBACK, Cluster, Meeting, Survey, survey
+from tracestill.launch.hosts.cluster import LOOPBACK, Cluster, Rendezvous, Survey, survey
 from tracestill.launch.hosts.hostfile import format_hostfile
+from tracestill.launch.hosts.launchers import Order
 from tracestill.launch.hosts.preflight import judge_here, require_ready
 from tracestill.launch.hosts.remote import END, ask_all
 from tracestill.launch.hosts.start_module import START, module_command
 from tracestill.launch.start import deepspeed_command
 from tracestill.launch.start.rank_environment import (
-    OF_STEP,
     check_text,
     format_environment,
     launcher_environment,
@@ -40,13 +40,10 @@ from tracestill.launch.start.rank_environment import (
 from tracestill.trainer.faults.failure import NO_ANSWER
 from tracestill.trainer.lock.end_marked import GRACE_SECONDS
 from tracestill.trainer.lock.run_lock import token_of
-from tracestill.trainer.ranks.cores import OF_TASK, threads_of
+from tracestill.trainer.ranks.cores import threads_of
 from tracestill.trainer.ranks.join_ranks import LAUNCH, OWNER, free_port
 from tracestill.trainer.recipe.recipe import Recipe
 
-STARTS_FILES = ("slurm", "mpich")  # these start a file: DeepSpeed 0.19.8 loses or misplaces ``-m`` for them
-NO_ADDRESS = ("openmpi", "slurm")  # these do not tell ranks where they meet
-ENDED = re.compile(r"^pdsh@[^:]+: (\S+): ssh exited with exit code (\d+)")
 WAIT_SECONDS = 15.0  # for the other hosts, once a host has ended with an error
 SILENT = re.compile(rf"^(\S+: )?failed: rank \d+ [^;]* {NO_ANSWER} ")  # a host that there is no use in waiting for
 LAST_SECONDS = 10.0  # after which the ranks that said so have ended
@@ -57,7 +54,7 @@ class Launch:
     """One start of DeepSpeed's launcher, ready to run."""
 
     cluster: Cluster
-    meeting: Meeting
+    rendezvous: Rendezvous
     token: str
     arguments: list[str]
     environment: dict[str, str]  # of the launcher, on this host
@@ -65,7 +62,7 @@ class Launch:
     gpus: bool
 
 
-def check_hosts(cluster: Cluster, root: Path, recipe: Recipe | None = None) -> tuple[Survey, Meeting]:
+def check_hosts(cluster: Cluster, root: Path, recipe: Recipe | None = None) -> tuple[Survey, Rendezvous]:
     """Ask the hosts whether they could train now, in a directory as ``survey`` takes it with a recipe.
 
     Raises InputError naming a host and what is wrong there.
@@ -73,28 +70,28 @@ def check_hosts(cluster: Cluster, root: Path, recipe: Recipe | None = None) -> t
     if cluster.here_only:
         found = survey(cluster, root, recipe)
         judge_here(found)
-        return found, meeting_here(cluster)
+        return found, rendezvous_here(cluster)
     refuse_foreign_file(Path.cwd())
     found = survey(cluster, root, recipe)
     return found, require_ready(found)
 
 
-def meeting_here(cluster: Cluster) -> Meeting:
+def rendezvous_here(cluster: Cluster) -> Rendezvous:
     """Where ranks of this host alone meet: on its loopback interface, where nobody else can listen."""
     address = cluster.address or LOOPBACK[0]
-    return Meeting(address, cluster.port or free_port(address), "lo")
+    return Rendezvous(address, cluster.port or free_port(address), "lo")
 
 
 def prepare(
     cluster: Cluster, root: Path, entry: str, words: Sequence[str], folder: Path, recipe: Recipe | None = None
 ) -> Launch:
     """Check the hosts as ``check_hosts``, then ``assemble``."""
-    found, meeting = check_hosts(cluster, root, recipe)
-    return assemble(found, meeting, entry, words, folder, root)
+    found, rendezvous = check_hosts(cluster, root, recipe)
+    return assemble(found, rendezvous, entry, words, folder, root)
 
 
 def assemble(
-    found: Survey, meeting: Meeting, entry: str, words: Sequence[str], folder: Path, root: Path | None = None
+    found: Survey, rendezvous: Rendezvous, entry: str, words: Sequence[str], folder: Path, root: Path | None = None
 ) -> Launch:
     """Write the launcher's files into ``folder``, and say how it starts ``entry`` with ``words`` on the hosts asked.
     ``root`` is the run's directory, if it is for one.
@@ -109,15 +106,15 @@ def assemble(
     variables |= rank_environment(
         cluster.variables,
         gpus=found.gpus,
-        interface=meeting.interface,
+        interface=rendezvous.interface,
         launcher=None if cluster.here_only else launcher,
         stated=cluster.interface is not None,
         threads=threads_on(found),
     )
     if not cluster.here_only:  # else DeepSpeed puts the working directory before it
         variables.setdefault("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
-    if launcher in NO_ADDRESS and not cluster.here_only:
-        variables |= {"MASTER_ADDR": meeting.address, "MASTER_PORT": str(meeting.port)}
+    if not launcher.says_where and not cluster.here_only:
+        variables |= {"MASTER_ADDR": rendezvous.address, "MASTER_PORT": str(rendezvous.port)}
     for word in [sys.executable, str(Path.cwd()), *words] if not cluster.here_only else ():
         check_text(word, "the path or argument", launcher)
         if " " in word:
@@ -129,20 +126,25 @@ def assemble(
     folder.mkdir(parents=True, exist_ok=True)
     write(hosts, format_hostfile(cluster.hosts))
     write(environment, format_environment(variables))
-    arguments = command(cluster, meeting, hosts, entry, words)
+    if launcher.command is not None and not cluster.here_only:
+        order = Order(cluster, rendezvous, variables, entry, words, [*module_command(entry), *words], folder)
+        arguments = launcher.command(order)
+    else:
+        arguments = command(cluster, rendezvous, hosts, entry, words)
     if cluster.here_only:
         own = {**deepspeed_command.child_environment(int(found.gpus)), **variables}
         own.pop("CUDA_VISIBLE_DEVICES", None)  # the hostfile's slots say which
     else:
-        own = launcher_environment(environment, launcher)
-    return Launch(cluster, meeting, token, arguments, own, variables, found.gpus)
+        own = launcher_environment(environment, launcher) | (variables if launcher.command is not None else {})
+    return Launch(cluster, rendezvous, token, arguments, own, variables, found.gpus)
 
 
 def threads_on(found: Survey) -> int:
-    """Threads of each rank where ranks compute on CPUs: of the host with the fewest cores a rank; in an allocation of
-    Slurm's, which binds each task to its own cores, what that gives to a task."""
-    if found.cluster.launcher == "slurm" and not found.cluster.here_only:
-        return next((int(os.environ[n]) for n in (OF_STEP, OF_TASK) if os.environ.get(n, "").isdecimal()), 1)
+    """Threads of each rank where ranks compute on CPUs: as the launcher binds them to cores, or else those of the host
+    with the fewest cores a rank."""
+    bound = found.cluster.launcher.threads
+    if bound is not None and not found.cluster.here_only:
+        return bound()
     return min((threads_of(len(host.slots), facts.get("cores", 1)) for host, facts in found.answered), default=1)
 
 
@@ -176,27 +178,20 @@ def write(path: Path, text: str) -> None:
     sync(path)
 
 
-def command(cluster: Cluster, meeting: Meeting, hosts: Path, entry: str, words: Sequence[str]) -> list[str]:
+def command(cluster: Cluster, rendezvous: Rendezvous, hosts: Path, entry: str, words: Sequence[str]) -> list[str]:
     """Arguments of DeepSpeed's launcher. It looks neither for ssh nor for an address: both were checked before."""
     found = [*module_command("deepspeed.launcher.runner"), "--hostfile", str(hosts), "--no_ssh_check"]
-    found += ["--master_addr", meeting.address, "--master_port", str(meeting.port)]
+    found += ["--master_addr", rendezvous.address, "--master_port", str(rendezvous.port)]
     if any(host.slots != tuple(range(len(host.slots))) for host in cluster.hosts):
         if any(":" in host.name for host in cluster.hosts):
             raise InputError("devices of a host that is named by its IPv6 address cannot be chosen; give it a name")
         chosen = "@".join(f"{host.name}:{','.join(map(str, host.slots))}" for host in cluster.hosts)
         found += ["--include", chosen]
-    launcher, extra = cluster.launcher, ""
+    launcher = cluster.launcher
     if not cluster.here_only:
-        found += ["--launcher", launcher, *(["--force_multi"] if len(cluster.hosts) == 1 else [])]
-        if launcher == "openmpi":  # DeepSpeed would say eth0; and cores are for the ranks' own threads to share
-            extra = f"--bind-to none --mca btl_tcp_if_include {meeting.interface}"
-            extra += f" --mca oob_tcp_if_include {meeting.interface}"
-        elif launcher == "slurm":
-            extra = f"--nodes={len(cluster.hosts)} --nodelist={','.join(cluster.names)} --kill-on-bad-exit=1"
-        elif launcher in ("mpich", "impi"):  # other hosts would call mpirun back by this host's name
-            extra = f"-iface {meeting.interface}"
-        found += [f"--launcher_args={extra}"] if extra else []
-    if not cluster.here_only and launcher in STARTS_FILES:
+        found += ["--launcher", launcher.name, *(["--force_multi"] if len(cluster.hosts) == 1 else [])]
+        found += [f"--launcher_args={extra}"] if (extra := launcher.options(cluster, rendezvous)) else []
+    if not cluster.here_only and launcher.starts_files:
         return [*found, str(START), entry, *words]
     return [*found, "--module", entry, *words]
 
@@ -211,12 +206,12 @@ class HostWatch:
 
     def line(self, text: str) -> None:
         """Look at a line that the launcher printed."""
+        ended = self.launch.cluster.launcher.ended
         if SILENT.match(text):  # hosts that do answer heard the same alarm; ``end`` gives them time enough
             self.wait = 0.0
-            if self.launch.cluster.launcher != "pdsh" and self.failed_at is None:
-                # the others do not tell of a host that has ended, and wait for one that is out of reach
+            if ended is None and self.failed_at is None:  # it will not tell, and waits for one that is out of reach
                 self.failed_at, self.wait = time.monotonic(), LAST_SECONDS
-        if ENDED.match(text) and self.failed_at is None:
+        if ended is not None and ended.match(text) and self.failed_at is None:
             self.failed_at = time.monotonic()
 
     def overdue(self) -> bool:
@@ -225,14 +220,14 @@ class HostWatch:
 
     def end(self, process: subprocess.Popen[str], grace: float) -> None:
         """Make sure that nothing of this launch is left on any host; ``grace`` is that of ``end_group``."""
-        code = process.poll()
+        code, cluster, launcher = process.poll(), self.launch.cluster, self.launch.cluster.launcher
         family = descendants(process.pid) if code is None else []  # pdsh's ssh are in process groups of their own
-        if self.launch.cluster.launcher == "slurm":  # srun, killed, would leave its tasks on other hosts
+        if launcher.ends_hosts:  # killed, it would leave ranks on other hosts
             grace = deepspeed_command.GRACE_SECONDS
-        if self.launch.cluster.here_only or self.launch.cluster.launcher != "pdsh":
+        if cluster.here_only or launcher.heeds_term:
             deepspeed_command.end_group(process, grace)
-        if code != 0 and not self.launch.cluster.here_only and self.launch.cluster.launcher != "slurm":
-            end_everywhere(self.launch.cluster, self.launch.token)
+        if code != 0 and not cluster.here_only and not launcher.ends_hosts:
+            end_everywhere(cluster, self.launch.token)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         for child in family:

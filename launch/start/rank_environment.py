@@ -14,7 +14,8 @@ from pathlib import Path
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.guards import secret
-from tracestill.trainer.ranks.cores import OF_TASK, THREADS
+from tracestill.launch.hosts.launchers import Launcher
+from tracestill.trainer.ranks.cores import THREADS
 from tracestill.trainer.ranks.join_ranks import LAUNCH, OWNER
 
 PASSED_ON = re.compile(
@@ -32,14 +33,7 @@ ALWAYS = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 EXPORTED_BY_DEEPSPEED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
-OF_STEP = "SRUN_CPUS_PER_TASK"
 NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-PLAIN = r"\w@%+=:,./-"  # what DeepSpeed's launcher leaves unquoted
-SAFE = {  # by launcher: what a value or an argument may hold
-    "pdsh": re.compile(r"[\w@+=:,./ ^-]*", re.ASCII),  # quoted for the remote shell; pdsh itself replaces %h, %n, %u
-    "slurm": re.compile(r"[\w@%+=:./-]*", re.ASCII),  # srun's --export is separated by commas
-}
-SAFE_ELSEWHERE = re.compile(rf"[{PLAIN}]*", re.ASCII)
 
 
 def is_secret(name: str, value: str = "") -> bool:
@@ -58,7 +52,7 @@ def rank_environment(
     *,
     gpus: bool,
     interface: str,
-    launcher: str | None,
+    launcher: Launcher | None,
     stated: bool = False,
     threads: int = 1,
     environment: Mapping[str, str] = os.environ,
@@ -92,13 +86,14 @@ def rank_environment(
         if not given and name not in environment:
             raise InputError(f"--env {name}: is not set here; set it, or write --env {name}=VALUE")
         found[name] = value if given else environment[name]
-    for name, value in found.items() if launcher else ():
-        check_text(value, f"the environment variable {name}", str(launcher))
+    if launcher is not None:
+        for name, value in found.items():
+            check_text(value, f"the environment variable {name}", launcher)
     return found
 
 
 def launcher_environment(
-    environ_file: Path, launcher: str, environment: Mapping[str, str] = os.environ
+    environ_file: Path, launcher: Launcher, environment: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
     """Variables for DeepSpeed's launcher on this host, which takes the ranks' from ``environ_file`` and nowhere else.
 
@@ -109,9 +104,12 @@ def launcher_environment(
         check_text(found.get(name, ""), f"the environment variable {name}", launcher)
     # pdsh would ask for a password where there is nobody to type one
     options = f"-oBatchMode=yes {found.get('PDSH_SSH_ARGS_APPEND', '')}".strip()
-    if launcher == "slurm" and OF_TASK in found:  # since Slurm 22.05 srun does not take it over from the allocation
-        found.setdefault(OF_STEP, found[OF_TASK])
-    return {**found, "PDSH_SSH_ARGS_APPEND": options, "DS_ENV_FILE": str(environ_file), **SAFE_PATH}
+    return {
+        **launcher.environment(found),
+        "PDSH_SSH_ARGS_APPEND": options,
+        "DS_ENV_FILE": str(environ_file),
+        **SAFE_PATH,
+    }
 
 
 def format_environment(variables: Mapping[str, str]) -> str:
@@ -119,11 +117,11 @@ def format_environment(variables: Mapping[str, str]) -> str:
     return "".join(f"{name}={value}\n" for name, value in sorted(variables.items()))
 
 
-def check_text(text: str, what: str, launcher: str) -> None:
+def check_text(text: str, what: str, launcher: Launcher) -> None:
     """Raise InputError if a launcher would hand ``text`` on as something else."""
-    if not SAFE.get(launcher, SAFE_ELSEWHERE).fullmatch(text):
-        bad = next(c for c in text if not SAFE.get(launcher, SAFE_ELSEWHERE).fullmatch(c))
-        raise InputError(f"{what} holds {bad!r}, which does not get through {launcher} unharmed; change it: {text!r}")
+    if not launcher.safe.fullmatch(text):
+        bad, name = next(c for c in text if not launcher.safe.fullmatch(c)), launcher.name
+        raise InputError(f"{what} holds {bad!r}, which does not get through {name} unharmed; change it: {text!r}")
 
 
 def refuse_foreign_file(directory: Path) -> None:

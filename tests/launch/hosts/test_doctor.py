@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.launch.hosts import preflight, probe
-from tracestill.launch.hosts.cluster import Cluster, Meeting, Survey, common_interface, survey
+from tracestill.launch.hosts.cluster import Cluster, Rendezvous, Survey, common_interface, survey
 from tracestill.launch.hosts.hostfile import Host
 from tracestill.launch.hosts.remote import Reply, explain
 from tracestill.launch.start import doctor
@@ -181,7 +181,7 @@ def test_interfaces_of_different_names_need_a_choice():
         preflight.meet(surveyed({}, {}, interface="ib0"))
     with pytest.raises(InputError, match="a: is reached over the loopback interface"):
         preflight.meet(surveyed({"reached": "127.0.0.1"}, {}))
-    assert preflight.meet(surveyed({}, {}, address="10.0.0.9", port=4444)) == Meeting("10.0.0.9", 4444, "e0")
+    assert preflight.meet(surveyed({}, {}, address="10.0.0.9", port=4444)) == Rendezvous("10.0.0.9", 4444, "e0")
 
 
 @pytest.mark.parametrize(
@@ -280,21 +280,21 @@ def test_ranks_are_started_only_if_all_before_is_in_order(monkeypatch, tmp_path,
     if check == "hosts":
         fail_to_answer(survey_of)
     monkeypatch.setattr(doctor, "survey", lambda cluster, directory, write: survey_of)
-    meeting = Meeting("10.0.0.1", 4444, "e0")
+    rendezvous = Rendezvous("10.0.0.1", 4444, "e0")
 
     def of(name):
         return preflight.Finding(name, "bad" if name == check else "ok", "")
 
-    monkeypatch.setattr(doctor, "check_network", lambda found: (of("ports"), meeting))
+    monkeypatch.setattr(doctor, "check_network", lambda found: (of("ports"), rendezvous))
     monkeypatch.setattr(doctor, "check_environment", lambda: of("environment"))
     talk = preflight.Finding("collectives", "ok", "fast")
-    monkeypatch.setattr(doctor, "check_collectives", lambda found, meeting: asked.append(meeting) or [talk])
+    monkeypatch.setattr(doctor, "check_collectives", lambda found, rendezvous: asked.append(rendezvous) or [talk])
     *found, last = doctor.examine(surveyed({}, {}).cluster, tmp_path)
     order = ("hosts", "versions", "clocks", "devices", "memory", "disk", "shared directory", "environment", "ports")
     assert [one.check for one in found] == list(order)
     assert [one.check for one in found if one.state == "bad"] == [check] * bool(check)
     assert (last.check, last.state) == ("collectives", "skipped" if check else "ok")
-    assert asked == ([] if check else [meeting])
+    assert asked == ([] if check else [rendezvous])
 
 
 BEFORE = {
@@ -313,7 +313,7 @@ def test_training_does_not_start_before_the_hosts_are_in_order(monkeypatch, chec
     found = surveyed({"gpus": [GPU, GPU] if "gpus" in change else []}, change)
     if check == "hosts":
         fail_to_answer(found)
-    monkeypatch.setattr(preflight, "check_ports", lambda found, meeting: pytest.fail("ports are looked at last"))
+    monkeypatch.setattr(preflight, "check_ports", lambda found, rendezvous: pytest.fail("ports are looked at last"))
     with pytest.raises(InputError) as error:
         preflight.require_ready(found)
     assert str(error.value).startswith(f"{check}: {said}")
@@ -321,10 +321,10 @@ def test_training_does_not_start_before_the_hosts_are_in_order(monkeypatch, chec
 
 
 def test_training_starts_where_the_hosts_are_in_order(monkeypatch):
-    meeting = Meeting("10.0.0.1", 4444, "e0")
+    rendezvous = Rendezvous("10.0.0.1", 4444, "e0")
     ports = [preflight.Finding("ports", "ok", ""), preflight.Finding("ports", "bad", "b cannot connect")]
-    monkeypatch.setattr(preflight, "check_ports", lambda found, wanted: (ports.pop(0), meeting))
-    assert preflight.require_ready(surveyed({}, {"time": 1010.0})) == meeting, "clocks are the doctor's alone"
+    monkeypatch.setattr(preflight, "check_ports", lambda found, wanted: (ports.pop(0), rendezvous))
+    assert preflight.require_ready(surveyed({}, {"time": 1010.0})) == rendezvous, "clocks are the doctor's alone"
     with pytest.raises(InputError, match=r"^ports: b cannot connect$"):
         preflight.require_ready(surveyed({}, {}))
 

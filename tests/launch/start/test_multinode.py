@@ -13,7 +13,7 @@ import pytest
 from fake_run import claim, run_data_stages
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.launch.hosts.cluster import Meeting, Survey, read_cluster
+from tracestill.launch.hosts.cluster import Rendezvous, Survey, read_cluster
 from tracestill.launch.hosts.remote import Reply
 from tracestill.launch.start import dry_run, multinode, rehearse
 from tracestill.trainer.faults.failure import NO_ANSWER, told
@@ -74,9 +74,9 @@ def programs(tmp_path, monkeypatch):
 @pytest.fixture
 def checked(programs, monkeypatch):
     """The hosts are taken to be in order, unasked."""
-    meeting = Meeting("10.9.9.1", 2345, "e7")
+    rendezvous = Rendezvous("10.9.9.1", 2345, "e7")
     monkeypatch.setattr(
-        multinode, "check_hosts", lambda cluster, *_: (Survey(cluster, [Reply()] * len(cluster.hosts)), meeting)
+        multinode, "check_hosts", lambda cluster, *_: (Survey(cluster, [Reply()] * len(cluster.hosts)), rendezvous)
     )
 
 
@@ -119,7 +119,7 @@ def test_a_rehearsal_tells_what_the_launcher_executes(checked, tmp_path, monkeyp
     if launcher in ("mpich", "impi"):
         assert "-iface e7 " in whole
     if launcher in ("openmpi", "slurm"):
-        assert f"MASTER_PORT={launch.meeting.port}" in whole
+        assert f"MASTER_PORT={launch.rendezvous.port}" in whole
         assert "-n 4" in whole
 
 
@@ -247,11 +247,11 @@ def survey_of(tmp_path, *cores, **options):
 
 def test_threads_are_those_of_the_host_with_the_fewest_cores(programs, tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    meeting = Meeting("10.9.9.1", 2345, "e7")
+    rendezvous = Rendezvous("10.9.9.1", 2345, "e7")
 
     def threads(*cores, **options):
         found = survey_of(tmp_path, *cores, **options)
-        return multinode.assemble(found, meeting, "x", [], tmp_path / "files").variables["OMP_NUM_THREADS"]
+        return multinode.assemble(found, rendezvous, "x", [], tmp_path / "files").variables["OMP_NUM_THREADS"]
 
     assert [threads(16, 64), threads(64, 6), threads(1, 1)] == ["8", "3", "1"]
     assert threads(16, 64, variables=("OMP_NUM_THREADS=5",)) == "5"
