@@ -122,11 +122,8 @@ def run_command(
 
     Example: [cyan]tracestill run recipes/demo.yaml --until plan[/], then [cyan]tracestill inspect runs/demo[/]
     """
-    from tracestill.launch.run.runner import stage_position
-
-    last = stage_position(until)
     cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env, elastic)
-    execute(recipe, run_dir, settings, replace, first=0, last=last, cluster=cluster, max_restarts=max_restarts)
+    execute(recipe, run_dir, settings, replace, first="sample", last=until, cluster=cluster, max_restarts=max_restarts)
 
 
 @app.command(rich_help_panel="Single stages")
@@ -350,11 +347,13 @@ def diff_command(
     Example: [cyan]tracestill diff runs/demo runs/hot[/]
     """
     from tracestill.launch.report.diff_runs import diff_runs, show
+    from tracestill.launch.run.stages import compared
     from tracestill.trainer.ranks.console import Terminal
     from tracestill.trainer.recipe.run_directory import RunDirectory
 
     with looking():
-        found = diff_runs(RunDirectory.open(first), RunDirectory.open(second))
+        runs = (RunDirectory.open(first), RunDirectory.open(second))
+        found = diff_runs(*runs, *compared(runs[0].recipe))
     show(found, (str(first), str(second)), Terminal())
 
 

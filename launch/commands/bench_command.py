@@ -135,14 +135,14 @@ def with_data(
     """The run, with its data up to the arm's plan, which is ours alone meanwhile. A run that is there keeps its recipe:
     what ``settings`` change is for the benchmark alone. Raises InputError if they would change its data."""
     from tracestill.launch.commands.execution import locked, open_run
-    from tracestill.launch.run.runner import of_arm, run_stages, stage_position
-    from tracestill.launch.run.stages import plan_works
+    from tracestill.launch.run.runner import of_arm, run_stages
+    from tracestill.launch.run.stages import plan_works, stage_position
     from tracestill.trainer.recipe.run_directory import RECIPE, RunDirectory
 
     asked = open_run(recipe, run_dir, settings)
     if not asked.recipe.for_arm(arm).train.trains:
         raise InputError(f"--arm {arm}: its student is not trained (train: none)")
-    due = [w for w in plan_works(asked) if w.position <= stage_position("plan") and of_arm(asked, w, arm)]
+    due = [w for w in plan_works(asked) if w.position <= stage_position("plan", asked.recipe) and of_arm(asked, w, arm)]
     if (asked.root / RECIPE).exists():
         stale = next((work for work in due if not work.is_current() and work.directory.exists()), None)
         if stale is not None:

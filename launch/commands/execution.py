@@ -36,10 +36,7 @@ def single(
     **training: Any,
 ) -> None:
     """Run one stage; ``training`` as ``execute`` takes it."""
-    from tracestill.launch.run.runner import stage_position
-
-    at = stage_position(stage)
-    execute(recipe, run_dir, settings, replace, first=at, last=at, arm=arm, **training)
+    execute(recipe, run_dir, settings, replace, first=stage, last=stage, arm=arm, **training)
 
 
 def execute(
@@ -48,8 +45,8 @@ def execute(
     settings: list[str] | None,
     replace: bool,
     *,
-    first: int,
-    last: int,
+    first: str,
+    last: str,
     arm: str | None = None,
     resume: str = "auto",
     cluster: Cluster | None = None,
@@ -61,21 +58,21 @@ def execute(
 
     ``recover``: a damaged journal becomes a new one first, with what can be read from it.
     """
-    from tracestill.launch.report.report import report_work
     from tracestill.launch.run.checks import check_works
     from tracestill.launch.run.runner import of_arm, require_inputs, run_stages
-    from tracestill.launch.run.stages import describe_end, plan_works
+    from tracestill.launch.run.stage_spec import How
+    from tracestill.launch.run.stages import describe_end, plan_works, stage_position
     from tracestill.trainer.ranks.console import Terminal, say
 
     console = Terminal(stderr=True)
     asked = open_run(recipe, run_dir, settings)
     own = asked.recipe.for_arm(arm or "traces")
-    works = plan_works(asked, resume=resume, cluster=cluster, max_restarts=max_restarts)
-    works.append(report_work(asked))
-    chosen = [w for w in works if first <= w.position <= last and of_arm(asked, w, arm)]
+    begin, end = (stage_position(name, asked.recipe) for name in (first, last))
+    works = plan_works(asked, How(resume, cluster, max_restarts))
+    chosen = [w for w in works if begin <= w.position <= end and of_arm(asked, w, arm)]
     if arm and not own.train.trains and not chosen:
         raise InputError(f"--arm {arm}: its student is not trained (train: none); `tracestill evaluate` takes it")
-    if first:
+    if begin:
         require_inputs(chosen, works, recipe)
     check_works(asked, chosen, console, resume=resume, cluster=cluster)
     if dry_run:
@@ -93,7 +90,6 @@ def execute(
 
 def evaluate_model(recipe: Path, run_dir: Path | None, settings: list[str] | None, replace: bool, model: str) -> None:
     """Let a model that is no arm, as ``DIR`` or ``NAME=DIR``, answer the held-out questions of a run."""
-    from tracestill.launch.report.report import report_work
     from tracestill.launch.run.runner import require_inputs, run_stages
     from tracestill.launch.run.stages import describe_end, model_work, plan_works
     from tracestill.trainer.ranks.console import Terminal
@@ -106,7 +102,7 @@ def evaluate_model(recipe: Path, run_dir: Path | None, settings: list[str] | Non
     if not plain_name(name):
         raise InputError(f"--model {model}: '{name}' is no name for it; give it one: --model NAME={path}")
     asked = open_run(recipe, run_dir, settings)
-    works = [*plan_works(asked), report_work(asked)]
+    works = plan_works(asked)
     work = model_work(asked, name, Path(path))
     require_inputs([work], [*works, work], recipe)
     console = Terminal(stderr=True)

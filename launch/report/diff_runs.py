@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from tracestill.launch.report.report import gather_training, read_json
 from tracestill.trainer.recipe.run_directory import RunDirectory, differing
 
 NOT_ALIKE = ", otherwise weighted or laid out: no comparison"
-STAGES = ("sample", "select", "tokenizer", "encode", "plan")
 ABSENT = "—"
 Row = tuple[str, Any, Any]  # what, in the first run, in the second
 
 
-def diff_runs(first: RunDirectory, second: RunDirectory) -> dict[str, list[Row]]:
+def diff_runs(
+    first: RunDirectory, second: RunDirectory, data: Sequence[str], others: Sequence[str]
+) -> dict[str, list[Row]]:
     """Rows of each of ``recipe``, ``data``, ``versions`` and ``results`` that differ; results are listed anyway.
+
+    ``data`` names the stages that make data, ``others`` those whose versions count too.
 
     Arms that both runs have are compared. Raises InputError if a file of a finished stage cannot be read.
     """
@@ -30,8 +34,8 @@ def diff_runs(first: RunDirectory, second: RunDirectory) -> dict[str, list[Row]]
     arms = [arm for arm in first.recipe.arm_names() if arm in second.recipe.arm_names()]
     return {
         "recipe": [(name, at(one, name), at(other, name)) for name in differing(one, other)],
-        "data": data_rows(first, second, arms),
-        "versions": different(*(versions(run, arms) for run in (first, second))),
+        "data": data_rows(first, second, arms, data),
+        "versions": different(*(versions(run, arms, (*data, *others)) for run in (first, second))),
         "results": compared(first, second, arms),
     }
 
@@ -57,11 +61,11 @@ def at(recipe: dict[str, Any], name: str) -> Any:
     return value
 
 
-def data_rows(first: RunDirectory, second: RunDirectory, arms: list[str]) -> list[Row]:
+def data_rows(first: RunDirectory, second: RunDirectory, arms: list[str], stages: Sequence[str]) -> list[Row]:
     """A row for each stage whose files differ or that only one has finished, and for each count that differs."""
     rows: list[Row] = []
     seen: set[Path] = set()
-    for stage in STAGES:
+    for stage in stages:
         for arm in arms:
             pair = [run.stage(arm, stage) for run in (first, second)]
             if pair[0] in seen and pair[1] in seen:
@@ -77,10 +81,10 @@ def data_rows(first: RunDirectory, second: RunDirectory, arms: list[str]) -> lis
     return rows
 
 
-def versions(run: RunDirectory, arms: list[str]) -> dict[str, str]:
+def versions(run: RunDirectory, arms: list[str], stages: Sequence[str]) -> dict[str, str]:
     """Distribution -> the versions that the run's stages were made with; usually one."""
     found: dict[str, list[str]] = {}
-    for stage in (*STAGES, "train", "evaluate"):
+    for stage in stages:
         for arm in arms:
             for name, version in ((read_manifest(run.stage(arm, stage)) or {}).get("versions") or {}).items():
                 if version not in found.setdefault(name, []):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import yaml
 
 from tracestill.data_pipeline.guards.visible import in_html
-from tracestill.launch.report.arms import headline, held_out
+from tracestill.launch.report.arms import headline
 from tracestill.launch.report.charts import SERIES, lines, stacked
 from tracestill.launch.report.parts import Found, alike, colour_of, legend, seconds, table, text
 from tracestill.launch.report.style import REJECTED, STYLE
 from tracestill.trainer.preview.page import colour_rules, document, kind_class, kinds_table, notes
 
+Section = Callable[[Found], str]
 PACE = {
     "tokens_per_second": "tokens a second",
     "mfu": "MFU, share of what the devices can reach",
@@ -21,16 +22,37 @@ PACE = {
 }
 
 
-def page(found: Found) -> str:
-    """The whole page for what ``report.gather`` found; parts whose stage has not run are left out, and named."""
-    sections = (headline, held_out, curves, weighting, data, plans, times, traces, provenance)
-    body = "".join(section(found) for section in sections)
+def page(found: Found, sections: Sequence[Section]) -> str:
+    """The whole page for what ``report.gather`` found, with the ``sections`` of its stages; parts whose stage has not
+    run are left out, and named."""
+    body = "".join(section(found) for section in (headline, *sections, times, traces, provenance))
     title, style = in_html(found["name"]), STYLE + colour_rules(*SERIES)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{title}: report</title><style>{style}</style></head><body>{body}</body></html>\n"
     )
+
+
+def training(found: Found) -> str:
+    """How students were trained, and what the weighting does."""
+    return curves(found) + weighting(found)
+
+
+def shown_with_data(found: Found) -> str:
+    """Nothing: ``data`` shows it."""
+    return ""
+
+
+def own_section(name: str) -> Section:
+    """The section of a stage without one: what its summaries say."""
+
+    def section(found: Found) -> str:
+        rows = [[in_html(row["arm"] or "all arms"), text(in_html(row["summary"]))]
+                for row in found["stages"] if row["stage"] == name]  # fmt: skip
+        return f"<h2>{in_html(name)}</h2>{table(['arm', ''], rows)}" if rows else ""
+
+    return section
 
 
 def curves(found: Found) -> str:

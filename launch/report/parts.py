@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tracestill.data_pipeline.guards.visible import in_html
@@ -72,3 +72,11 @@ def seconds(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:.1f} s" if value < 100 else f"{value / 60:.1f} min"
+
+
+def listed(what: str, counts: Mapping[str, int]) -> str:
+    """``; rejected: wrong answer 12, same path 3``, the most frequent first; empty if there is nothing."""
+    found = [
+        f"{name.replace('_', ' ')} {count:,}" for name, count in sorted(counts.items(), key=lambda r: -r[1]) if count
+    ]
+    return f"; {what}: {', '.join(found)}" if found else ""

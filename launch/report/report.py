@@ -6,104 +6,87 @@ import datetime
 import json
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
-from rich.console import Console
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import CONTENTS, is_current, read_manifest, stage, versions, write_json
 from tracestill.data_pipeline.guards.secret import mask_data
 from tracestill.launch.hosts.probe import gpus
-from tracestill.launch.report.page import page
-from tracestill.launch.run.runner import Work
-from tracestill.launch.run.stages import plan_works
-from tracestill.launch.run.training import wall_seconds
-from tracestill.trainer.lock.run_lock import SILENCE, held, remove_if_empty
+from tracestill.launch.report.page import Section, own_section, page
+from tracestill.launch.report.wall_time import wall_seconds
 from tracestill.trainer.metrics.log import LOG, is_of_steps, read_log
 from tracestill.trainer.ranks.cores import usable_cores
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
+if TYPE_CHECKING:
+    from tracestill.launch.run.stage_spec import Work
+
 FORMAT = 1
-REPORT_LOCK = ".lock-report"  # a folder with the lock of the report alone
 CURVE_POINTS = 400  # of each curve; a longer log is thinned evenly, its last line stays
 EXAMPLES = 3  # right answers, and wrong ones, shown of each arm
 THROUGHPUT = ("tokens_per_second", "mfu", "memory_gib")  # null where an older log lacks them
 
 
-def write_report(run: RunDirectory) -> None:
-    """Write report/report.json and report/report.html from the stages that are up to date.
+def write_report(run: RunDirectory, works: Sequence[Work]) -> None:
+    """Write report/report.json and report/report.html from those of the works that are up to date.
 
     Raises InputError if a file of a finished stage cannot be read.
     """
-    found = mask_data(gather(run))
+    found = mask_data(gather(run, works))
     with stage(run.stage("", "report"), "report", {}, {}) as work:
         write_json(work.path / "report.json", found)
-        (work.path / "report.html").write_text(page(found), encoding="utf-8")
+        (work.path / "report.html").write_text(page(found, sections_of(works)), encoding="utf-8")
         work.counts = {"arms": len(found["arms"]), "missing": len(found["missing"])}
 
 
-def report_work(run: RunDirectory) -> Work:
-    """The report takes what is there, so it has no input that must have finished; it is always written anew."""
-
-    def action(label: str, console: Console) -> None:
-        alone = run.root / REPORT_LOCK
-        with held(alone, patience=SILENCE):  # it may be asked for while another command runs
-            write_report(run)
-        remove_if_empty(alone)
-
-    return Work("report", None, run.stage("", "report"), {}, {}, action)
+def sections_of(works: Sequence[Work]) -> list[Section]:
+    """The sections of their stages: what came of the data first, the last stage before the others, then the data."""
+    specs = {work.stage: work.spec for work in works if not work.spec.always}
+    made = [spec for spec in specs.values() if not spec.is_data]
+    ordered = [*reversed(made), *(spec for spec in specs.values() if spec.is_data)]
+    return [spec.section or own_section(spec.name) for spec in ordered]
 
 
-def gather(run: RunDirectory) -> dict[str, Any]:
+def gather(run: RunDirectory, works: Sequence[Work]) -> dict[str, Any]:
     """Everything that the page shows, as JSON.
 
     ``arms`` maps each arm to ``data``, ``plan``, ``train`` and ``evaluation``, each null while its stage has not
     finished or is out of date, and to ``trains``; ``models`` maps every other model that answered the questions to its
-    ``evaluation``; ``missing`` names those stages; ``stages`` lists the seconds that the others took, in training the
-    launcher and all attempts included.
+    ``evaluation``; ``missing`` names those stages; ``stages`` lists the others with their summary and the seconds that
+    they took, in training the launcher and all attempts included.
     """
-    recipe = run.recipe
-    arms: dict[str, Any] = {}
+    recipe, arm_names = run.recipe, run.recipe.arm_names()
+    arms: dict[str, Any] = {arm: {} for arm in arm_names}
     stages: list[dict[str, Any]] = []
     missing: list[str] = []
-    seen: set[Path] = set()
     current: dict[Path, bool] = {}
-    for work in plan_works(run):
-        current[work.directory] = all(current[path] for path in work.inputs.values()) and work.is_current()
-
-    def manifest_of(arm: str, name: str) -> dict[str, Any] | None:
-        directory = run.stage(arm, name)
-        manifest = read_manifest(directory)
-        if directory not in current:  # an arm that is not trained
-            return None
-        if directory not in seen:
-            seen.add(directory)
-            own = arm if run.root / "arms" in directory.parents else None
-            label = f"{name} {own}" if own else name
-            if manifest is None:
-                missing.append(label)
-            elif not current[directory]:
-                missing.append(f"{label} (out of date)")
-            else:
-                seconds = wall_seconds(directory) if name == "train" else None
-                stages.append({"stage": name, "arm": own, "seconds": seconds or manifest.get("seconds")})
-        return manifest if current[directory] else None
-
-    arm_names = recipe.arm_names()
-    sample = manifest_of(arm_names[0], "sample")
-    for name in ("select", "tokenizer", "encode", "plan", "train", "evaluate"):
+    held: dict[Path, dict[str, Any] | None] = {}
+    for work in works:
+        if work.spec.always:
+            continue
+        directory = work.directory
+        manifest = held[directory] = read_manifest(directory)
+        current[directory] = all(current.get(path, True) for path in work.inputs.values()) and work.is_current()
+        if manifest is None or not current[directory]:
+            missing.append(f"{work.label} (out of date)" if manifest else work.label)
+            continue
+        seconds = wall_seconds(directory) or manifest.get("seconds")
+        stages.append({"stage": work.stage, "arm": work.arm, "seconds": seconds, "summary": work.summary()})
+    for stage_name in dict.fromkeys(work.stage for work in works):
         for arm in arm_names:
-            manifest = manifest_of(arm, name)
-            arms.setdefault(arm, {})[name] = manifest
+            directory = run.stage(arm, stage_name)
+            arms[arm][stage_name] = held[directory] if current.get(directory) else None
     return {
         "format": FORMAT,
         "name": recipe.name,
         "seed": recipe.seed,
         "written": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "missing": missing,
-        "sample": (sample or {}).get("counts"),
+        "sample": (arms[arm_names[0]]["sample"] or {}).get("counts"),
         "arms": {arm: gather_arm(run, arm, manifests) for arm, manifests in arms.items()},
         "models": gather_models(run, missing),
         "stages": stages,
@@ -117,8 +100,9 @@ def gather(run: RunDirectory) -> dict[str, Any]:
 def gather_arm(run: RunDirectory, arm: str, manifests: dict[str, Any]) -> dict[str, Any]:
     """The figures of one arm, from the manifests of its stages and the files beside them."""
     recipe = run.recipe.for_arm(arm)
-    encode, plan, train = manifests["encode"], manifests["plan"], run.stage(arm, "train")
-    stale = manifests["train"] is None and read_manifest(train) is not None
+    encode, plan, train = manifests["encode"], manifests.get("plan"), run.stage(arm, "train")
+    trained = manifests.get("train")
+    stale = trained is None and read_manifest(train) is not None
     return {
         "overrides": run.recipe.arms.get(arm, {}),
         "trains": recipe.train.trains,
@@ -130,7 +114,7 @@ def gather_arm(run: RunDirectory, arm: str, manifests: dict[str, Any]) -> dict[s
         "data": encode["counts"] if encode else None,
         "data_warnings": (encode or {}).get("warnings", []),
         "plan": {key: plan[key] for key in ("steps_per_epoch", "epochs", "statistics")} if plan else None,
-        "train": None if stale else gather_training(train, manifests["train"]),
+        "train": None if stale else gather_training(train, trained),
         "preview": None if stale else read_json(train / "preview.json"),
         "evaluation": read_json(run.stage(arm, "evaluate") / "result.json") if manifests["evaluate"] else None,
         "examples": examples(run.stage(arm, "evaluate") / "predictions.parquet") if manifests["evaluate"] else [],

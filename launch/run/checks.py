@@ -13,7 +13,8 @@ from tracestill.data_pipeline.documents.chat_parts import messages_of
 from tracestill.data_pipeline.documents.chat_template import ChatTemplate
 from tracestill.data_pipeline.documents.encode import EncodeConfig, load_layout
 from tracestill.launch.hosts.cluster import Cluster
-from tracestill.launch.run.runner import Work, is_due
+from tracestill.launch.run.runner import is_due
+from tracestill.launch.run.stage_spec import Work
 from tracestill.launch.run.training import can_resume
 from tracestill.launch.start import multinode
 from tracestill.launch.start.deepspeed_command import check_ranks, count_gpus, devices, ranks_here

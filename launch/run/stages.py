@@ -1,162 +1,108 @@
-"""What each stage of a run reads, writes and is decided by: the pieces of work of a whole run, in order."""
+"""The registry of stages, in their order, and the pieces of work that they are in a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.base.places import claim
-from tracestill.data_pipeline.base.stage import CONTENTS, missing_files, read_manifest
-from tracestill.data_pipeline.documents import encode
-from tracestill.data_pipeline.plan import plan_stage
-from tracestill.data_pipeline.sampling import sample
-from tracestill.data_pipeline.selection import selection
-from tracestill.data_pipeline.tokens import tokenizer
-from tracestill.launch.hosts.cluster import Cluster
-from tracestill.launch.run.progress import bar
-from tracestill.launch.run.runner import Work
-from tracestill.launch.run.training import train_arm
-from tracestill.trainer.checkpoint.files import CHECKPOINTS, remove_all, written
-from tracestill.trainer.recipe.run_directory import STAGES, RunDirectory
+from tracestill.data_pipeline.base.kinds import nearest
+from tracestill.data_pipeline.base.stage import CONTENTS, read_manifest
+from tracestill.launch.report.report import write_report
+from tracestill.launch.run.data_stages import DATA_STAGES
+from tracestill.launch.run.own_stages import own_options, own_stage
+from tracestill.launch.run.stage_spec import Case, How, StageSpec, Work
+from tracestill.launch.run.student_stages import EVALUATE, TRAIN, ask_model
+from tracestill.trainer.lock.run_lock import SILENCE, held, remove_if_empty
+from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe
+from tracestill.trainer.recipe.run_directory import RunDirectory
+
+REPORT_LOCK = ".lock-report"  # a folder with the lock of the report alone
 
 
-def plan_works(
-    run: RunDirectory, *, resume: str = "auto", cluster: Cluster | None = None, max_restarts: int = 0
-) -> list[Work]:
-    """Every directory that the stages before the report write, in an order in which inputs come first.
+def do_report(work: Work, console: Console) -> None:
+    alone = work.case.run.root / REPORT_LOCK
+    with held(alone, patience=SILENCE):  # it may be asked for while another command runs
+        write_report(work.case.run, work.case.before)
+    remove_if_empty(alone)
 
-    Students are trained on the hosts of ``cluster``, or on this one, and started again as ``train_arm`` does.
+
+def reported(manifest: Mapping[str, Any], directory: Path) -> str:
+    missing = manifest["counts"]["missing"]
+    return f"written, {missing} stage(s) missing in it" if missing else "written"
+
+
+STAGES = (
+    *DATA_STAGES,
+    TRAIN,
+    EVALUATE,
+    StageSpec("report", lambda case: ({}, {}), do_report, reported, per_arm=False, always=True),
+)
+
+
+def stages_of(recipe: Recipe | None = None) -> list[StageSpec]:
+    """The stages of a recipe in their order: those built in, and its own behind the ones that they follow.
+
+    Raises InputError for a name that is taken, one that is unknown, and what is no stage.
+    """
+    found = list(STAGES)
+    for name, own in (recipe.stages if recipe else {}).items():
+        names = [spec.name for spec in found]
+        if name in names:
+            raise InputError(f"stages.{name}: is the name of a built-in stage; choose another")
+        if own.after not in names[:-1]:
+            raise InputError(f"stages.{name}.after: no stage '{own.after}' before it{nearest(own.after, names[:-1])}")
+        found.insert(names.index(own.after) + 1, own_stage(name, own))
+    return found
+
+
+def compared(recipe: Recipe) -> tuple[list[str], list[str]]:
+    """The stages that make data, and the others: what two runs are compared by."""
+    specs = [spec for spec in stages_of(recipe) if not spec.always]
+    return [spec.name for spec in specs if spec.is_data], [spec.name for spec in specs if not spec.is_data]
+
+
+def command_names(recipe: Recipe | None = None) -> list[str]:
+    """What ``--until`` takes, in the order of stages."""
+    return list(dict.fromkeys(spec.does_it for spec in stages_of(recipe)))
+
+
+def stage_position(name: str, recipe: Recipe | None = None) -> int:
+    """Place of a stage in the order of stages. Raises InputError naming the nearest known stage."""
+    names = command_names(recipe)
+    if name not in names:
+        raise InputError(f"unknown stage '{name}'{nearest(name, names)}")
+    return names.index(name)
+
+
+def plan_works(run: RunDirectory, how: How = How()) -> list[Work]:
+    """Every directory that the stages of a run write, the report last, in an order in which inputs come first.
 
     Raises InputError if a file that the recipe names (questions, tokenizer) cannot be read.
     """
-    arms = run.recipe.arm_names()
-    trained = [arm for arm in arms if run.recipe.for_arm(arm).train.trains]
-    makers: list[Callable[[str], Work]] = [
-        lambda arm: select_work(run, arm),
-        lambda arm: tokenizer_work(run, arm),
-        lambda arm: encode_work(run, arm),
-        lambda arm: plan_work(run, arm),
-        lambda arm: train_work(run, arm, resume, cluster, max_restarts),
-        lambda arm: evaluate_work(run, arm),
-    ]
-    owners = [arms, arms, arms, trained, trained, arms]  # an arm that is not trained needs no plan
     found: dict[Path, Work] = {}
-    works = [make(arm) for make, of in zip(makers, owners, strict=True) for arm in of]
-    for work in [sample_work(run), *works]:
-        found.setdefault(work.directory, work)  # a shared one comes from the first arm
+    names = command_names(run.recipe)
+    for spec in stages_of(run.recipe):
+        for arm in run.recipe.arm_names() if spec.per_arm else [MAIN_ARM]:
+            if spec.needed(run.for_arm(arm)):
+                options = own_options(run.recipe.stages.get(spec.name), spec)
+                case = Case(run, arm, options, how, tuple(found.values()))
+                work = work_of(spec, case, names.index(spec.does_it))
+                found.setdefault(work.directory, work)  # a shared one comes from the first arm
     return list(found.values())
 
 
-def sample_work(run: RunDirectory) -> Work:
-    recipe = run.recipe
-
-    def action(label: str, console: Console) -> None:
-        with bar(label, console) as progress:
-            sample.run(
-                recipe.questions,
-                recipe.sample,
-                seed=recipe.seed,
-                directory=run.stage("", "sample"),
-                journal=run.journal,
-                kinds=recipe.span_kinds(),
-                progress=progress.set,
-                memory=run.memory,
-            )
-
-    config = sample.stage_config(recipe.questions, recipe.sample, recipe.seed, run.memory)
-    return Work("sample", None, run.stage("", "sample"), config, {}, action)
-
-
-def select_work(run: RunDirectory, arm: str) -> Work:
-    own, source, directory = run.recipe.for_arm(arm), run.stage(arm, "sample"), run.stage(arm, "select")
-
-    def action(label: str, console: Console) -> None:
-        with bar(label, console) as progress:
-            selection.run(own.select, directory=directory, sample=source, progress=progress.set, memory=run.memory)
-
-    name = arm_of(run, directory, arm)
-    return Work("select", name, directory, selection.stage_config(own.select, run.memory), {"sample": source}, action)
-
-
-def tokenizer_work(run: RunDirectory, arm: str) -> Work:
-    own, directory = run.recipe.for_arm(arm), run.stage(arm, "tokenizer")
-    where = {"sample": run.stage(arm, "sample"), "select": run.stage(arm, "select")}
-    plain = own.encode.template != "chat"
-
-    def action(label: str, console: Console) -> None:
-        with bar(label, console):  # SentencePiece does not tell how far it is
-            tokenizer.run(own.encode.tokenizer, directory, **where, plain=plain)
-
-    config = tokenizer.stage_config(own.encode.tokenizer, plain)
-    return Work("tokenizer", arm_of(run, directory, arm), directory, config, where, action)
-
-
-def encode_work(run: RunDirectory, arm: str) -> Work:
-    own, directory, kinds = run.recipe.for_arm(arm), run.stage(arm, "encode"), run.recipe.for_arm(arm).span_kinds()
-    inputs = {name: run.stage(arm, name) for name in ("sample", "select", "tokenizer")}
-    given = own.encode.tokenizer
-    checked = own.encode.template == "chat" and given.path is not None and not given.add_symbols
-    if checked and not own_modules.is_looking():
-        assert given.path is not None
-        encode.load_layout(own.encode, given.path)  # refuses a template before any work is done
-
-    def action(label: str, console: Console) -> None:
-        with bar(label, console) as progress:
-            encode.run(own.encode, kinds, own.plan, directory, **inputs, progress=progress.set)
-
-    config = encode.stage_config(own.encode, kinds, own.plan)
-    return Work("encode", arm_of(run, directory, arm), directory, config, inputs, action)
-
-
-def plan_work(run: RunDirectory, arm: str) -> Work:
-    own, directory, source = run.recipe.for_arm(arm), run.stage(arm, "plan"), run.stage(arm, "encode")
-    length = {"steps": own.train.steps, "epochs": own.train.epochs}
-
-    def action(label: str, console: Console) -> None:
-        with bar(label, console) as progress:
-            plan_stage.run(directory, source, own.plan, seed=own.seed, **length, progress=progress.set)
-
-    config = plan_stage.stage_config(own.plan, seed=own.seed, **length)
-    return Work("plan", arm_of(run, directory, arm), directory, config, {"encode": source}, action)
-
-
-def train_work(run: RunDirectory, arm: str, resume: str, cluster: Cluster | None, max_restarts: int) -> Work:
-    config, inputs = run.train_stage(arm)
-
-    def action(label: str, console: Console) -> None:
-        train_arm(run, arm, label, console, resume=resume, cluster=cluster, max_restarts=max_restarts)
-
-    directory, keep = run.stage(arm, "train"), run.for_arm(arm).train.keep
-    tidy = None if keep else lambda: drop_checkpoints(directory)
-    return Work("train", arm, directory, config, inputs, action, tidy)
-
-
-def drop_checkpoints(train: Path) -> str:
-    """Delete the checkpoints of a finished training whose export is whole; what was deleted, in words."""
-    folder = train / CHECKPOINTS
-    found = written(folder)
-    if not found or missing_files(train):
-        return ""
-    claim(folder)  # it may have become a link since
-    size = sum(path.stat().st_size for held in found for path in held.rglob("*") if path.is_file())
-    remove_all(folder)
-    return f"; its checkpoints are deleted (train.keep: 0), {size / 1e9:.2f} GB"
-
-
-def evaluate_work(run: RunDirectory, arm: str) -> Work:
-    config, inputs = run.evaluate_stage(arm)
-
-    def action(label: str, console: Console) -> None:
-        from tracestill.trainer.evaluation import evaluate
-
-        with bar(label, console, "tokens") as progress:
-            evaluate.run(run, arm, progress.set)
-
-    return Work("evaluate", arm, run.stage(arm, "evaluate"), config, inputs, action)
+def work_of(spec: StageSpec, case: Case, position: int) -> Work:
+    shared = case.run.root / spec.name  # who only looks at a run does not know whether a stage of its own is
+    per_arm = spec.per_arm and not (spec.is_unseen and shared.exists())
+    directory = case.run.stage(case.arm, spec.name) if per_arm else shared
+    config, inputs = spec.identity(case)
+    arm = case.arm if (case.run.root / "arms") in directory.parents else None
+    return Work(spec, case, position, directory, arm, config, inputs)
 
 
 def model_work(run: RunDirectory, name: str, model: Path) -> Work:
@@ -170,26 +116,22 @@ def model_work(run: RunDirectory, name: str, model: Path) -> Work:
         raise InputError(
             f"--model {model}: '{name}' is {held['model']} in this run; give it a name: --model NAME={model}"
         )
-
-    def action(label: str, console: Console) -> None:
-        from tracestill.trainer.evaluation import evaluate
-
-        with bar(label, console, "tokens") as progress:
-            evaluate.run_model(run, name, model, progress.set)
-
-    return Work("evaluate", name, run.model(name), config, inputs, action)
-
-
-def arm_of(run: RunDirectory, directory: Path, arm: str) -> str | None:
-    """The arm that a directory belongs to; None if the arms share it."""
-    return arm if (run.root / "arms") in directory.parents else None
+    spec, at = replace(EVALUATE, do=ask_model(model)), stage_position(EVALUATE.name, run.recipe)
+    return Work(spec, Case(run, name), at, run.model(name), name, config, inputs)
 
 
 def describe_end(run: RunDirectory, works: list[Work], console: Console) -> None:
     """What to look at, or to do, after the work."""
-    last = max((work.position for work in works), default=0)
-    if STAGES[last] == "report":
-        text = f"report: {run.stage('', 'report') / 'report.html'}"
+    names = command_names(run.recipe)
+    last = names[max((work.position for work in works), default=0)]
+    if last == names[-1]:
+        text = f"report: {run.root / last / 'report.html'}"
     else:
-        text = f"next: tracestill {STAGES[last + 1]} {run.root}"
+        text = f"next: {command_for(names[names.index(last) + 1], run.root)}"
     console.print(text, style="bold", highlight=False, soft_wrap=True)
+
+
+def command_for(name: str, run: Path) -> str:
+    """The command that does a stage: one of a recipe's own has none but ``run``."""
+    built_in = any(name == spec.does_it for spec in STAGES)
+    return f"tracestill {name} {run}" if built_in else f"tracestill run {run} --until {name}"

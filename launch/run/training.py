@@ -12,8 +12,9 @@ from rich.console import Console
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
-from tracestill.data_pipeline.base.stage import MANIFEST, identity, is_current, same, write_json
+from tracestill.data_pipeline.base.stage import MANIFEST, identity, is_current, same
 from tracestill.launch.hosts.cluster import Cluster, what_is_left
+from tracestill.launch.report.wall_time import add_seconds
 from tracestill.launch.run.progress import Bar, bar
 from tracestill.launch.run.restarts import Restarts, beginning, explained, newest
 from tracestill.launch.run.stop_signals import StoppedEarly, stop_on_signals, what_is_saved
@@ -27,7 +28,6 @@ from tracestill.trainer.metrics.log import LOG, Tail, is_of_steps
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 CONSOLE_LOG = "console.log"
-TIMES = "launch.json"  # seconds of all attempts; the ranks delete it when they begin anew
 
 
 def train_arm(
@@ -136,20 +136,6 @@ def raise_if_stopped(run: RunDirectory, arm: str, directory: Path) -> None:
         f"training of {arm} stopped after step {found['step']} of {found['steps']} ({found['reason']}) and is saved; "
         f"go on with `tracestill train {run.root} --arm {arm} --resume auto`"
     )
-
-
-def add_seconds(directory: Path, seconds: float) -> None:
-    """Add what an attempt took to what its predecessors did."""
-    if directory.is_dir():
-        write_json(directory / TIMES, {"seconds": round((wall_seconds(directory) or 0.0) + seconds, 3)})
-
-
-def wall_seconds(directory: Path) -> float | None:
-    """Seconds that the attempts of a training took, launcher and imports included; None if that was not measured."""
-    try:
-        return float(json.loads((directory / TIMES).read_text(encoding="utf-8"))["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def can_resume(run: RunDirectory, arm: str) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tracestill.data_pipeline.base.stage import Stage, identity, stage, write_manifest
-from tracestill.launch.run.stages import plan_works
+from tracestill.data_pipeline.base.stage import Stage, identity, read_manifest, stage, write_manifest
+from tracestill.launch.report.report import gather, write_report
+from tracestill.launch.run.stages import STAGES, plan_works
 from tracestill.trainer.recipe.recipe import Recipe, build
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
@@ -52,7 +54,20 @@ def run_data_stages(run: RunDirectory) -> None:
 
     for work in plan_works(run):
         if work.stage in ("sample", "select", "tokenizer", "encode", "plan"):
-            work.action(work.label, Console(quiet=True))
+            work.spec.do(work, Console(quiet=True))
+
+
+def summary(name: str, directory: Path) -> str:
+    """The line about a finished stage."""
+    return next(spec for spec in STAGES if spec.name == name).summary(read_manifest(directory) or {}, directory)
+
+
+def gathered(run: RunDirectory) -> dict[str, Any]:
+    return gather(run, plan_works(run))
+
+
+def report(run: RunDirectory) -> None:
+    write_report(run, plan_works(run))
 
 
 def write_train(run: RunDirectory, arm: str, steps: int = 40, *, finished: bool = True) -> None:

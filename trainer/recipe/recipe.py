@@ -25,6 +25,7 @@ from tracestill.data_pipeline.sampling.teachers import is_own
 from tracestill.data_pipeline.selection.record_weights import own_module as weigher
 from tracestill.data_pipeline.selection.selection import SelectConfig
 from tracestill.trainer.recipe import deepspeed_keys
+from tracestill.trainer.recipe.own_stage import OwnStage
 from tracestill.trainer.recipe.settings import GENERATION, UNTRAINED, EvaluateConfig, StudentConfig, TrainConfig
 from tracestill.trainer.recipe.student_settings import check_together, own_attention
 from tracestill.trainer.weighting import WeightingConfig, is_out_of_sight, make_weighting, own_module
@@ -38,6 +39,7 @@ EXPECTED = {  # where nothing stands after the colon
     "tuple_type": "is empty (null), expected a list",
     "list_type": "is empty (null), expected a list",
 }
+TAKEN = ("arms", "bench", "launch", "models")  # folders of a run that no stage writes
 FOLDER = "recipe_folder.txt"  # in a run: the folder that its recipe was read from, if modules of it are used
 
 
@@ -59,6 +61,7 @@ class Recipe(BaseModel):
     train: TrainConfig = Field(description="how it is trained, measured and saved; none: not at all, a baseline")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="how held-out questions are asked")
     deepspeed: dict[str, Any] = Field({}, description="merged into the generated DeepSpeed config")
+    stages: dict[str, OwnStage] = Field({}, description="stages of your own: name -> what it does, and when")
     arms: dict[str, dict[str, Any]] = Field({}, description="arm name -> overrides of this recipe")
 
     @field_validator("name")
@@ -98,10 +101,13 @@ class Recipe(BaseModel):
                     "train.metric chooses by validation documents: set questions.validation and sample.test_samples "
                     "(choosing by the test questions would spoil them)"
                 )
+        for name in self.stages:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in TAKEN:
+                raise ValueError(f"stages: '{name}' is no name for a stage (small letters, digits, '_'), or is taken")
         for arm, overrides in self.arms.items():
             if not plain_name(arm) or arm == MAIN_ARM:
                 raise ValueError(f"arms: '{arm}' is no name for an arm (letters, digits, '.', '_', '-'; not 'traces')")
-            for key in {"name", "seed", "kinds", "questions", "sample", "arms"} & overrides.keys():
+            for key in {"name", "seed", "kinds", "questions", "sample", "stages", "arms"} & overrides.keys():
                 raise ValueError(f"arms.{arm}.{key}: arms of a run share it; use a recipe of its own instead")
         return self
 
@@ -140,6 +146,7 @@ def own_modules_of(recipe: Recipe) -> dict[str, str]:
     teachers = enumerate(recipe.sample.teachers)
     found |= {f"sample.teachers.{position}.use": teacher.use for position, teacher in teachers if teacher.use}
     found = {field: module for field, module in found.items() if is_own(module)}
+    found |= {f"stages.{name}.use": stage.use.partition(":")[0] for name, stage in recipe.stages.items()}
     for arm in recipe.arm_names():
         own, prefix = recipe.for_arm(arm), "" if arm == MAIN_ARM else f"arms.{arm}."
         named = {"weighting.use": own_module(own.weighting.use), "select.weight": weigher(own.select.weight)}

@@ -19,7 +19,6 @@ from tracestill.trainer.recipe.student_settings import own_attention
 from tracestill.trainer.weighting import is_out_of_sight, own_module
 
 RECIPE = "recipe.yaml"
-STAGES = ("sample", "select", "encode", "plan", "train", "evaluate", "report")
 BASE = "student.pretrained"
 BOUNDS = {"questions.max_rejected", "sample.max_rejected"}  # decide whether a stage goes on, not what it writes
 BEFORE_A_RECIPE = (".lock", MEMORY, f".{RECIPE}.", ".tracestill-")  # how names begin that a run has before its recipe

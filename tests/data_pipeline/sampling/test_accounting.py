@@ -7,6 +7,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from fake_run import summary
 from their_tasks.hostile import SAID, deep
 
 from tracestill.data_pipeline.base.errors import InputError
@@ -18,7 +19,6 @@ from tracestill.data_pipeline.sampling.questions import QuestionsConfig, make_qu
 from tracestill.data_pipeline.sampling.rejected import SCHEMA
 from tracestill.data_pipeline.sampling.sample import SampleConfig, run
 from tracestill.launch.report.page import accounts
-from tracestill.launch.run.summary import summary
 
 HERE = Path(__file__).parent
 

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from tracestill.data_pipeline.guards.visible import HIDDEN, visible
 from tracestill.launch import cli
-from tracestill.launch.report.report import report_work
 from tracestill.launch.run import training
 from tracestill.launch.run.runner import run_stages
+from tracestill.launch.run.stages import plan_works
 from tracestill.trainer.ranks.console import Terminal
 from tracestill.trainer.recipe.recipe import dump_recipe, load_recipe
 
@@ -109,7 +109,7 @@ def test_the_report_shows_it_too(tmp_path, monkeypatch):
     run = claim(tmp_path / NAME)
     write_train(run, "traces", finished=False)
     console = Terminal(file=io.StringIO(), width=400)
-    work = report_work(run)
+    work = plan_works(run)[-1]
     run_stages([work], console)
     clean(console.file.getvalue())
     page = Shown()

@@ -5,6 +5,11 @@ from typer.testing import CliRunner
 
 from tracestill.launch import cli
 from tracestill.launch.report.diff_runs import change, diff_runs, show
+from tracestill.launch.run.stages import compared
+
+
+def diff(first, second):
+    return diff_runs(first, second, *compared(first.recipe))
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +39,14 @@ def names(rows):
 
 
 def test_a_run_differs_in_nothing_from_itself(runs):
-    found = diff_runs(runs[0], runs[0])
+    found = diff(runs[0], runs[0])
     assert (found["recipe"], found["data"], found["versions"]) == ([], [], [])
     assert all(a == b for _, a, b in found["results"])
     assert names(found["results"])["traces: accuracy"] == (0.25, 0.25)
 
 
 def test_recipe_data_and_results_are_compared(runs):
-    found = diff_runs(*runs)
+    found = diff(*runs)
     recipe = names(found["recipe"])
     assert recipe["plan.capacity"] == (256, 300)
     assert recipe["weighting.weights.trace"] == ("—", 2.0)
@@ -56,11 +61,11 @@ def test_recipe_data_and_results_are_compared(runs):
 
 
 def test_a_weighted_loss_has_no_difference_to_one_of_another_weighting(runs):
-    (row,) = [row for row in diff_runs(*runs)["results"] if row[0].startswith("traces: training loss")]
+    (row,) = [row for row in diff(*runs)["results"] if row[0].startswith("traces: training loss")]
     assert row[0] == "traces: training loss, otherwise weighted or laid out: no comparison"
     assert row[1] is not None
     assert change(*row) == ""
-    (row,) = [row for row in diff_runs(runs[0], runs[0])["results"] if row[0].startswith("traces: training loss")]
+    (row,) = [row for row in diff(runs[0], runs[0])["results"] if row[0].startswith("traces: training loss")]
     assert change(*row) == "="
 
 
@@ -74,7 +79,7 @@ def test_versions_come_from_the_manifests(runs, tmp_path):
     text = manifest.read_text()
     start = text.index('"numpy": "') + len('"numpy": "')
     manifest.write_text(text[:start] + "0.1" + text[text.index('"', start) :])
-    rows = names(diff_runs(runs[0], RunDirectory.open(tmp_path / "old"))["versions"])
+    rows = names(diff(runs[0], RunDirectory.open(tmp_path / "old"))["versions"])
     assert rows.keys() == {"numpy"}
     assert "0.1" in rows["numpy"][1]
     assert "0.1" not in rows["numpy"][0]
@@ -82,7 +87,7 @@ def test_versions_come_from_the_manifests(runs, tmp_path):
 
 def test_a_stage_that_only_one_run_has_is_absent_in_the_other(runs, tmp_path):
     bare = claim(tmp_path / "bare")
-    found = diff_runs(runs[0], bare)
+    found = diff(runs[0], bare)
     assert {b for name, _, b in found["data"]} == {"—"}
     assert names(found["results"])["traces: accuracy"] == (0.25, "—")
 

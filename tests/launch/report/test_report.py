@@ -6,15 +6,25 @@ import shutil
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from fake_run import HOSTILE, KINDS, claim, mini_recipe, run_data_stages, write_evaluation, write_train
+from fake_run import (
+    HOSTILE,
+    KINDS,
+    claim,
+    gathered,
+    mini_recipe,
+    report,
+    run_data_stages,
+    summary,
+    write_evaluation,
+    write_train,
+)
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import stage
 from tracestill.launch.report import charts
 from tracestill.launch.report.page import data
-from tracestill.launch.report.report import gather, gather_training, thin, write_report
-from tracestill.launch.run.summary import summary
-from tracestill.launch.run.training import add_seconds
+from tracestill.launch.report.report import gather_training, thin
+from tracestill.launch.report.wall_time import add_seconds
 
 VOID = ("meta", "br", "img", "hr")
 
@@ -72,7 +82,7 @@ def test_whole_run(run):
     for arm, accuracy in (("traces", 0.875), ("answers_only", 0.125)):
         write_train(run, arm)
         write_evaluation(run, arm, accuracy)
-    write_report(run)
+    report(run)
     found = json.loads((run.root / "report" / "report.json").read_text())
     assert found["missing"] == []
     assert {arm: row["evaluation"]["accuracy"] for arm, row in found["arms"].items()} == {
@@ -165,7 +175,7 @@ def finished(run, accuracies, **losses):
             row["loss"] = losses.get(arm, 1.0)
             row |= {"loss_low": row["loss"] - 0.1, "loss_high": row["loss"] + 0.1}
         path.write_text(json.dumps(result))
-    write_report(run)
+    report(run)
     return (run.root / "report" / "report.html").read_text()
 
 
@@ -188,7 +198,7 @@ def test_an_older_result_without_intervals_has_no_best_loss(run):
     for arm, accuracy in (("traces", 0.2), ("answers_only", 0.9)):
         write_train(run, arm)
         write_evaluation(run, arm, accuracy)
-    write_report(run)
+    report(run)
     page = (run.root / "report" / "report.html").read_text()
     assert not any("best" in cell for row in cells(page, "Held-out loss by span kind") for cell in row)
 
@@ -253,11 +263,11 @@ def test_before_and_after_stand_in_one_table(tmp_path):
     assert [re.sub(r"<.*?>", "", row[2]) for row in rows] == ["12.5%", "10.0%3 not asked", "75.0%"]
     assert [re.sub(r"<.*?>", "", row[7]) for row in rows] == ["none", "none", "40"]
     (tmp_path / "config.json").write_text("{}")  # the model was edited after it had answered
-    assert gather(run)["models"].keys() == {"instruct"}
+    assert gathered(run)["models"].keys() == {"instruct"}
     changed = claim(run.root, mini_recipe(arms={"before": {"train": "none"}}, evaluate={"questions": 3}), replace=True)
-    assert "evaluate instruct (out of date)" in gather(changed)["missing"]
+    assert "evaluate instruct (out of date)" in gathered(changed)["missing"]
     (run.stage("", "sample") / "manifest.json").unlink()
-    assert gather(run)["models"] == {}
+    assert gathered(run)["models"] == {}
 
 
 def test_tables_fit_1200_pixels(tmp_path):
@@ -277,7 +287,7 @@ def test_tables_fit_1200_pixels(tmp_path):
 
 def test_what_has_not_run_is_named(run):
     write_train(run, "traces", finished=False)
-    write_report(run)
+    report(run)
     found = json.loads((run.root / "report" / "report.json").read_text())
     assert found["missing"] == ["train traces", "train answers_only", "evaluate traces", "evaluate answers_only"]
     assert found["arms"]["traces"]["train"]["finished"] is False
@@ -293,7 +303,7 @@ def test_what_is_out_of_date_is_named_and_not_shown(run):
         write_train(run, arm)
         write_evaluation(run, arm, 0.875)
     changed = mini_recipe(train={"steps": 40, "ranks": 1, "lr": 0.5}, evaluate={"temperature": 0.5})
-    found = gather(claim(run.root, changed, replace=True))
+    found = gathered(claim(run.root, changed, replace=True))
     stages = [f"{stage} {arm}" for stage in ("train", "evaluate") for arm in ("traces", "answers_only")]
     assert found["missing"] == [f"{name} (out of date)" for name in stages]
     assert {row["stage"] for row in found["stages"]} == {"sample", "select", "tokenizer", "encode", "plan"}
@@ -303,7 +313,7 @@ def test_what_is_out_of_date_is_named_and_not_shown(run):
 
 
 def test_what_comes_from_stale_data_is_stale(run):
-    found = gather(claim(run.root, mini_recipe(select={"max_per_question": 1}), replace=True))
+    found = gathered(claim(run.root, mini_recipe(select={"max_per_question": 1}), replace=True))
     assert [name.partition(" ")[0] for name in found["missing"] if name.endswith("(out of date)")] == [
         *("select", "tokenizer", "encode", "encode", "plan", "plan"),
     ]
@@ -313,14 +323,14 @@ def test_training_time_holds_launcher_and_all_attempts(run):
     write_train(run, "traces")
     add_seconds(run.stage("traces", "train"), 40.0)
     add_seconds(run.stage("traces", "train"), 2.5)
-    found = gather(run)
+    found = gathered(run)
     assert [row["seconds"] for row in found["stages"] if row["stage"] == "train"] == [42.5]
     assert found["arms"]["traces"]["train"]["seconds"] == 42.5
 
 
 def test_nothing_has_run(tmp_path):
     run = claim(tmp_path / "run")
-    write_report(run)
+    report(run)
     text = check_page((run.root / "report" / "report.html").read_text())
     assert "sample" in text
     assert "Data" not in text
@@ -332,7 +342,7 @@ def test_a_broken_result_is_named(run):
     path = run.stage("traces", "evaluate") / "result.json"
     path.write_text("{")
     with pytest.raises(InputError, match=re.escape(str(path))):
-        gather(run)
+        gathered(run)
 
 
 def test_thinning_keeps_the_last_line():
@@ -383,7 +393,7 @@ def test_a_thinned_curve_keeps_its_last_point(count, limit):
 
 
 def test_what_is_never_predicted_is_no_target(run):
-    found = gather(run)
+    found = gathered(run)
     targets = found["arms"]["traces"]["data"]["splits"]["train"]["targets"]
     targets["pad"] = 7  # an encoder-decoder's questions
     text = data(found)

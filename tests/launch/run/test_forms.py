@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from distributed_support import environment
-from fake_run import RECIPE, STUDENT, claim, mini_recipe
+from fake_run import RECIPE, STUDENT, claim, mini_recipe, summary
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -23,7 +23,6 @@ from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.launch.report.inspect_run import Shown, inspect_run
 from tracestill.launch.run.stages import plan_works
-from tracestill.launch.run.summary import SUMMARIES
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 LIMIT = 100
@@ -97,7 +96,7 @@ def test_the_student_of_a_chat_learns_its_form(run: Path) -> None:
         assert row["trace_tokens"] > 0
     about = read_manifest(run / "arms/traces/encode")
     assert about["form"]["trace_given_as"] == "reasoning_content"
-    told = SUMMARIES["encode"](about, run / "arms/traces/encode")
+    told = summary("encode", run / "arms/traces/encode")
     assert told.endswith(f"; noted: straddling tokens {about['counts']['notes']['straddling_tokens']:,}")
     export = run / "arms/traces/train/export"
     stops = json.loads((export / "generation_config.json").read_text())["eos_token_id"]

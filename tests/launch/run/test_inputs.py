@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.stage import differences, identity, is_current
 from tracestill.launch import cli
-from tracestill.launch.report.report import report_work
 from tracestill.launch.run.runner import is_due
 from tracestill.launch.run.stages import plan_works
 from tracestill.trainer.recipe.recipe import load_recipe
@@ -229,7 +228,7 @@ def test_arms_with_equal_data_share_one_token_store_and_plan(tmp_path):
 def test_files_deleted_to_make_room_are_made_again_where_somebody_reads_them(tmp_path):
     run = trained(tmp_path)
     write_evaluation(run, "traces", 0.5)
-    works = {work.stage: work for work in [*plan_works(run), report_work(run)]}
+    works = {work.stage: work for work in plan_works(run)}
     order = list(works.values())
 
     def due() -> list[str]:

@@ -6,12 +6,11 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from fake_run import RECIPE, claim, mini_recipe
+from fake_run import RECIPE, claim, mini_recipe, report
 from lossy_tokenizer import made
 from rich.console import Console
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.launch.report.report import write_report
 from tracestill.launch.run.runner import run_stages
 from tracestill.launch.run.stages import plan_works
 
@@ -22,7 +21,7 @@ def encode(root: Path, **changes: object) -> tuple[Path, str]:
     run = claim(root / "run", mini_recipe(encode=keys, arms={}))
     console = Console(file=StringIO(), width=4000)
     run_stages([w for w in plan_works(run) if w.stage in ("sample", "select", "tokenizer", "encode")], console)
-    write_report(run)
+    report(run)
     return root / "run", console.file.getvalue()
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import identity
 from tracestill.launch import cli
+from tracestill.launch.report.wall_time import wall_seconds
 from tracestill.launch.run import progress as progress_module
 from tracestill.launch.run import stop_signals, training
 from tracestill.launch.run.progress import bar, short
@@ -86,7 +87,7 @@ def test_the_time_of_all_attempts_is_kept(run, launched, monkeypatch):
     for total in (1.5, 3.0):
         with pytest.raises(deepspeed_command.TrainingFailed):
             training.train_arm(run, "traces", "train", Console(quiet=True), resume="auto")
-        assert training.wall_seconds(directory) == total
+        assert wall_seconds(directory) == total
 
 
 @pytest.mark.parametrize("resume", ["auto", "must"])

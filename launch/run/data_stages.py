@@ -1,0 +1,162 @@
+"""The stages that make data, from the questions to the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tracestill.data_pipeline.base import own_modules
+from tracestill.data_pipeline.documents import encode
+from tracestill.data_pipeline.plan import plan_stage
+from tracestill.data_pipeline.sampling import sample
+from tracestill.data_pipeline.selection import selection
+from tracestill.data_pipeline.tokens import tokenizer
+from tracestill.launch.report import page
+from tracestill.launch.report.parts import listed
+from tracestill.launch.run.progress import bar
+from tracestill.launch.run.stage_spec import Case, Identity, StageSpec, Work
+from tracestill.trainer.recipe.recipe import Recipe
+
+Manifest = Mapping[str, Any]
+
+
+def sample_identity(case: Case) -> Identity:
+    recipe = case.run.recipe
+    return sample.stage_config(recipe.questions, recipe.sample, recipe.seed, case.run.memory), {}
+
+
+def do_sample(work: Work, console: Console) -> None:
+    run = work.case.run
+    with bar(work.label, console) as progress:
+        sample.run(
+            run.recipe.questions,
+            run.recipe.sample,
+            seed=run.recipe.seed,
+            directory=work.directory,
+            journal=run.journal,
+            kinds=run.recipe.span_kinds(),
+            progress=progress.set,
+            memory=run.memory,
+        )
+
+
+def sampled(manifest: Manifest, directory: Path) -> str:
+    counts = manifest["counts"]
+    validation = f", {counts['validation_questions']:,} validation" if "validation_questions" in counts else ""
+    lines = listed("questions rejected", counts.get("source", {}).get("rejected", {}))
+    return (
+        f"{counts['train_questions']:,} training{validation} and {counts['test_questions']:,} held-out questions, "
+        f"{counts['out']:,} records ({counts['from_journal']:,} from the journal)"
+        f"{listed('rejected', counts.get('rejected', {}))}{lines}"
+    )
+
+
+def do_select(work: Work, console: Console) -> None:
+    select, memory = work.case.recipe.select, work.case.run.memory
+    with bar(work.label, console) as progress:
+        selection.run(select, directory=work.directory, **work.inputs, progress=progress.set, memory=memory)
+
+
+def selected(manifest: Manifest, directory: Path) -> str:
+    counts = manifest["counts"]
+    weightless = f", {counts['weightless']:,} of weight 0" if "weightless" in counts else ""
+    return f"kept {counts['out']:,} of {counts['in']:,} records{weightless}{listed('rejected', counts['rejected'])}"
+
+
+def is_plain(recipe: Recipe) -> bool:
+    return recipe.encode.template != "chat"
+
+
+def do_tokenizer(work: Work, console: Console) -> None:
+    recipe = work.case.recipe
+    with bar(work.label, console):  # SentencePiece does not tell how far it is
+        tokenizer.run(recipe.encode.tokenizer, work.directory, **work.inputs, plain=is_plain(recipe))
+
+
+def encode_identity(case: Case) -> Identity:
+    """Refuses a tokenizer's chat template before any work is done."""
+    own, given = case.recipe, case.recipe.encode.tokenizer
+    if given.path is not None and not (is_plain(own) or given.add_symbols or own_modules.is_looking()):
+        encode.load_layout(own.encode, given.path)
+    config = encode.stage_config(own.encode, own.span_kinds(), own.plan)
+    return config, case.reads("sample", "select", "tokenizer")
+
+
+def do_encode(work: Work, console: Console) -> None:
+    own = work.case.recipe
+    with bar(work.label, console) as progress:
+        encode.run(own.encode, own.span_kinds(), own.plan, work.directory, **work.inputs, progress=progress.set)
+
+
+def encoded(manifest: Manifest, directory: Path) -> str:
+    counts = manifest["counts"]
+    split = counts["splits"]["train"]
+    trimmed = f", {counts['trimmed']:,} trimmed" if counts.get("trimmed") else ""
+    rejected = listed("rejected", counts.get("rejected", {}))
+    noted = listed("noted", counts.get("notes", {}))
+    return f"{split['documents']:,} documents, {split['tokens']:,} tokens{trimmed}{rejected}{noted}"
+
+
+def length_of(recipe: Recipe) -> dict[str, Any]:
+    return {"seed": recipe.seed, "steps": recipe.train.steps, "epochs": recipe.train.epochs}
+
+
+def do_plan(work: Work, console: Console) -> None:
+    own = work.case.recipe
+    with bar(work.label, console) as progress:
+        plan_stage.run(work.directory, work.inputs["encode"], own.plan, **length_of(own), progress=progress.set)
+
+
+def planned(manifest: Manifest, directory: Path) -> str:
+    statistics = manifest["statistics"]
+    return (
+        f"{statistics['packs']:,} packs, {statistics['fill']:.1%} filled, {manifest['steps_per_epoch']:,} steps an "
+        f"epoch, {manifest['epochs']:,} epoch(s)"
+    )
+
+
+DATA_STAGES = (
+    StageSpec(
+        "sample",
+        sample_identity,
+        do_sample,
+        sampled,
+        page.data,
+        per_arm=False,
+        redo="every answer so far is kept",
+        is_data=True,
+    ),
+    StageSpec(
+        "select",
+        lambda case: (selection.stage_config(case.recipe.select, case.run.memory), case.reads("sample")),
+        do_select,
+        selected,
+        page.shown_with_data,
+        is_data=True,
+    ),
+    StageSpec(
+        "tokenizer",
+        lambda case: (
+            tokenizer.stage_config(case.recipe.encode.tokenizer, is_plain(case.recipe)),
+            case.reads("sample", "select"),
+        ),
+        do_tokenizer,
+        lambda manifest, directory: f"{manifest['vocab_size']:,} tokens",
+        page.shown_with_data,
+        command="encode",
+        is_data=True,
+    ),
+    StageSpec("encode", encode_identity, do_encode, encoded, page.shown_with_data, is_data=True),
+    StageSpec(
+        "plan",
+        lambda case: (plan_stage.stage_config(case.recipe.plan, **length_of(case.recipe)), case.reads("encode")),
+        do_plan,
+        planned,
+        page.plans,
+        needed=lambda recipe: recipe.train.trains,
+        is_data=True,
+    ),
+)

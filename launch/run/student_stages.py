@@ -1,0 +1,93 @@
+"""The stages of a student: it is trained, and it answers questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tracestill.data_pipeline.base.places import claim
+from tracestill.data_pipeline.base.stage import missing_files
+from tracestill.launch.report import arms, page
+from tracestill.launch.report.report import read_json
+from tracestill.launch.run.progress import bar
+from tracestill.launch.run.stage_spec import StageSpec, Work
+from tracestill.launch.run.training import train_arm
+from tracestill.trainer.checkpoint.files import CHECKPOINTS, remove_all, written
+
+
+def do_train(work: Work, console: Console) -> None:
+    how = work.case.how
+    train_arm(
+        work.case.run,
+        work.case.arm,
+        work.label,
+        console,
+        resume=how.resume,
+        cluster=how.cluster,
+        max_restarts=how.max_restarts,
+    )
+
+
+def trained(manifest: Mapping[str, Any], directory: Path) -> str:
+    steps = manifest["counts"].get("steps")
+    return "trained" if steps is None else f"{steps:,} steps"
+
+
+def drop_checkpoints(work: Work) -> str:
+    """Delete the checkpoints of a finished training whose export is whole, unless some are to be kept; what was
+    deleted, in words."""
+    folder = work.directory / CHECKPOINTS
+    found = written(folder)
+    if work.case.recipe.train.keep or not found or missing_files(work.directory):
+        return ""
+    claim(folder)  # it may have become a link since
+    size = sum(path.stat().st_size for held in found for path in held.rglob("*") if path.is_file())
+    remove_all(folder)
+    return f"; its checkpoints are deleted (train.keep: 0), {size / 1e9:.2f} GB"
+
+
+def do_evaluate(work: Work, console: Console) -> None:
+    from tracestill.trainer.evaluation import evaluate
+
+    with bar(work.label, console, "tokens") as progress:
+        evaluate.run(work.case.run, work.case.arm, progress.set)
+
+
+def ask_model(model: Path) -> Callable[[Work, Console], None]:
+    """The evaluation of a model that is no arm of the run."""
+
+    def do(work: Work, console: Console) -> None:
+        from tracestill.trainer.evaluation import evaluate
+
+        with bar(work.label, console, "tokens") as progress:
+            evaluate.run_model(work.case.run, work.case.arm, model, progress.set)
+
+    return do
+
+
+def evaluated(manifest: Mapping[str, Any], directory: Path) -> str:
+    result = read_json(directory / "result.json")
+    if result is None:
+        return "its result is gone"
+    threads = f", by {result['threads']} thread(s)" if result.get("threads") else ""
+    left = f", {result['not_asked']:,} not asked" if result.get("not_asked") else ""
+    return (
+        f"{result['accuracy']:.1%} of {result['questions']:,} questions right{left}, "
+        f"{result['truncated']:,} cut off{threads}"
+    )
+
+
+TRAIN = StageSpec(
+    "train",
+    lambda case: case.run.train_stage(case.arm),
+    do_train,
+    trained,
+    page.training,
+    needed=lambda recipe: recipe.train.trains,
+    resumes=True,
+    tidy=drop_checkpoints,
+)
+EVALUATE = StageSpec("evaluate", lambda case: case.run.evaluate_stage(case.arm), do_evaluate, evaluated, arms.held_out)
