@@ -21,19 +21,7 @@ import typer
 from tracestill.launch.commands import bench_command, cluster_commands
 from tracestill.launch.commands.execution import default_root, evaluate_model, execute, looking, open_run, single
 from tracestill.launch.commands.guarded import Guarded
-from tracestill.launch.commands.host_options import (
-    AddressOption,
-    ElasticOption,
-    EnvOption,
-    ExcludeOption,
-    HostfileOption,
-    IncludeOption,
-    InterfaceOption,
-    LauncherOption,
-    MaxRestartsOption,
-    PortOption,
-    cluster_of,
-)
+from tracestill.launch.commands.options import Again, ArmOption, Changes, Hosts, Place, SetOption, grouped
 
 EPILOG = """
 [bold]A first run[/]   [cyan]tracestill run recipes/demo.yaml[/]   then open   [cyan]runs/demo/report/report.html[/]
@@ -63,23 +51,6 @@ sample → select → encode → plan → train → evaluate → report""",
     add_completion=False,
 )
 
-RecipeArgument = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/demo.yaml, or the directory of a run.")
-]
-RunDirOption = Annotated[
-    Path | None, typer.Option("--run-dir", metavar="DIR", help="Where the run keeps its files. Default: runs/<name>.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe, such as train.lr=3e-4. Repeatable."),
-]
-ReplaceOption = Annotated[
-    bool, typer.Option("--replace", help="Let the run directory take a changed recipe; stages that change are redone.")
-]
-ArmOption = Annotated[
-    str | None, typer.Option("--arm", metavar="NAME", help="Only this student of the run. Default: all arms.")
-]
-
 
 def show_version(wanted: bool) -> None:
     if wanted:
@@ -99,22 +70,14 @@ def options(
 
 
 @app.command("run", rich_help_panel="Whole runs")
+@grouped
 def run_command(
-    recipe: RecipeArgument,
-    run_dir: RunDirOption = None,
+    place: Place,
+    *,
     until: Annotated[str, typer.Option("--until", metavar="STAGE", help="The last stage to run.")] = "report",
-    settings: SetOption = None,
-    replace: ReplaceOption = False,
-    hostfile: HostfileOption = None,
-    include: IncludeOption = "",
-    exclude: ExcludeOption = "",
-    launcher: LauncherOption = "pdsh",
-    interface: InterfaceOption = None,
-    master_addr: AddressOption = None,
-    master_port: PortOption = None,
-    env: EnvOption = None,
-    max_restarts: MaxRestartsOption = 0,
-    elastic: ElasticOption = False,
+    changes: Changes,
+    hosts: Hosts,
+    again: Again,
 ) -> None:
     """Run all stages of a recipe, for all its arms.
 
@@ -122,16 +85,16 @@ def run_command(
 
     Example: [cyan]tracestill run recipes/demo.yaml --until plan[/], then [cyan]tracestill inspect runs/demo[/]
     """
-    cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env, elastic)
-    execute(recipe, run_dir, settings, replace, first="sample", last=until, cluster=cluster, max_restarts=max_restarts)
+    cluster = hosts.cluster(place.recipe, elastic=again.elastic)
+    execute(place, changes, first="sample", last=until, cluster=cluster, max_restarts=again.max_restarts)
 
 
 @app.command(rich_help_panel="Single stages")
+@grouped
 def sample(
-    recipe: RecipeArgument,
-    run_dir: RunDirOption = None,
-    settings: SetOption = None,
-    replace: ReplaceOption = False,
+    place: Place,
+    *,
+    changes: Changes,
     recover: Annotated[
         bool, typer.Option("--recover", help="Make a damaged journal anew, first, from what can be read of it.")
     ] = False,
@@ -140,72 +103,64 @@ def sample(
 
     Every answer is journaled at once: after an interrupt only missing ones are asked. Next: [cyan]select[/].
     """
-    single("sample", recipe, run_dir, settings, replace, recover=recover)
+    single("sample", place, changes, recover=recover)
 
 
 @app.command(rich_help_panel="Single stages")
+@grouped
 def select(
-    recipe: RecipeArgument,
-    run_dir: RunDirOption = None,
+    place: Place,
+    *,
     arm: ArmOption = None,
-    settings: SetOption = None,
-    replace: ReplaceOption = False,
+    changes: Changes,
 ) -> None:
     """Keep the traces worth imitating; count the rejected by reason. Next: [cyan]encode[/]."""
-    single("select", recipe, run_dir, settings, replace, arm)
+    single("select", place, changes, arm)
 
 
 @app.command(rich_help_panel="Single stages")
+@grouped
 def encode(
-    recipe: RecipeArgument,
-    run_dir: RunDirOption = None,
+    place: Place,
+    *,
     arm: ArmOption = None,
-    settings: SetOption = None,
-    replace: ReplaceOption = False,
+    changes: Changes,
 ) -> None:
     """Make the tokenizer, and turn records into tokens with a span kind each.
 
     Next: [cyan]plan[/]; [cyan]inspect[/] shows the documents.
     """
-    single("encode", recipe, run_dir, settings, replace, arm)
+    single("encode", place, changes, arm)
 
 
 @app.command(rich_help_panel="Single stages")
+@grouped
 def plan(
-    recipe: RecipeArgument,
-    run_dir: RunDirOption = None,
+    place: Place,
+    *,
     arm: ArmOption = None,
-    settings: SetOption = None,
-    replace: ReplaceOption = False,
+    changes: Changes,
 ) -> None:
     """Decide which documents share a pack, and which packs form a step.
 
     Next: [cyan]train[/]; [cyan]inspect[/] shows the plan's statistics.
     """
-    single("plan", recipe, run_dir, settings, replace, arm)
+    single("plan", place, changes, arm)
 
 
 @app.command(rich_help_panel="Single stages")
+@grouped
 def train(
-    recipe: RecipeArgument,
-    run_dir: RunDirOption = None,
+    place: Place,
+    *,
     arm: ArmOption = None,
-    settings: SetOption = None,
-    replace: ReplaceOption = False,
+    changes: Changes,
     resume: Annotated[
         Literal["auto", "must"],
         typer.Option("--resume", help="Go on from the newest checkpoint; auto: begin anew if there is none."),
     ] = "auto",
-    hostfile: HostfileOption = None,
-    include: IncludeOption = "",
-    exclude: ExcludeOption = "",
-    launcher: LauncherOption = "pdsh",
-    interface: InterfaceOption = None,
-    master_addr: AddressOption = None,
-    master_port: PortOption = None,
-    env: EnvOption = None,
-    max_restarts: MaxRestartsOption = 0,
-    elastic: ElasticOption = False,
+    hosts: Hosts,
+    again: Again,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run, on which host, with which environment.")
     ] = False,
@@ -218,30 +173,30 @@ def train(
 
     Example: [cyan]tracestill train runs/demo --arm traces --set train.stop_after=55m --max-restarts 3[/]
     """
-    cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env, elastic)
-    from tracestill.launch.start.as_rank import is_rank, train_as_rank
+    cluster = hosts.cluster(place.recipe, elastic=again.elastic)
+    from tracestill.launch.start.mpi_rank import is_rank, train_mpi_rank
 
     if cluster is None and is_rank():
-        if max_restarts:
+        if again.max_restarts:
             raise typer.BadParameter("ranks that mpirun started do not start each other again; leave it out")
-        asked = open_run(recipe, run_dir, settings)
-        train_as_rank(asked.root, asked.recipe, arm, resume)
-    how = (recipe, run_dir, settings, replace, arm)
+        asked = open_run(place.recipe, place.run_dir, changes.settings)
+        train_mpi_rank(asked.root, asked.recipe, arm, resume)
+    more = {"resume": resume, "cluster": cluster, "dry_run": dry_run, "max_restarts": again.max_restarts}
     with looking() if dry_run else contextlib.nullcontext():
-        single("train", *how, resume=resume, cluster=cluster, dry_run=dry_run, max_restarts=max_restarts)
+        single("train", place, changes, arm, **more)
 
 
 @app.command(rich_help_panel="Single stages")
+@grouped
 def evaluate(
-    recipe: RecipeArgument,
-    run_dir: RunDirOption = None,
+    place: Place,
+    *,
     arm: ArmOption = None,
     model: Annotated[
         str | None,
         typer.Option("--model", metavar="[NAME=]DIR", help="Any other model, asked in its own form, beside the arms."),
     ] = None,
-    settings: SetOption = None,
-    replace: ReplaceOption = False,
+    changes: Changes,
 ) -> None:
     """Let the students answer held-out questions; measure the loss of each span kind. Next: [cyan]report[/].
 
@@ -250,20 +205,19 @@ def evaluate(
     Example: [cyan]tracestill evaluate runs/demo --model models/instruct[/]
     """
     if model is None:
-        single("evaluate", recipe, run_dir, settings, replace, arm)
+        single("evaluate", place, changes, arm)
     elif arm is not None:
         raise typer.BadParameter("a model is no arm of the run; leave out --arm")
     else:
-        evaluate_model(recipe, run_dir, settings, replace, model)
+        evaluate_model(place, changes, model)
 
 
 @app.command(rich_help_panel="Single stages")
-def report(
-    recipe: RecipeArgument, run_dir: RunDirOption = None, settings: SetOption = None, replace: ReplaceOption = False
-) -> None:
+@grouped
+def report(place: Place, changes: Changes) -> None:
     """Write report/report.html and report/report.json from whatever stages have run."""
     with looking():
-        single("report", recipe, run_dir, settings, replace)
+        single("report", place, changes)
 
 
 for command in (bench_command.bench, cluster_commands.doctor, cluster_commands.slurm, cluster_commands.kubernetes):
@@ -271,9 +225,10 @@ for command in (bench_command.bench, cluster_commands.doctor, cluster_commands.s
 
 
 @app.command("inspect", rich_help_panel="Look inside")
+@grouped
 def inspect_command(
-    recipe: RecipeArgument,
-    run_dir: RunDirOption = None,
+    place: Place,
+    *,
     arm: Annotated[str, typer.Option("--arm", metavar="NAME", help="Which student's data.")] = "traces",
     document: Annotated[int, typer.Option("--document", metavar="N", min=0, help="Number of the document.")] = 0,
     documents: Annotated[int, typer.Option("--documents", metavar="N", min=1, help="So many, from it on.")] = 1,
@@ -289,12 +244,16 @@ def inspect_command(
     if record is not None and (document or documents > 1):
         raise typer.BadParameter("--record shows all documents of its record; leave --document and --documents out")
     from tracestill.launch.report.inspect_run import Shown, inspect_run
+    from tracestill.launch.run.stages import show_own_stages
     from tracestill.trainer.ranks.console import Terminal
     from tracestill.trainer.recipe.run_directory import RunDirectory
 
     with looking():
-        run = open_run(recipe, run_dir, None) if recipe.is_dir() else RunDirectory.open(run_dir or default_root(recipe))
+        known = place.recipe.is_dir()
+        root = place.run_dir or (place.recipe if known else default_root(place.recipe))
+        run = open_run(place.recipe, root, None) if known else RunDirectory.open(root)
         inspect_run(run, arm, Shown(document, documents, record, text), Terminal())
+        show_own_stages(run, arm, Terminal())
 
 
 @app.command("recipe", rich_help_panel="Look inside")

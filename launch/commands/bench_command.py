@@ -11,29 +11,18 @@ import typer
 from rich.console import Console
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.launch.commands.host_options import (
-    AddressOption,
-    EnvOption,
-    ExcludeOption,
-    HostfileOption,
-    IncludeOption,
-    InterfaceOption,
-    LauncherOption,
-    PortOption,
-    cluster_of,
-)
+from tracestill.launch.commands.options import Hosts, OneArmOption, RunDirOption, grouped
 
 if TYPE_CHECKING:
     from tracestill.trainer.recipe.run_directory import RunDirectory
 
 
+@grouped
 def bench(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, or the directory of a run.")],
-    run_dir: Annotated[
-        Path | None,
-        typer.Option("--run-dir", metavar="DIR", help="Where the run keeps its files. Default: runs/<name>."),
-    ] = None,
-    arm: Annotated[str, typer.Option("--arm", metavar="NAME", help="Which student of the recipe.")] = "traces",
+    *,
+    run_dir: RunDirOption = None,
+    arm: OneArmOption = "traces",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe. Repeatable.")
     ] = None,
@@ -70,14 +59,7 @@ def bench(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there as well.")
     ] = None,
-    hostfile: HostfileOption = None,
-    include: IncludeOption = "",
-    exclude: ExcludeOption = "",
-    launcher: LauncherOption = "pdsh",
-    interface: InterfaceOption = None,
-    master_addr: AddressOption = None,
-    master_port: PortOption = None,
-    env: EnvOption = None,
+    hosts: Hosts,
 ) -> None:
     """Time a recipe on this host or on those of a hostfile, find its fastest setting, and forecast larger clusters.
 
@@ -92,7 +74,7 @@ def bench(
     from tracestill.launch.bench.search import own_setting, recommend
     from tracestill.trainer.ranks.console import Terminal
 
-    cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env)
+    cluster = hosts.cluster(recipe)
     stages, sizes = numbers("--zero", zero, least=0), numbers("--capacity", capacity)
     counts, nodes = numbers("--scaling", scaling), numbers("--forecast", forecast.removeprefix("nodes="))
     wanted = Forecast(nodes, devices, parse_link(link), hardware)

@@ -8,32 +8,17 @@ from typing import Annotated
 
 import typer
 
-from tracestill.launch.commands.host_options import (
-    AddressOption,
-    EnvOption,
-    ExcludeOption,
-    HostfileOption,
-    IncludeOption,
-    InterfaceOption,
-    LauncherOption,
-    PortOption,
-    cluster_of,
-)
+from tracestill.launch.commands.options import Hosts, InterfaceOption, OneArmOption, RunDirOption, grouped
 
 
+@grouped
 def doctor(
+    *,
     run_dir: Annotated[
         Path,
         typer.Option("--run-dir", metavar="DIR", help="What all hosts share, or a run that each has a copy of."),
     ] = Path("."),
-    hostfile: HostfileOption = None,
-    include: IncludeOption = "",
-    exclude: ExcludeOption = "",
-    launcher: LauncherOption = "pdsh",
-    interface: InterfaceOption = None,
-    master_addr: AddressOption = None,
-    master_port: PortOption = None,
-    env: EnvOption = None,
+    hosts: Hosts,
 ) -> None:
     """Look over this host, or those of a hostfile, before anything is allocated. Exit code 1 if something is red.
 
@@ -43,7 +28,7 @@ def doctor(
     from tracestill.launch.start.doctor import run_doctor, this_host
     from tracestill.trainer.ranks.console import Terminal
 
-    cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env)
+    cluster = hosts.cluster()
     with looking():
         good = run_doctor(cluster or this_host(), run_dir, Terminal())
     if not good:
@@ -70,10 +55,7 @@ def slurm(
     time: Annotated[str, typer.Option("--time", help="Limit of the job: 24h, or 1-00:00:00.")],
     ranks: RanksOption = None,
     cpus: CpusOption = None,
-    run_dir: Annotated[
-        Path | None,
-        typer.Option("--run-dir", metavar="DIR", help="Where the run keeps its files. Default: runs/<name>."),
-    ] = None,
+    run_dir: RunDirOption = None,
     interface: InterfaceOption = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", metavar="--NAME=VALUE", help="Pass on to sbatch. Repeatable.")
@@ -113,7 +95,7 @@ def kubernetes(
     claim: Annotated[str, typer.Option("--claim", help="PersistentVolumeClaim that all pods can write to.")],
     ranks: RanksOption = None,
     cpus: CpusOption = None,
-    arm: Annotated[str, typer.Option("--arm", metavar="NAME", help="Which student of the recipe.")] = "traces",
+    arm: OneArmOption = "traces",
     mount: Annotated[str, typer.Option("--mount", metavar="DIR", help="Where pods see the claim.")] = "/runs",
     kind: Annotated[
         Kind, typer.Option("--kind", help="pytorchjob: for the training operator; mpijob: for the MPI operator.")

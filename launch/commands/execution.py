@@ -12,8 +12,9 @@ from tracestill.data_pipeline.base.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tracestill.launch.commands.options import Changes, Place
     from tracestill.launch.hosts.cluster import Cluster
-    from tracestill.launch.run.runner import Work
+    from tracestill.launch.run.stage_spec import Work
     from tracestill.trainer.recipe.run_directory import RunDirectory
 
 
@@ -28,22 +29,18 @@ def looking() -> Iterator[None]:
 
 def single(
     stage: str,
-    recipe: Path,
-    run_dir: Path | None,
-    settings: list[str] | None,
-    replace: bool,
+    place: Place,
+    changes: Changes,
     arm: str | None = None,
     **training: Any,
 ) -> None:
     """Run one stage; ``training`` as ``execute`` takes it."""
-    execute(recipe, run_dir, settings, replace, first=stage, last=stage, arm=arm, **training)
+    execute(place, changes, first=stage, last=stage, arm=arm, **training)
 
 
 def execute(
-    recipe: Path,
-    run_dir: Path | None,
-    settings: list[str] | None,
-    replace: bool,
+    place: Place,
+    changes: Changes,
     *,
     first: str,
     last: str,
@@ -65,7 +62,7 @@ def execute(
     from tracestill.trainer.ranks.console import Terminal, say
 
     console = Terminal(stderr=True)
-    asked = open_run(recipe, run_dir, settings)
+    asked = open_run(place.recipe, place.run_dir, changes.settings)
     own = asked.recipe.for_arm(arm or "traces")
     begin, end = (stage_position(name, asked.recipe) for name in (first, last))
     works = plan_works(asked, How(resume, cluster, max_restarts))
@@ -73,7 +70,7 @@ def execute(
     if arm and not own.train.trains and not chosen:
         raise InputError(f"--arm {arm}: its student is not trained (train: none); `tracestill evaluate` takes it")
     if begin:
-        require_inputs(chosen, works, recipe)
+        require_inputs(chosen, works, place.recipe)
     check_works(asked, chosen, console, resume=resume, cluster=cluster)
     if dry_run:
         from tracestill.launch.start.dry_run import describe_training
@@ -81,14 +78,14 @@ def execute(
         for work in chosen:
             say(f"# arm {work.arm}\n{describe_training(asked, str(work.arm), resume, cluster)}")
         return
-    with claimed(asked, works, console, replace=replace):
+    with claimed(asked, works, console, replace=changes.replace):
         if recover:
             say_recovered(asked.journal, console)
         run_stages(chosen, console)
         describe_end(asked, chosen, console)
 
 
-def evaluate_model(recipe: Path, run_dir: Path | None, settings: list[str] | None, replace: bool, model: str) -> None:
+def evaluate_model(place: Place, changes: Changes, model: str) -> None:
     """Let a model that is no arm, as ``DIR`` or ``NAME=DIR``, answer the held-out questions of a run."""
     from tracestill.launch.run.runner import require_inputs, run_stages
     from tracestill.launch.run.stages import describe_end, model_work, plan_works
@@ -101,12 +98,12 @@ def evaluate_model(recipe: Path, run_dir: Path | None, settings: list[str] | Non
     name = name if equals else Path(path).absolute().name
     if not plain_name(name):
         raise InputError(f"--model {model}: '{name}' is no name for it; give it one: --model NAME={path}")
-    asked = open_run(recipe, run_dir, settings)
+    asked = open_run(place.recipe, place.run_dir, changes.settings)
     works = plan_works(asked)
     work = model_work(asked, name, Path(path))
-    require_inputs([work], [*works, work], recipe)
+    require_inputs([work], [*works, work], place.recipe)
     console = Terminal(stderr=True)
-    with claimed(asked, works, console, replace=replace):
+    with claimed(asked, works, console, replace=changes.replace):
         run_stages([work], console)
         describe_end(asked, [work], console)
 

@@ -59,7 +59,7 @@ def read_cluster(
     *,
     include: str = "",
     exclude: str = "",
-    launcher: str = "pdsh",
+    launcher: str = PDSH.name,
     address: str | None = None,
     port: int | None = None,
     interface: str | None = None,

@@ -11,9 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeElapsedColumn
 from rich.text import Text
 
+from tracestill.data_pipeline.guards.visible import visible
 from tracestill.trainer.metrics.headway import Estimate, spell
 from tracestill.trainer.ranks.console import plain_column
 
+WIDTH = 24  # of the column that names stage and arm
 QUIET_SECONDS = 30.0  # between two plain lines where the output is no terminal
 
 
@@ -109,3 +111,8 @@ def short(number: float) -> str:
             unit = 1e3 if letter == "k" else size
             return f"{number / unit:.4g}{letter}"
     return f"{int(number)}"
+
+
+def line(label: str, text: str, style: str) -> Text:
+    """One line about a piece of work."""
+    return Text.assemble((f"{visible(label):<{WIDTH}}", "bold"), (visible(text), style))

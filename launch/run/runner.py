@@ -12,11 +12,10 @@ from rich.text import Text
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import changed_files, edited_name, missing_files, read_manifest
 from tracestill.data_pipeline.guards.visible import visible
+from tracestill.launch.run.progress import line
 from tracestill.launch.run.stage_spec import Work
 from tracestill.launch.run.stages import command_for
 from tracestill.trainer.recipe.run_directory import RunDirectory
-
-WIDTH = 24  # of the column that names stage and arm
 
 
 def of_arm(run: RunDirectory, work: Work, arm: str | None) -> bool:
@@ -92,8 +91,3 @@ def require_inputs(chosen: list[Work], everything: list[Work], recipe: Path) -> 
                 f"{chosen[0].stage}: needs '{work.label}', which {state} ({work.directory}); run "
                 f"`{command_for(work.spec.does_it, recipe)}` first, or `tracestill run {recipe}` for everything"
             )
-
-
-def line(label: str, text: str, style: str) -> Text:
-    """One line about a piece of work."""
-    return Text.assemble((f"{visible(label):<{WIDTH}}", "bold"), (visible(text), style))

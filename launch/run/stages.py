@@ -15,6 +15,7 @@ from tracestill.data_pipeline.base.stage import CONTENTS, read_manifest
 from tracestill.launch.report.report import write_report
 from tracestill.launch.run.data_stages import DATA_STAGES
 from tracestill.launch.run.own_stages import own_options, own_stage
+from tracestill.launch.run.progress import line
 from tracestill.launch.run.stage_spec import Case, How, StageSpec, Work
 from tracestill.launch.run.student_stages import EVALUATE, TRAIN, ask_model
 from tracestill.trainer.lock.run_lock import SILENCE, held, remove_if_empty
@@ -129,6 +130,13 @@ def describe_end(run: RunDirectory, works: list[Work], console: Console) -> None
     else:
         text = f"next: {command_for(names[names.index(last) + 1], run.root)}"
     console.print(text, style="bold", highlight=False, soft_wrap=True)
+
+
+def show_own_stages(run: RunDirectory, arm: str, console: Console) -> None:
+    """A line about each stage of the recipe's own that has finished."""
+    for work in plan_works(run) if run.recipe.stages else ():
+        if work.stage in run.recipe.stages and work.arm in (None, arm) and (summary := work.summary()):
+            console.print(line(work.label, summary, ""), soft_wrap=True)
 
 
 def command_for(name: str, run: Path) -> str:

@@ -2,7 +2,7 @@
 
 The operator gives every pod the job's ssh keys and the launcher a hostfile of the workers. Workers run sshd; the
 launcher makes the data, and then starts the ranks on the workers with Open MPI's mpirun. See
-``launch/start/as_rank.py``.
+``launch/start/mpi_rank.py``.
 """
 
 from __future__ import annotations

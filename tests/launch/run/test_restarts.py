@@ -21,7 +21,7 @@ from tracestill.launch.hosts.cluster import Cluster
 from tracestill.launch.hosts.hostfile import Host
 from tracestill.launch.hosts.remote import Reply
 from tracestill.launch.run import checks, training
-from tracestill.launch.start import as_rank, deepspeed_command, multinode
+from tracestill.launch.start import deepspeed_command, mpi_rank, multinode
 from tracestill.launch.start.deepspeed_command import TrainingFailed, TrainingStopped
 from tracestill.trainer.checkpoint.files import entry_of
 from tracestill.trainer.faults import stopping
@@ -290,7 +290,7 @@ def test_a_full_disk_behind_another_error_is_one_too(tmp_path, monkeypatch):
 
 
 def test_ranks_that_mpirun_started_do_not_start_each_other(run, monkeypatch):
-    monkeypatch.setattr(as_rank, "is_rank", lambda: True)
+    monkeypatch.setattr(mpi_rank, "is_rank", lambda: True)
     result = CliRunner().invoke(cli.app, ["train", str(run.root), "--max-restarts", "1"])
     assert result.exit_code == 2
     assert "do not start each other again" in result.stderr

@@ -12,7 +12,7 @@ from distributed_support import environment, free_port
 from fake_run import STUDENT, claim, mini_recipe, run_data_stages
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.launch.start.as_rank import is_rank, train_as_rank
+from tracestill.launch.start.mpi_rank import is_rank, train_mpi_rank
 
 PROGRAM = Path(sys.executable).with_name("tracestill")
 TRAIN = {"steps": 2, "zero": 2, "log_every": 1}
@@ -63,9 +63,9 @@ def test_one_of_several_is_a_rank(size, expected):
 
 def test_ranks_change_no_run(run):
     with pytest.raises(InputError, match=r"holds another recipe \(differs in train.steps\)"):
-        train_as_rank(run.root, mini_recipe(train={**TRAIN, "steps": 3}, arms={}), None, "auto")
+        train_mpi_rank(run.root, mini_recipe(train={**TRAIN, "steps": 3}, arms={}), None, "auto")
     with pytest.raises(InputError, match="not a run directory"):
-        train_as_rank(run.root / "none", run.recipe, None, "auto")
+        train_mpi_rank(run.root / "none", run.recipe, None, "auto")
     several = claim(run.root.parent / "several", mini_recipe(student={"config": STUDENT}))
     with pytest.raises(InputError, match=r"--arm: .*choose one of traces, answers_only"):
-        train_as_rank(several.root, several.recipe, None, "auto")
+        train_mpi_rank(several.root, several.recipe, None, "auto")

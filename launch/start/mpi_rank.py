@@ -19,7 +19,7 @@ def is_rank(environment: Mapping[str, str] = os.environ) -> bool:
     return names is not None and int(environment[names[1]]) > 1
 
 
-def train_as_rank(root: Path, wanted: Recipe, arm: str | None, resume: str) -> NoReturn:
+def train_mpi_rank(root: Path, wanted: Recipe, arm: str | None, resume: str) -> NoReturn:
     """Join the other ranks and train one arm of a run whose data stages have run; ends the process.
 
     Raises InputError if there is no such run, if it holds another recipe, or if the arm is not clear.

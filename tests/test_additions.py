@@ -1,0 +1,258 @@
+"""What users add touches two files: their own, and the recipe (or the command line). Here: a teacher, a stage, a
+launcher; a weighting and an attention backend are added in the rooms' own tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fake_run import RECIPE
+from typer.testing import CliRunner
+
+from tracestill.launch import cli
+from tracestill.launch.hosts.cluster import Rendezvous, Survey, read_cluster
+from tracestill.launch.hosts.launchers import LAUNCHERS
+from tracestill.launch.hosts.remote import Reply
+from tracestill.launch.run.stages import STAGES, command_names
+from tracestill.launch.start import multinode
+from tracestill.trainer.recipe.recipe import Recipe, load_recipe
+
+TEACHER = """
+from pydantic import BaseModel
+from tracestill.data_pipeline.sampling.teachers import Solution
+
+class TeacherOptions(BaseModel):
+    word: str = "so"
+
+class Teacher:
+    def __init__(self, options):
+        self.word = options.word
+
+    def solve(self, question, *, style, temperature, seed):
+        return Solution(f"Add the digits, {self.word} it is.", question.gold)
+"""
+STAGE = """
+import json
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+from tracestill.data_pipeline.base.stage import stage
+from tracestill.launch.run.stage_spec import StageSpec
+
+class Options(BaseModel, extra="forbid"):
+    most: int = 100
+
+def longest(work, console):
+    with stage(work.directory, work.stage, work.config, work.inputs) as writing:
+        lengths = [len(text) for text in pq.read_table(work.inputs["select"] / "records.parquet")["trace"].to_pylist()]
+        long = sum(length > work.case.options.most for length in lengths)
+        (writing.path / "lengths.json").write_text(json.dumps(sorted(lengths)))
+        writing.counts = {"in": len(lengths), "out": len(lengths) - long, "rejected": {"too_long": long}}
+
+LENGTHS = StageSpec("", lambda case: ({}, case.reads("select")), longest, Options=Options)
+"""
+WORDS = """
+def summary(manifest, directory):
+    return f"{manifest['counts']['out']} short traces"
+
+LENGTHS = StageSpec("", lambda case: ({}, case.reads("select")), longest, summary,
+                    lambda found: f"<h2>Lengths of {found['name']}</h2>", per_arm=False, Options=Options)
+"""
+LAUNCHER = """
+from tracestill.launch.hosts.launchers import Launcher
+
+def command(order):
+    hosts = [f"{host.name}={len(host.slots)}" for host in order.cluster.hosts]
+    return ["parallel-runner", *hosts, "--at", f"{order.rendezvous.address}:{order.rendezvous.port}", *order.module]
+
+RUNNER = Launcher("runner", "parallel-runner", command=command, says_where=False)
+"""
+
+
+def invoke(*words: object) -> Any:
+    return CliRunner().invoke(cli.app, [str(word) for word in words], env={"COLUMNS": "200"})
+
+
+def write_recipe(folder: Path, **changes: Any) -> Path:
+    path = folder / "mini.yaml"
+    path.write_text(yaml.safe_dump({**RECIPE, **changes}))
+    return path
+
+
+def outcome(result: Any) -> dict[str, str]:
+    """Label -> what was said of each stage."""
+    assert result.exit_code == 0, result.output
+    lines = [line.split(maxsplit=1) for line in result.output.splitlines()]
+    return {words[0]: words[1] for words in lines if len(words) == 2}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_teacher(folder):
+    (folder / "my_teacher.py").write_text(TEACHER)
+    teacher = {"name": "mine", "use": "my_teacher", "options": {"word": "thus"}}
+    recipe = write_recipe(folder, sample={"teachers": [teacher], "samples": 1})
+    ran = invoke("run", recipe, "--run-dir", "run", "--until", "sample")
+    assert "16 records" in outcome(ran)["sample"], "of 12 training questions and 4 held-out ones"
+    import pyarrow.parquet as pq
+
+    assert set(pq.read_table("run/sample/records.parquet")["trace"].to_pylist()) == {"Add the digits, thus it is."}
+
+
+@pytest.mark.parametrize("words", ["", WORDS])
+def test_a_stage(folder, words):
+    """It runs, is skipped while nothing has changed, is done anew when its input or its own file has changed, and
+    stands in the summary and in the report, also where its module is not imported."""
+    (folder / "my_stage.py").write_text(STAGE + words)
+    where = folder / "run" / ("lengths" if words else "arms/traces/lengths")
+    stages = {"lengths": {"use": "my_stage:LENGTHS", "after": "select", "options": {"most": 63}}}
+    recipe = write_recipe(folder, stages=stages, arms={})
+    told = outcome(invoke("run", recipe, "--run-dir", "run", "--until", "lengths"))
+    lengths = json.loads((where / "lengths.json").read_text())
+    long = sum(length > 63 for length in lengths)
+    assert 0 < long < len(lengths)
+    short = len(lengths) - long
+    said = f"{short} short traces" if words else f"in {len(lengths)}, out {short}; rejected: too long {long}"
+    assert said in told["lengths"]
+    assert not (folder / "run/tokenizer").exists(), "--until knows its place"
+    again = invoke("run", "run", "--until", "lengths")
+    assert "up to date, skipped" in outcome(again)["lengths"]
+    assert "next: tracestill encode run" in again.output
+    assert "next: tracestill run run --until lengths" in invoke("select", "run").output
+    assert invoke("report", "run").exit_code == 0
+    html = (folder / "run/report/report.html").read_text()
+    assert f"in {len(lengths)}, out {short}" in html, "by its manifest alone"
+    assert "<h2>lengths</h2>" in html
+
+    changed = ["--set", "select.max_per_question=1", "--replace"]
+    told = invoke("run", recipe, "--run-dir", "run", "--until", "lengths", *changed).output
+    assert "done anew: select changed" in told
+    assert len(json.loads((where / "lengths.json").read_text())) < len(lengths)
+    (folder / "my_stage.py").write_text(STAGE + words + "# edited\n")
+    told = invoke("run", recipe, "--run-dir", "run", "--until", "lengths", *changed).output
+    assert "done anew: stages.lengths.module (my_stage.py) changed" in told
+
+
+def test_a_stage_has_a_section_in_the_report_of_a_whole_run(folder):
+    from fake_run import report, run_data_stages, write_evaluation, write_train
+
+    from tracestill.trainer.recipe.run_directory import RunDirectory
+
+    (folder / "my_stage.py").write_text(STAGE + WORDS)
+    stages = {"lengths": {"use": "my_stage:LENGTHS", "after": "plan"}}
+    assert invoke("run", write_recipe(folder, stages=stages, arms={}), "--run-dir", "run", "--until", "lengths")
+    run = RunDirectory.open(folder / "run")
+    run_data_stages(run)
+    write_train(run, "traces")
+    write_evaluation(run, "traces", 0.5)
+    report(run)
+    assert "lengths                 in 18, out 18" in invoke("inspect", "run").output
+    html = (folder / "run/report/report.html").read_text()
+    assert html.index("<h2>Training</h2>") < html.index("<h2>Lengths of mini</h2>") < html.index("<h2>Data</h2>")
+    found = json.loads((folder / "run/report/report.json").read_text())
+    assert [row["summary"] for row in found["stages"] if row["stage"] == "lengths"] == ["18 short traces"]
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ({"encode": {"use": "my_stage:LENGTHS", "after": "select"}}, "stages.encode: is the name of a built-in stage"),
+        ({"lengths": {"use": "my_stage:LENGTHS", "after": "selct"}}, "stages.lengths.after: no stage 'selct' before"),
+        ({"lengths": {"use": "my_stage:LENGTHS", "after": "report"}}, "stages.lengths.after: no stage 'report' before"),
+        ({"lengths": {"use": "my_stage:NONE", "after": "select"}}, "stages.lengths.use: my_stage has no StageSpec"),
+        ({"lengths": {"use": "my_stage", "after": "select"}}, "expected an import path such as my_pkg.my_module:STAGE"),
+        ({"models": {"use": "my_stage:LENGTHS", "after": "select"}}, "'models' is no name for a stage"),
+        (
+            {"lengths": {"use": "my_stage:LENGTHS", "after": "select", "options": {"mst": 1}}},
+            "stages.lengths.options.mst: unknown key; did you mean 'most'",
+        ),
+    ],
+)
+def test_a_stage_that_is_none(folder, stages, said):
+    (folder / "my_stage.py").write_text(STAGE)
+    found = invoke("run", write_recipe(folder, stages=stages), "--run-dir", "run", "--until", "sample")
+    assert found.exit_code == 2
+    assert said in found.output
+    assert not (folder / "run").exists()
+
+
+def test_the_registry_is_what_others_read():
+    assert command_names() == ["sample", "select", "encode", "plan", "train", "evaluate", "report"]
+    assert [spec.name for spec in STAGES if spec.does_it != spec.name] == ["tokenizer"]
+    commands = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
+    assert [name for name in commands if name in command_names()] == command_names()
+    assert " → ".join(command_names()) in cli.app.info.help
+
+
+def test_a_launcher(folder, monkeypatch):
+    """Its file lies beside the recipe; the checks of hosts are those of every launcher."""
+    (folder / "my_launcher.py").write_text(LAUNCHER)
+    (folder / "hosts").write_text("w-1 slots=2\nw-2 slots=2\n")
+    assert invoke("run", write_recipe(folder, arms={}), "--run-dir", "run", "--until", "plan").exit_code == 0
+    train = ("train", "mini.yaml", "--run-dir", "run", "--hostfile", "hosts", "--launcher", "my_launcher:RUNNER")
+    refused = invoke(*train, "--dry-run")
+    assert refused.exit_code == 2
+    assert "--launcher runner: parallel-runner is not installed on this host; install it" in refused.output
+
+    (folder / "parallel-runner").write_text("#!/bin/sh\n")
+    (folder / "parallel-runner").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    at = Rendezvous("10.9.9.1", 2345, "e7")
+    answer = lambda cluster, *_: (Survey(cluster, [Reply({"cores": 4})] * 2), at)  # noqa: E731
+    monkeypatch.setattr(multinode, "check_hosts", answer)
+    shown = invoke(*train, "--dry-run")
+    assert shown.exit_code == 0, shown.output
+    assert f"--launcher imports my_launcher: {folder / 'my_launcher.py'}" in shown.output
+    assert "w-2: ranks 2 to 3" in shown.output
+    assert "parallel-runner w-1=2 w-2=2 --at 10.9.9.1:2345" in shown.output
+    assert "  MASTER_PORT=2345" in shown.output
+
+    monkeypatch.syspath_prepend(str(folder))
+    cluster = read_cluster(folder / "hosts", launcher="my_launcher:RUNNER")
+    launch = multinode.prepare(cluster, folder / "run", "json.tool", ["--help"], folder / "files")
+    assert launch.environment["MASTER_ADDR"] == "10.9.9.1", "as its own process has no file of DeepSpeed's to read"
+    ran = subprocess.run(launch.arguments[5:], env=launch.environment, capture_output=True, text=True, check=True)
+    assert "usage" in ran.stdout, "the command of a rank runs as it is"
+    assert launch.arguments[5] == sys.executable
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pdhs", "--launcher pdhs: unknown; did you mean 'pdsh'?; choose one of pdsh, openmpi, slurm, mpich, impi"),
+        ("nothing_here:RUNNER", "--launcher nothing_here:RUNNER: cannot import 'nothing_here'"),
+        ("json:loads", "--launcher json:loads: json has no Launcher 'loads' with a command"),
+    ],
+)
+def test_a_launcher_that_is_none(folder, name, said):
+    for more in ((), ("--hostfile", "hosts")):
+        found = invoke("train", write_recipe(folder), "--run-dir", "run", "--launcher", name, *more)
+        assert found.exit_code == 2
+        assert said in found.output
+
+
+def test_the_docs_table_of_launchers_is_the_registry():
+    page = (Path(__file__).parents[1] / "docs/multi-node.md").read_text(encoding="utf-8")
+    rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| `")]
+    told = [[cell.strip() for cell in row] for row in rows if len(row) == 5 and "--launcher" not in row[0]]
+    for row, launcher in zip(told, LAUNCHERS, strict=True):
+        assert row[0].split()[0] == f"`{launcher.name}`"
+        assert [row[1], row[2], row[4]] == [launcher.needs, launcher.tested, launcher.reaches]
+
+
+def test_arms_share_a_runs_own_stages(tmp_path):
+    recipe = {**RECIPE, "arms": {"other": {"stages": {}}}}
+    (tmp_path / "mini.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(Exception, match=r"arms\.other\.stages: arms of a run share it"):
+        load_recipe(tmp_path / "mini.yaml")
+    assert "stages" in Recipe.model_fields
