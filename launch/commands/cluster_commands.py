@@ -80,7 +80,7 @@ def slurm(
     say(f"next: sbatch {file}")
 
 
-class Kind(str, Enum):
+class Operator(str, Enum):
     """Which of Kubeflow's operators runs a job."""
 
     pytorchjob = "pytorchjob"
@@ -98,8 +98,8 @@ def kubernetes(
     arm: OneArmOption = "traces",
     mount: Annotated[str, typer.Option("--mount", metavar="DIR", help="Where pods see the claim.")] = "/runs",
     kind: Annotated[
-        Kind, typer.Option("--kind", help="pytorchjob: for the training operator; mpijob: for the MPI operator.")
-    ] = Kind.pytorchjob,
+        Operator, typer.Option("--kind", help="pytorchjob: for the training operator; mpijob: for the MPI operator.")
+    ] = Operator.pytorchjob,
     output: OutputOption = None,
 ) -> None:
     """Write a manifest for Kubernetes: a PyTorchJob or an MPIJob, which Kubeflow's operators run.
@@ -113,7 +113,7 @@ def kubernetes(
     from tracestill.trainer.recipe.recipe import load_recipe
 
     pods = Pods(nodes, gpus, image, claim, ranks, mount, cpus=cpus)
-    makers = {Kind.pytorchjob: pytorchjob.manifest, Kind.mpijob: mpijob.manifest}
+    makers = {Operator.pytorchjob: pytorchjob.manifest, Operator.mpijob: mpijob.manifest}
     with looking():
         loaded = load_recipe(recipe)
         file = output or Path(f"{loaded.name}-{arm}.yaml")

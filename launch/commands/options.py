@@ -166,8 +166,11 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
                 field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=inside[field.name]
             )
 
+    defaults = {name: one.default for name, one in shown.items() if one.default is not inspect.Parameter.empty}
+
     @functools.wraps(command)
-    def flat(**given: Any) -> None:
+    def flat(**words: Any) -> None:
+        given = {**defaults, **words}
         made = {name: group(**{key: given.pop(key) for key in keys}) for name, (group, keys) in groups.items()}
         command(**made, **given)
 

@@ -40,8 +40,8 @@ Written by `python -m tracestill.launch.commands.recipe_keys`, from the models t
 out (`--arm NAME`: as one of its arms has it), and `--set KEY=VALUE` changes a key of any command.
 
 `N` stands for the number of a list's item, from 0, `NAME` for a name of your own. An arm (`arms.NAME`) holds any of
-these keys but `name`, `seed`, `kinds`, `questions`, `sample` and `arms`, and changes them for one student. Unknown keys
-are errors.
+these keys but `name`, `seed`, `kinds`, `questions`, `sample`, `stages` and `arms`, and changes them for one student.
+Unknown keys are errors.
 """
 
 
@@ -50,7 +50,7 @@ class Key:
     """One key of a recipe."""
 
     name: str  # with the names of the blocks around it
-    kind: str  # what it may hold
+    holds: str  # what it may hold
     default: str  # as YAML, or REQUIRED; empty for a block
     about: str
     where: str = ""  # the choice that it belongs to, such as ``weighting.use: focal``
@@ -59,7 +59,7 @@ class Key:
     def line(self) -> str:
         default = f"; {self.default if self.default == REQUIRED else f'default {self.default}'}" if self.default else ""
         where = f" [{self.where}]" if self.where else ""
-        return f"{self.name}{where} ({self.kind}{default}): {self.about}"
+        return f"{self.name}{where} ({self.holds}{default}): {self.about}"
 
 
 def all_keys() -> list[Key]:
@@ -84,7 +84,7 @@ def keys_of(model: type[BaseModel], prefix: str, where: str = "") -> Iterator[Ke
         name = f"{prefix}{field.alias or own}"
         inner = list(models_in(field.annotation))
         about = field.description or (said_of(inner[0][1]) if inner else "")
-        yield Key(name, kind_of(field), default_of(field), about, where)
+        yield Key(name, holds_of(field), default_of(field), about, where)
         for suffix, block in inner:
             if not (where and block is Schedule):  # told once, of weighting.weights
                 yield from keys_of(block, f"{name}{suffix}.", where)
@@ -114,7 +114,7 @@ def said_of(model: type[BaseModel]) -> str:
     return sentence.partition(": ")[2] if sentence.startswith("The `") and ": " in sentence else sentence
 
 
-def kind_of(field: FieldInfo) -> str:
+def holds_of(field: FieldInfo) -> str:
     return ", ".join([type_text(field.annotation), *bounds(field.metadata)])
 
 
@@ -202,7 +202,7 @@ def table(keys: list[Key]) -> str:
     rows = ["| key | holds | default | |", "|---|---|---|---|"]
     for key in keys:
         default = key.default if key.default in ("", REQUIRED) else f"`{key.default}`"
-        cells = (f"`{key.name}`", shown(key.kind), default.replace("|", "\\|"), shown(key.about))
+        cells = (f"`{key.name}`", shown(key.holds), default.replace("|", "\\|"), shown(key.about))
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows) + "\n"
 

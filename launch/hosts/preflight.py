@@ -63,7 +63,7 @@ def check_clocks(found: Survey) -> Finding:
 
 
 def check_devices(found: Survey) -> Finding:
-    """A GPU for each slot, free of uncorrected memory errors and the same kind everywhere; or none anywhere."""
+    """A GPU for each slot, free of uncorrected memory errors and the same model everywhere; or none anywhere."""
     if not found.gpus:
         few = [
             f"{h.name} {len(h.slots)} ranks on {f['cores']} cores"
@@ -71,20 +71,20 @@ def check_devices(found: Survey) -> Finding:
             if len(h.slots) > f["cores"]
         ]
         return Finding("devices", "slow" if few else "ok", "; ".join(few) or "no GPUs: ranks compute on the CPU")
-    faults, kinds = [], set()
+    faults, models = [], set()
     for host, facts in found.answered:
         if host.slots[-1] >= len(facts["gpus"]):
             faults.append(f"{host.name} has {len(facts['gpus'])} GPU(s), the hostfile uses slot {host.slots[-1]}")
         for slot, gpu in enumerate(facts["gpus"]):
-            kinds.add(gpu["name"])
+            models.add(gpu["name"])
             if gpu["ecc"]:
                 faults.append(
                     f"{host.name} GPU {slot} counts {gpu['ecc']} uncorrected memory errors; reset or replace it"
                 )
-    if len(kinds) > 1:
-        faults.append(f"GPUs differ: {', '.join(sorted(kinds))}")
+    if len(models) > 1:
+        faults.append(f"GPUs differ: {', '.join(sorted(models))}")
     links = sorted({link for _, facts in found.answered for link in facts["links"]})
-    return judge("devices", faults, f"{', '.join(sorted(kinds))}; links {', '.join(links) or 'none'}")
+    return judge("devices", faults, f"{', '.join(sorted(models))}; links {', '.join(links) or 'none'}")
 
 
 def check_memory(found: Survey) -> Finding:

@@ -44,8 +44,8 @@ def is_here(host: str) -> bool:
     if host.lower() == socket.gethostname().lower():
         return True
     with contextlib.suppress(OSError):
-        for family, kind, protocol, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM):
-            with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as probe:
+        for family, way, protocol, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM):
+            with contextlib.suppress(OSError), socket.socket(family, way, protocol) as probe:
                 probe.bind(address)
                 return True
     return False

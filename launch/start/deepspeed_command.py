@@ -225,8 +225,8 @@ def run(
     if process.returncode:
         refused = [line.removeprefix("error: ") for line in tail if line.startswith("error: ")]
         if refused:  # of a full disk the ranks may not even have left word in a file
-            kind = NoRoomError if any(map(tells_of_no_room, refused)) else InputError
-            raise kind("\n".join(dict.fromkeys(refused)))
+            refusal = NoRoomError if any(map(tells_of_no_room, refused)) else InputError
+            raise refusal("\n".join(dict.fromkeys(refused)))
         last = "\n".join(f"  {line}" for line in tail[-TAIL_LINES:])
         failed = TrainingFailed(
             f"training ended with exit code {process.returncode}; the whole output is in {log}, its end:\n{last}"

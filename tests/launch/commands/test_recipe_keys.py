@@ -50,7 +50,7 @@ def test_no_key_is_missing_and_each_says_what_it_is_for():
     assert {key.name for key in keys if not key.where} == of_schema(schema, schema["$defs"])
     for key in keys:
         assert key.about, key.name
-        assert key.kind, key.name
+        assert key.holds, key.name
         assert "abstract" not in key.about, f"{key.name}: pydantic's own text"
 
 
@@ -76,7 +76,7 @@ def test_no_key_is_missing_and_each_says_what_it_is_for():
 )
 def test_types_and_defaults(name, where, kind, default):
     (key,) = [key for key in all_keys() if (key.name, key.where) == (name, where)]
-    assert (key.kind, key.default) == (kind, default)
+    assert (key.holds, key.default) == (kind, default)
 
 
 def test_a_part_of_the_keys():
