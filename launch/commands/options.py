@@ -156,21 +156,21 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     for name, parameter in inspect.signature(command).parameters.items():
         group = hints[name]
         if not is_dataclass(group):
-            shown[name] = parameter.replace(annotation=group, kind=inspect.Parameter.KEYWORD_ONLY)
+            shown[name] = parameter.replace(annotation=group, kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
             continue
         inside = typing.get_type_hints(group, include_extras=True)
         groups[name] = group, [field.name for field in fields(group)]
         for field in fields(group):
             default = inspect.Parameter.empty if field.default is MISSING else field.default
             shown[field.name] = inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=inside[field.name]
+                field.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=inside[field.name]
             )
 
     defaults = {name: one.default for name, one in shown.items() if one.default is not inspect.Parameter.empty}
 
     @functools.wraps(command)
-    def flat(**words: Any) -> None:
-        given = {**defaults, **words}
+    def flat(*words: Any, **named: Any) -> None:
+        given = {**defaults, **dict(zip(shown, words, strict=False)), **named}
         made = {name: group(**{key: given.pop(key) for key in keys}) for name, (group, keys) in groups.items()}
         command(**made, **given)
 
