@@ -108,24 +108,14 @@ def sample(
 
 @app.command(rich_help_panel="Single stages")
 @grouped
-def select(
-    place: Place,
-    *,
-    arm: ArmOption = None,
-    changes: Changes,
-) -> None:
+def select(place: Place, *, arm: ArmOption = None, changes: Changes) -> None:
     """Keep the traces worth imitating; count the rejected by reason. Next: [cyan]encode[/]."""
     single("select", place, changes, arm)
 
 
 @app.command(rich_help_panel="Single stages")
 @grouped
-def encode(
-    place: Place,
-    *,
-    arm: ArmOption = None,
-    changes: Changes,
-) -> None:
+def encode(place: Place, *, arm: ArmOption = None, changes: Changes) -> None:
     """Make the tokenizer, and turn records into tokens with a span kind each.
 
     Next: [cyan]plan[/]; [cyan]inspect[/] shows the documents.
@@ -135,12 +125,7 @@ def encode(
 
 @app.command(rich_help_panel="Single stages")
 @grouped
-def plan(
-    place: Place,
-    *,
-    arm: ArmOption = None,
-    changes: Changes,
-) -> None:
+def plan(place: Place, *, arm: ArmOption = None, changes: Changes) -> None:
     """Decide which documents share a pack, and which packs form a step.
 
     Next: [cyan]train[/]; [cyan]inspect[/] shows the plan's statistics.

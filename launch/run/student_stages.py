@@ -19,16 +19,7 @@ from tracestill.trainer.checkpoint.files import CHECKPOINTS, remove_all, written
 
 
 def do_train(work: Work, console: Console) -> None:
-    how = work.case.how
-    train_arm(
-        work.case.run,
-        work.case.arm,
-        work.label,
-        console,
-        resume=how.resume,
-        cluster=how.cluster,
-        max_restarts=how.max_restarts,
-    )
+    train_arm(work.case.run, work.case.arm, work.label, console, **vars(work.case.how))
 
 
 def trained(manifest: Mapping[str, Any], directory: Path) -> str:

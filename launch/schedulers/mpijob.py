@@ -7,8 +7,7 @@ launcher makes the data, and then starts the ranks on the workers with Open MPI'
 
 from __future__ import annotations
 
-from tracestill.launch.schedulers.pods import DATA, VOLUMES, Pods, head, indented, rank_variables, values_of
-from tracestill.launch.start.rank_environment import ALWAYS
+from tracestill.launch.schedulers.pods import Pods, head, pod, rank_variables, values_of
 from tracestill.trainer.recipe.recipe import Recipe
 
 SSH_CONFIG = """\
@@ -93,49 +92,26 @@ spec:
         spec:
 {worker}
 """
-LAUNCHER = """\
-# mpirun passes SIGTERM on, and ranks save after the step at hand.
-terminationGracePeriodSeconds: 60
-{init}containers:
-  - name: launcher
-    image: "{image}"
-    command: [sh, /recipe/launch.sh]
-    securityContext: {{allowPrivilegeEscalation: false}}
-    volumeMounts:
-{mounts}
-{volumes}"""
 SSHD = (
     *("/usr/sbin/sshd", "-De", "-f", "/dev/null", "-o", "HostKey=/root/.ssh/id_rsa"),
     *("-o", "AuthorizedKeysFile=/root/.ssh/authorized_keys", "-o", "StrictModes=no", "-o", "PidFile=none"),
     *("-o", "PermitRootLogin=prohibit-password", "-o", "PasswordAuthentication=no"),
     *("-o", "KbdInteractiveAuthentication=no"),
 )
-WORKER = """\
-terminationGracePeriodSeconds: 60
-containers:
-  - name: worker
-    image: "{image}"
+WORKER = f"""\
     # sshd insists on its folder; the keys are mounted links, whose modes it would not like.
-    command: [sh, -c, "mkdir -p /run/sshd && exec {sshd}"]
-    securityContext: {{allowPrivilegeEscalation: false}}
-    resources:
-      limits: {{{limits}}}
-    volumeMounts:
-{mounts}
-{volumes}"""
+    command: [sh, -c, "mkdir -p /run/sshd && exec {" ".join(SSHD)}"]"""
 
 
 def manifest(recipe: Recipe, arm: str, pods: Pods) -> str:
     """The YAML. Raises InputError for a name that Kubernetes would refuse."""
     values = values_of(recipe, arm, pods)
-    told = {**ALWAYS, **rank_variables(pods)}
-    exports = " ".join(f"-x {name}={value}" for name, value in told.items())
+    exports = " ".join(f"-x {name}={value}" for name, value in rank_variables(pods).items())
     script = LAUNCH.format(count=pods.nodes * int(values["ranks"]), exports=exports, **values)
-    shared = {**values, "volumes": VOLUMES.format(**values)}
-    launcher = LAUNCHER.format(init=DATA.format(**values), **shared)
-    worker = WORKER.format(sshd=" ".join(SSHD), **shared)
+    note = "# mpirun passes SIGTERM on, and ranks save after the step at hand.\n"
+    start = "    command: [sh, /recipe/launch.sh]"
+    launcher = pod(values, "launcher", start, note=note, init=str(values["data"]), computes=False)
+    worker = pod(values, "worker", WORKER)
     what = "the recipe, and how the launcher starts the ranks"
     files = {"launch.sh": script, "ssh_config": SSH_CONFIG}
-    return head(recipe, what, values, **files) + JOB.format(
-        launcher=indented(launcher, 10), worker=indented(worker, 10), **values
-    )
+    return head(recipe, what, values, **files) + JOB.format(launcher=launcher, worker=worker, **values)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.launch.start.rank_environment import ALWAYS
 from tracestill.trainer.ranks.cores import THREADS
 from tracestill.trainer.recipe.recipe import Recipe, dump_recipe, own_modules_of, refuse_local_checkpoints
 
@@ -51,7 +52,15 @@ initContainers:
     volumeMounts:
 {mounts}
 """
-VOLUMES = """\
+POD = """\
+{note}terminationGracePeriodSeconds: 60
+{init}containers:
+  - name: {role}
+    image: "{image}"
+{command}
+    securityContext: {{allowPrivilegeEscalation: false}}
+{resources}    volumeMounts:
+{mounts}
 volumes:
   # A claim that all pods can write to (ReadWriteMany): run, checkpoints and logs.
   - name: runs
@@ -114,8 +123,19 @@ def values_of(recipe: Recipe, arm: str, pods: Pods) -> dict[str, str | int]:
 
 
 def rank_variables(pods: Pods) -> dict[str, str]:
-    """What tells ranks to compute on the CPU, and with how many threads; nothing where there are GPUs."""
-    return {} if pods.gpus else {THREADS: str(pods.cpus or 1), "DS_ACCELERATOR": "cpu"}
+    """The ranks' environment; without GPUs it says that they compute on the CPU, and with how many threads."""
+    return {**ALWAYS, **({} if pods.gpus else {THREADS: str(pods.cpus or 1), "DS_ACCELERATOR": "cpu"})}
+
+
+def pod(
+    values: dict[str, str | int], role: str, command: str, *, note: str = "", init: str = "", computes: bool = True
+) -> str:
+    """What a pod holds, as it stands in a manifest. ``init``: the command that makes or awaits the data first;
+    ``computes``: it has the limits of a pod with ranks."""
+    own = {**values, "role": role, "command": command.format(**values), "note": note}
+    own["init"] = DATA.format(**{**values, "data": init}) if init else ""
+    own["resources"] = "    resources:\n      limits: {{{limits}}}\n".format(**values) if computes else ""
+    return indented(POD.format(**own), 10)
 
 
 def head(recipe: Recipe, what: str, values: dict[str, str | int], **files: str) -> str:

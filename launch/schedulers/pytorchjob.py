@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tracestill.launch.schedulers.pods import DATA, VOLUMES, Pods, head, indented, rank_variables, values_of
+from tracestill.launch.schedulers.pods import Pods, head, pod, rank_variables, values_of
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
@@ -38,37 +38,24 @@ OTHERS = """\
       template:
         spec:
 {pod}"""
-POD = """\
-# torchrun passes SIGTERM on; ranks save after the step at hand, within the 30 s that torchrun waits.
-terminationGracePeriodSeconds: 60
-{before}containers:
-  - name: pytorch # the operator looks for this name
-    image: "{image}"
+NOTE = "# torchrun passes SIGTERM on; ranks save after the step at hand, within the 30 s that torchrun waits.\n"
+COMMAND = """\
     command: [torchrun, -m, tracestill.trainer.train]
     args: [--run-dir, {run_dir}, --arm, "{arm}", --resume, auto]
     # The ranks' environment: nothing here is secret; mount secrets as files.
     env:
-      - {{name: PYTHONSAFEPATH, value: "1"}}
-      - {{name: PYTHONUNBUFFERED, value: "1"}}
-      - {{name: TOKENIZERS_PARALLELISM, value: "false"}}{cpu}
-    securityContext: {{allowPrivilegeEscalation: false}}
-    resources:
-      limits: {{{limits}}}
-    volumeMounts:
-{mounts}
-{volumes}"""
+{env}"""
 
 
 def manifest(recipe: Recipe, arm: str, pods: Pods) -> str:
     """The YAML. Raises InputError for a name that Kubernetes would refuse."""
     values = values_of(recipe, arm, pods)
-    cpu = "".join(f'\n      - {{name: {n}, value: "{v}"}}' for n, v in rank_variables(pods).items())
-    shared = {**values, "cpu": cpu, "volumes": VOLUMES.format(**values)}
+    values["env"] = "\n".join(f'      - {{name: {n}, value: "{v}"}}' for n, v in rank_variables(pods).items())
     plan = RunDirectory(Path(str(values["run_dir"])), recipe).stage(arm, "plan") / "manifest.json"
-    wait = {**values, "data": f'[sh, -c, "until [ -e {plan} ]; do sleep 5; done"]'}
-    first = POD.format(before=DATA.format(**values), **shared)
-    other = POD.format(before=DATA.format(**wait), **shared)
-    others = OTHERS.format(count=pods.nodes - 1, pod=indented(other, 10))
+    wait = f'[sh, -c, "until [ -e {plan} ]; do sleep 5; done"]'
+    role = "pytorch # the operator looks for this name"
+    first, other = (pod(values, role, COMMAND, note=NOTE, init=init) for init in (str(values["data"]), wait))
+    others = OTHERS.format(count=pods.nodes - 1, pod=other)
     return head(recipe, "the recipe", values) + JOB.format(
-        first=indented(first, 10).rstrip(), others=others.rstrip() + "\n" if pods.nodes > 1 else "", **values
+        first=first.rstrip(), others=others.rstrip() + "\n" if pods.nodes > 1 else "", **values
     )

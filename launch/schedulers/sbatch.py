@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.launch.start.rank_environment import ALWAYS
 from tracestill.trainer.recipe.recipe import Recipe, refuse_local_checkpoints
 from tracestill.trainer.recipe.settings import seconds_of
 
@@ -52,7 +53,7 @@ SRUN_CPUS_PER_TASK=${{SLURM_CPUS_PER_TASK:-$((cores < {ranks} ? 1 : cores / {ran
 export SRUN_CPUS_PER_TASK
 
 # --- the ranks' environment: nothing else that is set where you submit is needed
-export PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false{cpu}
+export {always}{cpu}
 
 # --- after so many attempts something else is wrong, and the job ends
 attempts={attempts}
@@ -155,6 +156,7 @@ def batch_script(recipe: Recipe, source: Path, run_dir: Path, job: Job, file: Pa
         run_dir=shlex.quote(str(run_dir.absolute())),
         recipe=shlex.quote(str(source.absolute())),
         interface=talk,
+        always=" ".join(f"{name}={value}" for name, value in ALWAYS.items()),
         cpu="" if job.gpus else " DS_ACCELERATOR=cpu",
         threads="" if job.gpus else ' env OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}"',
         attempts=job.attempts,

@@ -10,8 +10,9 @@ import yaml
 from fake_run import RECIPE, STUDENT
 from typer.testing import CliRunner
 
+from tracestill.data_pipeline.selection import selection
 from tracestill.launch import cli
-from tracestill.launch.run import checks, stages
+from tracestill.launch.run import checks
 from tracestill.launch.start import deepspeed_command
 from tracestill.trainer.recipe import monitor
 
@@ -195,7 +196,7 @@ def test_interrupt_ends_with_130(recipe, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(stages.selection, "run", interrupt)
+        patched.setattr(selection, "run", interrupt)
         result = invoke("run", recipe)
     assert result.exit_code == 130
     assert "interrupted" in result.stderr

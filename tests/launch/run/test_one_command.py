@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from tracestill.data_pipeline.sampling import sample
 from tracestill.data_pipeline.sampling.journal import Journal
 from tracestill.launch import cli
-from tracestill.launch.report import report
+from tracestill.launch.run import stages
 from tracestill.trainer import train
 from tracestill.trainer.evaluation import evaluate
 from tracestill.trainer.lock.run_lock import LOCK, held
@@ -103,14 +103,14 @@ def test_what_looks_does_not_wait(made, words, monkeypatch):
 
 
 def test_two_reports_at_a_time_follow_one_another(made, monkeypatch):
-    entered, real = threading.Event(), report.held
+    entered, real = threading.Event(), stages.held
 
     def slow(*arguments, **more):
         entered.set()
         return real(*arguments, **more)
 
-    monkeypatch.setattr(report, "held", slow)
-    with held(made.root / report.REPORT_LOCK):
+    monkeypatch.setattr(stages, "held", slow)
+    with held(made.root / stages.REPORT_LOCK):
         thread = threading.Thread(target=lambda: print(invoke("report", made.root).output))
         shutil.rmtree(made.root / "report", ignore_errors=True)
         thread.start()
