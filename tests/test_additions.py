@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from fake_run import RECIPE
@@ -37,41 +38,25 @@ class Teacher:
     def solve(self, question, *, style, temperature, seed):
         return Solution(f"Add the digits, {self.word} it is.", question.gold)
 """
-STAGE = """
-import json
-import pyarrow.parquet as pq
-from pydantic import BaseModel
-from tracestill.data_pipeline.base.stage import stage
-from tracestill.launch.run.stage_spec import StageSpec
 
-class Options(BaseModel, extra="forbid"):
-    most: int = 100
 
-def longest(work, console):
-    with stage(work.directory, work.stage, work.config, work.inputs) as writing:
-        lengths = [len(text) for text in pq.read_table(work.inputs["select"] / "records.parquet")["trace"].to_pylist()]
-        long = sum(length > work.case.options.most for length in lengths)
-        (writing.path / "lengths.json").write_text(json.dumps(sorted(lengths)))
-        writing.counts = {"in": len(lengths), "out": len(lengths) - long, "rejected": {"too_long": long}}
+def from_docs(page: str, name: str) -> str:
+    """The block of Python that a page shows under this name of a variable."""
+    blocks = (ROOT / "docs" / page).read_text(encoding="utf-8").split("```python\n")[1:]
+    (found,) = [text for text in (block.split("```")[0] for block in blocks) if f"\n{name} = " in text]
+    return found
 
-LENGTHS = StageSpec("", lambda case: ({}, case.reads("select")), longest, Options=Options)
-"""
+
+ROOT = Path(__file__).parents[1]
+STAGE = from_docs("runs.md", "LENGTHS")
 WORDS = """
 def summary(manifest, directory):
     return f"{manifest['counts']['out']} short traces"
 
-LENGTHS = StageSpec("", lambda case: ({}, case.reads("select")), longest, summary,
+LENGTHS = StageSpec("", lambda case: ({}, case.reads("select")), count, summary,
                     lambda found: f"<h2>Lengths of {found['name']}</h2>", per_arm=False, Options=Options)
 """
-LAUNCHER = """
-from tracestill.launch.hosts.launchers import Launcher
-
-def command(order):
-    hosts = [f"{host.name}={len(host.slots)}" for host in order.cluster.hosts]
-    return ["parallel-runner", *hosts, "--at", f"{order.rendezvous.address}:{order.rendezvous.port}", *order.module]
-
-RUNNER = Launcher("runner", "parallel-runner", command=command, says_where=False)
-"""
+LAUNCHER = from_docs("multi-node.md", "RUNNER")
 
 
 def invoke(*words: object) -> Any:
@@ -103,8 +88,6 @@ def test_a_teacher(folder):
     recipe = write_recipe(folder, sample={"teachers": [teacher], "samples": 1})
     ran = invoke("run", recipe, "--run-dir", "run", "--until", "sample")
     assert "16 records" in outcome(ran)["sample"], "of 12 training questions and 4 held-out ones"
-    import pyarrow.parquet as pq
-
     assert set(pq.read_table("run/sample/records.parquet")["trace"].to_pylist()) == {"Add the digits, thus it is."}
 
 
@@ -117,11 +100,11 @@ def test_a_stage(folder, words):
     stages = {"lengths": {"use": "my_stage:LENGTHS", "after": "select", "options": {"most": 63}}}
     recipe = write_recipe(folder, stages=stages, arms={})
     told = outcome(invoke("run", recipe, "--run-dir", "run", "--until", "lengths"))
-    lengths = json.loads((where / "lengths.json").read_text())
-    long = sum(length > 63 for length in lengths)
-    assert 0 < long < len(lengths)
-    short = len(lengths) - long
-    said = f"{short} short traces" if words else f"in {len(lengths)}, out {short}; rejected: too long {long}"
+    traces = pq.read_table("run/select/records.parquet")["trace"].to_pylist()
+    long = sum(len(trace) > 63 for trace in traces)
+    assert 0 < long < len(traces)
+    short = len(traces) - long
+    said = f"{short} short traces" if words else f"in {len(traces)}, out {short}; rejected: too long {long}"
     assert said in told["lengths"]
     assert not (folder / "run/tokenizer").exists(), "--until knows its place"
     again = invoke("run", "run", "--until", "lengths")
@@ -130,13 +113,13 @@ def test_a_stage(folder, words):
     assert "next: tracestill run run --until lengths" in invoke("select", "run").output
     assert invoke("report", "run").exit_code == 0
     html = (folder / "run/report/report.html").read_text()
-    assert f"in {len(lengths)}, out {short}" in html, "by its manifest alone"
+    assert f"in {len(traces)}, out {short}" in html, "by its manifest alone"
     assert "<h2>lengths</h2>" in html
 
     changed = ["--set", "select.max_per_question=1", "--replace"]
     told = invoke("run", recipe, "--run-dir", "run", "--until", "lengths", *changed).output
     assert "done anew: select changed" in told
-    assert len(json.loads((where / "lengths.json").read_text())) < len(lengths)
+    assert json.loads((where / "manifest.json").read_text())["counts"]["in"] < len(traces)
     (folder / "my_stage.py").write_text(STAGE + words + "# edited\n")
     told = invoke("run", recipe, "--run-dir", "run", "--until", "lengths", *changed).output
     assert "done anew: stages.lengths.module (my_stage.py) changed" in told
@@ -201,10 +184,10 @@ def test_a_launcher(folder, monkeypatch):
     train = ("train", "mini.yaml", "--run-dir", "run", "--hostfile", "hosts", "--launcher", "my_launcher:RUNNER")
     refused = invoke(*train, "--dry-run")
     assert refused.exit_code == 2
-    assert "--launcher runner: parallel-runner is not installed on this host; install it" in refused.output
+    assert "--launcher runner: my-runner is not installed on this host; install it" in refused.output
 
-    (folder / "parallel-runner").write_text("#!/bin/sh\n")
-    (folder / "parallel-runner").chmod(0o755)
+    (folder / "my-runner").write_text("#!/bin/sh\n")
+    (folder / "my-runner").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     at = Rendezvous("10.9.9.1", 2345, "e7")
@@ -214,16 +197,16 @@ def test_a_launcher(folder, monkeypatch):
     assert shown.exit_code == 0, shown.output
     assert f"--launcher imports my_launcher: {folder / 'my_launcher.py'}" in shown.output
     assert "w-2: ranks 2 to 3" in shown.output
-    assert "parallel-runner w-1=2 w-2=2 --at 10.9.9.1:2345" in shown.output
+    assert "my-runner --hosts w-1:2,w-2:2 -- " in shown.output
     assert "  MASTER_PORT=2345" in shown.output
 
     monkeypatch.syspath_prepend(str(folder))
     cluster = read_cluster(folder / "hosts", launcher="my_launcher:RUNNER")
     launch = multinode.prepare(cluster, folder / "run", "json.tool", ["--help"], folder / "files")
     assert launch.environment["MASTER_ADDR"] == "10.9.9.1", "as its own process has no file of DeepSpeed's to read"
-    ran = subprocess.run(launch.arguments[5:], env=launch.environment, capture_output=True, text=True, check=True)
+    ran = subprocess.run(launch.arguments[4:], env=launch.environment, capture_output=True, text=True, check=True)
     assert "usage" in ran.stdout, "the command of a rank runs as it is"
-    assert launch.arguments[5] == sys.executable
+    assert launch.arguments[4] == sys.executable
 
 
 @pytest.mark.parametrize(
@@ -242,7 +225,7 @@ def test_a_launcher_that_is_none(folder, name, said):
 
 
 def test_the_docs_table_of_launchers_is_the_registry():
-    page = (Path(__file__).parents[1] / "docs/multi-node.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/multi-node.md").read_text(encoding="utf-8")
     rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| `")]
     told = [[cell.strip() for cell in row] for row in rows if len(row) == 5 and "--launcher" not in row[0]]
     for row, launcher in zip(told, LAUNCHERS, strict=True):
