@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal
@@ -52,6 +53,11 @@ sample → select → encode → plan → train → evaluate → report""",
 )
 
 
+def command(panel: str, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Makes a function a command, shown in this panel of the help; the groups among its arguments become options."""
+    return lambda function: app.command(name, rich_help_panel=panel)(grouped(function))
+
+
 def show_version(wanted: bool) -> None:
     if wanted:
         import importlib.metadata
@@ -69,8 +75,7 @@ def options(
     pass
 
 
-@app.command("run", rich_help_panel="Whole runs")
-@grouped
+@command("Whole runs", "run")
 def run_command(
     place: Place,
     *,
@@ -89,8 +94,7 @@ def run_command(
     execute(place, changes, first="sample", last=until, cluster=cluster, max_restarts=again.max_restarts)
 
 
-@app.command(rich_help_panel="Single stages")
-@grouped
+@command("Single stages")
 def sample(
     place: Place,
     *,
@@ -106,15 +110,13 @@ def sample(
     single("sample", place, changes, recover=recover)
 
 
-@app.command(rich_help_panel="Single stages")
-@grouped
+@command("Single stages")
 def select(place: Place, *, arm: ArmOption = None, changes: Changes) -> None:
     """Keep the traces worth imitating; count the rejected by reason. Next: [cyan]encode[/]."""
     single("select", place, changes, arm)
 
 
-@app.command(rich_help_panel="Single stages")
-@grouped
+@command("Single stages")
 def encode(place: Place, *, arm: ArmOption = None, changes: Changes) -> None:
     """Make the tokenizer, and turn records into tokens with a span kind each.
 
@@ -123,8 +125,7 @@ def encode(place: Place, *, arm: ArmOption = None, changes: Changes) -> None:
     single("encode", place, changes, arm)
 
 
-@app.command(rich_help_panel="Single stages")
-@grouped
+@command("Single stages")
 def plan(place: Place, *, arm: ArmOption = None, changes: Changes) -> None:
     """Decide which documents share a pack, and which packs form a step.
 
@@ -133,8 +134,7 @@ def plan(place: Place, *, arm: ArmOption = None, changes: Changes) -> None:
     single("plan", place, changes, arm)
 
 
-@app.command(rich_help_panel="Single stages")
-@grouped
+@command("Single stages")
 def train(
     place: Place,
     *,
@@ -171,8 +171,7 @@ def train(
         single("train", place, changes, arm, **more)
 
 
-@app.command(rich_help_panel="Single stages")
-@grouped
+@command("Single stages")
 def evaluate(
     place: Place,
     *,
@@ -197,20 +196,18 @@ def evaluate(
         evaluate_model(place, changes, model)
 
 
-@app.command(rich_help_panel="Single stages")
-@grouped
+@command("Single stages")
 def report(place: Place, changes: Changes) -> None:
     """Write report/report.html and report/report.json from whatever stages have run."""
     with looking():
         single("report", place, changes)
 
 
-for command in (bench_command.bench, cluster_commands.doctor, cluster_commands.slurm, cluster_commands.kubernetes):
-    app.command(rich_help_panel="Clusters")(command)
+for one in (bench_command.bench, cluster_commands.doctor, cluster_commands.slurm, cluster_commands.kubernetes):
+    command("Clusters")(one)
 
 
-@app.command("inspect", rich_help_panel="Look inside")
-@grouped
+@command("Look inside", "inspect")
 def inspect_command(
     place: Place,
     *,
@@ -241,7 +238,7 @@ def inspect_command(
         show_own_stages(run, arm, Terminal())
 
 
-@app.command("recipe", rich_help_panel="Look inside")
+@command("Look inside", "recipe")
 def recipe_command(
     what: Annotated[
         str | None,
@@ -281,7 +278,7 @@ def recipe_command(
         say(dump_recipe(found.for_arm(arm) if arm else found, shown=True), end="")
 
 
-@app.command("diff", rich_help_panel="Look inside")
+@command("Look inside", "diff")
 def diff_command(
     first: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")],
     second: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of another one.")],

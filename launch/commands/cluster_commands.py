@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from tracestill.launch.commands.options import Hosts, InterfaceOption, OneArmOption, RunDirOption, grouped
+from tracestill.launch.commands.options import Hosts, InterfaceOption, OneArmOption, RunDirOption
 
 
-@grouped
 def doctor(
     *,
     run_dir: Annotated[

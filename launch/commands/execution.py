@@ -27,13 +27,7 @@ def looking() -> Iterator[None]:
         yield
 
 
-def single(
-    stage: str,
-    place: Place,
-    changes: Changes,
-    arm: str | None = None,
-    **training: Any,
-) -> None:
+def single(stage: str, place: Place, changes: Changes, arm: str | None = None, **training: Any) -> None:
     """Run one stage; ``training`` as ``execute`` takes it."""
     execute(place, changes, first=stage, last=stage, arm=arm, **training)
 
