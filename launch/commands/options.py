@@ -152,7 +152,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose arguments that are groups stand on the command line as the options in them."""
     hints = typing.get_type_hints(command, include_extras=True)
     shown: dict[str, inspect.Parameter] = {}
-    groups: dict[str, tuple[type, list[str]]] = {}
+    groups: dict[str, tuple[Any, list[str]]] = {}
     for name, parameter in inspect.signature(command).parameters.items():
         group = hints[name]
         if not is_dataclass(group):
