@@ -116,6 +116,11 @@ def test_a_stage(folder, words):
     assert f"in {len(traces)}, out {short}" in html, "by its manifest alone"
     assert "<h2>lengths</h2>" in html
 
+    longer = ["--set", "stages.lengths.options.most=999", "--replace"]
+    told = invoke("run", recipe, "--run-dir", "run", "--until", "lengths", *longer).output
+    assert "done anew: options.most changed" in told
+    assert "rejected" not in told.partition("options.most changed")[2]
+
     changed = ["--set", "select.max_per_question=1", "--replace"]
     told = invoke("run", recipe, "--run-dir", "run", "--until", "lengths", *changed).output
     assert "done anew: select changed" in told
