@@ -123,7 +123,7 @@ def test_a_stage(folder, words):
 
     changed = ["--set", "select.max_per_question=1", "--replace"]
     told = invoke("run", recipe, "--run-dir", "run", "--until", "lengths", *changed).output
-    assert "done anew: select changed" in told
+    assert ", select changed" in told
     assert json.loads((where / "manifest.json").read_text())["counts"]["in"] < len(traces)
     (folder / "my_stage.py").write_text(STAGE + words + "# edited\n")
     told = invoke("run", recipe, "--run-dir", "run", "--until", "lengths", *changed).output

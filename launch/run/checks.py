@@ -81,7 +81,7 @@ def check_ranks_of_hosts(recipe: Recipe, arms: list[str], cluster: Cluster, cons
         parts = own.train.sequence_parallel
         if cluster.ranks % parts:
             raise InputError(
-                f"train.sequence_parallel: the hostfile's {cluster.ranks} slots do not layout groups of {parts}"
+                f"train.sequence_parallel: the hostfile's {cluster.ranks} slots do not form groups of {parts}"
             )
         if own.train.ranks not in ("auto", cluster.ranks):
             text = f"train.ranks: {own.train.ranks} is for one host; the hostfile's {cluster.ranks} slots count"

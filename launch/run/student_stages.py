@@ -27,12 +27,11 @@ def trained(manifest: Mapping[str, Any], directory: Path) -> str:
     return "trained" if steps is None else f"{steps:,} steps"
 
 
-def drop_checkpoints(work: Work) -> str:
-    """Delete the checkpoints of a finished training whose export is whole, unless some are to be kept; what was
-    deleted, in words."""
-    folder = work.directory / CHECKPOINTS
+def drop_checkpoints(train: Path) -> str:
+    """Delete the checkpoints of a finished training whose export is whole; what was deleted, in words."""
+    folder = train / CHECKPOINTS
     found = written(folder)
-    if work.case.recipe.train.keep or not found or missing_files(work.directory):
+    if not found or missing_files(train):
         return ""
     claim(folder)  # it may have become a link since
     size = sum(path.stat().st_size for held in found for path in held.rglob("*") if path.is_file())
@@ -79,6 +78,6 @@ TRAIN = StageSpec(
     page.training,
     needed=lambda recipe: recipe.train.trains,
     resumes=True,
-    tidy=drop_checkpoints,
+    tidy=lambda work: "" if work.case.recipe.train.keep else drop_checkpoints(work.directory),
 )
 EVALUATE = StageSpec("evaluate", lambda case: case.run.evaluate_stage(case.arm), do_evaluate, evaluated, arms.held_out)

@@ -5,7 +5,7 @@ import pytest
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import Stage, write_manifest
 from tracestill.launch.run import training
-from tracestill.launch.run.stages import drop_checkpoints
+from tracestill.launch.run.student_stages import drop_checkpoints
 from tracestill.trainer.checkpoint import checkpoint
 from tracestill.trainer.checkpoint.files import committed, remove_all, written
 from tracestill.trainer.checkpoint.train_place import WRITTEN, claim_train, empty
