@@ -383,3 +383,13 @@ def test_more_cpu_ranks_than_cores_is_only_a_warning(recipe, monkeypatch):
     assert "999 ranks share" in result.stderr
     assert result.exit_code == 4
     assert "error: the launcher was reached" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--include", "a"), ("--exclude", "a"), ("--interface", "e0"), ("--env", "A=1"), ("--elastic",)],
+)
+def test_options_of_hosts_need_hosts(recipe, words):
+    found = invoke("train", recipe, *words)
+    assert found.exit_code == 2
+    assert f"{words[0]}: chooses among hosts; give --hostfile too" in found.output
