@@ -120,7 +120,7 @@ def data_stages(root: Path, recipe: Any) -> RunDirectory:
     run = RunDirectory.create(root / "run", recipe)
     for work in plan_works(run):
         if work.stage in ("sample", "select", "tokenizer", "encode", "plan"):
-            work.action(work.label, Console(quiet=True))
+            work.spec.do(work, Console(quiet=True))
     return run
 
 

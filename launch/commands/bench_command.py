@@ -40,43 +40,46 @@ def bench(
     scaling: Annotated[
         str, typer.Option("--scaling", metavar="1,2,…", help="Then on so many hosts, or ranks of this host.")
     ] = "",
-    foresee: Annotated[
-        str, typer.Option("--foresee", metavar="nodes=1,2,…", help="Then say how it would go on so many nodes.")
+    forecast: Annotated[
+        str,
+        typer.Option(
+            "--forecast", "--foresee", metavar="nodes=1,2,…", help="Then say how it would go on so many nodes."
+        ),
     ] = "",
     devices: Annotated[
-        int | None, typer.Option("--devices", min=1, help="With --foresee: ranks of a node. Default: as here.")
+        int | None, typer.Option("--devices", min=1, help="With --forecast: ranks of a node. Default: as here.")
     ] = None,
     link: Annotated[
         str,
-        typer.Option("--link", metavar="GB/s,us", help="With --foresee: a node's bandwidth and latency to others."),
+        typer.Option("--link", metavar="GB/s,us", help="With --forecast: a node's bandwidth and latency to others."),
     ] = "",
     hardware: Annotated[
-        str, typer.Option("--hardware", metavar="NAME", help="With --foresee, measure nothing: a100, h100 or h200.")
+        str, typer.Option("--hardware", metavar="NAME", help="With --forecast, measure nothing: a100, h100 or h200.")
     ] = "",
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there as well.")
     ] = None,
     hosts: Hosts,
 ) -> None:
-    """Time a recipe on this host or on those of a hostfile, find its fastest setting, and foresee larger clusters.
+    """Time a recipe on this host or on those of a hostfile, find its fastest setting, and forecast larger clusters.
 
     The training loop itself runs, on the recipe's own data, for a few steps a case; nothing of it is kept. Cases differ
     in ZeRO stage, size of a micro-step and recomputation. Writes bench/<arm>/bench.json and bench.html into the run.
 
-    Example: [cyan]tracestill bench recipes/demo.yaml --scaling 1,2 --foresee nodes=1,2,4,8[/]
+    Example: [cyan]tracestill bench recipes/demo.yaml --scaling 1,2 --forecast nodes=1,2,4,8[/]
     """
     from tracestill.launch.bench import report as bench_report
     from tracestill.launch.bench.bench import Bench, choose_axes, part_of, scale, search
-    from tracestill.launch.bench.forecast import Forecast, Student, foresee_nodes, parse_link
+    from tracestill.launch.bench.forecast import Forecast, Student, forecast_nodes, parse_link
     from tracestill.launch.bench.search import own_setting, recommend
     from tracestill.trainer.ranks.console import Terminal
 
     cluster = hosts.cluster(recipe)
     stages, sizes = numbers("--zero", zero, least=0), numbers("--capacity", capacity)
-    counts, nodes = numbers("--scaling", scaling), numbers("--foresee", foresee.removeprefix("nodes="))
+    counts, nodes = numbers("--scaling", scaling), numbers("--forecast", forecast.removeprefix("nodes="))
     wanted = Forecast(nodes, devices, parse_link(link), hardware)
     if (devices or link or hardware) and not nodes:
-        raise InputError("--devices, --link, --hardware: belong to --foresee nodes=1,2,…")
+        raise InputError("--devices, --link, --hardware: belong to --forecast nodes=1,2,…")
     if hardware and (counts or stages or sizes or grid or recompute is not None):
         raise InputError(
             "--hardware: measures nothing; leave out --scaling, --zero, --capacity, --recompute and --grid"
