@@ -16,7 +16,6 @@ from tracestill.trainer.metrics.telemetry import Meter
 from tracestill.trainer.metrics.throughput import Throughput
 from tracestill.trainer.recipe.settings import TrainConfig
 from tracestill.trainer.student.student import Student
-from tracestill.trainer.weighting import end_step
 
 KINDS = Kinds.with_extra({})
 
@@ -51,7 +50,7 @@ def our_step(settings: TrainConfig, batches: Batches, student: Student) -> Calla
             meter.add(found)
         prefetch.prepare(at + 1)
         result = engine.step(settings.lr, weight_sum=batch.weight_sum)
-        end_step(batches.weighting)
+        batches.weights.weighting.end_step()
         meter.end_step(result.loss, faulty=result.faulty)
         throughput.end_step(batch.work, faulty=result.faulty)
         return result.loss

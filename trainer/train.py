@@ -51,7 +51,6 @@ from tracestill.trainer.recipe.provenance import provenance
 from tracestill.trainer.recipe.recipe import MAIN_ARM, imports_of
 from tracestill.trainer.recipe.run_directory import RECIPE, RunDirectory
 from tracestill.trainer.recipe.settings import GENERATION, learning_rate, seconds_of
-from tracestill.trainer.weighting import end_step, state_of
 
 
 def train(job: Job, stop: StopRequest) -> bool:
@@ -84,7 +83,7 @@ def train(job: Job, stop: StopRequest) -> bool:
         rate = learning_rate(settings, progress.step, job.steps)
         asks = {"stop": stop.reason() != "" or job.saver.failed, "save": engine.rank == 0 and job.saver.due}
         result = engine.step(rate, weight_sum=batch.weight_sum, **asks)
-        end_step(job.weighting)
+        job.weighting.end_step()
         meter.end_step(result.loss, faulty=result.faulty)
         throughput.end_step(batch.work, faulty=result.faulty)
         progress.step += 1
@@ -185,7 +184,7 @@ def save(job: Job, *, wait: bool) -> None:
     progress = job.progress
     job.phase("save")
     best = progress.best.step if progress.best else None
-    state = {**progress.state(), "identity": job.identity, "weighting": state_of(job.weighting)}
+    state = {**progress.state(), "identity": job.identity, "weighting": job.weighting.state()}
     state["threads"] = job.threads
     job.saver.save(job.engine, progress.step, state, best=best)
     if wait:

@@ -1,16 +1,18 @@
 """The head's product and the weighted cross-entropy in one operation."""
 
-from tracestill.kernels.loss.fused import STATISTICS, linear_cross_entropy
-from tracestill.kernels.loss.options import Excess, Focal, Multiplier, PowerOfP, TeacherTopK, Within, check_weights
+from tracestill.kernels.loss.fused import linear_cross_entropy
+from tracestill.kernels.loss.options import Excess, Focal, Multiplier, PowerOfP, Statistic, TeacherTopK, check_weights
+from tracestill.kernels.loss.rows import RowLosses, linear_cross_entropy_rows
 
 __all__ = [
-    "STATISTICS",
     "Excess",
     "Focal",
     "Multiplier",
     "PowerOfP",
+    "RowLosses",
+    "Statistic",
     "TeacherTopK",
-    "Within",
     "check_weights",
     "linear_cross_entropy",
+    "linear_cross_entropy_rows",
 ]

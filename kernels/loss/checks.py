@@ -59,6 +59,12 @@ def check_kinds(dynamic_kinds: Tensor | None, num_kinds: int) -> None:
         raise ValueError(f"dynamic_kinds must be torch.bool ({num_kinds},), not {found}")
 
 
+def check_scale(scale: float | Tensor, num_kinds: int) -> None:
+    """Whether `scale` is one number, or one a kind."""
+    if isinstance(scale, Tensor) and scale.shape not in ((), (num_kinds,)):
+        raise ValueError(f"scale must be one number or have shape ({num_kinds},), not {tuple(scale.shape)}")
+
+
 def check_ranges(targets: Tensor, kinds: Tensor, vocabulary: int, num_kinds: int) -> None:
     """On a CPU only. On a GPU a target out of range is the device's own assertion, as in PyTorch's loss."""
     if len(targets) and not 0 <= int(targets.amin()) <= int(targets.amax()) < vocabulary:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
+from enum import IntEnum
 from typing import NamedTuple
 
 import torch
@@ -24,6 +24,17 @@ Multiplier = Callable[..., Tensor]
 
 TAIL_FLOOR = 1e-6
 """Least probability that either model's tail counts with, in the teacher term."""
+
+
+class Statistic(IntEnum):
+    """Columns of the statistics of `linear_cross_entropy`, each summed over the weighted rows of a kind."""
+
+    WEIGHT = 0  # w * c, of which the loss consists: what it would be if every target cost one nat
+    WEIGHTED_NLL = 1  # w * c * f * nll: summed over kinds it is the loss
+    COUNT = 2  # rows
+    NLL = 3  # nats
+    CORRECT = 4  # rows of which no logit is larger than the target's
+    ENTROPY = 5  # nats
 
 
 @dataclass(frozen=True)
@@ -44,20 +55,6 @@ class Focal:
 
     def __call__(self, nll: Tensor, p: Tensor, entropy: Tensor, reference: Tensor | None = None) -> Tensor:
         return (1 - p) ** self.gamma
-
-
-@dataclass(frozen=True)
-class Within:
-    """1 where nll and entropy, in nats, both lie within their bounds (inclusive), else 0."""
-
-    nll_min: float = -inf
-    nll_max: float = inf
-    entropy_min: float = -inf
-    entropy_max: float = inf
-
-    def __call__(self, nll: Tensor, p: Tensor, entropy: Tensor, reference: Tensor | None = None) -> Tensor:
-        kept = (nll >= self.nll_min) & (nll <= self.nll_max)
-        return (kept & (entropy >= self.entropy_min) & (entropy <= self.entropy_max)).to(nll.dtype)
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ class Rows(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a pass over the logits found in its rows, each (C,); views of one buffer, written by the pass."""
+    """What a pass over the logits found in its rows, each (C,), written by the pass; all but `top` in one buffer."""
 
     nll: Tensor  # -log p of the target
     correct: Tensor  # 1 where the target's logit is the row's maximum
@@ -141,9 +138,10 @@ class Seen(NamedTuple):
     extra: Tensor  # what label smoothing and z-loss add to nll
     factor: Tensor  # what `dynamic` multiplies the weight by
     divergence: Tensor  # the teacher term before its weight
+    top: Tensor | None = None  # int64, the first token of largest logit; None: nobody asks
 
     def part(self, part: slice) -> Seen:
-        return Seen(*(t[part] for t in self))
+        return Seen(*(None if t is None else t[part] for t in self))  # type: ignore[arg-type]
 
 
 def multiplier(dynamic: Multiplier, seen: Seen, rows: Rows) -> Tensor:

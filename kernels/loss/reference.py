@@ -49,6 +49,8 @@ def chunk_pass(
     target = logits.gather(1, column).squeeze(1)
     top = logits.amax(1)  # amax, not max(dim): finding the index costs more than the value
     torch.ge(target, top, out=seen.correct)
+    if seen.top is not None:
+        torch.argmax(logits, 1, out=seen.top)
     mean = logits.mean(1) if options.label_smoothing else None
     plain = options.bias is None and not (options.softcap or options.label_smoothing or options.z_loss)
     short_cut = short_cut and plain and rows.teacher_ids is None and bool(top.abs().amax() <= SHORT_CUT_LIMIT)

@@ -25,12 +25,11 @@ from tracestill.kernels.loss.options import (
     RowOptions,
     Rows,
     Seen,
-    Within,
     multiplier,
 )
 
 NONE, POWER, FOCAL = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)  # forms of `dynamic`
-WITHIN, EXCESS, GIVEN = tl.constexpr(3), tl.constexpr(4), tl.constexpr(5)
+EXCESS, GIVEN = tl.constexpr(3), tl.constexpr(4)
 
 BLOCK, SMALL_BLOCK = 16384, 8192
 """Elements of a row at a time; the small ones with a softcap or a teacher, so that no register spills (tests look)."""
@@ -78,6 +77,7 @@ ROW_ARGUMENTS = [
     "extra_out",
     "factor_out",
     "divergence_out",
+    "top_out",
 ]
 
 
@@ -98,16 +98,14 @@ def chunk_kernel(
     extra_out,
     factor_out,  # read if DYNAMIC is GIVEN, else written
     divergence_out,
+    top_out,  # (C,) int64; unwritten unless TOP
     stride,
     vocabulary,
     logit_scale,
     softcap,
     label_smoothing,
     z_loss,
-    dynamic_a,  # exponent, gamma, nll_min or threshold
-    dynamic_b,  # nll_max
-    dynamic_c,  # entropy_min
-    dynamic_d,  # entropy_max
+    parameter,  # of the multiplier: exponent, gamma or threshold
     tail_floor,
     GRADIENT: tl.constexpr,
     DYNAMIC: tl.constexpr,
@@ -120,6 +118,7 @@ def chunk_kernel(
     K: tl.constexpr,  # entries of the teacher a row, 0: no teacher
     K_BLOCK: tl.constexpr,  # power of two >= K
     REVERSE: tl.constexpr,
+    TOP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -131,6 +130,7 @@ def chunk_kernel(
     s = 0.0
     t = 0.0
     total = 0.0
+    top = 0
     for first in range(0, vocabulary, BLOCK):
         at = first + lane
         # Loads up to the stride, which 16 divides, keep their vector width where V is odd.
@@ -143,7 +143,11 @@ def chunk_kernel(
         if HAS_SMOOTHING:
             total += tl.sum(tl.where(inside, z, 0.0))
         z = tl.where(inside, z, float("-inf"))
-        m_new = tl.maximum(m, tl.max(z))
+        block_max = tl.max(z)
+        if TOP:
+            highest = tl.min(tl.where(z == block_max, at, vocabulary))
+            top = tl.where(block_max > m, highest, top)
+        m_new = tl.maximum(m, block_max)
         shift = tl.where(m_new == float("-inf"), 0.0, m_new)
         e = tl.exp(z - shift)
         d = tl.where(e > 0.0, e * (z - shift), 0.0)
@@ -165,6 +169,8 @@ def chunk_kernel(
     tl.store(nll_out + row, nll)
     tl.store(correct_out + row, tl.where(z_t >= m, 1.0, 0.0))
     tl.store(entropy_out + row, entropy)
+    if TOP:
+        tl.store(top_out + row, top)
     extra = 0.0
     if HAS_SMOOTHING:
         extra += label_smoothing * (z_t - total / vocabulary)
@@ -177,16 +183,12 @@ def chunk_kernel(
     missed = (s - e_t) / s  # 1 - p_t to about 1e-7, without rounding p_t first
     factor = 1.0
     if DYNAMIC == POWER:
-        factor = tl.exp(-dynamic_a * nll)
+        factor = tl.exp(-parameter * nll)
     elif DYNAMIC == FOCAL:
-        power = tl.exp(dynamic_a * tl.log(missed))
-        factor = tl.where(missed > 0.0, power, tl.where(dynamic_a > 0.0, 0.0, 1.0))
-    elif DYNAMIC == WITHIN:
-        by_nll = (nll >= dynamic_a) & (nll <= dynamic_b)
-        by_entropy = (entropy >= dynamic_c) & (entropy <= dynamic_d)
-        factor = tl.where(by_nll & by_entropy, 1.0, 0.0)
+        power = tl.exp(parameter * tl.log(missed))
+        factor = tl.where(missed > 0.0, power, tl.where(parameter > 0.0, 0.0, 1.0))
     elif DYNAMIC == EXCESS:
-        factor = tl.where(nll - tl.load(reference_nll + row).to(tl.float32) > dynamic_a, 1.0, 0.0)
+        factor = tl.where(nll - tl.load(reference_nll + row).to(tl.float32) > parameter, 1.0, 0.0)
     if BY_KIND:
         factor = tl.where(tl.load(multiplied + row) != 0, factor, 1.0)
     if DYNAMIC == GIVEN:
@@ -273,20 +275,18 @@ def runs_on(hidden: Tensor) -> bool:
     return hidden.is_cuda and hidden.dtype in (torch.bfloat16, torch.float16, torch.float32)
 
 
-def built_in(dynamic: Multiplier | None) -> tuple[int, tuple[float, float, float, float]]:
-    """Layout and parameters by which the kernel knows a multiplier; GIVEN if it does not."""
+def built_in(dynamic: Multiplier | None) -> tuple[int, float]:
+    """Form and parameter by which the kernel knows a multiplier; GIVEN if it does not."""
     match dynamic:
         case None:
-            return NONE.value, (0.0, 0.0, 0.0, 0.0)
+            return NONE.value, 0.0
         case PowerOfP(exponent):
-            return POWER.value, (exponent, 0.0, 0.0, 0.0)
+            return POWER.value, exponent
         case Focal(gamma):
-            return FOCAL.value, (gamma, 0.0, 0.0, 0.0)
-        case Within(nll_min, nll_max, entropy_min, entropy_max):
-            return WITHIN.value, (nll_min, nll_max, entropy_min, entropy_max)
+            return FOCAL.value, gamma
         case Excess(threshold):
-            return EXCESS.value, (threshold, 0.0, 0.0, 0.0)
-    return GIVEN.value, (0.0, 0.0, 0.0, 0.0)
+            return EXCESS.value, threshold
+    return GIVEN.value, 0.0
 
 
 def chunk_pass(
@@ -299,15 +299,15 @@ def chunk_pass(
     short_cut: bool,
 ) -> bool:
     """Fill `seen` and put the weighted gradient in the place of the logits. `short_cut` is not needed here."""
-    form, parameters = built_in(options.dynamic)
+    form, parameter = built_in(options.dynamic)
     if form != GIVEN.value:
-        _launch(logits, rows, options, seen, gradient, form, parameters)
+        _launch(logits, rows, options, seen, gradient, form, parameter)
         return True
     assert options.dynamic is not None
-    _launch(logits, rows, options, seen, False, NONE.value, parameters)
+    _launch(logits, rows, options, seen, False, NONE.value, parameter)
     seen.factor.copy_(multiplier(options.dynamic, seen, rows))
     if gradient:
-        _launch(logits, rows, options, seen, True, form, parameters)
+        _launch(logits, rows, options, seen, True, form, parameter)
     return True
 
 
@@ -318,7 +318,7 @@ def _launch(
     seen: Seen,
     gradient: bool,
     form: int,
-    parameters: tuple[float, float, float, float],
+    parameter: float,
 ) -> None:
     unread = logits  # any pointer, where an option is off
     k = 0 if rows.teacher_ids is None else rows.teacher_ids.shape[1]
@@ -335,14 +335,15 @@ def _launch(
         unread if rows.teacher_log_probs is None else rows.teacher_log_probs.contiguous(),
         unread if rows.teacher_weights is None else rows.teacher_weights,
         unread if rows.multiplied is None else rows.multiplied.view(torch.uint8),
-        *seen,
+        *seen[:-1],
+        unread if seen.top is None else seen.top,
         logits.stride(0),
         logits.shape[1],
         options.logit_scale,
         1.0 if options.softcap is None else options.softcap,
         options.label_smoothing,
         options.z_loss,
-        *parameters,
+        parameter,
         TAIL_FLOOR,
         GRADIENT=gradient,
         DYNAMIC=form,
@@ -355,6 +356,7 @@ def _launch(
         K=k,
         K_BLOCK=triton.next_power_of_2(max(k, 1)),
         REVERSE=options.reverse,
+        TOP=seen.top is not None,
         BLOCK=block,
         **LAUNCH_OPTIONS,
     )

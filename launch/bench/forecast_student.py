@@ -19,7 +19,7 @@ from tracestill.trainer.batches.batches import row_length
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.timing import memory
 from tracestill.trainer.timing.step_time import LIVE, Machine, Task
-from tracestill.trainer.weighting import make_weighting, table_at
+from tracestill.trainer.weighting import TargetWeights, make_weighting
 
 STEPS = 8  # of the plan, over which predictions are averaged
 
@@ -139,10 +139,9 @@ class Student:
     def cost_of_pack(self, documents: np.ndarray, *, recompute: bool) -> tuple[float, int]:
         """FLOPs and tokens of a pack."""
         weighting = make_weighting(self.recipe.weighting, self.recipe.span_kinds(), self.recipe.seed)
-        weighs = table_at(weighting, 0, len(self.store.kind_names)) != 0
         lengths = self.store.lengths[documents]
         tokens = int(lengths.sum())
-        weighted = float(self.store.counts[documents][:, weighs].sum())
+        weighted = TargetWeights(self.store, weighting).of_pack(documents, 0).counted.weighted
         padding = row_length(tokens) - tokens
         padded = (self.cost.linear + (self.cost.again if recompute else 0)) * padding
         return self.cost.of(lengths, recompute=recompute) + padded + self.cost.head * weighted, tokens

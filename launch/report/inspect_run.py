@@ -25,7 +25,7 @@ from tracestill.launch.report.inspect_text import find_records, text_lines, why_
 from tracestill.trainer.preview.table import STYLES, kinds_table, show_warnings
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
-from tracestill.trainer.weighting import Document, make_weighting, own_module, table_at, token_function
+from tracestill.trainer.weighting import TargetWeights, make_weighting, own_module
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,8 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
 
 def weights_of(recipe: Recipe, store: TokenStore, document: int) -> np.ndarray:
     """(n,) weights that a built-in weighting gives a document's tokens at the first step."""
-    kinds = recipe.span_kinds()
-    weighting = make_weighting(recipe.weighting, kinds, recipe.seed)
-    weights = table_at(weighting, 0, len(kinds))[store.kinds(document)] * store.weights[document]
-    if (tokens := token_function(weighting)) is not None:
-        at = Document(document, store.tokens(document), store.kinds(document), store.steps(document))
-        weights *= tokens(at, 0)
-    weights[0] = 0.0  # the first token is never predicted
-    return weights
+    weighting = make_weighting(recipe.weighting, recipe.span_kinds(), recipe.seed)
+    return TargetWeights(store, weighting).of_document(document, 0)
 
 
 def record_of(name: str) -> str:

@@ -37,7 +37,15 @@ class MicroStep:
     scale: float
 
 
-def student(start: Path | None, *, tied: bool, chunk_rows: int = 4096, seed: int = 0, **more: Any) -> Student:
+def student(
+    start: Path | None,
+    *,
+    tied: bool,
+    chunk_rows: int = 4096,
+    seed: int = 0,
+    loss: dict[str, float] | None = None,
+    **more: Any,
+) -> Student:
     config = StudentConfig(config={**tiny_step.SHAPE, "tie_word_embeddings": tied, **more})
     ids = {"bos_id": 1, "eos_id": 2, "pad_id": 0}
     built = build_student(
@@ -46,6 +54,7 @@ def student(start: Path | None, *, tied: bool, chunk_rows: int = 4096, seed: int
         num_kinds=tiny_step.NUM_KINDS,
         seed=seed,
         chunk_rows=chunk_rows,
+        **(loss or {}),
         **ids,
     )
     if start is not None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from tracestill.kernels.loss import (
-    STATISTICS,
+    Statistic,
     TeacherTopK,
     linear_cross_entropy,
 )
@@ -72,13 +72,13 @@ def naive(data, dtype, *, upstream=1.0, scale=1.0, use_bias=False, products=None
         factor = options["dynamic"](nll.detach(), torch.exp(-nll.detach()), entropy.detach(), *more)
         if options.get("dynamic_kinds") is not None:
             factor = torch.where(options["dynamic_kinds"].to(device)[k], factor, 1.0)
-    total = (w * factor * loss).sum()
+    c = scale[k].to(z.dtype) if isinstance(scale, torch.Tensor) and scale.dim() else scale
+    total = (w * c * factor * loss).sum()
     if options.get("teacher") is not None:
-        total = total + divergences(log_p, options["teacher"], rows, k, w).sum()
-    total = total * scale
+        total = total + (c * divergences(log_p, options["teacher"], rows, k, w)).sum()
     (total * upstream).backward()
     correct = (z.gather(1, t[:, None])[:, 0] >= z.amax(1)).to(z.dtype)
-    columns = torch.stack([w, w * factor * nll, torch.ones_like(w), nll, correct, entropy], 1).detach()
+    columns = torch.stack([w * c, w * c * factor * nll, torch.ones_like(w), nll, correct, entropy], 1).detach()
     statistics = torch.zeros(KINDS, 6, dtype=z.dtype, device=device).index_add_(0, k, columns)
     grads = [leaf.grad for leaf in leaves[: 2 + use_bias]]
     return [total.detach(), statistics, *grads]
@@ -106,8 +106,8 @@ def ours(data, *, dtype=torch.float32, upstream=1.0, use_bias=False, chunk_rows=
     if (teacher := options.get("teacher")) is not None:
         moved = {name: getattr(teacher, name).to(DEVICE) for name in ("ids", "log_probs", "weights")}
         options["teacher"] = dataclasses.replace(teacher, **moved)
-    for name in ("reference_nll", "dynamic_kinds"):
-        if options.get(name) is not None:
+    for name in ("reference_nll", "dynamic_kinds", "scale"):
+        if isinstance(options.get(name), torch.Tensor):
             options[name] = options[name].to(DEVICE)
     if (teacher is not None or BACKEND == "triton") and "active" not in options:
         options["active"] = (weights != 0).nonzero().squeeze(1)
@@ -148,8 +148,8 @@ def compare(data, epsilon=EPSILON, dtype=torch.float32, **options):
     # Statistics column by column, a small one must not hide behind a large one; nll ends at fp32's 1e-7 nats a row,
     # and the entropy that the CPU's short cut finds at 1e-5.
     count = exact[1][:, 2].cpu()
-    for column, name in enumerate(STATISTICS):
+    for column in Statistic:
         error = (got[1][:, column].cpu() - exact[1][:, column].cpu()).abs()
-        nats = {"entropy": 1e-5, "nll": 2e-7, "weighted_nll": 4e-7}.get(name, 0.0)
-        assert (error <= 4 * epsilon * exact[1][:, column].norm().cpu() + nats * count).all(), name
+        nats = {Statistic.ENTROPY: 1e-5, Statistic.NLL: 2e-7, Statistic.WEIGHTED_NLL: 4e-7}.get(column, 0.0)
+        assert (error <= 4 * epsilon * exact[1][:, column].norm().cpu() + nats * count).all(), column.name
     return got

@@ -13,7 +13,7 @@ from tracestill.data_pipeline.plan.plan import Plan, PlanConfig, make_plan
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.kernels.loss import linear_cross_entropy
 from tracestill.trainer.batches.batches import Batches, MicroStep
-from tracestill.trainer.weighting import SpanWeighting, WeightingConfig
+from tracestill.trainer.weighting import Document, SpanWeighting, WeightingConfig
 
 KINDS = Kinds()
 NORMALISERS = ("weights", "tokens", "spans", "examples")
@@ -76,10 +76,14 @@ def model() -> tuple[Tensor, Tensor]:
 
 
 def loss_of(micro: MicroStep, dtype: torch.dtype) -> float:
-    """The loss of a micro-step by the kernel, as the trainer calls it."""
+    return losses_of(micro, dtype)[0]
+
+
+def losses_of(micro: MicroStep, dtype: torch.dtype) -> tuple[float, Tensor]:
+    """The loss of a micro-step and its statistics by kind, by the kernel as the trainer calls it."""
     hidden, head = (part.to(dtype) for part in model())
     packed = micro.packed
-    loss, _ = linear_cross_entropy(
+    loss, statistics = linear_cross_entropy(
         hidden[packed.input_ids[0]],
         head,
         packed.labels,
@@ -90,7 +94,7 @@ def loss_of(micro: MicroStep, dtype: torch.dtype) -> float:
         active=packed.active,
         chunk_rows=17,
     )
-    return float(loss)
+    return float(loss), statistics
 
 
 def factors_of(micro: list[MicroStep], store: TokenStore) -> dict[int, np.ndarray]:
@@ -100,9 +104,16 @@ def factors_of(micro: list[MicroStep], store: TokenStore) -> dict[int, np.ndarra
         at = 0
         for document in one.documents.tolist():
             n = int(store.lengths[document])
-            found[document] = one.packed.loss_weight[at : at + n - 1].double().numpy() * float(one.scale)
+            found[document] = weights_of(one)[at : at + n - 1]
             at += n
     return found
+
+
+def weights_of(micro: MicroStep) -> np.ndarray:
+    """(T,) float64 w * c of each position."""
+    scale = torch.as_tensor(micro.scale, dtype=torch.float64)
+    by_position = scale[micro.packed.kinds.long()] if scale.dim() else scale
+    return (micro.packed.loss_weight.double() * by_position).numpy()
 
 
 def by_hand(store: TokenStore, normaliser: str, *, by_token: bool) -> tuple[dict[int, np.ndarray], float]:
@@ -143,7 +154,5 @@ def by_hand(store: TokenStore, normaliser: str, *, by_token: bool) -> tuple[dict
     return {d: np.array(values) for d, values in factors.items()}, loss
 
 
-def as_document(store: TokenStore, index: int):
-    from tracestill.trainer.batches.batches import document_of
-
-    return document_of(store, index)
+def as_document(store: TokenStore, index: int) -> Document:
+    return Document(index, store.tokens(index), store.kinds(index), store.steps(index))

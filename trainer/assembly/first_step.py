@@ -16,27 +16,18 @@ from tracestill.trainer.preview.effect import looks_at, warnings
 from tracestill.trainer.preview.page import page
 from tracestill.trainer.preview.preview import preview, read_tokenizer, show, token_names, weight_shares
 from tracestill.trainer.preview.shares import share_warnings
-from tracestill.trainer.weighting import table_at
 
 
 def show_first_step(job: Job) -> None:
     """Print what the weighting does to the first step, and store it: preview.json, preview.html and the log."""
-    kinds, normaliser = job.recipe.span_kinds(), job.recipe.weighting.normaliser
+    kinds, weights = job.recipe.span_kinds(), job.batches.weights
     batch = job.batches.step(0)
     measured = measure(job, batch.micro)
     if job.engine.rank != 0:
         return
-    found = preview(
-        kinds,
-        job.store,
-        batch.documents,
-        job.weighting,
-        measured,
-        read_tokenizer(job.tokenizer),
-        normaliser=normaliser,
-    )
+    found = preview(kinds, weights, batch.documents, measured, read_tokenizer(job.tokenizer))
     named = token_names(job.tokenizer)
-    found["warnings"] = warnings(job.weighting, normaliser, kinds, job.store, job.steps, named)
+    found["warnings"] = warnings(weights, kinds, job.steps, named)
     found["warnings"] += doubts(job, batch.documents, found["kinds"])
     write_json(job.directory / "preview.json", found)
     title = f"{job.recipe.name}, {job.arm}: the first step"
@@ -47,14 +38,13 @@ def show_first_step(job: Job) -> None:
 
 def doubts(job: Job, documents: np.ndarray, rows: list[dict[str, Any]]) -> list[str]:
     """What is odd about the shares of the first step, whose ``documents`` gave the preview's ``rows``."""
-    weighting, kinds = job.recipe.weighting, job.recipe.span_kinds()
-    tables = np.stack([table_at(job.weighting, step, len(kinds)) for step in looks_at(job.steps)])
+    weights, kinds = job.batches.weights, job.recipe.span_kinds()
+    tables = np.stack([weights.table(step) for step in looks_at(job.steps)])
     equal = tables[0].copy()
     equal[[kinds.id(name) for name in (*kinds.members("trace"), "answer")]] = 1
-    _, shares = weight_shares(job.store, documents, job.weighting, equal, weighting.normaliser)
-    return share_warnings(
-        [*weighting.weights], kinds, rows, shares, job.store.counts.sum(axis=0, dtype=np.int64), tables
-    )
+    _, shares = weight_shares(weights, documents, equal)
+    named, targets = [*job.recipe.weighting.weights], job.store.counts.sum(axis=0, dtype=np.int64)
+    return share_warnings(named, kinds, rows, shares, targets, tables)
 
 
 def measure(job: Job, micro: list[Any]) -> dict[str, dict[str, float]]:

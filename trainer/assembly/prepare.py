@@ -36,7 +36,7 @@ from tracestill.trainer.student.adapt import adapt
 from tracestill.trainer.student.reading_model import use_weighting
 from tracestill.trainer.student.student import Student, build_student
 from tracestill.trainer.student.tiled_mlp import tile_mlps
-from tracestill.trainer.weighting import Weighting, make_weighting, multiplied_kinds
+from tracestill.trainer.weighting import TargetWeights, Weighting, make_weighting, multiplied_kinds
 
 WEIGHTS = (".safetensors", ".bin", ".pt")
 PlanOfEpoch = Callable[[int], Plan]
@@ -94,7 +94,8 @@ def prepare(
     first_plan = data.plan_of_epoch(0)
     steps = settings.steps or first_plan.n_steps * (settings.epochs or 1)
     named = token_names(data.inputs["tokenizer"])
-    check_stops(weighting, data.kinds, data.store, steps, named, allowed=recipe.weighting.allow_unstoppable)
+    weights, allowed = TargetWeights(data.store, weighting), recipe.weighting.allow_unstoppable
+    check_stops(weights, data.kinds, steps, named, allowed=allowed)
     student, notes = make_student(recipe, data, weighting, world)
     layout = layout_for(student.model.config, data.store, first_plan)
     batches = make_batches(recipe, data, weighting, world, layout.make_row)
@@ -169,6 +170,8 @@ def make_student(recipe: Recipe, data: Data, weighting: Weighting, world: World)
         device=world.device,
         dtype=dtype,
         chunk_rows=settings.chunk_rows,
+        label_smoothing=settings.label_smoothing,
+        z_loss=settings.z_loss,
     )
     check_tokenizer(data.inputs["tokenizer"], student.model.config, recipe.encode)
     use_weighting(

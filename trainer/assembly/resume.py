@@ -17,7 +17,6 @@ from tracestill.trainer.checkpoint.files import STATE
 from tracestill.trainer.checkpoint.train_place import empty
 from tracestill.trainer.faults import stopping
 from tracestill.trainer.ranks.collectives import share_json, together
-from tracestill.trainer.weighting import restore
 
 Resume = Literal["auto", "must"]
 
@@ -62,7 +61,7 @@ def go_on(job: Job, found: Path, held: dict[str, Any]) -> None:
     tell_other_ranks(job, held)
     job.progress.restore(state)
     forget_later(job)
-    restore(job.weighting, state.get("weighting", {}))
+    job.weighting.load_state(state.get("weighting", {}))
     if job.engine.rank == 0:
         stopping.clear(job.directory, stopping.MARKER)
     job.console.print(f"resuming from step {job.progress.step} of {job.steps}", highlight=False)

@@ -15,18 +15,18 @@ from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.kernels.pack import PackedBatch, pack, to_device
 from tracestill.trainer.batches.work import Work, work_of
 from tracestill.trainer.ranks.mesh import cut
-from tracestill.trainer.weighting import Document, TokenFunction, Weighting, table_at, token_function
-from tracestill.trainer.weighting import normaliser as norm
+from tracestill.trainer.weighting import TargetWeights, Weighting
+from tracestill.trainer.weighting.target_weights import PackWeights
 
 ROW_MULTIPLE = 128  # rows are padded to it: friendly to matmuls, and an empty pack is one such row
 
 
 @dataclass(frozen=True)
 class MicroStep:
-    """One forward and backward of one rank. A target's w * c is its ``packed.loss_weight`` times ``scale``."""
+    """One forward and backward of one rank. A target's w * c is its ``packed.loss_weight`` times its ``scale``."""
 
     packed: PackedBatch
-    scale: float | torch.Tensor  # the same for every micro-step of a step; a 0-dim tensor if it was all-reduced
+    scale: float | torch.Tensor  # a number, 0-dim if it was all-reduced, or (K,) one a kind; the same for a whole step
     documents: np.ndarray  # (D,) ids in the token store
 
 
@@ -64,10 +64,8 @@ class Batches:
         this one gets the ``part``-th of ``parts`` equal runs of tokens. ``make_row`` lays documents out as the student
         reads them (see ``rectangles.layout_for``); None: ``row_of``."""
         self.store = store
+        self.weights = TargetWeights(store, weighting, normaliser)
         self.plan_of_epoch = plan_of_epoch
-        self.weighting, self.normaliser = weighting, normaliser
-        self.tokens = token_function(weighting)
-        self.may_vanish = hasattr(weighting, "dynamic")  # its factors may all be 0, which only the device knows
         self.rank, self.ranks, self.group = rank, ranks, group
         self.part, self.parts = part, parts
         self.make_row: Callable[..., PackedBatch] = make_row or row_of
@@ -95,11 +93,7 @@ class Batches:
         whole = np.concatenate([np.zeros(0, np.int64), *packs])
         counts = np.array([len(documents) for documents in packs]).reshape(slots.shape)
         mine = [self.plan.pack(int(pack_id)).astype(np.int64) for pack_id in slots[:, self.rank]]
-        table = table_at(self.weighting, step, len(self.store.kind_names))
-        if self.tokens is None:
-            micro, weight_sum = self.known(mine, whole, table)
-        else:
-            micro, weight_sum = self.reduced(mine, table, step, self.tokens), None
+        micro, weight_sum = self.micro_steps(mine, whole, step)
         work = work_of(self.store.lengths[whole], counts, partial(row_length, parts=self.parts))
         if self.make_row is not row_of:
             work = replace(work, positions=self.laid_out(micro, work))
@@ -110,72 +104,36 @@ class Batches:
         tokens = sum(int(self.store.lengths[one.documents].sum()) for one in micro)
         return round(work.tokens * sum(one.packed.positions for one in micro) / tokens) if tokens else work.positions
 
-    def known(
-        self, mine: list[np.ndarray], whole: np.ndarray, table: np.ndarray
-    ) -> tuple[list[MicroStep], float | None]:
-        """Micro-steps where c follows from the counts of kinds; and the sum of w, if that decides the step."""
-        counts, records = self.store.counts[whole], self.store.weights[whole]
-        found = norm.sums(self.normaliser, counts, counts, records, table)
-        shared = norm.factor(self.normaliser, torch.from_numpy(found), table).numpy()
-        scale = 1.0 if shared.ndim else float(shared)
-        by_kind = table * shared if shared.ndim else table  # float64, rounded by ``pack``
-        micro = []
-        for documents in mine:
-            own = norm.own_factors(self.normaliser, self.store.counts[documents], table)
-            micro.append(MicroStep(self.row(documents, by_kind, own), scale, documents))
-        total = norm.weight_sum(counts, records, table)
-        return micro, None if self.may_vanish and total > 0 else total
+    def micro_steps(self, mine: list[np.ndarray], whole: np.ndarray, step: int) -> tuple[list[MicroStep], float | None]:
+        """Micro-steps of this rank's packs, and the sum of w of all ranks' documents, if that decides the step."""
+        weights, table = self.weights, self.weights.table(step)
+        packs = [weights.of_pack(documents, step, table) for documents in mine]
+        if not weights.by_token:  # the counts of the whole step are known to every rank
+            everything = weights.of_pack(whole, step, table)
+            shared = torch.from_numpy(weights.shared(weights.sums(everything), table.astype(np.float64)))
+            scale = float(shared) if len(shared) == 1 else shared.float().to(self.device, non_blocking=True)
+            total = everything.counted.weight
+            may_vanish = weights.weighting.dynamic is not None  # its factors may all be 0, which only the device knows
+            rows = [self.row(*pair) for pair in zip(mine, packs, strict=True)]
+            weight_sum = None if may_vanish and total > 0 else total
+        else:
+            sums = np.sum([weights.sums(pack) for pack in packs], axis=0)
+            sums, known = (torch.from_numpy(a).to(self.device, non_blocking=True) for a in (sums, table))
+            pending = None
+            if dist.is_initialized() and self.ranks > 1:
+                pending = dist.all_reduce(sums, group=self.group, async_op=True)
+            rows = [self.row(*pair) for pair in zip(mine, packs, strict=True)]
+            if pending is not None:
+                pending.wait()  # on a GPU the stream waits, not the host
+            shared = weights.shared(sums, known.double()).float()
+            scale, weight_sum = shared[0] if len(shared) == 1 else shared, None
+        return [MicroStep(row, scale, documents) for row, documents in zip(rows, mine, strict=True)], weight_sum
 
-    def reduced(self, mine: list[np.ndarray], table: np.ndarray, step: int, tokens: TokenFunction) -> list[MicroStep]:
-        """Micro-steps where c needs the token weights of other ranks."""
-        weights = [[tokens(document_of(self.store, int(d)), step) for d in documents] for documents in mine]
-        counted = [count_targets(self.store, *pair) for pair in zip(mine, weights, strict=True)]
-        parts = [
-            norm.sums(self.normaliser, amount, count, self.store.weights[documents], table)
-            for documents, (amount, count) in zip(mine, counted, strict=True)
-        ]
-        total = torch.from_numpy(np.sum(parts, axis=0)).to(self.device, non_blocking=True)
-        pending = None
-        if dist.is_initialized() and self.ranks > 1:
-            pending = dist.all_reduce(total, group=self.group, async_op=True)
-        rows = []
-        for documents, own_weights, (amount, _) in zip(mine, weights, counted, strict=True):
-            own = norm.own_factors(self.normaliser, amount, table)
-            rows.append(self.row(documents, table, own, np.concatenate([np.zeros(0, np.float32), *own_weights])))
-        if pending is not None:
-            pending.wait()  # on a GPU the stream waits, not the host
-        shared = norm.factor(self.normaliser, total, table)
-        if shared.ndim:
-            by_kind = shared.float()
-            rows = [replace(row, loss_weight=row.loss_weight * by_kind[row.kinds.long()]) for row in rows]
-            shared = torch.ones_like(total[0])
-        return [MicroStep(row, shared.float(), documents) for row, documents in zip(rows, mine, strict=True)]
-
-    def row(
-        self,
-        documents: np.ndarray,  # (D,)
-        table: np.ndarray,  # (K,)
-        own: np.ndarray,  # (D,) float64: factor of each record's weight
-        token_weights: np.ndarray | None = None,  # (n,) float32
-    ) -> PackedBatch:
-        tokens, kinds, offsets, records = self.store.gather(documents)
-        more = {"token_weights": token_weights, "part": self.part, "parts": self.parts}
-        return self.make_row(tokens, kinds, offsets, records * own, table, self.pad_id, self.device, **more)
-
-
-def document_of(store: TokenStore, index: int) -> Document:
-    """What a weighting may look at, as views of the store."""
-    return Document(index, store.tokens(index), store.kinds(index), store.steps(index))
-
-
-def count_targets(store: TokenStore, documents: np.ndarray, weights: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Per document and kind, (D, K) float64 each: the sum of its targets' token weights, and how many are not 0."""
-    amount, count = (np.zeros((len(documents), len(store.kind_names))) for _ in range(2))
-    for at, (document, weight) in enumerate(zip(documents.tolist(), weights, strict=True)):
-        kinds = store.kinds(document)[1:]
-        amount[at] = np.bincount(kinds, weights=weight[1:], minlength=amount.shape[1])
-        count[at] = np.bincount(kinds, weights=weight[1:] != 0, minlength=count.shape[1])
-    return amount, count
+    def row(self, documents: np.ndarray, weights: PackWeights) -> PackedBatch:
+        tokens, kinds, offsets, _ = self.store.gather(documents)
+        more = {"token_weights": weights.by_token, "part": self.part, "parts": self.parts}
+        table = weights.counted.table
+        return self.make_row(tokens, kinds, offsets, weights.by_document, table, self.pad_id, self.device, **more)
 
 
 def row_length(tokens: int, parts: int = 1) -> int:

@@ -22,8 +22,7 @@ class Prefetch:
     def __init__(self, batches: Batches, steps: int) -> None:
         """``steps``: of the whole run; nothing beyond them is prepared."""
         self.batches, self.steps = batches, steps
-        keeps_count = any(hasattr(batches.weighting, name) for name in ("end_step", "state"))
-        self.possible = not keeps_count
+        self.possible = not batches.weights.weighting.keeps_count
         self.asynchronous = batches.device.type != "cpu"
         self.held: tuple[int, Step] | None = None
         self.waited = 0.0  # seconds that the loop spent on making steps ready while no device computed

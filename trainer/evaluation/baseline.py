@@ -46,9 +46,7 @@ def untrained_student(recipe: Recipe, tokenizer: Path, device: torch.device) -> 
             known_tokens=(read_manifest(tokenizer) or {}).get("known_tokens", layout.size),
         )
     student.model.generation_config = GenerationConfig()  # a model's own settings are no part of the comparison
-    for parameter in student.parameters():  # buffers such as RoPE's frequencies stay in fp32, as in training
-        parameter.data = parameter.data.to(dtype)
-    return student.to(device).eval()
+    return student.cast(dtype).to(device).eval()
 
 
 @contextlib.contextmanager

@@ -32,7 +32,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemaining
 from transformers import PreTrainedModel
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, read_rows, write_rows
 from tracestill.data_pipeline.base.stage import Stage, read_manifest, stage, write_json
 from tracestill.data_pipeline.documents.ask import AskLayout
@@ -47,7 +46,6 @@ from tracestill.trainer.evaluation.intervals import Z95, mean_interval
 from tracestill.trainer.evaluation.rows import rows_of
 from tracestill.trainer.export.export import holds_model, quiet
 from tracestill.trainer.lock import run_lock
-from tracestill.trainer.metrics.telemetry import COUNT, NLL, by_kind
 from tracestill.trainer.ranks.console import Terminal, plain_column, say
 from tracestill.trainer.ranks.threads import ThreadChoice, choice_for, threads_kept
 from tracestill.trainer.recipe.precision import training_dtype, use_gpu
@@ -58,7 +56,6 @@ from tracestill.trainer.student.student import Student, build_student
 
 ROW_TOKENS = 8192  # of held-out documents in one forward pass; a longer document has a row of its own
 REFUSED = "control_in_text"  # as encoding says of a record
-LABELS = 255  # kinds, times documents, that one forward pass tells apart
 
 PREDICTION_SCHEMA = pa.schema(
     [
@@ -309,38 +306,39 @@ def teacher_forced(
     choice for single tokens: whole rows may be faster with all cores. ``progress`` is told tokens done and in all.
     """
     choice = ThreadChoice([threads.chosen, threads.candidates[-1]], rounds=1) if threads else None
-    kinds, head = Kinds(store.kind_names), student.head[0]
+    kinds = len(store.kind_names)
     make_row = layout_for(student.model.config).make_row
-    known = len(kinds) - 1  # but pad: what follows a cut, or only an encoder reads
-    sums, done = torch.zeros(len(kinds), 6, dtype=torch.float64), 0
-    counts, nll = np.zeros((2, len(store), len(kinds)))
-    try:
-        for documents in rows_of(store.lengths, ROW_TOKENS, most=LABELS // known):
-            tokens, ids, offsets, weights = store.gather(documents)
-            # each document's kinds are labels of their own, so that the loss tells the documents apart as well
-            first = np.repeat(np.arange(len(documents)) * known, np.diff(offsets))
-            labels = np.where(ids, ids + first, 0).astype(np.uint8)
-            table = np.ones(1 + known * len(documents), dtype=np.float32)
-            table[0] = 0.0
-            head.num_kinds = len(table)
-            packed = make_row(tokens, labels, offsets, np.ones_like(weights), table, 0, device)
-            if choice:
-                choice.begin()
-            _, statistics = student(packed, 1.0)
-            found = statistics[1:].double().cpu().reshape(len(documents), known, 6)
-            if choice:
-                choice.lap(len(tokens))
-            sums[1:] += found.sum(0)
-            counts[documents, 1:], nll[documents, 1:] = found[:, :, COUNT], found[:, :, NLL]
-            done += len(tokens)
-            progress(done, int(store.lengths.sum()))
-    finally:
-        head.num_kinds = len(kinds)
+    table = np.ones(kinds, dtype=np.float32)
+    table[0] = 0.0  # pad: what follows a cut, or only an encoder reads
+    counts, nll, correct = np.zeros((3, len(store), kinds))
+    done = 0
+    for documents in rows_of(store.lengths, ROW_TOKENS):
+        tokens, ids, offsets, weights = store.gather(documents)
+        packed = make_row(tokens, ids, offsets, np.ones_like(weights), table, 0, device)
+        if choice:
+            choice.begin()
+        found = student.token_losses(packed)
+        at = packed.active.cpu().numpy()
+        losses, right = (of.cpu().numpy()[at] for of in (found.nll, found.correct))
+        if choice:
+            choice.lap(len(tokens))
+        of_row = np.searchsorted(packed.cu_seqlens.cpu().numpy(), at, side="right") - 1
+        cell = documents[of_row], packed.kinds.cpu().numpy()[at]
+        for sums, values in ((counts, 1), (nll, losses), (correct, right)):
+            np.add.at(sums, cell, values)
+        done += len(tokens)
+        progress(done, int(store.lengths.sum()))
     result: dict[str, dict[str, Any]] = {}
-    for name, row in by_kind(kinds, sums).items():
-        at = kinds.id(name)
-        low, high = mean_interval(nll[:, at], counts[:, at], store.question_ids) or (None, None)
-        result[name] = {key: row[key] for key in ("loss", "accuracy", "count")} | {"loss_low": low, "loss_high": high}
+    for kind, (name, count) in enumerate(zip(store.kind_names, counts.sum(axis=0), strict=True)):
+        if count:
+            low, high = mean_interval(nll[:, kind], counts[:, kind], store.question_ids) or (None, None)
+            means = {"loss": nll[:, kind].sum() / count, "accuracy": correct[:, kind].sum() / count}
+            result[name] = {
+                **{key: float(value) for key, value in means.items()},
+                "count": int(count),
+                "loss_low": low,
+                "loss_high": high,
+            }
     return result
 
 

@@ -76,7 +76,10 @@ class HeldOut:
         self.store, self.kinds, self.split, self.pad_id, self.make_row = store, kinds, split, pad_id, make_row
         self.table = np.ones(len(kinds), dtype=np.float32)
         self.table[0] = 0.0
-        self.rows = rows_of(store.lengths, capacity, order=range(min(documents, len(store))))
+        count = min(documents, len(store))
+        targets = int(store.counts[:count, 1:].sum())
+        self.scale = 1 / targets if targets else 0.0  # as with the normaliser ``weights``
+        self.rows = rows_of(store.lengths, capacity, order=range(count))
 
     def measure(self, engine: Engine) -> dict[str, Any]:
         """Kind -> its numbers, as in a line of the log; called on every rank."""
@@ -94,4 +97,4 @@ class HeldOut:
         row = self.make_row(
             tokens, kinds, offsets, weights, self.table, self.pad_id, device, part=place.part, parts=place.parts
         )
-        return MicroStep(row, 1.0, documents)
+        return MicroStep(row, self.scale, documents)

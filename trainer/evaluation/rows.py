@@ -12,15 +12,14 @@ def rows_of(
     limit: int,
     *,
     order: Iterable[int] | None = None,
-    most: int | None = None,
 ) -> list[np.ndarray]:
-    """Documents (by number) in rows of at most ``limit`` tokens, or of one longer document, and at most ``most``
-    documents. ``order``: those that are wanted; None: all, the shortest first, so that little is padded."""
+    """Documents (by number) in rows of at most ``limit`` tokens, or of one longer document. ``order``: those that are
+    wanted; None: all, the shortest first, so that little is padded."""
     rows: list[list[int]] = []
     room = 0
     for document in np.argsort(lengths, kind="stable").tolist() if order is None else order:
         length = int(lengths[document])
-        if not rows or length > room or len(rows[-1]) == most:
+        if not rows or length > room:
             rows.append([])
             room = limit
         rows[-1].append(document)

@@ -9,9 +9,7 @@ import torch.distributed as dist
 from rich.table import Table
 
 from tracestill.data_pipeline.base.kinds import Kinds
-
-# Columns of the statistics that the loss kernel returns for each kind.
-WEIGHT, WEIGHTED_NLL, COUNT, NLL, CORRECT, ENTROPY = range(6)
+from tracestill.kernels.loss import Statistic
 
 
 class Meter:
@@ -19,7 +17,8 @@ class Meter:
 
     def __init__(self, kinds: Kinds, device: torch.device) -> None:
         self.kinds = kinds
-        self.sums = torch.zeros(2, len(kinds), 6, dtype=torch.float64, device=device)  # weighted targets, unweighted
+        shape = 2, len(kinds), len(Statistic)  # of weighted targets, and of a sample of the others
+        self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
         self.of_step = torch.zeros_like(self.sums)  # micro-steps since the last step
         self.clear()
 
@@ -49,36 +48,38 @@ class Meter:
     def read(self) -> dict[str, Any]:
         """Means over all ranks since the last call, as plain numbers; called on every rank. A new interval begins.
 
-        A kind of which no target had weight shows what its sample says, with ``weight`` and ``share`` 0.
+        A kind of which no target had weight shows what its sample says, with ``weight`` and ``share`` 0. Outside of
+        steps, all that was added counts as one.
         """
         self.sums += self.of_step
         if dist.is_initialized():
             dist.all_reduce(self.sums)
         weighted, unweighted = self.sums.cpu()
-        found = by_kind(self.kinds, unweighted) | by_kind(self.kinds, weighted)
+        steps = max(1, self.steps)
+        found = by_kind(self.kinds, unweighted, steps) | by_kind(self.kinds, weighted, steps)
         result = {
-            "loss": self.loss / max(1, self.steps),
-            "weighted_tokens": int(weighted[:, COUNT].sum()),
+            "loss": self.loss / steps,
+            "weighted_tokens": int(weighted[:, Statistic.COUNT].sum()),
             "kinds": {name: found[name] for name in self.kinds.names if name in found},
         }
         self.clear()
         return result
 
 
-def by_kind(kinds: Kinds, sums: torch.Tensor) -> dict[str, dict[str, float]]:
-    """Kind -> its sum of weights, mean nll, accuracy and entropy over the targets summed, and share of the loss."""
-    total = float(sums[:, WEIGHTED_NLL].sum())
+def by_kind(kinds: Kinds, sums: torch.Tensor, steps: int) -> dict[str, dict[str, float]]:
+    """Kind -> its numbers in a line of the log, of (K, 6) sums over ``steps`` steps; see docs/telemetry.md."""
+    total = float(sums[:, Statistic.WEIGHTED_NLL].sum())
     result = {}
     for index, name in enumerate(kinds.names):
-        weight, weighted_nll, count, nll, correct, entropy = sums[index].tolist()
-        if count:
+        row = sums[index].tolist()
+        if count := row[Statistic.COUNT]:
             result[name] = {
                 "count": int(count),
-                "weight": weight,
-                "loss": nll / count,
-                "accuracy": correct / count,
-                "entropy": entropy / count,
-                "share": weighted_nll / total if total else 0.0,
+                "weight": row[Statistic.WEIGHT] / steps,
+                "loss": row[Statistic.NLL] / count,
+                "accuracy": row[Statistic.CORRECT] / count,
+                "entropy": row[Statistic.ENTROPY] / count,
+                "share": row[Statistic.WEIGHTED_NLL] / total if total else 0.0,
             }
     return result
 

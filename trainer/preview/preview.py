@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.text import Text
 from tokenizers import Tokenizer
@@ -15,31 +14,24 @@ from tokenizers import Tokenizer
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.guards.visible import visible
 from tracestill.data_pipeline.tokens.pieces import pieces
-from tracestill.data_pipeline.tokens.store import TokenStore
-from tracestill.trainer.batches.batches import count_targets, document_of
 from tracestill.trainer.preview.table import STYLES, kinds_table, show_warnings
-from tracestill.trainer.weighting import Weighting, table_at, token_function
-from tracestill.trainer.weighting import normaliser as norm
+from tracestill.trainer.weighting import TargetWeights
 
 SHOWN = 2000  # tokens of the document
 
 
 def preview(
     kinds: Kinds,
-    store: TokenStore,
+    weights: TargetWeights,
     documents: np.ndarray,  # (D,) ids of the first step's documents, on all ranks
-    weighting: Weighting,
     measured: dict[str, dict[str, float]],  # kind -> statistics of a forward pass over the step
     tokenizer: Tokenizer,
-    *,
-    normaliser: str = "weights",
 ) -> dict[str, Any]:
     """Per kind: targets, sum of w, share of the sum of w * c, of the loss, and of the gradient at the head; and the
     step's first document."""
-    table = table_at(weighting, 0, len(kinds))
-    tokens = token_function(weighting)
+    store, table = weights.store, weights.table(0)
     counts = store.counts[documents]
-    sums, shares = weight_shares(store, documents, weighting, table, normaliser)
+    sums, shares = weight_shares(weights, documents, table)
     rows = [
         {
             "kind": name,
@@ -56,9 +48,7 @@ def preview(
     first = int(documents[0])
     texts = pieces(tokenizer, store.tokens(first))
     ids = [kinds.names[k] for k in store.kinds(first)]
-    of_token = table[store.kinds(first)] * (1.0 if tokens is None else tokens(document_of(store, first), 0))
-    of_token = of_token * float(store.weights[first])
-    of_token[0] = 0.0  # the first token is never predicted
+    of_token = weights.of_document(first, 0)
     tokens_shown = [{"text": t, "kind": k, "weight": w} for t, k, w in zip(texts, ids, of_token.tolist(), strict=True)]
     return {
         "kinds": rows,
@@ -71,24 +61,13 @@ def preview(
 
 
 def weight_shares(
-    store: TokenStore,
+    weights: TargetWeights,
     documents: np.ndarray,  # (D,) of the first step, on all ranks
-    weighting: Weighting,
     table: np.ndarray,  # (K,) the weighting's, or another one to compare with
-    normaliser: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(K,) sum of w, and (K,) share of the sum of w * c, of each kind's targets; float64."""
-    tokens = token_function(weighting)
-    amount = count = store.counts[documents]
-    if tokens is not None:
-        weights = [tokens(document_of(store, int(d)), 0) for d in documents]
-        amount, count = count_targets(store, documents, weights)
-    records = store.weights[documents].astype(np.float64)
-    weighted = amount * table.astype(np.float64) * records[:, None]  # (D, K)
-    total = torch.from_numpy(norm.sums(normaliser, amount, count, records, table))
-    own = norm.own_factors(normaliser, amount, table)
-    shares = (weighted * own[:, None]).sum(axis=0) * norm.factor(normaliser, total, table).numpy()
-    return weighted.sum(axis=0), shares / shares.sum() if shares.any() else shares
+    sums, of_loss = weights.of_step(documents, 0, table)
+    return sums, of_loss / of_loss.sum() if of_loss.any() else of_loss
 
 
 def without_middle(tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:

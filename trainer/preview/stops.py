@@ -15,9 +15,7 @@ import numpy as np
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.tokens.render import END_THINK
-from tracestill.data_pipeline.tokens.store import TokenStore
-from tracestill.trainer.batches.batches import document_of
-from tracestill.trainer.weighting import STOP, Weighting, table_at, token_function
+from tracestill.trainer.weighting import STOP, TargetWeights
 
 LOOKS = 65, 9  # steps, spread over training, that are looked at: of a table by kind, and of weights of tokens
 DOCUMENTS = 64  # of each sort that are looked at
@@ -57,19 +55,18 @@ class Symbol:
         return None
 
 
-def stop_warnings(weighting: Weighting, kinds: Kinds, store: TokenStore, steps: int, name: Name = str) -> list[str]:
+def stop_warnings(weights: TargetWeights, kinds: Kinds, steps: int, name: Name = str) -> list[str]:
     """A line for each sort of documents whose last symbol, or end of the trace, the student will not learn."""
-    lines = [symbol.warning(name) for pair in look(weighting, kinds, store, steps) for symbol in pair]
+    lines = [symbol.warning(name) for pair in look(weights, kinds, steps) for symbol in pair]
     return [line for line in lines if line is not None]
 
 
-def check_stops(
-    weighting: Weighting, kinds: Kinds, store: TokenStore, steps: int, name: Name = str, *, allowed: bool = False
-) -> None:
+def check_stops(weights: TargetWeights, kinds: Kinds, steps: int, name: Name = str, *, allowed: bool = False) -> None:
     """Raise InputError if the last symbol of no document ever weighs anything, unless that is ``allowed``."""
     if allowed:
         return
-    ends = [pair[0] for pair in look(weighting, kinds, store, steps)]
+    store = weights.store
+    ends = [pair[0] for pair in look(weights, kinds, steps)]
     if not any(end.weighs.any() for end in ends):
         last = name(int(store.tokens(0)[-1]))
         raise InputError(
@@ -78,46 +75,43 @@ def check_stops(
         )
 
 
-def look(weighting: Weighting, kinds: Kinds, store: TokenStore, steps: int) -> list[list[Symbol]]:
+def look(weights: TargetWeights, kinds: Kinds, steps: int) -> list[list[Symbol]]:
     """The last symbol, and the end of the trace where there is one, of each sort of documents that teaches anything."""
+    store = weights.store
     trace = [kinds.id(member) for member in kinds.members("trace")]
     has_trace, has_answer = store.counts[:, trace].any(axis=1), store.counts[:, kinds.id("answer")] > 0
-    by_token = token_function(weighting) is not None
-    looks = np.unique(np.linspace(0, max(0, steps - 1), LOOKS[by_token]).astype(int))
+    looks = np.unique(np.linspace(0, max(0, steps - 1), LOOKS[weights.by_token]).astype(int))
     found = []
     for sort, said in SORTS.items():
         of_sort = np.flatnonzero((has_trace == sort[0]) & (has_answer == sort[1]) & (store.weights > 0))
         some = of_sort[np.unique(np.linspace(0, len(of_sort) - 1, min(len(of_sort), DOCUMENTS)).astype(int))]
-        weighs = weighs_at(weighting, kinds, store, looks.tolist(), some.tolist())  # (S, D, 3)
+        weighs = weighs_at(weights, kinds, looks.tolist(), some.tolist())  # (S, D, 3)
         taught = np.array(weighs[:, :, 0].any(axis=1))
         if not taught.any():
             continue
         on, at = np.array(weighs[taught].any(axis=1)), looks[taught]
-        found.append([Symbol("stop", int(store.tokens(int(some[0]))[-1]), said, at, on[:, 1], by_token)])
+        found.append([Symbol("stop", int(store.tokens(int(some[0]))[-1]), said, at, on[:, 1], weights.by_token)])
         if any(len(closing(store.kinds(int(d)), kinds)) for d in some):
-            found[-1].append(Symbol("end its trace", None, said, at, on[:, 2], by_token))
+            found[-1].append(Symbol("end its trace", None, said, at, on[:, 2], weights.by_token))
     return found
 
 
-def weighs_at(
-    weighting: Weighting, kinds: Kinds, store: TokenStore, looks: list[int], documents: list[int]
-) -> np.ndarray:
+def weighs_at(weights: TargetWeights, kinds: Kinds, looks: list[int], documents: list[int]) -> np.ndarray:
     """(S, D, 3) bool: whether a document has any weight at a step, whether its last symbol has, and the end of its
     trace."""
-    tokens = token_function(weighting)
-    tables = np.stack([table_at(weighting, step, len(kinds)) for step in looks])  # (S, K)
+    tables = np.stack([weights.table(step) for step in looks])  # (S, K)
     found = np.zeros((len(looks), len(documents), 3), bool)
     for column, document in enumerate(documents):
-        of_kind = store.kinds(document)
+        of_kind = weights.store.kinds(document)
         last = len(of_kind) - 1
         places = np.arange(1, last + 1), np.array([last]), closing(of_kind, kinds)
-        if tokens is None:
+        if not weights.by_token:
             for place, at in enumerate(places):
                 found[:, column, place] = tables[:, np.unique(of_kind[at])].any(axis=1)
             continue
         for row, step in enumerate(looks):
-            weights = tables[row][of_kind] * tokens(document_of(store, document), step)
-            found[row, column] = [weights[at].any() for at in places]
+            of_token = weights.of_document(document, step, tables[row])
+            found[row, column] = [of_token[at].any() for at in places]
     return found
 
 

@@ -78,6 +78,12 @@ class TrainConfig(BaseModel):
         "documents and exported; null: none",
     )
     chunk_rows: int = Field(4096, ge=1, description="rows of logits that exist at a time")
+    label_smoothing: Share = Field(
+        0.0, description="share of each target's weight that all tokens of the vocabulary have in common"
+    )
+    z_loss: float = Field(
+        0.0, ge=0, description="factor of the squared logarithm of the softmax's sum, added to each target's nll"
+    )
     log_every: int = Field(10, ge=1, description="steps between two lines of log.jsonl")
     held_out_every: int = Field(
         0, ge=0, description="steps between two measurements of the loss by kind on held-out documents; 0 = none"

@@ -21,25 +21,12 @@ class Reference:
     """A frozen model beside the student, the same on every rank, that says how likely it finds every target."""
 
     def __init__(self, student: Student, device: torch.device, dtype: torch.dtype) -> None:
-        self.student = student.to(device=device, dtype=dtype).eval().requires_grad_(False)
-        self.found: list[Tensor] = []
-        self.student.head[0].options["dynamic"] = self._note
+        self.student = student.cast(dtype).to(device).eval().requires_grad_(False)
 
-    def _note(self, nll: Tensor, p: Tensor, entropy: Tensor) -> Tensor:
-        """Called by the loss with every chunk of weighted rows, in ascending order."""
-        self.found.append(nll.clone())
-        return torch.ones_like(nll)
-
-    @torch.no_grad()
     def nll(self, packed: PackedBatch, exchange: Callable[..., Any] | None = None) -> Tensor:
         """(T,) nats of each weighted position's label; 0 elsewhere. ``exchange``: the student's own."""
-        self.found.clear()
         self.student.exchange = exchange
-        self.student(packed, 1.0)
-        nll = torch.zeros_like(packed.loss_weight)
-        if self.found:
-            nll[packed.active] = torch.cat(self.found).to(nll.dtype)
-        return nll
+        return self.student.token_losses(packed).nll
 
 
 def use_weighting(
@@ -61,14 +48,13 @@ def use_weighting(
     the digest of a reference model's own code that may run. Raises InputError if the weighting names a reference model
     that does not load or does not share the tokenizer's vocabulary.
     """
-    dynamic: Callable[..., Tensor] | None = getattr(weighting, "dynamic", None)
-    if dynamic is None:
+    if weighting.dynamic is None:
         return
     head = student.head[0]
-    head.options["dynamic"] = dynamic
+    head.options["dynamic"] = weighting.dynamic
     head.options["dynamic_kinds"] = None if multiplied is None else torch.from_numpy(multiplied).to(device)
-    head.observe = getattr(weighting, "observe", None)
-    path = getattr(weighting, "reference", None)
+    head.observe = weighting.observe
+    path = weighting.reference
     if path is None:
         return
     config = StudentConfig(pretrained=Path(path), attention=attention, trust_remote_code=trusted)

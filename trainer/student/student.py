@@ -24,7 +24,7 @@ from transformers import (
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.kernels.attention import SDPA, Choice
-from tracestill.kernels.loss import STATISTICS, linear_cross_entropy
+from tracestill.kernels.loss import RowLosses, linear_cross_entropy, linear_cross_entropy_rows
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer.batches.rectangles import PairedBatch
 from tracestill.trainer.loading.loading import build_model, load_config, load_model
@@ -32,8 +32,6 @@ from tracestill.trainer.recipe.student_settings import StudentConfig
 from tracestill.trainer.student import encoder_decoder, unweighted
 from tracestill.trainer.student.attention import choose_attention, implementation_of
 from tracestill.trainer.student.vocabulary import grow
-
-WEIGHTED_NLL = STATISTICS.index("weighted_nll")
 
 
 class SpanWeightedHead(nn.Linear):
@@ -43,7 +41,8 @@ class SpanWeightedHead(nn.Linear):
     """
 
     num_kinds: int
-    options: dict[str, Any]  # chunk_rows, logit_scale, softcap; dynamic, if the weighting reads the model
+    logits: dict[str, Any]  # how logits come to be: logit_scale, softcap, and how many at a time: chunk_rows
+    options: dict[str, Any]  # what the loss is besides: label_smoothing, z_loss; dynamic, if the weighting has it
     observe: Callable[..., None] | None = None  # sees the arguments of ``dynamic`` in training
     gradient_norms: Tensor | None = None  # (num_kinds,) float64; while it is there, ``add_gradient_norms`` adds to it
     watched: Tensor | None = None  # (num_kinds, 6) float64; while it is there, training adds ``unweighted.statistics``
@@ -54,10 +53,17 @@ class SpanWeightedHead(nn.Linear):
         packed: PackedBatch | None = None,
         scale: float | Tensor = 1.0,
         reference_nll: Tensor | None = None,  # (T,)
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits (..., V) of ``hidden`` (..., H); with ``packed``: loss and statistics of ``hidden`` (T, H)."""
+        *,
+        rows: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor] | RowLosses:
+        """Logits (..., V) of ``hidden`` (..., H); with ``packed``: loss and statistics of ``hidden`` (T, H), or what
+        single ``rows`` say."""
         if packed is None:
             return super().forward(hidden)
+        if rows:
+            return linear_cross_entropy_rows(
+                hidden, self.weight, packed.labels, bias=self.bias, active=packed.active, **self.logits
+            )
         options = self.options
         if self.training and self.observe is not None:
             options = {**options, "dynamic": self.observed}
@@ -70,15 +76,15 @@ class SpanWeightedHead(nn.Linear):
             scale=scale,
             active=packed.active,
             reference_nll=reference_nll,
+            **self.logits,
             **options,
         )
         loss, statistics = loss_of(hidden, self.weight, bias=self.bias)
-        statistics[:, WEIGHTED_NLL] *= scale
         if self.gradient_norms is not None:
             self.add_gradient_norms(loss_of, hidden.detach(), packed.kinds)
         if self.training and self.watched is not None:
             self.watched += unweighted.statistics(
-                hidden.detach(), self.weight, self.bias, packed, self.num_kinds, self.options
+                hidden.detach(), self.weight, self.bias, packed, self.num_kinds, self.logits
             )
         return loss, statistics
 
@@ -105,24 +111,45 @@ class SpanWeightedHead(nn.Linear):
 class Student(nn.Module):
     """A language model and its weighted loss. ``model`` is the plain transformers model."""
 
-    def __init__(self, model: PreTrainedModel, *, num_kinds: int, chunk_rows: int = 4096) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        num_kinds: int,
+        chunk_rows: int = 4096,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+    ) -> None:
         """Raises InputError if the model's head does something to its logits that the loss cannot follow."""
         super().__init__()
         self.model = model
         self.attention = Choice(SDPA, "")  # which backend, and why; set by ``build_student``
         self.head = [student_head(model, num_kinds, chunk_rows)]  # in a list: the head belongs to the model alone
+        self.head[0].options |= {"label_smoothing": label_smoothing, "z_loss": z_loss}
         self.reference_nll: Callable[..., Tensor] | None = None  # of a model beside it, for the weighting
         self.exchange: Callable[..., Any] | None = None  # around attention, where ranks share rows
 
     def forward(self, packed: PackedBatch, scale: float | Tensor) -> tuple[Tensor, Tensor]:
         """Loss and statistics of one packed row.
 
-        ``scale`` is the normaliser's c. Returns the loss (scalar, fp32, attached to the graph even if no row has
-        weight) and the per-kind statistics (num_kinds, 6), columns as in ``linear_cross_entropy.STATISTICS``, but
-        with ``scale`` in ``weighted_nll``: summed over kinds it is the loss.
+        ``scale`` is the part of c that is not in the row's weights. Returns the loss (scalar, fp32, attached to the
+        graph even if no row has weight) and the per-kind statistics (num_kinds, 6), columns as in ``Statistic``.
         """
         reference_nll = None if self.reference_nll is None else self.reference_nll(packed, self.exchange)
         return self.head[0](self.hidden_states(packed), packed, scale, reference_nll)
+
+    def token_losses(self, packed: PackedBatch) -> RowLosses:
+        """nll, entropy, whether it is right and the most likely token of each weighted position of one packed row, each
+        (T,), 0 elsewhere; without a gradient."""
+        with torch.no_grad():
+            return self.head[0](self.hidden_states(packed), packed, rows=True)
+
+    def cast(self, dtype: torch.dtype) -> Student:
+        """Put the parameters into ``dtype``, in place. Buffers stay as they are: RoPE's frequencies in bf16 would be
+        off by whole radians at distant positions, and transformers and DeepSpeed leave them in fp32."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(dtype)
+        return self
 
     def hidden_states(self, packed: PackedBatch) -> Tensor:
         """The decoder's last hidden states (T, H)."""
@@ -161,7 +188,8 @@ def student_head(model: PreTrainedModel, num_kinds: int, chunk_rows: int) -> Spa
     head.__class__ = SpanWeightedHead
     assert isinstance(head, SpanWeightedHead)
     head.num_kinds = num_kinds
-    head.options = {"chunk_rows": chunk_rows, "logit_scale": scale, "softcap": softcap}
+    head.logits = {"chunk_rows": chunk_rows, "logit_scale": scale, "softcap": softcap}
+    head.options = {}
     check_head(model, head)
     return head
 
@@ -179,9 +207,9 @@ def check_head(model: PreTrainedModel, head: SpanWeightedHead) -> None:
         else:
             own = model(input_ids=tokens, use_cache=False).logits.float()
             hidden = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
-        ours = head(hidden).float() * head.options["logit_scale"]
-        if head.options["softcap"] is not None:
-            ours = head.options["softcap"] * torch.tanh(ours / head.options["softcap"])
+        ours = head(hidden).float() * head.logits["logit_scale"]
+        if head.logits["softcap"] is not None:
+            ours = head.logits["softcap"] * torch.tanh(ours / head.logits["softcap"])
     finally:
         model.train(training)
     if own.shape != ours.shape or not torch.allclose(own, ours, rtol=1e-2, atol=1e-2 * float(own.abs().max())):
@@ -203,6 +231,8 @@ def build_student(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     chunk_rows: int = 4096,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
     known_tokens: int | None = None,
 ) -> Student:
     """Build or load the student on the CPU; the engine moves it.
@@ -231,7 +261,9 @@ def build_student(
             model.config.decoder_start_token_id = pad_id  # as T5 does
         ids["decoder_start_token_id"] = model.config.decoder_start_token_id
     model.generation_config.update(**ids)
-    student = Student(model, num_kinds=num_kinds, chunk_rows=chunk_rows).train()
+    student = Student(
+        model, num_kinds=num_kinds, chunk_rows=chunk_rows, label_smoothing=label_smoothing, z_loss=z_loss
+    ).train()
     student.attention = choice
     return student
 

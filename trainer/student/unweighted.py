@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracestill.kernels.loss import STATISTICS, linear_cross_entropy
+from tracestill.kernels.loss import Statistic, linear_cross_entropy
 from tracestill.kernels.pack import NO_LABEL, PackedBatch
 
 ROWS = 256  # of a micro-step; of the head's three products for a row that is trained on, such a row takes one
-OF_WEIGHTS = [STATISTICS.index("weight"), STATISTICS.index("weighted_nll")]
 
 
 @torch.no_grad()
@@ -26,11 +25,11 @@ def statistics(
     bias: Tensor | None,  # (V,)
     packed: PackedBatch,
     num_kinds: int,
-    options: Mapping[str, Any],
+    logits: Mapping[str, Any],
 ) -> Tensor:
-    """(num_kinds, 6): columns as in ``STATISTICS``, over the sample of ``packed``; those of weights are 0.
+    """(num_kinds, 6): columns as in ``Statistic``, over the sample of ``packed``; those of weights are 0.
 
-    ``options`` are those of the loss; multipliers have nothing to do here.
+    ``logits`` says how logits come to be; what else makes the loss has nothing to do here.
     """
     rows, there = sample(packed.labels, packed.loss_weight, packed.kinds)
     _, found = linear_cross_entropy(
@@ -42,10 +41,9 @@ def statistics(
         num_kinds=num_kinds,
         bias=bias,
         active=torch.arange(len(rows), device=rows.device),
-        **{key: value for key, value in options.items() if not key.startswith("dynamic")},
+        **logits,
     )
-    for column in OF_WEIGHTS:
-        found[:, column] = 0.0
+    found[:, [Statistic.WEIGHT, Statistic.WEIGHTED_NLL]] = 0.0
     return found
 
 

@@ -1,15 +1,38 @@
-"""Built-in weightings that are one table by kind: ``answer_only``, ``trace_only``, ``prompt_loss``."""
+"""Built-in weightings that are one table by kind: ``span``, ``answer_only``, ``trace_only``, ``prompt_loss``."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, Field, field_validator
 
 from tracestill.data_pipeline.base.kinds import Kinds
-from tracestill.trainer.weighting.schedule import Schedule, at, read_weight
-from tracestill.trainer.weighting.weighting import SpanWeighting, WeightingConfig, WeightingOptions
+from tracestill.trainer.weighting.base import MultiplierOptions, Weighting, WeightingOptions
+from tracestill.trainer.weighting.schedule import Schedule, Weight, at, read_weight
+from tracestill.trainer.weighting.weighting import WeightingConfig, read_options
+
+
+class SpanWeighting(Weighting):
+    """Weights by kind or group, as the recipe's ``weights`` say; the base of the built-in weightings.
+
+        w_i = weights[kind_i](step)
+
+    Raises ValueError naming the nearest known kind if ``weights`` names an unknown one.
+    """
+
+    def __init__(self, config: WeightingConfig, kinds: Kinds, seed: int = 0) -> None:
+        self.config, self.span_kinds, self.seed = config, kinds, seed
+        self.options: Any = read_options(type(self), config.options)
+        self.weights: dict[str, Weight] = dict(config.weights)
+        self.kinds(0)
+
+    def kinds(self, step: int) -> np.ndarray:
+        return self.span_kinds.table({name: at(weight, step) for name, weight in self.weights.items()}, default=1.0)
+
+    def named(self) -> list[str]:
+        kinds = self.options.kinds if isinstance(self.options, MultiplierOptions) else None
+        return [*(kinds or ()), *self.weights]
 
 
 class Masked(SpanWeighting):

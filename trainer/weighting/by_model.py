@@ -6,7 +6,7 @@ step whose factors are small has a small loss. torch is imported when a multipli
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,7 +14,9 @@ from pydantic import BaseModel, Field, model_validator
 
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.guards.names import Name
-from tracestill.trainer.weighting.weighting import MultiplierOptions, SpanWeighting, WeightingConfig
+from tracestill.trainer.weighting.base import MultiplierOptions
+from tracestill.trainer.weighting.by_kind import SpanWeighting
+from tracestill.trainer.weighting.weighting import WeightingConfig
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +44,7 @@ class DynamicFineTuning(SpanWeighting):
     Options: ClassVar[type[BaseModel]] = DynamicFineTuningOptions
 
     @cached_property
-    def dynamic(self) -> Multiplier:
+    def dynamic(self) -> Multiplier:  # type: ignore[override]  # made when torch is there
         from tracestill.kernels.loss import PowerOfP
 
         return PowerOfP(self.options.exponent)
@@ -63,7 +65,7 @@ class FocalLoss(SpanWeighting):
     Options: ClassVar[type[BaseModel]] = FocalLossOptions
 
     @cached_property
-    def dynamic(self) -> Multiplier:
+    def dynamic(self) -> Multiplier:  # type: ignore[override]  # made when torch is there
         from tracestill.kernels.loss import Focal
 
         return Focal(self.options.gamma)
@@ -97,13 +99,14 @@ class ExcessLoss(SpanWeighting):
 
     def __init__(self, config: WeightingConfig, kinds: Kinds, seed: int = 0) -> None:
         super().__init__(config, kinds, seed)
-        self.reference: str = self.options.reference
+        self.reference = self.options.reference
+        self.observe = None if self.options.share is None else self.count
         self._restored = float("-inf")
         self._threshold: torch.Tensor | None = None  # on the device, never read by the host while training
         self._histogram: torch.Tensor | None = None  # (BINS,) int64: excess losses of this step, this rank
 
     @cached_property
-    def dynamic(self) -> Multiplier:
+    def dynamic(self) -> Multiplier:  # type: ignore[override]  # made when torch is there
         from tracestill.kernels.loss import Excess
 
         return Excess(self.options.threshold) if self.options.share is None else self.above_quantile
@@ -118,10 +121,6 @@ class ExcessLoss(SpanWeighting):
         self._on(nll.device)
         assert self._threshold is not None
         return (nll - reference >= self._threshold).to(nll.dtype)
-
-    @property
-    def observe(self) -> Callable[..., None] | None:
-        return None if self.options.share is None else self.count
 
     def count(self, nll: torch.Tensor, p: torch.Tensor, entropy: torch.Tensor, reference: torch.Tensor) -> None:
         """Add the excess losses of C rows, each (C,), to the histogram."""
@@ -157,7 +156,7 @@ class ExcessLoss(SpanWeighting):
         return {"threshold": repr(self._restored if self._threshold is None else float(self._threshold))}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self._restored, self._threshold, self._histogram = float(state["threshold"]), None, None
+        self._restored, self._threshold, self._histogram = float(state.get("threshold", "-inf")), None, None
 
     def _on(self, device: torch.device) -> None:
         import torch

@@ -9,8 +9,10 @@ import numpy as np
 from pydantic import BaseModel, Field, field_validator
 
 from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.trainer.weighting.base import Document, WeightingOptions
+from tracestill.trainer.weighting.by_kind import SpanWeighting
 from tracestill.trainer.weighting.schedule import Schedule, at, read_weight
-from tracestill.trainer.weighting.weighting import Document, SpanWeighting, WeightingConfig, WeightingOptions
+from tracestill.trainer.weighting.weighting import WeightingConfig
 
 
 class StepsLastFirstOptions(WeightingOptions):

@@ -9,68 +9,94 @@
     examples   c = 1 / (R * S_d)                S_d = sum of v_k * t_i over document d's targets
                                                 R   = sum of r_d over documents with S_d > 0
 
-Sums run over the targets of one optimizer step on all ranks. Without token weights (t = 1) they follow from the
-counts of kinds in the store, so every rank knows c before the step. With them, each rank sums over its own
-documents, and one all-reduce of ``sums`` completes c on the device.
+Sums run over the targets of one optimizer step on all ranks. A normaliser is an entry of ALL: what it sums up,
+and what follows from the sums. Imports no torch, so that a recipe is checked at once; sums that ranks have added up on
+a device are tensors, and the arithmetic below is that of both.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
-import torch
 
 
-def sums(
-    normaliser: str,
-    amount: np.ndarray,  # (D, K) sum of t over the targets of each kind: without token weights, their number
-    count: np.ndarray,  # (D, K) how many of them have t != 0
-    records: np.ndarray,  # (D,) r
-    table: np.ndarray,  # (K,) v
-) -> np.ndarray:
-    """What c needs of some documents, (1,) or for ``spans`` (K,), float64; adds up over documents."""
-    amount, records, table = amount.astype(np.float64), records.astype(np.float64), table.astype(np.float64)
-    if normaliser == "weights":
-        found = records @ (amount @ table)
-    elif normaliser == "tokens":
-        found = ((count * (table != 0)).sum(axis=1) * (records != 0)).sum()
-    elif normaliser == "spans":
-        found = records @ amount
-    elif normaliser == "examples":
-        found = records[amount @ table > 0].sum()
-    else:
-        raise ValueError(f"unknown normaliser '{normaliser}'; known: weights, tokens, spans, examples")
-    return np.atleast_1d(np.asarray(found, dtype=np.float64))
+@dataclass(frozen=True)
+class Counted:
+    """The targets of D documents, as far as they decide c."""
+
+    amount: np.ndarray  # (D, K) sum of t over the targets of each kind: without token weights, their number
+    count: np.ndarray  # (D, K) how many of them have t != 0
+    records: np.ndarray  # (D,) r
+    table: np.ndarray  # (K,) v
+
+    @property
+    def by_document(self) -> np.ndarray:
+        """(D,) float64: S_d."""
+        return self.amount.astype(np.float64) @ self.table.astype(np.float64)
+
+    @property
+    def by_kind(self) -> np.ndarray:
+        """(K,) float64: S_k."""
+        return self.records.astype(np.float64) @ self.amount.astype(np.float64)
+
+    @property
+    def weight(self) -> float:
+        """Sum of w in float64."""
+        return float(self.records.astype(np.float64) @ self.by_document)
+
+    @property
+    def weighted(self) -> int:
+        """How many targets have w != 0."""
+        return int(((self.count * (self.table != 0)).sum(axis=1) * (self.records != 0)).sum())
 
 
-def factor(
-    normaliser: str,
-    total: torch.Tensor,  # (1,) or (K,) float64: ``sums`` over all documents of the step
-    table: np.ndarray,  # (K,) v
-) -> torch.Tensor:
-    """The part of c that all documents share, float64: a scalar, or for ``spans`` (K,). 0 where nothing has weight."""
-    if normaliser == "spans":
-        weights = torch.as_tensor(table, dtype=torch.float64).to(total.device, non_blocking=True)
-        total = total * torch.where(total > 0, weights, 0.0).sum()
-    shared = torch.where(total > 0, 1.0 / total, 0.0)
-    return shared if normaliser == "spans" else shared[0]
+def inverse(total: Any) -> Any:
+    """1 / total where it is above 0, else 0: of an array or a tensor."""
+    above = total > 0
+    return above / (total + ~above)
 
 
-def own_factors(
-    normaliser: str,
-    amount: np.ndarray,  # (D, K)
-    table: np.ndarray,  # (K,)
-) -> np.ndarray:
-    """(D,) float64: the part of c that is a document's own, 1 / S_d for ``examples``, else 1."""
-    if normaliser != "examples":
-        return np.ones(len(amount))
-    own = amount.astype(np.float64) @ table.astype(np.float64)
-    return np.divide(1.0, own, out=np.zeros_like(own), where=own > 0)
+@dataclass(frozen=True)
+class Normaliser:
+    """One way to make c from what the targets of a step sum up to."""
+
+    name: str  # in a recipe
+    about: str  # what the weighted sum is divided by, in words
+    sums: Callable[[Counted], Any]  # of some documents: a number or (K,), in float64; adds up over documents
+    shared: Callable[[Any, Any], Any] = lambda sums, table: inverse(sums)
+    """(sums of the step, (K,) v) -> the part of c that all documents share: a number, or (K,) one a kind."""
+    own: Callable[[Counted], np.ndarray] | None = None  # (D,) the part of c that is a document's own; None: 1
+    parts: str = ""  # what counts as its weight says, however many tokens it has; "": tokens
+
+    def factors(self, of: Counted) -> np.ndarray:
+        """(D, K) float64: c of a step that holds just these documents, by document and kind."""
+        shared = self.shared(np.asarray(self.sums(of), dtype=np.float64), of.table.astype(np.float64))
+        return np.broadcast_to(shared, of.table.shape) * self.own_factors(of)[:, None]
+
+    def own_factors(self, of: Counted) -> np.ndarray:
+        """(D,) float64."""
+        return np.ones(len(of.records)) if self.own is None else self.own(of)
 
 
-def weight_sum(
-    amount: np.ndarray,  # (D, K) as in ``sums``, of the documents of one step, on all ranks
-    records: np.ndarray,  # (D,)
-    table: np.ndarray,  # (K,)
-) -> float:
-    """Sum of w over all targets of the step, in float64; 0.0 for a step without any weight."""
-    return float(sums("weights", amount, amount, records, table)[0])
+ALL = (
+    Normaliser("weights", "the sum of weights", lambda of: of.weight),
+    Normaliser("tokens", "the number of weighted tokens", lambda of: of.weighted),
+    Normaliser(
+        "spans",
+        "what makes kinds count as their weights say, however many tokens they have",
+        sums=lambda of: of.by_kind,
+        shared=lambda sums, table: inverse(sums * ((sums > 0) * table).sum()),
+        parts="kinds",
+    ),
+    Normaliser(
+        "examples",
+        "what makes documents count as their records' weights say, however long they are",
+        sums=lambda of: of.records[of.by_document > 0].astype(np.float64).sum(),
+        own=lambda of: inverse(of.by_document),
+        parts="documents",
+    ),
+)
+NORMALISERS = {normaliser.name: normaliser for normaliser in ALL}

@@ -17,11 +17,11 @@ from triton.compiler import ASTSource
 
 from tracestill.kernels.loss.triton_pass import (
     BLOCK,
+    EXCESS,
     LAUNCH_OPTIONS,
     NONE,
     ROW_ARGUMENTS,
     SMALL_BLOCK,
-    WITHIN,
     chunk_kernel,
 )
 
@@ -43,10 +43,11 @@ PLAIN = {
     "K": 0,
     "K_BLOCK": 1,
     "REVERSE": False,
+    "TOP": False,
 }
 EVERYTHING = {
     "GRADIENT": True,
-    "DYNAMIC": WITHIN.value,
+    "DYNAMIC": EXCESS.value,
     "BY_KIND": True,
     "HAS_BIAS": True,
     "HAS_SCALE": True,
@@ -56,15 +57,26 @@ EVERYTHING = {
     "K": 128,
     "K_BLOCK": 128,
     "REVERSE": True,
+    "TOP": False,  # nobody asks for it beside a gradient
 }
+ROWS = PLAIN | {"GRADIENT": False, "TOP": True, "HAS_BIAS": True, "HAS_SCALE": True}
 VARIANTS = {
     "plain": PLAIN,
     "statistics": PLAIN | {"GRADIENT": False},
+    "rows": ROWS,
+    "rows_capped": ROWS | {"HAS_CAP": True},
     "teacher": PLAIN | {"K": 50, "K_BLOCK": 64},
     "uncapped": EVERYTHING | {"HAS_CAP": False, "K": 0, "K_BLOCK": 1},
     "everything": EVERYTHING,
 }
-TYPES = {"targets": "*i64", "teacher_ids": "*i64", "multiplied": "*u8", "stride": "i32", "vocabulary": "i32"}
+TYPES = {
+    "targets": "*i64",
+    "teacher_ids": "*i64",
+    "multiplied": "*u8",
+    "top_out": "*i64",
+    "stride": "i32",
+    "vocabulary": "i32",
+}
 
 
 def compiled(target: GPUTarget, variant: dict, logits: str = "bf16"):

@@ -27,7 +27,6 @@ from tracestill.kernels.loss import (
     Focal,
     PowerOfP,
     TeacherTopK,
-    Within,
     check_weights,
     linear_cross_entropy,
 )
@@ -55,7 +54,6 @@ OPTIONS = {
     "dft": {"dynamic": PowerOfP(1.0)},
     "half_power": {"dynamic": PowerOfP(0.5)},
     "focal": {"dynamic": Focal(2.0)},
-    "within": {"dynamic": Within(nll_max=6.0, entropy_min=1.0)},
     "excess": {"dynamic": Excess(0.25), "reference_nll": torch.linspace(0, 12, 23)},
     "function": {"dynamic": lambda nll, p, entropy: nll * p + 0.1 * entropy},
     "dft_of_kinds": {"dynamic": PowerOfP(1.0), "dynamic_kinds": SOME},
@@ -111,9 +109,6 @@ def test_multipliers_by_their_formulas():
     assert torch.allclose(PowerOfP(1.0)(nll, p, entropy), torch.exp(-nll))
     assert torch.allclose(PowerOfP(0.5)(nll, p, entropy), torch.exp(-nll).sqrt())
     assert torch.allclose(Focal(2.0)(nll, p, entropy), torch.tensor([0.16, 0.7396]))
-    assert Within(nll_min=1.0)(nll, p, entropy).tolist() == [0, 1]
-    assert Within(nll_max=1.0)(nll, p, entropy).tolist() == [1, 0]
-    assert Within(entropy_min=1.0, entropy_max=2.9)(nll, p, entropy).tolist() == [1, 0]
     assert Excess(0.2)(nll, p, entropy, reference).tolist() == [1, 0]
     # And through the operation: what is multiplied by the probability is the weight of loss and gradient alike.
     plain, dft = ours(data), ours(data, dynamic=PowerOfP(1.0))
@@ -122,6 +117,17 @@ def test_multipliers_by_their_formulas():
         assert distance(a, b) < 1e-6
     assert dft[0] < plain[0]
     assert torch.equal(dft[1][:, [0, 2, 3]], plain[1][:, [0, 2, 3]])  # c never sees the multiplier
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+def test_a_scale_of_one_a_kind_scales_rows_of_that_kind(teacher):
+    data, scale = case(), torch.tensor([0.5, 0.25, 3.0, 0.01, 1.0])
+    more = {"teacher": teacher_of(data)} if teacher else {}
+    got = compare(data, upstream=-1.7, scale=scale, label_smoothing=0.1, z_loss=0.01, **more)
+    assert got[1][:, 0].sum() == pytest.approx(float((data[4] * scale[data[5].long()]).sum()), rel=1e-6)
+    none = ours(data, scale=torch.where(torch.arange(KINDS) == 1, 0.0, scale), **more)
+    assert not none[1][1].any(), "a kind of scale 0 has no weight"
+    assert not none[2][(data[5] == 1).to(DEVICE)].any()
 
 
 @pytest.mark.parametrize(("n", "h", "v"), [(41, 401, 1271), (1, 1, 2), (17, 5, 1), (8, 16, 48), (3, 33, 1009)])
@@ -348,6 +354,7 @@ def test_bad_values_are_refused():
         ({"hidden": torch.ones(23, 36)}, r"hidden \(N, H\) and weight \(V, H\) do not fit"),
         ({"bias": torch.ones(400)}, r"bias must have shape \(401,\)"),
         ({"chunk_rows": 0}, "chunk_rows must be at least 1"),
+        ({"scale": torch.ones(4)}, r"scale must be one number or have shape \(5,\), not \(4,\)"),
         ({"softcap": 0.0}, "softcap must be > 0"),
         ({"label_smoothing": 1.0}, r"label_smoothing must lie in \[0, 1\)"),
         ({"z_loss": -1.0}, "z_loss must be >= 0"),

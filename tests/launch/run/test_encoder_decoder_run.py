@@ -11,7 +11,7 @@ import torch
 import yaml
 from command_line import program, start, unfinish
 from fake_run import RECIPE, claim, mini_recipe, run_data_stages
-from normaliser_cases import KINDS, NORMALISERS, WEIGHTS, Jagged
+from normaliser_cases import KINDS, NORMALISERS, WEIGHTS, Jagged, weights_of
 from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
@@ -26,7 +26,7 @@ from tracestill.trainer.batches.batches import Batches
 from tracestill.trainer.batches.rectangles import layout_for
 from tracestill.trainer.preview.effect import warnings
 from tracestill.trainer.recipe.recipe import build, dump_recipe
-from tracestill.trainer.weighting import SpanWeighting, WeightingConfig, make_weighting
+from tracestill.trainer.weighting import SpanWeighting, TargetWeights, WeightingConfig, make_weighting
 
 T5 = {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4, "dropout_rate": 0.1}
 CAPACITY = 200
@@ -102,7 +102,7 @@ def test_factors_count_what_the_decoder_writes_and_nothing_else(data, store, nor
             begin, end = micro.packed.cu_seqlens[at : at + 2].tolist()
             read = int(store.encoder_lengths[document])
             assert micro.packed.labels[begin : end - 1].tolist() == store.tokens(document)[read:].tolist()
-            found.append(micro.packed.loss_weight[begin : end - 1].double().numpy() * float(micro.scale))
+            found.append(weights_of(micro)[begin : end - 1])
             kinds.append(store.kinds(document)[read:])
             record.append(np.full(end - begin - 1, store.weights[document], np.float64))
             view = type("View", (), {"index": document, "tokens": store.tokens(document)})
@@ -113,12 +113,12 @@ def test_factors_count_what_the_decoder_writes_and_nothing_else(data, store, nor
     w = v[k] * r * t
     per_kind = np.bincount(k, weights=r * t, minlength=len(v))
     per_document = np.bincount(d, weights=v[k] * t)
-    weights_of = np.bincount(d, weights=r) / np.maximum(1, np.bincount(d))
+    of_record = np.bincount(d, weights=r) / np.maximum(1, np.bincount(d))
     c = {
         "weights": np.full(len(w), 1 / w.sum()),
         "tokens": np.full(len(w), 1 / np.count_nonzero(w)),
         "spans": 1 / np.maximum(1e-30, v[per_kind > 0].sum() * per_kind[k]),
-        "examples": 1 / np.maximum(1e-30, weights_of[per_document > 0].sum() * per_document[d]),
+        "examples": 1 / np.maximum(1e-30, of_record[per_document > 0].sum() * per_document[d]),
     }[normaliser]
     np.testing.assert_allclose(np.concatenate(found), w * c, rtol=5e-7)
     assert step.work.positions == sum(micro.packed.positions for micro in step.micro) >= step.work.tokens
@@ -127,7 +127,7 @@ def test_factors_count_what_the_decoder_writes_and_nothing_else(data, store, nor
 
 def test_only_a_weight_for_the_prompt_is_worth_a_warning(store):
     def said(**config):
-        return warnings(make_weighting(WeightingConfig(**config), KINDS), "weights", KINDS, store, 10)
+        return warnings(TargetWeights(store, make_weighting(WeightingConfig(**config), KINDS)), KINDS, 10)
 
     assert said(weights={"prompt": 0, "answer": 2}) == []
     assert [line[:29] for line in said(weights={"prompt": 1, "answer": 2})] == ["the weighting names 'prompt',"]

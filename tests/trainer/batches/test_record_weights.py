@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from normaliser_cases import weights_of
 
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.plan.plan import PlanConfig, make_plan
@@ -45,11 +46,11 @@ def gradient(path: Path, documents: Sequence[tuple[int, float]], normaliser: str
     assert len(step.documents) == len(documents)
     logits = torch.arange(VOCABULARY**2, dtype=torch.float64).sin().reshape(VOCABULARY, VOCABULARY).requires_grad_()
     for micro in step.micro:
-        packed, scale = micro.packed, micro.scale
+        packed = micro.packed
         labels = packed.labels.reshape(-1).long()
         rows = logits[packed.input_ids.reshape(-1).long()]
         nll = torch.nn.functional.cross_entropy(rows, labels.clamp(min=0), reduction="none")
-        (nll * packed.loss_weight.reshape(-1).double() * scale).sum().backward()
+        (nll * torch.from_numpy(weights_of(micro))).sum().backward()
     assert logits.grad is not None
     return logits.grad
 

@@ -136,6 +136,7 @@ def low_precision(stage: int) -> dict:
         "losses": [result.loss for result in results],
         "norm": results[0].grad_norm,
         "parameters": sorted({str(p.dtype) for p in built.parameters()}),
+        "rope": sorted({str(b.dtype) for name, b in built.named_buffers() if "inv_freq" in name}),
         "masters": sorted({str(piece.value.dtype) for piece in zero.pieces(of.deepspeed)}),
         "gradients": sorted({str(gradient.dtype) for gradient in zero.gradients(of.deepspeed, of.rank)}),
     }

@@ -65,6 +65,7 @@ def test_dropout_differs_between_ranks_and_seeds_and_repeats(outcome):
 def test_bf16_trains_with_masters_and_gradients_in_fp32(outcome, stage):
     found = outcome["bf16"][stage]
     assert found["parameters"] == ["torch.bfloat16"]
+    assert found["rope"] == ["torch.float32"], "in bf16 distant positions would be off by radians"
     assert found["masters"] == found["gradients"] == ["torch.float32"]
     assert found["losses"][-1] < 0.9 * found["losses"][0]
     assert found["norm"] == pytest.approx(outcome["bf16"]["1"]["norm"], rel=1e-3)

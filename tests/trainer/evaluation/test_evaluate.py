@@ -186,7 +186,6 @@ def test_losses_by_kind_match_plain_transformers(tmp_path: Path, monkeypatch: py
     model.set_attn_implementation(register(SDPA))
     student = Student(model, num_kinds=len(KINDS)).eval()
     got = evaluate.teacher_forced(student, store, torch.device("cpu"))
-    assert student.head[0].num_kinds == len(KINDS), "as before"
     wanted = one_by_one(tiny_model(seed=4), documents)
     assert got.keys() == wanted.keys()
     for name, found in wanted.items():
@@ -201,22 +200,21 @@ def test_losses_by_kind_match_plain_transformers(tmp_path: Path, monkeypatch: py
         assert (got[name]["loss_low"], got[name]["loss_high"]) == pytest.approx(interval, rel=1e-4)
 
 
-def test_more_documents_than_labels_share_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "LABELS", 3 * (len(KINDS) - 1))
-    store = write_store(tmp_path / "test.arrow", make_documents(8))
+def test_as_many_documents_share_a_row_as_fit(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "test.arrow", make_documents(40))  # with their kinds, more than a byte tells apart
+    assert len(evaluate.rows_of(store.lengths, evaluate.ROW_TOKENS)) == 1
     model = tiny_model(seed=4)
     model.set_attn_implementation(register(SDPA))
     got = evaluate.teacher_forced(Student(model, num_kinds=len(KINDS)).eval(), store, torch.device("cpu"))
-    for name, found in one_by_one(tiny_model(seed=4), make_documents(8)).items():
+    for name, found in one_by_one(tiny_model(seed=4), make_documents(40)).items():
         assert {key: got[name][key] for key in found} == pytest.approx(found, rel=1e-5)
 
 
 def test_rows_hold_every_document_once() -> None:
     lengths = np.array([5, 9, 2, 40, 3, 3, 8, 2])
-    rows = evaluate.rows_of(lengths, 10, most=9)
+    rows = evaluate.rows_of(lengths, 10)
     assert sorted(np.concatenate(rows).tolist()) == list(range(8))
     assert [lengths[row].tolist() for row in rows] == [[2, 2, 3, 3], [5], [8], [9], [40]]
-    assert [len(row) for row in evaluate.rows_of(lengths, 10, most=2)] == [2, 2, 1, 1, 1, 1]
     kept = evaluate.rows_of(lengths, 10, order=range(7))
     assert [row.tolist() for row in kept] == [[0], [1], [2], [3], [4, 5], [6]], "in the order given"
     assert evaluate.rows_of(lengths, 10, order=[]) == []

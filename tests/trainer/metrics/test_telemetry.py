@@ -22,7 +22,7 @@ def statistics(**rows):
 
 def test_means_are_over_tokens_and_shares_over_the_weighted_loss():
     sums = statistics(derive=[4.0, 6.0, 8, 12.0, 6, 2.0], answer=[2.0, 2.0, 2, 2.0, 1, 1.0])
-    found = by_kind(KINDS, sums)
+    found = by_kind(KINDS, sums, 1)
     assert found["derive"] == {
         "count": 8, "weight": 4.0, "loss": 1.5, "accuracy": 0.75, "entropy": 0.25, "share": 0.75,
     }  # fmt: skip
@@ -64,11 +64,12 @@ def test_a_kind_without_weight_shows_its_sample_and_says_so():
         meter.add(statistics(answer=[1.0, 3.0, 2, 4.0, 1, 0.5]))
         meter.unweighted.add_(of_sample)
         meter.end_step(1.0, faulty=faulty)
+    meter.end_step(1.0)  # a step without any weight is one of the mean
     found = meter.read()
     assert found["weighted_tokens"] == 2
     assert found["kinds"] == {
         "prose": {"count": 4, "weight": 0.0, "loss": 1.5, "accuracy": 0.25, "entropy": 0.5, "share": 0.0},
-        "answer": {"count": 2, "weight": 1.0, "loss": 2.0, "accuracy": 0.5, "entropy": 0.25, "share": 1.0},
+        "answer": {"count": 2, "weight": 0.5, "loss": 2.0, "accuracy": 0.5, "entropy": 0.25, "share": 1.0},
     }
     assert list(found["kinds"]) == ["prose", "answer"], "in the kinds' order"
     numbers = {**found, "grad_norm": 1.0, "tokens_per_second": 1.0, "mfu": None, "memory_gib": 1.0, "data_wait": 0.0}
@@ -80,7 +81,7 @@ def test_a_kind_without_weight_shows_its_sample_and_says_so():
 
 
 def test_the_table_at_the_end_shows_every_kind():
-    kinds = by_kind(KINDS, statistics(derive=[4.0, 6.0, 8, 12.0, 6, 2.0], answer=[2.0, 2.0, 2, 2.0, 1, 1.0]))
+    kinds = by_kind(KINDS, statistics(derive=[4.0, 6.0, 8, 12.0, 6, 2.0], answer=[2.0, 2.0, 2, 2.0, 1, 1.0]), 1)
     console = Console(file=io.StringIO(), width=100)
     console.print(table_of(kinds))
     rows = [re.findall(r"[\w.%]+", line) for line in console.file.getvalue().splitlines()]

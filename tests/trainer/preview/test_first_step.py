@@ -16,7 +16,7 @@ from tracestill.data_pipeline.plan.plan import load_plan
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.student.student import build_student
-from tracestill.trainer.weighting import make_weighting, table_at
+from tracestill.trainer.weighting import TargetWeights, make_weighting
 
 WORKER = Path(__file__).with_name("telemetry_worker.py")
 STEPS = 3
@@ -77,7 +77,7 @@ def exact_shares(root):
     ).model
     model.set_attn_implementation("eager")
     model = model.double().eval()
-    table = table_at(make_weighting(RECIPE.weighting, kinds), 0, len(kinds))
+    table = TargetWeights(store, make_weighting(RECIPE.weighting, kinds)).table(0)
     documents = np.concatenate(load_plan(run.stage("traces", "plan") / "epoch-000").step(0))
     loss, gradient, prompts = np.zeros(len(kinds)), np.zeros(len(kinds)), []
     for document in documents:

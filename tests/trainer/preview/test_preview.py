@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.trainer.preview.preview import preview, show
-from tracestill.trainer.weighting import WeightingConfig, make_weighting
+from tracestill.trainer.weighting import TargetWeights, WeightingConfig, make_weighting
 
 KINDS = Kinds()
 WORDS = ["<s>", "sum", "add", "5", "</s>"]
@@ -29,7 +29,8 @@ def found(tmp_path):
     config = WeightingConfig(weights={"prompt": 0, "derive": 0.5, "answer": 2})
     measured = {"derive": {"share": 0.25}, "answer": {"share": 0.75}}
     weighting = make_weighting(config, KINDS, seed=0)
-    return preview(KINDS, TokenStore(tmp_path / "t.arrow"), np.array([1, 0]), weighting, measured, tokenizer)
+    weights = TargetWeights(TokenStore(tmp_path / "t.arrow"), weighting)
+    return preview(KINDS, weights, np.array([1, 0]), measured, tokenizer)
 
 
 def test_the_table_counts_targets_and_weighs_them(found):

@@ -15,7 +15,7 @@ from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
 from tracestill.trainer.preview.effect import warnings
 from tracestill.trainer.preview.stops import check_stops, closing, stop_warnings
-from tracestill.trainer.weighting import SpanWeighting, WeightingConfig, make_weighting
+from tracestill.trainer.weighting import SpanWeighting, TargetWeights, WeightingConfig, make_weighting
 
 KINDS = Kinds()
 STEPS = 100
@@ -90,7 +90,7 @@ def weighting(weights=None, of=None, **more):
 
 
 def said(store, of):
-    return stop_warnings(of, KINDS, store, STEPS, {3: "</s>"}.__getitem__)
+    return stop_warnings(TargetWeights(store, of), KINDS, STEPS, {3: "</s>"}.__getitem__)
 
 
 def test_the_weightings_of_every_day_are_let_pass(store):
@@ -105,7 +105,7 @@ def test_the_weightings_of_every_day_are_let_pass(store):
         weighting(use="steps_last_first", options={"share": 0.1}),
     ]
     for of in never:
-        check_stops(of, KINDS, store, STEPS)
+        check_stops(TargetWeights(store, of), KINDS, STEPS)
         assert said(store, of) == []
 
 
@@ -120,13 +120,13 @@ def test_the_weightings_of_every_day_are_let_pass(store):
 def test_a_student_that_could_never_stop_is_refused(store, weights):
     of = weighting(weights)
     with pytest.raises(InputError) as refused:
-        check_stops(of, KINDS, store, STEPS, {3: "</s>"}.__getitem__)
+        check_stops(TargetWeights(store, of), KINDS, STEPS, {3: "</s>"}.__getitem__)
     assert str(refused.value) == (
         "weighting: the student could never stop, since </s>, which ends its documents, weighs nothing in any step "
         "(its kind is control); give the symbol that ends documents a weight, such as weighting.weights.control: 1, or "
         "set weighting.allow_unstoppable: true"
     )
-    check_stops(of, KINDS, store, STEPS, allowed=True)
+    check_stops(TargetWeights(store, of), KINDS, STEPS, allowed=True)
     lines = said(store, of)
     assert all("weighs nothing in documents with" in line for line in lines)
     assert any(line.startswith("</s> ") and line.endswith("will not learn to stop there") for line in lines)
@@ -135,29 +135,29 @@ def test_a_student_that_could_never_stop_is_refused(store, weights):
 
 def test_no_weight_at_all_is_refused_too(two):
     with pytest.raises(InputError, match="could never stop"):
-        check_stops(weighting({"trace": 0, "answer": 0, "control": 0}), KINDS, two, STEPS)
+        check_stops(TargetWeights(two, weighting({"trace": 0, "answer": 0, "control": 0})), KINDS, STEPS)
 
 
 def test_records_without_weight_teach_no_stop(tmp_path, tokenizer):
     mute = [record(weight=0.0), record("And 9 + 4?", answer="13", index=1, weight=0.0)]
     store = store_of(tmp_path / "t.arrow", tokenizer, mute)
     with pytest.raises(InputError, match="could never stop"):
-        check_stops(weighting(), KINDS, store, STEPS)
-    assert warnings(weighting(), "weights", KINDS, store, STEPS)[0].startswith("no token has any weight")
+        check_stops(TargetWeights(store, weighting()), KINDS, STEPS)
+    assert warnings(TargetWeights(store, weighting()), KINDS, STEPS)[0].startswith("no token has any weight")
 
 
 def test_each_task_has_to_end(two):
     of = weighting(of=NoStopAfterAnswers)
-    check_stops(of, KINDS, two, STEPS)
+    check_stops(TargetWeights(two, of), KINDS, STEPS)
     assert said(two, of) == [
         "</s> weighs nothing in documents with an answer and no trace: the student will not learn to stop there"
     ]
-    assert warnings(of, "weights", KINDS, two, STEPS, str)[-1].startswith("3 weighs nothing")
+    assert warnings(TargetWeights(two, of), KINDS, STEPS, str)[-1].startswith("3 weighs nothing")
 
 
 def test_an_end_of_the_trace_is_named_by_sort(two, tmp_path, tokenizer):
     of = weighting(of=OpenTrace)
-    check_stops(of, KINDS, two, STEPS)
+    check_stops(TargetWeights(two, of), KINDS, STEPS)
     assert [re.sub(": .*", "", line) for line in said(two, of)] == [
         "</think> weighs nothing in documents with a trace and no answer",
         "</think> weighs nothing in documents with an answer and no trace",
@@ -170,7 +170,7 @@ def test_an_end_of_the_trace_is_named_by_sort(two, tmp_path, tokenizer):
 
 
 def test_a_task_that_teaches_nothing_needs_no_end(two):
-    check_stops(weighting(of=OneTask), KINDS, two, STEPS)
+    check_stops(TargetWeights(two, weighting(of=OneTask)), KINDS, STEPS)
     assert said(two, weighting(of=OneTask)) == []
 
 
@@ -186,7 +186,7 @@ def test_a_task_that_teaches_nothing_needs_no_end(two):
 )
 def test_a_weight_for_a_while_is_told(store, schedule, expected):
     of = weighting({"control": schedule})
-    check_stops(of, KINDS, store, STEPS)
+    check_stops(TargetWeights(store, of), KINDS, STEPS)
     lines = [line for line in said(store, of) if line.startswith("</s>")]
     assert lines
     assert all(expected in line for line in lines)
@@ -212,5 +212,5 @@ def test_where_a_trace_is_closed(kinds, expected):
 def test_the_recipe_of_two_tasks_can_stop(two):
     block = next(b for b in re.findall(r"```yaml\n(.*?)```", PAGE.read_text("utf-8"), re.S) if "two_task" in b)
     of = make_weighting(WeightingConfig.model_validate(yaml.safe_load(block)["weighting"]), KINDS)
-    check_stops(of, KINDS, two, STEPS)
+    check_stops(TargetWeights(two, of), KINDS, STEPS)
     assert said(two, of) == []

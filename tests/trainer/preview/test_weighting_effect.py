@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.trainer.preview.effect import warnings
 from tracestill.trainer.preview.preview import preview, show
-from tracestill.trainer.weighting import WeightingConfig, make_weighting
+from tracestill.trainer.weighting import TargetWeights, WeightingConfig, make_weighting
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def answers(tmp_path_factory):
 
 
 def said(store, normaliser="weights", steps=100, **config):
-    return warnings(make_weighting(WeightingConfig(**config), KINDS), normaliser, KINDS, store, steps)
+    return warnings(TargetWeights(store, make_weighting(WeightingConfig(**config), KINDS), normaliser), KINDS, steps)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_the_preview_shows_shares_of_w_times_c(store, normaliser, by_token):
     tokenizer = Tokenizer(models.WordLevel({str(i): i for i in range(43)}, unk_token="0"))
     documents = np.arange(len(store))
     of = weighting(by_token=by_token)
-    found = preview(KINDS, store, documents, of, {}, tokenizer, normaliser=normaliser)
+    found = preview(KINDS, TargetWeights(store, of, normaliser), documents, {}, tokenizer)
     factors, _ = by_hand(store, normaliser, by_token=by_token)
     sums = np.zeros(8)
     for document, values in factors.items():

@@ -7,7 +7,7 @@ from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.trainer.preview.preview import weight_shares
 from tracestill.trainer.preview.shares import entries_of, share_warnings
-from tracestill.trainer.weighting import WeightingConfig, make_weighting, table_at
+from tracestill.trainer.weighting import TargetWeights, WeightingConfig, make_weighting
 
 KINDS = Kinds.with_extra({"quote": "trace", "aside": None})
 STEPS = 100
@@ -28,9 +28,10 @@ def said(path, weights, *documents, nll=None, normaliser="weights", **more):
     """The warnings where a kind's targets cost ``nll`` (1): the share of the gradient is taken to be the loss's."""
     store = store_of(path, *documents)
     weighting = make_weighting(WeightingConfig(weights=weights, **more), KINDS)
-    tables = np.stack([table_at(weighting, step, len(KINDS)) for step in (0, STEPS - 1)])
+    weighs = TargetWeights(store, weighting, normaliser)
+    tables = np.stack([weighs.table(step) for step in (0, STEPS - 1)])
     everything = np.arange(len(store))
-    _, shares = weight_shares(store, everything, weighting, tables[0], normaliser)
+    _, shares = weight_shares(weighs, everything, tables[0])
     loss = shares * [(nll or {}).get(name, 1.0) for name in KINDS.names]
     loss = loss / loss.sum()
     counts = store.counts.sum(axis=0)
@@ -43,7 +44,7 @@ def said(path, weights, *documents, nll=None, normaliser="weights", **more):
     ]  # fmt: skip
     equal = tables[0].copy()
     equal[[KINDS.id(name) for name in (*KINDS.members("trace"), "answer")]] = 1
-    _, same = weight_shares(store, everything, weighting, equal, normaliser)
+    _, same = weight_shares(weighs, everything, equal)
     return share_warnings([*weights], KINDS, rows, same, counts, tables)
 
 

@@ -332,7 +332,7 @@ def test_a_reference_of_another_form_is_refused(tmp_path):
     options = {"reference": str(tmp_path), "threshold": 0.0}
     weighting = make_weighting(WeightingConfig(use="excess_loss", options=options), Kinds())
     vocabulary = {"vocab_size": VOCABULARY, "bos_id": 1, "eos_id": 2, "pad_id": 0, "num_kinds": NUM_KINDS}
-    with pytest.raises(InputError, match="reads documents of another form than the student does"):
+    with pytest.raises(InputError, match="reads documents of another layout than the student does"):
         use_weighting(tiny_pairs.student(), weighting, vocabulary=vocabulary, device=CPU, dtype=torch.float32)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tiny_step
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
@@ -19,11 +19,8 @@ from tracestill.trainer.student.student import Student, build_student
 from tracestill.trainer.weighting import (
     SpanWeighting,
     WeightingConfig,
-    end_step,
     make_weighting,
     multiplied_kinds,
-    restore,
-    state_of,
 )
 
 VOCABULARY = {"vocab_size": tiny_step.VOCABULARY, "bos_id": 1, "eos_id": 2, "pad_id": 0, "num_kinds": 8}
@@ -127,7 +124,7 @@ def test_loss_and_gradient_are_those_by_hand(built, name, kinds, reference_direc
     assert abs(change - 1) > 0.1, "and change something"
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert float(statistics[:, 1].sum()) == pytest.approx(expected.item(), rel=1e-5), "w * c * f * nll"
-    assert float(statistics[:, 0].sum()) == pytest.approx(float(w.sum()), rel=1e-6)
+    assert float(statistics[:, 0].sum()) == pytest.approx(SCALE * float(w.sum()), rel=1e-6)
     mine = torch.cat([p.grad.double().flatten() for p in built.model.parameters()])
     theirs = torch.cat([p.grad.flatten() for p in model.parameters()])
     assert float((mine - theirs).norm() / theirs.norm()) < 1e-5
@@ -201,7 +198,7 @@ def test_the_first_step_keeps_all_and_the_next_takes_the_quantile(reference_dire
         low, high = (float((w * SCALE * nll)[chosen].sum()) for chosen in (sure, sure | unsure))
         assert low * (1 - 1e-5) <= losses[-1] <= high * (1 + 1e-5)
         kept.append(float((w[sure | unsure] != 0).sum() / (w != 0).sum()))
-        end_step(of)
+        of.end_step()
     assert kept[0] == 1
     assert 0.15 < kept[1] < 0.5
 
@@ -211,7 +208,7 @@ def test_the_quantile_is_that_of_the_kinds_alone(reference_directory, built):
     use_weighting(built, of, vocabulary=VOCABULARY, multiplied=multiplied_kinds(of.config, Kinds()), **CPU)
     documents = tiny_step.documents(0)
     built(packed(documents), SCALE)
-    end_step(of)
+    of.end_step()
     excess = (seen_by(plain(), documents)[0] - seen_by(plain(seed=3), documents)[0]).detach()
     mine = np.isin(of_kinds(documents), [2, 4]) & (weights_of(documents) != 0).numpy()
     found = float(of.state()["threshold"])
@@ -251,20 +248,24 @@ def test_the_threshold_goes_through_a_checkpoint():
 
     zero = torch.zeros(100)
     of, other = (weighting("excess_loss", reference="x", share=0.5) for _ in range(2))
-    assert json.loads(json.dumps(state_of(of))) == {"threshold": "-inf"}
+    assert json.loads(json.dumps(of.state())) == {"threshold": "-inf"}
     of.observe(torch.linspace(0, 5, 100), zero, zero, zero)
     of.end_step()
-    restore(other, json.loads(json.dumps(state_of(of))))
-    assert state_of(other) == state_of(of) != {"threshold": "-inf"}
+    other.load_state(json.loads(json.dumps(of.state())))
+    assert other.state() == of.state() != {"threshold": "-inf"}
     values = torch.linspace(0, 5, 100)
     assert torch.equal(other.dynamic(values, zero, zero, zero), of.dynamic(values, zero, zero, zero))
 
 
 def test_only_what_has_state_has_one():
-    assert state_of(weighting("span")) == state_of(weighting("excess_loss", reference="x", threshold=1.0)) == {}
+    assert weighting("span").state() == weighting("excess_loss", reference="x", threshold=1.0).state() == {}
     assert weighting("excess_loss", reference="x", threshold=1.0).observe is None
-    end_step(weighting("span"))
-    restore(SimpleNamespace(), {})
+    assert not weighting("span").keeps_count
+    weighting("span").end_step()
+    for of in (weighting("span"), weighting("excess_loss", reference="x", share=0.5)):
+        before = of.state()
+        of.load_state({})
+        assert of.state() == before
 
 
 def test_every_step_has_a_quantile_of_its_own():
@@ -282,3 +283,25 @@ def test_a_share_of_one_keeps_what_lies_below_every_bin():
     of.observe(values, zero, zero, zero)
     of.end_step()
     assert of.dynamic(values, zero, zero, zero).tolist() == [1, 1, 1]
+
+
+def test_a_reference_in_bf16_keeps_rope_exact(tmp_path):
+    """As transformers itself loads it. Frequencies in bf16 would be off by radians at position 4,096."""
+    values = {key: value for key, value in tiny_step.SHAPE.items() if key != "model_type"}
+    config = LlamaConfig(**values, vocab_size=tiny_step.VOCABULARY, max_position_embeddings=8192)
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    theirs = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16, attn_implementation="eager")
+    built = build_student(StudentConfig(pretrained=tmp_path), **VOCABULARY, device="cpu", dtype=torch.bfloat16)
+    ours = Reference(built, torch.device("cpu"), torch.bfloat16).student
+    assert {parameter.dtype for parameter in ours.parameters()} == {torch.bfloat16}
+    far, ids = torch.tensor([[0, 4096]]), torch.tensor([[5, 9]])
+    exact = far[0, 1] / 10_000 ** (torch.arange(0, 8, 2, dtype=torch.float64) / 8)
+    for model in (ours.model, theirs):
+        cos, sin = (found[0, 1, :4] for found in model.model.rotary_emb(torch.zeros(1), far))
+        phase = torch.polar(torch.ones_like(exact), torch.atan2(sin.double(), cos.double()) - exact).angle()
+        assert phase.abs().max() < 1e-3
+    ours.model.set_attn_implementation("eager")
+    with torch.no_grad():
+        found, expected = (model(input_ids=ids, position_ids=far).logits for model in (ours.model, theirs))
+    assert torch.equal(found, expected)

@@ -49,7 +49,7 @@ def test_the_loss_is_that_of_the_models_own_logits(family):
     nll = -log_p[torch.arange(len(ids) - 1), ids[1:]]
     weights = torch.from_numpy(document.weights())
     assert loss.item() == pytest.approx(0.25 * float((weights * nll).sum()), rel=1e-5)
-    assert float(statistics[:, 0].sum()) == pytest.approx(float(weights.sum()), rel=1e-6)
+    assert float(statistics[:, 0].sum()) == pytest.approx(0.25 * float(weights.sum()), rel=1e-6), "w * c"
 
 
 def test_a_head_with_a_treatment_of_its_own_is_refused():

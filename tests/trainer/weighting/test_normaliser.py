@@ -8,10 +8,24 @@ import numpy as np
 import pytest
 import torch
 from distributed_support import run_workers
-from normaliser_cases import KINDS, NORMALISERS, batches, by_hand, factors_of, loss_of, plan_of, write_store
+from normaliser_cases import (
+    KINDS,
+    NORMALISERS,
+    batches,
+    by_hand,
+    factors_of,
+    loss_of,
+    losses_of,
+    plan_of,
+    weighting,
+    weights_of,
+    write_store,
+)
 
-from tracestill.trainer.weighting import SpanWeighting, WeightingConfig
-from tracestill.trainer.weighting import normaliser as norm
+from tracestill.trainer.metrics.telemetry import Meter
+from tracestill.trainer.weighting import SpanWeighting, TargetWeights, WeightingConfig
+from tracestill.trainer.weighting.normaliser import ALL, Counted, Normaliser
+from tracestill.trainer.weighting.normaliser import NORMALISERS as NORMALISERS_OF
 
 PAIRS = list(product(NORMALISERS, (False, True)))
 
@@ -43,6 +57,43 @@ def test_loss_and_factors_are_those_by_hand(store, normaliser, by_token, single)
     assert sum(loss_of(micro, torch.float32) for micro in step.micro) == pytest.approx(loss, rel=1e-6)
 
 
+@pytest.mark.parametrize(("normaliser", "by_token"), PAIRS)
+def test_the_log_tells_the_sum_of_w_times_c_of_each_kind(store, normaliser, by_token):
+    """One unit with all normalisers: what the loss would be if every target cost one nat."""
+    meter = Meter(KINDS, torch.device("cpu"))
+    for _ in range(3):  # steps alike
+        for micro in batches(store, normaliser, by_token=by_token, single=False).step(0).micro:
+            loss, statistics = losses_of(micro, torch.float32)
+            meter.add(statistics)
+        meter.end_step(loss)
+    found = meter.read()["kinds"]
+    factors, loss = by_hand(store, normaliser, by_token=by_token)
+    expected = np.zeros(len(KINDS))
+    for document, of_targets in factors.items():
+        np.add.at(expected, store.kinds(document)[1:], of_targets)
+    assert expected.sum() == pytest.approx(1) or normaliser == "tokens"
+    for kind, name in enumerate(KINDS.names):
+        assert found.get(name, {"weight": 0.0})["weight"] == pytest.approx(expected[kind], rel=1e-6), name
+    assert sum(row["share"] for row in found.values()) == pytest.approx(1)
+
+
+def test_a_normaliser_of_ones_own_is_one_entry(store, monkeypatch):
+    """c = 1 / sqrt(sum of w): reaches every target, the preview's shares, and a recipe's choices."""
+    of = Normaliser("roots", "the root of the sum of weights", lambda of: of.weight, lambda sums, _: sums**-0.5)
+    monkeypatch.setitem(NORMALISERS_OF, "roots", of)
+    factors, _ = by_hand(store, "weights", by_token=True)
+    raw = TargetWeights(store, weighting(by_token=True), "tokens")
+    total = raw.of_pack(np.arange(len(store)), 0).counted.weight
+    step = batches(store, "roots", by_token=True, single=False).step(0)
+    for document, found in factors_of(step.micro, store).items():
+        np.testing.assert_allclose(found, factors[document] * total**0.5, rtol=3e-7, atol=0)
+    sums, of_loss = TargetWeights(store, weighting(by_token=True), "roots").of_step(np.arange(len(store)), 0)
+    np.testing.assert_allclose(of_loss, sums / total**0.5, rtol=1e-12)
+    assert WeightingConfig.model_fields["normaliser"].annotation.__args__ == tuple(
+        normaliser.name for normaliser in ALL
+    )
+
+
 @pytest.mark.parametrize("normaliser", NORMALISERS)
 @pytest.mark.parametrize("ranks", [2, 3, 4, 16])
 def test_ranks_share_a_step_without_talking(store, normaliser, ranks):
@@ -52,7 +103,7 @@ def test_ranks_share_a_step_without_talking(store, normaliser, ranks):
     ]
     assert len({len(step.micro) for step in steps}) == 1
     assert len({step.weight_sum for step in steps}) == 1
-    assert len({micro.scale for step in steps for micro in step.micro}) == 1
+    assert len({str(micro.scale) for step in steps for micro in step.micro}) == 1
     total = sum(loss_of(micro, torch.float32) for step in steps for micro in step.micro)
     assert total == pytest.approx(loss, rel=1e-6)
 
@@ -65,8 +116,8 @@ def test_the_sum_of_weights_counts_every_target_once():
     expected = sum(
         float(values[k]) * float(records[d]) for d in range(7) for k in range(8) for _ in range(int(counts[d, k]))
     )
-    assert norm.weight_sum(counts, records, values) == pytest.approx(expected, rel=1e-12)
-    assert norm.weight_sum(counts[:0], records[:0], values) == 0.0
+    assert Counted(counts, counts, records, values).weight == pytest.approx(expected, rel=1e-12)
+    assert Counted(counts[:0], counts[:0], records[:0], values).weight == 0.0
 
 
 @pytest.mark.parametrize(("normaliser", "by_token"), PAIRS)
@@ -75,19 +126,19 @@ def test_a_step_without_weight_has_c_zero_and_says_so(store, normaliser, by_toke
     step = batches(store, normaliser, by_token=by_token, single=False).step(0)
     assert step.weight_sum == (None if by_token else 0.0)
     assert sum(loss_of(micro, torch.float32) for micro in step.micro) == 0.0
-    assert all(np.isfinite(float(micro.scale)) and micro.packed.loss_weight.isfinite().all() for micro in step.micro)
+    assert not any(weights_of(micro).any() for micro in step.micro)
 
 
 def test_a_weighting_that_reads_the_model_leaves_the_decision_to_the_gradient(store):
     of = batches(store, "weights", by_token=False, single=False)
-    of.may_vanish = True
+    of.weights.weighting.dynamic = lambda nll, p, entropy: p
     assert of.step(0).weight_sum is None, "its factors may all be zero"
 
 
 def test_a_schedule_reaches_the_step(store):
     falling = {"from": 1, "to": 0, "steps": 1}
     of = batches(store, "weights", by_token=False, single=False)
-    of.weighting = SpanWeighting(WeightingConfig(weights={"prompt": 0, "trace": falling}), KINDS)
+    of.weights.weighting = SpanWeighting(WeightingConfig(weights={"prompt": 0, "trace": falling}), KINDS)
     trace = [KINDS.id(name) for name in KINDS.members("trace")]
     for step, weighs in ((0, True), (1, False), (2, False)):
         rows = [micro.packed for micro in of.step(step).micro]

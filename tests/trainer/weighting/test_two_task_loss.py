@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from encode_cases import KINDS, record
 
@@ -16,7 +15,7 @@ from tracestill.data_pipeline.documents.encode import EncodeConfig, load_layout
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
 from tracestill.trainer.weighting import SpanWeighting, WeightingConfig
-from tracestill.trainer.weighting import normaliser as norm
+from tracestill.trainer.weighting.normaliser import NORMALISERS, Counted
 
 LAMBDA = 0.5
 NLL = {"derive": [2.0, 4.0, 6.0], "answer": [1.0, 3.0, 5.0], "control": [0.25] * 12}
@@ -55,16 +54,12 @@ def test_the_loss_is_that_of_the_paper(store: TokenStore, normaliser: str) -> No
     counts, records = store.counts, store.weights
     assert counts[:, KINDS.id("derive")].tolist() == [2, 0, 1, 0]
     assert counts[:, KINDS.id("answer")].tolist() == [0, 1, 0, 2]
-    total = norm.sums(normaliser, counts, counts, records, table)
-
-    shared = norm.factor(normaliser, torch.from_numpy(total), table).numpy()
-    own = norm.own_factors(normaliser, counts, table)
+    c = NORMALISERS[normaliser].factors(Counted(counts, counts, records, table))
     left, loss = {name: list(values) for name, values in NLL.items()}, 0.0
     for document in range(len(store)):
         for kind in store.kinds(document)[1:].tolist():
-            c = own[document] * (shared[kind] if normaliser == "spans" else shared)
             nll = left[KINDS.names[kind]].pop(0) if table[kind] else 99.0
-            loss += float(table[kind] * c * nll)
+            loss += float(table[kind] * c[document, kind] * nll)
     assert not any(left.values())
     assert loss == pytest.approx(WANTED[normaliser])
     if normaliser == "spans":

@@ -19,9 +19,8 @@ from tracestill.trainer.weighting import (
     find,
     make_weighting,
     multiplied_kinds,
-    table_at,
-    token_function,
 )
+from tracestill.trainer.weighting.base import table_at, tokens_at
 
 KINDS = Kinds()
 SHARE = {"share": {"from": 0, "to": 1, "steps": 10}}
@@ -173,7 +172,10 @@ def test_random_drop_touches_only_the_kinds_it_names():
         ({"use": "spann"}, "unknown weighting 'spann'; did you mean 'span'"),
         ({"use": "no_such_package.module:Mine"}, "cannot import 'no_such_package.module'.*PYTHONPATH"),
         ({"use": "tracestill.trainer.weighting:SpanWeightin"}, "has no 'SpanWeightin'; did you mean 'SpanWeighting'"),
-        ({"use": "math:sqrt"}, "math:sqrt is no weighting: it offers no kinds"),
+        (
+            {"use": "math:sqrt"},
+            "math:sqrt is no weighting: expected a class below tracestill.trainer.weighting.SpanWeighting",
+        ),
         ({"use": "a..b:Mine"}, "cannot import|is no module name"),
         ({"use": "focal", "options": {"gama": 1}}, "options.gama: unknown key; did you mean 'gamma'"),
         ({"use": "focal", "options": {"gamma": 0}}, "options.gamma: .*greater than 0"),
@@ -223,7 +225,8 @@ def test_an_unknown_kind_is_refused_with_the_nearest(config):
 
 OWN = """
 from pydantic import BaseModel
-class Halving:
+from tracestill.trainer.weighting import Weighting
+class Halving(Weighting):
     def __init__(self, config, kinds, seed): pass
     def kinds(self, step): return [0, *[1] * 7]
     def dynamic(self, nll, p, entropy): return 0.5 * p
@@ -282,7 +285,7 @@ def test_what_a_weighting_says_is_checked(says):
     with pytest.raises(InputError, match=r"Bad.kinds\(3\).*expected"):
         table_at(weighting, 3, 8)
     with pytest.raises(InputError, match=r"Bad.tokens\(document 9, step 3\).*expected"):
-        token_function(weighting)(document(["derive"] * 8, index=9), 3)
+        tokens_at(weighting, document(["derive"] * 8, index=9), 3)
 
 
 def test_the_table_of_a_users_weighting_is_copied_and_pad_is_zero():
@@ -306,10 +309,19 @@ def test_naming_a_weighting_imports_no_torch():
 
 
 def test_an_import_path_names_any_class(tmp_path, monkeypatch):
-    (tmp_path / "their_weighting_module.py").write_text("class Plain:\n    def kinds(self, step):\n        return 1\n")
+    kinds = "    def kinds(self, step):\n        return 1\n"
+    (tmp_path / "their_weighting_module.py").write_text(
+        f"from tracestill.trainer.weighting import Weighting\nclass Plain(Weighting):\n{kinds}"
+        f"class Duck:\n{kinds}class Empty(Weighting):\n    pass\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     assert find("their_weighting_module:Plain").__name__ == "Plain"
     assert WeightingConfig(use="their_weighting_module:Plain").options == {}
+    for name in ("Duck", "Empty", "Weighting"):
+        with pytest.raises(InputError, match=f"{name} is no weighting: expected a class below .* with kinds"):
+            find(f"their_weighting_module:{name}")
+    with pytest.raises(InputError, match="has no 'Plan'; did you mean 'Plain'"):
+        find("their_weighting_module:Plan")
 
 
 def test_an_arm_that_uses_another_weighting_leaves_its_options_behind():

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from fake_run import RECIPE, claim, run_data_stages
+from normaliser_cases import weights_of
 from pydantic import BaseModel
 
 from tracestill.data_pipeline.plan.plan import load_plan
@@ -58,7 +59,7 @@ def test_the_example_trains_on_what_it_says(recipe, tmp_path):
     step = batches.step(0)
     share = np.zeros(len(kinds))
     for micro in step.micro:
-        np.add.at(share, micro.packed.kinds.numpy(), micro.packed.loss_weight.numpy() * float(micro.scale))
+        np.add.at(share, micro.packed.kinds.numpy(), weights_of(micro))
     named = dict(zip(kinds.names, share / share.sum(), strict=True))
     assert named["prompt"] == 0
     assert named["reduce"] == pytest.approx(2 * named["derive"], rel=1e-5), "kinds count as their weights say"

@@ -27,7 +27,7 @@ def whole_step(store: TokenStore, normaliser: str) -> dict[str, object]:
     dist.all_gather_object(gathered, mine)
     factors = {document: values for part in gathered for document, values in part.items()}
     scales: list = [None] * dist.get_world_size()
-    dist.all_gather_object(scales, [float(micro.scale) for micro in step.micro])
+    dist.all_gather_object(scales, [str(micro.scale) for micro in step.micro])
     return {"loss": float(loss), "factors": factors, "scales": scales, "weight_sum": step.weight_sum}
 
 
