@@ -22,7 +22,7 @@ import pytest
 
 # With `-n` these run one after the other on one worker: they watch clocks, and hosts share names and ports.
 APART = ("tests/cluster/", "tests/faults/test_kills.py", "tests/faults/test_watchdog.py")
-STARTING = {"subprocess", "distributed_support", "command_line"}  # modules that start processes
+STARTING = {"subprocess", "distributed_support", "command_line", "forked_command"}  # modules that start processes
 ENDS: dict[str, list[str]] = {"failed": [], "skipped": []}  # names of tests
 CASES: list[Any] = []
 FAULT = "fault"
@@ -67,6 +67,7 @@ def starts_processes(function: Any, seen: dict[FunctionType, bool]) -> bool:
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     seen: dict[FunctionType, bool] = {}
+    long: set[Path] = set()  # files
     for item in items:
         if isinstance(item, pytest.Function):
             fixtures = [
@@ -75,7 +76,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             found = any(starts_processes(function, seen) for function in (item.function, *fixtures))
             if found or item.nodeid.startswith(APART):
                 item.add_marker("slow")
-    items.sort(key=lambda item: not item.nodeid.startswith(APART))  # first, for they take longest
+                long.add(item.path)
+    # What takes longest begins first; short files at the end leave no worker idle for long.
+    items.sort(key=lambda item: (not item.nodeid.startswith(APART), item.path not in long))
     if "FAULTS_JSON" in os.environ:
         others = [item for item in items if "counted" not in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=others)

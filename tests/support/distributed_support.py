@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,18 @@ def run_workers(
     expected (``code``; None: any that says whether it fails) or the time is up; no process outlives the call.
     """
     words = [str(script), *map(str, arguments)]
-    forked = not launcher and read_at_import() == AS_IMPORTED and server().forks
+    forked = not launcher and can_fork()
     found, late, printed = (fork if forked else spawn)(words, ranks, timeout)
     if late:
         raise AssertionError(f"{script.name} on {ranks} ranks took over {timeout} s:\n{printed[-3000:]}")
     expected = (found != 0) == fails if code is None else found == code
     assert expected, f"{script.name} exited with {found}:\n{printed[-5000:]}"
     return printed
+
+
+def can_fork() -> bool:
+    """Whether forked ranks are what new processes would be."""
+    return read_at_import() == AS_IMPORTED and server().forks
 
 
 def spawn(words: list[str], ranks: int, timeout: float) -> tuple[int, bool, str]:
@@ -102,12 +108,15 @@ def spawn(words: list[str], ranks: int, timeout: float) -> tuple[int, bool, str]
     return process.returncode, False, printed
 
 
-def fork(words: list[str], ranks: int, timeout: float) -> tuple[int, bool, str]:
-    """The same of forked ones."""
+def fork(
+    words: list[str], ranks: int, timeout: float, variables: Mapping[str, str] | None = None
+) -> tuple[int, bool, str]:
+    """The same of forked ones, of a script or a module; ``variables`` are set besides."""
     with tempfile.NamedTemporaryFile("r", prefix="workers-", errors="backslashreplace") as output:
         request = {"script": words[0], "arguments": words[1:], "ranks": ranks, "timeout": timeout, "port": free_port()}
         request |= {"output": output.name, "folder": os.getcwd()}
-        request["environment"] = {key: value for key, value in environment().items() if key == OF_A_TEST}
+        own = {key: value for key, value in (variables or {}).items() if environment().get(key) != value}
+        request["environment"] = own | {key: value for key, value in environment().items() if key == OF_A_TEST}
         found = server().ask(request, timeout + ANSWER_SECONDS)
         return found["code"], found["late"], output.read()
 

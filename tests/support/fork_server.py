@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from typing import Any
 
 # As DeepSpeed's launcher does when a rank has failed: others may come to their own end, then SIGTERM, then SIGKILL.
@@ -106,7 +107,7 @@ def reap(pid: int) -> int:
 
 
 def become(request: dict[str, Any], rank: int) -> None:
-    """Be a process that runs a script, with what a launcher tells a rank."""
+    """Be a process that runs a script, or a module, with what a launcher tells a rank."""
     os.setsid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # when the server dies
     os.chdir(request["folder"])
@@ -125,10 +126,15 @@ def become(request: dict[str, Any], rank: int) -> None:
         os.environ.update({name: str(value) for name, value in own.items()})
         words = [f"--local_rank={rank}"]
     sys.argv = [script, *words, *request["arguments"]]
-    sys.path[0] = os.path.dirname(script)
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()  # a fork does that for Python's own generator only
-    runpy.run_path(script, run_name="__main__")
+    if script.endswith(".py"):
+        sys.path[0] = os.path.dirname(script)
+        runpy.run_path(script, run_name="__main__")
+    else:
+        del sys.path[0]  # this folder
+        warnings.simplefilter("ignore", RuntimeWarning)  # it has been imported before
+        runpy.run_module(script, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from command_line import program, start
 from fake_run import claim, mini_recipe, run_data_stages
+from forked_command import command
 from rich.console import Console
 
 from tracestill.data_pipeline.base.errors import InputError
@@ -70,8 +70,7 @@ def measured(run):
         "--json",
         run.root / "also.json",
     ]
-    found = start(program("tracestill"), "bench", run.root, *words, "--forecast", "nodes=1,2,4", "--link", "1,50")
-    assert found.returncode == 0, found.stdout + found.stderr
+    found = command("bench", run.root, *words, "--forecast", "nodes=1,2,4", "--link", "1,50")
     return json.loads((run.root / "also.json").read_text()), found
 
 
@@ -125,8 +124,7 @@ def test_the_forecast_follows_from_what_was_measured(measured):
 def test_with_hardware_nothing_is_measured(run, tmp_path):
     out = tmp_path / "found.json"
     words = ("--foresee", "nodes=1,2", "--hardware", "h100", "--json", out)
-    found = start(program("tracestill"), "bench", run.root, *words)
-    assert found.returncode == 0, found.stderr
+    found = command("bench", run.root, *words)
     data = json.loads(out.read_text())
     assert set(data) == {"forecast", "name", "arm"}
     assert set(data["forecast"]["weak"]) == {"1", "2", "3"}, "bf16 begins at ZeRO 1"

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from fake_run import RECIPE, claim, mini_recipe, run_data_stages, write_evaluation, write_train
+from lone_rank import alone
 from typer.testing import CliRunner
 
 from tracestill.data_pipeline.base import own_modules
@@ -21,8 +22,8 @@ from tracestill.launch.start import deepspeed_command
 from tracestill.launch.start.deepspeed_command import Ranks, TrainingFailed, start_ranks
 from tracestill.trainer.faults import watchdog
 from tracestill.trainer.faults.watchdog import Watchdog
-from tracestill.trainer.ranks import heartbeat
 from tracestill.trainer.recipe import provenance as provenance_file
+from tracestill.trainer.recipe.settings import WatchdogConfig
 
 CANARY = "canary4b7e"
 ENVIRONMENT = {
@@ -161,11 +162,9 @@ def checkout(root: Path) -> None:
 
 def fail(train: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a rank writes that fails with a secret in its error."""
-    monkeypatch.setattr(heartbeat, "shared_memory", lambda: train)
+    alone(monkeypatch, train)
     monkeypatch.setattr(watchdog.time, "sleep", lambda seconds: None)
-    rank = Watchdog.__new__(Watchdog)
-    rank.directory, rank.rank, rank.host, rank.nodes, rank.apart = train, 0, "here", None, False
-    rank.board = heartbeat.Board("token", 0, [0])
+    rank = Watchdog(train, WatchdogConfig())
     assert rank.over(lambda: ask(f"https://me:{CANARY}@api with Authorization: Bearer {CANARY}")) == 4
     rank.board.remove()
     failure = json.loads((train / "failure.json").read_text())

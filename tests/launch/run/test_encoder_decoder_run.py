@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from command_line import program, start, unfinish
+from command_line import unfinish
 from fake_run import RECIPE, claim, mini_recipe, run_data_stages
+from forked_command import command
 from normaliser_cases import KINDS, NORMALISERS, WEIGHTS, Jagged, weights_of
 from rich.console import Console
 from safetensors.torch import load_file
@@ -148,8 +149,7 @@ def trained(tmp_path_factory):
     recipe = {**RECIPE, "student": {"config": T5}, "train": train, "evaluate": {"max_new_tokens": 8}, "arms": {}}
     del recipe["weighting"]
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    found = start(program("tracestill"), "run", folder / "recipe.yaml", "--run-dir", folder / "run")
-    assert found.returncode == 0, found.stderr
+    command("run", folder / "recipe.yaml", "--run-dir", folder / "run")
     return folder / "run"
 
 
@@ -157,8 +157,7 @@ def trained(tmp_path_factory):
 def test_a_run_resumed_ends_bit_for_bit_where_the_first_did(trained, tmp_path):
     """Two ranks at ZeRO-3, with dropout."""
     run = unfinish(trained, tmp_path)
-    found = start(program("tracestill"), "train", run, "--resume", "must")
-    assert found.returncode == 0, found.stdout + found.stderr
+    command("train", run, "--resume", "must")
     weights = "arms/traces/train/export/model.safetensors"
     before, after = load_file(trained / weights), load_file(run / weights)
     assert before.keys() == after.keys()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from io import StringIO
 from pathlib import Path
 
@@ -12,8 +10,8 @@ import chat_templates as made
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from distributed_support import environment
 from fake_run import RECIPE, STUDENT, claim, mini_recipe, summary
+from forked_command import command
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -53,9 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    command = [sys.executable, "-m", "tracestill.launch.cli", "run", "recipe.yaml", "--run-dir", "run"]
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    command("run", folder / "recipe.yaml", "--run-dir", folder / "run")
     return folder / "run"
 
 

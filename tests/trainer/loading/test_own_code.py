@@ -8,10 +8,10 @@ import sys
 import threading
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from lone_rank import alone
 from safetensors.torch import load_file
 from strange_models import CPU, IDS, load, save_adapter, save_model, set_config
 from tiny_export import save_tokenizer
@@ -27,6 +27,7 @@ from tracestill.trainer.loading import own_code
 from tracestill.trainer.loading.loading import place_of, read_config
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import bookkeeping, trained_with
+from tracestill.trainer.recipe.settings import WatchdogConfig
 from tracestill.trainer.recipe.student_settings import StudentConfig
 from tracestill.trainer.student.check import check_student
 from tracestill.trainer.student.student import build_student
@@ -255,25 +256,19 @@ def folder(tmp_path: Path, monkeypatch) -> Path:
     return path
 
 
-def lone_watchdog() -> Watchdog:
-    found = Watchdog.__new__(Watchdog)
-    found.rank, found.nodes = 0, None
-    found.board = SimpleNamespace(read=list, raise_alarm=lambda alarm: False)
-    return found
-
-
 LEAVING = {
-    "engine": lambda: engine.leave(3),
-    "before the ranks met": lambda: stopping.leave_unmet("stopped", 3),
-    "watchdog, stopped": lambda: lone_watchdog().stop({"by": 1, "code": 3}),
-    "watchdog, alarmed": lambda: lone_watchdog().end(3, {}),
+    "engine": lambda watch: engine.leave(3),
+    "before the ranks met": lambda watch: stopping.leave_unmet("stopped", 3),
+    "watchdog, stopped": lambda watch: watch.stop({"by": 1, "code": 3}),
+    "watchdog, alarmed": lambda watch: watch.end(3, {}),
 }
 
 
 @pytest.mark.parametrize("way", LEAVING)
-def test_no_way_out_leaves_the_folder_behind(folder: Path, way: str) -> None:
+def test_no_way_out_leaves_the_folder_behind(folder: Path, way: str, tmp_path: Path, monkeypatch) -> None:
+    alone(monkeypatch, tmp_path)
     with pytest.raises(Ended, match=r"^3$"):
-        LEAVING[way]()
+        LEAVING[way](Watchdog(tmp_path, WatchdogConfig()))
     assert not folder.exists()
 
 
