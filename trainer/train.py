@@ -6,9 +6,12 @@ deepspeed --num_gpus 2 --module tracestill.trainer.train --run-dir runs/demo --a
 from __future__ import annotations
 
 if __name__ == "__main__":  # before anything else is imported: `python -m` has put the working directory first
+    import gc
+
     from tracestill.data_pipeline.guards.working_directory import leave_working_directory
 
     leave_working_directory()
+    gc.disable()  # would look through what the imports below make again and again, a fifth of their time
 
 import argparse
 import contextlib
@@ -286,4 +289,6 @@ def train_arm(run: RunDirectory, arm: str, resume: Resume | None, watch: Watchdo
 
 
 if __name__ == "__main__":
+    gc.freeze()
+    gc.enable()
     leave(main())

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from distributed_support import environment, free_port
+from distributed_support import environment, free_port, run_workers
 from fake_run import RECIPE, run_data_stages
 
 from tracestill.trainer.recipe.recipe import load_recipe
@@ -33,10 +33,16 @@ def recipe(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def watched(recipe, tmp_path):
+def run(recipe, tmp_path) -> RunDirectory:
+    """A run whose data is ready."""
+    made = RunDirectory.create(tmp_path / "run", load_recipe(recipe))
+    run_data_stages(made)
+    return made
+
+
+@pytest.fixture
+def watched(run):
     """Start a training with a fault in it, and return what it leaves behind."""
-    run = RunDirectory.create(tmp_path / "run", load_recipe(recipe))
-    run_data_stages(run)
     started: list[subprocess.Popen[str]] = []
 
     def start(fault: str) -> "Training":
@@ -129,9 +135,9 @@ def test_a_rank_that_hangs_is_named_with_its_phase_and_the_stacks_of_all(watched
     counted("a rank that hangs", 1, ENDED)
 
 
-def test_an_exception_of_one_rank_is_the_one_that_is_told(watched, counted):
-    training = watched("raise")
-    printed, failure = training.end()
+def test_an_exception_of_one_rank_is_the_one_that_is_told(run, counted):
+    printed = run_workers(SCRIPT, run.root, "raise", ranks=2, code=4)
+    failure = json.loads((run.stage("traces", "train") / "failure.json").read_text())
     assert failure["rank"] == 1
     assert "ZeroDivisionError" in failure["reason"]
     assert "in boom" in failure["traceback"]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fake_run import RECIPE, claim, mini_recipe, run_data_stages
+from fake_run import RECIPE, STUDENT, claim, mini_recipe, run_data_stages
 from rich.console import Console
 from saved_tensors import saved
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
@@ -99,8 +99,12 @@ def test_a_frozen_part_has_no_gradients_to_send_and_no_moments(tmp_path):
     frozen = ["embeddings", "head", "model.layers.0.*"]
     student = student_of(tmp_path, student={**RECIPE["student"], "freeze": frozen}, arms={})
     (task, *_) = student.tasks(256, 2, 2, 2, 4, recompute=False)
-    assert 0 < task.trained == student.trained < student.parameters == task.parameters
-    assert student.memory_gib(256, 2, 2, 4, recompute=False) > 0
+    whole = student_of(tmp_path / "whole", arms={})
+    assert student.parameters == task.parameters == whole.parameters == whole.trained
+    assert task.trained == student.trained == STUDENT["hidden_size"], "the last norm"
+    spared = [one.memory_gib(256, 2, 2, 4, recompute=False) * 2**30 for one in (whole, student)]
+    idle = (student.parameters - student.trained) / 2  # of one of two ranks: gradients, a master copy, two moments
+    assert spared[0] - spared[1] >= 16 * idle
     assert not student.learning.head
 
 

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,12 +41,18 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    """A run whose training outlasts every test."""
+def data(tmp_path_factory) -> Path:
+    """A run whose training outlasts every test, with nothing trained."""
     folder = tmp_path_factory.mktemp("long")
     (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, **SMALL}))
     run_data_stages(RunDirectory.create(folder / "run", load_recipe(folder / "recipe.yaml")))
     return folder / "run"
+
+
+@pytest.fixture
+def run(data, tmp_path) -> Path:
+    """One of its own."""
+    return shutil.copytree(data, tmp_path / "run")
 
 
 def launch(here: Path, *command: object) -> subprocess.Popen[str]:
@@ -196,29 +203,21 @@ def ranks_of(run: Path) -> list[int]:
     return found
 
 
-@pytest.fixture
-def fresh(tmp_path):
-    """A run of its own, with nothing trained."""
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, **SMALL}))
-    run_data_stages(RunDirectory.create(tmp_path / "run", load_recipe(tmp_path / "recipe.yaml")))
-    return tmp_path / "run"
-
-
-def test_ctrl_c_saves_and_twice_ends_at_once_and_what_is_said_is_true(fresh):
-    with Terminal(PROGRAM, "train", fresh) as terminal:
-        terminal.wait_for(lambda: len(steps(fresh)) > 3, "steps")
+def test_ctrl_c_saves_and_twice_ends_at_once_and_what_is_said_is_true(run):
+    with Terminal(PROGRAM, "train", run) as terminal:
+        terminal.wait_for(lambda: len(steps(run)) > 3, "steps")
         terminal.type(b"\x03")
         code, said = terminal.end()
     assert code == 3, said
-    saved = stopped_at(fresh, "Ctrl-C")
+    saved = stopped_at(run, "Ctrl-C")
     assert "Ctrl-C: training saves after this step and stops" in said
     assert "press Ctrl-C again to stop now, without saving" in said
     assert f"stopped after step {saved} of 5000 (Ctrl-C) and is saved" in said
-    assert not ranks_of(fresh)
+    assert not ranks_of(run)
 
-    with Terminal(PROGRAM, "train", fresh) as terminal:
-        terminal.wait_for(lambda: steps(fresh)[-1] > saved + 3, "steps of the second attempt")
-        for rank in ranks_of(fresh):  # they cannot save now, as in the middle of a long step
+    with Terminal(PROGRAM, "train", run) as terminal:
+        terminal.wait_for(lambda: steps(run)[-1] > saved + 3, "steps of the second attempt")
+        for rank in ranks_of(run):  # they cannot save now, as in the middle of a long step
             if rank != terminal.process.pid:
                 os.kill(rank, signal.SIGSTOP)
         terminal.type(b"\x03")
@@ -233,26 +232,26 @@ def test_ctrl_c_saves_and_twice_ends_at_once_and_what_is_said_is_true(fresh):
     )
     assert told, said
     assert int(told[1]) == saved
-    done = steps(fresh)[-1]
+    done = steps(run)[-1]
     assert f"does {done - saved} steps and what was done of the next again" in said
     assert "Traceback" not in said
-    assert not ranks_of(fresh), "no rank is left"
+    assert not ranks_of(run), "no rank is left"
 
 
-def test_ctrl_c_before_the_first_step_ends_at_once_and_says_that_nothing_is_lost(fresh):
-    with Terminal(PROGRAM, "train", fresh) as terminal:
+def test_ctrl_c_before_the_first_step_ends_at_once_and_says_that_nothing_is_lost(run):
+    with Terminal(PROGRAM, "train", run) as terminal:
         terminal.wait_for(lambda: "starting 2 rank(s)" in " ".join(terminal.said.split()), "start")
         terminal.type(b"\x03")
         code, said = terminal.end()
     assert code == 130, said
     assert "no step of the training was done; the same command begins it anew" in said
-    assert not ranks_of(fresh)
+    assert not ranks_of(run)
 
 
-def test_a_terminal_that_goes_away_is_a_request_to_stop(fresh):
-    with Terminal(PROGRAM, "train", fresh) as terminal:
-        terminal.wait_for(lambda: len(steps(fresh)) > 3, "steps")
+def test_a_terminal_that_goes_away_is_a_request_to_stop(run):
+    with Terminal(PROGRAM, "train", run) as terminal:
+        terminal.wait_for(lambda: len(steps(run)) > 3, "steps")
         os.close(terminal.ours)
         assert terminal.process.wait(timeout=150) == 3
-    stopped_at(fresh, "SIGHUP (the terminal has gone)")
-    assert not ranks_of(fresh)
+    stopped_at(run, "SIGHUP (the terminal has gone)")
+    assert not ranks_of(run)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import mini_training
 import pytest
-from distributed_support import environment, free_port
+from distributed_support import environment, free_port, run_workers
 from fake_run import STUDENT, claim, mini_recipe, run_data_stages
 
 from tracestill.data_pipeline.base.errors import InputError
@@ -34,10 +34,12 @@ def trained(run):
 def test_mpirun_starts_ranks_that_give_the_losses_of_one(run, tmp_path):
     alone = claim(tmp_path / "alone", run.recipe)
     run_data_stages(alone)
-    blocked = "import sys; sys.modules['mpi4py'] = None; from tracestill.trainer.engine.engine import leave; "
-    blocked += "from tracestill.trainer.train import main; leave(main())"
-    command = [sys.executable, "-c", blocked, "--run-dir", str(alone.root)]
-    subprocess.run(command, env=environment(), check=True, capture_output=True, timeout=240)
+    blocked = tmp_path / "blocked.py"
+    blocked.write_text(
+        "import sys; assert 'mpi4py' not in sys.modules; sys.modules['mpi4py'] = None\n"
+        "from tracestill.trainer.engine.engine import leave; from tracestill.trainer.train import main; leave(main())"
+    )
+    run_workers(blocked, "--run-dir", alone.root)
     more = {
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",

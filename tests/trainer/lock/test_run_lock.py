@@ -80,9 +80,11 @@ def test_a_dead_owner_s_lock_is_taken_over_at_once_and_what_it_started_is_ended(
 
 
 def test_an_id_that_was_given_again_deceives_nobody(tmp_path):
+    said = []
     leave(tmp_path, born=born(os.getpid()) - 5)
-    with held(tmp_path):
-        pass
+    with held(tmp_path, said.append):
+        assert owner_of(tmp_path).born == born(os.getpid())
+    assert "taken over from" in said[0]
 
 
 @pytest.mark.parametrize("changes", [{"node": "elsewhere", "host": "other"}, {"path": "/where/it/was/copied/from"}])
