@@ -22,7 +22,11 @@ import pytest
 
 # With `-n` these run one after the other on one worker: they watch clocks, and hosts share names and ports.
 APART = ("tests/cluster/", "tests/faults/test_kills.py", "tests/faults/test_watchdog.py")
-STARTING = {"subprocess", "distributed_support", "command_line", "forked_command"}  # modules that start processes
+SUPPORT = {path.stem for path in (Path(__file__).parent / "support").glob("*.py")}
+STARTING = {  # modules that start processes
+    *("subprocess", "distributed_support", "command_line", "forked_command"),
+    *("tracestill.launch.start.dry_run", "tracestill.launch.start.rehearse"),
+}
 ENDS: dict[str, list[str]] = {"failed": [], "skipped": []}  # names of tests
 CASES: list[Any] = []
 FAULT = "fault"
@@ -52,21 +56,23 @@ def counted(request: pytest.FixtureRequest) -> Callable[[str, int, str], None]:
     return count
 
 
-def starts_processes(function: Any, seen: dict[FunctionType, bool]) -> bool:
-    """Whether it, or a function of its file that it calls, calls what starts one."""
-    if not isinstance(function, FunctionType) or function in seen:
-        return seen.get(function, False)
-    seen[function] = False
-    used = [function.__globals__.get(name) for name in function.__code__.co_names]
-    modules = [getattr(one, "__module__", None) or getattr(one, "__name__", None) for one in used]
-    own = [one for one, module in zip(used, modules, strict=True) if module == function.__module__]
-    seen[function] = not STARTING.isdisjoint(modules) or any(starts_processes(one, seen) for one in own)
-    return seen[function]
+def starts_processes(used: Any, seen: dict[Any, bool]) -> bool:
+    """Whether it, or a function or class of its file or of tests/support that it uses, calls what starts one."""
+    if isinstance(used, type):
+        return any(starts_processes(method, seen) for method in vars(used).values())
+    if not isinstance(used, FunctionType) or used in seen:
+        return isinstance(used, FunctionType) and seen[used]
+    seen[used] = False
+    named = [used.__globals__.get(name) for name in used.__code__.co_names]
+    modules = [getattr(one, "__module__", None) or getattr(one, "__name__", None) for one in named]
+    own = [one for one, module in zip(named, modules, strict=True) if module in {used.__module__, *SUPPORT}]
+    seen[used] = not STARTING.isdisjoint(modules) or any(starts_processes(one, seen) for one in own)
+    return seen[used]
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    seen: dict[FunctionType, bool] = {}
+    seen: dict[Any, bool] = {}
     long: set[Path] = set()  # files
     for item in items:
         if isinstance(item, pytest.Function):

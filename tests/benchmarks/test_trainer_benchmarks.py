@@ -5,9 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,16 +12,14 @@ from typing import Any
 import pytest
 import torch
 from chat_templates import CHATML, save
+from distributed_support import run_workers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
 def run(name: str, path: Path, *arguments: object) -> dict[str, Any]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(FOLDER / name), "--json", str(path), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    run_workers(FOLDER / name, "--json", path, *arguments)
     return json.loads(path.read_text(encoding="utf-8"))
 
 

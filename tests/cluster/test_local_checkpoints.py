@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cluster_support
 import pytest
+from forked_command import command
 from mini_training import losses
 
 ROOT = Path(__file__).parents[2]
@@ -45,9 +46,7 @@ def data(hosts):
 
 def make_data(*words, **settings):
     chosen = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    command = [str(word) for word in (PROGRAM, "run", *words, *chosen, "--until", "plan", "--replace")]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-    assert found.returncode == 0, found.stderr
+    command("run", *words, *chosen, "--until", "plan", "--replace")
 
 
 @pytest.fixture
@@ -76,13 +75,10 @@ def train(hosts, run, *words, names="ab", **options):
     return (on_b if names[0] == "b" else hosts.run)(*([hosts] if names[0] == "b" else []), *command, **options)
 
 
-def undisturbed(hosts, data, made):
+def undisturbed(data, made):
     """The losses of two ranks on one host."""
     shutil.copytree(data, made)
-    alone = hosts.folder / "hosts-alone"
-    alone.write_text("localhost slots=2\n")
-    found = hosts.run(PROGRAM, "train", made, "--arm", "traces", "--hostfile", alone, *ENDLESS)
-    assert found.returncode == 0, found.stdout + found.stderr
+    command("train", made, "--arm", "traces", *ENDLESS)
     return losses(made)
 
 
@@ -124,7 +120,7 @@ def test_two_hosts_stop_and_go_on_with_a_disk_each(hosts, data, run, tmp_path):
     resumed = train(hosts, run, "--resume", "must")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert "resuming from at most step " in resumed.stderr
-    expected = undisturbed(hosts, data, tmp_path / "one-host")
+    expected = undisturbed(data, tmp_path / "one-host")
     assert losses(run) == expected
     assert len(expected) == 4
     assert hosts.processes("a") == hosts.processes("b") == []
@@ -166,7 +162,7 @@ def test_ranks_killed_on_either_host_change_no_bit(hosts, data, run, tmp_path):
     long = tmp_path / "long"
     shutil.copytree(data, long)
     make_data(long, **{"train.steps": LONG, "train.stop_after": "null"})
-    expected = undisturbed(hosts, long, tmp_path / "one-host")
+    expected = undisturbed(long, tmp_path / "one-host")
     shutil.copytree(long, run, dirs_exist_ok=True)
     copy_to_b(hosts, run)
     command = (PROGRAM, "train", run, "--arm", "traces", "--hostfile", hosts.hostfile("a", "b"), "--max-restarts", "9")

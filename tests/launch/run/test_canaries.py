@@ -230,6 +230,7 @@ def test_a_traceback_of_our_own_tells_no_secret(planted, monkeypatch, capsys):
     assert CANARY not in said
 
 
+@pytest.mark.slow
 def test_deepspeeds_launcher_tells_no_secret(planted, monkeypatch):
     """It prints every variable with NCCL in its name, and starts processes that every user can list."""
     (planted / "their_rank.py").write_text(SAYS)

@@ -212,6 +212,7 @@ def test_checkpointed_layers_keep_less_and_learn_the_same(base, more):
     assert behind < 0.6 * ahead, "two layers and the head's own"
 
 
+@pytest.mark.slow
 def test_compiled_layers_learn_the_same_and_lengths_need_no_more_graphs(monkeypatch):
     from torch._dynamo.utils import counters
 
