@@ -23,9 +23,9 @@ $(VENV)/.installed: $(VENV)/.made setup.py constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: $(VENV)/.made setup.py constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
-	@touch $@
+	@touch $(VENV)/.installed $@
 
 install: $(VENV)/.installed  ## install into .venv
 install-dev: $(VENV)/.installed-dev  ## the same, with what tests and lint need

@@ -3,6 +3,11 @@
 watched_worker.py RUN none|slow|hang|raise|input
 """
 
+if __name__ == "__main__":
+    import gc
+
+    gc.disable()  # as trainer/train.py does until everything is imported
+
 import sys
 import time
 from typing import Any
@@ -40,4 +45,6 @@ def step(self: Batches, number: int) -> Any:
 Batches.step = step  # type: ignore[method-assign]
 sys.argv = [sys.argv[0], "--run-dir", root]
 if __name__ == "__main__":
+    gc.freeze()
+    gc.enable()
     leave(train.main())

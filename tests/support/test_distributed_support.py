@@ -139,12 +139,20 @@ def test_a_changed_environment_means_a_new_process(forks, tmp_path, monkeypatch)
 )
 def test_a_rank_that_dies_takes_the_others_along(tmp_path, end, code, said):
     worker = script(tmp_path, f"{HEAD}{LEAVES_A_CHILD}if rank == 1:\n    {end}\ntime.sleep(300)\n")
-    printed = run_workers(worker, ranks=2, code=code)
+    with pytest.raises(AssertionError, match=rf"worker.py exited with {code}:\npids") as failure:
+        run_workers(worker, ranks=2)
+    printed = str(failure.value)
     assert said in printed
     assert len(pids_of(printed)) == 4
     assert gone(pids_of(printed))
-    with pytest.raises(AssertionError, match=rf"worker.py exited with {code}:\npids"):
-        run_workers(worker, ranks=2)
+
+
+def test_an_exit_code_may_be_expected(tmp_path):
+    worker = script(tmp_path, "import sys\nsys.exit(5)\n")
+    run_workers(worker, code=5)
+    run_workers(worker, fails=True)
+    with pytest.raises(AssertionError, match=r"worker.py exited with 5:"):
+        run_workers(worker, code=6)
 
 
 def test_one_that_hangs_is_ended_and_what_it_printed_is_shown(tmp_path):
