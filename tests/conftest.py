@@ -7,6 +7,7 @@ Only tests that count their cases run then. They do so once all has been checked
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shlex
@@ -30,6 +31,7 @@ STARTING = {  # modules that start processes
 ENDS: dict[str, list[str]] = {"failed": [], "skipped": []}  # names of tests
 CASES: list[Any] = []
 FAULT = "fault"
+gc.disable()  # takes a third of the time in which all tests are imported
 ABOUT = "Faults that the tests made, and what came of them. A case counts when all of its checks have passed."
 
 
@@ -89,6 +91,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         others = [item for item in items if "counted" not in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in others]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What has been imported stays: from now on the garbage collector, which is on again, passes it over."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,4 +1,7 @@
-"""What the watchdog makes of ranks that die, stop, hang or raise: every test is a real training on two gloo ranks."""
+"""What the watchdog makes of ranks that die, stop, hang or raise: every test is a real training on two gloo ranks.
+
+The launcher starts them where processes are what is looked at, or its exit code.
+"""
 
 import contextlib
 import json
@@ -42,7 +45,7 @@ def run(recipe, tmp_path) -> RunDirectory:
 
 @pytest.fixture
 def watched(run):
-    """Start a training with a fault in it, and return what it leaves behind."""
+    """Start a training with a fault in it by DeepSpeed's launcher, and return what it leaves behind."""
     started: list[subprocess.Popen[str]] = []
 
     def start(fault: str) -> "Training":
@@ -154,10 +157,10 @@ def test_bad_input_that_one_rank_alone_meets_ends_all_with_its_words(watched, co
     counted("a rank that meets bad input", 1, ENDED)
 
 
-def test_a_rank_that_holds_the_others_up_is_named_with_its_phase(watched):
-    training = watched("slow")
-    training.wait_for_step(4)
-    lines = [json.loads(line) for line in (training.directory / "log.jsonl").read_text().splitlines()]
+def test_a_rank_that_holds_the_others_up_is_named_with_its_phase(run):
+    run_workers(SCRIPT, run.root, "slow", ranks=2, code=9)
+    lines = [json.loads(line) for line in (run.stage("traces", "train") / "log.jsonl").read_text().splitlines()]
+    assert max(line["step"] for line in lines if "loss" in line) >= 4
     slow = [line for line in lines if line.get("event") == "straggler"]
     assert {(line["rank"], line["phase"]) for line in slow if line["step"] > 1} == {(1, "data")}
     assert all(line["seconds"] > 0.4 > line["usual"] for line in slow if line["step"] > 1)

@@ -1,4 +1,4 @@
-"""A training with a fault in rank 1's data: in every step, or in the fourth.
+"""A training with a fault in rank 1's data: in every step, of which there are eight then, or in the fourth.
 
 watched_worker.py RUN none|slow|hang|raise|input
 """
@@ -8,6 +8,7 @@ if __name__ == "__main__":
 
     gc.disable()  # as trainer/train.py does until everything is imported
 
+import os
 import sys
 import time
 from typing import Any
@@ -30,6 +31,8 @@ def boom() -> float:
 
 
 def step(self: Batches, number: int) -> Any:
+    if fault == "slow" and number == 8:
+        os._exit(9)
     if fault == "slow" and self.rank == 1:
         time.sleep(0.5)
     if number == 3 and self.rank == 1:

@@ -42,10 +42,12 @@ def answer(connection: socket.socket, **values: object) -> None:
 def serve(connection: socket.socket, modules: list[str]) -> tuple[dict[str, Any], int] | None:
     """Until the other side is gone. In a process that is to be a rank: what was asked for, and the rank."""
     os.environ[ARROW] = "background_thread:false"
+    gc.disable()
     for name in modules:
         importlib.import_module(name)
     del os.environ[ARROW]
     gc.collect()
+    gc.enable()
     gc.freeze()  # the garbage collector would copy the pages of everything that ranks share
     answer(connection, threads=threads())
     with connection.makefile() as lines:

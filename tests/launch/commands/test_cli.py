@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tracestill.data_pipeline.selection import selection
 from tracestill.launch import cli
 from tracestill.launch.run import checks
-from tracestill.launch.start import deepspeed_command
+from tracestill.launch.start import deepspeed_command, dry_run
 from tracestill.trainer.recipe import monitor
 
 
@@ -170,7 +170,8 @@ def test_a_monitor_that_is_not_installed_is_refused_before_any_work(recipe, monk
 
 
 @pytest.mark.parametrize("weight", ["0", "{shape: constant, from: 0}", "{from: 0, to: 0, steps: 9}"])
-def test_a_student_that_could_never_stop_is_refused_before_any_work(recipe, weight):
+def test_a_student_that_could_never_stop_is_refused_before_any_work(recipe, weight, monkeypatch):
+    monkeypatch.setattr(dry_run, "rehearse", lambda arguments, environment: (arguments, {}))  # a process of seconds
     setting = f"weighting.weights.control={weight}"
     (line,) = refused("run", recipe, "--set", setting)
     assert "weighting.weights.control: 0 leaves a student that could never stop" in line
