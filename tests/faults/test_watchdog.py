@@ -1,6 +1,6 @@
 """What the watchdog makes of ranks that die, stop, hang or raise: every test is a real training on two gloo ranks.
 
-The launcher starts them where processes are what is looked at, or its exit code.
+DeepSpeed's launcher starts them, but for the two tests that read only what ranks leave behind.
 """
 
 import contextlib
