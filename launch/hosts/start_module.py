@@ -12,6 +12,7 @@ if __name__ == "__main__":  # before anything else is imported
 
     leave_working_directory()
 
+import gc
 import runpy
 import subprocess
 import sys
@@ -48,8 +49,10 @@ class ByFile(subprocess.Popen):
 
 def main() -> None:
     del sys.argv[0]
-    if not getattr(sys.flags, "safe_path", False) and sys.argv[0].startswith(OF_DEEPSPEED):
-        subprocess.Popen = ByFile  # type: ignore[misc]
+    if sys.argv[0].startswith(OF_DEEPSPEED):
+        gc.disable()  # they import a lot, and then they wait
+        if not getattr(sys.flags, "safe_path", False):
+            subprocess.Popen = ByFile  # type: ignore[misc]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 

@@ -10,6 +10,7 @@ if __name__ == "__main__":  # before anything else is imported: `python -m` has 
 
     leave_working_directory()
 
+import gc
 import json
 import os
 import subprocess
@@ -33,6 +34,7 @@ class Recorder:
 
 
 if __name__ == "__main__":
+    gc.disable()  # this process imports, and ends
     from deepspeed.launcher import runner
 
     runner.subprocess = Recorder()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import yaml
@@ -29,7 +30,7 @@ def test_a_run_is_refused_unless_it_is_allowed(tmp_path: Path) -> None:
         assert f"</s> weighs nothing in documents with {sort}: the student will not learn to stop there" in found
         assert any(line.startswith(f"</think> weighs nothing in documents with {sort}: ") for line in found)
     again = run(tmp_path, NEVER)
-    assert "train traces: up to date, skipped" in again.stderr, "the key changes no number"
+    assert re.search(r"^train\b.* up to date, skipped$", again.stderr, re.MULTILINE), "the key changes no number"
 
     before = (folder / "log.jsonl").read_bytes()
     refused = run(tmp_path, NEVER, "train.lr=1e-3", code=2)
