@@ -153,8 +153,9 @@ def test_report_and_inspect(recipe):
     for gradient, heading in (({}, False), ({"gradient_share": 0.125}, True)):  # an older run's, and one of today
         (train / "preview.json").write_text(json.dumps({"kinds": [row | gradient], "warnings": ["beware"] * heading}))
         shown = invoke("inspect", "runs/mini").stdout
-        assert "25.0%" in shown
-        assert ("gradient" in shown and "12.5%" in shown) is heading
+        (cells,) = [line.split()[1::2] for line in shown.splitlines() if line.startswith("│ derive ")]
+        assert cells == ["derive", "1", "9", "9.0", "50.0%", "25.0%", *["12.5%"] * heading]
+        assert ("gradient" in shown) is heading
         assert ("warning: beware" in shown) is heading
     (line,) = refused("inspect", "runs/mini", "--document", "99999")
     assert "--document 99999" in line

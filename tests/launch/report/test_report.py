@@ -332,7 +332,9 @@ def test_nothing_has_run(tmp_path):
     run = claim(tmp_path / "run")
     report(run)
     text = check_page((run.root / "report" / "report.html").read_text())
-    assert "sample" in text
+    arms = [f"{stage} {arm}" for stage in ("encode", "plan", "train", "evaluate") for arm in ("traces", "answers_only")]
+    stages = ", ".join(["sample", "select", "tokenizer", *arms])
+    assert f"Not in this report, because the stage has not finished: {stages}." in text
     assert "Data" not in text
 
 
