@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from fake_run import summary
 from pydantic import ValidationError
 
 from tracestill.data_pipeline.base import own_modules
@@ -30,7 +31,6 @@ from tracestill.data_pipeline.sampling.sample import SampleConfig
 from tracestill.data_pipeline.sampling.sample import run as run_sample
 from tracestill.data_pipeline.sampling.teachers import Solution
 from tracestill.data_pipeline.selection.selection import SelectConfig, run, stage_config
-from tracestill.launch.run.summary import summary
 
 TEACHER = """
 from pathlib import Path

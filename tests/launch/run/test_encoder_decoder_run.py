@@ -22,7 +22,7 @@ from tracestill.data_pipeline.base.stage import is_current
 from tracestill.data_pipeline.plan.plan import load_plan
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.launch.report.inspect_run import Shown, inspect_run
-from tracestill.launch.run.stages import encode_work
+from tracestill.launch.run.stages import plan_works
 from tracestill.trainer.batches.batches import Batches
 from tracestill.trainer.batches.rectangles import layout_for
 from tracestill.trainer.preview.effect import warnings
@@ -65,7 +65,7 @@ def test_the_capacity_holds_for_encoder_and_decoder_apart(data, store):
 
 def test_the_form_of_documents_belongs_to_the_encode_stage(data):
     def current(run):
-        work = encode_work(run, "traces")
+        (work,) = (one for one in plan_works(run) if (one.stage, one.arm) == ("encode", "traces"))
         return is_current(data.stage("traces", "encode"), work.stage, work.config, work.inputs)
 
     assert current(data)
