@@ -28,7 +28,7 @@ FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 BRACE = re.compile(r"(?<!\\)[{}]")
 HASHES = re.compile(r"^[ \t]*####(.+)$", re.M)
 SENTENCE = re.compile(  # "the answer is", "Answer:", the same in other languages, and a line "A: 26"
-    r"(?:\banswer\b(?:\s+is\b|[\s*]*[:：])|(?:(?i:la (?:respuesta|réponse))|\bréponse|\brespuesta)(?:\s+(?:es|est)\b|[\s*]*:)"
+    r"(?:\banswer\b(?:\s+is\b|[\s*]*[:：])|\b(?:respuesta|réponse)(?:\s+(?:es|est)\b|[\s*]*:)"
     r"|\bantwort\b(?:\s+(?:ist|lautet)\b|[\s*]*:)|答案[\s*]*(?:是|为|為|[:：])|उत्तर\s*(?:है|[:：])|^[ \t]*A[:：])"
     r"[\s*:：]*(.+)$",
     re.M | re.I,

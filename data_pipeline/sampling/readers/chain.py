@@ -7,7 +7,6 @@ those after it read the rest. What no reader reads is not thrown away: it is rej
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,10 +18,12 @@ from tracestill.data_pipeline.base.options import check_options
 from tracestill.data_pipeline.guards.names import Name
 from tracestill.data_pipeline.sampling.readers.checks import ChecksConfig, faults
 from tracestill.data_pipeline.sampling.readers.json_answer import JsonOptions, cut_off, json_answer
-from tracestill.data_pipeline.sampling.readers.marks import READERS, AnswerReader, Marked, said
+from tracestill.data_pipeline.sampling.readers.marks import READERS, AnswerReader, Marked
+from tracestill.data_pipeline.sampling.readers.marks import said as said_in
 from tracestill.data_pipeline.sampling.readers.own import RegexOptions, own_reader, regex_reader
 from tracestill.data_pipeline.sampling.readers.symbols import without_ends
 from tracestill.data_pipeline.sampling.readers.thought import Thought, split_thought
+from tracestill.data_pipeline.sampling.teachers import Said
 
 THINK = "think"
 KNOWN = (THINK, "json", *READERS, "regex")
@@ -46,16 +47,6 @@ class NoOptions(BaseModel):
 DEFAULT = tuple(
     ReaderConfig(use=name) for name in (THINK, "json", "boxed", "hashes", "sentence", "last_number", "whole")
 )
-
-
-@dataclass(frozen=True)
-class Text:
-    """What somebody wrote, unread."""
-
-    raw: str
-    reasoning: str = ""  # the thought, where it is given apart from the text
-    answer: str | None = None  # the answer, where it is given apart from the text
-    finish: str = ""  # why it ended, in the words of a server
 
 
 class Read(NamedTuple):
@@ -86,16 +77,16 @@ class Chain:
         ]
         self.checks, self.wanted = checks, checks.wanted()
 
-    def read(self, text: Text, numeric: bool | None) -> Read | Unread:
+    def read(self, said: Said, numeric: bool | None) -> Read | Unread:
         """Trace and answer of a text; ``numeric``: whether a number is asked for, None if that is not known."""
-        raw = without_ends(text.raw)
-        thought = Thought(text.reasoning.strip(), raw.strip()) if text.reasoning else None
+        raw = without_ends(said.raw)
+        thought = Thought(said.reasoning.strip(), raw.strip()) if said.reasoning else None
         if thought is None and self.thinks:
             thought = split_thought(raw)
         by = [THINK] if thought is not None else []
         rest = raw if thought is None else thought.rest
-        if text.answer is not None:
-            found, name = Marked(rest.strip(), said(text.answer, numeric) or text.answer.strip()), GIVEN
+        if said.answer is not None:
+            found, name = Marked(rest.strip(), said_in(said.answer, numeric) or said.answer.strip()), GIVEN
         else:
             found, name = self.answer_of(rest, numeric)
             if found is not None and name != "json" and self.torn(rest):
@@ -104,18 +95,23 @@ class Chain:
             found = found._replace(trace=thought.thought) if found else None
         fault = thought.fault if thought is not None else ""
         if found is None:
-            return unread(raw, fault, text.finish, self.checks)
+            return unread(raw, fault, said.finish, self.checks)
         seen = faults(
             found.trace,
             found.answer,
             found.after,
             thought_fault=fault,
-            finish=text.finish,
+            finish=said.finish,
             given=name == GIVEN,
             wanted=self.wanted,
         )
         ordered = sorted(seen, key=lambda each: getattr(self.checks, each[0]) != "reject")
         return Read(found.trace, found.answer, "+".join([*by, name]), tuple(ordered))
+
+    def answer(self, said: Said) -> str | None:
+        """The answer that a text gives, whatever is asked for; None if no reader reads it, or a check rejects it."""
+        read = self.read(said, None)
+        return None if isinstance(read, Unread) or self.rejects(read) else read.answer
 
     def answer_of(self, text: str, numeric: bool | None) -> tuple[Marked | None, str]:
         for name, reader in self.named:

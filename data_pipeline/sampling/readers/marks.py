@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from tracestill.data_pipeline.selection.answers import (
@@ -66,9 +67,7 @@ def sentence(text: str, numeric: bool | None) -> Marked | None:
 
 
 def at_mark(pattern: re.Pattern[str], text: str, numeric: bool | None, *, whole_line: bool) -> Marked | None:
-    last = None
-    for last in pattern.finditer(text):
-        pass
+    last = final(pattern.finditer(text))
     if last is None or not (answer := said(last[1], numeric)):
         return None
     before = text[: last.start()]
@@ -76,6 +75,12 @@ def at_mark(pattern: re.Pattern[str], text: str, numeric: bool | None, *, whole_
         cut = SENTENCE_START.search(before, max(0, len(before) - 400))
         before = before[: cut.end()] if cut else before if len(before) > 400 else ""
     return Marked(before.strip(), answer, text[last.end() :].strip())
+
+
+def final(matches: Iterable[re.Match[str]]) -> re.Match[str] | None:
+    """The last of them."""
+    held = deque(matches, maxlen=1)
+    return held[0] if held else None
 
 
 def last_number(text: str, numeric: bool | None) -> Marked | None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.sampling.readers.marks import AnswerReader, Marked, said
+from tracestill.data_pipeline.sampling.readers.marks import AnswerReader, Marked, final, said
 
 
 class RegexOptions(BaseModel):
@@ -38,9 +38,7 @@ def regex_reader(options: RegexOptions) -> AnswerReader:
     group: str | int = "answer" if "answer" in pattern.groupindex else 1
 
     def read(text: str, numeric: bool | None) -> Marked | None:
-        last = None
-        for last in pattern.finditer(text):
-            pass
+        last = final(pattern.finditer(text))
         if last is None or last[group] is None or not (answer := said(last[group], numeric)):
             return None
         named = last["trace"] if "trace" in pattern.groupindex else None
