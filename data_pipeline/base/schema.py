@@ -106,6 +106,8 @@ def content_id(text: str) -> str:
 
 def weight_fault(weight: Any) -> str:
     """What makes a value no weight of a record, which the token store holds as float32; empty if nothing does."""
+    if type(weight) is float and weight == 1:
+        return ""  # nearly all of them
     expected = "expected a finite number >= 0"
     if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
         return f"{expected}, got {weight!r:.80}"

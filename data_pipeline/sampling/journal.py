@@ -333,7 +333,8 @@ def said_of(trace: str, answer: str, text: str) -> Solution | Said:
     """What was said, of the last three columns."""
     held = json.loads(text)
     if isinstance(held, dict) and "said" in held:
-        return Said(answer, trace, *held["said"], held["weight"])
+        given, finish = held["said"]
+        return Said(answer, trace, given, finish, held["weight"])
     spans, weight = (held["spans"], held["weight"]) if isinstance(held, dict) else (held, 1.0)
     return Solution(trace, answer, tuple(Span(*span) for span in spans), weight)
 

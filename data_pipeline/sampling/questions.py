@@ -21,9 +21,9 @@ from tracestill.data_pipeline.guards.well_formed import json_fault
 from tracestill.data_pipeline.sampling.files.fields import FieldsConfig
 from tracestill.data_pipeline.sampling.files.formats import HUB, is_files, parts_of
 from tracestill.data_pipeline.sampling.files.gather import FileConfig, Gathered, GoldOf, gather
+from tracestill.data_pipeline.sampling.files.rejected import SHARE, Rejected, by_reason, refuse_too_many
 from tracestill.data_pipeline.sampling.files.trace_store import TraceStore
 from tracestill.data_pipeline.sampling.readers.chain import Chain
-from tracestill.data_pipeline.sampling.rejected import SHARE, Rejected, by_reason, refuse_too_many
 from tracestill.data_pipeline.sampling.splits.near import MISSING, NearConfig, Pair, near_pairs
 from tracestill.data_pipeline.sampling.splits.overlap import Benchmarks
 from tracestill.data_pipeline.sampling.splits.share_out import share_out

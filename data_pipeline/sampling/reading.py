@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from tracestill.data_pipeline.base.schema import Question, weight_fault
+from tracestill.data_pipeline.sampling.files.rejected import Rejected
 from tracestill.data_pipeline.sampling.heard import Unusable, heard
 from tracestill.data_pipeline.sampling.journal import Journal, Key
 from tracestill.data_pipeline.sampling.readers.chain import Chain, Read, Unread
-from tracestill.data_pipeline.sampling.rejected import Rejected
 from tracestill.data_pipeline.sampling.teachers import Said, Solution
 from tracestill.data_pipeline.sampling.wanted import Wanted
 from tracestill.data_pipeline.selection.answers import number
@@ -94,7 +94,7 @@ def row_of(question: Question, key: Key, solution: Solution, raw: str, reader: s
         "gold": question.gold,
         "trace": solution.trace,
         "answer": solution.answer,
-        "spans": [asdict(span) for span in solution.spans or ()],
+        "spans": [{"start": s.start, "end": s.end, "kind": s.kind} for s in solution.spans or ()],
         "weight": question.weight * solution.weight,
         "teacher": key.teacher,
         "style": key.style,

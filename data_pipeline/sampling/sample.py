@@ -6,7 +6,6 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, RECORD_SCHEMA, Question, write_rows
 from tracestill.data_pipeline.base.stage import CONTENTS, stage
+from tracestill.data_pipeline.sampling.files.rejected import by_reason, refuse_too_many, write_rejected
 from tracestill.data_pipeline.sampling.files.trace_store import TraceStore
 from tracestill.data_pipeline.sampling.heard import Unusable, heard
 from tracestill.data_pipeline.sampling.journal import Journal, Key
 from tracestill.data_pipeline.sampling.questions import Posed, QuestionsConfig, make_questions
 from tracestill.data_pipeline.sampling.readers.chain import Chain, Unread
 from tracestill.data_pipeline.sampling.reading import Reader, place_of, rejection, text_of
-from tracestill.data_pipeline.sampling.rejected import by_reason, refuse_too_many, write_rejected
 from tracestill.data_pipeline.sampling.sample_config import (
     RECORDED,
     SampleConfig,
@@ -152,7 +151,7 @@ def counts_of(posed: Posed, questions: QuestionsConfig) -> dict[str, Any]:
 
 
 def question_row(question: Question) -> dict[str, Any]:
-    return {**asdict(question), "metadata": json.dumps(question.metadata, sort_keys=True)}
+    return {**vars(question), "metadata": json.dumps(question.metadata, sort_keys=True)}
 
 
 def pairs(wanted: Sequence[Wanted]) -> Iterator[tuple[Key, str]]:

@@ -13,10 +13,10 @@ from tracestill.data_pipeline.base.content import named_files
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.guards.names import Name
 from tracestill.data_pipeline.sampling.files.formats import is_files
+from tracestill.data_pipeline.sampling.files.rejected import SHARE
 from tracestill.data_pipeline.sampling.questions import QuestionsConfig
 from tracestill.data_pipeline.sampling.readers.chain import DEFAULT, Chain, ReaderConfig
 from tracestill.data_pipeline.sampling.readers.checks import ChecksConfig
-from tracestill.data_pipeline.sampling.rejected import SHARE
 from tracestill.data_pipeline.sampling.teachers import Teacher, is_own, make_teacher
 
 RECORDED = "recorded"
@@ -44,22 +44,13 @@ class SampleConfig(BaseModel):
         "temperature; never trained on, the loss by kind is measured on them",
     )
     attempts: int = Field(3, ge=1, description="times that a failing teacher is asked for one sample")
-    readers: tuple[ReaderConfig, ...] = Field(
+    readers: tuple[Name | ReaderConfig, ...] = Field(
         DEFAULT, min_length=1, description="how trace and answer are found in what teachers wrote; the first that does"
     )
     checks: ChecksConfig = Field(ChecksConfig(), description="what in a trace breaks students later, and what is done")
     max_rejected: float = Field(
         SHARE, ge=0, le=1, description="share of all samples that may be unusable; with more, sampling ends at once"
     )
-
-    @field_validator("readers", mode="before")
-    @classmethod
-    def _by_name(cls, readers: Any) -> Any:
-        return (
-            [{"use": each} if isinstance(each, str) else each for each in readers]
-            if isinstance(readers, list | tuple)
-            else readers
-        )
 
     @field_validator("teachers", "styles", "temperatures")
     @classmethod
@@ -120,7 +111,7 @@ def files_of(teacher: TeacherConfig, questions: QuestionsConfig) -> dict[str, di
 def reader_files(sample: SampleConfig) -> dict[str, dict[str, Path]]:
     """Field -> name -> path of the modules of the user's that read what teachers wrote."""
     return {
-        f"sample.readers.{at}.use": own_modules.files(reader.use.partition(":")[0])
+        f"sample.readers.{at}": own_modules.files(use.partition(":")[0])
         for at, reader in enumerate(sample.readers)
-        if ":" in reader.use
+        if ":" in (use := reader if isinstance(reader, str) else reader.use)
     }

@@ -60,15 +60,13 @@ class FieldsConfig(BaseModel):
         return {name: value for name, value in self.model_dump(exclude={"metadata"}).items() if value}
 
 
-def getter(spec: str | None) -> Getter | None:
+def getter(spec: str) -> Getter:
     """The function that finds what a field's name, path or template means in a row: MISSING where it is not there."""
-    if spec is None:
-        return None
     if SLOT.search(spec):
         parts = {name: getter(name) for name in SLOT.findall(spec)}
 
         def fill(row: Mapping[str, Any]) -> Any:
-            found = {name: get(row) if get else MISSING for name, get in parts.items()}
+            found = {name: get(row) for name, get in parts.items()}
             if all(value is MISSING or value is None for value in found.values()):
                 return MISSING
             return SLOT.sub(lambda match: in_lines(found[match[1]]), spec).strip()

@@ -21,10 +21,10 @@ from tracestill.data_pipeline.sampling.files.fields import FieldsConfig
 from tracestill.data_pipeline.sampling.files.formats import Part, parts_of
 from tracestill.data_pipeline.sampling.files.lines import Bad, Row, rejected
 from tracestill.data_pipeline.sampling.files.posings import Posing, Reading
+from tracestill.data_pipeline.sampling.files.rejected import Rejected
 from tracestill.data_pipeline.sampling.files.rows import rows_of
 from tracestill.data_pipeline.sampling.files.shapes import LOOKED_AT, Shape, recognise
 from tracestill.data_pipeline.sampling.files.trace_store import TraceStore
-from tracestill.data_pipeline.sampling.rejected import Rejected
 from tracestill.data_pipeline.sampling.teachers import Said
 from tracestill.data_pipeline.selection.answers import same_answer
 

@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.guards.well_formed import json_fault
-from tracestill.data_pipeline.sampling.rejected import Rejected
+from tracestill.data_pipeline.sampling.files.rejected import Rejected
 
 LONGEST = 1 << 23  # bytes of a row; the rest of a longer one is passed over
-KEPT = 1 << 16  # characters of a rejected row that are kept
+KEPT = 1 << 20  # characters of a rejected row that are kept
 BOM = b"\xef\xbb\xbf"
 TORN = (EOFError, zlib.error, pa.ArrowException, gzip.BadGzipFile)
 

@@ -52,7 +52,8 @@ class Reading:
 
     def __call__(self, row: dict[str, Any]) -> Posing:
         """Raises Bad."""
-        written, bad = [], []
+        written: list[Written] = []
+        bad: list[tuple[int, str, str]] = []
         asked = self.value("messages", row) if "messages" in self.get else self.value("question", row)
         system = self.short("system", row)
         talk = None
@@ -71,7 +72,9 @@ class Reading:
             self.gold(row),
             self.short("group", row),
             self.split(row),
-            1.0 if self.fields.has_traces and self.with_traces else self.weight(self.get["weight"](row) if "weight" in self.get else MISSING),
+            1.0
+            if self.fields.has_traces and self.with_traces
+            else self.weight(self.get["weight"](row) if "weight" in self.get else MISSING),
             self.metadata(row),
             written,
             bad,

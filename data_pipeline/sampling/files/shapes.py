@@ -62,8 +62,8 @@ def recognise(rows: Sequence[Mapping[str, Any]]) -> Shape | None:
         gold = known.first((*GOLD, *(() if known.is_long("answer") else ("answer",))))
         named = "instruction/input/output" if known.has("input") else "instruction/output"
         return Shape(named, FieldsConfig(question=question, trace=known.real("output"), gold=gold, **others))
-    question = known.first(QUESTION)
-    return None if question is None else of_question(known, question, others)
+    asked = known.first(QUESTION)
+    return None if asked is None else of_question(known, asked, others)
 
 
 def of_question(known: Columns, question: str, others: dict[str, str]) -> Shape:

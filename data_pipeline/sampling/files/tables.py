@@ -26,10 +26,10 @@ def table_rows(path: Path, packed: str, delimiter: str, header: list[str] | None
     TSV has no quotes: a cell is what stands between tabs.
     """
     csv.field_size_limit(LONGEST)
-    quoting = {"quoting": csv.QUOTE_NONE} if delimiter == "\t" else {}
+    quoting: Any = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     with opened(path, packed) as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        reader: Any = csv.reader(text, delimiter=delimiter, strict=False, **quoting)
+        reader: Any = csv.reader(text, delimiter=delimiter, quoting=quoting)
         names, at = header, 0
         while True:
             try:

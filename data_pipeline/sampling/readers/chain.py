@@ -6,7 +6,7 @@ those after it read the rest. What no reader reads is not thrown away: it is rej
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -44,9 +44,7 @@ class NoOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-DEFAULT = tuple(
-    ReaderConfig(use=name) for name in (THINK, "json", "boxed", "hashes", "sentence", "last_number", "whole")
-)
+DEFAULT = (THINK, "json", "boxed", "hashes", "sentence", "last_number", "whole")
 
 
 class Read(NamedTuple):
@@ -67,12 +65,16 @@ class Chain:
     """Readers of a recipe, made ready. Raises InputError that names the recipe's field."""
 
     def __init__(
-        self, readers: Sequence[ReaderConfig] = DEFAULT, checks: ChecksConfig = ChecksConfig(), field: str = "sample"
+        self,
+        readers: Sequence[str | ReaderConfig] = DEFAULT,
+        checks: ChecksConfig = ChecksConfig(),
+        field: str = "sample",
     ) -> None:
-        self.thinks = any(reader.use == THINK for reader in readers)
+        configs = [ReaderConfig(use=reader) if isinstance(reader, str) else reader for reader in readers]
+        self.thinks = any(reader.use == THINK for reader in configs)
         self.named = [
             (reader.use, made)
-            for at, reader in enumerate(readers)
+            for at, reader in enumerate(configs)
             if (made := make_reader(reader, f"{field}.readers.{at}")) is not None
         ]
         self.checks, self.wanted = checks, checks.wanted()
@@ -85,6 +87,7 @@ class Chain:
             thought = split_thought(raw)
         by = [THINK] if thought is not None else []
         rest = raw if thought is None else thought.rest
+        found: Marked | None
         if said.answer is not None:
             found, name = Marked(rest.strip(), said_in(said.answer, numeric) or said.answer.strip()), GIVEN
         else:
@@ -144,8 +147,7 @@ def make_reader(config: ReaderConfig, field: str) -> AnswerReader | None:
     """The function of a reader; None for ``think``, which reads no answer."""
     where = f"{field}.options"
     if config.use == "json":
-        options: Callable[..., Any] = check_options(JsonOptions, config.options, where)
-        return partial(json_answer, options=options)
+        return partial(json_answer, options=check_options(JsonOptions, config.options, where))
     if config.use == "regex":
         return regex_reader(check_options(RegexOptions, config.options, where))
     if ":" in config.use:

@@ -14,8 +14,8 @@ from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, RECORD_SCHEMA,
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.guards.well_formed import MAX_DEPTH, json_fault
 from tracestill.data_pipeline.sampling.files import lines
+from tracestill.data_pipeline.sampling.files.rejected import SCHEMA
 from tracestill.data_pipeline.sampling.questions import QuestionsConfig, make_questions
-from tracestill.data_pipeline.sampling.rejected import SCHEMA
 from tracestill.data_pipeline.sampling.sample import SampleConfig, run
 from tracestill.launch.report.page import accounts
 from tracestill.launch.run.summary import summary

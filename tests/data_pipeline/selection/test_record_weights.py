@@ -21,11 +21,11 @@ from tracestill.data_pipeline.base.schema import (
 )
 from tracestill.data_pipeline.base.stage import is_current, read_manifest, stage
 from tracestill.data_pipeline.sampling.files.gather import FileConfig, gather
+from tracestill.data_pipeline.sampling.files.rejected import SCHEMA
 from tracestill.data_pipeline.sampling.heard import Unusable, heard
 from tracestill.data_pipeline.sampling.journal import Journal, Key
 from tracestill.data_pipeline.sampling.journal_pages import readable
 from tracestill.data_pipeline.sampling.questions import QuestionsConfig, question_fault
-from tracestill.data_pipeline.sampling.rejected import SCHEMA
 from tracestill.data_pipeline.sampling.sample import SampleConfig
 from tracestill.data_pipeline.sampling.sample import run as run_sample
 from tracestill.data_pipeline.sampling.teachers import Solution
