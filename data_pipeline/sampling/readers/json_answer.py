@@ -23,7 +23,7 @@ BARE = re.compile(r"[^\n,}\]\"`]*(?:,\d{3}[^\n,}\]\"`]*)*")
 ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.S)
 ESCAPES = {"n": "\n", "t": "\t", "r": "", "b": "", "f": ""}
 LONGEST = 1 << 20  # characters of what is taken for JSON
-OBJECTS = 64  # beginnings of an object that are tried
+OBJECTS = 64  # beginnings of an object, and keys, that are tried
 LENIENT = json.JSONDecoder(strict=False)  # models write line breaks into texts as they are
 
 
@@ -52,7 +52,7 @@ def json_answer(text: str, numeric: bool | None, options: JsonOptions = JsonOpti
             trace = as_text(reason) or text[:start].removesuffix("```json\n")
             return Marked(trace.strip(), found, after_fence(text[end:]))
         keys.reverse()
-    return next(filter(None, (torn(text, key, numeric, options) for key in keys)), None)
+    return next(filter(None, (torn(text, key, numeric, options) for key in keys[:OBJECTS])), None)
 
 
 def cut_off(text: str) -> bool:

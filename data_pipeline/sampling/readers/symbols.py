@@ -10,6 +10,10 @@ SYMBOL = re.compile(  # <|im_end|>, <｜end▁of▁sentence｜>, </s>, <eos>, <e
     r"|\[/?(?:INST|PAD|CLS|SEP|UNK|EOS|BOS)\]|<</?SYS>>|<(?:BOS|EOS|PAD)_TOKEN>",
 )
 ENDS = re.compile(rf"(?:\s*(?:{SYMBOL.pattern}))+\s*\Z")
+START = re.compile(  # what a template writes before the assistant's turn
+    r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|<｜begin▁of▁sentence｜>|<\|im_start\|>assistant\s|<｜Assistant｜>"
+    r"|<\|start_header_id\|>assistant<\|end_header_id\|>|<start_of_turn>model\s)\s*"
+)
 TAIL = 1 << 12  # characters from the end in which symbols are looked for first
 
 
@@ -21,8 +25,8 @@ def without_ends(text: str) -> str:
         if found is None:
             break
         text = text[: found.start()]
-    start = SYMBOL.match(text.lstrip()) if text.lstrip()[:1] in ("<", "[") else None
-    return text.lstrip()[start.end() :].lstrip() if start else text
+    start = START.match(text)
+    return text[start.end() :] if start else text
 
 
 def symbol_in(text: str) -> str:
