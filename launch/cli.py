@@ -8,6 +8,7 @@ if __name__ == "__main__":  # before anything else is imported: `python -m` has 
     leave_working_directory()
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tracestill.launch.commands import bench_command, cluster_commands
+from tracestill.launch.commands import bench_command, cluster_commands, init_command
 from tracestill.launch.commands.execution import default_root, evaluate_model, execute, looking, open_run, single
 from tracestill.launch.commands.guarded import Guarded
 from tracestill.launch.commands.host_options import (
@@ -81,12 +82,27 @@ ArmOption = Annotated[
 ]
 
 
+DecontaminateOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--decontaminate",
+        metavar="FILE",
+        help="Leave out what shares 13 words in a row with this benchmark. Repeatable; as questions.decontaminate.",
+    ),
+]
+
+
 def show_version(wanted: bool) -> None:
     if wanted:
         import importlib.metadata
 
         typer.echo(f"tracestill {importlib.metadata.version('tracestill')}")
         raise typer.Exit
+
+
+def with_benchmarks(settings: list[str] | None, files: list[str] | None) -> list[str] | None:
+    """Settings, and what ``--decontaminate`` says as one more of them."""
+    return [*(settings or []), f"questions.decontaminate={json.dumps(files)}"] if files else settings
 
 
 @app.callback()
@@ -98,12 +114,16 @@ def options(
     pass
 
 
+app.command(rich_help_panel="Whole runs")(init_command.init)
+
+
 @app.command("run", rich_help_panel="Whole runs")
 def run_command(
     recipe: RecipeArgument,
     run_dir: RunDirOption = None,
     until: Annotated[str, typer.Option("--until", metavar="STAGE", help="The last stage to run.")] = "report",
     settings: SetOption = None,
+    decontaminate: DecontaminateOption = None,
     replace: ReplaceOption = False,
     hostfile: HostfileOption = None,
     include: IncludeOption = "",
@@ -126,6 +146,7 @@ def run_command(
 
     last = stage_position(until)
     cluster = cluster_of(hostfile, include, exclude, launcher, interface, master_addr, master_port, env, elastic)
+    settings = with_benchmarks(settings, decontaminate)
     execute(recipe, run_dir, settings, replace, first=0, last=last, cluster=cluster, max_restarts=max_restarts)
 
 
@@ -134,6 +155,7 @@ def sample(
     recipe: RecipeArgument,
     run_dir: RunDirOption = None,
     settings: SetOption = None,
+    decontaminate: DecontaminateOption = None,
     replace: ReplaceOption = False,
     recover: Annotated[
         bool, typer.Option("--recover", help="Make a damaged journal anew, first, from what can be read of it.")
@@ -143,7 +165,7 @@ def sample(
 
     Every answer is journaled at once: after an interrupt only missing ones are asked. Next: [cyan]select[/].
     """
-    single("sample", recipe, run_dir, settings, replace, recover=recover)
+    single("sample", recipe, run_dir, with_benchmarks(settings, decontaminate), replace, recover=recover)
 
 
 @app.command(rich_help_panel="Single stages")

@@ -146,6 +146,7 @@ class Posed:
     bad_traces: list[Rejected] = field(default_factory=list)
     near: list[Pair] = field(default_factory=list)  # training questions that are nearly held-out ones
     read_as: dict[str, str] = field(default_factory=dict)  # file -> how its rows were read
+    says_split: bool = False  # whether rows or files name splits
 
 
 def make_questions(config: QuestionsConfig, seed: int, gold_of: GoldOf | None = None) -> Posed:
@@ -215,6 +216,7 @@ def from_files(config: QuestionsConfig, seed: int, gold_of: GoldOf | None) -> Po
         found = gather(config.all_files(), chain.answer, with_traces=False)
     else:
         found = gather(config.all_files(), gold_of, with_traces=True)
+    says_split = any(question.split for question in found.questions)
     refuse_too_many(found.rejected, found.total, config.max_rejected, MAX_REJECTED, "lines")
     pairs: list[Pair] | None = []
 
@@ -253,7 +255,7 @@ def from_files(config: QuestionsConfig, seed: int, gold_of: GoldOf | None) -> Po
     counts = counted(found.total, len(used), found.duplicates, len(unused), found.rejected, found.joined)
     if pairs is None or pairs:
         counts["near_duplicates"] = MISSING if pairs is None else len(pairs)
-    return Posed(used, found.rejected, counts, found.traces, found.bad_traces, pairs or [], found.read_as)
+    return Posed(used, found.rejected, counts, found.traces, found.bad_traces, pairs or [], found.read_as, says_split)
 
 
 def left_out(found: Gathered, question: Question, reason: str, detail: str) -> Rejected:

@@ -89,9 +89,7 @@ class Reading:
             )
         if wrong := text_fault(value):
             raise Bad("not_text", f"{spec} holds {wrong}")
-        if "\0" in value:
-            raise Bad("not_text", f"{spec} holds a NUL at position {value.index(chr(0))}")
-        return value
+        return without_nul(spec, value)
 
     def short(self, name: str, row: dict[str, Any]) -> str:
         """A name that may be missing. Raises Bad for a list or an object."""
@@ -100,7 +98,7 @@ class Reading:
             return ""
         if isinstance(value, list | dict):
             raise Bad("not_text", f"'{getattr(self.fields, name)}' must be a text, got {type(value).__name__}")
-        return str(value)
+        return without_nul(getattr(self.fields, name), str(value))
 
     def gold(self, row: dict[str, Any]) -> str | None:
         """The reference answer; None if the traces have to say it. Raises Bad."""
@@ -119,7 +117,9 @@ class Reading:
             raise Bad("no_gold", f"'{spec}' must be a text or a number, got {value!r:.80}")
         if isinstance(value, float) and not math.isfinite(value):
             raise Bad("not_finite", f"'{spec}' must be a text or a finite number, got {value}")
-        return str(value)
+        if str(value).strip().lower() == "nan":  # as tables write it
+            raise Bad("not_finite", f"'{spec}' must be a text or a finite number, got {value!r}")
+        return without_nul(spec, str(value))
 
     def split(self, row: dict[str, Any]) -> str:
         said = self.short("split", row)
@@ -193,3 +193,10 @@ class Reading:
             self.weight(beside("weight", MISSING)) if self.with_traces else 1.0,
         )
         return Written(said, teacher if isinstance(teacher, str) else "", system)
+
+
+def without_nul(name: str, text: str) -> str:
+    """A text. Raises Bad for one with a NUL in it, where other programs would end it."""
+    if "\0" in text:
+        raise Bad("not_text", f"{name} holds a NUL at position {text.index(chr(0))}")
+    return text
