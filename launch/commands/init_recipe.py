@@ -140,8 +140,8 @@ plan:
   group: 2
   overlong: trim_trace
 
-# {size.parameters / 1e6:.1f}M parameters from scratch, for {machine}: it learns to speak like the traces, not to solve hard
-# questions. For a model that you have: `pretrained: DIR`, and under encode its tokenizer (docs/students.md).
+# {size.parameters / 1e6:.1f}M parameters from scratch, for {machine}: it learns to speak like the traces, not to solve
+# hard questions. For a model that you have: `pretrained: DIR`, and under encode its tokenizer (docs/students.md).
 student:
   config:
     model_type: llama
