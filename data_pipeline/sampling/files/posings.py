@@ -82,7 +82,7 @@ class Reading:
 
     def text(self, name: str, value: Any) -> str:
         """A text of a row. Raises Bad."""
-        spec = getattr(self.fields, name) or self.fields.messages
+        spec = str(getattr(self.fields, name) or self.fields.messages)
         if not isinstance(value, str) or not value.strip():
             raise Bad(
                 "no_question" if name == "question" else f"no_{name}", f"'{spec}' must be a text, got {value!r:.80}"

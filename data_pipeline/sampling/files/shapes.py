@@ -35,6 +35,7 @@ OTHERS = {
     "split": ("split",),
     "finish": ("finish_reason", "finish_reasons", "stop_reason"),
 }  # fmt: skip
+SELDOM = {"input", *(name for names in OTHERS.values() for name in names)}  # what most rows may leave out
 
 
 class Shape(NamedTuple):
@@ -112,9 +113,10 @@ class Columns:
                 if value is not None and value != "":
                     counts[name] = counts.get(name, 0) + 1
         self.names = {name.lower(): name for name, count in counts.items() if 2 * count >= len(rows)}
-        for row in rows:  # an optional field, such as `input`, is empty in most rows
+        for row in rows:
             for name in row:
-                self.names.setdefault(name.lower(), name) if name.lower() in ("input", "system", "weight") else None
+                if name.lower() in SELDOM:
+                    self.names.setdefault(name.lower(), name)
 
     def has(self, name: str) -> bool:
         return name in self.names

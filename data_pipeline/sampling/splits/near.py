@@ -15,7 +15,7 @@ from tracestill.data_pipeline.base.schema import Question
 
 WORD = re.compile(r"\w+")
 WORDS = 3  # of a shingle
-HASHES = 64
+HASHES = 128
 SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("question_id", "question", "other_id", "other", "split")),
@@ -74,7 +74,7 @@ def near_pairs(train: Sequence[Question], held_out: Sequence[Question], config: 
         return made
 
     held = {each.question_id: (each, shingles_of(each.question)) for each in held_out}
-    index = MinHashLSH(threshold=max(0.1, config.similarity - 0.1), num_perm=HASHES)
+    index = MinHashLSH(threshold=max(0.1, config.similarity - 0.3), num_perm=HASHES)
     for key, (_, shingles) in held.items():
         index.insert(key, hashed(shingles))
     common = {shingle for _, shingles in held.values() for shingle in shingles}
