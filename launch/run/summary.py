@@ -25,8 +25,15 @@ def sample(manifest: dict[str, Any], directory: Path) -> str:
     return (
         f"{counts['train_questions']:,} training{validation} and {counts['test_questions']:,} held-out questions, "
         f"{counts['out']:,} records ({counts['from_journal']:,} from the journal)"
-        f"{rejections(counts.get('rejected', {}))}{lines}"
+        f"{rejections(counts.get('rejected', {}))}{lines}{files(counts)}"
     )
+
+
+def files(counts: Mapping[str, Any]) -> str:
+    """What was read by which readers, and what is doubtful in it; empty where there is nothing to tell."""
+    near = counts.get("source", {}).get("near_duplicates")
+    told = f"; near duplicates across splits {near:,}" if isinstance(near, int) else f"; {near}" if near else ""
+    return listed("read by", counts.get("readers", {})) + listed("doubtful", counts.get("checks", {})) + told
 
 
 def select(manifest: dict[str, Any], directory: Path) -> str:
