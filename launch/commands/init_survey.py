@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import Question
+from tracestill.data_pipeline.sampling.files.formats import is_files
 from tracestill.data_pipeline.sampling.files.rejected import Rejected
 from tracestill.data_pipeline.sampling.files.trace_store import Place
 from tracestill.data_pipeline.sampling.questions import Posed, QuestionsConfig, make_questions
@@ -44,12 +45,10 @@ class Survey:
 def survey(source: str, decontaminate: tuple[str, ...]) -> Survey:
     """Read all of a source, and every trace in it. Raises InputError if nothing in it can be used."""
     chain = Chain()
-    config = QuestionsConfig(source=source, max_rejected=1, decontaminate=decontaminate)
-    if not config.is_file:
+    if not is_files(source):
         raise InputError(f"{source}: is no file, no directory (write a / behind its name) and no hf://owner/name")
+    config = QuestionsConfig(source=source, max_rejected=1, decontaminate=decontaminate)
     posed = make_questions(config, 0, chain.answer)
-    if not posed.questions:
-        raise InputError(f"{source}: no row of it can be used")
     found = Survey(posed)
     with posed.traces as traces:
         for question in posed.questions:

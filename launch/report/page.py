@@ -191,7 +191,8 @@ def accounts(counts: Found) -> str:
     if source and source["in"] != source["used"]:
         parts.append(
             f"Of {source['in']:,} questions in the source {source['used']:,} are used, {source['duplicates']:,} are "
-            f"repetitions, {joined}{source['unused']:,} were not needed, and {sum(source['rejected'].values()):,} are rejected"
+            f"repetitions, {joined}{source['unused']:,} were not "
+            f"needed, and {sum(source['rejected'].values()):,} are rejected"
             f"{reasons_of(source['rejected'])}."
         )
     if rejected:
