@@ -8,7 +8,6 @@ if __name__ == "__main__":  # before anything else is imported: `python -m` has 
     leave_working_directory()
 
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -20,6 +19,7 @@ from typing import Annotated, Literal
 import typer
 
 from tracestill.launch.commands import bench_command, cluster_commands, init_command
+from tracestill.launch.commands.decontaminate import DecontaminateOption, with_benchmarks
 from tracestill.launch.commands.execution import default_root, evaluate_model, execute, looking, open_run, single
 from tracestill.launch.commands.guarded import Guarded
 from tracestill.launch.commands.host_options import (
@@ -82,27 +82,12 @@ ArmOption = Annotated[
 ]
 
 
-DecontaminateOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--decontaminate",
-        metavar="FILE",
-        help="Leave out what shares 13 words in a row with this benchmark. Repeatable; as questions.decontaminate.",
-    ),
-]
-
-
 def show_version(wanted: bool) -> None:
     if wanted:
         import importlib.metadata
 
         typer.echo(f"tracestill {importlib.metadata.version('tracestill')}")
         raise typer.Exit
-
-
-def with_benchmarks(settings: list[str] | None, files: list[str] | None) -> list[str] | None:
-    """Settings, and what ``--decontaminate`` says as one more of them."""
-    return [*(settings or []), f"questions.decontaminate={json.dumps(files)}"] if files else settings
 
 
 @app.callback()
