@@ -53,7 +53,7 @@ class QuestionsConfig(BaseModel):
         0, ge=0, description="held-out questions that training may look at to choose a checkpoint; apart from test"
     )
     fields: FieldsConfig = Field(
-        FieldsConfig(), description="of a file, which field means what; left out: as recognised, null: not looked for"
+        FieldsConfig(), description="of a file, which field means what; null: as recognised, none: not looked for"
     )
     split: Literal["train", "validation", "test"] | None = Field(
         None, description="of all rows of the file that name none"
@@ -84,8 +84,9 @@ class QuestionsConfig(BaseModel):
             if self.options:
                 raise ValueError(f"questions.options: a file takes no options, got {', '.join(self.options)}")
             return self
-        if odd := sorted(self.model_fields_set & set(OF_FILES)):
-            raise ValueError(f"questions.{odd[0]}: is for files; '{self.source}' is a module")
+        for name in OF_FILES:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"questions.{name}: is for files; '{self.source}' is a module")
         for name in ("train", "test"):
             if getattr(self, name) is None:
                 raise ValueError(f"questions.{name}: a module has to be told how many questions to pose")

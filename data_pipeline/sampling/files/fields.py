@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 MISSING: Any = object()
+NONE = "none"  # instead of a name: what is recognised is not to be looked for
 SLOT = re.compile(r"\{([^{}]+)\}")
 
 Getter = Callable[[Mapping[str, Any]], Any]
@@ -16,7 +17,7 @@ Getter = Callable[[Mapping[str, Any]], Any]
 
 class FieldsConfig(BaseModel):
     """Each is a field's name, a dotted path (``meta.answer``, ``choices.0.text``), or a template of such
-    (``{instruction}\\n\\n{input}``; a list stands there in lines). What is left out is not looked for."""
+    (``{instruction}\\n\\n{input}``; a list stands there in lines). Null: as recognised; none: it is not looked for."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

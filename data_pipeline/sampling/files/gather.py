@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import Question, content_id
 from tracestill.data_pipeline.guards.names import Name
-from tracestill.data_pipeline.sampling.files.fields import FieldsConfig
+from tracestill.data_pipeline.sampling.files.fields import NONE, FieldsConfig
 from tracestill.data_pipeline.sampling.files.formats import Part, parts_of
 from tracestill.data_pipeline.sampling.files.lines import Bad, Row, rejected
 from tracestill.data_pipeline.sampling.files.posings import Posing, Reading
@@ -41,7 +41,7 @@ class FileConfig(BaseModel):
 
     path: Name = Field(description="a file, a directory of them or of the library datasets, or hf://owner/name")
     fields: FieldsConfig = Field(
-        FieldsConfig(), description="which field means what; what is left out is recognised, null: not looked for"
+        FieldsConfig(), description="which field means what; null: as recognised, none: not looked for"
     )
     split: Literal["train", "validation", "test"] | None = Field(None, description="of all its rows that name none")
     teacher: Name | None = Field(None, description="who wrote its traces, where its rows do not say it")
@@ -129,13 +129,14 @@ def looked_at(file: FileConfig, part: Part) -> tuple[Shape, Iterator[tuple[str, 
         if len(good) == LOOKED_AT:
             break
     shape = recognise(good) if good else Shape("question/gold", PLAIN)
-    given = {name: getattr(file.fields, name) for name in file.fields.model_fields_set}
+    given = file.fields.said()
     if shape is None and not (given.get("question") or given.get("messages")):
         names = ", ".join(sorted({str(name) for row in good for name in row}))
         raise InputError(
             f"{part.place}: which field holds the question? There are {names:.300}; name it by fields.question"
         )
-    fields = (shape or Shape("", FieldsConfig())).fields.model_copy(update=given)
+    named = {name: None if value == NONE else value for name, value in given.items()}
+    fields = (shape or Shape("", FieldsConfig())).fields.model_copy(update={**named, "metadata": file.fields.metadata})
     name = "as the recipe says" if given else shape.name if shape else ""
     return Shape(name, fields), itertools.chain(first, rows)
 
