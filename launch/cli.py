@@ -19,7 +19,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from tracestill.launch.commands import bench_command, cluster_commands
+from tracestill.launch.commands import bench_command, cluster_commands, init_command
+from tracestill.launch.commands.decontaminate import DecontaminateOption, with_benchmarks
 from tracestill.launch.commands.execution import default_root, evaluate_model, execute, looking, open_run, single
 from tracestill.launch.commands.guarded import Guarded
 from tracestill.launch.commands.options import Again, ArmOption, Changes, Hosts, Place, SetOption, grouped
@@ -75,12 +76,16 @@ def options(
     pass
 
 
+command("Whole runs")(init_command.init)
+
+
 @command("Whole runs", "run")
 def run_command(
     place: Place,
     *,
     until: Annotated[str, typer.Option("--until", metavar="STAGE", help="The last stage to run.")] = "report",
     changes: Changes,
+    decontaminate: DecontaminateOption = None,
     hosts: Hosts,
     again: Again,
 ) -> None:
@@ -91,6 +96,7 @@ def run_command(
     Example: [cyan]tracestill run recipes/demo.yaml --until plan[/], then [cyan]tracestill inspect runs/demo[/]
     """
     cluster = hosts.cluster(place.recipe, elastic=again.elastic)
+    changes = with_benchmarks(changes, decontaminate)
     execute(place, changes, first="sample", last=until, cluster=cluster, max_restarts=again.max_restarts)
 
 
@@ -99,6 +105,7 @@ def sample(
     place: Place,
     *,
     changes: Changes,
+    decontaminate: DecontaminateOption = None,
     recover: Annotated[
         bool, typer.Option("--recover", help="Make a damaged journal anew, first, from what can be read of it.")
     ] = False,
@@ -107,7 +114,7 @@ def sample(
 
     Every answer is journaled at once: after an interrupt only missing ones are asked. Next: [cyan]select[/].
     """
-    single("sample", place, changes, recover=recover)
+    single("sample", place, with_benchmarks(changes, decontaminate), recover=recover)
 
 
 @command("Single stages")

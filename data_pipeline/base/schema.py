@@ -7,9 +7,10 @@ character offsets into the trace, sorted, without overlap, and cover it wholly.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import numbers
-import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ import pyarrow.parquet as pq
 
 from tracestill.data_pipeline.base.errors import InputError
 
+AT_A_TIME = 8192  # rows of a file that are in memory while it is written
 SPANS = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())]))
 
 QUESTION_SCHEMA = pa.schema(
     [
-        ("question_id", pa.string()),  # digest of the normalised text
+        ("question_id", pa.string()),  # digest of the text: see content_id
         ("question", pa.string()),
         ("gold", pa.string()),  # the reference answer
         ("split", pa.string()),  # train, validation or test
@@ -47,8 +49,11 @@ RECORD_SCHEMA = pa.schema(
         ("style", pa.string()),
         ("temperature", pa.float32()),
         ("index", pa.int32()),
+        ("raw", pa.string()),  # what the teacher wrote; "" where it gave trace and answer by itself
+        ("reader", pa.string()),  # what read trace and answer out of it; "" likewise
     ]
 )
+OPTIONAL = ("raw", "reader")  # texts that records of earlier versions lack
 
 REJECTED_SCHEMA = RECORD_SCHEMA.append(pa.field("reason", pa.string())).append(pa.field("detail", pa.string()))
 
@@ -87,16 +92,22 @@ class Record:
     style: str
     temperature: float
     index: int
+    raw: str = ""
+    reader: str = ""
 
 
 def content_id(text: str) -> str:
-    """16 hex digits that are equal for texts that differ only in case, white space or Unicode form."""
-    normal = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip().casefold()
+    """16 hex digits that are equal for texts that differ only in empty lines around them, white space at line ends, or
+    Unicode's way of writing a character. Case, indentation and superscripts make other questions."""
+    lines = unicodedata.normalize("NFC", text).splitlines()
+    normal = "\n".join(line.rstrip() for line in lines).strip("\n")
     return hashlib.sha256(normal.encode()).hexdigest()[:16]
 
 
 def weight_fault(weight: Any) -> str:
     """What makes a value no weight of a record, which the token store holds as float32; empty if nothing does."""
+    if type(weight) is float and weight == 1:
+        return ""  # nearly all of them
     expected = "expected a finite number >= 0"
     if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
         return f"{expected}, got {weight!r:.80}"
@@ -111,9 +122,12 @@ def weight_fault(weight: Any) -> str:
     return ""
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    """Write rows as Parquet (zstd). Equal rows give equal bytes."""
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
+def write_rows(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
+    """Write rows as Parquet (zstd), some at a time. Equal rows give equal bytes."""
+    left = iter(rows)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while some := list(itertools.islice(left, AT_A_TIME)):
+            writer.write_table(pa.Table.from_pylist(some, schema=schema))
 
 
 def read_rows(path: Path, schema: pa.Schema, filters: list[tuple[str, str, Any]] | None = None) -> list[dict[str, Any]]:
@@ -123,6 +137,9 @@ def read_rows(path: Path, schema: pa.Schema, filters: list[tuple[str, str, Any]]
         table = pq.read_table(path, filters=filters)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error})") from error
+    for name in OPTIONAL:
+        if name in schema.names and name not in table.column_names:
+            table = table.append_column(name, pa.array([""] * table.num_rows, pa.string()))
     missing = [name for name in schema.names if name not in table.column_names]
     if missing:
         raise InputError(f"{path}: lacks the columns {', '.join(missing)}")

@@ -9,7 +9,7 @@ from tracestill.data_pipeline.base.schema import Span, weight_fault
 from tracestill.data_pipeline.guards.secret import mask
 from tracestill.data_pipeline.guards.well_formed import text_fault
 from tracestill.data_pipeline.sampling.segment import segment, span_fault
-from tracestill.data_pipeline.sampling.teachers import Solution
+from tracestill.data_pipeline.sampling.teachers import Said, Solution
 
 NO_SOLUTION = "not_a_solution"
 REASONS = (NO_SOLUTION, "not_text", "bad_spans", "bad_weight")
@@ -24,9 +24,14 @@ class Unusable:
     said: str  # ASCII, as Python shows the value
 
 
-def heard(said: Any) -> Solution | Unusable:
-    """The solution with spans (by rules where the teacher gave none), or why it is none. Kinds may have any name."""
-    fault = solution_fault(said)
+def heard(said: Any) -> Solution | Said | Unusable:
+    """A text as it is, the solution with spans (by rules where the teacher gave none), or why it is none of them.
+
+    Kinds may have any name.
+    """
+    fault = said_fault(said) if isinstance(said, Said) else solution_fault(said)
+    if fault is None and isinstance(said, Said):
+        return replace(said, weight=float(said.weight))
     if fault is None:
         spans = segment(said.trace) if said.spans is None else tuple(said.spans)
         if wrong := span_fault(said.trace, spans, {span.kind for span in spans}):
@@ -39,11 +44,26 @@ def heard(said: Any) -> Solution | Unusable:
 
 def is_text(said: Any) -> bool:
     """Whether it holds texts and spans, and nothing that may be the answer of a server with its headers."""
+    if type(said) is Said:
+        return all(type(text) is str for text in (said.raw, said.reasoning, said.answer or "", said.finish))
     if type(said) is not Solution or type(said.trace) is not str or type(said.answer) is not str:
         return False
     if not isinstance(said.weight, int | float):
         return False
     return said.spans is None or (isinstance(said.spans, list | tuple) and all(is_span(span) for span in said.spans))
+
+
+def said_fault(said: Said) -> tuple[str, str] | None:
+    for name in ("raw", "reasoning", "answer", "finish"):
+        text = getattr(said, name)
+        if name == "answer" and text is None:
+            continue
+        if not isinstance(text, str):
+            return "not_text", f"its {name} must be a text, got {type(text).__name__}"
+        if wrong := text_fault(text):
+            return "not_text", f"its {name} holds {wrong}"
+    wrong = weight_fault(said.weight)
+    return ("bad_weight", f"its weight: {wrong}") if wrong else None
 
 
 def solution_fault(said: Any) -> tuple[str, str] | None:

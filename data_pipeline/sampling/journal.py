@@ -11,6 +11,7 @@ they are asked again.) A file that is damaged is said to be, with what can still
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import sqlite3
@@ -28,7 +29,7 @@ from tracestill.data_pipeline.sampling.heard import Unusable
 from tracestill.data_pipeline.sampling.journal_files import has_bytes, refuse_half_recovered, sides
 from tracestill.data_pipeline.sampling.journal_log import broken
 from tracestill.data_pipeline.sampling.journal_pages import digest_of_row, key_of, readable
-from tracestill.data_pipeline.sampling.teachers import Solution
+from tracestill.data_pipeline.sampling.teachers import Said, Solution
 
 MODULE = "module/"  # names of a teacher's own code begin with it: those always count
 VERSION = 1  # of the table; stored as the file's user_version
@@ -91,7 +92,7 @@ class Key:
     temperature: float
     index: int
 
-    @property
+    @functools.cached_property
     def record_id(self) -> str:
         """16 hex digits, equal on every machine."""
         return digest_of([self.question_id, self.teacher, self.style, float(self.temperature), self.index])[:16]
@@ -231,15 +232,23 @@ class Journal:
                 raise ValueError("its digest is another")
             return dict(json.loads(files))
 
-    def add(self, key: Key, binding: str, heard: Solution | Unusable) -> None:
+    def add(self, key: Key, binding: str, heard: Solution | Said | Unusable) -> None:
         """Write one row, durably; a row that another process has written meanwhile stays as it is."""
-        if isinstance(heard, Unusable):
-            with self.told():
-                self.put("rejected", [(key.record_id, binding, heard.reason, heard.detail, heard.said)])
-            return
-        asked = (key.record_id, binding, key.question_id, key.teacher, key.style, key.temperature, key.index)
+        self.add_all([(key, binding, heard)])
+
+    def add_all(self, answers: Iterable[tuple[Key, str, Solution | Said | Unusable]]) -> None:
+        """As ``add``, of several in one transaction: for what costs nothing to ask again."""
+        rows: dict[str, list[tuple[Any, ...]]] = {table: [] for table in LAST}
+        for key, binding, heard in answers:
+            if isinstance(heard, Unusable):
+                rows["rejected"].append((key.record_id, binding, heard.reason, heard.detail, heard.said))
+            else:
+                asked = (key.record_id, binding, key.question_id, key.teacher, key.style, key.temperature, key.index)
+                rows["samples"].append((*asked, *columns_of(heard)))
         with self.told():
-            self.put("samples", [(*asked, heard.trace, heard.answer, spans_text(heard))])
+            for table, of_table in rows.items():
+                if of_table:
+                    self.put(table, of_table)
 
     def put(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
         """Write rows of a table in one transaction, each with its digest. What is in it, or a key that another of
@@ -273,18 +282,16 @@ class Journal:
                     raise Damaged("a row of 'inputs' is not as it was written")
             return self.count()
 
-    def rows(self, wanted: Iterable[tuple[Key, str]]) -> Iterator[tuple[Key, Solution]]:
-        """Key and solution (with spans) of each wanted (key, binding) that gave one, in the order wanted."""
+    def rows(self, wanted: Iterable[tuple[Key, str]]) -> Iterator[tuple[Key, Solution | Said]]:
+        """Key and solution (with spans), or text, of each wanted (key, binding) that gave one, in the order wanted."""
         for key, binding in wanted:
             with self.told(), sound(f"the sample {key.record_id}"):
                 row = self.found("samples", key, binding)
                 if row is None and self.found("rejected", key, binding) is None:
                     raise ValueError("it is not there any more")
-                solution = None
-                if row is not None:
-                    solution = solution_of(*row)
-            if solution is not None:
-                yield key, solution
+                said = None if row is None else said_of(*row)
+            if said is not None:
+                yield key, said
 
     def unusable(self, wanted: Iterable[tuple[Key, str]]) -> Iterator[tuple[Key, Unusable]]:
         """Key and what was said of each wanted (key, binding) that gave no record, in the order wanted."""
@@ -310,15 +317,24 @@ class Journal:
         return row
 
 
-def spans_text(said: Solution) -> str:
-    """The column ``spans``: a list of [start, end, kind] as JSON; with a weight other than 1, ``{spans, weight}``."""
+def columns_of(said: Solution | Said) -> tuple[str, str, str]:
+    """The columns trace, answer and spans.
+
+    Spans are a list of [start, end, kind] as JSON; with a weight other than 1, ``{spans, weight}``. Of an unread text
+    the columns are its reasoning, the text, and ``{said: [answer, finish], weight}``.
+    """
+    if isinstance(said, Said):
+        return said.reasoning, said.raw, json.dumps({"said": [said.answer, said.finish], "weight": said.weight})
     spans = [[span.start, span.end, span.kind] for span in said.spans or ()]
-    return json.dumps(spans if said.weight == 1 else {"spans": spans, "weight": said.weight})
+    return said.trace, said.answer, json.dumps(spans if said.weight == 1 else {"spans": spans, "weight": said.weight})
 
 
-def solution_of(trace: str, answer: str, text: str) -> Solution:
+def said_of(trace: str, answer: str, text: str) -> Solution | Said:
     """What was said, of the last three columns."""
     held = json.loads(text)
+    if isinstance(held, dict) and "said" in held:
+        given, finish = held["said"]
+        return Said(answer, trace, given, finish, held["weight"])
     spans, weight = (held["spans"], held["weight"]) if isinstance(held, dict) else (held, 1.0)
     return Solution(trace, answer, tuple(Span(*span) for span in spans), weight)
 

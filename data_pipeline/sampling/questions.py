@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
+import contextlib
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,23 +18,56 @@ from tracestill.data_pipeline.base.schema import Question, content_id, weight_fa
 from tracestill.data_pipeline.base.stage import UNKNOWN
 from tracestill.data_pipeline.guards.names import Name
 from tracestill.data_pipeline.guards.well_formed import json_fault
-from tracestill.data_pipeline.sampling.question_lines import read_questions
-from tracestill.data_pipeline.sampling.rejected import SHARE, Rejected, by_reason, refuse_too_many
+from tracestill.data_pipeline.sampling.files.fields import FieldsConfig
+from tracestill.data_pipeline.sampling.files.formats import HUB, is_files, parts_of
+from tracestill.data_pipeline.sampling.files.gather import FileConfig, Gathered, GoldOf, gather
+from tracestill.data_pipeline.sampling.files.rejected import SHARE, Rejected, by_reason, refuse_too_many
+from tracestill.data_pipeline.sampling.files.trace_store import TraceStore
+from tracestill.data_pipeline.sampling.readers.chain import Chain
+from tracestill.data_pipeline.sampling.splits.near import MISSING, NearConfig, Pair, near_pairs
+from tracestill.data_pipeline.sampling.splits.overlap import Benchmarks
+from tracestill.data_pipeline.sampling.splits.share_out import share_out
 from tracestill.data_pipeline.sampling.teachers import is_own, question_function
 
 MAX_REJECTED = "questions.max_rejected"
+OF_FILES = ("files", "fields", "split", "columns", "escapes", "keep_groups", "near_duplicates", "decontaminate")
 
 
 class QuestionsConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: Name = Field(
-        description="a task of data_pipeline/sampling/teachers, a dotted module, or a file of lines *.jsonl"
+        description="a task of data_pipeline/sampling/teachers, a dotted module, or a file (*.jsonl, *.json, "
+        "*.parquet, *.arrow, *.csv, *.tsv, packed by gzip or zstd), a directory of such (with a /), or hf://owner/name"
     )
-    train: int = Field(ge=1, description="questions that teachers answer")
-    test: int = Field(ge=0, description="held-out questions, never shown to a teacher or a student in training")
+    train: int | None = Field(
+        None, ge=1, description="questions that teachers answer; null, of files: all that are left"
+    )
+    test: int | None = Field(
+        None,
+        ge=0,
+        description="held-out questions, never shown to a teacher or a student in training; null, of files: those that "
+        "they name, or else a tenth, at most 1,000",
+    )
     validation: int = Field(
         0, ge=0, description="held-out questions that training may look at to choose a checkpoint; apart from test"
+    )
+    fields: FieldsConfig = Field(
+        FieldsConfig(), description="of a file, which field means what; null: as recognised, none: not looked for"
+    )
+    split: Literal["train", "validation", "test"] | None = Field(
+        None, description="of all rows of the file that name none"
+    )
+    columns: tuple[str, ...] | None = Field(None, description="of a table whose first line does not name them")
+    escapes: bool = Field(False, description="\\n and \\t, written out in texts, stand for a line break and a tab")
+    files: tuple[FileConfig, ...] = Field((), description="more files, whose rows are joined with these by question")
+    keep_groups: bool = Field(True, description="questions of one group, of files that name groups, go into one split")
+    near_duplicates: NearConfig = Field(
+        NearConfig(), description="training questions of files that are nearly held-out ones"
+    )
+    decontaminate: tuple[Name, ...] = Field(
+        (),
+        description="files of benchmarks: questions whose text or traces share 13 words in a row with one are left out",
     )
     options: dict[str, Any] = Field({}, description="the source's own options")
     max_rejected: float = Field(
@@ -43,35 +76,64 @@ class QuestionsConfig(BaseModel):
 
     @property
     def is_file(self) -> bool:
-        return self.source.endswith(".jsonl")
+        return is_files(self.source)
 
     @model_validator(mode="after")
     def _known_source(self) -> QuestionsConfig:
-        if not self.is_file and own_modules.is_looking() and is_own(self.source):
+        if self.is_file:
+            if self.options:
+                raise ValueError(f"questions.options: a file takes no options, got {', '.join(self.options)}")
             return self
-        if not self.is_file:
+        for name in OF_FILES:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"questions.{name}: is for files; '{self.source}' is a module")
+        for name in ("train", "test"):
+            if getattr(self, name) is None:
+                raise ValueError(f"questions.{name}: a module has to be told how many questions to pose")
+        if not (own_modules.is_looking() and is_own(self.source)):
             check_options(question_function(self.source, "questions.source")[1], self.options, "questions.options")
-        elif self.options:
-            raise ValueError(f"questions.options: a file takes no options, got {', '.join(self.options)}")
         return self
+
+    def all_files(self) -> list[FileConfig]:
+        """The source, if it is a file, and the others."""
+        own = FileConfig(
+            path=self.source, fields=self.fields, split=self.split, columns=self.columns, escapes=self.escapes
+        )
+        return [own, *self.files] if self.is_file else []
 
     def identity(self) -> dict[str, Any]:
         """The config for a manifest: with a digest of the file, if the source is one."""
         held = self.model_dump(mode="json", exclude_defaults=True, exclude={"max_rejected"})
         if not self.is_file:
             return held
+        if self.source.startswith(HUB):
+            return held
         path = Path(self.source)
         if path.is_file():
             return {**held, "file": read_digest(path)}
+        if path.is_dir():
+            return held
         if own_modules.is_looking():
             return {**held, "file": UNKNOWN}
         raise InputError(f"questions.source: no file {path}")
 
     def named(self) -> dict[str, dict[str, Path]]:
         """Field -> name -> path of the files outside of the run that the questions come from."""
-        module = {} if self.is_file else own_modules.files(self.source) if is_own(self.source) else {}
-        source = {"questions.source": {"": Path(self.source)}} if self.is_file else {"questions.module": module}
-        return source | named_files(self.options, "questions.options")
+        if not self.is_file:
+            module = own_modules.files(self.source) if is_own(self.source) else {}
+            return {"questions.module": module} | named_files(self.options, "questions.options")
+        more = {f"questions.files.{at}.path": files_at(each.path) for at, each in enumerate(self.files)}
+        more |= {f"questions.decontaminate.{at}": files_at(path) for at, path in enumerate(self.decontaminate)}
+        return {"questions.source": files_at(self.source)} | more
+
+
+def files_at(source: str) -> dict[str, Path]:
+    """Name -> path of the files that a source consists of; of the hub's, and of what is not there, none."""
+    path = Path(source)
+    if path.is_dir():
+        with contextlib.suppress(InputError):
+            return {str(part.path.relative_to(path)): part.path for part in parts_of(source)}
+    return {} if source.startswith(HUB) or path.is_dir() else {"": path}
 
 
 @dataclass(frozen=True)
@@ -80,19 +142,29 @@ class Posed:
 
     questions: list[Question]  # training ones first
     rejected: list[Rejected]
-    counts: dict[str, Any]  # in = used + duplicates + unused + the sum of rejected by reason
+    counts: dict[str, Any]  # in = used + duplicates + joined + unused + the sum of rejected by reason
+    traces: TraceStore = field(default_factory=TraceStore)  # that the source holds of the questions
+    bad_traces: list[Rejected] = field(default_factory=list)
+    near: list[Pair] = field(default_factory=list)  # training questions that are nearly held-out ones
+    read_as: dict[str, str] = field(default_factory=dict)  # file -> how its rows were read
+    says_split: bool = False  # whether rows or files name splits
 
 
-def make_questions(config: QuestionsConfig, seed: int) -> Posed:
+def make_questions(config: QuestionsConfig, seed: int, gold_of: GoldOf | None = None) -> Posed:
     """Questions of all splits, equal for equal arguments.
 
-    Raises InputError if the source has too few, if more than ``config.max_rejected`` of it cannot be used, or if a
-    module gives a question twice or in two splits.
+    ``gold_of``: given where a teacher replays what the source holds; it reads the answer of a trace whose question has
+    no gold one. Raises InputError if the source has too few, if more than ``config.max_rejected`` of it cannot be
+    used, or if a module gives a question twice or in two splits.
     """
+    if config.is_file:
+        return from_files(config, seed, gold_of)
+    assert config.train is not None
+    assert config.test is not None
     wanted = {"train": config.train, "test": config.test}
     if config.validation:  # task modules that know two splits only need not be told
         wanted["validation"] = config.validation
-    return from_file(config, wanted, seed) if config.is_file else from_module(config, wanted, seed)
+    return from_module(config, wanted, seed)
 
 
 def from_module(config: QuestionsConfig, wanted: dict[str, int], seed: int) -> Posed:
@@ -138,38 +210,70 @@ def question_fault(question: Any) -> tuple[str, str] | None:
     return json_fault({**texts, "metadata": question.metadata})
 
 
-def from_file(config: QuestionsConfig, wanted: dict[str, int], seed: int) -> Posed:
-    """Questions of a file of lines (``question_lines``).
+def from_files(config: QuestionsConfig, seed: int, gold_of: GoldOf | None) -> Posed:
+    """Questions and traces of files: see ``files.gather`` and ``splits.share_out``."""
+    if gold_of is None:
+        chain = Chain()
+        found = gather(config.all_files(), chain.answer, with_traces=False)
+    else:
+        found = gather(config.all_files(), gold_of, with_traces=True)
+    says_split = any(question.split for question in found.questions)
+    refuse_too_many(found.rejected, found.total, config.max_rejected, MAX_REJECTED, "lines")
+    pairs: list[Pair] | None = []
 
-    They are shuffled by the seed; test questions come first, then validation ones, so that they stay the same for any
-    number of the others. A repeated question counts once.
-    """
-    path = Path(config.source)
-    lines = read_questions(path)
-    refuse_too_many(lines.rejected, lines.total, config.max_rejected, MAX_REJECTED, "lines")
-    if len(lines.questions) < sum(wanted.values()):
-        left_out = f" ({lines.duplicates} repeated, {len(lines.rejected)} rejected)"
-        raise InputError(
-            f"{path}: {len(lines.questions)} different questions{left_out}, but "
-            f"{' + '.join(f'questions.{split}' for split in wanted)} = {sum(wanted.values())}"
+    def refuse(candidates: list[Question], held: list[Question]) -> list[Question]:
+        nonlocal pairs
+        pairs = near_pairs(candidates, held, config.near_duplicates)
+        near = (
+            {pair.question.question_id: pair for pair in pairs or []} if config.near_duplicates.policy == "drop" else {}
         )
-    questions = list(lines.questions)
-    random.Random(f"questions {seed}").shuffle(questions)
-    splits = [split for split in ("test", "validation", "train") for _ in range(wanted.get(split, 0))]
-    found = [replace(question, split=split) for question, split in zip(questions, splits, strict=False)]
-    unused = len(questions) - len(found)
-    return Posed(
-        sorted(found, key=lambda question: question.split != "train"),
-        lines.rejected,
-        counted(lines.total, len(found), lines.duplicates, unused, lines.rejected),
+        benchmarks, left = Benchmarks(config.decontaminate), []
+        for question in candidates:
+            if (pair := near.get(question.question_id)) is not None:
+                detail = f"nearly the {pair.other.split} question {pair.other.question!r:.120} ({pair.similarity:.2f})"
+                found.rejected.append(left_out(found, question, "near_duplicate", detail))
+            elif where := benchmarks.found_in([question.question, *found.traces.texts(question.question_id)]):
+                found.rejected.append(
+                    left_out(found, question, "contaminated", f"shares 13 words in a row with {where}")
+                )
+            else:
+                left.append(question)
+        return left
+
+    left_over = (
+        f"{len(found.questions)} different questions ({found.duplicates} repeated, {len(found.rejected)} rejected)"
     )
+    used, unused = share_out(
+        found.questions,
+        config.train,
+        config.test,
+        config.validation,
+        seed,
+        keep_groups=config.keep_groups,
+        refuse=refuse,
+        what=f"{config.source}: {left_over}",
+    )
+    counts = counted(found.total, len(used), found.duplicates, len(unused), found.rejected, found.joined)
+    if pairs is None or pairs:
+        counts["near_duplicates"] = MISSING if pairs is None else len(pairs)
+    return Posed(used, found.rejected, counts, found.traces, found.bad_traces, pairs or [], found.read_as, says_split)
 
 
-def counted(total: int, used: int, duplicates: int, unused: int, rejected: list[Rejected]) -> dict[str, Any]:
+def left_out(found: Gathered, question: Question, reason: str, detail: str) -> Rejected:
+    file, row = found.places[question.question_id]
+    return Rejected(f"{file}:{row}", reason, detail, question.question, file, row)
+
+
+def counted(
+    total: int, used: int, duplicates: int, unused: int, rejected: list[Rejected], joined: int = 0
+) -> dict[str, Any]:
     """The counts of a source. Raises AssertionError if they do not add up."""
-    if total != used + duplicates + unused + len(rejected):
-        raise AssertionError(f"questions were lost: {total} in, {used}, {duplicates}, {unused}, {len(rejected)}")
+    if total != used + duplicates + joined + unused + len(rejected):
+        raise AssertionError(
+            f"questions were lost: {total} in, {used}, {duplicates}, {joined}, {unused}, {len(rejected)}"
+        )
     return {
         **{"in": total, "used": used, "duplicates": duplicates, "unused": unused},
+        **({"joined": joined} if joined else {}),
         "rejected": by_reason(rejected),
     }

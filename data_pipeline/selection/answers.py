@@ -25,8 +25,14 @@ INSIDE = re.compile(  # a number among words: no part of a word, and a full stop
     r"(?:\s?/\s?\d+(?:\.\d+)?)?%?(?!\d)"
 )
 FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
+BRACE = re.compile(r"(?<!\\)[{}]")
 HASHES = re.compile(r"^[ \t]*####(.+)$", re.M)
-SENTENCE = re.compile(r"\banswer\b(?:\s+is\b|[\s*]*:)[\s*:]*(.+)$", re.M | re.I)
+SENTENCE = re.compile(  # "the answer is", "Answer:", the same in other languages, and a line "A: 26"
+    r"(?:\banswer\b(?:\s+is\b|[\s*]*[:：])|\b(?:respuesta|réponse)(?:\s+(?:es|est)\b|[\s*]*:)"
+    r"|\bantwort\b(?:\s+(?:ist|lautet)\b|[\s*]*:)|答案[\s*]*(?:是|为|為|[:：])|उत्तर\s*(?:है|[:：])|^[ \t]*A[:：])"
+    r"[\s*:：]*(.+)$",
+    re.M | re.I,
+)
 
 
 class Found(NamedTuple):
@@ -62,14 +68,20 @@ def find_answer(text: str, *, numeric: bool) -> Found:
 
 def boxed(text: str) -> str | None:
     """What the last ``\\boxed{}`` holds, braces inside it included; None if there is none that closes."""
+    found = boxed_at(text)
+    return None if found is None else text[found.start : found.stop]
+
+
+def boxed_at(text: str) -> slice | None:
+    """Where the content of the last ``\\boxed{}`` stands."""
     start = text.rfind("\\boxed{")
     if start < 0:
         return None
     depth, begin = 1, start + len("\\boxed{")
-    for at in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[at], 0)
+    for brace in BRACE.finditer(text, begin):
+        depth += 1 if brace[0] == "{" else -1
         if depth == 0:
-            return text[begin:at]
+            return slice(begin, brace.start())
     return None
 
 

@@ -25,6 +25,8 @@ from pydantic.fields import FieldInfo
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
+from tracestill.data_pipeline.sampling.readers.json_answer import JsonOptions
+from tracestill.data_pipeline.sampling.readers.own import RegexOptions
 from tracestill.data_pipeline.sampling.teachers import find_module, known_tasks
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.weighting import BUILT_IN, Schedule, find
@@ -173,6 +175,7 @@ def task_options(attribute: str) -> dict[str, type[BaseModel]]:
 OPTIONS: Mapping[str, tuple[str, Callable[[], dict[str, type[BaseModel]]]]] = {
     "questions.options": ("questions.source", lambda: task_options("Options")),
     "sample.teachers.N.options": ("use", lambda: task_options("TeacherOptions")),
+    "sample.readers.N.options": ("use", lambda: {"json": JsonOptions, "regex": RegexOptions}),
     "weighting.options": ("weighting.use", lambda: {use: find(use).Options for use in BUILT_IN}),
 }
 

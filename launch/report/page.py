@@ -209,14 +209,20 @@ def accounts(counts: Found) -> str:
     """What became of everything that the questions' source held, and of everything that teachers said."""
     source, rejected = counts.get("source"), counts.get("rejected")
     parts = []
+    joined = f"{source['joined']:,} add traces to another one, " if source and source.get("joined") else ""
     if source and source["in"] != source["used"]:
         parts.append(
             f"Of {source['in']:,} questions in the source {source['used']:,} are used, {source['duplicates']:,} are "
-            f"repetitions, {source['unused']:,} were not needed, and {sum(source['rejected'].values()):,} are rejected"
+            f"repetitions, {joined}{source['unused']:,} were not "
+            f"needed, and {sum(source['rejected'].values()):,} are rejected"
             f"{reasons_of(source['rejected'])}."
         )
     if rejected:
         parts.append(f"{sum(rejected.values()):,} samples of teachers are rejected{reasons_of(rejected)}.")
+    if counts.get("readers"):
+        parts.append(f"Traces were read by{reasons_of(counts['readers'])}.")
+    if counts.get("checks"):
+        parts.append(f"Kept, but doubtful{reasons_of(counts['checks'])}.")
     return "".join(f"<p>{part}</p>" for part in parts)
 
 

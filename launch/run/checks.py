@@ -114,7 +114,7 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
     check_reference(recipe)
     if not evaluates:
         return
-    if not recipe.questions.test:
+    if recipe.questions.test == 0:
         raise InputError("questions.test: 0 leaves no held-out question to evaluate; set it, or use --until train")
     if positions is not None and recipe.evaluate.max_new_tokens >= positions:
         raise InputError(

@@ -50,8 +50,15 @@ def sampled(manifest: Manifest, directory: Path) -> str:
     return (
         f"{counts['train_questions']:,} training{validation} and {counts['test_questions']:,} held-out questions, "
         f"{counts['out']:,} records ({counts['from_journal']:,} from the journal)"
-        f"{listed('rejected', counts.get('rejected', {}))}{lines}"
+        f"{listed('rejected', counts.get('rejected', {}))}{lines}{files(counts)}"
     )
+
+
+def files(counts: Mapping[str, Any]) -> str:
+    """What was read by which readers, and what is doubtful in it; empty where there is nothing to tell."""
+    near = counts.get("source", {}).get("near_duplicates")
+    told = f"; near duplicates across splits {near:,}" if isinstance(near, int) else f"; {near}" if near else ""
+    return listed("read by", counts.get("readers", {})) + listed("doubtful", counts.get("checks", {})) + told
 
 
 def do_select(work: Work, console: Console) -> None:

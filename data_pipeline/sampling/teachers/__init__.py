@@ -2,6 +2,7 @@
 
 from tracestill.data_pipeline.base.schema import Question, Span, content_id
 from tracestill.data_pipeline.sampling.teachers.protocol import (
+    Said,
     Solution,
     Teacher,
     find_module,
@@ -13,6 +14,7 @@ from tracestill.data_pipeline.sampling.teachers.protocol import (
 
 __all__ = [
     "Question",
+    "Said",
     "Solution",
     "Span",
     "Teacher",

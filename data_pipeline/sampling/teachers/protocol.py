@@ -8,7 +8,7 @@ A task module poses questions, answers them, or both:
     class TeacherOptions(BaseModel)                         # what a teacher's `options` may hold
     class Teacher:
         def __init__(self, options: TeacherOptions)
-        def solve(self, question, *, style, temperature, seed) -> Solution
+        def solve(self, question, *, style, temperature, seed) -> Solution | Said
 
 A name is that of a module of this folder, or of one of your own: on Python's path, or beside the recipe. Equal
 arguments must give equal results: the seed of a sample follows from the recipe's seed and the sample's place, never
@@ -49,8 +49,22 @@ class Solution:
     weight: float = 1.0
 
 
+@dataclass(frozen=True)
+class Said:
+    """What a teacher wrote, unread: the recipe's readers (``sample.readers``) find trace and answer in it.
+
+    It is journaled as it is, so that reading it in another way asks nobody again.
+    """
+
+    raw: str
+    reasoning: str = ""  # the thought, where it is given apart from the text (``reasoning_content``)
+    answer: str | None = None  # the answer, where it is given apart from the text
+    finish: str = ""  # why it ended, in the words of a server: length, stop…
+    weight: float = 1.0  # as of Solution
+
+
 class Teacher(Protocol):
-    def solve(self, question: Question, *, style: str, temperature: float, seed: int) -> Solution:
+    def solve(self, question: Question, *, style: str, temperature: float, seed: int) -> Solution | Said:
         """``style``: system prompt; ``temperature`` >= 0; ``seed``: 63 bits. May raise; the caller asks again."""
 
 

@@ -14,9 +14,9 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, RECORD_SCHEMA, read_rows
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.guards.well_formed import MAX_DEPTH, json_fault
-from tracestill.data_pipeline.sampling import question_lines
+from tracestill.data_pipeline.sampling.files import lines
+from tracestill.data_pipeline.sampling.files.rejected import SCHEMA
 from tracestill.data_pipeline.sampling.questions import QuestionsConfig, make_questions
-from tracestill.data_pipeline.sampling.rejected import SCHEMA
 from tracestill.data_pipeline.sampling.sample import SampleConfig, run
 from tracestill.launch.report.page import accounts
 
@@ -100,7 +100,7 @@ def test_a_stated_share_of_bad_lines_ends_with_the_first_of_them(tmp_path: Path)
 
 def test_a_question_with_two_gold_answers_is_rejected_in_all_its_lines(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
-    said = [{"question": text, "gold": gold} for text, gold in (("Other?", 1), ("OTHER? ", 1.0), ("other?", 2))]
+    said = [{"question": text, "gold": gold} for text, gold in (("Other?", 1), ("Other? ", 1.0), ("\nOther?", 2))]
     path.write_bytes(b"\n".join([*good(30), *(json.dumps(line).encode() for line in said)]))
     posed = make_questions(config(path, 20, max_rejected=0.1), 0)
     assert [each.where.rpartition(":")[2] for each in posed.rejected] == ["31", "32", "33"]
@@ -110,7 +110,7 @@ def test_a_question_with_two_gold_answers_is_rejected_in_all_its_lines(tmp_path:
 
 
 def test_a_line_of_any_length_costs_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(question_lines, "LONGEST", 200)
+    monkeypatch.setattr(lines, "LONGEST", 200)
     path = tmp_path / "q.jsonl"
     path.write_bytes(b"\n".join([good(1)[0], b"x" * 1234, *good(30)[1:], b"y" * 200, b"z" * 201]))
     posed = make_questions(config(path, 20, max_rejected=0.2), 0)
@@ -199,7 +199,7 @@ def test_questions_of_a_module_that_cannot_be_kept_make_their_split_smaller(tmp_
         **{"in": 20, "used": 12, "duplicates": 0, "unused": 0},
         "rejected": {"nested": 1, "not_json": 3, "not_text": 4},
     }
-    rows = read_rows(tmp_path / "sample/rejected_questions.parquet", SCHEMA)
+    rows = read_rows(tmp_path / "sample/rejected.parquet", SCHEMA)
     assert "question holds half a character" in rows[0]["detail"]
     assert rows[0]["text"].startswith("Question(question_id='', question='Half \\ud83d?'")
     assert len(read_rows(tmp_path / "sample/questions.parquet", QUESTION_SCHEMA)) == 12

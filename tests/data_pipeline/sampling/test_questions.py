@@ -32,7 +32,7 @@ def from_file(path: Path, train: int = 1, test: int = 0) -> QuestionsConfig:
 
 
 def test_bundled_tasks_are_known_by_their_file_names() -> None:
-    assert known_tasks() == ["digit_sum", "gsm_symbolic"]
+    assert known_tasks() == ["digit_sum", "gsm_symbolic", "recorded"]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_teacher_with_bad_options_names_its_field() -> None:
 
 
 def test_a_file_gives_questions_with_metadata_split_by_the_seed(tmp_path: Path) -> None:
-    lines = [{"question": f"What is {n}?", "gold": n, "group": "g", "source": "me"} for n in range(40)]
+    lines = [{"question": f"What is {n}?", "gold": n, "group": f"g{n}", "source": "me"} for n in range(40)]
     path = write(tmp_path / "q.jsonl", *lines[:20], "", lines[0], *lines[20:])
     found = make_questions(from_file(path, 25, 10), 0)
     assert Counter(q.split for q in found) == {"train": 25, "test": 10}
@@ -73,7 +73,7 @@ def test_a_file_gives_questions_with_metadata_split_by_the_seed(tmp_path: Path) 
     assert len({q.question_id for q in found}) == 35
     for question in found:
         assert question.question == f"What is {question.gold}?"
-        assert (question.group, question.metadata) == ("g", {"source": "me"})
+        assert (question.group, question.metadata) == (f"g{question.gold}", {"source": "me"})
     fewer = make_questions(from_file(path, 5, 10), 0)
     assert {q.question for q in fewer if q.split == "test"} == {q.question for q in found if q.split == "test"}
 
@@ -104,10 +104,10 @@ def test_missing_unreadable_and_short_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.jsonl").write_bytes(b'{"question": "caf\xe9", "gold": 1}\n')
     with pytest.raises(InputError, match=r"latin\.jsonl:1: not UTF-8 \(byte 0xe9 at position 17\)"):
         make_questions(from_file(tmp_path / "latin.jsonl"), 0)
-    path = write(tmp_path / "q.jsonl", *({"question": t, "gold": 1} for t in ("a", "b", "A ")))
+    path = write(tmp_path / "q.jsonl", *({"question": t, "gold": 1} for t in ("a", "b", "a ")))
     with pytest.raises(
         InputError,
-        match=r"2 different questions \(1 repeated, 0 rejected\), but .* = 3",
+        match=r"2 different questions \(1 repeated, 0 rejected\), but 1 are left for questions.train = 2",
     ):
         make_questions(from_file(path, 2, 1), 0)
 
@@ -130,7 +130,7 @@ def test_validation_questions_of_a_file_leave_the_test_questions_as_they_are(tmp
     fewer = make_questions(QuestionsConfig(source=str(path), train=3, test=10, validation=8), 0)
     assert [q for q in fewer if q.split != "train"] == [q for q in found if q.split != "train"]
     assert [q.split for q in fewer[:3]] == ["train"] * 3, "they come first"
-    with pytest.raises(InputError, match=r"questions\.train \+ questions\.test \+ questions\.validation = 41"):
+    with pytest.raises(InputError, match=r"40 different .* but 19 are left for questions\.train = 20"):
         make_questions(QuestionsConfig(source=str(path), train=20, test=10, validation=11), 0)
 
 

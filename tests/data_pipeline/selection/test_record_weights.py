@@ -21,12 +21,12 @@ from tracestill.data_pipeline.base.schema import (
     write_rows,
 )
 from tracestill.data_pipeline.base.stage import is_current, read_manifest, stage
+from tracestill.data_pipeline.sampling.files.gather import FileConfig, gather
+from tracestill.data_pipeline.sampling.files.rejected import SCHEMA
 from tracestill.data_pipeline.sampling.heard import Unusable, heard
 from tracestill.data_pipeline.sampling.journal import Journal, Key
 from tracestill.data_pipeline.sampling.journal_pages import readable
-from tracestill.data_pipeline.sampling.question_lines import read_questions
 from tracestill.data_pipeline.sampling.questions import QuestionsConfig, question_fault
-from tracestill.data_pipeline.sampling.rejected import SCHEMA
 from tracestill.data_pipeline.sampling.sample import SampleConfig
 from tracestill.data_pipeline.sampling.sample import run as run_sample
 from tracestill.data_pipeline.sampling.teachers import Solution
@@ -71,12 +71,12 @@ def test_lines_of_a_file_may_have_a_weight_and_those_of_a_question_the_same(tmp_
         {"question": "none", "gold": 1},
         *({"question": f"bad {n}", "gold": 1, "weight": w} for n, w in enumerate(UNUSABLE)),
         {"question": "twice", "gold": 1, "weight": 1},
-        {"question": "Twice", "gold": 1, "weight": 2},
+        {"question": "twice ", "gold": 1, "weight": 2},
         {"question": "same", "gold": 1, "weight": 2},
         {"question": "same", "gold": 1, "weight": 2.0},
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = read_questions(path)
+    found = gather([FileConfig(path=str(path))], lambda said: None, with_traces=False)
     assert {q.question: q.weight for q in found.questions} == {
         **{"good 0": 0, "good 1": 3, "good 2": 0.25, "none": 1, "same": 2}
     }

@@ -12,7 +12,12 @@ import pyarrow as pa
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import write_rows
 
-SCHEMA = pa.schema([(name, pa.string()) for name in ("where", "reason", "detail", "text")])
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("where", "reason", "detail", "text", "file")),
+        ("row", pa.int64()),  # of the file, from 1 on
+    ]
+)
 SHARE = 0.05
 NAMED = 3  # places of rejected ones that a message names, beside the first
 
@@ -25,6 +30,8 @@ class Rejected:
     reason: str  # one of a few words, for counting
     detail: str  # what was found and what was expected
     text: str  # the record itself; what is no Unicode stands as Python would escape it
+    file: str = ""  # that it comes from, if it does
+    row: int | None = None
 
 
 def by_reason(rejected: Sequence[Rejected]) -> dict[str, int]:

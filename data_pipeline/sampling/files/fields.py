@@ -1,0 +1,105 @@
+"""Which field of a row means what: names, dotted paths into it, and templates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+MISSING: Any = object()
+NONE = "none"  # instead of a name: what is recognised is not to be looked for
+SLOT = re.compile(r"\{([^{}]+)\}")
+
+Getter = Callable[[Mapping[str, Any]], Any]
+
+
+class FieldsConfig(BaseModel):
+    """Each is a field's name, a dotted path (``meta.answer``, ``choices.0.text``), or a template of such
+    (``{instruction}\\n\\n{input}``; a list stands there in lines). Null: as recognised; none: it is not looked for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    question: str | None = Field(None, description="what is asked: a text, or a list of messages")
+    trace: str | None = Field(
+        None, description="what a teacher wrote, reasoning and answer: a text, a list of messages, or a list of several"
+    )
+    reasoning: str | None = Field(None, description="the thought, where it stands apart from the rest of the text")
+    answer: str | None = Field(None, description="the answer that the trace gives, where it stands apart from the text")
+    gold: str | None = Field(None, description="the reference answer; without it, what the traces say most often")
+    gold_pattern: str | None = Field(
+        None, description="a regular expression whose first group is the reference answer in what `gold` names"
+    )
+    messages: str | None = Field(None, description="a conversation: question and trace are in it")
+    system: str | None = Field(None, description="the system prompt: the record's style")
+    weight: str | None = Field(None, description="how much the record counts, finite and >= 0")
+    teacher: str | None = Field(None, description="who wrote the trace")
+    group: str | None = Field(None, description="questions of a group go into one split")
+    split: str | None = Field(None, description="train, validation or test")
+    finish: str | None = Field(None, description="why the text ended: length means that it was cut off")
+    metadata: tuple[str, ...] | None = Field(
+        None, description="fields that your own teachers read; null: all that are left, where there are no traces"
+    )
+
+    @field_validator("gold_pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            if pattern is not None and not re.compile(pattern, re.M).groups:
+                raise ValueError("has no group; put the answer in parentheses")
+        except re.error as error:
+            raise ValueError(f"is no regular expression ({error})") from error
+        return pattern
+
+    @property
+    def has_traces(self) -> bool:
+        return any((self.trace, self.reasoning, self.messages))
+
+    def said(self) -> dict[str, str]:
+        """The fields that are named."""
+        return {name: value for name, value in self.model_dump(exclude={"metadata"}).items() if value}
+
+
+def getter(spec: str) -> Getter:
+    """The function that finds what a field's name, path or template means in a row: MISSING where it is not there."""
+    if SLOT.search(spec):
+        parts = {name: getter(name) for name in SLOT.findall(spec)}
+
+        def fill(row: Mapping[str, Any]) -> Any:
+            found = {name: get(row) for name, get in parts.items()}
+            if all(value is MISSING or value is None for value in found.values()):
+                return MISSING
+            return SLOT.sub(lambda match: in_lines(found[match[1]]), spec).strip()
+
+        return fill
+    path = spec.split(".")
+
+    def find(row: Mapping[str, Any]) -> Any:
+        if spec in row:
+            return row[spec]
+        held: Any = row
+        for part in path:
+            if isinstance(held, Mapping) and part in held:
+                held = held[part]
+            elif isinstance(held, list) and part.lstrip("-").isdecimal() and -len(held) <= int(part) < len(held):
+                held = held[int(part)]
+            else:
+                return MISSING
+        return held
+
+    return find
+
+
+def in_lines(value: Any) -> str:
+    if value is MISSING or value is None:
+        return ""
+    if isinstance(value, list):
+        return "\n".join(in_lines(item) for item in value)
+    return value if isinstance(value, str) else str(value)
+
+
+def names_in(spec: str) -> set[str]:
+    """The fields of a row that a name, path or template looks at."""
+    slots = SLOT.findall(spec) or [spec]
+    return set(slots) | {slot.partition(".")[0] for slot in slots}

@@ -1,0 +1,153 @@
+"""The shape of a file's rows, recognised by the names of its fields and by what stands in the first of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any, NamedTuple
+
+from tracestill.data_pipeline.sampling.files.fields import FieldsConfig
+from tracestill.data_pipeline.sampling.files.messages import is_messages
+
+LOOKED_AT = 64  # rows
+LONG = 60  # characters, in the middle, from which on an `answer` is a solution
+MARKS = ("####", "\\boxed", "<think>", "</think>", "```")
+
+QUESTION = ("question", "problem", "query", "prompt", "instruction", "input", "question_text")
+MESSAGES = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat")
+WRITTEN = (  # whole outputs: reasoning and answer
+    "generations", "generation", "traces", "outputs", "output", "completions", "completion", "responses", "response",
+    "model_outputs", "model_output", "model_output_steps", "solutions", "solution", "generated_solution", "content",
+)  # fmt: skip
+THOUGHT = (  # reasoning alone: the answer stands apart
+    "trace", "reasoning_content", "reasoning", "thinking", "thought", "thoughts", "rationale", "rationales",
+    "chain_of_thought", "cot", "explanation", "steps",
+)  # fmt: skip
+GOLD = (
+    "gold", "gold_answer", "final_answer", "expected_answer", "ground_truth_answer", "reference_answer", "ground_truth",
+    "target", "label", "correct_answer",
+)  # fmt: skip
+OTHERS = {
+    "system": ("system", "system_prompt"),
+    "weight": ("weight",),
+    "teacher": ("teacher", "model", "generator", "model_name", "source_model"),
+    "group": ("group",),
+    "split": ("split",),
+    "finish": ("finish_reason", "finish_reasons", "stop_reason"),
+}  # fmt: skip
+SELDOM = {"input", *(name for names in OTHERS.values() for name in names)}  # what most rows may leave out
+
+
+class Shape(NamedTuple):
+    """What a file's rows are read as, and the name of the form."""
+
+    name: str
+    fields: FieldsConfig
+
+
+def recognise(rows: Sequence[Mapping[str, Any]]) -> Shape | None:
+    """The shape of rows; None if no field of theirs is known to hold a question."""
+    known = Columns(rows)
+    others = {field: found for field, names in OTHERS.items() if (found := known.first(names))}
+    messages = known.first(MESSAGES)
+    if messages and any(is_messages(value) for value in known.values(messages)):
+        gold = known.first((*GOLD, *(() if known.is_long("answer") else ("answer",))))
+        name = "multi-turn messages" if any(map(several_turns, known.values(messages))) else "messages"
+        return Shape(name, FieldsConfig(messages=known.real(messages), gold=gold, **others))
+    if known.has("body") and known.has("question"):  # SVAMP
+        question = f"{{{known.real('body')}}} {{{known.real('question')}}}"
+        return Shape("body/question", FieldsConfig(question=question, gold=known.first((*GOLD, "answer")), **others))
+    if known.has("instruction") and known.has("output"):  # Alpaca
+        given = known.real("instruction")
+        question = f"{{{given}}}\n\n{{{known.real('input')}}}" if known.has("input") else given
+        gold = known.first((*GOLD, *(() if known.is_long("answer") else ("answer",))))
+        named = "instruction/input/output" if known.has("input") else "instruction/output"
+        return Shape(named, FieldsConfig(question=question, trace=known.real("output"), gold=gold, **others))
+    asked = known.first(QUESTION)
+    return None if asked is None else of_question(known, asked, others)
+
+
+def of_question(known: Columns, question: str, others: dict[str, str]) -> Shape:
+    """The shape of rows whose field ``question`` is one."""
+    written = known.first([name for name in WRITTEN if name != question.lower()])
+    thought = known.first(THOUGHT)
+    answer = known.first(("answer", "prediction", "model_answer"))
+    gold = known.first(GOLD)
+    if answer and known.is_long("answer") and not thought:
+        if written is None:
+            written, answer = answer, None
+        elif known.first(("answer",)) == answer:
+            answer = None  # a solution of somebody else's
+    if thought and written and known.is_long(written):  # a thought apart, and the visible text
+        fields = FieldsConfig(question=question, reasoning=thought, trace=written, gold=gold or answer, **others)
+    elif thought and answer:
+        spec = f"{{{thought}}}" if known.is_list(thought) else thought
+        same = thought.lower() in ("reasoning_content", "reasoning", "thinking") and known.is_long("answer")
+        if same:  # of an API: the thought, and an answer in words
+            fields = FieldsConfig(question=question, reasoning=thought, trace=answer, gold=gold, **others)
+        else:
+            fields = FieldsConfig(question=question, trace=spec, answer=answer, gold=gold or answer, **others)
+    elif thought and written:
+        fields = FieldsConfig(question=question, trace=thought, answer=written, gold=gold or written, **others)
+    elif written or thought:
+        found = written or thought
+        assert found is not None
+        spec = f"{{{found}}}" if known.is_steps(found) else found
+        fields = FieldsConfig(question=question, trace=spec, gold=gold or answer, **others)
+    else:
+        fields = FieldsConfig(
+            question=question, gold=gold or answer, **{k: v for k, v in others.items() if k != "teacher"}
+        )
+    named = [fields.question, fields.reasoning, fields.trace, fields.answer, fields.gold]
+    return Shape("/".join(dict.fromkeys(name.strip("{}") for name in named if name)), fields)
+
+
+class Columns:
+    """The fields of a few rows: which are there in most of them, by their names in small letters."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.rows = rows
+        counts: dict[str, int] = {}
+        for row in rows:
+            for name, value in row.items():
+                if value is not None and value != "":
+                    counts[name] = counts.get(name, 0) + 1
+        self.names = {name.lower(): name for name, count in counts.items() if 2 * count >= len(rows)}
+        for row in rows:
+            for name in row:
+                if name.lower() in SELDOM:
+                    self.names.setdefault(name.lower(), name)
+
+    def has(self, name: str) -> bool:
+        return name in self.names
+
+    def real(self, name: str) -> str:
+        return self.names.get(name.lower(), name)
+
+    def first(self, names: Sequence[str]) -> str | None:
+        return next((self.names[name] for name in names if name in self.names), None)
+
+    def values(self, name: str) -> list[Any]:
+        real = self.real(name)
+        return [row[real] for row in self.rows if row.get(real) is not None]
+
+    def is_list(self, name: str) -> bool:
+        values = self.values(name)
+        return bool(values) and sum(isinstance(value, list) for value in values) * 2 > len(values)
+
+    def is_steps(self, name: str) -> bool:
+        """Whether a list holds the steps of one trace, not several traces."""
+        return self.is_list(name) and "step" in name.lower()
+
+    def is_long(self, name: str) -> bool:
+        """Whether a field holds solutions rather than answers."""
+        texts = [value for value in self.values(name) if isinstance(value, str)]
+        if not texts:
+            return self.is_list(name)
+        marked = sum(any(mark in text for mark in MARKS) or "\n" in text.strip() for text in texts)
+        return 2 * marked >= len(texts) or median(map(len, texts)) > LONG
+
+
+def several_turns(value: Any) -> bool:
+    roles = [str(item.get("role", item.get("from"))) for item in value] if is_messages(value) else []
+    return sum(role in ("user", "human") for role in roles) > 1

@@ -1,0 +1,83 @@
+"""What in a trace breaks students later, each with a name; the recipe says what is done about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tracestill.data_pipeline.sampling.readers.symbols import symbol_in
+from tracestill.data_pipeline.selection.answers import normal_text, number, numbers_in, same_answer
+
+Policy = Literal["reject", "count", "ignore"]
+CUT = ("length", "max_tokens", "model_length", "max_length")  # what servers call an end that the model did not choose
+LOOP = 40  # characters from the end that are looked for before it
+TIMES = 4  # pieces alike in a row, the last of them at the end, that make a loop
+LOOPED = 200  # characters that a loop fills at least
+SEARCHED = 20_000  # characters before the end in which the last ones are looked for again
+
+
+class ChecksConfig(BaseModel):
+    """reject: the trace is left out, for this reason; count: it stays, and is counted; ignore: it is not looked for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    unfinished: Policy = Field("reject", description="a thought that opens and never closes, or was cut at its length")
+    second_close: Policy = Field("reject", description="a thought that closes twice, or text with tags after it")
+    control_symbol: Policy = Field("reject", description="a control symbol such as <|im_end|> inside of the text")
+    repeats: Policy = Field("reject", description="a trace that ends in one piece repeated four times or more")
+    after_answer: Policy = Field("count", description="text behind the answer; it is no part of the trace")
+    answer_not_in_text: Policy = Field("count", description="an answer given apart that the text never says")
+    no_trace: Policy = Field("count", description="an answer without a trace")
+
+    def wanted(self) -> frozenset[str]:
+        return frozenset(name for name in type(self).model_fields if getattr(self, name) != "ignore")
+
+
+def faults(
+    trace: str, answer: str, after: str, *, thought_fault: str, finish: str, given: bool, wanted: frozenset[str]
+) -> Iterator[tuple[str, str]]:
+    """(reason, detail) of each check that a trace fails.
+
+    ``thought_fault``: of ``Thought.fault``; ``finish``: why the server says it ended; ``given``: the answer did not
+    come from the text.
+    """
+    if "unfinished" in wanted and (thought_fault == "unfinished" or finish in CUT):
+        yield "unfinished", f"it ended by {finish!r}" if finish in CUT else "its thought opens and never closes"
+    if "second_close" in wanted and thought_fault == "second_close":
+        yield "second_close", "its thought closes twice"
+    if "control_symbol" in wanted and (symbol := symbol_in(trace) or symbol_in(answer)):
+        yield "control_symbol", f"it holds {symbol!r} as text"
+    if "repeats" in wanted and (piece := loop(trace)):
+        yield "repeats", f"it ends in {piece!r:.80} again and again"
+    if "after_answer" in wanted and after.strip("`*$.,;:!'\"()[]{}| \n\t"):
+        yield "after_answer", f"behind the answer stands {after!r:.80}"
+    if "answer_not_in_text" in wanted and given and trace and not says(trace + "\n" + after, answer):
+        yield "answer_not_in_text", f"the text never says {answer!r:.80}"
+    if "no_trace" in wanted and not trace.strip():
+        yield "no_trace", "nothing stands before the answer"
+
+
+def loop(text: str) -> str:
+    """The piece that a text ends in again and again; empty if it does not."""
+    if len(text) < LOOPED:
+        return ""
+    tail = text[-LOOP:]
+    before = text.rfind(tail, max(0, len(text) - SEARCHED), len(text) - 1)
+    if before < 0:
+        return ""
+    period = len(text) - LOOP - before
+    piece, times, at = text[-period:], 1, len(text) - period
+    while at >= period and text[at - period : at] == piece:
+        times, at = times + 1, at - period
+    return piece if times >= TIMES and times * period >= LOOPED else ""
+
+
+def says(text: str, answer: str) -> bool:
+    """Whether an answer stands in a text: in the same characters, or as a number written in another way."""
+    if answer in text:
+        return True
+    if number(answer) is not None:
+        return any(same_answer(found, answer) for found in numbers_in(text))
+    return normal_text(answer) in normal_text(text)

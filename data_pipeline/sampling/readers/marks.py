@@ -1,0 +1,110 @@
+"""Readers of answers by the mark before them: each gives the trace, the answer and what follows it, or None."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from tracestill.data_pipeline.selection.answers import (
+    HASHES,
+    INSIDE,
+    SENTENCE,
+    boxed_at,
+    first_number,
+    number,
+    numbers_in,
+    trimmed,
+)
+
+SENTENCE_START = re.compile(r"(?:[.!?。！？]['\")*]*\s+|\n)(?=[^\n]*\Z)")
+WORDS = 4  # an answer of so many words after a number is the number with its unit
+
+
+class Marked(NamedTuple):
+    """What a reader found."""
+
+    trace: str
+    answer: str
+    after: str = ""  # text behind the answer
+
+
+AnswerReader = Callable[[str, bool | None], "Marked | None"]
+
+
+def said(text: str, numeric: bool | None) -> str:
+    """The answer in a short text: a number if one is asked for (``numeric``), or, where that is not known (None), if it
+    begins with one and few words follow."""
+    if numeric:
+        return first_number(text) or ""
+    plain = trimmed(text)
+    if numeric is None and number(plain) is None and len(plain) < 80 and len(plain.split()) <= WORDS:
+        found = INSIDE.match(plain)
+        if found and number(found[0]) is not None:
+            return found[0].strip()
+    return plain
+
+
+def boxed(text: str, numeric: bool | None) -> Marked | None:
+    """What the last ``\\\\boxed{}`` holds, whose frame is taken off in the trace."""
+    place = boxed_at(text)
+    if place is None or not (answer := said(text[place], numeric)):
+        return None
+    start = text.rfind("\\boxed{", 0, place.start)
+    trace = f"{text[:start]}{text[place]}{text[place.stop + 1 :]}".strip()
+    return Marked(trace if trace.strip("$\\()[]. *") != text[place].strip() else "", answer, "")
+
+
+def hashes(text: str, numeric: bool | None) -> Marked | None:
+    """What stands behind the last ``####``."""
+    return at_mark(HASHES, text, numeric, whole_line=True)
+
+
+def sentence(text: str, numeric: bool | None) -> Marked | None:
+    """What the last "The answer is …", "Answer: …" or line "A: …" says."""
+    return at_mark(SENTENCE, text, numeric, whole_line=False)
+
+
+def at_mark(pattern: re.Pattern[str], text: str, numeric: bool | None, *, whole_line: bool) -> Marked | None:
+    last = final(pattern.finditer(text))
+    if last is None or not (answer := said(last[1], numeric)):
+        return None
+    before = text[: last.start()]
+    if not whole_line:  # the sentence that gives the answer is no part of the trace
+        cut = SENTENCE_START.search(before, max(0, len(before) - 400))
+        before = before[: cut.end()] if cut else before if len(before) > 400 else ""
+    return Marked(before.strip(), answer, text[last.end() :].strip())
+
+
+def final(matches: Iterable[re.Match[str]]) -> re.Match[str] | None:
+    """The last of them."""
+    held = deque(matches, maxlen=1)
+    return held[0] if held else None
+
+
+def last_number(text: str, numeric: bool | None) -> Marked | None:
+    """The last number of a text whose question asks for one."""
+    if numeric is False:
+        return None
+    found = numbers_in(text[-2000:]) or numbers_in(text)
+    return Marked(text.strip(), found[-1]) if found else None
+
+
+def whole(text: str, numeric: bool | None) -> Marked | None:
+    """A text that is the answer and nothing else: a number, or one short line where no number is asked for."""
+    plain = text.strip()
+    if number(plain) is not None:
+        return Marked("", plain)
+    if numeric is False and plain and len(plain) <= 200 and "\n" not in plain:
+        return Marked("", plain)
+    return None
+
+
+READERS: dict[str, AnswerReader] = {
+    "boxed": boxed,
+    "hashes": hashes,
+    "sentence": sentence,
+    "last_number": last_number,
+    "whole": whole,
+}

@@ -1,0 +1,105 @@
+"""What is read out of journaled samples: records' rows, and what is left out, with reason and place."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tracestill.data_pipeline.base.schema import Question, weight_fault
+from tracestill.data_pipeline.sampling.files.rejected import Rejected
+from tracestill.data_pipeline.sampling.heard import Unusable, heard
+from tracestill.data_pipeline.sampling.journal import Journal, Key
+from tracestill.data_pipeline.sampling.readers.chain import Chain, Read, Unread
+from tracestill.data_pipeline.sampling.teachers import Said, Solution
+from tracestill.data_pipeline.sampling.wanted import Wanted
+from tracestill.data_pipeline.selection.answers import number
+
+
+@dataclass
+class Reader:
+    """Reads samples, and counts by which readers it did, and what the checks found in those that are kept."""
+
+    chain: Chain
+    by_id: dict[str, Question]
+    readers: Counter[str] = field(default_factory=Counter)
+    checks: Counter[str] = field(default_factory=Counter)
+    rejected: list[Rejected] = field(default_factory=list)
+    out: int = 0
+
+    def rows(self, book: Journal, wanted: Iterable[Wanted]) -> Iterator[dict[str, Any]]:
+        """The record of each sample that gives one, as a row."""
+        samples = {each.key: each for each in wanted}
+        for key, said in book.rows((each.key, each.binding) for each in samples.values()):
+            if (row := self.row(samples[key], said)) is not None:
+                self.out += 1
+                yield row
+
+    def row(self, sample: Wanted, said: Solution | Said) -> dict[str, Any] | None:
+        question = self.by_id[sample.key.question_id]
+        raw, reader = "", ""
+        if isinstance(said, Said):
+            read = self.read(question, said)
+            if isinstance(read, Unread):
+                self.reject(sample, read.reason, read.detail, said)
+                return None
+            raw, reader = said.raw, read.reader
+            if said.reasoning:
+                raw = f"{said.reasoning}\n\n{said.raw}"
+            solution = heard(Solution(read.trace, read.answer, None, said.weight))
+            assert isinstance(solution, Solution), solution
+            self.readers[reader] += 1
+            self.checks.update(reason for reason, _ in read.faults)
+        else:
+            solution = said
+        row = row_of(question, sample.key, solution, raw, reader)
+        if fault := weight_fault(row["weight"]):  # each is one, their product is not
+            self.reject(sample, "bad_weight", f"its weight {said.weight} times its question's: {fault}", said)
+            return None
+        return row
+
+    def read(self, question: Question, said: Said) -> Read | Unread:
+        """Trace and answer, or why there is no record in it."""
+        read = self.chain.read(said, number(question.gold) is not None)
+        return read if isinstance(read, Unread) else self.chain.rejects(read) or read
+
+    def reject(self, sample: Wanted, reason: str, detail: str, said: Solution | Said) -> None:
+        self.rejected.append(rejection(sample, Unusable(reason, detail, text_of(said))))
+
+
+def text_of(said: Solution | Said) -> str:
+    if isinstance(said, Solution):
+        return ascii(said)
+    return f"{said.reasoning}\n\n{said.raw}" if said.reasoning else said.raw
+
+
+def rejection(sample: Wanted, unusable: Unusable) -> Rejected:
+    place = sample.place
+    if place is None:
+        return Rejected(place_of(sample.key), unusable.reason, unusable.detail, unusable.said)
+    where = f"{place.file}:{place.row}"
+    return Rejected(where, unusable.reason, unusable.detail, unusable.said, place.file, place.row)
+
+
+def place_of(key: Key) -> str:
+    return f"teacher '{key.teacher}' on question {key.question_id}"
+
+
+def row_of(question: Question, key: Key, solution: Solution, raw: str, reader: str) -> dict[str, Any]:
+    return {
+        "record_id": key.record_id,
+        "question_id": question.question_id,
+        "question": question.question,
+        "gold": question.gold,
+        "trace": solution.trace,
+        "answer": solution.answer,
+        "spans": [{"start": s.start, "end": s.end, "kind": s.kind} for s in solution.spans or ()],
+        "weight": question.weight * solution.weight,
+        "teacher": key.teacher,
+        "style": key.style,
+        "temperature": key.temperature,
+        "index": key.index,
+        "raw": raw,
+        "reader": reader,
+    }
