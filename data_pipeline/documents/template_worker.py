@@ -100,10 +100,10 @@ class Program:
         self.known = sorted(environment.globals)
         self.template = environment.from_string(source)
 
-    def today(self, layout: str) -> str:
+    def today(self, format: str) -> str:
         """A date in the prompt would make documents depend on the day: it is noted, or always the same one."""
         self.asked_for_date = True
-        return layout if self.date is None else self.date.strftime(layout)
+        return format if self.date is None else self.date.strftime(format)
 
     def render(self, messages: list[Any], generation: bool, context: dict[str, Any], most: int) -> str:
         given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": generation}

@@ -26,7 +26,8 @@ class Needs:
     dropout: str = ""
     gqa: str = ""
     value_dim: str = ""
-    head_dim: int = 0  # numbers of a head, the most where they differ
+    head_dim: int = 0  # numbers of a head, the most where they differ; 0: not known
+    head_divisor: int = 0  # the largest number that divides them all
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,7 @@ class Backend:
     gqa: bool = False  # fewer heads of keys and values than of queries
     value_dim: bool = False  # values of another size than the keys
     head_dim: int | None = None  # the most numbers of a head, on every device it runs on; None: any
+    head_multiple: int = 1  # the numbers of a head are multiples of it
     devices: tuple[str, ...] = ()  # types, such as cuda; empty: any
     dtypes: tuple[torch.dtype, ...] = ()  # of queries, keys and values; empty: any
     oldest: int = 0  # NVIDIA's compute capability, its major number, from ...
@@ -74,6 +76,8 @@ class Backend:
                 return f"has no {words} ({why})"
         if self.head_dim is not None and needs.head_dim > self.head_dim:
             return f"has heads of at most {self.head_dim} numbers (head_dim={needs.head_dim})"
+        if needs.head_divisor % self.head_multiple:
+            return f"has only heads of multiples of {self.head_multiple} numbers (head_dim={needs.head_dim})"
         return None
 
     def absence(self, device: torch.device) -> str | None:

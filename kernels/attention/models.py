@@ -6,6 +6,7 @@ cu_seqlens says. Such a model would train without an error and learn the wrong t
 
 from __future__ import annotations
 
+from math import gcd
 from typing import Any
 
 from tracestill.kernels.attention.backend import Needs
@@ -66,13 +67,13 @@ def needs_of(config: Any) -> Needs:
 
 def _settings(text: Any, windowed: bool) -> dict[str, Any]:
     """The fields of `Needs`, as the config of a model of text says."""
-    view = getattr(text, "per_layer_config", None)  # layers may differ
-    parts = [view[layer] for layer in range(len(view))] if view else [text]
+    parts = list(text.per_layer_config) if getattr(text, "is_heterogeneous", False) else [text]
 
     def found(*fields: str) -> dict[Any, str]:
         """What these settings are set to -> how one would write it."""
         pairs = ((field, getattr(part, field, None)) for part in parts for field in fields)
-        return {value: f"{field}={value}" for field, value in pairs if value}
+        each = ((field, one) for field, value in pairs for one in (value if isinstance(value, list) else [value]))
+        return {value: f"{field}={value}" for field, value in each if value}
 
     def first(*fields: str) -> str:
         return next(iter(found(*fields).values()), "")
@@ -80,14 +81,16 @@ def _settings(text: Any, windowed: bool) -> dict[str, Any]:
     heads = found("num_attention_heads")
     own = {value: text for value, text in found("num_key_value_heads").items() if value not in heads}
     sizes = found("qk_head_dim", "v_head_dim") or found("head_dim", "global_head_dim")  # latent attention has its own
-    derived = [part.hidden_size // part.num_attention_heads for part in parts] if not sizes and heads else []
+    widths = [] if sizes else found("hidden_size")
+    numbers = [int(size) for size in sizes] or [width // number for width in widths for number in heads]
     return {
         "window": first("sliding_window") if windowed else "",
         "softcap": first("attn_logit_softcapping"),
         "dropout": first(*DROPOUTS),
         "gqa": next(iter(own.values()), ""),
         "value_dim": first("v_head_dim") if len(found("qk_head_dim", "v_head_dim")) > 1 else "",
-        "head_dim": max([*sizes, *derived], default=0),
+        "head_dim": max(numbers, default=0),
+        "head_divisor": gcd(*numbers),
     }
 
 

@@ -17,12 +17,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from tracestill.kernels.attention.backend import Backend
+from tracestill.kernels.attention.ordinary import ordinary_attention
 
 _names: dict[Backend, str] = {}
 
@@ -107,8 +106,18 @@ def attention(
         if kwargs.get(name) is not None:
             raise ValueError(f"attention does not support {name} ({type(module).__name__})")
     if cu_seq_lens_q is None:
-        return _unpacked(
-            module, query, key, value, attention_mask, dropout, scaling, sliding_window, causal, softcap, kwargs
+        return ordinary_attention(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=dropout,
+            scale=scaling,
+            window=sliding_window,
+            causal=causal,
+            softcap=softcap,
+            positions=kwargs.get("position_ids"),
         )
     if attention_mask is not None:
         raise ValueError("packed rows take no attention_mask: cu_seqlens already isolates the documents")
@@ -128,29 +137,3 @@ def attention(
         raise ValueError(f"attention backend '{backend}' {problem}")
     longest = query.shape[2] if max_length_q is None else int(max_length_q)
     return backend.attend(query, key, value, cu_seq_lens_q, longest, scale=scaling, **options), None
-
-
-_checked: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # position_ids -> whether they restart inside a row
-
-
-def _restarts(positions: torch.Tensor) -> bool:  # (B, T)
-    """Whether a row's positions do not simply count up. Looked at once a tensor, not once a layer."""
-    if positions not in _checked:
-        _checked[positions] = bool((positions.diff(dim=1) != 1).any())
-    return _checked[positions]
-
-
-def _unpacked(module, query, key, value, attention_mask, dropout, scaling, window, causal, softcap, kwargs):
-    """Ordinary rows: transformers' SDPA; the window is ours where `mask` left the mask away."""
-    length = query.shape[2]
-    if attention_mask is None and length > 1:
-        positions = kwargs.get("position_ids")
-        if positions is not None and positions.ndim == 2 and _restarts(positions):
-            raise ValueError(
-                "positions restart inside a row but no cu_seq_lens_q was given: documents would see each other"
-            )
-        if window is not None and length == key.shape[2] > window and causal:
-            at = torch.arange(length, device=query.device)
-            distance = at[:, None] - at[None, :]
-            attention_mask = ((distance >= 0) & (distance < window))[None, None]
-    return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, causal, softcap=softcap)

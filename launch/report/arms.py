@@ -40,7 +40,7 @@ def headline(found: Found) -> str:
     parts.append(
         '<p class="soft">Whiskers: 95 % interval (Wilson). Answers come from free generation; one reader finds them in '
         "what every model writes. Bold: the best, where its interval parts from all others. Cut off: no end within "
-        "evaluate.max_new_tokens, so no answer. In layout: the trace was closed and the answer ended, as in training. "
+        "evaluate.max_new_tokens, so no answer. In form: the trace was closed and the answer ended, as in training. "
         "Not asked: the question holds a control symbol of the model's tokenizer; it counts as wrong, and not in the "
         "tokens of a trace.</p>"
     )
@@ -70,7 +70,7 @@ def headline(found: Found) -> str:
         "95 % interval",
         "tokens a trace",
         "cut off",
-        "in layout",
+        "in form",
         "steps",
         "training",
     ]

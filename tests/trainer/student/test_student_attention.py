@@ -126,6 +126,13 @@ def test_what_the_backend_lacks_is_found_before_the_model_is_built(mine, attenti
         build_student(config, **VOCABULARY)
 
 
+def test_a_model_with_a_softcap_is_built_where_a_backend_has_it(mine):
+    """Its head is looked at in an ordinary row, which no backend computes."""
+    (mine / "my_attention.py").write_text(EXAMPLE + 'CAPPED = Backend("capped", attend, gqa=True, softcap=True, window=True)\n')
+    student = built("my_attention:CAPPED", model_type="gemma2", head_dim=8)
+    assert str(student.attention.backend) == "capped"
+
+
 def test_a_pretrained_model_is_refused_before_it_is_loaded(mine, tmp_path, monkeypatch):
     built("auto", attention_dropout=0.2).model.save_pretrained(tmp_path / "model")
     monkeypatch.setattr("tracestill.trainer.student.student.load_model", lambda *_, **__: pytest.fail("loaded"))
