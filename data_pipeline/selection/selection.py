@@ -111,12 +111,12 @@ def judge(
 ) -> Iterator[tuple[str, tuple[str, str]]]:
     """(record id, (reason, detail)) of each rejected record.
 
-    Where only some of several records stay, those of the smallest record id do: it is a hash of the provenance, so
-    the choice favours no teacher and no temperature.
+    Where only some of several records stay, those that weigh nothing go first, and of the others those of the smallest
+    record id stay: it is a hash of the provenance, so the choice favours no teacher and no temperature.
     """
     paths: dict[tuple[str, str], str] = {}
     taken: Counter[str] = Counter()
-    for at, row in enumerate(sorted(rows, key=lambda row: row["record_id"]), start=1):
+    for at, row in enumerate(sorted(rows, key=lambda row: (row["weight"] == 0, row["record_id"])), start=1):
         progress(at, len(rows))
         record, question = row["record_id"], row["question_id"]
         found = equations(row["trace"]) if select.equations or select.unique_paths else []

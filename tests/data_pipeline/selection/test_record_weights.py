@@ -200,6 +200,16 @@ def test_per_question_shares_a_questions_weight_among_what_is_kept_of_it(folder:
     }
 
 
+def test_where_few_may_stay_those_that_weigh_something_do(folder: Path) -> None:
+    """Else a record that trains nothing would take the place of one that does."""
+    given = rows(a=[0, 3, 1], b=[0, 0], c=[0, None])
+    assert selected(folder, given, "given", max_per_question=1) == {"a1": 3, "b0": 0, "c0": 0}
+    assert read_rows(folder / "select" / "rejected.parquet", REJECTED_SCHEMA)[0]["reason"] == "over_maximum"
+    for row in given:
+        row["trace"] = "3 + 4 = 7"
+    assert selected(folder, given, "given") == {"a1": 3, "b0": 0, "c0": 0}
+
+
 OWN = """
 def by_teacher(records):
     return [{"t0": 2, "t1": 0.5}.get(record.teacher, float("nan")) * record.weight for record in records]
