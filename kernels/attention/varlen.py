@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 from typing import Any
 
 import torch
@@ -59,7 +60,9 @@ def torch_varlen(
     """A row through torch.nn.attention.varlen, which is causal by a window without an end on the left."""
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     call = importlib.import_module("torch.nn.attention.varlen").varlen_attn
-    more = {"window_size": left_of(window), "scale": scale, "enable_gqa": q.shape[1] != k.shape[1]}
+    more: dict[str, Any] = {"window_size": left_of(window), "scale": scale}
+    if q.shape[1] != k.shape[1] and "enable_gqa" in inspect.signature(call).parameters:  # torch 2.11 asks for no word
+        more["enable_gqa"] = True
     return call(q, k, v, cu_seqlens, cu_seqlens, longest, longest, **more)[None]
 
 

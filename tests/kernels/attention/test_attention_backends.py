@@ -3,6 +3,7 @@
 import inspect
 import sys
 from copy import deepcopy
+from functools import wraps
 from importlib.machinery import ModuleSpec
 from itertools import pairwise
 from types import ModuleType
@@ -215,6 +216,13 @@ def torch_varlen(
     return plain_varlen(query, key, value, cu_seq_q.tolist(), scale, window_size[0]).to(query.dtype)
 
 
+def torch_varlen_2_11(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1)
+):
+    """As the oldest torch that setup.py allows has it: fewer heads of keys are asked for by their number alone."""
+    return plain_varlen(query, key, value, cu_seq_q.tolist(), scale, window_size[0]).to(query.dtype)
+
+
 STAND_INS = {
     "flash-2": ("flash_attn", "flash_attn_varlen_func", flash_2),
     "flash-3": ("flash_attn_interface", "flash_attn_varlen_func", flash_4),
@@ -227,6 +235,7 @@ def put_in(monkeypatch, name, seen=None):
     """Put a stand-in where a backend looks for its function; ``seen`` gets the arguments of its calls by name."""
     module, attribute, function = STAND_INS[name]
 
+    @wraps(function)
     def noted(*args, **kwargs):
         if seen is not None:
             seen.append(inspect.signature(function).bind(*args, **kwargs).arguments)
@@ -261,6 +270,12 @@ def test_each_backend_is_asked_for_what_sdpa_computes(monkeypatch, name, window,
     wanted = grouped_attention(*(x.float() for x in inputs), group_documents(cu), scale=0.4, window=window)
     assert got.shape == wanted.shape
     torch.testing.assert_close(got.float(), wanted, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+def test_the_oldest_torch_has_varlen_too(monkeypatch, heads):
+    monkeypatch.setitem(STAND_INS, "varlen", (*STAND_INS["varlen"][:2], torch_varlen_2_11))
+    test_each_backend_is_asked_for_what_sdpa_computes(monkeypatch, "varlen", 4, heads)
 
 
 @pytest.mark.parametrize(
