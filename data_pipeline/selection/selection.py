@@ -41,7 +41,8 @@ class SelectConfig(BaseModel):
     weight: Name = Field(
         "given",
         description="how much each kept record counts: given (as its question and teacher say, else 1), per_question "
-        "(that, divided by the number of its question's kept records), or my_pkg.my_module:my_weights",
+        "(that, divided by the number of its question's kept records of a weight above 0), or "
+        "my_pkg.my_module:my_weights",
     )
 
     @field_validator("weight")
