@@ -31,6 +31,7 @@ from tracestill.trainer.loading.loading import build_model, load_config, load_mo
 from tracestill.trainer.recipe.student_settings import StudentConfig
 from tracestill.trainer.student import encoder_decoder, unweighted
 from tracestill.trainer.student.attention import choose_attention, implementation_of
+from tracestill.trainer.student.isolation import check_isolation
 from tracestill.trainer.student.vocabulary import grow
 
 
@@ -323,6 +324,8 @@ def load_pretrained(
     if missing := sorted(loaded["missing_keys"]):  # else they would be drawn at random
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise InputError(f"student.pretrained: {path} lacks the weights of {', '.join(missing[:3])}{more}")
+    if not both and not type(model).__module__.startswith("transformers."):
+        check_isolation(model)
     rows = model.get_input_embeddings().weight.shape[0]
     if known_tokens is not None and known_tokens <= rows:
         if known_tokens < vocab_size:

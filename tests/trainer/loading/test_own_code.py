@@ -279,3 +279,48 @@ def test_a_disk_that_does_not_answer_holds_nobody_up(folder: Path, monkeypatch) 
     with pytest.raises(Ended):
         own_code.leave(1)
     answers.set()
+
+
+LEAKS = {
+    "attention of its own": """
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.models.llama import modeling_llama
+class Own(modeling_llama.LlamaAttention):
+    def forward(self, hidden_states, **kwargs):
+        heads = [hidden_states.unflatten(2, (-1, self.head_dim)).transpose(1, 2)] * 3
+        return scaled_dot_product_attention(*heads, is_causal=True).transpose(1, 2).flatten(2), None
+""",
+    "a state along the row": """
+from transformers.models.llama import modeling_llama
+class Own(modeling_llama.LlamaAttention):
+    def forward(self, hidden_states, **kwargs):
+        found, weights = super().forward(hidden_states, **kwargs)
+        return found + hidden_states.cumsum(dim=1), weights
+""",
+}
+
+
+@pytest.mark.parametrize("leak", [None, *LEAKS])
+def test_a_model_of_its_own_code_has_to_keep_documents_apart(owning: Path, leak: str | None) -> None:
+    """Else it would train without an error, on documents that see each other."""
+    if leak is not None:
+        (owning / "modeling_own.py").write_text(
+            LEAKS[leak]
+            + """
+from transformers import LlamaForCausalLM
+from .configuration_own import OwnConfig
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+    def __init__(self, config):
+        super().__init__(config)
+        for at, layer in enumerate(self.model.layers):
+            layer.self_attn = Own(config, at)
+        self.post_init()
+"""
+        )
+    build = ways(owning, digest(owning))["ranks"]
+    if leak is None:
+        assert build().model.training
+        return
+    with pytest.raises(InputError, match="'OwnModel' cannot be packed: a document of a row sees the one before it"):
+        build()
