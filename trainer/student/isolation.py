@@ -25,14 +25,14 @@ def check_isolation(model: PreTrainedModel) -> None:
     name, training, size = type(model).__name__, model.training, model.get_input_embeddings().weight.shape[0]
     model.eval()
     try:
-        found = [second_of(model, torch.tensor([[*first, 3, 4, 5]]) % size) for first in ([6, 7, 8], [9, 10, 11])]
+        one, other = (second_of(model, torch.tensor([[*first, 3, 4, 5]]) % size) for first in ([6, 7, 8], [9, 10, 11]))
     except TypeError as error:
         raise InputError(
             f"student: model '{name}' cannot be packed: its decoder takes no arguments for its attention ({error})"
         ) from error
     finally:
         model.train(training)
-    if not torch.allclose(*found, rtol=1e-3, atol=1e-3 * float(found[0].abs().max())):
+    if not torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(one.abs().max())):
         raise InputError(
             f"student: model '{name}' cannot be packed: a document of a row sees the one before it; its attention has "
             "to be that of transformers' AttentionInterface, and no layer may mix tokens in another way"

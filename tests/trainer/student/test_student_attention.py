@@ -128,7 +128,8 @@ def test_what_the_backend_lacks_is_found_before_the_model_is_built(mine, attenti
 
 def test_a_model_with_a_softcap_is_built_where_a_backend_has_it(mine):
     """Its head is looked at in an ordinary row, which no backend computes."""
-    (mine / "my_attention.py").write_text(EXAMPLE + 'CAPPED = Backend("capped", attend, gqa=True, softcap=True, window=True)\n')
+    own = 'CAPPED = Backend("capped", attend, gqa=True, softcap=True, window=True)'
+    (mine / "my_attention.py").write_text(EXAMPLE + own)
     student = built("my_attention:CAPPED", model_type="gemma2", head_dim=8)
     assert str(student.attention.backend) == "capped"
 
