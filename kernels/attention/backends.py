@@ -30,7 +30,7 @@ BACKENDS = (
         oldest=9,
         newest=10,
         installed=lambda: present("flash_attn.cute"),
-        install="pip install flash-attn-4",
+        install="pip install 'flash-attn-4>=4.0.0b36'",
     ),
     Backend(
         "flash-3",

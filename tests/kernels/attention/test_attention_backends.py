@@ -100,7 +100,7 @@ def test_amd_has_flash_2_alone(monkeypatch):
         ("flash", "cpu", torch.float32, (9, 0), {}, "unknown attention backend 'flash'; known: auto, flash-4"),
         ("flash-2", "cpu", BF16, (9, 0), {}, "'flash-2' cannot run: it runs on cuda, not on 'cpu'; use sdpa"),
         ("flash-2", CUDA, BF16, (9, 0), {}, "not installed; pip install flash-attn --no.*; use varlen, sdpa"),
-        ("flash-4", CUDA, BF16, (9, 0), {}, "not installed; pip install flash-attn-4"),
+        ("flash-4", CUDA, BF16, (9, 0), {}, "not installed; pip install 'flash-attn-4>="),
         ("flash-4", CUDA, BF16, (8, 0), {}, "not installed"),
         ("varlen", CUDA, torch.float32, (9, 0), {}, "takes bfloat16 or float16, not float32; train in bf16"),
         ("varlen", CUDA, BF16, (7, 5), {}, r"needs compute capability 8\.0 or later; this device has 7\.5"),
