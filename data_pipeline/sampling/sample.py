@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -172,9 +171,8 @@ def refuse_doubles(wanted: Sequence[Wanted]) -> None:
 
 def replayed(missing: Sequence[Wanted]) -> Iterator[list[Wanted]]:
     """Recorded traces, some at a time."""
-    left = (each for each in missing if each.place is not None)
-    while some := list(itertools.islice(left, REPLAYED)):
-        yield some
+    left = [each for each in missing if each.place is not None]
+    yield from (left[at : at + REPLAYED] for at in range(0, len(left), REPLAYED))
 
 
 def replay(sample: Wanted, traces: TraceStore) -> Said | Unusable:
