@@ -295,7 +295,8 @@ def test_traces_are_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.Monke
                 "gold": n,
             }
             file.write(json.dumps(row) + "\n")
-    config = QuestionsConfig(source=str(path), test=0)
+    sampled(tmp_path / "before", write(tmp_path / "one.jsonl", SHAPES["gsm8k"][0]))  # what it imports is not counted
+    config = QuestionsConfig.model_validate({"source": str(path), "test": 0, "near_duplicates": {"policy": "ignore"}})
     tracemalloc.start()
     run(
         config,
