@@ -220,8 +220,8 @@ def from_files(config: QuestionsConfig, seed: int, gold_of: GoldOf | None) -> Po
     if not found.questions and not found.rejected:
         raise InputError(f"{config.source}: there is no row in it")
     if not found.questions:
-        first, counts = found.rejected[0], by_reason(found.rejected)
-        raise InputError(f"{first.where}: {first.detail}. None of {found.total} lines can be used ({listed(counts)})")
+        first, reasons = found.rejected[0], listed(by_reason(found.rejected))
+        raise InputError(f"{first.where}: {first.detail}. None of {found.total} lines can be used ({reasons})")
     says_split = any(question.split for question in found.questions)
     refuse_too_many(found.rejected, found.total, config.max_rejected, MAX_REJECTED, "lines")
     pairs: list[Pair] | None = []

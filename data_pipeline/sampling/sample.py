@@ -184,10 +184,10 @@ def replay(sample: Wanted, traces: TraceStore) -> Said | Unusable:
 
 def unusable(reader: Reader, question: Question, said: Solution | Said | Unusable) -> Unusable | None:
     """Why what a teacher said gives no record, if it is seen at once."""
-    if isinstance(said, Said):
-        read = reader.read(question, said)
-        return Unusable(read.reason, read.detail, text_of(said)) if isinstance(read, Unread) else None
-    return said if isinstance(said, Unusable) else None
+    if isinstance(said, Unusable):
+        return said
+    read = reader.read(question, said)
+    return Unusable(read.reason, read.detail, text_of(said)) if isinstance(read, Unread) else None
 
 
 def refuse_unknown_kinds(solution: Solution, key: Key, kinds: Kinds) -> None:
