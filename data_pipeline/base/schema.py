@@ -7,7 +7,6 @@ character offsets into the trace, sorted, without overlap, and cover it wholly.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import numbers
 import unicodedata
 from collections.abc import Iterable
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 
 from tracestill.data_pipeline.base.errors import InputError
 
-AT_A_TIME = 8192  # rows of a file that are in memory while it is written
+AT_A_TIME, CHARACTERS = 8192, 1 << 24  # rows, and characters of them, in memory while a file is written
 SPANS = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())]))
 
 QUESTION_SCHEMA = pa.schema(
@@ -124,10 +123,17 @@ def weight_fault(weight: Any) -> str:
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
     """Write rows as Parquet (zstd), some at a time. Equal rows give equal bytes."""
-    left = iter(rows)
+    held: list[dict[str, Any]] = []
+    size = 0  # characters
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        while some := list(itertools.islice(left, AT_A_TIME)):
-            writer.write_table(pa.Table.from_pylist(some, schema=schema))
+        for row in rows:
+            held.append(row)
+            size += sum(len(value) for value in row.values() if isinstance(value, str))
+            if len(held) >= AT_A_TIME or size >= CHARACTERS:
+                writer.write_table(pa.Table.from_pylist(held, schema=schema))
+                held, size = [], 0
+        if held:
+            writer.write_table(pa.Table.from_pylist(held, schema=schema))
 
 
 def read_rows(path: Path, schema: pa.Schema, filters: list[tuple[str, str, Any]] | None = None) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from tracestill.data_pipeline.guards.well_formed import json_fault
 from tracestill.data_pipeline.sampling.files.fields import FieldsConfig
 from tracestill.data_pipeline.sampling.files.formats import HUB, is_files, parts_of
 from tracestill.data_pipeline.sampling.files.gather import FileConfig, Gathered, GoldOf, gather
-from tracestill.data_pipeline.sampling.files.rejected import SHARE, Rejected, by_reason, refuse_too_many
+from tracestill.data_pipeline.sampling.files.rejected import SHARE, Rejected, by_reason, listed, refuse_too_many
 from tracestill.data_pipeline.sampling.files.trace_store import TraceStore
 from tracestill.data_pipeline.sampling.readers.chain import Chain
 from tracestill.data_pipeline.sampling.splits.near import MISSING, NearConfig, Pair, near_pairs
@@ -217,6 +217,11 @@ def from_files(config: QuestionsConfig, seed: int, gold_of: GoldOf | None) -> Po
         found = gather(config.all_files(), chain.answer, with_traces=False)
     else:
         found = gather(config.all_files(), gold_of, with_traces=True)
+    if not found.questions and not found.rejected:
+        raise InputError(f"{config.source}: there is no row in it")
+    if not found.questions:
+        first, reasons = found.rejected[0], listed(by_reason(found.rejected))
+        raise InputError(f"{first.where}: {first.detail}. None of {found.total} lines can be used ({reasons})")
     says_split = any(question.split for question in found.questions)
     refuse_too_many(found.rejected, found.total, config.max_rejected, MAX_REJECTED, "lines")
     pairs: list[Pair] | None = []

@@ -12,6 +12,7 @@ from tracestill.data_pipeline.sampling.files.rejected import Rejected
 from tracestill.data_pipeline.sampling.heard import Unusable, heard
 from tracestill.data_pipeline.sampling.journal import Journal, Key
 from tracestill.data_pipeline.sampling.readers.chain import Chain, Read, Unread
+from tracestill.data_pipeline.sampling.readers.marks import Marked
 from tracestill.data_pipeline.sampling.teachers import Said, Solution
 from tracestill.data_pipeline.sampling.wanted import Wanted
 from tracestill.data_pipeline.selection.answers import number
@@ -38,33 +39,35 @@ class Reader:
 
     def row(self, sample: Wanted, said: Solution | Said) -> dict[str, Any] | None:
         question = self.by_id[sample.key.question_id]
-        raw, reader = "", ""
+        read = self.read(question, said)
+        if isinstance(read, Unread):
+            self.reject(sample, read.reason, read.detail, said)
+            return None
+        solution: Solution | Said | Unusable = said
         if isinstance(said, Said):
-            read = self.read(question, said)
-            if isinstance(read, Unread):
-                self.reject(sample, read.reason, read.detail, said)
-                return None
-            raw, reader = said.raw, read.reader
-            if said.reasoning:
-                raw = f"{said.reasoning}\n\n{said.raw}"
             solution = heard(Solution(read.trace, read.answer, None, said.weight))
-            assert isinstance(solution, Solution), solution
-            self.readers[reader] += 1
-            self.checks.update(reason for reason, _ in read.faults)
-        else:
-            solution = said
-        row = row_of(question, sample.key, solution, raw, reader)
+            if isinstance(solution, Unusable):  # a reader of the user's may give anything
+                self.reject(sample, solution.reason, solution.detail, said)
+                return None
+        assert isinstance(solution, Solution)
+        row = row_of(question, sample.key, solution, text_of(said) if isinstance(said, Said) else "", read.reader)
         if fault := weight_fault(row["weight"]):  # each is one, their product is not
             self.reject(sample, "bad_weight", f"its weight {said.weight} times its question's: {fault}", said)
             return None
+        self.readers.update([read.reader] if read.reader else [])
+        self.checks.update(reason for reason, _ in read.faults)
         return row
 
-    def read(self, question: Question, said: Said) -> Read | Unread:
+    def read(self, question: Question, said: Solution | Said) -> Read | Unread:
         """Trace and answer, or why there is no record in it."""
-        read = self.chain.read(said, number(question.gold) is not None)
+        if isinstance(said, Solution):  # it gave them by itself
+            read: Read | Unread = self.chain.checked(Marked(said.trace, said.answer), "")
+        else:
+            read = self.chain.read(said, number(question.gold) is not None)
         return read if isinstance(read, Unread) else self.chain.rejects(read) or read
 
     def reject(self, sample: Wanted, reason: str, detail: str, said: Solution | Said) -> None:
+        """Note that a sample gives no record."""
         self.rejected.append(rejection(sample, Unusable(reason, detail, text_of(said))))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -172,9 +171,8 @@ def refuse_doubles(wanted: Sequence[Wanted]) -> None:
 
 def replayed(missing: Sequence[Wanted]) -> Iterator[list[Wanted]]:
     """Recorded traces, some at a time."""
-    left = (each for each in missing if each.place is not None)
-    while some := list(itertools.islice(left, REPLAYED)):
-        yield some
+    left = [each for each in missing if each.place is not None]
+    yield from (left[at : at + REPLAYED] for at in range(0, len(left), REPLAYED))
 
 
 def replay(sample: Wanted, traces: TraceStore) -> Said | Unusable:
@@ -186,10 +184,10 @@ def replay(sample: Wanted, traces: TraceStore) -> Said | Unusable:
 
 def unusable(reader: Reader, question: Question, said: Solution | Said | Unusable) -> Unusable | None:
     """Why what a teacher said gives no record, if it is seen at once."""
-    if isinstance(said, Said):
-        read = reader.read(question, said)
-        return Unusable(read.reason, read.detail, text_of(said)) if isinstance(read, Unread) else None
-    return said if isinstance(said, Unusable) else None
+    if isinstance(said, Unusable):
+        return said
+    read = reader.read(question, said)
+    return Unusable(read.reason, read.detail, text_of(said)) if isinstance(read, Unread) else None
 
 
 def refuse_unknown_kinds(solution: Solution, key: Key, kinds: Kinds) -> None:

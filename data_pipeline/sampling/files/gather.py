@@ -7,6 +7,7 @@ not. Nothing is held of a file but the row in hand.
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from tracestill.data_pipeline.sampling.files.formats import Part, parts_of
 from tracestill.data_pipeline.sampling.files.lines import Bad, Row, rejected
 from tracestill.data_pipeline.sampling.files.posings import Posing, Reading
 from tracestill.data_pipeline.sampling.files.rejected import Rejected
-from tracestill.data_pipeline.sampling.files.rows import rows_of
+from tracestill.data_pipeline.sampling.files.rows import DELIMITERS, rows_of
 from tracestill.data_pipeline.sampling.files.shapes import LOOKED_AT, Shape, recognise
 from tracestill.data_pipeline.sampling.files.trace_store import TraceStore
 from tracestill.data_pipeline.sampling.teachers import Said
@@ -30,6 +31,8 @@ from tracestill.data_pipeline.selection.answers import same_answer
 
 RANK = {"": 0, "train": 1, "validation": 2, "test": 3}  # of two splits that rows name, the one held out further counts
 ROW_LIMIT = 20 * LOOKED_AT  # rows that are read to find enough good ones to look at
+LOOKED_THROUGH = 1 << 22  # bytes of them
+WORKED = re.compile(r"####|\\boxed\{|\nA: |[Tt]he answer is ")  # in a gold answer: it is a worked solution
 PLAIN = FieldsConfig(question="question", gold="gold")
 
 GoldOf = Callable[[Said], "str | None"]
@@ -121,20 +124,20 @@ def gather(files: Sequence[FileConfig], gold_of: GoldOf, *, with_traces: bool) -
 def looked_at(file: FileConfig, part: Part) -> tuple[Shape, Iterator[tuple[str, Row]]]:
     """The shape of a part's rows, and all of them. Raises InputError if there is no telling the question."""
     rows = rows_of(part, file.columns)
-    first, good = [], []
+    first, good, size = [], [], 0
     for pair in itertools.islice(rows, ROW_LIMIT):
         first.append(pair)
+        size += len(pair[1].text or "")
         if pair[1].data is not None:
             good.append(pair[1].data)
-        if len(good) == LOOKED_AT:
+        if len(good) == LOOKED_AT or size > LOOKED_THROUGH:
             break
     shape = recognise(good) if good else Shape("question/gold", PLAIN)
     given = file.fields.said()
     if shape is None and not (given.get("question") or given.get("messages")):
         names = ", ".join(sorted({str(name) for row in good for name in row}))
-        raise InputError(
-            f"{part.place}: which field holds the question? There are {names:.300}; name it by fields.question"
-        )
+        how = "its columns by columns" if part.format in DELIMITERS else "it by fields.question"
+        raise InputError(f"{part.place}: which field holds the question? There are {names:.300}; name {how}")
     named = {name: None if value == NONE else value for name, value in given.items()}
     fields = (shape or Shape("", FieldsConfig())).fields.model_copy(update={**named, "metadata": file.fields.metadata})
     name = "as the recipe says" if given else shape.name if shape else ""
@@ -176,6 +179,8 @@ def take(
     with_traces: bool,
 ) -> None:
     """Add what a row says to what is known of its question."""
+    if posing.gold is not None and WORKED.search(posing.gold):
+        posing = posing._replace(gold=gold_of(Said(posing.gold)) or posing.gold)
     question_id = content_id(posing.question)
     split = posing.split or file.split or split
     held = posed.get(question_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,6 +39,11 @@ def by_reason(rejected: Sequence[Rejected]) -> dict[str, int]:
     return dict(sorted(Counter(each.reason for each in rejected).items()))
 
 
+def listed(counts: Mapping[str, int]) -> str:
+    """``not_json 3, no_gold 1``."""
+    return ", ".join(f"{reason} {count}" for reason, count in counts.items())
+
+
 def refuse_too_many(rejected: Sequence[Rejected], total: int, share: float, field: str, what: str) -> None:
     """Raise InputError, in one line that begins with the first one's place, if more than ``share`` of ``total`` are."""
     if len(rejected) <= share * total:
@@ -46,7 +51,7 @@ def refuse_too_many(rejected: Sequence[Rejected], total: int, share: float, fiel
     first = rejected[0]
     others = ", ".join(each.where for each in rejected[1 : NAMED + 1])
     more = f"; so are {others}{' and others' if len(rejected) > NAMED + 1 else ''}" if others else ""
-    counts = ", ".join(f"{reason} {count}" for reason, count in by_reason(rejected).items())
+    counts = listed(by_reason(rejected))
     raise InputError(
         f"{first.where}: {first.detail}{more}. {len(rejected)} of {total} {what} cannot be used ({counts}), more than "
         f"{field} = {share:g} allows: mend them, or raise it to go on without them"

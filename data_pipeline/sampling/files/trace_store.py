@@ -7,8 +7,10 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
+from tracestill.data_pipeline.base.room import needs_room
 from tracestill.data_pipeline.sampling.teachers import Said
 
 IN_MEMORY = 1 << 25  # bytes; beyond these a temporary file holds them
@@ -46,8 +48,9 @@ class TraceStore:
         payload = json.dumps([said.raw, said.reasoning, said.answer, said.finish, said.weight]).encode()
         digest = hashlib.sha256(payload).hexdigest()[:16]
         place = Place(self.end, sys.intern(teacher), sys.intern(system), digest, file, row)
-        self.file.seek(self.end)
-        self.file.write(len(payload).to_bytes(4, "little") + payload)
+        with needs_room(Path(tempfile.gettempdir()), "nothing was begun"):
+            self.file.seek(self.end)
+            self.file.write(len(payload).to_bytes(4, "little") + payload)
         self.end += 4 + len(payload)
         self.places.setdefault(question_id, []).append(place)
 

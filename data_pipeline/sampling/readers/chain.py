@@ -99,17 +99,21 @@ class Chain:
         fault = thought.fault if thought is not None else ""
         if found is None:
             return unread(raw, fault, said.finish, self.checks)
+        return self.checked(found, "+".join([*by, name]), fault, said.finish, given=name == GIVEN)
+
+    def checked(self, found: Marked, reader: str, fault: str = "", finish: str = "", *, given: bool = False) -> Read:
+        """A trace with what the checks find in it: ``fault`` as of ``Thought``, ``given`` as in ``faults``."""
         seen = faults(
             found.trace,
             found.answer,
             found.after,
             thought_fault=fault,
-            finish=said.finish,
-            given=name == GIVEN,
+            finish=finish,
+            given=given,
             wanted=self.wanted,
         )
         ordered = sorted(seen, key=lambda each: getattr(self.checks, each[0]) != "reject")
-        return Read(found.trace, found.answer, "+".join([*by, name]), tuple(ordered))
+        return Read(found.trace, found.answer, reader, tuple(ordered))
 
     def answer(self, said: Said) -> str | None:
         """The answer that a text gives, whatever is asked for; None if no reader reads it, or a check rejects it."""

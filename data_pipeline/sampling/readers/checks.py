@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tracestill.data_pipeline.sampling.readers.symbols import symbol_in
+from tracestill.data_pipeline.sampling.readers.thought import tag_in
 from tracestill.data_pipeline.selection.answers import normal_text, number, numbers_in, same_answer
 
 Policy = Literal["reject", "count", "ignore"]
@@ -25,7 +26,9 @@ class ChecksConfig(BaseModel):
 
     unfinished: Policy = Field("reject", description="a thought that opens and never closes, or was cut at its length")
     second_close: Policy = Field("reject", description="a thought that closes twice, or text with tags after it")
-    control_symbol: Policy = Field("reject", description="a control symbol such as <|im_end|> inside of the text")
+    control_symbol: Policy = Field(
+        "reject", description="a control symbol such as <|im_end|>, or a tag such as <think>, inside of the text"
+    )
     repeats: Policy = Field("reject", description="a trace that ends in one piece repeated four times or more")
     after_answer: Policy = Field("count", description="text behind the answer; it is no part of the trace")
     answer_not_in_text: Policy = Field("count", description="an answer given apart that the text never says")
@@ -47,7 +50,7 @@ def faults(
         yield "unfinished", f"it ended by {finish!r}" if finish in CUT else "its thought opens and never closes"
     if "second_close" in wanted and thought_fault == "second_close":
         yield "second_close", "its thought closes twice"
-    if "control_symbol" in wanted and (symbol := symbol_in(trace) or symbol_in(answer)):
+    if "control_symbol" in wanted and (symbol := symbol_in(trace) or symbol_in(answer) or tag_in(trace)):
         yield "control_symbol", f"it holds {symbol!r} as text"
     if "repeats" in wanted and (piece := loop(trace)):
         yield "repeats", f"it ends in {piece!r:.80} again and again"

@@ -38,13 +38,15 @@ def split_thought(text: str) -> Thought | None:
     if not tags:
         return None
     first, closes = tags[0]
-    if not closes and text[: first.start()].strip():
-        return None  # words before it: the tag is spoken of, or it is not the beginning
-    begin = 0 if closes else first.end()
+    before = "" if closes else text[: first.start()].strip()
     shut = [match for match, is_close in tags if is_close]
+    if before and not shut:
+        return None  # words before it, and no end: the tag is spoken of
+    begin = 0 if closes else first.end()
     if not shut:
         return Thought(text[begin:].strip(), "", "unfinished")
-    thought, rest = text[begin : shut[0].start()].strip(), text[shut[0].end() :]
+    inside, rest = text[begin : shut[0].start()].strip(), text[shut[0].end() :]
+    thought = f"{before}\n{inside}".strip()  # what it says before it thinks
     fault = "second_close" if len(shut) > 1 else "unfinished" if reopened(tags, shut[0]) else ""
     return Thought(thought, AROUND.sub("", AROUND.sub("", rest)).strip(), fault)
 
@@ -52,3 +54,9 @@ def split_thought(text: str) -> Thought | None:
 def reopened(tags: list[tuple[re.Match[str], bool]], closed: re.Match[str]) -> bool:
     """Whether a thought is opened again behind the place where it closed, and stays open."""
     return any(not is_close and match.start() > closed.start() for match, is_close in tags)
+
+
+def tag_in(text: str) -> str:
+    """The first tag of a thought that stands in a text; empty if none does."""
+    found = TAG.search(text) if any(mark in text for mark in "<◁[") else None
+    return found[0] if found else ""

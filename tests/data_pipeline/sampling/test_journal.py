@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tracestill.data_pipeline.base.schema import Question, Span
+from tracestill.data_pipeline.sampling.heard import Unusable
 from tracestill.data_pipeline.sampling.journal import Journal, Key, binding_of
-from tracestill.data_pipeline.sampling.teachers import Solution
+from tracestill.data_pipeline.sampling.journal_pages import readable
+from tracestill.data_pipeline.sampling.teachers import Said, Solution
 
 KEY = Key("q1", "solver", "", 1.0, 0)
 SPANS = (Span(0, 9, "derive"),)
@@ -66,3 +68,18 @@ def test_writers_at_the_same_time_double_nothing(tmp_path: Path) -> None:
         list(pool.map(write, range(4)))
     with Journal(tmp_path / "journal.sqlite") as journal:
         assert journal.database.execute("SELECT count(*) FROM samples").fetchone() == (100,)
+
+
+def test_a_text_is_kept_unread_and_many_are_written_at_once(tmp_path: Path) -> None:
+    said = Said("raw\n#### 7", "thought", "7", "stop", 0.5), Said("raw"), SOLUTION, Unusable("not_text", "why", "said")
+    keys = [Key("q", "t", "", 1.0, n) for n in range(4)]
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        journal.add_all((key, "b" * 16, one) for key, one in zip(keys, said, strict=True))
+        asked = [(key, "b" * 16) for key in keys]
+        assert list(journal.rows(asked)) == list(zip(keys[:3], said[:3], strict=True))
+        assert list(journal.unusable(asked)) == [(keys[3], said[3])]
+        assert journal.check() == 4
+        journal.add_all([(keys[0], "b" * 16, Said("other"))])
+        assert next(journal.rows(asked))[1] == said[0], "nobody answers twice"
+    rows = readable(tmp_path / "journal.sqlite")
+    assert rows.count == 4, "a recovery takes unread texts over, too"

@@ -318,7 +318,7 @@ def test_empty_question_set(recipe):
     teachers = [{"name": "solver", "use": "digit_sum"}]
     write_recipe(recipe, questions={"source": "none.jsonl", "train": 1, "test": 1}, sample={"teachers": teachers})
     (line,) = refused("run", recipe)
-    assert "none.jsonl: 0 different questions" in line
+    assert "none.jsonl: there is no row in it" in line
     assert not list(Path("runs").rglob("*.parquet"))
     write_recipe(recipe)
     assert invoke("run", recipe, "--until", "sample").exit_code == 0, "a mended recipe may take the directory"

@@ -74,6 +74,7 @@ def check(counts: dict, records: list[dict], rejected: list[dict], total: int, p
     assert counts["out"] + sum(counts["rejected"].values()) == counts["asked"] + counts["from_journal"]
     assert {good(n)["question"] for n in range(GOOD)} <= {row["question"] for row in records}, "no good row is lost"
     assert len(rejected) == sum(source["rejected"].values()) + sum(counts["rejected"].values())
+    assert not any("\0" in row["question"] + row["raw"] + row["gold"] for row in records)
     for row in rejected:
         assert row["file"].startswith(place)
         assert row["row"] >= 1
@@ -140,7 +141,7 @@ def test_bad_records_of_other_formats(tmp_path: Path, form: str) -> None:
     counts, records, rejected = sampled(tmp_path, path, test=0)
     if form in ("parquet", "arrow"):
         assert "not_utf8" in {row["reason"] for row in rejected}
-        records.append(good(3))
+        records.append({**good(3), "raw": ""})
     check(counts, records, rejected, total, str(path))
     assert len(rejected) >= 5
 

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import sys
+import tracemalloc
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,20 +15,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tracestill.data_pipeline.base import schema
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, content_id, read_rows
 from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.data_pipeline.sampling import sample
+from tracestill.data_pipeline.sampling.files import gather, trace_store
 from tracestill.data_pipeline.sampling.questions import QuestionsConfig
 from tracestill.data_pipeline.sampling.sample import SampleConfig, run
 
 ASKED = {"teachers": [{"name": "t", "use": "recorded"}], "max_rejected": 0}
 
 
-def sampled(where: Path, source: Path | str, sample: dict | None = None, **questions: Any) -> tuple[list[dict], dict]:
+def sampled(
+    where: Path, source: Path | str, of_sample: dict | None = None, **questions: Any
+) -> tuple[list[dict], dict]:
     """Records and counts; all that are in the files, the held-out ones too."""
     run(
         QuestionsConfig.model_validate({"source": str(source), "test": 0, "max_rejected": 0, **questions}),
-        SampleConfig.model_validate({**ASKED, **(sample or {})}),
+        SampleConfig.model_validate({**ASKED, **(of_sample or {})}),
         seed=0,
         directory=where / "sample",
         journal=where / "journal.sqlite",
@@ -273,3 +279,39 @@ def test_two_traces_of_a_question_are_two_traces_and_a_change_is_one_new_sample(
     assert (records, counts["asked"], counts["rejected"]) == ([], 0, {"unread": 3}), (
         "read in another way, asked of nobody"
     )
+
+
+def test_traces_are_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather, "LOOKED_THROUGH", 1 << 18)
+    monkeypatch.setattr(trace_store, "IN_MEMORY", 1 << 18)
+    monkeypatch.setattr(schema, "CHARACTERS", 1 << 18)
+    monkeypatch.setattr(sample, "REPLAYED", 4)
+    path = tmp_path / "long.jsonl"
+    with path.open("w") as file:
+        for n in range(80):
+            row = {
+                "question": f"{n} and?",
+                "trace": f"{n} and so on, " * 6_000 + f"\n#### {n}",
+                "gold": n,
+            }
+            file.write(json.dumps(row) + "\n")
+    sampled(tmp_path / "before", write(tmp_path / "one.jsonl", SHAPES["gsm8k"][0]))  # what it imports is not counted
+    config = QuestionsConfig.model_validate({"source": str(path), "test": 0, "near_duplicates": {"policy": "ignore"}})
+    tracemalloc.start()
+    run(
+        config,
+        SampleConfig.model_validate({**ASKED, "checks": {"repeats": "ignore"}}),
+        seed=0,
+        directory=tmp_path / "s",
+        journal=tmp_path / "j.sqlite",
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert path.stat().st_size > 6e6
+    assert peak < 3e6
+
+
+def test_a_worked_solution_as_gold_answer_is_read(tmp_path: Path) -> None:
+    row = {"question": Q, "ground_truth": f"{T}\nA: 7", "output": "The answer is 8."}
+    (record,), _ = sampled(tmp_path, write(tmp_path / "a.jsonl", row))
+    assert (record["gold"], record["answer"]) == ("7", "8")

@@ -28,6 +28,7 @@ def read(raw: str, numeric: bool | None = True, **more: object) -> Read | Unread
         ("3 + 4 = 7\n</think>\n\nThe answer is 7.", "3 + 4 = 7", "7", "think+sentence"),  # opened by the prompt
         ("<think>\n\n</think>\n\n3 + 4 = 7\n#### 7", "3 + 4 = 7", "7", "think+hashes"),  # no thought
         ("[THINK]a[/THINK]7", "a", "7", "think+last_number"),
+        ("Sure.\n<think>a</think>7", "Sure.\na", "7", "think+last_number"),
         ("◁think▷a◁/think▷7", "a", "7", "think+last_number"),
         ("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>It is 7.<|return|>",
          "a", "7", "think+last_number"),
@@ -80,6 +81,7 @@ def test_texts_are_answers_where_no_number_is_asked_for() -> None:
         ("<think>a</think>b<think>7", {}, "unfinished"),
         ("<think>a <|im_start|> b</think>7", {}, "control_symbol"),
         ("x" * 50 + " It is not so. Or is it? Wait, it may be." * 30, {"answer": "7"}, "repeats"),
+        ("The tag <think> begins it.\n#### 7", {}, "control_symbol"),
         ("no number at all", {}, "unread"),
         ("</s>", {}, "empty"),
     ],
