@@ -17,11 +17,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.trainer.assembly import job
+from tracestill.trainer.assembly import resume
+from tracestill.trainer.assembly.job import Job, Progress
 from tracestill.trainer.checkpoint import checkpoint
 from tracestill.trainer.checkpoint.files import STATE
 from tracestill.trainer.engine import zero
 from tracestill.trainer.ranks.placement import Placement
+from tracestill.trainer.weighting import Weighting
 
 WORKER = Path(__file__).with_name("checkpoint_worker.py")
 STAGES = ("0", "1", "2", "3")
@@ -269,16 +271,14 @@ def test_what_was_passed_over_when_resuming_pushes_out_no_good_one(tmp_path, mon
     directory, who = tmp_path / "checkpoints", {"of": "this"}
     for step in (100, 137):
         checkpoint.save(fake_engine(), directory, step, {"identity": who}, keep=2)
-    monkeypatch.setattr(job, "newest", lambda of: directory / "step-000100")
-    monkeypatch.setattr(job, "restore", lambda weighting, state: None)
-    progress = job.Progress()
+    monkeypatch.setattr(resume, "newest", lambda of: directory / "step-000100")
     made = SimpleNamespace(
-        **{"directory": tmp_path, "checkpoints": directory, "identity": who, "placement": placement},
-        **{"progress": progress, "weighting": None, "engine": fake_engine()},
+        **{"directory": tmp_path, "checkpoints": directory, "identity": who, "placement": placement, "leads": True},
+        **{"progress": Progress(), "weighting": Weighting(), "engine": fake_engine(), "threads": None},
         **{"steps": 200, "console": Console(file=io.StringIO())},
         load=lambda path: {"step": 100, "skips": 0, "best": None},
     )
-    job.open_directory(made, "auto")
+    resume.open_directory(made, "auto")
     checkpoint.save(fake_engine(), directory, 200, {"identity": who}, keep=2)
     assert sorted(path.name for path in directory.iterdir()) == ["step-000100", "step-000200"]
 
@@ -343,10 +343,11 @@ def test_a_checkpoint_of_another_student_is_refused(tmp_path):
     ],
 )
 def test_other_ranks_or_threads_than_made_a_checkpoint_are_told(made_by, said, monkeypatch):
-    monkeypatch.setattr(job.torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     heard = Console(file=io.StringIO())
-    engine = SimpleNamespace(ranks=4, device=torch.device("cpu"))
-    job.tell_other_ranks(SimpleNamespace(engine=engine, console=heard), made_by)
+    made = SimpleNamespace(engine=SimpleNamespace(ranks=4, device=torch.device("cpu")), console=heard)
+    made.threads = Job.threads.fget(made)
+    resume.tell_other_ranks(made, made_by)
     assert said in heard.file.getvalue()
     assert bool(said) == bool(heard.file.getvalue())
 
