@@ -43,7 +43,8 @@ def statistics(
         active=torch.arange(len(rows), device=rows.device),
         **logits,
     )
-    found[:, [Statistic.WEIGHT, Statistic.WEIGHTED_NLL]] = 0.0
+    for column in (Statistic.WEIGHT, Statistic.WEIGHTED_NLL):  # a list as the index would make the host wait for a GPU
+        found[:, column] = 0.0
     return found
 
 

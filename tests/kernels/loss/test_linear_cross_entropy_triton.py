@@ -72,7 +72,7 @@ def test_no_register_spills_as_launched(compiled, target):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("vocabulary", [32000, 50257])
 def test_no_host_sync_and_no_recompilation_on_a_gpu(vocabulary):
-    from tracestill.kernels.loss import linear_cross_entropy
+    from tracestill.kernels.loss import linear_cross_entropy, linear_cross_entropy_rows
     from tracestill.kernels.loss.triton_pass import chunk_kernel
 
     def step(rows):
@@ -81,13 +81,15 @@ def test_no_host_sync_and_no_recompilation_on_a_gpu(vocabulary):
         weights[:rows] = 1.0
         active = torch.arange(rows).cuda()
         targets, kinds = torch.randint(0, vocabulary, (512,)).cuda(), torch.zeros(512, dtype=torch.uint8).cuda()
-        weights, scale = weights.cuda(), torch.tensor(0.5).cuda()
+        weights, scales = weights.cuda(), (0.5, torch.tensor(0.5).cuda(), torch.tensor([0.5, 1.0, 2.0]).cuda())
         torch.cuda.set_sync_debug_mode("error")
         try:
-            loss, _ = linear_cross_entropy(
-                hidden, head, targets, weights, kinds, num_kinds=3, active=active, scale=scale, chunk_rows=128
-            )
-            (loss * 2).backward()
+            for scale in scales:
+                loss, _ = linear_cross_entropy(
+                    hidden, head, targets, weights, kinds, num_kinds=3, active=active, scale=scale, chunk_rows=128
+                )
+                (loss * 2).backward()
+            linear_cross_entropy_rows(hidden, head, targets, active=active, chunk_rows=128)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 

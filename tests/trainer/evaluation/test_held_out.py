@@ -52,9 +52,11 @@ def test_ranks_share_the_documents_and_measure_equally_often(store, ranks):
 
 def test_every_target_weighs_one_but_those_after_a_cut(store):
     held = HeldOut(store, KINDS, split="test", capacity=CAPACITY, documents=20, pad_id=0)
-    rows = [micro.packed for micro in walk(held, 0, 1)]
+    micro_steps = walk(held, 0, 1)
+    rows = [micro.packed for micro in micro_steps]
     weighed = sum(float(row.loss_weight.sum()) for row in rows)
     targets = sum(int((store.kinds(d)[1:] != 0).sum()) for d in range(20))
     assert int((store.kinds(3)[1:] == 0).sum()) > 0
     assert weighed == targets
+    assert {micro.scale for micro in micro_steps} == {1 / targets}, "the log's weights are shares of the targets"
     assert {value for row in rows for value in row.loss_weight.tolist()} == {0.0, 1.0}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny_step
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.kernels.pack import pack
@@ -140,3 +141,27 @@ def test_padding_is_not_looked_at_nor_a_row_without_documents(student):
     student.eval()
     student(packed, 1.0)
     assert torch.equal(sums, before), "measuring adds nothing"
+
+
+class Operations(TorchDispatchMode):
+    """Notes what torch is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.names.append(str(operation))
+        return operation(*args, **(kwargs or {}))
+
+
+def test_nothing_is_set_by_an_index_that_the_host_makes(student):
+    """A list of columns, say, would be copied to a GPU, and the host wait for it."""
+    packed, _ = row()
+    hidden, head = student.hidden_states(packed).detach(), student.head[0]
+    with Operations() as asked:
+        found = unweighted.statistics(hidden, head.weight, head.bias, packed, head.num_kinds, head.logits)
+    assert found[:, 2].sum() > 0
+    assert not found[:, :2].any()
+    assert "aten.sort.stable" in asked.names
+    assert "aten.index_put_.default" not in asked.names
