@@ -38,9 +38,9 @@ def linear_cross_entropy_rows(
 ) -> RowLosses:
     """Cross-entropy, entropy and most likely token of every row, by the pass that `linear_cross_entropy` takes.
 
-    Logits of more than one chunk never exist, and nothing waits for a GPU. Options are those of
-    `linear_cross_entropy`. Raises ValueError for shapes, types or options that do not fit, and on a CPU for targets
-    out of range.
+    No gradient comes from it: take `linear_cross_entropy` for one. Logits of more than one chunk never exist, and
+    nothing waits for a GPU. Options are those of `linear_cross_entropy`. Raises ValueError for shapes, types or options
+    that do not fit, and on a CPU for targets out of range.
     """
     rows = len(hidden)
     ones = torch.ones(rows, dtype=torch.float32, device=hidden.device)
