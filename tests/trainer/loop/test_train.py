@@ -200,7 +200,7 @@ def test_keep_0_leaves_no_checkpoint_once_exported(trained):
 
 def test_patience_ends_training_and_is_restored(trained):
     root, found = trained
-    assert found["chosen"] == {"stopped": True, "waited": 1, "complete": True, "steps": 7}
+    assert found["chosen"] == {"stopped": True, "waited": 1, "complete": True, "steps": 7, "ended": 7}
     held_out = [line for line in log(root, "chosen") if line.get("event") == "held_out"]
     assert [line["step"] for line in held_out] == [*range(8)]
     assert {line["split"] for line in held_out} == {"validation"}

@@ -26,6 +26,7 @@ from tracestill.trainer.faults import stopping
 from tracestill.trainer.ranks.phases import Phase
 from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.train import finish, train
+from tracestill.trainer.weighting.by_token import RandomDrop
 
 SCRIPT = {0: 9.0, 1: 5.0, 2: 4.0, 3: 4.5, 4: 3.0, 5: 3.5, 6: 3.0, 7: 3.7, 8: 1.0}  # metric after each step
 
@@ -139,7 +140,19 @@ def faulty(root: Path) -> dict[str, Any]:
     return {"said": said, "step": job.progress.step}
 
 
+def keep_count() -> None:
+    """From now on the weighting counts the steps that have ended."""
+
+    def end_step(self: Any) -> None:
+        self.ended = getattr(self, "ended", 0) + 1
+
+    RandomDrop.end_step = end_step  # type: ignore[method-assign]
+    RandomDrop.state = lambda self: {"ended": self.ended}  # type: ignore[method-assign]
+    RandomDrop.load_state = lambda self, state: setattr(self, "ended", state["ended"])  # type: ignore[method-assign]
+
+
 def chosen(root: Path) -> dict[str, Any]:
+    keep_count()
     job = scripted(start(root, None))
 
     def ask(step: int, loss: Any) -> Any:
@@ -156,7 +169,8 @@ def chosen(root: Path) -> dict[str, Any]:
     again = scripted(start(root, "auto"))
     waited = again.progress.best.waited if again.progress.best else None
     complete = go(again)
-    return {"stopped": stopped, "waited": waited, "complete": complete, "steps": again.progress.step}
+    ended = again.weighting.ended  # type: ignore[attr-defined]
+    return {"stopped": stopped, "waited": waited, "complete": complete, "steps": again.progress.step, "ended": ended}
 
 
 def full_disk(root: Path) -> dict[str, Any]:
