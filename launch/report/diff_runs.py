@@ -14,6 +14,7 @@ from tracestill.data_pipeline.base.stage import output_digest, read_manifest
 from tracestill.data_pipeline.guards.secret import mask_data
 from tracestill.data_pipeline.guards.visible import visible
 from tracestill.launch.report.report import gather_training, read_json
+from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory, differing
 
 NOT_ALIKE = ", otherwise weighted or laid out: no comparison"
@@ -46,9 +47,14 @@ def compared(first: RunDirectory, second: RunDirectory, arms: list[str]) -> list
     unlike = [
         f"{arm}: training loss"
         for arm in arms
-        if len({str((own.weighting, own.encode)) for own in (run.recipe.for_arm(arm) for run in (first, second))}) > 1
+        if len({str(summed_up(run.recipe.for_arm(arm))) for run in (first, second)}) > 1
     ]
     return [(f"{what}{NOT_ALIKE}" if what in unlike else what, one, other) for what, one, other in rows]
+
+
+def summed_up(own: Recipe) -> tuple[Any, ...]:
+    """What decides what an arm's training loss is the sum of."""
+    return own.weighting, own.train.loss_terms, own.encode
 
 
 def at(recipe: dict[str, Any], name: str) -> Any:

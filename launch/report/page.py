@@ -72,7 +72,7 @@ def curves(found: Found) -> str:
     def of(arms: Sequence[str], values: dict[str, list[tuple[float, float]]]) -> dict[str, list[tuple[float, float]]]:
         return {arm: points if arm in arms else [] for arm, points in values.items()}
 
-    weighted = alike(found, list(trained), "weighting", "documents")  # only these share an axis
+    weighted = alike(found, list(trained), "weighting", "loss", "documents")  # only these share an axis
     same = alike(found, list(trained), "tokenizer")
 
     def each(title: str, groups: list[list[str]], *values: dict[str, list[tuple[float, float]]]) -> list[str]:
@@ -104,8 +104,9 @@ def curves(found: Found) -> str:
         body.append([*cells, f"{rate:,.0f}", f"{row['loss']:.4f}", seconds(row["seconds"])])
     heads = ["arm", "steps", "epochs", "tokens", "tokens a second", "last loss, weighted", "time"]
     apart = (
-        " Arms whose weighting or layout of documents differs have charts of their own for what is weighted (loss, "
-        "gradient), and these numbers do not compare; losses by kind do, since every target counts once."
+        " Arms whose weighting, terms of the loss or layout of documents differ have charts of their own for what "
+        "is weighted (loss, gradient), and these numbers do not compare; losses by kind do, since every target counts "
+        "once."
         if weighted[1:]
         else ""
     )

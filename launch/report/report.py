@@ -107,6 +107,7 @@ def gather_arm(run: RunDirectory, arm: str, manifests: dict[str, Any]) -> dict[s
         "overrides": run.recipe.arms.get(arm, {}),
         "trains": recipe.train.trains,
         "weighting": recipe.weighting.model_dump(mode="json"),
+        "loss": recipe.train.loss_terms,
         "documents": recipe.encode.model_dump(mode="json"),
         "tokenizer": recipe.encode.tokenizer.model_dump(mode="json"),
         "selection": (manifests["select"] or {}).get("counts"),

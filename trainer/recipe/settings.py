@@ -143,6 +143,11 @@ class TrainConfig(BaseModel):
     def trains(self) -> bool:
         return self.steps != 0
 
+    @property
+    def loss_terms(self) -> dict[str, float]:
+        """What a target costs beside its nll. Losses of trainings that differ in it do not compare."""
+        return {"label_smoothing": self.label_smoothing, "z_loss": self.z_loss}
+
     @field_validator("stop_after", "checkpoint_interval")
     @classmethod
     def _duration(cls, text: str | None) -> str | None:

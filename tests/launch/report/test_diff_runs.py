@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 from tracestill.launch import cli
 from tracestill.launch.report.diff_runs import change, diff_runs, show
 from tracestill.launch.run.stages import compared
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 
 def diff(first, second):
@@ -69,10 +70,16 @@ def test_a_weighted_loss_has_no_difference_to_one_of_another_weighting(runs):
     assert change(*row) == "="
 
 
+def test_a_loss_with_another_term_has_no_difference_either(runs):
+    recipe = runs[0].recipe
+    train = recipe.train.model_copy(update={"z_loss": 0.01})
+    other = RunDirectory(runs[0].root, recipe.model_copy(update={"train": train}))
+    (row,) = [row for row in diff(runs[0], other)["results"] if row[0].startswith("traces: training loss")]
+    assert row[0].endswith("no comparison")
+
+
 def test_versions_come_from_the_manifests(runs, tmp_path):
     import shutil
-
-    from tracestill.trainer.recipe.run_directory import RunDirectory
 
     shutil.copytree(runs[0].root, tmp_path / "old")
     manifest = tmp_path / "old/arms/traces/plan/manifest.json"

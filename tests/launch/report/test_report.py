@@ -219,11 +219,12 @@ def test_losses_of_different_weightings_share_no_axis(tmp_path):
         "heavy": {"weighting": {"weights": {"trace": 3}}},
         "spans": {"weighting": {"normaliser": "spans"}},
         "short": {"encode": {"trace": "drop"}},
+        "smooth": {"train": {"label_smoothing": 0.1}},
     }
     run = variants(tmp_path, arms)
     page = finished(run, dict.fromkeys(["traces", *arms], 0.5))
     for what in ("loss, weighted", "norm of the gradient"):
-        groups = ("traces, faster", "heavy", "spans", "short")
+        groups = ("traces, faster", "heavy", "spans", "short", "smooth")
         assert captions(page, what) == [f"{what}: {group}" for group in groups]
     assert captions(page, "loss of answer") == ["loss of answer"], "every target counts once there"
     first = re.search(r"<figcaption>loss, weighted: heavy</figcaption>.*?</svg>", page, re.S)[0]
