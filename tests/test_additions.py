@@ -175,6 +175,73 @@ def test_a_stage_that_is_none(folder, stages, said):
     assert not (folder / "run").exists()
 
 
+LAZY = """
+from pathlib import Path
+from tracestill.data_pipeline.base.stage import stage
+from tracestill.launch.run.stage_spec import StageSpec
+
+def nothing(work, console):
+    pass
+
+def of_others(work, console):
+    with stage(work.directory, work.stage, {}, {}):
+        pass
+
+def words(work, console):
+    with stage(work.directory, work.stage, work.config, work.inputs) as writing:
+        writing.counts = {"words": len(Path(work.case.recipe.stages["lengths"].options["words"]).read_text().split())}
+
+read = lambda case: ({}, case.reads("select"))
+early = lambda case: ({}, case.reads("train"))
+NOTHING, OTHERS, EARLY = StageSpec("", read, nothing), StageSpec("", read, of_others), StageSpec("", early, nothing)
+"""
+
+
+@pytest.mark.parametrize(
+    ("use", "said"),
+    [
+        ("NOTHING", "stages.lengths: has left no result of this work in run/arms/traces/lengths; write it in"),
+        ("OTHERS", "stages.lengths: has left no result of this work in run/arms/traces/lengths; write it in"),
+        ("EARLY", "stages.lengths: no stage 'train' of arm traces comes before it; known: sample, select"),
+    ],
+)
+def test_a_stage_that_breaks_the_contract(folder, use, said):
+    (folder / "my_stage.py").write_text(LAZY)
+    stages = {"lengths": {"use": f"my_stage:{use}", "after": "select"}}
+    found = invoke("run", write_recipe(folder, stages=stages, arms={}), "--run-dir", "run", "--until", "lengths")
+    assert found.exit_code == 2
+    assert f"error: {said}" in found.output
+
+
+def test_a_stage_is_done_anew_when_a_file_that_its_options_name_has_changed(folder):
+    more = """
+from pydantic import BaseModel
+
+class Options(BaseModel):
+    words: str
+
+WORDS = StageSpec("", read, words, Options=Options)
+"""
+    (folder / "my_stage.py").write_text(LAZY + more)
+    (folder / "words.txt").write_text("so thus")
+    stages = {"lengths": {"use": "my_stage:WORDS", "after": "select", "options": {"words": "words.txt"}}}
+    ran = ("run", write_recipe(folder, stages=stages, arms={}), "--run-dir", "run", "--until", "lengths")
+    assert "words 2" in outcome(invoke(*ran))["lengths"]
+    assert "up to date" in outcome(invoke(*ran))["lengths"]
+    (folder / "words.txt").write_text("so thus then")
+    told = invoke(*ran).output
+    assert "done anew: options.words changed" in told
+    assert "words 3" in told
+
+
+def test_stages_behind_the_same_one_come_in_the_recipes_order(folder):
+    (folder / "my_stage.py").write_text(STAGE)
+    after = {"a": "select", "b": "select", "c": "a"}
+    stages = {name: {"use": "my_stage:LENGTHS", "after": stage} for name, stage in after.items()}
+    names = command_names(load_recipe(write_recipe(folder, stages=stages)))
+    assert names[:6] == ["sample", "select", "a", "b", "c", "encode"]
+
+
 def test_the_registry_is_what_others_read():
     assert command_names() == ["sample", "select", "encode", "plan", "train", "evaluate", "report"]
     assert [spec.name for spec in STAGES if spec.does_it != spec.name] == ["tokenizer"]

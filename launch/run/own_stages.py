@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from tracestill.data_pipeline.base import own_modules
-from tracestill.data_pipeline.base.content import contents
+from tracestill.data_pipeline.base.content import contents, named_files
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.options import check_options
 from tracestill.data_pipeline.base.stage import CONTENTS, read_manifest
@@ -17,8 +17,9 @@ from tracestill.trainer.recipe.own_stage import OwnStage
 
 
 def own_stage(name: str, own: OwnStage) -> StageSpec:
-    """The record that ``use`` names, under the recipe's name for it. Its config also holds its options and the digests
-    of its files. Who only looks at a run imports nothing, and takes what a finished stage says of itself.
+    """The record that ``use`` names, under the recipe's name for it. Its config also holds its options, and the digests
+    of its files and of those that its options name. Who only looks at a run imports nothing, and takes what a finished
+    stage says of itself.
 
     Raises InputError if there is no such record.
     """
@@ -30,11 +31,23 @@ def own_stage(name: str, own: OwnStage) -> StageSpec:
         raise InputError(f"stages.{name}.use: {module} has no StageSpec '{variable}'")
 
     def identity(case: Case) -> Identity:
-        config, inputs = found.identity(case)
-        code = contents({f"stages.{name}.module": own_modules.files(module)}, case.run.memory)
-        return {**config, "options": own.options, CONTENTS: {**config.get(CONTENTS, {}), **code}}, inputs
+        try:
+            config, inputs = found.identity(case)
+        except InputError as error:
+            raise InputError(f"stages.{name}: {error}") from error
+        files = {f"stages.{name}.module": own_modules.files(module), **named_files(own.options, "options")}
+        held = {**config.get(CONTENTS, {}), **contents(files, case.run.memory)}
+        return {**config, "options": own.options, CONTENTS: held}, inputs
 
-    return replace(found, name=name, identity=identity, command="")
+    def do(work: Work, console: Console) -> None:
+        found.do(work, console)
+        if not work.is_current():  # nothing, or what the next run would not know as its own
+            raise InputError(
+                f"stages.{name}: has left no result of this work in {work.directory}; write it in "
+                "`with stage(work.directory, work.stage, work.config, work.inputs)`"
+            )
+
+    return replace(found, name=name, identity=identity, do=do, command="")
 
 
 def own_options(own: OwnStage | None, spec: StageSpec) -> Any:
@@ -49,7 +62,8 @@ def own_options(own: OwnStage | None, spec: StageSpec) -> Any:
 def as_held(name: str, case: Case) -> Identity:
     shared = case.run.root / name
     held = read_manifest(shared if shared.exists() else case.run.stage(case.arm, name)) or {}
-    return held.get("config", {}), case.reads(*held.get("inputs", {}))
+    inputs = {stage: case.place(stage) or case.run.stage(case.arm, stage) for stage in held.get("inputs", {})}
+    return held.get("config", {}), inputs
 
 
 def unseen(work: Work, console: Console) -> None:

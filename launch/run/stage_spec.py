@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 from rich.console import Console
 
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.data_pipeline.base.stage import is_current, read_manifest, why_redone
 from tracestill.launch.hosts.cluster import Cluster
 from tracestill.launch.report.parts import Found, listed
@@ -42,10 +44,21 @@ class Case:
     def recipe(self) -> Recipe:
         return self.run.for_arm(self.arm)
 
+    def place(self, stage: str) -> Path | None:
+        """Where the stage before this one of that name keeps what this arm reads; None if there is none."""
+        written = [work.directory for work in self.before]
+        shared = self.run.root / stage  # by a stage of one's own for all arms
+        return next((path for path in (self.run.stage(self.arm, stage), shared) if path in written), None)
+
     def reads(self, *stages: str) -> dict[str, Path]:
-        """The directories of stages before this one, by their names."""
-        own = {work.stage: work.directory for work in self.before if work.arm in (None, self.arm)}
-        return {name: own.get(name) or self.run.stage(self.arm, name) for name in stages}
+        """The directories of stages before this one, by their names. Raises InputError for one that is not there."""
+        found = {}
+        for name in stages:
+            if (path := self.place(name)) is None:
+                names = list(dict.fromkeys(work.stage for work in self.before))
+                raise InputError(f"no stage '{name}' of arm {self.arm} comes before it{nearest(name, names)}")
+            found[name] = path
+        return found
 
 
 def counted(manifest: Mapping[str, Any], directory: Path) -> str:

@@ -50,14 +50,17 @@ def stages_of(recipe: Recipe | None = None) -> list[StageSpec]:
 
     Raises InputError for a name that is taken, one that is unknown, and what is no stage.
     """
-    found = list(STAGES)
-    for name, own in (recipe.stages if recipe else {}).items():
+    found, stages = list(STAGES), recipe.stages if recipe else {}
+    for name, own in stages.items():
         names = [spec.name for spec in found]
         if name in names:
             raise InputError(f"stages.{name}: is the name of a built-in stage; choose another")
         if own.after not in names[:-1]:
             raise InputError(f"stages.{name}.after: no stage '{own.after}' before it{nearest(own.after, names[:-1])}")
-        found.insert(names.index(own.after) + 1, own_stage(name, own))
+        at = names.index(own.after) + 1
+        while found[at].name in stages:  # of its own they come in the recipe's order
+            at += 1
+        found.insert(at, own_stage(name, own))
     return found
 
 

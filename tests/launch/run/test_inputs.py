@@ -225,6 +225,15 @@ def test_arms_with_equal_data_share_one_token_store_and_plan(tmp_path):
     assert identity("train", *run.train_stage("hot")) == held
 
 
+def test_an_arm_encodes_the_selection_that_it_shares_with_another_arm(tmp_path):
+    arms = {"b": {"select": {"max_per_question": 1}}, "c": {"select": {"max_per_question": 1}}}
+    arms["c"]["encode"] = {"trace": "drop"}
+    run = claim(tmp_path / "run", mini_recipe(arms=arms))
+    works = {work.label: work for work in plan_works(run)}
+    selected = {name: works[f"encode {name}"].inputs["select"] for name in ("traces", "b", "c")}
+    assert selected == {"traces": run.root / "select", "b": run.root / "arms/b/select", "c": run.root / "arms/b/select"}
+
+
 def test_files_deleted_to_make_room_are_made_again_where_somebody_reads_them(tmp_path):
     run = trained(tmp_path)
     write_evaluation(run, "traces", 0.5)
