@@ -11,21 +11,18 @@ import typer
 from rich.console import Console
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.launch.commands.options import Hosts, OneArmOption, RunDirOption, grouped
+from tracestill.launch.commands.options import Hosts, OneArmOption, RunDirOption, SetOption
 
 if TYPE_CHECKING:
     from tracestill.trainer.recipe.run_directory import RunDirectory
 
 
-@grouped
 def bench(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, or the directory of a run.")],
     *,
     run_dir: RunDirOption = None,
     arm: OneArmOption = "traces",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe. Repeatable.")
-    ] = None,
+    settings: SetOption = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps that are timed in each case, at least.")] = 12,
     warmup: Annotated[int, typer.Option("--warmup", min=1, help="Steps before them.")] = 4,
     zero: Annotated[str, typer.Option("--zero", metavar="0,1,2,3", help="ZeRO stages to try.")] = "",
@@ -118,13 +115,13 @@ def with_data(
     what ``settings`` change is for the benchmark alone. Raises InputError if they would change its data."""
     from tracestill.launch.commands.execution import locked, open_run
     from tracestill.launch.run.runner import of_arm, run_stages
-    from tracestill.launch.run.stages import plan_works, stage_position
+    from tracestill.launch.run.stages import plan_works
     from tracestill.trainer.recipe.run_directory import RECIPE, RunDirectory
 
     asked = open_run(recipe, run_dir, settings)
     if not asked.recipe.for_arm(arm).train.trains:
         raise InputError(f"--arm {arm}: its student is not trained (train: none)")
-    due = [w for w in plan_works(asked) if w.position <= stage_position("plan", asked.recipe) and of_arm(asked, w, arm)]
+    due = [work for work in plan_works(asked) if work.spec.is_data and of_arm(asked, work, arm)]
     if (asked.root / RECIPE).exists():
         stale = next((work for work in due if not work.is_current() and work.directory.exists()), None)
         if stale is not None:

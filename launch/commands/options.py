@@ -166,11 +166,8 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
                 field.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=inside[field.name]
             )
 
-    defaults = {name: one.default for name, one in shown.items() if one.default is not inspect.Parameter.empty}
-
     @functools.wraps(command)
-    def flat(*words: Any, **named: Any) -> None:
-        given = {**defaults, **dict(zip(shown, words, strict=False)), **named}
+    def flat(**given: Any) -> None:
         made = {name: group(**{key: given.pop(key) for key in keys}) for name, (group, keys) in groups.items()}
         command(**made, **given)
 

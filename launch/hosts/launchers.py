@@ -28,14 +28,11 @@ PLAIN = re.compile(r"[\w@%+=:,./-]*", re.ASCII)  # what DeepSpeed's launcher lea
 
 @dataclass(frozen=True)
 class Order:
-    """What a launcher is to start: on every host as many ranks of the module ``entry`` as it has slots, each with
-    ``words``. ``module`` is the command of one rank."""
+    """What a launcher is to start: ``module``, the command of one rank, on every host as often as it has slots."""
 
     cluster: Cluster
     rendezvous: Rendezvous
     variables: Mapping[str, str]  # of the ranks; the launcher's own process has them too
-    entry: str
-    words: Sequence[str]
     module: Sequence[str]
     folder: Path  # for files of the launcher's: ``hosts`` and ``environment`` are there
 

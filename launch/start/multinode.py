@@ -127,7 +127,7 @@ def assemble(
     write(hosts, format_hostfile(cluster.hosts))
     write(environment, format_environment(variables))
     if launcher.command is not None and not cluster.here_only:
-        order = Order(cluster, rendezvous, variables, entry, words, [*module_command(entry), *words], folder)
+        order = Order(cluster, rendezvous, variables, [*module_command(entry), *words], folder)
         arguments = launcher.command(order)
     else:
         arguments = command(cluster, rendezvous, hosts, entry, words)

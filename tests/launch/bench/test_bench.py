@@ -9,9 +9,11 @@ import pytest
 from fake_run import claim, mini_recipe, run_data_stages
 from forked_command import command
 from rich.console import Console
+from typer.testing import CliRunner
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.plan.plan import load_plan
+from tracestill.launch import cli
 from tracestill.launch.bench import bench as module
 from tracestill.launch.bench import forecast as forecasts
 from tracestill.launch.bench import forecast_student
@@ -295,8 +297,9 @@ def test_figures_are_kept_if_what_follows_the_search_fails(run, bench, monkeypat
     monkeypatch.setattr(forecasts, "forecast_nodes", fails)
     monkeypatch.setattr(bench_command, "with_data", lambda *_: contextlib.nullcontext(run))
     kept = run.root / "kept.json"
-    with pytest.raises(InputError, match="a link is down"):
-        bench_command.bench(run.root, zero="2", capacity="256", forecast="nodes=1", json_file=kept, steps=1, warmup=1)
+    words = ("--zero", 2, "--capacity", 256, "--forecast", "nodes=1", "--json", kept, "--steps", 1, "--warmup", 1)
+    found = CliRunner().invoke(cli.app, [str(word) for word in ("bench", run.root, *words)])
+    assert (found.exit_code, "a link is down" in found.output) == (2, True)
     assert json.loads(kept.read_text())["cases"][0]["tokens_per_second"] == 1000
     kept.unlink()
 
