@@ -32,9 +32,9 @@ def check_works(
 
     Raises InputError naming the arm (but the main one) and the field.
     """
-    due = [(work.stage, work.arm) for at, work in enumerate(works) if is_due(work, works[at + 1 :])]
-    trained = [arm for stage, arm in due if arm and stage == "train"]
-    evaluated = [arm for stage, arm in due if arm and stage == "evaluate"]
+    due = [work for at, work in enumerate(works) if is_due(work, works[at + 1 :])]
+    trained = [work.arm for work in due if work.arm and work.stage == "train"]
+    evaluated = [work.arm for work in due if work.arm and work.stage == "evaluate"]
     if not trained and not evaluated:
         return
     gpus, local = count_gpus(), False
@@ -44,8 +44,8 @@ def check_works(
         check_ranks_of_hosts(run.recipe, trained, cluster, console)
         local = not cluster.here_only and any(run.recipe.for_arm(arm).train.local_checkpoints for arm in trained)
         if local:
-            check_local(run, cluster, data_due=due[0][0] != "train")
-        elif due[0][0] != "train":  # else the hosts are asked right away
+            check_local(run, cluster, data_due=any(work.spec.is_data for work in due))
+        elif due[0].stage != "train":  # else the hosts are asked right away
             multinode.check_hosts(cluster, run.root, run.recipe)
     for arm in dict.fromkeys([*trained, *evaluated]):
         try:
