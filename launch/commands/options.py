@@ -102,10 +102,9 @@ class Hosts:
             say_launcher(self.launcher.partition(":")[0], recipe)
         find_launcher(self.launcher)  # also where no hosts are given
         if self.hostfile is None:
-            names = {"include": self.include, "exclude": self.exclude, "interface": self.interface, "env": self.env}
-            for name, given in {**names, "elastic": elastic}.items():
-                if given:
-                    raise InputError(f"--{name}: chooses among hosts; give --hostfile too")
+            given = {**vars(self), "hostfile": None, "launcher": None, "elastic": elastic}
+            if name := next((name for name, value in given.items() if value), ""):
+                raise InputError(f"--{name.replace('_', '-')}: is for the hosts of a hostfile; give --hostfile too")
             return None
         return read_cluster(
             self.hostfile,

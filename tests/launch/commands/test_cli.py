@@ -389,9 +389,17 @@ def test_more_cpu_ranks_than_cores_is_only_a_warning(recipe, monkeypatch):
 
 @pytest.mark.parametrize(
     "words",
-    [("--include", "a"), ("--exclude", "a"), ("--interface", "e0"), ("--env", "A=1"), ("--elastic",)],
+    [
+        ("--include", "a"),
+        ("--exclude", "a"),
+        ("--interface", "e0"),
+        ("--env", "A=1"),
+        ("--elastic",),
+        ("--master-addr", "10.0.0.1"),
+        ("--master-port", 2345),
+    ],
 )
 def test_options_of_hosts_need_hosts(recipe, words):
     found = invoke("train", recipe, *words)
     assert found.exit_code == 2
-    assert f"{words[0]}: chooses among hosts; give --hostfile too" in found.output
+    assert f"{words[0]}: is for the hosts of a hostfile; give --hostfile too" in found.output
