@@ -236,6 +236,22 @@ WORDS = StageSpec("", read, words, Options=Options)
     assert "words 3" in told
 
 
+def test_a_stage_may_be_edited_while_it_runs(folder):
+    more = """
+def edit(work, console):
+    with stage(work.directory, work.stage, work.config, work.inputs) as writing:
+        Path("my_stage.py").write_text("(")
+        writing.counts = {"edits": 1}
+
+EDITED = StageSpec("", read, edit)
+"""
+    (folder / "my_stage.py").write_text(LAZY + more)
+    stages = {"lengths": {"use": "my_stage:EDITED", "after": "select"}}
+    ran = invoke("run", write_recipe(folder, stages=stages, arms={}), "--run-dir", "run", "--until", "lengths")
+    assert "edits 1" in outcome(ran)["lengths"]
+    assert "next: tracestill encode run" in ran.output
+
+
 def test_stages_behind_the_same_one_come_in_the_recipes_order(folder):
     (folder / "my_stage.py").write_text(STAGE)
     after = {"a": "select", "b": "select", "c": "a"}

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.data_pipeline.base.stage import CONTENTS, read_manifest
@@ -71,8 +72,9 @@ def compared(recipe: Recipe) -> tuple[list[str], list[str]]:
 
 
 def command_names(recipe: Recipe | None = None) -> list[str]:
-    """What ``--until`` takes, in the order of stages."""
-    return list(dict.fromkeys(spec.does_it for spec in stages_of(recipe)))
+    """What ``--until`` takes, in the order of stages. Imports no stage of the recipe's own."""
+    with own_modules.looking():
+        return list(dict.fromkeys(spec.does_it for spec in stages_of(recipe)))
 
 
 def stage_position(name: str, recipe: Recipe | None = None) -> int:
