@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import numbers
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,3 +155,15 @@ def read_rows(path: Path, schema: pa.Schema, filters: list[tuple[str, str, Any]]
 def record_from_row(row: dict[str, Any]) -> Record:
     spans = tuple(Span(s["start"], s["end"], s["kind"]) for s in row["spans"] or ())
     return Record(**{**{k: row[k] for k in RECORD_SCHEMA.names}, "spans": spans})
+
+
+def span_fault(trace: str, spans: Sequence[Span], kinds: Collection[str]) -> str | None:
+    """What is wrong with spans, which must be sorted, cover the trace and name known kinds; None if nothing."""
+    at = 0
+    for span in spans:
+        if span.kind not in kinds:
+            return f"span kind '{span.kind}' is no kind of the trace ({', '.join(kinds)})"
+        if span.start != at or span.end <= span.start:
+            return f"span [{span.start}, {span.end}) should begin at {at} and hold a character"
+        at = span.end
+    return None if at == len(trace) else f"spans end at {at}, the trace at {len(trace)}"

@@ -19,8 +19,8 @@ from tokenizers import Encoding
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
-from tracestill.data_pipeline.base.schema import Record
-from tracestill.data_pipeline.sampling.segment import span_fault, step_ends
+from tracestill.data_pipeline.base.schema import Record, span_fault
+from tracestill.data_pipeline.segmentation.parts import step_ends
 from tracestill.data_pipeline.tokens.layout import Document, Encoded, Reading
 from tracestill.data_pipeline.tokens.render import (
     CHAT_TEMPLATE,

@@ -30,12 +30,14 @@ from tracestill.data_pipeline.documents.overlong import Fit, fit_document
 from tracestill.data_pipeline.documents.round_trip import RoundTrip
 from tracestill.data_pipeline.documents.two_task import TwoTaskLayout
 from tracestill.data_pipeline.plan.plan import PlanConfig
+from tracestill.data_pipeline.segmentation import SegmentConfig, Segmenter, segmenter
 from tracestill.data_pipeline.tokens.layout import Encoded, Layout, LayoutConfig
 from tracestill.data_pipeline.tokens.render import load_tokenizer
 from tracestill.data_pipeline.tokens.sides import EncoderDecoderLayout
 from tracestill.data_pipeline.tokens.store import TokenStoreWriter
 from tracestill.data_pipeline.tokens.tokenizer import TokenizerConfig, count_records, held_out_questions, record_batches
 
+SEGMENT = SegmentConfig()
 BATCH = 64  # records in memory at a time
 STORES = {"train": "tokens.arrow", "validation": "validation.arrow", "test": "test.arrow"}
 REJECTED = pa.schema([(name, pa.string()) for name in ("record_id", "question_id", "reason", "detail")])
@@ -59,15 +61,22 @@ class EncodeConfig(LayoutConfig):
         return self
 
 
-def stage_config(config: EncodeConfig, kinds: Kinds, plan: PlanConfig) -> dict[str, Any]:
+def stage_config(
+    config: EncodeConfig,
+    kinds: Kinds,
+    plan: PlanConfig,
+    segment: SegmentConfig = SEGMENT,
+    memory: Path | None = None,
+) -> dict[str, Any]:
     """What, besides records and tokenizer, decides how the token stores come out."""
     return {
         "trace": config.trace,
         **config.model_dump(mode="json", exclude={"tokenizer", "trace"}, exclude_defaults=True),
         "kinds": kinds.names,
-        "groups": dict(kinds.groups),
+        "tree": dict(kinds.parents),
         "capacity": plan.capacity,
         "overlong": plan.overlong,
+        **segmenter.stage_config(segment, memory),
     }
 
 
@@ -80,22 +89,26 @@ def run(
     sample: Path,
     select: Path,
     tokenizer: Path,
+    segment: SegmentConfig = SEGMENT,
+    memory: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Write tokens.arrow, validation.arrow and test.arrow (where such documents are), and rejected.parquet.
 
     Documents are no longer than ``plan.capacity``; ``plan.overlong`` says what happens to one that is. The manifest
-    counts records in, out and rejected by reason (``overlong``, ``empty_question``, ``empty_answer``, and those of
-    the layout), the layout's ``notes`` on the records that are out, documents ``trimmed``, ``tokens_lost`` by kind in
-    documents trimmed or dropped, and for each split documents, tokens and ``targets`` by kind. What the tokenizer
-    does to their text is counted too (see ``round_trip``). ``progress`` is told records done and in all.
+    counts records in, out and rejected by reason (``overlong``, ``empty_question``, ``empty_answer``, ``no_spans``,
+    and those of the layout), the layout's ``notes`` on the records that are out, documents ``trimmed``,
+    ``tokens_lost`` by kind in documents trimmed or dropped, and for each split documents, tokens and ``targets`` by
+    kind. What the tokenizer does to their text is counted too (see ``round_trip``). ``progress`` is told records done
+    and in all.
 
     Raises InputError naming the record whose spans or weight are bad or which is too long (policy ``error``), if no
     training document is left, or if more than ``config.max_lossy`` of the records lose characters.
     """
     source = select / "records.parquet"
     inputs = {"sample": sample, "select": select, "tokenizer": tokenizer}
-    with stage(directory, "encode", stage_config(config, kinds, plan), inputs) as work:
+    cut = Segmenter(segment)
+    with stage(directory, "encode", stage_config(config, kinds, plan, segment, memory), inputs) as work:
         layout, held_out = load_layout(config, tokenizer), held_out_questions(sample)
         trip = RoundTrip(tokenizer, kinds, with_trace=config.trace == "keep")
         for key, text in config.own_texts().items():
@@ -103,11 +116,12 @@ def run(
         with Stores(work.path, kinds, plan, held_out) as stores:
             done, total = 0, count_records(source)
             for batch in record_batches(source, RECORD_SCHEMA, BATCH):
-                records = [record_from_row(row) for row in batch.to_pylist()]
+                records = [cut(record_from_row(row)) for row in batch.to_pylist()]
+                records = [record for record in records if not stores.lacks_spans(record)]
                 for record, encoded in zip(records, layout.encode(records, kinds), strict=True):
                     stores.add(record, encoded)
                 trip.add(records)
-                done += len(records)
+                done += len(batch)
                 progress(done, total)
         write_rows(work.path / "rejected.parquet", stores.rejected, REJECTED)
         questions = read_rows(sample / "questions.parquet", QUESTION_SCHEMA)
@@ -200,6 +214,12 @@ class Stores:
         for ending, fit in fits.items():
             self.store(split, record, ending, fit)
         return None
+
+    def lacks_spans(self, record: Record) -> bool:
+        """Reject a record whose trace has no spans, as ``segment.by: spans`` leaves it."""
+        if lacks := bool(record.trace) and not record.spans:
+            self.reject(record, "no_spans", "segment.by: spans, and neither teacher nor file gave any")
+        return lacks
 
     def store(self, split: str, record: Record, ending: str, fit: Fit) -> None:
         if split not in self.writers:

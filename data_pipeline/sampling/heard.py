@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tracestill.data_pipeline.base.schema import Span, weight_fault
+from tracestill.data_pipeline.base.schema import Span, span_fault, weight_fault
 from tracestill.data_pipeline.guards.secret import mask
 from tracestill.data_pipeline.guards.well_formed import text_fault
-from tracestill.data_pipeline.sampling.segment import segment, span_fault
 from tracestill.data_pipeline.sampling.teachers import Said, Solution
 
 NO_SOLUTION = "not_a_solution"
@@ -25,15 +24,17 @@ class Unusable:
 
 
 def heard(said: Any) -> Solution | Said | Unusable:
-    """A text as it is, the solution with spans (by rules where the teacher gave none), or why it is none of them.
+    """A text as it is, the solution with the teacher's spans (none where it gave none), or why it is none of them.
 
     Kinds may have any name.
     """
     fault = said_fault(said) if isinstance(said, Said) else solution_fault(said)
     if fault is None and isinstance(said, Said):
         return replace(said, weight=float(said.weight))
+    if fault is None and said.spans is None:
+        return replace(said, spans=(), weight=float(said.weight))
     if fault is None:
-        spans = segment(said.trace) if said.spans is None else tuple(said.spans)
+        spans = tuple(said.spans)
         if wrong := span_fault(said.trace, spans, {span.kind for span in spans}):
             fault = "bad_spans", wrong
         else:

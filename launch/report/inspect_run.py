@@ -81,9 +81,9 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
             console.print(Text(text, "dim"), soft_wrap=True)
         if shown.text:
             record = records.get(record_of(store.ids[document]))
-            for name, words, why in text_lines(texts, names, record, kinds.members("trace")):
+            for name, words, why in text_lines(texts, names, record, kinds.members("trace"), recipe.segment):
                 said = Text.assemble(
-                    (f"{name:<10}", styles[name]), (words, styles[name]), (why and f"   [{why}]", "dim")
+                    (f"{name:<11}", styles[name]), (words, styles[name]), (why and f"   [{why}]", "dim")
                 )
                 console.print(said, soft_wrap=True)
         elif console.is_terminal:
@@ -141,7 +141,7 @@ def plain(texts: Sequence[str], names: list[str], weights: np.ndarray) -> list[s
     shown = {weight: "-" if weight is None else f"{weight:g}" for weight in known}
     rows = zip(names, known, texts, strict=True)
     return [
-        f"{name:<10}{shown[weight]:>6}  " + "|".join(one_line(token) for _, _, token in stretch)
+        f"{name:<11}{shown[weight]:>6}  " + "|".join(one_line(token) for _, _, token in stretch)
         for (name, weight), stretch in groupby(rows, key=lambda row: row[:2])
     ]
 

@@ -1,4 +1,4 @@
-"""Documents as text: each stretch of one kind, and of a trace the rule, or the teacher, that gave it."""
+"""Documents as text: each stretch of one kind, and of a trace what gave it: a rule, a model, the teacher, yours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, Record, read_rows, record_from_row
 from tracestill.data_pipeline.documents.round_trip import unspaced
 from tracestill.data_pipeline.guards.visible import one_line
-from tracestill.data_pipeline.sampling.segment import parts, segment
+from tracestill.data_pipeline.segmentation import Part, SegmentConfig, Segmenter, own_module
 from tracestill.data_pipeline.tokens.pieces import FOLLOWS
 
 
@@ -38,11 +38,17 @@ def text_lines(
     names: Sequence[str],  # of their kinds
     record: Record | None,
     trace_kinds: Collection[str],
+    segment: SegmentConfig,
 ) -> Iterator[tuple[str, str, str]]:
     """Kind, text and why it has the kind: the document's stretches, with the record's own parts in place of its trace.
 
-    Without the record, or if a part of the trace was cut out of the document, the trace is shown as its tokens are.
+    Without the record, or if a part of the trace was cut out of the document, the trace is shown as its tokens are;
+    so it is where a function of the user's cut it, which is not imported to look.
     """
+    own = own_module(segment) is not None
+    cut = Segmenter(segment.model_copy(update={"by": "spans"}) if own else segment)
+    given = record is not None and cut.given(record)
+    record = None if record is None else cut(record)
     written = [(name, "".join(t for _, t in group if t != FOLLOWS))
                for name, group in groupby(zip(names, texts, strict=True), key=lambda pair: pair[0])]  # fmt: skip
     in_trace = [name in trace_kinds for name, _ in written]
@@ -53,20 +59,21 @@ def text_lines(
             yield name, shown(text), ""
         elif not whole:
             yield name, shown(text), "not as in its record: cut, changed by the tokenizer, or the record is gone"
+        elif own and not given:
+            yield name, shown(text), f"by {segment.by}"
         elif not any(in_trace[:at]):
             assert record is not None
-            yield from reasons(record)
+            yield from reasons(record, None if given else cut)
 
 
-def reasons(record: Record) -> Iterator[tuple[str, str, str]]:
-    """Kind and text of each part of a record's trace, and what decided on it."""
+def reasons(record: Record, cut: Segmenter | None) -> Iterator[tuple[str, str, str]]:
+    """Kind and text of each part of a record's trace, and what decided on it; without ``cut``, its teacher did."""
     start = 0
-    if record.spans != segment(record.trace):
-        for span in record.spans:
-            yield span.kind, shown(record.trace[span.start : span.end]), f"by the teacher {record.teacher}"
-        return
-    for part in parts(record.trace):
-        why = f"by rule: {part.kind}, found {' '.join(part.why.split())!r}" if part.why else "by rule: no other holds"
+    parts = [Part(span.kind, span.end, f"by the teacher {record.teacher}") for span in record.spans]
+    for part in parts if cut is None else cut.parts(record.question, record.trace):
+        why = " ".join(part.why.split())
+        if cut is not None:
+            why = f"by {cut.config.by}: {part.kind}, found {why!r}" if why else f"by {cut.config.by}: no other holds"
         yield part.kind, shown(record.trace[start : part.end]), why
         start = part.end
 

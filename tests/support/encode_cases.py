@@ -14,7 +14,8 @@ from tracestill.data_pipeline.base.schema import (
 )
 from tracestill.data_pipeline.base.stage import stage
 from tracestill.data_pipeline.plan.plan import PlanConfig
-from tracestill.data_pipeline.sampling.segment import segment
+from tracestill.data_pipeline.segmentation.parts import spans_of
+from tracestill.data_pipeline.segmentation.rules import rules
 from tracestill.data_pipeline.tokens.tokenizer import TokenizerConfig
 from tracestill.data_pipeline.tokens.tokenizer import run as run_tokenizer
 
@@ -24,7 +25,7 @@ TRACE = "Order 3,4. Let me add. 3 + 4 = 7.\nCheck 7 - 4 = 3."
 
 
 def record(question="What is 3 + 4?", trace=TRACE, answer="7", spans=None, weight=1.0, index=0):
-    spans = segment(trace) if spans is None else spans
+    spans = spans_of(rules("", trace)) if spans is None else spans
     made = Record(content_id(f"{question} {index}"), content_id(question), question, "7", trace, answer, spans, weight,
                   "solver", "", 1.0, index)  # fmt: skip
     assert replace(made) == made

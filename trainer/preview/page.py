@@ -11,15 +11,20 @@ from typing import Any
 from tracestill.data_pipeline.guards.visible import in_html
 
 SHARES = {"weight_share": "share of weights", "loss_share": "share of loss", "gradient_share": "share of gradient"}
-KINDS = ("prompt", "plan", "derive", "check", "prose", "answer", "control", "pad")
+KINDS = (
+    *("prompt", "plan", "derive", "expression", "result", "statement"),
+    *("check", "prose", "answer", "control", "pad"),
+)
 OWN_COLOURS = 3  # shared by the user's own kinds
 
 LIGHT = (
     "--k-prompt:#8a929c;--k-plan:#8a5fc0;--k-derive:#1f78c1;--k-check:#12937f;--k-prose:#b98a1d;--k-answer:#cc4a3d;"
+    "--k-expression:#3b97dd;--k-result:#123f8c;--k-statement:#5f86ad;"
     "--k-control:#59626d;--k-pad:#c8cdd3;--k-x0:#bf5b9b;--k-x1:#6d8f1f;--k-x2:#3d6f8f"
 )
 DARK = (
     "--k-prompt:#7d8691;--k-plan:#b491e3;--k-derive:#5aa9ea;--k-check:#45c4ae;--k-prose:#dcb24e;--k-answer:#f0816f;"
+    "--k-expression:#3f88c2;--k-result:#a9d3ff;--k-statement:#86a9cc;"
     "--k-control:#98a2ad;--k-pad:#444c55;--k-x0:#e08cc0;--k-x1:#a9c954;--k-x2:#7fb0cf"
 )
 TABLE = """

@@ -40,13 +40,8 @@ def share_warnings(
 
 
 def entries_of(names: Sequence[str], kinds: Kinds) -> dict[str, list[int]]:
-    """The kinds that each name of the recipe decides, where it decides any; a kind's own name wins over its group."""
-    own = {name for name in names if kinds.members(name) == (name,)}
-    found = {
-        name: [kinds.id(member) for member in kinds.members(name) if member == name or member not in own]
-        for name in names
-    }
-    return {name: ids for name, ids in found.items() if ids}
+    """The kinds that each name of the recipe decides, where it decides any; the most specific name wins."""
+    return {name: ids for name, ids in kinds.decided(names).items() if ids}
 
 
 def unnamed(entries: dict[str, list[int]], named: Sequence[str], kinds: Kinds, rows: Sequence[Row]) -> list[str]:

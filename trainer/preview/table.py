@@ -11,8 +11,11 @@ from rich.text import Text
 from tracestill.data_pipeline.guards.visible import visible
 from tracestill.trainer.preview.page import SHARES
 
-# pad and prompt first, then plan, derive, check, prose, answer, control, and kinds of the user's
-STYLES = ("bright_black", "white", "magenta", "blue", "cyan", "yellow", "bold red", "green", "bright_cyan")
+# by id: pad, prompt, plan, derive, check, prose, answer, control; expression, result, statement; the user's own
+STYLES = (
+    *("bright_black", "white", "magenta", "blue", "cyan", "yellow", "bold red", "green"),
+    *("bright_blue", "bold bright_blue", "blue italic", "bright_cyan", "bright_magenta"),
+)
 
 
 def kinds_table(found: dict[str, Any], styles: dict[str, str]) -> Table:

@@ -22,6 +22,8 @@ from tracestill.data_pipeline.plan.plan import PlanConfig
 from tracestill.data_pipeline.sampling.questions import QuestionsConfig
 from tracestill.data_pipeline.sampling.sample import SampleConfig, make_teachers
 from tracestill.data_pipeline.sampling.teachers import is_own
+from tracestill.data_pipeline.segmentation import SegmentConfig
+from tracestill.data_pipeline.segmentation import own_module as segmenting
 from tracestill.data_pipeline.selection.record_weights import own_module as weigher
 from tracestill.data_pipeline.selection.selection import SelectConfig
 from tracestill.trainer.recipe import deepspeed_keys
@@ -50,10 +52,11 @@ class Recipe(BaseModel):
 
     name: str = Field(description="names the run's directory, runs/<name>")
     seed: int = Field(0, ge=0, lt=2**63, description="every random choice of the run follows from it")
-    kinds: dict[str, str | None] = Field({}, description="span kinds of your own: name -> group it joins, or null")
+    kinds: dict[str, str | None] = Field({}, description="span kinds of your own: name -> what it hangs below, or null")
     questions: QuestionsConfig = Field(description="what is asked: a task, or a file of questions")
     sample: SampleConfig = Field(description="which teachers answer the questions, and how often")
     select: SelectConfig = Field(SelectConfig(), description="which records are worth imitating; all off: unfiltered")
+    segment: SegmentConfig = Field(SegmentConfig(), description="how a trace is cut into spans of a kind each")
     encode: EncodeConfig = Field(EncodeConfig(), description="tokenizer, and the layout of documents")
     plan: PlanConfig = Field(description="how documents become packs, and packs steps")
     student: StudentConfig = Field(description="which model learns, which of its parameters, and how it computes")
@@ -150,6 +153,7 @@ def own_modules_of(recipe: Recipe) -> dict[str, str]:
     for arm in recipe.arm_names():
         own, prefix = recipe.for_arm(arm), "" if arm == MAIN_ARM else f"arms.{arm}."
         named = {"weighting.use": own_module(own.weighting.use), "select.weight": weigher(own.select.weight)}
+        named["segment.by"] = segmenting(own.segment)
         named["student.attention"] = own_attention(own.student.attention)
         found |= {f"{prefix}{field}": module for field, module in named.items() if module}
     return found

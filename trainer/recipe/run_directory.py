@@ -128,7 +128,7 @@ class RunDirectory:
         if stage == "tokenizer":
             return [own.encode.tokenizer]
         if stage == "encode":
-            tokens = encode.stage_config(own.encode, own.span_kinds(), own.plan)
+            tokens = encode.stage_config(own.encode, own.span_kinds(), own.plan, own.segment, self.memory)
             return [tokens, own.select, own.encode.tokenizer]
         if stage == "plan":
             length = {"steps": own.train.steps, "epochs": own.train.epochs}

@@ -19,7 +19,8 @@ from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record, Span
 from tracestill.data_pipeline.documents.chat import ChatLayout
 from tracestill.data_pipeline.documents.encode import load_layout
-from tracestill.data_pipeline.sampling.segment import segment
+from tracestill.data_pipeline.segmentation.parts import spans_of
+from tracestill.data_pipeline.segmentation.rules import rules
 from tracestill.data_pipeline.tokens.layout import LayoutConfig
 from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
 
@@ -29,7 +30,7 @@ GENERATED, DROP, OFF = {"turn": "generated"}, {"trace": "drop"}, {"variables": {
 
 
 def record(question=QUESTION, trace=TRACE, answer="7", spans=None):
-    spans = segment(trace) if spans is None else spans
+    spans = spans_of(rules("", trace)) if spans is None else spans
     return Record("r", "q", question, "7", trace, answer, spans, 1.0, "solver", "terse", 1.0, 0)
 
 

@@ -55,6 +55,7 @@ def test_a_document_by_hand(tokenizer):
         "check": "Check 7 - 4 = 3.",
         "answer": "7",
         "control": "<s><think></think></s>",
+        **dict.fromkeys(("expression", "result", "statement"), ""),
     }
     by_step = [tokenizer.decode(document.tokens[document.steps == i]) for i in range(1, 4)]
     assert by_step == [" Let me add. ", "3 + 4 = 7.\n", "Check 7 - 4 = 3."]  # the space alone lies in step 1

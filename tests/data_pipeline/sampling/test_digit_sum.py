@@ -10,10 +10,10 @@ from collections import Counter
 import pytest
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.base.kinds import TRACE
-from tracestill.data_pipeline.base.schema import Question
-from tracestill.data_pipeline.sampling.segment import span_fault
+from tracestill.data_pipeline.base.schema import Question, span_fault
 from tracestill.data_pipeline.sampling.teachers.digit_sum import Options, Teacher, TeacherOptions, questions, soft_order
+
+TRACE = ("plan", "derive", "check", "prose")
 
 
 def solve_all(error_rate: float, modulus: int = 10, count: int = 2000, temperature: float = 1.0):

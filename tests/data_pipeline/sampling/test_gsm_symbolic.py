@@ -10,9 +10,8 @@ from fractions import Fraction
 import pytest
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.base.kinds import TRACE
-from tracestill.data_pipeline.base.schema import Question
-from tracestill.data_pipeline.sampling.segment import segment, span_fault
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.base.schema import Question, span_fault
 from tracestill.data_pipeline.sampling.teachers.gsm_symbolic import (
     Options,
     Teacher,
@@ -21,6 +20,8 @@ from tracestill.data_pipeline.sampling.teachers.gsm_symbolic import (
     draw,
     questions,
 )
+from tracestill.data_pipeline.segmentation.parts import spans_of
+from tracestill.data_pipeline.segmentation.rules import rules
 from tracestill.data_pipeline.selection.answers import same_answer
 from tracestill.data_pipeline.selection.equations import equations
 
@@ -67,8 +68,8 @@ def test_traces_are_clean_and_segmented_into_every_kind(traces: list[str]) -> No
     for trace in traces:
         assert "####" not in trace
         assert trace == trace.strip()
-        spans = segment(trace)
-        assert span_fault(trace, spans, TRACE) is None
+        spans = spans_of(rules("", trace))
+        assert span_fault(trace, spans, Kinds().members("trace")) is None
         kinds.update(span.kind for span in spans)
     assert kinds["derive"] > 700
     assert kinds["plan"] > 100

@@ -15,13 +15,12 @@ import pytest
 from pydantic import ValidationError
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.base.kinds import TRACE, Kinds
+from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, RECORD_SCHEMA, Span, read_rows
 from tracestill.data_pipeline.base.stage import is_current, read_manifest
 from tracestill.data_pipeline.sampling import sample as sample_module
 from tracestill.data_pipeline.sampling.questions import QuestionsConfig
 from tracestill.data_pipeline.sampling.sample import SampleConfig, make_teachers, run, stage_config
-from tracestill.data_pipeline.sampling.segment import span_fault
 
 HERE = Path(__file__).parent
 
@@ -60,8 +59,7 @@ def test_every_teacher_style_temperature_and_index_is_asked_once_of_each_trainin
     assert not held_out & {r["question_id"] for r in rows}
     for row in rows:
         spans = [Span(**span) for span in row["spans"]]
-        assert span_fault(row["trace"], spans, TRACE) is None
-        assert [s.kind for s in spans] == (["check"] if row["teacher"] == "b" else ["plan", "derive"])
+        assert [s.kind for s in spans] == (["check"] if row["teacher"] == "b" else []), "the others come when encoded"
         assert row["weight"] == 1.0
     manifest = read_manifest(tmp_path / "run/sample")
     assert manifest is not None

@@ -13,7 +13,8 @@ from tracestill.data_pipeline.base.schema import Record
 from tracestill.data_pipeline.documents.document import PlainLayout
 from tracestill.data_pipeline.documents.overlong import fit_document
 from tracestill.data_pipeline.documents.two_task import TwoTaskLayout
-from tracestill.data_pipeline.sampling.segment import segment
+from tracestill.data_pipeline.segmentation.parts import spans_of
+from tracestill.data_pipeline.segmentation.rules import rules
 from tracestill.data_pipeline.tokens.layout import TwoTaskConfig
 from tracestill.data_pipeline.tokens.render import load_tokenizer
 from tracestill.data_pipeline.tokens.sides import EncoderDecoderLayout, encoder_lengths, widths
@@ -34,7 +35,7 @@ def tokenizer(tmp_path_factory):
 
 
 def record(question="What is 3 + 4?"):
-    return Record("r", "q", question, "7", TRACE, "7", segment(TRACE), 1.0, "solver", "", 1.0, 0)
+    return Record("r", "q", question, "7", TRACE, "7", spans_of(rules("", TRACE)), 1.0, "solver", "", 1.0, 0)
 
 
 @pytest.mark.parametrize("trace", ["keep", "drop"])

@@ -14,7 +14,9 @@ from fake_run import RECIPE
 from typer.testing import CliRunner
 
 from tracestill.data_pipeline.base.schema import Record, Span
-from tracestill.data_pipeline.sampling.segment import segment
+from tracestill.data_pipeline.segmentation import SegmentConfig
+from tracestill.data_pipeline.segmentation.parts import spans_of
+from tracestill.data_pipeline.segmentation.rules import rules
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.launch import cli
 from tracestill.launch.report import inspect_run
@@ -22,6 +24,7 @@ from tracestill.launch.report.inspect_text import text_lines
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 RUN = "runs/mini"
+RULES = SegmentConfig(by="rules")
 
 
 def invoke(*arguments: object):
@@ -116,27 +119,27 @@ TRACE = "First find the sum: 3 + 4 = 7. Wait, is it? That was easy."
 
 
 def test_rules_are_named_with_what_they_found():
-    record = Record("r", "q", "How much?", "7", TRACE, "7", segment(TRACE), 1.0, "solver", "", 1.0, 0)
+    record = Record("r", "q", "How much?", "7", TRACE, "7", spans_of(rules("", TRACE)), 1.0, "solver", "", 1.0, 0)
     texts = ["<s>", "How much?", "<think>", *TRACE, "</think>", "7", "</s>"]
     names = ["control", "prompt", "control", *["plan"] * len(TRACE), "control", "answer", "control"]
     kinds = ("plan", "derive", "check", "prose")
-    assert list(text_lines(texts, names, record, kinds)) == [
+    assert list(text_lines(texts, names, record, kinds, RULES)) == [
         ("control", "<s>", ""),
         ("prompt", "How much?", ""),
         ("control", "<think>", ""),
-        ("plan", "First find the sum:", "by rule: plan, found 'First'"),
-        ("derive", "3 + 4 = 7.", "by rule: derive, found '3 + 4'"),
-        ("check", "Wait, is it?", "by rule: check, found 'Wait'"),
-        ("prose", "That was easy.", "by rule: no other holds"),
+        ("plan", "First find the sum:", "by rules: plan, found 'First'"),
+        ("derive", "3 + 4 = 7.", "by rules: derive, found '3 + 4'"),
+        ("check", "Wait, is it?", "by rules: check, found 'Wait'"),
+        ("prose", "That was easy.", "by rules: no other holds"),
         ("control", "</think>", ""),
         ("answer", "7", ""),
         ("control", "</s>", ""),
     ]
     given = Record(*[*vars(record).values()][:6], (Span(0, len(TRACE), "plan"),), 1.0, "solver", "", 1.0, 0)
-    assert ("plan", TRACE, "by the teacher solver") in list(text_lines(texts, names, given, kinds))
+    assert ("plan", TRACE, "by the teacher solver") in list(text_lines(texts, names, given, kinds, RULES))
     cut = [*texts[:5], *texts[20:]], [*names[:5], *names[20:]]  # the middle of the trace is gone
     reason = "not as in its record: cut, changed by the tokenizer, or the record is gone"
-    assert {why for _, _, why in text_lines(*cut, record, kinds)} == {"", reason}
+    assert {why for _, _, why in text_lines(*cut, record, kinds, RULES)} == {"", reason}
 
 
 def test_it_imports_no_torch():

@@ -163,5 +163,7 @@ def test_a_schedule_is_given_time(path):
 def test_names_decide_kinds_as_the_table_does():
     found = entries_of(["trace", "check", "answer"], KINDS)
     assert {name: [KINDS.names[k] for k in ids] for name, ids in found.items()} == {
-        "trace": ["plan", "derive", "prose", "quote"], "check": ["check"], "answer": ["answer"],
-    }  # fmt: skip
+        "trace": ["plan", "derive", "prose", "expression", "result", "statement", "quote"],
+        "check": ["check"],
+        "answer": ["answer"],
+    }

@@ -122,7 +122,7 @@ def test_the_sum_of_weights_counts_every_target_once():
 
 @pytest.mark.parametrize(("normaliser", "by_token"), PAIRS)
 def test_a_step_without_weight_has_c_zero_and_says_so(store, normaliser, by_token, monkeypatch):
-    monkeypatch.setattr(SpanWeighting, "kinds", lambda self, step: np.zeros(8, np.float32))
+    monkeypatch.setattr(SpanWeighting, "kinds", lambda self, step: np.zeros(len(KINDS), np.float32))
     step = batches(store, normaliser, by_token=by_token, single=False).step(0)
     assert step.weight_sum == (None if by_token else 0.0)
     assert sum(loss_of(micro, torch.float32) for micro in step.micro) == 0.0

@@ -42,8 +42,25 @@ def document(kinds, steps=None, index=0):
 # Tables
 
 
+def of_derive(value):
+    """What a weight of ``derive`` comes to, where nothing below it is named."""
+    return dict.fromkeys(("derive", "expression", "result", "statement"), value)
+
+
+def test_the_most_specific_name_wins_at_every_depth():
+    expected = dict.fromkeys(("answer", "control"), 1.0) | {"pad": 0, "prompt": 0, **of_derive(2)}
+    expected |= {"plan": 0.5, "check": 0.5, "prose": 0.5, "result": 4}
+    weights = {"result": 4, "derive": 2, "trace": 0.5, "prompt": 0}
+    assert table(weights) == table(dict(reversed(weights.items()))) == expected
+    kinds = Kinds.with_extra({"unit": "statement", "bare": "result"})
+    assert table({"derive": 2, "statement": 3}, kinds)["unit"] == 3
+    assert table({"derive": 2, "statement": 3}, kinds)["bare"] == 2
+    assert kinds.members("derive") == ("derive", "expression", "result", "statement", "unit", "bare")
+
+
 def test_a_kind_wins_over_its_group_in_any_order():
     expected = {"pad": 0, "prompt": 0, "plan": 2, "derive": 0.5, "check": 0.5, "prose": 0.5, "answer": 3, "control": 1}
+    expected |= of_derive(0.5)
     assert table({"plan": 2, "trace": 0.5, "prompt": 0, "answer": 3}) == expected
     assert table({"answer": 3, "prompt": 0, "trace": 0.5, "plan": 2}) == expected
 
@@ -64,11 +81,12 @@ def test_a_kind_of_the_users_joins_the_trace():
     ("use", "options", "expected"),
     [
         ("answer_only", {}, {"answer": 3, "control": 2}),
-        ("trace_only", {}, {"plan": 0.5, "derive": 0.25, "check": 0.5, "prose": 0.5, "control": 2}),
+        ("trace_only", {}, {"plan": 0.5, **of_derive(0.25), "check": 0.5, "prose": 0.5, "control": 2}),
         (
             "prompt_loss",
             {"prompt": 0.125, "response": 0.5},
-            {"prompt": 0.125, "plan": 0.25, "derive": 0.125, "check": 0.25, "prose": 0.25, "answer": 1.5, "control": 1},
+            {"prompt": 0.125, "plan": 0.25, "check": 0.25, "prose": 0.25, "answer": 1.5, "control": 1}
+            | of_derive(0.125),
         ),
     ],
 )
@@ -80,7 +98,7 @@ def test_weightings_that_are_a_table(use, options, expected):
 @pytest.mark.parametrize("use", BUILT_IN)
 def test_every_built_in_weighting_has_formula_and_options(use):
     found = make_weighting(WeightingConfig(use=use, options=NEEDED.get(use, {})), KINDS)
-    assert table_at(found, 0, 8).shape == (8,)
+    assert table_at(found, 0, len(KINDS)).shape == (len(KINDS),)
     assert " = " in type(found).__doc__, "the formula"
     assert WeightingConfig.model_validate(use if use not in NEEDED else {"use": use, "options": NEEDED[use]}).use == use
 
@@ -228,7 +246,7 @@ from pydantic import BaseModel
 from tracestill.trainer.weighting import Weighting
 class Halving(Weighting):
     def __init__(self, config, kinds, seed): pass
-    def kinds(self, step): return [0, *[1] * 7]
+    def kinds(self, step): return [0, *[1] * 10]
     def dynamic(self, nll, p, entropy): return 0.5 * p
 class Scaled(Halving):
     class Options(BaseModel, extra="forbid"):
@@ -244,7 +262,7 @@ def test_any_multiplier_may_be_told_its_kinds(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     for use in ("dft", "focal", "excess_loss", "their_multipliers:Halving", "their_multipliers:Scaled"):
         config = WeightingConfig(use=use, options={**NEEDED.get(use, {}), "kinds": ["trace", "control"]})
-        expected = [name in ("plan", "derive", "check", "prose", "control") for name in KINDS.names]
+        expected = [name in ("plan", *of_derive(0), "check", "prose", "control") for name in KINDS.names]
         assert multiplied_kinds(config, KINDS).tolist() == expected, use
         assert multiplied_kinds(WeightingConfig(use=use, options=NEEDED.get(use, {})), KINDS) is None, "all"
         make_weighting(config, KINDS)
@@ -269,7 +287,7 @@ def test_the_kinds_that_are_multiplied_are_meant_to_be_told_apart():
 class Bad(SpanWeighting):
     """Says what ``answer`` tells it to."""
 
-    says = np.ones(8)
+    says = np.ones(11)
 
     def kinds(self, step):
         return self.says
@@ -278,19 +296,19 @@ class Bad(SpanWeighting):
         return self.says
 
 
-@pytest.mark.parametrize("says", [np.ones(7), -np.ones(8), np.full(8, np.nan), np.full(8, np.inf), np.ones((8, 1))])
+@pytest.mark.parametrize("says", [np.ones(7), -np.ones(11), np.full(11, np.nan), np.full(11, np.inf), np.ones((11, 1))])
 def test_what_a_weighting_says_is_checked(says):
     weighting = Bad(WeightingConfig(), KINDS)
     weighting.says = says
     with pytest.raises(InputError, match=r"Bad.kinds\(3\).*expected"):
-        table_at(weighting, 3, 8)
+        table_at(weighting, 3, 11)
     with pytest.raises(InputError, match=r"Bad.tokens\(document 9, step 3\).*expected"):
-        tokens_at(weighting, document(["derive"] * 8, index=9), 3)
+        tokens_at(weighting, document(["derive"] * 11, index=9), 3)
 
 
 def test_the_table_of_a_users_weighting_is_copied_and_pad_is_zero():
     weighting = Bad(WeightingConfig(), KINDS)
-    assert table_at(weighting, 0, 8).tolist() == [0, *[1] * 7]
+    assert table_at(weighting, 0, 11).tolist() == [0, *[1] * 10]
     assert weighting.says[0] == 1
 
 

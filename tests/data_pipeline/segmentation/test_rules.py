@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracestill.data_pipeline.base.kinds import TRACE
-from tracestill.data_pipeline.base.schema import Span
-from tracestill.data_pipeline.sampling.segment import segment, span_fault, step_ends, step_of
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.base.schema import Span, span_fault
+from tracestill.data_pipeline.segmentation.parts import spans_of, step_ends, step_of
+from tracestill.data_pipeline.segmentation.rules import rules
 
 WORDS = [
     "First find x:",
@@ -39,8 +40,8 @@ TEXTS = (
 @settings(max_examples=300, deadline=None)
 @given(TEXTS)
 def test_spans_cover_any_text_and_neighbours_differ(text: str) -> None:
-    spans = segment(text)
-    assert span_fault(text, spans, TRACE) is None
+    spans = spans_of(rules("", text))
+    assert span_fault(text, spans, Kinds().members("trace")) is None
     assert "".join(text[span.start : span.end] for span in spans) == text
     assert all(a.kind != b.kind for a, b in pairwise(spans))
 
@@ -78,12 +79,12 @@ def test_steps_cover_any_text_in_order_and_each_says_something(text: str) -> Non
     ],
 )
 def test_a_step_gets_the_kind_of_its_rule(step: str, kind: str) -> None:
-    assert [span.kind for span in segment(step)] == [kind]
+    assert [span.kind for span in spans_of(rules("", step))] == [kind]
 
 
 def test_a_plan_and_its_computation_are_cut_at_the_colon() -> None:
     trace = "First find the total: 3 cats + 4 cats = 7 cats\nIt is 9 o'clock.\n"
-    parts = [(trace[span.start : span.end], span.kind) for span in segment(trace)]
+    parts = [(trace[span.start : span.end], span.kind) for span in spans_of(rules("", trace))]
     assert parts == [
         ("First find the total:", "plan"),
         (" 3 cats + 4 cats = 7 cats\n", "derive"),
@@ -103,7 +104,7 @@ def test_a_plan_and_its_computation_are_cut_at_the_colon() -> None:
     ],
 )
 def test_the_cut_is_at_the_last_colon_before_the_first_equation(step: str, parts: list[str]) -> None:
-    assert [f"{span.kind} {step[span.start : span.end]}" for span in segment(step)] == parts
+    assert [f"{span.kind} {step[span.start : span.end]}" for span in spans_of(rules("", step))] == parts
 
 
 def test_steps_end_at_sentences_and_lines_but_not_at_abbreviations_decimals_and_list_numbers() -> None:
@@ -137,4 +138,4 @@ def test_an_abbreviation_ends_no_step(word: str) -> None:
     ],
 )
 def test_faulty_spans_are_named(spans: list[Span]) -> None:
-    assert span_fault("abcd", spans, TRACE)
+    assert span_fault("abcd", spans, Kinds().members("trace"))

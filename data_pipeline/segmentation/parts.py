@@ -1,0 +1,64 @@
+"""What every way of segmenting makes, parts of one kind each; and the steps (sentences, lines) of a trace."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from tracestill.data_pipeline.base.schema import Span
+from tracestill.data_pipeline.segmentation.words import ABBREVIATIONS
+
+# Sentences of scripts that put a space behind their stop end at the space; others at the stop: CJK's full stops, the
+# danda of Devanagari and its neighbours, the stops of Arabic, Urdu, Ethiopic, Khmer, Burmese, Tibetan and Armenian.
+STEP_END = re.compile(r"\n\s*|[.!?…][\"'”’»)\]*]*\s+|[。｡！？．।॥؟۔።፧។။།։](?!\d)[\"'”’」』）)\]*]*\s*")
+ABBREVIATION = re.compile(
+    r"(?:(?<!\w)(?:" + "|".join(map(re.escape, ABBREVIATIONS)) + r")|(?:^|\n)\s*\d{1,3})\.$", re.I
+)
+LOOK_BACK = 11  # characters before a stop that may be an abbreviation
+
+
+class Part(NamedTuple):
+    """Characters up to ``end`` of a trace that one rule decided on."""
+
+    kind: str
+    end: int
+    why: str  # the words that the rule found, or what it saw; empty where no rule held
+
+
+def spans_of(parts: Iterable[Part]) -> tuple[Span, ...]:
+    """Parts as spans: sorted, without overlap; neighbours of one kind are one span."""
+    spans: list[Span] = []
+    start = 0
+    for kind, end, _ in parts:
+        if spans and spans[-1].kind == kind:
+            spans[-1] = Span(spans[-1].start, end, kind)
+        else:
+            spans.append(Span(start, end, kind))
+        start = end
+    return tuple(spans)
+
+
+def step_ends(trace: str) -> tuple[int, ...]:
+    """Where each step ends: increasing offsets, the last is ``len(trace)``; empty for an empty trace.
+
+    A step ends at a line break or behind the stop of a sentence, in any script, unless the stop belongs to an
+    abbreviation or to the number of a list item. White space after a step belongs to it.
+    """
+    ends = []
+    for match in STEP_END.finditer(trace):
+        at = match.start()
+        if trace[at] == "." and ABBREVIATION.search(trace, max(0, at - LOOK_BACK), at + 1):
+            continue
+        ends.append(match.end())
+    if trace and (not ends or ends[-1] < len(trace)):
+        ends.append(len(trace))
+    if ends and not trace[: ends[0]].strip():  # white space before the first step belongs to it
+        ends = ends[1:] or [len(trace)]
+    return tuple(ends)
+
+
+def step_of(ends: Sequence[int], character: int) -> int:
+    """The index of the step that holds a character of the trace."""
+    return bisect_right(ends, character)
