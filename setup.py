@@ -37,6 +37,7 @@ setup(
     python_requires=">=3.10",
     packages=list(PACKAGE_DIR),
     package_dir=PACKAGE_DIR,
+    package_data={"tracestill.data_pipeline.segmentation": ["languages/*.json", "*.json"]},
     install_requires=[
         "torch>=2.11",
         "deepspeed>=0.19",

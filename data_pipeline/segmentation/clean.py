@@ -20,7 +20,7 @@ def cleaned(record: Record, cleaners: Sequence[Cleaner]) -> Record:
         if not holes:
             continue
         trace = PATTERNS[name].sub("", record.trace)
-        spans = (Span(*(moved(at, holes) for at in (span.start, span.end)), span.kind) for span in record.spans)
+        spans = (Span(moved(span.start, holes), moved(span.end, holes), span.kind) for span in record.spans)
         record = replace(record, trace=trace, spans=tuple(span for span in spans if span.end > span.start))
     return record
 

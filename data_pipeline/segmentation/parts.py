@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from tracestill.data_pipeline.base.schema import Span
-from tracestill.data_pipeline.segmentation.words import ABBREVIATIONS
+from tracestill.data_pipeline.segmentation.words import ABBREVIATIONS, BEFORE_NUMBER
 
 # Sentences of scripts that put a space behind their stop end at the space; others at the stop: CJK's full stops, the
 # danda of Devanagari and its neighbours, the stops of Arabic, Urdu, Ethiopic, Khmer, Burmese, Tibetan and Armenian.
@@ -16,7 +16,11 @@ STEP_END = re.compile(r"\n\s*|[.!?…][\"'”’»)\]*]*\s+|[。｡！？．।�
 ABBREVIATION = re.compile(
     r"(?:(?<!\w)(?:" + "|".join(map(re.escape, ABBREVIATIONS)) + r")|(?:^|\n)\s*\d{1,3})\.$", re.I
 )
+NUMBERED = [rf"{re.escape(word)}\.\s+\d" for word in BEFORE_NUMBER]  # No. 5
+HALVES = [r"\.\s".join(map(re.escape, word.split(". "))) for word in ABBREVIATIONS if ". " in word]  # z. B.
+GOES_ON = re.compile(r"(?<!\w)(?:" + "|".join(NUMBERED + HALVES) + ")", re.I)
 LOOK_BACK = 11  # characters before a stop that may be an abbreviation
+LOOK_AHEAD = 2  # and behind it, that tell
 
 
 class Part(NamedTuple):
@@ -49,8 +53,11 @@ def step_ends(trace: str) -> tuple[int, ...]:
     ends = []
     for match in STEP_END.finditer(trace):
         at = match.start()
-        if trace[at] == "." and ABBREVIATION.search(trace, max(0, at - LOOK_BACK), at + 1):
-            continue
+        if trace[at] == ".":
+            back = max(0, at - LOOK_BACK)
+            goes_on = GOES_ON.search(trace, back, match.end() + LOOK_AHEAD)
+            if ABBREVIATION.search(trace, back, at + 1) or (goes_on is not None and goes_on.end() > at):
+                continue
         ends.append(match.end())
     if trace and (not ends or ends[-1] < len(trace)):
         ends.append(len(trace))

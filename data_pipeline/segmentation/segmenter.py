@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.content import contents
@@ -15,15 +15,17 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.data_pipeline.base.schema import Record, Span, span_fault
 from tracestill.data_pipeline.base.stage import CONTENTS
-from tracestill.data_pipeline.guards.names import Name
+from tracestill.data_pipeline.guards.names import GivenPath, Name
+from tracestill.data_pipeline.segmentation.classifier import SHIPPED, Classifier
 from tracestill.data_pipeline.segmentation.clean import Cleaner, cleaned
+from tracestill.data_pipeline.segmentation.flow import flow
 from tracestill.data_pipeline.segmentation.parts import Part, spans_of
 from tracestill.data_pipeline.segmentation.rules import lines, rules
 
 Function = Callable[[str, str], Sequence[Part]]  # of question and trace
 VERSION = 1  # of what the built-in ways make of a trace: with another one, documents are encoded again
-GIVEN = "spans"
-WAYS: dict[str, Function] = {"rules": rules, "lines": lines}
+GIVEN, MODEL = "spans", "model"
+WAYS: dict[str, Function] = {"flow": flow, "rules": rules, "lines": lines}
 
 
 class SegmentConfig(BaseModel):
@@ -32,10 +34,14 @@ class SegmentConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     by: Name = Field(
-        "rules",
-        description="rules: whole sentences by English words; lines: whole lines by the same rules; spans: as the "
-        "teacher or the file gives them, records without are rejected; or my_pkg.my_module:function of question and "
-        "trace, which returns Spans",
+        "flow",
+        description="flow: below the sentence, by values that are new or known, in many languages; rules: whole "
+        "sentences by English words; lines: whole lines by the same rules; model: below the sentence, by a small "
+        "classifier; spans: as the teacher or the file gives them, records without are rejected; or "
+        "my_pkg.my_module:function of question and trace, which returns Spans",
+    )
+    model: GivenPath | None = Field(
+        None, description="with by: model, what `tracestill train-segmenter` wrote; null: the one that comes with it"
     )
     clean: tuple[Cleaner, ...] = Field(
         (), description="taken out of traces before they are cut and encoded: calculator, GSM8K's <<48/2=24>>"
@@ -47,12 +53,16 @@ class SegmentConfig(BaseModel):
         if ":" in by:
             if not own_modules.is_looking():
                 own_function(by)
-        elif by not in (*WAYS, GIVEN):
-            known = nearest(by, [*WAYS, GIVEN])
-            raise ValueError(
-                f"unknown way to segment '{by}'{known}; or give an import path such as my_pkg.my_module:cut"
-            )
+        elif by not in (known := [*WAYS, MODEL, GIVEN]):
+            path = "or give an import path such as my_pkg.my_module:cut"
+            raise ValueError(f"unknown way to segment '{by}'{nearest(by, known)}; {path}")
         return by
+
+    @model_validator(mode="after")
+    def _together(self) -> SegmentConfig:
+        if self.model is not None and self.by != MODEL:
+            raise ValueError(f"segment.model belongs to segment.by: model, not {self.by}")
+        return self
 
 
 def own_module(config: SegmentConfig) -> str | None:
@@ -63,16 +73,19 @@ def own_module(config: SegmentConfig) -> str | None:
 def own_function(by: str) -> Callable[[str, str], Sequence[Span]]:
     """The user's function. Raises InputError naming what is missing."""
     module_name, _, name = by.partition(":")
-    found = getattr(own_modules.load(module_name, "segment.by"), name, None)
+    found = getattr(own_modules.load(module_name), name, None)
     if not callable(found):
-        raise InputError(f"segment.by: {module_name} has no function '{name}'")
-    return found  # type: ignore[no-any-return]
+        raise InputError(f"{module_name} has no function '{name}'")
+    return found
 
 
 def stage_config(config: SegmentConfig, memory: Path | None = None) -> dict[str, Any]:
     """What decides how traces come out, for ``stage.is_current``; digests of a module of the user's among it."""
     module = own_module(config)
-    found = contents({"segment.by": own_modules.files(module)} if module else {}, memory)
+    files = {"segment.by": own_modules.files(module)} if module else {}
+    if config.model is not None:
+        files["segment.model"] = {"": config.model}
+    found = contents(files, memory)
     held = {"by": config.by, "clean": list(config.clean), "version": VERSION}
     return {"segment": held, **({CONTENTS: found} if found else {})}
 
@@ -88,6 +101,8 @@ class Segmenter:
         by = self.config.by
         if by == GIVEN:
             return lambda question, trace: []
+        if by == MODEL:
+            return Classifier.load(self.config.model or SHIPPED)
         if ":" not in by:
             return WAYS[by]
         own = own_function(by)

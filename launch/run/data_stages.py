@@ -12,6 +12,7 @@ from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.documents import encode
 from tracestill.data_pipeline.plan import plan_stage
 from tracestill.data_pipeline.sampling import sample
+from tracestill.data_pipeline.segmentation import Segmenter
 from tracestill.data_pipeline.selection import selection
 from tracestill.data_pipeline.tokens import tokenizer
 from tracestill.launch.report import page
@@ -84,18 +85,29 @@ def do_tokenizer(work: Work, console: Console) -> None:
 
 
 def encode_identity(case: Case) -> Identity:
-    """Refuses a tokenizer's chat template before any work is done."""
+    """Refuses a tokenizer's chat template, and a classifier of clauses that is none, before any work is done."""
     own, given = case.recipe, case.recipe.encode.tokenizer
     if given.path is not None and not (is_plain(own) or given.add_symbols or own_modules.is_looking()):
         encode.load_layout(own.encode, given.path)
-    config = encode.stage_config(own.encode, own.span_kinds(), own.plan)
+    if not own_modules.is_looking():
+        Segmenter(own.segment)
+    config = encode.stage_config(own.encode, own.span_kinds(), own.plan, own.segment, case.run.memory)
     return config, case.reads("sample", "select", "tokenizer")
 
 
 def do_encode(work: Work, console: Console) -> None:
     own = work.case.recipe
     with bar(work.label, console) as progress:
-        encode.run(own.encode, own.span_kinds(), own.plan, work.directory, **work.inputs, progress=progress.set)
+        encode.run(
+            own.encode,
+            own.span_kinds(),
+            own.plan,
+            work.directory,
+            **work.inputs,
+            segment=own.segment,
+            memory=work.case.run.memory,
+            progress=progress.set,
+        )
 
 
 def encoded(manifest: Manifest, directory: Path) -> str:

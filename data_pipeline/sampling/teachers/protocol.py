@@ -37,7 +37,8 @@ PACKAGE = "tracestill.data_pipeline.sampling.teachers"
 
 @dataclass(frozen=True)
 class Solution:
-    """What a teacher says. Spans are character ranges that cover the trace; None: segmented by rules.
+    """What a teacher says. Spans are character ranges that cover the trace; None: it is cut as the recipe's ``segment``
+    says.
 
     ``weight``, finite and >= 0, is how much the record is to count, say by how sure the teacher is; that of its
     question multiplies it. A record of weight 0 is kept and trains nothing.

@@ -19,6 +19,7 @@ from tracestill.data_pipeline.base.stage import is_current, read_manifest
 from tracestill.data_pipeline.documents.document import encode, first_visible
 from tracestill.data_pipeline.documents.encode import EncodeConfig, Stores, run, stage_config
 from tracestill.data_pipeline.plan.plan import PlanConfig
+from tracestill.data_pipeline.segmentation import SegmentConfig, segmenter
 from tracestill.data_pipeline.tokens.render import load_tokenizer, prompt_ids, split_output
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
@@ -159,7 +160,8 @@ def test_the_stage_writes_every_split(tmp_path):
     validation = [record(f"What is {i} + 6?", "Xylem 6. So 3 + 6 = 9.", "9", index=i) for i in range(2)]
     inputs = prepare(tmp_path, train, test, validation)
     told = []
-    run(EncodeConfig(), KINDS, PLAN, tmp_path / "encode", progress=lambda *at: told.append(at), **inputs)
+    more = {"segment": SegmentConfig(by="rules"), "progress": lambda *at: told.append(at)}
+    run(EncodeConfig(), KINDS, PLAN, tmp_path / "encode", **more, **inputs)
     assert told[-1] == (605, 605)
     assert len(told) > 2
     manifest = read_manifest(tmp_path / "encode")
@@ -191,15 +193,15 @@ def test_the_stage_writes_every_split(tmp_path):
     assert pq.read_table(tmp_path / "encode" / "rejected.parquet").num_rows == 0
 
 
-def test_the_stage_is_current_until_something_changes(tmp_path):
+def test_the_stage_is_current_until_something_changes(tmp_path, monkeypatch):
     inputs = prepare(tmp_path, [record(index=i) for i in range(3)])
     for name in ("encode", "again"):
         run(EncodeConfig(), KINDS, PLAN, tmp_path / name, **inputs)
     assert read_manifest(tmp_path / "encode")["files"] == read_manifest(tmp_path / "again")["files"]
     assert not (tmp_path / "encode" / "test.arrow").exists()
 
-    def current(config=EncodeConfig(), kinds=KINDS, plan=PLAN):
-        return is_current(tmp_path / "encode", "encode", stage_config(config, kinds, plan), inputs)
+    def current(config=EncodeConfig(), kinds=KINDS, plan=PLAN, segment=SegmentConfig()):
+        return is_current(tmp_path / "encode", "encode", stage_config(config, kinds, plan, segment), inputs)
 
     assert current()
     assert current(plan=PlanConfig(capacity=512, packs_per_step=4))
@@ -207,6 +209,35 @@ def test_the_stage_is_current_until_something_changes(tmp_path):
     assert not current(kinds=Kinds.with_extra({"aside": None}))
     assert not current(plan=PlanConfig(capacity=513, packs_per_step=2))
     assert not current(plan=PlanConfig(capacity=512, packs_per_step=2, overlong="drop"))
+    assert not current(segment=SegmentConfig(by="rules"))
+    assert not current(segment=SegmentConfig(clean=("calculator",)))
+    monkeypatch.setattr(segmenter, "VERSION", segmenter.VERSION + 1)
+    assert not current(), "what another version makes of a trace is another thing"
+
+
+def test_a_trace_is_cut_as_the_recipe_says_and_what_lacks_spans_is_rejected(tmp_path):
+    """Teachers' spans stay; ``spans`` takes those alone. ``clean`` takes the calculator out."""
+    trace = "So 3 + 4 = <<3+4=7>>7."
+    given = record(trace=trace, spans=(Span(0, 10, "plan"), Span(10, len(trace), "derive")), index=0)
+    inputs = prepare(tmp_path, [given, record(trace=trace, spans=(), index=1)])
+    found = {}
+    for name, segment in (("flow", {}), ("spans", {"by": "spans"}), ("clean", {"clean": ("calculator",)})):
+        run(EncodeConfig(), KINDS, PLAN, tmp_path / name, segment=SegmentConfig(**segment), **inputs)
+        store, tokenizer = TokenStore(tmp_path / name / "tokens.arrow", KINDS), load_tokenizer(inputs["tokenizer"])
+        found[name] = [
+            {
+                k: tokenizer.decode(store.tokens(d)[store.kinds(d) == KINDS.id(k)]).strip()
+                for k in KINDS.members("trace")
+            }
+            for d in range(len(store))
+        ]
+        counts = conserved(read_manifest(tmp_path / name))
+        assert counts["rejected"] == ({"no_spans": 1} if name == "spans" else {})
+    flow, spans, clean = ([{k: t for k, t in one.items() if t} for one in found[n]] for n in ("flow", "spans", "clean"))
+    assert spans == flow[:1] == [{"plan": "So 3 + 4 =", "derive": "<<3+4=7>>7."}]
+    assert flow[1] == {"statement": "So", "expression": "3 + 4 = <<3+4=7>>", "result": "7."}
+    assert clean[0] == {"plan": "So 3 + 4 =", "derive": "7."}
+    assert clean[1] == {"statement": "So", "expression": "3 + 4 =", "result": "7."}
 
 
 def test_answers_only(tmp_path):

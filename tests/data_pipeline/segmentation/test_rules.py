@@ -118,7 +118,7 @@ def test_steps_end_at_sentences_and_lines_but_not_at_abbreviations_decimals_and_
     ]
 
 
-@pytest.mark.parametrize("word", ["Mr", "Mrs", "Ms", "Dr", "Prof", "St", "vs", "etc", "no", "fig", "eq", "e.g", "i.e"])
+@pytest.mark.parametrize("word", ["Mr", "Mrs", "Ms", "Dr", "Prof", "St", "vs", "etc", "fig", "eq", "e.g", "i.e"])
 def test_an_abbreviation_ends_no_step(word: str) -> None:
     trace = f"See {word}. Ann. {word.upper()}. Bob!"
     assert step_ends(trace) == (trace.index("Ann.") + 5, len(trace))

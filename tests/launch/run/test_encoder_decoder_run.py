@@ -110,7 +110,7 @@ def test_factors_count_what_the_decoder_writes_and_nothing_else(data, store, nor
             own.append(weighting.tokens(view, 0)[read:] if by_token else np.ones(end - begin - 1))
             number.append(np.full(end - begin - 1, document))
     k, r, t, d = (np.concatenate(parts) for parts in (kinds, record, own, number))
-    v = np.array([0, *(np.float32(WEIGHTS[name]) for name in KINDS.names[1:])], np.float64)
+    v = np.array([0, *(np.float32(WEIGHTS.get(name, 1)) for name in KINDS.names[1:])], np.float64)
     w = v[k] * r * t
     per_kind = np.bincount(k, weights=r * t, minlength=len(v))
     per_document = np.bincount(d, weights=v[k] * t)
