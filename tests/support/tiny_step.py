@@ -15,8 +15,11 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tracestill.data_pipeline.base.kinds import Kinds
+
 VOCABULARY = 61
 NUM_KINDS = 8
+KINDS = Kinds(Kinds().names[:NUM_KINDS])  # fewer than there are, so that a column is not taken for another
 TABLE = np.array([0, 0, 1.5, 1, 0.25, 0, 2, 1], dtype=np.float32)  # (K,) weight of each kind; prompt and prose 0
 PROMPT = 1
 SHAPE: dict[str, Any] = {

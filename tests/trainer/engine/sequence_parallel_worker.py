@@ -18,7 +18,6 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from engine_workshop import PARTITIONED, MicroStep, head_is_partitioned, settings, student, take_step
 from safetensors.torch import save_file
 
-from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.kernels.pack import PackedBatch, pack
 from tracestill.trainer.engine.engine import Engine, leave
 from tracestill.trainer.ranks.mesh import cut
@@ -79,7 +78,7 @@ def built_for(case: dict[str, Any], directory: Path) -> Student:
     built = student(None if shape else directory / "start.safetensors", tied=False, **(shape or {}))
     if case.get("reference"):
         options = {"reference": str(directory / "reference"), "threshold": 0.0}
-        weighting = make_weighting(WeightingConfig(use="excess_loss", options=options), Kinds())
+        weighting = make_weighting(WeightingConfig(use="excess_loss", options=options), tiny_step.KINDS)
         use_weighting(built, weighting, vocabulary=VOCABULARY, device=torch.device("cpu"), dtype=torch.float32)
     return built
 

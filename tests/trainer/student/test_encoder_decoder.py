@@ -20,7 +20,6 @@ from tiny_export import save_tokenizer
 from tiny_step import NUM_KINDS, TABLE, VOCABULARY
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.trainer.batches.rectangles import PairedBatch, group_documents, paired_row
 from tracestill.trainer.evaluation.generate import generate, load_exported
 from tracestill.trainer.export.export import export
@@ -330,7 +329,7 @@ def test_a_compiled_encoder_decoder_is_refused():
 def test_a_reference_of_another_form_is_refused(tmp_path):
     tiny_step.plain_model(tied=False).save_pretrained(tmp_path)
     options = {"reference": str(tmp_path), "threshold": 0.0}
-    weighting = make_weighting(WeightingConfig(use="excess_loss", options=options), Kinds())
+    weighting = make_weighting(WeightingConfig(use="excess_loss", options=options), tiny_step.KINDS)
     vocabulary = {"vocab_size": VOCABULARY, "bos_id": 1, "eos_id": 2, "pad_id": 0, "num_kinds": NUM_KINDS}
     with pytest.raises(InputError, match="reads documents of another layout than the student does"):
         use_weighting(tiny_pairs.student(), weighting, vocabulary=vocabulary, device=CPU, dtype=torch.float32)
@@ -341,7 +340,7 @@ def test_a_reference_may_be_an_encoder_decoder_too(tmp_path):
     student = tiny_pairs.student(seed=3)
     tiny_pairs.student(seed=8).model.save_pretrained(tmp_path)
     options = {"reference": str(tmp_path), "threshold": 0.0}
-    weighting = make_weighting(WeightingConfig(use="excess_loss", options=options), Kinds())
+    weighting = make_weighting(WeightingConfig(use="excess_loss", options=options), tiny_step.KINDS)
     vocabulary = {"vocab_size": VOCABULARY, "bos_id": 1, "eos_id": 2, "pad_id": 0, "num_kinds": NUM_KINDS}
     use_weighting(student, weighting, vocabulary=vocabulary, device=CPU, dtype=torch.float32)
     pairs = [pair for pair in tiny_pairs.pairs(0) if pair.weight]

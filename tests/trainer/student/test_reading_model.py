@@ -11,7 +11,6 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.kernels.pack import pack
 from tracestill.trainer.recipe.settings import StudentConfig
 from tracestill.trainer.student.reading_model import Reference, use_weighting
@@ -36,7 +35,7 @@ class Entropic(SpanWeighting):
 
 
 def weighting(use, **options):
-    return make_weighting(WeightingConfig(use=use, options=options), Kinds())
+    return make_weighting(WeightingConfig(use=use, options=options), tiny_step.KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +92,7 @@ def of_kinds(documents):
 FACTORS = {
     "dft": (weighting("dft", exponent=0.5), lambda nll, entropy, other: torch.exp(-nll) ** 0.5),
     "focal": (weighting("focal", gamma=20), lambda nll, entropy, other: (1 - torch.exp(-nll)) ** 20),
-    "own": (Entropic(WeightingConfig(), Kinds()), lambda nll, entropy, other: 0.5 + entropy),
+    "own": (Entropic(WeightingConfig(), tiny_step.KINDS), lambda nll, entropy, other: 0.5 + entropy),
 }
 
 
@@ -107,7 +106,7 @@ def test_loss_and_gradient_are_those_by_hand(built, name, kinds, reference_direc
         factor = lambda nll, entropy, other: (nll - other > 0.1).double()  # noqa: E731
     else:
         of, factor = FACTORS[name]
-    use_weighting(built, of, vocabulary=VOCABULARY, multiplied=multiplied_kinds(config, Kinds()), **CPU)
+    use_weighting(built, of, vocabulary=VOCABULARY, multiplied=multiplied_kinds(config, tiny_step.KINDS), **CPU)
     loss, statistics = built(packed(documents), SCALE)
     loss.backward()
 
@@ -205,7 +204,7 @@ def test_the_first_step_keeps_all_and_the_next_takes_the_quantile(reference_dire
 
 def test_the_quantile_is_that_of_the_kinds_alone(reference_directory, built):
     of = weighting("excess_loss", reference=str(reference_directory), share=0.3, kinds=["plan", "check"])
-    use_weighting(built, of, vocabulary=VOCABULARY, multiplied=multiplied_kinds(of.config, Kinds()), **CPU)
+    use_weighting(built, of, vocabulary=VOCABULARY, multiplied=multiplied_kinds(of.config, tiny_step.KINDS), **CPU)
     documents = tiny_step.documents(0)
     built(packed(documents), SCALE)
     of.end_step()

@@ -8,14 +8,13 @@ import tiny_step
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.kernels.pack import pack
 from tracestill.trainer.metrics.telemetry import Meter
 from tracestill.trainer.recipe.settings import StudentConfig
 from tracestill.trainer.student import unweighted
 from tracestill.trainer.student.student import build_student
 
-KINDS = Kinds()
+KINDS = tiny_step.KINDS
 VOCABULARY = {"vocab_size": tiny_step.VOCABULARY, "bos_id": 1, "eos_id": 2, "pad_id": 0, "num_kinds": 8}
 
 
