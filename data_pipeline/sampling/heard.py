@@ -63,8 +63,14 @@ def said_fault(said: Said) -> tuple[str, str] | None:
             return "not_text", f"its {name} must be a text, got {type(text).__name__}"
         if wrong := text_fault(text):
             return "not_text", f"its {name} holds {wrong}"
-    wrong = weight_fault(said.weight)
-    return ("bad_weight", f"its weight: {wrong}") if wrong else None
+    if wrong := weight_fault(said.weight):
+        return "bad_weight", f"its weight: {wrong}"
+    if said.spans is None:
+        return None
+    if not isinstance(said.spans, list | tuple) or not all(is_span(span) for span in said.spans):
+        return "bad_spans", "its spans must be Spans of two whole numbers and a kind, or None"
+    wrong = span_fault(said.reasoning or said.raw, said.spans, {span.kind for span in said.spans})
+    return ("bad_spans", wrong) if wrong else None
 
 
 def solution_fault(said: Any) -> tuple[str, str] | None:

@@ -23,12 +23,13 @@ from typing import Any
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.room import cause_of, needs_room
-from tracestill.data_pipeline.base.schema import Question, Span
+from tracestill.data_pipeline.base.schema import Question
 from tracestill.data_pipeline.base.stage import digest_of
 from tracestill.data_pipeline.sampling.heard import Unusable
 from tracestill.data_pipeline.sampling.journal_files import has_bytes, refuse_half_recovered, sides
 from tracestill.data_pipeline.sampling.journal_log import broken
 from tracestill.data_pipeline.sampling.journal_pages import digest_of_row, key_of, readable
+from tracestill.data_pipeline.sampling.journal_rows import columns_of, said_of
 from tracestill.data_pipeline.sampling.teachers import Said, Solution
 
 MODULE = "module/"  # names of a teacher's own code begin with it: those always count
@@ -315,28 +316,6 @@ class Journal:
         if digest not in (None, digest_of_row(tuple(row))):  # None: it was written before there were digests
             raise ValueError("its digest is another")
         return row
-
-
-def columns_of(said: Solution | Said) -> tuple[str, str, str]:
-    """The columns trace, answer and spans.
-
-    Spans are a list of [start, end, kind] as JSON; with a weight other than 1, ``{spans, weight}``. Of an unread text
-    the columns are its reasoning, the text, and ``{said: [answer, finish], weight}``.
-    """
-    if isinstance(said, Said):
-        return said.reasoning, said.raw, json.dumps({"said": [said.answer, said.finish], "weight": said.weight})
-    spans = [[span.start, span.end, span.kind] for span in said.spans or ()]
-    return said.trace, said.answer, json.dumps(spans if said.weight == 1 else {"spans": spans, "weight": said.weight})
-
-
-def said_of(trace: str, answer: str, text: str) -> Solution | Said:
-    """What was said, of the last three columns."""
-    held = json.loads(text)
-    if isinstance(held, dict) and "said" in held:
-        given, finish = held["said"]
-        return Said(answer, trace, given, finish, held["weight"])
-    spans, weight = (held["spans"], held["weight"]) if isinstance(held, dict) else (held, 1.0)
-    return Solution(trace, answer, tuple(Span(*span) for span in spans), weight)
 
 
 class Damaged(Exception):

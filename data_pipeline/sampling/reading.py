@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tracestill.data_pipeline.base.schema import Question, weight_fault
+from tracestill.data_pipeline.base.schema import Question, Span, weight_fault
 from tracestill.data_pipeline.sampling.files.rejected import Rejected
 from tracestill.data_pipeline.sampling.heard import Unusable, heard
 from tracestill.data_pipeline.sampling.journal import Journal, Key
@@ -45,7 +45,11 @@ class Reader:
             return None
         solution: Solution | Said | Unusable = said
         if isinstance(said, Said):
-            solution = heard(Solution(read.trace, read.answer, None, said.weight))
+            spans = spans_within(said, read.trace)
+            if spans == () and read.trace:
+                self.reject(sample, "bad_spans", "its trace is not in the text that its spans are of", said)
+                return None
+            solution = heard(Solution(read.trace, read.answer, spans, said.weight))
             if isinstance(solution, Unusable):  # a reader of the user's may give anything
                 self.reject(sample, solution.reason, solution.detail, said)
                 return None
@@ -69,6 +73,16 @@ class Reader:
     def reject(self, sample: Wanted, reason: str, detail: str, said: Solution | Said) -> None:
         """Note that a sample gives no record."""
         self.rejected.append(rejection(sample, Unusable(reason, detail, text_of(said))))
+
+
+def spans_within(said: Said, trace: str) -> tuple[Span, ...] | None:
+    """The spans that were given with a text, of the trace that was read in it; none where it is not in it."""
+    if said.spans is None:
+        return None
+    begin = (said.reasoning or said.raw).find(trace)
+    end = begin + len(trace)
+    inside = (span for span in said.spans if begin >= 0 and span.start < end and span.end > begin)
+    return tuple(Span(max(span.start, begin) - begin, min(span.end, end) - begin, span.kind) for span in inside)
 
 
 def text_of(said: Solution | Said) -> str:

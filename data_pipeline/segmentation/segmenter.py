@@ -118,15 +118,9 @@ class Segmenter:
 
         return parts
 
-    def given(self, record: Record) -> bool:
-        """Whether the record brings spans of its own. (Older versions wrote those of ``rules`` into records.)"""
-        return bool(record.spans) and record.spans != spans_of(rules(record.question, record.trace))
-
     def __call__(self, record: Record) -> Record:
         """The record with its trace cleaned, and with spans: its own, or those of ``segment.by``. There are none left
         where it asks for the record's own and there are none."""
-        if not self.given(record):
-            record = replace(record, spans=())
         record = cleaned(record, self.config.clean)
         if record.spans:
             return record

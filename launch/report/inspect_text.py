@@ -47,7 +47,7 @@ def text_lines(
     """
     own = own_module(segment) is not None
     cut = Segmenter(segment.model_copy(update={"by": "spans"}) if own else segment)
-    given = record is not None and cut.given(record)
+    given = record is not None and bool(record.spans)
     record = None if record is None else cut(record)
     written = [(name, "".join(t for _, t in group if t != FOLLOWS))
                for name, group in groupby(zip(names, texts, strict=True), key=lambda pair: pair[0])]  # fmt: skip

@@ -32,6 +32,9 @@ class FieldsConfig(BaseModel):
         None, description="a regular expression whose first group is the reference answer in what `gold` names"
     )
     messages: str | None = Field(None, description="a conversation: question and trace are in it")
+    spans: str | None = Field(
+        None, description="spans of the trace: a list of [start, end, kind] that covers it (`reasoning`, or the text)"
+    )
     system: str | None = Field(None, description="the system prompt: the record's style")
     weight: str | None = Field(None, description="how much the record counts, finite and >= 0")
     teacher: str | None = Field(None, description="who wrote the trace")

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from tracestill.data_pipeline.base.schema import weight_fault
+from tracestill.data_pipeline.base.schema import Span, span_fault, weight_fault
 from tracestill.data_pipeline.guards.well_formed import text_fault
 from tracestill.data_pipeline.sampling.files.fields import MISSING, FieldsConfig, getter, names_in
 from tracestill.data_pipeline.sampling.files.formats import SPLITS
@@ -139,6 +139,21 @@ class Reading:
             return {name: row[name] for name in self.fields.metadata if name in row}
         return {} if self.fields.has_traces else {name: value for name, value in row.items() if name not in self.used}
 
+    def spans(self, value: Any, text: str, at: int, count: int) -> tuple[Span, ...] | None:
+        """The spans of a text, the one at ``at`` of ``count``; None if the row gives none. Raises Bad."""
+        if value is None:
+            return None
+        try:
+            given = value[at] if count > 1 else value
+            rows = [(s["start"], s["end"], s["kind"]) if isinstance(s, dict) else s for s in given]
+            found = tuple(Span(start, end, kind) for start, end, kind in rows)
+            fault = span_fault(text, found, {span.kind for span in found})
+        except (TypeError, ValueError, KeyError, IndexError):
+            fault = f"expected [start, end, kind] of each stretch, got {value!r:.80}"
+        if fault:
+            raise Bad("bad_spans", f"'{self.fields.spans}': {fault}")
+        return found
+
     def traces(self, row: dict[str, Any], last: Any, system: str) -> tuple[list[Written], list[tuple[int, str, str]]]:
         """The traces of a row. Raises Bad if there is none that can be used."""
         spec = self.fields.trace or self.fields.reasoning or self.fields.messages
@@ -191,6 +206,7 @@ class Reading:
             None if answer is None else self.text("answer", str(answer)),
             finish if isinstance(finish, str) else "",
             self.weight(beside("weight", MISSING)) if self.with_traces else 1.0,
+            self.spans(self.value("spans", row), reasoning or value, at, count),
         )
         return Written(said, teacher if isinstance(teacher, str) else "", system)
 

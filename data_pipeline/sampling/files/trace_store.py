@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tracestill.data_pipeline.base.room import needs_room
-from tracestill.data_pipeline.sampling.teachers import Said
+from tracestill.data_pipeline.sampling.teachers import Said, Span
 
 IN_MEMORY = 1 << 25  # bytes; beyond these a temporary file holds them
 
@@ -45,7 +45,8 @@ class TraceStore:
         return sum(map(len, self.places.values()))
 
     def add(self, question_id: str, said: Said, teacher: str, system: str, file: str, row: int) -> None:
-        payload = json.dumps([said.raw, said.reasoning, said.answer, said.finish, said.weight]).encode()
+        spans = [[[span.start, span.end, span.kind] for span in said.spans]] if said.spans else []
+        payload = json.dumps([said.raw, said.reasoning, said.answer, said.finish, said.weight, *spans]).encode()
         digest = hashlib.sha256(payload).hexdigest()[:16]
         place = Place(self.end, sys.intern(teacher), sys.intern(system), digest, file, row)
         with needs_room(Path(tempfile.gettempdir()), "nothing was begun"):
@@ -60,7 +61,8 @@ class TraceStore:
     def read(self, place: Place) -> Said:
         self.file.seek(place.offset)
         size = int.from_bytes(self.file.read(4), "little")
-        return Said(*json.loads(self.file.read(size)))
+        raw, reasoning, answer, finish, weight, *spans = json.loads(self.file.read(size))
+        return Said(raw, reasoning, answer, finish, weight, tuple(Span(*s) for s in spans[0]) if spans else None)
 
     def texts(self, question_id: str) -> Iterator[str]:
         """What was written to a question, thoughts too."""

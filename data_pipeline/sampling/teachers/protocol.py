@@ -62,6 +62,7 @@ class Said:
     answer: str | None = None  # the answer, where it is given apart from the text
     finish: str = ""  # why it ended, in the words of a server: length, stop…
     weight: float = 1.0  # as of Solution
+    spans: tuple[Span, ...] | None = None  # they cover `reasoning`, or without one `raw`; None: as of Solution
 
 
 class Teacher(Protocol):

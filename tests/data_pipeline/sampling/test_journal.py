@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,7 +10,10 @@ from tracestill.data_pipeline.base.schema import Question, Span
 from tracestill.data_pipeline.sampling.heard import Unusable
 from tracestill.data_pipeline.sampling.journal import Journal, Key, binding_of
 from tracestill.data_pipeline.sampling.journal_pages import readable
+from tracestill.data_pipeline.sampling.journal_rows import columns_of, said_of
 from tracestill.data_pipeline.sampling.teachers import Said, Solution
+from tracestill.data_pipeline.segmentation.parts import spans_of
+from tracestill.data_pipeline.segmentation.rules import rules
 
 KEY = Key("q1", "solver", "", 1.0, 0)
 SPANS = (Span(0, 9, "derive"),)
@@ -83,3 +87,18 @@ def test_a_text_is_kept_unread_and_many_are_written_at_once(tmp_path: Path) -> N
         assert next(journal.rows(asked))[1] == said[0], "nobody answers twice"
     rows = readable(tmp_path / "journal.sqlite")
     assert rows.count == 4, "a recovery takes unread texts over, too"
+
+
+def test_spans_that_an_older_version_cut_itself_are_none_and_a_teachers_stay() -> None:
+    trace = "First add them. 3 + 4 = 7. So it is 7."
+    by_rules = spans_of(rules("", trace))
+    assert len(by_rules) == 3
+    rows = [[span.start, span.end, span.kind] for span in by_rules]
+    assert said_of(trace, "7", json.dumps(rows)) == Solution(trace, "7", ()), "as it was written when sampling cut"
+    mine = (Span(0, 5, "plan"), Span(5, len(trace), "prose"))
+    old = json.dumps([[span.start, span.end, span.kind] for span in mine])
+    assert said_of(trace, "7", old) == Solution(trace, "7", mine)
+    for said in (Solution(trace, "7", by_rules), Solution(trace, "7", mine, 0.5), Solution(trace, "7", ())):
+        assert said_of(*columns_of(said)) == said
+    for text in (Said(trace, "", "7", "stop", 2.0, mine), Said("7", trace)):
+        assert said_of(*columns_of(text)) == text

@@ -96,12 +96,10 @@ def test_what_is_no_way_to_segment_is_named(own: None, segment: dict[str, object
         SegmentConfig.model_validate(segment)
 
 
-def test_spans_that_are_given_stay_but_not_those_of_older_versions() -> None:
+def test_spans_that_are_given_stay() -> None:
     mine = (Span(0, 20, "check"), Span(20, len(TRACE), "prose"))
     for by in ("flow", "rules", "spans"):
         assert cut(TRACE, mine, by=by) == [f"check {TRACE[:20].strip()}", f"prose {TRACE[20:].strip()}"]
-    by_rules = Segmenter(SegmentConfig(by="rules"))(record(TRACE)).spans
-    assert cut(TRACE, by_rules) == cut(TRACE), "sampling once wrote them into records"
 
 
 MARKED = st.lists(st.sampled_from(["<<1+2=3>>", "a", " b", "<<", ">>", "<<4>>", "c."]), max_size=12)

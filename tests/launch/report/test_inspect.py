@@ -15,8 +15,6 @@ from typer.testing import CliRunner
 
 from tracestill.data_pipeline.base.schema import Record, Span
 from tracestill.data_pipeline.segmentation import SegmentConfig
-from tracestill.data_pipeline.segmentation.parts import spans_of
-from tracestill.data_pipeline.segmentation.rules import rules
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.launch import cli
 from tracestill.launch.report import inspect_run
@@ -119,7 +117,7 @@ TRACE = "First find the sum: 3 + 4 = 7. Wait, is it? That was easy."
 
 
 def test_rules_are_named_with_what_they_found():
-    record = Record("r", "q", "How much?", "7", TRACE, "7", spans_of(rules("", TRACE)), 1.0, "solver", "", 1.0, 0)
+    record = Record("r", "q", "How much?", "7", TRACE, "7", (), 1.0, "solver", "", 1.0, 0)
     texts = ["<s>", "How much?", "<think>", *TRACE, "</think>", "7", "</s>"]
     names = ["control", "prompt", "control", *["plan"] * len(TRACE), "control", "answer", "control"]
     kinds = ("plan", "derive", "check", "prose")

@@ -315,3 +315,35 @@ def test_a_worked_solution_as_gold_answer_is_read(tmp_path: Path) -> None:
     row = {"question": Q, "ground_truth": f"{T}\nA: 7", "output": "The answer is 8."}
     (record,), _ = sampled(tmp_path, write(tmp_path / "a.jsonl", row))
     assert (record["gold"], record["answer"]) == ("7", "8")
+
+
+def test_spans_in_a_file_move_with_the_trace_that_is_read(tmp_path: Path) -> None:
+    """They are of the text as it stands there, or of the thought apart; those that do not cover it are bad."""
+    written = f"Let us add. {T}.\n#### 7"
+    cut = written.index(T)
+    spans = [[0, cut, "plan"], {"start": cut, "end": len(written), "kind": "derive"}]
+    other = {
+        "question": "What is 3 + 5?",
+        "text": "8",
+        "thought": " 3 + 5 = 8",
+        "marks": [[0, 5, "plan"], [5, 10, "check"]],
+    }
+    rows = [
+        {"question": Q, "text": written, "marks": spans},
+        other,
+        {"question": "What is 3 + 6?", "text": "3 + 6 = 9\n#### 9"},
+        {"question": "What is 3 + 7?", "text": "3 + 7 = 10\n#### 10", "marks": [[0, 4, "plan"]]},
+        {"question": "What is 3 + 8?", "text": "3 + 8 = 11\n#### 11", "marks": 7},
+    ]
+    fields = {"question": "question", "trace": "text", "reasoning": "thought", "spans": "marks"}
+    found, counts = sampled(tmp_path, write(tmp_path / "t.jsonl", *rows), fields=fields, max_rejected=0.5)
+    assert counts["source"]["rejected"] == {"bad_spans": 2}
+    by_question = {row["question"]: row for row in found}
+    first, second, third = (by_question[row["question"]] for row in rows[:3])
+    assert first["trace"] == f"Let us add. {T}."
+    assert [(s["start"], s["end"], s["kind"]) for s in first["spans"]] == [
+        (0, cut, "plan"), (cut, len(first["trace"]), "derive"),
+    ]  # fmt: skip
+    assert second["trace"] == "3 + 5 = 8"
+    assert [(s["start"], s["end"], s["kind"]) for s in second["spans"]] == [(0, 4, "plan"), (4, 9, "check")]
+    assert third["spans"] == []
