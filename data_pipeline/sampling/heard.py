@@ -69,8 +69,8 @@ def said_fault(said: Said) -> tuple[str, str] | None:
         return None
     if not isinstance(said.spans, list | tuple) or not all(is_span(span) for span in said.spans):
         return "bad_spans", "its spans must be Spans of two whole numbers and a kind, or None"
-    wrong = span_fault(said.reasoning or said.raw, said.spans, {span.kind for span in said.spans})
-    return ("bad_spans", wrong) if wrong else None
+    uncovered = span_fault(said.reasoning or said.raw, said.spans, {span.kind for span in said.spans})
+    return ("bad_spans", uncovered) if uncovered else None
 
 
 def solution_fault(said: Any) -> tuple[str, str] | None:

@@ -49,7 +49,11 @@ def stage_config(
         for field, files in files_of(teacher, questions).items():
             named[f"sample.teachers.{position}.{field}"] = files
     found = contents(named | reader_files(sample), memory)
-    return {"questions": questions.identity(), "sample": own, "seed": seed, **({CONTENTS: found} if found else {})}
+    held = {"questions": questions.identity(), "sample": own, "seed": seed, "columns": RECORD_SCHEMA.names}
+    return {
+        **held,
+        **({CONTENTS: found} if found else {}),
+    }  # records of other columns are written anew, from the journal
 
 
 def run(
