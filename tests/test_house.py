@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MOST = 14  # Python files of a room
+LONGEST = 400  # lines of a file
 DOORS = {"trainer/train.py", "launch/cli.py"}  # what people start by name stands outside of the rooms
 ABOVE = {"kernels": set(), "data_pipeline": set(), "trainer": {"kernels", "data_pipeline"}}
 ABOVE["launch"] = {"kernels", "data_pipeline", "trainer"}
@@ -55,6 +56,14 @@ def test_files_stand_in_rooms_of_a_few(rooms):
     for room in rooms.keys() - DOORS:
         files = [path for path in (ROOT / room).glob("*.py") if path.name != "__init__.py"]
         assert 2 <= len(files) <= MOST, f"{room} holds {len(files)} files"
+
+
+def test_no_file_is_too_long_to_read():
+    folders = ("kernels", "data_pipeline", "trainer", "launch", "benchmarks", "tests", "docs")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    lines = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
+    assert len(lines) > 300
+    assert {path: count for path, count in lines.items() if count > LONGEST} == {}
 
 
 def test_the_page_shows_the_house_as_it_is(house, rooms):

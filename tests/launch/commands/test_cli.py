@@ -1,8 +1,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -39,50 +37,6 @@ def refused(*arguments: object) -> list[str]:
     assert result.exit_code == 2, (result.exit_code, result.output, result.exception)
     assert "Traceback" not in result.output
     return [line.removeprefix("error: ") for line in result.stderr.splitlines() if line.startswith("error: ")]
-
-
-# The command line itself
-
-
-def test_help_is_fast_and_teaches():
-    code = (
-        "import sys\nfrom tracestill.launch import cli\nsys.argv = ['tracestill', '--help']\n"
-        "try:\n    cli.main()\nexcept SystemExit as end:\n    assert end.code in (0, None), end.code\n"
-        "heavy = {'torch', 'transformers', 'deepspeed', 'numpy', 'pyarrow', 'matplotlib'} & sys.modules.keys()\n"
-        "assert not heavy, heavy"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
-    for word in (
-        "run",
-        "sample",
-        "select",
-        "encode",
-        "plan",
-        "train",
-        "evaluate",
-        "report",
-        "inspect",
-        "recipes/demo.yaml",
-    ):
-        assert word in found.stdout
-
-
-def test_checking_a_recipe_imports_no_torch(recipe):
-    code = (
-        "import sys; from pathlib import Path; from tracestill.launch import cli\n"
-        "from tracestill.launch.run import runner, stages\n"
-        f"cli.open_run(Path({str(recipe)!r}), None, None)\n"
-        "heavy = {'torch', 'transformers', 'deepspeed'} & sys.modules.keys()\nassert not heavy, heavy"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
-
-
-def test_version():
-    import importlib.metadata
-
-    assert invoke("--version").stdout == f"tracestill {importlib.metadata.version('tracestill')}\n"
 
 
 # Running stages
