@@ -61,6 +61,7 @@ bench: install-dev  ## the benchmarks on this machine's CPU; writes into RESULTS
 	-$(BIN)/python benchmarks/planner.py --json $(RESULTS)/planner_cpu.json
 	-$(BIN)/python benchmarks/linear_cross_entropy.py --device cpu --json $(RESULTS)/linear_cross_entropy_cpu.json
 	-$(BIN)/python benchmarks/pack.py --json $(RESULTS)/pack_cpu.json
+	-$(BIN)/python benchmarks/sampling.py --json $(RESULTS)/sampling.json
 	-$(BIN)/python benchmarks/demo.py --json $(RESULTS)/demo_three_seeds.json
 	-$(BIN)/python benchmarks/trainer_cpu.py --peers $(PEERS) --json $(RESULTS)/trainer_cpu.json
 	-$(BIN)/python benchmarks/foresee.py --json $(RESULTS)/foresee_cpu.json --plot docs/foresee.svg

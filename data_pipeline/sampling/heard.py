@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tracestill.data_pipeline.base.schema import Span, span_fault, weight_fault
 from tracestill.data_pipeline.guards.secret import mask
 from tracestill.data_pipeline.guards.well_formed import text_fault
-from tracestill.data_pipeline.sampling.teachers import Said, Solution
+from tracestill.data_pipeline.sampling.teachers import FAILURES, Failed, Said, Solution
 
 NO_SOLUTION = "not_a_solution"
-REASONS = (NO_SOLUTION, "not_text", "bad_spans", "bad_weight")
+REASONS = (NO_SOLUTION, "not_text", "bad_spans", "bad_weight", *FAILURES)
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ def heard(said: Any) -> Solution | Said | Unusable:
 
     Kinds may have any name.
     """
+    if isinstance(said, Failed):
+        return Unusable(said.reason, mask(said.detail), "")
     fault = said_fault(said) if isinstance(said, Said) else solution_fault(said)
     if fault is None and isinstance(said, Said):
         return replace(said, weight=float(said.weight))
@@ -63,6 +66,11 @@ def said_fault(said: Said) -> tuple[str, str] | None:
             return "not_text", f"its {name} must be a text, got {type(text).__name__}"
         if wrong := text_fault(text):
             return "not_text", f"its {name} holds {wrong}"
+    if said.details is not None:
+        try:
+            json.dumps(said.details, allow_nan=False)  # half a character is escaped, and does no harm
+        except (TypeError, ValueError, RecursionError) as error:
+            return "not_text", f"its details are no JSON: {error}"
     if wrong := weight_fault(said.weight):
         return "bad_weight", f"its weight: {wrong}"
     if said.spans is None:

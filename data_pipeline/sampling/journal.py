@@ -18,13 +18,13 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.room import cause_of, needs_room
 from tracestill.data_pipeline.base.schema import Question
 from tracestill.data_pipeline.base.stage import digest_of
+from tracestill.data_pipeline.sampling.asking import notes
 from tracestill.data_pipeline.sampling.heard import Unusable
 from tracestill.data_pipeline.sampling.journal_files import has_bytes, refuse_half_recovered, sides
 from tracestill.data_pipeline.sampling.journal_log import broken
@@ -188,9 +188,7 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self, type_: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.database.close()
 
     def done(self) -> set[tuple[str, str]]:
@@ -251,6 +249,23 @@ class Journal:
                 if of_table:
                     self.put(table, of_table)
 
+    def forget(self, pairs: Iterable[tuple[Key, str]]) -> None:
+        """Delete rows of samples that gave no record: they are asked again."""
+        with self.told(), whole_transaction(self.database):
+            for key, binding in pairs:
+                for table in ("rejected", "digests"):
+                    self.database.execute(f"DELETE FROM {table} {OF_KEY}", (key.record_id, binding))
+
+    def notes(self) -> dict[str, dict[str, str]]:
+        """Teacher -> name -> text of what ``note`` has kept."""
+        with self.told():
+            return notes.read(self.database)
+
+    def note(self, teacher: str, name: str, value: str | None) -> None:
+        """Keep a text for a teacher, durably; None: forget it."""
+        with self.told():
+            notes.write(self.database, teacher, name, value)
+
     def put(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
         """Write rows of a table in one transaction, each with its digest. What is in it, or a key that another of
         ``LAST`` has, stays: nobody answers twice."""
@@ -287,23 +302,29 @@ class Journal:
         """Key and solution (with spans), or text, of each wanted (key, binding) that gave one, in the order wanted."""
         for key, binding in wanted:
             with self.told(), sound(f"the sample {key.record_id}"):
-                row = self.found("samples", key, binding)
-                if row is None and self.found("rejected", key, binding) is None:
+                if (said := self.said(key, binding)) is None:
                     raise ValueError("it is not there any more")
-                said = None if row is None else said_of(*row)
-            if said is not None:
+            if not isinstance(said, Unusable):
                 yield key, said
+
+    def said(self, key: Key, binding: str) -> Solution | Said | Unusable | None:
+        """What one row holds; None if there is none."""
+        with self.told(), sound(f"the sample {key.record_id}"):
+            if row := self.found("samples", key, binding):
+                return said_of(*row)
+            return Unusable(*row) if (row := self.found("rejected", key, binding)) else None
+
+    @property
+    def has_rejected(self) -> bool:
+        with self.told():
+            return bool(self.database.execute("SELECT 1 FROM rejected LIMIT 1").fetchall())
 
     def unusable(self, wanted: Iterable[tuple[Key, str]]) -> Iterator[tuple[Key, Unusable]]:
         """Key and what was said of each wanted (key, binding) that gave no record, in the order wanted."""
-        with self.told():
-            if self.database.execute("SELECT 1 FROM rejected LIMIT 1").fetchone() is None:
-                return
-        for key, binding in wanted:
-            with self.told(), sound(f"the sample {key.record_id}"):
-                row = self.found("rejected", key, binding)
-            if row is not None:
-                yield key, Unusable(*row)
+        if self.has_rejected:
+            for key, binding in wanted:
+                if isinstance(said := self.said(key, binding), Unusable):
+                    yield key, said
 
     def found(self, table: str, key: Key, binding: str) -> list[Any] | None:
         """The last three columns of a row; None if there is none. Raises ValueError if they fail their digest."""

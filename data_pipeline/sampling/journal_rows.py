@@ -15,11 +15,13 @@ def columns_of(said: Solution | Said) -> tuple[str, str, str]:
 
     Of a solution, spans are ``{spans, weight}`` as JSON, a span being [start, end, kind], or an empty list where it has
     neither. (Versions that cut traces when they sampled wrote a list of spans, their own ones too.) Of an unread text
-    the columns are its reasoning, the text, and ``{said: [answer, finish], weight}``, with ``spans`` where it has some.
+    the columns are its reasoning, the text, and ``{said: [answer, finish], weight}``, with ``spans`` and ``details``
+    where it has some.
     """
     spans = [[span.start, span.end, span.kind] for span in said.spans or ()]
     if isinstance(said, Said):
         held = {"said": [said.answer, said.finish], "weight": said.weight, **({"spans": spans} if spans else {})}
+        held |= {} if said.details is None else {"details": said.details}
         return said.reasoning, said.raw, json.dumps(held)
     plain = not spans and said.weight == 1
     return said.trace, said.answer, json.dumps([] if plain else {"spans": spans, "weight": said.weight})
@@ -31,7 +33,7 @@ def said_of(trace: str, answer: str, text: str) -> Solution | Said:
     if isinstance(held, dict) and "said" in held:
         given, finish = held["said"]
         spans = tuple(Span(*span) for span in held["spans"]) if "spans" in held else None
-        return Said(answer, trace, given, finish, held["weight"], spans)
+        return Said(answer, trace, given, finish, held["weight"], spans, held.get("details"))
     rows, weight = (held["spans"], held["weight"]) if isinstance(held, dict) else (held, 1.0)
     spans = tuple(Span(*span) for span in rows)
     if spans and not isinstance(held, dict) and spans == spans_of(rules("", trace)):

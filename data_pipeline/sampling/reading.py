@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from tracestill.data_pipeline.base.schema import Question, Span, weight_fault
+from tracestill.data_pipeline.sampling.asking.styles import tagged
 from tracestill.data_pipeline.sampling.files.rejected import Rejected
 from tracestill.data_pipeline.sampling.heard import Unusable, heard
 from tracestill.data_pipeline.sampling.journal import Journal, Key
@@ -24,9 +26,11 @@ class Reader:
 
     chain: Chain
     by_id: dict[str, Question]
+    tags: dict[str, str] = field(default_factory=dict)  # system prompt -> what the student sees of it
     readers: Counter[str] = field(default_factory=Counter)
     checks: Counter[str] = field(default_factory=Counter)
     rejected: list[Rejected] = field(default_factory=list)
+    details: dict[str, str] = field(default_factory=dict)  # record id -> JSON of what a server told besides
     out: int = 0
 
     def rows(self, book: Journal, wanted: Iterable[Wanted]) -> Iterator[dict[str, Any]]:
@@ -55,12 +59,21 @@ class Reader:
                 return None
         assert isinstance(solution, Solution)
         row = row_of(question, sample.key, solution, text_of(said) if isinstance(said, Said) else "", read.reader)
+        if tag := self.tags.get(sample.key.style):
+            row["question"] = tagged(question.question, tag)
+        if isinstance(said, Said) and said.details:
+            self.details[sample.key.record_id] = json.dumps(said.details)
         if fault := weight_fault(row["weight"]):  # each is one, their product is not
             self.reject(sample, "bad_weight", f"its weight {said.weight} times its question's: {fault}", said)
             return None
         self.readers.update([read.reader] if read.reader else [])
         self.checks.update(reason for reason, _ in read.faults)
         return row
+
+    def trace_of(self, question: Question, said: Solution | Said) -> tuple[str, str] | None:
+        """Trace and answer, if there are any."""
+        read = self.read(question, said)
+        return None if isinstance(read, Unread) else (read.trace, read.answer)
 
     def read(self, question: Question, said: Solution | Said) -> Read | Unread:
         """Trace and answer, or why there is no record in it."""

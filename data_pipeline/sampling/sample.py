@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from tracestill.data_pipeline.base.content import contents
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, RECORD_SCHEMA, Question, write_rows
 from tracestill.data_pipeline.base.stage import CONTENTS, stage
+from tracestill.data_pipeline.sampling.ask_all import MAX_REJECTED, Asking, Progress
+from tracestill.data_pipeline.sampling.asking.styles import tagged
 from tracestill.data_pipeline.sampling.files.rejected import by_reason, refuse_too_many, write_rejected
-from tracestill.data_pipeline.sampling.files.trace_store import TraceStore
-from tracestill.data_pipeline.sampling.heard import Unusable, heard
 from tracestill.data_pipeline.sampling.journal import Journal, Key
 from tracestill.data_pipeline.sampling.questions import Posed, QuestionsConfig, make_questions
-from tracestill.data_pipeline.sampling.readers.chain import Chain, Unread
-from tracestill.data_pipeline.sampling.reading import Reader, place_of, rejection, text_of
+from tracestill.data_pipeline.sampling.readers.chain import Chain
+from tracestill.data_pipeline.sampling.reading import Reader, rejection
 from tracestill.data_pipeline.sampling.sample_config import (
     RECORDED,
     SampleConfig,
@@ -28,22 +29,19 @@ from tracestill.data_pipeline.sampling.sample_config import (
     reader_files,
 )
 from tracestill.data_pipeline.sampling.splits import near
-from tracestill.data_pipeline.sampling.teachers import Said, Solution, Teacher
-from tracestill.data_pipeline.sampling.wanted import Wanted, wanted_samples
+from tracestill.data_pipeline.sampling.teachers import FAILURES
+from tracestill.data_pipeline.sampling.wanted import REVISION, Course, Wanted
 from tracestill.data_pipeline.sampling.watch import Watch
 
-MAX_REJECTED = "sample.max_rejected"
-REPLAYED = 500  # recorded traces that are journaled at a time
-PAUSE = 0.2  # seconds before the second attempt; doubles with each further one
-
-Progress = Callable[[int, int], None]
+REVISIONS = pa.schema([("record_id", pa.string()), ("revises", pa.string()), ("critique", pa.string())])
+DETAILS = pa.schema([("record_id", pa.string()), ("details", pa.string())])  # JSON: tokens, cost, logprobs
 
 
 def stage_config(
     questions: QuestionsConfig, sample: SampleConfig, seed: int, memory: Path | None = None
 ) -> dict[str, Any]:
     """What identifies a run of this stage; ``stage.is_current`` takes it. ``memory`` is as in ``content.digests``."""
-    own = sample.model_dump(mode="json", exclude_defaults=True, exclude={"max_rejected"})
+    own = sample.model_dump(mode="json", exclude_defaults=True, exclude={"max_rejected", "max_failed"})
     named = questions.named()
     for position, teacher in enumerate(sample.teachers):
         for field, files in files_of(teacher, questions).items():
@@ -81,64 +79,53 @@ def run(
     config = stage_config(questions, sample, seed, memory)
     at = 0
 
+    def count(done: int, total: int) -> None:
+        nonlocal at
+        at = done
+        progress(done, total)
+
     def safe() -> str:
         return f"{at:,} samples are kept in {journal}" if at else f"what {journal} holds is kept"
 
     with posed.traces, stage(directory, "sample", config, {}, safe) as work, Journal(journal) as book:
         watch = Watch(questions, sample, teachers, book, memory)
         teachers = watch.teachers
-        wanted = list(wanted_samples(by_id, teachers, sample, seed, posed.traces))
+        reader = Reader(chain, by_id, sample.tags)
+        course = Course(by_id, teachers, sample, seed, posed.traces, reader.trace_of)
+        asking = Asking(book, course, reader, watch, posed.traces, sample, seed, kinds or Kinds(), count)
+        spent = asking.run()
+        unpaid = {each.key for each in asking.unpaid}
+        wanted = [each for each in course.all() if each.key not in unpaid]
+        if not wanted:
+            raise InputError(nothing_asked(questions, sample, replays))
         refuse_doubles(wanted)
-        if not wanted and replays:
-            raise InputError(
-                f"questions.source: {questions.source} holds no trace that a teacher of the recipe replays"
-            )
-        done = book.done()
-        missing = [each for each in wanted if (each.key.record_id, each.binding) not in done]
-        at = len(wanted) - len(missing)
-        reader = Reader(chain, by_id)
-        by_key = {each.key: each for each in wanted}
-        rejected = [rejection(by_key[key], said) for key, said in book.unusable(pairs(wanted))]
-        early = list(rejected)
-        progress(at, len(wanted))
-        for some in replayed(missing):
-            book.add_all((each.key, each.binding, replay(each, posed.traces)) for each in some)
-            at += len(some)
-            progress(at, len(wanted))
-        for each in (each for each in missing if each.place is None):
-            refuse_too_many(early, len(wanted), sample.max_rejected, MAX_REJECTED, "samples")
-            key, question = each.key, by_id[each.key.question_id]
-            said = heard(ask(teachers[key.teacher].teacher, question, key, seed, sample.attempts, at, journal))
-            watch.look(key.teacher)
-            if (fault := unusable(reader, question, said)) is not None:
-                early.append(rejection(each, fault))
-            if isinstance(said, Unusable):
-                rejected.append(early[-1])
-            elif isinstance(said, Solution):
-                refuse_unknown_kinds(said, key, kinds or Kinds())
-            book.add(key, each.binding, said)
-            at += 1
-            progress(at, len(wanted))
         if written := watch.end():
             kept = {field: held for field, held in config[CONTENTS].items() if field not in written}
             work.extra["config"] = {**config, CONTENTS: kept}
         write_rows(work.path / "records.parquet", reader.rows(book, wanted), RECORD_SCHEMA)
-        rejected += reader.rejected
-        refuse_too_many(rejected, len(wanted), sample.max_rejected, MAX_REJECTED, "samples")
-        write_rows(work.path / "questions.parquet", map(question_row, posed.questions), QUESTION_SCHEMA)
+        by_key = {each.key: each for each in wanted}
+        rejected = [rejection(by_key[key], said) for key, said in book.unusable(pairs(wanted))] + reader.rejected
+        asked_for = [each for each in rejected if each.reason not in FAILURES]
+        refuse_too_many(asked_for, len(wanted), sample.max_rejected, MAX_REJECTED, "samples")
+        rejected += asking.not_asked()
+        tag = sample.tags.get(sample.prompts[0], "")
+        write_rows(work.path / "questions.parquet", (question_row(q, tag) for q in posed.questions), QUESTION_SCHEMA)
         write_rejected(work.path / "rejected.parquet", [*posed.rejected, *posed.bad_traces, *rejected])
         if posed.near:
             write_rows(work.path / "near_duplicates.parquet", (pair.row() for pair in posed.near), near.SCHEMA)
-        if reader.out + len(rejected) != len(wanted):
-            raise AssertionError(f"sampling lost records: {len(wanted)} asked, {reader.out} out, {len(rejected)} not")
+        write_more(work.path, reader, course)
+        total = sum(1 for _ in course.all())
+        if reader.out + len(rejected) != total:
+            raise AssertionError(f"sampling lost records: {total} wanted, {reader.out} out, {len(rejected)} not")
         work.counts = {
             **counts_of(posed, questions),
             "out": reader.out,
-            "asked": len(missing),
-            "from_journal": len(wanted) - len(missing),
+            "asked": asking.asked,
+            "from_journal": asking.at - asking.asked,
             "rejected": by_reason(rejected),
             **({"readers": dict(reader.readers.most_common())} if reader.readers else {}),
             **({"checks": dict(reader.checks.most_common())} if reader.checks else {}),
+            **({"cost": round(spent, 6)} if spent else {}),
         }
 
 
@@ -153,8 +140,32 @@ def counts_of(posed: Posed, questions: QuestionsConfig) -> dict[str, Any]:
     return {"source": source, **{f"{s}_questions": sum(each.split == s for each in posed.questions) for s in splits}}
 
 
-def question_row(question: Question) -> dict[str, Any]:
-    return {**vars(question), "metadata": json.dumps(question.metadata, sort_keys=True)}
+def nothing_asked(questions: QuestionsConfig, sample: SampleConfig, replays: bool) -> str:
+    if sample.budget is not None:
+        return f"sample.budget = {sample.budget} does not pay for one sample: see what max_tokens may cost at its price"
+    if replays:
+        return f"questions.source: {questions.source} holds no trace that a teacher of the recipe replays"
+    return "sample: nothing is asked of any question"
+
+
+def write_more(directory: Path, reader: Reader, course: Course) -> None:
+    """What some runs have: which trace was rewritten after which criticism, and what servers told besides."""
+    if course.critiques:
+        rows = [
+            {"record_id": each.key.record_id, "revises": of, "critique": course.critiques[each.key.record_id]}
+            for of, each in course.revised.items()
+            if each.part == REVISION
+        ]
+        write_rows(directory / "revisions.parquet", sorted(rows, key=lambda row: row["record_id"]), REVISIONS)
+    if reader.details:
+        rows = [{"record_id": record_id, "details": text} for record_id, text in reader.details.items()]
+        write_rows(directory / "details.parquet", rows, DETAILS)
+
+
+def question_row(question: Question, tag: str) -> dict[str, Any]:
+    """``tag``: of the first style, which held-out questions are asked at."""
+    text = question.question if question.split == "train" else tagged(question.question, tag)
+    return {**vars(question), "question": text, "metadata": json.dumps(question.metadata, sort_keys=True)}
 
 
 def pairs(wanted: Sequence[Wanted]) -> Iterator[tuple[Key, str]]:
@@ -171,51 +182,3 @@ def refuse_doubles(wanted: Sequence[Wanted]) -> None:
                 "options.teacher, or leave one out"
             )
         seen.add(each.key)
-
-
-def replayed(missing: Sequence[Wanted]) -> Iterator[list[Wanted]]:
-    """Recorded traces, some at a time."""
-    left = [each for each in missing if each.place is not None]
-    yield from (left[at : at + REPLAYED] for at in range(0, len(left), REPLAYED))
-
-
-def replay(sample: Wanted, traces: TraceStore) -> Said | Unusable:
-    assert sample.place is not None
-    said = heard(traces.read(sample.place))
-    assert not isinstance(said, Solution)
-    return said
-
-
-def unusable(reader: Reader, question: Question, said: Solution | Said | Unusable) -> Unusable | None:
-    """Why what a teacher said gives no record, if it is seen at once."""
-    if isinstance(said, Unusable):
-        return said
-    read = reader.read(question, said)
-    return Unusable(read.reason, read.detail, text_of(said)) if isinstance(read, Unread) else None
-
-
-def refuse_unknown_kinds(solution: Solution, key: Key, kinds: Kinds) -> None:
-    known = kinds.members("trace")
-    if unknown := [span.kind for span in solution.spans or () if span.kind not in known]:
-        raise InputError(
-            f"{place_of(key)}: span kind '{unknown[0]}' is no kind of the trace ({', '.join(known)}); "
-            "name it under kinds in the recipe"
-        )
-
-
-def ask(teacher: Teacher, question: Question, key: Key, seed: int, attempts: int, at: int, journal: Path) -> Any:
-    """What a teacher says for one sample; a failing teacher is asked ``attempts`` times."""
-    for attempt in range(attempts):
-        try:
-            return teacher.solve(question, style=key.style, temperature=key.temperature, seed=key.seed(seed))
-        except InputError:
-            raise
-        except Exception as error:  # a teacher may be anybody's code or a remote service
-            if attempt + 1 == attempts:
-                raise InputError(
-                    f"teacher '{key.teacher}' failed {attempts} times on question {key.question_id} "
-                    f"({type(error).__name__}: {error}); {at} samples are kept in {journal}: mend the teacher and run "
-                    "again, only missing samples are asked"
-                ) from error
-            time.sleep(PAUSE * 2**attempt)
-    raise AssertionError("unreachable")

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.content import named_files
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.guards.names import Name
+from tracestill.data_pipeline.sampling.asking.revise import ReviseConfig
+from tracestill.data_pipeline.sampling.asking.styles import BUILT_IN, StyleConfig, prompt_of
+from tracestill.data_pipeline.sampling.asking.until import Until
 from tracestill.data_pipeline.sampling.files.formats import is_files
 from tracestill.data_pipeline.sampling.files.rejected import SHARE
 from tracestill.data_pipeline.sampling.questions import QuestionsConfig
@@ -20,6 +23,7 @@ from tracestill.data_pipeline.sampling.readers.checks import ChecksConfig
 from tracestill.data_pipeline.sampling.teachers import Teacher, is_own, make_teacher
 
 RECORDED = "recorded"
+FREE = 0.0
 
 
 class TeacherConfig(BaseModel):
@@ -28,13 +32,16 @@ class TeacherConfig(BaseModel):
     name: Name = Field(min_length=1, description="names the teacher in records and reports")
     use: Name | None = Field(None, description="its task module; null: the one that poses the questions")
     options: dict[str, Any] = Field({}, description="the teacher's own options")
+    only_revises: bool = Field(False, description="it is asked for no trace of its own: see sample.revise")
 
 
 class SampleConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     teachers: tuple[TeacherConfig, ...] = Field(min_length=1, description="who answers")
-    styles: tuple[str, ...] = Field(("",), min_length=1, description="system prompts")
+    styles: tuple[str | StyleConfig, ...] = Field(
+        ("",), min_length=1, description=f"system prompts: your own, or by name: {', '.join(BUILT_IN)}"
+    )
     temperatures: tuple[float, ...] = Field((1.0,), min_length=1, description=">= 0; 0 is the most likely trace")
     samples: int = Field(1, ge=1, description="traces for each question, teacher, style and temperature")
     test_samples: int = Field(
@@ -43,7 +50,24 @@ class SampleConfig(BaseModel):
         description="traces for each held-out question (test, validation) and teacher, at the first style and "
         "temperature; never trained on, the loss by kind is measured on them",
     )
+    until: Until | None = Field(
+        None, description="instead of samples: training questions are asked until they have enough right traces"
+    )
+    revise: ReviseConfig | None = Field(None, description="traces of training questions are criticised and rewritten")
     attempts: int = Field(3, ge=1, description="times that a failing teacher is asked for one sample")
+    max_failed: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="share of all samples that may fail for good, each kept as a row with its reason; with more, "
+        "sampling ends, and none of them has failed for good",
+    )
+    budget: float | None = Field(
+        None,
+        gt=0,
+        description="money that asking may cost, in the unit of the teachers' prices, over all runs of this journal; "
+        "what it does not pay for is not asked; null: no bound",
+    )
     readers: tuple[Name | ReaderConfig, ...] = Field(
         DEFAULT, min_length=1, description="how trace and answer are found in what teachers wrote; the first that does"
     )
@@ -55,7 +79,14 @@ class SampleConfig(BaseModel):
     @field_validator("teachers", "styles", "temperatures")
     @classmethod
     def _distinct(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        names = [value.name if isinstance(value, TeacherConfig) else value for value in values]
+        names = [
+            value.name
+            if isinstance(value, TeacherConfig)
+            else prompt_of(value)
+            if isinstance(value, str | StyleConfig)
+            else value
+            for value in values
+        ]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"{name!r} occurs twice; each must be different")
@@ -68,6 +99,27 @@ class SampleConfig(BaseModel):
             raise ValueError("a temperature is a number >= 0")
         return values
 
+    @model_validator(mode="after")
+    def _whole(self) -> SampleConfig:
+        if self.until is not None and self.samples != 1:
+            raise ValueError("samples says how often, and until says so too: give one of them")
+        if all(teacher.only_revises for teacher in self.teachers):
+            raise ValueError("every teacher has only_revises: nobody is asked for a trace")
+        names = {teacher.name for teacher in self.teachers}
+        if self.revise is not None and (unknown := {self.revise.teacher, *self.revise.of} - names):
+            raise ValueError(f"revise names {sorted(unknown)[0]!r}, which is no teacher of this recipe")
+        return self
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The system prompts of the styles."""
+        return tuple(prompt_of(style) for style in self.styles)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """System prompt -> what the student sees of it."""
+        return {style.system: style.tag for style in self.styles if isinstance(style, StyleConfig)}
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -77,6 +129,7 @@ class Asked:
     module: str
     options: dict[str, Any]  # defaults filled in
     changed: str = ""  # as Journal.changed says
+    only_revises: bool = False
 
 
 def make_teachers(sample: SampleConfig, questions: QuestionsConfig) -> dict[str, Asked]:
@@ -97,7 +150,9 @@ def make_teachers(sample: SampleConfig, questions: QuestionsConfig) -> dict[str,
         if own_modules.is_looking() and is_own(module):
             continue
         teacher, options = make_teacher(module, config.options, f"{field}.use")
-        found[config.name] = Asked(teacher, module, options)
+        if sample.budget is not None and hasattr(teacher, "answer") and getattr(teacher, "price", FREE) is None:
+            raise InputError(f"{field}.options.price: sample.budget is set, so what this teacher costs has to be known")
+        found[config.name] = Asked(teacher, module, options, only_revises=config.only_revises)
     return found
 
 

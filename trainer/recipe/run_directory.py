@@ -20,7 +20,8 @@ from tracestill.trainer.weighting import is_out_of_sight, own_module
 
 RECIPE = "recipe.yaml"
 BASE = "student.pretrained"
-BOUNDS = {"questions.max_rejected", "sample.max_rejected"}  # decide whether a stage goes on, not what it writes
+# decide whether a stage goes on, not what it writes
+BOUNDS = {"questions.max_rejected", "sample.max_rejected", "sample.max_failed"}
 BEFORE_A_RECIPE = (".lock", MEMORY, f".{RECIPE}.", ".tracestill-")  # how names begin that a run has before its recipe
 TRAINED_ON = ("tokenizer", "encode", "plan")  # what these stages wrote decides what training does
 

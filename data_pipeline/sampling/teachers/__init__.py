@@ -2,6 +2,9 @@
 
 from tracestill.data_pipeline.base.schema import Question, Span, content_id
 from tracestill.data_pipeline.sampling.teachers.protocol import (
+    FAILURES,
+    Ask,
+    Failed,
     Said,
     Solution,
     Teacher,
@@ -13,6 +16,9 @@ from tracestill.data_pipeline.sampling.teachers.protocol import (
 )
 
 __all__ = [
+    "FAILURES",
+    "Ask",
+    "Failed",
     "Question",
     "Said",
     "Solution",

@@ -10,6 +10,13 @@ A task module poses questions, answers them, or both:
         def __init__(self, options: TeacherOptions)
         def solve(self, question, *, style, temperature, seed) -> Solution | Said
 
+    or, for one that answers many at a time (a server, a model that reads batches), in place of ``solve``:
+
+        def answer(self, desk) -> None                      # takes from asking.desk.Desk, and gives back to it
+
+``TeacherOptions`` may say by ``identity()`` which of its options decide what is said; a journal asks anew when they
+change. Without it, all do. Teachers are asked at the same time, each in a thread of its own.
+
 A name is that of a module of this folder, or of one of your own: on Python's path, or beside the recipe. Equal
 arguments must give equal results: the seed of a sample follows from the recipe's seed and the sample's place, never
 from the order of calls.
@@ -63,6 +70,31 @@ class Said:
     finish: str = ""  # why it ended, in the words of a server: length, stop…
     weight: float = 1.0  # as of Solution
     spans: tuple[Span, ...] | None = None  # they cover `reasoning`, or without one `raw`; None: as of Solution
+    details: dict[str, Any] | None = None  # what else is known of it, as JSON: tokens, cost, logprobs
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One sample asked for. ``id`` is its own, equal after a restart: what a server is told may bear it."""
+
+    id: str
+    question: Question
+    style: str  # system prompt
+    temperature: float
+    index: int
+    seed: int  # 63 bits
+    as_is: bool = False  # the question is the whole of what is asked: no template and no prefill around it
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A sample that does not come, however often it is asked for; ``reason`` is one of ``FAILURES``."""
+
+    reason: str
+    detail: str
+
+
+FAILURES = ("failed", "refused", "too_large")  # asked as often as is allowed; by the server's rules; more than is read
 
 
 class Teacher(Protocol):
@@ -112,7 +144,9 @@ def make_teacher(name: str, options: Mapping[str, Any], field: str) -> tuple[Tea
     module = find_module(name, field)
     model: type[BaseModel] = required(module, "TeacherOptions", name, field)
     checked = check_options(model, options, f"{field.removesuffix('.use')}.options")
-    return required(module, "Teacher", name, field)(checked), checked.model_dump(mode="json")
+    identity = getattr(checked, "identity", None)
+    held = identity() if callable(identity) else checked.model_dump(mode="json")
+    return required(module, "Teacher", name, field)(checked), held
 
 
 def required(module: ModuleType, attribute: str, name: str, field: str) -> Any:

@@ -32,7 +32,7 @@ def from_file(path: Path, train: int = 1, test: int = 0) -> QuestionsConfig:
 
 
 def test_bundled_tasks_are_known_by_their_file_names() -> None:
-    assert known_tasks() == ["digit_sum", "gsm_symbolic", "recorded"]
+    assert known_tasks() == ["api", "digit_sum", "gsm_symbolic", "local", "recorded"]
 
 
 @pytest.mark.parametrize(

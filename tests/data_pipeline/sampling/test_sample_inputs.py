@@ -11,7 +11,7 @@ import pytest
 from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, RECORD_SCHEMA, read_rows
 from tracestill.data_pipeline.base.stage import differences, identity, is_current, read_manifest, why_redone
-from tracestill.data_pipeline.sampling import sample
+from tracestill.data_pipeline.sampling.asking.crew import Crew
 from tracestill.data_pipeline.sampling.questions import QuestionsConfig
 from tracestill.data_pipeline.sampling.sample import SampleConfig, run, stage_config
 
@@ -126,14 +126,14 @@ def test_an_interrupt_costs_nothing_where_a_teacher_writes_a_log(folder: Path) -
 
 
 def test_a_module_mended_while_it_is_asked_asks_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask = sample.ask
+    ask = Crew.solved
 
     def mend(*arguments: object) -> object:
         (folder / "their_helper.py").write_text("SIGN = 'plus'\n")
         return ask(*arguments)
 
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(sample, "ask", mend)
+        meanwhile.setattr(Crew, "solved", mend)
         assert go(folder) == (4, {"Well, 1 + 1"})
     assert "their_helper.py" in changed(folder)
     assert go(folder) == (4, {"Well, 1 plus 1"})

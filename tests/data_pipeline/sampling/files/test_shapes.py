@@ -19,7 +19,7 @@ from tracestill.data_pipeline.base import schema
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, content_id, read_rows
 from tracestill.data_pipeline.base.stage import read_manifest
-from tracestill.data_pipeline.sampling import sample
+from tracestill.data_pipeline.sampling import ask_all
 from tracestill.data_pipeline.sampling.files import gather, trace_store
 from tracestill.data_pipeline.sampling.questions import QuestionsConfig
 from tracestill.data_pipeline.sampling.sample import SampleConfig, run
@@ -285,7 +285,7 @@ def test_traces_are_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(gather, "LOOKED_THROUGH", 1 << 18)
     monkeypatch.setattr(trace_store, "IN_MEMORY", 1 << 18)
     monkeypatch.setattr(schema, "CHARACTERS", 1 << 18)
-    monkeypatch.setattr(sample, "REPLAYED", 4)
+    monkeypatch.setattr(ask_all, "REPLAYED", 4)
     path = tmp_path / "long.jsonl"
     with path.open("w") as file:
         for n in range(80):
