@@ -26,7 +26,7 @@ from tracestill.data_pipeline.base.schema import (
 from tracestill.data_pipeline.base.stage import stage
 from tracestill.data_pipeline.documents.chat import ChatLayout
 from tracestill.data_pipeline.documents.document import PlainLayout
-from tracestill.data_pipeline.documents.overlong import Fit, fit_document
+from tracestill.data_pipeline.documents.overlong import CAPACITY, POSITIONS, Fit, fit_document
 from tracestill.data_pipeline.documents.round_trip import RoundTrip
 from tracestill.data_pipeline.documents.two_task import TwoTaskLayout
 from tracestill.data_pipeline.plan.plan import PlanConfig
@@ -67,8 +67,9 @@ def stage_config(
     plan: PlanConfig,
     segment: SegmentConfig = SEGMENT,
     memory: Path | None = None,
+    positions: int | None = None,
 ) -> dict[str, Any]:
-    """What, besides records and tokenizer, decides how the token stores come out."""
+    """What, besides records and tokenizer, decides how the token stores come out. ``positions``: see ``run``."""
     return {
         "trace": config.trace,
         **config.model_dump(mode="json", exclude={"tokenizer", "trace"}, exclude_defaults=True),
@@ -77,6 +78,7 @@ def stage_config(
         "capacity": plan.capacity,
         "overlong": plan.overlong,
         **segmenter.stage_config(segment, memory),
+        **({"positions": positions} if positions is not None and positions < plan.capacity else {}),
     }
 
 
@@ -91,16 +93,17 @@ def run(
     tokenizer: Path,
     segment: SegmentConfig = SEGMENT,
     memory: Path | None = None,
+    positions: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Write tokens.arrow, validation.arrow and test.arrow (where such documents are), and rejected.parquet.
 
-    Documents are no longer than ``plan.capacity``; ``plan.overlong`` says what happens to one that is. The manifest
-    counts records in, out and rejected by reason (``overlong``, ``empty_question``, ``empty_answer``, ``no_spans``,
-    and those of the layout), the layout's ``notes`` on the records that are out, documents ``trimmed``,
-    ``tokens_lost`` by kind in documents trimmed or dropped, and for each split documents, tokens and ``targets`` by
-    kind. What the tokenizer does to their text is counted too (see ``round_trip``). ``progress`` is told records done
-    and in all.
+    Documents are no longer than ``plan.capacity``, nor than the student's ``positions`` (None: it has no bound);
+    ``plan.overlong`` says what happens to one that is. The manifest counts records in, out and rejected by reason
+    (``overlong``, ``empty_question``, ``empty_answer``, ``no_spans``, and those of the layout), the layout's ``notes``
+    on the records that are out, documents ``trimmed``, ``tokens_lost`` by kind in documents trimmed or dropped, and for
+    each split documents, tokens and ``targets`` by kind. What the tokenizer does to their text is counted too (see
+    ``round_trip``). ``progress`` is told records done and in all.
 
     Raises InputError naming the record whose spans or weight are bad or which is too long (policy ``error``), if no
     training document is left, or if more than ``config.max_lossy`` of the records lose characters.
@@ -108,12 +111,12 @@ def run(
     source = select / "records.parquet"
     inputs = {"sample": sample, "select": select, "tokenizer": tokenizer}
     cut = Segmenter(segment)
-    with stage(directory, "encode", stage_config(config, kinds, plan, segment, memory), inputs) as work:
+    with stage(directory, "encode", stage_config(config, kinds, plan, segment, memory, positions), inputs) as work:
         layout, held_out = load_layout(config, tokenizer), held_out_questions(sample)
         trip = RoundTrip(tokenizer, kinds, with_trace=config.trace == "keep")
         for key, text in config.own_texts().items():
             trip.check_setting(key, text)
-        with Stores(work.path, kinds, plan, held_out) as stores:
+        with Stores(work.path, kinds, plan, held_out, positions) as stores:
             done, total = 0, count_records(source)
             for batch in record_batches(source, RECORD_SCHEMA, BATCH):
                 records = [cut(record_from_row(row)) for row in batch.to_pylist()]
@@ -170,8 +173,18 @@ def load_layout(config: LayoutConfig, directory: Path) -> Layout:
 class Stores:
     """Puts documents that fit into the store of their split, and counts what became of every record."""
 
-    def __init__(self, directory: Path, kinds: Kinds, plan: PlanConfig, held_out: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        kinds: Kinds,
+        plan: PlanConfig,
+        held_out: Mapping[str, str],
+        positions: int | None = None,
+    ) -> None:
         self.directory, self.kinds, self.plan, self.held_out = directory, kinds, plan, held_out
+        self.longest, self.bound = plan.capacity, CAPACITY
+        if positions is not None and positions < plan.capacity:
+            self.longest, self.bound = positions, POSITIONS
         self.trace_kinds = np.array([kinds.id(name) for name in kinds.members("trace")])
         self.rejected: list[dict[str, str]] = []
         self.out, self.trimmed = 0, 0
@@ -203,11 +216,11 @@ class Stores:
             return self.reject(record, *encoded.refused)
         fits = {}
         for ending, made in encoded.documents.items():
-            fits[ending] = fit_document(name, *made, self.plan.capacity, self.plan.overlong, self.trace_kinds)
+            fits[ending] = fit_document(name, *made, self.longest, self.plan.overlong, self.trace_kinds, self.bound)
             if fits[ending].outcome == "dropped":  # and with it, the record's other documents
                 for lost in encoded.documents.values():
                     self.lost += np.bincount(lost.kinds, minlength=len(self.kinds))
-                return self.reject(record, "overlong", f"{len(made.tokens)} tokens, capacity {self.plan.capacity}")
+                return self.reject(record, "overlong", f"{len(made.tokens)} tokens, {self.bound} {self.longest}")
         split = self.held_out.get(record.question_id, "train")
         self.out += 1
         self.notes += encoded.notes

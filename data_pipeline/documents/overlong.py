@@ -16,6 +16,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.tokens.sides import encoder_lengths
 
 PAD = 0  # the kind whose weight is zero in every weighting
+CAPACITY, POSITIONS = "plan.capacity", "the student's max_position_embeddings"
 
 
 @dataclass(frozen=True)
@@ -45,23 +46,24 @@ def fit_document(
     capacity: int,
     policy: Literal["error", "drop", "trim_trace"],
     trace_kinds: np.ndarray,  # (t,) ids of the kinds that may be cut
+    bound: str = CAPACITY,
 ) -> Fit:
-    """Apply the policy to one document; one that fits comes back unchanged.
+    """Apply the policy to one document; one that fits comes back unchanged. ``bound``: whose number ``capacity`` is.
 
     Raises InputError naming the document if it does not fit and the policy is ``error``, or if ``trim_trace``
     cannot make it fit because what is not trace exceeds the capacity alone.
     """
     none = np.empty(0, dtype=np.int64)
     if read := int(encoder_lengths(kinds, np.zeros(1, np.int64))[0]):
-        return fit_sides(name, tokens, kinds, steps, capacity, policy, trace_kinds, read)
+        return fit_sides(name, tokens, kinds, steps, capacity, policy, trace_kinds, read, bound)
     if len(tokens) <= capacity:
         return Fit(tokens, kinds, steps, "kept", none, kinds[:0])
     if policy == "drop":
         return Fit(tokens[:0], kinds[:0], steps[:0], "dropped", none, kinds)
     if policy == "trim_trace":
-        return trim_trace(name, tokens, kinds, steps, capacity, trace_kinds)
+        return trim_trace(name, tokens, kinds, steps, capacity, trace_kinds, bound)
     raise InputError(
-        f"{name}: {len(tokens)} tokens exceed plan.capacity {capacity}; raise it, or set plan.overlong to 'drop' or "
+        f"{name}: {len(tokens)} tokens exceed {bound} {capacity}; raise it, or set plan.overlong to 'drop' or "
         "'trim_trace'"
     )
 
@@ -75,14 +77,17 @@ def fit_sides(
     policy: Literal["error", "drop", "trim_trace"],
     trace_kinds: np.ndarray,  # (t,)
     read: int,  # leading tokens that the encoder reads
+    bound: str,
 ) -> Fit:
     """``fit_document`` for an encoder-decoder's document: the policy applies to the decoder's side."""
     if read > capacity and policy != "drop":
         raise InputError(
-            f"{name}: {read} tokens for the encoder exceed plan.capacity {capacity} alone; raise it, reject the "
+            f"{name}: {read} tokens for the encoder exceed {bound} {capacity} alone; raise it, reject the "
             "document, or set plan.overlong to 'drop'"
         )
-    fit = fit_document(f"{name}, decoder", tokens[read:], kinds[read:], steps[read:], capacity, policy, trace_kinds)
+    fit = fit_document(
+        f"{name}, decoder", tokens[read:], kinds[read:], steps[read:], capacity, policy, trace_kinds, bound
+    )
     if fit.outcome == "dropped" or read > capacity:
         return Fit(tokens[:0], kinds[:0], steps[:0], "dropped", fit.cuts[:0], kinds)
     left, right = (tokens, kinds, steps), (fit.tokens, fit.kinds, fit.steps)
@@ -97,6 +102,7 @@ def trim_trace(
     steps: np.ndarray,  # (n,)
     capacity: int,
     trace_kinds: np.ndarray,  # (t,)
+    bound: str,
 ) -> Fit:
     """Remove the middle of the trace so that exactly ``capacity`` tokens are left.
 
@@ -109,7 +115,7 @@ def trim_trace(
     excess = len(tokens) - capacity
     if excess > len(where):
         raise InputError(
-            f"{name}: {len(tokens) - len(where)} tokens besides the trace exceed plan.capacity {capacity} alone; raise "
+            f"{name}: {len(tokens) - len(where)} tokens besides the trace exceed {bound} {capacity} alone; raise "
             "it, reject the document, or set plan.overlong to 'drop'"
         )
     begin = (len(where) - excess) // 2

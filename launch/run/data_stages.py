@@ -19,6 +19,7 @@ from tracestill.launch.report import page
 from tracestill.launch.report.parts import listed
 from tracestill.launch.run.progress import bar
 from tracestill.launch.run.stage_spec import Case, Identity, StageSpec, Work
+from tracestill.trainer.recipe.positions import positions_of
 from tracestill.trainer.recipe.recipe import Recipe
 
 Manifest = Mapping[str, Any]
@@ -91,7 +92,8 @@ def encode_identity(case: Case) -> Identity:
         encode.load_layout(own.encode, given.path)
     if not own_modules.is_looking():
         Segmenter(own.segment)
-    config = encode.stage_config(own.encode, own.span_kinds(), own.plan, own.segment, case.run.memory)
+    what = own.encode, own.span_kinds(), own.plan, own.segment, case.run.memory
+    config = encode.stage_config(*what, positions_of(own.student))
     return config, case.reads("sample", "select", "tokenizer")
 
 
@@ -106,6 +108,7 @@ def do_encode(work: Work, console: Console) -> None:
             **work.inputs,
             segment=own.segment,
             memory=work.case.run.memory,
+            positions=positions_of(own.student),
             progress=progress.set,
         )
 

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.plan.plan import Plan
-from tracestill.data_pipeline.tokens.sides import encoder_lengths
+from tracestill.data_pipeline.tokens.sides import encoder_lengths, widths
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer.batches.batches import row_of
+from tracestill.trainer.recipe.positions import positions_in
 
 GROUPS = (1, 2, 4, 8)  # numbers of rectangles to choose from; each costs another pass, which ZeRO-3 pays in gathers
 PADDING = 0.1  # share of padding at which no more rectangles are made
@@ -64,7 +65,10 @@ def layout_for(config: Any, store: TokenStore | None = None, plan: Plan | None =
     """The layout for a student of this transformers config, the same on all ranks: packed rows, or rectangles.
 
     As few rectangles a pack as leave little padding in the plan's first packs; as many as there can be without a plan.
+    Raises InputError for a store that was encoded for another student, or holds what is too long for this one.
     """
+    if store is not None:
+        refuse_longer(store, positions_in(config.to_dict()))
     if not config.is_encoder_decoder:
         if store is not None and store.encoder_lengths.any():
             raise InputError(f"{store.path}: was encoded for an encoder-decoder; set encode.template: plain")
@@ -76,6 +80,17 @@ def layout_for(config: Any, store: TokenStore | None = None, plan: Plan | None =
         groups = next((groups for groups in GROUPS if shares[groups] <= PADDING), groups)
         about = f", in {groups} rectangle(s) a pack of which {shares[groups]:.1%} is padding"
     return Layout(partial(paired_row, start_id=config.decoder_start_token_id, groups=groups), about)
+
+
+def refuse_longer(store: TokenStore, positions: int | None) -> None:
+    """Raises InputError naming the longest document if it is longer than a student that has so many positions takes."""
+    lengths = widths(store.lengths, store.encoder_lengths)
+    if positions is not None and len(lengths) and (longest := int(lengths.max())) > positions:
+        raise InputError(
+            f"{store.path}: document {store.ids[int(lengths.argmax())]} has {longest:,} tokens, the student "
+            f"{positions:,} positions (max_position_embeddings, or the default of its model type); write the number "
+            "into student.config, or lower plan.capacity"
+        )
 
 
 def paired_row(

@@ -22,6 +22,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.trainer.export.export import holds_model, quiet
 from tracestill.trainer.loading.loading import load_model, offline
 from tracestill.trainer.ranks.threads import ThreadChoice
+from tracestill.trainer.recipe.positions import positions_in
 from tracestill.trainer.recipe.student_settings import holds_encoder_decoder
 
 TELL_SECONDS = 0.5  # between two calls of ``progress`` within a batch, at least
@@ -75,7 +76,7 @@ def generate(
 
     Raises InputError if a prompt and its continuation do not fit the model's positions.
     """
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = positions_in(model.config.to_dict())
     longest = max((len(prompt) for prompt in prompts), default=0)
     both = model.config.is_encoder_decoder
     if both and positions is not None and max(longest, max_new_tokens) > positions:

@@ -13,6 +13,7 @@ from tracestill.data_pipeline.base.room import needs_room
 from tracestill.data_pipeline.base.stage import CONTENTS, UNKNOWN, read_manifest, write_whole
 from tracestill.data_pipeline.documents import encode
 from tracestill.data_pipeline.plan import plan_stage
+from tracestill.trainer.recipe.positions import positions_of
 from tracestill.trainer.recipe.recipe import FOLDER, MAIN_ARM, Recipe, dump_recipe, load_recipe, own_modules_of
 from tracestill.trainer.recipe.settings import BOOKKEEPING, CHOOSING, GENERATION
 from tracestill.trainer.recipe.student_settings import own_attention
@@ -129,7 +130,8 @@ class RunDirectory:
         if stage == "tokenizer":
             return [own.encode.tokenizer]
         if stage == "encode":
-            tokens = encode.stage_config(own.encode, own.span_kinds(), own.plan, own.segment, self.memory)
+            what = own.encode, own.span_kinds(), own.plan, own.segment, self.memory
+            tokens = encode.stage_config(*what, positions_of(own.student))
             return [tokens, own.select, own.encode.tokenizer]
         if stage == "plan":
             length = {"steps": own.train.steps, "epochs": own.train.epochs}

@@ -8,11 +8,14 @@ import torch
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.trainer.loading.loading import build_model, check_model, read_config, reason_of, refuse_quantised
-from tracestill.trainer.ranks.mesh import refuse
+from tracestill.trainer.loading.model_directory import read_object
+from tracestill.trainer.ranks.mesh import KEY, refuse
+from tracestill.trainer.recipe.positions import positions_in
 from tracestill.trainer.recipe.settings import StudentConfig
-from tracestill.trainer.student.adapt import check_adaptation
+from tracestill.trainer.student.adapt import check_adaptation, refuse_router_loss
 from tracestill.trainer.student.attention import choose_attention
 from tracestill.trainer.student.encoder_decoder import start_of
+from tracestill.trainer.student.rope import isolate_rope, needs_lengths
 from tracestill.trainer.student.student import transformers_config
 from tracestill.trainer.student.tiled_mlp import mlps_of
 
@@ -32,25 +35,32 @@ def check_student(
     config = pretrained_config(student) if student.config is None else transformers_config(student.config, keys)
     choose_attention(student, config, device, dtype)
     refuse(config, parts)
+    if parts > 1 and needs_lengths(config):
+        raise InputError(
+            f"{KEY}: the student's RoPE depends on how long a document is, and a rank sees a part of it; set it to 1"
+        )
     try:
         with torch.device("meta"):
             model = bare_model(student, config)
     except Exception as error:  # of whatever kind: a model's constructor checks in its own way
         kind = "an encoder-decoder" if student.encoder_decoder else "a causal model"
         raise InputError(f"student: {config.model_type} cannot be built as {kind} ({reason_of(error)})") from error
+    isolate_rope(model)
     check_adaptation(model, student, device)
     if tiled:
         mlps_of(model)
-    bound = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return bound if isinstance(bound, int) else None
+    return positions_in(config.to_dict())
 
 
 def check_trainable(student: StudentConfig) -> None:
     """Raises InputError for a student that ``check_student`` lets pass, and that can only be asked."""
     if student.pretrained is None:
+        assert student.config is not None
+        refuse_router_loss(student.config, "student.config")
         return
     try:
         refuse_quantised(student.pretrained)
+        refuse_router_loss(read_object(student.pretrained / "config.json"), str(student.pretrained / "config.json"))
     except InputError as error:
         raise InputError(f"student.pretrained: {error}") from error
 

@@ -32,6 +32,7 @@ from tracestill.trainer.recipe.student_settings import StudentConfig
 from tracestill.trainer.student import encoder_decoder, unweighted
 from tracestill.trainer.student.attention import choose_attention, implementation_of
 from tracestill.trainer.student.isolation import check_isolation
+from tracestill.trainer.student.rope import isolate_rope
 from tracestill.trainer.student.vocabulary import grow
 
 
@@ -257,6 +258,7 @@ def build_student(
     else:
         model, choice = load_pretrained(config, vocab_size, device, dtype, known_tokens)
         model.config.update(ids)
+    isolate_rope(model)
     if config.encoder_decoder:
         if model.config.decoder_start_token_id is None:
             model.config.decoder_start_token_id = pad_id  # as T5 does

@@ -284,7 +284,7 @@ def test_overlong_documents_are_dropped_or_trimmed_and_counted(tmp_path, policy)
     if policy == "drop":
         assert counts["rejected"] == {"overlong": 2}
         assert [r["record_id"] for r in rejected] == [test[0].record_id, train[1].record_id]
-        assert rejected[0]["detail"] == f"{len(long[1].tokens)} tokens, capacity 100"
+        assert rejected[0]["detail"] == f"{len(long[1].tokens)} tokens, plan.capacity 100"
         assert lost == sum(len(d.tokens) for d in long)
         assert len(store) == 1
         assert not (tmp_path / "encode" / "test.arrow").exists()

@@ -1,0 +1,91 @@
+"""How long documents may be for a student, and what is refused before it is trained."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tiny_step
+import torch
+
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.base.schema import Record, Span
+from tracestill.data_pipeline.documents.encode import Stores
+from tracestill.data_pipeline.plan.plan import PlanConfig
+from tracestill.data_pipeline.tokens.layout import Document, Encoded
+from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
+from tracestill.trainer.batches.rectangles import layout_for
+from tracestill.trainer.recipe.positions import positions_in, positions_of
+from tracestill.trainer.recipe.settings import StudentConfig
+from tracestill.trainer.student.adapt import adapt
+from tracestill.trainer.student.check import check_trainable
+from tracestill.trainer.student.student import build_student, transformers_config
+
+KINDS = Kinds()
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+
+
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        ({"model_type": "llama", "max_position_embeddings": 64}, 64),
+        ({"model_type": "gpt2", "n_positions": 48}, 48),
+        ({"model_type": "t5", "n_positions": 512}, None),
+        ({"model_type": "llama"}, None),
+        ({"model_type": "llama", "max_position_embeddings": 64, "rope_parameters": YARN}, 128),
+        ({"model_type": "llama", "max_position_embeddings": 64, "rope_scaling": {"type": "dynamic", "factor": 2}}, 128),
+        ({"model_type": "gemma3", "text_config": {"max_position_embeddings": 16}}, 16),
+    ],
+)
+def test_the_positions_of_a_config(config, positions, tmp_path):
+    assert positions_in(config) == positions
+    assert positions_of(StudentConfig(config=config)) == positions
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert positions_of(StudentConfig(pretrained=tmp_path)) == positions
+
+
+def test_a_document_that_the_student_has_no_positions_for_follows_the_policy(tmp_path):
+    trace = KINDS.id("derive")
+    made = Document(np.arange(20, dtype=np.int32), np.full(20, trace, np.uint8), np.zeros(20, np.uint16))
+    record = Record("r7", "q", "1+1", "", "2", "t", (Span(0, 1, "prose"),), 1.0, "", "", 1.0, 0)
+    stores = [
+        Stores(tmp_path, KINDS, PlanConfig(capacity=64, packs_per_step=1, overlong=policy), {}, 16)
+        for policy in ("error", "drop", "trim_trace")
+    ]
+    with pytest.raises(InputError, match=r"record r7.*20 tokens exceed the student's max_position_embeddings 16; rais"):
+        stores[0].add(record, Encoded({"": made}))
+    stores[1].add(record, Encoded({"": made}))
+    assert stores[1].rejected[0]["detail"] == "20 tokens, the student's max_position_embeddings 16"
+    with stores[2] as trimmed:
+        trimmed.add(record, Encoded({"": made}))
+    assert TokenStore(tmp_path / "tokens.arrow").lengths.tolist() == [16]
+
+
+def test_training_refuses_documents_that_were_encoded_for_more_positions(tmp_path):
+    with TokenStoreWriter(tmp_path / "tokens.arrow", KINDS) as writer:
+        writer.add("r7", "q", np.arange(33, dtype=np.int32), np.full(33, 3, np.uint8), np.zeros(33, np.uint16), 1.0)
+    store = TokenStore(tmp_path / "tokens.arrow", KINDS)
+    ids = {"vocab_size": 50}
+    layout_for(transformers_config({"model_type": "gpt2", "n_positions": 33}, ids), store)
+    with pytest.raises(InputError, match="document r7 has 33 tokens, the student 32 positions"):
+        layout_for(transformers_config({"model_type": "gpt2", "n_positions": 32}, ids), store)
+
+
+def test_the_loss_of_routers_is_refused_and_not_passed_over(tmp_path):
+    values = {
+        **tiny_step.SHAPE,
+        **{"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 1, "output_router_logits": True},
+    }
+    config = StudentConfig(config=values)
+    message = "output_router_logits asks for the routers' load-balancing loss"
+    with pytest.raises(InputError, match=f"student.config: {message}"):
+        check_trainable(config)
+    ids = {"bos_id": 1, "eos_id": 2, "pad_id": 0, "num_kinds": tiny_step.NUM_KINDS}
+    student = build_student(config, vocab_size=tiny_step.VOCABULARY, **ids)
+    with pytest.raises(InputError, match=f"student.config: {message}"):
+        adapt(student, config, seed=0, device=torch.device("cpu"))
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match=f"student.pretrained: {tmp_path}/config.json: {message}"):
+        check_trainable(StudentConfig(pretrained=tmp_path))
