@@ -28,7 +28,7 @@ LONGROPE = {
 }
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 4.0}
 STUDENTS: dict[str, dict[str, Any]] = {
-    "phi3": {"max_position_embeddings": 32, "rope_parameters": LONGROPE},
+    "phi3": {"max_position_embeddings": 32, "original_max_position_embeddings": FIRST, "rope_parameters": LONGROPE},
     "llama": {"max_position_embeddings": FIRST, "rope_parameters": DYNAMIC},
 }
 LENGTHS = (5, 20, 8, 13, 3, 31)
