@@ -32,6 +32,11 @@ from tracestill.data_pipeline.tokens.render import END_THINK, load_backend, load
 
 PROBE_TRACE = "So  two\ngaps,\n\n a\ttab &amp; <b>é漢</b>\n1. {{ x }}"
 PARTS = ("question", "trace", "answer")
+# the template of plain documents without think tags; the first symbol is written if the tokenizer begins texts with it
+PLAIN = (
+    "{BOS}{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] + '\\n' }}"
+    "{% elif m['role'] == 'assistant' %}{{ m['content'] + eos_token }}{% endif %}{% endfor %}"
+)
 
 
 class Refused(Exception):
@@ -54,18 +59,26 @@ class Text(NamedTuple):
 
 
 class ChatLayout:
-    """The chat template of the tokenizer in a directory, as a recipe uses it."""
+    """The chat template of the tokenizer in a directory, or ``PLAIN``, as a recipe uses it."""
 
     def __init__(self, directory: Path, config: LayoutConfig) -> None:
         """Raises InputError if the template cannot be trained on, naming what it does and what to set."""
         self.config, self.where = config, f"{directory}: its chat template"
-        self.template = ChatTemplate(directory, config.variables)
+        self.form = config.marks
         self.backend = load_backend(directory / "tokenizer.json")
         self.backend.encode_special_tokens = False  # the template writes its delimiters as text
         vocabulary = self.backend.get_vocab(with_added_tokens=True)
         self.size = max(vocabulary.values()) + 1
         names = load_config(directory / "tokenizer_config.json")
         tokens = {name: named_token(names, name) for name in ("bos", "eos", "pad")}
+        self.chat_template: str | None = None  # an export keeps the tokenizer's own
+        if config.template != "chat":
+            if tokens["eos"] not in vocabulary:
+                raise InputError(f'{directory}: no symbol ends a text; set "eos_token" in tokenizer_config.json')
+            begins = self.backend.encode("1").ids[:1] == [vocabulary.get(tokens["bos"] or "")]
+            self.chat_template = PLAIN.replace("{BOS}", "{{ bos_token }}" if begins else "")
+            self.where = f"{directory}: the plain layout"
+        self.template = ChatTemplate(directory, config.variables, source=self.chat_template)
         if tokens["pad"] not in vocabulary:
             raise InputError(
                 f"{directory}: the tokenizer lacks the control symbol pad_token (found {tokens['pad']!r}); set "
@@ -92,7 +105,8 @@ class ChatLayout:
         self.special_ids: dict[str, int | None] = {**ids, "eos": stop}
         self.stops = tuple(dict.fromkeys(i for i in (stop, ids["eos"]) if i is not None))
         self.findings: dict[str, Any] = findings_of(self.template, config, self.parts)
-        self.chat_template: str | None = None  # an export keeps the tokenizer's own
+        if self.form is not None:
+            self.findings["form"] = config.form
         probe = Record("", "", PROBE_TRACE, "", PROBE_TRACE, PROBE_TRACE, (Span(0, len(PROBE_TRACE), "prose"),), 1.0,
                        "", "", 1.0, 0)  # fmt: skip
         if refused := self.encode([probe], Kinds())[0].refused:
@@ -149,12 +163,14 @@ class ChatLayout:
         _, opened, trace_end, closed, answer_end = text.ends
         inside = {"question": text.question, "trace": (opened, trace_end), "answer": (closed, answer_end)}
         mark = closing_mark(text.parts)
+        # of think tags the first one counts, of a form's marks, which are text, the last
+        unmarked = ("trace", "answer") if self.form is None else ("answer",)
         ids = np.array(whole.ids)
         where = np.isin(ids, list(self.controls))
         symbols = list(zip(offsets[where, 0].tolist(), ids[where].tolist(), strict=True))
         for name, (begin, end) in inside.items():
             forged = [self.controls[symbol] for first, symbol in symbols if begin <= first < end]
-            if name != "question" and mark and mark in text.text[begin:end]:
+            if name in unmarked and mark and mark in text.text[begin:end]:
                 forged.append(mark)
             if forged:
                 raise Refused("control_in_text", f"the {name} holds {forged[0]}")
@@ -179,7 +195,7 @@ class ChatLayout:
         """What the template is to render: the messages, and whether it is the generation prompt."""
         if parts.way == "generated":
             return messages_of(self.config.system, given[0]), True
-        return messages_of(self.config.system, *given, way=parts.way), False
+        return messages_of(self.config.system, *given, way=parts.way, form=self.form), False
 
     def text_of(self, record: Record, parts: ChatParts, given: tuple[str, str, str], rendered: str | Refusal) -> Text:
         """The document's text. Raises Refused if the template changes more than white space at the ends of a part."""
@@ -231,19 +247,19 @@ class ChatLayout:
         mark, parts = closing_mark(self.parts), self.parts
         ending = parts.tail.removesuffix(parts.stop)
         closed = not mark or mark in said
+        thought, _, after = said.rpartition(mark) if self.form and closed else said.partition(mark or END_THINK)
         trace: str = ""
         answer: str | None = None
         if not mark:  # the prompt has closed the think block, or there is none
             answer = between(said, "", ending)
         else:
-            thought, _, after = said.partition(mark)
             lead, _, trail = parts.closing.partition(mark)
             opening, lead = (parts.opening, lead) if parts is not self.without_trace else (lead, "")
             trace = between(thought, opening, lead)
             opens = opening.strip()
             if closed:
                 answer = between(after, trail, ending)
-            elif opens and not said.lstrip().startswith(opens) and not parts.prefilled:
+            elif self.form or (opens and not said.lstrip().startswith(opens) and not parts.prefilled):
                 answer = between(said, "", ending)  # in the open
         return Reading(
             text=self.backend.decode(written, skip_special_tokens=False),

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.documents.chat_template import ChatTemplate
+from tracestill.data_pipeline.tokens.forms import Form
 from tracestill.data_pipeline.tokens.layout import LayoutConfig
 from tracestill.data_pipeline.tokens.render import END_THINK, THINK
 
@@ -44,13 +45,17 @@ class ChatParts(NamedTuple):
         return tag + after if tag and END_THINK not in after else ""
 
 
-def messages_of(system: str | None, question: str, *turn: str, way: Way = "reasoning_content") -> list[dict[str, str]]:
+def messages_of(
+    system: str | None, question: str, *turn: str, way: Way = "reasoning_content", form: Form | None = None
+) -> list[dict[str, str]]:
     """The messages of a record; ``turn`` is its trace and answer, and is left out to ask for the turn."""
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": question})
     if turn:
         trace, answer = turn
-        if way == "content":
+        if way == "content" and form is not None:
+            messages.append({"role": "assistant", "content": form.written(trace, answer)})
+        elif way == "content":
             messages.append({"role": "assistant", "content": OPENING + trace + CLOSING + answer})
         elif way == "generated":
             messages.append({"role": "assistant", "content": answer})
@@ -72,22 +77,31 @@ def find_parts(
     if asked.count(QUESTION) != 1:
         raise InputError(f"{where} writes the question {asked.count(QUESTION)} times; give the tokenizer another one")
     before, header = asked.split(QUESTION)
+    form = config.marks
     way: Way = "generated" if config.turn == "generated" else way_of(template, config, where)
+    if form is not None and ChatParts(before, header, "", "", "", "", "", way).prefilled:
+        raise InputError(
+            f"{where} opens a think block in the generation prompt, which encode.form would never close; turn it off "
+            "by its variable, or leave encode.form out"
+        )
     thinks_not = THINK in header and END_THINK in header.rpartition(THINK)[2]
-    if thinks_not and not empty:
+    if thinks_not and not empty and form is None:
         raise InputError(
             f"{where} closes an empty think block in the generation prompt (thinking is off), so that no trace can "
             "follow; turn it on by its variable (such as encode.variables: {enable_thinking: true}) or set "
             "encode.trace: drop"
         )
-    written = template.render(messages_of(config.system, QUESTION, "" if empty else TRACE, ANSWER, way=way))
+    written = template.render(messages_of(config.system, QUESTION, "" if empty else TRACE, ANSWER, way=way, form=form))
     if written.count(ANSWER) != 1:
         raise InputError(
             f"{where} writes the answer of the assistant's turn {written.count(ANSWER)} times; set encode.template: "
             "plain, or give the tokenizer another one"
         )
     begun, end = written.split(ANSWER)
-    if way == "generated":
+    if way == "generated" and form is not None:
+        opening, closing = ("", form.closing.lstrip()) if empty else (form.opening, form.closing)
+        end = form.ending + end
+    elif way == "generated":
         prefilled = ChatParts(before, header, "", "", "", "", "", way).prefilled
         opening = "" if thinks_not or prefilled.endswith("\n") else "\n" if prefilled else OPENING
         closing = "" if thinks_not else CLOSING
@@ -111,8 +125,9 @@ def find_parts(
 
 def way_of(template: ChatTemplate, config: LayoutConfig, where: str) -> Way:
     """How the template is to be given a trace so that it writes it. Raises InputError if it drops it."""
-    for way in ("reasoning_content", "content"):
-        written = template.render(messages_of(config.system, QUESTION, TRACE, ANSWER, way=way))
+    ways: tuple[Way, ...] = ("reasoning_content", "content") if config.marks is None else ("content",)
+    for way in ways:
+        written = template.render(messages_of(config.system, QUESTION, TRACE, ANSWER, way=way, form=config.marks))
         if written.count(TRACE) == 1 and written.index(QUESTION) < written.index(TRACE) < written.rindex(ANSWER):
             return way
     does = "drops the assistant's turn" if ANSWER not in written else "drops the reasoning of the assistant's turn"
@@ -140,7 +155,8 @@ def split_at_stop(end: str, symbols: Collection[str], eos: str | None, where: st
 
 def earlier_turns(template: ChatTemplate, config: LayoutConfig, way: Way) -> str:
     """What the template does with the reasoning of turns before the last, for the manifest: documents have none."""
-    first = messages_of(config.system, QUESTION, TRACE, ANSWER, way="content" if way == "generated" else way)
+    given: Way = "content" if way == "generated" else way
+    first = messages_of(config.system, QUESTION, TRACE, ANSWER, way=given, form=config.marks)
     try:
         written = template.render([*first, *messages_of(None, "next"), {"role": "assistant", "content": "next"}])
     except InputError:

@@ -27,15 +27,23 @@ Messages = Sequence[Mapping[str, str]]
 class ChatTemplate:
     """The template of one tokenizer directory, with the variables that the recipe gives it."""
 
-    def __init__(self, directory: Path, variables: Mapping[str, Any], *, date: datetime.date | None = None) -> None:
-        """``date`` is every day to the template; None: ``asked_for_date`` tells that it asks for one.
+    def __init__(
+        self,
+        directory: Path,
+        variables: Mapping[str, Any],
+        *,
+        date: datetime.date | None = None,
+        source: str | None = None,
+    ) -> None:
+        """``date`` is every day to the template; None: ``asked_for_date`` tells that it asks for one. ``source``: a
+        template in place of the directory's.
 
         Raises InputError if there is no template, it is no Jinja, or it does not read one of ``variables``.
         """
         self.directory = directory
         config = load_config(directory / "tokenizer_config.json")
         self.file = directory / (FILE if (directory / FILE).is_file() else "tokenizer_config.json")
-        self.source = template_source(directory, config)
+        self.source = template_source(directory, config) if source is None else source
         self.date = None if date is None else date.isoformat()
         about = render(self.file, self.source, date=self.date)
         self.asked_for_date = about.asked_for_date

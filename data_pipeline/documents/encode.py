@@ -116,6 +116,8 @@ def run(
         trip = RoundTrip(tokenizer, kinds, with_trace=config.trace == "keep")
         for key, text in config.own_texts().items():
             trip.check_setting(key, text)
+        if config.marks is not None:
+            trip.check_setting("encode.form", config.marks.closing)
         with Stores(work.path, kinds, plan, held_out, positions) as stores:
             done, total = 0, count_records(source)
             for batch in record_batches(source, RECORD_SCHEMA, BATCH):
@@ -155,7 +157,7 @@ def load_layout(config: LayoutConfig, directory: Path) -> Layout:
     """
 
     def single(trace: Literal["keep", "drop"]) -> Layout:
-        if config.template == "chat":
+        if not config.has_symbols:
             return ChatLayout(directory, config.model_copy(update={"trace": trace}))
         return PlainLayout(load_tokenizer(directory), trace)
 

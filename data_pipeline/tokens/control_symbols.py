@@ -22,9 +22,9 @@ def count_tokens(backend: Tokenizer) -> int:
     return max(backend.get_vocab(with_added_tokens=True).values()) + 1
 
 
-def add_control_symbols(directory: Path) -> int:
+def add_control_symbols(directory: Path, *, tags: bool = True) -> int:
     """Change tokenizer.json and tokenizer_config.json in ``directory`` so that no control symbol is missing; what is
-    there stays. Returns the number of tokens before.
+    there stays. Without ``tags`` it may lack those of a think block. Returns the number of tokens before.
 
     Raises InputError if a file cannot be read, or if the tokenizer cannot take new ids behind its old ones.
     """
@@ -32,7 +32,7 @@ def add_control_symbols(directory: Path) -> int:
     load_backend(path)  # for its errors; it forgets padding and truncation, which stay in the file
     backend, config = Tokenizer.from_file(str(path)), load_config(config_path)
     known, vocabulary = count_tokens(backend), backend.get_vocab(with_added_tokens=True)
-    wanted = [symbol for symbol in (THINK, END_THINK) if symbol not in vocabulary]
+    wanted = [symbol for symbol in (THINK, END_THINK) if tags and symbol not in vocabulary]
     for key, symbol in NAMED.items():
         if content(config.get(key)) not in vocabulary:
             config[key] = symbol

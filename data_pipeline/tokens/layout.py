@@ -1,9 +1,10 @@
 """The layout of documents: how a record becomes tokens, what the model reads, and how what it writes is split.
 
-``plain`` is this project's own (see ``document``); ``chat`` is that of the tokenizer's chat template (see ``chat``);
-``encoder_decoder`` puts the question of a plain document on a side of its own (see ``sides``); ``two_task`` makes two
-documents of a record in any of them (see ``two_task``). Encoding, evaluation and export ask the recipe's layout, so
-that all of them agree.
+``plain`` is this project's own (see ``document``; in a form without think tags, that of ``chat.PLAIN``); ``chat`` is
+that of the tokenizer's chat template (see ``chat``); ``encoder_decoder`` puts the question of a plain document on a
+side of its own (see ``sides``); ``two_task`` makes two documents of a record (see ``two_task``). How trace and answer
+are written is the ``form`` (see ``forms``). Encoding, evaluation and export ask the recipe's layout, so that all of
+them agree.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record
+from tracestill.data_pipeline.tokens.forms import THINK_FORM, Form, form_of
 
 
 class TwoTaskConfig(BaseModel):
@@ -56,9 +58,30 @@ class LayoutConfig(BaseModel):
     trace: Literal["keep", "drop"] = Field(
         default="keep", description="drop: answers only; the think block stays and is empty"
     )
+    form: str = Field(
+        default=THINK_FORM,
+        description="how the student writes trace and answer; think: between think tags; sentence, hashes, boxed, or a "
+        "pattern of your own with {trace} and {answer}: text that needs no new symbols",
+    )
     two_task: TwoTaskConfig | None = Field(
         default=None, description="two documents a record: one trains the trace, the other the answer"
     )
+
+    @property
+    def marks(self) -> Form | None:
+        """What stands around trace and answer; None: think tags."""
+        return form_of(self.form)
+
+    @property
+    def has_symbols(self) -> bool:
+        """Whether the tokenizer has to have bos, eos, pad and the think tags as symbols."""
+        return self.template != "chat" and self.marks is None
+
+    @field_validator("form")
+    @classmethod
+    def _readable(cls, form: str) -> str:
+        form_of(form)
+        return form
 
     def own_texts(self) -> dict[str, str]:
         """Texts that the recipe itself puts into documents, by their keys."""
@@ -75,6 +98,9 @@ class LayoutConfig(BaseModel):
                     raise ValueError(f"encode.{key} needs encode.template: chat")
             if self.turn != "template":
                 raise ValueError("encode.turn needs encode.template: chat")
+        if self.marks and (self.two_task or self.template == "encoder_decoder"):
+            other = "encode.two_task" if self.two_task else "an encoder-decoder"
+            raise ValueError(f"encode.form: {other} writes think tags; leave one of the two out")
         if self.two_task and self.trace == "drop":
             raise ValueError("encode.two_task trains on traces; leave encode.trace: drop out")
         return self

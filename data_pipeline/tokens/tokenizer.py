@@ -235,12 +235,14 @@ def training_text(records: Path, held_out: Container[str]) -> list[str]:
     return texts
 
 
-def stage_config(config: TokenizerConfig, plain: bool = True) -> dict[str, Any]:
-    """What, besides the records, decides how the tokenizer comes out.
+def stage_config(config: TokenizerConfig, plain: bool = True, tags: bool = True) -> dict[str, Any]:
+    """What, besides the records, decides how the tokenizer comes out. ``tags``: whether documents have think tags.
 
     Raises InputError if ``config.path`` names no tokenizer, or one that lacks a control symbol of the ``plain`` layout.
     """
     settings = config.model_dump(mode="json", exclude_defaults=True)
+    if config.add_symbols and not tags:
+        settings["tags"] = False
     if config.path is not None and own_modules.is_looking() and not config.path.is_dir():
         settings["files"] = UNKNOWN
     elif config.path is not None:
@@ -252,7 +254,9 @@ def stage_config(config: TokenizerConfig, plain: bool = True) -> dict[str, Any]:
     return settings
 
 
-def run(config: TokenizerConfig, directory: Path, *, sample: Path, select: Path, plain: bool = True) -> None:
+def run(
+    config: TokenizerConfig, directory: Path, *, sample: Path, select: Path, plain: bool = True, tags: bool = True
+) -> None:
     """The tokenizer stage: train on the training records that ``select`` kept, or copy ``config.path``.
 
     The manifest tells ``vocab_size`` (ids are below it) and, if a ``plain`` layout uses it, ``special_ids`` (bos, eos,
@@ -260,7 +264,7 @@ def run(config: TokenizerConfig, directory: Path, *, sample: Path, select: Path,
     ``known_tokens``: how many there were before symbols were added.
     Raises InputError if there is nothing to train on, and where ``stage_config`` does.
     """
-    settings = stage_config(config, plain)
+    settings = stage_config(config, plain, tags)
     with stage(directory, "tokenizer", settings, {"sample": sample, "select": select}) as work:
         if config.path is not None:
             for name in settings["files"]:
@@ -270,7 +274,7 @@ def run(config: TokenizerConfig, directory: Path, *, sample: Path, select: Path,
             texts = training_text(select / "records.parquet", held_out_questions(sample))
             write_tokenizer(train_sentencepiece(texts, config.vocab_size), work.path)
             work.counts = {"texts": len(texts), "characters": sum(map(len, texts))}
-        known = {"known_tokens": add_control_symbols(work.path)} if config.add_symbols else {}
+        known = {"known_tokens": add_control_symbols(work.path, tags=tags)} if config.add_symbols else {}
         if plain:
             tokenizer = load_tokenizer(work.path)
             work.extra = {"vocab_size": tokenizer.size, "special_ids": tokenizer.special_ids, **known}

@@ -126,10 +126,11 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
 def check_template(encode: EncodeConfig) -> None:
     """Raise InputError if the tokenizer's chat template, a stranger's program, cannot be trained on."""
     path = encode.tokenizer.path
-    if encode.template != "chat" or path is None:
+    if encode.has_symbols or path is None:
         return
     if encode.tokenizer.add_symbols:  # the layout needs them, and they are added to a copy
-        ChatTemplate(path, encode.variables).render(messages_of(encode.system, "1 + 1?"), generation=True)
+        if encode.template == "chat":
+            ChatTemplate(path, encode.variables).render(messages_of(encode.system, "1 + 1?"), generation=True)
     else:
         load_layout(encode, path)
 

@@ -75,20 +75,22 @@ def selected(manifest: Manifest, directory: Path) -> str:
     return f"kept {counts['out']:,} of {counts['in']:,} records{weightless}{listed('rejected', counts['rejected'])}"
 
 
-def is_plain(recipe: Recipe) -> bool:
-    return recipe.encode.template != "chat"
+def symbols_of(recipe: Recipe) -> dict[str, bool]:
+    """Which control symbols its layout needs of the tokenizer."""
+    return {"plain": recipe.encode.has_symbols, "tags": recipe.encode.marks is None}
 
 
 def do_tokenizer(work: Work, console: Console) -> None:
     recipe = work.case.recipe
+    more: Any = {**work.inputs, **symbols_of(recipe)}
     with bar(work.label, console):  # SentencePiece does not tell how far it is
-        tokenizer.run(recipe.encode.tokenizer, work.directory, **work.inputs, plain=is_plain(recipe))
+        tokenizer.run(recipe.encode.tokenizer, work.directory, **more)
 
 
 def encode_identity(case: Case) -> Identity:
     """Refuses a tokenizer's chat template, and a classifier of clauses that is none, before any work is done."""
     own, given = case.recipe, case.recipe.encode.tokenizer
-    if given.path is not None and not (is_plain(own) or given.add_symbols or own_modules.is_looking()):
+    if given.path is not None and not (own.encode.has_symbols or given.add_symbols or own_modules.is_looking()):
         encode.load_layout(own.encode, given.path)
     if not own_modules.is_looking():
         Segmenter(own.segment)
@@ -162,7 +164,7 @@ DATA_STAGES = (
     StageSpec(
         "tokenizer",
         lambda case: (
-            tokenizer.stage_config(case.recipe.encode.tokenizer, is_plain(case.recipe)),
+            tokenizer.stage_config(case.recipe.encode.tokenizer, **symbols_of(case.recipe)),
             case.reads("sample", "select"),
         ),
         do_tokenizer,

@@ -37,7 +37,7 @@ tags: [tracestill, distillation, reasoning]
 # {title}
 
 {note}A student of {parameters:,} parameters ({architecture}), distilled from reasoning traces with Tracestill.
-It reads a question and writes its reasoning between `<think>` and `</think>`, then the answer.
+It reads a question and writes {form}.
 
 ## Use
 
@@ -107,6 +107,9 @@ def export(
         messages, variables = layout.asking("How much is 1 + 2?")
         card = CARD.format(
             title=title,
+            form="its reasoning between `<think>` and `</think>`, then the answer"
+            if encode.marks is None
+            else f"its reasoning, then the answer, in the form {encode.marks.written('(reasoning)', '(answer)')!r}",
             note=f"{note}\n\n" if note else "",
             parameters=sum(p.numel() for p in (state or dict(model.named_parameters())).values()),
             architecture=type(model).__name__,
@@ -207,7 +210,7 @@ def check_tokenizer(directory: Path, config: PreTrainedConfig, encode: LayoutCon
         config.save_pretrained(folder)
         loaded = load_tokenizer(Path(folder))
     backend = load_backend(directory / "tokenizer.json")
-    if chat := encode.template == "chat":
+    if chat := not encode.has_symbols:
         backend.encode_special_tokens = False  # as the template's text is read
     texts = probes(backend)
     pairs = list(zip([e.ids for e in backend.encode_batch(texts, add_special_tokens=False)],

@@ -81,6 +81,8 @@ class Recipe(BaseModel):
         if self.student.encoder_decoder:
             if self.encode.template == "chat":
                 raise ValueError("encode.template: chat lays out a decoder's documents; leave it out for this student")
+            if self.encode.marks is not None:
+                raise ValueError("encode.form: an encoder-decoder writes think tags; leave it out for this student")
             found = self.encode.model_copy(update={"template": "encoder_decoder"})
             object.__setattr__(self, "encode", found)  # it follows from the student, and the resolved recipe says so
         elif self.encode.template == "encoder_decoder" and self.student.config is not None:

@@ -128,11 +128,11 @@ class RunDirectory:
         if stage == "select":
             return [own.select]
         if stage == "tokenizer":
-            return [own.encode.tokenizer]
+            return [own.encode.tokenizer, own.encode.marks is None]
         if stage == "encode":
             what = own.encode, own.span_kinds(), own.plan, own.segment, self.memory
             tokens = encode.stage_config(*what, positions_of(own.student))
-            return [tokens, own.select, own.encode.tokenizer]
+            return [tokens, own.select, *(self.data_of(arm, "tokenizer") or ())]
         if stage == "plan":
             length = {"steps": own.train.steps, "epochs": own.train.epochs}
             return [plan_stage.stage_config(own.plan, seed=own.seed, **length), self.data_of(arm, "encode")]
