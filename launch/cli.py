@@ -19,7 +19,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from tracestill.launch.commands import bench_command, cluster_commands, init_command, segmenter_command
+from tracestill.launch.commands import (
+    bench_command,
+    cluster_commands,
+    fetch_command,
+    init_command,
+    segmenter_command,
+)
 from tracestill.launch.commands.decontaminate import DecontaminateOption, with_benchmarks
 from tracestill.launch.commands.execution import default_root, evaluate_model, execute, looking, open_run, single
 from tracestill.launch.commands.guarded import Guarded
@@ -212,8 +218,7 @@ def report(place: Place, changes: Changes) -> None:
 
 for one in (bench_command.bench, cluster_commands.doctor, cluster_commands.slurm, cluster_commands.kubernetes):
     command("Clusters")(one)
-
-
+command("Whole runs", "fetch-student")(fetch_command.fetch_student)
 command("Segmentation", "train-segmenter")(segmenter_command.train_segmenter)
 
 

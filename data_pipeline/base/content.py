@@ -24,7 +24,7 @@ STATES = 64  # remembered of a name: hosts that share a run may each have a mode
 MODEL_FILES = re.compile(  # of a directory in transformers' form; notes, results and a trainer's state lie beside them
     r"(config|generation_config|adapter_config|preprocessor_config)\.json"
     r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|vocab\.txt|merges\.txt|chat_template\..+"
-    r"|[^.].*\.(safetensors|model|tiktoken|index\.json)|(pytorch_model|adapter_model).*\.(bin|pt)"
+    r"|[^.].*\.(safetensors|model|tiktoken|gguf|index\.json)|(pytorch_model|adapter_model).*\.(bin|pt)"
     r"|(modeling|configuration|tokenization)_.+\.py"
 )
 
@@ -132,12 +132,13 @@ def alone(memory: Path | None) -> Iterator[None]:
 
 def model_files(directory: Path) -> dict[str, Path]:
     """Name -> path of the files of a directory in transformers' form that decide what it holds: config, weights,
-    tokenizer. Of peft's adapter also those of the model that it adapts, where that is a directory.
+    tokenizer; or of a GGUF file, that file. Of peft's adapter also those of the model that it adapts, where that is a
+    directory.
 
     Raises InputError if the directory cannot be read.
     """
     try:
-        inside = sorted(directory.iterdir()) if directory.is_dir() else []
+        inside = sorted(directory.iterdir()) if directory.is_dir() else [directory]
         found = {path.name: path for path in inside if MODEL_FILES.fullmatch(path.name) and path.is_file()}
     except OSError as error:
         raise InputError(f"{directory}: cannot be read ({error.strerror}); let this user read it") from error

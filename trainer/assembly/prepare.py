@@ -38,7 +38,7 @@ from tracestill.trainer.student.student import Student, build_student
 from tracestill.trainer.student.tiled_mlp import tile_mlps
 from tracestill.trainer.weighting import TargetWeights, Weighting, make_weighting, multiplied_kinds
 
-WEIGHTS = (".safetensors", ".bin", ".pt")
+WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 PlanOfEpoch = Callable[[int], Plan]
 
 

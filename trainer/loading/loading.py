@@ -27,6 +27,7 @@ from transformers.integrations import hub_kernels
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.trainer.loading import own_code
+from tracestill.trainer.loading.gguf import plain_place
 from tracestill.trainer.loading.model_directory import (
     ADAPTER_CONFIG,
     base_of,
@@ -44,6 +45,7 @@ hub_kernels._kernels_enabled = False  # else some models fetch kernels, and run 
 def check_model(directory: Path, trusted: str | None = None) -> None:
     """Raises InputError for what would not load, as far as that shows without reading the weights; also for a
     quantised model whose package is not installed."""
+    directory = plain_place(directory)
     check_directory(directory, trusted)
     folder = directory if (directory / CONFIG).is_file() else base_of(directory)
     check_quantization(folder / CONFIG)
@@ -68,7 +70,7 @@ def check_quantization(file: Path) -> None:
 
 def refuse_quantised(directory: Path) -> None:
     """Raises InputError for weights that can be read, and neither trained nor written again."""
-    file = directory / CONFIG
+    file = plain_place(directory) / CONFIG
     if wanted := quantization_of(read_object(file)):
         raise InputError(
             f"{file}: its weights are quantised ({method_of(wanted)}), and can be neither trained nor exported; take "
@@ -87,6 +89,7 @@ def method_of(wanted: Any) -> str:
 
 def read_config(directory: Path, trusted: str | None = None) -> PreTrainedConfig:
     """The config of a model directory. Raises InputError if there is none that can be read."""
+    directory = plain_place(directory)
     file = directory / CONFIG
     if not file.is_file():
         raise InputError(f"{directory}: holds no {CONFIG}; expected a transformers model directory")
@@ -126,6 +129,7 @@ def load_model(
 
     Raises InputError, in one line, if it does not load, for whatever reason.
     """
+    directory = plain_place(directory)
     check_model(directory, trusted)
     where, own, files = place_of(directory, trusted)
     held = {"dtype": dtype, "output_loading_info": True, "use_safetensors": True, **how}

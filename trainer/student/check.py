@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.loading.gguf import plain_place
 from tracestill.trainer.loading.loading import build_model, check_model, read_config, reason_of, refuse_quantised
 from tracestill.trainer.loading.model_directory import read_object
 from tracestill.trainer.ranks.mesh import KEY, refuse
@@ -60,7 +61,8 @@ def check_trainable(student: StudentConfig) -> None:
         return
     try:
         refuse_quantised(student.pretrained)
-        refuse_router_loss(read_object(student.pretrained / "config.json"), str(student.pretrained / "config.json"))
+        file = plain_place(student.pretrained) / "config.json"
+        refuse_router_loss(read_object(file), str(file))
     except InputError as error:
         raise InputError(f"student.pretrained: {error}") from error
 
@@ -76,8 +78,6 @@ def pretrained_config(student: StudentConfig) -> Any:
     holds no weights that could be loaded."""
     path = student.pretrained
     assert path is not None
-    if not (path / "config.json").is_file():
-        raise InputError(f"student.pretrained: {path} holds no config.json; expected a transformers model directory")
     try:
         config = read_config(path, student.trust_remote_code)
         check_model(path, student.trust_remote_code)
