@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.documents.chat import between
 from tracestill.data_pipeline.documents.chat_parts import messages_of
 from tracestill.data_pipeline.documents.chat_template import ChatTemplate, named_token, template_source
+from tracestill.data_pipeline.sampling.readers.thought import TAG, split_thought
 from tracestill.data_pipeline.tokens.layout import Reading
 from tracestill.data_pipeline.tokens.render import END_THINK, THINK, load_backend, load_config, symbols_in
 
@@ -58,7 +58,8 @@ class AskLayout:
                 f'{directory}: nothing tells where this model stops; set "eos_token" in tokenizer_config.json'
             )
         self.pad = self.stops[0] if pad is None else pad
-        self.prefilled = THINK in self.asked("How much is 1 + 2?").rpartition(END_THINK)[2]
+        tags = list(TAG.finditer(self.asked("How much is 1 + 2?")))
+        self.prefilled = bool(tags) and not (tags[-1]["shut"] or tags[-1]["close"])
 
     def asked(self, question: str) -> str:
         """The text of the prompt, without what the tokenizer itself puts around it."""
@@ -75,19 +76,20 @@ class AskLayout:
         return next(iter(symbols_in(self.backend, [question], self.tags)[0]), None)
 
     def read(self, ids: Sequence[int]) -> Reading:
-        """Trace and answer; a trace is what stands in a think block, which the prompt or the model opens."""
+        """Trace and answer; a trace is what stands in a think block of any model's tags, which the prompt or the model
+        opens. Without one, the text is trace and answer at once."""
         written = [int(i) for i in ids]
         end = next((at for at, token in enumerate(written) if token in self.stops), None)
         said = self.backend.decode(written[:end], skip_special_tokens=False)
-        thought, closed, after = said.partition(END_THINK)
-        opened = self.prefilled or said.lstrip().startswith(THINK)
-        answer = after if closed else None if opened else said
-        trace = between(thought, THINK, "").strip()
+        found = split_thought(said)
+        closed = found is not None and (bool(found.rest) or found.fault != "unfinished")
+        trace = said.strip() if found is None else found.thought
+        answer = found.rest if found and closed else None if found or self.prefilled else said
         return Reading(
             text=self.backend.decode(written, skip_special_tokens=False),
             trace=trace,
             answer=answer if end is not None else None,
             finished=end is not None,
             trace_tokens=len(self.backend.encode(trace, add_special_tokens=False).ids),
-            in_form=bool(closed) and end is not None,
+            in_form=closed and end is not None,
         )

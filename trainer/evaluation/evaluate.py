@@ -36,6 +36,7 @@ from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, read_rows, wri
 from tracestill.data_pipeline.base.stage import Stage, read_manifest, stage, write_json
 from tracestill.data_pipeline.documents.ask import AskLayout
 from tracestill.data_pipeline.documents.encode import load_layout
+from tracestill.data_pipeline.sampling.readers.chain import Chain
 from tracestill.data_pipeline.selection.answers import Found, find_answer, number, same_answer
 from tracestill.data_pipeline.tokens.layout import Layout
 from tracestill.data_pipeline.tokens.store import TokenStore
@@ -65,7 +66,8 @@ PREDICTION_SCHEMA = pa.schema(
         ("text", pa.string()),  # everything the student wrote, control symbols included
         ("trace", pa.string()),
         ("answer", pa.string()),  # null: cut off, or no answer in what was written
-        # rule that found it (see answers.find_answer); cut_off, unclosed, none: nothing; control_in_text: not asked
+        # rule or reader that found it (answers.find_answer, sampling.readers); cut_off, unclosed, none: nothing;
+        # control_in_text: not asked
         ("read_by", pa.string()),
         ("correct", pa.bool_()),
         ("tokens", pa.int32()),  # written by the student
@@ -183,7 +185,7 @@ def answer(
 
     A question that holds a control symbol is not asked, and counts as wrong: an export would read another one.
     """
-    config = recipe.evaluate
+    config, chain = recipe.evaluate, Chain(recipe.sample.readers)
     refused = [layout.control_in(row["question"]) is not None for row in questions]
     outputs = generate(
         model,
@@ -199,7 +201,7 @@ def answer(
     )
     written = iter(outputs)
     return [
-        not_asked(row) if left else judge(row, next(written), layout)
+        not_asked(row) if left else judge(row, next(written), layout, chain)
         for row, left in zip(questions, refused, strict=True)
     ]
 
@@ -218,17 +220,25 @@ def was_asked(row: Mapping[str, Any]) -> bool:
     return row["read_by"] != REFUSED
 
 
-def judge(question: Mapping[str, Any], ids: list[int], layout: Layout | AskLayout) -> dict[str, Any]:
+def judge(
+    question: Mapping[str, Any], ids: list[int], layout: Layout | AskLayout, chain: Chain = Chain()
+) -> dict[str, Any]:
     """A row of PREDICTION_SCHEMA from what the student wrote: ``ids``, ending with a stop if it finished.
+
+    What stands behind the mark of the layout's form is the answer. A model that writes no mark, as one that was not
+    trained on the form, is read as the recipe's teachers are: by ``chain``, its readers.
 
     What was cut off has no answer and is never correct, even if the right answer stands at its end; nor has a trace
     that was opened and never closed.
     """
-    found = layout.read(ids)
+    found, numeric = layout.read(ids), number(question["gold"]) is not None
     if found.answer is None:
         said = Found(None, "unclosed" if found.finished else "cut_off")
+    elif found.in_form or number(found.answer) is not None:
+        said = find_answer(found.answer, numeric=numeric)
     else:
-        said = find_answer(found.answer, numeric=number(question["gold"]) is not None)
+        read, rule = chain.answer_of(found.answer, numeric)
+        said = Found(None, "none") if read is None else Found(read.answer, rule)
     return {
         **{key: question[key] for key in ("question_id", "question", "gold")},
         **found._asdict(),

@@ -60,7 +60,10 @@ def test_a_base_model_is_given_the_question_as_its_tokenizer_begins_a_text(tmp_p
 @pytest.mark.parametrize(
     ("written", "trace", "answer", "in_form"),
     [
-        ("<think>\n3 + 4 = 7\n</think>\n\n7", "3 + 4 = 7", "\n\n7", True),
+        ("<think>\n3 + 4 = 7\n</think>\n\n7", "3 + 4 = 7", "7", True),
+        ("[THINK]3 + 4 = 7[/THINK]7", "3 + 4 = 7", "7", True),
+        ("◁think▷3 + 4", "3 + 4", None, False),
+        ("A <think> tag in words", "A <think> tag in words", "A <think> tag in words", False),
         ("<think>\n3 + 4 = 7", "3 + 4 = 7", None, False),
         ("So it is 7.", "So it is 7.", "So it is 7.", False),
         ("", "", "", False),
