@@ -64,6 +64,8 @@ bench: install-dev  ## the benchmarks on this machine's CPU; writes into RESULTS
 	-$(BIN)/python benchmarks/sampling.py --json $(RESULTS)/sampling.json
 	-$(BIN)/python benchmarks/demo.py --json $(RESULTS)/demo_three_seeds.json
 	-$(BIN)/python benchmarks/trainer_cpu.py --peers $(PEERS) --json $(RESULTS)/trainer_cpu.json
+	-test ! -d models/smollm2-135m || $(BIN)/python benchmarks/real_student.py --data data --student models/smollm2-135m \
+	    --peers $(PEERS) --json $(RESULTS)/real_student.json
 	-$(BIN)/python benchmarks/foresee.py --json $(RESULTS)/foresee_cpu.json --plot docs/foresee.svg
 
 bench-gpu: install-dev  ## kernels (8 minutes) and trainer on one GPU; GPU_OPTIONS=--quick shortens the latter
