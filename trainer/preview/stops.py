@@ -1,8 +1,8 @@
 """Can the student learn to stop? Asked of the data and the weighting before training starts.
 
-A document ends with a symbol at which generation stops, and ``</think>`` parts its trace from its answer. A student
-for which one of them never weighs anything writes on until it is cut off. Documents are told apart by what they hold
-(a trace, an answer, both): two tasks of one recipe differ so, and each of them has to end.
+A document ends with a symbol at which generation stops, and ``</think>``, or the mark of another form, parts its trace
+from its answer. A student for which one of them never weighs anything writes on until it is cut off. Documents are told
+apart by what they hold (a trace, an answer, both): two tasks of one recipe differ so, and each of them has to end.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ SORTS = {
     (False, True): "with an answer and no trace",
     (False, False): "with neither trace nor answer",
 }
+SPACES = " \n▁ĠĊ"  # as tokens write white space
 Name = Callable[[int], str]  # a token's text
 
 
@@ -33,7 +34,7 @@ class Symbol:
     """What becomes of one symbol in one sort of documents that the student learns from."""
 
     purpose: str  # what a student for which it never weighs does not learn
-    token: int | None  # its id; None: the end of a trace, which may be several tokens
+    tokens: tuple[int, ...]  # its ids; the end of a trace may be several
     sort: str
     steps: np.ndarray  # (S,) steps that were looked at in which such documents teach anything
     weighs: np.ndarray  # (S,) bool: whether the symbol weighs anything, in any of them
@@ -41,17 +42,22 @@ class Symbol:
 
     def warning(self, name: Name) -> str | None:
         """A line if it weighs nothing in most of training or at its end."""
-        what = f"{END_THINK if self.token is None else name(self.token)} weighs nothing in documents {self.sort}"
+        if (why := self.fault()) is None:
+            return None
+        text = "".join(map(name, self.tokens)).strip(SPACES)
+        return f"{END_THINK if END_THINK in text else text} weighs nothing in documents {self.sort}{why} there"
+
+    def fault(self) -> str | None:
         if not self.weighs.any():
-            return f"{what}: the student will not learn to {self.purpose} there"
+            return f": the student will not learn to {self.purpose}"
         if self.by_token:
             return None
         share = float(self.weighs.mean())
         if share < 0.5:
-            return f"{what} in {1 - share:.0%} of the steps: the student may not learn to {self.purpose} there"
+            return f" in {1 - share:.0%} of the steps: the student may not learn to {self.purpose}"
         if not self.weighs[-1]:
             last = self.steps[np.flatnonzero(self.weighs)[-1]]
-            return f"{what} after about step {last:,}: the student may forget to {self.purpose} there"
+            return f" after about step {last:,}: the student may forget to {self.purpose}"
         return None
 
 
@@ -90,9 +96,11 @@ def look(weights: TargetWeights, kinds: Kinds, steps: int) -> list[list[Symbol]]
         if not taught.any():
             continue
         on, at = np.array(weighs[taught].any(axis=1)), looks[taught]
-        found.append([Symbol("stop", int(store.tokens(int(some[0]))[-1]), said, at, on[:, 1], weights.by_token)])
-        if any(len(closing(store.kinds(int(d)), kinds)) for d in some):
-            found[-1].append(Symbol("end its trace", None, said, at, on[:, 2], weights.by_token))
+        last = int(store.tokens(int(some[0]))[-1])
+        found.append([Symbol("stop", (last,), said, at, on[:, 1], weights.by_token)])
+        ends = [tuple(store.tokens(d)[closing(store.kinds(d), kinds)].tolist()) for d in some.tolist()]
+        if mark := next(filter(None, ends), ()):
+            found[-1].append(Symbol("end its trace", mark, said, at, on[:, 2], weights.by_token))
     return found
 
 

@@ -90,7 +90,7 @@ def weighting(weights=None, of=None, **more):
 
 
 def said(store, of):
-    return stop_warnings(TargetWeights(store, of), KINDS, STEPS, {3: "</s>"}.__getitem__)
+    return stop_warnings(TargetWeights(store, of), KINDS, STEPS, {3: "</s>", 4: "<think>", 5: "</think>"}.__getitem__)
 
 
 def test_the_weightings_of_every_day_are_let_pass(store):
@@ -120,7 +120,7 @@ def test_the_weightings_of_every_day_are_let_pass(store):
 def test_a_student_that_could_never_stop_is_refused(store, weights):
     of = weighting(weights)
     with pytest.raises(InputError) as refused:
-        check_stops(TargetWeights(store, of), KINDS, STEPS, {3: "</s>"}.__getitem__)
+        check_stops(TargetWeights(store, of), KINDS, STEPS, {3: "</s>", 4: "<think>", 5: "</think>"}.__getitem__)
     assert str(refused.value) == (
         "weighting: the student could never stop, since </s>, which ends its documents, weighs nothing in any step "
         "(its kind is control); give the symbol that ends documents a weight, such as weighting.weights.control: 1, or "
