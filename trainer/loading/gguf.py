@@ -21,6 +21,7 @@ from transformers.utils import logging
 from tracestill.data_pipeline.base.content import digest_of_file
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.places import draft_of
+from tracestill.trainer.loading.offline import offline
 
 SUFFIX = ".gguf"
 MAGIC = b"GGUF"
@@ -86,7 +87,7 @@ def convert(file: Path, directory: Path) -> None:
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # transformers' progress has no switch here
+        with offline(), contextlib.redirect_stderr(io.StringIO()):  # transformers' progress has no switch here
             write(file, work)
         if not directory.exists():  # another rank may have been as fast
             work.replace(directory)
@@ -101,12 +102,20 @@ def convert(file: Path, directory: Path) -> None:
 
 
 def write(file: Path, directory: Path) -> None:
-    how = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
-    config = AutoConfig.from_pretrained(file.parent, **how)
-    read = AutoModelForCausalLM.from_pretrained(file.parent, config=config, dtype=torch.float32, **how)
+    config = AutoConfig.from_pretrained(
+        file.parent, gguf_file=file.name, local_files_only=True, trust_remote_code=False
+    )
+    read = AutoModelForCausalLM.from_pretrained(
+        file.parent,
+        gguf_file=file.name,
+        config=config,
+        dtype=torch.float32,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
     state = read.state_dict()
     with torch.device("meta"):
-        plain = AutoModelForCausalLM.from_config(read.config, dtype=torch.float32)
+        plain = AutoModelForCausalLM.from_config(read.config, dtype=torch.float32, trust_remote_code=False)
     plain.to_empty(device="cpu")  # what was read knows itself as quantised, and would not be saved
     plain.load_state_dict(state)
     for name, buffer in read.named_buffers():
@@ -116,6 +125,9 @@ def write(file: Path, directory: Path) -> None:
     if hasattr(plain.config, "quantization_config"):
         del plain.config.quantization_config
     plain.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(file.parent, **how).save_pretrained(directory)
+    tokenizer = AutoTokenizer.from_pretrained(
+        file.parent, gguf_file=file.name, local_files_only=True, trust_remote_code=False
+    )
+    tokenizer.save_pretrained(directory)
     for path in directory.iterdir():
         path.chmod(0o644)  # safetensors makes its files unreadable to others

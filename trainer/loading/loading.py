@@ -7,14 +7,11 @@ transformers knows is then transformers' own, and a line says so.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -35,6 +32,7 @@ from tracestill.trainer.loading.model_directory import (
     read_object,
     refuse_foreign,
 )
+from tracestill.trainer.loading.offline import offline
 from tracestill.trainer.loading.own_code import CONFIG
 from tracestill.trainer.ranks.console import say
 from tracestill.trainer.ranks.join_ranks import is_first
@@ -185,16 +183,6 @@ def place_of(directory: Path, trusted: str | None) -> tuple[Path, bool, own_code
         return directory, False, {}
     copy, files = own_code.copy_to_run(directory, trusted)
     return copy, True, files
-
-
-@contextlib.contextmanager
-def offline() -> Iterator[None]:
-    """Meanwhile Hugging Face's libraries send no request, not even those that no argument turns off."""
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def reason_of(error: BaseException) -> str:
