@@ -20,6 +20,7 @@ many). Afterwards one function measures all students on the same held-out docume
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
 import sys
 import tempfile
@@ -32,7 +33,7 @@ from trainer_cpu import importable, in_turns, parameters_of
 from trainer_peers import ROWS, WAYS
 from trainer_traces import FINE_TUNING_RATE, data_stages, mean_loss, store
 
-from tracestill.trainer.recipe.recipe import load_recipe
+from tracestill.trainer.recipe.recipe import MAIN_ARM, load_recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes/gsm8k.yaml"
@@ -68,13 +69,14 @@ def prepare(root: Path, student: Path, data: Path, *, questions: int, test: int,
     return data_stages(root, load_recipe(RECIPE, settings))
 
 
-def measure(run: RunDirectory, parts: int, peers: Path | None) -> dict[str, Any]:
+def measure(run: RunDirectory, rivals: list[str], parts: int, peers: Path | None) -> dict[str, Any]:
     """Each rival in turns with ours; of every way its parts and the loss of its student."""
     tokens = int(store(run).lengths.sum())
-    absent = {way: f"{WAYS[way]} is not installed" for way in RIVALS if not importable(WAYS[way], peers)}
+    absent = {way: f"{WAYS[way]} is not installed" for way in rivals if not importable(WAYS[way], peers)}
     pairs: dict[str, dict[str, Any]] = {}
-    for rival in (way for way in RIVALS if way not in absent):
+    for rival in (way for way in rivals if way not in absent):
         found: dict[str, Any] = {}
+        shutil.rmtree(run.stage(MAIN_ARM, "train"), ignore_errors=True)  # ours begins anew beside each
         in_turns(["ours", rival], parts, run, peers, found, absent)
         for way in found.values():
             for name in ("seconds", "cpu_seconds"):
@@ -130,6 +132,7 @@ def main() -> int:
     parser.add_argument("--student", type=Path, required=True, help="directory of the student")
     parser.add_argument("--peers", type=Path, help="folder into which the peers were installed (make bench-peers)")
     parser.add_argument("--questions", type=int, default=40, help="training questions, of about 1.3 documents each")
+    parser.add_argument("--rivals", nargs="+", choices=RIVALS, default=RIVALS, help="of TRL's ways, those to compare")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write every figure, the machine and the claims here")
     parser.add_argument("--tiny", action="store_true", help="two steps, no claims: to see that it runs")
@@ -137,7 +140,7 @@ def main() -> int:
     sizes = {"questions": 8 if wanted.tiny else wanted.questions, "test": 3 if wanted.tiny else 12}
     with tempfile.TemporaryDirectory(prefix="real-student-") as folder:
         run = prepare(Path(folder).resolve(), wanted.student, wanted.data, **sizes, capacity=ROWS * MEAN)
-        found = measure(run, 1 if wanted.tiny else wanted.turns, wanted.peers)
+        found = measure(run, wanted.rivals, 1 if wanted.tiny else wanted.turns, wanted.peers)
     show(found)
     return finish({"real_student": found}, [] if wanted.tiny else claims_of(found), wanted.json)
 
