@@ -94,7 +94,10 @@ def load_tokenizer(directory: Path) -> TraceTokenizer:
 
 def load_backend(path: Path) -> Tokenizer:
     if not path.is_file():
-        raise InputError(f"{path}: no such file; a tokenizer directory holds tokenizer.json and tokenizer_config.json")
+        made = "; `tracestill fetch-student FILE DIR` makes one of a GGUF file" if ".gguf" in path.parent.name else ""
+        raise InputError(
+            f"{path}: no such file; a tokenizer directory holds tokenizer.json and tokenizer_config.json{made}"
+        )
     try:
         backend = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
