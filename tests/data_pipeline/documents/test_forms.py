@@ -12,7 +12,8 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record
 from tracestill.data_pipeline.documents.encode import EncodeConfig, load_layout
-from tracestill.data_pipeline.sampling.segment import segment
+from tracestill.data_pipeline.segmentation.parts import spans_of
+from tracestill.data_pipeline.segmentation.rules import rules
 from tracestill.data_pipeline.tokens.control_symbols import add_control_symbols
 from tracestill.data_pipeline.tokens.layout import LayoutConfig
 
@@ -28,7 +29,7 @@ OWN_TAGS = made.THINKING.replace("<think>", "[THINK]").replace("</think>", "[/TH
 
 
 def record(answer="7"):
-    return Record("r", "q", QUESTION, "7", TRACE, answer, segment(TRACE), 1.0, "solver", "", 1.0, 0)
+    return Record("r", "q", QUESTION, "7", TRACE, answer, spans_of(rules("", TRACE)), 1.0, "solver", "", 1.0, 0)
 
 
 def stretches(made_of, encoded):
