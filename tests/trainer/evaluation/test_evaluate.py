@@ -22,8 +22,6 @@ from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, write_rows
 from tracestill.data_pipeline.base.stage import is_current, read_manifest, stage
 from tracestill.data_pipeline.documents.encode import load_layout
-from tracestill.data_pipeline.sampling.readers.chain import Chain, ReaderConfig
-from tracestill.data_pipeline.tokens.layout import Reading
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.kernels.attention import SDPA, register
 from tracestill.trainer.evaluation import baseline, evaluate
@@ -162,30 +160,6 @@ def test_every_way_of_answering_is_judged(run_directory: RunDirectory, monkeypat
     assert result["read_by"] == {"cut_off": 1, "last_number": 1, "unclosed": 1, "whole": 2}
     assert result["trace_tokens_mean"] == 20 / 5
     assert result["accuracy_low"] < 0.4 < result["accuracy_high"]
-
-
-def test_a_text_without_the_forms_mark_is_read_by_the_recipes_readers() -> None:
-    class Open:
-        """A layout in which a model wrote this, in no form."""
-
-        def __init__(self, text: str, *, in_form: bool = False) -> None:
-            self.reading = Reading(text, text, text, True, 0, in_form)
-
-        def read(self, ids: list[int]) -> Reading:
-            return self.reading
-
-    own = Chain([ReaderConfig(use="regex", options={"pattern": r"Result = (\S+)"}), "last_number"])
-    question = {"question_id": "q", "question": "?", "gold": "8"}
-    cases = [
-        ("So 7 and 1: Result = 8, or 9.", own, False, ("8", "regex", True)),
-        ("So 7 and 1 are 8", own, False, ("8", "last_number", True)),
-        (r"It is \boxed{8}, not 9", Chain(), False, ("8", "boxed", True)),
-        ("I do not know.", Chain(), False, (None, "none", False)),
-        ("Result = 9, so 8", own, True, ("8", "last_number", True)),  # behind a mark the whole is the answer
-    ]
-    for text, chain, in_form, expected in cases:
-        row = evaluate.judge(question, [1], Open(text, in_form=in_form), chain)
-        assert (row["answer"], row["read_by"], row["correct"]) == expected, text
 
 
 def test_students_are_asked_as_the_recipe_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,31 @@
+"""What a model writes that was not trained on the form is read by the recipe's own readers."""
+
+from __future__ import annotations
+
+from tracestill.data_pipeline.sampling.readers.chain import Chain, ReaderConfig
+from tracestill.data_pipeline.tokens.layout import Reading
+from tracestill.trainer.evaluation import evaluate
+
+
+def test_a_text_without_the_forms_mark_is_read_by_the_recipes_readers() -> None:
+    class Open:
+        """A layout in which a model wrote this, in no form."""
+
+        def __init__(self, text: str, *, in_form: bool = False) -> None:
+            self.reading = Reading(text, text, text, True, 0, in_form)
+
+        def read(self, ids: list[int]) -> Reading:
+            return self.reading
+
+    own = Chain([ReaderConfig(use="regex", options={"pattern": r"Result = (\S+)"}), "last_number"])
+    question = {"question_id": "q", "question": "?", "gold": "8"}
+    cases = [
+        ("So 7 and 1: Result = 8, or 9.", own, False, ("8", "regex", True)),
+        ("So 7 and 1 are 8", own, False, ("8", "last_number", True)),
+        (r"It is \boxed{8}, not 9", Chain(), False, ("8", "boxed", True)),
+        ("I do not know.", Chain(), False, (None, "none", False)),
+        ("Result = 9, so 8", own, True, ("8", "last_number", True)),  # behind a mark the whole is the answer
+    ]
+    for text, chain, in_form, expected in cases:
+        row = evaluate.judge(question, [1], Open(text, in_form=in_form), chain)
+        assert (row["answer"], row["read_by"], row["correct"]) == expected, text
