@@ -14,7 +14,6 @@ from typing import Annotated, NamedTuple
 import typer
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.base.kinds import nearest
 
 
 class Packaged(NamedTuple):
@@ -70,6 +69,8 @@ def find(what: str, folder: Path) -> Path:
             raise InputError(f"{path}: no GGUF file there")
         return found
     if what not in PACKAGED:
+        from tracestill.data_pipeline.base.kinds import nearest
+
         raise InputError(f"unknown student '{what}'{nearest(what, list(PACKAGED))}, or the path of a GGUF file")
     packaged = PACKAGED[what]
     spec = find_spec(packaged.package)  # its code is not imported

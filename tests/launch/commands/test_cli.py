@@ -211,7 +211,7 @@ LATE = [
     ({"student": {"config": {**STUDENT, "num_attention_heads": 3}}}, "student.config: llama refuses it"),
     ({"student": {"config": {"model_type": "gpt2", "n_embd": 30, "n_head": 4}}}, "student: gpt2 cannot be built"),
     ({"student": {"config": {"model_type": "vit"}}}, "student: vit"),
-    ({"student": {"pretrained": "nowhere"}}, "student.pretrained: nowhere holds no config.json"),
+    ({"student": {"pretrained": "nowhere"}}, "student.pretrained: nowhere: holds no config.json"),
     ({"student": {"config": STUDENT, "attention": "flash"}}, "student.attention:"),
     ({"deepspeed": {"train_batch_size": 8}}, "deepspeed.train_batch_size: a step's size follows"),
     ({"deepspeed": {"gradient_cliping": 8}}, "deepspeed.gradient_cliping: DeepSpeed knows no such key"),
@@ -248,7 +248,7 @@ def test_stages_that_are_not_asked_for_are_not_checked(recipe):
     write_recipe(recipe, questions={**RECIPE["questions"], "test": 0}, student={"pretrained": "nowhere"})
     assert invoke("run", recipe, "--until", "plan").exit_code == 0
     (line,) = refused("train", recipe, "--arm", "answers_only")
-    assert line.startswith("arms.answers_only: student.pretrained: nowhere holds no config.json")
+    assert line.startswith("arms.answers_only: student.pretrained: nowhere: holds no config.json")
     assert not Path("runs/mini/arms/answers_only/train").exists()
 
 

@@ -178,7 +178,7 @@ def test_two_commands_and_one_that_is_killed(tmp_path, made, monkeypatch):
         seen.append(1)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sample, "ask", interrupted)
+    monkeypatch.setattr(sample.Asking, "run", interrupted)
     found = invoke(*command[1:])
     assert (found.exit_code, len(seen)) == (130, 1)
     assert f"taken over from `tracestill sample {recipe}" in found.stderr
