@@ -25,8 +25,11 @@ INSIDE = re.compile(  # a number among words: no part of a word, and a full stop
     r"(?:\s?/\s?\d+(?:\.\d+)?)?%?(?!\d)"
 )
 FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
+MIXED = re.compile(r"(?<![\d.])(\d+)\s*\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 BRACE = re.compile(r"(?<!\\)[{}]")
-HASHES = re.compile(r"^[ \t]*####(.+)$", re.M)
+HASHES = re.compile(  # "#### 18", and no heading of Markdown ("#### Step 2: Add", "#### 2. Add both")
+    r"^[ \t]*####(?!#|[ \t*]*(?:(?:step|part|case|phase|section)\b|\d+[.):]\**[ \t]+[^\W\d]))(.+)$", re.M | re.I
+)
 SENTENCE = re.compile(  # "the answer is", "Answer:", the same in other languages, and a line "A: 26"
     r"(?:\banswer\b(?:\s+is\b|[\s*]*[:：])|\b(?:respuesta|réponse)(?:\s+(?:es|est)\b|[\s*]*:)"
     r"|\bantwort\b(?:\s+(?:ist|lautet)\b|[\s*]*:)|答案[\s*]*(?:是|为|為|[:：])|उत्तर\s*(?:है|[:：])|^[ \t]*A[:：])"
@@ -92,6 +95,9 @@ def last(pattern: re.Pattern[str], text: str) -> str | None:
 
 def first_number(text: str) -> str | None:
     """The number that a short text gives as an answer: the first, or of an equation what stands behind its sign."""
+    text = MIXED.sub(r"\1 \2/\3", text)
+    if number(plain := trimmed(text)) is not None:  # "5 1/2", "7e4"
+        return plain
     numbers = numbers_in(text.rpartition("=")[2]) or numbers_in(text)
     return numbers[0] if numbers else None
 

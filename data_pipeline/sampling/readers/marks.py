@@ -18,7 +18,12 @@ from tracestill.data_pipeline.selection.answers import (
     trimmed,
 )
 
-SENTENCE_START = re.compile(r"(?:[.!?。！？]['\")*]*\s+|\n)(?=[^\n]*\Z)")
+SENTENCE_START = re.compile(r"[.!?]['\")*]*\s+|[。！？]\s*|\n")
+LEADING = re.compile(  # words that lead from a calculation to the answer that it gives
+    r"[\s,;]*(?:\b(?:and|so|thus|then|hence|therefore|which means|that means|means)\b[\s,]*)*"
+    r"(?:\b(?:the|our|my|final|correct)\b\s*)*\Z",
+    re.I,
+)
 WORDS = 4  # an answer of so many words after a number is the number with its unit
 
 
@@ -71,10 +76,16 @@ def at_mark(pattern: re.Pattern[str], text: str, numeric: bool | None, *, whole_
     if last is None or not (answer := said(last[1], numeric)):
         return None
     before = text[: last.start()]
-    if not whole_line:  # the sentence that gives the answer is no part of the trace
-        cut = SENTENCE_START.search(before, max(0, len(before) - 400))
-        before = before[: cut.end()] if cut else before if len(before) > 400 else ""
+    if not whole_line:
+        before = without_last_sentence(before)
     return Marked(before.strip(), answer, text[last.end() :].strip())
+
+
+def without_last_sentence(text: str) -> str:
+    """A text without the words of its last sentence, which gives the answer; a calculation in it stays."""
+    cut = final(SENTENCE_START.finditer(text, max(0, len(text) - 400)))
+    begin = cut.end() if cut else len(text) if len(text) > 400 else 0
+    return text[:begin] + (LEADING.sub("", text[begin:]) if "=" in text[begin:] else "")
 
 
 def final(matches: Iterable[re.Match[str]]) -> re.Match[str] | None:
