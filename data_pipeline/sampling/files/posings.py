@@ -30,7 +30,7 @@ class Posing(NamedTuple):
     gold: str | None
     group: str
     split: str
-    weight: float
+    weight: float | None  # of the question; None if the row says none
     metadata: dict[str, Any]
     written: list[Written]
     bad: list[tuple[int, str, str]]
@@ -72,9 +72,9 @@ class Reading:
             self.gold(row),
             self.short("group", row),
             self.split(row),
-            1.0
-            if self.fields.has_traces and self.with_traces
-            else self.weight(self.get["weight"](row) if "weight" in self.get else MISSING),
+            None
+            if (self.fields.has_traces and self.with_traces) or "weight" not in self.get
+            else self.weight(self.get["weight"](row)),
             self.metadata(row),
             written,
             bad,
@@ -106,7 +106,12 @@ class Reading:
         if spec is None:
             if self.fields.has_traces and self.pattern is None:
                 return None
-            spec = "gold"
+            names = ", ".join(sorted(set(row) - self.used))
+            raise Bad(
+                "no_gold",
+                f"no field is known to hold a trace or a gold answer; there are {names or 'no others'!s:.300}; "
+                "name one by fields.trace or fields.gold",
+            )
         value = self.value("gold", row)
         if self.pattern is not None and isinstance(value, str):
             found = [match for match in self.pattern.finditer(value) if match[1]]
