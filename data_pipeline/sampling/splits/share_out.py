@@ -30,7 +30,7 @@ def share_out(
 
     A split that rows name consists of those rows. Of the others the seed draws test questions first, then validation
     ones, so that they stay the same for any number of the rest; where rows name validation alone, and none is asked
-    for, those are the test. A group goes into one split, and what a split does not
+    for, the test is drawn of those. A group goes into one split, and what a split does not
     need of its last group is unused. ``train`` None: all that are left; ``test`` None: all that rows name, or a tenth.
     ``refuse(candidates, held out)`` gives the training questions that may be used. Raises InputError if there are too
     few.
@@ -39,7 +39,8 @@ def share_out(
     random.Random(f"questions {seed}").shuffle(order)
     named = {split: [each for each in order if each.split == split] for split in (*HELD_OUT, "train")}
     free = [each for each in order if not each.split]
-    if test is None and not validation and not named["test"]:  # the only ones held out: they are the test
+    spare = len(named["validation"])
+    if spare and not validation and not named["test"] and (test is None or test <= spare):
         named["test"], named["validation"] = named["validation"], []
     if test is None:
         test = len(named["test"]) or min(MOST, int(SHARE * len(free)) or (1 if len(free) > 1 else 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.data_pipeline.sampling.questions import make_questions
 from tracestill.data_pipeline.sampling.sample import run
 from tracestill.launch.cli import app
 from tracestill.launch.commands import init_command, init_recipe
@@ -135,4 +137,6 @@ def test_a_recipe_is_valid_where_no_row_is_a_test_row(
     source.write_text("\n".join(json.dumps({**row, "split": "train" if n % 4 else held or "train"})
                                 for n, row in enumerate(rows())))  # fmt: skip
     init(source, tmp_path / "a.yaml", monkeypatch)
-    assert load_recipe(tmp_path / "a.yaml").questions.test == (10 if held else 0)
+    recipe = load_recipe(tmp_path / "a.yaml")
+    found = make_questions(recipe.questions, 0, lambda said: None)
+    assert Counter(each.split for each in found.questions) == ({"train": 30, "test": 10} if held else {"train": 40})
