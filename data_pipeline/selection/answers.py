@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import deque
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -24,16 +25,17 @@ INSIDE = re.compile(  # a number among words: no part of a word, and a full stop
     rf"(?:(?<![\w)\].])[-+])?(?<![\w.,/^])(?:[{CURRENCIES}]\s?-?)?(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?"
     r"(?:\s?/\s?\d+(?:\.\d+)?)?%?(?!\d)"
 )
-FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
+FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
 MIXED = re.compile(r"(?<![\d.])(\d+)\s*\\[dt]?frac\{(\d+)\}\{(\d+)\}")
+SCIENTIFIC = re.compile(r"(?<=\d)\s*(?:\\times|\\cdot|×)\s*10\^\{?(-?\d+)\}?")
 BRACE = re.compile(r"(?<!\\)[{}]")
-HASHES = re.compile(  # "#### 18", and no heading of Markdown ("#### Step 2: Add", "#### 2. Add both")
-    r"^[ \t]*####(?!#|[ \t*]*(?:(?:step|part|case|phase|section)\b|\d+[.):]\**[ \t]+[^\W\d]))(.+)$", re.M | re.I
+HASHES = re.compile(  # before "#### 18", and no heading of Markdown ("#### Step 2: Add", "#### 2. Add both")
+    r"^[ \t]*####(?!#|[ \t*]*(?:(?:step|part|case|phase|section)\b|\d+[.):]\**[ \t]+[^\W\d]))(?=.)", re.M | re.I
 )
-SENTENCE = re.compile(  # "the answer is", "Answer:", the same in other languages, and a line "A: 26"
+SENTENCE = re.compile(  # before an answer in a line: "the answer is", "Answer:", so in other languages, "A: 26"
     r"(?:\banswer\b(?:\s+is\b|[\s*]*[:：])|\b(?:respuesta|réponse)(?:\s+(?:es|est)\b|[\s*]*:)"
     r"|\bantwort\b(?:\s+(?:ist|lautet)\b|[\s*]*:)|答案[\s*]*(?:是|为|為|[:：])|उत्तर\s*(?:है|[:：])|^[ \t]*A[:：])"
-    r"[\s*:：]*(.+)$",
+    r"[\s*:：]*(?=\S)",
     re.M | re.I,
 )
 
@@ -89,15 +91,22 @@ def boxed_at(text: str) -> slice | None:
 
 
 def last(pattern: re.Pattern[str], text: str) -> str | None:
-    found = pattern.findall(text)
-    return found[-1] if found else None
+    """What stands behind the last mark, to the end of its line."""
+    found = deque(pattern.finditer(text), maxlen=1)
+    return text[slice(*line_behind(text, found[0]))] if found else None
+
+
+def line_behind(text: str, mark: re.Match[str]) -> tuple[int, int]:
+    """Where the rest of a mark's line begins and ends."""
+    end = text.find("\n", mark.end())
+    return mark.end(), len(text) if end < 0 else end
 
 
 def first_number(text: str) -> str | None:
     """The number that a short text gives as an answer: the first, or of an equation what stands behind its sign."""
-    text = MIXED.sub(r"\1 \2/\3", text)
+    text = SCIENTIFIC.sub(r"e\1", MIXED.sub(r"\1 \2/\3", text))
     if number(plain := trimmed(text)) is not None:  # "5 1/2", "7e4"
-        return plain
+        return plain.replace("\\", "").replace("{,}", ",")
     numbers = numbers_in(text.rpartition("=")[2]) or numbers_in(text)
     return numbers[0] if numbers else None
 

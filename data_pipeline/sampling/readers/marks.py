@@ -13,6 +13,7 @@ from tracestill.data_pipeline.selection.answers import (
     SENTENCE,
     boxed_at,
     first_number,
+    line_behind,
     number,
     numbers_in,
     trimmed,
@@ -24,6 +25,7 @@ LEADING = re.compile(  # words that lead from a calculation to the answer that i
     r"(?:\b(?:the|our|my|final|correct)\b\s*)*\Z",
     re.I,
 )
+MARKS = 4  # the last of a text, of which the last one with a number counts: "this answer is right" holds none
 WORDS = 4  # an answer of so many words after a number is the number with its unit
 
 
@@ -72,13 +74,12 @@ def sentence(text: str, numeric: bool | None) -> Marked | None:
 
 
 def at_mark(pattern: re.Pattern[str], text: str, numeric: bool | None, *, whole_line: bool) -> Marked | None:
-    last = final(pattern.finditer(text))
-    if last is None or not (answer := said(last[1], numeric)):
-        return None
-    before = text[: last.start()]
-    if not whole_line:
-        before = without_last_sentence(before)
-    return Marked(before.strip(), answer, text[last.end() :].strip())
+    for mark in reversed(deque(pattern.finditer(text), maxlen=MARKS if numeric else 1)):
+        begin, end = line_behind(text, mark)
+        if answer := said(text[begin:end], numeric):
+            before = text[: mark.start()] if whole_line else without_last_sentence(text[: mark.start()])
+            return Marked(before.strip(), answer, text[end:].strip())
+    return None
 
 
 def without_last_sentence(text: str) -> str:
