@@ -93,6 +93,11 @@ def told(found: Survey) -> list[str]:
     lines.append(
         f"{of:,} traces, read by {named(found.readers)}; {found.right / of:.1%} of their answers are the gold ones"
     )
+    if found.posed.from_traces:
+        lines.append(
+            f"{found.posed.from_traces:,} questions have no gold answer: what most of their traces say is taken for it "
+            "(fields.gold)"
+        )
     if found.checks:
         lines.append(f"kept, but doubtful: {named(found.checks)} (sample.checks)")
     if any(found.teachers):

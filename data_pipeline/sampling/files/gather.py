@@ -78,6 +78,7 @@ class Gathered:
     rejected: list[Rejected] = field(default_factory=list)
     bad_traces: list[Rejected] = field(default_factory=list)  # of rows that are used all the same
     places: dict[str, tuple[str, int]] = field(default_factory=dict)  # question id -> file and row that pose it first
+    from_traces: int = 0  # questions whose gold answer is what their traces say
     read_as: dict[str, str] = field(default_factory=dict)  # file -> the shape of its rows
 
 
@@ -110,6 +111,7 @@ def gather(files: Sequence[FileConfig], gold_of: GoldOf, *, with_traces: bool) -
             gold = held.question.gold if held.given else held.golds.most_common(1)[0][0]
             found.questions.append(replace(held.question, gold=gold, split=held.split))
             found.places[question_id] = places[held.rows[0][0]], held.rows[0][1]
+            found.from_traces += not held.given
             found.duplicates += held.repeated
             found.joined += len(held.rows) - 1 - held.repeated
         else:

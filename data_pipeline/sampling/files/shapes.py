@@ -171,11 +171,17 @@ class Columns:
 
     def is_long(self, name: str) -> bool:
         """Whether a field holds solutions rather than answers."""
-        texts = [value for value in self.values(name) if isinstance(value, str)]
+        values = self.values(name)
+        texts = [text for value in values if isinstance(text := alone(value), str)]
         if not texts:
             return self.is_list(name)
         marked = sum(any(mark in text for mark in MARKS) or "\n" in text.strip() for text in texts)
         return 2 * marked >= len(texts) or median(map(len, texts)) > LONG
+
+
+def alone(value: Any) -> Any:
+    """The item of a list of one, or the value."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def several_turns(value: Any) -> bool:

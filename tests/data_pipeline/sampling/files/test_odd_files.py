@@ -108,3 +108,13 @@ def test_an_open_quote_swallows_no_rows_in_silence(tmp_path: Path) -> None:
     assert rows_in(tmp_path / "a.csv", f'{head}b,"2\nc,3\n') == [(1, {"question": "a", "gold": "1"}), (2, "not_csv")]
     with pytest.raises(InputError, match="the column 'gold' stands twice"):
         rows_in(tmp_path / "a.csv", "question,gold,gold\na,1,2\n")
+
+
+def test_what_a_server_says_of_an_output_is_read_with_it() -> None:
+    outputs = [{"text": "a", "finish_reason": "stop"}, {"content": "b", "finish_reason": "length", "reasoning": T}]
+    found = read({"prompt": Q, "outputs": outputs, "answer": ["7"]})
+    assert found.gold == "7"
+    assert [(each.said.raw, each.said.reasoning, each.said.finish) for each in found.written] == [
+        ("a", "", "stop"),
+        ("b", T, "length"),
+    ]

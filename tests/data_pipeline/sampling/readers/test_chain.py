@@ -46,6 +46,7 @@ def read(raw: str, numeric: bool | None = True, **more: object) -> Read | Unread
         ("a\nThe answer is 7e4.", "a", "7e4", "sentence"),
         ('{"reasoning": "3 + 4", "result": 7}', "3 + 4", "7", "json"),
         ('{"steps": 3} is what it holds, so \\boxed{7}', '{"steps": 3} is what it holds, so 7', "7", "boxed"),
+        ("3 + 4 = 7. #### 7", "3 + 4 = 7.", "7", "hashes"),
         ("3 + 4 = 7\nA: 7", "3 + 4 = 7", "7", "sentence"),
         ("Is the answer is 5? No. 3 + 4 = 7. The answer is 7.", "Is the answer is 5? No. 3 + 4 = 7.", "7", "sentence"),
         ("a 2\nThe answer is 7. I hold that this answer is right.", "a 2", "7", "sentence"),
