@@ -115,7 +115,7 @@ class Reading:
                 "name one by fields.trace or fields.gold",
             )
         value = self.value("gold", row)
-        if isinstance(value, list) and len(value) == 1:
+        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):  # as some data sets write it
             value = value[0]
         if self.pattern is not None and isinstance(value, str):
             found = [match for match in self.pattern.finditer(value) if match[1]]
