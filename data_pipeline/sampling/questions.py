@@ -148,6 +148,7 @@ class Posed:
     near: list[Pair] = field(default_factory=list)  # training questions that are nearly held-out ones
     read_as: dict[str, str] = field(default_factory=dict)  # file -> how its rows were read
     says_split: bool = False  # whether rows or files name splits
+    from_traces: int = 0  # questions of the source whose gold answer is what their traces say
 
 
 def make_questions(config: QuestionsConfig, seed: int, gold_of: GoldOf | None = None) -> Posed:
@@ -261,7 +262,17 @@ def from_files(config: QuestionsConfig, seed: int, gold_of: GoldOf | None) -> Po
     counts = counted(found.total, len(used), found.duplicates, len(unused), found.rejected, found.joined)
     if pairs is None or pairs:
         counts["near_duplicates"] = MISSING if pairs is None else len(pairs)
-    return Posed(used, found.rejected, counts, found.traces, found.bad_traces, pairs or [], found.read_as, says_split)
+    return Posed(
+        used,
+        found.rejected,
+        counts,
+        found.traces,
+        found.bad_traces,
+        pairs or [],
+        found.read_as,
+        says_split,
+        found.from_traces,
+    )
 
 
 def left_out(found: Gathered, question: Question, reason: str, detail: str) -> Rejected:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import deque
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -24,13 +25,23 @@ INSIDE = re.compile(  # a number among words: no part of a word, and a full stop
     rf"(?:(?<![\w)\].])[-+])?(?<![\w.,/^])(?:[{CURRENCIES}]\s?-?)?(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?"
     r"(?:\s?/\s?\d+(?:\.\d+)?)?%?(?!\d)"
 )
-FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
+FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
+MIXED = re.compile(r"(?<![\d.])(\d+)\s*\\[dt]?frac\{(\d+)\}\{(\d+)\}")
+WORDS = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|operatorname)\{([^{}]*)\}")
+SETTING = re.compile(r"\\(?:left|right|displaystyle)(?![a-z])|\\[!,;: ]|\^\{?\\circ\}?")
+ONE = re.compile(r"\{(\w)\}")
+LETTER = re.compile(r"\A\(([a-z])\)\Z")
+SCIENTIFIC = re.compile(r"(?<=\d)\s*(?:\\times|\\cdot|×)\s*10\^\{?(-?\d+)\}?")
 BRACE = re.compile(r"(?<!\\)[{}]")
-HASHES = re.compile(r"^[ \t]*####(.+)$", re.M)
-SENTENCE = re.compile(  # "the answer is", "Answer:", the same in other languages, and a line "A: 26"
+HASHES = re.compile(  # before "#### 18", and no heading of Markdown ("#### Step 2: Add", "#### 2. Add both")
+    r"(?:^[ \t]*####|(?<=[^\S\n])####(?=[ \t]*[-$\\]{0,2}\d))"
+    r"(?!#|[ \t*]*(?:(?:step|part|case|phase|section)\b|\d+[.):]\**[ \t]+[^\W\d]))(?=.)",
+    re.M | re.I,
+)
+SENTENCE = re.compile(  # before an answer in a line: "the answer is", "Answer:", so in other languages, "A: 26"
     r"(?:\banswer\b(?:\s+is\b|[\s*]*[:：])|\b(?:respuesta|réponse)(?:\s+(?:es|est)\b|[\s*]*:)"
     r"|\bantwort\b(?:\s+(?:ist|lautet)\b|[\s*]*:)|答案[\s*]*(?:是|为|為|[:：])|उत्तर\s*(?:है|[:：])|^[ \t]*A[:：])"
-    r"[\s*:：]*(.+)$",
+    r"[\s*:：]*(?=\S)",
     re.M | re.I,
 )
 
@@ -86,12 +97,22 @@ def boxed_at(text: str) -> slice | None:
 
 
 def last(pattern: re.Pattern[str], text: str) -> str | None:
-    found = pattern.findall(text)
-    return found[-1] if found else None
+    """What stands behind the last mark, to the end of its line."""
+    found = deque(pattern.finditer(text), maxlen=1)
+    return text[slice(*line_behind(text, found[0]))] if found else None
+
+
+def line_behind(text: str, mark: re.Match[str]) -> tuple[int, int]:
+    """Where the rest of a mark's line begins and ends."""
+    end = text.find("\n", mark.end())
+    return mark.end(), len(text) if end < 0 else end
 
 
 def first_number(text: str) -> str | None:
     """The number that a short text gives as an answer: the first, or of an equation what stands behind its sign."""
+    text = SCIENTIFIC.sub(r"e\1", FRACTION.sub(r"\1/\2", MIXED.sub(r"\1 \2/\3", text)))
+    if number(plain := trimmed(text)) is not None:  # "5 1/2", "7e4"
+        return plain.replace("\\", "").replace("{,}", ",")
     numbers = numbers_in(text.rpartition("=")[2]) or numbers_in(text)
     return numbers[0] if numbers else None
 
@@ -119,11 +140,22 @@ def same_answer(answer: str, gold: str) -> bool:
     left, right = number(answer), number(gold)
     if left is not None and right is not None:
         return left == right
-    return normal_text(answer) == normal_text(gold)
+    return normal_text(answer) == normal_text(gold) or plain_text(answer) == plain_text(gold)
+
+
+def plain_text(text: str) -> str:
+    """Normalised text without how LaTeX sets it (``\\text{B}``, ``\\dfrac``) or parentheses around a letter."""
+    plain = WORDS.sub(r"\1", text)
+    if "\\" in plain or "^" in plain:
+        plain = SETTING.sub("", plain).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+        plain = ONE.sub(r"\1", "".join(plain.split()))
+    return LETTER.sub(r"\1", normal_text(plain).strip("*$` "))
 
 
 def number(text: str) -> Fraction | None:
     """The number that the whole of ``text`` is, exactly, or None."""
+    if "frac" in text:
+        text = FRACTION.sub(r"\1/\2", MIXED.sub(r"\1 \2/\3", text))
     plain = text.replace("\u2212", "-").replace("\\", "").replace("{,}", ",").strip()
     match = NUMBER.fullmatch(plain.removesuffix(".") if not plain.endswith("..") else plain)
     if match is None or (match["sign"] and match["sign2"]):

@@ -66,6 +66,8 @@ def init(
 
 def told(found: Survey) -> list[str]:
     """What was found, in lines."""
+    from tracestill.data_pipeline.guards.visible import visible
+
     counts = found.posed.counts
     lines = [f"{place}: read as {shape}" for place, shape in list(found.posed.read_as.items())[:20]]
     lines.append(
@@ -85,11 +87,17 @@ def told(found: Survey) -> list[str]:
         lines += [f"  {reason} {count:,}, such as {first[reason].where}: {first[reason].detail:.200}"
                   for reason, count in reasons.most_common()]  # fmt: skip
     if not found.traces:
-        return [*lines, "no traces"]
+        others = ", ".join(map(visible, sorted(found.posed.questions[0].metadata)))
+        return [*lines, f"no traces{f'; of these fields nothing is known: {others:.300}' if others else ''}"]
     of = sum(found.readers.values())
     lines.append(
         f"{of:,} traces, read by {named(found.readers)}; {found.right / of:.1%} of their answers are the gold ones"
     )
+    if found.posed.from_traces:
+        lines.append(
+            f"{found.posed.from_traces:,} questions have no gold answer: what most of their traces say is taken for it "
+            "(fields.gold)"
+        )
     if found.checks:
         lines.append(f"kept, but doubtful: {named(found.checks)} (sample.checks)")
     if any(found.teachers):

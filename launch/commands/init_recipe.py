@@ -167,7 +167,7 @@ train:
   held_out_every: {max(1, steps // 6)}
 
 evaluate:
-  questions: {min(200, found.split("test"))}
+  questions: {max(1, min(200, found.split("test")))}
   max_new_tokens: {min(1024, max(32, int(share(found.answers, 0.95) / CHARACTERS * 1.2)))}
   batch_size: 64
 """

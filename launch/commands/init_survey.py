@@ -9,7 +9,7 @@ from pathlib import Path
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import Question
 from tracestill.data_pipeline.sampling.files.formats import is_files
-from tracestill.data_pipeline.sampling.files.rejected import Rejected
+from tracestill.data_pipeline.sampling.files.rejected import Rejected, listed
 from tracestill.data_pipeline.sampling.files.trace_store import Place
 from tracestill.data_pipeline.sampling.questions import Posed, QuestionsConfig, make_questions
 from tracestill.data_pipeline.sampling.readers.chain import Chain, Read, Unread
@@ -72,6 +72,9 @@ def survey(source: str, decontaminate: tuple[str, ...]) -> Survey:
                 found.answers.append(len(read.trace) + len(read.answer))
                 if len(found.examples) < EXAMPLES and question.split == "train":
                     found.examples.append((question, place, read))
+    if found.rejected and not found.lengths:
+        first, reasons = found.rejected[0], listed(found.unread)
+        raise InputError(f"{first.where}: {first.detail}. None of {found.traces} traces can be used ({reasons})")
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.sampling.files.lines import (
     BOM,
+    KEPT,
     LONGEST,
     TORN,
     Bad,
@@ -97,6 +99,8 @@ def items(file: io.BufferedReader) -> Iterator[Row]:
                 raise Bad(
                     "not_utf8", f"not UTF-8 (byte 0x{ord(foreign[0]) - 0xDC00:02x} at position {foreign.start()})"
                 )
+            if end == "behind":
+                raise Bad("not_json", "more stands behind the end of the array; write one array, or JSON lines")
             if end == "torn":
                 raise Bad("torn", "the array ends within this item")
             yield Row(at, checked(parsed(text)), text)
@@ -105,14 +109,15 @@ def items(file: io.BufferedReader) -> Iterator[Row]:
 
 
 def pieces(file: io.BufferedReader) -> Iterator[tuple[str, str]]:
-    """(text, fault) of each item of an array: the characters between its commas; fault: torn, too_long or none.
+    """(text, fault) of each item of an array: the characters between its commas; fault: torn, too_long, behind, none.
 
     Bytes that are no UTF-8 become half characters, which no row may hold.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     parts: list[str] = []  # of the item in hand
     size, depth, in_text, at = 0, 0, False, 0
-    for block in blocks(file, decoder):
+    stream = blocks(file, decoder)
+    for block in stream:
         at, begin = max(0, at), 0
         while True:
             if in_text:
@@ -141,13 +146,16 @@ def pieces(file: io.BufferedReader) -> Iterator[tuple[str, str]]:
                     yield text.strip(), "too_long" if size > LONGEST else ""
                 parts, size, begin = [], 0, at
                 if depth == 0:
+                    behind = map(str.strip, itertools.chain([block[at:]], stream))
+                    if rest := next(filter(None, behind), ""):
+                        yield rest[:KEPT], "behind"
                     return
         at = at - len(block) if in_text and at > len(block) else 0
         if size <= LONGEST:
             parts.append(block[begin:])
         size += len(block) - begin
-    if (text := "".join(parts).strip()).strip():
-        yield text, "torn"
+    if depth:  # it never closed
+        yield "".join(parts).strip(), "torn"
 
 
 def blocks(file: io.BufferedReader, decoder: Any) -> Iterator[str]:

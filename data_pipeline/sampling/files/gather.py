@@ -59,6 +59,7 @@ class Posed:
     question: Question
     rows: list[tuple[int, int]]  # file and row of each that poses it
     given: bool  # whether a row says its gold answer
+    weighed: bool  # whether a row says its weight
     split: str = ""
     repeated: int = 0  # rows that add nothing
     other: Fate | None = None  # reason and detail of the first row that contradicts the first
@@ -77,6 +78,7 @@ class Gathered:
     rejected: list[Rejected] = field(default_factory=list)
     bad_traces: list[Rejected] = field(default_factory=list)  # of rows that are used all the same
     places: dict[str, tuple[str, int]] = field(default_factory=dict)  # question id -> file and row that pose it first
+    from_traces: int = 0  # questions whose gold answer is what their traces say
     read_as: dict[str, str] = field(default_factory=dict)  # file -> the shape of its rows
 
 
@@ -109,6 +111,7 @@ def gather(files: Sequence[FileConfig], gold_of: GoldOf, *, with_traces: bool) -
             gold = held.question.gold if held.given else held.golds.most_common(1)[0][0]
             found.questions.append(replace(held.question, gold=gold, split=held.split))
             found.places[question_id] = places[held.rows[0][0]], held.rows[0][1]
+            found.from_traces += not held.given
             found.duplicates += held.repeated
             found.joined += len(held.rows) - 1 - held.repeated
         else:
@@ -186,13 +189,25 @@ def take(
     held = posed.get(question_id)
     if held is None:
         question = Question(
-            question_id, posing.question, posing.gold or "", "", posing.group, posing.metadata, posing.weight
+            question_id,
+            posing.question,
+            posing.gold or "",
+            "",
+            posing.group,
+            posing.metadata,
+            1.0 if posing.weight is None else posing.weight,
         )
-        held = posed[question_id] = Posed(question, [], posing.gold is not None, split)
+        held = posed[question_id] = Posed(question, [], posing.gold is not None, posing.weight is not None, split)
     else:
         held.other = held.other or otherwise(held, posing, at, places)
         if posing.gold is not None and not held.given:
             held.question, held.given = replace(held.question, gold=posing.gold), True
+        if posing.weight is not None and not held.weighed:
+            held.question, held.weighed = replace(held.question, weight=posing.weight), True
+        first = held.question
+        if (posing.group and not first.group) or (posing.metadata and not first.metadata):
+            group, metadata = first.group or posing.group, first.metadata or posing.metadata
+            held.question = replace(first, group=group, metadata=metadata)
         if RANK[split] > RANK[held.split]:
             held.split = split
         held.repeated += not (posing.written and with_traces)
@@ -215,7 +230,9 @@ def otherwise(held: Posed, posing: Posing, at: tuple[int, int], places: list[str
     start = f"the question of line {row} with another"
     if posing.gold is not None and held.given and not same_answer(posing.gold, first.gold):
         return "other_gold", f"{start} gold answer in {here} ({posing.gold!r}, not {first.gold!r}); keep one of them"
-    if posing.weight != first.weight:
+    if posing.group and first.group and posing.group != first.group:
+        return "other_group", f"{start} group in {here} ({posing.group!r:.60}, not {first.group!r:.60}); keep one"
+    if posing.weight is not None and held.weighed and posing.weight != first.weight:
         return "other_weight", f"{start} weight in {here} ({posing.weight}, not {first.weight}); keep one of them"
     return None
 

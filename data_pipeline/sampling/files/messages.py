@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 from tracestill.data_pipeline.sampling.files.lines import Bad
@@ -20,6 +21,7 @@ class Message(NamedTuple):
     role: str
     text: str
     reasoning: str = ""
+    calls: str = ""  # of tools, as JSON
 
 
 class Talk(NamedTuple):
@@ -45,6 +47,8 @@ def talk_of(value: Any, field: str) -> Talk:
     system = "\n\n".join(each.text for each in messages if each.role == "system")
     turns = [each for each in messages if each.role != "system"]
     answer = turns.pop() if turns and turns[-1].role == "assistant" else None
+    if answer is not None and answer.calls:
+        raise Bad("bad_message", f"'{field}' ends in a call of a tool ({answer.calls:.80}), and no answer follows")
     if not any(each.role == "user" and each.text.strip() for each in turns):
         raise Bad("no_question", f"'{field}' holds no message of a user before the last one of the assistant")
     return Talk(as_question(turns), system, answer)
@@ -53,7 +57,7 @@ def talk_of(value: Any, field: str) -> Talk:
 def as_question(turns: list[Message]) -> str:
     if len(turns) == 1:
         return turns[0].text
-    return "\n\n".join(f"{SPOKEN[turn.role]}: {turn.text.strip()}" for turn in turns)
+    return "\n\n".join(f"{SPOKEN[turn.role]}: {f'{turn.text.strip()} {turn.calls}'.strip()}" for turn in turns)
 
 
 def message_of(item: Any, field: str) -> Message:
@@ -66,7 +70,22 @@ def message_of(item: Any, field: str) -> Message:
         raise Bad("bad_message", f"'{field}' is of the unknown role {given!r:.40}; known: {', '.join(ROLES)}")
     content = item.get("content", item.get("value", item.get("text")))
     thought = next((item[name] for name in THOUGHTS if isinstance(item.get(name), str)), "")
-    return Message(role, content_of(content, field, empty=bool(thought) or role != "user"), thought)
+    if isinstance(content, list):
+        thought = thought or "\n".join(
+            content_of(thought_in(part), field, empty=False) for part in content if is_thought(part)
+        )
+        content = [part for part in content if not is_thought(part)]
+    calls = json.dumps(item["tool_calls"], ensure_ascii=False) if item.get("tool_calls") else ""
+    return Message(role, content_of(content, field, empty=bool(thought) or role != "user"), thought, calls)
+
+
+def is_thought(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") in THOUGHTS
+
+
+def thought_in(part: dict[str, Any]) -> Any:
+    """What a part of a message holds that is a thought: a text, or a list of parts."""
+    return next((part[name] for name in (*THOUGHTS, "text") if name in part), None)
 
 
 def content_of(content: Any, field: str, *, empty: bool) -> str:

@@ -11,7 +11,7 @@ from tracestill.data_pipeline.guards.well_formed import text_fault
 from tracestill.data_pipeline.sampling.files.fields import MISSING, FieldsConfig, getter, names_in
 from tracestill.data_pipeline.sampling.files.formats import SPLITS
 from tracestill.data_pipeline.sampling.files.lines import Bad
-from tracestill.data_pipeline.sampling.files.messages import is_messages, talk_of
+from tracestill.data_pipeline.sampling.files.messages import THOUGHTS, is_messages, talk_of
 from tracestill.data_pipeline.sampling.teachers import Said
 
 
@@ -30,7 +30,7 @@ class Posing(NamedTuple):
     gold: str | None
     group: str
     split: str
-    weight: float
+    weight: float | None  # of the question; None if the row says none
     metadata: dict[str, Any]
     written: list[Written]
     bad: list[tuple[int, str, str]]
@@ -72,9 +72,11 @@ class Reading:
             self.gold(row),
             self.short("group", row),
             self.split(row),
-            1.0
-            if self.fields.has_traces and self.with_traces
-            else self.weight(self.get["weight"](row) if "weight" in self.get else MISSING),
+            None
+            if (self.fields.has_traces and self.with_traces)
+            or "weight" not in self.get
+            or self.get["weight"](row) is MISSING
+            else self.weight(self.get["weight"](row)),
             self.metadata(row),
             written,
             bad,
@@ -106,8 +108,15 @@ class Reading:
         if spec is None:
             if self.fields.has_traces and self.pattern is None:
                 return None
-            spec = "gold"
+            names = ", ".join(sorted(set(row) - self.used))
+            raise Bad(
+                "no_gold",
+                f"no field is known to hold a trace or a gold answer; there are {names or 'no others'!s:.300}; "
+                "name one by fields.trace or fields.gold",
+            )
         value = self.value("gold", row)
+        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):  # as some data sets write it
+            value = value[0]
         if self.pattern is not None and isinstance(value, str):
             found = [match for match in self.pattern.finditer(value) if match[1]]
             if not found:
@@ -186,7 +195,10 @@ class Reading:
         reasoning = beside("reasoning")
         if is_messages(value):
             value = talk_of([{"role": "user", "content": "x"}, *value], str(self.fields.trace)).answer
-        if isinstance(value, dict):
+        answer, finish, teacher = beside("answer"), beside("finish"), beside("teacher")
+        if isinstance(value, dict):  # as a server gives it
+            finish = finish or value.get("finish_reason")
+            reasoning = reasoning or next((value[name] for name in THOUGHTS if isinstance(value.get(name), str)), None)
             value = value.get("content", value.get("text", value.get("value")))
         if value is not None and not isinstance(value, str) and hasattr(value, "reasoning"):
             reasoning, value = reasoning or value.reasoning, value.text
@@ -197,7 +209,6 @@ class Reading:
         if not (reasoning and value == ""):
             value = self.text("trace", value)
         reasoning = self.text("reasoning", reasoning) if reasoning and reasoning.strip() else ""
-        answer, finish, teacher = beside("answer"), beside("finish"), beside("teacher")
         if self.fields.answer and (isinstance(answer, bool | list | dict) or answer is None or not str(answer).strip()):
             raise Bad("no_answer", f"'{self.fields.answer}' must be a text or a number, got {answer!r:.80}")
         said = Said(

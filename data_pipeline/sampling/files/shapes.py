@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from tracestill.data_pipeline.sampling.files.fields import FieldsConfig
-from tracestill.data_pipeline.sampling.files.messages import is_messages
+from tracestill.data_pipeline.sampling.files.messages import ROLES, is_messages
 
 LOOKED_AT = 64  # rows
 LONG = 60  # characters, in the middle, from which on an `answer` is a solution
@@ -25,8 +25,10 @@ THOUGHT = (  # reasoning alone: the answer stands apart
 )  # fmt: skip
 GOLD = (
     "gold", "gold_answer", "final_answer", "expected_answer", "ground_truth_answer", "reference_answer", "ground_truth",
-    "target", "label", "correct_answer",
+    "target", "correct_answer",
 )  # fmt: skip
+LABEL = "label"  # a gold answer, unless it only says whether something is right
+GIVEN = ("prediction", "predicted_answer", "model_answer")
 OTHERS = {
     "system": ("system", "system_prompt"),
     "weight": ("weight",),
@@ -49,36 +51,42 @@ def recognise(rows: Sequence[Mapping[str, Any]]) -> Shape | None:
     """The shape of rows; None if no field of theirs is known to hold a question."""
     known = Columns(rows)
     others = {field: found for field, names in OTHERS.items() if (found := known.first(names))}
-    messages = known.first(MESSAGES)
+    messages, asked = known.first(MESSAGES), known.first(QUESTION)
     if messages and any(is_messages(value) for value in known.values(messages)):
-        gold = known.first((*GOLD, *(() if known.is_long("answer") else ("answer",))))
+        if asked and any(known.is_list(name) for name in WRITTEN):  # several traces; the messages hold one of them
+            return of_question(known, asked, others)
+        if not known.is_answered(messages) and known.first((*WRITTEN, *known.thoughts(), *GOLD, "answer")):
+            return of_question(known, known.real(messages), others)  # what follows them stands apart
+        gold = known.gold(() if known.is_long("answer") else ("answer",))
         name = "multi-turn messages" if any(map(several_turns, known.values(messages))) else "messages"
         return Shape(name, FieldsConfig(messages=known.real(messages), gold=gold, **others))
     if known.has("body") and known.has("question"):  # SVAMP
         question = f"{{{known.real('body')}}} {{{known.real('question')}}}"
-        return Shape("body/question", FieldsConfig(question=question, gold=known.first((*GOLD, "answer")), **others))
+        return Shape("body/question", FieldsConfig(question=question, gold=known.gold(("answer",)), **others))
     if known.has("instruction") and known.has("output"):  # Alpaca
         given = known.real("instruction")
         question = f"{{{given}}}\n\n{{{known.real('input')}}}" if known.has("input") else given
-        gold = known.first((*GOLD, *(() if known.is_long("answer") else ("answer",))))
+        gold = known.gold(() if known.is_long("answer") else ("answer",))
         named = "instruction/input/output" if known.has("input") else "instruction/output"
         return Shape(named, FieldsConfig(question=question, trace=known.real("output"), gold=gold, **others))
-    asked = known.first(QUESTION)
     return None if asked is None else of_question(known, asked, others)
 
 
 def of_question(known: Columns, question: str, others: dict[str, str]) -> Shape:
     """The shape of rows whose field ``question`` is one."""
     written = known.first([name for name in WRITTEN if name != question.lower()])
-    thought = known.first(THOUGHT)
-    answer = known.first(("answer", "prediction", "model_answer"))
+    thought = known.first(known.thoughts())
+    answer = known.first(("answer", *GIVEN))
     gold = known.first(GOLD)
     if answer and known.is_long("answer") and not thought:
         if written is None:
             written, answer = answer, None
         elif known.first(("answer",)) == answer:
             answer = None  # a solution of somebody else's
-    if thought and written and known.is_long(written):  # a thought apart, and the visible text
+    if thought and (given := known.first(GIVEN)) and not written and not known.is_long("answer"):
+        gold, answer = gold or known.first(("answer",)), given  # what the model says, and what is right
+    gold = gold or (known.gold() if answer is None else None)
+    if thought and written and (known.is_long(written) or gold or answer):  # a thought apart, and the visible text
         fields = FieldsConfig(question=question, reasoning=thought, trace=written, gold=gold or answer, **others)
     elif thought and answer:
         spec = f"{{{thought}}}" if known.is_list(thought) else thought
@@ -135,17 +143,45 @@ class Columns:
         values = self.values(name)
         return bool(values) and sum(isinstance(value, list) for value in values) * 2 > len(values)
 
+    def thoughts(self) -> list[str]:
+        """The names of thoughts that are there, and no switches such as ``reasoning: on``."""
+        return [
+            name
+            for name in THOUGHT
+            if (values := self.values(name))
+            and 2 * sum(isinstance(v, list) or (isinstance(v, str) and len(v.split()) > 1) for v in values)
+            >= len(values)
+        ]
+
+    def gold(self, more: Sequence[str] = ()) -> str | None:
+        """The field of a gold answer: one of GOLD, of ``more``, or a label that is no mark of right and wrong."""
+        labels = self.values(LABEL)
+        marks = all(isinstance(value, int) and value in (0, 1) for value in labels)
+        return self.first((*GOLD, *more, *(() if marks else (LABEL,))))
+
+    def is_answered(self, name: str) -> bool:
+        """Whether most conversations in a field end with the assistant."""
+        talks = [value for value in self.values(name) if is_messages(value)]
+        ends = [ROLES.get(str(talk[-1].get("role", talk[-1].get("from"))).strip().lower()) for talk in talks]
+        return 2 * ends.count("assistant") >= len(ends)
+
     def is_steps(self, name: str) -> bool:
         """Whether a list holds the steps of one trace, not several traces."""
         return self.is_list(name) and "step" in name.lower()
 
     def is_long(self, name: str) -> bool:
         """Whether a field holds solutions rather than answers."""
-        texts = [value for value in self.values(name) if isinstance(value, str)]
+        values = self.values(name)
+        texts = [text for value in values if isinstance(text := alone(value), str)]
         if not texts:
             return self.is_list(name)
         marked = sum(any(mark in text for mark in MARKS) or "\n" in text.strip() for text in texts)
         return 2 * marked >= len(texts) or median(map(len, texts)) > LONG
+
+
+def alone(value: Any) -> Any:
+    """The item of a list of one, or the value."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def several_turns(value: Any) -> bool:

@@ -29,7 +29,7 @@ def table_rows(path: Path, packed: str, delimiter: str, header: list[str] | None
     quoting: Any = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     with opened(path, packed) as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        reader: Any = csv.reader(text, delimiter=delimiter, quoting=quoting)
+        reader: Any = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True)
         names, at = header, 0
         while True:
             try:
@@ -38,7 +38,9 @@ def table_rows(path: Path, packed: str, delimiter: str, header: list[str] | None
                 break
             except csv.Error as error:
                 at += 1
-                yield Row(at, None, b"", Bad("not_csv", f"not a row of a table ({error})"))
+                unclosed = "; a quote may be open from an earlier line on" if "unexpected end" in str(error) else ""
+                fault = f"not a row of a table ({error}, at line {reader.line_num}{unclosed})"
+                yield Row(at, None, b"", Bad("not_csv", fault))
                 continue
             except TORN as error:
                 yield Row(at + 1, None, b"", Bad("torn", f"what follows cannot be unpacked ({error})"))
@@ -47,6 +49,8 @@ def table_rows(path: Path, packed: str, delimiter: str, header: list[str] | None
                 continue
             if names is None:
                 names = [cell.strip() or str(position) for position, cell in enumerate(cells)]
+                if twice := next((name for name in names if names.count(name) > 1), None):
+                    raise InputError(f"{path}: the column {twice!r} stands twice in its first line; rename one")
                 continue
             at += 1
             yield of_cells(at, names, cells, delimiter)

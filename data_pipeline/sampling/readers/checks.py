@@ -46,8 +46,8 @@ def faults(
     ``thought_fault``: of ``Thought.fault``; ``finish``: why the server says it ended; ``given``: the answer did not
     come from the text.
     """
-    if "unfinished" in wanted and (thought_fault == "unfinished" or finish in CUT):
-        yield "unfinished", f"it ended by {finish!r}" if finish in CUT else "its thought opens and never closes"
+    if "unfinished" in wanted and (thought_fault == "unfinished" or finish.lower() in CUT):
+        yield "unfinished", f"it ended by {finish!r}" if finish.lower() in CUT else "its thought opens and never closes"
     if "second_close" in wanted and thought_fault == "second_close":
         yield "second_close", "its thought closes twice"
     if "control_symbol" in wanted and (symbol := symbol_in(trace) or symbol_in(answer) or tag_in(trace)):

@@ -15,6 +15,7 @@ from tracestill.data_pipeline.selection.answers import numbers_in, trimmed
 ANSWERS = ("answer", "final_answer", "finalanswer", "final answer", "result", "solution")
 REASONS = ("reasoning", "reason", "explanation", "rationale", "steps", "solution", "thought", "thoughts", "thinking")
 KEY = re.compile(r"[\"'“”](?:final[ _]?)?answer[\"'“”]\s*:\s*", re.I)
+OTHER_KEY = re.compile(r"[\"'“”](?:result|solution)[\"'“”]\s*:\s*", re.I)  # of an answer, beside reasoning
 REASON_KEY = re.compile(
     r"[\"'“”](?:reasoning|reason|explanation|rationale|steps|thoughts?|thinking)[\"'“”]\s*:\s*", re.I
 )
@@ -41,7 +42,7 @@ def json_answer(text: str, numeric: bool | None, options: JsonOptions = JsonOpti
 
     An answer in which there is no number where one is asked for ("cannot be determined") is an answer all the same.
     """
-    if len(text) > LONGEST or not (keys := list(KEY.finditer(text))):
+    if len(text) > LONGEST or not (keys := keys_of(text)):
         return None
     if options.take == "last":
         for data, start, end in objects(text):
@@ -55,9 +56,20 @@ def json_answer(text: str, numeric: bool | None, options: JsonOptions = JsonOpti
     return next(filter(None, (torn(text, key, numeric, options) for key in keys[:OBJECTS])), None)
 
 
+def keys_of(text: str) -> list[re.Match[str]]:
+    """Where keys of answers stand."""
+    return list(KEY.finditer(text)) or (list(OTHER_KEY.finditer(text)) if REASON_KEY.search(text) else [])
+
+
 def cut_off(text: str) -> bool:
     """Whether a text begins an object with reasoning and ends before its answer."""
-    return REASON_KEY.search(text) is not None and KEY.search(text) is None
+    if (begins := REASON_KEY.search(text)) is None or keys_of(text):
+        return False
+    try:
+        LENIENT.raw_decode(text, text.rfind("{", 0, begins.start()) if "{" in text[: begins.start()] else 0)
+    except (ValueError, RecursionError):
+        return True
+    return False  # it is whole, and about something else
 
 
 def in_value(value: str, numeric: bool | None, options: JsonOptions) -> str:

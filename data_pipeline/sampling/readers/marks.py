@@ -13,12 +13,19 @@ from tracestill.data_pipeline.selection.answers import (
     SENTENCE,
     boxed_at,
     first_number,
+    line_behind,
     number,
     numbers_in,
     trimmed,
 )
 
-SENTENCE_START = re.compile(r"(?:[.!?。！？]['\")*]*\s+|\n)(?=[^\n]*\Z)")
+SENTENCE_START = re.compile(r"[.!?]['\")*]*\s+|[。！？]\s*|\n")
+LEADING = re.compile(  # words that lead from a calculation to the answer that it gives
+    r"[\s,;]*(?:\b(?:and|so|thus|then|hence|therefore|which means|that means|means)\b[\s,]*)*"
+    r"(?:\b(?:the|our|my|final|correct)\b\s*)*\Z",
+    re.I,
+)
+MARKS = 4  # the last of a text, of which the last one with a number counts: "this answer is right" holds none
 WORDS = 4  # an answer of so many words after a number is the number with its unit
 
 
@@ -67,14 +74,19 @@ def sentence(text: str, numeric: bool | None) -> Marked | None:
 
 
 def at_mark(pattern: re.Pattern[str], text: str, numeric: bool | None, *, whole_line: bool) -> Marked | None:
-    last = final(pattern.finditer(text))
-    if last is None or not (answer := said(last[1], numeric)):
-        return None
-    before = text[: last.start()]
-    if not whole_line:  # the sentence that gives the answer is no part of the trace
-        cut = SENTENCE_START.search(before, max(0, len(before) - 400))
-        before = before[: cut.end()] if cut else before if len(before) > 400 else ""
-    return Marked(before.strip(), answer, text[last.end() :].strip())
+    for mark in reversed(deque(pattern.finditer(text), maxlen=MARKS if numeric else 1)):
+        begin, end = line_behind(text, mark)
+        if answer := said(text[begin:end], numeric):
+            before = text[: mark.start()] if whole_line else without_last_sentence(text[: mark.start()])
+            return Marked(before.strip(), answer, text[end:].strip())
+    return None
+
+
+def without_last_sentence(text: str) -> str:
+    """A text without the words of its last sentence, which gives the answer; a calculation in it stays."""
+    cut = final(SENTENCE_START.finditer(text, max(0, len(text) - 400)))
+    begin = cut.end() if cut else len(text) if len(text) > 400 else 0
+    return text[:begin] + (LEADING.sub("", text[begin:]) if "=" in text[begin:] else "")
 
 
 def final(matches: Iterable[re.Match[str]]) -> re.Match[str] | None:

@@ -12,7 +12,8 @@ SYMBOL = re.compile(  # <|im_end|>, <｜end▁of▁sentence｜>, </s>, <eos>, <e
 ENDS = re.compile(rf"(?:\s*(?:{SYMBOL.pattern}))+\s*\Z")
 START = re.compile(  # what a template writes before the assistant's turn
     r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|<｜begin▁of▁sentence｜>|<\|im_start\|>assistant\s|<｜Assistant｜>"
-    r"|<\|start_header_id\|>assistant<\|end_header_id\|>|<start_of_turn>model\s)\s*"
+    r"|<\|start_header_id\|>assistant<\|end_header_id\|>|<start_of_turn>model\s"
+    r"|(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>|<\|start\|>assistant(?=<\|channel\|>))\s*"
 )
 TAIL = 1 << 12  # characters from the end in which symbols are looked for first
 

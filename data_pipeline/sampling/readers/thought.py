@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 NAMES = "think|thinking|thought|thoughts|reasoning|reason|scratchpad|reflection|analysis|seed:think|longcat_think"
 TAG = re.compile(
-    rf"<(?P<shut>/?)(?P<name>{NAMES})>"
+    rf"(?i:<(?P<shut>/?)(?P<name>{NAMES})>)"
     r"|(?P<open>◁think▷|\[THINK\]|<\|begin_of_thought\|>|<\|START_THINKING\|>|<\|channel\|>analysis<\|message\|>)"
     r"|(?P<close>◁/think▷|\[/THINK\]|<\|end_of_thought\|>|<\|END_THINKING\|>"
     r"|<\|end\|>(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>)"

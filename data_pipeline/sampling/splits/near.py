@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import Question
 
-WORD = re.compile(r"\w+")
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]|[^\W\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]+")
+# each character of Chinese, Japanese and Thai, which put no spaces between words, is a word
 WORDS = 3  # of a shingle
 HASHES = 128
 SCHEMA = pa.schema(
@@ -98,5 +99,5 @@ def crc(data: bytes) -> int:
 def shingles_of(text: str) -> set[str]:
     words = WORD.findall(text.lower())
     if len(words) < WORDS:
-        return {" ".join(words)}
+        return {" ".join(words) or text}
     return {" ".join(words[at : at + WORDS]) for at in range(len(words) - WORDS + 1)}

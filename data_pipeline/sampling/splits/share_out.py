@@ -29,7 +29,8 @@ def share_out(
     """(used questions with their split, unused ones).
 
     A split that rows name consists of those rows. Of the others the seed draws test questions first, then validation
-    ones, so that they stay the same for any number of the rest; a group goes into one split, and what a split does not
+    ones, so that they stay the same for any number of the rest; where rows name validation alone, and none is asked
+    for, the test is drawn of those. A group goes into one split, and what a split does not
     need of its last group is unused. ``train`` None: all that are left; ``test`` None: all that rows name, or a tenth.
     ``refuse(candidates, held out)`` gives the training questions that may be used. Raises InputError if there are too
     few.
@@ -38,6 +39,9 @@ def share_out(
     random.Random(f"questions {seed}").shuffle(order)
     named = {split: [each for each in order if each.split == split] for split in (*HELD_OUT, "train")}
     free = [each for each in order if not each.split]
+    spare = len(named["validation"])
+    if spare and not validation and not named["test"] and (test is None or test <= spare):
+        named["test"], named["validation"] = named["validation"], []
     if test is None:
         test = len(named["test"]) or min(MOST, int(SHARE * len(free)) or (1 if len(free) > 1 else 0))
     wanted = {"test": test, "validation": validation}

@@ -124,3 +124,26 @@ def test_a_model_that_repeats_itself_costs_no_time(piece, found):
     """Quadratic matching of these 200,000 characters would take minutes."""
     rule = "none" if found is None else "last_number"
     assert find_answer("x " + piece * (200_000 // len(piece)), numeric=True) == (found, rule)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "same"),
+    [
+        ("(B)", "B", True),
+        (r"\text{B}", "B", True),
+        (r"\dfrac{1}{2}", r"\frac{1}{2}", True),
+        (r"\frac12", r"\frac{1}{2}", True),
+        (r"3\frac{1}{2}", "3.5", True),
+        (r"-\frac{1}{2}", "-0.5", True),
+        (r"\left( 1, 2 \right)", "(1,2)", True),
+        (r"\left( 1, \pi \right)", r"(1,\pi)", True),
+        ("x^{2} + 1", "x^2+1", True),
+        (r"\frac{1}{2}", r"\frac{1}{3}", False),
+        (r"\text{A}", "B", False),
+        ("x^{12}", "x^1 2", False),
+        ("(ab)", "ab", False),
+    ],
+)
+def test_answers_set_in_latex_are_compared_as_they_read(answer: str, gold: str, same: bool) -> None:
+    assert same_answer(answer, gold) is same
+    assert same_answer(gold, answer) is same

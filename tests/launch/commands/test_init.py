@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.data_pipeline.sampling.questions import make_questions
 from tracestill.data_pipeline.sampling.sample import run
 from tracestill.launch.cli import app
 from tracestill.launch.commands import init_command, init_recipe
@@ -103,10 +105,12 @@ def test_what_is_no_file_and_what_holds_no_traces_is_said(
 ) -> None:
     with pytest.raises(InputError, match="digit_sum: is no file, no directory"):
         init(Path("digit_sum"), tmp_path / "a.yaml", monkeypatch)
-    source = tmp_path / "q.jsonl"
-    source.write_text("\n".join(json.dumps({"question": f"{n} times {n}?", "gold": n * n}) for n in range(20)))
+    source, more = tmp_path / "q.jsonl", {"r1_solution_1": "a", "r1_solution_2": "b"}
+    source.write_text("\n".join(json.dumps({"question": f"{n} times {n}?", "gold": n * n, **more}) for n in range(20)))
     init(source, tmp_path / "q.yaml", monkeypatch)
-    assert "it holds no traces: name under sample.teachers who answers" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "it holds no traces: name under sample.teachers who answers" in told
+    assert "no traces; of these fields nothing is known: r1_solution_1, r1_solution_2\n" in told
     assert "NAME_A_TEACHER" in (tmp_path / "q.yaml").read_text()
 
 
@@ -114,3 +118,25 @@ def test_the_command_line_names_it_and_bad_input_ends_with_2(tmp_path: Path) -> 
     found = CliRunner().invoke(app, ["init", str(tmp_path / "none.jsonl"), "--recipe", str(tmp_path / "x.yaml")])
     assert found.exit_code == 2
     assert not (tmp_path / "x.yaml").exists()
+
+
+def test_traces_that_no_reader_reads_end_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text(
+        "\n".join(json.dumps({"question": f"{n}?", "gold": n, "response": "Who knows"}) for n in range(9))
+    )
+    with pytest.raises(InputError, match=r"a\.jsonl:\d: no reader finds .* None of 9 traces can be used \(unread 9\)"):
+        init(source, tmp_path / "a.yaml", monkeypatch)
+
+
+@pytest.mark.parametrize("held", ["validation", ""])
+def test_a_recipe_is_valid_where_no_row_is_a_test_row(
+    tmp_path: Path, held: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text("\n".join(json.dumps({**row, "split": "train" if n % 4 else held or "train"})
+                                for n, row in enumerate(rows())))  # fmt: skip
+    init(source, tmp_path / "a.yaml", monkeypatch)
+    recipe = load_recipe(tmp_path / "a.yaml")
+    found = make_questions(recipe.questions, 0, lambda said: None)
+    assert Counter(each.split for each in found.questions) == ({"train": 30, "test": 10} if held else {"train": 40})

@@ -167,3 +167,38 @@ def test_what_shares_13_words_with_a_benchmark_is_left_out(tmp_path: Path) -> No
     with_traces = make_questions(config, 0, lambda said: None)
     assert of(with_traces, "train") == {rows[1]["question"], rows[5]["question"]}, "a trace is looked at, too"
     assert found.counts["in"] == 6
+
+
+def test_a_benchmark_in_which_nothing_can_be_read_is_refused(tmp_path: Path) -> None:
+    source, empty = write(tmp_path / "a.jsonl", {"question": text(1)}), tmp_path / "b.jsonl"
+    empty.write_text("{")
+    with pytest.raises(
+        InputError, match=r"questions\.decontaminate: .*b\.jsonl holds no text of 5 words .*not valid JSON"
+    ):
+        posed(source, test=0, decontaminate=[str(empty)])
+    posed(write(tmp_path / "c.jsonl", {"question": text(2)}), test=0, decontaminate=[source, source])
+
+
+def test_words_without_spaces_between_them_are_compared_too(tmp_path: Path) -> None:
+    asked = "小明有四十八个苹果，又买了三个苹果，请问他现在一共有多少个苹果？"
+    (pair,) = (
+        near_pairs([Question("a", asked + "谢谢", "1", "train")], [Question("b", asked, "1", "test")], NearConfig())
+        or []
+    )
+    assert pair.similarity > 0.8
+    benchmark = write(tmp_path / "bench.jsonl", {"question": asked})
+    found = posed(write(tmp_path / "a.jsonl", {"question": f"你好，{asked}"}, {"question": "他有几个？"}), test=0,
+                  decontaminate=[benchmark])  # fmt: skip
+    assert of(found, "train") == {"他有几个？"}
+
+
+def test_what_files_say_of_a_question_is_joined_whatever_the_order(tmp_path: Path) -> None:
+    traces = write(tmp_path / "t.jsonl", *({"question": text(n), "response": "1 #### 1"} for n in range(9)))
+    asked = write(tmp_path / "q.jsonl", *({"question": text(n), "group": f"g{n // 3}", "weight": 2} for n in range(9)))
+    for source, other in ((traces, asked), (asked, traces)):
+        config = QuestionsConfig.model_validate({"source": source, "files": [{"path": other}], "test": 3})
+        found = make_questions(config, 0, lambda said: None)
+        assert not found.counts["rejected"]
+        assert {(each.group, each.weight) for each in found.questions} == {(f"g{n}", 2) for n in range(3)}
+    again = write(tmp_path / "r.jsonl", {"question": text(0), "group": "other"}, {"question": text(1), "group": "g0"})
+    assert posed(asked, files=[{"path": again}], test=0).counts["rejected"] == {"other_group": 2}
