@@ -16,6 +16,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.documents.ask import AskLayout
 from tracestill.data_pipeline.documents.encode import EncodeConfig, load_layout, run
+from tracestill.data_pipeline.sampling.sample_config import SampleConfig
 from tracestill.data_pipeline.tokens.control_symbols import add_control_symbols
 from tracestill.data_pipeline.tokens.layout import LayoutConfig
 from tracestill.data_pipeline.tokens.render import symbols_in
@@ -140,9 +141,8 @@ def test_such_a_question_is_not_asked_and_counts_as_wrong(trained, tmp_path, mon
     backend = layout.tokenizer.backend if load == "layout" else layout.backend
     layout.backend_ids = lambda text: backend.encode(text, add_special_tokens=False).ids
     monkeypatch.setattr("tracestill.trainer.evaluation.evaluate.generate", generate)
-    recipe = SimpleNamespace(
-        seed=0, evaluate=SimpleNamespace(max_new_tokens=9, batch_size=2, temperature=0.0)
-    )  # fmt: skip
+    settings = SimpleNamespace(max_new_tokens=9, batch_size=2, temperature=0.0)
+    recipe = SimpleNamespace(seed=0, sample=SampleConfig(teachers=[{"name": "solver"}]), evaluate=settings)
     rows = answer(recipe, questions, None, layout, lambda done, total: None)
     assert asked == [layout.prompt_ids(questions[i]["question"]) for i in (0, 2)]
     assert [row["question_id"] for row in rows] == ["0", "1", "2"]
