@@ -107,6 +107,8 @@ class ChatLayout:
         self.findings: dict[str, Any] = findings_of(self.template, config, self.parts)
         if self.form is not None:
             self.findings["form"] = config.form
+            if stop := next((s for s in (self.parts.stop, tokens["eos"]) if s and s in "".join(self.form)), None):
+                raise InputError(f"encode.form: holds {stop}, at which {directory} stops; leave it out")
         probe = Record("", "", PROBE_TRACE, "", PROBE_TRACE, PROBE_TRACE, (Span(0, len(PROBE_TRACE), "prose"),), 1.0,
                        "", "", 1.0, 0)  # fmt: skip
         if refused := self.encode([probe], Kinds())[0].refused:
@@ -174,6 +176,11 @@ class ChatLayout:
                 forged.append(mark)
             if forged:
                 raise Refused("control_in_text", f"the {name} holds {forged[0]}")
+        if self.form is not None:
+            written = text.text[text.ends[0] :].removesuffix(text.parts.stop)
+            trace, answer = text.text[opened:trace_end], text.text[closed:answer_end]
+            if (read := self.parted(written)) != (trace, answer, True):
+                raise Refused("control_in_text", f"with the marks of encode.form the answer is read as {read[1]!r:.80}")
         n = len(prompt.ids)
         if ids[:n].tolist() != prompt.ids:
             at = next(i for i, (a, b) in enumerate(zip(prompt.ids, ids.tolist(), strict=False)) if a != b)
@@ -240,27 +247,32 @@ class ChatLayout:
     def asking(self, question: str) -> tuple[list[dict[str, str]], dict[str, Any]]:
         return messages_of(self.config.system, question), dict(self.config.variables)
 
+    def parted(self, said: str) -> tuple[str, str | None, bool]:
+        """Trace and answer of what was said before a stop, and whether the mark between them is there."""
+        mark, parts = closing_mark(self.parts), self.parts
+        ending = parts.tail.removesuffix(parts.stop)
+        if not mark:  # the prompt has closed the think block, or there is none
+            return "", between(said, "", ending), True
+        lead, _, trail = parts.closing.partition(mark)
+        opening, lead = (parts.opening, lead) if parts is not self.without_trace else (lead, "")
+        if self.form is not None and ending.strip():  # which may hold the mark, as in **18**
+            whole = said.endswith(ending)
+            bare = said.removesuffix(ending) if whole else said.rstrip().removesuffix(ending.strip())
+            thought, found, after = bare.rpartition(mark)
+            after += ending if whole else ""
+        else:
+            thought, found, after = said.rpartition(mark) if self.form else said.partition(mark)
+        if found:
+            return between(thought, opening, lead), between(after, trail, ending), True
+        opens = opening.strip()
+        in_the_open = self.form or (opens and not said.lstrip().startswith(opens) and not parts.prefilled)
+        return between(said, opening, lead), between(said, "", ending) if in_the_open else None, False
+
     def read(self, ids: Sequence[int]) -> Reading:
         written = [int(i) for i in ids]
         end = next((i for i, token in enumerate(written) if token in self.stops), None)
         said = self.backend.decode(written[:end], skip_special_tokens=False)
-        mark, parts = closing_mark(self.parts), self.parts
-        ending = parts.tail.removesuffix(parts.stop)
-        closed = not mark or mark in said
-        thought, _, after = said.rpartition(mark) if self.form and closed else said.partition(mark or END_THINK)
-        trace: str = ""
-        answer: str | None = None
-        if not mark:  # the prompt has closed the think block, or there is none
-            answer = between(said, "", ending)
-        else:
-            lead, _, trail = parts.closing.partition(mark)
-            opening, lead = (parts.opening, lead) if parts is not self.without_trace else (lead, "")
-            trace = between(thought, opening, lead)
-            opens = opening.strip()
-            if closed:
-                answer = between(after, trail, ending)
-            elif self.form or (opens and not said.lstrip().startswith(opens) and not parts.prefilled):
-                answer = between(said, "", ending)  # in the open
+        trace, answer, closed = self.parted(said)
         return Reading(
             text=self.backend.decode(written, skip_special_tokens=False),
             trace=trace,

@@ -24,6 +24,7 @@ FORMS = {  # as it is written around trace and answer
     "hashes": ("", "\n#### ", ""),
     "boxed": ("", "\n\\boxed{", "}"),
     "Steps: {trace} => {answer}!": ("Steps: ", " => ", "!"),
+    "{trace}\n${answer}$": ("", "\n$", "$"),  # the ending holds the mark
 }
 OWN_TAGS = made.THINKING.replace("<think>", "[THINK]").replace("</think>", "[/THINK]")
 
@@ -77,6 +78,21 @@ def test_the_last_mark_counts_and_what_has_none_is_trace_and_answer_at_once(tmp_
     assert made_of.read(ids[:-1]).answer is None  # cut off
     refused = made_of.encode([record(answer="#### 7")], KINDS)[0].refused
     assert refused == ("control_in_text", "the answer holds ####")
+
+
+def test_a_mark_that_also_ends_the_form_and_an_answer_that_runs_into_it(tmp_path):
+    made_of = layout(tmp_path / "a", "{trace}\n${answer}$", template="chat")
+    for said in ("3 + 4:\n$7$", "3 + 4:\n$7$ \n", "3 + 4:\n$7"):
+        assert made_of.parted(said) == ("3 + 4:", "7", True)
+    made_of = layout(tmp_path / "b", "{trace}##{answer}", template="chat")
+    assert made_of.encode([record("7#")], KINDS)[0].refused is None
+    refused = made_of.encode([record("#7")], KINDS)[0].refused
+    assert refused == ("control_in_text", "with the marks of encode.form the answer is read as '7'")
+
+
+def test_a_form_that_holds_what_ends_the_turn_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"encode.form: holds <\|im_end\|>, at which"):
+        layout(tmp_path, "{trace}<|im_end|>{answer}", template="chat")
 
 
 def test_without_its_trace_a_record_is_the_answer_in_its_form(tmp_path):
