@@ -94,10 +94,15 @@ def decide(lexed: Lexed, clauses: list[Clause]) -> None:
         clause.kind = "check" if verifying else kind_of(clause, after_check)
         if clause.kind == "check":
             verifying = verifying or clause.role == "check"
-            while at > 0 and clauses[at - 1].formulas and not clauses[at - 1].fresh:  # ``12 + 16 = 28, so it is right``
+            while at > 0 and leads_to_check(clauses[at - 1]):  # ``12 + 16 = 28, so it is right``
                 at -= 1
                 clauses[at].kind = "check"
     settle(lexed, clauses)
+
+
+def leads_to_check(clause: Clause) -> bool:
+    """Whether a clause before a check belongs to it. (If it is one itself, those before it have been asked.)"""
+    return bool(clause.formulas) and not clause.fresh and clause.kind != "check"
 
 
 def kind_of(clause: Clause, after_check: bool) -> str:

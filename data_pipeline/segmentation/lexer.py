@@ -11,6 +11,7 @@ from tracestill.data_pipeline.segmentation.words import NUMBERS
 MARK, LATEX, TIME, NUMBER, WORD, SIGN, CURRENCY, OPEN, CLOSE, PERCENT, STOP, OTHER = range(1, 13)
 IDEOGRAPHS = "぀-ヿ㐀-鿿"
 DIGITS_ZH = "零〇一二两三四五六七八九十百千万"
+LARGEST = 10**30  # of a value; a teacher that repeats itself may write any
 INDIC = "ऀ-ॣॱ-ൿ"  # letters with the vowel signs that are parts of words, without the danda
 TOKEN = re.compile(
     r"(<<[^<>\n]{0,400}>>)"  # GSM8K's calculator
@@ -87,7 +88,7 @@ def ideographic(text: str) -> float:
         if unit is None:
             held = {"零": 0, "〇": 0, "两": 2}.get(sign) or "零一二三四五六七八九".find(sign)
         elif unit == 10000:
-            total, held = (total + held) * unit, 0
+            total, held = min((total + held) * unit, LARGEST), 0
         else:
             total, held = total + (held or 1) * unit, 0
     return float(total + held)
