@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 from transformers.utils import logging
 
 from tracestill.data_pipeline.base.content import digest_of_file
@@ -25,6 +25,7 @@ from tracestill.trainer.loading.offline import offline
 
 SUFFIX = ".gguf"
 MAGIC = b"GGUF"
+ROPE = ("rope_freqs", "rope_factors")  # tensors by which llama.cpp divides RoPE's frequencies
 INSTALL = "pip install 'tracestill[gguf]'"
 
 
@@ -89,8 +90,11 @@ def convert(file: Path, directory: Path) -> None:
     try:
         with offline(), contextlib.redirect_stderr(io.StringIO()):  # transformers' progress has no switch here
             write(file, work)
-        if not directory.exists():  # another rank may have been as fast
+        try:
             work.replace(directory)
+        except OSError:  # another process may have been as fast
+            if not directory.is_dir():
+                raise
     except (InputError, MemoryError, OSError):
         raise
     except Exception as error:  # gguf and transformers raise what their readers stumble over
@@ -101,18 +105,43 @@ def convert(file: Path, directory: Path) -> None:
             logging.enable_progress_bar()
 
 
+def refuse_scaled(file: Path, config: PreTrainedConfig) -> None:
+    """Raises InputError for RoPE that the file scales, in a tensor (Llama 3.1, Phi-3.5) or by its metadata, and that
+    transformers passes over: the model would be another one."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(file)
+    scaling = [t.name for t in reader.tensors if t.name.startswith(ROPE) and (t.data != 1).any()]
+    scaling += [
+        name
+        for name, field in reader.fields.items()
+        if name.endswith(".rope.scaling.type") and field.contents() != "none"
+    ]
+    kind = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if scaling and kind == "default":
+        raise InputError(
+            f"{file}: scales its RoPE ({scaling[0]}), which transformers does not read out of a GGUF; take the model "
+            "as a directory of transformers'"
+        )
+
+
 def write(file: Path, directory: Path) -> None:
     config = AutoConfig.from_pretrained(
         file.parent, gguf_file=file.name, local_files_only=True, trust_remote_code=False
     )
-    read = AutoModelForCausalLM.from_pretrained(
+    refuse_scaled(file, config)
+    read, loaded = AutoModelForCausalLM.from_pretrained(
         file.parent,
         gguf_file=file.name,
         config=config,
         dtype=torch.float32,
         local_files_only=True,
         trust_remote_code=False,
+        output_loading_info=True,
     )
+    if missing := sorted(loaded["missing_keys"]):  # transformers draws them at random, and all of them are written
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise InputError(f"{file}: lacks the weights of {', '.join(missing[:3])}{more}, or names them otherwise")
     state = read.state_dict()
     with torch.device("meta"):
         plain = AutoModelForCausalLM.from_config(read.config, dtype=torch.float32, trust_remote_code=False)

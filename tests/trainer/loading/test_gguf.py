@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 import tiny_step
@@ -35,6 +36,7 @@ NAMES = {
 
 def gguf_name(name: str) -> str:
     fixed = {"model.embed_tokens.weight": "token_embd", "model.norm.weight": "output_norm", "lm_head.weight": "output"}
+    fixed["rope_freqs"] = "rope_freqs"
     if name in fixed:
         return f"{fixed[name]}.weight"
     _, _, layer, rest = name.split(".", 3)
@@ -116,6 +118,40 @@ def test_a_gguf_is_converted_once_by_its_content(made, tmp_path, monkeypatch):
     monkeypatch.setattr(ours, "convert", lambda *_: pytest.fail("converted again"))
     assert ours.plain_place(tmp_path) == first
     assert ours.plain_place(first) == first
+
+
+def test_weights_that_are_not_there_are_not_drawn_at_random(tmp_path):
+    model = tiny_step.plain_model(tied=False)
+    state = {name: held for name, held in model.state_dict().items() if "up_proj" not in name}
+    write(tmp_path / "a.gguf", SimpleNamespace(config=model.config, state_dict=lambda: state))
+    with pytest.raises(InputError, match=r"a.gguf: lacks the weights of model.layers.0.mlp.up_proj.weight, .*1.mlp"):
+        read_config(tmp_path)
+
+
+def test_rope_that_only_the_file_scales_is_refused(tmp_path):
+    model = tiny_step.plain_model(tied=False)
+    half = model.config.hidden_size // model.config.num_attention_heads // 2
+    for name, factor in (("same", 1.0), ("scaled", 8.0)):  # as Llama 3.1 has it
+        state = {**model.state_dict(), "rope_freqs": torch.full((half,), factor)}
+        write(tmp_path / f"{name}.gguf", SimpleNamespace(config=model.config, state_dict=lambda state=state: state))
+    read_config(tmp_path / "same.gguf")
+    with pytest.raises(InputError, match=r"scaled.gguf: scales its RoPE \(rope_freqs.weight\), which transformers"):
+        read_config(tmp_path / "scaled.gguf")
+
+
+def test_two_processes_may_convert_at_once(made, tmp_path, monkeypatch):
+    file, _ = made
+    directory = tmp_path / "model"
+
+    def write(_, work):
+        (work / "config.json").write_text("{}")
+        directory.mkdir()
+        (directory / "config.json").write_text("{'first': 1}")  # while we were at it
+
+    monkeypatch.setattr(ours, "write", write)
+    ours.convert(file, directory)
+    assert (directory / "config.json").read_text() == "{'first': 1}"
+    assert list(tmp_path.iterdir()) == [directory]
 
 
 def test_what_is_no_gguf_is_refused(tmp_path):
