@@ -24,6 +24,7 @@ from tracestill.trainer.loading.loading import load_model, offline
 from tracestill.trainer.ranks.threads import ThreadChoice
 from tracestill.trainer.recipe.positions import positions_in
 from tracestill.trainer.recipe.student_settings import holds_encoder_decoder
+from tracestill.trainer.student.rope import isolate_rope
 
 TELL_SECONDS = 0.5  # between two calls of ``progress`` within a batch, at least
 Progress = Callable[[int, int], None]
@@ -51,6 +52,7 @@ def load_exported(
             model, _ = load_model(directory, encoder_decoder=both, dtype=dtype, trusted=trusted)
     except InputError as error:
         raise InputError(f"{directory}: {what} does not load ({error}); {remedy}") from error
+    isolate_rope(model)  # else one long row of a batch would change what is written in the others
     return model.to(device).eval()
 
 

@@ -34,8 +34,11 @@ class ByDocument:
         kinds: Any = self.rope_type  # type: ignore[attr-defined]
         layer = named.get("layer_type", more[0] if more else None)
         kind = kinds[layer] if isinstance(kinds, dict) else kinds
+        if not depends_on_length(kind):
+            return call(x, position_ids, *more, **named)
         first = self.first_length(kind, layer)
-        if not depends_on_length(kind) or position_ids.shape[-1] <= first:  # no document is longer
+        self.forget_lengths()
+        if int(position_ids.max()) < first:  # no document is longer; of one that is being written it is the last token
             return call(x, position_ids, *more, **named)
         lengths = document_lengths(position_ids)
         sets = torch.where(lengths > first, lengths if kind != LONG else first + 1, 0)
@@ -84,6 +87,8 @@ def isolate_rope(model: PreTrainedModel) -> None:
     """
     modules = [module for module in model.modules() if any(map(depends_on_length, kinds_of(module)))]
     for module in modules:
+        if isinstance(module, ByDocument):
+            continue
         module.__class__ = type(type(module).__name__, (ByDocument, type(module)), {})
     if not modules and needs_lengths(model.config):
         raise InputError(

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.kernels.pack import pack
+from tracestill.trainer.evaluation.generate import generate
 from tracestill.trainer.recipe.settings import StudentConfig
 from tracestill.trainer.student.check import check_student
 from tracestill.trainer.student.rope import isolate_rope
@@ -70,6 +71,29 @@ def test_a_documents_loss_in_a_pack_is_its_loss_alone(kind):
         for document, loss in zip(documents, losses, strict=True):  # nothing is left of the rows before
             assert student(row([document]), 1.0)[0].item() == pytest.approx(loss, rel=1e-5)
     assert type(student.model.get_decoder().rotary_emb).__name__.endswith("RotaryEmbedding")
+
+
+@pytest.mark.parametrize("kind", STUDENTS)
+def test_a_row_of_the_first_length_forgets_a_longer_one_before(kind):
+    student = build_student(recipe(kind), **IDS).eval()
+    random = np.random.default_rng(1)
+    longer, first = (random.integers(3, 61, n).astype(np.int32) for n in (20, FIRST))
+    ids = torch.from_numpy(first.astype(np.int64))[None]
+    with torch.no_grad():
+        before = student.model(input_ids=ids, use_cache=False).logits
+        student.model(input_ids=torch.from_numpy(longer.astype(np.int64))[None], use_cache=False)
+        assert torch.equal(student.model(input_ids=ids, use_cache=False).logits, before)
+
+
+@pytest.mark.parametrize("kind", STUDENTS)
+def test_a_row_writes_what_it_writes_alone(kind):
+    model = build_student(recipe(kind), **IDS).model.eval()
+    isolate_rope(model)  # twice does no harm
+    random = np.random.default_rng(2)
+    prompts = [random.integers(3, 61, n).tolist() for n in (15, 4)]
+    how = {"stops": [2], "pad_id": 0, "max_new_tokens": 3}
+    alone = [generate(model, [prompt], batch_size=1, **how)[0] for prompt in prompts]
+    assert generate(model, prompts, batch_size=2, **how) == alone
 
 
 def test_ranks_cannot_share_the_rows_of_such_a_student():
