@@ -32,7 +32,7 @@ INSTALL = "pip install 'tracestill[gguf]'"
 def gguf_in(place: Path) -> Path | None:
     """The GGUF file that ``place`` is, or is the only one of where nothing of transformers' lies; None if it is
     neither. Raises InputError for a directory with several."""
-    if place.suffix == SUFFIX:
+    if place.suffix == SUFFIX and not place.is_dir():
         return place
     if not place.is_dir() or (place / "config.json").exists() or (place / "adapter_config.json").exists():
         return None

@@ -11,7 +11,7 @@ from tracestill.trainer.recipe.student_settings import StudentConfig
 
 NAMES = ("max_position_embeddings", "n_positions")  # GPT-2 and its like say n_positions
 RELATIVE = ("t5", "mt5", "umt5")  # n_positions binds nothing there
-SCALED = ("linear", "dynamic", "yarn", "llama3", "longrope")  # RoPE for a multiple of the first training's positions
+SCALED = ("linear", "dynamic", "yarn", "longrope")  # RoPE for a multiple of the first training's; llama3 names it all
 
 
 def positions_of(student: StudentConfig) -> int | None:

@@ -24,6 +24,7 @@ from tracestill.trainer.student.check import check_trainable
 from tracestill.trainer.student.student import build_student, transformers_config
 
 KINDS = Kinds()
+LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "original_max_position_embeddings": 8192}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 
 
@@ -36,6 +37,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
         ({"model_type": "llama"}, None),
         ({"model_type": "llama", "max_position_embeddings": 64, "rope_parameters": YARN}, 128),
         ({"model_type": "llama", "max_position_embeddings": 64, "rope_scaling": {"type": "dynamic", "factor": 2}}, 128),
+        ({"model_type": "llama", "max_position_embeddings": 131072, "rope_scaling": LLAMA3}, 131072),  # Llama 3.2
         ({"model_type": "gemma3", "text_config": {"max_position_embeddings": 16}}, 16),
     ],
 )
