@@ -107,8 +107,8 @@ class ChatLayout:
         self.findings: dict[str, Any] = findings_of(self.template, config, self.parts)
         if self.form is not None:
             self.findings["form"] = config.form
-            if stop := next((s for s in (self.parts.stop, tokens["eos"]) if s and s in "".join(self.form)), None):
-                raise InputError(f"encode.form: holds {stop}, at which {directory} stops; leave it out")
+            if held := [s for s in (self.parts.stop, tokens["eos"]) if s and s in "".join(self.form)]:
+                raise InputError(f"encode.form: holds {held[0]}, at which {directory} stops; leave it out")
         probe = Record("", "", PROBE_TRACE, "", PROBE_TRACE, PROBE_TRACE, (Span(0, len(PROBE_TRACE), "prose"),), 1.0,
                        "", "", 1.0, 0)  # fmt: skip
         if refused := self.encode([probe], Kinds())[0].refused:

@@ -19,7 +19,7 @@ from tracestill.trainer.checkpoint.best import Best
 from tracestill.trainer.checkpoint.files import CHECKPOINTS
 from tracestill.trainer.checkpoint.saver import NoSaver, Saver
 from tracestill.trainer.engine.engine import Engine, World, connect, training_dtype
-from tracestill.trainer.evaluation.held_out import open_held_out
+from tracestill.trainer.evaluation.held_out import open_held_out, refuse_longer_held_out
 from tracestill.trainer.evaluation.held_out_answers import HeldOutAnswers
 from tracestill.trainer.export.export import check_tokenizer
 from tracestill.trainer.faults.stragglers import Stragglers
@@ -29,6 +29,7 @@ from tracestill.trainer.ranks.console import Terminal
 from tracestill.trainer.ranks.phases import Phases
 from tracestill.trainer.ranks.placement import Placement, find_placement
 from tracestill.trainer.recipe.monitor import check_installed
+from tracestill.trainer.recipe.positions import positions_in
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import BASE, RunDirectory
 from tracestill.trainer.recipe.settings import seconds_of
@@ -98,6 +99,7 @@ def prepare(
     check_stops(weights, data.kinds, steps, named, allowed=allowed)
     student, notes = make_student(recipe, data, weighting, world)
     layout = layout_for(student.model.config, data.store, first_plan)
+    refuse_longer_held_out(data.inputs["encode"], data.kinds, positions_in(student.model.config.to_dict()))
     batches = make_batches(recipe, data, weighting, world, layout.make_row)
     directory = directory or run.stage(arm, "train")
     engine = Engine(

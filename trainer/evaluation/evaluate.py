@@ -314,10 +314,11 @@ def teacher_forced(
 
     Every target of every document counts once, whatever weights the recipe and the records carry. ``threads`` is the
     choice for single tokens: whole rows may be faster with all cores. ``progress`` is told tokens done and in all.
+    Raises InputError for a document that the student has no positions for.
     """
     choice = ThreadChoice([threads.chosen, threads.candidates[-1]], rounds=1) if threads else None
     kinds = len(store.kind_names)
-    make_row = layout_for(student.model.config).make_row
+    make_row = layout_for(student.model.config, store).make_row
     table = np.ones(kinds, dtype=np.float32)
     table[0] = 0.0  # pad: what follows a cut, or only an encoder reads
     counts, nll, correct = np.zeros((3, len(store), kinds))

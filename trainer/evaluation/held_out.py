@@ -17,7 +17,7 @@ from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.documents.encode import STORES
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.batches.batches import MicroStep, row_of
-from tracestill.trainer.batches.rectangles import RowMaker
+from tracestill.trainer.batches.rectangles import RowMaker, refuse_longer
 from tracestill.trainer.engine.engine import Engine
 from tracestill.trainer.evaluation.rows import rows_of
 from tracestill.trainer.metrics.telemetry import Meter
@@ -31,6 +31,13 @@ def choose_store(encode: Path) -> tuple[str, Path] | None:
         if (encode / STORES[split]).exists():
             return split, encode / STORES[split]
     return None
+
+
+def refuse_longer_held_out(encode: Path, kinds: Kinds, positions: int | None) -> None:
+    """Raises InputError naming a held-out document that is longer than the student's ``positions``, before training."""
+    for split in ("validation", "test"):
+        if (encode / STORES[split]).exists():
+            refuse_longer(TokenStore(encode / STORES[split], kinds), positions)
 
 
 def open_held_out(

@@ -17,6 +17,8 @@ from tracestill.data_pipeline.plan.plan import PlanConfig
 from tracestill.data_pipeline.tokens.layout import Document, Encoded
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.trainer.batches.rectangles import layout_for
+from tracestill.trainer.evaluation.evaluate import teacher_forced
+from tracestill.trainer.evaluation.held_out import refuse_longer_held_out
 from tracestill.trainer.recipe.positions import positions_in, positions_of
 from tracestill.trainer.recipe.settings import StudentConfig
 from tracestill.trainer.student.adapt import adapt
@@ -73,6 +75,20 @@ def test_training_refuses_documents_that_were_encoded_for_more_positions(tmp_pat
     layout_for(transformers_config({"model_type": "gpt2", "n_positions": 33}, ids), store)
     with pytest.raises(InputError, match="document r7 has 33 tokens, the student 32 positions"):
         layout_for(transformers_config({"model_type": "gpt2", "n_positions": 32}, ids), store)
+
+
+def test_held_out_documents_beyond_the_positions_are_refused_before_training_and_when_measured(tmp_path):
+    refuse_longer_held_out(tmp_path, KINDS, 32)  # there are none
+    with TokenStoreWriter(tmp_path / "test.arrow", KINDS) as writer:
+        writer.add("r7", "q", np.arange(33, dtype=np.int32), np.full(33, 3, np.uint8), np.zeros(33, np.uint16), 1.0)
+    refuse_longer_held_out(tmp_path, KINDS, 33)
+    with pytest.raises(InputError, match="document r7 has 33 tokens, the student 32 positions"):
+        refuse_longer_held_out(tmp_path, KINDS, 32)
+    ids = {"vocab_size": 50, "bos_id": 1, "eos_id": 2, "pad_id": 0, "num_kinds": len(KINDS)}
+    config = {"model_type": "gpt2", "n_positions": 32, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    student = build_student(StudentConfig(config=config), **ids)
+    with pytest.raises(InputError, match="document r7 has 33 tokens, the student 32 positions"):
+        teacher_forced(student, TokenStore(tmp_path / "test.arrow", KINDS), torch.device("cpu"))
 
 
 def test_the_loss_of_routers_is_refused_and_not_passed_over(tmp_path):
