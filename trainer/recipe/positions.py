@@ -4,6 +4,7 @@ stage knows before a model is there."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ def positions_of(student: StudentConfig) -> int | None:
     assert student.pretrained is not None
     try:
         values = json.loads((student.pretrained / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # loading it will say so
+    except (OSError, ValueError, RecursionError):  # loading it will say so
         return None
     return positions_in(values) if isinstance(values, dict) else None
 
@@ -38,4 +39,5 @@ def positions_in(config: Mapping[str, Any]) -> int | None:
         return bound
     factor = rope.get("factor")
     first = rope.get("original_max_position_embeddings") or bound
-    return max(bound, int(first * factor)) if isinstance(factor, int | float) and isinstance(first, int) else bound
+    scaled = isinstance(first, int) and isinstance(factor, int | float) and math.isfinite(factor)
+    return max(bound, int(first * factor)) if scaled else bound

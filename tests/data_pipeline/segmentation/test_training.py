@@ -122,3 +122,8 @@ def test_what_cannot_be_learnt_from_or_is_no_model_is_told(tmp_path: Path) -> No
     path.write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match=r"model\.json: no segmenter"):
         Classifier.load(path)
+
+
+def test_a_label_may_hold_line_breaks_that_json_leaves_as_they_are(tmp_path: Path) -> None:
+    row = {"question": "q", "trace": "Hm.\u2028\x85So.", "spans": [[0, 3, "prose"]]}
+    assert read_labels(write(tmp_path / "labels.jsonl", [row, row]))[1].trace == row["trace"]

@@ -50,6 +50,14 @@ def test_the_positions_of_a_config(config, positions, tmp_path):
     assert positions_of(StudentConfig(pretrained=tmp_path)) == positions
 
 
+@pytest.mark.parametrize("text", ['{"a":' * 5000, "{", "[]", '{"rope_scaling": {"type": "yarn", "factor": Infinity}}'])
+def test_a_config_that_is_none_binds_nothing(text, tmp_path):
+    if "yarn" in text:
+        text = text.replace('{"rope', '{"max_position_embeddings": 64, "rope', 1)
+    (tmp_path / "config.json").write_text(text)
+    assert positions_of(StudentConfig(pretrained=tmp_path)) == (64 if "yarn" in text else None)
+
+
 def test_a_document_that_the_student_has_no_positions_for_follows_the_policy(tmp_path):
     trace = KINDS.id("derive")
     made = Document(np.arange(20, dtype=np.int32), np.full(20, trace, np.uint8), np.zeros(20, np.uint16))
