@@ -39,5 +39,6 @@ def positions_in(config: Mapping[str, Any]) -> int | None:
         return bound
     factor = rope.get("factor")
     first = rope.get("original_max_position_embeddings") or bound
-    scaled = isinstance(first, int) and isinstance(factor, int | float) and math.isfinite(factor)
-    return max(bound, int(first * factor)) if scaled else bound
+    if not isinstance(first, int) or not isinstance(factor, int | float) or not math.isfinite(factor):
+        return bound
+    return max(bound, int(first * factor))
