@@ -34,6 +34,18 @@ def test_no_file_is_named_like_a_package_that_it_could_shadow():
     assert not names & (sys.stdlib_module_names | others)
 
 
+# A teacher that is a model in this process: torch is imported when it is asked, and by no other teacher.
+WITH_TORCH = {f"data_pipeline/sampling/teachers/local/{name}.py: torch" for name in ("generate", "load")}
+
+
+def test_a_local_teacher_imports_torch_only_when_it_is_asked():
+    code = (
+        "import sys, tracestill.data_pipeline.sampling.sample, tracestill.data_pipeline.sampling.teachers.local as it\n"
+    )
+    code += "assert it.Teacher and not {'torch', 'transformers'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 @pytest.mark.parametrize(
     ("folder", "forbidden"),
     [
@@ -49,7 +61,7 @@ def test_arrows_point_one_way(folder, forbidden):
         for name in imports(path)
         if any(name == bad or name.startswith(f"{bad}.") for bad in forbidden)
     }
-    assert not found
+    assert found == (WITH_TORCH if folder == "data_pipeline" else set())
 
 
 def test_only_the_engine_imports_deepspeed():
