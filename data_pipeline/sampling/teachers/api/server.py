@@ -26,6 +26,10 @@ HOPELESS = {  # for every sample alike
 ERROR_BYTES = 1 << 16  # of an answer that says what is wrong
 LONGEST = 600.0  # seconds that a server is obeyed when it says how long to wait
 NO_KEY = "none"  # what a server gets that wants no key
+SENT = {  # headers; the client would add others from the environment: OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS…
+    *("host", "connection", "accept", "accept-encoding", "content-type", "content-length", "transfer-encoding"),
+    *("user-agent", "authorization"),
+}
 
 
 class Trouble(Exception):
@@ -48,6 +52,10 @@ class Refused(Exception):
 
 class TooLarge(Exception):
     """More bytes than are read."""
+
+
+class Elsewhere(Exception):
+    """A server sends a request on to another one; the message says where."""
 
 
 def key_of(options: TeacherOptions) -> str:
@@ -95,7 +103,7 @@ class Server:
 
     def http_client(self, timeout: Any) -> Any:
         """On aiohttp, which takes less than half as much of the processor, if it is there."""
-        hooks = {"response": [self.cap]}
+        hooks = {"request": [self.only_ours], "response": [self.cap]}
         with contextlib.suppress(AttributeError, RuntimeError):
             return self.openai.DefaultAioHttpClient(timeout=timeout, event_hooks=hooks)
         return self.openai.DefaultAsyncHttpxClient(timeout=timeout, event_hooks=hooks)
@@ -103,12 +111,21 @@ class Server:
     async def __aexit__(self, *_: object) -> None:
         await self.client.close()
 
+    async def only_ours(self, request: Any) -> None:
+        """Send nothing but what the recipe says, and that to its address alone. Raises Elsewhere."""
+        if request.url.origin != self.http.URL(self.options.url).origin:
+            raise Elsewhere(f"{request.url.scheme}://{request.url.netloc.decode('ascii')}{request.url.path}")
+        for name in [name for name in request.headers if name.lower() not in SENT]:
+            del request.headers[name]
+        request.headers["Authorization"] = f"Bearer {self.key or NO_KEY}"
+
     async def cap(self, response: Any) -> None:
-        """Let no more of an answer be read than is allowed."""
-        if response.headers.get("content-encoding", "identity") not in ("", "identity"):
+        """Let no more of an answer be read than is allowed; of what says what is wrong, the beginning is enough."""
+        packed = response.headers.get("content-encoding", "identity").lower() not in ("", "identity")
+        if response.status_code >= 400:
+            response.stream = capped(self.http, response.stream, 0 if packed else ERROR_BYTES, cut=True)
+        elif packed:
             response.stream = capped(self.http, response.stream, 0, "it is compressed, though it was asked not to be")
-        elif response.status_code >= 400:
-            response.stream = capped(self.http, response.stream, ERROR_BYTES)
         elif not response.request.url.path.endswith("/content"):  # files of batches are as long as they are
             response.stream = capped(self.http, response.stream, self.options.max_bytes)
 
@@ -126,11 +143,13 @@ class Server:
         """What an exception of the client comes to."""
         who = f"teacher '{self.teacher}': {self.options.url}"
         cause, names = error.__cause__ or error, list[str]()
-        while cause.__cause__ is not None and not isinstance(cause, TooLarge):
+        while cause.__cause__ is not None and not isinstance(cause, TooLarge | Elsewhere):
             names.append(type(cause).__name__)
             cause = cause.__cause__
         if isinstance(cause, TooLarge):
             return Refused("too_large", f"{who}: {cause}", billed=True)
+        if isinstance(cause, Elsewhere):
+            return InputError(self.clean(f"{who}: it sends requests on to {cause}; if you trust that, make it the url"))
         if isinstance(error, self.openai.APIStatusError):
             return self.of_status(error, who)
         names.append(type(cause).__name__)
@@ -185,14 +204,18 @@ def seconds_to_wait(headers: Mapping[str, str]) -> float:
     return 0.0
 
 
-def capped(http: Any, stream: Any, most: int, why: str = "") -> Any:
-    """The stream of a response, of which ``most`` bytes are read; more raise TooLarge."""
+def capped(http: Any, stream: Any, most: int, why: str = "", *, cut: bool = False) -> Any:
+    """The stream of a response, of which ``most`` bytes are read; more raise TooLarge, or are ``cut`` off."""
 
     class Capped(http.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             left = most
             async for chunk in stream:
                 left -= len(chunk)
+                if left < 0 and cut:
+                    if left + len(chunk) > 0:
+                        yield chunk[: left + len(chunk)]
+                    return
                 if left < 0:
                     raise TooLarge(why or f"its answer is longer than max_bytes = {most:,}")
                 yield chunk
