@@ -78,7 +78,7 @@ class TeacherOptions(BaseModel):
             raise ValueError(f"extra_body may not set {sorted(taken)[0]!r}")
         for name in {"max_tokens", "max_completion_tokens", self.max_tokens_field} & self.extra_body.keys():
             raise ValueError(
-                f"extra_body may not set {name!r}: max_tokens and max_tokens_field do, and price goes by it"
+                f"extra_body may not set {name!r}: max_tokens and max_tokens_field do, for the budget's sake"
             )
         if self.price is not None and self.max_tokens_field in self.omit:
             raise ValueError(f"omit: without {self.max_tokens_field!r} nobody knows what an answer may cost (price)")
