@@ -157,10 +157,11 @@ class Asking:
 
     def save(self, some: list[Answer], waiting: dict[str, Wanted]) -> None:
         """Journal what came while sampling ended, as far as it can be used: it has been paid for."""
-        answers = []
+        answers: list[tuple[Key, str, Solution | Said | Unusable]] = []
         for each in some:
             said = None if isinstance(each.said, NotAsked) else heard(each.said)
-            if isinstance(said, Said) and (wanted := waiting.pop(each.ask.id, None)) is not None:
+            usable = isinstance(said, Said) or (isinstance(said, Solution) and not said.spans)
+            if usable and (wanted := waiting.pop(each.ask.id, None)) is not None:
                 answers.append((wanted.key, wanted.binding, said))
         self.journal(answers)
 

@@ -126,7 +126,9 @@ class Server:
             response.stream = capped(self.http, response.stream, 0 if packed else ERROR_BYTES, cut=True)
         elif packed:
             response.stream = capped(self.http, response.stream, 0, "it is compressed, though it was asked not to be")
-        elif not response.request.url.path.endswith("/content"):  # files of batches are as long as they are
+        elif not (
+            self.options.batch and response.request.url.path.endswith("/content")
+        ):  # files of batches are as long as they are
             response.stream = capped(self.http, response.stream, self.options.max_bytes)
 
     async def post(self, path: str, body: Mapping[str, Any]) -> bytes:

@@ -203,9 +203,9 @@ def test_a_batch_that_ends_without_an_answer_is_asked_for_anew(tmp_path: Path) -
 
 
 def test_a_refused_batch_costs_nothing_of_the_budget(tmp_path: Path) -> None:
-    with served(OddServer(other=BatchServer(ends="failed"))) as server:
-        with pytest.raises(InputError, match="the server refuses batch batch-0"):
-            go(tmp_path, one(server.url), budget=1.0)
+    made = BatchServer(ends="failed")
+    with served(OddServer(other=made)) as server, pytest.raises(InputError, match="the server refuses batch batch-0"):
+        go(tmp_path, one(server.url), budget=1.0)
     assert sql(tmp_path, "SELECT value FROM notes WHERE name = 'budget'") == [("0.0",)]
     assert sql(tmp_path, "SELECT count(*) FROM notes WHERE name LIKE 'batch%'") == [(0,)]
 

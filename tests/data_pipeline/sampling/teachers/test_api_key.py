@@ -93,9 +93,9 @@ def test_no_server_sends_requests_on_to_another(tmp_path: Path, monkeypatch: pyt
             return plain(data, status, more + where)
 
         monkeypatch.setattr(odd_server, "response", moved)
-        with served(OddServer(other=lambda request, method: (307, b"{}"))) as server:
-            with pytest.raises(InputError, match="it sends requests on to http://127"):
-                go(tmp_path, [teacher(server.url, api_key_env="THEIR_SERVER", concurrency=1)], train=1)
+        away = OddServer(other=lambda request, method: (307, b"{}"))
+        with served(away) as server, pytest.raises(InputError, match="it sends requests on to http://127"):
+            go(tmp_path, [teacher(server.url, api_key_env="THEIR_SERVER", concurrency=1)], train=1)
     assert other.requests == []
 
 
