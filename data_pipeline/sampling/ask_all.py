@@ -159,9 +159,10 @@ class Asking:
         """Journal what came while sampling ended, as far as it can be used: it has been paid for."""
         answers: list[tuple[Key, str, Solution | Said | Unusable]] = []
         for each in some:
-            said = None if isinstance(each.said, NotAsked) else heard(each.said)
-            usable = isinstance(said, Said) or (isinstance(said, Solution) and not said.spans)
-            if usable and (wanted := waiting.pop(each.ask.id, None)) is not None:
+            said = heard(each.said)
+            if isinstance(said, Unusable) or said.spans:  # nobody has looked at their kinds
+                continue
+            if (wanted := waiting.pop(each.ask.id, None)) is not None:
                 answers.append((wanted.key, wanted.binding, said))
         self.journal(answers)
 

@@ -27,8 +27,8 @@ ERROR_BYTES = 1 << 16  # of an answer that says what is wrong
 LONGEST = 600.0  # seconds that a server is obeyed when it says how long to wait
 NO_KEY = "none"  # what a server gets that wants no key
 SENT = {  # headers; the client would add others from the environment: OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS…
-    *("host", "connection", "accept", "accept-encoding", "content-type", "content-length", "transfer-encoding"),
-    *("user-agent", "authorization"),
+    *(b"host", b"connection", b"accept", b"accept-encoding", b"content-type", b"content-length"),
+    *(b"transfer-encoding", b"user-agent"),
 }
 
 
@@ -87,6 +87,7 @@ class Server:
             ) from error
         base = next(c for c in self.openai.DefaultAsyncHttpxClient.__mro__ if c.__name__ == "AsyncClient")
         self.http = importlib.import_module(base.__module__.partition(".")[0])  # httpx, or what newer clients stand on
+        self.host = place_of(self.http.URL(options.url))
         self.answered = False  # whether it has ever
 
     async def __aenter__(self) -> Server:
@@ -113,11 +114,11 @@ class Server:
 
     async def only_ours(self, request: Any) -> None:
         """Send nothing but what the recipe says, and that to its address alone. Raises Elsewhere."""
-        if request.url.origin != self.http.URL(self.options.url).origin:
+        if place_of(request.url) != self.host:
             raise Elsewhere(f"{request.url.scheme}://{request.url.netloc.decode('ascii')}{request.url.path}")
-        for name in [name for name in request.headers if name.lower() not in SENT]:
-            del request.headers[name]
-        request.headers["Authorization"] = f"Bearer {self.key or NO_KEY}"
+        kept = [(name, value) for name, value in request.headers.raw if name.lower() in SENT]
+        key = f"Bearer {self.key or NO_KEY}".encode("ascii")
+        request.headers = self.http.Headers([*kept, (b"Authorization", key)])
 
     async def cap(self, response: Any) -> None:
         """Let no more of an answer be read than is allowed; of what says what is wrong, the beginning is enough."""
@@ -179,6 +180,11 @@ class Server:
     def clean(self, text: str) -> str:
         """A text without the key."""
         return mask(text.replace(self.key, "***") if self.key else text)
+
+
+def place_of(url: Any) -> tuple[str, str, int | None]:
+    """Scheme, host and port; a port that goes without saying is None."""
+    return url.scheme, url.host, url.port
 
 
 def is_connecting(names: list[str]) -> bool:
