@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import multiprocessing
 import statistics
@@ -42,7 +43,7 @@ ALONE = {
 
 def serve(seconds: float, pipe: Any) -> None:
     """A server's process: says its address, then what it saw each time it is asked."""
-    with served(OddServer(seconds=seconds)) as server:
+    with served(OddServer(seconds=seconds)) as server, contextlib.suppress(EOFError):  # whoever asks has ended
         pipe.send(server.url)
         while pipe.recv():
             times = sorted(request.at for request in server.requests)

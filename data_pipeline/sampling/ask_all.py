@@ -68,7 +68,8 @@ class Asking:
                 for some in crew.answers():
                     self.keep(some, waiting, done, crew)
             finally:
-                spent = ledger.total + ledger.reserved
+                self.save(crew.stop(), waiting)
+                spent = ledger.close()
                 if ledger.drawn or spent:
                     self.book.note("", BUDGET, repr(spent))
         return ledger.total
@@ -128,26 +129,42 @@ class Asking:
     ) -> None:
         """Journal what was said, then look at it, and ask for what follows."""
         answers: list[tuple[Key, str, Solution | Said | Unusable]] = []
-        for each in some:
-            if isinstance(each, Note):
-                self.journal(answers)  # a note may say that what was given before it needs no remembering
-                self.book.note("" if each.name == BUDGET else each.teacher, each.name, each.value)
-                each.kept.set()
-                continue
-            wanted = waiting.pop(each.ask.id)
-            if isinstance(each.said, NotAsked):
-                self.unpaid.append(wanted)
-                continue
-            said = heard(each.said)
-            if isinstance(said, Solution):
-                refuse_unknown_kinds(said, wanted.key, self.kinds)
-            answers.append((wanted.key, wanted.binding, said))
+        new: list[tuple[Wanted, Solution | Said | Unusable]] = []
+        try:
+            for each in some:
+                if isinstance(each, Note):
+                    self.journal(answers)  # a note may say that what was given before it needs no remembering
+                    self.book.note("" if each.name == BUDGET else each.teacher, each.name, each.value)
+                    each.kept.set()
+                    continue
+                wanted = waiting.pop(each.ask.id)
+                if isinstance(each.said, NotAsked):
+                    self.unpaid.append(wanted)
+                    continue
+                said = heard(each.said)
+                if isinstance(said, Solution):
+                    refuse_unknown_kinds(said, wanted.key, self.kinds)
+                answers.append((wanted.key, wanted.binding, said))
+                new.append((wanted, said))
+        finally:
+            self.journal(answers)  # before anything is made of them that may fail
+        for wanted, said in new:
             if fault := self.fault(wanted, said):
                 self.note_fault(wanted, fault)
             if more := self.course.after(wanted, None if isinstance(said, Unusable) else said):
                 self.send(iter(more), done, crew, waiting)
-        self.journal(answers)
         self.refuse()
+
+    def save(self, some: list[Answer], waiting: dict[str, Wanted]) -> None:
+        """Journal what came while sampling ended, as far as it can be used: it has been paid for."""
+        answers: list[tuple[Key, str, Solution | Said | Unusable]] = []
+        for each in some:
+            said = heard(each.said)
+            if isinstance(said, Unusable) or said.spans:  # nobody has looked at their kinds
+                continue
+            if (wanted := waiting.pop(each.ask.id, None)) is not None:
+                answers.append((wanted.key, wanted.binding, said))
+        self.journal(answers)
 
     def journal(self, answers: list[tuple[Key, str, Solution | Said | Unusable]]) -> None:
         """In one transaction; empties the list."""

@@ -84,7 +84,7 @@ def readable(path: Path) -> Readable:
 
     Raises OSError if the file itself cannot be read.
     """
-    said: dict[str, dict[Row, list[str]]] = {"samples": {}, "rejected": {}, "inputs": {}}
+    said: dict[str, dict[Row, list[str]]] = {"samples": {}, "rejected": {}, "inputs": {}, "notes": {}}
     digests: dict[Row, str] = {}
     for table, row in found_in(path):
         if table == "digests":
@@ -154,7 +154,7 @@ def table_of(row: Row) -> str | None:
         return "digests"
     if len(row) == 2 and is_hex(row[0], 64) and is_json(row[1], dict):
         return "inputs"
-    return None
+    return "notes" if is_note(row) else None
 
 
 def key_of(table: str, row: Row) -> Row:
@@ -179,6 +179,15 @@ def is_sample(row: Row) -> bool:
 def is_rejected(row: Row) -> bool:
     """Whether these are the five columns of a sample that cannot be used; its reason proves it."""
     return len(row) == 5 and all(isinstance(part, str) for part in row) and is_hex(row[0], 16) and row[2] in REASONS
+
+
+def is_note(row: Row) -> bool:
+    """Whether these are the three columns of a note: of money drawn, or of a batch under way."""
+    if len(row) != 3 or not all(isinstance(part, str) for part in row):
+        return False
+    if row[:2] == ("", "budget"):
+        return is_json(row[2], float)
+    return bool(row[1].startswith("batch ")) and is_json(row[2], dict)
 
 
 def is_hex(value: object, length: int) -> bool:

@@ -66,6 +66,9 @@ def make_ready(path: Path) -> int:
             for table in ("samples", "rejected", "inputs"):
                 fresh.put(table, found.rows(table))
             fresh.put("inputs", [(LOST, "{}")])  # nobody knows whether others are missing
+            fresh.notes()
+            for note in found.rows("notes"):  # else money would be spent, and batches be asked for, a second time
+                fresh.note(*note)
         sync(draft)
         with Journal(draft, log=False) as fresh, fresh.told():
             if fresh.check() != found.count or any(left.exists() for left in drafts[1:]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ class Reader:
     readers: Counter[str] = field(default_factory=Counter)
     checks: Counter[str] = field(default_factory=Counter)
     rejected: list[Rejected] = field(default_factory=list)
-    details: dict[str, str] = field(default_factory=dict)  # record id -> JSON of what a server told besides
+    detailed: set[str] = field(default_factory=set)  # ids of records of which a server told more
     out: int = 0
 
     def rows(self, book: Journal, wanted: Iterable[Wanted]) -> Iterator[dict[str, Any]]:
@@ -62,7 +61,7 @@ class Reader:
         if tag := self.tags.get(sample.key.style):
             row["question"] = tagged(question.question, tag)
         if isinstance(said, Said) and said.details:
-            self.details[sample.key.record_id] = json.dumps(said.details)
+            self.detailed.add(sample.key.record_id)
         if fault := weight_fault(row["weight"]):  # each is one, their product is not
             self.reject(sample, "bad_weight", f"its weight {said.weight} times its question's: {fault}", said)
             return None

@@ -29,7 +29,7 @@ from tracestill.data_pipeline.sampling.sample_config import (
     reader_files,
 )
 from tracestill.data_pipeline.sampling.splits import near
-from tracestill.data_pipeline.sampling.teachers import FAILURES
+from tracestill.data_pipeline.sampling.teachers import FAILURES, Said
 from tracestill.data_pipeline.sampling.wanted import REVISION, Course, Wanted
 from tracestill.data_pipeline.sampling.watch import Watch
 
@@ -113,7 +113,7 @@ def run(
         write_rejected(work.path / "rejected.parquet", [*posed.rejected, *posed.bad_traces, *rejected])
         if posed.near:
             write_rows(work.path / "near_duplicates.parquet", (pair.row() for pair in posed.near), near.SCHEMA)
-        write_more(work.path, reader, course)
+        write_more(work.path, reader, course, book, wanted)
         total = sum(1 for _ in course.all())
         if reader.out + len(rejected) != total:
             raise AssertionError(f"sampling lost records: {total} wanted, {reader.out} out, {len(rejected)} not")
@@ -148,7 +148,7 @@ def nothing_asked(questions: QuestionsConfig, sample: SampleConfig, replays: boo
     return "sample: nothing is asked of any question"
 
 
-def write_more(directory: Path, reader: Reader, course: Course) -> None:
+def write_more(directory: Path, reader: Reader, course: Course, book: Journal, wanted: Sequence[Wanted]) -> None:
     """What some runs have: which trace was rewritten after which criticism, and what servers told besides."""
     if course.critiques:
         rows = [
@@ -157,9 +157,10 @@ def write_more(directory: Path, reader: Reader, course: Course) -> None:
             if each.part == REVISION
         ]
         write_rows(directory / "revisions.parquet", sorted(rows, key=lambda row: row["record_id"]), REVISIONS)
-    if reader.details:
-        rows = [{"record_id": record_id, "details": text} for record_id, text in reader.details.items()]
-        write_rows(directory / "details.parquet", rows, DETAILS)
+    if reader.detailed:  # read again: log-probabilities of all records are more than the memory holds
+        told = book.rows(pairs([each for each in wanted if each.key.record_id in reader.detailed]))
+        more = ({"record_id": k.record_id, "details": json.dumps(s.details)} for k, s in told if isinstance(s, Said))
+        write_rows(directory / "details.parquet", more, DETAILS)
 
 
 def question_row(question: Question, tag: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -148,12 +149,22 @@ class Crew:
                 time.sleep(pause * 2**attempt)
         raise AssertionError("unreachable")
 
-    def __exit__(
-        self, type_: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def stop(self) -> list[Answer]:
+        """Nobody is to go on; what has been said and has not come out."""
         for name, desk in self.desks.items():
             desk.close(now=True)
             self.handed[name].release()
+        found = []
+        with contextlib.suppress(Empty):
+            while True:
+                if isinstance(item := self.inbox.get_nowait(), Answer):
+                    found.append(item)
+        return found
+
+    def __exit__(
+        self, type_: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
         if type_ is None or issubclass(type_, Exception):  # at Ctrl-C nobody waits
             for thread in self.threads.values():
                 thread.join(PATIENCE)

@@ -33,13 +33,16 @@ class Ledger:
         self.budget, self.before = budget, spent
         self.spent, self.reserved, self.drawn = 0.0, 0.0, spent
         self.open = 0  # requests for which something is reserved
+        self.closed = False
         self._lock = threading.Lock()
 
     def reserve(self, most: float, keep: Callable[[float], None]) -> bool:
         """Whether ``most`` may be spent; if so it is reserved. ``keep`` writes down what is drawn, durably."""
         if self.budget is None:
-            return True
+            return not self.closed
         with self._lock:
+            if self.closed:
+                return False
             needed = self.before + self.spent + self.reserved + most
             if needed > self.budget:
                 return False
@@ -58,6 +61,13 @@ class Ledger:
             if self.budget is not None:
                 self.open -= 1
                 self.reserved = self.reserved - most if self.open else 0.0  # sums of floats leave a rest
+
+    def close(self) -> float:
+        """Nothing more can be reserved; what has been spent, and may be by what is under way. Desks are to be closed
+        before: whoever reserves may be waiting for a note to be kept."""
+        with self._lock:
+            self.closed = True
+            return self.total + self.reserved
 
     @property
     def under_way(self) -> bool:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 import json
+import uuid
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.sampling.asking.desk import NotAsked
 from tracestill.data_pipeline.sampling.teachers import Ask, Failed
 from tracestill.data_pipeline.sampling.teachers.api.bodies import PATHS, body_of, most_tokens, prefill_of
-from tracestill.data_pipeline.sampling.teachers.api.replies import Malformed, reply_in
+from tracestill.data_pipeline.sampling.teachers.api.replies import Malformed, read, reply_in
 from tracestill.data_pipeline.sampling.teachers.api.server import Trouble
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ async def work(asking: Asking) -> None:
                     asking.desk.give(ask, NotAsked())
                 left = []
                 continue
-            mark = mark_of(asking, some)
+            mark = uuid.uuid4().hex  # not of what is asked: who asks again would find the batch that ended without it
             under_way[NOTE + mark] = held = {"asks": [ask.id for ask in some], "id": None}
             asking.desk.note(NOTE + mark, json.dumps(held))
             by_id = {ask.id: ask for ask in some}
@@ -64,7 +64,7 @@ async def work(asking: Asking) -> None:
         if held["id"] is None:
             held["id"] = await begun(asking, name.removeprefix(NOTE)) or await begin(asking, name, mine.values())
             asking.desk.note(name, json.dumps(held))
-        missing = await fetch(asking, await ended(asking, held["id"]), mine)
+        missing = await fetch(asking, await ended(asking, name, held["id"], mine), mine)
         asking.desk.note(name, None)
         del under_way[name]
         for ask in missing:
@@ -87,10 +87,6 @@ def afforded(asking: Asking, ask: Ask) -> bool:
 def most_of(asking: Asking, ask: Ask) -> float:
     price = asking.options.price
     return 0.0 if price is None else price.of(*most_tokens(asking.options, body_of(asking.options, ask, 1)))
-
-
-def mark_of(asking: Asking, asks: Iterable[Ask]) -> str:
-    return hashlib.sha256(json.dumps([ask.id for ask in asks]).encode()).hexdigest()[:32]
 
 
 async def begun(asking: Asking, mark: str) -> str | None:
@@ -127,14 +123,16 @@ async def begin(asking: Asking, name: str, asks: Iterable[Ask]) -> str:
     return str(await called(asking, create))
 
 
-async def ended(asking: Asking, id_: str) -> Any:
-    """The batch, once it has come to its end."""
+async def ended(asking: Asking, name: str, id_: str, asks: dict[str, Ask]) -> Any:
+    """The batch, once it has come to its end. Raises InputError for one that the server refuses."""
     while (found := await called(asking, lambda: asking.server.client.batches.retrieve(id_))).status not in ENDED:
         asking.desk.look()
         await asyncio.sleep(asking.options.poll)
     if found.status == "failed":
         errors = [str(e.message) for e in (found.errors.data or [])] if found.errors else []
-        asking.desk.note(next(n for n, t in asking.desk.notes.items() if json.loads(t)["id"] == id_), None)
+        for ask in asks.values():
+            settle(asking, ask, 0.0)
+        asking.desk.note(name, None)
         raise InputError(
             f"teacher '{asking.desk.teacher}': the server refuses batch {id_}: "
             f"{asking.server.clean('; '.join(errors))[:300] or 'it does not say why'}"
@@ -159,8 +157,7 @@ async def fetch(asking: Asking, found: Any, asks: dict[str, Ask]) -> list[Ask]:
 def take(asking: Asking, line: bytes, left: dict[str, Ask]) -> None:
     """One line of a batch's file. One that makes no sense, or that answers what has an answer, is passed over."""
     try:
-        text = line.decode()
-        row = json.loads(text.replace(asking.server.key, "***") if asking.server.key else text)
+        row = read(line.decode(), asking.server.key)
         ask = left[row["custom_id"]]
         response = row["response"]
         status = response["status_code"]
@@ -176,8 +173,10 @@ def take(asking: Asking, line: bytes, left: dict[str, Ask]) -> None:
     try:
         reply = reply_in(response.get("body"), 1, prefill_of(asking.options, ask))
     except Malformed:
+        settle(asking, ask, None)
         return
-    settle(asking, left.pop(ask.id), None if reply.read is None else asking.cost(reply, 0.0))
+    unsaid = asking.options.price is not None and None in (reply.read, reply.written)
+    settle(asking, left.pop(ask.id), None if unsaid else asking.cost(reply, 0.0))
     asking.desk.give(ask, reply.choices[0])
 
 

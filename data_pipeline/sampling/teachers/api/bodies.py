@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from tracestill.data_pipeline.sampling.teachers import Ask
@@ -64,5 +65,6 @@ def put(body: dict[str, Any], names: list[str], value: Any) -> None:
 def most_tokens(options: TeacherOptions, body: dict[str, Any]) -> tuple[int, int]:
     """Tokens that a request reads and writes at most: no token is shorter than a byte."""
     texts = [str(message["content"]) for message in body.get("messages", ())] + [str(body.get("prompt", ""))]
+    texts += [json.dumps(options.extra_body)] if options.extra_body else []  # documents, tools
     read = sum(len(text.encode(errors="replace")) for text in texts) + AROUND
     return read, int(body.get("n", 1)) * (options.max_tokens + (options.thinking_budget or 0))

@@ -13,7 +13,7 @@ HOW = {  # options that decide how it is asked, and not what: another value asks
     *("url", "api_key_env", "n", "concurrency", "timeout", "patience", "max_bytes", "price", "batch", "poll"),
     *("batch_requests",),
 }
-OURS = {"model", "messages", "prompt", "n", "stream"}  # fields of a request that extra_body may not set
+OURS = {"model", "messages", "prompt", "n", "best_of", "stream"}  # fields of a request that extra_body may not set
 
 
 class TeacherOptions(BaseModel):
@@ -76,6 +76,12 @@ class TeacherOptions(BaseModel):
     def _fields(self) -> TeacherOptions:
         if taken := OURS & self.extra_body.keys():
             raise ValueError(f"extra_body may not set {sorted(taken)[0]!r}")
+        for name in {"max_tokens", "max_completion_tokens", self.max_tokens_field} & self.extra_body.keys():
+            raise ValueError(
+                f"extra_body may not set {name!r}: max_tokens and max_tokens_field do, for the budget's sake"
+            )
+        if self.price is not None and self.max_tokens_field in self.omit:
+            raise ValueError(f"omit: without {self.max_tokens_field!r} nobody knows what an answer may cost (price)")
         return self
 
     def identity(self) -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tracestill.data_pipeline.sampling.teachers import Failed, Said
 
+LEAST = 8  # characters of a key that is hidden: shorter ones (EMPTY, test) are no secrets, and found in any text
+JSON = json.JSONDecoder(parse_constant=lambda name: None)  # some servers write NaN and Infinity as log-probabilities
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought")  # where servers put it, beside the content
 
 
@@ -27,15 +31,25 @@ def reply_of(data: bytes, n: int, prefill: str = "", hidden: str = "") -> Reply:
     Raises Malformed if it is no JSON of the expected shape, or holds no choice.
     """
     try:
-        text = data.decode()
-        if hidden and hidden in text:
-            text = text.replace(hidden, "***")
-        found = json.loads(text)
+        found = read(data.decode(), hidden)
     except UnicodeDecodeError as error:
         raise Malformed(f"its answer is no UTF-8, at byte {error.start}") from None
     except (ValueError, RecursionError) as error:
         raise Malformed(f"its answer is no whole JSON ({' '.join(str(error).split())[:80]})") from None
     return reply_in(found, n, prefill)
+
+
+def read(text: str, hidden: str = "") -> Any:
+    """JSON, in which ``hidden`` is found nowhere, however it is escaped. Raises ValueError or RecursionError."""
+    return JSON.decode(escaped(hidden).sub("***", text) if len(hidden) >= LEAST else text)
+
+
+@functools.lru_cache(maxsize=64)
+def escaped(key: str) -> re.Pattern[str]:
+    """A key as it may stand in JSON: PHP writes a slash as ``\\/``, Go an ampersand as ``\\u0026``."""
+    return re.compile(
+        "".join(c if c.isalnum() else rf"(?:\\?{re.escape(c)}|\\u(?i:{ord(c):04x}))" for c in key), re.ASCII
+    )
 
 
 def reply_in(found: Any, n: int, prefill: str = "") -> Reply:

@@ -26,6 +26,10 @@ HOPELESS = {  # for every sample alike
 ERROR_BYTES = 1 << 16  # of an answer that says what is wrong
 LONGEST = 600.0  # seconds that a server is obeyed when it says how long to wait
 NO_KEY = "none"  # what a server gets that wants no key
+SENT = {  # headers; the client would add others from the environment: OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS…
+    *(b"host", b"connection", b"accept", b"accept-encoding", b"content-type", b"content-length"),
+    *(b"transfer-encoding", b"user-agent"),
+}
 
 
 class Trouble(Exception):
@@ -48,6 +52,10 @@ class Refused(Exception):
 
 class TooLarge(Exception):
     """More bytes than are read."""
+
+
+class Elsewhere(Exception):
+    """A server sends a request on to another one; the message says where."""
 
 
 def key_of(options: TeacherOptions) -> str:
@@ -79,6 +87,7 @@ class Server:
             ) from error
         base = next(c for c in self.openai.DefaultAsyncHttpxClient.__mro__ if c.__name__ == "AsyncClient")
         self.http = importlib.import_module(base.__module__.partition(".")[0])  # httpx, or what newer clients stand on
+        self.host = place_of(self.http.URL(options.url))
         self.answered = False  # whether it has ever
 
     async def __aenter__(self) -> Server:
@@ -95,7 +104,7 @@ class Server:
 
     def http_client(self, timeout: Any) -> Any:
         """On aiohttp, which takes less than half as much of the processor, if it is there."""
-        hooks = {"response": [self.cap]}
+        hooks = {"request": [self.only_ours], "response": [self.cap]}
         with contextlib.suppress(AttributeError, RuntimeError):
             return self.openai.DefaultAioHttpClient(timeout=timeout, event_hooks=hooks)
         return self.openai.DefaultAsyncHttpxClient(timeout=timeout, event_hooks=hooks)
@@ -103,13 +112,24 @@ class Server:
     async def __aexit__(self, *_: object) -> None:
         await self.client.close()
 
+    async def only_ours(self, request: Any) -> None:
+        """Send nothing but what the recipe says, and that to its address alone. Raises Elsewhere."""
+        if place_of(request.url) != self.host:
+            raise Elsewhere(f"{request.url.scheme}://{request.url.netloc.decode('ascii')}{request.url.path}")
+        kept = [(name, value) for name, value in request.headers.raw if name.lower() in SENT]
+        key = f"Bearer {self.key or NO_KEY}".encode("ascii")
+        request.headers = self.http.Headers([*kept, (b"Authorization", key)])
+
     async def cap(self, response: Any) -> None:
-        """Let no more of an answer be read than is allowed."""
-        if response.headers.get("content-encoding", "identity") not in ("", "identity"):
+        """Let no more of an answer be read than is allowed; of what says what is wrong, the beginning is enough."""
+        packed = response.headers.get("content-encoding", "identity").lower() not in ("", "identity")
+        if response.status_code >= 400:
+            response.stream = capped(self.http, response.stream, 0 if packed else ERROR_BYTES, cut=True)
+        elif packed:
             response.stream = capped(self.http, response.stream, 0, "it is compressed, though it was asked not to be")
-        elif response.status_code >= 400:
-            response.stream = capped(self.http, response.stream, ERROR_BYTES)
-        elif not response.request.url.path.endswith("/content"):  # files of batches are as long as they are
+        elif not (
+            self.options.batch and response.request.url.path.endswith("/content")
+        ):  # files of batches are as long as they are
             response.stream = capped(self.http, response.stream, self.options.max_bytes)
 
     async def post(self, path: str, body: Mapping[str, Any]) -> bytes:
@@ -126,11 +146,13 @@ class Server:
         """What an exception of the client comes to."""
         who = f"teacher '{self.teacher}': {self.options.url}"
         cause, names = error.__cause__ or error, list[str]()
-        while cause.__cause__ is not None and not isinstance(cause, TooLarge):
+        while cause.__cause__ is not None and not isinstance(cause, TooLarge | Elsewhere):
             names.append(type(cause).__name__)
             cause = cause.__cause__
         if isinstance(cause, TooLarge):
             return Refused("too_large", f"{who}: {cause}", billed=True)
+        if isinstance(cause, Elsewhere):
+            return InputError(self.clean(f"{who}: it sends requests on to {cause}; if you trust that, make it the url"))
         if isinstance(error, self.openai.APIStatusError):
             return self.of_status(error, who)
         names.append(type(cause).__name__)
@@ -160,6 +182,11 @@ class Server:
         return mask(text.replace(self.key, "***") if self.key else text)
 
 
+def place_of(url: Any) -> tuple[str, str, int | None]:
+    """Scheme, host and port; a port that goes without saying is None."""
+    return url.scheme, url.host, url.port
+
+
 def is_connecting(names: list[str]) -> bool:
     """Whether a request never got through, by the names of the exceptions that led to each other. A connection that is
     lost later is a ConnectTimeout too, where the client stands on aiohttp: there aiohttp's own name tells."""
@@ -185,14 +212,18 @@ def seconds_to_wait(headers: Mapping[str, str]) -> float:
     return 0.0
 
 
-def capped(http: Any, stream: Any, most: int, why: str = "") -> Any:
-    """The stream of a response, of which ``most`` bytes are read; more raise TooLarge."""
+def capped(http: Any, stream: Any, most: int, why: str = "", *, cut: bool = False) -> Any:
+    """The stream of a response, of which ``most`` bytes are read; more raise TooLarge, or are ``cut`` off."""
 
     class Capped(http.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             left = most
             async for chunk in stream:
                 left -= len(chunk)
+                if left < 0 and cut:
+                    if left + len(chunk) > 0:
+                        yield chunk[: left + len(chunk)]
+                    return
                 if left < 0:
                     raise TooLarge(why or f"its answer is longer than max_bytes = {most:,}")
                 yield chunk

@@ -175,7 +175,8 @@ class Asking:
         return found
 
     async def once(self, body: dict[str, Any], group: list[Ask]) -> Reply:
-        """One attempt, paid for."""
+        """One attempt, paid for. Raises Stopped."""
+        self.desk.look()
         most = await self.reserve(body)
         cost = most
         async with self.limit as sent:
@@ -223,6 +224,7 @@ class Asking:
             if not ledger.under_way:
                 raise OutOfMoney
             await asyncio.sleep(MONEY)
+            self.desk.look()
         return most
 
 

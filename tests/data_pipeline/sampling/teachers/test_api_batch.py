@@ -193,3 +193,34 @@ def test_batches_cost_no_more_than_the_budget(tmp_path: Path) -> None:
     assert len(made.batches) > 1, "what the first did not cost pays for more"
     (spent,) = sql(tmp_path, "SELECT value FROM notes WHERE name = 'budget'")[0]
     assert float(spent) == pytest.approx(len(rows) * 0.00051)
+
+
+def test_a_batch_that_ends_without_an_answer_is_asked_for_anew(tmp_path: Path) -> None:
+    made = BatchServer(spoil=lambda row, name: None if name == "batch-0" else json.dumps(row))
+    with served(OddServer(other=made)) as server:
+        assert len(go(tmp_path, one(server.url))) == 6
+    assert len(made.batches) == 2
+
+
+def test_a_refused_batch_costs_nothing_of_the_budget(tmp_path: Path) -> None:
+    made = BatchServer(ends="failed")
+    with served(OddServer(other=made)) as server, pytest.raises(InputError, match="the server refuses batch batch-0"):
+        go(tmp_path, one(server.url), budget=1.0)
+    assert sql(tmp_path, "SELECT value FROM notes WHERE name = 'budget'") == [("0.0",)]
+    assert sql(tmp_path, "SELECT count(*) FROM notes WHERE name LIKE 'batch%'") == [(0,)]
+
+
+def test_answers_of_batches_that_do_not_tell_their_tokens_cost_the_most_they_can(tmp_path: Path) -> None:
+    def spoil(row: dict[str, Any], name: str) -> str:
+        if name == "batch-0":
+            row["response"]["body"]["choices"] = []
+        else:
+            del row["response"]["body"]["usage"]["completion_tokens"]
+        return json.dumps(row)
+
+    made = BatchServer(spoil=spoil)
+    with served(OddServer(other=made)) as server:
+        go(tmp_path, one(server.url), train=1, budget=1.0)
+    (spent,) = sql(tmp_path, "SELECT value FROM notes WHERE name = 'budget'")[0]
+    most = (len("How much is 0 and 0?") + 512 + 100 * 20) / 1e6
+    assert float(spent) == pytest.approx(2 * most)

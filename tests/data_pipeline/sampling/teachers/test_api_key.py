@@ -6,12 +6,14 @@ import logging
 import traceback
 from pathlib import Path
 
+import odd_server
 import pytest
 from api_cases import go, teacher
 from odd_server import OddServer, Request, served
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.sampling.teachers.api import teacher as api
+from tracestill.data_pipeline.sampling.teachers.api.replies import read
 
 CANARY = "plainwordsthatnoshapetellsofasakey"  # what it looks like gives it away to nobody
 OTHER = "sk-another-key-000111222333444555666"
@@ -70,6 +72,42 @@ def test_a_server_that_wants_no_key_gets_none_from_the_environment(tmp_path: Pat
         go(tmp_path, [teacher(server.url)])
     assert {request.headers["authorization"] for request in server.requests} == {"Bearer none"}
     assert OTHER not in str([request.headers for request in server.requests])
+
+
+def test_nothing_of_the_environment_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "theirs-org")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "theirs-project")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Gateway: theirs\nAuthorization: Bearer theirs")
+    with served(OddServer()) as server:
+        go(tmp_path, [teacher(server.url, api_key_env="THEIR_SERVER")], train=1)
+    assert "theirs" not in str(server.requests[0].headers)
+    assert server.requests[0].headers["authorization"] == f"Bearer {CANARY}"
+
+
+def test_no_server_sends_requests_on_to_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(OddServer()) as other:
+        plain = odd_server.response
+
+        def moved(data: bytes, status: int = 200, more: str = "") -> bytes:
+            where = f"location: {other.url}/chat/completions\r\n" if status == 307 else ""
+            return plain(data, status, more + where)
+
+        monkeypatch.setattr(odd_server, "response", moved)
+        away = OddServer(other=lambda request, method: (307, b"{}"))
+        with served(away) as server, pytest.raises(InputError, match="it sends requests on to http://127"):
+            go(tmp_path, [teacher(server.url, api_key_env="THEIR_SERVER", concurrency=1)], train=1)
+    assert other.requests == []
+
+
+@pytest.mark.parametrize(
+    ("key", "text"), [("abcde/fgh+i", r"abcde\/fgh+i"), ("abc&defghi", r"abc\u0026defghi"), ("ab.cdefgh", "ab.cdefgh")]
+)
+def test_a_key_is_hidden_however_json_writes_it(key: str, text: str) -> None:
+    assert read(f'{{"a": "it is {text}, abXcdefgh"}}', key) == {"a": "it is ***, abXcdefgh"}
+
+
+def test_a_word_in_place_of_a_key_leaves_texts_as_they_are() -> None:
+    assert read('{"a": "a test"}', "test") == {"a": "a test"}
 
 
 def test_a_key_that_is_missing_or_no_key_is_told_without_saying_it(
