@@ -66,7 +66,7 @@ bench: install-dev  ## the benchmarks on this machine's CPU; writes into RESULTS
 	-$(BIN)/python benchmarks/trainer_cpu.py --peers $(PEERS) --json $(RESULTS)/trainer_cpu.json
 	-test ! -d models/smollm2-135m || $(BIN)/python benchmarks/real_student.py --data data --student models/smollm2-135m \
 	    --peers $(PEERS) --json $(RESULTS)/real_student.json
-	-$(BIN)/python benchmarks/foresee.py --json $(RESULTS)/foresee_cpu.json --plot docs/foresee.svg
+	-$(BIN)/python benchmarks/forecast.py --json $(RESULTS)/forecast_cpu.json --plot docs/forecast.svg
 
 bench-gpu: install-dev  ## kernels (8 minutes) and trainer on one GPU; GPU_OPTIONS=--quick shortens the latter
 	$(BIN)/python -m pytest -q tests/kernels

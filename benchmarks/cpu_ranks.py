@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from foresee import PACKS, STUDENTS, prepared
+from forecast import PACKS, STUDENTS, prepared
 from machine import claim, finish, table
 from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""The model of step time against what others published: the part of `foresee.py` that needs no measurement.
+"""The model of step time against what others published: the part of `forecast.py` that needs no measurement.
 
 `published_throughput.json` holds series of runs that differ in the number of GPUs (and in accumulation) alone. The
 run with the fewest GPUs gives the rate at which a GPU computes; the model then says what more of them reach, from the

@@ -1,4 +1,4 @@
-"""Students of 0.6, 8 and 70 billion parameters on 1 to 1,024 nodes that nobody here has: the plot of `foresee.py`.
+"""Students of 0.6, 8 and 70 billion parameters on 1 to 1,024 nodes that nobody here has: the plot of `forecast.py`.
 
 Nodes of eight H100 (`trainer/metrics/hardware.py`), bf16, layers recomputed, documents of 4,096 tokens in packs of
 16,384. ``weak``: one pack a GPU and step. ``strong``: 4,194,304 tokens a step whatever the number of GPUs, 256 packs of

@@ -1,4 +1,4 @@
-"""The parts of benchmarks/foresee.py that measure nothing."""
+"""The parts of benchmarks/forecast.py that measure nothing."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ def on_path():
 def test_the_model_meets_the_run_that_it_was_fitted_on():
     import json
 
-    import foresee_published as published
+    import forecast_published as published
 
     data = json.loads(published.PUBLISHED.read_text())
     for series in data["series"]:
@@ -29,7 +29,7 @@ def test_the_model_meets_the_run_that_it_was_fitted_on():
 
 
 def test_published_runs_are_foreseen_better_than_by_perfect_scaling():
-    import foresee_published as published
+    import forecast_published as published
 
     found = published.check()
     assert len(found["rows"]) == 52
@@ -42,7 +42,7 @@ def test_published_runs_are_foreseen_better_than_by_perfect_scaling():
 
 
 def test_curves_end_where_scaling_does(tmp_path):
-    import foresee_students as students
+    import forecast_students as students
 
     def points(*speeds, fits=True):
         return [{"nodes": 2**i, "tokens_per_second": s, "fits": fits} for i, s in enumerate(speeds)]
@@ -58,11 +58,11 @@ def test_curves_end_where_scaling_does(tmp_path):
 
 
 def test_the_claims_about_this_machine_can_fail():
-    import foresee
+    import forecast
 
     errors = {(2, 0, None): 0.01, (4, 2, None): 0.2, (3, 3, None): -0.1, (2, 2, 100): -0.16, (2, 3, 100): 0.05}
     cases = [{"ranks": r, "zero": z, "mbits": m, "error": error} for (r, z, m), error in errors.items()]
-    held = {claim["name"].split(":")[0]: claim["holds"] for claim in foresee.claims_of({"cases": cases})}
+    held = {claim["name"].split(":")[0]: claim["holds"] for claim in forecast.claims_of({"cases": cases})}
     assert held == {
         "ZeRO 0 to 2, ranks of this machine": False,
         "ZeRO 0 to 2, two hosts": False,

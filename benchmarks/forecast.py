@@ -1,6 +1,6 @@
 """`tracestill bench --forecast` against what can be measured: is the step time right where it was not fitted?
 
-    python benchmarks/foresee.py --json benchmarks/results/foresee_cpu.json --plot docs/foresee.svg    # 20 minutes
+    python benchmarks/forecast.py --json benchmarks/results/forecast_cpu.json --plot docs/forecast.svg    # 20 minutes
 
 On this machine's CPU, two students are timed as `tracestill bench` times a recipe (`launch/bench/bench.py`). From one
 rank alone at each ZeRO stage, two and four ranks at ZeRO 0, and two messages between two ranks,
@@ -8,8 +8,8 @@ rank alone at each ZeRO stage, two and four ranks at ZeRO 0, and two messages be
 on 2, 3 and 4 ranks at the other stages (ranks beyond the cores share them), and on two hosts, which are network
 namespaces joined by links that `tc` limits. Three ranks share four packs, so some of them idle.
 
-The part in `foresee_published.py` checks the model against multi-node runs that others published, the part in
-`foresee_students.py` draws what it says about students of 0.6B, 8B and 70B parameters on up to 1,024 nodes.
+The part in `forecast_published.py` checks the model against multi-node runs that others published, the part in
+`forecast_students.py` draws what it says about students of 0.6B, 8B and 70B parameters on up to 1,024 nodes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import foresee_published
-import foresee_students
+import forecast_published
+import forecast_students
 from machine import claim, finish, table
 from rich.console import Console
 
@@ -131,7 +131,7 @@ def case_of(bench: Bench, ranks: int, zero: int, found: Result, mbits: int | Non
 def measure(students: dict[str, dict[str, int]], warmup: int, steps: int) -> dict[str, Any]:
     """Everything that is measured on this machine."""
     result: dict[str, Any] = {"students": {}, "cases": [], "not_possible": []}
-    with tempfile.TemporaryDirectory(prefix="foresee-") as folder:
+    with tempfile.TemporaryDirectory(prefix="forecast-") as folder:
         for name, config in students.items():
             bench = Bench(prepared(Path(folder), name, config), "traces", None, warmup, steps, Console(stderr=True))
             result["students"][name] = about = on_one_host(bench, result["cases"])
@@ -142,7 +142,7 @@ def measure(students: dict[str, dict[str, int]], warmup: int, steps: int) -> dic
 
 def predict(here: dict[str, Any]) -> None:
     """Add to each case what the model foresees, from the student's machine and nothing of the case itself."""
-    with tempfile.TemporaryDirectory(prefix="foresee-") as folder:
+    with tempfile.TemporaryDirectory(prefix="forecast-") as folder:
         for name, about in here["students"].items():
             run = prepared(Path(folder), name, STUDENTS[name])
             student = Student.of(Bench(run, "traces", None, 1, 1, Console(quiet=True)))
@@ -202,13 +202,13 @@ def main() -> int:
     else:
         here = measure(QUICK if arguments.quick else STUDENTS, arguments.warmup, arguments.steps)
     predict(here)
-    published, drawn = foresee_published.check(), foresee_students.curves()
+    published, drawn = forecast_published.check(), forecast_students.curves()
     show(here)
-    foresee_published.show(published)
-    foresee_students.show(drawn)
+    forecast_published.show(published)
+    forecast_students.show(drawn)
     if arguments.plot:
-        foresee_students.draw(drawn, arguments.plot)
-    claims = claims_of(here) + foresee_published.claims_of(published)
+        forecast_students.draw(drawn, arguments.plot)
+    claims = claims_of(here) + forecast_published.claims_of(published)
     return finish({"here": here, "published": published, "foreseen_students": drawn}, claims, arguments.json)
 
 
