@@ -47,14 +47,15 @@ def fetch_student(
         if directory.exists():
             raise InputError(f"{directory}: exists; choose another directory, or remove it")
         from tracestill.trainer.loading.gguf import convert, read_digest
+        from tracestill.trainer.ranks.console import say
 
         packaged = next((each for each in PACKAGED.values() if each.file == file.name), None)
         digest = read_digest(file)
         if packaged is not None and digest != packaged.sha256:
             raise InputError(f"{file}: its sha256 is {digest}, expected {packaged.sha256}; install {packaged.install}")
         convert(file, directory)
-    print(f"{directory}: {file.name} (sha256 {digest[:12]}…) as a model of transformers in fp32")
-    print(f"in a recipe: student: {{pretrained: {directory}}}, encode: {{tokenizer: {{path: {directory}}}}}")
+    say(f"{directory}: {file.name} (sha256 {digest[:12]}…) as a model of transformers in fp32")
+    say(f"in a recipe: student: {{pretrained: {directory}}}, encode: {{tokenizer: {{path: {directory}}}}}")
 
 
 def find(what: str, folder: Path) -> Path:

@@ -41,6 +41,7 @@ def init(
     """
     from tracestill.launch.commands.init_recipe import recipe_text, this_machine
     from tracestill.launch.commands.init_survey import name_of, survey
+    from tracestill.trainer.ranks.console import say
     from tracestill.trainer.recipe.recipe import load_recipe
 
     path = recipe or Path(f"{name_of(source)}.yaml")
@@ -49,7 +50,7 @@ def init(
     benchmarks = tuple(decontaminate or ())
     found = survey(source, benchmarks)
     for line in told(found):
-        typer.echo(line)
+        say(line)
     text = recipe_text(found, source, path.stem if recipe else name_of(source), teacher, benchmarks, this_machine())
     try:
         path.write_text(text, encoding="utf-8")
@@ -57,11 +58,9 @@ def init(
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another --recipe") from error
     if found.traces:
         load_recipe(path)
-        typer.echo(f"\nwrote {path}; look it over, then: tracestill run {path}")
+        say(f"\nwrote {path}; look it over, then: tracestill run {path}")
     else:
-        typer.echo(
-            f"\nwrote {path}; it holds no traces: name under sample.teachers who answers, then: tracestill run {path}"
-        )
+        say(f"\nwrote {path}; it holds no traces: name under sample.teachers who answers, then: tracestill run {path}")
 
 
 def told(found: Survey) -> list[str]:

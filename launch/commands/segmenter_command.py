@@ -22,19 +22,19 @@ def train_segmenter(
     Example: [cyan]tracestill train-segmenter labels.jsonl --out segmenter.json[/], then in a recipe
     [cyan]segment: {by: model, model: segmenter.json}[/]
     """
-    from rich.console import Console
     from rich.table import Table
 
     from tracestill.data_pipeline.base.errors import InputError
     from tracestill.data_pipeline.segmentation.labels import read_labels
     from tracestill.data_pipeline.segmentation.training import train, write_model
+    from tracestill.trainer.ranks.console import Terminal
 
     traces = read_labels(labels)
     if not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: its folder is not there")
     found = train(traces, test_share)
     write_model(out, found, {"labels": labels.name, "clauses": found.clauses, "test_share": test_share})
-    console = Console()
+    console = Terminal()
     console.print(f"{out}: learnt from {found.clauses:,} clauses", highlight=False, soft_wrap=True)
     if not found.test:
         console.print("no trace was set apart to test it on; raise --test-share, or label more", style="yellow")

@@ -188,7 +188,7 @@ def test_a_failing_teacher_is_asked_again_and_then_reported_with_its_samples_kep
     mended = go(tmp_path, "broken", teachers=[good, {"name": "bad", "options": {"failures": 0}}])
     manifest = read_manifest(tmp_path / "broken" / "sample")
     assert manifest is not None
-    assert manifest["counts"]["from_journal"] == int(kept[1])
+    assert manifest["counts"]["from_journal"] >= int(kept[1]) > 0, "what was on its way is kept as well"
     assert len(mended) == 24
 
 

@@ -138,7 +138,9 @@ def by_hand(root, step):
     (16 wide, one layer of two heads of 8, an MLP of 32), padding and balance."""
     run = RunDirectory.open(root)
     encode = run.stage("traces", "encode")
-    store, plan = TokenStore(encode / "tokens.arrow"), load_plan(run.stage("traces", "plan") / "epoch-000")
+    store, plans = TokenStore(encode / "tokens.arrow"), run.stage("traces", "plan")
+    epoch, step = divmod(step, load_plan(plans / "epoch-000").n_steps)
+    plan = load_plan(plans / f"epoch-{epoch:03d}")
     packs = [store.lengths[pack].astype(int).tolist() for pack in plan.step(step)]
     assert len(packs) == 2
     lengths = [length for pack in packs for length in pack]

@@ -25,19 +25,25 @@ def load(options: TeacherOptions) -> tuple[Any, Any]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype: Any = torch.float32 if options.dtype == "auto" and device == "cpu" else options.dtype
     transformers.utils.logging.disable_progress_bar()  # the sampler shows its own
-    safe = {"trust_remote_code": False, "local_files_only": True}
     try:
-        config = transformers.AutoConfig.from_pretrained(base, **safe)
+        config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True)
         kind = "AutoModelForSeq2SeqLM" if config.is_encoder_decoder else "AutoModelForCausalLM"
         made = getattr(transformers, kind).from_pretrained(
-            base, config=config, dtype=dtype, use_safetensors=True, **safe
+            base,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
         )
         if adapter is not None:
             import peft
 
             made = peft.PeftModel.from_pretrained(made, str(adapter), is_trainable=False)
         with_tokenizer = adapter if adapter is not None and (adapter / TOKENIZER).is_file() else base
-        tokenizer = transformers.AutoTokenizer.from_pretrained(with_tokenizer, **safe)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            with_tokenizer, trust_remote_code=False, local_files_only=True
+        )
         made = made.to(device).eval()
     except ImportError as error:
         raise InputError(f"options.model: {options.model}: {error}; pip install 'tracestill[lora]'") from error
