@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
+from tracestill.data_pipeline.models import own_code
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer.engine import zero
 from tracestill.trainer.engine.ema import Ema
-from tracestill.trainer.loading import own_code
 from tracestill.trainer.ranks.cores import own_threads
 from tracestill.trainer.ranks.join_ranks import join
 from tracestill.trainer.ranks.mesh import Mesh, exchange, mesh, refuse

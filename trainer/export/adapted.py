@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tracestill.data_pipeline.models import own_code
 from tracestill.trainer.export.export import export
-from tracestill.trainer.loading import own_code
 from tracestill.trainer.recipe.student_settings import StudentConfig
 from tracestill.trainer.student import adapters
 

@@ -19,10 +19,10 @@ from tracestill.data_pipeline.base.places import draft_of, mark, remove_drafts, 
 from tracestill.data_pipeline.base.stage import MANIFEST, sync, write_json
 from tracestill.data_pipeline.documents import template_process
 from tracestill.data_pipeline.documents.encode import load_layout
+from tracestill.data_pipeline.models import own_code
 from tracestill.data_pipeline.tokens.layout import Layout, LayoutConfig
 from tracestill.data_pipeline.tokens.render import load_backend, load_config
 from tracestill.trainer.export.tokenizer_probe import PROBE, first_difference, probes
-from tracestill.trainer.loading import own_code
 from tracestill.trainer.loading.limited import BeyondLimits, Raised, texts_of
 from tracestill.trainer.loading.loading import load_tokenizer
 from tracestill.trainer.student import adapters

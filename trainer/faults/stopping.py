@@ -20,8 +20,8 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from tracestill.data_pipeline.base.stage import write_json
+from tracestill.data_pipeline.models import own_code
 from tracestill.trainer.faults.failure import EXIT_FAILED
-from tracestill.trainer.loading import own_code
 
 EXIT_STOPPED = 3  # of every rank, and of `tracestill train` and `tracestill run`
 REQUEST, MARKER = "stop", "stopped.json"

@@ -31,10 +31,10 @@ import torch.distributed as dist
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.room import told_of
 from tracestill.data_pipeline.guards.secret import mask
+from tracestill.data_pipeline.models import own_code
 from tracestill.trainer.faults.failure import EXIT_FAILED, FAILURE, FAILURES, NO_ANSWER, code_of, read_failure, told
 from tracestill.trainer.faults.nodes import LOST, Nodes
 from tracestill.trainer.faults.stopping import EXIT_STOPPED
-from tracestill.trainer.loading import own_code
 from tracestill.trainer.ranks import heartbeat
 from tracestill.trainer.ranks.collectives import share_text
 from tracestill.trainer.ranks.console import say

@@ -23,17 +23,17 @@ from transformers import (
 from transformers.integrations import hub_kernels
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.trainer.loading import own_code
-from tracestill.trainer.loading.gguf import plain_place
-from tracestill.trainer.loading.model_directory import (
+from tracestill.data_pipeline.models import own_code
+from tracestill.data_pipeline.models.model_directory import (
     ADAPTER_CONFIG,
     base_of,
     check_directory,
     read_object,
     refuse_foreign,
 )
+from tracestill.data_pipeline.models.own_code import CONFIG
+from tracestill.trainer.loading.gguf import plain_place
 from tracestill.trainer.loading.offline import offline
-from tracestill.trainer.loading.own_code import CONFIG
 from tracestill.trainer.ranks.console import say
 from tracestill.trainer.ranks.join_ranks import is_first
 

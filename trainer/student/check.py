@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.models.model_directory import read_object
 from tracestill.trainer.loading.gguf import plain_place
 from tracestill.trainer.loading.loading import build_model, check_model, read_config, reason_of, refuse_quantised
-from tracestill.trainer.loading.model_directory import read_object
 from tracestill.trainer.ranks.mesh import KEY, refuse
 from tracestill.trainer.recipe.positions import positions_in
 from tracestill.trainer.recipe.settings import StudentConfig

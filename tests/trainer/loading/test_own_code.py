@@ -17,13 +17,13 @@ from strange_models import CPU, IDS, load, save_adapter, save_model, set_config
 from tiny_export import save_tokenizer
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.models import own_code
 from tracestill.trainer.engine import engine
 from tracestill.trainer.evaluation.baseline import load_any
 from tracestill.trainer.evaluation.generate import load_exported
 from tracestill.trainer.export.export import export
 from tracestill.trainer.faults import stopping
 from tracestill.trainer.faults.watchdog import Watchdog
-from tracestill.trainer.loading import own_code
 from tracestill.trainer.loading.loading import place_of, read_config
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import bookkeeping, trained_with

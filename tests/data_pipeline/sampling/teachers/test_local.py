@@ -80,9 +80,11 @@ def test_an_adapter_is_part_of_the_teacher(tmp_path: Path, model: Path) -> None:
     ("name", "held", "message"),
     [
         ("config.json", {"auto_map": {"AutoConfig": "evil.Config"}}, "brings code of its own"),
-        ("config.json", {"attn_implementation": "someone/kernel"}, "code from a hub"),
+        ("config.json", {"configuration_files": ["config.9.json"]}, "names other files for its settings"),
+        ("config.json", {"transformers_weights": "pytorch_model.bin"}, "expected a safetensors file"),
+        ("config.json", {"attn_implementation": "someone/kernel"}, "a kernel from a hub"),
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.T", None]}}, "brings code of its own"),
-        ("adapter_config.json", {"base_model_name_or_path": "org/name"}, "expected adapter_model.safetensors"),
+        ("adapter_config.json", {"base_model_name_or_path": "org/name"}, "holds no adapter_model.safetensors"),
         ("adapter_config.json", {"auto_mapping": {"parent_library": "os"}}, "would import 'os'"),
     ],
 )
@@ -101,5 +103,5 @@ def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
     tiny_model().save_pretrained(directory)
     save_tokenizer(directory)
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
-    with pytest.raises(InputError, match="pickled ones are not loaded"):
+    with pytest.raises(InputError, match="is a pickle"):
         ask(tmp_path, directory)

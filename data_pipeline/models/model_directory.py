@@ -13,9 +13,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.trainer.loading import own_code
-from tracestill.trainer.loading.adapter_patterns import check_patterns
-from tracestill.trainer.loading.own_code import CONFIG
+from tracestill.data_pipeline.models import own_code
+from tracestill.data_pipeline.models.adapter_patterns import check_patterns
+from tracestill.data_pipeline.models.own_code import CONFIG
 
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS, INDEX, ADAPTER_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
@@ -43,7 +43,9 @@ def check_directory(directory: Path, trusted: str | None = None) -> None:
             check_directory(base, trusted)
             if own_code.is_run(read_object(base / CONFIG), trusted):
                 raise InputError(f"{directory}: an adapter on a model with code of its own; merge it into that model")
-        check_patterns(directory / ADAPTER_CONFIG, read_object(directory / ADAPTER_CONFIG))
+        held = read_object(directory / ADAPTER_CONFIG)
+        refuse_library(directory / ADAPTER_CONFIG, held)
+        check_patterns(directory / ADAPTER_CONFIG, held)
         if find_spec("peft") is None:
             raise InputError(f"{directory}: an adapter, which needs peft; install it: pip install 'tracestill[lora]'")
         check_file(directory, ADAPTER_WEIGHTS)
@@ -83,6 +85,14 @@ def refuse_foreign(file: Path, config: Mapping[str, Any]) -> None:
             values = value.values() if isinstance(value, Mapping) else [value]
             if found := [v for v in values if isinstance(v, str) and "/" in v]:
                 raise InputError(f"{file}: {key} is {found[0]!r}, a kernel from a hub, which is not fetched; remove it")
+
+
+def refuse_library(file: Path, adapter: Mapping[str, Any]) -> None:
+    """Raises InputError for an adapter that would have peft import a module other than transformers'."""
+    mapping = adapter.get("auto_mapping") or {}
+    library = mapping.get("parent_library", "transformers.") if isinstance(mapping, Mapping) else mapping
+    if not str(library).startswith("transformers."):
+        raise InputError(f"{file}: would import {library!r} (auto_mapping), which is not done; remove it")
 
 
 def check_weights(directory: Path, name: Any = None) -> None:
