@@ -103,6 +103,7 @@ def train(job: Job, stop: StopRequest) -> bool:
             better = progress.best is not None and progress.best.add(done, measured)
         ends = last or progress.over or result.stop
         if meter.steps and (ends or done % settings.log_every == 0):
+            job.phase("log")
             numbers = {"lr": rate, "grad_norm": result.grad_norm, **meter.read()}
             numbers |= throughput.read(numbers["weighted_tokens"], prefetch)
             log.add(step=done, epoch=batch.epoch, **numbers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, get_args
 
-Phase = Literal["start", "load", "data", "forward", "backward", "communication", "measure", "save", "finish"]
+Phase = Literal["start", "load", "data", "forward", "backward", "communication", "log", "measure", "save", "finish"]
 Listener = Callable[[Phase, int], None]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 

