@@ -16,8 +16,9 @@ Getter = Callable[[Mapping[str, Any]], Any]
 
 
 class FieldsConfig(BaseModel):
-    """Each is a field's name, a dotted path (``meta.answer``, ``choices.0.text``), or a template of such
-    (``{instruction}\\n\\n{input}``; a list stands there in lines). Null: as recognised; none: it is not looked for."""
+    """Each is a field's name, a dotted path (``meta.answer``, ``choices.0.text``), a template of such
+    (``{instruction}\\n\\n{input}``; a list stands there in lines), or a name with a ``*`` for a number
+    (``solution_*``), which makes a list of all those fields. Null: as recognised; none: it is not looked for."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -76,6 +77,14 @@ def getter(spec: str) -> Getter:
             return SLOT.sub(lambda match: in_lines(found[match[1]]), spec).strip()
 
         return fill
+    if "*" in spec:
+        numbered = numbered_like(spec)
+
+        def collect(row: Mapping[str, Any]) -> Any:
+            found = sorted((int(match[1]), name) for name in row if (match := numbered.fullmatch(name)))
+            return [row[name] for _, name in found] if found else MISSING
+
+        return collect
     path = spec.split(".")
 
     def find(row: Mapping[str, Any]) -> Any:
@@ -92,6 +101,12 @@ def getter(spec: str) -> Getter:
         return held
 
     return find
+
+
+def numbered_like(spec: str) -> re.Pattern[str]:
+    """What the names of fields look like that a name with a ``*`` means; its group is their number."""
+    before, _, after = spec.partition("*")
+    return re.compile(rf"{re.escape(before)}(\d+){re.escape(after)}")
 
 
 def in_lines(value: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
@@ -27,6 +29,7 @@ GOLD = (
     "gold", "gold_answer", "final_answer", "expected_answer", "ground_truth_answer", "reference_answer", "ground_truth",
     "target", "correct_answer",
 )  # fmt: skip
+HOLDERS = ("reward_model", "verification_info", "extra_info", "metadata")  # objects that may hold a gold answer
 LABEL = "label"  # a gold answer, unless it only says whether something is right
 GIVEN = ("prediction", "predicted_answer", "model_answer")
 OTHERS = {
@@ -37,6 +40,11 @@ OTHERS = {
     "split": ("split",),
     "finish": ("finish_reason", "finish_reasons", "stop_reason"),
 }  # fmt: skip
+OF_MODEL = (  # ends of names that begin with a model's: the thought, and what it says then
+    ("_reasoning", "_reasoning_content", "_thinking", "_thinking_trajectory", "_thinking_trajectories"),
+    ("_solution", "_attempt", "_response", "_answer", "_output"),
+)
+NUMBERED = re.compile(rf"(?:\w+_)?(?:{'|'.join(name.removesuffix('s') for name in WRITTEN)})_?(?=\d+\Z)")
 SELDOM = {"input", *(name for names in OTHERS.values() for name in names)}  # what most rows may leave out
 
 
@@ -55,9 +63,10 @@ def recognise(rows: Sequence[Mapping[str, Any]]) -> Shape | None:
     if messages and any(is_messages(value) for value in known.values(messages)):
         if asked and any(known.is_list(name) for name in WRITTEN):  # several traces; the messages hold one of them
             return of_question(known, asked, others)
-        if not known.is_answered(messages) and known.first((*WRITTEN, *known.thoughts(), *GOLD, "answer")):
+        apart = known.first((*WRITTEN, *known.thoughts(), *GOLD, "answer")) or known.gold_inside()
+        if not known.is_answered(messages) and apart:
             return of_question(known, known.real(messages), others)  # what follows them stands apart
-        gold = known.gold(() if known.is_long("answer") else ("answer",))
+        gold = known.gold(known.short("answer"))
         name = "multi-turn messages" if any(map(several_turns, known.values(messages))) else "messages"
         return Shape(name, FieldsConfig(messages=known.real(messages), gold=gold, **others))
     if known.has("body") and known.has("question"):  # SVAMP
@@ -66,14 +75,19 @@ def recognise(rows: Sequence[Mapping[str, Any]]) -> Shape | None:
     if known.has("instruction") and known.has("output"):  # Alpaca
         given = known.real("instruction")
         question = f"{{{given}}}\n\n{{{known.real('input')}}}" if known.has("input") else given
-        gold = known.gold(() if known.is_long("answer") else ("answer",))
-        named = "instruction/input/output" if known.has("input") else "instruction/output"
-        return Shape(named, FieldsConfig(question=question, trace=known.real("output"), gold=gold, **others))
+        gold = known.gold(known.short("answer"))
+        name = "instruction/input/output" if known.has("input") else "instruction/output"
+        return Shape(name, FieldsConfig(question=question, trace=known.real("output"), gold=gold, **others))
     return None if asked is None else of_question(known, asked, others)
 
 
 def of_question(known: Columns, question: str, others: dict[str, str]) -> Shape:
     """The shape of rows whose field ``question`` is one."""
+    if pair := known.of_a_model():
+        reasoning, text = pair
+        return named(FieldsConfig(question=question, reasoning=reasoning, trace=text, gold=known.gold(), **others))
+    if several := known.numbered():
+        return named(FieldsConfig(question=question, trace=several, gold=known.gold(known.short("answer")), **others))
     written = known.first([name for name in WRITTEN if name != question.lower()])
     thought = known.first(known.thoughts())
     answer = known.first(("answer", *GIVEN))
@@ -85,7 +99,7 @@ def of_question(known: Columns, question: str, others: dict[str, str]) -> Shape:
             answer = None  # a solution of somebody else's
     if thought and (given := known.first(GIVEN)) and not written and not known.is_long("answer"):
         gold, answer = gold or known.first(("answer",)), given  # what the model says, and what is right
-    gold = gold or (known.gold() if answer is None else None)
+    gold = gold or (known.gold() if answer is None else known.gold_inside())
     if thought and written and (known.is_long(written) or gold or answer):  # a thought apart, and the visible text
         fields = FieldsConfig(question=question, reasoning=thought, trace=written, gold=gold or answer, **others)
     elif thought and answer:
@@ -106,8 +120,13 @@ def of_question(known: Columns, question: str, others: dict[str, str]) -> Shape:
         fields = FieldsConfig(
             question=question, gold=gold or answer, **{k: v for k, v in others.items() if k != "teacher"}
         )
-    named = [fields.question, fields.reasoning, fields.trace, fields.answer, fields.gold]
-    return Shape("/".join(dict.fromkeys(name.strip("{}") for name in named if name)), fields)
+    return named(fields)
+
+
+def named(fields: FieldsConfig) -> Shape:
+    """A shape that is called by its fields."""
+    names = [fields.question, fields.reasoning, fields.trace, fields.answer, fields.gold]
+    return Shape("/".join(dict.fromkeys(name.strip("{}") for name in names if name)), fields)
 
 
 class Columns:
@@ -154,10 +173,41 @@ class Columns:
         ]
 
     def gold(self, more: Sequence[str] = ()) -> str | None:
-        """The field of a gold answer: one of GOLD, of ``more``, or a label that is no mark of right and wrong."""
+        """The field of a gold answer: one of GOLD, of ``more``, a label that is no mark of right and wrong, or one of
+        GOLD inside of an object."""
         labels = self.values(LABEL)
         marks = all(isinstance(value, int) and value in (0, 1) for value in labels)
-        return self.first((*GOLD, *more, *(() if marks else (LABEL,))))
+        return self.first((*GOLD, *more, *(() if marks else (LABEL,)))) or self.gold_inside()
+
+    def gold_inside(self) -> str | None:
+        """The path of a gold answer in one of HOLDERS, as data sets for reinforcement learning have it."""
+        for name in HOLDERS:
+            held = [value for value in self.values(name) if isinstance(value, Mapping)]
+            for gold in (*GOLD, "answer"):
+                if held and 2 * sum(value.get(gold) not in (None, "") for value in held) >= len(self.rows):
+                    return f"{self.real(name)}.{gold}"
+        return None
+
+    def short(self, name: str) -> tuple[str, ...]:
+        """A field's name, if it holds answers rather than solutions."""
+        return () if self.is_long(name) else (name,)
+
+    def of_a_model(self) -> tuple[str, str] | None:
+        """Two fields that begin with one model's name: its thought, and what it says then."""
+        for name in self.names:
+            for end in OF_MODEL[0]:
+                said = self.first([f"{name.removesuffix(end)}{other}" for other in OF_MODEL[1]])
+                if name.endswith(end) and len(name) > len(end) and said:
+                    return self.names[name], said
+        return None
+
+    def numbered(self) -> str | None:
+        """What names with a number have in common that hold a trace each (``r1_solution_1``, ``r1_solution_2``)."""
+        found = Counter(match[0] for name in self.names if (match := NUMBERED.match(name)))
+        stem = next((stem for stem, count in found.items() if count > 1), None)
+        if stem is None:
+            return None
+        return f"{next(real for name, real in self.names.items() if NUMBERED.match(name))[: len(stem)]}*"
 
     def is_answered(self, name: str) -> bool:
         """Whether most conversations in a field end with the assistant."""

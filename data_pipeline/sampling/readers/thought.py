@@ -12,6 +12,7 @@ TAG = re.compile(
     r"|(?P<close>◁/think▷|\[/THINK\]|<\|end_of_thought\|>|<\|END_THINKING\|>"
     r"|<\|end\|>(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>)"
 )
+BARE = re.compile(r"\s*(?P<open>analysis)(?=\S).*?(?P<close>assistantfinal)(?=\S)", re.S)
 AROUND = re.compile(
     r"^\s*(?:<(answer|response|solution)>|<\|begin_of_solution\|>|<\|START_RESPONSE\|>)"
     r"|(?:</(?:answer|response|solution)>|<\|end_of_solution\|>|<\|END_RESPONSE\|>)\s*$"
@@ -32,6 +33,8 @@ def split_thought(text: str) -> Thought | None:
     A closing tag alone ends a thought that the prompt opened. Tags inside of a thought that has closed already are a
     fault, as is one that never closes; the text is then all thought.
     """
+    if bare := BARE.match(text):  # channels, once a decoder has left their symbols out
+        return Thought(text[bare.end("open") : bare.start("close")].strip(), text[bare.end() :].strip())
     if not any(mark in text for mark in "<◁["):
         return None
     tags = [(match, bool(match["shut"] or match["close"])) for match in TAG.finditer(text)]

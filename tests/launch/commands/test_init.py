@@ -105,12 +105,12 @@ def test_what_is_no_file_and_what_holds_no_traces_is_said(
 ) -> None:
     with pytest.raises(InputError, match="digit_sum: is no file, no directory"):
         init(Path("digit_sum"), tmp_path / "a.yaml", monkeypatch)
-    source, more = tmp_path / "q.jsonl", {"r1_solution_1": "a", "r1_solution_2": "b"}
+    source, more = tmp_path / "q.jsonl", {"thing_1": "a", "thing_2": "b"}
     source.write_text("\n".join(json.dumps({"question": f"{n} times {n}?", "gold": n * n, **more}) for n in range(20)))
     init(source, tmp_path / "q.yaml", monkeypatch)
     told = capsys.readouterr().out
     assert "it holds no traces: name under sample.teachers who answers" in told
-    assert "no traces; of these fields nothing is known: r1_solution_1, r1_solution_2\n" in told
+    assert "no traces; of these fields nothing is known: thing_1, thing_2\n" in told
     assert "NAME_A_TEACHER" in (tmp_path / "q.yaml").read_text()
 
 

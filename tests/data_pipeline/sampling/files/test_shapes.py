@@ -77,6 +77,14 @@ SHAPES: dict[str, tuple[dict, dict]] = {  # a row, and what its record holds bes
         {"question": Q, "output": THOUGHT, "gold": 7, "system": "S", "model": "r1", "weight": 0.5, "stop_reason": "x"},
         {"style": "S", "teacher": "r1", "weight": 0.5, "gold": "7", "raw": THOUGHT},
     ),
+    "of a model": (
+        {"problem": Q, "deepseek_reasoning": T, "deepseek_solution": "The answer is 7.", "ground_truth_solution": "x"},
+        {"reader": "think+sentence"},
+    ),
+    "verl": (
+        {"prompt": [USER], "response": THOUGHT, "reward_model": {"style": "rule", "ground_truth": "7"}},
+        {"reader": "think+sentence"},
+    ),
     "fenced": ({"question": Q, "output": f'```json\n{{"reasoning": "{T}", "answer": "7"}}\n```'}, {"reader": "json"}),
 }  # fmt: skip
 
@@ -104,6 +112,15 @@ def test_generations_are_all_kept_each_with_what_stands_beside_it(tmp_path: Path
         (str(path), 1, "no_trace"),
         (str(path), 1, "unfinished"),
     ]
+
+
+@pytest.mark.parametrize("spec", [None, "r1_solution_*"])
+def test_fields_with_a_number_are_several_traces_in_its_order(tmp_path: Path, spec: str | None) -> None:
+    row = {"question": Q, "final_answer": "7", "r1_solution_10": f"{T} #### 9", "r1_solution_2": f"{T} #### 8",
+           "R1_solution_x": "no", "r1_solution_1": THOUGHT}  # fmt: skip
+    path = write(tmp_path / "a.jsonl", row)
+    records, _ = sampled(tmp_path, path, **({"fields": {"trace": spec}} if spec else {}))
+    assert sorted((r["index"], r["answer"]) for r in records) == [(0, "7"), (1, "8"), (2, "9")]
 
 
 def test_fields_map_paths_and_templates_and_a_pattern_finds_the_gold_answer(tmp_path: Path) -> None:
