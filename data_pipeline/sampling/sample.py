@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,21 @@ from tracestill.data_pipeline.base.stage import CONTENTS, stage
 from tracestill.data_pipeline.sampling.ask_all import MAX_REJECTED, Asking, Progress
 from tracestill.data_pipeline.sampling.asking.styles import tagged
 from tracestill.data_pipeline.sampling.files.rejected import by_reason, refuse_too_many, write_rejected
+from tracestill.data_pipeline.sampling.files.trace_store import TraceStore
 from tracestill.data_pipeline.sampling.journal import Journal, Key
 from tracestill.data_pipeline.sampling.questions import Posed, QuestionsConfig, make_questions
 from tracestill.data_pipeline.sampling.readers.chain import Chain
 from tracestill.data_pipeline.sampling.reading import Reader, rejection
 from tracestill.data_pipeline.sampling.sample_config import (
     RECORDED,
+    Asked,
     SampleConfig,
     files_of,
     make_teachers,
     reader_files,
 )
 from tracestill.data_pipeline.sampling.splits import near
-from tracestill.data_pipeline.sampling.teachers import FAILURES, Said
+from tracestill.data_pipeline.sampling.teachers import FAILURES, Said, recorded
 from tracestill.data_pipeline.sampling.wanted import REVISION, Course, Wanted
 from tracestill.data_pipeline.sampling.watch import Watch
 
@@ -90,6 +92,7 @@ def run(
     with posed.traces, stage(directory, "sample", config, {}, safe) as work, Journal(journal) as book:
         watch = Watch(questions, sample, teachers, book, memory)
         teachers = watch.teachers
+        refuse_strangers(teachers, posed.traces)
         reader = Reader(chain, by_id, sample.tags)
         course = Course(by_id, teachers, sample, seed, posed.traces, reader.trace_of)
         asking = Asking(book, course, reader, watch, posed.traces, sample, seed, kinds or Kinds(), count)
@@ -146,6 +149,18 @@ def nothing_asked(questions: QuestionsConfig, sample: SampleConfig, replays: boo
     if replays:
         return f"questions.source: {questions.source} holds no trace that a teacher of the recipe replays"
     return "sample: nothing is asked of any question"
+
+
+def refuse_strangers(teachers: Mapping[str, Asked], traces: TraceStore) -> None:
+    """Raise InputError if a teacher replays somebody's traces of which there are none: a misspelt name, most likely."""
+    known = traces.teachers()
+    for at, (name, asked) in enumerate(teachers.items()):
+        wanted = asked.teacher.options.teacher if isinstance(asked.teacher, recorded.Teacher) else None
+        if wanted is not None and wanted not in known and len(traces):
+            there = f"they are of {', '.join(known)}" if known else "no file says whose they are"
+            raise InputError(
+                f"sample.teachers.{at}.options.teacher ({name}): no trace in the files is of '{wanted}'; {there:.300}"
+            )
 
 
 def write_more(directory: Path, reader: Reader, course: Course, book: Journal, wanted: Sequence[Wanted]) -> None:

@@ -75,7 +75,7 @@ class Reading:
             None
             if (self.fields.has_traces and self.with_traces)
             or "weight" not in self.get
-            or self.get["weight"](row) is MISSING
+            or self.value("weight", row) is None
             else self.weight(self.get["weight"](row)),
             self.metadata(row),
             written,
@@ -137,7 +137,7 @@ class Reading:
         return SPLITS.get(said.strip().lower(), "")
 
     def weight(self, value: Any) -> float:
-        if value is MISSING:
+        if value is MISSING or value is None:  # tables leave out what is null
             return 1.0
         if wrong := weight_fault(value):
             raise Bad("bad_weight", f"'{self.fields.weight}': {wrong}")

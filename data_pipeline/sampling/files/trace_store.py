@@ -55,6 +55,10 @@ class TraceStore:
         self.end += 4 + len(payload)
         self.places.setdefault(question_id, []).append(place)
 
+    def teachers(self) -> list[str]:
+        """Who wrote them, as files say."""
+        return sorted({place.teacher for places in self.places.values() for place in places if place.teacher})
+
     def of(self, question_id: str) -> list[Place]:
         return self.places.get(question_id, [])
 

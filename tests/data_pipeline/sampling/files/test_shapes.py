@@ -262,6 +262,9 @@ def test_rows_of_several_files_join_by_question(tmp_path: Path) -> None:
     twice = {"teachers": [{"name": name, "use": "recorded", "options": {"teacher": "m"}} for name in "ab"]}
     with pytest.raises(InputError, match=r"sample\.teachers: two of them replay the traces of 'm'"):
         sampled(tmp_path / "ab", human, twice, files=more)
+    strange = {"teachers": [{"name": "human", "use": "recorded"}, {**only["teachers"][0], "options": {"teacher": "M"}}]}
+    with pytest.raises(InputError, match=r"teachers\.1\.options\.teacher \(x\): no trace .* of 'M'; they are of m"):
+        sampled(tmp_path / "strange", human, strange, files=more)
 
 
 def test_questions_that_differ_in_case_indentation_or_superscripts_are_different_ones(tmp_path: Path) -> None:
