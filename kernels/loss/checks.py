@@ -18,7 +18,7 @@ def check_call(
     reference_nll: Tensor | None,
     teacher: TeacherTopK | None,
     num_kinds: int,
-    chunk_rows: int,
+    chunk_rows: int | None,
 ) -> None:
     """Shapes and types, which are known without waiting for a device.  Raises ValueError."""
     if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
@@ -39,7 +39,7 @@ def check_call(
             raise ValueError(f"{name} must be {kind}, not {tensor.dtype}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must have shape ({len(weight)},), not {tuple(bias.shape)}")
-    if chunk_rows < 1:
+    if chunk_rows is not None and chunk_rows < 1:
         raise ValueError(f"chunk_rows must be at least 1, not {chunk_rows}")
     if teacher is None:
         return
@@ -66,7 +66,7 @@ def check_scale(scale: float | Tensor, num_kinds: int) -> None:
 
 
 def check_ranges(targets: Tensor, kinds: Tensor, vocabulary: int, num_kinds: int) -> None:
-    """On a CPU only. On a GPU a target out of range is the device's own assertion, as in PyTorch's loss."""
+    """On a CPU only. On a GPU a weighted target out of range makes the loss NaN, so that no step is taken."""
     if len(targets) and not 0 <= int(targets.amin()) <= int(targets.amax()) < vocabulary:
         found = f"{int(targets.amin())}..{int(targets.amax())}"
         raise ValueError(f"targets of weighted rows must lie in [0, {vocabulary}), not {found}")

@@ -15,6 +15,13 @@ from tracestill.kernels.loss.options import RowOptions, Rows, Seen, multiplier
 PAD = 16
 """Rows of logits are a multiple of this many elements apart on a GPU, or vector loads are lost."""
 
+TILE = 128
+"""Rows that a matrix product takes at once: chunks are a multiple of it where nobody says how long they are."""
+
+GPU_BYTES, CPU_ROWS = 1 << 31, 4096
+"""What a chunk's logits may take. Between two chunks the head's gradient goes through memory in fp32, so that a GPU
+wants few of them."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -22,7 +29,7 @@ class Call:
 
     rows: Rows  # all N of them
     active: Tensor  # (M,) int64, ascending: those that are looked at
-    chunk_rows: int
+    chunk_rows: int | None  # the most rows of a chunk; None: as `rows_of_chunk` says
     options: RowOptions
     triton_pass: Callable[..., bool] | None
     top: bool = False  # whether the most likely token of each row is wanted
@@ -56,6 +63,17 @@ def choose_pass(backend: str, hidden: Tensor) -> Callable[..., bool] | None:
     return chunk_pass
 
 
+def scaling(grad: Tensor) -> Callable[[Tensor, Tensor, torch.dtype], Tensor] | None:
+    """What scales a gradient on a GPU and rounds it; None where torch has to."""
+    if not grad.is_cuda or grad.dtype != torch.float32:
+        return None
+    try:
+        from tracestill.kernels.loss.triton_scale import scaled
+    except ImportError:
+        return None
+    return scaled
+
+
 def run_chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None, call: Call, needs: list[bool]) -> Found:
     """What every row's logits say, and those gradients (of hidden, weight, bias) that are needed, without `scale`."""
     device, count, vocabulary = hidden.device, len(call.active), len(weight)
@@ -70,7 +88,9 @@ def run_chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None, call: Call, 
     if rows.teacher_weights is not None:
         rows = rows._replace(teacher_weights=rows.teacher_weights.to(exact) / norm)
 
-    size = -(-count // max(1, -(-count // call.chunk_rows)))  # chunks of equal size
+    size = chunk_size(count, call.chunk_rows or rows_of_chunk(vocabulary, product_type.itemsize, cuda=hidden.is_cuda))
+    if call.chunk_rows is None:
+        size = min(-(-size // TILE) * TILE, count)
     if call.triton_pass is None:
         chunk_pass, logits = reference.chunk_pass, new(size, vocabulary)
     else:
@@ -105,6 +125,16 @@ def run_chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None, call: Call, 
         d_weight.zero_()
 
     return Found(rows, w, norm, seen, (d_hidden, d_weight, d_bias))
+
+
+def rows_of_chunk(vocabulary: int, itemsize: int, *, cuda: bool) -> int:
+    """The most rows of a chunk where nobody says how many; ``itemsize``: bytes of a logit."""
+    return max(GPU_BYTES // (itemsize * vocabulary) // TILE, 1) * TILE if cuda else CPU_ROWS
+
+
+def chunk_size(count: int, most: int) -> int:
+    """Rows of each of as few chunks as may be, all of equal size."""
+    return -(-count // max(1, -(-count // most)))
 
 
 def operands(hidden: Tensor, weight: Tensor, exact: torch.dtype) -> tuple[torch.dtype, Tensor]:
@@ -146,4 +176,5 @@ def power_of_two(rows: Rows, exact: torch.dtype) -> Tensor:
         if rows.teacher_weights is not None:
             largest = torch.maximum(largest, rows.teacher_weights.amax().to(exact))
     _, exponent = torch.frexp(largest)
-    return torch.ldexp(torch.ones_like(largest), exponent.clamp(-100, 100))
+    bits = (exponent.clamp(-100, 100) + 127) << 23  # of an fp32 power of two: torch.ldexp need not be exact on a GPU
+    return bits.view(torch.float32).to(exact)

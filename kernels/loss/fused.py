@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from tracestill.kernels.loss.checks import check_call, check_kinds, check_ranges, check_scale
-from tracestill.kernels.loss.chunks import Call, Found, choose_pass, run_chunks
+from tracestill.kernels.loss.chunks import Call, Found, choose_pass, run_chunks, scaling
 from tracestill.kernels.loss.options import (
     Excess,
     Multiplier,
@@ -64,7 +64,7 @@ def linear_cross_entropy(
     scale: float | Tensor = 1.0,
     bias: Tensor | None = None,  # (V,)
     active: Tensor | None = None,  # (M,) int64, ascending
-    chunk_rows: int = 4096,
+    chunk_rows: int | None = None,
     logit_scale: float = 1.0,
     softcap: float | None = None,
     label_smoothing: float = 0.0,
@@ -83,7 +83,8 @@ def linear_cross_entropy(
             flows into it.
         active: the rows to look at, ascending: those of non-zero weight, from the packing kernel, and with a teacher
             also those of non-zero teacher weight. None: found here, which makes the host wait for a GPU.
-        chunk_rows: the most rows whose logits exist at a time; chunks are made of equal size.
+        chunk_rows: the most rows whose logits exist at a time; chunks are made of equal size. None: as many as take
+            2 GiB on a GPU, 4096 on a CPU.
         dynamic: factor of the weights: `PowerOfP`, `Focal`, `Excess` or a function as described in
             `options.py`. A function is called with the rows of one chunk at a time.
         teacher: adds the divergence from a teacher's top-k distribution, with a weight of its own by kind.
@@ -195,6 +196,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _scaled(grad: Tensor, factor: Tensor, kind: torch.dtype) -> Tensor:
     """grad * factor, computed in grad's type and rounded once to `kind`; in place where nobody can look again."""
     if grad.dtype != kind:
+        if (by_triton := scaling(grad)) is not None:
+            return by_triton(grad, factor, kind)
         return torch.mul(grad, factor, out=torch.empty_like(grad, dtype=kind))
     keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
     return grad * factor if keeps_graph() else grad.mul_(factor)

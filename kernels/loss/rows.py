@@ -31,7 +31,7 @@ def linear_cross_entropy_rows(
     *,
     bias: Tensor | None = None,  # (V,)
     active: Tensor | None = None,  # (M,) int64, ascending: the rows to look at; None: all
-    chunk_rows: int = 4096,
+    chunk_rows: int | None = None,
     logit_scale: float = 1.0,
     softcap: float | None = None,
     backend: str = "auto",

@@ -4,9 +4,15 @@ One program takes one row. It reads the row once for the maximum, the sum of exp
 second time, now from the cache, to write the gradient. Launched with so many warps that a multiprocessor holds one
 program, the rows in flight on all of them stay in an H100's or H200's 50 MB of L2 up to V = 190,000 in bf16.
 
+Memory should be what the pass waits for, so that it has to spend few instructions: every lane of a block (`LANES` rows
+of `VEC` neighbours, 16 bytes of bf16) keeps an online softmax of its own, in powers of two, and lanes meet once, after
+the loop. No barrier stands in a loop, and the next block is under way while one is worked on. The target and the
+teacher's tokens are written over at the end.
+
 Exponentials are taken of z - max, never of z - lse: the latter loses two digits at logits of standard deviation 30,
-and its entropy is NaN at a logit of -inf. Formulas: `tracestill.kernels.loss.fused`; what this pass
-computes is `tracestill.kernels.loss.reference.chunk_pass`.
+and its entropy is NaN at a logit of -inf. A lane's maximum times log2(e) is rounded, but alike wherever it is taken
+off, so that it cancels. Formulas: `tracestill.kernels.loss.fused`; what this pass computes is
+`tracestill.kernels.loss.reference.chunk_pass`.
 """
 
 from __future__ import annotations
@@ -31,8 +37,13 @@ from tracestill.kernels.loss.options import (
 NONE, POWER, FOCAL = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)  # forms of `dynamic`
 EXCESS, GIVEN = tl.constexpr(3), tl.constexpr(4)
 
-BLOCK, SMALL_BLOCK = 16384, 8192
-"""Elements of a row at a time; the small ones with a softcap or a teacher, so that no register spills (tests look)."""
+LANES, VEC = 2048, 8
+"""A block of a row: lanes of neighbours that are read at once, two lanes a thread, so that a thread takes more than 32
+registers, and a multiprocessor holds one program."""
+
+LOG2E, LN2 = tl.constexpr(1.4426950408889634), tl.constexpr(0.6931471805599453)
+LOWEST = tl.constexpr(-2e38)  # stands for a maximum of -inf: times log2(e) it is still finite
+FAR = tl.constexpr(-200.0)  # a power of two that is 0 in fp32
 
 LAUNCH_OPTIONS = {
     "num_warps": 16 if torch.version.hip else 32,  # 1,024 threads
@@ -61,24 +72,28 @@ def final(z, bias, logit_scale, softcap, HAS_BIAS: tl.constexpr, HAS_SCALE: tl.c
     return z
 
 
+@triton.jit
+def sloped(g, z, logit_scale, softcap, HAS_SCALE: tl.constexpr, HAS_CAP: tl.constexpr):
+    """The gradient of a logit as the product left it, from that of `final`'s z."""
+    if HAS_CAP:
+        g *= 1.0 - (z / softcap) * (z / softcap)
+    if HAS_SCALE:
+        g *= logit_scale
+    return g
+
+
+@triton.jit
+def distance(z, base):
+    """(LANES, VEC) powers of two: z log2(e) - base, rounded once."""
+    return tl.fma(z, tl.full(z.shape, LOG2E, tl.float32), tl.zeros(z.shape, tl.float32) - base)
+
+
 # Arguments of which single values are read or written: their alignment changes with the number of rows, and must not
 # make Triton compile again.
 ROW_ARGUMENTS = [
-    "targets",
-    "weights",
-    "reference_nll",
-    "teacher_ids",
-    "teacher_log_probs",
-    "teacher_weights",
-    "multiplied",
-    "nll_out",
-    "correct_out",
-    "entropy_out",
-    "extra_out",
-    "factor_out",
-    "divergence_out",
-    "top_out",
-]
+    "targets", "weights", "reference_nll", "teacher_ids", "teacher_log_probs", "teacher_weights", "multiplied",
+    "nll_out", "correct_out", "entropy_out", "extra_out", "factor_out", "divergence_out", "top_out",
+]  # fmt: skip
 
 
 @triton.jit(do_not_specialize_on_alignment=ROW_ARGUMENTS)
@@ -119,68 +134,83 @@ def chunk_kernel(
     K_BLOCK: tl.constexpr,  # power of two >= K
     REVERSE: tl.constexpr,
     TOP: tl.constexpr,
-    BLOCK: tl.constexpr,
+    TAIL: tl.constexpr,  # whether rows are longer than V
+    LANES: tl.constexpr,
+    VEC: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     start = logits + row * stride
-    lane = tl.arange(0, BLOCK)
+    BLOCK: tl.constexpr = LANES * VEC
+    lane = tl.arange(0, LANES)[:, None] * VEC + tl.arange(0, VEC)[None, :]
 
-    # First read: maximum m, sum s of exp(z - m), sum t of exp(z - m) (z - m), all rescaled as m grows.
-    m = float("-inf")
-    s = 0.0
-    t = 0.0
-    total = 0.0
-    top = 0
+    # First read, by lane: maximum m, sum s of 2^d and sum t of 2^d d, where d = (z - m) log2(e), as m grows.
+    m = tl.full([LANES], float("-inf"), tl.float32)
+    s_lane = tl.zeros([LANES], tl.float32)
+    t_lane = tl.zeros([LANES], tl.float32)
+    total = tl.zeros([LANES], tl.float32)
+    first_top = tl.zeros([LANES], tl.int32)
+    # Loads up to the stride, which 16 divides, keep their vector width where V is odd.
+    ahead = tl.load(start + lane, mask=lane < stride, other=float("-inf"))
     for first in range(0, vocabulary, BLOCK):
         at = first + lane
-        # Loads up to the stride, which 16 divides, keep their vector width where V is odd.
-        z = tl.load(start + at, mask=at < stride, other=0.0).to(tl.float32)
-        inside = at < vocabulary
+        z = ahead.to(tl.float32)
+        ahead = tl.load(start + at + BLOCK, mask=at < stride - BLOCK, other=float("-inf"))
         b = 0.0
         if HAS_BIAS:
-            b = tl.load(bias + at, mask=inside, other=0.0).to(tl.float32)
+            b = tl.load(bias + at, mask=at < vocabulary, other=0.0).to(tl.float32)
         z = final(z, b, logit_scale, softcap, HAS_BIAS, HAS_SCALE, HAS_CAP)
         if HAS_SMOOTHING:
-            total += tl.sum(tl.where(inside, z, 0.0))
-        z = tl.where(inside, z, float("-inf"))
-        block_max = tl.max(z)
+            total += tl.sum(tl.where(at < vocabulary, z, 0.0), 1)
+        if TAIL or HAS_SCALE or HAS_CAP:
+            z = tl.where(at < vocabulary, z, float("-inf"))
+        block_max = tl.max(z, 1)
         if TOP:
-            highest = tl.min(tl.where(z == block_max, at, vocabulary))
-            top = tl.where(block_max > m, highest, top)
+            highest = tl.min(tl.where(z == block_max[:, None], at, vocabulary), 1)
+            first_top = tl.where(block_max > m, highest, first_top)
         m_new = tl.maximum(m, block_max)
-        shift = tl.where(m_new == float("-inf"), 0.0, m_new)
-        e = tl.exp(z - shift)
-        d = tl.where(e > 0.0, e * (z - shift), 0.0)
-        fade = tl.exp(m - shift)
-        t = fade * (t + tl.where(s > 0.0, s * (m - shift), 0.0)) + tl.sum(d)
-        s = fade * s + tl.sum(e)
+        new = tl.maximum(m_new, LOWEST) * LOG2E
+        d = distance(z, new[:, None])
+        e = tl.exp2(d)
+        shift = tl.maximum(tl.maximum(m, LOWEST) * LOG2E - new, FAR)
+        fade = tl.exp2(shift)
+        t_lane = fade * (t_lane + s_lane * shift) + tl.sum(e * tl.maximum(d, FAR), 1)
+        s_lane = fade * s_lane + tl.sum(e, 1)
         m = m_new
 
+    highest_logit = tl.max(m)
+    base = tl.maximum(highest_logit, LOWEST) * LOG2E
+    shift = tl.maximum(tl.maximum(m, LOWEST) * LOG2E - base, FAR)
+    fade = tl.exp2(shift)
+    t = tl.sum(fade * (t_lane + s_lane * shift))
+    s = tl.sum(fade * s_lane)
+
     target = tl.load(targets + row)
-    z_t = tl.load(start + target).to(tl.float32)
+    known = (target >= 0) & (target < vocabulary)  # else the loss is NaN
+    z_t = tl.load(start + target, mask=known, other=float("nan")).to(tl.float32)
     b_t = 0.0
     if HAS_BIAS:
-        b_t = tl.load(bias + target).to(tl.float32)
+        b_t = tl.load(bias + target, mask=known, other=0.0).to(tl.float32)
     z_t = final(z_t, b_t, logit_scale, softcap, HAS_BIAS, HAS_SCALE, HAS_CAP)
-    log_s = tl.log(s)
-    nll = (m - z_t) + log_s
-    entropy = log_s - t / s
-    lse = m + log_s
+    d_t = tl.fma(z_t, 1.4426950408889634, -base)  # as in the sums
+    log_s = tl.log2(s)
+    nll = (log_s - d_t) * LN2
+    entropy = (log_s - t / s) * LN2
+    lse = (base + log_s) * LN2
     tl.store(nll_out + row, nll)
-    tl.store(correct_out + row, tl.where(z_t >= m, 1.0, 0.0))
+    tl.store(correct_out + row, tl.where(z_t >= highest_logit, 1.0, 0.0))
     tl.store(entropy_out + row, entropy)
     if TOP:
-        tl.store(top_out + row, top)
+        tl.store(top_out + row, tl.min(tl.where(m == highest_logit, first_top, vocabulary)))
     extra = 0.0
     if HAS_SMOOTHING:
-        extra += label_smoothing * (z_t - total / vocabulary)
+        extra += label_smoothing * (z_t - tl.sum(total) / vocabulary)
     if HAS_Z_LOSS:
         extra += z_loss * lse * lse
     tl.store(extra_out + row, extra)
 
-    e_t = tl.exp(z_t - m)
+    e_t = tl.exp2(d_t)
     p_t = e_t / s
-    missed = (s - e_t) / s  # 1 - p_t to about 1e-7, without rounding p_t first
+    missed = tl.maximum(s - e_t, 0.0) / s  # 1 - p_t to about 1e-7, without rounding p_t first
     factor = 1.0
     if DYNAMIC == POWER:
         factor = tl.exp(-parameter * nll)
@@ -206,14 +236,16 @@ def chunk_kernel(
         id_k = tl.load(teacher_ids + row * K + k, mask=k < K, other=0)
         log_q = tl.load(teacher_log_probs + row * K + k, mask=k < K, other=float("-inf")).to(tl.float32)
         listed = log_q > float("-inf")
-        z_k = tl.load(start + id_k, mask=listed, other=0.0).to(tl.float32)
+        known_k = (id_k >= 0) & (id_k < vocabulary)
+        z_k = tl.load(start + id_k, mask=listed & known_k, other=float("nan")).to(tl.float32)
         b_k = 0.0
         if HAS_BIAS:
-            b_k = tl.load(bias + id_k, mask=listed, other=0.0).to(tl.float32)
+            b_k = tl.load(bias + id_k, mask=listed & known_k, other=0.0).to(tl.float32)
         z_k = final(z_k, b_k, logit_scale, softcap, HAS_BIAS, HAS_SCALE, HAS_CAP)
-        p_k = tl.where(listed, tl.exp(z_k - m) / s, 0.0)
+        d_k = tl.fma(z_k, tl.full([K_BLOCK], LOG2E, tl.float32), tl.zeros([K_BLOCK], tl.float32) - base)
+        p_k = tl.where(listed, tl.exp2(d_k) / s, 0.0)
         q_k = tl.where(listed, tl.exp(log_q), 0.0)
-        log_p = (z_k - m) - log_s
+        log_p = (d_k - log_s) * LN2
         tail_p = tl.maximum(1.0 - tl.sum(p_k), tail_floor)
         tail_q = tl.maximum(1.0 - tl.sum(q_k), tail_floor)
         tail_ratio = tl.log(tail_p / tail_q)
@@ -237,35 +269,33 @@ def chunk_kernel(
         hit = (share - weight) * p_t - weight * missed
         if HAS_SMOOTHING:
             hit += weight * label_smoothing - flat
+        ahead = tl.load(start + lane, mask=lane < stride, other=float("-inf"))
         for first in range(0, vocabulary, BLOCK):
             at = first + lane
-            z = tl.load(start + at, mask=at < stride, other=0.0).to(tl.float32)
-            inside = at < vocabulary
+            z = ahead.to(tl.float32)
+            ahead = tl.load(start + at + BLOCK, mask=at < stride - BLOCK, other=float("-inf"))
             b = 0.0
             if HAS_BIAS:
-                b = tl.load(bias + at, mask=inside, other=0.0).to(tl.float32)
+                b = tl.load(bias + at, mask=at < vocabulary, other=0.0).to(tl.float32)
             z = final(z, b, logit_scale, softcap, HAS_BIAS, HAS_SCALE, HAS_CAP)
-            g = share_s * tl.exp(z - m)
+            g = share_s * tl.exp2(distance(z, base))
             if HAS_SMOOTHING:
                 g -= flat
-            g = tl.where(at == target, hit, g)
-            if HAS_CAP:
-                g *= 1.0 - (z / softcap) * (z / softcap)
-            if HAS_SCALE:
-                g *= logit_scale
-            g = tl.where(inside, g, 0.0)
+            g = sloped(g, z, logit_scale, softcap, HAS_SCALE, HAS_CAP)
+            if TAIL:
+                g = tl.where(at < vocabulary, g, 0.0)
             tl.store(start + at, g.to(logits.dtype.element_ty), mask=at < stride)
+        tl.debug_barrier()  # what follows overwrites what other threads of this program just wrote
+        g_t = sloped(hit, z_t, logit_scale, softcap, HAS_SCALE, HAS_CAP)
+        tl.store(start + target, g_t.to(logits.dtype.element_ty), mask=known)
         if K > 0:
-            tl.debug_barrier()  # what follows overwrites what other threads of this program just wrote
+            tl.debug_barrier()
             g_k = share * p_k
             if HAS_SMOOTHING:
                 g_k -= flat
             g_k = tl.where(id_k == target, hit, g_k) + sparse
-            if HAS_CAP:
-                g_k *= 1.0 - (z_k / softcap) * (z_k / softcap)
-            if HAS_SCALE:
-                g_k *= logit_scale
-            tl.store(start + id_k, g_k.to(logits.dtype.element_ty), mask=listed)
+            g_k = sloped(g_k, z_k, logit_scale, softcap, HAS_SCALE, HAS_CAP)
+            tl.store(start + id_k, g_k.to(logits.dtype.element_ty), mask=listed & known_k)
 
 
 def runs_on(hidden: Tensor) -> bool:
@@ -322,15 +352,15 @@ def _launch(
 ) -> None:
     unread = logits  # any pointer, where an option is off
     k = 0 if rows.teacher_ids is None else rows.teacher_ids.shape[1]
-    block = BLOCK if options.softcap is None and not k else SMALL_BLOCK
+    vocabulary, lanes = logits.shape[1], LANES
     if triton.knobs.runtime.interpret:  # which reads a whole block however few its elements inside
-        block = min(block, triton.next_power_of_2(-(-logits.shape[1] // 3)))
+        lanes = min(lanes, triton.next_power_of_2(-(-vocabulary // (3 * VEC))))
     chunk_kernel[(logits.shape[0],)](
         logits,
         rows.targets,
         rows.weights,
         unread if options.bias is None else options.bias,
-        unread if rows.reference_nll is None else rows.reference_nll,
+        unread if rows.reference_nll is None else rows.reference_nll.contiguous(),
         unread if rows.teacher_ids is None else rows.teacher_ids.contiguous(),
         unread if rows.teacher_log_probs is None else rows.teacher_log_probs.contiguous(),
         unread if rows.teacher_weights is None else rows.teacher_weights,
@@ -338,7 +368,7 @@ def _launch(
         *seen[:-1],
         unread if seen.top is None else seen.top,
         logits.stride(0),
-        logits.shape[1],
+        vocabulary,
         options.logit_scale,
         1.0 if options.softcap is None else options.softcap,
         options.label_smoothing,
@@ -357,6 +387,8 @@ def _launch(
         K_BLOCK=triton.next_power_of_2(max(k, 1)),
         REVERSE=options.reverse,
         TOP=seen.top is not None,
-        BLOCK=block,
+        TAIL=vocabulary != logits.stride(0),
+        LANES=lanes,
+        VEC=VEC,
         **LAUNCH_OPTIONS,
     )

@@ -38,7 +38,7 @@ def use_weighting(
     device: torch.device,
     dtype: torch.dtype,
     attention: str = "auto",
-    chunk_rows: int = 4096,
+    chunk_rows: int | None = None,
     trusted: str | None = None,
 ) -> None:
     """Let the student's loss ask the weighting, if it reads the model; else nothing.

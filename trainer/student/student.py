@@ -118,7 +118,7 @@ class Student(nn.Module):
         model: PreTrainedModel,
         *,
         num_kinds: int,
-        chunk_rows: int = 4096,
+        chunk_rows: int | None = None,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
     ) -> None:
@@ -170,7 +170,7 @@ class Student(nn.Module):
         ).last_hidden_state[0]
 
 
-def student_head(model: PreTrainedModel, num_kinds: int, chunk_rows: int) -> SpanWeightedHead:
+def student_head(model: PreTrainedModel, num_kinds: int, chunk_rows: int | None) -> SpanWeightedHead:
     """Turn the model's head into a ``SpanWeightedHead`` in place.
 
     What the model's own forward does to the head's output is read from its config: ``final_logit_softcapping``
@@ -232,7 +232,7 @@ def build_student(
     seed: int = 0,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    chunk_rows: int = 4096,
+    chunk_rows: int | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     known_tokens: int | None = None,

@@ -103,7 +103,7 @@ class Setting:
     bytes: int = 2  # of a number: 2 in bf16, 4 in fp32
     recompute: bool = False  # activation checkpointing
     tiles: int = 1  # of the MLP
-    chunk_rows: int = 4096
+    chunk_rows: int | None = None
     weighted: float = 1.0  # share of the tokens that carry weight
     learning: Learning | None = None  # None: all of the student learns
 
@@ -186,7 +186,10 @@ def head(decoder: Decoder, setting: Setting) -> int:
     if setting.learning and not setting.learning.head:
         matrix = 0  # no gradient of it is made
     saved = FP32 * (matrix + weighted * decoder.hidden)
-    chunk = min(setting.chunk_rows, weighted) * (decoder.vocabulary + decoder.hidden) * e
+    from tracestill.kernels.loss.chunks import rows_of_chunk  # torch, which not every forecast has loaded
+
+    rows = setting.chunk_rows or rows_of_chunk(decoder.vocabulary, e, cuda=e < FP32)
+    chunk = min(rows, weighted) * (decoder.vocabulary + decoder.hidden) * e
     rounded = e * (matrix + weighted * decoder.hidden) if e < FP32 else 0  # in fp32 it is scaled in place
     rounded += e * tokens * decoder.hidden if weighted < tokens else 0
     return saved + max(chunk, rounded)

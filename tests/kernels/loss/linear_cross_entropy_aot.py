@@ -16,14 +16,16 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from tracestill.kernels.loss.triton_pass import (
-    BLOCK,
     EXCESS,
+    LANES,
     LAUNCH_OPTIONS,
     NONE,
     ROW_ARGUMENTS,
-    SMALL_BLOCK,
+    VEC,
     chunk_kernel,
 )
+from tracestill.kernels.loss.triton_scale import BLOCK as SCALE_BLOCK
+from tracestill.kernels.loss.triton_scale import scale_kernel
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -62,6 +64,7 @@ EVERYTHING = {
 ROWS = PLAIN | {"GRADIENT": False, "TOP": True, "HAS_BIAS": True, "HAS_SCALE": True}
 VARIANTS = {
     "plain": PLAIN,
+    "even": PLAIN | {"TAIL": False},
     "statistics": PLAIN | {"GRADIENT": False},
     "rows": ROWS,
     "rows_capped": ROWS | {"HAS_CAP": True},
@@ -79,11 +82,15 @@ TYPES = {
 }
 
 
+SHAPE = {"TAIL": True, "LANES": LANES, "VEC": VEC}  # a V that 16 does not divide: the worst case
+THREADS = 1024
+
+
 def compiled(target: GPUTarget, variant: dict, logits: str = "bf16"):
     names = chunk_kernel.arg_names
     signature, aligned = {}, {}
     for index, name in enumerate(names):
-        if name in variant or name == "BLOCK":
+        if name in variant or name in SHAPE:
             signature[name] = "constexpr"
         elif name in ("logits", "bias"):
             signature[name] = f"*{logits}"
@@ -94,10 +101,17 @@ def compiled(target: GPUTarget, variant: dict, logits: str = "bf16"):
         # `vocabulary` is left unaligned: the worst case, a V that 16 does not divide.
         if name in ("logits", "bias", "stride"):
             aligned[(index,)] = [["tt.divisibility", 16]]
-    block = SMALL_BLOCK if variant["HAS_CAP"] or variant["K"] else BLOCK
     warps = LAUNCH_OPTIONS["num_warps"] if target.backend == "cuda" else 16  # of 64 threads there
-    source = ASTSource(chunk_kernel, signature, variant | {"BLOCK": block}, aligned)
+    source = ASTSource(chunk_kernel, signature, SHAPE | variant, aligned)
     return triton.compile(source, target=target, options=LAUNCH_OPTIONS | {"num_warps": warps})
+
+
+def compiled_scale(target: GPUTarget):
+    """The kernel that scales a gradient and rounds it to bf16."""
+    signature = {"grad": "*fp32", "factor": "*fp32", "out": "*bf16", "count": "i32", "BLOCK": "constexpr"}
+    aligned = {(index,): [["tt.divisibility", 16]] for index in (0, 2, 3)}
+    source = ASTSource(scale_kernel, signature, {"BLOCK": SCALE_BLOCK}, aligned)
+    return triton.compile(source, target=target, options={"num_warps": 8})
 
 
 def nvidia(kernel) -> dict[str, int]:
@@ -113,11 +127,33 @@ def nvidia(kernel) -> dict[str, int]:
         "registers": int(re.search(r"REG:(\d+)", text)[1]),
         "stack": int(re.search(r"STACK:(\d+)", text)[1]),
         "local": len(re.findall(r"\b(?:STL|LDL)\b", sass.stdout)),
+        "loops": loops(sass.stdout),
         "vector_loads": len(re.findall(r"ld\.global[.\w:]*\.v4", kernel.asm["ptx"])),
         "vector_stores": len(re.findall(r"st\.global[.\w:]*\.v4", kernel.asm["ptx"])),
         "barriers": len(re.findall(r"\bbar\.sync", kernel.asm["ptx"])),
         "atomics": len(re.findall(r"\b(?:ATOMG?|RED)\b", sass.stdout)),
     }
+
+
+def loops(sass: str) -> list[dict[str, float]]:
+    """The loops over a row in a kernel's machine code: instructions for 16 elements, barriers, exchanges of lanes."""
+    labels, instructions, found = {}, [], []
+    for line in sass.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = len(instructions)
+        elif code := re.match(r"\s*/\*[0-9a-f]+\*/\s+(.*?);", line):
+            instructions.append(code[1])
+            back = re.search(r"\bBRA\b.*?(\.L_x_\d+)", code[1])
+            if back and labels.get(back[1], len(instructions)) < len(instructions) - 5:
+                body = instructions[labels[back[1]] :]
+                found.append(
+                    {
+                        "instructions": len(body) * 16 * THREADS / (LANES * VEC),
+                        "barriers": sum("BAR.SYNC" in each for each in body),
+                        "shuffles": sum("SHFL" in each for each in body),
+                    }
+                )
+    return found
 
 
 def amd(kernel) -> dict[str, int]:
@@ -136,7 +172,10 @@ def main(targets: str, variants: str) -> None:
     report = {}
     for name in targets.split(","):
         for variant in variants.split(","):
-            kernel = compiled(TARGETS[name], VARIANTS[variant])
+            if variant == "scale":
+                kernel = compiled_scale(TARGETS[name])
+            else:
+                kernel = compiled(TARGETS[name], VARIANTS[variant])
             report[f"{name} {variant}"] = amd(kernel) if TARGETS[name].backend == "hip" else nvidia(kernel)
     print(json.dumps(report))
 
