@@ -168,6 +168,7 @@ def deepspeed_config(
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": settings.clip,
+        "timers": {"throughput": {"enabled": False}},  # it would wait for the device in every micro-step
         **raw,
         "zero_optimization": {**raw.get("zero_optimization", {}), "stage": settings.zero},
     }

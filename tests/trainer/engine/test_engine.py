@@ -81,6 +81,7 @@ def test_one_process_needs_no_launcher(tmp_path):
         "from engine_workshop import engine, shared_out, student, take_step\n"
         "of = engine(student(None, tied=True), zero=2)\n"
         "assert (of.rank, of.ranks, of.device.type) == (0, 1, 'cpu')\n"
+        "assert not of.deepspeed.tput_timer.config.enabled, 'it waits for the device in every micro-step'\n"
         "print('loss', take_step(of, shared_out(0, of)).loss)\n"
         "try:\n"
         "    of.step(1e-3)\n"
