@@ -65,11 +65,12 @@ def test_what_is_no_finite_number_from_0_on_is_no_weight(weight: object) -> None
 
 
 def test_lines_of_a_file_may_have_a_weight_and_those_of_a_question_the_same(tmp_path: Path) -> None:
-    path = tmp_path / "q.jsonl"
+    path, unusable = tmp_path / "q.jsonl", [value for value in UNUSABLE if value is not None]
     lines = [
         *({"question": f"good {n}", "gold": 1, "weight": w} for n, w in enumerate([0, 3, 0.25])),
         {"question": "none", "gold": 1},
-        *({"question": f"bad {n}", "gold": 1, "weight": w} for n, w in enumerate(UNUSABLE)),
+        {"question": "null", "gold": 1, "weight": None},  # which tables leave out
+        *({"question": f"bad {n}", "gold": 1, "weight": w} for n, w in enumerate(unusable)),
         {"question": "twice", "gold": 1, "weight": 1},
         {"question": "twice ", "gold": 1, "weight": 2},
         {"question": "same", "gold": 1, "weight": 2},
@@ -78,12 +79,12 @@ def test_lines_of_a_file_may_have_a_weight_and_those_of_a_question_the_same(tmp_
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = gather([FileConfig(path=str(path))], lambda said: None, with_traces=False)
     assert {q.question: q.weight for q in found.questions} == {
-        **{"good 0": 0, "good 1": 3, "good 2": 0.25, "none": 1, "same": 2}
+        **{"good 0": 0, "good 1": 3, "good 2": 0.25, "none": 1, "null": 1, "same": 2}
     }
     assert all(q.metadata == {} for q in found.questions)
     last = len(lines) - 4
     assert [(each.where.rpartition(":")[2], each.reason) for each in found.rejected] == [
-        *((str(5 + n), "bad_weight") for n in range(len(UNUSABLE))),
+        *((str(6 + n), "bad_weight") for n in range(len(unusable))),
         *((str(last + n), "other_weight") for n in (1, 2)),
     ]
     assert found.rejected[-1].detail == (
