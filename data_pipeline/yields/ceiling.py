@@ -15,7 +15,6 @@ PARTS = 3  # of a number's range, each with about as many questions
 GROUPS = 12  # groups that are looked at, the largest
 EXAMPLES = 5
 AGREE = 3  # samples that have to give the same wrong answer, and half of all
-FEATURES = {"words": "words of the question", "numbers": "numbers in the question", "operations": "operations a trace"}
 
 
 def features(questions: pa.Table, samples: Samples, operations: np.ndarray) -> dict[str, np.ndarray]:
@@ -49,7 +48,7 @@ def unsolved(samples: Samples, questions: pa.Table, operations: np.ndarray, answ
     never = right == 0
     total, hits = len(never), int(never.sum())
     low, high = wilson(hits, total)
-    parts = {FEATURES[name]: cut(values) for name, values in features(questions, samples, operations).items()}
+    parts = {name: cut(values) for name, values in features(questions, samples, operations).items()}
     if len(groups := by_group(questions["group"])) > 1:
         parts["group"] = groups
     z = z_of(sum(map(len, parts.values())))

@@ -15,7 +15,6 @@ from tracestill.data_pipeline.base.stage import output_digest, read_manifest
 from tracestill.data_pipeline.yields import table
 from tracestill.data_pipeline.yields.ceiling import unsolved
 from tracestill.data_pipeline.yields.yields import (
-    DIMENSIONS,
     Samples,
     by,
     difficulty,
@@ -26,8 +25,7 @@ from tracestill.data_pipeline.yields.yields import (
 )
 
 FORMAT = 1
-DEFAULT = DIMENSIONS[:-1]
-WHOLE = ("difficulty",)  # shown even where all samples have one value
+DEFAULT = ("teacher", "temperature", "style")
 
 
 def yield_report(sample: Path, select: Path, dimensions: Sequence[str] | None = None) -> dict[str, Any] | None:
@@ -65,13 +63,13 @@ def yield_report(sample: Path, select: Path, dimensions: Sequence[str] | None = 
         "cost": counts.get("cost"),
         "total": summed(samples, needed),
         "by": {},
-        "policies": policies(samples),
-        "difficulty": difficulty(samples),
+        "policies": policies(samples, selected.get("counts", {}).get("policies", {})),
+        "difficulty": difficulty(samples, needed),
         "unsolved": unsolved(samples, questions, lined_up(verdicts, samples, questions, sample), texts(votes)),
     }
     for dimension in DEFAULT if dimensions is None else dimensions:
         rows = by(samples, dimension, needed)
-        if dimensions is not None or len(rows) > 1 or dimension in WHOLE:
+        if dimensions is not None or len(rows) > 1:
             found["by"][dimension] = named(rows, questions) if dimension == "question" else rows
     found["notes"] = notes(found, samples, (read_manifest(sample) or {}).get("config", {}))
     return found

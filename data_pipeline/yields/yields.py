@@ -149,9 +149,9 @@ def passes(samples: Samples, needed: Sequence[str]) -> np.ndarray:
 def figures(
     samples: Samples, group: np.ndarray, groups: int, needed: Sequence[str], *, ceilings: bool = True
 ) -> list[Row]:
-    """Of each group of samples, (S,) codes: the counts; the questions, with a right one and with a kept one; the share
-    that is right, with its interval; tokens and cost for each kept one where they are told; with ``ceilings`` pass@k
-    and maj@k."""
+    """Of each group of samples, (S,) codes: the counts; the questions, with a right one and with a kept one; tokens and
+    cost for each kept one where they are told; with ``ceilings`` the share that is right, with its interval, pass@k and
+    maj@k, and of several groups the questions that it alone solves."""
     columns = counted(samples, needed)
     sums = {name: None if held is None else np.bincount(group[held], minlength=groups).tolist()
             for name, held in columns.items()}  # fmt: skip
@@ -159,6 +159,7 @@ def figures(
     asked = np.bincount(of_pair)
     right, kept = (np.bincount(of_pair[held], minlength=len(pair)) for held in (samples.right, columns["kept"]))
     ends = np.searchsorted(pair, np.arange(groups + 1) * samples.questions)
+    solvers = np.bincount((pair % samples.questions)[right > 0], minlength=samples.questions)
     rows = []
     for at in range(groups):
         part = slice(ends[at], ends[at + 1])
@@ -172,6 +173,7 @@ def figures(
             mine = group == at
             votes = samples.question[mine], samples.vote[mine], samples.right[mine]
             of = pair[part] % samples.questions
+            row["alone"] = int((solvers[of[c > 0]] == 1).sum()) if groups > 1 else None
             row["maj"] = [mean(k, majority_at(*votes, samples.questions, k)[of], n)
                           for k in ks(int(n.max())) if k > 2]  # fmt: skip
         rows.append(row)
@@ -193,12 +195,13 @@ def mean(k: int, values: np.ndarray, asked: np.ndarray) -> Row:
     return {"k": k, "share": share, "low": low, "high": high, "questions": len(held)}
 
 
-def policies(samples: Samples) -> dict[str, Row]:
+def policies(samples: Samples, kept: Mapping[str, int]) -> dict[str, Row | None]:
     """What passes each policy's checks, before paths and numbers are looked at; null where a check did not run.
 
-    Of those, ``wrong`` have a wrong answer and ``unsound`` a wrong step, as far as it was looked for.
+    Of those, ``wrong`` have a wrong answer and ``unsound`` a wrong step; in ``unseen`` nobody looked for one. ``kept``: what each
+    policy would keep, held-out records included, where selection has found it out.
     """
-    found = {}
+    found: dict[str, Row | None] = {}
     for name, flags in POLICIES.items():
         held = passes(samples, flags)
         hidden = any((samples.flags[flag] == -1).all() for flag in flags)
@@ -207,13 +210,15 @@ def policies(samples: Samples) -> dict[str, Row]:
             "questions": int((samples.per_question(held) > 0).sum()),
             "wrong": int((held & (samples.flags["right"] == 0)).sum()),
             "unsound": int((held & (samples.flags["sound"] == 0)).sum()),
+            "unseen": int((held & (samples.flags["sound"] < 0)).sum()),
+            "kept": kept.get(name),
         }  # fmt: skip
     return found
 
 
-def difficulty(samples: Samples) -> Row:
-    """What selection did to the distribution of difficulty: by bucket the shares of the questions, of the questions with
-    a kept record, of what was asked and of what is kept; how hard ones fare, and a warning if few of them are left."""
+def difficulty(samples: Samples, needed: Sequence[str]) -> Row:
+    """What selection did to the distribution of difficulty: by bucket the counts, and the ``shares`` of the questions, of
+    those with a kept record, of what was asked and of what is kept; how hard ones fare, and a warning if few are left."""
     bucket, kept = samples.difficulty, samples.flags["kept"] == 1
     asked, kept_of = samples.asked, samples.per_question(kept)
     whole = np.ones(samples.questions)
@@ -226,8 +231,8 @@ def difficulty(samples: Samples) -> Row:
     rate = samples.per_question(samples.right) / np.maximum(asked, 1)
     found: Row = {
         "buckets": [
-            {"name": name, **{key: float(value[at]) for key, value in shares.items()}}
-            for at, name in enumerate(BUCKETS)
+            {**row, "shares": {key: float(value[BUCKETS.index(row["value"][0])]) for key, value in shares.items()}}
+            for row in by(samples, "difficulty", needed)
         ],
         "pass_rate": {"questions": float(rate.mean()), "kept": float((rate * kept_of).sum() / max(kept_of.sum(), 1))},
         "hard": told,

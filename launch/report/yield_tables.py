@@ -11,20 +11,23 @@ from tracestill.launch.report.parts import Found
 
 COLUMNS = ("asked", "read", "answered", "right", "sound", "distinct", "kept")
 UNKNOWN = "–"
+NARROW = 0.04  # width of an interval that is shown with a decimal
 LONG = 40  # characters of a name that are shown
+PROSE = 200  # of a question
 MANY = 20  # rows of a table that a terminal and the page show; the JSON has all
 NEEDS = {"answered": "an answer", "right": "a right answer", "sound": "no false step"}
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One table: the first cell of a row names it, the others are numbers or short words."""
+    """One table: the first cells of a row, ``texts`` of them, name it, the others are numbers or short words."""
 
     title: str
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()  # sentences below it
     warning: str = ""
+    texts: int = 1
 
 
 def head(found: Found) -> str:
@@ -45,61 +48,59 @@ def policy(found: Found) -> str:
 
 def tables(found: Found) -> list[Shown]:
     """All that there is to show, in the order in which it is read."""
-    some = [counts(found, name, rows) for name, rows in found["by"].items() if name != "difficulty"]
-    if not any(name != "question" for name in found["by"] if name != "difficulty"):
-        some.insert(0, counts(found, "", []))
+    by = found["by"] or {"": []}
+    some = [shown for name, rows in by.items() for shown in (counts(found, name, rows), *shares(found, name, rows))]
     return [*some, *ceilings(found), policies(found), difficulty(found), *unsolved(found)]
 
 
 def counts(found: Found, name: str, rows: Sequence[Found]) -> Shown:
     """How many samples of each value came how far."""
-    told = [key for key in ("tokens", "cost") if found["total"].get(key) is not None]
-    of_questions = name == "question"
-    each = [*(() if of_questions else ("questions with a right one",)), *(f"{key} a kept one" for key in told)]
-    body = []
-    for row in [*rows[:MANY], found["total"]]:
-        label = name_of(row) if "value" in row else "all"
-        cells = [number(row[key]) for key in COLUMNS]
-        cells.insert(4, share(row["right"], row["asked"]) + around(row.get("right_share")))
-        more = [] if of_questions else [share(row["questions_right"], row["questions"])]
-        body.append([label, *cells, *more, *(amount(row[f"{key}_per_kept"]) for key in told)])
-    notes = []
-    if of_questions:
-        notes.append("the hardest first" + (f"; {len(rows) - MANY:,} more stand in the JSON" if rows[MANY:] else ""))
-    elif rows[MANY:]:
+    body = [[name_of(row), *(number(row[key]) for key in COLUMNS)] for row in [*rows[:MANY], found["total"]]]
+    notes = ["the hardest questions first"] if name == "question" else []
+    if rows[MANY:]:
         notes.append(f"{len(rows) - MANY:,} more stand in the JSON")
-    return Shown(f"samples by {name.replace('+', ' and ')}" if name else "samples",
-                 [name.replace("+", ", "), *COLUMNS[:4], "share right", *COLUMNS[4:], *each], body, notes)  # fmt: skip
+    return Shown(f"samples by {words(name)}" if name else "samples", [words(name), *COLUMNS], body, notes)
+
+
+def shares(found: Found, name: str, rows: Sequence[Found]) -> list[Shown]:
+    """What the samples of each value are worth; nothing of questions, and of too many values."""
+    told = [key for key in ("tokens", "cost") if found["total"].get(key) is not None]
+    if rows and "right_share" not in rows[0]:
+        return []
+    body = [
+        [name_of(row), f"{row['right_share']['share']:.1%}{around(row['right_share'])}", share(row["kept"], row["asked"]),
+         share(row["questions_right"], row["questions"]), number(row["alone"]) if row["alone"] is not None else "",
+         *(amount(row[f"{key}_per_kept"]) for key in told)]
+        for row in [*rows[:MANY], found["total"]]
+    ]  # fmt: skip
+    notes = ["in brackets: 95 % intervals, by questions. Solved: questions with a right sample"]
+    if rows:
+        notes[0] += "; by it alone: that nothing else in this table solves"
+    heads = [words(name), "right", "kept", "solved", "by it alone", *(f"{key} a kept one" for key in told)]
+    return [Shown(f"worth of {words(name)}" if name else "worth", heads, body, notes)]
+
+
+def words(name: str) -> str:
+    return name.replace("+", " and ")
 
 
 def ceilings(found: Found) -> list[Shown]:
     """pass@k and maj@k of all, and of each value of a dimension that was asked more than once."""
-    rows = [("all", found["total"])]
-    for name, of in found["by"].items():
-        if len(name.split("+")) > 1 or name in ("teacher", "temperature", "style"):
-            rows += [(name_of(row), row) for row in of[:MANY] if len(row.get("pass") or ()) > 1]
-    most = max((point["k"] for _, row in rows for point in row["pass"]), default=1)
-    if most < 2:
+    rows = [found["total"]]
+    for of in found["by"].values():
+        rows += [row for row in of[:MANY] if len(row.get("pass") or ()) > 1] if len(of) > 1 else []
+    if max(point["k"] for row in rows for point in row["pass"]) < 2:
         return []
-    points = {(key, point["k"]): None for key in ("pass", "maj") for _, row in rows for point in row[key]}
-    marks = sorted(points, key=lambda mark: (mark[0] == "maj", mark[1]))
-    body = [[label, *(cell(row, *mark) for mark in marks)] for label, row in rows]
-    partly = [point for point in found["total"]["pass"] if point["questions"] < found["total"]["questions"]]
-    notes = [
-        "pass@k: of k samples of a question at least one is right; maj@k: so is their most frequent answer. "
-        "In brackets: 95 % interval, by questions"
-    ]
-    if partly:
-        which = ", ".join(f"k = {point['k']}: {point['questions']:,}" for point in partly)
-        notes.append(f"not all questions were asked that often ({which})")
+    body = []
+    for row in rows:
+        majority = {point["k"]: point for point in row["maj"]}
+        for point in row["pass"]:
+            cells = [f"{held['share']:.1%}{around(held)}" if held else "" for held in (point, majority.get(point["k"]))]
+            body.append([name_of(row) if point["k"] == 1 else "", number(point["k"]), *cells, number(point["questions"])])
+    notes = ["pass@k: of k samples of a question at least one is right; maj@k: so is their most frequent answer"]
     if len(found["by"].get("teacher", ())) > 1:
-        notes.append("all: k samples drawn from those of all teachers together")
-    return [Shown("ceiling", ["", *(f"{key}@{k}" for key, k in marks)], body, notes)]
-
-
-def cell(row: Found, key: str, k: int) -> str:
-    point = next((point for point in row[key] if point["k"] == k), None)
-    return "" if point is None else f"{point['share']:.1%}{around(point)}"
+        notes.append("all: the k samples are drawn from those of all teachers together")
+    return [Shown("ceiling", ["", "k", "pass@k", "maj@k", "questions"], body, notes)]
 
 
 def policies(found: Found) -> Shown:
@@ -111,22 +112,29 @@ def policies(found: Found) -> Shown:
             body.append([name, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, number(found["total"]["kept"]) if mine else UNKNOWN])
             continue
         least = number(found["total"]["kept"]) if mine else f"at most {row['records']:,}"
+        least = number(row["kept"]) if row["kept"] is not None else least
         body.append([name, *(number(row[key]) for key in ("records", "wrong", "unsound", "questions")), least])
-    notes = ["kept: what is left when paths that are alike, and records beyond the maximum, have gone"]
-    if found["policies"]["none"] and found["total"]["sound"] is not None:
-        notes.append("unsound: as far as selection looked; it may not have looked at traces with a wrong answer")
-    return Shown("policies", ["policy", "pass its checks", "of them wrong", "unsound", "of questions", "kept"], body, notes)
+    notes = [
+        "passes: records that pass its checks; wrong, unsound: those of them with a wrong answer, or a step that is false",
+        "kept: what is left of them when paths that are alike, and records beyond the maximum, have gone",
+    ]
+    told = [row for row in found["policies"].values() if row]
+    if any(row["kept"] is not None for row in told):
+        notes[-1] += "; records of held-out questions included"
+    if unseen := max((row["unseen"] for row in told), default=0):
+        notes.append(f"in {unseen:,} traces selection did not look for false steps, so more may be unsound")
+    return Shown("policies", ["policy", "passes", "wrong", "unsound", "questions", "kept"], body, notes)
 
 
 def difficulty(found: Found) -> Shown:
     """What selection did to the distribution of difficulty."""
     held = found["difficulty"]
     keys = ("questions", "asked", "kept", "questions_kept")
-    body = [[row["name"], *(f"{row[key]:.1%}" for key in keys)] for row in held["buckets"]]
+    body = [[row["value"][0], *(f"{row['shares'][key]:.1%}" for key in keys)] for row in held["buckets"]]
     rate = held["pass_rate"]
     notes = [
-        f"mean share of right samples: {rate['questions']:.1%} of questions, {rate['kept']:.1%} of those that kept records "
-        "are of",
+        f"mean share of right samples: {rate['questions']:.1%} over questions, {rate['kept']:.1%} over kept records, each "
+        "with its question's"
     ]
     if "kept" in held["hard"]:
         before, after = held["hard"]["questions"], held["hard"]["kept"]
@@ -134,8 +142,8 @@ def difficulty(found: Found) -> Shown:
             f"at most half of the samples right: {before['share']:.1%}{around(before)} of questions, "
             f"{after['share']:.1%}{around(after)} of what is kept"
         )
-    return Shown("difficulty", ["right of a question's samples", "questions", "samples", "kept records",
-                                "questions with a kept one"], body, notes, held["warning"])  # fmt: skip
+    heads = ["right samples", "questions", "samples", "kept records", "questions kept"]
+    return Shown("difficulty", heads, body, notes, held["warning"])
 
 
 def unsolved(found: Found) -> list[Shown]:
@@ -148,6 +156,8 @@ def unsolved(found: Found) -> list[Shown]:
     ]  # fmt: skip
     notes = [f"{held['questions']:,} of {total:,} questions ({held['share']:.1%}{around(held)}) have no right sample; "
              f"they were asked {held['asked']:g} times (median)"]  # fmt: skip
+    if body:
+        notes.append("words, numbers: of the question; operations: median of its traces, right or not")
     if not held["questions"]:
         return [Shown("never solved", [], [], notes)]
     if held["agreed"]:
@@ -159,9 +169,9 @@ def unsolved(found: Found) -> list[Shown]:
         notes.append("no part of the questions stands out: what differs above is within what chance does")
     elif body:
         notes.append("stands out: its interval, widened for all these comparisons, leaves out the share of all questions")
-    some = [Shown("never solved", ["", "", "questions", "never solved", "share", "stands out"], body, notes)]
-    rows = [[one_line(row["question"]), one_line(row["gold"]), said(row)] for row in held["examples"]]
-    return [*some, Shown("some of them", ["question", "gold", "most frequent answer"], rows)]
+    some = [Shown("never solved", ["", "", "questions", "unsolved", "share", "stands out"], body, notes, texts=2)]
+    rows = [[short(row["question"], PROSE), one_line(row["gold"]), said(row)] for row in held["examples"]]
+    return [*some, Shown("some of them", ["question", "gold", "most frequent answer"], rows, texts=3)]
 
 
 def said(row: Found) -> str:
@@ -171,9 +181,15 @@ def said(row: Found) -> str:
 
 def name_of(row: Found) -> str:
     """The values of a row on one line; those of questions by their text."""
+    if "value" not in row:
+        return "all"
     names = [row["question"]] if "question" in row else [value or "(none)" for value in row["value"]]
-    text = one_line(", ".join(names))
-    return text if len(text) <= LONG else f"{text[: LONG - 1]}…"
+    return short(", ".join(names), LONG)
+
+
+def short(text: str, most: int) -> str:
+    text = one_line(text)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def number(value: Any) -> str:
@@ -189,5 +205,8 @@ def share(part: int | None, whole: int) -> str:
 
 
 def around(held: Found | None) -> str:
-    """`` (78 to 81)``: an interval in percent."""
-    return "" if held is None else f" ({100 * held['low']:.0f} to {100 * held['high']:.0f})"
+    """`` (78 to 81)``: an interval in percent, with a decimal where it is narrow."""
+    if held is None:
+        return ""
+    places = 1 if held["high"] - held["low"] < NARROW else 0
+    return f" ({100 * held['low']:.{places}f} to {100 * held['high']:.{places}f})"

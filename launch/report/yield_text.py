@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from tracestill.launch.report.parts import Found
 from tracestill.launch.report.yield_tables import head, tables
+
+LEAST = 12  # characters of a column of names, where it has so many
 
 
 def show(found: Found, console: Console) -> None:
@@ -15,10 +18,11 @@ def show(found: Found, console: Console) -> None:
     for shown in tables(found):
         console.print()
         if shown.rows:
-            table = Table(title=shown.title, title_justify="left")
-            words = max(len(row) for row in shown.rows) <= 3  # texts, not numbers
+            table = Table(title=shown.title, title_justify="left", box=SIMPLE_HEAD)
             for at, heading in enumerate(shown.heads):
-                table.add_column(heading, justify="left" if at == 0 or words else "right", overflow="fold")
+                text, longest = at < shown.texts, max(len(row[at]) for row in shown.rows)
+                table.add_column(heading, justify="left" if text else "right", overflow="fold", no_wrap=not text,
+                                 min_width=min(longest, LEAST))  # fmt: skip
             for row in shown.rows:
                 table.add_row(*row)
             console.print(table)
