@@ -114,13 +114,17 @@ def rejection(sample: Wanted, unusable: Unusable) -> Rejected:
 def asked_of(sample: Wanted) -> dict[str, Any]:
     """The fields of ``Rejected`` that say which trace is missing; none for a criticism, which is no trace."""
     key = sample.key
-    return {} if sample.part == CRITIQUE else {
-        "record_id": key.record_id,
-        "question_id": key.question_id,
-        "teacher": key.teacher,
-        "style": key.style,
-        "temperature": key.temperature,
-    }
+    return (
+        {}
+        if sample.part == CRITIQUE
+        else {
+            "record_id": key.record_id,
+            "question_id": key.question_id,
+            "teacher": key.teacher,
+            "style": key.style,
+            "temperature": key.temperature,
+        }
+    )
 
 
 def place_of(key: Key) -> str:

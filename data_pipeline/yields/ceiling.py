@@ -61,7 +61,7 @@ def unsolved(samples: Samples, questions: pa.Table, operations: np.ndarray, answ
     agreed = never & (times >= AGREE) & (2 * times >= asked)
     silent = never & (2 * samples.per_question(samples.vote < 0) >= asked)
     first = sorted(np.flatnonzero(never).tolist(), key=lambda at: (-times[at], -asked[at]))[:EXAMPLES]
-    text, gold = (questions[name].take(first).to_pylist() for name in ("question", "gold"))
+    text, gold = (questions[name].take(pa.array(first, pa.int64())).to_pylist() for name in ("question", "gold"))
     return {
         "questions": hits, "share": hits / total, "low": low, "high": high,
         "asked": float(np.median(asked[never])) if hits else 0.0,

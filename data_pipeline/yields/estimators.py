@@ -62,8 +62,8 @@ def majority_at(question: np.ndarray, votes: np.ndarray, right: np.ndarray, ques
 
 @lru_cache(maxsize=1 << 16)
 def right_majority(asked: int, right: int, wrong: tuple[int, ...], k: int) -> float:
-    """P(k of ``asked`` samples have a right majority), where ``right`` are right and ``wrong`` says how often each other
-    answer was given, sorted; the others gave none. Exact: counts choices in which the right one comes j times."""
+    """P(k of ``asked`` samples have a right majority), where ``right`` are right and ``wrong`` says how often each
+    other answer was given, sorted; the others gave none. Exact: counts choices with the right one in it j times."""
     silent = asked - right - sum(wrong)
     total = 0.0
     for j in range(1, min(right, k) + 1):

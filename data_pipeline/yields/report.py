@@ -35,13 +35,13 @@ def yield_report(sample: Path, select: Path, dimensions: Sequence[str] | None = 
     unless ``dimensions`` asks for them; ``policies``, ``difficulty``, ``unsolved`` as the functions of these names;
     ``policy``: the run's, and ``needed``: the flags that it needs; ``held_out``: samples that are left out here;
     ``unknown``: samples without a record of which an older version did not say who was asked what; ``notes``: what to
-    keep in mind. None if no training question was asked. Raises InputError if a file cannot be read, or the records were
-    sampled anew after they were selected.
+    keep in mind. None if no training question was asked. Raises InputError if a file cannot be read, or the records
+    were sampled anew after they were selected.
     """
     selected = read_manifest(select)
     if selected is None or selected.get("inputs", {}).get("sample") != output_digest(sample):
-        raise InputError(f"{select}: {'has not finished' if selected is None else f'is not of what {sample} holds now'}; "
-                         "run `tracestill select` first")  # fmt: skip
+        why = "has not finished" if selected is None else f"is not of what {sample} holds now"
+        raise InputError(f"{select}: {why}; run `tracestill select` first")
     verdicts, unknown = table.yield_table(sample, select)
     questions = table.questions_of(sample)
     questions = questions.filter(pc.equal(questions["split"], "train"))

@@ -25,7 +25,11 @@ VERDICTS = pa.schema(
         ("reason", pa.string()),  # why it is not kept; "" if it is
     ]
 )
-POLICIES = {"strict": ("answered", "right", "sound"), "answer": ("answered", "right"), "none": ("answered",)}  # what a record needs
+POLICIES = {
+    "strict": ("answered", "right", "sound"),
+    "answer": ("answered", "right"),
+    "none": ("answered",),
+}  # what a record needs
 NOT_ASKED = "budget"  # the reason of what there was no money for
 # reason of select's rejected.parquet -> the flags that it settles; those before it held, where they were looked at
 SETTLES = {
@@ -56,8 +60,8 @@ def yield_table(sample: Path, select: Path) -> tuple[pa.Table, int]:
 def verdicts(sample: Path, select: Path) -> pa.Table:
     """The rows of records, where the stage `select` says of each only what it was rejected for.
 
-    A later check than that saw nothing of a record: its flag is null. Whether an answer is right is found out here where
-    nothing says so.
+    A later check than that saw nothing of a record: its flag is null. Whether an answer is right is found out here
+    where nothing says so.
     """
     config = (read_manifest(select) or {}).get("config", {})
     checked = {"right": config.get("answer", True), "sound": config.get("equations", True),
@@ -135,12 +139,14 @@ def operations(sample: Path) -> pa.Table:
     found = [(batch["record_id"], pc.count_substring_regex(batch["trace"], OPERATION)) for batch
              in batches(sample / "records.parquet", ["record_id", "trace"])]  # fmt: skip
     ids, counts = ([pair[at] for pair in found] for at in (0, 1))
-    return pa.table({"record_id": pa.chunked_array(ids, pa.string()), "operations": pa.chunked_array(counts, pa.int32())})
+    return pa.table(
+        {"record_id": pa.chunked_array(ids, pa.string()), "operations": pa.chunked_array(counts, pa.int32())}
+    )
 
 
 def costs(sample: Path) -> pa.Table | None:
-    """``record_id``, ``tokens`` written and ``cost`` (null: not told) of the records that a server or a local model told
-    more of; None if none did. Choices of one request share its tokens."""
+    """``record_id``, ``tokens`` written and ``cost`` (null: not told) of the records of which a server or a local model
+    told more; None if none did. Choices of one request share its tokens."""
     path = sample / "details.parquet"
     if not path.exists():
         return None
@@ -189,4 +195,3 @@ def needed(config: Mapping[str, Any]) -> tuple[str, ...]:
     named = POLICIES.get(str(config.get("policy", "strict")), POLICIES["strict"])
     off = {name for name, key in (("right", "answer"), ("sound", "equations")) if config.get(key) is False}
     return tuple(flag for flag in named if flag not in off)
-

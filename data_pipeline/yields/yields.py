@@ -198,8 +198,8 @@ def mean(k: int, values: np.ndarray, asked: np.ndarray) -> Row:
 def policies(samples: Samples, kept: Mapping[str, int]) -> dict[str, Row | None]:
     """What passes each policy's checks, before paths and numbers are looked at; null where a check did not run.
 
-    Of those, ``wrong`` have a wrong answer and ``unsound`` a wrong step; in ``unseen`` nobody looked for one. ``kept``: what each
-    policy would keep, held-out records included, where selection has found it out.
+    Of those, ``wrong`` have a wrong answer and ``unsound`` a wrong step; in ``unseen`` nobody looked for one. ``kept``:
+    what each policy would keep, held-out records included, where selection has found it out.
     """
     found: dict[str, Row | None] = {}
     for name, flags in POLICIES.items():
@@ -217,8 +217,9 @@ def policies(samples: Samples, kept: Mapping[str, int]) -> dict[str, Row | None]
 
 
 def difficulty(samples: Samples, needed: Sequence[str]) -> Row:
-    """What selection did to the distribution of difficulty: by bucket the counts, and the ``shares`` of the questions, of
-    those with a kept record, of what was asked and of what is kept; how hard ones fare, and a warning if few are left."""
+    """What selection did to the distribution of difficulty: by bucket the counts, and the ``shares`` of the questions,
+    of those with a kept record, of what was asked and of what is kept; how hard ones fare, and a warning if few are
+    left."""
     bucket, kept = samples.difficulty, samples.flags["kept"] == 1
     asked, kept_of = samples.asked, samples.per_question(kept)
     whole = np.ones(samples.questions)
@@ -243,9 +244,9 @@ def difficulty(samples: Samples, needed: Sequence[str]) -> Row:
         if after["high"] < before["low"] and after["share"] < 0.5 * before["share"]:
             found["warning"] = (
                 f"selection leaves mostly easy questions: those that at most half of their samples solve are "
-                f"{before['share']:.0%} of the questions and {after['share']:.0%} of what is kept (one record a question: "
-                f"{float(shares['questions_kept'][:HARD].sum()):.0%}); ask these more often (sample.until), or keep fewer "
-                "of the others (select.max_per_question)"
+                f"{before['share']:.0%} of the questions and {after['share']:.0%} of what is kept (with one record a "
+                f"question it would be {float(shares['questions_kept'][:HARD].sum()):.0%}); ask these more often "
+                "(sample.until), or keep fewer of the others (select.max_per_question)"
             )
     return found
 

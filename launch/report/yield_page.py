@@ -51,7 +51,11 @@ def losses(row: Found, policy: str) -> Sequence[tuple[str, float, str]]:
     if policy != "strict" or row["sound"] is None:
         return [("kept", row["kept"], "s0"), ("not kept", row["asked"] - row["kept"], "s5")]
     lost = [(name, row[before] - row[after], f"s{5 - at}") for at, (name, before, after) in enumerate(LOST)]
-    return [("kept", row["kept"], "s0"), ("same path, or other reasons", row["sound"] - row["kept"], "s1"), *reversed(lost)]
+    return [
+        ("kept", row["kept"], "s0"),
+        ("same path, or other reasons", row["sound"] - row["kept"], "s1"),
+        *reversed(lost),
+    ]
 
 
 def ceiling(rows: Sequence[Found]) -> str:

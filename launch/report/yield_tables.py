@@ -33,10 +33,11 @@ class Shown:
 def head(found: Found) -> str:
     """The whole in one sentence."""
     total = found["total"]
+    right, kept = (share(total[key], total["asked"]) for key in ("right", "kept"))
     return (
         f"{total['asked']:,} samples of {total['questions']:,} training questions; {total['right']:,} "
-        f"({share(total['right'], total['asked'])}) are right, {total['kept']:,} ({share(total['kept'], total['asked'])}) "
-        f"are kept, of {total['questions_kept']:,} questions. {policy(found)}"
+        f"({right}) are right, {total['kept']:,} ({kept}) are kept, of {total['questions_kept']:,} questions. "
+        f"{policy(found)}"
     )
 
 
@@ -68,7 +69,7 @@ def shares(found: Found, name: str, rows: Sequence[Found]) -> list[Shown]:
     if rows and "right_share" not in rows[0]:
         return []
     body = [
-        [name_of(row), f"{row['right_share']['share']:.1%}{around(row['right_share'])}", share(row["kept"], row["asked"]),
+        [name_of(row), percent(row["right_share"]), share(row["kept"], row["asked"]),
          share(row["questions_right"], row["questions"]), number(row["alone"]) if row["alone"] is not None else "",
          *(amount(row[f"{key}_per_kept"]) for key in told)]
         for row in [*rows[:MANY], found["total"]]
@@ -77,7 +78,7 @@ def shares(found: Found, name: str, rows: Sequence[Found]) -> list[Shown]:
     if rows:
         notes[0] += "; by it alone: that nothing else in this table solves"
     heads = [words(name), "right", "kept", "solved", "by it alone", *(f"{key} a kept one" for key in told)]
-    return [Shown(f"worth of {words(name)}" if name else "worth", heads, body, notes)]
+    return [Shown(f"shares by {words(name)}" if name else "shares", heads, body, notes)]
 
 
 def words(name: str) -> str:
@@ -95,8 +96,10 @@ def ceilings(found: Found) -> list[Shown]:
     for row in rows:
         majority = {point["k"]: point for point in row["maj"]}
         for point in row["pass"]:
-            cells = [f"{held['share']:.1%}{around(held)}" if held else "" for held in (point, majority.get(point["k"]))]
-            body.append([name_of(row) if point["k"] == 1 else "", number(point["k"]), *cells, number(point["questions"])])
+            cells = [percent(held) if held else "" for held in (point, majority.get(point["k"]))]
+            body.append(
+                [name_of(row) if point["k"] == 1 else "", number(point["k"]), *cells, number(point["questions"])]
+            )
     notes = ["pass@k: of k samples of a question at least one is right; maj@k: so is their most frequent answer"]
     if len(found["by"].get("teacher", ())) > 1:
         notes.append("all: the k samples are drawn from those of all teachers together")
@@ -115,7 +118,7 @@ def policies(found: Found) -> Shown:
         least = number(row["kept"]) if row["kept"] is not None else least
         body.append([name, *(number(row[key]) for key in ("records", "wrong", "unsound", "questions")), least])
     notes = [
-        "passes: records that pass its checks; wrong, unsound: those of them with a wrong answer, or a step that is false",
+        "passes: records that pass its checks; wrong, unsound: those of them with a wrong answer, or a false step",
         "kept: what is left of them when paths that are alike, and records beyond the maximum, have gone",
     ]
     told = [row for row in found["policies"].values() if row]
@@ -133,14 +136,13 @@ def difficulty(found: Found) -> Shown:
     body = [[row["value"][0], *(f"{row['shares'][key]:.1%}" for key in keys)] for row in held["buckets"]]
     rate = held["pass_rate"]
     notes = [
-        f"mean share of right samples: {rate['questions']:.1%} over questions, {rate['kept']:.1%} over kept records, each "
-        "with its question's"
+        f"mean share of right samples: {rate['questions']:.1%} over questions, {rate['kept']:.1%} over kept records, "
+        "each with its question's"
     ]
     if "kept" in held["hard"]:
         before, after = held["hard"]["questions"], held["hard"]["kept"]
         notes.append(
-            f"at most half of the samples right: {before['share']:.1%}{around(before)} of questions, "
-            f"{after['share']:.1%}{around(after)} of what is kept"
+            f"at most half of the samples right: {percent(before)} of questions, {percent(after)} of what is kept"
         )
     heads = ["right samples", "questions", "samples", "kept records", "questions kept"]
     return Shown("difficulty", heads, body, notes, held["warning"])
@@ -151,24 +153,29 @@ def unsolved(found: Found) -> list[Shown]:
     held, total = found["unsolved"], found["total"]["questions"]
     body = [
         [row["feature"], part["name"], number(part["questions"]), number(part["unsolved"]),
-         f"{part['share']:.1%}{around(part)}", "yes" if part["stands_out"] else ""]
+         percent(part), "yes" if part["stands_out"] else ""]
         for row in held["common"] for part in row["parts"]
     ]  # fmt: skip
-    notes = [f"{held['questions']:,} of {total:,} questions ({held['share']:.1%}{around(held)}) have no right sample; "
-             f"they were asked {held['asked']:g} times (median)"]  # fmt: skip
+    notes = [f"{held['questions']:,} of {total:,} questions have no right sample: {percent(held)}"]
+    if held["questions"]:
+        notes[0] += f"; they were asked {held['asked']:g} times (median)"
     if body:
         notes.append("words, numbers: of the question; operations: median of its traces, right or not")
     if not held["questions"]:
         return [Shown("never solved", [], [], notes)]
     if held["agreed"]:
-        notes.append(f"on {held['agreed']:,} of them at least half of the samples, and three, give the same other answer: "
-                     "the gold answer may be wrong, so look at them")  # fmt: skip
+        notes.append(
+            f"on {held['agreed']:,} of them at least half of the samples, and three, give the same other answer: the "
+            "gold answer may be wrong, so look at them"
+        )
     if held["silent"]:
         notes.append(f"on {held['silent']:,} of them at least half of the samples gave no answer")
     if body and not any(row[-1] for row in body):
         notes.append("no part of the questions stands out: what differs above is within what chance does")
     elif body:
-        notes.append("stands out: its interval, widened for all these comparisons, leaves out the share of all questions")
+        notes.append(
+            "stands out: its interval, widened for all these comparisons, leaves out the share of all questions"
+        )
     some = [Shown("never solved", ["", "", "questions", "unsolved", "share", "stands out"], body, notes, texts=2)]
     rows = [[short(row["question"], PROSE), one_line(row["gold"]), said(row)] for row in held["examples"]]
     return [*some, Shown("some of them", ["question", "gold", "most frequent answer"], rows, texts=3)]
@@ -176,7 +183,11 @@ def unsolved(found: Found) -> list[Shown]:
 
 def said(row: Found) -> str:
     """``240 (5 of 5)``"""
-    return f"{one_line(row['answer'])} ({row['times']:,} of {row['asked']:,})" if row["times"] else f"none of {row['asked']}"
+    return (
+        f"{one_line(row['answer'])} ({row['times']:,} of {row['asked']:,})"
+        if row["times"]
+        else f"none of {row['asked']}"
+    )
 
 
 def name_of(row: Found) -> str:
@@ -204,9 +215,7 @@ def share(part: int | None, whole: int) -> str:
     return UNKNOWN if part is None or not whole else f"{part / whole:.1%}"
 
 
-def around(held: Found | None) -> str:
-    """`` (78 to 81)``: an interval in percent, with a decimal where it is narrow."""
-    if held is None:
-        return ""
+def percent(held: Found) -> str:
+    """``78.9% (78 to 81)``: a share and its interval, with a decimal where that is narrow."""
     places = 1 if held["high"] - held["low"] < NARROW else 0
-    return f" ({100 * held['low']:.{places}f} to {100 * held['high']:.{places}f})"
+    return f"{held['share']:.1%} ({100 * held['low']:.{places}f} to {100 * held['high']:.{places}f})"

@@ -20,7 +20,7 @@ def show(found: Found, console: Console) -> None:
         if shown.rows:
             table = Table(title=shown.title, title_justify="left", box=SIMPLE_HEAD)
             for at, heading in enumerate(shown.heads):
-                text, longest = at < shown.texts, max(len(row[at]) for row in shown.rows)
+                text, longest = at < shown.texts, max(len(row[at]) for row in (shown.heads, *shown.rows))
                 table.add_column(heading, justify="left" if text else "right", overflow="fold", no_wrap=not text,
                                  min_width=min(longest, LEAST))  # fmt: skip
             for row in shown.rows:
