@@ -109,6 +109,8 @@ def notes(found: dict[str, Any], samples: Samples, config: dict[str, Any]) -> li
             "counted: this run was sampled by a version that did not keep who was asked what (`tracestill sample` on a "
             "copy of the run, with its journal, asks nobody again and keeps it)"
         )
+    if found["cost"]:
+        told.append(f"sampling has cost {found['cost']:g} in all, held-out questions and what gave no record included")
     if found["unasked"]:
         told.append(f"{found['unasked']:,} training questions were never asked (budget, or no trace of theirs)")
     if config.get("sample", {}).get("until"):

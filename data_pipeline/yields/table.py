@@ -159,8 +159,9 @@ def costs(sample: Path) -> pa.Table | None:
 
 
 def number_in(details: pa.Array, key: str) -> pa.Array:
-    """The number under a key of JSON objects as Python writes them: a quote within a text has a backslash before it."""
-    found = pc.extract_regex(details, rf'(?:^\{{|, )"{key}": (?P<value>-?[0-9][0-9.eE+-]*)')
+    """The number under a key of JSON objects as Python writes them. A quote within a text has a backslash before it, so
+    no text holds such a key."""
+    found = pc.extract_regex(details, rf'"{key}": (?P<value>-?[0-9][0-9.eE+-]*)')
     return pc.struct_field(found, "value").cast(pa.float64())
 
 

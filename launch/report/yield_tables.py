@@ -77,7 +77,9 @@ def shares(found: Found, name: str, rows: Sequence[Found]) -> list[Shown]:
     notes = ["in brackets: 95 % intervals, by questions. Solved: questions with a right sample"]
     if rows:
         notes[0] += "; by it alone: that nothing else in this table solves"
-    heads = [words(name), "right", "kept", "solved", "by it alone", *(f"{key} a kept one" for key in told)]
+    if told:
+        notes.append(f"{'/kept, '.join(told)}/kept: of all samples of which it is known, divided by the kept ones")
+    heads = [words(name), "right", "kept", "solved", "by it alone", *(f"{key}/kept" for key in told)]
     return [Shown(f"shares by {words(name)}" if name else "shares", heads, body, notes)]
 
 

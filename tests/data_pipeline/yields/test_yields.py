@@ -45,7 +45,7 @@ def drawn() -> list[dict]:
         row(
             at, f"q{draw.randrange(40)}", draw.choice(STEPS[1:]), draw.choice("AB"), temperature=draw.choice([0.0, 0.7])
         )
-        for at in range(400)
+        for at in range(120)
     ]
 
 
@@ -68,7 +68,7 @@ def test_each_row_counts_what_a_loop_counts(drawn: list[dict]) -> None:
             shares.append(sum(of) / len(of))
         assert cell["pass"][0]["share"] == pytest.approx(np.mean(shares)), "pass@1"
     total = summed(found, STRICT)
-    assert (total["asked"], total["alone"]) == (400, None)
+    assert (total["asked"], total["alone"]) == (120, None)
     assert sum(cell["kept"] for cell in by(found, "question", STRICT)) == total["kept"]
 
 
@@ -136,7 +136,9 @@ def test_a_filter_that_leaves_only_easy_questions_is_warned_of() -> None:
         ("0 %", 30 / 160), ("up to 25 %", 30 / 160), ("100 %", 100 / 160)]  # fmt: skip
     assert [b["shares"]["kept"] for b in found["buckets"]] == pytest.approx([0, 30 / 430, 400 / 430])
     assert found["pass_rate"] == pytest.approx({"questions": 107.5 / 160, "kept": 407.5 / 430})
-    assert "38% of the questions and 7% of what is kept (one record a question: 23%)" in found["warning"]
+    assert (
+        "38% of the questions and 7% of what is kept (with one record a question it would be 23%)" in found["warning"]
+    )
 
 
 def test_no_warning_where_little_is_lost_or_little_is_known() -> None:
@@ -145,11 +147,11 @@ def test_no_warning_where_little_is_lost_or_little_is_known() -> None:
     assert not difficulty(of_rates({0.25: (2, 1), 1.0: (3, 3)}), STRICT)["warning"], "within what chance does"
 
 
-def texts(count: int, words: list[int]) -> pa.Table:
+def texts(count: int, words: list[int], groups: int = 1) -> pa.Table:
     return pa.table({
         "question": [" ".join(["word"] * words[at]) for at in range(count)],
         "gold": ["1"] * count,
-        "group": ["g"] * count,
+        "group": [f"g{at % groups}" for at in range(count)],
     })  # fmt: skip
 
 
@@ -176,23 +178,24 @@ def test_noise_stands_out_seldom() -> None:
     for seed in range(60):
         draw = np.random.default_rng(seed)
         rows = [row(at, ids[at], "answered" if draw.random() < 0.2 else "kept") for at in range(120)]
-        found = unsolved(
-            samples(rows, ids), texts(120, (draw.permutation(120) + 1).tolist()), draw.integers(0, 9, 120), {}
-        )
+        asked = texts(120, (draw.permutation(120) + 1).tolist(), groups=10)
+        found = unsolved(samples(rows, ids), asked, draw.integers(0, 9, 120), {})
         alarms += any(part["stands_out"] for each in found["common"] for part in each["parts"])
-    assert alarms <= 8
+    assert alarms <= 6
 
 
 def test_doubtful_gold_answers_and_silence_are_told() -> None:
     rows = [row(at, "agreed", "answered") for at in range(4)]
     rows += [row(at, "split", "answered") for at in range(4, 8)]
     rows += [row(at, "silent", "asked") for at in range(8, 12)]
+    rows += [row(at, "many", "answered") for at in range(12, 20)]
     votes = {"r0": 7, "r1": 7, "r2": 7, "r3": 8, "r4": 1, "r5": 1, "r6": 2, "r7": 3}
-    ids = ["split", "agreed", "silent"]
-    found = unsolved(samples(rows, ids, votes), texts(3, [1, 1, 1]), np.full(12, -1), {7: "240", 1: "1"})
-    assert (found["questions"], found["agreed"], found["silent"]) == (3, 1, 1)
-    assert [(e["question_id"], e["answer"], e["times"], e["asked"]) for e in found["examples"]] == [
-        ("agreed", "240", 3, 4), ("split", "1", 2, 4), ("silent", None, 0, 4)]  # fmt: skip
+    votes |= {f"r{at}": 9 if at < 15 else at for at in range(12, 20)}
+    ids = ["split", "agreed", "silent", "many"]
+    found = unsolved(samples(rows, ids, votes), texts(4, [1] * 4), np.full(20, -1), {7: "240", 1: "1", 9: "9"})
+    assert (found["questions"], found["agreed"], found["silent"]) == (4, 1, 1)
+    assert {e["question_id"]: (e["answer"], e["times"], e["asked"]) for e in found["examples"]} == {
+        "agreed": ("240", 3, 4), "split": ("1", 2, 4), "silent": (None, 0, 4), "many": ("9", 3, 8)}  # fmt: skip
 
 
 def test_tokens_and_cost_of_a_kept_record() -> None:
