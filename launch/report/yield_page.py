@@ -30,7 +30,7 @@ def yields(found: Found) -> str:
 
 
 def one(held: Found) -> str:
-    rows = next((rows for rows in held["by"].values()), [])[:MANY]
+    rows: list[Found] = next(iter(held["by"].values()), [])[:MANY]
     charts = [stacked([(name_of(row), losses(row, held["policy"])) for row in rows or [held["total"]]])]
     charts += ['<div class="many">', ceiling([held["total"], *rows[:LINES]]), "</div>", difficulty(held["difficulty"])]
     body = [f"<p>{in_html(head(held))}</p>", *charts]
