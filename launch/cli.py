@@ -25,6 +25,7 @@ from tracestill.launch.commands import (
     fetch_command,
     init_command,
     segmenter_command,
+    yield_command,
 )
 from tracestill.launch.commands.decontaminate import DecontaminateOption, with_benchmarks
 from tracestill.launch.commands.execution import default_root, evaluate_model, execute, looking, open_run, single
@@ -251,6 +252,9 @@ def inspect_command(
         run = open_run(place.recipe, root, None) if known else RunDirectory.open(root)
         inspect_run(run, arm, Shown(document, documents, record, text), Terminal())
         show_own_stages(run, arm, Terminal())
+
+
+command("Look inside", "yield")(yield_command.show_yield)
 
 
 @command("Look inside", "recipe")

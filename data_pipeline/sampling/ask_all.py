@@ -16,7 +16,7 @@ from tracestill.data_pipeline.sampling.files.trace_store import TraceStore
 from tracestill.data_pipeline.sampling.heard import Unusable, heard
 from tracestill.data_pipeline.sampling.journal import Journal, Key
 from tracestill.data_pipeline.sampling.readers.chain import Unread
-from tracestill.data_pipeline.sampling.reading import Reader, place_of, rejection, text_of
+from tracestill.data_pipeline.sampling.reading import Reader, asked_of, place_of, rejection, text_of
 from tracestill.data_pipeline.sampling.sample_config import SampleConfig
 from tracestill.data_pipeline.sampling.teachers import FAILURES, Said, Solution
 from tracestill.data_pipeline.sampling.wanted import CRITIQUE, Course, Wanted
@@ -215,7 +215,7 @@ class Asking:
     def not_asked(self) -> list[Rejected]:
         """What there was no money for, as the rejected samples that they are."""
         detail = f"sample.budget = {self.sample.budget} does not pay for it"
-        return [Rejected(place_of(each.key), BUDGET, detail, "") for each in self.unpaid]
+        return [Rejected(place_of(each.key), BUDGET, detail, "", **asked_of(each)) for each in self.unpaid]
 
 
 def refuse_unknown_kinds(solution: Solution, key: Key, kinds: Kinds) -> None:

@@ -15,7 +15,7 @@ from tracestill.data_pipeline.sampling.journal import Journal, Key
 from tracestill.data_pipeline.sampling.readers.chain import Chain, Read, Unread
 from tracestill.data_pipeline.sampling.readers.marks import Marked
 from tracestill.data_pipeline.sampling.teachers import Said, Solution
-from tracestill.data_pipeline.sampling.wanted import Wanted
+from tracestill.data_pipeline.sampling.wanted import CRITIQUE, Wanted
 from tracestill.data_pipeline.selection.answers import number
 
 
@@ -104,11 +104,27 @@ def text_of(said: Solution | Said) -> str:
 
 
 def rejection(sample: Wanted, unusable: Unusable) -> Rejected:
-    place = sample.place
+    place, asked = sample.place, asked_of(sample)
     if place is None:
-        return Rejected(place_of(sample.key), unusable.reason, unusable.detail, unusable.said)
+        return Rejected(place_of(sample.key), unusable.reason, unusable.detail, unusable.said, **asked)
     where = f"{place.file}:{place.row}"
-    return Rejected(where, unusable.reason, unusable.detail, unusable.said, place.file, place.row)
+    return Rejected(where, unusable.reason, unusable.detail, unusable.said, place.file, place.row, **asked)
+
+
+def asked_of(sample: Wanted) -> dict[str, Any]:
+    """The fields of ``Rejected`` that say which trace is missing; none for a criticism, which is no trace."""
+    key = sample.key
+    return (
+        {}
+        if sample.part == CRITIQUE
+        else {
+            "record_id": key.record_id,
+            "question_id": key.question_id,
+            "teacher": key.teacher,
+            "style": key.style,
+            "temperature": key.temperature,
+        }
+    )
 
 
 def place_of(key: Key) -> str:

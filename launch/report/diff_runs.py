@@ -13,6 +13,7 @@ from rich.text import Text
 from tracestill.data_pipeline.base.stage import output_digest, read_manifest
 from tracestill.data_pipeline.guards.secret import mask_data
 from tracestill.data_pipeline.guards.visible import visible
+from tracestill.data_pipeline.yields.report import yield_report
 from tracestill.launch.report.report import gather_training, read_json
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory, differing
@@ -109,6 +110,7 @@ def results(run: RunDirectory, arms: list[str]) -> dict[str, Any]:
             found |= {f"{arm}: training {key}": training[key] for key in ("steps", "loss", "tokens", "seconds")}
         if manifest and manifest.get("best"):
             found[f"{arm}: best {manifest['best']['metric']}"] = manifest["best"]["value"]
+        found |= {f"{arm}: {name}": value for name, value in selected(run, arm).items()}
     places = {arm: run.stage(arm, "evaluate") for arm in arms} | {f"model {n}": at for n, at in run.models().items()}
     for name, directory in places.items():
         evaluation = read_json(directory / "result.json")
@@ -118,6 +120,25 @@ def results(run: RunDirectory, arms: list[str]) -> dict[str, Any]:
             found[f"{name}: not_asked"] = evaluation.get("not_asked") or None
             found |= {f"{name}: held-out loss of {kind}": row["loss"] for kind, row in evaluation["kinds"].items()}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def selected(run: RunDirectory, arm: str) -> dict[str, Any]:
+    """The yield of an arm's data by name; of arms that select as another one does, nothing."""
+    sample, select = run.stage(arm, "sample"), run.stage(arm, "select")
+    first = next(other for other in run.recipe.arm_names() if run.stage(other, "select") == select)
+    if arm != first or read_manifest(sample) is None or read_manifest(select) is None:
+        return {}
+    held = yield_report(sample, select, ())
+    if held is None:
+        return {}
+    total, rate = held["total"], held["difficulty"]["pass_rate"]
+    return {
+        "samples right": total["right"] / total["asked"],
+        "samples kept": total["kept"] / total["asked"],
+        **{f"questions solved, pass@{point['k']}": point["share"] for point in total["pass"]},
+        "questions with a kept record": total["questions_kept"] / total["questions"],
+        "share of right samples over kept records": rate["kept"],
+    }
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

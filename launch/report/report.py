@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import CONTENTS, is_current, read_manifest, stage, versions, write_json
 from tracestill.data_pipeline.guards.secret import mask_data
+from tracestill.data_pipeline.yields.report import yield_report
 from tracestill.launch.hosts.probe import gpus
 from tracestill.launch.report.page import Section, own_section, page
 from tracestill.launch.report.wall_time import wall_seconds
@@ -80,6 +81,13 @@ def gather(run: RunDirectory, works: Sequence[Work]) -> dict[str, Any]:
         for arm in arm_names:
             directory = run.stage(arm, stage_name)
             arms[arm][stage_name] = held[directory] if current.get(directory) else None
+    gathered = {arm: gather_arm(run, arm, manifests) for arm, manifests in arms.items()}
+    known: dict[Path, Any] = {}  # arms that select alike share it
+    for arm, manifests in arms.items():
+        places = run.stage(arm, "sample"), run.stage(arm, "select")
+        if manifests["select"] and places[1] not in known:
+            known[places[1]] = yield_report(*places)
+        gathered[arm]["yield"] = known.get(places[1])
     return {
         "format": FORMAT,
         "name": recipe.name,
@@ -87,7 +95,7 @@ def gather(run: RunDirectory, works: Sequence[Work]) -> dict[str, Any]:
         "written": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "missing": missing,
         "sample": (arms[arm_names[0]]["sample"] or {}).get("counts"),
-        "arms": {arm: gather_arm(run, arm, manifests) for arm, manifests in arms.items()},
+        "arms": gathered,
         "models": gather_models(run, missing),
         "stages": stages,
         "kinds": list(recipe.span_kinds().names),

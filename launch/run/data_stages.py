@@ -15,7 +15,7 @@ from tracestill.data_pipeline.sampling import sample
 from tracestill.data_pipeline.segmentation import Segmenter
 from tracestill.data_pipeline.selection import selection
 from tracestill.data_pipeline.tokens import tokenizer
-from tracestill.launch.report import page
+from tracestill.launch.report import page, yield_page
 from tracestill.launch.report.parts import listed
 from tracestill.launch.run.progress import bar
 from tracestill.launch.run.stage_spec import Case, Identity, StageSpec, Work
@@ -158,7 +158,7 @@ DATA_STAGES = (
         lambda case: (selection.stage_config(case.recipe.select, case.run.memory), case.reads("sample")),
         do_select,
         selected,
-        page.shown_with_data,
+        yield_page.yields,
         is_data=True,
     ),
     StageSpec(

@@ -17,7 +17,6 @@ if __name__ == "__main__":  # before anything else is imported: `python -m` has 
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections import Counter
@@ -32,6 +31,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemaining
 from transformers import PreTrainedModel
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.intervals import wilson
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, read_rows, write_rows
 from tracestill.data_pipeline.base.stage import Stage, read_manifest, stage, write_json
 from tracestill.data_pipeline.documents.ask import AskLayout
@@ -43,7 +43,7 @@ from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.batches.rectangles import layout_for
 from tracestill.trainer.evaluation.baseline import answering, load_any, untrained_student
 from tracestill.trainer.evaluation.generate import generate, load_exported
-from tracestill.trainer.evaluation.intervals import Z95, mean_interval
+from tracestill.trainer.evaluation.intervals import mean_interval
 from tracestill.trainer.evaluation.rows import rows_of
 from tracestill.trainer.export.export import holds_model, quiet
 from tracestill.trainer.lock import run_lock
@@ -268,14 +268,6 @@ def summary(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "in_form": sum(row["in_form"] for row in predictions),
         "read_by": dict(sorted(Counter(row["read_by"] for row in predictions).items())),
     }
-
-
-def wilson(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (JASA 22, 1927); the default z gives 95 %."""
-    share = successes / trials
-    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def load_student(export_dir: Path, recipe: Recipe, device: torch.device) -> Student:

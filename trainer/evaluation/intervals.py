@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-Z95 = 1.959963984540054
+from tracestill.data_pipeline.base.intervals import Z95
 
 
 def mean_interval(

@@ -16,6 +16,8 @@ SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("where", "reason", "detail", "text", "file")),
         ("row", pa.int64()),  # of the file, from 1 on
+        *((name, pa.string()) for name in ("record_id", "question_id", "teacher", "style")),
+        ("temperature", pa.float32()),
     ]
 )
 SHARE = 0.05
@@ -32,6 +34,11 @@ class Rejected:
     text: str  # the record itself; what is no Unicode stands as Python would escape it
     file: str = ""  # that it comes from, if it does
     row: int | None = None
+    record_id: str = ""  # that a trace would have had, with what was asked of whom; empty of anything else
+    question_id: str = ""
+    teacher: str = ""
+    style: str = ""
+    temperature: float | None = None
 
 
 def by_reason(rejected: Sequence[Rejected]) -> dict[str, int]:

@@ -109,7 +109,7 @@ def test_whole_run(run):
     page = (run.root / "report" / "report.html").read_text()
     text = check_page(page)
     assert page.count('<p class="note">beware ') == 2, "the preview's warning, of each arm"
-    assert page.count('dashed"') == 2 * (len(KINDS) + 1), "a held-out curve for each kind and arm"
+    assert page.count('dashed"') == 2 * (len(KINDS) + 1) + 1, "a held-out curve for each kind and arm; and maj@k"
     for wanted in (
         "87.5%",
         "12.5%",

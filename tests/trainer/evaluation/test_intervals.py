@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tracestill.trainer.evaluation.intervals import Z95, mean_interval
+from tracestill.data_pipeline.base.intervals import Z95
+from tracestill.trainer.evaluation.intervals import mean_interval
 
 
 def test_independent_values_give_the_standard_error() -> None:

@@ -1,0 +1,78 @@
+"""The yield report in the page: charts of what got lost where, of the ceiling and of difficulty; then its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tracestill.data_pipeline.guards.visible import in_html
+from tracestill.launch.report.charts import SERIES, lines, stacked
+from tracestill.launch.report.parts import Found, table, text
+from tracestill.launch.report.yield_tables import MANY, head, name_of, tables
+
+LOST = (("unread", "asked", "read"), ("no answer", "read", "answered"), ("wrong answer", "answered", "right"),
+        ("false step", "right", "sound"))  # fmt: skip
+LINES = len(SERIES) - 1  # curves of the ceiling beside that of all
+SHARES = (("questions", "questions"), ("samples", "asked"), ("kept records", "kept"))
+
+
+def yields(found: Found) -> str:
+    """A section for each way in which arms select; empty without one."""
+    parts, seen = [], []
+    for arm, row in found["arms"].items():
+        held = row.get("yield")
+        if held and held not in seen:
+            seen.append(held)
+            parts.append((arm, one(held)))
+    if not parts:
+        return ""
+    named = [f"<h3>{in_html(arm)}</h3>{body}" if parts[1:] else body for arm, body in parts]
+    return "<h2>Yield and ceiling</h2>" + "".join(named)
+
+
+def one(held: Found) -> str:
+    rows: list[Found] = next(iter(held["by"].values()), [])[:MANY]
+    charts = [stacked([(name_of(row), losses(row, held["policy"])) for row in rows or [held["total"]]])]
+    charts += ['<div class="many">', ceiling([held["total"], *rows[:LINES]]), "</div>", difficulty(held["difficulty"])]
+    body = [f"<p>{in_html(head(held))}</p>", *charts]
+    for shown in tables(held):
+        body.append(f"<h3>{in_html(shown.title)}</h3>")
+        if shown.rows:
+            cells = [[text(in_html(cell)) if at < shown.texts else in_html(cell) for at, cell in enumerate(row)]
+                     for row in shown.rows]  # fmt: skip
+            body.append(table([in_html(heading) for heading in shown.heads], cells))
+        if shown.warning:
+            body.append(f'<p class="note">{in_html(shown.warning)}</p>')
+        body += [f'<p class="soft">{in_html(note)}.</p>' for note in shown.notes]
+    return "".join(body) + "".join(f'<p class="soft">{in_html(note)}.</p>' for note in held["notes"])
+
+
+def losses(row: Found, policy: str) -> Sequence[tuple[str, float, str]]:
+    """What is kept and what got lost where; other policies than the strict one keep some of what is wrong."""
+    if policy != "strict" or row["sound"] is None:
+        return [("kept", row["kept"], "s0"), ("not kept", row["asked"] - row["kept"], "s5")]
+    lost = [(name, row[before] - row[after], f"s{5 - at}") for at, (name, before, after) in enumerate(LOST)]
+    return [
+        ("kept", row["kept"], "s0"),
+        ("same path, or other reasons", row["sound"] - row["kept"], "s1"),
+        *reversed(lost),
+    ]
+
+
+def ceiling(rows: Sequence[Found]) -> str:
+    """pass@k, and dashed maj@k, over k; empty if nothing was asked twice."""
+    if max(len(row["pass"]) for row in rows if "pass" in row) < 2:
+        return ""
+    curves = [{name_of(row): [(point["k"], point["share"]) for point in row.get(key, ())] for row in rows
+               if len(row.get("pass", ())) > 1} for key in ("pass", "maj")]  # fmt: skip
+    keys = "".join(
+        f'<span class="key"><i class="{SERIES[at]}"></i>{in_html(name)}</span>' for at, name in enumerate(curves[0])
+    )
+    title = "solved by one of k samples; dashed: by their majority"
+    return f'<div>{lines(*curves, title=title, x_label="k", log=False)}<div class="legend">{keys}</div></div>'
+
+
+def difficulty(held: Found) -> str:
+    """The questions, samples and kept records by the share of a question's samples that are right, in percent."""
+    rows = [(label, [(row["value"][0], 100 * row["shares"][key], f"s{at}") for at, row in enumerate(held["buckets"])])
+            for label, key in SHARES]  # fmt: skip
+    return "<p class='soft'>By how many of a question's samples are right; percent of all:</p>" + stacked(rows)
