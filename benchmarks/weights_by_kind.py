@@ -41,7 +41,6 @@ WEIGHTINGS: dict[str, dict[str, float]] = {
     "results x 3": {"result": 3},
     "no results": {"result": 0},
     "no words": {"statement": 0, "prose": 0, "plan": 0},
-    "answer x 10": {"answer": 10},
 }
 EVEN = "even"
 KINDS = ("plan", "expression", "result", "statement", "prose", "answer", "control")
@@ -176,7 +175,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="holds gsm8k/train.jsonl and gsm8k_teachers/")
     parser.add_argument("--student", type=Path, required=True, help="directory of the student")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--questions", type=int, default=600)
     parser.add_argument("--test", type=int, default=40, help="held-out questions of each seed")
     parser.add_argument("--run", type=Path, help="where the runs are kept (default: a temporary directory)")
