@@ -24,8 +24,8 @@ from tracestill.data_pipeline.sampling.sample import SampleConfig, make_teachers
 from tracestill.data_pipeline.sampling.teachers import is_own
 from tracestill.data_pipeline.segmentation import SegmentConfig
 from tracestill.data_pipeline.segmentation import own_module as segmenting
+from tracestill.data_pipeline.selection.config import SelectConfig
 from tracestill.data_pipeline.selection.record_weights import own_module as weigher
-from tracestill.data_pipeline.selection.selection import SelectConfig
 from tracestill.trainer.recipe import deepspeed_keys
 from tracestill.trainer.recipe.own_stage import OwnStage
 from tracestill.trainer.recipe.settings import GENERATION, UNTRAINED, EvaluateConfig, StudentConfig, TrainConfig
