@@ -14,7 +14,7 @@ TIMES = 4  # pieces alike in a row that make a loop
 LOOPED = 200  # characters that a loop fills at least
 SEARCHED = 20_000  # characters before the end in which the last ones are looked for again
 NEAR = 4  # words that must come back for a loop to be looked for around them
-OF_TRACE, SHARE, FEWEST = 8, 0.5, 60  # words of a sequence; share of them that stood before; words looked at
+OF_TRACE, SHARE, FEWEST = 8, 0.4, 60  # words of a sequence; share of them that stood before; words looked at
 OF_QUESTION, COPIED, SHORT = 4, 0.8, 12  # words of a sequence; share of the question's; words of a question
 WORD = re.compile(  # a character of Chinese, Japanese or Thai, which put no spaces between words, is one
     r"\d+(?:[.,]\d+)*|[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]|[^\W\d\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]+"
@@ -31,7 +31,7 @@ def repeats(text: str, words: Sequence[str]) -> str:
     """What a text says again and again, in words; empty if nothing.
 
     Either one piece with letters in it stands ``TIMES`` times or more in a row, on ``LOOPED`` characters or more, or
-    more than half of the sequences of eight words stood before.
+    40 % of the sequences of eight words stood before.
     """
     if piece := loop(text):
         return f"it ends in {piece!r:.80} again and again"
