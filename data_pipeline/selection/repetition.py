@@ -40,8 +40,8 @@ def repeats(text: str, words: Sequence[str]) -> str:
     if piece := looped_words(words):
         return f"it says {piece!r:.80} again and again"
     if len(words) >= FEWEST:
-        grams = list(sequences(words, OF_TRACE))
-        again = 1 - len(set(grams)) / len(grams)
+        grams = [gram for gram in sequences(words, OF_TRACE) if any(map(str.isalpha, gram))]
+        again = 1 - len(set(grams)) / len(grams) if grams else 0
         if again > SHARE:
             return f"{again:.0%} of its sequences of {OF_TRACE} words stood before"
     return ""
@@ -68,7 +68,7 @@ def looped_words(words: Sequence[str]) -> str:
             end += 1
         piece = words[before:at]
         filled = sum(map(len, words[before:end])) + end - before
-        if (end - before) // period >= TIMES and filled >= LOOPED and any(word.isalpha() for word in piece):
+        if (end - before) // period >= TIMES and filled >= LOOPED and any(map(str.isalpha, piece)):
             return " ".join(piece)
         measured[period] = end
     return ""
