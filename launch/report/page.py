@@ -183,7 +183,9 @@ def data(found: Found) -> str:
             ("all arms" if len(found["arms"]) > 1 and not seen[1:] else arm, [("kept", chosen["out"], "s0"), *reasons])
         )
         share = chosen["out"] / chosen["in"] if chosen["in"] else 0.0
-        parts.append(f"<p>Selection kept {chosen['out']:,} of {chosen['in']:,} records ({share:.1%}).</p>")
+        policies = ", ".join(f"{name} {count:,}" for name, count in chosen.get("policies", {}).items())
+        would = f" By policy: {policies}." if policies else ""
+        parts.append(f"<p>Selection kept {chosen['out']:,} of {chosen['in']:,} records ({share:.1%}).{would}</p>")
     if len(bars) > 1:
         bars[0] = (next(iter(found["arms"])), bars[0][1])
     parts.append(stacked(bars))

@@ -72,7 +72,15 @@ def do_select(work: Work, console: Console) -> None:
 def selected(manifest: Manifest, directory: Path) -> str:
     counts = manifest["counts"]
     weightless = f", {counts['weightless']:,} of weight 0" if "weightless" in counts else ""
-    return f"kept {counts['out']:,} of {counts['in']:,} records{weightless}{listed('rejected', counts['rejected'])}"
+    told = listed("rejected", counts["rejected"]) + listed("noted", counts.get("noted", {}))
+    return f"kept {counts['out']:,} of {counts['in']:,} records{weightless}{told}{by_policy(counts)}"
+
+
+def by_policy(counts: Mapping[str, Any]) -> str:
+    """How many records each policy would keep, where they differ."""
+    found = counts.get("policies", {})
+    told = ", ".join(f"{name} {count:,}" for name, count in found.items())
+    return f"; by policy: {told}" if len(set(found.values())) > 1 else ""
 
 
 def symbols_of(recipe: Recipe) -> dict[str, bool]:

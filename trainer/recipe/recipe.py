@@ -55,7 +55,7 @@ class Recipe(BaseModel):
     kinds: dict[str, str | None] = Field({}, description="span kinds of your own: name -> what it hangs below, or null")
     questions: QuestionsConfig = Field(description="what is asked: a task, or a file of questions")
     sample: SampleConfig = Field(description="which teachers answer the questions, and how often")
-    select: SelectConfig = Field(SelectConfig(), description="which records are worth imitating; all off: unfiltered")
+    select: SelectConfig = Field(SelectConfig(), description="which records are worth imitating")
     segment: SegmentConfig = Field(SegmentConfig(), description="how a trace is cut into spans of a kind each")
     encode: EncodeConfig = Field(EncodeConfig(), description="tokenizer, and the layout of documents")
     plan: PlanConfig = Field(description="how documents become packs, and packs steps")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from fake_run import summary
 from pydantic import ValidationError
 
 from tracestill.data_pipeline.base import batches, schema
@@ -76,6 +77,8 @@ def test_each_verdict(tmp_path: Path) -> None:
         "questions_in": 2,
         "questions_out": 2,
     }
+    told = "rejected: same path 2, false equation 1, no answer 1, wrong answer 1; by policy: strict 4, answer 5, none 5"
+    assert summary("select", tmp_path / "select") == f"kept 4 of 9 records; {told}"
 
 
 @pytest.mark.parametrize(
