@@ -46,7 +46,7 @@ class Rows:
         except (OSError, pa.ArrowException) as error:
             raise self.unreadable(error) from error
 
-    def at(self, places: Sequence[int]) -> list[dict[str, Any]]:
+    def at(self, places: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
         """Rows by their numbers. Cheap where they stand near those that were asked for before."""
         found = []
         for group, those in groupby(places, lambda place: int(np.searchsorted(self.ends, place, side="right"))):

@@ -26,7 +26,7 @@ class Choice(NamedTuple):
 def choose(select: SelectConfig, found: Judgements) -> Choice:
     """Choose among those that pass the recipe's policy, question by question."""
     passes = {policy: found.have(policy) for policy in POLICIES}
-    kept = {policy: int(passes[policy].sum()) for policy in POLICIES}
+    kept: dict[str, int] = {policy: int(passes[policy].sum()) for policy in POLICIES}
     reasons, distinct = found.reasons.copy(), passes[select.policy].copy()
     others, of_teacher = np.full(len(found), -1, np.int32), np.zeros(len(found), bool)
     for places in by_question(found.questions, np.logical_or.reduce(list(passes.values()))):

@@ -67,7 +67,7 @@ def judge_all(select: SelectConfig, rows: Rows, folder: Path, progress: Callable
     weights: list[np.ndarray] = []
 
     def jobs() -> Iterator[Job]:
-        for table in rows.batches(AT_ONCE, dict.fromkeys((*HELD, *READ))):
+        for table in rows.batches(AT_ONCE, tuple(dict.fromkeys((*HELD, *READ)))):
             for name in HELD:
                 held[name] += table[name].chunks
             weights.append(table["weight"].to_numpy())

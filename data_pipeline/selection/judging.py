@@ -96,7 +96,7 @@ def judge(job: Job) -> Batch:
     for row in rows:
         found = judged(select, row)
         answered, wrong = "no_answer" not in found.faults, found.faults.keys()
-        true = {
+        true: dict[str, bool] = {
             **{"answered": answered, "right": answered and not wrong & OF_ANSWER, "sound": not wrong & OF_TRACE},
             **{"fuzzy": found.fuzzy, **{reason: reason in wrong for reason in REPETITION}},
             **{policy: not wrong & by_policy[policy] for policy in POLICIES},

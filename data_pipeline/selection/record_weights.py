@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.batches import Rows
 from tracestill.data_pipeline.base.errors import InputError
@@ -61,7 +63,7 @@ def find(use: str) -> Weigh:
     return function
 
 
-def weigh(use: str, questions: Iterable[Sequence[int]], rows: Rows) -> Iterator[tuple[int, Any]]:
+def weigh(use: str, questions: Iterable[np.ndarray], rows: Rows) -> Iterator[tuple[int, Any]]:
     """(number, weight) of kept records, unchecked; ``questions``: the numbers of each question's.
 
     Raises InputError if a function fails, or gives not one each.
