@@ -14,6 +14,7 @@ from tracestill.data_pipeline.plan import plan_stage
 from tracestill.data_pipeline.sampling import sample
 from tracestill.data_pipeline.segmentation import Segmenter
 from tracestill.data_pipeline.selection import selection
+from tracestill.data_pipeline.selection.policy import POLICIES
 from tracestill.data_pipeline.tokens import tokenizer
 from tracestill.launch.report import page, yield_page
 from tracestill.launch.report.parts import listed
@@ -79,7 +80,7 @@ def selected(manifest: Manifest, directory: Path) -> str:
 def by_policy(counts: Mapping[str, Any]) -> str:
     """How many records each policy would keep, where they differ."""
     found = counts.get("policies", {})
-    told = ", ".join(f"{name} {count:,}" for name, count in found.items())
+    told = ", ".join(f"{name} {found[name]:,}" for name in POLICIES if name in found)
     return f"; by policy: {told}" if len(set(found.values())) > 1 else ""
 
 

@@ -10,6 +10,7 @@ from tracestill.data_pipeline.selection.repetition import copied, repeats, words
 
 QUESTION = "Tom has 3 apples and buys 4 more apples at the market. How many apples does Tom have now?"
 SENTENCE = "Wait, let me look at this again and count the apples once more. "
+LONGER = SENTENCE.replace("apples", "red and green apples of the market")
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 REGULAR = " ".join(f"On day {at} she eats {at + 3} apples, so {at * 7} are left." for at in range(40))
 
@@ -22,6 +23,8 @@ REGULAR = " ".join(f"On day {at} she eats {at + 3} apples, so {at * 7} are left.
         (" ".join(f"{SENTENCE}{word}" for word in NUMBERS), True),
         ("ha " * 80 + "and that is the end", True),
         (SENTENCE * 3 + "So there are 7.", False),
+        (f"{LONGER * 3}{REGULAR} {LONGER}", False),  # three times in a row, and once more
+        (f"{LONGER * 4}{REGULAR}", True),
         ("ha ha ha ha", False),
         (REGULAR, False),
         ("[ ( " * 60 + "and so on", False),  # brackets are what the task is about
