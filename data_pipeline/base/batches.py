@@ -42,7 +42,7 @@ class Rows:
         names = [name for name in schema.names if name in self.file.schema_arrow.names]
         try:
             for batch in self.file.iter_batches(size, columns=names):
-                yield with_columns(self.path, pa.Table.from_batches([batch]), schema)
+                yield with_columns(self.path, pa.Table.from_batches([batch]), schema).cast(schema)
         except (OSError, pa.ArrowException) as error:
             raise self.unreadable(error) from error
 

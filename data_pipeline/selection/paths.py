@@ -15,14 +15,16 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from rapidfuzz.distance import Indel, Levenshtein
 from rapidfuzz.process import cdist
 
+from tracestill.data_pipeline.base.workers import cores
 from tracestill.data_pipeline.selection.commuted import commuted
 from tracestill.data_pipeline.selection.equations import Equation
 
 LONGEST = 4096  # words of a trace that are compared
+MANY = 50_000  # words of a question's traces for which threads are worth their start
 FIRST_SIGN = 0x10000  # a word of a question becomes one character from here on; there are a million
 
 
@@ -44,6 +46,11 @@ class PathsConfig(BaseModel):
         "largest sum of edit distances), the shortest, the longest, or that of the largest weight",
     )
     seed: int = Field(0, ge=0, description="another seed, another random choice; ties are broken by it, too")
+
+    @field_validator("same", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML reads a bare `off` as false
 
 
 class Candidate(NamedTuple):
@@ -150,7 +157,8 @@ def shuffled(record: str, seed: int) -> str:
 def distances(candidates: Sequence[Candidate]) -> np.ndarray:
     """(n, n) int32: words to insert, delete or replace to make one trace the other."""
     texts = as_text([each.words for each in candidates])
-    found: np.ndarray = cdist(texts, texts, scorer=Levenshtein.distance, dtype=np.int32)
+    threads = cores() if sum(map(len, texts)) > MANY else 1
+    found: np.ndarray = cdist(texts, texts, scorer=Levenshtein.distance, dtype=np.int32, workers=threads)
     return found
 
 

@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fake_run import summary
@@ -108,6 +109,7 @@ def test_each_policy_keeps_what_it_says(tmp_path: Path, select: dict, expected: 
         ({"answer": True, "equations": True, "unique_paths": True}, {}),
         ({"answer": True, "equations": False, "unique_paths": True}, {"policy": "answer"}),
         ({"equations": False}, {"policy": "answer"}),
+        ({"paths": {"same": False}}, {"paths": {"same": "off"}}),  # as YAML reads it
         ({"answer": False, "equations": False, "unique_paths": False}, UNFILTERED),
         (
             {"policy": "strict", "paths": {"choose": "long"}, "unique_paths": False},
@@ -174,6 +176,27 @@ def test_rows_come_back_in_order_from_a_file_of_many_row_groups(
     found = read_rows(tmp_path / "select" / "records.parquet", RECORD_SCHEMA)
     assert [row["trace"] for row in found] == [row["trace"] for row in rows[:50]]
     assert all(row["weight"] == pytest.approx(0.2) for row in found)
+
+
+def test_a_file_that_somebody_wrote_anew_is_read_whatever_wrote_it(tmp_path: Path) -> None:
+    """Large texts, texts by number, doubles: pandas and others write so. One that lacks a column is refused."""
+    with stage(tmp_path / "sample", "sample", {}, {}) as work:
+        path = work.path / "records.parquet"
+        write_rows(path, ROWS, RECORD_SCHEMA)
+        table = pq.read_table(path)
+        for name, other in (("question_id", pa.dictionary(pa.int32(), pa.string())), ("trace", pa.large_string())):
+            table = table.set_column(table.column_names.index(name), name, table[name].cast(other))
+        table = table.set_column(table.column_names.index("weight"), "weight", table["weight"].cast(pa.float64()))
+        pq.write_table(table.drop_columns(["raw", "reader"]), path)
+    run(SelectConfig(), directory=tmp_path / "select", sample=tmp_path / "sample")
+    kept = read_rows(tmp_path / "select" / "records.parquet", RECORD_SCHEMA)
+    assert [row["record_id"] for row in kept] == ["a", "c", "g", "i"]
+    pq.write_table(table.drop_columns(["gold"]), tmp_path / "sample" / "records.parquet")
+    with pytest.raises(InputError, match=r"records\.parquet: lacks the columns gold"):
+        run(SelectConfig(), directory=tmp_path / "again", sample=tmp_path / "sample")
+    (tmp_path / "sample" / "records.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match="not a readable Parquet file"):
+        run(SelectConfig(), directory=tmp_path / "again", sample=tmp_path / "sample")
 
 
 @pytest.mark.parametrize(("policy", "kept"), [("reject", []), ("count", ["a"]), ("ignore", ["a"])])
