@@ -19,7 +19,7 @@ import pyarrow as pa
 from tracestill.data_pipeline.base.batches import Rows
 from tracestill.data_pipeline.base.workers import cores, in_order
 from tracestill.data_pipeline.selection.config import SelectConfig
-from tracestill.data_pipeline.selection.judging import BIT, NONE, READ, Job, judge
+from tracestill.data_pipeline.selection.judging import BIT, NONE, READ, Job, judge, wrong_answers
 
 AT_ONCE = 256  # records that a worker gets at a time
 FEW = 4096  # records for which no further process is started: it takes a second to begin
@@ -71,10 +71,11 @@ def judge_all(select: SelectConfig, rows: Rows, folder: Path, progress: Callable
             for name in HELD:
                 held[name] += table[name].chunks
             weights.append(table["weight"].to_numpy())
-            yield select, table.select(READ).to_pylist()
+            found = table.select(READ).to_pylist()
+            yield select, found, wrong_answers(found)
 
     texts = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as what is returned
-    found = [judge((select, []))]  # an empty one: there may be no records at all
+    found = [judge((select, [], []))]  # an empty one: there may be no records at all
     details: list[pa.Array] = []
     done = 0
     for batch in in_order(judge, jobs(), select.workers or default_workers(len(rows)), "select.workers"):

@@ -43,31 +43,36 @@ class Batch(NamedTuple):
     words: np.ndarray  # uint32, of all records, one after the other
 
 
-Job = tuple[SelectConfig, list[dict[str, Any]]]
+Fault = tuple[str, str]  # reason, detail
+Job = tuple[SelectConfig, list[dict[str, Any]], list[Fault | None]]  # the last: what is wrong with each one's answer
 
 
-def judged(select: SelectConfig, row: Mapping[str, Any]) -> Judged:
-    """``row`` holds the columns READ. No policy decides here, but that what is ignored is not looked for."""
+def judged(select: SelectConfig, row: Mapping[str, Any], wrong: Fault | None) -> Judged:
+    """``row`` holds the columns READ; ``wrong``: what is wrong with its answer. No policy decides here, but that what is ignored is not looked for."""
     found = equations(row["trace"])
     plain = normal_text(row["trace"])
     repetition = select.repeats != "ignore" or select.copies_question != "ignore"
     fuzzy = select.paths.same != "off" and (select.paths.same == "text" or not found)
     needed = repetition or fuzzy or select.paths.choose == "different"
     words = words_of(plain) if needed else []
-    faults = dict(faults_of(select, row, found, words))
+    faults = dict(faults_of(select, row, wrong, found, words))
     return Judged(faults, path_of(row["trace"], found, plain, select.paths), fuzzy, words)
 
 
 def faults_of(
-    select: SelectConfig, row: Mapping[str, Any], found: Sequence[Equation], words: Sequence[str]
-) -> Iterator[tuple[str, str]]:
-    """(reason, detail) of all that is wrong with a record."""
+    select: SelectConfig,
+    row: Mapping[str, Any],
+    wrong: Fault | None,
+    found: Sequence[Equation],
+    words: Sequence[str],
+) -> Iterator[Fault]:
+    """All that is wrong with a record."""
     if not row["answer"].strip():
         yield "no_answer", "the answer is empty"
-    if wrong := weight_fault(row["weight"]):
-        yield "bad_weight", f"its weight: {wrong}"
-    if row["answer"].strip() and not same_answer(row["answer"], row["gold"]):
-        yield "wrong_answer", f"{row['answer']} is not {row['gold']}"
+    if told := weight_fault(row["weight"]):
+        yield "bad_weight", f"its weight: {told}"
+    if wrong is not None:
+        yield wrong
     if false := next((equation for equation in found if not equation.holds), None):
         yield "false_equation", false.text
     if select.repeats != "ignore" and (told := repeats(row["trace"], words)):
@@ -76,9 +81,19 @@ def faults_of(
         yield "copies_question", told
 
 
+def wrong_answers(rows: Sequence[Mapping[str, Any]]) -> list[Fault | None]:
+    """Of each record what is wrong with its answer; None: nothing, or there is none."""
+    return [
+        None
+        if not row["answer"].strip() or same_answer(row["answer"], row["gold"])
+        else ("wrong_answer", f"{row['answer']} is not {row['gold']}")
+        for row in rows
+    ]
+
+
 def accepted_path(select: SelectConfig, row: Mapping[str, Any]) -> str | None:
     """The reasoning path of a record that the policy keeps, others of its question aside; else None."""
-    found = judged(select, row)
+    found = judged(select, row, wrong_answers([row])[0])
     return None if rejects(select)[select.policy] & found.faults.keys() else found.path
 
 
@@ -90,11 +105,11 @@ def rejects(select: SelectConfig) -> dict[str, frozenset[str]]:
 
 def judge(job: Job) -> Batch:
     """Rows with the columns READ, judged; what a worker process does."""
-    select, rows = job
+    select, rows, answers = job
     by_policy, compared = rejects(select), select.paths.choose == "different"
     flags, reasons, details, paths, words = [], [], [], [], [NONE]
-    for row in rows:
-        found = judged(select, row)
+    for row, fault in zip(rows, answers, strict=True):
+        found = judged(select, row, fault)
         answered, wrong = "no_answer" not in found.faults, found.faults.keys()
         true: dict[str, bool] = {
             **{"answered": answered, "right": answered and not wrong & OF_ANSWER, "sound": not wrong & OF_TRACE},
