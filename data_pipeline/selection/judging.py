@@ -48,7 +48,8 @@ Job = tuple[SelectConfig, list[dict[str, Any]], list[Fault | None]]  # the last:
 
 
 def judged(select: SelectConfig, row: Mapping[str, Any], wrong: Fault | None) -> Judged:
-    """``row`` holds the columns READ; ``wrong``: what is wrong with its answer. No policy decides here, but that what is ignored is not looked for."""
+    """``row`` holds the columns READ; ``wrong``: what is wrong with its answer. No policy decides here; what is to be
+    ignored is not looked for."""
     found = equations(row["trace"])
     plain = normal_text(row["trace"])
     repetition = select.repeats != "ignore" or select.copies_question != "ignore"
