@@ -22,6 +22,7 @@ FLAGS = ("answered", "right", "sound", "fuzzy", *REPETITION, *POLICIES)  # the l
 BIT = {name: 1 << at for at, name in enumerate(FLAGS)}
 CODE = {reason: at for at, reason in enumerate(("", *REASONS))}
 NONE = np.zeros(0, np.uint32)
+DETAIL = 300  # characters of a detail that are kept: an answer may be a page
 
 
 class Judged(NamedTuple):
@@ -120,7 +121,8 @@ def judge(job: Job) -> Batch:
         flags.append(sum(BIT[name] for name, holds in true.items() if holds))
         reason = next((reason for reason in found.faults if reason in by_policy[select.policy]), "")
         reasons.append(CODE[reason])
-        details.append(found.faults.get(reason, ""))
+        told = found.faults.get(reason, "")
+        details.append(told if len(told) <= DETAIL else told[: DETAIL - 1] + "…")
         paths.append(digest(found.path))
         words.append(digests(found.words) if found.fuzzy or compared else NONE)
     return Batch(

@@ -276,3 +276,11 @@ def test_real_traces_are_judged_as_an_independent_reading_judges_them(tmp_path: 
             assert tuple(re.findall(r"\d+\+\d+=\d+", row["trace"])) in paths[row["question_id"]]
     counts = Counter(row["reason"] for row in rejected)
     assert min(counts["wrong_answer"], counts["false_equation"], counts["same_path"]) > 40
+
+
+def test_the_detail_of_a_long_answer_is_cut(tmp_path: Path) -> None:
+    judged(tmp_path, [ROWS[0], record("e", "3 + 4 = 7", answer="nine " * 10_000)])
+    (row,) = read_rows(tmp_path / "select" / "rejected.parquet", REJECTED_SCHEMA)
+    assert row["detail"].startswith("nine nine")
+    assert len(row["detail"]) == 300
+    assert len(row["answer"]) == 50_000, "the record itself is not"
