@@ -26,6 +26,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class WorkerDied(InputError):
+    """A process that worked for this one is gone."""
+
+    exit_code = 4  # as of a rank that failed
+
+
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -34,7 +40,7 @@ def cores() -> int:
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int, field: str) -> Iterator[Result]:
     """What ``function``, of a module, makes of each item: here with one worker, else in so many processes.
 
-    Raises what it raises; and InputError, naming the recipe's ``field`` that says how many there are, if one dies.
+    Raises what it raises; and WorkerDied, naming the recipe's ``field`` that says how many there are, if one dies.
     """
     if workers == 1:
         yield from map(function, items)
@@ -51,7 +57,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers:
         while out:
             yield out.popleft().result()
     except BrokenProcessPool as error:
-        raise InputError(
+        raise WorkerDied(
             f"one of {workers} worker processes died: killed, or out of memory; nothing finished before is lost; "
             f"run the same command again, if memory is short with a smaller {field}"
         ) from error

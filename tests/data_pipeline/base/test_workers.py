@@ -11,8 +11,7 @@ import time
 import psutil
 import pytest
 
-from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.base.workers import AHEAD, in_order
+from tracestill.data_pipeline.base.workers import AHEAD, WorkerDied, in_order
 
 LONELY = """
 import time
@@ -49,7 +48,7 @@ def test_results_come_in_order_whoever_is_quicker_and_no_more_is_read_than_neede
 
 
 def test_a_process_that_dies_and_one_that_raises() -> None:
-    with pytest.raises(InputError, match=r"one of 2 worker processes died.*with a smaller select\.workers"):
+    with pytest.raises(WorkerDied, match=r"one of 2 worker processes died.*with a smaller select\.workers"):
         list(in_order(act, [1, -1, 2], 2, "select.workers"))
     with pytest.raises(ValueError, match="as it is"):
         list(in_order(act, [1, -2, 2], 2, "select.workers"))
