@@ -1,206 +1,119 @@
 """The equations of a text, and whether they hold.
 
-An equation is a chain ``a = b = c`` whose sides are arithmetic on numbers: ``+ - * / ^``, ``mod``, ``of`` after a
-percentage or fraction, brackets, and the signs and words that mean the same (``×``, ``÷``, ``x``, ``times``, ...).
-Numbers may carry a currency sign, thousands separators, a percent sign and units in words (``240 km / 4 km/hour``).
+An equation is a chain ``a = b = c`` whose sides are arithmetic on numbers: signs in all usual scripts, LaTeX, words that
+mean a sign (``times``, ``divided by``, ``is equal to``), powers, roots, ``log``, ``int`` and the like. ``≈``, ``<``,
+``>``, ``≤``, ``≥`` are checked too, and ``20 * 5 is 100``. Numbers may carry a currency sign, separators of thousands by
+either convention, a percent sign and units in words (``240 km / 4 km/hour``).
 
-The checker reports an equation as false only if no usual reading makes it true; what it cannot read, it ignores:
-- a side with a variable (``2x + 30``, ``137 + T``) or an operator without its operand drops out of its chain;
-- a side of more than 60 tokens drops out too: it is not read in parts;
+The checker reports an equation as false only if no usual reading makes it true; what it cannot read, it leaves out:
+- a side with a variable that has no known value (``2x + 30``, ``137 + T``) or an operator without its operand;
+- a side of more than 60 tokens: it is not read in parts;
 - a chain without any operation is no equation (``Class 2 = 15``);
-- the text before the first side and after the last one may be words: the longest expression at the sign counts;
-- ``+`` and ``-`` between a percentage and a plain number have no one meaning: that side drops out;
-- ``12 ÷ 1/2`` may mean (12/1)/2 or 12/(1/2): a fraction written without spaces may bind tighter;
-- ``3 / 4 * 100 = 75%``: beside a percentage, a plain number may count percents;
-- ``6 + 7 = 3 mod 10`` may mean a congruence;
-- a false chain that names units of two sizes (``2 hours + 30 minutes = 150 minutes``) is ignored.
+- a chain that names units of no certain size, what is supposed or asked, and what the text itself takes back;
+- ``5 bananas + 12 apples = 5 * $1 + 12 * $2``: the first side names what is counted.
+
+The other readings are those of expressions.py (a fraction without spaces binds tighter, ...) and of relations.py (units
+converted, a clock, a remainder, rounded where the words say so); run-on signs (``3 * 10 = 30 shirts * $60 = $1800``)
+are read on from the first number.
 
 Arithmetic is exact (``fractions.Fraction``). A decimal with k places holds if rounding or cutting the exact value
-to k places gives it: ``10 / 3 = 3.33``, ``2 / 3 = 0.66``, but an integer holds only exactly. A decimal of 5 or
-more places that enters a side is taken as rounded itself (``0.33333 * 48 = 16``): it allows a relative error of
-10^(1-k), counted on the largest operand or result.
+to k places gives it: ``10 / 3 = 3.33``, ``2 / 3 = 0.66``, but an integer holds only exactly, unless the text speaks of
+rounding or a remainder. A decimal of 5 or more places that enters a side is taken as rounded itself: it allows a
+relative error of 10^(1-k), counted on the largest operand or result.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
-from itertools import pairwise
 
-from tracestill.data_pipeline.soundness.expressions import Side, Token, Unreadable, evaluate, tokens_of
+from tracestill.data_pipeline.segmentation.clean import PATTERNS
+from tracestill.data_pipeline.soundness import context
+from tracestill.data_pipeline.soundness.relations import Place, Verdict, related, sizes_of
+from tracestill.data_pipeline.soundness.sides import Group, groups, head_of, is_counted
+from tracestill.data_pipeline.soundness.tokens import tokens_of
+from tracestill.data_pipeline.soundness.variables import with_values
 
-LONGEST = 60  # tokens of a side; a longer one is not read
-UNIT_FAMILIES = (
-    "second minute hour day week month year decade century",
-    "cent penny dollar euro pound pence dime nickel quarter",
-    "inch foot feet yard mile millimeter centimeter meter kilometer mm cm m km",
-    "gram kilogram ounce pound ton g kg mg",
-    "milliliter liter litre ml l cup pint quart gallon teaspoon tablespoon",
-    "hundred thousand million billion trillion dozen",
-)
-UNITS = {unit: family for family, units in enumerate(UNIT_FAMILIES) for unit in units.split()}
-SCALES = frozenset(UNIT_FAMILIES[-1].split())
+NOTE = PATTERNS["calculator"]
+NOWHERE = Place("", 0, 0, 0, {}, False)
 
 
 @dataclass(frozen=True)
 class Equation:
-    """A chain of sides: where it stands in the text, its normalised form, and whether every ``=`` in it holds."""
+    """A chain of sides: where it stands in the text, its normalised form, and whether every sign in it holds."""
 
     start: int
     end: int
     text: str
     path: str  # numbers and operators alone, equal for equal steps whatever words stand between them
     holds: bool
+    why: tuple[str, ...] = ("as written",)  # the readings that make it hold; of a false one all that were tried
 
 
 def equations(text: str) -> list[Equation]:
-    """The equations of ``text`` in order of appearance."""
-    found = []
-    for clause in chains(tokens_of(text)):
-        sides = read_sides(clause)
-        for group in runs(sides):
-            if len(group) < 2 or not any(side.operations for side in group):
-                continue
-            holds = all(equal(left, right) for left, right in pairwise(group))
-            if not holds and names_two_sizes(clause):
-                continue
-            start, end = group[0].start, group[-1].end
-            found.append(Equation(start, end, text[start:end], "=".join(side.path for side in group), holds))
-    return found
+    """The equations of ``text`` in order of appearance.
 
-
-def chains(tokens: Sequence[Token]) -> Iterator[list[list[Token]]]:
-    """Stretches of tokens between breaks, split at equality signs: at least two segments each."""
-    segments: list[list[Token]] = [[]]
-    for token in tokens:
-        if token.type == "break":
-            if len(segments) > 1:
-                yield segments
-            segments = [[]]
-        elif token.type == "equals":
-            segments.append([])
-        else:
-            segments[-1].append(token)
-    if len(segments) > 1:
-        yield segments
-
-
-def read_sides(segments: list[list[Token]]) -> list[tuple[Side | None, Side | None]]:
-    """For each segment the side that it gives to the sign before it and to the one after it, None if unreadable.
-
-    They are the same side if the whole segment is one expression (with words behind it).
+    A note of GSM8K's calculator (``<<48/2=24>>``) is read where the text around it holds no equation.
     """
-    sides: list[tuple[Side | None, Side | None]] = []
-    for at, segment in enumerate(segments):
-        prefix, whole = read_prefix(segment) if at > 0 else (None, False)
-        if whole:
-            sides.append((prefix, prefix))
-        else:
-            last = at + 1 == len(segments)
-            sides.append((prefix, None if last else read_suffix(segment, first=at == 0)))
-    return sides
+    notes = list(NOTE.finditer(text))
+    if not notes:
+        return list(equations_of(text, text))
+    found = list(equations_of(NOTE.sub(lambda match: " " * len(match[0]), text), text))
+    for note in notes:
+        if not any(one.start <= note.start() <= one.end for one in found):
+            found += equations_of(note[0][2:-2], text, note.start() + 2)
+    return sorted(found, key=lambda one: one.start)
 
 
-def runs(sides: list[tuple[Side | None, Side | None]]) -> Iterator[list[Side]]:
-    """Chains of readable sides that are joined by equality signs."""
-    run = [sides[0][1]] if sides[0][1] is not None else []
-    for prefix, suffix in sides[1:]:
-        if prefix is not None:
-            run.append(prefix)
-        if prefix is None or suffix is not prefix:
-            yield run
-            run = [suffix] if suffix is not None else []
-    yield run
+def equations_of(plain: str, text: str, offset: int = 0) -> Iterator[Equation]:
+    """The equations of ``plain``, which stands at ``offset`` in ``text``."""
+    for group in groups(with_values(tokens_of(plain))):
+        for part in asserted(group):
+            if len(part.sides) < 2 or not any(side.operations for side in part.sides):
+                continue
+            start, end = part.sides[0].start + offset, part.sides[-1].end + offset
+            verdict = judged(part, text, start, end)
+            if verdict.holds is not None:
+                yield Equation(start, end, text[start:end], path(part), verdict.holds, verdict.why)
 
 
-def read_prefix(tokens: list[Token]) -> tuple[Side | None, bool]:
-    """The longest expression at the beginning, None if an operator or something unknown follows it; and whether it
-    takes all tokens."""
-    try:
-        side, used = evaluate(tokens[:LONGEST])
-    except Unreadable:
-        return None, False
-    follows = tokens[used : used + 2]
-    congruence = [token.text for token in follows] in (["(", "mod"], ["(", "modulo"])
-    if congruence or (follows and follows[0].type in ("operator", "unknown")):
-        return None, False
-    return side, used == len(tokens)
+def asserted(group: Group) -> Iterator[Group]:
+    """The chain without sides that only name what is counted."""
+    first = 0
+    for at, (left, right) in enumerate(zip(group.sides, group.sides[1:], strict=False)):
+        if is_counted(left, right) and not related(left, group.signs[at], right, NOWHERE).holds:
+            yield cut(group, first, at)
+            first = at + 1
+    yield cut(group, first, len(group.signs))
 
 
-def read_suffix(tokens: list[Token], first: bool) -> Side | None:
-    """The longest expression at the end, None if an operator, a number or something unknown stands before it.
-
-    A lone number after words (``of class 2 =``) is a name unless it opens the clause.
-    """
-    for at in range(max(0, len(tokens) - LONGEST), len(tokens)):
-        token = tokens[at]
-        if token.type not in ("number", "open", "operator"):
-            continue
-        before = tokens[at - 1].type if at else ""
-        if token.type == "operator" and (token.text not in "+-" or before in ("number", "close", "word")):
-            continue
-        try:
-            side, used = evaluate(tokens[at:])
-        except Unreadable:
-            continue
-        if used < len(tokens) - at:
-            continue
-        if before in ("operator", "number", "unknown", "close"):
-            return None
-        return None if side.operations == 0 and (before == "word" or not first) else side
-    return None
+def cut(group: Group, first: int, last: int) -> Group:
+    return group._replace(sides=group.sides[first : last + 1], signs=group.signs[first:last])
 
 
-def equal(left: Side, right: Side) -> bool:
-    """Whether two sides are equal under some reading of each."""
-    modulus = re.search(r"mod(\d+)$", right.path)
-    for a in left.values:
-        for b in right.values:
-            if modulus and int(modulus[1]) and (a - b) % int(modulus[1]) == 0:
-                return True
-            if close(a, b, left, right):
-                return True
-            if left.percent != right.percent and (
-                close(a * 100, b, left, right) if left.percent else close(a, b * 100, left, right)
-            ):
-                return True
-    return False
+def judged(group: Group, text: str, start: int, end: int) -> Verdict:
+    """Whether all signs hold; None where one does not for sure, or the text does not stand by it."""
+    sizes, vague = sizes_of(group.sides)
+    place = Place(text, start, end, group.modulus, sizes, vague or group.soft)
+    why: list[str] = []
+    unsure = False
+    for at, sign in enumerate(group.signs):
+        left, right = group.sides[at : at + 2]
+        verdict = related(left, sign, right, place)
+        if not verdict.holds and sign in "=≈" and left.operations and (head := head_of(right)) is not None:
+            run_on = related(left, sign, head, place)
+            verdict = Verdict(True, (*run_on.why, "a run-on sign")) if run_on.holds else verdict
+        if verdict.holds is False:
+            compares = sign in "<>≤≥"
+            if context.is_taken_back(text, end) or context.is_supposed(text, start, end, compares):
+                return Verdict(None, verdict.why)
+            return verdict
+        unsure = unsure or verdict.holds is None
+        why += [name for name in verdict.why if name not in why]
+    others = [name for name in why if name != "as written"]
+    return Verdict(None if unsure else True, tuple(others or why))
 
 
-def close(a: Fraction, b: Fraction, left: Side, right: Side) -> bool:
-    return (
-        abs(a - b) <= max(left.noise, right.noise) * max(left.largest, right.largest, abs(a), abs(b))
-        or is_rounded(a, b, left)
-        or is_rounded(b, a, right)
-    )
-
-
-def is_rounded(stated: Fraction, exact: Fraction, side: Side) -> bool:
-    """Whether ``stated``, a lone decimal, is ``exact`` rounded or cut to its number of places."""
-    if side.operations or side.places == 0:
-        return False
-    unit = Fraction(1, 10**side.places) / (100 if side.percent else 1)
-    if abs(stated - exact) * 2 <= unit:
-        return True
-    return abs(stated) <= abs(exact) < abs(stated) + unit and stated * exact > 0
-
-
-def names_two_sizes(segments: list[list[Token]]) -> bool:
-    """Whether a chain names two units of one family, or a word such as ``million``; rates (``km/hour``) aside."""
-    named: dict[int, set[str]] = {}
-    for segment in segments:
-        before = ""
-        for token in segment:
-            unit = singular(token.text.lower()) if token.type == "word" and before not in ("/", "per") else ""
-            if unit in SCALES:
-                return True
-            if unit in UNITS:
-                named.setdefault(UNITS[unit], set()).add(unit)
-            before = token.text
-    return any(len(units) > 1 for units in named.values())
-
-
-def singular(word: str) -> str:
-    return word if word in UNITS else word.removesuffix("es" if word == "inches" else "s")
+def path(group: Group) -> str:
+    signs = [*group.signs, ""]
+    return "".join(side.path + sign for side, sign in zip(group.sides, signs, strict=True))

@@ -1,144 +1,110 @@
-"""Arithmetic expressions in running text: tokens, and a recursive-descent evaluator that never calls ``eval``.
+"""Arithmetic expressions: a recursive-descent evaluator over tokens that never calls ``eval``.
 
-Grammar (words after a number or bracket are units and skipped):
+Grammar (words behind an operand are its unit):
     sum     = product (("+" | "-") product)*
-    product = power (("*" | "/" | "mod" | "of") power)*
-    power   = signed ("^" integer)?
-    signed  = "-"* operand
-    operand = number "(" sum ")" | number "%"? words? | "(" sum ")" words?
+    product = signed (("*" | "/" | "//" | "mod" | "of" | ":") signed)*
+    signed  = "-"* power
+    power   = operand "!"? ("^" signed)?
+    operand = number "(" sum ")" | number ("and"? number "/" number)? unit? | "(" sum ")" unit? | function
+
+What has more than one usual reading is read in the plain one, and the names of others that could apply are noted.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple
 
-MAX_POWER = 64
-MAX_BITS = 4096  # of a power
-MAX_DIGITS = 40  # of a number; longer ones are identifiers
+from tracestill.data_pipeline.soundness.functions import PI, PI_NOISE, Unreadable, apply, power
+from tracestill.data_pipeline.soundness.tokens import CLAUSE, Token
+
 MAX_DEPTH = 20  # of brackets
 LONG = 5  # decimals of this many places are taken as rounded
+PER = ("/", "per", "a", "an", "each", "every", "pro", "je", "par", "cada")
+SIMPLE, SIMPLE_LONG = (3, 6), (3, 6, 7, 9, 11, 12)  # denominators that decimals of two, of more places may stand for
 
-TOKEN = re.compile(
-    r"""
-    (?P<number>(?:[$€£¥₹]\s?)?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:\s?%)?)
-  | (?P<break>\n|[;?!](?=\s|$)|[.](?=\s|$)|,(?=\s|$)|(?<!\d):|:(?!\d)|[≠≈≤≥<>~]=?|!=|[=]>|→|⇒)
-  | (?P<equals>={1,2})
-  | (?P<operator>\*\*|[-+*/^×÷·−–]|\\(?:times|cdot|div)\b)
-  | (?P<open>[(\[{])
-  | (?P<close>[)\]}])
-  | (?P<word>[^\W\d_]+(?:['’\-/][^\W\d_]+)*)
-  | (?P<space>\s+)
-  | (?P<unknown>.)
-    """,
-    re.X,
-)
-SIGNS = {"×": "*", "·": "*", "\\times": "*", "\\cdot": "*", "÷": "/", "\\div": "/", "−": "-", "–": "-", "**": "^"}
-WORDS = {"times": "*", "x": "*", "X": "*", "plus": "+", "minus": "-", "mod": "mod", "modulo": "mod", "of": "of"}
-ARTICLES = ("a", "A", "I")
-MARKUP = (
-    (re.compile(r"<<[^<>\n]*>>"), lambda m: " " * len(m[0])),  # GSM8K's calculator notes repeat the equation
-    (re.compile(r"(?m)^[ \t]*(?:[-*•+]|\d{1,3}[.)])\s"), lambda m: " " * len(m[0])),  # list items
-    (
-        re.compile(
-            r"(?<![\w)*\s])\*\*(?=\S)|(?<=\S)\*\*(?![\w(*\s])|^\*\*(?=\S)|(?<=\s)\*\*(?=\S)|(?<=\S)\*\*(?=\s|$)"
-        ),
-        lambda m: "  ",
-    ),
-    (re.compile(r"\\[(),;!\[\]]|\\(?=[$%])|\$(?![\s\d.])|\$(?=\s*(?:[.,;]|$))"), lambda m: " " * len(m[0])),
-)
+# The other usual readings, by name.
+TIGHT = "a fraction written without spaces binds tighter"
+LOOSE = "a / b / c is a / (b / c)"
+SIGN = "a sign belongs to the base of a power"
+APART = "a product without a sign binds like one with it"
+POINTS = "separators of thousands and decimals of the other convention"
+BARE = "100% stands for 100"
+PARTS = "a rounded decimal stands for a simple fraction"
+NATURAL, BINARY = "log is natural", "log is binary"
+CONVERTED = "units converted"
 
 
-class Unreadable(ValueError):
-    """The tokens do not begin with an expression."""
-
-
-class Token(NamedTuple):
-    type: str  # number, operator, equals, open, close, word, break, unknown
-    text: str  # normalised: operators as + - * / ^ mod of; numbers without separators
-    start: int
-    end: int
+class Value(NamedTuple):
+    number: Fraction
+    percent: bool = False
+    size: Fraction | None = None  # of its unit, where units count
 
 
 @dataclass(frozen=True)
-class Side:
-    """A read expression: its values under each reading, and what comparing needs to know."""
+class Reading:
+    """Which readings other than the plain one are taken; sizes of units by word, empty where units do not count."""
 
-    values: tuple[Fraction, ...]
-    operations: int
-    places: int  # decimal places: of the number itself if it is a lone one, else the most of any operand
-    noise: Fraction  # relative error that its long decimals (LONG places or more) allow, as rounded numbers
-    largest: Fraction  # operand, at least 1
+    names: frozenset[str] = frozenset()
+    sizes: Mapping[str, Fraction] = field(default_factory=dict)
+
+
+PLAIN = Reading()
+
+
+class Outcome(NamedTuple):
+    """The value of an expression under one reading."""
+
+    number: Fraction
     percent: bool
-    path: str
-    start: int
-    end: int
+    size: Fraction | None  # of the unit of a lone number
+    noise: Fraction  # relative error that long decimals (LONG places or more) allow, as rounded numbers
+    largest: Fraction  # operand, at least 1
+    uneven: bool  # a sum of operands with and without a unit
 
 
-def tokens_of(text: str) -> list[Token]:
-    """Tokens of a text; offsets are those of the text. Markup is blanked first."""
-    for pattern, blank in MARKUP:
-        text = pattern.sub(blank, text)
-    found: list[Token] = []
-    for match in TOKEN.finditer(text):
-        type_ = str(match.lastgroup)
-        if type_ == "space":
-            continue
-        raw = match[0]
-        token = Token(type_, SIGNS.get(raw, raw), match.start(), match.end())
-        glued = bool(found) and found[-1].end == token.start
-        if type_ == "number":
-            token = Token(type_, re.sub(r"[$€£¥₹,\s]", "", raw), token.start, token.end)
-            glued_word = glued and found[-1].type == "word" and found[-1].text not in ("x", "X")
-            if glued_word:
-                found[-1] = found[-1]._replace(type="unknown")  # an identifier such as a1
-            if glued_word or len(raw) > MAX_DIGITS or (glued and found[-1].type in ("number", "unknown")):
-                token = token._replace(type="unknown")
-        elif type_ == "word" and glued and found[-1].type == "number" and len(raw) == 1 and raw not in ("x", "X"):
-            token = token._replace(type="unknown")  # 2y: a variable, not a unit
-        found.append(token)
-    return [settled(found, at) for at in range(len(found))]
+class Side:
+    """An expression in its place: its tokens, and its value under each reading."""
 
+    def __init__(self, tokens: Sequence[Token], reader: Reader, plain: Outcome, last: int) -> None:
+        self.tokens = tokens
+        self.operations = reader.operations
+        self.places = reader.places  # decimal places: of the number itself if it is a lone one, else of any operand
+        self.could = frozenset(reader.could if reader.operations else reader.could - {PARTS})
+        self.start = tokens[0].start
+        self.end = tokens[last].end
+        self._found: dict[frozenset[str], Outcome | None] = {PLAIN.names: plain}
 
-def settled(tokens: Sequence[Token], at: int) -> Token:
-    """A token once its neighbours are known: words that are operators, variables, slashes of units."""
-    token = tokens[at]
-    before = tokens[at - 1] if at else None
-    after = tokens[at + 1] if at + 1 < len(tokens) else None
-    operand_follows = after is not None and after.type in ("number", "open")
-    if token.type == "word":
-        if len(token.text) > 1 and after is not None and after.text == "-" and at + 2 < len(tokens):
-            operand_follows = tokens[at + 2].type == "number" and tokens[at + 2].start == after.end  # 5 times -3
-        operand_before = before is not None and before.type in ("number", "close", "word")
-        is_operation = (
-            token.text != "of" or (before is not None and before.text.endswith("%")) or is_fraction(tokens, at)
-        )
-        if token.text in WORDS and operand_before and operand_follows and is_operation:
-            return token._replace(type="operator", text=WORDS[token.text])
-        if len(token.text) == 1 and token.text not in ARTICLES:
-            return token._replace(type="unknown")
-    if token.text in ("/", "-") and token.type == "operator" and before is not None and after is not None:
-        unit_before = before.type in ("number", "word")
-        if (
-            after.type == "word"
-            and len(after.text) > 1
-            and unit_before
-            and before.end == token.start
-            and after.start == token.end
-        ):
-            return token._replace(type="word")  # $76/share, 45-minute
-    return token
+    @property
+    def path(self) -> str:
+        """Numbers and operators alone."""
+        texts, before = [], ""
+        for token in self.tokens:
+            if token.type != "word":
+                mixed = token.type == before == "number"
+                texts.append(" " + canonical(token) if mixed else canonical(token))
+                before = token.type
+        return "".join(texts)
 
+    @property
+    def words(self) -> list[str]:
+        return [token.text for token in self.tokens if token.type == "word"]
 
-def is_fraction(tokens: Sequence[Token], at: int) -> bool:
-    """Whether the two numbers before position ``at`` form a fraction such as 1/2."""
-    return (
-        at >= 3 and tokens[at - 1].type == "number" and tokens[at - 2].text == "/" and tokens[at - 3].type == "number"
-    )
+    def value(self, reading: Reading) -> Outcome | None:
+        """None where this reading gives no value or does not take all of the tokens."""
+        key = reading.names
+        if key not in self._found:
+            reader = Reader(self.tokens, reading)
+            try:
+                outcome = reader.outcome()
+            except Unreadable:
+                self._found[key] = None
+            else:
+                self._found[key] = outcome if reader.skip_words() == len(self.tokens) else None
+        return self._found[key]
 
 
 def evaluate(tokens: Sequence[Token]) -> tuple[Side, int]:
@@ -146,55 +112,43 @@ def evaluate(tokens: Sequence[Token]) -> tuple[Side, int]:
 
     Raises Unreadable if there is none, or one whose value is undefined or has no single meaning.
     """
-    reader = Reader(tokens, tight=False)
-    value = reader.sum()
+    reader = Reader(tokens, PLAIN)
+    plain = reader.outcome()
     used = reader.skip_words()
-    values = [value]
-    if any(t.type == "operator" and t.text == "/" for t in tokens[:used]):
-        with contextlib.suppress(Unreadable):
-            values.append(Reader(tokens, tight=True).sum())
     last = max(at for at in range(used) if tokens[at].type != "word")
-    taken = [token for token in tokens[:used] if token.type != "word"]
-    lone = reader.operations == 0
-    return (
-        Side(
-            tuple(dict.fromkeys(v for v, _ in values)),
-            reader.operations,
-            reader.places,
-            Fraction(10) ** (1 - reader.fewest) if reader.fewest else Fraction(0),
-            reader.largest,
-            value[1],
-            "".join(canonical(token) for token in taken),
-            tokens[0].start,
-            tokens[last].end if not lone else taken[-1].end,
-        ),
-        used,
-    )
+    return Side(tokens[:used], reader, plain, last), used
 
 
 def canonical(token: Token) -> str:
-    if token.type != "number":
+    if token.type != "number" or "/" in token.text:
         return token.text
     whole, _, places = token.text.removesuffix("%").partition(".")
+    if "e" in token.text.lower():
+        return token.text
     digits = f"{int(whole or 0)}.{places}".rstrip("0").rstrip(".") if places else str(int(whole))
     return digits + ("%" if token.text.endswith("%") else "")
 
 
-Value = tuple[Fraction, bool]  # a number, and whether it is a percentage
-
-
 class Reader:
-    """One pass over the tokens. ``tight``: a fraction written without spaces binds tighter than other divisions."""
+    """One pass over the tokens, by one reading."""
 
-    def __init__(self, tokens: Sequence[Token], tight: bool) -> None:
+    def __init__(self, tokens: Sequence[Token], reading: Reading) -> None:
         self.tokens = tokens
-        self.tight = tight
+        self.names, self.sizes = reading.names, reading.sizes
         self.at = 0
         self.depth = 0
         self.operations = 0
         self.places = 0
         self.fewest = 0  # places of the shortest long decimal, 0 if there is none
+        self.noise = Fraction(0)
         self.largest = Fraction(1)  # operand
+        self.uneven = False
+        self.could: set[str] = set()
+
+    def outcome(self) -> Outcome:
+        value = self.sum()
+        noise = max(self.noise, Fraction(10) ** (1 - self.fewest) if self.fewest else Fraction(0))
+        return Outcome(value.number, value.percent, value.size, noise, self.largest, self.uneven)
 
     def peek(self, type_: str, *texts: str, ahead: int = 0) -> bool:
         at = self.at + ahead
@@ -203,18 +157,23 @@ class Reader:
     def starts_operand(self, ahead: int) -> bool:
         if self.peek("operator", "-", ahead=ahead):
             ahead += 1
-        return self.peek("number", ahead=ahead) or self.peek("open", ahead=ahead)
+        at = self.at + ahead
+        return at < len(self.tokens) and self.tokens[at].type in ("number", "open", "function", "pi", "time")
+
+    def words(self) -> int:
+        """How many words of a unit stand here."""
+        at = self.at
+        while at < len(self.tokens) and self.tokens[at].type == "word" and self.tokens[at].text not in CLAUSE:
+            at += 1
+        return at - self.at
 
     def skip_words(self) -> int:
-        while self.peek("word"):
-            self.at += 1
+        self.at += self.words()
         return self.at
 
     def operator(self, *texts: str) -> str | None:
         """Step over one of these operators (and the units before it) if an operand follows it."""
-        ahead = 0
-        while self.peek("word", ahead=ahead):
-            ahead += 1
+        ahead = self.words()
         if not self.peek("operator", *texts, ahead=ahead) or not self.starts_operand(ahead + 1):
             return None
         self.at += ahead + 1
@@ -222,76 +181,153 @@ class Reader:
         return self.tokens[self.at - 1].text
 
     def sum(self) -> Value:
-        value, percent = self.product()
+        value = self.product()
         while sign := self.operator("+", "-"):
-            other, other_percent = self.product()
-            if percent != other_percent:
+            other = self.product()
+            if value.percent != other.percent:
                 raise Unreadable("a percentage and a plain number")
-            value = value + other if sign == "+" else value - other
-        return value, percent
+            if self.sizes and (value.size is None) != (other.size is None):
+                self.uneven = True
+            number = value.number + other.number if sign == "+" else value.number - other.number
+            value = Value(number, value.percent, value.size or other.size)
+        return value
 
     def product(self) -> Value:
-        value, percent = self.power()
-        while sign := self.operator("*", "/", "mod", "of"):
-            other, other_percent = self.power()
-            if sign in ("*", "of"):
-                value, percent = value * other, self.percent_of_product(percent, other_percent)
-            elif other == 0:
-                raise Unreadable("division by zero")
-            elif sign == "/":
-                value, percent = value / other, percent and not other_percent
-            elif value.denominator != 1 or other.denominator != 1 or other < 0:
-                raise Unreadable("mod of other than integers")
-            else:
-                value = value % other
-        return value, percent
+        value = self.signed()
+        divided = False
+        while True:
+            if APART in self.names and self.peek("open") and self.tokens[self.at].start == self.tokens[self.at - 1].end:
+                self.operations += 1
+                value = Value(value.number * self.bracket().number, value.percent, value.size)
+                continue
+            sign = self.operator("*", "/", "//", "mod", "of", ":")
+            if sign is None:
+                return value
+            other = self.signed()
+            if sign in "/:":
+                if divided:
+                    self.could.add(LOOSE)
+                if LOOSE in self.names and self.operator("/"):
+                    below = self.signed()
+                    if below.number == 0:
+                        raise Unreadable("division by zero")
+                    other = Value(other.number / below.number, other.percent, other.size)
+                self.could.add(TIGHT)
+                divided = True
+            value = self.combined(value, sign, other)
 
-    @staticmethod
-    def percent_of_product(left: bool, right: bool) -> bool:
-        """50% * 50% and 0.3 * 100% are percentages; 20% * 50 is a plain number, and may be written 0.3 * 100% too."""
-        return left and right
-
-    def power(self) -> Value:
-        value, percent = self.signed()
-        if self.operator("^"):
-            exponent, _ = self.signed()
-            bits = (value.numerator.bit_length() + value.denominator.bit_length()) * abs(exponent)
-            if exponent.denominator != 1 or abs(exponent) > MAX_POWER or bits > MAX_BITS or value == 0 or percent:
-                raise Unreadable("a power out of range")
-            value = value ** int(exponent)
-        return value, percent
+    def combined(self, value: Value, sign: str, other: Value) -> Value:
+        size = value.size or other.size
+        if sign in ("*", "of"):
+            if other.percent and other.number == 1 or value.percent and value.number == 1:
+                self.could.add(BARE)
+            # 50% * 50% and 0.3 * 100% are percentages; 20% * 50 is a plain number, and may be written 0.3 * 100% too
+            return Value(value.number * other.number, value.percent and other.percent, size)
+        if other.number == 0:
+            raise Unreadable("division by zero")
+        if sign in "/:":
+            if other.percent:
+                self.could.add(BARE)
+            return Value(value.number / other.number, value.percent and not other.percent, size)
+        if sign == "//":
+            return Value(Fraction(value.number // other.number), False, size)
+        if value.number.denominator != 1 or other.number.denominator != 1 or other.number < 0:
+            raise Unreadable("mod of other than integers")
+        return Value(value.number % other.number)
 
     def signed(self) -> Value:
+        if not self.peek("operator", "-"):
+            return self.power(1)
+        self.at += 1
         if self.peek("operator", "-"):
+            raise Unreadable("two signs")
+        value = self.power(-1 if SIGN in self.names else 1)
+        return value if SIGN in self.names else value._replace(number=-value.number)
+
+    def power(self, sign: int) -> Value:
+        value = self.operand()
+        value = value._replace(number=sign * value.number)
+        if self.peek("factorial"):
             self.at += 1
-            value, percent = self.operand()
-            return -value, percent
-        return self.operand()
+            self.operations += 1
+            value = Value(apply("factorial", [value.number])[0])
+        if self.operator("^"):
+            self.could.add(SIGN)
+            exponent = self.signed()
+            if value.percent:
+                raise Unreadable("a power of a percentage")
+            number, noise = power(value.number, exponent.number)
+            self.noise = max(self.noise, noise)
+            value = Value(number, False, value.size)
+        return value
 
     def operand(self) -> Value:
         if self.peek("open"):
-            return self.bracket()
+            return self.sized(self.bracket())
+        if self.peek("function"):
+            return self.sized(self.function())
+        if self.peek("pi"):
+            self.at += 1
+            self.noise = max(self.noise, PI_NOISE)
+            return Value(PI)
+        if self.peek("time"):
+            parts = [int(part) for part in self.tokens[self.at].text.split(":")]
+            self.at += 1
+            return Value(Fraction(parts[0] * 60 + parts[1]) + Fraction(parts[2] if parts[2:] else 0, 60))
         if not self.peek("number"):
             raise Unreadable("no operand")
+        return self.number_operand()
+
+    def number_operand(self) -> Value:
         token = self.tokens[self.at]
         self.at += 1
-        value, percent = number(token.text)
-        places = len(token.text.removesuffix("%").partition(".")[2])
+        text = token.text
+        if token.other:
+            self.could.add(POINTS)
+            text = token.other if POINTS in self.names else text
+        value, percent = number(text)
+        places = len(text.removesuffix("%").partition(".")[2])
         self.places = max(self.places, places)
         self.largest = max(self.largest, value)
         if places >= LONG:
             self.fewest = min(self.fewest or places, places)
-        if self.peek("open") and self.tokens[self.at].start == token.end:  # 2(24+7)
-            self.operations += 1
-            return value * self.bracket()[0], percent
-        if self.tight and self.is_tight_fraction(token):
+        elif (places >= 2 or percent) and (simple := simple_fraction(value, places + 2 * percent)) is not None:
+            self.could.add(PARTS)
+            value = simple if PARTS in self.names else value
+        if percent and BARE in self.names:
+            value, percent = value * 100, False
+        if part := self.mixed(token):
+            value += part
+        elif self.peek("open") and self.tokens[self.at].start == token.end:  # 2(24+7)
+            self.could.add(APART)
+            if APART not in self.names:
+                self.operations += 1
+                return Value(value * self.bracket().number, percent)
+        elif TIGHT in self.names and self.is_tight_fraction(token):
             self.operations += 1
             self.at += 2
             bottom = number(self.tokens[self.at - 1].text)[0]
             if bottom == 0:
                 raise Unreadable("division by zero")
-            return value / bottom, percent
-        return value, percent
+            value /= bottom
+        return self.sized(Value(value, percent), token)
+
+    def mixed(self, whole: Token) -> Fraction | None:
+        """``1 1/2`` and ``1 and 1/2``: the fraction behind a whole number."""
+        ahead = 1 if self.peek("word", "and") else 0
+        if not (self.peek("number", ahead=ahead) and whole.text.isdigit()):
+            return None
+        top = self.tokens[self.at + ahead].text
+        if "/" in top and not ahead:
+            self.at += 1
+            return Fraction(top)
+        if not (self.peek("operator", "/", ahead=ahead + 1) and self.peek("number", ahead=ahead + 2)):
+            return None
+        slash, below = self.tokens[self.at + ahead + 1 : self.at + ahead + 3]
+        if not (top.isdigit() and below.text.isdigit() and slash.end == below.start and 0 < int(top) < int(below.text)):
+            return None
+        self.at += ahead + 3
+        return Fraction(int(top), int(below.text))
 
     def is_tight_fraction(self, top: Token) -> bool:
         if not (self.peek("operator", "/") and self.peek("number", ahead=1)):
@@ -313,7 +349,96 @@ class Reader:
         self.depth -= 1
         return value
 
+    def function(self) -> Value:
+        name = self.tokens[self.at].text
+        self.at += 1
+        self.operations += 1
+        if name == "frac":
+            top, below = self.group(), self.group()
+            if below.number == 0:
+                raise Unreadable("division by zero")
+            return Value(top.number / below.number)
+        root = 2
+        if name == "sqrt" and self.peek("open", "["):
+            degree = self.bracket().number
+            root = int(degree) if degree.denominator == 1 and 2 <= degree <= 9 else 0
+        if name == "log":
+            self.could |= {NATURAL, BINARY}
+            name = "ln" if NATURAL in self.names else "lg" if BINARY in self.names else name
+        arguments = [self.group()] if not self.peek("open", "(") else self.arguments()
+        if name == "sqrt":
+            number_, noise = power(arguments[0].number, Fraction(1, root) if root else Fraction(0))
+        else:
+            number_, noise = apply(name, [one.number for one in arguments])
+        self.noise = max(self.noise, noise)
+        return Value(number_, False, arguments[0].size)
 
-def number(text: str) -> Value:
+    def group(self) -> Value:
+        """``{…}``, ``(…)`` or a number without a sign: what a command of LaTeX takes."""
+        if self.peek("open"):
+            return self.bracket()
+        if self.peek("number"):
+            self.at += 1
+            return Value(*number(self.tokens[self.at - 1].text))
+        raise Unreadable("no argument")
+
+    def arguments(self) -> list[Value]:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise Unreadable("too many brackets")
+        found = []
+        while True:
+            self.at += 1
+            found.append(self.sum())
+            self.skip_words()
+            if self.peek("close"):
+                self.at += 1
+                self.depth -= 1
+                return found
+            if not self.peek("break", ",") or len(found) > 20:
+                raise Unreadable("no closing bracket")
+
+    def sized(self, value: Value, token: Token | None = None) -> Value:
+        """The value times the size of the unit behind it, where units count."""
+        if not self.sizes:
+            return value
+        above, below = self.sizes.get(token.unit) if token is not None and token.unit else None, None
+        divides = False
+        for word in self.tokens[self.at : self.at + self.words()]:
+            for part in re.split(r"(/)", word.text):
+                if part.lower() in PER:
+                    divides = True
+                    continue
+                size = size_of(part, self.sizes)
+                if size is not None and divides and below is None:
+                    below = size
+                elif size is not None and not divides and above is None:
+                    above = size
+        if above is None and below is None:
+            return value
+        return Value(value.number * (above or 1) / (below or 1), value.percent, above if below is None else None)
+
+
+def size_of(word: str, sizes: Mapping[str, Fraction]) -> Fraction | None:
+    """The size of a unit's word, ``cm^2`` by the square of its own."""
+    name, _, exponent = word.replace("²", "^2").replace("³", "^3").partition("^")
+    size = sizes.get(name)
+    digits = exponent.strip("{}-")
+    return size ** int(digits) if size is not None and digits.isdigit() else size
+
+
+def simple_fraction(value: Fraction, places: int) -> Fraction | None:
+    """The simple fraction that a decimal of so many places is, rounded or cut: 0.67 is 2/3, 1.33 is 4/3."""
+    unit = Fraction(1, 10**places)
+    for denominator in SIMPLE_LONG if places > 2 else SIMPLE:
+        nearest = Fraction(round(value * denominator), denominator)
+        error = nearest - value
+        if nearest.denominator not in (1, 2, 4) and error and -unit / 2 <= error < unit:
+            return nearest
+    return None
+
+
+def number(text: str) -> tuple[Fraction, bool]:
     value = Fraction(text.removesuffix("%"))
     return (value / 100, True) if text.endswith("%") else (value, False)
+

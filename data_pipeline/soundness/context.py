@@ -1,0 +1,66 @@
+"""What the words around an equation say about it: that it is rounded, supposed, doubted or taken back."""
+
+from __future__ import annotations
+
+import re
+
+NEAR, FAR = 120, 220  # characters that are looked at before and behind
+SENTENCE = re.compile(r"[.!?;]\s|\n")
+ROUNDED = re.compile(
+    r"round|approx|\babout\b|roughly|nearest|nearly|almost|around|whole|\bfull\b|complete|remain|left ?over|integer|"
+    r"\bfloor|ceil|decimal|at least|at most|can only|redonde|aproxim|gerundet|\betwa\b|ungefähr|environ|arrondi|≈|entero|ganze|"
+    r"entier|\bresto?\b|reste\b",
+    re.I,
+)
+CLOCK = re.compile(r"clock|[ap]\.?m\.?\b|noon|midnight|24-h|uhr\b|reloj|horloge|modul|\bmod\b|days? of the week|weekday", re.I)
+BACK = re.compile(
+    r"\b(?:wait|hmm+|oops|sorry)\b|\b(?:that|this|it|which)(?:['’]s| is| was| does| doesn['’]t| can(?:no|['’])t| isn['’]t)? ?"
+    r"(?:\w+ )?(?:not true|not right|not correct|not match|not equal|not possible|not add up|not hold|not make sense|wrong|"
+    r"incorrect|false|impossible|contradict\w*|mistake|error|makes? no sense|doesn['’]t (?:make|match|add|work|hold))|"
+    r"(?:doesn['’]t|does not|do not|don['’]t|didn['’]t) (?:make sense|match|add up|work|hold|equal|fit)|"
+    r"\b(?:made|was|is|be|still) (?:\w+ ){0,2}(?:mistake|error)|contradiction|not true\b|"
+    r"\b(?:isn['’]t|is not|not) (?:right|correct|true|possible)|let(?: me|['’]s|us) (?:re-?\w+|correct|fix|check (?:that|this) again|try again)|"
+    r"correction\b|\b(?:espera|incorrecto|me equivoqué|un error|falsch|stimmt nicht|moment|ein fehler|attends|incorrect|une erreur|c['’]est faux)\b",
+    re.I,
+)
+SUPPOSED = re.compile(r"\b(?:suppose|supposing|whether|does|do|is it|check if|see if|checking if|verify (?:if|that)|guess|try|trying)\b", re.I)
+IF = re.compile(r"\b(?:if|until|while|when|since|unless|whether|as long as|wenn|si)\b", re.I)
+REMAINDER = re.compile(
+    r"[^\d.;\n]{0,40}?(?:\bremainder|\bremaining|\br\b|\brest\b|\bresto\b|\breste\b|left ?over)(?:\s*(?:of|is|=|:|de|von))?\s*(\d+)?", re.I
+)
+
+
+def before(text: str, start: int) -> str:
+    """The sentence up to ``start``."""
+    return SENTENCE.split(text[max(0, start - NEAR) : start])[-1]
+
+
+def behind(text: str, end: int) -> str:
+    """The rest of the sentence."""
+    return SENTENCE.split(text[end : end + NEAR], maxsplit=1)[0]
+
+
+def is_rounded_by_words(text: str, start: int, end: int) -> bool:
+    return bool(ROUNDED.search(before(text, start)) or ROUNDED.search(text[start : end + NEAR]))
+
+
+def is_on_clock(text: str, start: int, end: int) -> bool:
+    return bool(CLOCK.search(before(text, start)) or CLOCK.search(behind(text, end)))
+
+
+def is_taken_back(text: str, end: int) -> bool:
+    """Whether the next two sentences or so say that it is wrong."""
+    return bool(BACK.search(text[end : end + FAR]))
+
+
+def is_supposed(text: str, start: int, end: int, compares: bool) -> bool:
+    """Whether the sentence asks or supposes; a comparison also by ``if``."""
+    ahead = before(text, start)
+    asks = text[end : end + 40].lstrip().startswith("?")
+    return asks or bool(SUPPOSED.search(ahead)) or (compares and bool(IF.search(ahead)))
+
+
+def remainder(text: str, end: int) -> str | None:
+    """The remainder that is named behind a quotient, "" where one is named without its number; None: none is."""
+    match = REMAINDER.match(text, end, end + NEAR)
+    return None if match is None else match[1] or ""

@@ -1,0 +1,255 @@
+"""Chains of sides in a row of tokens: what stands on either side of each sign, and what can be read of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from tracestill.data_pipeline.soundness.expressions import PLAIN, Side, Unreadable, evaluate
+from tracestill.data_pipeline.soundness.tokens import CLAUSE, Token
+from tracestill.data_pipeline.soundness.units import units_of
+
+LONGEST = 60  # tokens of a side; a longer one is not read
+NAMES = frozenset(  # what is numbered: the number behind is a name
+    "day week month year hour class grade step chapter page question problem round game level part case number age "
+    "room stage team group item option example equation".split()
+)
+PARTIAL = frozenset("of half third quarter twice double triple by from than to between".split())  # change what follows
+COMPARES = frozenset("more less fewer times percent of than and or better larger smaller older younger".split())
+OPERANDS = ("number", "open", "function", "pi", "time")
+
+
+class Link(NamedTuple):
+    """A sign with what can be read on either side of it."""
+
+    left: Side | None
+    sign: str
+    right: Side | None
+
+
+class Group(NamedTuple):
+    """Sides joined by signs, one more than those; ``modulus``: of ``(mod 10)`` behind them, else 0."""
+
+    sides: list[Side]
+    signs: list[str]
+    modulus: int
+    soft: bool  # whether something beside the sides may change what they mean
+
+
+class Segment(NamedTuple):
+    """Tokens between two signs, and what they give to the sign before them and to the one behind them."""
+
+    prefix: Side | None
+    suffix: Side | None
+    modulus: int
+    soft: bool
+
+
+def groups(tokens: Sequence[Token]) -> Iterator[Group]:
+    """All chains of at least two readable sides."""
+    for segments, signs in chains(tokens):
+        yield from runs(segments, signs)
+
+
+def chains(tokens: Sequence[Token]) -> Iterator[tuple[list[list[Token]], list[str]]]:
+    """Stretches of tokens between breaks, split at signs of relation: at least two segments each."""
+    segments: list[list[Token]] = [[]]
+    signs: list[str] = []
+    depth = 0
+    for token in tokens:
+        depth = max(0, depth + (token.type == "open") - (token.type == "close"))
+        if token.type == "break" and not (token.text == "," and depth and segments[-1]):
+            if signs:
+                yield segments, signs
+            segments, signs, depth = [[token]], [], 0
+        elif token.type == "relation":
+            segments.append([])
+            signs.append(token.text)
+        else:
+            segments[-1].append(token)
+    if signs:
+        yield segments, signs
+
+
+def runs(segments: list[list[Token]], signs: list[str]) -> Iterator[Group]:
+    read: list[Segment] = []
+    for at, segment in enumerate(segments):
+        read.append(read_segment(segment, at > 0, at + 1 < len(segments)))
+    sides: list[Side] = []
+    joined: list[str] = []
+    soft, modulus = False, 0
+    for at, sign in enumerate(signs):
+        left, right = read[at].suffix, read[at + 1].prefix
+        linked = left is not None and right is not None and (sign != "is" or is_statement(left, right, segments[at + 1]))
+        goes_on = bool(sides) and left is sides[-1]
+        if sides and not (linked and goes_on):
+            yield Group(sides, joined, modulus, soft)
+            sides, joined, soft, modulus = [], [], False, 0
+        if linked:
+            assert left is not None
+            assert right is not None
+            sides = [*(sides or [left]), right]
+            joined = [*joined, "=" if sign == "is" else sign]
+            soft = soft or read[at + 1].soft
+            modulus = modulus or read[at + 1].modulus or trailing_modulus(right)
+    if sides:
+        yield Group(sides, joined, modulus, soft)
+
+
+def trailing_modulus(side: Side) -> int:
+    """10 of ``3 mod 10``, which may mean a congruence; else 0."""
+    texts = [token.text for token in side.tokens[-2:]]
+    return int(texts[1]) if texts[:1] == ["mod"] and texts[1].isdigit() else 0
+
+
+def is_statement(left: Side, right: Side, segment: Sequence[Token]) -> bool:
+    """Whether ``is`` between them says that they are equal: ``20 * 5 is 100``, and not ``15 - 5 is 7 more than``."""
+    plain = right.operations == 0 and not any(word.lower() in COMPARES for word in right.words)
+    behind = segment[len(right.tokens)] if len(right.tokens) < len(segment) else None
+    return plain and left.operations > 0 and (behind is None or behind.text.lower() not in COMPARES - {"and"})
+
+
+def read_segment(tokens: list[Token], leads: bool, follows: bool) -> Segment:
+    """A segment; ``leads``: a sign stands before it, ``follows``: one behind it."""
+    prefix, used = read_prefix(tokens) if leads else (None, 0)
+    if prefix is not None and used == len(tokens):
+        return Segment(prefix, prefix, 0, False)
+    rest = tokens[used:]
+    modulus, soft = 0, False
+    if prefix is not None and [token.text for token in rest[:1]] == ["("]:
+        inner = [token.text for token in rest[1:4]]
+        if inner[:1] in (["mod"], ["modulo"]) and inner[2:] == [")"] and inner[1].isdigit():
+            modulus = int(inner[1])
+        else:
+            soft = rest[1:] != [] and rest[1].type in ("number", "function") and not closes_words(rest)
+    if prefix is not None and (is_compound(prefix, rest) or is_spaced(prefix, rest)):
+        soft = True
+    return Segment(prefix, read_suffix(tokens, first=not leads) if follows else None, modulus, soft)
+
+
+def closes_words(tokens: Sequence[Token]) -> bool:
+    """Whether a bracket says something in words: ``(2 of them red)``, and multiplies nothing."""
+    for token in tokens[1:12]:
+        if token.type == "close":
+            return False
+        if token.type in ("word", "relation", "break", "unknown"):
+            return True
+    return True
+
+
+def is_spaced(side: Side, rest: Sequence[Token]) -> bool:
+    """Whether a lone number may go on behind a space: ``18 000``."""
+    lone = side.operations == 0 and not side.words and rest and rest[0].start == side.end + 1
+    return bool(lone and rest[0].type == "number" and len(rest[0].text) == 3 and rest[0].text.isdigit())
+
+
+def is_compound(side: Side, rest: Sequence[Token]) -> bool:
+    """Whether a lone number with a unit goes on in a smaller one: ``2 hours and 30 minutes``."""
+    if side.operations or not side.words:
+        return False
+    rest = rest[1:] if rest and rest[0].text in ("and", "y", "und", "et") or rest and rest[0].text == "," else rest
+    if len(rest) < 2 or rest[0].type != "number" or rest[1].type != "word":
+        return False
+    families = {unit.family for unit in units_of(side.words[0])}
+    return any(unit.family in families for unit in units_of(rest[1].text))
+
+
+def read_prefix(tokens: list[Token]) -> tuple[Side | None, int]:
+    """The longest expression at the beginning, None if an operator or something unknown follows it; and how many
+    tokens it takes."""
+    if not tokens:
+        return None, 0
+    try:
+        side, used = evaluate(tokens[:LONGEST])
+    except Unreadable:
+        return None, 0
+    follows = tokens[used] if used < len(tokens) else None
+    if follows is not None and (follows.type in ("operator", "unknown", "function", "factorial") or used == LONGEST):
+        return None, 0
+    return side, used
+
+
+def read_suffix(tokens: list[Token], first: bool) -> Side | None:
+    """The longest expression at the end, None if it is only a part of one or its first number is a name.
+
+    A lone number after words (``of class 2 =``) is a name unless it opens the clause.
+    """
+    at = max(0, len(tokens) - LONGEST)
+    for known in range(len(tokens) - 1, at - 1, -1):
+        text = tokens[known].text
+        ends = text in CLAUSE and not is_mixed(tokens, known)
+        if ends or (tokens[known].type in ("unknown", "break") and text != ","):
+            at = known + 1
+            break
+    for begin in range(at, len(tokens)):
+        token = tokens[begin]
+        before = tokens[begin - 1].type if begin else ""
+        if token.type not in OPERANDS and token.type != "operator":
+            continue
+        if token.type == "operator" and (token.text not in "+-" or before in ("number", "close", "word")):
+            continue
+        try:
+            side, used = evaluate(tokens[begin:])
+        except Unreadable:
+            continue
+        if used < len(tokens) - begin:
+            continue
+        if before in ("operator", "number", "unknown", "close", "function") or is_part(tokens, begin):
+            return None
+        named = begin > 0 and tokens[begin - 1].text.lower().removesuffix("s") in NAMES and token.type == "number"
+        if named or (side.operations == 0 and (before == "word" or not first)):
+            return None
+        return side
+    return None
+
+
+def is_mixed(tokens: Sequence[Token], at: int) -> bool:
+    """Whether ``and`` stands in a mixed number: ``1 and 1/4``."""
+    types = [token.type for token in tokens[max(0, at - 1) : at + 3]]
+    return types == ["number", "word", "number", "operator"] and tokens[at + 2].text == "/"
+
+
+def is_part(tokens: Sequence[Token], begin: int) -> bool:
+    """Whether what begins here goes on from something that cannot be read: ``25 pupils + his 1 teacher``."""
+    at = begin - 1
+    while at >= 0 and tokens[at].type == "word" and tokens[at].text not in CLAUSE:
+        at -= 1
+    if at < 0 or begin - at > 12:
+        return False
+    token = tokens[at]
+    if token.type == "break":
+        return False
+    if token.type == "operator":
+        return token.text != "-" or at == begin - 1 or (at > 0 and tokens[at - 1].type in ("number", "close"))
+    return at < begin - 1 and tokens[begin - 1].text.lower() in PARTIAL and token.type in ("number", "close")
+
+
+def head_of(side: Side) -> Side | None:
+    """The first number of a side with its unit, or the fraction before an ``of``: where a run-on sign may stop."""
+    for at, token in enumerate(side.tokens):
+        if token.type == "operator" and at and not (token.text == "/" and is_fraction_head(side.tokens, at)):
+            try:
+                head, used = evaluate(side.tokens[:at])
+            except Unreadable:
+                return None
+            lone = head.operations == 0 or token.text == "of"
+            return head if used == at and lone and head.value(PLAIN) is not None else None
+        if token.type in ("open", "function"):
+            return None
+    return None
+
+
+def is_fraction_head(tokens: Sequence[Token], at: int) -> bool:
+    return at == 1 and len(tokens) > 3 and tokens[3].text == "of" and tokens[2].type == "number"
+
+
+def is_counted(left: Side, right: Side) -> bool:
+    """Whether the left side only names what is counted: ``5 bananas + 12 apples = 5 * $1 + 12 * $2``, ``8 batches =
+    5.5 * 8``. Its numbers are operands of more operations on the right."""
+    if right.operations <= left.operations or any(token.type == "operator" and token.text != "+" for token in left.tokens):
+        return False
+    numbers = [token.text for token in left.tokens if token.type == "number"]
+    nouns = re.sub(r"\d\w*|\+", "", " ".join("1" if token.type == "number" else token.text for token in left.tokens))
+    theirs = [token.text for token in right.tokens if token.type == "number"]
+    return bool(nouns.strip()) and len(left.words) >= len(numbers) and all(one in theirs for one in numbers)
