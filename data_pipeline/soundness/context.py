@@ -23,7 +23,14 @@ BACK = re.compile(
     r"correction\b|\b(?:espera|incorrecto|me equivoqué|un error|falsch|stimmt nicht|moment|ein fehler|attends|incorrect|une erreur|c['’]est faux)\b",
     re.I,
 )
-SUPPOSED = re.compile(r"\b(?:suppose|supposing|whether|does|do|is it|check if|see if|checking if|verify (?:if|that)|guess|try|trying)\b", re.I)
+SUPPOSED = re.compile(
+    r"\b(?:suppose|supposing|whether|is it|check if|see if|checking if|verify (?:if|that)|guess|try|trying)\b|"
+    r"^\W*(?:do|does|is|are|if we (?:try|take|guess|assume))\b",
+    re.I,
+)
+OPERAND = re.compile(  # what stands before an equation operates on all of it: ``add 20 + 10 to the 29 + 24 = 83``
+    r"\b(?:add|subtract|tak|multipl|divid|deduct)\w*\b[^.;=]*\d[^.;=]*\b(?:to|by|from|with|and)\b[^.;=\d]*$", re.I
+)
 IF = re.compile(r"\b(?:if|until|while|when|since|unless|whether|as long as|wenn|si)\b", re.I)
 REMAINDER = re.compile(
     r"[^\d.;\n]{0,40}?(?:\bremainder|\bremaining|\br\b|\brest\b|\bresto\b|\breste\b|left ?over)(?:\s*(?:of|is|=|:|de|von))?\s*(\d+)?", re.I
@@ -54,10 +61,15 @@ def is_taken_back(text: str, end: int) -> bool:
 
 
 def is_supposed(text: str, start: int, end: int, compares: bool) -> bool:
-    """Whether the sentence asks or supposes; a comparison also by ``if``."""
+    """Whether the sentence asks or supposes, or operates on the whole; a comparison also by ``if``."""
     ahead = before(text, start)
     asks = text[end : end + 40].lstrip().startswith("?")
-    return asks or bool(SUPPOSED.search(ahead)) or (compares and bool(IF.search(ahead)))
+    return asks or bool(SUPPOSED.search(ahead) or OPERAND.search(ahead)) or (compares and bool(IF.search(ahead)))
+
+
+def speaks_of_scale(text: str, start: int) -> bool:
+    """Whether thousands or millions were spoken of just before, and may be left out: ``5 * 3 = $15,000``."""
+    return bool(re.search(r"thousand|million|billion", text[max(0, start - NEAR) : start]))
 
 
 def remainder(text: str, end: int) -> str | None:

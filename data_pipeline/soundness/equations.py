@@ -6,7 +6,8 @@ mean a sign (``times``, ``divided by``, ``is equal to``), powers, roots, ``log``
 either convention, a percent sign and units in words (``240 km / 4 km/hour``).
 
 The checker reports an equation as false only if no usual reading makes it true; what it cannot read, it leaves out:
-- a side with a variable that has no known value (``2x + 30``, ``137 + T``) or an operator without its operand;
+- a side with a variable that has no known value (``2x + 30``, ``137 + T``) or an operator without its operand, but
+  for what holds for no value (``8x + 2x = 11x``);
 - a side of more than 60 tokens: it is not read in parts;
 - a chain without any operation is no equation (``Class 2 = 15``);
 - a chain that names units of no certain size, what is supposed or asked, and what the text itself takes back;
@@ -30,9 +31,9 @@ from dataclasses import dataclass
 from tracestill.data_pipeline.segmentation.clean import PATTERNS
 from tracestill.data_pipeline.soundness import context
 from tracestill.data_pipeline.soundness.relations import Place, Verdict, related, sizes_of
-from tracestill.data_pipeline.soundness.sides import Group, groups, head_of, is_counted
+from tracestill.data_pipeline.soundness.sides import Group, chains, head_of, is_counted, runs
 from tracestill.data_pipeline.soundness.tokens import tokens_of
-from tracestill.data_pipeline.soundness.variables import with_values
+from tracestill.data_pipeline.soundness.variables import identities, with_values
 
 NOTE = PATTERNS["calculator"]
 NOWHERE = Place("", 0, 0, 0, {}, False)
@@ -67,8 +68,10 @@ def equations(text: str) -> list[Equation]:
 
 def equations_of(plain: str, text: str, offset: int = 0) -> Iterator[Equation]:
     """The equations of ``plain``, which stands at ``offset`` in ``text``."""
-    for group in groups(with_values(tokens_of(plain))):
-        for part in asserted(group):
+    for segments, signs in chains(with_values(tokens_of(plain))):
+        parts = [part for group in runs(segments, signs) for part in asserted(group)]
+        parts += [Group([left, right], ["="], 0, False) for left, right in identities(segments, signs)]
+        for part in parts:
             if len(part.sides) < 2 or not any(side.operations for side in part.sides):
                 continue
             start, end = part.sides[0].start + offset, part.sides[-1].end + offset

@@ -19,7 +19,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from tracestill.data_pipeline.soundness.functions import PI, PI_NOISE, Unreadable, apply, power
-from tracestill.data_pipeline.soundness.tokens import CLAUSE, Token
+from tracestill.data_pipeline.soundness.tokens import CLAUSE, LETTER, Token
 
 MAX_DEPTH = 20  # of brackets
 LONG = 5  # decimals of this many places are taken as rounded
@@ -120,6 +120,8 @@ def evaluate(tokens: Sequence[Token]) -> tuple[Side, int]:
 
 
 def canonical(token: Token) -> str:
+    if token.unit.startswith(LETTER):
+        return token.unit.removeprefix(LETTER)
     if token.type != "number" or "/" in token.text:
         return token.text
     whole, _, places = token.text.removesuffix("%").partition(".")
@@ -273,7 +275,7 @@ class Reader:
         if self.peek("time"):
             parts = [int(part) for part in self.tokens[self.at].text.split(":")]
             self.at += 1
-            return Value(Fraction(parts[0] * 60 + parts[1]) + Fraction(parts[2] if parts[2:] else 0, 60))
+            return Value(parts[0] + Fraction(parts[1], 60) + Fraction(parts[2] if parts[2:] else 0, 3600))  # hours
         if not self.peek("number"):
             raise Unreadable("no operand")
         return self.number_operand()

@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 from tracestill.data_pipeline.soundness import context
 from tracestill.data_pipeline.soundness.expressions import CONVERTED, PLAIN, Outcome, Reading, Side
+from tracestill.data_pipeline.soundness.sides import is_vague
 from tracestill.data_pipeline.soundness.units import COUNT, VAGUE, VAGUE_PAIRS, units_of
 
 MOST = 24  # readings of a side
 ABOUT = Fraction(1, 20)  # relative error that ≈ allows at most
+SCALES = (1000, 10**6, Fraction(1, 1000), Fraction(1, 10**6))
 CLOCKS = (7, 12, 24, 60)
 
 
@@ -52,7 +54,7 @@ def related(left: Side, sign: str, right: Side, place: Place) -> Verdict:
         tried.append(name)
         if holds:
             return Verdict(True, (name,))
-    return Verdict(None if place.vague else False, tuple(dict.fromkeys(tried)))
+    return Verdict(None if place.vague or is_vague(left, right) else False, tuple(dict.fromkeys(tried)))
 
 
 def outcomes(side: Side) -> Iterator[tuple[frozenset[str], Outcome]]:
@@ -83,11 +85,13 @@ def others(
         )
     if place.modulus:
         yield "congruent", any((a.number - b.number) % place.modulus == 0 for a, b in pairs)
-    elif context.is_on_clock(place.text, place.start, place.end):
-        clocks = (100, 1440, *CLOCKS) if any(token.type == "time" for token in left.tokens) else CLOCKS
-        whole = [(a, b) for a, b in pairs if b.number.denominator == 1]
-        yield "on a clock", any((a.number - b.number) % m == 0 and 0 <= b.number <= m for a, b in whole for m in clocks)
-        yield "hours and minutes", any(hhmm(left, right))
+    timed = any(token.type == "time" for token in (*left.tokens, *right.tokens))
+    timed = timed or any(len(t.text) == 4 and t.text[0] == "0" for t in left.tokens)
+    if timed or context.is_on_clock(place.text, place.start, place.end):
+        yield "on a clock", any((a.number - b.number) % m == 0 and 0 <= b.number <= m for a, b in pairs for m in CLOCKS)
+        yield "hours and minutes", any(hhmm(left, right)) or any(a.number * 60 == b.number for a, b in pairs)
+    if context.speaks_of_scale(place.text, place.start) and left.operations:
+        yield "in thousands", any(a.number * scale == b.number for a, b in pairs for scale in SCALES)
     if (named := context.remainder(place.text, right.end)) is not None and right.operations == 0:
         yield "with a remainder", any(divides(left, a.number, b.number, named) for a, b in pairs)
     elif context.is_rounded_by_words(place.text, place.start, place.end):
@@ -168,17 +172,16 @@ def sizes_of(sides: list[Side]) -> tuple[dict[str, Fraction], bool]:
     names = {name for word in words for name in (word.partition("^")[0].replace("³", ""),)}
     names |= {token.unit for side in sides for token in side.tokens if token.unit}
     named: dict[str, dict[str, Fraction]] = {}
-    vague = False
     for name in names:
-        vague = vague or name.lower().removesuffix("s") in VAGUE
         for unit in units_of(name):
             named.setdefault(unit.family, {})[name] = unit.size
     sizes: dict[str, Fraction] = {}
     for family, found in named.items():
         if len(set(found.values())) > 1 or family == COUNT:
             sizes.update(found)
-    vague = vague or any(one in named and other in named and not (one, other) == ("kitchen", "weight") for one, other in VAGUE_PAIRS)
-    return sizes, vague
+    vague = any(one in named and other in named for one, other in VAGUE_PAIRS)
+    families = {"", *named}
+    return sizes, vague or any(not families.isdisjoint(VAGUE.get(name.lower().removesuffix("s"), ())) for name in names)
 
 
 def divides(left: Side, quotient: Fraction, stated: Fraction, rest: str) -> bool:

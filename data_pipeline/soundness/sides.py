@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from tracestill.data_pipeline.soundness.expressions import PLAIN, Side, Unreadable, evaluate
-from tracestill.data_pipeline.soundness.tokens import CLAUSE, Token
+from tracestill.data_pipeline.soundness.tokens import CLAUSE, WORDED, Token
 from tracestill.data_pipeline.soundness.units import units_of
 
 LONGEST = 60  # tokens of a side; a longer one is not read
@@ -46,23 +46,19 @@ class Segment(NamedTuple):
     soft: bool
 
 
-def groups(tokens: Sequence[Token]) -> Iterator[Group]:
-    """All chains of at least two readable sides."""
-    for segments, signs in chains(tokens):
-        yield from runs(segments, signs)
-
-
 def chains(tokens: Sequence[Token]) -> Iterator[tuple[list[list[Token]], list[str]]]:
     """Stretches of tokens between breaks, split at signs of relation: at least two segments each."""
     segments: list[list[Token]] = [[]]
     signs: list[str] = []
     depth = 0
-    for token in tokens:
+    for at, token in enumerate(tokens):
         depth = max(0, depth + (token.type == "open") - (token.type == "close"))
         if token.type == "break" and not (token.text == "," and depth and segments[-1]):
             if signs:
                 yield segments, signs
-            segments, signs, depth = [[token]], [], 0
+            last = tokens[at - 1] if at else token
+            torn = last.type == "operator" or is_torn(tokens, at)
+            segments, signs, depth = [[token._replace(type="unknown") if torn else token]], [], 0
         elif token.type == "relation":
             segments.append([])
             signs.append(token.text)
@@ -70,6 +66,14 @@ def chains(tokens: Sequence[Token]) -> Iterator[tuple[list[list[Token]], list[st
             segments[-1].append(token)
     if signs:
         yield segments, signs
+
+
+def is_torn(tokens: Sequence[Token], at: int) -> bool:
+    """Whether a comma with a space stands inside a number: ``14, 400``."""
+    if tokens[at].text != "," or not 0 < at < len(tokens) - 1:
+        return False
+    left, right = tokens[at - 1], tokens[at + 1]
+    return left.type == right.type == "number" and len(left.text) <= 3 and len(right.text) == 3 and right.text.isdigit()
 
 
 def runs(segments: list[list[Token]], signs: list[str]) -> Iterator[Group]:
@@ -81,7 +85,9 @@ def runs(segments: list[list[Token]], signs: list[str]) -> Iterator[Group]:
     soft, modulus = False, 0
     for at, sign in enumerate(signs):
         left, right = read[at].suffix, read[at + 1].prefix
-        linked = left is not None and right is not None and (sign != "is" or is_statement(left, right, segments[at + 1]))
+        linked = left is not None and right is not None
+        if linked and sign in ("is", WORDED):
+            linked = is_statement(left, right, segments[at + 1], sign)
         goes_on = bool(sides) and left is sides[-1]
         if sides and not (linked and goes_on):
             yield Group(sides, joined, modulus, soft)
@@ -90,7 +96,7 @@ def runs(segments: list[list[Token]], signs: list[str]) -> Iterator[Group]:
             assert left is not None
             assert right is not None
             sides = [*(sides or [left]), right]
-            joined = [*joined, "=" if sign == "is" else sign]
+            joined = [*joined, "=" if sign in ("is", WORDED) else sign]
             soft = soft or read[at + 1].soft
             modulus = modulus or read[at + 1].modulus or trailing_modulus(right)
     if sides:
@@ -103,11 +109,39 @@ def trailing_modulus(side: Side) -> int:
     return int(texts[1]) if texts[:1] == ["mod"] and texts[1].isdigit() else 0
 
 
-def is_statement(left: Side, right: Side, segment: Sequence[Token]) -> bool:
-    """Whether ``is`` between them says that they are equal: ``20 * 5 is 100``, and not ``15 - 5 is 7 more than``."""
+def is_statement(left: Side, right: Side, segment: Sequence[Token], sign: str) -> bool:
+    """Whether words between them say that they are equal: ``20 * 5 is 100``, and not ``15 - 5 is 7 more than`` or ``3/7
+    is equal to $9``."""
+    if is_share(left):
+        return False
+    if sign == WORDED:
+        return True
     plain = right.operations == 0 and not any(word.lower() in COMPARES for word in right.words)
     behind = segment[len(right.tokens)] if len(right.tokens) < len(segment) else None
     return plain and left.operations > 0 and (behind is None or behind.text.lower() not in COMPARES - {"and"})
+
+
+def is_share(side: Side) -> bool:
+    """Whether a side is a fraction or percentage alone, which may be meant of something."""
+    tokens = [token for token in side.tokens if token.type != "word"]
+    if len(tokens) == 1:
+        return tokens[0].text.endswith("%") or "/" in tokens[0].text
+    return len(tokens) == 3 and tokens[1].text == "/"
+
+
+def is_vague(left: Side, right: Side) -> bool:
+    """Whether what the sides mean depends on more than they say: a share of something (``1/3 of Solomon``), a time of
+    day, a ratio beside a number, a rate with a number in its unit (``5 minutes/100 meters``)."""
+    for side, other in ((left, right), (right, left)):
+        if is_share(side) and side.words and side.words[0] in ("of", "the", "a", "an", "de", "von"):
+            return True
+        for at, token in enumerate(side.tokens):
+            if token.type == "time" or (token.text == ":" and all(one.text != ":" for one in other.tokens)):
+                return True
+            rate = token.text == "/" and 0 < at and side.tokens[at - 1].type == "word"
+            if rate and side.tokens[at - 1].end == token.start and side.tokens[at + 1].start == token.end:
+                return True
+    return False
 
 
 def read_segment(tokens: list[Token], leads: bool, follows: bool) -> Segment:
@@ -222,6 +256,8 @@ def is_part(tokens: Sequence[Token], begin: int) -> bool:
         return False
     if token.type == "operator":
         return token.text != "-" or at == begin - 1 or (at > 0 and tokens[at - 1].type in ("number", "close"))
+    if tokens[begin].type == "open" and at < begin - 1 and token.type in ("number", "close"):
+        return True  # 2 hours (120 minutes) + 30 minutes
     return at < begin - 1 and tokens[begin - 1].text.lower() in PARTIAL and token.type in ("number", "close")
 
 

@@ -13,9 +13,11 @@ CURRENCY = r"(?:(?:US|CA|AU|NZ|HK|R)?\$|[€£¥₹₩₽]|(?:Rs\.?|USD|EUR|GBP)
 SEPARATOR = r"(?:,|\{,\}|\\,|[\u00a0\u202f])"
 PERCENT = r"(?:\s?(?:\\?%(?!\s*[\d(])|％)|\s(?:percent|per\scent|[Pp]rozent|por\sciento|pour\scent)\b)"
 VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8"}
+LABELS = "day|night|week|month|year|step|part|round|game|level|case|class|grade|person|box|group|team|question|option"
 TOKEN = re.compile(
     rf"""
-    (?P<time>(?<![\d:.])\d{{1,2}}:\d\d(?::\d\d)?(?![\d:]))
+    (?P<label>\b(?i:{LABELS})\s\d{{1,3}}(?::|(?=:\d))(?!\d\d(?!\d)\s?[ap]\.?m))
+  | (?P<time>(?<![\d:.])\d{{1,2}}:\d\d(?::\d\d)?(?![\d:]))
   | (?P<number>(?:{CURRENCY}\s?)?
       (?:\d{{1,3}}(?:{SEPARATOR}\d{{3}})+(?:\.\d+)?(?!,?\d)   # 1,500.25
         |\d{{1,3}}(?:\.\d{{3}})+,\d+(?![,.]?\d)                 # 1.500,25
@@ -23,7 +25,7 @@ TOKEN = re.compile(
         |\d+,\d{{1,2}}(?![,.]?\d)                               # 2,5
         |\d+(?:\.\d+)?(?:[eE][-+]?\d{{1,3}}(?!\w))?
         |\.\d+)
-      [{"".join(VULGAR)}]?{PERCENT}?
+      (?:(?:\.{{2,3}}|…)(?=\s?(?:\\?%|[-+*/×÷=≈)])))?[{"".join(VULGAR)}]?{PERCENT}?
      |[{"".join(VULGAR)}]{PERCENT}?)
   | (?P<break>\n(?![ \t]{{0,40}}&?[ \t]{{0,9}}(?:[=≈]|\\approx))|\\\\(?!\s?&?\s?[=≈])|[;?](?=\s|$)|!(?=\s+[^\W\d]|$)|[.](?!\d)
       |,(?=\s|$)|(?<!\d):|:(?!\d)|[-=]>|[≠→⇒∴]|!=|/=|=/=|\\(?:implies|iff|Rightarrow|rightarrow|to|therefore|neq?)\b)
@@ -61,8 +63,9 @@ PHRASES = {  # first word -> the words behind it -> what they mean
     "es": (("igual", "a"), "equals"),
     "ist": (("gleich",), "equals"),
 }
+WORDED = "equals"  # the sign that stands for an equality in words
 EQUALS = ("equals", "equal", "égale")
-IS = ("is", "are", "ist", "sind", "est", "es", "son")  # weaker: see ``equations``
+IS = ("is", "ist", "est", "es")  # weaker: see ``equations``
 FUNCTIONS = frozenset("int floor ceil ceiling round abs min max gcd lcm log ln lg sqrt cbrt".split())
 COMMANDS = {"\\frac": "frac", "\\dfrac": "frac", "\\tfrac": "frac", "\\sqrt": "sqrt", "√": "sqrt"}
 COMMANDS |= {"\\log": "log", "\\ln": "ln", "\\max": "max", "\\min": "min", "\\gcd": "gcd"}
@@ -72,6 +75,9 @@ CLAUSE = frozenset(  # words that stand in no unit: behind them something new is
     "y o porque entonces que und oder weil also dann wir et ou car donc puis".split()
 )
 ARTICLES = ("a", "A", "I", "y", "e", "o", "à")
+
+
+LETTER = "?"  # begins the unit of a number that stands in the place of a letter
 
 
 def _blank(match: re.Match[str]) -> str:
@@ -130,9 +136,9 @@ def add(found: list[Token], type_: str, raw: str, start: int, end: int) -> None:
             found[-1] = before._replace(type="unknown")  # an identifier such as a1
         bad = glued_word or len(raw) > MAX_DIGITS or (glued and before.type in ("number", "unknown"))
         found.append(Token("unknown", raw, start, end) if bad else number_token(raw, start, end))
-    elif type_ == "break":
+    elif type_ in ("break", "label"):
         if raw != "\n" or before.type not in ("operator", "relation"):
-            found.append(Token(type_, raw, start, end))
+            found.append(Token("break", raw, start, end))
     elif type_ == "superscript":
         power = {"²": "2", "³": "3", "⁴": "4"}[raw]
         found += [Token("operator", "^", start, end), Token("number", power, start, end)]
@@ -142,8 +148,8 @@ def add(found: list[Token], type_: str, raw: str, start: int, end: int) -> None:
     elif type_ == "operator" and "%" in raw:
         found.append(Token(type_, "mod", start, end))
     elif type_ in ("word", "sized"):
-        if type_ == "word" and glued and before.type == "number" and raw not in ("x", "X"):
-            known = len(raw) > 2 or units_of(raw)  # 2y, 4Pa, 5th: variables and ordinals, no units
+        if type_ == "word" and glued and before.type in ("number", "close") and raw not in ("x", "X"):
+            known = len(raw) > 2 or (len(raw) > 1 and units_of(raw)) or raw in "°¢€"  # 2y, 4Pa, 5th are no units
             type_ = "word" if known else "unknown"
         found.append(Token("word" if type_ == "sized" else type_, raw, start, end))
     else:
@@ -154,7 +160,7 @@ def number_token(raw: str, start: int, end: int) -> Token:
     sign = re.match(CURRENCY, raw)
     digits = raw[sign.end() :].strip() if sign else raw
     percent = re.search(PERCENT + "$", digits)
-    digits = digits[: percent.start()] if percent else digits
+    digits = (digits[: percent.start()] if percent else digits).rstrip(".…")
     part = VULGAR.get(digits[-1], "")
     digits = re.sub(r"\{,\}|\\,|[\u00a0\u202f]", ",", digits[:-1] if part else digits)
     other = ""
@@ -164,7 +170,7 @@ def number_token(raw: str, start: int, end: int) -> Token:
         digits = digits.replace(".", "")
     elif re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", digits):
         other = digits.replace(".", "")
-    elif re.fullmatch(r"\d{1,3},\d{3}", digits):
+    elif re.fullmatch(r"\d{1,3},\d\d[1-9]", digits):
         digits, other = digits.replace(",", ""), digits.replace(",", ".")
     digits = digits.replace(",", "")
     tail = "%" if percent else ""
@@ -203,7 +209,7 @@ def settled_word(tokens: Sequence[Token], at: int) -> Token:
                 return token
             return token._replace(type="operator", text=WORDS[token.text])
         if low in EQUALS:
-            return token._replace(type="relation", text="=")
+            return token._replace(type="relation", text=WORDED)
         if low in IS:
             return token._replace(type="relation", text="is")
     if len(token.text) == 1 and token.text.isalpha() and token.text not in ARTICLES:
@@ -223,7 +229,7 @@ def phrased(tokens: list[Token]) -> list[Token]:
         words = tuple(one.text for one in tokens[at + 1 : last + 1])
         follows = tokens[last + 1].type if last + 1 < len(tokens) else ""
         if rest and words == rest and follows in ("number", "open", "function"):
-            type_, sign = ("relation", "=") if means == "equals" else ("operator", WORDS[means])
+            type_, sign = ("relation", WORDED) if means == "equals" else ("operator", WORDS[means])
             token = Token(type_, sign, token.start, tokens[last].end)
             at = last
         found.append(token)

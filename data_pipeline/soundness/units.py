@@ -30,7 +30,8 @@ FAMILIES = {
         "1": "cent penny pennies pence ¢ c céntimo centavo centime",
         "5": "nickel",
         "10": "dime",
-        "100": "dollar $ usd buck euro € eur dólar dólare £ gbp",
+        "25": "quarter",
+        "100": "peso dollar $ usd buck euro € eur dólar dólare £ gbp",
     },
     "length": {
         "1": "mm millimeter millimetre milímetro millimètre",
@@ -70,9 +71,10 @@ for _family, _sizes in FAMILIES.items():
     for _size, _words in _sizes.items():
         for _word in _words.split():
             UNITS.setdefault(_word, []).append(Unit(_family, Fraction(_size)))
-VAGUE = frozenset(  # of a size that depends on whom one asks
-    "ton tonne stone quarter pound peso pinch case pack gross billón millardo milliarde milliard".split()
-)
+VAGUE = {  # what has no certain size beside units of these families
+    **dict.fromkeys(("ton", "stone", "tonelada", "tonne"), ("mass", "weight")),
+    **dict.fromkeys(("billón", "millardo", "milliarde", "milliard"), ("",)),
+}
 VAGUE_PAIRS = frozenset({("calendar", "time"), ("imperial", "length"), ("mass", "weight"), ("kitchen", "volume")})
 
 
