@@ -8,14 +8,14 @@ NEAR, FAR = 120, 220  # characters that are looked at before and behind
 SENTENCE = re.compile(r"[.!?;]\s|\n")
 ROUNDED = re.compile(
     r"round|approx|\babout\b|roughly|nearest|nearly|almost|around|whole|\bfull\b|complete|remain|left ?over|integer|"
-    r"\bfloor|ceil|decimal|at least|at most|can only|redonde|aproxim|gerundet|\betwa\b|ungefähr|environ|arrondi|≈|entero|ganze|"
+    r"\bfloor|ceil|decimal|at least|at most|can only|can(?:no|['’])t|half a|partial|fraction of|redonde|aproxim|gerundet|\betwa\b|ungefähr|environ|arrondi|≈|entero|ganze|"
     r"entier|\bresto?\b|reste\b",
     re.I,
 )
 CLOCK = re.compile(r"clock|[ap]\.?m\.?\b|noon|midnight|24-h|uhr\b|reloj|horloge|modul|\bmod\b|days? of the week|weekday", re.I)
 BACK = re.compile(
     r"\b(?:wait|hmm+|oops|sorry)\b|\b(?:that|this|it|which)(?:['’]s| is| was| does| doesn['’]t| can(?:no|['’])t| isn['’]t)? ?"
-    r"(?:\w+ )?(?:not true|not right|not correct|not match|not equal|not possible|not add up|not hold|not make sense|wrong|"
+    r"(?:\w+ ){0,2}(?:not true|not right|not correct|not match|not equal|not possible|not add up|not hold|not make sense|wrong|"
     r"incorrect|false|impossible|contradict\w*|mistake|error|makes? no sense|doesn['’]t (?:make|match|add|work|hold))|"
     r"(?:doesn['’]t|does not|do not|don['’]t|didn['’]t) (?:make sense|match|add up|work|hold|equal|fit)|"
     r"\b(?:made|was|is|be|still) (?:\w+ ){0,2}(?:mistake|error)|contradiction|not true\b|"
@@ -31,6 +31,7 @@ SUPPOSED = re.compile(
 OPERAND = re.compile(  # what stands before an equation operates on all of it: ``add 20 + 10 to the 29 + 24 = 83``
     r"\b(?:add|subtract|tak|multipl|divid|deduct)\w*\b[^.;=]*\d[^.;=]*\b(?:to|by|from|with|and)\b[^.;=\d]*$", re.I
 )
+BASE = re.compile(r"\bbase[- ]?\d|\bbinary|\bhexadecimal|\boctal", re.I)
 IF = re.compile(r"\b(?:if|until|while|when|since|unless|whether|as long as|wenn|si)\b", re.I)
 REMAINDER = re.compile(
     r"[^\d.;\n]{0,40}?(?:\bremainder|\bremaining|\br\b|\brest\b|\bresto\b|\breste\b|left ?over)(?:\s*(?:of|is|=|:|de|von))?\s*(\d+)?", re.I
@@ -64,7 +65,7 @@ def is_supposed(text: str, start: int, end: int, compares: bool) -> bool:
     """Whether the sentence asks or supposes, or operates on the whole; a comparison also by ``if``."""
     ahead = before(text, start)
     asks = text[end : end + 40].lstrip().startswith("?")
-    return asks or bool(SUPPOSED.search(ahead) or OPERAND.search(ahead)) or (compares and bool(IF.search(ahead)))
+    return asks or bool(BASE.search(ahead) or BASE.search(behind(text, end))) or bool(SUPPOSED.search(ahead) or OPERAND.search(ahead)) or (compares and bool(IF.search(ahead)))
 
 
 def speaks_of_scale(text: str, start: int) -> bool:

@@ -198,7 +198,9 @@ class Reader:
         value = self.signed()
         divided = False
         while True:
-            if APART in self.names and self.peek("open") and self.tokens[self.at].start == self.tokens[self.at - 1].end:
+            before = self.tokens[self.at - 1]
+            joins = APART in self.names or before.type == "close"
+            if joins and self.peek("open") and self.tokens[self.at].start == before.end:
                 self.operations += 1
                 value = Value(value.number * self.bracket().number, value.percent, value.size)
                 continue
@@ -312,6 +314,11 @@ class Reader:
             if bottom == 0:
                 raise Unreadable("division by zero")
             value /= bottom
+        if self.peek("pi") and self.tokens[self.at].start == token.end:  # 25π
+            self.at += 1
+            self.operations += 1
+            self.noise = max(self.noise, PI_NOISE)
+            value *= PI
         return self.sized(Value(value, percent), token)
 
     def mixed(self, whole: Token) -> Fraction | None:

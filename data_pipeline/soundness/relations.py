@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import combinations, islice, permutations
 from typing import NamedTuple
 
 from tracestill.data_pipeline.soundness import context
-from tracestill.data_pipeline.soundness.expressions import CONVERTED, PLAIN, Outcome, Reading, Side
+from tracestill.data_pipeline.soundness.expressions import CONVERTED, PER, PLAIN, Outcome, Reading, Side
 from tracestill.data_pipeline.soundness.sides import is_vague
 from tracestill.data_pipeline.soundness.units import COUNT, VAGUE, VAGUE_PAIRS, units_of
 
@@ -86,8 +87,9 @@ def others(
     if place.modulus:
         yield "congruent", any((a.number - b.number) % place.modulus == 0 for a, b in pairs)
     timed = any(token.type == "time" for token in (*left.tokens, *right.tokens))
-    timed = timed or any(len(t.text) == 4 and t.text[0] == "0" for t in left.tokens)
-    if timed or context.is_on_clock(place.text, place.start, place.end):
+    timed = timed or any(t.text.isdigit() and len(t.text) == 4 and t.text[0] == "0" for t in left.tokens)
+    adds = all(token.text in "+-" for token in left.tokens if token.type == "operator")
+    if adds and (timed or context.is_on_clock(place.text, place.start, place.end)):
         yield "on a clock", any((a.number - b.number) % m == 0 and 0 <= b.number <= m for a, b in pairs for m in CLOCKS)
         yield "hours and minutes", any(hhmm(left, right)) or any(a.number * 60 == b.number for a, b in pairs)
     if context.speaks_of_scale(place.text, place.start) and left.operations:
@@ -168,9 +170,7 @@ def converted(left: Side, right: Side, reading: Reading) -> bool:
 def sizes_of(sides: list[Side]) -> tuple[dict[str, Fraction], bool]:
     """Sizes of the units that sides name, by word, if two of one family differ (or one counts, as ``dozen``); and
     whether one has no certain size, or units of two families cannot be told apart."""
-    words = {part for side in sides for word in side.words for part in word.replace("²", "^").split("/")}
-    names = {name for word in words for name in (word.partition("^")[0].replace("³", ""),)}
-    names |= {token.unit for side in sides for token in side.tokens if token.unit}
+    names = {name for side in sides for name in unit_words(side)}
     named: dict[str, dict[str, Fraction]] = {}
     for name in names:
         for unit in units_of(name):
@@ -182,6 +182,21 @@ def sizes_of(sides: list[Side]) -> tuple[dict[str, Fraction], bool]:
     vague = any(one in named and other in named for one, other in VAGUE_PAIRS)
     families = {"", *named}
     return sizes, vague or any(not families.isdisjoint(VAGUE.get(name.lower().removesuffix("s"), ())) for name in names)
+
+
+def unit_words(side: Side) -> Iterator[str]:
+    """Words that may name units: the first one behind an operand, and those behind ``/`` and ``per``."""
+    for at, token in enumerate(side.tokens):
+        if token.unit:
+            yield token.unit
+        if token.type != "word" or not at:
+            continue
+        before = side.tokens[at - 1]
+        followed = at + 1 < len(side.tokens) and side.tokens[at + 1].type == "word"
+        if (before.type == "word" and before.text.lower() not in PER) or (token.text == "in" and followed):
+            continue
+        for part in re.sub("[²³]", "", token.text).split("/"):
+            yield part.partition("^")[0]
 
 
 def divides(left: Side, quotient: Fraction, stated: Fraction, rest: str) -> bool:

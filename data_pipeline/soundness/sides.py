@@ -15,7 +15,8 @@ NAMES = frozenset(  # what is numbered: the number behind is a name
     "day week month year hour class grade step chapter page question problem round game level part case number age "
     "room stage team group item option example equation".split()
 )
-PARTIAL = frozenset("of half third quarter twice double triple by from than to between".split())  # change what follows
+PARTIAL = frozenset("of half third quarter by from than to between".split())  # change what follows
+MULTIPLES = frozenset("twice thrice double triple quadruple half doble mitad doppelt halb double moitié".split())
 COMPARES = frozenset("more less fewer times percent of than and or better larger smaller older younger".split())
 OPERANDS = ("number", "open", "function", "pi", "time")
 
@@ -199,7 +200,9 @@ def read_prefix(tokens: list[Token]) -> tuple[Side | None, int]:
     except Unreadable:
         return None, 0
     follows = tokens[used] if used < len(tokens) else None
-    if follows is not None and (follows.type in ("operator", "unknown", "function", "factorial") or used == LONGEST):
+    if follows is not None and follows.text in ("R", "r") and side.operations == 0:
+        return side, used  # 14 R 2
+    if follows is not None and (follows.type in ("operator", "unknown", "function", "factorial", "pi") or used == LONGEST):
         return None, 0
     return side, used
 
@@ -246,6 +249,11 @@ def is_mixed(tokens: Sequence[Token], at: int) -> bool:
 
 def is_part(tokens: Sequence[Token], begin: int) -> bool:
     """Whether what begins here goes on from something that cannot be read: ``25 pupils + his 1 teacher``."""
+    last = tokens[begin - 1] if begin else None
+    if last is not None and last.type == "word":
+        glued = tokens[begin].type == "open" and last.end == tokens[begin].start  # cos(0) + 1
+        if glued or last.text.lower() in MULTIPLES:
+            return True
     at = begin - 1
     while at >= 0 and tokens[at].type == "word" and tokens[at].text not in CLAUSE:
         at -= 1
@@ -258,6 +266,10 @@ def is_part(tokens: Sequence[Token], begin: int) -> bool:
         return token.text != "-" or at == begin - 1 or (at > 0 and tokens[at - 1].type in ("number", "close"))
     if tokens[begin].type == "open" and at < begin - 1 and token.type in ("number", "close"):
         return True  # 2 hours (120 minutes) + 30 minutes
+    if token.type == "number" and at < begin - 1 and begin + 1 < len(tokens):  # 5 feet 6 inches + 6 inches
+        families = {unit.family for unit in units_of(tokens[at + 1].text)}
+        if not families.isdisjoint(unit.family for unit in units_of(tokens[begin + 1].text)):
+            return True
     return at < begin - 1 and tokens[begin - 1].text.lower() in PARTIAL and token.type in ("number", "close")
 
 

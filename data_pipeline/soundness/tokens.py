@@ -22,7 +22,7 @@ TOKEN = re.compile(
       (?:\d{{1,3}}(?:{SEPARATOR}\d{{3}})+(?:\.\d+)?(?!,?\d)   # 1,500.25
         |\d{{1,3}}(?:\.\d{{3}})+,\d+(?![,.]?\d)                 # 1.500,25
         |\d{{1,3}}(?:\.\d{{3}}){{2,}}(?![,.]?\d)                # 1.500.000
-        |\d+,\d{{1,2}}(?![,.]?\d)                               # 2,5
+        |\d+,\d{{1,2}}(?![,.]?\d|[-+*/×])                         # 2,5
         |\d+(?:\.\d+)?(?:[eE][-+]?\d{{1,3}}(?!\w))?
         |\.\d+)
       (?:(?:\.{{2,3}}|…)(?=\s?(?:\\?%|[-+*/×÷=≈)])))?[{"".join(VULGAR)}]?{PERCENT}?
@@ -36,8 +36,8 @@ TOKEN = re.compile(
   | (?P<open>[(\[{{])
   | (?P<close>[)\]}}])
   | (?P<sized>(?:[^\W\d_]+/)?(?:[^\W\d_]{{2,}}|[ms])(?:\^\{{?-?\d\}}?|[²³]))
-  | (?P<word>[^\W\d_]+(?:['’\-/][^\W\d_]+)*|[°¢€])
   | (?P<command>\\[a-zA-Z]+|√|π)
+  | (?P<word>[^\W\d_]+(?:['’\-/][^\W\d_]+)*|[°¢€])
   | (?P<space>[^\S\n]+|\n)
   | (?P<unknown>.)
     """,
@@ -74,6 +74,7 @@ CLAUSE = frozenset(  # words that stand in no unit: behind them something new is
     "while get gets got he she they it you i will would can must leaves leaving therefore thus hence makes means "
     "y o porque entonces que und oder weil also dann wir et ou car donc puis".split()
 )
+OF_WORDS = ("the", "these", "those", "his", "her", "their", "its", "all")
 ARTICLES = ("a", "A", "I", "y", "e", "o", "à")
 
 
@@ -101,7 +102,7 @@ LATEX = (
     (re.compile(r"\^\s?\\circ|\^\{\s?\\circ\s?\}"), _blank),
     (re.compile(r"\\[();!\[\]]|(?<!\d)\\,|\\,(?!\d{3})|\\(?=[$])|&"), _blank),
 )
-DOLLARS = (re.compile(r"\$\$|\$(?![\s\d.])|\$(?=\s*(?:[.,;]|$))"), _blank)
+DOLLARS = (re.compile(r"\$\$|\$(?![\s\d.])|\$(?=\s*(?:[.,;]|$))|(?<=[\d})\]])\$(?!\d)"), _blank)
 
 
 class Token(NamedTuple):
@@ -122,7 +123,7 @@ def tokens_of(text: str) -> list[Token]:
         type_ = str(match.lastgroup)
         if type_ != "space":
             add(found, type_, match[0], match.start(), match.end())
-    joined = [settled(found, at) for at in range(len(found))]
+    joined = [settled(found, at) for at in range(len(found)) if not is_article(found, at)]
     return phrased(joined) if any(token.text in PHRASES for token in joined) else joined
 
 
@@ -180,6 +181,13 @@ def number_token(raw: str, start: int, end: int) -> Token:
     return Token("number", digits + tail, start, end, other + tail if other else "", sign[0].strip() if sign else "")
 
 
+def is_article(tokens: Sequence[Token], at: int) -> bool:
+    """Whether a word stands between ``of`` and its number: ``2/3 of the 30 students``."""
+    if tokens[at].text not in OF_WORDS or not 0 < at < len(tokens) - 1:
+        return False
+    return tokens[at - 1].text == "of" and tokens[at + 1].type == "number"
+
+
 def settled(tokens: Sequence[Token], at: int) -> Token:
     """A token once its neighbours are known: words that are operators, relations, variables; slashes of units."""
     token = tokens[at]
@@ -197,6 +205,8 @@ def settled_word(tokens: Sequence[Token], at: int) -> Token:
     token = tokens[at]
     before = tokens[at - 1] if at else None
     after = tokens[at + 1] if at + 1 < len(tokens) else None
+    if after is not None and token.text == "of" and after.text in OF_WORDS and at + 2 < len(tokens):
+        after = tokens[at + 2]
     follows = after is not None and after.type in ("number", "open", "function", "pi")
     if after is not None and after.text == "-" and len(token.text) > 1 and at + 2 < len(tokens):
         follows = tokens[at + 2].type == "number" and tokens[at + 2].start == after.end  # 5 times -3
