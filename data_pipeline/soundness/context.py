@@ -8,19 +8,24 @@ NEAR, FAR = 120, 220  # characters that are looked at before and behind
 SENTENCE = re.compile(r"[.!?;]\s|\n")
 ROUNDED = re.compile(
     r"round|approx|\babout\b|roughly|nearest|nearly|almost|around|whole|\bfull\b|complete|remain|left ?over|integer|"
-    r"\bfloor|ceil|decimal|at least|at most|can only|can(?:no|['’])t|half a|partial|fraction of|redonde|aproxim|gerundet|\betwa\b|ungefähr|environ|arrondi|≈|entero|ganze|"
-    r"entier|\bresto?\b|reste\b",
+    r"\bfloor|ceil|decimal|at least|at most|can only|can(?:no|['’])t|half a|partial|fraction of|≈|"
+    r"redonde|aproxim|entero|gerundet|\betwa\b|ungefähr|ganze|environ|arrondi|entier|\bresto?\b|reste\b",
     re.I,
 )
-CLOCK = re.compile(r"clock|[ap]\.?m\.?\b|noon|midnight|24-h|uhr\b|reloj|horloge|modul|\bmod\b|days? of the week|weekday", re.I)
+CLOCK = re.compile(
+    r"clock|\b\d*\s?[ap]\.?m\b|noon|midnight|24-h|uhr\b|reloj|horloge|modul|\bmod\b|days? of the week|weekday", re.I
+)
 BACK = re.compile(
-    r"\b(?:wait|hmm+|oops|sorry)\b|\b(?:that|this|it|which)(?:['’]s| is| was| does| doesn['’]t| can(?:no|['’])t| isn['’]t)? ?"
-    r"(?:\w+ ){0,2}(?:not true|not right|not correct|not match|not equal|not possible|not add up|not hold|not make sense|wrong|"
-    r"incorrect|false|impossible|contradict\w*|mistake|error|makes? no sense|doesn['’]t (?:make|match|add|work|hold))|"
+    r"\b(?:wait|hmm+|oops|sorry)\b|"
+    r"\b(?:that|this|it|which)(?:['’]s| is| was| does| doesn['’]t| can(?:no|['’])t| isn['’]t)? ?(?:\w+ ){0,2}"
+    r"(?:not (?:true|right|correct|match|equal|possible|add up|hold|make sense)|wrong|incorrect|false|impossible|"
+    r"contradict\w*|mistake|error|makes? no sense)|"
     r"(?:doesn['’]t|does not|do not|don['’]t|didn['’]t) (?:make sense|match|add up|work|hold|equal|fit)|"
-    r"\b(?:made|was|is|be|still) (?:\w+ ){0,2}(?:mistake|error)|contradiction|not true\b|"
-    r"\b(?:isn['’]t|is not|not) (?:right|correct|true|possible)|let(?: me|['’]s|us) (?:re-?\w+|correct|fix|check (?:that|this) again|try again)|"
-    r"correction\b|\b(?:espera|incorrecto|me equivoqué|un error|falsch|stimmt nicht|moment|ein fehler|attends|incorrect|une erreur|c['’]est faux)\b",
+    r"\b(?:made|was|is|be|still) (?:\w+ ){0,2}(?:mistake|error)|contradiction|not true\b|correction\b|"
+    r"\b(?:isn['’]t|is not|not) (?:right|correct|true|possible)|"
+    r"\blet(?: me|['’]s| us) (?:re-?\w+|correct|fix|check (?:that|this) again|try again)|"
+    r"\b(?:espera|incorrecto|me equivoqué|un error|falsch|stimmt nicht|moment|ein fehler)\b|"
+    r"\b(?:attends|incorrect|une erreur|c['’]est faux)\b",
     re.I,
 )
 SUPPOSED = re.compile(
@@ -34,7 +39,9 @@ OPERAND = re.compile(  # what stands before an equation operates on all of it: `
 BASE = re.compile(r"\bbase[- ]?\d|\bbinary|\bhexadecimal|\boctal", re.I)
 IF = re.compile(r"\b(?:if|until|while|when|since|unless|whether|as long as|wenn|si)\b", re.I)
 REMAINDER = re.compile(
-    r"[^\d.;\n]{0,40}?(?:\bremainder|\bremaining|\br\b|\brest\b|\bresto\b|\breste\b|left ?over)(?:\s*(?:of|is|=|:|de|von))?\s*(\d+)?", re.I
+    r"[^\d.;\n]{0,40}?(?:\bremainder|\bremaining|\br\b|\brest\b|\bresto\b|\breste\b|left ?over)"
+    r"(?:\s*(?:of|is|=|:|de|von))?\s*(\d+)?",
+    re.I,
 )
 
 
@@ -62,10 +69,12 @@ def is_taken_back(text: str, end: int) -> bool:
 
 
 def is_supposed(text: str, start: int, end: int, compares: bool) -> bool:
-    """Whether the sentence asks or supposes, or operates on the whole; a comparison also by ``if``."""
-    ahead = before(text, start)
-    asks = text[end : end + 40].lstrip().startswith("?")
-    return asks or bool(BASE.search(ahead) or BASE.search(behind(text, end))) or bool(SUPPOSED.search(ahead) or OPERAND.search(ahead)) or (compares and bool(IF.search(ahead)))
+    """Whether the sentence asks or supposes, operates on the whole, or counts to another base than ten; a comparison
+    also by ``if``."""
+    ahead, rest = before(text, start), behind(text, end)
+    if rest.lstrip().startswith("?") or text[end : end + 1] == "?" or (compares and IF.search(ahead)):
+        return True
+    return any(pattern.search(ahead) for pattern in (SUPPOSED, OPERAND, BASE)) or bool(BASE.search(rest))
 
 
 def speaks_of_scale(text: str, start: int) -> bool:

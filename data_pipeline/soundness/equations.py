@@ -1,8 +1,8 @@
 """The equations of a text, and whether they hold.
 
-An equation is a chain ``a = b = c`` whose sides are arithmetic on numbers: signs in all usual scripts, LaTeX, words that
-mean a sign (``times``, ``divided by``, ``is equal to``), powers, roots, ``log``, ``int`` and the like. ``≈``, ``<``,
-``>``, ``≤``, ``≥`` are checked too, and ``20 * 5 is 100``. Numbers may carry a currency sign, separators of thousands by
+An equation is a chain ``a = b = c`` whose sides are arithmetic on numbers: the usual signs, LaTeX, words that mean a
+sign (``times``, ``divided by``, ``is equal to``), powers, roots, ``log``, ``int`` and the like. ``≈``, ``<``, ``>``,
+``≤``, ``≥`` are checked too, and ``20 * 5 is 100``. Numbers may carry a currency sign, separators of thousands by
 either convention, a percent sign and units in words (``240 km / 4 km/hour``).
 
 The checker reports an equation as false only if no usual reading makes it true; what it cannot read, it leaves out:

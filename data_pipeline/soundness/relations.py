@@ -9,7 +9,8 @@ from itertools import combinations, islice, permutations
 from typing import NamedTuple
 
 from tracestill.data_pipeline.soundness import context
-from tracestill.data_pipeline.soundness.expressions import CONVERTED, PER, PLAIN, Outcome, Reading, Side
+from tracestill.data_pipeline.soundness.expressions import Side
+from tracestill.data_pipeline.soundness.reader import CONVERTED, PER, PLAIN, Outcome, Reading
 from tracestill.data_pipeline.soundness.sides import is_vague
 from tracestill.data_pipeline.soundness.units import COUNT, VAGUE, VAGUE_PAIRS, units_of
 
@@ -80,9 +81,12 @@ def others(
     """Readings that need more than the sides: (name, whether it makes them equal)."""
     pairs = [(a, b) for _, a in lefts for _, b in rights]
     if place.sizes:
-        yield CONVERTED, any(
-            converted(left, right, Reading(frozenset({CONVERTED, *some}), place.sizes))
-            for some in ((), *((name,) for name in left.could | right.could))
+        yield (
+            CONVERTED,
+            any(
+                converted(left, right, Reading(frozenset({CONVERTED, *some}), place.sizes))
+                for some in ((), *((name,) for name in left.could | right.could))
+            ),
         )
     if place.modulus:
         yield "congruent", any((a.number - b.number) % place.modulus == 0 for a, b in pairs)
@@ -150,7 +154,7 @@ def loosely(a: Outcome, b: Outcome, left: Side, right: Side) -> bool:
 
 
 def converted(left: Side, right: Side, reading: Reading) -> bool:
-    """Whether the sides are equal with units converted, or their numbers are in the ratio of two units that they name."""
+    """Whether the sides are equal with units converted, or their numbers are in the ratio of two units named."""
     a, b = left.value(reading), right.value(reading)
     if a is None or b is None:
         return False
@@ -214,7 +218,7 @@ def hhmm(left: Side, right: Side) -> Iterator[bool]:
     sides = [[token for token in side.tokens if token.type != "word"] for side in (left, right)]
     if len(sides[0]) != 3 or len(sides[1]) != 1 or sides[0][1].text not in "+-":
         return
-    a, b, c = (int(t.text[:-2] or 0) * 60 + int(t.text[-2:]) if t.text.isdigit() else -1 for t in (*sides[0][::2], *sides[1]))
-    if min(a, b, c) >= 0:
+    texts = [token.text for token in (*sides[0][::2], *sides[1])]
+    if all(text.isdigit() for text in texts):
+        a, b, c = (int(text[:-2] or 0) * 60 + int(text[-2:]) for text in texts)
         yield (a + b - c if sides[0][1].text == "+" else a - b - c) % 1440 in (0, 720)
-

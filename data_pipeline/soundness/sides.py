@@ -6,18 +6,22 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from tracestill.data_pipeline.soundness.expressions import PLAIN, Side, Unreadable, evaluate
+from tracestill.data_pipeline.soundness.expressions import Side, evaluate
+from tracestill.data_pipeline.soundness.functions import Unreadable
+from tracestill.data_pipeline.soundness.reader import PLAIN
 from tracestill.data_pipeline.soundness.tokens import CLAUSE, WORDED, Token
 from tracestill.data_pipeline.soundness.units import units_of
 
 LONGEST = 60  # tokens of a side; a longer one is not read
-NAMES = frozenset(  # what is numbered: the number behind is a name
+NUMBERED = (  # the number behind is a name
     "day week month year hour class grade step chapter page question problem round game level part case number age "
-    "room stage team group item option example equation".split()
+    "room stage team group item option example equation"
 )
-PARTIAL = frozenset("of half third quarter by from than to between".split())  # change what follows
-MULTIPLES = frozenset("twice thrice double triple quadruple half doble mitad doppelt halb double moitié".split())
-COMPARES = frozenset("more less fewer times percent of than and or better larger smaller older younger".split())
+NAMES = frozenset(NUMBERED.split())
+PARTIAL = ("of", "half", "third", "quarter", "by", "from", "than", "to", "between")  # change what follows
+MULTIPLES = ("twice", "thrice", "double", "triple", "quadruple", "half", "doble", "mitad", "doppelt", "halb", "moitié")
+COMPARES = {"more", "less", "fewer", "times", "percent", "of", "than", "or", "better", "larger", "smaller", "older"}
+GO_ON = ("operator", "unknown", "function", "factorial", "pi")  # behind an expression: it is not at its end
 OPERANDS = ("number", "open", "function", "pi", "time")
 
 
@@ -119,7 +123,7 @@ def is_statement(left: Side, right: Side, segment: Sequence[Token], sign: str) -
         return True
     plain = right.operations == 0 and not any(word.lower() in COMPARES for word in right.words)
     behind = segment[len(right.tokens)] if len(right.tokens) < len(segment) else None
-    return plain and left.operations > 0 and (behind is None or behind.text.lower() not in COMPARES - {"and"})
+    return plain and left.operations > 0 and (behind is None or behind.text.lower() not in COMPARES)
 
 
 def is_share(side: Side) -> bool:
@@ -139,7 +143,7 @@ def is_vague(left: Side, right: Side) -> bool:
         for at, token in enumerate(side.tokens):
             if token.type == "time" or (token.text == ":" and all(one.text != ":" for one in other.tokens)):
                 return True
-            rate = token.text == "/" and 0 < at and side.tokens[at - 1].type == "word"
+            rate = token.text == "/" and at > 0 and side.tokens[at - 1].type == "word"
             if rate and side.tokens[at - 1].end == token.start and side.tokens[at + 1].start == token.end:
                 return True
     return False
@@ -183,7 +187,7 @@ def is_compound(side: Side, rest: Sequence[Token]) -> bool:
     """Whether a lone number with a unit goes on in a smaller one: ``2 hours and 30 minutes``."""
     if side.operations or not side.words:
         return False
-    rest = rest[1:] if rest and rest[0].text in ("and", "y", "und", "et") or rest and rest[0].text == "," else rest
+    rest = rest[1:] if rest and rest[0].text in ("and", "y", "und", "et", ",") else rest
     if len(rest) < 2 or rest[0].type != "number" or rest[1].type != "word":
         return False
     families = {unit.family for unit in units_of(side.words[0])}
@@ -202,7 +206,7 @@ def read_prefix(tokens: list[Token]) -> tuple[Side | None, int]:
     follows = tokens[used] if used < len(tokens) else None
     if follows is not None and follows.text in ("R", "r") and side.operations == 0:
         return side, used  # 14 R 2
-    if follows is not None and (follows.type in ("operator", "unknown", "function", "factorial", "pi") or used == LONGEST):
+    if follows is not None and (follows.type in GO_ON or used == LONGEST):
         return None, 0
     return side, used
 
@@ -295,7 +299,8 @@ def is_fraction_head(tokens: Sequence[Token], at: int) -> bool:
 def is_counted(left: Side, right: Side) -> bool:
     """Whether the left side only names what is counted: ``5 bananas + 12 apples = 5 * $1 + 12 * $2``, ``8 batches =
     5.5 * 8``. Its numbers are operands of more operations on the right."""
-    if right.operations <= left.operations or any(token.type == "operator" and token.text != "+" for token in left.tokens):
+    others = any(token.type == "operator" and token.text != "+" for token in left.tokens)
+    if others or right.operations <= left.operations:
         return False
     numbers = [token.text for token in left.tokens if token.type == "number"]
     nouns = re.sub(r"\d\w*|\+", "", " ".join("1" if token.type == "number" else token.text for token in left.tokens))

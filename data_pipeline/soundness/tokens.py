@@ -27,8 +27,8 @@ TOKEN = re.compile(
         |\.\d+)
       (?:(?:\.{{2,3}}|…)(?=\s?(?:\\?%|[-+*/×÷=≈)])))?[{"".join(VULGAR)}]?{PERCENT}?
      |[{"".join(VULGAR)}]{PERCENT}?)
-  | (?P<break>\n(?![ \t]{{0,40}}&?[ \t]{{0,9}}(?:[=≈]|\\approx))|\\\\(?!\s?&?\s?[=≈])|[;?](?=\s|$)|!(?=\s+[^\W\d]|$)|[.](?!\d)
-      |,(?=\s|$)|(?<!\d):|:(?!\d)|[-=]>|[≠→⇒∴]|!=|/=|=/=|\\(?:implies|iff|Rightarrow|rightarrow|to|therefore|neq?)\b)
+  | (?P<break>\n(?![ \t]{{0,40}}&?[ \t]{{0,9}}(?:[=≈]|\\approx))|\\\\(?!\s?&?\s?[=≈])|[;?](?=\s|$)
+      |!(?=\s+[^\W\d]|$)|[.](?!\d)|,(?=\s|$)|(?<!\d):|:(?!\d)|[-=]>|[≠→⇒∴]|!=|/=|=/=|\\(?:implies|iff|Rightarrow|rightarrow|to|therefore|neq?)\b)
   | (?P<relation>={{1,2}}|[≈≃≅≤≥]|<=|>=|[<>](?![<>])|\\(?:approx|leq?|geq?|lt|gt)\b)
   | (?P<operator>\*\*|//|[-+*/^×÷·⋅∙∗−–:]|\\(?:times|cdot|div|ast|bmod)\b|(?<=[\d)])\s?\\?%(?=\s*[\d(]))
   | (?P<factorial>!)
@@ -66,14 +66,16 @@ PHRASES = {  # first word -> the words behind it -> what they mean
 WORDED = "equals"  # the sign that stands for an equality in words
 EQUALS = ("equals", "equal", "égale")
 IS = ("is", "ist", "est", "es")  # weaker: see ``equations``
-FUNCTIONS = frozenset("int floor ceil ceiling round abs min max gcd lcm log ln lg sqrt cbrt".split())
+NAMED = "int floor ceil ceiling round abs min max gcd lcm log ln lg sqrt cbrt"
+FUNCTIONS = frozenset(NAMED.split())
 COMMANDS = {"\\frac": "frac", "\\dfrac": "frac", "\\tfrac": "frac", "\\sqrt": "sqrt", "√": "sqrt"}
 COMMANDS |= {"\\log": "log", "\\ln": "ln", "\\max": "max", "\\min": "min", "\\gcd": "gcd"}
-CLAUSE = frozenset(  # words that stand in no unit: behind them something new is said
+BEGINS = (  # words that stand in no unit: behind them something new is said
     "to gives give giving is are was were because we so then have has had which that or and but since if when where "
     "while get gets got he she they it you i will would can must leaves leaving therefore thus hence makes means "
-    "y o porque entonces que und oder weil also dann wir et ou car donc puis".split()
+    "y o porque entonces que und oder weil also dann wir et ou car donc puis"
 )
+CLAUSE = frozenset(BEGINS.split())
 OF_WORDS = ("the", "these", "those", "his", "her", "their", "its", "all")
 ARTICLES = ("a", "A", "I", "y", "e", "o", "à")
 
@@ -92,7 +94,9 @@ def _keep(match: re.Match[str]) -> str:
 MARKUP = (
     (re.compile(r"(?m)^[ \t]*(?:[-*•+]|\d{1,3}[.)])(?:[ \t]|$)"), _blank),  # list items
     (
-        re.compile(r"(?<![\w)*\s])\*\*(?=\S)|(?<=\S)\*\*(?![\w(*\s])|^\*\*(?=\S)|(?<=\s)\*\*(?=\S)|(?<=\S)\*\*(?=\s|$)"),
+        re.compile(
+            r"(?<![\w)*\s])\*\*(?=\S)|(?<=\S)\*\*(?![\w(*\s])|^\*\*(?=\S)|(?<=\s)\*\*(?=\S)|(?<=\S)\*\*(?=\s|$)"
+        ),
         _blank,
     ),
 )

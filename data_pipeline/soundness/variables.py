@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 
-from tracestill.data_pipeline.soundness.expressions import PLAIN, Side
+from tracestill.data_pipeline.soundness.expressions import Side
+from tracestill.data_pipeline.soundness.reader import PLAIN
 from tracestill.data_pipeline.soundness.sides import runs
 from tracestill.data_pipeline.soundness.tokens import LETTER, Token
 
