@@ -77,9 +77,10 @@ def is_supposed(text: str, start: int, end: int, compares: bool) -> bool:
     return any(pattern.search(ahead) for pattern in (SUPPOSED, OPERAND, BASE)) or bool(BASE.search(rest))
 
 
-def speaks_of_scale(text: str, start: int) -> bool:
-    """Whether thousands or millions were spoken of just before, and may be left out: ``5 * 3 = $15,000``."""
-    return bool(re.search(r"thousand|million|billion", text[max(0, start - NEAR) : start]))
+def scales(text: str, start: int) -> list[int]:
+    """Sizes that were spoken of just before, and may be left out: ``5 * 3 = $15,000``, ``900 - 100 = $8``."""
+    ahead = text[max(0, start - NEAR) : start].lower()
+    return [size for word, size in (("cent", 100), ("thousand", 1000), ("million", 10**6)) if word in ahead]
 
 
 def remainder(text: str, end: int) -> str | None:

@@ -16,7 +16,6 @@ from tracestill.data_pipeline.soundness.units import COUNT, VAGUE, VAGUE_PAIRS, 
 
 MOST = 24  # readings of a side
 ABOUT = Fraction(1, 20)  # relative error that ≈ allows at most
-SCALES = (1000, 10**6, Fraction(1, 1000), Fraction(1, 10**6))
 CLOCKS = (7, 12, 24, 60)
 
 
@@ -96,8 +95,9 @@ def others(
     if adds and (timed or context.is_on_clock(place.text, place.start, place.end)):
         yield "on a clock", any((a.number - b.number) % m == 0 and 0 <= b.number <= m for a, b in pairs for m in CLOCKS)
         yield "hours and minutes", any(hhmm(left, right)) or any(a.number * 60 == b.number for a, b in pairs)
-    if context.speaks_of_scale(place.text, place.start) and left.operations:
-        yield "in thousands", any(a.number * scale == b.number for a, b in pairs for scale in SCALES)
+    if left.operations and (scales := context.scales(place.text, place.start)):
+        ratios = [ratio for scale in scales for ratio in (scale, Fraction(1, scale))]
+        yield "told in another size", any(a.number * ratio == b.number for a, b in pairs for ratio in ratios)
     if (named := context.remainder(place.text, right.end)) is not None and right.operations == 0:
         yield "with a remainder", any(divides(left, a.number, b.number, named) for a, b in pairs)
     elif context.is_rounded_by_words(place.text, place.start, place.end):

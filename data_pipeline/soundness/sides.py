@@ -131,13 +131,22 @@ def is_share(side: Side) -> bool:
     tokens = [token for token in side.tokens if token.type != "word"]
     if len(tokens) == 1:
         return tokens[0].text.endswith("%") or "/" in tokens[0].text
-    return len(tokens) == 3 and tokens[1].text == "/"
+    return len(tokens) == 3 and tokens[1].text == "/" and tokens[0].end == tokens[1].start
+
+
+def is_percentage(side: Side) -> bool:
+    """Whether a side is a sum of percentages, which may be meant of something."""
+    signs = [token for token in side.tokens if token.type == "operator"]
+    numbers = [token for token in side.tokens if token.type == "number"]
+    return bool(signs) and all(one.text in "+-" for one in signs) and all(one.text.endswith("%") for one in numbers)
 
 
 def is_vague(left: Side, right: Side) -> bool:
     """Whether what the sides mean depends on more than they say: a share of something (``1/3 of Solomon``), a time of
     day, a ratio beside a number, a rate with a number in its unit (``5 minutes/100 meters``)."""
     for side, other in ((left, right), (right, left)):
+        if is_percentage(side) and not any(token.text.endswith("%") for token in other.tokens):
+            return True
         if is_share(side) and side.words and side.words[0] in ("of", "the", "a", "an", "de", "von"):
             return True
         for at, token in enumerate(side.tokens):
