@@ -7,9 +7,13 @@ import re
 NEAR, FAR = 120, 220  # characters that are looked at before and behind
 SENTENCE = re.compile(r"[.!?;]\s|\n")
 ROUNDED = re.compile(
-    r"round|approx|\babout\b|roughly|nearest|nearly|almost|around|whole|\bfull\b|complete|remain|left ?over|integer|"
-    r"\bfloor|ceil|decimal|at least|at most|can only|can(?:no|['’])t|half a|partial|fraction of|≈|"
-    r"redonde|aproxim|entero|gerundet|\betwa\b|ungefähr|ganze|environ|arrondi|entier|\bresto?\b|reste\b",
+    r"round|approx|\babout\b|roughly|nearest|nearly|almost|integer|\bfloor|ceil|decimal|≈|"
+    r"redonde|aproxim|gerundet|\betwa\b|ungefähr|environ|arrondi",
+    re.I,
+)
+WHOLE = re.compile(  # behind a result: it counts what is whole
+    r"whole|\bfull\b|complete|remain|left ?over|at least|at most|can only|can(?:no|['’])t|half a|partial|fraction of|"
+    r"entero|ganze|entier|\bresto?\b|reste\b",
     re.I,
 )
 CLOCK = re.compile(
@@ -56,7 +60,8 @@ def behind(text: str, end: int) -> str:
 
 
 def is_rounded_by_words(text: str, start: int, end: int) -> bool:
-    return bool(ROUNDED.search(before(text, start)) or ROUNDED.search(text[start : end + NEAR]))
+    rest = text[start:end] + behind(text, end)
+    return bool(ROUNDED.search(before(text, start)) or ROUNDED.search(rest) or WHOLE.search(rest))
 
 
 def is_on_clock(text: str, start: int, end: int) -> bool:

@@ -187,9 +187,12 @@ def closes_words(tokens: Sequence[Token]) -> bool:
 
 
 def is_spaced(side: Side, rest: Sequence[Token]) -> bool:
-    """Whether a lone number may go on behind a space: ``18 000``."""
-    lone = side.operations == 0 and not side.words and rest and rest[0].start == side.end + 1
-    return bool(lone and rest[0].type == "number" and len(rest[0].text) == 3 and rest[0].text.isdigit())
+    """Whether a lone number may go on behind a space: ``18 000``, ``16 and (2/3)``."""
+    if side.operations or side.words or not rest:
+        return False
+    if [token.text for token in rest[:2]] == ["and", "("] and len(rest) > 3:
+        return rest[3].text == "/"
+    return bool(rest[0].start == side.end + 1 and rest[0].type == "number" and len(rest[0].text) == 3 and rest[0].text.isdigit())
 
 
 def is_compound(side: Side, rest: Sequence[Token]) -> bool:
