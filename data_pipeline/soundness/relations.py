@@ -55,7 +55,8 @@ def related(left: Side, sign: str, right: Side, place: Place) -> Verdict:
         tried.append(name)
         if holds:
             return Verdict(True, (name,))
-    return Verdict(None if place.vague or is_vague(left, right) else False, tuple(dict.fromkeys(tried)))
+    unsure = place.vague or is_vague(left, right) or (place.sizes and is_uneven(left, right, place.sizes))
+    return Verdict(None if unsure else False, tuple(dict.fromkeys(tried)))
 
 
 def outcomes(side: Side) -> Iterator[tuple[frozenset[str], Outcome]]:
@@ -169,6 +170,12 @@ def converted(left: Side, right: Side, reading: Reading) -> bool:
             if scaled == y.number or is_rounded(y.number, scaled, right, y.percent, y.size or Fraction(1)):
                 return True
     return False
+
+
+def is_uneven(left: Side, right: Side, sizes: dict[str, Fraction]) -> bool:
+    """Whether a sum has terms with and without a unit: ``3 hours + 20``."""
+    found = [side.value(Reading(frozenset({CONVERTED}), sizes)) for side in (left, right)]
+    return any(one is not None and one.uneven for one in found)
 
 
 def sizes_of(sides: list[Side]) -> tuple[dict[str, Fraction], bool]:

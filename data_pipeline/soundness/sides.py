@@ -192,7 +192,8 @@ def is_spaced(side: Side, rest: Sequence[Token]) -> bool:
         return False
     if [token.text for token in rest[:2]] == ["and", "("] and len(rest) > 3:
         return rest[3].text == "/"
-    return bool(rest[0].start == side.end + 1 and rest[0].type == "number" and len(rest[0].text) == 3 and rest[0].text.isdigit())
+    digits = rest[0].text if rest[0].type == "number" else ""
+    return rest[0].start == side.end + 1 and len(digits) == 3 and digits.isdigit()
 
 
 def is_compound(side: Side, rest: Sequence[Token]) -> bool:
