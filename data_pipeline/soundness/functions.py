@@ -80,9 +80,14 @@ def apply(name: str, arguments: list[Fraction]) -> tuple[Fraction, Fraction]:
         return (value if first >= 0 else -value), noise
     if name == "round" and (first * 2).denominator == 1 and first.denominator == 2:
         raise Unreadable("a half is rounded up by some, to the even by others")
-    whole = {"int": math.trunc, "floor": math.floor, "ceil": math.ceil, "ceiling": math.ceil, "round": round}
-    if name in whole:
-        return Fraction(whole[name](first)), Fraction(0)
+    if name == "int":
+        return Fraction(math.trunc(first)), Fraction(0)
+    if name == "floor":
+        return Fraction(math.floor(first)), Fraction(0)
+    if name in ("ceil", "ceiling"):
+        return Fraction(math.ceil(first)), Fraction(0)
+    if name == "round":
+        return Fraction(round(first)), Fraction(0)
     if name == "abs":
         return abs(first), Fraction(0)
     raise Unreadable(name)

@@ -91,7 +91,7 @@ def runs(segments: list[list[Token]], signs: list[str]) -> Iterator[Group]:
     for at, sign in enumerate(signs):
         left, right = read[at].suffix, read[at + 1].prefix
         linked = left is not None and right is not None
-        if linked and sign in ("is", WORDED):
+        if left is not None and right is not None and sign in ("is", WORDED):
             linked = is_statement(left, right, segments[at + 1], sign)
         goes_on = bool(sides) and left is sides[-1]
         if sides and not (linked and goes_on):
