@@ -129,13 +129,13 @@ def value_of(node: ast.expr) -> Fraction:
 
 
 def surely_false(text: str) -> list[tuple[int, int]]:
-    """Places of equations of numbers, signs and brackets that are off by 1 % and more."""
+    """Places of equations of numbers, signs and brackets that are off by more than 1 % or 0.1."""
     found = []
     for match in PLAIN.finditer(text):
         one_meaning = re.search(r"[-+*/×÷]", match[1]) and not ("÷" in match[1] and "/" in match[1])
         value = exact(match[1]) if one_meaning else None
         stated = Fraction(match[2].replace(",", ""))
-        if value is not None and abs(value - stated) > max(abs(value), abs(stated)) / 100:
+        if value is not None and abs(value - stated) > min(max(abs(value), abs(stated)) / 100, Fraction(1, 10)):
             found.append(match.span())
     return found
 
