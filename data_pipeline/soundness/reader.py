@@ -360,7 +360,8 @@ class Reader:
                     above = size
         if above is None and below is None:
             return value
-        return Value(value.number * (above or 1) / (below or 1), value.percent, above if below is None else None)
+        size = (above or Fraction(1)) / (below or 1)
+        return Value(value.number * size, value.percent, size)
 
 
 def size_of(word: str, sizes: Mapping[str, Fraction]) -> Fraction | None:

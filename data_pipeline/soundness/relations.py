@@ -174,6 +174,8 @@ def converted(left: Side, right: Side, reading: Reading) -> bool:
 
 def is_uneven(left: Side, right: Side, sizes: dict[str, Fraction]) -> bool:
     """Whether a sum has terms with and without a unit: ``3 hours + 20``."""
+    if all(unit.family == COUNT for word in sizes for unit in units_of(word)):
+        return False  # 2 dozen + 10
     found = [side.value(Reading(frozenset({CONVERTED}), sizes)) for side in (left, right)]
     return any(one is not None and one.uneven for one in found)
 

@@ -28,6 +28,8 @@ FALSE = [  # (text, what is quoted)
     ("int(7/2) = 2", "int(7/2) = 2"),
     ("-3^2 = 6", "-3^2 = 6"),
     ("-2^3 = 8", "-2^3 = 8"),
+    ("2 dozen cups + 10 measuring spoons = 24", "2 dozen cups + 10 measuring spoons = 24"),
+    ("24 hours in a day - (10 hours + 8 hours) = 15 hours", "24 hours in a day - (10 hours + 8 hours) = 15"),
     ("1.500 + 500 = 2.100 Euro", "1.500 + 500 = 2.100"),
     ("9 + 4 = 2 on a clock", "9 + 4 = 2"),
     ("3 * 10 = 31 dress shirts * $60 = $1860", "3 * 10 = 31 dress shirts * $60 = $1860"),
