@@ -16,8 +16,8 @@ from tracestill.data_pipeline.sampling.files.trace_store import Place, TraceStor
 from tracestill.data_pipeline.sampling.journal import Key, binding_of
 from tracestill.data_pipeline.sampling.sample_config import Asked, SampleConfig
 from tracestill.data_pipeline.sampling.teachers import Ask, Said, Solution, recorded
-from tracestill.data_pipeline.selection.equations import equations
 from tracestill.data_pipeline.selection.selection import SelectConfig, fault, reasoning_path
+from tracestill.data_pipeline.soundness import equations
 
 TRACE, CRITIQUE, REVISION = "trace", "critique", "revision"
 ACCEPTED = SelectConfig()

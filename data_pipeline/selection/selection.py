@@ -17,7 +17,7 @@ from tracestill.data_pipeline.base.stage import CONTENTS, stage
 from tracestill.data_pipeline.guards.names import Name
 from tracestill.data_pipeline.selection import record_weights
 from tracestill.data_pipeline.selection.answers import normal_text, same_answer
-from tracestill.data_pipeline.selection.equations import Equation, equations
+from tracestill.data_pipeline.soundness import Equation, equations
 
 Progress = Callable[[int, int], None]
 

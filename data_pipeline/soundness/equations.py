@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
-from tracestill.data_pipeline.selection.expressions import Side, Token, Unreadable, evaluate, tokens_of
+from tracestill.data_pipeline.soundness.expressions import Side, Token, Unreadable, evaluate, tokens_of
 
 LONGEST = 60  # tokens of a side; a longer one is not read
 UNIT_FAMILIES = (

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracestill.data_pipeline.selection.equations import Equation, equations
+from tracestill.data_pipeline.soundness import Equation, equations
 
 UNITS = ["", "", "", " apples", " km/hour", " days"]
 
