@@ -1,0 +1,135 @@
+"""Words sorted by their letters (``sorting``): what is said of letters, of the order, and of the list at the end.
+
+    The second letters: "acton": "c" (3).     "acton" < "alum"     (2) ["bald" ? "bard"] < (3) "coach"
+
+False are a letter that the word does not have at that place, a letter's number, a word before a smaller one, a word
+in a group of another letter, words that get lost between a step and the next, and a final list that is not the
+question's words in order. Words are ordered by their characters, as Python does. It needs such lines, so it says
+nothing of other traces.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from tracestill.data_pipeline.soundness.checkers.finding import Finding, Trace
+
+PLACES = {"first": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4, "sixth": 5, "seventh": 6, "eighth": 7,
+          "ninth": 8, "tenth": 9, "eleventh": 10, "twelfth": 11}  # fmt: skip
+PLACE = re.compile(rf"\b({'|'.join(PLACES)}) letters?\b")
+LETTER = re.compile(r"\"([^\"\n]{1,40})\": ?(?:\"([^\"\n]?)\"|(none|nothing|empty))(?: ?\((\d{1,2})\))?")
+GROUP = r"(?:\((\d{1,2})\) ?)?(\[[^\[\]\n]{1,4000}\]|\"[^\"\n<\[]{1,40}\")"
+CHAIN = re.compile(rf"{GROUP}(?: ?< ?{GROUP})*")
+MEMBER = re.compile(GROUP)
+WORD = re.compile(r"\"([^\"\n]{1,40})\"")
+SORTED_PART = re.compile(r"sort this subpart (\[[^\[\]\n]{1,4000}\])")
+FINAL = re.compile(r"\banswer is:? ([^\n\"<\[]{3,4000})")
+
+Groups = list[tuple[int | None, list[str]]]
+
+
+def sorting(trace: Trace) -> Iterator[Finding]:
+    if not LETTER.search(trace.text) and '" < ' not in trace.text:
+        return
+    words = Counter(trace.question.lower().split())
+    known = set(words)
+    place, part, whole = 0, list(words.elements()), Groups()
+    shown: list[str] = []  # whose letters the step before has looked at
+    letters: dict[str, str] = {}  # as said
+    for start, end in zip(trace.starts, trace.ends, strict=True):
+        if (sort := SORTED_PART.search(trace.text, start, end)) is not None:
+            part = words_of(sort[1])
+            if whole and not any(set(part) <= set(group) for _, group in whole):
+                yield Finding(*sort.span(1), "false", "there is no such group to sort")
+        if (named := PLACE.search(trace.text, start, end)) is not None:
+            place = PLACES[named[1]]
+        looked = [found for found in LETTER.finditer(trace.text, start, end)]
+        if looked:
+            letters = {}
+            for found in looked:
+                yield about_letter(found, place, known)
+                letters[found[1]] = found[2] or ""
+            shown = [found[1] for found in looked]
+            if lost := missing(part, shown):
+                yield Finding(looked[-1].start(), looked[-1].end(), "false", f"nothing is said of {lost}")
+        for at, chain in enumerate(chains(trace.text, start, end)):
+            groups = [member_of(found) for found in MEMBER.finditer(chain[0])]
+            if len(groups) < 2 and groups[0][0] is None:
+                continue
+            numbered = all(number is not None for number, _ in groups)
+            of = part if numbered and at == 0 else list(words.elements())
+            yield about_order(chain, groups, place, of if known else [])
+            if not numbered:
+                whole = groups
+            elif at == 0 and len(part) == words.total():
+                whole = groups
+    finals = list(FINAL.finditer(trace.text, trace.starts[-1])) if trace.starts else []
+    for final in finals[-1:]:
+        listed = final[1].strip().rstrip(".").lower().split()
+        if not known or not known.intersection(listed):
+            continue
+        right = listed == sorted(words.elements())
+        yield Finding(*final.span(), "holds" if right else "false", "" if right else fault_of(listed, words))
+
+
+def about_letter(found: re.Match[str], place: int, known: set[str]) -> Finding:
+    word, letter, number = found[1], found[2] or "", found[4]
+    has = word[place : place + 1]
+    if known and word.lower() not in known:
+        return Finding(*found.span(), "false", f"'{word}' is no word of the question")
+    if letter != has:
+        return Finding(*found.span(), "false", f"letter {place + 1} of '{word}' is '{has}', not '{letter}'")
+    if number and letter.isascii() and letter.isalpha() and int(number) != ord(letter.lower()) - 96:
+        return Finding(*found.span(), "false", f"'{letter}' is letter {ord(letter.lower()) - 96}, not {number}")
+    return Finding(*found.span(), "holds")
+
+
+def chains(text: str, start: int, end: int) -> list[re.Match[str]]:
+    """What is said of an order, in a step: ``(1) "a" < (2) ["b" ? "c"]``."""
+    return [found for found in CHAIN.finditer(text, start, end) if "<" in found[0] or found[0].startswith("(")]
+
+
+def member_of(found: re.Match[str]) -> tuple[int | None, list[str]]:
+    return int(found[1]) if found[1] else None, words_of(found[2])
+
+
+def words_of(text: str) -> list[str]:
+    return WORD.findall(text)
+
+
+def about_order(chain: re.Match[str], groups: Groups, place: int, of: Sequence[str]) -> Finding:
+    """Whether groups stand in order, hold what they should, and lose none of the words ``of``."""
+    numbers = [number for number, _ in groups if number is not None]
+    if any(left >= right for left, right in zip(numbers, numbers[1:], strict=False)):
+        return Finding(*chain.span(), "false", f"{numbers} are not in order")
+    for number, words in groups:
+        for word in words:
+            letter = word[place : place + 1].lower()
+            if number is not None and "a" <= letter <= "z" and ord(letter) - 96 != number:
+                return Finding(*chain.span(), "false", f"letter {place + 1} of '{word}' is no ({number})")
+    for (_, left), (_, right) in zip(groups, groups[1:], strict=False):
+        if left and right and max(left) > min(right):
+            return Finding(*chain.span(), "false", f"'{max(left)}' does not come before '{min(right)}'")
+    held = [word for _, words in groups for word in words]
+    if lost := missing(of, held):
+        return Finding(*chain.span(), "false", f"{lost} got lost")
+    if of and (more := missing(held, of)):
+        return Finding(*chain.span(), "false", f"{more} did not belong to it, or stands there twice")
+    return Finding(*chain.span(), "holds")
+
+
+def missing(words: Sequence[str], among: Sequence[str]) -> str:
+    """One of ``words`` that is not ``among`` others as often, quoted; empty if there is none."""
+    left = Counter(map(str.lower, words)) - Counter(map(str.lower, among))
+    return f"'{next(iter(left))}'" if left else ""
+
+
+def fault_of(listed: list[str], words: Counter[str]) -> str:
+    if lost := missing(list(words.elements()), listed):
+        return f"{lost} is missing"
+    if more := missing(listed, list(words.elements())):
+        return f"{more} is one too many"
+    at = next(at for at, (one, other) in enumerate(zip(listed, sorted(listed), strict=True)) if one != other)
+    return f"'{listed[at]}' stands in the place of '{sorted(listed)[at]}'"
