@@ -1,3 +1,330 @@
+"""Equations with letters (``algebra``): what is linear in its letters, exactly, from step to step.
+
+    40 - 12 - 3x = 19        -3x = -19         false: the first says x = 3, this x = 19/3
+
+A letter stands for one value in the whole trace until it is introduced again (``let x be``). False are
+
+- an equation that no value solves, or only 0 where both sides have the letter: ``(60x * 5) / 15 = 40x``, ``x + 2 = x``;
+- one whose solution is not the value that an earlier equation gave to the letter; of several letters, those whose
+  values are known are put in (``A - B = -14 - 2``).
+
+After a false equation the trace is followed from what it says. What is not linear, has a letter that may be a unit, or
+cannot be read as a whole, is left alone. Values may differ by rounding, half a percent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import pairwise
+
+from tracestill.data_pipeline.segmentation.lexer import (
+    CLOSE,
+    CURRENCY,
+    LATEX,
+    MARK,
+    NUMBER,
+    OPEN,
+    OTHER,
+    PERCENT,
+    SIGN,
+    STOP,
+    TIME,
+    WORD,
+    Lexed,
+)
+from tracestill.data_pipeline.segmentation.words import FACTORS
 from tracestill.data_pipeline.soundness.checkers.finding import Finding, Trace
-def algebra(trace: Trace):
-    return []
+
+NEAR = Fraction(1, 200)
+LONGEST, DEEPEST = 80, 20  # tokens of a side; brackets
+LETTERS = frozenset("xyznpqrstuvwfjkdbABCDEHNPQRSTUVWXYZ")  # no article, no unit
+AGAIN = re.compile(
+    r"\b(?:let (?!us\b|me\b)|let(?:['’]s| us) (?:say|call|denote|assume|define|use|make|suppose)\b"
+    r"|denote|assume|suppose|where|define|represents?|call|if)\b",
+    re.I,
+)
+ENDS = frozenset("and or so is are be which where that then if but as we get have has to in for by because thus hence "
+                 "therefore since when from equals equal gives means not".split())  # fmt: skip
+TIMES = ("*", "×", "·", "⋅", "∙", "\\times", "\\cdot")
+MINUS = ("-", "–", "−", "－")
+
+Poly = dict[str, Fraction]  # letter -> factor; "" -> what stands alone
+
+
+class Unreadable(ValueError):
+    """Not linear, or no expression."""
+
+
+def algebra(trace: Trace) -> Iterator[Finding]:
+    lexed = trace.lexed
+    if not any(is_letter(trace.text, lexed, at) for at in range(len(lexed.types))):
+        return
+    known: dict[str, Fraction] = {}
+    plain: set[str] = set()
+    step = -1
+    for chain in chains(trace.text, lexed):
+        if (now := trace.step_at(lexed.starts[chain[0][0]])) != step:
+            step = now
+            if AGAIN.search(trace.steps[step]):
+                known.clear()
+        for before, behind in pairwise(chain):
+            left, right = suffix(trace.text, lexed, *before), prefix(trace.text, lexed, *behind)
+            if left is None or right is None or not {*left[0], *right[0]} - {""}:
+                continue
+            detail = fault(left[0], right[0], known, plain)
+            if detail is not None:
+                yield Finding(left[1], right[2], "false" if detail else "holds", detail)
+
+
+def fault(left: Poly, right: Poly, known: dict[str, Fraction], plain: set[str]) -> str | None:
+    """What is wrong with an equation, empty if nothing is; None if there is nothing to hold it against. Learns
+    what letters are; ``plain``: those that were told to be some number, and may be told to be another (``day = 2``)."""
+    both = set(left) & set(right) - {""}
+    difference = plus(left, right, -1)
+    for letter in set(difference) - {""}:
+        if near(left.get(letter, Fraction(0)), right.get(letter, Fraction(0))):
+            del difference[letter]
+    letters = set(difference) - {""}
+    alone = difference.get("", Fraction(0))
+    if not letters:
+        if near(left.get("", Fraction(0)), right.get("", Fraction(0))):
+            return ""
+        assigned = min(len(left), len(right)) == 1  # ``x = x + 1`` of a program
+        return None if assigned or not both else "no value solves it"
+    if len(letters) > 1:
+        if not letters <= known.keys():
+            return None
+        rest = alone + sum((difference[letter] * known[letter] for letter in letters), Fraction(0))
+        size = sum(abs(difference[letter] * known[letter]) for letter in letters)
+        said = ", ".join(f"{letter} = {shown(known[letter])}" for letter in sorted(letters))
+        return "" if abs(rest) <= NEAR * max(size, abs(alone)) else f"it does not hold with {said}"
+    (letter,) = letters
+    value = -alone / difference[letter]
+    if value == 0 and both and known.get(letter) != 0:
+        return f"true only if {letter} is 0"
+    assigned = len(left) == len(right) == 1 and not both
+    if letter not in known:
+        known[letter] = value
+        (plain.add if assigned else plain.discard)(letter)
+        return None
+    before, known[letter] = known[letter], value
+    if near(before, value):
+        return ""
+    if assigned and letter in plain:
+        return None
+    return f"{letter} is {shown(value)} by this, and {shown(before)} before"
+
+
+def shown(value: Fraction) -> str:
+    return str(value) if value.denominator < 100 else f"{float(value):.6g}"
+
+
+def near(one: Fraction, other: Fraction) -> bool:
+    return abs(one - other) <= NEAR * max(abs(one), abs(other))
+
+
+def plus(one: Poly, other: Poly, factor: int) -> Poly:
+    """one + factor * other, without zeros."""
+    total = {key: one.get(key, Fraction(0)) + factor * other.get(key, Fraction(0)) for key in {*one, *other}}
+    return {key: value for key, value in total.items() if value}
+
+
+def chains(text: str, lexed: Lexed) -> Iterator[list[tuple[int, int]]]:
+    """Tokens [first, last) of the sides of each chain of equality signs."""
+    sides: list[tuple[int, int]] = []
+    begin = 0
+    for at in range(len(lexed.types) + 1):
+        if at == len(lexed.types) or is_break(text, lexed, at):
+            if sides:
+                yield [*sides, (begin, at)]
+            sides, begin = [], at + (at < len(lexed.types) and not begins_line(text, lexed, at))
+        elif lexed.types[at] == SIGN and lexed.texts[at] in ("=", "＝"):
+            sides.append((begin, at))
+            begin = at + 1
+
+
+def begins_line(text: str, lexed: Lexed, at: int) -> bool:
+    return at > 0 and "\n" in text[lexed.ends[at - 1] : lexed.starts[at]]
+
+
+def is_break(text: str, lexed: Lexed, at: int) -> bool:
+    kind, token = lexed.types[at], lexed.texts[at]
+    if begins_line(text, lexed, at):
+        return True
+    return kind == STOP or (kind == OTHER and token in ".?!") or (kind == SIGN and token in "<>≤≥≈")
+
+
+def is_letter(text: str, lexed: Lexed, at: int) -> bool:
+    """Whether a token stands for a value, and is neither word nor unit nor a sign of multiplication."""
+    if lexed.types[at] != WORD or lexed.ends[at] - lexed.starts[at] != 1 or text[lexed.starts[at]] not in LETTERS:
+        return False
+    return lexed.texts[at] != "x" or not is_times(lexed, at)
+
+
+def is_times(lexed: Lexed, at: int) -> bool:
+    """Whether an x stands between two operands, apart from the first: ``5 x 3``."""
+    if not 0 < at < len(lexed.types) - 1 or lexed.ends[at - 1] == lexed.starts[at]:
+        return False
+    before, after = lexed.types[at - 1], lexed.types[at + 1]
+    return before in (NUMBER, CLOSE, WORD, PERCENT, MARK) and after in (NUMBER, OPEN, CURRENCY)
+
+
+Side = tuple[Poly, int, int]  # and its characters [start, end)
+
+
+def suffix(text: str, lexed: Lexed, first: int, last: int) -> Side | None:
+    """The polynomial that ends before a sign: the longest, with words before it.
+
+    A lone number behind words (``section 2 =``, ``in 8 years =``) is a name.
+    """
+    for begin in range(max(first, last - LONGEST), last):
+        if begin > first and not is_word(lexed, begin - 1):
+            continue
+        parser = Parser(text, lexed, begin, last)
+        try:
+            found = parser.sum(0)
+        except Unreadable:
+            continue
+        if parser.at == last:
+            named = begin > first and not {*found} - {""} and lexed.types[begin:last].count(NUMBER) < 2
+            return None if named else (found, lexed.starts[begin], lexed.ends[last - 1])
+    return None
+
+
+def is_word(lexed: Lexed, at: int) -> bool:
+    """Whether an expression may begin behind a token: a word of more than a letter, or an article."""
+    return lexed.types[at] == MARK or (lexed.types[at] == WORD and (len(lexed.texts[at]) > 1 or lexed.texts[at] == "a"))
+
+
+def prefix(text: str, lexed: Lexed, first: int, last: int) -> Side | None:
+    """The polynomial that begins behind a sign, if nothing but words stand behind it."""
+    parser = Parser(text, lexed, first, last)
+    try:
+        found = parser.sum(0)
+    except Unreadable:
+        return None
+    if parser.at < last and not parser.at_words_end():
+        return None
+    return found, lexed.starts[first], lexed.ends[parser.at - 1]
+
+
+class Parser:
+    """A sum of products of tokens [at, last): numbers, letters, brackets, units skipped."""
+
+    def __init__(self, text: str, lexed: Lexed, at: int, last: int) -> None:
+        self.text, self.lexed, self.at, self.last = text, lexed, at, min(last, at + LONGEST)
+
+    def peek(self) -> tuple[int, str]:
+        return (self.lexed.types[self.at], self.lexed.texts[self.at]) if self.at < self.last else (0, "")
+
+    def at_words_end(self) -> bool:
+        """Whether words follow that no expression goes on with."""
+        return self.peek()[0] == WORD and self.lexed.ends[self.at] - self.lexed.starts[self.at] > 1
+
+    def sum(self, depth: int) -> Poly:
+        kind, token = self.peek()
+        total: Poly = {}
+        factor = 1
+        if kind == SIGN and token in (*MINUS, "+"):
+            self.at += 1
+            factor = -1 if token != "+" else 1
+        while True:
+            total = plus(total, self.product(depth), factor)
+            kind, token = self.peek()
+            if kind != SIGN or token not in (*MINUS, "+"):
+                return total
+            self.at += 1
+            factor = 1 if token == "+" else -1
+
+    def product(self, depth: int) -> Poly:
+        value = self.operand(depth)
+        while True:
+            kind, token = self.peek()
+            if (kind in (SIGN, LATEX) and token in TIMES) or (token == "x" and self.is_times()):
+                self.at += 1
+                value = times(value, self.operand(depth))
+            elif kind == SIGN and token in ("/", "÷"):
+                self.at += 1
+                value = over(value, self.operand(depth))
+            elif (kind == OPEN or (kind == WORD and is_letter(self.text, self.lexed, self.at))) and self.touches():
+                value = times(value, self.operand(depth))
+            elif kind == WORD and is_letter(self.text, self.lexed, self.at) and self.lexed.types[self.at - 1] in (
+                NUMBER,
+                CLOSE,
+            ):
+                value = times(value, self.operand(depth))
+            else:
+                return value
+
+    def is_times(self) -> bool:
+        return is_times(self.lexed, self.at)
+
+    def touches(self) -> bool:
+        return self.lexed.starts[self.at] == self.lexed.ends[self.at - 1]
+
+    def operand(self, depth: int) -> Poly:
+        kind, token = self.peek()
+        if kind == SIGN and token in MINUS:
+            self.at += 1
+            return times({"": Fraction(-1)}, self.operand(depth))
+        while kind in (CURRENCY, MARK):
+            self.at += 1
+            kind, token = self.peek()
+        start = self.at
+        self.at += 1
+        if kind == NUMBER:
+            value: Poly = {"": number(token)}
+        elif kind == OPEN and depth < DEEPEST:
+            value = self.sum(depth + 1)
+            if self.peek()[0] != CLOSE:
+                raise Unreadable
+            self.at += 1
+        elif kind == WORD and is_letter(self.text, self.lexed, start):
+            value = {self.lexed.texts[start]: Fraction(1)}
+        else:
+            raise Unreadable
+        if self.peek()[0] == PERCENT:
+            self.at += 1
+            value = {key: factor / 100 for key, factor in value.items()}
+        self.units()
+        if self.peek()[0] in (NUMBER, TIME, OTHER) or self.peek()[1] in ("^", "**"):
+            raise Unreadable
+        return {key: factor for key, factor in value.items() if factor}
+
+    def units(self) -> None:
+        """Skip words behind an operand that go on to a sign: ``5 apples + 3``."""
+        at = self.at
+        while at < self.last and at < self.at + 3 and self.lexed.types[at] == WORD and self.lexed.texts[at] not in ENDS:
+            if len(self.lexed.texts[at]) == 1:
+                return
+            if self.lexed.texts[at] in FACTORS:  # two dozen
+                raise Unreadable
+            at += 1
+        if at == self.last or self.lexed.types[at] in (SIGN, CLOSE):
+            self.at = at
+
+
+def number(token: str) -> Fraction:
+    if not token[0].isdigit() and token[0] != ".":
+        raise Unreadable
+    try:
+        return Fraction(token.replace(",", ""))
+    except ValueError as error:
+        raise Unreadable from error
+
+
+def times(one: Poly, other: Poly) -> Poly:
+    if set(one) - {""} and set(other) - {""}:
+        raise Unreadable
+    if set(other) - {""}:
+        one, other = other, one
+    factor = other.get("", Fraction(0))
+    return {key: value * factor for key, value in one.items() if factor}
+
+
+def over(one: Poly, other: Poly) -> Poly:
+    if set(other) != {""}:
+        raise Unreadable
+    return {key: value / other[""] for key, value in one.items()}

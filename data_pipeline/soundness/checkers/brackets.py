@@ -20,7 +20,7 @@ RUN = r"[()\[\]{}<>](?:[ \t]*[()\[\]{}<>])*"
 LINE = re.compile(rf"(?m)^[ \t]*(?P<read>[()\[\]{{}}<>])[ \t]*;[ \t]*stack:[ \t]*(?P<stack>empty|{RUN}|)")
 START = re.compile(r"(?mi)^[ \t]*stack:[ \t]*empty")
 FINAL = re.compile(rf"final stack is (?:\"(?P<stack>{RUN}|)\"|(?P<empty>empty))")
-POP = re.compile(r"need to pop out (?P<said>(?:\"[^\"\n]*\"|and|,|\s)+)")
+POP = re.compile(r"need to pop out (?P<said>(?:\"[^\"\n]*\"|and|,|\s)+)(?=one by one|\.|$)", re.M)
 ANSWER = re.compile(r"(?:So,? we need|answer is)[ \t:]*(?P<said>(?:[^\w.\n]|and\b)*)")
 
 

@@ -20,7 +20,8 @@ PLACES = {"first": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4, "sixth":
           "ninth": 8, "tenth": 9, "eleventh": 10, "twelfth": 11}  # fmt: skip
 PLACE = re.compile(rf"\b({'|'.join(PLACES)}) letters?\b")
 LETTER = re.compile(r"\"([^\"\n]{1,40})\": ?(?:\"([^\"\n]?)\"|(none|nothing|empty))(?: ?\((\d{1,2})\))?")
-GROUP = r"(?:\((\d{1,2})\) ?)?(\[[^\[\]\n]{1,4000}\]|\"[^\"\n<\[]{1,40}\")"
+QUOTED = r"\"[^\"\n<\[]{1,40}\""
+GROUP = rf"(?:\((\d{{1,2}})\) ?)?(\[[^\[\]\n]{{1,4000}}\]|{QUOTED}(?: \? {QUOTED})*)"
 CHAIN = re.compile(rf"{GROUP}(?: ?< ?{GROUP})*")
 MEMBER = re.compile(GROUP)
 WORD = re.compile(r"\"([^\"\n]{1,40})\"")
@@ -67,7 +68,7 @@ def sorting(trace: Trace) -> Iterator[Finding]:
                 whole = groups
     finals = list(FINAL.finditer(trace.text, trace.starts[-1])) if trace.starts else []
     for final in finals[-1:]:
-        listed = final[1].strip().rstrip(".").lower().split()
+        listed = final[1].strip().rstrip(".").lower().replace(",", " ").split()
         if not known or not known.intersection(listed):
             continue
         right = listed == sorted(words.elements())
@@ -104,10 +105,10 @@ def about_order(chain: re.Match[str], groups: Groups, place: int, of: Sequence[s
     numbers = [number for number, _ in groups if number is not None]
     if any(left >= right for left, right in zip(numbers, numbers[1:], strict=False)):
         return Finding(*chain.span(), "false", f"{numbers} are not in order")
-    for number, words in groups:
+    for number, words in groups if len(numbers) == len(groups) else []:
         for word in words:
             letter = word[place : place + 1].lower()
-            if number is not None and "a" <= letter <= "z" and ord(letter) - 96 != number:
+            if "a" <= letter <= "z" and ord(letter) - 96 != number:
                 return Finding(*chain.span(), "false", f"letter {place + 1} of '{word}' is no ({number})")
     for (_, left), (_, right) in zip(groups, groups[1:], strict=False):
         if left and right and max(left) > min(right):
