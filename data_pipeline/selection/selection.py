@@ -17,15 +17,20 @@ from tracestill.data_pipeline.base.stage import CONTENTS, stage
 from tracestill.data_pipeline.guards.names import Name
 from tracestill.data_pipeline.selection import record_weights
 from tracestill.data_pipeline.selection.answers import normal_text, same_answer
-from tracestill.data_pipeline.soundness import Equation, equations
+from tracestill.data_pipeline.soundness import Equation
+from tracestill.data_pipeline.soundness.checkers import chain
+from tracestill.data_pipeline.soundness.checkers.chain import DEFAULT, KNOWN, CheckConfig, Checks
+from tracestill.data_pipeline.soundness.checkers.finding import Trace
 
 Progress = Callable[[int, int], None]
 
+CHECKS = "select.checks"
 REMEDIES = {
     "no_answer": "the teacher gave no answer: look at its traces",
     "bad_weight": "mend the weights of questions and teachers, or what select.weight names",
     "wrong_answer": "a better teacher or more samples, or select.answer: false",
-    "false_equation": "a better teacher or more samples, or select.equations: false",
+    "false_equation": "a better teacher or more samples, or leave `equations` out of select.checks",
+    "false_step": "a better teacher or more samples, or leave the checker that its detail names out of select.checks",
 }
 
 
@@ -35,7 +40,9 @@ class SelectConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     answer: bool = Field(True, description="reject a record whose answer is not the gold one")
-    equations: bool = Field(True, description="reject a trace with a false equation")
+    checks: tuple[Name | CheckConfig, ...] = Field(
+        DEFAULT, description=f"who reads traces for what is false: {', '.join(KNOWN)}, or my_pkg.my_module:check"
+    )
     unique_paths: bool = Field(True, description="reject a trace whose equations another kept one of its question has")
     max_per_question: int | None = Field(None, ge=1, description="records kept of one question; null: all")
     weight: Name = Field(
@@ -52,11 +59,19 @@ class SelectConfig(BaseModel):
             record_weights.find(weight)
         return weight
 
+    @field_validator("checks")
+    @classmethod
+    def _known(cls, checks: tuple[str | CheckConfig, ...]) -> tuple[str | CheckConfig, ...]:
+        if not own_modules.is_looking():
+            Checks(checks, CHECKS)
+        return checks
+
 
 def stage_config(select: SelectConfig, memory: Path | None = None) -> dict[str, Any]:
     """What identifies a run of this stage; ``stage.is_current`` takes it with the input ``sample``. ``memory`` is as
     in ``content.digests``."""
-    found = contents({record_weights.FIELD: record_weights.own_files(select.weight)}, memory)
+    own = {record_weights.FIELD: record_weights.own_files(select.weight), CHECKS: chain.own_files(select.checks)}
+    found = contents(own, memory)
     return {**select.model_dump(mode="json", exclude_defaults=True), **({CONTENTS: found} if found else {})}
 
 
@@ -74,7 +89,7 @@ def run(
     if there are any.
 
     Reasons, in the order of the checks; the first one that applies is the verdict: ``no_answer``, ``wrong_answer``,
-    ``false_equation``, ``same_path``, ``over_maximum``; and ``bad_weight`` for one whose weight, its own or by
+    ``false_equation``, ``false_step`` (of another checker), ``same_path``, ``over_maximum``; and ``bad_weight`` for one whose weight, its own or by
     ``select.weight``, is no finite number >= 0. Raises InputError, with counts by reason, if none survives.
     """
     with stage(directory, "select", stage_config(select, memory), {"sample": sample}) as work:
@@ -115,17 +130,18 @@ def judge(
     Where only some of several records stay, those that weigh nothing go first, and of the others those of the smallest
     record id stay: it is a hash of the provenance, so the choice favours no teacher and no temperature.
     """
+    checks = Checks(select.checks, CHECKS)
     paths: dict[tuple[str, str], str] = {}
     taken: Counter[str] = Counter()
     for at, row in enumerate(sorted(rows, key=lambda row: (row["weight"] == 0, row["record_id"])), start=1):
         progress(at, len(rows))
         record, question = row["record_id"], row["question_id"]
-        found = equations(row["trace"]) if select.equations or select.unique_paths else []
-        if verdict := fault(select, row, found):
+        trace = Trace(row["trace"], row["question"], row["answer"], row["gold"])
+        if verdict := fault(select, row, checks, trace):
             yield record, verdict
             continue
         if select.unique_paths:
-            path = reasoning_path(row["trace"], found)
+            path = reasoning_path(row["trace"], trace.equations)
             if (other := paths.setdefault((question, path), record)) != record:
                 yield record, ("same_path", f"the equations of record {other}")
                 continue
@@ -135,7 +151,7 @@ def judge(
         taken[question] += 1
 
 
-def fault(select: SelectConfig, row: dict[str, Any], found: list[Equation]) -> tuple[str, str] | None:
+def fault(select: SelectConfig, row: dict[str, Any], checks: Checks, trace: Trace) -> tuple[str, str] | None:
     """Reason and detail if the record by itself is not worth imitating."""
     if not row["answer"].strip():
         return "no_answer", "the answer is empty"
@@ -143,11 +159,7 @@ def fault(select: SelectConfig, row: dict[str, Any], found: list[Equation]) -> t
         return "bad_weight", f"its weight: {wrong}"
     if select.answer and not same_answer(row["answer"], row["gold"]):
         return "wrong_answer", f"{row['answer']} is not {row['gold']}"
-    if select.equations:
-        for equation in found:
-            if not equation.holds:
-                return "false_equation", equation.text
-    return None
+    return checks.fault(trace)
 
 
 def reasoning_path(trace: str, found: list[Equation]) -> str:

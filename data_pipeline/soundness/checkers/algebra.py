@@ -8,7 +8,7 @@ A letter stands for one value in the whole trace until it is introduced again (`
 - one whose solution is not the value that an earlier equation gave to the letter; of several letters, those whose
   values are known are put in (``A - B = -14 - 2``).
 
-After a false equation the trace is followed from what it says. What is not linear, has a letter that may be a unit, or
+After a false equation the trace is followed from what it says. What it soon takes back is not false. What is not linear, has a letter that may be a unit, or
 cannot be read as a whole, is left alone. Values may differ by rounding, half a percent.
 """
 
@@ -34,7 +34,6 @@ from tracestill.data_pipeline.segmentation.lexer import (
     WORD,
     Lexed,
 )
-from tracestill.data_pipeline.segmentation.words import FACTORS
 from tracestill.data_pipeline.soundness.checkers.finding import Finding, Trace
 
 NEAR = Fraction(1, 200)
@@ -45,8 +44,15 @@ AGAIN = re.compile(
     r"|denote|assume|suppose|where|define|represents?|call|if)\b",
     re.I,
 )
+SOON = 300  # characters in which a trace takes back what it said
+BACK = re.compile(
+    r"\b(?:wait|(?:made|was|is) an? (?:mistake|error)|re-?examine|try again|correct (?:it|this)\b(?! answer)"
+    r"|th(?:at|is)(?: is|['’]s) (?:wrong|incorrect|not right))\b",
+    re.I,
+)
 ENDS = frozenset("and or so is are be which where that then if but as we get have has to in for by because thus hence "
                  "therefore since when from equals equal gives means not".split())  # fmt: skip
+SCALES = frozenset("dozen dozens hundred thousand million billion half percent pair pairs".split())
 TIMES = ("*", "×", "·", "⋅", "∙", "\\times", "\\cdot")
 MINUS = ("-", "–", "−", "－")
 
@@ -74,7 +80,9 @@ def algebra(trace: Trace) -> Iterator[Finding]:
             if left is None or right is None or not {*left[0], *right[0]} - {""}:
                 continue
             detail = fault(left[0], right[0], known, plain)
-            if detail is not None:
+            if detail and BACK.search(trace.text, right[2], right[2] + SOON):
+                yield Finding(left[1], right[2], "cannot_tell", f"{detail}; it seems to be taken back")
+            elif detail is not None:
                 yield Finding(left[1], right[2], "false" if detail else "holds", detail)
 
 
@@ -215,6 +223,7 @@ class Parser:
 
     def __init__(self, text: str, lexed: Lexed, at: int, last: int) -> None:
         self.text, self.lexed, self.at, self.last = text, lexed, at, min(last, at + LONGEST)
+        self.percent = False  # whether a percentage has been among the operands
 
     def peek(self) -> tuple[int, str]:
         return (self.lexed.types[self.at], self.lexed.texts[self.at]) if self.at < self.last else (0, "")
@@ -227,11 +236,17 @@ class Parser:
         kind, token = self.peek()
         total: Poly = {}
         factor = 1
+        sorts = set[bool]()  # of terms: percentages and others have no sum
         if kind == SIGN and token in (*MINUS, "+"):
             self.at += 1
             factor = -1 if token != "+" else 1
         while True:
+            before, self.percent = self.percent, False
             total = plus(total, self.product(depth), factor)
+            sorts.add(self.percent)
+            self.percent |= before
+            if len(sorts) > 1:
+                raise Unreadable
             kind, token = self.peek()
             if kind != SIGN or token not in (*MINUS, "+"):
                 return total
@@ -287,6 +302,7 @@ class Parser:
             raise Unreadable
         if self.peek()[0] == PERCENT:
             self.at += 1
+            self.percent = True
             value = {key: factor / 100 for key, factor in value.items()}
         self.units()
         if self.peek()[0] in (NUMBER, TIME, OTHER) or self.peek()[1] in ("^", "**"):
@@ -299,7 +315,7 @@ class Parser:
         while at < self.last and at < self.at + 3 and self.lexed.types[at] == WORD and self.lexed.texts[at] not in ENDS:
             if len(self.lexed.texts[at]) == 1:
                 return
-            if self.lexed.texts[at] in FACTORS:  # two dozen
+            if self.lexed.texts[at] in SCALES:  # two dozen
                 raise Unreadable
             at += 1
         if at == self.last or self.lexed.types[at] in (SIGN, CLOSE):

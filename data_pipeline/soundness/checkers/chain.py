@@ -31,7 +31,7 @@ from tracestill.data_pipeline.soundness.checkers.units import units
 from tracestill.data_pipeline.soundness.checkers.values import values
 
 EQUATIONS = "equations"
-DEFAULT = (EQUATIONS,)
+DEFAULT = (EQUATIONS, "algebra")
 FALSE_EQUATION, FALSE_STEP = "false_equation", "false_step"  # reasons of rejected records
 
 

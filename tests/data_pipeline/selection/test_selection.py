@@ -16,7 +16,7 @@ from tracestill.data_pipeline.sampling.sample import SampleConfig
 from tracestill.data_pipeline.sampling.sample import run as run_sample
 from tracestill.data_pipeline.selection.selection import SelectConfig, run
 
-UNFILTERED = {"answer": False, "equations": False, "unique_paths": False}
+UNFILTERED = {"answer": False, "checks": [], "unique_paths": False}
 
 
 def record(record_id: str, trace: str, answer: str = "7", question: str = "q1") -> dict:
@@ -72,9 +72,9 @@ def test_each_verdict(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(("off", "back"), [("answer", {"e"}), ("equations", {"d"}), ("unique_paths", {"b", "h"})])
+@pytest.mark.parametrize(("off", "back"), [("answer", {"e"}), ("checks", {"d"}), ("unique_paths", {"b", "h"})])
 def test_each_check_can_be_left_out(tmp_path: Path, off: str, back: set[str]) -> None:
-    kept, _ = judged(tmp_path, ROWS, **{off: False})
+    kept, _ = judged(tmp_path, ROWS, **{off: [] if off == "checks" else False})
     expected = {"a", "c", "g", "i"} | back
     if off == "answer":  # the wrong answer's path is that of a kept record
         expected -= {"e"}
