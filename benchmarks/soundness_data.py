@@ -23,7 +23,7 @@ SLIPS = HERE / "labels/slips.tsv"
 READ = HERE / "labels/soundness_read.tsv"
 BBM = ("multistep_arithmetic", "word_sorting", "dyck_languages", "logical_deduction")
 ONE_OPERATION = re.compile(
-    r"(?<![\d.,)\w*/+-])(?<![*/+-] )[$£€]?(\d[\d,]*(?:\.\d+)?) ?([*/+-]) ?[$£€]?(\d[\d,]*(?:\.\d+)?)"
+    r"(?<![\d.,)\w*/+$£€-])(?<![*/+x-] )(?<![*/+x-] [$£€])[$£€]?(\d[\d,]*(?:\.\d+)?) ?([*/+-]) ?[$£€]?(\d[\d,]*(?:\.\d+)?)"
     r" ?= ?[$£€]?(\d[\d,]*(?:\.\d+)?)(?![\d/%]| ?[*/+-])"
 )
 

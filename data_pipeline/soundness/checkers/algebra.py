@@ -47,7 +47,7 @@ AGAIN = re.compile(
 SOON = 300  # characters in which a trace takes back what it said
 BACK = re.compile(
     r"\b(?:wait|(?:made|was|is) an? (?:mistake|error)|re-?examine|try again|correct (?:it|this)\b(?! answer)"
-    r"|th(?:at|is)(?: is|['’]s) (?:wrong|incorrect|not right))\b",
+    r"|th(?:at|is)(?: is|['’]s) (?:still )?(?:wrong|incorrect|not right|not true))\b",
     re.I,
 )
 ENDS = frozenset("and or so is are be which where that then if but as we get have has to in for by because thus hence "
@@ -69,12 +69,12 @@ def algebra(trace: Trace) -> Iterator[Finding]:
         return
     known: dict[str, Fraction] = {}
     plain: set[str] = set()
-    step = -1
+    read = 0
     for chain in chains(trace.text, lexed):
-        if (now := trace.step_at(lexed.starts[chain[0][0]])) != step:
-            step = now
-            if AGAIN.search(trace.steps[step]):
-                known.clear()
+        begin, end = lexed.starts[chain[0][0]], lexed.ends[chain[-1][1] - 1]
+        if AGAIN.search(trace.text, min(read, begin), end):
+            known.clear()
+        read = end
         for before, behind in pairwise(chain):
             left, right = suffix(trace.text, lexed, *before), prefix(trace.text, lexed, *behind)
             if left is None or right is None or not {*left[0], *right[0]} - {""}:
@@ -82,6 +82,7 @@ def algebra(trace: Trace) -> Iterator[Finding]:
             detail = fault(left[0], right[0], known, plain)
             if detail and BACK.search(trace.text, right[2], right[2] + SOON):
                 yield Finding(left[1], right[2], "cannot_tell", f"{detail}; it seems to be taken back")
+                known.clear()
             elif detail is not None:
                 yield Finding(left[1], right[2], "false" if detail else "holds", detail)
 
@@ -112,7 +113,7 @@ def fault(left: Poly, right: Poly, known: dict[str, Fraction], plain: set[str]) 
     value = -alone / difference[letter]
     if value == 0 and both and known.get(letter) != 0:
         return f"true only if {letter} is 0"
-    assigned = len(left) == len(right) == 1 and not both
+    assigned = {letter: Fraction(1)} in (left, right) and not both
     if letter not in known:
         known[letter] = value
         (plain.add if assigned else plain.discard)(letter)

@@ -36,7 +36,7 @@ def conclusion(trace: Trace) -> Iterator[Finding]:
         yield Finding(*span, "holds")
     elif any(same(value, answer) for value in named):
         yield Finding(*span, "cannot_tell", f"the answer {trace.answer.strip()} stands in an earlier step")
-    elif any(one.holds and one.start <= lexed.starts[at] < one.end for one in trace.equations):
+    elif last + 1 == len(trace.ends) and any(one.holds and one.start <= lexed.starts[at] < one.end for one in trace.equations):
         said = f"the trace comes to {lexed.texts[at]}, and says nothing of the answer {trace.answer.strip()}"
         yield Finding(*span, "false", said)
     else:

@@ -6,8 +6,8 @@ finished second-to-last``. All orders that fit are enumerated (at most 7 things:
 answer's option are held against them:
 
 - what no fitting order has is false;
-- that a place ``is`` some thing is false, too, if it does not follow from the statements that the trace has repeated so
-  far; from all of the question's, where it has repeated none.
+- that a place ``is`` some thing is false, too, if it does not follow from the places that the question names and the
+  statements that the trace has repeated so far.
 """
 
 from __future__ import annotations
@@ -69,13 +69,11 @@ def orders(trace: Trace) -> Iterator[Finding]:
     if puzzle is None:
         return
     options = dict(OPTION.findall(trace.question))
-    said: list[Statement] = []
+    said = [one for one in puzzle.statements.values() if not one.other]
     for start, end in zip(trace.starts, trace.ends, strict=True):
         step = trace.text[start:end]
         said += [one for sentence, one in puzzle.statements.items() if sentence in step and one not in said]
-        follows = puzzle.orders
-        if said:
-            follows = [order for order in all_orders(puzzle.things) if all(one.fits(order) for one in said)]
+        follows = [order for order in all_orders(puzzle.things) if all(one.fits(order) for one in said)]
         for direction in DIRECTION.finditer(step):
             stop = step.find(".", direction.end())
             row = step[direction.end() : stop if stop >= 0 else len(step)]

@@ -39,7 +39,8 @@ def sorting(trace: Trace) -> Iterator[Finding]:
     place, part, whole = 0, list(words.elements()), Groups()
     shown: list[str] = []  # whose letters the step before has looked at
     letters: dict[str, str] = {}  # as said
-    for start, end in zip(trace.starts, trace.ends, strict=True):
+    for line in re.finditer(r"[^\n]+", trace.text):
+        start, end = line.span()
         if (sort := SORTED_PART.search(trace.text, start, end)) is not None:
             part = words_of(sort[1])
             if whole and not any(set(part) <= set(group) for _, group in whole):
@@ -66,8 +67,7 @@ def sorting(trace: Trace) -> Iterator[Finding]:
                 whole = groups
             elif at == 0 and len(part) == words.total():
                 whole = groups
-    finals = list(FINAL.finditer(trace.text, trace.starts[-1])) if trace.starts else []
-    for final in finals[-1:]:
+    for final in list(FINAL.finditer(trace.text))[-1:]:
         listed = final[1].strip().rstrip(".").lower().replace(",", " ").split()
         if not known or not known.intersection(listed):
             continue
@@ -78,6 +78,8 @@ def sorting(trace: Trace) -> Iterator[Finding]:
 def about_letter(found: re.Match[str], place: int, known: set[str]) -> Finding:
     word, letter, number = found[1], found[2] or "", found[4]
     has = word[place : place + 1]
+    if letter == letters_of(word)[place : place + 1]:
+        has = letter
     if known and word.lower() not in known:
         return Finding(*found.span(), "false", f"'{word}' is no word of the question")
     if letter != has:
@@ -107,11 +109,11 @@ def about_order(chain: re.Match[str], groups: Groups, place: int, of: Sequence[s
         return Finding(*chain.span(), "false", f"{numbers} are not in order")
     for number, words in groups if len(numbers) == len(groups) else []:
         for word in words:
-            letter = word[place : place + 1].lower()
-            if "a" <= letter <= "z" and ord(letter) - 96 != number:
+            held = {word[place : place + 1].lower(), letters_of(word)[place : place + 1].lower()}
+            if all("a" <= letter <= "z" and ord(letter) - 96 != number for letter in held):
                 return Finding(*chain.span(), "false", f"letter {place + 1} of '{word}' is no ({number})")
     for (_, left), (_, right) in zip(groups, groups[1:], strict=False):
-        if left and right and max(left) > min(right):
+        if left and right and max(left) > min(right) and max(map(letters_of, left)) > min(map(letters_of, right)):
             return Finding(*chain.span(), "false", f"'{max(left)}' does not come before '{min(right)}'")
     held = [word for _, words in groups for word in words]
     if lost := missing(of, held):
@@ -119,6 +121,11 @@ def about_order(chain: re.Match[str], groups: Groups, place: int, of: Sequence[s
     if of and (more := missing(held, of)):
         return Finding(*chain.span(), "false", f"{more} did not belong to it, or stands there twice")
     return Finding(*chain.span(), "holds")
+
+
+def letters_of(word: str) -> str:
+    """A word without apostrophes and hyphens: ``the second letter of "o's"`` may be either."""
+    return word.replace("'", "").replace("-", "")
 
 
 def missing(words: Sequence[str], among: Sequence[str]) -> str:

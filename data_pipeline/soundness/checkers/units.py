@@ -27,7 +27,7 @@ TERM = re.compile(
 )
 NEAR = 40  # characters behind a sum in which its sign of equality stands
 JOIN = re.compile(r"\s*[-+−–]\s*")
-BESIDE = re.compile(r"[\d)]\s*[*×/÷x]\s*$|[(\d)]\s*\($")
+BESIDE = re.compile(r"[\d)]\s*[*×/÷x]\s*$|[(\d)]\s*\($|\b(?:for|per|every|each|of|in|to)\s$")
 
 
 def units(trace: Trace) -> Iterator[Finding]:
@@ -50,7 +50,8 @@ def units(trace: Trace) -> Iterator[Finding]:
 def sort_of(term: re.Match[str], text: str) -> str:
     """The sort of measure of a term that stands alone in a sum; empty if it has none."""
     behind = text[term.end() : term.end() + 2].lstrip()
-    if term["percent"] or term["rate"] or behind[:1] in ("*", "×", "/", "÷", "x", "(") or BESIDE.search(text, max(0, term.start() - 6), term.start()):
+    beside = BESIDE.search(text, max(0, term.start("number") - 8), term.start("number"))
+    if term["percent"] or beside or term["rate"] or behind[:1] in tuple("*×/÷x("):
         return ""
     named = SORT_OF.get(term["unit"] or "", "")
     if term["money"]:
