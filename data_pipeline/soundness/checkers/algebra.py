@@ -41,7 +41,7 @@ LONGEST, DEEPEST = 80, 20  # tokens of a side; brackets
 LETTERS = frozenset("xyznpqrstuvwfjkdbABCDEHNPQRSTUVWXYZ")  # no article, no unit
 AGAIN = re.compile(
     r"\b(?:let (?!us\b|me\b)|let(?:['’]s| us) (?:say|call|denote|assume|define|use|make|suppose)\b"
-    r"|denote|assume|suppose|where|define|represents?|call|if)\b",
+    r"|denote|assume|suppose|where|define|represents?|call|if|mistake|error|instead|repeat(?:ing)?|check)\b",
     re.I,
 )
 SOON = 300  # characters in which a trace takes back what it said
@@ -53,6 +53,7 @@ BACK = re.compile(
 ENDS = frozenset("and or so is are be which where that then if but as we get have has to in for by because thus hence "
                  "therefore since when from equals equal gives means not".split())  # fmt: skip
 SCALES = frozenset("dozen dozens hundred thousand million billion half percent pair pairs".split())
+JOINS = frozenset("of times than twice half double triple minus plus by per over".split())  # ``40% of P``
 TIMES = ("*", "×", "·", "⋅", "∙", "\\times", "\\cdot")
 MINUS = ("-", "–", "−", "－")
 
@@ -203,8 +204,11 @@ def suffix(text: str, lexed: Lexed, first: int, last: int) -> Side | None:
 
 
 def is_word(lexed: Lexed, at: int) -> bool:
-    """Whether an expression may begin behind a token: a word of more than a letter, or an article."""
-    return lexed.types[at] == MARK or (lexed.types[at] == WORD and (len(lexed.texts[at]) > 1 or lexed.texts[at] == "a"))
+    """Whether an expression may begin behind a token: a word of more than a letter, or an article, that computes not."""
+    if lexed.types[at] == MARK:
+        return True
+    text = lexed.texts[at]
+    return lexed.types[at] == WORD and (len(text) > 1 or text == "a") and text not in JOINS
 
 
 def prefix(text: str, lexed: Lexed, first: int, last: int) -> Side | None:
