@@ -9,7 +9,7 @@
 - BIG-Bench-Mistake: four tasks, each with the checkers that a recipe would name for it.
 - gsm_symbolic: the false equations of reasoning-gym's own solutions, found by exact arithmetic on `a op b = c`.
 - All right-answer traces of five open models, and GSM8K's human solutions: what the default checks flag there.
-- The checkers that are not on by default, on the same; wrong copies planted for `values`; a learned one (soundness_learned.py).
+- The checkers that are not on by default, on the same; wrong copies planted for `values`; a learned one (`soundness_learned.py`).
 
 A trace that is flagged, but right by its label, counts as wrongly flagged unless it was read and is truly false
 (`labels/soundness_read.tsv`); both precisions are told. DIR holds `gsm8k`, `gsm8k_teachers` and `mistakes`.
@@ -200,7 +200,7 @@ def main() -> int:
         "teachers": answered,
         "gsm_symbolic": symbolic(),
         "planted copies": copies(wanted.data),
-        "learned": learned(mr_gsm8k(wanted.data)[0]),
+        "learned": learned(mr_gsm8k(wanted.data)[0], [known for known, right in teachers(wanted.data) if right][::5]),
         "cpu_ms_a_trace": timed,
     }
     for name in list(figures)[1:]:

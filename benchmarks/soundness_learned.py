@@ -2,7 +2,7 @@
 
 Logistic regression on what can be counted of a step: what the rules say of it, what it does with values, its words. It
 learns from the tuning half of MR-GSM8K's labelled traces (steps before the first wrong one are right, that one is
-wrong, those behind it are left out) and is held against the rules on the other half.
+wrong, those behind it are left out) and is held against the rules on the other half, and let loose on right answers.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from soundness_data import Known
 
-from tracestill.data_pipeline.segmentation.lexer import lex, value_of
-from tracestill.data_pipeline.segmentation.lexer import NUMBER
+from tracestill.data_pipeline.segmentation.lexer import NUMBER, lex, value_of
 from tracestill.data_pipeline.soundness.checkers.chain import DEFAULT, Checks
 from tracestill.data_pipeline.soundness.checkers.values import made_of, said
 
@@ -69,8 +68,8 @@ def examples(known: Sequence[Known]) -> tuple[list[list[str]], list[int], list[b
     return found
 
 
-def learned(known: Sequence[Known]) -> dict[str, Any]:
-    """What a model adds to the rules on the half that it has not seen."""
+def learned(known: Sequence[Known], right: Sequence[Known]) -> dict[str, Any]:
+    """What a model adds to the rules on the half that it has not seen, and on ``right`` traces of others."""
     names, wrong, _ = examples([one for one in known if one.label.startswith("tuning")])
     test, truth, rules = examples([one for one in known if one.label.startswith("held")])
     counts = Counter(name for row in names for name in set(row))
@@ -88,6 +87,11 @@ def learned(known: Sequence[Known]) -> dict[str, Any]:
     most = int(good[-1]) + 1 if len(good) else 0
     taken = np.zeros(len(label), bool)
     taken[order[:most]] = True
+    bar = score[order[most - 1]] if most else np.inf
+    flagged = [
+        bool((matrix([features(one, set(), at) for at in range(len(one.trace.steps))], index) @ weights >= bar).any())
+        for one in right
+    ]
     free = ~ruled
     return {
         "steps learned from": len(y),
@@ -100,6 +104,8 @@ def learned(known: Sequence[Known]) -> dict[str, Any]:
         f"model: best recall at a precision of {BAR}": float(taken[label].mean()),
         "model: wrong steps at that point that the rules miss": int((taken & label & free).sum()),
         "model: right steps at that point that the rules do not flag": int((taken & ~label & free).sum()),
+        "right-answer traces of teachers": len(right),
+        "of these flagged by the model without the rules": int(sum(flagged)),
     }
 
 
