@@ -23,7 +23,7 @@ SLIPS = HERE / "labels/slips.tsv"
 READ = HERE / "labels/soundness_read.tsv"
 BBM = ("multistep_arithmetic", "word_sorting", "dyck_languages", "logical_deduction")
 ONE_OPERATION = re.compile(
-    r"(?<![\d.,)\w*/+$£€-])(?<![*/+x-] )(?<![*/+x-] [$£€])[$£€]?(\d[\d,]*(?:\.\d+)?) ?([*/+-]) ?[$£€]?(\d[\d,]*(?:\.\d+)?)"
+    r"(?<![\d.,)\w*/+$£€÷-])(?<![*/+x÷-] )(?<![*/+x-] [$£€])[$£€]?(\d[\d,]*(?:\.\d+)?) ?([*/+-]) ?[$£€]?(\d[\d,]*(?:\.\d+)?)"
     r" ?= ?[$£€]?(\d[\d,]*(?:\.\d+)?)(?![\d/%]| ?[*/+-])"
 )
 
@@ -134,8 +134,8 @@ def statements(text: str) -> list[tuple[str, ...]]:
 def exact(statement: tuple[str, ...]) -> bool:
     """Whether ``a op b = c`` is true: exactly, or c is the value to its number of decimals, at least one."""
     a, b, c = (Fraction(number.replace(",", "").rstrip(".")) for number in (statement[0], statement[2], statement[3]))
-    if statement[1] == "/" and b == 0:
-        return True
+    if (statement[1] == "/" and b == 0) or any(len(statement[at].partition(".")[2]) > 4 for at in (0, 2)):
+        return True  # 0.33333 is itself rounded
     value = {"*": a * b, "+": a + b, "-": a - b, "/": a / b if b else a}[statement[1]]
     places = len(statement[3].partition(".")[2])
     return value == c or (places > 0 and abs(value - c) <= Fraction(1, 10**places))

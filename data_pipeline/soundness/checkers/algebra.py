@@ -38,7 +38,7 @@ from tracestill.data_pipeline.soundness.checkers.finding import Finding, Trace
 
 NEAR = Fraction(1, 200)
 LONGEST, DEEPEST = 80, 20  # tokens of a side; brackets
-LETTERS = frozenset("xyznpqrstuvwfjkdbABCDEHNPQRSTUVWXYZ")  # no article, no unit
+LETTERS = frozenset("xyznpqrstuvwfjdbABCDEHNPQRSTUVWXYZ")  # no article, no unit
 AGAIN = re.compile(
     r"\b(?:let (?!us\b|me\b)|let(?:['’]s| us) (?:say|call|denote|assume|define|use|make|suppose)\b"
     r"|denote|assume|suppose|where|define|represents?|call|if|mistake|error|instead|repeat(?:ing)?|check)\b",
@@ -50,6 +50,8 @@ BACK = re.compile(
     r"|th(?:at|is)(?: is|['’]s) (?:still )?(?:wrong|incorrect|not right|not true))\b",
     re.I,
 )
+MEASURE = re.compile(r"\b(?:cent|dollar|second|minute|hour|day|week|inch|feet|foot|meter|gram|mm|cm|km|kg|ml)(?:s|es)?\b")
+RATIOS = frozenset(ratio for n in (7, 12, 24, 60, 100, 1000, 3600) for ratio in (Fraction(n), Fraction(1, n)))
 ENDS = frozenset("and or so is are be which where that then if but as we get have has to in for by because thus hence "
                  "therefore since when from equals equal gives means not".split())  # fmt: skip
 SCALES = frozenset("dozen dozens hundred thousand million billion half percent pair pairs".split())
@@ -80,8 +82,11 @@ def algebra(trace: Trace) -> Iterator[Finding]:
             left, right = suffix(trace.text, lexed, *before), prefix(trace.text, lexed, *behind)
             if left is None or right is None or not {*left[0], *right[0]} - {""}:
                 continue
+            before_it = dict(known)
             detail = fault(left[0], right[0], known, plain)
-            if detail and BACK.search(trace.text, right[2], right[2] + SOON):
+            if detail and other_unit(before_it, known, trace.text[left[1] : right[2]]):
+                yield Finding(left[1], right[2], "cannot_tell", f"{detail}; the unit may have changed")
+            elif detail and BACK.search(trace.text, right[2], right[2] + SOON):
                 yield Finding(left[1], right[2], "cannot_tell", f"{detail}; it seems to be taken back")
                 known.clear()
             elif detail is not None:
@@ -125,6 +130,15 @@ def fault(left: Poly, right: Poly, known: dict[str, Fraction], plain: set[str]) 
     if assigned and letter in plain:
         return None
     return f"{letter} is {shown(value)} by this, and {shown(before)} before"
+
+
+def other_unit(before: dict[str, Fraction], now: dict[str, Fraction], text: str) -> bool:
+    """Whether a letter may have got another value because it is told in another unit: ``3x = 1 hour``, then
+    ``3x = 60 minutes``."""
+    if MEASURE.search(text) is None:
+        return False
+    return any(letter in before and value and before[letter] and before[letter] / value in RATIOS
+               for letter, value in now.items() if before.get(letter) != value)  # fmt: skip
 
 
 def shown(value: Fraction) -> str:
