@@ -22,9 +22,10 @@ HERE = Path(__file__).parent
 SLIPS = HERE / "labels/slips.tsv"
 READ = HERE / "labels/soundness_read.tsv"
 BBM = ("multistep_arithmetic", "word_sorting", "dyck_languages", "logical_deduction")
-ONE_OPERATION = re.compile(
-    r"(?<![\d.,)\w*/+$£€÷-])(?<![*/+x÷-] )(?<![*/+x-] [$£€])[$£€]?(\d[\d,]*(?:\.\d+)?) ?([*/+-]) ?[$£€]?(\d[\d,]*(?:\.\d+)?)"
-    r" ?= ?[$£€]?(\d[\d,]*(?:\.\d+)?)(?![\d/%]| ?[*/+-])"
+PLAIN = r"[$£€]?(\d[\d,]*(?:\.\d+)?)"
+ONE_OPERATION = re.compile(  # ``a op b = c``, no part of a longer expression
+    r"(?<![\d.,)\w*/+$£€÷-])(?<![*/+x÷-] )(?<![*/+x-] [$£€])"
+    rf"{PLAIN} ?([*/+-]) ?{PLAIN} ?= ?{PLAIN}(?![\d/%]| ?[*/+-])"
 )
 
 
@@ -124,7 +125,10 @@ def gsm_symbolic(questions: int) -> Iterator[tuple[Trace, bool]]:
     teacher = Teacher(TeacherOptions())
     for question in pose({"train": questions, "test": 150}, Options(), 0):
         said = teacher.solve(question, style="", temperature=1.0, seed=0)
-        yield Trace(said.trace, question.question, said.answer, question.gold), not all(map(exact, statements(said.trace)))
+        yield (
+            Trace(said.trace, question.question, said.answer, question.gold),
+            not all(map(exact, statements(said.trace))),
+        )
 
 
 def statements(text: str) -> list[tuple[str, ...]]:

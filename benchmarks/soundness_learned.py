@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def features(known: Known, false: set[int], step: int) -> list[str]:
     names += [f"sign {sign}" for e in within for sign in set(e.path) & set("+-*/")]
     words = re.findall(r"[a-z]+", text.lower())
     names += [f"word {word}" for word in set(words)]
-    names += [f"pair {one} {other}" for one, other in set(zip(words, words[1:], strict=False))]
+    names += [f"pair {one} {other}" for one, other in set(pairwise(words))]
     return names
 
 
@@ -121,4 +122,4 @@ def matrix(names: Sequence[Sequence[str]], index: dict[str, int]) -> np.ndarray:
 def auc(score: np.ndarray, label: np.ndarray) -> float:
     """The chance that a wrong step scores above a right one."""
     wrong, right = score[label], score[~label]
-    return float(((wrong[:, None] > right).mean() + (wrong[:, None] == right).mean() / 2)) if len(wrong) else 0.5
+    return float((wrong[:, None] > right).mean() + (wrong[:, None] == right).mean() / 2) if len(wrong) else 0.5

@@ -89,7 +89,8 @@ def run(
     if there are any.
 
     Reasons, in the order of the checks; the first one that applies is the verdict: ``no_answer``, ``wrong_answer``,
-    ``false_equation``, ``false_step`` (of another checker), ``same_path``, ``over_maximum``; and ``bad_weight`` for one whose weight, its own or by
+    ``false_equation``, ``false_step`` (of another checker), ``same_path``, ``over_maximum``; and ``bad_weight`` for one
+    whose weight, its own or by
     ``select.weight``, is no finite number >= 0. Raises InputError, with counts by reason, if none survives.
     """
     with stage(directory, "select", stage_config(select, memory), {"sample": sample}) as work:

@@ -1,8 +1,8 @@
 """Does the answer follow from the trace (``conclusion``)? It has to be a value that the trace comes to.
 
-False is an answer, a number, that the trace names nowhere, not even rounded or as a percentage, where its last number is
-the result of an equation: it has come to something else. Where it ends before its last computation, or names the answer
-in an earlier step, that is not to be told.
+False is an answer, a number, that the trace names nowhere, not even rounded or as a percentage, where its last number
+is the result of an equation: it has come to something else. Where it ends before its last computation, or names the
+answer in an earlier step, that is not to be told.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tracestill.data_pipeline.segmentation.lexer import NUMBER, lex, value_of
+from tracestill.data_pipeline.segmentation.lexer import NUMBER, value_of
 from tracestill.data_pipeline.soundness.checkers.finding import Finding, Trace
 
 SPACED = re.compile(r"(?<=\d) (?=\d{3}\b)")  # 100 000
@@ -36,7 +36,9 @@ def conclusion(trace: Trace) -> Iterator[Finding]:
         yield Finding(*span, "holds")
     elif any(same(value, answer) for value in named):
         yield Finding(*span, "cannot_tell", f"the answer {trace.answer.strip()} stands in an earlier step")
-    elif last + 1 == len(trace.ends) and any(one.holds and one.start <= lexed.starts[at] < one.end for one in trace.equations):
+    elif last + 1 == len(trace.ends) and any(
+        one.holds and one.start <= lexed.starts[at] < one.end for one in trace.equations
+    ):
         said = f"the trace comes to {lexed.texts[at]}, and says nothing of the answer {trace.answer.strip()}"
         yield Finding(*span, "false", said)
     else:
@@ -45,5 +47,5 @@ def conclusion(trace: Trace) -> Iterator[Finding]:
 
 def same(value: float, answer: float) -> bool:
     """Whether a value of the trace may be told as the answer: equal, rounded, of cents, or a percentage."""
-    return any(abs(v - answer) <= max(0.5 if answer == round(answer) else 0.006, 1e-9 * abs(answer)) * (abs(v) >= 1 or v == answer)
-               or v == answer for v in (value, value * 100, value / 100))  # fmt: skip
+    near = 0.5 if answer == round(answer) else 0.006
+    return any(v == answer or (abs(v) >= 1 and abs(v - answer) <= near) for v in (value, value * 100, value / 100))

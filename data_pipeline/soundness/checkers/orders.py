@@ -36,8 +36,12 @@ PLACE = re.compile(
 END = "left|right|newest|oldest|first|last|most|least|most expensive|least expensive|cheapest|leftmost|rightmost"
 DIRECTION = re.compile(rf"\bfrom (?:the )?({END}) to (?:the )?(?:{END}):")
 SAID = re.compile(r"^(?P<thing>.*?)\b(?P<how>is|are|must be|cannot be|can't be|must have|finished)\b(?P<place>.*)$")
-CLAIM = re.compile(rf"((?:{ORDINAL}(?:, and |, | and )?)+)(?: [a-z]+)? (is|must be|can be|are) ([^,.;]+(?:, or [^,.;]+)?)")
-ONLY = re.compile(r"\bonly [a-z]+ (?:that|who|which) (?:can be|could be|can have finished|finished) (.{3,60}?) (?:is|are) ")
+CLAIM = re.compile(
+    rf"((?:{ORDINAL}(?:, and |, | and )?)+)(?: [a-z]+)? (is|must be|can be|are) ([^,.;]+(?:, or [^,.;]+)?)"
+)
+ONLY = re.compile(
+    r"\bonly [a-z]+ (?:that|who|which) (?:can be|could be|can have finished|finished) (.{3,60}?) (?:is|are) "
+)
 OPTION = re.compile(r"\(([A-G])\) ([^\n]+)")
 ANSWER = re.compile(r"\banswer is \(([A-G])\)")
 FORWARD = ("left", "newest", "first", "most", "most expensive", "leftmost")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from tracestill.data_pipeline.soundness.checkers.finding import Finding, Trace
 
@@ -47,7 +48,7 @@ def sorting(trace: Trace) -> Iterator[Finding]:
                 yield Finding(*sort.span(1), "false", "there is no such group to sort")
         if (named := PLACE.search(trace.text, start, end)) is not None:
             place = PLACES[named[1]]
-        looked = [found for found in LETTER.finditer(trace.text, start, end)]
+        looked = list(LETTER.finditer(trace.text, start, end))
         if looked:
             letters = {}
             for found in looked:
@@ -63,9 +64,7 @@ def sorting(trace: Trace) -> Iterator[Finding]:
             numbered = all(number is not None for number, _ in groups)
             of = part if numbered and at == 0 else list(words.elements())
             yield about_order(chain, groups, place, of if known else [])
-            if not numbered:
-                whole = groups
-            elif at == 0 and len(part) == words.total():
+            if not numbered or (at == 0 and len(part) == words.total()):
                 whole = groups
     for final in list(FINAL.finditer(trace.text))[-1:]:
         listed = final[1].strip().rstrip(".").lower().replace(",", " ").split()
@@ -105,14 +104,14 @@ def words_of(text: str) -> list[str]:
 def about_order(chain: re.Match[str], groups: Groups, place: int, of: Sequence[str]) -> Finding:
     """Whether groups stand in order, hold what they should, and lose none of the words ``of``."""
     numbers = [number for number, _ in groups if number is not None]
-    if any(left >= right for left, right in zip(numbers, numbers[1:], strict=False)):
+    if any(left >= right for left, right in pairwise(numbers)):
         return Finding(*chain.span(), "false", f"{numbers} are not in order")
     for number, words in groups if len(numbers) == len(groups) else []:
         for word in words:
             held = {word[place : place + 1].lower(), letters_of(word)[place : place + 1].lower()}
             if all("a" <= letter <= "z" and ord(letter) - 96 != number for letter in held):
                 return Finding(*chain.span(), "false", f"letter {place + 1} of '{word}' is no ({number})")
-    for (_, left), (_, right) in zip(groups, groups[1:], strict=False):
+    for (_, left), (_, right) in pairwise(groups):
         if left and right and max(left) > min(right) and max(map(letters_of, left)) > min(map(letters_of, right)):
             return Finding(*chain.span(), "false", f"'{max(left)}' does not come before '{min(right)}'")
     held = [word for _, words in groups for word in words]

@@ -34,7 +34,7 @@ def units(trace: Trace) -> Iterator[Finding]:
     text = trace.text
     if "+" not in text and "-" not in text and "−" not in text and "–" not in text:
         return
-    terms = [found for found in TERM.finditer(text)]
+    terms = list(TERM.finditer(text))
     for left, right in pairwise(terms):
         if not JOIN.fullmatch(text, left.end(), right.start()) or JOIN.match(text, left.end()) is None:
             continue

@@ -21,6 +21,7 @@ USUAL = frozenset([*range(13), 14, 15, 16, 20, 21, 24, 25, 28, 30, 31, 36, 48, 5
                    360, 365, 366, 500, 1000, 1440, 2000, 3600, 5280, 10000, 100000, 1000000, 0.5, 0.25, 0.75, 0.1, 0.01,
                    0.05, 0.2, 1.5, 2.5, 2.54, 3.14, 12.5])  # fmt: skip
 DIGITS = 2  # of a number at least, for a wrong copy; of one that differs by a slip one more
+LONGEST = 500  # equations of a trace that are followed
 MOST = 60  # known values that pairs are made of
 OPERAND = re.compile(r"\d+(?:\.\d+)?")
 
@@ -29,7 +30,7 @@ def values(trace: Trace) -> Iterator[Finding]:
     known = said(lex(trace.question))
     unused: dict[float, str] = {}  # results that no operand has taken up
     lexed, at = trace.lexed, 0
-    for one in trace.equations:
+    for one in trace.equations[:LONGEST]:
         while at < len(lexed.starts) and lexed.starts[at] < one.start:
             if lexed.types[at] == NUMBER:
                 known.add(value_of(lexed.texts[at]))

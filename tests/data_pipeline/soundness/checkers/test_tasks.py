@@ -54,11 +54,14 @@ def test_brackets_say_nothing_of_other_traces() -> None:
 WORDS = "cold bard coach bald"
 SORTED = """The first letter: "cold": "c" (3). "bard": "b" (2). "coach": "c" (3). "bald": "b" (2).
 We now have: (2) ["bard" ? "bald"] < (3) ["cold" ? "coach"].
-Now let's sort this subpart ["bard" ? "bald"] by looking at their second letters. The second letter: "bard": "a" (1). "bald": "a" (1).
+Now let's sort this subpart ["bard" ? "bald"] by looking at their second letters. \
+The second letter: "bard": "a" (1). "bald": "a" (1).
 We now have: (1) ["bard" ? "bald"] for the subpart. Hence, we have ["bard" ? "bald"] < ["cold" ? "coach"].
-Now let's sort this subpart ["bard" ? "bald"] by looking at their third letters. The third letter: "bard": "r" (18). "bald": "l" (12).
+Now let's sort this subpart ["bard" ? "bald"] by looking at their third letters. \
+The third letter: "bard": "r" (18). "bald": "l" (12).
 We now have: (12) "bald" < (18) "bard" for the subpart. Hence, we have "bald" < "bard" < ["cold" ? "coach"].
-Now let's sort this subpart ["cold" ? "coach"] by looking at their third letters. The third letter: "cold": "l" (12). "coach": "a" (1).
+Now let's sort this subpart ["cold" ? "coach"] by looking at their third letters. \
+The third letter: "cold": "l" (12). "coach": "a" (1).
 We now have: (1) "coach" < (12) "cold" for the subpart. Hence, we have "bald" < "bard" < "coach" < "cold".
 I have now sorted all the words. The answer is bald bard coach cold"""
 
@@ -84,7 +87,7 @@ def test_sorting(old: str, new: str, lines: list[int]) -> None:
 def test_sorting_takes_either_reading_of_an_apostrophe() -> None:
     said = 'The second letter: "o\'s": "s" (19). "oar": "a" (1).'
     assert false(sorting, said, "o's oar") == []
-    assert false(sorting, said.replace('"s" (19)', "\"'\""), "o's oar") == []
+    assert false(sorting, said.replace('"s" (19)', '"\'"'), "o's oar") == []
     assert list(sorting(Trace("They sort 3 < 4 apples.", "how many"))) == []
 
 
@@ -97,9 +100,12 @@ Q: Given the above statements, which of the following is correct?
 Options:
 (A) The red book is the third from the left.
 (B) The blue book is the third from the left."""
-SOLVED = """The gray book is the second from the left. So from left to right: first can be any book, then second is the gray book.
-The black book is to the left of the gray book. So from left to right: first is the black book, then second is the gray book.
-The red book is to the right of the blue book. So from left to right: third is the blue book, then fourth is the red book.
+SOLVED = """The gray book is the second from the left. So from left to right: \
+first can be any book, then second is the gray book.
+The black book is to the left of the gray book. So from left to right: \
+first is the black book, then second is the gray book.
+The red book is to the right of the blue book. So from left to right: \
+third is the blue book, then fourth is the red book.
 The only book that can be third from the left is the blue book.
 So the answer is (B)"""
 
