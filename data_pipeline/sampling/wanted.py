@@ -16,8 +16,7 @@ from tracestill.data_pipeline.sampling.files.trace_store import Place, TraceStor
 from tracestill.data_pipeline.sampling.journal import Key, binding_of
 from tracestill.data_pipeline.sampling.sample_config import Asked, SampleConfig
 from tracestill.data_pipeline.sampling.teachers import Ask, Said, Solution, recorded
-from tracestill.data_pipeline.selection.selection import SelectConfig, fault, reasoning_path
-from tracestill.data_pipeline.soundness import equations
+from tracestill.data_pipeline.selection.selection import SelectConfig, accepted_path
 
 TRACE, CRITIQUE, REVISION = "trace", "critique", "revision"
 ACCEPTED = SelectConfig()
@@ -176,6 +175,5 @@ class Course:
 
 def right_path(question: Question, trace: str, answer: str) -> str | None:
     """The reasoning path of a trace that selection, as it is by default, would accept; else None."""
-    row = {"answer": answer, "gold": question.gold, "trace": trace, "weight": 1.0}
-    found = equations(trace)
-    return None if fault(ACCEPTED, row, found) else reasoning_path(trace, found)
+    row = {"question": question.question, "answer": answer, "gold": question.gold, "trace": trace, "weight": 1.0}
+    return accepted_path(ACCEPTED, row)

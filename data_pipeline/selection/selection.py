@@ -137,7 +137,7 @@ def judge(
     for at, row in enumerate(sorted(rows, key=lambda row: (row["weight"] == 0, row["record_id"])), start=1):
         progress(at, len(rows))
         record, question = row["record_id"], row["question_id"]
-        trace = Trace(row["trace"], row["question"], row["answer"], row["gold"])
+        trace = trace_of(row)
         if verdict := fault(select, row, checks, trace):
             yield record, verdict
             continue
@@ -161,6 +161,20 @@ def fault(select: SelectConfig, row: dict[str, Any], checks: Checks, trace: Trac
     if select.answer and not same_answer(row["answer"], row["gold"]):
         return "wrong_answer", f"{row['answer']} is not {row['gold']}"
     return checks.fault(trace)
+
+
+def trace_of(row: dict[str, Any]) -> Trace:
+    return Trace(row["trace"], row["question"], row["answer"], row["gold"])
+
+
+def accepted_path(select: SelectConfig, row: dict[str, Any]) -> str | None:
+    """The reasoning path of a record that is kept, others of its question aside; else None."""
+    trace = trace_of(row)
+    return (
+        None
+        if fault(select, row, Checks(select.checks, CHECKS), trace)
+        else reasoning_path(trace.text, trace.equations)
+    )
 
 
 def reasoning_path(trace: str, found: list[Equation]) -> str:

@@ -101,8 +101,8 @@ def configured(check: str | CheckConfig) -> CheckConfig:
 def make(config: CheckConfig, field: str) -> Check:
     """The checker that a recipe's entry means."""
     if config.use in WITH_OPTIONS:
-        model, function = WITH_OPTIONS[config.use]
-        return function(check_options(model, config.options, f"{field}.options"), field)
+        model, ready = WITH_OPTIONS[config.use]
+        return ready(check_options(model, config.options, f"{field}.options"), field)
     if config.options:
         raise InputError(f"{field}.options: '{config.use}' takes none")
     if config.use in BUILT_IN:
@@ -111,10 +111,10 @@ def make(config: CheckConfig, field: str) -> Check:
     if not name:
         expected = "or give an import path such as my_pkg.my_module:check"
         raise InputError(f"{field}: unknown checker '{config.use}'{nearest(config.use, KNOWN)}; {expected}")
-    function = getattr(own_modules.load(module, field), name, None)
+    function: Check | None = getattr(own_modules.load(module, field), name, None)
     if not callable(function):
         raise InputError(f"{field}: {module} has no function '{name}'")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def own_findings(name: str, check: Check, trace: Trace) -> Iterator[Finding]:

@@ -38,8 +38,6 @@ def sorting(trace: Trace) -> Iterator[Finding]:
     words = Counter(trace.question.lower().split())
     known = set(words)
     place, part, whole = 0, list(words.elements()), Groups()
-    shown: list[str] = []  # whose letters the step before has looked at
-    letters: dict[str, str] = {}  # as said
     for line in re.finditer(r"[^\n]+", trace.text):
         start, end = line.span()
         if (sort := SORTED_PART.search(trace.text, start, end)) is not None:
@@ -49,14 +47,10 @@ def sorting(trace: Trace) -> Iterator[Finding]:
         if (named := PLACE.search(trace.text, start, end)) is not None:
             place = PLACES[named[1]]
         looked = list(LETTER.finditer(trace.text, start, end))
-        if looked:
-            letters = {}
-            for found in looked:
-                yield about_letter(found, place, known)
-                letters[found[1]] = found[2] or ""
-            shown = [found[1] for found in looked]
-            if lost := missing(part, shown):
-                yield Finding(looked[-1].start(), looked[-1].end(), "false", f"nothing is said of {lost}")
+        for found in looked:
+            yield about_letter(found, place, known)
+        if looked and (lost := missing(part, [found[1] for found in looked])):
+            yield Finding(*looked[-1].span(), "false", f"nothing is said of {lost}")
         for at, chain in enumerate(chains(trace.text, start, end)):
             groups = [member_of(found) for found in MEMBER.finditer(chain[0])]
             if len(groups) < 2 and groups[0][0] is None:
@@ -108,8 +102,8 @@ def about_order(chain: re.Match[str], groups: Groups, place: int, of: Sequence[s
         return Finding(*chain.span(), "false", f"{numbers} are not in order")
     for number, words in groups if len(numbers) == len(groups) else []:
         for word in words:
-            held = {word[place : place + 1].lower(), letters_of(word)[place : place + 1].lower()}
-            if all("a" <= letter <= "z" and ord(letter) - 96 != number for letter in held):
+            either = {word[place : place + 1].lower(), letters_of(word)[place : place + 1].lower()}
+            if all("a" <= letter <= "z" and ord(letter) - 96 != number for letter in either):
                 return Finding(*chain.span(), "false", f"letter {place + 1} of '{word}' is no ({number})")
     for (_, left), (_, right) in pairwise(groups):
         if left and right and max(left) > min(right) and max(map(letters_of, left)) > min(map(letters_of, right)):
