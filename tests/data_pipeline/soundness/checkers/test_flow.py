@@ -22,6 +22,8 @@ from tracestill.data_pipeline.soundness.checkers.values import values
         ("1000 bees, 20% fewer, 2.8 liters", "1000 * 0.8 = 800 bees\n2.8 * 800 = 2240", []),
         ("345 and 678", "345 + 678 = 1023\n1032 * 2 = 2064", ["false"]),
         ("345 and 678", "345 + 678 = 1023\n1023 * 77 = 78771", ["cannot_tell"]),
+        ("345 and 678", "345 + 678 = 1023\n1023 * 77 = 78771\n4567 * 2 = 9134", ["cannot_tell"] * 2),
+        ("15 and 3", "15 + 2 = 17\n45 - 5 = 40", ["cannot_tell"]),  # 15 * 3, in the head
         ("a dozen at $5", "12 * 5 = 60", []),
         ("30% of 250", "250 * 0.3 = 75, and 250 * 0.7 = 175", []),
         ("coins 10:45", "10 + 45 = 55", []),

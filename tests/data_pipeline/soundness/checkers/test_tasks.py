@@ -47,6 +47,11 @@ def test_brackets(old: str, new: str, lines: list[int]) -> None:
     assert false(brackets, TRACE.replace(old, new), QUESTION) == lines
 
 
+def test_brackets_that_close_nothing_or_are_left_out() -> None:
+    assert false(brackets, "stack: empty\n( ; stack: (\n] ; stack: (", "") == [2]
+    assert false(brackets, TRACE, QUESTION + " {") == [5]
+
+
 def test_brackets_say_nothing_of_other_traces() -> None:
     assert list(brackets(Trace("(3 + 4) * [2] = 14, so the answer is 14", "(3 + 4) * [2]"))) == []
 
@@ -117,6 +122,8 @@ So the answer is (B)"""
         ("first can be any book", "first is the black book", [0]),  # it does not follow yet
         ("third is the blue book, then fourth is the red", "third is the red book, then fourth is the blue", [2]),
         ("from the left is the blue", "from the left is the red", [3]),
+        ("The only book", "So from right to left: first is the green book. The only book", []),
+        ("The only book", "So from right to left: first is the black book. The only book", [3]),
         ("is (B)", "is (A)", [4]),
         ("first can be any", "first can be the red book or the blue", [0]),
         ("third is the blue book", "sixth is the blue book", [2]),
