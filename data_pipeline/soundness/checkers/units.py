@@ -34,7 +34,7 @@ def units(trace: Trace) -> Iterator[Finding]:
         return
     terms = list(TERM.finditer(text))
     for left, right in pairwise(terms):
-        if not JOIN.fullmatch(text, left.end(), right.start()) or JOIN.match(text, left.end()) is None:
+        if not JOIN.fullmatch(text, left.end(), right.start()):
             continue
         if "=" not in text[right.end() : right.end() + NEAR]:
             continue
