@@ -22,7 +22,7 @@ SORTS = {
     "volume": "milliliter milliliters liter liters litre litres ml gallon gallons quart quarts pint pints cup cups",
 }
 SORT_OF = {unit: sort for sort, units in SORTS.items() for unit in units.split()}
-TERM = re.compile(r"(?P<money>[$€£])?\s?(?P<number>\d[\d,]*(?:\.\d+)?)(?P<percent>%)?(?:\s(?P<unit>[a-z]+))?")
+TERM = re.compile(r"(?P<money>[$€£])?\s?(?P<number>\d[\d,]*(?:\.\d+)?)(?:\s(?P<unit>[a-z]+))?")
 NEAR = 40  # characters behind a sum in which its sign of equality stands
 JOIN = re.compile(r"\s*[-+−–]\s*")
 BESIDE = re.compile(r"[\d)]\s*[*×/÷x]\s*$|[(\d)]\s*\($|\b(?:for|per|every|each|of|in|to)\s$")
@@ -49,7 +49,7 @@ def sort_of(term: re.Match[str], text: str) -> str:
     """The sort of measure of a term that stands alone in a sum; empty if it has none."""
     behind = text[term.end() : term.end() + 2].lstrip()
     beside = BESIDE.search(text, max(0, term.start("number") - 8), term.start("number"))
-    if term["percent"] or beside or behind[:1] in tuple("*×/÷x("):
+    if beside or behind[:1] in tuple("*×/÷x("):
         return ""
     named = SORT_OF.get(term["unit"] or "", "")
     if term["money"]:

@@ -48,7 +48,7 @@ def test_brackets(old: str, new: str, lines: list[int]) -> None:
 
 
 def test_brackets_that_close_nothing_or_are_left_out() -> None:
-    assert false(brackets, "stack: empty\n( ; stack: (\n] ; stack: (", "") == [2]
+    assert false(brackets, "stack: empty\n( ; stack: (\n] ; stack: empty", "") == [2]
     assert false(brackets, TRACE, QUESTION + " {") == [5]
 
 
