@@ -63,7 +63,7 @@ class SelectConfig(BaseModel):
     @classmethod
     def _known(cls, checks: tuple[str | CheckConfig, ...]) -> tuple[str | CheckConfig, ...]:
         if not own_modules.is_looking():
-            Checks(checks, CHECKS)
+            Checks(checks, "")
         return checks
 
 

@@ -65,10 +65,12 @@ class CheckConfig(BaseModel):
 
 
 class Checks:
-    """The checkers of a recipe, made ready. Raises InputError that names the recipe's field."""
+    """The checkers of a recipe, made ready. Raises InputError that names the recipe's field and entry."""
 
     def __init__(self, checks: Sequence[str | CheckConfig], field: str) -> None:
-        self.named = [(config.use, make(config, f"{field}.{at}")) for at, config in enumerate(map(configured, checks))]
+        """``field``: "" where the caller tells it."""
+        configs = enumerate(map(configured, checks))
+        self.named = [(config.use, make(config, f"{field}.{at}".lstrip("."))) for at, config in configs]
 
     def findings(self, trace: Trace) -> Iterator[Finding]:
         """What the checkers find, in their order. Raises InputError if one of the user's fails."""
