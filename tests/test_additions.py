@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,26 @@ def test_a_teacher(folder):
     ran = invoke("run", recipe, "--run-dir", "run", "--until", "sample")
     assert "16 records" in outcome(ran)["sample"], "of 12 training questions and 4 held-out ones"
     assert set(pq.read_table("run/sample/records.parquet")["trace"].to_pylist()) == {"Add the digits, thus it is."}
+
+
+def test_a_checker_of_traces(folder):
+    """As docs/selection.md writes one; an edit of its file selects anew."""
+    own = from_docs("selection.md", "DAY").replace(r"\b(\d+) (?:May|June|July)\b", r"=(\d+)").replace("> 31", "> 12")
+    (folder / "my_checks.py").write_text(own)
+    recipe = write_recipe(folder, arms={}, select={"checks": ["equations", "my_checks:dates"]})
+    told = outcome(invoke("run", recipe, "--run-dir", "run", "--until", "select"))["select"]
+    assert "false step" in told
+    rejected = pq.read_table("run/select/rejected.parquet").to_pylist()
+    details = [row["detail"] for row in rejected if row["reason"] == "false_step"]
+    assert details
+    assert all(re.fullmatch(r"my_checks:dates, step \d+: no month has a day \d+", one) for one in details)
+    (folder / "my_checks.py").write_text(own.replace("> 12", "> 10**9"))
+    again = invoke("run", recipe, "--run-dir", "run", "--until", "select")
+    assert "select.checks (my_checks.py) changed" in again.output
+    assert "false step" not in outcome(again)["select"]
+
+    said = invoke("run", write_recipe(folder, select={"checks": ["my_checks:days"]}), "--run-dir", "other").output
+    assert "select.checks: 0: my_checks has no function 'days'" in said
 
 
 @pytest.mark.parametrize("words", ["", WORDS])

@@ -12,7 +12,9 @@ from tracestill.data_pipeline.selection import record_weights
 from tracestill.data_pipeline.selection.paths import PathsConfig
 from tracestill.data_pipeline.selection.policy import PolicyName
 from tracestill.data_pipeline.selection.repetition import Policy
+from tracestill.data_pipeline.soundness.checkers.chain import DEFAULT, KNOWN, CheckConfig, Checks
 
+CHECKS = "select.checks"
 BEFORE = ("answer", "equations", "unique_paths")  # how earlier versions said policy and paths.same
 
 
@@ -25,6 +27,9 @@ class SelectConfig(BaseModel):
         "strict",
         description="strict: right answer and sound trace; answer: right answer, whatever the trace; none: all that "
         "have an answer",
+    )
+    checks: tuple[Name | CheckConfig, ...] = Field(
+        DEFAULT, description=f"who reads traces for what is false: {', '.join(KNOWN)}, or my_pkg.my_module:check"
     )
     paths: PathsConfig = Field(PathsConfig(), description="which traces of a question reason alike, and which stay")
     max_per_question: int | None = Field(None, ge=1, description="records kept of one question; null: all")
@@ -66,6 +71,13 @@ class SelectConfig(BaseModel):
             same = "equations" if given["unique_paths"] else "off"
             found["paths"] = {**found.get("paths", {}), "same": same}
         return found
+
+    @field_validator("checks")
+    @classmethod
+    def _known(cls, checks: tuple[str | CheckConfig, ...]) -> tuple[str | CheckConfig, ...]:
+        if not own_modules.is_looking():
+            Checks(checks, "")
+        return checks
 
     @field_validator("weight")
     @classmethod

@@ -11,11 +11,12 @@ import numpy as np
 
 from tracestill.data_pipeline.base.schema import weight_fault
 from tracestill.data_pipeline.selection.answers import normal_text, same_answer
-from tracestill.data_pipeline.selection.config import SelectConfig
+from tracestill.data_pipeline.selection.config import CHECKS, SelectConfig
 from tracestill.data_pipeline.selection.paths import LONGEST, path_of
 from tracestill.data_pipeline.selection.policy import OF_ANSWER, OF_TRACE, POLICIES, REASONS, REPETITION, rejecting
 from tracestill.data_pipeline.selection.repetition import copied, repeats, words_of
-from tracestill.data_pipeline.soundness import Equation, equations
+from tracestill.data_pipeline.soundness.checkers.chain import Checks
+from tracestill.data_pipeline.soundness.checkers.finding import Trace
 
 READ = ("question", "gold", "trace", "answer", "weight")  # columns of a record that are judged
 FLAGS = ("answered", "right", "sound", "fuzzy", *REPETITION, *POLICIES)  # the last: whether it passes each policy
@@ -48,35 +49,37 @@ Fault = tuple[str, str]  # reason, detail
 Job = tuple[SelectConfig, list[dict[str, Any]], list[Fault | None]]  # the last: what is wrong with each one's answer
 
 
-def judged(select: SelectConfig, row: Mapping[str, Any], wrong: Fault | None) -> Judged:
+def judged(select: SelectConfig, row: Mapping[str, Any], wrong: Fault | None, checks: Checks) -> Judged:
     """``row`` holds the columns READ; ``wrong``: what is wrong with its answer. No policy decides here; what is to be
     ignored is not looked for."""
-    found = equations(row["trace"])
+    trace = Trace(row["trace"], row["question"], row["answer"], row["gold"])
     plain = normal_text(row["trace"])
     repetition = select.repeats != "ignore" or select.copies_question != "ignore"
-    fuzzy = select.paths.same != "off" and (select.paths.same == "text" or not found)
+    fuzzy = select.paths.same != "off" and (select.paths.same == "text" or not trace.equations)
     needed = repetition or fuzzy or select.paths.choose == "different"
     words = words_of(plain) if needed else []
-    faults = dict(faults_of(select, row, wrong, found, words))
-    return Judged(faults, path_of(row["trace"], found, plain, select.paths), fuzzy, words)
+    faults = dict(faults_of(select, row, wrong, checks, trace, words))
+    return Judged(faults, path_of(trace.text, trace.equations, plain, select.paths), fuzzy, words)
 
 
 def faults_of(
     select: SelectConfig,
     row: Mapping[str, Any],
     wrong: Fault | None,
-    found: Sequence[Equation],
+    checks: Checks,
+    trace: Trace,
     words: Sequence[str],
 ) -> Iterator[Fault]:
-    """All that is wrong with a record."""
-    if not row["answer"].strip():
+    """All that is wrong with a record. Nobody is asked about one that is rejected anyway."""
+    answered = bool(row["answer"].strip())
+    if not answered:
         yield "no_answer", "the answer is empty"
     if told := weight_fault(row["weight"]):
         yield "bad_weight", f"its weight: {told}"
     if wrong is not None:
         yield wrong
-    if false := next((equation for equation in found if not equation.holds), None):
-        yield "false_equation", false.text
+    if (false := checks.fault(trace, ask=answered and wrong is None and select.policy == "strict")) is not None:
+        yield false
     if select.repeats != "ignore" and (told := repeats(row["trace"], words)):
         yield "repeats", told
     if select.copies_question != "ignore" and (told := copied(words_of(row["question"]), words)):
@@ -95,7 +98,7 @@ def wrong_answers(rows: Sequence[Mapping[str, Any]]) -> list[Fault | None]:
 
 def accepted_path(select: SelectConfig, row: Mapping[str, Any]) -> str | None:
     """The reasoning path of a record that the policy keeps, others of its question aside; else None."""
-    found = judged(select, row, wrong_answers([row])[0])
+    found = judged(select, row, wrong_answers([row])[0], Checks(select.checks, CHECKS))
     return None if rejects(select)[select.policy] & found.faults.keys() else found.path
 
 
@@ -109,9 +112,10 @@ def judge(job: Job) -> Batch:
     """Rows with the columns READ, judged; what a worker process does."""
     select, rows, answers = job
     by_policy, compared = rejects(select), select.paths.choose == "different"
+    checks = Checks(select.checks, CHECKS)
     flags, reasons, details, paths, words = [], [], [], [], [NONE]
     for row, fault in zip(rows, answers, strict=True):
-        found = judged(select, row, fault)
+        found = judged(select, row, fault, checks)
         answered, wrong = "no_answer" not in found.faults, found.faults.keys()
         true: dict[str, bool] = {
             **{"answered": answered, "right": answered and not wrong & OF_ANSWER, "sound": not wrong & OF_TRACE},

@@ -10,7 +10,7 @@ POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 
 ALWAYS = frozenset(("no_answer", "bad_weight"))
 OF_ANSWER = frozenset(("wrong_answer",))  # not known to be right
-OF_TRACE = frozenset(("false_equation",))  # something in it does not hold
+OF_TRACE = frozenset(("false_equation", "false_step"))  # something in it does not hold
 REPETITION = ("repeats", "copies_question")  # each with a policy of its own
 OF_PLACE = ("same_path", "over_maximum")  # nothing is wrong with it, but others of its question stand for it
 

@@ -21,10 +21,11 @@ from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, REJECTED_SCHEMA,
 from tracestill.data_pipeline.base.stage import CONTENTS, stage
 from tracestill.data_pipeline.selection import record_weights
 from tracestill.data_pipeline.selection.choosing import Choice, by_question, choose
-from tracestill.data_pipeline.selection.config import SelectConfig
+from tracestill.data_pipeline.selection.config import CHECKS, SelectConfig
 from tracestill.data_pipeline.selection.judgements import Judgements, judge_all
 from tracestill.data_pipeline.selection.judging import CODE
 from tracestill.data_pipeline.selection.policy import REASONS, REMEDIES, REPETITION
+from tracestill.data_pipeline.soundness.checkers import chain
 
 Progress = Callable[[int, int], None]
 
@@ -43,7 +44,8 @@ VERDICT_SCHEMA = pa.schema(  # of every record that was read, in the order of sa
 def stage_config(select: SelectConfig, memory: Path | None = None) -> dict[str, Any]:
     """What identifies a run of this stage; ``stage.is_current`` takes it with the input ``sample``. ``memory`` is as
     in ``content.digests``."""
-    found = contents({record_weights.FIELD: record_weights.own_files(select.weight)}, memory)
+    own = {record_weights.FIELD: record_weights.own_files(select.weight), CHECKS: chain.own_files(select.checks)}
+    found = contents(own, memory)
     return {
         **select.model_dump(mode="json", exclude_defaults=True, exclude={"workers"}),
         **({CONTENTS: found} if found else {}),

@@ -118,7 +118,7 @@ def notes(found: dict[str, Any], samples: Samples, config: dict[str, Any]) -> li
     elif asked.min() != asked.max():
         told.append(f"questions were asked {asked.min():,} to {asked.max():,} times; pass@k is of those asked k times")
     if found["total"]["sound"] is None:
-        told.append("select.equations is off: soundness was not looked at")
+        told.append("select.checks names nobody: soundness was not looked at")
     if asked.max() == 1:
         told.append("every question was asked once: a question's difficulty is one sample, right or wrong")
     return told

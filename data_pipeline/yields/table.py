@@ -36,6 +36,7 @@ SETTLES = {
     "no_answer": ("answered", False),
     "wrong_answer": ("right", False),
     "false_equation": ("sound", False),
+    "false_step": ("sound", False),
     "same_path": ("distinct", False),
     "over_maximum": ("distinct", True),
 }
@@ -64,7 +65,7 @@ def verdicts(sample: Path, select: Path) -> pa.Table:
     where nothing says so.
     """
     config = (read_manifest(select) or {}).get("config", {})
-    checked = {"right": config.get("answer", True), "sound": config.get("equations", True),
+    checked = {"right": config.get("answer", True), "sound": looked_at(config),
                "distinct": config.get("unique_paths", True)}  # fmt: skip
     rejected = columns(select / "rejected.parquet", ["record_id", "reason", "detail"])
     records = columns(sample / "records.parquet", [*PROVENANCE, "answer", "gold"])
@@ -191,8 +192,14 @@ def questions_of(sample: Path) -> pa.Table:
     return columns(sample / "questions.parquet", ["question_id", "question", "gold", "split", "group"])
 
 
+def looked_at(config: Mapping[str, Any]) -> bool:
+    """Whether anybody read the traces for what is false; earlier versions said so by ``equations``."""
+    return config.get("checks") != [] and config.get("equations") is not False
+
+
 def needed(config: Mapping[str, Any]) -> tuple[str, ...]:
     """The flags that a record needs under a stage's settings of `select`, before paths and numbers are looked at."""
     named = POLICIES.get(str(config.get("policy", "strict")), POLICIES["strict"])
-    off = {name for name, key in (("right", "answer"), ("sound", "equations")) if config.get(key) is False}
+    checked = {"right": config.get("answer") is not False, "sound": looked_at(config)}
+    off = {name for name, is_checked in checked.items() if not is_checked}
     return tuple(flag for flag in named if flag not in off)

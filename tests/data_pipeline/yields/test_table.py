@@ -85,9 +85,10 @@ def test_reasons_become_flags(tmp_path: Path) -> None:
     ]
 
 
-def test_answers_are_looked_at_where_selection_did_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("off", [{"checks": []}, {"equations": False}])
+def test_answers_are_looked_at_where_selection_did_not(tmp_path: Path, off: dict[str, object]) -> None:
     """Of a run that filtered nothing its report says all the same how much is right; steps are not looked at."""
-    config = {"answer": False, "equations": False, "unique_paths": False}
+    config = {"answer": False, **off, "unique_paths": False}
     places = made(tmp_path, [record(0), record(1, answer="8"), record(2, answer="7.0")], {}, config=config)
     table, _ = yield_table(*places)
     assert [row[2:] for row in flags(table).values()] == [
@@ -99,7 +100,7 @@ def test_answers_are_looked_at_where_selection_did_not(tmp_path: Path) -> None:
         None,
         3,
     )
-    assert any("select.equations is off" in note for note in found["notes"])
+    assert any("select.checks names nobody" in note for note in found["notes"])
 
 
 @pytest.mark.parametrize(("detail", "sound"), [("its weight: nan", None), ("its weight by select.weight: nan", True)])

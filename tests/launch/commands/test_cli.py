@@ -285,7 +285,7 @@ def test_no_surviving_record(recipe):
     assert found, line
     reasons = {name: int(count) for name, count in re.findall(r"(\w+) (\d+)", found[2])}
     assert int(found[1]) == sum(reasons.values()) == 12 + 4, "every record is counted under one reason"
-    assert reasons.keys() <= {"wrong_answer", "false_equation", "same_path"}
+    assert reasons.keys() <= {"wrong_answer", "false_equation", "false_step", "same_path"}
     assert reasons["wrong_answer"] > 0
     assert not Path("runs/mini/select").exists()
     assert not list(Path("runs/mini").glob(".*.partial"))
