@@ -27,6 +27,8 @@ from typing import Any
 
 from machine import claim, finish, table
 
+from tracestill.data_pipeline.answers.number import number
+from tracestill.data_pipeline.answers.verify import same_answer
 from tracestill.data_pipeline.sampling.files.formats import parts_of
 from tracestill.data_pipeline.sampling.files.gather import FileConfig, looked_at, posing_of
 from tracestill.data_pipeline.sampling.files.posings import Posing, Reading
@@ -34,7 +36,6 @@ from tracestill.data_pipeline.sampling.questions import QuestionsConfig
 from tracestill.data_pipeline.sampling.readers.chain import Chain, Read, ReaderConfig, Unread
 from tracestill.data_pipeline.sampling.sample import SampleConfig, run
 from tracestill.data_pipeline.sampling.teachers import Said
-from tracestill.data_pipeline.selection.answers import number, same_answer
 
 PUBLISHED = {  # WildEval/ZeroEval, GSM8K, greedy: accuracy and share without an answer, %
     "Mistral-Nemo-Instruct-2407": (82.79, 0.0),

@@ -22,11 +22,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from tracestill.data_pipeline.answers.verify import same_answer
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record
 from tracestill.data_pipeline.documents.document import trace_kinds_and_steps
-from tracestill.data_pipeline.selection.answers import same_answer
 from tracestill.data_pipeline.tokens.render import load_backend
 
 ITEMS = RECORDS, QUESTIONS = "records", "held-out questions"

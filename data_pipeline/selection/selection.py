@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from tracestill.data_pipeline.answers.verify import normal_text, same_answer
 from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.content import contents
 from tracestill.data_pipeline.base.errors import InputError
@@ -16,7 +17,6 @@ from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, REJECTED_SCHEMA,
 from tracestill.data_pipeline.base.stage import CONTENTS, stage
 from tracestill.data_pipeline.guards.names import Name
 from tracestill.data_pipeline.selection import record_weights
-from tracestill.data_pipeline.selection.answers import normal_text, same_answer
 from tracestill.data_pipeline.selection.equations import Equation, equations
 
 Progress = Callable[[int, int], None]

@@ -30,6 +30,9 @@ import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 from transformers import PreTrainedModel
 
+from tracestill.data_pipeline.answers.find import Found, find_answer
+from tracestill.data_pipeline.answers.number import number
+from tracestill.data_pipeline.answers.verify import same_answer
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.intervals import wilson
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, read_rows, write_rows
@@ -37,7 +40,6 @@ from tracestill.data_pipeline.base.stage import Stage, read_manifest, stage, wri
 from tracestill.data_pipeline.documents.ask import AskLayout
 from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.data_pipeline.sampling.readers.chain import Chain
-from tracestill.data_pipeline.selection.answers import Found, find_answer, number, same_answer
 from tracestill.data_pipeline.tokens.layout import Layout
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.batches.rectangles import layout_for

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tracestill.data_pipeline.answers.verify import same_answer
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import Question, content_id
 from tracestill.data_pipeline.guards.names import Name
@@ -27,7 +28,6 @@ from tracestill.data_pipeline.sampling.files.rows import DELIMITERS, rows_of
 from tracestill.data_pipeline.sampling.files.shapes import LOOKED_AT, Shape, recognise
 from tracestill.data_pipeline.sampling.files.trace_store import TraceStore
 from tracestill.data_pipeline.sampling.teachers import Said
-from tracestill.data_pipeline.selection.answers import same_answer
 
 RANK = {"": 0, "train": 1, "validation": 2, "test": 3}  # of two splits that rows name, the one held out further counts
 ROW_LIMIT = 20 * LOOKED_AT  # rows that are read to find enough good ones to look at

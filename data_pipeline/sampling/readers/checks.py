@@ -7,9 +7,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tracestill.data_pipeline.answers.find import numbers_in
+from tracestill.data_pipeline.answers.number import number
+from tracestill.data_pipeline.answers.verify import normal_text, same_answer
 from tracestill.data_pipeline.sampling.readers.symbols import symbol_in
 from tracestill.data_pipeline.sampling.readers.thought import tag_in
-from tracestill.data_pipeline.selection.answers import normal_text, number, numbers_in, same_answer
 
 Policy = Literal["reject", "count", "ignore"]
 CUT = ("length", "max_tokens", "model_length", "max_length")  # what servers call an end that the model did not choose

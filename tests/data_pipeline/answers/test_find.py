@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracestill.data_pipeline.selection.answers import find_answer, number, same_answer
+from tracestill.data_pipeline.answers.find import find_answer
+from tracestill.data_pipeline.answers.number import number
+from tracestill.data_pipeline.answers.verify import same_answer
 
 
 @pytest.mark.parametrize(
