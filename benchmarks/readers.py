@@ -27,7 +27,7 @@ from typing import Any
 
 from machine import claim, finish, table
 
-from tracestill.data_pipeline.answers.number import number
+from tracestill.data_pipeline.answers.numbers.number import number
 from tracestill.data_pipeline.answers.verify import same_answer
 from tracestill.data_pipeline.sampling.files.formats import parts_of
 from tracestill.data_pipeline.sampling.files.gather import FileConfig, looked_at, posing_of

@@ -6,7 +6,7 @@ import re
 from collections import deque
 from typing import NamedTuple
 
-from tracestill.data_pipeline.answers.number import CURRENCIES, FRACTION, MIXED, number
+from tracestill.data_pipeline.answers.numbers.number import CURRENCIES, FRACTION, MIXED, number
 
 INSIDE = re.compile(  # a number among words: no part of a word, and a full stop behind it is not its own
     rf"(?:(?<![\w)\].])[-+])?(?<![\w.,/^])(?:[{CURRENCIES}]\s?-?)?(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?"

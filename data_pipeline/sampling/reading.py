@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tracestill.data_pipeline.answers.number import number
+from tracestill.data_pipeline.answers.numbers.number import number
 from tracestill.data_pipeline.base.schema import Question, Span, weight_fault
 from tracestill.data_pipeline.sampling.asking.styles import tagged
 from tracestill.data_pipeline.sampling.files.rejected import Rejected

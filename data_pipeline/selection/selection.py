@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from tracestill.data_pipeline.answers.verify import normal_text, same_answer
+from tracestill.data_pipeline.answers.plain import normal_text
+from tracestill.data_pipeline.answers.verify import same_answer
 from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.content import contents
 from tracestill.data_pipeline.base.errors import InputError

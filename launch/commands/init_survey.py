@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tracestill.data_pipeline.answers.number import number
+from tracestill.data_pipeline.answers.numbers.number import number
 from tracestill.data_pipeline.answers.verify import same_answer
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import Question

@@ -31,7 +31,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemaining
 from transformers import PreTrainedModel
 
 from tracestill.data_pipeline.answers.find import Found, find_answer
-from tracestill.data_pipeline.answers.number import number
+from tracestill.data_pipeline.answers.numbers.number import number
 from tracestill.data_pipeline.answers.verify import same_answer
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.intervals import wilson

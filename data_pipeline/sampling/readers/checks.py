@@ -8,8 +8,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tracestill.data_pipeline.answers.find import numbers_in
-from tracestill.data_pipeline.answers.number import number
-from tracestill.data_pipeline.answers.verify import normal_text, same_answer
+from tracestill.data_pipeline.answers.numbers.number import number
+from tracestill.data_pipeline.answers.plain import normal_text
+from tracestill.data_pipeline.answers.verify import same_answer
 from tracestill.data_pipeline.sampling.readers.symbols import symbol_in
 from tracestill.data_pipeline.sampling.readers.thought import tag_in
 

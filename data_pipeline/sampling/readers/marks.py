@@ -17,7 +17,7 @@ from tracestill.data_pipeline.answers.find import (
     numbers_in,
     trimmed,
 )
-from tracestill.data_pipeline.answers.number import number
+from tracestill.data_pipeline.answers.numbers.number import number
 
 SENTENCE_START = re.compile(r"[.!?]['\")*]*\s+|[。！？]\s*|\n")
 LEADING = re.compile(  # words that lead from a calculation to the answer that it gives

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracestill.data_pipeline.answers.find import find_answer
-from tracestill.data_pipeline.answers.number import number
+from tracestill.data_pipeline.answers.numbers.number import number
 from tracestill.data_pipeline.answers.verify import same_answer
 
 
