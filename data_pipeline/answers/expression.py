@@ -14,34 +14,15 @@ from tracestill.data_pipeline.answers.verdict import Verdict
 BY = "expression"
 MOST = 4_000  # characters that are given to algebra
 WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
-FUNCTIONS = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "log",
-        "exp",
-        "sqrt",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "mod",
-        "max",
-        "min",
-        "pi",
-    ]
-)
+FUNCTIONS = frozenset({
+    "sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "sqrt", "arcsin", "arccos", "arctan", "sinh", "cosh",
+    "tanh", "mod", "max", "min", "pi",
+})  # fmt: skip
 SIGNS = re.compile(
     r"\\(?!text|mathrm|boxed)[A-Za-z]+|[\^√π∞≤≥≠]|[A-Za-z0-9)}]\s*[-+*/=]\s*[\\A-Za-z0-9({√]|\d[A-Za-z]\b|\w!"
 )
 COLON = re.compile(r"\d\s*:\s*\d")
-COMMAND = re.compile(r"\\[A-Za-z]+")
+COMMAND = re.compile(r"\\(?:begin|end)\{\w+\}|\\[A-Za-z]+")
 DASHED = re.compile(r"\d+(?:\.\d+)?\s*[-–]\s*\d+(?:\.\d+)?")
 
 

@@ -81,7 +81,10 @@ class Judge:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         torn = self.path.exists() and not self.path.read_bytes().endswith(b"\n") and self.path.stat().st_size
         ledger = Ledger(None)
-        with self.path.open("a", encoding="utf-8") as file, Crew({self.name: self.teacher}, ATTEMPTS, ledger, {}) as crew:
+        with (
+            self.path.open("a", encoding="utf-8") as file,
+            Crew({self.name: self.teacher}, ATTEMPTS, ledger, {}) as crew,
+        ):
             if torn:
                 file.write("\n")
             for text in wanted:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from tracestill.data_pipeline.answers.find import numbers_in
 from tracestill.data_pipeline.answers.numbers.quantity import Quantity, quantity, shown
 from tracestill.data_pipeline.answers.numbers.units import Unit, asked_unit, unit_of
+from tracestill.data_pipeline.answers.times import time_of
 from tracestill.data_pipeline.answers.verdict import Verdict
 
 BY = "number"
@@ -45,7 +46,8 @@ def verify_number(answer: str, gold: str, question: str = "") -> Verdict:
     wanted = _settled(reference, question)
     held = _shown(reference, wanted, question)
     if said is None:
-        return Verdict("cannot_tell" if _mentions(answer, wanted) else "wrong", "", held, BY, "the answer is no number")
+        told = time_of(answer) is None and _mentions(answer, wanted)
+        return Verdict("cannot_tell" if told else "wrong", "", held, BY, "the answer is no number")
     value = _settled(said, question)
     read = _shown(said, value, question)
     if said.name and reference.name and said.name != reference.name:
@@ -58,7 +60,7 @@ def verify_number(answer: str, gold: str, question: str = "") -> Verdict:
             value = value * mine.factor / goal.factor
         if value == wanted:
             return Verdict("right", read, held, BY)
-        return Verdict(*_unequal(said, reference, value, wanted, question, read, held))
+        return Verdict(*_unequal(said, reference, value, wanted, question, read, held, goal is None))
     if value != wanted:
         return Verdict("wrong", read, held, BY)
     if mine.known and goal.known:
@@ -86,7 +88,14 @@ def _shown(found: Quantity, value: Fraction, question: str) -> str:
 
 
 def _unequal(
-    said: Quantity, gold: Quantity, value: Fraction, wanted: Fraction, question: str, read: str, held: str
+    said: Quantity,
+    gold: Quantity,
+    value: Fraction,
+    wanted: Fraction,
+    question: str,
+    read: str,
+    held: str,
+    open_unit: bool,
 ) -> tuple[str, str, str, str, str]:
     """Outcome of two numbers that differ as they were read: can one of them be read so that they do not?"""
     if decimal_comma(question) is None and any(
@@ -97,7 +106,7 @@ def _unequal(
         return "cannot_tell", read, held, BY, "equal if percent is asked for, and there is no question"
     if gold.percent and not said.percent and said.value == gold.value:
         return "cannot_tell", read, held, BY, "equal if percent is meant"
-    if gold.unit is None and said.unit is not None and said.unit.known and _converts(said.unit, value, wanted):
+    if open_unit and said.unit is not None and said.unit.known and _converts(said.unit, value, wanted):
         return "cannot_tell", read, held, BY, "equal in another unit"
     return "wrong", read, held, BY, ""
 
@@ -114,7 +123,7 @@ def _converts(unit: Unit, value: Fraction, wanted: Fraction) -> bool:
 
 def _mentions(answer: str, wanted: Fraction) -> bool:
     """Whether a text that is no number holds the wanted one."""
-    if not DIGITS.search(answer) or len(answer) > 10_000:
+    if not DIGITS.search(answer) or len(answer) > 10_000 or len(answer.split()) < 2:
         return False
     found = (quantity(one) for one in numbers_in(answer))
     return any(one is not None and one.value == wanted for one in found)

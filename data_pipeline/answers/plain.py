@@ -23,36 +23,11 @@ HEDGES = re.compile(
 SETTING = re.compile(r"\\(?:left|right|displaystyle)(?![a-z])|\\[!,;: ]|\^\{?\\circ\}?")
 ONE = re.compile(r"\{(\w)\}")
 QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2010": "-", "\u2011": "-"})
-ORDINARY = re.compile(r"[^\W\d_]?[^\W\d_A-Z]{2,}(?:['-][^\W\d_A-Z]+)*\Z")
-SMALL = frozenset(
-    [
-        "a",
-        "i",
-        "an",
-        "as",
-        "at",
-        "be",
-        "by",
-        "do",
-        "go",
-        "he",
-        "if",
-        "in",
-        "is",
-        "it",
-        "me",
-        "my",
-        "no",
-        "of",
-        "on",
-        "or",
-        "so",
-        "to",
-        "up",
-        "us",
-        "we",
-    ]
-)
+ORDINARY = re.compile(r"(?=.{3})(?:[^\W\d_]')?[^\W\d_]?[^\W\d_A-Z]{2,}(?:['-][^\W\d_A-Z]+)*\Z")
+SMALL = frozenset({
+    "a", "i", "an", "as", "at", "be", "by", "do", "go", "he", "if", "in", "is", "it", "me", "my", "no", "of", "on",
+    "or", "so", "to", "up", "us", "we",
+})  # fmt: skip
 WORD = re.compile(r"\w+(?:['-]\w+)*|[^\w\s]", re.U)
 PUNCTUATION = frozenset(".,;:!?\"'")
 

@@ -13,10 +13,13 @@ from typing import NamedTuple
 
 from tracestill.data_pipeline.answers import expression, lists
 from tracestill.data_pipeline.answers.lists import verify_interval, verify_list, verify_ratio, verify_set
+from tracestill.data_pipeline.answers.numbers.number import CURRENCIES
 from tracestill.data_pipeline.answers.numbers.quantity import quantity, unframed
+from tracestill.data_pipeline.answers.numbers.units import asked_unit
 from tracestill.data_pipeline.answers.numeric import decimal_comma, verify_number
 from tracestill.data_pipeline.answers.plain import (
     is_prose,
+    options_of,
     verify_choice,
     verify_text,
     verify_yes_no,
@@ -26,9 +29,10 @@ from tracestill.data_pipeline.answers.verdict import Verdict
 
 Verify = Callable[[str, str, str], Verdict]
 
-FAST = re.compile(r"\s*[$€£]?(-?)(?:(\d{1,15})|(\d{1,3}(?:,\d{3}){1,4}))(?:\.(\d{1,12}))?\.?\s*")
+FAST = re.compile(r"\s*[$€£]?(-?)(?:(\d{1,15})|(\d{1,3}(?:,\d{3}){1,4}))(?:\.(\d{1,12}))?\.?\s*", re.A)
 YES_NO = frozenset({"yes", "no", "true", "false", "sí", "oui", "nein", "是", "否"})
-LETTER = re.compile(r"\(?[A-J]\)|\(?[A-J]\.?|\([a-j]\)|option [A-Ja-j]")
+LETTER = re.compile(r"\(?[A-J]\)|\(?[A-E]\.?|\([a-j]\)|option [A-Ja-j]")
+LATER_LETTER = re.compile("[F-J]")  # a letter of a choice only where a question offers so many
 RATIO_ASKED = re.compile(r"\bratios?\b", re.I)
 
 
@@ -81,7 +85,7 @@ def written(sign: str, digits: str, decimals: str) -> Written:
 def auto(answer: str, gold: str, question: str = "") -> Verdict | Later:
     """What the gold answer is decides: number, choice, yes or no, time, interval, set, list, expression, else text."""
     left, right = plain_number(answer), plain_number(gold)
-    if left is not None and right is not None and _one_money(answer, gold):
+    if left is not None and right is not None and _one_money(answer, gold, question):
         (mine, other_mine), (goal, other_goal) = left, right
         same = mine == goal
         if other_mine is None and other_goal is None:
@@ -99,15 +103,18 @@ def auto(answer: str, gold: str, question: str = "") -> Verdict | Later:
     return by_kind(kind_of(gold, question), answer, gold, question)
 
 
-def _one_money(answer: str, gold: str) -> bool:
+def _one_money(answer: str, gold: str, question: str) -> bool:
+    """Whether no sign of money makes a difference: both have it, or one of them, and no unit is asked for."""
     mine, goal = answer.lstrip()[:1], gold.lstrip()[:1]
-    return mine.isdigit() or goal.isdigit() or mine == goal or "-" in (mine, goal)
+    if mine in CURRENCIES and question and asked_unit(question):
+        return False
+    return mine == goal or mine not in CURRENCIES or goal not in CURRENCIES
 
 
 def kind_of(gold: str, question: str = "") -> str:
     """The verifier that a gold answer asks for."""
     plain = unframed(gold)
-    if LETTER.fullmatch(plain):
+    if LETTER.fullmatch(plain) or (LATER_LETTER.fullmatch(plain) and plain in options_of(question)):
         return "choice"
     if plain.isascii() and plain.isalpha():
         return "yes_no" if plain.casefold() in YES_NO else "number" if quantity(gold) is not None else "text"
@@ -152,6 +159,8 @@ def by_kind(kind: str, answer: str, gold: str, question: str) -> Verdict | Later
             as_text = verify_text(answer, gold, question)  # "Paris, France"
             if as_text.outcome != "wrong":
                 return as_text
+    if kind == "text" and len(gold.strip()) == 1 and expression.is_expression(answer):
+        return algebra(answer, gold)
     if kind in ("set", "list", "interval") and expression.is_expression(answer):
         found = BUILT_IN[kind](answer, gold, question)
         if found.outcome == "right" or not re.search(r"\\(?:frac|sqrt|pi|cup|setminus|mathbb)|√|π", answer):
@@ -162,6 +171,8 @@ def by_kind(kind: str, answer: str, gold: str, question: str) -> Verdict | Later
 
 def _number(answer: str, gold: str, question: str) -> Verdict | Later:
     """A number; of a gold answer like "2,3" also the list that it may be; of an expression its value."""
+    if expression.DASHED.fullmatch(unframed(answer)):
+        return Verdict("cannot_tell", "", unframed(gold), "number", "a range, or a difference")
     found = verify_number(answer, gold, question)
     reference = quantity(gold)
     if reference is not None and reference.comma and found.outcome != "right":

@@ -79,12 +79,16 @@ def compare(answer: str, gold: str, cpu: float) -> dict[str, str]:
 
 
 def judged(answer: str, gold: str) -> dict[str, str]:
+    import sympy
     from math_verify import verify
 
     wanted, said = parsed(gold), parsed(answer)
     read = {"answer": shown(said), "gold": shown(wanted)}
     if wanted is None or said is None:
         return {"outcome": "cannot_tell", **read, "detail": "one of them cannot be read as an expression"}
+    for value in (wanted, said):
+        if isinstance(value, sympy.Basic) and value.doit().has(sympy.zoo, sympy.nan):
+            return {"outcome": "wrong", **read, "detail": "it has no value"}
     equal = verify([wanted], [said], float_rounding=DIGITS, numeric_precision=DIGITS + 10, timeout_seconds=None)
     apart = differ(wanted, said)
     if equal:
@@ -92,6 +96,8 @@ def judged(answer: str, gold: str) -> dict[str, str]:
             return {"outcome": "wrong", **read, "detail": "equal only when rounded"}
         return {"outcome": "right", **read, "detail": ""}
     if apart is False:
+        if sympy.simplify((wanted - said).doit()) == 0:
+            return {"outcome": "right", **read, "detail": ""}
         return {"outcome": "cannot_tell", **read, "detail": "equal at every point that was tried"}
     if apart is None and family(wanted) != family(said):
         return {"outcome": "cannot_tell", **read, "detail": f"{family(said)} and {family(wanted)}"}

@@ -68,7 +68,7 @@ def read(text: str) -> Plain | None:
         found = repeating(plain)
         if found is not None:
             return Plain(found, None, False, "", False)
-    match = NUMBER.fullmatch(plain.replace("\\", "").replace("{,}", ","))
+    match = NUMBER.fullmatch(plain.replace("\\", "").replace("{,}", "_"))
     if match is None or (match["sign"] and match["sign2"]):
         return None
     if match["whole"] and not match["bottom"]:  # "3 4" is no mixed number

@@ -7,7 +7,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from tracestill.data_pipeline.answers.numbers.number import CURRENCIES, DECIMAL, MAX_LENGTH, plainly, read
+from tracestill.data_pipeline.answers.numbers.number import CURRENCIES, DECIMAL, MAX_LENGTH, plainly, read, repeating
 from tracestill.data_pipeline.answers.numbers.units import SYMBOLS, Unit, unit_of
 from tracestill.data_pipeline.answers.numbers.words import FIRST, SCALES, number_of_words
 
@@ -30,39 +30,12 @@ HEAD = re.compile(
     rf"(?:[eE][-+]?\d+(?![a-z])|(?:\s*[*x]\s*10)?(?:\^|\*\*)[({{]?[-+]?\d+[)}}]?)?(?:\s*/\s*(?:{DECIMAL}))?\s*%?"
 )
 TAIL = re.compile(r"[^\W\d_]+")
-NO_UNIT = frozenset(  # words that make something else of a number before them
-    [
-        "or",
-        "and",
-        "to",
-        "more",
-        "less",
-        "fewer",
-        "not",
-        "plus",
-        "minus",
-        "times",
-        "than",
-        "but",
-        "if",
-        "is",
-        "are",
-        "was",
-        "were",
-        "out",
-        "through",
-        "percent",
-        "either",
-        "versus",
-        "vs",
-        "between",
-        "over",
-        "under",
-        "until",
-        "remainder",
-        "r",
-    ]
-)
+NO_UNIT = frozenset({
+    "or", "and", "to", "more", "less", "fewer", "not", "plus", "minus", "times", "than", "but", "if", "is", "are",
+    "was", "were", "out", "through", "percent", "either", "versus", "vs", "between", "over", "under", "until",
+    "remainder", "r", "clock", "uhr",
+})  # fmt: skip
+HALF_DAY = re.compile(r"\b[ap]\.?\s?m\b", re.I)
 ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 COMPOUND = re.compile(r"\s*(?:,\s*)?(?:and\s+)?(?=[-+$€£]?\d)")
 
@@ -101,7 +74,9 @@ def quantity(text: str) -> Quantity | None:
     """The quantity that the whole of a text is, or None."""
     if len(text) > MAX_LENGTH or text.rstrip().endswith(".."):
         return None
-    plain = LEAD.sub("", unframed(text), count=1) if "nswer" in text else unframed(text)
+    plain = unframed(text)
+    if "nswer" in text:
+        plain = unframed(LEAD.sub("", plain, count=1))
     name = ""
     if "=" in plain:
         if match := BACK.search(plain):
@@ -122,8 +97,8 @@ def settled(text: str) -> str:
         text = INNER.sub(r"\1", text)
         for mark in ("^\\circ", "^{\\circ}", "\\degree"):
             text = text.replace(mark, "°")
-        text = text.replace("\\%", "%").replace("\\$", "$").replace("\\ ", " ").replace("\\;", " ")
-    return plainly(text).replace("{,}", ",").strip()
+        text = text.replace("\\%", "%").replace("\\$", "$").replace("\\ ", " ").replace("\\;", " ").replace("~", " ")
+    return plainly(text).replace("{,}", "_").strip()
 
 
 def compound(text: str) -> Quantity | None:
@@ -152,6 +127,8 @@ def compound(text: str) -> Quantity | None:
 
 def single(text: str) -> tuple[Quantity, str] | None:
     """A quantity that a text begins with, and what follows it."""
+    if ("(" in text or "overline" in text) and (again := repeating(text)) is not None:
+        return Quantity(again), ""
     match = HEAD.match(text)
     if match is None:
         words = number_of_words(text) if text[:1].isalpha() else None
@@ -188,7 +165,12 @@ def with_unit(held: Quantity, behind: str) -> tuple[Quantity, str] | None:
     if not unit:
         return held, rest
     words = [one.lower() for one in TAIL.findall(unit)]
-    if len(words) > MOST_WORDS or set(words) & NO_UNIT or re.search(r"[^\w\s/^*.()°$€£¥₹¢'’,%-]|_", unit):
+    if (
+        len(words) > MOST_WORDS
+        or set(words) & NO_UNIT
+        or HALF_DAY.search(unit)
+        or re.search(r"[^\w\s/^*.()°$€£¥₹¢'’,%-]|_", unit)
+    ):
         return None
     if any(one in FIRST and one not in ("a", "an") for one in words):
         return None
