@@ -21,8 +21,8 @@ LATEX = (("\\left", ""), ("\\right", ""), ("\\{", "{"), ("\\}", "}"), ("\\lbrace
 WORDED = re.compile(r"\s*,?\s+(?:and|or)\s+", re.I)
 NAMED = re.compile(r"\A\s*(\\?[A-Za-z])\s*(?:=|\\in|∈)\s*")
 ORDER = re.compile(
-    r"\b(?:sort(?:ed)?|ascending|descending|alphabetical(?:ly)?|in order|increasing order|order of|sequence|respectively|"
-    r"arrange|rank|next|ordered|coordinates?|point|pair|tuple|list the steps)\b",
+    r"\b(?:sort(?:ed)?|ascending|descending|alphabetical(?:ly)?|in order|increasing order|order of|sequence|"
+    r"respectively|arrange|rank|next|ordered|coordinates?|point|pair|tuple|list the steps)\b",
     re.I,
 )
 FREE = re.compile(

@@ -54,7 +54,8 @@ def verify_number(answer: str, gold: str, question: str = "") -> Verdict:
         return Verdict("cannot_tell", read, held, BY, f"{said.name} and {reference.name} are two names")
     mine, goal = said.unit, reference.unit
     if goal is None and (name := asked_unit(question)) and mine is not None and mine.known:
-        goal = unit_of(name)
+        wished = unit_of(name)
+        goal = wished if wished.dimensions == mine.dimensions else None
     if mine is None or goal is None or mine.dimensions == goal.dimensions:
         if mine is not None and goal is not None:
             value = value * mine.factor / goal.factor

@@ -18,8 +18,10 @@ from tracestill.data_pipeline.answers.judge import Judge
 from tracestill.data_pipeline.answers.verdict import Outcome, Verdict
 from tracestill.data_pipeline.answers.verify import BUILT_IN, Case, Later, decide, settled
 from tracestill.data_pipeline.base import own_modules
+from tracestill.data_pipeline.base.content import contents
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
+from tracestill.data_pipeline.base.stage import CONTENTS
 from tracestill.data_pipeline.guards.names import Name
 
 FIELD = "verify.use"
@@ -71,6 +73,13 @@ def own_files(use: str) -> dict[str, Path]:
     return {} if module is None else own_modules.files(module)
 
 
+def verify_config(verify: VerifyConfig, memory: Path | None = None) -> dict[str, Any]:
+    """What identifies it in a stage's config; empty for the default. ``memory`` is as in ``content.digests``."""
+    own = verify.model_dump(mode="json", exclude_defaults=True)
+    found = contents({"verify.use": files}, memory) if (files := own_files(verify.use)) else {}
+    return {"verify": {**own, **({CONTENTS: found} if found else {})}} if own else {}
+
+
 def find_own(use: str) -> Callable[[str, str, str], Any] | None:
     """The user's function that is meant; None for a name that is built in. Raises InputError for any other."""
     if use in NAMES:
@@ -119,8 +128,7 @@ class Verifier:
         other up. Raises InputError for a case whose verifier is unknown or not allowed, or whose own one fails."""
         asked = [at for at, case in enumerate(cases) if case.how == JUDGE]
         found: list[Verdict | Later] = [self._one(case) for case in cases]
-        if asked:
-            assert self.judge is not None
+        if asked and self.judge is not None:
             told = self.judge.verdicts([cases[at][:3] for at in asked])
             for at, verdict in zip(asked, told, strict=True):
                 found[at] = verdict
@@ -143,9 +151,7 @@ class Verifier:
             raise InputError(str(error)) from error
         if how == CODE:
             return verify_code(case.answer, case.gold, case.question)
-        if self.judge is None:
-            raise InputError("verify.judge: nobody was made ready to judge")
-        return Verdict("cannot_tell", "", "", JUDGE)  # until it is asked, with the others
+        return Verdict("cannot_tell", "", "", JUDGE, "nobody is asked here")  # a judge is, with all cases of its own
 
     def _by_own(self, case: Case) -> Verdict:
         assert self._own is not None
@@ -163,6 +169,6 @@ class Verifier:
 
 
 def verify(answer: str, gold: str, question: str = "", how: str = AUTO) -> Verdict:
-    """Whether an answer says the same as the gold one, by a verifier that is built in; ``code`` and ``judge`` have to be
-    allowed, in a ``VerifyConfig``. Raises InputError for those, and for an unknown name."""
+    """Whether an answer says the same as the gold one, by a verifier that is built in; ``code`` and ``judge`` have to
+    be allowed, in a ``VerifyConfig``. Raises InputError for those, and for an unknown name."""
     return Verifier()(answer, gold, question, how)

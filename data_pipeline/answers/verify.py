@@ -8,7 +8,7 @@ verify("50%", "0.5", "What is the chance?")  # Verdict("right", "0.5", "0.5", "n
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 from tracestill.data_pipeline.answers import expression, lists
@@ -190,7 +190,7 @@ def algebra(answer: str, gold: str) -> Verdict | Later:
 
 
 def verify_expression(answer: str, gold: str, question: str = "") -> Verdict:
-    """Right if algebra finds both equal, exactly (math-verify, in a process apart); ``timeout`` if it takes too long."""
+    """Right if algebra (math-verify, in a process apart) finds both equal, exactly; ``timeout`` if that takes long."""
     return settled([algebra(answer, gold)])[0]
 
 
@@ -231,8 +231,3 @@ def same_answer(answer: str, gold: str, question: str = "") -> bool:
     """Whether ``auto`` says right, without what needs a process apart: an expression has to be written alike."""
     found = auto(answer, gold, question)
     return isinstance(found, Verdict) and found.outcome == "right"
-
-
-def verify_plain(cases: Iterable[Case]) -> list[Verdict]:
-    """Verdicts of verifiers that are built in, in the order of the cases; expressions are compared beside each other."""
-    return settled([decide(case) for case in cases])

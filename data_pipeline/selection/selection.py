@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tracestill.data_pipeline.answers.plain import normal_text
-from tracestill.data_pipeline.answers.verify import same_answer
+from tracestill.data_pipeline.answers.verdict import REASONS, Verdict
+from tracestill.data_pipeline.answers.verifier import COLUMN, Case, Verifier, VerifyConfig, how_of, verify_config
 from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.content import contents
 from tracestill.data_pipeline.base.errors import InputError
@@ -26,6 +29,8 @@ REMEDIES = {
     "no_answer": "the teacher gave no answer: look at its traces",
     "bad_weight": "mend the weights of questions and teachers, or what select.weight names",
     "wrong_answer": "a better teacher or more samples, or select.answer: false",
+    "unverified": "it cannot be told whether answers are right: see verify.use, or select.answer: false",
+    "verify_timeout": "comparing answers takes too long: see verify.use, or select.answer: false",
     "false_equation": "a better teacher or more samples, or select.equations: false",
 }
 
@@ -54,11 +59,14 @@ class SelectConfig(BaseModel):
         return weight
 
 
-def stage_config(select: SelectConfig, memory: Path | None = None) -> dict[str, Any]:
+def stage_config(
+    select: SelectConfig, memory: Path | None = None, verify: VerifyConfig = VerifyConfig()
+) -> dict[str, Any]:
     """What identifies a run of this stage; ``stage.is_current`` takes it with the input ``sample``. ``memory`` is as
     in ``content.digests``."""
     found = contents({record_weights.FIELD: record_weights.own_files(select.weight)}, memory)
-    return {**select.model_dump(mode="json", exclude_defaults=True), **({CONTENTS: found} if found else {})}
+    own = {**select.model_dump(mode="json", exclude_defaults=True), **({CONTENTS: found} if found else {})}
+    return own | verify_config(verify, memory)
 
 
 def run(
@@ -68,6 +76,7 @@ def run(
     sample: Path,
     progress: Progress = lambda done, total: None,
     memory: Path | None = None,
+    verifier: Verifier = Verifier(),
 ) -> None:
     """Read ``sample``/records.parquet; write records.parquet and rejected.parquet (with reason and detail).
 
@@ -75,12 +84,14 @@ def run(
     if there are any.
 
     Reasons, in the order of the checks; the first one that applies is the verdict: ``no_answer``, ``wrong_answer``,
-    ``false_equation``, ``same_path``, ``over_maximum``; and ``bad_weight`` for one whose weight, its own or by
+    ``unverified`` and ``verify_timeout`` (it cannot be told whether the answer is right), ``false_equation``, ``same_path``, ``over_maximum``; and ``bad_weight`` for one whose weight, its own or by
     ``select.weight``, is no finite number >= 0. Raises InputError, with counts by reason, if none survives.
     """
-    with stage(directory, "select", stage_config(select, memory), {"sample": sample}) as work:
+    config = stage_config(select, memory, verifier.config)
+    with stage(directory, "select", config, {"sample": sample}) as work:
         rows = read_rows(sample / "records.parquet", RECORD_SCHEMA)
-        verdicts = dict(judge(select, rows, progress))
+        wrong = wrong_answers(rows, sample, verifier) if select.answer else {}
+        verdicts = dict(judge(select, rows, wrong, progress))
         weights = record_weights.weigh(select.weight, (row for row in rows if row["record_id"] not in verdicts))
         for record, weight in weights.items():
             if wrong := weight_fault(weight):
@@ -109,9 +120,9 @@ def run(
 
 
 def judge(
-    select: SelectConfig, rows: list[dict[str, Any]], progress: Progress
+    select: SelectConfig, rows: list[dict[str, Any]], wrong: dict[str, tuple[str, str]], progress: Progress
 ) -> Iterator[tuple[str, tuple[str, str]]]:
-    """(record id, (reason, detail)) of each rejected record.
+    """(record id, (reason, detail)) of each rejected record; ``wrong``: of those whose answer is not right.
 
     Where only some of several records stay, those that weigh nothing go first, and of the others those of the smallest
     record id stay: it is a hash of the provenance, so the choice favours no teacher and no temperature.
@@ -122,7 +133,7 @@ def judge(
         progress(at, len(rows))
         record, question = row["record_id"], row["question_id"]
         found = equations(row["trace"]) if select.equations or select.unique_paths else []
-        if verdict := fault(select, row, found):
+        if verdict := fault(select, row, found, wrong.get(record)):
             yield record, verdict
             continue
         if select.unique_paths:
@@ -136,19 +147,50 @@ def judge(
         taken[question] += 1
 
 
-def fault(select: SelectConfig, row: dict[str, Any], found: list[Equation]) -> tuple[str, str] | None:
+def fault(
+    select: SelectConfig, row: dict[str, Any], found: list[Equation], wrong: tuple[str, str] | None
+) -> tuple[str, str] | None:
     """Reason and detail if the record by itself is not worth imitating."""
     if not row["answer"].strip():
         return "no_answer", "the answer is empty"
-    if wrong := weight_fault(row["weight"]):
-        return "bad_weight", f"its weight: {wrong}"
-    if select.answer and not same_answer(row["answer"], row["gold"]):
-        return "wrong_answer", f"{row['answer']} is not {row['gold']}"
+    if bad := weight_fault(row["weight"]):
+        return "bad_weight", f"its weight: {bad}"
+    if wrong is not None:
+        return wrong
     if select.equations:
         for equation in found:
             if not equation.holds:
                 return "false_equation", equation.text
     return None
+
+
+def wrong_answers(rows: list[dict[str, Any]], sample: Path, verifier: Verifier) -> dict[str, tuple[str, str]]:
+    """Record id -> (reason, detail) of those whose answer is not right; an empty answer is nobody's business here."""
+    said = [row for row in rows if row["answer"].strip()]
+    how = named_verifiers(sample / "questions.parquet")
+    default = verifier.config.use
+    cases = [Case(row["answer"], row["gold"], row["question"], how.get(row["question_id"], default)) for row in said]
+    return {
+        row["record_id"]: (REASONS[verdict.outcome], told(row, verdict))
+        for row, verdict in zip(said, verifier.verdicts(cases), strict=True)
+        if not verdict.right
+    }
+
+
+def told(row: dict[str, Any], verdict: Verdict) -> str:
+    about = f" ({verdict.by}: {verdict.detail})" if verdict.detail else f" ({verdict.by})"
+    joint = {"wrong": "is not", "cannot_tell": "may or may not be", "timeout": "was compared too long with"}
+    return f"{row['answer']} {joint[verdict.outcome]} {row['gold']}{about}"
+
+
+def named_verifiers(questions: Path) -> dict[str, str]:
+    """Question id -> the verifier that its metadata names."""
+    if not questions.exists():
+        return {}
+    table = pq.read_table(questions, columns=["question_id", "metadata"])
+    table = table.filter(pc.match_substring(table["metadata"], f'"{COLUMN}"'))
+    found = {row["question_id"]: how_of(row["metadata"], "") for row in table.to_pylist()}
+    return {question: how for question, how in found.items() if how}
 
 
 def reasoning_path(trace: str, found: list[Equation]) -> str:

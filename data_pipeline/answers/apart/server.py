@@ -174,9 +174,10 @@ def main(workers: int) -> None:
 
     logging.disable(logging.CRITICAL)
     parsed("\\frac{1}{2}x")  # so that workers find everything imported, and tables made
+    # a worker closes sys.stdin, and would wait for who reads from it
     out, lock = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1), threading.Lock()
     os.dup2(2, 1)  # whatever prints
-    come, sys.stdin = os.dup(0), open(os.devnull)  # a worker closes sys.stdin, and would wait for who reads from it
+    come, sys.stdin = os.dup(0), open(os.devnull)  # noqa: SIM115
     parent = os.getppid()
     pool = ProcessPool(workers, initializer=limited, context=multiprocessing.get_context("fork"))
 

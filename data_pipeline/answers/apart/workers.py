@@ -63,7 +63,8 @@ class Workers:
         try:
             while waiting or out:
                 process = self._started()
-                assert process.stdin is not None and process.stdout is not None
+                assert process.stdin is not None
+                assert process.stdout is not None
                 try:
                     while waiting and len(out) < AT_ONCE:
                         self._number += 1
@@ -113,7 +114,8 @@ class Workers:
         process, self._process = self._process, None
         if process is None:
             return
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         with contextlib.suppress(OSError):
             process.stdin.close()  # it ends its workers, and itself
         try:

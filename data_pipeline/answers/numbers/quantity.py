@@ -35,6 +35,7 @@ NO_UNIT = frozenset({
     "was", "were", "out", "through", "percent", "either", "versus", "vs", "between", "over", "under", "until",
     "remainder", "r", "clock", "uhr",
 })  # fmt: skip
+NO_WORD = re.compile(r"[^\w\s/^*.()°$€£¥₹¢'’,%-]|_")
 HALF_DAY = re.compile(r"\b[ap]\.?\s?m\b", re.I)
 ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 COMPOUND = re.compile(r"\s*(?:,\s*)?(?:and\s+)?(?=[-+$€£]?\d)")
@@ -61,9 +62,9 @@ def unframed(text: str) -> str:
             text = text[:-1].rstrip()
         for start, end in FRAMES:
             inside = text[len(start) : -len(end)]
-            if text.startswith(start) and text.endswith(end) and len(text) > len(start) + len(end):
-                if start[0] not in inside or start[0] == "\\":
-                    text = inside
+            long = len(text) > len(start) + len(end) and text.startswith(start) and text.endswith(end)
+            if long and (start[0] not in inside or start[0] == "\\"):
+                text = inside
         if text.startswith("\\") and (match := WHOLE.fullmatch(text)):
             text = match[1]
     return text

@@ -21,7 +21,8 @@ from tracestill.data_pipeline.tokens.control_symbols import add_control_symbols
 from tracestill.data_pipeline.tokens.layout import LayoutConfig
 from tracestill.data_pipeline.tokens.render import symbols_in
 from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
-from tracestill.trainer.evaluation.evaluate import REFUSED, answer, summary
+from tracestill.trainer.evaluation.evaluate import answer
+from tracestill.trainer.evaluation.predictions import REFUSED, summary
 from tracestill.trainer.export.export import copy_tokenizer
 
 FORMS = {
