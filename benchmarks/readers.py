@@ -69,7 +69,7 @@ def of_teacher(path: Path) -> dict[str, Any]:
         for written in posing.written:
             found["texts"] += 1
             first = published.read(written.said, True)
-            found["right"] += isinstance(first, Read) and same_answer(first.answer, gold)
+            found["right"] += isinstance(first, Read) and same_answer(first.answer, gold, posing.question)
             found["none"] += isinstance(first, Unread)
             read = usual.read(written.said, number(gold) is not None)
             if isinstance(read, Unread):
@@ -77,7 +77,7 @@ def of_teacher(path: Path) -> dict[str, Any]:
                 continue
             readers[read.reader] += 1
             reasons.update(reason for reason, _ in read.faults)
-            found["right by default"] += same_answer(read.answer, gold)
+            found["right by default"] += same_answer(read.answer, gold, posing.question)
     share = 100 / found["texts"]
     return {
         "texts": found["texts"],
@@ -102,7 +102,7 @@ def flags(path: Path) -> dict[str, Any]:
                 continue
             read = chain.read(Said(about["solution"]), True)
             readers[read.reader if isinstance(read, Read) else read.reason] += 1
-            right = isinstance(read, Read) and same_answer(read.answer, gold.answer)
+            right = isinstance(read, Read) and same_answer(read.answer, gold.answer, row["question"])
             if right == about["is_correct"]:
                 same += 1
                 continue

@@ -68,7 +68,7 @@ class RoundTrip:
             found = {part: trips[getattr(record, part)] for part in parts}
             faults = {part: trip.fault for part, trip in found.items()}
             answer = found["answer"]
-            if answer.fault and not same_answer(answer.back, record.answer) and record.answer.strip():
+            if answer.fault and not same_answer(answer.back, record.answer, record.question) and record.answer.strip():
                 faults["answer"] = "lost"
             self.notes.update({NOTES[fault]: 1 for fault in faults.values() if fault})
             self.read[RECORDS] += 1
@@ -87,7 +87,11 @@ class RoundTrip:
         for row in questions:
             self.read[QUESTIONS] += 1
             gold = trips[row["gold"]]
-            wrong = gold.fault is not None and not same_answer(self.written(gold), row["gold"]) and row["gold"].strip()
+            wrong = (
+                gold.fault is not None
+                and not same_answer(self.written(gold), row["gold"], row["question"])
+                and row["gold"].strip()
+            )
             if not wrong and trips[row["question"]].fault != "lost":
                 continue
             self.lossy[QUESTIONS] += 1

@@ -84,8 +84,9 @@ def run(
     if there are any.
 
     Reasons, in the order of the checks; the first one that applies is the verdict: ``no_answer``, ``wrong_answer``,
-    ``unverified`` and ``verify_timeout`` (it cannot be told whether the answer is right), ``false_equation``, ``same_path``, ``over_maximum``; and ``bad_weight`` for one whose weight, its own or by
-    ``select.weight``, is no finite number >= 0. Raises InputError, with counts by reason, if none survives.
+    ``unverified`` and ``verify_timeout`` (it cannot be told whether the answer is right), ``false_equation``,
+    ``same_path``, ``over_maximum``; and ``bad_weight`` for one whose weight, its own or by ``select.weight``, is no
+    finite number >= 0. Raises InputError, with counts by reason, if none survives.
     """
     config = stage_config(select, memory, verifier.config)
     with stage(directory, "select", config, {"sample": sample}) as work:

@@ -68,7 +68,7 @@ def survey(source: str, decontaminate: tuple[str, ...]) -> Survey:
                 found.teachers[place.teacher] += 1
                 found.readers[read.reader] += 1
                 found.checks.update(reason for reason, _ in read.faults)
-                found.right += same_answer(read.answer, question.gold)
+                found.right += same_answer(read.answer, question.gold, question.question)
                 found.lengths.append(len(question.question) + len(read.trace) + len(read.answer))
                 found.answers.append(len(read.trace) + len(read.answer))
                 if len(found.examples) < EXAMPLES and question.split == "train":

@@ -228,7 +228,7 @@ def otherwise(held: Posed, posing: Posing, at: tuple[int, int], places: list[str
     first, (number, row) = held.question, held.rows[0]
     here = f"line {at[1]}" if at[0] == number else f"{places[at[0]]}:{at[1]}"
     start = f"the question of line {row} with another"
-    if posing.gold is not None and held.given and not same_answer(posing.gold, first.gold):
+    if posing.gold is not None and held.given and not same_answer(posing.gold, first.gold, first.question):
         return "other_gold", f"{start} gold answer in {here} ({posing.gold!r}, not {first.gold!r}); keep one of them"
     if posing.group and first.group and posing.group != first.group:
         return "other_group", f"{start} group in {here} ({posing.group!r:.60}, not {first.group!r:.60}); keep one"
