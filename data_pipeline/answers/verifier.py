@@ -13,8 +13,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tracestill.data_pipeline.answers.apart.run_code import verify_code
 from tracestill.data_pipeline.answers.judge import Judge
+from tracestill.data_pipeline.answers.programs import verify_code
 from tracestill.data_pipeline.answers.verdict import Outcome, Verdict
 from tracestill.data_pipeline.answers.verify import BUILT_IN, Case, Later, decide, settled
 from tracestill.data_pipeline.base import own_modules

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tracestill.data_pipeline.answers import Case, Verifier, VerifyConfig
-from tracestill.data_pipeline.answers.apart import run_code, workers
+from tracestill.data_pipeline.answers import Case, Verifier, VerifyConfig, programs
+from tracestill.data_pipeline.answers.apart import workers
 from tracestill.data_pipeline.answers.expression import before_algebra, compared
 from tracestill.data_pipeline.answers.judge import Judge
 from tracestill.data_pipeline.answers.verdict import Verdict
@@ -135,7 +135,7 @@ def test_a_program_without_end_times_out_and_leaves_nothing_behind(tmp_path):
         f"open({str(mark)!r}, 'w').write(str(child.pid))\n"
         "while True: pass\n"
     )
-    assert run_code.verify_code(program, TESTS, seconds=1.0).outcome == "timeout"
+    assert programs.verify_code(program, TESTS, seconds=1.0).outcome == "timeout"
     if mark.exists():
         time.sleep(0.2)
         assert not alive(int(mark.read_text()))

@@ -186,4 +186,4 @@ def test_questions_name_their_verifiers(tmp_path: Path) -> None:
     assert {row["record_id"]: row["reason"] for row in rejected} == {"b": "wrong_answer", "c": "unverified"}
     run(config, directory=tmp_path / "all", sample=tmp_path / "sample", verifier=Verifier(VerifyConfig(use="set")))
     assert read_manifest(tmp_path / "all")["config"]["verify"] == {"use": "set"}
-    assert read_manifest(tmp_path / "all")["counts"]["out"] == 1, "q2 keeps its own; a and c have the same path"
+    assert read_manifest(tmp_path / "all")["counts"]["out"] == 2, "q2 keeps its own"
