@@ -20,6 +20,7 @@ from tracestill.data_pipeline.answers.verdict import Verdict
 
 BY = "code"
 SECONDS = 10.0  # of a program and its tests
+TORN = re.compile(r"\A\s*`*\s*(?:python|py)3?[ \t]*\n|`+\s*\Z")  # of a fence, by a reader of answers
 FENCED = re.compile(r"```[^\n`]*\n(.*?)```", re.S)
 START = """\
 import ctypes, os, resource, sys
@@ -43,7 +44,7 @@ os.execv(sys.executable, [sys.executable, "-I", "-B", "program.py"])
 def program_of(text: str) -> str:
     """The program in an answer: its last fenced block, or all of it."""
     blocks = FENCED.findall(text)
-    return str(blocks[-1] if blocks else text)
+    return str(blocks[-1]) if blocks else TORN.sub("", text)
 
 
 def verify_code(answer: str, gold: str, question: str = "", seconds: float = SECONDS) -> Verdict:

@@ -143,7 +143,8 @@ class Verifier:
         if how not in NAMES:
             raise InputError(
                 f"the verifier '{how}' of a question ({COLUMN} in its metadata) is unknown{nearest(how, list(NAMES))}; "
-                f"expected one of {', '.join(NAMES)}"
+                f"expected one of {', '.join(NAMES)}; where that field means something else, leave it out by "
+                "questions.fields.metadata"
             )
         try:
             refuse(self.config, how, f"the verifier of a question ({COLUMN} in its metadata)")

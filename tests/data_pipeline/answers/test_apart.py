@@ -112,6 +112,7 @@ ALLOWED = VerifyConfig(use="code", allow_code=True)
     ("program", "outcome", "detail"),
     [
         ("Here:\n```python\ndef add(a, b):\n    return a + b\n```\nDone.", "right", ""),
+        ("python\ndef add(a, b):\n    return a + b\n", "right", ""),
         ("def add(a, b):\n    return a - b", "wrong", "AssertionError"),
         ("def add(a, b:\n", "wrong", "SyntaxError"),
         ("import sys\nsys.exit(0)", "wrong", "ended before its tests"),
