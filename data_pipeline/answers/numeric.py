@@ -61,7 +61,7 @@ def verify_number(answer: str, gold: str, question: str = "") -> Verdict:
             value = value * mine.factor / goal.factor
         if value == wanted:
             return Verdict("right", read, held, BY)
-        return Verdict(*_unequal(said, reference, value, wanted, question, read, held, goal is None))
+        return _unequal(said, reference, value, wanted, question, read, held, goal is None)
     if value != wanted:
         return Verdict("wrong", read, held, BY)
     if mine.known and goal.known:
@@ -97,19 +97,19 @@ def _unequal(
     read: str,
     held: str,
     open_unit: bool,
-) -> tuple[str, str, str, str, str]:
-    """Outcome of two numbers that differ as they were read: can one of them be read so that they do not?"""
+) -> Verdict:
+    """The verdict on two numbers that differ as they were read: can one of them be read so that they do not?"""
     if decimal_comma(question) is None and any(
         other is not None and other == against for other, against in ((said.other, wanted), (gold.other, value))
     ):
-        return "cannot_tell", read, held, BY, "equal if point and comma are read the other way"
+        return Verdict("cannot_tell", read, held, BY, "equal if point and comma are read the other way")
     if not question and said.percent != gold.percent and said.value == gold.value:
-        return "cannot_tell", read, held, BY, "equal if percent is asked for, and there is no question"
+        return Verdict("cannot_tell", read, held, BY, "equal if percent is asked for, and there is no question")
     if gold.percent and not said.percent and said.value == gold.value:
-        return "cannot_tell", read, held, BY, "equal if percent is meant"
+        return Verdict("cannot_tell", read, held, BY, "equal if percent is meant")
     if open_unit and said.unit is not None and said.unit.known and _converts(said.unit, value, wanted):
-        return "cannot_tell", read, held, BY, "equal in another unit"
-    return "wrong", read, held, BY, ""
+        return Verdict("cannot_tell", read, held, BY, "equal in another unit")
+    return Verdict("wrong", read, held, BY)
 
 
 def _converts(unit: Unit, value: Fraction, wanted: Fraction) -> bool:

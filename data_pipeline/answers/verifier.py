@@ -88,10 +88,10 @@ def find_own(use: str) -> Callable[[str, str, str], Any] | None:
     if not name:
         expected = "or give an import path such as my_pkg.my_module:verify"
         raise InputError(f"unknown verifier '{use}'{nearest(use, list(NAMES))}; {expected}")
-    function = getattr(own_modules.load(module), name, None)
+    function: Callable[[str, str, str], Any] | None = getattr(own_modules.load(module), name, None)
     if not callable(function):
         raise InputError(f"{module} has no function '{name}'")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def refuse(config: VerifyConfig, use: str, where: str) -> None:

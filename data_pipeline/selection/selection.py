@@ -91,8 +91,8 @@ def run(
     config = stage_config(select, memory, verifier.config)
     with stage(directory, "select", config, {"sample": sample}) as work:
         rows = read_rows(sample / "records.parquet", RECORD_SCHEMA)
-        wrong = wrong_answers(rows, sample, verifier) if select.answer else {}
-        verdicts = dict(judge(select, rows, wrong, progress))
+        answers = wrong_answers(rows, sample, verifier) if select.answer else {}
+        verdicts = dict(judge(select, rows, answers, progress))
         weights = record_weights.weigh(select.weight, (row for row in rows if row["record_id"] not in verdicts))
         for record, weight in weights.items():
             if wrong := weight_fault(weight):

@@ -73,8 +73,8 @@ def do_select(work: Work, console: Console) -> None:
     select, memory = work.case.recipe.select, work.case.run.memory
     with bar(work.label, console) as progress:
         verifier = verifier_of(work.case.recipe, work.case.run.root)
-        more: Any = {"progress": progress.set, "memory": memory, "verifier": verifier}
-        selection.run(select, directory=work.directory, **work.inputs, **more)
+        more: Any = {**work.inputs, "progress": progress.set, "memory": memory, "verifier": verifier}
+        selection.run(select, directory=work.directory, **more)
 
 
 def selected(manifest: Manifest, directory: Path) -> str:

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 MEMORY = 2 << 30  # bytes of address space of a worker
@@ -214,7 +215,7 @@ def main(workers: int) -> None:
         asked = json.loads(line)
         seconds = asked["seconds"]
         future = pool.schedule(compare, args=(asked["answer"], asked["gold"], seconds), timeout=seconds)
-        future.add_done_callback(lambda future, number=asked["id"]: done(number, future))
+        future.add_done_callback(partial(done, asked["id"]))
     end()
 
 

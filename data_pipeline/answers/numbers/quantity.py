@@ -114,14 +114,15 @@ def compound(text: str) -> Quantity | None:
     while rest:
         match = COMPOUND.match(rest)
         following = single(rest[match.end() :]) if match else None
-        if following is None or total.unit is None or following[0].unit is None or total.percent:
+        if following is None or total.unit is None or total.percent:
             return None
         more, rest = following
-        if not (total.unit.known and more.unit.known and total.unit.dimensions == more.unit.dimensions):
+        large, small = total.unit, more.unit
+        if small is None or not (large.known and small.known and large.dimensions == small.dimensions):
             return None
-        if more.unit.factor >= total.unit.factor or more.value < 0:
+        if small.factor >= large.factor or more.value < 0:
             return None
-        added = more.value * more.unit.factor / total.unit.factor
+        added = more.value * small.factor / large.factor
         total = total._replace(value=total.value + (added if total.value >= 0 else -added))
     return total
 
