@@ -58,6 +58,8 @@ def unframed(text: str) -> str:
     while text != before:
         before = text
         text = text.strip()
+        if not text or (text[0] not in "\\$*`" and text[-1] != "."):
+            return text
         if text.endswith(".") and not text.endswith(".."):
             text = text[:-1].rstrip()
         for start, end in FRAMES:
