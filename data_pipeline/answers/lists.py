@@ -16,7 +16,8 @@ from tracestill.data_pipeline.answers.verdict import Outcome, Verdict
 MOST = 200  # items
 ENDS = {"[": "]", "(": ")", "{": "}"}
 LATEX = (("\\left", ""), ("\\right", ""), ("\\{", "{"), ("\\}", "}"), ("\\lbrace", "{"), ("\\rbrace", "}"),
-         ("\\infty", "∞"), ("\\cup", "∪"), ("\\leq", "≤"), ("\\le", "≤"), ("\\geq", "≥"), ("\\ge", "≥"), ("\\lt", "<"),
+         ("\\infty", "∞"), ("\\emptyset", "{}"), ("\\varnothing", "{}"),
+         ("\\cup", "∪"), ("\\leq", "≤"), ("\\le", "≤"), ("\\geq", "≥"), ("\\ge", "≥"), ("\\lt", "<"),
          ("\\gt", ">"))  # fmt: skip
 WORDED = re.compile(r"\s*,?\s+(?:and|or)\s+", re.I)
 NAMED = re.compile(r"\A\s*(\\?[A-Za-z])\s*(?:=|\\in|∈)\s*")
@@ -29,6 +30,7 @@ FREE = re.compile(
     r"\b(?:roots?|solutions?|solve|all|factors|divisors|zeros|set|which of|values|possible|distinct|separated)\b", re.I
 )
 RANGE = re.compile(r"\b(?:interval|domain|range|inequality|inequalities)\b", re.I)
+EMPTY = frozenset({"none", "no solution", "no solutions", "no real solutions", "empty set", "the empty set", "∅"})
 NUMBER = r"[-+]?(?:\d+(?:\.\d+)?(?:/\d+)?|∞|inf(?:inity)?|oo)"
 BETWEEN = re.compile(rf"([\[(\]])\s*({NUMBER})\s*[,;]\s*({NUMBER})\s*([\])\[])")
 CHAIN = re.compile(rf"(?:({NUMBER})\s*([<≤>≥]|<=|>=)\s*)?([A-Za-z])\s*([<≤>≥]|<=|>=)\s*({NUMBER})")
@@ -172,7 +174,7 @@ def verify_set(answer: str, gold: str, question: str = "") -> Verdict:
     goal = sorted({key_of(item) for item in wanted.items})
     held = _joined("{", goal)
     if said is None:
-        mine = [key_of(unframed(answer))]
+        mine = [] if unframed(answer).lower() in EMPTY else [key_of(unframed(answer))]
         outcome: Outcome = "right" if mine == goal else "wrong"
         return Verdict(outcome, _joined("", mine), held, "set")
     mine = sorted({key_of(item) for item in said.items})

@@ -153,6 +153,8 @@ def by_kind(kind: str, answer: str, gold: str, question: str) -> Verdict | Later
         return verify_ratio(answer, gold)
     if kind == "expression":
         return algebra(answer, gold)
+    if kind == "list" and lists.intervals_of(gold) is not None and lists.is_range(answer, question):
+        kind = "interval"  # "[0, 1]", and the answer takes it for one
     if kind == "list":
         items = lists.items_of(gold)
         if items is not None and not items.opening and all(is_prose(item) for item in items.items):
@@ -179,6 +181,9 @@ def _number(answer: str, gold: str, question: str) -> Verdict | Later:
         as_list = verify_list(answer, gold.replace(",", ", "), question)
         if lists.items_of(answer) is not None and as_list.outcome in ("right", "cannot_tell"):
             return as_list
+    plain = unframed(answer)
+    if plain.endswith("!") and verify_number(plain[:-1], gold, question).right:
+        return Verdict("cannot_tell", plain, found.gold, "number", "a factorial, or a cry")
     if not found.answer and expression.is_expression(unframed(answer)) and lists.items_of(answer) is None:
         return algebra(answer, gold)
     return found

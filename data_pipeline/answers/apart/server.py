@@ -28,6 +28,7 @@ MEMORY = 2 << 30  # bytes of address space of a worker
 DIGITS = 20  # of two constants that are to be equal, and of two expressions at a point
 POINTS = ({1: 3, 2: 7}, {1: 11, 2: 5}, {1: 17, 2: 13})
 FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp"
+BASELESS = re.compile(r"\\?\blog(?![_a-zA-Z])\s*")
 SIGNS = {"π": "\\pi ", "∞": "\\infty ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "×": "\\times ", "·": "\\cdot ",
          "⋅": "\\cdot ", "÷": "/", "−": "-", "–": "-", "∪": "\\cup ", "∩": "\\cap ", "θ": "\\theta ", "α": "\\alpha ",
          "β": "\\beta ", "λ": "\\lambda ", "°": "^\\circ "}  # fmt: skip
@@ -74,7 +75,12 @@ def compare(answer: str, gold: str, cpu: float) -> dict[str, str]:
     soft = int(used.ru_utime + used.ru_stime + cpu) + 1  # if nobody is left who could kill it
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
     try:
-        return judged(answer, gold)
+        found = judged(answer, gold)
+        if found["outcome"] == "wrong" and BASELESS.search(answer + gold):
+            natural = judged(BASELESS.sub(r"\\ln ", answer), BASELESS.sub(r"\\ln ", gold))
+            if natural["outcome"] == "right":
+                return {**found, "outcome": "cannot_tell", "detail": "equal if log is the natural one"}
+        return found
     except (Exception, RecursionError) as error:  # of a parser that gets anything
         return {"outcome": "cannot_tell", "answer": "", "gold": "", "detail": f"{type(error).__name__}: {error}"[:200]}
 
@@ -115,7 +121,9 @@ def parsed(text: str) -> Any:
     )
     if not found or isinstance(found[0], str):
         return None
-    return found[0].subs(sympy.Symbol("i"), sympy.I) if isinstance(found[0], sympy.Expr) else found[0]
+    if isinstance(found[0], sympy.Expr):
+        return found[0].subs({name: sympy.I for name in found[0].free_symbols if str(name) == "i"})
+    return found[0]
 
 
 def shown(value: Any) -> str:

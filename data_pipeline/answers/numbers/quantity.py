@@ -11,6 +11,7 @@ from tracestill.data_pipeline.answers.numbers.number import CURRENCIES, DECIMAL,
 from tracestill.data_pipeline.answers.numbers.units import SYMBOLS, Unit, unit_of
 from tracestill.data_pipeline.answers.numbers.words import FIRST, SCALES, number_of_words
 
+BRACKETS = {"(": ")", "{": "}", "[": "]"}
 MOST_WORDS = 6  # of a unit
 FRAMES = (("\\(", "\\)"), ("\\[", "\\]"), ("$$", "$$"), ("$", "$"), ("**", "**"), ("`", "`"), ("*", "*"))
 WHOLE = re.compile(
@@ -36,6 +37,7 @@ NO_UNIT = frozenset({
     "remainder", "r", "clock", "uhr",
 })  # fmt: skip
 NO_WORD = re.compile(r"[^\w\s/^*.()°$€£¥₹¢'’,%-]|_")
+THOUSANDS = re.compile(r"\s?([kKmMbB])n?\b")  # of money
 HALF_DAY = re.compile(r"\b[ap]\.?\s?m\b", re.I)
 ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 COMPOUND = re.compile(r"\s*(?:,\s*)?(?:and\s+)?(?=[-+$€£]?\d)")
@@ -78,6 +80,8 @@ def quantity(text: str) -> Quantity | None:
     if len(text) > MAX_LENGTH or text.rstrip().endswith(".."):
         return None
     plain = unframed(text)
+    if plain.startswith("##"):
+        plain = plain.lstrip("# ")
     if "nswer" in text:
         plain = unframed(LEAD.sub("", plain, count=1))
     name = ""
@@ -89,6 +93,8 @@ def quantity(text: str) -> Quantity | None:
         if "=" in plain:
             return None
         name = name if len(name) == 1 else ""
+    if plain[:1] in BRACKETS and plain[-1:] == BRACKETS[plain[:1]] and plain[1:-1].isascii():
+        plain = plain[1:-1].strip() if plain[1:-1].strip().replace(".", "").isdigit() else plain
     plain = unframed(ABOUT.sub("", plain, count=1)) if plain[:1] in "≈~\\arcAR" else plain
     found = compound(settled(plain))
     return None if found is None else found._replace(name=name)
@@ -153,6 +159,9 @@ def single(text: str) -> tuple[Quantity, str] | None:
 def with_unit(held: Quantity, behind: str) -> tuple[Quantity, str] | None:
     """A number with the scale, percent and unit that its text goes on with; None if what follows is none."""
     behind = ORDINAL.sub("", behind, count=1) if ORDINAL.match(behind) else behind
+    if held.unit is not None and (word := THOUSANDS.match(behind)):
+        size = 10**3 if word[1] in "kK" else 10**6 if word[1] in "mM" else 10**9
+        held, behind = held._replace(value=held.value * size, other=None), behind[word.end() :]
     while (word := TAIL.match(behind.lstrip(" -"))) and word[0].lower().removesuffix("s") in SCALES:
         held = held._replace(value=held.value * SCALES[word[0].lower().removesuffix("s")], other=None)
         behind = behind.lstrip(" -")[word.end() :]
