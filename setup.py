@@ -56,6 +56,7 @@ setup(
         "rich>=13",
         "jinja2>=3.1.6",  # chat templates; older sandboxes have known holes
         "reasoning-gym>=0.1.25",
+        "rapidfuzz>=3.9",
     ],
     extras_require={
         "lora": ["peft>=0.20"],

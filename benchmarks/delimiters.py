@@ -94,7 +94,7 @@ def pretrained(student: Path, problems: Path, seed: int) -> dict[str, Any]:
         "seed": seed,
         "questions": {"source": str(problems), "train": 400, "test": 24},
         "sample": {"teachers": [{"name": "recorded", "use": "gsm_symbolic"}], "samples": 1},
-        "select": {"answer": True, "equations": False, "unique_paths": False},
+        "select": {"policy": "answer", "paths": {"same": "off"}},
         "encode": {"template": "chat", "tokenizer": {"path": str(student), "vocab_size": None}},
         "plan": {"capacity": 256, "packs_per_step": 1, "group": 1},
         "student": {"pretrained": str(student)},

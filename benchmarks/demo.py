@@ -22,7 +22,7 @@ from machine import claim, finish, table
 RECIPE = Path(__file__).parents[1] / "recipes" / "demo.yaml"
 CARELESS = [
     'sample.teachers=[{"name": "careless", "options": {"error_rate": 0.25}}]',
-    'arms={"unfiltered": {"select": {"answer": false, "equations": false, "unique_paths": false}}}',
+    'arms={"unfiltered": {"select": {"policy": "none", "paths": {"same": "off"}}}}',
 ]
 
 

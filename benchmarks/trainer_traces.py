@@ -74,7 +74,7 @@ def recipe(questions: Path, student: Path, encode: dict[str, Any], lr: float, **
             "seed": SEED,
             "questions": {"source": str(questions), "train": sizes["documents"], "test": sizes["test"]},
             "sample": {"teachers": [{"name": "recorded", "use": "gsm_symbolic"}], "samples": 1},
-            "select": {"answer": False, "equations": False, "unique_paths": False},  # the same documents for everybody
+            "select": {"policy": "none", "paths": {"same": "off"}},  # the same documents for everybody
             "encode": encode,
             "plan": {"capacity": sizes["capacity"], "packs_per_step": 1},
             "student": {"pretrained": str(student)},

@@ -143,13 +143,19 @@ def read_rows(path: Path, schema: pa.Schema, filters: list[tuple[str, str, Any]]
         table = pq.read_table(path, filters=filters)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error})") from error
+    return with_columns(path, table, schema).to_pylist()
+
+
+def with_columns(path: Path, table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of ``schema``. Raises InputError, naming the file that they come from, if some are missing; those
+    that earlier versions did not write are empty."""
     for name in OPTIONAL:
         if name in schema.names and name not in table.column_names:
             table = table.append_column(name, pa.array([""] * table.num_rows, pa.string()))
     missing = [name for name in schema.names if name not in table.column_names]
     if missing:
         raise InputError(f"{path}: lacks the columns {', '.join(missing)}")
-    return table.select(schema.names).to_pylist()
+    return table.select(schema.names)
 
 
 def record_from_row(row: dict[str, Any]) -> Record:

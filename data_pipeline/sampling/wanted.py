@@ -18,8 +18,8 @@ from tracestill.data_pipeline.sampling.files.trace_store import Place, TraceStor
 from tracestill.data_pipeline.sampling.journal import Key, binding_of
 from tracestill.data_pipeline.sampling.sample_config import Asked, SampleConfig
 from tracestill.data_pipeline.sampling.teachers import Ask, Said, Solution, recorded
-from tracestill.data_pipeline.selection.equations import equations
-from tracestill.data_pipeline.selection.selection import SelectConfig, fault, reasoning_path
+from tracestill.data_pipeline.selection.config import SelectConfig
+from tracestill.data_pipeline.selection.judging import accepted_path
 
 TRACE, CRITIQUE, REVISION = "trace", "critique", "revision"
 ACCEPTED = SelectConfig()
@@ -181,8 +181,5 @@ def right_path(question: Question, trace: str, answer: str) -> str | None:
     ``auto``, or the built-in one that the question names."""
     named = str(question.metadata.get(COLUMN) or AUTO)
     verdict = verify(answer, question.gold, question.question, named if named in BUILT_IN else AUTO)
-    if not verdict.right:
-        return None
-    row = {"answer": answer, "gold": question.gold, "trace": trace, "weight": 1.0}
-    found = equations(trace)
-    return None if fault(ACCEPTED, row, found, None) else reasoning_path(trace, found)
+    row = {"question": question.question, "answer": answer, "gold": question.gold, "trace": trace, "weight": 1.0}
+    return accepted_path(ACCEPTED, row) if verdict.right else None

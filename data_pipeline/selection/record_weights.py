@@ -8,11 +8,14 @@ A function of the user's gets the kept records of one question and gives a weigh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tracestill.data_pipeline.base import own_modules
+from tracestill.data_pipeline.base.batches import Rows
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.data_pipeline.base.schema import Record, record_from_row
@@ -60,13 +63,15 @@ def find(use: str) -> Weigh:
     return function
 
 
-def weigh(use: str, rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Record id -> weight of kept records, unchecked. Raises InputError if a function fails, or gives not one each."""
-    function, of_question = find(use), dict[str, list[Record]]()
-    for row in rows:
-        of_question.setdefault(row["question_id"], []).append(record_from_row(row))
-    found: dict[str, Any] = {}
-    for question, records in of_question.items():
+def weigh(use: str, questions: Iterable[np.ndarray], rows: Rows) -> Iterator[tuple[int, Any]]:
+    """(number, weight) of kept records, unchecked; ``questions``: the numbers of each question's.
+
+    Raises InputError if a function fails, or gives not one each.
+    """
+    function = find(use)
+    for places in questions:
+        records = [record_from_row(row) for row in rows.at(places)]
+        question = records[0].question_id
         try:
             weights = list(function(list(records)))
         except Exception as error:  # anybody's code
@@ -75,5 +80,4 @@ def weigh(use: str, rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
         if len(weights) != len(records):
             what = f"{len(weights)} weights for the {len(records)} records of question {question}"
             raise InputError(f"{FIELD}: {use} gave {what}; expected one each")
-        found |= {record.record_id: weight for record, weight in zip(records, weights, strict=True)}
-    return found
+        yield from zip(places, weights, strict=True)

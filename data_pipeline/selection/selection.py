@@ -1,62 +1,45 @@
-"""The stage `select`: which records are worth imitating, and why each of the others is not."""
+"""The stage `select`: which records are worth imitating, and why each of the others is not.
+
+It reads the records twice, some at a time: to judge each and choose among those of a question, and to write them. In
+between, numbers are held, no texts.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+import numpy as np
+import pyarrow as pa
 
-from tracestill.data_pipeline.answers.plain import normal_text
-from tracestill.data_pipeline.answers.verdict import REASONS, Verdict
-from tracestill.data_pipeline.answers.verifier import COLUMN, Case, Verifier, VerifyConfig, how_of, verify_config
-from tracestill.data_pipeline.base import own_modules
+from tracestill.data_pipeline.answers.verifier import Verifier, VerifyConfig, verify_config
+from tracestill.data_pipeline.base.batches import Rows, Writer
 from tracestill.data_pipeline.base.content import contents
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, REJECTED_SCHEMA, read_rows, weight_fault, write_rows
+from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, REJECTED_SCHEMA, weight_fault
 from tracestill.data_pipeline.base.stage import CONTENTS, stage
-from tracestill.data_pipeline.guards.names import Name
 from tracestill.data_pipeline.selection import record_weights
-from tracestill.data_pipeline.selection.equations import Equation, equations
+from tracestill.data_pipeline.selection.choosing import Choice, by_question, choose
+from tracestill.data_pipeline.selection.config import SelectConfig
+from tracestill.data_pipeline.selection.judgements import Judgements, judge_all
+from tracestill.data_pipeline.selection.judging import CODE
+from tracestill.data_pipeline.selection.policy import REASONS, REMEDIES, REPETITION
+from tracestill.data_pipeline.selection.verified import named_verifiers
 
 Progress = Callable[[int, int], None]
 
-REMEDIES = {
-    "no_answer": "the teacher gave no answer: look at its traces",
-    "bad_weight": "mend the weights of questions and teachers, or what select.weight names",
-    "wrong_answer": "a better teacher or more samples, or select.answer: false",
-    "unverified": "it cannot be told whether answers are right: see verify.use, or select.answer: false",
-    "verify_timeout": "comparing answers takes too long: see verify.use, or select.answer: false",
-    "false_equation": "a better teacher or more samples, or select.equations: false",
-}
-
-
-class SelectConfig(BaseModel):
-    """With every check off and no maximum, only records without an answer are rejected: the unfiltered ablation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    answer: bool = Field(True, description="reject a record whose answer is not the gold one")
-    equations: bool = Field(True, description="reject a trace with a false equation")
-    unique_paths: bool = Field(True, description="reject a trace whose equations another kept one of its question has")
-    max_per_question: int | None = Field(None, ge=1, description="records kept of one question; null: all")
-    weight: Name = Field(
-        "given",
-        description="how much each kept record counts: given (as its question and teacher say, else 1), per_question "
-        "(that, divided by the number of its question's kept records of a weight above 0), or "
-        "my_pkg.my_module:my_weights",
-    )
-
-    @field_validator("weight")
-    @classmethod
-    def _found(cls, weight: str) -> str:
-        if record_weights.own_module(weight) is None or not own_modules.is_looking():
-            record_weights.find(weight)
-        return weight
+AT_ONCE = 1024  # records in memory while they are written
+OF_RECORD = ("record_id", "question_id", "teacher", "style", "temperature")
+STEPS = ("read", "answered", "right", "sound", "distinct", "kept")
+VERDICT_SCHEMA = pa.schema(  # of every record that was read, in the order of sample/records.parquet
+    [
+        *(RECORD_SCHEMA.field(name) for name in OF_RECORD),
+        *((step, pa.bool_()) for step in STEPS),  # distinct: accepted, and no other record stands for its path
+        ("reason", pa.string()),  # why it is not kept; empty: it is
+    ]
+)
 
 
 def stage_config(
@@ -65,8 +48,11 @@ def stage_config(
     """What identifies a run of this stage; ``stage.is_current`` takes it with the input ``sample``. ``memory`` is as
     in ``content.digests``."""
     found = contents({record_weights.FIELD: record_weights.own_files(select.weight)}, memory)
-    own = {**select.model_dump(mode="json", exclude_defaults=True), **({CONTENTS: found} if found else {})}
-    return own | verify_config(verify, memory)
+    return {
+        **select.model_dump(mode="json", exclude_defaults=True, exclude={"workers"}),
+        **({CONTENTS: found} if found else {}),
+        **verify_config(verify, memory),
+    }
 
 
 def run(
@@ -78,125 +64,102 @@ def run(
     memory: Path | None = None,
     verifier: Verifier = Verifier(),
 ) -> None:
-    """Read ``sample``/records.parquet; write records.parquet and rejected.parquet (with reason and detail).
+    """Read ``sample``/records.parquet; write records.parquet, rejected.parquet (with reason and detail) and
+    verdicts.parquet (VERDICT_SCHEMA), all in the order of the records.
 
-    Calls ``progress(done, total)`` with records. The manifest counts those kept that weigh nothing as ``weightless``,
-    if there are any.
+    Calls ``progress(done, total)`` with records. The manifest counts, besides what came in, stayed and was rejected by
+    reason, how many each policy would keep, as ``policies``; and, if there are any, those kept that weigh nothing as
+    ``weightless``, and what was found and does not reject as ``noted``.
 
-    Reasons, in the order of the checks; the first one that applies is the verdict: ``no_answer``, ``wrong_answer``,
-    ``unverified`` and ``verify_timeout`` (it cannot be told whether the answer is right), ``false_equation``,
-    ``same_path``, ``over_maximum``; and ``bad_weight`` for one whose weight, its own or by ``select.weight``, is no
-    finite number >= 0. Raises InputError, with counts by reason, if none survives.
+    The reasons are those of ``policy.REASONS``, in the order of ``judging.faults_of``; the first one that rejects is
+    the verdict. Raises InputError, with counts by reason, if no record survives.
     """
-    config = stage_config(select, memory, verifier.config)
-    with stage(directory, "select", config, {"sample": sample}) as work:
-        rows = read_rows(sample / "records.parquet", RECORD_SCHEMA)
-        answers = wrong_answers(rows, sample, verifier) if select.answer else {}
-        verdicts = dict(judge(select, rows, answers, progress))
-        weights = record_weights.weigh(select.weight, (row for row in rows if row["record_id"] not in verdicts))
-        for record, weight in weights.items():
-            if wrong := weight_fault(weight):
-                verdicts[record] = "bad_weight", f"its weight by {record_weights.FIELD}: {wrong}"
-        kept = [{**row, "weight": float(weights[i])} for row in rows if (i := row["record_id"]) not in verdicts]
-        rejected = [
-            {**row, "reason": verdicts[row["record_id"]][0], "detail": verdicts[row["record_id"]][1]}
-            for row in rows
-            if row["record_id"] in verdicts
-        ]
-        reasons = Counter(row["reason"] for row in rejected)
-        if len(kept) + sum(reasons.values()) != len(rows):
-            raise AssertionError(f"selection lost records: {len(rows)} in, {len(kept)} out, {dict(reasons)} rejected")
-        if not kept:
-            raise InputError(nothing_left(sample, len(rows), reasons))
-        write_rows(work.path / "records.parquet", kept, RECORD_SCHEMA)
-        write_rows(work.path / "rejected.parquet", rejected, REJECTED_SCHEMA)
+    with stage(directory, "select", stage_config(select, memory, verifier.config), {"sample": sample}) as work:
+        rows = Rows(sample / "records.parquet", RECORD_SCHEMA)
+        found = judge_all(select, rows, work.path, progress, verifier, named_verifiers(sample / "questions.parquet"))
+        choice = choose(select, found)
+        weights, bad = weighed(select, rows, found, choice)
+        write(work.path, rows, found, choice, weights, bad)
+        kept = choice.reasons == 0
+        names = ("", *REASONS)
+        rejected = {names[code]: int(n) for code, n in enumerate(np.bincount(choice.reasons)) if code and n}
+        if not kept.any():
+            raise InputError(nothing_left(sample, len(rows), Counter(rejected)))
+        noted = {reason: int(found.have(reason, kept).sum()) for reason in REPETITION}
+        weightless = int((weights[kept] == 0).sum())
         work.counts = {
             "in": len(rows),
-            "out": len(kept),
-            **({"weightless": weightless} if (weightless := sum(row["weight"] == 0 for row in kept)) else {}),
-            "rejected": dict(sorted(reasons.items())),
-            "questions_in": len({row["question_id"] for row in rows}),
-            "questions_out": len({row["question_id"] for row in kept}),
+            "out": int(kept.sum()),
+            **({"weightless": weightless} if weightless else {}),
+            "rejected": dict(sorted(rejected.items())),
+            **({"noted": noted} if (noted := {reason: n for reason, n in noted.items() if n}) else {}),
+            "policies": choice.kept,
+            "questions_in": len(np.unique(found.questions)),
+            "questions_out": len(np.unique(found.questions[kept])),
         }
 
 
-def judge(
-    select: SelectConfig, rows: list[dict[str, Any]], wrong: dict[str, tuple[str, str]], progress: Progress
-) -> Iterator[tuple[str, tuple[str, str]]]:
-    """(record id, (reason, detail)) of each rejected record; ``wrong``: of those whose answer is not right.
-
-    Where only some of several records stay, those that weigh nothing go first, and of the others those of the smallest
-    record id stay: it is a hash of the provenance, so the choice favours no teacher and no temperature.
-    """
-    paths: dict[tuple[str, str], str] = {}
-    taken: Counter[str] = Counter()
-    for at, row in enumerate(sorted(rows, key=lambda row: (row["weight"] == 0, row["record_id"])), start=1):
-        progress(at, len(rows))
-        record, question = row["record_id"], row["question_id"]
-        found = equations(row["trace"]) if select.equations or select.unique_paths else []
-        if verdict := fault(select, row, found, wrong.get(record)):
-            yield record, verdict
-            continue
-        if select.unique_paths:
-            path = reasoning_path(row["trace"], found)
-            if (other := paths.setdefault((question, path), record)) != record:
-                yield record, ("same_path", f"the equations of record {other}")
-                continue
-        if select.max_per_question is not None and taken[question] == select.max_per_question:
-            yield record, ("over_maximum", f"{select.max_per_question} records of this question are kept")
-            continue
-        taken[question] += 1
+def weighed(
+    select: SelectConfig, rows: Rows, found: Judgements, choice: Choice
+) -> tuple[np.ndarray, Mapping[int, str]]:
+    """(n,) float64 weights of records, and what is wrong with that of each one that this rejects, by number."""
+    weights, bad = found.weights.astype(np.float64), dict[int, str]()
+    if select.weight != "given":
+        for place, weight in record_weights.weigh(
+            select.weight, by_question(found.questions, choice.reasons == 0), rows
+        ):
+            if wrong := weight_fault(weight):
+                choice.reasons[place] = CODE["bad_weight"]
+                bad[place] = f"its weight by {record_weights.FIELD}: {wrong}"
+            else:
+                weights[place] = float(weight)
+    return weights, bad
 
 
-def fault(
-    select: SelectConfig, row: dict[str, Any], found: list[Equation], wrong: tuple[str, str] | None
-) -> tuple[str, str] | None:
-    """Reason and detail if the record by itself is not worth imitating."""
-    if not row["answer"].strip():
-        return "no_answer", "the answer is empty"
-    if bad := weight_fault(row["weight"]):
-        return "bad_weight", f"its weight: {bad}"
-    if wrong is not None:
-        return wrong
-    if select.equations:
-        for equation in found:
-            if not equation.holds:
-                return "false_equation", equation.text
-    return None
+def write(
+    folder: Path, rows: Rows, found: Judgements, choice: Choice, weights: np.ndarray, bad: Mapping[int, str]
+) -> None:
+    """Write the three files; every record goes into one of the first two."""
+    names = pa.array(["", *REASONS])
+    start = 0
+    with (
+        Writer(folder / "records.parquet", RECORD_SCHEMA) as kept,
+        Writer(folder / "rejected.parquet", REJECTED_SCHEMA) as rejected,
+        Writer(folder / "verdicts.parquet", VERDICT_SCHEMA) as verdicts,
+    ):
+        for table in rows.batches(AT_ONCE):
+            here = slice(start, start + len(table))
+            stays = choice.reasons[here] == 0
+            reasons = names.take(pa.array(choice.reasons[here]))
+            weighed = table.set_column(
+                table.column_names.index("weight"), "weight", pa.array(weights[here].astype(np.float32))
+            )
+            kept.add(weighed.filter(stays))
+            details = [detail(int(place), found, choice, bad) for place in start + np.flatnonzero(~stays)]
+            gone = table.filter(~stays).append_column("reason", reasons.filter(~stays))
+            rejected.add(gone.append_column("detail", pa.array(details, pa.string())))
+            true = {
+                **{"read": np.ones(len(table), bool), "distinct": choice.distinct[here], "kept": stays},
+                **{flag: found.have(flag, here) for flag in ("answered", "right", "sound")},
+            }
+            verdict = table.select(OF_RECORD)
+            for step in STEPS:
+                verdict = verdict.append_column(step, pa.array(true[step]))
+            verdicts.add(verdict.append_column("reason", reasons))
+            start = here.stop
+    if start != len(found):
+        raise AssertionError(f"selection lost records: {len(found)} judged, {start} written")
 
 
-def wrong_answers(rows: list[dict[str, Any]], sample: Path, verifier: Verifier) -> dict[str, tuple[str, str]]:
-    """Record id -> (reason, detail) of those whose answer is not right; an empty answer is nobody's business here."""
-    said = [row for row in rows if row["answer"].strip()]
-    how = named_verifiers(sample / "questions.parquet")
-    default = verifier.config.use
-    cases = [Case(row["answer"], row["gold"], row["question"], how.get(row["question_id"], default)) for row in said]
-    return {
-        row["record_id"]: (REASONS[verdict.outcome], told(row, verdict))
-        for row, verdict in zip(said, verifier.verdicts(cases), strict=True)
-        if not verdict.right
-    }
-
-
-def told(row: dict[str, Any], verdict: Verdict) -> str:
-    about = f" ({verdict.by}: {verdict.detail})" if verdict.detail else f" ({verdict.by})"
-    joint = {"wrong": "is not", "cannot_tell": "may or may not be", "timeout": "was compared too long with"}
-    return f"{row['answer']} {joint[verdict.outcome]} {row['gold']}{about}"
-
-
-def named_verifiers(questions: Path) -> dict[str, str]:
-    """Question id -> the verifier that its metadata names."""
-    if not questions.exists():
-        return {}
-    table = pq.read_table(questions, columns=["question_id", "metadata"])
-    table = table.filter(pc.match_substring(table["metadata"], f'"{COLUMN}"'))
-    found = {row["question_id"]: how_of(row["metadata"], "") for row in table.to_pylist()}
-    return {question: how for question, how in found.items() if how}
-
-
-def reasoning_path(trace: str, found: list[Equation]) -> str:
-    """What two traces that reason alike have in common: their equations in order, or the text if they have none."""
-    return "\n".join(equation.path for equation in found) if found else normal_text(trace)
+def detail(place: int, found: Judgements, choice: Choice, bad: Mapping[int, str]) -> str:
+    """Why a record is not kept, in words."""
+    if place in bad:
+        return bad[place]
+    if found.reasons[place]:
+        return str(found.details[place])
+    if (other := int(choice.others[place])) >= 0:
+        return f"the path of record {found.ids[other]}"
+    return f"enough records of this question{' and teacher' * bool(choice.of_teacher[place])} are kept"
 
 
 def nothing_left(sample: Path, total: int, reasons: Counter[str]) -> str:

@@ -117,7 +117,7 @@ def sample_block(found: Survey, teacher: str) -> list[str]:
         ),
         "",
         f"# {wrong:.1%} of the answers are not the gold ones",
-        "select: {answer: true, equations: true, unique_paths: true}",
+        "select: {policy: strict}  # answer: right answers, whatever the trace; none: all that have one",
         "",
     ]
 

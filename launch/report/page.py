@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from tracestill.data_pipeline.guards.visible import in_html
+from tracestill.data_pipeline.selection.policy import POLICIES
 from tracestill.launch.report.arms import headline
 from tracestill.launch.report.charts import SERIES, lines, stacked
 from tracestill.launch.report.parts import Found, alike, colour_of, legend, seconds, table, text
@@ -183,7 +184,12 @@ def data(found: Found) -> str:
             ("all arms" if len(found["arms"]) > 1 and not seen[1:] else arm, [("kept", chosen["out"], "s0"), *reasons])
         )
         share = chosen["out"] / chosen["in"] if chosen["in"] else 0.0
-        parts.append(f"<p>Selection kept {chosen['out']:,} of {chosen['in']:,} records ({share:.1%}).</p>")
+        would = chosen.get("policies", {})
+        policies = ", ".join(f"{name} {would[name]:,}" for name in POLICIES if name in would)
+        parts.append(
+            f"<p>Selection kept {chosen['out']:,} of {chosen['in']:,} records ({share:.1%})"
+            f"{f'; by policy: {policies}' if policies else ''}.</p>"
+        )
     if len(bars) > 1:
         bars[0] = (next(iter(found["arms"])), bars[0][1])
     parts.append(stacked(bars))

@@ -14,6 +14,7 @@ from tracestill.data_pipeline.plan import plan_stage
 from tracestill.data_pipeline.sampling import sample
 from tracestill.data_pipeline.segmentation import Segmenter
 from tracestill.data_pipeline.selection import selection
+from tracestill.data_pipeline.selection.policy import POLICIES
 from tracestill.data_pipeline.tokens import tokenizer
 from tracestill.launch.report import page, yield_page
 from tracestill.launch.report.parts import listed
@@ -80,7 +81,15 @@ def do_select(work: Work, console: Console) -> None:
 def selected(manifest: Manifest, directory: Path) -> str:
     counts = manifest["counts"]
     weightless = f", {counts['weightless']:,} of weight 0" if "weightless" in counts else ""
-    return f"kept {counts['out']:,} of {counts['in']:,} records{weightless}{listed('rejected', counts['rejected'])}"
+    told = listed("rejected", counts["rejected"]) + listed("noted", counts.get("noted", {}))
+    return f"kept {counts['out']:,} of {counts['in']:,} records{weightless}{told}{by_policy(counts)}"
+
+
+def by_policy(counts: Mapping[str, Any]) -> str:
+    """How many records each policy would keep, where they differ."""
+    found = counts.get("policies", {})
+    told = ", ".join(f"{name} {found[name]:,}" for name in POLICIES if name in found)
+    return f"; by policy: {told}" if len(set(found.values())) > 1 else ""
 
 
 def symbols_of(recipe: Recipe) -> dict[str, bool]:

@@ -26,8 +26,8 @@ from tracestill.data_pipeline.sampling.sample import SampleConfig, make_teachers
 from tracestill.data_pipeline.sampling.teachers import is_own
 from tracestill.data_pipeline.segmentation import SegmentConfig
 from tracestill.data_pipeline.segmentation import own_module as segmenting
+from tracestill.data_pipeline.selection.config import SelectConfig
 from tracestill.data_pipeline.selection.record_weights import own_module as weigher
-from tracestill.data_pipeline.selection.selection import SelectConfig
 from tracestill.trainer.recipe import deepspeed_keys
 from tracestill.trainer.recipe.own_stage import OwnStage
 from tracestill.trainer.recipe.settings import GENERATION, UNTRAINED, EvaluateConfig, StudentConfig, TrainConfig
@@ -58,7 +58,7 @@ class Recipe(BaseModel):
     questions: QuestionsConfig = Field(description="what is asked: a task, or a file of questions")
     sample: SampleConfig = Field(description="which teachers answer the questions, and how often")
     verify: VerifyConfig = Field(VerifyConfig(), description="how it is decided whether an answer is right")
-    select: SelectConfig = Field(SelectConfig(), description="which records are worth imitating; all off: unfiltered")
+    select: SelectConfig = Field(SelectConfig(), description="which records are worth imitating")
     segment: SegmentConfig = Field(SegmentConfig(), description="how a trace is cut into spans of a kind each")
     encode: EncodeConfig = Field(EncodeConfig(), description="tokenizer, and the layout of documents")
     plan: PlanConfig = Field(description="how documents become packs, and packs steps")

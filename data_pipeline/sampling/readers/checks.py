@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,13 +11,9 @@ from tracestill.data_pipeline.answers.numbers.number import number
 from tracestill.data_pipeline.answers.plain import normal_text
 from tracestill.data_pipeline.sampling.readers.symbols import symbol_in
 from tracestill.data_pipeline.sampling.readers.thought import tag_in
+from tracestill.data_pipeline.selection.repetition import Policy, loop
 
-Policy = Literal["reject", "count", "ignore"]
 CUT = ("length", "max_tokens", "model_length", "max_length")  # what servers call an end that the model did not choose
-LOOP = 40  # characters from the end that are looked for before it
-TIMES = 4  # pieces alike in a row, the last of them at the end, that make a loop
-LOOPED = 200  # characters that a loop fills at least
-SEARCHED = 20_000  # characters before the end in which the last ones are looked for again
 
 
 class ChecksConfig(BaseModel):
@@ -62,21 +57,6 @@ def faults(
         yield "answer_not_in_text", f"the text never says {answer!r:.80}"
     if "no_trace" in wanted and not trace.strip():
         yield "no_trace", "nothing stands before the answer"
-
-
-def loop(text: str) -> str:
-    """The piece that a text ends in again and again; empty if it does not."""
-    if len(text) < LOOPED:
-        return ""
-    tail = text[-LOOP:]
-    before = text.rfind(tail, max(0, len(text) - SEARCHED), len(text) - 1)
-    if before < 0:
-        return ""
-    period = len(text) - LOOP - before
-    piece, times, at = text[-period:], 1, len(text) - period
-    while at >= period and text[at - period : at] == piece:
-        times, at = times + 1, at - period
-    return piece if times >= TIMES and times * period >= LOOPED else ""
 
 
 def says(text: str, answer: str) -> bool:

@@ -30,7 +30,8 @@ from tracestill.data_pipeline.sampling.questions import QuestionsConfig, questio
 from tracestill.data_pipeline.sampling.sample import SampleConfig
 from tracestill.data_pipeline.sampling.sample import run as run_sample
 from tracestill.data_pipeline.sampling.teachers import Solution
-from tracestill.data_pipeline.selection.selection import SelectConfig, run, stage_config
+from tracestill.data_pipeline.selection.config import SelectConfig
+from tracestill.data_pipeline.selection.selection import run, stage_config
 
 TEACHER = """
 from pathlib import Path

@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
     lines = [{"question": f"How much is {n} + 1? {TRICK}", "gold": str(n + 1)} for n in range(8)]
     (folder / "q [b].jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "mine.py").write_text(TEACHER)
-    recipe = {**RECIPE, "arms": {}, "select": {"answer": False, "equations": False}}
+    recipe = {**RECIPE, "arms": {}, "select": {"policy": "none"}}
     recipe["questions"] = {"source": "q [b].jsonl", "train": 6, "test": 2}
     recipe["sample"] = {"teachers": [{"name": "solver", "use": "mine"}]}
     recipe["weighting"] = {"weights": {"prompt": 0}}

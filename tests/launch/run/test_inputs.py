@@ -207,7 +207,7 @@ def test_arms_with_equal_data_share_one_token_store_and_plan(tmp_path):
         "bare_hot": {"encode": {"trace": "drop"}, "train": {"lr": 0.1}},
         "long": {"train": {"steps": 80}},
         "wide": {"plan": {"capacity": 300}},
-        "raw": {"select": {"answer": False}},
+        "raw": {"select": {"policy": "none"}},
     }
     recipe = write_recipe(tmp_path / "mini.yaml", arms=arms)
     invoke("run", recipe, "--until", "plan")

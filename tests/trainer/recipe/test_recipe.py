@@ -330,7 +330,7 @@ def test_an_arm_that_is_not_trained_keeps_what_evaluation_reads(recipe_file, tmp
 
 
 def test_arms_share_a_stage_until_they_change_it(recipe_file, tmp_path):
-    arms = {"bare": {"encode": {"trace": "drop"}}, "raw": {"select": {"answer": False}}}
+    arms = {"bare": {"encode": {"trace": "drop"}}, "raw": {"select": {"policy": "none"}}}
     run = RunDirectory.create(tmp_path / "run", load_recipe(recipe_file(arms=arms)))
     assert run.stage("bare", "select") == run.stage("traces", "select") == run.root / "select"
     assert run.stage("raw", "select") == run.root / "arms" / "raw" / "select"

@@ -72,7 +72,7 @@ def test_a_student_is_distilled_from_a_served_one(tmp_path: Path) -> None:
             "second",
             questions={**QUESTIONS, "train": 20},
             sample={**sample, "checks": {"unfinished": "count"}},
-            select={"answer": False, "equations": False},
+            select={"policy": "none"},
             train={**train, "steps": 4},
         )
     finally:
