@@ -12,11 +12,11 @@ import numpy as np
 from tracestill.data_pipeline.answers.plain import normal_text
 from tracestill.data_pipeline.base.schema import weight_fault
 from tracestill.data_pipeline.selection.config import SelectConfig
-from tracestill.data_pipeline.selection.equations import Equation, equations
 from tracestill.data_pipeline.selection.paths import LONGEST, path_of
 from tracestill.data_pipeline.selection.policy import OF_ANSWER, OF_TRACE, POLICIES, REASONS, REPETITION, rejecting
 from tracestill.data_pipeline.selection.repetition import copied, repeats, words_of
 from tracestill.data_pipeline.selection.verified import Fault
+from tracestill.data_pipeline.soundness import Equation, equations
 
 READ = ("question", "gold", "trace", "answer", "weight")  # columns of a record that are judged
 FLAGS = ("answered", "right", "sound", "fuzzy", *REPETITION, *POLICIES)  # the last: whether it passes each policy

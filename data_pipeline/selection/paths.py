@@ -21,7 +21,7 @@ from rapidfuzz.process import cdist
 
 from tracestill.data_pipeline.base.workers import cores
 from tracestill.data_pipeline.selection.commuted import commuted
-from tracestill.data_pipeline.selection.equations import Equation
+from tracestill.data_pipeline.soundness import Equation
 
 LONGEST = 4096  # words of a trace that are compared
 MANY = 50_000  # words of a question's traces for which threads are worth their start

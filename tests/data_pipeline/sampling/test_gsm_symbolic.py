@@ -23,7 +23,7 @@ from tracestill.data_pipeline.sampling.teachers.gsm_symbolic import (
 )
 from tracestill.data_pipeline.segmentation.parts import spans_of
 from tracestill.data_pipeline.segmentation.rules import rules
-from tracestill.data_pipeline.selection.equations import equations
+from tracestill.data_pipeline.soundness import equations
 
 
 @pytest.fixture(scope="module")

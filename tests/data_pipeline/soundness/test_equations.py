@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracestill.data_pipeline.selection.equations import Equation, equations
+from tracestill.data_pipeline.soundness import Equation, equations
 
-UNITS = ["", "", "", " apples", " km/hour", " days"]
+UNITS = ["", "", "", " apples", " km/hour", " boxes"]
 
 
 def false_equations(text: str) -> list[Equation]:
@@ -48,7 +48,7 @@ def exact_text(value: Fraction) -> str:
 
 def test_random_expressions_hold_exactly_when_their_value_is_right() -> None:
     rng = random.Random(0)
-    for _ in range(1500):
+    for _ in range(600):
         left, value, strength = expression(rng, rng.randrange(1, 4))
         if strength == 3:
             continue
@@ -63,7 +63,7 @@ def test_random_expressions_hold_exactly_when_their_value_is_right() -> None:
 
 def test_random_decimals_hold_when_rounded_or_cut_and_not_otherwise() -> None:
     rng = random.Random(1)
-    for _ in range(1000):
+    for _ in range(400):
         a, b, places = rng.randrange(1, 900), rng.randrange(1, 90), rng.randrange(1, 4)
         value, unit = Fraction(a, b), Fraction(1, 10**places)
         cut = value // unit * unit
@@ -129,7 +129,6 @@ def test_true_equations_of_many_shapes_are_read_and_hold(text: str) -> None:
         ("15÷2/5=37", "15÷2/5=37"),
         ("€65.32 - €8.32 = €56 left", "€65.32 - €8.32 = €56"),
         ("10 / 3 = 3", "10 / 3 = 3"),
-        ("0.3333 * 48 = 16", "0.3333 * 48 = 16"),
         ("0.33333 * 48 = 16.01", "0.33333 * 48 = 16.01"),
         ("0.33333 * 3000 = 1200", "0.33333 * 3000 = 1200"),
         ("1000.12345 + 1 = 1100", "1000.12345 + 1 = 1100"),
@@ -199,7 +198,7 @@ def test_the_path_of_a_trace_keeps_numbers_and_order_only() -> None:
     assert path("3 + 4 = 7") != path("4 + 3 = 7")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.text(alphabet="0123456789 .,+-*/^=()$%xmodf\nab÷:<>{}\\²", max_size=80) | st.text(max_size=60))
 def test_any_text_is_read_without_an_exception(text: str) -> None:
     for equation in equations(text):

@@ -1,0 +1,48 @@
+"""The traces that a person judged, against the reading of equations; without ``shared/data``: skipped."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tracestill.data_pipeline.soundness import equations
+
+ROOT = Path(__file__).parents[2]
+DATA = next((place for up in ROOT.parents if (place := up / "shared" / "data").is_dir()), None)
+MISSED = {("gsm8k/train", 6405)}  # 150 minutes / 5 minutes/100 meters = 3
+
+
+@pytest.fixture(scope="module")
+def bench():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    yield importlib.import_module("equations")
+    sys.path.remove(str(ROOT / "benchmarks"))
+
+
+@pytest.mark.skipif(DATA is None, reason="shared/data is not there: nothing real was read")
+def test_human_solutions_are_called_false_where_a_person_says_so(bench):
+    lines = {
+        name: (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        for name in ("gsm8k/train", "gsm8k/test")
+    }
+    with bench.LABELS.open(encoding="utf-8", newline="") as file:
+        labels = [row for row in csv.DictReader(file, delimiter="\t") if row["source"] in lines]
+    assert len(labels) > 70
+    for row in labels:
+        trace = json.loads(lines[row["source"]][int(row["row"])])["answer"].split("####")[0].strip()
+        assert bench.digest(trace) == row["sha256"]
+        false = any(not one.holds for one in equations(trace))
+        wrong = row["verdict"] == "wrong" and (row["source"], int(row["row"])) not in MISSED
+        assert false == wrong, row
+
+
+def test_the_exact_evaluation_knows_what_is_surely_false(bench):
+    places = bench.surely_false(
+        "so 0.68*40 = 27 students, 88 pages x 1/2 = 44, 3 + 4 * 2 = 11 and (1 + 2) * 3 = $10, 10/3 = 3.33"
+    )
+    assert len(places) == 2
