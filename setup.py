@@ -66,6 +66,7 @@ setup(
         "api": ["openai>=2", "tenacity>=9", "aiohttp>=3.10"],  # the client takes half as much time on aiohttp
         "traces": ["datasketch>=1.6"],  # near duplicates across splits
         "hub": ["datasets>=3"],  # questions.source: hf://owner/name
+        "math": ["math-verify>=0.9", "pebble>=5.1"],  # expressions in answers, compared by algebra
         "monitor": ["tensorboard>=2.18"],
         "dev": [
             "aiohttp>=3.10",
@@ -78,8 +79,10 @@ setup(
             "jsonschema>=4.20",  # Kubernetes manifests against their schemas
             "kernels>=0.12",  # Hugging Face's, to prove that our folder of this name does no harm
             "liger-kernel>=0.6",  # whose switches are checked on a CPU too
+            "math-verify>=0.9",
             "mypy>=1.15",
             "openai>=2",  # asked by tests on loopback
+            "pebble>=5.1",
             "peft>=0.20",
             "pytest>=8",
             "pytest-timeout>=2.3",

@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 from machine import claim, describe, finish, table
 from readers import beside, posings
 
+from tracestill.data_pipeline.answers import number, same_answer
 from tracestill.data_pipeline.sampling.readers.chain import Chain, Read
 from tracestill.data_pipeline.sampling.teachers.gsm_symbolic import Options, Teacher, TeacherOptions, questions
-from tracestill.data_pipeline.selection.answers import number, same_answer
 from tracestill.data_pipeline.soundness import Equation, equations
 
 LABELS = Path(__file__).parent / "labels/equations.tsv"
@@ -57,7 +57,7 @@ def right_traces(data: Path) -> Iterator[Trace]:
             gold = (posing.gold or "").replace("#", "").strip()
             for written in posing.written:
                 read = chain.read(written.said, number(gold) is not None)
-                if isinstance(read, Read) and same_answer(read.answer, gold):
+                if isinstance(read, Read) and same_answer(read.answer, gold, posing.question):
                     yield Trace(path.stem, row, read.trace)
     for name in ("train", "test"):
         for row, line in enumerate((data / "gsm8k" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()):

@@ -27,6 +27,8 @@ from typing import Any
 
 from machine import claim, finish, table
 
+from tracestill.data_pipeline.answers.numbers.number import number
+from tracestill.data_pipeline.answers.verify import same_answer
 from tracestill.data_pipeline.sampling.files.formats import parts_of
 from tracestill.data_pipeline.sampling.files.gather import FileConfig, looked_at, posing_of
 from tracestill.data_pipeline.sampling.files.posings import Posing, Reading
@@ -34,7 +36,6 @@ from tracestill.data_pipeline.sampling.questions import QuestionsConfig
 from tracestill.data_pipeline.sampling.readers.chain import Chain, Read, ReaderConfig, Unread
 from tracestill.data_pipeline.sampling.sample import SampleConfig, run
 from tracestill.data_pipeline.sampling.teachers import Said
-from tracestill.data_pipeline.selection.answers import number, same_answer
 
 PUBLISHED = {  # WildEval/ZeroEval, GSM8K, greedy: accuracy and share without an answer, %
     "Mistral-Nemo-Instruct-2407": (82.79, 0.0),
@@ -68,7 +69,7 @@ def of_teacher(path: Path) -> dict[str, Any]:
         for written in posing.written:
             found["texts"] += 1
             first = published.read(written.said, True)
-            found["right"] += isinstance(first, Read) and same_answer(first.answer, gold)
+            found["right"] += isinstance(first, Read) and same_answer(first.answer, gold, posing.question)
             found["none"] += isinstance(first, Unread)
             read = usual.read(written.said, number(gold) is not None)
             if isinstance(read, Unread):
@@ -76,7 +77,7 @@ def of_teacher(path: Path) -> dict[str, Any]:
                 continue
             readers[read.reader] += 1
             reasons.update(reason for reason, _ in read.faults)
-            found["right by default"] += same_answer(read.answer, gold)
+            found["right by default"] += same_answer(read.answer, gold, posing.question)
     share = 100 / found["texts"]
     return {
         "texts": found["texts"],
@@ -101,7 +102,7 @@ def flags(path: Path) -> dict[str, Any]:
                 continue
             read = chain.read(Said(about["solution"]), True)
             readers[read.reader if isinstance(read, Read) else read.reason] += 1
-            right = isinstance(read, Read) and same_answer(read.answer, gold.answer)
+            right = isinstance(read, Read) and same_answer(read.answer, gold.answer, row["question"])
             if right == about["is_correct"]:
                 same += 1
                 continue

@@ -22,11 +22,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from tracestill.data_pipeline.answers.verify import same_answer
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record
 from tracestill.data_pipeline.documents.document import trace_kinds_and_steps
-from tracestill.data_pipeline.selection.answers import same_answer
 from tracestill.data_pipeline.tokens.render import load_backend
 
 ITEMS = RECORDS, QUESTIONS = "records", "held-out questions"
@@ -68,7 +68,7 @@ class RoundTrip:
             found = {part: trips[getattr(record, part)] for part in parts}
             faults = {part: trip.fault for part, trip in found.items()}
             answer = found["answer"]
-            if answer.fault and not same_answer(answer.back, record.answer) and record.answer.strip():
+            if answer.fault and not same_answer(answer.back, record.answer, record.question) and record.answer.strip():
                 faults["answer"] = "lost"
             self.notes.update({NOTES[fault]: 1 for fault in faults.values() if fault})
             self.read[RECORDS] += 1
@@ -87,7 +87,11 @@ class RoundTrip:
         for row in questions:
             self.read[QUESTIONS] += 1
             gold = trips[row["gold"]]
-            wrong = gold.fault is not None and not same_answer(self.written(gold), row["gold"]) and row["gold"].strip()
+            wrong = (
+                gold.fault is not None
+                and not same_answer(self.written(gold), row["gold"], row["question"])
+                and row["gold"].strip()
+            )
             if not wrong and trips[row["question"]].fault != "lost":
                 continue
             self.lossy[QUESTIONS] += 1

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tracestill.data_pipeline.answers.numbers.number import number
 from tracestill.data_pipeline.base.schema import Question, Span, weight_fault
 from tracestill.data_pipeline.sampling.asking.styles import tagged
 from tracestill.data_pipeline.sampling.files.rejected import Rejected
@@ -16,7 +17,6 @@ from tracestill.data_pipeline.sampling.readers.chain import Chain, Read, Unread
 from tracestill.data_pipeline.sampling.readers.marks import Marked
 from tracestill.data_pipeline.sampling.teachers import Said, Solution
 from tracestill.data_pipeline.sampling.wanted import CRITIQUE, Wanted
-from tracestill.data_pipeline.selection.answers import number
 
 
 @dataclass

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from tracestill.data_pipeline.answers.verifier import AUTO, COLUMN, verify
+from tracestill.data_pipeline.answers.verify import BUILT_IN
 from tracestill.data_pipeline.base.schema import Question
 from tracestill.data_pipeline.sampling.asking import revise
 from tracestill.data_pipeline.sampling.asking.until import Tally
@@ -175,6 +177,9 @@ class Course:
 
 
 def right_path(question: Question, trace: str, answer: str) -> str | None:
-    """The reasoning path of a trace that selection, as it is by default, would accept; else None."""
+    """The reasoning path of a trace that selection, as it is by default, would accept; else None. The verifier is
+    ``auto``, or the built-in one that the question names."""
+    named = str(question.metadata.get(COLUMN) or AUTO)
+    verdict = verify(answer, question.gold, question.question, named if named in BUILT_IN else AUTO)
     row = {"question": question.question, "answer": answer, "gold": question.gold, "trace": trace, "weight": 1.0}
-    return accepted_path(ACCEPTED, row)
+    return accepted_path(ACCEPTED, row) if verdict.right else None

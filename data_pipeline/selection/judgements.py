@@ -7,7 +7,7 @@ mapped into memory.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,12 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 
+from tracestill.data_pipeline.answers import Verifier
 from tracestill.data_pipeline.base.batches import Rows
 from tracestill.data_pipeline.base.workers import cores, in_order
 from tracestill.data_pipeline.selection.config import SelectConfig
-from tracestill.data_pipeline.selection.judging import BIT, NONE, READ, Job, judge, wrong_answers
+from tracestill.data_pipeline.selection.judging import BIT, NONE, READ, Job, judge
+from tracestill.data_pipeline.selection.verified import wrong_answers
 
 AT_ONCE = 256  # records that a worker gets at a time
 FEW = 4096  # records for which no further process is started: it takes a second to begin
@@ -61,8 +63,16 @@ class Judgements:
         return [np.asarray(self.all_words[self.ends[at - 1] if at else 0 : self.ends[at]]) for at in places]
 
 
-def judge_all(select: SelectConfig, rows: Rows, folder: Path, progress: Callable[[int, int], None]) -> Judgements:
-    """Judge all rows in ``select.workers`` processes; ``folder`` is where a file may grow meanwhile."""
+def judge_all(
+    select: SelectConfig,
+    rows: Rows,
+    folder: Path,
+    progress: Callable[[int, int], None],
+    verifier: Verifier,
+    named: Mapping[str, str],
+) -> Judgements:
+    """Judge all rows in ``select.workers`` processes, but their answers in this one, by ``verifier`` or what ``named``
+    says of a question; ``folder`` is where a file may grow meanwhile."""
     held: dict[str, list[pa.Array]] = {name: [] for name in HELD}
     weights: list[np.ndarray] = []
 
@@ -72,7 +82,8 @@ def judge_all(select: SelectConfig, rows: Rows, folder: Path, progress: Callable
                 held[name] += table[name].chunks
             weights.append(table["weight"].to_numpy())
             found = table.select(READ).to_pylist()
-            yield select, found, wrong_answers(found)
+            asked = table.select(["question_id", "question", "gold", "answer"]).to_pylist()
+            yield select, found, wrong_answers(asked, verifier, named)
 
     texts = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as what is returned
     found = [judge((select, [], []))]  # an empty one: there may be no records at all

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tracestill.data_pipeline.answers.plain import normal_text
 from tracestill.data_pipeline.base.schema import weight_fault
-from tracestill.data_pipeline.selection.answers import normal_text, same_answer
 from tracestill.data_pipeline.selection.config import CHECKS, SelectConfig
 from tracestill.data_pipeline.selection.paths import LONGEST, path_of
 from tracestill.data_pipeline.selection.policy import OF_ANSWER, OF_TRACE, POLICIES, REASONS, REPETITION, rejecting
 from tracestill.data_pipeline.selection.repetition import copied, repeats, words_of
+from tracestill.data_pipeline.selection.verified import Fault
 from tracestill.data_pipeline.soundness.checkers.chain import Checks
 from tracestill.data_pipeline.soundness.checkers.finding import Trace
 
@@ -45,7 +46,6 @@ class Batch(NamedTuple):
     words: np.ndarray  # uint32, of all records, one after the other
 
 
-Fault = tuple[str, str]  # reason, detail
 Job = tuple[SelectConfig, list[dict[str, Any]], list[Fault | None]]  # the last: what is wrong with each one's answer
 
 
@@ -86,19 +86,10 @@ def faults_of(
         yield "copies_question", told
 
 
-def wrong_answers(rows: Sequence[Mapping[str, Any]]) -> list[Fault | None]:
-    """Of each record what is wrong with its answer; None: nothing, or there is none."""
-    return [
-        None
-        if not row["answer"].strip() or same_answer(row["answer"], row["gold"])
-        else ("wrong_answer", f"{row['answer']} is not {row['gold']}")
-        for row in rows
-    ]
-
-
 def accepted_path(select: SelectConfig, row: Mapping[str, Any]) -> str | None:
-    """The reasoning path of a record that the policy keeps, others of its question aside; else None."""
-    found = judged(select, row, wrong_answers([row])[0], Checks(select.checks, CHECKS))
+    """The reasoning path of a record of a right answer that the policy keeps, others of its question aside; else
+    None."""
+    found = judged(select, row, None, Checks(select.checks, CHECKS))
     return None if rejects(select)[select.policy] & found.faults.keys() else found.path
 
 

@@ -9,7 +9,7 @@ PolicyName = Literal["strict", "answer", "none"]
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 
 ALWAYS = frozenset(("no_answer", "bad_weight"))
-OF_ANSWER = frozenset(("wrong_answer",))  # not known to be right
+OF_ANSWER = frozenset(("wrong_answer", "unverified", "verify_timeout"))  # not known to be right
 OF_TRACE = frozenset(("false_equation", "false_step"))  # something in it does not hold
 REPETITION = ("repeats", "copies_question")  # each with a policy of its own
 OF_PLACE = ("same_path", "over_maximum")  # nothing is wrong with it, but others of its question stand for it
@@ -20,7 +20,9 @@ REMEDIES = {
     "bad_weight": "mend the weights of questions and teachers, or what select.weight names",
     "repeats": "a better teacher, or select.repeats: count",
     "copies_question": "a better teacher, or select.copies_question: count",
-    **dict.fromkeys(OF_ANSWER, "a better teacher or more samples, or select.policy: none"),
+    "unverified": "it cannot be told whether answers are right: see verify.use, or select.policy: none",
+    "verify_timeout": "comparing answers takes too long: see verify.use, or select.policy: none",
+    **dict.fromkeys(["wrong_answer"], "a better teacher or more samples, or select.policy: none"),
     **dict.fromkeys(OF_TRACE, "a better teacher or more samples, or select.policy: answer"),
 }
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tracestill.data_pipeline.answers.verifier import Verifier, VerifyConfig, verify_config
 from tracestill.data_pipeline.base.batches import Rows, Writer
 from tracestill.data_pipeline.base.content import contents
 from tracestill.data_pipeline.base.errors import InputError
@@ -25,6 +26,7 @@ from tracestill.data_pipeline.selection.config import CHECKS, SelectConfig
 from tracestill.data_pipeline.selection.judgements import Judgements, judge_all
 from tracestill.data_pipeline.selection.judging import CODE
 from tracestill.data_pipeline.selection.policy import REASONS, REMEDIES, REPETITION
+from tracestill.data_pipeline.selection.verified import named_verifiers
 from tracestill.data_pipeline.soundness.checkers import chain
 
 Progress = Callable[[int, int], None]
@@ -41,7 +43,9 @@ VERDICT_SCHEMA = pa.schema(  # of every record that was read, in the order of sa
 )
 
 
-def stage_config(select: SelectConfig, memory: Path | None = None) -> dict[str, Any]:
+def stage_config(
+    select: SelectConfig, memory: Path | None = None, verify: VerifyConfig = VerifyConfig()
+) -> dict[str, Any]:
     """What identifies a run of this stage; ``stage.is_current`` takes it with the input ``sample``. ``memory`` is as
     in ``content.digests``."""
     own = {record_weights.FIELD: record_weights.own_files(select.weight), CHECKS: chain.own_files(select.checks)}
@@ -49,6 +53,7 @@ def stage_config(select: SelectConfig, memory: Path | None = None) -> dict[str, 
     return {
         **select.model_dump(mode="json", exclude_defaults=True, exclude={"workers"}),
         **({CONTENTS: found} if found else {}),
+        **verify_config(verify, memory),
     }
 
 
@@ -59,6 +64,7 @@ def run(
     sample: Path,
     progress: Progress = lambda done, total: None,
     memory: Path | None = None,
+    verifier: Verifier = Verifier(),
 ) -> None:
     """Read ``sample``/records.parquet; write records.parquet, rejected.parquet (with reason and detail) and
     verdicts.parquet (VERDICT_SCHEMA), all in the order of the records.
@@ -70,9 +76,9 @@ def run(
     The reasons are those of ``policy.REASONS``, in the order of ``judging.faults_of``; the first one that rejects is
     the verdict. Raises InputError, with counts by reason, if no record survives.
     """
-    with stage(directory, "select", stage_config(select, memory), {"sample": sample}) as work:
+    with stage(directory, "select", stage_config(select, memory, verifier.config), {"sample": sample}) as work:
         rows = Rows(sample / "records.parquet", RECORD_SCHEMA)
-        found = judge_all(select, rows, work.path, progress)
+        found = judge_all(select, rows, work.path, progress, verifier, named_verifiers(sample / "questions.parquet"))
         choice = choose(select, found)
         weights, bad = weighed(select, rows, found, choice)
         write(work.path, rows, found, choice, weights, bad)

@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tracestill.data_pipeline.answers.numbers.number import number
+from tracestill.data_pipeline.answers.plain import normal_text
+from tracestill.data_pipeline.answers.verify import same_answer
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import read_manifest
-from tracestill.data_pipeline.selection.answers import normal_text, number, same_answer
 
 FLAGS = ("read", "answered", "right", "sound", "distinct", "kept")
 PROVENANCE = ("record_id", "question_id", "teacher", "style", "temperature")
@@ -35,6 +37,8 @@ NOT_ASKED = "budget"  # the reason of what there was no money for
 SETTLES = {
     "no_answer": ("answered", False),
     "wrong_answer": ("right", False),
+    "unverified": ("right", False),  # nobody could tell
+    "verify_timeout": ("right", False),
     "false_equation": ("sound", False),
     "false_step": ("sound", False),
     "same_path": ("distinct", False),
@@ -68,7 +72,7 @@ def verdicts(sample: Path, select: Path) -> pa.Table:
     checked = {"right": config.get("answer", True), "sound": looked_at(config),
                "distinct": config.get("unique_paths", True)}  # fmt: skip
     rejected = columns(select / "rejected.parquet", ["record_id", "reason", "detail"])
-    records = columns(sample / "records.parquet", [*PROVENANCE, "answer", "gold"])
+    records = columns(sample / "records.parquet", [*PROVENANCE, "answer", "gold", "question"])
     at = pc.index_in(records["record_id"], value_set=rejected["record_id"])
     reason = pc.fill_null(pc.take(rejected["reason"], at), "").to_pylist()
     late = pc.fill_null(pc.match_substring(pc.take(rejected["detail"], at), "select.weight"), False).to_pylist()
@@ -79,12 +83,12 @@ def verdicts(sample: Path, select: Path) -> pa.Table:
     flags = {name: [row[index] for row in rows] for index, name in enumerate(FLAGS)}
     unsure = [i for i, row in enumerate(rows) if row[FLAGS.index("right")] is None and row[FLAGS.index("answered")]]
     if unsure:
-        answers, golds = records["answer"].take(unsure).to_pylist(), records["gold"].take(unsure).to_pylist()
-        held: dict[tuple[str, str], bool] = {}
-        for index, pair in zip(unsure, zip(answers, golds, strict=True), strict=True):
-            if pair not in held:
-                held[pair] = same_answer(*pair)
-            flags["right"][index] = held[pair]
+        cases = zip(*(records[name].take(unsure).to_pylist() for name in ("answer", "gold", "question")), strict=True)
+        held: dict[tuple[str, str, str], bool] = {}
+        for index, case in zip(unsure, cases, strict=True):
+            if case not in held:
+                held[case] = same_answer(*case)
+            flags["right"][index] = held[case]
     parts = [*(records[name] for name in PROVENANCE), *(pa.array(flags[name], pa.bool_()) for name in FLAGS)]
     return pa.table([*parts, pa.array(reason, pa.string())], names=VERDICTS.names).cast(VERDICTS)
 

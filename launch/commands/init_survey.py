@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tracestill.data_pipeline.answers.numbers.number import number
+from tracestill.data_pipeline.answers.verify import same_answer
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import Question
 from tracestill.data_pipeline.sampling.files.formats import is_files
@@ -13,7 +15,6 @@ from tracestill.data_pipeline.sampling.files.rejected import Rejected, listed
 from tracestill.data_pipeline.sampling.files.trace_store import Place
 from tracestill.data_pipeline.sampling.questions import Posed, QuestionsConfig, make_questions
 from tracestill.data_pipeline.sampling.readers.chain import Chain, Read, Unread
-from tracestill.data_pipeline.selection.answers import number, same_answer
 
 EXAMPLES = 3
 
@@ -67,7 +68,7 @@ def survey(source: str, decontaminate: tuple[str, ...]) -> Survey:
                 found.teachers[place.teacher] += 1
                 found.readers[read.reader] += 1
                 found.checks.update(reason for reason, _ in read.faults)
-                found.right += same_answer(read.answer, question.gold)
+                found.right += same_answer(read.answer, question.gold, question.question)
                 found.lengths.append(len(question.question) + len(read.trace) + len(read.answer))
                 found.answers.append(len(read.trace) + len(read.answer))
                 if len(found.examples) < EXAMPLES and question.split == "train":

@@ -40,7 +40,8 @@ def headline(found: Found) -> str:
     parts.append(
         '<p class="soft">Whiskers: 95 % interval (Wilson). Answers come from free generation; one reader finds them in '
         "what every model writes. Bold: the best, where its interval parts from all others. Cut off: no end within "
-        "evaluate.max_new_tokens, so no answer. In form: the trace was closed and the answer ended, as in training. "
+        "evaluate.max_new_tokens, so no answer. Answered: one was found. "
+        "In form: the trace was closed and the answer ended, as in training. "
         "Not asked: the question holds a control symbol of the model's tokenizer; it counts as wrong, and not in the "
         "tokens of a trace.</p>"
     )
@@ -56,6 +57,8 @@ def headline(found: Found) -> str:
                 text(about),
                 f"{'*' if at == best else ''}{share:.1%}{left}",
                 f"{low:.1%} to {high:.1%}",
+                f"{row['answered']:,}" if "answered" in row else "",  # older results lack it
+                f"{row['right_when_answered']:.1%}{undecided(row)}" if row.get("answered") else "",
                 f"{row['trace_tokens_mean']:,.1f}",
                 f"{row['truncated']:,}",
                 f"{row['in_form']:,}" if "in_form" in row else "",
@@ -68,6 +71,8 @@ def headline(found: Found) -> str:
         text("differs in", left=True),
         "right",
         "95 % interval",
+        "answered",
+        "right when answered",
         "tokens a trace",
         "cut off",
         "in form",
@@ -88,6 +93,12 @@ def answered(found: Found) -> tuple[Found, Found]:
 def unasked(row: Found) -> str:
     """Beside an accuracy, where some questions could not be put to the model."""
     return f"{row['not_asked']:,} not asked" if row.get("not_asked") else ""  # older results lack it
+
+
+def undecided(row: Found) -> str:
+    """Beside it, the answers of which nobody could tell whether they are right; they count as not right."""
+    count = sum((row.get("undecided") or {}).values())
+    return f'<div class="small">{count:,} undecided</div>' if count else ""
 
 
 def shares(rows: Mapping[str, Found]) -> str:

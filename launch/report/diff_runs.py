@@ -115,7 +115,7 @@ def results(run: RunDirectory, arms: list[str]) -> dict[str, Any]:
     for name, directory in places.items():
         evaluation = read_json(directory / "result.json")
         if evaluation:
-            keys = ("accuracy", "questions", "truncated", "in_form")  # older results lack the last
+            keys = ("accuracy", "questions", "answered", "truncated", "in_form")  # older results lack some
             found |= {f"{name}: {key}": evaluation.get(key) for key in keys}
             found[f"{name}: not_asked"] = evaluation.get("not_asked") or None
             found |= {f"{name}: held-out loss of {kind}": row["loss"] for kind, row in evaluation["kinds"].items()}

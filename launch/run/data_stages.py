@@ -22,6 +22,7 @@ from tracestill.launch.run.progress import bar
 from tracestill.launch.run.stage_spec import Case, Identity, StageSpec, Work
 from tracestill.trainer.recipe.positions import positions_of
 from tracestill.trainer.recipe.recipe import Recipe
+from tracestill.trainer.recipe.verifying import verifier_of
 
 Manifest = Mapping[str, Any]
 
@@ -64,10 +65,17 @@ def files(counts: Mapping[str, Any]) -> str:
     return listed("read by", counts.get("readers", {})) + listed("doubtful", counts.get("checks", {})) + told
 
 
+def select_identity(case: Case) -> Identity:
+    own = case.recipe
+    return selection.stage_config(own.select, case.run.memory, own.verify), case.reads("sample")
+
+
 def do_select(work: Work, console: Console) -> None:
     select, memory = work.case.recipe.select, work.case.run.memory
     with bar(work.label, console) as progress:
-        selection.run(select, directory=work.directory, **work.inputs, progress=progress.set, memory=memory)
+        verifier = verifier_of(work.case.recipe, work.case.run.root)
+        more: Any = {**work.inputs, "progress": progress.set, "memory": memory, "verifier": verifier}
+        selection.run(select, directory=work.directory, **more)
 
 
 def selected(manifest: Manifest, directory: Path) -> str:
@@ -164,7 +172,7 @@ DATA_STAGES = (
     ),
     StageSpec(
         "select",
-        lambda case: (selection.stage_config(case.recipe.select, case.run.memory), case.reads("sample")),
+        select_identity,
         do_select,
         selected,
         yield_page.yields,

@@ -64,8 +64,11 @@ def evaluated(manifest: Mapping[str, Any], directory: Path) -> str:
         return "its result is gone"
     threads = f", by {result['threads']} thread(s)" if result.get("threads") else ""
     left = f", {result['not_asked']:,} not asked" if result.get("not_asked") else ""
+    undecided = sum(result.get("undecided", {}).values())
+    left += f", {undecided:,} undecided" if undecided else ""
+    when = f"; {result['right_when_answered']:.1%} of {result['answered']:,} answered" if result.get("answered") else ""
     return (
-        f"{result['accuracy']:.1%} of {result['questions']:,} questions right{left}, "
+        f"{result['accuracy']:.1%} of {result['questions']:,} questions right{when}{left}, "
         f"{result['truncated']:,} cut off{threads}"
     )
 

@@ -19,31 +19,29 @@ import argparse
 import json
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 from transformers import PreTrainedModel
 
+from tracestill.data_pipeline.answers import Verifier
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.base.intervals import wilson
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, read_rows, write_rows
 from tracestill.data_pipeline.base.stage import Stage, read_manifest, stage, write_json
 from tracestill.data_pipeline.documents.ask import AskLayout
 from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.data_pipeline.sampling.readers.chain import Chain
-from tracestill.data_pipeline.selection.answers import Found, find_answer, number, same_answer
 from tracestill.data_pipeline.tokens.layout import Layout
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.batches.rectangles import layout_for
 from tracestill.trainer.evaluation.baseline import answering, load_any, untrained_student
 from tracestill.trainer.evaluation.generate import generate, load_exported
 from tracestill.trainer.evaluation.intervals import mean_interval
+from tracestill.trainer.evaluation.predictions import PREDICTION_SCHEMA, not_asked, read_answer, summary, verified
 from tracestill.trainer.evaluation.rows import rows_of
 from tracestill.trainer.export.export import holds_model, quiet
 from tracestill.trainer.lock import run_lock
@@ -53,29 +51,10 @@ from tracestill.trainer.recipe.precision import training_dtype, use_gpu
 from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.recipe.settings import StudentConfig
+from tracestill.trainer.recipe.verifying import verifier_of
 from tracestill.trainer.student.student import Student, build_student
 
 ROW_TOKENS = 8192  # of held-out documents in one forward pass; a longer document has a row of its own
-REFUSED = "control_in_text"  # as encoding says of a record
-
-PREDICTION_SCHEMA = pa.schema(
-    [
-        ("question_id", pa.string()),
-        ("question", pa.string()),
-        ("gold", pa.string()),
-        ("text", pa.string()),  # everything the student wrote, control symbols included
-        ("trace", pa.string()),
-        ("answer", pa.string()),  # null: cut off, or no answer in what was written
-        # rule or reader that found it (answers.find_answer, sampling.readers); cut_off, unclosed, none: nothing;
-        # control_in_text: not asked
-        ("read_by", pa.string()),
-        ("correct", pa.bool_()),
-        ("tokens", pa.int32()),  # written by the student
-        ("trace_tokens", pa.int32()),
-        ("finished", pa.bool_()),  # false: cut off at max_new_tokens
-        ("in_form", pa.bool_()),  # the trace was closed, as the layout of documents has it, and the student ended
-    ]
-)
 
 
 def run(held: RunDirectory, arm: str, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
@@ -92,15 +71,16 @@ def run(held: RunDirectory, arm: str, progress: Callable[[int, int], None] = lam
     device = torch.device("cuda" if use_gpu() else "cpu")
     source = exported(inputs["train"]) if recipe.train.trains else inputs["tokenizer"]
     questions = held_out(sample / "questions.parquet", recipe.evaluate.questions)
+    verifier = verifier_of(recipe, held.root)
     with threads_kept(), stage(directory, "evaluate", config, inputs) as work:
         threads = choice_for(device)
         student = None if recipe.train.trains else untrained_student(recipe, source, device)
         layout = load_layout(recipe.encode, source)
         if student is None:
-            predictions = predict(recipe, questions, source, device, progress, threads)
+            predictions = predict(recipe, questions, source, device, progress, threads, verifier)
         else:
             with answering(student.model):
-                predictions = answer(recipe, questions, student.model, layout, progress, threads)
+                predictions = answer(recipe, questions, student.model, layout, progress, threads, verifier)
         asked = layout.read(layout.prompt_ids(questions[0]["question"])).text
         result: dict[str, Any] = {**summary(predictions), "asked": asked, "documents": 0, "kinds": {}}
         if (encode / "test.arrow").exists():
@@ -131,7 +111,9 @@ def run_model(
     with threads_kept(), stage(held.model(name), "evaluate", config, inputs) as work:
         loaded, layout = load_any(held.recipe, model, device)
         threads = choice_for(device)
-        predictions = answer(held.recipe, questions, loaded, layout, progress, threads)
+        predictions = answer(
+            held.recipe, questions, loaded, layout, progress, threads, verifier_of(held.recipe, held.root)
+        )
         asked = layout.read(layout.prompt_ids(questions[0]["question"])).text
         result = {**summary(predictions), "asked": asked, "documents": 0, "kinds": {}}
         result["threads"] = threads.chosen if threads else None
@@ -166,11 +148,12 @@ def predict(
     device: torch.device,
     progress: Callable[[int, int], None],
     threads: ThreadChoice | None = None,
+    verifier: Verifier | None = None,
 ) -> list[dict[str, Any]]:
-    """One row of PREDICTION_SCHEMA for each question."""
+    """One row of PREDICTION_SCHEMA for each question. Without a ``verifier`` the recipe's, in which nobody judges."""
     trusted = recipe.student.trust_remote_code
     model = load_exported(export_dir, device, training_dtype(recipe.train, device), trusted=trusted)
-    return answer(recipe, questions, model, load_layout(recipe.encode, export_dir), progress, threads)
+    return answer(recipe, questions, model, load_layout(recipe.encode, export_dir), progress, threads, verifier)
 
 
 def answer(
@@ -180,6 +163,7 @@ def answer(
     layout: Layout | AskLayout,
     progress: Callable[[int, int], None],
     threads: ThreadChoice | None = None,
+    verifier: Verifier | None = None,
 ) -> list[dict[str, Any]]:
     """One row of PREDICTION_SCHEMA for each question that a model is asked in a layout.
 
@@ -200,74 +184,11 @@ def answer(
         threads=threads,
     )
     written = iter(outputs)
-    return [
-        not_asked(row) if left else judge(row, next(written), layout, chain)
+    rows = [
+        not_asked(row) if left else read_answer(row, next(written), layout, chain)
         for row, left in zip(questions, refused, strict=True)
     ]
-
-
-def not_asked(question: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of PREDICTION_SCHEMA for a question that was left out."""
-    return {
-        **{key: question[key] for key in ("question_id", "question", "gold")},
-        **{"text": "", "trace": "", "answer": None, "read_by": REFUSED, "correct": False},
-        **{"tokens": 0, "trace_tokens": 0, "finished": True, "in_form": False},
-    }
-
-
-def was_asked(row: Mapping[str, Any]) -> bool:
-    """Whether the question of a prediction was put to the model."""
-    return row["read_by"] != REFUSED
-
-
-def judge(
-    question: Mapping[str, Any], ids: list[int], layout: Layout | AskLayout, chain: Chain = Chain()
-) -> dict[str, Any]:
-    """A row of PREDICTION_SCHEMA from what the student wrote: ``ids``, ending with a stop if it finished.
-
-    What stands behind the mark of the layout's form is the answer. A model that writes no mark, as one that was not
-    trained on the form, is read as the recipe's teachers are: by ``chain``, its readers.
-
-    What was cut off has no answer and is never correct, even if the right answer stands at its end; nor has a trace
-    that was opened and never closed.
-    """
-    found, numeric = layout.read(ids), number(question["gold"]) is not None
-    if found.answer is None:
-        said = Found(None, "unclosed" if found.finished else "cut_off")
-    elif found.in_form or number(found.answer) is not None:
-        said = find_answer(found.answer, numeric=numeric)
-    else:
-        read, rule = chain.answer_of(found.answer, numeric)
-        said = Found(None, "none") if read is None else Found(read.answer, rule)
-    return {
-        **{key: question[key] for key in ("question_id", "question", "gold")},
-        **found._asdict(),
-        "answer": said.answer,
-        "read_by": said.rule,
-        "correct": said.answer is not None and same_answer(said.answer, question["gold"]),
-        "tokens": len(ids),
-    }
-
-
-def summary(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Accuracy with its 95 % interval, and the mean length of the traces, of at least one prediction.
-
-    Questions that were not asked count as wrong, and in no mean; which ones they are depends on the tokenizer.
-    """
-    correct = sum(row["correct"] for row in predictions)
-    asked = [row for row in predictions if was_asked(row)]
-    low, high = wilson(correct, len(predictions))
-    return {
-        "accuracy": correct / len(predictions),
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "questions": len(predictions),
-        "not_asked": len(predictions) - len(asked),
-        "trace_tokens_mean": sum(row["trace_tokens"] for row in asked) / max(len(asked), 1),
-        "truncated": sum(not row["finished"] for row in predictions),
-        "in_form": sum(row["in_form"] for row in predictions),
-        "read_by": dict(sorted(Counter(row["read_by"] for row in predictions).items())),
-    }
+    return verified(rows, questions, verifier or Verifier(recipe.verify))
 
 
 def load_student(export_dir: Path, recipe: Recipe, device: torch.device) -> Student:

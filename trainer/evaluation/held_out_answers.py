@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from tracestill.trainer.engine.engine import Engine
-from tracestill.trainer.evaluation.evaluate import held_out, predict, was_asked
+from tracestill.trainer.evaluation.evaluate import held_out, predict
+from tracestill.trainer.evaluation.predictions import was_asked
 from tracestill.trainer.ranks.collectives import together
 from tracestill.trainer.recipe.recipe import Recipe
 

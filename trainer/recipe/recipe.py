@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tracestill.data_pipeline.answers.verifier import VerifyConfig
+from tracestill.data_pipeline.answers.verifier import own_module as verifying
 from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds, nearest
@@ -55,6 +57,7 @@ class Recipe(BaseModel):
     kinds: dict[str, str | None] = Field({}, description="span kinds of your own: name -> what it hangs below, or null")
     questions: QuestionsConfig = Field(description="what is asked: a task, or a file of questions")
     sample: SampleConfig = Field(description="which teachers answer the questions, and how often")
+    verify: VerifyConfig = Field(VerifyConfig(), description="how it is decided whether an answer is right")
     select: SelectConfig = Field(SelectConfig(), description="which records are worth imitating")
     segment: SegmentConfig = Field(SegmentConfig(), description="how a trace is cut into spans of a kind each")
     encode: EncodeConfig = Field(EncodeConfig(), description="tokenizer, and the layout of documents")
@@ -95,6 +98,11 @@ class Recipe(BaseModel):
                 make_weighting(self.weighting, kinds, self.seed)
             except ValueError as error:
                 raise ValueError(f"weighting: {error}") from error
+        names = [teacher.name for teacher in self.sample.teachers]
+        if self.verify.judge is not None and self.verify.judge not in names:
+            raise ValueError(
+                f"verify.judge: '{self.verify.judge}' is no teacher of sample.teachers ({', '.join(names)})"
+            )
         deepspeed_keys.check(self.deepspeed)
         check_together(self.student, self.train.zero, self.train.tiled_mlp)
         if self.train.metric:
@@ -112,7 +120,7 @@ class Recipe(BaseModel):
         for arm, overrides in self.arms.items():
             if not plain_name(arm) or arm == MAIN_ARM:
                 raise ValueError(f"arms: '{arm}' is no name for an arm (letters, digits, '.', '_', '-'; not 'traces')")
-            for key in {"name", "seed", "kinds", "questions", "sample", "stages", "arms"} & overrides.keys():
+            for key in {"name", "seed", "kinds", "questions", "sample", "verify", "stages", "arms"} & overrides.keys():
                 raise ValueError(f"arms.{arm}.{key}: arms of a run share it; use a recipe of its own instead")
         return self
 
@@ -155,6 +163,7 @@ def own_modules_of(recipe: Recipe) -> dict[str, str]:
     for arm in recipe.arm_names():
         own, prefix = recipe.for_arm(arm), "" if arm == MAIN_ARM else f"arms.{arm}."
         named = {"weighting.use": own_module(own.weighting.use), "select.weight": weigher(own.select.weight)}
+        named["verify.use"] = verifying(own.verify.use)
         named["segment.by"] = segmenting(own.segment)
         named["student.attention"] = own_attention(own.student.attention)
         found |= {f"{prefix}{field}": module for field, module in named.items() if module}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tracestill.data_pipeline.answers.verifier import verify_config
 from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.content import MEMORY, contents, model_files, named_files
 from tracestill.data_pipeline.base.errors import InputError
@@ -126,7 +127,7 @@ class RunDirectory:
         """What decides how an arm's data comes out of a stage, if other arms may have it so too; else None."""
         own = self.for_arm(arm)
         if stage == "select":
-            return [own.select]
+            return [own.select]  # `verify` is that of all arms
         if stage == "tokenizer":
             return [own.encode.tokenizer, own.encode.marks is None]
         if stage == "encode":
@@ -150,6 +151,7 @@ class RunDirectory:
             config["weighting"] = {**config["weighting"], "options": UNKNOWN}
         if (own.train.metric or "").startswith(GENERATION):
             config["evaluate"] = recipe.get("evaluate", {})
+            config |= verify_config(own.verify, self.memory)
         if found := contents(trained_with(own), self.memory):
             config[CONTENTS] = found
         return config, {name: self.stage(arm, name) for name in TRAINED_ON}
@@ -159,6 +161,7 @@ class RunDirectory:
         own = self.for_arm(arm)
         recipe = own.model_dump(mode="json", exclude_defaults=True)
         config = {key: recipe.get(key, {}) for key in ("seed", "kinds", "evaluate")}
+        config |= verify_config(own.verify, self.memory)
         if own.train.trains:
             return config, {name: self.stage(arm, name) for name in ("train", "sample", "encode")}
         config |= {"student": recipe["student"], "precision": own.train.precision}
@@ -179,6 +182,7 @@ class RunDirectory:
         recipe = self.recipe.model_dump(mode="json", exclude_defaults=True)
         config = {
             **{key: recipe.get(key, {}) for key in ("seed", "evaluate")},
+            **verify_config(self.recipe.verify, self.memory),
             "precision": self.recipe.train.precision,
             **{key: getattr(self.recipe.encode, key) for key in ("system", "variables")},
             "model": str(model.absolute()),

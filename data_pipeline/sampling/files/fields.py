@@ -43,7 +43,9 @@ class FieldsConfig(BaseModel):
     split: str | None = Field(None, description="train, validation or test")
     finish: str | None = Field(None, description="why the text ended: length means that it was cut off")
     metadata: tuple[str, ...] | None = Field(
-        None, description="fields that your own teachers read; null: all that are left, where there are no traces"
+        None,
+        description="fields that your own teachers read; null: all that are left, and where there are "
+        "traces only `verifier`",
     )
 
     @field_validator("gold_pattern")

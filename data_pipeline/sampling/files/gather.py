@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tracestill.data_pipeline.answers.verify import same_answer
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import Question, content_id
 from tracestill.data_pipeline.guards.names import Name
@@ -27,7 +28,6 @@ from tracestill.data_pipeline.sampling.files.rows import DELIMITERS, rows_of
 from tracestill.data_pipeline.sampling.files.shapes import LOOKED_AT, Shape, recognise
 from tracestill.data_pipeline.sampling.files.trace_store import TraceStore
 from tracestill.data_pipeline.sampling.teachers import Said
-from tracestill.data_pipeline.selection.answers import same_answer
 
 RANK = {"": 0, "train": 1, "validation": 2, "test": 3}  # of two splits that rows name, the one held out further counts
 ROW_LIMIT = 20 * LOOKED_AT  # rows that are read to find enough good ones to look at
@@ -228,7 +228,7 @@ def otherwise(held: Posed, posing: Posing, at: tuple[int, int], places: list[str
     first, (number, row) = held.question, held.rows[0]
     here = f"line {at[1]}" if at[0] == number else f"{places[at[0]]}:{at[1]}"
     start = f"the question of line {row} with another"
-    if posing.gold is not None and held.given and not same_answer(posing.gold, first.gold):
+    if posing.gold is not None and held.given and not same_answer(posing.gold, first.gold, first.question):
         return "other_gold", f"{start} gold answer in {here} ({posing.gold!r}, not {first.gold!r}); keep one of them"
     if posing.group and first.group and posing.group != first.group:
         return "other_group", f"{start} group in {here} ({posing.group!r:.60}, not {first.group!r:.60}); keep one"

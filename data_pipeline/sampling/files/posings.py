@@ -6,6 +6,7 @@ import math
 import re
 from typing import Any, NamedTuple
 
+from tracestill.data_pipeline.answers.verifier import COLUMN
 from tracestill.data_pipeline.base.schema import Span, span_fault, weight_fault
 from tracestill.data_pipeline.guards.well_formed import text_fault
 from tracestill.data_pipeline.sampling.files.fields import MISSING, FieldsConfig, getter, names_in
@@ -146,7 +147,8 @@ class Reading:
     def metadata(self, row: dict[str, Any]) -> dict[str, Any]:
         if self.fields.metadata is not None:
             return {name: row[name] for name in self.fields.metadata if name in row}
-        return {} if self.fields.has_traces else {name: value for name, value in row.items() if name not in self.used}
+        left = {name: value for name, value in row.items() if name not in self.used}
+        return {name: left[name] for name in (COLUMN,) if name in left} if self.fields.has_traces else left
 
     def spans(self, value: Any, text: str, at: int, count: int) -> tuple[Span, ...] | None:
         """The spans of a text, the one at ``at`` of ``count``; None if the row gives none. Raises Bad."""

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tracestill.data_pipeline.answers.find import numbers_in
+from tracestill.data_pipeline.answers.numbers.number import number
+from tracestill.data_pipeline.answers.plain import normal_text
 from tracestill.data_pipeline.sampling.readers.symbols import symbol_in
 from tracestill.data_pipeline.sampling.readers.thought import tag_in
-from tracestill.data_pipeline.selection.answers import normal_text, number, numbers_in, same_answer
 from tracestill.data_pipeline.selection.repetition import Policy, loop
 
 CUT = ("length", "max_tokens", "model_length", "max_length")  # what servers call an end that the model did not choose
@@ -61,6 +63,6 @@ def says(text: str, answer: str) -> bool:
     """Whether an answer stands in a text: in the same characters, or as a number written in another way."""
     if answer in text:
         return True
-    if number(answer) is not None:
-        return any(same_answer(found, answer) for found in numbers_in(text))
+    if (wanted := number(answer)) is not None:
+        return any(number(found) == wanted for found in numbers_in(text))
     return normal_text(answer) in normal_text(text)

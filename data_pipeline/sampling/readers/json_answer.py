@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tracestill.data_pipeline.answers.find import numbers_in, trimmed
 from tracestill.data_pipeline.sampling.readers.marks import Marked, said
-from tracestill.data_pipeline.selection.answers import numbers_in, trimmed
 
 ANSWERS = ("answer", "final_answer", "finalanswer", "final answer", "result", "solution")
 REASONS = ("reasoning", "reason", "explanation", "rationale", "steps", "solution", "thought", "thoughts", "thinking")

@@ -7,17 +7,17 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from tracestill.data_pipeline.selection.answers import (
+from tracestill.data_pipeline.answers.find import (
     HASHES,
     INSIDE,
     SENTENCE,
     boxed_at,
     first_number,
     line_behind,
-    number,
     numbers_in,
     trimmed,
 )
+from tracestill.data_pipeline.answers.numbers.number import number
 
 SENTENCE_START = re.compile(r"[.!?]['\")*]*\s+|[。！？]\s*|\n")
 LEADING = re.compile(  # words that lead from a calculation to the answer that it gives

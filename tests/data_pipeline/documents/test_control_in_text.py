@@ -12,6 +12,7 @@ from encode_cases import KINDS, PLAN, conserved, prepare, record
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
+from tracestill.data_pipeline.answers import VerifyConfig
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.documents.ask import AskLayout
@@ -21,7 +22,8 @@ from tracestill.data_pipeline.tokens.control_symbols import add_control_symbols
 from tracestill.data_pipeline.tokens.layout import LayoutConfig
 from tracestill.data_pipeline.tokens.render import symbols_in
 from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
-from tracestill.trainer.evaluation.evaluate import REFUSED, answer, summary
+from tracestill.trainer.evaluation.evaluate import answer
+from tracestill.trainer.evaluation.predictions import REFUSED, summary
 from tracestill.trainer.export.export import copy_tokenizer
 
 FORMS = {
@@ -142,7 +144,9 @@ def test_such_a_question_is_not_asked_and_counts_as_wrong(trained, tmp_path, mon
     layout.backend_ids = lambda text: backend.encode(text, add_special_tokens=False).ids
     monkeypatch.setattr("tracestill.trainer.evaluation.evaluate.generate", generate)
     settings = SimpleNamespace(max_new_tokens=9, batch_size=2, temperature=0.0)
-    recipe = SimpleNamespace(seed=0, sample=SampleConfig(teachers=[{"name": "solver"}]), evaluate=settings)
+    recipe = SimpleNamespace(
+        seed=0, sample=SampleConfig(teachers=[{"name": "solver"}]), evaluate=settings, verify=VerifyConfig()
+    )
     rows = answer(recipe, questions, None, layout, lambda done, total: None)
     assert asked == [layout.prompt_ids(questions[i]["question"]) for i in (0, 2)]
     assert [row["question_id"] for row in rows] == ["0", "1", "2"]

@@ -84,7 +84,7 @@ def test_held_out_questions_whose_gold_cannot_be_written_are_refused(tmp_path):
     rows = table.to_pylist()
     for row in rows:
         if row["split"] == "test":
-            row["gold"] = {"Ask 0?": HALF, "Ask 1?": "~7", "Ask 2?": "$7"}[row["question"]]
+            row["gold"] = {"Ask 0?": HALF, "Ask 1?": "7~8", "Ask 2?": "$7"}[row["question"]]
     pq.write_table(type(table).from_pylist(rows, schema=table.schema), path)
     with pytest.raises(InputError, match=r"loses characters of 2 of 3 held-out questions .*whose gold '\\\\frac"):
         run(EncodeConfig(), KINDS, PLAN, tmp_path / "encode", **inputs)  # "$7" is right as 7

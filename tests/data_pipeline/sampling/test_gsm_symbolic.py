@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import pytest
 
+from tracestill.data_pipeline.answers.verify import same_answer
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Question, span_fault
@@ -22,7 +23,6 @@ from tracestill.data_pipeline.sampling.teachers.gsm_symbolic import (
 )
 from tracestill.data_pipeline.segmentation.parts import spans_of
 from tracestill.data_pipeline.segmentation.rules import rules
-from tracestill.data_pipeline.selection.answers import same_answer
 from tracestill.data_pipeline.soundness import equations
 
 

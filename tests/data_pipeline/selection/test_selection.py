@@ -12,9 +12,10 @@ import pytest
 from fake_run import summary
 from pydantic import ValidationError
 
+from tracestill.data_pipeline.answers import Verdict, Verifier, VerifyConfig, expression
 from tracestill.data_pipeline.base import batches, schema
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, REJECTED_SCHEMA, read_rows, write_rows
+from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, RECORD_SCHEMA, REJECTED_SCHEMA, read_rows, write_rows
 from tracestill.data_pipeline.base.stage import read_manifest, stage
 from tracestill.data_pipeline.sampling.questions import QuestionsConfig
 from tracestill.data_pipeline.sampling.sample import SampleConfig
@@ -284,3 +285,42 @@ def test_the_detail_of_a_long_answer_is_cut(tmp_path: Path) -> None:
     assert row["detail"].startswith("nine nine")
     assert len(row["detail"]) == 300
     assert len(row["answer"]) == 50_000, "the record itself is not"
+
+
+def test_answers_that_cannot_be_told_are_rejected_by_reasons_of_their_own(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(expression, "compared", lambda pairs: [Verdict("timeout", "", "", "expression")] * len(pairs))
+    rows = [
+        {**record("a", "one", answer="7"), "gold": "7"},
+        {**record("b", "two", answer="1.500"), "gold": "1500"},
+        {**record("c", "three", answer="(x+1)^2"), "gold": "x^2+2x+1"},
+        {**record("d", "four", answer="8"), "gold": "7"},
+    ]
+    kept, rejected = judged(tmp_path, rows, policy="answer")
+    assert kept == ["a"]
+    assert rejected == {"b": "unverified", "c": "verify_timeout", "d": "wrong_answer"}
+    details = {
+        row["record_id"]: row["detail"] for row in read_rows(tmp_path / "select/rejected.parquet", REJECTED_SCHEMA)
+    }
+    assert details["b"] == "1.500 may or may not be 1500 (number: equal if point and comma are read the other way)"
+
+
+def test_questions_name_their_verifiers(tmp_path: Path) -> None:
+    rows = [
+        {**record("a", "one", answer="3, 2"), "gold": "2, 3"},
+        {**record("b", "two", answer="3, 2", question="q2"), "gold": "2, 3"},
+        {**record("c", "three", answer="3, 2", question="q3"), "gold": "2, 3"},
+    ]
+    named = {"q1": '{"verifier": "set"}', "q2": '{"verifier": "text"}', "q3": "{}"}
+    question = {"question": "?", "gold": "2, 3", "split": "train", "group": ""}
+    with stage(tmp_path / "sample", "sample", {}, {}) as work:
+        write_rows(work.path / "records.parquet", rows, RECORD_SCHEMA)
+        questions = [{"question_id": one, **question, "metadata": metadata} for one, metadata in named.items()]
+        write_rows(work.path / "questions.parquet", questions, QUESTION_SCHEMA)
+    config = SelectConfig(policy="answer")
+    run(config, directory=tmp_path / "select", sample=tmp_path / "sample")
+    assert [row["record_id"] for row in read_rows(tmp_path / "select" / "records.parquet", RECORD_SCHEMA)] == ["a"]
+    rejected = read_rows(tmp_path / "select" / "rejected.parquet", REJECTED_SCHEMA)
+    assert {row["record_id"]: row["reason"] for row in rejected} == {"b": "wrong_answer", "c": "unverified"}
+    run(config, directory=tmp_path / "all", sample=tmp_path / "sample", verifier=Verifier(VerifyConfig(use="set")))
+    assert read_manifest(tmp_path / "all")["config"]["verify"] == {"use": "set"}
+    assert read_manifest(tmp_path / "all")["counts"]["out"] == 2, "q2 keeps its own"

@@ -246,8 +246,11 @@ def test_before_and_after_stand_in_one_table(tmp_path):
         for name in ("result.json", "predictions.parquet"):
             shutil.copy(run.stage("before", "evaluate") / name, work.path / name)
         result = json.loads((work.path / "result.json").read_text())
-        (work.path / "result.json").write_text(json.dumps({**result, "not_asked": 3}))
-    assert summary("evaluate", run.model("instruct")) == "10.0% of 4 questions right, 3 not asked, 1 cut off"
+        verdicts = {"answered": 3, "right": 1, "right_when_answered": 1 / 3, "undecided": {"timeout": 1}}
+        (work.path / "result.json").write_text(json.dumps({**result, "not_asked": 3, **verdicts}))
+    assert summary("evaluate", run.model("instruct")) == (
+        "10.0% of 4 questions right; 33.3% of 3 answered, 3 not asked, 1 undecided, 1 cut off"
+    )
     assert summary("evaluate", run.stage("before", "evaluate")) == "10.0% of 4 questions right, 1 cut off"
     page = finished(run, {"traces": 0.75, "before": 0.125})
     found = json.loads((run.root / "report" / "report.json").read_text())
@@ -260,7 +263,9 @@ def test_before_and_after_stand_in_one_table(tmp_path):
     rows = cells(page, "answered right")
     assert [re.sub(r"<.*?>", "", row[0]) for row in rows] == ["before", "instruct", "traces"]
     assert [re.sub(r"<.*?>", "", row[2]) for row in rows] == ["12.5%", "10.0%3 not asked", "75.0%"]
-    assert [re.sub(r"<.*?>", "", row[7]) for row in rows] == ["none", "none", "40"]
+    assert [re.sub(r"<.*?>", "", row[9]) for row in rows] == ["none", "none", "40"]
+    assert [re.sub(r"<.*?>", "", cell) for cell in rows[0][4:6]] == ["", ""], "older results lack them"
+    assert [re.sub(r"<.*?>", "", cell) for cell in rows[1][4:6]] == ["3", "33.3%1 undecided"]
     (tmp_path / "config.json").write_text("{}")  # the model was edited after it had answered
     assert gathered(run)["models"].keys() == {"instruct"}
     changed = claim(run.root, mini_recipe(arms={"before": {"train": "none"}}, evaluate={"questions": 3}), replace=True)

@@ -24,7 +24,7 @@ from tracestill.data_pipeline.base.stage import is_current, read_manifest, stage
 from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.kernels.attention import SDPA, register
-from tracestill.trainer.evaluation import baseline, evaluate
+from tracestill.trainer.evaluation import baseline, evaluate, predictions
 from tracestill.trainer.evaluation.intervals import mean_interval
 from tracestill.trainer.export.export import export
 from tracestill.trainer.ranks import threads
@@ -362,7 +362,7 @@ def test_questions_may_be_fewer_and_documents_absent(run_directory: RunDirectory
 @pytest.mark.parametrize(("correct", "trials"), [(0, 5), (5, 5), (30, 300), (243, 300)])
 def test_wilson_solves_its_equation(correct: int, trials: int) -> None:
     """Its ends are the proportions p whose z-score (k/n - p) / sqrt(p (1 - p) / n) is +-1.96."""
-    low, high = evaluate.wilson(correct, trials)
+    low, high = predictions.wilson(correct, trials)
     assert 0 <= low <= correct / trials <= high <= 1
     for end in (low, high):
         if 1e-9 < end < 1 - 1e-9:

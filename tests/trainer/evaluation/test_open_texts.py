@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from tracestill.data_pipeline.answers import Verifier
 from tracestill.data_pipeline.sampling.readers.chain import Chain, ReaderConfig
 from tracestill.data_pipeline.tokens.layout import Reading
-from tracestill.trainer.evaluation import evaluate
+from tracestill.trainer.evaluation import predictions
 
 
 def test_a_text_without_the_forms_mark_is_read_by_the_recipes_readers() -> None:
@@ -27,5 +28,6 @@ def test_a_text_without_the_forms_mark_is_read_by_the_recipes_readers() -> None:
         ("Result = 9, so 8", own, True, ("8", "last_number", True)),  # behind a mark the whole is the answer
     ]
     for text, chain, in_form, expected in cases:
-        row = evaluate.judge(question, [1], Open(text, in_form=in_form), chain)
+        row = predictions.read_answer(question, [1], Open(text, in_form=in_form), chain)
+        (row,) = predictions.verified([row], [question], Verifier())
         assert (row["answer"], row["read_by"], row["correct"]) == expected, text

@@ -1,36 +1,17 @@
-"""The answer in what a model wrote, and whether it equals the reference answer.
-
-Two numbers are compared exactly, as fractions, however they are written; anything else as normalised text.
-"""
+"""The answer in what a model wrote."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import deque
-from fractions import Fraction
 from typing import NamedTuple
 
-CURRENCIES = "$€£¥₹"
-MAX_EXPONENT = 400  # 10**n for a larger n is refused: it would cost memory and no answer needs it
-DECIMAL = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+"
-NUMBER = re.compile(
-    rf"(?P<sign>[-+]?)\s*[{CURRENCIES}]?\s*(?P<sign2>[-+]?)"
-    rf"(?:(?P<whole>\d+)\s+)?(?P<top>{DECIMAL})(?:[eE](?P<exponent>[-+]?\d{{1,9}}))?"
-    rf"(?:\s*/\s*(?P<bottom>{DECIMAL}))?\s*%?"
-)
-
+from tracestill.data_pipeline.answers.numbers.number import CURRENCIES, FRACTION, MIXED, number
 
 INSIDE = re.compile(  # a number among words: no part of a word, and a full stop behind it is not its own
     rf"(?:(?<![\w)\].])[-+])?(?<![\w.,/^])(?:[{CURRENCIES}]\s?-?)?(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?"
     r"(?:\s?/\s?\d+(?:\.\d+)?)?%?(?!\d)"
 )
-FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
-MIXED = re.compile(r"(?<![\d.])(\d+)\s*\\[dt]?frac\{(\d+)\}\{(\d+)\}")
-WORDS = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|operatorname)\{([^{}]*)\}")
-SETTING = re.compile(r"\\(?:left|right|displaystyle)(?![a-z])|\\[!,;: ]|\^\{?\\circ\}?")
-ONE = re.compile(r"\{(\w)\}")
-LETTER = re.compile(r"\A\(([a-z])\)\Z")
 SCIENTIFIC = re.compile(r"(?<=\d)\s*(?:\\times|\\cdot|×)\s*10\^\{?(-?\d+)\}?")
 BRACE = re.compile(r"(?<!\\)[{}]")
 HASHES = re.compile(  # before "#### 18", and no heading of Markdown ("#### Step 2: Add", "#### 2. Add both")
@@ -126,58 +107,3 @@ def numbers_in(text: str) -> list[str]:
 def trimmed(text: str) -> str:
     """Text without the marks of emphasis and mathematics around it, and a final full stop."""
     return text.strip().strip("*$`").removesuffix(".").strip("*$` ")
-
-
-def same_answer(answer: str, gold: str) -> bool:
-    """Whether ``answer`` says the same as ``gold``.
-
-    Numbers may be integers, decimals, fractions (``3/4``), mixed (``1 1/2``) or scientific (``7e4``), with
-    thousands separators, a leading currency sign and a trailing ``%`` or full stop; sign and percent are units and
-    do not count, so ``$5`` equals ``5`` and ``50%`` equals ``50``. An empty answer equals nothing.
-    """
-    if not answer.strip():
-        return False
-    left, right = number(answer), number(gold)
-    if left is not None and right is not None:
-        return left == right
-    return normal_text(answer) == normal_text(gold) or plain_text(answer) == plain_text(gold)
-
-
-def plain_text(text: str) -> str:
-    """Normalised text without how LaTeX sets it (``\\text{B}``, ``\\dfrac``) or parentheses around a letter."""
-    plain = WORDS.sub(r"\1", text)
-    if "\\" in plain or "^" in plain:
-        plain = SETTING.sub("", plain).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
-        plain = ONE.sub(r"\1", "".join(plain.split()))
-    return LETTER.sub(r"\1", normal_text(plain).strip("*$` "))
-
-
-def number(text: str) -> Fraction | None:
-    """The number that the whole of ``text`` is, exactly, or None."""
-    if "frac" in text:
-        text = FRACTION.sub(r"\1/\2", MIXED.sub(r"\1 \2/\3", text))
-    plain = text.replace("\u2212", "-").replace("\\", "").replace("{,}", ",").strip()
-    match = NUMBER.fullmatch(plain.removesuffix(".") if not plain.endswith("..") else plain)
-    if match is None or (match["sign"] and match["sign2"]):
-        return None
-    if match["whole"] and not match["bottom"]:  # "3 4" is no mixed number
-        return None
-    exponent = int(match["exponent"] or 0)
-    if abs(exponent) > MAX_EXPONENT or len(plain) > 1000:
-        return None
-    value = decimal(match["top"]) * Fraction(10) ** exponent
-    if match["bottom"]:
-        bottom = decimal(match["bottom"])
-        if bottom == 0:
-            return None
-        value = value / bottom + int(match["whole"] or 0)
-    return -value if "-" in (match["sign"], match["sign2"]) else value
-
-
-def decimal(text: str) -> Fraction:
-    return Fraction(text.replace(",", "").removesuffix("."))
-
-
-def normal_text(text: str) -> str:
-    """Text without differences of case, white space, Unicode form and a final full stop."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).removesuffix(".").rstrip()

@@ -1,0 +1,38 @@
+"""Answers verified, and summed up as answered, right, and right when answered."""
+
+from __future__ import annotations
+
+import json
+
+from tracestill.data_pipeline.answers import Verifier
+from tracestill.trainer.evaluation.predictions import NO_VERDICT, summary, verified
+
+
+def row(answer: str | None, gold: str, **more: object) -> dict:
+    about = {"question_id": "q", "question": "?", "gold": gold, "answer": answer, "read_by": "whole", **NO_VERDICT}
+    return {**about, "finished": answer is not None, "trace_tokens": 3, "in_form": True, **more}
+
+
+def test_answered_right_and_right_when_answered():
+    rows = [
+        row("18", "18"),
+        row("- 7", "7"),
+        row("1.500", "1500"),
+        row(None, "7", read_by="cut_off", text="the answer is 7"),  # an unfinished thought is no answer
+        row("B", "B"),
+        row("2, 1", "1, 2"),
+    ]
+    questions = [{"metadata": "{}"}] * 5 + [{"metadata": json.dumps({"verifier": "set"})}]
+    found = verified(rows, questions, Verifier())
+    assert [one["verdict"] for one in found] == ["right", "wrong", "cannot_tell", "", "right", "right"]
+    assert [one["correct"] for one in found] == [True, False, False, False, True, True]
+    assert (found[1]["answer_as_read"], found[1]["gold_as_read"], found[1]["verified_by"]) == ("-7", "7", "number")
+    told = summary(found)
+    assert (told["questions"], told["answered"], told["right"]) == (6, 5, 3)
+    assert (told["accuracy"], told["right_when_answered"]) == (0.5, 0.6)
+    assert told["undecided"] == {"cannot_tell": 1}
+
+
+def test_nobody_answered():
+    told = summary(verified([row(None, "7")], [{}], Verifier()))
+    assert (told["answered"], told["right_when_answered"], told["accuracy"]) == (0, None, 0.0)

@@ -1,0 +1,147 @@
+"""What came of asking: a row for each question, read, verified and summed up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from tracestill.data_pipeline.answers.find import Found, find_answer
+from tracestill.data_pipeline.answers.numbers.number import number
+from tracestill.data_pipeline.answers.verdict import Verdict
+from tracestill.data_pipeline.answers.verifier import Case, Verifier, how_of
+from tracestill.data_pipeline.base.intervals import wilson
+from tracestill.data_pipeline.documents.ask import AskLayout
+from tracestill.data_pipeline.sampling.readers.chain import Chain
+from tracestill.data_pipeline.tokens.layout import Layout
+
+REFUSED = "control_in_text"  # as encoding says of a record
+
+UNDECIDED = ("cannot_tell", "timeout")
+NO_VERDICT = {
+    "correct": False,
+    "verdict": "",
+    "verified_by": "",
+    "answer_as_read": "",
+    "gold_as_read": "",
+    "detail": "",
+}
+
+PREDICTION_SCHEMA = pa.schema(
+    [
+        ("question_id", pa.string()),
+        ("question", pa.string()),
+        ("gold", pa.string()),
+        ("text", pa.string()),  # everything the student wrote, control symbols included
+        ("trace", pa.string()),
+        ("answer", pa.string()),  # null: cut off, or no answer in what was written
+        # rule or reader that found it (answers.find_answer, sampling.readers); cut_off, unclosed, none: nothing;
+        # control_in_text: not asked
+        ("read_by", pa.string()),
+        ("correct", pa.bool_()),
+        ("verdict", pa.string()),  # right, wrong, cannot_tell, timeout; "" where there is no answer
+        ("verified_by", pa.string()),  # the verifier
+        ("answer_as_read", pa.string()),  # by the verifier, as is the gold answer
+        ("gold_as_read", pa.string()),
+        ("detail", pa.string()),  # why, where that does not show
+        ("tokens", pa.int32()),  # written by the student
+        ("trace_tokens", pa.int32()),
+        ("finished", pa.bool_()),  # false: cut off at max_new_tokens
+        ("in_form", pa.bool_()),  # the trace was closed, as the layout of documents has it, and the student ended
+    ]
+)
+
+
+def not_asked(question: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of PREDICTION_SCHEMA for a question that was left out."""
+    return {
+        **{key: question[key] for key in ("question_id", "question", "gold")},
+        **{"text": "", "trace": "", "answer": None, "read_by": REFUSED, **NO_VERDICT},
+        **{"tokens": 0, "trace_tokens": 0, "finished": True, "in_form": False},
+    }
+
+
+def was_asked(row: Mapping[str, Any]) -> bool:
+    """Whether the question of a prediction was put to the model."""
+    return row["read_by"] != REFUSED
+
+
+def read_answer(
+    question: Mapping[str, Any], ids: list[int], layout: Layout | AskLayout, chain: Chain = Chain()
+) -> dict[str, Any]:
+    """A row of PREDICTION_SCHEMA, but for the verdict, from what the student wrote: ``ids``, ending with a stop if it
+    finished.
+
+    What stands behind the mark of the layout's form is the answer. A model that writes no mark, as one that was not
+    trained on the form, is read as the recipe's teachers are: by ``chain``, its readers.
+
+    What was cut off has no answer and is never correct, even if the right answer stands at its end; nor has a trace
+    that was opened and never closed.
+    """
+    found, numeric = layout.read(ids), number(question["gold"]) is not None
+    if found.answer is None:
+        said = Found(None, "unclosed" if found.finished else "cut_off")
+    elif found.in_form or number(found.answer) is not None:
+        said = find_answer(found.answer, numeric=numeric)
+    else:
+        read, rule = chain.answer_of(found.answer, numeric)
+        said = Found(None, "none") if read is None else Found(read.answer, rule)
+    return {
+        **{key: question[key] for key in ("question_id", "question", "gold")},
+        **found._asdict(),
+        "answer": said.answer,
+        "read_by": said.rule,
+        **NO_VERDICT,
+        "tokens": len(ids),
+    }
+
+
+def verified(
+    rows: Sequence[dict[str, Any]], questions: Sequence[Mapping[str, Any]], verifier: Verifier
+) -> list[dict[str, Any]]:
+    """The same rows with what the verifier says of each answer, all of them together. No answer is right, whatever
+    stands in it, where none was found: a thought that did not end has none."""
+    said = [at for at, row in enumerate(rows) if row["answer"] is not None]
+    how = [how_of(questions[at].get("metadata") or "", verifier.config.use) for at in said]
+    cases = [
+        Case(rows[at]["answer"], rows[at]["gold"], rows[at]["question"], by) for at, by in zip(said, how, strict=True)
+    ]
+    found = dict(zip(said, verifier.verdicts(cases), strict=True))
+    return [{**row, **told(found[at])} if at in found else row for at, row in enumerate(rows)]
+
+
+def told(verdict: Verdict) -> dict[str, Any]:
+    return {
+        **{"correct": verdict.right, "verdict": verdict.outcome, "verified_by": verdict.by},
+        **{"answer_as_read": verdict.answer, "gold_as_read": verdict.gold, "detail": verdict.detail},
+    }
+
+
+def summary(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many questions were answered, how many right, accuracy with its 95 % interval, and the mean length of the
+    traces, of at least one prediction.
+
+    Questions that were not asked count as wrong, and in no mean; which ones they are depends on the tokenizer.
+    """
+    correct = sum(row["correct"] for row in predictions)
+    answered = sum(row["answer"] is not None for row in predictions)
+    verdicts = Counter(row["verdict"] for row in predictions if row["verdict"] in UNDECIDED)
+    asked = [row for row in predictions if was_asked(row)]
+    low, high = wilson(correct, len(predictions))
+    return {
+        "accuracy": correct / len(predictions),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "questions": len(predictions),
+        "answered": answered,
+        "right": correct,
+        "right_when_answered": correct / answered if answered else None,
+        "undecided": dict(sorted(verdicts.items())),
+        "not_asked": len(predictions) - len(asked),
+        "trace_tokens_mean": sum(row["trace_tokens"] for row in asked) / max(len(asked), 1),
+        "truncated": sum(not row["finished"] for row in predictions),
+        "in_form": sum(row["in_form"] for row in predictions),
+        "read_by": dict(sorted(Counter(row["read_by"] for row in predictions).items())),
+    }
