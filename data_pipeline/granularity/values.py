@@ -1,0 +1,215 @@
+"""Which units of a trace its answer depends on, by the values that they give and take.
+
+A unit gives the values behind its equality signs and those that it is the first to hold; it takes every other number,
+and the letters that stand for values. A value that is taken comes from the last unit before that gave it by computing,
+or else from the first one that held it, unless the question holds it. So the closure from the unit that gives the
+answer errs on the side of more: a value that is given twice, or is also in the question, keeps its unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tracestill.data_pipeline.base.schema import Record
+from tracestill.data_pipeline.granularity.units import Unit
+from tracestill.data_pipeline.segmentation.clauses import Clause, clauses_of, held_by
+from tracestill.data_pipeline.segmentation.flow import decide
+from tracestill.data_pipeline.segmentation.formulas import EQUALS, LETTER_WORDS, is_variable
+from tracestill.data_pipeline.segmentation.lexer import (
+    CLOSE,
+    CURRENCY,
+    LATEX,
+    MARK,
+    NUMBER,
+    OPEN,
+    SIGN,
+    STOP,
+    Lexed,
+    lex,
+    value_of,
+)
+
+NEAR = 5e-3  # relative difference of a value that was rounded on the way
+SCALES = (100.0, 0.01)  # cents and dollars, percent and share
+BEFORE_A_VALUE = (CURRENCY, OPEN)
+SIGNS = ("-", "−", "–", "≈")
+
+
+@dataclass(slots=True)
+class Flow:
+    """What a unit does with values."""
+
+    gives: set[float] = field(default_factory=set)
+    holds: set[float] = field(default_factory=set)
+    takes: set[float] = field(default_factory=set)  # before it gives them itself
+    names: set[str] = field(default_factory=set)  # letters that stand for a value
+    checks: bool = False
+    computes: bool = False
+
+
+def flows_of(record: Record, units: Sequence[Unit]) -> list[Flow]:
+    """The flow of each unit."""
+    lexed, held = lex(record.trace), held_by(record.question)
+    found = []
+    first = 0
+    for unit in units:
+        while first < len(lexed.starts) and lexed.starts[first] < unit.body:
+            first += 1  # the mark of a list is no value
+        last = first
+        while last < len(lexed.starts) and lexed.starts[last] < unit.end:
+            last += 1
+        clauses = list(clauses_of(record.trace, lexed, first, last, held)) if first < last else []
+        if clauses:
+            decide(lexed, clauses)
+        found.append(flow_of(lexed, first, last, clauses))
+        first = last
+    return found
+
+
+def flow_of(lexed: Lexed, first: int, last: int, clauses: Sequence[Clause]) -> Flow:
+    flow = Flow()
+    results = {at for clause in clauses for one in clause.formulas for at in range(one.result, one.last)}
+    results |= {at for clause in clauses for at in clause.new}
+    formulas = {at for clause in clauses for one in clause.formulas for at in range(one.first, one.last)}
+    flow.computes = bool(formulas)
+    flow.checks = bool(clauses) and all(clause.kind in ("check", "prose") for clause in clauses)
+    flow.checks = flow.checks and any(clause.kind == "check" for clause in clauses)
+    for at in range(first, last):
+        if lexed.types[at] == MARK:
+            take(flow, lex(lexed.texts[at].strip("<>")))
+        elif lexed.types[at] == NUMBER:
+            value = abs(value_of(lexed.texts[at]))
+            flow.holds.add(value)
+            gives = at in results or behind_equals(lexed, at, first)
+            if (not gives or demanded(lexed, at, first)) and value not in flow.gives:
+                flow.takes.add(value)
+            if gives:
+                flow.gives.add(value)
+        elif is_name(lexed, at, first, last):
+            flow.names.add(lexed.texts[at])
+    return flow
+
+
+def take(flow: Flow, mark: Lexed) -> None:
+    """The values of GSM8K's <<48/2=24>>."""
+    for at, kind in enumerate(mark.types):
+        if kind == NUMBER:
+            value = abs(value_of(mark.texts[at]))
+            flow.holds.add(value)
+            if behind_equals(mark, at, 0):
+                flow.gives.add(value)
+            elif value not in flow.gives:
+                flow.takes.add(value)
+
+
+def behind_equals(lexed: Lexed, at: int, first: int) -> bool:
+    before = at - 1
+    while before >= first and (lexed.types[before] in BEFORE_A_VALUE or lexed.texts[before] in SIGNS[:3]):
+        before -= 1
+    return before >= first and (lexed.texts[before] in (*EQUALS, "≈", "\\approx"))
+
+
+def demanded(lexed: Lexed, at: int, first: int) -> bool:
+    """Whether the side before a value's equality sign is a term with letters: ``2x + 3y =`` asks for what is known."""
+    while at > first and lexed.texts[at] not in (*EQUALS, "≈", "\\approx"):
+        at -= 1
+    names, others = False, False
+    for before in range(at - 1, first - 1, -1):
+        if lexed.types[before] == STOP or lexed.texts[before] in EQUALS:
+            break
+        if is_name(lexed, before, first, at):
+            names = True
+        elif lexed.types[before] in (NUMBER, SIGN):
+            others = True
+    return names and others
+
+
+def is_name(lexed: Lexed, at: int, first: int, last: int) -> bool:
+    """Whether a token is a letter that stands for a value, and no article or sign of multiplication."""
+    if not is_variable(lexed, at) or (lexed.texts[at] in LETTER_WORDS and lexed.texts[at + 1 : at + 2] != ["="]):
+        return False
+    near = [i for i in (at - 1, at + 1) if first <= i < last]
+    sign = len(near) == 2 and all(lexed.types[i] in (NUMBER, CURRENCY, OPEN, CLOSE, LATEX) for i in near)
+    return lexed.texts[at] != "x" or not sign
+
+
+def sources(flows: Sequence[Flow], at: int, given: set[float]) -> set[int]:
+    """The units before ``at`` that its values come from. ``given``: those of the question."""
+    found = set()
+    for value in flows[at].takes:
+        source = source_of(flows, at, value, given)
+        if source is not None:
+            found.add(source)
+    for name in flows[at].names:
+        found |= {i for i in range(at) if name in flows[i].names}
+    return found
+
+
+def source_of(flows: Sequence[Flow], at: int, value: float, given: set[float]) -> int | None:
+    gave = [i for i in range(at - 1, -1, -1) if value in flows[i].gives]
+    computed = [i for i in gave if flows[i].computes]
+    for one in (computed, gave):
+        if one:
+            return next((i for i in one if not flows[i].checks), one[0])
+    if value in given:
+        return None
+    held = next((i for i in range(at) if value in flows[i].holds), None)
+    if held is not None:
+        return held
+    for i in range(at - 1, -1, -1):  # rounded, or of another size
+        if any(alike(value, other) for other in flows[i].gives):
+            return i
+    return None
+
+
+def alike(value: float, other: float) -> bool:
+    if any(value == other * scale for scale in SCALES):
+        return True
+    return value != int(value) and abs(value - other) <= NEAR * max(value, other)
+
+
+def closure(units: Sequence[Unit], flows: Sequence[Flow], record: Record, start: int) -> dict[int, int]:
+    """Units on which the one at ``start`` depends -> how many steps away they are; itself at 0."""
+    given = {abs(value) for value in held_by(record.question).known}
+    found, waiting = {start: 0}, [start]
+    for at in waiting:
+        for other in sources(flows, at, given) | units[at].needs:
+            if other not in found:
+                found[other] = found[at] + 1
+                waiting.append(other)
+    return found
+
+
+def answer_value(answer: str) -> float | None:
+    """The one number that an answer gives; None if it gives none or several."""
+    lexed = lex(answer)
+    numbers = [abs(value_of(text)) for kind, text in zip(lexed.types, lexed.texts, strict=True) if kind == NUMBER]
+    return numbers[0] if len(numbers) == 1 else None
+
+
+def concluding(record: Record, units: Sequence[Unit], flows: Sequence[Flow]) -> list[int]:
+    """Units that give the answer, the best one last: the last that computes it and is no check. Empty if none does."""
+    value = answer_value(record.answer)
+    if value is not None:
+        held = [at for at, flow in enumerate(flows) if value in flow.holds]
+        return sorted(held, key=lambda at: (rank(flows[at], value), at))
+    said = record.answer.strip().casefold()
+    texts = [record.trace[unit.body : unit.end].casefold() for unit in units]
+    return [at for at, text in enumerate(texts) if said and stands_in(said, text)]
+
+
+def rank(flow: Flow, value: float) -> tuple[bool, bool, bool]:
+    gives = value in flow.gives
+    return gives and flow.computes and not flow.checks, gives and not flow.checks, gives
+
+
+def stands_in(word: str, text: str) -> bool:
+    """Whether a text holds a word, not as a part of another one."""
+    at = text.find(word)
+    while at >= 0:
+        before, after = text[at - 1 : at] if at else "", text[at + len(word) : at + len(word) + 1]
+        if not ((word[0].isalnum() and before.isalnum()) or (word[-1].isalnum() and after.isalnum())):
+            return True
+        at = text.find(word, at + 1)
+    return False
