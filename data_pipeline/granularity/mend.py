@@ -1,8 +1,8 @@
 """What remains of a trace as a text that reads on, with its spans.
 
-At a cut, connectives that led on from what is gone are taken away and the next word begins with a capital; a list's mark
-goes to the first sentence that is left of its line; numbers of steps have no holes, also where they are referred to;
-a clause that has become the last one ends as its sentence did; the widest gap of those at a cut stays.
+At a cut, connectives that led on from what is gone are taken away and the next word begins with a capital; a list's
+mark goes to the first sentence that is left of its line; numbers of steps have no holes, also where they are referred
+to; a clause that has become the last one ends as its sentence did; the widest gap of those at a cut stays.
 """
 
 from __future__ import annotations
@@ -165,11 +165,8 @@ class Writer:
 
     def final_of(self, at: int) -> str:
         """How the sentence of a unit ended."""
-        last = max(i for i, unit in enumerate(self.units) if unit.step == self.units[at].step)
-        text = self.trace[
-            self.units[last].start : visible_end(self.trace, self.units[last].start, self.units[last].end)
-        ]
-        if found := FINAL.search(text):
+        last = [unit for unit in self.units if unit.step == self.units[at].step][-1]
+        if found := FINAL.search(self.trace[last.start : last.end].rstrip()):
             return found[0]
         return "." if self.units[at].leads_in else ""
 

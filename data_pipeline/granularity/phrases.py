@@ -4,6 +4,7 @@ They stand in segmentation's word files (see ``segmentation.words``):
 
     dangling   connectives that lead on from the sentence before; with a comma at their end, only in front of one
     stays      what begins as one of them and is none (``so far``)
+    concludes  a clause that begins so says what follows from what was said
     instead    what takes the place of a connective without a comma where the order of words needs one (German)
     refers     a sentence that begins so speaks of the one before it; refers_within: if they stand near its beginning
     ordinals   words that count steps (``First, … Second, …``); step_words: before a number that does
@@ -82,6 +83,7 @@ def phrases_of(name: str) -> Phrases:
     plain = [re.escape(p) + close for p in longest_first({p for p in language["dangling"] if not p.endswith(",")})]
     stays = "".join(rf"(?!{re.escape(p)}{close})" for p in language["stays"])
     ordinals = tuple(tuple(series) for series in language["ordinals"])
+    counting = one_of(re.escape(word) for series in ordinals for word in series)
     return Phrases(
         dangling=re.compile(rf"\s*{stays}(?:(?:{one_of(any_comma + plain)})(?:(?P<comma>{COMMA})|\s+|(?=\w)))", re.I),
         instead=language["instead"],
@@ -90,10 +92,7 @@ def phrases_of(name: str) -> Phrases:
             rf"{before}(?:{one_of(map(re.escape, longest_first(set(language['refers_within']))))}){close}", re.I
         ),
         ordinals=ordinals,
-        ordinal=re.compile(
-            rf"\s*(?P<word>{one_of(re.escape(word) for series in ordinals for word in series)}){close}(?P<comma>{COMMA})?",
-            re.I,
-        ),
+        ordinal=re.compile(rf"\s*(?P<word>{counting}){close}(?P<comma>{COMMA})?", re.I),
     )
 
 

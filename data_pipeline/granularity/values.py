@@ -2,12 +2,14 @@
 
 A unit gives the values behind its equality signs and those that it is the first to hold; it takes every other number,
 and the letters that stand for values. A value that is taken comes from the last unit before that gave it by computing,
-or else from the first one that held it, unless the question holds it. So the closure from the unit that gives the
+or said that it follows, or else
+from the first one that held it, unless the question holds it. So the closure from the unit that gives the
 answer errs on the side of more: a value that is given twice, or is also in the question, keeps its unit.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +17,7 @@ from tracestill.data_pipeline.base.schema import Record
 from tracestill.data_pipeline.granularity.units import Unit
 from tracestill.data_pipeline.segmentation.clauses import Clause, clauses_of, held_by
 from tracestill.data_pipeline.segmentation.flow import decide
-from tracestill.data_pipeline.segmentation.formulas import EQUALS, LETTER_WORDS, is_variable
+from tracestill.data_pipeline.segmentation.formulas import EQUALS, LATEX_SIGNS, LETTER_WORDS, UNITS, is_variable
 from tracestill.data_pipeline.segmentation.lexer import (
     CLOSE,
     CURRENCY,
@@ -25,15 +27,19 @@ from tracestill.data_pipeline.segmentation.lexer import (
     OPEN,
     SIGN,
     STOP,
+    WORD,
     Lexed,
     lex,
     value_of,
 )
+from tracestill.data_pipeline.segmentation.words import OPERATORS, of_all
 
 NEAR = 5e-3  # relative difference of a value that was rounded on the way
 SCALES = (100.0, 0.01)  # cents and dollars, percent and share
 BEFORE_A_VALUE = (CURRENCY, OPEN)
-SIGNS = ("-", "−", "–", "≈")
+SIGNS = ("-", "−", "–")
+CONCLUDES = of_all("concludes")
+COMPARISONS = ("<", ">", "≤", "≥")
 
 
 @dataclass(slots=True)
@@ -42,10 +48,12 @@ class Flow:
 
     gives: set[float] = field(default_factory=set)
     holds: set[float] = field(default_factory=set)
-    takes: set[float] = field(default_factory=set)  # before it gives them itself
+    tells: set[float] = field(default_factory=set)  # that follow from something: ``so it lasts 3 hours``
+    takes: Counter[float] = field(default_factory=Counter)  # before it gives them itself
     names: set[str] = field(default_factory=set)  # letters that stand for a value
     checks: bool = False
     computes: bool = False
+    compares: bool = False
 
 
 def flows_of(record: Record, units: Sequence[Unit]) -> list[Flow]:
@@ -73,17 +81,24 @@ def flow_of(lexed: Lexed, first: int, last: int, clauses: Sequence[Clause]) -> F
     results |= {at for clause in clauses for at in clause.new}
     formulas = {at for clause in clauses for one in clause.formulas for at in range(one.first, one.last)}
     flow.computes = bool(formulas)
+    flow.compares = any(lexed.texts[at] in COMPARISONS for at in range(first, last))
     flow.checks = bool(clauses) and all(clause.kind in ("check", "prose") for clause in clauses)
     flow.checks = flow.checks and any(clause.kind == "check" for clause in clauses)
+    for clause in clauses:
+        if lexed.texts[clause.first] in CONCLUDES:
+            numbers = (at for at in range(clause.first, clause.last) if lexed.types[at] == NUMBER)
+            flow.tells.update(abs(value_of(lexed.texts[at])) for at in numbers)
     for at in range(first, last):
         if lexed.types[at] == MARK:
             take(flow, lex(lexed.texts[at].strip("<>")))
         elif lexed.types[at] == NUMBER:
             value = abs(value_of(lexed.texts[at]))
             flow.holds.add(value)
-            gives = at in results or behind_equals(lexed, at, first)
+            if is_head(lexed, at, last):  # 3 000
+                flow.gives.add(value * 1000 + value_of(lexed.texts[at + 1]))
+            gives = at in results or (behind_equals(lexed, at, first) and not is_operand(lexed, at, last))
             if (not gives or demanded(lexed, at, first)) and value not in flow.gives:
-                flow.takes.add(value)
+                flow.takes[value] += 1
             if gives:
                 flow.gives.add(value)
         elif is_name(lexed, at, first, last):
@@ -100,14 +115,35 @@ def take(flow: Flow, mark: Lexed) -> None:
             if behind_equals(mark, at, 0):
                 flow.gives.add(value)
             elif value not in flow.gives:
-                flow.takes.add(value)
+                flow.takes[value] += 1
 
 
 def behind_equals(lexed: Lexed, at: int, first: int) -> bool:
     before = at - 1
-    while before >= first and (lexed.types[before] in BEFORE_A_VALUE or lexed.texts[before] in SIGNS[:3]):
+    while before >= first and (lexed.types[before] in BEFORE_A_VALUE or lexed.texts[before] in SIGNS):
         before -= 1
     return before >= first and (lexed.texts[before] in (*EQUALS, "≈", "\\approx"))
+
+
+def is_operand(lexed: Lexed, at: int, last: int) -> bool:
+    """Whether an operator follows a number, behind its unit: ``= 5 apples + 3``."""
+    for following in range(at + 1, min(at + 1 + UNITS, last)):
+        text, kind = lexed.texts[following], lexed.types[following]
+        if kind in (NUMBER, STOP, LATEX) or text in EQUALS or text == ".":
+            return kind == LATEX and text in LATEX_SIGNS
+        if text == "/" and lexed.types[following + 1 : following + 2] == [WORD]:
+            continue  # km/h
+        if kind == SIGN or text in OPERATORS or (text == "x" and kind == WORD):
+            return True
+    return False
+
+
+def is_head(lexed: Lexed, at: int, last: int) -> bool:
+    """Whether a number goes on behind a space: ``3 000``."""
+    if at + 1 >= last or lexed.types[at + 1] != NUMBER or lexed.starts[at + 1] - lexed.ends[at] != 1:
+        return False
+    head, rest = lexed.texts[at], lexed.texts[at + 1]
+    return len(head) <= 3 and len(rest) == 3 and (head + rest).isdecimal()
 
 
 def demanded(lexed: Lexed, at: int, first: int) -> bool:
@@ -136,31 +172,35 @@ def is_name(lexed: Lexed, at: int, first: int, last: int) -> bool:
 
 def sources(flows: Sequence[Flow], at: int, given: set[float]) -> set[int]:
     """The units before ``at`` that its values come from. ``given``: those of the question."""
-    found = set()
-    for value in flows[at].takes:
-        source = source_of(flows, at, value, given)
-        if source is not None:
-            found.add(source)
-    for name in flows[at].names:
+    flow, found = flows[at], set[int]()
+    for value, times in flow.takes.items():
+        for source in sources_of(flows, at, value, given, times):
+            between = range(source + 1, at)  # it was chosen: ``16 < 18``
+            found |= {source, *(i for i in between if flows[i].compares and value in flows[i].holds)}
+    for name in flow.names:
         found |= {i for i in range(at) if name in flows[i].names}
+    if flow.gives and not flow.computes and not found and at > 0:
+        found.add(at - 1)  # in words: ``rounded down, she gets 2``
     return found
 
 
-def source_of(flows: Sequence[Flow], at: int, value: float, given: set[float]) -> int | None:
-    gave = [i for i in range(at - 1, -1, -1) if value in flows[i].gives]
-    computed = [i for i in gave if flows[i].computes]
-    for one in (computed, gave):
-        if one:
-            return next((i for i in one if not flows[i].checks), one[0])
+def sources_of(flows: Sequence[Flow], at: int, value: float, given: set[float], times: int) -> list[int]:
+    """Where a value comes from that a unit takes so many times: from as many units, if so many gave it."""
+    before = range(at - 1, -1, -1)
+    gave = [i for i in before if value in flows[i].gives]
+    ranked = [i for i in gave if flows[i].computes and not flows[i].checks]
+    ranked += [i for i in gave if i not in ranked and not flows[i].checks]
+    ranked += [i for i in before if i not in ranked and value in flows[i].tells and not flows[i].checks]
+    if ranked:
+        return ranked[:times]
+    if gave:
+        return gave[:1]
     if value in given:
-        return None
+        return []
     held = next((i for i in range(at) if value in flows[i].holds), None)
     if held is not None:
-        return held
-    for i in range(at - 1, -1, -1):  # rounded, or of another size
-        if any(alike(value, other) for other in flows[i].gives):
-            return i
-    return None
+        return [held]
+    return [i for i in before if any(alike(value, other) for other in flows[i].gives)][:1]  # rounded, in other units
 
 
 def alike(value: float, other: float) -> bool:
