@@ -49,8 +49,11 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
 WORDS: dict[str, float] = {
-    **{word: value for value, word in enumerate("one two three four five six seven eight nine ten eleven".split(), 1)},
-    **{"twelve": 12, "dozen": 12, "twice": 2, "double": 2, "triple": 3, "half": 0.5},
+    **{
+        word: value
+        for value, word in enumerate(("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"), 1)
+    },
+    **{"twelve": 12, "eleven": 11, "dozen": 12, "twice": 2, "double": 2, "triple": 3, "half": 0.5},
 }
 
 

@@ -173,9 +173,10 @@ class Writer:
     def write_gap(self, at: int, end: int) -> None:
         """White space up to the next unit that stays: the widest of those in between."""
         following = next((i for i in range(at + 1, len(self.units)) if self.keep[i]), None)
+        if following == at + 1 or at + 1 == len(self.units):
+            self.copy(end, self.units[at].end)
+            return
         if following is None:
-            if at + 1 == len(self.units):
-                self.copy(end, self.units[at].end)
             return
         gaps = [self.trace[end : self.units[at].end]]
         for unit in self.units[at + 1 : following]:

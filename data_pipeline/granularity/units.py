@@ -1,7 +1,8 @@
 """A trace as units that stay or go: its steps, with what cannot be parted glued together, and the marks of lists.
 
 What is glued: lines of a displayed formula, of code, of a table; an equation that goes on in the next line; a bracket
-that closes later. A mark (``2.``, ``(b)``, ``-``, ``Step 3:``) belongs to its line, not to the first sentence of it.
+that closes later; what a full stop parts that ended no sentence. A mark (``2.``, ``(b)``, ``-``, ``Step 3:``) belongs
+to its line, not to the first sentence of it.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ def glued(trace: str, ends: Sequence[int]) -> list[int]:
         goes_on = following and (
             GOES_ON.match(following) or not SAYS.search(following) or ENDS_OPEN.search(trace, at, end)
         )
+        goes_on = goes_on or (following[:1].islower() and "\n" not in trace[at:end])  # ``the P.E. class``
         table = following.lstrip().startswith("|") and trace[at:end].lstrip().startswith("|")
         at = end
         if place + 1 < len(ends) and (opened or goes_on or table) and not mark_at(trace, end, ends[place + 1]):

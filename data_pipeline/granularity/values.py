@@ -2,13 +2,14 @@
 
 A unit gives the values behind its equality signs and those that it is the first to hold; it takes every other number,
 and the letters that stand for values. A value that is taken comes from the last unit before that gave it by computing,
-or said that it follows, or else
-from the first one that held it, unless the question holds it. So the closure from the unit that gives the
-answer errs on the side of more: a value that is given twice, or is also in the question, keeps its unit.
+or said that it follows; or else from the first one that held it, unless the question holds it. What comes from nowhere,
+or is given in words alone, was made of the unit before. So the closure from the unit that gives the answer errs on the
+side of more: a value that is given twice, or is also in the question, keeps its unit.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,7 +39,10 @@ NEAR = 5e-3  # relative difference of a value that was rounded on the way
 SCALES = (100.0, 0.01)  # cents and dollars, percent and share
 BEFORE_A_VALUE = (CURRENCY, OPEN)
 SIGNS = ("-", "−", "–")
+ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
 CONCLUDES = of_all("concludes")
+COMMON = 12.0  # up to which a value may be anybody's: months, a dozen
+CONSTANTS = {24.0, 30.0, 31.0, 52.0, 60.0, 90.0, 100.0, 180.0, 360.0, 365.0, 1000.0}
 COMPARISONS = ("<", ">", "≤", "≥")
 
 
@@ -101,6 +105,10 @@ def flow_of(lexed: Lexed, first: int, last: int, clauses: Sequence[Clause]) -> F
                 flow.takes[value] += 1
             if gives:
                 flow.gives.add(value)
+        elif ordinal := ORDINAL.fullmatch(lexed.texts[at]):  # ``1 + 5 = 6th``
+            flow.holds.add(float(ordinal[1]))
+            if behind_equals(lexed, at, first):
+                flow.gives.add(float(ordinal[1]))
         elif is_name(lexed, at, first, last):
             flow.names.add(lexed.texts[at])
     return flow
@@ -174,12 +182,15 @@ def sources(flows: Sequence[Flow], at: int, given: set[float]) -> set[int]:
     """The units before ``at`` that its values come from. ``given``: those of the question."""
     flow, found = flows[at], set[int]()
     for value, times in flow.takes.items():
-        for source in sources_of(flows, at, value, given, times):
+        origins = sources_of(flows, at, value, given, times)
+        for source in origins:
             between = range(source + 1, at)  # it was chosen: ``16 < 18``
             found |= {source, *(i for i in between if flows[i].compares and value in flows[i].holds)}
+        if not origins and at > 0 and value not in given and value > COMMON and value not in CONSTANTS:
+            found.add(at - 1)
     for name in flow.names:
         found |= {i for i in range(at) if name in flows[i].names}
-    if flow.gives and not flow.computes and not found and at > 0:
+    if flow.gives - given and not flow.computes and not found and at > 0:
         found.add(at - 1)  # in words: ``rounded down, she gets 2``
     return found
 
@@ -188,11 +199,15 @@ def sources_of(flows: Sequence[Flow], at: int, value: float, given: set[float], 
     """Where a value comes from that a unit takes so many times: from as many units, if so many gave it."""
     before = range(at - 1, -1, -1)
     gave = [i for i in before if value in flows[i].gives]
-    ranked = [i for i in gave if flows[i].computes and not flows[i].checks]
+    computed: dict[frozenset[float], int] = {}  # what is computed otherwise is another thing of the same size
+    for i in gave:
+        if flows[i].computes and not flows[i].checks:
+            computed.setdefault(frozenset(flows[i].takes), i)
+    ranked = list(computed.values())
     ranked += [i for i in gave if i not in ranked and not flows[i].checks]
     ranked += [i for i in before if i not in ranked and value in flows[i].tells and not flows[i].checks]
     if ranked:
-        return ranked[:times]
+        return ranked[: max(times, len(computed))]
     if gave:
         return gave[:1]
     if value in given:
@@ -204,7 +219,7 @@ def sources_of(flows: Sequence[Flow], at: int, value: float, given: set[float], 
 
 
 def alike(value: float, other: float) -> bool:
-    if any(value == other * scale for scale in SCALES):
+    if any(abs(value - other * scale) <= 1e-9 * value for scale in SCALES):
         return True
     return value != int(value) and abs(value - other) <= NEAR * max(value, other)
 
@@ -241,7 +256,12 @@ def concluding(record: Record, units: Sequence[Unit], flows: Sequence[Flow]) -> 
 
 def rank(flow: Flow, value: float) -> tuple[bool, bool, bool]:
     gives = value in flow.gives
-    return gives and flow.computes and not flow.checks, gives and not flow.checks, gives
+    chosen = flow.compares  # ``he pays 50, because 50 < 52``
+    return (
+        chosen or (gives and flow.computes and not flow.checks),
+        chosen or (gives and not flow.checks),
+        gives or chosen,
+    )
 
 
 def stands_in(word: str, text: str) -> bool:
