@@ -8,8 +8,8 @@
     random_drop       the same share, of steps drawn by the record's id: the control
 
 Only the document is cut; the record keeps its text. A trace that cannot be cut so that the answer stays in it keeps
-all of it, for a reason that is counted: ``no_answer`` (the trace never gives it), ``no_values`` (nothing that can be
-followed leads to it), ``empty``, ``loses_answer`` (both of a function of the user's).
+all of it, for a reason that is counted: ``no_answer`` (the trace never gives it, or goes on to another value),
+``no_values`` (nothing that can be followed leads to it), ``empty``, ``loses_answer`` (both of a function of the user's).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tracestill.data_pipeline.granularity import ways
 from tracestill.data_pipeline.granularity.mend import mended
 from tracestill.data_pipeline.granularity.phrases import language_of, phrases_of
 from tracestill.data_pipeline.granularity.units import Unit, prose_bounds, units_of
-from tracestill.data_pipeline.granularity.values import concluding, flows_of
+from tracestill.data_pipeline.granularity.values import answer_value, concluding, flows_of
 from tracestill.data_pipeline.guards.names import Name
 from tracestill.data_pipeline.segmentation.parts import step_ends
 
@@ -221,5 +221,7 @@ def range_of(given: Any, steps: Sequence[tuple[int, int]], length: int) -> tuple
 
 def loses_answer(record: Record, units: Sequence[Unit], keep: Sequence[bool]) -> bool:
     """Whether the answer stood in the trace, and does not in what stays."""
-    ends = concluding(record, units, flows_of(record, units))
-    return bool(ends) and not any(keep[at] for at in ends)
+    flows = flows_of(record, units)
+    end, value = concluding(record, units, flows), answer_value(record.answer)
+    held = (at == end if value is None else value in flow.holds for at, flow in enumerate(flows))
+    return end is not None and not any(kept and holds for kept, holds in zip(keep, held, strict=True))

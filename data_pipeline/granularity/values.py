@@ -41,6 +41,7 @@ BEFORE_A_VALUE = (CURRENCY, OPEN)
 SIGNS = ("-", "−", "–")
 ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
 CONCLUDES = of_all("concludes")
+SHORT = 3  # tokens of a clause that only leads on
 COMMON = 12.0  # up to which a value may be anybody's: months, a dozen
 CONSTANTS = {24.0, 30.0, 31.0, 52.0, 60.0, 90.0, 100.0, 180.0, 360.0, 365.0, 1000.0}
 COMPARISONS = ("<", ">", "≤", "≥")
@@ -86,12 +87,15 @@ def flow_of(lexed: Lexed, first: int, last: int, clauses: Sequence[Clause]) -> F
     formulas = {at for clause in clauses for one in clause.formulas for at in range(one.first, one.last)}
     flow.computes = bool(formulas)
     flow.compares = any(lexed.texts[at] in COMPARISONS for at in range(first, last))
-    flow.checks = bool(clauses) and all(clause.kind in ("check", "prose") for clause in clauses)
-    flow.checks = flow.checks and any(clause.kind == "check" for clause in clauses)
+    flow.checks = any(clause.role in ("check", "repair") for clause in clauses) and not any(c.fresh for c in clauses)
+    concludes = False
     for clause in clauses:
-        if lexed.texts[clause.first] in CONCLUDES:
+        short = clause.last - clause.first <= SHORT  # ``Therefore,``
+        begins = lexed.texts[clause.first] in CONCLUDES
+        if begins or concludes:
             numbers = (at for at in range(clause.first, clause.last) if lexed.types[at] == NUMBER)
             flow.tells.update(abs(value_of(lexed.texts[at])) for at in numbers)
+        concludes = begins and short
     for at in range(first, last):
         if lexed.types[at] == MARK:
             take(flow, lex(lexed.texts[at].strip("<>")))
@@ -243,25 +247,24 @@ def answer_value(answer: str) -> float | None:
     return numbers[0] if len(numbers) == 1 else None
 
 
-def concluding(record: Record, units: Sequence[Unit], flows: Sequence[Flow]) -> list[int]:
-    """Units that give the answer, the best one last: the last that computes it and is no check. Empty if none does."""
+def concluding(record: Record, units: Sequence[Unit], flows: Sequence[Flow]) -> int | None:
+    """The unit that gives the answer: the last that says so, or if it only says it again, the one that computed it.
+    None if none does, or the trace goes on to compute something else."""
     value = answer_value(record.answer)
-    if value is not None:
-        held = [at for at, flow in enumerate(flows) if value in flow.holds]
-        return sorted(held, key=lambda at: (rank(flows[at], value), at))
-    said = record.answer.strip().casefold()
-    texts = [record.trace[unit.body : unit.end].casefold() for unit in units]
-    return [at for at, text in enumerate(texts) if said and stands_in(said, text)]
-
-
-def rank(flow: Flow, value: float) -> tuple[bool, bool, bool]:
-    gives = value in flow.gives
-    chosen = flow.compares  # ``he pays 50, because 50 < 52``
-    return (
-        chosen or (gives and flow.computes and not flow.checks),
-        chosen or (gives and not flow.checks),
-        gives or chosen,
-    )
+    if value is None:
+        said = record.answer.strip().casefold()
+        texts = [record.trace[unit.body : unit.end].casefold() for unit in units]
+        return max((at for at, text in enumerate(texts) if said and stands_in(said, text)), default=None)
+    held = [at for at, flow in enumerate(flows) if value in flow.holds]
+    if not held or any(flow.computes and flow.gives and not flow.checks for flow in flows[held[-1] + 1 :]):
+        return None
+    last = next((at for at in reversed(held) if not flows[at].checks), held[-1])
+    computed = [at for at in held if at < last and flows[at].computes and value in flows[at].gives]
+    computed = [at for at in computed if not flows[at].checks]
+    if flows[last].computes or flows[last].compares or not computed:
+        return last
+    between = flows[computed[-1] + 1 : last]
+    return last if any(flow.computes and not flow.checks for flow in between) else computed[-1]
 
 
 def stands_in(word: str, text: str) -> bool:

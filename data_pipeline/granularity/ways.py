@@ -35,10 +35,10 @@ def decisive(case: Case) -> list[bool]:
 def needed_by_answer(case: Case) -> dict[int, int]:
     """Units that the answer depends on, and how many steps they are away from it. Raises Uncut where values do not
     tell."""
-    ends = concluding(case.record, case.units, case.flows)
-    if not ends:
+    end = concluding(case.record, case.units, case.flows)
+    if end is None:
         raise Uncut(NO_ANSWER)
-    needed = closure(case.units, case.flows, case.record, ends[-1])
+    needed = closure(case.units, case.flows, case.record, end)
     if not any(case.flows[at].gives or case.flows[at].computes for at in needed):
         raise Uncut(NO_VALUES)  # who sits where, yes or no
     return needed
@@ -47,10 +47,9 @@ def needed_by_answer(case: Case) -> dict[int, int]:
 def no_prose(case: Case) -> list[bool]:
     """All but prose, clause by clause; but what something that stays speaks of."""
     keep = [not all_prose(case, unit) for unit in case.units]
-    ends = concluding(case.record, case.units, case.flows)
-    value = answer_value(case.record.answer)
-    if ends and not any(keep[at] and (value is None or value in case.flows[at].holds) for at in ends):
-        keep[ends[-1]] = True
+    end, value = concluding(case.record, case.units, case.flows), answer_value(case.record.answer)
+    if end is not None and (value is None or not any(keep[at] and value in f.holds for at, f in enumerate(case.flows))):
+        keep[end] = True
     return settled(case, keep)
 
 
@@ -70,29 +69,28 @@ def until_conclusion(case: Case) -> list[bool]:
     needed = needed_by_answer(case)
     target = next(at for at, away in needed.items() if away == 0)
     value = answer_value(case.record.answer)
-    end = target
-    gave = [at for at, flow in enumerate(case.flows) if value in flow.gives and at < target and at not in needed]
-    for first in gave:
-        again = confirmed(case, first, target, value)
-        if again is not None:
-            end = again
-            break
-    else:
-        again = confirmed(case, target, len(case.units) - 1, value)
-        end = target if again is None else again
+    end = confirmed(case, target, len(case.units), value, in_words=False)
+    for first in range(target):
+        flow = case.flows[first]
+        if flow.computes and value in flow.gives and first not in needed:
+            again = confirmed(case, first, target, value, in_words=True)
+            if again > first:
+                end = again
+                break
     return settled(case, [at <= end for at in range(len(case.units))])
 
 
-def confirmed(case: Case, first: int, last: int, value: float | None) -> int | None:
-    """The first unit in (first, last] that holds the answer and computes nothing, or checks it; None if a unit before
-    that goes on to compute."""
-    for at in range(first + 1, last + 1):
+def confirmed(case: Case, first: int, last: int, value: float | None, *, in_words: bool) -> int:
+    """The first unit behind ``first`` that checks the answer or says it again (``in_words``: as what follows); or
+    ``first``, if one before that goes on to compute."""
+    for at in range(first + 1, last):
         flow = case.flows[at]
-        if value in flow.holds and (flow.checks or not flow.computes):
+        again = value in (flow.tells if in_words else flow.holds) and not flow.computes
+        if value in flow.holds and (flow.checks or again):
             return at
         if flow.computes and not flow.checks:
-            return None
-    return None
+            break
+    return first
 
 
 def by_importance(case: Case, share: float) -> list[bool]:
@@ -121,9 +119,9 @@ def random_drop(case: Case, share: float) -> list[bool]:
 def thinned(case: Case, order: Sequence[int], share: float) -> list[bool]:
     """Drop units in an order as long as that brings the characters that are left nearer to ``share`` of them."""
     sizes = sizes_of(case)
-    ends = concluding(case.record, case.units, case.flows)
+    end = concluding(case.record, case.units, case.flows)
     last = max(at for at, unit in enumerate(case.units) if not unit.leads_in or at == len(sizes) - 1)
-    protected = ends[-1] if ends else last
+    protected = last if end is None else end
     keep, left, target = [True] * len(sizes), sum(sizes), share * sum(sizes)
     for at in order:
         if not keep[at]:
