@@ -9,7 +9,7 @@
 
 Only the document is cut; the record keeps its text. A trace that cannot be cut so that the answer stays in it keeps
 all of it, for a reason that is counted: ``no_answer`` (the trace never gives it, or goes on to another value),
-``no_values`` (nothing that can be followed leads to it), ``empty``, ``loses_answer`` (both of a function of the user's).
+``no_values`` (nothing that can be followed leads to it), ``empty``, ``loses_answer`` (of a function of the user's).
 """
 
 from __future__ import annotations
