@@ -24,7 +24,7 @@ COUNTS = "|".join(map(re.escape, STEP_WORDS))
 LABEL = rf"(?P<word>{COUNTS}|第(?=\s*[\d{NUMERALS}]+\s*步))\s*{NUMBER}(?:\s*步)?\s*[:.)：、，,]?"
 MARK = re.compile(
     r"[ \t]*(?:>[ \t]*)?(?P<frame>(?:#{1,6}[ \t]+)?(?:\*\*|__)?)"
-    rf"(?:(?P<label>{LABEL}(?:\*\*|__)?)(?:[ \t]+|$|(?=\n))"
+    rf"(?:(?P<label>{LABEL}(?:\*\*|__)?)(?:[ \t]+|$|(?=\n)|(?<=[:：、，]))"
     r"|(?P<list>\(?(?P<digits>\d{1,3})[.)](?:\*\*|__)?)[ \t]+"
     r"|(?P<letters>\(?(?P<letter>[a-h])\)(?:\*\*|__)?)[ \t]+"
     r"|(?P<bullet>[-*•‣·+](?![*\d]))[ \t]+)",
@@ -36,6 +36,7 @@ PAIRS = ((r"\\\[", r"\\\]"), (r"\\\(", r"\\\)"), (r"\\begin\{", r"\\end\{"), (r"
 TWICE = ("$$", "```", "**")
 GOES_ON = re.compile(r"[\s$*_]*(?:[=+×÷≈≤≥<>|]|-\s|\\(?:times|cdot|div|approx|end|\]|\))|[)\]}])")
 ENDS_OPEN = re.compile(r"(?:[=+×÷≈(\[{,，]|\\\\|\\times|\\cdot|&)[\s$*_]*\Z")
+OPENS = re.compile(r"\s*(?:\\\[|\\begin|\$\$|```)")
 LEADS_IN = re.compile(r"[:：][\s*_]*\Z")
 HEADING = re.compile(r"\s*(?:#{1,6}\s|\*\*[^*\n]+\*\*\s*\Z|__[^_\n]+__\s*\Z)")
 SAYS = re.compile(r"\w")
@@ -98,9 +99,7 @@ def glued(trace: str, ends: Sequence[int]) -> list[int]:
         following = trace[end : ends[place + 1]] if place + 1 < len(ends) else ""
         since += 1
         opened = is_open(trace[begin:end]) and since < LONGEST
-        goes_on = following and (
-            GOES_ON.match(following) or not SAYS.search(following) or ENDS_OPEN.search(trace, at, end)
-        )
+        goes_on = following and (GOES_ON.match(following) or closes(following) or ENDS_OPEN.search(trace, at, end))
         goes_on = goes_on or (following[:1].islower() and "\n" not in trace[at:end])  # ``the P.E. class``
         table = following.lstrip().startswith("|") and trace[at:end].lstrip().startswith("|")
         at = end
@@ -109,6 +108,11 @@ def glued(trace: str, ends: Sequence[int]) -> list[int]:
         found.append(end)
         begin, since = end, 0
     return found
+
+
+def closes(text: str) -> bool:
+    """Whether a line has no words and opens nothing: a bracket, a rule."""
+    return not SAYS.search(text) and not OPENS.match(text)
 
 
 def is_open(text: str) -> bool:
@@ -152,14 +156,17 @@ def written(number: int, like: str) -> str:
 
 def prose_bounds(record: Record, prose: Collection[str]) -> list[int]:
     """Where prose begins or ends inside of steps, and no bracket is open; white space goes with what is before it."""
-    found, trace, ends = [], record.trace, step_ends(record.trace)
+    found, trace = [], record.trace
+    ends = glued(trace, step_ends(trace))
     for before, after in pairwise(record.spans):
         if (before.kind in prose) != (after.kind in prose):
             at = after.start
             while at < len(trace) and trace[at].isspace():
                 at += 1
             begin = max((end for end in ends if end <= at), default=0)
-            if at < len(trace) and SAYS.search(trace, before.start, at) and not is_open(trace[begin:at]):
+            mark = mark_at(trace, begin, at)
+            said = SAYS.search(trace, max(before.start, mark.end if mark else 0), at)
+            if at < len(trace) and said and not is_open(trace[begin:at]):
                 found.append(at)
     return found
 

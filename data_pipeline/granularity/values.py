@@ -55,6 +55,7 @@ class Flow:
     holds: set[float] = field(default_factory=set)
     tells: set[float] = field(default_factory=set)  # that follow from something: ``so it lasts 3 hours``
     takes: Counter[float] = field(default_factory=Counter)  # before it gives them itself
+    parts: set[float] = field(default_factory=set)  # fractions that it takes
     names: set[str] = field(default_factory=set)  # letters that stand for a value
     checks: bool = False
     computes: bool = False
@@ -104,6 +105,12 @@ def flow_of(lexed: Lexed, first: int, last: int, clauses: Sequence[Clause]) -> F
             flow.holds.add(value)
             if is_head(lexed, at, last):  # 3 000
                 flow.gives.add(value * 1000 + value_of(lexed.texts[at + 1]))
+            if (part := fraction_at(lexed, at, last)) is not None:  # ``= 8/5 ounces``
+                flow.holds.add(part)
+                if behind_equals(lexed, at, first) and not is_operand(lexed, at + 2, last):
+                    flow.gives.add(part)
+                elif part not in flow.gives:
+                    flow.parts.add(part)
             gives = at in results or (behind_equals(lexed, at, first) and not is_operand(lexed, at, last))
             if (not gives or demanded(lexed, at, first)) and value not in flow.gives:
                 flow.takes[value] += 1
@@ -150,6 +157,15 @@ def is_operand(lexed: Lexed, at: int, last: int) -> bool:
     return False
 
 
+def fraction_at(lexed: Lexed, at: int, last: int) -> float | None:
+    """The value of a fraction written without spaces, whose first number stands at ``at``."""
+    if at + 2 >= last or lexed.texts[at + 1] != "/" or lexed.types[at + 2] != NUMBER:
+        return None
+    tight = lexed.ends[at] == lexed.starts[at + 1] and lexed.ends[at + 1] == lexed.starts[at + 2]
+    below = abs(value_of(lexed.texts[at + 2]))
+    return abs(value_of(lexed.texts[at])) / below if tight and below else None
+
+
 def is_head(lexed: Lexed, at: int, last: int) -> bool:
     """Whether a number goes on behind a space: ``3 000``."""
     if at + 1 >= last or lexed.types[at + 1] != NUMBER or lexed.starts[at + 1] - lexed.ends[at] != 1:
@@ -185,12 +201,13 @@ def is_name(lexed: Lexed, at: int, first: int, last: int) -> bool:
 def sources(flows: Sequence[Flow], at: int, given: set[float]) -> set[int]:
     """The units before ``at`` that its values come from. ``given``: those of the question."""
     flow, found = flows[at], set[int]()
-    for value, times in flow.takes.items():
+    for value, times in [*flow.takes.items(), *((part, 1) for part in flow.parts)]:
         origins = sources_of(flows, at, value, given, times)
         for source in origins:
             between = range(source + 1, at)  # it was chosen: ``16 < 18``
             found |= {source, *(i for i in between if flows[i].compares and value in flows[i].holds)}
-        if not origins and at > 0 and value not in given and value > COMMON and value not in CONSTANTS:
+        anybodys = value in CONSTANTS or (value <= COMMON and value not in flow.parts)
+        if not origins and at > 0 and value not in given and not anybodys:
             found.add(at - 1)
     for name in flow.names:
         found |= {i for i in range(at) if name in flows[i].names}
@@ -230,7 +247,8 @@ def alike(value: float, other: float) -> bool:
 
 def closure(units: Sequence[Unit], flows: Sequence[Flow], record: Record, start: int) -> dict[int, int]:
     """Units on which the one at ``start`` depends -> how many steps away they are; itself at 0."""
-    given = {abs(value) for value in held_by(record.question).known}
+    held = held_by(record.question)
+    given = {abs(value) for value in held.known} | {a / b for a, b in map(terms, held.fractions) if b}
     found, waiting = {start: 0}, [start]
     for at in waiting:
         for other in sources(flows, at, given) | units[at].needs:
@@ -238,6 +256,11 @@ def closure(units: Sequence[Unit], flows: Sequence[Flow], record: Record, start:
                 found[other] = found[at] + 1
                 waiting.append(other)
     return found
+
+
+def terms(fraction: str) -> tuple[float, float]:
+    above, below = fraction.split("/")
+    return value_of(above), value_of(below)
 
 
 def answer_value(answer: str) -> float | None:
