@@ -211,8 +211,9 @@ def sources(flows: Sequence[Flow], at: int, given: set[float]) -> set[int]:
             found.add(at - 1)
     for name in flow.names:
         found |= {i for i in range(at) if name in flows[i].names}
-    if flow.gives - given and not flow.computes and not found and at > 0:
-        found.add(at - 1)  # in words: ``rounded down, she gets 2``
+    alone = not flow.takes and not flow.parts
+    if flow.gives - given and (alone or not flow.computes) and not found and at > 0:
+        found.add(at - 1)  # ``rounded down, she gets 2``, ``the total = 62``
     return found
 
 

@@ -85,6 +85,7 @@ def test_decisive_follows_values_back_from_the_answer() -> None:
         # what is rounded in words needs the step before it
         ("Cats sleep. 24 - 16 = 8. Each gets 8 / 3 = 2.67. We round down to 2.", "2", "24 less 16 for 3",
          "24 - 16 = 8. Each gets 8 / 3 = 2.67. We round down to 2."),
+        ("Hi.\nTotal = 6,200 / 100\nTotal = 62", "62", "6,200 by 100", "Total = 6,200 / 100\nTotal = 62"),
         # an ordinal is a value; GSM8K's marks are; so is a value that comes in other units
         ("Hm. He is on the 9 + 16 = 25th floor. There are 25 + 9 = 34 floors.", "34", "9, 16 and 9 floors",
          "He is on the 9 + 16 = 25th floor. There are 25 + 9 = 34 floors."),
@@ -222,7 +223,7 @@ def test_spans_of_what_remains_are_right_and_no_text_is_made_up(trace: str) -> N
         assert not span_fault(found.record.trace, found.record.spans, KINDS.members("trace"))
         if found.outcome == "cut":
             assert len(found.origin) == len(found.record.trace)
-            assert "14" in found.record.trace or "14" not in trace
+            assert len(found.gone) > 0
             kinds = [kind for span in made.spans for kind in [span.kind] * (span.end - span.start)]
             now = [span.kind for span in found.record.spans for _ in range(span.start, span.end)]
             assert now == [kinds[at] for at in found.origin]
