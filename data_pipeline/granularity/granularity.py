@@ -54,7 +54,7 @@ Own = Callable[[Record], Sequence[Any]]
 class GranularityConfig(BaseModel):
     """The ``encode.granularity`` block; a text alone is its ``keep``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"type": ["object", "string"]})
 
     keep: Name = Field(
         FULL,

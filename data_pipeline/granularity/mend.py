@@ -19,6 +19,7 @@ from tracestill.data_pipeline.granularity.units import REFERENCE, Unit, value, v
 
 FINAL = re.compile(r"[.!?…。！？।]+[\"'”’»)\]*]*\Z")
 LOOSE = re.compile(r"\s*[,;:，；：、–—-]+[\s*_]*\Z")
+TAIL = 40  # characters that end a sentence, at most
 ONE_LETTER = ("a", "i", "y", "e", "o", "à", "ó", "u")  # that are words
 
 
@@ -132,13 +133,12 @@ class Writer:
         if at in self.ordinals:
             left, right, word = self.ordinals[at]
             if trace[left:right].lower() != word:
-                capital = trace[left].isupper()
-                edits.append((left, right, word.capitalize() if capital else word))
+                edits.append((left, right, word.capitalize() if trace[left].isupper() else word))
         for found in REFERENCE.finditer(trace, begin, end):
             number = value(found["number"])
             if self.named.get(number, number) != number:
                 edits.append((*found.span("number"), written(self.named[number], found["number"])))
-        if self.ends_at_cut(at) and (loose := LOOSE.search(trace, begin, end)):
+        if self.ends_at_cut(at) and (loose := LOOSE.search(trace, max(begin, end - TAIL), end)):
             edits.append((loose.start(), end, self.final_of(at)))
         place = begin
         for left, right, text in sorted(edits):
@@ -159,14 +159,20 @@ class Writer:
         following = at + 1
         if following == len(self.units) or self.keep[following]:
             return False
-        step = self.units[at].step
-        later = (i for i in range(following, len(self.units)) if self.units[i].step == step)
-        return (self.units[following].step == step or self.units[at].leads_in) and not any(self.keep[i] for i in later)
+        rest = range(following, self.step_end(at))
+        return (bool(rest) or self.units[at].leads_in) and not any(self.keep[i] for i in rest)
+
+    def step_end(self, at: int) -> int:
+        """Behind the last unit of a unit's sentence."""
+        end = at + 1
+        while end < len(self.units) and self.units[end].step == self.units[at].step:
+            end += 1
+        return end
 
     def final_of(self, at: int) -> str:
         """How the sentence of a unit ended."""
-        last = [unit for unit in self.units if unit.step == self.units[at].step][-1]
-        if found := FINAL.search(self.trace[last.start : last.end].rstrip()):
+        last = self.units[self.step_end(at) - 1]
+        if found := FINAL.search(self.trace[last.start : last.end].rstrip()[-TAIL:]):
             return found[0]
         return "." if self.units[at].leads_in else ""
 

@@ -8,6 +8,7 @@ to its line, not to the first sentence of it.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -31,6 +32,7 @@ MARK = re.compile(
     re.I,
 )
 REFERENCE = re.compile(rf"(?:(?<!\w)(?:{COUNTS})s?[ \t]*|第(?=[\d{NUMERALS}]+步)){NUMBER}(?=\W|步|$)", re.I)
+FEW = 16  # units of an item that a sentence means when it names the item
 LONGEST = 40  # steps that are glued because something opens that does not close soon
 PAIRS = ((r"\\\[", r"\\\]"), (r"\\\(", r"\\\)"), (r"\\begin\{", r"\\end\{"), (r"(?<!\\)\(", r"(?<!\\)\)"))
 TWICE = ("$$", "```", "**")
@@ -99,8 +101,10 @@ def glued(trace: str, ends: Sequence[int]) -> list[int]:
         following = trace[end : ends[place + 1]] if place + 1 < len(ends) else ""
         since += 1
         opened = is_open(trace[begin:end]) and since < LONGEST
-        goes_on = following and (GOES_ON.match(following) or closes(following) or ENDS_OPEN.search(trace, at, end))
-        goes_on = goes_on or (following[:1].islower() and "\n" not in trace[at:end])  # ``the P.E. class``
+        signs = GOES_ON.match(following) or closes(following) or ENDS_OPEN.search(trace, at, end)
+        goes_on = bool(following and signs) or (
+            following[:1].islower() and "\n" not in trace[at:end]
+        )  # ``the P.E. class``
         table = following.lstrip().startswith("|") and trace[at:end].lstrip().startswith("|")
         at = end
         if place + 1 < len(ends) and (opened or goes_on or table) and not mark_at(trace, end, ends[place + 1]):
@@ -163,7 +167,8 @@ def prose_bounds(record: Record, prose: Collection[str]) -> list[int]:
             at = after.start
             while at < len(trace) and trace[at].isspace():
                 at += 1
-            begin = max((end for end in ends if end <= at), default=0)
+            behind = bisect_right(ends, at)
+            begin = ends[behind - 1] if behind else 0
             mark = mark_at(trace, begin, at)
             said = SAYS.search(trace, max(before.start, mark.end if mark else 0), at)
             if at < len(trace) and said and not is_open(trace[begin:at]):
@@ -179,13 +184,16 @@ def visible_end(trace: str, start: int, end: int) -> int:
 def connect(trace: str, units: Sequence[Unit], phrases: Phrases) -> None:
     """Find what each unit needs: the one before it where it begins with a pronoun, a step that it names."""
     numbered: dict[int, int] = {}
+    before: int | None = None
     for at, unit in enumerate(units):
         said = trace[unit.body : unit.end]
-        before = next((i for i in range(at - 1, -1, -1) if not units[i].leads_in), None)
         if before is not None and phrases.leans(said):
             unit.needs.add(before)
         for named in REFERENCE.finditer(said):
             if (item := numbered.get(value(named["number"]))) is not None:
-                unit.needs |= {i for i in range(item, at) if units[i].item == item and not units[i].leads_in}
+                of_item = (i for i in range(item, min(at, item + FEW)) if units[i].item == item)
+                unit.needs |= {i for i in of_item if not units[i].leads_in}
         if unit.mark is not None and unit.mark.number is not None:
             numbered[unit.mark.number] = at
+        if not unit.leads_in:
+            before = at

@@ -10,6 +10,7 @@ side of more: a value that is given twice, or is also in the question, keeps its
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ BEFORE_A_VALUE = (CURRENCY, OPEN)
 SIGNS = ("-", "−", "–")
 ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
 CONCLUDES = of_all("concludes")
+LOOKED_AT = 64
 SHORT = 3  # tokens of a clause that only leads on
 COMMON = 12.0  # up to which a value may be anybody's: months, a dozen
 CONSTANTS = {24.0, 30.0, 31.0, 52.0, 60.0, 90.0, 100.0, 180.0, 360.0, 365.0, 1000.0}
@@ -198,46 +200,70 @@ def is_name(lexed: Lexed, at: int, first: int, last: int) -> bool:
     return lexed.texts[at] != "x" or not sign
 
 
-def sources(flows: Sequence[Flow], at: int, given: set[float]) -> set[int]:
-    """The units before ``at`` that its values come from. ``given``: those of the question."""
-    flow, found = flows[at], set[int]()
-    for value, times in [*flow.takes.items(), *((part, 1) for part in flow.parts)]:
-        origins = sources_of(flows, at, value, given, times)
-        for source in origins:
-            between = range(source + 1, at)  # it was chosen: ``16 < 18``
-            found |= {source, *(i for i in between if flows[i].compares and value in flows[i].holds)}
-        anybodys = value in CONSTANTS or (value <= COMMON and value not in flow.parts)
-        if not origins and at > 0 and value not in given and not anybodys:
-            found.add(at - 1)
-    for name in flow.names:
-        found |= {i for i in range(at) if name in flows[i].names}
-    alone = not flow.takes and not flow.parts
-    if flow.gives - given and (alone or not flow.computes) and not found and at > 0:
-        found.add(at - 1)  # ``rounded down, she gets 2``, ``the total = 62``
-    return found
+class Origins:
+    """Where the values of a trace come from. Of units that hold a value the nearest ``LOOKED_AT`` are looked at."""
+
+    def __init__(self, flows: Sequence[Flow], given: set[float]) -> None:
+        """``given``: the values of the question."""
+        self.flows, self.given = flows, given
+        self.gave: dict[float, list[int]] = {}
+        self.told: dict[float, list[int]] = {}
+        self.held: dict[float, int] = {}  # the first unit that holds a value
+        self.named: dict[str, list[int]] = {}
+        self.compared = [at for at, flow in enumerate(flows) if flow.compares]
+        for at, flow in enumerate(flows):
+            for value in flow.gives:
+                self.gave.setdefault(value, []).append(at)
+            for value in flow.tells:
+                self.told.setdefault(value, []).append(at)
+            for value in flow.holds:
+                self.held.setdefault(value, at)
+            for name in flow.names:
+                self.named.setdefault(name, []).append(at)
+
+    def of_unit(self, at: int) -> set[int]:
+        """The units before ``at`` that its values come from."""
+        flow, found = self.flows[at], set[int]()
+        for value, times in [*flow.takes.items(), *((part, 1) for part in flow.parts)]:
+            origins = self.of_value(at, value, times)
+            for source in origins:
+                chosen = (i for i in nearest(self.compared, at) if i > source and value in self.flows[i].holds)
+                found |= {source, *chosen}  # ``16 < 18``
+            anybodys = value in CONSTANTS or (value <= COMMON and value not in flow.parts)
+            if not origins and at > 0 and value not in self.given and not anybodys:
+                found.add(at - 1)
+        for name in flow.names:  # the one before, which has it from the one before that
+            found.update(nearest(self.named[name], at)[:1])
+        alone = not flow.takes and not flow.parts
+        if flow.gives - self.given and (alone or not flow.computes) and not found and at > 0:
+            found.add(at - 1)  # ``rounded down, she gets 2``, ``the total = 62``
+        return found
+
+    def of_value(self, at: int, value: float, times: int) -> list[int]:
+        """Where a value comes from that a unit takes so many times: from as many units, if so many gave it."""
+        gave = nearest(self.gave.get(value, ()), at)
+        computed: dict[frozenset[float], int] = {}  # what is computed otherwise is another thing of the same size
+        for i in gave:
+            if self.flows[i].computes and not self.flows[i].checks:
+                computed.setdefault(frozenset(self.flows[i].takes), i)
+        told = [*gave, *nearest(self.told.get(value, ()), at)]
+        ranked = list(dict.fromkeys([*computed.values(), *(i for i in told if not self.flows[i].checks)]))
+        if ranked:
+            return ranked[: max(times, len(computed))]
+        if gave:
+            return gave[:1]
+        if value in self.given:
+            return []
+        if self.held.get(value, at) < at:
+            return [self.held[value]]
+        before = range(at - 1, max(at - 1 - LOOKED_AT, -1), -1)  # rounded, or in other units
+        return [i for i in before if any(alike(value, other) for other in self.flows[i].gives)][:1]
 
 
-def sources_of(flows: Sequence[Flow], at: int, value: float, given: set[float], times: int) -> list[int]:
-    """Where a value comes from that a unit takes so many times: from as many units, if so many gave it."""
-    before = range(at - 1, -1, -1)
-    gave = [i for i in before if value in flows[i].gives]
-    computed: dict[frozenset[float], int] = {}  # what is computed otherwise is another thing of the same size
-    for i in gave:
-        if flows[i].computes and not flows[i].checks:
-            computed.setdefault(frozenset(flows[i].takes), i)
-    ranked = list(computed.values())
-    ranked += [i for i in gave if i not in ranked and not flows[i].checks]
-    ranked += [i for i in before if i not in ranked and value in flows[i].tells and not flows[i].checks]
-    if ranked:
-        return ranked[: max(times, len(computed))]
-    if gave:
-        return gave[:1]
-    if value in given:
-        return []
-    held = next((i for i in range(at) if value in flows[i].holds), None)
-    if held is not None:
-        return [held]
-    return [i for i in before if any(alike(value, other) for other in flows[i].gives)][:1]  # rounded, in other units
+def nearest(places: Sequence[int], at: int) -> list[int]:
+    """Of increasing places those before ``at``, the nearest first."""
+    end = bisect_left(places, at)
+    return list(places[max(end - LOOKED_AT, 0) : end][::-1])
 
 
 def alike(value: float, other: float) -> bool:
@@ -250,9 +276,10 @@ def closure(units: Sequence[Unit], flows: Sequence[Flow], record: Record, start:
     """Units on which the one at ``start`` depends -> how many steps away they are; itself at 0."""
     held = held_by(record.question)
     given = {abs(value) for value in held.known} | {a / b for a, b in map(terms, held.fractions) if b}
+    origins = Origins(flows, given)
     found, waiting = {start: 0}, [start]
     for at in waiting:
-        for other in sources(flows, at, given) | units[at].needs:
+        for other in origins.of_unit(at) | units[at].needs:
             if other not in found:
                 found[other] = found[at] + 1
                 waiting.append(other)

@@ -123,10 +123,14 @@ def thinned(case: Case, order: Sequence[int], share: float) -> list[bool]:
     last = max(at for at, unit in enumerate(case.units) if not unit.leads_in or at == len(sizes) - 1)
     protected = last if end is None else end
     keep, left, target = [True] * len(sizes), sum(sizes), share * sum(sizes)
+    leaning: list[list[int]] = [[] for _ in sizes]
+    for at, unit in enumerate(case.units):
+        for other in unit.needs:
+            leaning[other].append(at)
     for at in order:
         if not keep[at]:
             continue
-        gone = falls_with(case.units, keep, at)
+        gone = falls_with(case.units, leaning, keep, at)
         size = sum(sizes[other] for other in gone)
         if protected not in gone and abs(left - size - target) < abs(left - target):
             left -= size
@@ -145,21 +149,17 @@ def share_kept(case: Case, keep: Sequence[bool]) -> float:
     return sum(size for size, kept in zip(sizes, keep, strict=True) if kept) / max(sum(sizes), 1)
 
 
-def falls_with(units: Sequence[Unit], keep: Sequence[bool], at: int) -> set[int]:
-    """A unit and those left that do not read on without it: what speaks of it, and what leads to nothing else."""
-    gone = {at}
-    while True:
-        more = {i for i, unit in enumerate(units) if keep[i] and i not in gone and unit.needs & gone}
-        for i in range(len(units) - 2, -1, -1):
-            if keep[i] and i not in gone | more and units[i].leads_in and not keep_at(keep, i + 1, gone | more):
-                more.add(i)
-        if not more:
-            return gone
-        gone |= more
-
-
-def keep_at(keep: Sequence[bool], at: int, gone: Collection[int]) -> bool:
-    return keep[at] and at not in gone
+def falls_with(units: Sequence[Unit], leaning: Sequence[Sequence[int]], keep: Sequence[bool], at: int) -> set[int]:
+    """A unit and those left that do not read on without it: what speaks of it (``leaning`` on each), and what leads to
+    nothing else."""
+    gone, waiting = {at}, [at]
+    for one in waiting:
+        lost = [other for other in leaning[one] if keep[other]]
+        if one and keep[one - 1] and units[one - 1].leads_in:
+            lost.append(one - 1)
+        waiting += (new := [other for other in lost if other not in gone])
+        gone.update(new)
+    return gone
 
 
 def settled(case: Case, keep: list[bool]) -> list[bool]:
