@@ -100,7 +100,7 @@ def glued(trace: str, ends: Sequence[int]) -> list[int]:
     for place, end in enumerate(ends):
         following = trace[end : ends[place + 1]] if place + 1 < len(ends) else ""
         since += 1
-        opened = is_open(trace[begin:end]) and since < LONGEST
+        opened = since < LONGEST and is_open(trace[begin:end])
         signs = GOES_ON.match(following) or closes(following) or ENDS_OPEN.search(trace, at, end)
         goes_on = bool(following and signs) or (
             following[:1].islower() and "\n" not in trace[at:end]

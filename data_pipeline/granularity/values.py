@@ -43,6 +43,7 @@ SIGNS = ("-", "−", "–")
 ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
 CONCLUDES = of_all("concludes")
 LOOKED_AT = 64
+SIDE = 80  # tokens of a side of an equation that are looked at
 SHORT = 3  # tokens of a clause that only leads on
 COMMON = 12.0  # up to which a value may be anybody's: months, a dozen
 CONSTANTS = {24.0, 30.0, 31.0, 52.0, 60.0, 90.0, 100.0, 180.0, 360.0, 365.0, 1000.0}
@@ -140,7 +141,7 @@ def take(flow: Flow, mark: Lexed) -> None:
 
 
 def behind_equals(lexed: Lexed, at: int, first: int) -> bool:
-    before = at - 1
+    before, first = at - 1, max(first, at - SIDE)
     while before >= first and (lexed.types[before] in BEFORE_A_VALUE or lexed.texts[before] in SIGNS):
         before -= 1
     return before >= first and (lexed.texts[before] in (*EQUALS, "≈", "\\approx"))
@@ -178,6 +179,7 @@ def is_head(lexed: Lexed, at: int, last: int) -> bool:
 
 def demanded(lexed: Lexed, at: int, first: int) -> bool:
     """Whether the side before a value's equality sign is a term with letters: ``2x + 3y =`` asks for what is known."""
+    first = max(first, at - SIDE)
     while at > first and lexed.texts[at] not in (*EQUALS, "≈", "\\approx"):
         at -= 1
     names, others = False, False
