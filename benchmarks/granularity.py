@@ -218,10 +218,6 @@ def main() -> int:
     if arguments.student:
         figures["student"] = said = student(arguments.student, everything, arguments.documents)
         print(table(["trace", "nll of the answer"], [[name, nll] for name, nll in said["nll"].items()]))
-        nll = said["nll"]
-        claims.append(
-            claim("nll: random_drop minus decisive", nll["random_drop as decisive"] - nll["decisive"], ">", 0.0)
-        )
     return finish(figures, claims, arguments.json)
 
 

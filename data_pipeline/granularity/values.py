@@ -166,7 +166,8 @@ def fraction_at(lexed: Lexed, at: int, last: int) -> float | None:
         return None
     tight = lexed.ends[at] == lexed.starts[at + 1] and lexed.ends[at + 1] == lexed.starts[at + 2]
     below = abs(value_of(lexed.texts[at + 2]))
-    return abs(value_of(lexed.texts[at])) / below if tight and below else None
+    above = abs(value_of(lexed.texts[at]))
+    return above / below if tight and below and above % below else None  # 70/2 is computed, and no value as it stands
 
 
 def is_head(lexed: Lexed, at: int, last: int) -> bool:
