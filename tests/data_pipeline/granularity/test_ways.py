@@ -96,7 +96,7 @@ def test_decisive_follows_values_back_from_the_answer() -> None:
         # fractions are values
         ("Hi. Papers weigh 8 * 1/5 = 8/5 ounces. With it, 8/5 + 2/5 = 2.", "2", "8 papers of 1/5, and 2/5",
          "Papers weigh 8 * 1/5 = 8/5 ounces. With it, 8/5 + 2/5 = 2."),
-        ("Hi. So C = 70/2. Dan has 35.", "35", "a half of 70", "So C = 70/2. Dan has 35."),
+        ("Hm. Hi. So C = 70/2. Dan has 35. Bye.", "35", "a half of 70", "Hi. So C = 70/2. Dan has 35."),
         # what was chosen needs what it was compared with
         ("Hi. Bags cost 5 * 10 = 50. Boxes cost 4 * 13 = 52. We pay 50 because 50 < 52.", "50", "5 of 10 or 4 of 13",
          "Bags cost 5 * 10 = 50. Boxes cost 4 * 13 = 52. We pay 50 because 50 < 52."),
