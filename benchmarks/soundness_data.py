@@ -13,9 +13,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tracestill.data_pipeline.answers import same_answer
 from tracestill.data_pipeline.sampling.readers.chain import Chain, Read
 from tracestill.data_pipeline.sampling.teachers import Said
-from tracestill.data_pipeline.selection.answers import same_answer
 from tracestill.data_pipeline.soundness.checkers.finding import Trace
 
 HERE = Path(__file__).parent

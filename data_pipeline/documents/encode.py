@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
@@ -23,12 +23,13 @@ from tracestill.data_pipeline.base.schema import (
     record_from_row,
     write_rows,
 )
-from tracestill.data_pipeline.base.stage import stage
+from tracestill.data_pipeline.base.stage import CONTENTS, stage
 from tracestill.data_pipeline.documents.chat import ChatLayout
 from tracestill.data_pipeline.documents.document import PlainLayout
 from tracestill.data_pipeline.documents.overlong import CAPACITY, POSITIONS, Fit, fit_document
 from tracestill.data_pipeline.documents.round_trip import RoundTrip
 from tracestill.data_pipeline.documents.two_task import TwoTaskLayout
+from tracestill.data_pipeline.granularity import Granularity, GranularityConfig, Tally, granularity
 from tracestill.data_pipeline.plan.plan import PlanConfig
 from tracestill.data_pipeline.segmentation import SegmentConfig, Segmenter, segmenter
 from tracestill.data_pipeline.tokens.layout import Encoded, Layout, LayoutConfig
@@ -47,6 +48,9 @@ class EncodeConfig(LayoutConfig):
     """The ``encode`` block."""
 
     tokenizer: TokenizerConfig = Field(default=TokenizerConfig(), description="trained on the selected text, or taken")
+    granularity: GranularityConfig = Field(
+        default=GranularityConfig(), description="how much of a trace a document holds: full, or what is left of it"
+    )
     max_lossy: float = Field(
         default=0.01,
         ge=0,
@@ -70,6 +74,8 @@ def stage_config(
     positions: int | None = None,
 ) -> dict[str, Any]:
     """What, besides records and tokenizer, decides how the token stores come out. ``positions``: see ``run``."""
+    ways = [segmenter.stage_config(segment, memory), granularity.stage_config(config.granularity, memory)]
+    own = {field: files for way in ways for field, files in way.get(CONTENTS, {}).items()}
     return {
         "trace": config.trace,
         **config.model_dump(mode="json", exclude={"tokenizer", "trace"}, exclude_defaults=True),
@@ -77,7 +83,9 @@ def stage_config(
         "tree": dict(kinds.parents),
         "capacity": plan.capacity,
         "overlong": plan.overlong,
-        **segmenter.stage_config(segment, memory),
+        **ways[0],
+        **ways[1],
+        **({CONTENTS: own} if own else {}),
         **({"positions": positions} if positions is not None and positions < plan.capacity else {}),
     }
 
@@ -100,10 +108,10 @@ def run(
 
     Documents are no longer than ``plan.capacity``, nor than the student's ``positions`` (None: it has no bound);
     ``plan.overlong`` says what happens to one that is. The manifest counts records in, out and rejected by reason
-    (``overlong``, ``empty_question``, ``empty_answer``, ``no_spans``, and those of the layout), the layout's ``notes``
-    on the records that are out, documents ``trimmed``, ``tokens_lost`` by kind in documents trimmed or dropped, and for
-    each split documents, tokens and ``targets`` by kind. What the tokenizer does to their text is counted too (see
-    ``round_trip``). ``progress`` is told records done and in all.
+    (``overlong``, ``empty_question``, ``empty_answer``, ``no_spans``, ``not_cut``, and those of the layout), the
+    layout's ``notes`` on the records that are out, documents ``trimmed``, ``tokens_lost`` by kind in documents trimmed
+    or dropped, what ``granularity`` cut, and for each split documents, tokens and ``targets`` by kind. What the
+    tokenizer does to their text is counted too (see ``round_trip``). ``progress`` is told records done and in all.
 
     Raises InputError naming the record whose spans or weight are bad or which is too long (policy ``error``), if no
     training document is left, or if more than ``config.max_lossy`` of the records lose characters.
@@ -111,6 +119,7 @@ def run(
     source = select / "records.parquet"
     inputs = {"sample": sample, "select": select, "tokenizer": tokenizer}
     cut = Segmenter(segment)
+    keep = Granularity(config.granularity if config.trace == "keep" else GranularityConfig(), kinds)
     with stage(directory, "encode", stage_config(config, kinds, plan, segment, memory, positions), inputs) as work:
         layout, held_out = load_layout(config, tokenizer), held_out_questions(sample)
         trip = RoundTrip(tokenizer, kinds, with_trace=config.trace == "keep")
@@ -123,6 +132,8 @@ def run(
             for batch in record_batches(source, RECORD_SCHEMA, BATCH):
                 records = [cut(record_from_row(row)) for row in batch.to_pylist()]
                 records = [record for record in records if not stores.lacks_spans(record)]
+                if keep.config.cuts:
+                    records = stores.cut(records, keep, trip)
                 for record, encoded in zip(records, layout.encode(records, kinds), strict=True):
                     stores.add(record, encoded)
                 trip.add(records)
@@ -195,6 +206,7 @@ class Stores:
         self.documents, self.tokens = Counter[str](), Counter[str]()
         self.targets = {split: np.zeros(len(kinds), np.int64) for split in STORES}
         self.writers: dict[str, TokenStoreWriter] = {}
+        self.tally = Tally()
         self.opened = ExitStack()
 
     def __enter__(self) -> Stores:
@@ -236,6 +248,20 @@ class Stores:
             self.reject(record, "no_spans", "segment.by: spans, and neither teacher nor file gave any")
         return lacks
 
+    def cut(self, records: Sequence[Record], keep: Granularity, trip: RoundTrip) -> list[Record]:
+        """The records as ``encode.granularity`` leaves them, without those that it rejects."""
+        left = []
+        for record in records:
+            cut = keep(record)
+            self.tally.add(record, cut)
+            if cut.outcome == "cut":
+                self.tally.less("tokens", trip.trace_tokens(record), trip.trace_tokens(cut.record))
+            if cut.outcome == "not_cut" and keep.config.not_cut == "reject":
+                self.reject(record, "not_cut", f"{keep.config.keep}: {cut.reason}")
+                continue
+            left.append(cut.record)
+        return left
+
     def store(self, split: str, record: Record, ending: str, fit: Fit) -> None:
         if split not in self.writers:
             path = self.directory / STORES[split]
@@ -262,6 +288,7 @@ class Stores:
             "trimmed": self.trimmed,
             "tokens_lost": by_name(self.kinds, self.lost),
             **({"unknown_tokens": dict(unknown_tokens)} if unknown_tokens else {}),
+            **({"granularity": self.tally.counts()} if self.tally.records else {}),
             "splits": {
                 split: {
                     "documents": self.documents[split],

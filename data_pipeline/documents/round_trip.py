@@ -142,6 +142,14 @@ class RoundTrip:
         if what not in self.examples or (part == "answer" and self.examples[what]["part"] != "answer"):
             self.examples[what] = {"what": who, "part": part, "text": text, "back": back}
 
+    def trace_tokens(self, record: Record) -> dict[str, int]:
+        """Kind -> tokens of a record's trace."""
+        encoding = self.backend.encode(record.trace, add_special_tokens=False)
+        if not encoding.ids:
+            return {}
+        kinds, _ = trace_kinds_and_steps(record, encoding, self.kinds)
+        return {self.kinds.names[kind]: int(n) for kind, n in enumerate(np.bincount(kinds)) if n}
+
     def unknown_tokens(self) -> dict[str, int]:
         """Kind -> tokens that are the unknown one."""
         return {name: int(n) for name, n in zip(self.kinds.names, self.tokens, strict=True) if n}

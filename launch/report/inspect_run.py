@@ -16,11 +16,14 @@ from rich.text import Text
 from tokenizers import Tokenizer
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.schema import Record
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.documents.encode import STORES
+from tracestill.data_pipeline.granularity import Cut
 from tracestill.data_pipeline.guards.visible import one_line, visible
 from tracestill.data_pipeline.tokens.pieces import pieces
 from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.launch.report.inspect_cut import before_lines, cut_again, said
 from tracestill.launch.report.inspect_text import find_records, text_lines, why_absent
 from tracestill.trainer.preview.table import STYLES, kinds_table, show_warnings
 from tracestill.trainer.recipe.recipe import Recipe
@@ -81,7 +84,8 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
             console.print(Text(text, "dim"), soft_wrap=True)
         if shown.text:
             record = records.get(record_of(store.ids[document]))
-            for name, words, why in text_lines(texts, names, record, kinds.members("trace"), recipe.segment):
+            after = show_cut(recipe, record, styles, console)
+            for name, words, why in text_lines(texts, names, record, kinds.members("trace"), recipe.segment, after):
                 said = Text.assemble(
                     (f"{name:<11}", styles[name]), (words, styles[name]), (why and f"   [{why}]", "dim")
                 )
@@ -97,6 +101,25 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
         found = json.loads(preview.read_text(encoding="utf-8"))
         console.print(kinds_table(found, styles))
         show_warnings(found, console)
+
+
+def show_cut(recipe: Recipe, record: Record | None, styles: dict[str, str], console: Console) -> Cut | None:
+    """Print what ``encode.granularity`` took out of a record's trace; what it left. None if nothing was asked for."""
+    config = recipe.encode.granularity
+    if record is None or not config.cuts or not record.trace or recipe.encode.trace == "drop":
+        return None
+    found = cut_again(record, recipe.segment, config, recipe.span_kinds())
+    if found is None:
+        return None
+    console.print(Text(said(*found, config), "bold"), soft_wrap=True)
+    if found[1].outcome == "cut":
+        for name, words, gone in before_lines(*found):
+            line = Text.assemble(
+                (f"{'gone' if gone else '':<6}{name:<11}{words}", "dim strike" if gone else styles[name])
+            )
+            console.print(line, soft_wrap=True)
+        console.print(Text("after:", "bold"))
+    return found[1]
 
 
 def weights_of(recipe: Recipe, store: TokenStore, document: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 
 from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, Record, read_rows, record_from_row
 from tracestill.data_pipeline.documents.round_trip import unspaced
+from tracestill.data_pipeline.granularity import Cut
 from tracestill.data_pipeline.guards.visible import one_line
 from tracestill.data_pipeline.segmentation import Part, SegmentConfig, Segmenter, own_module
 from tracestill.data_pipeline.tokens.pieces import FOLLOWS
@@ -39,6 +41,7 @@ def text_lines(
     record: Record | None,
     trace_kinds: Collection[str],
     segment: SegmentConfig,
+    after: Cut | None = None,  # what ``encode.granularity`` left of the record's trace
 ) -> Iterator[tuple[str, str, str]]:
     """Kind, text and why it has the kind: the document's stretches, with the record's own parts in place of its trace.
 
@@ -49,11 +52,12 @@ def text_lines(
     cut = Segmenter(segment.model_copy(update={"by": "spans"}) if own else segment)
     given = record is not None and bool(record.spans)
     record = None if record is None else cut(record)
+    left = after.record.trace if after is not None else record.trace if record is not None else None
     written = [(name, "".join(t for _, t in group if t != FOLLOWS))
                for name, group in groupby(zip(names, texts, strict=True), key=lambda pair: pair[0])]  # fmt: skip
     in_trace = [name in trace_kinds for name, _ in written]
     trace = "".join(text for (_, text), inside in zip(written, in_trace, strict=True) if inside)
-    whole = record is not None and unspaced(trace) == unspaced(record.trace)
+    whole = left is not None and unspaced(trace) == unspaced(left)
     for at, (name, text) in enumerate(written):
         if not in_trace[at]:
             yield name, shown(text), ""
@@ -63,19 +67,23 @@ def text_lines(
             yield name, shown(text), f"by {segment.by}"
         elif not any(in_trace[:at]):
             assert record is not None
-            yield from reasons(record, None if given else cut)
+            yield from reasons(record, None if given else cut, after)
 
 
-def reasons(record: Record, cut: Segmenter | None) -> Iterator[tuple[str, str, str]]:
-    """Kind and text of each part of a record's trace, and what decided on it; without ``cut``, its teacher did."""
-    start = 0
+def reasons(record: Record, cut: Segmenter | None, after: Cut | None) -> Iterator[tuple[str, str, str]]:
+    """Kind and text of each part of a record's trace, or of what is left ``after`` it was cut, and what decided on it;
+    without ``cut``, its teacher did."""
     parts = [Part(span.kind, span.end, f"by the teacher {record.teacher}") for span in record.spans]
-    for part in parts if cut is None else cut.parts(record.question, record.trace):
-        why = " ".join(part.why.split())
+    if cut is not None:
+        parts = list(cut.parts(record.question, record.trace))
+    ends = [part.end for part in parts]
+    trace = after.record.trace if after is not None else record.trace
+    origin = after.origin if after is not None and after.origin else range(len(trace))
+    for at, characters in groupby(range(len(trace)), key=lambda i: bisect_right(ends, origin[i])):
+        part, why = parts[at], " ".join(parts[at].why.split())
         if cut is not None:
             why = f"by {cut.config.by}: {part.kind}, found {why!r}" if why else f"by {cut.config.by}: no other holds"
-        yield part.kind, shown(record.trace[start : part.end]), why
-        start = part.end
+        yield part.kind, shown("".join(trace[i] for i in characters)), why
 
 
 def shown(text: str) -> str:

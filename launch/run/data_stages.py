@@ -138,7 +138,8 @@ def encoded(manifest: Manifest, directory: Path) -> str:
     trimmed = f", {counts['trimmed']:,} trimmed" if counts.get("trimmed") else ""
     rejected = listed("rejected", counts.get("rejected", {}))
     noted = listed("noted", counts.get("notes", {}))
-    return f"{split['documents']:,} documents, {split['tokens']:,} tokens{trimmed}{rejected}{noted}"
+    cut = f", {found['cut']:,} traces cut" if (found := counts.get("granularity")) else ""
+    return f"{split['documents']:,} documents, {split['tokens']:,} tokens{cut}{trimmed}{rejected}{noted}"
 
 
 def length_of(recipe: Recipe) -> dict[str, Any]:

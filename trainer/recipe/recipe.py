@@ -18,6 +18,7 @@ from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds, nearest
 from tracestill.data_pipeline.documents.encode import EncodeConfig
+from tracestill.data_pipeline.granularity import own_module as keeping
 from tracestill.data_pipeline.guards import secret, strict_yaml
 from tracestill.data_pipeline.guards.visible import visible
 from tracestill.data_pipeline.plan.plan import PlanConfig
@@ -165,6 +166,7 @@ def own_modules_of(recipe: Recipe) -> dict[str, str]:
         named = {"weighting.use": own_module(own.weighting.use), "select.weight": weigher(own.select.weight)}
         named["verify.use"] = verifying(own.verify.use)
         named["segment.by"] = segmenting(own.segment)
+        named["encode.granularity.keep"] = keeping(own.encode.granularity)
         named["student.attention"] = own_attention(own.student.attention)
         found |= {f"{prefix}{field}": module for field, module in named.items() if module}
     return found

@@ -150,3 +150,20 @@ def test_it_imports_no_torch():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     assert ", arm traces, id " in found.stdout
+
+
+def test_text_of_a_document_shows_what_was_cut(tmp_path, monkeypatch):
+    recipe = {**RECIPE, "encode": {**RECIPE.get("encode", {}), "granularity": "decisive"}, "arms": {}}
+    (tmp_path / "mini.yaml").write_text(yaml.safe_dump(recipe))
+    monkeypatch.chdir(tmp_path)
+    assert invoke("run", tmp_path / "mini.yaml", "--until", "encode").exit_code == 0
+    lines = invoke("inspect", RUN, "--text").stdout.splitlines()
+    about = next(at for at, line in enumerate(lines) if line.startswith("granularity decisive: "))
+    after = lines.index("after:")
+    gone = [line.split()[1] for line in lines[about:after] if line.startswith("gone ")]
+    assert {"plan", "prose"} <= set(gone)
+    assert lines[about + 1].startswith("gone  plan       Order ")
+    shown = [line.split()[0] for line in lines[after + 1 :] if line[:1].isalpha()]
+    assert "derive" in shown
+    assert not {"plan", "prose"} & set(shown)
+    assert any("by the teacher" in line for line in lines[after:] if line.startswith("derive"))
