@@ -52,7 +52,7 @@ def by_hand(store, documents):
 
 def test_every_document_comes_once_an_epoch_and_epochs_differ(store):
     every = batches(store)
-    steps = every.steps_per_epoch
+    steps = every.plan.n_steps
     first = np.concatenate([every.step(s).documents for s in range(steps)])
     second = np.concatenate([every.step(steps + s).documents for s in range(steps)])
     assert sorted(first) == sorted(second) == list(range(41))
@@ -63,7 +63,7 @@ def test_every_document_comes_once_an_epoch_and_epochs_differ(store):
 def test_ranks_share_a_step_without_changing_it(store, ranks):
     alone = batches(store)
     together = [batches(store, rank, ranks) for rank in range(ranks)]
-    for step in range(alone.steps_per_epoch + 1):  # into the second epoch
+    for step in range(alone.plan.n_steps + 1):  # into the second epoch
         whole = alone.step(step)
         parts = [each.step(step) for each in together]
         assert {len(part.micro) for part in parts} == {-(-4 // ranks)} == {each.accumulation for each in together}
@@ -76,7 +76,7 @@ def test_ranks_share_a_step_without_changing_it(store, ranks):
 def test_the_weights_of_a_step_sum_to_one(store):
     """c is 1 over the sum of w, found from counts alone; the packed rows must agree with it."""
     every = batches(store)
-    for step in range(every.steps_per_epoch):
+    for step in range(every.plan.n_steps):
         found = every.step(step)
         assert found.weight_sum == pytest.approx(by_hand(store, found.documents), rel=1e-6)
         packed = sum(float(m.packed.loss_weight.double().sum()) * m.scale for m in found.micro)
@@ -87,7 +87,7 @@ def test_the_weights_of_a_step_sum_to_one(store):
 def test_ranks_that_share_rows_hold_their_equal_parts(store, parts):
     alone = batches(store, rank=1, ranks=2)
     together = [batches(store, rank=1, ranks=2, part=part, parts=parts) for part in range(parts)]
-    for step in range(alone.steps_per_epoch):
+    for step in range(alone.plan.n_steps):
         whole, shared = alone.step(step), [each.step(step) for each in together]
         assert {each.weight_sum for each in shared} == {whole.weight_sum}
         assert {each.work.tokens for each in shared} == {whole.work.tokens}
@@ -107,7 +107,7 @@ def test_ranks_that_share_rows_hold_their_equal_parts(store, parts):
 def test_positions_of_a_step_are_those_of_all_rows_and_parts(store, parts):
     """Two that read different packs, each in ``parts``: what padding is counted from."""
     every = [batches(store, rank, 2, part=part, parts=parts) for rank in range(2) for part in range(parts)]
-    for step in range(every[0].steps_per_epoch):
+    for step in range(every[0].plan.n_steps):
         found = [each.step(step) for each in every]
         computed = sum(micro.packed.input_ids.shape[1] for one in found for micro in one.micro)
         assert {one.work.positions for one in found} == {computed}
@@ -125,7 +125,7 @@ def test_a_row_without_documents_is_padding_that_weighs_nothing(store):
 def test_a_step_is_found_without_those_before_it(store):
     """Resuming asks for a step in the middle of a later epoch first."""
     walked, jumped = batches(store), batches(store)
-    target = walked.steps_per_epoch + 2
+    target = walked.plan.n_steps + 2
     for step in range(target):
         walked.step(step)
     assert walked.step(target).documents.tolist() == jumped.step(target).documents.tolist()

@@ -1,0 +1,82 @@
+"""The documents of one epoch, some of them several times, in stages: which pack each comes into.
+
+A pack never holds a document twice. Copies of one have one length, and places of a length are filled in a row, so the
+copies are spread over that row; the fewest places from one copy to the next are the most documents of this length that
+a pack may take.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tracestill.data_pipeline.plan.packing import Packing, best_fit_decreasing, side_by_side
+
+
+def arrange(
+    lengths: np.ndarray,  # (N,) tokens of each document
+    copies: np.ndarray,  # (N,) how often each comes
+    stage_of: np.ndarray,  # (M,) stage of each copy; a document's copies are neighbours
+    stages: int,
+    grid: int,  # tokens that lengths are rounded up to a multiple of
+    capacity: int,
+    bits: np.random.Philox,
+) -> tuple[Packing, np.ndarray, list[int]]:
+    """(the packing; (M,) the documents in the order in which ``expand`` takes them; packs of each stage)."""
+    places = capacity // grid  # a document longer than these is alone in its pack
+    ids = np.repeat(np.arange(len(lengths), dtype=np.int32), copies)
+    sizes = np.minimum(-(-lengths // grid), places).astype(np.int32)
+    classes = stage_of * (places + 1) + places
+    classes -= sizes[ids]  # the long ones of a stage first
+    shape = stages, places + 1
+    order = in_rows(classes, stages * (places + 1), copies, bits)
+    counts = np.bincount(classes, minlength=stages * (places + 1)).reshape(shape)[:, ::-1]
+    documents, at_most = ids[order], None
+    if copies.max() > 1:
+        at_most = gaps(documents, classes[order], copies, stages * (places + 1)).reshape(shape)[:, ::-1]
+    packings = [
+        best_fit_decreasing(counts[at], places, None if at_most is None else at_most[at]) for at in range(stages)
+    ]
+    packing = side_by_side(packings)
+    packing.runs[:, 3] *= grid
+    packing.runs[:, 4] *= grid**2
+    return packing, documents, [each.bins for each in packings]
+
+
+def in_rows(
+    classes: np.ndarray,  # (M,) below ``count``
+    count: int,
+    copies: np.ndarray,  # (N,)
+    bits: np.random.Philox,
+) -> np.ndarray:
+    """(M,) int64: the places 0..M-1 by class, and within one at random, the copies of a document far from each other.
+
+    A document that is drawn at u of [0, 1) has its j-th of c copies at (j + u) / c of the row. Sorts 64-bit keys
+    (class, place in the row, place) as integers, as ``order.shuffled`` does.
+    """
+    at = (bits.random_raw(len(copies)) >> np.uint64(32)).astype(np.int64)
+    if copies.max() > 1:
+        times = np.repeat(copies, copies).astype(np.int64)
+        number = np.arange(len(classes)) - np.repeat(np.cumsum(copies) - copies, copies)
+        at = ((number << 32) + np.repeat(at, copies)) // times
+    else:
+        at = at[copies > 0]
+    low = max(1, (len(classes) - 1).bit_length())
+    high = (count - 1).bit_length()
+    kept = min(32, 64 - low - high)  # bits of the place in the row
+    keys = classes.astype(np.uint64) << np.uint64(64 - high)
+    keys |= (at >> (32 - kept)).astype(np.uint64) << np.uint64(low)
+    keys |= np.arange(len(classes), dtype=np.uint64)
+    keys.sort()
+    return (keys & np.uint64((1 << low) - 1)).astype(np.int64)
+
+
+def gaps(documents: np.ndarray, classes: np.ndarray, copies: np.ndarray, count: int) -> np.ndarray:
+    """(count,) int64: in each class of a row (M,), the fewest places from a document to its next copy, or M."""
+    found = np.full(count, len(documents))
+    several = np.flatnonzero(copies[documents] > 1)
+    both = (documents[several].astype(np.int64) << 32) | several
+    both.sort()
+    of, at = both >> 32, both & 0xFFFFFFFF
+    again = (of[1:] == of[:-1]) & (classes[at[1:]] == classes[at[:-1]])
+    np.minimum.at(found, classes[at[1:][again]], (at[1:] - at[:-1])[again])
+    return found
