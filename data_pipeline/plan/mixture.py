@@ -46,9 +46,9 @@ class PartConfig(BaseModel):
     share: float = Field(ge=0, allow_inf_nan=False, description="of the mixture, as a part of all shares; 0: left out")
     where: dict[Name, Range | tuple[Scalar, ...] | Scalar] = Field(
         {},
-        description="column -> a value, a list of values, or {min, max}: length (tokens), trace_tokens, teacher, style, "
-        "source, group, difficulty (share of the question's samples that are not right), or one of the questions' "
-        "metadata; all must hold",
+        description="column -> a value, a list of values, or {min, max}: length (tokens), trace_tokens, teacher, "
+        "style, source, group, difficulty (share of the question's samples that are not right), or one of the "
+        "questions' metadata; all must hold",
     )
 
 
@@ -63,7 +63,7 @@ class MixtureConfig(BaseModel):
     by: Literal["tokens", "documents"] = Field("tokens", description="what shares are of")
     when_short: Literal["repeat", "shrink"] = Field(
         "repeat",
-        description="of a part with too few documents: repeat them, or take fewer of the others, so that none comes twice",
+        description="of a part with too few documents: repeat them, or take fewer of the others",
     )
     size: int | None = Field(
         None, ge=1, description="tokens or documents in an epoch; null: as many as the parts hold, or shrink leaves"
@@ -231,5 +231,3 @@ def matches(column: str, condition: Any, columns: Columns | None, lengths: np.nd
     if bad := [value for value in values if isinstance(value, str)]:
         raise InputError(f"{field}: holds numbers, got {bad[0]!r}")
     return np.isin(numbers, np.array(values, np.float64))
-
-

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tracestill.data_pipeline.base.stage import stage
-from tracestill.data_pipeline.plan.plan import Planner, PlanConfig, save_plan
+from tracestill.data_pipeline.plan.plan import PlanConfig, Planner, save_plan
 from tracestill.data_pipeline.tokens.columns import FILE, Columns
 from tracestill.data_pipeline.tokens.sides import widths
 from tracestill.data_pipeline.tokens.store import TokenStore
@@ -34,7 +34,7 @@ def run(
     """Write ``epoch-000`` … for ``epochs`` passes, or for as many as ``steps`` optimizer updates begin.
 
     The manifest holds ``steps_per_epoch`` of epoch 0 and, where a mixture or an order makes others differ from it,
-    ``steps_of_epochs``; ``epochs``, ``digests`` (one for each epoch) and ``statistics`` of epoch 0 (``Planner.report``).
+    ``steps_of_epochs``; ``epochs``, ``digests`` (one for each) and ``statistics`` of epoch 0 (``Planner.report``).
     Of the documents, ``left_out`` are in no epoch. ``progress`` is told epochs done and in all. Raises InputError where
     ``Planner`` does, or if the store is too old for what the recipe asks.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -45,12 +46,24 @@ def schema_of(own: Mapping[str, pa.DataType]) -> pa.Schema:
 
 
 class ColumnsWriter:
-    """Writes the table, some rows at a time. Without ``close`` the file does not open."""
+    """Writes the table, some rows at a time. After an exception inside ``with`` the file does not open."""
 
     def __init__(self, path: Path, own: Mapping[str, pa.DataType]) -> None:
         self.schema = schema_of(own)
-        self.writer = pq.ParquetWriter(path, self.schema, compression="zstd")
+        self.file = path.open("wb")
+        self.writer = pq.ParquetWriter(self.file, self.schema, compression="zstd")
         self.rows: list[dict[str, Any]] = []
+
+    def __enter__(self) -> ColumnsWriter:
+        return self
+
+    def __exit__(self, type_: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if type_ is None:
+            self.flush()
+            self.writer.close()
+        else:
+            self.writer.is_open = False  # no footer: it is not whole
+        self.file.close()
 
     def add(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
@@ -61,10 +74,6 @@ class ColumnsWriter:
         if self.rows:
             self.writer.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
             self.rows = []
-
-    def close(self) -> None:
-        self.flush()
-        self.writer.close()
 
 
 class Columns:

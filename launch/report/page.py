@@ -273,8 +273,64 @@ def plans(found: Found) -> str:
     ]
     return (
         "<h2>Plan</h2><p class='soft'>Packs of one epoch. Imbalance: work of the busiest rank over the mean, 1 is "
-        "perfect.</p>" + table(heads, body)
+        "perfect.</p>" + table(heads, body) + mixtures(planned) + orders(planned)
     )
+
+
+def mixtures(planned: dict[str, Any]) -> str:
+    """The parts of mixtures, wanted and got; empty if no plan has one."""
+    body = [
+        [
+            text(in_html(arm)),
+            text(in_html(name)),
+            f"{part['share_wanted']:.2%}",
+            f"{part['share']:.2%}",
+            f"{part['available']:,}",
+            f"{part['documents']:,}",
+            f"{part['tokens']:,}",
+            f"{part['repeats']:,}",
+            f"{part['left_out']:,}",
+        ]
+        for arm, row in planned.items()
+        for name, part in row["statistics"].get("mixture", {}).items()
+    ]
+    heads = [
+        "arm",
+        "part",
+        "share wanted",
+        "share",
+        "documents there are",
+        "in the epoch",
+        "tokens",
+        "repeats",
+        "left out",
+    ]
+    return f"<h3>Mixture</h3>{table(heads, body)}" if body else ""
+
+
+def orders(planned: dict[str, Any]) -> str:
+    """How epochs follow their order, and what that costs; empty if all are random."""
+    body = []
+    for arm, row in planned.items():
+        if (order := row["statistics"].get("order")) is None:
+            continue
+        loose = order["unordered"]
+        balance = ", ".join(f"{float(value):.3f} on {ranks}" for ranks, value in loose["imbalance"].items())
+        body.append(
+            [
+                text(in_html(arm)),
+                text(in_html(f"{order['by']}, {order['direction']}")),
+                f"{order['mixing']:g}",
+                f"{order['correlation']:.3f}",
+                f"{order['without_key']:,}",
+                f"{loose['packs']:,}",
+                f"{loose['fill']:.1%}",
+                text(in_html(balance)),
+            ]
+        )
+    heads = ["arm", "order", "mixing", "rank correlation", "without a key", "packs if random", "filled", "imbalance"]
+    note = "<p class='soft'>Rank correlation of key and step; the last columns are those of the same epoch in a random order.</p>"
+    return f"<h3>Order</h3>{note}{table(heads, body)}" if body else ""
 
 
 def times(found: Found) -> str:

@@ -147,8 +147,28 @@ def planned(manifest: Manifest, directory: Path) -> str:
     statistics = manifest["statistics"]
     return (
         f"{statistics['packs']:,} packs, {statistics['fill']:.1%} filled, {manifest['steps_per_epoch']:,} steps an "
-        f"epoch, {manifest['epochs']:,} epoch(s)"
+        f"epoch, {manifest['epochs']:,} epoch(s){mixed(statistics)}{ordered(statistics)}"
     )
+
+
+def mixed(statistics: Manifest) -> str:
+    """The shares that a mixture has come to; empty if there is none."""
+    parts = []
+    for name, part in statistics.get("mixture", {}).items():
+        repeats = f", {part['repeats']:,} repeats" if part["repeats"] else ""
+        left_out = f", {part['left_out']:,} left out" if part["left_out"] else ""
+        parts.append(f"{name} {part['share']:.1%} (wanted {part['share_wanted']:.1%}{repeats}{left_out})")
+    return f"; mixture: {', '.join(parts)}" if parts else ""
+
+
+def ordered(statistics: Manifest) -> str:
+    """How well an order is followed, and what it costs; empty for a random one."""
+    if (found := statistics.get("order")) is None:
+        return ""
+    packs = statistics["packs"] / found["unordered"]["packs"] - 1
+    unknown = f", {found['without_key']:,} without it anywhere" if found["without_key"] else ""
+    cost = f", {packs:+.1%} packs" if abs(packs) >= 5e-4 else ""
+    return f"; by {found['by']}, {found['direction']}: rank correlation {found['correlation']:.3f}{unknown}{cost}"
 
 
 DATA_STAGES = (
