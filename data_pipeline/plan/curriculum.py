@@ -19,6 +19,7 @@ from tracestill.data_pipeline.tokens.columns import Columns
 
 RANDOM = "random"
 MOST, LEAST = 32, 8  # stages, where an epoch has so many steps
+FEW, PACKS = 4, 12  # stages that short epochs have, too; packs of each beyond: the last of a stage is seldom full
 CLASSES = 1 << 16  # stages times different lengths, beyond which there are fewer stages
 PLACED = 1 << 14  # the same, beyond which lengths are rounded
 WASTE = 512  # a grid is at most the mean length over this: half of it is lost in each document
@@ -58,10 +59,10 @@ def keys_of(order: OrderConfig, columns: Columns | None, lengths: np.ndarray) ->
     return keys if order.direction == "ascending" else -keys
 
 
-def grid_of(lengths: np.ndarray, steps: int) -> tuple[int, int]:
-    """(stages, tokens that lengths are rounded up to a multiple of) for an epoch of so many steps."""
+def grid_of(lengths: np.ndarray, packs: int, per_step: int) -> tuple[int, int]:
+    """(stages, tokens that lengths are rounded up to a multiple of) for an epoch of about so many packs."""
     different = int(np.count_nonzero(np.bincount(lengths)))
-    stages = max(1, min(MOST, steps))
+    stages = min(MOST, max(FEW, packs // PACKS), -(-packs // per_step))
     while stages * different > CLASSES and stages >= 2 * LEAST:
         stages //= 2
     return stages, max(1, min(stages * different // PLACED, int(lengths.mean()) // WASTE))

@@ -224,8 +224,7 @@ class Planner:
         stages, grid, stage_of = 1, 1, np.zeros(int(copies.sum()), np.int64)
         if self.keys is not None:
             tokens = int(copies @ lengths.astype(np.int64))
-            steps = -(-tokens // (capacity * self.config.packs_per_step))
-            stages, grid = curriculum.grid_of(lengths, steps)
+            stages, grid = curriculum.grid_of(lengths, -(-tokens // capacity), self.config.packs_per_step)
             stage_of = curriculum.stages_of(np.repeat(self.keys, copies), stages, self.config.order.mixing, bits)
         return arrange(lengths, copies, stage_of, stages, grid, capacity, bits)
 

@@ -299,8 +299,8 @@ def mixtures(planned: dict[str, Any]) -> str:
         "part",
         "share wanted",
         "share",
-        "documents there are",
-        "in the epoch",
+        "available",
+        "documents",
         "tokens",
         "repeats",
         "left out",
@@ -329,7 +329,7 @@ def orders(planned: dict[str, Any]) -> str:
             ]
         )
     heads = ["arm", "order", "mixing", "rank correlation", "without a key", "packs if random", "filled", "imbalance"]
-    note = "<p class='soft'>Rank correlation of key and step; the last columns are those of the same epoch in a random order.</p>"
+    note = "<p class='soft'>Rank correlation of key and step; the last three: the same epoch in a random order.</p>"
     return f"<h3>Order</h3>{note}{table(heads, body)}" if body else ""
 
 
