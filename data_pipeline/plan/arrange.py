@@ -25,7 +25,7 @@ def arrange(
     places = capacity // grid  # a document longer than these is alone in its pack
     ids = np.repeat(np.arange(len(lengths), dtype=np.int32), copies)
     sizes = np.minimum(-(-lengths // grid), places).astype(np.int32)
-    classes = stage_of * (places + 1) + places
+    classes = stage_of.astype(np.int32) * np.int32(places + 1) + np.int32(places)
     classes -= sizes[ids]  # the long ones of a stage first
     shape = stages, places + 1
     order = in_rows(classes, stages * (places + 1), copies, bits)
@@ -53,21 +53,26 @@ def in_rows(
     A document that is drawn at u of [0, 1) has its j-th of c copies at (j + u) / c of the row. Sorts 64-bit keys
     (class, place in the row, place) as integers, as ``order.shuffled`` does.
     """
-    at = (bits.random_raw(len(copies)) >> np.uint64(32)).astype(np.int64)
+    at = np.repeat(bits.random_raw(len(copies)) >> np.uint64(32), copies)
     if copies.max() > 1:
-        times = np.repeat(copies, copies).astype(np.int64)
-        number = np.arange(len(classes)) - np.repeat(np.cumsum(copies) - copies, copies)
-        at = ((number << 32) + np.repeat(at, copies)) // times
-    else:
-        at = at[copies > 0]
+        several = np.flatnonzero(copies > 1)
+        begins, times = (np.cumsum(copies) - copies)[several], copies[several]
+        first = np.cumsum(times) - times
+        number = np.arange(int(times.sum())) - np.repeat(first, times)
+        places = np.repeat(begins, times) + number
+        at[places] = ((number.astype(np.uint64) << np.uint64(32)) + at[places]) // np.repeat(
+            times.astype(np.uint64), times
+        )
     low = max(1, (len(classes) - 1).bit_length())
     high = (count - 1).bit_length()
     kept = min(32, 64 - low - high)  # bits of the place in the row
-    keys = classes.astype(np.uint64) << np.uint64(64 - high)
-    keys |= (at >> (32 - kept)).astype(np.uint64) << np.uint64(low)
-    keys |= np.arange(len(classes), dtype=np.uint64)
-    keys.sort()
-    return (keys & np.uint64((1 << low) - 1)).astype(np.int64)
+    at >>= np.uint64(32 - kept)
+    at <<= np.uint64(low)
+    at |= classes.astype(np.uint64) << np.uint64(64 - high)
+    at |= np.arange(len(classes), dtype=np.uint64)
+    at.sort()
+    at &= np.uint64((1 << low) - 1)
+    return at.view(np.int64)
 
 
 def gaps(documents: np.ndarray, classes: np.ndarray, copies: np.ndarray, count: int) -> np.ndarray:
@@ -77,6 +82,7 @@ def gaps(documents: np.ndarray, classes: np.ndarray, copies: np.ndarray, count: 
     both = (documents[several].astype(np.int64) << 32) | several
     both.sort()
     of, at = both >> 32, both & 0xFFFFFFFF
-    again = (of[1:] == of[:-1]) & (classes[at[1:]] == classes[at[:-1]])
-    np.minimum.at(found, classes[at[1:][again]], (at[1:] - at[:-1])[again])
+    row = classes[at]
+    again = np.flatnonzero((of[1:] == of[:-1]) & (row[1:] == row[:-1]))
+    np.minimum.at(found, row[again], at[again + 1] - at[again])
     return found

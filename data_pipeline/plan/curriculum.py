@@ -21,8 +21,8 @@ RANDOM = "random"
 MOST, LEAST = 32, 8  # stages, where an epoch has so many steps
 FEW, PACKS = 4, 12  # stages that short epochs have, too; packs of each beyond: the last of a stage is seldom full
 CLASSES = 1 << 16  # stages times different lengths, beyond which there are fewer stages
-PLACED = 1 << 14  # the same, beyond which lengths are rounded
-WASTE = 512  # a grid is at most the mean length over this: half of it is lost in each document
+PLACED = 1 << 13  # the same, beyond which lengths are rounded
+WASTE = 400  # a grid is at most the mean length over this: half of it is lost in each document
 
 
 class OrderConfig(BaseModel):
@@ -74,7 +74,7 @@ def stages_of(
     mixing: float,
     bits: np.random.Philox,
 ) -> np.ndarray:
-    """(M,) int64: the stage of each document. Equal keys are shuffled; documents without one, and the share ``mixing``
+    """(M,) int8: the stage of each document. Equal keys are shuffled; documents without one, and the share ``mixing``
     of all, go to any stage."""
     drawn = bits.random_raw(len(keys))
     known = ~np.isnan(keys)
@@ -83,15 +83,15 @@ def stages_of(
     held = np.where(known, keys, 0).astype(np.float32).view(np.uint32)
     ordered = np.where(held >> 31, ~held, held | np.uint32(1 << 31)).astype(np.uint64) << np.uint64(32)
     ordered |= drawn >> np.uint64(32)
-    placed = np.sort(ordered[known])
-    found = np.zeros(len(keys), np.int64)
+    placed = np.sort(ordered if known.all() else ordered[known])
+    found = np.zeros(len(keys), np.int8)
     for at in range(1, stages) if len(placed) else ():
         found += ordered >= placed[at * len(placed) // stages]
     anywhere = ~known
     if mixing:
         anywhere |= (drawn & np.uint64(0xFFFFFFFF)) < np.uint64(round(mixing * (1 << 32)))
     again = bits.random_raw(int(anywhere.sum())) >> np.uint64(32)
-    found[anywhere] = (again * np.uint64(stages) >> np.uint64(32)).astype(np.int64)
+    found[anywhere] = (again * np.uint64(stages) >> np.uint64(32)).astype(np.int8)
     return found
 
 

@@ -92,29 +92,30 @@ class Mixer:
 
     of_document  (N,) int64: the part of each document
     orders       one for each part: its documents in the order in which epochs take them
+    ends         tokens, or documents, of each of these and all before it
     wanted       one for each part: tokens or documents of an epoch
     """
 
     config: MixtureConfig
-    sizes: np.ndarray  # (N,) int64: tokens of each document, or ones
     of_document: np.ndarray
     orders: list[np.ndarray]
+    ends: list[np.ndarray]
     wanted: list[int]
 
     def copies(self, epoch: int) -> np.ndarray:
         """(N,) int32: how often each document comes in an epoch. Of every part the sum of sizes differs from what is
         wanted by less than one document."""
-        found = np.zeros(len(self.sizes), np.int32)
-        for documents, wanted in zip(self.orders, self.wanted, strict=True):
+        found = np.zeros(len(self.of_document), np.int32)
+        for documents, ends, wanted in zip(self.orders, self.ends, self.wanted, strict=True):
             if not wanted:
                 continue
-            ends = np.cumsum(self.sizes[documents])
             total = int(ends[-1])
             passes, more = divmod(wanted, total)
             found[documents] = passes
             begin = epoch * more % total
-            starts = ends - self.sizes[documents]
-            at, end, again = np.searchsorted(starts, [begin, begin + more, begin + more - total])
+            # those that begin in [begin, begin + more) of the row, which goes on from its end to its beginning
+            bounds = np.array([begin, begin + more, begin + more - total])
+            at, end, again = np.where(bounds > 0, np.searchsorted(ends, bounds) + 1, 0)
             found[documents[at:end]] += 1
             if begin + more > total:
                 found[documents[:again]] += 1
@@ -122,9 +123,10 @@ class Mixer:
 
     def report(self, documents: np.ndarray, lengths: np.ndarray) -> dict[str, dict[str, Any]]:
         """Part -> what an epoch that holds ``documents`` (M,) has of it, counted anew."""
-        times = np.bincount(documents, minlength=len(self.sizes))
+        times = np.bincount(documents, minlength=len(lengths))
         shares = [part.share for part in self.config.parts.values()]
-        amounts = [int(times[self.of_document == at] @ self.sizes[self.of_document == at]) for at in range(len(shares))]
+        sizes = lengths.astype(np.int64) if self.config.by == "tokens" else np.ones(len(lengths), np.int64)
+        amounts = [int(times[self.of_document == at] @ sizes[self.of_document == at]) for at in range(len(shares))]
         found = {}
         for at, name in enumerate(self.config.parts):
             mine = self.of_document == at
@@ -157,15 +159,19 @@ def make_mixer(
             f"plan.mixture.parts: {lost:,} of {len(lengths):,} documents match no part{who}; add a part `{REST}` "
             "(with share: 0 it is left out)"
         )
-    sizes = lengths.astype(np.int64) if config.by == "tokens" else np.ones(len(lengths), np.int64)
-    orders = []
+    orders, ends = [], []
     for at, name in enumerate(names):
         own = np.flatnonzero(of_document == at)
         if not len(own) and config.parts[name].share:
             raise InputError(f"plan.mixture.parts.{name}: no document matches it; change `where`, or set share to 0")
         bits = np.random.Philox(key=np.array([seed, (1 << 64) - 1 - at], dtype=np.uint64))  # no epoch is so late
-        orders.append(own[shuffled(bits, len(own)).astype(np.int64)] if len(own) else own)
-    return Mixer(config, sizes, of_document, orders, amounts(config, [int(sizes[own].sum()) for own in orders]))
+        orders.append(own[shuffled(bits, len(own)).view(np.int64)] if len(own) else own)
+        ends.append(
+            np.cumsum(lengths[orders[-1]], dtype=np.int64) if config.by == "tokens" else np.arange(len(own)) + 1
+        )
+    return Mixer(
+        config, of_document, orders, ends, amounts(config, [int(each[-1]) if len(each) else 0 for each in ends])
+    )
 
 
 def amounts(config: MixtureConfig, held: list[int]) -> list[int]:

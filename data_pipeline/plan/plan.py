@@ -221,7 +221,7 @@ class Planner:
         if self.mixer is None and self.keys is None:
             return best_fit_decreasing(np.bincount(lengths, minlength=capacity + 1), capacity), None, []
         copies = np.ones(len(lengths), np.int32) if self.mixer is None else self.mixer.copies(epoch)
-        stages, grid, stage_of = 1, 1, np.zeros(int(copies.sum()), np.int64)
+        stages, grid, stage_of = 1, 1, np.zeros(int(copies.sum()), np.int8)
         if self.keys is not None:
             tokens = int(copies @ lengths.astype(np.int64))
             stages, grid = curriculum.grid_of(lengths, -(-tokens // capacity), self.config.packs_per_step)
