@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from tracestill.data_pipeline.base.kinds import Kinds
-from tracestill.data_pipeline.plan.plan import PlanConfig, make_plan
+from tracestill.data_pipeline.plan.plan import PlanConfig, Planner, make_plan
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.trainer.batches.batches import ROW_MULTIPLE, Batches
-from tracestill.trainer.weighting import SpanWeighting, WeightingConfig
+from tracestill.trainer.weighting import SpanWeighting, TargetWeights, WeightingConfig
 
 KINDS = Kinds()
 WEIGHTS = {"prompt": 0.0, "trace": 0.5, "answer": 2.0}
@@ -120,6 +120,46 @@ def test_a_row_without_documents_is_padding_that_weighs_nothing(store):
     assert idle.packed.input_ids.shape == (1, ROW_MULTIPLE)
     assert len(idle.packed.active) == 0
     assert float(idle.packed.loss_weight.sum()) == 0.0
+
+
+def mixed_batches(store, normaliser="weights", **more):
+    """Short documents several times an epoch, some of the long ones: epochs of different steps."""
+    parts = {"short": {"share": 3, "where": {"length": {"max": 30}}}, "rest": {"share": 1}}
+    config = PlanConfig(capacity=128, packs_per_step=1, mixture={"parts": parts, "size": 900}, order="length")
+    planner = Planner(store.lengths, config, seed=3)
+    weighting = SpanWeighting(WeightingConfig(weights=WEIGHTS), KINDS)
+    device = torch.device("cpu")
+    return Batches(
+        store, planner.plan, weighting, normaliser=normaliser, rank=0, ranks=1, pad_id=0, device=device, **more
+    )
+
+
+def test_a_document_counts_as_often_as_the_plan_has_it_and_epochs_may_differ_in_steps(store):
+    every = mixed_batches(store)
+    plans = [every.plan_of_epoch(epoch) for epoch in range(12)]
+    assert len({plan.n_steps for plan in plans}) > 1
+    step = 0
+    for epoch, plan in enumerate(plans):
+        seen = []
+        for at in range(plan.n_steps):
+            got = every.step(step)
+            assert (got.epoch, got.documents.tolist()) == (epoch, np.concatenate(plan.step(at)).tolist())
+            assert got.weight_sum == pytest.approx(by_hand(store, got.documents), rel=1e-6)
+            seen += got.documents.tolist()
+            step += 1
+        assert max(np.bincount(seen)) > 1
+    jumped = mixed_batches(store)
+    for other in (step - 1, 3, step - 9):
+        assert jumped.step(other).documents.tolist() == every.step(other).documents.tolist()
+
+
+@pytest.mark.parametrize("normaliser", ["weights", "tokens", "spans", "examples"])
+def test_a_step_that_holds_a_document_twice_divides_by_both(store, normaliser):
+    """The sum of w c of its targets is that of two different documents with equal tokens."""
+    weights = TargetWeights(store, SpanWeighting(WeightingConfig(weights=WEIGHTS), KINDS), normaliser)
+    once, twice = (weights.of_step(np.array(each), 0) for each in ([3, 5, 9], [3, 5, 9, 3, 5, 9]))
+    assert twice[0] == pytest.approx(2 * once[0])
+    assert twice[1] == pytest.approx(once[1]), "w c is normalised"
 
 
 def test_a_step_is_found_without_those_before_it(store):
