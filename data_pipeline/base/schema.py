@@ -78,7 +78,7 @@ class Question:
     group: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     weight: float = 1.0  # finite, >= 0; that of a record is this times its teacher's
-    source: str = ""  # of files: which of the recipe's
+    source: str = field(default="", compare=False)  # of files: which of the recipe's; it makes no other question
     is_general: bool = False  # a text to go on writing as it is: no teacher is asked, no answer is judged
 
 
