@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 
 from tracestill.data_pipeline.plan.arrange import arrange
 from tracestill.data_pipeline.plan.curriculum import rank_correlation, stages_of
+from tracestill.data_pipeline.plan.order import order_packs
 from tracestill.data_pipeline.plan.packing import expand
 from tracestill.data_pipeline.plan.plan import Plan, PlanConfig, Planner
 
@@ -88,6 +89,22 @@ def test_a_text_stands_for_the_key_and_random_is_the_plan_of_before(lengths: np.
     plain = PlanConfig(capacity=512, packs_per_step=8)
     assert plain.model_dump(exclude_defaults=True) == {"capacity": 512, "packs_per_step": 8, "group": 8}
     assert planned(lengths, "random")[1].digest() == Planner(lengths, plain, seed=2).plan(0).digest()
+
+
+def test_a_group_at_the_border_of_two_stages_has_packs_of_similar_cost() -> None:
+    """Six documents a stage, each alone in its pack; groups of four."""
+    lengths = np.array([11, 12, 13, 14, 15, 16, 11, 12, 13, 14, 15, 16], np.int32)
+    bits = np.random.Philox(key=np.array([0, 0], dtype=np.uint64))
+    stage_of = np.repeat([0, 1], 6).astype(np.int8)
+    packing, documents, packs = arrange(lengths, np.ones(12, np.int32), stage_of, 2, 1, 20, bits)
+    assert packs == [6, 6]
+    rank_of_bin, ranks = order_packs(packing, np.array([12]), 4, True, bits, packs)
+    held = expand(packing, documents, np.arange(12))
+    by_rank = lengths[held[np.argsort(rank_of_bin)]].tolist()
+    assert by_rank == [11, 12, 13, 14, 15, 16, 16, 15, 14, 13, 12, 11]
+    groups = [sorted(group) for group in ranks.reshape(3, 4).tolist()]
+    assert groups[2] == [8, 9, 10, 11], "the last group is of the second stage alone"
+    assert sorted(groups[:2]) == [[0, 1, 2, 3], [4, 5, 6, 7]], "the group that has packs of both is of the first"
 
 
 def test_a_short_epoch_is_ordered_too() -> None:

@@ -10,6 +10,8 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, RECORD_SCHEMA, read_rows
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.sampling.files.gather import FileConfig, gather
+from tracestill.data_pipeline.sampling.sample_config import Asked, SampleConfig
+from tracestill.data_pipeline.sampling.wanted import Course
 from tracestill.data_pipeline.tokens.columns import FILE, Columns
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.recipe.run_directory import RunDirectory
@@ -72,6 +74,18 @@ def test_every_row_is_a_record_for_training_and_questions_keep_their_number(run)
     }
     counts = read_manifest(run.stage("traces", "sample"))["counts"]["source"]
     assert (counts["in"], counts["duplicates"]) == (35, 1)
+
+
+def test_no_teacher_is_asked_for_it(tmp_path):
+    path = lines(tmp_path / "chats.jsonl", [{"prompt": "a", "response": "b"}])
+    found = gather([FileConfig(path=path, general=True)], lambda said: None, with_traces=False)
+    by_id = {question.question_id: question for question in found.questions}
+    sample = SampleConfig(teachers=[{"name": "busy"}], styles=["Be brief."], samples=3)
+    asked = {"busy": Asked(object(), "digit_sum", {})}
+    course = Course(by_id, asked, sample, 0, found.traces, lambda question, said: None)
+    (only,) = course.first()
+    assert only.place is not None
+    assert (only.key.teacher, only.key.style) == ("general", "")
 
 
 def test_plain_text_stands_alone_and_a_response_behind_its_prompt(run):
