@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.guards.names import Name
 from tracestill.data_pipeline.plan.mixture import LENGTH
 from tracestill.data_pipeline.tokens.columns import Columns
@@ -55,6 +56,8 @@ def keys_of(order: OrderConfig, columns: Columns | None, lengths: np.ndarray) ->
         keys = lengths.astype(np.float64)
     else:
         assert columns is not None
+        if columns.is_text(order.by):
+            raise InputError(f"plan.order.by: '{order.by}' holds texts, and an order needs numbers")
         keys = columns.numbers(order.by)
     return keys if order.direction == "ascending" else -keys
 

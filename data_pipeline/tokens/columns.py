@@ -136,10 +136,10 @@ def own_types(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[s
         values = [row[name] for row in rows if row.get(name) is not None]
         if not values:
             known = sorted({key for row in rows[:1000] for key in row})
-            has = f"their metadata is {', '.join(known)}" if known else "they have no metadata"
+            has = f"there are {', '.join(known)}" if known else "there is none"
             raise InputError(
-                f"plan: names a column '{name}'{nearest(name, ['length', *KNOWN, *known])}, which is in no question's "
-                f"metadata ({has}); of files, name it in questions.fields.metadata"
+                f"plan: no question has '{name}' in its metadata ({has}); of files, name it in "
+                f"questions.fields.metadata{nearest(name, ['length', *KNOWN, *known])}"
             )
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         found[name] = pa.float64() if numeric else pa.string()

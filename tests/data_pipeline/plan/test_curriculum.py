@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
+from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.plan.arrange import arrange
 from tracestill.data_pipeline.plan.curriculum import rank_correlation, stages_of
 from tracestill.data_pipeline.plan.order import order_packs
@@ -23,6 +24,9 @@ class OneColumn:
 
     def __init__(self, values: np.ndarray) -> None:
         self.values = values
+
+    def is_text(self, name: str) -> bool:
+        return name == "teacher"
 
     def numbers(self, name: str) -> np.ndarray:
         return self.values
@@ -112,6 +116,11 @@ def test_a_short_epoch_is_ordered_too() -> None:
     _, plan = planned(lengths, "length", packs_per_step=1)
     assert plan.n_packs >= 4
     assert spearmanr(lengths[plan.documents], plan.steps_of_documents()).statistic > 0.85
+
+
+def test_an_order_by_texts_is_refused(lengths: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"plan\.order\.by: 'teacher' holds texts"):
+        planned(lengths, "teacher", np.zeros(4000))
 
 
 def test_balance_off_orders_packs_one_by_one(lengths: np.ndarray) -> None:
