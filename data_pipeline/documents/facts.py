@@ -15,6 +15,7 @@ from tracestill.data_pipeline.base.schema import GENERAL, QUESTION_SCHEMA, Recor
 from tracestill.data_pipeline.selection.answers import same_answer
 from tracestill.data_pipeline.tokens.columns import own_types, own_value
 from tracestill.data_pipeline.tokens.tokenizer import BATCH, record_batches
+from tracestill.data_pipeline.yields.table import unread_rows
 
 ASKED = pa.schema([QUESTION_SCHEMA.field(name) for name in ("question_id", "split", "source", "group", "metadata")])
 ANSWERED = pa.schema([(name, pa.string()) for name in ("question_id", "answer", "gold")])
@@ -32,8 +33,8 @@ class Facts:
         for at, row in enumerate(rows):
             values = [own_value(metadata[at].get(name), self.types[name]) for name in own]
             self.of[row["question_id"]] = row["source"] or "", row["group"] or "", *values
-        records = sample / "records.parquet"  # which records from elsewhere do without
-        self.difficulty = difficulties(records) if records.exists() else {}
+        # which records from elsewhere do without
+        self.difficulty = difficulties(sample) if (sample / "records.parquet").exists() else {}
 
     def row(self, record: Record, ending: str, trace_tokens: int) -> dict[str, Any]:
         """The row of a record's document in the table."""
@@ -52,11 +53,11 @@ class Facts:
         }
 
 
-def difficulties(records: Path) -> dict[str, float]:
-    """Question id -> share of the sampled records whose answer is not right: 0 where all are, 1 where none is."""
+def difficulties(sample: Path) -> dict[str, float]:
+    """Question id -> share of its samples that are not right, or could not be read: 0 where all are right."""
     found: dict[str, list[int]] = {}
     known: dict[tuple[str, str], bool] = {}
-    for batch in record_batches(records, ANSWERED, BATCH):
+    for batch in record_batches(sample / "records.parquet", ANSWERED, BATCH):
         for question, answer, gold in zip(*(batch.column(name).to_pylist() for name in ANSWERED.names), strict=True):
             pair = answer or "", gold or ""
             if (right := known.get(pair)) is None:
@@ -64,4 +65,6 @@ def difficulties(records: Path) -> dict[str, float]:
             counts = found.setdefault(question, [0, 0])
             counts[0] += right
             counts[1] += 1
+    for question in unread_rows(sample)[0]["question_id"].to_pylist():
+        found.setdefault(question, [0, 0])[1] += 1
     return {question: float(np.float32(1 - right / asked)) for question, (right, asked) in found.items()}

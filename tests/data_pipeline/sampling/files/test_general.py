@@ -14,6 +14,7 @@ from tracestill.data_pipeline.sampling.sample_config import Asked, SampleConfig
 from tracestill.data_pipeline.sampling.wanted import Course
 from tracestill.data_pipeline.tokens.columns import FILE, Columns
 from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.data_pipeline.yields.report import yield_report
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 TEXT = "The cat sat on the mat; it was {} o'clock."
@@ -74,6 +75,11 @@ def test_every_row_is_a_record_for_training_and_questions_keep_their_number(run)
     }
     counts = read_manifest(run.stage("traces", "sample"))["counts"]["source"]
     assert (counts["in"], counts["duplicates"]) == (35, 1)
+
+
+def test_the_yield_does_not_count_it(run):
+    found = yield_report(run.stage("traces", "sample"), run.stage("traces", "select"))
+    assert (found["total"]["asked"], found["held_out"]) == (15, 4)
 
 
 def test_no_teacher_is_asked_for_it(tmp_path):
