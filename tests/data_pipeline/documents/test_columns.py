@@ -12,6 +12,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, RECORD_SCHEMA, read_rows, write_rows
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.documents.encode import EncodeConfig, run, stage_config
+from tracestill.data_pipeline.documents.facts import difficulties
 from tracestill.data_pipeline.plan import plan_stage
 from tracestill.data_pipeline.plan.plan import PlanConfig, load_plan
 from tracestill.data_pipeline.tokens.columns import FILE
@@ -78,6 +79,15 @@ def test_each_document_has_a_row_in_the_order_of_the_store(tmp_path, stages):
     assert FILE in manifest["files"]
     plan_stage.run(tmp_path / "plan", out, plan, seed=0, steps=None, epochs=1)
     assert set(load_plan(tmp_path / "plan" / "epoch-000").documents.tolist()) == {0, 1, 2}
+
+
+def test_samples_that_could_not_be_read_make_a_question_harder(stages):
+    inputs, train = stages
+    ids = {"record_id": "x", "question_id": train[0].question_id, "teacher": "solver", "style": ""}
+    row = {**ids, "temperature": 1.0, "reason": "unfinished"}
+    pq.write_table(pa.Table.from_pylist([row]), inputs["sample"] / "rejected.parquet")
+    found = difficulties(inputs["sample"])
+    assert [found[r.question_id] for r in train] == pytest.approx([1 / 2, 2 / 3, 0])
 
 
 def test_both_documents_of_two_tasks_have_one(tmp_path, stages):
