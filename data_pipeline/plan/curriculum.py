@@ -106,7 +106,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
         ranks.append((np.cumsum(counts) - (counts - 1) / 2)[inverse])
     if not all(rank.size and np.ptp(rank) for rank in ranks):
         return 0.0
-    return float(np.corrcoef(np.stack(ranks))[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def report(
