@@ -1,8 +1,8 @@
 """The documents of one epoch, some of them several times, in stages: which pack each comes into.
 
-A pack never holds a document twice. Copies of one have one length, and places of a length are filled in a row, so the
-copies are spread over that row; the fewest places from one copy to the next are the most documents of this length that
-a pack may take.
+A pack holds no document twice, unless one comes more often than its stage has packs. Copies of one have one length, and
+places of a length are filled in a row, so the copies are spread over that row; the fewest places from one copy to the
+next are the most documents of this length that a pack may take.
 """
 
 from __future__ import annotations
@@ -32,7 +32,14 @@ def arrange(
     counts = np.bincount(classes, minlength=stages * (places + 1)).reshape(shape)[:, ::-1]
     documents, at_most = ids[order], None
     if copies.max() > 1:
-        at_most = gaps(documents, classes[order], copies, stages * (places + 1)).reshape(shape)[:, ::-1]
+        classes = classes[order]
+        most = np.zeros(stages * (places + 1), np.int64)  # copies of a document of each class
+        often = copies[documents]
+        several = np.flatnonzero(often > 1)
+        np.maximum.at(most, classes[several], often[several])
+        least = np.maximum(-(-(counts @ np.arange(places + 1)) // places), 1)  # packs of each stage
+        times = np.maximum(-(-most.reshape(shape) // least[:, None]), 1)
+        at_most = (gaps(documents, classes, copies, stages * (places + 1)).reshape(shape) * times)[:, ::-1]
     packings = [
         best_fit_decreasing(counts[at], places, None if at_most is None else at_most[at]) for at in range(stages)
     ]
