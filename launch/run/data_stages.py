@@ -208,7 +208,7 @@ DATA_STAGES = (
         lambda case: (plan_stage.stage_config(case.recipe.plan, **length_of(case.recipe)), case.reads("encode")),
         do_plan,
         planned,
-        page.plans,
+        plan_page.plans,
         needed=lambda recipe: recipe.train.trains,
         is_data=True,
     ),
