@@ -16,7 +16,7 @@ from tracestill.data_pipeline.segmentation import Segmenter
 from tracestill.data_pipeline.selection import selection
 from tracestill.data_pipeline.selection.policy import POLICIES
 from tracestill.data_pipeline.tokens import tokenizer
-from tracestill.launch.report import page, yield_page
+from tracestill.launch.report import page, plan_page, yield_page
 from tracestill.launch.report.parts import listed
 from tracestill.launch.run.progress import bar
 from tracestill.launch.run.stage_spec import Case, Identity, StageSpec, Work
