@@ -241,7 +241,7 @@ def inspect_command(
     """
     if record is not None and (document or documents > 1):
         raise typer.BadParameter("--record shows all documents of its record; leave --document and --documents out")
-    from tracestill.launch.report.inspect_run import Shown, inspect_run
+    from tracestill.launch.look.inspect_run import Shown, inspect_run
     from tracestill.launch.run.stages import show_own_stages
     from tracestill.trainer.ranks.console import Terminal
     from tracestill.trainer.recipe.run_directory import RunDirectory

@@ -134,13 +134,14 @@ def throughput_of(job: Job) -> Throughput:
 
 
 def teller_of(job: Job) -> Teller:
-    """Tells how far training is. A step counts as the mean of an epoch, whose tokens are always the same."""
+    """Tells how far training is. A step counts as the mean of an epoch, whose tokens are nearly always the same."""
+    plan = job.batches.plan
     return Teller(
         job.directory / PROGRESS,
         step=job.progress.step,
         steps=job.steps,
         accumulation=job.engine.accumulation,
-        tokens_a_step=float(job.store.lengths.sum()) / job.batches.steps_per_epoch,
+        tokens_a_step=float(job.store.lengths[plan.documents].sum()) / plan.n_steps,
         say=lambda text: job.console.print(text, highlight=False, soft_wrap=True),
         write=job.engine.rank == 0,
     )

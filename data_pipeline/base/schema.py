@@ -23,6 +23,8 @@ from tracestill.data_pipeline.base.errors import InputError
 AT_A_TIME, CHARACTERS = 8192, 1 << 24  # rows, and characters of them, in memory while a file is written
 SPANS = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())]))
 
+GENERAL = "general"  # the `reader` of a record that is text as it is: without a trace, and perhaps without a question
+
 QUESTION_SCHEMA = pa.schema(
     [
         ("question_id", pa.string()),  # digest of the text: see content_id
@@ -31,6 +33,7 @@ QUESTION_SCHEMA = pa.schema(
         ("split", pa.string()),  # train, validation or test
         ("group", pa.string()),  # template or topic the question comes from; splits by group use it
         ("metadata", pa.string()),  # JSON that the source attaches for its teachers
+        ("source", pa.string()),  # the file or task that posed it, as the recipe names it
     ]
 )
 
@@ -52,7 +55,7 @@ RECORD_SCHEMA = pa.schema(
         ("reader", pa.string()),  # what read trace and answer out of it; "" likewise
     ]
 )
-OPTIONAL = ("raw", "reader")  # texts that records of earlier versions lack
+OPTIONAL = ("raw", "reader", "source")  # texts that files of earlier versions lack
 
 REJECTED_SCHEMA = RECORD_SCHEMA.append(pa.field("reason", pa.string())).append(pa.field("detail", pa.string()))
 
@@ -75,6 +78,8 @@ class Question:
     group: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     weight: float = 1.0  # finite, >= 0; that of a record is this times its teacher's
+    source: str = field(default="", compare=False)  # of files: which of the recipe's; it makes no other question
+    is_general: bool = False  # a text to go on writing as it is: no teacher is asked, no answer is judged
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record, Span
 from tracestill.data_pipeline.documents.chat_parts import ChatParts, find_parts, findings_of, messages_of, shown
 from tracestill.data_pipeline.documents.chat_template import ChatTemplate, Refusal, named_token
-from tracestill.data_pipeline.documents.document import first_visible, kinds_and_steps_at
+from tracestill.data_pipeline.documents.document import bare_document, first_visible, is_bare, kinds_and_steps_at
 from tracestill.data_pipeline.tokens.layout import Document, Encoded, LayoutConfig, Reading
 from tracestill.data_pipeline.tokens.render import END_THINK, load_backend, load_config, symbols_in
 
@@ -115,9 +115,21 @@ class ChatLayout:
             raise InputError(f"{self.where} cannot be trained on ({refused[0]}: {refused[1]}); give another one")
 
     def encode(self, records: Sequence[Record], kinds: Kinds) -> list[Encoded]:
-        """As ``Layout.encode``. A record is refused with reason ``template_alters``, ``template_refuses``,
-        ``control_in_text`` (a text holds a delimiter, and would forge it) or ``merges_with_prompt`` (a token of the
-        prompt takes in the beginning of what the student writes)."""
+        """As ``Layout.encode``; plain text, which has no question, passes the template by."""
+        made = iter(self.rendered([record for record in records if not is_bare(record)], kinds))
+        return [self.bare(record, kinds) if is_bare(record) else next(made) for record in records]
+
+    def bare(self, record: Record, kinds: Kinds) -> Encoded:
+        if symbol := self.control_in(record.answer):
+            return Encoded({}, ("control_in_text", f"the text holds {symbol}"))
+        bos, text = self.special_ids["bos"], self.tokens_of([record.answer])[0].ids
+        begins = bos is not None and self.backend.encode("1").ids[:1] == [bos]
+        return Encoded({"": bare_document(bos if begins else None, text, self.stops[0], kinds)})
+
+    def rendered(self, records: Sequence[Record], kinds: Kinds) -> list[Encoded]:
+        """The documents that the template lays out. A record is refused with reason ``template_alters``,
+        ``template_refuses``, ``control_in_text`` (a text holds a delimiter, and would forge it) or
+        ``merges_with_prompt`` (a token of the prompt takes in the beginning of what the student writes)."""
         made: list[Encoded | None] = []
         texts: list[Text] = []
         given = [self.given(record) for record in records]

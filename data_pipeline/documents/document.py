@@ -19,7 +19,7 @@ from tokenizers import Encoding
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
-from tracestill.data_pipeline.base.schema import Record, span_fault
+from tracestill.data_pipeline.base.schema import GENERAL, Record, span_fault
 from tracestill.data_pipeline.segmentation.parts import step_ends
 from tracestill.data_pipeline.tokens.layout import Document, Encoded, Reading
 from tracestill.data_pipeline.tokens.render import (
@@ -123,6 +123,8 @@ def document(
     tokens = np.array(ids, np.int32)
     kind = np.full(len(ids), kinds.id("control"), np.uint8)
     step = np.zeros(len(ids), np.uint16)
+    if is_bare(record):
+        return bare_document(tokenizer.bos, answer.ids, tokenizer.eos, kinds)
     begin = len(question.ids) + 2
     end = begin + len(trace.ids)
     kind[1 : begin - 1] = kinds.id("prompt")
@@ -130,6 +132,21 @@ def document(
     if trace.ids:
         kind[begin:end], step[begin:end] = trace_kinds_and_steps(record, trace, kinds)
     return Document(tokens, kind, step)
+
+
+def is_bare(record: Record) -> bool:
+    """Whether a record is plain text, with neither question nor trace."""
+    return record.reader == GENERAL and not record.question
+
+
+def bare_document(bos: int | None, text: Sequence[int], eos: int, kinds: Kinds) -> Document:
+    """``<s> text </s>``; the text has the kind ``answer``. Without a symbol before it its first token is no target."""
+    tokens = np.array([*([] if bos is None else [bos]), *text, eos], np.int32)
+    kind = np.full(len(tokens), kinds.id("answer"), np.uint8)
+    kind[-1] = kinds.id("control")
+    if bos is not None:
+        kind[0] = kinds.id("control")
+    return Document(tokens, kind, np.zeros(len(tokens), np.uint16))
 
 
 def trace_kinds_and_steps(record: Record, trace: Encoding, kinds: Kinds) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import (
+    GENERAL,
     QUESTION_SCHEMA,
     RECORD_SCHEMA,
     Record,
@@ -26,12 +27,14 @@ from tracestill.data_pipeline.base.schema import (
 from tracestill.data_pipeline.base.stage import CONTENTS, stage
 from tracestill.data_pipeline.documents.chat import ChatLayout
 from tracestill.data_pipeline.documents.document import PlainLayout
+from tracestill.data_pipeline.documents.facts import Facts
 from tracestill.data_pipeline.documents.overlong import CAPACITY, POSITIONS, Fit, fit_document
 from tracestill.data_pipeline.documents.round_trip import RoundTrip
 from tracestill.data_pipeline.documents.two_task import TwoTaskLayout
 from tracestill.data_pipeline.granularity import Granularity, GranularityConfig, Tally, granularity
 from tracestill.data_pipeline.plan.plan import PlanConfig
 from tracestill.data_pipeline.segmentation import SegmentConfig, Segmenter, segmenter
+from tracestill.data_pipeline.tokens.columns import FILE, ColumnsWriter
 from tracestill.data_pipeline.tokens.layout import Encoded, Layout, LayoutConfig
 from tracestill.data_pipeline.tokens.render import load_tokenizer
 from tracestill.data_pipeline.tokens.sides import EncoderDecoderLayout
@@ -86,6 +89,7 @@ def stage_config(
         **ways[0],
         **ways[1],
         **({CONTENTS: own} if own else {}),
+        **({"columns": plan.own_columns} if plan.own_columns else {}),
         **({"positions": positions} if positions is not None and positions < plan.capacity else {}),
     }
 
@@ -104,7 +108,8 @@ def run(
     positions: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write tokens.arrow, validation.arrow and test.arrow (where such documents are), and rejected.parquet.
+    """Write tokens.arrow, validation.arrow and test.arrow (where such documents are), rejected.parquet, and
+    documents.parquet: what is known of each training document (see ``tokens.columns``).
 
     Documents are no longer than ``plan.capacity``, nor than the student's ``positions`` (None: it has no bound);
     ``plan.overlong`` says what happens to one that is. The manifest counts records in, out and rejected by reason
@@ -127,7 +132,7 @@ def run(
             trip.check_setting(key, text)
         if config.marks is not None:
             trip.check_setting("encode.form", config.marks.closing)
-        with Stores(work.path, kinds, plan, held_out, positions) as stores:
+        with Stores(work.path, kinds, plan, held_out, positions, Facts(sample, plan.own_columns)) as stores:
             done, total = 0, count_records(source)
             for batch in record_batches(source, RECORD_SCHEMA, BATCH):
                 records = [cut(record_from_row(row)) for row in batch.to_pylist()]
@@ -193,7 +198,10 @@ class Stores:
         plan: PlanConfig,
         held_out: Mapping[str, str],
         positions: int | None = None,
+        facts: Facts | None = None,
     ) -> None:
+        self.facts = facts
+        self.table: ColumnsWriter | None = None
         self.directory, self.kinds, self.plan, self.held_out = directory, kinds, plan, held_out
         self.longest, self.bound = plan.capacity, CAPACITY
         if positions is not None and positions < plan.capacity:
@@ -223,7 +231,7 @@ class Stores:
         name = f"record {record.record_id} (question {record.question_id})"
         if record.weight is None or not 0 <= record.weight < float("inf"):
             raise InputError(f"{name}: its weight {record.weight} is not a finite number >= 0")
-        for part in ("question", "answer"):
+        for part in ("question", "answer") if record.reader != GENERAL else ("answer",):
             if not getattr(record, part).strip():
                 return self.reject(record, f"empty_{part}", "")
         if encoded.refused:
@@ -269,6 +277,10 @@ class Stores:
         self.writers[split].add(
             record.record_id + ending, record.question_id, fit.tokens, fit.kinds, fit.steps, record.weight
         )
+        if split == "train" and self.facts is not None:
+            if self.table is None:
+                self.table = self.opened.enter_context(ColumnsWriter(self.directory / FILE, self.facts.types))
+            self.table.add(self.facts.row(record, ending, int(np.isin(fit.kinds, self.trace_kinds).sum())))
         self.lost += np.bincount(fit.lost, minlength=len(self.kinds))
         self.trimmed += fit.outcome == "trimmed"
         self.documents[split] += 1

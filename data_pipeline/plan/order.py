@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tracestill.data_pipeline.plan.packing import Packing
@@ -23,27 +25,39 @@ def order_packs(
     group: int,  # neighbours in cost that stay together
     by_cost: bool,  # False: every pack for itself, in random order
     bits: np.random.Philox,
+    stages: Sequence[int] = (),  # bins of each stage of the epoch, which come one after the other; (): there is one
 ) -> tuple[np.ndarray, np.ndarray]:
     """((bins,) rank of each bin, (bins,) rank at each place of the epoch): bins sorted by cost get their rank, and
-    whole groups of neighbouring ranks are laid out in random order."""
+    whole groups of neighbouring ranks are laid out in random order, those of a stage among themselves."""
     first, width, _, tokens, squares = packing.runs.T
-    cheapest = np.lexsort((first, LINEAR_COST * tokens + squares))
+    ends = np.cumsum(stages or [packing.bins])
+    stage, cost = np.searchsorted(ends, first, side="right"), LINEAR_COST * tokens + squares
+    # every other stage runs from the dearest to the cheapest: a group at a border has packs of both, of similar cost
+    cheapest = np.lexsort((first, np.where(stage % 2, -cost, cost), stage))
     first_rank = np.empty_like(width)
     first_rank[cheapest] = np.cumsum(width[cheapest]) - width[cheapest]
     index = np.int32 if packing.bins < 1 << 31 else np.int64
     rank_of_bin = np.repeat((first_rank - first).astype(index), width) + np.arange(packing.bins, dtype=index)
     if not by_cost:
-        return rank_of_bin, shuffled(bits, packing.bins).astype(index)
+        return rank_of_bin, shuffled_between(bits, ends).astype(index)
 
     # A step is cut into full groups and, where its size leaves a rest, one shorter group at its end.
     per_step = -(-sizes // group)
     members = np.full(per_step.sum(), group)
     members[np.cumsum(per_step) - 1] = sizes - group * (per_step - 1)
-    drawn = shuffled(bits, len(members)).astype(np.int64)
+    borders = np.searchsorted(np.cumsum(members), ends) + 1  # a group that crosses one is of the stage before it
+    drawn = shuffled_between(bits, borders).astype(np.int64)
     begins = np.empty_like(members)
     begins[drawn] = np.cumsum(members[drawn]) - members[drawn]  # ranks are dealt to groups in the order drawn
     shift = begins - (np.cumsum(members) - members)
     return rank_of_bin, np.repeat(shift.astype(index), members) + np.arange(packing.bins, dtype=index)
+
+
+def shuffled_between(bits: np.random.Philox, ends: np.ndarray) -> np.ndarray:
+    """The ids 0..ends[-1]-1, each stretch that ends before one of ``ends`` in random order, as uint64."""
+    begins = np.concatenate([[0], ends[:-1]])
+    parts = [shuffled(bits, int(end - begin)) + np.uint64(begin) for begin, end in zip(begins, ends, strict=True)]
+    return np.concatenate(parts)
 
 
 def shuffled(bits: np.random.Philox, n: int, capacity: int = 0, lengths: np.ndarray | None = None) -> np.ndarray:

@@ -8,6 +8,9 @@ That is what the item-by-item rule does: after one document the residual r - s i
 between s and r, so the same bin stays the best until it no longer holds s. Bins and residuals are therefore
 exactly those of the item-by-item rule, and the time depends on the capacity and not on the number of documents.
 
+With ``at_most``, a bin takes no more than so many documents of a length: one that still has room for another of that
+length is set aside until the next shorter length is placed.
+
 The rule is that of Johnson et al., Worst-case performance bounds for simple one-dimensional packing algorithms,
 SIAM J. Comput. 3 (1974); finding the class is a search for the lowest set bit in a two-level bitmap.
 """
@@ -46,11 +49,13 @@ class Packing:
 def best_fit_decreasing(
     counts: np.ndarray,  # (capacity + 1,) integers: documents of each length
     capacity: int,
+    at_most: np.ndarray | None = None,  # (capacity + 1,) integers >= 1
 ) -> Packing:
-    """Pack ``counts[s]`` documents of each length s, 1 <= s <= capacity, into bins of ``capacity`` tokens.
+    """Pack ``counts[s]`` documents of each length s, 1 <= s <= capacity, into bins of ``capacity`` tokens, and no more
+    than ``at_most[s]`` of them into one bin.
 
-    Uses exactly as many bins as best-fit-decreasing does item by item. Time and memory grow with the number of
-    distinct lengths and residuals. Raises ValueError if a document is empty or ``counts`` has another shape.
+    Uses exactly as many bins as best-fit-decreasing under that rule does item by item. Time and memory grow with the
+    number of distinct lengths and residuals. Raises ValueError if a document is empty or ``counts`` has another shape.
     """
     if counts.shape != (capacity + 1,) or counts[0]:
         raise ValueError(f"counts must have shape ({capacity + 1},) and no empty document; got {counts.shape}")
@@ -62,7 +67,9 @@ def best_fit_decreasing(
 
     # Pushing a run onto its class is written out in both places: a call would cost more than its body.
     sizes = np.flatnonzero(counts)[::-1]
-    for size, left in zip(sizes.tolist(), counts[sizes].tolist(), strict=True):
+    limits = (capacity // sizes) if at_most is None else np.minimum(at_most[sizes], capacity // sizes)
+    for size, left, limit in zip(sizes.tolist(), counts[sizes].tolist(), limits.tolist(), strict=True):
+        aside: list[tuple[int, Run]] = []  # (residual, run) of bins that may take no more of this length
         while left:
             word = size >> WORD
             bits = words[word] >> (size & MASK)
@@ -75,7 +82,7 @@ def best_fit_decreasing(
                 word += (above & -above).bit_length()
                 bits = words[word]
                 residual = (word << WORD) + (bits & -bits).bit_length() - 1
-            fits = residual // size
+            fits = min(residual // size, limit)
             runs = classes[residual]
             while left and runs:
                 first, width, documents = runs.pop()
@@ -89,6 +96,9 @@ def best_fit_decreasing(
                 left -= width * take
                 placements.append((first, width, take, documents, size))
                 rest = residual - take * size
+                if rest >= size and left:
+                    aside.append((rest, (first, width, documents + take)))
+                    continue
                 into = classes[rest]
                 if not into:
                     words[rest >> WORD] |= 1 << (rest & MASK)
@@ -98,7 +108,7 @@ def best_fit_decreasing(
                 words[word] ^= 1 << (residual & MASK)
                 if not words[word]:
                     top ^= 1 << word
-        fits = capacity // size
+        fits = limit
         for width, take in ((left // fits, fits), (1, left % fits)):
             if width and take:
                 placements.append((bins, width, take, 0, size))
@@ -109,8 +119,26 @@ def best_fit_decreasing(
                     top |= 1 << (rest >> WORD)
                 into.append((bins, width, take))
                 bins += width
+        for rest, run in aside:
+            if not classes[rest]:
+                words[rest >> WORD] |= 1 << (rest & MASK)
+                top |= 1 << (rest >> WORD)
+            classes[rest].append(run)
     placed = _rows(placements, 5)
     return Packing(bins, placed, _measure(_rows(list(chain.from_iterable(classes)), 3), placed))
+
+
+def side_by_side(packings: Sequence[Packing]) -> Packing:
+    """Several packings as one: the bins of each behind those of the one before."""
+    if len(packings) == 1:
+        return packings[0]
+    begins = np.cumsum([0, *(packing.bins for packing in packings)])
+    moved = [
+        [np.concatenate([rows[:, :1] + begin, rows[:, 1:]], axis=1) for rows in (packing.placements, packing.runs)]
+        for packing, begin in zip(packings, begins.tolist(), strict=False)
+    ]
+    placements, runs = (np.concatenate(parts) for parts in zip(*moved, strict=True))
+    return Packing(int(begins[-1]), placements, runs)
 
 
 def _rows(rows: Sequence[tuple[int, ...]], columns: int) -> np.ndarray:

@@ -7,6 +7,7 @@ sorts of distinct integers, so they do not change with NumPy's version, its sort
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from dataclasses import dataclass
@@ -17,8 +18,13 @@ import numpy as np
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.plan import curriculum
+from tracestill.data_pipeline.plan.arrange import arrange
+from tracestill.data_pipeline.plan.curriculum import OrderConfig
+from tracestill.data_pipeline.plan.mixture import MixtureConfig, make_mixer
 from tracestill.data_pipeline.plan.order import LINEAR_COST, order_packs, shuffled, step_sizes
-from tracestill.data_pipeline.plan.packing import best_fit_decreasing, expand
+from tracestill.data_pipeline.plan.packing import Packing, best_fit_decreasing, expand
+from tracestill.data_pipeline.tokens.columns import KNOWN, Columns
 
 FORMAT = 1
 ARRAYS = ("documents", "pack_offsets", "steps")
@@ -45,6 +51,18 @@ class PlanConfig(BaseModel, extra="forbid"):
         "the middle of the trace, keeps question and answer, and counts the tokens lost by kind",
     )
 
+    mixture: MixtureConfig | None = Field(
+        default=None, description="parts of the documents and the share of each in an epoch; null: every document once"
+    )
+    order: OrderConfig = Field(
+        default=OrderConfig(), description="what comes first in an epoch; a text stands for its `by`"
+    )
+
+    @field_validator("order", mode="before")
+    @classmethod
+    def _by(cls, value: object) -> object:
+        return {"by": value} if isinstance(value, str) else value
+
     @field_validator("balance", mode="before")
     @classmethod
     def _off(cls, value: object) -> object:
@@ -59,12 +77,24 @@ class PlanConfig(BaseModel, extra="forbid"):
             raise ValueError(f"group {self.group} does not divide packs_per_step {size}")
         return self
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of what mixture and order have to know of documents, besides their lengths."""
+        mixed = self.mixture.columns() if self.mixture is not None else []
+        return list(dict.fromkeys([*mixed, *self.order.columns()]))
+
+    @property
+    def own_columns(self) -> list[str]:
+        """Those of them that come from the questions' metadata."""
+        return sorted(set(self.columns) - set(KNOWN))
+
 
 @dataclass(frozen=True)
 class Plan:
     """One epoch. Packs are numbered in the order in which training reads them.
 
-    documents     (M,) int32 or int64: document ids, pack after pack, the longest of a pack first
+    documents     (M,) int32 or int64: document ids, pack after pack, the longest of a pack first; without a mixture
+                  each of the store once, with one never twice in a pack
     pack_offsets  (packs + 1,) int64: pack p holds documents[pack_offsets[p]:pack_offsets[p + 1]]
     steps         (steps, packs_per_step) int32: pack ids; -1 is an empty pack. Steps differ by at most one pack,
                   and empty packs come last in a step.
@@ -93,6 +123,13 @@ class Plan:
     def step(self, index: int) -> list[np.ndarray]:
         """The packs of a step, each as the ids of its documents; empty packs are left out."""
         return [self.pack(pack) for pack in self.steps[index].tolist() if pack >= 0]
+
+    def steps_of_documents(self) -> np.ndarray:
+        """(M,) the step of each of ``documents``."""
+        of_pack = np.zeros(self.n_packs, np.int64)
+        real = self.steps >= 0
+        of_pack[self.steps[real]] = np.nonzero(real)[0]
+        return np.repeat(of_pack, np.diff(self.pack_offsets))
 
     def digest(self) -> str:
         """sha256 in hex of everything the plan says; equal plans have equal digests on every machine."""
@@ -127,44 +164,96 @@ class Plan:
         }
 
 
+class Planner:
+    """Makes the plans of a run's epochs, equal for equal arguments."""
+
+    def __init__(
+        self,
+        lengths: np.ndarray,  # (N,) int32: tokens of each document
+        config: PlanConfig,
+        *,
+        seed: int,
+        columns: Columns | None = None,
+    ) -> None:
+        """``columns``: as ``columns_for`` gives them. Raises InputError if there is no document, one is empty or longer
+        than the capacity (the stage that encodes applies ``config.overlong``), or mixture or order do not fit them."""
+        self.lengths, self.config, self.seed = np.asarray(lengths), config, seed
+        check_lengths(self.lengths, config.capacity)
+        self.mixer = None if config.mixture is None else make_mixer(config.mixture, columns, self.lengths, seed)
+        self.keys = curriculum.keys_of(config.order, columns, self.lengths)
+
+    def plan(self, epoch: int) -> Plan:
+        """The plan of one epoch: best-fit-decreasing packs, grouped by cost, groups shuffled.
+
+        Which document takes a place among those of its length is drawn anew for every (seed, epoch), and so is the
+        order of groups. Uses as many packs as item-by-item best-fit-decreasing.
+        """
+        if min(self.seed, epoch) < 0:
+            raise InputError(f"plan: seed {self.seed} and epoch {epoch} must not be negative")
+        config, bits = self.config, np.random.Philox(key=np.array([self.seed, epoch], dtype=np.uint64))
+        packing, sorted_documents, stages = self.packed(epoch, bits)
+        sizes = step_sizes(packing.bins, config.packs_per_step)
+        # rank: the place of a bin when bins are sorted by cost; ranks: which rank stands at each place of the epoch
+        rank_of_bin, ranks = order_packs(packing, sizes, config.group, config.balance == "cost", bits, stages)
+
+        # int32 halves the memory traffic; ids and slots are below N
+        count = int(packing.runs[:, 1] @ packing.runs[:, 2])
+        index = np.int32 if max(len(self.lengths), count) < 1 << 31 else np.int64
+        documents_at_rank = np.empty(packing.bins, dtype=index)
+        documents_at_rank[rank_of_bin] = np.repeat(packing.runs[:, 2].astype(index), packing.runs[:, 1])
+        pack_offsets = np.zeros(packing.bins + 1, dtype=np.int64)
+        np.cumsum(documents_at_rank[ranks], out=pack_offsets[1:])
+        slot_of_rank = np.empty(packing.bins, dtype=index)
+        slot_of_rank[ranks] = pack_offsets[:-1]
+        first_slot = slot_of_rank[rank_of_bin]
+        del documents_at_rank, slot_of_rank, rank_of_bin, ranks
+
+        if sorted_documents is None:
+            sorted_documents = shuffled(bits, len(self.lengths), config.capacity, self.lengths)
+        documents = expand(packing, sorted_documents.astype(index, copy=False), first_slot)
+        column = np.arange(config.packs_per_step, dtype=np.int32)
+        steps = np.where(column < sizes[:, None], column + (np.cumsum(sizes) - sizes)[:, None], -1).astype(np.int32)
+        return Plan(config.capacity, config.packs_per_step, documents, pack_offsets, steps)
+
+    def packed(self, epoch: int, bits: np.random.Philox) -> tuple[Packing, np.ndarray | None, list[int]]:
+        """(packing; its documents, None: all, by length and at random; packs of each stage, none: there is one)."""
+        lengths, capacity = self.lengths, self.config.capacity
+        if self.mixer is None and self.keys is None:
+            return best_fit_decreasing(np.bincount(lengths, minlength=capacity + 1), capacity), None, []
+        copies = np.ones(len(lengths), np.int32) if self.mixer is None else self.mixer.copies(epoch)
+        stages, grid, stage_of = 1, 1, np.zeros(int(copies.sum()), np.int8)
+        if self.keys is not None:
+            tokens = int(copies @ lengths.astype(np.int64))
+            stages, grid = curriculum.grid_of(lengths, -(-tokens // capacity), self.config.packs_per_step)
+            stage_of = curriculum.stages_of(np.repeat(self.keys, copies), stages, self.config.order.mixing, bits)
+        return arrange(lengths, copies, stage_of, stages, grid, capacity, bits)
+
+    def report(self, plan: Plan, ranks: tuple[int, ...] = ()) -> dict[str, Any]:
+        """``Plan.statistics``, and what became of mixture and order: of a mixture the figures of each part, of an order
+        how well the epoch follows it, and the statistics that epoch 0 has in a random one (``unordered``)."""
+        found = plan.statistics(self.lengths, ranks)
+        if self.mixer is not None:
+            found["mixture"] = self.mixer.report(plan.documents, self.lengths)
+        if self.keys is not None:
+            order = self.config.order
+            found["order"] = curriculum.report(order, self.keys, plan.documents, plan.steps_of_documents())
+            loose = copy.copy(self)
+            loose.keys = None
+            other = loose.plan(0).statistics(self.lengths, ranks)
+            found["order"]["unordered"] = {key: other[key] for key in ("packs", "fill", "imbalance")}
+        return found
+
+
 def make_plan(
     lengths: np.ndarray,  # (N,) int32: tokens of each document
     config: PlanConfig,
     *,
     seed: int,
     epoch: int,
+    columns: Columns | None = None,
 ) -> Plan:
-    """The plan of one epoch: best-fit-decreasing packs, grouped by cost, groups shuffled.
-
-    Which document takes a place among those of its length is drawn anew for every (seed, epoch), and so is the
-    order of groups. Uses as many packs as item-by-item best-fit-decreasing. Raises InputError if there is no
-    document, or one is empty or longer than the capacity (the stage that encodes applies ``config.overlong``).
-    """
-    lengths = np.asarray(lengths)
-    check_lengths(lengths, config.capacity)
-    if min(seed, epoch) < 0:
-        raise InputError(f"plan: seed {seed} and epoch {epoch} must not be negative")
-    bits = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64))
-    packing = best_fit_decreasing(np.bincount(lengths, minlength=config.capacity + 1), config.capacity)
-    sizes = step_sizes(packing.bins, config.packs_per_step)
-    # rank: the place of a bin when bins are sorted by cost; ranks: which rank stands at each place of the epoch
-    rank_of_bin, ranks = order_packs(packing, sizes, config.group, config.balance == "cost", bits)
-
-    # int32 halves the memory traffic; ids and slots are below N
-    index = np.int32 if len(lengths) < 1 << 31 else np.int64
-    documents_at_rank = np.empty(packing.bins, dtype=index)
-    documents_at_rank[rank_of_bin] = np.repeat(packing.runs[:, 2].astype(index), packing.runs[:, 1])
-    pack_offsets = np.zeros(packing.bins + 1, dtype=np.int64)
-    np.cumsum(documents_at_rank[ranks], out=pack_offsets[1:])
-    slot_of_rank = np.empty(packing.bins, dtype=index)
-    slot_of_rank[ranks] = pack_offsets[:-1]
-    first_slot = slot_of_rank[rank_of_bin]
-    del documents_at_rank, slot_of_rank, rank_of_bin, ranks
-
-    documents = expand(packing, shuffled(bits, len(lengths), config.capacity, lengths).astype(index), first_slot)
-    column = np.arange(config.packs_per_step, dtype=np.int32)
-    steps = np.where(column < sizes[:, None], column + (np.cumsum(sizes) - sizes)[:, None], -1).astype(np.int32)
-    return Plan(config.capacity, config.packs_per_step, documents, pack_offsets, steps)
+    """The plan of one epoch, as ``Planner.plan`` makes it. Raises InputError as it does."""
+    return Planner(lengths, config, seed=seed, columns=columns).plan(epoch)
 
 
 def check_lengths(lengths: np.ndarray, capacity: int) -> None:

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tracestill.data_pipeline.base.stage import stage
-from tracestill.data_pipeline.plan.plan import PlanConfig, make_plan, save_plan
+from tracestill.data_pipeline.plan.plan import PlanConfig, Planner, save_plan
+from tracestill.data_pipeline.tokens.columns import FILE, Columns
 from tracestill.data_pipeline.tokens.sides import widths
 from tracestill.data_pipeline.tokens.store import TokenStore
 
@@ -30,28 +33,43 @@ def run(
 ) -> None:
     """Write ``epoch-000`` … for ``epochs`` passes, or for as many as ``steps`` optimizer updates begin.
 
-    The manifest holds ``steps_per_epoch`` (of epoch 0; others may differ by none: the lengths are the same),
-    ``epochs``, ``digests`` (one for each epoch) and ``statistics`` of epoch 0. ``progress`` is told epochs done
-    and in all. Raises InputError where ``make_plan`` does.
+    The manifest holds ``steps_per_epoch`` of epoch 0 and, where a mixture or an order makes others differ from it,
+    ``steps_of_epochs``; ``epochs``, ``digests`` (one for each) and ``statistics`` of epoch 0 (``Planner.report``).
+    Of the documents, ``left_out`` are in no epoch. ``progress`` is told epochs done and in all. Raises InputError where
+    ``Planner`` does, or if the store is too old for what the recipe asks.
     """
     settings = stage_config(config, seed=seed, steps=steps, epochs=epochs)
     with stage(directory, "plan", settings, {"encode": encode}) as work:
-        store = TokenStore(encode / "tokens.arrow")
-        lengths = widths(store.lengths, store.encoder_lengths)  # so that capacity holds for encoder and decoder apart
+        planner = planner_of(encode, config, seed)
         digests: list[str] = []
-        epoch, total = 0, epochs or 1
-        while epoch < total:
-            plan = make_plan(lengths, config, seed=seed, epoch=epoch)
+        counts: list[int] = []  # steps of each epoch
+        comes = np.zeros(len(planner.lengths), bool)
+        while len(counts) < epochs if epochs else sum(counts) < (steps or 1):
+            epoch = len(counts)
+            plan = planner.plan(epoch)
             if epoch == 0:
-                total = epochs or -(-(steps or 1) // plan.n_steps)
                 work.extra["steps_per_epoch"] = plan.n_steps
-                work.extra["statistics"] = plan.statistics(lengths, ranks_that_divide(config.group))
+                work.extra["statistics"] = planner.report(plan, ranks_that_divide(config.group))
             save_plan(plan, work.path / f"epoch-{epoch:03d}")
             digests.append(plan.digest())
-            epoch += 1
-            progress(epoch, total)
-        work.extra |= {"epochs": total, "digests": digests}
-        work.counts |= {"in": len(lengths), "out": len(lengths)}
+            counts.append(plan.n_steps)
+            comes[plan.documents] = True
+            progress(len(counts), epochs or max(len(counts), -(-(steps or 1) // counts[0])))
+        work.extra |= {"epochs": len(counts), "digests": digests}
+        if len(set(counts)) > 1:
+            work.extra["steps_of_epochs"] = counts
+        out = int(comes.sum())
+        work.counts |= {"in": len(comes), "out": out}
+        if out < len(comes):
+            work.counts["rejected"] = {"left_out": len(comes) - out}
+
+
+def planner_of(encode: Path, config: PlanConfig, seed: int) -> Planner:
+    """The planner of a store, which reads the columns that its config needs."""
+    store = TokenStore(encode / "tokens.arrow")
+    lengths = widths(store.lengths, store.encoder_lengths)  # so that capacity holds for encoder and decoder apart
+    columns = Columns(encode / FILE, len(store)) if config.columns else None
+    return Planner(lengths, config, seed=seed, columns=columns)
 
 
 def ranks_that_divide(group: int) -> tuple[int, ...]:

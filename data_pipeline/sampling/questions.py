@@ -223,15 +223,18 @@ def from_files(config: QuestionsConfig, seed: int, gold_of: GoldOf | None) -> Po
     if not found.questions:
         first, reasons = found.rejected[0], listed(by_reason(found.rejected))
         raise InputError(f"{first.where}: {first.detail}. None of {found.total} lines can be used ({reasons})")
-    says_split = any(question.split for question in found.questions)
+    general = [question for question in found.questions if question.is_general]
+    asked = [question for question in found.questions if not question.is_general]
+    says_split = any(question.split for question in asked)
     refuse_too_many(found.rejected, found.total, config.max_rejected, MAX_REJECTED, "lines")
     pairs: list[Pair] | None = []
 
     def refuse(candidates: list[Question], held: list[Question]) -> list[Question]:
         nonlocal pairs
-        pairs = near_pairs(candidates, held, config.near_duplicates)
+        new = near_pairs(candidates, held, config.near_duplicates)
+        pairs = None if new is None else [*(pairs or []), *new]
         near = (
-            {pair.question.question_id: pair for pair in pairs or []} if config.near_duplicates.policy == "drop" else {}
+            {pair.question.question_id: pair for pair in new or []} if config.near_duplicates.policy == "drop" else {}
         )
         benchmarks, left = Benchmarks(config.decontaminate), []
         for question in candidates:
@@ -246,11 +249,9 @@ def from_files(config: QuestionsConfig, seed: int, gold_of: GoldOf | None) -> Po
                 left.append(question)
         return left
 
-    left_over = (
-        f"{len(found.questions)} different questions ({found.duplicates} repeated, {len(found.rejected)} rejected)"
-    )
+    left_over = f"{len(asked)} different questions ({found.duplicates} repeated, {len(found.rejected)} rejected)"
     used, unused = share_out(
-        found.questions,
+        asked,
         config.train,
         config.test,
         config.validation,
@@ -259,6 +260,8 @@ def from_files(config: QuestionsConfig, seed: int, gold_of: GoldOf | None) -> Po
         refuse=refuse,
         what=f"{config.source}: {left_over}",
     )
+    if general:
+        used = [*refuse(general, [each for each in used if each.split != "train"]), *used]
     counts = counted(found.total, len(used), found.duplicates, len(unused), found.rejected, found.joined)
     if pairs is None or pairs:
         counts["near_duplicates"] = MISSING if pairs is None else len(pairs)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tracestill.data_pipeline.answers.numbers.number import number
-from tracestill.data_pipeline.base.schema import Question, Span, weight_fault
+from tracestill.data_pipeline.base.schema import GENERAL, Question, Span, weight_fault
 from tracestill.data_pipeline.sampling.asking.styles import tagged
 from tracestill.data_pipeline.sampling.files.rejected import Rejected
 from tracestill.data_pipeline.sampling.heard import Unusable, heard
@@ -76,6 +76,9 @@ class Reader:
 
     def read(self, question: Question, said: Solution | Said) -> Read | Unread:
         """Trace and answer, or why there is no record in it."""
+        if question.is_general and isinstance(said, Said):
+            text = self.chain.checked(Marked(said.raw, ""), GENERAL, finish=said.finish)
+            return self.chain.rejects(text) or text._replace(trace="", answer=said.raw)
         if isinstance(said, Solution):  # it gave them by itself
             read: Read | Unread = self.chain.checked(Marked(said.trace, said.answer), "")
         else:

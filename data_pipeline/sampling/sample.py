@@ -112,7 +112,8 @@ def run(
         refuse_too_many(asked_for, len(wanted), sample.max_rejected, MAX_REJECTED, "samples")
         rejected += asking.not_asked()
         tag = sample.tags.get(sample.prompts[0], "")
-        write_rows(work.path / "questions.parquet", (question_row(q, tag) for q in posed.questions), QUESTION_SCHEMA)
+        rows = (question_row(q, tag, questions.source) for q in posed.questions)
+        write_rows(work.path / "questions.parquet", rows, QUESTION_SCHEMA)
         write_rejected(work.path / "rejected.parquet", [*posed.rejected, *posed.bad_traces, *rejected])
         if posed.near:
             write_rows(work.path / "near_duplicates.parquet", (pair.row() for pair in posed.near), near.SCHEMA)
@@ -178,10 +179,11 @@ def write_more(directory: Path, reader: Reader, course: Course, book: Journal, w
         write_rows(directory / "details.parquet", more, DETAILS)
 
 
-def question_row(question: Question, tag: str) -> dict[str, Any]:
-    """``tag``: of the first style, which held-out questions are asked at."""
+def question_row(question: Question, tag: str, source: str) -> dict[str, Any]:
+    """``tag``: of the first style, which held-out questions are asked at; ``source``: of those that name none."""
     text = question.question if question.split == "train" else tagged(question.question, tag)
-    return {**vars(question), "question": text, "metadata": json.dumps(question.metadata, sort_keys=True)}
+    metadata = json.dumps(question.metadata, sort_keys=True)
+    return {**vars(question), "question": text, "metadata": metadata, "source": question.source or source}
 
 
 def pairs(wanted: Sequence[Wanted]) -> Iterator[tuple[Key, str]]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tracestill.data_pipeline.answers.verifier import AUTO, COLUMN, verify
 from tracestill.data_pipeline.answers.verify import BUILT_IN
-from tracestill.data_pipeline.base.schema import Question
+from tracestill.data_pipeline.base.schema import GENERAL, Question
 from tracestill.data_pipeline.sampling.asking import revise
 from tracestill.data_pipeline.sampling.asking.until import Tally
 from tracestill.data_pipeline.sampling.files.trace_store import Place, TraceStore
@@ -90,6 +90,9 @@ class Course:
     def first_of(self, question: Question) -> Iterator[Wanted]:
         held_out, sample = question.split != "train", self.sample
         replays = 0
+        if question.is_general:
+            yield from self.replayed(question.question_id, GENERAL, None, "")
+            return
         for name, asked in self.teachers.items():
             if isinstance(asked.teacher, recorded.Teacher):
                 for at, each in enumerate(self.replayed(question.question_id, name, asked.teacher.options.teacher)):
@@ -106,13 +109,14 @@ class Course:
             self.tallies[question.question_id] = tally = Tally(sample.until, out=replays)
             yield from self.round(question, tally)
 
-    def replayed(self, question_id: str, name: str, only: str | None) -> Iterator[Wanted]:
-        """The recorded traces of a question. What a trace holds is its binding: a changed one is another sample."""
+    def replayed(self, question_id: str, name: str, only: str | None, system: str | None = None) -> Iterator[Wanted]:
+        """The recorded traces of a question. What a trace holds is its binding: a changed one is another sample.
+        ``system``: the style of those that name none; None: the recipe's first."""
         counts: Counter[tuple[str, str]] = Counter()
         for place in self.traces.of(question_id):
             if only is not None and place.teacher != only:
                 continue
-            who = place.teacher or name, place.system or self.sample.prompts[0]
+            who = place.teacher or name, place.system or (self.sample.prompts[0] if system is None else system)
             key = Key(question_id, who[0], who[1], self.sample.temperatures[0], counts[who])
             yield Wanted(key, place.digest, place)
             counts[who] += 1
@@ -130,9 +134,9 @@ class Course:
 
     def after(self, each: Wanted, said: Heard) -> list[Wanted]:
         """What follows from a sample; ``said``: None if it gave nothing that can be kept."""
-        if not self.goes_on or self.by_id[each.key.question_id].split != "train" or each.part == REVISION:
-            return []
         question = self.by_id[each.key.question_id]
+        if not self.goes_on or question.split != "train" or question.is_general or each.part == REVISION:
+            return []
         if each.part == CRITIQUE:
             return [] if said is None else [self.revision(question, each, said)]
         read = self.read(question, said) if said is not None else None

@@ -45,6 +45,8 @@ def yield_report(sample: Path, select: Path, dimensions: Sequence[str] | None = 
     verdicts, unknown = table.yield_table(sample, select)
     questions = table.questions_of(sample)
     questions = questions.filter(pc.equal(questions["split"], "train"))
+    texts_as_they_are = table.general(sample)  # of which nobody was asked anything
+    questions = questions.filter(pc.invert(pc.is_in(questions["question_id"], value_set=texts_as_they_are)))
     was_asked = pc.is_in(questions["question_id"], value_set=verdicts["question_id"])
     unasked = questions.num_rows - (pc.sum(was_asked).as_py() or 0)
     questions = questions.filter(was_asked)
@@ -57,7 +59,7 @@ def yield_report(sample: Path, select: Path, dimensions: Sequence[str] | None = 
         "format": FORMAT,
         "policy": policy_of(needed),
         "needed": list(needed),
-        "held_out": verdicts.num_rows - len(samples.question),
+        "held_out": verdicts.num_rows - len(samples.question) - len(texts_as_they_are),
         "unknown": unknown,
         "unasked": unasked,
         "cost": counts.get("cost"),

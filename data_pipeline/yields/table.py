@@ -15,6 +15,7 @@ from tracestill.data_pipeline.answers.numbers.number import number
 from tracestill.data_pipeline.answers.plain import normal_text
 from tracestill.data_pipeline.answers.verify import same_answer
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.schema import GENERAL
 from tracestill.data_pipeline.base.stage import read_manifest
 
 FLAGS = ("read", "answered", "right", "sound", "distinct", "kept")
@@ -120,6 +121,15 @@ def unread_rows(sample: Path) -> tuple[pa.Table, int]:
     more = [no, no, nothing, nothing, nothing, no]
     parts = [*(table[name] for name in PROVENANCE), *more, table["reason"]]
     return pa.table(parts, names=VERDICTS.names).cast(VERDICTS), 0
+
+
+def general(sample: Path) -> pa.Array:
+    """The questions' ids of records that are general text: one each."""
+    path = sample / "records.parquet"
+    if "reader" not in schema_of(path).names:
+        return pa.array([], pa.string())
+    table = columns(path, ["question_id", "reader"])
+    return table.filter(pc.equal(table["reader"], GENERAL))["question_id"].combine_chunks()
 
 
 def votes(sample: Path) -> pa.Table:

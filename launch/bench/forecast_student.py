@@ -12,7 +12,8 @@ from torch import nn
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import read_manifest
-from tracestill.data_pipeline.plan.plan import PlanConfig, make_plan
+from tracestill.data_pipeline.plan.plan import PlanConfig
+from tracestill.data_pipeline.plan.plan_stage import planner_of
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.launch.bench.bench import Bench
 from tracestill.trainer.batches.batches import row_length
@@ -125,8 +126,9 @@ class Student:
         if (capacity, packs, recompute) not in self.known:
             own = self.recipe.plan
             # packs and their order do not depend on how many make a step, but for their groups
-            config = PlanConfig(capacity=capacity, packs_per_step=own.packs_per_step, balance=own.balance)
-            plan = make_plan(self.store.lengths, config, seed=self.recipe.seed, epoch=0)
+            same = {"balance": own.balance, "mixture": own.mixture, "order": own.order}
+            config = PlanConfig(capacity=capacity, packs_per_step=own.packs_per_step, **same)
+            plan = planner_of(self.store.path.parent, config, self.recipe.seed).plan(0)
             ids = plan.steps.ravel()
             again = len(ids) < STEPS * packs
             ids = np.resize(ids[ids >= 0] if again else ids, (STEPS, packs))

@@ -239,44 +239,6 @@ def reasons_of(rejected: dict[str, int]) -> str:
     return f" ({found})" if found else ""
 
 
-def plans(found: Found) -> str:
-    planned = {arm: row["plan"] for arm, row in found["arms"].items() if row["plan"]}
-    if not planned:
-        return ""
-    body = []
-    for arm, row in planned.items():
-        statistics = row["statistics"]
-        balance = ", ".join(f"{float(value):.3f} on {ranks}" for ranks, value in statistics["imbalance"].items())
-        body.append(
-            [
-                text(in_html(arm)),
-                f"{statistics['documents']:,}",
-                f"{statistics['tokens']:,}",
-                f"{statistics['packs']:,}",
-                f"{statistics['fill']:.1%}",
-                f"{statistics['wasted_tokens']:,}",
-                f"{row['steps_per_epoch']:,}",
-                f"{row['epochs']:,}",
-                text(in_html(balance)),
-            ]
-        )
-    heads = [
-        "arm",
-        "documents",
-        "tokens",
-        "packs",
-        "filled",
-        "padding",
-        "steps an epoch",
-        "epochs",
-        "imbalance, on ranks",
-    ]
-    return (
-        "<h2>Plan</h2><p class='soft'>Packs of one epoch. Imbalance: work of the busiest rank over the mean, 1 is "
-        "perfect.</p>" + table(heads, body)
-    )
-
-
 def times(found: Found) -> str:
     names = list(dict.fromkeys(row["stage"] for row in found["stages"]))
     rows = [

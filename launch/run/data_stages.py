@@ -16,7 +16,7 @@ from tracestill.data_pipeline.segmentation import Segmenter
 from tracestill.data_pipeline.selection import selection
 from tracestill.data_pipeline.selection.policy import POLICIES
 from tracestill.data_pipeline.tokens import tokenizer
-from tracestill.launch.report import page, yield_page
+from tracestill.launch.report import page, plan_page, yield_page
 from tracestill.launch.report.parts import listed
 from tracestill.launch.run.progress import bar
 from tracestill.launch.run.stage_spec import Case, Identity, StageSpec, Work
@@ -156,8 +156,28 @@ def planned(manifest: Manifest, directory: Path) -> str:
     statistics = manifest["statistics"]
     return (
         f"{statistics['packs']:,} packs, {statistics['fill']:.1%} filled, {manifest['steps_per_epoch']:,} steps an "
-        f"epoch, {manifest['epochs']:,} epoch(s)"
+        f"epoch, {manifest['epochs']:,} epoch(s){mixed(statistics)}{ordered(statistics)}"
     )
+
+
+def mixed(statistics: Manifest) -> str:
+    """The shares that a mixture has come to; empty if there is none."""
+    parts = []
+    for name, part in statistics.get("mixture", {}).items():
+        repeats = f", {part['repeats']:,} repeats" if part["repeats"] else ""
+        left_out = f", {part['left_out']:,} left out" if part["left_out"] else ""
+        parts.append(f"{name} {part['share']:.1%} (wanted {part['share_wanted']:.1%}{repeats}{left_out})")
+    return f"; mixture: {', '.join(parts)}" if parts else ""
+
+
+def ordered(statistics: Manifest) -> str:
+    """How well an order is followed, and what it costs; empty for a random one."""
+    if (found := statistics.get("order")) is None:
+        return ""
+    packs = statistics["packs"] / found["unordered"]["packs"] - 1
+    unknown = f", {found['without_key']:,} without it anywhere" if found["without_key"] else ""
+    cost = f", {packs:+.1%} packs" if abs(packs) >= 5e-4 else ""
+    return f"; by {found['by']}, {found['direction']}: rank correlation {found['correlation']:.3f}{unknown}{cost}"
 
 
 DATA_STAGES = (
@@ -197,7 +217,7 @@ DATA_STAGES = (
         lambda case: (plan_stage.stage_config(case.recipe.plan, **length_of(case.recipe)), case.reads("encode")),
         do_plan,
         planned,
-        page.plans,
+        plan_page.plans,
         needed=lambda recipe: recipe.train.trains,
         is_data=True,
     ),

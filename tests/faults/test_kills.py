@@ -17,6 +17,8 @@ from forked_command import command
 from kill_chain import Chain, Kill, random_kills
 from same_training import assert_same, outcome, prepared
 
+from tracestill.data_pipeline.base.stage import read_manifest
+
 SEED = 7
 FULL = 200
 SHORT = [Kill("in a save", "rank 0"), Kill("in a step", "everything")]
@@ -49,6 +51,9 @@ def survive(root: Path, kills: list[Kill], restarts: int) -> dict[str, Any]:
 def test_killed_twice_it_ends_bit_for_bit_like_the_undisturbed_run(tmp_path, counted):
     """The first time --max-restarts goes on; then the launcher's parent is killed too."""
     counts = survive(tmp_path, SHORT, restarts=1)["counts"]
+    planned = read_manifest(tmp_path / "undisturbed/arms/traces/plan") or {}
+    assert len(set(planned["steps_of_epochs"])) > 1, "its epochs are of a mixture, and differ"
+    assert planned["statistics"]["mixture"]["hard"]["repeats"] > 0
     assert counts["restarts by --max-restarts"] == 1
     assert counts["times it was started by hand"] == 2
     counted("SIGKILL of a rank or of everything", len(SHORT), "going on changes no bit")

@@ -15,13 +15,18 @@ from tracestill.trainer.recipe.recipe import load_recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 STUDENT = {**RECIPE["student"]["config"], "attention_dropout": 0.1}  # type: ignore[index]
+PLAN = {  # hard questions twice as often as they are, easy ones first: epochs of other documents and other steps
+    **RECIPE["plan"],  # type: ignore[dict-item]
+    "mixture": {"parts": {"hard": {"share": 2, "where": {"difficulty": {"min": 0.3}}}, "rest": {"share": 1}}},
+    "order": "difficulty",
+}
 Outcome = tuple[list[tuple[int, float, float]], dict[str, bytes]]
 
 
 def prepared(root: Path, steps: int, *names: str) -> list[Path]:
     """Runs of these names that are ready to train on two ranks, with a checkpoint every second step."""
     train = {"steps": steps, "ranks": 2, "log_every": 1, "checkpoint_every": 2}
-    recipe: dict[str, Any] = {**RECIPE, "student": {"config": STUDENT}, "train": train, "arms": {}}
+    recipe: dict[str, Any] = {**RECIPE, "student": {"config": STUDENT}, "plan": PLAN, "train": train, "arms": {}}
     (root / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     run_data_stages(RunDirectory.create(root / names[0], load_recipe(root / "recipe.yaml")))
     return [root / names[0], *(Path(shutil.copytree(root / names[0], root / name)) for name in names[1:])]

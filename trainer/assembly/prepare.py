@@ -93,7 +93,7 @@ def prepare(
     placement = find_placement() if settings.local_checkpoints else None
     weighting = make_weighting(recipe.weighting, data.kinds, recipe.seed)
     first_plan = data.plan_of_epoch(0)
-    steps = settings.steps or first_plan.n_steps * (settings.epochs or 1)
+    steps = settings.steps or sum(data.plan_of_epoch(epoch).n_steps for epoch in range(settings.epochs or 1))
     named = token_names(data.inputs["tokenizer"])
     weights, allowed = TargetWeights(data.store, weighting), recipe.weighting.allow_unstoppable
     check_stops(weights, data.kinds, steps, named, allowed=allowed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -72,7 +73,7 @@ class Batches:
         self.pad_id = pad_id
         self.device = device
         self.epoch, self.plan = 0, plan_of_epoch(0)
-        self.steps_per_epoch = self.plan.n_steps
+        self.begins = [0, self.plan.n_steps]  # the first step of each epoch that is known, and of the next one
 
     @property
     def accumulation(self) -> int:
@@ -85,9 +86,7 @@ class Batches:
         If the weighting has ``tokens``, every rank must call this for the same steps in the same order: the sums
         in c come from one all-reduce, which runs while rows are packed and which the host never reads.
         """
-        epoch, within = divmod(step, self.steps_per_epoch)
-        if epoch != self.epoch:
-            self.epoch, self.plan = epoch, self.plan_of_epoch(epoch)
+        within = self.go_to(step)
         slots = schedule(self.plan, within, self.ranks)  # (accumulation, ranks) pack ids, -1 = empty
         packs = [self.plan.pack(int(pack_id)) for pack_id in slots.ravel()]
         whole = np.concatenate([np.zeros(0, np.int64), *packs])
@@ -97,7 +96,18 @@ class Batches:
         work = work_of(self.store.lengths[whole], counts, partial(row_length, parts=self.parts))
         if self.make_row is not row_of:
             work = replace(work, positions=self.laid_out(micro, work))
-        return Step(micro, weight_sum, work, whole, epoch)
+        return Step(micro, weight_sum, work, whole, self.epoch)
+
+    def go_to(self, step: int) -> int:
+        """Take the plan of the epoch that holds a step; the step's place in it. Epochs may differ in their steps."""
+        while step >= self.begins[-1]:
+            self.epoch = len(self.begins) - 1
+            self.plan = self.plan_of_epoch(self.epoch)
+            self.begins.append(self.begins[-1] + self.plan.n_steps)
+        epoch = bisect.bisect_right(self.begins, step) - 1
+        if epoch != self.epoch:
+            self.epoch, self.plan = epoch, self.plan_of_epoch(epoch)
+        return step - self.begins[epoch]
 
     def laid_out(self, micro: list[MicroStep], work: Work) -> int:
         """Positions that a step computes if all ranks' packs are padded as this rank's are."""

@@ -27,9 +27,8 @@ import torch
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import write_json
-from tracestill.data_pipeline.plan.plan import Plan, PlanConfig, make_plan
-from tracestill.data_pipeline.tokens.sides import widths
-from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.data_pipeline.plan.plan import PlanConfig
+from tracestill.data_pipeline.plan.plan_stage import planner_of
 from tracestill.trainer.assembly.job import Job
 from tracestill.trainer.assembly.prepare import PlanOfEpoch, prepare
 from tracestill.trainer.checkpoint.saver import NoSaver
@@ -73,14 +72,7 @@ def changed(recipe: Recipe, case: Mapping[str, Any], *, profiled: bool) -> Recip
 
 def plans(encode: Path, config: PlanConfig, seed: int) -> PlanOfEpoch:
     """Epoch -> its plan, made here: the one on disk may be for other packs."""
-    store = TokenStore(encode / "tokens.arrow")
-    lengths = widths(store.lengths, store.encoder_lengths)
-
-    @functools.lru_cache(maxsize=2)
-    def plan(epoch: int) -> Plan:
-        return make_plan(lengths, config, seed=seed, epoch=epoch)
-
-    return plan
+    return functools.lru_cache(maxsize=2)(planner_of(encode, config, seed).plan)
 
 
 def run_case(

@@ -17,10 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tracestill.data_pipeline.answers.verify import same_answer
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.base.schema import Question, content_id
+from tracestill.data_pipeline.base.schema import GENERAL, Question, content_id
 from tracestill.data_pipeline.guards.names import Name
 from tracestill.data_pipeline.sampling.files.fields import NONE, FieldsConfig
 from tracestill.data_pipeline.sampling.files.formats import Part, parts_of
+from tracestill.data_pipeline.sampling.files.general import GeneralText, general_text, text_field
 from tracestill.data_pipeline.sampling.files.lines import Bad, Row, rejected
 from tracestill.data_pipeline.sampling.files.posings import Posing, Reading
 from tracestill.data_pipeline.sampling.files.rejected import Rejected
@@ -46,8 +47,14 @@ class FileConfig(BaseModel):
     fields: FieldsConfig = Field(
         FieldsConfig(), description="which field means what; null: as recognised, none: not looked for"
     )
+    name: Name | None = Field(None, description="what mixtures call this source; null: its path, as written here")
     split: Literal["train", "validation", "test"] | None = Field(None, description="of all its rows that name none")
     teacher: Name | None = Field(None, description="who wrote its traces, where its rows do not say it")
+    general: bool = Field(
+        False,
+        description="its rows are prompt and response, or plain text (`text`, or what fields.trace names): kept as "
+        "they are, without a trace, for training only; nobody is asked, and no answer is judged",
+    )
     columns: tuple[str, ...] | None = Field(None, description="of a table whose first line does not name them")
     escapes: bool = Field(False, description="\\n and \\t, written out in texts, stand for a line break and a tab")
 
@@ -94,11 +101,16 @@ def gather(files: Sequence[FileConfig], gold_of: GoldOf, *, with_traces: bool) -
         places.append(part.place)
         shape, rows = looked_at(file, part)
         found.read_as[part.place] = shape.name
-        reading = Reading(shape.fields if with_traces else without_traces(shape.fields), with_traces=with_traces)
+        whole = with_traces or file.general
+        reading = Reading(shape.fields if whole else without_traces(shape.fields), with_traces=whole)
         for split, row in rows:
             found.total += 1
             try:
-                posing = posing_of(row, reading, file)
+                data = data_of(row, file)
+                if file.general:
+                    take_general(found, posed, general_text(data, reading), (number, row.at), places, file)
+                    continue
+                posing = reading(data)
                 take(found, posed, posing, (number, row.at), places, file, split, gold_of, with_traces)
             except Bad as bad:
                 found.rejected.append(rejected(part.place, row, bad.reason, str(bad)))
@@ -137,6 +149,10 @@ def looked_at(file: FileConfig, part: Part) -> tuple[Shape, Iterator[tuple[str, 
             break
     shape = recognise(good) if good else Shape("question/gold", PLAIN)
     given = file.fields.said()
+    has_question = given.get("messages") or given.get("question", NONE if shape is None else "") != NONE
+    if file.general and not has_question and (field := text_field(good[0], given.get("trace"))) is not None:
+        plain = FieldsConfig(trace=field, system=given.get("system"), metadata=file.fields.metadata)
+        return Shape("text", plain), itertools.chain(first, rows)
     if shape is None and not (given.get("question") or given.get("messages")):
         names = ", ".join(sorted({str(name) for row in good for name in row}))
         how = "its columns by columns" if part.format in DELIMITERS else "it by fields.question"
@@ -154,12 +170,12 @@ def without_traces(fields: FieldsConfig) -> FieldsConfig:
     return fields.model_copy(update={"trace": None, "reasoning": None, "answer": None, "teacher": None})
 
 
-def posing_of(row: Row, reading: Reading, file: FileConfig) -> Posing:
+def data_of(row: Row, file: FileConfig) -> Any:
     """Raises Bad."""
     if row.data is None:
         assert row.fault is not None
         raise row.fault
-    return reading(unescaped(row.data) if file.escapes else row.data)
+    return unescaped(row.data) if file.escapes else row.data
 
 
 def unescaped(value: Any) -> Any:
@@ -196,6 +212,7 @@ def take(
             posing.group,
             posing.metadata,
             1.0 if posing.weight is None else posing.weight,
+            file.name or file.path,
         )
         held = posed[question_id] = Posed(question, [], posing.gold is not None, posing.weight is not None, split)
     else:
@@ -221,6 +238,29 @@ def take(
     for position, reason, detail in posing.bad:
         where = f"{places[at[0]]}:{at[1]}, trace {position}"
         found.bad_traces.append(Rejected(where, reason, detail, "", places[at[0]], at[1]))
+
+
+def take_general(
+    found: Gathered,
+    posed: dict[str, Posed],
+    text: GeneralText,
+    at: tuple[int, int],
+    places: list[str],
+    file: FileConfig,
+) -> None:
+    """Add a row of general text: a question of its own, whatever others have the same prompt."""
+    said, posing = text.written.said, text.posing
+    question_id = content_id(f"{text.prompt}\n\n{said.raw}")
+    if (held := posed.get(question_id)) is not None:
+        held.repeated += 1
+        held.rows.append(at)
+        return
+    question = Question(question_id, text.prompt, said.raw, "", source=file.name or file.path, is_general=True)
+    if posing is not None:
+        question = replace(question, group=posing.group, metadata=posing.metadata)
+    posed[question_id] = Posed(question, [at], True, True, "train")
+    teacher = text.written.teacher if text.written.teacher != GENERAL else file.teacher or GENERAL
+    found.traces.add(question_id, said, teacher, text.written.system, places[at[0]], at[1])
 
 
 def otherwise(held: Posed, posing: Posing, at: tuple[int, int], places: list[str]) -> Fate | None:

@@ -45,6 +45,38 @@ def check(lengths: list[int], capacity: int) -> None:
         assert (np.diff(content) <= 0).all(), "the longest document comes first"
 
 
+def residuals_with_a_limit(lengths: list[int], capacity: int, at_most: dict[int, int]) -> list[int]:
+    """The same where a bin takes no more than so many items of a length."""
+    bins: list[tuple[int, dict[int, int]]] = []
+    for length in sorted(lengths, reverse=True):
+        fits = [at for at, (room, held) in enumerate(bins) if room >= length and held.get(length, 0) < at_most[length]]
+        if not fits:
+            bins.append((capacity, {}))
+            fits = [len(bins) - 1]
+        # of equal rooms the bin that is being filled with this length goes first
+        best = min(fits, key=lambda at: (bins[at][0], -bins[at][1].get(length, 0)))
+        room, held = bins[best]
+        bins[best] = room - length, {**held, length: held.get(length, 0) + 1}
+    return sorted(room for room, _ in bins)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=60), st.integers(20, 50), st.integers(1, 4))
+def test_a_bin_takes_no_more_of_a_length_than_it_may(lengths: list[int], capacity: int, limit: int) -> None:
+    counts = np.bincount(lengths, minlength=capacity + 1)
+    at_most = {length: 1 + (length * 7 + limit) % 4 for length in set(lengths)}
+    limits = np.full(capacity + 1, 99)
+    limits[list(at_most)] = list(at_most.values())
+    packing = best_fit_decreasing(counts, capacity, limits)
+    assert all(take <= at_most[size] for _, _, take, _, size in packing.placements.tolist())
+    placed = [
+        (bin_, size) for first, width, _, _, size in packing.placements.tolist() for bin_ in range(first, first + width)
+    ]
+    assert len(set(placed)) == len(placed), "in one placement"
+    rooms = sorted(np.repeat(capacity - packing.runs[:, 3], packing.runs[:, 1]).tolist())
+    assert rooms == residuals_with_a_limit(lengths, capacity, at_most)
+
+
 @st.composite
 def bins_and_items(draw: st.DrawFn) -> tuple[int, list[int]]:
     """Small capacities, where ties are dense, and capacities around the words of the bitmap."""

@@ -21,7 +21,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import is_current
 from tracestill.data_pipeline.plan.plan import load_plan
 from tracestill.data_pipeline.tokens.store import TokenStore
-from tracestill.launch.report.inspect_run import Shown, inspect_run
+from tracestill.launch.look.inspect_run import Shown, inspect_run
 from tracestill.launch.run.stages import plan_works
 from tracestill.trainer.batches.batches import Batches
 from tracestill.trainer.batches.rectangles import layout_for

@@ -19,7 +19,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.tokens.store import TokenStore
-from tracestill.launch.report.inspect_run import Shown, inspect_run
+from tracestill.launch.look.inspect_run import Shown, inspect_run
 from tracestill.launch.run.stages import plan_works
 from tracestill.trainer.recipe.run_directory import RunDirectory
 

@@ -17,8 +17,8 @@ from tracestill.data_pipeline.base.schema import Record, Span
 from tracestill.data_pipeline.segmentation import SegmentConfig
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.launch import cli
-from tracestill.launch.report import inspect_run
-from tracestill.launch.report.inspect_text import text_lines
+from tracestill.launch.look import inspect_run
+from tracestill.launch.look.inspect_text import text_lines
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 RUN = "runs/mini"

@@ -4,10 +4,11 @@ kind; the plan, and what the weighting did to the first step. Imports no torch, 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -23,8 +24,8 @@ from tracestill.data_pipeline.granularity import Cut
 from tracestill.data_pipeline.guards.visible import one_line, visible
 from tracestill.data_pipeline.tokens.pieces import pieces
 from tracestill.data_pipeline.tokens.store import TokenStore
-from tracestill.launch.report.inspect_cut import before_lines, cut_again, said
-from tracestill.launch.report.inspect_text import find_records, text_lines, why_absent
+from tracestill.launch.look.inspect_cut import before_lines, cut_again, said
+from tracestill.launch.look.inspect_text import find_records, text_lines, why_absent
 from tracestill.trainer.preview.table import STYLES, kinds_table, show_warnings
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
@@ -169,6 +170,27 @@ def plain(texts: Sequence[str], names: list[str], weights: np.ndarray) -> list[s
     ]
 
 
+def mixture_rows(statistics: Mapping[str, Any]) -> dict[str, str]:
+    """What the plan's mixture and order have come to, line by line."""
+    rows = {}
+    for name, part in statistics.get("mixture", {}).items():
+        rows[f"part {visible(name)}"] = (
+            f"{part['share']:.2%} (wanted {part['share_wanted']:.2%}): {part['documents']:,} documents of "
+            f"{part['available']:,}, {part['tokens']:,} tokens, {part['repeats']:,} repeats, "
+            f"{part['left_out']:,} left out"
+        )
+    if (order := statistics.get("order")) is not None:
+        loose = order["unordered"]
+        rows["order"] = (
+            f"by {visible(order['by'])}, {order['direction']}, mixing {order['mixing']:g}: rank correlation of key and "
+            f"step {order['correlation']:.3f}; {order['without_key']:,} documents without a key"
+        )
+        rows["in a random order"] = f"{loose['packs']:,} packs, {loose['fill']:.2%} filled, imbalance " + ", ".join(
+            f"{float(v):.3f} on {ranks} ranks" for ranks, v in loose["imbalance"].items()
+        )
+    return rows
+
+
 def show_plan(directory: Path, console: Console) -> None:
     manifest = read_manifest(directory)
     if manifest is None:
@@ -183,6 +205,7 @@ def show_plan(directory: Path, console: Console) -> None:
         "steps": f"{manifest['steps_per_epoch']:,} an epoch, {manifest['epochs']:,} epoch(s) planned",
         "empty packs": f"{found['empty_packs']:,}",
         "imbalance": ", ".join(f"{float(v):.3f} on {ranks} ranks" for ranks, v in found["imbalance"].items()),
+        **mixture_rows(found),
         "digest": manifest["digests"][0],
     }
     table = Table(title="plan of epoch 0", title_justify="left", show_header=False, box=None, pad_edge=False)

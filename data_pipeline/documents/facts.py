@@ -1,0 +1,70 @@
+"""What is known of the questions of training documents, for the columns beside the token store: where they come from,
+and how hard they are for those who were asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tracestill.data_pipeline.answers import same_answer
+from tracestill.data_pipeline.base.schema import GENERAL, QUESTION_SCHEMA, Record, read_rows
+from tracestill.data_pipeline.tokens.columns import own_types, own_value
+from tracestill.data_pipeline.tokens.tokenizer import BATCH, record_batches
+from tracestill.data_pipeline.yields.table import unread_rows
+
+ASKED = pa.schema([QUESTION_SCHEMA.field(name) for name in ("question_id", "split", "source", "group", "metadata")])
+ANSWERED = pa.schema([(name, pa.string()) for name in ("question_id", "answer", "gold")])
+
+
+class Facts:
+    """Looks up what is known of a record's question."""
+
+    def __init__(self, sample: Path, own: Sequence[str] = ()) -> None:
+        """``own``: names in the questions' metadata. Raises InputError for a name that none has."""
+        rows = [row for row in read_rows(sample / "questions.parquet", ASKED) if row["split"] == "train"]
+        metadata: list[Mapping[str, Any]] = [json.loads(row["metadata"] or "{}") for row in rows] if own else []
+        self.types = own_types(metadata, own)
+        self.of: dict[str, tuple[Any, ...]] = {}
+        for at, row in enumerate(rows):
+            values = [own_value(metadata[at].get(name), self.types[name]) for name in own]
+            self.of[row["question_id"]] = row["source"] or "", row["group"] or "", *values
+        # which records from elsewhere do without
+        self.difficulty = difficulties(sample) if (sample / "records.parquet").exists() else {}
+
+    def row(self, record: Record, ending: str, trace_tokens: int) -> dict[str, Any]:
+        """The row of a record's document in the table."""
+        source, group, *values = self.of.get(record.question_id, ("", "", *(None for _ in self.types)))
+        return {
+            "id": record.record_id + ending,
+            "record_id": record.record_id,
+            "question_id": record.question_id,
+            "teacher": record.teacher,
+            "style": record.style,
+            "source": source,
+            "group": group,
+            "difficulty": None if record.reader == GENERAL else self.difficulty.get(record.question_id),
+            "trace_tokens": trace_tokens,
+            **dict(zip(self.types, values, strict=True)),
+        }
+
+
+def difficulties(sample: Path) -> dict[str, float]:
+    """Question id -> share of its samples that are not right, or could not be read: 0 where all are right."""
+    found: dict[str, list[int]] = {}
+    known: dict[tuple[str, str], bool] = {}
+    for batch in record_batches(sample / "records.parquet", ANSWERED, BATCH):
+        for question, answer, gold in zip(*(batch.column(name).to_pylist() for name in ANSWERED.names), strict=True):
+            pair = answer or "", gold or ""
+            if (right := known.get(pair)) is None:
+                right = known[pair] = bool(pair[0].strip()) and same_answer(*pair)
+            counts = found.setdefault(question, [0, 0])
+            counts[0] += right
+            counts[1] += 1
+    for question in unread_rows(sample)[0]["question_id"].to_pylist():
+        found.setdefault(question, [0, 0])[1] += 1
+    return {question: float(np.float32(1 - right / asked)) for question, (right, asked) in found.items()}
