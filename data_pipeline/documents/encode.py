@@ -225,8 +225,8 @@ class Tools:
         """Raises InputError as ``load_layout`` does, and if this host has another tokenizer than the job."""
         if own_digest(job.tokenizer) != job.made:
             raise InputError(
-                f"host {socket.gethostname()}: {job.tokenizer} is not there, or is not the one that encode reads on the "
-                "first host; all hosts must see the run directory under the same path: put it on a shared file system"
+                f"host {socket.gethostname()}: {job.tokenizer} is not there, or is another one than on the first host; "
+                "all hosts must see the run directory under the same path: put it on a file system that they share"
             )
         own_modules.search(job.folder)
         self.job = job
@@ -252,7 +252,7 @@ def tools_of(job: Job) -> Tools:
 
 
 def encode_records(records: Sequence[Record], held_out: Mapping[str, str], tools: Tools) -> Made:
-    """What becomes of some records. Raises InputError naming one whose spans or weight are bad, or which is too long."""
+    """What becomes of some records. Raises InputError naming one whose spans or weight are bad, or that is too long."""
     made = Made(tools.job.bounds, held_out)
     made.read = len(records)
     cut = [record for record in map(tools.cut, records) if not made.lacks_spans(record)]
