@@ -134,7 +134,7 @@ def select(place: Place, *, arm: ArmOption = None, changes: Changes) -> None:
 def encode(place: Place, *, arm: ArmOption = None, changes: Changes) -> None:
     """Make the tokenizer, and turn records into tokens with a span kind each.
 
-    Under mpirun, the first rank gives the work to the others. Next: [cyan]plan[/]; [cyan]inspect[/] shows the documents.
+    Under mpirun, ranks on all hosts share the work. Next: [cyan]plan[/]; [cyan]inspect[/] shows the documents.
     """
     from tracestill.launch.start.mpi_rank import is_rank
 

@@ -28,6 +28,7 @@ from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record
 from tracestill.data_pipeline.documents.document import trace_kinds_and_steps
 from tracestill.data_pipeline.selection.answers import same_answer
+from tracestill.data_pipeline.tokens.lossless import surely_kept
 from tracestill.data_pipeline.tokens.render import load_backend
 
 ITEMS = RECORDS, QUESTIONS = "records", "held-out questions"
@@ -79,6 +80,7 @@ class RoundTrip:
         self.kinds, self.with_trace = kinds, with_trace
         self.backend = load_backend(directory / "tokenizer.json")
         self.unknown = unknown_id(directory / "tokenizer.json", self.backend)
+        self.is_kept = surely_kept(directory / "tokenizer.json", self.backend)  # such texts need no trip
         self.lost = Lost()
         self.alone: dict[str, bool] = {}  # whether a character by itself is unknown
 
@@ -91,12 +93,13 @@ class RoundTrip:
     def add(self, records: Sequence[Record]) -> None:
         """Count some records. Raises InputError naming the record whose spans are bad."""
         parts = ("question", "trace", "answer") if self.with_trace else ("question", "answer")
-        trips = self.trips(getattr(record, part) for record in records for part in parts)
+        texts = (getattr(record, part) for record in records for part in parts)
+        trips = self.trips(text for text in texts if not self.is_kept(text))
         for record in records:
-            found = {part: trips[getattr(record, part)] for part in parts}
+            found = {part: trips[text] for part in parts if (text := getattr(record, part)) in trips}
             faults = {part: trip.fault for part, trip in found.items()}
-            answer = found["answer"]
-            if answer.fault and not same_answer(answer.back, record.answer) and record.answer.strip():
+            answer = found.get("answer")
+            if answer and answer.fault and not same_answer(answer.back, record.answer) and record.answer.strip():
                 faults["answer"] = "lost"
             self.lost.notes.update({NOTES[fault]: 1 for fault in faults.values() if fault})
             self.lost.read[RECORDS] += 1
