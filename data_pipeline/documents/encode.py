@@ -43,7 +43,7 @@ from tracestill.data_pipeline.tokens.tokenizer import TokenizerConfig, count_rec
 
 SEGMENT = SegmentConfig()
 BATCH = 128  # records that go to a worker at a time
-FEW = 4096  # records for which no other process is started
+FEW = 1024  # records, at least, for each process: about as long as it takes to start
 STORES = {"train": "tokens.arrow", "validation": "validation.arrow", "test": "test.arrow"}
 REJECTED = pa.schema([(name, pa.string()) for name in ("record_id", "question_id", "reason", "detail")])
 
@@ -164,7 +164,7 @@ def run(
 
 
 def workers_for(records: int) -> int:
-    """Processes that pay for so many records: one needs a second of the CPU to start."""
+    """Processes that pay for so many records: one needs most of a second of the CPU to start."""
     return max(1, min(cores(), records // FEW))
 
 
