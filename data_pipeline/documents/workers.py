@@ -19,13 +19,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextvars import ContextVar
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from types import ModuleType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from tracestill.data_pipeline.base.errors import InputError
 
-Task, Result = TypeVar("Task"), TypeVar("Result")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 AHEAD = 4  # tasks on their way for each worker
 PARALLEL = "TOKENIZERS_PARALLELISM"  # whether the tokenizers library starts threads: it asks at each call
 
@@ -36,7 +38,8 @@ class WorkerDied(InputError):
     exit_code = 4  # as of a rank that failed
 
 
-class Workers(NamedTuple):
+@dataclass(frozen=True)
+class Workers:
     pool: Executor
     count: int
     local: bool = True  # processes of this host, or this process
