@@ -134,9 +134,15 @@ def select(place: Place, *, arm: ArmOption = None, changes: Changes) -> None:
 def encode(place: Place, *, arm: ArmOption = None, changes: Changes) -> None:
     """Make the tokenizer, and turn records into tokens with a span kind each.
 
-    Next: [cyan]plan[/]; [cyan]inspect[/] shows the documents.
+    Under mpirun, ranks on all hosts share the work. Next: [cyan]plan[/]; [cyan]inspect[/] shows the documents.
     """
-    single("encode", place, changes, arm)
+    from tracestill.launch.start.mpi_rank import is_rank
+
+    if not is_rank():
+        return single("encode", place, changes, arm)
+    from tracestill.launch.start.mpi_encode import by_ranks
+
+    return by_ranks(lambda: single("encode", place, changes, arm))
 
 
 @command("Single stages")

@@ -65,6 +65,7 @@ class ChatLayout:
         """Raises InputError if the template cannot be trained on, naming what it does and what to set."""
         self.config, self.where = config, f"{directory}: its chat template"
         self.form = config.marks
+        self.tails: dict[str, tuple[int | None, int, list[int]]] = {}
         self.backend = load_backend(directory / "tokenizer.json")
         self.backend.encode_special_tokens = False  # the template writes its delimiters as text
         vocabulary = self.backend.get_vocab(with_added_tokens=True)
@@ -140,17 +141,15 @@ class ChatLayout:
                 made.append(None)
             except Refused as refused:
                 made.append(Encoded({}, refused.why))
-        whole = self.tokens_of([text.text for text in texts])
-        prompts = self.tokens_of([text.text[: text.ends[0]] for text in texts])
-        rendered = zip(texts, whole, prompts, strict=True)
+        rendered = zip(texts, self.tokens_of([text.text for text in texts]), strict=True)
         return [
             found or self.encoded(record, *next(rendered), kinds) for record, found in zip(records, made, strict=True)
         ]
 
-    def encoded(self, record: Record, text: Text, whole: Encoding, prompt: Encoding, kinds: Kinds) -> Encoded:
+    def encoded(self, record: Record, text: Text, whole: Encoding, kinds: Kinds) -> Encoded:
         offsets = np.array(whole.offsets, np.int64).reshape(-1, 2)
         try:
-            self.check_tokens(text, whole, prompt, offsets)
+            self.check_tokens(text, np.array(whole.ids), offsets)
         except Refused as refused:
             return Encoded({}, refused.why)
         at = first_visible(text.text, offsets)
@@ -169,9 +168,8 @@ class ChatLayout:
     def check_tokens(
         self,
         text: Text,
-        whole: Encoding,
-        prompt: Encoding,
-        offsets: np.ndarray,  # (n, 2) of the whole text's tokens; an Encoding makes them anew at each look
+        ids: np.ndarray,  # (n,) tokens of the whole text; an Encoding makes them anew at each look
+        offsets: np.ndarray,  # (n, 2)
     ) -> None:
         """Raises Refused if the tokens forge a delimiter, or do not begin with those of the prompt."""
         _, opened, trace_end, closed, answer_end = text.ends
@@ -179,7 +177,6 @@ class ChatLayout:
         mark = closing_mark(text.parts)
         # of think tags the first one counts, of a form's marks, which are text, the last
         unmarked = ("trace", "answer") if self.form is None else ("answer",)
-        ids = np.array(whole.ids)
         where = np.isin(ids, list(self.controls))
         symbols = list(zip(offsets[where, 0].tolist(), ids[where].tolist(), strict=True))
         for name, (begin, end) in inside.items():
@@ -193,13 +190,35 @@ class ChatLayout:
             trace, answer = text.text[opened:trace_end], text.text[closed:answer_end]
             if (read := self.parted(written)) != (trace, answer, True):
                 raise Refused("control_in_text", f"with the marks of encode.form the answer is read as {read[1]!r:.80}")
-        n = len(prompt.ids)
-        if ids[:n].tolist() != prompt.ids:
-            at = next(i for i, (a, b) in enumerate(zip(prompt.ids, ids.tolist(), strict=False)) if a != b)
-            first, end = offsets[at].tolist()
-            raise Refused("merges_with_prompt", f"the token {text.text[first:end]!r} begins in the generation prompt")
+        if not self.begins_with_prompt(text, ids, offsets):
+            prompt = self.tokens_of([text.text[: text.ends[0]]])[0].ids
+            if ids[: len(prompt)].tolist() != prompt:
+                at = next(i for i, (a, b) in enumerate(zip(prompt, ids.tolist(), strict=False)) if a != b)
+                piece = text.text[slice(*offsets[at].tolist())]
+                raise Refused("merges_with_prompt", f"the token {piece!r} begins in the generation prompt")
         if ids[-1] != self.special_ids["eos"]:
             raise Refused("template_alters", f"the tokenizer does not keep {text.parts.stop} whole")
+
+    def begins_with_prompt(self, text: Text, ids: np.ndarray, offsets: np.ndarray) -> bool:
+        """Whether the tokens begin with those of the prompt for sure. A symbol parts what is tokenised before it from
+        what is after it, so only what the prompt holds behind its last one is compared."""
+        if text.parts.header not in self.tails:
+            self.tails[text.parts.header] = self.tail_of(text.parts.header)
+        symbol, behind, tokens = self.tails[text.parts.header]
+        at = int(np.searchsorted(offsets[:, 1], text.ends[0] - behind))  # the first token that ends there
+        there = symbol is not None and at < len(ids) and ids[at] == symbol and offsets[at, 1] == text.ends[0] - behind
+        return there and ids[at + 1 : at + 1 + len(tokens)].tolist() == tokens
+
+    def tail_of(self, header: str) -> tuple[int | None, int, list[int]]:
+        """The last symbol in the end of a prompt (None: there is none that always stands alone), how many characters
+        are behind it, and their tokens."""
+        added = self.backend.get_added_tokens_decoder()
+        found = self.tokens_of([header])[0]
+        for at in reversed(range(len(found.ids))):
+            token = added.get(found.ids[at])
+            if token is not None and not (token.lstrip or token.rstrip or token.single_word or token.normalized):
+                return found.ids[at], len(header) - found.offsets[at][1], found.ids[at + 1 :]
+        return None, 0, []
 
     def given(self, record: Record) -> tuple[ChatParts, tuple[str, str, str]]:
         """The parts of a record's document, and the question, trace and answer that the template gets for it."""

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from tracestill.data_pipeline.answers import same_answer
-from tracestill.data_pipeline.base.schema import GENERAL, QUESTION_SCHEMA, Record, read_rows
+from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, read_rows
 from tracestill.data_pipeline.tokens.columns import own_types, own_value
 from tracestill.data_pipeline.tokens.tokenizer import BATCH, record_batches
 from tracestill.data_pipeline.yields.table import unread_rows
@@ -36,19 +36,14 @@ class Facts:
         # which records from elsewhere do without
         self.difficulty = difficulties(sample) if (sample / "records.parquet").exists() else {}
 
-    def row(self, record: Record, ending: str, trace_tokens: int) -> dict[str, Any]:
-        """The row of a record's document in the table."""
-        source, group, *values = self.of.get(record.question_id, ("", "", *(None for _ in self.types)))
+    def row(self, known: Mapping[str, Any]) -> dict[str, Any]:
+        """The row of a document in the table; ``known``: its columns of a record, and whether it is general text."""
+        source, group, *values = self.of.get(known["question_id"], ("", "", *(None for _ in self.types)))
         return {
-            "id": record.record_id + ending,
-            "record_id": record.record_id,
-            "question_id": record.question_id,
-            "teacher": record.teacher,
-            "style": record.style,
+            **{name: value for name, value in known.items() if name != "general"},
             "source": source,
             "group": group,
-            "difficulty": None if record.reader == GENERAL else self.difficulty.get(record.question_id),
-            "trace_tokens": trace_tokens,
+            "difficulty": None if known["general"] else self.difficulty.get(known["question_id"]),
             **dict(zip(self.types, values, strict=True)),
         }
 

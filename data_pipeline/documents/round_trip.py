@@ -16,6 +16,7 @@ import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +28,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record
 from tracestill.data_pipeline.documents.document import trace_kinds_and_steps
+from tracestill.data_pipeline.tokens.lossless import surely_kept
 from tracestill.data_pipeline.tokens.render import load_backend
 
 ITEMS = RECORDS, QUESTIONS = "records", "held-out questions"
@@ -45,6 +47,32 @@ class Trip(NamedTuple):
     fault: Fault | None
 
 
+@dataclass
+class Lost:
+    """What was counted of some records and questions, in their order."""
+
+    read: Counter[str] = field(default_factory=Counter)
+    lossy: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)  # records by what happened to them
+    tokens: Counter[str] = field(default_factory=Counter)  # unknown ones, by kind
+    characters: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter[str]() for name in ITEMS})
+    examples: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def add(self, later: Lost) -> None:
+        for own, more in ((self.read, later.read), (self.lossy, later.lossy), (self.notes, later.notes)):
+            own.update(more)
+        self.tokens.update(later.tokens)
+        for name, found in later.characters.items():
+            self.characters[name].update(found)
+        for what, example in later.examples.items():
+            self.keep(what, example)
+
+    def keep(self, what: str, example: dict[str, str]) -> None:
+        """The first example; a later one only if it shows an answer and the first does not."""
+        if what not in self.examples or (example["part"] == "answer" and self.examples[what]["part"] != "answer"):
+            self.examples[what] = example
+
+
 class RoundTrip:
     """Counts what the tokenizer in a directory does to the records of an encode stage."""
 
@@ -52,29 +80,33 @@ class RoundTrip:
         self.kinds, self.with_trace = kinds, with_trace
         self.backend = load_backend(directory / "tokenizer.json")
         self.unknown = unknown_id(directory / "tokenizer.json", self.backend)
-        self.read = dict.fromkeys(ITEMS, 0)
-        self.lossy = dict.fromkeys(ITEMS, 0)
-        self.notes = Counter[str]()  # records by what happened to them
-        self.tokens = np.zeros(len(kinds), np.int64)  # unknown ones
-        self.characters = {name: Counter[str]() for name in ITEMS}  # what is lost
-        self.examples: dict[str, dict[str, str]] = {}
+        self.is_kept = surely_kept(directory / "tokenizer.json", self.backend)  # such texts need no trip
+        self.lost = Lost()
         self.alone: dict[str, bool] = {}  # whether a character by itself is unknown
+
+    def of(self, records: Sequence[Record]) -> Lost:
+        """What there is to count of some records alone. Raises as ``add`` does."""
+        self.lost = Lost()
+        self.add(records)
+        return self.lost
 
     def add(self, records: Sequence[Record]) -> None:
         """Count some records. Raises InputError naming the record whose spans are bad."""
         parts = ("question", "trace", "answer") if self.with_trace else ("question", "answer")
-        trips = self.trips(getattr(record, part) for record in records for part in parts)
+        texts = (getattr(record, part) for record in records for part in parts)
+        trips = self.trips(text for text in texts if not self.is_kept(text))
         for record in records:
-            found = {part: trips[getattr(record, part)] for part in parts}
+            found = {part: trips[text] for part in parts if (text := getattr(record, part)) in trips}
             faults = {part: trip.fault for part, trip in found.items()}
-            answer = found["answer"]
-            if answer.fault and not same_answer(answer.back, record.answer, record.question) and record.answer.strip():
+            answer = found.get("answer")
+            wrong = answer and answer.fault and not same_answer(answer.back, record.answer, record.question)
+            if wrong and record.answer.strip():
                 faults["answer"] = "lost"
-            self.notes.update({NOTES[fault]: 1 for fault in faults.values() if fault})
-            self.read[RECORDS] += 1
+            self.lost.notes.update({NOTES[fault]: 1 for fault in faults.values() if fault})
+            self.lost.read[RECORDS] += 1
             lost = [part for part, fault in faults.items() if fault == "lost"]
             if lost:
-                self.lossy[RECORDS] += 1
+                self.lost.lossy[RECORDS] += 1
                 part = lost[-1]  # the answer, if it is among them
                 who = f"record {record.record_id} (question {record.question_id})"
                 self.keep(RECORDS, who, part, getattr(record, part), found[part].back)
@@ -85,7 +117,7 @@ class RoundTrip:
         """Count held-out questions: is what is asked read whole, and can the gold be written so that it is right?"""
         trips = self.trips(row[part] for row in questions for part in ("question", "gold"))
         for row in questions:
-            self.read[QUESTIONS] += 1
+            self.lost.read[QUESTIONS] += 1
             gold = trips[row["gold"]]
             wrong = (
                 gold.fault is not None
@@ -94,7 +126,7 @@ class RoundTrip:
             )
             if not wrong and trips[row["question"]].fault != "lost":
                 continue
-            self.lossy[QUESTIONS] += 1
+            self.lost.lossy[QUESTIONS] += 1
             part = "gold" if wrong else "question"
             self.count_lost(QUESTIONS, row[part], trips[row[part]].encoding)
             self.keep(QUESTIONS, f"question {row['question_id']}", part, row[part], trips[row[part]].back)
@@ -120,9 +152,9 @@ class RoundTrip:
         where = np.array(encoding.ids, np.int64) == (-1 if self.unknown is None else self.unknown)
         if part == "trace":
             kinds, _ = trace_kinds_and_steps(record, encoding, self.kinds)
-            self.tokens += np.bincount(kinds[where], minlength=len(self.kinds))
+            self.lost.tokens.update(self.kinds.names[kind] for kind in kinds[where])
         else:
-            self.tokens[self.kinds.id("prompt" if part == "question" else "answer")] += int(where.sum())
+            self.lost.tokens["prompt" if part == "question" else "answer"] += int(where.sum())
 
     def count_lost(self, name: str, text: str, encoding: Encoding) -> None:
         """Count the characters of a lossy text that are unknown by themselves, or else the pieces that are."""
@@ -130,7 +162,7 @@ class RoundTrip:
         covered = [text[begin:end] for token, (begin, end) in pairs if token == self.unknown]
         for piece in covered or [text]:
             own = [character for character in piece if self.is_lost(character)]
-            self.characters[name].update(own or ([piece] if covered else []))
+            self.lost.characters[name].update(own or ([piece] if covered else []))
 
     def is_lost(self, character: str) -> bool:
         if character not in self.alone:
@@ -138,9 +170,7 @@ class RoundTrip:
         return self.alone[character]
 
     def keep(self, what: str, who: str, part: str, text: str, back: str) -> None:
-        """The first example; a later one only if it shows an answer and the first does not."""
-        if what not in self.examples or (part == "answer" and self.examples[what]["part"] != "answer"):
-            self.examples[what] = {"what": who, "part": part, "text": text, "back": back}
+        self.lost.keep(what, {"what": who, "part": part, "text": text, "back": back})
 
     def trace_tokens(self, record: Record) -> dict[str, int]:
         """Kind -> tokens of a record's trace."""
@@ -152,19 +182,21 @@ class RoundTrip:
 
     def unknown_tokens(self) -> dict[str, int]:
         """Kind -> tokens that are the unknown one."""
-        return {name: int(n) for name, n in zip(self.kinds.names, self.tokens, strict=True) if n}
+        return {name: self.lost.tokens[name] for name in self.kinds.names if self.lost.tokens[name]}
 
     def warnings(self) -> list[str]:
-        return [self.described(name) for name, count in self.lossy.items() if count]
+        return [self.described(name) for name, count in self.lost.lossy.items() if count]
 
     def findings(self) -> dict[str, Any]:
         """For the manifest; empty if nothing is lost."""
-        if not any(self.lossy.values()):
+        if not any(self.lost.lossy.values()):
             return {}
         return {
-            "lossy": {name: n for name, n in self.lossy.items() if n},
-            "characters": {name: dict(found.most_common(SHOWN)) for name, found in self.characters.items() if found},
-            "examples": self.examples,
+            "lossy": {name: n for name, n in self.lost.lossy.items() if n},
+            "characters": {
+                name: dict(found.most_common(SHOWN)) for name, found in self.lost.characters.items() if found
+            },
+            "examples": self.lost.examples,
         }
 
     def check_setting(self, key: str, text: str) -> None:
@@ -175,8 +207,8 @@ class RoundTrip:
 
     def check(self, most: float, where: str) -> None:
         """Raises InputError if more than the share ``most`` of records, or of held-out questions, are lossy."""
-        for name, count in self.lossy.items():
-            if count > most * self.read[name]:
+        for name, count in self.lost.lossy.items():
+            if count > most * self.lost.read[name]:
                 raise InputError(
                     f"{where}: {self.described(name)}; take a tokenizer that knows them (with byte fallback, or one "
                     f"trained here: encode.tokenizer.vocab_size), or allow it with encode.max_lossy (now {most:g})"
@@ -184,12 +216,12 @@ class RoundTrip:
 
     def described(self, name: str) -> str:
         """How many are lossy, which characters are lost, and an example."""
-        example = self.examples[name]
+        example = self.lost.examples[name]
         text, back = (shorten(example[key], example["text"], example["back"]) for key in ("text", "back"))
-        characters = ", ".join(f"{character!r} {n:,}" for character, n in self.characters[name].most_common(SHOWN))
+        characters = ", ".join(f"{character!r} {n:,}" for character, n in self.lost.characters[name].most_common(SHOWN))
         return (
-            f"the tokenizer loses characters of {self.lossy[name]:,} of {self.read[name]:,} {name}"
-            f" ({self.lossy[name] / self.read[name]:.1%}"
+            f"the tokenizer loses characters of {self.lost.lossy[name]:,} of {self.lost.read[name]:,} {name}"
+            f" ({self.lost.lossy[name] / self.lost.read[name]:.1%}"
             + (f"; {characters}" if characters else "")
             + f"): such as {example['what']}, whose {example['part']} {text!r} comes back as {back!r}"
         )

@@ -32,6 +32,14 @@ class Tally:
         self.gone[what].update(before)
         self.gone[what].subtract(after)
 
+    def join(self, later: Tally) -> None:
+        """Count those of another tally, too."""
+        self.records.update(later.records)
+        self.reasons.update(later.reasons)
+        self.in_all.update(later.in_all)
+        for what, found in self.gone.items():
+            found.update(later.gone[what])
+
     def counts(self) -> dict[str, Any]:
         gone = {what: {kind: n for kind, n in sorted(found.items()) if n} for what, found in self.gone.items()}
         return {

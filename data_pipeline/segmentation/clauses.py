@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 
 from tracestill.data_pipeline.segmentation.formulas import DASHES, Formula, formulas
@@ -64,6 +65,13 @@ class Held:
 
 
 def held_by(question: str) -> Held:
+    """What a question holds, for a trace to add to."""
+    known, fractions = values_in(question)
+    return Held(set(known), set(fractions))
+
+
+@lru_cache(maxsize=1024)  # of several traces on a question, one after the other
+def values_in(question: str) -> tuple[frozenset[float], frozenset[str]]:
     lexed = lex(question)
     held = Held({0.0}, set())
     for at, (kind, text) in enumerate(zip(lexed.types, lexed.texts, strict=True)):
@@ -73,7 +81,7 @@ def held_by(question: str) -> Held:
                 held.fractions.add(f"{text}/{lexed.texts[at + 2]}")
         elif kind == WORD and text in FACTORS:
             held.known.add(FACTORS[text])
-    return held
+    return frozenset(held.known), frozenset(held.fractions)
 
 
 def clauses_of(trace: str, lexed: Lexed, first: int, last: int, held: Held) -> Iterator[Clause]:

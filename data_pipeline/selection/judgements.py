@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from tracestill.data_pipeline.answers import Verifier
 from tracestill.data_pipeline.base.batches import Rows
-from tracestill.data_pipeline.base.workers import cores, in_order
+from tracestill.data_pipeline.base.workers import cores, shared_out
 from tracestill.data_pipeline.selection.config import SelectConfig
 from tracestill.data_pipeline.selection.judging import BIT, NONE, READ, Job, judge
 from tracestill.data_pipeline.selection.verified import wrong_answers
@@ -89,7 +89,7 @@ def judge_all(
     found = [judge((select, [], []))]  # an empty one: there may be no records at all
     details: list[pa.Array] = []
     done = 0
-    for batch in in_order(judge, jobs(), select.workers or default_workers(len(rows)), "select.workers"):
+    for batch in shared_out(judge, jobs(), select.workers or default_workers(len(rows)), "select.workers"):
         texts.write(batch.words.tobytes())
         found.append(batch._replace(words=NONE, details=[]))
         details.append(pa.array(batch.details, pa.string()))

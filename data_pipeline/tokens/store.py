@@ -10,6 +10,7 @@ import json
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +40,18 @@ def store_schema(kinds: Kinds) -> pa.Schema:
     )
 
 
+class Documents(NamedTuple):
+    """N documents, one after the other."""
+
+    ids: list[str]
+    question_ids: list[str]
+    weights: list[float]
+    lengths: np.ndarray  # (N,) tokens of each
+    tokens: np.ndarray  # (n,) int32
+    kinds: np.ndarray  # (n,) uint8
+    steps: np.ndarray  # (n,) uint16
+
+
 class TokenStoreWriter:
     """Writes a token store, a record batch at a time: memory is bounded by one batch.
 
@@ -59,6 +72,7 @@ class TokenStoreWriter:
         self._ids: list[str] = []
         self._question_ids: list[str] = []
         self._weights: list[float] = []
+        self._lengths: list[int] = []
         self._columns: tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]] = ([], [], [])
         self._tokens = 0
 
@@ -89,17 +103,39 @@ class TokenStoreWriter:
         self._ids.append(id)
         self._question_ids.append(question_id)
         self._weights.append(weight)
+        self._lengths.append(len(arrays[0]))
         for column, values in zip(self._columns, arrays, strict=True):
             column.append(values)
         self._tokens += len(arrays[0])
         if len(self._ids) >= self._limits[0]:
             self._flush()
 
+    def extend(self, many: Documents) -> None:
+        """Add documents, as ``add`` does one after the other: the file has the same bytes. Raises as ``add`` does."""
+        documents, tokens = len(self._ids) + len(many.ids), self._tokens + len(many.tokens)
+        weights = np.asarray(many.weights, np.float64)
+        plain = bool(np.all((many.lengths >= 1) & (weights >= 0) & np.isfinite(weights)))
+        sizes = {len(many.tokens), len(many.kinds), len(many.steps), int(many.lengths.sum())}
+        if plain and len(sizes) == 1 and documents < self._limits[0] and tokens <= self._limits[1]:
+            for held, more in ((self._ids, many.ids), (self._question_ids, many.question_ids)):
+                held += more
+            self._weights += many.weights
+            self._lengths += many.lengths.tolist()
+            for column, values in zip(self._columns, (many.tokens, many.kinds, many.steps), strict=True):
+                column.append(values)
+            self._tokens = tokens
+            return
+        ends = np.cumsum(many.lengths)
+        for at, (end, length) in enumerate(zip(ends.tolist(), many.lengths.tolist(), strict=True)):
+            own = slice(end - length, end)
+            ids = many.ids[at], many.question_ids[at]
+            self.add(*ids, many.tokens[own], many.kinds[own], many.steps[own], many.weights[at])
+
     def _flush(self) -> None:
         if not self._ids:
             return
         documents = len(self._ids)
-        lengths = np.fromiter(map(len, self._columns[0]), np.int64, documents)
+        lengths = np.array(self._lengths, np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         tokens, kinds, steps = (np.concatenate(column) for column in self._columns)
         if kinds.max() >= self._num_kinds:

@@ -23,7 +23,7 @@ from tracestill.trainer.weighting import is_out_of_sight, own_module
 RECIPE = "recipe.yaml"
 BASE = "student.pretrained"
 # decide whether a stage goes on, not what it writes
-BOUNDS = {"questions.max_rejected", "sample.max_rejected", "sample.max_failed"}
+BOUNDS = {"questions.max_rejected", "sample.max_rejected", "sample.max_failed", "encode.workers"}
 BEFORE_A_RECIPE = (".lock", MEMORY, f".{RECIPE}.", ".tracestill-")  # how names begin that a run has before its recipe
 TRAINED_ON = ("tokenizer", "encode", "plan")  # what these stages wrote decides what training does
 

@@ -11,13 +11,13 @@ import time
 import psutil
 import pytest
 
-from tracestill.data_pipeline.base.workers import AHEAD, WorkerDied, in_order
+from tracestill.data_pipeline.base.workers import AHEAD, WorkerDied, shared_out
 
 LONELY = """
 import time
-from tracestill.data_pipeline.base.workers import in_order
+from tracestill.data_pipeline.base.workers import shared_out
 if __name__ == "__main__":
-    for _ in in_order(time.sleep, [0.01] * 10**6, 2, "x"):
+    for _ in shared_out(time.sleep, [0.01] * 10**6, 2, "x"):
         print("going on", flush=True)
 """
 
@@ -40,7 +40,7 @@ def workers_left() -> list[list[str]]:
 def test_results_come_in_order_whoever_is_quicker_and_no_more_is_read_than_needed() -> None:
     taken = []
     items = (taken.append(at) or at for at in range(100))
-    found = in_order(act, items, 2, "select.workers")
+    found = shared_out(act, items, 2, "select.workers")
     assert [next(found) for _ in range(30)] == [at * at for at in range(30)]
     assert len(taken) <= 30 + 2 * AHEAD
     found.close()
@@ -49,9 +49,9 @@ def test_results_come_in_order_whoever_is_quicker_and_no_more_is_read_than_neede
 
 def test_a_process_that_dies_and_one_that_raises() -> None:
     with pytest.raises(WorkerDied, match=r"one of 2 worker processes died.*with a smaller select\.workers"):
-        list(in_order(act, [1, -1, 2], 2, "select.workers"))
+        list(shared_out(act, [1, -1, 2], 2, "select.workers"))
     with pytest.raises(ValueError, match="as it is"):
-        list(in_order(act, [1, -2, 2], 2, "select.workers"))
+        list(shared_out(act, [1, -2, 2], 2, "select.workers"))
     assert not workers_left()
 
 

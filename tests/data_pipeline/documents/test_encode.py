@@ -17,7 +17,8 @@ from tracestill.data_pipeline.base.schema import (
 )
 from tracestill.data_pipeline.base.stage import is_current, read_manifest
 from tracestill.data_pipeline.documents.document import encode, first_visible
-from tracestill.data_pipeline.documents.encode import EncodeConfig, Stores, run, stage_config
+from tracestill.data_pipeline.documents.encode import EncodeConfig, run, stage_config
+from tracestill.data_pipeline.documents.made import Bounds, Made
 from tracestill.data_pipeline.plan.plan import PlanConfig
 from tracestill.data_pipeline.segmentation import SegmentConfig, segmenter
 from tracestill.data_pipeline.tokens.render import load_tokenizer, prompt_ids, split_output
@@ -318,13 +319,10 @@ def test_no_document_left_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), None])
-def test_a_bad_weight_is_refused(tmp_path, weight):
+def test_a_bad_weight_is_refused(weight):
     bad = record(weight=weight)
-    with (
-        Stores(tmp_path, KINDS, PLAN, set()) as stores,
-        pytest.raises(InputError, match=f"record {bad.record_id} .*weight"),
-    ):
-        stores.add(bad, None)
+    with pytest.raises(InputError, match=f"record {bad.record_id} .*weight"):
+        Made(Bounds(KINDS, PLAN)).add(bad, None)
 
 
 def test_an_unfinished_stage_is_refused(tmp_path):

@@ -137,7 +137,7 @@ def test_byte_fallback_loses_nothing(tmp_path):
     trip = RoundTrip(path, KINDS, with_trace=True)
     trip.add([lossy("Größe 漢\n😀?")])
     assert not trip.findings()
-    assert not trip.notes
+    assert not trip.lost.notes
 
 
 def test_an_answer_that_no_longer_means_the_same_is_lost(tmp_path):
@@ -145,8 +145,8 @@ def test_an_answer_that_no_longer_means_the_same_is_lost(tmp_path):
     squeezing = normalizers.Replace(" ", "")
     trip = RoundTrip(made(tmp_path / "made", normalizer=squeezing), KINDS, with_trace=True)
     trip.add([record("so", "a b", "1 1/2", (Span(0, 3, "prose"),)), record("so", "a b", "3", (Span(0, 3, "prose"),))])
-    assert trip.lossy["records"] == 1
-    assert trip.notes == {"lossy": 1, "changed_spaces": 2}
+    assert trip.lost.lossy["records"] == 1
+    assert trip.lost.notes == {"lossy": 1, "changed_spaces": 2}
 
 
 def test_texts_that_differ_in_nothing_but_form():

@@ -12,7 +12,7 @@ import torch
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record, Span
-from tracestill.data_pipeline.documents.encode import Stores
+from tracestill.data_pipeline.documents.made import Bounds, Made
 from tracestill.data_pipeline.plan.plan import PlanConfig
 from tracestill.data_pipeline.tokens.layout import Document, Encoded
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
@@ -58,21 +58,20 @@ def test_a_config_that_is_none_binds_nothing(text, tmp_path):
     assert positions_of(StudentConfig(pretrained=tmp_path)) == (64 if "yarn" in text else None)
 
 
-def test_a_document_that_the_student_has_no_positions_for_follows_the_policy(tmp_path):
+def test_a_document_that_the_student_has_no_positions_for_follows_the_policy():
     trace = KINDS.id("derive")
     made = Document(np.arange(20, dtype=np.int32), np.full(20, trace, np.uint8), np.zeros(20, np.uint16))
     record = Record("r7", "q", "1+1", "", "2", "t", (Span(0, 1, "prose"),), 1.0, "", "", 1.0, 0)
-    stores = [
-        Stores(tmp_path, KINDS, PlanConfig(capacity=64, packs_per_step=1, overlong=policy), {}, 16)
+    found = [
+        Made(Bounds(KINDS, PlanConfig(capacity=64, packs_per_step=1, overlong=policy), 16))
         for policy in ("error", "drop", "trim_trace")
     ]
     with pytest.raises(InputError, match=r"record r7.*20 tokens exceed the student's max_position_embeddings 16; rais"):
-        stores[0].add(record, Encoded({"": made}))
-    stores[1].add(record, Encoded({"": made}))
-    assert stores[1].rejected[0]["detail"] == "20 tokens, the student's max_position_embeddings 16"
-    with stores[2] as trimmed:
-        trimmed.add(record, Encoded({"": made}))
-    assert TokenStore(tmp_path / "tokens.arrow").lengths.tolist() == [16]
+        found[0].add(record, Encoded({"": made}))
+    for each in found[1:]:
+        each.add(record, Encoded({"": made}))
+    assert found[1].rejected[0]["detail"] == "20 tokens, the student's max_position_embeddings 16"
+    assert found[2].take()["train"].lengths.tolist() == [16]
 
 
 def test_training_refuses_documents_that_were_encoded_for_more_positions(tmp_path):
