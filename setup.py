@@ -74,6 +74,7 @@ setup(
             "matplotlib>=3.9",  # plots of benchmarks
             "datasets>=3",
             "datasketch>=1.6",
+            "fastapi>=0.110",  # with uvicorn: what `transformers serve` needs, which a test asks
             "gguf>=0.17",
             "hypothesis>=6",
             "jsonschema>=4.20",  # Kubernetes manifests against their schemas
@@ -92,6 +93,7 @@ setup(
             "tensorboard>=2.18",  # to read back what a monitor wrote
             "triton>=3.6",
             "types-PyYAML",
+            "uvicorn>=0.30",
         ],
     },
     entry_points={"console_scripts": ["tracestill=tracestill.launch.cli:main"]},
