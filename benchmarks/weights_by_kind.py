@@ -10,7 +10,9 @@ steps.
 Measured by transformers' own model, each held-out document alone: nll and entropy (nats) of every target, by kind,
 before training and after. A mean is over all targets of a kind and all seeds; its interval (95 %) draws documents with
 replacement, 2,000 times, so that the targets of one document stay together. What a weighting changes is the difference
-of its student's nll to that of `even`, document by document. "By seed" says how far one draw of questions carries.
+of its student's nll to that of `even`, document by document.
+"By seed" says how far one draw of questions carries. With ``--run DIR`` a second start goes on where the first was cut
+off.
 
 Exits 1 if a claim fails: kinds have to differ before training, and a kind without weight has to learn less than with.
 """
@@ -115,19 +117,26 @@ def measure(wanted: argparse.Namespace, root: Path) -> dict[str, Any]:
     documents, tokens = [], []
     for seed in range(wanted.seeds):
         place = root / f"seed-{seed}"
-        place.mkdir()
+        place.mkdir(exist_ok=True)
         sizes = {"questions": wanted.questions, "test": wanted.test, "steps": wanted.steps}
-        run = prepare(place, wanted.student, wanted.data, seed=seed, **sizes)
+        there = (place / "run").exists()
+        run = (
+            RunDirectory.open(place / "run")
+            if there
+            else prepare(place, wanted.student, wanted.data, seed=seed, **sizes)
+        )
         command = [sys.executable, "-m", "tracestill.launch.cli", "train", str(run.root)]
         subprocess.run(command, check=True, stdout=sys.stderr)
         held = TokenStore(run.stage(MAIN_ARM, "encode") / "test.arrow", run.recipe.span_kinds())
         names = list(held.kind_names)
         documents.append(len(held))
         tokens.append(int(held.lengths.sum()))
-        found["before"].append(look(wanted.student, held))
-        for name in WEIGHTINGS:
-            export = run.stage(arm_of(name), "train") / "export"
-            found[name].append(look(export, held))
+        for name in found:
+            model = wanted.student if name == "before" else run.stage(arm_of(name), "train") / "export"
+            looked = place / f"{slug(name)}.npy"
+            if not looked.exists():
+                np.save(looked, look(model, held))
+            found[name].append(np.load(looked))
     return {"kinds": names, "sums": found, "held_out_documents": documents, "held_out_tokens": tokens}
 
 
