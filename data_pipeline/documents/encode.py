@@ -148,7 +148,7 @@ def run(
             tools.trip.check_setting("encode.form", config.marks.closing)
         found, total = Made(bounds), count_records(source)
         batches = (batch_of(job, rows, held_out) for rows in record_batches(source, RECORD_SCHEMA, BATCH))
-        facts = Facts(sample, plan.own_columns)
+        facts = Facts(sample, select, plan.own_columns)
         with Stores(work.path, kinds, facts) as stores, hired(config.workers or workers_for(total)) as workers:
             for made, documents in encoded(workers, batches):
                 stores.write(documents, made.rows)

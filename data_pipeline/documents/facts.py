@@ -10,21 +10,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from tracestill.data_pipeline.answers import same_answer
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, read_rows
 from tracestill.data_pipeline.tokens.columns import own_types, own_value
-from tracestill.data_pipeline.tokens.tokenizer import BATCH, record_batches
-from tracestill.data_pipeline.yields.table import unread_rows
+from tracestill.data_pipeline.yields.table import yield_table
 
 ASKED = pa.schema([QUESTION_SCHEMA.field(name) for name in ("question_id", "split", "source", "group", "metadata")])
-ANSWERED = pa.schema([(name, pa.string()) for name in ("question_id", "answer", "gold")])
 
 
 class Facts:
     """Looks up what is known of a record's question."""
 
-    def __init__(self, sample: Path, own: Sequence[str] = ()) -> None:
+    def __init__(self, sample: Path, select: Path, own: Sequence[str] = ()) -> None:
         """``own``: names in the questions' metadata. Raises InputError for a name that none has."""
         rows = [row for row in read_rows(sample / "questions.parquet", ASKED) if row["split"] == "train"]
         metadata: list[Mapping[str, Any]] = [json.loads(row["metadata"] or "{}") for row in rows] if own else []
@@ -34,7 +32,7 @@ class Facts:
             values = [own_value(metadata[at].get(name), self.types[name]) for name in own]
             self.of[row["question_id"]] = row["source"] or "", row["group"] or "", *values
         # which records from elsewhere do without
-        self.difficulty = difficulties(sample) if (sample / "records.parquet").exists() else {}
+        self.difficulty = difficulties(sample, select) if (sample / "records.parquet").exists() else {}
 
     def row(self, known: Mapping[str, Any]) -> dict[str, Any]:
         """The row of a document in the table; ``known``: its columns of a record, and whether it is general text."""
@@ -48,18 +46,12 @@ class Facts:
         }
 
 
-def difficulties(sample: Path) -> dict[str, float]:
-    """Question id -> share of its samples that are not right, or could not be read: 0 where all are right."""
-    found: dict[str, list[int]] = {}
-    known: dict[tuple[str, str], bool] = {}
-    for batch in record_batches(sample / "records.parquet", ANSWERED, BATCH):
-        for question, answer, gold in zip(*(batch.column(name).to_pylist() for name in ANSWERED.names), strict=True):
-            pair = answer or "", gold or ""
-            if (right := known.get(pair)) is None:
-                right = known[pair] = bool(pair[0].strip()) and same_answer(*pair)
-            counts = found.setdefault(question, [0, 0])
-            counts[0] += right
-            counts[1] += 1
-    for question in unread_rows(sample)[0]["question_id"].to_pylist():
-        found.setdefault(question, [0, 0])[1] += 1
-    return {question: float(np.float32(1 - right / asked)) for question, (right, asked) in found.items()}
+def difficulties(sample: Path, select: Path) -> dict[str, float]:
+    """Question id -> share of its samples that are not right, as ``select`` found, or could not be read: 0 where all
+    are right."""
+    table, _ = yield_table(sample, select)
+    right = pc.and_(*(pc.fill_null(table[flag], False) for flag in ("answered", "right")))
+    samples = pa.table({"question_id": table["question_id"], "right": right.cast(pa.float64())})
+    mean = samples.group_by("question_id").aggregate([("right", "mean")])
+    shares = (1 - mean["right_mean"].to_numpy()).astype(np.float32).astype(np.float64).tolist()
+    return dict(zip(mean["question_id"].to_pylist(), shares, strict=True))

@@ -23,7 +23,7 @@ from tracestill.trainer.weighting import is_out_of_sight, own_module
 RECIPE = "recipe.yaml"
 BASE = "student.pretrained"
 # decide whether a stage goes on, not what it writes
-BOUNDS = {"questions.max_rejected", "sample.max_rejected", "sample.max_failed", "encode.workers"}
+BOUNDS = {"questions.max_rejected", "sample.max_rejected", "sample.max_failed", "select.workers", "encode.workers"}
 BEFORE_A_RECIPE = (".lock", MEMORY, f".{RECIPE}.", ".tracestill-")  # how names begin that a run has before its recipe
 TRAINED_ON = ("tokenizer", "encode", "plan")  # what these stages wrote decides what training does
 
@@ -127,7 +127,7 @@ class RunDirectory:
         """What decides how an arm's data comes out of a stage, if other arms may have it so too; else None."""
         own = self.for_arm(arm)
         if stage == "select":
-            return [own.select]  # `verify` is that of all arms
+            return [own.select.model_copy(update={"workers": None})]  # `verify` is that of all arms
         if stage == "tokenizer":
             return [own.encode.tokenizer, own.encode.marks is None]
         if stage == "encode":

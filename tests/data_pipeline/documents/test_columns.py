@@ -17,6 +17,7 @@ from tracestill.data_pipeline.plan import plan_stage
 from tracestill.data_pipeline.plan.plan import PlanConfig, load_plan
 from tracestill.data_pipeline.tokens.columns import FILE
 from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.data_pipeline.yields.table import VERDICTS
 
 MIXED = {"parts": {"easy": {"share": 1, "where": {"difficulty": {"max": 0.4}}}, "rest": {"share": 1}}}
 
@@ -42,7 +43,15 @@ def stages(tmp_path):
         *(replace(train[1], record_id=f"wrong {i}", answer=answer) for i, answer in enumerate(("8", " "))),
     ]
     write_rows(sample / "records.parquet", [{**vars(r), "spans": []} for r in sampled], RECORD_SCHEMA)
+    write_verdicts(inputs["select"], sampled, lambda r: r.answer == "7")
     return inputs, train
+
+
+def write_verdicts(select, sampled, is_right):
+    """What `select` says of records, whatever their answers are."""
+    flags = dict.fromkeys(("read", "answered", "sound", "distinct", "kept"), True)
+    rows = [{**vars(r), **flags, "right": is_right(r), "reason": ""} for r in sampled]
+    write_rows(select / "verdicts.parquet", [{name: row[name] for name in VERDICTS.names} for row in rows], VERDICTS)
 
 
 def encoded(tmp_path, inputs, plan, name="encode", **config):
@@ -86,8 +95,15 @@ def test_samples_that_could_not_be_read_make_a_question_harder(stages):
     ids = {"record_id": "x", "question_id": train[0].question_id, "teacher": "solver", "style": ""}
     row = {**ids, "temperature": 1.0, "reason": "unfinished"}
     pq.write_table(pa.Table.from_pylist([row]), inputs["sample"] / "rejected.parquet")
-    found = difficulties(inputs["sample"])
+    found = difficulties(inputs["sample"], inputs["select"])
     assert [found[r.question_id] for r in train] == pytest.approx([1 / 2, 2 / 3, 0])
+
+
+def test_the_recipes_verifier_says_what_is_right(stages):
+    inputs, train = stages
+    write_verdicts(inputs["select"], train, lambda r: r is train[1])
+    found = difficulties(inputs["sample"], inputs["select"])
+    assert [found[r.question_id] for r in train] == [1, 0, 1]
 
 
 def test_both_documents_of_two_tasks_have_one(tmp_path, stages):

@@ -285,6 +285,7 @@ def test_a_run_directory_of_another_recipe_is_refused(recipe_file, tmp_path):
     assert RunDirectory.open(root).recipe == first
     RunDirectory.create(root, other, replace=True)
     assert RunDirectory.open(root).recipe == other
+    RunDirectory.create(root, load_recipe(recipe_file(), ["train.lr=0.5", "select.workers=1", "encode.workers=1"]))
 
 
 def test_a_directory_with_other_things_in_it_is_not_claimed(recipe_file, tmp_path):
@@ -330,7 +331,7 @@ def test_an_arm_that_is_not_trained_keeps_what_evaluation_reads(recipe_file, tmp
 
 
 def test_arms_share_a_stage_until_they_change_it(recipe_file, tmp_path):
-    arms = {"bare": {"encode": {"trace": "drop"}}, "raw": {"select": {"policy": "none"}}}
+    arms = {"bare": {"encode": {"trace": "drop"}, "select": {"workers": 2}}, "raw": {"select": {"policy": "none"}}}
     run = RunDirectory.create(tmp_path / "run", load_recipe(recipe_file(arms=arms)))
     assert run.stage("bare", "select") == run.stage("traces", "select") == run.root / "select"
     assert run.stage("raw", "select") == run.root / "arms" / "raw" / "select"
