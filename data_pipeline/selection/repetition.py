@@ -33,7 +33,7 @@ def repeats(text: str, words: Sequence[str]) -> str:
     Either one piece with letters in it stands ``TIMES`` times or more in a row, on ``LOOPED`` characters or more, or
     40 % of the sequences of eight words stood before.
     """
-    if piece := loop(text):
+    if any(map(str.isalpha, piece := loop(text))):
         return f"it ends in {piece!r:.80} again and again"
     if len(words) < NEAR * TIMES:
         return ""

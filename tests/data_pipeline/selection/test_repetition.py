@@ -28,7 +28,10 @@ REGULAR = " ".join(f"On day {at} she eats {at + 3} apples, so {at * 7} are left.
         ("ha ha ha ha", False),
         (REGULAR, False),
         ("[ ( " * 60 + "and so on", False),  # brackets are what the task is about
+        ("[ ( " * 60, False),
         ("5 + " * 60 + "5 = 305", False),  # a long sum is no loop
+        ("1 / 3 = 0." + "3" * 300, False),
+        ("7." + "\n" * 300, False),
         (QUESTION, False),
         ("", False),
     ],
