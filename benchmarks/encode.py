@@ -33,6 +33,7 @@ from typing import Any
 
 from machine import claim, finish, table
 
+from tracestill.data_pipeline.base.batches import Rows
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import (
     QUESTION_SCHEMA,
@@ -50,7 +51,7 @@ from tracestill.data_pipeline.documents.round_trip import RoundTrip
 from tracestill.data_pipeline.plan.plan import PlanConfig
 from tracestill.data_pipeline.segmentation import SegmentConfig, Segmenter
 from tracestill.data_pipeline.tokens.render import load_backend
-from tracestill.data_pipeline.tokens.tokenizer import TokenizerConfig, record_batches
+from tracestill.data_pipeline.tokens.tokenizer import TokenizerConfig
 from tracestill.data_pipeline.tokens.tokenizer import run as run_tokenizer
 
 PLAN = PlanConfig(capacity=8192, packs_per_step=2, overlong="drop")
@@ -138,7 +139,7 @@ def measure_stage(case: str, root: Path, workers: int) -> dict[str, float]:
 def measure_parts(case: str, root: Path) -> dict[str, float]:
     """Seconds of the CPU of each part of the stage by itself, a batch at a time. Called in a process of its own."""
     config = config_of(case, root, 1)
-    batches = list(record_batches(root / "select" / "records.parquet", RECORD_SCHEMA, BATCH))
+    batches = list(Rows(root / "select" / "records.parquet", RECORD_SCHEMA).batches(BATCH))
     seconds: dict[str, float] = {}
 
     def timed(name: str, function: Callable[[Any], Any], items: list[Any]) -> list[Any]:

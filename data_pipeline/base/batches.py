@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.base.schema import AT_A_TIME, CHARACTERS, with_columns
+from tracestill.data_pipeline.base.schema import AT_A_TIME, CHARACTERS, OPTIONAL, with_columns
 
 GROUPS = 8  # row groups of a file that are held at a time
 
@@ -37,12 +37,23 @@ class Rows:
         return int(self.file.metadata.num_rows)
 
     def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """All rows in order, ``size`` at a time (the last: fewer), with these columns of the schema (None: all)."""
+        """All rows in order, ``size`` at a time (the last: fewer), with these columns of the schema (None: all).
+
+        Raises InputError as above, and naming the row if a text is null.
+        """
         schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
         names = [name for name in schema.names if name in self.file.schema_arrow.names]
+        texts = [field.name for field in schema if pa.types.is_string(field.type) and field.name not in OPTIONAL]
+        start = 0
         try:
             for batch in self.file.iter_batches(size, columns=names):
-                yield with_columns(self.path, pa.Table.from_batches([batch]), schema).cast(schema)
+                table = with_columns(self.path, pa.Table.from_batches([batch]), schema).cast(schema)
+                for name in texts:
+                    if table[name].null_count:
+                        row = start + table[name].is_null().to_pylist().index(True)
+                        raise InputError(f"{self.path}: row {row} (from 0): its {name} is null, expected a text")
+                start += len(table)
+                yield table
         except (OSError, pa.ArrowException) as error:
             raise self.unreadable(error) from error
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from tracestill.data_pipeline.base import own_modules
+from tracestill.data_pipeline.base.batches import Rows
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.room import cause_of
@@ -42,7 +43,7 @@ from tracestill.data_pipeline.tokens.layout import Layout, LayoutConfig
 from tracestill.data_pipeline.tokens.render import load_tokenizer
 from tracestill.data_pipeline.tokens.sides import EncoderDecoderLayout
 from tracestill.data_pipeline.tokens.store import Documents, TokenStoreWriter
-from tracestill.data_pipeline.tokens.tokenizer import TokenizerConfig, count_records, held_out_questions, record_batches
+from tracestill.data_pipeline.tokens.tokenizer import TokenizerConfig, held_out_questions
 
 SEGMENT = SegmentConfig()
 BATCH = 128  # records that go to a worker at a time
@@ -142,12 +143,13 @@ def run(
         bounds = Bounds(kinds, plan, positions)
         job = Job(config, segment, bounds, tokenizer, own_digest(tokenizer), own_modules.folder(), uuid.uuid4().hex)
         tools, held_out = tools_of(job), held_out_questions(sample)
+        records = Rows(source, RECORD_SCHEMA)
         for key, text in config.own_texts().items():
             tools.trip.check_setting(key, text)
         if config.marks is not None:
             tools.trip.check_setting("encode.form", config.marks.closing)
-        found, total = Made(bounds), count_records(source)
-        batches = (batch_of(job, rows, held_out) for rows in record_batches(source, RECORD_SCHEMA, BATCH))
+        found, total = Made(bounds), len(records)
+        batches = (batch_of(job, rows, held_out) for rows in records.batches(BATCH))
         facts = Facts(sample, select, plan.own_columns)
         with Stores(work.path, kinds, facts) as stores, hired(config.workers or workers_for(total)) as workers:
             for made, documents in encoded(workers, batches):
@@ -228,11 +230,11 @@ class Batch:
     """Some rows of records, and the splits of the held-out questions among them."""
 
     job: Job
-    rows: pa.RecordBatch
+    rows: pa.Table
     held_out: dict[str, str]
 
 
-def batch_of(job: Job, rows: pa.RecordBatch, held_out: Mapping[str, str]) -> Batch:
+def batch_of(job: Job, rows: pa.Table, held_out: Mapping[str, str]) -> Batch:
     questions = rows.column("question_id").to_pylist()
     return Batch(job, rows, {question: held_out[question] for question in questions if question in held_out})
 

@@ -16,13 +16,12 @@ import io
 import json
 import shutil
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import sentencepiece
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sentencepiece import sentencepiece_model_pb2
@@ -30,6 +29,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 
 from tracestill.data_pipeline.base import own_modules
+from tracestill.data_pipeline.base.batches import Rows
 from tracestill.data_pipeline.base.content import read_digest
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, read_rows
@@ -189,26 +189,6 @@ def held_out_questions(sample: Path) -> dict[str, str]:
     return {row["question_id"]: row["split"] for row in rows if row["split"] != "train"}
 
 
-def count_records(path: Path) -> int:
-    """Rows of a Parquet file. Raises InputError if it is missing or unreadable."""
-    try:
-        return pq.read_metadata(path).num_rows
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({error})") from error
-
-
-def record_batches(path: Path, schema: pa.Schema, rows: int) -> Iterator[pa.RecordBatch]:
-    """The columns of ``schema`` of a Parquet file, ``rows`` rows at a time. Raises InputError as ``read_rows`` does."""
-    try:
-        with pq.ParquetFile(path) as file:
-            missing = [name for name in schema.names if name not in file.schema_arrow.names]
-            if missing:
-                raise InputError(f"{path}: lacks the columns {', '.join(missing)}")
-            yield from file.iter_batches(rows, columns=schema.names)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({error})") from error
-
-
 def training_text(records: Path, held_out: Container[str]) -> list[str]:
     """Questions, traces and answers of the training records: all, or every n-th if they are very many.
 
@@ -216,19 +196,18 @@ def training_text(records: Path, held_out: Container[str]) -> list[str]:
     """
     columns = ("question_id", "question", "trace", "answer")
     schema = pa.schema([(name, pa.string()) for name in columns])
+    rows = Rows(records, schema)
     characters = sum(
-        pc.sum(pc.utf8_length(batch.column(name))).as_py() or 0
-        for batch in record_batches(records, schema, BATCH)
-        for name in columns[1:]
+        pc.sum(pc.utf8_length(batch.column(name))).as_py() or 0 for batch in rows.batches(BATCH) for name in columns[1:]
     )
     stride = max(1, -(-characters // TRAIN_CHARACTERS))
     texts: list[str] = []
     seen = 0
-    for batch in record_batches(records, schema, BATCH):
+    for batch in rows.batches(BATCH):
         for row in batch.select(columns).to_pylist():
             if row["question_id"] not in held_out:
                 if seen % stride == 0:
-                    texts += [row[name] or "" for name in columns[1:]]
+                    texts += [row[name] for name in columns[1:]]
                 seen += 1
     if not texts:
         raise InputError(f"{records}: holds no record of a training question; loosen `select` or sample more traces")
