@@ -104,7 +104,7 @@ class Mixer:
 
     def copies(self, epoch: int) -> np.ndarray:
         """(N,) int32: how often each document comes in an epoch. Of every part the sum of sizes differs from what is
-        wanted by less than one document."""
+        wanted by less than one document. Raises InputError if there is none at all."""
         found = np.zeros(len(self.of_document), np.int32)
         for documents, ends, wanted in zip(self.orders, self.ends, self.wanted, strict=True):
             if not wanted:
@@ -119,6 +119,11 @@ class Mixer:
             found[documents[at:end]] += 1
             if begin + more > total:
                 found[documents[:again]] += 1
+        if not found.any():
+            raise InputError(
+                f"plan.mixture: epoch {epoch} holds no document, as its {sum(self.wanted):,} tokens are fewer than one "
+                "has; raise size"
+            )
         return found
 
     def report(self, documents: np.ndarray, lengths: np.ndarray) -> dict[str, dict[str, Any]]:
