@@ -21,6 +21,7 @@ from tracestill.data_pipeline.tokens.columns import Columns
 
 REST = "rest"
 LENGTH = "length"
+MOST = (1 << 31) - 1  # documents in an epoch, repeats included
 
 Scalar = str | bool | int | float
 
@@ -154,7 +155,7 @@ def make_mixer(
     lengths: np.ndarray,  # (N,)
     seed: int,
 ) -> Mixer:
-    """Raises InputError if documents match no part, or a part with a share has none."""
+    """Raises InputError if documents match no part, a part with a share has none, or ``size`` is beyond all measure."""
     of_document = parts_of(config, columns, lengths)
     names = list(config.parts)
     if (lost := int((of_document < 0).sum())) > 0:
@@ -174,9 +175,14 @@ def make_mixer(
         ends.append(
             np.cumsum(lengths[orders[-1]], dtype=np.int64) if config.by == "tokens" else np.arange(len(own)) + 1
         )
-    return Mixer(
-        config, of_document, orders, ends, amounts(config, [int(each[-1]) if len(each) else 0 for each in ends])
-    )
+    held = [int(each[-1]) if len(each) else 0 for each in ends]
+    wanted = amounts(config, held)
+    documents = sum(len(own) * part // all_of for own, part, all_of in zip(orders, wanted, held, strict=True) if part)
+    if documents > MOST:
+        raise InputError(
+            f"plan.mixture: an epoch would hold about {documents:,} documents, and {MOST:,} are the most; lower size"
+        )
+    return Mixer(config, of_document, orders, ends, wanted)
 
 
 def amounts(config: MixtureConfig, held: list[int]) -> list[int]:

@@ -180,6 +180,7 @@ def test_the_first_part_that_matches_has_the_document(table: tuple[np.ndarray, C
         (mixture(a={"share": 1, "where": {"length": {"min": 99}}}, rest={"share": 1}), "parts.a: no document matches"),
         (mixture(a={"share": 1, "where": {"teacher": {"min": 1}}}, rest={"share": 1}), "holds texts, and has no range"),
         (mixture(a={"share": 1, "where": {"level": "hard"}}, rest={"share": 1}), "holds numbers, got 'hard'"),
+        ({**mixture(rest={"share": 1}), "size": 10**12}, r"about 3\d,\d+,\d+,\d+ documents, and 2,147,483,647 are"),
     ],
 )
 def test_what_does_not_fit_the_documents_is_said(
