@@ -37,7 +37,7 @@ from tracestill.data_pipeline.guards.names import Name
 from tracestill.data_pipeline.segmentation.parts import step_ends
 
 FIELD = "encode.granularity"
-VERSION = 1  # of what the built-in ways make of a trace: with another one, documents are encoded again
+VERSION = 2  # of what the built-in ways make of a trace: with another one, documents are encoded again
 FULL = "full"
 BY_ITSELF: dict[str, Callable[[ways.Case], list[bool]]] = {
     "no_prose": ways.no_prose,

@@ -26,6 +26,7 @@ TELLING = ("lead", "joints", "yields", "abbreviations", "numbers", "refers", "re
 WORD = re.compile(r"[^\W\d_]+")
 SCRIPTS = {"zh": re.compile(r"[㐀-鿿]"), "hi": re.compile(r"[ऀ-ॿ]")}
 COMMA = r"\s*[,，、:：]\s*"
+CONTRACTED = r"(?:['’](?:s|ll|re|d))"  # ``it's``, ``that'll``
 NEAR = 40  # characters from the beginning of a sentence in which a pronoun may speak of the one before it
 LOOKED_AT = 2000  # characters that tell the language
 
@@ -87,7 +88,9 @@ def phrases_of(name: str) -> Phrases:
     return Phrases(
         dangling=re.compile(rf"\s*{stays}(?:(?:{one_of(any_comma + plain)})(?:(?P<comma>{COMMA})|\s+|(?=\w)))", re.I),
         instead=language["instead"],
-        refers=re.compile(rf"[\s*_]*(?:{one_of(map(re.escape, longest_first(set(language['refers']))))}){close}", re.I),
+        refers=re.compile(
+            rf"[\s*_]*(?:{one_of(map(re.escape, longest_first(set(language['refers']))))}){CONTRACTED}?{close}", re.I
+        ),
         refers_within=re.compile(
             rf"{before}(?:{one_of(map(re.escape, longest_first(set(language['refers_within']))))}){close}", re.I
         ),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from tracestill.data_pipeline.base.schema import Record
@@ -25,7 +25,7 @@ COUNTS = "|".join(map(re.escape, STEP_WORDS))
 LABEL = rf"(?P<word>{COUNTS}|第(?=\s*[\d{NUMERALS}]+\s*步))\s*{NUMBER}(?:\s*步)?\s*[:.)：、，,]?"
 MARK = re.compile(
     r"[ \t]*(?:>[ \t]*)?(?P<frame>(?:#{1,6}[ \t]+)?(?:\*\*|__)?)"
-    rf"(?:(?P<label>{LABEL}(?:\*\*|__)?)(?:[ \t]+|$|(?=\n)|(?<=[:：、，]))"
+    rf"(?:(?P<label>{LABEL}(?:(?:\*\*|__)[:：.]?)?)(?:[ \t]+|$|(?=\n)|(?<=[:：、，]))"
     r"|(?P<list>\(?(?P<digits>\d{1,3})[.)](?:\*\*|__)?)[ \t]+"
     r"|(?P<letters>\(?(?P<letter>[a-h])\)(?:\*\*|__)?)[ \t]+"
     r"|(?P<bullet>[-*•‣·+](?![*\d]))[ \t]+)",
@@ -79,8 +79,14 @@ def units_of(record: Record, phrases: Phrases, within: Collection[int] = (), *, 
     for end in sorted({*ends, *within}):
         begins_line = not units or "\n" in trace[visible_end(trace, units[-1].start, start) : start]
         begins_step = not units or start in ends
-        mark = mark_at(trace, start, end) if begins_line and begins_step else None
         at = len(units)
+        mark = mark_at(trace, start, end) if begins_step else None
+        if (
+            mark is not None
+            and not begins_line
+            and (mark := next_in_line(mark, units[units[-1].item].mark, end)) is not None
+        ):
+            begins_line = True
         step = at if begins_step else step
         body = mark.end if mark is not None and mark.end < end else start
         said = trace[body:end]
@@ -143,6 +149,13 @@ def mark_at(trace: str, start: int, end: int) -> Mark | None:
     if found["digits"]:
         return Mark(start, found.end(), f"digits {indent}", int(found["digits"]), found.span("digits"), text)
     return Mark(start, found.end(), found["word"].lower(), value(found["number"]), found.span("number"), text)
+
+
+def next_in_line(mark: Mark, before: Mark | None, end: int) -> Mark | None:
+    """A mark within a line, if it is the next one of the list that the line is in: ``Step 1: Add. Step 2: Double.``"""
+    if before is None or before.number is None or mark.number != before.number + 1 or mark.end >= end:
+        return None
+    return replace(mark, series=before.series) if mark.series.split()[0] == before.series.split()[0] else None
 
 
 def value(number: str) -> int:

@@ -196,11 +196,17 @@ def demanded(lexed: Lexed, at: int, first: int) -> bool:
 
 def is_name(lexed: Lexed, at: int, first: int, last: int) -> bool:
     """Whether a token is a letter that stands for a value, and no article or sign of multiplication."""
-    if not is_variable(lexed, at) or (lexed.texts[at] in LETTER_WORDS and lexed.texts[at + 1 : at + 2] != ["="]):
+    if not is_variable(lexed, at):
         return False
     near = [i for i in (at - 1, at + 1) if first <= i < last]
+    if lexed.texts[at] in LETTER_WORDS and not any(is_sign(lexed, i) for i in near):
+        return False
     sign = len(near) == 2 and all(lexed.types[i] in (NUMBER, CURRENCY, OPEN, CLOSE, LATEX) for i in near)
     return lexed.texts[at] != "x" or not sign
+
+
+def is_sign(lexed: Lexed, at: int) -> bool:
+    return lexed.types[at] == SIGN or lexed.texts[at] in EQUALS
 
 
 class Origins:

@@ -57,19 +57,21 @@ def in_rows(
 ) -> np.ndarray:
     """(M,) int64: the places 0..M-1 by class, and within one at random, the copies of a document far from each other.
 
-    A document that is drawn at u of [0, 1) has its j-th of c copies at (j + u) / c of the row. Sorts 64-bit keys
-    (class, place in the row, place) as integers, as ``order.shuffled`` does.
+    A document that is drawn at u of [0, 1) has the j-th of its c copies in a class at (j + u) / c of that one's row.
+    Sorts 64-bit keys (class, place in the row, place) as integers, as ``order.shuffled`` does.
     """
     at = np.repeat(bits.random_raw(len(copies)) >> np.uint64(32), copies)
     if copies.max() > 1:
         several = np.flatnonzero(copies > 1)
         begins, times = (np.cumsum(copies) - copies)[several], copies[several]
-        first = np.cumsum(times) - times
-        number = np.arange(int(times.sum())) - np.repeat(first, times)
-        places = np.repeat(begins, times) + number
-        at[places] = ((number.astype(np.uint64) << np.uint64(32)) + at[places]) // np.repeat(
-            times.astype(np.uint64), times
-        )
+        places = np.repeat(begins - (np.cumsum(times) - times), times) + np.arange(int(times.sum()))
+        row = np.repeat(np.arange(len(several)), times) * count + classes[places]  # of one document and one class
+        turn = np.argsort(row, kind="stable")
+        places, row = places[turn], row[turn]
+        first = np.flatnonzero(np.diff(row, prepend=-1))
+        each = np.diff(first, append=len(row))
+        number = (np.arange(len(row)) - np.repeat(first, each)).astype(np.uint64)
+        at[places] = ((number << np.uint64(32)) + at[places]) // np.repeat(each, each).astype(np.uint64)
     low = max(1, (len(classes) - 1).bit_length())
     high = (count - 1).bit_length()
     kept = min(32, 64 - low - high)  # bits of the place in the row

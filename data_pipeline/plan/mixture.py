@@ -21,6 +21,7 @@ from tracestill.data_pipeline.tokens.columns import Columns
 
 REST = "rest"
 LENGTH = "length"
+MOST = (1 << 31) - 1  # documents in an epoch, repeats included
 
 Scalar = str | bool | int | float
 
@@ -104,7 +105,7 @@ class Mixer:
 
     def copies(self, epoch: int) -> np.ndarray:
         """(N,) int32: how often each document comes in an epoch. Of every part the sum of sizes differs from what is
-        wanted by less than one document."""
+        wanted by less than one document. Raises InputError if there is none at all."""
         found = np.zeros(len(self.of_document), np.int32)
         for documents, ends, wanted in zip(self.orders, self.ends, self.wanted, strict=True):
             if not wanted:
@@ -119,6 +120,11 @@ class Mixer:
             found[documents[at:end]] += 1
             if begin + more > total:
                 found[documents[:again]] += 1
+        if not found.any():
+            raise InputError(
+                f"plan.mixture: epoch {epoch} holds no document, as its {sum(self.wanted):,} tokens are fewer than one "
+                "has; raise size"
+            )
         return found
 
     def report(self, documents: np.ndarray, lengths: np.ndarray) -> dict[str, dict[str, Any]]:
@@ -149,7 +155,7 @@ def make_mixer(
     lengths: np.ndarray,  # (N,)
     seed: int,
 ) -> Mixer:
-    """Raises InputError if documents match no part, or a part with a share has none."""
+    """Raises InputError if documents match no part, a part with a share has none, or ``size`` is beyond all measure."""
     of_document = parts_of(config, columns, lengths)
     names = list(config.parts)
     if (lost := int((of_document < 0).sum())) > 0:
@@ -169,9 +175,14 @@ def make_mixer(
         ends.append(
             np.cumsum(lengths[orders[-1]], dtype=np.int64) if config.by == "tokens" else np.arange(len(own)) + 1
         )
-    return Mixer(
-        config, of_document, orders, ends, amounts(config, [int(each[-1]) if len(each) else 0 for each in ends])
-    )
+    held = [int(each[-1]) if len(each) else 0 for each in ends]
+    wanted = amounts(config, held)
+    documents = sum(len(own) * part // all_of for own, part, all_of in zip(orders, wanted, held, strict=True) if part)
+    if documents > MOST:
+        raise InputError(
+            f"plan.mixture: an epoch would hold about {documents:,} documents, and {MOST:,} are the most; lower size"
+        )
+    return Mixer(config, of_document, orders, ends, wanted)
 
 
 def amounts(config: MixtureConfig, held: list[int]) -> list[int]:

@@ -24,7 +24,7 @@ from tracestill.data_pipeline.plan.curriculum import OrderConfig
 from tracestill.data_pipeline.plan.mixture import MixtureConfig, make_mixer
 from tracestill.data_pipeline.plan.order import LINEAR_COST, order_packs, shuffled, step_sizes
 from tracestill.data_pipeline.plan.packing import Packing, best_fit_decreasing, expand
-from tracestill.data_pipeline.tokens.columns import KNOWN, Columns
+from tracestill.data_pipeline.tokens.columns import IDS, KNOWN, Columns
 
 FORMAT = 1
 ARRAYS = ("documents", "pack_offsets", "steps")
@@ -86,7 +86,7 @@ class PlanConfig(BaseModel, extra="forbid"):
     @property
     def own_columns(self) -> list[str]:
         """Those of them that come from the questions' metadata."""
-        return sorted(set(self.columns) - set(KNOWN))
+        return sorted(set(self.columns) - {*IDS, *KNOWN})
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from tracestill.data_pipeline.tokens.store import TokenStore
 def stage_config(config: PlanConfig, *, seed: int, steps: int | None, epochs: int | None) -> dict[str, Any]:
     """What, besides the token store, decides how the plans come out."""
     own = config.model_dump(mode="json", exclude_defaults=True)
-    return {"plan": own, "seed": seed, "steps": steps, "epochs": epochs}
+    parts = {"order_of_parts": list(config.mixture.parts)} if config.mixture is not None else {}  # the first has it
+    return {"plan": own, "seed": seed, "steps": steps, "epochs": epochs, **parts}
 
 
 def run(

@@ -6,6 +6,7 @@ plan reads no more of them than its recipe names.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from tracestill.data_pipeline.base.kinds import nearest
 
 FILE = "documents.parquet"
 AT_A_TIME = 1 << 16  # rows
+IDS = ("id", "record_id", "question_id")
 TEXTS = ("teacher", "style", "source", "group")
 NUMBERS = ("difficulty", "trace_tokens")
 KNOWN = (*TEXTS, *NUMBERS)
@@ -141,9 +143,13 @@ def own_types(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[s
                 f"plan: no question has '{name}' in its metadata ({has}); of files, name it in "
                 f"questions.fields.metadata{nearest(name, ['length', *KNOWN, *known])}"
             )
-        numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-        found[name] = pa.float64() if numeric else pa.string()
+        found[name] = pa.float64() if all(map(is_number, values)) else pa.string()
     return found
+
+
+def is_number(value: Any) -> bool:
+    """Whether a float holds a value; one with more digits than that is a name."""
+    return isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max)
 
 
 def own_value(value: Any, type_: pa.DataType) -> Any:

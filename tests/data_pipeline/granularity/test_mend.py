@@ -42,6 +42,8 @@ def left(trace: str, *gone: str, language: str | None = None) -> str:
         # pronouns keep what they speak of
         ("Add 3 and 4. This gives 7.", ["Add"], "Add 3 and 4. This gives 7."),
         ("Add 3 and 4. So, it is 7. Bye.", ["Add", "Bye"], "Add 3 and 4. So, it is 7."),
+        ("Find the cost. It's $3 and 4 more.", ["Find"], "Find the cost. It's $3 and 4 more."),
+        ("Find the cost. That’ll be $7. Its sum is 7.", ["Find"], "Find the cost. That’ll be $7. Its sum is 7."),
         ("Find both. Adding these together, we get 7.", ["Find"], "Find both. Adding these together, we get 7."),
         ("Cats sleep. This week he adds. Dogs bark.", ["Dogs"], "Cats sleep. This week he adds."),
         # numbers, letters, bullets, headings
@@ -56,6 +58,11 @@ def left(trace: str, *gone: str, language: str | None = None) -> str:
          "### Step 1: Double\n7 * 2 = 14"),
         ("Step 1: Cats.\nStep 2: Add.\nStep 3: Dogs.\nStep 4: Double what step 2 gave.", ["Cats", "Dogs"],
          "Step 1: Add.\nStep 2: Double what step 1 gave."),
+        ("Step 1: Cats. Step 2: Add. Step 3: Double what step 2 gave.", ["Cats"],
+         "Step 1: Add. Step 2: Double what step 1 gave."),
+        ("1) Cats. 2) Add. (2) is 7. 3) Double.", ["Cats"], "1) Add. (2) is 7. 2) Double."),
+        ("第一步：猫。第二步：3 + 4 = 7。", ["猫"], "第一步：3 + 4 = 7。"),
+        ("**Step 1**: Cats.\n**Step 2**: Add.", ["Cats"], "**Step 1**: Add."),
         ("Step 1: Cats.\nStep 2: Double what step 1 gave.\nBye.", ["Cats", "Bye"],
          "Step 1: Cats.\nStep 2: Double what step 1 gave."),
         ("First, cats. Second, add. Third, double.", ["First"], "First, add. Second, double."),

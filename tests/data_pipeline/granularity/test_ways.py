@@ -72,6 +72,8 @@ def test_decisive_follows_values_back_from_the_answer() -> None:
         # a letter needs the step that says what it is, and those that hold it
         ("Hello. Let x be the age. 2x + 6 = 20. So x = 7.", "7", "Twice an age and 6 is 20.",
          "Let x be the age. 2x + 6 = 20. So x = 7."),
+        ("Hello. Let a = 3. Let b = 4. So a * b = 12. It is good. Bye.", "12", "3 and 4",
+         "Let a = 3. Let b = 4. So a * b = 12."),
         # a value right of an equality sign that is an operand comes from before
         ("A = 4 * 9 = 36.\nNice.\nTogether = 36 + 5 = 41", "41", "4 by 9, and 5",
          "A = 4 * 9 = 36.\nTogether = 36 + 5 = 41"),

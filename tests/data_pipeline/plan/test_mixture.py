@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.stage import differences, identity
 from tracestill.data_pipeline.plan.mixture import MixtureConfig, make_mixer
 from tracestill.data_pipeline.plan.plan import Plan, PlanConfig, Planner
+from tracestill.data_pipeline.plan.plan_stage import stage_config
 from tracestill.data_pipeline.tokens.columns import FILE, Columns, ColumnsWriter, own_types
 
 TEACHERS = ("big", "small", "other")
@@ -177,6 +180,7 @@ def test_the_first_part_that_matches_has_the_document(table: tuple[np.ndarray, C
         (mixture(a={"share": 1, "where": {"length": {"min": 99}}}, rest={"share": 1}), "parts.a: no document matches"),
         (mixture(a={"share": 1, "where": {"teacher": {"min": 1}}}, rest={"share": 1}), "holds texts, and has no range"),
         (mixture(a={"share": 1, "where": {"level": "hard"}}, rest={"share": 1}), "holds numbers, got 'hard'"),
+        ({**mixture(rest={"share": 1}), "size": 10**12}, r"about 3\d,\d+,\d+,\d+ documents, and 2,147,483,647 are"),
     ],
 )
 def test_what_does_not_fit_the_documents_is_said(
@@ -199,6 +203,62 @@ def test_what_does_not_fit_the_documents_is_said(
 def test_what_makes_no_mixture_is_refused(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         MixtureConfig.model_validate(config)
+
+
+def test_an_epoch_without_a_document_is_refused(table: tuple[np.ndarray, Columns]) -> None:
+    """Two tokens an epoch: a document begins in the first, and in the second it still goes on."""
+    config = {**mixture(rest={"share": 1}), "size": 2}
+    assert plan_of(table, 0, mixture=config)[1].n_packs == 1
+    with pytest.raises(InputError, match="epoch 1 holds no document, as its 2 tokens"):
+        plan_of(table, 1, mixture=config)
+
+
+def test_copies_without_a_key_are_far_from_each_other_in_each_stage(tmp_path: Path) -> None:
+    """Else the nearest two of a length would say how few of that length every pack of the stage may take."""
+    rng = np.random.default_rng(0)
+    lengths = np.concatenate([np.full(30, 20), rng.integers(40, 400, 270)]).astype(np.int32)
+    with ColumnsWriter(tmp_path / FILE, {}) as writer:
+        for at in range(300):
+            known = {"teacher": "general"} if at < 30 else {"teacher": "solver", "difficulty": rng.random()}
+            writer.add({"id": f"r{at}", **known})
+    parts = mixture(general={"share": 1, "where": {"teacher": "general"}}, rest={"share": 3})
+    own = {"capacity": 1024, "order": "difficulty", "mixture": parts}
+    planner, plan = plan_of((lengths, Columns(tmp_path / FILE, 300)), **own)
+    found = planner.report(plan)
+    assert found["mixture"]["general"]["repeats"] > 500
+    assert plan.n_packs <= 1.1 * found["order"]["unordered"]["packs"]
+
+
+def test_the_order_of_parts_decides_and_so_another_one_plans_again(table: tuple[np.ndarray, Columns]) -> None:
+    both = [
+        ("long", {"share": 1, "where": {"length": {"min": 30}}}),
+        ("big", {"share": 1, "where": {"teacher": "big"}}),
+    ]
+    rest = ("rest", {"share": 1})
+    held, found = (
+        stage_config(
+            PlanConfig(capacity=128, packs_per_step=4, mixture={"parts": dict([*parts, rest])}),
+            **{"seed": 0, "steps": 1, "epochs": None},
+        )
+        for parts in (both, both[::-1])
+    )
+    assert held != found
+    found = differences(identity("plan", held, {}), identity("plan", found, {}))
+    assert found == ["order_of_parts.0", "order_of_parts.1"]
+
+
+def test_ids_are_of_the_table_and_never_of_metadata(table: tuple[np.ndarray, Columns]) -> None:
+    """``id`` is a name that metadata often has; two columns of a name could not be read."""
+    parts = mixture(some={"share": 1, "where": {"question_id": ["q3", "q4"]}}, rest={"share": 1})
+    planner, _ = plan_of(table, mixture=parts)
+    assert planner.config.own_columns == []
+    assert planner.mixer is not None
+    assert np.flatnonzero(planner.mixer.of_document == 0).tolist() == [6, 7, 8, 9]
+
+
+def test_an_integer_that_no_float_holds_makes_a_column_of_texts() -> None:
+    assert own_types([{"serial": 7}, {"serial": 10**400}], ["serial"]) == {"serial": pa.string()}
+    assert own_types([{"serial": 7}, {"serial": 10**300}], ["serial"]) == {"serial": pa.float64()}
 
 
 def test_a_store_without_the_table_says_so(tmp_path: Path) -> None:
