@@ -26,6 +26,7 @@ HEDGES = re.compile(
 )
 DENIES = re.compile(r"(?<!not )\b(?:yes|no|true|false|never|is not|isn't|(?:is|are|does|do) not)\b", re.I)
 SETTING = re.compile(r"\\(?:left|right|displaystyle)(?![a-z])|\\[!,;: ]|\^\{?\\circ\}?")
+LOWER = re.compile("(?<=(?<![A-Za-z])[A-Za-z])[₀-₉]")  # x₁
 ONE = re.compile(r"\{(\w)\}")
 QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2010": "-", "\u2011": "-"})
 ORDINARY = re.compile(r"(?=.{3})(?:[^\W\d_]')?[^\W\d_]?[^\W\d_A-Z]{2,}(?:['-][^\W\d_A-Z]+)*\Z")
@@ -56,11 +57,12 @@ def _exponent(match: re.Match[str]) -> str:
 def cased_text(text: str) -> str:
     """As ``normal_text``, with case kept, and without how Markdown and LaTeX set it."""
     if not text.isascii():
+        text = LOWER.sub(lambda match: f"_{match[0]}", text)
         text = unicodedata.normalize("NFKC", UPPER.sub(_exponent, text)).translate(QUOTES)
     plain = unframed(text)
-    if "\\" in plain or "^" in plain:
+    if "\\" in plain or "^" in plain or "_{" in plain:
         plain = SETTING.sub("", INNER.sub(r"\1", plain)).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
-        if "\\" in plain or "^" in plain:
+        if "\\" in plain or "^" in plain or "_{" in plain:
             plain = ONE.sub(r"\1", "".join(plain.split()))
     plain = " ".join(plain.split()).removesuffix(".").rstrip()
     if len(plain) > 2 and plain[0] == plain[-1] and plain[0] in "\"'" and plain[0] not in plain[1:-1]:

@@ -43,8 +43,8 @@ def time_of(text: str) -> Time | None:
         return None
     if (named := NAMED.get(plain.lower())) is not None:
         return Time(named, "", True)
-    if named := NOON.fullmatch(plain):
-        plain = named[1] + (" pm" if named[2][0] in "nN" else " am")
+    if twelve := NOON.fullmatch(plain):
+        plain = twelve[1] + (" pm" if twelve[2][0] in "nN" else " am")
     plain = MILITARY.sub(r"\1:\2", plain)
     match = TIME.fullmatch(plain)
     if match is None:

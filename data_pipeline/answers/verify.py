@@ -126,7 +126,8 @@ def kind_of(gold: str, question: str = "") -> str:
     found = quantity(gold)
     if found is not None:
         return "number"
-    if plain.casefold() in YES_NO:
+    first, comma, rest = plain.casefold().partition(",")
+    if first in YES_NO and not (comma and YES_NO & set(rest.replace(",", " ").split())):  # "Yes, it is"
         return "yes_no"
     if lists.RATIO.fullmatch(plain) and (RATIO_ASKED.search(question) or time_of(gold) is None):
         return "ratio"

@@ -97,6 +97,8 @@ def quantity(text: str) -> Quantity | None:
     plain = unframed(text)
     if plain.startswith("##"):
         plain = plain.lstrip("# ")
+    if len(plain) > 2 and plain[0] in "\"'" and plain[-1] == plain[0]:
+        plain = plain[1:-1].strip()
     if "nswer" in text:
         plain = unframed(LEAD.sub("", plain, count=1))
     name = ""
