@@ -64,10 +64,13 @@ def student(
     return built
 
 
-def settings(*, zero: int, clip: float, precision: str = "fp32", ema: float | None = None) -> TrainConfig:
+def settings(
+    *, zero: int, clip: float, precision: str = "fp32", ema: float | None = None, offload: dict[str, Any] | None = None
+) -> TrainConfig:
     return TrainConfig(
         steps=10,
         ema=ema,
+        offload=offload or {},  # type: ignore[arg-type]
         zero=zero,  # type: ignore[arg-type]
         clip=clip,
         precision=precision,  # type: ignore[arg-type]
@@ -85,10 +88,11 @@ def engine(
     seed: int = 0,
     precision: str = "fp32",
     ema: float | None = None,
+    offload: dict[str, Any] | None = None,
 ) -> Engine:
     return Engine(
         built,
-        settings(zero=zero, clip=clip, precision=precision, ema=ema),
+        settings(zero=zero, clip=clip, precision=precision, ema=ema, offload=offload),
         accumulation=accumulation,
         raw_deepspeed={"zero_optimization": PARTITIONED},
         seed=seed,

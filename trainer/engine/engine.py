@@ -29,7 +29,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.data_pipeline.models import own_code
 from tracestill.kernels.pack import PackedBatch
-from tracestill.trainer.engine import zero
+from tracestill.trainer.engine import offload, zero
 from tracestill.trainer.engine.ema import Ema
 from tracestill.trainer.ranks.cores import own_threads
 from tracestill.trainer.ranks.join_ranks import join
@@ -164,14 +164,17 @@ def deepspeed_config(
     """
     deepspeed_keys.check(raw or {})
     raw = (raw or {}) if directory is None else deepspeed_keys.placed(raw or {}, directory)
+    block = raw.get("zero_optimization", {})
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": settings.clip,
         "timers": {"throughput": {"enabled": False}},  # it would wait for the device in every micro-step
         **raw,
-        "zero_optimization": {**raw.get("zero_optimization", {}), "stage": settings.zero},
+        "zero_optimization": {**block, **settings.offload.zero_keys(block), "stage": settings.zero},
     }
+    if settings.offload.optimizer != "none":
+        config["zero_force_ds_cpu_optimizer"] = False  # torch's AdamW where DeepSpeed's does not build
     if dtype == torch.bfloat16:
         config["bf16"] = {"enabled": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
@@ -267,13 +270,12 @@ class Engine:
         buckets = self.config["zero_optimization"]
         elements = sum(p.numel() for p in student.parameters() if p.requires_grad)
         buckets.setdefault("reduce_bucket_size", min(BUCKET, max(elements, 2)))
-        optimizer = torch.optim.AdamW(
-            parameter_groups(student, settings.weight_decay),
-            lr=settings.lr,
-            betas=settings.betas,
-            eps=settings.eps,
-            fused=True,
-        )
+        groups = parameter_groups(student, settings.weight_decay)
+        options: dict[str, Any] = {"lr": settings.lr, "betas": settings.betas, "eps": settings.eps}
+        if settings.offload.optimizer == "none":
+            optimizer = torch.optim.AdamW(groups, fused=True, **options)
+        else:
+            optimizer = offload.host_adamw(groups, self.device, **options)
         with contextlib.redirect_stdout(io.StringIO()):  # it prints memory figures; its warnings are logged
             config = copy.deepcopy(self.config)
             self.deepspeed, *_ = deepspeed.initialize(model=student, optimizer=optimizer, config=config)

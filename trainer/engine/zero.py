@@ -7,6 +7,8 @@ DeepSpeed 0.19 has four optimizer classes with layouts of their own:
 - stage 1 in bf16: the same, in another class (``BF16_Optimizer``) that also keeps flat gradients
 - stage 3: each parameter cut into one (padded) partition a rank; fp32 copies in flat sub-groups
 
+With ``train.offload`` those of stages 1 to 3 lie on the host, and so do the gradients (``offload.py``).
+
 This file is the one place that knows them. It imports nothing of DeepSpeed's: it is handed the engine.
 """
 
@@ -19,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tracestill.trainer.engine import offload
 from tracestill.trainer.student.adapters import plain_name
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state beside its step counter
@@ -102,8 +105,12 @@ def sliced_piece(engine: Any, name: str, parameter: Any, masters: list[Tensor]) 
 
 
 def gradients(engine: Any, rank: int) -> list[Tensor]:
-    """This rank's share of the reduced gradient after the last backward; no element belongs to two ranks."""
+    """This rank's share of the reduced gradient after the last backward, no element of which belongs to two ranks; or,
+    where it went to the host, tensors of the same norm on the device."""
     layout, optimizer = kind_of(engine), engine.optimizer
+    if offload.offloaded(engine):
+        offload.complete(optimizer)
+        return offload.norms(optimizer)
     if layout == "plain":
         every = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         return every if rank == 0 else []
@@ -117,6 +124,8 @@ def begin_step(engine: Any) -> None:
     coming step does not touch: it overwrites that buffer only where a gradient arrives."""
     if kind_of(engine) == "sliced":
         engine.optimizer.grad_partitions_flat_buffer.zero_()
+    if offload.offloaded(engine):
+        offload.begin(engine.optimizer, flat_masters(engine))
 
 
 def clear_gradients(engine: Any) -> None:
@@ -126,6 +135,8 @@ def clear_gradients(engine: Any) -> None:
         engine.zero_grad()
         return
     optimizer.zero_grad()
+    if offload.offloaded(engine):
+        offload.forget(optimizer)
     if layout != "bf16":
         for group in optimizer.averaged_gradients:  # stage 2 adds to them in bf16
             optimizer.averaged_gradients[group] = None
@@ -138,9 +149,10 @@ def set_moments(engine: Any, steps: int) -> None:
     if hasattr(engine.optimizer, "_hp_optimizer_states_linked"):
         engine.optimizer._hp_optimizer_states_linked = False  # DeepSpeed's own accessors look again
     for master in flat_masters(engine) if steps else ():
-        counter = torch.tensor(float(steps), dtype=torch.float32)
-        if engine.basic_optimizer.defaults.get("fused"):
-            counter = counter.to(master.device)
+        counter: Any = steps  # as DeepSpeed's AdamW for the host counts
+        if "fused" in engine.basic_optimizer.defaults:
+            counter = torch.tensor(float(steps), dtype=torch.float32)
+            counter = counter.to(master.device) if engine.basic_optimizer.defaults["fused"] else counter
         state[master] = {"step": counter, **{name: torch.zeros_like(master.detach()) for name in MOMENTS}}
 
 

@@ -44,12 +44,10 @@ OWNED = {
     "pipeline": "layers are not split among ranks",
     "tensor_parallel": "layers are not split among ranks; train.sequence_parallel splits rows",
     "zero_optimization.stage": "set train.zero",
-    "zero_optimization.offload_optimizer": "offloading is not supported",
-    "zero_optimization.offload_param": "offloading is not supported",
-    "zero_optimization.cpu_offload": "offloading is not supported",
-    "zero_optimization.cpu_offload_param": "offloading is not supported",
-    "zero_optimization.cpu_offload_use_pin_memory": "offloading is not supported",
-    "zero_optimization.zenflow": "offloading is not supported",
+    "zero_optimization.cpu_offload": "set train.offload.optimizer: cpu",
+    "zero_optimization.cpu_offload_param": "set train.offload.parameters: cpu",
+    "zero_optimization.cpu_offload_use_pin_memory": "set train.offload.pin",
+    "zero_optimization.zenflow": "most of its gradients reach the parameters steps later than AdamW's would; leave it out",
 }
 """Keys of the DeepSpeed config that a recipe's ``deepspeed`` block may not set, and what to set instead."""
 

@@ -29,7 +29,7 @@ from tracestill.data_pipeline.segmentation import SegmentConfig
 from tracestill.data_pipeline.segmentation import own_module as segmenting
 from tracestill.data_pipeline.selection.config import SelectConfig
 from tracestill.data_pipeline.selection.record_weights import own_module as weigher
-from tracestill.trainer.recipe import deepspeed_keys
+from tracestill.trainer.recipe import deepspeed_keys, offload
 from tracestill.trainer.recipe.own_stage import OwnStage
 from tracestill.trainer.recipe.settings import GENERATION, UNTRAINED, EvaluateConfig, StudentConfig, TrainConfig
 from tracestill.trainer.recipe.student_settings import check_together, own_attention
@@ -79,6 +79,11 @@ class Recipe(BaseModel):
                 "expected letters, digits, '.', '_' and '-', beginning with a letter or digit, 100 at most"
             )
         return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _offload(cls, data: Any) -> Any:
+        return offload.adopt(data)
 
     @model_validator(mode="after")
     def _combinations(self) -> Recipe:
