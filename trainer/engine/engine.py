@@ -29,7 +29,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.data_pipeline.models import own_code
 from tracestill.kernels.pack import PackedBatch
-from tracestill.trainer.engine import offload, zero
+from tracestill.trainer.engine import zero
 from tracestill.trainer.engine.ema import Ema
 from tracestill.trainer.ranks.cores import own_threads
 from tracestill.trainer.ranks.join_ranks import join
@@ -174,7 +174,7 @@ def deepspeed_config(
         "zero_optimization": {**block, **settings.offload.zero_keys(block), "stage": settings.zero},
     }
     if settings.offload.optimizer != "none":
-        config["zero_force_ds_cpu_optimizer"] = False  # torch's AdamW where DeepSpeed's does not build
+        config["zero_force_ds_cpu_optimizer"] = False  # torch's is as fast (benchmarks/host_adamw.py)
     if dtype == torch.bfloat16:
         config["bf16"] = {"enabled": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
@@ -270,12 +270,13 @@ class Engine:
         buckets = self.config["zero_optimization"]
         elements = sum(p.numel() for p in student.parameters() if p.requires_grad)
         buckets.setdefault("reduce_bucket_size", min(BUCKET, max(elements, 2)))
-        groups = parameter_groups(student, settings.weight_decay)
-        options: dict[str, Any] = {"lr": settings.lr, "betas": settings.betas, "eps": settings.eps}
-        if settings.offload.optimizer == "none":
-            optimizer = torch.optim.AdamW(groups, fused=True, **options)
-        else:
-            optimizer = offload.host_adamw(groups, self.device, **options)
+        optimizer = torch.optim.AdamW(
+            parameter_groups(student, settings.weight_decay),
+            lr=settings.lr,
+            betas=settings.betas,
+            eps=settings.eps,
+            fused=True,
+        )
         with contextlib.redirect_stdout(io.StringIO()):  # it prints memory figures; its warnings are logged
             config = copy.deepcopy(self.config)
             self.deepspeed, *_ = deepspeed.initialize(model=student, optimizer=optimizer, config=config)

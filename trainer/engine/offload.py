@@ -1,4 +1,4 @@
-"""AdamW on the host, and what DeepSpeed's offloading leaves to be done (``train.offload``).
+"""What DeepSpeed's offloading leaves to be done (``train.offload``).
 
 With offloading DeepSpeed 0.19 copies each parameter's reduced gradient to the host when the last micro-step brings it.
 What it leaves:
@@ -16,8 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from torch import Tensor
 
 FIRST = -1  # DeepSpeed's count of micro-steps before a step, at stages 1 and 2
@@ -59,40 +57,3 @@ def forget(optimizer: Any) -> None:
         optimizer._offload_accumulated_param_ids.clear()
     else:
         optimizer._offload_boundary_param_ids.clear()
-
-
-def host_adamw(groups: list[dict[str, Any]], device: torch.device, **options: Any) -> torch.optim.Optimizer:
-    """DeepSpeed's AdamW for the host if its C++ builds on every rank, else torch's, which is slower. Where there is no
-    GPU, and nothing to be gained, torch's."""
-    if device.type == "cpu":
-        return torch.optim.AdamW(groups, fused=True, **options)
-    built, reason = deepspeed_adamw(groups, **options)
-    votes = torch.tensor(int(built is not None), device=device)
-    dist.all_reduce(votes, op=dist.ReduceOp.MIN)
-    if built is not None and bool(votes):
-        return built
-    from tracestill.trainer.ranks.console import say
-
-    say(f"train.offload: DeepSpeedCPUAdam does not build ({reason or 'on another host'}); torch's AdamW is used", err=True)
-    return torch.optim.AdamW(groups, fused=True, **options)
-
-
-def deepspeed_adamw(groups: list[dict[str, Any]], **options: Any) -> tuple[Any, str]:
-    """DeepSpeedCPUAdam, and why there is none."""
-    from deepspeed.ops.adam import DeepSpeedCPUAdam
-
-    try:
-        optimizer = DeepSpeedCPUAdam(groups, adamw_mode=True, **options)
-    except Exception as error:  # a compiler's, torch's, the dynamic linker's
-        return None, " ".join(str(error.__cause__ or error).split())[:200]
-    optimizer.register_step_pre_hook(forget_powers)
-    return optimizer, ""
-
-
-def forget_powers(optimizer: Any, args: Any, kwargs: Any) -> None:
-    """It multiplies up beta to the power of the step in fp32 from update to update, but a resumed training begins with
-    the power itself: only if that is always so, it goes on bit for bit."""
-    group = optimizer.defaults
-    optimizer.ds_opt_adam.create_adam(
-        optimizer.opt_id, group["lr"], *group["betas"], group["eps"], group["weight_decay"], True, False
-    )

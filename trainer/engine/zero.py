@@ -149,10 +149,9 @@ def set_moments(engine: Any, steps: int) -> None:
     if hasattr(engine.optimizer, "_hp_optimizer_states_linked"):
         engine.optimizer._hp_optimizer_states_linked = False  # DeepSpeed's own accessors look again
     for master in flat_masters(engine) if steps else ():
-        counter: Any = steps  # as DeepSpeed's AdamW for the host counts
-        if "fused" in engine.basic_optimizer.defaults:
-            counter = torch.tensor(float(steps), dtype=torch.float32)
-            counter = counter.to(master.device) if engine.basic_optimizer.defaults["fused"] else counter
+        counter = torch.tensor(float(steps), dtype=torch.float32)
+        if engine.basic_optimizer.defaults.get("fused"):
+            counter = counter.to(master.device)
         state[master] = {"step": counter, **{name: torch.zeros_like(master.detach()) for name in MOMENTS}}
 
 
