@@ -45,15 +45,21 @@ class OffloadConfig(BaseModel):
 
     def check(self, zero: int) -> None:
         """Raises ValueError for what DeepSpeed does not do at a ZeRO stage (it would pass over some in silence)."""
-        if self.optimizer != "none" and zero == 0:
-            raise ValueError("train.offload.optimizer needs train.zero: 1, 2 or 3")
-        if self.parameters != "none" and zero != 3:
-            raise ValueError("train.offload.parameters needs train.zero: 3, which keeps them apart between layers")
+        if zero not in self.stages:
+            asked = {name: where for name in BLOCKS if (where := getattr(self, name)) != "none"}
+            said = ", ".join(f"{name}: {where}" for name, where in asked.items())
+            stages = " or ".join(map(str, self.stages))
+            raise ValueError(f"train.offload ({said}) needs train.zero: {stages}, not {zero}")
         nvme = "nvme" in (self.optimizer, self.parameters)
-        if nvme and zero != 3:
-            raise ValueError("train.offload: nvme needs train.zero: 3 (DeepSpeed would keep it in the host's memory)")
         if nvme != (self.directory is not None):
             raise ValueError("train.offload.directory belongs to nvme, which needs it: a directory on a fast disk")
+
+    @property
+    def stages(self) -> list[int]:
+        """The ZeRO stages that can do it, lowest first."""
+        if self.parameters != "none" or self.optimizer == "nvme":
+            return [3]
+        return [0, 1, 2, 3] if self.optimizer == "none" else [1, 2, 3]
 
     def zero_keys(self, block: Mapping[str, Any]) -> dict[str, Any]:
         """DeepSpeed's keys of ``zero_optimization`` for this, ``block`` merged in: that of a recipe."""
