@@ -29,7 +29,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.data_pipeline.models import own_code
 from tracestill.kernels.pack import PackedBatch
-from tracestill.trainer.engine import zero
+from tracestill.trainer.engine import offload, zero
 from tracestill.trainer.engine.ema import Ema
 from tracestill.trainer.ranks.cores import own_threads
 from tracestill.trainer.ranks.join_ranks import join
@@ -37,6 +37,7 @@ from tracestill.trainer.ranks.mesh import Mesh, exchange, mesh, refuse
 from tracestill.trainer.ranks.rendezvous import meet
 from tracestill.trainer.recipe import deepspeed_keys
 from tracestill.trainer.recipe.monitor import MonitorConfig, events
+from tracestill.trainer.recipe.offload import BLOCKS
 from tracestill.trainer.recipe.precision import training_dtype, use_gpu
 from tracestill.trainer.recipe.settings import BUCKET, TrainConfig
 from tracestill.trainer.student.student import Student
@@ -173,6 +174,10 @@ def deepspeed_config(
         **raw,
         "zero_optimization": {**block, **settings.offload.zero_keys(block), "stage": settings.zero},
     }
+    if settings.offload.directory is not None and directory is not None:
+        for key in BLOCKS.values():
+            if "nvme_path" in (kept := config["zero_optimization"].get(key, {})):
+                kept["nvme_path"] = str(offload.place(kept["nvme_path"], directory))
     if settings.offload.optimizer != "none":
         config["zero_force_ds_cpu_optimizer"] = False  # torch's is as fast (benchmarks/host_adamw.py)
     if dtype == torch.bfloat16:
@@ -268,6 +273,8 @@ class Engine:
         self.settings, self.accumulation, self.seed = settings, accumulation, seed
         self.config = deepspeed_config(settings, accumulation, raw_deepspeed, dtype=self.dtype, directory=directory)
         buckets = self.config["zero_optimization"]
+        if settings.offload.directory is not None:
+            offload.check_files(student, settings.offload.parameters)
         elements = sum(p.numel() for p in student.parameters() if p.requires_grad)
         buckets.setdefault("reduce_bucket_size", min(BUCKET, max(elements, 2)))
         optimizer = torch.optim.AdamW(
@@ -362,5 +369,8 @@ class Engine:
         return sums.tolist()
 
     def close(self) -> None:
-        """Take DeepSpeed's hooks off the student, which may then go into another engine."""
+        """Take DeepSpeed's hooks off the student, which may then go into another engine; delete offloaded files."""
         self.deepspeed.destroy()
+        if self.settings.offload.directory is not None:
+            dist.barrier()  # nobody reads them any more
+            offload.clear(self.config["zero_optimization"])

@@ -13,10 +13,16 @@ What it leaves:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from tracestill.data_pipeline.base.errors import InputError
 
 FIRST = -1  # DeepSpeed's count of micro-steps before a step, at stages 1 and 2
 
@@ -36,12 +42,21 @@ def begin(optimizer: Any, masters: Iterable[Tensor]) -> None:
 
 
 def complete(optimizer: Any) -> None:
-    """After a step's last micro-step: all gradients are on the host, also those that only came before it."""
-    came = getattr(optimizer, "_offload_accumulated_param_ids", None)  # stages 1 and 2
-    if came is None:
+    """After a step's last micro-step: all gradients are on the host, also those that only came before it; and in files
+    also the zeros of those that did not come."""
+    if hasattr(optimizer, "_offload_accumulated_param_ids"):  # stages 1 and 2
+        came = optimizer._offload_accumulated_param_ids
+    else:
         came = optimizer._offload_boundary_param_ids
+        if is_swapped(optimizer):
+            came |= {p.ds_id for group in optimizer.fp16_groups for p in group if is_held(optimizer, p)}
     if len(came) > len(optimizer.norm_for_param_grads):
         optimizer.finalize_gradient_accumulation_boundary()
+
+
+def is_held(optimizer: Any, parameter: Any) -> bool:
+    """Whether this rank's partition of a parameter is more than padding."""
+    return bool(parameter.partition_numel() * optimizer._get_param_partition_rank(parameter) < parameter.ds_numel)
 
 
 def norms(optimizer: Any) -> list[Tensor]:
@@ -57,3 +72,63 @@ def forget(optimizer: Any) -> None:
         optimizer._offload_accumulated_param_ids.clear()
     else:
         optimizer._offload_boundary_param_ids.clear()
+
+
+@contextmanager
+def window(optimizer: Any) -> Iterator[Callable[[int], None]]:
+    """Gives a function that brings a sub-group of stage 3 from its files, if it has some, into memory until the next is
+    brought; what was written into it meanwhile goes to the files."""
+    held: list[int] = []
+
+    def bring(group: int) -> None:
+        if held != [group] and is_swapped(optimizer) and optimizer._swappable_optimizer_subgroup(group):
+            put_back()
+            optimizer._optimizer_states_and_gradient_swap_in(group)
+            held.append(group)
+
+    def put_back() -> None:
+        while held:
+            optimizer._optimizer_states_and_gradient_swap_out(held.pop())
+
+    try:
+        yield bring
+    finally:
+        put_back()
+
+
+def is_swapped(optimizer: Any) -> bool:
+    """Whether DeepSpeed keeps masters and moments in files; those of small sub-groups stay in memory."""
+    return bool(getattr(optimizer, "swap_optimizer", False))
+
+
+def forget_states(optimizer: Any) -> None:
+    """The moments in files count for nothing."""
+    if is_swapped(optimizer):
+        optimizer.optimizer_swapper.purge_state()
+
+
+def check_files(student: Any, parameters: str) -> None:
+    """Raises InputError if DeepSpeed cannot read and write files here, or does not keep all of a student in them."""
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible(verbose=False):
+        raise InputError(
+            "train.offload: nvme needs libaio with its headers (libaio-dev, libaio-devel) and a C++ compiler, of which "
+            "DeepSpeed builds its async_io; set CFLAGS and LDFLAGS if they lie elsewhere, or offload to cpu"
+        )
+    if parameters == "nvme" and not all(p.requires_grad for p in student.parameters()):
+        raise InputError(
+            "train.offload.parameters: nvme keeps no frozen parameters (adapters, student.freeze); set it to cpu"
+        )
+
+
+def place(directory: str, training: Path) -> Path:
+    """Where a training's files lie in the recipe's ``directory``, apart from another's."""
+    return Path(directory) / f"tracestill-{hashlib.sha256(str(training.absolute()).encode()).hexdigest()[:12]}"
+
+
+def clear(block: dict[str, Any]) -> None:
+    """Delete the files; ``block`` is DeepSpeed's ``zero_optimization``. For one rank of a host, when none trains."""
+    for key in ("offload_optimizer", "offload_param"):
+        if path := block.get(key, {}).get("nvme_path"):
+            shutil.rmtree(path, ignore_errors=True)

@@ -14,7 +14,7 @@ This file is the one place that knows them. It imports nothing of DeepSpeed's: i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,17 +69,19 @@ def flat_masters(engine: Any) -> list[Tensor]:
 
 
 def pieces(engine: Any) -> Iterator[Piece]:
-    """This rank's piece of every parameter, in the order of ``named_parameters``; empty pieces included."""
+    """This rank's piece of every parameter, in the order of ``named_parameters``; empty pieces included. With
+    train.offload.optimizer: nvme its tensors are there until the next one is asked for, and written back then."""
     layout, masters = kind_of(engine), flat_masters(engine)
-    for name, parameter in engine.module.named_parameters():
-        name = plain_name(name)
-        if layout == "sliced":
-            yield sliced_piece(engine, name, parameter, masters)
-        elif layout == "plain" or not parameter.requires_grad:
-            key = parameter if parameter.requires_grad else None
-            yield Piece(name, parameter, tuple(parameter.shape), 0, parameter.data.view(-1), key, 0, True)
-        else:
-            yield flat_piece(name, parameter, masters)
+    with offload.window(engine.optimizer) as bring:
+        for name, parameter in engine.module.named_parameters():
+            name = plain_name(name)
+            if layout == "sliced":
+                yield sliced_piece(engine, name, parameter, masters, bring)
+            elif layout == "plain" or not parameter.requires_grad:
+                key = parameter if parameter.requires_grad else None
+                yield Piece(name, parameter, tuple(parameter.shape), 0, parameter.data.view(-1), key, 0, True)
+            else:
+                yield flat_piece(name, parameter, masters)
 
 
 def flat_piece(name: str, parameter: nn.Parameter, masters: list[Tensor]) -> Piece:
@@ -92,7 +94,9 @@ def flat_piece(name: str, parameter: nn.Parameter, masters: list[Tensor]) -> Pie
     return Piece(name, parameter, shape, mapping.lp_fragment_address.start, value, master, at.start, False)
 
 
-def sliced_piece(engine: Any, name: str, parameter: Any, masters: list[Tensor]) -> Piece:
+def sliced_piece(
+    engine: Any, name: str, parameter: Any, masters: list[Tensor], bring: Callable[[int], None]
+) -> Piece:
     shape, optimizer = tuple(parameter.ds_shape), engine.optimizer
     size = parameter.partition_numel()
     start = min(size * optimizer._get_param_partition_rank(parameter), parameter.ds_numel)
@@ -100,6 +104,7 @@ def sliced_piece(engine: Any, name: str, parameter: Any, masters: list[Tensor]) 
     if not parameter.requires_grad:
         return Piece(name, parameter, shape, start, parameter.ds_tensor.data.view(-1)[:held], None, 0, False)
     index, offset, _ = optimizer.grad_position[optimizer.get_param_id(parameter)]
+    bring(index)
     value = masters[index].detach().narrow(0, offset, held)
     return Piece(name, parameter, shape, start, value, masters[index], offset, False)
 
@@ -148,11 +153,14 @@ def set_moments(engine: Any, steps: int) -> None:
     state.clear()
     if hasattr(engine.optimizer, "_hp_optimizer_states_linked"):
         engine.optimizer._hp_optimizer_states_linked = False  # DeepSpeed's own accessors look again
-    for master in flat_masters(engine) if steps else ():
-        counter = torch.tensor(float(steps), dtype=torch.float32)
-        if engine.basic_optimizer.defaults.get("fused"):
-            counter = counter.to(master.device)
-        state[master] = {"step": counter, **{name: torch.zeros_like(master.detach()) for name in MOMENTS}}
+    offload.forget_states(engine.optimizer)
+    with offload.window(engine.optimizer) as bring:
+        for group, master in enumerate(flat_masters(engine)) if steps else ():
+            bring(group)
+            counter = torch.tensor(float(steps), dtype=torch.float32)
+            if engine.basic_optimizer.defaults.get("fused"):
+                counter = counter.to(master.device)
+            state[master] = {"step": counter, **{name: torch.zeros_like(master.detach()) for name in MOMENTS}}
 
 
 def count_updates(engine: Any) -> int:
@@ -168,6 +176,8 @@ def refresh(engine: Any) -> None:
         optimizer.update_lp_params()
     elif layout == "sliced":
         optimizer.checkpoint_event_prologue()  # nothing stays gathered
-        for group in range(len(optimizer.fp16_groups)):
-            optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        with offload.window(optimizer) as bring:
+            for group in range(len(optimizer.fp16_groups)):
+                bring(group)
+                optimizer._reassign_or_swap_out_partitioned_parameters(group)
         optimizer.checkpoint_event_epilogue()

@@ -186,6 +186,8 @@ class TrainConfig(BaseModel):
     @model_validator(mode="after")
     def _combinations(self) -> TrainConfig:
         self.offload.check(self.zero)
+        if self.ema is not None and self.offload.optimizer == "nvme":
+            raise ValueError("train.ema: the average is kept in memory; leave it out, or set train.offload.optimizer: cpu")
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of train.steps and train.epochs")
         if self.steps and self.warmup >= self.steps:
