@@ -188,8 +188,11 @@ def deepspeed_config(
 
 
 def check_block(settings: TrainConfig, raw: Mapping[str, Any]) -> None:
-    """Raises InputError for a recipe's ``deepspeed`` block that DeepSpeed itself refuses, before any work is done."""
+    """Raises InputError for a recipe's ``deepspeed`` block that DeepSpeed itself refuses, and for offloading that this
+    host cannot do, before any work is done."""
     quieten()
+    if settings.offload.directory is not None:
+        offload.need_files()
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             deepspeed.DeepSpeedConfig(deepspeed_config(settings, 1, raw, dtype=torch.float32))
@@ -274,7 +277,8 @@ class Engine:
         self.config = deepspeed_config(settings, accumulation, raw_deepspeed, dtype=self.dtype, directory=directory)
         buckets = self.config["zero_optimization"]
         if settings.offload.directory is not None:
-            offload.check_files(student, settings.offload.parameters)
+            offload.need_files()
+            offload.size_buffers(buckets, student, self.ranks)
         elements = sum(p.numel() for p in student.parameters() if p.requires_grad)
         buckets.setdefault("reduce_bucket_size", min(BUCKET, max(elements, 2)))
         optimizer = torch.optim.AdamW(

@@ -20,10 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from deepspeed.ops.op_builder import AsyncIOBuilder
+from torch import Tensor, nn
 
 from tracestill.data_pipeline.base.errors import InputError
 
+LIVE = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters, elements
 FIRST = -1  # DeepSpeed's count of micro-steps before a step, at stages 1 and 2
 
 
@@ -107,19 +110,24 @@ def forget_states(optimizer: Any) -> None:
         optimizer.optimizer_swapper.purge_state()
 
 
-def check_files(student: Any, parameters: str) -> None:
-    """Raises InputError if DeepSpeed cannot read and write files here, or does not keep all of a student in them."""
-    from deepspeed.ops.op_builder import AsyncIOBuilder
-
+def need_files() -> None:
+    """Raises InputError if DeepSpeed cannot read and write files here."""
     if not AsyncIOBuilder().is_compatible(verbose=False):
         raise InputError(
             "train.offload: nvme needs libaio with its headers (libaio-dev, libaio-devel) and a C++ compiler, of which "
             "DeepSpeed builds its async_io; set CFLAGS and LDFLAGS if they lie elsewhere, or offload to cpu"
         )
-    if parameters == "nvme" and not all(p.requires_grad for p in student.parameters()):
-        raise InputError(
-            "train.offload.parameters: nvme keeps no frozen parameters (adapters, student.freeze); set it to cpu"
-        )
+
+
+def size_buffers(block: dict[str, Any], student: nn.Module, ranks: int) -> None:
+    """Give parameters in files as many buffers as may be gathered at a time, unless ``block``, DeepSpeed's
+    ``zero_optimization``, says how many; its own 5 are too few for a small student, and end the first pass."""
+    kept = block.get("offload_param", {})
+    if kept.get("device") == "nvme":
+        sizes = np.sort([p.numel() for p in student.parameters()])
+        live = np.cumsum(sizes) <= block.get("stage3_max_live_parameters", LIVE)
+        kept.setdefault("buffer_size", -(-int(sizes[-1]) // ranks))
+        kept.setdefault("buffer_count", max(5, int(live.sum()) + 2))
 
 
 def place(directory: str, training: Path) -> Path:

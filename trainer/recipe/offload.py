@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 Where = Literal["none", "cpu", "nvme"]
 BLOCKS = {"optimizer": "offload_optimizer", "parameters": "offload_param"}  # DeepSpeed's names
 OWN = ("device", "pin_memory", "nvme_path")  # keys of DeepSpeed's blocks that train.offload stands for
-REFUSED = {
-    "ratio": "a part of AdamW's states would lie in a second optimizer, which no checkpoint holds; leave it out",
-    "super_offload": "its updates run in a process of their own, with states that no checkpoint of this trainer holds; "
-    "leave it out",
-    "cpuadam_cores_perc": "it belongs to super_offload; leave it out",
+REFUSED: dict[str, tuple[Any, str]] = {
+    "ratio": (1.0, "a part of AdamW's states would lie in a second optimizer, which checkpoints do not hold"),
+    "super_offload": (False, "its AdamW, and with it its states, live in a process that checkpoints do not reach"),
 }
+"""Keys of DeepSpeed's block offload_optimizer that may only have this value, and why."""
 
 
 class OffloadConfig(BaseModel):
@@ -96,14 +95,15 @@ def adopt(data: Any) -> Any:
         for said, own in (("device", name), ("pin_memory", "pin"), ("nvme_path", "directory")):
             if said not in theirs:
                 continue
+            if said == "device" and theirs[said] not in get_args(Where):
+                raise ValueError(f"{field}.device: expected {', '.join(get_args(Where))}, got {theirs[said]!r}")
             value, held = theirs[said], offload.get(own, OffloadConfig.model_fields[own].default)
             if held not in (value, OffloadConfig.model_fields[own].default):
                 raise ValueError(f"{field}.{said} is {value!r}, but train.offload.{own} is {held!r}: say it once")
             offload[own] = value
         if kept := {said: value for said, value in theirs.items() if said not in OWN}:
             rest[key] = kept
-    return {
-        **data,
-        "deepspeed": {**block, "zero_optimization": rest},
-        "train": {**train, "offload": offload},
-    }
+    left = {key: value for key, value in block.items() if key != "zero_optimization"}
+    if rest:
+        left["zero_optimization"] = rest
+    return {**data, "deepspeed": left, "train": {**train, "offload": offload}}

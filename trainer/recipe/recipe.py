@@ -110,7 +110,8 @@ class Recipe(BaseModel):
                 f"verify.judge: '{self.verify.judge}' is no teacher of sample.teachers ({', '.join(names)})"
             )
         deepspeed_keys.check(self.deepspeed)
-        check_together(self.student, self.train.zero, self.train.tiled_mlp)
+        files = self.train.offload.parameters == "nvme"
+        check_together(self.student, self.train.zero, self.train.tiled_mlp, files)
         if self.train.metric:
             name = self.train.metric.rpartition(".")[0]
             if name != GENERATION:
