@@ -86,7 +86,8 @@ def axes_of(
     capacity: Sequence[int] = (),
     recompute: bool | None = None,
 ) -> Axes:
-    """What to try: the values given, or else every stage that can offload as the recipe does, the recipe's capacity times FACTORS, and both ways.
+    """What to try: the values given, or else every stage that can offload as the recipe does, the recipe's capacity
+    times FACTORS, and both ways.
 
     A capacity holds the ``longest`` document, and leaves each of the ``ranks`` that read packs of their own one.
     """

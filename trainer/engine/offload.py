@@ -5,10 +5,10 @@ What it leaves:
 
 - the host's gradients of a parameter that a step does not touch are those of an earlier step, clipped;
 - a gradient that came before the last micro-step only never gets there;
-- at stage 1 with accumulation the sum of the step before is added again;
-- a step that is left out here, and not there, does not reset its count of micro-steps.
+- one whose first gradient of a step comes after the first micro-step gets the sum of an earlier step added (stage 2);
+- a step that is left out here, and not there, leaves its norms and its count of micro-steps.
 
-``begin``, ``complete`` and ``forget`` mend these, and the tests of the invariants fail without.
+``begin``, ``complete`` and ``forget`` mend these, and tests/trainer/engine/test_engine.py fails without.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from deepspeed.ops.op_builder import AsyncIOBuilder
 from torch import Tensor, nn
 
 from tracestill.data_pipeline.base.errors import InputError
@@ -32,7 +31,9 @@ FIRST = -1  # DeepSpeed's count of micro-steps before a step, at stages 1 and 2
 
 def offloaded(engine: Any) -> bool:
     """Whether DeepSpeed's engine keeps optimizer states outside of the device."""
-    return bool(getattr(engine.optimizer, "cpu_offload", False) or getattr(engine.optimizer, "offload_optimizer", False))
+    return bool(
+        getattr(engine.optimizer, "cpu_offload", False) or getattr(engine.optimizer, "offload_optimizer", False)
+    )
 
 
 def begin(optimizer: Any, masters: Iterable[Tensor]) -> None:
@@ -112,6 +113,8 @@ def forget_states(optimizer: Any) -> None:
 
 def need_files() -> None:
     """Raises InputError if DeepSpeed cannot read and write files here."""
+    from deepspeed.ops.op_builder import AsyncIOBuilder  # after engine.py has chosen the accelerator
+
     if not AsyncIOBuilder().is_compatible(verbose=False):
         raise InputError(
             "train.offload: nvme needs libaio with its headers (libaio-dev, libaio-devel) and a C++ compiler, of which "

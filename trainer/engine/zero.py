@@ -94,9 +94,7 @@ def flat_piece(name: str, parameter: nn.Parameter, masters: list[Tensor]) -> Pie
     return Piece(name, parameter, shape, mapping.lp_fragment_address.start, value, master, at.start, False)
 
 
-def sliced_piece(
-    engine: Any, name: str, parameter: Any, masters: list[Tensor], bring: Callable[[int], None]
-) -> Piece:
+def sliced_piece(engine: Any, name: str, parameter: Any, masters: list[Tensor], bring: Callable[[int], None]) -> Piece:
     shape, optimizer = tuple(parameter.ds_shape), engine.optimizer
     size = parameter.partition_numel()
     start = min(size * optimizer._get_param_partition_rank(parameter), parameter.ds_numel)

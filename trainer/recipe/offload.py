@@ -103,7 +103,7 @@ def adopt(data: Any) -> Any:
             offload[own] = value
         if kept := {said: value for said, value in theirs.items() if said not in OWN}:
             rest[key] = kept
-    left = {key: value for key, value in block.items() if key != "zero_optimization"}
+    left: dict[str, Any] = {key: value for key, value in data["deepspeed"].items() if key != "zero_optimization"}
     if rest:
         left["zero_optimization"] = rest
     return {**data, "deepspeed": left, "train": {**train, "offload": offload}}

@@ -187,7 +187,9 @@ class TrainConfig(BaseModel):
     def _combinations(self) -> TrainConfig:
         self.offload.check(self.zero)
         if self.ema is not None and self.offload.optimizer == "nvme":
-            raise ValueError("train.ema: the average is kept in memory; leave it out, or set train.offload.optimizer: cpu")
+            raise ValueError(
+                "train.ema: the average is kept in memory; leave it out, or set train.offload.optimizer: cpu"
+            )
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of train.steps and train.epochs")
         if self.steps and self.warmup >= self.steps:

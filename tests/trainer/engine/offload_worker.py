@@ -30,7 +30,10 @@ def resumed(layout: str, directory: Path) -> dict[str, Any]:
     """Whether an offloaded training goes on bit for bit, also from what was not offloaded and the other way round."""
 
     def make(zero: str, seed: int) -> Engine:
-        return engine(student(None, tied=False, seed=seed), zero=zero, accumulation=2, ema=0.7)
+        built = student(None, tied=False, seed=seed)
+        if layout.startswith("3"):
+            built.model.get_input_embeddings().weight.requires_grad_(False)
+        return engine(built, zero=zero, accumulation=2, ema=0.7)
 
     plain = make(layout[0], 0)
     train(plain, 0, 1)

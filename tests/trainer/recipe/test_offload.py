@@ -39,7 +39,10 @@ def test_an_arm_may_say_it_by_either_name():
         (["train.offload={optimizer: nvme, directory: d}"], r"offload .optimizer: nvme. needs train.zero: 3, not 2"),
         (["train.offload.optimizer=nvme", "train.zero=3"], r"directory belongs to nvme, which needs it"),
         (["train.offload={optimizer: cpu, directory: d}"], r"directory belongs to nvme"),
-        (["train.offload={optimizer: nvme, directory: d}", "train.zero=3", "train.ema=0.9"], r"train\.ema: .*in memory"),
+        (
+            ["train.offload={optimizer: nvme, directory: d}", "train.zero=3", "train.ema=0.9"],
+            r"train\.ema: .*in memory",
+        ),
         (
             ["train.offload={parameters: nvme, directory: d}", "train.zero=3", "student.freeze=[embeddings]"],
             r"nvme keeps no frozen parameters; set it to cpu",
@@ -48,7 +51,10 @@ def test_an_arm_may_say_it_by_either_name():
             ["train.offload.optimizer=cpu", BLOCK.replace("cpu", "nvme") + "}}}"],
             r"offload_optimizer\.device is 'nvme', but train\.offload\.optimizer is 'cpu': say it once",
         ),
-        (["train.offload.pin=false", BLOCK.replace("false", "true") + "}}}"], r"pin_memory is True, but .*pin is False"),
+        (
+            ["train.offload.pin=false", BLOCK.replace("false", "true") + "}}}"],
+            r"pin_memory is True, but .*pin is False",
+        ),
         ([BLOCK.replace("cpu", "gpu") + "}}}"], r"offload_optimizer\.device: expected none, cpu, nvme, got 'gpu'"),
         (["deepspeed={zero_optimization: {offload_param: cpu}}"], r"offload_param: expected a mapping, got 'cpu'"),
         ([BLOCK + "ratio: 0.5}}}"], r"offload_optimizer\.ratio: .*second optimizer.*leave it out"),
