@@ -48,6 +48,7 @@ if not torch.cuda.is_available():
 import deepspeed
 from deepspeed.monitor.config import DeepSpeedMonitorConfig
 from deepspeed.monitor.monitor import MonitorMaster
+from deepspeed.ops.op_builder import AsyncIOBuilder
 from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
@@ -192,7 +193,7 @@ def check_block(settings: TrainConfig, raw: Mapping[str, Any]) -> None:
     host cannot do, before any work is done."""
     quieten()
     if settings.offload.directory is not None:
-        offload.need_files()
+        offload.need_files(AsyncIOBuilder().is_compatible())
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             deepspeed.DeepSpeedConfig(deepspeed_config(settings, 1, raw, dtype=torch.float32))
@@ -277,7 +278,7 @@ class Engine:
         self.config = deepspeed_config(settings, accumulation, raw_deepspeed, dtype=self.dtype, directory=directory)
         buckets = self.config["zero_optimization"]
         if settings.offload.directory is not None:
-            offload.need_files()
+            offload.need_files(AsyncIOBuilder().is_compatible())
             offload.size_buffers(buckets, student, self.ranks)
         elements = sum(p.numel() for p in student.parameters() if p.requires_grad)
         buckets.setdefault("reduce_bucket_size", min(BUCKET, max(elements, 2)))

@@ -111,11 +111,9 @@ def forget_states(optimizer: Any) -> None:
         optimizer.optimizer_swapper.purge_state()
 
 
-def need_files() -> None:
-    """Raises InputError if DeepSpeed cannot read and write files here."""
-    from deepspeed.ops.op_builder import AsyncIOBuilder  # after engine.py has chosen the accelerator
-
-    if not AsyncIOBuilder().is_compatible(verbose=False):
+def need_files(possible: bool) -> None:
+    """Raises InputError unless it is ``possible`` for DeepSpeed to read and write files here."""
+    if not possible:
         raise InputError(
             "train.offload: nvme needs libaio with its headers (libaio-dev, libaio-devel) and a C++ compiler, of which "
             "DeepSpeed builds its async_io; set CFLAGS and LDFLAGS if they lie elsewhere, or offload to cpu"

@@ -54,11 +54,11 @@ class OffloadConfig(BaseModel):
             raise ValueError("train.offload.directory belongs to nvme, which needs it: a directory on a fast disk")
 
     @property
-    def stages(self) -> list[int]:
+    def stages(self) -> tuple[int, ...]:
         """The ZeRO stages that can do it, lowest first."""
         if self.parameters != "none" or self.optimizer == "nvme":
-            return [3]
-        return [0, 1, 2, 3] if self.optimizer == "none" else [1, 2, 3]
+            return (3,)
+        return (0, 1, 2, 3) if self.optimizer == "none" else (1, 2, 3)
 
     def zero_keys(self, block: Mapping[str, Any]) -> dict[str, Any]:
         """DeepSpeed's keys of ``zero_optimization`` for this, ``block`` merged in: that of a recipe."""
