@@ -17,6 +17,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -53,6 +54,8 @@ from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
 ZERO_KEYS = sorted(field.alias or name for name, field in DeepSpeedZeroConfig.model_fields.items())
+
+LEAVING: list[Callable[[], None]] = []  # what this process does before it ends
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,8 @@ def leave(code: int) -> NoReturn:
     Not through the interpreter's shutdown: that takes torch's communication threads down in any order, and now and
     then (gloo, torch 2.13) aborts a rank that has done all its work.
     """
+    for clear in LEAVING:
+        clear()
     if dist.is_initialized() and code == 0:
         dist.barrier()
         dist.destroy_process_group()
@@ -280,6 +285,7 @@ class Engine:
         if settings.offload.directory is not None:
             offload.need_files(AsyncIOBuilder().is_compatible())
             offload.size_buffers(buckets, student, self.ranks)
+            LEAVING.append(partial(offload.clear, buckets, self.rank))
         elements = sum(p.numel() for p in student.parameters() if p.requires_grad)
         buckets.setdefault("reduce_bucket_size", min(BUCKET, max(elements, 2)))
         optimizer = torch.optim.AdamW(
@@ -377,5 +383,4 @@ class Engine:
         """Take DeepSpeed's hooks off the student, which may then go into another engine; delete offloaded files."""
         self.deepspeed.destroy()
         if self.settings.offload.directory is not None:
-            dist.barrier()  # nobody reads them any more
-            offload.clear(self.config["zero_optimization"])
+            offload.clear(self.config["zero_optimization"], self.rank)

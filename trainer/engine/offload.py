@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +136,12 @@ def place(directory: str, training: Path) -> Path:
     return Path(directory) / f"tracestill-{hashlib.sha256(str(training.absolute()).encode()).hexdigest()[:12]}"
 
 
-def clear(block: dict[str, Any]) -> None:
-    """Delete the files; ``block`` is DeepSpeed's ``zero_optimization``. For one rank of a host, when none trains."""
+def clear(block: dict[str, Any], rank: int) -> None:
+    """Delete a rank's files; ``block`` is DeepSpeed's ``zero_optimization``."""
     for key in ("offload_optimizer", "offload_param"):
         if path := block.get(key, {}).get("nvme_path"):
-            shutil.rmtree(path, ignore_errors=True)
+            for folder in Path(path).glob(f"zero_stage_3/*/rank{rank}"):
+                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # the last one takes the folders
+                for folder in [*Path(path).glob("zero_stage_3/*"), Path(path, "zero_stage_3"), Path(path)]:
+                    folder.rmdir()

@@ -94,6 +94,7 @@ def in_files(parameters: str, directory: Path) -> dict[str, Any]:
     written = sum(1 for found in (directory / "disk").rglob("*") if found.is_file())
     same = equal(expected, fingerprint(files))
     files.close()
+    dist.barrier()
     left = any((directory / "disk").iterdir())
 
     again = make(kept, 5)

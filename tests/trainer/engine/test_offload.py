@@ -111,7 +111,13 @@ def test_one_sub_group_is_in_memory_at_a_time_and_goes_back_to_its_file():
 def test_files_of_a_training_are_deleted_and_nothing_else(tmp_path):
     own, other = (offload.place(str(tmp_path), Path(run)) for run in ("a", "b"))
     for place in (own, other):
-        (place / "zero_stage_3").mkdir(parents=True)
+        for rank in (0, 1):
+            (place / f"zero_stage_3/optimizer/rank{rank}").mkdir(parents=True)
+            (place / f"zero_stage_3/optimizer/rank{rank}/a.swp").touch()
     (tmp_path / "mine.txt").touch()
-    offload.clear({"stage": 3, "offload_optimizer": {"nvme_path": str(own)}, "offload_param": {"device": "cpu"}})
+    block = {"stage": 3, "offload_optimizer": {"nvme_path": str(own)}, "offload_param": {"device": "cpu"}}
+    offload.clear(block, 0)
+    assert [path.name for path in (own / "zero_stage_3/optimizer").iterdir()] == ["rank1"], "of another rank"
+    offload.clear(block, 1)
     assert {path.name for path in tmp_path.iterdir()} == {other.name, "mine.txt"}
+    assert len(list(other.rglob("a.swp"))) == 2
