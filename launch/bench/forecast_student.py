@@ -152,9 +152,17 @@ class Student:
         """Of one rank, by ``timing.memory``."""
         if self.decoder is None:
             return None
-        rows = self.recipe.train.chunk_rows
+        train = self.recipe.train
         setting = memory.Setting(
-            capacity, ranks, zero=zero, bytes=number, recompute=recompute, chunk_rows=rows, learning=self.learning
+            capacity,
+            ranks,
+            zero=zero,
+            bytes=number,
+            recompute=recompute,
+            chunk_rows=train.chunk_rows,
+            learning=self.learning,
+            host_optimizer=train.offload.optimizer != "none",
+            host_parameters=train.offload.parameters != "none",
         )
         return memory.estimate(self.decoder, setting)["peak"] / 2**30
 

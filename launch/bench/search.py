@@ -86,7 +86,8 @@ def axes_of(
     capacity: Sequence[int] = (),
     recompute: bool | None = None,
 ) -> Axes:
-    """What to try: the values given, or else every stage, the recipe's capacity times FACTORS, and both ways.
+    """What to try: the values given, or else every stage that can offload as the recipe does, the recipe's capacity
+    times FACTORS, and both ways.
 
     A capacity holds the ``longest`` document, and leaves each of the ``ranks`` that read packs of their own one.
     """
@@ -95,7 +96,7 @@ def axes_of(
     found = capacity or [round(own.capacity * factor) for factor in FACTORS]
     fitting = sorted({c for c in found if longest <= c and (c <= own.capacity or tokens // c >= ranks)})
     ways = [False, True] if recompute is None else [recompute]
-    return Axes(zero or STAGES, fitting, ways)
+    return Axes(zero or recipe.train.offload.stages, fitting, ways)
 
 
 def resized(setting: Setting, capacity: int, tokens: int) -> Setting:

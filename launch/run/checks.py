@@ -99,7 +99,7 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
     from tracestill.trainer.student.check import check_student, check_trainable
 
     check_installed(recipe.train.monitor)
-    if recipe.deepspeed:
+    if recipe.deepspeed or recipe.train.offload.used:
         from tracestill.trainer.engine.engine import check_block
 
         check_block(recipe.train, recipe.deepspeed)

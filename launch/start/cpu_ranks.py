@@ -45,8 +45,10 @@ def bytes_of_rank(recipe: Recipe, ranks: int) -> float:
         bytes=memory.FP32,
         recompute=recipe.student.activation_checkpointing,
         chunk_rows=train.chunk_rows,
+        host_optimizer=train.offload.optimizer != "none",
+        host_parameters=train.offload.parameters != "none",
     )
-    return OF_PROCESS + memory.estimate(decoder, setting)["peak"]
+    return OF_PROCESS + memory.estimate(decoder, setting)["peak"] + memory.host(decoder, setting)
 
 
 @cache

@@ -29,6 +29,7 @@ PARTITIONED = {  # without these DeepSpeed never partitions a student as small a
     "reduce_bucket_size": 4000,  # a quarter of it
     "stage3_prefetch_bucket_size": 2000,
 }
+OFFLOADED = ("1-cpu", "2-cpu", "3-cpu", "3-cpu-cpu", "3-none-cpu")  # stage, train.offload's optimizer, parameters
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,14 @@ def student(
     return built
 
 
-def settings(*, zero: int, clip: float, precision: str = "fp32", ema: float | None = None) -> TrainConfig:
+def settings(*, zero: int | str, clip: float, precision: str = "fp32", ema: float | None = None) -> TrainConfig:
+    """``zero`` is a stage, or one of OFFLOADED."""
+    stage, optimizer, parameters, *_ = *str(zero).split("-"), "none", "none"
     return TrainConfig(
         steps=10,
         ema=ema,
-        zero=zero,  # type: ignore[arg-type]
+        offload={"optimizer": optimizer, "parameters": parameters},  # type: ignore[arg-type]
+        zero=int(stage),  # type: ignore[arg-type]
         clip=clip,
         precision=precision,  # type: ignore[arg-type]
         weight_decay=tiny_step.WEIGHT_DECAY,
@@ -79,7 +83,7 @@ def settings(*, zero: int, clip: float, precision: str = "fp32", ema: float | No
 def engine(
     built: Student,
     *,
-    zero: int,
+    zero: int | str,
     clip: float = 0.5,
     accumulation: int = 1,
     seed: int = 0,

@@ -7,18 +7,21 @@ DeepSpeed 0.19 has four optimizer classes with layouts of their own:
 - stage 1 in bf16: the same, in another class (``BF16_Optimizer``) that also keeps flat gradients
 - stage 3: each parameter cut into one (padded) partition a rank; fp32 copies in flat sub-groups
 
+With ``train.offload`` those of stages 1 to 3 lie on the host, and so do the gradients (``offload.py``).
+
 This file is the one place that knows them. It imports nothing of DeepSpeed's: it is handed the engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tracestill.trainer.engine import offload
 from tracestill.trainer.student.adapters import plain_name
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state beside its step counter
@@ -66,17 +69,19 @@ def flat_masters(engine: Any) -> list[Tensor]:
 
 
 def pieces(engine: Any) -> Iterator[Piece]:
-    """This rank's piece of every parameter, in the order of ``named_parameters``; empty pieces included."""
+    """This rank's piece of every parameter, in the order of ``named_parameters``; empty pieces included. With
+    train.offload.optimizer: nvme its tensors are there until the next one is asked for, and written back then."""
     layout, masters = kind_of(engine), flat_masters(engine)
-    for name, parameter in engine.module.named_parameters():
-        name = plain_name(name)
-        if layout == "sliced":
-            yield sliced_piece(engine, name, parameter, masters)
-        elif layout == "plain" or not parameter.requires_grad:
-            key = parameter if parameter.requires_grad else None
-            yield Piece(name, parameter, tuple(parameter.shape), 0, parameter.data.view(-1), key, 0, True)
-        else:
-            yield flat_piece(name, parameter, masters)
+    with offload.window(engine.optimizer) as bring:
+        for name, parameter in engine.module.named_parameters():
+            name = plain_name(name)
+            if layout == "sliced":
+                yield sliced_piece(engine, name, parameter, masters, bring)
+            elif layout == "plain" or not parameter.requires_grad:
+                key = parameter if parameter.requires_grad else None
+                yield Piece(name, parameter, tuple(parameter.shape), 0, parameter.data.view(-1), key, 0, True)
+            else:
+                yield flat_piece(name, parameter, masters)
 
 
 def flat_piece(name: str, parameter: nn.Parameter, masters: list[Tensor]) -> Piece:
@@ -89,7 +94,7 @@ def flat_piece(name: str, parameter: nn.Parameter, masters: list[Tensor]) -> Pie
     return Piece(name, parameter, shape, mapping.lp_fragment_address.start, value, master, at.start, False)
 
 
-def sliced_piece(engine: Any, name: str, parameter: Any, masters: list[Tensor]) -> Piece:
+def sliced_piece(engine: Any, name: str, parameter: Any, masters: list[Tensor], bring: Callable[[int], None]) -> Piece:
     shape, optimizer = tuple(parameter.ds_shape), engine.optimizer
     size = parameter.partition_numel()
     start = min(size * optimizer._get_param_partition_rank(parameter), parameter.ds_numel)
@@ -97,13 +102,18 @@ def sliced_piece(engine: Any, name: str, parameter: Any, masters: list[Tensor]) 
     if not parameter.requires_grad:
         return Piece(name, parameter, shape, start, parameter.ds_tensor.data.view(-1)[:held], None, 0, False)
     index, offset, _ = optimizer.grad_position[optimizer.get_param_id(parameter)]
+    bring(index)
     value = masters[index].detach().narrow(0, offset, held)
     return Piece(name, parameter, shape, start, value, masters[index], offset, False)
 
 
 def gradients(engine: Any, rank: int) -> list[Tensor]:
-    """This rank's share of the reduced gradient after the last backward; no element belongs to two ranks."""
+    """This rank's share of the reduced gradient after the last backward, no element of which belongs to two ranks; or,
+    where it went to the host, tensors of the same norm on the device."""
     layout, optimizer = kind_of(engine), engine.optimizer
+    if offload.offloaded(engine):
+        offload.complete(optimizer)
+        return offload.norms(optimizer)
     if layout == "plain":
         every = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         return every if rank == 0 else []
@@ -117,6 +127,8 @@ def begin_step(engine: Any) -> None:
     coming step does not touch: it overwrites that buffer only where a gradient arrives."""
     if kind_of(engine) == "sliced":
         engine.optimizer.grad_partitions_flat_buffer.zero_()
+    if offload.offloaded(engine):
+        offload.begin(engine.optimizer, flat_masters(engine))
 
 
 def clear_gradients(engine: Any) -> None:
@@ -126,6 +138,8 @@ def clear_gradients(engine: Any) -> None:
         engine.zero_grad()
         return
     optimizer.zero_grad()
+    if offload.offloaded(engine):
+        offload.forget(optimizer)
     if layout != "bf16":
         for group in optimizer.averaged_gradients:  # stage 2 adds to them in bf16
             optimizer.averaged_gradients[group] = None
@@ -137,11 +151,14 @@ def set_moments(engine: Any, steps: int) -> None:
     state.clear()
     if hasattr(engine.optimizer, "_hp_optimizer_states_linked"):
         engine.optimizer._hp_optimizer_states_linked = False  # DeepSpeed's own accessors look again
-    for master in flat_masters(engine) if steps else ():
-        counter = torch.tensor(float(steps), dtype=torch.float32)
-        if engine.basic_optimizer.defaults.get("fused"):
-            counter = counter.to(master.device)
-        state[master] = {"step": counter, **{name: torch.zeros_like(master.detach()) for name in MOMENTS}}
+    offload.forget_states(engine.optimizer)
+    with offload.window(engine.optimizer) as bring:
+        for group, master in enumerate(flat_masters(engine)) if steps else ():
+            bring(group)
+            counter = torch.tensor(float(steps), dtype=torch.float32)
+            if engine.basic_optimizer.defaults.get("fused"):
+                counter = counter.to(master.device)
+            state[master] = {"step": counter, **{name: torch.zeros_like(master.detach()) for name in MOMENTS}}
 
 
 def count_updates(engine: Any) -> int:
@@ -157,6 +174,8 @@ def refresh(engine: Any) -> None:
         optimizer.update_lp_params()
     elif layout == "sliced":
         optimizer.checkpoint_event_prologue()  # nothing stays gathered
-        for group in range(len(optimizer.fp16_groups)):
-            optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        with offload.window(optimizer) as bring:
+            for group in range(len(optimizer.fp16_groups)):
+                bring(group)
+                optimizer._reassign_or_swap_out_partitioned_parameters(group)
         optimizer.checkpoint_event_epilogue()

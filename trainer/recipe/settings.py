@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
 
 from tracestill.trainer.recipe.monitor import MonitorConfig
+from tracestill.trainer.recipe.offload import OffloadConfig
 from tracestill.trainer.recipe.student_settings import StudentConfig as StudentConfig
 
 BUCKET = 200_000_000  # elements of gradients that ZeRO reduces at a time; never more than learn
@@ -58,6 +59,7 @@ class TrainConfig(BaseModel):
         "true: pieces of about hidden_size tokens",
     )
     zero: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
+    offload: OffloadConfig = Field(OffloadConfig(), description="what lies outside of the GPU, for large students")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
     lr: float = Field(3e-4, gt=0, description="peak learning rate")
     schedule: Literal["cosine", "linear", "constant", "wsd"] = Field(
@@ -183,6 +185,11 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _combinations(self) -> TrainConfig:
+        self.offload.check(self.zero)
+        if self.ema is not None and self.offload.optimizer == "nvme":
+            raise ValueError(
+                "train.ema: the average is kept in memory; leave it out, or set train.offload.optimizer: cpu"
+            )
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of train.steps and train.epochs")
         if self.steps and self.warmup >= self.steps:
@@ -208,7 +215,7 @@ BOOKKEEPING = {
     "student": ("activation_checkpointing", "trust_remote_code"),
     "weighting": ("allow_unstoppable",),
     "train": (
-        *("ranks", "sequence_parallel", "tiled_mlp", "log_every"),
+        *("ranks", "sequence_parallel", "tiled_mlp", "offload", "log_every"),
         *CHOOSING,
         *("checkpoint_every", "checkpoint_interval", "async_save", "local_checkpoints", "keep", "stop_after"),
         *("skip_limit", "watchdog", "peak_tflops", "monitor"),
