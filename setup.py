@@ -40,7 +40,7 @@ setup(
     package_data={"tracestill.data_pipeline.segmentation": ["languages/*.json", "*.json"]},
     install_requires=[
         "torch>=2.11",
-        "deepspeed>=0.19",
+        "deepspeed>=0.19.8",  # whose optimizers' insides the engine reads
         "transformers>=5.17",
         "numpy>=2.0",
         "pyarrow>=18",
