@@ -51,8 +51,8 @@ def flash_2(
 
 def flash_4(
     q, k, v, qv=None, cu_seqlens_q=None, cu_seqlens_k=None, max_seqlen_q=None, max_seqlen_k=None, min_seqlen_k=None,
-    seqused_q=None, seqused_k=None, gather_kv_indices=None, page_table=None, softmax_scale=None, causal=False, window_size=(None, None),
-    learnable_sink=None, softcap=0.0, num_splits=1, pack_gqa=None, deterministic=False,
+    seqused_q=None, seqused_k=None, gather_kv_indices=None, page_table=None, softmax_scale=None, causal=False,
+    window_size=(None, None), learnable_sink=None, softcap=0.0, num_splits=1, pack_gqa=None, deterministic=False,
 ):  # fmt: skip
     """flash-attn 4's: no window is None, no dropout, and (out, log-sum-exp) comes back."""
     assert causal

@@ -8,14 +8,17 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from engine_workshop import engine, shared_out, student, take_step
+from engine_workshop import MicroStep, engine, settings, shared_out, student, take_step
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tracestill.kernels.attention.groups import groups_of
+from tracestill.trainer.engine.engine import Engine
+from tracestill.trainer.recipe.precision import use_gpu
 
 READING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "unique_dim")
 METHODS = ("tolist", "numpy")  # of which no operation tells
@@ -61,7 +64,7 @@ class Reads(TorchDispatchMode):
 
 def waits(step: Callable[[], object]) -> list[str]:
     """Where the host waits for the device."""
-    if not torch.cuda.is_available():
+    if not use_gpu():
         with Reads() as reads:
             step()
         return reads.found
@@ -73,18 +76,31 @@ def waits(step: Callable[[], object]) -> list[str]:
     return ["/".join(Path(w.filename).parts[-3:]) for w in caught if "synchroniz" in str(w.message)]
 
 
+def on(device: torch.device, micro: MicroStep) -> MicroStep:
+    tensors = {name: part.to(device) for name, part in vars(micro.packed).items() if isinstance(part, torch.Tensor)}
+    return replace(micro, packed=replace(micro.packed, **tensors))
+
+
+def made(stage: int, accumulation: int) -> Engine:
+    if not use_gpu():
+        return engine(student(None, tied=True), zero=stage, accumulation=accumulation)
+    device, dtype = torch.device("cuda"), torch.bfloat16
+    return Engine(
+        student(None, tied=True, device=device, dtype=dtype),
+        settings(zero=stage, clip=0.5, precision="bf16"),
+        accumulation=accumulation,
+    )
+
+
 def main(out: Path) -> None:
     found = {}
-    stages = (0, 1, 2, 3) if not torch.cuda.is_available() else (1, 2, 3)
-    for stage in stages:
+    for stage in (1, 2, 3) if use_gpu() else (0, 1, 2, 3):
         for accumulation in (1, 3):
-            of = engine(student(None, tied=True), zero=stage, accumulation=accumulation)
-            micro = shared_out(0, of)
+            of = made(stage, accumulation)
+            micro = [on(of.device, one) for one in shared_out(0, of)]
             for one in micro:
                 groups_of(one.packed.cu_seqlens)  # what the backend of CPUs asks, once a row
-            for _ in range(
-                3
-            ):  # meanwhile ZeRO-3 learns in which order it needs parameters, and compares it over the ranks
+            for _ in range(3):  # ZeRO-3 learns in which order it needs parameters, and compares that over the ranks
                 take_step(of, micro, weight_sum=1.0)
             found[f"{stage}-{accumulation}"] = waits(lambda of=of, micro=micro: take_step(of, micro, weight_sum=1.0))
             of.close()
