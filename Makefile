@@ -103,7 +103,7 @@ $(FLOOR)/.installed: setup.py
 test-floor: $(FLOOR)/.installed  ## the kernels, the engine and bench-gpu's code under the lowest versions (torch: gigabytes)
 	$(FLOOR)/bin/python -m pytest -q -n $(WORKERS) tests/kernels tests/trainer/engine tests/trainer/loop \
 	    tests/trainer/student tests/benchmarks/test_gpu.py tests/benchmarks/test_trainer_benchmarks.py
-	$(FLOOR)/bin/python benchmarks/gpu.py --tiny --minutes 5
+	$(FLOOR)/bin/python benchmarks/gpu.py --tiny --minutes 8
 
 clean:  ## remove .venv and runs
 	rm -rf $(VENV) runs

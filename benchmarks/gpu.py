@@ -47,7 +47,7 @@ SECONDS = {  # group -> the least that it needs, so that none is begun in vain; 
     "generation": 15,
 }
 LIMITS = {"ceilings": 40, "correctness": 150, "loss": 150, "pack": 40, "attention": 40, "generation": 60}
-RESERVE = 5  # seconds for the table and the last file
+RESERVE = 10  # seconds for the table and the last file
 MORE = 4  # the exit code that says so
 STOPPED = "stopped"
 
@@ -57,14 +57,18 @@ Cases = dict[str, dict[str, Any]]
 class Run:
     """One run: what is known, and how long it may go on."""
 
-    def __init__(self, wanted: argparse.Namespace, cases: Cases, complete: list[str]) -> None:
+    def __init__(self, wanted: argparse.Namespace, cases: Cases, complete: list[str], begun: float) -> None:
         self.wanted, self.cases = wanted, cases
         self.complete = complete  # groups of which all is known
-        self.end = time.monotonic() + 60 * wanted.minutes - RESERVE
+        self.end = begun + 60 * wanted.minutes - RESERVE
         self.cut: list[str] = []  # groups that have more to do
 
     def left(self) -> float:
-        return self.end - time.monotonic()
+        return self.end - time.time()
+
+    def limit(self, seconds: float) -> float:
+        """How long something may take that should take no more than this on a GPU."""
+        return self.left() if self.wanted.tiny else min(self.left(), seconds)
 
     def done(self) -> list[str]:
         return [name for name, case in self.cases.items() if not {"error", "left_out"} & {*case}]
@@ -106,7 +110,7 @@ def measured(run: Run, group: str, folder: Path) -> None:
     out = folder / f"{group}.json"
     command = [sys.executable, Path(__file__).with_name("gpu_case.py"), group, out]
     options = ["--tiny"] * run.wanted.tiny + ["--done", *run.done()]
-    problem = run.command([*command, *options], min(run.left(), LIMITS[group]))
+    problem = run.command([*command, *options], run.limit(LIMITS[group]))
     found = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     run.cases.pop(rest := f"{group}, the rest", None)
     if problem.startswith(STOPPED):
@@ -122,7 +126,7 @@ def correctness(run: Run, group: str, folder: Path) -> None:
     """The tests that need a GPU, all of them, whatever fails."""
     out = folder / "tests.xml"
     options = ["-q", "-m", "gpu", "-p", "no:cacheprovider", f"--junit-xml={out}"]
-    problem = run.command([sys.executable, "-m", "pytest", *options, *TESTS], min(run.left(), LIMITS[group]))
+    problem = run.command([sys.executable, "-m", "pytest", *options, *TESTS], run.limit(LIMITS[group]))
     if not out.exists():
         if problem.startswith(STOPPED):
             run.cut.append(group)
@@ -155,7 +159,7 @@ def training(run: Run, group: str, folder: Path) -> None:
         if "TRL" in way and (absent := missing(("trl", "datasets"), run.wanted.peers)):
             run.keep({name: {"left_out": f"absent: {', '.join(absent)} (see --peers)"}})
             continue
-        found = run_case(case, folder, **how, limit=min(run.left(), CASE_SECONDS))
+        found = run_case(case, folder, **how, limit=run.limit(CASE_SECONDS))
         run.keep({name: {**case, **(found if "error" in found else figures(case, found))}})
     if all(f"{group} {shape} {capacity} {way}" in run.done() for way in WAYS[:4]):
         run.complete.append(group)
@@ -219,7 +223,8 @@ def known_before(path: Path | None, tiny: bool) -> tuple[Cases, list[str]]:
 WORK = {group: {"correctness": correctness, TRAINING: training}.get(group, measured) for group in SECONDS}
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, *, begun: float | None = None) -> int:
+    """``begun``: since when its minutes count, on the clock of ``time.time``; None: from now on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=9.0, help="it ends within them (default: %(default)g)")
     parser.add_argument("--json", type=Path, help="figures, machine and claims; a file that is there is gone on with")
@@ -232,7 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         if not torch.cuda.is_available():
             sys.exit("no CUDA device here; --tiny shows on a CPU that the code runs")
-    run = Run(wanted, *known_before(wanted.json, wanted.tiny))
+    run = Run(wanted, *known_before(wanted.json, wanted.tiny), begun=begun or time.time())
     with tempfile.TemporaryDirectory(prefix="gpu-") as folder:
         for group in SECONDS:
             if group not in wanted.only or group in run.complete:
@@ -254,4 +259,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    import psutil
+
+    sys.exit(main(begun=psutil.Process().create_time()))  # imports take their time, too
