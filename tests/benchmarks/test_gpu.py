@@ -87,7 +87,7 @@ def test_a_stopped_group_keeps_what_it_had(gpu: ModuleType, monkeypatch: pytest.
     )
     (tmp_path / "gpu_case.py").write_text(body)
     monkeypatch.setattr(gpu, "__file__", str(tmp_path / "gpu.py"))
-    monkeypatch.setitem(gpu.LIMITS, "loss", 1)
+    monkeypatch.setattr(gpu.Run, "limit", lambda run, seconds: 2.0)
     path, started = tmp_path / "gpu.json", time.monotonic()
     assert gpu.main(["--tiny", "--json", str(path), "--only", "loss"]) == gpu.MORE
     assert time.monotonic() - started < 10
