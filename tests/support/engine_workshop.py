@@ -45,6 +45,8 @@ def student(
     chunk_rows: int = 4096,
     seed: int = 0,
     loss: dict[str, float] | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
     **more: Any,
 ) -> Student:
     config = StudentConfig(config={**tiny_step.SHAPE, "tie_word_embeddings": tied, **more})
@@ -55,6 +57,8 @@ def student(
         num_kinds=tiny_step.NUM_KINDS,
         seed=seed,
         chunk_rows=chunk_rows,
+        device=device,
+        dtype=dtype,
         **(loss or {}),
         **ids,
     )

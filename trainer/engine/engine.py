@@ -1,8 +1,9 @@
 """The engine: DeepSpeed's ZeRO around the student, and the only file that imports deepspeed.
 
 The trainer's loss is a sum over all ranks and micro-steps (its factor c is known beforehand), so the gradient
-that the optimizer sees has to be the plain sum as well. DeepSpeed averages instead; ``Engine.backward`` undoes
-that. Whether a step is taken is decided here, from one all-reduce that every rank sees alike.
+that the optimizer sees has to be the plain sum as well. DeepSpeed is told to sum, and at stage 3, where it can only
+average, ``Engine.backward`` undoes that. Whether a step is taken is decided here, from one all-reduce that every
+rank sees alike.
 """
 
 from __future__ import annotations
@@ -177,6 +178,8 @@ def deepspeed_config(
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": settings.clip,
         "timers": {"throughput": {"enabled": False}},  # it would wait for the device in every micro-step
+        # an average at stage 2 in bf16 would round once more before the sum
+        "gradient_allreduce_op": "mean" if settings.zero == 3 else "sum",
         **raw,
         "zero_optimization": {**block, **settings.offload.zero_keys(block), "stage": settings.zero},
     }
@@ -331,10 +334,11 @@ class Engine:
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this micro-step. The optimizer sees the sum over all ranks and micro-steps.
 
-        DeepSpeed divides the sum over all ranks by their number (0.19.8, every stage, its default reduce-scatter),
-        and by the accumulation steps unless told not to.
+        DeepSpeed (0.19.8) divides the sum over all ranks by their number at stage 3, and by the accumulation steps
+        unless told not to.
         """
-        self.deepspeed.backward(loss * self.ranks, scale_wrt_gas=False)
+        averaged = self.ranks if self.settings.zero == 3 else 1
+        self.deepspeed.backward(loss * averaged, scale_wrt_gas=False)
         self._micro_steps += 1
 
     def step(self, lr: float, *, weight_sum: float | None = None, stop: bool = False, save: bool = False) -> StepResult:

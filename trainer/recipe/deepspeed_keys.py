@@ -19,7 +19,7 @@ OWNED = {
     "gradient_accumulation_steps": "it follows from plan.packs_per_step and the number of ranks",
     "managed_gradient_accumulation": "the trainer counts micro-steps",
     "gradient_clipping": "set train.clip",
-    "gradient_allreduce_op": "the trainer undoes DeepSpeed's averaging",
+    "gradient_allreduce_op": "the gradient is the sum over all ranks",
     "prescale_gradients": "the trainer undoes DeepSpeed's averaging",
     "gradient_predivide_factor": "the trainer undoes DeepSpeed's averaging",
     "optimizer": "set train.lr, train.betas, train.eps and train.weight_decay",

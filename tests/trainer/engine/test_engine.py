@@ -147,3 +147,11 @@ def test_decay_is_for_matrices_only(tied):
     assert ("lm_head.weight" in {names[p] for p in decayed["params"]}) is not tied
     assert {names[p] for p in plain["params"]} == {n for n in names.values() if "norm" in n or "embed" in n}
     assert len(decayed["params"]) + len(plain["params"]) == len(names)
+
+
+def test_ranks_in_bf16_sum_their_gradients_without_rounding_again(tmp_path):
+    """Three of them: a division by 3 would show, one by 2 would not."""
+    run_workers(HERE / "sums_worker.py", tmp_path / "found.json", ranks=3)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found.keys() == {"1-1", "1-2", "2-1", "2-2"}
+    assert max(found.values()) < 1e-6, found  # bf16 rounds by 4e-3
