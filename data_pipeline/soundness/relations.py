@@ -103,6 +103,8 @@ def others(
         yield "with a remainder", any(divides(left, a.number, b.number, named) for a, b in pairs)
     elif context.is_rounded_by_words(place.text, place.start, place.end):
         yield "rounded", any(loosely(a, b, left, right) for a, b in pairs)
+    elif left.places and not (left.operations or right.operations or right.places):  # 48 / 5 = 9.6 = 10
+        yield "rounded", any(loosely(a, b, left, right) for a, b in pairs)
 
 
 def fits(a: Outcome, b: Outcome, sign: str, left: Side, right: Side) -> bool:
@@ -133,7 +135,7 @@ def close(x: Fraction, y: Fraction, a: Outcome, b: Outcome, left: Side, right: S
 
 def is_rounded(stated: Fraction, exact: Fraction, side: Side, percent: bool, size: Fraction = Fraction(1)) -> bool:
     """Whether ``stated``, a lone decimal, is ``exact`` rounded or cut to its number of places."""
-    if side.operations or side.places == 0:
+    if side.operations or (side.places == 0 and not percent):
         return False
     unit = Fraction(1, 10**side.places) / (100 if percent else 1) * size
     if abs(stated - exact) * 2 <= unit:

@@ -249,7 +249,7 @@ def read_suffix(tokens: list[Token], first: bool) -> Side | None:
             continue
         if used < len(tokens) - begin:
             continue
-        if before in ("operator", "number", "unknown", "close", "function") or is_part(tokens, begin):
+        if before in ("operator", "number", "unknown", "close", "function", "pi") or is_part(tokens, begin):
             return None
         named = begin > 0 and tokens[begin - 1].text.lower().removesuffix("s") in NAMES and token.type == "number"
         if named or (side.operations == 0 and (before == "word" or not first)):
