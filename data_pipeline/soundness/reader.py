@@ -254,11 +254,10 @@ class Reader:
             if bottom == 0:
                 raise Unreadable("division by zero")
             value /= bottom
-        elif TIGHT in self.names and self.peek("operator", "*") and self.peek("number", "10", ahead=1):
-            if self.peek("operator", "^", ahead=2):  # 6 × 10^8 / 3 × 10^5
-                self.operations += 1
-                self.at += 1
-                value *= self.power(1).number
+        elif TIGHT in self.names and self.is_scientific():
+            self.operations += 1
+            self.at += 1
+            value *= self.power(1).number
         if self.peek("pi") and self.tokens[self.at].start == token.end:  # 25π
             self.at += 1
             self.operations += 1
@@ -289,6 +288,10 @@ class Reader:
         slash, bottom = self.tokens[self.at : self.at + 2]
         more = self.peek("operator", "/", ahead=2) and self.tokens[self.at + 2].start == bottom.end
         return top.end == slash.start and slash.end == bottom.start and not more
+
+    def is_scientific(self) -> bool:
+        """Whether a power of ten belongs to the number before it: ``6 × 10^8 / 3 × 10^5``."""
+        return self.peek("operator", "*") and self.peek("number", "10", ahead=1) and self.peek("operator", "^", ahead=2)
 
     def bracket(self) -> Value:
         self.depth += 1

@@ -101,9 +101,9 @@ def others(
         yield "told in another size", any(a.number * ratio == b.number for a, b in pairs for ratio in ratios)
     if (named := context.remainder(place.text, right.end)) is not None and right.operations == 0:
         yield "with a remainder", any(divides(left, a.number, b.number, named) for a, b in pairs)
-    elif context.is_rounded_by_words(place.text, place.start, place.end):
-        yield "rounded", any(loosely(a, b, left, right) for a, b in pairs)
-    elif left.places and not (left.operations or right.operations or right.places):  # 48 / 5 = 9.6 = 10
+    elif (  # by words, or as 48 / 5 = 9.6 = 10
+        left.places and not (left.operations or right.operations or right.places)
+    ) or context.is_rounded_by_words(place.text, place.start, place.end):
         yield "rounded", any(loosely(a, b, left, right) for a, b in pairs)
 
 

@@ -100,8 +100,9 @@ def runs(segments: list[list[Token]], signs: list[str]) -> Iterator[Group]:
         if linked:
             assert left is not None
             assert right is not None
-            sides = [*(sides or [left]), right]
-            joined = [*joined, "=" if sign in ("is", WORDED) else sign]
+            sides = sides or [left]
+            sides.append(right)
+            joined.append("=" if sign in ("is", WORDED) else sign)
             soft = soft or read[at + 1].soft
             modulus = modulus or read[at + 1].modulus or trailing_modulus(right)
     if sides:
