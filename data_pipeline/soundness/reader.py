@@ -135,9 +135,10 @@ class Reader:
         while True:
             before = self.tokens[self.at - 1]
             joins = APART in self.names or before.type in ("close", "pi")
-            touches = self.at < len(self.tokens) and self.tokens[self.at].start == before.end
             pi = before.type == "pi" or (before.type == "close" and self.peek("pi"))  # \frac{4}{3}\pi (3)^3
-            open_ = self.peek("open") and (touches or (pi and not self.peek("number", "3.14", ahead=1)))
+            open_ = self.peek("open") and (
+                self.tokens[self.at].start == before.end or (pi and not self.peek("number", "3.14", ahead=1))
+            )
             if (joins and open_) or (pi and self.peek("pi")):
                 self.operations += 1
                 value = Value(value.number * self.power(1).number, value.percent, value.size)  # 2(3)^2
