@@ -18,13 +18,12 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple
 
-from tracestill.data_pipeline.soundness.functions import PI, PI_NOISE, Unreadable, apply, power
+from tracestill.data_pipeline.soundness.functions import PI, PI_NOISE, Unreadable, apply, power, simple_fraction
 from tracestill.data_pipeline.soundness.tokens import CLAUSE, Token
 
 MAX_DEPTH = 20  # of brackets
 LONG = 5  # decimals of this many places are taken as rounded
 PER = ("/", "per", "a", "an", "each", "every", "pro", "je", "par", "cada")
-SIMPLE, SIMPLE_LONG = (3, 6), (3, 6, 7, 9, 11, 12)  # denominators that decimals of two, of more places may stand for
 
 # The other usual readings, by name.
 TIGHT = "a fraction written without spaces binds tighter"
@@ -384,17 +383,6 @@ def size_of(word: str, sizes: Mapping[str, Fraction]) -> Fraction | None:
     size = sizes.get(name)
     digits = exponent.strip("{}-")
     return size ** int(digits) if size is not None and digits.isdigit() else size
-
-
-def simple_fraction(value: Fraction, places: int) -> Fraction | None:
-    """The simple fraction that a decimal of so many places is, rounded or cut: 0.67 is 2/3, 1.33 is 4/3."""
-    unit = Fraction(1, 10**places)
-    for denominator in SIMPLE_LONG if places > 2 or (places == 2 and value >= 10) else SIMPLE:
-        nearest = Fraction(round(value * denominator), denominator)
-        error = nearest - value
-        if nearest.denominator not in (1, 2, 4) and error and -unit / 2 <= error < unit:
-            return nearest
-    return None
 
 
 def number(text: str) -> tuple[Fraction, bool]:
