@@ -114,7 +114,7 @@ def teachers(data: Path) -> Iterator[tuple[Known, bool]]:
             read = chain.read(Said(r["output"]), True)
             if isinstance(read, Read):
                 trace = Trace(read.trace, r["question"], read.answer, gold)
-                yield Known(path.stem, at, trace, None), same_answer(read.answer, gold)
+                yield Known(path.stem, at, trace, None), same_answer(read.answer, gold, r["question"])
 
 
 def gsm_symbolic(questions: int) -> Iterator[tuple[Trace, bool]]:
