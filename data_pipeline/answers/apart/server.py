@@ -2,11 +2,16 @@
 
 It reads a pair a line from its input and writes a result a line, in the order in which they are done, both JSON. Its
 workers are forked from it once everything is imported, so that a killed one is replaced at once; nobody imports torch.
-It ends, and they with it, when its input or its parent does. Started as a file by ``workers.py``; imports no module of
-ours.
+It ends, and they with it, when its input or its parent does. Started as a file by ``workers.py``; of ours it imports
+only what keeps the working directory off Python's path.
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":  # before anything else is imported
+    from tracestill.data_pipeline.guards.working_directory import leave_working_directory
+
+    leave_working_directory()
 
 import contextlib
 import ctypes
@@ -236,5 +241,4 @@ def main(workers: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # this folder
     main(int(sys.argv[1]))

@@ -50,7 +50,7 @@ ROWS = [
     record("a", "3 + 4 = 7."),
     record("b", "So 3 plus 4 = 7, done."),
     record("c", "4 + 3 = 7."),
-    record("d", "3 + 4 = 8, no, 7."),
+    record("d", "3 + 4 = 8, so it is 7."),
     record("e", "3 + 4 = 7.", answer="8"),
     record("f", "3 + 4 = 7.", answer=" "),
     record("g", "Obviously."),

@@ -86,7 +86,7 @@ def test_nobody_starts_python_another_way():
     for path in [p for folder in ("data_pipeline", "trainer", "launch") for p in (ROOT / folder).rglob("*.py")]:
         text = path.read_text()
         assert path == START or not re.search(r"sys\.executable,\s*\"-(?!I)", text), path
-        if text.rstrip().endswith("main()") or "__main__" in text:
-            first = text.find("__main__")
+        first = text.find('__name__ == "__main__"')
+        if text.rstrip().endswith("main()") or first >= 0:
             imports = re.search(r"^(import|from (?!__future__))", text, re.MULTILINE)
             assert path.name in ALONE or imports is None or first < imports.start(), path
