@@ -64,9 +64,12 @@ def student(
     return built
 
 
-def settings(*, zero: int, clip: float, precision: str = "fp32", ema: float | None = None) -> TrainConfig:
+def settings(
+    *, zero: int, clip: float, precision: str = "fp32", ema: float | None = None, optimizer: Any = "adamw"
+) -> TrainConfig:
     return TrainConfig(
         steps=10,
+        optimizer=optimizer,
         ema=ema,
         zero=zero,  # type: ignore[arg-type]
         clip=clip,
@@ -85,10 +88,11 @@ def engine(
     seed: int = 0,
     precision: str = "fp32",
     ema: float | None = None,
+    optimizer: Any = "adamw",
 ) -> Engine:
     return Engine(
         built,
-        settings(zero=zero, clip=clip, precision=precision, ema=ema),
+        settings(zero=zero, clip=clip, precision=precision, ema=ema, optimizer=optimizer),
         accumulation=accumulation,
         raw_deepspeed={"zero_optimization": PARTITIONED},
         seed=seed,
@@ -140,8 +144,9 @@ def fingerprint(of: Engine) -> list[Tensor]:
     for piece in zero_layout.pieces(of.deepspeed):
         found.append(piece.value.clone())
         if piece.key is not None:
-            found += [piece.moment(of.optimizer, name).clone() for name in zero_layout.MOMENTS]
+            found += [piece.moment(of.optimizer, name).clone() for name in piece.moments]
             found += [of.ema.of(piece).clone()] if of.ema else []
+    found += [tensor.clone() for tensor in zero_layout.whole_states(of.deepspeed).values()]
     return [*found, torch.tensor(zero_layout.count_updates(of.deepspeed))]
 
 

@@ -31,6 +31,7 @@ from tracestill.data_pipeline.models import own_code
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer.engine import zero
 from tracestill.trainer.engine.ema import Ema
+from tracestill.trainer.optimizers.making import make_optimizer
 from tracestill.trainer.ranks.cores import own_threads
 from tracestill.trainer.ranks.join_ranks import join
 from tracestill.trainer.ranks.mesh import Mesh, exchange, mesh, refuse
@@ -172,6 +173,8 @@ def deepspeed_config(
         **raw,
         "zero_optimization": {**raw.get("zero_optimization", {}), "stage": settings.zero},
     }
+    if settings.optimizer.use != "adamw":
+        config["zero_allow_untested_optimizer"] = True  # DeepSpeed's list of known ones is by class; ours are tested
     if dtype == torch.bfloat16:
         config["bf16"] = {"enabled": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
@@ -228,18 +231,6 @@ def open_monitor(config: MonitorConfig, directory: Path) -> Callable[[dict[str, 
     return lambda line: monitor.write_events(events(line))
 
 
-def parameter_groups(student: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's groups: no decay for norms, biases and embeddings (also where the head is tied to them)."""
-    embeddings = {id(p) for m in student.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for parameter in student.parameters():
-        if parameter.requires_grad:
-            (decayed if parameter.ndim >= 2 and id(parameter) not in embeddings else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
-
-
 class Engine:
     """One student under DeepSpeed: ``accumulation`` times forward and backward, then step."""
 
@@ -267,18 +258,13 @@ class Engine:
         buckets = self.config["zero_optimization"]
         elements = sum(p.numel() for p in student.parameters() if p.requires_grad)
         buckets.setdefault("reduce_bucket_size", min(BUCKET, max(elements, 2)))
-        optimizer = torch.optim.AdamW(
-            parameter_groups(student, settings.weight_decay),
-            lr=settings.lr,
-            betas=settings.betas,
-            eps=settings.eps,
-            fused=True,
-        )
+        optimizer = make_optimizer(student, settings, dtype=self.dtype)
         with contextlib.redirect_stdout(io.StringIO()):  # it prints memory figures; its warnings are logged
             config = copy.deepcopy(self.config)
             self.deepspeed, *_ = deepspeed.initialize(model=student, optimizer=optimizer, config=config)
         self.module = student
         self.optimizer = self.deepspeed.basic_optimizer
+        zero.begin_optimizer(self.deepspeed, self.rank)
         self.ema = None if settings.ema is None else Ema(self.deepspeed, settings.ema)
         torch.manual_seed(seed + self.rank)  # dropout differs between ranks
         self._start_step()
@@ -339,6 +325,7 @@ class Engine:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.deepspeed.step()
+            zero.count_update(self.deepspeed)
             if self.ema is not None:
                 self.ema.update()
         self._start_step()

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
 
 from tracestill.trainer.recipe.monitor import MonitorConfig
+from tracestill.trainer.recipe.optimizers import OptimizerConfig
 from tracestill.trainer.recipe.student_settings import StudentConfig as StudentConfig
 
 BUCKET = 200_000_000  # elements of gradients that ZeRO reduces at a time; never more than learn
@@ -59,6 +60,7 @@ class TrainConfig(BaseModel):
     )
     zero: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="which optimizer, and its own options")
     lr: float = Field(3e-4, gt=0, description="peak learning rate")
     schedule: Literal["cosine", "linear", "constant", "wsd"] = Field(
         "cosine", description="what follows the warm-up; wsd = warm-up, stable, decay"
@@ -66,9 +68,9 @@ class TrainConfig(BaseModel):
     warmup: int = Field(0, ge=0, description="steps over which the rate rises linearly from 0 to lr")
     decay: int = Field(0, ge=0, description="wsd only: last steps over which the rate falls linearly")
     final_lr: float = Field(0.0, ge=0, description="rate at the last step of a decaying schedule, as a share of lr")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW's; not for norms, biases and embeddings")
-    betas: tuple[Share, Share] = Field((0.9, 0.95), description="AdamW's")
-    eps: float = Field(1e-8, gt=0, description="AdamW's")
+    weight_decay: float = Field(0.1, ge=0, description="every optimizer's; not for norms, biases and embeddings")
+    betas: tuple[Share, Share] = Field((0.9, 0.95), description="AdamW's, also of what Muon leaves to it")
+    eps: float = Field(1e-8, gt=0, description="AdamW's, also of what Muon leaves to it")
     clip: float = Field(1.0, ge=0, description="bound on the norm of the true gradient; 0 = no clipping")
     ema: float | None = Field(
         None,
