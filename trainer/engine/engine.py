@@ -51,6 +51,10 @@ from deepspeed.monitor.monitor import MonitorMaster
 from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
+OWNED_FROM = 3
+"""Ranks from which gradients of stages 1 and 2 are reduced to who keeps them, over gloo: each rank then sends as many
+bytes as there are, where an all-reduce sends 1.5 times that on 4 ranks; on 2 it sends less (``benchmarks/reduction.py``).
+DeepSpeed's ``reduce_scatter`` is an all-reduce there, and gloo's own sends as much as one."""
 ZERO_KEYS = sorted(field.alias or name for name, field in DeepSpeedZeroConfig.model_fields.items())
 
 
@@ -258,6 +262,8 @@ class Engine:
         buckets = self.config["zero_optimization"]
         elements = sum(p.numel() for p in student.parameters() if p.requires_grad)
         buckets.setdefault("reduce_bucket_size", min(BUCKET, max(elements, 2)))
+        if settings.zero in (1, 2) and self.device.type == "cpu" and self.ranks >= OWNED_FROM:
+            buckets.setdefault("use_multi_rank_bucket_allreduce", False)
         optimizer = make_optimizer(student, settings, dtype=self.dtype)
         with contextlib.redirect_stdout(io.StringIO()):  # it prints memory figures; its warnings are logged
             config = copy.deepcopy(self.config)
@@ -324,6 +330,7 @@ class Engine:
         else:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
+            zero.hand_over_norm(self.deepspeed, math.sqrt(square), self.settings.clip)
             self.deepspeed.step()
             zero.count_update(self.deepspeed)
             if self.ema is not None:
