@@ -146,7 +146,7 @@ def fingerprint(of: Engine) -> list[Tensor]:
         if piece.key is not None:
             found += [piece.moment(of.optimizer, name).clone() for name in piece.moments]
             found += [of.ema.of(piece).clone()] if of.ema else []
-    found += [tensor.clone() for tensor in zero_layout.whole_states(of.deepspeed).values()]
+    found += [tensor.clone() for tensor in zero_layout.whole_states(of.deepspeed, of.rank, written=False).values()]
     return [*found, torch.tensor(zero_layout.count_updates(of.deepspeed))]
 
 

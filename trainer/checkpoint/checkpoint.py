@@ -178,7 +178,7 @@ def load(engine: Engine, path: Path, *, local: bool = False) -> dict[str, Any]:
             target.copy_(read_piece(path, where, f"{moment}/{piece.name}", piece))
         if engine.ema is not None and piece.key is not None:
             engine.ema.of(piece).copy_(read_piece(path, where, f"average/{piece.name}", piece))
-    for key, tensor in alike(engine).items():
+    for key, tensor in {**buffers_of(engine), **zero.whole_states(engine.deepspeed, engine.rank, written=False)}.items():
         tensor.copy_(holder(path, where, key, tuple(tensor.shape)).get_tensor(key))
     zero.refresh(engine.deepspeed)
     if ranks == engine.ranks:
@@ -245,15 +245,15 @@ def owned_tensors(engine: Engine, updates: int) -> dict[str, Tensor]:
             whole = gather(engine, piece, part, owner=index % engine.ranks)
             if whole is not None:
                 owned[key] = whole
-    for key, tensor in alike(engine).items() if engine.rank == 0 else ():
+    states = zero.whole_states(engine.deepspeed, engine.rank, written=True)
+    for key, tensor in {**states, **(buffers_of(engine) if engine.rank == 0 else {})}.items():
         owned[key] = tensor.detach().to("cpu", copy=True)
     return owned
 
 
-def alike(engine: Engine) -> dict[str, Tensor]:
-    """Key -> tensor of what rank 0 writes for all: buffers, and what the optimizer keeps for whole parameters."""
-    buffers = {BUFFER + name: buffer for name, buffer in persistent_buffers(engine.module).items()}
-    return {**buffers, **zero.whole_states(engine.deepspeed)}
+def buffers_of(engine: Engine) -> dict[str, Tensor]:
+    """Key -> buffer of the student's state; what ranks hold of them may differ: rank 0's count."""
+    return {BUFFER + name: buffer for name, buffer in persistent_buffers(engine.module).items()}
 
 
 def base_of(engine: Engine) -> str | None:
@@ -262,7 +262,7 @@ def base_of(engine: Engine) -> str | None:
 
 
 def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """The buffers of a student that belong to its state. What ranks hold of them may differ: rank 0's count."""
+    """The buffers of a student that belong to its state."""
     state = module.state_dict(keep_vars=True)  # whose parameters ZeRO-3 has emptied
     return {name: buffer for name, buffer in module.named_buffers() if name in state}
 

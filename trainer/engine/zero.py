@@ -206,10 +206,16 @@ def begin_optimizer(engine: Any, rank: int) -> None:
     optimizer.begin(parts, rank)
 
 
-def whole_states(engine: Any) -> dict[str, Tensor]:
-    """Key -> tensor of what the optimizer keeps for whole parameters, alike on every rank; without updates, nothing."""
+def whole_states(engine: Any, rank: int, *, written: bool) -> dict[str, Tensor]:
+    """Key -> tensor of what the optimizer keeps for whole parameters on this rank; without updates, nothing. With
+    ``written``, no key is there on two ranks."""
     optimizer = engine.basic_optimizer
-    return optimizer.whole_states() if isinstance(optimizer, Partitioned) and count_updates(engine) else {}
+    if not isinstance(optimizer, Partitioned) or not count_updates(engine):
+        return {}
+    alike, own = optimizer.whole_states(), optimizer.own_states()
+    if written and rank != 0:
+        return {} if kind_of(engine) == "plain" else own
+    return {**alike, **own}
 
 
 def set_moments(engine: Any, steps: int) -> None:

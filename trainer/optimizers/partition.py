@@ -30,8 +30,8 @@ class Part:
 
     @property
     def matrix(self) -> tuple[int, int, int]:
-        """How many matrices, and their rows and columns: of a stack of matrices, one after the other."""
-        rows, columns = self.shape[-2:]
+        """How many matrices, and their rows and columns: of a stack of matrices, one after the other; a vector is a row."""
+        rows, columns = (1, 1, *self.shape)[-2:]
         return torch.Size(self.shape[:-2]).numel(), rows, columns
 
 
@@ -53,6 +53,10 @@ class Partitioned(torch.optim.Optimizer):
 
     def whole_states(self) -> dict[str, Tensor]:
         """Key -> tensor of what is kept for a whole parameter, alike on all ranks; made where it is not there yet."""
+        return {}
+
+    def own_states(self) -> dict[str, Tensor]:
+        """Likewise, of what this rank alone keeps; of parameters that all ranks hold whole, every rank."""
         return {}
 
 

@@ -60,6 +60,14 @@ class AdafactorOptions(BaseModel):
     clip: float = Field(1.0, gt=0, description="root mean square that an update has at most")
 
 
+class Adam8bitOptions(BaseModel):
+    """bitsandbytes' AdamW with moments in 8 bits (arXiv 2110.02861)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    from_elements: int = Field(4096, ge=1, description="parameters with fewer elements keep moments in fp32")
+
+
 @dataclass(frozen=True)
 class OptimizerSpec:
     """An optimizer that recipes name."""
@@ -75,6 +83,7 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
     "muon": OptimizerSpec(MuonOptions, "tracestill.trainer.optimizers.muon:make", 4, 8),
     "lion": OptimizerSpec(LionOptions, "tracestill.trainer.optimizers.lion:make", 4, 4),
     "adafactor": OptimizerSpec(AdafactorOptions, "tracestill.trainer.optimizers.adafactor:make", 0, 0),
+    "adam8bit": OptimizerSpec(Adam8bitOptions, "tracestill.trainer.optimizers.adam8bit:make", 2 + 8 / 256, 2 + 8 / 256),
 }
 """Those built in. All are exact at every ZeRO stage and on any number of ranks; one of the user's own is tried."""
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from engine_workshop import engine, equal, fingerprint, shared_out, student, take_step
@@ -19,7 +21,10 @@ from tracestill.trainer.checkpoint import checkpoint
 from tracestill.trainer.engine.engine import leave
 
 STEPS = 3
-OPTIMIZERS = ("muon", "adafactor", "lion")
+OPTIMIZERS: dict[str, Any] = {
+    **{"muon": "muon", "adafactor": "adafactor", "lion": "lion"},
+    **({"adam8bit": {"use": "adam8bit", "options": {"from_elements": 1000}}} if find_spec("bitsandbytes") else {}),
+}
 CLIP = 0.5
 
 
@@ -33,7 +38,7 @@ def updates(directory: Path, ranks: int) -> None:
     for optimizer, stage, accumulation in product(OPTIMIZERS, (0, 1, 2, 3), (1, 2)):
         tied = (stage + accumulation) % 2 == 1
         built = student(directory / f"start-{'tied' if tied else 'untied'}.safetensors", tied=tied)
-        of = engine(built, zero=stage, clip=CLIP, accumulation=accumulation, optimizer=optimizer)
+        of = engine(built, zero=stage, clip=CLIP, accumulation=accumulation, optimizer=OPTIMIZERS[optimizer])
         idle = "empty" if ranks > 1 and accumulation == 1 else ""
         for step in range(STEPS):
             take_step(of, shared_out(step, of, idle))
@@ -51,7 +56,7 @@ def resumed(optimizer: str, stage: int, precision: str, directory: Path) -> dict
     state once more, as the next stage holds it."""
     where = directory / f"saved-{optimizer}-{stage}-{precision}"
     first = engine(
-        student(None, tied=False), zero=stage, accumulation=2, ema=0.7, optimizer=optimizer, precision=precision
+        student(None, tied=False), zero=stage, accumulation=2, ema=0.7, optimizer=OPTIMIZERS[optimizer], precision=precision
     )
     losses = [take_step(first, shared_out(step, first)).loss for step in range(2)]
     path = checkpoint.save(first, where, 2, {})
@@ -59,14 +64,14 @@ def resumed(optimizer: str, stage: int, precision: str, directory: Path) -> dict
     after = fingerprint(first)
     first.close()
     second = engine(
-        student(None, tied=False, seed=3), zero=stage, accumulation=2, ema=0.7, optimizer=optimizer, precision=precision
+        student(None, tied=False, seed=3), zero=stage, accumulation=2, ema=0.7, optimizer=OPTIMIZERS[optimizer], precision=precision
     )
     take_step(second, shared_out(8, second))
     checkpoint.load(second, path)
     again = [take_step(second, shared_out(step, second)).loss for step in (2, 3)]
     same = equal(after, fingerprint(second))
     second.close()
-    other = engine(student(None, tied=False, seed=3), zero=1 + stage % 3, accumulation=1, ema=0.7, optimizer=optimizer)
+    other = engine(student(None, tied=False, seed=3), zero=1 + stage % 3, accumulation=1, ema=0.7, optimizer=OPTIMIZERS[optimizer])
     checkpoint.load(other, path)
     checkpoint.save(other, directory / f"again-{optimizer}-{stage}-{precision}", 2, {})
     loss = take_step(other, shared_out(2, other)).loss
@@ -76,7 +81,7 @@ def resumed(optimizer: str, stage: int, precision: str, directory: Path) -> dict
 
 def skipped(optimizer: str, stage: int) -> bool:
     """Whether a step that is left out changes nothing."""
-    of = engine(student(None, tied=False), zero=stage, optimizer=optimizer, ema=0.7)
+    of = engine(student(None, tied=False), zero=stage, optimizer=OPTIMIZERS[optimizer], ema=0.7)
     take_step(of, shared_out(0, of))
     before = fingerprint(of)
     take_step(of, shared_out(1, of), weight_sum=0.0)
@@ -91,6 +96,7 @@ def main() -> None:
     if ranks == 2:
         cases = [("muon", stage, "fp32") for stage in (0, 1, 2, 3)]
         cases += [("adafactor", 1, "fp32"), ("adafactor", 3, "fp32"), ("lion", 2, "fp32")]
+        cases += [("adam8bit", stage, "fp32") for stage in (0, 1, 3) if "adam8bit" in OPTIMIZERS]
         cases += [("muon", 1, "bf16"), ("adafactor", 2, "bf16")]
         found = {f"{o}-{s}-{p}": resumed(o, s, p, directory) for o, s, p in cases}
         alone = {f"{o}-{s}": skipped(o, s) for o, s in product(OPTIMIZERS, (2, 3))}
