@@ -154,7 +154,14 @@ class Student:
             return None
         rows = self.recipe.train.chunk_rows
         setting = memory.Setting(
-            capacity, ranks, zero=zero, bytes=number, recompute=recompute, chunk_rows=rows, learning=self.learning
+            capacity,
+            ranks,
+            zero=zero,
+            bytes=number,
+            recompute=recompute,
+            chunk_rows=rows,
+            learning=self.learning,
+            optimizer=self.recipe.train.optimizer.use,
         )
         return memory.estimate(self.decoder, setting)["peak"] / 2**30
 

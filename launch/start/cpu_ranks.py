@@ -41,9 +41,10 @@ def bytes_of_rank(recipe: Recipe, ranks: int) -> float:
         recipe.plan.capacity,
         ranks,
         train.sequence_parallel,
-        train.zero,
+        1 if train.zero == "auto" else train.zero,
         bytes=memory.FP32,
         recompute=recipe.student.activation_checkpointing,
+        optimizer=train.optimizer.use,
         chunk_rows=train.chunk_rows,
     )
     return OF_PROCESS + memory.estimate(decoder, setting)["peak"]

@@ -178,7 +178,10 @@ def load(engine: Engine, path: Path, *, local: bool = False) -> dict[str, Any]:
             target.copy_(read_piece(path, where, f"{moment}/{piece.name}", piece))
         if engine.ema is not None and piece.key is not None:
             engine.ema.of(piece).copy_(read_piece(path, where, f"average/{piece.name}", piece))
-    for key, tensor in {**buffers_of(engine), **zero.whole_states(engine.deepspeed, engine.rank, written=False)}.items():
+    for key, tensor in {
+        **buffers_of(engine),
+        **zero.whole_states(engine.deepspeed, engine.rank, written=False),
+    }.items():
         tensor.copy_(holder(path, where, key, tuple(tensor.shape)).get_tensor(key))
     zero.refresh(engine.deepspeed)
     if ranks == engine.ranks:

@@ -23,7 +23,7 @@ from typing import Any, NoReturn, Protocol
 import torch
 import torch.distributed as dist
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
@@ -31,6 +31,7 @@ from tracestill.data_pipeline.models import own_code
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer.engine import zero
 from tracestill.trainer.engine.ema import Ema
+from tracestill.trainer.engine.stage import resolve_stage
 from tracestill.trainer.optimizers.making import make_optimizer
 from tracestill.trainer.ranks.cores import own_threads
 from tracestill.trainer.ranks.join_ranks import join
@@ -53,8 +54,8 @@ from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
 OWNED_FROM = 3
 """Ranks from which gradients of stages 1 and 2 are reduced to who keeps them, over gloo: each rank then sends as many
-bytes as there are, where an all-reduce sends 1.5 times that on 4 ranks; on 2 it sends less (``benchmarks/reduction.py``).
-DeepSpeed's ``reduce_scatter`` is an all-reduce there, and gloo's own sends as much as one."""
+bytes as there are, where an all-reduce sends 1.5 times that on 4 ranks; on 2 it sends less
+(``benchmarks/reduction.py``). DeepSpeed's ``reduce_scatter`` is an all-reduce there, and gloo's own sends as much."""
 ZERO_KEYS = sorted(field.alias or name for name, field in DeepSpeedZeroConfig.model_fields.items())
 
 
@@ -175,7 +176,10 @@ def deepspeed_config(
         "gradient_clipping": settings.clip,
         "timers": {"throughput": {"enabled": False}},  # it would wait for the device in every micro-step
         **raw,
-        "zero_optimization": {**raw.get("zero_optimization", {}), "stage": settings.zero},
+        "zero_optimization": {
+            **raw.get("zero_optimization", {}),
+            "stage": 1 if settings.zero == "auto" else settings.zero,
+        },
     }
     if settings.optimizer.use != "adamw":
         config["zero_allow_untested_optimizer"] = True  # DeepSpeed's list of known ones is by class; ours are tested
@@ -257,6 +261,8 @@ class Engine:
         self.device, self.dtype, self.mesh = world.device, world.dtype, world.mesh
         refuse(student.model.config, self.mesh.parts)
         student.exchange = exchange(UlyssesSPAttentionHF, self.mesh)
+        settings, reason = resolve_stage(student, settings, self.device, self.dtype)
+        self.stage = f"ZeRO {settings.zero}{reason}"
         self.settings, self.accumulation, self.seed = settings, accumulation, seed
         self.config = deepspeed_config(settings, accumulation, raw_deepspeed, dtype=self.dtype, directory=directory)
         buckets = self.config["zero_optimization"]

@@ -27,6 +27,7 @@ from tracestill.trainer.student.adapters import plain_name
 ROUNDING = 1e-6  # that torch and DeepSpeed add to a norm before they divide by it
 UPDATES = "tracestill_updates"  # attribute of the engine: how many its optimizer has made
 
+
 @dataclass(frozen=True)
 class Piece:
     """The part of one parameter that this rank holds: elements [start, start + len(value)) of it, flattened."""

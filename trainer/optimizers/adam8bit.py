@@ -1,8 +1,8 @@
 """AdamW whose moments are kept in 8 bits, by bitsandbytes (Dettmers et al. 2021, arXiv:2110.02861).
 
 Its moments share a scale in blocks of 256 elements, so an update depends on where blocks begin: of ZeRO's flat pieces
-that would depend on the ranks. Each parameter therefore has one rank that keeps its moments, whole; it gets the gradient's
-pieces and sends back the update's. Small parameters keep fp32 moments with their pieces.
+that would depend on the ranks. Each parameter therefore has one rank that keeps its moments, whole; it gets the
+gradient's pieces and sends back the update's. Small parameters keep fp32 moments with their pieces.
 """
 
 from __future__ import annotations
@@ -39,19 +39,14 @@ def make(student: nn.Module, settings: TrainConfig, **_: Any) -> Adam8bit:
 
 
 def functions() -> Any:
-    """bitsandbytes' functions. Raises InputError if it is not installed.
-
-    On CPUs that know bf16 it fetches somebody's kernel from the net when it is imported, which is not used here, and
-    warns if that fails: it is kept from both.
-    """
+    """bitsandbytes' functions. On CPUs that know bf16 it fetches somebody's kernel from the net when it is imported,
+    which is not used here, and warns if that fails: it is kept from both. Raises InputError if it cannot be imported."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         with without("kernels"):
             from bitsandbytes import functional
     except ImportError as error:
-        raise InputError(
-            f"{KEY}: adam8bit needs bitsandbytes ({error}); pip install 'tracestill[8bit]', or use adamw or adafactor"
-        ) from error
+        raise InputError(f"{KEY}: adam8bit needs bitsandbytes, which cannot be imported ({error})") from error
     return functional
 
 

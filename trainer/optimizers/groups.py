@@ -29,7 +29,10 @@ def parameter_groups(
             decayed = parameter.ndim >= 2 and id(parameter) not in embeddings
             if not parameter.requires_grad or decayed is not decays:
                 continue
-            about = {"weight_decay": weight_decay if decays else 0.0, **split(parameter, decayed and id(parameter) not in head)}
+            about = {
+                "weight_decay": weight_decay if decays else 0.0,
+                **split(parameter, decayed and id(parameter) not in head),
+            }
             found = next((g for g in groups if {k: v for k, v in g.items() if k != "params"} == about), None)
             if found is None:
                 groups.append(found := {"params": [], **about})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from tracestill.trainer.recipe.optimizers import KEY, OPTIMIZERS, own_optimizer
 from tracestill.trainer.recipe.settings import TrainConfig
 
 Make = Callable[..., torch.optim.Optimizer]
+NO_BITSANDBYTES = f"{KEY}: adam8bit needs bitsandbytes, which is not installed; pip install 'tracestill[8bit]', or use adamw or adafactor"
 SHAPE, STEPS = (4, 6), 3  # of the parameter that one of the user's own is tried on, and its updates
 
 
@@ -40,9 +42,12 @@ def check_optimizer(settings: TrainConfig) -> dict[str, Any]:
     whether it counts its updates. Found out by trying it on a matrix, and on the same matrix in two flat pieces.
 
     Raises InputError if it cannot be made, if it keeps what no checkpoint could hold by the names of parameters, or if
-    ``train.zero`` cuts matrices and it is not element by element. One built in is not tried: nothing is kept.
+    ``train.zero`` cuts matrices and it is not element by element. Of one built in only whether it is installed is looked
+    for: nothing is kept.
     """
     if own_optimizer(settings.optimizer) is None:
+        if settings.optimizer.use == "adam8bit" and find_spec("bitsandbytes") is None:
+            raise InputError(NO_BITSANDBYTES)
         return {}
     make, name = own_function(settings), settings.optimizer.use
     torch_state = torch.get_rng_state()
@@ -88,7 +93,7 @@ def call(make: Make, settings: TrainConfig, groups: list[dict[str, Any]]) -> tor
 
 
 def tried(make: Make, settings: TrainConfig, shapes: list[tuple[int, ...]]) -> tuple[Tensor, dict[str, Any]]:
-    """The elements of one parameter, cut into tensors of these shapes, after a few updates; and the first one's state."""
+    """The elements of one parameter, cut into tensors of these shapes, after updates; and the first one's state."""
     draw = torch.Generator().manual_seed(0)
     start = torch.randn(torch.Size(SHAPE).numel(), generator=draw)
     sizes = [torch.Size(shape).numel() for shape in shapes]

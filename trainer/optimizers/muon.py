@@ -1,10 +1,10 @@
 """Muon: momentum whose matrices are made orthogonal (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
 
 Momentum is element by element and lies with each rank's pieces. Its matrices come together on one rank each, which
-makes them orthogonal and sends the pieces back: 8 bytes an element and step, whatever the accumulation. DeepSpeed 0.19.8
-has a Muon as well: its clipping acts on the norm of the orthogonal update, where it means the gradient's here; at
-stage 3 it needs gradients all-reduced; and momentum of its own cannot be saved by the names of parameters at each stage.
-torch.optim.Muon takes whole matrices only, which no rank has from stage 1 on.
+makes them orthogonal and sends the pieces back: 8 bytes an element and step, whatever the accumulation. DeepSpeed
+0.19.8 has a Muon as well: at stage 3 it takes the norm to clip by from orthogonal updates, where it is the gradient's
+here, and refuses to reduce gradients by reduce-scatter. torch.optim.Muon takes whole matrices only, which no rank has
+from stage 1 on, and computes in bf16 always.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Part:
 
     @property
     def matrix(self) -> tuple[int, int, int]:
-        """How many matrices, and their rows and columns: of a stack of matrices, one after the other; a vector is a row."""
+        """How many matrices, and their rows and columns: of a stack one after the other; a vector is one row."""
         rows, columns = (1, 1, *self.shape)[-2:]
         return torch.Size(self.shape[:-2]).numel(), rows, columns
 
@@ -96,7 +96,9 @@ class Exchange:
         self.rank = 0 if self.alone else rank
         self.parts = list(parts)
         self.owners = owners(parts, self.ranks)
-        by_owner = [[p for p, o in zip(self.parts, self.owners, strict=True) if o == rank] for rank in range(self.ranks)]
+        by_owner = [
+            [p for p, o in zip(self.parts, self.owners, strict=True) if o == rank] for rank in range(self.ranks)
+        ]
         self.mine, self.order = by_owner[self.rank], [part for owned in by_owner for part in owned]
         self.out = [sum(part.lengths[self.rank] for part in owned) for owned in by_owner]  # elements to each owner
         self.into = [sum(part.lengths[rank] for part in self.mine) for rank in range(self.ranks)]  # from each rank

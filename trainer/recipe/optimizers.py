@@ -39,11 +39,13 @@ class MuonOptions(BaseModel):
         description="match_rms_adamw: updates as large as AdamW's, so that train.lr serves both (arXiv 2502.16982); "
         "original: the square root of rows over columns, if above 1",
     )
-    rate: float = Field(1.0, gt=0, description="Muon's learning rate as a multiple of train.lr, through all of a schedule")
+    rate: float = Field(
+        1.0, gt=0, description="Muon's learning rate as a multiple of train.lr, through all of a schedule"
+    )
 
 
 class LionOptions(BaseModel):
-    """Lion's (arXiv 2302.06675). ``train.lr`` should be 3 to 10 times smaller than AdamW's, the decay as much larger."""
+    """Lion's (arXiv 2302.06675). ``train.lr`` should be 3 to 10 times below AdamW's, the decay as much above."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -125,7 +127,7 @@ def own_optimizer(config: OptimizerConfig) -> str | None:
     return config.use.partition(":")[0] if ":" in config.use else None
 
 
-def state_bytes(optimizer: str, layers: float, others: float) -> int:
+def optimizer_bytes(optimizer: str, layers: float, others: float) -> int:
     """Bytes of an optimizer's state for so many elements of matrices inside of layers, and of other parameters. One of
     the user's own counts as AdamW."""
     spec = OPTIMIZERS.get(optimizer, OPTIMIZERS["adamw"])

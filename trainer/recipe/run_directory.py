@@ -14,8 +14,8 @@ from tracestill.data_pipeline.base.room import needs_room
 from tracestill.data_pipeline.base.stage import CONTENTS, UNKNOWN, read_manifest, write_whole
 from tracestill.data_pipeline.documents import encode
 from tracestill.data_pipeline.plan import plan_stage
-from tracestill.trainer.recipe.positions import positions_of
 from tracestill.trainer.recipe.optimizers import own_optimizer
+from tracestill.trainer.recipe.positions import positions_of
 from tracestill.trainer.recipe.recipe import FOLDER, MAIN_ARM, Recipe, dump_recipe, load_recipe, own_modules_of
 from tracestill.trainer.recipe.settings import BOOKKEEPING, CHOOSING, GENERATION
 from tracestill.trainer.recipe.student_settings import own_attention

@@ -58,7 +58,11 @@ class TrainConfig(BaseModel):
         description="pieces of a row that pass a layer's MLP one by one and are computed again in the backward pass; "
         "true: pieces of about hidden_size tokens",
     )
-    zero: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
+    zero: Literal[0, 1, 2, 3, "auto"] = Field(
+        2,
+        description="DeepSpeed ZeRO stage; auto: on one rank 1 (fp32: 0), on more the lowest from 1 on whose "
+        "parameters, gradients and optimizer take at most 60 % of a device's memory",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="which optimizer, and its own options")
     lr: float = Field(3e-4, gt=0, description="peak learning rate")

@@ -124,7 +124,7 @@ def holds_encoder_decoder(directory: Path) -> bool:
     return False
 
 
-def check_together(student: StudentConfig, zero: int, tiled_mlp: int | bool) -> None:
+def check_together(student: StudentConfig, zero: int | str, tiled_mlp: int | bool) -> None:
     """Raises ValueError for what a student cannot do at ZeRO stage ``zero``, or with ``train.tiled_mlp``."""
     if student.compile and student.encoder_decoder:
         raise ValueError("student.compile: nobody has tried it with an encoder-decoder; leave it out")

@@ -22,9 +22,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tracestill.trainer.recipe.optimizers import optimizer_bytes
 from tracestill.trainer.recipe.settings import BUCKET
+from tracestill.trainer.recipe.zero_stage import FP32, state_bytes
 
-FP32 = 4
 ROOM = 0.92  # of a device's memory, for what is counted here
 
 
@@ -104,6 +105,7 @@ class Setting:
     recompute: bool = False  # activation checkpointing
     tiles: int = 1  # of the MLP
     chunk_rows: int | None = None
+    optimizer: str = "adamw"
     weighted: float = 1.0  # share of the tokens that carry weight
     learning: Learning | None = None  # None: all of the student learns
 
@@ -112,17 +114,18 @@ def states(decoder: Decoder, setting: Setting) -> dict[str, int]:
     """Bytes of parameters, gradients and optimizer on one rank, and of ZeRO's ``buckets`` when they are fullest: at
     stage 1 what it reduces from, at 2 and 3 that and a copy in fp32."""
     learning = setting.learning
-    n, e = decoder.parameters + (learning.added if learning else 0), setting.bytes
-    held, n = n, learning.trained if learning else n
-    own = -(-n // setting.ranks)
-    master = 0 if setting.zero == 0 else FP32 * own
-    bucket = min(BUCKET, n) * (e if setting.zero < 2 or e == FP32 else e + FP32)
-    return {
-        "parameters": e * (-(-held // setting.ranks) if setting.zero == 3 else held),
-        "gradients": FP32 * (own if setting.zero >= 2 else n),
-        "optimizer": master + 2 * FP32 * own if setting.zero else 2 * FP32 * n,
-        "buckets": bucket if setting.zero else 0,
-    }
+    held = decoder.parameters + (learning.added if learning else 0)
+    trained = learning.trained if learning else held
+    layers = trained if learning else decoder.layers * decoder.matrices
+    return state_bytes(
+        setting.zero,
+        parameters=held,
+        trained=trained,
+        ranks=setting.ranks,
+        number=setting.bytes,
+        optimizer=optimizer_bytes(setting.optimizer, layers, trained - layers) / max(trained, 1),
+        bucket=BUCKET,
+    )
 
 
 def activations(decoder: Decoder, setting: Setting) -> dict[str, int]:

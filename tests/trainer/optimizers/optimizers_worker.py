@@ -1,5 +1,5 @@
-"""Updates of each optimizer at each stage, in one process group; rank 0 writes the parameters that came out, and whether
-training that is saved and resumed goes on bit for bit.
+"""Updates of each optimizer at each stage, in one process group; rank 0 writes the parameters that came out, and
+whether training that is saved and resumed goes on bit for bit.
 
 optimizers_worker.py DIRECTORY RANKS
 """
@@ -56,7 +56,12 @@ def resumed(optimizer: str, stage: int, precision: str, directory: Path) -> dict
     state once more, as the next stage holds it."""
     where = directory / f"saved-{optimizer}-{stage}-{precision}"
     first = engine(
-        student(None, tied=False), zero=stage, accumulation=2, ema=0.7, optimizer=OPTIMIZERS[optimizer], precision=precision
+        student(None, tied=False),
+        zero=stage,
+        accumulation=2,
+        ema=0.7,
+        optimizer=OPTIMIZERS[optimizer],
+        precision=precision,
     )
     losses = [take_step(first, shared_out(step, first)).loss for step in range(2)]
     path = checkpoint.save(first, where, 2, {})
@@ -64,14 +69,21 @@ def resumed(optimizer: str, stage: int, precision: str, directory: Path) -> dict
     after = fingerprint(first)
     first.close()
     second = engine(
-        student(None, tied=False, seed=3), zero=stage, accumulation=2, ema=0.7, optimizer=OPTIMIZERS[optimizer], precision=precision
+        student(None, tied=False, seed=3),
+        zero=stage,
+        accumulation=2,
+        ema=0.7,
+        optimizer=OPTIMIZERS[optimizer],
+        precision=precision,
     )
     take_step(second, shared_out(8, second))
     checkpoint.load(second, path)
     again = [take_step(second, shared_out(step, second)).loss for step in (2, 3)]
     same = equal(after, fingerprint(second))
     second.close()
-    other = engine(student(None, tied=False, seed=3), zero=1 + stage % 3, accumulation=1, ema=0.7, optimizer=OPTIMIZERS[optimizer])
+    other = engine(
+        student(None, tied=False, seed=3), zero=1 + stage % 3, accumulation=1, ema=0.7, optimizer=OPTIMIZERS[optimizer]
+    )
     checkpoint.load(other, path)
     checkpoint.save(other, directory / f"again-{optimizer}-{stage}-{precision}", 2, {})
     loss = take_step(other, shared_out(2, other)).loss
