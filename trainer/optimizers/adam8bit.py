@@ -40,7 +40,7 @@ def make(student: nn.Module, settings: TrainConfig, **_: Any) -> Adam8bit:
 
 def functions() -> Any:
     """bitsandbytes' functions. On CPUs that know bf16 it fetches somebody's kernel from the net when it is imported,
-    which is not used here, and warns if that fails: it is kept from both. Raises InputError if it cannot be imported."""
+    which is not used here, and warns if that fails: it is kept from both. Raises InputError if it cannot be."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         with without("kernels"):

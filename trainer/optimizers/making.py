@@ -18,7 +18,10 @@ from tracestill.trainer.recipe.optimizers import KEY, OPTIMIZERS, own_optimizer
 from tracestill.trainer.recipe.settings import TrainConfig
 
 Make = Callable[..., torch.optim.Optimizer]
-NO_BITSANDBYTES = f"{KEY}: adam8bit needs bitsandbytes, which is not installed; pip install 'tracestill[8bit]', or use adamw or adafactor"
+NO_BITSANDBYTES = (
+    f"{KEY}: adam8bit needs bitsandbytes, which is not installed: pip install 'tracestill[8bit]'; adamw and adafactor "
+    "need nothing"
+)
 SHAPE, STEPS = (4, 6), 3  # of the parameter that one of the user's own is tried on, and its updates
 
 
@@ -42,8 +45,8 @@ def check_optimizer(settings: TrainConfig) -> dict[str, Any]:
     whether it counts its updates. Found out by trying it on a matrix, and on the same matrix in two flat pieces.
 
     Raises InputError if it cannot be made, if it keeps what no checkpoint could hold by the names of parameters, or if
-    ``train.zero`` cuts matrices and it is not element by element. Of one built in only whether it is installed is looked
-    for: nothing is kept.
+    ``train.zero`` cuts matrices and it is not element by element. Of one built in only whether it is there is looked
+    at: nothing is kept.
     """
     if own_optimizer(settings.optimizer) is None:
         if settings.optimizer.use == "adam8bit" and find_spec("bitsandbytes") is None:
