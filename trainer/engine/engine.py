@@ -40,7 +40,7 @@ from tracestill.trainer.ranks.rendezvous import meet
 from tracestill.trainer.recipe import deepspeed_keys
 from tracestill.trainer.recipe.monitor import MonitorConfig, events
 from tracestill.trainer.recipe.precision import training_dtype, use_gpu
-from tracestill.trainer.recipe.settings import BUCKET, TrainConfig
+from tracestill.trainer.recipe.settings import BUCKET, OWNED_FROM, TrainConfig
 from tracestill.trainer.student.student import Student
 
 if not torch.cuda.is_available():
@@ -52,10 +52,6 @@ from deepspeed.monitor.monitor import MonitorMaster
 from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
-OWNED_FROM = 3
-"""Ranks from which gradients of stages 1 and 2 are reduced to who keeps them, over gloo: each rank then sends as many
-bytes as there are, where an all-reduce sends 1.5 times that on 4 ranks; on 2 it sends less
-(``benchmarks/reduction.py``). DeepSpeed's ``reduce_scatter`` is an all-reduce there, and gloo's own sends as much."""
 ZERO_KEYS = sorted(field.alias or name for name, field in DeepSpeedZeroConfig.model_fields.items())
 
 
@@ -150,9 +146,15 @@ def leave(code: int) -> NoReturn:
 
 
 def quieten() -> None:
-    """Let DeepSpeed say warnings only, and drop one that it draws upon itself at every collective."""
+    """Let DeepSpeed say warnings only, and drop those that it draws upon itself at every collective, and upon us by an
+    optimizer that is not on its list."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.getLogger("DeepSpeed").addFilter(without_untested)
     warnings.filterwarnings("ignore", message="`torch.distributed.*is deprecated", category=FutureWarning)
+
+
+def without_untested(record: logging.LogRecord) -> bool:
+    return "untested optimizer" not in record.getMessage()
 
 
 def deepspeed_config(

@@ -14,6 +14,10 @@ from tracestill.trainer.recipe.optimizers import OptimizerConfig
 from tracestill.trainer.recipe.student_settings import StudentConfig as StudentConfig
 
 BUCKET = 200_000_000  # elements of gradients that ZeRO reduces at a time; never more than learn
+OWNED_FROM = 3
+"""Ranks from which gradients of stages 1 and 2 in fp32 are reduced to who keeps them, over gloo: on 4 ranks each then
+sends 0.94 of the bytes that there are, where an all-reduce sends 1.5 times as many; on 2 both send as many
+(``benchmarks/reduction.py``). DeepSpeed's ``reduce_scatter`` is an all-reduce there, and gloo's own sends as much."""
 UNITS = {"h": 3600, "m": 60, "s": 1}
 GENERATION = "generation"  # in train.metric: the answers that the student writes by itself
 UNTRAINED = "none"  # as `train: none`
