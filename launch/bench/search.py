@@ -98,7 +98,7 @@ def axes_of(
     fitting = sorted({c for c in found if longest <= c and (c <= own.capacity or tokens // c >= ranks)})
     ways = [False, True] if recompute is None else [recompute]
     alone = tuple(stage for stage in STAGES if stage != 2)  # on one rank it holds what 1 holds, and copies more
-    return Axes(zero or (STAGES if ranks > 1 else alone), fitting, ways)
+    return Axes(zero or (STAGES if ranks * recipe.train.sequence_parallel > 1 else alone), fitting, ways)
 
 
 def resized(setting: Setting, capacity: int, tokens: int) -> Setting:

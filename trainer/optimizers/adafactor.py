@@ -51,47 +51,40 @@ class Adafactor(Partitioned):
                 self.factors[f"{name}/{part.name}"] = zeros
         return self.factors[f"{ROWS}/{part.name}"], self.factors[f"{COLUMNS}/{part.name}"]
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        smallest = torch.finfo(torch.float32).eps
-        for group, tensor, state in self.due():
-            step, parts = float(state["step"]), self.parts[tensor]
-            pieces = [Piece(part, tensor, self.rank) for part in parts]
-            sums = added_up([piece.sums() for piece in pieces], parts)
-            share = step**self.options.decay
-            updates = []
-            for part, piece, found in zip(parts, pieces, sums, strict=True):
-                if len(part.shape) >= 2:
-                    by_row, by_column = self.factors_of(part, tensor)
-                    rows, columns = piece.split(found[1:])
-                    by_row.lerp_((rows / part.matrix[2]).float(), share)
-                    by_column.lerp_((columns / part.matrix[1]).float(), share)
-                    variance = piece.product(by_row, by_column, smallest)
-                else:
-                    if "variance" not in state:
-                        state["variance"] = torch.zeros_like(tensor)
-                    held = piece.view(state["variance"])
-                    variance = held.lerp_(piece.gradient.square(), share)
-                updates.append(variance.clamp(min=smallest**2).rsqrt_().mul_(piece.gradient))
-            squares = added_up([update.square().sum(dtype=torch.float64).view(1) for update in updates], parts)
-            tensor.mul_(1 - group["lr"] * group["weight_decay"])
-            for part, piece, update, found, square in zip(parts, pieces, updates, sums, squares, strict=True):
-                root = math.sqrt(torch.Size(part.shape).numel())
-                size = (found[0].sqrt() / root).clamp(min=self.options.smallest)
-                too_large = (square[0].sqrt() / (root * self.options.clip)).clamp(min=1.0)
-                rate = size * min(group["lr"], 1 / math.sqrt(step)) / too_large
-                piece.view(tensor).sub_(update * rate.float())
+    def update(self, group: Group, tensor: Tensor, gradient: Tensor, state: dict[str, Any]) -> None:
+        smallest, step, parts = torch.finfo(torch.float32).eps, float(state["step"]), self.parts[tensor]
+        share = step**self.options.decay
+        pieces = [Piece(part, tensor, gradient, self.rank) for part in parts]
+        sums = added_up([piece.sums() for piece in pieces], parts)
+        updates = []
+        for part, piece, found in zip(parts, pieces, sums, strict=True):
+            if len(part.shape) >= 2:
+                by_row, by_column = self.factors_of(part, tensor)
+                rows, columns = piece.split(found[1:])
+                by_row.lerp_((rows / part.matrix[2]).float(), share)
+                by_column.lerp_((columns / part.matrix[1]).float(), share)
+                variance = piece.product(by_row, by_column, smallest)
+            else:
+                variance = piece.view(state["variance"]).lerp_(piece.gradient.square(), share)
+            updates.append(variance.clamp(min=smallest**2).rsqrt_().mul_(piece.gradient))
+        squares = added_up([update.square().sum(dtype=torch.float64).view(1) for update in updates], parts)
+        tensor.mul_(1 - group["lr"] * group["weight_decay"])
+        for part, piece, update, found, square in zip(parts, pieces, updates, sums, squares, strict=True):
+            root = math.sqrt(torch.Size(part.shape).numel())
+            size = (found[0].sqrt() / root).clamp(min=self.options.smallest)
+            too_large = (square[0].sqrt() / (root * self.options.clip)).clamp(min=1.0)
+            rate = size * min(group["lr"], 1 / math.sqrt(step)) / too_large
+            piece.value.sub_(update * rate.float())
 
 
 class Piece:
     """This rank's piece of a parameter: elements [start, start + n) of it, which lie in ``tensor``."""
 
-    def __init__(self, part: Part, tensor: Tensor, rank: int) -> None:
+    def __init__(self, part: Part, tensor: Tensor, gradient: Tensor, rank: int) -> None:
         self.part, self.rank = part, 0 if len(part.starts) == 1 else rank
-        self.value, self.gradient = self.view(tensor), self.view(tensor.grad)
+        self.value, self.gradient = self.view(tensor), self.view(gradient)
 
-    def view(self, tensor: Tensor | None) -> Tensor:
-        assert tensor is not None
+    def view(self, tensor: Tensor) -> Tensor:
         return tensor.view(-1).narrow(0, self.part.offset, self.part.lengths[self.rank])
 
     def rows(self) -> tuple[int, int, int]:

@@ -87,7 +87,7 @@ class Adam8bit(Partitioned):
                 yield from ((part, tensor) for part in exchange.mine)
 
     def own_states(self) -> dict[str, Tensor]:
-        found = {}
+        found: dict[str, Tensor] = {}
         for part, tensor in self.mine():
             found |= {f"{name}/{part.name}": held for name, held in self.states_of(part, tensor.device).items()}
         return found
@@ -100,31 +100,26 @@ class Adam8bit(Partitioned):
             self.kept[part.name] = dict(zip(STATES, [*codes, *scales], strict=True))
         return self.kept[part.name]
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        for group, tensor, state in self.due():
-            if group["moments"]:
-                for name in MOMENTS:
-                    state.setdefault(name, torch.zeros_like(tensor))
-                update = adam_update(group, tensor, state)
-            else:
-                update = self.update_8bit(group, tensor, int(state["step"]))
-            tensor.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
+    def update(self, group: Group, tensor: Tensor, gradient: Tensor, state: dict[str, Any]) -> None:
+        if group["moments"]:
+            update = adam_update(group, gradient, state)
+        else:
+            update = self.update_8bit(group, tensor, gradient, int(state["step"]))
+        tensor.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
 
-    def update_8bit(self, group: Group, tensor: Tensor, step: int) -> Tensor:
-        assert tensor.grad is not None
+    def update_8bit(self, group: Group, tensor: Tensor, gradient: Tensor, step: int) -> Tensor:
         if tensor.device not in self.maps:
-            both = (self.functions.create_dynamic_map(signed=signed) for signed in (True, False))
-            self.maps[tensor.device] = tuple(codes.to(tensor.device) for codes in both)  # type: ignore[assignment]
+            signed, unsigned = (self.functions.create_dynamic_map(signed=signed) for signed in (True, False))
+            self.maps[tensor.device] = signed.to(tensor.device), unsigned.to(tensor.device)
         update = torch.zeros_like(tensor)
         for exchange in self.exchanges[tensor]:
-            gradients = exchange.gather(tensor.grad.reshape(-1))
-            found = [torch.zeros_like(gradient) for gradient in gradients]
-            for part, gradient, negative in zip(exchange.mine, gradients, found, strict=True):
+            gradients = exchange.gather(gradient.reshape(-1))
+            found = [torch.zeros_like(one) for one in gradients]
+            for part, whole, negative in zip(exchange.mine, gradients, found, strict=True):
                 first, second, scale1, scale2 = self.states_of(part, tensor.device).values()
                 # a parameter of zeros, at a rate of 1 without decay, becomes the negative update
                 self.functions.optimizer_update_8bit_blockwise(
-                    *("adam", gradient, negative, first, second, *group["betas"], 0.0, 0.0, group["eps"], step, 1.0),
+                    *("adam", whole, negative, first, second, *group["betas"], 0.0, 0.0, group["eps"], step, 1.0),
                     *(*self.maps[tensor.device], scale1, scale2),
                 )
             exchange.scatter(found, update.view(-1))

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from tracestill.trainer.optimizers.groups import parameter_groups
+from tracestill.trainer.optimizers.groups import Group, parameter_groups
 from tracestill.trainer.optimizers.partition import Partitioned
 from tracestill.trainer.recipe.optimizers import LionOptions
 from tracestill.trainer.recipe.settings import TrainConfig
@@ -22,13 +21,9 @@ def make(student: nn.Module, settings: TrainConfig, **_: Any) -> Lion:
 
 
 class Lion(Partitioned):
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def update(self, group: Group, tensor: Tensor, gradient: Tensor, state: dict[str, Any]) -> None:
         """u = sign(b1 m + (1 - b1) g); p <- (1 - lr decay) p - lr u; m <- b2 m + (1 - b2) g."""
-        for group, tensor, state in self.due():
-            first, second = group["betas"]
-            if "exp_avg" not in state:
-                state["exp_avg"] = torch.zeros_like(tensor)
-            update = state["exp_avg"].lerp(tensor.grad, 1 - first).sign_()
-            tensor.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
-            state["exp_avg"].lerp_(tensor.grad, 1 - second)
+        first, second = group["betas"]
+        update = state["exp_avg"].lerp(gradient, 1 - first).sign_()
+        tensor.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
+        state["exp_avg"].lerp_(gradient, 1 - second)

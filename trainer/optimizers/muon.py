@@ -43,22 +43,19 @@ class Muon(Partitioned):
         super().__init__(groups, defaults)
         self.options, self.dtype = options, dtype
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        for group, tensor, state in self.due():
-            rate = group["lr"] * group["rate"]
-            for name in group["moments"]:
-                if name not in state:
-                    state[name] = torch.zeros_like(tensor)
-            adam = group["moments"] == MOMENTS
-            update = adam_update(group, tensor, state) if adam else self.muon_update(tensor, state["momentum"])
-            tensor.mul_(1 - rate * group["weight_decay"]).add_(update, alpha=-rate)
+    def update(self, group: Group, tensor: Tensor, gradient: Tensor, state: dict[str, Any]) -> None:
+        rate = group["lr"] * group["rate"]
+        if group["moments"] == MOMENTS:
+            update = adam_update(group, gradient, state)
+        else:
+            update = self.muon_update(tensor, gradient, state["momentum"])
+        tensor.mul_(1 - rate * group["weight_decay"]).add_(update, alpha=-rate)
 
-    def muon_update(self, tensor: Tensor, momentum: Tensor) -> Tensor:
+    def muon_update(self, tensor: Tensor, gradient: Tensor, momentum: Tensor) -> Tensor:
         """The update of all matrices that ``tensor`` holds pieces of; of elements between them it is 0."""
         share = 1 - self.options.momentum
-        momentum.lerp_(tensor.grad, share)
-        direction = tensor.grad.lerp(momentum, self.options.momentum) if self.options.nesterov else momentum
+        momentum.lerp_(gradient, share)
+        direction = gradient.lerp(momentum, self.options.momentum) if self.options.nesterov else momentum
         flat, update = direction.reshape(-1), torch.zeros_like(tensor)
         for parts in rounds(self.parts[tensor]):
             exchange = Exchange(parts, self.rank)
@@ -71,12 +68,12 @@ class Muon(Partitioned):
         return update
 
 
-def adam_update(group: Group, tensor: Tensor, state: dict[str, Any]) -> Tensor:
+def adam_update(group: Group, gradient: Tensor, state: dict[str, Any]) -> Tensor:
     """AdamW's, without rate and decay."""
     first, second = group["betas"]
     step = float(state["step"])
-    state["exp_avg"].lerp_(tensor.grad, 1 - first)
-    state["exp_avg_sq"].mul_(second).addcmul_(tensor.grad, tensor.grad, value=1 - second)
+    state["exp_avg"].lerp_(gradient, 1 - first)
+    state["exp_avg_sq"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
     root = state["exp_avg_sq"].sqrt().div_(math.sqrt(1 - second**step)).add_(group["eps"])
     return state["exp_avg"].div(root).div_(1 - first**step)
 

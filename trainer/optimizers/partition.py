@@ -42,14 +42,23 @@ class Partitioned(torch.optim.Optimizer):
         """``parts`` of each tensor that will be updated, in the same order on every rank."""
         self.parts, self.rank = parts, rank
 
-    def due(self) -> Iterator[tuple[dict[str, Any], Tensor, dict[str, Any]]]:
-        """Group, tensor and state of what this call of ``step`` updates, one update counted."""
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for tensor in group["params"]:
-                if tensor.grad is not None:
-                    state = self.state[tensor]
-                    state["step"] = state.get("step", torch.zeros((), dtype=torch.float32)) + 1
-                    yield group, tensor, state
+                if tensor.grad is None:
+                    continue
+                state = self.state[tensor]
+                state["step"] = state.get("step", torch.zeros((), dtype=torch.float32)) + 1
+                for name in group["moments"]:
+                    if name not in state:
+                        state[name] = torch.zeros_like(tensor)
+                self.update(group, tensor, tensor.grad, state)
+
+    def update(self, group: dict[str, Any], tensor: Tensor, gradient: Tensor, state: dict[str, Any]) -> None:
+        """Update a tensor of a group by its gradient. ``state`` counts this ``step`` already, and has the group's
+        ``moments``, which begin with zeros."""
+        raise NotImplementedError
 
     def whole_states(self) -> dict[str, Tensor]:
         """Key -> tensor of what is kept for a whole parameter, alike on all ranks; made where it is not there yet."""

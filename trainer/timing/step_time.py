@@ -150,7 +150,7 @@ def computing(work: np.ndarray, machine: Machine) -> float:
 
 def volumes(task: Task, *, coalesced: bool = True) -> dict[str, tuple[str, float, int]]:
     """What -> (operation, bytes of the whole tensors, calls), of one step. ``coalesced``: one call gathers a layer, as
-    on NCCL; else each tensor takes a call of its own, and from OWNED_FROM ranks on gradients reach their owners only."""
+    on NCCL; else each tensor takes a call of its own, and from OWNED_FROM ranks on gradients go to owners only."""
     if task.ranks == 1:
         return {}
     n, steps = task.parameters, len(task.loads)
