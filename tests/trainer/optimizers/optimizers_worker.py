@@ -26,6 +26,7 @@ OPTIMIZERS: dict[str, Any] = {
     **({"adam8bit": {"use": "adam8bit", "options": {"from_elements": 1000}}} if find_spec("bitsandbytes") else {}),
 }
 CLIP = 0.5
+FROZEN = "model.layers.0.self_attn.o_proj.weight"  # else the pieces of two ranks would meet between two layers
 
 
 def name_of(optimizer: str, stage: int, accumulation: int) -> str:
@@ -38,6 +39,7 @@ def updates(directory: Path, ranks: int) -> None:
     for optimizer, stage, accumulation in product(OPTIMIZERS, (0, 1, 2, 3), (1, 2)):
         tied = (stage + accumulation) % 2 == 1
         built = student(directory / f"start-{'tied' if tied else 'untied'}.safetensors", tied=tied)
+        built.model.get_parameter(FROZEN).requires_grad_(False)
         of = engine(built, zero=stage, clip=CLIP, accumulation=accumulation, optimizer=OPTIMIZERS[optimizer])
         idle = "empty" if ranks > 1 and accumulation == 1 else ""
         for step in range(STEPS):

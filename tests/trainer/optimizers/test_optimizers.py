@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 WORKER = Path(__file__).with_name("optimizers_worker.py")
 STEPS, CLIP = 3, 0.5
+FROZEN = "model.layers.0.self_attn.o_proj.weight"
 OPTIMIZERS = ("muon", "adafactor", "lion", "adam8bit")
 BOUNDS = {"muon": 2e-4, "adafactor": 2e-5, "lion": 2e-2, "adam8bit": 1e-2}
 """Of the movement. Rounding turns a sign near zero (Lion) and a code of eight bits (adam8bit)."""
@@ -103,11 +104,14 @@ def reference(optimizer: str, tied: bool) -> dict[str, torch.Tensor]:
     model = tiny_step.plain_model(tied)
     model.load_state_dict(start(tied))
     model = model.double()
+    model.get_parameter(FROZEN).requires_grad_(False)
     plain = {"muon": Muon, "lion": Lion, "adafactor": Adafactor, "adam8bit": Adam8bit}[optimizer]()
     for step in range(STEPS):
         tiny_step.plain_loss(model, step).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         for name, p in model.named_parameters():
+            if name == FROZEN:
+                continue
             plain.step(name, p, 0.0 if p.ndim < 2 or "embed" in name else DECAY, step + 1)
             p.grad = None
     return {name: p.detach().clone() for name, p in model.named_parameters()}
