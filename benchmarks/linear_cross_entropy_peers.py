@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-UNWEIGHTED = ("liger", "torch")
+UNWEIGHTED = ("liger", "torch", "quack")
 
 
 def naive(hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -64,6 +64,16 @@ def cut_cross_entropy() -> Loss:
     return loss
 
 
+def quack() -> Loss:
+    """QuACK's fused head (0.6). It knows targets to ignore and no weights, and says nothing of single rows."""
+    from quack.linear_cross_entropy import chunked_linear_cross_entropy
+
+    def loss(hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        return chunked_linear_cross_entropy(hidden, weight, targets.masked_fill(weights == 0, -100), reduction="sum")
+
+    return loss
+
+
 def trl_chunked() -> Loss:
     """TRL's chunked log-probabilities (1.16), with the statistics that its trainer asks for, on the weighted rows."""
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
@@ -94,6 +104,7 @@ def peers(device: torch.device) -> tuple[dict[str, Loss], dict[str, str]]:
     loaders: dict[str, tuple[str, Callable[[], Loss]]] = {
         "liger": ("liger_kernel", liger),
         "cut-cross-entropy": ("cut_cross_entropy", cut_cross_entropy),
+        "quack": ("quack", quack),
         "trl": ("trl", trl_chunked),
     }
     for name, (package, load) in loaders.items():

@@ -30,7 +30,7 @@ from machine import claim, finish, table
 from tracestill.data_pipeline.answers.numbers.number import number
 from tracestill.data_pipeline.answers.verify import same_answer
 from tracestill.data_pipeline.sampling.files.formats import parts_of
-from tracestill.data_pipeline.sampling.files.gather import FileConfig, looked_at, posing_of
+from tracestill.data_pipeline.sampling.files.gather import FileConfig, data_of, looked_at
 from tracestill.data_pipeline.sampling.files.posings import Posing, Reading
 from tracestill.data_pipeline.sampling.questions import QuestionsConfig
 from tracestill.data_pipeline.sampling.readers.chain import Chain, Read, ReaderConfig, Unread
@@ -55,7 +55,7 @@ def posings(path: Path) -> Iterator[Posing]:
         shape, rows = looked_at(config, part)
         reading = Reading(shape.fields)
         for _, row in rows:
-            yield posing_of(row, reading, config)
+            yield reading(data_of(row, config))
 
 
 def of_teacher(path: Path) -> dict[str, Any]:

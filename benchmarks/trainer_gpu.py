@@ -1,25 +1,23 @@
 """Our trainer on one GPU against TRL with Liger's kernels: real tokens a second, MFU, peak memory.
 
-    python benchmarks/trainer_gpu.py [--json PATH] [--peers FOLDER] [--quick] [--shapes 1.7B] [--capacities 16384]
+    python benchmarks/trainer_gpu.py [--json PATH] [--peers FOLDER] [--shapes 1.7B] [--capacities 16384]
 
-Randomly initialised Qwen3 students of 0.6B, 1.7B and 4B parameters (bf16 with fp32 master weights, AdamW, no
-recomputation) read random documents whose lengths are lognormal (median 2,500 tokens, spread 0.8, at most 8,192), of
-which the second half carries loss: 50 % weighted tokens. A step is two packs of 8k, 16k or 32k tokens; ours at ZeRO 0
-to 3, with Liger's layers where they are installed, and once with student.compile. Each case is a process of its own on
-the idle GPU, one after the other: two steps warm up, then the median step counts. A case that does not fit says so,
-one that takes too long is stopped and says so.
+Randomly initialised Qwen3 students (bf16 with fp32 master weights, AdamW, no recomputation) read random documents
+whose lengths are lognormal (median 2,500 tokens, spread 0.8, at most 8,192), of which the second half carries loss:
+50 % weighted tokens. A step is two packs. Six cases for each shape and capacity: ours at ZeRO 1 to 3, with Liger's
+layers where they are installed, and once with student.compile; TRL twice in between. Each case is a process of its own
+on the idle GPU, one after the other: two steps warm up, then the median step counts. A case that does not fit says so,
+one that takes too long is stopped and says so. `gpu.py` runs the first four of them among its own.
 
 TRL packs the same documents (bfd) into rows of the same length, with use_liger_kernel (TRL 1.16 then takes its own
 chunked loss in place of Liger's) and without checkpointing: "autocast" keeps fp32 weights as ours does, "bf16
 weights" keeps none and is shown for comparison. Its attention is FlashAttention 2 where that is installed, else the
-backend that ours takes, which isolates documents by the cu_seqlens that TRL hands over; "sdpa" is what transformers
-does without either.
+backend that ours takes, which isolates documents by the cu_seqlens that TRL hands over.
 
 MFU counts what trainer/metrics/flops.py counts: the layers for every token, attention by the pairs within documents,
 the head for weighted targets only (the others need no logits); the peak is the data sheet's for dense bf16. Nothing is
 fetched: weights and data are random.
 
-`--quick` takes 1.7B at 16k, ZeRO 2, ours and two of TRL's (a case is stopped after 150 s: under 8 minutes in all).
 `--device cpu --shapes tiny` runs the same code on a CPU, to see that it runs; its figures mean nothing. Exits 1 if a
 claim does not hold.
 """
@@ -53,11 +51,11 @@ SHAPES: dict[str, dict[str, int]] = {  # Qwen3's published sizes
 }
 COMMON = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 40960}
 SMALL = {"num_key_value_heads": 1, "head_dim": 16, "vocab_size": 199, "max_position_embeddings": 4096}
-CAPACITIES = (8192, 16384, 32768)
-TRL = ("TRL + Liger, autocast", "TRL + Liger, bf16 weights", "TRL + Liger, autocast, sdpa")
-COMPILED = "ours, ZeRO 2, compiled"
+TRL = ("TRL + Liger, autocast", "TRL + Liger, bf16 weights")
+COMPILED = "ours, ZeRO 1, compiled"
+WAYS = ("ours, ZeRO 1", TRL[0], "ours, ZeRO 2", TRL[1], COMPILED, "ours, ZeRO 3")
 PACKS, WARM_UP = 2, 2
-CASE_SECONDS, QUICK_SECONDS = 420, 150  # a case is stopped after so long; with --quick there are three
+CASE_SECONDS = 420  # a case is stopped after so long
 
 
 def shape_of(name: str) -> dict[str, Any]:
@@ -74,30 +72,27 @@ def cost_of_shape(name: str) -> Cost:
 
 def cases_of(wanted: argparse.Namespace) -> list[dict[str, Any]]:
     """Every case asked for, the ones that the claims are about first."""
-    shapes, capacities, stages = wanted.shapes, wanted.capacities, wanted.zero
-    if wanted.quick:
-        shapes, capacities, stages = ["1.7B"], [16384], [2]
-    ways = [f"ours, ZeRO {stage}" for stage in stages]
-    ways += [COMPILED] if 2 in stages and wanted.device == "cuda" and not wanted.quick else []
-    ways += [] if wanted.ours_only else [way for way in TRL if not (wanted.quick and "sdpa" in way)]
-    found = [{"shape": s, "capacity": c, "way": w} for s in shapes for c in capacities for w in ways]
-    return sorted(found, key=lambda case: (case["shape"] != "1.7B", case["capacity"] != 16384))
+    return [
+        {"shape": s, "capacity": c, "way": w} for s in wanted.shapes for c in wanted.capacities for w in wanted.ways
+    ]
 
 
-def run_case(case: dict[str, Any], wanted: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The case's figures, from a process of its own; or ``error``: why there are none."""
+def run_case(
+    case: dict[str, Any], folder: Path, *, device: str, steps: int, peers: Path | None = None, limit: float
+) -> dict[str, Any]:
+    """The case's figures, from a process of its own, which is ended after ``limit`` seconds; or ``error``: why there
+    are none."""
     environment = dict(os.environ)
-    if wanted.peers is not None and "TRL" in case["way"]:
-        environment["PYTHONPATH"] = os.pathsep.join([str(wanted.peers.resolve()), environment.get("PYTHONPATH", "")])
+    if peers is not None and "TRL" in case["way"]:
+        environment["PYTHONPATH"] = os.pathsep.join([str(peers.resolve()), environment.get("PYTHONPATH", "")])
     environment |= {"HF_HUB_OFFLINE": "1", "USE_HUB_KERNELS": "NO", "TOKENIZERS_PARALLELISM": "false"}
     environment.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    if wanted.device == "cpu":
+    if device == "cpu":
         environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     out, log = folder / "found.json", folder / "log"
     out.unlink(missing_ok=True)
-    task = {**case, "device": wanted.device, "steps": wanted.steps, "folder": str(folder)}
+    task = {**case, "device": device, "steps": steps, "folder": str(folder)}
     command = [sys.executable, str(Path(__file__).with_name("trainer_gpu_case.py")), json.dumps(task), str(out)]
-    limit = QUICK_SECONDS if wanted.quick else CASE_SECONDS
     started = time.perf_counter()
     with log.open("w") as output:
         try:
@@ -105,7 +100,7 @@ def run_case(case: dict[str, Any], wanted: argparse.Namespace, folder: Path) -> 
                 command, env=environment, stdout=output, stderr=subprocess.STDOUT, timeout=limit
             ).returncode
         except subprocess.TimeoutExpired:
-            return {"error": f"stopped after {limit} s"}
+            return {"error": f"stopped after {limit:.0f} s"}
     if out.exists():
         return {**json.loads(out.read_text(encoding="utf-8")), "case_seconds": time.perf_counter() - started}
     text = log.read_text(encoding="utf-8", errors="replace")
@@ -172,12 +167,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write every figure, the machine and the claims here")
     parser.add_argument("--peers", type=Path, help="folder into which trl, datasets and liger-kernel were installed")
-    parser.add_argument("--quick", action="store_true", help="1.7B at 16k only")
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["0.6B", "1.7B", "4B"])
-    parser.add_argument("--capacities", nargs="+", type=int, default=list(CAPACITIES), help="tokens in a pack")
-    parser.add_argument("--zero", nargs="+", type=int, choices=range(4), default=list(range(4)), help="ours: stages")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["1.7B"])
+    parser.add_argument("--capacities", nargs="+", type=int, default=[16384], help="tokens in a pack")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of a case (default: %(default)s)")
-    parser.add_argument("--ours-only", action="store_true", help="leave TRL out")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     wanted = parser.parse_args()
     if wanted.device == "cuda" and not torch.cuda.is_available():
@@ -185,7 +178,8 @@ def main() -> int:
     cases = []
     with tempfile.TemporaryDirectory(prefix="trainer-gpu-") as folder:
         for case in cases_of(wanted):
-            found = run_case(case, wanted, Path(folder))
+            how = {"device": wanted.device, "steps": wanted.steps, "peers": wanted.peers, "limit": CASE_SECONDS}
+            found = run_case(case, Path(folder), **how)
             done = {**case, **(found if "error" in found else figures(case, found))}
             cases.append(done)
             told = done.get("error") or f"{done['tokens_per_second']:,.0f} real tokens/s"
@@ -193,7 +187,7 @@ def main() -> int:
             write_partial(wanted.json, cases)
     show(cases)
     absent = [name for name in ("trl", "liger_kernel", "flash_attn") if importlib.util.find_spec(name) is None]
-    if absent and wanted.peers is None and not wanted.ours_only:
+    if absent and wanted.peers is None and {*TRL} & {*wanted.ways}:
         print(f"absent here: {', '.join(absent)} (see --peers)")
     return finish({"packs_per_step": PACKS, "cases": cases}, claims_of(cases), wanted.json)
 

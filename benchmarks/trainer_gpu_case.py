@@ -91,13 +91,11 @@ def trl(task: dict[str, Any], shape: dict[str, Any], store: TokenStore) -> dict[
 
     cuda = task["device"] == "cuda"
     dtype = torch.bfloat16 if "bf16 weights" in task["way"] else torch.float32
-    implementation, name = "sdpa", "sdpa"
-    if "sdpa" not in task["way"]:
-        if importlib.util.find_spec("flash_attn_2_cuda") is not None:
-            implementation = name = "flash_attention_2"
-        else:
-            choice = choose("auto", task["device"], torch.bfloat16 if cuda else torch.float32)
-            implementation, name = register(choice.backend), f"{choice.backend} (ours)"
+    if importlib.util.find_spec("flash_attn_2_cuda") is not None:
+        implementation = name = "flash_attention_2"
+    else:
+        choice = choose("auto", task["device"], torch.bfloat16 if cuda else torch.float32)
+        implementation, name = register(choice.backend), f"{choice.backend} (ours)"
     torch.manual_seed(0)
     with torch.device(task["device"]):
         model = AutoModelForCausalLM.from_config(

@@ -20,7 +20,9 @@ FUNCTIONS = frozenset({
 })  # fmt: skip
 SIGNS = re.compile(
     r"\\(?!text|mathrm|boxed)[A-Za-z]+|[\^√π∞≤≥≠]|[A-Za-z0-9)}]\s*[-+*/=]\s*[\\A-Za-z0-9({√]|\d[A-Za-z]\b|\w!"
+    r"|\b(?:log|ln|sin|cos|tan)(?:_\w+)?\s*\(?\s*\d|\blog_|\dpi\b|^-\(|^\|.+\|$"
 )
+VARIABLE = re.compile(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])")
 COLON = re.compile(r"\d\s*:\s*\d")
 COMMAND = re.compile(r"\\(?:begin|end)\{\w+\}|\\[A-Za-z]+")
 DASHED = re.compile(r"\d+(?:\.\d+)?\s*[-–]\s*\d+(?:\.\d+)?")
@@ -55,6 +57,9 @@ def before_algebra(answer: str, gold: str) -> Verdict | tuple[str, str]:
         return Verdict("right", said, wanted, BY)
     if not said:
         return Verdict("wrong", "", wanted, BY, "the answer is empty")
+    mine, goal = (set(VARIABLE.findall(COMMAND.sub(" ", text))) for text in (said, wanted))
+    if mine != goal and {name.lower() for name in mine} == {name.lower() for name in goal}:
+        return Verdict("wrong", said[:200], wanted, BY, "of other letters")  # math-verify takes X for x
     number = quantity(answer)
     if number is not None:
         if number.unit is not None and number.unit.dimensions and not is_expression(answer):

@@ -36,6 +36,7 @@ Answer given:
 Does the answer given say the same as the reference answer? How it is written does not matter, only what it says. End \
 with one line that holds RIGHT, WRONG or UNSURE, and nothing else."""
 WORD = re.compile(r"\b(RIGHT|WRONG|UNSURE)\b")
+NOT = re.compile(r"\bnot\b|n['’]t\b", re.I)  # "it is not RIGHT"
 OUTCOMES: dict[str, Outcome] = {"RIGHT": "right", "WRONG": "wrong", "UNSURE": "cannot_tell"}
 STYLE, TEMPERATURE, SEED = "", 0.0, 0
 
@@ -63,8 +64,9 @@ class Judge:
         found = []
         for (answer, gold, _), text in zip(cases, texts, strict=True):
             said = self.known.get(self.id_of(text))
-            words = WORD.findall(said.strip().splitlines()[-1]) if said and said.strip() else []
-            clear = len(set(words)) == 1
+            last = said.strip().splitlines()[-1] if said and said.strip() else ""
+            words = WORD.findall(last)
+            clear = len(set(words)) == 1 and not NOT.search(last)
             outcome: Outcome = OUTCOMES[words[0]] if clear else "cannot_tell"
             detail = self.name if clear else f"{self.name} gave no verdict"
             found.append(Verdict(outcome, answer.strip()[:200], gold.strip()[:200], BY, detail))

@@ -14,12 +14,14 @@ from tracestill.data_pipeline.answers.plain import cased_text, is_prose
 from tracestill.data_pipeline.answers.verdict import Outcome, Verdict
 
 MOST = 200  # items
+DEEPEST = 8  # lists within lists
 ENDS = {"[": "]", "(": ")", "{": "}"}
 LATEX = (("\\left", ""), ("\\right", ""), ("\\{", "{"), ("\\}", "}"), ("\\lbrace", "{"), ("\\rbrace", "}"),
          ("\\infty", "∞"), ("\\emptyset", "{}"), ("\\varnothing", "{}"),
          ("\\cup", "∪"), ("\\leq", "≤"), ("\\le", "≤"), ("\\geq", "≥"), ("\\ge", "≥"), ("\\lt", "<"),
          ("\\gt", ">"))  # fmt: skip
 WORDED = re.compile(r"\s*,?\s+(?:and|or)\s+", re.I)
+PLUS_MINUS = re.compile(r"(?:±|\\pm)\s*")
 NAMED = re.compile(r"\A\s*(\\?[A-Za-z])\s*(?:=|\\in|∈)\s*")
 ORDER = re.compile(
     r"\b(?:sort(?:ed)?|ascending|descending|alphabetical(?:ly)?|in order|increasing order|order of|sequence|"
@@ -35,13 +37,18 @@ NUMBER = r"[-+]?(?:\d+(?:\.\d+)?(?:/\d+)?|∞|inf(?:inity)?|oo)"
 BETWEEN = re.compile(rf"([\[(\]])\s*({NUMBER})\s*[,;]\s*({NUMBER})\s*([\])\[])")
 CHAIN = re.compile(rf"(?:({NUMBER})\s*([<≤>≥]|<=|>=)\s*)?([A-Za-z])\s*([<≤>≥]|<=|>=)\s*({NUMBER})")
 TURNED = re.compile(rf"({NUMBER})\s*([<≤>≥]|<=|>=)\s*([A-Za-z])")
+TURNED_OR_NOT = re.compile(r"([A-Za-z])\s*[<≤>≥]|[<≤>≥]=?\s*([A-Za-z])\s*(?!\w)")
 RATIO = re.compile(r"\d+(?:\.\d+)?(?:\s*:\s*\d+(?:\.\d+)?)+")
 
 
 class Items(NamedTuple):
     opening: str  # "[", "(", "{", or "" of a bare list
     items: tuple[str, ...]
-    names: frozenset[str]  # x of "x = 2 or x = 3"
+    each: tuple[str, ...]  # of every item its name: x, x of "x = 2 or x = 3"; "" of one that has none
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(self.each) - {""}
 
 
 def opened(text: str) -> str:
@@ -60,7 +67,7 @@ def items_of(text: str) -> Items | None:
     if len(text) > 20_000:
         return None
     plain = opened(text)
-    names = set()
+    names: list[str] = []
     if match := NAMED.match(plain):
         rest = plain[match.end() :]
         if rest[:1] in ENDS:
@@ -73,15 +80,21 @@ def items_of(text: str) -> Items | None:
         parts = [*parts[:-1], *last] if len(parts) > 1 or not opening else parts
         if len(parts) > 2 and parts[-1].lower().startswith(("and ", "or ")):
             parts[-1] = parts[-1].split(None, 1)[1]
-    items = []
+    items: list[str] = []
     for part in parts:
-        if match := NAMED.match(part):
-            names.add(match[1])
-            part = part[match.end() :]
-        items.append(part.strip().strip("$").strip())
+        name = match[1] if (match := NAMED.match(part)) else ""
+        item = part[match.end() if match else 0 :].strip().strip("$").strip()
+        if (both := PLUS_MINUS.match(item)) and quantity(item[both.end() :]) is not None:
+            opening = opening or "{"
+            items += [f"-{item[both.end() :]}", item[both.end() :]]
+            names += [name, name]
+        else:
+            items.append(item)
+            names.append(name)
     if len(items) > MOST or (len(items) < 2 and opening not in ("{", "[")) or (not all(items) and items != [""]):
         return None
-    return Items(opening, tuple(item for item in items if item), frozenset(names))
+    kept = [(item, name) for item, name in zip(items, names, strict=True) if item]
+    return Items(opening, tuple(item for item, _ in kept), tuple(name for _, name in kept))
 
 
 def _is_pair(text: str) -> bool:
@@ -105,7 +118,7 @@ def split(text: str, mark: str) -> list[str]:
     return [*found, text[start:].strip()]
 
 
-def key_of(item: str) -> str:
+def key_of(item: str, depth: int = 0) -> str:
     """What equal items have in common: a number's value, or the text, in prose without case."""
     found = quantity(item)
     if found is not None and not found.percent:
@@ -113,8 +126,8 @@ def key_of(item: str) -> str:
         if unit is not None and unit.known:
             return f"{shown(found.value * unit.factor)} {unit.dimensions}"
         return shown(found.value)
-    if (inner := items_of(item)) is not None and inner.opening:
-        keys = [key_of(one) for one in inner.items]
+    if depth < DEEPEST and (inner := items_of(item)) is not None and inner.opening:
+        keys = [key_of(one, depth + 1) for one in inner.items]
         return f"{inner.opening}{','.join(sorted(set(keys)) if inner.opening == '{' else keys)}"
     text = cased_text(item)
     if len(text) > 2 and text[0] in "\"'" and text[0] == text[-1]:
@@ -150,6 +163,9 @@ def verify_list(answer: str, gold: str, question: str = "") -> Verdict:
     read = _joined(said.opening, mine)
     if Counter(mine) != Counter(goal):
         return Verdict("wrong", read, held, "list")
+    if set(wanted.each) == set(said.each) and "" not in said.each and len(said.names) == len(goal) > 1:
+        alike = dict(zip(said.each, mine, strict=True)) == dict(zip(wanted.each, goal, strict=True))
+        return Verdict("right" if alike else "wrong", read, held, "list", "by their names")
     if len(wanted.names) == 1 and len(said.names) == 1 and wanted.names != said.names:
         return Verdict("cannot_tell", read, held, "list", "of two names")
     if {wanted.opening, said.opening} == {"(", "["} and len(goal) == 2:
@@ -270,6 +286,11 @@ def verify_interval(answer: str, gold: str, question: str = "") -> Verdict:
     if said is None:
         return Verdict("wrong", "", held, "interval", "the answer is no interval")
     read = " ∪ ".join(map(str, said))
+    mine, goal = (
+        {name for part in TURNED_OR_NOT.findall(opened(text)) for name in part if name} for text in (answer, gold)
+    )
+    if said == wanted and mine and goal and mine != goal:
+        return Verdict("cannot_tell", read, held, "interval", "of two names")
     return Verdict("right" if said == wanted else "wrong", read, held, "interval")
 
 

@@ -7,15 +7,19 @@ from fractions import Fraction
 from functools import lru_cache
 
 from tracestill.data_pipeline.answers.find import numbers_in
-from tracestill.data_pipeline.answers.numbers.quantity import Quantity, quantity, shown
+from tracestill.data_pipeline.answers.numbers.quantity import Quantity, quantity, settled, shown, unframed
 from tracestill.data_pipeline.answers.numbers.units import Unit, asked_unit, unit_of
 from tracestill.data_pipeline.answers.times import time_of
 from tracestill.data_pipeline.answers.verdict import Verdict
 
 BY = "number"
+POUNDS = {unit_of("pound").dimensions, unit_of("£").dimensions}
 PERCENT = re.compile(r"%|\bper ?cent|\bpercentage|\bpct\b|\bporcentaje|\bpor ciento|\bprozent|\bpourcent|百分", re.I)
 DECIMAL_COMMA = re.compile(r"(?<![\d.,])\d+,\d{1,2}(?![\d,])|(?<![\d.,])\d{1,3}(?:\.\d{3})+,\d")
 DECIMAL_POINT = re.compile(r"(?<![\d.,])\d+\.\d{1,2}(?![\d.])|(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+RATIO = re.compile(r"(\d{1,9})\s*:\s*(\d{1,9})")
+GOES_ON = re.compile(r"(-?\d*\.(\d{2,}))\s*(?:\.{2,}|…|\\l?dots)")
+NONE = re.compile(r"(?:none|nothing|nil|no\s+[a-z]+)\b", re.I)
 DIGITS = re.compile(r"\d")
 
 
@@ -46,7 +50,7 @@ def verify_number(answer: str, gold: str, question: str = "") -> Verdict:
     wanted = _settled(reference, question)
     held = _shown(reference, wanted, question)
     if said is None:
-        told = time_of(answer) is None and _mentions(answer, wanted)
+        told = (time_of(answer) is None and _mentions(answer, wanted)) or _may_say(answer, wanted)
         return Verdict("cannot_tell" if told else "wrong", "", held, BY, "the answer is no number")
     value = _settled(said, question)
     read = _shown(said, value, question)
@@ -65,6 +69,8 @@ def verify_number(answer: str, gold: str, question: str = "") -> Verdict:
     if value != wanted:
         return Verdict("wrong", read, held, BY)
     if mine.known and goal.known:
+        if {mine.dimensions, goal.dimensions} == POUNDS:
+            return Verdict("right", read, held, BY)
         return Verdict("wrong", read, held, BY, "of another dimension")
     if mine.words & goal.words or (reference.unit is None and not mine.known):
         return Verdict("right", read, held, BY)
@@ -120,6 +126,20 @@ def _converts(unit: Unit, value: Fraction, wanted: Fraction) -> bool:
                                    "second", "minute", "hour", "day", "week", "month", "year", "l", "ml", "dollar",
                                    "cent"))
     )  # fmt: skip
+
+
+def _may_say(answer: str, wanted: Fraction) -> bool:
+    """Whether a text that is no number may mean the wanted one in a way that is not read here: in numerals of other
+    scripts ("十二"), as a ratio, with digits left out ("0.333…"), or as none."""
+    plain = settled(unframed(answer[:100]))
+    if any(sign.isnumeric() and not sign.isdecimal() for sign in plain):
+        return True
+    if match := RATIO.fullmatch(plain):
+        return int(match[2]) > 0 and Fraction(int(match[1]), int(match[2])) == wanted
+    if match := GOES_ON.fullmatch(plain):
+        short = abs(wanted) - abs(value := Fraction(match[1]))  # cut off, or rounded
+        return value * wanted > 0 and -Fraction(1, 2) <= short * 10 ** len(match[2]) < 1
+    return wanted == 0 and NONE.match(plain) is not None
 
 
 def _mentions(answer: str, wanted: Fraction) -> bool:

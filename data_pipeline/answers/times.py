@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tracestill.data_pipeline.answers.numbers.number import plainly
 from tracestill.data_pipeline.answers.numbers.quantity import LEAD, unframed
-from tracestill.data_pipeline.answers.verdict import Verdict
+from tracestill.data_pipeline.answers.verdict import Outcome, Verdict
 
 BY = "time"
 TIME = re.compile(
@@ -17,6 +17,11 @@ TIME = re.compile(
     re.I,
 )
 NAMED = {"noon": 12 * 3600, "midday": 12 * 3600, "12 noon": 12 * 3600, "midnight": 0, "12 midnight": 0}
+
+
+NOON = re.compile(r"(12(?::00)?) (noon|midnight)", re.I)
+MILITARY = re.compile(r"\A([0-2]\d)([0-5]\d)\s*(?:hours|hrs|h)\Z")
+SPOKEN = re.compile(r"\b(?:past|to|o['’]?clock|thirty|fifteen|forty-five|hours?|h)\b|\A\d{1,2}[.,]\d{2}\Z", re.I)
 
 
 class Time(NamedTuple):
@@ -38,6 +43,9 @@ def time_of(text: str) -> Time | None:
         return None
     if (named := NAMED.get(plain.lower())) is not None:
         return Time(named, "", True)
+    if twelve := NOON.fullmatch(plain):
+        plain = twelve[1] + (" pm" if twelve[2][0] in "nN" else " am")
+    plain = MILITARY.sub(r"\1:\2", plain)
     match = TIME.fullmatch(plain)
     if match is None:
         return None
@@ -65,7 +73,8 @@ def verify_time(answer: str, gold: str, question: str = "") -> Verdict:
     if wanted is None:
         return Verdict("cannot_tell", "", "", BY, "the gold answer is no time of day")
     if said is None:
-        return Verdict("wrong", "", str(wanted), BY, "the answer is no time of day")
+        outcome: Outcome = "cannot_tell" if SPOKEN.search(answer.strip()[:100]) else "wrong"
+        return Verdict(outcome, "", str(wanted), BY, "the answer is no time of day")
     if said.second == wanted.second:
         sure = said.certain or not wanted.certain or not wanted.half
         return Verdict("right" if sure else "cannot_tell", str(said), str(wanted), BY)

@@ -140,6 +140,15 @@ class Verifier:
             return decide(case)
         if self._own is not None and how == self.config.use:
             return self._by_own(case)
+        self.check(how)
+        if how == CODE:
+            return verify_code(case.answer, case.gold, case.question)
+        return Verdict("cannot_tell", "", "", JUDGE, "nobody is asked here")  # a judge is, with all cases of its own
+
+    def check(self, how: str) -> None:
+        """Raise InputError for a verifier that is unknown or not allowed."""
+        if how == self.config.use:
+            return
         if how not in NAMES:
             raise InputError(
                 f"the verifier '{how}' of a question ({COLUMN} in its metadata) is unknown{nearest(how, list(NAMES))}; "
@@ -150,9 +159,6 @@ class Verifier:
             refuse(self.config, how, f"the verifier of a question ({COLUMN} in its metadata)")
         except ValueError as error:
             raise InputError(str(error)) from error
-        if how == CODE:
-            return verify_code(case.answer, case.gold, case.question)
-        return Verdict("cannot_tell", "", "", JUDGE, "nobody is asked here")  # a judge is, with all cases of its own
 
     def _by_own(self, case: Case) -> Verdict:
         assert self._own is not None

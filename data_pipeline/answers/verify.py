@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tracestill.data_pipeline.answers import expression, lists
+from tracestill.data_pipeline.answers.formula import formula_of
 from tracestill.data_pipeline.answers.lists import verify_interval, verify_list, verify_ratio, verify_set
 from tracestill.data_pipeline.answers.numbers.number import CURRENCIES
 from tracestill.data_pipeline.answers.numbers.quantity import quantity, unframed
@@ -19,12 +20,13 @@ from tracestill.data_pipeline.answers.numbers.units import asked_unit
 from tracestill.data_pipeline.answers.numeric import decimal_comma, verify_number
 from tracestill.data_pipeline.answers.plain import (
     is_prose,
+    letter_of,
     options_of,
     verify_choice,
     verify_text,
     verify_yes_no,
 )
-from tracestill.data_pipeline.answers.times import time_of, verify_time
+from tracestill.data_pipeline.answers.times import NAMED, time_of, verify_time
 from tracestill.data_pipeline.answers.verdict import Verdict
 
 Verify = Callable[[str, str, str], Verdict]
@@ -33,6 +35,7 @@ FAST = re.compile(r"\s*[$€£]?(-?)(?:(\d{1,15})|(\d{1,3}(?:,\d{3}){1,4}))(?:\.
 YES_NO = frozenset({"yes", "no", "true", "false", "sí", "oui", "nein", "是", "否"})
 LETTER = re.compile(r"\(?[A-J]\)|\(?[A-E]\.?|\([a-j]\)|option [A-Ja-j]")
 LATER_LETTER = re.compile("[F-J]")  # a letter of a choice only where a question offers so many
+SCALED = re.compile(r"(-?\d[\d.,]*)\s?[kKmMbB]n?")
 RATIO_ASKED = re.compile(r"\bratios?\b", re.I)
 
 
@@ -117,11 +120,14 @@ def kind_of(gold: str, question: str = "") -> str:
     if LETTER.fullmatch(plain) or (LATER_LETTER.fullmatch(plain) and plain in options_of(question)):
         return "choice"
     if plain.isascii() and plain.isalpha():
+        if plain.casefold() in NAMED:
+            return "time"
         return "yes_no" if plain.casefold() in YES_NO else "number" if quantity(gold) is not None else "text"
     found = quantity(gold)
     if found is not None:
         return "number"
-    if plain.casefold() in YES_NO:
+    first, comma, rest = plain.casefold().partition(",")
+    if first in YES_NO and not (comma and YES_NO & set(rest.replace(",", " ").split())):  # "Yes, it is"
         return "yes_no"
     if lists.RATIO.fullmatch(plain) and (RATIO_ASKED.search(question) or time_of(gold) is None):
         return "ratio"
@@ -134,7 +140,7 @@ def kind_of(gold: str, question: str = "") -> str:
         if lists.needs_algebra(items.items):
             return "expression"
         return "set" if items.opening == "{" else "list"
-    return "expression" if expression.is_expression(plain) else "text"
+    return "expression" if not formula_of(plain) and expression.is_expression(plain) else "text"
 
 
 def _sentence(items: lists.Items) -> bool:
@@ -147,6 +153,8 @@ def _sentence(items: lists.Items) -> bool:
 
 def by_kind(kind: str, answer: str, gold: str, question: str) -> Verdict | Later:
     """The verdict of ``auto`` once the gold answer's kind is known, or what has to be compared apart."""
+    if kind != "choice" and question and (letter := letter_of(unframed(answer))):
+        answer = options_of(question).get(letter, answer)
     if kind == "number":
         return _number(answer, gold, question)
     if kind == "ratio":
@@ -165,7 +173,7 @@ def by_kind(kind: str, answer: str, gold: str, question: str) -> Verdict | Later
         return algebra(answer, gold)
     if kind in ("set", "list", "interval") and expression.is_expression(answer):
         found = BUILT_IN[kind](answer, gold, question)
-        if found.outcome == "right" or not re.search(r"\\(?:frac|sqrt|pi|cup|setminus|mathbb)|√|π", answer):
+        if found.outcome == "right" or not re.search(r"\\(?:frac|sqrt|pi|cup|setminus|mathbb|neq?)|√|π|≠", answer):
             return found
         return algebra(answer, gold)
     return BUILT_IN[kind](answer, gold, question)
@@ -184,6 +192,10 @@ def _number(answer: str, gold: str, question: str) -> Verdict | Later:
     plain = unframed(answer)
     if plain.endswith("!") and verify_number(plain[:-1], gold, question).right:
         return Verdict("cannot_tell", plain, found.gold, "number", "a factorial, or a cry")
+    if (short := SCALED.fullmatch(plain)) and any(
+        verify_number(f"{short[1]} {word}", gold, question).right for word in ("thousand", "million", "billion")
+    ):
+        return Verdict("cannot_tell", plain, found.gold, "number", "a thousand or a million, or another unit")
     if not found.answer and expression.is_expression(unframed(answer)) and lists.items_of(answer) is None:
         return algebra(answer, gold)
     return found

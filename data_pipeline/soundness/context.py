@@ -20,7 +20,7 @@ CLOCK = re.compile(
     r"clock|\b\d*\s?[ap]\.?m\b|noon|midnight|24-h|uhr\b|reloj|horloge|modul|\bmod\b|days? of the week|weekday", re.I
 )
 BACK = re.compile(
-    r"\b(?:wait|hmm+|oops|sorry)\b|"
+    r"\b(?:wait|hmm+|oops|sorry|hold on|scratch that)\b|^\W{0,4}(?:no|nope|actually)\b[,:]?\s|"
     r"\b(?:that|this|it|which)(?:['’]s| is| was| does| doesn['’]t| can(?:no|['’])t| isn['’]t)? ?(?:\w+ ){0,2}"
     r"(?:not (?:true|right|correct|match|equal|possible|add up|hold|make sense)|wrong|incorrect|false|impossible|"
     r"contradict\w*|mistake|error|makes? no sense)|"
@@ -40,10 +40,21 @@ SUPPOSED = re.compile(
 OPERAND = re.compile(  # what stands before an equation operates on all of it: ``add 20 + 10 to the 29 + 24 = 83``
     r"\b(?:add|subtract|tak|multipl|divid|deduct)\w*\b[^.;=]*\d[^.;=]*\b(?:to|by|from|with|and)\b[^.;=\d]*$", re.I
 )
+DENIED = re.compile(  # right behind
+    r"\W{0,6}(?:evaluates to|comes out to|returns|is|was|would be|can(?:no|['’])t be)?\W{0,3}"
+    r"(?:false|wrong|incorrect|impossible|not (?:true|right|correct|possible))\b",
+    re.I,
+)
+DENIES = re.compile(
+    r"\b(?:(?:not (?:true|right|correct|the case)|false|wrong|impossible) that|(?:can(?:no|['’])t|never) (?:have|be)"
+    r"|(?:might|may|could|would) (?:think|say|write|guess|believe)|(?:mistake|error|wrong|tempting) (?:is )?to \w+"
+    r"|mistakenly|wrongly|incorrectly|falsely)\b[^.;=]{0,40}$",
+    re.I,
+)
 BASE = re.compile(r"\bbase[- ]?\d|\bbinary|\bhexadecimal|\boctal", re.I)
 IF = re.compile(r"\b(?:if|until|while|when|since|unless|whether|as long as|wenn|si)\b", re.I)
 REMAINDER = re.compile(
-    r"[^\d.;\n]{0,40}?(?:\bremainder|\bremaining|\br\b|\brest\b|\bresto\b|\breste\b|left ?over)"
+    r"[^\d.;\n]{0,40}?(?:\bremainder|\bremaining|\br(?=\d)|\br\b|\brest\b|\bresto\b|\breste\b|left ?over)"
     r"(?:\s*(?:of|is|=|:|de|von))?\s*(\d+)?",
     re.I,
 )
@@ -70,16 +81,18 @@ def is_on_clock(text: str, start: int, end: int) -> bool:
 
 def is_taken_back(text: str, end: int) -> bool:
     """Whether the next two sentences or so say that it is wrong."""
-    return bool(BACK.search(text[end : end + FAR]))
+    return bool(DENIED.match(text, end, end + NEAR) or BACK.search(text[end : end + FAR]))
 
 
 def is_supposed(text: str, start: int, end: int, compares: bool) -> bool:
-    """Whether the sentence asks or supposes, operates on the whole, or counts to another base than ten; a comparison
-    also by ``if``."""
+    """Whether the sentence asks, supposes or denies, operates on the whole, or counts to another base than ten; a
+    comparison also by ``if``."""
     ahead, rest = before(text, start), behind(text, end)
     if rest.lstrip().startswith("?") or text[end : end + 1] == "?" or (compares and IF.search(ahead)):
         return True
-    return any(pattern.search(ahead) for pattern in (SUPPOSED, OPERAND, BASE)) or bool(BASE.search(rest))
+    return any(pattern.search(ahead) for pattern in (SUPPOSED, DENIES, OPERAND, BASE)) or bool(
+        BASE.search(text[start:end] + rest)
+    )
 
 
 def scales(text: str, start: int) -> list[int]:

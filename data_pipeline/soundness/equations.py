@@ -56,6 +56,19 @@ def equations(text: str) -> list[Equation]:
 
     A note of GSM8K's calculator (``<<48/2=24>>``) is read where the text around it holds no equation.
     """
+    found = all_read(text)
+    return [one for one in found if one.holds or not is_said_again(one, found)]
+
+
+def is_said_again(one: Equation, found: list[Equation]) -> bool:
+    """Whether the same is computed again soon, and rightly: ``12 + 8 = 21. No, it is 12 + 8 = 20``."""
+    computed = one.path.partition("=")[0] + "="
+    return any(
+        other.holds and 0 <= other.start - one.end < context.FAR and other.path.startswith(computed) for other in found
+    )
+
+
+def all_read(text: str) -> list[Equation]:
     notes = list(NOTE.finditer(text))
     if not notes:
         return list(equations_of(text, text))

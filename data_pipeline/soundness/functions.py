@@ -10,6 +10,7 @@ MAX_BITS = 4096  # of a power
 MAX_FACTORIAL = 30
 FINE = Fraction(1, 10**12)  # relative error of what is no fraction
 PI, PI_NOISE = Fraction("3.14159265358979"), Fraction(6, 10**4)  # 3.14 and 22/7 pass for it
+SIMPLE, SIMPLE_LONG = (3, 6), (3, 6, 7, 9, 11, 12)  # denominators that decimals of two, of more places may stand for
 
 
 class Unreadable(ValueError):
@@ -91,3 +92,14 @@ def apply(name: str, arguments: list[Fraction]) -> tuple[Fraction, Fraction]:
     if name == "abs":
         return abs(first), Fraction(0)
     raise Unreadable(name)
+
+
+def simple_fraction(value: Fraction, places: int) -> Fraction | None:
+    """The simple fraction that a decimal of so many places is, rounded or cut: 0.67 is 2/3, 1.33 is 4/3."""
+    unit = Fraction(1, 10**places)
+    for denominator in SIMPLE_LONG if places > 2 or (places == 2 and value >= 10) else SIMPLE:
+        nearest = Fraction(round(value * denominator), denominator)
+        error = nearest - value
+        if nearest.denominator not in (1, 2, 4) and error and -unit / 2 <= error < unit:
+            return nearest
+    return None

@@ -18,13 +18,12 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple
 
-from tracestill.data_pipeline.soundness.functions import PI, PI_NOISE, Unreadable, apply, power
+from tracestill.data_pipeline.soundness.functions import PI, PI_NOISE, Unreadable, apply, power, simple_fraction
 from tracestill.data_pipeline.soundness.tokens import CLAUSE, Token
 
 MAX_DEPTH = 20  # of brackets
 LONG = 5  # decimals of this many places are taken as rounded
 PER = ("/", "per", "a", "an", "each", "every", "pro", "je", "par", "cada")
-SIMPLE, SIMPLE_LONG = (3, 6), (3, 6, 7, 9, 11, 12)  # denominators that decimals of two, of more places may stand for
 
 # The other usual readings, by name.
 TIGHT = "a fraction written without spaces binds tighter"
@@ -134,10 +133,14 @@ class Reader:
         divided = False
         while True:
             before = self.tokens[self.at - 1]
-            joins = APART in self.names or before.type == "close"
-            if joins and self.peek("open") and self.tokens[self.at].start == before.end:
+            joins = APART in self.names or before.type in ("close", "pi")
+            pi = before.type == "pi" or (before.type == "close" and self.peek("pi"))  # \frac{4}{3}\pi (3)^3
+            open_ = self.peek("open") and (
+                self.tokens[self.at].start == before.end or (pi and not self.peek("number", "3.14", ahead=1))
+            )
+            if (joins and open_) or (pi and self.peek("pi")):
                 self.operations += 1
-                value = Value(value.number * self.bracket().number, value.percent, value.size)
+                value = Value(value.number * self.power(1).number, value.percent, value.size)  # 2(3)^2
                 continue
             sign = self.operator("*", "/", "//", "mod", "of", ":")
             if sign is None:
@@ -230,7 +233,9 @@ class Reader:
         self.largest = max(self.largest, value)
         if places >= LONG:
             self.fewest = min(self.fewest or places, places)
-        elif (places >= 2 or percent) and (simple := simple_fraction(value, places + 2 * percent)) is not None:
+        elif (places >= 2 or percent or (places and value >= 10)) and (
+            simple := simple_fraction(value, places + 2 * percent)
+        ) is not None:
             self.could.add(PARTS)
             value = simple if PARTS in self.names else value
         if percent and BARE in self.names:
@@ -241,7 +246,7 @@ class Reader:
             self.could.add(APART)
             if APART not in self.names:
                 self.operations += 1
-                return Value(value * self.bracket().number, percent)
+                return Value(value * self.power(1).number, percent)
         elif TIGHT in self.names and self.is_tight_fraction(token):
             self.operations += 1
             self.at += 2
@@ -249,6 +254,10 @@ class Reader:
             if bottom == 0:
                 raise Unreadable("division by zero")
             value /= bottom
+        elif TIGHT in self.names and self.is_scientific():
+            self.operations += 1
+            self.at += 1
+            value *= self.power(1).number
         if self.peek("pi") and self.tokens[self.at].start == token.end:  # 25π
             self.at += 1
             self.operations += 1
@@ -279,6 +288,10 @@ class Reader:
         slash, bottom = self.tokens[self.at : self.at + 2]
         more = self.peek("operator", "/", ahead=2) and self.tokens[self.at + 2].start == bottom.end
         return top.end == slash.start and slash.end == bottom.start and not more
+
+    def is_scientific(self) -> bool:
+        """Whether a power of ten belongs to the number before it: ``6 × 10^8 / 3 × 10^5``."""
+        return self.peek("operator", "*") and self.peek("number", "10", ahead=1) and self.peek("operator", "^", ahead=2)
 
     def bracket(self) -> Value:
         self.depth += 1
@@ -370,17 +383,6 @@ def size_of(word: str, sizes: Mapping[str, Fraction]) -> Fraction | None:
     size = sizes.get(name)
     digits = exponent.strip("{}-")
     return size ** int(digits) if size is not None and digits.isdigit() else size
-
-
-def simple_fraction(value: Fraction, places: int) -> Fraction | None:
-    """The simple fraction that a decimal of so many places is, rounded or cut: 0.67 is 2/3, 1.33 is 4/3."""
-    unit = Fraction(1, 10**places)
-    for denominator in SIMPLE_LONG if places > 2 else SIMPLE:
-        nearest = Fraction(round(value * denominator), denominator)
-        error = nearest - value
-        if nearest.denominator not in (1, 2, 4) and error and -unit / 2 <= error < unit:
-            return nearest
-    return None
 
 
 def number(text: str) -> tuple[Fraction, bool]:

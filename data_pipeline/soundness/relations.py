@@ -101,7 +101,9 @@ def others(
         yield "told in another size", any(a.number * ratio == b.number for a, b in pairs for ratio in ratios)
     if (named := context.remainder(place.text, right.end)) is not None and right.operations == 0:
         yield "with a remainder", any(divides(left, a.number, b.number, named) for a, b in pairs)
-    elif context.is_rounded_by_words(place.text, place.start, place.end):
+    elif (  # by words, or as 48 / 5 = 9.6 = 10
+        left.places and not (left.operations or right.operations or right.places)
+    ) or context.is_rounded_by_words(place.text, place.start, place.end):
         yield "rounded", any(loosely(a, b, left, right) for a, b in pairs)
 
 
@@ -133,7 +135,7 @@ def close(x: Fraction, y: Fraction, a: Outcome, b: Outcome, left: Side, right: S
 
 def is_rounded(stated: Fraction, exact: Fraction, side: Side, percent: bool, size: Fraction = Fraction(1)) -> bool:
     """Whether ``stated``, a lone decimal, is ``exact`` rounded or cut to its number of places."""
-    if side.operations or side.places == 0:
+    if side.operations or (side.places == 0 and not percent):
         return False
     unit = Fraction(1, 10**side.places) / (100 if percent else 1) * size
     if abs(stated - exact) * 2 <= unit:

@@ -100,8 +100,9 @@ def runs(segments: list[list[Token]], signs: list[str]) -> Iterator[Group]:
         if linked:
             assert left is not None
             assert right is not None
-            sides = [*(sides or [left]), right]
-            joined = [*joined, "=" if sign in ("is", WORDED) else sign]
+            sides = sides or [left]
+            sides.append(right)
+            joined.append("=" if sign in ("is", WORDED) else sign)
             soft = soft or read[at + 1].soft
             modulus = modulus or read[at + 1].modulus or trailing_modulus(right)
     if sides:
@@ -249,7 +250,7 @@ def read_suffix(tokens: list[Token], first: bool) -> Side | None:
             continue
         if used < len(tokens) - begin:
             continue
-        if before in ("operator", "number", "unknown", "close", "function") or is_part(tokens, begin):
+        if before in ("operator", "number", "unknown", "close", "function", "pi") or is_part(tokens, begin):
             return None
         named = begin > 0 and tokens[begin - 1].text.lower().removesuffix("s") in NAMES and token.type == "number"
         if named or (side.operations == 0 and (before == "word" or not first)):

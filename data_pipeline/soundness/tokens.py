@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tracestill.data_pipeline.soundness.units import units_of
+from tracestill.data_pipeline.soundness.units import RATES, units_of
 
 MAX_DIGITS = 40  # of a number; longer ones are identifiers
 CURRENCY = r"(?:(?:US|CA|AU|NZ|HK|R)?\$|[€£¥₹₩₽]|(?:Rs\.?|USD|EUR|GBP)(?=\s?\d))"
@@ -35,7 +35,7 @@ TOKEN = re.compile(
   | (?P<superscript>[²³⁴])
   | (?P<open>[(\[{{])
   | (?P<close>[)\]}}])
-  | (?P<sized>(?:[^\W\d_]+/)?(?:[^\W\d_]{{2,}}|[ms])(?:\^\{{?-?\d\}}?|[²³]))
+  | (?P<sized>(?:[^\W\d_]{{1,30}}/)?(?:[^\W\d_]{{2,30}}|[ms])(?:\^\{{?-?\d\}}?|[²³]))
   | (?P<command>\\[a-zA-Z]+|√|π)
   | (?P<word>[^\W\d_]+(?:['’\-/][^\W\d_]+)*|[°¢€])
   | (?P<space>[^\S\n]+|\n)
@@ -63,6 +63,7 @@ PHRASES = {  # first word -> the words behind it -> what they mean
     "es": (("igual", "a"), "equals"),
     "ist": (("gleich",), "equals"),
 }
+POWERS = {"squared": "2", "cubed": "3"}
 WORDED = "equals"  # the sign that stands for an equality in words
 EQUALS = ("equals", "equal", "égale")
 IS = ("is", "ist", "est", "es")  # weaker: see ``equations``
@@ -104,6 +105,7 @@ LATEX = (
     (re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|operatorname)\s?\{([^{}\\]{0,80})\}"), _keep),
     (re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|quad|qquad|boxed|pmod)(?![a-zA-Z])"), _blank),
     (re.compile(r"\^\s?\\circ|\^\{\s?\\circ\s?\}"), _blank),
+    (re.compile(r"\\(?:begin|end)\{[a-z]{1,12}\*?\}"), _blank),
     (re.compile(r"\\[();!\[\]]|(?<!\d)\\,|\\,(?!\d{3})|\\(?=[$])|&"), _blank),
 )
 DOLLARS = (re.compile(r"\$\$|\$(?![\s\d.])|\$(?=\s*(?:[.,;]|$))|(?<=[\d})\]])\$(?!\d)"), _blank)
@@ -147,12 +149,15 @@ def add(found: list[Token], type_: str, raw: str, start: int, end: int) -> None:
     elif type_ == "superscript":
         power = {"²": "2", "³": "3", "⁴": "4"}[raw]
         found += [Token("operator", "^", start, end), Token("number", power, start, end)]
+    elif type_ == "word" and raw.lower() in POWERS and before.type in ("number", "close"):
+        found += [Token("operator", "^", start, end), Token("number", POWERS[raw.lower()], start, end)]
     elif type_ == "command":
         kind = "function" if raw in COMMANDS else "pi" if raw in ("\\pi", "π") else "unknown"
         found.append(Token(kind, COMMANDS.get(raw, raw), start, end))
     elif type_ == "operator" and "%" in raw:
         found.append(Token(type_, "mod", start, end))
     elif type_ in ("word", "sized"):
+        raw = RATES.get(raw, raw)
         if type_ == "word" and glued and before.type in ("number", "close") and raw not in ("x", "X"):
             known = len(raw) > 2 or (len(raw) > 1 and units_of(raw)) or raw in "°¢€"  # 2y, 4Pa, 5th are no units
             type_ = "word" if known else "unknown"

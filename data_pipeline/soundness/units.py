@@ -58,6 +58,7 @@ FAMILIES = {
         "768": "gallon",
     },
     COUNT: {
+        "2": "pair paar paire",
         "12": "dozen dutzend docena douzaine",
         "100": "hundred hundert",
         "1000": "thousand tausend mil mille k",
@@ -66,6 +67,7 @@ FAMILIES = {
         "1000000000000": "trillion",
     },
 }
+RATES = {"mph": "miles/hour", "kph": "km/hour", "kmh": "km/hour", "kmph": "km/hour"}
 UNITS: dict[str, list[Unit]] = {}
 for _family, _sizes in FAMILIES.items():
     for _size, _words in _sizes.items():

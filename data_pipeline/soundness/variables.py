@@ -10,6 +10,7 @@ from tracestill.data_pipeline.soundness.expressions import Side
 from tracestill.data_pipeline.soundness.reader import PLAIN
 from tracestill.data_pipeline.soundness.sides import runs
 from tracestill.data_pipeline.soundness.tokens import LETTER, Token
+from tracestill.data_pipeline.soundness.units import COUNT, units_of
 
 ENDS = ("break", "word", "close")
 
@@ -23,6 +24,8 @@ def with_values(tokens: list[Token]) -> list[Token]:
         if not is_letter(name) or sign.text != "=" or number.type != "number":
             continue
         before, after = tokens[at - 1].type if at else "break", tokens[at + 3].type if at + 3 < len(tokens) else "break"
+        if after == "word" and any(unit.family != COUNT for unit in units_of(tokens[at + 3].text)):
+            after = "unit"  # 20 minutes may be told in hours further down
         if before in ("break", "word", "open") and after in ENDS:
             given.setdefault(name.text, []).append((at + 3, number))
     known = {name: found[0] for name, found in given.items() if len({number.text for _, number in found}) == 1}
@@ -76,6 +79,8 @@ def identities(segments: list[list[Token]], signs: list[str]) -> Iterator[tuple[
         found = {}
         for group in runs(chain, signs):
             for left, sign, right in zip(group.sides, group.signs, group.sides[1:], strict=False):
+                if left.operations == 0 and left.tokens[0].unit.startswith(LETTER):
+                    continue  # ``x = x + 1`` of a program
                 if sign == "=" and not group.soft and has_letter(left) and has_letter(right):
                     found[left.start, right.end] = left, right
         pairs.append(found)

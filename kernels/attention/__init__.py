@@ -3,6 +3,6 @@
 from tracestill.kernels.attention.backend import Backend, Needs
 from tracestill.kernels.attention.backends import BACKENDS, SDPA, Choice, choose
 from tracestill.kernels.attention.models import needs_of
-from tracestill.kernels.attention.registered import register
+from tracestill.kernels.attention.registered import names, register, unmasked
 
-__all__ = ["BACKENDS", "SDPA", "Backend", "Choice", "Needs", "choose", "needs_of", "register"]
+__all__ = ["BACKENDS", "SDPA", "Backend", "Choice", "Needs", "choose", "names", "needs_of", "register", "unmasked"]

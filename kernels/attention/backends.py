@@ -29,7 +29,7 @@ BACKENDS = (
         **{**RAGGED, "head_dim": 128},
         oldest=9,
         newest=10,
-        installed=lambda: present("flash_attn.cute"),
+        installed=lambda: all(present(name) for name in ("flash_attn.cute", "cutlass", "quack")),  # what it imports
         install="pip install 'flash-attn-4>=4.0.0b36'",
     ),
     Backend(

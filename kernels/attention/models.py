@@ -25,6 +25,7 @@ LAYERS = {
     "conv": CONVOLUTION,
     "chunked_attention": "cuts the row, not the document, into chunks",
     "indexed_attention": SELECTION,
+    "deepseek_sparse_attention": SELECTION,  # transformers 5.17's name of it
     "compressed_sparse_attention": SELECTION,
     "heavily_compressed_attention": SELECTION,
     "minimax_m3_sparse": SELECTION,

@@ -12,7 +12,8 @@ transformers' own SDPA with the masks that transformers makes, whatever the back
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers.masking_utils import sdpa_mask
 from tracestill.kernels.attention.backend import Backend
 from tracestill.kernels.attention.ordinary import ordinary_attention
 
+UNMASKED = "-unmasked"  # ends the second name of a backend, for which transformers makes no masks
 _names: dict[Backend, str] = {}
 
 
@@ -34,9 +36,29 @@ def register(backend: Backend) -> str:
     """
     if backend not in _names:
         name = _names[backend] = f"tracestill-{len(_names)}"
-        AttentionInterface.register(name, partial(dispatch, partial(attention, backend)))
+        for each in names(name):
+            AttentionInterface.register(each, partial(dispatch, partial(attention, backend)))
         AttentionMaskInterface.register(name, mask)
     return _names[backend]
+
+
+def names(name: str) -> tuple[str, str]:
+    """Both names of the attention that ``register`` named: with transformers' masks, and without."""
+    return name, name + UNMASKED
+
+
+@contextmanager
+def unmasked(config: Any) -> Iterator[None]:
+    """Meanwhile transformers makes no mask for a model of this config, for forward passes with `cu_seq_lens_q`.
+
+    Else it looks at the positions whether a row is packed, and makes the host wait for the device to tell.
+    """
+    name = config._attn_implementation
+    config._attn_implementation = names(name)[name in _names.values()]  # others' attention has no second name
+    try:
+        yield
+    finally:
+        config._attn_implementation = name
 
 
 def mask(

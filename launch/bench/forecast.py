@@ -66,6 +66,8 @@ def forecast_nodes(bench: Bench, student: Student, found: Found, wanted: Forecas
         machine = replace(machine, launch=launch_times(recompute=recompute))
         floor = ", ".join(f"{1e3 * machine.launch[stage]:.1f} ms at ZeRO {stage}" for stage in STAGES[1:])
         notes.append(f"no layer is computed faster than a host launches it: {floor}")
+    if student.recipe.train.offload.used:
+        notes.append("train.offload: neither copies to hosts nor the update on their cores are forecast")
     if student.packs(capacity, packs * wanted.nodes[-1])[2]:
         notes.append("the data make so few packs that they come again")
     slow = [stage for stage in STAGES[1:] if student.launched(capacity, packs, machine, stage, recompute=recompute)]
@@ -77,7 +79,9 @@ def forecast_nodes(bench: Bench, student: Student, found: Found, wanted: Forecas
     result: Found = {"nodes": list(wanted.nodes), "devices": machine.devices, "notes": notes, "strong": {}, "weak": {}}
     result["machine"] = asdict(machine)
     for how in ("strong", "weak"):
-        for stage in STAGES if fp32 else STAGES[1:]:  # ZeRO 0 trains in fp32 only
+        for stage in student.recipe.train.offload.stages:
+            if stage == 0 and not fp32:
+                continue  # ZeRO 0 trains in fp32 only
             points: list[Found] = []
             for count in wanted.nodes:
                 ranks = count * machine.devices

@@ -152,16 +152,18 @@ class Student:
         """Of one rank, by ``timing.memory``."""
         if self.decoder is None:
             return None
-        rows = self.recipe.train.chunk_rows
+        train = self.recipe.train
         setting = memory.Setting(
             capacity,
             ranks,
             zero=zero,
             bytes=number,
             recompute=recompute,
-            chunk_rows=rows,
+            chunk_rows=train.chunk_rows,
             learning=self.learning,
-            optimizer=self.recipe.train.optimizer.use,
+            optimizer=train.optimizer.use,
+            host_optimizer=train.offload.optimizer != "none",
+            host_parameters=train.offload.parameters != "none",
         )
         return memory.estimate(self.decoder, setting)["peak"] / 2**30
 

@@ -88,7 +88,8 @@ def axes_of(
     capacity: Sequence[int] = (),
     recompute: bool | None = None,
 ) -> Axes:
-    """What to try: the values given, or else every stage, the recipe's capacity times FACTORS, and both ways.
+    """What to try: the values given, or else every stage that can offload as the recipe does, the recipe's capacity
+    times FACTORS, and both ways.
 
     A capacity holds the ``longest`` document, and leaves each of the ``ranks`` that read packs of their own one.
     """
@@ -97,8 +98,10 @@ def axes_of(
     found = capacity or [round(own.capacity * factor) for factor in FACTORS]
     fitting = sorted({c for c in found if longest <= c and (c <= own.capacity or tokens // c >= ranks)})
     ways = [False, True] if recompute is None else [recompute]
-    alone = tuple(stage for stage in STAGES if stage != 2)  # on one rank it holds what 1 holds, and copies more
-    return Axes(zero or (STAGES if ranks * recipe.train.sequence_parallel > 1 else alone), fitting, ways)
+    stages = recipe.train.offload.stages
+    if ranks * recipe.train.sequence_parallel == 1:
+        stages = tuple(stage for stage in stages if stage != 2)  # which holds what 1 holds, and copies more
+    return Axes(zero or stages, fitting, ways)
 
 
 def resized(setting: Setting, capacity: int, tokens: int) -> Setting:

@@ -101,7 +101,7 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
 
     check_installed(recipe.train.monitor)
     check_optimizer(recipe.train)
-    if recipe.deepspeed:
+    if recipe.deepspeed or recipe.train.offload.used:
         from tracestill.trainer.engine.engine import check_block
 
         check_block(recipe.train, recipe.deepspeed)

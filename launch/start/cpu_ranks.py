@@ -46,8 +46,10 @@ def bytes_of_rank(recipe: Recipe, ranks: int) -> float:
         recompute=recipe.student.activation_checkpointing,
         optimizer=train.optimizer.use,
         chunk_rows=train.chunk_rows,
+        host_optimizer=train.offload.optimizer != "none",
+        host_parameters=train.offload.parameters != "none",
     )
-    return OF_PROCESS + memory.estimate(decoder, setting)["peak"]
+    return OF_PROCESS + memory.estimate(decoder, setting)["peak"] + memory.host(decoder, setting)
 
 
 @cache

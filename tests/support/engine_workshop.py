@@ -29,6 +29,7 @@ PARTITIONED = {  # without these DeepSpeed never partitions a student as small a
     "reduce_bucket_size": 4000,  # a quarter of it
     "stage3_prefetch_bucket_size": 2000,
 }
+OFFLOADED = ("1-cpu", "2-cpu", "3-cpu", "3-cpu-cpu", "3-none-cpu")  # stage, train.offload's optimizer, parameters
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ def student(
     chunk_rows: int = 4096,
     seed: int = 0,
     loss: dict[str, float] | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
     **more: Any,
 ) -> Student:
     config = StudentConfig(config={**tiny_step.SHAPE, "tie_word_embeddings": tied, **more})
@@ -54,6 +57,8 @@ def student(
         num_kinds=tiny_step.NUM_KINDS,
         seed=seed,
         chunk_rows=chunk_rows,
+        device=device,
+        dtype=dtype,
         **(loss or {}),
         **ids,
     )
@@ -65,13 +70,16 @@ def student(
 
 
 def settings(
-    *, zero: int, clip: float, precision: str = "fp32", ema: float | None = None, optimizer: Any = "adamw"
+    *, zero: int | str, clip: float, precision: str = "fp32", ema: float | None = None, optimizer: Any = "adamw"
 ) -> TrainConfig:
+    """``zero`` is a stage, or one of OFFLOADED."""
+    stage, states, parameters, *_ = *str(zero).split("-"), "none", "none"
     return TrainConfig(
         steps=10,
         optimizer=optimizer,
         ema=ema,
-        zero=zero,  # type: ignore[arg-type]
+        offload={"optimizer": states, "parameters": parameters},  # type: ignore[arg-type]
+        zero=int(stage),  # type: ignore[arg-type]
         clip=clip,
         precision=precision,  # type: ignore[arg-type]
         weight_decay=tiny_step.WEIGHT_DECAY,
@@ -82,7 +90,7 @@ def settings(
 def engine(
     built: Student,
     *,
-    zero: int,
+    zero: int | str,
     clip: float = 0.5,
     accumulation: int = 1,
     seed: int = 0,

@@ -7,6 +7,7 @@ the text of each document alone, and the weighted sum of its log-probabilities w
 from __future__ import annotations
 
 import copy
+import inspect
 import types
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from tiny_step import NUM_KINDS, TABLE, VOCABULARY
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers.models.umt5.modeling_umt5 import UMT5Attention
 
 from tracestill.trainer.recipe.settings import StudentConfig
 from tracestill.trainer.student.student import Student, build_student
@@ -39,6 +41,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "bart": {"model_type": "bart", **BART},
     "mbart": {"model_type": "mbart", **BART},
 }
+if "is_causal" not in inspect.signature(UMT5Attention).parameters:
+    del FAMILIES["umt5"]  # refused: transformers 5.17 computes it wrongly
 
 
 @dataclass(frozen=True)

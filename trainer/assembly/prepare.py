@@ -190,7 +190,8 @@ def make_student(recipe: Recipe, data: Data, weighting: Weighting, world: World)
     new = data.vocabulary["vocab_size"] - data.known_tokens if recipe.student.pretrained else 0
     notes = adapt(student, recipe.student, seed=recipe.seed, device=world.device, new_tokens=new)
     if settings.tiled_mlp:
-        tile_mlps(student.model, settings.tiled_mlp, -(-recipe.plan.capacity // settings.sequence_parallel))
+        length = -(-recipe.plan.capacity // settings.sequence_parallel)
+        tile_mlps(student.model, settings.tiled_mlp, length, world.device)
     return student, notes
 
 

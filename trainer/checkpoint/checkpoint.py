@@ -278,7 +278,7 @@ def gather(engine: Engine, piece: zero.Piece, part: Tensor, owner: int) -> Tenso
     if piece.replicated:
         return part.detach().to("cpu", copy=True).view(piece.shape) if engine.rank == owner else None
     elements = torch.Size(piece.shape).numel()
-    whole = torch.zeros(elements, dtype=part.dtype, device=part.device)
+    whole = torch.zeros(elements, dtype=part.dtype, device=engine.device)  # an offloaded part lies on the host
     whole.narrow(0, piece.start, len(part)).copy_(part)
     dist.reduce(whole.view(torch.uint8), dst=owner)
     return whole.cpu().view(piece.shape) if engine.rank == owner else None

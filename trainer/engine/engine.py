@@ -1,8 +1,9 @@
 """The engine: DeepSpeed's ZeRO around the student, and the only file that imports deepspeed.
 
 The trainer's loss is a sum over all ranks and micro-steps (its factor c is known beforehand), so the gradient
-that the optimizer sees has to be the plain sum as well. DeepSpeed averages instead; ``Engine.backward`` undoes
-that. Whether a step is taken is decided here, from one all-reduce that every rank sees alike.
+that the optimizer sees has to be the plain sum as well. DeepSpeed is told to sum, and at stage 3, where it can only
+average, ``Engine.backward`` undoes that. Whether a step is taken is decided here, from one all-reduce that every
+rank sees alike.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -29,7 +31,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.data_pipeline.models import own_code
 from tracestill.kernels.pack import PackedBatch
-from tracestill.trainer.engine import zero
+from tracestill.trainer.engine import offload, zero
 from tracestill.trainer.engine.ema import Ema
 from tracestill.trainer.engine.stage import resolve_stage
 from tracestill.trainer.optimizers.making import make_optimizer
@@ -39,6 +41,7 @@ from tracestill.trainer.ranks.mesh import Mesh, exchange, mesh, refuse
 from tracestill.trainer.ranks.rendezvous import meet
 from tracestill.trainer.recipe import deepspeed_keys
 from tracestill.trainer.recipe.monitor import MonitorConfig, events
+from tracestill.trainer.recipe.offload import BLOCKS
 from tracestill.trainer.recipe.precision import training_dtype, use_gpu
 from tracestill.trainer.recipe.settings import BUCKET, OWNED_FROM, TrainConfig
 from tracestill.trainer.student.student import Student
@@ -49,10 +52,13 @@ if not torch.cuda.is_available():
 import deepspeed
 from deepspeed.monitor.config import DeepSpeedMonitorConfig
 from deepspeed.monitor.monitor import MonitorMaster
+from deepspeed.ops.op_builder import AsyncIOBuilder
 from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
 ZERO_KEYS = sorted(field.alias or name for name, field in DeepSpeedZeroConfig.model_fields.items())
+
+LEAVING: list[Callable[[], None]] = []  # what this process does before it ends
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,8 @@ def leave(code: int) -> NoReturn:
     Not through the interpreter's shutdown: that takes torch's communication threads down in any order, and now and
     then (gloo, torch 2.13) aborts a rank that has done all its work.
     """
+    for clear in LEAVING:
+        clear()
     if dist.is_initialized() and code == 0:
         dist.barrier()
         dist.destroy_process_group()
@@ -172,17 +180,27 @@ def deepspeed_config(
     """
     deepspeed_keys.check(raw or {})
     raw = (raw or {}) if directory is None else deepspeed_keys.placed(raw or {}, directory)
+    block = raw.get("zero_optimization", {})
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": settings.clip,
         "timers": {"throughput": {"enabled": False}},  # it would wait for the device in every micro-step
+        # an average at stage 2 in bf16 would round once more before the sum
+        "gradient_allreduce_op": "mean" if settings.zero == 3 else "sum",
         **raw,
         "zero_optimization": {
-            **raw.get("zero_optimization", {}),
+            **block,
+            **settings.offload.zero_keys(block),
             "stage": 1 if settings.zero == "auto" else settings.zero,
         },
     }
+    if settings.offload.directory is not None and directory is not None:
+        for key in BLOCKS.values():
+            if "nvme_path" in (kept := config["zero_optimization"].get(key, {})):
+                kept["nvme_path"] = str(offload.place(kept["nvme_path"], directory))
+    if settings.offload.optimizer != "none":
+        config["zero_force_ds_cpu_optimizer"] = False  # torch's is as fast (benchmarks/host_adamw.py)
     if settings.optimizer.use != "adamw":
         config["zero_allow_untested_optimizer"] = True  # DeepSpeed's list of known ones is by class; ours are tested
     if dtype == torch.bfloat16:
@@ -193,8 +211,11 @@ def deepspeed_config(
 
 
 def check_block(settings: TrainConfig, raw: Mapping[str, Any]) -> None:
-    """Raises InputError for a recipe's ``deepspeed`` block that DeepSpeed itself refuses, before any work is done."""
+    """Raises InputError for a recipe's ``deepspeed`` block that DeepSpeed itself refuses, and for offloading that this
+    host cannot do, before any work is done."""
     quieten()
+    if settings.offload.directory is not None:
+        offload.need_files(AsyncIOBuilder().is_compatible())
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             deepspeed.DeepSpeedConfig(deepspeed_config(settings, 1, raw, dtype=torch.float32))
@@ -268,6 +289,10 @@ class Engine:
         self.settings, self.accumulation, self.seed = settings, accumulation, seed
         self.config = deepspeed_config(settings, accumulation, raw_deepspeed, dtype=self.dtype, directory=directory)
         buckets = self.config["zero_optimization"]
+        if settings.offload.directory is not None:
+            offload.need_files(AsyncIOBuilder().is_compatible())
+            offload.size_buffers(buckets, student, self.ranks)
+            LEAVING.append(partial(offload.clear, buckets, self.rank))
         elements = sum(p.numel() for p in student.parameters() if p.requires_grad)
         buckets.setdefault("reduce_bucket_size", min(BUCKET, max(elements, 2)))
         if settings.zero in (1, 2) and self.device.type == "cpu" and self.ranks >= OWNED_FROM:
@@ -310,10 +335,11 @@ class Engine:
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this micro-step. The optimizer sees the sum over all ranks and micro-steps.
 
-        DeepSpeed divides the sum over all ranks by their number (0.19.8, every stage, its default reduce-scatter),
-        and by the accumulation steps unless told not to.
+        DeepSpeed (0.19.8) divides the sum over all ranks by their number at stage 3, and by the accumulation steps
+        unless told not to.
         """
-        self.deepspeed.backward(loss * self.ranks, scale_wrt_gas=False)
+        averaged = self.ranks if self.settings.zero == 3 else 1
+        self.deepspeed.backward(loss * averaged, scale_wrt_gas=False)
         self._micro_steps += 1
 
     def step(self, lr: float, *, weight_sum: float | None = None, stop: bool = False, save: bool = False) -> StepResult:
@@ -361,5 +387,7 @@ class Engine:
         return sums.tolist()
 
     def close(self) -> None:
-        """Take DeepSpeed's hooks off the student, which may then go into another engine."""
+        """Take DeepSpeed's hooks off the student, which may then go into another engine; delete offloaded files."""
         self.deepspeed.destroy()
+        if self.settings.offload.directory is not None:
+            offload.clear(self.config["zero_optimization"], self.rank)

@@ -7,18 +7,21 @@ DeepSpeed 0.19 has four optimizer classes with layouts of their own:
 - stage 1 in bf16: the same, in another class (``BF16_Optimizer``) that also keeps flat gradients
 - stage 3: each parameter cut into one (padded) partition a rank; fp32 copies in flat sub-groups
 
+With ``train.offload`` those of stages 1 to 3 lie on the host, and so do the gradients (``offload.py``).
+
 This file is the one place that knows them. It imports nothing of DeepSpeed's: it is handed the engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tracestill.trainer.engine import offload
 from tracestill.trainer.optimizers.groups import MOMENTS
 from tracestill.trainer.optimizers.partition import Part, Partitioned
 from tracestill.trainer.ranks.collectives import exchange
@@ -71,20 +74,22 @@ def flat_masters(engine: Any) -> list[Tensor]:
 
 
 def pieces(engine: Any) -> Iterator[Piece]:
-    """This rank's piece of every parameter, in the order of ``named_parameters``; empty pieces included."""
+    """This rank's piece of every parameter, in the order of ``named_parameters``; empty pieces included. With
+    train.offload.optimizer: nvme its tensors are there until the next one is asked for, and written back then."""
     layout, masters = kind_of(engine), flat_masters(engine)
     groups = dict(zip(map(id, masters), groups_of(engine), strict=True))
     places = flat_places(engine) if layout in ("flat", "bf16") else {}
-    for name, parameter in engine.module.named_parameters():
-        name = plain_name(name)
-        if layout == "sliced":
-            piece = sliced_piece(engine, name, parameter, masters)
-        elif layout == "plain" or not parameter.requires_grad:
-            key = parameter if parameter.requires_grad else None
-            piece = Piece(name, parameter, tuple(parameter.shape), 0, parameter.data.view(-1), key, 0, True)
-        else:
-            piece = flat_piece(name, parameter, masters[places[id(parameter)]])
-        yield piece if piece.key is None else replace(piece, moments=moments_of(groups.get(id(piece.key), {})))
+    with offload.window(engine.optimizer) as bring:
+        for name, parameter in engine.module.named_parameters():
+            name = plain_name(name)
+            if layout == "sliced":
+                piece = sliced_piece(engine, name, parameter, masters, bring)
+            elif layout == "plain" or not parameter.requires_grad:
+                key = parameter if parameter.requires_grad else None
+                piece = Piece(name, parameter, tuple(parameter.shape), 0, parameter.data.view(-1), key, 0, True)
+            else:
+                piece = flat_piece(name, parameter, masters[places[id(parameter)]])
+            yield piece if piece.key is None else replace(piece, moments=moments_of(groups.get(id(piece.key), {})))
 
 
 def flat_places(engine: Any) -> dict[int, int]:
@@ -119,7 +124,7 @@ def flat_piece(name: str, parameter: nn.Parameter, master: Tensor) -> Piece:
     return Piece(name, parameter, shape, mapping.lp_fragment_address.start, value, master, at.start, False)
 
 
-def sliced_piece(engine: Any, name: str, parameter: Any, masters: list[Tensor]) -> Piece:
+def sliced_piece(engine: Any, name: str, parameter: Any, masters: list[Tensor], bring: Callable[[int], None]) -> Piece:
     shape, optimizer = tuple(parameter.ds_shape), engine.optimizer
     size = parameter.partition_numel()
     start = min(size * optimizer._get_param_partition_rank(parameter), parameter.ds_numel)
@@ -127,13 +132,18 @@ def sliced_piece(engine: Any, name: str, parameter: Any, masters: list[Tensor]) 
     if not parameter.requires_grad:
         return Piece(name, parameter, shape, start, parameter.ds_tensor.data.view(-1)[:held], None, 0, False)
     index, offset, _ = optimizer.grad_position[optimizer.get_param_id(parameter)]
+    bring(index)
     value = masters[index].detach().narrow(0, offset, held)
     return Piece(name, parameter, shape, start, value, masters[index], offset, False)
 
 
 def gradients(engine: Any, rank: int) -> list[Tensor]:
-    """This rank's share of the reduced gradient after the last backward; no element belongs to two ranks."""
+    """This rank's share of the reduced gradient after the last backward, no element of which belongs to two ranks; or,
+    where it went to the host, tensors of the same norm on the device."""
     layout, optimizer = kind_of(engine), engine.optimizer
+    if offload.offloaded(engine):
+        offload.complete(optimizer)
+        return offload.norms(optimizer)
     if layout == "plain":
         every = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         return every if rank == 0 else []
@@ -144,8 +154,10 @@ def gradients(engine: Any, rank: int) -> list[Tensor]:
 
 def hand_over_norm(engine: Any, norm: float, clip: float) -> None:
     """Let the coming ``engine.step`` clip by this norm of the gradient, where it would compute it again, in one pass
-    over all gradients (0.19.8: in fp64 at stages 1 to 3)."""
+    over all gradients (0.19.8: in fp64 at stages 1 to 3). With offloading it adds up what it noted of each gradient."""
     layout, optimizer = kind_of(engine), engine.optimizer
+    if offload.offloaded(engine):
+        return
     if layout == "plain":
         scale = min(1.0, clip / (norm + ROUNDING)) if clip else 1.0  # as torch's clip_grad_norm_
         engine.clip_fp32_gradients = lambda: scale_gradients(engine, scale)
@@ -175,6 +187,8 @@ def begin_step(engine: Any) -> None:
     coming step does not touch: it overwrites that buffer only where a gradient arrives."""
     if kind_of(engine) == "sliced":
         engine.optimizer.grad_partitions_flat_buffer.zero_()
+    if offload.offloaded(engine):
+        offload.begin(engine.optimizer, flat_masters(engine))
 
 
 def clear_gradients(engine: Any) -> None:
@@ -184,6 +198,8 @@ def clear_gradients(engine: Any) -> None:
         engine.zero_grad()
         return
     optimizer.zero_grad()
+    if offload.offloaded(engine):
+        offload.forget(optimizer)
     if layout != "bf16":
         for group in optimizer.averaged_gradients:  # stage 2 adds to them in bf16
             optimizer.averaged_gradients[group] = None
@@ -226,12 +242,16 @@ def set_moments(engine: Any, steps: int) -> None:
     setattr(engine, UPDATES, steps)
     if hasattr(engine.optimizer, "_hp_optimizer_states_linked"):
         engine.optimizer._hp_optimizer_states_linked = False  # DeepSpeed's own accessors look again
-    for master, group in zip(flat_masters(engine), groups_of(engine), strict=True) if steps else ():
-        counter = torch.tensor(float(steps), dtype=torch.float32)
-        if engine.basic_optimizer.defaults.get("fused"):
-            counter = counter.to(master.device)
-        counted = {"step": counter} if group.get("counted", True) else {}
-        state[master] = {**counted, **{name: torch.zeros_like(master.detach()) for name in moments_of(group)}}
+    offload.forget_states(engine.optimizer)
+    masters = zip(flat_masters(engine), groups_of(engine), strict=True) if steps else ()
+    with offload.window(engine.optimizer) as bring:
+        for index, (master, group) in enumerate(masters):
+            bring(index)
+            counter = torch.tensor(float(steps), dtype=torch.float32)
+            if engine.basic_optimizer.defaults.get("fused"):
+                counter = counter.to(master.device)
+            counted = {"step": counter} if group.get("counted", True) else {}
+            state[master] = {**counted, **{name: torch.zeros_like(master.detach()) for name in moments_of(group)}}
 
 
 def count_update(engine: Any) -> None:
@@ -251,6 +271,8 @@ def refresh(engine: Any) -> None:
         optimizer.update_lp_params()
     elif layout == "sliced":
         optimizer.checkpoint_event_prologue()  # nothing stays gathered
-        for group in range(len(optimizer.fp16_groups)):
-            optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        with offload.window(optimizer) as bring:
+            for group in range(len(optimizer.fp16_groups)):
+                bring(group)
+                optimizer._reassign_or_swap_out_partitioned_parameters(group)
         optimizer.checkpoint_event_epilogue()

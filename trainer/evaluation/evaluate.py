@@ -29,6 +29,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemaining
 from transformers import PreTrainedModel
 
 from tracestill.data_pipeline.answers import Verifier
+from tracestill.data_pipeline.answers.verifier import how_of
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, read_rows, write_rows
 from tracestill.data_pipeline.base.stage import Stage, read_manifest, stage, write_json
@@ -170,6 +171,9 @@ def answer(
     A question that holds a control symbol is not asked, and counts as wrong: an export would read another one.
     """
     config, chain = recipe.evaluate, Chain(recipe.sample.readers)
+    verifier = verifier or Verifier(recipe.verify)
+    for row in questions:  # before the work of asking
+        verifier.check(how_of(row.get("metadata") or "", verifier.config.use))
     refused = [layout.control_in(row["question"]) is not None for row in questions]
     outputs = generate(
         model,
@@ -188,7 +192,7 @@ def answer(
         not_asked(row) if left else read_answer(row, next(written), layout, chain)
         for row, left in zip(questions, refused, strict=True)
     ]
-    return verified(rows, questions, verifier or Verifier(recipe.verify))
+    return verified(rows, questions, verifier)
 
 
 def load_student(export_dir: Path, recipe: Recipe, device: torch.device) -> Student:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
+from tracestill.trainer.recipe import offload
 
 VERSION = "0.19.8"  # of DeepSpeed, whose keys these are
 
@@ -18,7 +19,7 @@ OWNED = {
     "gradient_accumulation_steps": "it follows from plan.packs_per_step and the number of ranks",
     "managed_gradient_accumulation": "the trainer counts micro-steps",
     "gradient_clipping": "set train.clip",
-    "gradient_allreduce_op": "the trainer undoes DeepSpeed's averaging",
+    "gradient_allreduce_op": "the gradient is the sum over all ranks",
     "prescale_gradients": "the trainer undoes DeepSpeed's averaging",
     "gradient_predivide_factor": "the trainer undoes DeepSpeed's averaging",
     "optimizer": "set train.lr, train.betas, train.eps and train.weight_decay",
@@ -44,12 +45,11 @@ OWNED = {
     "pipeline": "layers are not split among ranks",
     "tensor_parallel": "layers are not split among ranks; train.sequence_parallel splits rows",
     "zero_optimization.stage": "set train.zero",
-    "zero_optimization.offload_optimizer": "offloading is not supported",
-    "zero_optimization.offload_param": "offloading is not supported",
-    "zero_optimization.cpu_offload": "offloading is not supported",
-    "zero_optimization.cpu_offload_param": "offloading is not supported",
-    "zero_optimization.cpu_offload_use_pin_memory": "offloading is not supported",
-    "zero_optimization.zenflow": "offloading is not supported",
+    "zero_optimization.cpu_offload": "set train.offload.optimizer: cpu",
+    "zero_optimization.cpu_offload_param": "set train.offload.parameters: cpu",
+    "zero_optimization.cpu_offload_use_pin_memory": "set train.offload.pin",
+    "zero_optimization.zenflow": "a step would update the parameters with the largest gradients only, and the others "
+    "later, by sums of old ones; leave it out",
 }
 """Keys of the DeepSpeed config that a recipe's ``deepspeed`` block may not set, and what to set instead."""
 
@@ -122,6 +122,10 @@ def check(raw: Mapping[str, Any]) -> None:
             raise InputError(f"deepspeed.{key}: DeepSpeed knows no such key{nearest(str(key), known)}")
     if (level := raw.get("log_level", "info")) not in LEVELS:
         raise InputError(f"deepspeed.log_level: expected one of {', '.join(LEVELS)}, got {level!r}")
+    for key, (only, reason) in offload.REFUSED.items():
+        block = f"zero_optimization.{offload.BLOCKS['optimizer']}"
+        if value_at(raw, f"{block}.{key}") not in (None, only):
+            raise InputError(f"deepspeed.{block}.{key}: {reason}; leave it out")
     for key in PATHS:
         check_path(f"deepspeed.{key}", value_at(raw, key))
 

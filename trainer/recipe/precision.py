@@ -16,10 +16,16 @@ def use_gpu() -> bool:
 
 
 def training_dtype(settings: TrainConfig, device: torch.device) -> torch.dtype:
-    """fp32 or bf16, as ``train.precision`` says. Raises InputError for bf16 without ZeRO."""
+    """fp32 or bf16, as ``train.precision`` says. Raises InputError for bf16 without ZeRO, and
+    for fp32 with what DeepSpeed does in bf16 only."""
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
     if bf16 and settings.zero == 0:
         raise InputError(
             "train.zero: 0 keeps no fp32 master weights for bf16 training; set train.zero: 1, or train.precision: fp32"
+        )
+    if not bf16 and settings.offload.parameters == "nvme":
+        raise InputError(
+            "train.offload.parameters: nvme needs train.precision: bf16 (DeepSpeed would read fp32 parameters back as "
+            "bf16); set it to cpu"
         )
     return torch.bfloat16 if bf16 else torch.float32

@@ -29,7 +29,7 @@ from tracestill.data_pipeline.segmentation import SegmentConfig
 from tracestill.data_pipeline.segmentation import own_module as segmenting
 from tracestill.data_pipeline.selection.config import SelectConfig
 from tracestill.data_pipeline.selection.record_weights import own_module as weigher
-from tracestill.trainer.recipe import deepspeed_keys
+from tracestill.trainer.recipe import deepspeed_keys, offload
 from tracestill.trainer.recipe.optimizers import own_optimizer, without_foreign_options
 from tracestill.trainer.recipe.own_stage import OwnStage
 from tracestill.trainer.recipe.settings import GENERATION, UNTRAINED, EvaluateConfig, StudentConfig, TrainConfig
@@ -81,6 +81,11 @@ class Recipe(BaseModel):
             )
         return name
 
+    @model_validator(mode="before")
+    @classmethod
+    def _offload(cls, data: Any) -> Any:
+        return offload.adopt(data)
+
     @model_validator(mode="after")
     def _combinations(self) -> Recipe:
         if self.student.encoder_decoder:
@@ -106,7 +111,8 @@ class Recipe(BaseModel):
                 f"verify.judge: '{self.verify.judge}' is no teacher of sample.teachers ({', '.join(names)})"
             )
         deepspeed_keys.check(self.deepspeed)
-        check_together(self.student, self.train.zero, self.train.tiled_mlp)
+        files = self.train.offload.parameters == "nvme"
+        check_together(self.student, self.train.zero, self.train.tiled_mlp, files)
         if self.train.metric:
             name = self.train.metric.rpartition(".")[0]
             if name != GENERATION:

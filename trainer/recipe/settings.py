@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
 
 from tracestill.trainer.recipe.monitor import MonitorConfig
+from tracestill.trainer.recipe.offload import OffloadConfig
 from tracestill.trainer.recipe.optimizers import OptimizerConfig
 from tracestill.trainer.recipe.student_settings import StudentConfig as StudentConfig
 
@@ -67,6 +68,7 @@ class TrainConfig(BaseModel):
         description="DeepSpeed ZeRO stage; auto: on one rank 1 (fp32: 0), on more the lowest from 1 on whose "
         "parameters, gradients and optimizer take at most 60 % of a device's memory",
     )
+    offload: OffloadConfig = Field(OffloadConfig(), description="what lies outside of the GPU, for large students")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="which optimizer, and its own options")
     lr: float = Field(3e-4, gt=0, description="peak learning rate")
@@ -193,6 +195,11 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _combinations(self) -> TrainConfig:
+        self.offload.check(self.zero, self.optimizer.use)
+        if self.ema is not None and self.offload.optimizer == "nvme":
+            raise ValueError(
+                "train.ema: the average is kept in memory; leave it out, or set train.offload.optimizer: cpu"
+            )
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of train.steps and train.epochs")
         if self.steps and self.warmup >= self.steps:
@@ -218,7 +225,7 @@ BOOKKEEPING = {
     "student": ("activation_checkpointing", "trust_remote_code"),
     "weighting": ("allow_unstoppable",),
     "train": (
-        *("ranks", "sequence_parallel", "tiled_mlp", "log_every"),
+        *("ranks", "sequence_parallel", "tiled_mlp", "offload", "log_every"),
         *CHOOSING,
         *("checkpoint_every", "checkpoint_interval", "async_save", "local_checkpoints", "keep", "stop_after"),
         *("skip_limit", "watchdog", "peak_tflops", "monitor"),

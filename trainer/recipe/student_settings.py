@@ -124,8 +124,13 @@ def holds_encoder_decoder(directory: Path) -> bool:
     return False
 
 
-def check_together(student: StudentConfig, zero: int | str, tiled_mlp: int | bool) -> None:
-    """Raises ValueError for what a student cannot do at ZeRO stage ``zero``, or with ``train.tiled_mlp``."""
+def check_together(student: StudentConfig, zero: int | str, tiled_mlp: int | bool, files: bool = False) -> None:
+    """Raises ValueError for what a student cannot do at ZeRO stage ``zero``, with ``train.tiled_mlp``, or with its
+    parameters in ``files`` (``train.offload.parameters: nvme``)."""
+    if files and (student.lora or student.freeze):
+        raise ValueError(
+            "train.offload.parameters: nvme keeps no frozen parameters; set it to cpu, or train all of them"
+        )
     if student.compile and student.encoder_decoder:
         raise ValueError("student.compile: nobody has tried it with an encoder-decoder; leave it out")
     if student.compile and zero == 3:

@@ -15,6 +15,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.kernels.attention import names
 from tracestill.trainer.loading.loading import refuse_quantised
 from tracestill.trainer.recipe.student_settings import StudentConfig
 from tracestill.trainer.student import adapters
@@ -165,7 +166,8 @@ def compile_layers(layers: list[nn.Module], attention: str) -> None:
     Attention groups documents on the host, which a graph cannot hold. A checkpointed layer is compiled in its parts:
     torch does not compile a checkpoint that holds what it cannot trace, and says nothing of it.
     """
-    AttentionInterface.register(attention, torch.compiler.disable(AttentionInterface()[attention]))
+    for name in names(attention):
+        AttentionInterface.register(name, torch.compiler.disable(AttentionInterface()[name]))
     for layer in layers:
         for part in layer.children() if layer.gradient_checkpointing else [layer]:
             part.compile(backend=BACKEND, dynamic=True)

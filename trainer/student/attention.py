@@ -11,7 +11,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.kernels.attention import BACKENDS, SDPA, Backend, Choice, choose, needs_of, register
 from tracestill.trainer.recipe.student_settings import ENCODER_DECODERS, StudentConfig, own_attention
-from tracestill.trainer.student.encoder_decoder import refuse_shallow_encoder
+from tracestill.trainer.student.encoder_decoder import refuse_faulty
 
 KEY = "student.attention"
 OWN_ATTENTION = Choice(SDPA, "the model's own, over padded rows")  # of an encoder-decoder
@@ -24,7 +24,7 @@ def choose_attention(config: StudentConfig, full: Any, device: torch.device | st
     cannot run here, or lacks what the model needs.
     """
     if full.model_type in ENCODER_DECODERS:
-        refuse_shallow_encoder(full)
+        refuse_faulty(full)
         if config.attention != "auto":
             raise InputError(f"{KEY}: an encoder-decoder computes its attention itself; leave out '{config.attention}'")
         return OWN_ATTENTION

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.models.umt5.modeling_umt5 import UMT5Attention
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.trainer.batches.rectangles import PairedBatch
 from tracestill.trainer.recipe.settings import StudentConfig
 
 
-def refuse_shallow_encoder(config: Any) -> None:
-    """Raises InputError for a T5 whose decoder has more layers than its encoder.
-
-    transformers (5.23) makes a cache of as many layers as the encoder has, and cannot generate.
-    """
+def refuse_faulty(config: Any) -> None:
+    """Raises InputError for what transformers does not compute: a T5 whose decoder has more layers than its encoder
+    (5.23 makes a cache of as many layers as the encoder has, and cannot generate), and UMT5 where its attention is not
+    told whether it is causal (5.17: the decoder sees what it has yet to write, in rows without padding)."""
+    if config.model_type == "umt5" and "is_causal" not in inspect.signature(UMT5Attention).parameters:
+        raise InputError(
+            f"student: umt5 is wrong in transformers {transformers.__version__}, whose decoder sees the tokens that it "
+            "is to predict; install a later one (5.23 is known to be right)"
+        )
     layers, decoder_layers = config.num_hidden_layers, getattr(config, "num_decoder_layers", None)
     if decoder_layers is not None and decoder_layers > layers:
         raise InputError(

@@ -23,7 +23,7 @@ from transformers import (
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
-from tracestill.kernels.attention import SDPA, Choice
+from tracestill.kernels.attention import SDPA, Choice, unmasked
 from tracestill.kernels.loss import RowLosses, linear_cross_entropy, linear_cross_entropy_rows
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer.batches.rectangles import PairedBatch
@@ -158,16 +158,18 @@ class Student(nn.Module):
         if isinstance(packed, PairedBatch):
             return encoder_decoder.hidden_states(self.model, packed)
         shared = {} if self.exchange is None else {"exchange": self.exchange}
-        return self.model.get_decoder()(
-            input_ids=packed.input_ids,  # (1, T)
-            position_ids=packed.position_ids,
-            use_cache=False,
-            cu_seq_lens_q=packed.cu_seqlens,
-            cu_seq_lens_k=packed.cu_seqlens,
-            max_length_q=packed.max_length,
-            max_length_k=packed.max_length,
-            **shared,
-        ).last_hidden_state[0]
+        decoder = self.model.get_decoder()
+        with unmasked(decoder.config):
+            return decoder(
+                input_ids=packed.input_ids,  # (1, T)
+                position_ids=packed.position_ids,
+                use_cache=False,
+                cu_seq_lens_q=packed.cu_seqlens,
+                cu_seq_lens_k=packed.cu_seqlens,
+                max_length_q=packed.max_length,
+                max_length_k=packed.max_length,
+                **shared,
+            ).last_hidden_state[0]
 
 
 def student_head(model: PreTrainedModel, num_kinds: int, chunk_rows: int | None) -> SpanWeightedHead:

@@ -8,9 +8,11 @@ works on single tokens. (Idea: ALST, arXiv 2506.13996. torch's own checkpointing
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,17 +42,22 @@ class Tiled:
         return torch.cat([whole(piece) for piece in pieces], dim=-2)
 
 
-def tile_mlps(model: PreTrainedModel, setting: int | bool, length: int) -> None:
+def tile_mlps(model: PreTrainedModel, setting: int | bool, length: int, device: torch.device | str = "cpu") -> None:
     """Make each decoder layer's ``mlp`` take rows in pieces, in place; parameters and their names stay.
 
     ``setting`` is their number, or True: as many as make pieces of about hidden_size tokens of a row of ``length``.
+    ``device`` is where the student will compute: Liger's kernels, which may be in it by now, run nowhere else.
     Raises InputError if a layer has no such module, or one that does not work on single tokens.
     """
-    name = type(model).__name__
-    tiles = max(2, -(-length // model.config.get_text_config().hidden_size)) if setting is True else int(setting)
+    name, hidden = type(model).__name__, model.config.get_text_config().hidden_size
+    tiles = max(2, -(-length // hidden)) if setting is True else int(setting)
+    tried: set[Any] = set()  # one of each sort goes to the device
     for mlp in mlps_of(model):
-        if not works_on_tokens(mlp, model.config.get_text_config().hidden_size):
+        own = vars(mlp).get("forward")
+        sort = (type(mlp), getattr(own, "__func__", own))
+        if sort not in tried and not works_on_tokens(copy.deepcopy(mlp).to(device), hidden):
             raise InputError(f"{KEY}: the MLP of {name} does not work on single tokens; leave it out")
+        tried.add(sort)
         replaced = vars(mlp).pop("forward", None)
         mlp.__class__ = type(type(mlp).__name__, (Tiled, type(mlp)), {})
         mlp.tiles, mlp.replaced = tiles, replaced  # type: ignore[assignment]
@@ -68,11 +75,9 @@ def mlps_of(model: PreTrainedModel) -> list[nn.Module]:
 
 @torch.no_grad()
 def works_on_tokens(mlp: nn.Module, hidden: int) -> bool:
-    """Whether the MLP gives three tokens the same together and apart, without dropout."""
-    training = mlp.training
+    """Whether the MLP gives three tokens the same together and apart, without dropout, which it has no more then."""
     mlp.eval()
     tokens = torch.linspace(-1, 1, 3 * hidden).view(1, 3, hidden).to(next(mlp.parameters()))
     whole = mlp(tokens)
     apart = [mlp(token) for token in tokens.split(1, dim=1)]
-    mlp.train(training)
     return isinstance(whole, Tensor) and torch.allclose(whole, torch.cat(apart, dim=1), rtol=1e-2, atol=1e-2)

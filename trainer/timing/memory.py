@@ -108,24 +108,59 @@ class Setting:
     optimizer: str = "adamw"
     weighted: float = 1.0  # share of the tokens that carry weight
     learning: Learning | None = None  # None: all of the student learns
+    host_optimizer: bool = False  # train.offload: AdamW's states lie in the host's memory
+    host_parameters: bool = False  # and so do the parameters, until a layer needs them
 
 
 def states(decoder: Decoder, setting: Setting) -> dict[str, int]:
     """Bytes of parameters, gradients and optimizer on one rank, and of ZeRO's ``buckets`` when they are fullest: at
     stage 1 what it reduces from, at 2 and 3 that and a copy in fp32."""
     learning = setting.learning
-    held = decoder.parameters + (learning.added if learning else 0)
-    trained = learning.trained if learning else held
-    layers = trained if learning else decoder.layers * decoder.matrices
-    return state_bytes(
+    held, n, own = elements(decoder, setting)
+    e, layers = setting.bytes, n if learning else decoder.layers * decoder.matrices
+    found = state_bytes(
         setting.zero,
         parameters=held,
-        trained=trained,
+        trained=n,
         ranks=setting.ranks,
-        number=setting.bytes,
-        optimizer=optimizer_bytes(setting.optimizer, layers, trained - layers) / max(trained, 1),
+        number=e,
+        optimizer=optimizer_bytes(setting.optimizer, layers, n - layers) / max(n, 1),
         bucket=BUCKET,
     )
+    if setting.host_optimizer:
+        summed = own if e < FP32 and setting.zero < 3 else 0  # of several micro-steps, in fp32
+        found |= {"gradients": FP32 * ((n if setting.zero == 1 else 0) + summed), "optimizer": 0}
+        found["buckets"] += passing(decoder, setting)
+        if setting.zero == 1:
+            found["buckets"] += (FP32 - e) * min(BUCKET, n)  # they are reduced as they were summed
+    if setting.host_parameters:
+        found["parameters"] = 0
+    return found
+
+
+def elements(decoder: Decoder, setting: Setting) -> tuple[int, int, int]:
+    """Of all parameters, of those that learn, and of a rank's part of these."""
+    learning = setting.learning
+    held = decoder.parameters + (learning.added if learning else 0)
+    n = learning.trained if learning else held
+    return held, n, -(-n // setting.ranks)
+
+
+def passing(decoder: Decoder, setting: Setting) -> int:
+    """Bytes of what the largest gradient passes through on its way to the host, on either side: below stage 3."""
+    return setting.bytes * decoder.vocabulary * decoder.hidden if setting.zero < 3 else 0
+
+
+def host(decoder: Decoder, setting: Setting) -> int:
+    """Bytes of the host's memory that one rank's offloading takes: master, moments, gradient and, where it is summed
+    there (stage 3, and in fp32), the sum; what updated parameters leave through; the parameters."""
+    e = setting.bytes
+    held, _, own = elements(decoder, setting)
+    found = e * -(-held // setting.ranks) if setting.host_parameters else 0
+    if setting.host_optimizer:
+        found += 4 * FP32 * own + (FP32 * own if setting.zero == 3 or e == FP32 else 0)
+        found += e * own + passing(decoder, setting) if setting.zero < 3 else 0
+    return found
 
 
 def activations(decoder: Decoder, setting: Setting) -> dict[str, int]:
@@ -206,7 +241,8 @@ def estimate(decoder: Decoder, setting: Setting) -> dict[str, int]:
     found = {**states(decoder, setting), **activations(decoder, setting), "head": head(decoder, setting)}
     largest = decoder.vocabulary * decoder.hidden
     layer = (decoder.parameters - largest) // decoder.layers
-    found["gathered"] = setting.bytes * (largest + layer) if setting.zero == 3 and setting.ranks > 1 else 0
+    apart = setting.zero == 3 and (setting.ranks > 1 or setting.host_parameters)
+    found["gathered"] = setting.bytes * (largest + layer) if apart else 0
     both = ("working", "head")
     found["peak"] = sum(value for key, value in found.items() if key not in both) + max(found[key] for key in both)
     return found

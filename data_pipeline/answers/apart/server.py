@@ -28,6 +28,7 @@ MEMORY = 2 << 30  # bytes of address space of a worker
 DIGITS = 20  # of two constants that are to be equal, and of two expressions at a point
 POINTS = ({1: 3, 2: 7}, {1: 11, 2: 5}, {1: 17, 2: 13})
 FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp"
+DECIMALS = re.compile(r"(\^)?(?<![\w.,])(\d{1,30})\.(\d{1,30})(?![\d.,])")  # floats are not exact
 BASELESS = re.compile(r"\\?\blog(?![_a-zA-Z])\s*")
 SIGNS = {"π": "\\pi ", "∞": "\\infty ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "×": "\\times ", "·": "\\cdot ",
          "⋅": "\\cdot ", "÷": "/", "−": "-", "–": "-", "∪": "\\cup ", "∩": "\\cap ", "θ": "\\theta ", "α": "\\alpha ",
@@ -46,8 +47,15 @@ def latex(text: str) -> str:
         text = bracketed(text, start, "\\sqrt{")
     text = bracketed(text, "^(", "^{")
     text = re.sub(r"(\d(?:\.\d+)?)[eE]([-+]?\d+)", r"\1\\cdot 10^{\2}", text.replace("{,}", ""))
+    text = DECIMALS.sub(_fraction, text)
     text = re.sub(r"(?<=[\w)}])\s*\*\s*(?=[\w(\\{])", r" \\cdot ", text)
     return re.sub(r"^\s*-\s+(?=\d)", "-", text)
+
+
+def _fraction(found: re.Match[str]) -> str:
+    raised, whole, decimals = found.groups()
+    text = f"\\frac{{{int(whole + decimals)}}}{{{10 ** len(decimals)}}}"
+    return f"^{{{text}}}" if raised else text
 
 
 def bracketed(text: str, start: str, instead: str) -> str:

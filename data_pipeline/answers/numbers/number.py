@@ -23,6 +23,7 @@ FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
 MIXED = re.compile(r"(?<![\d.])(\d+)\s*\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 SHORT_FRACTION = re.compile(r"\\[dt]?frac\s?(\d)\s?(\d)(?!\d)")
 UPPER = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
+INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")  # they say nothing
 VULGAR = re.compile("(\\d?)([¼½¾⅐-⅞])")
 REPEATING = re.compile(r"(-?)(\d*)\.(\d*)(?:\\overline\{(\d{1,50})\}|\((\d{1,50})\))")
 FORMS = re.compile(  # of digits with separators
@@ -101,6 +102,7 @@ def read(text: str) -> Plain | None:
 def plainly(text: str) -> str:
     """Text with the digits, signs, fractions and exponents of all scripts, and those of LaTeX, as plain characters."""
     if not text.isascii():
+        text = INVISIBLE.sub("", text)
         text = VULGAR.sub(_vulgar, text)
         text = UPPER.sub(lambda match: f"^({unicodedata.normalize('NFKC', match[0])})", text)
         text = text.translate(_table())
@@ -120,8 +122,15 @@ def _vulgar(match: re.Match[str]) -> str:
 @cache
 def _table() -> dict[int, str]:
     """Characters that say the same as plain ones. Superscripts are none of them: they are exponents."""
-    found = {ord(sign): "-" for sign in "\u2212\u2010\u2011\u2012\u2013\uff0d\ufe63\ufe58"}
-    found |= {ord("\uff0b"): "+", ord("\u00d7"): "*", ord("\u22c5"): "*", ord("\u00b7"): "*", ord("\u2044"): "/"}
+    found = {ord(sign): "-" for sign in "\u2212\u2010\u2011\u2012\u2013\u2014\u2796\uff0d\ufe63\ufe58"}
+    found |= {
+        ord("\uff0b"): "+",
+        ord("\u00d7"): "*",
+        ord("\u00f7"): "/",
+        ord("\u22c5"): "*",
+        ord("\u00b7"): "*",
+        ord("\u2044"): "/",
+    }
     found |= {ord("\u2215"): "/", ord("\uff05"): "%", ord("\uff0e"): ".", ord("\uff0c"): ",", ord("\uff0f"): "/"}
     found |= {ord("\u066b"): ".", ord("\u066c"): ",", ord("\uff04"): "$", ord("\u066a"): "%"}
     for block in (0x660, 0x6F0, 0x7C0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xB66, 0xBE6, 0xC66, 0xCE6, 0xD66, 0xE50, 0xED0,

@@ -7,7 +7,15 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from tracestill.data_pipeline.answers.numbers.number import CURRENCIES, DECIMAL, MAX_LENGTH, plainly, read, repeating
+from tracestill.data_pipeline.answers.numbers.number import (
+    CURRENCIES,
+    DECIMAL,
+    INVISIBLE,
+    MAX_LENGTH,
+    plainly,
+    read,
+    repeating,
+)
 from tracestill.data_pipeline.answers.numbers.units import SYMBOLS, Unit, unit_of
 from tracestill.data_pipeline.answers.numbers.words import FIRST, SCALES, number_of_words
 
@@ -19,9 +27,10 @@ WHOLE = re.compile(
 )
 INNER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
 LEAD = re.compile(
-    r"(?:(?:so|thus|hence|therefore|and)\b[\s,]*)*(?:(?:the|my|our)\s+)?(?:final\s+|correct\s+)?answer\s*(?:is\b|:|=)\s*:?\s*",
+    r"\A(?:(?:so|thus|hence|therefore|and)\b[\s,]*){0,3}(?:(?:the|my|our)\s+)?(?:final\s+|correct\s+)?answer\s*(?:is\b|:|=)\s*:?\s*",
     re.I,
 )
+MINUS = re.compile(r"(?:minus|negative)\s+(?=[\d.½¼¾\\])", re.I)
 ABOUT = re.compile(r"(?:≈|~|\\approx|\\sim|(?:approximately|about|approx\.|roughly|around|ca\.)\s)\s*", re.I)
 NAME = re.compile(r"\\?[A-Za-z](?:[\w ']|\([a-z]\)){0,30}?\s*=\s*")
 SUM = re.compile(r"[\d\s.,+*/()$€£x×÷-]+=\s*(?=[-+$€£\d.\s]+)")
@@ -30,11 +39,13 @@ HEAD = re.compile(
     rf"[-+]?\s*[{CURRENCIES}]?\s*[-+]?(?:\d+(?:\s+|\s+and\s+|-)(?=\d+\s*/))?(?:{DECIMAL})"
     rf"(?:[eE][-+]?\d+(?![a-z])|(?:\s*[*x]\s*10)?(?:\^|\*\*)[({{]?[-+]?\d+[)}}]?)?(?:\s*/\s*(?:{DECIMAL}))?\s*%?"
 )
+VARIABLES = frozenset("abijknpqrwxyz")  # alone they are no unit
 TAIL = re.compile(r"[^\W\d_]+")
 NO_UNIT = frozenset({
     "or", "and", "to", "more", "less", "fewer", "not", "plus", "minus", "times", "than", "but", "if", "is", "are",
     "was", "were", "out", "through", "percent", "either", "versus", "vs", "between", "over", "under", "until",
-    "remainder", "r", "clock", "uhr",
+    "remainder", "r", "clock", "uhr", "pi", "sin", "cos", "tan", "cot", "sec", "csc", "log",
+    "ln", "exp", "sqrt", "mod", "choose",
 })  # fmt: skip
 NO_WORD = re.compile(r"[^\w\s/^*.()°$€£¥₹¢'’,%-]|_")
 THOUSANDS = re.compile(r"\s?([kKmMbB])n?\b")  # of money
@@ -57,9 +68,13 @@ class Quantity(NamedTuple):
 def unframed(text: str) -> str:
     """Text without emphasis, the delimiters of mathematics, ``\\boxed{}`` and a final full stop around it."""
     before = None
+    if not text.isascii():
+        text = INVISIBLE.sub("", text)
     while text != before:
         before = text
         text = text.strip()
+        if text.endswith("\\\\"):  # a line's end
+            text = text.rstrip("\\").rstrip()
         if not text or (text[0] not in "\\$*`" and text[-1] != "."):
             return text
         if text.endswith(".") and not text.endswith(".."):
@@ -82,6 +97,8 @@ def quantity(text: str) -> Quantity | None:
     plain = unframed(text)
     if plain.startswith("##"):
         plain = plain.lstrip("# ")
+    if len(plain) > 2 and plain[0] in "\"'" and plain[-1] == plain[0]:
+        plain = plain[1:-1].strip()
     if "nswer" in text:
         plain = unframed(LEAD.sub("", plain, count=1))
     name = ""
@@ -107,7 +124,8 @@ def settled(text: str) -> str:
         for mark in ("^\\circ", "^{\\circ}", "\\degree"):
             text = text.replace(mark, "°")
         text = text.replace("\\%", "%").replace("\\$", "$").replace("\\ ", " ").replace("\\;", " ").replace("~", " ")
-    return plainly(text).replace("{,}", "_").strip()
+    text = MINUS.sub("-", text, count=1) if text[:1] in "mMnN" else text
+    return plainly(text.replace("US$", "$")).replace("{,}", "_").strip()
 
 
 def compound(text: str) -> Quantity | None:
@@ -174,6 +192,8 @@ def with_unit(held: Quantity, behind: str) -> tuple[Quantity, str] | None:
     joint = re.search(r"(?:,|\band|,\s*and)?\s*[$€£]?\Z", unit) if rest else None
     if joint:
         unit, rest = unit[: joint.start()], unit[joint.start() :] + rest
+    if behind.lstrip()[:1] == "‰":
+        held, unit = held._replace(value=held.value / 1000, other=None), unit.replace("‰", "", 1)
     unit = unit.strip(" .,;()")
     if not unit:
         return held, rest
@@ -187,6 +207,8 @@ def with_unit(held: Quantity, behind: str) -> tuple[Quantity, str] | None:
         return None
     if any(one in FIRST and one not in ("a", "an") for one in words):
         return None
+    if unit.lstrip("/ ") in VARIABLES:
+        return None  # "1/x", "3 n"
     if behind[:1].isalpha() and len(words[0]) == 1 and not unit_of(words[0]).known and len(unit) == 1:
         return None  # "3x", "2B" are no quantities
     if not words and not (unit_of(unit).known and unit_of(unit).dimensions):

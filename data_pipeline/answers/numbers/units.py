@@ -7,6 +7,7 @@ no "apples"; what answers to questions need is a few dozen names.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from functools import lru_cache
@@ -38,6 +39,8 @@ TABLE: Mapping[str, Mapping[str, str]] = {
 }  # fmt: skip
 SYMBOLS = 3  # letters; a name so short is told apart by case ("m" and no "M"), and has no plural
 POWER = re.compile(r"\^\(?(-?\d)\)?\Z|(?<=[a-z])([23])\Z")
+SHOUTED = frozenset({"kg", "km", "cm", "lb", "lbs", "oz", "ft", "hr", "hrs", "min", "sec"})  # "KG" can be no other
+SPEED = re.compile(r"\bmph\b|\bk(?:mh|ph|m/h)\b")
 SQUARED = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 SPLIT = re.compile(r"\s+per\s+|\s*/\s*")
 
@@ -66,6 +69,9 @@ NAMES = dict(_names())
 @lru_cache(4096)
 def unit_of(text: str) -> Unit:
     """The unit that some words say; a noun that is in no table is a dimension of its own."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)  # both signs of micro
+    text = SPEED.sub(lambda match: "mile/hour" if match[0] == "mph" else "km/hour", text)
     over, *under = SPLIT.split(text.strip())
     powers: dict[str, int] = {}
     factor, known = Fraction(1), True
@@ -79,9 +85,12 @@ def unit_of(text: str) -> Unit:
                 more = SQUARED[word.lower()]
                 continue
             power, more = (more if more and power == 1 else power) * direction, 0
-            found = NAMES.get(word) or (NAMES.get(word.lower()) if len(word) > SYMBOLS else None)
+            low = word.lower()
+            spoken = len(word) > SYMBOLS or (low in SHOUTED and word[0].isupper())
+            found = NAMES.get(word) or (NAMES.get(low) if spoken else None)
             known = known and found is not None
-            name, size = found or (word.lower().removesuffix("s"), Fraction(1))
+            plain = len(word) > SYMBOLS or (word.istitle() and len(word) == SYMBOLS)
+            name, size = found or ((low if plain else word).removesuffix("s"), Fraction(1))  # "mW" is no "MW"
             powers[name] = powers.get(name, 0) + power
             factor *= size**power
     dimensions = tuple(sorted((name, power) for name, power in powers.items() if power))

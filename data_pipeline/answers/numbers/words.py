@@ -19,6 +19,7 @@ PARTS = {"half": 2, "halves": 2, "third": 3, "fourth": 4, "quarter": 4, "fifth":
 PARTS |= {"eighth": 8, "ninth": 9, "tenth": 10, "hundredth": 100}
 PARTS |= {f"{word}s": of for word, of in PARTS.items() if word not in ("half", "halves")}
 FIRST = frozenset({*SMALL, *PARTS, "a", "an", "minus", "negative", "hundred", "thousand", "dozen"})
+POINT = re.compile(rf"\s+point((?:\s+(?:{'|'.join(UNITS[:10])})\b)+)", re.I)
 WORD = re.compile(r"[a-z]+")
 
 
@@ -70,6 +71,9 @@ def number_of_words(text: str) -> tuple[Fraction, str] | None:
         else:
             break
         seen, end, whole = True, stop, True
+    if whole and (point := POINT.match(text[end:])):
+        digits = "".join(str(SMALL[word]) for word in WORD.findall(point[1].lower()))
+        return sign * (total + current + Fraction(int(digits), 10 ** len(digits))), text[end + point.end() :]
     return (Fraction(sign * (total + current)), text[end:]) if whole else None
 
 

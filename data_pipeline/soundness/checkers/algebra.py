@@ -2,7 +2,8 @@
 
     40 - 12 - 3x = 19        -3x = -19         false: the first says x = 3, this x = 19/3
 
-A letter stands for one value in the whole trace until it is introduced again (``let x be``). False are
+A letter stands for one value in the whole trace until it is introduced again (``let x be``), unless it has a power or
+stands in two factors (``x^2``, ``(x - 1)(x - 6) = 0``). False are
 
 - an equation that no value solves, or only 0 where both sides have the letter: ``(60x * 5) / 15 = 40x``, ``x + 2 = x``;
 - one whose solution is not the value that an earlier equation gave to the letter; of several letters, those whose
@@ -26,7 +27,7 @@ from tracestill.data_pipeline.soundness.checkers.linear import Poly, chains, is_
 NEAR = Fraction(1, 200)
 AGAIN = re.compile(
     r"\b(?:let (?!us\b|me\b)|let(?:['’]s| us) (?:say|call|denote|assume|define|use|make|suppose)\b"
-    r"|denote|assume|suppose|where|define|represents?|call|if|mistake|error|instead|repeat(?:ing)?|check)\b",
+    r"|denote|assume|suppose|where|define|represents?|call|if|or|either|mistake|error|instead|repeat(?:ing)?|check)\b",
     re.I,
 )
 SOON = 300  # characters in which a trace takes back what it said
@@ -38,6 +39,8 @@ BACK = re.compile(
 MEASURE = re.compile(
     r"\b(?:cent|dollar|second|minute|hour|day|week|inch|feet|foot|meter|gram|mm|cm|km|kg|ml)(?:s|es)?\b"
 )
+POWER = re.compile(r"(?<![^\W\d_])([^\W\d_])\s?(?:\^|\*\*|[²³⁴])")
+FACTORS = re.compile(r"\([^()\n]{0,20}?(?<![^\W\d_])([^\W\d_])(?![^\W\d_])[^()\n]{0,20}\)\s?\([^()\n]{1,40}\)\s*=\s*0")
 UNIT = 12  # characters behind an equation in which its unit stands
 RATIOS = frozenset(ratio for n in (7, 12, 24, 60, 100, 1000, 3600) for ratio in (Fraction(n), Fraction(1, n)))
 
@@ -46,6 +49,7 @@ def algebra(trace: Trace) -> Iterator[Finding]:
     lexed = trace.lexed
     if not any(is_letter(trace.text, lexed, at) for at in range(len(lexed.types))):
         return
+    several = {found[1] for pattern in (POWER, FACTORS) for found in pattern.finditer(trace.text)}
     known: dict[str, Fraction] = {}
     plain: set[str] = set()
     read = 0
@@ -58,6 +62,8 @@ def algebra(trace: Trace) -> Iterator[Finding]:
             left, right = suffix(trace.text, lexed, *before), prefix(trace.text, lexed, *behind)
             if left is None or right is None or not {*left[0], *right[0]} - {""}:
                 continue
+            for letter in several:
+                known.pop(letter, None)
             before_it = dict(known)
             detail = fault(left[0], right[0], known, plain)
             if detail and other_unit(before_it, known, trace.text[left[1] : right[2] + UNIT]):

@@ -35,6 +35,7 @@ JOINS = frozenset(  # words that compute: ``40% of P``
     ["of", "times", "than", "twice", "half", "double", "triple", "minus", "plus", "by", "per", "over"]
 )
 TIMES = ("*", "×", "·", "⋅", "∙", "\\times", "\\cdot")
+IMPLIES = ("\\implies", "\\Rightarrow", "\\rightarrow", "\\therefore", "\\iff", "\\to")
 MINUS = ("-", "–", "−", "－")
 
 Poly = dict[str, Fraction]  # letter -> factor; "" -> what stands alone
@@ -73,7 +74,9 @@ def is_break(text: str, lexed: Lexed, at: int) -> bool:
     kind, token = lexed.types[at], lexed.texts[at]
     if begins_line(text, lexed, at):
         return True
-    return kind == STOP or (kind == OTHER and token in ".?!") or (kind == SIGN and token in "<>≤≥≈")
+    if kind == LATEX:
+        return token in IMPLIES
+    return kind == STOP or (kind == OTHER and token in ".?!→⇒⟹∴") or (kind == SIGN and token in "<>≤≥≈")
 
 
 def is_letter(text: str, lexed: Lexed, at: int) -> bool:

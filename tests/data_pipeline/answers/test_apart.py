@@ -164,6 +164,8 @@ class Teacher:
         answer = question.question.split("Answer given:\n")[1].split("\n")[0]
         if answer == "odd":
             return Said("RIGHT or WRONG")
+        if answer == "denied":
+            return Said("The answer is not RIGHT.")
         return Said("Let me see.\nRIGHT" if "feline" in answer else "It is not.\n**WRONG**")
 
 
@@ -180,6 +182,8 @@ def test_a_judge_is_asked_once_for_each_pair_and_what_it_said_is_kept(tmp_path):
     second = Verifier(config, Judge(again, "wise", tmp_path / "judge.jsonl")).verdicts(more)
     assert second[:4] == first
     assert again.asked == 1
+    (denied,) = Judge(Teacher(), "wise", tmp_path / "other.jsonl").verdicts([("denied", "a cat", "Who?")])
+    assert denied.outcome == "cannot_tell"
     third = Judge(Teacher(), "wise", tmp_path / "judge.jsonl")
     assert len(third.known) == 4, "the torn line hurts none after it"
     other = Teacher()

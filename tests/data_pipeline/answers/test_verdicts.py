@@ -124,7 +124,7 @@ def test_nothing_raises_and_all_equal_themselves(text: str, other: str):
 
 
 @pytest.mark.parametrize(
-    "piece", ["1,", "1 ", "{", "(", "a, ", "\\frac{", "-", "$", "one ", "x = ", "[1,2),", "1:", "="]
+    "piece", ["1,", "1 ", "{", "(", "a, ", "\\frac{", "-", "$", "one ", "x = ", "[1,2),", "1:", "=", "so ", "and, "]
 )
 def test_long_texts_cost_no_time(piece: str):
     """Each of these would take minutes if matching were quadratic and nothing were bounded."""
@@ -132,3 +132,21 @@ def test_long_texts_cost_no_time(piece: str):
     for gold in ("1", "B", "yes", "Monday", "1, 2", "[1, 2)", "14:30", "x^2"):
         auto(text, gold)
         auto(gold, text)
+
+
+@pytest.mark.parametrize("brackets", ["[]", "{}", "()"])
+def test_lists_within_lists_end_somewhere(brackets: str):
+    """Far deeper than Python may call."""
+    deep = brackets[0] * 4_000 + "1, 2" + brackets[1] * 4_000
+    for gold in ("[1, 2]", "{1, 2}", "1, 2"):
+        assert not verify(deep, gold).right
+        assert not verify(gold, deep).right
+
+
+def test_a_verifier_that_is_not_known_is_refused_before_anybody_is_asked():
+    for how in ("auto", "number", "list"):
+        Verifier().check(how)
+    with pytest.raises(InputError, match="unknown"):
+        Verifier().check("nubmer")
+    with pytest.raises(InputError, match="allow_code"):
+        Verifier().check("code")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tracestill.data_pipeline.soundness.equations import equations
@@ -331,3 +333,43 @@ def test_what_is_right_under_a_usual_reading_is_found_and_holds(text: str) -> No
 @pytest.mark.parametrize("text", SILENT)
 def test_what_has_no_certain_meaning_or_is_not_asserted_is_not_called_false(text: str) -> None:
     assert all(one.holds for one in equations(text)), equations(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1000(1.05)^2 = 1102.5",
+        "2(3)^2 = 18 = (2)(3)^2",
+        r"V = \frac{4}{3}\pi (3)^3 = 36\pi",
+        "3 × 10^8 / 3 × 10^5 = 1000",
+        "3 squared + 4 squared = 25",
+        "1/3 = 33%",
+        "14.29 * 7 = 100",
+        "We need 48 / 5 = 9.6 = 10 boxes.",
+        "10/4 = 2 R2",
+        "30 mph * 40 minutes = 20 miles",
+        "3 pairs + 1 = 7 shoes",
+        "x = x + 1",
+        "1011 in binary = 8 + 2 + 1 = 11",
+        "3x = 60 minutes, x = 20 minutes. 3x = 1 hour.",
+        "It is not true that 3 + 4 = 8.",
+        "3 + 4 == 8 evaluates to False",
+        "You might think 12 + 8 = 21, but it is 20.",
+        "12 + 8 = 21, no, 20.",
+        "12 + 8 = 21. Let me double check: 12 + 8 = 20, not 21.",
+    ],
+)
+def test_what_a_fresh_reader_found_is_not_called_false(text: str) -> None:
+    assert [one.text for one in equations(text) if not one.holds] == []
+
+
+@pytest.mark.parametrize("text", ["2(3)^2 = 36 + 1", r"2\pi(3) = 5\pi", r"\begin{align} 3 + 4 &= 8 \\ x &= 2"])
+def test_and_what_is_false_there_is_found(text: str) -> None:
+    assert [one for one in equations(text) if not one.holds]
+
+
+@pytest.mark.parametrize("text", ["π" * 30000 + " = 3", "1=" * 30000])
+def test_hostile_runs_take_linear_time(text: str) -> None:
+    start = time.process_time()
+    equations(text)
+    assert time.process_time() - start < 4

@@ -13,7 +13,7 @@ from tracestill.kernels.attention import BACKENDS, SDPA, Needs, choose, needs_of
 
 BY_NAME = {backend.name: backend for backend in BACKENDS}
 MODULES = {
-    "flash-4": ["flash_attn", "flash_attn.cute"],
+    "flash-4": ["flash_attn", "flash_attn.cute", "cutlass", "quack"],
     "flash-3": ["flash_attn_interface"],
     "flash-2": ["flash_attn", "flash_attn_2_cuda"],
     "varlen": ["torch.nn.attention.varlen"],

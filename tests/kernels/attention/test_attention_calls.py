@@ -50,9 +50,9 @@ def flash_2(
 
 
 def flash_4(
-    q, k, v, cu_seqlens_q=None, cu_seqlens_k=None, max_seqlen_q=None, max_seqlen_k=None, seqused_q=None,
-    seqused_k=None, page_table=None, softmax_scale=None, causal=False, window_size=(None, None),
-    learnable_sink=None, softcap=0.0, num_splits=1, pack_gqa=None, deterministic=False,
+    q, k, v, qv=None, cu_seqlens_q=None, cu_seqlens_k=None, max_seqlen_q=None, max_seqlen_k=None, min_seqlen_k=None,
+    seqused_q=None, seqused_k=None, gather_kv_indices=None, page_table=None, softmax_scale=None, causal=False,
+    window_size=(None, None), learnable_sink=None, softcap=0.0, num_splits=1, pack_gqa=None, deterministic=False,
 ):  # fmt: skip
     """flash-attn 4's: no window is None, no dropout, and (out, log-sum-exp) comes back."""
     assert causal
@@ -105,7 +105,8 @@ def put_in(monkeypatch, name, seen=None):
 def test_the_stand_in_has_the_signature_of_torch():
     from torch.nn.attention.varlen import varlen_attn
 
-    ours, theirs = (inspect.signature(f).parameters for f in (torch_varlen, varlen_attn))
+    theirs = inspect.signature(varlen_attn).parameters
+    ours = inspect.signature(torch_varlen if "enable_gqa" in theirs else torch_varlen_2_11).parameters
     assert {k: v.kind for k, v in ours.items()} == {k: theirs[k].kind for k in ours if k in theirs}
 
 

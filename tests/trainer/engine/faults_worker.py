@@ -18,6 +18,7 @@ from tracestill.trainer.engine import zero
 from tracestill.trainer.engine.engine import Engine, leave
 
 ACCUMULATION = 2
+HOSTED = ("1-cpu", "2-cpu", "3-cpu-cpu")  # of engine_workshop's OFFLOADED
 
 
 @contextmanager
@@ -32,12 +33,12 @@ def broken_gradient(of: Engine) -> Iterator[None]:
         hook.remove()
 
 
-def make(stage: int, clip: float, precision: str) -> Engine:
+def make(stage: int | str, clip: float, precision: str) -> Engine:
     built = student(None, tied=False)
     return engine(built, zero=stage, clip=clip, accumulation=ACCUMULATION, precision=precision)
 
 
-def faulty_run(stage: int, clip: float, precision: str) -> tuple[list[str], bool, list[Tensor]]:
+def faulty_run(stage: int | str, clip: float, precision: str) -> tuple[list[str], bool, list[Tensor]]:
     of = make(stage, clip, precision)
     measured = of.measure(shared_out(0, of)[0])
     assert float(measured[:, 0].sum()) > 0
@@ -60,7 +61,7 @@ def faulty_run(stage: int, clip: float, precision: str) -> tuple[list[str], bool
     return reasons, untouched, after
 
 
-def clean_run(stage: int, clip: float, precision: str) -> list[Tensor]:
+def clean_run(stage: int | str, clip: float, precision: str) -> list[Tensor]:
     of = make(stage, clip, precision)
     for step in (0, 4):
         take_step(of, shared_out(step, of))
@@ -69,20 +70,20 @@ def clean_run(stage: int, clip: float, precision: str) -> list[Tensor]:
     return after
 
 
-def forgotten_parameter(stage: int) -> float:
-    """First moment of a parameter that had gradient 1 in the first of two steps, and none in the second."""
+def forgotten_parameter(stage: int | str, used: str) -> float:
+    """First moment of a parameter after two steps of two micro-steps, with gradient 1 in each that is ``used``."""
     built = student(None, tied=False)
     built.extra = nn.Linear(1, 1, bias=False)
-    plain, used = built.forward, True
+    plain, left = built.forward, list(used)
 
     def forward(batch, scale):
         loss, statistics = plain(batch, scale)
-        return (loss + built.extra(torch.ones(1)).sum() / dist.get_world_size() if used else loss), statistics
+        here = left.pop(0) == "x"
+        return (loss + built.extra(torch.ones(1)).sum() / dist.get_world_size() if here else loss), statistics
 
     built.forward = forward  # type: ignore[method-assign]
-    of = engine(built, zero=stage, clip=0.0)
+    of = engine(built, zero=stage, clip=0.0, accumulation=ACCUMULATION)
     take_step(of, shared_out(0, of))
-    used = False
     take_step(of, shared_out(1, of))
     moment = torch.zeros(())
     for piece in zero.pieces(of.deepspeed):
@@ -93,7 +94,7 @@ def forgotten_parameter(stage: int) -> float:
     return float(moment)
 
 
-def rate_of_zero(stage: int) -> tuple[bool, bool]:
+def rate_of_zero(stage: int | str) -> tuple[bool, bool]:
     """Whether a step at a rate of 0 leaves all parameters as they are, and one at another rate changes every one."""
     of = make(stage, 0.0, "fp32")
 
@@ -125,7 +126,7 @@ def dropout_draws() -> list[list[list[float]]]:
     return found
 
 
-def low_precision(stage: int) -> dict:
+def low_precision(stage: int | str) -> dict:
     """bf16 parameters, fp32 masters and gradients; the norm of the first gradient; losses of one step repeated."""
     built = student(None, tied=False)
     of = engine(built, zero=stage, clip=0.0, accumulation=ACCUMULATION, precision="bf16")
@@ -147,15 +148,17 @@ def low_precision(stage: int) -> dict:
 def main() -> None:
     results: dict = {"skipped": {}, "moments": {}, "bf16": {}, "rates": {}, "draws": dropout_draws()}
     assert len(documents(0)) == 12
-    for stage in (0, 1, 2, 3):
+    for stage in (0, 1, 2, 3, *HOSTED):
         for clip, precision in ((0.0, "fp32"), (0.5, "fp32"), (0.5, "bf16")):
-            if stage or precision == "fp32":
+            if (stage or precision == "fp32") and (precision == "bf16" or stage not in HOSTED):
                 reasons, untouched, after = faulty_run(stage, clip, precision)
                 same = equal(after, clean_run(stage, clip, precision))
                 found = {"reasons": reasons, "untouched": untouched, "same": same}
                 results["skipped"][f"{stage}-{clip}-{precision}"] = found
-        results["moments"][stage] = forgotten_parameter(stage)
-        results["rates"][stage] = rate_of_zero(stage)
+        touched = ("xx..", "x.x.", ".x.x") if stage in HOSTED else ("xx..",)
+        results["moments"][stage] = {used: forgotten_parameter(stage, used) for used in touched}
+        if stage not in HOSTED:
+            results["rates"][stage] = rate_of_zero(stage)
         if stage:
             results["bf16"][stage] = low_precision(stage)
     if dist.get_rank() == 0:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
-from engine_workshop import engine, head_is_partitioned, same_everywhere, shared_out, student, take_step
+from engine_workshop import OFFLOADED, engine, head_is_partitioned, same_everywhere, shared_out, student, take_step
 from safetensors.torch import save_file
 
 from tracestill.trainer.engine.engine import leave
@@ -18,15 +18,21 @@ STEPS = 2
 
 
 def cases(ranks: int) -> list[dict]:
-    """Stage x accumulation, with tied heads, clipping and chunk size in turns; and ranks that have nothing to do."""
+    """Stage x accumulation, with tied heads, clipping and chunk size in turns; offloaded; ranks with nothing to do."""
     found = [
         {"zero": zero, "accumulation": n, "tied": (zero + i) % 2 == 1, "clip": 0.0 if n == 2 else 0.5, "idle": ""}
         for zero, (i, n) in product((0, 1, 2, 3), enumerate((1, 2, 4)))
+    ]
+    found += [
+        {"zero": layout, "accumulation": 1 + index % 2, "tied": index > 2, "clip": 0.5, "idle": ""}
+        for index, layout in enumerate(OFFLOADED)
     ]
     if ranks > 1:
         found += [
             {"zero": zero, "accumulation": n, "tied": tied, "clip": 0.5, "idle": idle}
             for zero, n, tied, idle in (
+                ("1-cpu", 2, False, "empty"),
+                ("3-cpu", 2, True, "weightless"),
                 (0, 1, True, "empty"),
                 (2, 2, False, "empty"),
                 (3, 1, True, "empty"),

@@ -19,6 +19,7 @@ from tracestill.trainer.recipe.settings import TrainConfig
 
 HERE = Path(__file__).parent
 STAGES = ("0", "1", "2", "3")
+HOSTED = ("1-cpu", "2-cpu", "3-cpu-cpu")  # with train.offload
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,7 @@ def outcome(tmp_path_factory) -> dict[str, Any]:
 
 
 CASES = [f"{stage}-{how}" for stage in STAGES for how in ("0.0-fp32", "0.5-fp32", "0.5-bf16")]
+CASES += [f"{stage}-0.5-bf16" for stage in HOSTED]
 CASES.remove("0-0.5-bf16")  # refused
 
 
@@ -42,10 +44,16 @@ def test_a_skipped_step_is_as_if_it_had_never_been(outcome, case, counted):
     counted("one rank with NaN in its loss or its gradient", 2, "no rank takes the step")
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STAGES + HOSTED)
 def test_a_parameter_without_gradient_does_not_get_that_of_the_step_before(outcome, stage):
-    # gradient 1, then none: (1 - b1) * b1
-    assert outcome["moments"][stage] == pytest.approx(0.1 * 0.9, rel=1e-5)
+    # gradient 1 in both micro-steps, then none: 2 (1 - b1) b1
+    assert outcome["moments"][stage]["xx.."] == pytest.approx(2 * 0.1 * 0.9, rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", HOSTED)
+@pytest.mark.parametrize("used", ["x.x.", ".x.x"])
+def test_a_gradient_of_one_micro_step_only_reaches_the_host(outcome, stage, used):
+    assert outcome["moments"][stage][used] == pytest.approx(0.1 * (1 + 0.9), rel=1e-5)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -60,6 +68,12 @@ def test_dropout_differs_between_ranks_and_seeds_and_repeats(outcome):
     first, again, other = outcome["draws"]
     assert first == again
     assert len({tuple(draw) for draw in (*first, *other)}) == 4
+
+
+@pytest.mark.parametrize("stage", HOSTED)
+def test_offloading_changes_nothing_in_bf16(outcome, stage):
+    found, plain = outcome["bf16"][stage], outcome["bf16"][stage[0]]
+    assert (found["losses"], found["masters"]) == (plain["losses"], plain["masters"])
 
 
 @pytest.mark.parametrize("stage", STAGES[1:])
@@ -134,3 +148,11 @@ def test_decay_is_for_matrices_only(tied):
     assert ("lm_head.weight" in {names[p] for p in decayed["params"]}) is not tied
     assert {names[p] for p in plain["params"]} == {n for n in names.values() if "norm" in n or "embed" in n}
     assert len(decayed["params"]) + len(plain["params"]) == len(names)
+
+
+def test_ranks_in_bf16_sum_their_gradients_without_rounding_again(tmp_path):
+    """Three of them: a division by 3 would show, one by 2 would not."""
+    run_workers(HERE / "sums_worker.py", tmp_path / "found.json", ranks=3)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found.keys() == {"1-1", "1-2", "2-1", "2-2"}
+    assert max(found.values()) < 1e-6, found  # bf16 rounds by 4e-3

@@ -54,7 +54,7 @@ def outcome(request, tmp_path_factory) -> tuple[dict[str, Any], dict[str, torch.
         WORKER, directory, request.param, ranks=0 if request.param == 1 else request.param, launcher=request.param == 2
     )
     results = json.loads((directory / f"ranks-{request.param}.json").read_text())
-    assert len(results) == (12 if request.param == 1 else 16)
+    assert len(results) == (17 if request.param == 1 else 23)
     return results, load_file(directory / f"ranks-{request.param}.safetensors")
 
 
@@ -91,7 +91,7 @@ def test_updates_are_those_of_torch_adamw_with_clipping_of_the_true_gradient(out
 
 def test_stage_3_does_partition_the_head(outcome):
     for case in outcome[0].values():
-        assert case["partitioned"] == [case["zero"] == 3] * len(case["partitioned"])
+        assert case["partitioned"] == [str(case["zero"]).startswith("3")] * len(case["partitioned"])
 
 
 def test_clipping_is_at_work():

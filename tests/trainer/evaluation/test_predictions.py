@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+
+import pytest
 
 from tracestill.data_pipeline.answers import Verifier
+from tracestill.data_pipeline.answers.verifier import VerifyConfig
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.evaluation import evaluate
 from tracestill.trainer.evaluation.predictions import NO_VERDICT, summary, verified
 
 
@@ -36,3 +42,14 @@ def test_answered_right_and_right_when_answered():
 def test_nobody_answered():
     told = summary(verified([row(None, "7")], [{}], Verifier()))
     assert (told["answered"], told["right_when_answered"], told["accuracy"]) == (0, None, 0.0)
+
+
+def test_a_question_with_an_unknown_verifier_stops_before_anything_is_generated(monkeypatch) -> None:
+    def generate(*args, **kwargs):
+        raise AssertionError("minutes of work that would be lost")
+
+    monkeypatch.setattr("tracestill.trainer.evaluation.evaluate.generate", generate)
+    recipe = SimpleNamespace(evaluate=None, sample=SimpleNamespace(readers=[]), verify=VerifyConfig())
+    question = {"question_id": "q", "question": "1 + 1?", "gold": "2", "metadata": '{"verifier": "nubmer"}'}
+    with pytest.raises(InputError, match="nubmer"):
+        evaluate.answer(recipe, [question], None, None, None)

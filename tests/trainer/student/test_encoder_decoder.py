@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_export import save_tokenizer
 from tiny_step import NUM_KINDS, TABLE, VOCABULARY
+from transformers import T5Config, UMT5Config
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.trainer.batches.rectangles import PairedBatch, group_documents, paired_row
@@ -25,6 +26,7 @@ from tracestill.trainer.evaluation.generate import generate, load_exported
 from tracestill.trainer.export.export import export
 from tracestill.trainer.recipe.settings import StudentConfig
 from tracestill.trainer.recipe.student_settings import check_together
+from tracestill.trainer.student import encoder_decoder
 from tracestill.trainer.student.adapt import adapt
 from tracestill.trainer.student.check import check_student
 from tracestill.trainer.student.reading_model import use_weighting
@@ -351,3 +353,16 @@ def test_a_reference_may_be_an_encoder_decoder_too(tmp_path):
         exact = torch.cat([-tiny_pairs.log_p(model, pair) for pair in pairs])
     weighed = torch.from_numpy(np.concatenate([pair.weights() for pair in pairs])) > 0
     torch.testing.assert_close(found[row.active], exact[weighed], rtol=2e-5, atol=2e-5)
+
+
+def test_umt5_is_refused_where_its_decoder_sees_what_it_is_to_write(monkeypatch):
+    """As in transformers 5.17."""
+
+    class Old:
+        def __init__(self, config: object, has_relative_attention_bias: bool = False, layer_idx: int | None = None):
+            pass
+
+    monkeypatch.setattr(encoder_decoder, "UMT5Attention", Old)
+    with pytest.raises(InputError, match=r"student: umt5 is wrong in transformers 5\.\d+"):
+        encoder_decoder.refuse_faulty(UMT5Config())
+    encoder_decoder.refuse_faulty(T5Config())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import MethodType
 
 import pytest
 import tiny_step
@@ -94,3 +95,19 @@ def test_what_has_no_mlp_of_tokens_is_refused_by_name(model):
     model.model.layers[1].mlp.forward = lambda hidden: hidden.cumsum(-2)
     with pytest.raises(InputError, match=r"MLP of LlamaForCausalLM does not work on single tokens"):
         tile_mlps(model, 2, 0)
+
+
+def test_mlps_are_tried_where_the_student_will_compute(model, monkeypatch):
+    """Liger's kernels do not run on the CPU, where the student still lies. One MLP of each sort is copied there."""
+    places = []
+
+    def forward(self, hidden):  # as Liger binds it
+        places.append(hidden.device.type)
+        return self.down_proj(self.act_fn(self.gate_proj(hidden)) * self.up_proj(hidden))
+
+    for layer in model.model.layers:
+        layer.mlp.forward = MethodType(forward, layer.mlp)
+    monkeypatch.setattr(torch, "allclose", lambda *arguments, **options: True)  # there are no numbers
+    tile_mlps(model, 2, 0, device="meta")
+    assert places == ["meta"] * 4, "three tokens together and each alone, in one of two layers"
+    assert {p.device.type for p in model.parameters()} == {"cpu"}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tiny_step
 import torch
-from engine_workshop import MicroStep, packed, settings, student, take_step
+from engine_workshop import OFFLOADED, MicroStep, packed, settings, student, take_step
 
 from tracestill.trainer.engine.engine import Engine, leave
 
@@ -37,7 +37,8 @@ def main() -> None:
     found = []
     # bf16's own optimizer at stage 1 is not freed with its engine: it comes last
     whole = [*(("fp32", zero, False) for zero in range(4)), ("bf16", 2, False), ("bf16", 3, False)]
-    part = [("fp32", zero, True) for zero in range(4)]
+    whole += [(precision, layout, False) for precision in ("fp32", "bf16") for layout in OFFLOADED]
+    part = [("fp32", zero, True) for zero in (*range(4), "3-cpu-cpu")]
     for precision, zero, frozen in (*whole, *part, ("bf16", 1, False)):
         before = alive()
         built = student(None, tied=False, **SHAPE)

@@ -64,3 +64,18 @@ def test_what_is_right_or_not_read_is_left(text: str) -> None:
 def test_a_false_step_is_followed_by_what_it_says() -> None:
     found = [one.outcome for one in algebra(Trace("2x = 10\nx = 4\nx + 1 = 5"))]
     assert found == ["false", "holds"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(x - 1)(x - 6) = 0, so x - 1 = 0 or x - 6 = 0, so x = 1 or x = 6.",
+        "x^2 - 7x + 6 = 0. From x - 1 = 0 we get x = 1, from x - 6 = 0 we get x = 6.",
+    ],
+)
+def test_a_letter_with_several_values_contradicts_nothing(text: str) -> None:
+    assert false(text) == []
+
+
+def test_arrows_part_equations() -> None:
+    assert false("2x + 5 = 15 → 2x = 10 → x = 6") == ["x = 6"]
