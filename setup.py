@@ -67,9 +67,11 @@ setup(
         "traces": ["datasketch>=1.6"],  # near duplicates across splits
         "hub": ["datasets>=3"],  # questions.source: hf://owner/name
         "math": ["math-verify>=0.9", "pebble>=5.1"],  # expressions in answers, compared by algebra
+        "8bit": ["bitsandbytes>=0.50"],  # train.optimizer: adam8bit
         "monitor": ["tensorboard>=2.18"],
         "dev": [
             "aiohttp>=3.10",
+            "bitsandbytes>=0.50",
             "accelerate>=1.5",  # what Hugging Face's Trainer needs, in docs/hf_trainer.py
             "matplotlib>=3.9",  # plots of benchmarks
             "datasets>=3",

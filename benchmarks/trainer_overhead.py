@@ -33,7 +33,8 @@ from trainer_steps import KINDS, our_step, write_store
 from tracestill.data_pipeline.plan.plan import PlanConfig, make_plan
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.batches.batches import Batches
-from tracestill.trainer.engine.engine import connect, leave, parameter_groups
+from tracestill.trainer.engine.engine import connect, leave
+from tracestill.trainer.optimizers.groups import parameter_groups
 from tracestill.trainer.recipe.settings import TrainConfig
 from tracestill.trainer.recipe.student_settings import StudentConfig
 from tracestill.trainer.student.student import Student, build_student

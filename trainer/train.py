@@ -162,7 +162,7 @@ def tell(job: Job, numbers: dict[str, Any], *, ends: bool) -> None:
 
 def tell_straggler(job: Job, log: Log) -> None:
     """Log which rank holds the others up, if one does; called on every rank."""
-    late = job.stragglers.find(phases_alone(job.recipe.train, job.engine.device))
+    late = job.stragglers.find(phases_alone(job.engine.settings, job.engine.device))
     if late is not None:
         log.add(event="straggler", step=job.progress.step, **late)
         text = "rank {rank} is slow: {seconds} s in phase {phase} since the last line, others {usual} s"

@@ -161,6 +161,7 @@ class Student:
             recompute=recompute,
             chunk_rows=train.chunk_rows,
             learning=self.learning,
+            optimizer=train.optimizer.use,
             host_optimizer=train.offload.optimizer != "none",
             host_parameters=train.offload.parameters != "none",
         )

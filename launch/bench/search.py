@@ -73,8 +73,10 @@ class Axes:
 
 def own_setting(recipe: Recipe) -> Setting:
     """What the recipe itself says."""
-    plan = recipe.plan
-    return Setting(recipe.train.zero, plan.capacity, plan.packs_per_step, recipe.student.activation_checkpointing)
+    plan, stage = recipe.plan, recipe.train.zero
+    return Setting(
+        1 if stage == "auto" else stage, plan.capacity, plan.packs_per_step, recipe.student.activation_checkpointing
+    )
 
 
 def axes_of(
@@ -96,7 +98,10 @@ def axes_of(
     found = capacity or [round(own.capacity * factor) for factor in FACTORS]
     fitting = sorted({c for c in found if longest <= c and (c <= own.capacity or tokens // c >= ranks)})
     ways = [False, True] if recompute is None else [recompute]
-    return Axes(zero or recipe.train.offload.stages, fitting, ways)
+    stages = recipe.train.offload.stages
+    if ranks * recipe.train.sequence_parallel == 1:
+        stages = tuple(stage for stage in stages if stage != 2)  # which holds what 1 holds, and copies more
+    return Axes(zero or stages, fitting, ways)
 
 
 def resized(setting: Setting, capacity: int, tokens: int) -> Setting:

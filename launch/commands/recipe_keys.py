@@ -28,6 +28,7 @@ from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.data_pipeline.sampling.readers.json_answer import JsonOptions
 from tracestill.data_pipeline.sampling.readers.own import RegexOptions
 from tracestill.data_pipeline.sampling.teachers import find_module, known_tasks
+from tracestill.trainer.recipe.optimizers import OPTIMIZERS
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.weighting import BUILT_IN, Schedule, find
 
@@ -176,6 +177,7 @@ OPTIONS: Mapping[str, tuple[str, Callable[[], dict[str, type[BaseModel]]]]] = {
     "questions.options": ("questions.source", lambda: task_options("Options")),
     "sample.teachers.N.options": ("use", lambda: task_options("TeacherOptions")),
     "sample.readers.N.options": ("use", lambda: {"json": JsonOptions, "regex": RegexOptions}),
+    "train.optimizer.options": ("train.optimizer.use", lambda: {use: spec.options for use, spec in OPTIMIZERS.items()}),
     "weighting.options": ("weighting.use", lambda: {use: find(use).Options for use in BUILT_IN}),
 }
 

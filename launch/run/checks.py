@@ -95,10 +95,12 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
     """Whether an arm's student can be built, trained in the wanted precision and asked held-out questions."""
     import torch
 
+    from tracestill.trainer.optimizers.making import check_optimizer
     from tracestill.trainer.recipe.precision import training_dtype
     from tracestill.trainer.student.check import check_student, check_trainable
 
     check_installed(recipe.train.monitor)
+    check_optimizer(recipe.train)
     if recipe.deepspeed or recipe.train.offload.used:
         from tracestill.trainer.engine.engine import check_block
 

@@ -69,13 +69,16 @@ def student(
     return built
 
 
-def settings(*, zero: int | str, clip: float, precision: str = "fp32", ema: float | None = None) -> TrainConfig:
+def settings(
+    *, zero: int | str, clip: float, precision: str = "fp32", ema: float | None = None, optimizer: Any = "adamw"
+) -> TrainConfig:
     """``zero`` is a stage, or one of OFFLOADED."""
-    stage, optimizer, parameters, *_ = *str(zero).split("-"), "none", "none"
+    stage, states, parameters, *_ = *str(zero).split("-"), "none", "none"
     return TrainConfig(
         steps=10,
+        optimizer=optimizer,
         ema=ema,
-        offload={"optimizer": optimizer, "parameters": parameters},  # type: ignore[arg-type]
+        offload={"optimizer": states, "parameters": parameters},  # type: ignore[arg-type]
         zero=int(stage),  # type: ignore[arg-type]
         clip=clip,
         precision=precision,  # type: ignore[arg-type]
@@ -93,10 +96,11 @@ def engine(
     seed: int = 0,
     precision: str = "fp32",
     ema: float | None = None,
+    optimizer: Any = "adamw",
 ) -> Engine:
     return Engine(
         built,
-        settings(zero=zero, clip=clip, precision=precision, ema=ema),
+        settings(zero=zero, clip=clip, precision=precision, ema=ema, optimizer=optimizer),
         accumulation=accumulation,
         raw_deepspeed={"zero_optimization": PARTITIONED},
         seed=seed,
@@ -148,8 +152,9 @@ def fingerprint(of: Engine) -> list[Tensor]:
     for piece in zero_layout.pieces(of.deepspeed):
         found.append(piece.value.clone())
         if piece.key is not None:
-            found += [piece.moment(of.optimizer, name).clone() for name in zero_layout.MOMENTS]
+            found += [piece.moment(of.optimizer, name).clone() for name in piece.moments]
             found += [of.ema.of(piece).clone()] if of.ema else []
+    found += [tensor.clone() for tensor in zero_layout.whole_states(of.deepspeed, of.rank, written=False).values()]
     return [*found, torch.tensor(zero_layout.count_updates(of.deepspeed))]
 
 

@@ -247,7 +247,7 @@ def introduce(job: Job, world: World, notes: list[str], layout: str) -> None:
     settings, attention = job.recipe.train, job.engine.module.attention
     job.console.print(
         f"{world.ranks} rank(s) on {world.device.type}, {settings.sequence_parallel} to a row, {world.dtype}, "
-        f"ZeRO {settings.zero}, accumulation {job.batches.accumulation}, {job.steps} steps; "
+        f"{job.engine.stage}, accumulation {job.batches.accumulation}, {job.steps} steps; "
         f"attention {attention.backend}: {attention.reason}{layout}",
         highlight=False,
     )

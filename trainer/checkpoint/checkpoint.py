@@ -2,7 +2,7 @@
 
     checkpoints/step-000200/
         rank-00000.safetensors ...   fp32 parameters (frozen ones in their own type, unless they are those of
-                                       student.pretrained), AdamW's moments, their average, the rank's RNG;
+                                       student.pretrained), the optimizer's moments, their average, the rank's RNG;
                                        rank 0's persistent buffers
         state.json                   updates made, and whatever the trainer adds (its step, its identity)
         manifest.json                sha256 and size of every file, written last
@@ -173,13 +173,16 @@ def load(engine: Engine, path: Path, *, local: bool = False) -> dict[str, Any]:
         if base is not None and piece.key is None and f"parameter/{piece.name}" not in where:
             continue
         piece.value.copy_(read_piece(path, where, f"parameter/{piece.name}", piece))
-        for moment in zero.MOMENTS if updates and piece.key is not None else ():
+        for moment in piece.moments if updates else ():
             target = piece.moment(engine.optimizer, moment)
             target.copy_(read_piece(path, where, f"{moment}/{piece.name}", piece))
         if engine.ema is not None and piece.key is not None:
             engine.ema.of(piece).copy_(read_piece(path, where, f"average/{piece.name}", piece))
-    for name, buffer in persistent_buffers(engine.module).items():
-        buffer.copy_(holder(path, where, BUFFER + name, tuple(buffer.shape)).get_tensor(BUFFER + name))
+    for key, tensor in {
+        **buffers_of(engine),
+        **zero.whole_states(engine.deepspeed, engine.rank, written=False),
+    }.items():
+        tensor.copy_(holder(path, where, key, tuple(tensor.shape)).get_tensor(key))
     zero.refresh(engine.deepspeed)
     if ranks == engine.ranks:
         own = open_file(path, engine.rank)
@@ -237,17 +240,23 @@ def owned_tensors(engine: Engine, updates: int) -> dict[str, Tensor]:
         if base_of(engine) is not None and piece.key is None:
             continue  # it is what student.pretrained holds
         parts = {f"parameter/{piece.name}": piece.value}
-        if updates and piece.key is not None:
-            parts |= {f"{moment}/{piece.name}": piece.moment(engine.optimizer, moment) for moment in zero.MOMENTS}
+        if updates:
+            parts |= {f"{moment}/{piece.name}": piece.moment(engine.optimizer, moment) for moment in piece.moments}
         if engine.ema is not None and piece.key is not None:
             parts[f"average/{piece.name}"] = engine.ema.of(piece)
         for key, part in parts.items():
             whole = gather(engine, piece, part, owner=index % engine.ranks)
             if whole is not None:
                 owned[key] = whole
-    for name, buffer in persistent_buffers(engine.module).items() if engine.rank == 0 else ():
-        owned[BUFFER + name] = buffer.detach().to("cpu", copy=True)
+    states = zero.whole_states(engine.deepspeed, engine.rank, written=True)
+    for key, tensor in {**states, **(buffers_of(engine) if engine.rank == 0 else {})}.items():
+        owned[key] = tensor.detach().to("cpu", copy=True)
     return owned
+
+
+def buffers_of(engine: Engine) -> dict[str, Tensor]:
+    """Key -> buffer of the student's state; what ranks hold of them may differ: rank 0's count."""
+    return {BUFFER + name: buffer for name, buffer in persistent_buffers(engine.module).items()}
 
 
 def base_of(engine: Engine) -> str | None:
@@ -256,7 +265,7 @@ def base_of(engine: Engine) -> str | None:
 
 
 def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """The buffers of a student that belong to its state. What ranks hold of them may differ: rank 0's count."""
+    """The buffers of a student that belong to its state."""
     state = module.state_dict(keep_vars=True)  # whose parameters ZeRO-3 has emptied
     return {name: buffer for name, buffer in module.named_buffers() if name in state}
 

@@ -25,7 +25,7 @@ from typing import Any, NoReturn, Protocol
 import torch
 import torch.distributed as dist
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
@@ -33,6 +33,8 @@ from tracestill.data_pipeline.models import own_code
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer.engine import offload, zero
 from tracestill.trainer.engine.ema import Ema
+from tracestill.trainer.engine.stage import resolve_stage
+from tracestill.trainer.optimizers.making import make_optimizer
 from tracestill.trainer.ranks.cores import own_threads
 from tracestill.trainer.ranks.join_ranks import join
 from tracestill.trainer.ranks.mesh import Mesh, exchange, mesh, refuse
@@ -41,7 +43,7 @@ from tracestill.trainer.recipe import deepspeed_keys
 from tracestill.trainer.recipe.monitor import MonitorConfig, events
 from tracestill.trainer.recipe.offload import BLOCKS
 from tracestill.trainer.recipe.precision import training_dtype, use_gpu
-from tracestill.trainer.recipe.settings import BUCKET, TrainConfig
+from tracestill.trainer.recipe.settings import BUCKET, OWNED_FROM, TrainConfig
 from tracestill.trainer.student.student import Student
 
 if not torch.cuda.is_available():
@@ -152,9 +154,15 @@ def leave(code: int) -> NoReturn:
 
 
 def quieten() -> None:
-    """Let DeepSpeed say warnings only, and drop one that it draws upon itself at every collective."""
+    """Let DeepSpeed say warnings only, and drop those that it draws upon itself at every collective, and upon us by an
+    optimizer that is not on its list."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.getLogger("DeepSpeed").addFilter(without_untested)
     warnings.filterwarnings("ignore", message="`torch.distributed.*is deprecated", category=FutureWarning)
+
+
+def without_untested(record: logging.LogRecord) -> bool:
+    return "untested optimizer" not in record.getMessage()
 
 
 def deepspeed_config(
@@ -181,7 +189,11 @@ def deepspeed_config(
         # an average at stage 2 in bf16 would round once more before the sum
         "gradient_allreduce_op": "mean" if settings.zero == 3 else "sum",
         **raw,
-        "zero_optimization": {**block, **settings.offload.zero_keys(block), "stage": settings.zero},
+        "zero_optimization": {
+            **block,
+            **settings.offload.zero_keys(block),
+            "stage": 1 if settings.zero == "auto" else settings.zero,
+        },
     }
     if settings.offload.directory is not None and directory is not None:
         for key in BLOCKS.values():
@@ -189,6 +201,8 @@ def deepspeed_config(
                 kept["nvme_path"] = str(offload.place(kept["nvme_path"], directory))
     if settings.offload.optimizer != "none":
         config["zero_force_ds_cpu_optimizer"] = False  # torch's is as fast (benchmarks/host_adamw.py)
+    if settings.optimizer.use != "adamw":
+        config["zero_allow_untested_optimizer"] = True  # DeepSpeed's list of known ones is by class; ours are tested
     if dtype == torch.bfloat16:
         config["bf16"] = {"enabled": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
@@ -248,18 +262,6 @@ def open_monitor(config: MonitorConfig, directory: Path) -> Callable[[dict[str, 
     return lambda line: monitor.write_events(events(line))
 
 
-def parameter_groups(student: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's groups: no decay for norms, biases and embeddings (also where the head is tied to them)."""
-    embeddings = {id(p) for m in student.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for parameter in student.parameters():
-        if parameter.requires_grad:
-            (decayed if parameter.ndim >= 2 and id(parameter) not in embeddings else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
-
-
 class Engine:
     """One student under DeepSpeed: ``accumulation`` times forward and backward, then step."""
 
@@ -282,6 +284,8 @@ class Engine:
         self.device, self.dtype, self.mesh = world.device, world.dtype, world.mesh
         refuse(student.model.config, self.mesh.parts)
         student.exchange = exchange(UlyssesSPAttentionHF, self.mesh)
+        settings, reason = resolve_stage(student, settings, self.device, self.dtype)
+        self.stage = f"ZeRO {settings.zero}{reason}"
         self.settings, self.accumulation, self.seed = settings, accumulation, seed
         self.config = deepspeed_config(settings, accumulation, raw_deepspeed, dtype=self.dtype, directory=directory)
         buckets = self.config["zero_optimization"]
@@ -291,18 +295,15 @@ class Engine:
             LEAVING.append(partial(offload.clear, buckets, self.rank))
         elements = sum(p.numel() for p in student.parameters() if p.requires_grad)
         buckets.setdefault("reduce_bucket_size", min(BUCKET, max(elements, 2)))
-        optimizer = torch.optim.AdamW(
-            parameter_groups(student, settings.weight_decay),
-            lr=settings.lr,
-            betas=settings.betas,
-            eps=settings.eps,
-            fused=True,
-        )
+        if settings.zero in (1, 2) and self.device.type == "cpu" and self.ranks >= OWNED_FROM:
+            buckets.setdefault("use_multi_rank_bucket_allreduce", False)
+        optimizer = make_optimizer(student, settings, dtype=self.dtype)
         with contextlib.redirect_stdout(io.StringIO()):  # it prints memory figures; its warnings are logged
             config = copy.deepcopy(self.config)
             self.deepspeed, *_ = deepspeed.initialize(model=student, optimizer=optimizer, config=config)
         self.module = student
         self.optimizer = self.deepspeed.basic_optimizer
+        zero.begin_optimizer(self.deepspeed, self.rank)
         self.ema = None if settings.ema is None else Ema(self.deepspeed, settings.ema)
         torch.manual_seed(seed + self.rank)  # dropout differs between ranks
         self._start_step()
@@ -363,7 +364,9 @@ class Engine:
         else:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
+            zero.hand_over_norm(self.deepspeed, math.sqrt(square), self.settings.clip)
             self.deepspeed.step()
+            zero.count_update(self.deepspeed)
             if self.ema is not None:
                 self.ema.update()
         self._start_step()

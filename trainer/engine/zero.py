@@ -15,16 +15,20 @@ This file is the one place that knows them. It imports nothing of DeepSpeed's: i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tracestill.trainer.engine import offload
+from tracestill.trainer.optimizers.groups import MOMENTS
+from tracestill.trainer.optimizers.partition import Part, Partitioned
+from tracestill.trainer.ranks.collectives import exchange
 from tracestill.trainer.student.adapters import plain_name
 
-MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state beside its step counter
+ROUNDING = 1e-6  # that torch and DeepSpeed add to a norm before they divide by it
+UPDATES = "tracestill_updates"  # attribute of the engine: how many its optimizer has made
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,10 @@ class Piece:
     key: Tensor | None  # what the optimizer's state hangs on; None if frozen
     offset: int  # of this piece in ``key``, flattened
     replicated: bool  # every rank holds the same piece
+    moments: tuple[str, ...] = ()  # what the optimizer keeps for each of its elements
 
     def moment(self, optimizer: torch.optim.Optimizer, name: str) -> Tensor:
-        """(n,) view of one of the optimizer's MOMENTS for this piece."""
+        """(n,) view of one of ``moments`` for this piece."""
         assert self.key is not None, f"{self.name} is frozen"
         return optimizer.state[self.key][name].view(-1).narrow(0, self.offset, len(self.value))
 
@@ -72,24 +77,49 @@ def pieces(engine: Any) -> Iterator[Piece]:
     """This rank's piece of every parameter, in the order of ``named_parameters``; empty pieces included. With
     train.offload.optimizer: nvme its tensors are there until the next one is asked for, and written back then."""
     layout, masters = kind_of(engine), flat_masters(engine)
+    groups = dict(zip(map(id, masters), groups_of(engine), strict=True))
+    places = flat_places(engine) if layout in ("flat", "bf16") else {}
     with offload.window(engine.optimizer) as bring:
         for name, parameter in engine.module.named_parameters():
             name = plain_name(name)
             if layout == "sliced":
-                yield sliced_piece(engine, name, parameter, masters, bring)
+                piece = sliced_piece(engine, name, parameter, masters, bring)
             elif layout == "plain" or not parameter.requires_grad:
                 key = parameter if parameter.requires_grad else None
-                yield Piece(name, parameter, tuple(parameter.shape), 0, parameter.data.view(-1), key, 0, True)
+                piece = Piece(name, parameter, tuple(parameter.shape), 0, parameter.data.view(-1), key, 0, True)
             else:
-                yield flat_piece(name, parameter, masters)
+                piece = flat_piece(name, parameter, masters[places[id(parameter)]])
+            yield piece if piece.key is None else replace(piece, moments=moments_of(groups.get(id(piece.key), {})))
 
 
-def flat_piece(name: str, parameter: nn.Parameter, masters: list[Tensor]) -> Piece:
+def flat_places(engine: Any) -> dict[int, int]:
+    """Id of a parameter -> the number of its group, at stages 1 and 2."""
+    held = engine.optimizer.bf16_groups if kind_of(engine) == "bf16" else engine.optimizer.bit16_groups
+    return {id(parameter): index for index, group in enumerate(held) for parameter in group}
+
+
+def groups_of(engine: Any) -> list[dict[str, Any]]:
+    """The optimizer's group of each of ``flat_masters``."""
+    groups, layout = engine.basic_optimizer.param_groups, kind_of(engine)
+    if layout == "plain":
+        return [group for group in groups for _ in group["params"]]
+    if layout == "sliced":
+        every = range(len(engine.optimizer.fp32_partitioned_groups_flat))
+        return [groups[engine.optimizer.sub_group_to_group_id[index]] for index in every]
+    return list(groups)
+
+
+def moments_of(group: dict[str, Any]) -> tuple[str, ...]:
+    """Names of what the optimizer keeps for each element of a group."""
+    return tuple(group.get("moments", MOMENTS))
+
+
+def flat_piece(name: str, parameter: nn.Parameter, master: Tensor) -> Piece:
     mapping = parameter._hp_mapping  # type: ignore[attr-defined]  # None where another rank holds all of it
     shape = tuple(parameter.shape)
     if mapping is None:
-        return Piece(name, parameter, shape, 0, masters[0].detach()[:0], masters[0], 0, False)
-    master, at = masters[mapping.param_group_index], mapping.hp_fragment_address
+        return Piece(name, parameter, shape, 0, master.detach()[:0], master, 0, False)
+    at = mapping.hp_fragment_address
     value = master.detach().narrow(0, at.start, at.numel)
     return Piece(name, parameter, shape, mapping.lp_fragment_address.start, value, master, at.start, False)
 
@@ -122,6 +152,36 @@ def gradients(engine: Any, rank: int) -> list[Tensor]:
     return [g for group in optimizer.averaged_gradients.values() if group is not None for g in group]
 
 
+def hand_over_norm(engine: Any, norm: float, clip: float) -> None:
+    """Let the coming ``engine.step`` clip by this norm of the gradient, where it would compute it again, in one pass
+    over all gradients (0.19.8: in fp64 at stages 1 to 3). With offloading it adds up what it noted of each gradient."""
+    layout, optimizer = kind_of(engine), engine.optimizer
+    if offload.offloaded(engine):
+        return
+    if layout == "plain":
+        scale = min(1.0, clip / (norm + ROUNDING)) if clip else 1.0  # as torch's clip_grad_norm_
+        engine.clip_fp32_gradients = lambda: scale_gradients(engine, scale)
+        return
+    found = torch.tensor(norm)  # on the host, which would wait for the device to look at it
+    if layout == "flat":
+        optimizer.check_grad_overflow = False  # another pass; a gradient that is not finite does not come here
+        optimizer.scaled_global_norm = lambda norm_type=2: found
+    elif layout == "sliced":
+        optimizer._get_norm_groups = lambda: [found]
+    else:
+        grads = type(optimizer).get_grads_for_norm
+
+        def of_one(for_clipping: bool = False) -> Any:
+            return grads(optimizer, for_clipping=True) if for_clipping else ([found], {})
+
+        optimizer.get_grads_for_norm = of_one
+
+
+def scale_gradients(engine: Any, scale: float) -> None:
+    if scale < 1.0 and (every := gradients(engine, rank=0)):
+        torch._foreach_mul_(every, scale)
+
+
 def begin_step(engine: Any) -> None:
     """Call before the first micro-step. Stage 3 would take the last step's gradient again for a parameter that the
     coming step does not touch: it overwrites that buffer only where a gradient arrives."""
@@ -145,26 +205,63 @@ def clear_gradients(engine: Any) -> None:
             optimizer.averaged_gradients[group] = None
 
 
+def begin_optimizer(engine: Any, rank: int) -> None:
+    """Tell an optimizer that has to know it which pieces lie where. Called on every rank, once."""
+    setattr(engine, UPDATES, 0)
+    optimizer = engine.basic_optimizer
+    if not isinstance(optimizer, Partitioned):
+        return
+    found = [piece for piece in pieces(engine) if piece.key is not None]
+    own = torch.tensor([[piece.start, len(piece.value)] for piece in found], dtype=torch.int64)
+    every = [own] if kind_of(engine) == "plain" else exchange(own)
+    starts, lengths = torch.stack(every).unbind(dim=-1)  # (ranks, pieces) each
+    parts: dict[Tensor, list[Part]] = {master: [] for master in flat_masters(engine)}
+    for index, piece in enumerate(found):
+        assert piece.key is not None
+        where = tuple(starts[:, index].tolist()), tuple(lengths[:, index].tolist())
+        parts[piece.key].append(Part(piece.name, piece.shape, *where, piece.offset))
+    optimizer.begin(parts, rank)
+
+
+def whole_states(engine: Any, rank: int, *, written: bool) -> dict[str, Tensor]:
+    """Key -> tensor of what the optimizer keeps for whole parameters on this rank; without updates, nothing. With
+    ``written``, no key is there on two ranks."""
+    optimizer = engine.basic_optimizer
+    if not isinstance(optimizer, Partitioned) or not count_updates(engine):
+        return {}
+    alike, own = optimizer.whole_states(), optimizer.own_states()
+    if written and rank != 0:
+        return {} if kind_of(engine) == "plain" else own
+    return {**alike, **own}
+
+
 def set_moments(engine: Any, steps: int) -> None:
-    """Give every master tensor a zeroed AdamW state that counts ``steps`` updates; with 0, none at all."""
+    """Give every master tensor a zeroed state of the optimizer that counts ``steps`` updates; with 0, none at all."""
     state = engine.basic_optimizer.state
     state.clear()
+    setattr(engine, UPDATES, steps)
     if hasattr(engine.optimizer, "_hp_optimizer_states_linked"):
         engine.optimizer._hp_optimizer_states_linked = False  # DeepSpeed's own accessors look again
     offload.forget_states(engine.optimizer)
+    masters = zip(flat_masters(engine), groups_of(engine), strict=True) if steps else ()
     with offload.window(engine.optimizer) as bring:
-        for group, master in enumerate(flat_masters(engine)) if steps else ():
-            bring(group)
+        for index, (master, group) in enumerate(masters):
+            bring(index)
             counter = torch.tensor(float(steps), dtype=torch.float32)
             if engine.basic_optimizer.defaults.get("fused"):
                 counter = counter.to(master.device)
-            state[master] = {"step": counter, **{name: torch.zeros_like(master.detach()) for name in MOMENTS}}
+            counted = {"step": counter} if group.get("counted", True) else {}
+            state[master] = {**counted, **{name: torch.zeros_like(master.detach()) for name in moments_of(group)}}
+
+
+def count_update(engine: Any) -> None:
+    """Call after each update."""
+    setattr(engine, UPDATES, count_updates(engine) + 1)
 
 
 def count_updates(engine: Any) -> int:
     """Updates that the optimizer has made."""
-    counters = [int(state["step"]) for state in engine.basic_optimizer.state.values()]
-    return max(counters, default=0)
+    return int(getattr(engine, UPDATES))
 
 
 def refresh(engine: Any) -> None:

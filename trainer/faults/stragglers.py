@@ -67,5 +67,5 @@ def straggler(table: torch.Tensor, phases: Sequence[Phase]) -> dict[str, Any] | 
 
 def phases_alone(settings: TrainConfig, device: torch.device) -> tuple[Phase, ...]:
     """The phases in which a rank waits for nobody else, and whose time its host sees."""
-    alone = settings.zero < 3 and settings.sequence_parallel == 1 and device.type == "cpu"
+    alone = settings.zero != 3 and settings.sequence_parallel == 1 and device.type == "cpu"
     return ("data", "forward") if alone else ("data",)

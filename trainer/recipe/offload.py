@@ -42,9 +42,14 @@ class OffloadConfig(BaseModel):
     def used(self) -> bool:
         return (self.optimizer, self.parameters) != ("none", "none")
 
-    def check(self, zero: int) -> None:
-        """Raises ValueError for what DeepSpeed does not do at a ZeRO stage (it would pass over some in silence)."""
-        if zero not in self.stages:
+    def check(self, zero: int | str, optimizer: str) -> None:
+        """Raises ValueError for what DeepSpeed does not do at a ZeRO stage (it would pass over some in silence), and
+        for optimizers whose states nobody has tried elsewhere."""
+        if self.optimizer != "none" and optimizer != "adamw":
+            raise ValueError(
+                f"train.offload.optimizer: {self.optimizer} is for adamw, not for train.optimizer: {optimizer}"
+            )
+        if self.used and zero not in self.stages:
             asked = {name: where for name in BLOCKS if (where := getattr(self, name)) != "none"}
             said = ", ".join(f"{name}: {where}" for name, where in asked.items())
             stages = " or ".join(map(str, self.stages))

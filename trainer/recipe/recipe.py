@@ -30,6 +30,7 @@ from tracestill.data_pipeline.segmentation import own_module as segmenting
 from tracestill.data_pipeline.selection.config import SelectConfig
 from tracestill.data_pipeline.selection.record_weights import own_module as weigher
 from tracestill.trainer.recipe import deepspeed_keys, offload
+from tracestill.trainer.recipe.optimizers import own_optimizer, without_foreign_options
 from tracestill.trainer.recipe.own_stage import OwnStage
 from tracestill.trainer.recipe.settings import GENERATION, UNTRAINED, EvaluateConfig, StudentConfig, TrainConfig
 from tracestill.trainer.recipe.student_settings import check_together, own_attention
@@ -146,7 +147,9 @@ class Recipe(BaseModel):
         over, length = self.arms[arm], {"steps", "epochs"}
         if over.get("train") == UNTRAINED:  # it keeps what evaluation reads, such as the precision
             over = {**over, "train": {"steps": 0}}
-        merged, train = merge(self.model_dump(mode="json", exclude={"arms"}), over), over.get("train")
+        base = self.model_dump(mode="json", exclude={"arms"})
+        over = {**over, "train": without_foreign_options(base["train"], over["train"])} if "train" in over else over
+        merged, train = merge(base, over), over.get("train")
         if isinstance(train, Mapping) and length & train.keys():  # they exclude each other
             merged["train"] = {k: v for k, v in merged["train"].items() if k not in length or k in train}
         weighting = self.arms[arm].get("weighting", {})
@@ -174,6 +177,7 @@ def own_modules_of(recipe: Recipe) -> dict[str, str]:
         named["segment.by"] = segmenting(own.segment)
         named["encode.granularity.keep"] = keeping(own.encode.granularity)
         named["student.attention"] = own_attention(own.student.attention)
+        named["train.optimizer.use"] = own_optimizer(own.train.optimizer)
         found |= {f"{prefix}{field}": module for field, module in named.items() if module}
     return found
 

@@ -14,6 +14,7 @@ from tracestill.data_pipeline.base.room import needs_room
 from tracestill.data_pipeline.base.stage import CONTENTS, UNKNOWN, read_manifest, write_whole
 from tracestill.data_pipeline.documents import encode
 from tracestill.data_pipeline.plan import plan_stage
+from tracestill.trainer.recipe.optimizers import own_optimizer
 from tracestill.trainer.recipe.positions import positions_of
 from tracestill.trainer.recipe.recipe import FOLDER, MAIN_ARM, Recipe, dump_recipe, load_recipe, own_modules_of
 from tracestill.trainer.recipe.settings import BOOKKEEPING, CHOOSING, GENERATION
@@ -221,6 +222,8 @@ def trained_with(recipe: Recipe) -> dict[str, dict[str, Path]]:
         found["weighting.module"] = own_modules.files(module)
     if (module := own_attention(recipe.student.attention)) is not None:
         found["student.attention"] = own_modules.files(module)
+    if (module := own_optimizer(recipe.train.optimizer)) is not None:
+        found["train.optimizer"] = own_modules.files(module)
     return found
 
 

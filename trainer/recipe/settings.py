@@ -11,9 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, 
 
 from tracestill.trainer.recipe.monitor import MonitorConfig
 from tracestill.trainer.recipe.offload import OffloadConfig
+from tracestill.trainer.recipe.optimizers import OptimizerConfig
 from tracestill.trainer.recipe.student_settings import StudentConfig as StudentConfig
 
 BUCKET = 200_000_000  # elements of gradients that ZeRO reduces at a time; never more than learn
+OWNED_FROM = 3
+"""Ranks from which gradients of stages 1 and 2 in fp32 are reduced to who keeps them, over gloo: on 4 ranks each then
+sends 0.94 of the bytes that there are, where an all-reduce sends 1.5 times as many; on 2 both send as many
+(``benchmarks/reduction.py``). DeepSpeed's ``reduce_scatter`` is an all-reduce there, and gloo's own sends as much."""
 UNITS = {"h": 3600, "m": 60, "s": 1}
 GENERATION = "generation"  # in train.metric: the answers that the student writes by itself
 UNTRAINED = "none"  # as `train: none`
@@ -58,9 +63,14 @@ class TrainConfig(BaseModel):
         description="pieces of a row that pass a layer's MLP one by one and are computed again in the backward pass; "
         "true: pieces of about hidden_size tokens",
     )
-    zero: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
+    zero: Literal[0, 1, 2, 3, "auto"] = Field(
+        2,
+        description="DeepSpeed ZeRO stage; auto: on one rank 1 (fp32: 0), on more the lowest from 1 on whose "
+        "parameters, gradients and optimizer take at most 60 % of a device's memory",
+    )
     offload: OffloadConfig = Field(OffloadConfig(), description="what lies outside of the GPU, for large students")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="which optimizer, and its own options")
     lr: float = Field(3e-4, gt=0, description="peak learning rate")
     schedule: Literal["cosine", "linear", "constant", "wsd"] = Field(
         "cosine", description="what follows the warm-up; wsd = warm-up, stable, decay"
@@ -68,9 +78,9 @@ class TrainConfig(BaseModel):
     warmup: int = Field(0, ge=0, description="steps over which the rate rises linearly from 0 to lr")
     decay: int = Field(0, ge=0, description="wsd only: last steps over which the rate falls linearly")
     final_lr: float = Field(0.0, ge=0, description="rate at the last step of a decaying schedule, as a share of lr")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW's; not for norms, biases and embeddings")
-    betas: tuple[Share, Share] = Field((0.9, 0.95), description="AdamW's")
-    eps: float = Field(1e-8, gt=0, description="AdamW's")
+    weight_decay: float = Field(0.1, ge=0, description="every optimizer's; not for norms, biases and embeddings")
+    betas: tuple[Share, Share] = Field((0.9, 0.95), description="AdamW's, also of what Muon leaves to it")
+    eps: float = Field(1e-8, gt=0, description="AdamW's, also of what Muon leaves to it")
     clip: float = Field(1.0, ge=0, description="bound on the norm of the true gradient; 0 = no clipping")
     ema: float | None = Field(
         None,
@@ -185,7 +195,7 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _combinations(self) -> TrainConfig:
-        self.offload.check(self.zero)
+        self.offload.check(self.zero, self.optimizer.use)
         if self.ema is not None and self.offload.optimizer == "nvme":
             raise ValueError(
                 "train.ema: the average is kept in memory; leave it out, or set train.offload.optimizer: cpu"

@@ -124,7 +124,7 @@ def holds_encoder_decoder(directory: Path) -> bool:
     return False
 
 
-def check_together(student: StudentConfig, zero: int, tiled_mlp: int | bool, files: bool = False) -> None:
+def check_together(student: StudentConfig, zero: int | str, tiled_mlp: int | bool, files: bool = False) -> None:
     """Raises ValueError for what a student cannot do at ZeRO stage ``zero``, with ``train.tiled_mlp``, or with its
     parameters in ``files`` (``train.offload.parameters: nvme``)."""
     if files and (student.lora or student.freeze):

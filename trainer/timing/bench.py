@@ -117,7 +117,7 @@ def measured(job: Job, watch: Stopwatch) -> dict[str, Any]:
         "nodes": len(placement.ranks),
         "device": device_name(job.engine.device),
         "precision": str(job.engine.dtype).removeprefix("torch."),
-        "zero": job.recipe.train.zero,
+        "zero": job.engine.settings.zero,
         "offload": job.recipe.train.offload.model_dump(mode="json", include={"optimizer", "parameters"}),
         "capacity": job.recipe.plan.capacity,
         "packs_per_step": job.recipe.plan.packs_per_step,

@@ -22,9 +22,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tracestill.trainer.recipe.optimizers import optimizer_bytes
 from tracestill.trainer.recipe.settings import BUCKET
+from tracestill.trainer.recipe.zero_stage import FP32, state_bytes
 
-FP32 = 4
 ROOM = 0.92  # of a device's memory, for what is counted here
 
 
@@ -104,6 +105,7 @@ class Setting:
     recompute: bool = False  # activation checkpointing
     tiles: int = 1  # of the MLP
     chunk_rows: int | None = None
+    optimizer: str = "adamw"
     weighted: float = 1.0  # share of the tokens that carry weight
     learning: Learning | None = None  # None: all of the student learns
     host_optimizer: bool = False  # train.offload: AdamW's states lie in the host's memory
@@ -113,16 +115,18 @@ class Setting:
 def states(decoder: Decoder, setting: Setting) -> dict[str, int]:
     """Bytes of parameters, gradients and optimizer on one rank, and of ZeRO's ``buckets`` when they are fullest: at
     stage 1 what it reduces from, at 2 and 3 that and a copy in fp32."""
-    e = setting.bytes
+    learning = setting.learning
     held, n, own = elements(decoder, setting)
-    master = 0 if setting.zero == 0 else FP32 * own
-    bucket = min(BUCKET, n) * (e if setting.zero < 2 or e == FP32 else e + FP32)
-    found = {
-        "parameters": e * (-(-held // setting.ranks) if setting.zero == 3 else held),
-        "gradients": FP32 * (own if setting.zero >= 2 else n),
-        "optimizer": master + 2 * FP32 * own if setting.zero else 2 * FP32 * n,
-        "buckets": bucket if setting.zero else 0,
-    }
+    e, layers = setting.bytes, n if learning else decoder.layers * decoder.matrices
+    found = state_bytes(
+        setting.zero,
+        parameters=held,
+        trained=n,
+        ranks=setting.ranks,
+        number=e,
+        optimizer=optimizer_bytes(setting.optimizer, layers, n - layers) / max(n, 1),
+        bucket=BUCKET,
+    )
     if setting.host_optimizer:
         summed = own if e < FP32 and setting.zero < 3 else 0  # of several micro-steps, in fp32
         found |= {"gradients": FP32 * ((n if setting.zero == 1 else 0) + summed), "optimizer": 0}

@@ -31,9 +31,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tracestill.trainer.metrics.hardware import Link
-from tracestill.trainer.recipe.settings import BUCKET
+from tracestill.trainer.recipe.settings import BUCKET, OWNED_FROM
 
 PASSES = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1}
+OWNED = 0.63  # of an all-reduce's bytes, over gloo, if gradients reach their owners only (``benchmarks/reduction.py``)
 LIVE = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
 PREFETCH = 50_000_000  # DeepSpeed's stage3_prefetch_bucket_size: elements gathered at a time
 UPDATE_BYTES = 28  # an element that AdamW updates: parameter, gradient and two moments read, three of them written
@@ -149,12 +150,14 @@ def computing(work: np.ndarray, machine: Machine) -> float:
 
 def volumes(task: Task, *, coalesced: bool = True) -> dict[str, tuple[str, float, int]]:
     """What -> (operation, bytes of the whole tensors, calls), of one step. ``coalesced``: one call gathers a layer, as
-    on NCCL; else each tensor takes a call of its own."""
+    on NCCL; else each tensor takes a call of its own, and from OWNED_FROM ranks on gradients go to owners only."""
     if task.ranks == 1:
         return {}
     n, steps = task.parameters, len(task.loads)
     gradients, buckets = float(task.gradient_bytes * task.trained), task.buckets
     reduce = "reduce_scatter" if task.scattered else "all_reduce"
+    if task.zero in (1, 2) and not coalesced and task.ranks >= OWNED_FROM:
+        gradients *= OWNED
     if task.zero < 2:
         found = {"gradients": (reduce, gradients, buckets)}
     elif task.zero == 2:

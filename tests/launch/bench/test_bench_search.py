@@ -115,6 +115,7 @@ def test_axes_hold_the_longest_document_and_leave_every_rank_a_pack():
     )
     assert axes_of(hosted, longest=100, ranks=4).zero == (1, 2, 3), "those that can offload"
     assert found.recompute == [False, True]
+    assert axes_of(recipe, longest=100, ranks=1).zero == (0, 1, 3), "on one rank 2 holds what 1 holds"
     found = axes_of(recipe, longest=200, ranks=64, zero=(1,), capacity=(256, 1024), recompute=True)
     assert found == Axes((1,), [256], [True]), "64 ranks need more packs than that, but the recipe's own stays"
 

@@ -63,7 +63,7 @@ def test_no_key_is_missing_and_each_says_what_it_is_for():
         ("train.tiled_mlp", "", "integer >= 2 or true or false", "false"),
         ("train.betas", "", "[number >= 0 < 1, number >= 0 < 1]", "[0.9, 0.95]"),
         ("train.watchdog.silence", "", "number, >= 2", "30"),
-        ("train.zero", "", "0 | 1 | 2 | 3", "2"),
+        ("train.zero", "", "0 | 1 | 2 | 3 | auto", "2"),
         ("student.lora", "", "block or null", "null"),
         ("student.lora.targets", "", "auto or list of text", "auto"),
         ("sample.teachers.N.name", "", "text, not empty", "required"),

@@ -12,7 +12,8 @@ import torch
 from distributed_support import run_workers
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.trainer.engine.engine import deepspeed_config, parameter_groups, training_dtype
+from tracestill.trainer.engine.engine import deepspeed_config, training_dtype
+from tracestill.trainer.optimizers.groups import parameter_groups
 from tracestill.trainer.recipe.deepspeed_keys import OWNED
 from tracestill.trainer.recipe.settings import TrainConfig
 
