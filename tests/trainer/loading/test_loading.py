@@ -131,9 +131,9 @@ DAMAGE = {
     "index": (lambda d: shard(d).write_text("{"), "index.json: not readable as JSON"),
     "config": (lambda d: (d / "config.json").write_text("[]"), "config.json: expected a JSON object"),
     "other weights": (lambda d: set_config(d, transformers_weights="../x.safetensors"), "transformers_weights is"),
-    "bitsandbytes": (
-        lambda d: set_config(d, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
-        r"config.json: its weights are quantised \(bitsandbytes\).*bitsandbytes requires|requires.*bitsandbytes",
+    "gptq": (
+        lambda d: set_config(d, quantization_config={"quant_method": "gptq", "bits": 4}),
+        r"config.json: its weights are quantised \(gptq\).*requires",
     ),
     "kernel": (lambda d: set_config(d, attn_implementation="some/kernel"), "'some/kernel', a kernel from a hub"),
     "inner kernel": (

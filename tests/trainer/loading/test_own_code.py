@@ -216,7 +216,8 @@ def test_a_training_knows_the_code_that_it_ran_by_content(owning: Path) -> None:
     assert "student.trust_remote_code" in bookkeeping()
     for trusted, counted in ((None, False), (digest(owning), True)):
         student = StudentConfig(pretrained=owning, trust_remote_code=trusted)
-        found = trained_with(Recipe.model_construct(student=student, weighting=WeightingConfig()))
+        train = Recipe.model_fields["train"].annotation(steps=1)
+        found = trained_with(Recipe.model_construct(student=student, train=train, weighting=WeightingConfig()))
         assert {"config.json", SAFE, "modeling_own.py"} < {*found["student.pretrained"]}
         assert ("parts.py" in found["student.pretrained"]) == counted
 
