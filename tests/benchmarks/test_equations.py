@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import pytest
+from real_data import DATA, benchmark, needs_data
 
 from tracestill.data_pipeline.soundness import equations
 
-ROOT = Path(__file__).parents[2]
-DATA = next((place for up in ROOT.parents if (place := up / "shared" / "data").is_dir()), None)
 MISSED = {("gsm8k/train", 6405)}  # 150 minutes / 5 minutes/100 meters = 3
 WRONGLY = {("gsm8k/train", 716)}  # called false: cents told as dollars
 
 
 @pytest.fixture(scope="module")
 def bench():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    yield importlib.import_module("equations")
-    sys.path.remove(str(ROOT / "benchmarks"))
+    with benchmark("equations") as script:
+        yield script
 
 
-@pytest.mark.skipif(DATA is None, reason="shared/data is not there: nothing real was read")
+@needs_data
 def test_human_solutions_are_called_false_where_a_person_says_so(bench):
     lines = {
         name: (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-DATA = next((place for up in ROOT.parents if (place := up / "shared" / "data").is_dir()), None)
+from real_data import DATA, benchmark, needs_data
 
 
 @pytest.fixture(scope="module")
 def readers():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    yield importlib.import_module("readers")
-    sys.path.remove(str(ROOT / "benchmarks"))
+    with benchmark("readers") as script:
+        yield script
 
 
-@pytest.mark.skipif(DATA is None, reason="shared/data is not there: nothing real was read")
+@needs_data
 def test_published_accuracies_and_flags_are_reproduced(readers):
     for model, (accuracy, none) in readers.PUBLISHED.items():
         found = readers.of_teacher(DATA / "gsm8k_teachers" / f"{model}.jsonl")
