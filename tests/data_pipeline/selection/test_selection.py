@@ -20,9 +20,11 @@ from tracestill.data_pipeline.base.stage import read_manifest, stage
 from tracestill.data_pipeline.sampling.questions import QuestionsConfig
 from tracestill.data_pipeline.sampling.sample import SampleConfig
 from tracestill.data_pipeline.sampling.sample import run as run_sample
-from tracestill.data_pipeline.selection import judgements
+from tracestill.data_pipeline.selection import judgements, judging
 from tracestill.data_pipeline.selection.config import SelectConfig
 from tracestill.data_pipeline.selection.selection import run
+from tracestill.data_pipeline.soundness.checkers.chain import Checks
+from tracestill.data_pipeline.soundness.checkers.finding import Finding, Trace
 
 UNFILTERED = {"policy": "none", "paths": {"same": "off"}}
 
@@ -324,3 +326,25 @@ def test_questions_name_their_verifiers(tmp_path: Path) -> None:
     run(config, directory=tmp_path / "all", sample=tmp_path / "sample", verifier=Verifier(VerifyConfig(use="set")))
     assert read_manifest(tmp_path / "all")["config"]["verify"] == {"use": "set"}
     assert read_manifest(tmp_path / "all")["counts"]["out"] == 2, "q2 keeps its own"
+
+
+def test_nobody_is_asked_about_a_record_that_is_rejected_anyway() -> None:
+    """A judge costs money: it sees right answers alone, and only where soundness decides."""
+    asked = []
+
+    class Checkers:
+        def fault(self, trace: Trace, *, ask: bool) -> None:
+            asked.append(ask)
+
+    for select, answer, wrong in (
+        ({}, "7", None),
+        ({}, "8", ("wrong_answer", "")),
+        ({}, " ", None),
+        ({"policy": "answer"}, "7", None),
+    ):
+        judging.judged(SelectConfig.model_validate(select), record("a", "3 + 4 = 7", answer), wrong, Checkers())
+    assert asked == [True, False, False, False]
+    checks = Checks((), "select.checks")
+    checks.named = [("judge", lambda trace: [Finding(0, 1, "false")])]
+    assert checks.fault(Trace("3")) is not None
+    assert checks.fault(Trace("3"), ask=False) is None

@@ -35,6 +35,8 @@ def test_an_arm_may_say_it_by_either_name():
     ("settings", "said"),
     [
         (["train.offload.optimizer=cpu", "train.zero=0"], r"offload .optimizer: cpu. needs train.zero: 1 or 2 or 3"),
+        (["train.offload.optimizer=cpu", "train.zero=auto"], r"needs train.zero: 1 or 2 or 3, not auto"),
+        (["train.offload.optimizer=cpu", "train.optimizer=lion"], r"cpu is for adamw, not for train.optimizer: lion"),
         (["train.offload.parameters=cpu"], r"offload .parameters: cpu. needs train.zero: 3, not 2"),
         (["train.offload={optimizer: nvme, directory: d}"], r"offload .optimizer: nvme. needs train.zero: 3, not 2"),
         (["train.offload.optimizer=nvme", "train.zero=3"], r"directory belongs to nvme, which needs it"),
