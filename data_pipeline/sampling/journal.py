@@ -15,6 +15,7 @@ import functools
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from tracestill.data_pipeline.sampling.heard import Unusable
 from tracestill.data_pipeline.sampling.journal_files import has_bytes, refuse_half_recovered, sides
 from tracestill.data_pipeline.sampling.journal_log import broken
 from tracestill.data_pipeline.sampling.journal_pages import digest_of_row, key_of, readable
-from tracestill.data_pipeline.sampling.journal_rows import columns_of, said_of
+from tracestill.data_pipeline.sampling.journal_rows import DIGESTS, FIRST_SEEN, REJECTED, TABLE, columns_of, said_of
 from tracestill.data_pipeline.sampling.teachers import Said, Solution
 
 MODULE = "module/"  # names of a teacher's own code begin with it: those always count
@@ -39,46 +40,6 @@ PATIENCE = 30.0  # seconds with another process that is writing into the file
 UNKNOWN = "unknown"  # instead of a file's sha256: it equals none
 LOST = ""  # instead of a teacher in `inputs`: rows of it may be lost, so what is not there is not seen first
 NOT_PERMITTED = ("readonly database", "unable to open database file", "disk I/O error")
-TABLE = """
-CREATE TABLE samples (
-    record_id TEXT NOT NULL,
-    binding TEXT NOT NULL,
-    question_id TEXT NOT NULL,
-    teacher TEXT NOT NULL,
-    style TEXT NOT NULL,
-    temperature REAL NOT NULL,
-    position INTEGER NOT NULL,
-    trace TEXT NOT NULL,
-    answer TEXT NOT NULL,
-    spans TEXT NOT NULL,
-    PRIMARY KEY (record_id, binding),
-    UNIQUE (question_id, teacher, style, temperature, position, binding)
-) WITHOUT ROWID
-"""
-REJECTED = """
-CREATE TABLE IF NOT EXISTS rejected (
-    record_id TEXT NOT NULL,
-    binding TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    detail TEXT NOT NULL,
-    said TEXT NOT NULL,
-    PRIMARY KEY (record_id, binding)
-) WITHOUT ROWID
-"""
-DIGESTS = """
-CREATE TABLE IF NOT EXISTS digests (
-    record_id TEXT NOT NULL,  -- or the teacher, of a row of inputs
-    binding TEXT NOT NULL,
-    digest TEXT NOT NULL,  -- of the last three columns: SQLite does not notice a bit that flips in a text
-    PRIMARY KEY (record_id, binding)
-) WITHOUT ROWID
-"""
-FIRST_SEEN = """
-CREATE TABLE IF NOT EXISTS inputs (
-    teacher TEXT NOT NULL PRIMARY KEY,  -- a digest of its module and options
-    files TEXT NOT NULL  -- name -> sha256 of those that were there when it was first asked, as JSON
-) WITHOUT ROWID
-"""
 INPUTS = "SELECT teacher, files, digest FROM inputs LEFT JOIN digests ON record_id = teacher AND binding = 'inputs'"
 OF_KEY = "WHERE record_id = ? AND binding = ?"
 
@@ -125,20 +86,34 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             refuse_half_recovered(path)
         with self.told():
-            if not has_bytes(path) and has_bytes(sides(path)[0]):  # SQLite would delete the log
+            # the log first: where another process is making both at this moment, the database has bytes before it
+            if has_bytes(sides(path)[0]) and not has_bytes(path):  # SQLite would delete the log
                 raise Damaged("it is empty, and its rows lie in the log beside it")
             with plainly(path):
                 if has_bytes(path) and broken(path):  # SQLite would drop what follows, and delete the log
                     raise Damaged("the log beside it is broken")
             self.database = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
             try:
-                self.database.execute(f"PRAGMA journal_mode = {'WAL' if log else 'DELETE'}")
+                self.keep_log(log)
                 self.database.execute(f"PRAGMA synchronous = {'NORMAL' if log else 'FULL'}")
                 self.database.execute("PRAGMA secure_delete = ON")  # what is deleted is not found in the pages again
                 self.prepare()
             except BaseException:
                 self.database.close()
                 raise
+
+    def keep_log(self, log: bool) -> None:
+        """Whether the newest rows go into a file beside it. SQLite gives up at once where it meets another process that
+        changes this, too, or closes the file: so it is asked again, as long as for any other writing."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self.database.execute(f"PRAGMA journal_mode = {'WAL' if log else 'DELETE'}")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > until:
+                    raise
+            time.sleep(0.01)
 
     def prepare(self) -> None:
         self.database.execute("BEGIN IMMEDIATE")  # two processes may open a new file at the same time

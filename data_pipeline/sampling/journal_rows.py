@@ -1,4 +1,4 @@
-"""What was said as the last three columns of a journal's row, and back."""
+"""A journal's tables, and what was said as the last three columns of a row, and back."""
 
 from __future__ import annotations
 
@@ -8,6 +8,47 @@ from tracestill.data_pipeline.base.schema import Span
 from tracestill.data_pipeline.sampling.teachers import Said, Solution
 from tracestill.data_pipeline.segmentation.parts import spans_of
 from tracestill.data_pipeline.segmentation.rules import rules
+
+TABLE = """
+CREATE TABLE samples (
+    record_id TEXT NOT NULL,
+    binding TEXT NOT NULL,
+    question_id TEXT NOT NULL,
+    teacher TEXT NOT NULL,
+    style TEXT NOT NULL,
+    temperature REAL NOT NULL,
+    position INTEGER NOT NULL,
+    trace TEXT NOT NULL,
+    answer TEXT NOT NULL,
+    spans TEXT NOT NULL,
+    PRIMARY KEY (record_id, binding),
+    UNIQUE (question_id, teacher, style, temperature, position, binding)
+) WITHOUT ROWID
+"""
+REJECTED = """
+CREATE TABLE IF NOT EXISTS rejected (
+    record_id TEXT NOT NULL,
+    binding TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    said TEXT NOT NULL,
+    PRIMARY KEY (record_id, binding)
+) WITHOUT ROWID
+"""
+DIGESTS = """
+CREATE TABLE IF NOT EXISTS digests (
+    record_id TEXT NOT NULL,  -- or the teacher, of a row of inputs
+    binding TEXT NOT NULL,
+    digest TEXT NOT NULL,  -- of the last three columns: SQLite does not notice a bit that flips in a text
+    PRIMARY KEY (record_id, binding)
+) WITHOUT ROWID
+"""
+FIRST_SEEN = """
+CREATE TABLE IF NOT EXISTS inputs (
+    teacher TEXT NOT NULL PRIMARY KEY,  -- a digest of its module and options
+    files TEXT NOT NULL  -- name -> sha256 of those that were there when it was first asked, as JSON
+) WITHOUT ROWID
+"""
 
 
 def columns_of(said: Solution | Said) -> tuple[str, str, str]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import PIPE
 
 from tracestill.data_pipeline.base.schema import Question, Span
 from tracestill.data_pipeline.sampling.heard import Unusable
@@ -72,6 +76,38 @@ def test_writers_at_the_same_time_double_nothing(tmp_path: Path) -> None:
         list(pool.map(write, range(4)))
     with Journal(tmp_path / "journal.sqlite") as journal:
         assert journal.database.execute("SELECT count(*) FROM samples").fetchone() == (100,)
+
+
+BEGIN = """
+import sys
+from pathlib import Path
+from subprocess import PIPE
+from tracestill.data_pipeline.sampling.journal import Journal, Key
+from tracestill.data_pipeline.sampling.teachers import Solution
+for line in sys.stdin:
+    with Journal(Path(line.strip())) as journal:
+        journal.add(Key("q1", "solver", "", 1.0, int(sys.argv[1])), "b", Solution("", ""))
+    print("done", flush=True)
+"""
+
+
+def test_processes_that_make_one_journal_at_the_same_moment_wait_for_each_other(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BEGIN]
+    makers = [subprocess.Popen([*command, str(n)], stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) for n in range(6)]
+    for round in range(60):
+        path = tmp_path / f"{round}.sqlite"
+        for maker in makers:
+            maker.stdin.write(f"{path}\n")
+        for maker in makers:
+            with contextlib.suppress(BrokenPipeError):  # it has failed: what it said comes below
+                maker.stdin.flush()
+        for maker in makers:
+            assert maker.stdout.readline() == "done\n", maker.communicate()[1][-2000:]
+        with Journal(path) as journal:
+            assert journal.count() == len(makers)
+    for maker in makers:
+        maker.communicate()
+        assert maker.returncode == 0
 
 
 def test_a_text_is_kept_unread_and_many_are_written_at_once(tmp_path: Path) -> None:
