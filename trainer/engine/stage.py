@@ -7,10 +7,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from tracestill.trainer.engine.zero_stage import choose_stage
 from tracestill.trainer.ranks.placement import find_placement
 from tracestill.trainer.recipe.optimizers import optimizer_bytes
 from tracestill.trainer.recipe.settings import BUCKET, TrainConfig
-from tracestill.trainer.recipe.zero_stage import choose_stage
 
 
 def resolve_stage(

@@ -32,6 +32,7 @@ from tracestill.data_pipeline.selection.record_weights import own_module as weig
 from tracestill.trainer.recipe import deepspeed_keys, offload
 from tracestill.trainer.recipe.optimizers import own_optimizer, without_foreign_options
 from tracestill.trainer.recipe.own_stage import OwnStage
+from tracestill.trainer.recipe.score_settings import ScorerConfig, check_names
 from tracestill.trainer.recipe.settings import GENERATION, UNTRAINED, EvaluateConfig, StudentConfig, TrainConfig
 from tracestill.trainer.recipe.student_settings import check_together, own_attention
 from tracestill.trainer.weighting import WeightingConfig, is_out_of_sight, make_weighting, own_module
@@ -63,6 +64,9 @@ class Recipe(BaseModel):
     select: SelectConfig = Field(SelectConfig(), description="which records are worth imitating")
     segment: SegmentConfig = Field(SegmentConfig(), description="how a trace is cut into spans of a kind each")
     encode: EncodeConfig = Field(EncodeConfig(), description="tokenizer, and the layout of documents")
+    score: dict[str, ScorerConfig] = Field(
+        {}, description="models that read every token before training: name -> which model, and what is kept of it"
+    )
     plan: PlanConfig = Field(description="how documents become packs, and packs steps")
     student: StudentConfig = Field(description="which model learns, which of its parameters, and how it computes")
     weighting: WeightingConfig = Field(WeightingConfig(), description="what each token counts in the loss")
@@ -80,6 +84,8 @@ class Recipe(BaseModel):
                 "expected letters, digits, '.', '_' and '-', beginning with a letter or digit, 100 at most"
             )
         return name
+
+    _scorers = field_validator("score")(check_names)
 
     @model_validator(mode="before")
     @classmethod
@@ -105,6 +111,11 @@ class Recipe(BaseModel):
                 make_weighting(self.weighting, kinds, self.seed)
             except ValueError as error:
                 raise ValueError(f"weighting: {error}") from error
+        for name, scorer in self.score.items():
+            try:
+                kinds.mask(scorer.kinds or [])
+            except ValueError as error:
+                raise ValueError(f"score.{name}.kinds: {error}") from error
         names = [teacher.name for teacher in self.sample.teachers]
         if self.verify.judge is not None and self.verify.judge not in names:
             raise ValueError(

@@ -11,9 +11,11 @@ from tracestill.data_pipeline.base.content import MEMORY, contents, model_files,
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.places import claim, place_of
 from tracestill.data_pipeline.base.room import needs_room
-from tracestill.data_pipeline.base.stage import CONTENTS, UNKNOWN, read_manifest, write_whole
+from tracestill.data_pipeline.base.stage import CONTENTS, UNKNOWN, output_digest, read_manifest, write_whole
+from tracestill.data_pipeline.channels import Channels
 from tracestill.data_pipeline.documents import encode
 from tracestill.data_pipeline.plan import plan_stage
+from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.recipe.optimizers import own_optimizer
 from tracestill.trainer.recipe.positions import positions_of
 from tracestill.trainer.recipe.recipe import FOLDER, MAIN_ARM, Recipe, dump_recipe, load_recipe, own_modules_of
@@ -22,6 +24,7 @@ from tracestill.trainer.recipe.student_settings import own_attention
 from tracestill.trainer.weighting import is_out_of_sight, own_module
 
 RECIPE = "recipe.yaml"
+SCORE = "score"
 BASE = "student.pretrained"
 # decide whether a stage goes on, not what it writes
 BOUNDS = {"questions.max_rejected", "sample.max_rejected", "sample.max_failed", "select.workers", "encode.workers"}
@@ -135,10 +138,34 @@ class RunDirectory:
             what = own.encode, own.span_kinds(), own.plan, own.segment, self.memory
             tokens = encode.stage_config(*what, positions_of(own.student))
             return [tokens, own.select, *(self.data_of(arm, "tokenizer") or ())]
+        if stage.startswith(f"{SCORE}/"):
+            name = stage.removeprefix(f"{SCORE}/")
+            return [self.score_stage(arm, name)[0], self.data_of(arm, "encode")] if name in own.score else None
         if stage == "plan":
             length = {"steps": own.train.steps, "epochs": own.train.epochs}
             return [plan_stage.stage_config(own.plan, seed=own.seed, **length), self.data_of(arm, "encode")]
         return None
+
+    def scores(self, arm: str) -> dict[str, Path]:
+        """Scorer -> where its channels lie. Arms that would have the same share theirs."""
+        names = self.for_arm(arm).score
+        return {name: self.stage(arm, f"{SCORE}/{name}") for name in names}
+
+    def score_stage(self, arm: str, name: str) -> tuple[dict[str, Any], dict[str, Path]]:
+        """Config and input directories that decide whether a scorer's channels are current."""
+        own = self.for_arm(arm)
+        scorer, student = own.score[name], own.student
+        config: dict[str, Any] = {"scorer": scorer.model_dump(mode="json", exclude_defaults=True)}
+        config["precision"] = own.train.precision
+        if scorer.is_student:
+            config["student"] = student.model_dump(mode="json", include={"config", "pretrained", "trust_remote_code"})
+            config["seed"] = own.seed if student.pretrained is None else None
+        field, model, trusted = "scorer.model", Path(scorer.model), scorer.trust_remote_code
+        if scorer.is_student:
+            field, model, trusted = "student.pretrained", student.pretrained, student.trust_remote_code
+        if model is not None:
+            config[CONTENTS] = contents({field: files_of_model(model, trusted)}, self.memory)
+        return config, {stage: self.stage(arm, stage) for stage in ("tokenizer", "encode")}
 
     def train_stage(self, arm: str) -> tuple[dict[str, Any], dict[str, Path]]:
         """Config and input directories that decide whether an arm's training is current (see data_pipeline.stage)."""
@@ -192,6 +219,16 @@ class RunDirectory:
         return config, {"sample": self.stage(MAIN_ARM, "sample")}
 
 
+def open_channels(run: RunDirectory, arm: str, store: TokenStore) -> dict[str, Channels]:
+    """Scorer -> what it says of the documents of an arm's ``store``; a recipe names one as ``scorer.channel``.
+
+    Raises InputError for a scorer that has not run, or on other documents.
+    """
+    found = run.scores(arm)
+    digest = output_digest(run.stage(arm, "encode")) if found else None
+    return {name: Channels(directory, store, digest) for name, directory in found.items()}
+
+
 def as_held(asked: Recipe, root: Path) -> Recipe:
     """A recipe that is only looked at, with the defaults of its own weighting's options as the run in ``root`` has
     them: they cannot be known without importing it."""
@@ -211,13 +248,17 @@ def is_foreign(path: Path) -> bool:
     return not path.name.startswith(BEFORE_A_RECIPE)
 
 
+def files_of_model(directory: Path, trusted: str | None) -> dict[str, Path]:
+    """As ``content.model_files``; where code of its own may run, all of it counts."""
+    code = sorted(directory.rglob("*.py")) if trusted is not None else []
+    return model_files(directory) | {path.relative_to(directory).as_posix(): path for path in code}
+
+
 def trained_with(recipe: Recipe) -> dict[str, dict[str, Path]]:
     """Field -> name -> path of the files outside of the run that decide what an arm's training does."""
     found = named_files(recipe.weighting.options, "weighting.options")
     if (base := recipe.student.pretrained) is not None:
-        found[BASE] = model_files(base)
-        if recipe.student.trust_remote_code is not None:  # then all of the code counts
-            found[BASE] |= {path.relative_to(base).as_posix(): path for path in sorted(base.rglob("*.py"))}
+        found[BASE] = files_of_model(base, recipe.student.trust_remote_code)
     if (module := own_module(recipe.weighting.use)) is not None:
         found["weighting.module"] = own_modules.files(module)
     if (module := own_attention(recipe.student.attention)) is not None:

@@ -22,9 +22,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tracestill.trainer.engine.zero_stage import FP32, state_bytes
 from tracestill.trainer.recipe.optimizers import optimizer_bytes
 from tracestill.trainer.recipe.settings import BUCKET
-from tracestill.trainer.recipe.zero_stage import FP32, state_bytes
 
 ROOM = 0.92  # of a device's memory, for what is counted here
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tracestill.trainer.recipe.zero_stage import choose_stage, state_bytes
+from tracestill.trainer.engine.zero_stage import choose_stage, state_bytes
 
 N = 1_000_000_000
 STUDENT: dict[str, Any] = {"parameters": N, "trained": N, "number": 2, "optimizer": 8.0, "bucket": 200_000_000}

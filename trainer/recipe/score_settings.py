@@ -1,0 +1,73 @@
+"""The ``score`` block of a recipe: models that read the stored documents, and what they say of each token. Imports no
+torch, so that a recipe is checked at once."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from tracestill.data_pipeline.channels import BUILT_IN, Channel
+from tracestill.data_pipeline.channels.channel import topk
+from tracestill.data_pipeline.guards.names import Name
+
+STUDENT = "student"  # the model of a scorer that is the student before training
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # of a scorer; behind it stands a point and a channel
+TOPK = "topk"
+ENTRIES = 32  # a token, in topk
+
+
+class ScorerConfig(BaseModel):
+    """One of the ``score`` block: a model, and what is kept of what it says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    model: Name = Field(description="student: the one of the recipe before training; else a model's directory")
+    channels: list[Literal["nll", "entropy", "rank", "top1", "influence", "topk"]] = Field(
+        min_length=1,
+        description="nll, entropy, rank and top1 of each token; influence of each step; topk: the most probable tokens",
+    )
+    k: int = Field(ENTRIES, ge=1, description="entries a token in topk, 6 bytes each")
+    kinds: list[Name] | None = Field(
+        None, description="kinds, or groups of them, of the tokens whose topk is kept; null: of all"
+    )
+    trust_remote_code: str | None = Field(
+        None,
+        pattern=r"^sha256:[0-9a-f]{64}$",
+        description="digest of the Python code in the model's directory that may run, as student.trust_remote_code",
+    )
+
+    @field_validator("channels")
+    @classmethod
+    def _once(cls, channels: list[str]) -> list[str]:
+        if len(set(channels)) < len(channels):
+            raise ValueError("names a channel twice")
+        return channels
+
+    @model_validator(mode="after")
+    def _together(self) -> ScorerConfig:
+        if TOPK not in self.channels and (self.kinds is not None or self.k != ENTRIES):
+            raise ValueError("k and kinds are for the channel topk; add it, or leave them out")
+        if self.model == STUDENT and self.trust_remote_code is not None:
+            raise ValueError("trust_remote_code: the student's stands at student.trust_remote_code; leave it out here")
+        return self
+
+    @property
+    def is_student(self) -> bool:
+        return self.model == STUDENT
+
+    def written(self) -> tuple[Channel, ...]:
+        """The channels that it writes."""
+        found: list[Channel] = []
+        for name in self.channels:
+            found += topk(self.k) if name == TOPK else [BUILT_IN[name]]
+        return tuple(found)
+
+
+def check_names(score: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError for a name that no directory, or no ``NAME.channel``, may have."""
+    for name in score:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"'{name}' is no name for a scorer (letters, digits, '_', '-', beginning with a letter)")
+    return score
