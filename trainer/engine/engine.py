@@ -33,6 +33,7 @@ from tracestill.data_pipeline.models import own_code
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer.engine import offload, zero
 from tracestill.trainer.engine.ema import Ema
+from tracestill.trainer.engine.leaves import mark_leaves
 from tracestill.trainer.engine.stage import resolve_stage
 from tracestill.trainer.optimizers.making import make_optimizer
 from tracestill.trainer.ranks.cores import own_threads
@@ -44,6 +45,7 @@ from tracestill.trainer.recipe.monitor import MonitorConfig, events
 from tracestill.trainer.recipe.offload import BLOCKS
 from tracestill.trainer.recipe.precision import training_dtype, use_gpu
 from tracestill.trainer.recipe.settings import BUCKET, OWNED_FROM, TrainConfig
+from tracestill.trainer.student.routers import refuse_parts
 from tracestill.trainer.student.student import Student
 
 if not torch.cuda.is_available():
@@ -283,6 +285,7 @@ class Engine:
         self.rank, self.ranks, self.local_rank = world.rank, world.ranks, world.local_rank
         self.device, self.dtype, self.mesh = world.device, world.dtype, world.mesh
         refuse(student.model.config, self.mesh.parts)
+        refuse_parts(student.routers, self.mesh.parts)
         student.exchange = exchange(UlyssesSPAttentionHF, self.mesh)
         settings, reason = resolve_stage(student, settings, self.device, self.dtype)
         self.stage = f"ZeRO {settings.zero}{reason}"
@@ -297,6 +300,8 @@ class Engine:
         buckets.setdefault("reduce_bucket_size", min(BUCKET, max(elements, 2)))
         if settings.zero in (1, 2) and self.device.type == "cpu" and self.ranks >= OWNED_FROM:
             buckets.setdefault("use_multi_rank_bucket_allreduce", False)
+        if settings.zero == 3:
+            mark_leaves(student)
         optimizer = make_optimizer(student, settings, dtype=self.dtype)
         with contextlib.redirect_stdout(io.StringIO()):  # it prints memory figures; its warnings are logged
             config = copy.deepcopy(self.config)

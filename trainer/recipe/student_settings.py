@@ -65,6 +65,13 @@ class StudentConfig(BaseModel):
     )
     lora: LoraConfig | None = Field(None, description="train low-rank adapters, not the pretrained parameters")
     freeze: list[Name] = Field([], description=f"not trained: {PARAMETERS}")
+    router_loss: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="of a mixture of experts: how much of its routers' load-balancing loss is part of the loss; 0: it "
+        "is only logged; null: as the model's config says (router_aux_loss_coef, if output_router_logits is true)",
+    )
     activation_checkpointing: bool = Field(
         False, description="keep each layer's input only and compute the layer again in backward: less memory, slower"
     )

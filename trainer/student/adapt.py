@@ -5,9 +5,7 @@ Called once, between ``build_student`` and the engine. What only evaluates a stu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch import nn
@@ -20,6 +18,7 @@ from tracestill.trainer.loading.loading import refuse_quantised
 from tracestill.trainer.recipe.student_settings import StudentConfig
 from tracestill.trainer.student import adapters
 from tracestill.trainer.student.liger import choose_liger, use_liger
+from tracestill.trainer.student.routers import check_routers, find_routers
 from tracestill.trainer.student.student import Student
 
 BACKEND = "inductor"  # of torch.compile
@@ -44,8 +43,10 @@ def adapt(
         raise InputError("student.pretrained: is peft's adapter, not a model; export it merged and train that")
     if config.pretrained is not None and getattr(model, "hf_quantizer", None) is not None:
         refuse_quantised(config.pretrained)
-    where = "student.config" if config.pretrained is None else str(config.pretrained / "config.json")
-    refuse_router_loss(model.config.to_dict(), where)
+    if (routers := find_routers(model, config)) is not None:
+        check_routers(model, routers)
+        student.routers = routers
+        notes.append(f"the routers' loss counts {routers.coefficient:g}")
     choose_parameters(model, config, seed)
     refuse_unlearned(model, new_tokens)
     count = sum(p.numel() for p in model.parameters())
@@ -61,19 +62,6 @@ def adapt(
         compile_layers(layers, model.config.get_text_config(decoder=True)._attn_implementation)
         notes.append("layers compiled")
     return notes
-
-
-def refuse_router_loss(config: Mapping[str, Any], where: str) -> None:
-    """Raises InputError, beginning with ``where``, if a mixture of experts wants its routers' loss in the loss.
-
-    That loss is a product of means over a batch: it would depend on packs, accumulation and ranks.
-    """
-    text = config.get("text_config")
-    if any(part.get("output_router_logits") for part in (config, text) if isinstance(part, Mapping)):
-        raise InputError(
-            f"{where}: output_router_logits asks for the routers' load-balancing loss, which is taken over a whole "
-            "batch, would depend on the packing, and is no part of the loss here; set it to false"
-        )
 
 
 def check_adaptation(model: PreTrainedModel, config: StudentConfig, device: torch.device) -> None:

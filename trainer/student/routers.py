@@ -1,0 +1,157 @@
+"""The load-balancing loss of a mixture of experts' routers, taken of each document alone.
+
+transformers takes it over a batch: E * sum_e f_e P_e, a product of two means, so that it depends on what shares a
+batch. Taken of each document, and weighted as the tokens' losses are, it is a sum over documents like the rest of the
+loss, whatever packs, micro-steps and ranks they lie in (DeepSeek-V3, arXiv 2412.19437, section 2.1.2, has such a
+"sequence-wise" loss). With u_i the w c of the target that position i predicts, in a document d:
+
+    loss = coefficient * sum over d of  U_d E sum_e f_de P_de          U_d  = sum_i u_i
+    f_de = sum_i u_i [e is among the top k at i] / U_d                 P_de = sum_i u_i p_ie / U_d
+
+and, as transformers does, f and P are means over the layers too; of one document whose targets weigh alike it is
+transformers' own. Gradients go through P alone. A position without weight takes no part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.kernels.pack import PackedBatch
+from tracestill.trainer.recipe.student_settings import StudentConfig
+
+KEY = "student.router_loss"
+FLAG = "output_router_logits"  # of a config that wants the loss; router_aux_loss_coef says how much of it
+
+
+class Routers:
+    """The routers' loss of a student in training, and the experts that its tokens went to."""
+
+    def __init__(self, coefficient: float, top_k: int) -> None:
+        self.coefficient, self.top_k = coefficient, top_k
+        self.of_step: Tensor | None = None  # (layers, E + 1) float64: tokens by expert, and the loss in [0, E]
+        self.sums: Tensor | None = None  # the same of steps since the last reading
+        self.steps = 0
+
+    def loss(
+        self,
+        logits: tuple[Tensor, ...],  # (T, E) of each layer; of a tiled one in pieces
+        packed: PackedBatch,
+        scale: float | Tensor,
+    ) -> Tensor:
+        """This micro-step's share of the step's loss, a scalar; counts the experts."""
+        rows = torch.cat(logits).view(-1, len(packed.labels), logits[0].shape[-1])[:, packed.active]  # (layers, A, E)
+        found, tokens = balance(rows, *shares_of(packed), self.top_k)
+        found = scale * found
+        with torch.no_grad():
+            seen = torch.nn.functional.pad(tokens.double(), (0, 1))
+            seen[0, -1] = found.detach()
+            self.of_step = seen if self.of_step is None else self.of_step + seen
+        return self.coefficient * found
+
+    def end_step(self, *, faulty: bool) -> None:
+        """Count one step; a faulty one leaves no trace."""
+        if self.of_step is not None and not faulty:
+            self.sums = self.of_step if self.sums is None else self.sums + self.of_step
+            self.steps += 1
+        self.of_step = None
+
+    def read(self) -> dict[str, Any]:
+        """Numbers of the steps since the last call, over all ranks; called on every rank that has made one."""
+        assert self.sums is not None
+        if dist.is_initialized():
+            dist.all_reduce(self.sums)
+        tokens, loss = self.sums[:, :-1], float(self.sums[0, -1]) / max(1, self.steps)
+        mean = tokens.mean(dim=1).clamp(min=1e-300)
+        found = {
+            "loss": loss,
+            "busiest": float((tokens.max(dim=1).values / mean).max()),
+            "idle": int((tokens == 0).sum()),
+        }
+        self.sums, self.steps = None, 0
+        return found
+
+
+def shares_of(packed: PackedBatch) -> tuple[Tensor, Tensor]:
+    """(D, A) u_i / U_d where active row i is in document d, else 0; and (D,) U_d."""
+    document = torch.searchsorted(packed.cu_seqlens[1:], packed.active, right=True)  # (A,)
+    every = torch.arange(len(packed.cu_seqlens) - 1, device=document.device)
+    weights = torch.where(document == every[:, None], packed.loss_weight[packed.active], 0.0)
+    sums = weights.sum(dim=1)
+    return weights / sums[:, None].clamp(min=torch.finfo(sums.dtype).tiny), sums
+
+
+def balance(
+    logits: Tensor,  # (layers, A, E)
+    shares: Tensor,  # (D, A)
+    sums: Tensor,  # (D,)
+    top_k: int,
+) -> tuple[Tensor, Tensor]:
+    """The loss without its coefficient, a scalar; and the tokens of each expert, (layers, E)."""
+    probabilities = logits.float().softmax(dim=-1)
+    chosen = torch.zeros_like(probabilities).scatter_(-1, probabilities.topk(top_k).indices, 1.0)
+    load, probability = shares @ chosen.mean(dim=0), shares @ probabilities.mean(dim=0)  # (D, E)
+    return sums @ (load * probability).sum(dim=1) * logits.shape[-1], chosen.sum(dim=1)
+
+
+def coefficient_of(config: Any, wanted: float | None) -> float | None:
+    """``student.router_loss``, or, where that is None, what a model's config says; None: no router loss."""
+    text = config.get_text_config(decoder=True)
+    if wanted is not None or not (getattr(config, FLAG, False) or getattr(text, FLAG, False)):
+        return wanted
+    return float(getattr(text, "router_aux_loss_coef", 0.0))
+
+
+def find_routers(model: PreTrainedModel, config: StudentConfig, parts: int = 1) -> Routers | None:
+    """What adds the routers' loss, if one is wanted. ``model`` may be on the meta device; ``parts`` ranks share a row.
+
+    Raises InputError for a model whose routers cannot be asked, and for documents cut among ranks.
+    """
+    coefficient = coefficient_of(model.config, config.router_loss)
+    if coefficient is None:
+        return None
+    where = KEY if config.router_loss is not None else f"student: {FLAG} in its config"
+    known = getattr(model.get_decoder(), "_can_record_outputs", None) or {}
+    top_k = getattr(model, "num_experts_per_tok", None)
+    if "router_logits" not in known or not top_k:
+        raise InputError(
+            f"{where}: {type(model).__name__} has no routers whose load-balancing loss is known; leave it out, or set "
+            f"{FLAG}: false"
+        )
+    routers = Routers(coefficient, top_k)
+    refuse_parts(routers, parts)
+    return routers
+
+
+def refuse_parts(routers: Routers | None, parts: int) -> None:
+    """Raises InputError if the routers' loss of whole documents is wanted, and ``parts`` ranks share a row."""
+    if routers is not None and parts > 1:
+        raise InputError(f"{KEY}: not with train.sequence_parallel, whose ranks see parts of documents; set that to 1")
+
+
+@torch.no_grad()
+def check_routers(model: PreTrainedModel, routers: Routers) -> None:
+    """Compare the model's own loss of a few tokens with ours of a document of them, all of the same weight.
+
+    Raises InputError if they differ: the model then balances its experts in a way that the loss does not know.
+    """
+    training, size = model.training, model.get_input_embeddings().weight.shape[0]
+    model.eval()
+    try:
+        tokens = torch.arange(6, device=model.device)[None] % size
+        found = model(input_ids=tokens, use_cache=False, **{FLAG: True})
+    finally:
+        model.train(training)
+    own, logits = found.aux_loss, torch.stack(found.router_logits).flatten(1, -2).float()
+    even = torch.full((1, tokens.shape[1]), 1 / tokens.shape[1], device=logits.device)
+    ours, _ = balance(logits, even, torch.ones(1, device=logits.device), routers.top_k)
+    if not torch.allclose(torch.as_tensor(own).float(), ours, rtol=1e-3):
+        raise InputError(
+            f"{KEY}: {type(model).__name__} balances its experts by another loss ({float(own):.4g} of six tokens, "
+            f"expected {float(ours):.4g}); leave it out, or set {FLAG}: false"
+        )
