@@ -4,6 +4,7 @@ torch, so that a recipe is checked at once."""
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,14 +24,23 @@ class LoraConfig(BaseModel):
 
     rank: int = Field(16, ge=1, description="of the product that an adapter adds to its layer's matrix")
     alpha: float = Field(32.0, gt=0, description="an adapter's product is scaled by alpha / rank")
+    rslora: bool = Field(False, description="scaled by alpha / sqrt(rank) instead (arXiv 2312.03732)")
+    dora: bool = Field(False, description="each row's length is learned apart from its direction (arXiv 2402.09353)")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="share of an adapter's inputs left out")
     targets: Literal["auto"] | list[Name] = Field(
-        "auto", description="names of linear layers, such as [q_proj, v_proj]; auto: every one but the head"
+        "auto",
+        description="linear layers by name, such as [q_proj, v_proj], or by patterns of whole names, such as "
+        "['model.layers.1?.*_proj']; auto: every one but the head",
     )
     train: list[Name] = Field([], description=f"trained whole beside the adapters: {PARAMETERS}")
     export: Literal["merged", "apart"] = Field(
         "merged", description="merged: a whole model; apart: peft's adapter, which needs student.pretrained beside it"
     )
+
+    @property
+    def scale(self) -> float:
+        """What an adapter's product is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     @model_validator(mode="after")
     def _exportable(self) -> LoraConfig:

@@ -71,9 +71,8 @@ def test_what_is_told_of_the_routers_is_of_all_ranks(outcome):
         ids = torch.from_numpy(document.tokens.astype("int64"))[None]
         logits = model(input_ids=ids, use_cache=False, output_router_logits=True).router_logits
         for layer, count in zip(logits, counts, strict=True):
-            count += (
-                layer[:-1][torch.from_numpy(document.weights()) > 0].topk(2).indices.flatten().bincount(minlength=6)
-            )
+            chosen = layer[:-1][torch.from_numpy(document.weights()) > 0].topk(2).indices
+            count += chosen.flatten().bincount(minlength=6)
     told = [c["told"] for c in outcome[0]["results"].values() if c["kind"] == "mixtral" and not c.get("short")]
     for one in told:
         assert one["busiest"] == pytest.approx(float((counts.max(1).values / counts.mean(1)).max()))

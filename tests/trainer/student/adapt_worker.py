@@ -27,9 +27,10 @@ SAVED_AT, STEPS = 2, 4
 CASES: dict[str, dict[str, Any]] = {
     "lora": {"lora": {"rank": 3, "dropout": 0.2}, "activation_checkpointing": True},
     "head": {"lora": {"rank": 2, "targets": ["q_proj", "down_proj"], "train": ["head"]}},
+    "dora": {"lora": {"rank": 2, "rslora": True, "dora": True, "targets": ["*.q_proj", "model.layers.1.*"]}},
     "frozen": {"freeze": ["embeddings", "model.layers.0.*"]},
 }
-STAGES = {"lora": (0, 1, 2, 3), "head": (2, 3), "frozen": (0, 3)}
+STAGES = {"lora": (0, 1, 2, 3), "head": (2, 3), "dora": (0, 1, 2, 3), "frozen": (0, 3)}
 
 
 def make(case: str, stage: int, directory: Path, seed: int, accumulation: int) -> Engine:

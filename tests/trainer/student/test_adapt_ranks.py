@@ -13,7 +13,14 @@ from distributed_support import run_workers
 from safetensors.torch import load_file
 
 WORKER = Path(__file__).with_name("adapt_worker.py")
-CASES = [*(f"lora-{stage}" for stage in range(4)), "head-2", "head-3", "frozen-0", "frozen-3"]
+CASES = [
+    *(f"lora-{stage}" for stage in range(4)),
+    "head-2",
+    "head-3",
+    *(f"dora-{stage}" for stage in range(4)),
+    "frozen-0",
+    "frozen-3",
+]
 PLAIN = {name for name, _ in tiny_step.plain_model(tied=False).named_parameters()}
 
 
@@ -42,9 +49,11 @@ def trainable(case: str) -> set[str]:
     if case == "head":
         parts = {"mlp": ["down_proj"], "self_attn": ["q_proj"]}
     linear = [f"{layer}.{part}.{name}" for layer in layers for part, names in parts.items() for name in names]
-    return {f"{name}.lora_{which}.weight" for name in linear for which in "AB"} | (
-        {"lm_head.weight"} if case == "head" else set()
-    )
+    if case == "dora":
+        linear = [name for name in linear if name.endswith("q_proj") or ".layers.1." in name]
+    found = {f"{name}.lora_{which}.weight" for name in linear for which in "AB"}
+    more = {"head": {"lm_head.weight"}, "dora": {f"{name}.lora_magnitude_vector" for name in linear}}
+    return found | more.get(case, set())
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -83,7 +92,8 @@ def test_on_three_ranks_and_another_stage_everything_is_the_same(trained, case):
 
 
 @pytest.mark.parametrize(
-    ("case", "other"), [("lora-1", "lora-0"), ("lora-2", "lora-0"), ("lora-3", "lora-0"), ("head-3", "head-2")]
+    ("case", "other"),
+    [(f"{kind}-{stage}", f"{kind}-0") for kind in ("lora", "dora") for stage in (1, 2, 3)] + [("head-3", "head-2")],
 )
 def test_stages_agree_on_what_is_learned(trained, case, other):
     directory, found = trained
