@@ -28,14 +28,14 @@ def export_trained(
         return
     whole = plain_model(model)
     if lora.export == "merged":
-        note = f"LoRA adapters of rank {lora.rank} were trained and are merged into its matrices."
+        note = f"{lora.kind} adapters of rank {lora.rank} were trained and are merged into its matrices."
         buffers = {adapters.plain_name(name): buffer for name, buffer in model.named_buffers()}
         kept = {name: buffers[name] for name in whole.state_dict().keys() & buffers.keys()}
         export(whole, tokenizer, out, state_dict={**kept, **adapters.merge(state, lora)}, note=note, **card)
         return
     note = (
-        f"These are LoRA adapters of rank {lora.rank} alone (load them with peft installed); the model that they adapt "
-        "is named in `adapter_config.json`: `base_model_name_or_path`."
+        f"These are {lora.kind} adapters of rank {lora.rank} alone (load them with peft installed); the model that they "
+        "adapt is named in `adapter_config.json`: `base_model_name_or_path`."
     )
     trained = adapters.split(state)[1]
     export(whole, tokenizer, out, note=note, write=lambda work: adapters.write_adapter(model, trained, work), **card)

@@ -38,6 +38,10 @@ class LoraConfig(BaseModel):
     )
 
     @property
+    def kind(self) -> str:
+        return "DoRA" if self.dora else "LoRA"
+
+    @property
     def scale(self) -> float:
         """What an adapter's product is multiplied by."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)

@@ -52,7 +52,7 @@ def adapt(
     count = sum(p.numel() for p in model.parameters())
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if learning < count:
-        what = f"LoRA of rank {config.lora.rank}: " if config.lora else ""
+        what = f"{config.lora.kind} of rank {config.lora.rank}: " if config.lora else ""
         notes.append(f"{what}{learning:,} of {count:,} parameters learn")
     layers = layers_of(model, config)
     if config.activation_checkpointing:
