@@ -53,6 +53,9 @@ class Student:
         own = recipe.student
         if recipe.train.sequence_parallel > 1:
             raise InputError("--forecast: train.sequence_parallel: it knows nothing of ranks that share rows")
+        for key in ("quantize", "dora"):
+            if own.lora and getattr(own.lora, key):
+                raise InputError(f"--forecast: student.lora.{key}: it knows nothing of what that computes and keeps")
         encode = bench.run.stage(bench.arm, "encode")
         about = read_manifest(encode) or {}
         ids = {f"{name}_token_id": about["special_ids"][name] for name in ("bos", "eos", "pad")}

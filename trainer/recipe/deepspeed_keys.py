@@ -43,11 +43,11 @@ OWNED = {
     "datastates_ckpt": "train.async_save writes checkpoints while training goes on",
     "hybrid_engine": "it is for reinforcement learning; leave it out",
     "pipeline": "layers are not split among ranks",
-    "tensor_parallel": "AutoTP compares the first micro-step among ranks, fails on ours and leaves a rank waiting; and a "
-    "checkpoint would hold pieces of layers. train.zero: 3 splits parameters, train.sequence_parallel rows",
+    "tensor_parallel": "AutoTP compares the first micro-step among ranks, fails on ours and leaves a rank waiting; "
+    "and a checkpoint would hold pieces of layers. train.zero: 3 splits parameters, train.sequence_parallel rows",
     "expert_parallel": "AutoEP finds no experts in the student, and does nothing; train.zero: 3 splits experts too",
-    "compile": "set student.compile; DeepCompile refuses the sum of gradients (gradient_allreduce_op) at train.zero 0 to "
-    "2, and needs a GPU",
+    "compile": "set student.compile; DeepCompile refuses the sum of gradients (gradient_allreduce_op) at train.zero 0 "
+    "to 2, and needs a GPU",
     "zero_optimization.stage": "set train.zero",
     "zero_optimization.cpu_offload": "set train.offload.optimizer: cpu",
     "zero_optimization.cpu_offload_param": "set train.offload.parameters: cpu",

@@ -27,6 +27,9 @@ class LoraConfig(BaseModel):
     rslora: bool = Field(False, description="scaled by alpha / sqrt(rank) instead (arXiv 2312.03732)")
     dora: bool = Field(False, description="each row's length is learned apart from its direction (arXiv 2402.09353)")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="share of an adapter's inputs left out")
+    quantize: Literal["nf4"] | None = Field(
+        None, description="the frozen linear layers in 4 bits, by bitsandbytes, on a GPU (QLoRA, arXiv 2305.14314)"
+    )
     targets: Literal["auto"] | list[Name] = Field(
         "auto",
         description="linear layers by name, such as [q_proj, v_proj], or by patterns of whole names, such as "
@@ -154,6 +157,12 @@ def check_together(student: StudentConfig, zero: int | str, tiled_mlp: int | boo
         )
     if student.compile and student.encoder_decoder:
         raise ValueError("student.compile: nobody has tried it with an encoder-decoder; leave it out")
+    if student.lora and student.lora.quantize and zero == 3:
+        raise ValueError(
+            "student.lora.quantize: not at train.zero 3, which would cut up matrices in 4 bits; use stage 0 to 2"
+        )
+    if student.lora and student.lora.quantize and student.compile:
+        raise ValueError("student.compile: nobody has tried it with student.lora.quantize; leave it out")
     if student.compile and zero == 3:
         raise ValueError(
             "student.compile: not at train.zero 3, whose hooks gather parameters while a layer runs; use stage 0 to 2"

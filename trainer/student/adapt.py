@@ -14,6 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.kernels.attention import names
+from tracestill.trainer.loading import four_bits
 from tracestill.trainer.loading.loading import refuse_quantised
 from tracestill.trainer.recipe.student_settings import StudentConfig
 from tracestill.trainer.student import adapters
@@ -47,12 +48,13 @@ def adapt(
         check_routers(model, routers)
         student.routers = routers
         notes.append(f"the routers' loss counts {routers.coefficient:g}")
-    choose_parameters(model, config, seed)
+    choose_parameters(model, config, seed, device)
     refuse_unlearned(model, new_tokens)
     count = sum(p.numel() for p in model.parameters())
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if learning < count:
         what = f"{config.lora.kind} of rank {config.lora.rank}: " if config.lora else ""
+        what += "the model in 4 bits, " if config.lora and config.lora.quantize else ""
         notes.append(f"{what}{learning:,} of {count:,} parameters learn")
     layers = layers_of(model, config)
     if config.activation_checkpointing:
@@ -71,19 +73,25 @@ def check_adaptation(model: PreTrainedModel, config: StudentConfig, device: torc
     """
     choose_liger(config.liger, model.config.get_text_config(decoder=True).model_type, device)
     if config.lora:
+        if config.lora.quantize:
+            four_bits.check_machine(device)
         adapters.resolve_targets(model, config.lora)
         select(model, config.lora.train, "student.lora.train")
     freeze(model, config.freeze)
     layers_of(model, config)
 
 
-def choose_parameters(model: PreTrainedModel, config: StudentConfig, seed: int) -> None:
+def choose_parameters(
+    model: PreTrainedModel, config: StudentConfig, seed: int, device: torch.device = adapters.CPU
+) -> None:
     """Set ``requires_grad`` of every parameter, and put the adapters in."""
     if config.lora is None:
         freeze(model, config.freeze)
         return
-    adapters.inject(model, config.lora, seed, config.pretrained)
+    adapters.inject(model, config.lora, seed, config.pretrained, device)
     for parameter in select(model, config.lora.train, "student.lora.train"):
+        if not parameter.is_floating_point():
+            raise InputError("student.lora.train: names a matrix in 4 bits (student.lora.quantize), which cannot learn")
         parameter.requires_grad_(True)
 
 

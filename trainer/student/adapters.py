@@ -7,8 +7,10 @@ the plain model and of peft's own files.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from transformers import PreTrainedModel
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
+from tracestill.trainer.loading import four_bits
 from tracestill.trainer.recipe.student_settings import LoraConfig
 
+CPU = torch.device("cpu")
 ADAPTER = "default"  # peft's name for the only adapter
 CONFIG = "adapter_config.json"  # marks peft's directories
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
@@ -81,12 +85,18 @@ def names(target: str, module: str) -> bool:
     return module == target or module.endswith(f".{target}")
 
 
-def inject(model: PreTrainedModel, config: LoraConfig, seed: int, base: Path | None) -> None:
-    """Freeze the model and put adapters into it that add nothing yet. Equal seeds give equal adapters.
+def inject(
+    model: PreTrainedModel, config: LoraConfig, seed: int, base: Path | None, device: torch.device = CPU
+) -> None:
+    """Freeze the model, with ``quantize`` in 4 bits on ``device``, and put adapters into it that add nothing yet. Equal
+    seeds give equal adapters.
 
-    Raises InputError if peft is not installed, and where ``resolve_targets`` does.
+    Raises InputError if peft is not installed, and where ``resolve_targets`` and ``four_bits`` do.
     """
     targets = resolve_targets(model, config)
+    if find_spec("bitsandbytes"):  # which peft imports where it is installed
+        with contextlib.suppress(ImportError):
+            four_bits.import_bitsandbytes()
     try:
         from peft import LoraConfig as PeftConfig
         from peft import inject_adapter_in_model
@@ -102,6 +112,10 @@ def inject(model: PreTrainedModel, config: LoraConfig, seed: int, base: Path | N
         task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
         base_model_name_or_path=str(base.resolve()) if base else None,
     )
+    if config.quantize:
+        four_bits.check_machine(device)
+        four_bits.quantise(model, device)
+        model.is_loaded_in_4bit = True  # type: ignore[assignment]  # peft asks for it
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(settings, model, ADAPTER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ CASES = [
     "frozen-0",
     "frozen-3",
 ]
+FOUR_BITS = ["four_bits-1", "four_bits-2"] if find_spec("bitsandbytes") else []
 PLAIN = {name for name, _ in tiny_step.plain_model(tied=False).named_parameters()}
 
 
@@ -56,7 +58,7 @@ def trainable(case: str) -> set[str]:
     return found | more.get(case, set())
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CASES + FOUR_BITS)
 def test_resuming_in_a_student_of_another_seed_is_bit_for_bit_the_uninterrupted_run(trained, case):
     found = trained[1][2][case]
     assert found["same"]
@@ -80,7 +82,7 @@ def test_checkpoints_hold_everything_by_plain_names(trained, case):
         assert trained[1][2][case]["masters"] == len(learning), "the optimizer holds what learns, nothing else"
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CASES + FOUR_BITS)
 def test_on_three_ranks_and_another_stage_everything_is_the_same(trained, case):
     directory, found = trained
     before = stored(directory / case / "step-000002")
