@@ -1,9 +1,8 @@
-"""Modules that ZeRO-3 fetches as a whole: blocks of experts, whichever of them this rank's tokens go to, and DoRA.
+"""Blocks of experts under ZeRO-3: fetched as a whole, whichever experts this rank's tokens go to.
 
 Where experts are modules in a list, a rank runs some of them, and ZeRO-3, which gathers a module's parameters when it
 runs, would wait for ranks that run others: for ever. DeepSpeed calls a module that it gathers with all it holds a
-leaf. transformers 5 stacks experts in one parameter, which every rank gathers anyway. An adapter with DoRA reads its
-layer's matrix outside of that layer's forward, where it would be empty.
+leaf. transformers 5 stacks experts in one parameter, which every rank gathers anyway.
 """
 
 from __future__ import annotations
@@ -17,12 +16,10 @@ from torch import nn
 
 
 def mark_leaves(student: nn.Module) -> None:
-    """Make leaves of the blocks that hold a list of ``experts``, of those that DeepSpeed knows by class, and of layers
-    with DoRA."""
+    """Make leaves of the blocks that hold a list of ``experts``, and of those that DeepSpeed knows by class."""
     for module in student.modules():
         listed = isinstance(getattr(module, "experts", None), nn.ModuleList | nn.ModuleDict)
-        dora = bool(getattr(module, "lora_magnitude_vector", None))
-        if listed or dora or f"{type(module).__module__}.{type(module).__qualname__}" in DEFAULT_LEAF_MODULE_CLASSES:
+        if listed or f"{type(module).__module__}.{type(module).__qualname__}" in DEFAULT_LEAF_MODULE_CLASSES:
             set_z3_leaf_module(module, True)
             module.register_forward_pre_hook(with_gradient)
 
