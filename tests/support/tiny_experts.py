@@ -45,19 +45,22 @@ def plain(kind: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     return model.to(dtype)
 
 
-def plain_loss(model: PreTrainedModel, documents: list[tiny_step.Document], scale: float, coefficient: float) -> Tensor:
-    """sum of w c nll, and the routers' loss of every document."""
+def plain_loss(
+    model: PreTrainedModel, documents: list[tiny_step.Document], scale: float | Tensor, coefficient: float
+) -> Tensor:
+    """sum of w c nll, and the routers' loss of every document. ``scale``: c, a number or (K,) one a kind."""
     dtype, total = next(model.parameters()).dtype, 0.0
     for document in documents:
         ids = torch.from_numpy(document.tokens.astype("int64"))
         found = model(input_ids=ids[None], use_cache=False, output_router_logits=True)
         log_p = torch.log_softmax(found.logits[0, :-1], dim=-1)
         nll = -log_p[torch.arange(len(ids) - 1), ids[1:]]
-        weights = torch.from_numpy(document.weights()).to(dtype)
-        total = total + scale * (weights * nll).sum()
+        kinds = torch.from_numpy(document.kinds[1:].astype("int64"))
+        weights = torch.from_numpy(document.weights()) * (scale[kinds] if isinstance(scale, Tensor) else scale)
+        total = total + (weights.to(dtype) * nll).sum()
         if weights.sum() > 0:
-            routers = router_loss(found.router_logits, weights, model.num_experts_per_tok)
-            total = total + scale * coefficient * weights.sum() * routers
+            routers = router_loss(found.router_logits, weights.to(dtype), model.num_experts_per_tok)
+            total = total + coefficient * weights.sum() * routers
     return total
 
 

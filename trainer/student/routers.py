@@ -42,12 +42,14 @@ class Routers:
         self,
         logits: tuple[Tensor, ...],  # (T, E) of each layer; of a tiled one in pieces
         packed: PackedBatch,
-        scale: float | Tensor,
+        scale: float | Tensor,  # as in a micro-step: a number, or (K,) one a kind
     ) -> Tensor:
         """This micro-step's share of the step's loss, a scalar; counts the experts."""
         rows = torch.cat(logits).view(-1, len(packed.labels), logits[0].shape[-1])[:, packed.active]  # (layers, A, E)
-        found, tokens = balance(rows, *shares_of(packed), self.top_k)
-        found = scale * found
+        weights = packed.loss_weight[packed.active]
+        by_kind = isinstance(scale, Tensor) and scale.dim() > 0
+        weights = weights * (scale[packed.kinds[packed.active].long()] if by_kind else scale)  # type: ignore[index]
+        found, tokens = balance(rows, *shares_of(packed, weights), self.top_k)
         with torch.no_grad():
             seen = torch.nn.functional.pad(tokens.double(), (0, 1))
             seen[0, -1] = found.detach()
@@ -77,13 +79,13 @@ class Routers:
         return found
 
 
-def shares_of(packed: PackedBatch) -> tuple[Tensor, Tensor]:
-    """(D, A) u_i / U_d where active row i is in document d, else 0; and (D,) U_d."""
+def shares_of(packed: PackedBatch, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """(D, A) u_i / U_d where active row i is in document d, else 0; and (D,) U_d. ``weights``: (A,) u_i."""
     document = torch.searchsorted(packed.cu_seqlens[1:], packed.active, right=True)  # (A,)
     every = torch.arange(len(packed.cu_seqlens) - 1, device=document.device)
-    weights = torch.where(document == every[:, None], packed.loss_weight[packed.active], 0.0)
-    sums = weights.sum(dim=1)
-    return weights / sums[:, None].clamp(min=torch.finfo(sums.dtype).tiny), sums
+    held = torch.where(document == every[:, None], weights, 0.0)
+    sums = held.sum(dim=1)
+    return held / sums[:, None].clamp(min=torch.finfo(sums.dtype).tiny), sums
 
 
 def balance(

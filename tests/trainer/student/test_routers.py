@@ -44,10 +44,12 @@ def packed(documents: list[tiny_step.Document]) -> PackedBatch:
     return pack(tokens, kinds, offsets, weights, tiny_step.TABLE, length=len(tokens) + 3, pad_id=0)
 
 
-def learned(student: Student, packs: list[list[tiny_step.Document]]) -> tuple[float, dict[str, torch.Tensor]]:
+def learned(
+    student: Student, packs: list[list[tiny_step.Document]], scale: Any = None
+) -> tuple[float, dict[str, torch.Tensor]]:
     total = 0.0
     for documents in packs:
-        loss, _ = student(packed(documents), tiny_step.normaliser(0))
+        loss, _ = student(packed(documents), tiny_step.normaliser(0) if scale is None else scale)
         loss.backward()
         total += float(loss.detach())
     return total, {name: p.grad for name, p in student.model.named_parameters() if p.grad is not None}
@@ -72,6 +74,35 @@ def test_loss_and_gradient_are_those_of_the_plain_model_of_each_document_however
         assert distance(gradient, exact) <= 2e-6
 
 
+def test_a_normaliser_of_each_kind_weighs_the_routers_too():
+    """`spans` has a c for each kind."""
+    scale, documents = torch.linspace(0.01, 0.08, tiny_step.NUM_KINDS), tiny_step.documents(0)
+    model = tiny_experts.plain("mixtral", torch.float64)
+    loss = tiny_experts.plain_loss(model, documents, scale.double(), COEFFICIENT)
+    loss.backward()
+    found, gradient = learned(build(router_loss=COEFFICIENT), [documents[:4], documents[4:]], scale)
+    assert found == pytest.approx(loss.item(), rel=1e-6)
+    assert distance(gradient, {name: p.grad for name, p in model.named_parameters()}) <= 2e-6
+
+
+def test_experts_that_most_tokens_go_to_get_fewer():
+    told = []
+    for coefficient in (0.0, 0.3):
+        student = build(router_loss=coefficient)
+        with torch.no_grad():  # so that all prefer the first two
+            for layer in student.model.model.layers:
+                layer.mlp.gate.weight[:2] *= 3
+        optimizer = torch.optim.Adam(student.parameters(), lr=3e-3)
+        for step in range(30):
+            student(packed(tiny_step.documents(step)), tiny_step.normaliser(step))[0].backward()
+            student.routers.end_step(faulty=step < 25)
+            optimizer.step()
+            optimizer.zero_grad()
+        told.append(student.routers.read())
+    assert told[1]["busiest"] < 0.9 * told[0]["busiest"]
+    assert told[1]["loss"] < told[0]["loss"]
+
+
 def test_of_one_document_it_is_the_models_own_and_of_a_batch_it_is_not():
     table, c = np.ones(tiny_step.NUM_KINDS, dtype=np.float32), 1 / 39
     student, own = build(router_loss=1.0), tiny_experts.plain("mixtral")
@@ -85,7 +116,7 @@ def test_of_one_document_it_is_the_models_own_and_of_a_batch_it_is_not():
         logits.append(tuple(layer[:-1] for layer in found))  # the last token predicts nothing
         expected = load_balancing_loss_func(logits[-1], 6, 2) * (n - 1) * c
         plain, _ = build()(row, c)
-        assert float(student(row, c)[0] - plain) == pytest.approx(float(expected), rel=1e-4)
+        assert (student(row, c)[0] - plain).item() == pytest.approx(expected.item(), rel=1e-4)
     lengths = [len(layers[0]) for layers in logits]
     apart = sum(load_balancing_loss_func(layers, 6, 2) * n for layers, n in zip(logits, lengths, strict=True)) / sum(
         lengths
