@@ -112,7 +112,7 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
     parts, tiled = recipe.train.sequence_parallel, bool(recipe.train.tiled_mlp)
     positions = check_student(recipe.student, device, training_dtype(recipe.train, device), parts, tiled=tiled)
     if recipe.train.trains:
-        check_trainable(recipe.student, parts)
+        check_trainable(recipe.student)
     check_reference(recipe)
     if not evaluates:
         return

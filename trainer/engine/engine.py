@@ -45,7 +45,6 @@ from tracestill.trainer.recipe.monitor import MonitorConfig, events
 from tracestill.trainer.recipe.offload import BLOCKS
 from tracestill.trainer.recipe.precision import training_dtype, use_gpu
 from tracestill.trainer.recipe.settings import BUCKET, OWNED_FROM, TrainConfig
-from tracestill.trainer.student.routers import refuse_parts
 from tracestill.trainer.student.student import Student
 
 if not torch.cuda.is_available():
@@ -285,7 +284,8 @@ class Engine:
         self.rank, self.ranks, self.local_rank = world.rank, world.ranks, world.local_rank
         self.device, self.dtype, self.mesh = world.device, world.dtype, world.mesh
         refuse(student.model.config, self.mesh.parts)
-        refuse_parts(student.routers, self.mesh.parts)
+        if student.routers is not None:
+            student.routers.place = self.mesh
         student.exchange = exchange(UlyssesSPAttentionHF, self.mesh)
         settings, reason = resolve_stage(student, settings, self.device, self.dtype)
         self.stage = f"ZeRO {settings.zero}{reason}"

@@ -38,6 +38,12 @@ def import_bitsandbytes() -> Any:
     return bitsandbytes
 
 
+def before_peft() -> None:
+    """Import bitsandbytes where it is installed, since peft would, and not in this way."""
+    with contextlib.suppress(ImportError):
+        import_bitsandbytes()
+
+
 @contextlib.contextmanager
 def without(package: str) -> Iterator[None]:
     """Meanwhile importing a package fails as if it were not installed."""

@@ -7,10 +7,8 @@ the plain model and of peft's own files.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +92,7 @@ def inject(
     Raises InputError if peft is not installed, and where ``resolve_targets`` and ``four_bits`` do.
     """
     targets = resolve_targets(model, config)
-    if find_spec("bitsandbytes"):  # which peft imports where it is installed
-        with contextlib.suppress(ImportError):
-            four_bits.import_bitsandbytes()
+    four_bits.before_peft()
     try:
         from peft import LoraConfig as PeftConfig
         from peft import inject_adapter_in_model
@@ -115,7 +111,7 @@ def inject(
     if config.quantize:
         four_bits.check_machine(device)
         four_bits.quantise(model, device)
-        model.is_loaded_in_4bit = True  # type: ignore[assignment]  # peft asks for it
+        model.is_loaded_in_4bit = True  # peft asks for it
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(settings, model, ADAPTER)
@@ -146,6 +142,7 @@ def merge(state: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:
 def write_adapter(model: PreTrainedModel, adapters: Mapping[str, Tensor], directory: Path) -> None:
     """Write peft's adapter_config.json and adapter_model.safetensors for the adapters in ``model``."""
     settings: Any = model.peft_config[ADAPTER]
+    settings.target_modules = sorted(settings.target_modules)  # peft's set has another order every time
     settings.save_pretrained(directory)
     stored = {f"base_model.model.{name}": tensor.detach().cpu().contiguous() for name, tensor in adapters.items()}
     save_file(stored, directory / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -51,9 +51,8 @@ def check_student(
     return positions_in(config.to_dict())
 
 
-def check_trainable(student: StudentConfig, parts: int = 1) -> None:
-    """Raises InputError for a student that ``check_student`` lets pass, and that can only be asked; ``parts`` ranks
-    share a row."""
+def check_trainable(student: StudentConfig) -> None:
+    """Raises InputError for a student that ``check_student`` lets pass, and that can only be asked."""
     if student.pretrained is not None:
         try:
             refuse_quantised(student.pretrained)
@@ -62,7 +61,7 @@ def check_trainable(student: StudentConfig, parts: int = 1) -> None:
     config = config_of(student)
     if coefficient_of(config, student.router_loss) is not None:
         with torch.device("meta"):
-            find_routers(bare_model(student, config), student, parts)
+            find_routers(bare_model(student, config), student)
 
 
 def config_of(student: StudentConfig) -> Any:

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.kernels.pack import PackedBatch
+from tracestill.trainer.ranks.mesh import Mesh
 from tracestill.trainer.recipe.student_settings import StudentConfig
 
 KEY = "student.router_loss"
@@ -34,6 +35,7 @@ class Routers:
 
     def __init__(self, coefficient: float, top_k: int) -> None:
         self.coefficient, self.top_k = coefficient, top_k
+        self.place = Mesh()  # of this rank among those that share its rows; set by the engine
         self.of_step: Tensor | None = None  # (layers, E + 1) float64: tokens by expert, and the loss in [0, E]
         self.sums: Tensor | None = None  # the same of steps since the last reading
         self.steps = 0
@@ -49,7 +51,7 @@ class Routers:
         weights = packed.loss_weight[packed.active]
         by_kind = isinstance(scale, Tensor) and scale.dim() > 0
         weights = weights * (scale[packed.kinds[packed.active].long()] if by_kind else scale)  # type: ignore[index]
-        found, tokens = balance(rows, *shares_of(packed, weights), self.top_k)
+        found, tokens = balance(rows, by_document(packed, weights, self.place.part), self.top_k, self.place.row_group)
         with torch.no_grad():
             seen = torch.nn.functional.pad(tokens.double(), (0, 1))
             seen[0, -1] = found.detach()
@@ -79,26 +81,29 @@ class Routers:
         return found
 
 
-def shares_of(packed: PackedBatch, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """(D, A) u_i / U_d where active row i is in document d, else 0; and (D,) U_d. ``weights``: (A,) u_i."""
-    document = torch.searchsorted(packed.cu_seqlens[1:], packed.active, right=True)  # (A,)
+def by_document(packed: PackedBatch, weights: Tensor, part: int = 0) -> Tensor:
+    """(D, A) u_i where active row i is in document d, else 0, for ``weights`` (A,) of the ``part``-th run of a row."""
+    position = packed.active + part * len(packed.labels)
+    document = torch.searchsorted(packed.cu_seqlens[1:], position, right=True)  # (A,)
     every = torch.arange(len(packed.cu_seqlens) - 1, device=document.device)
-    held = torch.where(document == every[:, None], weights, 0.0)
-    sums = held.sum(dim=1)
-    return held / sums[:, None].clamp(min=torch.finfo(sums.dtype).tiny), sums
+    return torch.where(document == every[:, None], weights, 0.0)
 
 
 def balance(
     logits: Tensor,  # (layers, A, E)
-    shares: Tensor,  # (D, A)
-    sums: Tensor,  # (D,)
+    weights: Tensor,  # (D, A) u_i
     top_k: int,
+    group: dist.ProcessGroup | None = None,  # of ranks that hold other runs of the same documents
 ) -> tuple[Tensor, Tensor]:
-    """The loss without its coefficient, a scalar; and the tokens of each expert, (layers, E)."""
+    """The loss without its coefficient, a scalar; and the tokens of each expert, (layers, E). Of a run, its share."""
     probabilities = logits.float().softmax(dim=-1)
     chosen = torch.zeros_like(probabilities).scatter_(-1, probabilities.topk(top_k).indices, 1.0)
-    load, probability = shares @ chosen.mean(dim=0), shares @ probabilities.mean(dim=0)  # (D, E)
-    return sums @ (load * probability).sum(dim=1) * logits.shape[-1], chosen.sum(dim=1)
+    load = torch.cat([weights @ chosen.mean(dim=0), weights.sum(dim=1, keepdim=True)], dim=1)  # (D, E + 1), f U and U
+    if group is not None:
+        dist.all_reduce(load, group=group)
+    load = load[:, :-1] / load[:, -1:].clamp(min=torch.finfo(load.dtype).tiny)
+    probability = weights @ probabilities.mean(dim=0)  # (D, E) P U
+    return (load * probability).sum() * logits.shape[-1], chosen.sum(dim=1)
 
 
 def coefficient_of(config: Any, wanted: float | None) -> float | None:
@@ -109,11 +114,9 @@ def coefficient_of(config: Any, wanted: float | None) -> float | None:
     return float(getattr(text, "router_aux_loss_coef", 0.0))
 
 
-def find_routers(model: PreTrainedModel, config: StudentConfig, parts: int = 1) -> Routers | None:
-    """What adds the routers' loss, if one is wanted. ``model`` may be on the meta device; ``parts`` ranks share a row.
-
-    Raises InputError for a model whose routers cannot be asked, and for documents cut among ranks.
-    """
+def find_routers(model: PreTrainedModel, config: StudentConfig) -> Routers | None:
+    """What adds the routers' loss, if one is wanted. ``model`` may be on the meta device. Raises InputError for a model
+    whose routers cannot be asked."""
     coefficient = coefficient_of(model.config, config.router_loss)
     if coefficient is None:
         return None
@@ -125,15 +128,7 @@ def find_routers(model: PreTrainedModel, config: StudentConfig, parts: int = 1) 
             f"{where}: {type(model).__name__} has no routers whose load-balancing loss is known; leave it out, or set "
             f"{FLAG}: false"
         )
-    routers = Routers(coefficient, top_k)
-    refuse_parts(routers, parts)
-    return routers
-
-
-def refuse_parts(routers: Routers | None, parts: int) -> None:
-    """Raises InputError if the routers' loss of whole documents is wanted, and ``parts`` ranks share a row."""
-    if routers is not None and parts > 1:
-        raise InputError(f"{KEY}: not with train.sequence_parallel, whose ranks see parts of documents; set that to 1")
+    return Routers(coefficient, top_k)
 
 
 @torch.no_grad()
@@ -151,7 +146,7 @@ def check_routers(model: PreTrainedModel, routers: Routers) -> None:
         model.train(training)
     own, logits = found.aux_loss, torch.stack(found.router_logits).flatten(1, -2).float()
     even = torch.full((1, tokens.shape[1]), 1 / tokens.shape[1], device=logits.device)
-    ours, _ = balance(logits, even, torch.ones(1, device=logits.device), routers.top_k)
+    ours, _ = balance(logits, even, routers.top_k)
     if not torch.allclose(torch.as_tensor(own).float(), ours, rtol=1e-3):
         raise InputError(
             f"{KEY}: {type(model).__name__} balances its experts by another loss ({float(own):.4g} of six tokens, "

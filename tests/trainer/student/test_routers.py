@@ -139,8 +139,8 @@ def test_documents_without_weight_and_evaluation_take_no_part():
     assert not any(gradient.any() for gradient in nothing.values())
     row, scale = packed([document]), tiny_step.normaliser(0)
     plain = build().eval()(row, scale)[0]
-    assert float(student.eval()(row, scale)[0]) == float(plain)
-    assert float(student.train()(row, scale)[0]) > float(plain)
+    assert student.eval()(row, scale)[0].item() == plain.item()
+    assert student.train()(row, scale)[0].item() > plain.item()
 
 
 @pytest.mark.parametrize("how", ["checkpointed", "tiled", pytest.param("compiled", marks=pytest.mark.soak)])
@@ -174,8 +174,6 @@ def test_models_whose_routers_are_not_known_are_refused(monkeypatch):
             check_trainable(config)
     config = StudentConfig(config=tiny_experts.shape("mixtral"), router_loss=0.1)
     check_trainable(config)
-    with pytest.raises(InputError, match=r"student\.router_loss: not with train\.sequence_parallel"):
-        check_trainable(config, 2)
     with pytest.raises(ValueError, match="router_loss"):
         StudentConfig(config=tiny_step.SHAPE, router_loss=-1.0)
     own = "transformers.models.mixtral.modeling_mixtral.load_balancing_loss_func"
