@@ -31,9 +31,8 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.data_pipeline.models import own_code
 from tracestill.kernels.pack import PackedBatch
-from tracestill.trainer.engine import offload, zero
+from tracestill.trainer.engine import leaves, offload, zero
 from tracestill.trainer.engine.ema import Ema
-from tracestill.trainer.engine.leaves import mark_leaves
 from tracestill.trainer.engine.stage import resolve_stage
 from tracestill.trainer.optimizers.making import make_optimizer
 from tracestill.trainer.ranks.cores import own_threads
@@ -301,11 +300,13 @@ class Engine:
         if settings.zero in (1, 2) and self.device.type == "cpu" and self.ranks >= OWNED_FROM:
             buckets.setdefault("use_multi_rank_bucket_allreduce", False)
         if settings.zero == 3:
-            mark_leaves(student)
+            leaves.name_leaves(buckets, student)
         optimizer = make_optimizer(student, settings, dtype=self.dtype)
         with contextlib.redirect_stdout(io.StringIO()):  # it prints memory figures; its warnings are logged
             config = copy.deepcopy(self.config)
             self.deepspeed, *_ = deepspeed.initialize(model=student, optimizer=optimizer, config=config)
+        if settings.zero == 3:
+            leaves.let_gradients_in(student)
         self.module = student
         self.optimizer = self.deepspeed.basic_optimizer
         zero.begin_optimizer(self.deepspeed, self.rank)

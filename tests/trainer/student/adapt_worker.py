@@ -35,7 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
 if find_spec("bitsandbytes"):
     four_bits.check_machine = lambda _: None  # a CPU can do it, slowly
     CASES["four_bits"] = {"lora": {"rank": 2, "quantize": "nf4"}}
-STAGES = {"lora": (0, 1, 2, 3), "head": (2, 3), "dora": (0, 1, 2, 3), "frozen": (0, 3), "four_bits": (1, 2)}
+STAGES = {"lora": (0, 1, 2, 3), "head": (2, 3), "dora": (0, 2, 3), "frozen": (0, 3), "four_bits": (1,)}
 
 
 def make(case: str, stage: int, directory: Path, seed: int, accumulation: int) -> Engine:

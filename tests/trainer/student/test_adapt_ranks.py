@@ -18,11 +18,11 @@ CASES = [
     *(f"lora-{stage}" for stage in range(4)),
     "head-2",
     "head-3",
-    *(f"dora-{stage}" for stage in range(4)),
+    *(f"dora-{stage}" for stage in (0, 2, 3)),
     "frozen-0",
     "frozen-3",
 ]
-FOUR_BITS = ["four_bits-1", "four_bits-2"] if find_spec("bitsandbytes") else []
+FOUR_BITS = ["four_bits-1"] if find_spec("bitsandbytes") else []
 PLAIN = {name for name, _ in tiny_step.plain_model(tied=False).named_parameters()}
 
 
@@ -95,7 +95,8 @@ def test_on_three_ranks_and_another_stage_everything_is_the_same(trained, case):
 
 @pytest.mark.parametrize(
     ("case", "other"),
-    [(f"{kind}-{stage}", f"{kind}-0") for kind in ("lora", "dora") for stage in (1, 2, 3)] + [("head-3", "head-2")],
+    [(case, f"{case[:4]}-0") for case in CASES if case[:4] in ("lora", "dora") and case[-1] != "0"]
+    + [("head-3", "head-2")],
 )
 def test_stages_agree_on_what_is_learned(trained, case, other):
     directory, found = trained
