@@ -109,8 +109,8 @@ def main() -> None:
     directory = Path(sys.argv[-1])
     tensors: dict[str, torch.Tensor] = {}
     ranks = int(os.environ["WORLD_SIZE"])
-    results = {name_of(case): run(case, tensors) for case in (CASES if ranks == 2 else CASES[2:6])}
-    same = resumes(CASES[4], directory)
+    results = {name_of(case): run(case, tensors) for case in (CASES if ranks == 2 else CASES[3:6:2])}
+    same = resumes(CASES[4], directory) if ranks == 2 else None
     if dist.get_rank() == 0:
         save_file(tensors, directory / f"ranks-{ranks}.safetensors")
         (directory / f"ranks-{ranks}.json").write_text(json.dumps({"results": results, "same": same}))
