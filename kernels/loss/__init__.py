@@ -3,6 +3,7 @@
 from tracestill.kernels.loss.fused import linear_cross_entropy
 from tracestill.kernels.loss.options import Excess, Focal, Multiplier, PowerOfP, Statistic, TeacherTopK, check_weights
 from tracestill.kernels.loss.rows import RowLosses, linear_cross_entropy_rows
+from tracestill.kernels.loss.token_scores import TokenScores, token_scores
 
 __all__ = [
     "Excess",
@@ -12,7 +13,9 @@ __all__ = [
     "RowLosses",
     "Statistic",
     "TeacherTopK",
+    "TokenScores",
     "check_weights",
     "linear_cross_entropy",
     "linear_cross_entropy_rows",
+    "token_scores",
 ]
