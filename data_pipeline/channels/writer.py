@@ -99,6 +99,10 @@ class ChannelWriter:
         """The shards that are not there yet, or not whole."""
         return [shard for shard in self.shards if not self.has(shard)]
 
+    def there(self, shard: Shard) -> bool:
+        """Whether a shard has been written, by whomever."""
+        return file_of(self.draft, shard).exists()
+
     def has(self, shard: Shard) -> bool:
         path = file_of(self.draft, shard)
         if not path.exists():

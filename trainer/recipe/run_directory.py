@@ -151,6 +151,10 @@ class RunDirectory:
         names = self.for_arm(arm).score
         return {name: self.stage(arm, f"{SCORE}/{name}") for name in names}
 
+    def score_folder(self, arm: str, name: str) -> Path:
+        """Where a scorer's ranks leave what they print, and word of a failure."""
+        return self.root / "launch" / arm / f"{SCORE}-{name}"
+
     def score_stage(self, arm: str, name: str) -> tuple[dict[str, Any], dict[str, Path]]:
         """Config and input directories that decide whether a scorer's channels are current."""
         own = self.for_arm(arm)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.channels import BUILT_IN, Channel
 from tracestill.data_pipeline.channels.channel import topk
 from tracestill.data_pipeline.guards.names import Name
@@ -57,12 +58,17 @@ class ScorerConfig(BaseModel):
     def is_student(self) -> bool:
         return self.model == STUDENT
 
-    def written(self) -> tuple[Channel, ...]:
+    def written(self, kinds: Kinds) -> tuple[Channel, ...]:
         """The channels that it writes."""
         found: list[Channel] = []
         for name in self.channels:
-            found += topk(self.k) if name == TOPK else [BUILT_IN[name]]
+            found += topk(self.k, self.of_kinds(kinds)) if name == TOPK else [BUILT_IN[name]]
         return tuple(found)
+
+    def of_kinds(self, kinds: Kinds) -> tuple[str, ...]:
+        """The kinds whose topk is kept; none: all."""
+        chosen = kinds.mask(self.kinds or [])
+        return tuple(name for name, one in zip(kinds.names, chosen, strict=True) if one)
 
 
 def check_names(score: dict[str, Any]) -> dict[str, Any]:
