@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,8 @@ class RunDirectory:
             config |= verify_config(own.verify, self.memory)
         if found := contents(trained_with(own), self.memory):
             config[CONTENTS] = found
-        return config, {name: self.stage(arm, name) for name in TRAINED_ON}
+        inputs = {name: self.stage(arm, name) for name in TRAINED_ON}
+        return config, inputs | {f"{SCORE}/{name}": self.scores(arm)[name] for name in scorers_read(own)}
 
     def evaluate_stage(self, arm: str) -> tuple[dict[str, Any], dict[str, Path]]:
         """Config and input directories that decide whether an arm's evaluation is current."""
@@ -221,6 +223,21 @@ class RunDirectory:
             CONTENTS: contents({"model": model_files(model)}, self.memory),
         }
         return config, {"sample": self.stage(MAIN_ARM, "sample")}
+
+
+def scorers_read(recipe: Recipe) -> list[str]:
+    """The scorers of which training reads a channel: some value of the recipe, outside of ``score``, names it."""
+    named = set(texts_in(recipe.model_dump(mode="json", exclude={SCORE, "arms"})))
+    return [name for name in recipe.score if any(text.startswith(f"{name}.") for text in named)]
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """All texts that are values in JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inside in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(inside)
 
 
 def open_channels(run: RunDirectory, arm: str, store: TokenStore) -> dict[str, Channels]:
