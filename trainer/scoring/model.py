@@ -70,7 +70,7 @@ def open_reader(
             f"{where}.model: does not fit into the memory of {device}; each rank reads with a whole model (no ZeRO-3 "
             "here): take a quantised one, a GPU with more memory, or a server (score.*.server)"
         ) from error
-    return Reader(student, layout.make_row, ids["pad"], device, channels)
+    return Reader(student, layout.make_row, ids["pad"], device)
 
 
 def config_of(own: Recipe, name: str) -> StudentConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,61 +19,56 @@ from tracestill.trainer.evaluation.rows import rows_of
 from tracestill.trainer.student.student import Student
 
 LARGEST = float(np.finfo(np.float16).max)
-OF_ALL = ("nll", "entropy", "rank", "top1")  # of every target; topk may be of some kinds only
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A model, how it is fed, and what is asked of it."""
+    """A model, and how it is fed."""
 
     student: Student
     make_row: RowMaker
     pad_id: int
     device: torch.device
-    channels: Sequence[Channel]  # one value a token
-
-    @cached_property
-    def names(self) -> frozenset[str]:
-        return frozenset(channel.name for channel in self.channels)
-
-    @property
-    def k(self) -> int:
-        return next((channel.width for channel in self.channels if channel.name == "topk_ids"), 0)
-
-    def wanted(self, store: TokenStore) -> np.ndarray:
-        """(K,) float32: 1 for the kinds whose targets the head looks at; ``pad`` is never predicted."""
-        table = np.ones(len(store.kind_names), np.float32)
-        if not self.names & set(OF_ALL):
-            kept = {name for channel in self.channels for name in channel.kinds or store.kind_names}
-            table = np.isin(store.kind_names, sorted(kept)).astype(np.float32)
-        table[0] = 0.0
-        return table
 
     @torch.no_grad()
-    def pack(self, store: TokenStore, documents: np.ndarray) -> dict[str, np.ndarray]:
-        """Channel -> (n,) or (n, width) of the documents' tokens, one document after the other.
+    def read(
+        self,
+        tokens: np.ndarray,  # (n,) int32 of documents one after the other
+        kinds: np.ndarray,  # (n,) uint8
+        offsets: np.ndarray,  # (D + 1,)
+        table: np.ndarray,  # (K,) float32: not 0 for the kinds whose targets the head looks at
+        **wanted: Any,
+    ) -> tuple[TokenScores, np.ndarray]:
+        """What the model says of a pack, ``wanted`` as ``token_scores`` has it: of M targets; and (M,) their places
+        among the tokens."""
+        ones = np.ones(len(offsets) - 1, np.float32)
+        packed = self.make_row(tokens, kinds, offsets, ones, table, self.pad_id, self.device)
+        head, hidden = self.student.head[0], self.student.hidden_states(packed)
+        how = {"bias": head.bias, "active": packed.active, **head.logits}
+        return token_scores(hidden, head.weight, packed.labels, **how, **wanted), targets_of(kinds, offsets, table)
+
+    def pack(self, store: TokenStore, documents: np.ndarray, channels: Sequence[Channel]) -> dict[str, np.ndarray]:
+        """Channel -> (n,) or (n, width) of the documents' tokens, one document after the other. ``channels`` have
+        values by token.
 
         Raises InputError naming a document of which the model says what is no number.
         """
         tokens, kinds, offsets, _ = store.gather(documents)
-        table = self.wanted(store)
-        ones = np.ones(len(documents), np.float32)
-        packed = self.make_row(tokens, kinds, offsets, ones, table, self.pad_id, self.device)
-        head = self.student.head[0]
-        seen = token_scores(
-            self.student.hidden_states(packed),
-            head.weight,
-            packed.labels,
-            bias=head.bias,
-            active=packed.active,
-            entropy="entropy" in self.names,
-            rank="rank" in self.names,
-            k=self.k,
-            **head.logits,
-        )
-        places = targets_of(kinds, offsets, table)
-        check_finite(seen, places, offsets, [store.ids[document] for document in documents], store)
-        return {channel.name: spread(channel, seen, places, len(tokens)) for channel in self.channels}
+        names = {channel.name for channel in channels}
+        k = next((channel.width for channel in channels if channel.name == "topk_ids"), 0)
+        wanted: Any = {"entropy": "entropy" in names, "rank": "rank" in names, "k": k}
+        seen, places = self.read(tokens, kinds, offsets, looked_at(channels, store.kind_names), **wanted)
+        check_finite(seen, places, offsets, documents, store)
+        return {channel.name: spread(channel, seen, places, len(tokens)) for channel in channels}
+
+
+def looked_at(channels: Sequence[Channel], names: Sequence[str]) -> np.ndarray:
+    """(K,) float32: 1 for the kinds of which some channel holds targets; ``pad`` is never predicted."""
+    table = np.zeros(len(names), np.float32)
+    for channel in channels:
+        table[np.isin(names, channel.kinds or names)] = 1.0
+    table[0] = 0.0
+    return table
 
 
 def targets_of(
@@ -89,15 +84,16 @@ def targets_of(
 
 
 def check_finite(
-    seen: TokenScores, places: np.ndarray, offsets: np.ndarray, ids: Sequence[str], store: TokenStore
+    seen: TokenScores, places: np.ndarray, offsets: np.ndarray, documents: np.ndarray, store: TokenStore
 ) -> None:
+    """Raises InputError naming a document of which the model says what is no number."""
     wrong = np.flatnonzero(~np.isfinite(seen.nll.cpu().numpy()))
     if len(wrong):
         place = places[wrong[0]]
-        document = int(np.searchsorted(offsets, place, side="right")) - 1
+        at = int(np.searchsorted(offsets, place, side="right")) - 1
+        what = f"document {store.ids[documents[at]]}: the model's probability of token {place - offsets[at]}"
         raise InputError(
-            f"{store.path}: document {ids[document]}: the model's probability of token {place - offsets[document]} is "
-            "no number above 0; its weights are damaged, or train.precision is too low for them"
+            f"{store.path}: {what} is no number above 0; its weights are damaged, or train.precision is too low for it"
         )
 
 
@@ -116,6 +112,7 @@ def read_shard(
     reader: Reader,
     store: TokenStore,
     documents: range,
+    channels: Sequence[Channel],
     capacity: int,
     tick: Callable[[int], None] = lambda tokens: None,
 ) -> dict[str, np.ndarray]:
@@ -123,10 +120,10 @@ def read_shard(
     out. ``tick`` is told the tokens of each pack that is done. How documents are packed follows from them alone."""
     lengths = store.lengths[documents.start : documents.stop].astype(np.int64)
     first = np.concatenate([[0], np.cumsum(lengths)])
-    found = {channel.name: channel.blank(int(first[-1])) for channel in reader.channels}
+    found = {channel.name: channel.blank(int(first[-1])) for channel in channels}
     order = documents.start + np.argsort(lengths, kind="stable")  # those of like length together
     for row in rows_of(store.lengths, capacity, order=order.tolist()):
-        values = reader.pack(store, row)
+        values = reader.pack(store, row, channels)
         at = 0
         for document in row.tolist():
             place, size = int(first[document - documents.start]), int(store.lengths[document])

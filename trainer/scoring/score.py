@@ -20,6 +20,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.channels import ChannelWriter
@@ -39,6 +40,7 @@ from tracestill.trainer.ranks.join_ranks import is_first, is_owned
 from tracestill.trainer.ranks.rendezvous import NotMet
 from tracestill.trainer.recipe.recipe import MAIN_ARM, imports_of
 from tracestill.trainer.recipe.run_directory import RECIPE, RunDirectory
+from tracestill.trainer.scoring.influence import influence, tokens_to_read
 from tracestill.trainer.scoring.model import open_reader
 from tracestill.trainer.scoring.packs import read_shard
 from tracestill.trainer.scoring.summary import counts_of, foreseen, kept_of
@@ -59,15 +61,19 @@ def score(run: RunDirectory, arm: str, name: str, world: World, watch: Watchdog)
     missing = share_json([shard.number for shard in first[0].missing()] if first else [])
     writer = first[0] if first else ChannelWriter(run.scores(arm)[name], store, channels, config, inputs, begin=False)
     mine = [writer.shards[number] for number in missing[world.rank :: world.ranks]]
-    total = sum(int(store.lengths[s.first : s.end].sum()) for s in (writer.shards[number] for number in missing))
+    total = sum(tokens_to_read(store, kinds, channels, writer.shards[number].documents) for number in missing)
     if mine:
         watch.phase("load", 0)
         reader = open_reader(run, arm, name, store, channels, world.device, world.dtype)
         teller = Teller(total, world.ranks, watch, quiet=world.rank != 0)
+        of_tokens = [channel for channel in channels if channel.per == "token"]
+        how: Any = {"capacity": own.plan.capacity, "tick": teller.pack}
         for shard in mine:
             teller.shard = shard
             watch.phase("measure", shard.number)
-            values = read_shard(reader, store, shard.documents, own.plan.capacity, teller.pack)
+            values = read_shard(reader, store, shard.documents, of_tokens, **how) if of_tokens else {}
+            if len(of_tokens) < len(channels):
+                values["influence"] = influence(reader, store, shard.documents, kinds, **how)
             writer.write(shard, {channel.name: kept_of(store, shard, channel, values) for channel in channels})
     while any(not writer.there(writer.shards[number]) for number in missing):  # longer than a collective would wait
         watch.phase("finish", len(mine))
