@@ -69,6 +69,12 @@ def check_scorer(recipe: Recipe, name: str) -> None:
     from tracestill.trainer.loading.loading import check_model, load_config
 
     scorer, student = recipe.score[name], recipe.student
+    if scorer.server is not None:
+        if student.encoder_decoder:
+            raise InputError(f"score.{name}.server: reads the documents of decoders only; let a model here read them")
+        if scorer.server.api_key_env is not None and not os.environ.get(scorer.server.api_key_env):
+            raise InputError(f"score.{name}.server.api_key_env: {scorer.server.api_key_env} is not set")
+        return
     path = student.pretrained if scorer.is_student else Path(scorer.model)
     if path is None:
         return  # a student made from scratch, whose vocabulary is not made yet

@@ -100,14 +100,14 @@ def attempt(
 
 def start_of(work: Work, folder: Path, shards: int, cluster: Cluster | None) -> Start:
     """How the ranks start; here no more than there are shards to write."""
-    run, arm = work.case.run, work.case.arm
+    run, arm, recipe = work.case.run, work.case.arm, work.case.recipe
+    asks = recipe.score[work.case.part].server is not None  # of one process, which has many requests under way
     words = ["--run-dir", str(run.root.absolute()), "--arm", arm, "--scorer", work.case.part]
-    if cluster is not None:
+    if cluster is not None and not asks:
         return multinode.start_entry(cluster, run.root, ENTRY_POINT, words, folder)
-    recipe = work.case.recipe
-    ranks = deepspeed_command.ranks_here(recipe)
-    if ranks.count > shards:
-        fewer = recipe.train.model_copy(update={"ranks": max(1, shards), "sequence_parallel": 1})
+    ranks, most = deepspeed_command.ranks_here(recipe), 1 if asks else max(1, shards)
+    if ranks.count > most:
+        fewer = recipe.train.model_copy(update={"ranks": most, "sequence_parallel": 1})
         ranks = deepspeed_command.ranks_here(recipe.model_copy(update={"train": fewer}))
     return deepspeed_command.start_ranks(ENTRY_POINT, words, ranks, run.root)
 

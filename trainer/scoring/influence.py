@@ -13,13 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import ROOT, Kinds
 from tracestill.data_pipeline.channels import Channel
 from tracestill.data_pipeline.channels.channel import BUILT_IN
 from tracestill.data_pipeline.channels.shards import steps_of
 from tracestill.data_pipeline.tokens.store import TokenStore
-from tracestill.trainer.scoring.packs import Reader
+from tracestill.trainer.scoring.reading import Pack, Source
 
 ANSWER = "answer"
 WHOLE = -1  # stands for the document with all of its steps
@@ -51,7 +50,7 @@ def versions_of(store: TokenStore, document: int, in_trace: np.ndarray, in_answe
 
 
 def influence(
-    reader: Reader,
+    source: Source,
     store: TokenStore,
     documents: range,
     kinds: Kinds,
@@ -60,19 +59,15 @@ def influence(
     tick: Callable[[int], None] = lambda tokens: None,
 ) -> np.ndarray:
     """(S,) float32: of the steps of the documents, one after the other, as the channel of that name has them; NaN for a
-    step without a token, and where there is no answer. Raises InputError naming a document of which the model says what
-    is no number."""
+    step without a token, and where there is no answer. Raises as ``Source.read``."""
     channel = BUILT_IN["influence"]
     counts = steps_of(store, documents)
     first = np.concatenate([[0], np.cumsum(counts)])
     found, whole = channel.blank(int(first[-1])), np.full(len(documents), np.nan)
     versions = (v for d in documents for v in versions_of(store, d, kinds.mask([ROOT]), kinds.mask([ANSWER])))
     for pack in packed(versions, capacity):
-        for version, nll in zip(pack, answer_nll(reader, pack, kinds), strict=True):
+        for version, nll in zip(pack, answer_nll(source, pack, kinds, store.ids), strict=True):
             at = version.document - documents.start
-            if not np.isfinite(nll):
-                told = f"{store.path}: document {store.ids[version.document]}"
-                raise InputError(f"{told}: the model's probability of its answer is no number; its weights are damaged")
             if version.step == WHOLE:
                 whole[at] = nll
             else:
@@ -95,14 +90,15 @@ def packed(versions: Iterator[Version], capacity: int) -> Iterator[list[Version]
         yield pack
 
 
-def answer_nll(reader: Reader, pack: Sequence[Version], kinds: Kinds) -> np.ndarray:
+def answer_nll(source: Source, versions: Sequence[Version], kinds: Kinds, ids: Sequence[str]) -> np.ndarray:
     """(D,) float64: nll of each version's answer, summed over its targets."""
     table = kinds.mask([ANSWER]).astype(np.float32)
-    offsets = np.cumsum([0, *(len(version.tokens) for version in pack)])
-    tokens, of_kind = (np.concatenate([getattr(v, name) for v in pack]) for name in ("tokens", "kinds"))
-    seen, places = reader.read(tokens, of_kind, offsets, table)
-    owner = np.searchsorted(offsets, places, side="right") - 1
-    return np.bincount(owner, weights=seen.nll.double().cpu().numpy(), minlength=len(pack))
+    offsets = np.cumsum([0, *(len(version.tokens) for version in versions)])
+    tokens, of_kind = (np.concatenate([getattr(v, name) for v in versions]) for name in ("tokens", "kinds"))
+    pack = Pack([ids[version.document] for version in versions], tokens, of_kind, offsets, table)
+    nll = source.read(pack).nll.double().cpu().numpy()
+    owner = np.searchsorted(offsets, pack.targets(), side="right") - 1
+    return np.bincount(owner, weights=nll, minlength=len(versions))
 
 
 def tokens_to_read(store: TokenStore, kinds: Kinds, channels: Sequence[Channel], documents: range) -> int:

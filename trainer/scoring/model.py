@@ -17,11 +17,11 @@ from tracestill.trainer.loading.loading import load_tokenizer
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.recipe.settings import StudentConfig
-from tracestill.trainer.scoring.packs import Reader
+from tracestill.trainer.scoring.reading import LocalModel, Source
 from tracestill.trainer.student.student import build_student
 
 
-def open_reader(
+def open_source(
     run: RunDirectory,
     arm: str,
     name: str,
@@ -29,7 +29,30 @@ def open_reader(
     channels: tuple[Channel, ...],
     device: torch.device,
     dtype: torch.dtype,
-) -> Reader:
+) -> tuple[Source, int]:
+    """What reads for scorer ``name``, and how many tokens it takes at a time.
+
+    Raises InputError as ``open_local`` does, and ``ServedModel``.
+    """
+    own = run.for_arm(arm)
+    if own.score[name].server is None:
+        return open_local(run, arm, name, store, channels, device, dtype), own.plan.capacity
+    from tracestill.trainer.scoring.server import REQUEST_TOKENS, ServedModel
+
+    size = (read_manifest(run.stage(arm, "encode")) or {})["vocab_size"]
+    tokenizer = Tokenizer.from_file(str(run.stage(arm, "tokenizer") / "tokenizer.json"))
+    return ServedModel(own.score[name], name, tokenizer, size), REQUEST_TOKENS
+
+
+def open_local(
+    run: RunDirectory,
+    arm: str,
+    name: str,
+    store: TokenStore,
+    channels: tuple[Channel, ...],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> LocalModel:
     """The model of scorer ``name`` on ``device``. Raises InputError if it does not load, does not fit, has another
     vocabulary than the store, or less of it than topk wants."""
     own = run.for_arm(arm)
@@ -70,7 +93,7 @@ def open_reader(
             f"{where}.model: does not fit into the memory of {device}; each rank reads with a whole model (no ZeRO-3 "
             "here): take a quantised one, a GPU with more memory, or a server (score.*.server)"
         ) from error
-    return Reader(student, layout.make_row, ids["pad"], device)
+    return LocalModel(student, layout.make_row, ids["pad"], device)
 
 
 def config_of(own: Recipe, name: str) -> StudentConfig:

@@ -41,8 +41,8 @@ from tracestill.trainer.ranks.rendezvous import NotMet
 from tracestill.trainer.recipe.recipe import MAIN_ARM, imports_of
 from tracestill.trainer.recipe.run_directory import RECIPE, RunDirectory
 from tracestill.trainer.scoring.influence import influence, tokens_to_read
-from tracestill.trainer.scoring.model import open_reader
-from tracestill.trainer.scoring.packs import read_shard
+from tracestill.trainer.scoring.model import open_source
+from tracestill.trainer.scoring.shard import read_shard
 from tracestill.trainer.scoring.summary import counts_of, foreseen, kept_of
 
 WAIT = 0.5  # seconds between two looks for the shards of other ranks
@@ -64,16 +64,16 @@ def score(run: RunDirectory, arm: str, name: str, world: World, watch: Watchdog)
     total = sum(tokens_to_read(store, kinds, channels, writer.shards[number].documents) for number in missing)
     if mine:
         watch.phase("load", 0)
-        reader = open_reader(run, arm, name, store, channels, world.device, world.dtype)
+        source, capacity = open_source(run, arm, name, store, channels, world.device, world.dtype)
         teller = Teller(total, world.ranks, watch, quiet=world.rank != 0)
         of_tokens = [channel for channel in channels if channel.per == "token"]
-        how: Any = {"capacity": own.plan.capacity, "tick": teller.pack}
+        how: Any = {"capacity": capacity, "tick": teller.pack}
         for shard in mine:
             teller.shard = shard
             watch.phase("measure", shard.number)
-            values = read_shard(reader, store, shard.documents, of_tokens, **how) if of_tokens else {}
+            values = read_shard(source, store, shard.documents, of_tokens, **how) if of_tokens else {}
             if len(of_tokens) < len(channels):
-                values["influence"] = influence(reader, store, shard.documents, kinds, **how)
+                values["influence"] = influence(source, store, shard.documents, kinds, **how)
             writer.write(shard, {channel.name: kept_of(store, shard, channel, values) for channel in channels})
     while any(not writer.there(writer.shards[number]) for number in missing):  # longer than a collective would wait
         watch.phase("finish", len(mine))

@@ -15,8 +15,10 @@ from tracestill.data_pipeline.channels.channel import topk
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.trainer.batches.rectangles import layout_for
 from tracestill.trainer.recipe.settings import StudentConfig
+from tracestill.trainer.scoring import reading
 from tracestill.trainer.scoring.influence import influence
-from tracestill.trainer.scoring.packs import Reader, read_shard
+from tracestill.trainer.scoring.reading import LocalModel
+from tracestill.trainer.scoring.shard import read_shard
 from tracestill.trainer.student.student import build_student
 
 KINDS = Kinds()
@@ -56,7 +58,7 @@ def student():
 
 @pytest.fixture(scope="module")
 def reader(student):
-    return Reader(student, layout_for(student.model.config).make_row, 0, CPU)
+    return LocalModel(student, layout_for(student.model.config).make_row, 0, CPU)
 
 
 def plain(student, tokens) -> torch.Tensor:
@@ -120,13 +122,13 @@ def test_influence_of_a_step_is_what_the_answer_loses_without_it(store, student,
 
 
 def test_the_head_looks_at_no_other_token_than_is_asked_for(store, reader, monkeypatch):
-    rows = []
-    import tracestill.trainer.scoring.packs as packs
+    rows, real = [], reading.token_scores
 
-    real = packs.token_scores
-    monkeypatch.setattr(
-        packs, "token_scores", lambda *a, active, **k: rows.append(len(active)) or real(*a, active=active, **k)
-    )
+    def counting(*given, active, **more):
+        rows.append(len(active))
+        return real(*given, active=active, **more)
+
+    monkeypatch.setattr(reading, "token_scores", counting)
     read_shard(reader, store, range(len(store)), topk(3, ("answer",)), 1000)
     assert sum(rows) == store.counts[:, KINDS.id("answer")].sum()
 
@@ -136,7 +138,7 @@ def test_a_model_that_says_no_number_names_the_document(store, student, reader):
     kept = head.detach().clone()
     try:
         head.data[int(store.tokens(4)[3])] = torch.inf
-        with pytest.raises(InputError, match=r"tokens.arrow: document r\d: the model's probability of token \d+ is no"):
+        with pytest.raises(InputError, match=r"document r\d, token \d+: the model's probability of it is no number"):
             read_shard(reader, store, range(len(store)), OF_TOKENS[:1], 1000)
     finally:
         head.data.copy_(kept)
@@ -150,7 +152,7 @@ def test_an_encoder_decoder_is_scored_as_it_is_trained(tmp_path):
             writer.add(f"r{at}", "q", np.concatenate([pair.question, pair.text]), kinds, np.zeros(len(kinds)))
     store = TokenStore(tmp_path / "tokens.arrow")
     student = tiny_pairs.student("t5", seed=3).eval()
-    reader = Reader(student, layout_for(student.model.config, store).make_row, tiny_pairs.PAD, CPU)
+    reader = LocalModel(student, layout_for(student.model.config, store).make_row, tiny_pairs.PAD, CPU)
     found = read_shard(reader, store, range(len(store)), OF_TOKENS[:2], 100)
     model = tiny_pairs.plain_model(student.model, torch.float64).eval()
     for at, pair in enumerate(documents):
