@@ -139,6 +139,8 @@ class ServedModel:
                 self.position(row, token, k, f"{who}, token {at}") if at in wanted else nothing
                 for at, (row, token) in enumerate(zip(rows, tokens, strict=True))
             ]
+        except InputError:  # a ValueError, too
+            raise
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{who}: the answer makes no sense ({type(error).__name__}: {error})") from error
 

@@ -35,7 +35,7 @@ def expected(hidden, head, bias, logit_scale=1.0, softcap=None, chunk_rows=None)
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize(("rows", "vocabulary"), [(13, 31), (7, 300)])
+@pytest.mark.parametrize(("rows", "vocabulary"), [(13, 31), (7, 300), (2, 17_000)])
 def test_every_score_is_that_of_the_whole_distribution(name, rows, vocabulary):
     hidden, head, targets, bias = made(rows, vocabulary)
     options = dict(CASES[name])
