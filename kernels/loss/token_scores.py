@@ -137,9 +137,10 @@ def by_blocks(
         seen.ids.copy_(ids)
         torch.sub(values, lse.unsqueeze(1), out=seen.log_probs)
     if seen.entropy is not None:
-        mean = torch.bmm(p.unsqueeze(1), z.unsqueeze(2)).view(-1)
+        total = p.sum(1)  # 1 but for rounding, which counts as often as logits are large
+        mean = p.mul_(z).sum(1) / total  # torch.sum adds in pairs; a dot product would lose digits
         if not bool(torch.isfinite(mean).all()):  # a logit of -inf: 0 times it is no number
-            mean = (p * z.clamp(min=torch.finfo(z.dtype).min)).sum(1)
+            mean = p.nan_to_num_(nan=0.0).sum(1) / total
         torch.sub(lse, mean, out=seen.entropy).clamp_(min=0)
 
 
