@@ -257,11 +257,16 @@ def inspect_command(
     text: Annotated[
         bool, typer.Option("--text", help="Plain text in spans with what gave each its kind, in place of tokens.")
     ] = False,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="A line a token with what models said of it, where score has run.")
+    ] = False,
 ) -> None:
     """Show documents with their tokens coloured by span kind and their weights, and the plan's statistics.
 
     Example: [cyan]tracestill inspect runs/demo --document 7 --documents 20 --text[/]
     """
+    if text and scores:
+        raise typer.BadParameter("--text and --scores show one document in two ways; leave one out")
     if record is not None and (document or documents > 1):
         raise typer.BadParameter("--record shows all documents of its record; leave --document and --documents out")
     from tracestill.launch.look.inspect_run import Shown, inspect_run
@@ -273,7 +278,7 @@ def inspect_command(
         known = place.recipe.is_dir()
         root = place.run_dir or (place.recipe if known else default_root(place.recipe))
         run = open_run(place.recipe, root, None) if known else RunDirectory.open(root)
-        inspect_run(run, arm, Shown(document, documents, record, text), Terminal())
+        inspect_run(run, arm, Shown(document, documents, record, text, scores), Terminal())
         show_own_stages(run, arm, Terminal())
 
 

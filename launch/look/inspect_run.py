@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tracestill.data_pipeline.guards.visible import one_line, visible
 from tracestill.data_pipeline.tokens.pieces import pieces
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.launch.look.inspect_cut import before_lines, cut_again, said
+from tracestill.launch.look.inspect_scores import channels_of, steps_lines, tokens_table
 from tracestill.launch.look.inspect_text import find_records, text_lines, why_absent
 from tracestill.trainer.preview.table import STYLES, kinds_table, show_warnings
 from tracestill.trainer.recipe.recipe import Recipe
@@ -40,6 +42,7 @@ class Shown:
     count: int = 1
     record: str | None = None
     text: bool = False
+    scores: bool = False  # beside the tokens of training documents
 
 
 def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> None:
@@ -68,6 +71,12 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
                   for d, name in enumerate(store.ids) if record_of(name) == shown.record]  # fmt: skip
         if not chosen:
             raise InputError(f"--record {shown.record}: {why_absent(shown.record, encode, run.stage(arm, 'select'))}")
+    channels = {}
+    if shown.scores:
+        train = next((store for split, store, _ in chosen if split == "train"), None)
+        if train is None:
+            raise InputError(f"--scores: record {shown.record} has no training document, and no other is scored")
+        channels = channels_of(run, arm, train)
     wanted = {record_of(store.ids[document]) for _, store, document in chosen}
     records = find_records(run.stage(arm, "select") / "records.parquet", wanted) if shown.text else {}
     for split, store, document in chosen:
@@ -91,6 +100,10 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
                     (f"{name:<11}", styles[name]), (words, styles[name]), (why and f"   [{why}]", "dim")
                 )
                 console.print(said, soft_wrap=True)
+        elif channels and split == "train":
+            console.print(tokens_table(channels, document, texts, names, styles, partial(text_of, tokenizer)))
+            for line in steps_lines(channels, document):
+                console.print(Text(line), soft_wrap=True)
         elif console.is_terminal:
             console.print(coloured(texts, names, weights, styles), soft_wrap=True)
         else:
@@ -127,6 +140,10 @@ def weights_of(recipe: Recipe, store: TokenStore, document: int) -> np.ndarray:
     """(n,) weights that a built-in weighting gives a document's tokens at the first step."""
     weighting = make_weighting(recipe.weighting, recipe.span_kinds(), recipe.seed)
     return TargetWeights(store, weighting).of_document(document, 0)
+
+
+def text_of(tokenizer: Tokenizer, token: int) -> str:
+    return pieces(tokenizer, [token])[0]
 
 
 def record_of(name: str) -> str:

@@ -17,6 +17,7 @@ from distributed_support import environment
 from fake_run import STUDENT, mini_recipe, run_data_stages
 from forked_command import command
 
+from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.recipe.run_directory import RunDirectory, open_channels
@@ -126,3 +127,17 @@ def test_what_cannot_be_scored_is_refused_in_one_line(data, tmp_path):
     assert "unknown span kind or group 'answr'" in refused("score.base.kinds=[answr]")
     assert "this recipe has no such stage; give it a block `score`" in refused("score={}")
     assert not list(root.glob("arms/traces/score/*/shard-*")), "nothing is left of it"
+
+
+def test_a_document_is_shown_with_what_was_said_of_its_tokens(scored, data):
+    said = command("inspect", scored[0], "--scores", "--document", "2").output
+    lines = said.splitlines()
+    head = next(line.split() for line in lines if "base.nll" in line)
+    assert head == ["token", "kind", "base.nll", "base.rank", "base.topk"]
+    assert any(line.startswith("steps.influence of steps 0 to ") for line in lines)
+    store = TokenStore(scored[0] / "arms/traces/encode/tokens.arrow")
+    of_tokens = lines[lines.index(next(line for line in lines if "base.nll" in line)) + 1 :][: store.lengths[2]]
+    assert "·" in of_tokens[0], "nothing predicts the first token"
+    assert sum(line.split().count("·") == 1 for line in of_tokens[1:]) == sum(store.counts[2]) - store.counts[2][Kinds().id("answer")]
+    words = "holds no channels; run `tracestill score` first"
+    assert words in " ".join(command("inspect", data, "--scores", code=2).output.split())
