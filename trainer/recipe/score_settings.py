@@ -60,6 +60,12 @@ class ScorerConfig(BaseModel):
     kinds: list[Name] | None = Field(
         None, description="kinds, or groups of them, of the tokens whose topk is kept; null: of all"
     )
+    align: Literal["bytes"] | None = Field(
+        None, description="bytes: also a model with another tokenizer, for nll and topk; null: it is refused"
+    )
+    min_coverage: float = Field(
+        0.5, ge=0, le=1, description="with align: the least share of targets that have to be known for it to be done"
+    )
     server: ServerConfig | None = Field(
         None, description="asks a server that has the model, under that name, in place of reading with it here"
     )
@@ -80,6 +86,8 @@ class ScorerConfig(BaseModel):
     def _together(self) -> ScorerConfig:
         if TOPK not in self.channels and (self.kinds is not None or self.k != ENTRIES):
             raise ValueError("k and kinds are for the channel topk; add it, or leave them out")
+        if self.align is not None and (set(self.channels) - {"nll", "topk"} or self.server or self.is_student):
+            raise ValueError("align: bytes is for the channels nll and topk of a model in a directory")
         if self.server is not None and {"entropy"} & set(self.channels):
             raise ValueError("channels: entropy is of a whole distribution, and a server tells the largest of it only")
         if self.server is not None and self.trust_remote_code is not None:

@@ -138,6 +138,9 @@ def test_a_document_is_shown_with_what_was_said_of_its_tokens(scored, data):
     store = TokenStore(scored[0] / "arms/traces/encode/tokens.arrow")
     of_tokens = lines[lines.index(next(line for line in lines if "base.nll" in line)) + 1 :][: store.lengths[2]]
     assert "·" in of_tokens[0], "nothing predicts the first token"
-    assert sum(line.split().count("·") == 1 for line in of_tokens[1:]) == sum(store.counts[2]) - store.counts[2][Kinds().id("answer")]
+    assert (
+        sum(line.split().count("·") == 1 for line in of_tokens[1:])
+        == sum(store.counts[2]) - store.counts[2][Kinds().id("answer")]
+    )
     words = "holds no channels; run `tracestill score` first"
     assert words in " ".join(command("inspect", data, "--scores", code=2).output.split())
