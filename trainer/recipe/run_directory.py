@@ -26,6 +26,9 @@ from tracestill.trainer.weighting import is_out_of_sight, own_module
 
 RECIPE = "recipe.yaml"
 SCORE = "score"
+NOT_TRAINED_BY = {  # blocks in which no channel is named that training reads
+    *(SCORE, "arms", "name", "questions", "sample", "verify", "select", "segment", "encode", "evaluate", "stages"),
+}
 BASE = "student.pretrained"
 # decide whether a stage goes on, not what it writes
 BOUNDS = {"questions.max_rejected", "sample.max_rejected", "sample.max_failed", "select.workers", "encode.workers"}
@@ -226,8 +229,8 @@ class RunDirectory:
 
 
 def scorers_read(recipe: Recipe) -> list[str]:
-    """The scorers of which training reads a channel: some value of the recipe, outside of ``score``, names it."""
-    named = set(texts_in(recipe.model_dump(mode="json", exclude={SCORE, "arms"})))
+    """The scorers of which training reads a channel: some value of what decides training names it."""
+    named = set(texts_in(recipe.model_dump(mode="json", exclude=NOT_TRAINED_BY)))
     return [name for name in recipe.score if any(text.startswith(f"{name}.") for text in named)]
 
 
