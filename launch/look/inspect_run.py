@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import Record
 from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.data_pipeline.channels import Channels
 from tracestill.data_pipeline.documents.encode import STORES
 from tracestill.data_pipeline.granularity import Cut
 from tracestill.data_pipeline.guards.visible import one_line, visible
@@ -71,7 +72,7 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
                   for d, name in enumerate(store.ids) if record_of(name) == shown.record]  # fmt: skip
         if not chosen:
             raise InputError(f"--record {shown.record}: {why_absent(shown.record, encode, run.stage(arm, 'select'))}")
-    channels = {}
+    channels: Mapping[str, Channels] = {}
     if shown.scores:
         train = next((store for split, store, _ in chosen if split == "train"), None)
         if train is None:

@@ -83,8 +83,8 @@ def gather(run: RunDirectory, works: Sequence[Work]) -> dict[str, Any]:
             arms[arm][stage_name] = held[directory] if current.get(directory) else None
     gathered = {arm: gather_arm(run, arm, manifests) for arm, manifests in arms.items()}
     for arm in arm_names:
-        places = run.scores(arm)
-        gathered[arm]["scores"] = {name: scorer_of(held[at]) for name, at in places.items() if current.get(at)}
+        at = run.scores(arm)
+        gathered[arm]["scores"] = {name: scorer_of(held[path]) for name, path in at.items() if current.get(path)}
     known: dict[Path, Any] = {}  # arms that select alike share it
     for arm, manifests in arms.items():
         places = run.stage(arm, "sample"), run.stage(arm, "select")

@@ -164,7 +164,8 @@ class RunDirectory:
         own = self.for_arm(arm)
         scorer, student = own.score[name], own.student
         config: dict[str, Any] = {"scorer": scorer.identity()}
-        field, model, trusted = "scorer.model", Path(scorer.model), scorer.trust_remote_code
+        model: Path | None = Path(scorer.model)
+        field, trusted = "scorer.model", scorer.trust_remote_code
         if scorer.is_student:
             config["student"] = student.model_dump(mode="json", include={"config", "pretrained", "trust_remote_code"})
             config["seed"] = own.seed if student.pretrained is None else None

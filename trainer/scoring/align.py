@@ -59,7 +59,7 @@ class Translation:
         text = {held: i for i, held in self.bytes.items() if not self.is_control[i]}
         self.begins = ends.get("bos") if theirs.encode("a").ids[:1] == [ends.get("bos")] else None
         self.counterpart = np.full(len(self.their_lengths), -1, np.int64)
-        for i in sorted(their_bytes, key=lambda i: theirs.id_to_token(i).startswith("<0x")):  # bytes come last
+        for i in sorted(their_bytes, key=lambda i: str(theirs.id_to_token(i)).startswith("<0x")):  # bytes come last
             held = text.pop(their_bytes[i], None) if i not in named.values() else None
             if held is not None:
                 self.counterpart[i] = held
