@@ -51,7 +51,7 @@ app = typer.Typer(
 A [bold]recipe[/] (YAML) says everything a run does. A run passes through up to eight [bold]stages[/]. Each writes one
 directory of the run, and is skipped while its config and inputs are unchanged:
 
-sample → select → encode → [score] → plan → train → evaluate → report""",
+sample → select → encode → score → plan → train → evaluate → report""",
     epilog=EPILOG,
     no_args_is_help=True,
     rich_markup_mode="rich",
