@@ -27,7 +27,7 @@ from tracestill.data_pipeline.guards.visible import one_line, visible
 from tracestill.data_pipeline.tokens.pieces import pieces
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.launch.look.inspect_cut import before_lines, cut_again, said
-from tracestill.launch.look.inspect_scores import channels_of, steps_lines, tokens_table
+from tracestill.launch.look.inspect_scores import channels_of, steps_lines, token_lines
 from tracestill.launch.look.inspect_text import find_records, text_lines, why_absent
 from tracestill.trainer.preview.table import STYLES, kinds_table, show_warnings
 from tracestill.trainer.recipe.recipe import Recipe
@@ -102,7 +102,8 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
                 )
                 console.print(said, soft_wrap=True)
         elif channels and split == "train":
-            console.print(tokens_table(channels, document, texts, names, styles, partial(text_of, tokenizer)))
+            for words in token_lines(channels, document, texts, names, styles, partial(text_of, tokenizer)):
+                console.print(words, soft_wrap=True)
             for line in steps_lines(channels, document):
                 console.print(Text(line), soft_wrap=True)
         elif console.is_terminal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from rich.table import Table
+from rich.cells import cell_len
 from rich.text import Text
 
 from tracestill.data_pipeline.base.errors import InputError
@@ -24,33 +24,37 @@ def channels_of(run: RunDirectory, arm: str, store: TokenStore) -> Mapping[str, 
     return open_channels(run, arm, store)
 
 
-def tokens_table(
+def token_lines(
     channels: Mapping[str, Channels],
     document: int,
     texts: Sequence[str],
     names: Sequence[str],  # kinds
     styles: Mapping[str, str],
     text_of: Callable[[int], str],  # of a token's id
-) -> Table:
-    """A row a token: its text, kind, and the value of each channel; ``·`` where nothing is known."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("token", header_style="dim", no_wrap=True)
-    table.add_column("kind", header_style="dim", no_wrap=True)
-    columns: list[list[str]] = []
+) -> list[Text]:
+    """A heading, and a line a token: its text, kind, and the value of each channel; ``·`` where nothing is known. As
+    long as they have to be, whatever the terminal's width."""
+    columns = [["token", *map(one_line, texts)], ["kind", *names]]
     for scorer, held in channels.items():
         for name, channel in held.channels.items():
-            if channel.per == "token" and name != "topk_logprobs":
-                values = held.of(name, document)
-                best = name == "topk_ids"
-                columns.append(
-                    most_likely(values, held.of("topk_logprobs", document), text_of) if best else numbers(values)
-                )
-                title, side = f"{scorer}.{'topk' if best else name}", "left" if best else "right"
-                table.add_column(title, header_style="dim", no_wrap=True, justify=side)  # type: ignore[arg-type]
-    for at, (text, kind) in enumerate(zip(texts, names, strict=True)):
-        cells = [column[at] for column in columns]
-        table.add_row(Text(one_line(text), styles[kind]), Text(kind, styles[kind]), *cells)
-    return table
+            if channel.per != "token" or name == "topk_logprobs":
+                continue
+            values = held.of(name, document)
+            if name == "topk_ids":
+                columns.append([f"{scorer}.topk", *most_likely(values, held.of("topk_logprobs", document), text_of)])
+            else:
+                columns.append([f"{scorer}.{name}", *numbers(values)])
+    padded = []
+    for column in columns:
+        width = max(map(cell_len, column))
+        padded.append([cell + " " * (width - cell_len(cell)) for cell in column])
+    lines = []
+    for at, cells in enumerate(zip(*padded, strict=True)):
+        style = styles[names[at - 1]] if at else "dim"
+        lines.append(
+            Text.assemble(("  ".join(cells[:2]), style), ("  " + "  ".join(cells[2:]).rstrip(), "" if at else style))
+        )
+    return lines
 
 
 def numbers(values: np.ndarray) -> list[str]:

@@ -96,16 +96,20 @@ def test_both_vocabularies_know_their_bytes():
     assert theirs[THEIRS.token_to_id("<0x41>")] == b"A"
 
 
-def chained(student, ids: list[int], first: int, last: int) -> float:
-    """nll of a stretch of the model's own tokens, in float64, by transformers alone."""
-    model = copy.deepcopy(student.model)
+@pytest.fixture(scope="module")
+def plain(student):
+    """Ids of the model's own -> (n, V) float64 log-probabilities of what follows each, by transformers alone."""
+    model = copy.deepcopy(student.model).double()
     model.config._attn_implementation = model.model.config._attn_implementation = "eager"
-    with torch.no_grad():
-        log_p = model.double()(torch.tensor([ids])).logits[0].log_softmax(-1)
-    return -sum(float(log_p[at - 1, ids[at]]) for at in range(first, last + 1))
+
+    def log_p(ids: list[int]) -> torch.Tensor:
+        with torch.no_grad():
+            return model(torch.tensor([ids])).logits[0].log_softmax(-1)
+
+    return log_p
 
 
-def test_a_token_has_the_chained_probability_of_its_bytes_and_no_other_has_any(store, student, source):
+def test_a_token_has_the_chained_probability_of_its_bytes_and_no_other_has_any(store, plain, source):
     found = read_shard(source, store, range(len(store)), (BUILT_IN["nll"], *topk(6)), 1000)
     tokens, ids = store.tokens(0).tolist(), [1, *THEIRS.encode("fg", add_special_tokens=False).ids, 3]
     body = THEIRS.encode(TEXTS[0], add_special_tokens=False)
@@ -130,23 +134,22 @@ def test_a_token_has_the_chained_probability_of_its_bytes_and_no_other_has_any(s
     }
     assert names.index("Ġe") not in known, "it ends inside of ' ef'"
     assert names.index("<only>") not in known, "the model has no such symbol"
+    log_p = plain(ids)
     for at, (first, last) in expected.items():
-        assert known[at] == pytest.approx(chained(student, ids, first, last), rel=2e-3), names[at]
+        nll = -sum(float(log_p[i - 1, ids[i]]) for i in range(first, last + 1))
+        assert known[at] == pytest.approx(nll, rel=2e-3), names[at]
     both = {i for i in range(len(tokens)) if found["topk_ids"][i][0] >= 0}
     assert set(known) <= both
     assert names.index("Ġe") in both, "the model begins a token there"
 
 
-def test_candidates_are_those_with_the_same_bytes_and_the_rest_is_left(store, student, source):
+def test_candidates_are_those_with_the_same_bytes_and_the_rest_is_left(store, plain, source):
     found = read_shard(source, store, range(1), topk(6, ("answer",)), 1000)
     at = next(i for i in range(len(store.tokens(0))) if KINDS.names[store.kinds(0)[i]] == "answer")
     ours, theirs = token_bytes(OURS), token_bytes(THEIRS)
-    model = copy.deepcopy(student.model).double()
-    model.config._attn_implementation = model.model.config._attn_implementation = "eager"
     before = [1, *THEIRS.encode("fg", add_special_tokens=False).ids, 3]
     before += [*THEIRS.encode(TEXTS[0]).ids, *THEIRS.encode("<only>").ids]
-    with torch.no_grad():
-        log_p = model(torch.tensor([before])).logits[0, -1].log_softmax(-1)
+    log_p = plain(before)[-1]
     best = log_p.topk(12)
     same = {held: i for i, held in ours.items() if i > 3} | {b"<think>": 2, b"<eos>": 1, b"<bos>": 0}
     twice = {i for i in theirs if THEIRS.id_to_token(i).startswith("<0x") and chr(theirs[i][0]) in LETTERS}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import tiny_pairs
@@ -61,14 +63,17 @@ def reader(student):
     return LocalModel(student, layout_for(student.model.config).make_row, 0, CPU)
 
 
-def plain(student, tokens) -> torch.Tensor:
-    """(n - 1, V) float64 log-probabilities of a document's targets, by transformers alone."""
-    import copy
-
-    model = copy.deepcopy(student.model)
+@pytest.fixture(scope="module")
+def plain(student):
+    """(n,) tokens -> (n - 1, V) float64 log-probabilities of a document's targets, by transformers alone."""
+    model = copy.deepcopy(student.model).double()
     model.config._attn_implementation = model.model.config._attn_implementation = "eager"
-    with torch.no_grad():
-        return model.double()(torch.as_tensor(np.array(tokens))[None].long()).logits[0, :-1].log_softmax(-1)
+
+    def log_p(tokens) -> torch.Tensor:
+        with torch.no_grad():
+            return model(torch.as_tensor(np.array(tokens))[None].long()).logits[0, :-1].log_softmax(-1)
+
+    return log_p
 
 
 def of_document(store, values, document):
@@ -77,11 +82,11 @@ def of_document(store, values, document):
 
 
 @pytest.mark.parametrize("capacity", [1000, 40, 1])
-def test_every_channel_of_every_document_in_a_pack_is_that_of_it_alone(store, student, reader, capacity):
+def test_every_channel_of_every_document_in_a_pack_is_that_of_it_alone(store, plain, reader, capacity):
     found = read_shard(reader, store, range(len(store)), OF_TOKENS, capacity)
     kept = KINDS.mask(["derive", "answer"])
     for document in range(len(store)):
-        tokens, log_p = store.tokens(document), plain(student, store.tokens(document))
+        tokens, log_p = store.tokens(document), plain(store.tokens(document))
         own = {name: of_document(store, values, document) for name, values in found.items()}
         assert all(np.isnan(own[name][0]) for name in ("nll", "entropy", "top1")), "the first token is not predicted"
         assert own["rank"][0] == 2**32 - 1
@@ -98,7 +103,7 @@ def test_every_channel_of_every_document_in_a_pack_is_that_of_it_alone(store, st
                 np.testing.assert_allclose(own["topk_logprobs"][at], best.values.numpy(), rtol=2e-3, atol=2e-3)
 
 
-def test_influence_of_a_step_is_what_the_answer_loses_without_it(store, student, reader):
+def test_influence_of_a_step_is_what_the_answer_loses_without_it(store, plain, reader):
     found = influence(reader, store, range(len(store)), KINDS, capacity=60)
     at = 0
     trace, answer = KINDS.mask(["trace"]), KINDS.id("answer")
@@ -106,7 +111,7 @@ def test_influence_of_a_step_is_what_the_answer_loses_without_it(store, student,
         tokens, kinds, steps = store.tokens(document), store.kinds(document), store.steps(document)
 
         def nll(left, tokens=tokens, kinds=kinds) -> float:
-            log_p, of_kind, chosen = plain(student, tokens[left]), kinds[left][1:], tokens[left][1:]
+            log_p, of_kind, chosen = plain(tokens[left]), kinds[left][1:], tokens[left][1:]
             return -sum(float(log_p[i, int(t)]) for i, t in enumerate(chosen) if of_kind[i] == answer)
 
         count = int(steps.max()) + 1
