@@ -24,7 +24,7 @@ def split(name: str) -> tuple[str, str]:
 
 
 def single(name: str) -> str:
-    """A name, if its channel is a built-in one of one number a token, or a step. Raises ValueError naming the nearest."""
+    """A name, if its channel is built in and of one number a token, or a step. Raises ValueError naming the nearest."""
     _, channel = split(name)
     if channel not in BUILT_IN:
         raise ValueError(
@@ -61,7 +61,7 @@ def floats(values: np.ndarray, channel: Channel) -> np.ndarray:
 
 
 class OfDocument(Mapping[str, np.ndarray]):
-    """A document's channels by name, each read when it is asked for: (n,) of its tokens, or (steps,); see ``floats``."""
+    """A document's channels by name, read when they are asked for: (n,) of its tokens, or (steps,); see ``floats``."""
 
     def __init__(self, scores: Scores, document: int) -> None:
         self.scores, self.document = scores, document

@@ -3,8 +3,10 @@
 
     w_i = weights[kind_i] * f(x_i)      for targets i of ``kinds`` of which the channel says x_i; else weights[kind_i]
 
-    how: hard          f = 1 on the kept side of ``threshold``, or of the quantile that keeps ``share``; else ``otherwise``
-    how: rank          f = share of the targets that x_i exceeds (keep: above) or that exceed it (below); the mean is 1/2
+    how: hard          f = 1 on the kept side of ``threshold``, or of the quantile that keeps ``share``, else
+                           ``otherwise``
+    how: rank          f = share of the targets that x_i exceeds (keep: above), or that exceed x_i (below); its mean
+                           is 1/2
     how: proportional  f = max(x_i, 0) / its mean
     how: probability   f = exp(-|x_i|): of nll and top1 a probability, of entropy one over the choices it comes to
 

@@ -31,8 +31,8 @@ class ByChannelOptions(WeightingOptions):
     otherwise: float = Field(0.0, ge=0, allow_inf_nan=False, description="of hard: factor of a target that is not kept")
     control: Literal["off", "store", "document"] = Field(
         "off",
-        description="the same amount at random. store: of each kind the same share of all targets; document: as many of "
-        "each kind in each document. true: store",
+        description="the same amount at random. store: of each kind the same share of all targets; document: as many "
+        "of each kind in each document. true: store",
     )
 
     @model_validator(mode="before")
