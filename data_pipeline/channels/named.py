@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -31,6 +31,11 @@ def single(name: str) -> str:
             f"'{name}': one number a token or step is needed, not '{channel}'{nearest(channel, [*BUILT_IN])}"
         )
     return name
+
+
+def scorers_of(names: Iterable[str]) -> list[str]:
+    """The scorers of these channels, each once."""
+    return list(dict.fromkeys(split(name)[0] for name in names))
 
 
 def check_offered(name: str, offered: Mapping[str, Sequence[str]]) -> None:

@@ -68,6 +68,7 @@ class ByChannel(SpanWeighting):
         self.row_of_kind[self.counted] = np.arange(len(self.counted))
         self.pool_of_row = np.repeat(np.arange(len(self.pools)), [len(ids) for ids in self.pools.values()])
         self._table: tuple[Any, np.ndarray] | None = None
+        self._by_kind: np.ndarray | None = None  # of that table
 
     @classmethod
     def channels(cls, options: Any) -> tuple[str, ...]:
@@ -92,6 +93,7 @@ class ByChannel(SpanWeighting):
         key = [options.number(field, name, step) for name in self.pools] if field else []
         if self._table is None or self._table[0] != key:
             self._table = key, np.stack([self.row(pool, field, key) for pool in range(len(self.pools))])
+            self._by_kind = None
         return self._table[1]
 
     def row(self, pool: int, field: str | None, numbers: list[float]) -> np.ndarray:
@@ -115,8 +117,11 @@ class ByChannel(SpanWeighting):
 
     def by_kind(self, step: int) -> np.ndarray:
         """(R,) float64: mean of f over the known targets of each kind: of ``hard`` the share that is kept."""
-        counts = self.histogram.counts
-        return (counts * self.table(step)[self.pool_of_row]).sum(axis=1) / np.maximum(counts.sum(axis=1), 1)
+        table, counts = self.table(step), self.histogram.counts
+        if self._by_kind is None:
+            sums = np.array([row @ table[pool] for row, pool in zip(counts, self.pool_of_row, strict=True)])
+            self._by_kind = sums / np.maximum(self.histogram.known, 1)
+        return self._by_kind
 
     def tokens(self, document: Document, step: int) -> np.ndarray:
         options, row = self.options, self.row_of_kind[document.kinds]
