@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tracestill.data_pipeline.base.kinds import ROOT, Kinds
 from tracestill.data_pipeline.channels.named import Scores, by_token, floats, named, single, split
@@ -41,15 +41,18 @@ class DocumentScore(BaseModel):
     def _single(cls, channel: str) -> str:
         return single(channel)
 
+    @model_validator(mode="after")
+    def _of_ranks(self) -> DocumentScore:
+        scorer, channel = split(self.channel)
+        if self.by == "rank_surprisal" and channel != "rank":
+            raise ValueError(f"by: rank_surprisal is of ranks; set channel: {scorer}.rank")
+        return self
+
     @property
     def channels(self) -> tuple[str, ...]:
-        """SCORER.CHANNEL of all that it reads. Raises ValueError if it is a ratio of ranks and reads none."""
-        scorer, channel = split(self.channel)
-        if self.by != "rank_surprisal":
-            return (self.channel,)
-        if channel != "rank":
-            raise ValueError(f"by: rank_surprisal is of ranks; set channel: {scorer}.rank")
-        return self.channel, f"{scorer}.nll"
+        """SCORER.CHANNEL of all that it reads."""
+        more = (f"{split(self.channel)[0]}.nll",) if self.by == "rank_surprisal" else ()
+        return self.channel, *more
 
     def __str__(self) -> str:
         return f"{self.by} of {self.channel} over {', '.join(self.of)}"

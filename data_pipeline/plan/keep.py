@@ -58,6 +58,8 @@ def choose(
     drawn[shuffled(np.random.Philox(key=np.array([seed, DRAW], np.uint64)), n).view(np.int64)] = np.arange(n)
     known, kept, told = ~np.isnan(numbers), np.ones(n, bool), {}
     random = config.control == "random"
+    if not known.any():
+        raise InputError(f"plan.keep: nothing is known of any document by {config}; change channel or of")
     if config.between is not None:
         inside, edges = in_band(config, numbers, questions, drawn, random=random)
         told[OUTSIDE] = int((~inside).sum())
@@ -110,8 +112,6 @@ def in_band(
     )
     there = np.flatnonzero(counts)
     means = sums[there] / counts[there]
-    if not len(means):
-        return np.ones(len(numbers), bool), []
     low, high = np.quantile(means, config.between, method="inverted_cdf")
     inside = (means >= low) & (means <= high)
     if random:

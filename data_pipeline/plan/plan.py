@@ -90,7 +90,7 @@ class PlanConfig(BaseModel, extra="forbid"):
 
     @property
     def channels(self) -> list[str]:
-        """SCORER.CHANNEL of what keep and order read. Raises ValueError as ``DocumentScore.channels``."""
+        """SCORER.CHANNEL of what keep and order read."""
         scores = [score for score in (self.keep, self.order.by) if isinstance(score, DocumentScore)]
         return list(dict.fromkeys(name for score in scores for name in score.channels))
 
@@ -187,8 +187,8 @@ class Planner:
         columns: Columns | None = None,
         said: Said | None = None,
     ) -> None:
-        """``columns``, ``said``: what is known of documents, for what the config needs. Raises InputError if there is no
-        document, one is empty or longer than the capacity (the stage that encodes applies ``config.overlong``), or
+        """``columns``, ``said``: what is known of documents, for what the config needs. Raises InputError if there is
+        no document, one is empty or longer than the capacity (the stage that encodes applies ``config.overlong``), or
         keep, mixture or order do not fit them."""
         self.lengths, self.config, self.seed = np.asarray(lengths), config, seed
         check_lengths(self.lengths, config.capacity)

@@ -1,4 +1,4 @@
-"""The plans in the page: packs, filling and balance of each arm's epochs, choices, the parts of mixtures, and orders."""
+"""The plans in the page: packs, filling and balance of each arm's epochs; choices, parts of mixtures, and orders."""
 
 from __future__ import annotations
 

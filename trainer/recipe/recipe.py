@@ -18,6 +18,7 @@ from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds, nearest
 from tracestill.data_pipeline.channels.named import check_offered
+from tracestill.data_pipeline.channels.statistics import DocumentScore
 from tracestill.data_pipeline.documents.encode import EncodeConfig
 from tracestill.data_pipeline.granularity import own_module as keeping
 from tracestill.data_pipeline.guards import secret, strict_yaml
@@ -113,7 +114,13 @@ class Recipe(BaseModel):
                 self.check_channels(channels_of(self.weighting))
             except ValueError as error:
                 raise ValueError(f"weighting: {error}") from error
-        self.check_channels(self.plan.channels, "plan: ")
+        for field, score in (("keep", self.plan.keep), ("order.by", self.plan.order.by)):
+            if isinstance(score, DocumentScore):
+                try:
+                    kinds.mask(score.of)
+                    self.check_channels(score.channels)
+                except ValueError as error:
+                    raise ValueError(f"plan.{field}: {error}") from error
         for name, scorer in self.score.items():
             try:
                 kinds.mask(scorer.kinds or [])
@@ -146,14 +153,11 @@ class Recipe(BaseModel):
                 raise ValueError(f"arms.{arm}.{key}: arms of a run share it; use a recipe of its own instead")
         return self
 
-    def check_channels(self, names: Iterable[str], where: str = "") -> None:
+    def check_channels(self, names: Iterable[str]) -> None:
         """Raise ValueError naming the nearest scorer, or channel of it, if ``score`` writes no such channel."""
         offered = {scorer: [channel.name for channel in of.written()] for scorer, of in self.score.items()}
         for name in names:
-            try:
-                check_offered(name, offered)
-            except ValueError as error:
-                raise ValueError(f"{where}{error}") from error
+            check_offered(name, offered)
 
     def span_kinds(self) -> Kinds:
         return Kinds.with_extra(self.kinds)
