@@ -15,6 +15,7 @@ from tracestill.data_pipeline.channels.named import Scores, by_token, floats, na
 from tracestill.data_pipeline.channels.shards import shards_of
 
 CODES = 1 << 16
+AT_A_TIME = 1 << 20  # tokens
 
 
 def codes_of(values: np.ndarray) -> np.ndarray:
@@ -59,7 +60,7 @@ def histogram(
     channels, channel = named(scores, name)
     store, rows = channels.store, int(row_of_kind.max()) + 1
     counts, unknown = np.zeros((rows, CODES), np.int64), np.zeros(rows, np.int64)
-    for shard in shards_of(store.lengths):
+    for shard in shards_of(store.lengths, AT_A_TIME):
         parts = []
         for document in shard.documents:
             kinds = store.kinds(document)

@@ -36,7 +36,7 @@ def write_scores(run: RunDirectory, arm: str, said: Said) -> dict[str, Channels]
     store, found = TokenStore(encode / "tokens.arrow", run.for_arm(arm).span_kinds()), {}
     for name, directory in run.scores(arm).items():
         config, inputs = run.score_stage(arm, name)
-        channels = run.for_arm(arm).score[name].written()
+        channels = [BUILT_IN[channel] for channel in run.for_arm(arm).score[name].channels]
         writer = ChannelWriter(directory, store, channels, config, inputs)
         for shard in writer.missing():
             values = [said(store, document) for document in shard.documents]

@@ -155,7 +155,7 @@ class Recipe(BaseModel):
 
     def check_channels(self, names: Iterable[str]) -> None:
         """Raise ValueError naming the nearest scorer, or channel of it, if ``score`` writes no such channel."""
-        offered = {scorer: [channel.name for channel in of.written()] for scorer, of in self.score.items()}
+        offered = {name: scorer.channels for name, scorer in self.score.items()}
         for name in names:
             check_offered(name, offered)
 
