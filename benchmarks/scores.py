@@ -69,6 +69,10 @@ def settings_of(wanted: argparse.Namespace, seed: int) -> list[str]:
     return [f"seed={seed}", *SMALL, *(QUICK if wanted.quick else [])]
 
 
+def length(steps: int) -> list[str]:
+    return [f"train.steps={steps}", f"train.warmup={steps // 10}"]
+
+
 def train(wanted: argparse.Namespace, place: Path, seed: int) -> RunDirectory:
     """Both trainings of a seed: the student that everybody starts from, and the arms."""
     place.mkdir(parents=True, exist_ok=True)
@@ -77,17 +81,13 @@ def train(wanted: argparse.Namespace, place: Path, seed: int) -> RunDirectory:
         shutil.copyfile(wanted.recipe, recipe)
         shutil.copyfile(PARTS, place / PARTS.name)
     settings = settings_of(wanted, seed)
-    run(recipe, place / BEFORE, [*settings, f"train.steps={wanted.before}", "arms={}"])
-    student = RunDirectory.open(place / BEFORE).stage(MAIN_ARM, "train") / "export"
-    arms = {name: {"weighting": weighting} for name, weighting in ARMS.items()}
+    run(recipe, place / BEFORE, [*settings, *length(wanted.before), "arms={}"])
+    student = (RunDirectory.open(place / BEFORE).stage(MAIN_ARM, "train") / "export").resolve()
+    arms: dict[str, Any] = {name: {"weighting": weighting} for name, weighting in ARMS.items()}
     arms[BEFORE] = {"train": "none"}
-    more = [f"student={json.dumps({'pretrained': str(student.resolve())})}", f"train.steps={wanted.steps}"]
-    more += [
-        f"encode.tokenizer.path={student.resolve()}",
-        f"train.lr={wanted.lr}",
-        f"train.warmup={wanted.steps // 20}",
-    ]
-    run(recipe, place / "arms", [*settings, *more, f"score={json.dumps(SCORE)}", f"arms={json.dumps(arms)}"])
+    more = [f"student={json.dumps({'pretrained': str(student)})}", f"encode.tokenizer.path={student}"]
+    more += [*length(wanted.steps), f"train.lr={wanted.lr}", f"score={json.dumps(SCORE)}", f"arms={json.dumps(arms)}"]
+    run(recipe, place / "arms", [*settings, *more])
     return RunDirectory.open(place / "arms")
 
 
@@ -163,11 +163,11 @@ def claims_of(rows: list[dict[str, Any]], found: dict[str, Any]) -> list[dict[st
     """That the comparison is one of equals; what it came to is for the table."""
     about = [one for row in rows for one in row["about"].values()]
     plans = [len({json.dumps(one["plan"]) for one in row["about"].values()}) for row in rows]
+    steps = [one["steps"] for one in about]
     claims = [
         claim("different plans within a seed", max(plans), "<=", 1),
-        claim("most over fewest steps of an arm", max(one["steps"] for one in about) / min(one["steps"] for one in about),
-              "<=", 1),
-    ]  # fmt: skip
+        claim("most over fewest steps of an arm", max(steps) / min(steps), "<=", 1),
+    ]
     for arm, control in CONTROL.items():
         difference = abs(found[arm]["share_of_trace"] - found[control]["share_of_trace"])
         claims.append(claim(f"{arm}: weighted share of the trace, distance from {control}'s", difference, "<=", 0.01))

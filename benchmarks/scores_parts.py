@@ -1,4 +1,4 @@
-"""A weighting of the benchmark's own: the beginning, or the end, of each trace. Copied beside the recipe by scores.py."""
+"""A weighting of the benchmark's own: the beginning or the end of each trace. scores.py copies it beside its recipe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class PartOptions(WeightingOptions):
 
 
 class Part(SpanWeighting):
-    """w_i = weights[kind_i] * (1 if i is among the first (last) ceil(share * m) of the trace's m tokens, or outside)."""
+    """w_i = weights[kind_i] * (1 if i is outside of the trace or among its first (last) ceil(share * m) of m tokens)."""
 
     Options: ClassVar[type[BaseModel]] = PartOptions
 
