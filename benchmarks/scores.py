@@ -85,7 +85,10 @@ def train(wanted: argparse.Namespace, place: Path, seed: int) -> RunDirectory:
     student = (RunDirectory.open(place / BEFORE).stage(MAIN_ARM, "train") / "export").resolve()
     arms: dict[str, Any] = {name: {"weighting": weighting} for name, weighting in ARMS.items()}
     arms[BEFORE] = {"train": "none"}
-    more = [f"student={json.dumps({'pretrained': str(student)})}", f"encode.tokenizer.path={student}"]
+    more = [
+        f"student={json.dumps({'pretrained': str(student)})}",
+        f"encode.tokenizer={json.dumps({'path': str(student)})}",
+    ]
     more += [*length(wanted.steps), f"train.lr={wanted.lr}", f"score={json.dumps(SCORE)}", f"arms={json.dumps(arms)}"]
     run(recipe, place / "arms", [*settings, *more])
     return RunDirectory.open(place / "arms")

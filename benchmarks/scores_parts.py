@@ -17,7 +17,7 @@ class PartOptions(WeightingOptions):
 
 
 class Part(SpanWeighting):
-    """w_i = weights[kind_i] * (1 if i is outside of the trace or among its first (last) ceil(share * m) of m tokens)."""
+    """w_i = weights[kind_i] * (1 if i is outside the trace or among its first (last) ceil(share * m) tokens of m)."""
 
     Options: ClassVar[type[BaseModel]] = PartOptions
 
