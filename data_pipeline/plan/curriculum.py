@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.channels.statistics import DocumentScore, Said
+from tracestill.data_pipeline.channels.document_scores import DocumentScore, Said
 from tracestill.data_pipeline.guards.names import Name
 from tracestill.data_pipeline.plan.mixture import LENGTH
 from tracestill.data_pipeline.tokens.columns import Columns

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.channels.statistics import DocumentScore
+from tracestill.data_pipeline.channels.document_scores import DocumentScore
 from tracestill.data_pipeline.plan.order import shuffled
 
 QUESTION = "question_id"  # the column
@@ -46,7 +46,7 @@ class KeepConfig(DocumentScore):
 
 def choose(
     config: KeepConfig,
-    numbers: np.ndarray,  # (N,) float64: see ``channels.statistics``
+    numbers: np.ndarray,  # (N,) float64: see ``channels.document_scores``
     questions: np.ndarray,  # (N,) int64: which question each document is of, from 0
     seed: int,
 ) -> tuple[np.ndarray, dict[str, Any]]:

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.channels.statistics import DocumentScore, Said
+from tracestill.data_pipeline.channels.document_scores import DocumentScore, Said
 from tracestill.data_pipeline.plan import curriculum
 from tracestill.data_pipeline.plan.arrange import arrange
 from tracestill.data_pipeline.plan.curriculum import OrderConfig

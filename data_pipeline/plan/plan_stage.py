@@ -13,8 +13,8 @@ import numpy as np
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.stage import output_digest, read_manifest, stage
 from tracestill.data_pipeline.channels import Channels
+from tracestill.data_pipeline.channels.document_scores import of_documents
 from tracestill.data_pipeline.channels.named import scorers_of
-from tracestill.data_pipeline.channels.statistics import of_documents
 from tracestill.data_pipeline.plan.keep import BEYOND, OUTSIDE
 from tracestill.data_pipeline.plan.plan import PlanConfig, Planner, save_plan
 from tracestill.data_pipeline.tokens.columns import FILE, Columns

@@ -140,14 +140,15 @@ class Batches:
         return [MicroStep(row, scale, documents) for row, documents in zip(rows, mine, strict=True)], weight_sum
 
     def row(self, documents: np.ndarray, weights: PackWeights) -> PackedBatch:
-        flat, table = self.store.gather(documents)[:3], weights.counted.table
-        row_of_weights = partial(self.make_row, *flat, pad_id=self.pad_id, device=self.device)
-        part = {"part": self.part, "parts": self.parts}
-        row = row_of_weights(weights.by_document, table, token_weights=weights.by_token, **part)
+        tokens, kinds, offsets, _ = self.store.gather(documents)
+        more = {"token_weights": weights.by_token, "part": self.part, "parts": self.parts}
+        table = weights.counted.table
+        row = self.make_row(tokens, kinds, offsets, weights.by_document, table, self.pad_id, self.device, **more)
         if (nll := self.weights.reference_nll(documents)) is None:
             return row
-        ones = np.ones(len(documents)), np.ones_like(table)  # laid out as weights of tokens are
-        return replace(row, reference_nll=row_of_weights(*ones, token_weights=nll, **part).loss_weight)
+        ones, more["token_weights"] = (np.ones(len(documents)), np.ones_like(table)), nll  # laid out as weights are
+        laid = self.make_row(tokens, kinds, offsets, *ones, self.pad_id, self.device, **more)
+        return replace(row, reference_nll=laid.loss_weight)
 
 
 def row_length(tokens: int, parts: int = 1) -> int:

@@ -17,8 +17,8 @@ from tracestill.data_pipeline.answers.verifier import own_module as verifying
 from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds, nearest
+from tracestill.data_pipeline.channels.document_scores import DocumentScore
 from tracestill.data_pipeline.channels.named import check_offered
-from tracestill.data_pipeline.channels.statistics import DocumentScore
 from tracestill.data_pipeline.documents.encode import EncodeConfig
 from tracestill.data_pipeline.granularity import own_module as keeping
 from tracestill.data_pipeline.guards import secret, strict_yaml

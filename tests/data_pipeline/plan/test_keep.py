@@ -13,7 +13,7 @@ from scored_run import made_up, write_channels
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.stage import read_manifest, stage
-from tracestill.data_pipeline.channels.statistics import DocumentScore, of_documents
+from tracestill.data_pipeline.channels.document_scores import DocumentScore, of_documents
 from tracestill.data_pipeline.plan import plan_stage
 from tracestill.data_pipeline.plan.keep import BEYOND, OUTSIDE, KeepConfig, choose, words
 from tracestill.data_pipeline.plan.plan import PlanConfig, load_plan

@@ -10,9 +10,9 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.stage import stage
 from tracestill.data_pipeline.channels import Channels
+from tracestill.data_pipeline.channels.document_scores import DocumentScore, of_documents
 from tracestill.data_pipeline.channels.histogram import KNOWN, VALUES, codes_of, edge_of, histogram
 from tracestill.data_pipeline.channels.named import OfDocument, check_offered, named, single
-from tracestill.data_pipeline.channels.statistics import DocumentScore, of_documents
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 
 KINDS = Kinds()
