@@ -56,7 +56,8 @@ def choose(
     """
     n, drawn = len(numbers), np.zeros(len(numbers), np.int64)
     drawn[shuffled(np.random.Philox(key=np.array([seed, DRAW], np.uint64)), n).view(np.int64)] = np.arange(n)
-    known, kept, told = ~np.isnan(numbers), np.ones(n, bool), {}
+    known, kept = ~np.isnan(numbers), np.ones(n, bool)
+    told: dict[str, Any] = {}
     random = config.control == "random"
     if not known.any():
         raise InputError(f"plan.keep: nothing is known of any document by {config}; change channel or of")

@@ -111,9 +111,10 @@ class ByChannel(SpanWeighting):
             rank = (np.cumsum(counts) - counts / 2) / total
             return (rank if above else 1 - rank).astype(np.float32)
         positive = np.maximum(values, 0).astype(np.float64)
-        if counts.any() and not counts @ positive:
+        mean = float(counts @ positive) / total
+        if counts.any() and not mean:
             raise InputError(f"{self.options.channel}: nothing of '{[*self.pools][pool]}' is above 0: no proportions")
-        return (positive / max(counts @ positive / total, 1e-300)).astype(np.float32)
+        return (positive / max(mean, 1e-300)).astype(np.float32)
 
     def by_kind(self, step: int) -> np.ndarray:
         """(R,) float64: mean of f over the known targets of each kind: of ``hard`` the share that is kept."""
