@@ -59,7 +59,7 @@ class Weighting:
     reference                     path of a model whose nll becomes the fourth argument of ``dynamic``
     reference_channel             or: SCORER.nll, the same from what `score` has stored
 
-    ``channels`` says which stored channels it reads; ``scores`` holds them when it is asked for a step's weights.
+    ``reads`` says which stored channels it reads; ``scores`` holds them when it is asked for a step's weights.
 
     One that defines neither ``end_step`` nor ``state`` answers by its arguments alone: it is asked for a step before
     the last one has ended (see ``batches.prefetch``).
@@ -74,7 +74,7 @@ class Weighting:
     scores: Scores = {}  # noqa: RUF012  # scorer -> its channels; of a recipe that is only checked, none
 
     @classmethod
-    def channels(cls, options: Any) -> tuple[str, ...]:
+    def reads(cls, options: Any) -> tuple[str, ...]:
         """SCORER.CHANNEL of all that it reads, by its ``options``; a recipe is refused whose `score` lacks one."""
         return ()
 

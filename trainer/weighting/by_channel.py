@@ -71,7 +71,7 @@ class ByChannel(SpanWeighting):
         self._by_kind: np.ndarray | None = None  # of that table
 
     @classmethod
-    def channels(cls, options: Any) -> tuple[str, ...]:
+    def reads(cls, options: Any) -> tuple[str, ...]:
         return (options.channel,)
 
     def named(self) -> list[str]:

@@ -121,7 +121,7 @@ class ExcessLoss(SpanWeighting):
         return Excess(self.options.threshold) if self.options.share is None else self.above_quantile
 
     @classmethod
-    def channels(cls, options: Any) -> tuple[str, ...]:
+    def reads(cls, options: Any) -> tuple[str, ...]:
         return () if options.channel is None else (options.channel,)
 
     def above_quantile(

@@ -174,7 +174,7 @@ def channels_of(config: WeightingConfig) -> tuple[str, ...]:
     if is_out_of_sight(config.use):
         return ()
     found = find(config.use)
-    return found.channels(read_options(found, config.options))
+    return found.reads(read_options(found, config.options))
 
 
 def make_weighting(config: WeightingConfig, kinds: Kinds, seed: int = 0, scores: Scores | None = None) -> Weighting:
