@@ -163,12 +163,13 @@ class Decoder:
         """
         self.cache: Cache | None = None
         self.texts, self.written = [], 0
-        begun = False
         while True:
+            is_new = False
             free = [place for place, text in enumerate(self.texts) if text is None]
             missing = max(self.batch - len(self.texts), len(free))
             if not self.texts or missing * REFILL >= self.batch:
                 new = list(islice(wanted, missing))
+                is_new = bool(new)
                 if new:
                     self.begin(new, free, ended)
                     tell(self.written)
@@ -178,10 +179,11 @@ class Decoder:
                 if not self.texts:
                     return
                 continue
-            if self.threads is not None:
-                self.threads.lap() if begun else self.threads.begin()
-                begun = True
+            if self.threads is not None and is_new:  # to read prompts is other work than to write a token
+                self.threads.begin()
             self.step(ended)
+            if self.threads is not None:
+                self.threads.lap()
             tell(self.written)
 
     def begin(self, new: list[Wanted], free: list[int], ended: Ended) -> None:
