@@ -166,7 +166,7 @@ class Decoder:
         while True:
             is_new = False
             free = [place for place, text in enumerate(self.texts) if text is None]
-            missing = max(self.batch - len(self.texts), len(free))
+            missing = self.batch - len(self.texts) + len(free)
             if not self.texts or missing * REFILL >= self.batch:
                 new = list(islice(wanted, missing))
                 is_new = bool(new)
