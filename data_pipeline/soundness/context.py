@@ -64,6 +64,8 @@ COUNTED = re.compile(
     r"([^\W\d_ ]+(?: [^\W\d_]+)?)",
     re.I,
 )
+NEEDED = re.compile(r"\b(?:need|require|must|ha[sv]e? to|necesit|brauch|besoin)", re.I)
+AFFORDED = re.compile(r"\b(?:afford|(?:can|could) (?:buy|make|fill|fit|get|have))\b", re.I)
 
 
 def before(text: str, start: int) -> str:
@@ -84,6 +86,13 @@ def is_rounded_by_words(text: str, start: int, end: int) -> bool:
 def is_rounded_later(text: str, end: int) -> bool:
     """Whether the next words, of another sentence too, speak of rounding: ``365 / 7 = 52. We round down.``"""
     return "round" in text[end : end + NEAR].lower()
+
+
+def roundings(text: str, start: int, end: int) -> tuple[bool, bool]:
+    """Whether a count of whole things may be rounded down, and up: what is needed is not rounded down (``he needs 104 /
+    24 = 4 trays``), what can be afforded not up."""
+    said = f"{before(text, start)} {behind(text, end).partition(',')[0]}"
+    return NEEDED.search(said) is None, AFFORDED.search(said) is None
 
 
 def counted(text: str, start: int, end: int, number: str) -> list[str]:

@@ -106,7 +106,11 @@ def others(
     ) or context.is_rounded_by_words(place.text, place.start, place.end):
         yield "rounded", any(loosely(a, b, left, right) for a, b in pairs)
     elif is_quotient(left) and right.operations == right.places == 0 and counts_whole(named_by(right, place)):
-        yield "rounded to whole things", any(loosely(a, b, left, right) for a, b in pairs)
+        down, up = context.roundings(place.text, place.start, place.end)
+        yield (
+            "rounded to whole things",
+            any(loosely(a, b, left, right) and (down if b.number < a.number else up) for a, b in pairs),
+        )
     elif is_quotient(left) and context.is_rounded_later(place.text, place.end):
         yield "rounded", any(loosely(a, b, left, right) for a, b in pairs)
 
