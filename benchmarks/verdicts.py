@@ -3,7 +3,7 @@
     python benchmarks/verdicts.py --json benchmarks/results/verdicts.json [--data DIR]
 
 1. The pairs of `benchmarks/labels/verdicts.tsv`, each with the verdict that a reader gives it; more than half are
-   traps: they look alike and are not, or differ and are the same.
+   traps: plain comparisons (`plain_comparison.py`) mislead there, a careful one and a generous one.
 2. Plain pairs (integers, decimals, money, thousands, choices, yes and no, words) a second of one core, in CPU time.
 3. Hostile pairs (towers of powers, 300 parentheses, factorials) among ordinary expressions: each under its limit, and
    the ordinary ones judged as without them.
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from machine import claim, finish, table
+from plain_comparison import is_trap
 from readers import ACCURACY, AS_PUBLISHED, PUBLISHED, beside, posings
 
 from tracestill.data_pipeline.answers import Case, Verifier
@@ -189,7 +190,9 @@ def main() -> int:
     wanted = parser.parse_args()
     pairs = labelled()
     wrong = wrong_verdicts(pairs)
-    figures: dict[str, Any] = {"pairs": len(pairs), "traps": sum(pair.trap == "yes" for pair in pairs), "wrong": wrong}
+    traps = Counter(pair.verdict for pair in pairs if is_trap(pair.answer, pair.gold, pair.verdict))
+    figures: dict[str, Any] = {"pairs": len(pairs), "traps": traps.total(), "traps by verdict": dict(traps)}
+    figures["wrong"] = wrong
     print(f"{len(pairs)} pairs, {figures['traps']} of them traps: {wrong or 'all verdicts right'}")
     figures["plain pairs a second"] = round(plain_speed())
     figures["hostile"] = found = hostile(SECONDS)

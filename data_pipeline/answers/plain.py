@@ -20,7 +20,7 @@ SAYS = {
     "yeah": "yes", "yep": "yes", "nope": "no", "да": "yes", "нет": "no", "sim": "yes", "não": "no",
     "はい": "yes", "いいえ": "no",
 }  # fmt: skip
-FIRST_WORD = re.compile(r"\s*([^\W\d_]+)")
+FIRST_WORD = re.compile(r"[\s*`\"'(]*([^\W\d_]+)")
 HEDGES = re.compile(
     r"\b(?:and|or)\s+(?:yes|no|true|false)\b|\b(?:yes|no)\s*/\s*(?:yes|no)\b|\b(?:if|unless|maybe|depends)\b", re.I
 )
