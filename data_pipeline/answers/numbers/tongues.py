@@ -8,6 +8,7 @@ other meanings too, articles (``una``, ``ein``) or English words (``elf``, ``onc
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from fractions import Fraction
 from functools import cache
@@ -16,6 +17,7 @@ from tracestill.data_pipeline.answers.numbers.quantity import Quantity, settled,
 from tracestill.data_pipeline.answers.numbers.units import unit_of
 
 LONGEST = 60  # characters
+DIGIT = re.compile(r"\d")
 WORDS = {  # of 0, 1, 2, …
     "es": """
         cero, uno, dos, tres, cuatro, cinco, seis, siete, ocho, nueve, diez, once, doce, trece, catorce, quince,
@@ -145,7 +147,7 @@ def folded(text: str) -> str:
 def number_word(text: str) -> Quantity | None:
     """The number that the whole of a text is in one of these languages, with a unit of one word at most; None for what
     may be another word."""
-    if len(text) > LONGEST or not any(map(str.isalpha, text)) or any(map(str.isdigit, text)):
+    if len(text) > LONGEST or DIGIT.search(text) or not any(map(str.isalpha, text)):
         return None
     plain = folded(settled(unframed(text)))
     if (value := table().get(plain)) is not None:
@@ -160,4 +162,6 @@ def number_word(text: str) -> Quantity | None:
 
 def may_be(text: str) -> tuple[int, ...]:
     """The numbers that a word of several meanings may be; empty for any other text."""
-    return OTHERWISE.get(folded(settled(unframed(text))), ()) if len(text) <= LONGEST else ()
+    if len(text) > LONGEST or " " in text.strip():
+        return ()
+    return OTHERWISE.get(folded(settled(unframed(text))), ())
