@@ -31,7 +31,7 @@ class Distances:
     """Words to insert, delete or replace to make one trace of a question another one."""
 
     def __init__(self, texts: Sequence[str], order: Sequence[int]) -> None:
-        """``texts``: of ``as_text``; ``order``: their numbers, the first ones are those that distances are summed to."""
+        """``texts``: of ``as_text``; ``order``: their numbers; distances are summed to the first ones."""
         self.texts = texts
         total = sum(map(len, self.texts))
         self.threads = cores() if total > MANY else 1
