@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from fake_run import summary
 from pydantic import ValidationError
+from selecting import judged, record
 
 from tracestill.data_pipeline.answers import Verdict, Verifier, VerifyConfig, expression
 from tracestill.data_pipeline.base import batches, schema
@@ -25,29 +24,8 @@ from tracestill.data_pipeline.sampling.sample import run as run_sample
 from tracestill.data_pipeline.selection import judgements
 from tracestill.data_pipeline.selection.config import SelectConfig
 from tracestill.data_pipeline.selection.selection import run
-from tracestill.data_pipeline.soundness.checkers.chain import Checks
-from tracestill.data_pipeline.soundness.checkers.finding import Finding, Trace
 
 UNFILTERED = {"policy": "none", "paths": {"same": "off"}}
-
-
-def record(record_id: str, trace: str, answer: str = "7", question: str = "q1") -> dict:
-    return {
-        **{"record_id": record_id, "question_id": question, "question": "What is 3 + 4?", "gold": "7"},
-        **{"trace": trace, "answer": answer, "spans": [], "weight": 1.0},
-        **{"teacher": "t", "style": "", "temperature": 1.0, "index": 0},
-    }
-
-
-def judged(tmp_path: Path, rows: list[dict], **select: object) -> tuple[list[str], dict[str, str]]:
-    """Ids kept, and reason by id of the others."""
-    with stage(tmp_path / "sample", "sample", {}, {}) as work:
-        write_rows(work.path / "records.parquet", rows, RECORD_SCHEMA)
-    run(SelectConfig.model_validate(select), directory=tmp_path / "select", sample=tmp_path / "sample")
-    kept = read_rows(tmp_path / "select" / "records.parquet", RECORD_SCHEMA)
-    rejected = read_rows(tmp_path / "select" / "rejected.parquet", REJECTED_SCHEMA)
-    assert all(row["detail"] for row in rejected)
-    return [row["record_id"] for row in kept], {row["record_id"]: row["reason"] for row in rejected}
 
 
 ROWS = [
@@ -328,88 +306,3 @@ def test_questions_name_their_verifiers(tmp_path: Path) -> None:
     run(config, directory=tmp_path / "all", sample=tmp_path / "sample", verifier=Verifier(VerifyConfig(use="set")))
     assert read_manifest(tmp_path / "all")["config"]["verify"] == {"use": "set"}
     assert read_manifest(tmp_path / "all")["counts"]["out"] == 2, "q2 keeps its own"
-
-
-STEPS = """
-from pydantic import BaseModel
-from tracestill.data_pipeline.sampling.asking.desk import NotAsked
-from tracestill.data_pipeline.sampling.teachers import Said
-
-class TeacherOptions(BaseModel):
-    pass
-
-class Teacher:
-    price, asked = 1.0, []
-    def __init__(self, options):
-        pass
-    def answer(self, desk):
-        for ask in desk:
-            if not desk.ledger.reserve(1.0, lambda drawn: desk.note("budget", repr(drawn))):
-                desk.give(ask, NotAsked())
-                continue
-            text = ask.question.question
-            Teacher.asked.append(text)
-            desk.give(ask, Said("First wrong step: " + ("2" if "by magic" in text else "none")))
-            desk.ledger.settle(1.0, 1.0)
-"""
-
-
-@pytest.fixture
-def my_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "my_steps.py").write_text(STEPS)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    sys.modules.pop("my_steps", None)
-    return importlib.import_module("my_steps").Teacher
-
-
-def judging_steps(**options: object) -> dict:
-    return {
-        "checks": ["equations", {"use": "judge", "options": {"use": "my_steps", **options}}],
-        "paths": {"same": "off"},
-    }
-
-
-@pytest.mark.parametrize(
-    ("select", "row"),
-    [
-        ({}, record("a", "3 + 4 = 7.", "8")),
-        ({}, record("a", "3 + 4 = 7.", " ")),
-        ({}, record("a", "3 + 4 = 8, so 7.")),
-        ({"policy": "answer"}, record("a", "3 + 4 = 7.")),
-    ],
-)
-def test_nobody_is_asked_about_a_record_that_is_rejected_anyway(tmp_path, my_steps, select, row) -> None:
-    """A judge costs money: it sees right answers alone, and only where soundness decides."""
-    judged(tmp_path, [row, record("b", "By 4 + 3 = 7.")], **judging_steps(), **select)
-    assert len(my_steps.asked) == (0 if select else 1)
-    assert not any(row["trace"] in text for text in my_steps.asked)
-
-
-@pytest.mark.parametrize("at_once", [2, 256])
-def test_a_judge_of_steps_rejects_within_its_budget_and_is_asked_once(tmp_path, my_steps, monkeypatch, at_once) -> None:
-    monkeypatch.setattr(judgements, "AT_ONCE", at_once)
-    rows = [
-        record(f"{at}", f"We add {at}. Then by magic, 7." if at % 2 else f"We add {at}. It is 7.") for at in range(8)
-    ]
-    kept, rejected = judged(tmp_path, rows, **judging_steps(budget=5.0))
-    assert rejected == {"1": "false_step", "3": "false_step"}
-    assert kept == ["0", "2", "4", "5", "6", "7"], "those that nobody was paid to judge stay"
-    counts = read_manifest(tmp_path / "select")["counts"]
-    assert counts["unjudged"] == {"answers": 0, "traces": 3}
-    assert counts["in"] == counts["out"] + sum(counts["rejected"].values())
-    assert "; not judged, the budget does not pay for it: traces 3;" in summary("select", tmp_path / "select")
-    detail = read_rows(tmp_path / "select" / "rejected.parquet", REJECTED_SCHEMA)[0]["detail"]
-    assert detail == "judge, step 2: Then by magic, 7."
-    flags = pq.read_table(tmp_path / "select" / "verdicts.parquet")["sound"].to_pylist()
-    assert flags == [True, False, True, False, True, True, True, True]
-    assert len(my_steps.asked) == 5
-    assert judged(tmp_path, rows, **judging_steps(budget=8.0))[0] == ["0", "2", "4", "6"]
-    assert len(my_steps.asked) == 8, "only what was missing"
-    assert "unjudged" not in read_manifest(tmp_path / "select")["counts"]
-
-
-def test_checks_that_ask_nobody() -> None:
-    checks = Checks((), "select.checks")
-    checks.named = [("judge", lambda trace: [Finding(0, 1, "false")])]
-    assert checks.fault(Trace("3")) is not None
-    assert checks.fault(Trace("3"), ask=False) is None
