@@ -48,7 +48,7 @@ class Judge:
     def verdict(self, text: str, answer: str, gold: str) -> Verdict:
         said, name = self.kept.said(text), self.kept.name
         if said is None and self.kept.id_of(text) in self.kept.unpaid:
-            unpaid = f"not judged: {BUDGET} = {self.kept.budget} does not pay for asking {name}"
+            unpaid = f"{BUDGET} = {self.kept.budget} does not pay for asking {name}"
             return Verdict("cannot_tell", answer, gold, BY, unpaid)
         last = said.strip().splitlines()[-1] if said and said.strip() else ""
         words = WORD.findall(last)

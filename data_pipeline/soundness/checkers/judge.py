@@ -63,7 +63,7 @@ def make(options: JudgeOptions, field: str) -> Check:
 def keeping(options: JudgeOptions, field: str, path: Path | None) -> Kept:
     """The teacher; ``path``: the file of what it says."""
     teacher, _ = make_teacher(options.use, options.options, f"{field}.options.use")
-    refuse_without_price(teacher, options.budget, f"{field}.options.budget", f"{field}.options.options.price")
+    refuse_without_price(teacher, options.budget, "a budget", f"{field}.options.options.price")
     identity = [options.use, options.options]
     return Kept(teacher, BY, path, identity, budget=options.budget, attempts=options.attempts)
 

@@ -214,7 +214,7 @@ def test_a_judge_is_asked_within_its_budget_and_told_apart_is_what_it_does_not_p
     assert [one.outcome for one in found] == ["right"] * 4 + ["cannot_tell"] * 4, (
         "the fourth costs 1, after 2 put aside"
     )
-    assert found[4].detail == "not judged: verify.budget = 5.0 does not pay for asking wise"
+    assert found[4].detail == "verify.budget = 5.0 does not pay for asking wise"
     assert len(judge.kept.unpaid) == 4
     again = Priced()
     assert Judge(Kept(again, "wise", path, budget=5.0)).verdicts(cases) == found
