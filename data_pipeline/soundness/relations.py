@@ -105,7 +105,7 @@ def others(
         left.places and not (left.operations or right.operations or right.places)
     ) or context.is_rounded_by_words(place.text, place.start, place.end):
         yield "rounded", any(loosely(a, b, left, right) for a, b in pairs)
-    elif is_quotient(left) and right.operations == right.places == 0 and counts_whole(named_by(right, place)):
+    elif is_quotient(left) and right.operations == right.places == 0 and counts_whole(named_by(left, right, place)):
         down, up = context.roundings(place.text, place.start, place.end)
         yield (
             "rounded to whole things",
@@ -126,12 +126,15 @@ def is_quotient(side: Side) -> bool:
     return divides
 
 
-def named_by(stated: Side, place: Place) -> list[str]:
-    """What a lone number counts: the words behind it, or before its equation (``number of buses = 130 / 40 = 3``)."""
+def named_by(left: Side, stated: Side, place: Place) -> list[str]:
+    """What a lone number counts: the words behind it, or, of a quotient of whole numbers, those elsewhere in its
+    sentence (``number of buses = 130 / 40 = 3``)."""
     if any(token.unit for token in stated.tokens):
         return []  # money
+    if stated.words or left.places:
+        return stated.words
     number = next((token.text for token in stated.tokens if token.type == "number"), "")
-    return stated.words or context.counted(place.text, place.start, place.end, number)
+    return context.counted(place.text, place.start, place.end, number)
 
 
 def fits(a: Outcome, b: Outcome, sign: str, left: Side, right: Side) -> bool:
