@@ -143,7 +143,7 @@ def kind_of(gold: str, question: str = "") -> str:
         if lists.needs_algebra(items.items):
             return "expression"
         return "set" if items.opening == "{" else "list"
-    return "expression" if not formula_of(plain) and expression.is_expression(plain) else "text"
+    return "expression" if expression.is_expression(plain) and not formula_of(plain) else "text"
 
 
 def _sentence(items: lists.Items) -> bool:

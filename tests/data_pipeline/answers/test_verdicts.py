@@ -14,7 +14,7 @@ from real_data import benchmark
 from tracestill.data_pipeline.answers import Case, Verifier, verify
 from tracestill.data_pipeline.answers.apart import workers
 from tracestill.data_pipeline.answers.numbers import quantity
-from tracestill.data_pipeline.answers.numbers.tongues import may_be, number_word
+from tracestill.data_pipeline.answers.numbers.tongues import WORDS, may_be, number_word
 from tracestill.data_pipeline.answers.numbers.words import SMALL, number_of_words
 from tracestill.data_pipeline.answers.verify import Later, auto, kind_of
 from tracestill.data_pipeline.base.errors import InputError
@@ -162,6 +162,13 @@ def test_a_verifier_that_is_not_known_is_refused_before_anybody_is_asked():
         Verifier().check("nubmer")
     with pytest.raises(InputError, match="allow_code"):
         Verifier().check("code")
+
+
+def test_each_language_has_a_word_for_each_number():
+    for words in WORDS.values():
+        found = [" ".join(word.split()) for word in words.split(",")]
+        assert len(set(found)) == len(found) == 101
+        assert all(found)
 
 
 def test_number_words_of_five_languages_are_those_of_num2words():
