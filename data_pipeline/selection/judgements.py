@@ -81,13 +81,13 @@ def judge_all(
     waiting: deque[list[dict[str, Any]]] = deque()  # rows of the batches under way
 
     def jobs() -> Iterator[Job]:
-        for table in rows.batches(AT_ONCE, tuple(dict.fromkeys((*HELD, *READ)))):
+        for table in rows.batches(AT_ONCE, tuple(dict.fromkeys((*HELD, *READ, "reader")))):
             for name in HELD:
                 held[name] += table[name].chunks
             weights.append(table["weight"].to_numpy())
             found = table.select(READ).to_pylist()
             waiting.append(found if steps.judges else [])
-            asked = table.select(["question_id", "question", "gold", "answer"]).to_pylist()
+            asked = table.select(["question_id", "question", "gold", "answer", "reader"]).to_pylist()
             yield select, found, wrong_answers(asked, verifier, named)
 
     texts = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as what is returned

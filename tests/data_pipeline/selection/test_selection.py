@@ -306,3 +306,20 @@ def test_questions_name_their_verifiers(tmp_path: Path) -> None:
     run(config, directory=tmp_path / "all", sample=tmp_path / "sample", verifier=Verifier(VerifyConfig(use="set")))
     assert read_manifest(tmp_path / "all")["config"]["verify"] == {"use": "set"}
     assert read_manifest(tmp_path / "all")["counts"]["out"] == 2, "q2 keeps its own"
+
+
+def test_general_text_is_judged_by_nobody(tmp_path: Path) -> None:
+    """It may be anything: a program to the verifier `code`, a bill from a judge."""
+    asked = []
+
+    class Strict(Verifier):
+        def verdicts(self, cases):
+            asked.extend(case.answer for case in cases)
+            return [Verdict("wrong", "", "", "strict") for _ in cases]
+
+    general = {**record("g", "", answer="import os", question="q9"), "reader": schema.GENERAL}
+    with stage(tmp_path / "sample", "sample", {}, {}) as work:
+        write_rows(work.path / "records.parquet", [record("a", "3 + 4 = 7."), general], RECORD_SCHEMA)
+    run(SelectConfig(), directory=tmp_path / "select", sample=tmp_path / "sample", verifier=Strict())
+    assert [row["record_id"] for row in read_rows(tmp_path / "select" / "records.parquet", RECORD_SCHEMA)] == ["g"]
+    assert asked == ["7"]
