@@ -260,6 +260,9 @@ def inspect_command(
     scores: Annotated[
         bool, typer.Option("--scores", help="A line a token with what models said of it, where score has run.")
     ] = False,
+    epoch: Annotated[
+        int, typer.Option("--epoch", metavar="N", min=0, help="Its plan, and the weights at its first step.")
+    ] = 0,
 ) -> None:
     """Show documents with their tokens coloured by span kind and their weights, and the plan's statistics.
 
@@ -278,7 +281,7 @@ def inspect_command(
         known = place.recipe.is_dir()
         root = place.run_dir or (place.recipe if known else default_root(place.recipe))
         run = open_run(place.recipe, root, None) if known else RunDirectory.open(root)
-        inspect_run(run, arm, Shown(document, documents, record, text, scores), Terminal())
+        inspect_run(run, arm, Shown(document, documents, record, text, epoch, scores), Terminal())
         show_own_stages(run, arm, Terminal())
 
 

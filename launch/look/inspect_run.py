@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,25 +23,30 @@ from tracestill.data_pipeline.channels import Channels
 from tracestill.data_pipeline.documents.encode import STORES
 from tracestill.data_pipeline.granularity import Cut
 from tracestill.data_pipeline.guards.visible import one_line, visible
+from tracestill.data_pipeline.plan.keep import words
+from tracestill.data_pipeline.plan.plan import load_plan
+from tracestill.data_pipeline.plan.plan_stage import planner_of
 from tracestill.data_pipeline.tokens.pieces import pieces
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.launch.look.inspect_cut import before_lines, cut_again, said
-from tracestill.launch.look.inspect_scores import channels_of, steps_lines, token_lines
+from tracestill.launch.look.inspect_scores import channels_shown, steps_lines, token_lines
 from tracestill.launch.look.inspect_text import find_records, text_lines, why_absent
-from tracestill.trainer.preview.table import STYLES, kinds_table, show_warnings
+from tracestill.trainer.preview.table import STYLES, kinds_table, show_notes
 from tracestill.trainer.recipe.recipe import Recipe
-from tracestill.trainer.recipe.run_directory import RunDirectory
-from tracestill.trainer.weighting import TargetWeights, make_weighting, own_module
+from tracestill.trainer.recipe.run_directory import RunDirectory, open_channels
+from tracestill.trainer.weighting import TargetWeights, Weighting, channels_of, make_weighting, own_module
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Which documents to show: ``count`` of them from ``first`` on, or all of a record; as tokens, or as ``text``."""
+    """Which documents to show: ``count`` of them from ``first`` on, or all of a record; as tokens, or as ``text``. With
+    the weights of the first step of an ``epoch``, and its plan."""
 
     first: int = 0
     count: int = 1
     record: str | None = None
     text: bool = False
+    epoch: int = 0
     scores: bool = False  # beside the tokens of training documents
 
 
@@ -77,12 +81,18 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
         train = next((store for split, store, _ in chosen if split == "train"), None)
         if train is None:
             raise InputError(f"--scores: record {shown.record} has no training document, and no other is scored")
-        channels = channels_of(run, arm, train)
+        channels = channels_shown(run, arm, train)
+    plan = read_manifest(run.stage(arm, "plan"))
+    step = first_step(plan, shown.epoch)
     wanted = {record_of(store.ids[document]) for _, store, document in chosen}
     records = find_records(run.stage(arm, "select") / "records.parquet", wanted) if shown.text else {}
+    weighting = None if own else weighting_of(run, arm, chosen[0][1] if chosen[0][0] == "train" else None)
     for split, store, document in chosen:
         ids, names = store.tokens(document), [kinds.names[kind] for kind in store.kinds(document)]
-        weights = np.full(len(names), np.nan) if own else weights_of(recipe, store, document)
+        unknown = why_unknown(recipe, weighting, split)
+        weights = np.full(len(names), np.nan)
+        if weighting is not None and not unknown:
+            weights = TargetWeights(store, weighting).of_document(document, step)
         texts = pieces(tokenizer, ids)
         which = "document" if split == "train" else f"{split} document"
         title = f"{which} {document} of {len(store):,}, arm {arm}, id {store.ids[document]}, {len(ids)} tokens"
@@ -90,9 +100,8 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
             title += f", record weight {of_record:g}"
         console.print(Text(one_line(title), "bold"), soft_wrap=True)
         console.print(legend(names, weights, styles))
-        if own:
-            text = f"weights are {recipe.weighting.use}'s, which is not imported to look; training shows what they do"
-            console.print(Text(text, "dim"), soft_wrap=True)
+        if unknown:
+            console.print(Text(unknown, "dim"), soft_wrap=True)
         if shown.text:
             record = records.get(record_of(store.ids[document]))
             after = show_cut(recipe, record, styles, console)
@@ -111,12 +120,17 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
         else:
             for line in plain(texts, names, weights):
                 console.print(Text(line), soft_wrap=True)
-    show_plan(run.stage(arm, "plan"), console)
+    if shown.epoch:
+        text = f"weights above are those of step {step:,}, the first of epoch {shown.epoch}"
+        console.print(Text(text, "dim"), soft_wrap=True)
+    show_plan(run, arm, shown.epoch, console)
     preview = run.stage(arm, "train") / "preview.json"
-    if preview.exists():
+    if preview.exists() and shown.epoch == 0:
         found = json.loads(preview.read_text(encoding="utf-8"))
         console.print(kinds_table(found, styles))
-        show_warnings(found, console)
+        show_notes(found, console)
+    elif weighting is not None and weighting.scores:
+        show_notes({"effects": weighting.effects()}, console)
 
 
 def show_cut(recipe: Recipe, record: Record | None, styles: dict[str, str], console: Console) -> Cut | None:
@@ -138,10 +152,35 @@ def show_cut(recipe: Recipe, record: Record | None, styles: dict[str, str], cons
     return found[1]
 
 
-def weights_of(recipe: Recipe, store: TokenStore, document: int) -> np.ndarray:
-    """(n,) weights that a built-in weighting gives a document's tokens at the first step."""
-    weighting = make_weighting(recipe.weighting, recipe.span_kinds(), recipe.seed)
-    return TargetWeights(store, weighting).of_document(document, 0)
+def weighting_of(run: RunDirectory, arm: str, store: TokenStore | None) -> Weighting:
+    """An arm's built-in weighting, with the channels that it reads of its training documents, if they are there."""
+    recipe, scores = run.for_arm(arm), {}
+    if store is not None and all(read_manifest(path) is not None for path in run.scores_read(arm).values()):
+        scores = open_channels(run, arm, store, run.scores_read(arm))
+    return make_weighting(recipe.weighting, recipe.span_kinds(), recipe.seed, scores)
+
+
+def why_unknown(recipe: Recipe, weighting: Weighting | None, split: str) -> str:
+    """Why it is not known what a document's tokens weigh, in words; empty if it is."""
+    if weighting is None:
+        return f"weights are {recipe.weighting.use}'s, which is not imported to look; training shows what they do"
+    if weighting.tokens is None or not (read := channels_of(recipe.weighting)):
+        return ""
+    if split != "train":
+        return f"weights follow {', '.join(read)}, which is not known of documents that are held out"
+    return "" if weighting.scores else f"weights follow {', '.join(read)}: run `tracestill score` first"
+
+
+def first_step(plan: Mapping[str, Any] | None, epoch: int) -> int:
+    """The number of an epoch's first step. Raises InputError for an epoch that is not planned."""
+    if epoch == 0:
+        return 0
+    if plan is None:
+        raise InputError(f"--epoch {epoch}: there is no plan yet; run `tracestill plan` first")
+    if epoch >= plan["epochs"]:
+        raise InputError(f"--epoch {epoch}: the plan has the epochs 0 to {plan['epochs'] - 1}")
+    steps = plan.get("steps_of_epochs", [plan["steps_per_epoch"]] * plan["epochs"])
+    return int(sum(steps[:epoch]))
 
 
 def text_of(tokenizer: Tokenizer, token: int) -> str:
@@ -190,8 +229,8 @@ def plain(texts: Sequence[str], names: list[str], weights: np.ndarray) -> list[s
 
 
 def mixture_rows(statistics: Mapping[str, Any]) -> dict[str, str]:
-    """What the plan's mixture and order have come to, line by line."""
-    rows = {}
+    """What the plan's choice, mixture and order have come to, line by line."""
+    rows = {"kept": visible(words(kept))} if (kept := statistics.get("keep")) else {}
     for name, part in statistics.get("mixture", {}).items():
         rows[f"part {visible(name)}"] = (
             f"{part['share']:.2%} (wanted {part['share_wanted']:.2%}): {part['documents']:,} documents of "
@@ -210,24 +249,31 @@ def mixture_rows(statistics: Mapping[str, Any]) -> dict[str, str]:
     return rows
 
 
-def show_plan(directory: Path, console: Console) -> None:
-    manifest = read_manifest(directory)
+def show_plan(run: RunDirectory, arm: str, epoch: int, console: Console) -> None:
+    manifest = read_manifest(directory := run.stage(arm, "plan"))
     if manifest is None:
         console.print(Text("no plan yet: tracestill plan", "dim"))
         return
-    found = manifest["statistics"]
+    found, steps = manifest["statistics"], manifest["steps_per_epoch"]
+    if epoch:
+        plan, own = load_plan(directory / f"epoch-{epoch:03d}"), run.for_arm(arm)
+        planner = planner_of(run.stage(arm, "encode"), own.plan, own.seed, run.scores_planned(arm))
+        found, steps = planner.report(plan, tuple(map(int, found["imbalance"]))), plan.n_steps
+    epochs = manifest["epochs"]
     rows = {
         "documents": f"{found['documents']:,}",
         "tokens": f"{found['tokens']:,}",
         "packs": f"{found['packs']:,} (at least {found['packs_lower_bound']:,} are needed)",
         "filled": f"{found['fill']:.2%}, {found['wasted_tokens']:,} tokens of padding",
-        "steps": f"{manifest['steps_per_epoch']:,} an epoch, {manifest['epochs']:,} epoch(s) planned",
+        "steps": f"{steps:,} in this epoch, {epochs:,} epoch(s) planned",
         "empty packs": f"{found['empty_packs']:,}",
         "imbalance": ", ".join(f"{float(v):.3f} on {ranks} ranks" for ranks, v in found["imbalance"].items()),
         **mixture_rows(found),
-        "digest": manifest["digests"][0],
+        "digest": manifest["digests"][epoch],
     }
-    table = Table(title="plan of epoch 0", title_justify="left", show_header=False, box=None, pad_edge=False)
+    others = f" (of 0 to {epochs - 1}: --epoch)" if epochs > 1 else ""
+    title = f"plan of epoch {epoch}{others}"
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
     for name, value in rows.items():
         table.add_row(Text(name, "dim"), value)
     console.print(table)

@@ -17,7 +17,7 @@ from tracestill.trainer.recipe.run_directory import RunDirectory, open_channels
 SHOWN = 3  # of a token's topk
 
 
-def channels_of(run: RunDirectory, arm: str, store: TokenStore) -> Mapping[str, Channels]:
+def channels_shown(run: RunDirectory, arm: str, store: TokenStore) -> Mapping[str, Channels]:
     """The arm's scorers. Raises InputError if it has none, or one has not run."""
     if not run.for_arm(arm).score:
         raise InputError(f"--scores: arm '{arm}' has no scorer; give the recipe a block `score` (docs/scores.md)")

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.stage import CONTENTS, digest_of, identity, read_manifest
+from tracestill.data_pipeline.channels.named import Scores
 from tracestill.data_pipeline.plan.plan import Plan, load_plan
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.assembly.job import Job, Progress
@@ -31,7 +32,7 @@ from tracestill.trainer.ranks.placement import Placement, find_placement
 from tracestill.trainer.recipe.monitor import check_installed
 from tracestill.trainer.recipe.positions import positions_in
 from tracestill.trainer.recipe.recipe import Recipe
-from tracestill.trainer.recipe.run_directory import BASE, RunDirectory
+from tracestill.trainer.recipe.run_directory import BASE, RunDirectory, open_channels
 from tracestill.trainer.recipe.settings import seconds_of
 from tracestill.trainer.student.adapt import adapt
 from tracestill.trainer.student.reading_model import use_weighting
@@ -61,6 +62,7 @@ class Data:
     inputs: dict[str, Path]  # stage -> its directory
     kinds: Kinds
     store: TokenStore
+    scores: Scores  # what the weighting reads beside the store
     plan_of_epoch: PlanOfEpoch
     vocabulary: Vocabulary
     known_tokens: int  # tokens that a pretrained student knows
@@ -91,7 +93,7 @@ def prepare(
     data = open_data(run, arm, recipe, plan_of_epoch)
     world = connect(settings)
     placement = find_placement() if settings.local_checkpoints else None
-    weighting = make_weighting(recipe.weighting, data.kinds, recipe.seed)
+    weighting = make_weighting(recipe.weighting, data.kinds, recipe.seed, data.scores)
     first_plan = data.plan_of_epoch(0)
     steps = settings.steps or sum(data.plan_of_epoch(epoch).n_steps for epoch in range(settings.epochs or 1))
     named = token_names(data.inputs["tokenizer"])
@@ -148,11 +150,13 @@ def open_data(run: RunDirectory, arm: str, recipe: Recipe, plan_of_epoch: PlanOf
     config, inputs = run.train_stage(arm)
     about, kinds = read_manifest(inputs["encode"]) or {}, recipe.span_kinds()
     size, ids = about["vocab_size"], about["special_ids"]
+    store = TokenStore(inputs["encode"] / "tokens.arrow", kinds)
     return Data(
         config=config,
         inputs=inputs,
         kinds=kinds,
-        store=TokenStore(inputs["encode"] / "tokens.arrow", kinds),
+        store=store,
+        scores=open_channels(run, arm, store, run.scores_read(arm)),
         plan_of_epoch=plan_of_epoch or (lambda epoch: load_plan(inputs["plan"] / f"epoch-{epoch:03d}")),
         vocabulary=Vocabulary(
             vocab_size=size, num_kinds=len(kinds), bos_id=ids["bos"], eos_id=ids["eos"], pad_id=ids["pad"]

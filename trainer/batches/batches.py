@@ -143,7 +143,12 @@ class Batches:
         tokens, kinds, offsets, _ = self.store.gather(documents)
         more = {"token_weights": weights.by_token, "part": self.part, "parts": self.parts}
         table = weights.counted.table
-        return self.make_row(tokens, kinds, offsets, weights.by_document, table, self.pad_id, self.device, **more)
+        row = self.make_row(tokens, kinds, offsets, weights.by_document, table, self.pad_id, self.device, **more)
+        if (nll := self.weights.reference_nll(documents)) is None:
+            return row
+        ones, more["token_weights"] = (np.ones(len(documents)), np.ones_like(table)), nll  # laid out as weights are
+        laid = self.make_row(tokens, kinds, offsets, *ones, self.pad_id, self.device, **more)
+        return replace(row, reference_nll=laid.loss_weight)
 
 
 def row_length(tokens: int, parts: int = 1) -> int:

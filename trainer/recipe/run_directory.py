@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from tracestill.data_pipeline.base.places import claim, place_of
 from tracestill.data_pipeline.base.room import needs_room
 from tracestill.data_pipeline.base.stage import CONTENTS, UNKNOWN, output_digest, read_manifest, write_whole
 from tracestill.data_pipeline.channels import Channels
+from tracestill.data_pipeline.channels.named import scorers_of
 from tracestill.data_pipeline.documents import encode
 from tracestill.data_pipeline.plan import plan_stage
 from tracestill.data_pipeline.tokens.store import TokenStore
@@ -22,13 +23,10 @@ from tracestill.trainer.recipe.positions import positions_of
 from tracestill.trainer.recipe.recipe import FOLDER, MAIN_ARM, Recipe, dump_recipe, load_recipe, own_modules_of
 from tracestill.trainer.recipe.settings import BOOKKEEPING, CHOOSING, GENERATION
 from tracestill.trainer.recipe.student_settings import own_attention
-from tracestill.trainer.weighting import is_out_of_sight, own_module
+from tracestill.trainer.weighting import channels_of, is_out_of_sight, own_module
 
 RECIPE = "recipe.yaml"
 SCORE = "score"
-NOT_TRAINED_BY = {  # blocks in which no channel is named that training reads
-    *(SCORE, "arms", "name", "questions", "sample", "verify", "select", "segment", "encode", "evaluate", "stages"),
-}
 BASE = "student.pretrained"
 # decide whether a stage goes on, not what it writes
 BOUNDS = {"questions.max_rejected", "sample.max_rejected", "sample.max_failed", "select.workers", "encode.workers"}
@@ -147,7 +145,8 @@ class RunDirectory:
             return [self.score_stage(arm, name)[0], self.data_of(arm, "encode")] if name in own.score else None
         if stage == "plan":
             length = {"steps": own.train.steps, "epochs": own.train.epochs}
-            return [plan_stage.stage_config(own.plan, seed=own.seed, **length), self.data_of(arm, "encode")]
+            read = [self.data_of(arm, f"{SCORE}/{name}") for name in scorers_of(own.plan.channels)]
+            return [plan_stage.stage_config(own.plan, seed=own.seed, **length), self.data_of(arm, "encode"), *read]
         return None
 
     def scores(self, arm: str) -> dict[str, Path]:
@@ -158,6 +157,17 @@ class RunDirectory:
     def score_folder(self, arm: str, name: str) -> Path:
         """Where a scorer's ranks leave what they print, and word of a failure."""
         return self.root / "launch" / arm / f"{SCORE}-{name}"
+
+    def scores_planned(self, arm: str) -> dict[str, Path]:
+        """Those of ``scores`` that an arm's plan reads."""
+        every = self.scores(arm)
+        return {name: every[name] for name in scorers_of(self.for_arm(arm).plan.channels)}
+
+    def scores_read(self, arm: str) -> dict[str, Path]:
+        """Those of ``scores`` that an arm's training reads: of a weighting of the user's own all, as nobody knows."""
+        own, every = self.for_arm(arm).weighting, self.scores(arm)
+        read = every if own_module(own.use) else scorers_of(channels_of(own))
+        return {name: every[name] for name in read}
 
     def score_stage(self, arm: str, name: str) -> tuple[dict[str, Any], dict[str, Path]]:
         """Config and input directories that decide whether a scorer's channels are current."""
@@ -191,8 +201,8 @@ class RunDirectory:
             config |= verify_config(own.verify, self.memory)
         if found := contents(trained_with(own), self.memory):
             config[CONTENTS] = found
-        inputs = {name: self.stage(arm, name) for name in TRAINED_ON}
-        return config, inputs | {f"{SCORE}/{name}": self.scores(arm)[name] for name in scorers_read(own)}
+        scores = {f"{SCORE}/{name}": path for name, path in self.scores_read(arm).items()}
+        return config, {name: self.stage(arm, name) for name in TRAINED_ON} | scores
 
     def evaluate_stage(self, arm: str) -> tuple[dict[str, Any], dict[str, Path]]:
         """Config and input directories that decide whether an arm's evaluation is current."""
@@ -229,27 +239,15 @@ class RunDirectory:
         return config, {"sample": self.stage(MAIN_ARM, "sample")}
 
 
-def scorers_read(recipe: Recipe) -> list[str]:
-    """The scorers of which training reads a channel: some value of what decides training names it."""
-    named = set(texts_in(recipe.model_dump(mode="json", exclude=NOT_TRAINED_BY)))
-    return [name for name in recipe.score if any(text.startswith(f"{name}.") for text in named)]
-
-
-def texts_in(value: Any) -> Iterator[str]:
-    """All texts that are values in JSON."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inside in value.values() if isinstance(value, dict) else value:
-            yield from texts_in(inside)
-
-
-def open_channels(run: RunDirectory, arm: str, store: TokenStore) -> dict[str, Channels]:
+def open_channels(
+    run: RunDirectory, arm: str, store: TokenStore, only: Mapping[str, Path] | None = None
+) -> dict[str, Channels]:
     """Scorer -> what it says of the documents of an arm's ``store``; a recipe names one as ``scorer.channel``.
+    ``only``: these of ``RunDirectory.scores``.
 
     Raises InputError for a scorer that has not run, or on other documents.
     """
-    found = run.scores(arm)
+    found = run.scores(arm) if only is None else only
     digest = output_digest(run.stage(arm, "encode")) if found else None
     return {name: Channels(directory, store, digest) for name, directory in found.items()}
 

@@ -139,7 +139,9 @@ class Student(nn.Module):
         ``scale`` is the part of c that is not in the row's weights. Returns the loss (scalar, fp32, attached to the
         graph even if no row has weight) and the per-kind statistics (num_kinds, 6), columns as in ``Statistic``.
         """
-        reference_nll = None if self.reference_nll is None else self.reference_nll(packed, self.exchange)
+        reference_nll = packed.reference_nll
+        if self.reference_nll is not None:
+            reference_nll = self.reference_nll(packed, self.exchange)
         if self.routers is None or not self.training:
             return self.head[0](self.hidden_states(packed), packed, scale, reference_nll)
         decoded = self.decode(packed, **{FLAG: True})

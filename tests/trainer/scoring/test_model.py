@@ -85,7 +85,7 @@ def test_what_does_not_go_together_is_refused_in_the_recipe(scorer, told):
 
 def test_training_reads_the_scorers_that_the_recipe_names_elsewhere(place):
     score = {"base": {"model": "student", "channels": ["nll"]}, "spare": {"model": "student", "channels": ["rank"]}}
-    reading = {"use": "excess_loss", "options": {"reference": "base.nll", "threshold": 0.0}}
+    reading = {"use": "known", "options": {"channel": "base.nll", "threshold": 0.1}}
     run = RunDirectory(place / "run", mini_recipe(score=score, weighting=reading))
     assert run.train_stage("traces")[1]["score/base"] == run.scores("traces")["base"]
     assert "score/spare" not in run.train_stage("traces")[1]
