@@ -111,8 +111,8 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
                 )
                 console.print(said, soft_wrap=True)
         elif channels and split == "train":
-            for words in token_lines(channels, document, texts, names, styles, partial(text_of, tokenizer)):
-                console.print(words, soft_wrap=True)
+            for shown_line in token_lines(channels, document, texts, names, styles, partial(text_of, tokenizer)):
+                console.print(shown_line, soft_wrap=True)
             for line in steps_lines(channels, document):
                 console.print(Text(line), soft_wrap=True)
         elif console.is_terminal:
