@@ -31,6 +31,7 @@ from tracestill.trainer.checkpoint.files import MANIFEST
 from tracestill.trainer.checkpoint.saver import Saver
 from tracestill.trainer.engine import zero
 from tracestill.trainer.engine.engine import Engine, leave
+from tracestill.trainer.engine.whole import full_state_dict
 
 SAVED_AT, STEPS = 3, 6
 DECAY = 0.7
@@ -125,7 +126,7 @@ def average(stage: int) -> dict[str, Any]:
     reference = AveragedModel(plain, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
 
     def follow() -> None:
-        state = checkpoint.full_state_dict(of)
+        state = full_state_dict(of)
         if state is not None:
             plain.load_state_dict(state)
             reference.update_parameters(plain)
@@ -138,7 +139,7 @@ def average(stage: int) -> dict[str, Any]:
     take_step(of, micro, weight_sum=0.0)  # changes nothing
     before, own = fingerprint(of), of.measure(micro[0])
     with of.averaged():
-        state, measured = checkpoint.full_state_dict(of), of.measure(micro[0])
+        state, measured = full_state_dict(of), of.measure(micro[0])
     untouched = equal([*before, own], [*fingerprint(of), of.measure(micro[0])])
     found = {"untouched": untouched}
     if state is not None:
@@ -192,7 +193,7 @@ def load_elsewhere(stage: int, directory: Path) -> dict[str, Any]:
     of = make((stage + 1) % 4, 11, tied=stage == 2, frozen=frozen_at(stage), dropout=0.0, accumulation=1)
     checkpoint.load(of, path)
     checkpoint.save(of, directory / f"again-{of.ranks}" / f"zero{stage}", SAVED_AT, {})
-    names = checkpoint.full_state_dict(of)
+    names = full_state_dict(of)
     result = take_step(of, shared_out(SAVED_AT, of))
     of.close()
     return {"loss": result.loss, "norm": result.grad_norm, "names": sorted(names) if names else []}
