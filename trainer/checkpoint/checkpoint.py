@@ -48,7 +48,7 @@ from tracestill.trainer.checkpoint.files import (
     rank_files,
 )
 from tracestill.trainer.checkpoint.parts import Parts
-from tracestill.trainer.checkpoint.shards import Content, Stored
+from tracestill.trainer.checkpoint.shards import Content, Room, Stored
 from tracestill.trainer.engine import zero
 from tracestill.trainer.engine.engine import Engine
 from tracestill.trainer.ranks.collectives import exchange, gather_json, share_json, share_text, together
@@ -76,12 +76,15 @@ def save(
     return write(snapshot(engine, step, state), directory, keep=keep, best=best)
 
 
-def snapshot(engine: Engine, step: int, state: dict[str, Any]) -> Snapshot:
-    """The engine's state after a step, and ``state``: JSON that comes back from ``load``. Called on every rank."""
+def snapshot(engine: Engine, step: int, state: dict[str, Any], room: Room | None = None) -> Snapshot:
+    """The engine's state after a step, and ``state``: JSON that comes back from ``load``. Called on every rank.
+
+    The copies lie in ``room``, if one is given, and are overwritten by the next ones there.
+    """
     updates = zero.count_updates(engine.deepspeed)
     base = {"base": base_of(engine)} if base_of(engine) is not None else {}
     text = json.dumps({**state, **base, "updates": updates, "ranks": engine.ranks})
-    return Snapshot(step, engine.rank, contents_of(engine, updates), text)
+    return Snapshot(step, engine.rank, contents_of(engine, updates, {} if room is None else room), text)
 
 
 def write(
@@ -215,10 +218,10 @@ def whole(path: Path) -> bool:
     return bool(torch.stack(exchange(torch.tensor([not bad], dtype=torch.uint8))).all())
 
 
-def contents_of(engine: Engine, updates: int) -> dict[str, Content]:
+def contents_of(engine: Engine, updates: int, room: Room) -> dict[str, Content]:
     """What this rank writes, by the names of files: the pieces that it holds, by group; whole parameters that all ranks
     hold, shared out among them; and its RNG."""
-    own, groups = Content(), {id(master): index for index, master in enumerate(zero.flat_masters(engine.deepspeed))}
+    own, groups = Content(room), {id(master): index for index, master in enumerate(zero.flat_masters(engine.deepspeed))}
     own.add(RNG + "cpu", torch.get_rng_state())
     if engine.device.type == "cuda":
         own.add(RNG + "cuda", torch.cuda.get_rng_state(engine.device))
@@ -230,7 +233,7 @@ def contents_of(engine: Engine, updates: int) -> dict[str, Content]:
             continue
         content = own
         if piece.key is not None and not piece.replicated:
-            content = found.setdefault(group_file(engine.rank, groups[id(piece.key)]), Content())
+            content = found.setdefault(group_file(engine.rank, groups[id(piece.key)]), Content(room))
         for key, part in held_of(engine, piece, updates).items():
             content.add_piece(key, part, piece.start, piece.shape)
     states = zero.whole_states(engine.deepspeed, engine.rank, written=True)

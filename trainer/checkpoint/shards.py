@@ -23,23 +23,30 @@ from tracestill.data_pipeline.base.errors import InputError
 HEADER = "shards"
 
 
+Room = dict[str, Tensor]  # key -> CPU memory for a copy, which may serve again: to touch it first costs most of a save
+
+
 @dataclass(frozen=True)
 class Content:
-    """What goes into one file: copies in CPU memory."""
+    """What goes into one file: copies in CPU memory, of which ``room`` keeps hold."""
 
+    room: Room
     tensors: dict[str, Tensor] = field(default_factory=dict)
     places: dict[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)  # of pieces: start, whole shape
 
     def add(self, key: str, tensor: Tensor) -> None:
-        self.tensors[key] = tensor.detach().to("cpu", copy=True)
+        kept = self.room.get(key)
+        if kept is None or (kept.shape, kept.dtype) != (tensor.shape, tensor.dtype):
+            kept = self.room[key] = torch.empty(tensor.shape, dtype=tensor.dtype)
+        self.tensors[key] = kept.copy_(tensor.detach())
 
     def add_piece(self, key: str, part: Tensor, start: int, shape: tuple[int, ...]) -> None:
         """``part`` (n,) is elements [start, start + n) of a flattened tensor of this shape, maybe all of it."""
-        copy = part.detach().to("cpu", copy=True)
+        self.add(key, part)
         if len(part) == torch.Size(shape).numel():
-            self.tensors[key] = copy.view(shape)
+            self.tensors[key] = self.tensors[key].view(shape)
         else:
-            self.tensors[key], self.places[key] = copy, (start, shape)
+            self.places[key] = start, shape
 
     def header(self) -> dict[str, str]:
         return {HEADER: json.dumps(self.places)}
