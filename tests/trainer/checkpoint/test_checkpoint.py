@@ -21,7 +21,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.trainer.assembly import resume
 from tracestill.trainer.assembly.job import Job, Progress
 from tracestill.trainer.checkpoint import checkpoint
-from tracestill.trainer.checkpoint.files import STATE
+from tracestill.trainer.checkpoint.files import MANIFEST, STATE
 from tracestill.trainer.engine import zero
 from tracestill.trainer.ranks.placement import Placement
 from tracestill.trainer.weighting import Weighting
@@ -91,6 +91,11 @@ def test_resuming_is_bit_for_bit_the_uninterrupted_run(saved, stage):
     assert found["path"] == "step-000003"
     assert found["overlapped"], "a step was taken while the disk was waited for"
     assert found["buffer"] == [0.0, 1.0], "as it was when the save began"
+
+
+def test_older_checkpoints_of_whole_tensors_are_loaded(saved):
+    assert results(saved, 2)["older"] is True
+    assert json.loads((saved / "zero3/step-000003" / MANIFEST).read_text())["format"] == 3
 
 
 @pytest.mark.parametrize("stage", STAGES[1:])

@@ -61,6 +61,15 @@ def test_all_files_in_one_directory_are_an_ordinary_checkpoint(root, found, stag
     assert complete(joined, parts=False)
 
 
+def test_on_as_many_ranks_only_what_rank_0_keeps_is_sent(found):
+    assert [found["resume"][stage]["sent"] for stage in ("2", "3")] == [["buffer/model.seed"]] * 2
+    assert "exp_avg/model.lm_head.weight" in found["resume"]["0"]["sent"], "each rank wrote a half of what all need"
+
+
+def test_a_rank_reads_what_others_do_not_want(found):
+    assert found["states"] == [11.0, 20.0, 10.0, 21.0]
+
+
 NEWER = {
     "untouched": "step-000003",
     "newer on one": "step-000002",
