@@ -181,10 +181,10 @@ def load(engine: Engine, path: Path, *, local: bool = False) -> dict[str, Any]:
         for key, target in held_of(engine, piece, updates).items():
             stored.fill(target, key, piece.start, piece.shape)
     for key in stored.order(whole):
-        target = whole.get(key)
-        tensor = stored.whole(key, None if target is None else tuple(target.shape))
-        if target is not None:
-            target.copy_(tensor)
+        wanted = whole.get(key)
+        tensor = stored.whole(key, None if wanted is None else tuple(wanted.shape))
+        if wanted is not None:
+            wanted.copy_(tensor)
     zero.refresh(engine.deepspeed)
     if ranks == engine.ranks:
         own = stored.files[rank_file(engine.rank)]
