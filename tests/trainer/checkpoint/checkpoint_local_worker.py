@@ -81,9 +81,8 @@ def states(root: Path) -> list[float]:
     wanted = [f"of-{1 - rank}", f"only-{rank}"]
     parts = Parts(path, [rank_file(0), rank_file(1)], [(key, 0, 4) for key in wanted])
     found = {key: parts.whole(key) for key in parts.order(wanted)}
-    return [
-        value for every in gather_json([found[key].tolist() for key in wanted]) for one in every for (value, _) in one
-    ]
+    every = gather_json([found[key].unique().tolist() for key in wanted])
+    return [value for rank in every for one in rank for value in one]
 
 
 def resume(root: Path, stage: int) -> dict[str, Any]:
