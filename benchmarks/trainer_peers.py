@@ -76,7 +76,7 @@ def ours(run: RunDirectory, turns: Turns) -> dict[str, torch.Tensor]:
     """The trainer's own loop, logging as it always does."""
     from tracestill.trainer.assembly.prepare import prepare
     from tracestill.trainer.assembly.resume import open_directory
-    from tracestill.trainer.checkpoint import checkpoint
+    from tracestill.trainer.engine.whole import full_state_dict
     from tracestill.trainer.faults.stopping import StopRequest
     from tracestill.trainer.train import train
 
@@ -93,7 +93,7 @@ def ours(run: RunDirectory, turns: Turns) -> dict[str, torch.Tensor]:
     turns.begin(job.steps)
     with StopRequest(job.directory, seconds=None, started=0.0, rank=0) as stop:
         train(job, stop)
-    state = checkpoint.full_state_dict(job.engine)
+    state = full_state_dict(job.engine)
     assert state is not None
     return state
 

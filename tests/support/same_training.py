@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 from fake_run import RECIPE, run_data_stages
-from safetensors.torch import load_file
+from stored_tensors import stored_bytes
 
 from tracestill.trainer.recipe.recipe import load_recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
@@ -37,11 +37,7 @@ def outcome(run: Path, steps: int) -> Outcome:
     directory = run / "arms/traces/train"
     lines = map(json.loads, (directory / "log.jsonl").read_text().splitlines())
     log = [(line["step"], line["loss"], line["grad_norm"]) for line in lines if "loss" in line]
-    tensors = {
-        f"{file.name if name.startswith('rng') else ''}{name}": tensor.numpy().tobytes()
-        for file in sorted((directory / "checkpoints" / f"step-{steps:06d}").glob("rank-*.safetensors"))
-        for name, tensor in load_file(file).items()
-    }
+    tensors = stored_bytes(directory / "checkpoints" / f"step-{steps:06d}")
     return log, tensors
 
 
@@ -49,6 +45,6 @@ def assert_same(undisturbed: Outcome, other: Outcome, steps: int) -> None:
     (log, tensors), (log_after, tensors_after) = undisturbed, other
     assert [step for step, *_ in log] == [*range(1, steps + 1)]
     assert log_after == log
-    assert any(name.startswith("parameter/") for name in tensors)
+    assert any(": parameter/" in name for name in tensors)
     assert tensors_after.keys() == tensors.keys()
     assert [name for name in tensors if tensors[name] != tensors_after[name]] == []

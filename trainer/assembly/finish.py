@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from pathlib import Path
 
 import torch.distributed as dist
@@ -13,7 +14,8 @@ from tracestill.trainer.assembly.job import Job
 from tracestill.trainer.checkpoint import checkpoint
 from tracestill.trainer.checkpoint.files import remove_all
 from tracestill.trainer.checkpoint.train_place import EXPORT
-from tracestill.trainer.export.adapted import export_trained
+from tracestill.trainer.engine.whole import whole_parameters
+from tracestill.trainer.export.adapted import export_trained, spool_trained
 from tracestill.trainer.metrics.log import LOG
 from tracestill.trainer.ranks.collectives import together
 from tracestill.trainer.recipe.recipe import dump_recipe
@@ -21,16 +23,17 @@ from tracestill.trainer.recipe.recipe import dump_recipe
 
 def export_student(job: Job, folder: Path) -> None:
     """Write the student, or its average if the recipe asks for one, as a Hugging Face directory."""
+    model, config = job.engine.module.model, job.recipe.student
     with job.engine.averaged():
-        state = checkpoint.full_state_dict(job.engine)
+        spool = spool_trained(model, config, partial(whole_parameters, job.engine), folder)
 
     def write() -> None:
         if job.engine.rank == 0:
             about = read_manifest(job.run.stage(job.arm, "encode")) or {}
             export_trained(
-                job.engine.module.model,
-                job.recipe.student,
-                state or {},
+                model,
+                config,
+                spool.tensors(),
                 job.tokenizer,
                 folder,
                 title=f"{job.recipe.name}, arm {job.arm}",

@@ -1,17 +1,18 @@
-"""Step checkpoints: whole tensors in safetensors, committed by one rename, loadable on any ranks and ZeRO stage.
+"""Step checkpoints: what each rank holds in safetensors, committed by one rename, loadable on any ranks and ZeRO stage.
 
     checkpoints/step-000200/
-        rank-00000.safetensors ...   fp32 parameters (frozen ones in their own type, unless they are those of
-                                       student.pretrained), the optimizer's moments, their average, the rank's RNG;
-                                       rank 0's persistent buffers
-        state.json                   updates made, and whatever the trainer adds (its step, its identity)
-        manifest.json                sha256 and size of every file, written last
+        rank-00000-group-000.safetensors ...   the rank's pieces of the parameters in one of the optimizer's groups:
+                            fp32 masters, the optimizer's moments and their average
+        rank-00000.safetensors ...   its RNG; its share of what all ranks hold whole; frozen parameters, in their own
+                            type, unless they are those of student.pretrained; rank 0's persistent buffers
+        state.json          updates made, and whatever the trainer adds (its step, its identity)
+        manifest.json       sha256 and size of every file, written last
 
-A parameter is written by one rank (its index modulo the ranks), whole, so the files do not depend on the stage.
-The commit: write into ``tmp-<step>-<uuid>``, sync, every rank's hashes to rank 0, manifest, sync, rename, sync of
-the parent, barrier. What was cut off in between has no manifest in a ``step-`` directory and is never loaded.
-On hosts that share no file system each keeps its ranks' files, and commits by itself (``checkpoint.local``).
-Nothing here is pickled.
+Saving exchanges no parameters: a rank copies its pieces as they lie (``checkpoint.shards``), and loading takes from
+all files what a rank needs now. The commit: write into ``tmp-<step>-<uuid>``, sync, every rank's hashes to rank 0,
+manifest, sync, rename, sync of the parent, barrier. What was cut off in between has no manifest in a ``step-``
+directory and is never loaded. On hosts that share no file system each keeps its ranks' files, and commits by itself
+(``checkpoint.local``). Nothing here is pickled.
 """
 
 from __future__ import annotations
@@ -20,14 +21,13 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -41,17 +41,19 @@ from tracestill.trainer.checkpoint.files import (
     committed,
     damaged,
     entry_of,
+    group_file,
     partial,
     path_of,
     rank_file,
+    rank_files,
 )
-from tracestill.trainer.checkpoint.parts import open_parts
+from tracestill.trainer.checkpoint.parts import Parts
+from tracestill.trainer.checkpoint.shards import Content, Room, Stored
 from tracestill.trainer.engine import zero
 from tracestill.trainer.engine.engine import Engine
-from tracestill.trainer.ranks.collectives import exchange, share_json, share_text, together
+from tracestill.trainer.ranks.collectives import exchange, gather_json, share_json, share_text, together
 from tracestill.trainer.ranks.console import say
 from tracestill.trainer.ranks.placement import Placement
-from tracestill.trainer.student.adapters import plain_name
 
 RNG = "rng/"  # names of a rank's own tensors begin with it
 BUFFER = "buffer/"
@@ -63,7 +65,7 @@ class Snapshot:
 
     step: int
     rank: int
-    tensors: dict[str, Tensor]
+    files: dict[str, Content]  # by name; each goes when it has been written
     state: str  # JSON
 
 
@@ -74,12 +76,15 @@ def save(
     return write(snapshot(engine, step, state), directory, keep=keep, best=best)
 
 
-def snapshot(engine: Engine, step: int, state: dict[str, Any]) -> Snapshot:
-    """The engine's state after a step, and ``state``: JSON that comes back from ``load``. Called on every rank."""
+def snapshot(engine: Engine, step: int, state: dict[str, Any], room: Room | None = None) -> Snapshot:
+    """The engine's state after a step, and ``state``: JSON that comes back from ``load``. Called on every rank.
+
+    The copies lie in ``room``, if one is given, and are overwritten by the next ones there.
+    """
     updates = zero.count_updates(engine.deepspeed)
     base = {"base": base_of(engine)} if base_of(engine) is not None else {}
     text = json.dumps({**state, **base, "updates": updates, "ranks": engine.ranks})
-    return Snapshot(step, engine.rank, owned_tensors(engine, updates), text)
+    return Snapshot(step, engine.rank, contents_of(engine, updates, {} if room is None else room), text)
 
 
 def write(
@@ -105,23 +110,26 @@ def write(
     name = share_text(f"tmp-{held.step:06d}-{uuid.uuid4().hex}", group)
     work, final = directory / name, path_of(directory, held.step)
     state = share_text(held.state, group)
-    leads = held.rank == (placement.first if placement else 0)
+    leads, own = held.rank == (placement.first if placement else 0), dict[str, Any]()
 
     def begin() -> None:
         if leads:
             place_of(directory)  # says so if a link leads nowhere
             work.mkdir(parents=True)
 
-    def put() -> dict[str, Any]:
-        path = work / rank_file(held.rank)
-        save_file(held.tensors, path, metadata={"step": str(held.step), "rank": str(held.rank)})
-        sync(path)
-        return entry_of(path)
+    def put() -> None:
+        for file in [*held.files]:
+            content, path = held.files.pop(file), work / file
+            about = {"step": str(held.step), "rank": str(held.rank)}
+            save_file(content.tensors, path, metadata={**about, **content.header()})
+            del content
+            sync(path)
+            own[file] = entry_of(path)
 
     def commit() -> None:
         if leads:
             write_json(work / STATE, json.loads(state))
-            files = {rank_file(rank): entry for rank, entry in enumerate(entries)}
+            files = {name: entry for written in entries for name, entry in written.items()}
             files[STATE] = entry_of(work / STATE)
             local = {"local": placement.record()} if placement else {}
             write_json(work / MANIFEST, {"format": FORMAT, "step": held.step, "files": files, **local})
@@ -138,7 +146,8 @@ def write(
 
     try:
         together(begin, f"{work}: cannot create the checkpoint", group)
-        entries = together(put, f"{work}: cannot write the checkpoint", group)
+        together(put, f"{work}: cannot write the checkpoint", group)
+        entries = gather_json(own, group)
         together(commit, f"{work}: cannot commit the checkpoint", group)
         together(tidy, f"{directory}: cannot delete old checkpoints", group)
     except InputError:  # on every rank, so none is writing any more
@@ -153,8 +162,8 @@ def load(engine: Engine, path: Path, *, local: bool = False) -> dict[str, Any]:
 
     The number of ranks and the ZeRO stage may differ. RNG states are restored on as many ranks; on another number
     they start anew from the seed, the step and the rank. Frozen parameters that it leaves to the base model stay as
-    they are. With ``local``, each rank reads the files on its own host and sends them to the others. Raises InputError
-    if the student, or the base that it was trained on, differs.
+    they are. With ``local``, each rank reads its own files, and what others need of them is sent. Raises InputError if
+    the student, or the base that it was trained on, differs.
     """
     state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
     updates, ranks, base = state.pop("updates"), state.pop("ranks"), state.pop("base", None)
@@ -163,29 +172,22 @@ def load(engine: Engine, path: Path, *, local: bool = False) -> dict[str, Any]:
             f"{path}: holds what was trained beside another base model (sha256 {base[:12]}, this one: "
             f"{str(base_of(engine))[:12]}); put the model that student.pretrained named back"
         )
-    try:
-        files = open_parts(path, ranks) if local else [open_file(path, rank) for rank in range(ranks)]
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    where = {key: handle for handle in files for key in handle.keys() if not key.startswith(RNG)}  # noqa: SIM118
     zero.set_moments(engine.deepspeed, updates)
+    whole = {**buffers_of(engine), **zero.whole_states(engine.deepspeed, engine.rank, written=False)}
+    stored = open_parts(engine, path, updates, base, whole) if local else Stored(path, rank_files(path))
     for piece in zero.pieces(engine.deepspeed):
-        if base is not None and piece.key is None and f"parameter/{piece.name}" not in where:
+        if base is not None and piece.key is None:
             continue
-        piece.value.copy_(read_piece(path, where, f"parameter/{piece.name}", piece))
-        for moment in piece.moments if updates else ():
-            target = piece.moment(engine.optimizer, moment)
-            target.copy_(read_piece(path, where, f"{moment}/{piece.name}", piece))
-        if engine.ema is not None and piece.key is not None:
-            engine.ema.of(piece).copy_(read_piece(path, where, f"average/{piece.name}", piece))
-    for key, tensor in {
-        **buffers_of(engine),
-        **zero.whole_states(engine.deepspeed, engine.rank, written=False),
-    }.items():
-        tensor.copy_(holder(path, where, key, tuple(tensor.shape)).get_tensor(key))
+        for key, target in held_of(engine, piece, updates).items():
+            stored.fill(target, key, piece.start, piece.shape)
+    for key in stored.order(whole):
+        wanted = whole.get(key)
+        tensor = stored.whole(key, None if wanted is None else tuple(wanted.shape))
+        if wanted is not None:
+            wanted.copy_(tensor)
     zero.refresh(engine.deepspeed)
     if ranks == engine.ranks:
-        own = open_file(path, engine.rank)
+        own = stored.files[rank_file(engine.rank)]
         torch.set_rng_state(own.get_tensor(RNG + "cpu"))
         if engine.device.type == "cuda" and RNG + "cuda" in own.keys():  # noqa: SIM118
             torch.cuda.set_rng_state(own.get_tensor(RNG + "cuda"), engine.device)
@@ -216,42 +218,48 @@ def whole(path: Path) -> bool:
     return bool(torch.stack(exchange(torch.tensor([not bad], dtype=torch.uint8))).all())
 
 
-def full_state_dict(engine: Engine) -> dict[str, Tensor] | None:
-    """All parameters of the transformers model by its own names, whole, fp32 masters, on the CPU of rank 0.
-
-    None on the other ranks. Tied parameters appear under each of their names. Called on every rank.
-    """
-    whole = {}
-    for piece in zero.pieces(engine.deepspeed):
-        tensor = gather(engine, piece, piece.value, owner=0)
-        if tensor is not None:
-            whole[piece.parameter] = tensor
-    if engine.rank != 0:
-        return None
-    return {plain_name(name): whole[p] for name, p in engine.module.model.named_parameters(remove_duplicate=False)}
-
-
-def owned_tensors(engine: Engine, updates: int) -> dict[str, Tensor]:
-    """The tensors that this rank writes: its share of the parameters and moments, whole, and its RNG."""
-    owned = {RNG + "cpu": torch.get_rng_state()}
+def contents_of(engine: Engine, updates: int, room: Room) -> dict[str, Content]:
+    """What this rank writes, by the names of files: the pieces that it holds, by group; whole parameters that all ranks
+    hold, shared out among them; and its RNG."""
+    own, groups = Content(room), {id(master): index for index, master in enumerate(zero.flat_masters(engine.deepspeed))}
+    own.add(RNG + "cpu", torch.get_rng_state())
     if engine.device.type == "cuda":
-        owned[RNG + "cuda"] = torch.cuda.get_rng_state(engine.device)
+        own.add(RNG + "cuda", torch.cuda.get_rng_state(engine.device))
+    found = {rank_file(engine.rank): own}
     for index, piece in enumerate(zero.pieces(engine.deepspeed)):
         if base_of(engine) is not None and piece.key is None:
             continue  # it is what student.pretrained holds
-        parts = {f"parameter/{piece.name}": piece.value}
-        if updates:
-            parts |= {f"{moment}/{piece.name}": piece.moment(engine.optimizer, moment) for moment in piece.moments}
-        if engine.ema is not None and piece.key is not None:
-            parts[f"average/{piece.name}"] = engine.ema.of(piece)
-        for key, part in parts.items():
-            whole = gather(engine, piece, part, owner=index % engine.ranks)
-            if whole is not None:
-                owned[key] = whole
+        if not len(piece.value) or (piece.replicated and index % engine.ranks != engine.rank):
+            continue
+        content = own
+        if piece.key is not None and not piece.replicated:
+            content = found.setdefault(group_file(engine.rank, groups[id(piece.key)]), Content(room))
+        for key, part in held_of(engine, piece, updates).items():
+            content.add_piece(key, part, piece.start, piece.shape)
     states = zero.whole_states(engine.deepspeed, engine.rank, written=True)
     for key, tensor in {**states, **(buffers_of(engine) if engine.rank == 0 else {})}.items():
-        owned[key] = tensor.detach().to("cpu", copy=True)
-    return owned
+        own.add(key, tensor)
+    return found
+
+
+def held_of(engine: Engine, piece: zero.Piece, updates: int) -> dict[str, Tensor]:
+    """Key -> (n,) view of everything that this rank holds for a piece of a parameter."""
+    held = {f"parameter/{piece.name}": piece.value}
+    if updates:
+        held |= {f"{moment}/{piece.name}": piece.moment(engine.optimizer, moment) for moment in piece.moments}
+    if engine.ema is not None and piece.key is not None:
+        held[f"average/{piece.name}"] = engine.ema.of(piece)
+    return held
+
+
+def open_parts(engine: Engine, path: Path, updates: int, base: str | None, whole: Mapping[str, Tensor]) -> Parts:
+    """The files of a checkpoint on several hosts' disks; ``whole`` are tensors that this rank needs besides its
+    pieces. Called on every rank."""
+    needs = [(key, 0, tensor.numel()) for key, tensor in whole.items()]
+    for piece in zero.pieces(engine.deepspeed):
+        if base is None or piece.key is not None:
+            needs += [(key, piece.start, len(piece.value)) for key in held_of(engine, piece, updates)]
+    return Parts(path, rank_files(path), needs)
 
 
 def buffers_of(engine: Engine) -> dict[str, Tensor]:
@@ -268,48 +276,6 @@ def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
     """The buffers of a student that belong to its state."""
     state = module.state_dict(keep_vars=True)  # whose parameters ZeRO-3 has emptied
     return {name: buffer for name, buffer in module.named_buffers() if name in state}
-
-
-def gather(engine: Engine, piece: zero.Piece, part: Tensor, owner: int) -> Tensor | None:
-    """The whole tensor on the CPU of rank ``owner``, None elsewhere.
-
-    The pieces are added up as bytes, each to zeros only, so every bit stays as it is (-0.0 too).
-    """
-    if piece.replicated:
-        return part.detach().to("cpu", copy=True).view(piece.shape) if engine.rank == owner else None
-    elements = torch.Size(piece.shape).numel()
-    whole = torch.zeros(elements, dtype=part.dtype, device=engine.device)  # an offloaded part lies on the host
-    whole.narrow(0, piece.start, len(part)).copy_(part)
-    dist.reduce(whole.view(torch.uint8), dst=owner)
-    return whole.cpu().view(piece.shape) if engine.rank == owner else None
-
-
-def read_piece(path: Path, where: dict[str, Any], key: str, piece: zero.Piece) -> Tensor:
-    """(n,) this rank's piece of a stored tensor; only the rows that hold it are read.
-
-    Raises InputError if the checkpoint has no such tensor, or one of another shape.
-    """
-    shape = piece.shape
-    handle = holder(path, where, key, shape)
-    if not shape:
-        return handle.get_tensor(key).view(1)[: len(piece.value)]
-    row = torch.Size(shape[1:]).numel()
-    first, last = piece.start // row, -(-(piece.start + len(piece.value)) // row)
-    return handle.get_slice(key)[first:last].reshape(-1).narrow(0, piece.start - first * row, len(piece.value))
-
-
-def holder(path: Path, where: dict[str, Any], key: str, shape: tuple[int, ...]) -> Any:
-    """The open file that holds a tensor. Raises InputError as ``read_piece``."""
-    if key not in where:
-        raise InputError(f"{path}: holds no '{key}'; it belongs to another student")
-    stored = tuple(where[key].get_slice(key).get_shape())
-    if stored != shape:
-        raise InputError(f"{path}: '{key}' has shape {stored}, the student's {shape}; it is another student")
-    return where[key]
-
-
-def open_file(path: Path, rank: int) -> Any:
-    return safe_open(path / rank_file(rank), framework="pt")
 
 
 def prune(directory: Path, step: int, keep: int, best: int | None) -> None:

@@ -14,7 +14,9 @@ from tracestill.data_pipeline.base.places import remove
 
 CHECKPOINTS = "checkpoints"  # their directory inside that of a training
 MANIFEST, STATE = "manifest.json", "state.json"
-FORMAT = 2
+FORMAT = 3
+KNOWN = (2, FORMAT)  # 2: whole tensors only
+RANK_FILE = re.compile(r"rank-(\d{5,})(-group-\d{3,})?\.safetensors")
 COMMITTED = re.compile(r"step-(\d{6,})")
 PARTIAL = re.compile(r"tmp-\d{6,}-[0-9a-f-]{32,36}")  # being written, or to be deleted
 
@@ -50,7 +52,24 @@ def remove_all(directory: Path) -> None:
 
 
 def rank_file(rank: int) -> str:
+    """What a rank wrote besides its groups."""
     return f"rank-{rank:05d}.safetensors"
+
+
+def group_file(rank: int, group: int) -> str:
+    """A rank's pieces of one of the optimizer's groups."""
+    return f"rank-{rank:05d}-group-{group:03d}.safetensors"
+
+
+def rank_of(name: str) -> int:
+    """Which rank wrote a file; 0 of a file of no rank."""
+    match = RANK_FILE.fullmatch(name)
+    return int(match[1]) if match else 0
+
+
+def rank_files(path: Path) -> list[str]:
+    """The names of all ranks' files in a checkpoint, those on other hosts too. Raises as reading JSON does."""
+    return sorted({*json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]} - {STATE})
 
 
 def entry_of(path: Path) -> dict[str, Any]:
@@ -61,7 +80,7 @@ def entry_of(path: Path) -> dict[str, Any]:
 def damaged(path: Path, share: int = 0, shares: int = 1) -> list[str]:
     """The files of a checkpoint, of this share of them, that do not match its manifest, or the manifest itself.
 
-    state.json is in every share. One share for each of the ranks that wrote it: each looks at that rank's file.
+    state.json is in every share. One share for each of the ranks that wrote it: each looks at that rank's files.
     """
     return mismatches(path, lambda file, entry: entry_of(file) == entry, share, shares)
 
@@ -74,7 +93,7 @@ def complete(path: Path, *, parts: bool = True) -> bool:
     bad = set(mismatches(path, lambda file, entry: file.stat().st_size == entry["bytes"]))
     if not bad or not parts or bad & {MANIFEST, STATE}:
         return not bad
-    return any(bad.isdisjoint(map(rank_file, ranks)) for _, ranks in writers(path))
+    return any({*map(rank_of, bad)}.isdisjoint(ranks) for _, ranks in writers(path))
 
 
 def writers(path: Path) -> list[tuple[str, list[int]]]:
@@ -89,7 +108,7 @@ def writers(path: Path) -> list[tuple[str, list[int]]]:
 def mismatches(path: Path, same: Callable[[Path, Any], bool], share: int = 0, shares: int = 1) -> list[str]:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        if (manifest["format"], path_of(path.parent, manifest["step"])) != (FORMAT, path):
+        if manifest["format"] not in KNOWN or path_of(path.parent, manifest["step"]) != path:
             return [MANIFEST]
         files = dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -101,5 +120,5 @@ def mismatches(path: Path, same: Callable[[Path, Any], bool], share: int = 0, sh
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
-    mine = {*sorted(files)[share::shares], STATE}
+    mine = {name for name in files if rank_of(name) % shares == share} | {STATE}
     return [name for name in sorted(mine) if not matches(name)]

@@ -20,7 +20,7 @@ from tracestill.data_pipeline.base.content import digest_of_file
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import digest_of, identity, same
 from tracestill.trainer.checkpoint.checkpoint import whole
-from tracestill.trainer.checkpoint.files import MANIFEST, STATE, committed, complete, rank_file, writers
+from tracestill.trainer.checkpoint.files import MANIFEST, STATE, committed, complete, rank_files, rank_of, writers
 from tracestill.trainer.checkpoint.train_place import is_done
 from tracestill.trainer.ranks.collectives import gather_json, share_json, share_text, together
 from tracestill.trainer.ranks.console import say
@@ -110,9 +110,9 @@ def about(path: Path, who: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"manifest": None, "parts": [], "local": [], "same": False}
     try:
         found["manifest"] = digest_of_file(path / MANIFEST)
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        count = len(manifest["files"]) - 1
-        found["parts"] = [rank for rank in range(count) if (path / rank_file(rank)).exists()]
+        names = rank_files(path)
+        absent = {rank_of(name) for name in names if not (path / name).exists()}
+        found["parts"] = sorted({*map(rank_of, names)} - absent)
         found["local"] = writers(path)
         found["same"] = json.loads((path / STATE).read_text(encoding="utf-8"))["identity"]
         found["same"] = same(found["same"], who)

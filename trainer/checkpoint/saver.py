@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.trainer.checkpoint import checkpoint
+from tracestill.trainer.checkpoint.shards import Room
 from tracestill.trainer.engine.engine import Engine
 from tracestill.trainer.lock.rank_lock import RankLock
 from tracestill.trainer.ranks.placement import Placement
@@ -75,6 +76,7 @@ class Saver(NoSaver):
         self.lock = RankLock(directory)
         alone = not dist.is_initialized() or dist.get_world_size() == 1
         self.group = None if alone else dist.new_group(backend="gloo", timeout=PATIENCE)
+        self.room: Room | None = {} if background else None  # training has to fit beside it anyway
         self.thread: threading.Thread | None = None
         self.failure: BaseException | None = None
 
@@ -97,7 +99,7 @@ class Saver(NoSaver):
         """
         self.wait()
         begun = self.begun = time.monotonic()
-        held = checkpoint.snapshot(engine, step, state)
+        held = checkpoint.snapshot(engine, step, state, self.room)
         how: dict[str, Any] = {"keep": self.keep, "best": best, "group": self.group, "placement": self.placement}
         how["require"] = self.lock.require
 

@@ -78,13 +78,13 @@ def is_quantised(module: nn.Module) -> bool:
     return getattr(getattr(module, "weight", None), "quant_state", None) is not None
 
 
-def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The name of each matrix in 4 bits -> the matrix that it stands for, on the CPU."""
-    found = {}
-    for name, module in model.named_modules():
-        if is_quantised(module):
-            weight: Any = module.weight
-            found[f"{name}.weight"] = (
-                import_bitsandbytes().functional.dequantize_4bit(weight.data, weight.quant_state).cpu()
-            )
-    return found
+def quantised(model: nn.Module) -> dict[str, nn.Module]:
+    """The name of each matrix in 4 bits -> its layer."""
+    return {f"{name}.weight": module for name, module in model.named_modules() if is_quantised(module)}
+
+
+def whole_weight(layer: Any) -> Tensor:
+    """The matrix that a layer's 4 bits stand for, on the CPU."""
+    weight = layer.weight
+    whole: Tensor = import_bitsandbytes().functional.dequantize_4bit(weight.data, weight.quant_state)
+    return whole.cpu()

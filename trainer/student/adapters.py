@@ -117,9 +117,14 @@ def inject(
         inject_adapter_in_model(settings, model, ADAPTER)
 
 
+def is_adapter(name: str) -> bool:
+    """Whether a plain name is that of an adapter's parameter."""
+    return name.endswith((LORA_A, LORA_B, MAGNITUDE))
+
+
 def split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """A state by plain names as (the plain model's tensors, the adapters')."""
-    adapters = {name: tensor for name, tensor in state.items() if name.endswith((LORA_A, LORA_B, MAGNITUDE))}
+    adapters = {name: tensor for name, tensor in state.items() if is_adapter(name)}
     return {name: tensor for name, tensor in state.items() if name not in adapters}, adapters
 
 

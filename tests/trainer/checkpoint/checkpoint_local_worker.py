@@ -9,30 +9,37 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from engine_workshop import engine, equal, fingerprint, shared_out, student, take_step
+from safetensors.torch import save_file
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.trainer.checkpoint import checkpoint
 from tracestill.trainer.checkpoint import local as checkpoint_local
 from tracestill.trainer.checkpoint.files import MANIFEST, STATE, rank_file
+from tracestill.trainer.checkpoint.parts import Parts
 from tracestill.trainer.checkpoint.saver import Saver
+from tracestill.trainer.checkpoint.shards import Shard
 from tracestill.trainer.engine.engine import Engine, leave
 from tracestill.trainer.ranks.collectives import gather_json
 from tracestill.trainer.ranks.placement import Placement
 
 WHO = {"stage": "train", "of": "this"}
 SAVED_AT, STEPS = 2, 4
+OTHER = {0: 1, 2: 3, 3: 2}  # stage -> into which its parts are loaded too
 
 
-def make(stage: int, seed: int) -> Engine:
-    built = student(None, tied=stage == 2, seed=seed, attention_dropout=0.2)
-    if stage == 3:
+def make(stage: int, seed: int, like: int | None = None) -> Engine:
+    """``like``: the student is that of another stage."""
+    like = stage if like is None else like
+    built = student(None, tied=like == 2, seed=seed, attention_dropout=0.2)
+    if like == 3:
         built.model.get_input_embeddings().weight.requires_grad_(False)
     built.model.register_buffer("seed", torch.tensor([float(seed), 1.0]))
     return engine(built, zero=stage, accumulation=2, seed=seed, ema=0.7)
@@ -50,6 +57,34 @@ def train(of: Engine, first: int, last: int) -> list[float]:
     return [take_step(of, shared_out(step, of)).loss for step in range(first, last)]
 
 
+@contextmanager
+def sending() -> Iterator[set[str]]:
+    """What ranks send each other meanwhile."""
+    keys, plain = set[str](), Parts.receive
+
+    def receive(parts: Parts, shard: Shard) -> torch.Tensor:
+        keys.add(shard.key)
+        return plain(parts, shard)
+
+    Parts.receive = receive  # type: ignore[method-assign]
+    yield keys
+    Parts.receive = plain  # type: ignore[method-assign]
+
+
+def states(root: Path) -> list[float]:
+    """What this rank reads, if each wants a whole tensor that it does not have, and one that nobody else wants."""
+    rank, path = dist.get_rank(), own(root, "states")
+    path.mkdir(parents=True)
+    values = {"of-0": 10.0, "of-1": 11.0, "only-0": 20.0, "only-1": 21.0}
+    mine = {key: torch.full((2, 2), value) for key, value in values.items() if key.endswith(str(rank))}
+    save_file(mine, path / rank_file(rank))
+    wanted = [f"of-{1 - rank}", f"only-{rank}"]
+    parts = Parts(path, [rank_file(0), rank_file(1)], [(key, 0, 4) for key in wanted])
+    found = {key: parts.whole(key) for key in parts.order(wanted)}
+    every = gather_json([found[key].unique().tolist() for key in wanted])
+    return [value for rank in every for one in rank for value in one]
+
+
 def resume(root: Path, stage: int) -> dict[str, Any]:
     """Whether going on from both hosts' parts is the uninterrupted run, and loading them joined gives the same."""
     directory, whole = own(root, f"zero{stage}"), make(stage, 0)
@@ -65,7 +100,8 @@ def resume(root: Path, stage: int) -> dict[str, Any]:
     take_step(second, shared_out(9, second))
     path = checkpoint_local.latest(directory, placement(), WHO)
     assert path is not None
-    state = checkpoint.load(second, path, local=True)
+    with sending() as sent:
+        state = checkpoint.load(second, path, local=True)
     loaded, buffer = fingerprint(second), second.module.model.seed.tolist()
     again = train(second, SAVED_AT, STEPS)
     same = equal([*uninterrupted, random], [*fingerprint(second), torch.get_rng_state()])
@@ -81,11 +117,18 @@ def resume(root: Path, stage: int) -> dict[str, Any]:
     checkpoint.load(third, joined)
     ordinary = equal(loaded, fingerprint(third))
     third.close()
+    fourth = make(OTHER[stage], 9, like=stage)
+    checkpoint.load(fourth, path, local=True)
+    travelled = fingerprint(fourth)
+    take_step(fourth, shared_out(9, fourth))
+    checkpoint.load(fourth, joined)
+    ordinary &= equal(travelled, fingerprint(fourth))
+    fourth.close()
     files = gather_json(sorted(file.name for file in path.iterdir()))
     manifests = gather_json((path / MANIFEST).read_text())
     return {
         **{"same": same, "losses": losses, "again": again, "state": state, "buffer": buffer, "ordinary": ordinary},
-        **{"files": files, "manifests": manifests},
+        **{"files": files, "manifests": manifests, "sent": sorted(sent)},
     }
 
 
@@ -213,6 +256,7 @@ def main() -> None:
         "resume": {stage: resume(root, stage) for stage in (0, 2, 3)},
         "latest": disagreements(root),
         "sharing": sharing(root),
+        "states": states(root),
     }
     if dist.get_rank() == 0:
         (root / "found.json").write_text(json.dumps(found))

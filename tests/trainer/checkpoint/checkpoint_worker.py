@@ -8,8 +8,10 @@ checkpoint_worker.py kill DIRECTORY    (alone) dies while it saves
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -23,14 +25,17 @@ import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 from engine_workshop import all_agree, engine, equal, fingerprint, shared_out, student, take_step
+from safetensors import safe_open
 from safetensors.torch import save_file
+from stored_tensors import stored_tensors
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tracestill.trainer.checkpoint import checkpoint
-from tracestill.trainer.checkpoint.files import MANIFEST
+from tracestill.trainer.checkpoint.files import MANIFEST, STATE, rank_file
 from tracestill.trainer.checkpoint.saver import Saver
 from tracestill.trainer.engine import zero
 from tracestill.trainer.engine.engine import Engine, leave
+from tracestill.trainer.engine.whole import full_state_dict
 
 SAVED_AT, STEPS = 3, 6
 DECAY = 0.7
@@ -125,7 +130,7 @@ def average(stage: int) -> dict[str, Any]:
     reference = AveragedModel(plain, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
 
     def follow() -> None:
-        state = checkpoint.full_state_dict(of)
+        state = full_state_dict(of)
         if state is not None:
             plain.load_state_dict(state)
             reference.update_parameters(plain)
@@ -138,7 +143,7 @@ def average(stage: int) -> dict[str, Any]:
     take_step(of, micro, weight_sum=0.0)  # changes nothing
     before, own = fingerprint(of), of.measure(micro[0])
     with of.averaged():
-        state, measured = checkpoint.full_state_dict(of), of.measure(micro[0])
+        state, measured = full_state_dict(of), of.measure(micro[0])
     untouched = equal([*before, own], [*fingerprint(of), of.measure(micro[0])])
     found = {"untouched": untouched}
     if state is not None:
@@ -185,6 +190,35 @@ def disagreement(directory: Path) -> dict[str, Any]:
     return {what: name if all_agree(name == checkpoint.share_text(name)) else "" for what, name in names.items()}
 
 
+def older(stage: int, directory: Path) -> bool:
+    """Whether the same checkpoint, rewritten as it was before there were pieces, puts an engine into the same state."""
+    new, old = (directory / name / f"step-{SAVED_AT:06d}" for name in (f"zero{stage}", "older"))
+    if dist.get_rank() == 0:
+        old.mkdir(parents=True)
+        tensors = stored_tensors(new)
+        for rank in (0, 1):
+            with safe_open(new / rank_file(rank), framework="pt") as file:
+                own = {"rng/cpu": file.get_tensor("rng/cpu")}
+            own |= {key: tensors[key] for key in sorted(tensors)[rank::2]}
+            save_file(own, old / rank_file(rank), metadata={"step": str(SAVED_AT), "rank": str(rank)})
+        shutil.copy(new / STATE, old)
+        files = {
+            path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
+            for path in old.iterdir()
+        }
+        (old / MANIFEST).write_text(json.dumps({"format": 2, "step": SAVED_AT, "files": files}))
+    dist.barrier()
+    assert checkpoint.latest(old.parent) == old
+    of = make(stage, 3, tied=stage == 2, frozen=frozen_at(stage), dropout=0.0)
+    found = []
+    for path in (new, old):
+        take_step(of, shared_out(9, of))
+        checkpoint.load(of, path)
+        found.append([*fingerprint(of), torch.get_rng_state()])
+    of.close()
+    return equal(*found)
+
+
 def load_elsewhere(stage: int, directory: Path) -> dict[str, Any]:
     """A checkpoint of ``stage`` into the next stage, on these ranks; saved again, and one step further."""
     path = checkpoint.latest(directory / f"zero{stage}")
@@ -192,7 +226,7 @@ def load_elsewhere(stage: int, directory: Path) -> dict[str, Any]:
     of = make((stage + 1) % 4, 11, tied=stage == 2, frozen=frozen_at(stage), dropout=0.0, accumulation=1)
     checkpoint.load(of, path)
     checkpoint.save(of, directory / f"again-{of.ranks}" / f"zero{stage}", SAVED_AT, {})
-    names = checkpoint.full_state_dict(of)
+    names = full_state_dict(of)
     result = take_step(of, shared_out(SAVED_AT, of))
     of.close()
     return {"loss": result.loss, "norm": result.grad_norm, "names": sorted(names) if names else []}
@@ -224,6 +258,7 @@ def main() -> None:
     if mode == "save":
         results["resume"] = {stage: save_and_resume(stage, directory) for stage in (0, 1, 2, 3)}
         results["disagreement"] = disagreement(directory)
+        results["older"] = older(3, directory)
         results["average"] = {stage: average(stage) for stage in (0, 1, 2, 3)}
     if mode != "more":
         results["load"] = {stage: load_elsewhere(stage, directory) for stage in (0, 1, 2, 3)}

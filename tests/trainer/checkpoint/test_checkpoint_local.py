@@ -16,6 +16,7 @@ from tracestill.trainer.ranks.placement import spelled
 
 WORKER = Path(__file__).with_name("checkpoint_local_worker.py")
 STAGES = ("0", "2", "3")
+GROUPS = ["-group-000.safetensors", "-group-001.safetensors"]
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +43,14 @@ def test_going_on_from_the_parts_is_bit_for_bit_the_uninterrupted_run(found, sta
 @pytest.mark.parametrize("stage", STAGES)
 def test_each_host_has_its_part_and_the_same_manifest(found, stage):
     resumed = found["resume"][stage]
-    assert resumed["files"] == [[MANIFEST, f"rank-0000{rank}.safetensors", "state.json"] for rank in (0, 1)]
+    groups = 0 if stage == "0" else 2
+    own = [[f"rank-0000{r}{g}" for g in [*GROUPS[:groups], ".safetensors"]] for r in (0, 1)]
+    assert resumed["files"] == [[MANIFEST, *names, "state.json"] for names in own]
     first, second = resumed["manifests"]
     assert first == second
     manifest = json.loads(first)
     assert manifest["local"] == [["a", [0]], ["b", [1]]]
-    assert set(manifest["files"]) == {"rank-00000.safetensors", "rank-00001.safetensors", "state.json"}
+    assert set(manifest["files"]) == {*own[0], *own[1], "state.json"}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -56,6 +59,15 @@ def test_all_files_in_one_directory_are_an_ordinary_checkpoint(root, found, stag
     joined = root / f"joined/zero{stage}/step-000002"
     assert checkpoint.latest(joined.parent) == joined
     assert complete(joined, parts=False)
+
+
+def test_on_as_many_ranks_only_what_rank_0_keeps_is_sent(found):
+    assert [found["resume"][stage]["sent"] for stage in ("2", "3")] == [["buffer/model.seed"]] * 2
+    assert "exp_avg/model.lm_head.weight" in found["resume"]["0"]["sent"], "each rank wrote a half of what all need"
+
+
+def test_a_rank_reads_what_others_do_not_want(found):
+    assert found["states"] == [11.0, 20.0, 10.0, 21.0]
 
 
 NEWER = {

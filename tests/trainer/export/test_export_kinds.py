@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tiny_export import save_tokenizer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.trainer.export.adapted import export_trained
+from tracestill.trainer.export.adapted import export_trained, spool_trained
 from tracestill.trainer.loading import four_bits
 from tracestill.trainer.recipe.student_settings import LoraConfig, StudentConfig, check_together
 from tracestill.trainer.student.adapt import adapt
@@ -72,12 +73,16 @@ def test_merged_and_apart_give_the_trainers_logits(kind, tmp_path, monkeypatch):
     assert (before(IDS).logits - own).abs().max() > 0.01, "something was learned"
     state = {plain_name(name): p for name, p in student.model.named_parameters()}
     save_tokenizer(tmp_path / "tokenizer")
+
+    def whole(wanted: Callable[[str], bool]) -> Iterator[tuple[list[str], torch.Tensor]]:
+        yield from (([name], p.detach()) for name, p in state.items() if wanted(name))
+
     for how in ("merged", "apart"):
-        lora = config.lora.model_copy(update={"export": how})
+        exported = config.model_copy(update={"lora": config.lora.model_copy(update={"export": how})})
         export_trained(
             student.model,
-            config.model_copy(update={"lora": lora}),
-            state,
+            exported,
+            spool_trained(student.model, exported, whole, tmp_path / how).tensors(),
             tmp_path / "tokenizer",
             tmp_path / how,
             title="t",

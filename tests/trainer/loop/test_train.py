@@ -14,7 +14,7 @@ import torch
 from distributed_support import run_workers
 from fake_run import RECIPE, mini_recipe, run_data_stages
 from safetensors.torch import load_file
-from torch import Tensor
+from stored_tensors import stored_bytes, stored_tensors
 
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.plan.plan import load_plan, schedule
@@ -86,18 +86,6 @@ def log(root: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (train_directory(root, name) / "log.jsonl").read_text().splitlines()]
 
 
-def tensors(checkpoint: Path) -> dict[str, Tensor]:
-    files = sorted(checkpoint.glob("rank-*.safetensors"))
-    return {f"{f.name if key.startswith('rng') else ''}{key}": t for f in files for key, t in load_file(f).items()}
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(
-        t.contiguous().view(-1).numpy().tobytes() == b[name].contiguous().view(-1).numpy().tobytes()
-        for name, t in a.items()
-    )
-
-
 def test_a_signal_to_one_rank_stops_all_after_the_same_step(trained):
     found = trained[1]["stopped"]
     assert found["stopped"] == [True, 3]
@@ -118,7 +106,7 @@ def test_stopped_twice_it_ends_bit_for_bit_like_the_uninterrupted_run(trained):
     assert found["plain"]["complete"]
     assert found["stopped"]["complete"]
     plain, stopped = (train_directory(root, name) / "checkpoints/step-000008" for name in ("plain", "stopped"))
-    assert same(tensors(plain), tensors(stopped))
+    assert stored_bytes(plain) == stored_bytes(stopped)
     lines = [[(line["step"], line["loss"]) for line in log(root, name) if "loss" in line] for name in LENGTHS][:2]
     assert lines[0] == lines[1]
     assert [step for step, _ in lines[0]] == [*range(1, 9)]
@@ -219,7 +207,7 @@ def test_the_best_checkpoint_stays_and_is_exported(trained):
     root, _ = trained
     directory = train_directory(root, "chosen")
     assert sorted(path.name for path in (directory / "checkpoints").iterdir()) == ["step-000004", "step-000007"]
-    best, last = (tensors(directory / f"checkpoints/step-00000{step}") for step in (4, 7))
+    best, last = (stored_tensors(directory / f"checkpoints/step-00000{step}") for step in (4, 7))
     export = load_file(directory / "export/model.safetensors")
     for name, tensor in export.items():
         assert tensor.equal(best[f"average/model.{name}"]), name

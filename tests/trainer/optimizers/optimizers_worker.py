@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from tracestill.trainer.checkpoint import checkpoint
 from tracestill.trainer.engine.engine import leave
+from tracestill.trainer.engine.whole import full_state_dict
 
 STEPS = 3
 OPTIMIZERS: dict[str, Any] = {
@@ -44,7 +45,7 @@ def updates(directory: Path, ranks: int) -> None:
         idle = "empty" if ranks > 1 and accumulation == 1 else ""
         for step in range(STEPS):
             take_step(of, shared_out(step, of, idle))
-        state = checkpoint.full_state_dict(of)
+        state = full_state_dict(of)
         if state is not None:
             prefix = name_of(optimizer, stage, accumulation)
             tensors |= {f"{prefix}/{name}": state[name].clone() for name in dict(built.model.named_parameters())}

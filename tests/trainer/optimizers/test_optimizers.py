@@ -14,6 +14,7 @@ import tiny_step
 import torch
 from distributed_support import run_workers
 from safetensors.torch import load_file, save_file
+from stored_tensors import stored_tensors
 
 WORKER = Path(__file__).with_name("optimizers_worker.py")
 STEPS, CLIP = 3, 0.5
@@ -149,13 +150,6 @@ def saved(outcome) -> tuple[Path, dict[str, Any]]:
     return outcome[0], json.loads(file.read_text())
 
 
-def tensors_of(path: Path) -> dict[str, torch.Tensor]:
-    found = {}
-    for file in (path / "step-000002").glob("*.safetensors"):
-        found |= {name: tensor for name, tensor in load_file(file).items() if not name.startswith("rng/")}
-    return found
-
-
 MOMENTS = {
     "muon": {"momentum", "exp_avg", "exp_avg_sq"},
     "adafactor": {"variance", "row_variance", "column_variance"},
@@ -171,7 +165,7 @@ def test_training_resumes_bit_for_bit_and_elsewhere_with_the_same_state(saved):
         assert seen["same"], case
         assert seen["again"] == seen["losses"], case
         assert seen["elsewhere"] == pytest.approx(seen["losses"][0], rel=1e-6 if precision == "fp32" else 2e-2), case
-        first, again = (tensors_of(directory / f"{how}-{case}") for how in ("saved", "again"))
+        first, again = (stored_tensors(directory / f"{how}-{case}/step-000002") for how in ("saved", "again"))
         assert first.keys() == again.keys()
         assert all(torch.equal(first[name], again[name]) for name in first), case
         names = {name.partition("/")[0] for name in first}

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from tracestill.trainer.checkpoint import checkpoint
 from tracestill.trainer.engine.engine import Engine, leave
+from tracestill.trainer.engine.whole import full_state_dict
 from tracestill.trainer.loading import four_bits
 from tracestill.trainer.recipe.student_settings import StudentConfig
 from tracestill.trainer.student.adapt import adapt
@@ -54,7 +55,7 @@ def train(of: Engine, first: int, last: int) -> list[float]:
 
 
 def store(of: Engine, path: Path) -> None:
-    state = checkpoint.full_state_dict(of)
+    state = full_state_dict(of)
     if state is not None:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
 

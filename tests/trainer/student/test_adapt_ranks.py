@@ -12,6 +12,7 @@ import tiny_step
 import torch
 from distributed_support import run_workers
 from safetensors.torch import load_file
+from stored_tensors import stored_tensors
 
 WORKER = Path(__file__).with_name("adapt_worker.py")
 CASES = [
@@ -35,11 +36,6 @@ def trained(tmp_path_factory) -> tuple[Path, dict[int, dict[str, Any]]]:
     run_workers(WORKER, "save", directory, ranks=2)
     run_workers(WORKER, "load", directory, ranks=3)
     return directory, {ranks: json.loads((directory / f"ranks-{ranks}.json").read_text()) for ranks in (2, 3)}
-
-
-def stored(path: Path) -> dict[str, torch.Tensor]:
-    files = [load_file(file) for file in sorted(path.glob("rank-*.safetensors"))]
-    return {name: tensor for file in files for name, tensor in file.items() if not name.startswith("rng/")}
 
 
 def trainable(case: str) -> set[str]:
@@ -70,7 +66,7 @@ def test_resuming_in_a_student_of_another_seed_is_bit_for_bit_the_uninterrupted_
 @pytest.mark.parametrize("case", CASES)
 def test_checkpoints_hold_everything_by_plain_names(trained, case):
     kind, stage = case.split("-")
-    tensors = stored(trained[0] / case / "step-000002")
+    tensors = stored_tensors(trained[0] / case / "step-000002")
     learning = trainable(kind)
     assert {n for n in tensors if n.startswith("parameter/")} == {f"parameter/model.{n}" for n in PLAIN | learning}
     for part in ("exp_avg", "exp_avg_sq", "average"):
@@ -85,9 +81,9 @@ def test_checkpoints_hold_everything_by_plain_names(trained, case):
 @pytest.mark.parametrize("case", CASES + FOUR_BITS)
 def test_on_three_ranks_and_another_stage_everything_is_the_same(trained, case):
     directory, found = trained
-    before = stored(directory / case / "step-000002")
+    before = stored_tensors(directory / case / "step-000002")
     for ranks in (2, 3):
-        after = stored(directory / f"again-{ranks}-{case}" / "step-000002")
+        after = stored_tensors(directory / f"again-{ranks}-{case}" / "step-000002")
         assert after.keys() == before.keys()
         assert [n for n in before if not torch.equal(after[n], before[n])] == []
     assert found[3][case]["loaded"] == pytest.approx(found[2][case]["loaded"], rel=1e-6)
