@@ -12,9 +12,8 @@ generation stops.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Iterator, Sequence
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +25,9 @@ from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record, Span
 from tracestill.data_pipeline.documents.chat_parts import ChatParts, find_parts, findings_of, messages_of, shown
 from tracestill.data_pipeline.documents.chat_template import ChatTemplate, Refusal, named_token
-from tracestill.data_pipeline.documents.document import bare_document, first_visible, is_bare, kinds_and_steps_at
+from tracestill.data_pipeline.documents.document import bare_document, is_bare, kinds_and_steps
 from tracestill.data_pipeline.tokens.layout import Document, Encoded, LayoutConfig, Reading
+from tracestill.data_pipeline.tokens.remembered import Remembered, Tokens
 from tracestill.data_pipeline.tokens.render import END_THINK, load_backend, load_config, symbols_in
 
 PROBE_TRACE = "So  two\ngaps,\n\n a\ttab &amp; <b>é漢</b>\n1. {{ x }}"
@@ -99,8 +99,11 @@ class ChatLayout:
                 "date by the variable that it reads (such as encode.variables: {date_string: 26 Jul 2024}), or take "
                 "the date out of the template"
             )
+        self.marks = {parts: closing_mark(parts) for parts in (self.parts, self.without_trace)}
         own = "".join(self.parts[:5])
         self.controls = {i: t.content for i, t in added.items() if t.content in symbols or t.content in own}
+        self.is_control = np.isin(np.arange(self.size), list(self.controls))  # (size,)
+        self.remembered = Remembered(self.backend)
         ids = {name: None if token is None else vocabulary.get(token) for name, token in tokens.items()}
         stop, self.pad = vocabulary[self.parts.stop], vocabulary[tokens["pad"]]
         self.special_ids: dict[str, int | None] = {**ids, "eos": stop}
@@ -141,29 +144,102 @@ class ChatLayout:
                 made.append(None)
             except Refused as refused:
                 made.append(Encoded({}, refused.why))
-        rendered = zip(texts, self.tokens_of([text.text for text in texts]), strict=True)
-        return [
-            found or self.encoded(record, *next(rendered), kinds) for record, found in zip(records, made, strict=True)
-        ]
+        kept = [record for record, found in zip(records, made, strict=True) if found is None]
+        laid_out = iter(self.laid_out(kept, texts, kinds))
+        return [found or next(laid_out) for found in made]
 
-    def encoded(self, record: Record, text: Text, whole: Encoding, kinds: Kinds) -> Encoded:
-        offsets = np.array(whole.offsets, np.int64).reshape(-1, 2)
-        try:
-            self.check_tokens(text, np.array(whole.ids), offsets)
-        except Refused as refused:
-            return Encoded({}, refused.why)
-        at = first_visible(text.text, offsets)
-        part = np.searchsorted(text.ends, at, side="right")  # 0 prompt, 1 opening, 2 trace, 3 closing, 4 answer, 5 end
+    def laid_out(self, records: Sequence[Record], texts: Sequence[Text], kinds: Kinds) -> list[Encoded]:
+        """The documents of records as they are rendered."""
+        if not texts:
+            return []
+        found = self.remembered([text.text for text in texts])
+        refused = self.refusals(texts, found)
+        if any(refused):  # which may have bad spans
+            good = [not why for why in refused]
+            pairs = [pair for pair, is_good in zip(zip(records, texts, strict=True), good, strict=True) if is_good]
+            rest = iter(self.laid_out([record for record, _ in pairs], [text for _, text in pairs], kinds))
+            return [Encoded({}, why) if why else next(rest) for why in refused]
+        counts, bounds = found.lengths, found.bounds
+        starts = np.repeat(starts_of(texts), counts)
+        edges = (np.array([text.ends for text in texts], np.int64) + starts_of(texts)[:, None]).ravel()
+
+        def parts_at(places: np.ndarray) -> np.ndarray:  # 0 prompt, 1 opening, 2 trace, 3 closing, 4 answer, 5 end
+            return np.searchsorted(edges, places + starts, side="right") - np.repeat(np.arange(len(texts)) * 5, counts)
+
+        part = parts_at(found.seen)
         names = ("prompt", "control", "control", "control", "answer", "control")
         kind = np.array([kinds.id(name) for name in names], np.uint8)[part]
         step = np.zeros(len(part), np.uint16)
-        if (inside := part == 2).any():
-            kind[inside], step[inside] = kinds_and_steps_at(record, at[inside] - text.ends[1] + text.skipped, kinds)
-        last = np.maximum(offsets[:, 1] - 1, offsets[:, 0])
-        both = [np.searchsorted(text.ends, edge, side="right") for edge in (offsets[:, 0], last)]
-        notes = Counter({f"trimmed_{name}": 1 for name in text.trimmed})
-        notes["straddling_tokens"] = int((both[0] != both[1]).sum())
-        return Encoded({"": Document(np.array(whole.ids, np.int32), kind, step)}, None, +notes)
+        inside = np.flatnonzero(part == 2)
+        before = np.array([text.ends[1] - text.skipped for text in texts])
+        of_text = np.repeat(np.arange(len(texts)), counts)[inside]
+        at, held = found.seen[inside] - before[of_text], np.bincount(of_text, minlength=len(texts))
+        kind[inside], step[inside] = kinds_and_steps(records, at, held, kinds)
+        straddles = parts_at(found.begins) != parts_at(np.maximum(found.ends - 1, found.begins))
+        straddling = np.add.reduceat(straddles, bounds[:-1], dtype=np.int64).tolist()
+        places = zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+        documents = [Document(found.ids[a:b], kind[a:b], step[a:b]) for a, b in places]
+        return [
+            Encoded({"": document}, None, notes_of(text, count))
+            for text, document, count in zip(texts, documents, straddling, strict=True)
+        ]
+
+    def refusals(self, texts: Sequence[Text], found: Tokens) -> list[tuple[str, str] | None]:
+        """Why ``check_tokens`` refuses each text, if it does; only those that may be refused are looked at closely."""
+        doubtful = ~self.surely_good(texts, found)
+        refused: list[tuple[str, str] | None] = [None] * len(texts)
+        for at in np.flatnonzero(doubtful).tolist():
+            own = slice(found.bounds[at], found.bounds[at + 1])
+            offsets = np.stack([found.begins[own], found.ends[own]], axis=1)
+            try:
+                self.check_tokens(texts[at], found.ids[own], offsets)
+            except Refused as why:
+                refused[at] = why.why
+        return refused
+
+    def surely_good(self, texts: Sequence[Text], found: Tokens) -> np.ndarray:
+        """(T,) whether texts are good for sure, as ``check_tokens`` has it."""
+        good = np.fromiter(map(self.is_marked_well, texts), bool, len(texts))
+        starts, bounds, ids = starts_of(texts), found.bounds, found.ids
+        # a symbol in a part
+        symbols = np.flatnonzero(self.is_control[ids])
+        of_text = np.searchsorted(bounds, symbols, side="right") - 1
+        place = found.begins[symbols]
+        insides = np.array([(*text.question, *text.ends[1:]) for text in texts])[of_text]
+        forged = np.zeros(len(symbols), bool)
+        for begin in (0, 2, 4):
+            forged |= (insides[:, begin] <= place) & (place < insides[:, begin + 1])
+        good[of_text[forged]] = False
+        good &= ids[bounds[1:] - 1] == self.special_ids["eos"]
+        # the tokens of the prompt: see ``begins_with_prompt``
+        ends = found.ends + np.repeat(starts, found.lengths)
+        for header in {text.parts.header for text in texts}:
+            own = np.array([text.parts.header == header for text in texts])
+            symbol, behind, tail = self.tail(header)
+            if symbol is None:
+                good &= ~own
+                continue
+            wanted = np.array([text.ends[0] - behind for text in texts]) + starts
+            at = np.searchsorted(ends, wanted)
+            there = (ids[at] == symbol) & (ends[at] == wanted)
+            follow = np.minimum(at[:, None] + 1 + np.arange(len(tail)), bounds[1:, None] - 1)
+            there &= (ids[follow] == np.array(tail, ids.dtype)).all(axis=1)
+            there &= at + len(tail) < bounds[1:]
+            good &= there | ~own
+        return good
+
+    def is_marked_well(self, text: Text) -> bool:
+        """Whether the mark between trace and answer, and those of a form, do for sure what they should."""
+        _, opened, trace_end, closed, answer_end = text.ends
+        mark = self.marks[text.parts]
+        if not mark:
+            return self.form is None
+        if text.text.find(mark, closed, answer_end) >= 0:
+            return False
+        if self.form is None:
+            return text.text.find(mark, opened, trace_end) < 0
+        written = text.text[text.ends[0] :].removesuffix(text.parts.stop)
+        return self.parted(written) == (text.text[opened:trace_end], text.text[closed:answer_end], True)
 
     def check_tokens(
         self,
@@ -174,7 +250,7 @@ class ChatLayout:
         """Raises Refused if the tokens forge a delimiter, or do not begin with those of the prompt."""
         _, opened, trace_end, closed, answer_end = text.ends
         inside = {"question": text.question, "trace": (opened, trace_end), "answer": (closed, answer_end)}
-        mark = closing_mark(text.parts)
+        mark = self.marks[text.parts]
         # of think tags the first one counts, of a form's marks, which are text, the last
         unmarked = ("trace", "answer") if self.form is None else ("answer",)
         where = np.isin(ids, list(self.controls))
@@ -202,12 +278,16 @@ class ChatLayout:
     def begins_with_prompt(self, text: Text, ids: np.ndarray, offsets: np.ndarray) -> bool:
         """Whether the tokens begin with those of the prompt for sure. A symbol parts what is tokenised before it from
         what is after it, so only what the prompt holds behind its last one is compared."""
-        if text.parts.header not in self.tails:
-            self.tails[text.parts.header] = self.tail_of(text.parts.header)
-        symbol, behind, tokens = self.tails[text.parts.header]
+        symbol, behind, tokens = self.tail(text.parts.header)
         at = int(np.searchsorted(offsets[:, 1], text.ends[0] - behind))  # the first token that ends there
         there = symbol is not None and at < len(ids) and ids[at] == symbol and offsets[at, 1] == text.ends[0] - behind
         return there and ids[at + 1 : at + 1 + len(tokens)].tolist() == tokens
+
+    def tail(self, header: str) -> tuple[int | None, int, list[int]]:
+        """``tail_of`` a header, found once."""
+        if header not in self.tails:
+            self.tails[header] = self.tail_of(header)
+        return self.tails[header]
 
     def tail_of(self, header: str) -> tuple[int | None, int, list[int]]:
         """The last symbol in the end of a prompt (None: there is none that always stands alone), how many characters
@@ -243,7 +323,8 @@ class ChatLayout:
             rendered += "".join((parts.opening, given[1], parts.closing, given[2], parts.tail, parts.rest))
         # with no answer, trimming the turn takes the line breaks of the delimiter before it
         closings = [parts.closing] if given[2] else [parts.closing, parts.closing.rstrip()]
-        for question, thought, answer, closing in product(*map(trimmings, given), closings):
+        # nothing is trimmed, as a rule
+        for question, thought, answer, closing in chain([(*given, closings[0])], trimmed(given, closings)):
             prompt = parts.before + question + parts.header
             pieces = (prompt, parts.opening, thought, closing, answer, parts.tail)
             text = "".join(pieces)
@@ -252,7 +333,10 @@ class ChatLayout:
         else:
             plain = (parts.before, given[0], parts.header, parts.opening, given[1], parts.closing, given[2])
             raise Refused("template_alters", f"it writes {shown(rendered, ''.join(plain) + parts.tail + parts.rest)}")
-        ends = np.cumsum([len(piece) for piece in pieces[:5]]).tolist()
+        prompted = len(prompt)
+        opened = prompted + len(parts.opening)
+        thought_of = opened + len(thought)
+        closed = thought_of + len(closing)
         start = len(parts.before)
         trace = record.trace if given[1] else ""
         pairs = zip(PARTS, (record.question, trace, record.answer), (question, thought, answer), strict=True)
@@ -260,8 +344,8 @@ class ChatLayout:
             text,
             parts,
             (start, start + len(question)),
-            (ends[0], ends[1], ends[2], ends[3], ends[4]),
-            record.trace.index(thought),
+            (prompted, opened, thought_of, closed, closed + len(answer)),
+            0 if thought == record.trace else record.trace.index(thought),
             [name for name, whole, written in pairs if whole != written],
         )
 
@@ -280,7 +364,7 @@ class ChatLayout:
 
     def parted(self, said: str) -> tuple[str, str | None, bool]:
         """Trace and answer of what was said before a stop, and whether the mark between them is there."""
-        mark, parts = closing_mark(self.parts), self.parts
+        mark, parts = self.marks[self.parts], self.parts
         ending = parts.tail.removesuffix(parts.stop)
         if not mark:  # the prompt has closed the think block, or there is none
             return "", between(said, "", ending), True
@@ -319,6 +403,23 @@ def between(text: str, before: str, after: str) -> str:
     if text.startswith(before) and text[len(before) :].endswith(after):
         return text[len(before) : len(text) - len(after)]
     return text.strip().removeprefix(before.strip()).removesuffix(after.strip()).strip()
+
+
+def trimmed(given: Sequence[str], closings: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Question, trace, answer and delimiter, in all ways in which templates trim them."""
+    yield from product(*map(trimmings, given), closings)
+
+
+def starts_of(texts: Sequence[Text]) -> np.ndarray:
+    """(T,) int64: where each text begins if they stand one behind the other."""
+    lengths = np.fromiter((len(text.text) for text in texts), np.int64, len(texts))
+    return np.cumsum(lengths) - lengths
+
+
+def notes_of(text: Text, straddling: int) -> dict[str, int]:
+    """What is worth counting of a document."""
+    notes = {f"trimmed_{name}": 1 for name in text.trimmed}
+    return {**notes, "straddling_tokens": straddling} if straddling else notes
 
 
 def trimmings(text: str) -> list[str]:

@@ -355,14 +355,14 @@ class Stores:
     def __exit__(self, *error: Any) -> None:
         self.opened.__exit__(*error)
 
-    def write(self, documents: Mapping[str, Documents], rows: Iterable[Mapping[str, Any]]) -> None:
+    def write(self, documents: Mapping[str, Documents], rows: Mapping[str, list[Any]]) -> None:
         """``rows``: as of ``Made.rows``."""
         for split, own in documents.items():
             if split not in self.writers:
                 path = self.directory / STORES[split]
                 self.writers[split] = self.opened.enter_context(TokenStoreWriter(path, self.kinds))
             self.writers[split].extend(own)
-        for row in rows:
+        if rows:
             if self.table is None:
                 self.table = self.opened.enter_context(ColumnsWriter(self.directory / FILE, self.facts.types))
-            self.table.add(self.facts.row(row))
+            self.table.add(self.facts.table(rows))

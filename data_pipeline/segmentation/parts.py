@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
-from tracestill.data_pipeline.base.schema import Span
+from tracestill.data_pipeline.base.schema import Span, Spans
 from tracestill.data_pipeline.segmentation.words import ABBREVIATIONS, BEFORE_NUMBER
 
 # Sentences of scripts that put a space behind their stop end at the space; others at the stop: CJK's full stops, the
@@ -20,6 +21,7 @@ NUMBERED = [rf"{re.escape(word)}\.\s+\d" for word in BEFORE_NUMBER]  # No. 5
 HALVES = [r"\.\s".join(map(re.escape, word.split(". "))) for word in ABBREVIATIONS if ". " in word]  # z. B.
 GOES_ON = re.compile(r"(?<!\w)(?:" + "|".join(NUMBERED + HALVES) + ")", re.I)
 LOOK_BACK = 11  # characters before a stop that may be an abbreviation
+STEPS_HELD = 1024  # traces whose steps are remembered
 LOOK_AHEAD = 2  # and behind it, that tell
 
 
@@ -44,6 +46,20 @@ def spans_of(parts: Iterable[Part]) -> tuple[Span, ...]:
     return tuple(spans)
 
 
+def compact(parts: Iterable[Part]) -> Spans:
+    """As ``spans_of``."""
+    ends: list[int] = []
+    kinds: list[str] = []
+    for kind, end, _ in parts:
+        if kinds and kinds[-1] == kind:
+            ends[-1] = end
+        else:
+            ends.append(end)
+            kinds.append(kind)
+    return Spans(ends, kinds)
+
+
+@lru_cache(maxsize=STEPS_HELD)  # segmentation asks, and then who lays out documents
 def step_ends(trace: str) -> tuple[int, ...]:
     """Where each step ends: increasing offsets, the last is ``len(trace)``; empty for an empty trace.
 

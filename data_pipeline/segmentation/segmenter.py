@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.content import contents
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
-from tracestill.data_pipeline.base.schema import Record, Span, span_fault
+from tracestill.data_pipeline.base.schema import Record, Span, span_fault, with_spans
 from tracestill.data_pipeline.base.stage import CONTENTS
 from tracestill.data_pipeline.guards.names import GivenPath, Name
 from tracestill.data_pipeline.segmentation.classifier import SHIPPED, Classifier
 from tracestill.data_pipeline.segmentation.clean import Cleaner, cleaned
 from tracestill.data_pipeline.segmentation.flow import flow
-from tracestill.data_pipeline.segmentation.parts import Part, spans_of
+from tracestill.data_pipeline.segmentation.parts import Part, compact
 from tracestill.data_pipeline.segmentation.rules import lines, rules
 
 Function = Callable[[str, str], Sequence[Part]]  # of question and trace
@@ -124,4 +123,4 @@ class Segmenter:
         record = cleaned(record, self.config.clean)
         if record.spans:
             return record
-        return replace(record, spans=spans_of(self.parts(record.question, record.trace)))
+        return with_spans(record, compact(self.parts(record.question, record.trace)))

@@ -14,7 +14,8 @@ from itertools import chain
 import numpy as np
 from tokenizers import Tokenizer
 
-from tracestill.data_pipeline.tokens.cuts import HELD, Cuts, cuts_of
+from tracestill.data_pipeline.base.numbered import Numbered, ragged, roomier
+from tracestill.data_pipeline.tokens.cuts import Cuts, cuts_of
 
 MOST_PIECES, MOST_TOKENS = 1 << 18, 1 << 21  # remembered at a time
 PROBE = (
@@ -68,19 +69,6 @@ class Tokens:
         return np.diff(self.bounds)
 
 
-class Places(dict[str, int]):
-    """Key of a piece -> its place; a new one gets the next place, and is noted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.new: list[str] = []
-
-    def __missing__(self, key: str) -> int:
-        self[key] = place = len(self)
-        self.new.append(key)
-        return place
-
-
 class Memory:
     """Texts as tokens, from those of their pieces; ``make`` is asked for those of a piece when it is new."""
 
@@ -94,7 +82,7 @@ class Memory:
         self.forget()
 
     def forget(self) -> None:
-        self.places = Places()
+        self.places = Numbered()
         self.pieces = np.empty((3, 0), np.int64)  # of each: its first token, tokens, characters
         self.tokens = np.empty((4, 0), np.int32)  # as the table of Tokens
         self.used = 0  # columns of it
@@ -110,9 +98,7 @@ class Memory:
         if self.places.new:
             self.learn()
         starts, sizes, widths = (row.take(at) for row in self.pieces)
-        ends = np.cumsum(sizes)
-        index = np.repeat(starts - ends + sizes, sizes)
-        index += np.arange(len(index))
+        index, ends = ragged(starts, sizes)
         before = np.cumsum(widths) - widths  # characters of all texts before each piece
         before -= np.repeat(before.take(stops - counts), counts)
         bounds = np.zeros(len(keys) + 1, np.int64)
@@ -161,13 +147,6 @@ class Remembered:
         flat = np.array(list(chain.from_iterable(ids)), np.int64)
         seen = first_visible(texts, offsets, bounds)
         return Tokens(np.stack([flat, *offsets.T, seen]).astype(np.int32), bounds)
-
-
-def roomier(table: np.ndarray, needed: int) -> np.ndarray:
-    """A table (rows, n), with room for more columns if it has less than is needed."""
-    if table.shape[1] >= needed:
-        return table
-    return np.concatenate([table, np.empty((len(table), needed), table.dtype)], axis=1)
 
 
 def first_visible(
