@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -29,6 +29,7 @@ from tracestill.data_pipeline.segmentation.lexer import (
     value_of,
     word_with,
 )
+from tracestill.data_pipeline.segmentation.many import Lexicon
 from tracestill.data_pipeline.segmentation.words import (
     ANYWHERE,
     COUNTED,
@@ -83,6 +84,14 @@ def held_by(question: str) -> Held:
 def values_in(question: str) -> tuple[frozenset[float], frozenset[str]]:
     lexed = lex(question)
     return values_among(lexed, 0, len(lexed.types))
+
+
+def held_by_all(questions: Sequence[str], lexicon: Lexicon) -> dict[str, tuple[frozenset[float], frozenset[str]]]:
+    """Question -> what ``values_in`` finds."""
+    distinct = list(dict.fromkeys(questions))
+    lexed, bounds = lexicon(distinct)
+    places = zip(distinct, bounds, bounds[1:], strict=False)
+    return {question: values_among(lexed, first, after - 1) for question, first, after in places}
 
 
 def values_among(lexed: Lexed, first: int, last: int) -> tuple[frozenset[float], frozenset[str]]:
