@@ -277,7 +277,7 @@ def encode_records(records: Sequence[Record], held_out: Mapping[str, str], tools
     """What becomes of some records. Raises InputError naming one whose spans or weight are bad, or that is too long."""
     made = Made(tools.job.bounds, held_out)
     made.read = len(records)
-    cut = [record for record in map(tools.cut, records) if not made.lacks_spans(record)]
+    cut = [record for record in tools.cut.all(records) if not made.lacks_spans(record)]
     if tools.keep.config.cuts:
         cut = made.cut(cut, tools.keep, tools.trip)
     for record, encoded in zip(cut, tools.layout.encode(cut, tools.job.bounds.kinds), strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tracestill.data_pipeline.base.stage import CONTENTS
 from tracestill.data_pipeline.guards.names import GivenPath, Name
 from tracestill.data_pipeline.segmentation.classifier import SHIPPED, Classifier
 from tracestill.data_pipeline.segmentation.clean import Cleaner, cleaned
-from tracestill.data_pipeline.segmentation.flow import flow
+from tracestill.data_pipeline.segmentation.flow import flow, spans_by_flow
 from tracestill.data_pipeline.segmentation.parts import Part, compact
 from tracestill.data_pipeline.segmentation.rules import lines, rules
 
@@ -124,3 +124,11 @@ class Segmenter:
         if record.spans:
             return record
         return with_spans(record, compact(self.parts(record.question, record.trace)))
+
+    def all(self, records: Iterable[Record]) -> list[Record]:
+        """Each of many records, as one by one."""
+        if self.parts is not flow:
+            return [self(record) for record in records]
+        clean = [cleaned(record, self.config.clean) for record in records]
+        spans = iter(spans_by_flow([(record.question, record.trace) for record in clean if not record.spans]))
+        return [record if record.spans else with_spans(record, next(spans)) for record in clean]
