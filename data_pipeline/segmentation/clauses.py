@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,6 +18,7 @@ from tracestill.data_pipeline.segmentation.lexer import (
     MARK,
     NUMBER,
     OPEN,
+    OPERATES,
     OTHER,
     OTHERS,
     SIGN,
@@ -45,7 +47,9 @@ from tracestill.data_pipeline.segmentation.words import (
 
 BARE = 2  # words of a clause that is nothing but a formula
 LEADS = 8  # words that may stand before a verb of plan
+COUNTS = FACTOR | IDEOGRAPH | OPERATES  # of words that more is asked of than what they say
 BOUNDS = finder(lambda code: is_type(code, STOP, OPEN, CLOSE) or (code < OTHERS and bool(code & JOINT)))
+PLAIN = re.compile(finder(lambda code: is_type(code, STOP, OTHER) or (code < OTHERS and not code & COUNTS)).pattern + b"*")
 WORDS, SAID, OF_VALUE = finder(lambda code: code < OTHERS), word_with(ANYWHERE_SAID), word_with(FACTOR | IDEOGRAPH)
 
 
@@ -147,6 +151,9 @@ def is_ratio(lexed: Lexed, at: int, first: int) -> bool:
 def read(trace: str, lexed: Lexed, first: int, last: int, held: Held, begins: bool) -> Clause:
     """A clause, and its values held. ``begins``: it begins the step."""
     texts, codes = lexed.texts, lexed.codes
+    if PLAIN.fullmatch(codes, first, last):  # words alone
+        role, why = said(lexed, first, last)
+        return Clause(first, last, role, why, [], [], 0, False, False)
     values = {at: signed(lexed, at, first) for at in places_of(NUMBER_CODE, codes, first, last)}
     of_value = [texts[match.start()] for match in OF_VALUE.finditer(codes, first, last)]
     factors = [FACTORS[text] for text in of_value if text in FACTORS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 from tracestill.data_pipeline.segmentation.words import ANYWHERE, FACTORS, JOINTS, NUMBERS, OPERATORS
@@ -102,6 +103,7 @@ def lex(text: str) -> Lexed:
     return Lexed(types, texts, starts, ends, bytes(codes))
 
 
+@lru_cache(maxsize=1 << 14)
 def value_of(token: str) -> float:
     """The value of a token of type NUMBER, in digits of any script or in words."""
     if token[0] in DIGITS_ZH:

@@ -20,6 +20,10 @@ ABBREVIATION = re.compile(
 NUMBERED = [rf"{re.escape(word)}\.\s+\d" for word in BEFORE_NUMBER]  # No. 5
 HALVES = [r"\.\s".join(map(re.escape, word.split(". "))) for word in ABBREVIATIONS if ". " in word]  # z. B.
 GOES_ON = re.compile(r"(?<!\w)(?:" + "|".join(NUMBERED + HALVES) + ")", re.I)
+SHORTENED = [part for word in ABBREVIATIONS for part in word.split(". ")] + BEFORE_NUMBER
+# the end of what may be an abbreviation: only then is looked closely
+ENDINGS = sorted({("" if word[:-2] else r"(?<!\w)") + re.escape(word[-2:]) for word in SHORTENED})
+BEFORE_STOP = re.compile("(?:" + "|".join(ENDINGS) + ")(?=[.])", re.I)
 LOOK_BACK = 11  # characters before a stop that may be an abbreviation
 STEPS_HELD = 1024  # traces whose steps are remembered
 LOOK_AHEAD = 2  # and behind it, that tell
@@ -69,7 +73,7 @@ def step_ends(trace: str) -> tuple[int, ...]:
     ends = []
     for match in STEP_END.finditer(trace):
         at = match.start()
-        if trace[at] == ".":
+        if trace[at] == "." and (trace[at - 1 : at].isdigit() or BEFORE_STOP.search(trace, max(0, at - 2), at + 1)):
             back = max(0, at - LOOK_BACK)
             goes_on = GOES_ON.search(trace, back, match.end() + LOOK_AHEAD)
             if ABBREVIATION.search(trace, back, at + 1) or (goes_on is not None and goes_on.end() > at):
