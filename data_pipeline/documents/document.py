@@ -205,6 +205,10 @@ def spans_of_all(records: Sequence[Record], kinds: Kinds) -> tuple[list[Sequence
 def is_whole(spans: Spans, trace: str, known: Collection[str]) -> bool:
     """Whether spans are certainly good."""
     ends = spans.ends
-    return bool(ends) and 0 < ends[0] and ends[-1] == len(trace) and all(map(lt, ends, ends[1:])) and all(
-        map(known.__contains__, spans.kinds)
+    return (
+        bool(ends)
+        and ends[0] > 0
+        and ends[-1] == len(trace)
+        and all(map(lt, ends, ends[1:]))
+        and all(map(known.__contains__, spans.kinds))
     )

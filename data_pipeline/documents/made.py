@@ -52,7 +52,9 @@ class Made:
         self.lost = np.zeros(len(self.kinds), np.int64)  # tokens
         self.documents, self.tokens = Counter[str](), Counter[str]()
         self.targets = {split: np.zeros(len(self.kinds), np.int64) for split in ("train", "validation", "test")}
-        self.kept: dict[str, list[tuple[str, Record, Fit | Document]]] = defaultdict(list)  # by split, with the id of each
+        self.kept: dict[str, list[tuple[str, Record, Fit | Document]]] = defaultdict(
+            list
+        )  # by split, with the id of each
         self.lost_text = Lost()
         self.tally = Tally()
         self.rows: dict[str, list[Any]] = {}  # of documents of training questions, in their order: see ``Facts.table``

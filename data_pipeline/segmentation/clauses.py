@@ -49,7 +49,9 @@ BARE = 2  # words of a clause that is nothing but a formula
 LEADS = 8  # words that may stand before a verb of plan
 COUNTS = FACTOR | IDEOGRAPH | OPERATES  # of words that more is asked of than what they say
 BOUNDS = finder(lambda code: is_type(code, STOP, OPEN, CLOSE) or (code < OTHERS and bool(code & JOINT)))
-PLAIN = re.compile(finder(lambda code: is_type(code, STOP, OTHER) or (code < OTHERS and not code & COUNTS)).pattern + b"*")
+PLAIN = re.compile(
+    finder(lambda code: is_type(code, STOP, OTHER) or (code < OTHERS and not code & COUNTS)).pattern + b"*"
+)
 WORDS, SAID, OF_VALUE = finder(lambda code: code < OTHERS), word_with(ANYWHERE_SAID), word_with(FACTOR | IDEOGRAPH)
 
 

@@ -9,7 +9,6 @@ from tracestill.data_pipeline.segmentation.lexer import (
     CURRENCY,
     LATEX,
     LATEX_SIGN,
-    LATEX_SIGNS,
     LETTER,
     MARK,
     NUMBER,
@@ -33,7 +32,9 @@ NEAR = 1  # and of one before an operator in words
 EQUALS = ("=", "≈", "＝")
 DASHES = ("-", "–", "−", "－")
 LETTER_WORDS = ("a", "i", "y", "e", "o")  # of one letter, in some language
-SIGNS = finder(lambda code: is_type(code, SIGN, MARK) or code == LATEX_SIGN or (code < OTHERS and bool(code & OPERATES)))
+SIGNS = finder(
+    lambda code: is_type(code, SIGN, MARK) or code == LATEX_SIGN or (code < OTHERS and bool(code & OPERATES))
+)
 COMPUTES = finder(lambda code: is_type(code, SIGN, LATEX) or (code < OTHERS and bool(code & OPERATES)))
 LETTERS = word_with(LETTER)
 NUMBER_CODE, MARK_CODE = OTHERS + NUMBER, OTHERS + MARK
