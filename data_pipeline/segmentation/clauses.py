@@ -27,9 +27,9 @@ from tracestill.data_pipeline.segmentation.lexer import (
     Lexed,
     finder,
     is_type,
+    is_word,
     lex,
     value_of,
-    word_with,
 )
 from tracestill.data_pipeline.segmentation.many import Lexicon
 from tracestill.data_pipeline.segmentation.words import (
@@ -48,11 +48,12 @@ from tracestill.data_pipeline.segmentation.words import (
 BARE = 2  # words of a clause that is nothing but a formula
 LEADS = 8  # words that may stand before a verb of plan
 COUNTS = FACTOR | IDEOGRAPH | OPERATES  # of words that more is asked of than what they say
-BOUNDS = finder(lambda code: is_type(code, STOP, OPEN, CLOSE) or (code < OTHERS and bool(code & JOINT)))
-PLAIN = re.compile(
-    finder(lambda code: is_type(code, STOP, OTHER) or (code < OTHERS and not code & COUNTS)).pattern + b"*"
-)
-WORDS, SAID, OF_VALUE = finder(lambda code: code < OTHERS), word_with(ANYWHERE_SAID), word_with(FACTOR | IDEOGRAPH)
+BOUNDS = finder(lambda code: is_type(code, STOP, OPEN, CLOSE) or is_word(code, JOINT))
+ALONE = finder(lambda code: is_type(code, STOP, OTHER) or (code < OTHERS and not code & COUNTS))
+PLAIN = re.compile(ALONE.pattern + b"*")
+WORDS = finder(lambda code: code < OTHERS)
+SAID = finder(lambda code: is_word(code, ANYWHERE_SAID))
+OF_VALUE = finder(lambda code: is_word(code, FACTOR | IDEOGRAPH))
 
 
 @dataclass(slots=True)

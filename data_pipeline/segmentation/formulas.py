@@ -22,7 +22,7 @@ from tracestill.data_pipeline.segmentation.lexer import (
     Lexed,
     finder,
     is_type,
-    word_with,
+    is_word,
 )
 from tracestill.data_pipeline.segmentation.words import OPERATORS
 
@@ -32,11 +32,9 @@ NEAR = 1  # and of one before an operator in words
 EQUALS = ("=", "≈", "＝")
 DASHES = ("-", "–", "−", "－")
 LETTER_WORDS = ("a", "i", "y", "e", "o")  # of one letter, in some language
-SIGNS = finder(
-    lambda code: is_type(code, SIGN, MARK) or code == LATEX_SIGN or (code < OTHERS and bool(code & OPERATES))
-)
-COMPUTES = finder(lambda code: is_type(code, SIGN, LATEX) or (code < OTHERS and bool(code & OPERATES)))
-LETTERS = word_with(LETTER)
+SIGNS = finder(lambda code: is_type(code, SIGN, MARK) or code == LATEX_SIGN or is_word(code, OPERATES))
+COMPUTES = finder(lambda code: is_type(code, SIGN, LATEX) or is_word(code, OPERATES))
+LETTERS = finder(lambda code: is_word(code, LETTER))
 NUMBER_CODE, MARK_CODE = OTHERS + NUMBER, OTHERS + MARK
 
 

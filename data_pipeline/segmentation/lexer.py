@@ -73,9 +73,9 @@ def finder(matches: Callable[[int], bool]) -> re.Pattern[bytes]:
     return re.compile(b"[" + b"".join(re.escape(bytes([code])) for code in range(256) if matches(code)) + b"]")
 
 
-def word_with(bits: int) -> re.Pattern[bytes]:
-    """Finds words that have one of these bits."""
-    return finder(lambda code: code < OTHERS and bool(code & bits))
+def is_word(code: int, bits: int) -> bool:
+    """Whether it is that of a word with one of some bits."""
+    return code < OTHERS and bool(code & bits)
 
 
 def is_type(code: int, *types: int) -> bool:
