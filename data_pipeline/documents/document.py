@@ -130,7 +130,7 @@ def encode(
     ]
     for at, record in enumerate(records):
         if is_bare(record):
-            text = found.ids[slice(*found.bounds[2 * count + at : 2 * count + at + 2])]
+            text = found.ids[slice(*found.bounds[2 * count + at : 2 * count + at + 2])].tolist()
             made[at] = bare_document(tokenizer.bos, text, tokenizer.eos, kinds)
     return made
 

@@ -76,12 +76,12 @@ class Made:
             if len(made.tokens) <= self.longest and made.kinds[0] != PAD:  # nearly all of them
                 fits[ending] = made
                 continue
-            name = name_of(record)
-            fits[ending] = fit_document(name, *made, self.longest, self.plan.overlong, self.trace_kinds, self.bound)
-            if fits[ending].outcome == "dropped":  # and with it, the record's other documents
+            fit = fit_document(name_of(record), *made, self.longest, self.plan.overlong, self.trace_kinds, self.bound)
+            if fit.outcome == "dropped":  # and with it, the record's other documents
                 for lost in encoded.documents.values():
                     self.lost += np.bincount(lost.kinds, minlength=len(self.kinds))
                 return self.reject(record, "overlong", f"{len(made.tokens)} tokens, {self.bound} {self.longest}")
+            fits[ending] = fit
         split = self.held_out.get(record.question_id, "train")
         self.out += 1
         self.notes.update(encoded.notes)
