@@ -46,7 +46,7 @@ from tracestill.data_pipeline.tokens.store import Documents, TokenStoreWriter
 from tracestill.data_pipeline.tokens.tokenizer import TokenizerConfig, held_out_questions
 
 SEGMENT = SegmentConfig()
-BATCH = 256  # records that go to a worker at a time
+BATCH = 128  # records that go to a worker at a time
 FEW = 1024  # records, at least, for each process: about as long as it takes to start
 STORES = {"train": "tokens.arrow", "validation": "validation.arrow", "test": "test.arrow"}
 REJECTED = pa.schema([(name, pa.string()) for name in ("record_id", "question_id", "reason", "detail")])
