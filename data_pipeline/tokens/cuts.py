@@ -132,9 +132,8 @@ def steps(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
 
 
 def plain_end(step: dict[str, Any]) -> bool:
-    """Whether a step behind the tokens changes none, nor its characters by its place in a text."""
-    moves = step.get("trim_offsets") and step.get("add_prefix_space")
-    return step["type"] == "TemplateProcessing" or (step["type"] == "ByteLevel" and not moves)
+    """Whether a step behind the tokens changes neither them nor where they stand."""
+    return step["type"] == "TemplateProcessing" or (step["type"] == "ByteLevel" and not step["trim_offsets"])
 
 
 def pattern_of(cutter: dict[str, Any] | None) -> str | None:
