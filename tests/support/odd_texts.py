@@ -21,6 +21,7 @@ ODD = (
     "A " * 40,
     "1" * 60 + " " + "9" * 40,
     "\u200b\u200bzero width \ufeff 3 \x1c weird \x1d sep \x1f held \x85 3 = 3 \u2581 a\u2581 b",
+    "runs \t \n x\u00a0 \n\u3000 \n y \r \n",
     "  leading 3 + 3 = 6",
     "trailing 3 = 3   ",
     "Let's check: 12 + 16 = 28, so it is right. Wait, that is wrong. 12 + 17 = 29. Then 29 - 1/4 of 8 = 27.",

@@ -142,9 +142,9 @@ def digest(pairs) -> str:
 
 def test_what_flow_makes_of_a_trace_has_not_changed() -> None:
     """If this is meant to change, so is ``segmenter.VERSION``: stored documents are encoded again."""
-    assert digest([(ODD[at - 3], text) for at, text in enumerate(ODD)]) == "5b86e1a71a2fd5a8"
+    assert digest([(ODD[at - 3], text) for at, text in enumerate(ODD)]) == "1507a599736ca5f2"
     assert (
-        digest([(ODD[at - 1], ODD[at - 7] + text + ODD[at - 2]) for at, text in enumerate(ODD)]) == "d6d9c91f9a45aa19"
+        digest([(ODD[at - 1], ODD[at - 7] + text + ODD[at - 2]) for at, text in enumerate(ODD)]) == "c2f6a25aedd5f266"
     )
 
 

@@ -174,6 +174,19 @@ def test_tokens_that_join_words_are_not_cut() -> None:
     assert Remembered(changed("trained here", joined)).memory is None
 
 
+def test_a_symbol_that_is_read_as_text_hides_what_begins_in_it() -> None:
+    """The library looks for added tokens from left to right, and passes by those that are to be text."""
+    backend = Tokenizer.from_str(built("gpt2"))
+    backend.add_special_tokens([AddedToken("ab<x>", normalized=False, special=True)])
+    backend.add_tokens([AddedToken("<x>y", normalized=False)])
+    for literal in (True, False):
+        backend.encode_special_tokens = literal
+        own = Remembered(backend)
+        assert own.memory is not None
+        some = ["so ab<x>y", "so <x>y", "ab<x> y"]
+        assert rows_of(own(some)) == plain(backend, some)
+
+
 def test_offsets_that_a_processor_moves_are_not_taken_from_pieces() -> None:
     backend = Tokenizer.from_str(built("gpt2"))
     for trims in (True, False):
