@@ -141,7 +141,8 @@ class TokenStoreWriter:
         if kinds.max() >= self._num_kinds:
             raise ValueError(f"kind {kinds.max()} is not below the {self._num_kinds} kinds of this store")
         cells = np.repeat(np.arange(documents) * self._num_kinds, lengths) + kinds
-        counts = np.bincount(np.delete(cells, offsets[:-1]), minlength=documents * self._num_kinds).astype(np.int32)
+        counts = np.bincount(cells, minlength=documents * self._num_kinds).astype(np.int32)
+        counts[cells[offsets[:-1]]] -= 1  # the first token is no target
         lists = [pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)) for values in (tokens, kinds, steps)]
         columns = [
             pa.array(self._ids, pa.string()),
