@@ -177,7 +177,11 @@ def read_rows(path: Path, schema: pa.Schema, filters: list[tuple[str, str, Any]]
     """Rows of a Parquet file, or those that pass ``filters`` (pyarrow's). Raises InputError if it is missing,
     unreadable, or lacks a column of ``schema``."""
     try:
-        table = pq.read_table(path, filters=filters)
+        if filters is not None:
+            table = pq.read_table(path, filters=filters)
+        else:  # which imports no more than it needs
+            with pq.ParquetFile(path) as file:
+                table = file.read()
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error})") from error
     return with_columns(path, table, schema).to_pylist()

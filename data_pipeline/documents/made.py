@@ -85,8 +85,8 @@ class Made:
         split = self.held_out.get(record.question_id, "train")
         self.out += 1
         self.notes.update(encoded.notes)
-        for ending, fit in fits.items():
-            self.keep(split, record, ending, fit)
+        for ending, kept in fits.items():
+            self.keep(split, record, ending, kept)
         return None
 
     def lacks_spans(self, record: Record) -> bool:
