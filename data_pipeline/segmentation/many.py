@@ -13,7 +13,7 @@ from tracestill.data_pipeline.segmentation.lexer import Lexed, lex
 
 END = "\n"  # behind each text: a token of no type, so that nothing goes on into the next one
 SPACED = re.compile(r"<<[^<>\n]*[^\S\n][^<>\n]*>>")  # the only token with white space in it
-MOST_WORDS, MOST_TOKENS = 1 << 18, 1 << 20  # remembered at a time
+MOST_WORDS, MOST_TOKENS = 1 << 17, 1 << 20  # remembered at a time
 
 
 class Lexicon:

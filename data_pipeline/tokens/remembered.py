@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from tracestill.data_pipeline.base.numbered import Numbered, ragged, roomier
 from tracestill.data_pipeline.tokens.cuts import Cuts, cuts_of
 
-MOST_PIECES, MOST_TOKENS = 1 << 18, 1 << 20  # remembered at a time
+MOST_PIECES, MOST_TOKENS = 1 << 17, 1 << 20  # remembered at a time
 PROBE = (
     "",
     " ",
