@@ -131,8 +131,8 @@ def test_all_is_each_one_by_one(some: list[str], by: str) -> None:
     own += [record(text, spans=(Span(0, len(text), "check"),)) for text in some if text]
     assert cut.all(own) == [cut(one) for one in own]
     if by == "flow":
-        for one, found in zip(own, cut.all(own), strict=True):
-            assert tuple(found.spans) == (one.spans or parts.spans_of(flow.flow(one.question, found.trace)))
+        for found in cut.all(own)[: len(some)]:  # those that bring no spans
+            assert tuple(found.spans) == parts.spans_of(flow.flow(found.question, found.trace))
 
 
 def digest(pairs) -> str:
