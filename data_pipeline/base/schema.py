@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import numbers
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +55,7 @@ RECORD_SCHEMA = pa.schema(
         ("reader", pa.string()),  # what read trace and answer out of it; "" likewise
     ]
 )
+FIELDS = tuple(RECORD_SCHEMA.names)
 OPTIONAL = ("raw", "reader", "source")  # texts that files of earlier versions lack
 
 REJECTED_SCHEMA = RECORD_SCHEMA.append(pa.field("reason", pa.string())).append(pa.field("detail", pa.string()))
@@ -67,6 +68,37 @@ class Span:
     start: int
     end: int
     kind: str
+
+
+class Spans(Sequence[Span]):
+    """Spans that cover a trace from its beginning, without an object for each: where they end, and their kinds."""
+
+    __slots__ = ("ends", "kinds")
+
+    def __init__(self, ends: Sequence[int], kinds: Sequence[str]) -> None:
+        self.ends, self.kinds = ends, kinds
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, at: int) -> Span: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Span]: ...
+    def __getitem__(self, at: int | slice) -> Span | Sequence[Span]:
+        starts = [0, *self.ends[:-1]]
+        if isinstance(at, slice):
+            return [*map(Span, starts[at], self.ends[at], self.kinds[at])]
+        return Span(starts[at], self.ends[at], self.kinds[at])
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == (tuple(other) if isinstance(other, Spans) else other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
 
 
 @dataclass(frozen=True)
@@ -90,7 +122,7 @@ class Record:
     gold: str
     trace: str
     answer: str
-    spans: tuple[Span, ...]
+    spans: Sequence[Span]
     weight: float
     teacher: str
     style: str
@@ -145,7 +177,11 @@ def read_rows(path: Path, schema: pa.Schema, filters: list[tuple[str, str, Any]]
     """Rows of a Parquet file, or those that pass ``filters`` (pyarrow's). Raises InputError if it is missing,
     unreadable, or lacks a column of ``schema``."""
     try:
-        table = pq.read_table(path, filters=filters)
+        if filters is not None:
+            table = pq.read_table(path, filters=filters)
+        else:  # which imports no more than it needs
+            with pq.ParquetFile(path) as file:
+                table = file.read()
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error})") from error
     return with_columns(path, table, schema).to_pylist()
@@ -165,7 +201,20 @@ def with_columns(path: Path, table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def record_from_row(row: dict[str, Any]) -> Record:
     spans = tuple(Span(s["start"], s["end"], s["kind"]) for s in row["spans"] or ())
-    return Record(**{**{k: row[k] for k in RECORD_SCHEMA.names}, "spans": spans})
+    return changed(Record, {name: row[name] for name in FIELDS}, spans)
+
+
+def with_spans(record: Record, spans: Sequence[Span]) -> Record:
+    """The record with these spans."""
+    return changed(type(record), vars(record), spans)
+
+
+def changed(made: type[Record], fields: Mapping[str, Any], spans: Sequence[Span]) -> Record:
+    """A record of these fields, all of them, and spans. A frozen dataclass sets one field after the other, which takes
+    longer than all else that is done to a record."""
+    record = made.__new__(made)
+    record.__dict__.update(fields, spans=spans)
+    return record
 
 
 def span_fault(trace: str, spans: Sequence[Span], kinds: Collection[str]) -> str | None:

@@ -12,13 +12,11 @@ generation stops.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Iterator, Sequence
+from itertools import chain, product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 from tokenizers import Encoding
 
 from tracestill.data_pipeline.base.errors import InputError
@@ -26,8 +24,9 @@ from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record, Span
 from tracestill.data_pipeline.documents.chat_parts import ChatParts, find_parts, findings_of, messages_of, shown
 from tracestill.data_pipeline.documents.chat_template import ChatTemplate, Refusal, named_token
-from tracestill.data_pipeline.documents.document import bare_document, first_visible, is_bare, kinds_and_steps_at
-from tracestill.data_pipeline.tokens.layout import Document, Encoded, LayoutConfig, Reading
+from tracestill.data_pipeline.documents.chat_tokens import ChatTokens, Refused, Text
+from tracestill.data_pipeline.documents.document import bare_document, is_bare
+from tracestill.data_pipeline.tokens.layout import Encoded, LayoutConfig, Reading
 from tracestill.data_pipeline.tokens.render import END_THINK, load_backend, load_config, symbols_in
 
 PROBE_TRACE = "So  two\ngaps,\n\n a\ttab &amp; <b>é漢</b>\n1. {{ x }}"
@@ -39,25 +38,6 @@ PLAIN = (
 )
 
 
-class Refused(Exception):
-    """A record that the template or the tokenizer spoils."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.why = reason, detail
-
-
-class Text(NamedTuple):
-    """A record rendered: the text of its document, and where its parts are."""
-
-    text: str
-    parts: ChatParts
-    question: tuple[int, int]  # first character, and the one after the last
-    ends: tuple[int, int, int, int, int]  # of the prompt, opening delimiter, trace, closing delimiter, answer
-    skipped: int  # characters of the record's trace before the first one that is written
-    trimmed: list[str]  # parts that lost white space at an end
-
-
 class ChatLayout:
     """The chat template of the tokenizer in a directory, or ``PLAIN``, as a recipe uses it."""
 
@@ -65,7 +45,6 @@ class ChatLayout:
         """Raises InputError if the template cannot be trained on, naming what it does and what to set."""
         self.config, self.where = config, f"{directory}: its chat template"
         self.form = config.marks
-        self.tails: dict[str, tuple[int | None, int, list[int]]] = {}
         self.backend = load_backend(directory / "tokenizer.json")
         self.backend.encode_special_tokens = False  # the template writes its delimiters as text
         vocabulary = self.backend.get_vocab(with_added_tokens=True)
@@ -99,11 +78,14 @@ class ChatLayout:
                 "date by the variable that it reads (such as encode.variables: {date_string: 26 Jul 2024}), or take "
                 "the date out of the template"
             )
+        self.marks = {parts: closing_mark(parts) for parts in (self.parts, self.without_trace)}
         own = "".join(self.parts[:5])
         self.controls = {i: t.content for i, t in added.items() if t.content in symbols or t.content in own}
         ids = {name: None if token is None else vocabulary.get(token) for name, token in tokens.items()}
         stop, self.pad = vocabulary[self.parts.stop], vocabulary[tokens["pad"]]
         self.special_ids: dict[str, int | None] = {**ids, "eos": stop}
+        known = (self.backend, self.size, self.controls, stop, self.form)
+        self.tokens = ChatTokens(*known, self.marks, self.parted)
         self.stops = tuple(dict.fromkeys(i for i in (stop, ids["eos"]) if i is not None))
         self.findings: dict[str, Any] = findings_of(self.template, config, self.parts)
         if self.form is not None:
@@ -141,84 +123,9 @@ class ChatLayout:
                 made.append(None)
             except Refused as refused:
                 made.append(Encoded({}, refused.why))
-        rendered = zip(texts, self.tokens_of([text.text for text in texts]), strict=True)
-        return [
-            found or self.encoded(record, *next(rendered), kinds) for record, found in zip(records, made, strict=True)
-        ]
-
-    def encoded(self, record: Record, text: Text, whole: Encoding, kinds: Kinds) -> Encoded:
-        offsets = np.array(whole.offsets, np.int64).reshape(-1, 2)
-        try:
-            self.check_tokens(text, np.array(whole.ids), offsets)
-        except Refused as refused:
-            return Encoded({}, refused.why)
-        at = first_visible(text.text, offsets)
-        part = np.searchsorted(text.ends, at, side="right")  # 0 prompt, 1 opening, 2 trace, 3 closing, 4 answer, 5 end
-        names = ("prompt", "control", "control", "control", "answer", "control")
-        kind = np.array([kinds.id(name) for name in names], np.uint8)[part]
-        step = np.zeros(len(part), np.uint16)
-        if (inside := part == 2).any():
-            kind[inside], step[inside] = kinds_and_steps_at(record, at[inside] - text.ends[1] + text.skipped, kinds)
-        last = np.maximum(offsets[:, 1] - 1, offsets[:, 0])
-        both = [np.searchsorted(text.ends, edge, side="right") for edge in (offsets[:, 0], last)]
-        notes = Counter({f"trimmed_{name}": 1 for name in text.trimmed})
-        notes["straddling_tokens"] = int((both[0] != both[1]).sum())
-        return Encoded({"": Document(np.array(whole.ids, np.int32), kind, step)}, None, +notes)
-
-    def check_tokens(
-        self,
-        text: Text,
-        ids: np.ndarray,  # (n,) tokens of the whole text; an Encoding makes them anew at each look
-        offsets: np.ndarray,  # (n, 2)
-    ) -> None:
-        """Raises Refused if the tokens forge a delimiter, or do not begin with those of the prompt."""
-        _, opened, trace_end, closed, answer_end = text.ends
-        inside = {"question": text.question, "trace": (opened, trace_end), "answer": (closed, answer_end)}
-        mark = closing_mark(text.parts)
-        # of think tags the first one counts, of a form's marks, which are text, the last
-        unmarked = ("trace", "answer") if self.form is None else ("answer",)
-        where = np.isin(ids, list(self.controls))
-        symbols = list(zip(offsets[where, 0].tolist(), ids[where].tolist(), strict=True))
-        for name, (begin, end) in inside.items():
-            forged = [self.controls[symbol] for first, symbol in symbols if begin <= first < end]
-            if name in unmarked and mark and mark in text.text[begin:end]:
-                forged.append(mark)
-            if forged:
-                raise Refused("control_in_text", f"the {name} holds {forged[0]}")
-        if self.form is not None:
-            written = text.text[text.ends[0] :].removesuffix(text.parts.stop)
-            trace, answer = text.text[opened:trace_end], text.text[closed:answer_end]
-            if (read := self.parted(written)) != (trace, answer, True):
-                raise Refused("control_in_text", f"with the marks of encode.form the answer is read as {read[1]!r:.80}")
-        if not self.begins_with_prompt(text, ids, offsets):
-            prompt = self.tokens_of([text.text[: text.ends[0]]])[0].ids
-            if ids[: len(prompt)].tolist() != prompt:
-                at = next(i for i, (a, b) in enumerate(zip(prompt, ids.tolist(), strict=False)) if a != b)
-                piece = text.text[slice(*offsets[at].tolist())]
-                raise Refused("merges_with_prompt", f"the token {piece!r} begins in the generation prompt")
-        if ids[-1] != self.special_ids["eos"]:
-            raise Refused("template_alters", f"the tokenizer does not keep {text.parts.stop} whole")
-
-    def begins_with_prompt(self, text: Text, ids: np.ndarray, offsets: np.ndarray) -> bool:
-        """Whether the tokens begin with those of the prompt for sure. A symbol parts what is tokenised before it from
-        what is after it, so only what the prompt holds behind its last one is compared."""
-        if text.parts.header not in self.tails:
-            self.tails[text.parts.header] = self.tail_of(text.parts.header)
-        symbol, behind, tokens = self.tails[text.parts.header]
-        at = int(np.searchsorted(offsets[:, 1], text.ends[0] - behind))  # the first token that ends there
-        there = symbol is not None and at < len(ids) and ids[at] == symbol and offsets[at, 1] == text.ends[0] - behind
-        return there and ids[at + 1 : at + 1 + len(tokens)].tolist() == tokens
-
-    def tail_of(self, header: str) -> tuple[int | None, int, list[int]]:
-        """The last symbol in the end of a prompt (None: there is none that always stands alone), how many characters
-        are behind it, and their tokens."""
-        added = self.backend.get_added_tokens_decoder()
-        found = self.tokens_of([header])[0]
-        for at in reversed(range(len(found.ids))):
-            token = added.get(found.ids[at])
-            if token is not None and not (token.lstrip or token.rstrip or token.single_word or token.normalized):
-                return found.ids[at], len(header) - found.offsets[at][1], found.ids[at + 1 :]
-        return None, 0, []
+        kept = [record for record, found in zip(records, made, strict=True) if found is None]
+        laid_out = iter(self.tokens.laid_out(kept, texts, kinds))
+        return [found or next(laid_out) for found in made]
 
     def given(self, record: Record) -> tuple[ChatParts, tuple[str, str, str]]:
         """The parts of a record's document, and the question, trace and answer that the template gets for it."""
@@ -243,7 +150,8 @@ class ChatLayout:
             rendered += "".join((parts.opening, given[1], parts.closing, given[2], parts.tail, parts.rest))
         # with no answer, trimming the turn takes the line breaks of the delimiter before it
         closings = [parts.closing] if given[2] else [parts.closing, parts.closing.rstrip()]
-        for question, thought, answer, closing in product(*map(trimmings, given), closings):
+        # nothing is trimmed, as a rule
+        for question, thought, answer, closing in chain([(*given, closings[0])], trimmed(given, closings)):
             prompt = parts.before + question + parts.header
             pieces = (prompt, parts.opening, thought, closing, answer, parts.tail)
             text = "".join(pieces)
@@ -252,7 +160,10 @@ class ChatLayout:
         else:
             plain = (parts.before, given[0], parts.header, parts.opening, given[1], parts.closing, given[2])
             raise Refused("template_alters", f"it writes {shown(rendered, ''.join(plain) + parts.tail + parts.rest)}")
-        ends = np.cumsum([len(piece) for piece in pieces[:5]]).tolist()
+        prompted = len(prompt)
+        opened = prompted + len(parts.opening)
+        thought_of = opened + len(thought)
+        closed = thought_of + len(closing)
         start = len(parts.before)
         trace = record.trace if given[1] else ""
         pairs = zip(PARTS, (record.question, trace, record.answer), (question, thought, answer), strict=True)
@@ -260,8 +171,8 @@ class ChatLayout:
             text,
             parts,
             (start, start + len(question)),
-            (ends[0], ends[1], ends[2], ends[3], ends[4]),
-            record.trace.index(thought),
+            (prompted, opened, thought_of, closed, closed + len(answer)),
+            0 if thought == record.trace else record.trace.index(thought),
             [name for name, whole, written in pairs if whole != written],
         )
 
@@ -280,7 +191,7 @@ class ChatLayout:
 
     def parted(self, said: str) -> tuple[str, str | None, bool]:
         """Trace and answer of what was said before a stop, and whether the mark between them is there."""
-        mark, parts = closing_mark(self.parts), self.parts
+        mark, parts = self.marks[self.parts], self.parts
         ending = parts.tail.removesuffix(parts.stop)
         if not mark:  # the prompt has closed the think block, or there is none
             return "", between(said, "", ending), True
@@ -319,6 +230,11 @@ def between(text: str, before: str, after: str) -> str:
     if text.startswith(before) and text[len(before) :].endswith(after):
         return text[len(before) : len(text) - len(after)]
     return text.strip().removeprefix(before.strip()).removesuffix(after.strip()).strip()
+
+
+def trimmed(given: Sequence[str], closings: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Question, trace, answer and delimiter, in all ways in which templates trim them."""
+    yield from product(*map(trimmings, given), closings)
 
 
 def trimmings(text: str) -> list[str]:

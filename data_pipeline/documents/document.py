@@ -11,7 +11,9 @@ that number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import chain
+from operator import lt
 from typing import Any, Literal
 
 import numpy as np
@@ -19,9 +21,10 @@ from tokenizers import Encoding
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
-from tracestill.data_pipeline.base.schema import GENERAL, Record, span_fault
+from tracestill.data_pipeline.base.schema import GENERAL, Record, Spans, span_fault
 from tracestill.data_pipeline.segmentation.parts import step_ends
 from tracestill.data_pipeline.tokens.layout import Document, Encoded, Reading
+from tracestill.data_pipeline.tokens.remembered import first_visible
 from tracestill.data_pipeline.tokens.render import (
     CHAT_TEMPLATE,
     END_THINK,
@@ -98,40 +101,38 @@ def encode(
     tokenizer: TraceTokenizer, records: Sequence[Record], kinds: Kinds, trace: Literal["keep", "drop"] = "keep"
 ) -> list[Document]:
     """The documents of the records, of any length. Raises InputError naming the record whose spans are bad."""
-    questions = tokenizer.encode([record.question for record in records])
-    traces = tokenizer.encode([record.trace if trace == "keep" else "" for record in records])
-    answers = tokenizer.encode([record.answer for record in records])
-    return [
-        document(tokenizer, record, question, thought, answer, kinds)
-        for record, question, thought, answer in zip(records, questions, traces, answers, strict=True)
+    count = len(records)
+    traces = [record.trace for record in records] if trace == "keep" else [""] * count
+    texts = [*(record.question for record in records), *traces, *(record.answer for record in records)]
+    found = tokenizer.remembered(texts)
+    lengths = found.lengths.reshape(3, count)
+    ends = np.cumsum(lengths.sum(axis=0) + 4)  # of documents
+    bos = ends - lengths.sum(axis=0) - 4
+    think = bos + lengths[0] + 1
+    end_think = think + lengths[1] + 1
+    total = int(ends[-1]) if count else 0
+    tokens = np.empty(total, np.int32)
+    kind = np.full(total, kinds.id("control"), np.uint8)
+    step = np.zeros(total, np.uint16)
+    symbols = ((bos, tokenizer.bos), (think, tokenizer.think), (end_think, tokenizer.end_think))
+    for places, symbol in (*symbols, (ends - 1, tokenizer.eos)):
+        tokens[places] = symbol
+    firsts = np.concatenate([bos, think, end_think]) + 1  # of question, trace, answer
+    places = np.repeat(firsts - found.bounds[:-1], found.lengths) + np.arange(len(found.ids))
+    tokens[places] = found.ids
+    first, last = found.bounds[count], found.bounds[2 * count]  # the tokens of traces
+    kind[places[:first]], kind[places[last:]] = kinds.id("prompt"), kinds.id("answer")
+    inside = places[first:last]
+    kind[inside], step[inside] = kinds_and_steps(records, found.seen[first:last], lengths[1], kinds)
+    made = [
+        Document(tokens[begin:end], kind[begin:end], step[begin:end])
+        for begin, end in zip(bos.tolist(), ends.tolist(), strict=True)
     ]
-
-
-def document(
-    tokenizer: TraceTokenizer, record: Record, question: Encoding, trace: Encoding, answer: Encoding, kinds: Kinds
-) -> Document:
-    """Lay out one record between control symbols. Raises InputError naming it if its spans are bad."""
-    ids = [
-        tokenizer.bos,
-        *question.ids,
-        tokenizer.think,
-        *trace.ids,
-        tokenizer.end_think,
-        *answer.ids,
-        tokenizer.eos,
-    ]
-    tokens = np.array(ids, np.int32)
-    kind = np.full(len(ids), kinds.id("control"), np.uint8)
-    step = np.zeros(len(ids), np.uint16)
-    if is_bare(record):
-        return bare_document(tokenizer.bos, answer.ids, tokenizer.eos, kinds)
-    begin = len(question.ids) + 2
-    end = begin + len(trace.ids)
-    kind[1 : begin - 1] = kinds.id("prompt")
-    kind[end + 1 : -1] = kinds.id("answer")
-    if trace.ids:
-        kind[begin:end], step[begin:end] = trace_kinds_and_steps(record, trace, kinds)
-    return Document(tokens, kind, step)
+    for at, record in enumerate(records):
+        if is_bare(record):
+            text = found.ids[slice(*found.bounds[2 * count + at : 2 * count + at + 2])].tolist()
+            made[at] = bare_document(tokenizer.bos, text, tokenizer.eos, kinds)
+    return made
 
 
 def is_bare(record: Record) -> bool:
@@ -151,32 +152,63 @@ def bare_document(bos: int | None, text: Sequence[int], eos: int, kinds: Kinds) 
 
 def trace_kinds_and_steps(record: Record, trace: Encoding, kinds: Kinds) -> tuple[np.ndarray, np.ndarray]:
     """(m,) kind and (m,) step of each token of a trace. Raises InputError naming the record if its spans are bad."""
-    at = first_visible(record.trace, np.array(trace.offsets, np.int64).reshape(-1, 2))
-    return kinds_and_steps_at(record, at, kinds)
+    offsets = np.array(trace.offsets, np.int64).reshape(-1, 2)
+    seen = first_visible([record.trace], offsets, np.array([0, len(offsets)]))
+    return kinds_and_steps([record], seen, np.array([len(offsets)]), kinds)
 
 
-def kinds_and_steps_at(
-    record: Record,
-    at: np.ndarray,  # (m,) positions of characters in the record's trace
+def kinds_and_steps(
+    records: Sequence[Record],  # N
+    at: np.ndarray,  # (m,) positions of characters in the traces of the records, in the records' order
+    counts: np.ndarray,  # (N,) how many are in each
     kinds: Kinds,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(m,) uint8 kind and (m,) uint16 step of characters. Raises InputError naming the record if its spans are bad."""
-    if fault := span_fault(record.trace, record.spans, kinds.members("trace")):
-        raise InputError(f"record {record.record_id} (question {record.question_id}): {fault}; segment its trace again")
-    span = np.searchsorted([span.end for span in record.spans], at, side="right")
-    of_span = np.array([kinds.id(span.kind) for span in record.spans], np.uint8)
-    step = np.searchsorted(step_ends(record.trace), at, side="right")
-    return of_span[span], np.minimum(step, LAST_STEP).astype(np.uint16)
+    """(m,) uint8 kind and (m,) uint16 step of characters. Raises InputError naming the record if its spans are bad;
+    nobody asks for those of a record in which no character is."""
+    asked = [record for record, count in zip(records, counts.tolist(), strict=True) if count]
+    counts = counts[counts > 0]
+    spans, ids = spans_of_all(asked, kinds)
+    steps = [step_ends(record.trace) for record in asked]
+    lengths = np.fromiter((len(record.trace) for record in asked), np.int64, len(asked))
+    starts = np.cumsum(lengths) - lengths  # of the traces, one behind the other
+    where = at + np.repeat(starts, counts)
+    span = np.searchsorted(behind(spans, starts), where, side="right")
+    of_each = np.fromiter(map(len, steps), np.int64, len(steps))
+    step = np.searchsorted(behind(steps, starts), where, side="right") - np.repeat(np.cumsum(of_each) - of_each, counts)
+    return ids[span], np.minimum(step, LAST_STEP).astype(np.uint16)
 
 
-def first_visible(
-    text: str,
-    offsets: np.ndarray,  # (m, 2) first character of each token and the one after its last
-) -> np.ndarray:
-    """(m,) position of each token's first character that is no white space, or of its first character."""
-    begin = np.minimum(offsets[:, 0], len(text) - 1)
-    space = np.fromiter(map(str.isspace, text), bool, len(text))
-    following = np.where(space, len(text), np.arange(len(text)))
-    following = np.minimum.accumulate(following[::-1])[::-1]  # the first visible character at or after each
-    visible = following[begin]
-    return np.where(visible < offsets[:, 1], visible, begin)
+def behind(places: Sequence[Sequence[int]], starts: np.ndarray) -> np.ndarray:
+    """Places in each of N texts as places in all of them, one behind the other; ``starts`` (N,): where each begins."""
+    counts = np.fromiter(map(len, places), np.int64, len(places))
+    return np.fromiter(chain.from_iterable(places), np.int64, int(counts.sum())) + np.repeat(starts, counts)
+
+
+def spans_of_all(records: Sequence[Record], kinds: Kinds) -> tuple[list[Sequence[int]], np.ndarray]:
+    """Where the spans of each record end, and (s,) the id of the kind of each of all spans. Raises InputError naming
+    the record whose spans are bad."""
+    known = {name: kinds.id(name) for name in kinds.members("trace")}
+    ends: list[Sequence[int]] = []
+    names: list[str] = []
+    for record in records:
+        spans = record.spans
+        if not isinstance(spans, Spans) or not is_whole(spans, record.trace, known):
+            if fault := span_fault(record.trace, spans, known):
+                who = f"record {record.record_id} (question {record.question_id})"
+                raise InputError(f"{who}: {fault}; segment its trace again")
+            spans = Spans([span.end for span in spans], [span.kind for span in spans])
+        ends.append(spans.ends)
+        names += spans.kinds
+    return ends, np.fromiter(map(known.__getitem__, names), np.uint8, len(names))
+
+
+def is_whole(spans: Spans, trace: str, known: Collection[str]) -> bool:
+    """Whether spans are certainly good."""
+    ends = spans.ends
+    return (
+        bool(ends)
+        and ends[0] > 0
+        and ends[-1] == len(trace)
+        and all(map(lt, ends, ends[1:]))
+        and all(map(known.__contains__, spans.kinds))
+    )

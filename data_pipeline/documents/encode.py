@@ -277,7 +277,7 @@ def encode_records(records: Sequence[Record], held_out: Mapping[str, str], tools
     """What becomes of some records. Raises InputError naming one whose spans or weight are bad, or that is too long."""
     made = Made(tools.job.bounds, held_out)
     made.read = len(records)
-    cut = [record for record in map(tools.cut, records) if not made.lacks_spans(record)]
+    cut = [record for record in tools.cut.all(records) if not made.lacks_spans(record)]
     if tools.keep.config.cuts:
         cut = made.cut(cut, tools.keep, tools.trip)
     for record, encoded in zip(cut, tools.layout.encode(cut, tools.job.bounds.kinds), strict=True):
@@ -355,14 +355,14 @@ class Stores:
     def __exit__(self, *error: Any) -> None:
         self.opened.__exit__(*error)
 
-    def write(self, documents: Mapping[str, Documents], rows: Iterable[Mapping[str, Any]]) -> None:
+    def write(self, documents: Mapping[str, Documents], rows: Mapping[str, list[Any]]) -> None:
         """``rows``: as of ``Made.rows``."""
         for split, own in documents.items():
             if split not in self.writers:
                 path = self.directory / STORES[split]
                 self.writers[split] = self.opened.enter_context(TokenStoreWriter(path, self.kinds))
             self.writers[split].extend(own)
-        for row in rows:
+        if rows:
             if self.table is None:
                 self.table = self.opened.enter_context(ColumnsWriter(self.directory / FILE, self.facts.types))
-            self.table.add(self.facts.row(row))
+            self.table.add(self.facts.table(rows))

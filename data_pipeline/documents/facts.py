@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, read_rows
-from tracestill.data_pipeline.tokens.columns import own_types, own_value
+from tracestill.data_pipeline.tokens.columns import own_types, own_value, schema_of
 from tracestill.data_pipeline.yields.table import yield_table
 
 ASKED = pa.schema([QUESTION_SCHEMA.field(name) for name in ("question_id", "split", "source", "group", "metadata")])
@@ -34,16 +34,19 @@ class Facts:
         # which records from elsewhere do without
         self.difficulty = difficulties(sample, select) if (sample / "records.parquet").exists() else {}
 
-    def row(self, known: Mapping[str, Any]) -> dict[str, Any]:
-        """The row of a document in the table; ``known``: its columns of a record, and whether it is general text."""
-        source, group, *values = self.of.get(known["question_id"], ("", "", *(None for _ in self.types)))
-        return {
-            **{name: value for name, value in known.items() if name != "general"},
-            "source": source,
-            "group": group,
-            "difficulty": None if known["general"] else self.difficulty.get(known["question_id"]),
-            **dict(zip(self.types, values, strict=True)),
+    def table(self, known: Mapping[str, list[Any]]) -> pa.Table:
+        """The rows of documents in the table; ``known``: its columns of their records, and whether each is general
+        text."""
+        asked = known["question_id"]
+        none = ("", "", *(None for _ in self.types))
+        found = zip(*(self.of.get(question, none) for question in asked), strict=True)
+        pairs = zip(asked, known["general"], strict=True)
+        columns = {
+            **{name: values for name, values in known.items() if name != "general"},
+            "difficulty": [None if general else self.difficulty.get(question) for question, general in pairs],
+            **dict(zip(("source", "group", *self.types), map(list, found), strict=True)),
         }
+        return pa.table(columns, schema=schema_of(self.types))
 
 
 def difficulties(sample: Path, select: Path) -> dict[str, float]:

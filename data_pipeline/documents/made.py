@@ -12,12 +12,14 @@ import numpy as np
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import GENERAL, Record
-from tracestill.data_pipeline.documents.overlong import CAPACITY, POSITIONS, Fit, fit_document
+from tracestill.data_pipeline.documents.overlong import CAPACITY, PAD, POSITIONS, Fit, fit_document
 from tracestill.data_pipeline.documents.round_trip import Lost, RoundTrip
 from tracestill.data_pipeline.granularity import Granularity, Tally
 from tracestill.data_pipeline.plan.plan import PlanConfig
-from tracestill.data_pipeline.tokens.layout import Encoded
+from tracestill.data_pipeline.tokens.layout import Document, Encoded
 from tracestill.data_pipeline.tokens.store import Documents
+
+OF_RECORD = ("record_id", "question_id", "teacher", "style")
 
 
 class Bounds(NamedTuple):
@@ -42,6 +44,7 @@ class Made:
         self.kinds, self.plan, self.held_out = bounds.kinds, bounds.plan, held_out
         self.longest, self.bound = bounds.longest
         self.trace_kinds = np.array([self.kinds.id(name) for name in self.kinds.members("trace")])
+        self.is_trace = np.isin(np.arange(len(self.kinds)), self.trace_kinds)  # (K,)
         self.read = 0  # records
         self.rejected: list[dict[str, str]] = []
         self.out, self.trimmed = 0, 0
@@ -49,36 +52,41 @@ class Made:
         self.lost = np.zeros(len(self.kinds), np.int64)  # tokens
         self.documents, self.tokens = Counter[str](), Counter[str]()
         self.targets = {split: np.zeros(len(self.kinds), np.int64) for split in ("train", "validation", "test")}
-        self.kept: dict[str, list[tuple[str, Record, Fit]]] = defaultdict(list)  # by split, with the id of each
+        self.kept: dict[str, list[tuple[str, Record, Fit | Document]]] = defaultdict(
+            list
+        )  # by split, with the id of each
         self.lost_text = Lost()
         self.tally = Tally()
-        self.rows: list[dict[str, Any]] = []  # of documents of training questions, in their order: see ``Facts.row``
+        self.rows: dict[str, list[Any]] = {}  # of documents of training questions, in their order: see ``Facts.table``
 
     def add(self, record: Record, encoded: Encoded) -> None:
         """Keep all documents of a record, or reject it.
 
         Raises InputError naming the record if its weight is bad, or it is too long and ``plan.overlong`` is ``error``.
         """
-        name = name_of(record)
         if record.weight is None or not 0 <= record.weight < float("inf"):
-            raise InputError(f"{name}: its weight {record.weight} is not a finite number >= 0")
+            raise InputError(f"{name_of(record)}: its weight {record.weight} is not a finite number >= 0")
         for part in ("question", "answer") if record.reader != GENERAL else ("answer",):
             if not getattr(record, part).strip():
                 return self.reject(record, f"empty_{part}", "")
         if encoded.refused:
             return self.reject(record, *encoded.refused)
-        fits = {}
+        fits: dict[str, Fit | Document] = {}
         for ending, made in encoded.documents.items():
-            fits[ending] = fit_document(name, *made, self.longest, self.plan.overlong, self.trace_kinds, self.bound)
-            if fits[ending].outcome == "dropped":  # and with it, the record's other documents
+            if len(made.tokens) <= self.longest and made.kinds[0] != PAD:  # nearly all of them
+                fits[ending] = made
+                continue
+            fit = fit_document(name_of(record), *made, self.longest, self.plan.overlong, self.trace_kinds, self.bound)
+            if fit.outcome == "dropped":  # and with it, the record's other documents
                 for lost in encoded.documents.values():
                     self.lost += np.bincount(lost.kinds, minlength=len(self.kinds))
                 return self.reject(record, "overlong", f"{len(made.tokens)} tokens, {self.bound} {self.longest}")
+            fits[ending] = fit
         split = self.held_out.get(record.question_id, "train")
         self.out += 1
-        self.notes += encoded.notes
-        for ending, fit in fits.items():
-            self.keep(split, record, ending, fit)
+        self.notes.update(encoded.notes)
+        for ending, kept in fits.items():
+            self.keep(split, record, ending, kept)
         return None
 
     def lacks_spans(self, record: Record) -> bool:
@@ -101,18 +109,11 @@ class Made:
             left.append(cut.record)
         return left
 
-    def keep(self, split: str, record: Record, ending: str, fit: Fit) -> None:
+    def keep(self, split: str, record: Record, ending: str, fit: Fit | Document) -> None:
         self.kept[split].append((record.record_id + ending, record, fit))
-        if fit.outcome != "kept":
+        if isinstance(fit, Fit) and fit.outcome != "kept":
             self.lost += np.bincount(fit.lost, minlength=len(self.kinds))
             self.trimmed += fit.outcome == "trimmed"
-        self.documents[split] += 1
-        self.tokens[split] += len(fit.tokens)
-        if split == "train":
-            of_record = {name: getattr(record, name) for name in ("record_id", "question_id", "teacher", "style")}
-            trace = int(np.isin(fit.kinds, self.trace_kinds).sum())
-            general = record.reader == GENERAL
-            self.rows.append({"id": record.record_id + ending, **of_record, "trace_tokens": trace, "general": general})
 
     def reject(self, record: Record, reason: str, detail: str) -> None:
         ids = {"record_id": record.record_id, "question_id": record.question_id}
@@ -122,20 +123,31 @@ class Made:
         """The documents kept so far, by split; they are not kept here any more."""
         found = {}
         for split, held in self.kept.items():
-            fits = [fit for _, _, fit in held]
+            ids, records, fits = zip(*held, strict=True)
             kinds = np.concatenate([fit.kinds for fit in fits])
-            lengths = np.array([len(fit.tokens) for fit in fits])
-            targets = np.delete(kinds, np.cumsum(lengths) - lengths)  # the first token of a document is none
-            self.targets[split] += np.bincount(targets, minlength=len(self.kinds))
+            lengths = np.fromiter((len(fit.tokens) for fit in fits), np.int64, len(fits))
+            starts = np.cumsum(lengths) - lengths
+            # the first token of a document is no target
+            counts = [np.bincount(each, minlength=len(self.kinds)) for each in (kinds, kinds[starts])]
+            self.targets[split] += counts[0] - counts[1]
+            self.documents[split] += len(held)
+            self.tokens[split] += len(kinds)
             found[split] = Documents(
-                [name for name, _, _ in held],
-                [record.question_id for _, record, _ in held],
-                [record.weight for _, record, _ in held],
+                list(ids),
+                [record.question_id for record in records],
+                [record.weight for record in records],
                 lengths,
                 np.concatenate([fit.tokens for fit in fits]),
                 kinds,
                 np.concatenate([fit.steps for fit in fits]),
             )
+            if split == "train":
+                self.rows = {
+                    "id": list(ids),
+                    **{name: [getattr(record, name) for record in records] for name in OF_RECORD},
+                    "trace_tokens": np.add.reduceat(self.is_trace[kinds], starts, dtype=np.int64).tolist(),
+                    "general": [record.reader == GENERAL for record in records],
+                }
         self.kept.clear()
         return found
 

@@ -259,7 +259,7 @@ def unknown_id(path: Path, backend: Tokenizer) -> int | None:
 
     It stands in the model, not in tokenizer_config.json, whose ``unk_token`` is often the end of text.
     """
-    token = getattr(backend.model, "unk_token", None)
-    if token is not None:
-        return backend.token_to_id(token)
+    if hasattr(backend.model, "unk_token"):
+        token = backend.model.unk_token
+        return None if token is None else backend.token_to_id(token)
     return json.loads(path.read_text(encoding="utf-8"))["model"].get("unk_id")

@@ -19,11 +19,12 @@ from tracestill.data_pipeline.base.schema import Record
 from tracestill.data_pipeline.granularity.units import Unit
 from tracestill.data_pipeline.segmentation.clauses import Clause, clauses_of, held_by
 from tracestill.data_pipeline.segmentation.flow import decide
-from tracestill.data_pipeline.segmentation.formulas import EQUALS, LATEX_SIGNS, LETTER_WORDS, UNITS, is_variable
+from tracestill.data_pipeline.segmentation.formulas import EQUALS, LETTER_WORDS, UNITS, is_variable
 from tracestill.data_pipeline.segmentation.lexer import (
     CLOSE,
     CURRENCY,
     LATEX,
+    LATEX_SIGNS,
     MARK,
     NUMBER,
     OPEN,

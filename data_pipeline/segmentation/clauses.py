@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 
-from tracestill.data_pipeline.segmentation.formulas import DASHES, Formula, formulas
+from tracestill.data_pipeline.segmentation.formulas import DASHES, NUMBER_CODE, Formula, formulas, places_of
 from tracestill.data_pipeline.segmentation.lexer import (
+    ANYWHERE_SAID,
     CLOSE,
+    FACTOR,
+    IDEOGRAPH,
+    JOINT,
     MARK,
     NUMBER,
     OPEN,
+    OPERATES,
     OTHER,
+    OTHERS,
     SIGN,
     STOP,
     WORD,
     Lexed,
+    finder,
+    is_type,
+    is_word,
     lex,
     value_of,
 )
+from tracestill.data_pipeline.segmentation.many import Lexicon
 from tracestill.data_pipeline.segmentation.words import (
     ANYWHERE,
     COUNTED,
@@ -36,7 +47,13 @@ from tracestill.data_pipeline.segmentation.words import (
 
 BARE = 2  # words of a clause that is nothing but a formula
 LEADS = 8  # words that may stand before a verb of plan
-IDEOGRAPH = "぀"  # the first of them
+COUNTS = FACTOR | IDEOGRAPH | OPERATES  # of words that more is asked of than what they say
+BOUNDS = finder(lambda code: is_type(code, STOP, OPEN, CLOSE) or is_word(code, JOINT))
+ALONE = finder(lambda code: is_type(code, STOP, OTHER) or (code < OTHERS and not code & COUNTS))
+PLAIN = re.compile(ALONE.pattern + b"*")
+WORDS = finder(lambda code: code < OTHERS)
+SAID = finder(lambda code: is_word(code, ANYWHERE_SAID))
+OF_VALUE = finder(lambda code: is_word(code, FACTOR | IDEOGRAPH))
 
 
 @dataclass(slots=True)
@@ -73,15 +90,29 @@ def held_by(question: str) -> Held:
 @lru_cache(maxsize=1024)  # of several traces on a question, one after the other
 def values_in(question: str) -> tuple[frozenset[float], frozenset[str]]:
     lexed = lex(question)
-    held = Held({0.0}, set())
-    for at, (kind, text) in enumerate(zip(lexed.types, lexed.texts, strict=True)):
-        if kind == NUMBER:
-            held.known.add(signed(lexed, at, 0))
-            if lexed.texts[at + 1 : at + 2] == ["/"] and lexed.types[at + 2 : at + 3] == [NUMBER]:
-                held.fractions.add(f"{text}/{lexed.texts[at + 2]}")
-        elif kind == WORD and text in FACTORS:
-            held.known.add(FACTORS[text])
-    return frozenset(held.known), frozenset(held.fractions)
+    return values_among(lexed, 0, len(lexed.types))
+
+
+def held_by_all(questions: Sequence[str], lexicon: Lexicon) -> dict[str, tuple[frozenset[float], frozenset[str]]]:
+    """Question -> what ``values_in`` finds."""
+    distinct = list(dict.fromkeys(questions))
+    lexed, bounds = lexicon(distinct)
+    places = zip(distinct, bounds, bounds[1:], strict=False)
+    return {question: values_among(lexed, first, after - 1) for question, first, after in places}
+
+
+def values_among(lexed: Lexed, first: int, last: int) -> tuple[frozenset[float], frozenset[str]]:
+    """The values of a question, tokens [first, last), and what is written as a fraction."""
+    texts, codes = lexed.texts, lexed.codes
+    known, fractions = {0.0}, set()
+    for at in places_of(NUMBER_CODE, codes, first, last):
+        known.add(signed(lexed, at, first))
+        if at + 2 < last and texts[at + 1] == "/" and codes[at + 2] == NUMBER_CODE:
+            fractions.add(f"{texts[at]}/{texts[at + 2]}")
+    for match in OF_VALUE.finditer(codes, first, last):
+        if texts[match.start()] in FACTORS:
+            known.add(FACTORS[texts[match.start()]])
+    return frozenset(known), frozenset(fractions)
 
 
 def clauses_of(trace: str, lexed: Lexed, first: int, last: int, held: Held) -> Iterator[Clause]:
@@ -94,7 +125,8 @@ def bounds_of(lexed: Lexed, first: int, last: int) -> list[int]:
     """Where the clauses of a step begin."""
     types = lexed.types
     found, depth = [first], 0
-    for at in range(first, last - 1):
+    for match in BOUNDS.finditer(lexed.codes, first, last - 1):
+        at = match.start()
         kind = types[at]
         if kind == STOP:
             if depth <= 0 and not is_ratio(lexed, at, first):
@@ -121,26 +153,21 @@ def is_ratio(lexed: Lexed, at: int, first: int) -> bool:
 
 def read(trace: str, lexed: Lexed, first: int, last: int, held: Held, begins: bool) -> Clause:
     """A clause, and its values held. ``begins``: it begins the step."""
-    types, texts = lexed.types, lexed.texts
-    values: dict[int, float] = {}
-    factors: list[float] = []
-    words, ideographs = False, False
-    for at in range(first, last):
-        if types[at] == NUMBER:
-            values[at] = signed(lexed, at, first)
-        elif types[at] == WORD:
-            words = True
-            if texts[at] in FACTORS:
-                factors.append(FACTORS[texts[at]])
-            elif texts[at][0] >= IDEOGRAPH:
-                ideographs = True
-    role, why = said(lexed, first, last) if words else ("", "")
-    if not role and ideographs:
+    texts, codes = lexed.texts, lexed.codes
+    if PLAIN.fullmatch(codes, first, last):  # words alone
+        role, why = said(lexed, first, last)
+        return Clause(first, last, role, why, [], [], 0, False, False)
+    values = {at: signed(lexed, at, first) for at in places_of(NUMBER_CODE, codes, first, last)}
+    of_value = [texts[match.start()] for match in OF_VALUE.finditer(codes, first, last)]
+    factors = [FACTORS[text] for text in of_value if text in FACTORS]
+    role, why = said(lexed, first, last) if WORDS.search(codes, first, last) else ("", "")
+    if not role and len(factors) < len(of_value):
         role, why = said_unspaced(trace[lexed.starts[first] : lexed.ends[last - 1]])
     found = formulas(lexed, first, last, held.known, values)
     found = [one for one in found if not is_given_fraction(lexed, one, held)]
     inside = {at for one in found for at in range(one.first, one.last)}
-    new = [at for at, value in values.items() if value not in held.known and at not in inside]
+    known = held.known
+    new = [at for at, value in values.items() if value not in known and at not in inside]
     if new:
         came_out = {values[at]: at for at in sorted(inside, reverse=True) if at in values}
         new = [at for at in new if came_out.get(values[at], at) >= at and is_value(lexed, at, first, begins)]
@@ -148,16 +175,18 @@ def read(trace: str, lexed: Lexed, first: int, last: int, held: Held, begins: bo
         role = ""
     fresh, again = bool(new), False
     for one in found:
-        results = [values[at] for at in range(one.result, one.last) if types[at] == NUMBER]
-        fresh = fresh or any(value not in held.known for value in results)
-        key = tuple(sorted({values[at] for at in range(one.first, one.last) if types[at] == NUMBER}))
+        results = [value for at, value in values.items() if one.result <= at < one.last]
+        fresh = fresh or not known.issuperset(results)
+        key = tuple(sorted({value for at, value in values.items() if one.first <= at < one.last}))
         if len(key) > 2:
             again = again or key in held.computed
             if results:
                 held.computed.add(key)
-    held.known.update(values.values(), factors)
-    others = sum(types[at] == WORD and at not in inside for at in range(first, last))
-    again = again and not fresh and others <= BARE  # with more words, it is another thing of the same size
+    known.update(values.values(), factors)
+    if again and not fresh:  # with more words, it is another thing of the same size
+        again = sum(match.start() not in inside for match in WORDS.finditer(codes, first, last)) <= BARE
+    else:
+        again = False
     return Clause(first, last, role, why, found, new, len(values), fresh, again)
 
 
@@ -210,9 +239,9 @@ def said(lexed: Lexed, first: int, last: int) -> tuple[str, str]:
             plan = found[0]
         if plan or text not in LEAD:
             break
-    for here in range(first, last):
-        text = texts[here]
-        if text in ANYWHERE and (found := follows(texts, here, last, ANYWHERE[text])):
+    for match in SAID.finditer(lexed.codes, first, last):
+        here = match.start()
+        if found := follows(texts, here, last, ANYWHERE[texts[here]]):
             if found[1] != "plan_anywhere":
                 return found[1], found[0]
             plan = plan or found[0]

@@ -16,13 +16,15 @@ A clause of a few words that says nothing by itself (``In total,``) goes with it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 
-from tracestill.data_pipeline.segmentation.clauses import Clause, Held, clauses_of, held_by
+from tracestill.data_pipeline.base.schema import Spans
+from tracestill.data_pipeline.segmentation.clauses import Clause, Held, clauses_of, held_by, held_by_all
+from tracestill.data_pipeline.segmentation.formulas import NUMBER_CODE, places_of
 from tracestill.data_pipeline.segmentation.lexer import (
     CLOSE,
     CURRENCY,
-    NUMBER,
     OTHER,
     PERCENT,
     STOP,
@@ -30,10 +32,12 @@ from tracestill.data_pipeline.segmentation.lexer import (
     lex,
     value_of,
 )
+from tracestill.data_pipeline.segmentation.many import Lexicon
 from tracestill.data_pipeline.segmentation.parts import Part, step_ends
 
 FEW = 4  # tokens of a clause that says nothing by itself
 WEAK = "weak"  # its kind until it is given that of a neighbour
+GOES_ALONG = (OTHER, STOP, CLOSE, PERCENT)
 LEADS_ON = (":", "：")
 FENCE = "```"
 COMMENTS = ("#", "//", "--")
@@ -42,37 +46,56 @@ SAYS = {"expression": "operands and signs", "result": "a value that comes out", 
 Begin = tuple[int, str, str]  # character, kind, why
 
 
+Decide = Callable[[Lexed, list[Clause]], None]
+LEXICON = Lexicon()
+
+
 def flow(question: str, trace: str) -> list[Part]:
     """The parts of a trace by the rules above."""
     return cut(question, trace, decide)
 
 
-def cut(question: str, trace: str, decide: Callable[[Lexed, list[Clause]], None]) -> list[Part]:
+def cut(question: str, trace: str, decide: Decide) -> list[Part]:
     """The parts of a trace; ``decide`` gives each clause of a step its kind: plan, derive, check or prose."""
-    held, lexed = held_by(question), lex(trace)
-    begins: list[Begin] = []
-    first, begin, code = 0, 0, False
+    lexed = lex(trace)
+    return parts(begins(trace, lexed, 0, len(lexed.types), held_by(question), decide), len(trace))
+
+
+def spans_by_flow(pairs: Sequence[tuple[str, str]]) -> list[Spans]:
+    """The spans of many traces, pairs of question and trace, by the rules above."""
+    known = held_by_all([question for question, _ in pairs], LEXICON)
+    lexed, bounds = LEXICON([trace for _, trace in pairs])
+    found = []
+    for (question, trace), first, after in zip(pairs, bounds, bounds[1:], strict=False):
+        values, fractions = known[question]
+        made = begins(trace, lexed, first, after - 1, Held(set(values), set(fractions)), decide)
+        found.append(spans(made, len(trace)))
+    return found
+
+
+def begins(trace: str, lexed: Lexed, first: int, stop: int, held: Held, decide: Decide) -> list[Begin]:
+    """Where the parts of a trace begin, which is tokens [first, stop); some may go on with the kind before."""
+    found: list[Begin] = []
+    begin, code, fenced = 0, False, FENCE in trace
     for end in step_ends(trace):
-        last = first
-        while last < len(lexed.starts) and lexed.starts[last] < end:
-            last += 1
-        fence = trace.count(FENCE, begin, end) % 2 == 1
+        last = bisect_left(lexed.starts, end, first, stop)
+        fence = fenced and trace.count(FENCE, begin, end) % 2 == 1
         if (code or fence) and not trace[begin:end].strip().startswith(COMMENTS):
             hold(lexed, first, last, held)
-            begins.append((begin, "expression", "code"))
+            found.append((begin, "expression", "code"))
         elif first < last:
             clauses = list(clauses_of(trace, lexed, first, last, held))
             decide(lexed, clauses)
             for clause in clauses:
-                put(begins, lexed, clause)
+                put(found, lexed, clause)
         code ^= fence
         first, begin = last, end
-    return parts(begins, len(trace))
+    return found
 
 
 def hold(lexed: Lexed, first: int, last: int, held: Held) -> None:
     """Remember the numbers among some tokens."""
-    held.known.update(value_of(lexed.texts[at]) for at in range(first, last) if lexed.types[at] == NUMBER)
+    held.known.update(value_of(lexed.texts[at]) for at in places_of(NUMBER_CODE, lexed.codes, first, last))
 
 
 def parts(begins: list[Begin], length: int) -> list[Part]:
@@ -84,6 +107,20 @@ def parts(begins: list[Begin], length: int) -> list[Part]:
             found.pop()
         found.append(Part(kind, end, why))
     return found or ([Part("prose", length, "")] if length else [])
+
+
+def spans(begins: list[Begin], length: int) -> Spans:
+    """The spans of ``parts``."""
+    ends: list[int] = []
+    kinds: list[str] = []
+    before = ""
+    for begin, kind, _ in begins:
+        if kind != before:
+            ends.append(begin)
+            kinds.append(before := kind)
+    if not kinds:
+        return Spans([length], ["prose"]) if length else Spans([], [])
+    return Spans([*ends[1:], length], kinds)
 
 
 def decide(lexed: Lexed, clauses: list[Clause]) -> None:
@@ -147,13 +184,15 @@ def put(begins: list[Begin], lexed: Lexed, clause: Clause) -> None:
     for one in clause.formulas:
         of.update(dict.fromkeys(range(one.first, one.result), "expression"))
         of.update(dict.fromkeys(range(one.result, one.last), "result"))
-    kind = ""
-    for at in range(clause.first, clause.last):
-        own = of.get(at)
-        if own is None:
-            if kind and lexed.types[at] in (OTHER, STOP, CLOSE, PERCENT):
-                continue
-            own = words
-        if own != kind:
-            kind = own
-            begins.append((lexed.starts[at], kind, SAYS.get(kind, clause.why)))
+    kind, at = "", clause.first
+    for place in (*sorted(of), clause.last):
+        if at < place and kind != words:  # tokens that are of no formula; signs and stops go with what is before them
+            while at < place and kind and lexed.types[at] in GOES_ALONG:
+                at += 1
+            if at < place:
+                kind = words
+                begins.append((lexed.starts[at], kind, SAYS.get(kind, clause.why)))
+        if place < clause.last and of[place] != kind:
+            kind = of[place]
+            begins.append((lexed.starts[place], kind, SAYS[kind]))
+        at = place + 1

@@ -8,14 +8,21 @@ from tracestill.data_pipeline.segmentation.lexer import (
     CLOSE,
     CURRENCY,
     LATEX,
+    LATEX_SIGN,
+    LETTER,
     MARK,
     NUMBER,
     OPEN,
+    OPERATES,
+    OTHERS,
     PERCENT,
     SIGN,
     STOP,
     WORD,
     Lexed,
+    finder,
+    is_type,
+    is_word,
 )
 from tracestill.data_pipeline.segmentation.words import OPERATORS
 
@@ -24,11 +31,11 @@ LONGEST = 64  # tokens of an operand, so that no text takes long
 NEAR = 1  # and of one before an operator in words
 EQUALS = ("=", "≈", "＝")
 DASHES = ("-", "–", "−", "－")
-LATEX_SIGNS = {
-    *("\\times", "\\cdot", "\\div", "\\frac", "\\dfrac", "\\tfrac", "\\sqrt", "\\pm", "\\le", "\\leq", "\\ge", "\\geq"),
-    *("\\approx", "\\equiv", "\\sum", "\\binom"),
-}
 LETTER_WORDS = ("a", "i", "y", "e", "o")  # of one letter, in some language
+SIGNS = finder(lambda code: is_type(code, SIGN, MARK) or code == LATEX_SIGN or is_word(code, OPERATES))
+COMPUTES = finder(lambda code: is_type(code, SIGN, LATEX) or is_word(code, OPERATES))
+LETTERS = finder(lambda code: is_word(code, LETTER))
+NUMBER_CODE, MARK_CODE = OTHERS + NUMBER, OTHERS + MARK
 
 
 class Formula(NamedTuple):
@@ -59,17 +66,15 @@ def signs_of(lexed: Lexed, first: int, last: int) -> list[tuple[int, int]]:
     """(index, tokens) of each sign that joins two operands."""
     types, texts = lexed.types, lexed.texts
     found = []
-    for at in range(first, last):
+    for match in SIGNS.finditer(lexed.codes, first, last):
+        at = match.start()
         kind = types[at]
         if kind == SIGN:
             if is_sign(lexed, at, first, last):
                 found.append((at, 1))
-        elif kind == MARK:
+        elif kind != WORD:
             found.append((at, 1))
-        elif kind == LATEX:
-            if texts[at] in LATEX_SIGNS:
-                found.append((at, 1))
-        elif kind == WORD:
+        else:
             text = texts[at]
             if text in OPERATORS:
                 width = operator_words(lexed, at, last)
@@ -78,7 +83,7 @@ def signs_of(lexed: Lexed, first: int, last: int) -> list[tuple[int, int]]:
             elif text == "x":
                 if has_left(lexed, at, first) and has_right(lexed, at + 1, last):
                     found.append((at, 1))
-            elif text == "of" and at > first and types[at - 1] == PERCENT and has_right(lexed, at + 1, last):
+            elif at > first and types[at - 1] == PERCENT and has_right(lexed, at + 1, last):  # of
                 found.append((at, 1))
     return found if len(found) > 1 or not found or not is_range(lexed, *found[0], last) else []
 
@@ -115,10 +120,10 @@ def is_range(lexed: Lexed, at: int, width: int, last: int) -> bool:
 
 def is_variable(lexed: Lexed, at: int) -> bool:
     """Whether a word is one letter that stands for a value, and no article."""
-    text = lexed.texts[at]
-    if lexed.types[at] != WORD or len(text) != 1 or not text.isascii():
+    code = lexed.codes[at]
+    if code >= OTHERS or not code & LETTER:
         return False
-    return text not in LETTER_WORDS or at + 1 == len(lexed.types) or lexed.types[at + 1] != WORD
+    return lexed.texts[at] not in LETTER_WORDS or at + 1 == len(lexed.types) or lexed.types[at + 1] != WORD
 
 
 def has_left(lexed: Lexed, at: int, first: int, units: int = UNITS) -> bool:
@@ -223,12 +228,13 @@ def closed(lexed: Lexed, begin: int, end: int, first: int, last: int) -> tuple[i
 
 def formula(lexed: Lexed, begin: int, end: int, known: set[float], values: dict[int, float]) -> Formula:
     """The stretch with its result: the side behind its last equality sign, if it is a value that comes out."""
-    types, texts = lexed.types, lexed.texts
-    equals = [(at, 1 if texts[at] in EQUALS else equals_words(lexed, at, end)) for at in range(begin, end)]
+    texts, codes = lexed.texts, lexed.codes
+    signs = [match.start() for match in SIGNS.finditer(codes, begin, end)]
+    equals = [(at, 1 if texts[at] in EQUALS else equals_words(lexed, at, end)) for at in signs]
     equals = [(at, width) for at, width in equals if width]
-    marks = [(at, 1) for at in range(begin, end) if types[at] == MARK]
+    marks = [(at, 1) for at in signs if codes[at] == MARK_CODE]
     start = max(map(sum, (*equals[-1:], *marks[-1:])), default=end)
-    numbers = [at for at in range(start, end) if types[at] == NUMBER]
+    numbers = places_of(NUMBER_CODE, codes, start, end)
     if not numbers:
         return Formula(begin, end, end)
     marked = bool(marks) and start == sum(marks[-1])
@@ -247,12 +253,24 @@ def is_value(lexed: Lexed, numbers: list[int], end: int) -> bool:
 def computes(lexed: Lexed, begin: int, equals: list[tuple[int, int]]) -> bool:
     """Whether something is computed between the last equality sign and the one before it, without an unknown."""
     left = range(sum(equals[-2]) if len(equals) > 1 else begin, equals[-1][0])
-    unknown = (at for at in left if is_variable(lexed, at))
+    letters = (match.start() for match in LETTERS.finditer(lexed.codes, left.start, left.stop))
+    unknown = (at for at in letters if is_variable(lexed, at))
     if any(lexed.texts[at] != "x" or not between(lexed, at, left) for at in unknown):
         return False
-    signs = (at for at in left if lexed.types[at] in (SIGN, LATEX) and lexed.texts[at] not in EQUALS)
-    words = (at for at in left if lexed.types[at] == WORD and lexed.texts[at] in ("x", *OPERATORS))
-    return len(equals) > 1 or any(True for _ in signs) or any(True for _ in words)
+    if len(equals) > 1:
+        return True
+    signs = (lexed.texts[match.start()] for match in COMPUTES.finditer(lexed.codes, left.start, left.stop))
+    return any(text not in EQUALS and (text != "of" or text in OPERATORS) for text in signs)
+
+
+def places_of(code: int, codes: bytes, first: int, last: int) -> list[int]:
+    """Where a code stands in [first, last)."""
+    found = []
+    at = codes.find(code, first, last)
+    while at >= 0:
+        found.append(at)
+        at = codes.find(code, at + 1, last)
+    return found
 
 
 def equals_words(lexed: Lexed, at: int, last: int) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
-from tracestill.data_pipeline.segmentation.words import NUMBERS
+from tracestill.data_pipeline.segmentation.words import ANYWHERE, FACTORS, JOINTS, NUMBERS, OPERATORS
 
 # Types of tokens: the number of the group below that matched.
 MARK, LATEX, TIME, NUMBER, WORD, SIGN, CURRENCY, OPEN, CLOSE, PERCENT, STOP, OTHER = range(1, 13)
@@ -30,13 +32,54 @@ TOKEN = re.compile(
 )
 
 
+# Bits of the code of a word: what segmentation looks for in it. That of any other token is its type and OTHERS.
+FACTOR, IDEOGRAPH, OPERATES, JOINT, ANYWHERE_SAID, LETTER, OTHERS = 1, 2, 4, 8, 16, 32, 128
+LATEX_SIGN = OTHERS + 64 + LATEX
+LATEX_SIGNS = {
+    *("\\times", "\\cdot", "\\div", "\\frac", "\\dfrac", "\\tfrac", "\\sqrt", "\\pm", "\\le", "\\leq", "\\ge", "\\geq"),
+    *("\\approx", "\\equiv", "\\sum", "\\binom"),
+}
+FIRST_IDEOGRAPH = "぀"
+
+
 class Lexed(NamedTuple):
-    """n tokens: their types, texts (words in lower case), and characters [start, end)."""
+    """n tokens: their types, texts (words in lower case), characters [start, end), and a code each."""
 
     types: list[int]
     texts: list[str]
     starts: list[int]
     ends: list[int]
+    codes: bytes
+
+
+class Codes(dict[str, int]):
+    """The code of a word."""
+
+    def __missing__(self, word: str) -> int:
+        code = (word in FACTORS) * FACTOR + (word[0] >= FIRST_IDEOGRAPH) * IDEOGRAPH + (word in JOINTS) * JOINT
+        code += (word in OPERATORS or word in ("x", "of")) * OPERATES + (word in ANYWHERE) * ANYWHERE_SAID
+        code += (len(word) == 1 and word.isascii()) * LETTER
+        if len(self) < MOST_CODES:
+            self[word] = code
+        return code
+
+
+CODES = Codes()
+MOST_CODES = 1 << 18
+
+
+def finder(matches: Callable[[int], bool]) -> re.Pattern[bytes]:
+    """Finds codes for which something holds."""
+    return re.compile(b"[" + b"".join(re.escape(bytes([code])) for code in range(256) if matches(code)) + b"]")
+
+
+def is_word(code: int, bits: int) -> bool:
+    """Whether it is that of a word with one of some bits."""
+    return code < OTHERS and bool(code & bits)
+
+
+def is_type(code: int, *types: int) -> bool:
+    return code in [OTHERS + kind for kind in types] or (LATEX in types and code == LATEX_SIGN)
 
 
 def lex(text: str) -> Lexed:
@@ -44,6 +87,7 @@ def lex(text: str) -> Lexed:
     texts: list[str] = []
     starts: list[int] = []
     ends: list[int] = []
+    codes = bytearray()
     for match in TOKEN.finditer(text):
         kind = match.lastindex or OTHER
         token = match[0]
@@ -51,13 +95,15 @@ def lex(text: str) -> Lexed:
             token = token.lower()
             if token in NUMBERS or ("-" in token and number_word(token) is not None):
                 kind = NUMBER
+        codes.append(CODES[token] if kind == WORD else LATEX_SIGN if token in LATEX_SIGNS else OTHERS + kind)
         types.append(kind)
         texts.append(token)
         starts.append(match.start())
         ends.append(match.end())
-    return Lexed(types, texts, starts, ends)
+    return Lexed(types, texts, starts, ends, bytes(codes))
 
 
+@lru_cache(maxsize=1 << 14)
 def value_of(token: str) -> float:
     """The value of a token of type NUMBER, in digits of any script or in words."""
     if token[0] in DIGITS_ZH:

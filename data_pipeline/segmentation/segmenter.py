@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.content import contents
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
-from tracestill.data_pipeline.base.schema import Record, Span, span_fault
+from tracestill.data_pipeline.base.schema import Record, Span, span_fault, with_spans
 from tracestill.data_pipeline.base.stage import CONTENTS
 from tracestill.data_pipeline.guards.names import GivenPath, Name
 from tracestill.data_pipeline.segmentation.classifier import SHIPPED, Classifier
 from tracestill.data_pipeline.segmentation.clean import Cleaner, cleaned
-from tracestill.data_pipeline.segmentation.flow import flow
-from tracestill.data_pipeline.segmentation.parts import Part, spans_of
+from tracestill.data_pipeline.segmentation.flow import flow, spans_by_flow
+from tracestill.data_pipeline.segmentation.parts import Part, compact
 from tracestill.data_pipeline.segmentation.rules import lines, rules
 
 Function = Callable[[str, str], Sequence[Part]]  # of question and trace
@@ -124,4 +123,12 @@ class Segmenter:
         record = cleaned(record, self.config.clean)
         if record.spans:
             return record
-        return replace(record, spans=spans_of(self.parts(record.question, record.trace)))
+        return with_spans(record, compact(self.parts(record.question, record.trace)))
+
+    def all(self, records: Iterable[Record]) -> list[Record]:
+        """Each of many records, as one by one."""
+        if self.parts is not flow:
+            return [self(record) for record in records]
+        clean = [cleaned(record, self.config.clean) for record in records]
+        spans = iter(spans_by_flow([(record.question, record.trace) for record in clean if not record.spans]))
+        return [record if record.spans else with_spans(record, next(spans)) for record in clean]

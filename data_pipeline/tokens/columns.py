@@ -54,7 +54,8 @@ class ColumnsWriter:
         self.schema = schema_of(own)
         self.file = path.open("wb")
         self.writer = pq.ParquetWriter(self.file, self.schema, compression="zstd")
-        self.rows: list[dict[str, Any]] = []
+        self.held: list[pa.Table] = []
+        self.rows = 0
 
     def __enter__(self) -> ColumnsWriter:
         return self
@@ -67,15 +68,20 @@ class ColumnsWriter:
             self.writer.is_open = False  # no footer: it is not whole
         self.file.close()
 
-    def add(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
-        if len(self.rows) >= AT_A_TIME:
+    def add(self, rows: pa.Table) -> None:
+        while self.rows + len(rows) >= AT_A_TIME:
+            own = AT_A_TIME - self.rows
+            self.held.append(rows[:own])
             self.flush()
+            rows = rows[own:]
+        self.held.append(rows)
+        self.rows += len(rows)
 
     def flush(self) -> None:
-        if self.rows:
-            self.writer.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
-            self.rows = []
+        table = pa.concat_tables(self.held).combine_chunks() if self.held else self.schema.empty_table()
+        if len(table):
+            self.writer.write_table(table)
+        self.held, self.rows = [], 0
 
 
 class Columns:

@@ -12,13 +12,14 @@ import json
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.tokens.remembered import Remembered
 
 THINK, END_THINK = "<think>", "</think>"
 UNKNOWN = "\U0010fffd"  # a character of no script, which no vocabulary holds
@@ -43,6 +44,11 @@ class TraceTokenizer:
     @property
     def special_ids(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in ("bos", "eos", "pad", "think", "end_think")}
+
+    @cached_property
+    def remembered(self) -> Remembered:
+        """The same for many texts, as arrays."""
+        return Remembered(self.backend)
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         """Ids and character offsets of each text, without control symbols."""

@@ -21,6 +21,7 @@ from tracestill.data_pipeline.tokens.sides import encoder_lengths
 
 FORMAT = "tracestill token store 1"
 BATCH_TOKENS = 1 << 23  # a batch is written at this many tokens (7 bytes each) even if it has few documents
+AT_A_TIME = 4096  # documents whose targets are counted together
 BROKEN = (OSError, pa.ArrowException, ValueError, KeyError, IndexError, UnicodeDecodeError)
 
 
@@ -134,14 +135,12 @@ class TokenStoreWriter:
     def _flush(self) -> None:
         if not self._ids:
             return
-        documents = len(self._ids)
         lengths = np.array(self._lengths, np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         tokens, kinds, steps = (np.concatenate(column) for column in self._columns)
         if kinds.max() >= self._num_kinds:
             raise ValueError(f"kind {kinds.max()} is not below the {self._num_kinds} kinds of this store")
-        cells = np.repeat(np.arange(documents) * self._num_kinds, lengths) + kinds
-        counts = np.bincount(np.delete(cells, offsets[:-1]), minlength=documents * self._num_kinds).astype(np.int32)
+        counts = targets(kinds, lengths, self._num_kinds)
         lists = [pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)) for values in (tokens, kinds, steps)]
         columns = [
             pa.array(self._ids, pa.string()),
@@ -169,6 +168,24 @@ class TokenStoreWriter:
             self.close()
         else:
             self._file.close()
+
+
+def targets(
+    kinds: np.ndarray,  # (n,) uint8 of documents one after the other
+    lengths: np.ndarray,  # (D,) int64 tokens of each, at least one
+    num_kinds: int,
+) -> np.ndarray:
+    """(D * K,) int32: tokens of each kind in each document, without its first token, which is no target."""
+    starts = np.cumsum(lengths) - lengths
+    found = []
+    for first in range(0, len(lengths), AT_A_TIME):  # what is counted takes 16 bytes a token
+        own = slice(first, first + AT_A_TIME)
+        begin, sizes = starts[first], lengths[own]
+        cells = np.repeat(np.arange(len(sizes)) * num_kinds, sizes) + kinds[begin : begin + sizes.sum()]
+        counts = np.bincount(cells, minlength=len(sizes) * num_kinds).astype(np.int32)
+        counts[cells[starts[own] - begin]] -= 1
+        found.append(counts)
+    return np.concatenate(found)
 
 
 class TokenStore:

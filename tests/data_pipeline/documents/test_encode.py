@@ -16,11 +16,12 @@ from tracestill.data_pipeline.base.schema import (
     Span,
 )
 from tracestill.data_pipeline.base.stage import is_current, read_manifest
-from tracestill.data_pipeline.documents.document import encode, first_visible
+from tracestill.data_pipeline.documents.document import encode
 from tracestill.data_pipeline.documents.encode import EncodeConfig, run, stage_config
 from tracestill.data_pipeline.documents.made import Bounds, Made
 from tracestill.data_pipeline.plan.plan import PlanConfig
 from tracestill.data_pipeline.segmentation import SegmentConfig, segmenter
+from tracestill.data_pipeline.tokens.remembered import first_visible
 from tracestill.data_pipeline.tokens.render import load_tokenizer, prompt_ids, split_output
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
@@ -111,7 +112,7 @@ def test_every_token_by_brute_force(tokenizer, question, trace, answer, data):
 
 def test_first_visible_character():
     offsets = np.array([[0, 1], [0, 3], [1, 2], [2, 5], [3, 4], [4, 6], [5, 6]])
-    assert first_visible("  ab \n", offsets).tolist() == [0, 2, 1, 2, 3, 4, 5]
+    assert first_visible(["  ab \n"], offsets, np.array([0, 7])).tolist() == [0, 2, 1, 2, 3, 4, 5]
 
 
 def test_a_step_number_that_does_not_fit_is_the_last_one(tokenizer):

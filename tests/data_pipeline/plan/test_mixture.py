@@ -34,7 +34,8 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, Columns
             texts = {"id": f"r{at}", "record_id": f"r{at}", "question_id": f"q{at // 2}", "style": "", "group": ""}
             numbers = {"difficulty": None if at % 5 == 0 else at % 3 / 2, "trace_tokens": int(lengths[at]) // 2}
             own = {"level": None if at % 7 == 0 else float(at % 4), "topic": "sums" if at % 2 else None}
-            writer.add({**texts, **numbers, **own, "teacher": teacher_of(at), "source": "a"})
+            row = {**texts, **numbers, **own, "teacher": teacher_of(at), "source": "a"}
+            writer.add(pa.Table.from_pylist([row], schema=writer.schema))
     return lengths, Columns(path, 300)
 
 
@@ -220,7 +221,7 @@ def test_copies_without_a_key_are_far_from_each_other_in_each_stage(tmp_path: Pa
     with ColumnsWriter(tmp_path / FILE, {}) as writer:
         for at in range(300):
             known = {"teacher": "general"} if at < 30 else {"teacher": "solver", "difficulty": rng.random()}
-            writer.add({"id": f"r{at}", **known})
+            writer.add(pa.Table.from_pylist([{"id": f"r{at}", **known}], schema=writer.schema))
     parts = mixture(general={"share": 1, "where": {"teacher": "general"}}, rest={"share": 3})
     own = {"capacity": 1024, "order": "difficulty", "mixture": parts}
     planner, plan = plan_of((lengths, Columns(tmp_path / FILE, 300)), **own)
@@ -265,6 +266,6 @@ def test_a_store_without_the_table_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"earlier version.*encode again"):
         Columns(tmp_path / FILE, 3)
     with ColumnsWriter(tmp_path / FILE, {}) as writer:
-        writer.add({"id": "r"})
+        writer.add(pa.Table.from_pylist([{"id": "r"}], schema=writer.schema))
     with pytest.raises(InputError, match="has 1 rows, the token store 3 documents"):
         Columns(tmp_path / FILE, 3)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.tokens import store as store_file
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter, store_schema
 
 KINDS = Kinds()
@@ -64,6 +65,14 @@ def test_what_goes_in_comes_out(tmp_path_factory, n, batch, tokens, seed):
     assert kinds.tolist() == [k for i in picked for k in docs[i][3]]
     assert offsets.tolist() == np.cumsum([0, *(len(docs[i][2]) for i in picked)]).tolist()
     assert weights.tolist() == [docs[i][5] for i in picked]
+
+
+@pytest.mark.parametrize("at_a_time", [1, 3, 10, 64])
+def test_targets_are_counted_some_documents_at_a_time(at_a_time, monkeypatch):
+    monkeypatch.setattr(store_file, "AT_A_TIME", at_a_time)
+    docs = [doc[3] for doc in documents(10, seed=3)]
+    found = store_file.targets(np.concatenate(docs), np.array([len(doc) for doc in docs]), len(KINDS))
+    assert found.tolist() == [doc[1:].tolist().count(kind) for doc in docs for kind in range(len(KINDS))]
 
 
 def test_views_share_the_memory_of_the_map(tmp_path):
