@@ -1,10 +1,20 @@
 """The head's product and the weighted cross-entropy in one operation."""
 
 from tracestill.kernels.loss.fused import linear_cross_entropy
-from tracestill.kernels.loss.options import Excess, Focal, Multiplier, PowerOfP, Statistic, TeacherTopK, check_weights
+from tracestill.kernels.loss.options import (
+    Divergence,
+    Excess,
+    Focal,
+    Multiplier,
+    PowerOfP,
+    Statistic,
+    TeacherTopK,
+    check_weights,
+)
 from tracestill.kernels.loss.rows import RowLosses, linear_cross_entropy_rows
 
 __all__ = [
+    "Divergence",
     "Excess",
     "Focal",
     "Multiplier",

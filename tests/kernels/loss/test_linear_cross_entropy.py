@@ -5,6 +5,7 @@ the Triton pass: under the interpreter, or with TEST_DEVICE=cuda on a GPU.
 """
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from tracestill.kernels.loss import (
     Excess,
     Focal,
     PowerOfP,
+    Statistic,
     TeacherTopK,
     check_weights,
     linear_cross_entropy,
@@ -59,8 +61,10 @@ OPTIONS = {
     "dft_of_kinds": {"dynamic": PowerOfP(1.0), "dynamic_kinds": SOME},
     "excess_of_kinds": {"dynamic": Excess(0.25), "reference_nll": torch.linspace(0, 12, 23), "dynamic_kinds": SOME},
     "function_of_kinds": {"dynamic": lambda nll, p, entropy: nll * p, "dynamic_kinds": SOME},
-    "teacher_forward": {"teacher": False},
-    "teacher_reverse": {"teacher": True},
+    "teacher_forward": {"teacher": {"divergence": "forward"}},
+    "teacher_reverse": {"teacher": {"divergence": "reverse", "scale": 0.7}},
+    "teacher_jsd": {"teacher": {"divergence": "jsd", "scale": torch.tensor([1.0, 2.0, 0.5, 0.0, 3.0])}},
+    "teacher_jsd_skewed": {"teacher": {"divergence": "jsd", "beta": 0.1}},
     "everything": {
         "use_bias": True,
         "logit_scale": 0.7,
@@ -69,7 +73,7 @@ OPTIONS = {
         "z_loss": 0.003,
         "dynamic": Focal(1.5),
         "dynamic_kinds": SOME,
-        "teacher": True,
+        "teacher": {"divergence": "jsd"},
     },
 }
 
@@ -95,7 +99,7 @@ def test_a_function_sees_the_rows_that_it_multiplies_alone():
 def test_every_option_is_as_exact_as_plain_pytorch(name):
     data, options = case(), dict(OPTIONS[name])
     if "teacher" in options:
-        options["teacher"] = teacher_of(data, reverse=options["teacher"])
+        options["teacher"] = teacher_of(data, **options["teacher"])
     got = compare(data, upstream=-1.7, scale=0.31, **options)
     masked = data[4] == 0
     assert masked.any()
@@ -122,11 +126,11 @@ def test_multipliers_by_their_formulas():
 @pytest.mark.parametrize("teacher", [False, True])
 def test_a_scale_of_one_a_kind_scales_rows_of_that_kind(teacher):
     data, scale = case(), torch.tensor([0.5, 0.25, 3.0, 0.01, 1.0])
-    more = {"teacher": teacher_of(data)} if teacher else {}
+    more = {"teacher": teacher_of(data, scale=scale)} if teacher else {}
     got = compare(data, upstream=-1.7, scale=scale, label_smoothing=0.1, z_loss=0.01, **more)
     assert got[1][:, 0].sum() == pytest.approx(float((data[4] * scale[data[5].long()]).sum()), rel=1e-6)
     none = ours(data, scale=torch.where(torch.arange(KINDS) == 1, 0.0, scale), **more)
-    assert not none[1][1].any(), "a kind of scale 0 has no weight"
+    assert not none[1][1].any(), "a kind of scale 0 has no weight (and kind 1 none of the teacher's)"
     assert not none[2][(data[5] == 1).to(DEVICE)].any()
 
 
@@ -284,12 +288,12 @@ def test_gradients_by_finite_differences():
     hidden, head, bias, targets, weights, kinds = case(n=5, h=3, v=7, zero=0.2)
     leaves = [t.double().requires_grad_() for t in (hidden.nan_to_num(), head, bias)]
     teacher = teacher_of((hidden, head, bias, targets, weights, kinds), k=3)
-    for reverse in (False, True):
+    for divergence in ("forward", "reverse", "jsd"):
 
-        def loss(x, w, b, reverse=reverse):
+        def loss(x, w, b, divergence=divergence):
             return linear_cross_entropy(
                 x, w, targets, weights, kinds, num_kinds=KINDS, bias=b, softcap=4.0, label_smoothing=0.1, z_loss=0.02,
-                teacher=dataclasses.replace(teacher, reverse=reverse), chunk_rows=2,
+                teacher=dataclasses.replace(teacher, divergence=divergence, beta=0.3), chunk_rows=2,
             )[0]  # fmt: skip
 
         assert torch.autograd.gradcheck(loss, leaves)
@@ -303,7 +307,9 @@ def test_a_teacher_alone_reaches_rows_of_zero_weight():
     teacher = teacher_of(data)
     got = ours(data, teacher=teacher, active=None)
     assert got[0] > 0
-    assert (got[1] == 0).all()
+    assert (got[1][:, :6] == 0).all()
+    assert float(got[1][:, Statistic.WEIGHTED_DIVERGENCE].sum()) == pytest.approx(float(got[0]), rel=1e-6)
+    assert float(got[1][:, Statistic.TEACHER_COUNT].sum()) == int((kinds != 1).sum())
     ones = naive((hidden, head, bias, torch.zeros(23, dtype=torch.long), weights + 1e-30, kinds), torch.float64,
                  teacher=teacher)  # fmt: skip
     assert distance(got[0], ones[0]) < 1e-6
@@ -315,8 +321,8 @@ def test_a_teacher_that_agrees_teaches_nothing():
     data = case(zero=0.0)
     hidden, head, _, _, _, _ = data
     log_probs, ids = torch.log_softmax(hidden.double() @ head.double().t(), 1).topk(6)
-    for reverse in (False, True):
-        teacher = TeacherTopK(ids, log_probs.float(), torch.ones(KINDS), reverse)
+    for divergence in ("forward", "reverse", "jsd"):
+        teacher = TeacherTopK(ids, log_probs.float(), torch.ones(23), divergence=divergence)
         with_teacher, without = ours(data, teacher=teacher), ours(data)
         assert distance(with_teacher[0], without[0]) < 1e-6
         assert distance(with_teacher[2], without[2]) < 1e-5
@@ -365,7 +371,11 @@ def test_bad_values_are_refused():
         ({"dynamic": lambda nll, p, entropy: nll.sum()}, "dynamic must return one factor a row"),
         (
             {"teacher": TeacherTopK(torch.zeros(23, 2, dtype=torch.long), torch.zeros(23, 2), torch.ones(4))},
-            r"teacher.weights must have shape \(5,\), not \(4,\)",
+            r"teacher.weights must be torch.float32 \(23,\), not torch.float32 \(4,\)",
+        ),
+        (
+            {"teacher": TeacherTopK(torch.zeros(23, 2, dtype=torch.short), torch.zeros(23, 2), torch.ones(23))},
+            "teacher.ids must be torch.int32 or torch.int64, not torch.int16",
         ),
     ],
 )
@@ -375,3 +385,75 @@ def test_arguments_that_do_not_fit_are_named(change, message):
     arguments |= {"num_kinds": KINDS, "backend": BACKEND} | change
     with pytest.raises(ValueError, match=message):
         linear_cross_entropy(**arguments)
+
+
+@pytest.mark.parametrize("divergence", ["forward", "reverse", "jsd"])
+def test_entries_as_channels_hold_them_and_none_where_there_are_none(divergence):
+    """int32 ids of which -1 is none, NaN for its log-probability, 16 bits, rows without any entry."""
+    data = case(zero=0.0)
+    wide = teacher_of(data, divergence=divergence)
+    log_probs = wide.log_probs.half()
+    log_probs[3] = float("nan")
+    none = ~torch.isfinite(log_probs)
+    stored = dataclasses.replace(
+        wide, ids=wide.ids.int().masked_fill(none, -1), log_probs=log_probs.masked_fill(none, float("nan"))
+    )
+    weights = torch.where(torch.arange(23) == 3, 0.0, wide.weights)
+    log_probs = log_probs.float().masked_fill(none, -math.inf)
+    plain = dataclasses.replace(wide, weights=weights, log_probs=log_probs)
+    for a, b in zip(ours(data, teacher=stored), ours(data, teacher=plain), strict=True):
+        if a.shape == (KINDS, len(Statistic)):  # the row without entries is counted where it has weight
+            a, b = a[:, : Statistic.TEACHER_WEIGHT], b[:, : Statistic.TEACHER_WEIGHT]
+        assert torch.equal(a, b)
+    alone = dataclasses.replace(stored, weights=torch.where(torch.arange(23) == 3, 5.0, 0.0))
+    label_only = ours(data)
+    for at in (0, 2, 3):
+        assert distance(ours(data, teacher=alone)[at], label_only[at]) < 1e-6
+
+
+@pytest.mark.parametrize("divergence", ["forward", "reverse", "jsd"])
+def test_with_every_token_listed_the_divergence_is_that_of_whole_distributions(divergence):
+    data = case(n=9, v=60, zero=0.0)
+    hidden, head, *_ = data
+    logits = hidden @ head.t() + torch.randn(9, 60, generator=torch.Generator().manual_seed(3))
+    log_q, ids = torch.log_softmax(logits.double(), 1).sort(1, descending=True)
+    teacher = TeacherTopK(ids.int(), log_q.float(), torch.full((9,), 0.5), divergence=divergence)
+    only = (*data[:4], torch.zeros(9), data[5])
+    got = ours(only, teacher=teacher, active=None)
+    x, w = hidden.double().requires_grad_(), head.double().requires_grad_()
+    p, q = torch.log_softmax(x @ w.t(), 1), torch.log_softmax(logits.double(), 1)
+    m = ((p.exp() + q.exp()) / 2).log()
+    kl = {"forward": q.exp() * (q - p), "reverse": p.exp() * (p - q)}
+    kl["jsd"] = (q.exp() * (q - m) + p.exp() * (p - m)) / 2
+    loss = 0.5 * kl[divergence].sum()
+    loss.backward()
+    assert distance(got[0], loss.detach()) < 1e-6
+    assert distance(got[2], x.grad) < 5e-6  # both tails count with 1e-6 where there are none
+    assert distance(got[3], w.grad) < 5e-6
+
+
+def test_a_row_of_no_teacher_weight_is_not_read():
+    """Whatever stands in its entries; and one of neither weight gets no gradient, whatever its hidden state."""
+    data = case()
+    teacher = teacher_of(data)
+    free = teacher.weights == 0
+    odd = dataclasses.replace(teacher, log_probs=torch.where(free[:, None], 0.5, teacher.log_probs))
+    assert bool(free.any())
+    for a, b in zip(ours(data, teacher=odd), ours(data, teacher=teacher), strict=True):
+        assert torch.equal(a, b)
+    weights = torch.where(torch.arange(23) % 2 == 0, 0.0, data[4])
+    data = (data[0].nan_to_num(), *data[1:3], data[3].clamp(min=0), weights, data[5])
+    either = (weights != 0) | (teacher.weights != 0)
+    data[0][~either] = float("nan")
+    assert bool((~either).any())
+    got = ours(data, teacher=teacher, active=None)
+    assert bool(torch.isfinite(got[0]))
+    assert bool((got[2][~either.to(DEVICE)] == 0).all())
+
+
+def test_what_is_no_divergence_is_refused():
+    more = torch.zeros(1, 1, dtype=torch.int32), torch.zeros(1, 1), torch.zeros(1)
+    with pytest.raises(ValueError, match="divergence must be one of"):
+        TeacherTopK(*more, divergence="backward")
+    with pytest.raises(ValueError, match=r"beta must lie in \(0, 1\), not 1"):
+        TeacherTopK(*more, divergence="jsd", beta=1.0)
