@@ -135,7 +135,7 @@ def linear_cross_entropy(
             None if teacher is None else teacher.ids,
             None if teacher is None else teacher.log_probs.detach(),
             None if teacher_weights is None else teacher_weights.detach(),
-            None if dynamic is None or dynamic_kinds is None else dynamic_kinds[kinds.long()],
+            _multiplied(weights, kinds, dynamic, dynamic_kinds, teacher),
         ),
         active=active,
         chunk_rows=chunk_rows,
@@ -145,6 +145,23 @@ def linear_cross_entropy(
     sums = _Sums(kinds, num_kinds, _on_device(scale, hidden.device), torch.is_grad_enabled())
     loss, statistics = _LinearCrossEntropy.apply(hidden, weight, bias, call, sums)
     return loss, statistics
+
+
+def _multiplied(
+    weights: Tensor,
+    kinds: Tensor,
+    dynamic: Multiplier | None,
+    dynamic_kinds: Tensor | None,
+    teacher: TeacherTopK | None,
+) -> Tensor | None:
+    """(N,) bool: rows that `dynamic` multiplies, and sees; None: all."""
+    if dynamic is None:
+        return None
+    found = None if dynamic_kinds is None else dynamic_kinds[kinds.long()]
+    if teacher is None:
+        return found
+    own = weights != 0  # a row that only the teacher weighs has no target
+    return own if found is None else own & found
 
 
 @dataclass(frozen=True)

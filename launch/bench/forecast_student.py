@@ -164,6 +164,7 @@ class Student:
             optimizer=train.optimizer.use,
             host_optimizer=train.offload.optimizer != "none",
             host_parameters=train.offload.parameters != "none",
+            entries=0 if self.recipe.distil is None else self.recipe.score[self.recipe.distil.scorer].k,
         )
         return memory.estimate(self.decoder, setting)["peak"] / 2**30
 

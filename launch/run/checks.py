@@ -49,9 +49,10 @@ def check_works(
             multinode.check_hosts(cluster, run.root, run.recipe)
     for arm in dict.fromkeys([*trained, *evaluated]):
         try:
-            check_arm(run.recipe.for_arm(arm), gpus, evaluates=arm in evaluated)
-            if arm in trained:
-                check_control(run.recipe.for_arm(arm).weighting)
+            own = run.recipe.for_arm(arm)
+            check_arm(own, gpus, evaluates=arm in evaluated)
+            if arm in trained and not (own.distil and own.distil.weighs(own.span_kinds(), "control")):
+                check_control(own.weighting)
             if resume == "must" and arm in trained and not can_resume(run, arm) and not local:
                 where = run.stage(arm, "train")
                 raise InputError(f"{where}: no whole checkpoint of this training to resume from; use --resume auto")

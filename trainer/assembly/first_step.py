@@ -15,7 +15,9 @@ from tracestill.trainer.metrics.telemetry import Meter
 from tracestill.trainer.preview.effect import looks_at, warnings
 from tracestill.trainer.preview.page import page
 from tracestill.trainer.preview.preview import preview, read_tokenizer, show, token_names, weight_shares
-from tracestill.trainer.preview.shares import share_warnings
+from tracestill.trainer.preview.shares import share_warnings, without_entries
+from tracestill.trainer.weighting import TargetWeights
+from tracestill.trainer.weighting.by_teacher import learnt_by
 
 
 def show_first_step(job: Job) -> None:
@@ -25,10 +27,16 @@ def show_first_step(job: Job) -> None:
     measured = measure(job, batch.micro)
     if job.engine.rank != 0:
         return
-    found = preview(kinds, weights, batch.documents, measured, read_tokenizer(job.tokenizer))
-    named = token_names(job.tokenizer)
-    found["warnings"] = warnings(weights, kinds, job.steps, named)
+    teacher = job.batches.teacher
+    found = preview(
+        kinds, weights, batch.documents, measured, read_tokenizer(job.tokenizer), teacher and teacher.weights
+    )
+    named, learnt = token_names(job.tokenizer), None
+    if teacher is not None:
+        learnt = TargetWeights(job.store, learnt_by(job.weighting, teacher.weighting, job.store))
+    found["warnings"] = warnings(weights, kinds, job.steps, named, learnt)
     found["warnings"] += doubts(job, batch.documents, found["kinds"])
+    found["warnings"] += [] if teacher is None else without_entries(found["kinds"], teacher.config.channel)
     write_json(job.directory / "preview.json", found)
     title = f"{job.recipe.name}, {job.arm}: the first step"
     (job.directory / "preview.html").write_text(page(found, kinds.names, title), encoding="utf-8")

@@ -15,6 +15,7 @@ from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.assembly.job import Job, Progress
 from tracestill.trainer.batches.batches import Batches
 from tracestill.trainer.batches.rectangles import RowMaker, layout_for
+from tracestill.trainer.batches.teacher import Teacher
 from tracestill.trainer.checkpoint.best import Best
 from tracestill.trainer.checkpoint.files import CHECKPOINTS
 from tracestill.trainer.checkpoint.saver import NoSaver, Saver
@@ -31,13 +32,14 @@ from tracestill.trainer.ranks.placement import Placement, find_placement
 from tracestill.trainer.recipe.monitor import check_installed
 from tracestill.trainer.recipe.positions import positions_in
 from tracestill.trainer.recipe.recipe import Recipe
-from tracestill.trainer.recipe.run_directory import BASE, RunDirectory
+from tracestill.trainer.recipe.run_directory import BASE, RunDirectory, open_channels
 from tracestill.trainer.recipe.settings import seconds_of
 from tracestill.trainer.student.adapt import adapt
 from tracestill.trainer.student.reading_model import use_weighting
 from tracestill.trainer.student.student import Student, build_student
 from tracestill.trainer.student.tiled_mlp import tile_mlps
 from tracestill.trainer.weighting import TargetWeights, Weighting, make_weighting, multiplied_kinds
+from tracestill.trainer.weighting.by_teacher import learnt_by
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 PlanOfEpoch = Callable[[int], Plan]
@@ -95,12 +97,18 @@ def prepare(
     first_plan = data.plan_of_epoch(0)
     steps = settings.steps or sum(data.plan_of_epoch(epoch).n_steps for epoch in range(settings.epochs or 1))
     named = token_names(data.inputs["tokenizer"])
-    weights, allowed = TargetWeights(data.store, weighting), recipe.weighting.allow_unstoppable
-    check_stops(weights, data.kinds, steps, named, allowed=allowed)
+    teacher = open_teacher(run, arm, recipe, data)
+    check_stops(
+        TargetWeights(data.store, learnt_by(weighting, teacher and teacher.weighting, data.store)),
+        data.kinds,
+        steps,
+        named,
+        allowed=recipe.weighting.allow_unstoppable,
+    )
     student, notes = make_student(recipe, data, weighting, world)
     layout = layout_for(student.model.config, data.store, first_plan)
     refuse_longer_held_out(data.inputs["encode"], data.kinds, positions_in(student.model.config.to_dict()))
-    batches = make_batches(recipe, data, weighting, world, layout.make_row)
+    batches = make_batches(recipe, data, weighting, world, layout.make_row, teacher)
     directory = directory or run.stage(arm, "train")
     engine = Engine(
         student,
@@ -195,7 +203,17 @@ def make_student(recipe: Recipe, data: Data, weighting: Weighting, world: World)
     return student, notes
 
 
-def make_batches(recipe: Recipe, data: Data, weighting: Weighting, world: World, make_row: RowMaker) -> Batches:
+def open_teacher(run: RunDirectory, arm: str, recipe: Recipe, data: Data) -> Teacher | None:
+    """The teacher's term of the loss, if the recipe has one. Raises InputError if its scorer has not run."""
+    if recipe.distil is None:
+        return None
+    channels = open_channels(run, arm, data.store)[recipe.distil.scorer]
+    return Teacher(data.store, recipe.distil, data.kinds, channels, data.vocabulary["vocab_size"])
+
+
+def make_batches(
+    recipe: Recipe, data: Data, weighting: Weighting, world: World, make_row: RowMaker, teacher: Teacher | None
+) -> Batches:
     """What this rank reads of each step."""
     return Batches(
         data.store,
@@ -210,6 +228,7 @@ def make_batches(recipe: Recipe, data: Data, weighting: Weighting, world: World,
         pad_id=data.vocabulary["pad_id"],
         device=world.device,
         make_row=make_row,
+        teacher=teacher,
     )
 
 

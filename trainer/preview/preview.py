@@ -26,9 +26,11 @@ def preview(
     documents: np.ndarray,  # (D,) ids of the first step's documents, on all ranks
     measured: dict[str, dict[str, float]],  # kind -> statistics of a forward pass over the step
     tokenizer: Tokenizer,
+    teacher: TargetWeights | None = None,
 ) -> dict[str, Any]:
-    """Per kind: targets, sum of w, share of the sum of w * c, of the loss, and of the gradient at the head; and the
-    step's first document."""
+    """Per kind: targets, sum of w, share of the sum of w * c, of the loss, and of the gradient at the head; of the
+    teacher's term, if there is one, the weight, the targets that have it, and its share of the loss; and the step's
+    first document."""
     store, table = weights.store, weights.table(0)
     counts = store.counts[documents]
     sums, shares = weight_shares(weights, documents, table)
@@ -45,6 +47,13 @@ def preview(
         for index, name in enumerate(kinds.names)
         if index and counts[:, index].sum() > 0  # pad: what follows a cut, or only an encoder reads
     ]
+    if teacher is not None:
+        of = teacher.of_pack(documents, 0).counted
+        taught = (of.count * (of.table != 0) * (of.records != 0)[:, None]).sum(axis=0)
+        for row in rows:
+            index = kinds.id(row["kind"])
+            row |= {"teacher_weight": float(of.table[index]), "teacher_tokens": int(taught[index])}
+            row["teacher_share"] = measured.get(row["kind"], {}).get("teacher_share", 0.0)
     first = int(documents[0])
     texts = pieces(tokenizer, store.tokens(first))
     ids = [kinds.names[k] for k in store.kinds(first)]

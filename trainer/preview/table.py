@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tracestill.data_pipeline.guards.visible import visible
-from tracestill.trainer.preview.page import SHARES
+from tracestill.trainer.preview.page import SHARES, TEACHER, teacher_cells
 
 # by id: pad, prompt, plan, derive, check, prose, answer, control; expression, result, statement; the user's own
 STYLES = (
@@ -23,12 +23,14 @@ def kinds_table(found: dict[str, Any], styles: dict[str, str]) -> Table:
     table = Table(title="What the weighting does to the first step", title_justify="left")
     measured = any(row.get("gradient_share") is not None for row in found["kinds"])  # not in older runs
     headings = ("kind", "weight", "tokens", "sum of weights", *SHARES.values())
-    for heading in headings if measured else headings[:-1]:
+    more = TEACHER if any("teacher_share" in row for row in found["kinds"]) else {}
+    for heading in (*(headings if measured else headings[:-1]), *more.values()):
         table.add_column(heading, justify="left" if heading == "kind" else "right")
     for row in found["kinds"]:
         numbers = (f"{row['weight']:g}", f"{row['tokens']:,}", f"{row['weight_sum']:,.1f}")
         shares = [f"{row[name]:.1%}" for name in SHARES if row.get(name) is not None]
-        table.add_row(Text(row["kind"], styles[row["kind"]]), *numbers, *shares)
+        of_teacher = teacher_cells(row) if more else []
+        table.add_row(Text(row["kind"], styles[row["kind"]]), *numbers, *shares, *of_teacher)
     return table
 
 

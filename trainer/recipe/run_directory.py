@@ -175,6 +175,8 @@ class RunDirectory:
         free = bookkeeping(own)
         for block in BOOKKEEPING:
             config[block] = {key: value for key, value in config[block].items() if f"{block}.{key}" not in free}
+        if own.distil is not None:
+            config["distil"] = recipe["distil"]
         if arm != MAIN_ARM and is_out_of_sight(own.weighting.use):  # defaults of its options are not known here
             config["weighting"] = {**config["weighting"], "options": UNKNOWN}
         if (own.train.metric or "").startswith(GENERATION):
@@ -182,7 +184,7 @@ class RunDirectory:
             config |= verify_config(own.verify, self.memory)
         if found := contents(trained_with(own), self.memory):
             config[CONTENTS] = found
-        return config, {name: self.stage(arm, name) for name in TRAINED_ON}
+        return config, {name: self.stage(arm, name) for name in (*TRAINED_ON, *scores_read(own))}
 
     def evaluate_stage(self, arm: str) -> tuple[dict[str, Any], dict[str, Path]]:
         """Config and input directories that decide whether an arm's evaluation is current."""
@@ -252,6 +254,11 @@ def files_of_model(directory: Path, trusted: str | None) -> dict[str, Path]:
     """As ``content.model_files``; where code of its own may run, all of it counts."""
     code = sorted(directory.rglob("*.py")) if trusted is not None else []
     return model_files(directory) | {path.relative_to(directory).as_posix(): path for path in code}
+
+
+def scores_read(recipe: Recipe) -> list[str]:
+    """Stages that wrote the channels that an arm's training reads."""
+    return [] if recipe.distil is None else [f"{SCORE}/{recipe.distil.scorer}"]
 
 
 def trained_with(recipe: Recipe) -> dict[str, dict[str, Path]]:

@@ -24,7 +24,7 @@ from transformers import (
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.kernels.attention import SDPA, Choice, unmasked
-from tracestill.kernels.loss import RowLosses, linear_cross_entropy, linear_cross_entropy_rows
+from tracestill.kernels.loss import RowLosses, TeacherTopK, linear_cross_entropy, linear_cross_entropy_rows
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer.batches.rectangles import PairedBatch
 from tracestill.trainer.loading.loading import build_model, load_config, load_model
@@ -47,7 +47,7 @@ class SpanWeightedHead(nn.Linear):
     options: dict[str, Any]  # what the loss is besides: label_smoothing, z_loss; dynamic, if the weighting has it
     observe: Callable[..., None] | None = None  # sees the arguments of ``dynamic`` in training
     gradient_norms: Tensor | None = None  # (num_kinds,) float64; while it is there, ``add_gradient_norms`` adds to it
-    watched: Tensor | None = None  # (num_kinds, 6) float64; while it is there, training adds ``unweighted.statistics``
+    watched: Tensor | None = None  # (num_kinds, S) float64; while it is there, training adds ``unweighted.statistics``
 
     def forward(  # type: ignore[override]
         self,
@@ -55,6 +55,7 @@ class SpanWeightedHead(nn.Linear):
         packed: PackedBatch | None = None,
         scale: float | Tensor = 1.0,
         reference_nll: Tensor | None = None,  # (T,)
+        teacher: TeacherTopK | None = None,  # of T rows
         *,
         rows: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor] | RowLosses:
@@ -78,6 +79,7 @@ class SpanWeightedHead(nn.Linear):
             scale=scale,
             active=packed.active,
             reference_nll=reference_nll,
+            teacher=teacher,
             **self.logits,
             **options,
         )
@@ -131,14 +133,17 @@ class Student(nn.Module):
         self.reference_nll: Callable[..., Tensor] | None = None  # of a model beside it, for the weighting
         self.exchange: Callable[..., Any] | None = None  # around attention, where ranks share rows
 
-    def forward(self, packed: PackedBatch, scale: float | Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, packed: PackedBatch, scale: float | Tensor, teacher: TeacherTopK | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Loss and statistics of one packed row.
 
-        ``scale`` is the part of c that is not in the row's weights. Returns the loss (scalar, fp32, attached to the
-        graph even if no row has weight) and the per-kind statistics (num_kinds, 6), columns as in ``Statistic``.
+        ``scale`` is the part of c that is not in the row's weights; ``teacher``, if there is one, what it says of the
+        row's labels. Returns the loss (scalar, fp32, attached to the graph even if no row has weight) and the per-kind
+        statistics (num_kinds, S), columns as in ``Statistic``.
         """
         reference_nll = None if self.reference_nll is None else self.reference_nll(packed, self.exchange)
-        return self.head[0](self.hidden_states(packed), packed, scale, reference_nll)
+        return self.head[0](self.hidden_states(packed), packed, scale, reference_nll, teacher)
 
     def token_losses(self, packed: PackedBatch) -> RowLosses:
         """nll, entropy, whether it is right and the most likely token of each weighted position of one packed row, each
