@@ -28,8 +28,9 @@ from tracestill.launch.look.inspect_cut import before_lines, cut_again, said
 from tracestill.launch.look.inspect_text import find_records, text_lines, why_absent
 from tracestill.trainer.preview.table import STYLES, kinds_table, show_warnings
 from tracestill.trainer.recipe.recipe import Recipe
-from tracestill.trainer.recipe.run_directory import RunDirectory
+from tracestill.trainer.recipe.run_directory import RunDirectory, open_channels
 from tracestill.trainer.weighting import TargetWeights, make_weighting, own_module
+from tracestill.trainer.weighting.by_teacher import TeacherWeighting
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
         if (of_record := float(store.weights[document])) != 1:
             title += f", record weight {of_record:g}"
         console.print(Text(one_line(title), "bold"), soft_wrap=True)
-        console.print(legend(names, weights, styles))
+        taught = of_teacher(run, arm, store, document) if split == "train" else None
+        console.print(legend(names, weights, styles, taught))
         if own:
             text = f"weights are {recipe.weighting.use}'s, which is not imported to look; training shows what they do"
             console.print(Text(text, "dim"), soft_wrap=True)
@@ -129,15 +131,30 @@ def weights_of(recipe: Recipe, store: TokenStore, document: int) -> np.ndarray:
     return TargetWeights(store, weighting).of_document(document, 0)
 
 
+def of_teacher(run: RunDirectory, arm: str, store: TokenStore, document: int) -> np.ndarray | None:
+    """(n,) weights of a document's tokens in the teacher's term at the first step; None: there is none, or its scorer
+    has not run."""
+    recipe = run.recipe.for_arm(arm)
+    if recipe.distil is None or read_manifest(run.scores(arm)[recipe.distil.scorer]) is None:
+        return None
+    channels = open_channels(run, arm, store)[recipe.distil.scorer]
+    weighting = TeacherWeighting(recipe.distil, recipe.span_kinds(), channels)
+    return TargetWeights(store, weighting).of_document(document, 0)
+
+
 def record_of(name: str) -> str:
     """The record id of a document's id; two tasks put an ending behind it."""
     return name.partition("#")[0]
 
 
-def legend(names: list[str], weights: np.ndarray, styles: dict[str, str]) -> Table:
-    """Kinds of the document: how many targets, their weight in the loss, and share of the document's weight."""
+def legend(
+    names: list[str], weights: np.ndarray, styles: dict[str, str], taught: np.ndarray | None = None
+) -> Table:
+    """Kinds of the document: how many targets, their weight in the loss, and share of the document's weight; with
+    ``taught`` that of the teacher's term, and how many targets have an entry of its channel."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("kind", "targets", "weight", "share of weight"):
+    more = () if taught is None else ("teacher's weight", "its targets")
+    for heading in ("kind", "targets", "weight", "share of weight", *more):
         table.add_column(heading, justify="left" if heading == "kind" else "right", header_style="dim")
     total = float(weights.sum())
     for name in dict.fromkeys(names):
@@ -146,7 +163,11 @@ def legend(names: list[str], weights: np.ndarray, styles: dict[str, str]) -> Tab
         known = not np.isnan(own).any()
         values = "/".join(f"{value:g}" for value in sorted({float(value) for value in own}) if known) or "-"
         share = f"{own.sum() / total:.1%}" if known and total else "-"
-        table.add_row(Text(name, styles[name]), f"{len(chosen):,}", values, share)
+        cells = [f"{len(chosen):,}", values, share]
+        if taught is not None:
+            there = taught[chosen][taught[chosen] > 0]
+            cells += ["/".join(f"{value:g}" for value in np.unique(there)) or "-", f"{len(there):,}"]
+        table.add_row(Text(name, styles[name]), *cells)
     return table
 
 

@@ -46,11 +46,16 @@ def write(directory: Path, *, pairs: bool = False) -> None:
             weight = 0.0 if at == 3 else float(random.uniform(0.3, 2))
             tokens = random.integers(3, VOCABULARY, n).astype(np.int32)
             writer.add(f"r{at}", f"q{at}", tokens, kinds, np.zeros(n, np.uint16), weight)
-    store = open_store(directory)
-    channels = ChannelWriter(directory / "teacher", store, topk(K), {}, {"encode": directory / "encode"})
+    write_channel(directory / "teacher", open_store(directory), directory / "encode", VOCABULARY)
+
+
+def write_channel(place: Path, store: TokenStore, encode: Path, vocabulary: int) -> None:
+    """What a teacher at random says of a store's tokens; a fifth has no entry, a fifth few."""
+    random = np.random.default_rng(6)
+    channels = ChannelWriter(place, store, topk(K), {}, {"encode": encode})
     for shard in channels.missing():
         n = int(sum(store.lengths[d] for d in shard.documents))
-        log_q, ids = torch.log_softmax(torch.from_numpy(random.normal(0, 2, (n, VOCABULARY))), 1).topk(K)
+        log_q, ids = torch.log_softmax(torch.from_numpy(random.normal(0, 2, (n, vocabulary))), 1).topk(K)
         values = {"topk_ids": ids.numpy().astype(np.int32), "topk_logprobs": log_q.numpy().astype(np.float16)}
         gone = random.random(n) < 0.2
         values["topk_ids"][gone], values["topk_logprobs"][gone] = -1, np.nan

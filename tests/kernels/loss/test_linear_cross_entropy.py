@@ -398,6 +398,7 @@ def test_entries_as_channels_hold_them_and_none_where_there_are_none(divergence)
     stored = dataclasses.replace(
         wide, ids=wide.ids.int().masked_fill(none, -1), log_probs=log_probs.masked_fill(none, float("nan"))
     )
+    stored.log_probs[1::2][none[1::2]] = -1.0  # either says it
     weights = torch.where(torch.arange(23) == 3, 0.0, wide.weights)
     log_probs = log_probs.float().masked_fill(none, -math.inf)
     plain = dataclasses.replace(wide, weights=weights, log_probs=log_probs)
@@ -437,7 +438,7 @@ def test_a_row_of_no_teacher_weight_is_not_read():
     data = case()
     teacher = teacher_of(data)
     free = teacher.weights == 0
-    odd = dataclasses.replace(teacher, log_probs=torch.where(free[:, None], 0.5, teacher.log_probs))
+    odd = dataclasses.replace(teacher, log_probs=torch.where(free[:, None], 1e4, teacher.log_probs))  # exp: inf
     assert bool(free.any())
     for a, b in zip(ours(data, teacher=odd), ours(data, teacher=teacher), strict=True):
         assert torch.equal(a, b)
@@ -449,6 +450,22 @@ def test_a_row_of_no_teacher_weight_is_not_read():
     got = ours(data, teacher=teacher, active=None)
     assert bool(torch.isfinite(got[0]))
     assert bool((got[2][~either.to(DEVICE)] == 0).all())
+
+
+def test_a_function_does_not_see_rows_that_only_the_teacher_weighs():
+    data, seen = case(), []
+    data = (data[0].nan_to_num(), *data[1:])
+    teacher = dataclasses.replace(teacher_of(data), weights=torch.ones(23))
+
+    def doubled(nll, p, entropy):
+        seen.append(nll)
+        return torch.full_like(nll, 2.0)
+
+    got = ours(data, teacher=teacher, dynamic=doubled, active=None)
+    assert int(torch.cat(seen).isfinite().sum()) == int((data[4] != 0).sum()) < 23
+    twice = ours((*data[:4], data[4] * 2, data[5]), teacher=teacher, active=None)
+    for at in (0, 2, 3):
+        assert distance(got[at], twice[at]) < EPSILON
 
 
 def test_what_is_no_divergence_is_refused():

@@ -10,13 +10,16 @@ import teacher_cases as cases
 import tiny_pairs
 import torch
 from engine_workshop import student
-from tiny_step import KINDS, NUM_KINDS
+from tiny_step import KINDS, NUM_KINDS, VOCABULARY
 
 from tracestill.data_pipeline.channels import Channels
 from tracestill.kernels.loss import Statistic
 from tracestill.trainer.batches.rectangles import paired_row
 from tracestill.trainer.batches.teacher import Teacher, label_places
 from tracestill.trainer.ranks.mesh import cut
+from tracestill.trainer.recipe.student_settings import StudentConfig
+from tracestill.trainer.student.adapt import adapt
+from tracestill.trainer.student.student import build_student
 from tracestill.trainer.weighting import Weighting
 
 FORMS = {
@@ -97,6 +100,26 @@ def test_an_encoder_decoders_flat_row_has_the_entries_of_its_labels(pairs):
         return torch.cat([torch.zeros(read, logits.shape[1]), torch.log_softmax(logits, 1)]).double()
 
     compare(built, plain, total(built, step), cases.expected(pairs, step.documents, log_probs, of), 4e-6)
+
+
+def test_adapters_learn_what_the_whole_would(directory, tmp_path):
+    """The gradient of B in W + B A s, at B = 0, is s A times that of the layer's outputs: here, of the plain model."""
+    plain = cases.plain()
+    plain.float().save_pretrained(tmp_path / "base")
+    of, config = cases.config(divergence="reverse"), StudentConfig(pretrained=tmp_path / "base", lora={"rank": 2})
+    ids = {"bos_id": 1, "eos_id": 2, "pad_id": 0}
+    built = build_student(config, vocab_size=VOCABULARY, num_kinds=NUM_KINDS, **ids)
+    adapt(built, config, seed=3, device=torch.device("cpu"))
+    step = cases.batches(directory, of).step(0)
+    loss, _, grads = total(built, step)
+    exact, _ = cases.expected(directory, step.documents, cases.of_decoder(plain.double()), of)
+    exact.backward()
+    assert float(loss) == pytest.approx(exact.item(), rel=1e-6)
+    layer = "model.layers.1.mlp.down_proj"
+    (name,) = (name for name in grads if name.endswith("layers.1.mlp.down_proj.lora_B.default.weight"))
+    a = dict(built.model.named_parameters())[name.replace("lora_B", "lora_A")].detach().double()
+    wanted = config.lora.alpha / 2 * plain.get_submodule(layer).weight.grad @ a.t()
+    assert float((grads[name].double() - wanted).norm() / wanted.norm()) < 1e-5
 
 
 def test_a_row_that_ranks_share_has_the_entries_of_its_parts(directory):
