@@ -123,7 +123,7 @@ def teacher_term(
     divergence: Divergence,
     beta: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Divergence D (C,), its gradient's coefficient of p (C,), and what the k logits' gradients have beyond that (C, k).
+    """Divergence D (C,), its gradient's coefficient of p (C,), and what the k logits' gradients have beyond it (C, k).
 
     With P, Q the sums of p, q over the k tokens and t = 1 - P, r = 1 - Q the tails, the gradient of a logit j is
         forward  (Q + r) p_j - q_j        for one of the k, and p_j (Q + r - r / t) in the tail

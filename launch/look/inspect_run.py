@@ -147,9 +147,7 @@ def record_of(name: str) -> str:
     return name.partition("#")[0]
 
 
-def legend(
-    names: list[str], weights: np.ndarray, styles: dict[str, str], taught: np.ndarray | None = None
-) -> Table:
+def legend(names: list[str], weights: np.ndarray, styles: dict[str, str], taught: np.ndarray | None = None) -> Table:
     """Kinds of the document: how many targets, their weight in the loss, and share of the document's weight; with
     ``taught`` that of the teacher's term, and how many targets have an entry of its channel."""
     table = Table(box=None, pad_edge=False)

@@ -12,7 +12,6 @@ from rich.table import Table
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.kernels.loss import Statistic
 
-
 UNKNOWN = {"count": 0, "weight": 0.0, "loss": math.nan, "accuracy": math.nan, "entropy": math.nan, "share": 0.0}
 """Numbers of the label's term of a kind that only the teacher weighs, and of which no sample was taken."""
 

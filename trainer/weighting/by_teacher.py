@@ -42,7 +42,7 @@ class DistilConfig(BaseModel):
     divergence: Literal["forward", "reverse", "jsd"] = Field(
         "forward", description="forward: KL(teacher || student); reverse: KL(student || teacher); jsd: between the two"
     )
-    beta: float = Field(0.5, gt=0, lt=1, description="jsd only: the teacher's share of the mean of both; near 0 forward")
+    beta: float = Field(0.5, gt=0, lt=1, description="jsd only: the teacher's share of the mean of both")
     weight: dict[str, float | Schedule] = Field(
         {"prompt": 0.0},
         description="weight of each kind or group in the teacher's term, or its schedule, apart from "
@@ -57,7 +57,7 @@ class DistilConfig(BaseModel):
     @field_validator("channel")
     @classmethod
     def _of_a_scorer(cls, channel: str) -> str:
-        scorer, point, name = channel.rpartition(".")
+        scorer, _, name = channel.rpartition(".")
         if not scorer or name != TOPK:
             raise ValueError(f"'{channel}' is no distribution; expected SCORER.{TOPK}, such as teacher.{TOPK}")
         return channel

@@ -34,9 +34,7 @@ def run(name: str, case: dict[str, Any], directory: Path, tensors: dict[str, tor
     packs = teacher_cases.PLAN.packs_per_step
     ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 2
     accumulation = packs * parts // ranks
-    of = Engine(
-        built, wanted, accumulation=accumulation, raw_deepspeed={"zero_optimization": PARTITIONED}, seed=0
-    )
+    of = Engine(built, wanted, accumulation=accumulation, raw_deepspeed={"zero_optimization": PARTITIONED}, seed=0)
     mesh = of.mesh
     place = {"rank": mesh.data_rank, "ranks": mesh.data_ranks, "group": mesh.data_group}
     step = teacher_cases.batches(

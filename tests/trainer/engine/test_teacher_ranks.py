@@ -41,9 +41,7 @@ def test_loss_and_reduced_gradient_do_not_depend_on_ranks_and_stages(directory, 
     case = json.loads((directory / "found.json").read_text())[name]
     of = teacher_cases.config(**DISTIL[name])
     model = teacher_cases.plain()
-    exact, seen = teacher_cases.expected(
-        directory, np.array(case["documents"]), teacher_cases.of_decoder(model), of
-    )
+    exact, seen = teacher_cases.expected(directory, np.array(case["documents"]), teacher_cases.of_decoder(model), of)
     exact.backward()
     assert case["loss"] == pytest.approx(exact.item(), rel=1e-6)
     assert not case["skipped"]

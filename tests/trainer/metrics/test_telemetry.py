@@ -15,7 +15,7 @@ KINDS = Kinds()
 
 
 def statistics(**rows):
-    """(K, S): weight, weighted nll, count, nll, correct, entropy of some kinds; of a teacher's term v, v D, count, D."""
+    """(K, S): weight, weighted nll, count, nll, correct, entropy of some kinds; of a teacher v, v D, count, D."""
     found = torch.zeros(len(KINDS), len(Statistic))
     for name, values in rows.items():
         found[KINDS.id(name), : len(values)] = torch.tensor(values)
