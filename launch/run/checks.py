@@ -96,6 +96,7 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
     """Whether an arm's student can be built, trained in the wanted precision and asked held-out questions."""
     import torch
 
+    from tracestill.trainer.assembly.teacher_stops import check_teacher
     from tracestill.trainer.optimizers.making import check_optimizer
     from tracestill.trainer.recipe.precision import training_dtype
     from tracestill.trainer.student.check import check_student, check_trainable
@@ -115,6 +116,8 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
     if recipe.train.trains:
         check_trainable(recipe.student)
     check_reference(recipe)
+    if recipe.distil is not None and recipe.train.trains:
+        check_teacher(recipe)
     if not evaluates:
         return
     if recipe.questions.test == 0:

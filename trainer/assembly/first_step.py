@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from tracestill.data_pipeline.base.stage import write_json
 from tracestill.trainer.assembly.job import Job
+from tracestill.trainer.assembly.teacher_stops import template_warning
 from tracestill.trainer.metrics.log import LOG, Log
 from tracestill.trainer.metrics.telemetry import Meter
 from tracestill.trainer.preview.effect import looks_at, warnings
@@ -36,7 +37,9 @@ def show_first_step(job: Job) -> None:
         learnt = TargetWeights(job.store, learnt_by(job.weighting, teacher.weighting, job.store))
     found["warnings"] = warnings(weights, kinds, job.steps, named, learnt)
     found["warnings"] += doubts(job, batch.documents, found["kinds"])
-    found["warnings"] += [] if teacher is None else without_entries(found["kinds"], teacher.config.channel)
+    if teacher is not None:
+        found["warnings"] += without_entries(found["kinds"], teacher.config.channel)
+        found["warnings"] += template_warning(job.recipe, job.tokenizer)
     write_json(job.directory / "preview.json", found)
     title = f"{job.recipe.name}, {job.arm}: the first step"
     (job.directory / "preview.html").write_text(page(found, kinds.names, title), encoding="utf-8")

@@ -13,6 +13,7 @@ from tracestill.data_pipeline.base.stage import CONTENTS, digest_of, identity, r
 from tracestill.data_pipeline.plan.plan import Plan, load_plan
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.assembly.job import Job, Progress
+from tracestill.trainer.assembly.teacher_stops import check_teacher
 from tracestill.trainer.batches.batches import Batches
 from tracestill.trainer.batches.rectangles import RowMaker, layout_for
 from tracestill.trainer.batches.teacher import Teacher
@@ -97,6 +98,7 @@ def prepare(
     first_plan = data.plan_of_epoch(0)
     steps = settings.steps or sum(data.plan_of_epoch(epoch).n_steps for epoch in range(settings.epochs or 1))
     named = token_names(data.inputs["tokenizer"])
+    check_teacher(recipe, data.inputs["tokenizer"], data.vocabulary["eos_id"])
     teacher = open_teacher(run, arm, recipe, data)
     check_stops(
         TargetWeights(data.store, learnt_by(weighting, teacher and teacher.weighting, data.store)),
