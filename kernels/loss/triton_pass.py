@@ -23,7 +23,6 @@ import triton.language as tl
 from torch import Tensor
 
 from tracestill.kernels.loss.options import (
-    TAIL_FLOOR,
     Excess,
     Focal,
     Multiplier,
@@ -33,12 +32,10 @@ from tracestill.kernels.loss.options import (
     Seen,
     multiplier,
 )
+from tracestill.kernels.loss.triton_teacher import FORMS, teacher_term
 
 NONE, POWER, FOCAL = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)  # forms of `dynamic`
 EXCESS, GIVEN = tl.constexpr(3), tl.constexpr(4)
-REVERSE, JSD = tl.constexpr(1), tl.constexpr(2)  # forms of the teacher's divergence; 0: forward
-FLOOR = tl.constexpr(TAIL_FLOOR)
-FORMS = {"forward": 0, "reverse": REVERSE.value, "jsd": JSD.value}
 
 LANES, VEC = 2048, 8
 """A block of a row: lanes of neighbours that are read at once, two lanes a thread, so that a thread takes more than 32
@@ -251,30 +248,9 @@ def chunk_kernel(
         p_k = tl.where(listed, tl.exp2(d_k) / s, 0.0)
         q_k = tl.where(listed, tl.exp(log_q), 0.0)
         log_p = (d_k - log_s) * LN2
-        tail_p = tl.maximum(1.0 - tl.sum(p_k), FLOOR)
-        tail_q = tl.maximum(1.0 - tl.sum(q_k), FLOOR)
-        tail_ratio = tl.log(tail_p / tail_q)
-        if DIVERGENCE == REVERSE:
-            ratio = tl.where(p_k > 0.0, log_p - log_q, 0.0)
-            divergence = tl.sum(p_k * ratio) + tail_p * tail_ratio
-            share += v * (tail_ratio - divergence)
-            sparse = v * (p_k * (ratio - tail_ratio))
-        elif DIVERGENCE == JSD:
-            log_m = tl.log(BETA * q_k + (1.0 - BETA) * p_k)
-            tail_m = tl.log(BETA * tail_q + (1.0 - BETA) * tail_p)
-            ratio = tl.where(p_k > 0.0, log_p - log_m, 0.0)
-            surprise = tl.where(q_k > 0.0, log_q - log_m, 0.0)
-            tail_ratio = tl.log(tail_p) - tail_m
-            of_p = tl.sum(p_k * ratio) + tail_p * tail_ratio
-            of_q = tl.sum(q_k * surprise) + tail_q * (tl.log(tail_q) - tail_m)
-            divergence = BETA * of_q + (1.0 - BETA) * of_p
-            share += v * ((1.0 - BETA) * (tail_ratio - of_p))
-            sparse = v * ((1.0 - BETA) * (p_k * (ratio - tail_ratio)))
-        else:
-            surprise = tl.where(q_k > 0.0, log_q - log_p, 0.0)
-            divergence = tl.sum(q_k * surprise) - tail_q * tail_ratio
-            share += v * (tl.sum(q_k) + tail_q - tail_q / tail_p)
-            sparse = v * (p_k * (tail_q / tail_p) - q_k)
+        divergence, tail, sparse = teacher_term(p_k, log_p, q_k, log_q, DIVERGENCE, BETA)
+        share += v * tail
+        sparse = v * sparse
     tl.store(divergence_out + row, divergence)
 
     if GRADIENT:

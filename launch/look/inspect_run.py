@@ -26,7 +26,7 @@ from tracestill.data_pipeline.tokens.pieces import pieces
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.launch.look.inspect_cut import before_lines, cut_again, said
 from tracestill.launch.look.inspect_text import find_records, text_lines, why_absent
-from tracestill.trainer.preview.table import STYLES, kinds_table, show_warnings
+from tracestill.trainer.preview.table import STYLES, show_tables, show_warnings
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory, open_channels
 from tracestill.trainer.weighting import TargetWeights, make_weighting, own_module
@@ -102,7 +102,7 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
     preview = run.stage(arm, "train") / "preview.json"
     if preview.exists():
         found = json.loads(preview.read_text(encoding="utf-8"))
-        console.print(kinds_table(found, styles))
+        show_tables(found, styles, console)
         show_warnings(found, console)
 
 

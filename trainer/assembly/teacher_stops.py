@@ -49,10 +49,10 @@ def own_tokenizer(recipe: Recipe) -> Path | None:
 
 
 def template_warning(recipe: Recipe, tokenizer: Path) -> list[str]:
-    """A line if documents are laid out by another chat template than the teacher's, or by none while it has one."""
+    """A line if a teacher has a chat template, and it is not what an export of the student would have."""
     model = model_of(recipe)
     theirs = None if model is None else template_of(model)
-    if theirs is None or (not recipe.encode.has_symbols and template_of(tokenizer) == theirs):
+    if theirs is None or theirs == (load_layout(recipe.encode, tokenizer).chat_template or template_of(tokenizer)):
         return []
     how = "without the chat template" if recipe.encode.has_symbols else "by another chat template than that"
     return [f"documents are laid out {how} of {model}, which is asked about texts that it would not write"]

@@ -120,7 +120,7 @@ def table_of(kinds: dict[str, dict[str, float]]) -> Table:
     """Every kind's numbers over the steps since the last line."""
     table = Table(title="The last steps by span kind", title_justify="left")
     taught = any("divergence" in found for found in kinds.values())
-    more = ("divergence", "teacher's share of loss") if taught else ()
+    more = ("D", "its share") if taught else ()  # the divergence from the teacher
     for heading in ("kind", "tokens", "loss", "accuracy", "entropy", "share of loss", *more):
         table.add_column(heading, justify="left" if heading == "kind" else "right")
     for name, found in kinds.items():

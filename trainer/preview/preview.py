@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.guards.visible import visible
 from tracestill.data_pipeline.tokens.pieces import pieces
-from tracestill.trainer.preview.table import STYLES, kinds_table, show_warnings
+from tracestill.trainer.preview.table import STYLES, show_tables, show_warnings
 from tracestill.trainer.weighting import TargetWeights
 
 SHOWN = 2000  # tokens of the document
@@ -91,7 +91,7 @@ def without_middle(tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def show(found: dict[str, Any], kinds: Kinds, console: Console) -> None:
     """Print the table and the document; weighted tokens are coloured by kind, unweighted ones are dim."""
     styles = {name: STYLES[i % len(STYLES)] for i, name in enumerate(kinds.names)}
-    console.print(kinds_table(found, styles))
+    show_tables(found, styles, console)
     text = Text()
     if (weight := found["document"].get("record_weight", 1)) != 1:
         text.append(f"record weight {weight:g}: ", "dim")

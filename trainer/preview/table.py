@@ -23,15 +23,32 @@ def kinds_table(found: dict[str, Any], styles: dict[str, str]) -> Table:
     table = Table(title="What the weighting does to the first step", title_justify="left")
     measured = any(row.get("gradient_share") is not None for row in found["kinds"])  # not in older runs
     headings = ("kind", "weight", "tokens", "sum of weights", *SHARES.values())
-    more = TEACHER if any("teacher_share" in row for row in found["kinds"]) else {}
-    for heading in (*(headings if measured else headings[:-1]), *more.values()):
+    for heading in headings if measured else headings[:-1]:
         table.add_column(heading, justify="left" if heading == "kind" else "right")
     for row in found["kinds"]:
         numbers = (f"{row['weight']:g}", f"{row['tokens']:,}", f"{row['weight_sum']:,.1f}")
         shares = [f"{row[name]:.1%}" for name in SHARES if row.get(name) is not None]
-        of_teacher = teacher_cells(row) if more else []
-        table.add_row(Text(row["kind"], styles[row["kind"]]), *numbers, *shares, *of_teacher)
+        table.add_row(Text(row["kind"], styles[row["kind"]]), *numbers, *shares)
     return table
+
+
+def teacher_table(found: dict[str, Any], styles: dict[str, str]) -> Table | None:
+    """Of the preview's rows what is of the teacher's term; None: there is none."""
+    if not any("teacher_share" in row for row in found["kinds"]):
+        return None
+    table = Table(title="What the teacher adds to it", title_justify="left")
+    for heading in ("kind", *TEACHER.values()):
+        table.add_column(heading, justify="left" if heading == "kind" else "right")
+    for row in found["kinds"]:
+        table.add_row(Text(row["kind"], styles[row["kind"]]), *teacher_cells(row))
+    return table
+
+
+def show_tables(found: dict[str, Any], styles: dict[str, str], console: Console) -> None:
+    """Print the preview's rows by kind."""
+    for table in (kinds_table(found, styles), teacher_table(found, styles)):
+        if table is not None:
+            console.print(table)
 
 
 def show_warnings(found: dict[str, Any], console: Console) -> None:
