@@ -77,8 +77,8 @@ class SpanWeighted:
     ) -> Any:
         """As `Trainer.compute_loss`. The model runs once, and its logits are never whole."""
         if self.span_loss is None:
-            kinds = {"num_kinds": len(self.kind_names)} if self.kind_names else {}
-            self.span_loss = SpanWeightedLoss(self.accelerator.unwrap_model(model), **kinds, **self.span_options)
+            options = {"num_kinds": max(1, len(self.kind_names)), **self.span_options}
+            self.span_loss = SpanWeightedLoss(self.accelerator.unwrap_model(model), **options)
         given = {key: value for key, value in inputs.items() if key != "labels"}
         outputs = model(**given, use_cache=False)  # with a cache, documents of a row would see each other
         loss = self.span_loss(outputs, inputs["labels"], num_items_in_batch)

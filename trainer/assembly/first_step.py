@@ -29,9 +29,8 @@ def show_first_step(job: Job) -> None:
     if job.engine.rank != 0:
         return
     teacher = job.batches.teacher
-    found = preview(
-        kinds, weights, batch.documents, measured, read_tokenizer(job.tokenizer), teacher and teacher.weights
-    )
+    of_teacher = None if teacher is None else teacher.weights
+    found = preview(kinds, weights, batch.documents, measured, read_tokenizer(job.tokenizer), of_teacher)
     named, learnt = token_names(job.tokenizer), None
     if teacher is not None:
         learnt = TargetWeights(job.store, learnt_by(job.weighting, teacher.weighting, job.store))

@@ -101,7 +101,7 @@ def prepare(
     check_teacher(recipe, data.inputs["tokenizer"], data.vocabulary["eos_id"])
     teacher = open_teacher(run, arm, recipe, data)
     check_stops(
-        TargetWeights(data.store, learnt_by(weighting, teacher and teacher.weighting, data.store)),
+        TargetWeights(data.store, learnt_by(weighting, teacher.weighting if teacher else None, data.store)),
         data.kinds,
         steps,
         named,

@@ -31,10 +31,9 @@ def check_teacher(recipe: Recipe, tokenizer: Path | None = None, eos: int | None
     theirs = stops_of(model)
     if tokenizer is None or not theirs:
         return
-    if eos is None:
-        eos = load_layout(recipe.encode, tokenizer).special_ids["eos"]
-    ours = Tokenizer.from_file(str(tokenizer / TOKENIZER)).id_to_token(eos)
-    if ours not in theirs:
+    eos = load_layout(recipe.encode, tokenizer).special_ids["eos"] if eos is None else eos
+    ours = None if eos is None else Tokenizer.from_file(str(tokenizer / TOKENIZER)).id_to_token(eos)
+    if ours is not None and ours not in theirs:
         raise InputError(
             f"distil.channel: the student's documents end with {ours}, and {model} stops at {', '.join(theirs)}: from "
             "it the student would learn to go on; let both end alike (encode.template: chat, or another teacher), or "

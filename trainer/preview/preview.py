@@ -51,9 +51,10 @@ def preview(
         of = teacher.of_pack(documents, 0).counted
         taught = (of.count * (of.table != 0) * (of.records != 0)[:, None]).sum(axis=0)
         for row in rows:
-            index = kinds.id(row["kind"])
-            row |= {"teacher_weight": float(of.table[index]), "teacher_tokens": int(taught[index])}
-            row["teacher_share"] = measured.get(row["kind"], {}).get("teacher_share", 0.0)
+            name = str(row["kind"])
+            row["teacher_weight"] = float(of.table[kinds.id(name)])
+            row["teacher_tokens"] = int(taught[kinds.id(name)])
+            row["teacher_share"] = measured.get(name, {}).get("teacher_share", 0.0)
     first = int(documents[0])
     texts = pieces(tokenizer, store.tokens(first))
     ids = [kinds.names[k] for k in store.kinds(first)]

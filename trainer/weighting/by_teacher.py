@@ -11,7 +11,7 @@ is checked at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -103,7 +103,7 @@ class DistilConfig(BaseModel):
         """(K,) float32. Raises ValueError naming the nearest known kind for one that is not known."""
         return kinds.table({name: at(weight, step) for name, weight in self.weight.items()}, default=1.0)
 
-    def check(self, kinds: Kinds, scorers: Mapping[str, list[str]]) -> None:
+    def check(self, kinds: Kinds, scorers: Mapping[str, Sequence[str]]) -> None:
         """Raise ValueError for a scorer, of those with their channels, or a kind, that is not there."""
         if self.scorer not in scorers:
             known = nearest(self.scorer, list(scorers)) if scorers else "; the recipe has no score block"
