@@ -46,13 +46,15 @@ def write(directory: Path, *, pairs: bool = False) -> None:
             weight = 0.0 if at == 3 else float(random.uniform(0.3, 2))
             tokens = random.integers(3, VOCABULARY, n).astype(np.int32)
             writer.add(f"r{at}", f"q{at}", tokens, kinds, np.zeros(n, np.uint16), weight)
-    write_channel(directory / "teacher", open_store(directory), directory / "encode", VOCABULARY)
+    write_channel(directory / "teacher", open_store(directory), VOCABULARY, {}, {"encode": directory / "encode"})
 
 
-def write_channel(place: Path, store: TokenStore, encode: Path, vocabulary: int) -> None:
+def write_channel(
+    place: Path, store: TokenStore, vocabulary: int, config: dict[str, Any], inputs: dict[str, Path]
+) -> None:
     """What a teacher at random says of a store's tokens; a fifth has no entry, a fifth few."""
     random = np.random.default_rng(6)
-    channels = ChannelWriter(place, store, topk(K), {}, {"encode": encode})
+    channels = ChannelWriter(place, store, topk(K), config, inputs)
     for shard in channels.missing():
         n = int(sum(store.lengths[d] for d in shard.documents))
         log_q, ids = torch.log_softmax(torch.from_numpy(random.normal(0, 2, (n, vocabulary))), 1).topk(K)
@@ -62,7 +64,9 @@ def write_channel(place: Path, store: TokenStore, encode: Path, vocabulary: int)
         short = random.random(n) < 0.2  # fewer entries
         values["topk_ids"][short, 3:], values["topk_logprobs"][short, 3:] = -1, np.nan
         channels.write(shard, values)
-    channels.finish({"documents": len(store)})
+    targets = {name: n for name, n in zip(store.kind_names, store.counts.sum(axis=0).tolist(), strict=True) if n}
+    sizes = {"documents": len(store), "tokens": int(store.lengths.sum()), "bytes": 0}
+    channels.finish({**sizes, "targets": targets, "known": targets, "means": {}})
 
 
 def open_store(directory: Path) -> TokenStore:

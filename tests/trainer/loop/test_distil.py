@@ -48,7 +48,7 @@ def root(tmp_path_factory):
     encode = run.stage("traces", "encode")
     store = TokenStore(encode / "tokens.arrow", recipe.span_kinds())
     vocabulary = (read_manifest(encode) or {})["vocab_size"]
-    write_channel(run.scores("traces")["teacher"], store, encode, vocabulary)
+    write_channel(run.scores("traces")["teacher"], store, vocabulary, *run.score_stage("traces", "teacher"))
     shutil.copytree(place / "plain", place / "stopped")
     run_workers(WORKER, place, ranks=2)
     return place
