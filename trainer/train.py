@@ -63,7 +63,7 @@ def train(job: Job, stop: StopRequest) -> bool:
     another is left out because its loss or gradient is not finite.
     """
     settings, engine, progress = job.recipe.train, job.engine, job.progress
-    meter, throughput, log = Meter(job.recipe.span_kinds(), engine.device), throughput_of(job), open_log(job)
+    meter, throughput, log = meter_of(job), throughput_of(job), open_log(job)
     prefetch = Prefetch(job.batches, job.steps)
     if job.measures and progress.step == 0:
         measure(job, log, throughput)
@@ -125,6 +125,10 @@ def may_be_told(job: Job, stop: StopRequest) -> bool:
     settings, done = job.recipe.train, job.progress.step + 1
     may_end = done == job.steps or stop.reason() != "" or (job.measures and done % settings.held_out_every == 0)
     return may_end or done % settings.log_every == 0
+
+
+def meter_of(job: Job) -> Meter:
+    return Meter(job.recipe.span_kinds(), job.engine.device, job.engine.module.routers)
 
 
 def throughput_of(job: Job) -> Throughput:

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.channels.document_scores import DocumentScore, Said
 from tracestill.data_pipeline.guards.names import Name
 from tracestill.data_pipeline.plan.mixture import LENGTH
 from tracestill.data_pipeline.tokens.columns import Columns
@@ -29,10 +30,10 @@ WASTE = 400  # a grid is at most the mean length over this: half of it is lost i
 class OrderConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    by: Name = Field(
+    by: Name | DocumentScore = Field(
         RANDOM,
         description="random, length (tokens), difficulty (share of the question's samples that are not right), "
-        "trace_tokens, or one of the questions' metadata that holds numbers",
+        "trace_tokens, or one of the questions' metadata that holds numbers; or a block: what a channel says",
     )
     direction: Literal["ascending", "descending"] = Field(
         "ascending", description="ascending: the short, the easy or the small first"
@@ -42,17 +43,23 @@ class OrderConfig(BaseModel):
     )
 
     def columns(self) -> list[str]:
-        return [] if self.by in (RANDOM, LENGTH) else [self.by]
+        return [] if isinstance(self.by, DocumentScore) or self.by in (RANDOM, LENGTH) else [self.by]
 
 
-def keys_of(order: OrderConfig, columns: Columns | None, lengths: np.ndarray) -> np.ndarray | None:
-    """(N,) float64: each document's key, small ones first, NaN where there is none; None for a random order.
+def keys_of(
+    order: OrderConfig, columns: Columns | None, lengths: np.ndarray, said: Said | None = None
+) -> np.ndarray | None:
+    """(N,) float64: each document's key, small ones first, NaN where there is none; None for a random order. ``said``:
+    what channels say of documents, for an order by one.
 
     Raises InputError for a column of texts.
     """
     if order.by == RANDOM:
         return None
-    if order.by == LENGTH:
+    if isinstance(order.by, DocumentScore):
+        assert said is not None
+        keys = said(order.by)
+    elif order.by == LENGTH:
         keys = lengths.astype(np.float64)
     else:
         assert columns is not None
@@ -118,7 +125,7 @@ def report(
     """How well an epoch follows its key: the rank correlation of key, in the direction asked for, and step."""
     known = ~np.isnan(keys[documents])
     return {
-        "by": order.by,
+        "by": str(order.by),
         "direction": order.direction,
         "mixing": order.mixing,
         "correlation": rank_correlation(keys[documents][known], steps[known]),

@@ -154,6 +154,7 @@ def make_mixer(
     columns: Columns | None,
     lengths: np.ndarray,  # (N,)
     seed: int,
+    kept: np.ndarray | None = None,  # (N,) bool: documents that it may hold; None: all
 ) -> Mixer:
     """Raises InputError if documents match no part, a part with a share has none, or ``size`` is beyond all measure."""
     of_document = parts_of(config, columns, lengths)
@@ -165,6 +166,8 @@ def make_mixer(
             f"plan.mixture.parts: {lost:,} of {len(lengths):,} documents match no part{who}; add a part `{REST}` "
             "(with share: 0 it is left out)"
         )
+    if kept is not None:
+        of_document[~kept] = -1
     orders, ends = [], []
     for at, name in enumerate(names):
         own = np.flatnonzero(of_document == at)

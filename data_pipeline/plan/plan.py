@@ -18,9 +18,11 @@ import numpy as np
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.channels.document_scores import DocumentScore, Said
 from tracestill.data_pipeline.plan import curriculum
 from tracestill.data_pipeline.plan.arrange import arrange
 from tracestill.data_pipeline.plan.curriculum import OrderConfig
+from tracestill.data_pipeline.plan.keep import QUESTION, KeepConfig, choose
 from tracestill.data_pipeline.plan.mixture import MixtureConfig, make_mixer
 from tracestill.data_pipeline.plan.order import LINEAR_COST, order_packs, shuffled, step_sizes
 from tracestill.data_pipeline.plan.packing import Packing, best_fit_decreasing, expand
@@ -51,6 +53,9 @@ class PlanConfig(BaseModel, extra="forbid"):
         "the middle of the trace, keeps question and answer, and counts the tokens lost by kind",
     )
 
+    keep: KeepConfig | None = Field(
+        default=None, description="which documents it may hold, by what a channel of `score` says of them; null: all"
+    )
     mixture: MixtureConfig | None = Field(
         default=None, description="parts of the documents and the share of each in an epoch; null: every document once"
     )
@@ -81,7 +86,13 @@ class PlanConfig(BaseModel, extra="forbid"):
     def columns(self) -> list[str]:
         """Names of what mixture and order have to know of documents, besides their lengths."""
         mixed = self.mixture.columns() if self.mixture is not None else []
-        return list(dict.fromkeys([*mixed, *self.order.columns()]))
+        return list(dict.fromkeys([*mixed, *self.order.columns(), *([QUESTION] if self.keep is not None else [])]))
+
+    @property
+    def channels(self) -> list[str]:
+        """SCORER.CHANNEL of what keep and order read."""
+        scores = [score for score in (self.keep, self.order.by) if isinstance(score, DocumentScore)]
+        return list(dict.fromkeys(name for score in scores for name in score.channels))
 
     @property
     def own_columns(self) -> list[str]:
@@ -174,13 +185,23 @@ class Planner:
         *,
         seed: int,
         columns: Columns | None = None,
+        said: Said | None = None,
     ) -> None:
-        """``columns``: as ``columns_for`` gives them. Raises InputError if there is no document, one is empty or longer
-        than the capacity (the stage that encodes applies ``config.overlong``), or mixture or order do not fit them."""
+        """``columns``, ``said``: what is known of documents, for what the config needs. Raises InputError if there is
+        no document, one is empty or longer than the capacity (the stage that encodes applies ``config.overlong``), or
+        keep, mixture or order do not fit them."""
         self.lengths, self.config, self.seed = np.asarray(lengths), config, seed
         check_lengths(self.lengths, config.capacity)
-        self.mixer = None if config.mixture is None else make_mixer(config.mixture, columns, self.lengths, seed)
-        self.keys = curriculum.keys_of(config.order, columns, self.lengths)
+        self.kept: np.ndarray | None = None  # (N,) bool: documents that epochs may hold
+        self.keep: dict[str, Any] = {}  # what to tell of that
+        if config.keep is not None:
+            assert columns is not None
+            assert said is not None
+            self.kept, self.keep = choose(config.keep, said(config.keep), columns.texts(QUESTION)[0], seed)
+        self.mixer = None
+        if config.mixture is not None:
+            self.mixer = make_mixer(config.mixture, columns, self.lengths, seed, self.kept)
+        self.keys = curriculum.keys_of(config.order, columns, self.lengths, said)
 
     def plan(self, epoch: int) -> Plan:
         """The plan of one epoch: best-fit-decreasing packs, grouped by cost, groups shuffled.
@@ -218,9 +239,12 @@ class Planner:
     def packed(self, epoch: int, bits: np.random.Philox) -> tuple[Packing, np.ndarray | None, list[int]]:
         """(packing; its documents, None: all, by length and at random; packs of each stage, none: there is one)."""
         lengths, capacity = self.lengths, self.config.capacity
-        if self.mixer is None and self.keys is None:
+        if self.mixer is None and self.keys is None and self.kept is None:
             return best_fit_decreasing(np.bincount(lengths, minlength=capacity + 1), capacity), None, []
-        copies = np.ones(len(lengths), np.int32) if self.mixer is None else self.mixer.copies(epoch)
+        if self.mixer is not None:
+            copies = self.mixer.copies(epoch)
+        else:
+            copies = np.ones(len(lengths), np.int32) if self.kept is None else self.kept.astype(np.int32)
         stages, grid, stage_of = 1, 1, np.zeros(int(copies.sum()), np.int8)
         if self.keys is not None:
             tokens = int(copies @ lengths.astype(np.int64))
@@ -229,9 +253,12 @@ class Planner:
         return arrange(lengths, copies, stage_of, stages, grid, capacity, bits)
 
     def report(self, plan: Plan, ranks: tuple[int, ...] = ()) -> dict[str, Any]:
-        """``Plan.statistics``, and what became of mixture and order: of a mixture the figures of each part, of an order
-        how well the epoch follows it, and the statistics that epoch 0 has in a random one (``unordered``)."""
+        """``Plan.statistics``, and what became of keep, mixture and order: of a choice what ``keep.choose`` tells, of a
+        mixture the figures of each part, of an order how well the epoch follows it, and the statistics that epoch 0 has
+        in a random one (``unordered``)."""
         found = plan.statistics(self.lengths, ranks)
+        if self.keep:
+            found["keep"] = self.keep
         if self.mixer is not None:
             found["mixture"] = self.mixer.report(plan.documents, self.lengths)
         if self.keys is not None:

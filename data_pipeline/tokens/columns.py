@@ -88,8 +88,8 @@ class Columns:
         self.path = path
         if not path.exists():
             raise InputError(
-                f"{path}: is missing: this store is of an earlier version, and what plan.mixture or plan.order needs "
-                f"is not known of its documents; delete {path.parent} and encode again"
+                f"{path}: is missing: this store is of an earlier version, and what plan.mixture, plan.order or "
+                f"plan.keep needs is not known of its documents; delete {path.parent} and encode again"
             )
         try:
             with pq.ParquetFile(path) as file:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ class PackedBatch:
     cu_seqlens: torch.Tensor  # (S + 1,) int32
     active: torch.Tensor  # (A,) int64, ascending
     max_length: int  # tokens of the longest segment
+    reference_nll: torch.Tensor | None = field(default=None, kw_only=True)  # (T,) float32 of the labels, if it is known
 
     @property
     def positions(self) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.launch.bench.bench import Bench
 from tracestill.trainer.batches.batches import row_length
 from tracestill.trainer.recipe.recipe import Recipe
+from tracestill.trainer.recipe.run_directory import open_channels
 from tracestill.trainer.timing import memory
 from tracestill.trainer.timing.step_time import LIVE, Machine, Task
-from tracestill.trainer.weighting import TargetWeights, make_weighting
+from tracestill.trainer.weighting import TargetWeights, Weighting, make_weighting
 
 STEPS = 8  # of the plan, over which predictions are averaged
 
@@ -39,6 +41,8 @@ class Student:
     layers: int
     decoder: memory.Decoder | None  # for memory; None if the student is not of the kind that ``memory`` knows
     learning: memory.Learning | None  # None: all of it learns
+    scores: Mapping[str, Path]  # scorer -> its channels, of those that the plan reads
+    weighting: Weighting
     known: dict[tuple[int, int, bool], tuple[np.ndarray, np.ndarray, bool]] = field(default_factory=dict)
 
     @classmethod
@@ -53,6 +57,9 @@ class Student:
         own = recipe.student
         if recipe.train.sequence_parallel > 1:
             raise InputError("--forecast: train.sequence_parallel: it knows nothing of ranks that share rows")
+        for key in ("quantize", "dora"):
+            if own.lora and getattr(own.lora, key):
+                raise InputError(f"--forecast: student.lora.{key}: it knows nothing of what that computes and keeps")
         encode = bench.run.stage(bench.arm, "encode")
         about = read_manifest(encode) or {}
         ids = {f"{name}_token_id": about["special_ids"][name] for name in ("bos", "eos", "pad")}
@@ -73,9 +80,11 @@ class Student:
             learning = learning_of(layers_of(model.get_decoder(), text), cost.first, head.requires_grad)
             every = sum(p.numel() for p in model.parameters())
             learning = replace(learning, trained=trained, added=every - decoder.parameters)
+        store = TokenStore(encode / "tokens.arrow", recipe.span_kinds())
+        read = open_channels(bench.run, bench.arm, store, bench.run.scores_read(bench.arm))
         return cls(
             recipe,
-            TokenStore(encode / "tokens.arrow", recipe.span_kinds()),
+            store,
             cost,
             sum(p.numel() for p in model.parameters()),
             trained,
@@ -84,6 +93,8 @@ class Student:
             text.num_hidden_layers,
             decoder,
             learning,
+            bench.run.scores_planned(bench.arm),
+            make_weighting(recipe.weighting, recipe.span_kinds(), recipe.seed, read),
         )
 
     def tasks(self, capacity: int, packs: int, ranks: int, zero: int, number: int, *, recompute: bool) -> list[Task]:
@@ -126,9 +137,9 @@ class Student:
         if (capacity, packs, recompute) not in self.known:
             own = self.recipe.plan
             # packs and their order do not depend on how many make a step, but for their groups
-            same = {"balance": own.balance, "mixture": own.mixture, "order": own.order}
+            same = {"balance": own.balance, "keep": own.keep, "mixture": own.mixture, "order": own.order}
             config = PlanConfig(capacity=capacity, packs_per_step=own.packs_per_step, **same)
-            plan = planner_of(self.store.path.parent, config, self.recipe.seed).plan(0)
+            plan = planner_of(self.store.path.parent, config, self.recipe.seed, self.scores).plan(0)
             ids = plan.steps.ravel()
             again = len(ids) < STEPS * packs
             ids = np.resize(ids[ids >= 0] if again else ids, (STEPS, packs))
@@ -140,10 +151,9 @@ class Student:
 
     def cost_of_pack(self, documents: np.ndarray, *, recompute: bool) -> tuple[float, int]:
         """FLOPs and tokens of a pack."""
-        weighting = make_weighting(self.recipe.weighting, self.recipe.span_kinds(), self.recipe.seed)
         lengths = self.store.lengths[documents]
         tokens = int(lengths.sum())
-        weighted = TargetWeights(self.store, weighting).of_pack(documents, 0).counted.weighted
+        weighted = TargetWeights(self.store, self.weighting).of_pack(documents, 0).counted.weighted
         padding = row_length(tokens) - tokens
         padded = (self.cost.linear + (self.cost.again if recompute else 0)) * padding
         return self.cost.of(lengths, recompute=recompute) + padded + self.cost.head * weighted, tokens

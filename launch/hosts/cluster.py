@@ -132,7 +132,8 @@ def copied_parts(directory: Path, recipe: Recipe | None = None) -> list[str] | N
     found = [RECIPE, *([FOLDER] if (directory / FOLDER).exists() else [])]
     for arm, train in arms.items():
         stages = (*TRAINED_ON, *(["sample"] if train.held_out_questions else []))
-        found += [str(run.stage(arm, stage).relative_to(run.root)) for stage in stages]
+        read = [*(run.stage(arm, stage) for stage in stages), *run.scores_read(arm).values()]
+        found += [str(path.relative_to(run.root)) for path in read]
     return list(dict.fromkeys(found))
 
 

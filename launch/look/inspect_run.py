@@ -22,14 +22,15 @@ from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.documents.encode import STORES
 from tracestill.data_pipeline.granularity import Cut
 from tracestill.data_pipeline.guards.visible import one_line, visible
+from tracestill.data_pipeline.plan.keep import words
 from tracestill.data_pipeline.tokens.pieces import pieces
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.launch.look.inspect_cut import before_lines, cut_again, said
 from tracestill.launch.look.inspect_text import find_records, text_lines, why_absent
-from tracestill.trainer.preview.table import STYLES, show_tables, show_warnings
+from tracestill.trainer.preview.table import STYLES, show_notes, show_tables
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory, open_channels
-from tracestill.trainer.weighting import TargetWeights, make_weighting, own_module
+from tracestill.trainer.weighting import TargetWeights, Weighting, channels_of, make_weighting, own_module
 from tracestill.trainer.weighting.by_teacher import TeacherWeighting
 
 
@@ -71,9 +72,13 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
             raise InputError(f"--record {shown.record}: {why_absent(shown.record, encode, run.stage(arm, 'select'))}")
     wanted = {record_of(store.ids[document]) for _, store, document in chosen}
     records = find_records(run.stage(arm, "select") / "records.parquet", wanted) if shown.text else {}
+    weighting = None if own else weighting_of(run, arm, chosen[0][1] if chosen[0][0] == "train" else None)
     for split, store, document in chosen:
         ids, names = store.tokens(document), [kinds.names[kind] for kind in store.kinds(document)]
-        weights = np.full(len(names), np.nan) if own else weights_of(recipe, store, document)
+        unknown = why_unknown(recipe, weighting, split)
+        weights = np.full(len(names), np.nan)
+        if weighting is not None and not unknown:
+            weights = TargetWeights(store, weighting).of_document(document, 0)
         texts = pieces(tokenizer, ids)
         which = "document" if split == "train" else f"{split} document"
         title = f"{which} {document} of {len(store):,}, arm {arm}, id {store.ids[document]}, {len(ids)} tokens"
@@ -82,9 +87,8 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
         console.print(Text(one_line(title), "bold"), soft_wrap=True)
         taught = of_teacher(run, arm, store, document) if split == "train" else None
         console.print(legend(names, weights, styles, taught))
-        if own:
-            text = f"weights are {recipe.weighting.use}'s, which is not imported to look; training shows what they do"
-            console.print(Text(text, "dim"), soft_wrap=True)
+        if unknown:
+            console.print(Text(unknown, "dim"), soft_wrap=True)
         if shown.text:
             record = records.get(record_of(store.ids[document]))
             after = show_cut(recipe, record, styles, console)
@@ -103,7 +107,9 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
     if preview.exists():
         found = json.loads(preview.read_text(encoding="utf-8"))
         show_tables(found, styles, console)
-        show_warnings(found, console)
+        show_notes(found, console)
+    elif weighting is not None and weighting.scores:
+        show_notes({"effects": weighting.effects()}, console)
 
 
 def show_cut(recipe: Recipe, record: Record | None, styles: dict[str, str], console: Console) -> Cut | None:
@@ -125,10 +131,23 @@ def show_cut(recipe: Recipe, record: Record | None, styles: dict[str, str], cons
     return found[1]
 
 
-def weights_of(recipe: Recipe, store: TokenStore, document: int) -> np.ndarray:
-    """(n,) weights that a built-in weighting gives a document's tokens at the first step."""
-    weighting = make_weighting(recipe.weighting, recipe.span_kinds(), recipe.seed)
-    return TargetWeights(store, weighting).of_document(document, 0)
+def weighting_of(run: RunDirectory, arm: str, store: TokenStore | None) -> Weighting:
+    """An arm's built-in weighting, with the channels that it reads of its training documents, if they are there."""
+    recipe, scores = run.for_arm(arm), {}
+    if store is not None and all(read_manifest(path) is not None for path in run.scores_read(arm).values()):
+        scores = open_channels(run, arm, store, run.scores_read(arm))
+    return make_weighting(recipe.weighting, recipe.span_kinds(), recipe.seed, scores)
+
+
+def why_unknown(recipe: Recipe, weighting: Weighting | None, split: str) -> str:
+    """Why it is not known what a document's tokens weigh, in words; empty if it is."""
+    if weighting is None:
+        return f"weights are {recipe.weighting.use}'s, which is not imported to look; training shows what they do"
+    if weighting.tokens is None or not (read := channels_of(recipe.weighting)):
+        return ""
+    if split != "train":
+        return f"weights follow {', '.join(read)}, which is not known of documents that are held out"
+    return "" if weighting.scores else f"weights follow {', '.join(read)}: run `tracestill score` first"
 
 
 def of_teacher(run: RunDirectory, arm: str, store: TokenStore, document: int) -> np.ndarray | None:
@@ -137,7 +156,7 @@ def of_teacher(run: RunDirectory, arm: str, store: TokenStore, document: int) ->
     recipe = run.recipe.for_arm(arm)
     if recipe.distil is None or read_manifest(run.scores(arm)[recipe.distil.scorer]) is None:
         return None
-    channels = open_channels(run, arm, store)[recipe.distil.scorer]
+    channels = open_channels(run, arm, store, run.scores_read(arm))[recipe.distil.scorer]
     weighting = TeacherWeighting(recipe.distil, recipe.span_kinds(), channels)
     return TargetWeights(store, weighting).of_document(document, 0)
 
@@ -190,8 +209,8 @@ def plain(texts: Sequence[str], names: list[str], weights: np.ndarray) -> list[s
 
 
 def mixture_rows(statistics: Mapping[str, Any]) -> dict[str, str]:
-    """What the plan's mixture and order have come to, line by line."""
-    rows = {}
+    """What the plan's choice, mixture and order have come to, line by line."""
+    rows = {"kept": visible(words(kept))} if (kept := statistics.get("keep")) else {}
     for name, part in statistics.get("mixture", {}).items():
         rows[f"part {visible(name)}"] = (
             f"{part['share']:.2%} (wanted {part['share_wanted']:.2%}): {part['documents']:,} documents of "

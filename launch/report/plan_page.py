@@ -1,10 +1,11 @@
-"""The plans in the page: packs, filling and balance of each arm's epochs, the parts of mixtures, and orders."""
+"""The plans in the page: packs, filling and balance of each arm's epochs; choices, parts of mixtures, and orders."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from tracestill.data_pipeline.guards.visible import in_html
+from tracestill.data_pipeline.plan.keep import words
 from tracestill.launch.report.parts import Found, table, text
 
 
@@ -42,7 +43,15 @@ def plans(found: Found) -> str:
     ]
     return (
         "<h2>Plan</h2><p class='soft'>Packs of one epoch. Imbalance: work of the busiest rank over the mean, 1 is "
-        "perfect.</p>" + table(heads, body) + mixtures(planned) + orders(planned)
+        "perfect.</p>" + table(heads, body) + choices(planned) + mixtures(planned) + orders(planned)
+    )
+
+
+def choices(planned: dict[str, Any]) -> str:
+    """What stays of the documents by what a channel says; empty if every plan holds all."""
+    found = {arm: row["statistics"]["keep"] for arm, row in planned.items() if row["statistics"].get("keep")}
+    return "".join(
+        f"<p class='soft'>{in_html(f'{arm}: documents chosen {words(told)}')}</p>" for arm, told in found.items()
     )
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.documents import encode
 from tracestill.data_pipeline.plan import plan_stage
+from tracestill.data_pipeline.plan.keep import words
 from tracestill.data_pipeline.sampling import sample
 from tracestill.data_pipeline.segmentation import Segmenter
 from tracestill.data_pipeline.selection import selection
@@ -22,6 +23,7 @@ from tracestill.launch.run.progress import bar
 from tracestill.launch.run.stage_spec import Case, Identity, StageSpec, Work
 from tracestill.trainer.recipe.positions import positions_of
 from tracestill.trainer.recipe.recipe import Recipe
+from tracestill.trainer.recipe.run_directory import SCORE
 from tracestill.trainer.recipe.verifying import verifier_of
 
 Manifest = Mapping[str, Any]
@@ -146,18 +148,30 @@ def length_of(recipe: Recipe) -> dict[str, Any]:
     return {"seed": recipe.seed, "steps": recipe.train.steps, "epochs": recipe.train.epochs}
 
 
+def plan_identity(case: Case) -> Identity:
+    scores = {f"{SCORE}/{name}": path for name, path in case.run.scores_planned(case.arm).items()}
+    return plan_stage.stage_config(case.recipe.plan, **length_of(case.recipe)), case.reads("encode") | scores
+
+
 def do_plan(work: Work, console: Console) -> None:
-    own = work.case.recipe
+    own, scores = work.case.recipe, work.case.run.scores_planned(work.case.arm)
     with bar(work.label, console) as progress:
-        plan_stage.run(work.directory, work.inputs["encode"], own.plan, **length_of(own), progress=progress.set)
+        more: Any = {**length_of(own), "scores": scores, "progress": progress.set}
+        plan_stage.run(work.directory, work.inputs["encode"], own.plan, **more)
 
 
 def planned(manifest: Manifest, directory: Path) -> str:
     statistics = manifest["statistics"]
     return (
         f"{statistics['packs']:,} packs, {statistics['fill']:.1%} filled, {manifest['steps_per_epoch']:,} steps an "
-        f"epoch, {manifest['epochs']:,} epoch(s){mixed(statistics)}{ordered(statistics)}"
+        f"epoch, {manifest['epochs']:,} epoch(s){chosen(statistics)}{mixed(statistics)}{ordered(statistics)}"
     )
+
+
+def chosen(statistics: Manifest) -> str:
+    """What stays of the documents, by what a channel says of them; empty if all do."""
+    found = statistics.get("keep")
+    return f"; {words(found)}" if found else ""
 
 
 def mixed(statistics: Manifest) -> str:
@@ -214,7 +228,7 @@ DATA_STAGES = (
     StageSpec("encode", encode_identity, do_encode, encoded, page.shown_with_data, is_data=True),
     StageSpec(
         "plan",
-        lambda case: (plan_stage.stage_config(case.recipe.plan, **length_of(case.recipe)), case.reads("encode")),
+        plan_identity,
         do_plan,
         planned,
         plan_page.plans,

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.stage import CONTENTS, digest_of, identity, read_manifest
+from tracestill.data_pipeline.channels.named import Scores
 from tracestill.data_pipeline.plan.plan import Plan, load_plan
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.assembly.job import Job, Progress
@@ -64,6 +65,7 @@ class Data:
     inputs: dict[str, Path]  # stage -> its directory
     kinds: Kinds
     store: TokenStore
+    scores: Scores  # what the weighting and a teacher's term read beside the store
     plan_of_epoch: PlanOfEpoch
     vocabulary: Vocabulary
     known_tokens: int  # tokens that a pretrained student knows
@@ -94,12 +96,12 @@ def prepare(
     data = open_data(run, arm, recipe, plan_of_epoch)
     world = connect(settings)
     placement = find_placement() if settings.local_checkpoints else None
-    weighting = make_weighting(recipe.weighting, data.kinds, recipe.seed)
+    weighting = make_weighting(recipe.weighting, data.kinds, recipe.seed, data.scores)
     first_plan = data.plan_of_epoch(0)
     steps = settings.steps or sum(data.plan_of_epoch(epoch).n_steps for epoch in range(settings.epochs or 1))
     named = token_names(data.inputs["tokenizer"])
     check_teacher(recipe, data.inputs["tokenizer"], data.vocabulary["eos_id"])
-    teacher = open_teacher(run, arm, recipe, data)
+    teacher = open_teacher(recipe, data)
     check_stops(
         TargetWeights(data.store, learnt_by(weighting, teacher.weighting if teacher else None, data.store)),
         data.kinds,
@@ -158,11 +160,13 @@ def open_data(run: RunDirectory, arm: str, recipe: Recipe, plan_of_epoch: PlanOf
     config, inputs = run.train_stage(arm)
     about, kinds = read_manifest(inputs["encode"]) or {}, recipe.span_kinds()
     size, ids = about["vocab_size"], about["special_ids"]
+    store = TokenStore(inputs["encode"] / "tokens.arrow", kinds)
     return Data(
         config=config,
         inputs=inputs,
         kinds=kinds,
-        store=TokenStore(inputs["encode"] / "tokens.arrow", kinds),
+        store=store,
+        scores=open_channels(run, arm, store, run.scores_read(arm)),
         plan_of_epoch=plan_of_epoch or (lambda epoch: load_plan(inputs["plan"] / f"epoch-{epoch:03d}")),
         vocabulary=Vocabulary(
             vocab_size=size, num_kinds=len(kinds), bos_id=ids["bos"], eos_id=ids["eos"], pad_id=ids["pad"]
@@ -205,11 +209,11 @@ def make_student(recipe: Recipe, data: Data, weighting: Weighting, world: World)
     return student, notes
 
 
-def open_teacher(run: RunDirectory, arm: str, recipe: Recipe, data: Data) -> Teacher | None:
-    """The teacher's term of the loss, if the recipe has one. Raises InputError if its scorer has not run."""
+def open_teacher(recipe: Recipe, data: Data) -> Teacher | None:
+    """The teacher's term of the loss, if the recipe has one."""
     if recipe.distil is None:
         return None
-    channels = open_channels(run, arm, data.store)[recipe.distil.scorer]
+    channels = data.scores[recipe.distil.scorer]
     return Teacher(data.store, recipe.distil, data.kinds, channels, data.vocabulary["vocab_size"])
 
 

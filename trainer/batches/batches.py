@@ -181,9 +181,12 @@ class Batches:
         """A pack's row, and what the teacher says of its labels if it has a part in them."""
         tokens, kinds, offsets, _ = self.store.gather(documents)
         place = {"part": self.part, "parts": self.parts}
-        table, by_token = weights.counted.table, weights.by_token
-        more = {"token_weights": by_token, **place}
+        table, more = weights.counted.table, {"token_weights": weights.by_token, **place}
         row = self.make_row(tokens, kinds, offsets, weights.by_document, table, self.pad_id, self.device, **more)
+        if (nll := self.weights.reference_nll(documents)) is not None:
+            ones, more["token_weights"] = (np.ones(len(documents)), np.ones_like(table)), nll  # laid out as weights are
+            laid = self.make_row(tokens, kinds, offsets, *ones, self.pad_id, self.device, **more)
+            row = replace(row, reference_nll=laid.loss_weight)
         if taught is None or self.teacher is None:
             return row, None
         return self.teacher.beside(row, documents, kinds, offsets, weights, taught, **place)

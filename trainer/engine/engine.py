@@ -32,7 +32,7 @@ from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.data_pipeline.models import own_code
 from tracestill.kernels.loss import TeacherTopK
 from tracestill.kernels.pack import PackedBatch
-from tracestill.trainer.engine import offload, zero
+from tracestill.trainer.engine import leaves, offload, zero
 from tracestill.trainer.engine.ema import Ema
 from tracestill.trainer.engine.stage import resolve_stage
 from tracestill.trainer.optimizers.making import make_optimizer
@@ -286,6 +286,8 @@ class Engine:
         self.rank, self.ranks, self.local_rank = world.rank, world.ranks, world.local_rank
         self.device, self.dtype, self.mesh = world.device, world.dtype, world.mesh
         refuse(student.model.config, self.mesh.parts)
+        if student.routers is not None:
+            student.routers.place = self.mesh
         student.exchange = exchange(UlyssesSPAttentionHF, self.mesh)
         settings, reason = resolve_stage(student, settings, self.device, self.dtype)
         self.stage = f"ZeRO {settings.zero}{reason}"
@@ -300,10 +302,14 @@ class Engine:
         buckets.setdefault("reduce_bucket_size", min(BUCKET, max(elements, 2)))
         if settings.zero in (1, 2) and self.device.type == "cpu" and self.ranks >= OWNED_FROM:
             buckets.setdefault("use_multi_rank_bucket_allreduce", False)
+        if settings.zero == 3:
+            leaves.name_leaves(buckets, student)
         optimizer = make_optimizer(student, settings, dtype=self.dtype)
         with contextlib.redirect_stdout(io.StringIO()):  # it prints memory figures; its warnings are logged
             config = copy.deepcopy(self.config)
             self.deepspeed, *_ = deepspeed.initialize(model=student, optimizer=optimizer, config=config)
+        if settings.zero == 3:
+            leaves.let_gradients_in(student)
         self.module = student
         self.optimizer = self.deepspeed.basic_optimizer
         zero.begin_optimizer(self.deepspeed, self.rank)
@@ -377,10 +383,7 @@ class Engine:
 
     def _sums(self, stop: bool, save: bool) -> list[float]:
         """The step's loss, squared gradient norm and requests to stop and to save, summed over all ranks by one
-        all-reduce.
-
-        A NaN or an infinity on any rank makes the sum NaN or infinite, so every rank decides alike.
-        """
+        all-reduce. A NaN or an infinity on any rank makes the sum NaN or infinite, so every rank decides alike."""
         shares = zero.gradients(self.deepspeed, self.rank)
         squares = self._loss.new_zeros(())
         if shares:

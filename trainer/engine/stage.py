@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from tracestill.trainer.engine.zero_stage import choose_stage
+from tracestill.trainer.loading.four_bits import is_quantised
 from tracestill.trainer.ranks.placement import find_placement
 from tracestill.trainer.recipe.optimizers import optimizer_bytes
 from tracestill.trainer.recipe.settings import BUCKET, TrainConfig
@@ -35,6 +36,9 @@ def resolve_stage(
         number=dtype.itemsize,
         optimizer=optimizer_bytes(settings.optimizer.use, matrices, trained - matrices) / max(trained, 1),
         bucket=BUCKET,
-        whole=any(getattr(module, "_compiled_call_impl", None) is not None for module in student.modules()),
+        whole=any(
+            getattr(module, "_compiled_call_impl", None) is not None or is_quantised(module)
+            for module in student.modules()
+        ),
     )
     return settings.model_copy(update={"zero": stage}), f" (auto: {reason})"

@@ -32,6 +32,7 @@ from tracestill.data_pipeline.models.model_directory import (
     refuse_foreign,
 )
 from tracestill.data_pipeline.models.own_code import CONFIG
+from tracestill.trainer.loading import four_bits
 from tracestill.trainer.loading.gguf import plain_place
 from tracestill.trainer.loading.offline import offline
 from tracestill.trainer.ranks.console import say
@@ -130,6 +131,8 @@ def load_model(
     directory = plain_place(directory)
     check_model(directory, trusted)
     where, own, files = place_of(directory, trusted)
+    if (directory / ADAPTER_CONFIG).is_file():
+        four_bits.before_peft()
     held = {"dtype": dtype, "output_loading_info": True, "use_safetensors": True, **how}
     try:
         with offline():

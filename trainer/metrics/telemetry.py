@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -16,11 +16,18 @@ UNKNOWN = {"count": 0, "weight": 0.0, "loss": math.nan, "accuracy": math.nan, "e
 """Numbers of the label's term of a kind that only the teacher weighs, and of which no sample was taken."""
 
 
+class Tally(Protocol):
+    """What else is counted while training: the routers of a mixture of experts."""
+
+    def end_step(self, *, faulty: bool) -> None: ...
+    def read(self) -> dict[str, Any]: ...
+
+
 class Meter:
     """Means over the steps since the last reading. Statistics stay on the device until they are read."""
 
-    def __init__(self, kinds: Kinds, device: torch.device) -> None:
-        self.kinds = kinds
+    def __init__(self, kinds: Kinds, device: torch.device, routers: Tally | None = None) -> None:
+        self.kinds, self.routers = kinds, routers
         shape = 2, len(kinds), len(Statistic)  # of weighted targets, and of a sample of the others
         self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
         self.of_step = torch.zeros_like(self.sums)  # micro-steps since the last step
@@ -48,6 +55,8 @@ class Meter:
             self.loss += loss
             self.steps += 1
         self.of_step.zero_()
+        if self.routers is not None:
+            self.routers.end_step(faulty=faulty)
 
     def read(self) -> dict[str, Any]:
         """Means over all ranks since the last call, as plain numbers; called on every rank. A new interval begins.
@@ -68,6 +77,7 @@ class Meter:
             "loss": self.loss / steps,
             "weighted_tokens": int(looked_at.sum()),
             "kinds": {name: found[name] for name in self.kinds.names if name in found},
+            **({} if self.routers is None else {"routers": self.routers.read()}),
         }
         self.clear()
         return result

@@ -7,9 +7,6 @@ gradient's pieces and sends back the update's. Small parameters keep fp32 moment
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.loading.four_bits import import_bitsandbytes
 from tracestill.trainer.optimizers.groups import MOMENTS, Group, parameter_groups
 from tracestill.trainer.optimizers.muon import adam_update
 from tracestill.trainer.optimizers.partition import Exchange, Part, Partitioned, rounds
@@ -39,28 +37,11 @@ def make(student: nn.Module, settings: TrainConfig, **_: Any) -> Adam8bit:
 
 
 def functions() -> Any:
-    """bitsandbytes' functions. On CPUs that know bf16 it fetches somebody's kernel from the net when it is imported,
-    which is not used here, and warns if that fails: it is kept from both. Raises InputError if it cannot be."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    """bitsandbytes' functions. Raises InputError if it cannot be imported."""
     try:
-        with without("kernels"):
-            from bitsandbytes import functional
+        return import_bitsandbytes().functional
     except ImportError as error:
         raise InputError(f"{KEY}: adam8bit needs bitsandbytes, which cannot be imported ({error})") from error
-    return functional
-
-
-@contextlib.contextmanager
-def without(package: str) -> Iterator[None]:
-    """Meanwhile importing a package fails as if it were not installed."""
-    held = sys.modules.get(package)
-    sys.modules[package] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[package]
-        if held is not None:
-            sys.modules[package] = held
 
 
 class Adam8bit(Partitioned):

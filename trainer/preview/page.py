@@ -69,8 +69,9 @@ def page(found: dict[str, Any], kinds: Sequence[str], title: str) -> str:
 
 
 def notes(found: dict[str, Any]) -> str:
-    """The preview's warnings; none in a run of an older version."""
-    return "".join(f'<p class="note">{in_html(line)}</p>' for line in found.get("warnings", ()))
+    """What stored channels did, and the preview's warnings; none in a run of an older version."""
+    effects = "".join(f'<p class="soft">{in_html(line)}</p>' for line in found.get("effects", ()))
+    return effects + "".join(f'<p class="note">{in_html(line)}</p>' for line in found.get("warnings", ()))
 
 
 def kinds_table(found: dict[str, Any], kinds: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.guards.visible import visible
 from tracestill.data_pipeline.tokens.pieces import pieces
-from tracestill.trainer.preview.table import STYLES, show_tables, show_warnings
+from tracestill.trainer.preview.table import STYLES, show_notes, show_tables
 from tracestill.trainer.weighting import TargetWeights
 
 SHOWN = 2000  # tokens of the document
@@ -29,8 +29,8 @@ def preview(
     teacher: TargetWeights | None = None,
 ) -> dict[str, Any]:
     """Per kind: targets, sum of w, share of the sum of w * c, of the loss, and of the gradient at the head; of the
-    teacher's term, if there is one, the weight, the targets that have it, and its share of the loss; and the step's
-    first document."""
+    teacher's term, if there is one, the weight, the targets that have it, and its share of the loss; the step's first
+    document; and what the weighting made of the whole store by what is stored beside it."""
     store, table = weights.store, weights.table(0)
     counts = store.counts[documents]
     sums, shares = weight_shares(weights, documents, table)
@@ -62,6 +62,7 @@ def preview(
     tokens_shown = [{"text": t, "kind": k, "weight": w} for t, k, w in zip(texts, ids, of_token.tolist(), strict=True)]
     return {
         "kinds": rows,
+        "effects": weights.weighting.effects(),
         "document": {
             "id": str(store.ids[first]),
             "record_weight": float(store.weights[first]),
@@ -100,7 +101,7 @@ def show(found: dict[str, Any], kinds: Kinds, console: Console) -> None:
         text.append(visible(token["text"]) or "␣", styles[token["kind"]] if token["weight"] else "dim")
         text.append("·", "bright_black")
     console.print(text)
-    show_warnings(found, console)
+    show_notes(found, console)
 
 
 def token_names(directory: Path) -> Callable[[int], str]:

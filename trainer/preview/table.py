@@ -51,6 +51,9 @@ def show_tables(found: dict[str, Any], styles: dict[str, str], console: Console)
             console.print(table)
 
 
-def show_warnings(found: dict[str, Any], console: Console) -> None:
+def show_notes(found: dict[str, Any], console: Console) -> None:
+    """What stored channels did to the weights of the whole store, and warnings."""
+    for line in found.get("effects", ()):
+        console.print(Text(visible(line)), soft_wrap=True)
     for line in found.get("warnings", ()):  # none in a run of an older version
         console.print(Text(visible(f"warning: {line}"), "bold yellow"), soft_wrap=True)

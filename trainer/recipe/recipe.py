@@ -17,6 +17,8 @@ from tracestill.data_pipeline.answers.verifier import own_module as verifying
 from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds, nearest
+from tracestill.data_pipeline.channels.document_scores import DocumentScore
+from tracestill.data_pipeline.channels.named import check_offered
 from tracestill.data_pipeline.documents.encode import EncodeConfig
 from tracestill.data_pipeline.granularity import own_module as keeping
 from tracestill.data_pipeline.guards import secret, strict_yaml
@@ -35,7 +37,7 @@ from tracestill.trainer.recipe.own_stage import OwnStage
 from tracestill.trainer.recipe.score_settings import ScorerConfig, check_names
 from tracestill.trainer.recipe.settings import GENERATION, UNTRAINED, EvaluateConfig, StudentConfig, TrainConfig
 from tracestill.trainer.recipe.student_settings import check_together, own_attention
-from tracestill.trainer.weighting import WeightingConfig, is_out_of_sight, make_weighting, own_module
+from tracestill.trainer.weighting import WeightingConfig, channels_of, is_out_of_sight, make_weighting, own_module
 from tracestill.trainer.weighting.by_teacher import DistilConfig
 
 MAIN_ARM = "traces"
@@ -113,8 +115,16 @@ class Recipe(BaseModel):
         if not is_out_of_sight(self.weighting.use):
             try:
                 make_weighting(self.weighting, kinds, self.seed)
+                self.check_channels(channels_of(self.weighting))
             except ValueError as error:
                 raise ValueError(f"weighting: {error}") from error
+        for field, score in (("keep", self.plan.keep), ("order.by", self.plan.order.by)):
+            if isinstance(score, DocumentScore):
+                try:
+                    kinds.mask(score.of)
+                    self.check_channels(score.channels)
+                except ValueError as error:
+                    raise ValueError(f"plan.{field}: {error}") from error
         for name, scorer in self.score.items():
             try:
                 kinds.mask(scorer.kinds or [])
@@ -151,6 +161,12 @@ class Recipe(BaseModel):
             for key in {"name", "seed", "kinds", "questions", "sample", "verify", "stages", "arms"} & overrides.keys():
                 raise ValueError(f"arms.{arm}.{key}: arms of a run share it; use a recipe of its own instead")
         return self
+
+    def check_channels(self, names: Iterable[str]) -> None:
+        """Raise ValueError naming the nearest scorer, or channel of it, if ``score`` writes no such channel."""
+        offered = {name: scorer.channels for name, scorer in self.score.items()}
+        for name in names:
+            check_offered(name, offered)
 
     def span_kinds(self) -> Kinds:
         return Kinds.with_extra(self.kinds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tracestill.data_pipeline.base.places import claim, place_of
 from tracestill.data_pipeline.base.room import needs_room
 from tracestill.data_pipeline.base.stage import CONTENTS, UNKNOWN, output_digest, read_manifest, write_whole
 from tracestill.data_pipeline.channels import Channels
+from tracestill.data_pipeline.channels.named import scorers_of
 from tracestill.data_pipeline.documents import encode
 from tracestill.data_pipeline.plan import plan_stage
 from tracestill.data_pipeline.tokens.store import TokenStore
@@ -21,7 +23,7 @@ from tracestill.trainer.recipe.positions import positions_of
 from tracestill.trainer.recipe.recipe import FOLDER, MAIN_ARM, Recipe, dump_recipe, load_recipe, own_modules_of
 from tracestill.trainer.recipe.settings import BOOKKEEPING, CHOOSING, GENERATION
 from tracestill.trainer.recipe.student_settings import own_attention
-from tracestill.trainer.weighting import is_out_of_sight, own_module
+from tracestill.trainer.weighting import channels_of, is_out_of_sight, own_module
 
 RECIPE = "recipe.yaml"
 SCORE = "score"
@@ -143,13 +145,26 @@ class RunDirectory:
             return [self.score_stage(arm, name)[0], self.data_of(arm, "encode")] if name in own.score else None
         if stage == "plan":
             length = {"steps": own.train.steps, "epochs": own.train.epochs}
-            return [plan_stage.stage_config(own.plan, seed=own.seed, **length), self.data_of(arm, "encode")]
+            read = [self.data_of(arm, f"{SCORE}/{name}") for name in scorers_of(own.plan.channels)]
+            return [plan_stage.stage_config(own.plan, seed=own.seed, **length), self.data_of(arm, "encode"), *read]
         return None
 
     def scores(self, arm: str) -> dict[str, Path]:
         """Scorer -> where its channels lie. Arms that would have the same share theirs."""
         names = self.for_arm(arm).score
         return {name: self.stage(arm, f"{SCORE}/{name}") for name in names}
+
+    def scores_planned(self, arm: str) -> dict[str, Path]:
+        """Those of ``scores`` that an arm's plan reads."""
+        every = self.scores(arm)
+        return {name: every[name] for name in scorers_of(self.for_arm(arm).plan.channels)}
+
+    def scores_read(self, arm: str) -> dict[str, Path]:
+        """Those of ``scores`` that an arm's training reads: of a weighting of the user's own all, as nobody knows."""
+        own, every = self.for_arm(arm), self.scores(arm)
+        read = {*(every if own_module(own.weighting.use) else scorers_of(channels_of(own.weighting)))}
+        read |= set() if own.distil is None else {own.distil.scorer}
+        return {name: path for name, path in every.items() if name in read}
 
     def score_stage(self, arm: str, name: str) -> tuple[dict[str, Any], dict[str, Path]]:
         """Config and input directories that decide whether a scorer's channels are current."""
@@ -184,7 +199,8 @@ class RunDirectory:
             config |= verify_config(own.verify, self.memory)
         if found := contents(trained_with(own), self.memory):
             config[CONTENTS] = found
-        return config, {name: self.stage(arm, name) for name in (*TRAINED_ON, *scores_read(own))}
+        scores = {f"{SCORE}/{name}": path for name, path in self.scores_read(arm).items()}
+        return config, {name: self.stage(arm, name) for name in TRAINED_ON} | scores
 
     def evaluate_stage(self, arm: str) -> tuple[dict[str, Any], dict[str, Path]]:
         """Config and input directories that decide whether an arm's evaluation is current."""
@@ -221,12 +237,15 @@ class RunDirectory:
         return config, {"sample": self.stage(MAIN_ARM, "sample")}
 
 
-def open_channels(run: RunDirectory, arm: str, store: TokenStore) -> dict[str, Channels]:
+def open_channels(
+    run: RunDirectory, arm: str, store: TokenStore, only: Mapping[str, Path] | None = None
+) -> dict[str, Channels]:
     """Scorer -> what it says of the documents of an arm's ``store``; a recipe names one as ``scorer.channel``.
+    ``only``: these of ``RunDirectory.scores``.
 
     Raises InputError for a scorer that has not run, or on other documents.
     """
-    found = run.scores(arm)
+    found = run.scores(arm) if only is None else only
     digest = output_digest(run.stage(arm, "encode")) if found else None
     return {name: Channels(directory, store, digest) for name, directory in found.items()}
 
@@ -254,11 +273,6 @@ def files_of_model(directory: Path, trusted: str | None) -> dict[str, Path]:
     """As ``content.model_files``; where code of its own may run, all of it counts."""
     code = sorted(directory.rglob("*.py")) if trusted is not None else []
     return model_files(directory) | {path.relative_to(directory).as_posix(): path for path in code}
-
-
-def scores_read(recipe: Recipe) -> list[str]:
-    """Stages that wrote the channels that an arm's training reads."""
-    return [] if recipe.distil is None else [f"{SCORE}/{recipe.distil.scorer}"]
 
 
 def trained_with(recipe: Recipe) -> dict[str, dict[str, Path]]:

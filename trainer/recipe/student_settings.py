@@ -4,6 +4,7 @@ torch, so that a recipe is checked at once."""
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,14 +24,30 @@ class LoraConfig(BaseModel):
 
     rank: int = Field(16, ge=1, description="of the product that an adapter adds to its layer's matrix")
     alpha: float = Field(32.0, gt=0, description="an adapter's product is scaled by alpha / rank")
+    rslora: bool = Field(False, description="scaled by alpha / sqrt(rank) instead (arXiv 2312.03732)")
+    dora: bool = Field(False, description="each row's length is learned apart from its direction (arXiv 2402.09353)")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="share of an adapter's inputs left out")
+    quantize: Literal["nf4"] | None = Field(
+        None, description="the frozen linear layers in 4 bits, by bitsandbytes, on a GPU (QLoRA, arXiv 2305.14314)"
+    )
     targets: Literal["auto"] | list[Name] = Field(
-        "auto", description="names of linear layers, such as [q_proj, v_proj]; auto: every one but the head"
+        "auto",
+        description="linear layers by name, such as [q_proj, v_proj], or by patterns of whole names, such as "
+        "['model.layers.1?.*_proj']; auto: every one but the head",
     )
     train: list[Name] = Field([], description=f"trained whole beside the adapters: {PARAMETERS}")
     export: Literal["merged", "apart"] = Field(
         "merged", description="merged: a whole model; apart: peft's adapter, which needs student.pretrained beside it"
     )
+
+    @property
+    def kind(self) -> str:
+        return "DoRA" if self.dora else "LoRA"
+
+    @property
+    def scale(self) -> float:
+        """What an adapter's product is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     @model_validator(mode="after")
     def _exportable(self) -> LoraConfig:
@@ -65,6 +82,13 @@ class StudentConfig(BaseModel):
     )
     lora: LoraConfig | None = Field(None, description="train low-rank adapters, not the pretrained parameters")
     freeze: list[Name] = Field([], description=f"not trained: {PARAMETERS}")
+    router_loss: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="of a mixture of experts: how much of its routers' load-balancing loss is part of the loss; 0: it "
+        "is only logged; null: as the model's config says (router_aux_loss_coef, if output_router_logits is true)",
+    )
     activation_checkpointing: bool = Field(
         False, description="keep each layer's input only and compute the layer again in backward: less memory, slower"
     )
@@ -133,6 +157,12 @@ def check_together(student: StudentConfig, zero: int | str, tiled_mlp: int | boo
         )
     if student.compile and student.encoder_decoder:
         raise ValueError("student.compile: nobody has tried it with an encoder-decoder; leave it out")
+    if student.lora and student.lora.quantize and zero == 3:
+        raise ValueError(
+            "student.lora.quantize: not at train.zero 3, which would cut up matrices in 4 bits; use stage 0 to 2"
+        )
+    if student.lora and student.lora.quantize and student.compile:
+        raise ValueError("student.compile: nobody has tried it with student.lora.quantize; leave it out")
     if student.compile and zero == 3:
         raise ValueError(
             "student.compile: not at train.zero 3, whose hooks gather parameters while a layer runs; use stage 0 to 2"

@@ -5,9 +5,7 @@ Called once, between ``build_student`` and the engine. What only evaluates a stu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,10 +14,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.kernels.attention import names
+from tracestill.trainer.loading import four_bits
 from tracestill.trainer.loading.loading import refuse_quantised
 from tracestill.trainer.recipe.student_settings import StudentConfig
 from tracestill.trainer.student import adapters
 from tracestill.trainer.student.liger import choose_liger, use_liger
+from tracestill.trainer.student.routers import check_routers, find_routers
 from tracestill.trainer.student.student import Student
 
 BACKEND = "inductor"  # of torch.compile
@@ -44,14 +44,17 @@ def adapt(
         raise InputError("student.pretrained: is peft's adapter, not a model; export it merged and train that")
     if config.pretrained is not None and getattr(model, "hf_quantizer", None) is not None:
         refuse_quantised(config.pretrained)
-    where = "student.config" if config.pretrained is None else str(config.pretrained / "config.json")
-    refuse_router_loss(model.config.to_dict(), where)
-    choose_parameters(model, config, seed)
+    if (routers := find_routers(model, config)) is not None:
+        check_routers(model, routers)
+        student.routers = routers
+        notes.append(f"the routers' loss counts {routers.coefficient:g}")
+    choose_parameters(model, config, seed, device)
     refuse_unlearned(model, new_tokens)
     count = sum(p.numel() for p in model.parameters())
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if learning < count:
-        what = f"LoRA of rank {config.lora.rank}: " if config.lora else ""
+        what = f"{config.lora.kind} of rank {config.lora.rank}: " if config.lora else ""
+        what += "the model in 4 bits, " if config.lora and config.lora.quantize else ""
         notes.append(f"{what}{learning:,} of {count:,} parameters learn")
     layers = layers_of(model, config)
     if config.activation_checkpointing:
@@ -63,19 +66,6 @@ def adapt(
     return notes
 
 
-def refuse_router_loss(config: Mapping[str, Any], where: str) -> None:
-    """Raises InputError, beginning with ``where``, if a mixture of experts wants its routers' loss in the loss.
-
-    That loss is a product of means over a batch: it would depend on packs, accumulation and ranks.
-    """
-    text = config.get("text_config")
-    if any(part.get("output_router_logits") for part in (config, text) if isinstance(part, Mapping)):
-        raise InputError(
-            f"{where}: output_router_logits asks for the routers' load-balancing loss, which is taken over a whole "
-            "batch, would depend on the packing, and is no part of the loss here; set it to false"
-        )
-
-
 def check_adaptation(model: PreTrainedModel, config: StudentConfig, device: torch.device) -> None:
     """Whether ``adapt`` could do its work, found out on a model without parameters (on the meta device).
 
@@ -83,19 +73,25 @@ def check_adaptation(model: PreTrainedModel, config: StudentConfig, device: torc
     """
     choose_liger(config.liger, model.config.get_text_config(decoder=True).model_type, device)
     if config.lora:
+        if config.lora.quantize:
+            four_bits.check_machine(device)
         adapters.resolve_targets(model, config.lora)
         select(model, config.lora.train, "student.lora.train")
     freeze(model, config.freeze)
     layers_of(model, config)
 
 
-def choose_parameters(model: PreTrainedModel, config: StudentConfig, seed: int) -> None:
+def choose_parameters(
+    model: PreTrainedModel, config: StudentConfig, seed: int, device: torch.device = adapters.CPU
+) -> None:
     """Set ``requires_grad`` of every parameter, and put the adapters in."""
     if config.lora is None:
         freeze(model, config.freeze)
         return
-    adapters.inject(model, config.lora, seed, config.pretrained)
+    adapters.inject(model, config.lora, seed, config.pretrained, device)
     for parameter in select(model, config.lora.train, "student.lora.train"):
+        if not parameter.is_floating_point():
+            raise InputError("student.lora.train: names a matrix in 4 bits (student.lora.quantize), which cannot learn")
         parameter.requires_grad_(True)
 
 

@@ -7,16 +7,15 @@ from typing import Any
 import torch
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.models.model_directory import read_object
-from tracestill.trainer.loading.gguf import plain_place
 from tracestill.trainer.loading.loading import build_model, check_model, read_config, reason_of, refuse_quantised
 from tracestill.trainer.ranks.mesh import KEY, refuse
 from tracestill.trainer.recipe.positions import positions_in
 from tracestill.trainer.recipe.settings import StudentConfig
-from tracestill.trainer.student.adapt import check_adaptation, refuse_router_loss
+from tracestill.trainer.student.adapt import check_adaptation
 from tracestill.trainer.student.attention import choose_attention
 from tracestill.trainer.student.encoder_decoder import start_of
 from tracestill.trainer.student.rope import isolate_rope, needs_lengths
+from tracestill.trainer.student.routers import coefficient_of, find_routers
 from tracestill.trainer.student.student import transformers_config
 from tracestill.trainer.student.tiled_mlp import mlps_of
 
@@ -32,8 +31,7 @@ def check_student(
     ``device`` and ``dtype`` are those it will train on and in, with ``parts`` ranks to a row. Raises InputError where
     ``build_student`` would, but for what lies behind the headers of a pretrained model's weights.
     """
-    keys = {**VOCABULARY, **start_of(student, eos_id=2, pad_id=0)}
-    config = pretrained_config(student) if student.config is None else transformers_config(student.config, keys)
+    config = config_of(student)
     choose_attention(student, config, device, dtype)
     refuse(config, parts)
     if parts > 1 and needs_lengths(config):
@@ -55,16 +53,21 @@ def check_student(
 
 def check_trainable(student: StudentConfig) -> None:
     """Raises InputError for a student that ``check_student`` lets pass, and that can only be asked."""
-    if student.pretrained is None:
-        assert student.config is not None
-        refuse_router_loss(student.config, "student.config")
-        return
-    try:
-        refuse_quantised(student.pretrained)
-        file = plain_place(student.pretrained) / "config.json"
-        refuse_router_loss(read_object(file), str(file))
-    except InputError as error:
-        raise InputError(f"student.pretrained: {error}") from error
+    if student.pretrained is not None:
+        try:
+            refuse_quantised(student.pretrained)
+        except InputError as error:
+            raise InputError(f"student.pretrained: {error}") from error
+    config = config_of(student)
+    if coefficient_of(config, student.router_loss) is not None:
+        with torch.device("meta"):
+            find_routers(bare_model(student, config), student)
+
+
+def config_of(student: StudentConfig) -> Any:
+    """The transformers config of a student, with a vocabulary of no matter. Raises InputError if there is none."""
+    keys = {**VOCABULARY, **start_of(student, eos_id=2, pad_id=0)}
+    return pretrained_config(student) if student.config is None else transformers_config(student.config, keys)
 
 
 def bare_model(student: StudentConfig, config: Any) -> Any:

@@ -33,6 +33,7 @@ from tracestill.trainer.student import encoder_decoder, unweighted
 from tracestill.trainer.student.attention import choose_attention, implementation_of
 from tracestill.trainer.student.isolation import check_isolation
 from tracestill.trainer.student.rope import isolate_rope
+from tracestill.trainer.student.routers import FLAG, Routers, weighed
 from tracestill.trainer.student.vocabulary import grow
 
 
@@ -132,6 +133,7 @@ class Student(nn.Module):
         self.head[0].options |= {"label_smoothing": label_smoothing, "z_loss": z_loss}
         self.reference_nll: Callable[..., Tensor] | None = None  # of a model beside it, for the weighting
         self.exchange: Callable[..., Any] | None = None  # around attention, where ranks share rows
+        self.routers: Routers | None = None  # whose balance is part of the loss; set by ``adapt``
 
     def forward(
         self, packed: PackedBatch, scale: float | Tensor, teacher: TeacherTopK | None = None
@@ -142,8 +144,14 @@ class Student(nn.Module):
         row's labels. Returns the loss (scalar, fp32, attached to the graph even if no row has weight) and the per-kind
         statistics (num_kinds, S), columns as in ``Statistic``.
         """
-        reference_nll = None if self.reference_nll is None else self.reference_nll(packed, self.exchange)
-        return self.head[0](self.hidden_states(packed), packed, scale, reference_nll, teacher)
+        reference_nll = packed.reference_nll
+        if self.reference_nll is not None:
+            reference_nll = self.reference_nll(packed, self.exchange)
+        if self.routers is None or not self.training:
+            return self.head[0](self.hidden_states(packed), packed, scale, reference_nll, teacher)
+        decoded = self.decode(packed, **{FLAG: True})
+        loss, statistics = self.head[0](decoded.last_hidden_state[0], packed, scale, reference_nll, teacher)
+        return loss + self.routers.loss(decoded.router_logits, *weighed(packed, scale, teacher)), statistics
 
     def token_losses(self, packed: PackedBatch) -> RowLosses:
         """nll, entropy, whether it is right and the most likely token of each weighted position of one packed row, each
@@ -162,6 +170,10 @@ class Student(nn.Module):
         """The decoder's last hidden states (T, H)."""
         if isinstance(packed, PairedBatch):
             return encoder_decoder.hidden_states(self.model, packed)
+        return self.decode(packed).last_hidden_state[0]
+
+    def decode(self, packed: PackedBatch, **more: Any) -> Any:
+        """What the decoder makes of one packed row; ``more`` goes to its forward."""
         shared = {} if self.exchange is None else {"exchange": self.exchange}
         decoder = self.model.get_decoder()
         with unmasked(decoder.config):
@@ -174,7 +186,8 @@ class Student(nn.Module):
                 max_length_q=packed.max_length,
                 max_length_k=packed.max_length,
                 **shared,
-            ).last_hidden_state[0]
+                **more,
+            )
 
 
 def student_head(model: PreTrainedModel, num_kinds: int, chunk_rows: int | None) -> SpanWeightedHead:
@@ -288,7 +301,8 @@ def transformers_config(values: dict[str, Any], more: dict[str, Any]) -> Any:
     kind = values.pop("model_type")
     if kind not in CONFIG_MAPPING:
         raise InputError(f"student.config.model_type: transformers knows no '{kind}'{nearest(kind, close_to(kind))}")
-    known = set(CONFIG_MAPPING[kind]().to_dict())
+    default = CONFIG_MAPPING[kind]()
+    known = {*default.to_dict(), *default.attribute_map}  # names that it takes for others: num_experts
     for key in values:
         if key in more:
             raise InputError(f"student.config.{key}: it follows from the tokenizer; leave it out")

@@ -70,9 +70,9 @@ def changed(recipe: Recipe, case: Mapping[str, Any], *, profiled: bool) -> Recip
     return build(merge(merge(held, bare), case["changes"]), where="bench")
 
 
-def plans(encode: Path, config: PlanConfig, seed: int) -> PlanOfEpoch:
+def plans(encode: Path, config: PlanConfig, seed: int, scores: Mapping[str, Path]) -> PlanOfEpoch:
     """Epoch -> its plan, made here: the one on disk may be for other packs."""
-    return functools.lru_cache(maxsize=2)(planner_of(encode, config, seed).plan)
+    return functools.lru_cache(maxsize=2)(planner_of(encode, config, seed, scores).plan)
 
 
 def run_case(
@@ -88,7 +88,7 @@ def run_case(
         phases=phases,
         recipe=recipe,
         directory=directory,
-        plan_of_epoch=plans(run.stage(arm, "encode"), recipe.plan, recipe.seed),
+        plan_of_epoch=plans(run.stage(arm, "encode"), recipe.plan, recipe.seed, run.scores_planned(arm)),
         saver=NoSaver(),
     )
     now, hand_over = time.perf_counter(), watchdog.hand_over

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.channels.named import Scores
 
 
 class WeightingOptions(BaseModel):
@@ -36,6 +37,9 @@ class Document:
     tokens: np.ndarray  # (n,) int32
     kinds: np.ndarray  # (n,) uint8
     steps: np.ndarray  # (n,) uint16, step of the trace that a token lies in, from 0; 0 outside the trace
+    channels: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """SCORER.CHANNEL -> what `score` stored, read when it is asked for: (n,) of tokens, (steps,) of steps, NaN where
+    nothing is known"""
 
 
 TokenFunction = Callable[[Document, int], np.ndarray]
@@ -53,6 +57,9 @@ class Weighting:
                                   NaN to it and to ``observe``, and whatever it returns for them counts as 1
     observe(nll, p, entropy, ..)  sees the arguments of ``dynamic`` in training, returns nothing
     reference                     path of a model whose nll becomes the fourth argument of ``dynamic``
+    reference_channel             or: SCORER.nll, the same from what `score` has stored
+
+    ``reads`` says which stored channels it reads; ``scores`` holds them when it is asked for a step's weights.
 
     One that defines neither ``end_step`` nor ``state`` answers by its arguments alone: it is asked for a step before
     the last one has ended (see ``batches.prefetch``).
@@ -63,6 +70,17 @@ class Weighting:
     dynamic: Callable[..., Any] | None = None
     observe: Callable[..., None] | None = None
     reference: str | None = None
+    reference_channel: str | None = None
+    scores: Scores = {}  # noqa: RUF012  # scorer -> its channels; of a recipe that is only checked, none
+
+    @classmethod
+    def reads(cls, options: Any) -> tuple[str, ...]:
+        """SCORER.CHANNEL of all that it reads, by its ``options``; a recipe is refused whose `score` lacks one."""
+        return ()
+
+    def effects(self) -> list[str]:
+        """What it makes of the whole store by what it reads there, line by line: shown before training."""
+        return []
 
     def kinds(self, step: int) -> np.ndarray:
         """(K,) float32, finite and >= 0: the weight of each kind at an optimizer step, from 0. Pad counts as 0."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, Field, model_validator
 
 from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.data_pipeline.channels.named import split
 from tracestill.data_pipeline.guards.names import Name
 from tracestill.trainer.weighting.base import MultiplierOptions
 from tracestill.trainer.weighting.by_kind import SpanWeighting
@@ -72,7 +73,10 @@ class FocalLoss(SpanWeighting):
 
 
 class ExcessLossOptions(MultiplierOptions):
-    reference: Name = Field(description="directory of a model with the student's tokenizer, such as a run's export")
+    reference: Name | None = Field(
+        None, description="directory of a model with the student's tokenizer, such as a run's export"
+    )
+    channel: Name | None = Field(None, description="or SCORER.nll of `score`: what such a model said is read from disk")
     threshold: float | None = Field(None, allow_inf_nan=False, description="excess in nats above which a token counts")
     share: float | None = Field(None, gt=0, le=1, description="or: the share of tokens of largest excess that counts")
 
@@ -80,6 +84,10 @@ class ExcessLossOptions(MultiplierOptions):
     def _one_of_two(self) -> ExcessLossOptions:
         if (self.threshold is None) == (self.share is None):
             raise ValueError("give exactly one of threshold and share")
+        if (self.reference is None) == (self.channel is None):
+            raise ValueError("give exactly one of reference and channel")
+        if self.channel is not None and split(self.channel)[1] != "nll":
+            raise ValueError(f"channel: an excess is one over an nll, not over '{self.channel}'")
         return self
 
 
@@ -91,15 +99,16 @@ class ExcessLoss(SpanWeighting):
     Selective language modeling of Rho-1 (Lin and others, arXiv 2404.07965). With ``share`` the threshold of a step
     is the quantile of e over the weighted tokens of ``kinds`` in the step before, on all ranks, to 1/128 nat; Rho-1
     takes that of the batch itself, which would depend on how a step is cut into chunks and ranks. The first step keeps
-    all, and while losses fall fast, less than the share is kept. The reference model reads every micro-step beside the
-    student: about a third more work at equal size.
+    all, and while losses fall fast, less than the share is kept. A ``reference`` reads every micro-step beside the
+    student: about a third more work at equal size, and its parameters in memory. With ``channel`` it has read every
+    document once, before training (``score``); its nll is then rounded to 16 bits, by up to 1/2048 of itself.
     """
 
     Options: ClassVar[type[BaseModel]] = ExcessLossOptions
 
     def __init__(self, config: WeightingConfig, kinds: Kinds, seed: int = 0) -> None:
         super().__init__(config, kinds, seed)
-        self.reference = self.options.reference
+        self.reference, self.reference_channel = self.options.reference, self.options.channel
         self.observe = None if self.options.share is None else self.count
         self._restored = float("-inf")
         self._threshold: torch.Tensor | None = None  # on the device, never read by the host while training
@@ -110,6 +119,10 @@ class ExcessLoss(SpanWeighting):
         from tracestill.kernels.loss import Excess
 
         return Excess(self.options.threshold) if self.options.share is None else self.above_quantile
+
+    @classmethod
+    def reads(cls, options: Any) -> tuple[str, ...]:
+        return () if options.channel is None else (options.channel,)
 
     def above_quantile(
         self,

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, field_validator
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.trainer.weighting.base import Document, WeightingOptions
 from tracestill.trainer.weighting.by_kind import SpanWeighting
-from tracestill.trainer.weighting.schedule import Schedule, at, read_weight
+from tracestill.trainer.weighting.schedule import Schedule, at, read_share
 from tracestill.trainer.weighting.weighting import WeightingConfig
 
 
@@ -24,11 +24,7 @@ class StepsLastFirstOptions(WeightingOptions):
     @field_validator("share", mode="before")
     @classmethod
     def _share(cls, value: object) -> object:
-        share = read_weight(value, "the share")
-        highest = max(at(share, s) for s in share.corners()) if isinstance(share, Schedule) else share
-        if highest > 1:
-            raise ValueError(f"the share reaches {highest:g}; expected at most 1")
-        return share
+        return read_share(value, "the share")
 
 
 class StepsLastFirst(SpanWeighting):

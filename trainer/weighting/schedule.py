@@ -94,6 +94,28 @@ def read_weight(value: Any, field: str) -> Any:
     return number
 
 
+def read_number(value: Any, field: str) -> Any:
+    """As ``read_weight``; a plain number may be negative, too."""
+    if isinstance(value, Mapping | Schedule):
+        return read_weight(value, field)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{field} is {value!r}; expected a number or a schedule") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{field} is {number}; expected a finite number")
+    return number
+
+
+def read_share(value: Any, field: str) -> Any:
+    """As ``read_weight``, and at most 1."""
+    share = read_weight(value, field)
+    highest = max(at(share, step) for step in share.corners()) if isinstance(share, Schedule) else share
+    if highest > 1:
+        raise ValueError(f"{field} reaches {highest:g}; expected at most 1")
+    return share
+
+
 def at(weight: Weight, step: int) -> float:
     """The number at an optimizer step."""
     return weight.value(step) if isinstance(weight, Schedule) else weight

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.channels.named import OfDocument, split
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.weighting.base import Document, Weighting, table_at, tokens_at
 from tracestill.trainer.weighting.normaliser import NORMALISERS, Counted
@@ -56,8 +58,28 @@ class TargetWeights:
     def tokens(self, document: int, step: int) -> np.ndarray:
         """(n,) float32: t. Raises InputError if the weighting says none."""
         store = self.store
-        of = Document(document, store.tokens(document), store.kinds(document), store.steps(document))
+        known = OfDocument(self.weighting.scores, document)
+        of = Document(document, store.tokens(document), store.kinds(document), store.steps(document), known)
         return tokens_at(self.weighting, of, step)
+
+    def reference_nll(self, documents: np.ndarray) -> np.ndarray | None:
+        """(n,) float32 stored nll of a pack's tokens, 0 of those that are no targets; None if the weighting reads none.
+
+        Raises InputError naming a target of which nothing is known.
+        """
+        name = self.weighting.reference_channel
+        if name is None:
+            return None
+        found = [np.zeros(0, np.float32)]
+        for document in documents.tolist():
+            nll = OfDocument(self.weighting.scores, document)[name].astype(np.float32)
+            unknown = np.isnan(nll)
+            lost = np.flatnonzero(unknown[1:] & (self.store.kinds(document)[1:] != 0))
+            if len(lost):
+                where = self.weighting.scores[split(name)[0]].directory
+                raise InputError(f"{where}: '{name}' says nothing of token {lost[0] + 1} of document {document}")
+            found.append(np.where(unknown, 0, np.maximum(nll, 0)))
+        return np.concatenate(found)
 
     def of_document(self, document: int, step: int, table: np.ndarray | None = None) -> np.ndarray:
         """(n,) float32: w of each token, 0 of the first, which is never predicted. ``table``: if it is known."""

@@ -5,7 +5,8 @@
     f_i = dynamic(nll_i, p_i, entropy_i)   held constant; it never enters c; 1 outside ``options.kinds``
     c                                      see ``tracestill.trainer.weighting.normaliser``
 
-A weighting is a class below ``base.Weighting``. The built-in ones stand in ``by_kind``, ``by_token`` and ``by_model``;
+A weighting is a class below ``base.Weighting``. The built-in ones stand in ``by_kind``, ``by_token``, ``by_model`` and
+``by_channel``;
 a recipe names any other by its import path. This file imports no torch, so that a recipe is checked at once.
 """
 
@@ -23,6 +24,7 @@ from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds, nearest
 from tracestill.data_pipeline.base.options import check_options
+from tracestill.data_pipeline.channels.named import Scores
 from tracestill.data_pipeline.guards.names import Name
 from tracestill.trainer.weighting.base import MultiplierOptions, Weighting, table_at
 from tracestill.trainer.weighting.normaliser import NORMALISERS
@@ -38,6 +40,10 @@ BUILT_IN = {
     "dft": "tracestill.trainer.weighting.by_model:DynamicFineTuning",
     "focal": "tracestill.trainer.weighting.by_model:FocalLoss",
     "excess_loss": "tracestill.trainer.weighting.by_model:ExcessLoss",
+    "by_channel": "tracestill.trainer.weighting.by_channel:ByChannel",
+    "known": "tracestill.trainer.weighting.by_channel:Known",
+    "critical": "tracestill.trainer.weighting.by_channel:Critical",
+    "teacher_confidence": "tracestill.trainer.weighting.by_channel:TeacherConfidence",
 }
 
 if TYPE_CHECKING:
@@ -166,10 +172,20 @@ def multiplied_kinds(config: WeightingConfig, kinds: Kinds) -> np.ndarray | None
         raise ValueError(f"options.kinds: {error}") from None
 
 
-def make_weighting(config: WeightingConfig, kinds: Kinds, seed: int = 0) -> Weighting:
-    """The weighting of a recipe. Raises ValueError for an unknown kind, or a table that is none."""
+def channels_of(config: WeightingConfig) -> tuple[str, ...]:
+    """SCORER.CHANNEL of all that a recipe's weighting reads; none of one of the user's own that is out of sight."""
+    if is_out_of_sight(config.use):
+        return ()
+    found = find(config.use)
+    return found.reads(read_options(found, config.options))
+
+
+def make_weighting(config: WeightingConfig, kinds: Kinds, seed: int = 0, scores: Scores | None = None) -> Weighting:
+    """The weighting of a recipe. ``scores``: what it may read; without them it only says what it reads. Raises
+    ValueError for an unknown kind, or a table that is none."""
     made: Any = find(config.use)
     weighting: Weighting = made(config, kinds, seed)
+    weighting.scores = scores or {}
     multiplied_kinds(config, kinds)
     table_at(weighting, 0, len(kinds))
     return weighting

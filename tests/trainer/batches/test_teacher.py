@@ -19,6 +19,7 @@ from tracestill.trainer.batches.teacher import Teacher, label_places
 from tracestill.trainer.ranks.mesh import cut
 from tracestill.trainer.recipe.student_settings import StudentConfig
 from tracestill.trainer.student.adapt import adapt
+from tracestill.trainer.student.routers import weighed
 from tracestill.trainer.student.student import build_student
 from tracestill.trainer.weighting import Weighting
 
@@ -151,6 +152,17 @@ def test_rows_of_either_weight_are_looked_at_and_no_others(directory):
         assert label.teacher is None
     assert any(len(a.packed.active) > len(b.packed.active) for a, b in zip(both.micro, none.micro, strict=True))
     assert both.weight_sum == none.weight_sum
+
+
+def test_routers_are_balanced_over_what_either_term_weighs(directory):
+    for normaliser in ("weights", "spans"):
+        step = cases.batches(directory, cases.config(normaliser=normaliser), normaliser=normaliser).step(0)
+        both = [weighed(one.packed, one.scale, one.teacher) for one in step.micro]
+        assert sum(float((row.loss_weight * scale).sum()) for row, scale in both) == pytest.approx(1)
+        for (row, _), one in zip(both, step.micro, strict=True):
+            assert row.loss_weight.nonzero().squeeze(1).tolist() == one.packed.active.tolist()
+    alone = cases.batches(directory, None).step(0).micro[0]
+    assert weighed(alone.packed, alone.scale, None) == (alone.packed, alone.scale)
 
 
 def test_a_term_without_a_share_does_no_work(directory):

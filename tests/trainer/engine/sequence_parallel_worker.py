@@ -23,6 +23,7 @@ from tracestill.trainer.engine.engine import Engine, leave
 from tracestill.trainer.ranks.mesh import cut
 from tracestill.trainer.student.adapt import checkpoint_activations
 from tracestill.trainer.student.reading_model import use_weighting
+from tracestill.trainer.student.routers import Routers
 from tracestill.trainer.student.student import Student
 from tracestill.trainer.student.tiled_mlp import tile_mlps
 from tracestill.trainer.weighting import WeightingConfig, make_weighting
@@ -76,6 +77,8 @@ def rows(step: int, of: Engine, layout: str) -> list[PackedBatch]:
 def built_for(case: dict[str, Any], directory: Path) -> Student:
     shape = case.get("student")
     built = student(None if shape else directory / "start.safetensors", tied=False, **(shape or {}))
+    if case.get("router"):
+        built.routers = Routers(0.3, built.model.num_experts_per_tok)
     if case.get("reference"):
         options = {"reference": str(directory / "reference"), "threshold": 0.0}
         weighting = make_weighting(WeightingConfig(use="excess_loss", options=options), tiny_step.KINDS)
@@ -117,8 +120,8 @@ def saved(of: Engine) -> int:
 
 def run(label: str, case: dict[str, Any], directory: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     """``case``: zero, parts, layout; accumulation; tiles of the MLP; recompute: activation checkpointing; student:
-    another shape; reference: weighted by excess loss; measure: count what autograd saves. Those with student or
-    reference are compared with ``alone``."""
+    another shape; router: with its routers' loss; reference: weighted by excess loss; measure: count what autograd
+    saves. Those with student or reference are compared with ``alone``."""
     found: dict[str, Any] = {}
     if case.get("student") or case.get("reference"):
         found["alone"], expected = alone(case, directory)

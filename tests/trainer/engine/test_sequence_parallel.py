@@ -24,6 +24,7 @@ from tracestill.trainer.timing.memory import Decoder, Setting, activations
 WORKER = Path(__file__).with_name("sequence_parallel_worker.py")
 LAYOUTS = ("inside", "at_end", "padding", "weightless")
 WINDOW = {"model_type": "mistral", "sliding_window": 7, "head_dim": 8}
+EXPERTS = {"model_type": "mixtral", "num_local_experts": 6, "num_experts_per_tok": 2}
 ONE_KEY = {"num_key_value_heads": 1}
 
 
@@ -53,6 +54,7 @@ LAUNCHES: dict[str, tuple[int, dict[str, dict[str, Any]]]] = {
             "window": case(2, "inside", student=WINDOW),
             "one_key": case(3, "inside", student=ONE_KEY, tiles=3, recompute=True),
             "reference": case(0, "inside", reference=True),
+            "router": case(2, "inside", 2, student=EXPERTS, router=True, tiles=2),
         },
     ),
     "two_by_two": (
@@ -62,6 +64,7 @@ LAUNCHES: dict[str, tuple[int, dict[str, dict[str, Any]]]] = {
             "at_end": case(0, "at_end"),
             "padding": case(2, "padding", tiles=3),
             "weightless": case(1, "weightless"),
+            "router": case(3, "inside", student=EXPERTS, router=True, recompute=True),
         },
     ),
     "product_two": (2, product(2)),

@@ -139,6 +139,12 @@ def test_frozen_embeddings_of_a_tied_head_must_be_meant():
     [
         ({"freeze": ["embedings"]}, "student.freeze: 'embedings' means no parameter of LlamaForCausalLM; expected"),
         ({"freeze": ["*"]}, "student.freeze: leaves no parameter to train"),
+        ({"lora": {"targets": ["*.q_prj"]}}, "the pattern '*.q_prj' means no linear layer of LlamaForCausalLM"),
+        (
+            {"lora": {"targets": ["lm_*"]}},
+            "the pattern 'lm_*' means no linear layer of LlamaForCausalLM but the head's",
+        ),
+        ({"lora": {"quantize": "nf4"}}, "student.lora.quantize: 4 bits need an NVIDIA or AMD GPU"),
         ({"lora": {"targets": ["q_prj"]}}, "has no linear layer 'q_prj'; did you mean 'q_proj'?"),
         ({"lora": {"targets": ["embed_tokens"]}}, "has no linear layer 'embed_tokens'"),
         ({"lora": {"targets": ["lm_head"]}}, "'lm_head' is the head, which computes the loss itself"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ from distributed_support import run_workers
 from safetensors.torch import load_file
 
 WORKER = Path(__file__).with_name("adapt_worker.py")
-CASES = [*(f"lora-{stage}" for stage in range(4)), "head-2", "head-3", "frozen-0", "frozen-3"]
+CASES = [
+    *(f"lora-{stage}" for stage in range(4)),
+    "head-2",
+    "head-3",
+    *(f"dora-{stage}" for stage in (0, 2, 3)),
+    "frozen-0",
+    "frozen-3",
+]
+FOUR_BITS = ["four_bits-1"] if find_spec("bitsandbytes") else []
 PLAIN = {name for name, _ in tiny_step.plain_model(tied=False).named_parameters()}
 
 
@@ -42,12 +51,14 @@ def trainable(case: str) -> set[str]:
     if case == "head":
         parts = {"mlp": ["down_proj"], "self_attn": ["q_proj"]}
     linear = [f"{layer}.{part}.{name}" for layer in layers for part, names in parts.items() for name in names]
-    return {f"{name}.lora_{which}.weight" for name in linear for which in "AB"} | (
-        {"lm_head.weight"} if case == "head" else set()
-    )
+    if case == "dora":
+        linear = [name for name in linear if name.endswith("q_proj") or ".layers.1." in name]
+    found = {f"{name}.lora_{which}.weight" for name in linear for which in "AB"}
+    more = {"head": {"lm_head.weight"}, "dora": {f"{name}.lora_magnitude_vector" for name in linear}}
+    return found | more.get(case, set())
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CASES + FOUR_BITS)
 def test_resuming_in_a_student_of_another_seed_is_bit_for_bit_the_uninterrupted_run(trained, case):
     found = trained[1][2][case]
     assert found["same"]
@@ -71,7 +82,7 @@ def test_checkpoints_hold_everything_by_plain_names(trained, case):
         assert trained[1][2][case]["masters"] == len(learning), "the optimizer holds what learns, nothing else"
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CASES + FOUR_BITS)
 def test_on_three_ranks_and_another_stage_everything_is_the_same(trained, case):
     directory, found = trained
     before = stored(directory / case / "step-000002")
@@ -83,7 +94,9 @@ def test_on_three_ranks_and_another_stage_everything_is_the_same(trained, case):
 
 
 @pytest.mark.parametrize(
-    ("case", "other"), [("lora-1", "lora-0"), ("lora-2", "lora-0"), ("lora-3", "lora-0"), ("head-3", "head-2")]
+    ("case", "other"),
+    [(case, f"{case[:4]}-0") for case in CASES if case[:4] in ("lora", "dora") and case[-1] != "0"]
+    + [("head-3", "head-2")],
 )
 def test_stages_agree_on_what_is_learned(trained, case, other):
     directory, found = trained

@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import tiny_step
 import torch
 
 from tracestill.data_pipeline.base.errors import InputError
@@ -21,8 +20,6 @@ from tracestill.trainer.evaluation.evaluate import teacher_forced
 from tracestill.trainer.evaluation.held_out import refuse_longer_held_out
 from tracestill.trainer.recipe.positions import positions_in, positions_of
 from tracestill.trainer.recipe.settings import StudentConfig
-from tracestill.trainer.student.adapt import adapt
-from tracestill.trainer.student.check import check_trainable
 from tracestill.trainer.student.student import build_student, transformers_config
 
 KINDS = Kinds()
@@ -96,21 +93,3 @@ def test_held_out_documents_beyond_the_positions_are_refused_before_training_and
     student = build_student(StudentConfig(config=config), **ids)
     with pytest.raises(InputError, match="document r7 has 33 tokens, the student 32 positions"):
         teacher_forced(student, TokenStore(tmp_path / "test.arrow", KINDS), torch.device("cpu"))
-
-
-def test_the_loss_of_routers_is_refused_and_not_passed_over(tmp_path):
-    values = {
-        **tiny_step.SHAPE,
-        **{"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 1, "output_router_logits": True},
-    }
-    config = StudentConfig(config=values)
-    message = "output_router_logits asks for the routers' load-balancing loss"
-    with pytest.raises(InputError, match=f"student.config: {message}"):
-        check_trainable(config)
-    ids = {"bos_id": 1, "eos_id": 2, "pad_id": 0, "num_kinds": tiny_step.NUM_KINDS}
-    student = build_student(config, vocab_size=tiny_step.VOCABULARY, **ids)
-    with pytest.raises(InputError, match=f"student.config: {message}"):
-        adapt(student, config, seed=0, device=torch.device("cpu"))
-    (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(InputError, match=f"student.pretrained: {tmp_path}/config.json: {message}"):
-        check_trainable(StudentConfig(pretrained=tmp_path))

@@ -25,6 +25,7 @@ from tracestill.trainer.weighting.base import table_at, tokens_at
 KINDS = Kinds()
 SHARE = {"share": {"from": 0, "to": 1, "steps": 10}}
 NEEDED = {"random_drop": {"keep": 0.5}, "steps_last_first": SHARE, "excess_loss": {"reference": "there", "share": 0.5}}
+NEEDED["by_channel"] = {"channel": "base.nll", "share": 0.2}
 
 
 def table(weights, kinds=KINDS, step=0, **more):
