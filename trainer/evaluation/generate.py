@@ -1,4 +1,4 @@
-"""Batched generation from an exported student, with plain transformers and a key-value cache.
+"""Generation from an exported student: many prompts, several samples of each, by ``decoding`` or plain transformers.
 
 A decoder's prompts are padded on the left, an encoder's on the right.
 """
@@ -6,19 +6,16 @@ A decoder's prompts are padded on the left, an encoder's on the right.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
-from transformers import (
-    GenerationConfig,
-    PreTrainedModel,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.evaluation.decoding import Decoder, Ended, Text, Wanted, Written, can_decode, choose
 from tracestill.trainer.export.export import holds_model, quiet
 from tracestill.trainer.loading.loading import load_model, offline
 from tracestill.trainer.ranks.threads import ThreadChoice
@@ -26,7 +23,7 @@ from tracestill.trainer.recipe.positions import positions_in
 from tracestill.trainer.recipe.student_settings import holds_encoder_decoder
 from tracestill.trainer.student.rope import isolate_rope
 
-TELL_SECONDS = 0.5  # between two calls of ``progress`` within a batch, at least
+TELL_SECONDS = 0.5  # between two calls of ``progress``, at least
 Progress = Callable[[int, int], None]
 
 
@@ -69,112 +66,174 @@ def generate(
     progress: Progress = lambda done, total: None,
     threads: ThreadChoice | None = None,
 ) -> list[list[int]]:
-    """The ids that the model writes after each prompt, in the order of ``prompts``.
+    """The ids that the model writes after each prompt, one sample each, in the order of ``prompts``: see ``write``."""
+    asks = [Ask(prompt, max_new_tokens, temperature=temperature) for prompt in prompts]
+    settings = {"stops": stops, "pad_id": pad_id, "batch_size": batch_size, "seed": seed}
+    found = write(model, asks, **settings, progress=progress, threads=threads)  # type: ignore[arg-type]
+    return [one.ids for (one,) in found]
 
-    A row ends with one of ``stops`` if the model stopped by itself, and holds ``max_new_tokens`` ids without one if
-    it was cut off. Temperature 0 is greedy and does not depend on the batch size; otherwise ids are drawn from
-    softmax(logits / temperature) and depend on (seed, batch size). ``progress`` is told, some times a second, the
-    tokens written and those to be expected in all. ``threads`` tries its numbers on the first tokens.
+
+class Ask(NamedTuple):
+    """A prompt, and how often and how it is to be continued."""
+
+    ids: Sequence[int]  # of the prompt, at least one; what the model has begun to write may stand at its end
+    max_new_tokens: int
+    samples: int = 1
+    temperature: float = 0.0  # 0 is greedy; else ids are drawn from softmax(logits / temperature)
+    key: int | None = None  # whose draws are its own; None: its place among those that are asked together
+
+
+def write(
+    model: PreTrainedModel,
+    asks: Sequence[Ask],
+    *,
+    stops: Sequence[int],
+    pad_id: int,
+    batch_size: int,
+    seed: int = 0,
+    progress: Progress = lambda done, total: None,
+    threads: ThreadChoice | None = None,
+) -> list[list[Written]]:
+    """What the model writes after each prompt, ``samples`` of it, in the order of ``asks``.
+
+    A text ends with one of ``stops`` if the model stopped by itself, and holds ``max_new_tokens`` ids without one if it
+    was cut off. It is decided by the model, its prompt, and (seed, key, sample), not by the batch, but for what
+    rounding does to the logits. ``progress`` is told, some times a second, the tokens written and those to be expected
+    in all. ``threads`` tries its numbers on the first tokens.
 
     Raises InputError if a prompt and its continuation do not fit the model's positions.
     """
-    positions = positions_in(model.config.to_dict())
-    longest = max((len(prompt) for prompt in prompts), default=0)
-    both = model.config.is_encoder_decoder
-    if both and positions is not None and max(longest, max_new_tokens) > positions:
-        raise InputError(
-            f"evaluate.max_new_tokens: {max_new_tokens}, or a question of {longest} tokens, exceeds the student's "
-            f"{positions} positions; raise max_position_embeddings"
-        )
-    if not both and positions is not None and longest + max_new_tokens > positions:
-        raise InputError(
-            f"evaluate.max_new_tokens: {max_new_tokens} after a prompt of {longest} tokens exceeds the student's "
-            f"{positions} positions; lower it to {positions - longest} or raise max_position_embeddings"
-        )
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        eos_token_id=list(stops),
-        pad_token_id=pad_id,
-        decoder_start_token_id=model.config.decoder_start_token_id if both else None,
-        do_sample=temperature > 0,
-        # transformers' own default keeps only the 50 likeliest tokens
-        **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
+    refuse_long(model, asks)
+    found: list[list[Written | None]] = [[None] * ask.samples for ask in asks]
+    order = sorted(range(len(asks)), key=lambda i: -len(asks[i].ids))  # longest first: memory runs out at once
+    watch = Watch(sum(ask.samples for ask in asks), max((ask.max_new_tokens for ask in asks), default=0), progress)
+    wanted = (
+        Wanted(i, sample, asks[i].ids, asks[i].max_new_tokens, asks[i].temperature, asks[i].key)
+        for i in order
+        for sample in range(asks[i].samples)
     )
-    outputs: list[list[int]] = [[] for _ in prompts]
-    watch = Steps(len(prompts), max_new_tokens, stops, progress, threads)
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))  # longest first: memory runs out at once
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.inference_mode(), torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            ids, mask = padded([prompts[i] for i in rows], pad_id, left=not both)
-            watch.begin()
-            with offline():
-                written = model.generate(
-                    input_ids=ids.to(model.device),
-                    attention_mask=mask.to(model.device),
-                    generation_config=settings,
-                    stopping_criteria=StoppingCriteriaList([watch]),
-                )
-            begin = 1 if both else ids.shape[1]  # behind what the decoder was given
-            for i, row in zip(rows, written[:, begin:].tolist(), strict=True):
-                end = next((at for at, token in enumerate(row) if token in stops), len(row))
-                outputs[i] = row[: end + 1]
-            watch.end()
-    return outputs
+
+    def ended(one: Wanted, text: Written) -> None:
+        found[one.prompt][one.sample] = text
+        watch.ended(len(text.ids))
+
+    if can_decode(model):
+        Decoder(model, stops, pad_id, batch_size, seed, threads).write(wanted, ended, watch.tell)
+    else:
+        write_plainly(model, wanted, ended, watch, stops, pad_id, batch_size, seed, threads)
+    watch.tell(watch.settled, now=True)
+    return [[text for text in texts if text is not None] for texts in found]
 
 
-class Steps(StoppingCriteria):
-    """Sees each token of a batch as it is written: for progress and for the choice of threads. It stops nothing."""
+def refuse_long(model: PreTrainedModel, asks: Sequence[Ask]) -> None:
+    """Raise InputError if a prompt, or what follows it, has no positions."""
+    positions = positions_in(model.config.to_dict())
+    both = model.config.is_encoder_decoder
+    if positions is None:
+        return
+    for ask in asks:
+        longest, new = len(ask.ids), ask.max_new_tokens
+        if both and max(longest, new) > positions:
+            raise InputError(
+                f"evaluate.max_new_tokens: {new}, or a question of {longest} tokens, exceeds the student's "
+                f"{positions} positions; raise max_position_embeddings"
+            )
+        if not both and longest + new > positions:
+            raise InputError(
+                f"evaluate.max_new_tokens: {new} after a prompt of {longest} tokens exceeds the student's "
+                f"{positions} positions; lower it to {positions - longest} or raise max_position_embeddings"
+            )
+
+
+def write_plainly(
+    model: PreTrainedModel,
+    wanted: Iterator[Wanted],
+    ended: Ended,
+    watch: Watch,
+    stops: Sequence[int],
+    pad_id: int,
+    batch_size: int,
+    seed: int,
+    threads: ThreadChoice | None,
+) -> None:
+    """As ``Decoder.write`` does, batch after batch by transformers: for models whose layers it does not know."""
+    both = model.config.is_encoder_decoder
+    while rows := list(islice(wanted, batch_size)):
+        settings = GenerationConfig(
+            max_new_tokens=max(row.limit for row in rows),
+            eos_token_id=list(stops),
+            pad_token_id=pad_id,
+            decoder_start_token_id=model.config.decoder_start_token_id if both else None,
+            do_sample=False,
+        )
+        ids, mask = padded([row.ids for row in rows], pad_id, left=not both)
+        pen = Pen(rows, seed, frozenset(stops), ended, watch, threads)
+        with torch.inference_mode(), offline():
+            model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                generation_config=settings,
+                logits_processor=LogitsProcessorList([pen]),
+            )
+
+
+class Pen(LogitsProcessor):
+    """Chooses each token of a batch that transformers generates; for it the chosen one is the only one possible."""
 
     def __init__(
-        self, prompts: int, limit: int, stops: Sequence[int], progress: Progress, threads: ThreadChoice | None
+        self,
+        rows: Sequence[Wanted],
+        seed: int,
+        stops: frozenset[int],
+        ended: Ended,
+        watch: Watch,
+        threads: ThreadChoice | None,
     ) -> None:
-        """Each of ``prompts`` is answered by at most ``limit`` tokens."""
-        self.prompts, self.limit, self.stops = prompts, limit, list(stops)
-        self.progress, self.threads = progress, threads
-        self.finished, self.settled = 0, 0  # answers of the batches before, and their tokens
+        self.texts = [Text(row, seed) for row in rows]
+        self.open = list(range(len(rows)))
+        self.stops, self.ended, self.watch, self.threads = stops, ended, watch, threads
+        self.is_first = True
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # (B, T), (B, V)
+        if self.threads is not None:
+            self.threads.begin() if self.is_first else self.threads.lap()  # to read the prompts is other work
+        self.is_first = False
+        only = torch.full_like(scores, -torch.inf)
+        only[:, min(self.stops)] = 0.0  # for texts that have ended, so that all end
+        if self.open:
+            at = torch.tensor(self.open, device=scores.device)
+            texts = [self.texts[place] for place in self.open]
+            tokens = choose(scores[at].float(), texts)
+            only[at] = -torch.inf
+            only[at, tokens] = 0.0
+            self.watch.under_way += len(texts)
+            self.open = [
+                p for p, text in zip(self.open, texts, strict=True) if not text.has_ended(self.stops, self.ended)
+            ]
+            self.watch.tell(self.watch.under_way)
+        return only
+
+
+class Watch:
+    """Tells how far the writing has come."""
+
+    def __init__(self, texts: int, limit: int, progress: Progress) -> None:
+        """Each of ``texts`` has at most ``limit`` tokens."""
+        self.texts, self.limit, self.progress = texts, limit, progress
+        self.finished, self.settled = 0, 0  # texts that have ended, and their tokens
+        self.under_way = 0  # tokens written so far, counted by who has no other count
         self.told = time.monotonic()
 
-    def begin(self) -> None:
-        self.lengths: torch.Tensor | None = None  # (B,) tokens of each answer so far
-        self.open: torch.Tensor | None = None  # (B,) whether it is still being written
+    def ended(self, tokens: int) -> None:
+        self.finished, self.settled = self.finished + 1, self.settled + tokens
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **more: Any) -> torch.Tensor:
-        """``input_ids`` are (B, T): what was written last stands in the last column."""
-        last = input_ids[:, -1]
-        if self.lengths is None or self.open is None:
-            self.lengths, self.open = torch.zeros_like(last), torch.ones_like(last, dtype=torch.bool)
-            if self.threads is not None:
-                self.threads.begin()  # to read the prompts is other work than to write a token
-        elif self.threads is not None:
-            self.threads.lap()
-        self.lengths = self.lengths + self.open
-        self.open = self.open & ~torch.isin(last, last.new_tensor(self.stops))
-        if time.monotonic() - self.told >= TELL_SECONDS:
-            self.tell()
-        return torch.zeros_like(self.open)
-
-    def tell(self) -> None:
-        """Answers to come are expected to be as long as the mean of those that are finished, or as long as can be."""
-        assert self.lengths is not None
-        assert self.open is not None
-        self.told = time.monotonic()
-        written = int(self.lengths.sum())
-        finished = self.finished + int((~self.open).sum())
-        tokens = self.settled + int(self.lengths[~self.open].sum())
-        usual = tokens / finished if finished else self.limit
-        under_way = sum(max(length + 1.0, usual) for length in self.lengths[self.open].tolist())
-        to_come = self.prompts - self.finished - len(self.lengths)
-        self.progress(self.settled + written, round(tokens + under_way + to_come * usual))
-
-    def end(self) -> None:
-        assert self.lengths is not None
-        assert self.open is not None
-        self.open = torch.zeros_like(self.open)
-        self.tell()
-        self.finished, self.settled = self.finished + len(self.lengths), self.settled + int(self.lengths.sum())
+    def tell(self, written: int, now: bool = False) -> None:
+        """Texts to come are expected to be as long as the mean of those that have ended, or as long as can be."""
+        if now or time.monotonic() - self.told >= TELL_SECONDS:
+            self.told = time.monotonic()
+            usual = self.settled / self.finished if self.finished else self.limit
+            to_come = round(usual * (self.texts - self.finished)) if self.texts > self.finished else 0
+            self.progress(written, max(self.settled + to_come, written))
 
 
 def padded(prompts: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 import torch
 from tiny_export import tiny_model
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.evaluation import decoding
 from tracestill.trainer.evaluation import generate as module
-from tracestill.trainer.evaluation.generate import generate, load_exported, padded
+from tracestill.trainer.evaluation.decoding import Wanted, drawn
+from tracestill.trainer.evaluation.generate import Ask, generate, load_exported, padded, write
 
 BOS, EOS, PAD = 1, 2, 0
 LIMIT = 24
@@ -94,8 +97,78 @@ def test_progress_is_told_by_tokens(monkeypatch) -> None:
     done = [tokens for tokens, _ in seen]
     assert done == sorted(done)
     assert all(tokens <= total for tokens, total in seen)
-    order = sorted(range(20), key=lambda i: -len(make_prompts(20)[i]))
-    assert len(set(done)) == sum(max(lengths[i] for i in order[at : at + 8]) for at in (0, 8, 16)), "at each token"
+    assert max(b - a for a, b in pairwise(done)) <= 8, "at each token"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_samples_are_those_of_their_prompt_and_number_whoever_is_written_beside_them(temperature: float) -> None:
+    model, prompts = tiny_model(seed=3), make_prompts(13)
+    settings = {"stops": [EOS], "pad_id": PAD, "seed": 4}
+    asks = [Ask(prompt, LIMIT - at, 1 + at % 4, temperature) for at, prompt in enumerate(prompts)]
+    together = write(model, asks, batch_size=6, **settings)
+    assert [len(texts) for texts in together] == [ask.samples for ask in asks]
+    for at, ask in enumerate(asks):
+        assert write(model, [ask._replace(key=at)], batch_size=1, **settings) == [
+            [one._replace(logprob=pytest.approx(one.logprob, abs=1e-4)) for one in together[at]]
+        ]
+    assert (len({tuple(text.ids) for text in together[3]}) > 1) == (temperature > 0)
+
+
+def test_log_probabilities_are_the_models_own_at_any_temperature() -> None:
+    model, prompts = tiny_model(seed=3), make_prompts(5)
+    asks = [Ask(prompt, LIMIT, 2, 0.7) for prompt in prompts]
+    for prompt, texts in zip(prompts, write(model, asks, stops=[EOS], pad_id=PAD, batch_size=4), strict=True):
+        for text in texts:
+            assert text.finished == (text.ids[-1] == EOS)
+            with torch.inference_mode():
+                logits = model(input_ids=torch.tensor([prompt + text.ids])).logits[0].double().log_softmax(-1)
+            at = torch.arange(len(prompt) - 1, len(prompt) + len(text.ids) - 1)
+            assert text.logprob == pytest.approx(float(logits[at, text.ids].sum()), abs=1e-4)
+
+
+def test_transformers_own_loop_writes_the_same_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = tiny_model(seed=3), make_prompts(11)
+    asks = [Ask(prompt, LIMIT - at, 2, at % 2 * 0.9) for at, prompt in enumerate(prompts)]
+    settings = {"stops": [14, EOS], "pad_id": PAD, "batch_size": 5, "seed": 2}
+    ours = write(model, asks, **settings)
+    monkeypatch.setattr(module, "can_decode", lambda model: False)
+    theirs = write(model, asks, **settings)
+    assert [[text.ids for text in texts] for texts in ours] == [[text.ids for text in texts] for texts in theirs]
+    assert [[text.finished for text in texts] for texts in ours] == [
+        [text.finished for text in texts] for texts in theirs
+    ]
+    logprobs = [[text.logprob for texts in found for text in texts] for found in (ours, theirs)]
+    assert logprobs[0] == pytest.approx(logprobs[1], abs=1e-4)
+
+
+def test_buffers_are_cut_and_widened_as_texts_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(seed=3)
+    draw = random.Random(5)
+    prompts = [[BOS, *(draw.randrange(3, 32) for _ in range(n))] for n in (2, 3, 40, 1, 60, 2, 5, 30, 1, 2)]
+    wanted = [Wanted(at, 0, prompt, LIMIT, 0.0) for at, prompt in enumerate(prompts)]
+    calls = []
+    for name in ("keep_last", "widen"):
+        plain = getattr(decoding.Layer, name)
+        monkeypatch.setattr(
+            decoding.Layer, name, lambda *given, plain=plain, name=name: (calls.append(name), plain(*given))[1]
+        )
+    monkeypatch.setattr(decoding, "AHEAD", 4)
+    found = {}
+    decoding.Decoder(model, [EOS], PAD, 2, 0).write(
+        iter(wanted), lambda one, text: found.update({one.prompt: text.ids})
+    )
+    with torch.inference_mode():
+        assert [found[at] for at in range(len(prompts))] == [one_at_a_time(model, prompt) for prompt in prompts]
+    assert {"keep_last", "widen"} <= set(calls), "or nothing is tested"
+
+
+def test_a_draw_picks_the_token_in_whose_share_it_falls() -> None:
+    p = torch.tensor([0.0, 0.25, 0.0, 0.5, 0.25, 0.0]).repeat(100) / 100
+    draws = torch.tensor([0.0, 0.001, 0.004, 0.3333, 0.5, 0.9999, 1 - 2**-53], dtype=torch.float64)
+    found = drawn(p.log().expand(len(draws), -1), draws).tolist()
+    running = p.double().cumsum(0)
+    assert found == [int((running > draw).nonzero()[0]) if draw < running[-1] else 598 for draw in draws]
+    assert all(p[token] > 0 for token in found)
 
 
 @pytest.mark.parametrize(("left", "row", "mask_row"), [(True, [0, 0, 5], [0, 0, 1]), (False, [5, 0, 0], [1, 0, 0])])
