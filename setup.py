@@ -84,6 +84,7 @@ setup(
             "liger-kernel>=0.8.5",  # whose switches are checked on a CPU too
             "math-verify>=0.9",
             "mypy>=1.15",
+            "num2words>=0.5.13",  # what the table of number words was written by
             "openai>=2",  # asked by tests on loopback
             "pebble>=5.1",
             "peft>=0.20",

@@ -3,12 +3,13 @@
     python benchmarks/verdicts.py --json benchmarks/results/verdicts.json [--data DIR]
 
 1. The pairs of `benchmarks/labels/verdicts.tsv`, each with the verdict that a reader gives it; more than half are
-   traps: they look alike and are not, or differ and are the same.
+   traps: plain comparisons (`plain_comparison.py`) mislead there, a careful one and a generous one.
 2. Plain pairs (integers, decimals, money, thousands, choices, yes and no, words) a second of one core, in CPU time.
 3. Hostile pairs (towers of powers, 300 parentheses, factorials) among ordinary expressions: each under its limit, and
    the ordinary ones judged as without them.
 4. Raw outputs of five models on GSM8K (`DIR/gsm8k_teachers`), read as their publisher did: right answers against the
-   published accuracy. Every right answer that is not the gold one's text is of one of a few sorts, which are counted.
+   published accuracy, question by question: APART has each one that the publisher's script judges otherwise, and why.
+   Every right answer that is not the gold one's text is of one of a few sorts, which are counted.
 
 DIR holds `gsm8k_teachers`; without it the fourth part is left out, and said to be.
 """
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from machine import claim, finish, table
+from plain_comparison import is_trap
 from readers import ACCURACY, AS_PUBLISHED, PUBLISHED, beside, posings
 
 from tracestill.data_pipeline.answers import Case, Verifier
@@ -41,6 +43,26 @@ HOSTILE = (
 )  # fmt: skip
 ORDINARY = [(f"{n}(x+{n})", f"{n}x+{n * n}") for n in range(2, 42)]
 MARGIN = 1.0  # seconds that killing a worker and telling of it may take beyond the limit
+APART = {  # model -> row -> whether the publisher's script (WildEval/ZeroEval; it gives the published figures) calls it
+    # right, which here is the other way round, and why
+    "Mixtral-8x7B-Instruct-v0.1": {
+        624: (
+            True,
+            "the object has its key answer twice; a parser of JSON keeps the last, 85, and the first is a sentence",
+        ),
+    },
+    "Phi-3.5-mini-instruct": {
+        191: (False, "the answer is 35/7 = 5; of the first number, 35/7, the script takes the 35")
+    },
+    "Yi-1.5-9B-Chat": {
+        101: (
+            True,
+            "the first answer is a formula without quotes; the script looks for quotes and finds the second, 6",
+        ),
+        363: (False, "the first answer is empty, and stays so; the second, 6 hours, is right"),
+        1269: (True, "as row 101: the formula (5 * 18) - (8 * 18) is passed over, and 54 found"),
+    },
+}
 
 
 class Pair(NamedTuple):
@@ -149,7 +171,8 @@ def of_teachers(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.glob("*.jsonl")):
         counts, sorts = Counter[str](), Counter[str]()
         unexplained = []
-        for posing in posings(path):
+        right: set[int] = set()
+        for row, posing in enumerate(posings(path)):
             gold = (posing.gold or "").replace("#", "").strip()
             for written in posing.written:
                 counts["texts"] += 1
@@ -159,6 +182,7 @@ def of_teachers(folder: Path) -> dict[str, Any]:
                     continue
                 verdict = verifier(read.answer, gold, posing.question)
                 counts[verdict.outcome] += 1
+                right.update([row] if verdict.right else [])
                 if verdict.right != (read.answer == gold):
                     sort = sort_of(read.answer, gold)
                     sorts[sort] += 1
@@ -166,8 +190,12 @@ def of_teachers(folder: Path) -> dict[str, Any]:
                         unexplained.append({"answer": read.answer, "gold": gold, "verdict": verdict._asdict()})
         accuracy = 100 * counts["right"] / counts["texts"]
         published = PUBLISHED.get(path.stem, (None,))[0]
+        apart = {row: why for row, (theirs, why) in APART.get(path.stem, {}).items() if theirs != (row in right)}
+        theirs = len(right) + sum(-1 if row in right else 1 for row in apart)
         result[path.stem] = {
             **{"counts": dict(counts), "accuracy": round(accuracy, 2), "published": published},
+            **{"judged otherwise by the publisher": apart},
+            "accuracy with their verdict on these": round(100 * theirs / counts["texts"], 2),
             **{"otherwise than text": dict(sorts), "unexplained": unexplained},
         }
     return result
@@ -189,7 +217,9 @@ def main() -> int:
     wanted = parser.parse_args()
     pairs = labelled()
     wrong = wrong_verdicts(pairs)
-    figures: dict[str, Any] = {"pairs": len(pairs), "traps": sum(pair.trap == "yes" for pair in pairs), "wrong": wrong}
+    traps = Counter(pair.verdict for pair in pairs if is_trap(pair.answer, pair.gold, pair.verdict))
+    figures: dict[str, Any] = {"pairs": len(pairs), "traps": traps.total(), "traps by verdict": dict(traps)}
+    figures["wrong"] = wrong
     print(f"{len(pairs)} pairs, {figures['traps']} of them traps: {wrong or 'all verdicts right'}")
     figures["plain pairs a second"] = round(plain_speed())
     figures["hostile"] = found = hostile(SECONDS)
@@ -210,6 +240,8 @@ def main() -> int:
         for name, about in teachers.items():
             gap = abs(about["accuracy"] - about["published"])
             claims.append(claim(f"{name}: accuracy, points from the published", round(gap, 2), "<=", ACCURACY))
+            told = abs(about["accuracy with their verdict on these"] - about["published"])
+            claims.append(claim(f"{name}: the same beside questions told apart", round(told, 2), "<=", 0))
             claims.append(claim(f"{name}: verdicts unexplained", len(about["unexplained"]), "<=", 0))
             claims.append(claim(f"{name}: undecided", about["counts"].get("cannot_tell", 0), "<=", 0))
     else:

@@ -240,6 +240,9 @@ def inspect_command(
     text: Annotated[
         bool, typer.Option("--text", help="Plain text in spans with what gave each its kind, in place of tokens.")
     ] = False,
+    epoch: Annotated[
+        int, typer.Option("--epoch", metavar="N", min=0, help="Its plan, and the weights at its first step.")
+    ] = 0,
 ) -> None:
     """Show documents with their tokens coloured by span kind and their weights, and the plan's statistics.
 
@@ -256,7 +259,7 @@ def inspect_command(
         known = place.recipe.is_dir()
         root = place.run_dir or (place.recipe if known else default_root(place.recipe))
         run = open_run(place.recipe, root, None) if known else RunDirectory.open(root)
-        inspect_run(run, arm, Shown(document, documents, record, text), Terminal())
+        inspect_run(run, arm, Shown(document, documents, record, text, epoch), Terminal())
         show_own_stages(run, arm, Terminal())
 
 

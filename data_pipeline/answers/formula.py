@@ -19,12 +19,13 @@ ARROW = re.compile(r"\s*(?:<?[-=]+>|[→⟶⇌]|\\(?:long)?rightarrow\b|\\to\b)\
 SETTING = re.compile(r"\\(?:ce|mathrm|text|rm)(?![a-z])\s*|[{}_$\s]")
 CHARGE = re.compile(r"\^\(?(\d*[+-])\)?")
 MOST = 200  # characters
+PROSE = re.compile("[a-z]{4}")  # no formula holds so many small letters but in commands of LaTeX
 
 
 def formula_of(text: str) -> str:
     """A formula, or an equation of formulae, written plainly; "" for any other text. A charge stands behind ``^`` if it
     has a number, and if it was written so."""
-    if len(text) > MOST or not any(sign.isupper() for sign in text):
+    if len(text) > MOST or (PROSE.search(text) and "\\" not in text) or not any(sign.isupper() for sign in text):
         return ""
     plain = unicodedata.normalize("NFKC", UPPER.sub(lambda found: f"^({found[0]})", ARROW.sub("→", text)))
     plain = CHARGE.sub(r"^\1", SETTING.sub("", plain.replace("\u2212", "-")))

@@ -24,8 +24,9 @@ WORDED = re.compile(r"\s*,?\s+(?:and|or)\s+", re.I)
 PLUS_MINUS = re.compile(r"(?:±|\\pm)\s*")
 NAMED = re.compile(r"\A\s*(\\?[A-Za-z])\s*(?:=|\\in|∈)\s*")
 ORDER = re.compile(
-    r"\b(?:sort(?:ed)?|ascending|descending|alphabetical(?:ly)?|in order|increasing order|order of|sequence|"
-    r"respectively|arrange|rank|next|ordered|coordinates?|point|pair|tuple|list the steps)\b",
+    r"\b(?:sort(?:ed)?|ascending|descending|alphabetical(?:ly)?|(?:in|in which|in what) order|"
+    r"increasing order|order of|sequence|respectively|arrange|rank|next|ordered|coordinates?|point|pair|tuple|"
+    r"list the steps)\b",
     re.I,
 )
 FREE = re.compile(

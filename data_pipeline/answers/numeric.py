@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from tracestill.data_pipeline.answers.find import numbers_in
 from tracestill.data_pipeline.answers.numbers.quantity import Quantity, quantity, settled, shown, unframed
+from tracestill.data_pipeline.answers.numbers.tongues import may_be, number_word
 from tracestill.data_pipeline.answers.numbers.units import Unit, asked_unit, unit_of
 from tracestill.data_pipeline.answers.times import time_of
 from tracestill.data_pipeline.answers.verdict import Verdict
@@ -43,10 +44,10 @@ def verify_number(answer: str, gold: str, question: str = "") -> Verdict:
     count. ``cannot_tell`` where one side can be read in two ways of which only one is equal, where units say nothing of
     each other, and where the answer is no number but text that holds the right one.
     """
-    reference = quantity(gold)
+    reference = quantity(gold) or number_word(gold)
     if reference is None:
         return Verdict("cannot_tell", "", "", BY, "the gold answer is no number")
-    said = quantity(answer)
+    said = quantity(answer) or number_word(answer)
     wanted = _settled(reference, question)
     held = _shown(reference, wanted, question)
     if said is None:
@@ -109,9 +110,10 @@ def _unequal(
         other is not None and other == against for other, against in ((said.other, wanted), (gold.other, value))
     ):
         return Verdict("cannot_tell", read, held, BY, "equal if point and comma are read the other way")
-    if not question and said.percent != gold.percent and said.value == gold.value:
+    measures = said.unit is not None and said.unit.known  # "45°" is no 45 %
+    if not question and said.percent != gold.percent and said.value == gold.value and not measures:
         return Verdict("cannot_tell", read, held, BY, "equal if percent is asked for, and there is no question")
-    if gold.percent and not said.percent and said.value == gold.value:
+    if gold.percent and not said.percent and said.value == gold.value and not measures:
         return Verdict("cannot_tell", read, held, BY, "equal if percent is meant")
     if open_unit and said.unit is not None and said.unit.known and _converts(said.unit, value, wanted):
         return Verdict("cannot_tell", read, held, BY, "equal in another unit")
@@ -130,9 +132,9 @@ def _converts(unit: Unit, value: Fraction, wanted: Fraction) -> bool:
 
 def _may_say(answer: str, wanted: Fraction) -> bool:
     """Whether a text that is no number may mean the wanted one in a way that is not read here: in numerals of other
-    scripts ("十二"), as a ratio, with digits left out ("0.333…"), or as none."""
+    scripts ("十二"), by a word of several meanings ("once"), as a ratio, with digits left out ("0.333…"), as none."""
     plain = settled(unframed(answer[:100]))
-    if any(sign.isnumeric() and not sign.isdecimal() for sign in plain):
+    if any(sign.isnumeric() and not sign.isdecimal() for sign in plain) or wanted in may_be(plain):
         return True
     if match := RATIO.fullmatch(plain):
         return int(match[2]) > 0 and Fraction(int(match[1]), int(match[2])) == wanted

@@ -20,7 +20,7 @@ SAYS = {
     "yeah": "yes", "yep": "yes", "nope": "no", "да": "yes", "нет": "no", "sim": "yes", "não": "no",
     "はい": "yes", "いいえ": "no",
 }  # fmt: skip
-FIRST_WORD = re.compile(r"\s*([^\W\d_]+)")
+FIRST_WORD = re.compile(r"[\s*`\"'(]*([^\W\d_]+)")
 HEDGES = re.compile(
     r"\b(?:and|or)\s+(?:yes|no|true|false)\b|\b(?:yes|no)\s*/\s*(?:yes|no)\b|\b(?:if|unless|maybe|depends)\b", re.I
 )
@@ -115,7 +115,7 @@ def verify_text(answer: str, gold: str, question: str = "") -> Verdict:
         said = said[lead.end() :]
     if said == wanted:
         return Verdict("right", said, wanted, "text")
-    alike = loose(said) == loose(wanted)
+    alike = are_alike(said, wanted)
     if not is_prose(wanted):
         return Verdict("cannot_tell" if alike else "wrong", said, wanted, "text", MARKS if alike else "")
     one, other = ([word for word in WORD.findall(text) if word not in PUNCTUATION] for text in (said, wanted))
@@ -129,10 +129,16 @@ def verify_text(answer: str, gold: str, question: str = "") -> Verdict:
     return Verdict("wrong", said, wanted, "text")
 
 
-def loose(text: str) -> str:
-    """Text without accents, and without points and dashes between letters; case folded in prose."""
-    plain = unicodedata.normalize("NFC", BETWEEN.sub("", ACCENTS.sub("", unicodedata.normalize("NFD", text))))
-    return plain.casefold() if is_prose(text) else plain
+def are_alike(one: str, other: str) -> bool:
+    """Whether texts are equal without accents, and without points and dashes between letters; case folded in prose."""
+    bare = [
+        unicodedata.normalize("NFC", BETWEEN.sub("", ACCENTS.sub("", unicodedata.normalize("NFD", text))))
+        for text in (one, other)
+    ]
+    folded = [text.casefold() for text in bare]
+    if folded[0] != folded[1]:
+        return False
+    return (folded[0] if is_prose(one) else bare[0]) == (folded[1] if is_prose(other) else bare[1])
 
 
 def _holds(long: list[str], short: list[str]) -> bool:

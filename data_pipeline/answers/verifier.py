@@ -48,6 +48,12 @@ class VerifyConfig(BaseModel):
     judge: Name | None = Field(
         None, description="who judges (`judge`): the name of one of sample.teachers; it may cost money"
     )
+    budget: float | None = Field(
+        None,
+        gt=0,
+        description="money that judging may cost, in the unit of the judge's price, over all stages of the run; what "
+        "it does not pay for cannot be told; null: no bound",
+    )
 
     @field_validator("use")
     @classmethod

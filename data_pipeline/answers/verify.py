@@ -15,7 +15,8 @@ from tracestill.data_pipeline.answers import expression, lists
 from tracestill.data_pipeline.answers.formula import formula_of
 from tracestill.data_pipeline.answers.lists import verify_interval, verify_list, verify_ratio, verify_set
 from tracestill.data_pipeline.answers.numbers.number import CURRENCIES
-from tracestill.data_pipeline.answers.numbers.quantity import quantity, unframed
+from tracestill.data_pipeline.answers.numbers.quantity import quantity, shown, unframed
+from tracestill.data_pipeline.answers.numbers.tongues import may_be, number_word
 from tracestill.data_pipeline.answers.numbers.units import asked_unit
 from tracestill.data_pipeline.answers.numeric import decimal_comma, verify_number
 from tracestill.data_pipeline.answers.plain import (
@@ -36,6 +37,7 @@ YES_NO = frozenset({"yes", "no", "true", "false", "sí", "oui", "nein", "是", "
 LETTER = re.compile(r"\(?[A-J]\)|\(?[A-E]\.?|\([a-j]\)|option [A-Ja-j]")
 LATER_LETTER = re.compile("[F-J]")  # a letter of a choice only where a question offers so many
 SCALED = re.compile(r"(-?\d[\d.,]*)\s?[kKmMbB]n?")
+HYPHENED = re.compile(r"[A-Za-z]{2,}(?:-[A-Za-z]{2,})+")  # "co-op": a word, or a difference of products
 RATIO_ASKED = re.compile(r"\bratios?\b", re.I)
 
 
@@ -122,9 +124,10 @@ def kind_of(gold: str, question: str = "") -> str:
     if plain.isascii() and plain.isalpha():
         if plain.casefold() in NAMED:
             return "time"
-        return "yes_no" if plain.casefold() in YES_NO else "number" if quantity(gold) is not None else "text"
-    found = quantity(gold)
-    if found is not None:
+        if plain.casefold() in YES_NO:
+            return "yes_no"
+        return "number" if (quantity(gold) or number_word(gold)) is not None else "text"
+    if (quantity(gold) or number_word(gold)) is not None:
         return "number"
     first, comma, rest = plain.casefold().partition(",")
     if first in YES_NO and not (comma and YES_NO & set(rest.replace(",", " ").split())):  # "Yes, it is"
@@ -140,7 +143,7 @@ def kind_of(gold: str, question: str = "") -> str:
         if lists.needs_algebra(items.items):
             return "expression"
         return "set" if items.opening == "{" else "list"
-    return "expression" if not formula_of(plain) and expression.is_expression(plain) else "text"
+    return "expression" if expression.is_expression(plain) and not formula_of(plain) else "text"
 
 
 def _sentence(items: lists.Items) -> bool:
@@ -160,7 +163,8 @@ def by_kind(kind: str, answer: str, gold: str, question: str) -> Verdict | Later
     if kind == "ratio":
         return verify_ratio(answer, gold)
     if kind == "expression":
-        return algebra(answer, gold)
+        as_text = verify_text(answer, gold, question) if HYPHENED.fullmatch(unframed(gold)) else None
+        return as_text if as_text is not None and as_text.outcome != "wrong" else algebra(answer, gold)
     if kind == "list" and lists.intervals_of(gold) is not None and lists.is_range(answer, question):
         kind = "interval"  # "[0, 1]", and the answer takes it for one
     if kind == "list":
@@ -169,6 +173,10 @@ def by_kind(kind: str, answer: str, gold: str, question: str) -> Verdict | Later
             as_text = verify_text(answer, gold, question)  # "Paris, France"
             if as_text.outcome != "wrong":
                 return as_text
+    if kind == "text" and (numbers := may_be(gold)):
+        said = quantity(answer) or number_word(answer)
+        if said is not None and said.value in numbers:
+            return Verdict("cannot_tell", shown(said.value), gold.strip(), kind, "a number by one of its meanings")
     if kind == "text" and len(gold.strip()) == 1 and expression.is_expression(answer):
         return algebra(answer, gold)
     if kind in ("set", "list", "interval") and expression.is_expression(answer):

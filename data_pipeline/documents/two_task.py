@@ -8,6 +8,8 @@ The paper's loss is L = L_label + lambda * L_rationale, each the mean over its o
 kappa * L_control) / (1 + lambda + kappa), where L_control is the mean over delimiters: without them the student would
 never stop. See docs/encoding.md for what the other normalisers give. The student is asked with the prefix of the
 answer, so that it needs no trace when it is used.
+
+General text has no trace to learn: it is one document, laid out as without two tasks, with no prefix.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 from tracestill.data_pipeline.base.kinds import Kinds
-from tracestill.data_pipeline.base.schema import Record
+from tracestill.data_pipeline.base.schema import GENERAL, Record
 from tracestill.data_pipeline.tokens.layout import Encoded, Layout, Reading, TwoTaskConfig
 
 
@@ -38,10 +40,13 @@ class TwoTaskLayout:
 
     def encode(self, records: Sequence[Record], kinds: Kinds) -> list[Encoded]:
         before = self.config.trace_prefix, self.config.answer_prefix
-        thoughts = [replace(r, question=before[0] + r.question, answer="") for r in records]
-        labels = [replace(r, question=before[1] + r.question) for r in records]
-        pairs = zip(records, self.trace.encode(thoughts, kinds), self.answer.encode(labels, kinds), strict=True)
-        return [both(record, thought, label) for record, thought, label in pairs]
+        tasks = [record for record in records if record.reader != GENERAL]
+        thoughts = [replace(r, question=before[0] + r.question, answer="") for r in tasks]
+        labels = [replace(r, question=before[1] + r.question) for r in tasks]
+        pairs = zip(tasks, self.trace.encode(thoughts, kinds), self.answer.encode(labels, kinds), strict=True)
+        made = (both(record, thought, label) for record, thought, label in pairs)
+        general = iter(self.answer.encode([record for record in records if record.reader == GENERAL], kinds))
+        return [next(general if record.reader == GENERAL else made) for record in records]
 
     def prompt_ids(self, question: str) -> list[int]:
         return self.answer.prompt_ids(self.config.answer_prefix + question)

@@ -7,11 +7,12 @@ mapped into memory.
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from tracestill.data_pipeline.base.batches import Rows
 from tracestill.data_pipeline.base.workers import cores, shared_out
 from tracestill.data_pipeline.selection.config import SelectConfig
 from tracestill.data_pipeline.selection.judging import BIT, NONE, READ, Job, judge
+from tracestill.data_pipeline.selection.step_judge import StepJudges
 from tracestill.data_pipeline.selection.verified import wrong_answers
 
 AT_ONCE = 256  # records that a worker gets at a time
@@ -70,19 +72,22 @@ def judge_all(
     progress: Callable[[int, int], None],
     verifier: Verifier,
     named: Mapping[str, str],
+    steps: StepJudges,
 ) -> Judgements:
     """Judge all rows in ``select.workers`` processes, but their answers in this one, by ``verifier`` or what ``named``
-    says of a question; ``folder`` is where a file may grow meanwhile."""
+    says of a question, and what teachers say of their ``steps``; ``folder`` is where a file may grow meanwhile."""
     held: dict[str, list[pa.Array]] = {name: [] for name in HELD}
     weights: list[np.ndarray] = []
+    waiting: deque[list[dict[str, Any]]] = deque()  # rows of the batches under way
 
     def jobs() -> Iterator[Job]:
-        for table in rows.batches(AT_ONCE, tuple(dict.fromkeys((*HELD, *READ)))):
+        for table in rows.batches(AT_ONCE, tuple(dict.fromkeys((*HELD, *READ, "reader")))):
             for name in HELD:
                 held[name] += table[name].chunks
             weights.append(table["weight"].to_numpy())
             found = table.select(READ).to_pylist()
-            asked = table.select(["question_id", "question", "gold", "answer"]).to_pylist()
+            waiting.append(found if steps.judges else [])
+            asked = table.select(["question_id", "question", "gold", "answer", "reader"]).to_pylist()
             yield select, found, wrong_answers(asked, verifier, named)
 
     texts = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as what is returned
@@ -90,6 +95,8 @@ def judge_all(
     details: list[pa.Array] = []
     done = 0
     for batch in shared_out(judge, jobs(), select.workers or default_workers(len(rows)), "select.workers"):
+        rows_of = waiting.popleft()
+        batch = steps.judged(batch, rows_of) if rows_of else batch
         texts.write(batch.words.tobytes())
         found.append(batch._replace(words=NONE, details=[]))
         details.append(pa.array(batch.details, pa.string()))

@@ -70,15 +70,14 @@ def faults_of(
     trace: Trace,
     words: Sequence[str],
 ) -> Iterator[Fault]:
-    """All that is wrong with a record. Nobody is asked about one that is rejected anyway."""
-    answered = bool(row["answer"].strip())
-    if not answered:
+    """All that is wrong with a record, as far as nobody is asked: see ``step_judge``."""
+    if not row["answer"].strip():
         yield "no_answer", "the answer is empty"
     if told := weight_fault(row["weight"]):
         yield "bad_weight", f"its weight: {told}"
     if wrong is not None:
         yield wrong
-    if (false := checks.fault(trace, ask=answered and wrong is None and select.policy == "strict")) is not None:
+    if (false := checks.fault(trace, ask=False)) is not None:
         yield false
     if select.repeats != "ignore" and (told := repeats(row["trace"], words)):
         yield "repeats", told

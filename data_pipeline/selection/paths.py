@@ -11,21 +11,16 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from rapidfuzz.distance import Indel, Levenshtein
-from rapidfuzz.process import cdist
 
-from tracestill.data_pipeline.base.workers import cores
 from tracestill.data_pipeline.selection.commuted import commuted
+from tracestill.data_pipeline.selection.distances import Distances, Nearly, as_text
 from tracestill.data_pipeline.soundness import Equation
 
 LONGEST = 4096  # words of a trace that are compared
-MANY = 50_000  # words of a question's traces for which threads are worth their start
-FIRST_SIGN = 0x10000  # a word of a question becomes one character from here on; there are a million
 
 
 class PathsConfig(BaseModel):
@@ -93,54 +88,62 @@ def chosen(
     if len(candidates) == 1:
         return
     ids = [shuffled(each.record, config.seed) for each in candidates]
-    apart = distances(candidates) if config.choose == "different" else None
+    texts = as_text([each.words for each in candidates])
+    apart = sums = None
+    if config.choose == "different":
+        apart = Distances(texts, sorted(range(len(ids)), key=ids.__getitem__))
+        sums = apart.sums()
     keys = [
-        (each.weight == 0, first(each, config.choose) if apart is None else -int(apart[at].sum()), ids[at])
+        (each.weight == 0, first(each, config.choose) if sums is None else -int(sums[at]), ids[at])
         for at, each in enumerate(candidates)
     ]
     order = sorted(range(len(candidates)), key=keys.__getitem__)
     if config.same != "off":
         kept: list[int] = []
-        like = Alike(candidates, config.similarity)
+        like = Alike(candidates, texts, config.similarity)
         for at in order:
             if (other := like.seen(at)) is not None:
                 yield candidates[at].place, Left("same_path", candidates[other].place)
             else:
                 kept.append(at)
         order = kept
-    taken: Counter[int] = Counter()
-    if apart is not None and (per_question or per_teacher):
-        order = spread(order, apart, [each.weight == 0 for each in candidates])
-    for at in order:
-        each = candidates[at]
-        if per_question is not None and taken.total() == per_question:
-            yield each.place, Left("over_maximum")
-        elif per_teacher is not None and taken[each.teacher] == per_teacher:
-            yield each.place, Left("over_maximum", of_teacher=True)
+    if per_question is None and per_teacher is None:
+        return
+    taken: Counter[int] = Counter()  # by teacher
+    there = Counter(candidates[at].teacher for at in order)
+    most = sum(min(count, per_teacher or count) for count in there.values())
+    most = most if per_question is None else min(most, per_question)
+    queue = iter(order) if apart is None else apart.spread(order, [each.weight == 0 for each in candidates])
+    left = dict.fromkeys(order)
+    while left and taken.total() < most:
+        at = next(queue)
+        del left[at]
+        if per_teacher is not None and taken[candidates[at].teacher] == per_teacher:
+            yield candidates[at].place, Left("over_maximum", of_teacher=True)
         else:
-            taken[each.teacher] += 1
+            taken[candidates[at].teacher] += 1
+    for at in left:
+        yield candidates[at].place, Left("over_maximum", of_teacher=taken.total() != per_question)
 
 
 class Alike:
     """The paths of a question that were seen, to tell which is one of them."""
 
-    def __init__(self, candidates: Sequence[Candidate], similarity: float) -> None:
-        self.candidates, self.similarity = candidates, similarity
+    def __init__(self, candidates: Sequence[Candidate], texts: Sequence[str], similarity: float) -> None:
+        self.candidates = candidates
         self.by_path: dict[int, int] = {}
-        fuzzy = [at for at, each in enumerate(candidates) if each.fuzzy]
-        self.texts = dict(zip(fuzzy, as_text([candidates[at].words for at in fuzzy]), strict=True))
-        self.unlike: list[int] = []  # those compared by words, each unlike the others
+        self.fuzzy = [at for at, each in enumerate(candidates) if each.fuzzy]
+        self.number = {at: number for number, at in enumerate(self.fuzzy)}
+        words = [candidates[at].words for at in self.fuzzy]
+        self.nearly = Nearly([texts[at] for at in self.fuzzy], words, similarity)
 
     def seen(self, at: int) -> int | None:
         """The candidate seen before that has the path of this one; None if there is none, and this one is now seen."""
         path = self.candidates[at].path
         if path in self.by_path:
             return self.by_path[path]
-        if at in self.texts:
-            for other in self.unlike:
-                if Indel.normalized_similarity(self.texts[at], self.texts[other]) >= self.similarity:
-                    return other
-            self.unlike.append(at)
+        if at in self.number and (other := self.nearly.first(self.number[at])) is not None:
+            return self.fuzzy[other]
         self.by_path[path] = at
         return None
 
@@ -152,36 +155,3 @@ def first(each: Candidate, choose: str) -> float:
 def shuffled(record: str, seed: int) -> str:
     """What orders records at random: of seed 0 their ids, which are hashes."""
     return record if seed == 0 else hashlib.blake2b(f"{seed} {record}".encode(), digest_size=8).hexdigest()
-
-
-def distances(candidates: Sequence[Candidate]) -> np.ndarray:
-    """(n, n) int32: words to insert, delete or replace to make one trace the other."""
-    texts = as_text([each.words for each in candidates])
-    threads = cores() if sum(map(len, texts)) > MANY else 1
-    found: np.ndarray = cdist(texts, texts, scorer=Levenshtein.distance, dtype=np.int32, workers=threads)
-    return found
-
-
-def spread(order: list[int], apart: np.ndarray, weightless: Sequence[bool]) -> list[int]:
-    """The order in which each is, of those left, the farthest from those before it, by the sum of distances; those
-    that weigh nothing come last."""
-    found: list[int] = []
-    total = np.zeros(len(apart), np.int64)  # of each, to those found
-    for last in (False, True):
-        left = [at for at in order if weightless[at] == last]
-        while left:
-            best = max(left, key=total.__getitem__)  # the first of equals
-            found.append(best)
-            left.remove(best)
-            total += apart[best]
-    return found
-
-
-def as_text(words: Sequence[np.ndarray]) -> list[str]:
-    """Texts that have one character for each word, the same for the same one."""
-    if not words:
-        return []
-    _, numbers = np.unique(np.concatenate(words), return_inverse=True)
-    text = (numbers.astype("<u4") + FIRST_SIGN).tobytes()
-    ends = 4 * np.cumsum([0, *(len(each) for each in words)])
-    return [text[a:b].decode("utf-32-le") for a, b in pairwise(ends)]

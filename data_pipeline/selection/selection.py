@@ -26,6 +26,7 @@ from tracestill.data_pipeline.selection.config import CHECKS, SelectConfig
 from tracestill.data_pipeline.selection.judgements import Judgements, judge_all
 from tracestill.data_pipeline.selection.judging import CODE
 from tracestill.data_pipeline.selection.policy import REASONS, REMEDIES, REPETITION
+from tracestill.data_pipeline.selection.step_judge import StepJudges
 from tracestill.data_pipeline.selection.verified import named_verifiers
 from tracestill.data_pipeline.soundness.checkers import chain
 
@@ -71,14 +72,17 @@ def run(
 
     Calls ``progress(done, total)`` with records. The manifest counts, besides what came in, stayed and was rejected by
     reason, how many each policy would keep, as ``policies``; and, if there are any, those kept that weigh nothing as
-    ``weightless``, and what was found and does not reject as ``noted``.
+    ``weightless``, what was found and does not reject as ``noted``, and what the budget of a judge did not pay for as
+    ``unjudged``. What judges of steps say is kept beside ``directory``.
 
     The reasons are those of ``policy.REASONS``, in the order of ``judging.faults_of``; the first one that rejects is
     the verdict. Raises InputError, with counts by reason, if no record survives.
     """
     with stage(directory, "select", stage_config(select, memory, verifier.config), {"sample": sample}) as work:
         rows = Rows(sample / "records.parquet", RECORD_SCHEMA)
-        found = judge_all(select, rows, work.path, progress, verifier, named_verifiers(sample / "questions.parquet"))
+        steps = StepJudges(select, directory.parent)
+        named = named_verifiers(sample / "questions.parquet")
+        found = judge_all(select, rows, work.path, progress, verifier, named, steps)
         choice = choose(select, found)
         weights, bad = weighed(select, rows, found, choice)
         write(work.path, rows, found, choice, weights, bad)
@@ -89,12 +93,15 @@ def run(
             raise InputError(nothing_left(sample, len(rows), Counter(rejected)))
         noted = {reason: int(found.have(reason, kept).sum()) for reason in REPETITION}
         weightless = int((weights[kept] == 0).sum())
+        unpaid = len(verifier.judge.kept.unpaid) if verifier.judge is not None else 0
+        unjudged = {"answers": unpaid, "traces": steps.unjudged}
         work.counts = {
             "in": len(rows),
             "out": int(kept.sum()),
             **({"weightless": weightless} if weightless else {}),
             "rejected": dict(sorted(rejected.items())),
             **({"noted": noted} if (noted := {reason: n for reason, n in noted.items() if n}) else {}),
+            **({"unjudged": unjudged} if any(unjudged.values()) else {}),
             "policies": choice.kept,
             "questions_in": len(np.unique(found.questions)),
             "questions_out": len(np.unique(found.questions[kept])),

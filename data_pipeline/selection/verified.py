@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from tracestill.data_pipeline.answers.verdict import REASONS, Verdict
 from tracestill.data_pipeline.answers.verifier import COLUMN, Case, Verifier, how_of
+from tracestill.data_pipeline.base.schema import GENERAL
 
 JOINT = {"wrong": "is not", "cannot_tell": "may or may not be", "timeout": "was compared too long with"}
 
@@ -20,9 +21,9 @@ Fault = tuple[str, str]  # reason, detail
 def wrong_answers(
     rows: Sequence[Mapping[str, Any]], verifier: Verifier, named: Mapping[str, str]
 ) -> list[Fault | None]:
-    """Of each record what is wrong with its answer; None: nothing, or there is none. ``named``: the verifiers of
-    questions by id."""
-    said = [at for at, row in enumerate(rows) if row["answer"].strip()]
+    """Of each record what is wrong with its answer; None: nothing, or there is none, or it is general text, which
+    nobody judges. ``named``: the verifiers of questions by id."""
+    said = [at for at, row in enumerate(rows) if row["answer"].strip() and row["reader"] != GENERAL]
     cases = [case_of(rows[at], named.get(rows[at]["question_id"], verifier.config.use)) for at in said]
     found: list[Fault | None] = [None] * len(rows)
     for at, verdict in zip(said, verifier.verdicts(cases), strict=True):

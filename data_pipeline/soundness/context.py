@@ -59,6 +59,14 @@ REMAINDER = re.compile(
     re.I,
 )
 
+COUNTED = re.compile(
+    r"\b(?:number of|how many|n[úu]mero de|cu[áa]nt[oa]s|anzahl der|nombre de|combien de)\s+"
+    r"([^\W\d_ ]+(?: [^\W\d_]+)?)",
+    re.I,
+)
+NEEDED = re.compile(r"\b(?:need|require|must|ha[sv]e? to|necesit|brauch|besoin)", re.I)
+AFFORDED = re.compile(r"\b(?:afford|(?:can|could) (?:buy|make|fill|fit|get|have))\b", re.I)
+
 
 def before(text: str, start: int) -> str:
     """The sentence up to ``start``."""
@@ -73,6 +81,29 @@ def behind(text: str, end: int) -> str:
 def is_rounded_by_words(text: str, start: int, end: int) -> bool:
     rest = text[start:end] + behind(text, end)
     return bool(ROUNDED.search(before(text, start)) or ROUNDED.search(rest) or WHOLE.search(rest))
+
+
+def is_rounded_later(text: str, end: int) -> bool:
+    """Whether the next words, of another sentence too, speak of rounding: ``365 / 7 = 52. We round down.``"""
+    return "round" in text[end : end + NEAR].lower()
+
+
+def roundings(text: str, start: int, end: int) -> tuple[bool, bool]:
+    """Whether a count of whole things may be rounded down, and up: what is needed is not rounded down (``he needs 104 /
+    24 = 4 trays``), what can be afforded not up."""
+    said = f"{before(text, start)} {behind(text, end).partition(',')[0]}"
+    return NEEDED.search(said) is None, AFFORDED.search(said) is None
+
+
+def counted(text: str, start: int, end: int, number: str) -> list[str]:
+    """Words that say what the sentence counts: behind the same number elsewhere in it (``52 weeks, as 365 / 7 = 52``),
+    or ``the number of buses``."""
+    ahead = before(text, start)
+    again = re.findall(
+        rf"(?<![\d.,$€£/]){re.escape(number)} ([^\W\d_]+(?: [^\W\d_]+)?)", f"{ahead}; {behind(text, end)}"
+    )
+    found = again or COUNTED.findall(ahead)
+    return found[-1].split() if found else []
 
 
 def is_on_clock(text: str, start: int, end: int) -> bool:

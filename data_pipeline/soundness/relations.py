@@ -12,7 +12,7 @@ from tracestill.data_pipeline.soundness import context
 from tracestill.data_pipeline.soundness.expressions import Side
 from tracestill.data_pipeline.soundness.reader import CONVERTED, PER, PLAIN, Outcome, Reading
 from tracestill.data_pipeline.soundness.sides import is_vague
-from tracestill.data_pipeline.soundness.units import COUNT, VAGUE, VAGUE_PAIRS, units_of
+from tracestill.data_pipeline.soundness.units import COUNT, VAGUE, VAGUE_PAIRS, counts_whole, units_of
 
 MOST = 24  # readings of a side
 ABOUT = Fraction(1, 20)  # relative error that ≈ allows at most
@@ -105,6 +105,36 @@ def others(
         left.places and not (left.operations or right.operations or right.places)
     ) or context.is_rounded_by_words(place.text, place.start, place.end):
         yield "rounded", any(loosely(a, b, left, right) for a, b in pairs)
+    elif is_quotient(left) and right.operations == right.places == 0 and counts_whole(named_by(left, right, place)):
+        down, up = context.roundings(place.text, place.start, place.end)
+        yield (
+            "rounded to whole things",
+            any(loosely(a, b, left, right) and (down if b.number < a.number else up) for a, b in pairs),
+        )
+    elif is_quotient(left) and context.is_rounded_later(place.text, place.end):
+        yield "rounded", any(loosely(a, b, left, right) for a, b in pairs)
+
+
+def is_quotient(side: Side) -> bool:
+    """Whether a side divides, and neither adds nor subtracts but in brackets."""
+    depth, divides = 0, False
+    for token in side.tokens:
+        depth += (token.type == "open") - (token.type == "close")
+        if depth == 0 and token.type == "operator" and token.text in "+-":
+            return False
+        divides = divides or (depth == 0 and token.text in ("/", "frac"))
+    return divides
+
+
+def named_by(left: Side, stated: Side, place: Place) -> list[str]:
+    """What a lone number counts: the words behind it, or, of a quotient of whole numbers, those elsewhere in its
+    sentence (``number of buses = 130 / 40 = 3``)."""
+    if any(token.unit for token in stated.tokens):
+        return []  # money
+    if stated.words or left.places:
+        return stated.words
+    number = next((token.text for token in stated.tokens if token.type == "number"), "")
+    return context.counted(place.text, place.start, place.end, number)
 
 
 def fits(a: Outcome, b: Outcome, sign: str, left: Side, right: Side) -> bool:

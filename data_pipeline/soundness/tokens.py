@@ -120,10 +120,16 @@ class Token(NamedTuple):
     unit: str = ""  # of a number: its currency
 
 
-def tokens_of(text: str) -> list[Token]:
-    """Tokens of a text; offsets are those of the text. Markup is blanked first."""
+def without_markup(text: str) -> str:
+    """As long as the text, with blanks for what sets it: lists, emphasis, commands of LaTeX."""
     for pattern, blank in (*MARKUP, *(LATEX if "\\" in text else ()), DOLLARS):
         text = pattern.sub(blank, text)
+    return text
+
+
+def tokens_of(text: str) -> list[Token]:
+    """Tokens of a text; offsets are those of the text. Markup is blanked first."""
+    text = without_markup(text)
     found: list[Token] = []
     for match in TOKEN.finditer(text):
         type_ = str(match.lastgroup)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -78,6 +79,32 @@ VAGUE = {  # what has no certain size beside units of these families
     **dict.fromkeys(("billón", "millardo", "milliarde", "milliard"), ("",)),
 }
 VAGUE_PAIRS = frozenset({("calendar", "time"), ("imperial", "length"), ("mass", "weight"), ("kitchen", "volume")})
+
+WHOLE_UNITS = {"time": (86400, 604800), "calendar": (1, 12, 120), COUNT: (12,)}  # counted in whole ones, as days are
+MEASURES = frozenset({  # plural nouns beside the units above that count nothing whole
+    "points", "degrees", "calories", "acres", "hectares", "percents", "watts", "volts", "amps", "joules", "newtons",
+    "bytes", "credits", "units", "squares", "times", "knots", "rupees", "yens", "marks", "francs", "stones", "shares",
+    "thirds", "halves", "quarters", "fifths", "tenths", "percentages", "grades", "puntos", "grados", "calorías",
+})  # fmt: skip
+PLURALS = frozenset({  # nouns without an s that count what is whole
+    "people", "children", "men", "women", "mice", "geese", "fish", "sheep", "teeth", "deer", "personen", "menschen",
+    "kinder", "leute", "gens", "persone", "settimane",
+})  # fmt: skip
+NO_NOUNS = frozenset(
+    {"less", "plus", "minus", "this", "thus", "always", "perhaps", "besides", "across", "does", "unless"}
+)
+
+
+def counts_whole(words: Sequence[str]) -> bool:
+    """Whether the first noun of some words, a plural, counts whole things: ``weeks``, ``school buses``, and no
+    ``dollars`` or ``miles``."""
+    for word in words[:3]:
+        low = word.casefold()
+        if units := units_of(low):
+            return any(unit.size in WHOLE_UNITS.get(unit.family, ()) for unit in units)
+        if low in PLURALS or (low.endswith("s") and len(low) > 3 and low not in NO_NOUNS):
+            return low not in MEASURES
+    return False
 
 
 def units_of(word: str) -> list[Unit]:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,8 @@ from tracestill.data_pipeline.documents.encode import STORES
 from tracestill.data_pipeline.granularity import Cut
 from tracestill.data_pipeline.guards.visible import one_line, visible
 from tracestill.data_pipeline.plan.keep import words
+from tracestill.data_pipeline.plan.plan import load_plan
+from tracestill.data_pipeline.plan.plan_stage import planner_of
 from tracestill.data_pipeline.tokens.pieces import pieces
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.launch.look.inspect_cut import before_lines, cut_again, said
@@ -36,12 +37,14 @@ from tracestill.trainer.weighting.by_teacher import TeacherWeighting
 
 @dataclass(frozen=True)
 class Shown:
-    """Which documents to show: ``count`` of them from ``first`` on, or all of a record; as tokens, or as ``text``."""
+    """Which documents to show: ``count`` of them from ``first`` on, or all of a record; as tokens, or as ``text``. With
+    the weights of the first step of an ``epoch``, and its plan."""
 
     first: int = 0
     count: int = 1
     record: str | None = None
     text: bool = False
+    epoch: int = 0
 
 
 def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> None:
@@ -70,6 +73,8 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
                   for d, name in enumerate(store.ids) if record_of(name) == shown.record]  # fmt: skip
         if not chosen:
             raise InputError(f"--record {shown.record}: {why_absent(shown.record, encode, run.stage(arm, 'select'))}")
+    plan = read_manifest(run.stage(arm, "plan"))
+    step = first_step(plan, shown.epoch)
     wanted = {record_of(store.ids[document]) for _, store, document in chosen}
     records = find_records(run.stage(arm, "select") / "records.parquet", wanted) if shown.text else {}
     weighting = None if own else weighting_of(run, arm, chosen[0][1] if chosen[0][0] == "train" else None)
@@ -78,14 +83,14 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
         unknown = why_unknown(recipe, weighting, split)
         weights = np.full(len(names), np.nan)
         if weighting is not None and not unknown:
-            weights = TargetWeights(store, weighting).of_document(document, 0)
+            weights = TargetWeights(store, weighting).of_document(document, step)
         texts = pieces(tokenizer, ids)
         which = "document" if split == "train" else f"{split} document"
         title = f"{which} {document} of {len(store):,}, arm {arm}, id {store.ids[document]}, {len(ids)} tokens"
         if (of_record := float(store.weights[document])) != 1:
             title += f", record weight {of_record:g}"
         console.print(Text(one_line(title), "bold"), soft_wrap=True)
-        taught = of_teacher(run, arm, store, document) if split == "train" else None
+        taught = of_teacher(run, arm, store, document, step) if split == "train" else None
         console.print(legend(names, weights, styles, taught))
         if unknown:
             console.print(Text(unknown, "dim"), soft_wrap=True)
@@ -102,9 +107,12 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
         else:
             for line in plain(texts, names, weights):
                 console.print(Text(line), soft_wrap=True)
-    show_plan(run.stage(arm, "plan"), console)
+    if shown.epoch:
+        text = f"weights above are those of step {step:,}, the first of epoch {shown.epoch}"
+        console.print(Text(text, "dim"), soft_wrap=True)
+    show_plan(run, arm, shown.epoch, console)
     preview = run.stage(arm, "train") / "preview.json"
-    if preview.exists():
+    if preview.exists() and shown.epoch == 0:
         found = json.loads(preview.read_text(encoding="utf-8"))
         show_tables(found, styles, console)
         show_notes(found, console)
@@ -150,15 +158,27 @@ def why_unknown(recipe: Recipe, weighting: Weighting | None, split: str) -> str:
     return "" if weighting.scores else f"weights follow {', '.join(read)}: run `tracestill score` first"
 
 
-def of_teacher(run: RunDirectory, arm: str, store: TokenStore, document: int) -> np.ndarray | None:
-    """(n,) weights of a document's tokens in the teacher's term at the first step; None: there is none, or its scorer
-    has not run."""
+def of_teacher(run: RunDirectory, arm: str, store: TokenStore, document: int, step: int) -> np.ndarray | None:
+    """(n,) weights of a document's tokens in the teacher's term at a step; None: there is none, or its scorer has not
+    run."""
     recipe = run.recipe.for_arm(arm)
     if recipe.distil is None or read_manifest(run.scores(arm)[recipe.distil.scorer]) is None:
         return None
     channels = open_channels(run, arm, store, run.scores_read(arm))[recipe.distil.scorer]
     weighting = TeacherWeighting(recipe.distil, recipe.span_kinds(), channels)
-    return TargetWeights(store, weighting).of_document(document, 0)
+    return TargetWeights(store, weighting).of_document(document, step)
+
+
+def first_step(plan: Mapping[str, Any] | None, epoch: int) -> int:
+    """The number of an epoch's first step. Raises InputError for an epoch that is not planned."""
+    if epoch == 0:
+        return 0
+    if plan is None:
+        raise InputError(f"--epoch {epoch}: there is no plan yet; run `tracestill plan` first")
+    if epoch >= plan["epochs"]:
+        raise InputError(f"--epoch {epoch}: the plan has the epochs 0 to {plan['epochs'] - 1}")
+    steps = plan.get("steps_of_epochs", [plan["steps_per_epoch"]] * plan["epochs"])
+    return int(sum(steps[:epoch]))
 
 
 def record_of(name: str) -> str:
@@ -229,24 +249,31 @@ def mixture_rows(statistics: Mapping[str, Any]) -> dict[str, str]:
     return rows
 
 
-def show_plan(directory: Path, console: Console) -> None:
-    manifest = read_manifest(directory)
+def show_plan(run: RunDirectory, arm: str, epoch: int, console: Console) -> None:
+    manifest = read_manifest(directory := run.stage(arm, "plan"))
     if manifest is None:
         console.print(Text("no plan yet: tracestill plan", "dim"))
         return
-    found = manifest["statistics"]
+    found, steps = manifest["statistics"], manifest["steps_per_epoch"]
+    if epoch:
+        plan, own = load_plan(directory / f"epoch-{epoch:03d}"), run.for_arm(arm)
+        planner = planner_of(run.stage(arm, "encode"), own.plan, own.seed, run.scores_planned(arm))
+        found, steps = planner.report(plan, tuple(map(int, found["imbalance"]))), plan.n_steps
+    epochs = manifest["epochs"]
     rows = {
         "documents": f"{found['documents']:,}",
         "tokens": f"{found['tokens']:,}",
         "packs": f"{found['packs']:,} (at least {found['packs_lower_bound']:,} are needed)",
         "filled": f"{found['fill']:.2%}, {found['wasted_tokens']:,} tokens of padding",
-        "steps": f"{manifest['steps_per_epoch']:,} an epoch, {manifest['epochs']:,} epoch(s) planned",
+        "steps": f"{steps:,} in this epoch, {epochs:,} epoch(s) planned",
         "empty packs": f"{found['empty_packs']:,}",
         "imbalance": ", ".join(f"{float(v):.3f} on {ranks} ranks" for ranks, v in found["imbalance"].items()),
         **mixture_rows(found),
-        "digest": manifest["digests"][0],
+        "digest": manifest["digests"][epoch],
     }
-    table = Table(title="plan of epoch 0", title_justify="left", show_header=False, box=None, pad_edge=False)
+    others = f" (of 0 to {epochs - 1}: --epoch)" if epochs > 1 else ""
+    title = f"plan of epoch {epoch}{others}"
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
     for name, value in rows.items():
         table.add_row(Text(name, "dim"), value)
     console.print(table)

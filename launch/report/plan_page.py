@@ -42,8 +42,12 @@ def plans(found: Found) -> str:
         "imbalance, on ranks",
     ]
     return (
-        "<h2>Plan</h2><p class='soft'>Packs of one epoch. Imbalance: work of the busiest rank over the mean, 1 is "
-        "perfect.</p>" + table(heads, body) + choices(planned) + mixtures(planned) + orders(planned)
+        "<h2>Plan</h2><p class='soft'>Packs of epoch 0 (<code>tracestill inspect --epoch</code> shows others). "
+        "Imbalance: work of the busiest rank over the mean, 1 is perfect.</p>"
+        + table(heads, body)
+        + choices(planned)
+        + mixtures(planned)
+        + orders(planned)
     )
 
 

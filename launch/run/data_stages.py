@@ -84,6 +84,7 @@ def selected(manifest: Manifest, directory: Path) -> str:
     counts = manifest["counts"]
     weightless = f", {counts['weightless']:,} of weight 0" if "weightless" in counts else ""
     told = listed("rejected", counts["rejected"]) + listed("noted", counts.get("noted", {}))
+    told += listed("not judged, the budget does not pay for it", counts.get("unjudged", {}))
     return f"kept {counts['out']:,} of {counts['in']:,} records{weightless}{told}{by_policy(counts)}"
 
 

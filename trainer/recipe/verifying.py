@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tracestill.data_pipeline.answers.judge import Judge
+from tracestill.data_pipeline.answers.judge import BUDGET, Judge
 from tracestill.data_pipeline.answers.verifier import KEPT, Verifier
+from tracestill.data_pipeline.sampling.asking.kept import Kept, refuse_without_price
 from tracestill.data_pipeline.sampling.sample_config import make_teachers
 from tracestill.trainer.recipe.recipe import Recipe
 
@@ -16,4 +17,8 @@ def verifier_of(recipe: Recipe, run: Path) -> Verifier:
     if name is None:
         return Verifier(recipe.verify)
     asked = make_teachers(recipe.sample, recipe.questions)[name]
-    return Verifier(recipe.verify, Judge(asked.teacher, name, run / KEPT, [asked.module, asked.options]))
+    place = [teacher.name for teacher in recipe.sample.teachers].index(name)
+    budget = recipe.verify.budget
+    refuse_without_price(asked.teacher, budget, BUDGET, f"sample.teachers.{place}.options.price")
+    identity = [asked.module, asked.options]
+    return Verifier(recipe.verify, Judge(Kept(asked.teacher, name, run / KEPT, identity, budget=budget)))

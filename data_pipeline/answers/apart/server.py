@@ -118,7 +118,10 @@ def judged(answer: str, gold: str) -> dict[str, str]:
     if apart is False:
         if sympy.simplify((wanted - said).doit()) == 0:
             return {"outcome": "right", **read, "detail": ""}
-        return {"outcome": "cannot_tell", **read, "detail": "equal at every point that was tried"}
+        told = (
+            "equal only where its letters are positive" if differ(wanted, said, -1) else "equal wherever it was tried"
+        )
+        return {"outcome": "cannot_tell", **read, "detail": told}
     if apart is None and family(wanted) != family(said):
         return {"outcome": "cannot_tell", **read, "detail": f"{family(said)} and {family(wanted)}"}
     return {"outcome": "wrong", **read, "detail": ""}
@@ -150,8 +153,9 @@ def family(value: Any) -> str:
     return next((kind for kind in kinds if isinstance(value, getattr(sympy, kind))), type(value).__name__)
 
 
-def differ(one: Any, other: Any) -> bool | None:
-    """Whether two expressions have other values, as constants or at some points; None for what has no value."""
+def differ(one: Any, other: Any, sign: int = 1) -> bool | None:
+    """Whether two expressions have other values, as constants or at some points, whose sign is given; None for what has
+    no value."""
     import sympy
 
     if not (isinstance(one, sympy.Expr) and isinstance(other, sympy.Expr)):
@@ -159,7 +163,7 @@ def differ(one: Any, other: Any) -> bool | None:
     names = sorted(one.free_symbols | other.free_symbols, key=str)
     told = None
     for point in POINTS if names else POINTS[:1]:
-        at = {name: sympy.Rational(point[1] + 2 * place, point[2]) for place, name in enumerate(names)}
+        at = {name: sympy.Rational(sign * (point[1] + 2 * place), point[2]) for place, name in enumerate(names)}
         left, right = (sympy.N(each.subs(at), DIGITS + 10) for each in (one, other))
         if not (left.is_number and right.is_number):
             return None

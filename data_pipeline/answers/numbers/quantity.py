@@ -222,7 +222,7 @@ def after_letter(text: str, at: int) -> bool:
     """Whether a digit is an exponent of a unit: "cm2", "m^2"."""
     return at > 0 and (
         (text[at - 1] in "^-(" and "^" in text[max(0, at - 3) : at])
-        or text[max(0, at - SYMBOLS) : at].strip() in ("m", "cm", "km", "mm", "ft", "in")
+        or (text[at - 1].isalpha() and text[max(0, at - SYMBOLS) : at].strip() in ("m", "cm", "km", "mm", "ft", "in"))
     )
 
 

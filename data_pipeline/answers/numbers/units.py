@@ -36,6 +36,8 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "dollars": {"$ dollar USD buck": "1", "¢ cent": "1/100"},
     "euros": {"€ euro EUR": "1"}, "sterling": {"£ GBP": "1"}, "yen": {"¥ yen JPY": "1"}, "rupees": {"₹ rupee INR": "1"},
     "angle": {"° deg degree": "1"},
+    "power": {"W watt": "1", "mW milliwatt": "1/1000", "kW kilowatt": "1000", "MW megawatt": "1000000"},
+    "frequency": {"Hz hertz": "1", "kHz kilohertz": "1000", "MHz megahertz": "1000000", "GHz gigahertz": "1000000000"},
 }  # fmt: skip
 SYMBOLS = 3  # letters; a name so short is told apart by case ("m" and no "M"), and has no plural
 POWER = re.compile(r"\^\(?(-?\d)\)?\Z|(?<=[a-z])([23])\Z")

@@ -29,6 +29,7 @@ from tracestill.data_pipeline.soundness.checkers.orders import orders
 from tracestill.data_pipeline.soundness.checkers.sorting import sorting
 from tracestill.data_pipeline.soundness.checkers.units import units
 from tracestill.data_pipeline.soundness.checkers.values import values
+from tracestill.data_pipeline.soundness.conversions import conversions
 
 EQUATIONS = "equations"
 DEFAULT = (EQUATIONS, "algebra")
@@ -36,8 +37,9 @@ FALSE_EQUATION, FALSE_STEP = "false_equation", "false_step"  # reasons of reject
 
 
 def equations(trace: Trace) -> Iterator[Finding]:
-    """Every equation that can be read, under every usual reading: see ``soundness.equations``."""
-    for one in trace.equations:
+    """Every equation and conversion that can be read, under every usual reading: see ``soundness.equations`` and
+    ``soundness.conversions``."""
+    for one in (*trace.equations, *conversions(trace.text)):
         yield Finding(one.start, one.end, "holds" if one.holds else "false", one.text)
 
 

@@ -20,6 +20,8 @@ from tracestill.data_pipeline.answers.judge import Judge
 from tracestill.data_pipeline.answers.verdict import Verdict
 from tracestill.data_pipeline.answers.verifier import how_of
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.sampling.asking.desk import NotAsked
+from tracestill.data_pipeline.sampling.asking.kept import Kept
 from tracestill.data_pipeline.sampling.teachers import Said
 
 needs_algebra = pytest.mark.skipif(not workers.is_there(), reason=workers.REMEDY)
@@ -172,23 +174,73 @@ class Teacher:
 def test_a_judge_is_asked_once_for_each_pair_and_what_it_said_is_kept(tmp_path):
     config, teacher = VerifyConfig(use="judge", judge="wise"), Teacher()
     cases = [Case(answer, "a cat", "Who?", "judge") for answer in ("a feline", "a dog", "a feline", "odd")]
-    first = Verifier(config, Judge(teacher, "wise", tmp_path / "judge.jsonl")).verdicts(cases)
+    first = Verifier(config, Judge(Kept(teacher, "wise", tmp_path / "judge.jsonl"))).verdicts(cases)
     assert [one.outcome for one in first] == ["right", "wrong", "right", "cannot_tell"]
     assert teacher.asked == 3
     again = Teacher()
     with (tmp_path / "judge.jsonl").open("a") as file:
         file.write('{"id": "torn')  # by a kill
     more = [*cases, Case("another dog", "a cat", "Who?", "judge")]
-    second = Verifier(config, Judge(again, "wise", tmp_path / "judge.jsonl")).verdicts(more)
+    second = Verifier(config, Judge(Kept(again, "wise", tmp_path / "judge.jsonl"))).verdicts(more)
     assert second[:4] == first
     assert again.asked == 1
-    (denied,) = Judge(Teacher(), "wise", tmp_path / "other.jsonl").verdicts([("denied", "a cat", "Who?")])
+    (denied,) = Judge(Kept(Teacher(), "wise", tmp_path / "other.jsonl")).verdicts([("denied", "a cat", "Who?")])
     assert denied.outcome == "cannot_tell"
-    third = Judge(Teacher(), "wise", tmp_path / "judge.jsonl")
+    third = Kept(Teacher(), "wise", tmp_path / "judge.jsonl")
     assert len(third.known) == 4, "the torn line hurts none after it"
     other = Teacher()
-    Judge(other, "wise", tmp_path / "judge.jsonl", {"model": "another"}).verdicts([("a dog", "a cat", "Who?")])
+    another = Kept(other, "wise", tmp_path / "judge.jsonl", {"model": "another"})
+    Judge(another).verdicts([("a dog", "a cat", "Who?")])
     assert other.asked == 1, "another model's words do not count"
+
+
+class Priced(Teacher):
+    """As a teacher behind a server: puts aside 2 for each request, which costs 1, as long as there is the money."""
+
+    def answer(self, desk):
+        for ask in desk:
+            if not desk.ledger.reserve(2.0, lambda drawn: desk.note("budget", repr(drawn))):
+                desk.give(ask, NotAsked())
+                continue
+            desk.give(ask, self.solve(ask.question, style="", temperature=0.0, seed=0))
+            desk.ledger.settle(2.0, 1.0)
+
+
+def test_a_judge_is_asked_within_its_budget_and_told_apart_is_what_it_does_not_pay_for(tmp_path):
+    path = tmp_path / "judge.jsonl"
+    cases = [(f"a feline {at}", "a cat", "Who?") for at in range(8)]
+    judge = Judge(Kept(Priced(), "wise", path, budget=5.0))
+    found = judge.verdicts(cases)
+    assert [one.outcome for one in found] == ["right"] * 4 + ["cannot_tell"] * 4, (
+        "the fourth costs 1, after 2 put aside"
+    )
+    assert found[4].detail == "verify.budget = 5.0 does not pay for asking wise"
+    assert len(judge.kept.unpaid) == 4
+    again = Priced()
+    assert Judge(Kept(again, "wise", path, budget=5.0)).verdicts(cases) == found
+    assert again.asked == 0, "what was spent counts in every later run"
+    more = Judge(Kept(again, "wise", path, budget=7.0)).verdicts(cases)
+    assert [one.outcome for one in more] == ["right"] * 6 + ["cannot_tell"] * 2
+    assert again.asked == 2, "and only what is missing is asked"
+    assert Kept(again, "wise", path).spent == 6.0
+
+
+def test_a_judge_that_is_killed_has_counted_what_was_under_way(tmp_path):
+    path = tmp_path / "judge.jsonl"
+
+    class Killed(Priced):
+        def solve(self, question, **more):
+            if self.asked == 2:
+                raise KeyboardInterrupt
+            return super().solve(question, **more)
+
+    kept = Kept(Killed(), "wise", path, budget=100.0)
+    with pytest.raises(KeyboardInterrupt):
+        Judge(kept).verdicts([(f"a feline {at}", "a cat", "Who?") for at in range(8)])
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert "spent" in lines[0], "on disk before the first request"
+    assert lines[0]["spent"] >= 2.0
+    assert Kept(Killed(), "wise", path).spent >= 4.0
 
 
 def test_a_question_names_its_verifier():

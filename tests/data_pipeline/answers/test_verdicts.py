@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from real_data import benchmark
 
 from tracestill.data_pipeline.answers import Case, Verifier, verify
 from tracestill.data_pipeline.answers.apart import workers
 from tracestill.data_pipeline.answers.numbers import quantity
+from tracestill.data_pipeline.answers.numbers.tongues import WORDS, may_be, number_word
 from tracestill.data_pipeline.answers.numbers.words import SMALL, number_of_words
 from tracestill.data_pipeline.answers.verify import Later, auto, kind_of
 from tracestill.data_pipeline.base.errors import InputError
@@ -30,9 +32,19 @@ def test_every_labelled_pair_gets_its_verdict():
     """Without algebra here; with it in the next test."""
     pairs = [(row, auto(*row[:3])) for row in rows()]
     assert len(pairs) >= 500
-    assert sum(row[4] == "yes" for row, _ in pairs) >= len(pairs) / 2
     assert [(row[:4], said) for row, said in pairs if not isinstance(said, Later) and said.outcome != row[3]] == []
-    assert sum(isinstance(said, Later) for _, said in pairs) < 80
+    assert sum(isinstance(said, Later) for _, said in pairs) < 130
+
+
+def test_half_of_the_labelled_pairs_mislead_plain_comparisons():
+    with benchmark("plain_comparison") as plain:
+        told = [("yes" if plain.is_trap(row[0], row[1], row[3]) else "no") for row in rows()]
+        assert plain.is_trap("5 km", "5 m", "wrong")
+        assert plain.is_trap("\\frac{9}{12}", "0.75", "right")
+        assert not plain.is_trap("$1,200.00", "1200", "right")
+        assert not plain.is_trap("18", "19", "wrong")
+    assert told == [row[4] for row in rows()]
+    assert told.count("yes") >= len(told) / 2
 
 
 @needs_algebra
@@ -150,3 +162,66 @@ def test_a_verifier_that_is_not_known_is_refused_before_anybody_is_asked():
         Verifier().check("nubmer")
     with pytest.raises(InputError, match="allow_code"):
         Verifier().check("code")
+
+
+def test_each_language_has_a_word_for_each_number():
+    for words in WORDS.values():
+        found = [" ".join(word.split()) for word in words.split(",")]
+        assert len(set(found)) == len(found) == 101
+        assert all(found)
+
+
+def test_number_words_of_five_languages_are_those_of_num2words():
+    num2words = pytest.importorskip("num2words").num2words
+    for language in ("es", "de", "fr", "it", "pt", "pt_BR"):
+        for number in range(101):
+            word = num2words(number, lang=language)
+            said = number_word(word) or number_word(word.upper())
+            assert said is None or (said.value, said.unit) == (number, None)
+            assert said is not None or number in may_be(word)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("doce", 12), ("ZWÖLF", 12), ("zwoelf.", 12), ("douze", 12), ("dreissig", 30), ("vingt-et-un", 21),
+        ("veintiuna manzanas", 21), ("treinta y un", 31), ("ventun giorni", 21), ("noventa e duas", 92),
+        ("soixante et onze", 71), ("\\text{doce}", 12), ("hundert", 100),
+    ],
+)  # fmt: skip
+def test_small_numbers_in_other_languages_are_read(text: str, value: int):
+    found = number_word(text)
+    assert found is not None
+    assert found.value == value
+    assert verify(text, str(value)).right
+    assert verify(str(value), text).right
+    assert verify(text, str(value + 1)).outcome == "wrong"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["doce de las manzanas", "veinte mil", "zwei hundert", "dos tercios", "drei Uhr", "zwei Dutzend", "doce trece",
+     "12", "", "una manzana", "ein Hund", "docena", "y doce", "zwölf Komma fünf", "-", "doce 3"],
+)  # fmt: skip
+def test_what_is_more_than_a_number_word_is_none(text: str):
+    assert number_word(text) is None
+
+
+@pytest.mark.parametrize("word", ["uno", "una", "ein", "elf", "once", "seize"])
+def test_a_word_of_several_meanings_decides_nothing(word: str):
+    (value, *_) = may_be(word)
+    assert number_word(word) is None
+    assert verify(word, str(value)).outcome == verify(str(value), word).outcome == "cannot_tell"
+    assert verify(word, str(value + 1)).outcome == "wrong"
+    assert verify(word, word.capitalize()).right
+    assert kind_of(word) == "text"
+
+
+def test_expressions_equal_for_positive_letters_alone_are_told_apart():
+    from tracestill.data_pipeline.answers.apart.server import differ
+
+    sympy = pytest.importorskip("sympy")
+    x = sympy.Symbol("x")
+    assert differ(x, sympy.sqrt(x**2)) is False
+    assert differ(x, sympy.sqrt(x**2), -1) is True
+    assert differ(x + 1, 1 + x, -1) is False

@@ -9,11 +9,12 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from rapidfuzz.distance import Levenshtein
+from rapidfuzz.distance import Indel, Levenshtein
 
+from tracestill.data_pipeline.selection import distances
 from tracestill.data_pipeline.selection.commuted import commuted
 from tracestill.data_pipeline.selection.judging import digest, digests
-from tracestill.data_pipeline.selection.paths import Candidate, PathsConfig, chosen, distances
+from tracestill.data_pipeline.selection.paths import Candidate, PathsConfig, chosen
 from tracestill.data_pipeline.selection.repetition import words_of
 
 
@@ -96,7 +97,10 @@ def test_the_different_ones_are_those_of_the_largest_sum_of_edit_distances() -> 
     texts = [" ".join(rng.choice("abcdefgh") for _ in range(rng.randrange(5, 30))) + f" {at}" for at in range(9)]
     given = [candidate(at, text) for at, text in enumerate(texts)]
     apart = np.array([[Levenshtein.distance(a.split(), b.split()) for b in texts] for a in texts])
-    assert (distances(given) == apart).all()
+    found = distances.Distances(distances.as_text([each.words for each in given]), range(9))
+    assert found.exact
+    assert (np.array([found.row(at) for at in range(9)]) == apart).all()
+    assert (found.sums() == apart.sum(1)).all()
     best = [int(np.argmax(apart.sum(1)))]
     while len(best) < 4:
         best.append(max(set(range(9)) - set(best), key=lambda at: sum(apart[at, other] for other in best)))
@@ -145,3 +149,111 @@ def test_maxima_of_a_teacher_and_of_a_question_hold_together(choose: str) -> Non
     assert len(stays(given, 5, 2, choose=choose)) == 5
     left = dict(chosen(given, PathsConfig(choose="random"), 5, 1))
     assert {each.of_teacher for each in left.values()} == {True}, "three teachers, one each: the five are never reached"
+
+
+def plainly(given: list[Candidate], config: PathsConfig, most: int | None, of_teacher: int | None) -> list[int]:
+    """The same choice by comparing all with all, one by one."""
+    words = [each.words.tolist() for each in given]
+    apart = [[Levenshtein.distance(a, b) for b in words] for a in words]
+    key = {"different": lambda at: -sum(apart[at]), "random": lambda at: 0}[config.choose]
+    order = sorted(range(len(given)), key=lambda at: (given[at].weight == 0, key(at), given[at].record))
+    kept: list[int] = []
+    for at in order:
+        same = (given[o].path == given[at].path or near(words[o], words[at], config, given[at]) for o in kept)
+        if not any(same):
+            kept.append(at)
+    if config.choose == "different":
+        left, kept = kept, []
+        while left:
+            heavy = [at for at in left if given[at].weight] or left
+            kept.append(max(heavy, key=lambda at: sum(apart[at][o] for o in kept)))
+            left.remove(kept[-1])
+    taken: list[int] = []
+    for at in kept:
+        of = [o for o in taken if given[o].teacher == given[at].teacher]
+        if (most is None or len(taken) < most) and (of_teacher is None or len(of) < of_teacher):
+            taken.append(at)
+    return sorted(given[at].place for at in taken)
+
+
+def near(one: list[int], other: list[int], config: PathsConfig, each: Candidate) -> bool:
+    return each.fuzzy and Indel.normalized_similarity(one, other) >= config.similarity
+
+
+def crowd(count: int, seed: int, fuzzy: bool, length: int = 40) -> list[Candidate]:
+    """Traces that are variants of a few, so that many are nearly the same."""
+    rng = random.Random(seed)
+    bases = [[rng.choice("abcdefghijklmnop") for _ in range(rng.randrange(0, length))] for _ in range(4)]
+    found = []
+    for at in range(count):
+        words = [rng.choice("xyz") if rng.random() < 0.12 else word for word in rng.choice(bases)]
+        each = candidate(at, " ".join(words), fuzzy=fuzzy, weight=float(rng.random() > 0.1), teacher=at % 3)
+        found.append(each._replace(path=each.path if fuzzy else rng.randrange(count)))
+    return found
+
+
+@pytest.mark.parametrize("fuzzy", [True, False])
+@pytest.mark.parametrize("choose", ["different", "random"])
+@pytest.mark.parametrize(("most", "of_teacher"), [(None, None), (6, None), (None, 3), (7, 3)])
+def test_the_choice_is_that_of_comparing_all_with_all(fuzzy, choose, most, of_teacher) -> None:
+    for seed in range(6):
+        given = crowd(30, seed, fuzzy)
+        config = PathsConfig(choose=choose, similarity=0.8)
+        expected = plainly(given, config, most, of_teacher)
+        assert stays(given, most, of_teacher, choose=choose, similarity=0.8) == expected
+        assert 3 < len(expected) <= 30
+
+
+@pytest.mark.parametrize("most", [None, 5])
+def test_what_many_long_traces_cost_is_bounded_and_all_are_accounted_for(monkeypatch, most) -> None:
+    given = crowd(120, 0, fuzzy=True, length=200)
+    compared = []
+
+    def counted(one, other, **options):
+        compared.append(len(one) * len(other))
+        return cdist(one, other, **options)
+
+    cdist = distances.cdist
+    monkeypatch.setattr(distances, "cdist", counted)
+    whole = stays(given, most, choose="different", similarity=0.99)
+    all_pairs = sum(compared)
+    compared.clear()
+    monkeypatch.setattr(distances, "WORK", 50_000)
+    some = stays(given, most, choose="different", similarity=0.99)
+    assert sum(compared) < all_pairs / 3
+    assert some == stays(given[::-1], most, choose="different", similarity=0.99)[::-1], "whatever the order"
+    if most is None:
+        assert whole == some, "who is nearly whom does not depend on sums, where few come near"
+    else:
+        assert len(some) == len(whole) == most
+
+
+def test_sums_to_some_are_near_those_to_all(monkeypatch) -> None:
+    texts = distances.as_text([each.words for each in crowd(200, 3, fuzzy=True, length=60)])
+    whole = distances.Distances(texts, range(200)).sums()
+    monkeypatch.setattr(distances, "MATRIX", 50)
+    found = distances.Distances(texts, range(200))
+    assert not found.exact
+    assert len(found.drawn) == 50
+    assert np.corrcoef(found.sums(), whole)[0, 1] > 0.97
+
+
+def test_the_same_words_in_any_order_are_compared_with_some_others_only(monkeypatch) -> None:
+    """Of such texts the words alone never tell that they are not nearly the same."""
+    rng = random.Random(2)
+    words = [f"w{at}" for at in range(30)]
+    given = [candidate(at, " ".join(rng.sample(words, 30)), fuzzy=True) for at in range(80)]
+    compared = []
+
+    def counted(one, other, **options):
+        compared.append(len(one) * len(other))
+        return cdist(one, other, **options)
+
+    cdist = distances.cdist
+    monkeypatch.setattr(distances, "cdist", counted)
+    assert stays(given) == list(range(80))
+    assert sum(compared) == 80 * 79 / 2
+    compared.clear()
+    monkeypatch.setattr(distances, "WORK", 1)
+    assert stays(given) == list(range(80))
+    assert sum(compared) <= 80 * distances.LEAST

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from fake_run import summary
 from pydantic import ValidationError
+from selecting import judged, record
 
 from tracestill.data_pipeline.answers import Verdict, Verifier, VerifyConfig, expression
 from tracestill.data_pipeline.base import batches, schema
@@ -20,32 +21,11 @@ from tracestill.data_pipeline.base.stage import read_manifest, stage
 from tracestill.data_pipeline.sampling.questions import QuestionsConfig
 from tracestill.data_pipeline.sampling.sample import SampleConfig
 from tracestill.data_pipeline.sampling.sample import run as run_sample
-from tracestill.data_pipeline.selection import judgements, judging
+from tracestill.data_pipeline.selection import judgements
 from tracestill.data_pipeline.selection.config import SelectConfig
 from tracestill.data_pipeline.selection.selection import run
-from tracestill.data_pipeline.soundness.checkers.chain import Checks
-from tracestill.data_pipeline.soundness.checkers.finding import Finding, Trace
 
 UNFILTERED = {"policy": "none", "paths": {"same": "off"}}
-
-
-def record(record_id: str, trace: str, answer: str = "7", question: str = "q1") -> dict:
-    return {
-        **{"record_id": record_id, "question_id": question, "question": "What is 3 + 4?", "gold": "7"},
-        **{"trace": trace, "answer": answer, "spans": [], "weight": 1.0},
-        **{"teacher": "t", "style": "", "temperature": 1.0, "index": 0},
-    }
-
-
-def judged(tmp_path: Path, rows: list[dict], **select: object) -> tuple[list[str], dict[str, str]]:
-    """Ids kept, and reason by id of the others."""
-    with stage(tmp_path / "sample", "sample", {}, {}) as work:
-        write_rows(work.path / "records.parquet", rows, RECORD_SCHEMA)
-    run(SelectConfig.model_validate(select), directory=tmp_path / "select", sample=tmp_path / "sample")
-    kept = read_rows(tmp_path / "select" / "records.parquet", RECORD_SCHEMA)
-    rejected = read_rows(tmp_path / "select" / "rejected.parquet", REJECTED_SCHEMA)
-    assert all(row["detail"] for row in rejected)
-    return [row["record_id"] for row in kept], {row["record_id"]: row["reason"] for row in rejected}
 
 
 ROWS = [
@@ -328,23 +308,18 @@ def test_questions_name_their_verifiers(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "all")["counts"]["out"] == 2, "q2 keeps its own"
 
 
-def test_nobody_is_asked_about_a_record_that_is_rejected_anyway() -> None:
-    """A judge costs money: it sees right answers alone, and only where soundness decides."""
+def test_general_text_is_judged_by_nobody(tmp_path: Path) -> None:
+    """It may be anything: a program to the verifier `code`, a bill from a judge."""
     asked = []
 
-    class Checkers:
-        def fault(self, trace: Trace, *, ask: bool) -> None:
-            asked.append(ask)
+    class Strict(Verifier):
+        def verdicts(self, cases):
+            asked.extend(case.answer for case in cases)
+            return [Verdict("wrong", "", "", "strict") for _ in cases]
 
-    for select, answer, wrong in (
-        ({}, "7", None),
-        ({}, "8", ("wrong_answer", "")),
-        ({}, " ", None),
-        ({"policy": "answer"}, "7", None),
-    ):
-        judging.judged(SelectConfig.model_validate(select), record("a", "3 + 4 = 7", answer), wrong, Checkers())
-    assert asked == [True, False, False, False]
-    checks = Checks((), "select.checks")
-    checks.named = [("judge", lambda trace: [Finding(0, 1, "false")])]
-    assert checks.fault(Trace("3")) is not None
-    assert checks.fault(Trace("3"), ask=False) is None
+    general = {**record("g", "", answer="import os", question="q9"), "reader": schema.GENERAL}
+    with stage(tmp_path / "sample", "sample", {}, {}) as work:
+        write_rows(work.path / "records.parquet", [record("a", "3 + 4 = 7."), general], RECORD_SCHEMA)
+    run(SelectConfig(), directory=tmp_path / "select", sample=tmp_path / "sample", verifier=Strict())
+    assert [row["record_id"] for row in read_rows(tmp_path / "select" / "records.parquet", RECORD_SCHEMA)] == ["g"]
+    assert asked == ["7"]

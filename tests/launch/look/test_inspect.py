@@ -14,6 +14,8 @@ from fake_run import RECIPE
 from typer.testing import CliRunner
 
 from tracestill.data_pipeline.base.schema import Record, Span
+from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.data_pipeline.plan.plan import load_plan
 from tracestill.data_pipeline.segmentation import SegmentConfig
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.launch import cli
@@ -167,3 +169,35 @@ def test_text_of_a_document_shows_what_was_cut(tmp_path, monkeypatch):
     assert "derive" in shown
     assert not {"plan", "prose"} & set(shown)
     assert any("by the teacher" in line for line in lines[after:] if line.startswith("derive"))
+
+
+def test_the_plan_and_the_weights_of_an_epoch(tmp_path, monkeypatch):
+    """A mixture makes epochs differ, a schedule the weights."""
+    monkeypatch.chdir(tmp_path)
+    schedule = {"weights": {"answer": {"from": 1, "to": 3, "steps": 1000}}}
+    recipe = {
+        **{**RECIPE, "arms": {}, "weighting": {**RECIPE.get("weighting", {}), **schedule}},
+        "train": {**{k: v for k, v in RECIPE["train"].items() if k != "steps"}, "epochs": 3},
+        "plan": {**RECIPE["plan"], "order": {"by": "length", "mixing": 0.3}},
+    }
+    Path("mini.yaml").write_text(yaml.safe_dump(recipe))
+    result = invoke("run", "mini.yaml", "--until", "plan")
+    assert result.exit_code == 0, result.stderr
+    run = RunDirectory.open(Path(RUN))
+    manifest = read_manifest(run.stage("traces", "plan"))
+    lines = {epoch: invoke("inspect", RUN, *(["--epoch", epoch] if epoch else [])).stdout for epoch in range(3)}
+    for epoch, text in lines.items():
+        assert f"plan of epoch {epoch} (of 0 to 2: --epoch)" in text
+        assert manifest["digests"][epoch] in text
+        plan = load_plan(run.stage("traces", "plan") / f"epoch-{epoch:03d}")
+        assert f"{plan.n_steps:,} in this epoch" in text
+    of_order = [next(line for line in text.splitlines() if "rank correlation" in line) for text in lines.values()]
+    assert len(set(of_order)) > 1
+    steps = manifest.get("steps_of_epochs", [manifest["steps_per_epoch"]] * 3)
+    assert f"those of step {sum(steps[:2]):,}, the first of epoch 2" in lines[2]
+    weight = 1 + 2 * sum(steps[:2]) / 1000
+    (row,) = (line.split() for line in lines[2].splitlines() if line.startswith("answer") and "%" in line)
+    assert float(row[2]) == pytest.approx(weight, rel=1e-3)
+    failed = invoke("inspect", RUN, "--epoch", 3)
+    assert failed.exit_code == 2
+    assert "--epoch 3: the plan has the epochs 0 to 2" in failed.stderr

@@ -5,6 +5,7 @@ import json
 import pytest
 from encode_cases import KINDS
 from fake_run import mini_recipe, run_data_stages
+from tokenizers import Tokenizer
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, RECORD_SCHEMA, read_rows
@@ -54,7 +55,7 @@ def run(tmp_path_factory):
                 "parts": {"general": {"share": 1, "where": {"source": ["chats", "texts"]}}, "rest": {"share": 1}}
             },
         },
-        arms={},
+        arms={"two": {"encode": {"two_task": {}}}},
     )
     made = RunDirectory.create(folder / "run", recipe)
     run_data_stages(made)
@@ -110,6 +111,26 @@ def test_plain_text_stands_alone_and_a_response_behind_its_prompt(run):
     assert not columns.numbers("trace_tokens")[general].any()
     assert (columns.numbers("difficulty")[general] != columns.numbers("difficulty")[general]).all(), "not known"
     assert (columns.numbers("difficulty")[~general] == 0).all()
+
+
+def test_with_two_tasks_it_is_one_document_and_laid_out_as_without(run):
+    counts = read_manifest(run.stage("two", "encode"))["counts"]
+    assert (counts["rejected"], counts["in"]) == ({}, counts["out"])
+    stores = {arm: TokenStore(run.stage(arm, "encode") / "tokens.arrow", KINDS) for arm in ("traces", "two")}
+    words = {arm: Tokenizer.from_file(str(run.stage(arm, "tokenizer") / "tokenizer.json")) for arm in stores}
+    read = {
+        arm: {
+            name: (words[arm].decode(store.tokens(at), skip_special_tokens=False), set(store.kinds(at).tolist()))
+            for at, name in enumerate(store.ids)
+        }
+        for arm, store in stores.items()
+    }
+    general = {name for name in read["two"] if "#" not in name}
+    assert len(general) == 9
+    assert {name: read["two"][name] for name in general} == {name: read["traces"][name] for name in general}
+    tasks = read["two"].keys() - general
+    assert len(tasks) == 2 * (len(read["traces"]) - 9)
+    assert all("[rationale]" in read["two"][name][0] for name in tasks if name.endswith("#trace"))
 
 
 def test_a_mixture_gives_it_its_share(run):

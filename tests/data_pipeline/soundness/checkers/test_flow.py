@@ -121,5 +121,5 @@ def test_a_judge_that_fails_lets_nothing_pass(tmp_path: Path, monkeypatch: pytes
     sys.modules.pop("my_judge", None)
     options = {"use": "my_judge", "options": {"says": "fail"}, "attempts": 2}
     checks = Checks((CheckConfig(use="judge", options=options),), "select.checks")
-    with pytest.raises(InputError, match=r"the judge does not answer \(OSError: gone\)"):
+    with pytest.raises(InputError, match=r"the judge does not answer \(.*gone"):
         checks.fault(Trace("3 + 4 = 7\n7 * 2 = 15", "How much?"))
