@@ -48,10 +48,10 @@ app = typer.Typer(
     cls=Guarded,
     help="""Distils reasoning traces into small students.
 
-A [bold]recipe[/] (YAML) says everything a run does. A run passes through seven [bold]stages[/]. Each writes one
+A [bold]recipe[/] (YAML) says everything a run does. A run passes through up to eight [bold]stages[/]. Each writes one
 directory of the run, and is skipped while its config and inputs are unchanged:
 
-sample → select → encode → plan → train → evaluate → report""",
+sample → select → encode → score → plan → train → evaluate → report""",
     epilog=EPILOG,
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -143,6 +143,23 @@ def encode(place: Place, *, arm: ArmOption = None, changes: Changes) -> None:
     from tracestill.launch.start.mpi_encode import by_ranks
 
     return by_ranks(lambda: single("encode", place, changes, arm))
+
+
+@command("Single stages")
+def score(place: Place, *, arm: ArmOption = None, changes: Changes, hosts: Hosts, again: Again) -> None:
+    """Let models read the documents: nll, rank, top-k of every token, kept beside the tokens.
+
+    For recipes with a block [bold]score[/]. On this host or on those of a hostfile. Interrupt it when you like: what is
+    written stays, and the same command goes on, on any number of ranks. Next: [cyan]plan[/].
+
+    Example: [cyan]tracestill score runs/demo --set train.ranks=4 --max-restarts 3[/]
+    """
+    cluster = hosts.cluster(place.recipe, elastic=again.elastic)
+    from tracestill.launch.start.mpi_rank import is_rank
+
+    if cluster is None and is_rank():
+        raise typer.BadParameter("score starts its own ranks; leave out mpirun, or give --hostfile and --launcher")
+    single("score", place, changes, arm, cluster=cluster, max_restarts=again.max_restarts)
 
 
 @command("Single stages")
@@ -240,6 +257,9 @@ def inspect_command(
     text: Annotated[
         bool, typer.Option("--text", help="Plain text in spans with what gave each its kind, in place of tokens.")
     ] = False,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="A line a token with what models said of it, where score has run.")
+    ] = False,
     epoch: Annotated[
         int, typer.Option("--epoch", metavar="N", min=0, help="Its plan, and the weights at its first step.")
     ] = 0,
@@ -248,6 +268,8 @@ def inspect_command(
 
     Example: [cyan]tracestill inspect runs/demo --document 7 --documents 20 --text[/]
     """
+    if text and scores:
+        raise typer.BadParameter("--text and --scores show one document in two ways; leave one out")
     if record is not None and (document or documents > 1):
         raise typer.BadParameter("--record shows all documents of its record; leave --document and --documents out")
     from tracestill.launch.look.inspect_run import Shown, inspect_run
@@ -259,7 +281,7 @@ def inspect_command(
         known = place.recipe.is_dir()
         root = place.run_dir or (place.recipe if known else default_root(place.recipe))
         run = open_run(place.recipe, root, None) if known else RunDirectory.open(root)
-        inspect_run(run, arm, Shown(document, documents, record, text, epoch), Terminal())
+        inspect_run(run, arm, Shown(document, documents, record, text, epoch, scores), Terminal())
         show_own_stages(run, arm, Terminal())
 
 

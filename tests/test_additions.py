@@ -282,7 +282,7 @@ def test_stages_behind_the_same_one_come_in_the_recipes_order(folder):
 
 
 def test_the_registry_is_what_others_read():
-    assert command_names() == ["sample", "select", "encode", "plan", "train", "evaluate", "report"]
+    assert command_names() == ["sample", "select", "encode", "score", "plan", "train", "evaluate", "report"]
     assert [spec.name for spec in STAGES if spec.does_it != spec.name] == ["tokenizer"]
     commands = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
     assert [name for name in commands if name in command_names()] == command_names()

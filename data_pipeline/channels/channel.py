@@ -26,11 +26,15 @@ class Channel:
     dtype: str = "float16"  # one of TYPES
     per: Per = "token"  # or one value a step of the trace, from step 0
     width: int = 1  # values a token, or a step
+    kinds: tuple[str, ...] = ()  # names of the kinds whose targets alone it holds, which saves room; none: all tokens
 
     def __post_init__(self) -> None:
         """Raise ValueError for what is no channel."""
         if not self.name.isidentifier():
             raise ValueError(f"a channel's name is a word of letters, digits and _, not {self.name!r}")
+        object.__setattr__(self, "kinds", tuple(self.kinds))  # JSON has lists
+        if self.kinds and self.per != "token":
+            raise ValueError(f"channel '{self.name}': a step has no kind")
         if self.dtype not in TYPES or self.per not in ("token", "step") or self.width < 1:
             raise ValueError(
                 f"channel '{self.name}': {self.dtype} x {self.width} a {self.per} is none of {list(TYPES)}"
@@ -55,12 +59,13 @@ class Channel:
         return np.full(n if self.width == 1 else (n, self.width), self.missing, self.dtype)
 
 
-def topk(k: int) -> tuple[Channel, Channel]:
+def topk(k: int, kinds: tuple[str, ...] = ()) -> tuple[Channel, Channel]:
     """A model's k most probable tokens, the first the most probable, and their log-probabilities. -1 and NaN: no entry.
 
     What is left of the mass is 1 - sum of exp, and goes by the log-probabilities as they are stored, in 16 bits.
     """
-    return Channel("topk_ids", "int32", width=k), Channel("topk_logprobs", "float16", width=k)
+    how: dict[str, Any] = {"width": k, "kinds": kinds}
+    return Channel("topk_ids", "int32", **how), Channel("topk_logprobs", "float16", **how)
 
 
 BUILT_IN = {

@@ -14,7 +14,8 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.channels.channel import Channel
-from tracestill.data_pipeline.channels.shards import FORMAT, SHARD_TOKENS, file_of, read_shard, shards_of
+from tracestill.data_pipeline.channels.shards import FORMAT, file_of, held, read_shard, shards_of
+from tracestill.data_pipeline.channels.writer import SHARD
 from tracestill.data_pipeline.tokens.store import BROKEN, TokenStore, join
 
 
@@ -36,7 +37,7 @@ class Channels:
         of = manifest["inputs"].get("encode")
         if store_digest is not None and of != store_digest:
             raise InputError(f"{directory}: its channels are of another token store than {store.path}; score again")
-        shards = shards_of(store.lengths, manifest["config"].get("shard_tokens", SHARD_TOKENS))
+        shards = shards_of(store.lengths, manifest[SHARD])
         self.channels = {channel.name: channel for channel in self._found(shards)} if shards else {}
         read = [read_shard(file_of(directory, s), store, s, tuple(self.channels.values())) for s in shards]
         self._ends = np.array([shard.end for shard in shards], np.int64)
@@ -66,15 +67,21 @@ class Channels:
         return self.channels[name]
 
     def of(self, name: str, document: int) -> np.ndarray:
-        """(n,) or (n, width) view of a document's values, one (or ``width``) a token, or a step. Raises InputError for
-        a channel that is not there, IndexError for such a document."""
-        self.channel(name)
+        """(n,) or (n, width) of a document's values, one (or ``width``) a token, or a step: a view of the file, unless
+        the channel holds some kinds only. Raises InputError for a channel that is not there, IndexError for such a
+        document."""
+        channel = self.channel(name)
         if not 0 <= document < len(self.store):
             raise IndexError(f"{self.directory}: document {document} of {len(self.store)}")
         shard = int(np.searchsorted(self._ends, document, side="right"))
         at = document - int(self._firsts[shard])
         start, end = self._starts[name][shard][at : at + 2]
-        return self._values[name][shard][start:end]
+        found = self._values[name][shard][start:end]
+        if not channel.kinds:
+            return found
+        whole = channel.blank(int(self.store.lengths[document]))
+        whole[held(self.store, document, channel)] = found
+        return whole
 
     def gather(self, name: str, documents: np.ndarray) -> np.ndarray:
         """Values of the documents of a pack, one after the other: (n,) or (n, width)."""

@@ -25,7 +25,8 @@ from tracestill.data_pipeline.channels.channel import Channel
 from tracestill.data_pipeline.tokens.store import BROKEN, TokenStore
 
 FORMAT = "tracestill channels 1"
-SHARD_TOKENS = 1 << 20
+SHARDS = 64  # of a store that is large enough: a crash loses no more than one on each rank, and all ranks have work
+LEAST, MOST = 1 << 13, 1 << 20  # tokens of a shard
 
 
 class Shard(NamedTuple):
@@ -40,7 +41,12 @@ class Shard(NamedTuple):
         return range(self.first, self.end)
 
 
-def shards_of(lengths: np.ndarray, tokens: int = SHARD_TOKENS) -> list[Shard]:
+def shard_tokens_of(lengths: np.ndarray) -> int:
+    """About how many tokens each shard of a store has."""
+    return min(max(int(lengths.sum(dtype=np.int64)) // SHARDS, LEAST), MOST)
+
+
+def shards_of(lengths: np.ndarray, tokens: int) -> list[Shard]:
     """The shards of a store: each ends with the document that reaches the next multiple of ``tokens``."""
     done = np.cumsum(lengths, dtype=np.int64) // tokens
     ends = np.flatnonzero(np.diff(done, prepend=0)) + 1
@@ -59,10 +65,21 @@ def steps_of(store: TokenStore, documents: Sequence[int]) -> np.ndarray:
 
 
 def sizes_of(store: TokenStore, shard: Shard, channel: Channel) -> np.ndarray:
-    """(D,) int64: of how many tokens, or steps, of each document the channel has something to say."""
+    """(D,) int64: how many tokens, or steps, of each document the channel holds."""
     if channel.per == "step":
         return steps_of(store, shard.documents)
+    if channel.kinds:
+        chosen = [store.kind_names.index(name) for name in channel.kinds]
+        return store.counts[shard.first : shard.end, chosen].sum(1, dtype=np.int64)
     return store.lengths[shard.first : shard.end].astype(np.int64)
+
+
+def held(store: TokenStore, document: int, channel: Channel) -> np.ndarray:
+    """(n,) bool: the tokens of a document that a channel with ``kinds`` holds."""
+    table = np.isin(store.kind_names, channel.kinds)
+    mask: np.ndarray = table[store.kinds(document)]
+    mask[0] = False  # never a target
+    return mask
 
 
 def write_shard(
@@ -70,7 +87,7 @@ def write_shard(
     store: TokenStore,
     shard: Shard,
     channels: Sequence[Channel],
-    values: Mapping[str, np.ndarray],  # name -> (n,) or (n, width), of the shard's tokens, or steps, in order
+    values: Mapping[str, np.ndarray],  # name -> (n,) or (n, width), of the tokens, or steps, that it holds, in order
 ) -> None:
     """Write a shard, whole or not at all. Raises ValueError if a channel is missing or its values are too few, too
     many, or of another type; NoRoomError if the disk is full."""

@@ -6,6 +6,7 @@ most those in work. The last one to come writes the manifest, and gives the dire
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,26 +20,32 @@ from tracestill.data_pipeline.base.places import mark, remove, replaceable
 from tracestill.data_pipeline.base.room import needs_room
 from tracestill.data_pipeline.base.stage import (
     Stage,
-    digest_of,
     identity,
     put_in_place,
+    same,
     sync,
+    write_json,
     write_manifest,
-    write_whole,
 )
 from tracestill.data_pipeline.channels.channel import Channel
 from tracestill.data_pipeline.channels.shards import (
-    SHARD_TOKENS,
     Shard,
     file_of,
     read_shard,
+    shard_tokens_of,
     shards_of,
     write_shard,
 )
 from tracestill.data_pipeline.tokens.store import TokenStore
 
 STAGE = "score"
-WHO = ".work"  # a digest of what the shards beside it are made from
+SHARD = "shard_tokens"
+WHO = ".work.json"  # what the shards beside it are made from
+
+
+def draft_beside(directory: Path) -> Path:
+    """Where the shards of a directory lie until all are there."""
+    return directory.with_name(f".{directory.name}.scoring")
 
 
 class ChannelWriter:
@@ -46,7 +53,7 @@ class ChannelWriter:
 
     ``config``: what decides the values (the model by content, what was asked); ``inputs``: directories of finished
     stages, as ``base.stage.stage`` has them. What an earlier try left is gone on with if all that is the same, and
-    deleted if not.
+    deleted if not. ``shard_tokens``: about how many tokens a shard has (None: ``shard_tokens_of``).
     """
 
     def __init__(
@@ -58,37 +65,43 @@ class ChannelWriter:
         inputs: Mapping[str, Path],
         *,
         begin: bool = True,
-        shard_tokens: int = SHARD_TOKENS,
+        shard_tokens: int | None = None,
     ) -> None:
         self.named, self.directory = directory, replaceable(directory, (MEMORY,))
         self.store, self.channels = store, tuple(channels)
-        self.shards = shards_of(store.lengths, shard_tokens)
-        self.who = identity(STAGE, {**config, "shard_tokens": shard_tokens}, inputs)
-        self.draft = self.directory.with_name(f".{self.directory.name}.scoring")
+        self.shard_tokens = shard_tokens or shard_tokens_of(store.lengths)
+        self.shards = shards_of(store.lengths, self.shard_tokens)
+        self.who = identity(STAGE, config, inputs)
+        self.draft = draft_beside(self.directory)
         self.started = time.perf_counter()
         if begin:
             self.begin()
 
     def begin(self) -> None:
         """Make the shards' directory, or go on in one that holds shards of the same work."""
-        mine = digest_of(self.who)
-        if self.draft.exists() and self.made_by() != mine:
+        if self.draft.exists() and not self.is_mine():
             remove(self.draft)
         with needs_room(self.draft, "nothing is lost"):
             self.draft.mkdir(parents=True, exist_ok=True)
             for left in self.draft.glob(".*.tmp"):
                 left.unlink()
-            write_whole(self.draft / WHO, mine)
+            write_json(self.draft / WHO, {**self.who, SHARD: self.shard_tokens})
 
-    def made_by(self) -> str | None:
+    def is_mine(self) -> bool:
+        """Whether what an earlier try left is of this work."""
         try:
-            return (self.draft / WHO).read_text(encoding="utf-8")
-        except (OSError, ValueError):
-            return None
+            held = json.loads((self.draft / WHO).read_text(encoding="utf-8"))
+            return held.pop(SHARD) == self.shard_tokens and same(held, self.who)
+        except (OSError, ValueError, LookupError, AttributeError, TypeError):
+            return False
 
     def missing(self) -> list[Shard]:
         """The shards that are not there yet, or not whole."""
         return [shard for shard in self.shards if not self.has(shard)]
+
+    def there(self, shard: Shard) -> bool:
+        """Whether a shard has been written, by whomever."""
+        return file_of(self.draft, shard).exists()
 
     def has(self, shard: Shard) -> bool:
         path = file_of(self.draft, shard)
@@ -111,7 +124,8 @@ class ChannelWriter:
         """
         for shard in self.shards:
             read_shard(file_of(self.draft, shard), self.store, shard, self.channels)
-        work = Stage(self.draft, dict(counts), {"channels": [c.name for c in self.channels], **(extra or {})})
+        about = {"channels": [c.name for c in self.channels], SHARD: self.shard_tokens, **(extra or {})}
+        work = Stage(self.draft, dict(counts), about)
         with needs_room(self.draft, "all shards are kept"):
             write_manifest(self.draft, self.who, work, time.perf_counter() - self.started, ("shard-*.arrow",))
         (self.draft / WHO).unlink(missing_ok=True)

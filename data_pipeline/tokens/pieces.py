@@ -27,12 +27,17 @@ def bytes_of_letters() -> dict[str, int]:
 LETTERS = bytes_of_letters()
 
 
+def is_by_bytes(tokenizer: Tokenizer) -> bool:
+    """Whether each letter of its tokens is a byte."""
+    return "ByteLevel" in f"{tokenizer.pre_tokenizer} {tokenizer.decoder} {tokenizer.normalizer}"
+
+
 def pieces(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
     """The text of each token. Of tokens that only together are a character the first one has it, the rest FOLLOWS.
 
     What is no UTF-8 at all is shown as U+FFFD.
     """
-    by_bytes = "ByteLevel" in f"{tokenizer.pre_tokenizer} {tokenizer.decoder} {tokenizer.normalizer}"
+    by_bytes = is_by_bytes(tokenizer)
     added = {token: entry.content for token, entry in tokenizer.get_added_tokens_decoder().items()}
     texts: list[str] = []
     reader = codecs.getincrementaldecoder("utf-8")("replace")

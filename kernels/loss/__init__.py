@@ -12,6 +12,7 @@ from tracestill.kernels.loss.options import (
     check_weights,
 )
 from tracestill.kernels.loss.rows import RowLosses, linear_cross_entropy_rows
+from tracestill.kernels.loss.token_scores import TokenScores, token_scores
 
 __all__ = [
     "Divergence",
@@ -22,7 +23,9 @@ __all__ = [
     "RowLosses",
     "Statistic",
     "TeacherTopK",
+    "TokenScores",
     "check_weights",
     "linear_cross_entropy",
     "linear_cross_entropy_rows",
+    "token_scores",
 ]

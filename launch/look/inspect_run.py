@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -18,6 +19,7 @@ from tokenizers import Tokenizer
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import Record
 from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.data_pipeline.channels import Channels
 from tracestill.data_pipeline.documents.encode import STORES
 from tracestill.data_pipeline.granularity import Cut
 from tracestill.data_pipeline.guards.visible import one_line, visible
@@ -27,6 +29,7 @@ from tracestill.data_pipeline.plan.plan_stage import planner_of
 from tracestill.data_pipeline.tokens.pieces import pieces
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.launch.look.inspect_cut import before_lines, cut_again, said
+from tracestill.launch.look.inspect_scores import channels_shown, steps_lines, token_lines
 from tracestill.launch.look.inspect_text import find_records, text_lines, why_absent
 from tracestill.trainer.preview.table import STYLES, show_notes, show_tables
 from tracestill.trainer.recipe.recipe import Recipe
@@ -45,6 +48,7 @@ class Shown:
     record: str | None = None
     text: bool = False
     epoch: int = 0
+    scores: bool = False  # beside the tokens of training documents
 
 
 def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> None:
@@ -73,6 +77,12 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
                   for d, name in enumerate(store.ids) if record_of(name) == shown.record]  # fmt: skip
         if not chosen:
             raise InputError(f"--record {shown.record}: {why_absent(shown.record, encode, run.stage(arm, 'select'))}")
+    channels: Mapping[str, Channels] = {}
+    if shown.scores:
+        train = next((store for split, store, _ in chosen if split == "train"), None)
+        if train is None:
+            raise InputError(f"--scores: record {shown.record} has no training document, and no other is scored")
+        channels = channels_shown(run, arm, train)
     plan = read_manifest(run.stage(arm, "plan"))
     step = first_step(plan, shown.epoch)
     wanted = {record_of(store.ids[document]) for _, store, document in chosen}
@@ -102,6 +112,11 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
                     (f"{name:<11}", styles[name]), (words, styles[name]), (why and f"   [{why}]", "dim")
                 )
                 console.print(said, soft_wrap=True)
+        elif channels and split == "train":
+            for words in token_lines(channels, document, texts, names, styles, partial(text_of, tokenizer)):
+                console.print(words, soft_wrap=True)
+            for line in steps_lines(channels, document):
+                console.print(Text(line), soft_wrap=True)
         elif console.is_terminal:
             console.print(coloured(texts, names, weights, styles), soft_wrap=True)
         else:
@@ -179,6 +194,10 @@ def first_step(plan: Mapping[str, Any] | None, epoch: int) -> int:
         raise InputError(f"--epoch {epoch}: the plan has the epochs 0 to {plan['epochs'] - 1}")
     steps = plan.get("steps_of_epochs", [plan["steps_per_epoch"]] * plan["epochs"])
     return int(sum(steps[:epoch]))
+
+
+def text_of(tokenizer: Tokenizer, token: int) -> str:
+    return pieces(tokenizer, [token])[0]
 
 
 def record_of(name: str) -> str:

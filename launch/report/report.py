@@ -82,6 +82,9 @@ def gather(run: RunDirectory, works: Sequence[Work]) -> dict[str, Any]:
             directory = run.stage(arm, stage_name)
             arms[arm][stage_name] = held[directory] if current.get(directory) else None
     gathered = {arm: gather_arm(run, arm, manifests) for arm, manifests in arms.items()}
+    for arm in arm_names:
+        at = run.scores(arm)
+        gathered[arm]["scores"] = {name: scorer_of(held[path]) for name, path in at.items() if current.get(path)}
     known: dict[Path, Any] = {}  # arms that select alike share it
     for arm, manifests in arms.items():
         places = run.stage(arm, "sample"), run.stage(arm, "select")
@@ -128,6 +131,12 @@ def gather_arm(run: RunDirectory, arm: str, manifests: dict[str, Any]) -> dict[s
         "evaluation": read_json(run.stage(arm, "evaluate") / "result.json") if manifests["evaluate"] else None,
         "examples": examples(run.stage(arm, "evaluate") / "predictions.parquet") if manifests["evaluate"] else [],
     }
+
+
+def scorer_of(manifest: dict[str, Any] | None) -> dict[str, Any]:
+    """What the page shows of a scorer."""
+    keys = ("counts", "channels", "foreseen_bytes", "seconds")
+    return {key: value for key, value in (manifest or {}).items() if key in keys}
 
 
 def gather_models(run: RunDirectory, missing: list[str]) -> dict[str, Any]:

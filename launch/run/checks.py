@@ -20,7 +20,7 @@ from tracestill.launch.start import multinode
 from tracestill.launch.start.deepspeed_command import check_ranks, count_gpus, devices, ranks_here
 from tracestill.trainer.ranks.cores import usable_cores
 from tracestill.trainer.recipe.monitor import check_installed
-from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe
+from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe, refuse_local_checkpoints
 from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.weighting import check_control
 
@@ -35,18 +35,23 @@ def check_works(
     due = [work for at, work in enumerate(works) if is_due(work, works[at + 1 :])]
     trained = [work.arm for work in due if work.arm and work.stage == "train"]
     evaluated = [work.arm for work in due if work.arm and work.stage == "evaluate"]
-    if not trained and not evaluated:
+    scored = [work for work in due if work.stage == "score"]
+    if not trained and not evaluated and not scored:
         return
     gpus, local = count_gpus(), False
     if cluster is None:
-        check_machine(run.recipe, trained, gpus, console)
-    elif trained:
+        check_machine(run.recipe, [*trained, *(work.case.arm for work in scored)], gpus, console)
+    elif trained or scored:
         check_ranks_of_hosts(run.recipe, trained, cluster, console)
+        if scored:
+            refuse_local_checkpoints(run.recipe, "scoring")
         local = not cluster.here_only and any(run.recipe.for_arm(arm).train.local_checkpoints for arm in trained)
         if local:
             check_local(run, cluster, data_due=any(work.spec.is_data for work in due))
-        elif due[0].stage != "train":  # else the hosts are asked right away
+        elif due[0].stage not in ("train", "score"):  # else the hosts are asked right away
             multinode.check_hosts(cluster, run.root, run.recipe)
+    for work in scored:
+        check_scorer(work.case.recipe, work.case.part)
     for arm in dict.fromkeys([*trained, *evaluated]):
         try:
             own = run.recipe.for_arm(arm)
@@ -58,6 +63,30 @@ def check_works(
                 raise InputError(f"{where}: no whole checkpoint of this training to resume from; use --resume auto")
         except InputError as error:
             raise InputError(str(error) if arm == MAIN_ARM else f"arms.{arm}: {error}") from error
+
+
+def check_scorer(recipe: Recipe, name: str) -> None:
+    """Raise InputError if a scorer's model would not load, or has fewer tokens than topk wants."""
+    from tracestill.trainer.loading.loading import check_model, load_config
+
+    scorer, student = recipe.score[name], recipe.student
+    if scorer.server is not None:
+        if student.encoder_decoder:
+            raise InputError(f"score.{name}.server: reads the documents of decoders only; let a model here read them")
+        if scorer.server.api_key_env is not None and not os.environ.get(scorer.server.api_key_env):
+            raise InputError(f"score.{name}.server.api_key_env: {scorer.server.api_key_env} is not set")
+        return
+    path = student.pretrained if scorer.is_student else Path(scorer.model)
+    if path is None:
+        return  # a student made from scratch, whose vocabulary is not made yet
+    trusted = student.trust_remote_code if scorer.is_student else scorer.trust_remote_code
+    try:
+        check_model(path, trusted)
+        size = load_config(path, trusted).get_text_config().vocab_size
+    except InputError as error:
+        raise InputError(f"score.{name}.model: {error}") from error
+    if "topk" in scorer.channels and scorer.k > size:
+        raise InputError(f"score.{name}.k: {scorer.k} entries a token of a vocabulary of {size}; lower it")
 
 
 def check_local(run: RunDirectory, cluster: Cluster, *, data_due: bool) -> None:

@@ -20,7 +20,7 @@ from tracestill.trainer.recipe.run_directory import RunDirectory
 
 def of_arm(run: RunDirectory, work: Work, arm: str | None) -> bool:
     """Whether a piece of work is one that ``arm`` (None: any) needs, be it shared or its own."""
-    return arm is None or work.arm is None or run.stage(arm, work.stage) == work.directory
+    return arm is None or work.arm is None or run.stage(arm, work.place) == work.directory
 
 
 def run_stages(works: Iterable[Work], console: Console) -> None:

@@ -39,6 +39,7 @@ class Case:
     options: Any = None  # of a stage of one's own, as its ``Options``
     how: How = How()
     before: Sequence[Work] = ()  # what the run's stages before this one write
+    part: str = ""  # of a stage with ``parts``
 
     @property
     def recipe(self) -> Recipe:
@@ -81,6 +82,8 @@ class StageSpec:
     section: Callable[[Found], str] | None = None  # its part of the report, as HTML; None: its summary
     per_arm: bool = True  # False: all arms share one directory
     needed: Callable[[Recipe], bool] = lambda recipe: True  # whether an arm with this recipe has it at all
+    parts: Callable[[Recipe], Sequence[str]] = lambda recipe: ("",)  # names of what it does one by one, each a folder
+    optional: str = ""  # a recipe may lack it; what it then has to be given
     command: str = ""  # the command that does it, if that is not its name
     redo: str = "the same command does it anew"  # what it costs that it was interrupted
     resumes: bool = False  # it goes on with what lies in its directory
@@ -93,6 +96,10 @@ class StageSpec:
     @property
     def does_it(self) -> str:
         return self.command or self.name
+
+
+def place_of(spec: StageSpec, part: str) -> str:
+    return f"{spec.name}/{part}" if part else spec.name
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,12 @@ class Work:
 
     @property
     def label(self) -> str:
-        return f"{self.stage} {self.arm}" if self.arm else self.stage
+        return " ".join(filter(None, (self.stage, self.case.part, self.arm)))
+
+    @property
+    def place(self) -> str:
+        """The name by which ``RunDirectory.stage`` knows its directory."""
+        return place_of(self.spec, self.case.part)
 
     def is_current(self) -> bool:
         """Whether its directory holds the finished result for this config and these inputs."""

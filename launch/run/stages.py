@@ -17,7 +17,8 @@ from tracestill.launch.report.report import write_report
 from tracestill.launch.run.data_stages import DATA_STAGES
 from tracestill.launch.run.own_stages import own_options, own_stage
 from tracestill.launch.run.progress import line
-from tracestill.launch.run.stage_spec import Case, How, StageSpec, Work
+from tracestill.launch.run.scoring import SCORE
+from tracestill.launch.run.stage_spec import Case, How, StageSpec, Work, place_of
 from tracestill.launch.run.student_stages import EVALUATE, TRAIN, ask_model
 from tracestill.trainer.lock.run_lock import SILENCE, held, remove_if_empty
 from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe
@@ -38,8 +39,11 @@ def reported(manifest: Mapping[str, Any], directory: Path) -> str:
     return f"written, {missing} stage(s) missing in it" if missing else "written"
 
 
+PLAN = next(at for at, spec in enumerate(DATA_STAGES) if spec.name == "plan")
 STAGES = (
-    *DATA_STAGES,
+    *DATA_STAGES[:PLAN],
+    SCORE,
+    *DATA_STAGES[PLAN:],
     TRAIN,
     EVALUATE,
     StageSpec("report", lambda case: ({}, {}), do_report, reported, per_arm=False, always=True),
@@ -52,6 +56,9 @@ def stages_of(recipe: Recipe | None = None) -> list[StageSpec]:
     Raises InputError for a name that is taken, one that is unknown, and what is no stage.
     """
     found, stages = list(STAGES), recipe.stages if recipe else {}
+    if recipe is not None:
+        arms = [recipe.for_arm(arm) for arm in recipe.arm_names()]
+        found = [spec for spec in STAGES if not spec.optional or any(spec.parts(own) for own in arms)]
     for name, own in stages.items():
         names = [spec.name for spec in found]
         if name in names:
@@ -81,6 +88,9 @@ def stage_position(name: str, recipe: Recipe | None = None) -> int:
     """Place of a stage in the order of stages. Raises InputError naming the nearest known stage."""
     names = command_names(recipe)
     if name not in names:
+        left = next((spec for spec in STAGES if spec.does_it == name), None)
+        if left is not None:
+            raise InputError(f"{name}: this recipe has no such stage; {left.optional}")
         raise InputError(f"unknown stage '{name}'{nearest(name, names)}")
     return names.index(name)
 
@@ -94,9 +104,10 @@ def plan_works(run: RunDirectory, how: How = How()) -> list[Work]:
     names = command_names(run.recipe)
     for spec in stages_of(run.recipe):
         for arm in run.recipe.arm_names() if spec.per_arm else [MAIN_ARM]:
-            if spec.needed(run.for_arm(arm)):
+            own = run.for_arm(arm)
+            for part in spec.parts(own) if spec.needed(own) else ():
                 options = own_options(run.recipe.stages.get(spec.name), spec)
-                case = Case(run, arm, options, how, tuple(found.values()))
+                case = Case(run, arm, options, how, tuple(found.values()), part)
                 work = work_of(spec, case, names.index(spec.does_it))
                 found.setdefault(work.directory, work)  # a shared one comes from the first arm
     return list(found.values())
@@ -105,7 +116,7 @@ def plan_works(run: RunDirectory, how: How = How()) -> list[Work]:
 def work_of(spec: StageSpec, case: Case, position: int) -> Work:
     shared = case.run.root / spec.name  # who only looks at a run does not know whether a stage of its own is
     per_arm = spec.per_arm and not (spec.is_unseen and shared.exists())
-    directory = case.run.stage(case.arm, spec.name) if per_arm else shared
+    directory = case.run.stage(case.arm, place_of(spec, case.part)) if per_arm else shared
     config, inputs = spec.identity(case)
     arm = case.arm if (case.run.root / "arms") in directory.parents else None
     return Work(spec, case, position, directory, arm, config, inputs)

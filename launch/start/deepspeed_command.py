@@ -186,6 +186,7 @@ def run(
     environment: Mapping[str, str],
     on_poll: Callable[[], None] = lambda: None,
     watch: LaunchWatch | None = None,
+    what: str = "training",
 ) -> None:
     """Run the launcher in a process group of its own, its output appended to ``log``; wait for its end.
 
@@ -229,7 +230,7 @@ def run(
             raise refusal("\n".join(dict.fromkeys(refused)))
         last = "\n".join(f"  {line}" for line in tail[-TAIL_LINES:])
         failed = TrainingFailed(
-            f"training ended with exit code {process.returncode}; the whole output is in {log}, its end:\n{last}"
+            f"{what} ended with exit code {process.returncode}; the whole output is in {log}, its end:\n{last}"
         )
         failed.of_launcher = process.returncode
         raise failed

@@ -132,9 +132,10 @@ class Recipe(BaseModel):
                 raise ValueError(f"score.{name}.kinds: {error}") from error
         if self.distil is not None:
             try:
-                self.distil.check(kinds, {name: scorer.channels for name, scorer in self.score.items()})
+                self.check_channels([self.distil.channel])
+                self.distil.check(kinds)
             except ValueError as error:
-                raise ValueError(f"distil.{error}") from error
+                raise ValueError(f"distil: {error}") from error
         names = [teacher.name for teacher in self.sample.teachers]
         if self.verify.judge is not None and self.verify.judge not in names:
             raise ValueError(

@@ -154,6 +154,10 @@ class RunDirectory:
         names = self.for_arm(arm).score
         return {name: self.stage(arm, f"{SCORE}/{name}") for name in names}
 
+    def score_folder(self, arm: str, name: str) -> Path:
+        """Where a scorer's ranks leave what they print, and word of a failure."""
+        return self.root / "launch" / arm / f"{SCORE}-{name}"
+
     def scores_planned(self, arm: str) -> dict[str, Path]:
         """Those of ``scores`` that an arm's plan reads."""
         every = self.scores(arm)
@@ -170,16 +174,17 @@ class RunDirectory:
         """Config and input directories that decide whether a scorer's channels are current."""
         own = self.for_arm(arm)
         scorer, student = own.score[name], own.student
-        config: dict[str, Any] = {"scorer": scorer.model_dump(mode="json", exclude_defaults=True)}
-        config["precision"] = own.train.precision
+        config: dict[str, Any] = {"scorer": scorer.identity()}
+        model: Path | None = Path(scorer.model)
+        field, trusted = "scorer.model", scorer.trust_remote_code
         if scorer.is_student:
             config["student"] = student.model_dump(mode="json", include={"config", "pretrained", "trust_remote_code"})
             config["seed"] = own.seed if student.pretrained is None else None
-        field, model, trusted = "scorer.model", Path(scorer.model), scorer.trust_remote_code
-        if scorer.is_student:
             field, model, trusted = "student.pretrained", student.pretrained, student.trust_remote_code
-        if model is not None:
-            config[CONTENTS] = contents({field: files_of_model(model, trusted)}, self.memory)
+        if scorer.server is None:
+            config["precision"] = own.train.precision
+            named = {field: files_of_model(model, trusted)} if model is not None else {}
+            config[CONTENTS] = contents(named, self.memory)
         return config, {stage: self.stage(arm, stage) for stage in ("tokenizer", "encode")}
 
     def train_stage(self, arm: str) -> tuple[dict[str, Any], dict[str, Path]]:

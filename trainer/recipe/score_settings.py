@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.channels import BUILT_IN, Channel
 from tracestill.data_pipeline.channels.channel import topk
 from tracestill.data_pipeline.guards.names import Name
+from tracestill.data_pipeline.sampling.teachers.api.options import TeacherOptions
 
 STUDENT = "student"  # the model of a scorer that is the student before training
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # of a scorer; behind it stands a point and a channel
@@ -18,12 +20,38 @@ TOPK = "topk"
 ENTRIES = 32  # a token, in topk
 
 
+class ServerConfig(BaseModel):
+    """The ``server`` of a scorer: an OpenAI-compatible one that tells of every token of a prompt."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    url: str = Field(description="address of the server's API, such as http://localhost:8000/v1")
+    api_key_env: str | None = Field(
+        None, description="the environment variable that holds the key; null: the server wants none"
+    )
+    form: Literal["prompt_logprobs", "echo"] = Field(
+        "prompt_logprobs",
+        description="which field tells of the prompt: prompt_logprobs (vLLM, SGLang), or echo with logprobs",
+    )
+    concurrency: int = Field(16, ge=1, le=1000, description="requests under way")
+    timeout: float = Field(600, gt=0, description="seconds until an answer is wholly there")
+    attempts: int = Field(6, ge=1, description="tries of a request that comes to nothing; a busy server counts less")
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        TeacherOptions(url=url, model="any")  # says what is wrong with it
+        return url
+
+
 class ScorerConfig(BaseModel):
     """One of the ``score`` block: a model, and what is kept of what it says."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    model: Name = Field(description="student: the one of the recipe before training; else a model's directory")
+    model: Name = Field(
+        description="student: the recipe's before training; else a model's directory, or its name at the server"
+    )
     channels: list[Literal["nll", "entropy", "rank", "top1", "influence", "topk"]] = Field(
         min_length=1,
         description="nll, entropy, rank and top1 of each token; influence of each step; topk: the most probable tokens",
@@ -31,6 +59,15 @@ class ScorerConfig(BaseModel):
     k: int = Field(ENTRIES, ge=1, description="entries a token in topk, 6 bytes each")
     kinds: list[Name] | None = Field(
         None, description="kinds, or groups of them, of the tokens whose topk is kept; null: of all"
+    )
+    align: Literal["bytes"] | None = Field(
+        None, description="bytes: also a model with another tokenizer, for nll and topk; null: it is refused"
+    )
+    min_coverage: float = Field(
+        0.5, ge=0, le=1, description="with align: the least share of targets that have to be known for it to be done"
+    )
+    server: ServerConfig | None = Field(
+        None, description="asks a server that has the model, under that name, in place of reading with it here"
     )
     trust_remote_code: str | None = Field(
         None,
@@ -49,20 +86,38 @@ class ScorerConfig(BaseModel):
     def _together(self) -> ScorerConfig:
         if TOPK not in self.channels and (self.kinds is not None or self.k != ENTRIES):
             raise ValueError("k and kinds are for the channel topk; add it, or leave them out")
-        if self.model == STUDENT and self.trust_remote_code is not None:
+        if self.align is not None and (set(self.channels) - {"nll", "topk"} or self.server or self.is_student):
+            raise ValueError("align: bytes is for the channels nll and topk of a model in a directory")
+        if self.server is not None and {"entropy"} & set(self.channels):
+            raise ValueError("channels: entropy is of a whole distribution, and a server tells the largest of it only")
+        if self.server is not None and self.trust_remote_code is not None:
+            raise ValueError("trust_remote_code: is for a model that is read here; leave it out with a server")
+        if self.is_student and self.trust_remote_code is not None:
             raise ValueError("trust_remote_code: the student's stands at student.trust_remote_code; leave it out here")
         return self
 
+    def identity(self) -> dict[str, Any]:
+        """What of it decides what the channels hold."""
+        found = self.model_dump(mode="json", exclude_defaults=True)
+        if self.server is not None:
+            found["server"] = {"form": self.server.form}  # the address is not what it says
+        return found
+
     @property
     def is_student(self) -> bool:
-        return self.model == STUDENT
+        return self.model == STUDENT and self.server is None
 
-    def written(self) -> tuple[Channel, ...]:
+    def written(self, kinds: Kinds) -> tuple[Channel, ...]:
         """The channels that it writes."""
         found: list[Channel] = []
         for name in self.channels:
-            found += topk(self.k) if name == TOPK else [BUILT_IN[name]]
+            found += topk(self.k, self.of_kinds(kinds)) if name == TOPK else [BUILT_IN[name]]
         return tuple(found)
+
+    def of_kinds(self, kinds: Kinds) -> tuple[str, ...]:
+        """The kinds whose topk is kept; none: all."""
+        chosen = kinds.mask(self.kinds or [])
+        return tuple(name for name, one in zip(kinds.names, chosen, strict=True) if one)
 
 
 def check_names(score: dict[str, Any]) -> dict[str, Any]:

@@ -11,14 +11,15 @@ is checked at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tracestill.data_pipeline.base.kinds import Kinds, nearest
+from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.channels import Channels
+from tracestill.data_pipeline.channels.named import split
 from tracestill.data_pipeline.guards.names import Name
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.weighting.base import Document, Weighting
@@ -57,8 +58,7 @@ class DistilConfig(BaseModel):
     @field_validator("channel")
     @classmethod
     def _of_a_scorer(cls, channel: str) -> str:
-        scorer, _, name = channel.rpartition(".")
-        if not scorer or name != TOPK:
+        if split(channel)[1] != TOPK:
             raise ValueError(f"'{channel}' is no distribution; expected SCORER.{TOPK}, such as teacher.{TOPK}")
         return channel
 
@@ -94,7 +94,7 @@ class DistilConfig(BaseModel):
 
     @property
     def scorer(self) -> str:
-        return self.channel.rpartition(".")[0]
+        return split(self.channel)[0]
 
     def mix_at(self, step: int) -> float:
         return at(self.mix, step)
@@ -103,13 +103,8 @@ class DistilConfig(BaseModel):
         """(K,) float32. Raises ValueError naming the nearest known kind for one that is not known."""
         return kinds.table({name: at(weight, step) for name, weight in self.weight.items()}, default=1.0)
 
-    def check(self, kinds: Kinds, scorers: Mapping[str, Sequence[str]]) -> None:
-        """Raise ValueError for a scorer, of those with their channels, or a kind, that is not there."""
-        if self.scorer not in scorers:
-            known = nearest(self.scorer, list(scorers)) if scorers else "; the recipe has no score block"
-            raise ValueError(f"channel: no scorer '{self.scorer}'{known}")
-        if TOPK not in scorers[self.scorer]:
-            raise ValueError(f"channel: '{self.scorer}' keeps {', '.join(scorers[self.scorer])}; let it keep {TOPK}")
+    def check(self, kinds: Kinds) -> None:
+        """Raise ValueError for a kind that is not known, and if none has a weight."""
         try:
             found = np.stack([self.table(kinds, step) for step in self.corners()])
         except ValueError as error:

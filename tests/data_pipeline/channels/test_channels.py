@@ -176,3 +176,28 @@ def test_a_channel_that_is_none_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match="channel"):
             Channel(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_channel_of_some_kinds_holds_their_targets_and_nothing_else(tmp_path: Path) -> None:
+    with (
+        stage(tmp_path / "encode", "encode", {}, {}) as work,
+        TokenStoreWriter(work.path / "tokens.arrow", Kinds()) as written,
+    ):
+        for at, names in enumerate((["answer", "prompt", "plan", "answer"], ["prompt"] * 3, ["prompt", "answer"])):
+            n = len(names)
+            written.add(f"r{at}", "q", np.arange(n), [Kinds().id(name) for name in names], np.zeros(n))
+    store = TokenStore(tmp_path / "encode" / "tokens.arrow")
+    channels = topk(2, ("plan", "answer"))
+    inputs = {"encode": tmp_path / "encode"}
+    writer = ChannelWriter(tmp_path / "t", store, channels, CONFIG, inputs)
+    (shard,) = writer.missing()
+    writer.write(
+        shard, {"topk_ids": np.arange(6, dtype=np.int32).reshape(3, 2), "topk_logprobs": np.zeros((3, 2), "f2")}
+    )
+    writer.finish({})
+    read = Channels(tmp_path / "t", store)
+    assert read.of("topk_ids", 0).tolist() == [[-1, -1], [-1, -1], [0, 1], [2, 3]], "the first token is no target"
+    assert read.of("topk_ids", 1).tolist() == [[-1, -1]] * 3
+    assert read.gather("topk_ids", np.array([2, 1])).tolist() == [[-1, -1], [4, 5], *[[-1, -1]] * 3]
+    assert np.isnan(read.of("topk_logprobs", 2)[0]).all()
+    assert file_of(tmp_path / "t", shard).stat().st_size < 2500, "what is not held takes no room"

@@ -20,7 +20,8 @@ pytest.importorskip("triton")
 def correctness(environment, *arguments):
     """Run the tests that compare backends in a process of its own; its summary."""
     files = [
-        str(HERE / f"test_{name}.py") for name in ("linear_cross_entropy", "linear_cross_entropy_rows", "teacher_term")
+        str(HERE / f"test_{name}.py")
+        for name in ("linear_cross_entropy", "linear_cross_entropy_rows", "teacher_term", "token_scores")
     ]
     files.append(str(HERE / "pass_alone.py"))
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files, *arguments]

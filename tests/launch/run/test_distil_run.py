@@ -9,10 +9,8 @@ import pytest
 from forked_command import command
 
 from tracestill.data_pipeline.base.stage import read_manifest
-from tracestill.launch.run.stages import STAGES
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
-pytestmark = pytest.mark.skipif(all(spec.name != "score" for spec in STAGES), reason="needs the stage score")
 RECIPES = Path(__file__).parents[3] / "recipes"
 SMALL = {
     "questions.train": 40, "questions.test": 4, "train.steps": 3, "train.warmup": 1, "train.ranks": 1,

@@ -79,10 +79,10 @@ def test_another_layout_than_the_teachers_is_told(tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("distil", "message"),
     [
-        ({"channel": "techer.topk"}, r"distil.channel: no scorer 'techer'.*teacher"),
-        ({"channel": "base.topk"}, "'base' keeps nll; let it keep topk"),
+        ({"channel": "techer.topk"}, r"distil: 'techer.topk': `score` has no 'techer'.*teacher"),
+        ({"channel": "base.topk"}, "'base.topk': score.base has no 'topk'"),
         ({"channel": "teacher.nll"}, r"'teacher.nll' is no distribution; expected SCORER.topk"),
-        ({"channel": "teacher.topk", "weight": {"answr": 1}}, "distil.weight: .*answr.*answer"),
+        ({"channel": "teacher.topk", "weight": {"answr": 1}}, "distil: weight: .*answr.*answer"),
         ({"channel": "teacher.topk", "weight": {"trace": -1}}, "weight of 'trace' is -1"),
         ({"channel": "teacher.topk", "temperature": 2}, "only 1 is possible: a channel holds the k largest"),
         ({"channel": "teacher.topk", "mix": 0}, "mix is 0, so that the teacher has no part"),
@@ -91,7 +91,7 @@ def test_another_layout_than_the_teachers_is_told(tmp_path, tokenizer):
         ({"channel": "teacher.topk", "divergence": "backward"}, "distil.divergence"),
         (
             {"channel": "teacher.topk", "weight": {"prompt": 0, "trace": 0, "answer": 0, "control": 0}},
-            "distil.weight: no kind has any",
+            "distil: weight: no kind has any",
         ),
     ],
 )
@@ -101,7 +101,7 @@ def test_bad_blocks_are_named(distil, message):
     }
     with pytest.raises(InputError, match=message):
         mini_recipe(score=score, distil=distil)
-    with pytest.raises(InputError, match="no scorer 'teacher'; the recipe has no score block"):
+    with pytest.raises(InputError, match=r"'teacher\.topk' needs a scorer"):
         mini_recipe(distil={"channel": "teacher.topk"})
 
 

@@ -1,0 +1,140 @@
+"""Scoring: a model reads the stored documents, and writes what it says of them beside the token store. The entry point
+that DeepSpeed's launcher starts on every rank.
+
+deepspeed --num_gpus 2 --module tracestill.trainer.scoring.score --run-dir runs/demo --arm traces --scorer base
+
+Every rank has the whole model and reads shards of its own; no two ranks exchange anything but which shards are missing
+at the start. So shards hold the same, whoever writes them, and what a crash leaves is gone on with by any number of
+ranks.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before anything else is imported: `python -m` has put the working directory first
+    from tracestill.data_pipeline.guards.working_directory import leave_working_directory
+
+    leave_working_directory()
+
+import argparse
+import contextlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.channels import ChannelWriter
+from tracestill.data_pipeline.channels.shards import Shard
+from tracestill.data_pipeline.documents.encode import STORES
+from tracestill.data_pipeline.guards.secret import mask
+from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.trainer.engine.engine import World, connect, leave
+from tracestill.trainer.faults.failure import EXIT_FAILED
+from tracestill.trainer.faults.stopping import ends_at_once
+from tracestill.trainer.faults.watchdog import Watchdog
+from tracestill.trainer.lock.run_lock import held
+from tracestill.trainer.metrics.headway import spell
+from tracestill.trainer.ranks.collectives import share_json, together
+from tracestill.trainer.ranks.console import say
+from tracestill.trainer.ranks.join_ranks import is_first, is_owned
+from tracestill.trainer.ranks.rendezvous import NotMet
+from tracestill.trainer.recipe.recipe import MAIN_ARM, imports_of
+from tracestill.trainer.recipe.run_directory import RECIPE, RunDirectory
+from tracestill.trainer.scoring.influence import influence, tokens_to_read
+from tracestill.trainer.scoring.model import open_source
+from tracestill.trainer.scoring.shard import read_shard
+from tracestill.trainer.scoring.summary import counts_of, foreseen, kept_of
+
+WAIT = 0.5  # seconds between two looks for the shards of other ranks
+
+
+def score(run: RunDirectory, arm: str, name: str, world: World, watch: Watchdog) -> int:
+    """One rank's work, once it has met the others. Always 0."""
+    own = run.for_arm(arm)
+    kinds, encode = own.span_kinds(), run.stage(arm, "encode")
+    store = TokenStore(encode / STORES["train"], kinds)
+    channels = own.score[name].written(kinds)
+    config, inputs = run.score_stage(arm, name)
+    started = time.perf_counter()
+    watch.phase("start", 0)
+    first = [ChannelWriter(run.scores(arm)[name], store, channels, config, inputs)] if world.rank == 0 else []
+    missing = share_json([shard.number for shard in first[0].missing()] if first else [])
+    writer = first[0] if first else ChannelWriter(run.scores(arm)[name], store, channels, config, inputs, begin=False)
+    mine = [writer.shards[number] for number in missing[world.rank :: world.ranks]]
+    total = sum(tokens_to_read(store, kinds, channels, writer.shards[number].documents) for number in missing)
+    if mine:
+        watch.phase("load", 0)
+        source, capacity = open_source(run, arm, name, store, channels, world.device, world.dtype)
+        teller = Teller(total, world.ranks, watch, quiet=world.rank != 0)
+        of_tokens = [channel for channel in channels if channel.per == "token"]
+        how: Any = {"capacity": capacity, "tick": teller.pack}
+        for shard in mine:
+            teller.shard = shard
+            watch.phase("measure", shard.number)
+            values = read_shard(source, store, shard.documents, of_tokens, **how) if of_tokens else {}
+            if len(of_tokens) < len(channels):
+                values["influence"] = influence(source, store, shard.documents, kinds, **how)
+            writer.write(shard, {channel.name: kept_of(store, shard, channel, values) for channel in channels})
+    while any(not writer.there(writer.shards[number]) for number in missing):  # longer than a collective would wait
+        watch.phase("finish", len(mine))
+        time.sleep(WAIT)
+    together(lambda: None, "cannot finish")
+    if world.rank == 0:
+        watch.phase("save", len(mine))
+        size = foreseen(store, channels)
+        extra = {"foreseen_bytes": size, "model_seconds": round(time.perf_counter() - started, 3)}
+        writer.finish(counts_of(writer), extra)
+    return 0
+
+
+class Teller:
+    """Keeps the watchdog awake, and says once how long it will take."""
+
+    def __init__(self, total: int, ranks: int, watch: Watchdog, *, quiet: bool) -> None:
+        self.total, self.ranks, self.watch, self.quiet = total, ranks, watch, quiet
+        self.shard = Shard(0, 0, 0)
+        self.begun, self.done, self.packs = time.perf_counter(), 0, 0
+
+    def pack(self, tokens: int) -> None:
+        self.watch.phase("measure", self.shard.number)
+        self.done, self.packs = self.done + tokens, self.packs + 1
+        if self.packs == 2 and not self.quiet:  # the first one warms up
+            seconds = time.perf_counter() - self.begun
+            left = self.total * seconds / self.done / self.ranks
+            say(f"{self.done:,} tokens in {seconds:.1f} s; all {self.total:,} on {self.ranks} rank(s): {spell(left)}")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Score, as one of the ranks. Exit codes as of ``trainer.train``."""
+    parser = argparse.ArgumentParser(description="Score the documents of a run; started by `tracestill score`.")
+    parser.add_argument("--run-dir", type=Path, required=True, help="directory whose stages up to encode have run")
+    parser.add_argument("--arm", default=MAIN_ARM, help="arm of the recipe (default: %(default)s)")
+    parser.add_argument("--scorer", required=True, help="one of the recipe's block score")
+    parser.add_argument("--local_rank", type=int, default=0, help="given by the launcher")
+    arguments = parser.parse_args(words)
+    with contextlib.ExitStack() as until_the_end:
+        try:
+            with ends_at_once():
+                RunDirectory.check(arguments.run_dir)
+                for line in imports_of(arguments.run_dir / RECIPE) if is_first() else ():
+                    say(line)
+                run = RunDirectory.open(arguments.run_dir)
+                own = run.for_arm(arguments.arm)
+                if arguments.scorer not in own.score:
+                    raise InputError(f"--scorer {arguments.scorer}: arm {arguments.arm} has {', '.join(own.score)}")
+                if is_first() and not is_owned():  # ranks that people start have one lock
+                    until_the_end.enter_context(held(run.root, say=lambda text: say(text, err=True)))
+                world = connect(own.train.model_copy(update={"sequence_parallel": 1}))  # each rank reads rows alone
+                watchdog = Watchdog(run.score_folder(arguments.arm, arguments.scorer), own.train.watchdog)
+        except InputError as error:  # the ranks have not met: each may fail for a reason of its own
+            say(f"error: {mask(str(error))}", err=True)
+            return error.exit_code
+        except NotMet as error:
+            say(f"failed: {error}", err=True)
+            return EXIT_FAILED
+        with watchdog as watch:
+            return watch.over(lambda: score(run, arguments.arm, arguments.scorer, world, watch))
+
+
+if __name__ == "__main__":
+    leave(main())
