@@ -95,6 +95,7 @@ setup(
             "tenacity>=9",
             "tensorboard>=2.18",  # to read back what a monitor wrote
             "triton>=3.6",
+            "trl>=1.16,<2",  # whose SFTTrainer takes kernels/loss/trl_trainer.py
             "types-PyYAML",
             "uvicorn>=0.30",
         ],

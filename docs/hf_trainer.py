@@ -54,7 +54,7 @@ def main(steps: int = 60) -> torch.Tensor:
         trainer.train()
     statistics = loss.take_statistics()
     assert statistics is not None
-    for name, (_, _, count, nll, correct, _) in zip(("question", "trace", "answer"), statistics, strict=True):
+    for name, (_, _, count, nll, correct, *_) in zip(("question", "trace", "answer"), statistics, strict=True):
         print(f"{name:<9} tokens {int(count):>6}  mean nll {float(nll / count.clamp(min=1)):.3f}  right {int(correct)}")
     return statistics
 

@@ -46,10 +46,14 @@ def check_call(
     if teacher.ids.dim() != 2 or len(teacher.ids) != rows or teacher.ids.shape != teacher.log_probs.shape:
         shapes = f"{tuple(teacher.ids.shape)}, {tuple(teacher.log_probs.shape)}"
         raise ValueError(f"teacher.ids and teacher.log_probs must both have shape ({rows}, k), not {shapes}")
-    if teacher.ids.dtype != torch.int64:
-        raise ValueError(f"teacher.ids must be torch.int64, not {teacher.ids.dtype}")
-    if teacher.weights.shape != (num_kinds,):
-        raise ValueError(f"teacher.weights must have shape ({num_kinds},), not {tuple(teacher.weights.shape)}")
+    if teacher.ids.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"teacher.ids must be torch.int32 or torch.int64, not {teacher.ids.dtype}")
+    if not teacher.log_probs.is_floating_point():
+        raise ValueError(f"teacher.log_probs must be of a floating type, not {teacher.log_probs.dtype}")
+    if teacher.weights.shape != (rows,) or teacher.weights.dtype != torch.float32:
+        found = f"{teacher.weights.dtype} {tuple(teacher.weights.shape)}"
+        raise ValueError(f"teacher.weights must be torch.float32 ({rows},), not {found}")
+    check_scale(teacher.scale, num_kinds, "teacher.scale")
 
 
 def check_kinds(dynamic_kinds: Tensor | None, num_kinds: int) -> None:
@@ -59,16 +63,21 @@ def check_kinds(dynamic_kinds: Tensor | None, num_kinds: int) -> None:
         raise ValueError(f"dynamic_kinds must be torch.bool ({num_kinds},), not {found}")
 
 
-def check_scale(scale: float | Tensor, num_kinds: int) -> None:
+def check_scale(scale: float | Tensor, num_kinds: int, name: str = "scale") -> None:
     """Whether `scale` is one number, or one a kind."""
     if isinstance(scale, Tensor) and scale.shape not in ((), (num_kinds,)):
-        raise ValueError(f"scale must be one number or have shape ({num_kinds},), not {tuple(scale.shape)}")
+        raise ValueError(f"{name} must be one number or have shape ({num_kinds},), not {tuple(scale.shape)}")
 
 
-def check_ranges(targets: Tensor, kinds: Tensor, vocabulary: int, num_kinds: int) -> None:
-    """On a CPU only. On a GPU a weighted target out of range makes the loss NaN, so that no step is taken."""
+def check_ranges(
+    targets: Tensor, kinds: Tensor, vocabulary: int, num_kinds: int, teacher: TeacherTopK | None = None
+) -> None:
+    """On a CPU only. On a GPU a weighted target out of range, or a token of a teacher's, makes the loss NaN, so that
+    no step is taken."""
     if len(targets) and not 0 <= int(targets.amin()) <= int(targets.amax()) < vocabulary:
         found = f"{int(targets.amin())}..{int(targets.amax())}"
         raise ValueError(f"targets of weighted rows must lie in [0, {vocabulary}), not {found}")
     if len(kinds) and int(kinds.amax()) >= num_kinds:
         raise ValueError(f"kinds must lie below num_kinds = {num_kinds}, not {int(kinds.amax())}")
+    if teacher is not None and teacher.ids.numel() and int(teacher.ids.amax()) >= vocabulary:
+        raise ValueError(f"teacher.ids must lie below the {vocabulary} tokens, not {int(teacher.ids.amax())}")

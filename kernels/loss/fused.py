@@ -5,14 +5,14 @@ For a row i with hidden state x_i, target t_i and weight w_i, and the head's mat
     y_i   = W x_i (+ bias)                   z_i = softcap * tanh(logit_scale * y_i / softcap)
     p_i   = softmax(z_i)                     nll_i = -log p_i[t_i],  lse_i = log sum exp z_i
     l_i   = nll_i + label_smoothing * (z_i[t_i] - mean z_i) + z_loss * lse_i^2
-    loss  = sum_i c_i * (w_i * f_i * l_i + v_i * D_i),  c_i = scale, or scale[kind_i]
+    loss  = sum_i (c_i * w_i * f_i * l_i + d_i * v_i * D_i),  c_i = scale, or scale[kind_i]
     f_i   = dynamic(nll_i, p_i[t_i], entropy_i), held constant, or 1 where `dynamic_kinds` leaves out i's kind
-    D_i: teacher term, see `TeacherTopK`
+    D_i: the teacher's term, v_i its weight and d_i its scale, see `TeacherTopK`
 
 and the gradient of l_i with respect to z_i is (1 + 2 z_loss lse_i) p_i - (1 - label_smoothing) onehot(t_i)
 - label_smoothing / V.
 
-Rows without weight are skipped before the first product: their gradient is exactly zero, whatever their hidden
+Rows without any weight are skipped before the first product: their gradient is exactly zero, whatever their hidden
 state holds, and they cost nothing. The other rows go through in chunks, so that logits of more than one chunk
 never exist. The gradient is computed in the forward pass, while a chunk's logits are at hand: three matrix
 products in all, none in backward. On a GPU one Triton pass over a chunk's logits does the rest, in place. Backward
@@ -23,7 +23,7 @@ Sums run over fixed shapes and without atomics: equal inputs give equal bits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -87,13 +87,13 @@ def linear_cross_entropy(
             2 GiB on a GPU, 4096 on a CPU.
         dynamic: factor of the weights: `PowerOfP`, `Focal`, `Excess` or a function as described in
             `options.py`. A function is called with the rows of one chunk at a time.
-        teacher: adds the divergence from a teacher's top-k distribution, with a weight of its own by kind.
+        teacher: adds the divergence from a teacher's top-k distribution, with weights and a scale of its own.
         backend: "auto" takes Triton on a GPU and plain PyTorch elsewhere; "triton" or "reference" forces one.
 
     Returns:
         loss: scalar, fp32 (fp64 for fp64 inputs), attached to the graph also when no row has weight.
-        statistics: (num_kinds, 6) fp32, detached; columns as in `Statistic`. What `label_smoothing`, `z_loss` and a
-            teacher add to the loss is in none of them.
+        statistics: (num_kinds, len(Statistic)) fp32, detached; columns as in `Statistic`. What `label_smoothing` and
+            `z_loss` add to the loss is in none of them.
 
     Raises:
         ValueError: for shapes, types or options that do not fit; on a CPU also for negative or non-finite weights
@@ -109,17 +109,17 @@ def linear_cross_entropy(
     check_scale(scale, num_kinds)
     if isinstance(dynamic, Excess) and reference_nll is None:
         raise ValueError("dynamic=Excess needs reference_nll")
-    reverse = teacher is not None and teacher.reverse
     options = RowOptions(
-        float(logit_scale), softcap, label_smoothing, z_loss, None if bias is None else bias.detach(), dynamic, reverse
+        float(logit_scale), softcap, label_smoothing, z_loss, None if bias is None else bias.detach(), dynamic
     )
-    teacher_weights = None if teacher is None else teacher.weights.to(torch.float32)[kinds.long()]
+    teacher_weights = None
     if not weights.is_cuda:
-        check_ranges(targets[weights != 0], kinds, len(weight), num_kinds)
-    if isinstance(scale, Tensor) and scale.dim():
-        by_row = scale.detach().to(device=hidden.device, dtype=torch.float32)[kinds.long()]
-        weights, scale = weights * by_row, 1.0
-        teacher_weights = None if teacher_weights is None else teacher_weights * by_row
+        check_ranges(targets[weights != 0], kinds, len(weight), num_kinds, teacher)
+    if teacher is not None:
+        options = replace(options, divergence=teacher.divergence, beta=teacher.beta)
+        teacher_weights = teacher.weights * _by_row(teacher.scale, kinds)
+    if teacher is not None or (isinstance(scale, Tensor) and scale.dim()):
+        weights, scale = weights * _by_row(scale, kinds), 1.0
     weighted = weights if teacher_weights is None else weights + teacher_weights
     if not weights.is_cuda:
         check_weights(weights)
@@ -135,7 +135,7 @@ def linear_cross_entropy(
             None if teacher is None else teacher.ids,
             None if teacher is None else teacher.log_probs.detach(),
             None if teacher_weights is None else teacher_weights.detach(),
-            None if dynamic is None or dynamic_kinds is None else dynamic_kinds[kinds.long()],
+            _multiplied(weights, kinds, dynamic, dynamic_kinds, teacher),
         ),
         active=active,
         chunk_rows=chunk_rows,
@@ -147,6 +147,23 @@ def linear_cross_entropy(
     return loss, statistics
 
 
+def _multiplied(
+    weights: Tensor,
+    kinds: Tensor,
+    dynamic: Multiplier | None,
+    dynamic_kinds: Tensor | None,
+    teacher: TeacherTopK | None,
+) -> Tensor | None:
+    """(N,) bool: rows that `dynamic` multiplies, and sees; None: all."""
+    if dynamic is None:
+        return None
+    found = None if dynamic_kinds is None else dynamic_kinds[kinds.long()]
+    if teacher is None:
+        return found
+    own = weights != 0  # a row that only the teacher weighs has no target
+    return own if found is None else own & found
+
+
 @dataclass(frozen=True)
 class _Sums:
     """How the rows of a call are summed up."""
@@ -155,6 +172,14 @@ class _Sums:
     num_kinds: int
     scale: Tensor  # 0-dim fp32
     gradient: bool
+
+
+def _by_row(scale: float | Tensor, kinds: Tensor) -> float | Tensor:
+    """What to multiply (N,) weights by: a number, or a tensor on their device."""
+    if not isinstance(scale, Tensor):
+        return scale
+    scale = scale.detach().to(device=kinds.device, dtype=torch.float32)
+    return scale[kinds.long()] if scale.dim() else scale
 
 
 def _on_device(scale: float | Tensor, device: torch.device) -> Tensor:
@@ -172,7 +197,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         needs = [sums.gradient and need for need in ctx.needs_input_grad[:3]]
         found = run_chunks(hidden, weight, bias, call, needs)
         loss, statistics = _sum_up(found, call.active, sums)
-        factor = sums.scale.to(found.weights.dtype) * _poison(found.weights) * found.norm  # missing from the gradients
+        factor = sums.scale.to(found.weights.dtype) * _poison(found) * found.norm  # missing from the gradients
         ctx.save_for_backward(factor, call.active, *found.grads)
         ctx.rows, ctx.types = len(hidden), [None if t is None else t.dtype for t in (hidden, weight, bias)]
         ctx.mark_non_differentiable(statistics)
@@ -203,23 +228,26 @@ def _scaled(grad: Tensor, factor: Tensor, kind: torch.dtype) -> Tensor:
     return grad * factor if keeps_graph() else grad.mul_(factor)
 
 
-def _poison(w: Tensor) -> Tensor:
+def _poison(found: Found) -> Tensor:
     """1, or NaN if a weight is negative or not finite. For GPUs: on a CPU such weights never come here."""
-    return torch.where((torch.isfinite(w) & (w >= 0)).all(), 1.0, torch.nan)
+    w, v = found.weights, found.rows.teacher_weights
+    good = torch.isfinite(w) & (w >= 0)
+    if v is not None:
+        good &= torch.isfinite(v) & (v >= 0)
+    return torch.where(good.all(), 1.0, torch.nan)
 
 
 def _sum_up(found: Found, active: Tensor, sums: _Sums) -> tuple[Tensor, Tensor]:
-    """Loss (fp64) and statistics (num_kinds, 6). Masked, not multiplied: an infinite nll stays with its own kind."""
+    """Loss (fp64) and statistics (num_kinds, len(Statistic)). Masked, not multiplied: an infinite nll stays with its
+    own kind."""
     w, seen, scale = found.weights, found.seen, sums.scale.double()
     zero = torch.zeros((), dtype=torch.float64, device=w.device)
     counted = w != 0
     effective = w.double() * seen.factor
     weighted_nll = effective * seen.nll
     loss = torch.where(counted, weighted_nll + effective * seen.extra, zero).sum()
-    if found.rows.teacher_weights is not None:
-        loss = loss + (found.rows.teacher_weights.double() * seen.divergence).sum() * found.norm
     kinds = sums.kinds if len(sums.kinds) == len(w) else sums.kinds.index_select(0, active)
-    member = (kinds.unsqueeze(0) == torch.arange(sums.num_kinds, device=w.device).unsqueeze(1)) & counted  # (K, M)
+    of_kind = kinds.unsqueeze(0) == torch.arange(sums.num_kinds, device=w.device).unsqueeze(1)  # (K, M)
     columns = {
         Statistic.WEIGHT: w.double() * scale,
         Statistic.WEIGHTED_NLL: weighted_nll * scale,
@@ -228,5 +256,20 @@ def _sum_up(found: Found, active: Tensor, sums: _Sums) -> tuple[Tensor, Tensor]:
         Statistic.CORRECT: seen.correct,
         Statistic.ENTROPY: seen.entropy,
     }
-    statistics = torch.stack([torch.where(member, columns[of].double(), zero).sum(1) for of in Statistic], 1)
-    return loss * scale * _poison(w), statistics.float()
+    member = of_kind & counted
+    sums_of = {of: torch.where(member, column.double(), zero).sum(1) for of, column in columns.items()}
+    if found.rows.teacher_weights is not None:
+        v = found.rows.teacher_weights.double() * found.norm
+        taught = v != 0
+        weighted_divergence = torch.where(taught, v * seen.divergence, zero)
+        loss, member = loss + weighted_divergence.sum(), of_kind & taught
+        columns = {
+            Statistic.TEACHER_WEIGHT: v * scale,
+            Statistic.WEIGHTED_DIVERGENCE: weighted_divergence * scale,
+            Statistic.TEACHER_COUNT: torch.ones_like(v),
+            Statistic.DIVERGENCE: seen.divergence,
+        }
+        sums_of |= {of: torch.where(member, column.double(), zero).sum(1) for of, column in columns.items()}
+    nothing = zero.expand(sums.num_kinds)
+    statistics = torch.stack([sums_of.get(of, nothing) for of in Statistic], 1)
+    return loss * scale * _poison(found), statistics.float()

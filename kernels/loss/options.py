@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -26,15 +26,23 @@ TAIL_FLOOR = 1e-6
 """Least probability that either model's tail counts with, in the teacher term."""
 
 
+Divergence = Literal["forward", "reverse", "jsd"]
+
+
 class Statistic(IntEnum):
-    """Columns of the statistics of `linear_cross_entropy`, each summed over the weighted rows of a kind."""
+    """Columns of the statistics of `linear_cross_entropy`, each summed over the weighted rows of a kind; the last four
+    over the rows of non-zero teacher weight."""
 
     WEIGHT = 0  # w * c, of which the loss consists: what it would be if every target cost one nat
-    WEIGHTED_NLL = 1  # w * c * f * nll: summed over kinds it is the loss
+    WEIGHTED_NLL = 1  # w * c * f * nll: summed over kinds, and with WEIGHTED_DIVERGENCE, it is the loss
     COUNT = 2  # rows
     NLL = 3  # nats
     CORRECT = 4  # rows of which no logit is larger than the target's
     ENTROPY = 5  # nats
+    TEACHER_WEIGHT = 6  # v * d, of which the teacher's term consists
+    WEIGHTED_DIVERGENCE = 7  # v * d * D
+    TEACHER_COUNT = 8  # rows
+    DIVERGENCE = 9  # D, nats
 
 
 @dataclass(frozen=True)
@@ -77,15 +85,33 @@ class TeacherTopK:
     """The teacher's k largest log-probabilities of every row, and how much to follow them.
 
     With q the teacher's and p the student's probability of the k tokens, and each model's remaining mass taken as
-    one more outcome (the tail, at least TAIL_FLOOR), a row's term is the divergence of two distributions over k + 1
-    outcomes: KL(q || p), or KL(p || q) with `reverse`. Unlike a sum over the k tokens alone it is never negative and
-    is least where student and teacher agree.
+    one more outcome (the tail, at least TAIL_FLOOR), a row's term is a divergence D of two distributions over k + 1
+    outcomes:
+
+        forward   KL(q || p)
+        reverse   KL(p || q)
+        jsd       beta KL(q || m) + (1 - beta) KL(p || m),  m = beta q + (1 - beta) p     (GKD, arXiv 2306.13649)
+
+    Unlike a sum over the k tokens alone it is never negative and is least where student and teacher agree. Both
+    distributions are those at temperature 1: what a tail would hold at another one, its one number does not say.
+    A row without any entry has D = 0 and no gradient; give it no weight, which saves its products.
+
+    Ids and log-probabilities are read as they are: 32 and 16 bits are enough.
     """
 
-    ids: Tensor  # (N, k) int64 in [0, V), distinct within a row
-    log_probs: Tensor  # (N, k) natural logarithms; -inf: no entry, for rows of fewer than k
-    weights: Tensor  # (num_kinds,) fp32, finite and >= 0: weight of the term by kind, independent of `weights`
-    reverse: bool = False
+    ids: Tensor  # (N, k) int32 or int64 in [0, V), distinct within a row; -1: no entry, for rows of fewer than k
+    log_probs: Tensor  # (N, k) natural logarithms, of any floating type; -inf or NaN: no entry
+    weights: Tensor  # (N,) fp32, finite and >= 0: v, the term's weight, independent of the label's
+    scale: float | Tensor = 1.0  # d, as the call's `scale` is c: a number, 0-dim, or (num_kinds,)
+    divergence: Divergence = "forward"
+    beta: float = 0.5  # jsd's, in (0, 1)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a divergence that there is not."""
+        if self.divergence not in get_args(Divergence):
+            raise ValueError(f"divergence must be one of {get_args(Divergence)}, not {self.divergence!r}")
+        if not 0 < self.beta < 1:
+            raise ValueError(f"beta must lie in (0, 1), not {self.beta}; its ends are forward and reverse")
 
 
 @dataclass(frozen=True)
@@ -98,7 +124,8 @@ class RowOptions:
     z_loss: float = 0.0
     bias: Tensor | None = None  # (V,)
     dynamic: Multiplier | None = None
-    reverse: bool = False
+    divergence: Divergence = "forward"
+    beta: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning.  Raises ValueError."""
@@ -116,7 +143,7 @@ class Rows(NamedTuple):
     targets: Tensor  # (C,) int64
     weights: Tensor  # (C,) divided by a power of two, so that the largest is about 1
     reference_nll: Tensor | None  # (C,)
-    teacher_ids: Tensor | None  # (C, k) int64
+    teacher_ids: Tensor | None  # (C, k) int32 or int64
     teacher_log_probs: Tensor | None  # (C, k)
     teacher_weights: Tensor | None  # (C,) divided like `weights`
     multiplied: Tensor | None = None  # (C,) bool: rows that `dynamic` multiplies; None: all

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tracestill.kernels.loss.options import TAIL_FLOOR, RowOptions, Rows, Seen, multiplier
+from tracestill.kernels.loss.options import TAIL_FLOOR, Divergence, RowOptions, Rows, Seen, multiplier
 
 ENTROPY_BLOCK = 1 << 20
 """Elements of the scratch with which entropies are summed: 4 MiB in fp32, small beside any chunk."""
@@ -54,7 +54,13 @@ def chunk_pass(
     mean = logits.mean(1) if options.label_smoothing else None
     plain = options.bias is None and not (options.softcap or options.label_smoothing or options.z_loss)
     short_cut = short_cut and plain and rows.teacher_ids is None and bool(top.abs().amax() <= SHORT_CUT_LIMIT)
-    at_teacher = None if rows.teacher_ids is None else logits.gather(1, rows.teacher_ids)
+    listed = ids = at_teacher = None
+    if rows.teacher_ids is not None:
+        assert rows.teacher_log_probs is not None
+        assert rows.teacher_weights is not None
+        listed = torch.isfinite(rows.teacher_log_probs) & (rows.teacher_ids >= 0) & (rows.teacher_weights != 0)[:, None]
+        ids = rows.teacher_ids.long().masked_fill_(~listed, 0)  # a copy of one chunk's
+        at_teacher = logits.gather(1, ids)
 
     # The largest probability is 1 / sum exp(z - max) >= 1 / V: its logarithm is exact where that of the target's may
     # underflow. One softmax and one more maximum cost half of log_softmax and exp.
@@ -82,12 +88,12 @@ def chunk_pass(
     weight = rows.weights * seen.factor
     share = weight * (1 + 2 * options.z_loss * lse) if options.z_loss else weight  # coefficient of p
     sparse = None
-    if rows.teacher_ids is not None:
-        assert at_teacher is not None
+    if at_teacher is not None:
+        assert listed is not None
         assert rows.teacher_log_probs is not None
         assert rows.teacher_weights is not None
-        log_p = at_teacher - lse.unsqueeze(1)
-        divergence, tail, sparse = teacher_term(log_p, rows.teacher_log_probs.to(p.dtype), options.reverse)
+        log_p, log_q = at_teacher - lse.unsqueeze(1), rows.teacher_log_probs.to(p.dtype)
+        divergence, tail, sparse = teacher_term(log_p, log_q, listed, options.divergence, options.beta)
         seen.divergence.copy_(divergence)
         share = share + rows.teacher_weights * tail
         sparse = sparse * rows.teacher_weights.unsqueeze(1)
@@ -101,8 +107,8 @@ def chunk_pass(
             p.sub_((weight * (options.label_smoothing / p.shape[1])).unsqueeze(1))
         p.scatter_add_(1, column, (weight * (options.label_smoothing - 1)).unsqueeze(1))
     if sparse is not None:
-        assert rows.teacher_ids is not None
-        p.scatter_add_(1, rows.teacher_ids, sparse)
+        assert ids is not None
+        p.scatter_add_(1, ids, sparse)
     if slope is not None:
         p.mul_(slope)
     if options.logit_scale != 1.0:
@@ -112,30 +118,41 @@ def chunk_pass(
 
 def teacher_term(
     log_p: Tensor,  # (C, k) the student's
-    log_q: Tensor,  # (C, k) the teacher's; -inf: no entry
-    reverse: bool,
+    log_q: Tensor,  # (C, k) the teacher's
+    listed: Tensor,  # (C, k) bool: where there is an entry
+    divergence: Divergence,
+    beta: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Divergence (C,), its gradient's coefficient of p (C,), and what the k logits' gradients have beyond that (C, k).
+    """Divergence D (C,), its gradient's coefficient of p (C,), and what the k logits' gradients have beyond it (C, k).
 
     With P, Q the sums of p, q over the k tokens and t = 1 - P, r = 1 - Q the tails, the gradient of a logit j is
-        KL(q || p):  (Q + r) p_j - q_j        for one of the k, and p_j (Q + r - r / t) in the tail
-        KL(p || q):  p_j (log(p_j / q_j) - D) for one of the k, and p_j (log(t / r) - D) in the tail.
+        forward  (Q + r) p_j - q_j        for one of the k, and p_j (Q + r - r / t) in the tail
+        reverse  p_j (log(p_j / q_j) - D) for one of the k, and p_j (log(t / r) - D) in the tail
+        jsd      (1 - beta) p_j (log(p_j / m_j) - E), and (1 - beta) p_j (log(t / s) - E) in the tail, with
+                 s = beta r + (1 - beta) t and E = KL(p || m).
     """
-    listed = torch.isfinite(log_q)
     q = torch.where(listed, log_q.exp(), 0.0)
     p = torch.where(listed, log_p.exp(), 0.0)
     t = (1 - p.sum(1)).clamp_(min=TAIL_FLOOR)
     r = (1 - q.sum(1)).clamp_(min=TAIL_FLOOR)
     ratio = torch.where(listed & (p > 0), log_p - log_q, 0.0)  # log(p / q)
     tail_ratio = (t / r).log()
-    if reverse:
-        divergence = (p * ratio).sum(1) + t * tail_ratio
-        tail = tail_ratio - divergence
-        return divergence, tail, p * (ratio - tail_ratio.unsqueeze(1))
+    if divergence == "reverse":
+        found = (p * ratio).sum(1) + t * tail_ratio
+        return found, tail_ratio - found, p * (ratio - tail_ratio.unsqueeze(1))
+    if divergence == "jsd":
+        log_m = (beta * q + (1 - beta) * p).log()
+        tail_m = (beta * r + (1 - beta) * t).log()
+        ratio = torch.where(listed & (p > 0), log_p - log_m, 0.0)  # log(p / m)
+        surprise = torch.where(listed & (q > 0), log_q - log_m, 0.0)
+        tail_ratio = t.log() - tail_m
+        of_p = (p * ratio).sum(1) + t * tail_ratio
+        of_q = (q * surprise).sum(1) + r * (r.log() - tail_m)
+        sparse = (1 - beta) * p * (ratio - tail_ratio.unsqueeze(1))
+        return beta * of_q + (1 - beta) * of_p, (1 - beta) * (tail_ratio - of_p), sparse
     surprise = torch.where(listed & (q > 0), log_q - log_p, 0.0)
-    divergence = (q * surprise).sum(1) - r * tail_ratio
-    tail = q.sum(1) + r - r / t
-    return divergence, tail, p * (r / t).unsqueeze(1) - q
+    found = (q * surprise).sum(1) - r * tail_ratio
+    return found, q.sum(1) + r - r / t, p * (r / t).unsqueeze(1) - q
 
 
 def entropies(p: Tensor, *, out: Tensor) -> None:

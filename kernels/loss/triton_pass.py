@@ -23,7 +23,6 @@ import triton.language as tl
 from torch import Tensor
 
 from tracestill.kernels.loss.options import (
-    TAIL_FLOOR,
     Excess,
     Focal,
     Multiplier,
@@ -33,6 +32,7 @@ from tracestill.kernels.loss.options import (
     Seen,
     multiplier,
 )
+from tracestill.kernels.loss.triton_teacher import FORMS, teacher_term
 
 NONE, POWER, FOCAL = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)  # forms of `dynamic`
 EXCESS, GIVEN = tl.constexpr(3), tl.constexpr(4)
@@ -103,8 +103,8 @@ def chunk_kernel(
     weights,  # (C,) fp32
     bias,  # (V,); unread unless HAS_BIAS
     reference_nll,  # (C,); unread unless DYNAMIC is EXCESS
-    teacher_ids,  # (C, K) int64; this and the next two unread unless K
-    teacher_log_probs,  # (C, K)
+    teacher_ids,  # (C, K) int32 or int64; this and the next two unread unless K
+    teacher_log_probs,  # (C, K) of any floating type
     teacher_weights,  # (C,) fp32
     multiplied,  # (C,) uint8; unread unless BY_KIND
     nll_out,  # (C,) fp32, like the next five
@@ -121,7 +121,6 @@ def chunk_kernel(
     label_smoothing,
     z_loss,
     parameter,  # of the multiplier: exponent, gamma or threshold
-    tail_floor,
     GRADIENT: tl.constexpr,
     DYNAMIC: tl.constexpr,
     BY_KIND: tl.constexpr,
@@ -132,7 +131,8 @@ def chunk_kernel(
     HAS_Z_LOSS: tl.constexpr,
     K: tl.constexpr,  # entries of the teacher a row, 0: no teacher
     K_BLOCK: tl.constexpr,  # power of two >= K
-    REVERSE: tl.constexpr,
+    DIVERGENCE: tl.constexpr,  # unread unless K, like the next
+    BETA: tl.constexpr,  # a constant, since registers are scarce
     TOP: tl.constexpr,
     TAIL: tl.constexpr,  # whether rows are longer than V
     LANES: tl.constexpr,
@@ -233,10 +233,12 @@ def chunk_kernel(
     divergence = 0.0
     if K > 0:
         k = tl.arange(0, K_BLOCK)
-        id_k = tl.load(teacher_ids + row * K + k, mask=k < K, other=0)
+        v = tl.load(teacher_weights + row)
+        id_k = tl.load(teacher_ids + row * K + k, mask=k < K, other=-1).to(tl.int64)
         log_q = tl.load(teacher_log_probs + row * K + k, mask=k < K, other=float("-inf")).to(tl.float32)
-        listed = log_q > float("-inf")
-        known_k = (id_k >= 0) & (id_k < vocabulary)
+        log_q = tl.where(v != 0.0, log_q, float("-inf"))
+        listed = (log_q > float("-inf")) & (id_k >= 0)
+        known_k = id_k < vocabulary
         z_k = tl.load(start + id_k, mask=listed & known_k, other=float("nan")).to(tl.float32)
         b_k = 0.0
         if HAS_BIAS:
@@ -246,20 +248,9 @@ def chunk_kernel(
         p_k = tl.where(listed, tl.exp2(d_k) / s, 0.0)
         q_k = tl.where(listed, tl.exp(log_q), 0.0)
         log_p = (d_k - log_s) * LN2
-        tail_p = tl.maximum(1.0 - tl.sum(p_k), tail_floor)
-        tail_q = tl.maximum(1.0 - tl.sum(q_k), tail_floor)
-        tail_ratio = tl.log(tail_p / tail_q)
-        v = tl.load(teacher_weights + row)
-        if REVERSE:
-            ratio = tl.where(listed & (p_k > 0.0), log_p - log_q, 0.0)
-            divergence = tl.sum(p_k * ratio) + tail_p * tail_ratio
-            share += v * (tail_ratio - divergence)
-            sparse = v * (p_k * (ratio - tail_ratio))
-        else:
-            surprise = tl.where(listed & (q_k > 0.0), log_q - log_p, 0.0)
-            divergence = tl.sum(q_k * surprise) - tail_q * tail_ratio
-            share += v * (tl.sum(q_k) + tail_q - tail_q / tail_p)
-            sparse = v * (p_k * (tail_q / tail_p) - q_k)
+        divergence, tail, sparse = teacher_term(p_k, log_p, q_k, log_q, DIVERGENCE, BETA)
+        share += v * tail
+        sparse = v * sparse
     tl.store(divergence_out + row, divergence)
 
     if GRADIENT:
@@ -374,7 +365,6 @@ def _launch(
         options.label_smoothing,
         options.z_loss,
         parameter,
-        TAIL_FLOOR,
         GRADIENT=gradient,
         DYNAMIC=form,
         BY_KIND=rows.multiplied is not None,
@@ -385,7 +375,8 @@ def _launch(
         HAS_Z_LOSS=options.z_loss > 0,
         K=k,
         K_BLOCK=triton.next_power_of_2(max(k, 1)),
-        REVERSE=options.reverse,
+        DIVERGENCE=FORMS[options.divergence],
+        BETA=options.beta,
         TOP=seen.top is not None,
         TAIL=vocabulary != logits.stride(0),
         LANES=lanes,

@@ -153,7 +153,11 @@ class Student:
         """FLOPs and tokens of a pack."""
         lengths = self.store.lengths[documents]
         tokens = int(lengths.sum())
-        weighted = TargetWeights(self.store, self.weighting).of_pack(documents, 0).counted.weighted
+        weights, distil = TargetWeights(self.store, self.weighting), self.recipe.distil
+        table = weights.table(0)
+        if distil is not None and (mix := distil.mix_at(0)):  # the head looks at rows of either weight
+            table = table * (mix < 1) + distil.table(self.recipe.span_kinds(), 0)
+        weighted = weights.of_pack(documents, 0, table).counted.weighted
         padding = row_length(tokens) - tokens
         padded = (self.cost.linear + (self.cost.again if recompute else 0)) * padding
         return self.cost.of(lengths, recompute=recompute) + padded + self.cost.head * weighted, tokens
@@ -174,6 +178,7 @@ class Student:
             optimizer=train.optimizer.use,
             host_optimizer=train.offload.optimizer != "none",
             host_parameters=train.offload.parameters != "none",
+            entries=0 if self.recipe.distil is None else self.recipe.score[self.recipe.distil.scorer].k,
         )
         return memory.estimate(self.decoder, setting)["peak"] / 2**30
 

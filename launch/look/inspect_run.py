@@ -31,10 +31,11 @@ from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.launch.look.inspect_cut import before_lines, cut_again, said
 from tracestill.launch.look.inspect_scores import channels_shown, steps_lines, token_lines
 from tracestill.launch.look.inspect_text import find_records, text_lines, why_absent
-from tracestill.trainer.preview.table import STYLES, kinds_table, show_notes
+from tracestill.trainer.preview.table import STYLES, show_notes, show_tables
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory, open_channels
 from tracestill.trainer.weighting import TargetWeights, Weighting, channels_of, make_weighting, own_module
+from tracestill.trainer.weighting.by_teacher import TeacherWeighting
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
         if (of_record := float(store.weights[document])) != 1:
             title += f", record weight {of_record:g}"
         console.print(Text(one_line(title), "bold"), soft_wrap=True)
-        console.print(legend(names, weights, styles))
+        taught = of_teacher(run, arm, store, document, step) if split == "train" else None
+        console.print(legend(names, weights, styles, taught))
         if unknown:
             console.print(Text(unknown, "dim"), soft_wrap=True)
         if shown.text:
@@ -127,7 +129,7 @@ def inspect_run(run: RunDirectory, arm: str, shown: Shown, console: Console) -> 
     preview = run.stage(arm, "train") / "preview.json"
     if preview.exists() and shown.epoch == 0:
         found = json.loads(preview.read_text(encoding="utf-8"))
-        console.print(kinds_table(found, styles))
+        show_tables(found, styles, console)
         show_notes(found, console)
     elif weighting is not None and weighting.scores:
         show_notes({"effects": weighting.effects()}, console)
@@ -171,6 +173,17 @@ def why_unknown(recipe: Recipe, weighting: Weighting | None, split: str) -> str:
     return "" if weighting.scores else f"weights follow {', '.join(read)}: run `tracestill score` first"
 
 
+def of_teacher(run: RunDirectory, arm: str, store: TokenStore, document: int, step: int) -> np.ndarray | None:
+    """(n,) weights of a document's tokens in the teacher's term at a step; None: there is none, or its scorer has not
+    run."""
+    recipe = run.recipe.for_arm(arm)
+    if recipe.distil is None or read_manifest(run.scores(arm)[recipe.distil.scorer]) is None:
+        return None
+    channels = open_channels(run, arm, store, run.scores_read(arm))[recipe.distil.scorer]
+    weighting = TeacherWeighting(recipe.distil, recipe.span_kinds(), channels)
+    return TargetWeights(store, weighting).of_document(document, step)
+
+
 def first_step(plan: Mapping[str, Any] | None, epoch: int) -> int:
     """The number of an epoch's first step. Raises InputError for an epoch that is not planned."""
     if epoch == 0:
@@ -192,10 +205,12 @@ def record_of(name: str) -> str:
     return name.partition("#")[0]
 
 
-def legend(names: list[str], weights: np.ndarray, styles: dict[str, str]) -> Table:
-    """Kinds of the document: how many targets, their weight in the loss, and share of the document's weight."""
+def legend(names: list[str], weights: np.ndarray, styles: dict[str, str], taught: np.ndarray | None = None) -> Table:
+    """Kinds of the document: how many targets, their weight in the loss, and share of the document's weight; with
+    ``taught`` that of the teacher's term, and how many targets have an entry of its channel."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("kind", "targets", "weight", "share of weight"):
+    more = () if taught is None else ("teacher's weight", "its targets")
+    for heading in ("kind", "targets", "weight", "share of weight", *more):
         table.add_column(heading, justify="left" if heading == "kind" else "right", header_style="dim")
     total = float(weights.sum())
     for name in dict.fromkeys(names):
@@ -204,7 +219,11 @@ def legend(names: list[str], weights: np.ndarray, styles: dict[str, str]) -> Tab
         known = not np.isnan(own).any()
         values = "/".join(f"{value:g}" for value in sorted({float(value) for value in own}) if known) or "-"
         share = f"{own.sum() / total:.1%}" if known and total else "-"
-        table.add_row(Text(name, styles[name]), f"{len(chosen):,}", values, share)
+        cells = [f"{len(chosen):,}", values, share]
+        if taught is not None:
+            there = taught[chosen][taught[chosen] > 0]
+            cells += ["/".join(f"{value:g}" for value in np.unique(there)) or "-", f"{len(there):,}"]
+        table.add_row(Text(name, styles[name]), *cells)
     return table
 
 

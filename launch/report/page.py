@@ -90,6 +90,12 @@ def curves(found: Found) -> str:
 
         title = f"loss of {kind}{without_weight(kind, trained)}"
         charts += each(title, same, series(loss), series(loss, "held_out"))
+    for kind in kinds:
+
+        def divergence(point: Found, kind: str = kind) -> float | None:
+            return point["kinds"].get(kind, {}).get("divergence")
+
+        charts += each(f"divergence of {kind} from the teacher", same, series(divergence))
     accuracy = series(lambda point: point["accuracy"], "answers")
     charts.append(lines(accuracy, title="held-out questions answered right, share", log=False))
     charts += each("norm of the gradient", weighted, series(lambda point: point.get("grad_norm")))
@@ -132,7 +138,11 @@ def without_weight(kind: str, trained: Found) -> str:
 def shares(arm: str, curve: Sequence[Found], kinds: Sequence[str]) -> str:
     """Share of the loss by kind over steps, in the kinds' colours; empty for a log that does not hold it."""
     series = {
-        kind: [(p["step"], share) for p in curve if (share := p["kinds"].get(kind, {}).get("share")) is not None]
+        kind: [
+            (p["step"], share + p["kinds"][kind].get("teacher_share", 0.0))
+            for p in curve
+            if (share := p["kinds"].get(kind, {}).get("share")) is not None
+        ]
         for kind in kinds
     }
     series = {kind: points for kind, points in series.items() if any(share for _, share in points)}

@@ -196,7 +196,11 @@ def gather_training(directory: Path, manifest: dict[str, Any] | None) -> dict[st
 
 def losses(kinds: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
     """Of each kind's figures those that a curve shows."""
-    return {kind: {key: row.get(key) for key in ("loss", "accuracy", "share", "weight")} for kind, row in kinds.items()}
+    of_label, of_teacher = ("loss", "accuracy", "share", "weight"), ("divergence", "teacher_weight", "teacher_share")
+    return {
+        kind: {key: row.get(key) for key in of_label} | {key: row[key] for key in of_teacher if key in row}
+        for kind, row in kinds.items()
+    }
 
 
 def thin(lines: list[Any], limit: int) -> list[Any]:

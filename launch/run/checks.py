@@ -54,9 +54,10 @@ def check_works(
         check_scorer(work.case.recipe, work.case.part)
     for arm in dict.fromkeys([*trained, *evaluated]):
         try:
-            check_arm(run.recipe.for_arm(arm), gpus, evaluates=arm in evaluated)
-            if arm in trained:
-                check_control(run.recipe.for_arm(arm).weighting)
+            own = run.recipe.for_arm(arm)
+            check_arm(own, gpus, evaluates=arm in evaluated)
+            if arm in trained and not (own.distil and own.distil.weighs(own.span_kinds(), "control")):
+                check_control(own.weighting)
             if resume == "must" and arm in trained and not can_resume(run, arm) and not local:
                 where = run.stage(arm, "train")
                 raise InputError(f"{where}: no whole checkpoint of this training to resume from; use --resume auto")
@@ -124,6 +125,7 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
     """Whether an arm's student can be built, trained in the wanted precision and asked held-out questions."""
     import torch
 
+    from tracestill.trainer.assembly.teacher_stops import check_teacher
     from tracestill.trainer.optimizers.making import check_optimizer
     from tracestill.trainer.recipe.precision import training_dtype
     from tracestill.trainer.student.check import check_student, check_trainable
@@ -143,6 +145,8 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
     if recipe.train.trains:
         check_trainable(recipe.student)
     check_reference(recipe)
+    if recipe.distil is not None and recipe.train.trains:
+        check_teacher(recipe)
     if not evaluates:
         return
     if recipe.questions.test == 0:

@@ -36,6 +36,7 @@ OFFLOADED = ("1-cpu", "2-cpu", "3-cpu", "3-cpu-cpu", "3-none-cpu")  # stage, tra
 class MicroStep:
     packed: PackedBatch
     scale: float
+    teacher: Any = None
 
 
 def student(

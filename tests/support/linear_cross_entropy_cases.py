@@ -4,6 +4,7 @@ TEST_BACKEND and TEST_DEVICE choose what is compared: the reference path on the 
 """
 
 import dataclasses
+import math
 import os
 
 import torch
@@ -37,14 +38,18 @@ def case(n=23, h=37, v=401, *, seed=0, spread=1.0, zero=0.4):
     return hidden, head, bias, targets, weights, kinds
 
 
-def teacher_of(data, *, k=6, reverse=False):
+BY_KIND = torch.tensor([0.5, 0.0, 2.0, 1.0, 0.1])
+"""The teacher's weights: kind 1 has none."""
+
+
+def teacher_of(data, *, k=6, divergence="forward", **more):
     hidden, head, *_ = data
     g = torch.Generator().manual_seed(1)
     logits = hidden.nan_to_num() @ head.t() + torch.randn(len(hidden), len(head), generator=g)
     log_probs, ids = torch.log_softmax(logits, 1).topk(k)
     log_probs[1::4, k // 2 :] = float("-inf")  # rows with fewer entries
     ids[1::4, k // 2 :] = ids[1::4, :1]  # and with ids that name a listed token again
-    return TeacherTopK(ids, log_probs, torch.tensor([0.5, 0.0, 2.0, 1.0, 0.1]), reverse)
+    return TeacherTopK(ids, log_probs, BY_KIND[data[5].long()], divergence=divergence, **more)
 
 
 def naive(data, dtype, *, upstream=1.0, scale=1.0, use_bias=False, products=None, device="cpu", **options):
@@ -74,31 +79,46 @@ def naive(data, dtype, *, upstream=1.0, scale=1.0, use_bias=False, products=None
             factor = torch.where(options["dynamic_kinds"].to(device)[k], factor, 1.0)
     c = scale[k].to(z.dtype) if isinstance(scale, torch.Tensor) and scale.dim() else scale
     total = (w * c * factor * loss).sum()
-    if options.get("teacher") is not None:
-        total = total + (c * divergences(log_p, options["teacher"], rows, k, w)).sum()
+    of_teacher = torch.zeros(4, len(w), dtype=z.dtype, device=device)
+    if (teacher := options.get("teacher")) is not None:
+        d = teacher.scale.to(device)[k].to(z.dtype) if isinstance(teacher.scale, torch.Tensor) else teacher.scale
+        v = teacher.weights.to(device)[rows].to(z.dtype)
+        v = d * v
+        each = torch.where(v != 0, divergences(log_p, teacher, rows), 0)
+        total = total + (v * each).sum()
+        of_teacher = torch.stack([v, v * each, (v != 0).to(z.dtype), each])
     (total * upstream).backward()
     correct = (z.gather(1, t[:, None])[:, 0] >= z.amax(1)).to(z.dtype)
-    columns = torch.stack([w * c, w * c * factor * nll, torch.ones_like(w), nll, correct, entropy], 1).detach()
-    statistics = torch.zeros(KINDS, 6, dtype=z.dtype, device=device).index_add_(0, k, columns)
+    columns = torch.stack([w * c, w * c * factor * nll, torch.ones_like(w), nll, correct, entropy, *of_teacher], 1)
+    statistics = torch.zeros(KINDS, len(Statistic), dtype=z.dtype, device=device).index_add_(0, k, columns.detach())
     grads = [leaf.grad for leaf in leaves[: 2 + use_bias]]
     return [total.detach(), statistics, *grads]
 
 
-def divergences(log_p, teacher, rows, kinds, w):
-    """The teacher term by definition: a KL divergence of two distributions over the k tokens and the rest."""
+def divergences(log_p, teacher, rows):
+    """The teacher term by definition: a divergence of two distributions over the k tokens and the rest."""
     result = []
     for i, row in enumerate(rows.tolist()):
         log_q = teacher.log_probs[row].to(log_p)
-        ids = teacher.ids[row].to(log_p.device)[torch.isfinite(log_q)]
+        ids = teacher.ids[row].to(log_p.device).long()[torch.isfinite(log_q)]
         log_q = log_q[torch.isfinite(log_q)]
         rest = torch.ones(log_p.shape[1], dtype=torch.bool, device=log_p.device).index_fill_(0, ids, False)
         p = torch.cat([log_p[i, ids], torch.logsumexp(log_p[i, rest], 0, keepdim=True)])
         q = torch.cat([log_q, torch.log1p(-log_q.exp().sum()).unsqueeze(0)])
-        kl = F.kl_div(q, p, log_target=True, reduction="sum") if teacher.reverse else None
-        if kl is None:
-            kl = F.kl_div(p, q, log_target=True, reduction="sum")
-        result.append(teacher.weights[int(kinds[i])].to(log_p) * kl)
+        kl = {"reverse": lambda p=p, q=q: kl_of(p, q), "forward": lambda p=p, q=q: kl_of(q, p)}
+        kl["jsd"] = lambda p=p, q=q: jsd_of(q, p, teacher.beta)
+        result.append(kl[teacher.divergence]())
     return torch.stack(result)
+
+
+def kl_of(a, b):
+    """KL(a || b) of logarithms."""
+    return F.kl_div(b, a, log_target=True, reduction="sum")
+
+
+def jsd_of(q, p, beta):
+    m = torch.logaddexp(q + math.log(beta), p + math.log(1 - beta))
+    return beta * kl_of(q, m) + (1 - beta) * kl_of(p, m)
 
 
 def ours(data, *, dtype=torch.float32, upstream=1.0, use_bias=False, chunk_rows=7, backend=BACKEND, **options):
@@ -150,6 +170,8 @@ def compare(data, epsilon=EPSILON, dtype=torch.float32, **options):
     count = exact[1][:, 2].cpu()
     for column in Statistic:
         error = (got[1][:, column].cpu() - exact[1][:, column].cpu()).abs()
-        nats = {Statistic.ENTROPY: 1e-5, Statistic.NLL: 2e-7, Statistic.WEIGHTED_NLL: 4e-7}.get(column, 0.0)
+        nats = {Statistic.ENTROPY: 1e-5, Statistic.NLL: 2e-7, Statistic.WEIGHTED_NLL: 4e-7}
+        nats |= {Statistic.DIVERGENCE: 2e-7, Statistic.WEIGHTED_DIVERGENCE: 4e-7}
+        nats = nats.get(column, 0.0)
         assert (error <= 4 * epsilon * exact[1][:, column].norm().cpu() + nats * count).all(), column.name
     return got

@@ -10,12 +10,15 @@ import torch.distributed as dist
 
 from tracestill.data_pipeline.base.stage import write_json
 from tracestill.trainer.assembly.job import Job
+from tracestill.trainer.assembly.teacher_stops import template_warning
 from tracestill.trainer.metrics.log import LOG, Log
 from tracestill.trainer.metrics.telemetry import Meter
 from tracestill.trainer.preview.effect import looks_at, warnings
 from tracestill.trainer.preview.page import page
 from tracestill.trainer.preview.preview import preview, read_tokenizer, show, token_names, weight_shares
-from tracestill.trainer.preview.shares import share_warnings
+from tracestill.trainer.preview.shares import share_warnings, without_entries
+from tracestill.trainer.weighting import TargetWeights
+from tracestill.trainer.weighting.by_teacher import learnt_by
 
 
 def show_first_step(job: Job) -> None:
@@ -25,10 +28,17 @@ def show_first_step(job: Job) -> None:
     measured = measure(job, batch.micro)
     if job.engine.rank != 0:
         return
-    found = preview(kinds, weights, batch.documents, measured, read_tokenizer(job.tokenizer))
-    named = token_names(job.tokenizer)
-    found["warnings"] = warnings(weights, kinds, job.steps, named)
+    teacher = job.batches.teacher
+    of_teacher = None if teacher is None else teacher.weights
+    found = preview(kinds, weights, batch.documents, measured, read_tokenizer(job.tokenizer), of_teacher)
+    named, learnt = token_names(job.tokenizer), None
+    if teacher is not None:
+        learnt = TargetWeights(job.store, learnt_by(job.weighting, teacher.weighting, job.store))
+    found["warnings"] = warnings(weights, kinds, job.steps, named, learnt)
     found["warnings"] += doubts(job, batch.documents, found["kinds"])
+    if teacher is not None:
+        found["warnings"] += without_entries(found["kinds"], teacher.config.channel)
+        found["warnings"] += template_warning(job.recipe, job.tokenizer)
     write_json(job.directory / "preview.json", found)
     title = f"{job.recipe.name}, {job.arm}: the first step"
     (job.directory / "preview.html").write_text(page(found, kinds.names, title), encoding="utf-8")

@@ -14,8 +14,10 @@ from tracestill.data_pipeline.channels.named import Scores
 from tracestill.data_pipeline.plan.plan import Plan, load_plan
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.assembly.job import Job, Progress
+from tracestill.trainer.assembly.teacher_stops import check_teacher
 from tracestill.trainer.batches.batches import Batches
 from tracestill.trainer.batches.rectangles import RowMaker, layout_for
+from tracestill.trainer.batches.teacher import Teacher
 from tracestill.trainer.checkpoint.best import Best
 from tracestill.trainer.checkpoint.files import CHECKPOINTS
 from tracestill.trainer.checkpoint.saver import NoSaver, Saver
@@ -39,6 +41,7 @@ from tracestill.trainer.student.reading_model import use_weighting
 from tracestill.trainer.student.student import Student, build_student
 from tracestill.trainer.student.tiled_mlp import tile_mlps
 from tracestill.trainer.weighting import TargetWeights, Weighting, make_weighting, multiplied_kinds
+from tracestill.trainer.weighting.by_teacher import learnt_by
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 PlanOfEpoch = Callable[[int], Plan]
@@ -62,7 +65,7 @@ class Data:
     inputs: dict[str, Path]  # stage -> its directory
     kinds: Kinds
     store: TokenStore
-    scores: Scores  # what the weighting reads beside the store
+    scores: Scores  # what the weighting and a teacher's term read beside the store
     plan_of_epoch: PlanOfEpoch
     vocabulary: Vocabulary
     known_tokens: int  # tokens that a pretrained student knows
@@ -97,12 +100,19 @@ def prepare(
     first_plan = data.plan_of_epoch(0)
     steps = settings.steps or sum(data.plan_of_epoch(epoch).n_steps for epoch in range(settings.epochs or 1))
     named = token_names(data.inputs["tokenizer"])
-    weights, allowed = TargetWeights(data.store, weighting), recipe.weighting.allow_unstoppable
-    check_stops(weights, data.kinds, steps, named, allowed=allowed)
+    check_teacher(recipe, data.inputs["tokenizer"], data.vocabulary["eos_id"])
+    teacher = open_teacher(recipe, data)
+    check_stops(
+        TargetWeights(data.store, learnt_by(weighting, teacher.weighting if teacher else None, data.store)),
+        data.kinds,
+        steps,
+        named,
+        allowed=recipe.weighting.allow_unstoppable,
+    )
     student, notes = make_student(recipe, data, weighting, world)
     layout = layout_for(student.model.config, data.store, first_plan)
     refuse_longer_held_out(data.inputs["encode"], data.kinds, positions_in(student.model.config.to_dict()))
-    batches = make_batches(recipe, data, weighting, world, layout.make_row)
+    batches = make_batches(recipe, data, weighting, world, layout.make_row, teacher)
     directory = directory or run.stage(arm, "train")
     engine = Engine(
         student,
@@ -199,7 +209,17 @@ def make_student(recipe: Recipe, data: Data, weighting: Weighting, world: World)
     return student, notes
 
 
-def make_batches(recipe: Recipe, data: Data, weighting: Weighting, world: World, make_row: RowMaker) -> Batches:
+def open_teacher(recipe: Recipe, data: Data) -> Teacher | None:
+    """The teacher's term of the loss, if the recipe has one."""
+    if recipe.distil is None:
+        return None
+    channels = data.scores[recipe.distil.scorer]
+    return Teacher(data.store, recipe.distil, data.kinds, channels, data.vocabulary["vocab_size"])
+
+
+def make_batches(
+    recipe: Recipe, data: Data, weighting: Weighting, world: World, make_row: RowMaker, teacher: Teacher | None
+) -> Batches:
     """What this rank reads of each step."""
     return Batches(
         data.store,
@@ -214,6 +234,7 @@ def make_batches(recipe: Recipe, data: Data, weighting: Weighting, world: World,
         pad_id=data.vocabulary["pad_id"],
         device=world.device,
         make_row=make_row,
+        teacher=teacher,
     )
 
 

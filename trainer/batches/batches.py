@@ -13,7 +13,9 @@ import torch.distributed as dist
 
 from tracestill.data_pipeline.plan.plan import Plan, schedule
 from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.kernels.loss import TeacherTopK
 from tracestill.kernels.pack import PackedBatch, pack, to_device
+from tracestill.trainer.batches.teacher import Teacher
 from tracestill.trainer.batches.work import Work, work_of
 from tracestill.trainer.ranks.mesh import cut
 from tracestill.trainer.weighting import TargetWeights, Weighting
@@ -29,6 +31,7 @@ class MicroStep:
     packed: PackedBatch
     scale: float | torch.Tensor  # a number, 0-dim if it was all-reduced, or (K,) one a kind; the same for a whole step
     documents: np.ndarray  # (D,) ids in the token store
+    teacher: TeacherTopK | None = None  # of the row's T labels; its ``scale`` holds d and the teacher's share
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,14 @@ class Batches:
         part: int = 0,
         parts: int = 1,
         make_row: Callable[..., PackedBatch] | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         """``rank`` of ``ranks`` counts those that read different packs; ``group`` holds them (None: all). Of its rows
         this one gets the ``part``-th of ``parts`` equal runs of tokens. ``make_row`` lays documents out as the student
         reads them (see ``rectangles.layout_for``); None: ``row_of``."""
         self.store = store
         self.weights = TargetWeights(store, weighting, normaliser)
+        self.teacher = teacher
         self.plan_of_epoch = plan_of_epoch
         self.rank, self.ranks, self.group = rank, ranks, group
         self.part, self.parts = part, parts
@@ -83,8 +88,9 @@ class Batches:
     def step(self, step: int) -> Step:
         """Everything this rank needs for optimizer step ``step`` (from 0).
 
-        If the weighting has ``tokens``, every rank must call this for the same steps in the same order: the sums
-        in c come from one all-reduce, which runs while rows are packed and which the host never reads.
+        If the weighting has ``tokens``, or there is a teacher, every rank must call this for the same steps in the
+        same order: the sums in c and d come from an all-reduce, which runs while rows are packed and which the host
+        never reads.
         """
         within = self.go_to(step)
         slots = schedule(self.plan, within, self.ranks)  # (accumulation, ranks) pack ids, -1 = empty
@@ -116,39 +122,74 @@ class Batches:
 
     def micro_steps(self, mine: list[np.ndarray], whole: np.ndarray, step: int) -> tuple[list[MicroStep], float | None]:
         """Micro-steps of this rank's packs, and the sum of w of all ranks' documents, if that decides the step."""
-        weights, table = self.weights, self.weights.table(step)
+        teacher, weights = self.teacher, self.weights
+        mix = 0.0 if teacher is None else teacher.mix(step)
+        table = weights.table(step) * np.float32(mix < 1)  # a term without a share does no work
         packs = [weights.of_pack(documents, step, table) for documents in mine]
-        if not weights.by_token:  # the counts of the whole step are known to every rank
-            everything = weights.of_pack(whole, step, table)
-            shared = torch.from_numpy(weights.shared(weights.sums(everything), table.astype(np.float64)))
-            scale = float(shared) if len(shared) == 1 else shared.float().to(self.device, non_blocking=True)
-            total = everything.counted.weight
-            may_vanish = weights.weighting.dynamic is not None  # its factors may all be 0, which only the device knows
-            rows = [self.row(*pair) for pair in zip(mine, packs, strict=True)]
-            weight_sum = None if may_vanish and total > 0 else total
-        else:
-            sums = np.sum([weights.sums(pack) for pack in packs], axis=0)
-            sums, known = (torch.from_numpy(a).to(self.device, non_blocking=True) for a in (sums, table))
-            pending = None
-            if dist.is_initialized() and self.ranks > 1:
-                pending = dist.all_reduce(sums, group=self.group, async_op=True)
-            rows = [self.row(*pair) for pair in zip(mine, packs, strict=True)]
+        everything = None if weights.by_token else weights.of_pack(whole, step, table)
+        c = self.shared_part(weights, packs, table, everything)
+        taught: list[PackWeights | None] = [None] * len(mine)
+        d: Callable[[], float | torch.Tensor] | None = None
+        if teacher is not None and mix > 0:
+            of_teacher = [teacher.weights.of_pack(documents, step) for documents in mine]
+            d = self.shared_part(teacher.weights, of_teacher, teacher.weights.table(step))
+            taught = [*of_teacher]
+        rows = [self.row(*of) for of in zip(mine, packs, taught, strict=True)]
+        scale, found = c() * (1 - mix), []
+        scale_of_teacher = None if d is None else d() * mix
+        for (row, entries), documents in zip(rows, mine, strict=True):
+            if entries is not None:
+                assert scale_of_teacher is not None
+                entries = replace(entries, scale=scale_of_teacher)
+            found.append(MicroStep(row, scale, documents, entries))
+        if everything is None:
+            return found, None
+        total = everything.counted.weight
+        # the factors of a multiplier may all be 0, and a teacher may have entries, which only the device knows
+        unsure = total > 0 if weights.weighting.dynamic is not None else total == 0 and d is not None
+        return found, None if unsure else total
+
+    def shared_part(
+        self,
+        weights: TargetWeights,
+        packs: list[PackWeights],
+        table: np.ndarray,
+        everything: PackWeights | None = None,
+    ) -> Callable[[], float | torch.Tensor]:
+        """The part of c that the step's targets share, given when it is asked for: a number, a 0-dim tensor, or (K,)
+        one a kind. ``packs`` are this rank's; with ``everything``, those of all ranks, no rank asks another."""
+        if everything is not None:
+            known = torch.from_numpy(weights.shared(weights.sums(everything), table.astype(np.float64)))
+            return lambda: float(known) if len(known) == 1 else known.float().to(self.device, non_blocking=True)
+        sums = np.sum([weights.sums(pack) for pack in packs], axis=0)
+        added, v = (torch.from_numpy(a).to(self.device, non_blocking=True) for a in (sums, table))
+        pending = None
+        if dist.is_initialized() and self.ranks > 1:
+            pending = dist.all_reduce(added, group=self.group, async_op=True)
+
+        def shared() -> torch.Tensor:
             if pending is not None:
                 pending.wait()  # on a GPU the stream waits, not the host
-            shared = weights.shared(sums, known.double()).float()
-            scale, weight_sum = shared[0] if len(shared) == 1 else shared, None
-        return [MicroStep(row, scale, documents) for row, documents in zip(rows, mine, strict=True)], weight_sum
+            found = weights.shared(added, v.double()).float()
+            return found[0] if len(found) == 1 else found
 
-    def row(self, documents: np.ndarray, weights: PackWeights) -> PackedBatch:
+        return shared
+
+    def row(
+        self, documents: np.ndarray, weights: PackWeights, taught: PackWeights | None = None
+    ) -> tuple[PackedBatch, TeacherTopK | None]:
+        """A pack's row, and what the teacher says of its labels if it has a part in them."""
         tokens, kinds, offsets, _ = self.store.gather(documents)
-        more = {"token_weights": weights.by_token, "part": self.part, "parts": self.parts}
-        table = weights.counted.table
+        place = {"part": self.part, "parts": self.parts}
+        table, more = weights.counted.table, {"token_weights": weights.by_token, **place}
         row = self.make_row(tokens, kinds, offsets, weights.by_document, table, self.pad_id, self.device, **more)
-        if (nll := self.weights.reference_nll(documents)) is None:
-            return row
-        ones, more["token_weights"] = (np.ones(len(documents)), np.ones_like(table)), nll  # laid out as weights are
-        laid = self.make_row(tokens, kinds, offsets, *ones, self.pad_id, self.device, **more)
-        return replace(row, reference_nll=laid.loss_weight)
+        if (nll := self.weights.reference_nll(documents)) is not None:
+            ones, more["token_weights"] = (np.ones(len(documents)), np.ones_like(table)), nll  # laid out as weights are
+            laid = self.make_row(tokens, kinds, offsets, *ones, self.pad_id, self.device, **more)
+            row = replace(row, reference_nll=laid.loss_weight)
+        if taught is None or self.teacher is None:
+            return row, None
+        return self.teacher.beside(row, documents, kinds, offsets, weights, taught, **place)
 
 
 def row_length(tokens: int, parts: int = 1) -> int:

@@ -30,6 +30,7 @@ from torch import Tensor
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.data_pipeline.models import own_code
+from tracestill.kernels.loss import TeacherTopK
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer.engine import leaves, offload, zero
 from tracestill.trainer.engine.ema import Ema
@@ -80,6 +81,8 @@ class Micro(Protocol):
     def packed(self) -> PackedBatch: ...
     @property
     def scale(self) -> float | Tensor: ...
+    @property
+    def teacher(self) -> TeacherTopK | None: ...
 
 
 @dataclass(frozen=True)
@@ -320,17 +323,17 @@ class Engine:
         self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
 
     def forward(self, micro: Micro) -> tuple[Tensor, Tensor]:
-        """This rank's share of the step's loss (scalar) and the statistics (num_kinds, 6) of one micro-step."""
+        """This rank's share of the step's loss (scalar) and the statistics by kind of one micro-step."""
         self.deepspeed.set_gradient_accumulation_boundary(self._micro_steps + 1 == self.accumulation)
-        loss, statistics = self.deepspeed(micro.packed, micro.scale)
+        loss, statistics = self.deepspeed(micro.packed, micro.scale, micro.teacher)
         self._loss += loss.detach()
         return loss, statistics
 
     @torch.no_grad()
     def measure(self, micro: Micro) -> Tensor:
-        """The statistics (num_kinds, 6) of one micro-step, without a gradient; called on every rank."""
+        """The statistics by kind of one micro-step, without a gradient; called on every rank."""
         self.deepspeed.eval()
-        _, statistics = self.deepspeed(micro.packed, micro.scale)
+        _, statistics = self.deepspeed(micro.packed, micro.scale, micro.teacher)
         self.deepspeed.train()
         return statistics
 
@@ -380,10 +383,7 @@ class Engine:
 
     def _sums(self, stop: bool, save: bool) -> list[float]:
         """The step's loss, squared gradient norm and requests to stop and to save, summed over all ranks by one
-        all-reduce.
-
-        A NaN or an infinity on any rank makes the sum NaN or infinite, so every rank decides alike.
-        """
+        all-reduce. A NaN or an infinity on any rank makes the sum NaN or infinite, so every rank decides alike."""
         shares = zero.gradients(self.deepspeed, self.rank)
         squares = self._loss.new_zeros(())
         if shares:

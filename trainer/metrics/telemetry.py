@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import torch
@@ -10,6 +11,9 @@ from rich.table import Table
 
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.kernels.loss import Statistic
+
+UNKNOWN = {"count": 0, "weight": 0.0, "loss": math.nan, "accuracy": math.nan, "entropy": math.nan, "share": 0.0}
+"""Numbers of the label's term of a kind that only the teacher weighs, and of which no sample was taken."""
 
 
 class Tally(Protocol):
@@ -36,12 +40,12 @@ class Meter:
         self.steps = 0
 
     def add(self, statistics: torch.Tensor) -> None:
-        """Add the (K, 6) sums of one micro-step of this rank."""
+        """Add the (K, S) sums of one micro-step of this rank, columns as in ``Statistic``."""
         self.of_step[0] += statistics
 
     @property
     def unweighted(self) -> torch.Tensor:
-        """(K, 6): to be added to, the sums over a sample of targets without weight; columns of weights stay 0."""
+        """(K, S): to be added to, the sums over a sample of targets without weight; columns of weights stay 0."""
         return self.of_step[1]
 
     def end_step(self, loss: float, *, faulty: bool = False) -> None:
@@ -65,10 +69,13 @@ class Meter:
             dist.all_reduce(self.sums)
         weighted, unweighted = self.sums.cpu()
         steps = max(1, self.steps)
-        found = by_kind(self.kinds, unweighted, steps) | by_kind(self.kinds, weighted, steps)
+        of_sample, own = by_kind(self.kinds, unweighted, steps), by_kind(self.kinds, weighted, steps)
+        found = {name: of_sample.get(name, {}) | row for name, row in own.items()}
+        found = of_sample | {name: UNKNOWN | row for name, row in found.items()}
+        looked_at = torch.maximum(weighted[:, Statistic.COUNT], weighted[:, Statistic.TEACHER_COUNT])
         result = {
             "loss": self.loss / steps,
-            "weighted_tokens": int(weighted[:, Statistic.COUNT].sum()),
+            "weighted_tokens": int(looked_at.sum()),
             "kinds": {name: found[name] for name in self.kinds.names if name in found},
             **({} if self.routers is None else {"routers": self.routers.read()}),
         }
@@ -77,8 +84,9 @@ class Meter:
 
 
 def by_kind(kinds: Kinds, sums: torch.Tensor, steps: int) -> dict[str, dict[str, float]]:
-    """Kind -> its numbers in a line of the log, of (K, 6) sums over ``steps`` steps; see docs/telemetry.md."""
-    total = float(sums[:, Statistic.WEIGHTED_NLL].sum())
+    """Kind -> its numbers in a line of the log, of (K, S) sums over ``steps`` steps; see docs/telemetry.md. Those of
+    the label's term, and those of the teacher's, are there for kinds that have weight in it."""
+    total = float(sums[:, [Statistic.WEIGHTED_NLL, Statistic.WEIGHTED_DIVERGENCE]].sum())
     result = {}
     for index, name in enumerate(kinds.names):
         row = sums[index].tolist()
@@ -91,6 +99,13 @@ def by_kind(kinds: Kinds, sums: torch.Tensor, steps: int) -> dict[str, dict[str,
                 "entropy": row[Statistic.ENTROPY] / count,
                 "share": row[Statistic.WEIGHTED_NLL] / total if total else 0.0,
             }
+        if count := row[Statistic.TEACHER_COUNT]:
+            result[name] = result.get(name, {}) | {
+                "teacher_count": int(count),
+                "teacher_weight": row[Statistic.TEACHER_WEIGHT] / steps,
+                "divergence": row[Statistic.DIVERGENCE] / count,
+                "teacher_share": row[Statistic.WEIGHTED_DIVERGENCE] / total if total else 0.0,
+            }
     return result
 
 
@@ -99,7 +114,8 @@ def line_of(step: int, steps: int, numbers: dict[str, Any]) -> str:
     parts = [f"step {step}/{steps}", f"loss {numbers['loss']:.4f}"]
     for name, found in numbers["kinds"].items():
         text = f"{name} {found['loss']:.3f} {found['accuracy']:.0%}"
-        parts.append(text if found["weight"] else f"({text})")
+        text += f" D {found['divergence']:.3f}" if "divergence" in found else ""
+        parts.append(text if found["weight"] or found.get("teacher_weight") else f"({text})")
     parts.append(f"grad {numbers['grad_norm']:.3g}")
     parts.append(f"{numbers['tokens_per_second']:,.0f} tokens/s")
     if numbers["mfu"] is not None:
@@ -113,10 +129,13 @@ def line_of(step: int, steps: int, numbers: dict[str, Any]) -> str:
 def table_of(kinds: dict[str, dict[str, float]]) -> Table:
     """Every kind's numbers over the steps since the last line."""
     table = Table(title="The last steps by span kind", title_justify="left")
-    for heading in ("kind", "tokens", "loss", "accuracy", "entropy", "share of loss"):
+    taught = any("divergence" in found for found in kinds.values())
+    more = ("D", "its share") if taught else ()  # the divergence from the teacher
+    for heading in ("kind", "tokens", "loss", "accuracy", "entropy", "share of loss", *more):
         table.add_column(heading, justify="left" if heading == "kind" else "right")
     for name, found in kinds.items():
         means = (f"{found['loss']:.4f}", f"{found['accuracy']:.1%}", f"{found['entropy']:.4f}")
         share = f"{found['share']:.1%}" if found["weight"] else "no weight (sample)"
-        table.add_row(name, f"{found['count']:,}", *means, share)
+        of_teacher = (f"{found['divergence']:.4f}", f"{found['teacher_share']:.1%}") if "divergence" in found else ()
+        table.add_row(name, f"{found['count']:,}", *means, share, *of_teacher)
     return table

@@ -14,8 +14,15 @@ LOOKS = 65  # steps, spread over training, at which the table is looked at
 DOCUMENTS = 64  # documents whose token weights are looked at, at a few of these steps
 
 
-def warnings(weights: TargetWeights, kinds: Kinds, steps: int, name: Callable[[int], str] = str) -> list[str]:
-    """What the recipe's author should know before ``steps`` steps; usually nothing. ``name``: the text of a token."""
+def warnings(
+    weights: TargetWeights,
+    kinds: Kinds,
+    steps: int,
+    name: Callable[[int], str] = str,
+    learnt: TargetWeights | None = None,
+) -> list[str]:
+    """What the recipe's author should know before ``steps`` steps; usually nothing. ``name``: the text of a token;
+    ``learnt``: what tokens weigh in all terms of the loss, if there are more than the label's."""
     store, weighting = weights.store, weights.weighting
     targets = store.counts.sum(axis=0, dtype=np.int64)
     occurring = [k for k in range(1, len(kinds)) if targets[k]]
@@ -26,15 +33,15 @@ def warnings(weights: TargetWeights, kinds: Kinds, steps: int, name: Callable[[i
     moot = ["prompt"] if store.encoder_lengths.any() and not whole[:, kinds.id("prompt")].any() else []
     found = absent(weighting, kinds, [kinds.names[k] for k in occurring], moot)
     names = ", ".join(kinds.names[k] for k in occurring)
-    if not tables.any() or not store.weights.any():
+    if not (tables.any() or learnt) or not store.weights.any():
         found.append(f"no token has any weight (kinds in the data: {names}): nothing will be learnt")
-    elif same(tables) and weighting.dynamic is None and not tells_tokens_apart(weights, looks):
+    elif same(tables) and weighting.dynamic is None and not learnt and not tells_tokens_apart(weights, looks):
         found.append(
             f"the weighting has no effect: every kind in the data ({names}) has the weight {tables.flat[0]:g}"
             + ("" if same(tables.T) else " in every step, whatever its schedule")
             + rest(weights)
         )
-    return found + stop_warnings(weights, kinds, steps, name)
+    return found + stop_warnings(learnt or weights, kinds, steps, name)
 
 
 def looks_at(steps: int) -> list[int]:

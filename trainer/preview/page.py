@@ -11,6 +11,7 @@ from typing import Any
 from tracestill.data_pipeline.guards.visible import in_html
 
 SHARES = {"weight_share": "share of weights", "loss_share": "share of loss", "gradient_share": "share of gradient"}
+TEACHER = {"teacher_weight": "teacher's weight", "teacher_tokens": "its tokens", "teacher_share": "its share of loss"}
 KINDS = (
     *("prompt", "plan", "derive", "expression", "result", "statement"),
     *("check", "prose", "answer", "control", "pad"),
@@ -76,14 +77,21 @@ def notes(found: dict[str, Any]) -> str:
 def kinds_table(found: dict[str, Any], kinds: Sequence[str]) -> str:
     """The preview's rows by kind; a share that an older run did not measure has no column."""
     shares = {name: head for name, head in SHARES.items() if any(row.get(name) is not None for row in found["kinds"])}
-    heads = "".join(f"<th>{head}</th>" for head in ("kind", "weight", "tokens", *shares.values()))
+    more = TEACHER if any("teacher_share" in row for row in found["kinds"]) else {}
+    heads = "".join(f"<th>{head}</th>" for head in ("kind", "weight", "tokens", *shares.values(), *more.values()))
     body = []
     for row in found["kinds"]:
         cells = [f'<b class="{kind_class(row["kind"], kinds)}">{in_html(row["kind"])}</b>', f"{row['weight']:g}"]
         cells += [f"{row['tokens']:,}", *("" if row.get(s) is None else f"{row[s]:.1%}" for s in shares)]
+        cells += teacher_cells(row) if more else []
         body.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
     return f'<div class="scroll">{table}</div>'
+
+
+def teacher_cells(row: dict[str, Any]) -> list[str]:
+    """What stands below the headings of ``TEACHER``."""
+    return [f"{row['teacher_weight']:g}", f"{row['teacher_tokens']:,}", f"{row['teacher_share']:.1%}"]
 
 
 def document(found: dict[str, Any], kinds: Sequence[str]) -> str:

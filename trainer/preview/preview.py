@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.guards.visible import visible
 from tracestill.data_pipeline.tokens.pieces import pieces
-from tracestill.trainer.preview.table import STYLES, kinds_table, show_notes
+from tracestill.trainer.preview.table import STYLES, show_notes, show_tables
 from tracestill.trainer.weighting import TargetWeights
 
 SHOWN = 2000  # tokens of the document
@@ -26,9 +26,11 @@ def preview(
     documents: np.ndarray,  # (D,) ids of the first step's documents, on all ranks
     measured: dict[str, dict[str, float]],  # kind -> statistics of a forward pass over the step
     tokenizer: Tokenizer,
+    teacher: TargetWeights | None = None,
 ) -> dict[str, Any]:
-    """Per kind: targets, sum of w, share of the sum of w * c, of the loss, and of the gradient at the head; and the
-    step's first document; and what the weighting made of the whole store by what is stored beside it."""
+    """Per kind: targets, sum of w, share of the sum of w * c, of the loss, and of the gradient at the head; of the
+    teacher's term, if there is one, the weight, the targets that have it, and its share of the loss; the step's first
+    document; and what the weighting made of the whole store by what is stored beside it."""
     store, table = weights.store, weights.table(0)
     counts = store.counts[documents]
     sums, shares = weight_shares(weights, documents, table)
@@ -45,6 +47,14 @@ def preview(
         for index, name in enumerate(kinds.names)
         if index and counts[:, index].sum() > 0  # pad: what follows a cut, or only an encoder reads
     ]
+    if teacher is not None:
+        of = teacher.of_pack(documents, 0).counted
+        taught = (of.count * (of.table != 0) * (of.records != 0)[:, None]).sum(axis=0)
+        for row in rows:
+            name = str(row["kind"])
+            row["teacher_weight"] = float(of.table[kinds.id(name)])
+            row["teacher_tokens"] = int(taught[kinds.id(name)])
+            row["teacher_share"] = measured.get(name, {}).get("teacher_share", 0.0)
     first = int(documents[0])
     texts = pieces(tokenizer, store.tokens(first))
     ids = [kinds.names[k] for k in store.kinds(first)]
@@ -83,7 +93,7 @@ def without_middle(tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def show(found: dict[str, Any], kinds: Kinds, console: Console) -> None:
     """Print the table and the document; weighted tokens are coloured by kind, unweighted ones are dim."""
     styles = {name: STYLES[i % len(STYLES)] for i, name in enumerate(kinds.names)}
-    console.print(kinds_table(found, styles))
+    show_tables(found, styles, console)
     text = Text()
     if (weight := found["document"].get("record_weight", 1)) != 1:
         text.append(f"record weight {weight:g}: ", "dim")

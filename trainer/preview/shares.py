@@ -39,6 +39,20 @@ def share_warnings(
     return found + no_difference(kinds, rows, equal, tables)
 
 
+def without_entries(rows: Sequence[Row], channel: str) -> list[str]:
+    """A line for each kind that the teacher's term weighs, and of whose targets in the first step the channel has no
+    entry, or of most of them none."""
+    found = []
+    for row in rows:
+        if row["teacher_weight"] and row["teacher_tokens"] < row["tokens"] / 2:
+            share = row["teacher_tokens"] / row["tokens"]
+            found.append(
+                f"distil.weight: {channel} has entries for {share:.0%} of the first step's targets of kind "
+                f"'{row['kind']}' ({row['teacher_tokens']:,} of {row['tokens']:,}); the others follow no teacher"
+            )
+    return found
+
+
 def entries_of(names: Sequence[str], kinds: Kinds) -> dict[str, list[int]]:
     """The kinds that each name of the recipe decides, where it decides any; the most specific name wins."""
     return {name: ids for name, ids in kinds.decided(names).items() if ids}

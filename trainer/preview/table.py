@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tracestill.data_pipeline.guards.visible import visible
-from tracestill.trainer.preview.page import SHARES
+from tracestill.trainer.preview.page import SHARES, TEACHER, teacher_cells
 
 # by id: pad, prompt, plan, derive, check, prose, answer, control; expression, result, statement; the user's own
 STYLES = (
@@ -30,6 +30,25 @@ def kinds_table(found: dict[str, Any], styles: dict[str, str]) -> Table:
         shares = [f"{row[name]:.1%}" for name in SHARES if row.get(name) is not None]
         table.add_row(Text(row["kind"], styles[row["kind"]]), *numbers, *shares)
     return table
+
+
+def teacher_table(found: dict[str, Any], styles: dict[str, str]) -> Table | None:
+    """Of the preview's rows what is of the teacher's term; None: there is none."""
+    if not any("teacher_share" in row for row in found["kinds"]):
+        return None
+    table = Table(title="What the teacher adds to it", title_justify="left")
+    for heading in ("kind", *TEACHER.values()):
+        table.add_column(heading, justify="left" if heading == "kind" else "right")
+    for row in found["kinds"]:
+        table.add_row(Text(row["kind"], styles[row["kind"]]), *teacher_cells(row))
+    return table
+
+
+def show_tables(found: dict[str, Any], styles: dict[str, str], console: Console) -> None:
+    """Print the preview's rows by kind."""
+    for table in (kinds_table(found, styles), teacher_table(found, styles)):
+        if table is not None:
+            console.print(table)
 
 
 def show_notes(found: dict[str, Any], console: Console) -> None:

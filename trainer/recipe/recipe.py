@@ -38,6 +38,7 @@ from tracestill.trainer.recipe.score_settings import ScorerConfig, check_names
 from tracestill.trainer.recipe.settings import GENERATION, UNTRAINED, EvaluateConfig, StudentConfig, TrainConfig
 from tracestill.trainer.recipe.student_settings import check_together, own_attention
 from tracestill.trainer.weighting import WeightingConfig, channels_of, is_out_of_sight, make_weighting, own_module
+from tracestill.trainer.weighting.by_teacher import DistilConfig
 
 MAIN_ARM = "traces"
 EXPECTED = {  # where nothing stands after the colon
@@ -72,6 +73,9 @@ class Recipe(BaseModel):
     plan: PlanConfig = Field(description="how documents become packs, and packs steps")
     student: StudentConfig = Field(description="which model learns, which of its parameters, and how it computes")
     weighting: WeightingConfig = Field(WeightingConfig(), description="what each token counts in the loss")
+    distil: DistilConfig | None = Field(
+        None, description="a teacher's distribution beside the label, by kind; null: the label alone"
+    )
     train: TrainConfig = Field(description="how it is trained, measured and saved; none: not at all, a baseline")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="how held-out questions are asked")
     deepspeed: dict[str, Any] = Field({}, description="merged into the generated DeepSpeed config")
@@ -126,6 +130,12 @@ class Recipe(BaseModel):
                 kinds.mask(scorer.kinds or [])
             except ValueError as error:
                 raise ValueError(f"score.{name}.kinds: {error}") from error
+        if self.distil is not None:
+            try:
+                self.check_channels([self.distil.channel])
+                self.distil.check(kinds)
+            except ValueError as error:
+                raise ValueError(f"distil: {error}") from error
         names = [teacher.name for teacher in self.sample.teachers]
         if self.verify.judge is not None and self.verify.judge not in names:
             raise ValueError(

@@ -165,9 +165,10 @@ class RunDirectory:
 
     def scores_read(self, arm: str) -> dict[str, Path]:
         """Those of ``scores`` that an arm's training reads: of a weighting of the user's own all, as nobody knows."""
-        own, every = self.for_arm(arm).weighting, self.scores(arm)
-        read = every if own_module(own.use) else scorers_of(channels_of(own))
-        return {name: every[name] for name in read}
+        own, every = self.for_arm(arm), self.scores(arm)
+        read = {*(every if own_module(own.weighting.use) else scorers_of(channels_of(own.weighting)))}
+        read |= set() if own.distil is None else {own.distil.scorer}
+        return {name: path for name, path in every.items() if name in read}
 
     def score_stage(self, arm: str, name: str) -> tuple[dict[str, Any], dict[str, Path]]:
         """Config and input directories that decide whether a scorer's channels are current."""
@@ -194,6 +195,8 @@ class RunDirectory:
         free = bookkeeping(own)
         for block in BOOKKEEPING:
             config[block] = {key: value for key, value in config[block].items() if f"{block}.{key}" not in free}
+        if own.distil is not None:
+            config["distil"] = recipe["distil"]
         if arm != MAIN_ARM and is_out_of_sight(own.weighting.use):  # defaults of its options are not known here
             config["weighting"] = {**config["weighting"], "options": UNKNOWN}
         if (own.train.metric or "").startswith(GENERATION):

@@ -3,7 +3,7 @@
 transformers takes it over a batch: E * sum_e f_e P_e, a product of two means, so that it depends on what shares a
 batch. Taken of each document, and weighted as the tokens' losses are, it is a sum over documents like the rest of the
 loss, whatever packs, micro-steps and ranks they lie in (DeepSeek-V3, arXiv 2412.19437, section 2.1.2, has such a
-"sequence-wise" loss). With u_i the w c of the target that position i predicts, in a document d:
+"sequence-wise" loss). With u_i the w c (and v d) of the target that position i predicts, in a document d:
 
     loss = coefficient * sum over d of  U_d E sum_e f_de P_de          U_d  = sum_i u_i
     f_de = sum_i u_i [e is among the top k at i] / U_d                 P_de = sum_i u_i p_ie / U_d
@@ -14,6 +14,7 @@ transformers' own. Gradients go through P alone. A position without weight takes
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,12 +23,24 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.kernels.loss import TeacherTopK
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer.ranks.mesh import Mesh
 from tracestill.trainer.recipe.student_settings import StudentConfig
 
 KEY = "student.router_loss"
 FLAG = "output_router_logits"  # of a config that wants the loss; router_aux_loss_coef says how much of it
+
+
+def weighed(
+    packed: PackedBatch, scale: float | Tensor, teacher: TeacherTopK | None
+) -> tuple[PackedBatch, float | Tensor]:
+    """The row and scale that say what each position weighs in all terms of the loss: with a teacher in both."""
+    if teacher is None:
+        return packed, scale
+    kinds = packed.kinds.long()
+    c, d = (one[kinds] if isinstance(one, Tensor) and one.dim() else one for one in (scale, teacher.scale))
+    return replace(packed, loss_weight=packed.loss_weight * c + teacher.weights * d), 1.0
 
 
 class Routers:

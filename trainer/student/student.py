@@ -24,7 +24,7 @@ from transformers import (
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.kernels.attention import SDPA, Choice, unmasked
-from tracestill.kernels.loss import RowLosses, linear_cross_entropy, linear_cross_entropy_rows
+from tracestill.kernels.loss import RowLosses, TeacherTopK, linear_cross_entropy, linear_cross_entropy_rows
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer.batches.rectangles import PairedBatch
 from tracestill.trainer.loading.loading import build_model, load_config, load_model
@@ -33,7 +33,7 @@ from tracestill.trainer.student import encoder_decoder, unweighted
 from tracestill.trainer.student.attention import choose_attention, implementation_of
 from tracestill.trainer.student.isolation import check_isolation
 from tracestill.trainer.student.rope import isolate_rope
-from tracestill.trainer.student.routers import FLAG, Routers
+from tracestill.trainer.student.routers import FLAG, Routers, weighed
 from tracestill.trainer.student.vocabulary import grow
 
 
@@ -48,7 +48,7 @@ class SpanWeightedHead(nn.Linear):
     options: dict[str, Any]  # what the loss is besides: label_smoothing, z_loss; dynamic, if the weighting has it
     observe: Callable[..., None] | None = None  # sees the arguments of ``dynamic`` in training
     gradient_norms: Tensor | None = None  # (num_kinds,) float64; while it is there, ``add_gradient_norms`` adds to it
-    watched: Tensor | None = None  # (num_kinds, 6) float64; while it is there, training adds ``unweighted.statistics``
+    watched: Tensor | None = None  # (num_kinds, S) float64; while it is there, training adds ``unweighted.statistics``
 
     def forward(  # type: ignore[override]
         self,
@@ -56,6 +56,7 @@ class SpanWeightedHead(nn.Linear):
         packed: PackedBatch | None = None,
         scale: float | Tensor = 1.0,
         reference_nll: Tensor | None = None,  # (T,)
+        teacher: TeacherTopK | None = None,  # of T rows
         *,
         rows: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor] | RowLosses:
@@ -79,6 +80,7 @@ class SpanWeightedHead(nn.Linear):
             scale=scale,
             active=packed.active,
             reference_nll=reference_nll,
+            teacher=teacher,
             **self.logits,
             **options,
         )
@@ -133,20 +135,23 @@ class Student(nn.Module):
         self.exchange: Callable[..., Any] | None = None  # around attention, where ranks share rows
         self.routers: Routers | None = None  # whose balance is part of the loss; set by ``adapt``
 
-    def forward(self, packed: PackedBatch, scale: float | Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, packed: PackedBatch, scale: float | Tensor, teacher: TeacherTopK | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Loss and statistics of one packed row.
 
-        ``scale`` is the part of c that is not in the row's weights. Returns the loss (scalar, fp32, attached to the
-        graph even if no row has weight) and the per-kind statistics (num_kinds, 6), columns as in ``Statistic``.
+        ``scale`` is the part of c that is not in the row's weights; ``teacher``, if there is one, what it says of the
+        row's labels. Returns the loss (scalar, fp32, attached to the graph even if no row has weight) and the per-kind
+        statistics (num_kinds, S), columns as in ``Statistic``.
         """
         reference_nll = packed.reference_nll
         if self.reference_nll is not None:
             reference_nll = self.reference_nll(packed, self.exchange)
         if self.routers is None or not self.training:
-            return self.head[0](self.hidden_states(packed), packed, scale, reference_nll)
+            return self.head[0](self.hidden_states(packed), packed, scale, reference_nll, teacher)
         decoded = self.decode(packed, **{FLAG: True})
-        loss, statistics = self.head[0](decoded.last_hidden_state[0], packed, scale, reference_nll)
-        return loss + self.routers.loss(decoded.router_logits, packed, scale), statistics
+        loss, statistics = self.head[0](decoded.last_hidden_state[0], packed, scale, reference_nll, teacher)
+        return loss + self.routers.loss(decoded.router_logits, *weighed(packed, scale, teacher)), statistics
 
     def token_losses(self, packed: PackedBatch) -> RowLosses:
         """nll, entropy, whether it is right and the most likely token of each weighted position of one packed row, each

@@ -27,7 +27,7 @@ def statistics(
     num_kinds: int,
     logits: Mapping[str, Any],
 ) -> Tensor:
-    """(num_kinds, 6): columns as in ``Statistic``, over the sample of ``packed``; those of weights are 0.
+    """(num_kinds, S): columns as in ``Statistic``, over the sample of ``packed``; those of weights are 0.
 
     ``logits`` says how logits come to be; what else makes the loss has nothing to do here.
     """

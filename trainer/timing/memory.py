@@ -110,6 +110,7 @@ class Setting:
     learning: Learning | None = None  # None: all of the student learns
     host_optimizer: bool = False  # train.offload: AdamW's states lie in the host's memory
     host_parameters: bool = False  # and so do the parameters, until a layer needs them
+    entries: int = 0  # of a teacher's distribution at every token, 6 bytes each
 
 
 def states(decoder: Decoder, setting: Setting) -> dict[str, int]:
@@ -243,6 +244,8 @@ def estimate(decoder: Decoder, setting: Setting) -> dict[str, int]:
     layer = (decoder.parameters - largest) // decoder.layers
     apart = setting.zero == 3 and (setting.ranks > 1 or setting.host_parameters)
     found["gathered"] = setting.bytes * (largest + layer) if apart else 0
+    tokens = -(-setting.tokens // setting.sequence_parallel)
+    found["teacher"] = 2 * 6 * setting.entries * tokens  # as they come, and those of the rows that the head looks at
     both = ("working", "head")
     found["peak"] = sum(value for key, value in found.items() if key not in both) + max(found[key] for key in both)
     return found

@@ -30,6 +30,14 @@ class PackWeights:
     by_document: np.ndarray  # (D,) float64: r * own
     by_token: np.ndarray | None  # (n,) float32 t; None: 1
 
+    def of_labels(self, kinds: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Each token of the pack as a label: (n,) float32, what of w * c is its own, and (n,) bool, whether no factor
+        of it is 0; as ``kernels.pack`` has them. ``kinds`` (n,), ``offsets`` (D + 1,)."""
+        records = np.repeat(self.by_document.astype(np.float32), np.diff(offsets))
+        factors = [self.counted.table.astype(np.float32)[kinds], records]
+        factors += [] if self.by_token is None else [self.by_token]
+        return np.prod(factors, axis=0, dtype=np.float32), np.all(factors, axis=0)
+
 
 class TargetWeights:
     """What the targets of a token store weigh, by a weighting and a normaliser."""

@@ -51,6 +51,13 @@ if TYPE_CHECKING:
 else:
     NormaliserName = Literal[tuple(NORMALISERS)]
 
+
+def normaliser_field() -> Any:
+    """A field of a config that names a normaliser."""
+    said = "; ".join(f"{normaliser.about} ({name})" for name, normaliser in NORMALISERS.items())
+    return Field("weights", description=f"what the weighted sum is divided by: {said}")
+
+
 STOP = (
     "give the symbol that ends documents a weight, such as weighting.weights.control: 1, or set "
     "weighting.allow_unstoppable: true"
@@ -69,11 +76,7 @@ class WeightingConfig(BaseModel):
         description="weight of each kind or group (trace), or its schedule; a kind's own name wins; what is not named "
         "weighs 1, pad 0",
     )
-    normaliser: NormaliserName = Field(
-        "weights",
-        description="what the weighted sum is divided by: "
-        + "; ".join(f"{normaliser.about} ({name})" for name, normaliser in NORMALISERS.items()),
-    )
+    normaliser: NormaliserName = normaliser_field()
     allow_unstoppable: bool = Field(
         False, description="train even where the symbol that ends documents never weighs anything"
     )

@@ -44,7 +44,8 @@ PLAIN = {
     "HAS_Z_LOSS": False,
     "K": 0,
     "K_BLOCK": 1,
-    "REVERSE": False,
+    "DIVERGENCE": 0,
+    "BETA": 0.5,
     "TOP": False,
 }
 EVERYTHING = {
@@ -58,7 +59,8 @@ EVERYTHING = {
     "HAS_Z_LOSS": True,
     "K": 128,
     "K_BLOCK": 128,
-    "REVERSE": True,
+    "DIVERGENCE": 2,
+    "BETA": 0.5,
     "TOP": False,  # nobody asks for it beside a gradient
 }
 ROWS = PLAIN | {"GRADIENT": False, "TOP": True, "HAS_BIAS": True, "HAS_SCALE": True}
@@ -69,6 +71,7 @@ VARIANTS = {
     "rows": ROWS,
     "rows_capped": ROWS | {"HAS_CAP": True},
     "teacher": PLAIN | {"K": 50, "K_BLOCK": 64},
+    "stored": PLAIN | {"K": 32, "K_BLOCK": 32, "DIVERGENCE": 2},
     "uncapped": EVERYTHING | {"HAS_CAP": False, "K": 0, "K_BLOCK": 1},
     "everything": EVERYTHING,
 }
@@ -86,7 +89,10 @@ SHAPE = {"TAIL": True, "LANES": LANES, "VEC": VEC}  # a V that 16 does not divid
 THREADS = 1024
 
 
-def compiled(target: GPUTarget, variant: dict, logits: str = "bf16"):
+STORED = {"teacher_ids": "*i32", "teacher_log_probs": "*fp16"}  # as channels hold them
+
+
+def compiled(target: GPUTarget, variant: dict, types: dict, logits: str = "bf16"):
     names = chunk_kernel.arg_names
     signature, aligned = {}, {}
     for index, name in enumerate(names):
@@ -95,9 +101,9 @@ def compiled(target: GPUTarget, variant: dict, logits: str = "bf16"):
         elif name in ("logits", "bias"):
             signature[name] = f"*{logits}"
         elif name in ROW_ARGUMENTS:
-            signature[name] = TYPES.get(name, "*fp32")
+            signature[name] = types.get(name, "*fp32")
         else:
-            signature[name] = TYPES.get(name, "fp32")
+            signature[name] = types.get(name, "fp32")
         # `vocabulary` is left unaligned: the worst case, a V that 16 does not divide.
         if name in ("logits", "bias", "stride"):
             aligned[(index,)] = [["tt.divisibility", 16]]
@@ -175,7 +181,8 @@ def main(targets: str, variants: str) -> None:
             if variant == "scale":
                 kernel = compiled_scale(TARGETS[name])
             else:
-                kernel = compiled(TARGETS[name], VARIANTS[variant])
+                types = TYPES | (STORED if variant == "stored" else {})
+                kernel = compiled(TARGETS[name], VARIANTS[variant], types)
             report[f"{name} {variant}"] = amd(kernel) if TARGETS[name].backend == "hip" else nvidia(kernel)
     print(json.dumps(report))
 

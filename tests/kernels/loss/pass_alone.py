@@ -40,7 +40,7 @@ def test_a_weighted_target_outside_the_vocabulary_makes_its_loss_nan_and_touches
     assert (buffer[1:-1, :V].double() - expected)[good].abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("bad", [-1, V, 10**12])
+@pytest.mark.parametrize("bad", [V, 10**12])
 def test_a_teachers_token_outside_the_vocabulary_makes_the_divergence_nan_and_touches_nothing(bad):
     ids = torch.arange(ROWS)[:, None] * 3 + torch.arange(3)
     ids[4, 1] = bad

@@ -95,8 +95,40 @@ def test_the_example_learns_what_weighs(capsys):
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     statistics = example.main(steps=60)
-    _, _, count, _, correct, _ = statistics.unbind(1)
+    _, _, count, _, correct, *_ = statistics.unbind(1)
     assert count[0] == 0  # the question weighs nothing
     assert (count[1:] == 60 * 16 * 8).all()
     assert (correct[1:] > 0.5 * count[1:]).all()
     assert "answer" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_teacher_in_the_batch_is_followed(weighted):
+    """By definition, in float64: what stands at a token was said of it before it was read."""
+    model = llama()
+    exact = copy.deepcopy(model).double()
+    ids, labels = batch()
+    g = torch.Generator().manual_seed(4)
+    log_q, top = torch.log_softmax(2 * torch.randn(3, 11, 67, generator=g), 2).topk(4)
+    top[:, 0], top[2, 5], log_q[2, 5] = -1, -1, float("nan")
+    v = torch.rand(3, 11, generator=g) if weighted else torch.ones(3, 11)
+    loss_of = SpanWeightedLoss(model, mix=0.25, divergence="reverse")
+    more = {"teacher_weights": v} if weighted else {}
+    outputs = model(input_ids=ids, teacher_ids=top.int(), teacher_log_probs=log_q.half(), **more)
+    loss = loss_of(outputs, labels, num_items_in_batch=20)
+    loss.backward()
+    log_p, wanted = torch.log_softmax(exact(input_ids=ids).logits, 2), 0.0
+    for row in range(3):
+        for at in range(1, 11):
+            if labels[row, at] != -100:
+                wanted = wanted - 0.75 * log_p[row, at - 1, ids[row, at]]
+            if top[row, at, 0] >= 0:
+                rest = torch.ones(67, dtype=torch.bool).index_fill_(0, top[row, at], False)
+                p = log_p[row, at - 1].exp()
+                p, q = torch.cat([p[top[row, at]], p[rest].sum()[None]]), log_q[row, at].half().double().exp()
+                q = torch.cat([q, (1 - q.sum())[None]])
+                wanted = wanted + 0.25 * v[row, at] * (p * (p / q).log()).sum()
+    (wanted / 20).backward()
+    assert float(loss) == pytest.approx(float(wanted.detach()) / 20, rel=1e-6)
+    for name, parameter in exact.named_parameters():
+        torch.testing.assert_close(gradients(model)[name].double(), parameter.grad, rtol=1e-4, atol=1e-6, msg=name)

@@ -8,6 +8,7 @@ import torch
 
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
+from tracestill.kernels.loss import Statistic
 from tracestill.trainer.evaluation.held_out import HeldOut
 from tracestill.trainer.ranks.mesh import mesh
 
@@ -33,7 +34,7 @@ def walk(held, rank, ranks):
     """The micro-steps that a rank measures."""
     seen = []
     engine = SimpleNamespace(mesh=mesh(rank, ranks, 1), device=torch.device("cpu"))
-    engine.measure = lambda micro: seen.append(micro) or torch.zeros(len(KINDS), 6)
+    engine.measure = lambda micro: seen.append(micro) or torch.zeros(len(KINDS), len(Statistic))
     held.measure(engine)
     return seen
 

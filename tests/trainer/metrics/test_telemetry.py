@@ -1,22 +1,24 @@
 """What a line of the log says."""
 
 import io
+import math
 import re
 
 import torch
 from rich.console import Console
 
 from tracestill.data_pipeline.base.kinds import Kinds
+from tracestill.kernels.loss import Statistic
 from tracestill.trainer.metrics.telemetry import Meter, by_kind, line_of, table_of
 
 KINDS = Kinds()
 
 
 def statistics(**rows):
-    """(K, 6): weight, weighted nll, count, nll, correct, entropy of some kinds."""
-    found = torch.zeros(len(KINDS), 6)
+    """(K, S): weight, weighted nll, count, nll, correct, entropy of some kinds; of a teacher v, v D, count, D."""
+    found = torch.zeros(len(KINDS), len(Statistic))
     for name, values in rows.items():
-        found[KINDS.id(name)] = torch.tensor(values)
+        found[KINDS.id(name), : len(values)] = torch.tensor(values)
     return found
 
 
@@ -87,3 +89,30 @@ def test_the_table_at_the_end_shows_every_kind():
     rows = [re.findall(r"[\w.%]+", line) for line in console.file.getvalue().splitlines()]
     assert ["derive", "8", "1.5000", "75.0%", "0.2500", "75.0%"] in rows
     assert ["answer", "2", "1.0000", "50.0%", "0.5000", "25.0%"] in rows
+
+
+def test_a_teachers_term_stands_beside_the_labels():
+    meter = Meter(KINDS, torch.device("cpu"))
+    both = statistics(derive=[0, 0, 0, 0, 0, 0, 0.5, 1.0, 4, 8.0], answer=[1.0, 3.0, 2, 4.0, 1, 0.5, 0.25, 0.5, 1, 2.0])
+    meter.add(both)
+    meter.end_step(4.5)
+    found = meter.read()
+    assert found["weighted_tokens"] == 6, "rows of either weight"
+    assert found["kinds"]["answer"] == {
+        "count": 2, "weight": 1.0, "loss": 2.0, "accuracy": 0.5, "entropy": 0.25, "share": 3 / 4.5,
+        "teacher_count": 1, "teacher_weight": 0.25, "divergence": 2.0, "teacher_share": 0.5 / 4.5,
+    }  # fmt: skip
+    of_teacher = found["kinds"]["derive"]
+    assert (of_teacher["divergence"], of_teacher["teacher_share"], of_teacher["weight"]) == (2.0, 1 / 4.5, 0.0)
+    assert math.isnan(of_teacher["loss"]), "no sample was taken"
+    meter.add(both)
+    meter.unweighted.add_(statistics(derive=[0.0, 0.0, 4, 6.0, 1, 2.0]))
+    meter.end_step(4.5)
+    found = meter.read()
+    assert (found["kinds"]["derive"]["loss"], found["kinds"]["derive"]["divergence"]) == (1.5, 2.0)
+    numbers = {**found, "grad_norm": 1.0, "tokens_per_second": 1.0, "mfu": None, "memory_gib": 1.0, "data_wait": 0.0}
+    line = line_of(1, 2, {**numbers, "seconds": 1.0})
+    assert "  derive 1.500 25% D 2.000  answer 2.000 50% D 2.000  " in line
+    console = Console(file=io.StringIO(), width=140)
+    console.print(table_of(found["kinds"]))
+    assert re.search(r"derive .* no weight \(sample\) .* 2.0000 .* 22.2%", console.file.getvalue())

@@ -8,6 +8,7 @@ import tiny_step
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tracestill.kernels.loss import Statistic
 from tracestill.kernels.pack import pack
 from tracestill.trainer.metrics.telemetry import Meter
 from tracestill.trainer.recipe.settings import StudentConfig
@@ -117,7 +118,7 @@ def test_training_never_notices_bit_for_bit(student):
     student.head[0].options["dynamic"] = lambda nll, p, entropy: p
     student.head[0].observe = lambda nll, p, entropy: seen.append(len(nll))
     plain = gradients(student, packed, None)
-    sums = torch.zeros(8, 6, dtype=torch.float64)
+    sums = torch.zeros(8, len(Statistic), dtype=torch.float64)
     watched = gradients(student, packed, sums)
     assert sums[:, 2].sum() > 0
     assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
@@ -126,7 +127,7 @@ def test_training_never_notices_bit_for_bit(student):
 
 def test_padding_is_not_looked_at_nor_a_row_without_documents(student):
     packed, _ = row()
-    head, sums = student.head[0], torch.zeros(8, 6, dtype=torch.float64)
+    head, sums = student.head[0], torch.zeros(8, len(Statistic), dtype=torch.float64)
     head.watched = sums
     hidden = student.hidden_states(packed).detach()
     hidden[packed.labels < 0] = float("nan")

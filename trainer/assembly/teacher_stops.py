@@ -1,0 +1,97 @@
+"""Would a student that follows a teacher learn to stop? The symbols at which both end are compared, before training.
+
+A teacher that ends its texts with another symbol says of the student's, where a document ends, that something else
+comes next, and the student learns to go on.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.documents.encode import load_layout
+from tracestill.trainer.recipe.recipe import Recipe
+
+CONFIGS = "generation_config.json", "config.json"  # the first that names them counts
+TOKENIZER, TEMPLATE, TOKENIZER_CONFIG = "tokenizer.json", "chat_template.jinja", "tokenizer_config.json"
+
+
+def check_teacher(recipe: Recipe, tokenizer: Path | None = None, eos: int | None = None) -> None:
+    """Raise InputError if the model that ``distil`` follows, as far as its directory tells, stops at other symbols than
+    the student's documents. ``tokenizer``: the student's (None: the one that the recipe names, if it does); ``eos``:
+    the id of what ends its documents (None: as their layout has it)."""
+    model = model_of(recipe)
+    if model is None or recipe.distil is None or not recipe.distil.weighs(recipe.span_kinds(), "control"):
+        return
+    tokenizer = tokenizer or own_tokenizer(recipe)
+    theirs = stops_of(model)
+    if tokenizer is None or not theirs:
+        return
+    eos = load_layout(recipe.encode, tokenizer).special_ids["eos"] if eos is None else eos
+    ours = None if eos is None else Tokenizer.from_file(str(tokenizer / TOKENIZER)).id_to_token(eos)
+    if ours is not None and ours not in theirs:
+        raise InputError(
+            f"distil.channel: the student's documents end with {ours}, and {model} stops at {', '.join(theirs)}: from "
+            "it the student would learn to go on; let both end alike (encode.template: chat, or another teacher), or "
+            "set distil.weight.control: 0"
+        )
+
+
+def own_tokenizer(recipe: Recipe) -> Path | None:
+    """The tokenizer that a recipe names and adds nothing to, so that its symbols are known before any stage."""
+    named = recipe.encode.tokenizer
+    return named.path if named.path is not None and not named.add_symbols else None
+
+
+def template_warning(recipe: Recipe, tokenizer: Path) -> list[str]:
+    """A line if a teacher has a chat template, and it is not what an export of the student would have."""
+    model = model_of(recipe)
+    theirs = None if model is None else template_of(model)
+    if theirs is None or theirs == (load_layout(recipe.encode, tokenizer).chat_template or template_of(tokenizer)):
+        return []
+    how = "without the chat template" if recipe.encode.has_symbols else "by another chat template than that"
+    return [f"documents are laid out {how} of {model}, which is asked about texts that it would not write"]
+
+
+def model_of(recipe: Recipe) -> Path | None:
+    """The directory of the model that ``distil`` follows; None: there is none, or it is the student."""
+    if recipe.distil is None:
+        return None
+    scorer = recipe.score[recipe.distil.scorer]
+    return None if scorer.is_student or not Path(scorer.model).is_dir() else Path(scorer.model)
+
+
+def stops_of(model: Path) -> list[str]:
+    """Texts of the symbols at which a model stops; none if its directory does not tell."""
+    for name in CONFIGS:
+        found = read(model / name).get("eos_token_id")
+        ids = found if isinstance(found, list) else [found]
+        if ids := [one for one in ids if isinstance(one, int)]:
+            break
+    else:
+        return []
+    if not (model / TOKENIZER).is_file():
+        return []
+    tokenizer = Tokenizer.from_file(str(model / TOKENIZER))
+    return [text for one in ids if (text := tokenizer.id_to_token(one)) is not None]
+
+
+def template_of(directory: Path) -> str | None:
+    """The text of a chat template; None if there is none."""
+    if (directory / TEMPLATE).is_file():
+        return (directory / TEMPLATE).read_text(encoding="utf-8").strip()
+    found = read(directory / TOKENIZER_CONFIG).get("chat_template")
+    return found.strip() if isinstance(found, str) else None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON object; {} if there is none, or something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
