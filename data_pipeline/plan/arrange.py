@@ -7,9 +7,12 @@ next are the most documents of this length that a pack may take.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from tracestill.data_pipeline.plan.packing import Packing, best_fit_decreasing, side_by_side
+from tracestill.data_pipeline.plan.packing import Packing, side_by_side
+from tracestill.data_pipeline.plan.spread import spread
 
 
 def arrange(
@@ -20,6 +23,7 @@ def arrange(
     grid: int,  # tokens that lengths are rounded up to a multiple of
     capacity: int,
     bits: np.random.Philox,
+    pack: Callable[[np.ndarray, int, np.ndarray | None], Packing] = spread,
 ) -> tuple[Packing, np.ndarray, list[int]]:
     """(the packing; (M,) the documents in the order in which ``expand`` takes them; packs of each stage)."""
     places = capacity // grid  # a document longer than these is alone in its pack
@@ -40,9 +44,7 @@ def arrange(
         least = np.maximum(-(-(counts @ np.arange(places + 1)) // places), 1)  # packs of each stage
         times = np.maximum(-(-most.reshape(shape) // least[:, None]), 1)
         at_most = (gaps(documents, classes, copies, stages * (places + 1)).reshape(shape) * times)[:, ::-1]
-    packings = [
-        best_fit_decreasing(counts[at], places, None if at_most is None else at_most[at]) for at in range(stages)
-    ]
+    packings = [pack(counts[at], places, None if at_most is None else at_most[at]) for at in range(stages)]
     packing = side_by_side(packings)
     packing.runs[:, 3] *= grid
     packing.runs[:, 4] *= grid**2

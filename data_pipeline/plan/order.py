@@ -28,7 +28,8 @@ def order_packs(
     stages: Sequence[int] = (),  # bins of each stage of the epoch, which come one after the other; (): there is one
 ) -> tuple[np.ndarray, np.ndarray]:
     """((bins,) rank of each bin, (bins,) rank at each place of the epoch): bins sorted by cost get their rank, and
-    whole groups of neighbouring ranks are laid out in random order, those of a stage among themselves."""
+    whole groups of neighbouring ranks are laid out in random order, those of a stage among themselves. A step of
+    several groups gets a cheap one, a dear one and some between, as evenly as may be: its first from the cheapest."""
     first, width, _, tokens, squares = packing.runs.T
     ends = np.cumsum(stages or [packing.bins])
     stage, cost = np.searchsorted(ends, first, side="right"), LINEAR_COST * tokens + squares
@@ -47,6 +48,10 @@ def order_packs(
     members[np.cumsum(per_step) - 1] = sizes - group * (per_step - 1)
     borders = np.searchsorted(np.cumsum(members), ends) + 1  # a group that crosses one is of the stage before it
     drawn = shuffled_between(bits, borders).astype(np.int64)
+    if per_step.max() > 1:
+        column = np.arange(len(members)) - np.repeat(np.cumsum(per_step) - per_step, per_step)
+        of_stage = np.searchsorted(borders, drawn, side="right")
+        drawn = drawn[np.lexsort((column[drawn], of_stage))]
     begins = np.empty_like(members)
     begins[drawn] = np.cumsum(members[drawn]) - members[drawn]  # ranks are dealt to groups in the order drawn
     shift = begins - (np.cumsum(members) - members)

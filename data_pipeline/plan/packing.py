@@ -46,10 +46,20 @@ class Packing:
     runs: np.ndarray
 
 
+@dataclass(frozen=True)
+class Begun:
+    """Bins that hold the longest documents already."""
+
+    bins: int
+    placements: list[tuple[int, int, int, int, int]]  # as ``Packing.placements``
+    rooms: dict[int, list[Run]]  # room left -> runs of bins
+
+
 def best_fit_decreasing(
     counts: np.ndarray,  # (capacity + 1,) integers: documents of each length
     capacity: int,
     at_most: np.ndarray | None = None,  # (capacity + 1,) integers >= 1
+    begun: Begun | None = None,  # bins to go on with, which hold longer documents than those counted
 ) -> Packing:
     """Pack ``counts[s]`` documents of each length s, 1 <= s <= capacity, into bins of ``capacity`` tokens, and no more
     than ``at_most[s]`` of them into one bin.
@@ -64,6 +74,12 @@ def best_fit_decreasing(
     top = 0  # bit w: words[w] is not zero
     placements: list[tuple[int, int, int, int, int]] = []
     bins = 0
+    if begun is not None:
+        bins, placements = begun.bins, [*begun.placements]
+        for residual, held in begun.rooms.items():
+            classes[residual] = [*held]
+            words[residual >> WORD] |= 1 << (residual & MASK)
+            top |= 1 << (residual >> WORD)
 
     # Pushing a run onto its class is written out in both places: a call would cost more than its body.
     sizes = np.flatnonzero(counts)[::-1]

@@ -26,6 +26,7 @@ from tracestill.data_pipeline.plan.keep import QUESTION, KeepConfig, choose
 from tracestill.data_pipeline.plan.mixture import MixtureConfig, make_mixer
 from tracestill.data_pipeline.plan.order import LINEAR_COST, order_packs, shuffled, step_sizes
 from tracestill.data_pipeline.plan.packing import Packing, best_fit_decreasing, expand
+from tracestill.data_pipeline.plan.spread import spread
 from tracestill.data_pipeline.tokens.columns import IDS, KNOWN, Columns
 
 FORMAT = 1
@@ -42,7 +43,8 @@ class PlanConfig(BaseModel, extra="forbid"):
         default=0,
         ge=0,
         description="packs of similar cost that are taken together; divides packs_per_step. Rank counts that divide "
-        "it do equal work. 0: packs_per_step up to 64, else its smallest divisor that is at least 64",
+        "it do equal work; a step of several groups is more mixed. 0: packs_per_step up to 64, else its smallest "
+        "divisor that is at least 64",
     )
     balance: Literal["cost", "off"] = Field(
         default="cost", description="cost: a group holds packs of similar cost; off: packs come in random order"
@@ -155,7 +157,7 @@ class Plan:
     def statistics(self, lengths: np.ndarray, ranks: tuple[int, ...] = ()) -> dict[str, Any]:
         """What the plan costs: packs, filling, empty slots, and the imbalance of work for each number of ranks.
 
-        lengths: (N,) tokens of each document. ``imbalance`` is described at the function of that name.
+        lengths: (N,) tokens of each document. ``imbalance`` and ``sameness``: the functions of these names.
         """
         used = np.add.reduceat(lengths[self.documents].astype(np.int64), self.pack_offsets[:-1])
         tokens = int(used.sum())
@@ -171,6 +173,7 @@ class Plan:
             "longest_pack": int(used.max()),
             "steps": self.n_steps,
             "empty_packs": int((self.steps < 0).sum()),
+            "sameness": sameness(self, lengths),
             "imbalance": {count: imbalance(self, pack_costs(self, lengths), count) for count in ranks},
         }
 
@@ -186,11 +189,14 @@ class Planner:
         seed: int,
         columns: Columns | None = None,
         said: Said | None = None,
+        alike: bool = False,
     ) -> None:
-        """``columns``, ``said``: what is known of documents, for what the config needs. Raises InputError if there is
-        no document, one is empty or longer than the capacity (the stage that encodes applies ``config.overlong``), or
-        keep, mixture or order do not fit them."""
+        """``columns``, ``said``: what is known of documents, for what the config needs. ``alike``: documents of a pack
+        are padded to one length, so those of one length share a pack (best fit), where else packs are mixed
+        (``spread``). Raises InputError if there is no document, one is empty or longer than the capacity (the stage
+        that encodes applies ``config.overlong``), or keep, mixture or order do not fit them."""
         self.lengths, self.config, self.seed = np.asarray(lengths), config, seed
+        self.pack = best_fit_decreasing if alike else spread
         check_lengths(self.lengths, config.capacity)
         self.kept: np.ndarray | None = None  # (N,) bool: documents that epochs may hold
         self.keep: dict[str, Any] = {}  # what to tell of that
@@ -204,10 +210,10 @@ class Planner:
         self.keys = curriculum.keys_of(config.order, columns, self.lengths, said)
 
     def plan(self, epoch: int) -> Plan:
-        """The plan of one epoch: best-fit-decreasing packs, grouped by cost, groups shuffled.
+        """The plan of one epoch: packs grouped by cost, groups shuffled.
 
         Which document takes a place among those of its length is drawn anew for every (seed, epoch), and so is the
-        order of groups. Uses as many packs as item-by-item best-fit-decreasing.
+        order of groups. Uses at most 0.5 % more packs than item-by-item best-fit-decreasing.
         """
         if min(self.seed, epoch) < 0:
             raise InputError(f"plan: seed {self.seed} and epoch {epoch} must not be negative")
@@ -240,7 +246,7 @@ class Planner:
         """(packing; its documents, None: all, by length and at random; packs of each stage, none: there is one)."""
         lengths, capacity = self.lengths, self.config.capacity
         if self.mixer is None and self.keys is None and self.kept is None:
-            return best_fit_decreasing(np.bincount(lengths, minlength=capacity + 1), capacity), None, []
+            return self.pack(np.bincount(lengths, minlength=capacity + 1), capacity), None, []
         if self.mixer is not None:
             copies = self.mixer.copies(epoch)
         else:
@@ -250,7 +256,7 @@ class Planner:
             tokens = int(copies @ lengths.astype(np.int64))
             stages, grid = curriculum.grid_of(lengths, -(-tokens // capacity), self.config.packs_per_step)
             stage_of = curriculum.stages_of(np.repeat(self.keys, copies), stages, self.config.order.mixing, bits)
-        return arrange(lengths, copies, stage_of, stages, grid, capacity, bits)
+        return arrange(lengths, copies, stage_of, stages, grid, capacity, bits, self.pack)
 
     def report(self, plan: Plan, ranks: tuple[int, ...] = ()) -> dict[str, Any]:
         """``Plan.statistics``, and what became of keep, mixture and order: of a choice what ``keep.choose`` tells, of a
@@ -334,6 +340,17 @@ def imbalance(
     work = slots.reshape(-1, ranks)
     work = work[work.any(axis=1)]
     return float((work.max(axis=1) / work.mean(axis=1)).mean())
+
+
+def sameness(plan: Plan, lengths: np.ndarray) -> float:
+    """How alike in length the documents of a step are: the variance of steps' mean lengths, over what it would be if
+    documents were drawn at random. 1: as if drawn; below: each step is an image of the epoch; far above: there are
+    steps of short documents and steps of long ones. 1.0 if all are alike, or there is one step."""
+    of_step, values = plan.steps_of_documents(), lengths[plan.documents].astype(np.float64)
+    count = np.bincount(of_step, minlength=plan.n_steps)
+    apart = float(count @ (np.bincount(of_step, values) / count - values.mean()) ** 2)
+    expected = (plan.n_steps - 1) * float(values.var())
+    return apart / expected if expected else 1.0
 
 
 def save_plan(plan: Plan, path: Path) -> None:

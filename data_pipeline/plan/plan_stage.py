@@ -85,13 +85,14 @@ def planner_of(
     store = TokenStore(encode / "tokens.arrow")
     lengths = widths(store.lengths, store.encoder_lengths)  # so that capacity holds for encoder and decoder apart
     columns = Columns(encode / FILE, len(store)) if config.columns else None
+    padded = bool(store.encoder_lengths.any())  # rows of an encoder-decoder
     if not (read := scorers_of(config.channels)):
-        return Planner(lengths, config, seed=seed, columns=columns)
+        return Planner(lengths, config, seed=seed, columns=columns, alike=padded)
     digest, about = output_digest(encode), (read_manifest(encode) or {})["config"]
     kinds = Kinds(tuple(about["kinds"]), tuple(about["tree"].items()))
     opened = {name: Channels(scores[name], store, digest) for name in read}
     said = functools.cache(lambda score: of_documents(opened, score, kinds))
-    return Planner(lengths, config, seed=seed, columns=columns, said=said)
+    return Planner(lengths, config, seed=seed, columns=columns, said=said, alike=padded)
 
 
 def ranks_that_divide(group: int) -> tuple[int, ...]:

@@ -268,6 +268,13 @@ def mixture_rows(statistics: Mapping[str, Any]) -> dict[str, str]:
     return rows
 
 
+def sameness_row(statistics: Mapping[str, Any]) -> dict[str, str]:
+    """Plans of earlier versions do not know it."""
+    if "sameness" not in statistics:
+        return {}
+    return {"sameness": f"{statistics['sameness']:.2f} (mean length of steps; 1: as of documents drawn at random)"}
+
+
 def show_plan(run: RunDirectory, arm: str, epoch: int, console: Console) -> None:
     manifest = read_manifest(directory := run.stage(arm, "plan"))
     if manifest is None:
@@ -287,6 +294,7 @@ def show_plan(run: RunDirectory, arm: str, epoch: int, console: Console) -> None
         "steps": f"{steps:,} in this epoch, {epochs:,} epoch(s) planned",
         "empty packs": f"{found['empty_packs']:,}",
         "imbalance": ", ".join(f"{float(v):.3f} on {ranks} ranks" for ranks, v in found["imbalance"].items()),
+        **sameness_row(found),
         **mixture_rows(found),
         "digest": manifest["digests"][epoch],
     }

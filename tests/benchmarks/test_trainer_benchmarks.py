@@ -76,6 +76,18 @@ def test_the_cpu_benchmark_takes_a_student_and_traces_of_ones_own(tmp_path: Path
     assert "overhead" not in found
 
 
+def test_a_plan_is_compared_with_another_and_known_cases_are_kept(tmp_path: Path) -> None:
+    path, known = tmp_path / "found.json", {"steps": 1, "sameness": 1.0, "curve": [{"loss": 6.0}, {"loss": 5.0}]}
+    path.write_text(json.dumps({"cases": {"best fit": {"0": known}}}), encoding="utf-8")
+    found = run("step_composition.py", path, "--tiny", "--seeds", 0, "--cases", "best fit", "the plan")
+    assert found["cases"]["best fit"]["0"] == known
+    case = found["cases"]["the plan"]["0"]
+    losses = [point["loss"] for point in case["curve"]]
+    assert [point["step"] for point in case["curve"]] == [*range(0, case["steps"], 2), case["steps"]]
+    assert (case["curve"][-1]["documents"], losses == sorted(losses, reverse=True)) == (24, True)
+    assert losses[0] == pytest.approx(math.log(400), abs=0.1)
+
+
 def test_the_gpu_benchmark_runs_its_code_on_a_cpu(tmp_path: Path) -> None:
     options = ["--device", "cpu", "--shapes", "tiny", "--capacities", 512, "--steps", 2]
     (case,) = run("trainer_gpu.py", tmp_path / "found.json", *options, "--ways", "ours, ZeRO 2")["cases"]

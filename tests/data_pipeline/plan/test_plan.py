@@ -113,7 +113,7 @@ def test_shuffle_is_a_sort_of_python_integers() -> None:
 def test_golden_digest() -> None:
     """Guards what users rely on: a plan made elsewhere, or with another NumPy, is this one."""
     plan = plan_of(np.arange(1, 2001, dtype=np.int32) % 97 + 1, seed=5, epoch=2, capacity=100, packs_per_step=8)
-    assert plan.digest() == "8d2e15b820e9f492daffa1bf4ebc1c24f3a785eeb14cc1f79c44c8d4cb5be92e"
+    assert plan.digest() == "ca018c9decefa9b23e0285a9190bbc0f4270bc64c788196f016addc8065aec0e"
 
 
 def test_shuffle_draws_every_order_equally_often() -> None:
@@ -176,6 +176,7 @@ def test_statistics() -> None:
     lengths = np.array([10, 6, 4, 9, 9, 3], np.int32)
     found = plan_of(lengths, capacity=10, packs_per_step=3).statistics(lengths, ranks=(1, 2))
     imbalances = found.pop("imbalance")
+    assert found.pop("sameness") > 0
     assert found == {
         "documents": 6,
         "tokens": 41,

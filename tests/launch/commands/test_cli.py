@@ -99,6 +99,7 @@ def test_report_and_inspect(recipe):
     assert "document 2 of" in shown
     assert "</think>" in shown
     assert "filled" in shown
+    assert "sameness" in shown
     prompt = next(line for line in shown.splitlines() if line.startswith("prompt") and "|" in line)
     assert prompt.split()[1] == "0", "the weight of the prompt"
     train = Path("runs/mini/arms/traces/train")
