@@ -45,7 +45,7 @@ SHAPE = {
 class Micro:
     """A micro-step of one document."""
 
-    scale = 1.0
+    scale, teacher = 1.0, None
 
     def __init__(self) -> None:
         tokens = np.arange(TOKENS, dtype=np.int32) + 3

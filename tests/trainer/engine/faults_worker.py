@@ -76,8 +76,8 @@ def forgotten_parameter(stage: int | str, used: str) -> float:
     built.extra = nn.Linear(1, 1, bias=False)
     plain, left = built.forward, list(used)
 
-    def forward(batch, scale):
-        loss, statistics = plain(batch, scale)
+    def forward(batch, scale, teacher=None):
+        loss, statistics = plain(batch, scale, teacher)
         here = left.pop(0) == "x"
         return (loss + built.extra(torch.ones(1)).sum() / dist.get_world_size() if here else loss), statistics
 

@@ -142,7 +142,9 @@ def test_until_the_loop_begins_signals_are_the_watchdogs(
     monkeypatch.setattr(train, "measure", note)
     monkeypatch.setattr(train, "teller_of", begun)
     job: Any = SimpleNamespace(
-        recipe=SimpleNamespace(train=None, span_kinds=list), engine=SimpleNamespace(device=None), batches=None
+        recipe=SimpleNamespace(train=None, span_kinds=list),
+        engine=SimpleNamespace(device=None, module=SimpleNamespace(routers=None)),
+        batches=None,
     )
     job.progress, job.steps, job.measures = SimpleNamespace(step=step), 8, True
     before = {number: signal.signal(number, calm.on_sigterm) for number in (signal.SIGTERM, signal.SIGINT)}

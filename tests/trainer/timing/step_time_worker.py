@@ -18,7 +18,7 @@ FEW = {"stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0, "stage3_
 
 
 class Micro:
-    scale = 1.0
+    scale, teacher = 1.0, None
 
     def __init__(self, seed: int) -> None:
         tokens = torch.randint(3, VOCABULARY, (40,), generator=torch.Generator().manual_seed(seed)).numpy()
