@@ -8,6 +8,7 @@ written, but for what rounding does to the logits.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -106,11 +107,17 @@ def roomy(states: Tensor, columns: int) -> Tensor:
 
 
 def can_decode(model: PreTrainedModel) -> bool:
-    """Whether texts can be written here: by a decoder whose layers all look at everything before."""
-    if model.config.is_encoder_decoder:
+    """Whether texts can be written here: by a decoder that can be told positions (one with ALiBi cannot), and whose
+    layers all look at everything before."""
+    if model.config.is_encoder_decoder or not {"position_ids", "past_key_values"} <= named_by(model):
         return False
     layers = DynamicCache(config=model.config).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def named_by(model: PreTrainedModel) -> set[str]:
+    """What a model's forward pass takes by name."""
+    return set(inspect.signature(model.forward).parameters)
 
 
 @dataclass
@@ -151,6 +158,7 @@ class Decoder:
     ) -> None:
         self.model, self.stops, self.pad, self.batch, self.seed = model, frozenset(stops), pad, batch, seed
         self.threads = threads
+        self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in named_by(model) else {}
         self.device = model.device
         self.texts: list[Text | None] = []  # in each place
         self.written = 0  # tokens so far
@@ -267,7 +275,7 @@ class Decoder:
             for layer in self.cache.layers:
                 assert isinstance(layer, Layer)
                 layer.keep_last(needed)
-            self.mask = self.mask[:, -needed:] if needed else self.mask[:, :0]
+            self.mask = self.mask[:, -needed:]
         self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
         logits = self.forward(self.last[:, None], self.mask.to(self.device), self.cache)
         texts = [text for text in self.texts if text is not None]
@@ -286,7 +294,7 @@ class Decoder:
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            **self.last_only,
         )
         logits: Tensor = found.logits[:, -1]
         return logits.float()

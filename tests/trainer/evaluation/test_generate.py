@@ -36,9 +36,10 @@ def one_at_a_time(model, prompt: list[int], stops: tuple[int, ...] = (EOS,)) -> 
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
-@pytest.mark.parametrize("model_type", ["llama", "qwen2", "gpt2"])
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "gpt2", "bloom"])
 def test_batches_write_what_single_rows_write(model_type: str, batch_size: int) -> None:
     changes = {"n_embd": 32, "n_layer": 2, "n_head": 4} if model_type == "gpt2" else {}
+    changes |= {"n_layer": 2, "n_head": 4} if model_type == "bloom" else {}  # which knows no positions
     model = tiny_model(seed=3, model_type=model_type, **changes)
     prompts = make_prompts(20)
     settings = {"stops": [EOS], "pad_id": PAD, "max_new_tokens": LIMIT, "batch_size": batch_size}
