@@ -14,7 +14,6 @@ if __name__ == "__main__":  # before anything else is imported: `python -m` has 
     gc.disable()  # would look through what the imports below make again and again, a fifth of their time
 
 import argparse
-import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,21 +23,19 @@ import torch.distributed as dist
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import write_json
-from tracestill.data_pipeline.guards.secret import mask
 from tracestill.trainer.assembly.finish import export_student, finish
 from tracestill.trainer.assembly.first_step import show_first_step
 from tracestill.trainer.assembly.job import Job
 from tracestill.trainer.assembly.prepare import prepare
+from tracestill.trainer.assembly.rank import Begun, as_rank
 from tracestill.trainer.assembly.resume import Resume, open_directory
 from tracestill.trainer.batches.prefetch import Prefetch
 from tracestill.trainer.checkpoint import local as checkpoint_local
 from tracestill.trainer.checkpoint.train_place import claim_train, is_done
 from tracestill.trainer.engine.engine import connect, leave, open_monitor
-from tracestill.trainer.faults.failure import EXIT_FAILED
-from tracestill.trainer.faults.stopping import EXIT_STOPPED, StopRequest, ends_at_once
+from tracestill.trainer.faults.stopping import EXIT_STOPPED, StopRequest
 from tracestill.trainer.faults.stragglers import phases_alone
 from tracestill.trainer.faults.watchdog import Watchdog
-from tracestill.trainer.lock.run_lock import held
 from tracestill.trainer.metrics.flops import cost_of, peak_tflops
 from tracestill.trainer.metrics.headway import PROGRESS, Teller
 from tracestill.trainer.metrics.log import LOG, Log
@@ -46,13 +43,11 @@ from tracestill.trainer.metrics.telemetry import Meter, line_of, table_of
 from tracestill.trainer.metrics.throughput import Throughput
 from tracestill.trainer.ranks.collectives import share_json, together
 from tracestill.trainer.ranks.console import say
-from tracestill.trainer.ranks.join_ranks import is_first, is_owned
 from tracestill.trainer.ranks.phases import Phases
 from tracestill.trainer.ranks.placement import find_placement
-from tracestill.trainer.ranks.rendezvous import NotMet
 from tracestill.trainer.recipe.provenance import provenance
-from tracestill.trainer.recipe.recipe import MAIN_ARM, imports_of
-from tracestill.trainer.recipe.run_directory import RECIPE, RunDirectory
+from tracestill.trainer.recipe.recipe import MAIN_ARM
+from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.recipe.settings import GENERATION, learning_rate, seconds_of
 
 
@@ -229,30 +224,18 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--local_rank", type=int, default=0, help="given by the launcher")
     arguments = parser.parse_args(words)
     started = time.perf_counter()
-    with contextlib.ExitStack() as until_the_end:
-        try:
-            with ends_at_once():
-                RunDirectory.check(arguments.run_dir)
-                for line in imports_of(arguments.run_dir / RECIPE) if is_first() else ():
-                    say(line)
-                run = RunDirectory.open(arguments.run_dir)
-                if is_first() and not is_owned():  # ranks that people start have one lock
-                    until_the_end.enter_context(held(run.root, say=lambda text: say(text, err=True)))
-                if not join_others(run, arguments.arm):
-                    say(f"training of {arguments.arm} is up to date")
-                    return 0
-                settings, directory = run.recipe.for_arm(arguments.arm).train, run.stage(arguments.arm, "train")
-                first = find_placement().first if settings.local_checkpoints else 0  # of those that share it
-                together(lambda: claim_train(directory) if dist.get_rank() == first else None, "cannot begin")
-                watchdog = Watchdog(directory, settings.watchdog)
-        except InputError as error:  # the ranks have not met: each may fail for a reason of its own
-            say(f"error: {mask(str(error))}", err=True)
-            return error.exit_code
-        except NotMet as error:
-            say(f"failed: {error}", err=True)
-            return EXIT_FAILED
-        with watchdog as watch:
-            return watch.over(lambda: train_arm(run, arguments.arm, arguments.resume, watch, started))
+
+    def begin(run: RunDirectory) -> Begun | None:
+        if not join_others(run, arguments.arm):
+            say(f"training of {arguments.arm} is up to date")
+            return None
+        settings, directory = run.recipe.for_arm(arguments.arm).train, run.stage(arguments.arm, "train")
+        first = find_placement().first if settings.local_checkpoints else 0  # of those that share it
+        together(lambda: claim_train(directory) if dist.get_rank() == first else None, "cannot begin")
+        watchdog = Watchdog(directory, settings.watchdog)
+        return watchdog, lambda watch: train_arm(run, arguments.arm, arguments.resume, watch, started)
+
+    return as_rank(arguments.run_dir, begin)
 
 
 def join_others(run: RunDirectory, arm: str) -> bool:

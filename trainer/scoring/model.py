@@ -31,27 +31,13 @@ from tracestill.trainer.student.student import build_student
 SOME = 500  # documents of which the coverage is looked up before anything is read
 
 
-def open_source(
-    run: RunDirectory,
-    arm: str,
-    name: str,
-    store: TokenStore,
-    channels: tuple[Channel, ...],
-    device: torch.device,
-    dtype: torch.dtype,
-) -> tuple[Source, int]:
-    """What reads for scorer ``name``, and how many tokens it takes at a time.
-
-    Raises InputError as ``open_local`` does, and ``ServedModel``.
-    """
-    own = run.for_arm(arm)
-    if own.score[name].server is None:
-        return open_local(run, arm, name, store, channels, device, dtype), own.plan.capacity
-    from tracestill.trainer.scoring.server import REQUEST_TOKENS, ServedModel
+def open_served(run: RunDirectory, arm: str, name: str) -> Source:
+    """The model of scorer ``name`` behind its server. Raises InputError as ``ServedModel``."""
+    from tracestill.trainer.scoring.server import ServedModel
 
     size = (read_manifest(run.stage(arm, "encode")) or {})["vocab_size"]
     tokenizer = Tokenizer.from_file(str(run.stage(arm, "tokenizer") / "tokenizer.json"))
-    return ServedModel(own.score[name], name, tokenizer, size), REQUEST_TOKENS
+    return ServedModel(run.for_arm(arm).score[name], name, tokenizer, size)
 
 
 def open_local(

@@ -16,7 +16,6 @@ if __name__ == "__main__":  # before anything else is imported: `python -m` has 
     leave_working_directory()
 
 import argparse
-import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,25 +25,21 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.channels import ChannelWriter
 from tracestill.data_pipeline.channels.shards import Shard
 from tracestill.data_pipeline.documents.encode import STORES
-from tracestill.data_pipeline.guards.secret import mask
 from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.trainer.assembly.rank import Begun, as_rank
 from tracestill.trainer.engine.engine import World, connect, leave
-from tracestill.trainer.faults.failure import EXIT_FAILED
-from tracestill.trainer.faults.stopping import ends_at_once
 from tracestill.trainer.faults.watchdog import Watchdog
-from tracestill.trainer.lock.run_lock import held
 from tracestill.trainer.metrics.headway import spell
 from tracestill.trainer.ranks.collectives import share_json, together
 from tracestill.trainer.ranks.console import say
-from tracestill.trainer.ranks.join_ranks import is_first, is_owned
-from tracestill.trainer.ranks.rendezvous import NotMet
-from tracestill.trainer.recipe.recipe import MAIN_ARM, imports_of
-from tracestill.trainer.recipe.run_directory import RECIPE, RunDirectory
+from tracestill.trainer.recipe.recipe import MAIN_ARM
+from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.scoring.influence import influence, tokens_to_read
-from tracestill.trainer.scoring.model import open_source
+from tracestill.trainer.scoring.model import open_local, open_served
 from tracestill.trainer.scoring.shard import read_shard
 from tracestill.trainer.scoring.summary import counts_of, foreseen, kept_of
 
+SERVED_TOKENS = 1 << 16  # of the documents that a server is asked for at a time
 WAIT = 0.5  # seconds between two looks for the shards of other ranks
 
 
@@ -64,7 +59,10 @@ def score(run: RunDirectory, arm: str, name: str, world: World, watch: Watchdog)
     total = sum(tokens_to_read(store, kinds, channels, writer.shards[number].documents) for number in missing)
     if mine:
         watch.phase("load", 0)
-        source, capacity = open_source(run, arm, name, store, channels, world.device, world.dtype)
+        if own.score[name].server is None:
+            source, capacity = open_local(run, arm, name, store, channels, world.device, world.dtype), own.plan.capacity
+        else:
+            source, capacity = open_served(run, arm, name), SERVED_TOKENS
         teller = Teller(total, world.ranks, watch, quiet=world.rank != 0)
         of_tokens = [channel for channel in channels if channel.per == "token"]
         how: Any = {"capacity": capacity, "tick": teller.pack}
@@ -112,28 +110,16 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--scorer", required=True, help="one of the recipe's block score")
     parser.add_argument("--local_rank", type=int, default=0, help="given by the launcher")
     arguments = parser.parse_args(words)
-    with contextlib.ExitStack() as until_the_end:
-        try:
-            with ends_at_once():
-                RunDirectory.check(arguments.run_dir)
-                for line in imports_of(arguments.run_dir / RECIPE) if is_first() else ():
-                    say(line)
-                run = RunDirectory.open(arguments.run_dir)
-                own = run.for_arm(arguments.arm)
-                if arguments.scorer not in own.score:
-                    raise InputError(f"--scorer {arguments.scorer}: arm {arguments.arm} has {', '.join(own.score)}")
-                if is_first() and not is_owned():  # ranks that people start have one lock
-                    until_the_end.enter_context(held(run.root, say=lambda text: say(text, err=True)))
-                world = connect(own.train.model_copy(update={"sequence_parallel": 1}))  # each rank reads rows alone
-                watchdog = Watchdog(run.score_folder(arguments.arm, arguments.scorer), own.train.watchdog)
-        except InputError as error:  # the ranks have not met: each may fail for a reason of its own
-            say(f"error: {mask(str(error))}", err=True)
-            return error.exit_code
-        except NotMet as error:
-            say(f"failed: {error}", err=True)
-            return EXIT_FAILED
-        with watchdog as watch:
-            return watch.over(lambda: score(run, arguments.arm, arguments.scorer, world, watch))
+
+    def begin(run: RunDirectory) -> Begun:
+        own = run.for_arm(arguments.arm)
+        if arguments.scorer not in own.score:
+            raise InputError(f"--scorer {arguments.scorer}: arm {arguments.arm} has {', '.join(own.score)}")
+        world = connect(own.train.model_copy(update={"sequence_parallel": 1}))  # each rank reads rows alone
+        watchdog = Watchdog(run.score_folder(arguments.arm, arguments.scorer), own.train.watchdog)
+        return watchdog, lambda watch: score(run, arguments.arm, arguments.scorer, world, watch)
+
+    return as_rank(arguments.run_dir, begin)
 
 
 if __name__ == "__main__":

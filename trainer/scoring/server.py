@@ -27,7 +27,6 @@ BYTES = 1 << 30  # of an answer that are read at most: about 60 a token and entr
 LONGEST_WAIT = 60.0  # seconds between two tries
 BUSY = 60  # times that a server may say so, for one request
 ID = "token_id:"  # how tokens are named that a server was asked to name by id
-REQUEST_TOKENS = 1 << 16  # of the documents that are asked for at a time
 
 
 class Position(NamedTuple):
