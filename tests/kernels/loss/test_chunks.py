@@ -39,3 +39,30 @@ def test_the_power_of_two_is_one_and_just_above_the_largest_weight(dtype):
             assert float(found) == 2.0 ** (exponent + 1)
     huge = torch.tensor([3e38])
     assert float(power_of_two(Rows(huge.long(), huge, None, None, None, None), dtype)) == 2.0**100
+
+
+def test_memory_for_logits_is_kept_for_the_next_call_and_lent_to_one_at_a_time():
+    chunks.keep(torch.empty(12, 5))
+    lent, other = (chunks.scratch(10, 5, torch.float32, torch.device("cpu")) for _ in range(2))
+    assert lent.shape == other.shape == (10, 5)
+    assert lent.untyped_storage().nbytes() == 240, "not what was kept"
+    assert lent.data_ptr() != other.data_ptr()
+    chunks.keep(lent)
+    assert chunks.scratch(100, 5, torch.float32, torch.device("cpu")).shape == (100, 5)  # too small: gone
+    with torch.inference_mode():
+        chunks.keep(torch.empty(3, 5))  # could not be written to outside
+    chunks.keep(torch.empty(1).expand(chunks.KEPT_BYTES // 4 + 1))  # too large
+    assert torch.float32 not in chunks._spare
+
+
+@pytest.mark.parametrize("left", [torch.nan, torch.inf])
+def test_what_a_call_left_behind_reaches_no_other(left):
+    hidden, head, _, targets, weights, kinds = case(n=70, v=33, zero=0.3)
+    call = (hidden.float(), head.float(), targets, weights, kinds)
+    chunks._spare.clear()
+    with torch.inference_mode():
+        fresh = linear_cross_entropy(*call, num_kinds=5, chunk_rows=16)
+    chunks.keep(torch.full((24, 33), left))
+    used = linear_cross_entropy(*call, num_kinds=5, chunk_rows=16)
+    for a, b in zip(fresh, used, strict=True):
+        assert a.equal(b)
