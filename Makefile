@@ -65,6 +65,7 @@ bench: install-dev  ## the benchmarks on this machine's CPU; writes into RESULTS
 	-$(BIN)/python benchmarks/sampling.py --json $(RESULTS)/sampling.json
 	-$(BIN)/python benchmarks/demo.py --json $(RESULTS)/demo_three_seeds.json
 	-$(BIN)/python benchmarks/trainer_cpu.py --peers $(PEERS) --json $(RESULTS)/trainer_cpu.json
+	-$(BIN)/python benchmarks/micro_step.py --json $(RESULTS)/micro_step.json
 	-test ! -d models/smollm2-135m || $(BIN)/python benchmarks/real_student.py --data data --student models/smollm2-135m \
 	    --peers $(PEERS) --json $(RESULTS)/real_student.json
 	-$(BIN)/python benchmarks/forecast.py --json $(RESULTS)/forecast_cpu.json --plot docs/forecast.svg

@@ -35,6 +35,17 @@ def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return found
 
 
+def test_the_products_of_a_step_are_those_of_a_llama(tmp_path: Path) -> None:
+    case = run("micro_step.py", tmp_path / "found.json", "--tiny", "--ranks", 1)["cases"]["tiny, 1 rank"]
+    tokens, hidden, inner, vocabulary = case["tokens_of_a_micro_step"], 16, 32, 64
+    layer = 2 * tokens * (4 * hidden * hidden + 3 * hidden * inner)
+    head = 2 * tokens * hidden * vocabulary  # of rows with a weight, which are fewer
+    assert 3 * (layer + head / 2) < case["flop_of_a_step"] < 3 * (layer + head)
+    assert 0 < case["share"] < 1
+    assert sum(case["share_of_each_group"].values()) == pytest.approx(1)
+    assert {"matrix products", "attention", "update", "Python"} <= set(case["share_of_each_group"])
+
+
 def test_the_cpu_benchmark_measures_trainers_and_overhead(tmp_path: Path) -> None:
     found = run("trainer_cpu.py", tmp_path / "found.json", "--tiny", "--ways", "Trainer, padded")
     trainers, ways = found["trainers"], found["trainers"]["ways"]
