@@ -97,7 +97,7 @@ $(FLOOR)/.installed: setup.py
 	$(FLOOR_PYTHON) -m venv $(FLOOR)
 	$(FLOOR)/bin/pip install -q uv
 	DS_BUILD_OPS=0 $(FLOOR)/bin/uv pip install -q --python $(FLOOR)/bin/python --resolution lowest-direct \
-	    --no-build-isolation-package deepspeed -e '.[gpu,lora]' 'setuptools>=77' wheel
+	    --no-build-isolation-package deepspeed -e '.[gpu,lora]' 'setuptools>=77' 'wheel>=0.45'
 	$(FLOOR)/bin/uv pip install -q --python $(FLOOR)/bin/python pytest pytest-timeout pytest-xdist hypothesis
 	@touch $@
 
