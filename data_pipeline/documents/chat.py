@@ -25,9 +25,9 @@ from tracestill.data_pipeline.base.schema import Record, Span
 from tracestill.data_pipeline.documents.chat_parts import ChatParts, find_parts, findings_of, messages_of, shown
 from tracestill.data_pipeline.documents.chat_template import ChatTemplate, Refusal, named_token
 from tracestill.data_pipeline.documents.chat_tokens import ChatTokens, Refused, Text
-from tracestill.data_pipeline.documents.document import bare_document, is_bare
+from tracestill.data_pipeline.documents.document import NO_TRACE, bare_document, is_bare
 from tracestill.data_pipeline.tokens.layout import Encoded, LayoutConfig, Reading
-from tracestill.data_pipeline.tokens.render import END_THINK, load_backend, load_config, symbols_in
+from tracestill.data_pipeline.tokens.render import END_THINK, ids_behind, load_backend, load_config, symbols_in
 
 PROBE_TRACE = "So  two\ngaps,\n\n a\ttab &amp; <b>é漢</b>\n1. {{ x }}"
 PARTS = ("question", "trace", "answer")
@@ -52,6 +52,7 @@ class ChatLayout:
         names = load_config(directory / "tokenizer_config.json")
         tokens = {name: named_token(names, name) for name in ("bos", "eos", "pad")}
         self.chat_template: str | None = None  # an export keeps the tokenizer's own
+        self.takes_system = config.template == "chat"
         if config.template != "chat":
             if tokens["eos"] not in vocabulary:
                 raise InputError(f'{directory}: no symbol ends a text; set "eos_token" in tokenizer_config.json')
@@ -179,9 +180,17 @@ class ChatLayout:
     def tokens_of(self, texts: Sequence[str]) -> list[Encoding]:
         return self.backend.encode_batch(list(texts), add_special_tokens=False)
 
-    def prompt_ids(self, question: str) -> list[int]:
-        asked = self.template.render(messages_of(self.config.system, question), generation=True)
+    def prompt_ids(self, question: str, system: str | None = None) -> list[int]:
+        said = self.config.system if system is None else system
+        asked = self.template.render(messages_of(said, question), generation=True)
         return self.tokens_of([asked])[0].ids
+
+    def begun_ids(self, trace: str, *, closed: bool) -> list[int]:
+        if trace and self.config.trace == "drop":
+            raise InputError(NO_TRACE)
+        parts = self.parts if trace else self.without_trace
+        begun = parts.opening + trace + parts.closing if closed else parts.opening + trace if trace else ""
+        return ids_behind(self.backend, parts.header, begun)
 
     def control_in(self, question: str) -> str | None:
         return next(iter(symbols_in(self.backend, [question], self.controls)[0]), None)

@@ -37,6 +37,7 @@ class Wanted(NamedTuple):
     limit: int  # tokens at most
     temperature: float
     key: int | None = None  # whose draws are its own; None: the prompt's number
+    decoder: Sequence[int] = ()  # what an encoder-decoder has begun to write
 
 
 class Written(NamedTuple):

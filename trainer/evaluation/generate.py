@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,6 +81,7 @@ class Ask(NamedTuple):
     samples: int = 1
     temperature: float = 0.0  # 0 is greedy; else ids are drawn from softmax(logits / temperature)
     key: int | None = None  # whose draws are its own; None: its place among those that are asked together
+    decoder: Sequence[int] = ()  # what an encoder-decoder has begun to write
 
 
 def write(
@@ -105,10 +106,11 @@ def write(
     """
     refuse_long(model, asks)
     found: list[list[Written | None]] = [[None] * ask.samples for ask in asks]
-    order = sorted(range(len(asks)), key=lambda i: -len(asks[i].ids))  # longest first: memory runs out at once
+    # longest first: memory runs out at once
+    order = sorted(range(len(asks)), key=lambda i: (-len(asks[i].decoder), -len(asks[i].ids)))
     watch = Watch(sum(ask.samples for ask in asks), max((ask.max_new_tokens for ask in asks), default=0), progress)
     wanted = (
-        Wanted(i, sample, asks[i].ids, asks[i].max_new_tokens, asks[i].temperature, asks[i].key)
+        Wanted(i, sample, asks[i].ids, asks[i].max_new_tokens, asks[i].temperature, asks[i].key, asks[i].decoder)
         for i in order
         for sample in range(asks[i].samples)
     )
@@ -132,7 +134,7 @@ def refuse_long(model: PreTrainedModel, asks: Sequence[Ask]) -> None:
     if positions is None:
         return
     for ask in asks:
-        longest, new = len(ask.ids), ask.max_new_tokens
+        longest, new = len(ask.ids), ask.max_new_tokens + len(ask.decoder)
         if both and max(longest, new) > positions:
             raise InputError(
                 f"evaluate.max_new_tokens: {new}, or a question of {longest} tokens, exceeds the student's "
@@ -158,7 +160,8 @@ def write_plainly(
 ) -> None:
     """As ``Decoder.write`` does, batch after batch by transformers: for models whose layers it does not know."""
     both = model.config.is_encoder_decoder
-    while rows := list(islice(wanted, batch_size)):
+    alike = groupby(wanted, key=lambda row: len(row.decoder))
+    for rows in (list(rows) for _, group in alike for rows in batched(group, batch_size)):
         settings = GenerationConfig(
             max_new_tokens=max(row.limit for row in rows),
             eos_token_id=list(stops),
@@ -167,6 +170,10 @@ def write_plainly(
             do_sample=False,
         )
         ids, mask = padded([row.ids for row in rows], pad_id, left=not both)
+        more = {}
+        if rows[0].decoder:
+            start = model.config.decoder_start_token_id
+            more["decoder_input_ids"] = torch.tensor([[start, *row.decoder] for row in rows], device=model.device)
         pen = Pen(rows, seed, frozenset(stops), ended, watch, threads)
         with torch.inference_mode(), offline():
             model.generate(
@@ -174,6 +181,7 @@ def write_plainly(
                 attention_mask=mask.to(model.device),
                 generation_config=settings,
                 logits_processor=LogitsProcessorList([pen]),
+                **more,
             )
 
 
@@ -234,6 +242,11 @@ class Watch:
             usual = self.settled / self.finished if self.finished else self.limit
             to_come = round(usual * (self.texts - self.finished)) if self.texts > self.finished else 0
             self.progress(written, max(self.settled + to_come, written))
+
+
+def batched(wanted: Iterator[Wanted], size: int) -> Iterator[list[Wanted]]:
+    while rows := list(islice(wanted, size)):
+        yield rows
 
 
 def padded(prompts: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,7 +15,7 @@ from tracestill.data_pipeline.answers.verifier import Case, Verifier, how_of
 from tracestill.data_pipeline.base.intervals import wilson
 from tracestill.data_pipeline.documents.ask import AskLayout
 from tracestill.data_pipeline.sampling.readers.chain import Chain
-from tracestill.data_pipeline.tokens.layout import Layout
+from tracestill.data_pipeline.tokens.layout import Layout, Reading
 
 REFUSED = "control_in_text"  # as encoding says of a record
 
@@ -80,14 +80,8 @@ def read_answer(
     What was cut off has no answer and is never correct, even if the right answer stands at its end; nor has a trace
     that was opened and never closed.
     """
-    found, numeric = layout.read(ids), number(question["gold"]) is not None
-    if found.answer is None:
-        said = Found(None, "unclosed" if found.finished else "cut_off")
-    elif found.in_form or number(found.answer) is not None:
-        said = find_answer(found.answer, numeric=numeric)
-    else:
-        read, rule = chain.answer_of(found.answer, numeric)
-        said = Found(None, "none") if read is None else Found(read.answer, rule)
+    found = layout.read(ids)
+    said = answer_in(found, number(question["gold"]) is not None, chain)
     return {
         **{key: question[key] for key in ("question_id", "question", "gold")},
         **found._asdict(),
@@ -96,6 +90,16 @@ def read_answer(
         **NO_VERDICT,
         "tokens": len(ids),
     }
+
+
+def answer_in(found: Reading, numeric: bool, chain: Chain) -> Found:
+    """The answer in what was read, and by which rule; see ``read_answer``."""
+    if found.answer is None:
+        return Found(None, "unclosed" if found.finished else "cut_off")
+    if found.in_form or number(found.answer) is not None:
+        return find_answer(found.answer, numeric=numeric)
+    read, rule = chain.answer_of(found.answer, numeric)
+    return Found(None, "none") if read is None else Found(read.answer, rule)
 
 
 def verified(
