@@ -7,7 +7,8 @@ many processes ask.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from transformers import PreTrainedModel
@@ -16,11 +17,13 @@ from tracestill.data_pipeline.answers.numbers.number import number
 from tracestill.data_pipeline.documents.ask import AskLayout
 from tracestill.data_pipeline.sampling.readers.chain import Chain
 from tracestill.data_pipeline.tokens.layout import Layout, Reading
-from tracestill.trainer.evaluation.generate import Ask, Written, write
-from tracestill.trainer.evaluation.predictions import answer_in
+from tracestill.trainer.evaluation.answers import Answers
+from tracestill.trainer.evaluation.predictions import NO_VERDICT, PREDICTION_SCHEMA, answer_in, not_asked
 from tracestill.trainer.ranks.threads import ThreadChoice
 from tracestill.trainer.recipe.positions import positions_in
 from tracestill.trainer.recipe.recipe import Recipe
+from tracestill.trainer.writing.decoding import Wanted, Written
+from tracestill.trainer.writing.generate import write_wanted
 
 Progress = Callable[[int, int], None]  # told the tokens, or texts, that are done, and those to be expected in all
 
@@ -48,6 +51,13 @@ class Query(NamedTuple):
     numeric: bool = True  # whether a number is asked for, as far as is known
 
 
+class Job(NamedTuple):
+    """One text to be written."""
+
+    query: int  # its number among those that are asked together
+    sample: int
+
+
 class Reply(NamedTuple):
     """One text that a student wrote, as it is read. What had begun is part of its text and trace."""
 
@@ -68,6 +78,10 @@ class Asker(Protocol):
 
     takes_system: bool
 
+    def shown(self, question: str) -> str:
+        """How a question is put, for people."""
+        ...
+
     def ask(self, queries: Sequence[Query], progress: Progress = lambda done, total: None) -> list[list[Reply] | None]:
         """The ``samples`` replies to each query, in their order. None: not asked, as its text holds a control symbol,
         which an export would read as one. Raises InputError for a query that the student has no positions for."""
@@ -77,6 +91,13 @@ class Asker(Protocol):
 def key_of(*names: str) -> int:
     """A key of 64 bits from what a query is about: its task, variation, id of the question."""
     return int.from_bytes(hashlib.sha256("\0".join(names).encode()).digest()[:8], "little")
+
+
+def name_of(query: Query, sample: int) -> str:
+    """What names one text: all that decides it. Greedy ones are equal, whatever their number and whoever asks."""
+    drawn = (query.key, sample) if query.temperature > 0 else ()
+    told = query.question, query.system, query.begun, query.max_new_tokens, query.temperature, drawn
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
 
 
 def is_numeric(gold: str | None) -> bool:
@@ -100,8 +121,35 @@ def reply_of(found: Reading, numeric: bool, chain: Chain, tokens: int, logprob: 
     )
 
 
+def row_of(question: Mapping[str, Any], reply: Reply | None) -> dict[str, Any]:
+    """A row of PREDICTION_SCHEMA, but for the verdict. None: the question was not asked."""
+    if reply is None:
+        return not_asked(question)
+    found = reply._asdict()
+    return {
+        **{key: question[key] for key in ("question_id", "question", "gold")},
+        **{name: found[name] for name in PREDICTION_SCHEMA.names if name in found},
+        **NO_VERDICT,
+    }
+
+
+class Team(Protocol):
+    """The processes that share what is to be written; see ``ranks``."""
+
+    rank: int
+
+    def share(self, queries: Sequence[Query], jobs: Sequence[Job]) -> list[Job]:
+        """Tell the others what is asked. Those jobs that this process does."""
+        ...
+
+    def wait(self, names: Collection[str], answers: Answers) -> None:
+        """Until the texts of these names are there."""
+        ...
+
+
 class LocalAsker:
-    """A model in this process, asked in a layout of documents."""
+    """A model in this process, asked in a layout of documents. What was written lies in ``answers``, and is not written
+    again; ``team``: other processes write their share of it."""
 
     def __init__(
         self,
@@ -109,39 +157,73 @@ class LocalAsker:
         layout: Layout | AskLayout,
         recipe: Recipe,
         threads: ThreadChoice | None = None,
+        answers: Answers | None = None,
+        team: Team | None = None,
     ) -> None:
         self.model, self.layout, self.recipe, self.threads = model, layout, recipe, threads
+        self.answers, self.team = answers or Answers(None), team
         self.chain, self.takes_system = Chain(recipe.sample.readers), layout.takes_system
 
+    def shown(self, question: str) -> str:
+        return self.layout.read(self.layout.prompt_ids(question)).text
+
     def ask(self, queries: Sequence[Query], progress: Progress = lambda done, total: None) -> list[list[Reply] | None]:
-        asked = [at for at, query in enumerate(queries) if not self.holds_control(query)]
-        settings: dict[str, Any] = {"batch_size": self.recipe.evaluate.batch_size, "seed": self.recipe.seed}
-        written = write(
+        names = [
+            None if self.holds_control(query) else [name_of(query, sample) for sample in range(query.samples)]
+            for query in queries
+        ]
+        missing: dict[str, Job] = {}
+        for at, of_query in enumerate(names):
+            for sample, name in enumerate(of_query or ()):
+                if name not in self.answers:
+                    missing.setdefault(name, Job(at, sample))
+        if missing:
+            jobs = list(missing.values())
+            self.write(queries, self.team.share(queries, jobs) if self.team else jobs, progress)
+            if self.team:
+                self.team.wait(missing, self.answers)
+        return [
+            of_query and [self.read(query, Written(*self.answers[name])) for name in of_query]
+            for query, of_query in zip(queries, names, strict=True)
+        ]
+
+    def write(self, queries: Sequence[Query], jobs: Sequence[Job], progress: Progress) -> None:
+        """Write some of the texts, and keep each."""
+        numbers: dict[tuple[tuple[int, ...], ...], int] = {}  # prompt -> its number: equal ones are read once
+        of_query: dict[int, Wanted] = {}
+        names: dict[int, str] = {}
+        wanted: list[Wanted] = []
+        for at, sample in jobs:
+            if at not in of_query:
+                one = self.wanted_of(queries[at])
+                prompt = tuple(one.ids), tuple(one.decoder)
+                of_query[at] = one._replace(prompt=numbers.setdefault(prompt, len(numbers)))
+            wanted.append(of_query[at]._replace(sample=sample))
+            names[id(wanted[-1])] = name_of(queries[at], sample)
+        write_wanted(
             self.model,
-            [self.ask_of(queries[at]) for at in asked],
+            wanted,
+            lambda one, text: self.answers.keep(names[id(one)], text),
             stops=self.layout.stops,
             pad_id=self.layout.pad,
-            **settings,
+            batch_size=self.recipe.evaluate.batch_size,
+            seed=self.recipe.seed,
             progress=progress,
             threads=self.threads,
         )
-        found: list[list[Reply] | None] = [None] * len(queries)
-        for at, texts in zip(asked, written, strict=True):
-            found[at] = [self.read(queries[at], text) for text in texts]
-        return found
 
     def holds_control(self, query: Query) -> bool:
         texts = query.question, query.system or "", query.begun.trace
         return any(self.layout.control_in(text) is not None for text in texts)
 
-    def ask_of(self, query: Query) -> Ask:
+    def wanted_of(self, query: Query) -> Wanted:
         """What has begun takes from the room of what follows, where the model's positions are few."""
         prompt, begun = self.layout.prompt_ids(query.question, query.system), self.begun_ids(query)
         limit, both = query.max_new_tokens, self.model.config.is_encoder_decoder
         if begun and (positions := positions_in(self.model.config.to_dict())) is not None:
             limit = max(1, min(limit, positions - len(begun) - (0 if both else len(prompt))))
         ids, decoder = (prompt, begun) if both else ([*prompt, *begun], [])
-        return Ask(ids, limit, query.samples, query.temperature, query.key, decoder)
+        return Wanted(0, 0, ids, limit, query.temperature, query.key, decoder)
 
     def begun_ids(self, query: Query) -> list[int]:
         return self.layout.begun_ids(query.begun.trace, closed=query.begun.closed)

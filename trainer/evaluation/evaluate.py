@@ -26,63 +26,62 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
-from transformers import PreTrainedModel
 
 from tracestill.data_pipeline.answers import Verifier
 from tracestill.data_pipeline.answers.verifier import how_of
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, read_rows, write_rows
-from tracestill.data_pipeline.base.stage import Stage, read_manifest, stage, write_json
-from tracestill.data_pipeline.documents.ask import AskLayout
+from tracestill.data_pipeline.base.stage import Stage, stage, write_json
 from tracestill.data_pipeline.documents.encode import load_layout
-from tracestill.data_pipeline.sampling.readers.chain import Chain
-from tracestill.data_pipeline.tokens.layout import Layout
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.batches.rectangles import layout_for
-from tracestill.trainer.evaluation.baseline import answering, load_any, untrained_student
-from tracestill.trainer.evaluation.generate import generate, load_exported
+from tracestill.trainer.evaluation.asking import Asker, LocalAsker, Query, Team, is_numeric, key_of, row_of
+from tracestill.trainer.evaluation.baseline import arm_asker, exported, load_trained, model_asker
 from tracestill.trainer.evaluation.intervals import mean_interval
-from tracestill.trainer.evaluation.predictions import PREDICTION_SCHEMA, not_asked, read_answer, summary, verified
+from tracestill.trainer.evaluation.predictions import PREDICTION_SCHEMA, summary, verified
 from tracestill.trainer.evaluation.rows import rows_of
-from tracestill.trainer.export.export import holds_model, quiet
+from tracestill.trainer.export.export import quiet
 from tracestill.trainer.lock import run_lock
 from tracestill.trainer.ranks.console import Terminal, plain_column, say
 from tracestill.trainer.ranks.threads import ThreadChoice, choice_for, threads_kept
 from tracestill.trainer.recipe.precision import training_dtype, use_gpu
 from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
-from tracestill.trainer.recipe.settings import StudentConfig
+from tracestill.trainer.recipe.settings import EvaluateConfig, StudentConfig
 from tracestill.trainer.recipe.verifying import verifier_of
 from tracestill.trainer.student.student import Student, build_student
 
 ROW_TOKENS = 8192  # of held-out documents in one forward pass; a longer document has a row of its own
 
 
-def run(held: RunDirectory, arm: str, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+def run(
+    held: RunDirectory,
+    arm: str,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    device: torch.device | None = None,
+    team: Team | None = None,
+) -> None:
     """The evaluate stage of one arm: writes result.json and predictions.parquet.
 
-    ``progress`` is as ``generate`` takes it. Uses a GPU if there is one, in the type of the training; on a CPU as many
-    threads as are fastest on the first tokens, unless OMP_NUM_THREADS says how many. Raises InputError if a stage that
-    it reads has not finished, or there is no held-out question.
+    ``progress`` is as ``generate`` takes it; ``team``: other processes that share what is to be written. Uses a GPU if
+    there is one, in the type of the training; on a CPU as many threads as are fastest on the first tokens, unless
+    OMP_NUM_THREADS says how many. Raises InputError if a stage that it reads has not finished, or there is no held-out
+    question.
     """
     started = time.perf_counter()
     recipe, directory = held.recipe.for_arm(arm), held.stage(arm, "evaluate")
     config, inputs = held.evaluate_stage(arm)
     sample, encode = inputs["sample"], inputs["encode"]
-    device = torch.device("cuda" if use_gpu() else "cpu")
+    device = device or this_device()
     source = exported(inputs["train"]) if recipe.train.trains else inputs["tokenizer"]
     questions = held_out(sample / "questions.parquet", recipe.evaluate.questions)
     verifier = verifier_of(recipe, held.root)
     with threads_kept(), stage(directory, "evaluate", config, inputs) as work:
         threads = choice_for(device)
-        student = None if recipe.train.trains else untrained_student(recipe, source, device)
-        layout = load_layout(recipe.encode, source)
-        if student is None:
-            predictions = predict(recipe, questions, source, device, progress, threads, verifier)
-        else:
-            with answering(student.model):
-                predictions = answer(recipe, questions, student.model, layout, progress, threads, verifier)
-        asked = layout.read(layout.prompt_ids(questions[0]["question"])).text
+        with arm_asker(held, arm, device, threads, team) as (asker, student):
+            predictions = answer(recipe, questions, asker, progress, verifier)
+            asked = asker.shown(questions[0]["question"])
         result: dict[str, Any] = {**summary(predictions), "asked": asked, "documents": 0, "kinds": {}}
         if (encode / "test.arrow").exists():
             store = TokenStore(encode / "test.arrow", recipe.span_kinds())
@@ -99,39 +98,37 @@ def run_model(
     name: str,
     model: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    device: torch.device | None = None,
+    team: Team | None = None,
 ) -> None:
-    """Let any model directory answer the held-out questions of a run, in its own layout (see ``data_pipeline.ask``).
+    """Let any model directory answer the held-out questions of a run.
 
     Writes result.json and predictions.parquet as ``run`` does, under ``name``; without losses by kind, since its tokens
     are others. Raises InputError if there is no such model, or the sample stage has not finished.
     """
     started = time.perf_counter()
     config, inputs = held.model_stage(model)
-    device = torch.device("cuda" if use_gpu() else "cpu")
+    device = device or this_device()
     questions = held_out(inputs["sample"] / "questions.parquet", held.recipe.evaluate.questions)
     with threads_kept(), stage(held.model(name), "evaluate", config, inputs) as work:
-        loaded, layout = load_any(held.recipe, model, device)
         threads = choice_for(device)
-        predictions = answer(
-            held.recipe, questions, loaded, layout, progress, threads, verifier_of(held.recipe, held.root)
-        )
-        asked = layout.read(layout.prompt_ids(questions[0]["question"])).text
+        with model_asker(held, name, model, device, threads, team) as asker:
+            predictions = answer(held.recipe, questions, asker, progress, verifier_of(held.recipe, held.root))
+            asked = asker.shown(questions[0]["question"])
         result = {**summary(predictions), "asked": asked, "documents": 0, "kinds": {}}
         result["threads"] = threads.chosen if threads else None
         keep(work, predictions, {**result, "seconds": round(time.perf_counter() - started, 3)})
+
+
+def this_device() -> torch.device:
+    return torch.device("cuda" if use_gpu() else "cpu")
 
 
 def keep(work: Stage, predictions: list[dict[str, Any]], result: Mapping[str, Any]) -> None:
     write_rows(work.path / "predictions.parquet", predictions, PREDICTION_SCHEMA)
     write_json(work.path / "result.json", result)
     work.counts = {"in": len(predictions), "out": len(predictions)}
-
-
-def exported(train_dir: Path) -> Path:
-    """The export of a finished training. Raises InputError if there is none."""
-    if read_manifest(train_dir) is None or not holds_model(train_dir / "export"):
-        raise InputError(f"{train_dir}: training has not finished, no exported student; run `tracestill train` first")
-    return train_dir / "export"
 
 
 def held_out(path: Path, limit: int | None, split: str = "test") -> list[dict[str, Any]]:
@@ -148,51 +145,41 @@ def predict(
     export_dir: Path,
     device: torch.device,
     progress: Callable[[int, int], None],
-    threads: ThreadChoice | None = None,
     verifier: Verifier | None = None,
 ) -> list[dict[str, Any]]:
-    """One row of PREDICTION_SCHEMA for each question. Without a ``verifier`` the recipe's, in which nobody judges."""
-    trusted = recipe.student.trust_remote_code
-    model = load_exported(export_dir, device, training_dtype(recipe.train, device), trusted=trusted)
-    return answer(recipe, questions, model, load_layout(recipe.encode, export_dir), progress, threads, verifier)
+    """As ``answer``, by an exported student."""
+    asker = LocalAsker(load_trained(recipe, export_dir, device), load_layout(recipe.encode, export_dir), recipe)
+    return answer(recipe, questions, asker, progress, verifier)
 
 
 def answer(
     recipe: Recipe,
     questions: Sequence[Mapping[str, Any]],
-    model: PreTrainedModel,
-    layout: Layout | AskLayout,
+    asker: Asker,
     progress: Callable[[int, int], None],
-    threads: ThreadChoice | None = None,
     verifier: Verifier | None = None,
 ) -> list[dict[str, Any]]:
-    """One row of PREDICTION_SCHEMA for each question that a model is asked in a layout.
+    """One row of PREDICTION_SCHEMA for each question. Without a ``verifier`` the recipe's, in which nobody judges.
 
     A question that holds a control symbol is not asked, and counts as wrong: an export would read another one.
     """
-    config, chain = recipe.evaluate, Chain(recipe.sample.readers)
     verifier = verifier or Verifier(recipe.verify)
     for row in questions:  # before the work of asking
         verifier.check(how_of(row.get("metadata") or "", verifier.config.use))
-    refused = [layout.control_in(row["question"]) is not None for row in questions]
-    outputs = generate(
-        model,
-        [layout.prompt_ids(row["question"]) for row, left in zip(questions, refused, strict=True) if not left],
-        stops=layout.stops,
-        pad_id=layout.pad,
-        max_new_tokens=config.max_new_tokens,
-        batch_size=config.batch_size,
-        temperature=config.temperature,
-        seed=recipe.seed,
-        progress=progress,
-        threads=threads,
-    )
-    written = iter(outputs)
-    rows = [
-        not_asked(row) if left else read_answer(row, next(written), layout, chain)
-        for row, left in zip(questions, refused, strict=True)
-    ]
+    replies = asker.ask([query_of(row, recipe.evaluate) for row in questions], progress)
+    rows = [row_of(row, texts and texts[0]) for row, texts in zip(questions, replies, strict=True)]
     return verified(rows, questions, verifier)
+
+
+def query_of(question: Mapping[str, Any], config: EvaluateConfig) -> Query:
+    """A held-out question as it is asked."""
+    return Query(
+        question["question"],
+        key_of(question["question_id"]),
+        config.max_new_tokens,
+        temperature=config.temperature,
+        numeric=is_numeric(question["gold"]),
+    )
 
 
 def load_student(export_dir: Path, recipe: Recipe, device: torch.device) -> Student:

@@ -13,9 +13,8 @@ from tracestill.data_pipeline.answers.numbers.number import number
 from tracestill.data_pipeline.answers.verdict import Verdict
 from tracestill.data_pipeline.answers.verifier import Case, Verifier, how_of
 from tracestill.data_pipeline.base.intervals import wilson
-from tracestill.data_pipeline.documents.ask import AskLayout
 from tracestill.data_pipeline.sampling.readers.chain import Chain
-from tracestill.data_pipeline.tokens.layout import Layout, Reading
+from tracestill.data_pipeline.tokens.layout import Reading
 
 REFUSED = "control_in_text"  # as encoding says of a record
 
@@ -68,11 +67,8 @@ def was_asked(row: Mapping[str, Any]) -> bool:
     return row["read_by"] != REFUSED
 
 
-def read_answer(
-    question: Mapping[str, Any], ids: list[int], layout: Layout | AskLayout, chain: Chain = Chain()
-) -> dict[str, Any]:
-    """A row of PREDICTION_SCHEMA, but for the verdict, from what the student wrote: ``ids``, ending with a stop if it
-    finished.
+def answer_in(found: Reading, numeric: bool, chain: Chain) -> Found:
+    """The answer in what a student wrote, as its layout reads that.
 
     What stands behind the mark of the layout's form is the answer. A model that writes no mark, as one that was not
     trained on the form, is read as the recipe's teachers are: by ``chain``, its readers.
@@ -80,20 +76,6 @@ def read_answer(
     What was cut off has no answer and is never correct, even if the right answer stands at its end; nor has a trace
     that was opened and never closed.
     """
-    found = layout.read(ids)
-    said = answer_in(found, number(question["gold"]) is not None, chain)
-    return {
-        **{key: question[key] for key in ("question_id", "question", "gold")},
-        **found._asdict(),
-        "answer": said.answer,
-        "read_by": said.rule,
-        **NO_VERDICT,
-        "tokens": len(ids),
-    }
-
-
-def answer_in(found: Reading, numeric: bool, chain: Chain) -> Found:
-    """The answer in what was read, and by which rule; see ``read_answer``."""
     if found.answer is None:
         return Found(None, "unclosed" if found.finished else "cut_off")
     if found.in_form or number(found.answer) is not None:

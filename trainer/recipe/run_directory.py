@@ -12,11 +12,12 @@ from tracestill.data_pipeline.base.content import MEMORY, contents, model_files,
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.places import claim, place_of
 from tracestill.data_pipeline.base.room import needs_room
-from tracestill.data_pipeline.base.stage import CONTENTS, UNKNOWN, output_digest, read_manifest, write_whole
+from tracestill.data_pipeline.base.stage import CONTENTS, UNKNOWN, identity, output_digest, read_manifest, write_whole
 from tracestill.data_pipeline.channels import Channels
 from tracestill.data_pipeline.channels.named import scorers_of
 from tracestill.data_pipeline.documents import encode
 from tracestill.data_pipeline.plan import plan_stage
+from tracestill.data_pipeline.tokens.layout import LayoutConfig
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.recipe.optimizers import own_optimizer
 from tracestill.trainer.recipe.positions import positions_of
@@ -219,6 +220,19 @@ class RunDirectory:
         if own.student.pretrained is not None:
             config[CONTENTS] = contents({BASE: model_files(own.student.pretrained)}, self.memory)
         return config, {name: self.stage(arm, name) for name in ("tokenizer", "sample", "encode")}
+
+    def who_writes(self, arm: str) -> dict[str, Any]:
+        """What decides, besides the question, what the student of an arm writes when it is asked (``identity``)."""
+        config, inputs = self.evaluate_stage(arm)
+        layout = self.for_arm(arm).encode.model_dump(mode="json", include=set(LayoutConfig.model_fields))
+        own = {key: config[key] for key in ("seed", "student", "precision", CONTENTS) if key in config}
+        return identity("answers", {**own, "layout": layout}, {k: v for k, v in inputs.items() if k != "sample"})
+
+    def who_writes_model(self, model: Path) -> dict[str, Any]:
+        """The same of a model directory."""
+        config = self.model_stage(model)[0]
+        own = ("seed", "precision", "system", "variables", CONTENTS)
+        return identity("answers", {key: config[key] for key in own}, {})
 
     def model(self, name: str) -> Path:
         """Where the evaluation of a model that is no arm of the run is kept, under a name of its own."""

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from scripted_student import script
 from tiny_export import WORDS, save_tokenizer, tiny_config, tiny_model
 from transformers import AutoTokenizer
 
@@ -24,7 +25,7 @@ from tracestill.data_pipeline.base.stage import is_current, read_manifest, stage
 from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.kernels.attention import SDPA, register
-from tracestill.trainer.evaluation import baseline, evaluate, predictions
+from tracestill.trainer.evaluation import asking, baseline, evaluate, predictions
 from tracestill.trainer.evaluation.intervals import mean_interval
 from tracestill.trainer.export.export import export
 from tracestill.trainer.ranks import threads
@@ -135,15 +136,9 @@ def test_every_way_of_answering_is_judged(run_directory: RunDirectory, monkeypat
         "<think> so 5 5 5 </s>",  # the right answer, but inside a trace that never closes
         "so 7 add 1 is 8 </s>",  # no think block, as a model writes that was never trained on the layout
     ]
-    asked: list[list[int]] = []
-
-    def scripted(model, prompts, **settings):
-        asked.extend(prompts)
-        return [ids_of(text) for text in written]
-
-    monkeypatch.setattr(evaluate, "generate", scripted)
+    asked, _ = script(monkeypatch, [ids_of(text) for text in written], stop=2)
     result, rows = evaluate_run(run_directory)
-    assert asked == [ids_of(f"<s> {row['question']}") for row in QUESTIONS]
+    assert [one.ids for one in asked] == [ids_of(f"<s> {row['question']}") for row in QUESTIONS]
     assert [row["question_id"] for row in rows] == ["q0", "q1", "q2", "q3", "q4"]
     assert [row["gold"] for row in rows] == ["3", "4", "9", "5", "8"]
     assert [row["answer"] for row in rows] == ["3", "5", None, None, "8"]
@@ -164,16 +159,16 @@ def test_every_way_of_answering_is_judged(run_directory: RunDirectory, monkeypat
 
 def test_students_are_asked_as_the_recipe_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every setting differs from its default."""
-    told: dict[str, object] = {}
-    monkeypatch.setattr(evaluate, "generate", lambda model, prompts, **settings: told.update(settings) or [[2]] * 5)
+    asked, told = script(monkeypatch, [[2]] * 5, stop=2)
     how = {"max_new_tokens": 21, "batch_size": 3, "temperature": 0.7}
     recipe = Recipe.model_validate({**RECIPE, "seed": 11, "evaluate": how})
     save_tokenizer(tmp_path / "tokenizer")
     layout = load_layout(recipe.encode, tmp_path / "tokenizer")
     choice = threads.ThreadChoice([1, 2])
-    questions = [{"question_id": "q", **row} for row in QUESTIONS]
-    evaluate.answer(recipe, questions, tiny_model(), layout, print, choice)
-    assert told == {**how, "seed": 11, "stops": (2,), "pad_id": 0, "progress": print, "threads": choice}
+    questions = [{"question_id": f"q{i}", **row} for i, row in enumerate(QUESTIONS)]
+    evaluate.answer(recipe, questions, asking.LocalAsker(tiny_model(), layout, recipe, choice), print)
+    assert told == {"batch_size": 3, "seed": 11, "stops": (2,), "pad_id": 0, "progress": print, "threads": choice}
+    assert {(one.limit, one.temperature) for one in asked} == {(21, 0.7)}
 
 
 def test_losses_by_kind_match_plain_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

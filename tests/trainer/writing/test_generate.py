@@ -11,10 +11,10 @@ from tiny_export import tiny_model
 from transformers import LlamaForCausalLM
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.trainer.evaluation import decoding
-from tracestill.trainer.evaluation import generate as module
-from tracestill.trainer.evaluation.decoding import Wanted, drawn
-from tracestill.trainer.evaluation.generate import Ask, generate, load_exported, padded, write
+from tracestill.trainer.writing import decoding
+from tracestill.trainer.writing import generate as module
+from tracestill.trainer.writing.decoding import Wanted, drawn
+from tracestill.trainer.writing.generate import Ask, generate, load_exported, padded, write
 
 BOS, EOS, PAD = 1, 2, 0
 LIMIT = 24

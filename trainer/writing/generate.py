@@ -6,7 +6,7 @@ A decoder's prompts are padded on the left, an encoder's on the right.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -15,13 +15,13 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.trainer.evaluation.decoding import Decoder, Ended, Text, Wanted, Written, can_decode, choose
 from tracestill.trainer.export.export import holds_model, quiet
 from tracestill.trainer.loading.loading import load_model, offline
 from tracestill.trainer.ranks.threads import ThreadChoice
 from tracestill.trainer.recipe.positions import positions_in
 from tracestill.trainer.recipe.student_settings import holds_encoder_decoder
 from tracestill.trainer.student.rope import isolate_rope
+from tracestill.trainer.writing.decoding import Decoder, Ended, Text, Wanted, Written, can_decode, choose
 
 TELL_SECONDS = 0.5  # between two calls of ``progress``, at least
 Progress = Callable[[int, int], None]
@@ -104,37 +104,58 @@ def write(
 
     Raises InputError if a prompt and its continuation do not fit the model's positions.
     """
-    refuse_long(model, asks)
     found: list[list[Written | None]] = [[None] * ask.samples for ask in asks]
-    # longest first: memory runs out at once
-    order = sorted(range(len(asks)), key=lambda i: (-len(asks[i].decoder), -len(asks[i].ids)))
-    watch = Watch(sum(ask.samples for ask in asks), max((ask.max_new_tokens for ask in asks), default=0), progress)
-    wanted = (
-        Wanted(i, sample, asks[i].ids, asks[i].max_new_tokens, asks[i].temperature, asks[i].key, asks[i].decoder)
-        for i in order
-        for sample in range(asks[i].samples)
-    )
+    wanted = [
+        Wanted(i, sample, ask.ids, ask.max_new_tokens, ask.temperature, ask.key, ask.decoder)
+        for i, ask in enumerate(asks)
+        for sample in range(ask.samples)
+    ]
 
     def ended(one: Wanted, text: Written) -> None:
         found[one.prompt][one.sample] = text
-        watch.ended(len(text.ids))
 
-    if can_decode(model):
-        Decoder(model, stops, pad_id, batch_size, seed, threads).write(wanted, ended, watch.tell)
-    else:
-        write_plainly(model, wanted, ended, watch, stops, pad_id, batch_size, seed, threads)
-    watch.tell(watch.settled, now=True)
+    settings = {"stops": stops, "pad_id": pad_id, "batch_size": batch_size, "seed": seed}
+    write_wanted(model, wanted, ended, **settings, progress=progress, threads=threads)  # type: ignore[arg-type]
     return [[text for text in texts if text is not None] for texts in found]
 
 
-def refuse_long(model: PreTrainedModel, asks: Sequence[Ask]) -> None:
+def write_wanted(
+    model: PreTrainedModel,
+    wanted: Iterable[Wanted],
+    ended: Ended,
+    *,
+    stops: Sequence[int],
+    pad_id: int,
+    batch_size: int,
+    seed: int = 0,
+    progress: Progress = lambda done, total: None,
+    threads: ThreadChoice | None = None,
+) -> None:
+    """As ``write``, and ``ended`` is called with each text as soon as it has ended."""
+    # longest first: memory runs out at once; the samples of a prompt beside each other
+    order = sorted(wanted, key=lambda one: (-len(one.decoder), -len(one.ids), one.prompt, one.sample))
+    refuse_long(model, order)
+    watch = Watch(len(order), max((one.limit for one in order), default=0), progress)
+
+    def told(one: Wanted, text: Written) -> None:
+        ended(one, text)
+        watch.ended(len(text.ids))
+
+    if can_decode(model):
+        Decoder(model, stops, pad_id, batch_size, seed, threads).write(iter(order), told, watch.tell)
+    else:
+        write_plainly(model, iter(order), told, watch, stops, pad_id, batch_size, seed, threads)
+    watch.tell(watch.settled, now=True)
+
+
+def refuse_long(model: PreTrainedModel, wanted: Sequence[Wanted]) -> None:
     """Raise InputError if a prompt, or what follows it, has no positions."""
     positions = positions_in(model.config.to_dict())
     both = model.config.is_encoder_decoder
     if positions is None:
         return
-    for ask in asks:
-        longest, new = len(ask.ids), ask.max_new_tokens + len(ask.decoder)
+    for one in wanted:
+        longest, new = len(one.ids), one.limit + len(one.decoder)
         if both and max(longest, new) > positions:
             raise InputError(
                 f"evaluate.max_new_tokens: {new}, or a question of {longest} tokens, exceeds the student's "
