@@ -38,6 +38,7 @@ from tracestill.trainer.batches.rectangles import layout_for
 from tracestill.trainer.evaluation.asking import Asker, LocalAsker, Query, Team, is_numeric, key_of, row_of
 from tracestill.trainer.evaluation.baseline import arm_asker, exported, load_trained, model_asker
 from tracestill.trainer.evaluation.intervals import mean_interval
+from tracestill.trainer.evaluation.parts import Context, measured
 from tracestill.trainer.evaluation.predictions import PREDICTION_SCHEMA, summary, verified
 from tracestill.trainer.evaluation.rows import rows_of
 from tracestill.trainer.export.export import quiet
@@ -82,7 +83,8 @@ def run(
         with arm_asker(held, arm, device, threads, team) as (asker, student):
             predictions = answer(recipe, questions, asker, progress, verifier)
             asked = asker.shown(questions[0]["question"])
-        result: dict[str, Any] = {**summary(predictions), "asked": asked, "documents": 0, "kinds": {}}
+            parts = measured(Context(recipe, questions, predictions, asker, verifier, work.path, sample, progress))
+        result: dict[str, Any] = {**summary(predictions), **parts, "asked": asked, "documents": 0, "kinds": {}}
         if (encode / "test.arrow").exists():
             store = TokenStore(encode / "test.arrow", recipe.span_kinds())
             result["documents"] = len(store)

@@ -22,7 +22,7 @@ from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.recipe.optimizers import own_optimizer
 from tracestill.trainer.recipe.positions import positions_of
 from tracestill.trainer.recipe.recipe import FOLDER, MAIN_ARM, Recipe, dump_recipe, load_recipe, own_modules_of
-from tracestill.trainer.recipe.settings import BOOKKEEPING, CHOOSING, GENERATION
+from tracestill.trainer.recipe.settings import ANSWERING, BOOKKEEPING, CHOOSING, GENERATION
 from tracestill.trainer.recipe.student_settings import own_attention
 from tracestill.trainer.weighting import channels_of, is_out_of_sight, own_module
 
@@ -201,7 +201,7 @@ class RunDirectory:
         if arm != MAIN_ARM and is_out_of_sight(own.weighting.use):  # defaults of its options are not known here
             config["weighting"] = {**config["weighting"], "options": UNKNOWN}
         if (own.train.metric or "").startswith(GENERATION):
-            config["evaluate"] = recipe.get("evaluate", {})
+            config["evaluate"] = {key: value for key, value in recipe.get("evaluate", {}).items() if key in ANSWERING}
             config |= verify_config(own.verify, self.memory)
         if found := contents(trained_with(own), self.memory):
             config[CONTENTS] = found

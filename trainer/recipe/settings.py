@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
 
+from tracestill.trainer.measures.settings import CauseConfig, GeneralConfig, QualityConfig, SamplesConfig
 from tracestill.trainer.recipe.monitor import MonitorConfig
 from tracestill.trainer.recipe.offload import OffloadConfig
 from tracestill.trainer.recipe.optimizers import OptimizerConfig
@@ -235,6 +236,9 @@ BOOKKEEPING = {
 checkpoint, those of CHOOSING do."""
 
 
+ANSWERING = ("questions", "max_new_tokens", "batch_size", "temperature")  # of ``evaluate``: how questions are put
+
+
 def learning_rate(settings: TrainConfig, step: int, steps: int) -> float:
     """The rate of optimizer step ``step`` (from 0) of ``steps``; it would reach ``final_lr * lr`` one step later."""
     if step < settings.warmup:
@@ -253,7 +257,7 @@ def learning_rate(settings: TrainConfig, step: int, steps: int) -> float:
 
 
 class EvaluateConfig(BaseModel):
-    """The ``evaluate`` block: generation on held-out questions."""
+    """The ``evaluate`` block: generation on held-out questions, and the parts that measure more."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -261,3 +265,7 @@ class EvaluateConfig(BaseModel):
     max_new_tokens: int = Field(256, ge=1, description="tokens generated at most; a trace cut off has no answer")
     batch_size: int = Field(128, ge=1, description="questions generated at a time")
     temperature: float = Field(0.0, ge=0, description="0 = greedy")
+    samples: SamplesConfig | None = Field(None, description="several answers to each question: votes, pass@k; {}: on")
+    cause: CauseConfig | None = Field(None, description="does the trace cause the answer; {}: on")
+    quality: QualityConfig | None = Field(None, description="traces beside accuracy: sound, alike, long; {}: on")
+    general: GeneralConfig | None = Field(None, description="the loss on general text, before training and after")
