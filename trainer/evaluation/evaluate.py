@@ -20,10 +20,10 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
@@ -34,25 +34,20 @@ from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, read_rows, wri
 from tracestill.data_pipeline.base.stage import Stage, stage, write_json
 from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.data_pipeline.tokens.store import TokenStore
-from tracestill.trainer.batches.rectangles import layout_for
 from tracestill.trainer.evaluation.asking import Asker, LocalAsker, Query, Team, is_numeric, key_of, row_of
-from tracestill.trainer.evaluation.baseline import arm_asker, exported, load_trained, model_asker
-from tracestill.trainer.evaluation.intervals import mean_interval
+from tracestill.trainer.evaluation.baseline import arm_asker, exported, load_trained, model_asker, untrained_student
 from tracestill.trainer.evaluation.parts import Context, measured
 from tracestill.trainer.evaluation.predictions import PREDICTION_SCHEMA, summary, verified
-from tracestill.trainer.evaluation.rows import rows_of
-from tracestill.trainer.export.export import quiet
 from tracestill.trainer.lock import run_lock
+from tracestill.trainer.losses.general import Students, general
+from tracestill.trainer.losses.losses import load_student, teacher_forced
 from tracestill.trainer.ranks.console import Terminal, plain_column, say
-from tracestill.trainer.ranks.threads import ThreadChoice, choice_for, threads_kept
-from tracestill.trainer.recipe.precision import training_dtype, use_gpu
+from tracestill.trainer.ranks.threads import choice_for, threads_kept
+from tracestill.trainer.recipe.precision import use_gpu
 from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
-from tracestill.trainer.recipe.settings import EvaluateConfig, StudentConfig
+from tracestill.trainer.recipe.settings import EvaluateConfig
 from tracestill.trainer.recipe.verifying import verifier_of
-from tracestill.trainer.student.student import Student, build_student
-
-ROW_TOKENS = 8192  # of held-out documents in one forward pass; a longer document has a row of its own
 
 
 def run(
@@ -90,6 +85,13 @@ def run(
             result["documents"] = len(store)
             student = student or load_student(source, recipe, device)
             result["kinds"] = teacher_forced(student, store, device, threads, progress)
+        if recipe.evaluate.general is not None:
+            after = student or load_student(source, recipe, device)
+            before = partial(untrained_student, recipe, held.stage(arm, "tokenizer"), device)
+            students = Students(
+                load_layout(recipe.encode, source), device, threads, before if recipe.train.trains else None, after
+            )
+            result["general"] = general(recipe, students, work.path, progress)
         result["threads"] = threads.chosen if threads else None
         result["seconds"] = round(time.perf_counter() - started, 3)
         keep(work, predictions, result)
@@ -182,81 +184,6 @@ def query_of(question: Mapping[str, Any], config: EvaluateConfig) -> Query:
         temperature=config.temperature,
         numeric=is_numeric(question["gold"]),
     )
-
-
-def load_student(export_dir: Path, recipe: Recipe, device: torch.device) -> Student:
-    """The exported student with the attention and the loss that it was trained with."""
-    layout, own = load_layout(recipe.encode, export_dir), recipe.student
-    with quiet():
-        student = build_student(
-            StudentConfig(
-                config=None,
-                pretrained=export_dir,
-                attention=own.attention,
-                trust_remote_code=own.trust_remote_code,
-            ),
-            vocab_size=layout.size,
-            bos_id=layout.special_ids["bos"],
-            eos_id=layout.stops[0],
-            pad_id=layout.pad,
-            num_kinds=len(recipe.span_kinds()),
-            device=device,
-            dtype=training_dtype(recipe.train, device),
-            chunk_rows=recipe.train.chunk_rows,
-        )
-    return student.to(device).eval()
-
-
-@torch.no_grad()
-def teacher_forced(
-    student: Student,
-    store: TokenStore,
-    device: torch.device,
-    threads: ThreadChoice | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, dict[str, Any]]:
-    """Kind -> mean nll in nats (``loss``), its 95 % interval by question (``loss_low``, ``loss_high``; None with one
-    question only), share of targets predicted (``accuracy``) and ``count`` of targets.
-
-    Every target of every document counts once, whatever weights the recipe and the records carry. ``threads`` is the
-    choice for single tokens: whole rows may be faster with all cores. ``progress`` is told tokens done and in all.
-    Raises InputError for a document that the student has no positions for.
-    """
-    choice = ThreadChoice([threads.chosen, threads.candidates[-1]], rounds=1) if threads else None
-    kinds = len(store.kind_names)
-    make_row = layout_for(student.model.config, store).make_row
-    table = np.ones(kinds, dtype=np.float32)
-    table[0] = 0.0  # pad: what follows a cut, or only an encoder reads
-    counts, nll, correct = np.zeros((3, len(store), kinds))
-    done = 0
-    for documents in rows_of(store.lengths, ROW_TOKENS):
-        tokens, ids, offsets, weights = store.gather(documents)
-        packed = make_row(tokens, ids, offsets, np.ones_like(weights), table, 0, device)
-        if choice:
-            choice.begin()
-        found = student.token_losses(packed)
-        at = packed.active.cpu().numpy()
-        losses, right = (of.cpu().numpy()[at] for of in (found.nll, found.correct))
-        if choice:
-            choice.lap(len(tokens))
-        of_row = np.searchsorted(packed.cu_seqlens.cpu().numpy(), at, side="right") - 1
-        cell = documents[of_row], packed.kinds.cpu().numpy()[at]
-        for sums, values in ((counts, 1), (nll, losses), (correct, right)):
-            np.add.at(sums, cell, values)
-        done += len(tokens)
-        progress(done, int(store.lengths.sum()))
-    result: dict[str, dict[str, Any]] = {}
-    for kind, (name, count) in enumerate(zip(store.kind_names, counts.sum(axis=0), strict=True)):
-        if count:
-            low, high = mean_interval(nll[:, kind], counts[:, kind], store.question_ids) or (None, None)
-            means = {"loss": nll[:, kind].sum() / count, "accuracy": correct[:, kind].sum() / count}
-            result[name] = {
-                **{key: float(value) for key, value in means.items()},
-                "count": int(count),
-                "loss_low": low,
-                "loss_high": high,
-            }
-    return result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

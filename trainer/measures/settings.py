@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tracestill.data_pipeline.guards.names import GivenPath
+from tracestill.data_pipeline.guards.names import Name
+from tracestill.data_pipeline.sampling.files.fields import FieldsConfig
 from tracestill.data_pipeline.yields.estimators import MOST, ks
 
 Way = Literal["cut", "corrupt", "swap", "blank"]
@@ -73,7 +74,7 @@ class GeneralConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: GivenPath = Field(description="a text file of one text a line, or .jsonl with the field `field`")
-    field: str = Field("text", description="of a .jsonl line: what holds the text")
+    source: Name = Field(description="a file or directory, as in questions.source: plain text, or prompt and response")
+    fields: FieldsConfig = Field(FieldsConfig(), description="which field means what, as in questions.fields")
     texts: int | None = Field(200, ge=1, description="texts read, the first ones; null: all")
-    tokens: int = Field(512, ge=2, description="of a text at most: what follows is left out, and counted")
+    characters: int = Field(2000, ge=1, description="of a text at most: what follows is left out, and counted")

@@ -26,8 +26,8 @@ from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.kernels.attention import SDPA, register
 from tracestill.trainer.evaluation import asking, baseline, evaluate, predictions
-from tracestill.trainer.evaluation.intervals import mean_interval
 from tracestill.trainer.export.export import export
+from tracestill.trainer.losses.intervals import mean_interval
 from tracestill.trainer.ranks import threads
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory

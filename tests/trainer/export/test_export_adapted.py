@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.trainer.evaluation import evaluate
-from tracestill.trainer.evaluation.evaluate import load_student
+from tracestill.trainer.losses.losses import load_student
 from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.recipe.student_settings import LoraConfig
 from tracestill.trainer.student.adapters import merge
