@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from tracestill.data_pipeline.answers.numbers.number import number
 from tracestill.data_pipeline.documents.ask import AskLayout
 from tracestill.data_pipeline.sampling.readers.chain import Chain
+from tracestill.data_pipeline.selection.repetition import repeats, words_of
 from tracestill.data_pipeline.tokens.layout import Layout, Reading
 from tracestill.trainer.evaluation.answers import Answers
 from tracestill.trainer.evaluation.predictions import NO_VERDICT, PREDICTION_SCHEMA, answer_in, not_asked
@@ -129,6 +130,7 @@ def row_of(question: Mapping[str, Any], reply: Reply | None) -> dict[str, Any]:
     return {
         **{key: question[key] for key in ("question_id", "question", "gold")},
         **{name: found[name] for name in PREDICTION_SCHEMA.names if name in found},
+        "repeats": repeats(reply.text, words_of(reply.text)),
         **NO_VERDICT,
     }
 

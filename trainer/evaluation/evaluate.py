@@ -79,7 +79,13 @@ def run(
             predictions = answer(recipe, questions, asker, progress, verifier)
             asked = asker.shown(questions[0]["question"])
             parts = measured(Context(recipe, questions, predictions, asker, verifier, work.path, sample, progress))
-        result: dict[str, Any] = {**summary(predictions), **parts, "asked": asked, "documents": 0, "kinds": {}}
+        result: dict[str, Any] = {
+            **summary(predictions, recipe.seed),
+            **parts,
+            "asked": asked,
+            "documents": 0,
+            "kinds": {},
+        }
         if (encode / "test.arrow").exists():
             store = TokenStore(encode / "test.arrow", recipe.span_kinds())
             result["documents"] = len(store)
@@ -109,18 +115,22 @@ def run_model(
     """Let any model directory answer the held-out questions of a run.
 
     Writes result.json and predictions.parquet as ``run`` does, under ``name``; without losses by kind, since its tokens
-    are others. Raises InputError if there is no such model, or the sample stage has not finished.
+    are others, nor on general text. Raises InputError if there is no such model, or the sample stage has not finished.
     """
-    started = time.perf_counter()
+    started, recipe = time.perf_counter(), held.recipe
     config, inputs = held.model_stage(model)
     device = device or this_device()
-    questions = held_out(inputs["sample"] / "questions.parquet", held.recipe.evaluate.questions)
+    questions = held_out(inputs["sample"] / "questions.parquet", recipe.evaluate.questions)
     with threads_kept(), stage(held.model(name), "evaluate", config, inputs) as work:
         threads = choice_for(device)
+        verifier = verifier_of(recipe, held.root)
         with model_asker(held, name, model, device, threads, team) as asker:
-            predictions = answer(held.recipe, questions, asker, progress, verifier_of(held.recipe, held.root))
+            predictions = answer(recipe, questions, asker, progress, verifier)
             asked = asker.shown(questions[0]["question"])
-        result = {**summary(predictions), "asked": asked, "documents": 0, "kinds": {}}
+            parts = measured(
+                Context(recipe, questions, predictions, asker, verifier, work.path, inputs["sample"], progress)
+            )
+        result = {**summary(predictions, recipe.seed), **parts, "asked": asked, "documents": 0, "kinds": {}}
         result["threads"] = threads.chosen if threads else None
         keep(work, predictions, {**result, "seconds": round(time.perf_counter() - started, 3)})
 

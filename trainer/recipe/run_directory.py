@@ -19,6 +19,7 @@ from tracestill.data_pipeline.documents import encode
 from tracestill.data_pipeline.plan import plan_stage
 from tracestill.data_pipeline.tokens.layout import LayoutConfig
 from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.trainer.measures.identity import measured_with
 from tracestill.trainer.recipe.optimizers import own_optimizer
 from tracestill.trainer.recipe.positions import positions_of
 from tracestill.trainer.recipe.recipe import FOLDER, MAIN_ARM, Recipe, dump_recipe, load_recipe, own_modules_of
@@ -213,7 +214,7 @@ class RunDirectory:
         own = self.for_arm(arm)
         recipe = own.model_dump(mode="json", exclude_defaults=True)
         config = {key: recipe.get(key, {}) for key in ("seed", "kinds", "evaluate")}
-        config |= verify_config(own.verify, self.memory)
+        config |= verify_config(own.verify, self.memory) | measured_with(own, self.memory)
         if own.train.trains:
             return config, {name: self.stage(arm, name) for name in ("train", "sample", "encode")}
         config |= {"student": recipe["student"], "precision": own.train.precision}
@@ -248,6 +249,7 @@ class RunDirectory:
         config = {
             **{key: recipe.get(key, {}) for key in ("seed", "evaluate")},
             **verify_config(self.recipe.verify, self.memory),
+            **measured_with(self.recipe, self.memory),
             "precision": self.recipe.train.precision,
             **{key: getattr(self.recipe.encode, key) for key in ("system", "variables")},
             "model": str(model.absolute()),
