@@ -10,7 +10,8 @@ from rich.console import Console
 
 from tracestill.data_pipeline.base.places import claim
 from tracestill.data_pipeline.base.stage import missing_files
-from tracestill.launch.report import arms, page
+from tracestill.launch.report import page
+from tracestill.launch.report.evaluation.section import evaluation
 from tracestill.launch.report.report import read_json
 from tracestill.launch.run.progress import bar
 from tracestill.launch.run.stage_spec import StageSpec, Work
@@ -83,4 +84,4 @@ TRAIN = StageSpec(
     resumes=True,
     tidy=lambda work: "" if work.case.recipe.train.keep else drop_checkpoints(work.directory),
 )
-EVALUATE = StageSpec("evaluate", lambda case: case.run.evaluate_stage(case.arm), do_evaluate, evaluated, arms.held_out)
+EVALUATE = StageSpec("evaluate", lambda case: case.run.evaluate_stage(case.arm), do_evaluate, evaluated, evaluation)
