@@ -17,6 +17,7 @@ from tracestill.launch.run.progress import bar
 from tracestill.launch.run.stage_spec import StageSpec, Work
 from tracestill.launch.run.training import train_arm
 from tracestill.trainer.checkpoint.files import CHECKPOINTS, remove_all, written
+from tracestill.trainer.measures.said import said
 
 
 def do_train(work: Work, console: Console) -> None:
@@ -70,7 +71,7 @@ def evaluated(manifest: Mapping[str, Any], directory: Path) -> str:
     when = f"; {result['right_when_answered']:.1%} of {result['answered']:,} answered" if result.get("answered") else ""
     return (
         f"{result['accuracy']:.1%} of {result['questions']:,} questions right{when}{left}, "
-        f"{result['truncated']:,} cut off{threads}"
+        f"{result['truncated']:,} cut off{threads}" + "".join(f"\n  {line}" for line in said(result))
     )
 
 

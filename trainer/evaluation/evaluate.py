@@ -41,6 +41,7 @@ from tracestill.trainer.evaluation.predictions import PREDICTION_SCHEMA, summary
 from tracestill.trainer.lock import run_lock
 from tracestill.trainer.losses.general import Students, general
 from tracestill.trainer.losses.losses import load_student, teacher_forced
+from tracestill.trainer.measures.said import said
 from tracestill.trainer.ranks.console import Terminal, plain_column, say
 from tracestill.trainer.ranks.threads import choice_for, threads_kept
 from tracestill.trainer.recipe.precision import use_gpu
@@ -222,6 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"({result['accuracy_low']:.1%} to {result['accuracy_high']:.1%}) on {result['questions']} questions{left}, "
         f"{result['truncated']} cut off, {result['trace_tokens_mean']:.1f} tokens a trace"
     )
+    for line in said(result):
+        say(f"  {line}")
     return 0
 
 

@@ -85,7 +85,7 @@ def curves(found: Found, part: dict[str, Any]) -> str:
             x_label="steps given",
             log=False,
             colours=colours,
-        )  # fmt: skip
+        )
     )
     return f'{legend(found, list(part))}<div class="many">{"".join(charts)}</div>'
 
