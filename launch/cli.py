@@ -28,7 +28,15 @@ from tracestill.launch.commands import (
     yield_command,
 )
 from tracestill.launch.commands.decontaminate import DecontaminateOption, with_benchmarks
-from tracestill.launch.commands.execution import default_root, evaluate_model, execute, looking, open_run, single
+from tracestill.launch.commands.execution import (
+    default_root,
+    evaluate_endpoint,
+    evaluate_model,
+    execute,
+    looking,
+    open_run,
+    single,
+)
 from tracestill.launch.commands.guarded import Guarded
 from tracestill.launch.commands.options import Again, ArmOption, Changes, Hosts, Place, SetOption, grouped
 
@@ -217,20 +225,39 @@ def evaluate(
         str | None,
         typer.Option("--model", metavar="[NAME=]DIR", help="Any other model, asked in its own form, beside the arms."),
     ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--endpoint", metavar="URL", help="A served model beside the arms, or one of evaluate.endpoints by name."
+        ),
+    ] = None,
+    model_name: Annotated[
+        str | None, typer.Option("--model-name", metavar="NAME", help="The model, as that server calls it.")
+    ] = None,
+    key_env: Annotated[
+        str | None, typer.Option("--key-env", metavar="VARIABLE", help="The environment variable with its key.")
+    ] = None,
     changes: Changes,
 ) -> None:
     """Let the students answer held-out questions; measure the loss of each span kind. Next: [cyan]report[/].
 
-    An arm with [bold]train: none[/] is its student before training.
+    An arm with [bold]train: none[/] is its student before training. What was written is kept: interrupt it when you
+    like, and the same command goes on.
 
-    Example: [cyan]tracestill evaluate runs/demo --model models/instruct[/]
+    Example: [cyan]tracestill evaluate runs/demo --endpoint http://localhost:8000/v1 --model-name my-model[/]
     """
-    if model is None:
-        single("evaluate", place, changes, arm)
-    elif arm is not None:
+    if arm is not None and (model or endpoint):
         raise typer.BadParameter("a model is no arm of the run; leave out --arm")
-    else:
+    if model is not None and endpoint is not None:
+        raise typer.BadParameter("--model and --endpoint are two models; ask one after the other")
+    if endpoint is None and (model_name or key_env):
+        raise typer.BadParameter("--model-name and --key-env belong to --endpoint")
+    if endpoint is not None:
+        evaluate_endpoint(place, changes, endpoint, model_name, key_env)
+    elif model is not None:
         evaluate_model(place, changes, model)
+    else:
+        single("evaluate", place, changes, arm)
 
 
 @command("Single stages")

@@ -10,9 +10,11 @@ from rich.console import Console
 
 from tracestill.data_pipeline.base.places import claim
 from tracestill.data_pipeline.base.stage import missing_files
+from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConfig
 from tracestill.launch.report import page
 from tracestill.launch.report.evaluation.section import evaluation
 from tracestill.launch.report.report import read_json
+from tracestill.launch.run.evaluating import on_ranks, ranks_of
 from tracestill.launch.run.progress import bar
 from tracestill.launch.run.stage_spec import StageSpec, Work
 from tracestill.launch.run.training import train_arm
@@ -44,8 +46,11 @@ def drop_checkpoints(train: Path) -> str:
 def do_evaluate(work: Work, console: Console) -> None:
     from tracestill.trainer.evaluation import evaluate
 
+    run, ranks = work.case.run, ranks_of(work.case.recipe)
+    if ranks.count > 1:
+        return on_ranks(work, console, ranks, ["--run-dir", str(run.root.absolute()), "--arm", work.case.arm])
     with bar(work.label, console, "tokens") as progress:
-        evaluate.run(work.case.run, work.case.arm, progress.set)
+        return evaluate.run(run, work.case.arm, progress.set)
 
 
 def ask_model(model: Path) -> Callable[[Work, Console], None]:
@@ -54,8 +59,24 @@ def ask_model(model: Path) -> Callable[[Work, Console], None]:
     def do(work: Work, console: Console) -> None:
         from tracestill.trainer.evaluation import evaluate
 
+        run, name, ranks = work.case.run, work.case.arm, ranks_of(work.case.run.recipe)
+        if ranks.count > 1:
+            words = ["--run-dir", str(run.root.absolute()), "--arm", name, "--model", str(model.absolute())]
+            return on_ranks(work, console, ranks, words)
         with bar(work.label, console, "tokens") as progress:
-            evaluate.run_model(work.case.run, work.case.arm, model, progress.set)
+            return evaluate.run_model(run, name, model, progress.set)
+
+    return do
+
+
+def ask_endpoint(endpoint: EndpointConfig) -> Callable[[Work, Console], None]:
+    """The evaluation of a served model."""
+
+    def do(work: Work, console: Console) -> None:
+        from tracestill.trainer.evaluation import evaluate
+
+        with bar(work.label, console, "answers") as progress:
+            evaluate.run_endpoint(work.case.run, work.case.arm, endpoint, progress.set)
 
     return do
 

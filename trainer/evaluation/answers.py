@@ -78,6 +78,9 @@ class Answers:
     def __getitem__(self, name: str) -> Any:
         return self.found[name]
 
+    def get(self, name: str, default: Any) -> Any:
+        return self.found.get(name, default)
+
     def keep(self, name: str, said: Any) -> None:
         """Raises NoRoomError if the disk is full."""
         self.found[name] = said

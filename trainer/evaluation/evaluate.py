@@ -31,11 +31,14 @@ from tracestill.data_pipeline.answers import Verifier
 from tracestill.data_pipeline.answers.verifier import how_of
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, read_rows, write_rows
-from tracestill.data_pipeline.base.stage import Stage, stage, write_json
+from tracestill.data_pipeline.base.stage import Stage, identity, stage, write_json
 from tracestill.data_pipeline.documents.encode import load_layout
+from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConfig
 from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.trainer.evaluation.answers import Answers, answers_beside
 from tracestill.trainer.evaluation.asking import Asker, LocalAsker, Query, Team, is_numeric, key_of, row_of
 from tracestill.trainer.evaluation.baseline import arm_asker, exported, load_trained, model_asker, untrained_student
+from tracestill.trainer.evaluation.endpoint import EndpointAsker
 from tracestill.trainer.evaluation.parts import Context, measured
 from tracestill.trainer.evaluation.predictions import PREDICTION_SCHEMA, summary, verified
 from tracestill.trainer.lock import run_lock
@@ -77,16 +80,7 @@ def run(
     with threads_kept(), stage(directory, "evaluate", config, inputs) as work:
         threads = choice_for(device)
         with arm_asker(held, arm, device, threads, team) as (asker, student):
-            predictions = answer(recipe, questions, asker, progress, verifier)
-            asked = asker.shown(questions[0]["question"])
-            parts = measured(Context(recipe, questions, predictions, asker, verifier, work.path, sample, progress))
-        result: dict[str, Any] = {
-            **summary(predictions, recipe.seed),
-            **parts,
-            "asked": asked,
-            "documents": 0,
-            "kinds": {},
-        }
+            predictions, result = examined(recipe, questions, asker, verifier, work, sample, progress)
         if (encode / "test.arrow").exists():
             store = TokenStore(encode / "test.arrow", recipe.span_kinds())
             result["documents"] = len(store)
@@ -126,14 +120,49 @@ def run_model(
         threads = choice_for(device)
         verifier = verifier_of(recipe, held.root)
         with model_asker(held, name, model, device, threads, team) as asker:
-            predictions = answer(recipe, questions, asker, progress, verifier)
-            asked = asker.shown(questions[0]["question"])
-            parts = measured(
-                Context(recipe, questions, predictions, asker, verifier, work.path, inputs["sample"], progress)
-            )
-        result = {**summary(predictions, recipe.seed), **parts, "asked": asked, "documents": 0, "kinds": {}}
+            predictions, result = examined(recipe, questions, asker, verifier, work, inputs["sample"], progress)
         result["threads"] = threads.chosen if threads else None
         keep(work, predictions, {**result, "seconds": round(time.perf_counter() - started, 3)})
+
+
+def run_endpoint(
+    held: RunDirectory,
+    name: str,
+    endpoint: EndpointConfig,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Let a served model answer the held-out questions of a run, as ``run_model`` does; ``progress`` is told answers.
+
+    Raises InputError if the sample stage has not finished, and as ``EndpointAsker.ask``.
+    """
+    started = time.perf_counter()
+    config, inputs = held.endpoint_stage(endpoint)
+    questions = held_out(inputs["sample"] / "questions.parquet", held.recipe.evaluate.questions)
+    verifier, directory = verifier_of(held.recipe, held.root), held.model(name)
+    with stage(directory, "evaluate", config, inputs) as work:
+        who = identity("answers", held.who_answers(endpoint), {})
+        with Answers(answers_beside(directory), who) as answers:
+            asker = EndpointAsker(name, endpoint, held.recipe, answers)
+            predictions, result = examined(held.recipe, questions, asker, verifier, work, inputs["sample"], progress)
+        result["threads"] = None
+        keep(work, predictions, {**result, "seconds": round(time.perf_counter() - started, 3)})
+
+
+def examined(
+    recipe: Recipe,
+    questions: Sequence[Mapping[str, Any]],
+    asker: Asker,
+    verifier: Verifier,
+    work: Stage,
+    sample: Path,
+    progress: Callable[[int, int], None],
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The answers to the held-out questions, and what result.json says of them and of the parts that are switched on;
+    the parts' own rows are written into the stage."""
+    predictions = answer(recipe, questions, asker, progress, verifier)
+    asked = asker.shown(questions[0]["question"])
+    parts = measured(Context(recipe, questions, predictions, asker, verifier, work.path, sample, progress))
+    return predictions, {**summary(predictions, recipe.seed), **parts, "asked": asked, "documents": 0, "kinds": {}}
 
 
 def this_device() -> torch.device:

@@ -17,6 +17,7 @@ from tracestill.data_pipeline.channels import Channels
 from tracestill.data_pipeline.channels.named import scorers_of
 from tracestill.data_pipeline.documents import encode
 from tracestill.data_pipeline.plan import plan_stage
+from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConfig
 from tracestill.data_pipeline.tokens.layout import LayoutConfig
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.measures.identity import measured_with
@@ -213,7 +214,7 @@ class RunDirectory:
         """Config and input directories that decide whether an arm's evaluation is current."""
         own = self.for_arm(arm)
         recipe = own.model_dump(mode="json", exclude_defaults=True)
-        config = {key: recipe.get(key, {}) for key in ("seed", "kinds", "evaluate")}
+        config = {"seed": recipe.get("seed", {}), "kinds": recipe.get("kinds", {}), "evaluate": asked(recipe)}
         config |= verify_config(own.verify, self.memory) | measured_with(own, self.memory)
         if own.train.trains:
             return config, {name: self.stage(arm, name) for name in ("train", "sample", "encode")}
@@ -221,6 +222,10 @@ class RunDirectory:
         if own.student.pretrained is not None:
             config[CONTENTS] = contents({BASE: model_files(own.student.pretrained)}, self.memory)
         return config, {name: self.stage(arm, name) for name in ("tokenizer", "sample", "encode")}
+
+    def evaluate_folder(self, arm: str) -> Path:
+        """Where the ranks that evaluate leave what they print, and word of a failure."""
+        return self.root / "launch" / arm / "evaluate"
 
     def who_writes(self, arm: str) -> dict[str, Any]:
         """What decides, besides the question, what the student of an arm writes when it is asked (``identity``)."""
@@ -235,6 +240,23 @@ class RunDirectory:
         own = ("seed", "precision", "system", "variables", CONTENTS)
         return identity("answers", {key: config[key] for key in own}, {})
 
+    def endpoint_stage(self, endpoint: EndpointConfig) -> tuple[dict[str, Any], dict[str, Path]]:
+        """Config and input directories that decide whether the evaluation of a served model is current."""
+        own = self.recipe
+        config = {
+            **self.who_answers(endpoint),
+            "evaluate": asked(own.model_dump(mode="json", exclude_defaults=True)),
+            **verify_config(own.verify, self.memory),
+            **measured_with(own, self.memory),
+        }
+        return config, {"sample": self.stage(MAIN_ARM, "sample")}
+
+    def who_answers(self, endpoint: EndpointConfig) -> dict[str, Any]:
+        """What decides, besides the question, what a served model answers."""
+        encode = self.recipe.encode
+        how = {"seed": self.recipe.seed, "system": encode.system, "form": endpoint.form or encode.form}
+        return {**how, "endpoint": endpoint.identity()}
+
     def model(self, name: str) -> Path:
         """Where the evaluation of a model that is no arm of the run is kept, under a name of its own."""
         return self.root / "models" / name
@@ -247,7 +269,7 @@ class RunDirectory:
         """Config and input directories that decide whether the evaluation of a model directory is current."""
         recipe = self.recipe.model_dump(mode="json", exclude_defaults=True)
         config = {
-            **{key: recipe.get(key, {}) for key in ("seed", "evaluate")},
+            **{"seed": recipe.get("seed", {}), "evaluate": asked(recipe)},
             **verify_config(self.recipe.verify, self.memory),
             **measured_with(self.recipe, self.memory),
             "precision": self.recipe.train.precision,
@@ -308,6 +330,11 @@ def trained_with(recipe: Recipe) -> dict[str, dict[str, Path]]:
     if (module := own_optimizer(recipe.train.optimizer)) is not None:
         found["train.optimizer"] = own_modules.files(module)
     return found
+
+
+def asked(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a dumped recipe's block ``evaluate`` says of what is measured, and not of who does the work."""
+    return {key: value for key, value in recipe.get("evaluate", {}).items() if key not in ("ranks", "endpoints")}
 
 
 def bookkeeping(*recipes: Recipe) -> set[str]:

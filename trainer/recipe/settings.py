@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
 
+from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConfig
 from tracestill.trainer.measures.settings import CauseConfig, GeneralConfig, QualityConfig, SamplesConfig
 from tracestill.trainer.recipe.monitor import MonitorConfig
 from tracestill.trainer.recipe.offload import OffloadConfig
@@ -265,6 +266,12 @@ class EvaluateConfig(BaseModel):
     max_new_tokens: int = Field(256, ge=1, description="tokens generated at most; a trace cut off has no answer")
     batch_size: int = Field(128, ge=1, description="questions generated at a time")
     temperature: float = Field(0.0, ge=0, description="0 = greedy")
+    ranks: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="processes that write answers on this host; auto: one a GPU, on a CPU one with all cores"
+    )
+    endpoints: dict[str, EndpointConfig] = Field(
+        {}, description="served models, for `tracestill evaluate RUN --endpoint NAME`: name -> server and model"
+    )
     samples: SamplesConfig | None = Field(None, description="several answers to each question: votes, pass@k; {}: on")
     cause: CauseConfig | None = Field(None, description="does the trace cause the answer; {}: on")
     quality: QualityConfig | None = Field(None, description="traces beside accuracy: sound, alike, long; {}: on")

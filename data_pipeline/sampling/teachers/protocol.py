@@ -27,7 +27,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -84,6 +84,8 @@ class Ask:
     index: int
     seed: int  # 63 bits
     as_is: bool = False  # the question is the whole of what is asked: no template and no prefill around it
+    begun: str = ""  # how this answer begins, in place of the teacher's own prefill; servers alone know it
+    body: Mapping[str, Any] = field(default_factory=dict)  # further fields of a server's request, such as max_tokens
 
 
 @dataclass(frozen=True)
