@@ -32,6 +32,7 @@ from tracestill.launch.commands.execution import (
     default_root,
     evaluate_endpoint,
     evaluate_model,
+    evaluate_tasks,
     execute,
     looking,
     open_run,
@@ -237,6 +238,12 @@ def evaluate(
     key_env: Annotated[
         str | None, typer.Option("--key-env", metavar="VARIABLE", help="The environment variable with its key.")
     ] = None,
+    lm_eval: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lm-eval", metavar="TASK", help="A task of lm-evaluation-harness, or its YAML file, on exported students."
+        ),
+    ] = None,
     changes: Changes,
 ) -> None:
     """Let the students answer held-out questions; measure the loss of each span kind. Next: [cyan]report[/].
@@ -252,7 +259,11 @@ def evaluate(
         raise typer.BadParameter("--model and --endpoint are two models; ask one after the other")
     if endpoint is None and (model_name or key_env):
         raise typer.BadParameter("--model-name and --key-env belong to --endpoint")
-    if endpoint is not None:
+    if lm_eval and (model or endpoint):
+        raise typer.BadParameter("--lm-eval measures the students of arms; leave out --model and --endpoint")
+    if lm_eval:
+        evaluate_tasks(place, changes, arm, lm_eval)
+    elif endpoint is not None:
         evaluate_endpoint(place, changes, endpoint, model_name, key_env)
     elif model is not None:
         evaluate_model(place, changes, model)

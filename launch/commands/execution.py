@@ -90,30 +90,37 @@ def evaluate_model(place: Place, changes: Changes, model: str) -> None:
     name = name if equals else Path(path).absolute().name
     if not plain_name(name):
         raise InputError(f"--model {model}: '{name}' is no name for it; give it one: --model NAME={path}")
-    ask_other(place, changes, lambda run: model_work(run, name, Path(path)))
+    ask_others(place, changes, lambda run: [model_work(run, name, Path(path))])
 
 
 def evaluate_endpoint(place: Place, changes: Changes, endpoint: str, model: str | None, key_env: str | None) -> None:
     """Let a served model answer the held-out questions of a run: at an address, or named in the recipe."""
     from tracestill.launch.run.stages import endpoint_work
 
-    ask_other(place, changes, lambda run: endpoint_work(run, endpoint, model, key_env))
+    ask_others(place, changes, lambda run: [endpoint_work(run, endpoint, model, key_env)])
 
 
-def ask_other(place: Place, changes: Changes, work_of: Callable[[RunDirectory], Work]) -> None:
-    """Do what a model that is no arm has to do in a run."""
+def evaluate_tasks(place: Place, changes: Changes, arm: str | None, tasks: list[str]) -> None:
+    """Let lm-evaluation-harness measure the students of a run, or that of an arm."""
+    from tracestill.launch.run.stages import task_works
+
+    ask_others(place, changes, lambda run: task_works(run, arm, tasks))
+
+
+def ask_others(place: Place, changes: Changes, works_of: Callable[[RunDirectory], list[Work]]) -> None:
+    """Do work that is no stage of a run's own."""
     from tracestill.launch.run.runner import require_inputs, run_stages
     from tracestill.launch.run.stages import describe_end, plan_works
     from tracestill.trainer.ranks.console import Terminal
 
     asked = open_run(place.recipe, place.run_dir, changes.settings)
     works = plan_works(asked)
-    work = work_of(asked)
-    require_inputs([work], [*works, work], place.recipe)
+    others = works_of(asked)
+    require_inputs(others, [*works, *others], place.recipe)
     console = Terminal(stderr=True)
     with claimed(asked, works, console, replace=changes.replace):
-        run_stages([work], console)
-        describe_end(asked, [work], console)
+        run_stages(others, console)
+        describe_end(asked, others, console)
 
 
 @contextlib.contextmanager

@@ -131,7 +131,18 @@ def gather_arm(run: RunDirectory, arm: str, manifests: dict[str, Any]) -> dict[s
         "preview": None if stale else read_json(train / "preview.json"),
         "evaluation": read_json(run.stage(arm, "evaluate") / "result.json") if manifests["evaluate"] else None,
         "examples": examples(run.stage(arm, "evaluate") / "predictions.parquet") if manifests["evaluate"] else [],
+        "harness": gather_tasks(run, arm),
     }
+
+
+def gather_tasks(run: RunDirectory, arm: str) -> dict[str, Any]:
+    """Task of lm-evaluation-harness -> its result, of those that measured the arm's student as it is."""
+    found = {}
+    for directory in sorted((run.root / "arms" / arm / "harness").glob("[!.]*")):
+        held = (read_manifest(directory) or {}).get("config", {})
+        if held and is_current(directory, "harness", held, {"train": run.stage(arm, "train")}):
+            found[directory.name] = read_json(directory / "result.json")
+    return found
 
 
 def scorer_of(manifest: dict[str, Any] | None) -> dict[str, Any]:

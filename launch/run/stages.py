@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tracestill.launch.run.own_stages import own_options, own_stage
 from tracestill.launch.run.progress import line
 from tracestill.launch.run.scoring import SCORE
 from tracestill.launch.run.stage_spec import Case, How, StageSpec, Work, place_of
-from tracestill.launch.run.student_stages import EVALUATE, TRAIN, ask_endpoint, ask_model
+from tracestill.launch.run.student_stages import EVALUATE, TRAIN, ask_endpoint, ask_model, measure_task
 from tracestill.trainer.lock.run_lock import SILENCE, held, remove_if_empty
 from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
@@ -136,6 +136,24 @@ def model_work(run: RunDirectory, name: str, model: Path) -> Work:
         raise InputError(f"--model {model}: '{name}' is {other} in this run; give it a name: --model NAME={model}")
     spec, at = replace(EVALUATE, do=ask_model(model)), stage_position(EVALUATE.name, run.recipe)
     return Work(spec, Case(run, name), at, run.model(name), name, config, inputs)
+
+
+def task_works(run: RunDirectory, arm: str | None, tasks: Sequence[str]) -> list[Work]:
+    """Tasks of lm-evaluation-harness on the students of a run, or that of ``arm``. Raises InputError for an arm that is
+    not trained, or a run without one that is."""
+    from tracestill.trainer.evaluation.harness import harness_stage
+
+    arms = [name for name in run.recipe.arm_names() if run.for_arm(name).train.trains] if arm is None else [arm]
+    if not arms:
+        raise InputError("--lm-eval: no arm of this run is trained")
+    found, at = [], stage_position(EVALUATE.name, run.recipe)
+    for name in arms:
+        for task in tasks:
+            directory, config, inputs = harness_stage(run, name, task)
+            found.append(
+                Work(measure_task(task), Case(run, name, part=directory.name), at, directory, name, config, inputs)
+            )
+    return found
 
 
 def endpoint_work(run: RunDirectory, endpoint: str, model: str | None, key_env: str | None) -> Work:

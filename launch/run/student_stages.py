@@ -96,6 +96,28 @@ def evaluated(manifest: Mapping[str, Any], directory: Path) -> str:
     )
 
 
+def measure_task(task: str) -> StageSpec:
+    """A task of lm-evaluation-harness on an arm's student; its identity: ``harness_stage``."""
+
+    def do(work: Work, console: Console) -> None:
+        from tracestill.trainer.evaluation.harness import run_task
+
+        run_task(work.case.run, work.case.arm, task)
+
+    return StageSpec("harness", lambda case: ({}, {}), do, tasks_told)
+
+
+def tasks_told(manifest: Mapping[str, Any], directory: Path) -> str:
+    result = read_json(directory / "result.json")
+    if result is None:
+        return "its result is gone"
+    told = []
+    for task, metrics in result["metrics"].items():
+        values = ", ".join(f"{name} {row['value']:.4f}" for name, row in metrics.items())
+        told.append(f"{task}: {values}")
+    return "; ".join(told)
+
+
 TRAIN = StageSpec(
     "train",
     lambda case: case.run.train_stage(case.arm),

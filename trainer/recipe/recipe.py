@@ -49,7 +49,7 @@ EXPECTED = {  # where nothing stands after the colon
     "tuple_type": "is empty (null), expected a list",
     "list_type": "is empty (null), expected a list",
 }
-TAKEN = ("arms", "bench", "launch", "models")  # folders of a run that no stage writes
+TAKEN = ("arms", "bench", "harness", "launch", "models")  # folders of a run that no stage writes
 FOLDER = "recipe_folder.txt"  # in a run: the folder that its recipe was read from, if modules of it are used
 
 
