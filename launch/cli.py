@@ -39,7 +39,7 @@ from tracestill.launch.commands.execution import (
     single,
 )
 from tracestill.launch.commands.guarded import Guarded
-from tracestill.launch.commands.options import Again, ArmOption, Changes, Hosts, Place, SetOption, grouped
+from tracestill.launch.commands.options import Again, ArmOption, Changes, Hosts, Others, Place, SetOption, grouped
 
 EPILOG = """
 [bold]A first run[/]   [cyan]tracestill run recipes/demo.yaml[/]   then open   [cyan]runs/demo/report/report.html[/]
@@ -222,28 +222,7 @@ def evaluate(
     place: Place,
     *,
     arm: ArmOption = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="[NAME=]DIR", help="Any other model, asked in its own form, beside the arms."),
-    ] = None,
-    endpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--endpoint", metavar="URL", help="A served model beside the arms, or one of evaluate.endpoints by name."
-        ),
-    ] = None,
-    model_name: Annotated[
-        str | None, typer.Option("--model-name", metavar="NAME", help="The model, as that server calls it.")
-    ] = None,
-    key_env: Annotated[
-        str | None, typer.Option("--key-env", metavar="VARIABLE", help="The environment variable with its key.")
-    ] = None,
-    lm_eval: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--lm-eval", metavar="TASK", help="A task of lm-evaluation-harness, or its YAML file, on exported students."
-        ),
-    ] = None,
+    others: Others,
     changes: Changes,
 ) -> None:
     """Let the students answer held-out questions; measure the loss of each span kind. Next: [cyan]report[/].
@@ -253,20 +232,13 @@ def evaluate(
 
     Example: [cyan]tracestill evaluate runs/demo --endpoint http://localhost:8000/v1 --model-name my-model[/]
     """
-    if arm is not None and (model or endpoint):
-        raise typer.BadParameter("a model is no arm of the run; leave out --arm")
-    if model is not None and endpoint is not None:
-        raise typer.BadParameter("--model and --endpoint are two models; ask one after the other")
-    if endpoint is None and (model_name or key_env):
-        raise typer.BadParameter("--model-name and --key-env belong to --endpoint")
-    if lm_eval and (model or endpoint):
-        raise typer.BadParameter("--lm-eval measures the students of arms; leave out --model and --endpoint")
-    if lm_eval:
-        evaluate_tasks(place, changes, arm, lm_eval)
-    elif endpoint is not None:
-        evaluate_endpoint(place, changes, endpoint, model_name, key_env)
-    elif model is not None:
-        evaluate_model(place, changes, model)
+    others.check(arm)
+    if others.lm_eval:
+        evaluate_tasks(place, changes, arm, others.lm_eval)
+    elif others.endpoint is not None:
+        evaluate_endpoint(place, changes, others.endpoint, others.model_name, others.key_env)
+    elif others.model is not None:
+        evaluate_model(place, changes, others.model)
     else:
         single("evaluate", place, changes, arm)
 

@@ -21,7 +21,7 @@ def harness(found: Found) -> str:
     if not rows:
         return ""
     heads = ["arm", "task", "samples", "metric", "value", "standard error"]
-    return (
-        f"<h2>Tasks of lm-evaluation-harness</h2><p class='soft'>Version {in_html(', '.join(sorted(versions)))}; students "
-        "asked through their own chat template, their traces left out.</p>" + table(heads, rows)
+    about = f"Version {in_html(', '.join(sorted(versions)))}; students asked through their own chat template, "
+    return f"<h2>Tasks of lm-evaluation-harness</h2><p class='soft'>{about}their traces left out.</p>" + table(
+        heads, rows
     )
