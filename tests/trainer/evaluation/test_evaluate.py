@@ -27,6 +27,7 @@ from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.kernels.attention import SDPA, register
 from tracestill.trainer.evaluation import asking, baseline, evaluate, predictions
 from tracestill.trainer.export.export import export
+from tracestill.trainer.losses import losses
 from tracestill.trainer.losses.intervals import mean_interval
 from tracestill.trainer.ranks import threads
 from tracestill.trainer.recipe.recipe import Recipe
@@ -173,14 +174,14 @@ def test_students_are_asked_as_the_recipe_says(tmp_path: Path, monkeypatch: pyte
 
 def test_losses_by_kind_match_plain_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several rows, a document longer than a row, and record weights that must not count."""
-    monkeypatch.setattr(evaluate, "ROW_TOKENS", 37)
+    monkeypatch.setattr(losses, "ROW_TOKENS", 37)
     documents = make_documents(30, seed=1)
     assert max(len(tokens) for tokens, _, _ in documents) > 37
     store = write_store(tmp_path / "test.arrow", documents)
     model = tiny_model(seed=4)
     model.set_attn_implementation(register(SDPA))
     student = Student(model, num_kinds=len(KINDS)).eval()
-    got = evaluate.teacher_forced(student, store, torch.device("cpu"))
+    got = losses.teacher_forced(student, store, torch.device("cpu"))
     wanted = one_by_one(tiny_model(seed=4), documents)
     assert got.keys() == wanted.keys()
     for name, found in wanted.items():
@@ -197,22 +198,22 @@ def test_losses_by_kind_match_plain_transformers(tmp_path: Path, monkeypatch: py
 
 def test_as_many_documents_share_a_row_as_fit(tmp_path: Path) -> None:
     store = write_store(tmp_path / "test.arrow", make_documents(40))  # with their kinds, more than a byte tells apart
-    assert len(evaluate.rows_of(store.lengths, evaluate.ROW_TOKENS)) == 1
+    assert len(losses.rows_of(store.lengths, losses.ROW_TOKENS)) == 1
     model = tiny_model(seed=4)
     model.set_attn_implementation(register(SDPA))
-    got = evaluate.teacher_forced(Student(model, num_kinds=len(KINDS)).eval(), store, torch.device("cpu"))
+    got = losses.teacher_forced(Student(model, num_kinds=len(KINDS)).eval(), store, torch.device("cpu"))
     for name, found in one_by_one(tiny_model(seed=4), make_documents(40)).items():
         assert {key: got[name][key] for key in found} == pytest.approx(found, rel=1e-5)
 
 
 def test_rows_hold_every_document_once() -> None:
     lengths = np.array([5, 9, 2, 40, 3, 3, 8, 2])
-    rows = evaluate.rows_of(lengths, 10)
+    rows = losses.rows_of(lengths, 10)
     assert sorted(np.concatenate(rows).tolist()) == list(range(8))
     assert [lengths[row].tolist() for row in rows] == [[2, 2, 3, 3], [5], [8], [9], [40]]
-    kept = evaluate.rows_of(lengths, 10, order=range(7))
+    kept = losses.rows_of(lengths, 10, order=range(7))
     assert [row.tolist() for row in kept] == [[0], [1], [2], [3], [4, 5], [6]], "in the order given"
-    assert evaluate.rows_of(lengths, 10, order=[]) == []
+    assert losses.rows_of(lengths, 10, order=[]) == []
 
 
 def test_a_run_is_evaluated(run_directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,8 @@ import re
 
 import pyarrow.parquet as pq
 import pytest
+from scripted_asker import Scripted, context_of, question, record
 
-from tests.support.scripted_student import Scripted, context_of, question, record
 from tracestill.trainer.measures.cause import cause
 
 QUESTIONS = [question(n, f"How much is {n} + {n}?", str(2 * n)) for n in (2, 3, 4, 5)]

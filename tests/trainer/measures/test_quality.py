@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from scripted_asker import Scripted, context_of, question, record
 
-from tests.support.scripted_student import Scripted, context_of, question, record
 from tracestill.trainer.measures.quality import alike, quality
 from tracestill.trainer.measures.samples import samples
 

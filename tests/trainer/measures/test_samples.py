@@ -6,9 +6,9 @@ import math
 
 import pyarrow.parquet as pq
 import pytest
+from fake_run import mini_recipe
+from scripted_asker import Scripted, context_of, question
 
-from tests.support.fake_run import mini_recipe
-from tests.support.scripted_student import Scripted, context_of, question
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.trainer.measures.samples import samples
 from tracestill.trainer.measures.settings import SamplesConfig
