@@ -22,10 +22,18 @@ from tokenizers import Encoding
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record, Span
-from tracestill.data_pipeline.documents.chat_parts import ChatParts, find_parts, findings_of, messages_of, shown
+from tracestill.data_pipeline.documents.chat_parts import (
+    CLOSING,
+    OPENING,
+    ChatParts,
+    find_parts,
+    findings_of,
+    messages_of,
+    shown,
+)
 from tracestill.data_pipeline.documents.chat_template import ChatTemplate, Refusal, named_token
 from tracestill.data_pipeline.documents.chat_tokens import ChatTokens, Refused, Text
-from tracestill.data_pipeline.documents.document import NO_TRACE, bare_document, is_bare
+from tracestill.data_pipeline.documents.document import bare_document, is_bare
 from tracestill.data_pipeline.tokens.layout import Encoded, LayoutConfig, Reading
 from tracestill.data_pipeline.tokens.render import END_THINK, ids_behind, load_backend, load_config, symbols_in
 
@@ -186,10 +194,11 @@ class ChatLayout:
         return self.tokens_of([asked])[0].ids
 
     def begun_ids(self, trace: str, *, closed: bool) -> list[int]:
-        if trace and self.config.trace == "drop":
-            raise InputError(NO_TRACE)
         parts = self.parts if trace else self.without_trace
-        begun = parts.opening + trace + parts.closing if closed else parts.opening + trace if trace else ""
+        opening, closing = parts.opening, parts.closing
+        if trace and self.config.trace == "drop":
+            opening, closing, _ = self.form or (OPENING, CLOSING, "")
+        begun = opening + trace + closing if closed else opening + trace if trace else ""
         return ids_behind(self.backend, parts.header, begun)
 
     def control_in(self, question: str) -> str | None:

@@ -36,10 +36,6 @@ from tracestill.data_pipeline.tokens.render import (
 )
 
 LAST_STEP = np.iinfo(np.uint16).max
-NO_TRACE = (
-    "encode.trace: drop, or encode.two_task: the student writes no trace, so that none can be begun; take "
-    "evaluate.budgets and evaluate.cause out"
-)
 
 
 class PlainLayout:
@@ -83,8 +79,6 @@ class PlainLayout:
         return prompt_ids(self.tokenizer, question)
 
     def begun_ids(self, trace: str, *, closed: bool) -> list[int]:
-        if trace and self.trace == "drop":
-            raise InputError(NO_TRACE)
         if not trace and not closed:
             return []
         tokenizer = self.tokenizer

@@ -159,8 +159,8 @@ class Layout(Protocol):
 
     def begun_ids(self, trace: str, *, closed: bool) -> list[int]:
         """The ids that stand behind ``prompt_ids`` once the model has begun to write this trace, as documents have
-        it; ``closed``: up to where the answer begins. None at all of an empty trace that is not closed. Raises
-        InputError for a trace in a layout whose documents have none."""
+        it (where they have none, as they would); ``closed``: up to where the answer begins. Of an empty trace that is
+        not closed there are none."""
         ...
 
     def control_in(self, question: str) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from transformers import PreTrainedModel
@@ -95,9 +95,10 @@ def key_of(*names: str) -> int:
 
 
 def name_of(query: Query, sample: int) -> str:
-    """What names one text: all that decides it. Greedy ones are equal, whatever their number and whoever asks."""
+    """What names one text: all that decides it, but for its length. Greedy ones are equal, whatever their number and
+    whoever asks."""
     drawn = (query.key, sample) if query.temperature > 0 else ()
-    told = query.question, query.system, query.begun, query.max_new_tokens, query.temperature, drawn
+    told = query.question, query.system, query.begun, query.temperature, drawn
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
 
 
@@ -144,8 +145,8 @@ class Team(Protocol):
         """Tell the others what is asked. Those jobs that this process does."""
         ...
 
-    def wait(self, names: Collection[str], answers: Answers) -> None:
-        """Until the texts of these names are there."""
+    def wait(self, are_there: Callable[[], bool], answers: Answers) -> None:
+        """Until they are; others write the answers meanwhile."""
         ...
 
 
@@ -177,35 +178,48 @@ class LocalAsker:
         missing: dict[str, Job] = {}
         for at, of_query in enumerate(names):
             for sample, name in enumerate(of_query or ()):
-                if name not in self.answers:
-                    missing.setdefault(name, Job(at, sample))
+                limit = queries[at].max_new_tokens
+                known = missing.get(name)
+                if not self.is_there(name, limit) and (known is None or queries[known.query].max_new_tokens < limit):
+                    missing[name] = Job(at, sample)  # the longest that is asked for
         if missing:
-            jobs = list(missing.values())
+            jobs = sorted(missing.values())
             self.write(queries, self.team.share(queries, jobs) if self.team else jobs, progress)
             if self.team:
-                self.team.wait(missing, self.answers)
+                limits = {name: queries[job.query].max_new_tokens for name, job in missing.items()}
+                self.team.wait(lambda: all(self.is_there(*each) for each in limits.items()), self.answers)
         return [
-            of_query and [self.read(query, Written(*self.answers[name])) for name in of_query]
+            of_query and [self.read(query, name) for name in of_query]
             for query, of_query in zip(queries, names, strict=True)
         ]
+
+    def is_there(self, name: str, limit: int) -> bool:
+        """Whether enough of a text is known: one that goes on begins as one that was cut off earlier."""
+        _, _, finished, allowed = self.answers.get(name, (None, None, False, 0))
+        return bool(finished) or allowed >= limit
 
     def write(self, queries: Sequence[Query], jobs: Sequence[Job], progress: Progress) -> None:
         """Write some of the texts, and keep each."""
         numbers: dict[tuple[tuple[int, ...], ...], int] = {}  # prompt -> its number: equal ones are read once
         of_query: dict[int, Wanted] = {}
-        names: dict[int, str] = {}
+        job_of: dict[int, Job] = {}
         wanted: list[Wanted] = []
-        for at, sample in jobs:
-            if at not in of_query:
-                one = self.wanted_of(queries[at])
+        for job in jobs:
+            if job.query not in of_query:
+                one = self.wanted_of(queries[job.query])
                 prompt = tuple(one.ids), tuple(one.decoder)
-                of_query[at] = one._replace(prompt=numbers.setdefault(prompt, len(numbers)))
-            wanted.append(of_query[at]._replace(sample=sample))
-            names[id(wanted[-1])] = name_of(queries[at], sample)
+                of_query[job.query] = one._replace(prompt=numbers.setdefault(prompt, len(numbers)))
+            wanted.append(of_query[job.query]._replace(sample=job.sample))
+            job_of[id(wanted[-1])] = job
+
+        def ended(one: Wanted, text: Written) -> None:
+            at, sample = job_of[id(one)]
+            self.answers.keep(name_of(queries[at], sample), [*text, queries[at].max_new_tokens])
+
         write_wanted(
             self.model,
             wanted,
-            lambda one, text: self.answers.keep(names[id(one)], text),
+            ended,
             stops=self.layout.stops,
             pad_id=self.layout.pad,
             batch_size=self.recipe.evaluate.batch_size,
@@ -230,7 +244,9 @@ class LocalAsker:
     def begun_ids(self, query: Query) -> list[int]:
         return self.layout.begun_ids(query.begun.trace, closed=query.begun.closed)
 
-    def read(self, query: Query, text: Written) -> Reply:
-        found = self.layout.read([*self.begun_ids(query), *text.ids])
-        reply = reply_of(found, query.numeric, self.chain, len(text.ids), text.logprob)
-        return reply._replace(ids=tuple(text.ids))
+    def read(self, query: Query, name: str) -> Reply:
+        ids, logprob, _, _ = self.answers[name]
+        if len(ids) > query.max_new_tokens:  # more was asked for before
+            ids, logprob = ids[: query.max_new_tokens], None
+        found = self.layout.read([*self.begun_ids(query), *ids])
+        return reply_of(found, query.numeric, self.chain, len(ids), logprob)._replace(ids=tuple(ids))

@@ -51,7 +51,7 @@ class EndpointAsker:
     def ask(self, queries: Sequence[Query], progress: Progress = lambda done, total: None) -> list[list[Reply] | None]:
         """Raises InputError for what is wrong with every request, and at the end if the server failed for some, or the
         budget does not pay for them: all that came is kept, and asking again goes on from there."""
-        names = [[name_of(query, sample) for sample in range(query.samples)] for query in queries]
+        names = [[self.name_of(query, sample) for sample in range(query.samples)] for query in queries]
         wanted: dict[str, Ask] = {}
         for query, of_query in zip(queries, names, strict=True):
             for sample, name in enumerate(of_query):
@@ -65,13 +65,17 @@ class EndpointAsker:
             for query, of_query in zip(queries, names, strict=True)
         ]
 
+    def name_of(self, query: Query, sample: int) -> str:
+        """What a server is allowed may decide what it writes from the beginning."""
+        return f"{name_of(query, sample)}-{query.max_new_tokens}"
+
     def ask_of(self, query: Query, sample: int, name: str) -> Ask:
         begun = begun_text(query.begun, self.form)
         body = {self.config.max_tokens_field: query.max_new_tokens}
         if begun and self.config.mode == "chat":
             body |= self.config.going_on
         seed = int(uniform(self.recipe.seed, query.key, sample, 1)[0] * 2**53)
-        question = Question(name_of(query, 0), query.question, "", "test")
+        question = Question(self.name_of(query, 0), query.question, "", "test")
         system = self.recipe.encode.system if query.system is None else query.system
         return Ask(name, question, system or "", query.temperature, sample, seed, begun=begun, body=body)
 

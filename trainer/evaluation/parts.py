@@ -18,6 +18,7 @@ from tracestill.data_pipeline.answers.verifier import Case, Verifier, how_of
 from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, read_rows, write_rows
 from tracestill.trainer.evaluation.asking import Asker, Begun, Progress, Query, is_numeric, key_of, row_of
 from tracestill.trainer.evaluation.predictions import verified
+from tracestill.trainer.measures.budgets import budgets
 from tracestill.trainer.measures.cause import cause
 from tracestill.trainer.measures.quality import quality
 from tracestill.trainer.measures.samples import samples
@@ -27,6 +28,7 @@ Row = dict[str, Any]
 Part = Callable[["Context"], dict[str, Any]]
 PARTS: dict[str, Part] = {  # of EvaluateConfig -> what does it
     "samples": samples,
+    "budgets": budgets,
     "cause": cause,
     "quality": quality,
 }

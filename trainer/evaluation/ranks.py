@@ -18,7 +18,7 @@ import argparse
 import contextlib
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tracestill.data_pipeline.base.stage import write_whole
@@ -60,8 +60,8 @@ class Team:
         self.asked += 1
         return mine_of(queries, jobs, self.rank, self.ranks)
 
-    def wait(self, names: Collection[str], answers: Answers) -> None:
-        while not all(name in answers for name in names):
+    def wait(self, are_there: Callable[[], bool], answers: Answers) -> None:
+        while not are_there():
             answers.look()
             self.rest()
 

@@ -21,6 +21,15 @@ def of_samples(part: Mapping[str, Any]) -> str:
     return f"of {last['k']} samples: right are {', '.join(told)}; calibration error by {', '.join(eces)}"
 
 
+def of_budgets(part: Mapping[str, Any]) -> str:
+    points = [
+        f"{'all' if row['budget'] is None else row['budget']} {row['right']['share']:.1%}"
+        for row in part["curve"]
+        if row["right"]["share"] is not None
+    ]
+    return f"right by tokens of the thought: {', '.join(points)}" if points else ""
+
+
 def of_cause(part: Mapping[str, Any]) -> str:
     ways = [f"{way} {row['share']:.1%}" for way, row in part["ways"].items() if row["share"] is not None]
     alone = part["no_trace"]
@@ -43,4 +52,4 @@ def of_general(part: Mapping[str, Any]) -> str:
     return f"loss on general text: {', '.join(losses)}"
 
 
-LINES = {"samples": of_samples, "cause": of_cause, "quality": of_quality, "general": of_general}
+LINES = {"samples": of_samples, "budgets": of_budgets, "cause": of_cause, "quality": of_quality, "general": of_general}

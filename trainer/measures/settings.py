@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -42,6 +42,35 @@ class SamplesConfig(BaseModel):
         if (most := max(self.shown)) > self.count:
             raise ValueError(f"ks: {most} samples of a question are more than its count of {self.count}")
         return self
+
+
+class BudgetsConfig(BaseModel):
+    """The ``evaluate.budgets`` block: accuracy against the tokens that a thought may have. A list stands for its
+    ``tokens``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens: tuple[int, ...] = Field(
+        min_length=1, description="budgets of the thought, each a point of the curve; at most max_new_tokens"
+    )
+    answer_tokens: int = Field(32, ge=1, description="tokens of an answer that is asked for once the budget is used up")
+    continuation: str | None = Field(
+        None, min_length=1, description="put in place of an end that comes too early, such as Wait; null: nothing is"
+    )
+    continuations: int = Field(1, ge=1, description="times that a thought is made to go on, at most")
+    questions: int | None = Field(None, ge=1, description="held-out questions of the evaluation used; null: all")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listed(cls, given: Any) -> Any:
+        return {"tokens": given} if isinstance(given, list | tuple) else given
+
+    @field_validator("tokens")
+    @classmethod
+    def _rising(cls, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        if min(tokens) < 1:
+            raise ValueError("expected numbers of tokens, each at least 1")
+        return tuple(sorted(set(tokens)))
 
 
 class CauseConfig(BaseModel):

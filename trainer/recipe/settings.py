@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
 
 from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConfig
-from tracestill.trainer.measures.settings import CauseConfig, GeneralConfig, QualityConfig, SamplesConfig
+from tracestill.trainer.measures.settings import BudgetsConfig, CauseConfig, GeneralConfig, QualityConfig, SamplesConfig
 from tracestill.trainer.recipe.monitor import MonitorConfig
 from tracestill.trainer.recipe.offload import OffloadConfig
 from tracestill.trainer.recipe.optimizers import OptimizerConfig
@@ -273,6 +273,15 @@ class EvaluateConfig(BaseModel):
         {}, description="served models, for `tracestill evaluate RUN --endpoint NAME`: name -> server and model"
     )
     samples: SamplesConfig | None = Field(None, description="several answers to each question: votes, pass@k; {}: on")
+    budgets: BudgetsConfig | None = Field(
+        None, description="accuracy against tokens allowed for the thought: a list of budgets, such as [32, 64, 128]"
+    )
     cause: CauseConfig | None = Field(None, description="does the trace cause the answer; {}: on")
     quality: QualityConfig | None = Field(None, description="traces beside accuracy: sound, alike, long; {}: on")
     general: GeneralConfig | None = Field(None, description="the loss on general text, before training and after")
+
+    @model_validator(mode="after")
+    def _budgets_fit(self) -> EvaluateConfig:
+        if self.budgets is not None and (most := max(self.budgets.tokens)) > self.max_new_tokens:
+            raise ValueError(f"budgets: {most} tokens are more than max_new_tokens, which is {self.max_new_tokens}")
+        return self
