@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tracestill.trainer.evaluation.parts import Context
 
 Row = dict[str, Any]
+Pair = tuple[Mapping[str, Any], Mapping[str, Any]]  # a question, and the answer of the evaluation
 NAME = "cause"
 ALONE, TEACHER = "no_trace", "teacher"
 QUARTERS = 4
@@ -54,7 +55,8 @@ def cause(context: Context) -> Row:
     config = context.recipe.evaluate.cause
     assert config is not None
     pairs = [*zip(context.questions, context.predictions, strict=True)][: config.questions]
-    traced = [(q, row) for q, row in pairs if row["in_form"] and row["answer"] is not None and row["trace"].strip()]
+    traced = with_traces(pairs)
+    teaches = config.teacher and context.recipe.encode.trace == "keep" and context.recipe.encode.two_task is None
     rows: list[Row] = []
     asked: list[Mapping[str, Any]] = []  # the question of each row
     inapplicable = Counter[str]()
@@ -71,13 +73,19 @@ def cause(context: Context) -> Row:
                 asked.append(question)
     for question, row in pairs:
         found = [(Change(ALONE, 0, "", "", closed=True), 0)]
-        found += teacher_prefixes(context, question, config.steps) if config.teacher else []
+        found += teacher_prefixes(context, question, config.steps) if teaches else []
         for change, steps in found:
             rows.append(begun(change, row, steps))
             asked.append(question)
     rows = answered(context, rows, asked)
     context.write(NAME, rows, CAUSE_SCHEMA)
     return {"questions": len(pairs), "traces": len(traced), "inapplicable": dict(inapplicable), **summary(rows)}
+
+
+def with_traces(pairs: Sequence[Pair]) -> list[Pair]:
+    """The questions with an answer after a trace. Of a model that closes none, all that it wrote is its trace."""
+    said = [pair for pair in pairs if pair[1]["answer"] is not None and pair[1]["trace"].strip()]
+    return [pair for pair in said if pair[1]["in_form"]] or said
 
 
 def parts_by(config: SegmentConfig) -> Callable[[str, str], Sequence[Part]]:

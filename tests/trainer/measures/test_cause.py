@@ -108,3 +108,22 @@ def test_draws_do_not_depend_on_the_other_questions(tmp_path) -> None:
     cause(context_of(tmp_path, many, QUESTIONS, cause={"ways": ["corrupt"]}))
     cause(context_of(tmp_path, few, QUESTIONS[1:], cause={"ways": ["corrupt"]}))
     assert {query for query in few.queries if query.begun.trace} <= set(many.queries)
+
+
+def test_of_a_model_that_closes_no_trace_all_that_it_wrote_is_one(tmp_path) -> None:
+    context = context_of(tmp_path, Scripted(ignores), QUESTIONS, cause={"ways": ["cut"]})
+    context.predictions[0]["in_form"] = False
+    assert cause(context)["traces"] == 3
+    for row in context.predictions:
+        row["in_form"] = False
+    assert cause(context)["traces"] == 4
+
+
+def test_a_student_without_traces_gets_none_of_its_teachers(tmp_path) -> None:
+    asker = Scripted(lambda query, sample: ("", "4"))
+    records = [record(each, own_trace(n), str(2 * n)) for n, each in zip((2, 3, 4, 5), QUESTIONS, strict=True)]
+    context = context_of(tmp_path, asker, QUESTIONS, records, cause={})
+    encode = context.recipe.encode.model_copy(update={"trace": "drop"})
+    context.recipe = context.recipe.model_copy(update={"encode": encode})
+    assert cause(context)["teacher"] == []
+    assert not any(query.begun.trace for query in asker.queries)
