@@ -28,7 +28,7 @@ def result(tmp_path) -> dict:
     questions = [question(n, f"How much is {n} + {n}?", str(2 * n + n % 2)) for n in range(2, 6)]
     records = [record(questions[0], "We add.\n2 + 2 = 4. So 4.", "4")]
     asker = Scripted(writes, lambda query, sample: -1.0)
-    parts = {"samples": {"count": 2}, "cause": {}, "quality": {}}
+    parts = {"samples": {"count": 2}, "cause": {}, "quality": {}, "budgets": [4, 8]}
     return measured(context_of(tmp_path, asker, questions, records, **parts))
 
 
@@ -52,6 +52,7 @@ def test_every_part_has_its_section(result) -> None:
     assert heads == [
         "Several answers to each question",
         "Does it know what it knows?",
+        "Right answers by the budget of the thought",
         "Does the trace cause the answer?",
         "What traces are like, beside accuracy",
         "General text",
@@ -67,6 +68,10 @@ def test_every_part_has_its_section(result) -> None:
     same = next(row for row in rows if row[:2] == ["traces", "nothing changed"])
     assert same[2:6] == [str(result["cause"]["ways"]["same"]["count"]), same[3], "0", "0"]
     assert same[3].startswith("0.0%")
+    own = result["budgets"]["curve"][-1]
+    budget = next(row for row in rows if row[:2] == ["traces", "as many as it likes"])
+    assert budget[2].startswith("50.0%")
+    assert budget[6] == f"{own['tokens_mean']:,.1f}"
     assert html.count("<polyline") > 10
 
 
@@ -81,7 +86,8 @@ def test_a_line_says_what_each_part_found(result) -> None:
     assert lines[0].startswith(
         "of 2 samples: right are a majority 50.0%, one of them 100.0%, a weighted vote 50.0%, a sound one 50.0%"
     )
-    assert lines[1].startswith("answers that change with the trace: same 0.0%, cut 0.0%, corrupt 0.0%")
-    assert lines[2].startswith("traces: 100.0% sound; ROUGE-L")
-    assert lines[3] == "loss on general text: 1.2500 before training"
+    assert lines[1].startswith("right by tokens of the thought: 4 ")
+    assert lines[2].startswith("answers that change with the trace: same 0.0%, cut 0.0%, corrupt 0.0%")
+    assert lines[3].startswith("traces: 100.0% sound; ROUGE-L")
+    assert lines[4] == "loss on general text: 1.2500 before training"
     assert said({"accuracy": 0.5}) == []
