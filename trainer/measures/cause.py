@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from tracestill.data_pipeline.segmentation import Part, SegmentConfig, Segmenter
 from tracestill.data_pipeline.segmentation.segmenter import GIVEN
-from tracestill.trainer.measures.changes import CUT, Change, changes, kinds_of, open_end, spread, steps_of
+from tracestill.trainer.measures.changes import CUT, SAME, Change, changes, kinds_of, open_end, spread, steps_of
+from tracestill.trainer.measures.settings import WAYS
 from tracestill.trainer.measures.spread import share, share_of_clusters
 
 if TYPE_CHECKING:
@@ -139,10 +140,9 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> Row:
     answers at once, after a share of the steps. ``no_trace``: the share right without any.
     ``teacher``: the share right by the number of the teacher's steps given, and ``own``, that of the same questions
     with the student's own."""
-    by_way: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_way.setdefault(row["way"], []).append(row)
-    alone, teacher = by_way.pop(ALONE, []), by_way.pop(TEACHER, [])
+    held = {way: [row for row in rows if row["way"] == way] for way in (SAME, *WAYS, ALONE, TEACHER)}
+    alone, teacher = held.pop(ALONE), held.pop(TEACHER)
+    by_way = {way: of for way, of in held.items() if of}
     given = sorted({row["step"] for row in teacher})
     return {
         "ways": {way: moved(of) for way, of in by_way.items()},

@@ -40,7 +40,7 @@ def budgets(found: Found) -> str:
     ]
     heads = ["arm", "budget", "right", "answered", "ended", "made to go on", "tokens", "right per 1,000 tokens"]
     return (
-        "<h2>Right answers by the budget of the thought</h2><p class='soft'>A thought that is longer than its budget is "
-        "closed there, and the student has to answer; tokens are those of thought and answer.</p>"
+        "<h2>Right answers by the budget of the thought</h2><p class='soft'>A thought that is longer than its budget "
+        "is closed there, and the student has to answer; tokens are those of thought and answer.</p>"
         f'{legend(found, list(part))}<div class="many">{"".join(charts)}</div>{table(heads, body)}'
     )
