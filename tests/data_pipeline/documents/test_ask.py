@@ -56,7 +56,7 @@ def test_a_trace_begins_and_ends_as_the_model_writes_it(tmp_path, name, think, o
         begun = layout.begun_ids(trace, closed=is_closed)
         assert layout.backend.decode(begun, skip_special_tokens=False).rstrip(" ") == text.rstrip(" ")
     assert layout.begun_ids("", closed=False) == []
-    said = layout.backend.encode("4").ids
+    said = layout.backend.encode("4" if think else " 4").ids  # a blank that joins what follows is the model's to write
     read = layout.read([*layout.begun_ids("2 + 2", closed=True), *said, layout.stops[0]])
     assert read.answer.endswith("4")
     assert (read.trace, read.in_form) == (("2 + 2", True) if think else ("2 + 2\nThe answer is 4", False))
