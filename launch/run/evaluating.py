@@ -17,7 +17,7 @@ from tracestill.trainer.faults.failure import FAILURE
 from tracestill.trainer.ranks.cores import usable_cores, wanted_threads
 from tracestill.trainer.recipe.recipe import Recipe
 
-ENTRY_POINT = "tracestill.trainer.evaluation.ranks"
+ENTRY_POINT = "tracestill.trainer.assembly.evaluation_ranks"
 CONSOLE_LOG = "console.log"
 
 

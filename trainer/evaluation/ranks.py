@@ -1,20 +1,12 @@
-"""Evaluation by several processes: the entry point that DeepSpeed's launcher starts on every rank.
+"""Several processes that write for one evaluation.
 
-    deepspeed --num_gpus 2 --module tracestill.trainer.evaluation.ranks --run-dir runs/demo --arm traces
-
-Rank 0 evaluates. Whenever it asks, it leaves word of the texts that are wanted beside the answers; every rank writes
-its share with the whole model, and keeps it there, where rank 0 reads it. A text is decided by its query, so that the
-result does not depend on the number of ranks; and nobody waits in a collective while others write or judge.
+Rank 0 evaluates. Whenever it asks, it leaves word of the texts that are wanted, in a folder; every rank writes its
+share with the whole model, and keeps it among the answers, where rank 0 reads it. A text is decided by its query, so
+that the result does not depend on the number of ranks; and nobody waits in a collective while others write or judge.
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before anything else is imported: `python -m` has put the working directory first
-    from tracestill.data_pipeline.guards.working_directory import leave_working_directory
-
-    leave_working_directory()
-
-import argparse
 import contextlib
 import json
 import time
@@ -22,17 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tracestill.data_pipeline.base.stage import write_whole
-from tracestill.trainer.assembly.rank import Begun as Beginning
-from tracestill.trainer.assembly.rank import as_rank
-from tracestill.trainer.engine.engine import World, connect, leave
-from tracestill.trainer.evaluation import evaluate
-from tracestill.trainer.evaluation.answers import Answers, answers_beside
+from tracestill.trainer.evaluation.answers import Answers
 from tracestill.trainer.evaluation.asking import Begun, Job, LocalAsker, Query
-from tracestill.trainer.evaluation.baseline import arm_asker, model_asker
-from tracestill.trainer.faults.watchdog import Watchdog
-from tracestill.trainer.ranks.collectives import together
-from tracestill.trainer.recipe.recipe import MAIN_ARM
-from tracestill.trainer.recipe.run_directory import RunDirectory
 
 WAIT = 0.05  # seconds between two looks for what others wrote
 PROGRESS = "progress.json"
@@ -41,10 +24,11 @@ EACH = 4  # queries a rank, from which on the samples of one stay together
 
 
 class Team:
-    """The ranks that write for one evaluation. ``folder`` is where word is left, on a disk that all of them see."""
+    """The ranks that write for one evaluation. ``folder`` is where word is left, on a disk that all of them see;
+    ``beat`` is told, many times a minute, that this one lives, and how often it was asked."""
 
-    def __init__(self, folder: Path, rank: int, ranks: int, watch: Watchdog | None = None) -> None:
-        self.folder, self.rank, self.ranks, self.watch = folder, rank, ranks, watch
+    def __init__(self, folder: Path, rank: int, ranks: int, beat: Callable[[int], None] = lambda asked: None) -> None:
+        self.folder, self.rank, self.ranks, self.beat = folder, rank, ranks, beat
         self.asked = 0  # times
 
     def begin(self) -> None:
@@ -84,8 +68,7 @@ class Team:
         time.sleep(WAIT)
 
     def told(self, done: int, total: int) -> None:
-        if self.watch is not None:
-            self.watch.phase("measure", self.asked)
+        self.beat(self.asked)
 
 
 def read(path: Path) -> tuple[list[Query], list[Job]]:
@@ -120,55 +103,3 @@ def read_progress(folder: Path) -> tuple[int, int]:
     except (OSError, ValueError):
         return 0, 0
     return done, total
-
-
-def work(run: RunDirectory, arm: str, model: Path | None, folder: Path, world: World, watch: Watchdog) -> int:
-    """One rank's work, once it has met the others. Always 0."""
-    directory = run.stage(arm, "evaluate") if model is None else run.model(arm)
-    team = Team(answers_beside(directory).with_suffix(".asked"), world.rank, world.ranks, watch)
-    if world.rank == 0:
-        team.begin()
-    together(lambda: None, "cannot begin")
-    watch.phase("load", 0)
-    if world.rank == 0:
-
-        def told(done: int, total: int) -> None:
-            team.told(done, total)
-            say_progress(folder, done * team.ranks, total * team.ranks)
-
-        if model is None:
-            evaluate.run(run, arm, told, device=world.device, team=team)
-        else:
-            evaluate.run_model(run, arm, model, told, device=world.device, team=team)
-        team.end()
-        return 0
-    if model is None:
-        with arm_asker(run, arm, world.device, team=team) as (asker, _):
-            team.serve(asker)
-    else:
-        with model_asker(run, arm, model, world.device, team=team) as asker:
-            team.serve(asker)
-    return 0
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Evaluate, as one of the ranks. Exit codes as of ``trainer.train``."""
-    parser = argparse.ArgumentParser(description="Evaluate a student of a run; started by `tracestill evaluate`.")
-    parser.add_argument("--run-dir", type=Path, required=True, help="directory whose stages up to train have run")
-    parser.add_argument("--arm", default=MAIN_ARM, help="arm of the recipe, or the name of a model")
-    parser.add_argument("--model", type=Path, help="directory of a model that is no arm")
-    parser.add_argument("--local_rank", type=int, default=0, help="given by the launcher")
-    arguments = parser.parse_args(words)
-
-    def begin(run: RunDirectory) -> Beginning:
-        own = run.recipe if arguments.model else run.for_arm(arguments.arm)
-        world = connect(own.train.model_copy(update={"sequence_parallel": 1}))
-        folder = run.evaluate_folder(arguments.arm)
-        watchdog = Watchdog(folder, own.train.watchdog)
-        return watchdog, lambda watch: work(run, arguments.arm, arguments.model, folder, world, watch)
-
-    return as_rank(arguments.run_dir, begin)
-
-
-if __name__ == "__main__":
-    leave(main())
