@@ -223,6 +223,7 @@ class LocalAsker:
             stops=self.layout.stops,
             pad_id=self.layout.pad,
             batch_size=self.recipe.evaluate.batch_size,
+            batch_tokens=self.recipe.evaluate.batch_tokens,
             seed=self.recipe.seed,
             progress=progress,
             threads=self.threads,

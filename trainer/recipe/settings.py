@@ -237,7 +237,8 @@ BOOKKEEPING = {
 checkpoint, those of CHOOSING do."""
 
 
-ANSWERING = ("questions", "max_new_tokens", "batch_size", "temperature")  # of ``evaluate``: how questions are put
+# of ``evaluate``: how questions are put
+ANSWERING = ("questions", "max_new_tokens", "batch_size", "batch_tokens", "temperature")
 
 
 def learning_rate(settings: TrainConfig, step: int, steps: int) -> float:
@@ -265,6 +266,9 @@ class EvaluateConfig(BaseModel):
     questions: int | None = Field(None, ge=1, description="held-out questions used; null = all")
     max_new_tokens: int = Field(256, ge=1, description="tokens generated at most; a trace cut off has no answer")
     batch_size: int = Field(128, ge=1, description="questions generated at a time")
+    batch_tokens: int | None = Field(
+        None, ge=1, description="tokens of questions and answers in memory at a time, at most; null: batch_size decides"
+    )
     temperature: float = Field(0.0, ge=0, description="0 = greedy")
     ranks: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="processes that write answers on this host; auto: one a GPU, on a CPU one with all cores"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from tracestill.trainer.ranks.threads import ThreadChoice
 from tracestill.trainer.recipe.positions import positions_in
 from tracestill.trainer.recipe.student_settings import holds_encoder_decoder
 from tracestill.trainer.student.rope import isolate_rope
-from tracestill.trainer.writing.decoding import Decoder, Ended, Text, Wanted, Written, can_decode, choose
+from tracestill.trainer.writing.decoding import Decoder, Ended, Text, Wanted, Written, can_decode, choose, rows_within
 
 TELL_SECONDS = 0.5  # between two calls of ``progress``, at least
 Progress = Callable[[int, int], None]
@@ -127,13 +126,18 @@ def write_wanted(
     stops: Sequence[int],
     pad_id: int,
     batch_size: int,
+    batch_tokens: int | None = None,
     seed: int = 0,
     progress: Progress = lambda done, total: None,
     threads: ThreadChoice | None = None,
 ) -> None:
-    """As ``write``, and ``ended`` is called with each text as soon as it has ended."""
+    """As ``write``, and ``ended`` is called with each text as soon as it has ended. ``batch_tokens``: of prompts and of
+    what may follow them, written at a time, at most; None: ``batch_size`` alone decides."""
     # longest first: memory runs out at once; the samples of a prompt beside each other
-    order = sorted(wanted, key=lambda one: (-len(one.decoder), -len(one.ids), one.prompt, one.sample))
+    order = sorted(
+        wanted,
+        key=lambda one: (-len(one.decoder), -len(one.ids) - one.limit, -len(one.ids), one.prompt, one.sample),
+    )
     refuse_long(model, order)
     watch = Watch(len(order), max((one.limit for one in order), default=0), progress)
 
@@ -142,9 +146,10 @@ def write_wanted(
         watch.ended(len(text.ids))
 
     if can_decode(model):
-        Decoder(model, stops, pad_id, batch_size, seed, threads).write(iter(order), told, watch.tell)
+        Decoder(model, stops, pad_id, batch_size, seed, threads, batch_tokens).write(order, told, watch.tell)
     else:
-        write_plainly(model, iter(order), told, watch, stops, pad_id, batch_size, seed, threads)
+        batches = batched(order, batch_size, batch_tokens)
+        write_plainly(model, batches, told, watch, stops, pad_id, seed, threads)
     watch.tell(watch.settled, now=True)
 
 
@@ -170,19 +175,17 @@ def refuse_long(model: PreTrainedModel, wanted: Sequence[Wanted]) -> None:
 
 def write_plainly(
     model: PreTrainedModel,
-    wanted: Iterator[Wanted],
+    batches: Iterable[Sequence[Wanted]],
     ended: Ended,
     watch: Watch,
     stops: Sequence[int],
     pad_id: int,
-    batch_size: int,
     seed: int,
     threads: ThreadChoice | None,
 ) -> None:
     """As ``Decoder.write`` does, batch after batch by transformers: for models whose layers it does not know."""
     both = model.config.is_encoder_decoder
-    alike = groupby(wanted, key=lambda row: len(row.decoder))
-    for rows in (list(rows) for _, group in alike for rows in batched(group, batch_size)):
+    for rows in batches:
         settings = GenerationConfig(
             max_new_tokens=max(row.limit for row in rows),
             eos_token_id=list(stops),
@@ -265,9 +268,14 @@ class Watch:
             self.progress(written, max(self.settled + to_come, written))
 
 
-def batched(wanted: Iterator[Wanted], size: int) -> Iterator[list[Wanted]]:
-    while rows := list(islice(wanted, size)):
-        yield rows
+def batched(wanted: Sequence[Wanted], size: int, tokens: int | None) -> Iterator[Sequence[Wanted]]:
+    """Texts in their order, the longest first; in a batch all have begun with equally many tokens."""
+    at = 0
+    while at < len(wanted):
+        rows = wanted[at : at + rows_within(wanted[at : at + 1], size, tokens)]
+        alike = next((n for n, one in enumerate(rows) if len(one.decoder) != len(rows[0].decoder)), len(rows))
+        yield rows[:alike]
+        at += alike
 
 
 def padded(prompts: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -190,6 +190,37 @@ def test_buffers_are_cut_and_widened_as_texts_come_and_go(monkeypatch: pytest.Mo
     assert {"keep_last", "widen"} <= set(calls), "or nothing is tested"
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_no_more_tokens_than_allowed_are_held_at_a_time(monkeypatch: pytest.MonkeyPatch, ours: bool) -> None:
+    model = tiny_model(seed=3)
+    draw = random.Random(6)
+    wanted = [
+        Wanted(at, 0, [BOS, *(draw.randrange(3, 32) for _ in range(draw.randrange(40)))], draw.randrange(1, LIMIT), 0.0)
+        for at in range(40)
+    ]
+    texts: list[dict[int, list[int]]] = [{}, {}]
+    rows: list[int] = []
+    keep = decoding.choose
+
+    def counting(logits, of):
+        rows.append(len(of))
+        return keep(logits, of)
+
+    monkeypatch.setattr(module, "can_decode", lambda model: ours)
+    for bound, found in zip((None, 150), texts, strict=True):
+        rows.clear()
+        for where in (decoding, module):
+            monkeypatch.setattr(where, "choose", counting)
+        settings = {"stops": [EOS], "pad_id": PAD, "batch_size": 16, "batch_tokens": bound}
+        module.write_wanted(
+            model, wanted, lambda one, text, found=found: found.update({one.prompt: text.ids}), **settings
+        )
+    assert texts[0] == texts[1]
+    longest = max(len(one.ids) + one.limit for one in wanted)
+    assert 150 // longest < max(rows) < 16, "shorter ones may be more"
+    assert rows[0] == 150 // longest
+
+
 def test_a_draw_picks_the_token_in_whose_share_it_falls() -> None:
     p = torch.tensor([0.0, 0.25, 0.0, 0.5, 0.25, 0.0]).repeat(100) / 100
     draws = torch.tensor([0.0, 0.001, 0.004, 0.3333, 0.5, 0.9999, 1 - 2**-53], dtype=torch.float64)
