@@ -19,13 +19,14 @@ from tiny_export import WORDS, save_tokenizer, tiny_config, tiny_model
 from transformers import AutoTokenizer
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.intervals import wilson
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, write_rows
 from tracestill.data_pipeline.base.stage import is_current, read_manifest, stage
 from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.kernels.attention import SDPA, register
-from tracestill.trainer.evaluation import asking, baseline, evaluate, predictions
+from tracestill.trainer.evaluation import asking, baseline, evaluate
 from tracestill.trainer.export.export import export
 from tracestill.trainer.losses import losses
 from tracestill.trainer.losses.intervals import mean_interval
@@ -161,14 +162,22 @@ def test_every_way_of_answering_is_judged(run_directory: RunDirectory, monkeypat
 def test_students_are_asked_as_the_recipe_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every setting differs from its default."""
     asked, told = script(monkeypatch, [[2]] * 5, stop=2)
-    how = {"max_new_tokens": 21, "batch_size": 3, "temperature": 0.7}
+    how = {"max_new_tokens": 21, "batch_size": 3, "batch_tokens": 77, "temperature": 0.7}
     recipe = Recipe.model_validate({**RECIPE, "seed": 11, "evaluate": how})
     save_tokenizer(tmp_path / "tokenizer")
     layout = load_layout(recipe.encode, tmp_path / "tokenizer")
     choice = threads.ThreadChoice([1, 2])
     questions = [{"question_id": f"q{i}", **row} for i, row in enumerate(QUESTIONS)]
     evaluate.answer(recipe, questions, asking.LocalAsker(tiny_model(), layout, recipe, choice), print)
-    assert told == {"batch_size": 3, "seed": 11, "stops": (2,), "pad_id": 0, "progress": print, "threads": choice}
+    assert told == {
+        "batch_size": 3,
+        "batch_tokens": 77,
+        "seed": 11,
+        "stops": (2,),
+        "pad_id": 0,
+        "progress": print,
+        "threads": choice,
+    }
     assert {(one.limit, one.temperature) for one in asked} == {(21, 0.7)}
 
 
@@ -358,7 +367,7 @@ def test_questions_may_be_fewer_and_documents_absent(run_directory: RunDirectory
 @pytest.mark.parametrize(("correct", "trials"), [(0, 5), (5, 5), (30, 300), (243, 300)])
 def test_wilson_solves_its_equation(correct: int, trials: int) -> None:
     """Its ends are the proportions p whose z-score (k/n - p) / sqrt(p (1 - p) / n) is +-1.96."""
-    low, high = predictions.wilson(correct, trials)
+    low, high = wilson(correct, trials)
     assert 0 <= low <= correct / trials <= high <= 1
     for end in (low, high):
         if 1e-9 < end < 1 - 1e-9:
