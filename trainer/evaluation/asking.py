@@ -189,7 +189,7 @@ class LocalAsker:
                 limits = {name: queries[job.query].max_new_tokens for name, job in missing.items()}
                 self.team.wait(lambda: all(self.is_there(*each) for each in limits.items()), self.answers)
         return [
-            of_query and [self.read(query, name) for name in of_query]
+            None if of_query is None else [self.read(query, name) for name in of_query]
             for query, of_query in zip(queries, names, strict=True)
         ]
 

@@ -211,7 +211,7 @@ def answer(
     for row in questions:  # before the work of asking
         verifier.check(how_of(row.get("metadata") or "", verifier.config.use))
     replies = asker.ask([query_of(row, recipe.evaluate) for row in questions], progress)
-    rows = [row_of(row, texts and texts[0]) for row, texts in zip(questions, replies, strict=True)]
+    rows = [row_of(row, texts[0] if texts else None) for row, texts in zip(questions, replies, strict=True)]
     return verified(rows, questions, verifier)
 
 

@@ -94,7 +94,7 @@ def thoughts(
             for at, trace, limit in zip(only, traces, limits, strict=True)
         ]
         found = context.ask([questions[at] for at in only], queries)
-        return [each and each[0] for each in found]
+        return [each[0] if each else None for each in found]
 
     everyone = range(len(questions))
     whole = ask([max(most, room) for room in rooms], begun, closed=False, only=everyone)
