@@ -30,6 +30,7 @@ from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.weighting.by_token import uniform
 
 BYTES = 4  # a token, where a server does not say how many it wrote
+FEW = 3  # requests that are all refused tell of the server, not of what is asked
 SPENT = "spent"  # among the answers: what they have cost, or may have
 
 
@@ -82,7 +83,7 @@ class EndpointAsker:
     def send(self, asks: Sequence[Ask], options: EndpointConfig, progress: Progress) -> None:
         """Keep an answer to each."""
         ledger = Ledger(options.budget, self.answers.get(SPENT, 0.0))
-        done, failed, unpaid = 0, list[Failed](), 0
+        done, failed, refused, unpaid = 0, list[Failed](), list[tuple[Ask, Failed]](), 0
         try:
             with Crew({self.name: Teacher(options)}, options.attempts, ledger, {}) as crew:
                 for ask in asks:
@@ -93,13 +94,17 @@ class EndpointAsker:
                         came.kept.set()
                     elif isinstance(came.said, NotAsked):
                         unpaid += 1
-                    elif isinstance(came.said, Failed) and came.said.reason == "failed":
-                        failed.append(came.said)
+                    elif isinstance(came.said, Failed):
+                        failed += [came.said] if came.said.reason == "failed" else []
+                        refused += [(came.ask, came.said)] if came.said.reason != "failed" else []
                     else:
                         self.answers.keep(came.ask.id, kept(came.said))
                         done += 1
                         progress(done, len(asks))
-            broken = failed[0].detail if failed else ""
+            broken = failed[0].detail if failed else self.refuses(asks, refused)
+            for ask, said in refused if not broken else ():
+                self.answers.keep(ask.id, {"refused": said.detail})
+                done += 1
         except InputError as error:
             broken = str(error)
         finally:
@@ -113,6 +118,15 @@ class EndpointAsker:
                 f"endpoint '{self.name}': its budget of {options.budget:g} does not pay for {unpaid} answers; {left} "
                 "with more"
             )
+
+    def refuses(self, asks: Sequence[Ask], refused: Sequence[tuple[Ask, Failed]]) -> str:
+        """What a server says that takes no request at all, or none whose answer has begun; empty if it takes some."""
+        for begun, remedy in ((False, "look at its options"), (True, "set going_on as it wants it, or to {}")):
+            those = [said for ask, said in refused if bool(ask.begun) == begun]
+            if len(those) >= FEW and len(those) == sum(bool(ask.begun) == begun for ask in asks):
+                what = "answers that have begun" if begun else "all that it is asked"
+                return f"endpoint '{self.name}' refuses {what} ({those[0].detail}); {remedy}"
+        return ""
 
     def read(self, query: Query, said: Mapping[str, Any]) -> Reply:
         if "refused" in said:
@@ -159,10 +173,8 @@ def parted(text: str, thought: str, form: Form | None) -> tuple[str, str | None,
     return found.thought, found.rest if closed else None, closed
 
 
-def kept(said: Said | Failed) -> dict[str, Any]:
+def kept(said: Said) -> dict[str, Any]:
     """What is kept of an answer, as JSON."""
-    if isinstance(said, Failed):
-        return {"refused": said.detail}
     details = said.details or {}
     written, choices = details.get("completion_tokens"), details.get("choices", 1)
     listed = [row[1] for row in details.get("logprobs") or ()]

@@ -90,6 +90,28 @@ def test_a_server_that_drops_out_is_gone_on_with(tmp_path: Path) -> None:
     assert [reply.answer for (reply,) in replies] == [str(2 * at) for at in range(12)]
 
 
+def test_a_server_that_takes_no_beginnings_is_named_and_a_refused_question_is_counted(tmp_path: Path) -> None:
+    """By what transformers' own server does with fields that it does not know."""
+
+    def other(request, method):
+        body = request.body
+        if "add_generation_prompt" in body or body["messages"][-1]["content"] == "double 1":
+            return 422, b'{"detail": "unknown field"}'
+        return None
+
+    plain = [Query(f"double {at}", at, 40) for at in range(4)]
+    with served(OddServer(say=says, other=other)) as server, Answers(tmp_path / "a", {}) as held:
+        one = asker(server.url, held)
+        replies = [reply for (reply,) in one.ask(plain)]
+        assert [reply.answer for reply in replies] == ["0", None, "4", "6"]
+        assert (replies[1].read_by, replies[1].finished, replies[1].text) == ("refused", True, "")
+        seen = len(server.requests)
+        with pytest.raises(InputError, match=r"'served' refuses answers that have begun \(.*going_on"):
+            one.ask([query._replace(begun=Begun("so")) for query in plain])
+        assert one.ask(plain) == [[reply] for reply in replies]
+        assert len(server.requests) == seen + 4
+
+
 def test_a_budget_is_kept_over_restarts(tmp_path: Path) -> None:
     queries = [Query(f"double {at}", at, 40) for at in range(12)]
     price = {"price": {"input": 0.0, "output": 1e6}, "concurrency": 1}  # an answer of five tokens costs 5, 40 at most
