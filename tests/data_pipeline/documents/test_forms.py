@@ -67,6 +67,9 @@ def test_what_is_written_is_read_back(tmp_path, form, template):
     ):
         assert document.tokens[len(prompt) :][: len(begun)].tolist() == begun
         assert made_of.backend.decode(begun, skip_special_tokens=False).rstrip(" ") == text
+    word = made_of.encode([record("so")], KINDS)[0].documents[""].tokens[len(prompt) :]  # takes the blank before it
+    begun = made_of.begun_ids(TRACE, closed=True)
+    assert word[: len(begun)].tolist() == begun
     at_once = made_of.backend.decode(made_of.begun_ids("", closed=True), skip_special_tokens=False)
     assert at_once.rstrip(" ") == closing.strip()
     kinds = [kind for kind, _ in stretches(made_of, encoded)]

@@ -40,6 +40,12 @@ def test_others_write_meanwhile(tmp_path: Path) -> None:
     two.keep("y", 2)
     one.look()
     assert one.found == {"x": 1, "y": 2}
+    with (tmp_path / "a" / "slow.jsonl").open("wb", buffering=0) as slow:
+        slow.write(b'{"z": [1')
+        one.look()
+        slow.write(b", 2]}\n")
+        one.look()
+    assert one.found["z"] == [1, 2]
 
 
 def test_in_memory_alone() -> None:

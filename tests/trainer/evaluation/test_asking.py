@@ -97,9 +97,8 @@ def test_a_shorter_text_is_the_beginning_of_a_longer_one(layout, monkeypatch: py
         assert found.logprob == (of_whole.logprob if found.ids == of_whole.ids else None)
     monkeypatch.undo()
     longer = ids_in(one.ask([query._replace(max_new_tokens=30) for query in asked]))
-    assert [ids[0][:20] for ids in longer] == [reply[0].ids for reply in whole], (
-        "more is asked for, and begins the same"
-    )
+    assert [ids[0][:20] for ids in longer] == [reply[0].ids for reply in whole], "more of the same"
+    assert any(len(ids[0]) > 20 for ids in longer)
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
