@@ -55,7 +55,8 @@ def on_ranks(work: Work, console: Console, ranks: Ranks, words: Sequence[str]) -
                 *how, lambda: progress.set(*read_progress(folder)), start.watch, what="the evaluation"
             )
     except (TrainingFailed, InputError) as error:
-        raise explained(error, folder, log) from None
+        told = explained(error, folder, log)
+        raise TrainingFailed(f"{told}\n  {kept}") if isinstance(told, TrainingFailed) else told from None
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted in {kept}") from None
     if not work.is_current():  # the launcher ends with 0 if a signal ends what it started
