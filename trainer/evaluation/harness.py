@@ -63,8 +63,9 @@ def run_task(held: RunDirectory, arm: str, task: str) -> None:
     except ImportError as error:
         raise InputError(f"{EXTRA} ({error})") from error
     recipe, source = held.for_arm(arm), exported(inputs["train"])
-    known = tasks.TaskManager()
-    if Path(task).suffix not in YAML and task not in known.all_tasks:
+    is_file = Path(task).suffix in YAML
+    known = tasks.TaskManager(include_defaults=not is_file)  # to read all of them takes longer than to load a student
+    if not is_file and task not in known.all_tasks:
         raise InputError(f"--lm-eval {task}: lm-evaluation-harness {lm_eval.__version__} knows no such task")
     device = torch.device("cuda" if use_gpu() else "cpu")
     with stage(directory, STAGE, config, inputs) as work:

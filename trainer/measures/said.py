@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tracestill.trainer.measures.changes import SAME
+from tracestill.trainer.measures.settings import WAYS
+
 
 def said(result: Mapping[str, Any]) -> list[str]:
     """From result.json; a part that was not measured has no line."""
@@ -31,7 +34,7 @@ def of_budgets(part: Mapping[str, Any]) -> str:
 
 
 def of_cause(part: Mapping[str, Any]) -> str:
-    ways = [f"{way} {row['share']:.1%}" for way, row in part["ways"].items() if row["share"] is not None]
+    ways = [f"{way} {part['ways'][way]['share']:.1%}" for way in (SAME, *WAYS) if way in part["ways"]]
     alone = part["no_trace"]
     told = f"answers that change with the trace: {', '.join(ways) or 'no trace to change'}"
     return told + (f"; right without a trace {alone['share']:.1%}" if alone["share"] is not None else "")

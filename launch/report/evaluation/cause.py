@@ -27,7 +27,8 @@ def cause(found: Found) -> str:
         [text(in_html(name)), text(WAYS.get(way, way)), f'{row["count"]:,}', shared(row), f'{row["other"]:,}',
          f'{row["none"]:,}', of(row["was_right"], row["count"]), of(row["right"], row["count"])]
         for name, held in part.items()
-        for way, row in held["ways"].items()
+        for way in WAYS
+        if (row := held["ways"].get(way))
     ]  # fmt: skip
     heads = [
         "arm",
@@ -95,8 +96,8 @@ def by_kind(part: dict[str, Any]) -> str:
     body = [
         [text(in_html(name)), text(WAYS.get(way, way)), *(shared(of_way.get(kind)) for kind in kinds)]
         for name, held in part.items()
-        for way, of_way in held["by_kind"].items()
-        if way != "same"
+        for way in WAYS
+        if way != "same" and (of_way := held["by_kind"].get(way))
     ]
     if not body:
         return ""
