@@ -71,4 +71,11 @@ def test_equal_values_share_a_bin_in_any_order() -> None:
     assert equal_mass(values[order], 4).tolist() == found[order].tolist()
     for value in set(values.tolist()):
         assert len(set(found[values == value].tolist())) == 1
+    assert equal_mass(np.array([0.0, 1, 1, 1, 1]), 2).tolist() == [
+        0,
+        1,
+        1,
+        1,
+        1,
+    ]  # that of the middle one, not the first
     assert sorted(set(found.tolist())) == list(range(len(set(found.tolist()))))
