@@ -100,7 +100,7 @@ class Context:
             found[row["question_id"]].append({key: row[key] for key in RECORDS})
         return {question: rows for question, rows in found.items() if rows}
 
-    def write(self, name: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+    def write(self, name: str, rows: Sequence[Row], schema: pa.Schema) -> None:
         """Keep the rows of a part beside the predictions, as ``name``.parquet."""
         write_rows(self.path / f"{name}.parquet", rows, schema)
 

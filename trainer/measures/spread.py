@@ -42,9 +42,10 @@ def bootstrap(sums: np.ndarray, counts: np.ndarray, seed: int, draws: int = DRAW
     """The 95 % interval of sum(sums) / sum(counts), (Q,) by question: percentiles of what questions drawn with
     replacement give (Efron, Annals of Statistics 7, 1979). Draws without any count are left out."""
     draw = np.random.default_rng(seed)
-    number, found = len(sums), []
-    for _ in range(0, draws, step := max(1, AT_A_TIME // number)):
-        chosen = draw.integers(number, size=(min(step, draws - len(found) * step), number))
+    number, found = len(sums), list[np.ndarray]()
+    step = max(1, AT_A_TIME // number)
+    for first in range(0, draws, step):
+        chosen = draw.integers(number, size=(min(step, draws - first), number))
         above, below = sums[chosen].sum(axis=1), counts[chosen].sum(axis=1)
         found.append(above[below > 0] / below[below > 0])
     low, high = np.quantile(np.concatenate(found), (0.025, 0.975))
