@@ -48,6 +48,13 @@ class Context:
     sample: Path  # of the finished sample stage
     progress: Progress = lambda done, total: None
 
+    @property
+    def takes_traces(self) -> bool:
+        """Whether the student can be made to have begun a trace: a layout without traces has no place for one, whatever
+        its student writes."""
+        encode = self.recipe.encode
+        return encode.trace == "keep" and encode.two_task is None
+
     def query(
         self,
         question: Mapping[str, Any],

@@ -57,7 +57,7 @@ def within(context: Context, questions: Sequence[Mapping[str, Any]], budget: int
     assert config is not None
     rows = thoughts(context, questions, [""] * len(questions), [budget] * len(questions), most)
     rows = [{**row, "budget": budget, "continued": 0} for row in rows]
-    for _ in range(config.continuations if config.continuation else 0):
+    for _ in range(config.continuations if config.continuation and context.takes_traces else 0):
         early = [
             at
             for at, row in enumerate(rows)
@@ -109,7 +109,8 @@ def thoughts(
         else:
             rows.append({**cut, "way": ENDED})
             over.append(at)
-    ended = ask([config.answer_tokens] * len(over), [rows[at]["trace"] for at in over], closed=True, only=over)
+    begun = [rows[at]["trace"] if context.takes_traces else "" for at in over]
+    ended = ask([config.answer_tokens] * len(over), begun, closed=True, only=over)
     for at, row in zip(over, ended, strict=True):
         tokens = rows[at]["tokens"] + (row["tokens"] if row else 0)
         rows[at] = {**(row or nothing(questions[at])), "way": ENDED if row else NOT_ASKED, "tokens": tokens}

@@ -52,12 +52,13 @@ CAUSE_SCHEMA = pa.schema(
 
 def cause(context: Context) -> Row:
     """``questions`` asked, and of how many a trace could be changed (``traces``); ``inapplicable``: changes that could
-    not be made, by way; and what ``summary`` says. Writes cause.parquet."""
+    not be made, by way; ``not_asked``: texts that hold a control symbol; and what ``summary`` says. Writes
+    cause.parquet."""
     config = context.recipe.evaluate.cause
     assert config is not None
     pairs = [*zip(context.questions, context.predictions, strict=True)][: config.questions]
-    traced = with_traces(pairs)
-    teaches = config.teacher and context.recipe.encode.trace == "keep" and context.recipe.encode.two_task is None
+    traced = with_traces(pairs) if context.takes_traces else []
+    teaches = config.teacher and context.takes_traces
     rows: list[Row] = []
     asked: list[Mapping[str, Any]] = []  # the question of each row
     inapplicable = Counter[str]()
@@ -73,14 +74,15 @@ def cause(context: Context) -> Row:
                 rows.append(begun(change, row, len(of_steps)))
                 asked.append(question)
     for question, row in pairs:
-        found = [(Change(ALONE, 0, "", "", closed=True), 0)]
-        found += teacher_prefixes(context, question, config.steps) if teaches else []
-        for change, steps in found:
+        given = [(Change(ALONE, 0, "", "", closed=True), 0)]
+        given += teacher_prefixes(context, question, config.steps) if teaches else []
+        for change, steps in given:
             rows.append(begun(change, row, steps))
             asked.append(question)
-    rows = answered(context, rows, asked)
-    context.write(NAME, rows, CAUSE_SCHEMA)
-    return {"questions": len(pairs), "traces": len(traced), "inapplicable": dict(inapplicable), **summary(rows)}
+    found = answered(context, rows, asked)
+    context.write(NAME, found, CAUSE_SCHEMA)
+    counts = {"questions": len(pairs), "traces": len(traced), "not_asked": len(rows) - len(found)}
+    return {**counts, "inapplicable": dict(inapplicable), **summary(found)}
 
 
 def with_traces(pairs: Sequence[Pair]) -> list[Pair]:

@@ -118,6 +118,7 @@ def answer_probability(context: Context) -> tuple[np.ndarray, np.ndarray]:
         (question, row)
         for question, row in zip(context.questions, context.predictions, strict=True)
         if row["in_form"] and row["answer"] is not None and question["gold"].strip()
+        if context.takes_traces or not row["trace"]
     ]
     questions = [question for question, _ in use]
     queries = [context.query(question, NAME, "answer", trace=row["trace"], closed=True) for question, row in use]

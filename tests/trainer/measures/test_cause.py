@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from scripted_asker import Scripted, context_of, question, record
 
+from tracestill.trainer.evaluation.parts import measured
 from tracestill.trainer.measures.cause import cause
 
 QUESTIONS = [question(n, f"How much is {n} + {n}?", str(2 * n)) for n in (2, 3, 4, 5)]
@@ -101,6 +102,7 @@ def test_what_cannot_be_asked_and_students_without_traces(tmp_path) -> None:
     questions = [question(1, "How much is 1 + 1?\0", "2"), question(2, "How much is 2 + 2?", "4")]
     found = cause(context_of(tmp_path, Scripted(lambda query, sample: ("", "4")), questions, cause={"questions": 1}))
     assert (found["questions"], found["traces"], found["ways"], found["no_trace"]["count"]) == (1, 0, {}, 0)
+    assert found["not_asked"] == 1
 
 
 def test_draws_do_not_depend_on_the_other_questions(tmp_path) -> None:
@@ -119,11 +121,16 @@ def test_of_a_model_that_closes_no_trace_all_that_it_wrote_is_one(tmp_path) -> N
     assert cause(context)["traces"] == 4
 
 
-def test_a_student_without_traces_gets_none_of_its_teachers(tmp_path) -> None:
-    asker = Scripted(lambda query, sample: ("", "4"))
+def test_a_layout_without_traces_has_no_place_for_one_whatever_its_student_writes(tmp_path) -> None:
+    """In such a layout a trace that is begun is refused."""
+    asker = Scripted(lambda query, sample: ("It rambles. On and on.", "4"), lambda query, sample: -1.0)
     records = [record(each, own_trace(n), str(2 * n)) for n, each in zip((2, 3, 4, 5), QUESTIONS, strict=True)]
-    context = context_of(tmp_path, asker, QUESTIONS, records, cause={})
+    parts = {"cause": {}, "samples": {"count": 1}, "budgets": [2]}
+    context = context_of(tmp_path, asker, QUESTIONS, records, **parts)
     encode = context.recipe.encode.model_copy(update={"trace": "drop"})
     context.recipe = context.recipe.model_copy(update={"encode": encode})
-    assert cause(context)["teacher"] == []
+    found = measured(context)
+    assert (found["cause"]["traces"], found["cause"]["teacher"], found["cause"]["no_trace"]["count"]) == (0, [], 4)
+    assert found["samples"]["calibration"]["answer"]["count"] == 0
+    assert asker.queries
     assert not any(query.begun.trace for query in asker.queries)
