@@ -1,0 +1,123 @@
+"""Numbers in questions: where they stand, whether one is the gold answer, and problems whose program is known."""
+
+from __future__ import annotations
+
+import ast
+import operator
+import random
+import re
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+
+from tracestill.data_pipeline.answers.numbers.number import number
+from tracestill.data_pipeline.answers.numbers.quantity import shown
+from tracestill.data_pipeline.answers.numbers.words import SMALL
+from tracestill.data_pipeline.answers.verify import YES_NO
+from tracestill.data_pipeline.base.schema import Question
+
+DIGITS = re.compile(r"(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?(?![\w]|[.,]\d)")
+FREE = re.compile(r"(?<![\w.,:/%-])\d+(?![\w:/%-]|[.,]\d| ?%)")  # a whole number that is no part of a date, rate, range
+WORD = re.compile(r"[^\W\d_]+")
+LEAST, MOST = 11, 97  # of numbers that do not matter
+DRAWS = 400  # of numbers for one problem
+LARGEST = 99_999  # number in a problem, or its gold answer
+OPERATIONS: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+def values_in(text: str) -> list[Fraction]:
+    """The numbers in a text, in digits or in English words below a hundred."""
+    digits = [Fraction(found.replace(",", "")) for found in DIGITS.findall(text)]
+    return digits + [Fraction(SMALL[word]) for word in WORD.findall(text.lower()) if word in SMALL]
+
+
+def times_told(gold: str, text: str) -> int:
+    """How often a gold answer stands in a text: as a value if it is a number, else by its words. A yes that stands
+    beside a no gives nothing away."""
+    if (value := number(gold)) is not None:
+        return values_in(text).count(value)
+    words, wanted = (" ".join(re.findall(r"\w+", each.casefold())) for each in (text, gold))
+    if wanted in YES_NO and len(YES_NO.intersection(words.split())) > 1:
+        return 0
+    return len(re.findall(rf"(?<!\w){re.escape(wanted)}(?!\w)", words)) if wanted else 0
+
+
+def unlike(question: Question, draw: random.Random) -> int:
+    """A number that neither the question holds nor its gold answer is."""
+    taken = {*values_in(question.question), number(question.gold)}
+    return draw.choice([n for n in range(LEAST, MOST + 1) if n not in taken])
+
+
+def by_equation(question: Question, draw: random.Random) -> Question | None:
+    """The same problem with larger numbers, where its metadata holds the equation that gives its gold answer, over
+    numbers that each stand once in it; their order of size stays. None where that is not so, or no numbers fit."""
+    held = next((value for name, value in question.metadata.items() if name.lower() == "equation"), None)
+    if not isinstance(held, str) or (tree := parsed(held)) is None:
+        return None
+    operands = operands_of(tree)
+    places = [places_of(question.question, value) for value in operands]
+    gold = number(question.gold)
+    if len(set(operands)) != len(operands) or any(len(at) != 1 for at in places) or value_of(tree, {}) != gold:
+        return None
+    for _ in range(DRAWS):
+        new = {value: Fraction(int(value) * draw.randint(2, 9) + draw.randint(1, 9)) for value in operands}
+        found = value_of(tree, new)
+        if sorted(operands, key=new.__getitem__) != sorted(operands) or len(set(new.values())) < len(new):
+            continue
+        if found is None or found.denominator != 1 or not 0 < found <= LARGEST or max(new.values()) > LARGEST:
+            continue
+        if found == gold or any(value in values_in(question.question) for value in new.values()):
+            continue
+        text = FREE.sub(lambda match: str(new.get(Fraction(match[0]), match[0])), question.question)
+        equation = " ".join(shown(new[Fraction(part)]) if is_digits(part) else part for part in held.split())
+        metadata = {**question.metadata, **{name: equation for name in question.metadata if name.lower() == "equation"}}
+        return Question(question.question_id, text, shown(found), question.split, question.group, metadata)
+    return None
+
+
+def is_digits(part: str) -> bool:
+    return part.replace(".", "", 1).isdecimal()
+
+
+def parsed(equation: str) -> ast.expr | None:
+    """Sums, differences, products and quotients of numbers above zero; None for anything else."""
+    try:
+        tree = ast.parse(equation.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant):
+            if type(node.value) not in (int, float) or not node.value > 0 or node.value != int(node.value):
+                return None
+        elif not isinstance(node, ast.BinOp | ast.operator) or (
+            isinstance(node, ast.operator) and type(node) not in OPERATIONS
+        ):
+            return None
+    return tree
+
+
+def operands_of(tree: ast.expr) -> list[Fraction]:
+    return [Fraction(int(node.value)) for node in ast.walk(tree) if isinstance(node, ast.Constant)]  # type: ignore[arg-type]
+
+
+def value_of(tree: ast.expr, new: Mapping[Fraction, Fraction]) -> Fraction | None:
+    """The value of an equation with ``new`` numbers for some of its own; None if it divides by zero."""
+    if isinstance(tree, ast.Constant):
+        own = Fraction(int(tree.value))  # type: ignore[arg-type]
+        return new.get(own, own)
+    assert isinstance(tree, ast.BinOp)
+    left, right = value_of(tree.left, new), value_of(tree.right, new)
+    if left is None or right is None or (isinstance(tree.op, ast.Div) and not right):
+        return None
+    return OPERATIONS[type(tree.op)](left, right)
+
+
+def places_of(text: str, value: Fraction) -> list[int]:
+    """Where a whole number stands in a text, in digits."""
+    if values_in(text).count(value) != 1:  # also as a word, or as part of something
+        return []
+    return [match.start() for match in FREE.finditer(text) if Fraction(match[0]) == value]

@@ -1,0 +1,124 @@
+"""A word problem in its parts: the sentences that tell, the one that asks, and what follows it."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from tracestill.data_pipeline.base.schema import Question
+from tracestill.data_pipeline.granularity.phrases import DEFAULT, phrases_of
+from tracestill.data_pipeline.segmentation.parts import step_ends
+from tracestill.data_pipeline.variations.numbers import unlike
+from tracestill.data_pipeline.variations.variation import Variation, with_text
+from tracestill.data_pipeline.variations.words import DISTRACTORS, PERSONAL, persons_in
+
+ASKS = re.compile(r"\s*(?:find|calculate|determine|compute|work out|tell|say)\b", re.I)
+LEANS = re.compile(  # on what stands before, or on the order in which things happen
+    r"\b(?:it|its|they|them|their|theirs|this|that|these|those|such|same|others?|another|remain\w*|rest|left|then|now|"
+    r"after\w*|before|until|when|while|if|once|later|next|first|second|third|last|finally|again|also|too|still|more|"
+    r"less|fewer|twice|doubl\w+|tripl\w+|half|halves|quarter|thirds?|times|percent|as|than|total|so|but|however|because|"
+    r"since|instead|both|all|every\w*|average|chang\w+|increas\w+|decreas\w+|ris\w+|fell|drop\w*|gave|lost|return\w*|"
+    r"we|us|our|one|ones|some|any|only|just|even|due|another)\b|%|\d/\d|[\"“”:]",
+    re.I,
+)
+THE = re.compile(r"\bthe\b", re.I)
+PRONOUN = re.compile(r"\b(?:he|she|him|his|hers?)\b", re.I)
+
+
+class Story(NamedTuple):
+    """Texts without white space around them."""
+
+    facts: tuple[str, ...]
+    asking: str
+    after: str  # instructions, options
+    lines: bool  # it has several
+
+    def opening(self) -> str:
+        """The sentence that asks, as a text can begin with it."""
+        plain = self.asking[phrases_of(DEFAULT).strip(self.asking)[0] :]
+        return plain[:1].upper() + plain[1:]
+
+    def told(self, sentences: Sequence[str]) -> str:
+        """Sentences as a text, and then what follows the question, on a line of its own where it stood on one."""
+        text = " ".join(sentences)
+        return f"{text}\n{self.after}" if self.lines and self.after else f"{text} {self.after}".rstrip()
+
+
+def story_of(text: str) -> Story | None:
+    """The parts of a problem; None if there is no telling what asks, or lines part what it tells."""
+    ends = step_ends(text)
+    sentences = [text[start:end] for start, end in zip((0, *ends), ends, strict=False)]
+    asking = [at for at, sentence in enumerate(sentences) if sentence.rstrip().endswith("?")]
+    if not asking and sentences and ASKS.match(sentences[-1]):
+        asking = [len(sentences) - 1]
+    if not asking:
+        return None
+    first, last = asking[0], asking[-1]
+    if "\n" in "".join(sentences[:last]):
+        return None
+    facts = tuple(sentence.strip() for sentence in sentences[:first])
+    after = "".join(sentences[last + 1 :])
+    asked = "".join(sentences[first : last + 1])
+    return Story(facts, asked.strip(), after.strip(), "\n" in asked[len(asked.rstrip()) :])
+
+
+def order(question: Question, draw: random.Random) -> Question | None:
+    """Sentences that lean on nothing, in another order; the question stays last."""
+    story = story_of(question.question)
+    if story is None:
+        return None
+    alone = len(persons_in(question.question)) == 1
+    free = [stands_alone(fact, alone) for fact in story.facts]
+    if free and (PRONOUN.search(question.question) or THE.search(" ".join(story.facts))):
+        free[0] = False  # it says who and what the others speak of
+    runs = [[at for at, _ in run] for is_free, run in groupby(enumerate(free), key=lambda one: one[1]) if is_free]
+    places = max(runs, key=len, default=[])
+    if len(places) < 2:
+        return None
+    shuffled = list(places)
+    while shuffled == places:
+        draw.shuffle(shuffled)
+    facts = list(story.facts)
+    for at, source in zip(places, shuffled, strict=True):
+        facts[at] = story.facts[source]
+    return with_text(question, story.told([*facts, story.asking]))
+
+
+def stands_alone(fact: str, one_person: bool) -> bool:
+    """Whether a sentence says the same wherever it stands. ``one_person``: so that nobody else can be meant by he."""
+    return fact.endswith((".", "!")) and not LEANS.search(fact) and (one_person or not PRONOUN.search(fact))
+
+
+def distracted(question: Question, draw: random.Random, *, inside: bool) -> Question | None:
+    """A sentence with a number that does not matter, about nothing that the problem speaks of: before all others, or
+    before the one that asks."""
+    story = story_of(question.question)
+    text = question.question.lower()
+    fitting = [said for said, words in DISTRACTORS.items() if not any(word in text for word in words)]
+    if story is None or not fitting or (inside and not story.facts):
+        return None
+    said = draw.choice(fitting).format(n=unlike(question, draw))
+    facts = [*story.facts, said] if inside else [said, *story.facts]
+    return with_text(question, story.told([*facts, story.asking]))
+
+
+def told_of_a_person(question: Question, draw: random.Random) -> Question | None:
+    """A number that does not matter, about the only person of the problem."""
+    story, persons = story_of(question.question), persons_in(question.question)
+    text = question.question.lower()
+    fitting = [said for said, words in PERSONAL.items() if not any(word in text for word in words)]
+    if story is None or not story.facts or len(persons) != 1 or not fitting:
+        return None
+    said = draw.choice(fitting).format(name=persons[0], n=unlike(question, draw))
+    return with_text(question, story.told([*story.facts, said, story.asking]))
+
+
+BUILT_IN = [
+    Variation("order", order),
+    Variation("before", lambda question, draw: distracted(question, draw, inside=False), "distractor"),
+    Variation("inside", lambda question, draw: distracted(question, draw, inside=True), "distractor"),
+    Variation("person", told_of_a_person, "distractor"),
+]
