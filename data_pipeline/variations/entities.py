@@ -29,14 +29,15 @@ def unit(words: dict[str, str], without: str) -> Unit:
 UNITS = (
     unit(
         {"dollar": "euro", "dollars": "euros", "bucks": "euros"},
-        r"euros?|€|£|pounds sterling|quarters?|dimes?|nickels?|penn(?:y|ies)|U\.?S\.?A?|American|currenc\w+|exchange\w*|"
-        r"silver dollars?|sand dollars?|dollar (?:store|tree|menu)",
+        r"euros?|€|£|pounds sterling|quarters?|dimes?|nickels?|penn(?:y|ies)|U\.?S\.?A?|American|currenc\w+|"
+        r"exchange\w*|silver dollars?|sand dollars?|dollar (?:store|tree|menu)",
     ),
     unit({"mile": "kilometer", "miles": "kilometers", "mph": "km/h"},
          r"kilomet\w+|km|feet|foot|ft|yards?|inch\w*|met(?:er|re)s?|laps?|blocks?"),
     unit({"pound": "kilogram", "pounds": "kilograms", "lb": "kg", "lbs": "kg", "lbs.": "kg"},
          r"ounces?|oz|tons?|stones?|grams?|kg|kilos?|kilograms?|£|sterling|calor\w+|pound cakes?"),
-    unit({"gallon": "liter", "gallons": "liters"}, r"quarts?|pints?|cups?|ounces?|oz|lit(?:er|re)s?|milli\w+|miles per gallon|mpg"),
+    unit({"gallon": "liter", "gallons": "liters"},
+         r"quarts?|pints?|cups?|ounces?|oz|lit(?:er|re)s?|milli\w+|miles per gallon|mpg"),
 )  # fmt: skip
 
 
@@ -71,6 +72,8 @@ def other_things(question: Question, draw: random.Random) -> Question | None:
     for line in THINGS:
         pairs = [pair.split() for pair in line]
         held = [pair for pair in pairs if words.intersection(pair)]
+        if any(re.search(rf"[-–] ?(?:{'|'.join(pair)})\b", text, re.I) for pair in held):
+            continue  # a T-shirt
         free = [pair for pair in pairs if not words.intersection(pair)]
         if len(held) > len(free):
             continue

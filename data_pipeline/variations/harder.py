@@ -22,7 +22,7 @@ WHEN = "When you have found this number,"
 def one_step(question: Question, draw: random.Random, *, doubles: bool) -> Question | None:
     """One more operation on the answer, whose outcome is then the answer."""
     value = number(question.gold)
-    if value is None or not PLAIN.fullmatch(question.gold.strip()):
+    if not value or not PLAIN.fullmatch(question.gold.strip()):
         return None
     if doubles:
         gold, said = 2 * value, "double it, and give the doubled number as your answer."

@@ -85,9 +85,9 @@ def chosen(config: VariationsConfig) -> list[Variation]:
         return list(BUILT_IN.values())
     found: dict[str, Variation] = {}
     for at, use in enumerate(config.use):
-        for each in () if isinstance(use, ReworderConfig) else named(use, f"{FIELD}.use.{at}"):
+        for each in () if isinstance(use, ReworderConfig) else named(use, f"use.{at}"):
             if found.setdefault(each.label, each) is not each:
-                raise InputError(f"{FIELD}: two variations have the name {each.label}")
+                raise InputError(f"two variations have the name {each.label}")
     return list(found.values())
 
 

@@ -6,7 +6,8 @@ import ast
 import operator
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from tracestill.data_pipeline.answers.numbers.number import number
@@ -55,28 +56,45 @@ def unlike(question: Question, draw: random.Random) -> int:
 def by_equation(question: Question, draw: random.Random) -> Question | None:
     """The same problem with larger numbers, where its metadata holds the equation that gives its gold answer, over
     numbers that each stand once in it; their order of size stays. None where that is not so, or no numbers fit."""
-    held = next((value for name, value in question.metadata.items() if name.lower() == "equation"), None)
+    name = next((name for name in question.metadata if name.lower() == "equation"), None)
+    held = question.metadata[name] if name else None
     if not isinstance(held, str) or (tree := parsed(held)) is None:
         return None
-    operands = operands_of(tree)
-    places = [places_of(question.question, value) for value in operands]
-    gold = number(question.gold)
-    if len(set(operands)) != len(operands) or any(len(at) != 1 for at in places) or value_of(tree, {}) != gold:
+    text, gold, operands = question.question, number(question.gold), operands_of(tree)
+    known = values_in(text)
+    free = [Fraction(match[0]) for match in FREE.finditer(text)]
+    if value_of(tree, {}) != gold or len(set(operands)) != len(operands):
         return None
+    if any(known.count(value) != 1 or value not in free for value in operands):
+        return None
+    sums_only = not any(isinstance(node, ast.Mult | ast.Div) for node in ast.walk(tree))
+    if sums_only and (len(free) < len(known) or len(set(free)) < len(free)):
+        return None  # all numbers grow together, or there would be less than nothing of something
     for _ in range(DRAWS):
-        new = {value: Fraction(int(value) * draw.randint(2, 9) + draw.randint(1, 9)) for value in operands}
+        new = grown(sorted(free if sums_only else operands), sums_only, draw)
         found = value_of(tree, new)
-        if sorted(operands, key=new.__getitem__) != sorted(operands) or len(set(new.values())) < len(new):
+        if found is None or found.denominator != 1 or not 0 < found <= LARGEST or found in (gold, *new.values()):
             continue
-        if found is None or found.denominator != 1 or not 0 < found <= LARGEST or max(new.values()) > LARGEST:
+        if len({*new.values(), *known}) < len(new) + len(set(known)):
             continue
-        if found == gold or any(value in values_in(question.question) for value in new.values()):
-            continue
-        text = FREE.sub(lambda match: str(new.get(Fraction(match[0]), match[0])), question.question)
         equation = " ".join(shown(new[Fraction(part)]) if is_digits(part) else part for part in held.split())
-        metadata = {**question.metadata, **{name: equation for name in question.metadata if name.lower() == "equation"}}
-        return Question(question.question_id, text, shown(found), question.split, question.group, metadata)
+        metadata = {**question.metadata, str(name): equation}
+        return replace(question, question=with_numbers(text, new), gold=shown(found), metadata=metadata)
     return None
+
+
+def grown(values: Sequence[Fraction], alike: bool, draw: random.Random) -> dict[Fraction, Fraction]:
+    """Values in order -> larger ones in the same order; ``alike``: about as many times as large, each."""
+    factor, new, least = draw.randint(3, 19), dict[Fraction, Fraction](), 0
+    for value in values:
+        times = factor if alike else draw.randint(2, 9)
+        least = max(least + 1, int(value) * times + draw.randrange(min(times, 9)))
+        new[value] = Fraction(least)
+    return new
+
+
+def with_numbers(text: str, new: Mapping[Fraction, Fraction]) -> str:
+    return FREE.sub(lambda match: str(new.get(Fraction(match[0]), match[0])), text)
 
 
 def is_digits(part: str) -> bool:
@@ -114,10 +132,3 @@ def value_of(tree: ast.expr, new: Mapping[Fraction, Fraction]) -> Fraction | Non
     if left is None or right is None or (isinstance(tree.op, ast.Div) and not right):
         return None
     return OPERATIONS[type(tree.op)](left, right)
-
-
-def places_of(text: str, value: Fraction) -> list[int]:
-    """Where a whole number stands in a text, in digits."""
-    if values_in(text).count(value) != 1:  # also as a word, or as part of something
-        return []
-    return [match.start() for match in FREE.finditer(text) if Fraction(match[0]) == value]

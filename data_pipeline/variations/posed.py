@@ -71,7 +71,6 @@ def posed(
     seen: set[tuple[str | None, str]] = {(None, content_id(each.question)) for each in questions}
     for each in questions:
         yield row_of(task, PLAIN, each)
-    start = tagged("", tag)
     for variation in variations:
         if variation.system is not None and not takes_system:
             yield from (row_of(task, variation.label, each, left_out=NO_SYSTEM) for each in questions[:varied])
@@ -79,7 +78,7 @@ def posed(
         applied = leaks = 0
         last = ""
         for each in questions[:varied]:
-            plain = replace(each, question=each.question.removeprefix(start)) if tag else each
+            plain = without_tag(each, tag)
             found = rewritten(variation, plain, seed)
             reason = fault(variation, plain, found)
             if found is not None and not reason:
@@ -98,6 +97,11 @@ def posed(
             )
 
 
+def without_tag(question: Question, tag: str) -> Question:
+    """The question without the style's tag that it begins with."""
+    return replace(question, question=question.question.removeprefix(tagged("", tag))) if tag else question
+
+
 def rewritten(variation: Variation, question: Question, seed: int) -> Question | None:
     """What a variation makes of a question, whatever others there are."""
     draw = random.Random(f"{variation.label} {seed} {question.question_id}")
@@ -107,7 +111,9 @@ def rewritten(variation: Variation, question: Question, seed: int) -> Question |
         raise
     except Exception as error:  # it may be anybody's code
         place = f"{own_modules.place_of(error)}{type(error).__name__}: {error}"
-        raise InputError(f"{FIELD}: {variation.label} failed on the question {question.question[:60]!r} ({place})") from error
+        raise InputError(
+            f"{FIELD}: {variation.label} failed on the question {question.question[:60]!r} ({place})"
+        ) from error
     if found is not None and not isinstance(found, Question):
         raise InputError(f"{FIELD}: {variation.label} gave {found!r:.80}; expected a Question, or None")
     return found
@@ -133,9 +139,7 @@ def fault(variation: Variation, plain: Question, found: Question | None) -> str:
     return ""
 
 
-def row_of(
-    task: str, variation: str, question: Question, system: str | None = None, left_out: str = ""
-) -> Posed:
+def row_of(task: str, variation: str, question: Question, system: str | None = None, left_out: str = "") -> Posed:
     metadata = json.dumps(question.metadata, sort_keys=True)
     text = None if left_out else question.question
     return Posed(task, variation, question.question_id, text, question.gold, metadata, system, left_out)

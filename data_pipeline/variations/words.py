@@ -1,4 +1,4 @@
-"""The words that variations put in: names of people, things that can stand for each other, sentences that do not matter.
+"""The words that variations put in: names of people, things that can stand for each other, what does not matter.
 
 A name here is no common word, month, place or surname, so that nothing else is renamed with it.
 """
@@ -39,7 +39,7 @@ CAPITALS = re.compile(r"[^\W\d_]+")
 
 THINGS = (  # singular and plural; those of a line can stand for each other
     ("apple apples", "pear pears", "plum plums", "banana bananas", "peach peaches", "apricot apricots"),
-    ("marble marbles", "sticker stickers", "balloon balloons", "kite kites", "bead beads"),
+    ("marble marbles", "sticker stickers", "bead beads", "seashell seashells"),
     ("crayon crayons", "pencil pencils", "eraser erasers", "paintbrush paintbrushes"),
     ("cookie cookies", "cupcake cupcakes", "muffin muffins", "brownie brownies", "waffle waffles"),
     ("puppy puppies", "kitten kittens", "hamster hamsters"),
@@ -52,7 +52,7 @@ DISTRACTORS = {  # a sentence with a number, and what a problem must not speak o
     "The town library has {n} steps in front of its door.": ("library", "step", "stair", "book"),
     "A train with {n} wagons went by a moment ago.": ("train", "wagon"),
     "The old oak in the park is {n} years old.": ("oak", "park", "year", "tree", "age"),
-    "Last night, {n} lamps were lit in the harbour.": ("lamp", "light", "harbo", "night"),
+    "Last night, {n} lamps were lit in the harbor.": ("lamp", "light", "harbor", "night"),
     "The village church was painted {n} years ago.": ("church", "paint", "year", "age"),
     "A spider in the attic has caught {n} flies.": ("spider", "attic", "flies", "fly", "insect", "caught", "bug"),
     "The museum shows {n} old coins behind glass.": ("museum", "coin", "glass", "dime", "quarter", "cent"),

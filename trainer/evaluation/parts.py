@@ -18,6 +18,7 @@ from tracestill.data_pipeline.answers.verifier import Case, Verifier, how_of
 from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, read_rows, write_rows
 from tracestill.trainer.evaluation.asking import Asker, Begun, Progress, Query, is_numeric, key_of, row_of
 from tracestill.trainer.evaluation.predictions import verified
+from tracestill.trainer.evaluation.transfer import transfer
 from tracestill.trainer.measures.budgets import budgets
 from tracestill.trainer.measures.cause import cause
 from tracestill.trainer.measures.quality import quality
@@ -31,6 +32,7 @@ PARTS: dict[str, Part] = {  # of EvaluateConfig -> what does it
     "budgets": budgets,
     "cause": cause,
     "quality": quality,
+    "transfer": transfer,
 }
 RECORDS = ("question_id", "question", "gold", "trace", "answer")  # what is read of a teacher's record
 

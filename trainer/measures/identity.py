@@ -13,6 +13,7 @@ from tracestill.data_pipeline.base.stage import CONTENTS
 from tracestill.data_pipeline.sampling.files.formats import parts_of
 from tracestill.data_pipeline.segmentation import segmenter
 from tracestill.data_pipeline.soundness.checkers.chain import own_files
+from tracestill.data_pipeline.variations import further, known
 
 if TYPE_CHECKING:
     from tracestill.trainer.recipe.recipe import Recipe
@@ -30,6 +31,11 @@ def measured_with(recipe: Recipe, memory: Path | None) -> dict[str, Any]:
     if parts.general is not None:
         with contextlib.suppress(InputError):  # the stage says it, once it is to read them
             named["evaluate.general"] = {str(part.path): part.path for part in parts_of(parts.general.source)}
+    if parts.transfer:
+        named |= {**further.files_of(parts.also), **known.own_files(parts.variations)}
+        asked = {each.by for each in parts.reworders}
+        if told := [each.model_dump(mode="json") for each in recipe.sample.teachers if each.name in asked]:
+            found["reworders"] = told
     if digests := contents(named, memory):
         found[CONTENTS] = digests
     return {"measured": found} if found else {}

@@ -9,7 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
 
+from tracestill.data_pipeline.guards.names import Name
 from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConfig
+from tracestill.data_pipeline.variations.further import HELD_OUT, AlsoConfig
+from tracestill.data_pipeline.variations.known import ReworderConfig, VariationsConfig
 from tracestill.trainer.measures.settings import BudgetsConfig, CauseConfig, GeneralConfig, QualityConfig, SamplesConfig
 from tracestill.trainer.recipe.monitor import MonitorConfig
 from tracestill.trainer.recipe.offload import OffloadConfig
@@ -283,6 +286,29 @@ class EvaluateConfig(BaseModel):
     cause: CauseConfig | None = Field(None, description="does the trace cause the answer; {}: on")
     quality: QualityConfig | None = Field(None, description="traces beside accuracy: sound, alike, long; {}: on")
     general: GeneralConfig | None = Field(None, description="the loss on general text, before training and after")
+    variations: VariationsConfig | None = Field(
+        None, description="the questions are asked in other forms too, whose gold answer is known; a list, or all"
+    )
+    also: dict[Name, AlsoConfig] = Field(
+        {}, description="questions of further sources that are asked besides: name -> which, and how many"
+    )
+
+    @property
+    def reworders(self) -> tuple[ReworderConfig, ...]:
+        """Teachers that say the questions in other words."""
+        return () if self.variations is None else self.variations.reworders
+
+    @property
+    def transfer(self) -> bool:
+        """Whether it is measured what carries over to other forms, or other tasks."""
+        return self.variations is not None or bool(self.also)
+
+    @field_validator("also")
+    @classmethod
+    def _own_names(cls, also: dict[str, AlsoConfig]) -> dict[str, AlsoConfig]:
+        if HELD_OUT in also:
+            raise ValueError(f"'{HELD_OUT}' stands for the run's own questions; name the source otherwise")
+        return also
 
     @model_validator(mode="after")
     def _budgets_fit(self) -> EvaluateConfig:
