@@ -13,7 +13,7 @@ from tracestill.data_pipeline.granularity.phrases import DEFAULT, phrases_of
 from tracestill.data_pipeline.segmentation.parts import step_ends
 from tracestill.data_pipeline.variations.numbers import unlike
 from tracestill.data_pipeline.variations.variation import Variation, with_text
-from tracestill.data_pipeline.variations.words import DISTRACTORS, PERSONAL, persons_in
+from tracestill.data_pipeline.variations.words import DISTRACTORS, PERSONAL, only_person
 
 ASKS = re.compile(r"\s*(?:find|calculate|determine|compute|work out|tell|say)\b", re.I)
 LEANS = re.compile(  # on what stands before, or on the order in which things happen
@@ -21,7 +21,7 @@ LEANS = re.compile(  # on what stands before, or on the order in which things ha
     r"after\w*|before|until|when|while|if|once|later|next|first|second|third|last|finally|again|also|too|still|more|"
     r"less|fewer|twice|doubl\w+|tripl\w+|half|halves|quarter|thirds?|times|percent|as|than|total|so|but|however|because|"
     r"since|instead|both|all|every\w*|average|chang\w+|increas\w+|decreas\w+|ris\w+|fell|drop\w*|gave|lost|return\w*|"
-    r"we|us|our|one|ones|some|any|only|just|even|due|another)\b|%|\d/\d|[\"“”:]",
+    r"we|us|our|one|ones|some|any|only|just|even|due|another|extra|additional)\b|%|\d/\d|[\"“”:]",
     re.I,
 )
 THE = re.compile(r"\bthe\b", re.I)
@@ -70,10 +70,12 @@ def order(question: Question, draw: random.Random) -> Question | None:
     story = story_of(question.question)
     if story is None:
         return None
-    alone = len(persons_in(question.question)) == 1
+    alone = only_person(question.question) is not None
     free = [stands_alone(fact, alone) for fact in story.facts]
-    if free and (PRONOUN.search(question.question) or THE.search(" ".join(story.facts))):
+    if free and not re.search(r"\d", story.facts[0]):
         free[0] = False  # it says who and what the others speak of
+    if free and (PRONOUN.search(question.question) or THE.search(" ".join(story.facts))):
+        free[0] = False
     runs = [[at for at, _ in run] for is_free, run in groupby(enumerate(free), key=lambda one: one[1]) if is_free]
     places = max(runs, key=len, default=[])
     if len(places) < 2:
@@ -107,12 +109,12 @@ def distracted(question: Question, draw: random.Random, *, inside: bool) -> Ques
 
 def told_of_a_person(question: Question, draw: random.Random) -> Question | None:
     """A number that does not matter, about the only person of the problem."""
-    story, persons = story_of(question.question), persons_in(question.question)
+    story, person = story_of(question.question), only_person(question.question)
     text = question.question.lower()
     fitting = [said for said, words in PERSONAL.items() if not any(word in text for word in words)]
-    if story is None or not story.facts or len(persons) != 1 or not fitting:
+    if story is None or not story.facts or person is None or not fitting:
         return None
-    said = draw.choice(fitting).format(name=persons[0], n=unlike(question, draw))
+    said = draw.choice(fitting).format(name=person, n=unlike(question, draw))
     return with_text(question, story.told([*story.facts, said, story.asking]))
 
 
