@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from tracestill.trainer.measures.paired import difference, share_of
+from tracestill.trainer.measures.spread import share
 
 PLAIN = "plain"
 Outcome = Literal["right", "wrong", "cannot_tell", "no_answer", "not_asked"]
@@ -36,9 +37,9 @@ Of = dict[str, Row]  # question id -> row
 
 
 def matrix(rows: Sequence[Row], forms: Mapping[str, Form]) -> dict[str, Any]:
-    """``cells``: task -> form -> how many of each outcome, ``accuracy`` (right ones of all questions of the cell) with
-    its 95 % interval, and against the plain form of the same questions ``plain``, ``drop`` (what is lost; negative:
-    won) with the paired interval, ``lost`` and ``won``.
+    """``cells``: task -> form -> how many of each outcome, ``accuracy`` (right ones of all questions of the cell, as
+    ``spread.share``), and against the plain form of the same questions ``plain``, ``gain`` (what is won over it, below
+    0 lost; with its paired interval), ``lost`` and ``won``: questions.
 
     ``families``: task -> family of several variations -> the same, over the mean of a question's forms, and where gold
     answers are kept ``consistent``. ``consistency``: task -> that, over all variations that keep the gold answer.
@@ -82,16 +83,14 @@ def cell_of(columns: Sequence[Of], plain: Of) -> dict[str, Any]:
     questions = list(dict.fromkeys(question for column in columns for question in column))
     counts = Counter(row.outcome for column in columns for row in column.values())
     after = np.array([mean_right(columns, question) for question in questions])
-    share = share_of(after)
     cell: dict[str, Any] = {
         "questions": len(questions),
         **{outcome: counts[outcome] for outcome in OUTCOMES},
-        **{"accuracy": share.share, "low": share.low, "high": share.high},
+        "accuracy": share_of(after),
     }
     if plain:
         before = np.array([float(plain[question].outcome == "right") for question in questions])
-        gap = difference(before, after)
-        cell |= {"plain": float(before.mean()), "drop": -gap.share, "drop_low": -gap.high, "drop_high": -gap.low}
+        cell |= {"plain": float(before.mean()), "gain": difference(before, after)}
         cell |= {"lost": int(((before == 1) & (after < 1)).sum()), "won": int(((before == 0) & (after > 0)).sum())}
     return cell
 
@@ -102,20 +101,17 @@ def mean_right(columns: Sequence[Of], question: str) -> float:
 
 
 def consistent(columns: Sequence[Of]) -> dict[str, Any]:
-    """Over questions that are asked in two forms or more, the plain one among them: the share whose verdict is the same
-    in all (``rate``, with its 95 % interval), of which right in all (``all_right``); and the share with the same answer
-    in all (``same_answer``), which a student that errs in the same way has too."""
+    """Over questions that are asked in two forms or more, the plain one among them, ``forms`` in the mean: the share
+    whose verdict is the same in all (``rate``), that of those right in all (``all_right``), and that of those with the
+    same answer in all (``same_answer``), which a student that errs in the same way has too."""
     asked = {question: [c[question] for c in columns if question in c] for question in columns[0]}
     asked = {question: forms for question, forms in asked.items() if len(forms) > 1}
-    if not asked:
-        return {"questions": 0}
     right = [{row.outcome == "right" for row in forms} for forms in asked.values()]
     answers = [{row.answer for row in forms} for forms in asked.values()]
-    share = share_of(np.array([float(len(verdicts) == 1) for verdicts in right]))
     return {
         "questions": len(asked),
-        "forms": round(sum(map(len, asked.values())) / len(asked), 2),
-        **{"rate": share.share, "low": share.low, "high": share.high},
-        "all_right": sum(verdicts == {True} for verdicts in right) / len(asked),
-        "same_answer": sum(len(told) == 1 and None not in told for told in answers) / len(asked),
+        "forms": sum(map(len, asked.values())) / max(len(asked), 1),
+        "rate": share(sum(len(verdicts) == 1 for verdicts in right), len(asked)),
+        "all_right": share(sum(verdicts == {True} for verdicts in right), len(asked)),
+        "same_answer": share(sum(len(told) == 1 and None not in told for told in answers), len(asked)),
     }

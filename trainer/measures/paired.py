@@ -1,46 +1,43 @@
-"""Shares of the same questions in two forms, and the interval of their difference, question by question."""
+"""The same questions in two forms: the difference of two shares, and its interval, question by question."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
-from tracestill.data_pipeline.base.intervals import clustered, wilson
+from tracestill.trainer.measures.spread import share, share_of_clusters
+
+Row = dict[str, Any]
 
 
-class Share(NamedTuple):
-    """A share with its 95 % interval."""
-
-    share: float
-    low: float
-    high: float
-
-
-def share_of(values: np.ndarray) -> Share:
-    """Of (Q,) values in [0, 1], one a question: Wilson's interval, or where values are shares themselves, such as of
-    several wordings, one with as many trials as their spread is worth."""
+def share_of(values: np.ndarray) -> Row:
+    """As ``spread.share``, of (Q,) values in [0, 1], one a question: right and wrong, or where a question was asked in
+    several forms the share of those in which it was answered right."""
     if np.isin(values, (0.0, 1.0)).all():
-        return Share(float(values.mean()), *wilson(float(values.sum()), len(values)))
-    return Share(*clustered(values, np.ones(len(values))))
+        return share(float(values.sum()), len(values))
+    return share_of_clusters(values, np.ones(len(values)))
 
 
-def difference(before: np.ndarray, after: np.ndarray) -> Share:
-    """The mean of ``after`` less that of ``before``, (Q,) values in [0, 1] of the same questions; 95 % interval.
+def difference(before: np.ndarray, after: np.ndarray) -> Row:
+    """``share``: the mean of ``after`` less that of ``before``, (Q,) values in [0, 1] of the same questions, at least
+    one; ``low`` and ``high``: its 95 % interval.
 
     Newcombe's method 10 for paired proportions (Statistics in Medicine 17, 1998, 2635-2650): the limits of the two
     shares, and the correlation between them, without his correction of it for continuity. It is not of zero width
     where both forms agree on every question.
     """
-    one, other = share_of(after), share_of(before)
-    between = correlation(after, before)
-    gap = one.share - other.share
-    low, high = one.share - one.low, other.high - other.share
-    down = math.sqrt(max(low**2 - 2 * between * low * high + high**2, 0.0))
-    low, high = other.share - other.low, one.high - one.share
-    up = math.sqrt(max(low**2 - 2 * between * low * high + high**2, 0.0))
-    return Share(gap, max(gap - down, -1.0), min(gap + up, 1.0))
+    one, other, between = share_of(after), share_of(before), correlation(after, before)
+    gap = one["share"] - other["share"]
+    down = apart(one["share"] - one["low"], other["high"] - other["share"], between)
+    up = apart(other["share"] - other["low"], one["high"] - one["share"], between)
+    return {"share": gap, "low": max(gap - down, -1.0), "high": min(gap + up, 1.0)}
+
+
+def apart(one: float, other: float, between: float) -> float:
+    """How far a difference may be off, where its parts may be off so far and are correlated."""
+    return math.sqrt(max(one**2 - 2 * between * one * other + other**2, 0.0))
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:

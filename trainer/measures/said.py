@@ -55,4 +55,20 @@ def of_general(part: Mapping[str, Any]) -> str:
     return f"loss on general text: {', '.join(losses)}"
 
 
-LINES = {"samples": of_samples, "budgets": of_budgets, "cause": of_cause, "quality": of_quality, "general": of_general}
+def of_transfer(part: Mapping[str, Any]) -> str:
+    told = []
+    for task, forms in part["cells"].items():
+        plain, kept = forms["plain"]["accuracy"]["share"], part["consistency"].get(task)
+        rate = kept["rate"]["share"] if kept else None
+        told.append(f"{task} {plain:.1%}" + (f" (consistent in all forms {rate:.1%})" if rate is not None else ""))
+    return f"plainly asked: {', '.join(told)}"
+
+
+LINES = {
+    "transfer": of_transfer,
+    "samples": of_samples,
+    "budgets": of_budgets,
+    "cause": of_cause,
+    "quality": of_quality,
+    "general": of_general,
+}
