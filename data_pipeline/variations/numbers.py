@@ -18,8 +18,9 @@ from tracestill.data_pipeline.base.schema import Question
 
 DIGITS = re.compile(r"(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?(?![\w]|[.,]\d)")
 FREE = re.compile(r"(?<![\w.,:/%-])\d+(?![\w:/%-]|[.,]\d| ?%)")  # a whole number that is no part of a date, rate, range
+OPERAND = re.compile(r"\d+(?:\.\d+)?")
 WORD = re.compile(r"[^\W\d_]+")
-LEAST, MOST = 11, 97  # of numbers that do not matter
+LEAST, MOST = 11, 97  # of numbers that do not matter, as long as enough of them are free
 DRAWS = 400  # of numbers for one problem
 LARGEST = 99_999  # number in a problem, or its gold answer
 OPERATIONS: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
@@ -50,7 +51,7 @@ def times_told(gold: str, text: str) -> int:
 def unlike(question: Question, draw: random.Random) -> int:
     """A number that neither the question holds nor its gold answer is."""
     taken = {*values_in(question.question), number(question.gold)}
-    return draw.choice([n for n in range(LEAST, MOST + 1) if n not in taken])
+    return draw.choice([n for n in range(LEAST, MOST + 1 + len(taken)) if n not in taken])
 
 
 def by_equation(question: Question, draw: random.Random) -> Question | None:
@@ -68,7 +69,7 @@ def by_equation(question: Question, draw: random.Random) -> Question | None:
     if any(known.count(value) != 1 or value not in free for value in operands):
         return None
     sums_only = not any(isinstance(node, ast.Mult | ast.Div) for node in ast.walk(tree))
-    if sums_only and (len(free) < len(known) or len(set(free)) < len(free)):
+    if sums_only and (len(free) < len(known) or len({0, *free}) <= len(free)):
         return None  # all numbers grow together, or there would be less than nothing of something
     for _ in range(DRAWS):
         new = grown(sorted(free if sums_only else operands), sums_only, draw)
@@ -77,8 +78,7 @@ def by_equation(question: Question, draw: random.Random) -> Question | None:
             continue
         if len({*new.values(), *known}) < len(new) + len(set(known)):
             continue
-        equation = " ".join(shown(new[Fraction(part)]) if is_digits(part) else part for part in held.split())
-        metadata = {**question.metadata, str(name): equation}
+        metadata = {**question.metadata, str(name): with_numbers(held, new, OPERAND)}
         return replace(question, question=with_numbers(text, new), gold=shown(found), metadata=metadata)
     return None
 
@@ -93,12 +93,8 @@ def grown(values: Sequence[Fraction], alike: bool, draw: random.Random) -> dict[
     return new
 
 
-def with_numbers(text: str, new: Mapping[Fraction, Fraction]) -> str:
-    return FREE.sub(lambda match: str(new.get(Fraction(match[0]), match[0])), text)
-
-
-def is_digits(part: str) -> bool:
-    return part.replace(".", "", 1).isdecimal()
+def with_numbers(text: str, new: Mapping[Fraction, Fraction], numbers: re.Pattern[str] = FREE) -> str:
+    return numbers.sub(lambda match: str(new.get(Fraction(match[0]), match[0])), text)
 
 
 def parsed(equation: str) -> ast.expr | None:
@@ -109,7 +105,7 @@ def parsed(equation: str) -> ast.expr | None:
         return None
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant):
-            if type(node.value) not in (int, float) or not node.value > 0 or node.value != int(node.value):
+            if type(node.value) not in (int, float) or not 0 < node.value <= LARGEST or node.value % 1:
                 return None
         elif not isinstance(node, ast.BinOp | ast.operator) or (
             isinstance(node, ast.operator) and type(node) not in OPERATIONS

@@ -21,7 +21,7 @@ from tracestill.data_pipeline.variations.variation import Variation
 
 PLAIN = "plain"
 NOT_APPLICABLE, UNCHANGED, EQUAL, LEAKS = "not_applicable", "unchanged", "equal", "leaks_answer"
-NO_SYSTEM, TURNED = "no_system_prompt", "not_a_text"
+NO_SYSTEM, NO_TEXT = "no_system_prompt", "not_a_text"
 MOST_LEAKS = 0.5  # share of the questions that a variation applies to; with more it is no variation
 
 ASKED_SCHEMA = pa.schema(
@@ -125,7 +125,7 @@ def fault(variation: Variation, plain: Question, found: Question | None) -> str:
         return NOT_APPLICABLE
     texts = found.question, found.gold
     if not all(isinstance(text, str) and text.strip() and not text_fault(text) for text in texts):
-        return TURNED
+        return NO_TEXT
     if variation.system is None and content_id(found.question) == content_id(plain.question):
         return UNCHANGED
     if variation.keeps_gold and found.gold != plain.gold:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from tracestill.data_pipeline.answers.verifier import Verifier, VerifyConfig
+from tracestill.data_pipeline.answers.verifier import COLUMN, Verifier, VerifyConfig
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, Question, read_rows, write_rows
 from tracestill.data_pipeline.sampling.asking.kept import Kept, refuse_without_price
 from tracestill.data_pipeline.sampling.files.rejected import write_rejected
@@ -47,7 +47,7 @@ def transfer(context: Context) -> dict[str, Any]:
     verifiers = {name: verifier_of_task(context, config.verify) for name, config in settings.also.items()}
     for name, verifier in verifiers.items():  # before the work of asking
         for question in tasks[name]:
-            verifier.check(str(question.metadata.get("verifier") or verifier.config.use))
+            verifier.check(str(question.metadata.get(COLUMN) or verifier.config.use))
     variations = {name: variations_of(context, name, tasks[name], tag) for name in tasks}
     plan: list[Posed] = []
     for name, questions in tasks.items():

@@ -176,12 +176,18 @@ def value(equation: str) -> Fraction:
 
 
 def test_an_equation_in_the_metadata_gives_the_new_gold_answer() -> None:
-    held = {"Equation": "( 26.0 - 14.0 )"}
+    held = {"Equation": "(26.0-14)"}
     found = varied("ranges", PROBLEM.replace("17", "30"), "12", metadata=held)
     numbers = list(map(int, re.findall(r"\d+", found.question)))
     assert Fraction(found.gold) == numbers[0] - numbers[2] == value(found.metadata["Equation"])
     assert sorted(range(3), key=numbers.__getitem__) == [2, 0, 1]  # what was more is more
-    for bad in ({"Equation": "( 27.0 - 14.0 )"}, {"Equation": "__import__('os')"}, {"Equation": "14 ** 9"}, {}):
+    for bad in (
+        {"Equation": "( 27.0 - 14.0 )"},
+        {"Equation": "__import__('os')"},
+        {"Equation": "14 ** 9"},
+        {"Equation": "1e999 - 3"},
+        {},
+    ):
         assert varied("ranges", metadata=bad) is None
     assert (
         varied("ranges", "Of 8 pens and 8 books 3 went. How many pens?", "5", metadata={"Equation": "( 8 - 3 )"})
