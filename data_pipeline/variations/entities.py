@@ -7,6 +7,7 @@ import re
 from typing import NamedTuple
 
 from tracestill.data_pipeline.base.schema import Question
+from tracestill.data_pipeline.variations.numbers import is_computed
 from tracestill.data_pipeline.variations.variation import Variation, with_text
 from tracestill.data_pipeline.variations.words import NAMES, THINGS, persons_in
 
@@ -35,7 +36,8 @@ UNITS = (
     unit({"mile": "kilometer", "miles": "kilometers", "mph": "km/h"},
          r"kilomet\w+|km|feet|foot|ft|yards?|inch\w*|met(?:er|re)s?|laps?|blocks?"),
     unit({"pound": "kilogram", "pounds": "kilograms", "lb": "kg", "lbs": "kg", "lbs.": "kg"},
-         r"ounces?|oz|tons?|stones?|grams?|kg|kilos?|kilograms?|£|sterling|calor\w+|pound cakes?"),
+         r"ounces?|oz|tons?|stones?|grams?|kg|kilos?|kilograms?|£|sterling|pence|net worth|salar\w+|calor\w+|"
+         r"pound cakes?"),
     unit({"gallon": "liter", "gallons": "liters"},
          r"quarts?|pints?|cups?|ounces?|oz|lit(?:er|re)s?|milli\w+|miles per gallon|mpg"),
 )  # fmt: skip
@@ -47,8 +49,10 @@ def renamed(question: Question, draw: random.Random) -> Question | None:
     persons = persons_in(text)
     words = {word.casefold() for word in re.findall(r"\w+", f"{text} {question.gold}")}
     small = set(re.findall(r"\w+", text))
-    if not persons or any(name.lower() in small or name in question.gold for name in persons):
-        return None  # in small letters it may be a bird, or the same person
+    if not persons or not is_computed(question):
+        return None
+    if any(name.lower() in small or re.search(rf"\b{name} [A-Z]", text) for name in persons):
+        return None  # in small letters it may be a bird, or the same person; and nobody known by a full name
     new: dict[str, str] = {}
     for name in persons:
         free = [n for n in NAMES[name] if n.casefold() not in words and n not in new.values() and not n.endswith("s")]
@@ -79,7 +83,7 @@ def other_things(question: Question, draw: random.Random) -> Question | None:
             continue
         for (one, many), (other, others) in zip(held, draw.sample(free, len(held)), strict=True):
             new |= {one: other, many: others, one.title(): other.title(), many.title(): others.title()}
-    if not new or any(word in question.gold.casefold() for word in new):
+    if not new or not is_computed(question):
         return None
     names = re.compile(rf"\b(?:([Aa])n? )?({'|'.join(sorted(new, key=len, reverse=True))})\b")
 
@@ -95,6 +99,8 @@ def other_units(question: Question, draw: random.Random) -> Question | None:
     """Dollars are called euros, miles kilometers, and so on: as names only, nothing is converted. A unit stays whose
     relation to another one the problem speaks of."""
     text = question.question
+    if not is_computed(question):
+        return None
     for each in UNITS:
         told = f"{text} {question.gold}"
         is_money = each is UNITS[0] and "$" in told

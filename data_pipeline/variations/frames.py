@@ -50,7 +50,7 @@ def around(before: str, after: str) -> Rewrite:
     break stands as it is."""
 
     def rewrite(question: Question, draw: random.Random) -> Question:
-        text = question.question
+        text = question.question.strip()
         gap = "\n\n" if "\n" in text else " "
         start = before + (gap if before and not before[-1].isspace() else "")
         end = (gap if after and not after[0].isspace() else "") + after

@@ -13,7 +13,7 @@ from fractions import Fraction
 from tracestill.data_pipeline.answers.numbers.number import number
 from tracestill.data_pipeline.answers.numbers.quantity import shown
 from tracestill.data_pipeline.answers.numbers.words import SMALL
-from tracestill.data_pipeline.answers.verify import YES_NO
+from tracestill.data_pipeline.answers.verify import LETTER, YES_NO
 from tracestill.data_pipeline.base.schema import Question
 
 DIGITS = re.compile(r"(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?(?![\w]|[.,]\d)")
@@ -38,14 +38,22 @@ def values_in(text: str) -> list[Fraction]:
 
 
 def times_told(gold: str, text: str) -> int:
-    """How often a gold answer stands in a text: as a value if it is a number, else by its words. A yes that stands
-    beside a no gives nothing away."""
+    """How often a gold answer stands in a text: as a value if it is a number, as ``C)`` if it is a choice, else by its
+    words. A yes that stands beside a no gives nothing away."""
     if (value := number(gold)) is not None:
         return values_in(text).count(value)
+    if LETTER.fullmatch(gold.strip()):  # of a choice: no article
+        return text.count(f"{re.sub(r'[^A-Za-z]', '', gold.strip()[-3:])})")
     words, wanted = (" ".join(re.findall(r"\w+", each.casefold())) for each in (text, gold))
     if wanted in YES_NO and len(YES_NO.intersection(words.split())) > 1:
         return 0
     return len(re.findall(rf"(?<!\w){re.escape(wanted)}(?!\w)", words)) if wanted else 0
+
+
+def is_computed(question: Question) -> bool:
+    """Whether an answer follows from the numbers of a question, and not from what is so in the world."""
+    said = number(question.gold) is not None or LETTER.fullmatch(question.gold.strip()) is not None
+    return said and bool(values_in(question.question))
 
 
 def unlike(question: Question, draw: random.Random) -> int:

@@ -78,6 +78,9 @@ def test_an_answer_is_found_by_its_value() -> None:
     assert reasons(says("Answer yes or no. {q}")) == ["", "", "", ""]  # which of them is not said
     assert reasons(says("Say yes. {q}")) == ["", "", "leaks_answer", ""]
     assert reasons(says("Annie has 37 or 13.5 or 1,003. {q}")) == ["", "", "", ""]
+    choice = questions(("Which?\n(A) a pear\n(B) a car", "(A)"), ("Who?\n(A) Ann\n(B) a cat", "B"))
+    assert reasons(says("A man asks:\n{q}"), choice) == ["", ""]  # an article
+    assert reasons(says("{q}\nIs it (A)?"), choice) == ["leaks_answer", ""]
     leaking = Variation("s", lambda question, draw: question, system="The answer is 7.")
     assert [row.left_out for row in posed("task", FOUR, [leaking], 0)][4:] == ["", "leaks_answer", "", ""]
 
