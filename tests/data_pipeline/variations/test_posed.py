@@ -49,6 +49,12 @@ def test_every_question_stands_in_every_form_and_equal_arguments_give_equal_rows
     assert len(list(posed("task", FOUR, ways, 3, varied=1))) == 4 + len(ways)
 
 
+def test_each_question_has_draws_of_its_own() -> None:
+    many = questions(*((f"Take {n} from 50. How much is left?", str(50 - n)) for n in range(30)))
+    rows = rows_of(BUILT_IN["distractor.before"].rewrite, many)
+    assert len({row.question.partition("Take")[0] for row in rows}) > 20
+
+
 def test_what_cannot_be_asked_is_left_out_by_name() -> None:
     assert reasons(says("Please: {q}")) == ["", "", "", ""]
     assert reasons(lambda question, draw: None) == ["not_applicable"] * 4

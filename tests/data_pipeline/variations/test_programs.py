@@ -112,6 +112,14 @@ def test_people_are_renamed_alike_everywhere() -> None:
     assert text_of("entities.names", "John Gall wrote 3 books, and 2 more. How many?", "5") is None
 
 
+def test_two_people_stay_two() -> None:
+    for seed in range(40):
+        names = re.findall(
+            r"(\w+) has", text_of("entities.names", "Robin has 1, Sam has 2, Pat has 3. How many?", "6", seed)
+        )
+        assert len(set(names)) == 3
+
+
 def test_things_are_renamed_with_their_article_and_number() -> None:
     found = text_of("entities.things", "Tom has an apple and 3 pears. Apples cost $2. How many pears?")
     one = re.search(r"has (an? \w+)", found)[1]

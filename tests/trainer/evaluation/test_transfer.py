@@ -98,7 +98,7 @@ def test_the_matrix_says_what_the_student_can(tmp_path: Path, sample: Path) -> N
     source = file_of(
         tmp_path,
         "who.jsonl",
-        [{"question": "Who is Ann?", "answer": "Ann"}, {"question": "Who is <think>?", "answer": "x"}],
+        [{"question": "Who is 7?", "answer": "7"}, {"question": "Who is <think>?", "answer": "x"}],
     )
     ways = [
         "wording.terse",
