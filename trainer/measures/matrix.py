@@ -8,8 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from tracestill.trainer.measures.paired import difference, share_of
-from tracestill.trainer.measures.spread import share
+from tracestill.trainer.measures.spread import difference, share, share_of
 
 PLAIN = "plain"
 Outcome = Literal["right", "wrong", "cannot_tell", "no_answer", "not_asked"]

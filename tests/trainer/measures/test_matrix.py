@@ -7,7 +7,7 @@ import pytest
 
 from tracestill.data_pipeline.base.intervals import wilson
 from tracestill.trainer.measures.matrix import Form, Row, matrix
-from tracestill.trainer.measures.paired import difference, share_of
+from tracestill.trainer.measures.spread import difference, share_of
 
 FORMS = {
     "wording.a": Form("wording", True),
