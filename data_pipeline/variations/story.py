@@ -1,4 +1,5 @@
-"""A word problem in its parts: the sentences that tell, the one that asks, and what follows it."""
+"""A word problem in its parts: the sentences that tell, the one that asks, and what follows it; in another order, or
+with a sentence more."""
 
 from __future__ import annotations
 
@@ -24,6 +25,8 @@ LEANS = re.compile(  # on what stands before, or on the order in which things ha
     r"we|us|our|one|ones|some|any|only|just|even|due|another|extra|additional)\b|%|\d/\d|[\"“”:]",
     re.I,
 )
+SUM = re.compile(r"(?<![\w.,])(?<![-*/^×÷:%\\] )(?<![-*/^×÷:%\\])\d+(?: ?\+ ?\d+){2,}(?! ?[-*/^×÷:%!+\\]|[\w.,]\d|\w)")
+TRIES = 9  # of a shuffle, until the order is another one
 THE = re.compile(r"\bthe\b", re.I)
 PRONOUN = re.compile(r"\b(?:he|she|him|his|hers?)\b", re.I)
 
@@ -50,22 +53,22 @@ class Story(NamedTuple):
 def story_of(text: str) -> Story | None:
     """The parts of a problem; None if there is no telling what asks, or lines part what it tells."""
     ends = step_ends(text)
-    sentences = [text[start:end] for start, end in zip((0, *ends), ends, strict=False)]
-    asking = [at for at, sentence in enumerate(sentences) if sentence.rstrip().endswith("?")]
-    if not asking and sentences and ASKS.match(sentences[-1]):
-        asking = [len(sentences) - 1]
+    steps = [text[start:end] for start, end in zip((0, *ends), ends, strict=False)]
+    asking = [at for at, step in enumerate(steps) if step.rstrip().endswith("?")]
+    if not asking and steps and ASKS.match(steps[-1]):
+        asking = [len(steps) - 1]
     if not asking:
         return None
     first, last = asking[0], asking[-1]
-    if "\n" in "".join(sentences[:last]):
+    if "\n" in "".join(steps[:last]):
         return None
-    facts = tuple(sentence.strip() for sentence in sentences[:first])
-    after = "".join(sentences[last + 1 :])
-    asked = "".join(sentences[first : last + 1])
+    facts = tuple(step.strip() for step in steps[:first])
+    after = "".join(steps[last + 1 :])
+    asked = "".join(steps[first : last + 1])
     return Story(facts, asked.strip(), after.strip(), "\n" in asked[len(asked.rstrip()) :])
 
 
-def order(question: Question, draw: random.Random) -> Question | None:
+def sentences(question: Question, draw: random.Random) -> Question | None:
     """Sentences that lean on nothing, in another order; the question stays last."""
     story = story_of(question.question)
     if story is None:
@@ -87,6 +90,21 @@ def order(question: Question, draw: random.Random) -> Question | None:
     for at, source in zip(places, shuffled, strict=True):
         facts[at] = story.facts[source]
     return with_text(question, story.told([*facts, story.asking]))
+
+
+def terms(question: Question, draw: random.Random) -> Question | None:
+    """The numbers of each sum in another order, where nothing but sums and brackets is around them."""
+
+    def put(match: re.Match[str]) -> str:
+        numbers, signs = re.findall(r"\d+", match[0]), re.findall(r"[^\d]+", match[0])
+        draw.shuffle(numbers)
+        return "".join(number + sign for number, sign in zip(numbers, [*signs, ""], strict=True))
+
+    text = question.question
+    for _ in range(TRIES):
+        if (found := SUM.sub(put, text)) != text:
+            return with_text(question, found)
+    return None
 
 
 def stands_alone(fact: str, one_person: bool) -> bool:
@@ -119,7 +137,8 @@ def told_of_a_person(question: Question, draw: random.Random) -> Question | None
 
 
 BUILT_IN = [
-    Variation("order", order),
+    Variation("sentences", sentences, "order"),
+    Variation("terms", terms, "order"),
     Variation("before", lambda question, draw: distracted(question, draw, inside=False), "distractor"),
     Variation("inside", lambda question, draw: distracted(question, draw, inside=True), "distractor"),
     Variation("person", told_of_a_person, "distractor"),

@@ -71,16 +71,36 @@ def test_punctuation_goes_and_numbers_stay() -> None:
 
 def test_sentences_change_places_only_where_they_lean_on_nothing() -> None:
     free = "Ann runs a shop. A pen costs $2. A ruler costs $3. A book costs $9. How much do two pens cost?"
-    assert text_of("order", free) != free
-    assert sorted(text_of("order", free).split(". ")) == sorted(free.split(". "))
-    assert text_of("order", free).endswith("How much do two pens cost?")
-    assert text_of("order", free).startswith("Ann runs a shop.")  # it says who is spoken of
+    assert text_of("order.sentences", free) != free
+    assert sorted(text_of("order.sentences", free).split(". ")) == sorted(free.split(". "))
+    assert text_of("order.sentences", free).endswith("How much do two pens cost?")
+    assert text_of("order.sentences", free).startswith("Ann runs a shop.")  # it says who is spoken of
     for leaning in (
         "Ann has a shop. A pen costs $2. It is blue. Then a ruler costs $3 more. How much is a pen?",
         "Ann has 3 pens. Ben has 4 pens. He has 2 books. She has 1 book. How many books are there?",  # whose?
         "A bird sang. How many sang?",
     ):
-        assert text_of("order", leaning) is None
+        assert text_of("order.sentences", leaning) is None
+
+
+def test_terms_of_sums_change_places_and_nothing_else() -> None:
+    found = text_of("order.terms", "What is (7 + 4 + 0 + 12) mod 10?")
+    assert re.fullmatch(r"What is \(\d+ \+ \d+ \+ \d+ \+ \d+\) mod 10\?", found)
+    assert sorted(re.findall(r"\d+", found)) == sorted(re.findall(r"\d+", "7 4 0 12 10"))
+    assert not found.startswith("What is (7 + 4 + 0 + 12)")
+    assert text_of("order.terms", "1+2+3=?") in ("1+3+2=?", "2+1+3=?", "2+3+1=?", "3+1+2=?", "3+2+1=?")
+    others = (
+        "9 - 1 + 2 + 3",
+        "1 + 2 + 3 * 4",
+        "2^1 + 2 + 3",
+        "1 + 2 + 3.5",
+        "1 + 2",
+        "3 + 3 + 3",
+        "1 + 2 + 3x",
+        "1 + 2 + 3!",
+    )
+    for text in others:
+        assert text_of("order.terms", text) is None, text
 
 
 def test_a_distractor_adds_one_number_that_is_none_of_the_problem() -> None:

@@ -125,7 +125,7 @@ def test_the_matrix_says_what_the_student_can(tmp_path: Path, sample: Path) -> N
     assert cells["language.es"]["no_answer"] == 2
     assert cells["ranges"]["wrong"] == 2  # it does not take what it finds modulo 9
     assert cells["language.es"]["gain"]["share"] == -1
-    assert found["left_out"]["held_out"]["order"] == {"not_applicable": 2}
+    assert found["left_out"]["held_out"]["order.sentences"] == {"not_applicable": 2}
     assert found["families"]["held_out"]["wording"]["consistent"]["rate"]["share"] == 1
     assert found["consistency"]["held_out"]["rate"]["share"] == 0  # another language, another system prompt
     who = found["cells"]["who"]
