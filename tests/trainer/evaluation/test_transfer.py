@@ -108,7 +108,7 @@ def test_the_matrix_says_what_the_student_can(tmp_path: Path, sample: Path) -> N
         "digits",
         "step.double",
         "system.brief",
-        "order",
+        "order.sentences",
     ]
     also = {
         "who": {"source": source, "verify": "text"},
