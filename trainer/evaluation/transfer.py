@@ -69,8 +69,8 @@ def transfer(context: Context) -> dict[str, Any]:
         write_rejected(context.path / "also_rejected.parquet", rejected)
     return {
         **found,
-        "forms": {name: form._asdict() for name, form in forms.items()},
-        "tasks": {name: task_of(name, tasks[name], others.get(name)) for name in tasks},
+        "forms": [{"name": name, **form._asdict()} for name, form in forms.items()],  # in their order
+        "tasks": [task_of(name, tasks[name], others.get(name)) for name in tasks],
         "left_out": left_out(plan),
         "copies": copied(context, tasks),
     }
@@ -154,7 +154,7 @@ def outcome_of(row: Posed, told: Mapping[str, Any]) -> Row:
 
 
 def task_of(name: str, questions: Sequence[Question], source: Further | None) -> dict[str, Any]:
-    return {"questions": len(questions), **({"source": source.counts} if source else {})}
+    return {"name": name, "questions": len(questions), **({"source": source.counts} if source else {})}
 
 
 def left_out(plan: Sequence[Posed]) -> dict[str, dict[str, dict[str, int]]]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.launch.report.evaluation.cells import measured, shared
@@ -37,33 +36,36 @@ def transfer(found: Found) -> str:
     )
 
 
-def one(held: Mapping[str, Any]) -> str:
+def one(held: Found) -> str:
     """The matrix of one student; the members of families are folded away."""
-    tasks, forms = list(held["tasks"]), held["forms"]
-    families = list(dict.fromkeys(form["family"] for form in forms.values()))
-    members = {name: [form for form, of in forms.items() if of["family"] == name] for name in families}
-    rows = [row_of(PLAIN, held, tasks, [PLAIN])] + [row_of(name, held, tasks, members[name]) for name in families]
+    tasks = [task["name"] for task in held["tasks"]]
+    families: dict[str, list[str]] = {}
+    for form in held["forms"]:
+        families.setdefault(form["family"], []).append(form["name"])
+    rows = [row_of(PLAIN, held, tasks, [PLAIN])]
+    rows += [
+        row_of(family if members[1:] else members[0], held, tasks, members) for family, members in families.items()
+    ]
     for key, head in (("rate", "consistent"), ("all_right", "right in all forms"), ("same_answer", "the same answer")):
         of_tasks = [held["consistency"].get(task) for task in tasks]
         rows += [[head, *(shared(of[key]) if of else "" for of in of_tasks)]] if any(of_tasks) else []
     heads = ["asked", *(text(in_html(task)) for task in tasks)]
-    several = [form for name in families if len(members[name]) > 1 for form in members[name]]
+    several = [form for members in families.values() if members[1:] for form in members]
     every = table(heads, [row_of(form, held, tasks, [form]) for form in several])
     folded = f"<details><summary>Every form of the families</summary>{every}</details>" if several else ""
     return table(heads, rows) + folded
 
 
-def row_of(name: str, held: Mapping[str, Any], tasks: Sequence[str], members: Sequence[str]) -> list[str]:
-    forms = held["forms"]
-    keeps = all(forms[form]["keeps_gold"] for form in members if form in forms)
-    other = '<div class="small">another answer is right</div>' if not keeps else ""
+def row_of(name: str, held: Found, tasks: Sequence[str], members: Sequence[str]) -> list[str]:
+    keeps = all(form["keeps_gold"] for form in held["forms"] if form["name"] in members)
+    other = "" if keeps else '<div class="small">another answer is right</div>'
     return [text(in_html(name) + other), *(cell_of(held, task, name, members) for task in tasks)]
 
 
-def cell_of(held: Mapping[str, Any], task: str, name: str, members: Sequence[str]) -> str:
-    row = (held["families"].get(task, {}) if len(members) > 1 else held["cells"][task]).get(name)
-    if row is None and len(members) > 1:  # only one of the family could be asked
-        row = next((held["cells"][task][form] for form in members if form in held["cells"][task]), None)
+def cell_of(held: Found, task: str, name: str, members: Sequence[str]) -> str:
+    """Of a family its mean; where only one of its members could be asked, that one."""
+    cells = held["cells"][task]
+    row = held["families"][task].get(name) or next((cells[form] for form in members if form in cells), None)
     if row is None:
         return f'<div class="small">{in_html(why_not(held, task, members))}</div>'
     told = shared(row["accuracy"])
@@ -72,7 +74,7 @@ def cell_of(held: Mapping[str, Any], task: str, name: str, members: Sequence[str
     gain = row["gain"]
     said = f"{100 * gain['share']:+.1f} ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})"
     said = f"<b>{said}</b>" if gain["low"] > 0 or gain["high"] < 0 else said
-    few = f", {row['questions']:,} questions" if row["questions"] < held["tasks"][task]["questions"] else ""
+    few = f", {row['questions']:,} questions" if row["questions"] < cells[PLAIN]["questions"] else ""
     return f'<div style="{shade(gain["share"])}">{told}<div class="small">{said}{few}</div></div>'
 
 
@@ -83,7 +85,7 @@ def shade(gain: float) -> str:
     return f"border-right:5px solid color-mix(in srgb,{colour} {strength}%,transparent);padding-right:6px"
 
 
-def why_not(held: Mapping[str, Any], task: str, members: Sequence[str]) -> str:
+def why_not(held: Found, task: str, members: Sequence[str]) -> str:
     """The most frequent reason for which a form was not asked; empty if it was not to be."""
     counts: dict[str, int] = {}
     for form in members:
@@ -93,14 +95,22 @@ def why_not(held: Mapping[str, Any], task: str, members: Sequence[str]) -> str:
     return REASONS.get(reason, reason)
 
 
-def sources(held: Mapping[str, Any]) -> str:
+def sources(held: Found) -> str:
     """How many questions each task has, what became of the rest of its source, and what was trained on."""
     rows = []
-    for task, of in held["tasks"].items():
-        copies, source = held["copies"][task], of.get("source") or {}
+    for task in held["tasks"]:
+        copies, source = held["copies"][task["name"]], task.get("source") or {}
         rejected = ", ".join(f"{reason} {count:,}" for reason, count in source.get("rejected", {}).items())
         found = f"{copies['exact']:,} equal, {copies['near']:,} nearly" if "note" not in copies else copies["note"]
         left = [f"{source[key]:,}" if key in source else "" for key in ("in", "duplicates", "unused")]
-        rows.append([text(in_html(task)), f"{of['questions']:,}", *left, text(in_html(rejected)), text(in_html(found))])
+        rows.append(
+            [
+                text(in_html(task["name"])),
+                f"{task['questions']:,}",
+                *left,
+                text(in_html(rejected)),
+                text(in_html(found)),
+            ]
+        )
     heads = ["task", "questions", "rows of its source", "repeated", "not used", "rejected", "among training questions"]
     return table(heads, rows)

@@ -131,8 +131,9 @@ def test_the_matrix_says_what_the_student_can(tmp_path: Path, sample: Path) -> N
     who = found["cells"]["who"]
     assert (who["plain"]["right"], who["plain"]["not_asked"], who["plain"]["questions"]) == (1, 1, 2)
     assert list(found["cells"]["sums"]) == ["plain"]
-    assert found["tasks"]["sums"]["questions"] == 4
-    assert found["tasks"]["who"]["source"]["used"] == 2
+    assert [(task["name"], task["questions"]) for task in found["tasks"]] == [("held_out", 2), ("who", 2), ("sums", 4)]
+    assert found["tasks"][1]["source"]["used"] == 2
+    assert [form["name"] for form in found["forms"]] == ways
     assert found["copies"]["held_out"] == {"exact": 1, "near": 0}
     (copy,) = pq.read_table(at / "copies.parquet").to_pylist()
     assert (copy["task"], copy["question"]) == ("held_out", HELD[0][0])
@@ -151,7 +152,10 @@ def test_the_matrix_says_what_the_student_can(tmp_path: Path, sample: Path) -> N
     html = section({"arms": {"traces": {"evaluation": result}}, "models": {}})
     assert "-100.0 (" in html
     assert "does not apply" in html
-    assert html.count("<td") > 60
+    places = [html.index(f">{name}<") for name in ("plain", "wording", "language.es", "ranges", "wording.terse")]
+    assert places == sorted(places)
+    assert html.count("another answer is right") == 3  # ranges, digits, step.double
+    assert html.count("+0.0 (") == 3  # wording, and its two forms
     assert "held_out 100.0% (consistent in all forms 0.0%)" in "".join(said(result))
 
 
