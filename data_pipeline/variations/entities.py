@@ -7,7 +7,7 @@ import re
 from typing import NamedTuple
 
 from tracestill.data_pipeline.base.schema import Question
-from tracestill.data_pipeline.variations.numbers import is_computed
+from tracestill.data_pipeline.variations.values import is_computed
 from tracestill.data_pipeline.variations.variation import Variation, with_text
 from tracestill.data_pipeline.variations.words import NAMES, THINGS, persons_in
 

@@ -12,7 +12,7 @@ from tracestill.data_pipeline.answers.numbers.quantity import shown
 from tracestill.data_pipeline.base.schema import Question
 from tracestill.data_pipeline.sampling.files.formats import is_files
 from tracestill.data_pipeline.sampling.teachers import find_module
-from tracestill.data_pipeline.variations.numbers import by_equation, unlike
+from tracestill.data_pipeline.variations.values import by_equation, unlike
 from tracestill.data_pipeline.variations.variation import Variation
 
 PLAIN = re.compile(r"[$€£]?-?\d[\d,]*(?:\.\d+)?")  # a gold answer that can be computed with: no percent, no ratio

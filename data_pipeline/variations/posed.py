@@ -16,7 +16,7 @@ from tracestill.data_pipeline.base.schema import Question, content_id
 from tracestill.data_pipeline.guards.well_formed import text_fault
 from tracestill.data_pipeline.sampling.asking.styles import tagged
 from tracestill.data_pipeline.variations.known import FIELD
-from tracestill.data_pipeline.variations.numbers import times_told
+from tracestill.data_pipeline.variations.values import times_told
 from tracestill.data_pipeline.variations.variation import Variation
 
 PLAIN = "plain"

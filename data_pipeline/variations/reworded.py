@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tracestill.data_pipeline.base.schema import Question
 from tracestill.data_pipeline.sampling.asking.kept import Kept
 from tracestill.data_pipeline.variations.known import ReworderConfig
-from tracestill.data_pipeline.variations.numbers import values_in
+from tracestill.data_pipeline.variations.values import values_in
 from tracestill.data_pipeline.variations.variation import Variation, with_text
 
 KEPT = "rewordings.jsonl"  # in a run: what teachers have said

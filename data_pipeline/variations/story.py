@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tracestill.data_pipeline.base.schema import Question
 from tracestill.data_pipeline.granularity.phrases import DEFAULT, phrases_of
 from tracestill.data_pipeline.segmentation.parts import step_ends
-from tracestill.data_pipeline.variations.numbers import unlike
+from tracestill.data_pipeline.variations.values import unlike
 from tracestill.data_pipeline.variations.variation import Variation, with_text
 from tracestill.data_pipeline.variations.words import DISTRACTORS, PERSONAL, only_person
 
