@@ -21,6 +21,9 @@ class Unit(NamedTuple):
     words: dict[str, str]
     without: re.Pattern[str]
 
+    def renamed(self, text: str) -> str:
+        return self.pattern.sub(lambda match: like(match[0], self.words[match[0].lower()]), text)
+
 
 def unit(words: dict[str, str], without: str) -> Unit:
     names = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
@@ -108,7 +111,7 @@ def other_units(question: Question, draw: random.Random) -> Question | None:
             continue
         if is_money:
             text = re.sub(r"\$ ?(?=[\d.])", "€", text)
-        text = each.pattern.sub(lambda match, words=each.words: like(match[0], words[match[0].lower()]), text)
+        text = each.renamed(text)
     return None if text == question.question else with_text(question, text)
 
 

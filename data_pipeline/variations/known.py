@@ -16,7 +16,6 @@ from tracestill.data_pipeline.variations import entities, frames, harder, story
 from tracestill.data_pipeline.variations.variation import Variation
 
 FIELD = "evaluate.variations"
-ALL = "all"
 BUILT_IN = {each.label: each for room in (frames, story, entities, harder) for each in room.BUILT_IN}
 FAMILIES = tuple(dict.fromkeys(each.family or each.name for each in BUILT_IN.values()))
 
@@ -42,7 +41,7 @@ class VariationsConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     use: Literal["all"] | tuple[Name | ReworderConfig, ...] = Field(
-        ALL,
+        "all",
         description=f"families ({', '.join(FAMILIES)}), one of a family (wording.polite), your own "
         "(my_pkg.my_module:MINE), or a teacher of the recipe (by: NAME); all: all that are built in",
     )
@@ -62,12 +61,12 @@ class VariationsConfig(BaseModel):
 
     @property
     def reworders(self) -> tuple[ReworderConfig, ...]:
-        return () if self.use == ALL else tuple(each for each in self.use if isinstance(each, ReworderConfig))
+        return () if isinstance(self.use, str) else tuple(each for each in self.use if isinstance(each, ReworderConfig))
 
 
 def own_modules_in(config: VariationsConfig | None) -> dict[str, str]:
     """Field -> module of the user's that it names."""
-    if config is None or config.use == ALL:
+    if config is None or isinstance(config.use, str):
         return {}
     named = {f"{FIELD}.use.{at}": each for at, each in enumerate(config.use) if isinstance(each, str)}
     return {field: use.partition(":")[0] for field, use in named.items() if ":" in use}
@@ -81,7 +80,7 @@ def own_files(config: VariationsConfig | None) -> dict[str, dict[str, Path]]:
 def chosen(config: VariationsConfig) -> list[Variation]:
     """The programs among the variations of a recipe, each once, in its order. Raises InputError for an unknown one;
     who only looks gets none of the user's own."""
-    if config.use == ALL:
+    if isinstance(config.use, str):
         return list(BUILT_IN.values())
     found: dict[str, Variation] = {}
     for at, use in enumerate(config.use):

@@ -106,30 +106,36 @@ def with_numbers(text: str, new: Mapping[Fraction, Fraction], numbers: re.Patter
 
 
 def parsed(equation: str) -> ast.expr | None:
-    """Sums, differences, products and quotients of numbers above zero; None for anything else."""
+    """Sums, differences, products and quotients of whole numbers above zero; None for anything else."""
     try:
         tree = ast.parse(equation.strip(), mode="eval").body
+        return tree if all(map(is_plain, ast.walk(tree))) else None
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant):
-            if type(node.value) not in (int, float) or not 0 < node.value <= LARGEST or node.value % 1:
-                return None
-        elif not isinstance(node, ast.BinOp | ast.operator) or (
-            isinstance(node, ast.operator) and type(node) not in OPERATIONS
-        ):
-            return None
-    return tree
+
+
+def is_plain(node: ast.AST) -> bool:
+    """Whether a node of a parsed equation is an operation that is known, or a whole number in its bounds."""
+    if isinstance(node, ast.Constant):
+        value = node.value
+        return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LARGEST and not value % 1
+    return isinstance(node, ast.BinOp) or type(node) in OPERATIONS
 
 
 def operands_of(tree: ast.expr) -> list[Fraction]:
-    return [Fraction(int(node.value)) for node in ast.walk(tree) if isinstance(node, ast.Constant)]  # type: ignore[arg-type]
+    return [fraction_of(node) for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+
+
+def fraction_of(node: ast.Constant) -> Fraction:
+    """The number of a node that ``is_plain``."""
+    assert isinstance(node.value, int | float)
+    return Fraction(int(node.value))
 
 
 def value_of(tree: ast.expr, new: Mapping[Fraction, Fraction]) -> Fraction | None:
     """The value of an equation with ``new`` numbers for some of its own; None if it divides by zero."""
     if isinstance(tree, ast.Constant):
-        own = Fraction(int(tree.value))  # type: ignore[arg-type]
+        own = fraction_of(tree)
         return new.get(own, own)
     assert isinstance(tree, ast.BinOp)
     left, right = value_of(tree.left, new), value_of(tree.right, new)

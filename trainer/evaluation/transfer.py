@@ -53,15 +53,13 @@ def transfer(context: Context) -> dict[str, Any]:
     for name, questions in tasks.items():
         limit = settings.variations.questions if settings.variations else None
         own = tag if name == HELD_OUT else ""
-        plan += posed(
-            *(name, questions, variations[name], context.recipe.seed),
-            **{"tag": own, "varied": limit, "takes_system": context.asker.takes_system},
-        )
+        how: dict[str, Any] = {"tag": own, "varied": limit, "takes_system": context.asker.takes_system}
+        plan += posed(name, questions, variations[name], context.recipe.seed, **how)
     write_rows(context.path / "asked.parquet", (row._asdict() for row in plan), ASKED_SCHEMA)
     rows = answers(context, plan, verifiers)
-    for form in dict.fromkeys(row.variation for row in plan):
+    (context.path / FOLDER).mkdir()
+    for form in dict.fromkeys(row.variation for row, _ in rows):
         own_rows = [{"task": row.task, "variation": form, **told} for row, told in rows if row.variation == form]
-        (context.path / FOLDER).mkdir(exist_ok=True)
         write_rows(context.path / FOLDER / f"{file_name(form)}.parquet", own_rows, VARIED_SCHEMA)
     forms = {each.label: Form(each.family or each.name, each.keeps_gold) for of in variations.values() for each in of}
     found = matrix([outcome_of(row, told) for row, told in rows], forms)
