@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.documents.chat_parts import CLOSING, OPENING, messages_of
+from tracestill.data_pipeline.documents.chat_parts import CLOSING, OPENING, messages_of, writes_system
 from tracestill.data_pipeline.documents.chat_template import ChatTemplate, named_token, template_source
 from tracestill.data_pipeline.sampling.readers.thought import TAG, split_thought
 from tracestill.data_pipeline.tokens.layout import Reading
@@ -58,6 +58,7 @@ class AskLayout:
             read = {name: value for name, value in (variables or {}).items() if name in source}
             self.template = ChatTemplate(directory, read, date=DATE)
             self.backend.encode_special_tokens = False  # the template writes its delimiters as text
+        self.takes_system = self.template is not None and writes_system(self.template)
         vocabulary = self.backend.get_vocab(with_added_tokens=True)
         self.tags = {i for i in map(vocabulary.get, (THINK, END_THINK)) if i is not None}
         eos, pad = (vocabulary.get(named_token(config, name) or "") for name in ("eos", "pad"))
@@ -69,10 +70,6 @@ class AskLayout:
         self.pad = self.stops[0] if pad is None else pad
         tags = list(TAG.finditer(self.asked("How much is 1 + 2?")))
         self.prefilled = bool(tags) and not (tags[-1]["shut"] or tags[-1]["close"])
-
-    @property
-    def takes_system(self) -> bool:
-        return self.template is not None
 
     def asked(self, question: str, system: str | None = None) -> str:
         """The text of the prompt, without what the tokenizer itself puts around it."""

@@ -30,6 +30,7 @@ from tracestill.data_pipeline.documents.chat_parts import (
     findings_of,
     messages_of,
     shown,
+    writes_system,
 )
 from tracestill.data_pipeline.documents.chat_template import ChatTemplate, Refusal, named_token
 from tracestill.data_pipeline.documents.chat_tokens import ChatTokens, Refused, Text
@@ -60,7 +61,6 @@ class ChatLayout:
         names = load_config(directory / "tokenizer_config.json")
         tokens = {name: named_token(names, name) for name in ("bos", "eos", "pad")}
         self.chat_template: str | None = None  # an export keeps the tokenizer's own
-        self.takes_system = config.template == "chat"
         if config.template != "chat":
             if tokens["eos"] not in vocabulary:
                 raise InputError(f'{directory}: no symbol ends a text; set "eos_token" in tokenizer_config.json')
@@ -68,6 +68,7 @@ class ChatLayout:
             self.chat_template = PLAIN.replace("{BOS}", "{{ bos_token }}" if begins else "")
             self.where = f"{directory}: the plain layout"
         self.template = ChatTemplate(directory, config.variables, source=self.chat_template)
+        self.takes_system = config.template == "chat" and writes_system(self.template)
         if tokens["pad"] not in vocabulary:
             raise InputError(
                 f"{directory}: the tokenizer lacks the control symbol pad_token (found {tokens['pad']!r}); set "

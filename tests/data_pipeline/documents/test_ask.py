@@ -69,6 +69,17 @@ def test_another_system_prompt_takes_the_place_of_the_recipes(tmp_path: Path) ->
     assert layout.prompt_ids("1?", "Be long.") == AskLayout(tmp_path, system="Be long.").prompt_ids("1?")
 
 
+@pytest.mark.parametrize(
+    "of_system",
+    ["", "{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"],
+    ids=["left out", "refused"],
+)
+def test_a_template_that_writes_no_system_prompt_takes_none(tmp_path: Path, of_system: str) -> None:
+    users = "{% if m.role == 'user' %}{{ m.content }}{% endif %}"
+    made.save(tmp_path, f"{{% for m in messages %}}{of_system}{users}{{% endfor %}}")
+    assert not AskLayout(tmp_path).takes_system
+
+
 def test_a_base_model_is_given_the_question_as_its_tokenizer_begins_a_text(tmp_path: Path) -> None:
     made.save(tmp_path, made.CHATML)
     for path in (tmp_path / "chat_template.jinja", tmp_path / "tokenizer_config.json"):
