@@ -83,7 +83,10 @@ def further(name: str, config: AlsoConfig, seed: int) -> Further:
         found = [Question(**{**vars(each), "source": config.source}) for each in posed.questions]
         return Further(found, posed.counts, posed.rejected)
     file = FileConfig(path=config.source, fields=config.fields, columns=config.columns, escapes=config.escapes)
-    read = gather([file], Chain().answer, with_traces=False)
+    try:
+        read = gather([file], Chain().answer, with_traces=False)
+    except InputError as error:
+        raise InputError(f"{field}: {error}") from error
     refuse_too_many(read.rejected, read.total, config.max_rejected, f"{field}.max_rejected", "rows")
     splits = {each.split for each in read.questions}
     split = config.split or ("test" if "test" in splits else None)

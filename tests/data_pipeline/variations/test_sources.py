@@ -45,6 +45,11 @@ def test_a_file_gives_its_questions_and_accounts_for_the_rest(tmp_path: Path) ->
         further("sums", AlsoConfig(source=source, max_rejected=0), 0)
 
 
+def test_a_file_that_is_not_there_is_named_with_its_field(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"evaluate\.also\.sums: .*nothing.jsonl: not readable"):
+        further("sums", AlsoConfig(source=str(tmp_path / "nothing.jsonl")), 0)
+
+
 def test_rows_of_the_test_split_are_taken_where_rows_name_splits(tmp_path: Path) -> None:
     rows = [{"question": f"What is {n}?", "answer": "1", "split": "test" if n < 4 else "train"} for n in range(9)]
     source = write(tmp_path / "split.jsonl", rows)
