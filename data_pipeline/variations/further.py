@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -78,15 +79,15 @@ def further(name: str, config: AlsoConfig, seed: int) -> Further:
     stage does for a source that cannot be read, or with too much in it that cannot be used."""
     field = f"{ALSO}.{name}"
     asked = config.as_questions()
-    if not asked.is_file:
-        posed = from_module(asked, {"train": 0, "test": config.questions}, seed)
-        found = [Question(**{**vars(each), "source": config.source}) for each in posed.questions]
-        return Further(found, posed.counts, posed.rejected)
     file = FileConfig(path=config.source, fields=config.fields, columns=config.columns, escapes=config.escapes)
     try:
+        if not asked.is_file:
+            posed = from_module(asked, {"train": 0, "test": config.questions}, seed)
+            found = [replace(each, source=config.source) for each in posed.questions]
+            return Further(found, posed.counts, posed.rejected)
         read = gather([file], Chain().answer, with_traces=False)
     except InputError as error:
-        raise InputError(f"{field}: {error}") from error
+        raise InputError(f"{field}: {str(error).removeprefix('questions.')}") from error
     refuse_too_many(read.rejected, read.total, config.max_rejected, f"{field}.max_rejected", "rows")
     splits = {each.split for each in read.questions}
     split = config.split or ("test" if "test" in splits else None)

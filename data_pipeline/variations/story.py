@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from tracestill.data_pipeline.base.schema import Question
-from tracestill.data_pipeline.granularity.phrases import DEFAULT, phrases_of
+from tracestill.data_pipeline.granularity.phrases import DEFAULT, language_of, phrases_of
 from tracestill.data_pipeline.segmentation.parts import step_ends
 from tracestill.data_pipeline.variations.values import unlike
 from tracestill.data_pipeline.variations.variation import Variation, with_text
@@ -69,9 +69,10 @@ def story_of(text: str) -> Story | None:
 
 
 def sentences(question: Question, draw: random.Random) -> Question | None:
-    """Sentences that lean on nothing, in another order; the question stays last."""
+    """Sentences that lean on nothing, in another order; the question stays last. Of English ones only: what leans on
+    what is told by words."""
     story = story_of(question.question)
-    if story is None:
+    if story is None or language_of(question.question) != DEFAULT:
         return None
     alone = only_person(question.question) is not None
     free = [stands_alone(fact, alone) for fact in story.facts]

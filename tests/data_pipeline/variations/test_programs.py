@@ -79,6 +79,7 @@ def test_sentences_change_places_only_where_they_lean_on_nothing() -> None:
         "Ann has a shop. A pen costs $2. It is blue. Then a ruler costs $3 more. How much is a pen?",
         "Ann has 3 pens. Ben has 4 pens. He has 2 books. She has 1 book. How many books are there?",  # whose?
         "A bird sang. How many sang?",
+        "Anna hat einen Laden. Ein Stift kostet 2 Euro. Danach kauft Ben 3 Hefte für 4 Euro. Wie viel hat er noch?",
     ):
         assert text_of("order.sentences", leaning) is None
 

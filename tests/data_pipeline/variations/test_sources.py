@@ -48,6 +48,8 @@ def test_a_file_gives_its_questions_and_accounts_for_the_rest(tmp_path: Path) ->
 def test_a_file_that_is_not_there_is_named_with_its_field(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"evaluate\.also\.sums: .*nothing.jsonl: not readable"):
         further("sums", AlsoConfig(source=str(tmp_path / "nothing.jsonl")), 0)
+    with pytest.raises(InputError, match=r"evaluate\.also\.sums: options: 2 digits have 100 sequences"):
+        further("sums", AlsoConfig(source="digit_sum", options={"digits": 2}), 0)
 
 
 def test_rows_of_the_test_split_are_taken_where_rows_name_splits(tmp_path: Path) -> None:
