@@ -68,6 +68,7 @@ setup(
         "hub": ["datasets>=3"],  # questions.source: hf://owner/name
         "math": ["math-verify>=0.9", "pebble>=5.1"],  # expressions in answers, compared by algebra
         "8bit": ["bitsandbytes>=0.50"],  # train.optimizer: adam8bit
+        "lm-eval": ["lm-eval>=0.4.13"],  # tasks of lm-evaluation-harness on a student
         "monitor": ["tensorboard>=2.18"],
         "dev": [
             "aiohttp>=3.10",

@@ -76,8 +76,8 @@ def evaluation(rounds: int) -> dict[str, Any]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from tracestill.trainer.evaluation.generate import generate
     from tracestill.trainer.ranks.threads import choice_for, threads_kept
+    from tracestill.trainer.writing.generate import generate
 
     torch.manual_seed(0)
     shape = {**SIZES["30M"], "num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 8192}

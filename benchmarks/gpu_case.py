@@ -128,7 +128,7 @@ def generation(tiny: bool) -> Named:
     from trainer_gpu import shape_of
     from transformers import AutoModelForCausalLM, Qwen3Config
 
-    from tracestill.trainer.evaluation.generate import generate
+    from tracestill.trainer.writing.generate import generate
 
     def measure() -> Figures:
         wanted, where = TINY_GENERATION if tiny else GENERATION, device()

@@ -31,7 +31,7 @@ from tracestill.data_pipeline.channels.channel import topk
 from tracestill.data_pipeline.channels.shards import Shard, write_shard
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.trainer.batches.rectangles import layout_for
-from tracestill.trainer.evaluation.rows import rows_of
+from tracestill.trainer.losses.rows import rows_of
 from tracestill.trainer.recipe.settings import StudentConfig
 from tracestill.trainer.scoring.reading import LocalModel
 from tracestill.trainer.scoring.shard import read_shard

@@ -33,7 +33,7 @@ from machine import claim, describe, finish, table
 
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.tokens.store import TokenStore
-from tracestill.trainer.evaluation.intervals import mean_interval
+from tracestill.trainer.losses.intervals import mean_interval
 from tracestill.trainer.recipe.recipe import MAIN_ARM
 from tracestill.trainer.recipe.run_directory import RunDirectory, open_channels
 from tracestill.trainer.weighting import TargetWeights, make_weighting

@@ -28,9 +28,18 @@ from tracestill.launch.commands import (
     yield_command,
 )
 from tracestill.launch.commands.decontaminate import DecontaminateOption, with_benchmarks
-from tracestill.launch.commands.execution import default_root, evaluate_model, execute, looking, open_run, single
+from tracestill.launch.commands.execution import (
+    default_root,
+    evaluate_endpoint,
+    evaluate_model,
+    evaluate_tasks,
+    execute,
+    looking,
+    open_run,
+    single,
+)
 from tracestill.launch.commands.guarded import Guarded
-from tracestill.launch.commands.options import Again, ArmOption, Changes, Hosts, Place, SetOption, grouped
+from tracestill.launch.commands.options import Again, ArmOption, Changes, Hosts, Others, Place, SetOption, grouped
 
 EPILOG = """
 [bold]A first run[/]   [cyan]tracestill run recipes/demo.yaml[/]   then open   [cyan]runs/demo/report/report.html[/]
@@ -213,24 +222,25 @@ def evaluate(
     place: Place,
     *,
     arm: ArmOption = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="[NAME=]DIR", help="Any other model, asked in its own form, beside the arms."),
-    ] = None,
+    others: Others,
     changes: Changes,
 ) -> None:
     """Let the students answer held-out questions; measure the loss of each span kind. Next: [cyan]report[/].
 
-    An arm with [bold]train: none[/] is its student before training.
+    An arm with [bold]train: none[/] is its student before training. What was written is kept: interrupt it when you
+    like, and the same command goes on.
 
-    Example: [cyan]tracestill evaluate runs/demo --model models/instruct[/]
+    Example: [cyan]tracestill evaluate runs/demo --endpoint http://localhost:8000/v1 --model-name my-model[/]
     """
-    if model is None:
-        single("evaluate", place, changes, arm)
-    elif arm is not None:
-        raise typer.BadParameter("a model is no arm of the run; leave out --arm")
+    others.check(arm)
+    if others.lm_eval:
+        evaluate_tasks(place, changes, arm, others.lm_eval)
+    elif others.endpoint is not None:
+        evaluate_endpoint(place, changes, others.endpoint, others.model_name, others.key_env)
+    elif others.model is not None:
+        evaluate_model(place, changes, others.model)
     else:
-        evaluate_model(place, changes, model)
+        single("evaluate", place, changes, arm)
 
 
 @command("Single stages")

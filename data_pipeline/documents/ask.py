@@ -13,12 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.documents.chat_parts import messages_of
+from tracestill.data_pipeline.documents.chat_parts import CLOSING, OPENING, messages_of, writes_system
 from tracestill.data_pipeline.documents.chat_template import ChatTemplate, named_token, template_source
 from tracestill.data_pipeline.sampling.readers.thought import TAG, split_thought
 from tracestill.data_pipeline.tokens.layout import Reading
-from tracestill.data_pipeline.tokens.render import END_THINK, THINK, load_backend, load_config, symbols_in
+from tracestill.data_pipeline.tokens.render import (
+    END_THINK,
+    THINK,
+    ids_behind,
+    load_backend,
+    load_config,
+    symbols_in,
+)
 
+LEAD = "The answer is "  # of a model that has no mark of its own between trace and answer
 DATE = datetime.date(2024, 7, 26)  # of templates that write one: what a model answers shall not depend on the day
 
 
@@ -38,7 +46,8 @@ class AskLayout:
 
         Raises InputError if the tokenizer cannot be read, or nothing tells where the model stops.
         """
-        self.system, self.template = system, None
+        self.system: str | None = system
+        self.template: ChatTemplate | None = None
         config = load_config(directory / "tokenizer_config.json")
         self.backend = load_backend(directory / "tokenizer.json")
         try:
@@ -49,6 +58,7 @@ class AskLayout:
             read = {name: value for name, value in (variables or {}).items() if name in source}
             self.template = ChatTemplate(directory, read, date=DATE)
             self.backend.encode_special_tokens = False  # the template writes its delimiters as text
+        self.takes_system = self.template is not None and writes_system(self.template)
         vocabulary = self.backend.get_vocab(with_added_tokens=True)
         self.tags = {i for i in map(vocabulary.get, (THINK, END_THINK)) if i is not None}
         eos, pad = (vocabulary.get(named_token(config, name) or "") for name in ("eos", "pad"))
@@ -61,15 +71,25 @@ class AskLayout:
         tags = list(TAG.finditer(self.asked("How much is 1 + 2?")))
         self.prefilled = bool(tags) and not (tags[-1]["shut"] or tags[-1]["close"])
 
-    def asked(self, question: str) -> str:
+    def asked(self, question: str, system: str | None = None) -> str:
         """The text of the prompt, without what the tokenizer itself puts around it."""
         if self.template is None:
             return question
-        return self.template.render(messages_of(self.system, question), generation=True)
+        return self.template.render(messages_of(self.system if system is None else system, question), generation=True)
 
-    def prompt_ids(self, question: str) -> list[int]:
+    def prompt_ids(self, question: str, system: str | None = None) -> list[int]:
         """The ids after which the model writes. A template writes its control symbols itself."""
-        return self.backend.encode(self.asked(question), add_special_tokens=self.template is None).ids
+        return self.backend.encode(self.asked(question, system), add_special_tokens=self.template is None).ids
+
+    def begun_ids(self, trace: str, *, closed: bool) -> list[int]:
+        """As ``Layout.begun_ids``. A model that thinks between tags gets these; any other one's trace is closed by the
+        words that lead to an answer."""
+        if not trace and not closed:
+            return []
+        thinks = self.prefilled or bool(self.tags)
+        opening = "" if self.prefilled or not thinks else OPENING
+        closing = (CLOSING if thinks else f"\n{LEAD}" if trace else LEAD) if closed else ""
+        return ids_behind(self.backend, "", opening + trace + closing)
 
     def control_in(self, question: str) -> str | None:
         """As ``Layout.control_in``."""

@@ -22,12 +22,21 @@ from tokenizers import Encoding
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record, Span
-from tracestill.data_pipeline.documents.chat_parts import ChatParts, find_parts, findings_of, messages_of, shown
+from tracestill.data_pipeline.documents.chat_parts import (
+    CLOSING,
+    OPENING,
+    ChatParts,
+    find_parts,
+    findings_of,
+    messages_of,
+    shown,
+    writes_system,
+)
 from tracestill.data_pipeline.documents.chat_template import ChatTemplate, Refusal, named_token
 from tracestill.data_pipeline.documents.chat_tokens import ChatTokens, Refused, Text
 from tracestill.data_pipeline.documents.document import bare_document, is_bare
 from tracestill.data_pipeline.tokens.layout import Encoded, LayoutConfig, Reading
-from tracestill.data_pipeline.tokens.render import END_THINK, load_backend, load_config, symbols_in
+from tracestill.data_pipeline.tokens.render import END_THINK, ids_behind, load_backend, load_config, symbols_in
 
 PROBE_TRACE = "So  two\ngaps,\n\n a\ttab &amp; <b>é漢</b>\n1. {{ x }}"
 PARTS = ("question", "trace", "answer")
@@ -59,6 +68,7 @@ class ChatLayout:
             self.chat_template = PLAIN.replace("{BOS}", "{{ bos_token }}" if begins else "")
             self.where = f"{directory}: the plain layout"
         self.template = ChatTemplate(directory, config.variables, source=self.chat_template)
+        self.takes_system = config.template == "chat" and writes_system(self.template)
         if tokens["pad"] not in vocabulary:
             raise InputError(
                 f"{directory}: the tokenizer lacks the control symbol pad_token (found {tokens['pad']!r}); set "
@@ -179,9 +189,18 @@ class ChatLayout:
     def tokens_of(self, texts: Sequence[str]) -> list[Encoding]:
         return self.backend.encode_batch(list(texts), add_special_tokens=False)
 
-    def prompt_ids(self, question: str) -> list[int]:
-        asked = self.template.render(messages_of(self.config.system, question), generation=True)
+    def prompt_ids(self, question: str, system: str | None = None) -> list[int]:
+        said = self.config.system if system is None else system
+        asked = self.template.render(messages_of(said, question), generation=True)
         return self.tokens_of([asked])[0].ids
+
+    def begun_ids(self, trace: str, *, closed: bool) -> list[int]:
+        parts = self.parts if trace else self.without_trace
+        opening, closing = parts.opening, parts.closing
+        if trace and self.config.trace == "drop":
+            opening, closing, _ = self.form or (OPENING, CLOSING, "")
+        begun = opening + trace + closing if closed else opening + trace if trace else ""
+        return ids_behind(self.backend, parts.header, begun)
 
     def control_in(self, question: str) -> str | None:
         return next(iter(symbols_in(self.backend, [question], self.controls)[0]), None)

@@ -14,12 +14,13 @@ from collections.abc import Collection
 from typing import Any, Literal, NamedTuple
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.documents.chat_template import ChatTemplate
+from tracestill.data_pipeline.documents.chat_template import ChatTemplate, Refusal
 from tracestill.data_pipeline.tokens.forms import Form
 from tracestill.data_pipeline.tokens.layout import LayoutConfig
 from tracestill.data_pipeline.tokens.render import END_THINK, THINK
 
 QUESTION, TRACE, ANSWER = "qZ7question7Zq", "tZ7trace7Zt", "aZ7answer7Za"  # in no template's own text
+SYSTEM = "sZ7system7Zs"
 OPENING, CLOSING = f"{THINK}\n", f"\n{END_THINK}\n\n"  # where the template leaves it to us
 GENERATED = "set encode.turn: generated (the trace is written after the generation prompt, as the student writes it)"
 
@@ -63,6 +64,14 @@ def messages_of(
             named = dict.fromkeys(("reasoning_content", "reasoning", "thinking"), trace)
             messages.append({"role": "assistant", "content": answer, **named})
     return messages
+
+
+def writes_system(template: ChatTemplate) -> bool:
+    """Whether a system prompt comes out of a template: some refuse one, others leave it out without a word."""
+    try:
+        return SYSTEM in template.render(messages_of(SYSTEM, QUESTION), generation=True)
+    except Refusal:
+        return False
 
 
 def find_parts(

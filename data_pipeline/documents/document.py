@@ -42,6 +42,7 @@ class PlainLayout:
     """``<s> question <think> trace </think> answer </s>``."""
 
     chat_template: str | None = CHAT_TEMPLATE
+    takes_system = False
 
     def __init__(self, tokenizer: TraceTokenizer, trace: Literal["keep", "drop"]) -> None:
         self.tokenizer, self.trace = tokenizer, trace
@@ -74,8 +75,15 @@ class PlainLayout:
     def control_in(self, question: str) -> str | None:
         return next(iter(symbols_in(self.tokenizer.backend, [question])[0]), None)
 
-    def prompt_ids(self, question: str) -> list[int]:
+    def prompt_ids(self, question: str, system: str | None = None) -> list[int]:
         return prompt_ids(self.tokenizer, question)
+
+    def begun_ids(self, trace: str, *, closed: bool) -> list[int]:
+        if not trace and not closed:
+            return []
+        tokenizer = self.tokenizer
+        end = [tokenizer.end_think] if closed else []
+        return [tokenizer.think, *tokenizer.encode([trace])[0].ids, *end]
 
     def asking(self, question: str) -> tuple[list[dict[str, str]], dict[str, Any]]:
         return [{"role": "user", "content": question}], {}

@@ -33,7 +33,7 @@ class TwoTaskLayout:
         self.size, self.pad = answer.size, answer.pad
         self.special_ids, self.stops = answer.special_ids, answer.stops
         self.findings: dict[str, Any] = {**answer.findings, "two_task": config.model_dump()}
-        self.chat_template = answer.chat_template
+        self.chat_template, self.takes_system = answer.chat_template, answer.takes_system
         if self.chat_template is not None:
             prefix = json.dumps(config.answer_prefix, ensure_ascii=False)  # of Jinja's, which pairs no surrogates, too
             self.chat_template = self.chat_template.replace("{{ m['content'] }}", f"{{{{ {prefix} + m['content'] }}}}")
@@ -48,8 +48,11 @@ class TwoTaskLayout:
         general = iter(self.answer.encode([record for record in records if record.reader == GENERAL], kinds))
         return [next(general if record.reader == GENERAL else made) for record in records]
 
-    def prompt_ids(self, question: str) -> list[int]:
-        return self.answer.prompt_ids(self.config.answer_prefix + question)
+    def prompt_ids(self, question: str, system: str | None = None) -> list[int]:
+        return self.answer.prompt_ids(self.config.answer_prefix + question, system)
+
+    def begun_ids(self, trace: str, *, closed: bool) -> list[int]:
+        return self.answer.begun_ids(trace, closed=closed)
 
     def control_in(self, question: str) -> str | None:
         return self.answer.control_in(self.config.answer_prefix + question)

@@ -146,13 +146,21 @@ class Layout(Protocol):
     stops: tuple[int, ...]  # symbols at which generation ends, the last one of a document first
     findings: dict[str, Any]  # what the manifest tells about the layout
     chat_template: str | None  # what an export puts in place of the tokenizer's own; None: nothing
+    takes_system: bool  # whether a system prompt can be said
 
     def encode(self, records: Sequence[Record], kinds: Kinds) -> list[Encoded]:
         """The documents of the records, of any length. Raises InputError naming the record whose spans are bad."""
         ...
 
-    def prompt_ids(self, question: str) -> list[int]:
-        """The ids after which the model writes: the beginning of the documents of the question."""
+    def prompt_ids(self, question: str, system: str | None = None) -> list[int]:
+        """The ids after which the model writes: the beginning of the documents of the question. ``system``: a system
+        prompt in place of the recipe's, if the layout ``takes_system``."""
+        ...
+
+    def begun_ids(self, trace: str, *, closed: bool) -> list[int]:
+        """The ids that stand behind ``prompt_ids`` once the model has begun to write this trace, as documents have
+        it (where they have none, as they would); ``closed``: up to where the answer begins. Of an empty trace that is
+        not closed there are none."""
         ...
 
     def control_in(self, question: str) -> str | None:

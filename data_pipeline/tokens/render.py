@@ -170,6 +170,23 @@ def prompt_ids(tokenizer: TraceTokenizer, question: str) -> list[int]:
     return [tokenizer.bos, *tokenizer.encode([question])[0].ids]
 
 
+def ids_behind(backend: Tokenizer, before: str, text: str) -> list[int]:
+    """The ids of a text that a model goes on from, where ``before`` stands before it.
+
+    A blank at its end that a tokenizer joins to what follows is left to the model, as it has learned it.
+    """
+
+    def ids_of(text: str) -> list[int]:
+        return list(backend.encode(text, add_special_tokens=False).ids)
+
+    if not text:
+        return []
+    if text.endswith(" ") and any(ids_of(text + next)[: len(ids_of(text))] != ids_of(text) for next in "7a"):
+        text = text.rstrip(" ")
+    first, whole = ids_of(before), ids_of(before + text)
+    return whole[len(first) :] if whole[: len(first)] == first else ids_of(text)
+
+
 def split_output(tokenizer: TraceTokenizer, ids: Sequence[int]) -> Output:
     """Trace and answer in the ids that a model wrote after the prompt; what follows ``</s>`` is padding.
 

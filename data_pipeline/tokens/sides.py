@@ -32,6 +32,7 @@ class EncoderDecoderLayout:
         self.size, self.pad, self.stops = plain.size, plain.pad, plain.stops
         self.special_ids, self.findings = plain.special_ids, plain.findings
         self.chat_template: str | None = None
+        self.takes_system = plain.takes_system
         if plain.chat_template is not None:
             self.chat_template = plain.chat_template.replace("{{ bos_token }}", "") + "{{ eos_token }}"
 
@@ -51,8 +52,11 @@ class EncoderDecoderLayout:
         kind = np.concatenate([np.full(end, PAD), document.kinds[end:]])
         return Document(tokens.astype(np.int32), kind.astype(np.uint8), document.steps)
 
-    def prompt_ids(self, question: str) -> list[int]:
+    def prompt_ids(self, question: str, system: str | None = None) -> list[int]:
         return [*self.plain.prompt_ids(question)[1:], self.tokenizer.eos]
+
+    def begun_ids(self, trace: str, *, closed: bool) -> list[int]:
+        return self.plain.begun_ids(trace, closed=closed)
 
     def control_in(self, question: str) -> str | None:
         return self.plain.control_in(question)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,9 +81,7 @@ def execute(
 
 def evaluate_model(place: Place, changes: Changes, model: str) -> None:
     """Let a model that is no arm, as ``DIR`` or ``NAME=DIR``, answer the held-out questions of a run."""
-    from tracestill.launch.run.runner import require_inputs, run_stages
-    from tracestill.launch.run.stages import describe_end, model_work, plan_works
-    from tracestill.trainer.ranks.console import Terminal
+    from tracestill.launch.run.stages import model_work
     from tracestill.trainer.recipe.recipe import plain_name
 
     name, equals, path = ("", "", model) if Path(model).exists() else model.rpartition("=")
@@ -92,14 +90,37 @@ def evaluate_model(place: Place, changes: Changes, model: str) -> None:
     name = name if equals else Path(path).absolute().name
     if not plain_name(name):
         raise InputError(f"--model {model}: '{name}' is no name for it; give it one: --model NAME={path}")
+    ask_others(place, changes, lambda run: [model_work(run, name, Path(path))])
+
+
+def evaluate_endpoint(place: Place, changes: Changes, endpoint: str, model: str | None, key_env: str | None) -> None:
+    """Let a served model answer the held-out questions of a run: at an address, or named in the recipe."""
+    from tracestill.launch.run.stages import endpoint_work
+
+    ask_others(place, changes, lambda run: [endpoint_work(run, endpoint, model, key_env)])
+
+
+def evaluate_tasks(place: Place, changes: Changes, arm: str | None, tasks: list[str]) -> None:
+    """Let lm-evaluation-harness measure the students of a run, or that of an arm."""
+    from tracestill.launch.run.stages import task_works
+
+    ask_others(place, changes, lambda run: task_works(run, arm, tasks))
+
+
+def ask_others(place: Place, changes: Changes, works_of: Callable[[RunDirectory], list[Work]]) -> None:
+    """Do work that is no stage of a run's own."""
+    from tracestill.launch.run.runner import require_inputs, run_stages
+    from tracestill.launch.run.stages import describe_end, plan_works
+    from tracestill.trainer.ranks.console import Terminal
+
     asked = open_run(place.recipe, place.run_dir, changes.settings)
     works = plan_works(asked)
-    work = model_work(asked, name, Path(path))
-    require_inputs([work], [*works, work], place.recipe)
+    others = works_of(asked)
+    require_inputs(others, [*works, *others], place.recipe)
     console = Terminal(stderr=True)
     with claimed(asked, works, console, replace=changes.replace):
-        run_stages([work], console)
-        describe_end(asked, [work], console)
+        run_stages(others, console)
+        describe_end(asked, others, console)
 
 
 @contextlib.contextmanager

@@ -56,6 +56,45 @@ class Changes:
 
 
 @dataclass(frozen=True)
+class Others:
+    """Who or what is evaluated in place of the arms as the recipe has them."""
+
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="[NAME=]DIR", help="Any other model, asked in its own form, beside the arms."),
+    ] = None
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--endpoint", metavar="URL", help="A served model beside the arms, or one of evaluate.endpoints by name."
+        ),
+    ] = None
+    model_name: Annotated[
+        str | None, typer.Option("--model-name", metavar="NAME", help="The model, as that server calls it.")
+    ] = None
+    key_env: Annotated[
+        str | None, typer.Option("--key-env", metavar="VARIABLE", help="The environment variable with its key.")
+    ] = None
+    lm_eval: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lm-eval", metavar="TASK", help="A task of lm-evaluation-harness, or its YAML file, on exported students."
+        ),
+    ] = None
+
+    def check(self, arm: str | None) -> None:
+        """Raises BadParameter for options that exclude each other."""
+        if arm is not None and (self.model or self.endpoint):
+            raise typer.BadParameter("a model is no arm of the run; leave out --arm")
+        if self.model is not None and self.endpoint is not None:
+            raise typer.BadParameter("--model and --endpoint are two models; ask one after the other")
+        if self.endpoint is None and (self.model_name or self.key_env):
+            raise typer.BadParameter("--model-name and --key-env belong to --endpoint")
+        if self.lm_eval and (self.model or self.endpoint):
+            raise typer.BadParameter("--lm-eval measures the students of arms; leave out --model and --endpoint")
+
+
+@dataclass(frozen=True)
 class Hosts:
     """On which hosts ranks run, and how they are reached."""
 

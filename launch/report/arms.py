@@ -40,10 +40,10 @@ def headline(found: Found) -> str:
     parts.append(
         '<p class="soft">Whiskers: 95 % interval (Wilson). Answers come from free generation; one reader finds them in '
         "what every model writes. Bold: the best, where its interval parts from all others. Cut off: no end within "
-        "evaluate.max_new_tokens, so no answer. Answered: one was found. "
-        "In form: the trace was closed and the answer ended, as in training. "
-        "Not asked: the question holds a control symbol of the model's tokenizer; it counts as wrong, and not in the "
-        "tokens of a trace.</p>"
+        "evaluate.max_new_tokens, so no answer. Answered: one was found. In form: the trace was closed and the answer "
+        "ended, as in training. Cannot tell: an answer of which the verifier cannot say whether it is right; it "
+        "counts as not right. In loops: it says the same again and again. Not asked: the question holds a control "
+        "symbol of the model's tokenizer; it counts as wrong, and not in the tokens of a trace.</p>"
     )
     best = apart([(-high, -low) for _, _, low, high in rows])
     body = []
@@ -58,9 +58,11 @@ def headline(found: Found) -> str:
                 f"{'*' if at == best else ''}{share:.1%}{left}",
                 f"{low:.1%} to {high:.1%}",
                 f"{row['answered']:,}" if "answered" in row else "",  # older results lack it
-                f"{row['right_when_answered']:.1%}{undecided(row)}" if row.get("answered") else "",
+                f"{row['right_when_answered']:.1%}{between(row, 'right_when_answered')}" if row.get("answered") else "",
+                f"{undecided(row):,}" if "undecided" in row else "",
                 f"{row['trace_tokens_mean']:,.1f}",
                 f"{row['truncated']:,}",
+                f"{row['loops']:,}" if "loops" in row else "",
                 f"{row['in_form']:,}" if "in_form" in row else "",
                 steps_of(arm.get("train")) if arm.get("trains") else "none",
                 seconds((arm.get("train") or {}).get("seconds")),
@@ -73,8 +75,10 @@ def headline(found: Found) -> str:
         "95 % interval",
         "answered",
         "right when answered",
+        "cannot tell",
         "tokens a trace",
         "cut off",
+        "in loops",
         "in form",
         "steps",
         "training",
@@ -91,14 +95,23 @@ def answered(found: Found) -> tuple[Found, Found]:
 
 
 def unasked(row: Found) -> str:
-    """Beside an accuracy, where some questions could not be put to the model."""
-    return f"{row['not_asked']:,} not asked" if row.get("not_asked") else ""  # older results lack it
+    """Beside an accuracy, where some questions could not be put to the model, or nobody could tell the answer."""
+    left = {
+        "not asked": row.get("not_asked"),
+        "without a gold answer": row.get("without_gold"),
+    }  # older results lack it
+    return ", ".join(f"{count:,} {what}" for what, count in left.items() if count)
 
 
-def undecided(row: Found) -> str:
-    """Beside it, the answers of which nobody could tell whether they are right; they count as not right."""
-    count = sum((row.get("undecided") or {}).values())
-    return f'<div class="small">{count:,} undecided</div>' if count else ""
+def undecided(row: Found) -> int:
+    """The answers of which nobody could tell whether they are right; they count as not right."""
+    return sum(row["undecided"].values())
+
+
+def between(row: Found, key: str) -> str:
+    """The interval of a share, in small type."""
+    low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
+    return "" if low is None else f'<div class="small">{low:.1%} to {high:.1%}</div>'
 
 
 def shares(rows: Mapping[str, Found]) -> str:
@@ -132,7 +145,8 @@ def held_out(found: Found) -> str:
     return (
         "<h2>Held-out loss by span kind</h2><p class='soft'>Mean negative log-likelihood in nats a token on held-out "
         "documents with its 95 % interval (questions taken as independent), and the share of tokens predicted right, "
-        "each given all tokens before it. All targets count once, whatever the arm's weighting. Bold: the least, where "
+        "each given all tokens before it. All targets count once, whatever the arm's weighting. Bold: the least, "
+        "where "
         f"its interval parts from all others.{note}</p>" + "".join(tables)
     )
 

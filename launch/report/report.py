@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import CONTENTS, is_current, read_manifest, stage, versions, write_json
 from tracestill.data_pipeline.guards.secret import mask_data
+from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConfig
 from tracestill.data_pipeline.yields.report import yield_report
 from tracestill.launch.hosts.probe import gpus
 from tracestill.launch.report.page import Section, own_section, page
@@ -130,7 +131,18 @@ def gather_arm(run: RunDirectory, arm: str, manifests: dict[str, Any]) -> dict[s
         "preview": None if stale else read_json(train / "preview.json"),
         "evaluation": read_json(run.stage(arm, "evaluate") / "result.json") if manifests["evaluate"] else None,
         "examples": examples(run.stage(arm, "evaluate") / "predictions.parquet") if manifests["evaluate"] else [],
+        "harness": gather_tasks(run, arm),
     }
+
+
+def gather_tasks(run: RunDirectory, arm: str) -> dict[str, Any]:
+    """Task of lm-evaluation-harness -> its result, of those that measured the arm's student as it is."""
+    found = {}
+    for directory in sorted((run.root / "arms" / arm / "harness").glob("[!.]*")):
+        held = (read_manifest(directory) or {}).get("config", {})
+        if held and is_current(directory, "harness", held, {"train": run.stage(arm, "train")}):
+            found[directory.name] = read_json(directory / "result.json")
+    return found
 
 
 def scorer_of(manifest: dict[str, Any] | None) -> dict[str, Any]:
@@ -145,14 +157,18 @@ def gather_models(run: RunDirectory, missing: list[str]) -> dict[str, Any]:
     for name, directory in run.models().items():
         manifest = read_manifest(directory) or {}
         held = manifest.get("config", {})
-        config, inputs = run.model_stage(Path(held.get("model", "")))
-        config[CONTENTS] = held.get(CONTENTS, {})  # the model itself may have changed since, or be gone
+        if served := held.get("endpoint"):
+            where = {"url": "http://localhost", "form": held["form"]}  # the address decides nothing, and is not kept
+            config, inputs = run.endpoint_stage(EndpointConfig.model_validate({**where, **served}))
+        else:
+            config, inputs = run.model_stage(Path(held.get("model", "")))
+            config[CONTENTS] = held.get(CONTENTS, {})  # the model itself may have changed since, or be gone
         unfinished = any(read_manifest(path) is None for path in inputs.values())
         if unfinished or not is_current(directory, "evaluate", config, inputs):
             missing.append(f"evaluate {name} (out of date)")
             continue
         found[name] = {
-            "path": held["model"],
+            "path": f"{served['model']}, served" if served else held["model"],
             "evaluation": read_json(directory / "result.json"),
             "examples": examples(directory / "predictions.parquet"),
         }

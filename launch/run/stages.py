@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rich.console import Console
 from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
+from tracestill.data_pipeline.base.options import check_options
 from tracestill.data_pipeline.base.stage import CONTENTS, read_manifest
 from tracestill.launch.report.report import write_report
 from tracestill.launch.run.data_stages import DATA_STAGES
@@ -19,7 +21,7 @@ from tracestill.launch.run.own_stages import own_options, own_stage
 from tracestill.launch.run.progress import line
 from tracestill.launch.run.scoring import SCORE
 from tracestill.launch.run.stage_spec import Case, How, StageSpec, Work, place_of
-from tracestill.launch.run.student_stages import EVALUATE, TRAIN, ask_model
+from tracestill.launch.run.student_stages import EVALUATE, TRAIN, ask_endpoint, ask_model, measure_task
 from tracestill.trainer.lock.run_lock import SILENCE, held, remove_if_empty
 from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
@@ -129,12 +131,64 @@ def model_work(run: RunDirectory, name: str, model: Path) -> Work:
     config, inputs = run.model_stage(model)
     held = (read_manifest(run.model(name)) or {}).get("config", config)
     moved = config[CONTENTS] and held.get(CONTENTS) == config[CONTENTS]
-    if held["model"] != config["model"] and not moved:
-        raise InputError(
-            f"--model {model}: '{name}' is {held['model']} in this run; give it a name: --model NAME={model}"
-        )
+    if held.get("model") != config["model"] and not moved:
+        other = held.get("model", "a served model")
+        raise InputError(f"--model {model}: '{name}' is {other} in this run; give it a name: --model NAME={model}")
     spec, at = replace(EVALUATE, do=ask_model(model)), stage_position(EVALUATE.name, run.recipe)
     return Work(spec, Case(run, name), at, run.model(name), name, config, inputs)
+
+
+def task_works(run: RunDirectory, arm: str | None, tasks: Sequence[str]) -> list[Work]:
+    """Tasks of lm-evaluation-harness on the students of a run, or that of ``arm``. Raises InputError for an arm that is
+    not trained, or a run without one that is."""
+    from tracestill.trainer.evaluation.harness import harness_stage
+
+    arms = [name for name in run.recipe.arm_names() if run.for_arm(name).train.trains] if arm is None else [arm]
+    if not arms:
+        raise InputError("--lm-eval: no arm of this run is trained")
+    found, at = [], stage_position(EVALUATE.name, run.recipe)
+    for name in arms:
+        for task in tasks:
+            directory, config, inputs = harness_stage(run, name, task)
+            found.append(
+                Work(measure_task(task), Case(run, name, part=directory.name), at, directory, name, config, inputs)
+            )
+    return found
+
+
+def endpoint_work(run: RunDirectory, endpoint: str, model: str | None, key_env: str | None) -> Work:
+    """A served model answers the held-out questions: one of ``evaluate.endpoints``, or ``model`` at an address. Raises
+    InputError for neither, and for a name that is an arm's or another model's."""
+    from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConfig
+
+    known = run.recipe.evaluate.endpoints
+    given = {"model": model, "api_key_env": key_env}
+    if (config := known.get(endpoint)) is not None:
+        name = endpoint
+        options = config.model_dump(exclude_unset=True)
+    elif "://" in endpoint and model:
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("._-") or "endpoint"
+        options = {"url": endpoint}
+    elif "://" in endpoint:
+        raise InputError(f"--endpoint {endpoint}: which model of this server? add --model-name NAME")
+    else:
+        here = f"evaluate.endpoints holds {', '.join(known)}" if known else "the recipe has no evaluate.endpoints"
+        raise InputError(f"--endpoint {endpoint}: no address, such as http://localhost:8000/v1, and {here}")
+    if name in run.recipe.arm_names():
+        raise InputError(f"--endpoint {endpoint}: '{name}' is an arm of the run; name it otherwise")
+    checked = check_options(
+        EndpointConfig, {**options, **{key: value for key, value in given.items() if value is not None}}, "--endpoint"
+    )
+    identity, inputs = run.endpoint_stage(checked)
+    held = (read_manifest(run.model(name)) or {}).get("config", identity)
+    if held.get("endpoint", {}).get("model") != checked.model:
+        other = held.get("model") or held["endpoint"]["model"]
+        raise InputError(
+            f"--endpoint {endpoint}: '{name}' is {other} in this run; put this one under another name into "
+            "evaluate.endpoints"
+        )
+    spec, at = replace(EVALUATE, do=ask_endpoint(checked)), stage_position(EVALUATE.name, run.recipe)
+    return Work(spec, Case(run, name), at, run.model(name), name, identity, inputs)
 
 
 def describe_end(run: RunDirectory, works: list[Work], console: Console) -> None:

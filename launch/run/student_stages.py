@@ -10,12 +10,16 @@ from rich.console import Console
 
 from tracestill.data_pipeline.base.places import claim
 from tracestill.data_pipeline.base.stage import missing_files
-from tracestill.launch.report import arms, page
+from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConfig
+from tracestill.launch.report import page
+from tracestill.launch.report.evaluation.section import evaluation
 from tracestill.launch.report.report import read_json
+from tracestill.launch.run.evaluating import on_ranks, ranks_of
 from tracestill.launch.run.progress import bar
 from tracestill.launch.run.stage_spec import StageSpec, Work
 from tracestill.launch.run.training import train_arm
 from tracestill.trainer.checkpoint.files import CHECKPOINTS, remove_all, written
+from tracestill.trainer.measures.said import said
 
 
 def do_train(work: Work, console: Console) -> None:
@@ -42,8 +46,11 @@ def drop_checkpoints(train: Path) -> str:
 def do_evaluate(work: Work, console: Console) -> None:
     from tracestill.trainer.evaluation import evaluate
 
+    run, ranks = work.case.run, ranks_of(work.case.recipe)
+    if ranks.count > 1:
+        return on_ranks(work, console, ranks, ["--run-dir", str(run.root.absolute()), "--arm", work.case.arm])
     with bar(work.label, console, "tokens") as progress:
-        evaluate.run(work.case.run, work.case.arm, progress.set)
+        return evaluate.run(run, work.case.arm, progress.set)
 
 
 def ask_model(model: Path) -> Callable[[Work, Console], None]:
@@ -52,8 +59,24 @@ def ask_model(model: Path) -> Callable[[Work, Console], None]:
     def do(work: Work, console: Console) -> None:
         from tracestill.trainer.evaluation import evaluate
 
+        run, name, ranks = work.case.run, work.case.arm, ranks_of(work.case.run.recipe)
+        if ranks.count > 1:
+            words = ["--run-dir", str(run.root.absolute()), "--arm", name, "--model", str(model.absolute())]
+            return on_ranks(work, console, ranks, words)
         with bar(work.label, console, "tokens") as progress:
-            evaluate.run_model(work.case.run, work.case.arm, model, progress.set)
+            return evaluate.run_model(run, name, model, progress.set)
+
+    return do
+
+
+def ask_endpoint(endpoint: EndpointConfig) -> Callable[[Work, Console], None]:
+    """The evaluation of a served model."""
+
+    def do(work: Work, console: Console) -> None:
+        from tracestill.trainer.evaluation import evaluate
+
+        with bar(work.label, console, "answers") as progress:
+            evaluate.run_endpoint(work.case.run, work.case.arm, endpoint, progress.set)
 
     return do
 
@@ -69,8 +92,30 @@ def evaluated(manifest: Mapping[str, Any], directory: Path) -> str:
     when = f"; {result['right_when_answered']:.1%} of {result['answered']:,} answered" if result.get("answered") else ""
     return (
         f"{result['accuracy']:.1%} of {result['questions']:,} questions right{when}{left}, "
-        f"{result['truncated']:,} cut off{threads}"
+        f"{result['truncated']:,} cut off{threads}" + "".join(f"\n  {line}" for line in said(result))
     )
+
+
+def measure_task(task: str) -> StageSpec:
+    """A task of lm-evaluation-harness on an arm's student; its identity: ``harness_stage``."""
+
+    def do(work: Work, console: Console) -> None:
+        from tracestill.trainer.evaluation.harness import run_task
+
+        run_task(work.case.run, work.case.arm, task)
+
+    return StageSpec("harness", lambda case: ({}, {}), do, tasks_told)
+
+
+def tasks_told(manifest: Mapping[str, Any], directory: Path) -> str:
+    result = read_json(directory / "result.json")
+    if result is None:
+        return "its result is gone"
+    told = []
+    for task, metrics in result["metrics"].items():
+        values = ", ".join(f"{name} {row['value']:.4f}" for name, row in metrics.items())
+        told.append(f"{task}: {values}")
+    return "; ".join(told)
 
 
 TRAIN = StageSpec(
@@ -83,4 +128,4 @@ TRAIN = StageSpec(
     resumes=True,
     tidy=lambda work: "" if work.case.recipe.train.keep else drop_checkpoints(work.directory),
 )
-EVALUATE = StageSpec("evaluate", lambda case: case.run.evaluate_stage(case.arm), do_evaluate, evaluated, arms.held_out)
+EVALUATE = StageSpec("evaluate", lambda case: case.run.evaluate_stage(case.arm), do_evaluate, evaluated, evaluation)

@@ -1,4 +1,4 @@
-"""Models that are evaluated without having been trained here: an arm's student before its first step, and any other
+"""The models that are asked: the student that an arm has trained, that of an arm before its first step, and any other
 directory that transformers loads."""
 
 from __future__ import annotations
@@ -16,13 +16,66 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.documents.ask import AskLayout
 from tracestill.data_pipeline.documents.encode import load_layout
-from tracestill.trainer.evaluation.generate import load_exported
+from tracestill.trainer.evaluation.answers import Answers, answers_beside
+from tracestill.trainer.evaluation.asking import LocalAsker, Team
 from tracestill.trainer.export.export import holds_model, quiet
+from tracestill.trainer.ranks.threads import ThreadChoice
 from tracestill.trainer.recipe.precision import training_dtype
 from tracestill.trainer.recipe.recipe import Recipe
+from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.student.student import Student, build_student
+from tracestill.trainer.writing.generate import load_exported
 
 SAID = {"what": "the model", "remedy": "look whether all of its files are there"}
+
+
+@contextlib.contextmanager
+def arm_asker(
+    held: RunDirectory, arm: str, device: torch.device, threads: ThreadChoice | None = None, team: Team | None = None
+) -> Iterator[tuple[LocalAsker, Student | None]]:
+    """Who asks the student of an arm; and that student itself, if it is not trained."""
+    recipe, (_, inputs) = held.recipe.for_arm(arm), held.evaluate_stage(arm)
+    trains = recipe.train.trains
+    source = exported(inputs["train"]) if trains else inputs["tokenizer"]
+    student = None if trains else untrained_student(recipe, source, device)
+    layout = load_layout(recipe.encode, source)
+    model = load_trained(recipe, source, device) if student is None else student.model
+    with (
+        Answers(answers_beside(held.stage(arm, "evaluate")), held.who_writes(arm), begin=leads(team)) as answers,
+        contextlib.nullcontext() if student is None else answering(model),
+    ):
+        yield LocalAsker(model, layout, recipe, threads, answers, team), student
+
+
+@contextlib.contextmanager
+def model_asker(
+    held: RunDirectory,
+    name: str,
+    model: Path,
+    device: torch.device,
+    threads: ThreadChoice | None = None,
+    team: Team | None = None,
+) -> Iterator[LocalAsker]:
+    """Who asks any model, in its own layout (see ``data_pipeline.ask``)."""
+    loaded, layout = load_any(held.recipe, model, device)
+    with Answers(answers_beside(held.model(name)), held.who_writes_model(model), begin=leads(team)) as answers:
+        yield LocalAsker(loaded, layout, held.recipe, threads, answers, team)
+
+
+def leads(team: Team | None) -> bool:
+    return team is None or team.rank == 0
+
+
+def exported(train_dir: Path) -> Path:
+    """The export of a finished training. Raises InputError if there is none."""
+    if read_manifest(train_dir) is None or not holds_model(train_dir / "export"):
+        raise InputError(f"{train_dir}: training has not finished, no exported student; run `tracestill train` first")
+    return train_dir / "export"
+
+
+def load_trained(recipe: Recipe, export_dir: Path, device: torch.device) -> PreTrainedModel:
+    trusted = recipe.student.trust_remote_code
+    return load_exported(export_dir, device, training_dtype(recipe.train, device), trusted=trusted)
 
 
 def untrained_student(recipe: Recipe, tokenizer: Path, device: torch.device) -> Student:

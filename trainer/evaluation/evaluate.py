@@ -20,75 +20,79 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
-from transformers import PreTrainedModel
 
 from tracestill.data_pipeline.answers import Verifier
 from tracestill.data_pipeline.answers.verifier import how_of
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, read_rows, write_rows
-from tracestill.data_pipeline.base.stage import Stage, read_manifest, stage, write_json
-from tracestill.data_pipeline.documents.ask import AskLayout
+from tracestill.data_pipeline.base.stage import Stage, identity, stage, write_json
 from tracestill.data_pipeline.documents.encode import load_layout
-from tracestill.data_pipeline.sampling.readers.chain import Chain
-from tracestill.data_pipeline.tokens.layout import Layout
+from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConfig
 from tracestill.data_pipeline.tokens.store import TokenStore
-from tracestill.trainer.batches.rectangles import layout_for
-from tracestill.trainer.evaluation.baseline import answering, load_any, untrained_student
-from tracestill.trainer.evaluation.generate import generate, load_exported
-from tracestill.trainer.evaluation.intervals import mean_interval
-from tracestill.trainer.evaluation.predictions import PREDICTION_SCHEMA, not_asked, read_answer, summary, verified
-from tracestill.trainer.evaluation.rows import rows_of
-from tracestill.trainer.export.export import holds_model, quiet
+from tracestill.trainer.evaluation.answers import Answers, answers_beside
+from tracestill.trainer.evaluation.asking import Asker, LocalAsker, Query, Team, is_numeric, key_of, row_of
+from tracestill.trainer.evaluation.baseline import arm_asker, exported, load_trained, model_asker, untrained_student
+from tracestill.trainer.evaluation.endpoint import EndpointAsker
+from tracestill.trainer.evaluation.parts import Context, measured
+from tracestill.trainer.evaluation.predictions import PREDICTION_SCHEMA, summary, verified
 from tracestill.trainer.lock import run_lock
+from tracestill.trainer.losses.general import Students, general
+from tracestill.trainer.losses.losses import load_student, teacher_forced
+from tracestill.trainer.measures.said import said
 from tracestill.trainer.ranks.console import Terminal, plain_column, say
-from tracestill.trainer.ranks.threads import ThreadChoice, choice_for, threads_kept
-from tracestill.trainer.recipe.precision import training_dtype, use_gpu
+from tracestill.trainer.ranks.threads import choice_for, threads_kept
+from tracestill.trainer.recipe.precision import use_gpu
 from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
-from tracestill.trainer.recipe.settings import StudentConfig
+from tracestill.trainer.recipe.settings import EvaluateConfig
 from tracestill.trainer.recipe.verifying import verifier_of
-from tracestill.trainer.student.student import Student, build_student
-
-ROW_TOKENS = 8192  # of held-out documents in one forward pass; a longer document has a row of its own
 
 
-def run(held: RunDirectory, arm: str, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+def run(
+    held: RunDirectory,
+    arm: str,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    device: torch.device | None = None,
+    team: Team | None = None,
+) -> None:
     """The evaluate stage of one arm: writes result.json and predictions.parquet.
 
-    ``progress`` is as ``generate`` takes it. Uses a GPU if there is one, in the type of the training; on a CPU as many
-    threads as are fastest on the first tokens, unless OMP_NUM_THREADS says how many. Raises InputError if a stage that
-    it reads has not finished, or there is no held-out question.
+    ``progress`` is as ``generate`` takes it; ``team``: other processes that share what is to be written. Uses a GPU if
+    there is one, in the type of the training; on a CPU as many threads as are fastest on the first tokens, unless
+    OMP_NUM_THREADS says how many. Raises InputError if a stage that it reads has not finished, or there is no held-out
+    question.
     """
     started = time.perf_counter()
     recipe, directory = held.recipe.for_arm(arm), held.stage(arm, "evaluate")
     config, inputs = held.evaluate_stage(arm)
     sample, encode = inputs["sample"], inputs["encode"]
-    device = torch.device("cuda" if use_gpu() else "cpu")
+    device = device or this_device()
     source = exported(inputs["train"]) if recipe.train.trains else inputs["tokenizer"]
     questions = held_out(sample / "questions.parquet", recipe.evaluate.questions)
     verifier = verifier_of(recipe, held.root)
     with threads_kept(), stage(directory, "evaluate", config, inputs) as work:
         threads = choice_for(device)
-        student = None if recipe.train.trains else untrained_student(recipe, source, device)
-        layout = load_layout(recipe.encode, source)
-        if student is None:
-            predictions = predict(recipe, questions, source, device, progress, threads, verifier)
-        else:
-            with answering(student.model):
-                predictions = answer(recipe, questions, student.model, layout, progress, threads, verifier)
-        asked = layout.read(layout.prompt_ids(questions[0]["question"])).text
-        result: dict[str, Any] = {**summary(predictions), "asked": asked, "documents": 0, "kinds": {}}
+        with arm_asker(held, arm, device, threads, team) as (asker, student):
+            predictions, result = examined(recipe, questions, asker, verifier, work, sample, progress)
         if (encode / "test.arrow").exists():
             store = TokenStore(encode / "test.arrow", recipe.span_kinds())
             result["documents"] = len(store)
             student = student or load_student(source, recipe, device)
             result["kinds"] = teacher_forced(student, store, device, threads, progress)
+        if recipe.evaluate.general is not None:
+            after = student or load_student(source, recipe, device)
+            before = partial(untrained_student, recipe, held.stage(arm, "tokenizer"), device)
+            students = Students(
+                load_layout(recipe.encode, source), device, threads, before if recipe.train.trains else None, after
+            )
+            result["general"] = general(recipe, students, work.path, progress)
         result["threads"] = threads.chosen if threads else None
         result["seconds"] = round(time.perf_counter() - started, 3)
         keep(work, predictions, result)
@@ -99,39 +103,76 @@ def run_model(
     name: str,
     model: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    device: torch.device | None = None,
+    team: Team | None = None,
 ) -> None:
-    """Let any model directory answer the held-out questions of a run, in its own layout (see ``data_pipeline.ask``).
+    """Let any model directory answer the held-out questions of a run.
 
     Writes result.json and predictions.parquet as ``run`` does, under ``name``; without losses by kind, since its tokens
-    are others. Raises InputError if there is no such model, or the sample stage has not finished.
+    are others, nor on general text. Raises InputError if there is no such model, or the sample stage has not finished.
     """
-    started = time.perf_counter()
+    started, recipe = time.perf_counter(), held.recipe
     config, inputs = held.model_stage(model)
-    device = torch.device("cuda" if use_gpu() else "cpu")
-    questions = held_out(inputs["sample"] / "questions.parquet", held.recipe.evaluate.questions)
+    device = device or this_device()
+    questions = held_out(inputs["sample"] / "questions.parquet", recipe.evaluate.questions)
     with threads_kept(), stage(held.model(name), "evaluate", config, inputs) as work:
-        loaded, layout = load_any(held.recipe, model, device)
         threads = choice_for(device)
-        predictions = answer(
-            held.recipe, questions, loaded, layout, progress, threads, verifier_of(held.recipe, held.root)
-        )
-        asked = layout.read(layout.prompt_ids(questions[0]["question"])).text
-        result = {**summary(predictions), "asked": asked, "documents": 0, "kinds": {}}
+        verifier = verifier_of(recipe, held.root)
+        with model_asker(held, name, model, device, threads, team) as asker:
+            predictions, result = examined(recipe, questions, asker, verifier, work, inputs["sample"], progress)
         result["threads"] = threads.chosen if threads else None
         keep(work, predictions, {**result, "seconds": round(time.perf_counter() - started, 3)})
+
+
+def run_endpoint(
+    held: RunDirectory,
+    name: str,
+    endpoint: EndpointConfig,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Let a served model answer the held-out questions of a run, as ``run_model`` does; ``progress`` is told answers.
+
+    Raises InputError if the sample stage has not finished, and as ``EndpointAsker.ask``.
+    """
+    started = time.perf_counter()
+    config, inputs = held.endpoint_stage(endpoint)
+    questions = held_out(inputs["sample"] / "questions.parquet", held.recipe.evaluate.questions)
+    verifier, directory = verifier_of(held.recipe, held.root), held.model(name)
+    with stage(directory, "evaluate", config, inputs) as work:
+        who = identity("answers", held.who_answers(endpoint), {})
+        with Answers(answers_beside(directory), who) as answers:
+            asker = EndpointAsker(name, endpoint, held.recipe, answers)
+            predictions, result = examined(held.recipe, questions, asker, verifier, work, inputs["sample"], progress)
+        result["threads"] = None
+        keep(work, predictions, {**result, "seconds": round(time.perf_counter() - started, 3)})
+
+
+def examined(
+    recipe: Recipe,
+    questions: Sequence[Mapping[str, Any]],
+    asker: Asker,
+    verifier: Verifier,
+    work: Stage,
+    sample: Path,
+    progress: Callable[[int, int], None],
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The answers to the held-out questions, and what result.json says of them and of the parts that are switched on;
+    the parts' own rows are written into the stage."""
+    predictions = answer(recipe, questions, asker, progress, verifier)
+    asked = asker.shown(questions[0]["question"])
+    parts = measured(Context(recipe, questions, predictions, asker, verifier, work.path, sample, progress))
+    return predictions, {**summary(predictions, recipe.seed), **parts, "asked": asked, "documents": 0, "kinds": {}}
+
+
+def this_device() -> torch.device:
+    return torch.device("cuda" if use_gpu() else "cpu")
 
 
 def keep(work: Stage, predictions: list[dict[str, Any]], result: Mapping[str, Any]) -> None:
     write_rows(work.path / "predictions.parquet", predictions, PREDICTION_SCHEMA)
     write_json(work.path / "result.json", result)
     work.counts = {"in": len(predictions), "out": len(predictions)}
-
-
-def exported(train_dir: Path) -> Path:
-    """The export of a finished training. Raises InputError if there is none."""
-    if read_manifest(train_dir) is None or not holds_model(train_dir / "export"):
-        raise InputError(f"{train_dir}: training has not finished, no exported student; run `tracestill train` first")
-    return train_dir / "export"
 
 
 def held_out(path: Path, limit: int | None, split: str = "test") -> list[dict[str, Any]]:
@@ -148,126 +189,41 @@ def predict(
     export_dir: Path,
     device: torch.device,
     progress: Callable[[int, int], None],
-    threads: ThreadChoice | None = None,
     verifier: Verifier | None = None,
 ) -> list[dict[str, Any]]:
-    """One row of PREDICTION_SCHEMA for each question. Without a ``verifier`` the recipe's, in which nobody judges."""
-    trusted = recipe.student.trust_remote_code
-    model = load_exported(export_dir, device, training_dtype(recipe.train, device), trusted=trusted)
-    return answer(recipe, questions, model, load_layout(recipe.encode, export_dir), progress, threads, verifier)
+    """As ``answer``, by an exported student."""
+    asker = LocalAsker(load_trained(recipe, export_dir, device), load_layout(recipe.encode, export_dir), recipe)
+    return answer(recipe, questions, asker, progress, verifier)
 
 
 def answer(
     recipe: Recipe,
     questions: Sequence[Mapping[str, Any]],
-    model: PreTrainedModel,
-    layout: Layout | AskLayout,
+    asker: Asker,
     progress: Callable[[int, int], None],
-    threads: ThreadChoice | None = None,
     verifier: Verifier | None = None,
 ) -> list[dict[str, Any]]:
-    """One row of PREDICTION_SCHEMA for each question that a model is asked in a layout.
+    """One row of PREDICTION_SCHEMA for each question. Without a ``verifier`` the recipe's, in which nobody judges.
 
     A question that holds a control symbol is not asked, and counts as wrong: an export would read another one.
     """
-    config, chain = recipe.evaluate, Chain(recipe.sample.readers)
     verifier = verifier or Verifier(recipe.verify)
     for row in questions:  # before the work of asking
         verifier.check(how_of(row.get("metadata") or "", verifier.config.use))
-    refused = [layout.control_in(row["question"]) is not None for row in questions]
-    outputs = generate(
-        model,
-        [layout.prompt_ids(row["question"]) for row, left in zip(questions, refused, strict=True) if not left],
-        stops=layout.stops,
-        pad_id=layout.pad,
-        max_new_tokens=config.max_new_tokens,
-        batch_size=config.batch_size,
-        temperature=config.temperature,
-        seed=recipe.seed,
-        progress=progress,
-        threads=threads,
-    )
-    written = iter(outputs)
-    rows = [
-        not_asked(row) if left else read_answer(row, next(written), layout, chain)
-        for row, left in zip(questions, refused, strict=True)
-    ]
+    replies = asker.ask([query_of(row, recipe.evaluate) for row in questions], progress)
+    rows = [row_of(row, texts[0] if texts else None) for row, texts in zip(questions, replies, strict=True)]
     return verified(rows, questions, verifier)
 
 
-def load_student(export_dir: Path, recipe: Recipe, device: torch.device) -> Student:
-    """The exported student with the attention and the loss that it was trained with."""
-    layout, own = load_layout(recipe.encode, export_dir), recipe.student
-    with quiet():
-        student = build_student(
-            StudentConfig(
-                config=None,
-                pretrained=export_dir,
-                attention=own.attention,
-                trust_remote_code=own.trust_remote_code,
-            ),
-            vocab_size=layout.size,
-            bos_id=layout.special_ids["bos"],
-            eos_id=layout.stops[0],
-            pad_id=layout.pad,
-            num_kinds=len(recipe.span_kinds()),
-            device=device,
-            dtype=training_dtype(recipe.train, device),
-            chunk_rows=recipe.train.chunk_rows,
-        )
-    return student.to(device).eval()
-
-
-@torch.no_grad()
-def teacher_forced(
-    student: Student,
-    store: TokenStore,
-    device: torch.device,
-    threads: ThreadChoice | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, dict[str, Any]]:
-    """Kind -> mean nll in nats (``loss``), its 95 % interval by question (``loss_low``, ``loss_high``; None with one
-    question only), share of targets predicted (``accuracy``) and ``count`` of targets.
-
-    Every target of every document counts once, whatever weights the recipe and the records carry. ``threads`` is the
-    choice for single tokens: whole rows may be faster with all cores. ``progress`` is told tokens done and in all.
-    Raises InputError for a document that the student has no positions for.
-    """
-    choice = ThreadChoice([threads.chosen, threads.candidates[-1]], rounds=1) if threads else None
-    kinds = len(store.kind_names)
-    make_row = layout_for(student.model.config, store).make_row
-    table = np.ones(kinds, dtype=np.float32)
-    table[0] = 0.0  # pad: what follows a cut, or only an encoder reads
-    counts, nll, correct = np.zeros((3, len(store), kinds))
-    done = 0
-    for documents in rows_of(store.lengths, ROW_TOKENS):
-        tokens, ids, offsets, weights = store.gather(documents)
-        packed = make_row(tokens, ids, offsets, np.ones_like(weights), table, 0, device)
-        if choice:
-            choice.begin()
-        found = student.token_losses(packed)
-        at = packed.active.cpu().numpy()
-        losses, right = (of.cpu().numpy()[at] for of in (found.nll, found.correct))
-        if choice:
-            choice.lap(len(tokens))
-        of_row = np.searchsorted(packed.cu_seqlens.cpu().numpy(), at, side="right") - 1
-        cell = documents[of_row], packed.kinds.cpu().numpy()[at]
-        for sums, values in ((counts, 1), (nll, losses), (correct, right)):
-            np.add.at(sums, cell, values)
-        done += len(tokens)
-        progress(done, int(store.lengths.sum()))
-    result: dict[str, dict[str, Any]] = {}
-    for kind, (name, count) in enumerate(zip(store.kind_names, counts.sum(axis=0), strict=True)):
-        if count:
-            low, high = mean_interval(nll[:, kind], counts[:, kind], store.question_ids) or (None, None)
-            means = {"loss": nll[:, kind].sum() / count, "accuracy": correct[:, kind].sum() / count}
-            result[name] = {
-                **{key: float(value) for key, value in means.items()},
-                "count": int(count),
-                "loss_low": low,
-                "loss_high": high,
-            }
-    return result
+def query_of(question: Mapping[str, Any], config: EvaluateConfig) -> Query:
+    """A held-out question as it is asked."""
+    return Query(
+        question["question"],
+        key_of(question["question_id"]),
+        config.max_new_tokens,
+        temperature=config.temperature,
+        numeric=is_numeric(question["gold"]),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -296,6 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"({result['accuracy_low']:.1%} to {result['accuracy_high']:.1%}) on {result['questions']} questions{left}, "
         f"{result['truncated']} cut off, {result['trace_tokens_mean']:.1f} tokens a trace"
     )
+    for line in said(result):
+        say(f"  {line}")
     return 0
 
 

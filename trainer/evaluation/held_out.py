@@ -19,7 +19,7 @@ from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.batches.batches import MicroStep, row_of
 from tracestill.trainer.batches.rectangles import RowMaker, refuse_longer
 from tracestill.trainer.engine.engine import Engine
-from tracestill.trainer.evaluation.rows import rows_of
+from tracestill.trainer.losses.rows import rows_of
 from tracestill.trainer.metrics.telemetry import Meter
 from tracestill.trainer.ranks.mesh import Mesh
 from tracestill.trainer.recipe.settings import GENERATION, TrainConfig

@@ -6,20 +6,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from tracestill.data_pipeline.answers.find import Found, find_answer
 from tracestill.data_pipeline.answers.numbers.number import number
 from tracestill.data_pipeline.answers.verdict import Verdict
 from tracestill.data_pipeline.answers.verifier import Case, Verifier, how_of
-from tracestill.data_pipeline.base.intervals import wilson
-from tracestill.data_pipeline.documents.ask import AskLayout
 from tracestill.data_pipeline.sampling.readers.chain import Chain
-from tracestill.data_pipeline.tokens.layout import Layout
+from tracestill.data_pipeline.tokens.layout import Reading
+from tracestill.trainer.measures.spread import bootstrap, share
 
 REFUSED = "control_in_text"  # as encoding says of a record
 
-UNDECIDED = ("cannot_tell", "timeout")
+DECIDED, UNDECIDED = ("right", "wrong"), ("cannot_tell", "timeout")
 NO_VERDICT = {
     "correct": False,
     "verdict": "",
@@ -49,6 +49,7 @@ PREDICTION_SCHEMA = pa.schema(
         ("tokens", pa.int32()),  # written by the student
         ("trace_tokens", pa.int32()),
         ("finished", pa.bool_()),  # false: cut off at max_new_tokens
+        ("repeats", pa.string()),  # what it says again and again (selection.repetition); "": nothing
         ("in_form", pa.bool_()),  # the trace was closed, as the layout of documents has it, and the student ended
     ]
 )
@@ -59,7 +60,7 @@ def not_asked(question: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{key: question[key] for key in ("question_id", "question", "gold")},
         **{"text": "", "trace": "", "answer": None, "read_by": REFUSED, **NO_VERDICT},
-        **{"tokens": 0, "trace_tokens": 0, "finished": True, "in_form": False},
+        **{"tokens": 0, "trace_tokens": 0, "finished": True, "repeats": "", "in_form": False},
     }
 
 
@@ -68,11 +69,8 @@ def was_asked(row: Mapping[str, Any]) -> bool:
     return row["read_by"] != REFUSED
 
 
-def read_answer(
-    question: Mapping[str, Any], ids: list[int], layout: Layout | AskLayout, chain: Chain = Chain()
-) -> dict[str, Any]:
-    """A row of PREDICTION_SCHEMA, but for the verdict, from what the student wrote: ``ids``, ending with a stop if it
-    finished.
+def answer_in(found: Reading, numeric: bool, chain: Chain) -> Found:
+    """The answer in what a student wrote, as its layout reads that.
 
     What stands behind the mark of the layout's form is the answer. A model that writes no mark, as one that was not
     trained on the form, is read as the recipe's teachers are: by ``chain``, its readers.
@@ -80,22 +78,12 @@ def read_answer(
     What was cut off has no answer and is never correct, even if the right answer stands at its end; nor has a trace
     that was opened and never closed.
     """
-    found, numeric = layout.read(ids), number(question["gold"]) is not None
     if found.answer is None:
-        said = Found(None, "unclosed" if found.finished else "cut_off")
-    elif found.in_form or number(found.answer) is not None:
-        said = find_answer(found.answer, numeric=numeric)
-    else:
-        read, rule = chain.answer_of(found.answer, numeric)
-        said = Found(None, "none") if read is None else Found(read.answer, rule)
-    return {
-        **{key: question[key] for key in ("question_id", "question", "gold")},
-        **found._asdict(),
-        "answer": said.answer,
-        "read_by": said.rule,
-        **NO_VERDICT,
-        "tokens": len(ids),
-    }
+        return Found(None, "unclosed" if found.finished else "cut_off")
+    if found.in_form or number(found.answer) is not None:
+        return find_answer(found.answer, numeric=numeric)
+    read, rule = chain.answer_of(found.answer, numeric)
+    return Found(None, "none") if read is None else Found(read.answer, rule)
 
 
 def verified(
@@ -119,29 +107,45 @@ def told(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def summary(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How many questions were answered, how many right, accuracy with its 95 % interval, and the mean length of the
-    traces, of at least one prediction.
+def summary(predictions: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Any]:
+    """What came of at least one question: how many were answered, how many right, the shares with their 95 % intervals
+    (``_low`` and ``_high`` are Wilson's; ``bootstrap``: by drawing questions again), and the mean length of the traces.
 
-    Questions that were not asked count as wrong, and in no mean; which ones they are depends on the tokenizer.
+    Questions that were not asked count as wrong, and in no mean; which ones they are depends on the tokenizer. Without
+    a gold answer by which somebody could tell (``without_gold``) a question has no part in any share.
     """
-    correct = sum(row["correct"] for row in predictions)
-    answered = sum(row["answer"] is not None for row in predictions)
-    verdicts = Counter(row["verdict"] for row in predictions if row["verdict"] in UNDECIDED)
+    judged = [row for row in predictions if has_gold(row)] or predictions
+    right = np.array([row["correct"] for row in judged], np.float64)
+    said = np.array([row["answer"] is not None for row in judged], np.float64)
+    verdicts = Counter(row["verdict"] for row in judged if row["verdict"] in UNDECIDED)
     asked = [row for row in predictions if was_asked(row)]
-    low, high = wilson(correct, len(predictions))
+    shares = {
+        "accuracy": (right, np.ones(len(judged))),
+        "answered_share": (said, np.ones(len(judged))),
+        "right_when_answered": (right, said),
+    }
+    found: dict[str, Any] = {"bootstrap": {}}
+    for name, (sums, counts) in shares.items():
+        of = share(float(sums.sum()), int(counts.sum()))
+        found |= {name: of["share"], f"{name}_low": of["low"], f"{name}_high": of["high"]}
+        found["bootstrap"][name] = bootstrap(sums, counts, seed) if counts.any() else None
     return {
-        "accuracy": correct / len(predictions),
-        "accuracy_low": low,
-        "accuracy_high": high,
+        **found,
         "questions": len(predictions),
-        "answered": answered,
-        "right": correct,
-        "right_when_answered": correct / answered if answered else None,
+        "without_gold": len(predictions) - len(judged),
+        "answered": int(said.sum()),
+        "right": int(right.sum()),
         "undecided": dict(sorted(verdicts.items())),
         "not_asked": len(predictions) - len(asked),
         "trace_tokens_mean": sum(row["trace_tokens"] for row in asked) / max(len(asked), 1),
         "truncated": sum(not row["finished"] for row in predictions),
+        "loops": sum(bool(row["repeats"]) for row in predictions),
+        "loops_truncated": sum(bool(row["repeats"]) and not row["finished"] for row in predictions),
         "in_form": sum(row["in_form"] for row in predictions),
         "read_by": dict(sorted(Counter(row["read_by"] for row in predictions).items())),
     }
+
+
+def has_gold(row: Mapping[str, Any]) -> bool:
+    """Whether there is a gold answer, or somebody who could tell without one."""
+    return bool(row["gold"].strip()) or row["verdict"] in DECIDED

@@ -31,6 +31,7 @@ from tracestill.data_pipeline.segmentation import SegmentConfig
 from tracestill.data_pipeline.segmentation import own_module as segmenting
 from tracestill.data_pipeline.selection.config import SelectConfig
 from tracestill.data_pipeline.selection.record_weights import own_module as weigher
+from tracestill.data_pipeline.variations import further, known
 from tracestill.trainer.recipe import deepspeed_keys, offload
 from tracestill.trainer.recipe.optimizers import own_optimizer, without_foreign_options
 from tracestill.trainer.recipe.own_stage import OwnStage
@@ -49,7 +50,7 @@ EXPECTED = {  # where nothing stands after the colon
     "tuple_type": "is empty (null), expected a list",
     "list_type": "is empty (null), expected a list",
 }
-TAKEN = ("arms", "bench", "launch", "models")  # folders of a run that no stage writes
+TAKEN = ("arms", "bench", "harness", "launch", "models")  # folders of a run that no stage writes
 FOLDER = "recipe_folder.txt"  # in a run: the folder that its recipe was read from, if modules of it are used
 
 
@@ -137,10 +138,10 @@ class Recipe(BaseModel):
             except ValueError as error:
                 raise ValueError(f"distil: {error}") from error
         names = [teacher.name for teacher in self.sample.teachers]
-        if self.verify.judge is not None and self.verify.judge not in names:
-            raise ValueError(
-                f"verify.judge: '{self.verify.judge}' is no teacher of sample.teachers ({', '.join(names)})"
-            )
+        asked = [("evaluate.variations", each.by) for each in self.evaluate.reworders]
+        for field, teacher in [("verify.judge", self.verify.judge), *asked]:
+            if teacher is not None and teacher not in names:
+                raise ValueError(f"{field}: '{teacher}' is no teacher of sample.teachers ({', '.join(names)})")
         deepspeed_keys.check(self.deepspeed)
         files = self.train.offload.parameters == "nvme"
         check_together(self.student, self.train.zero, self.train.tiled_mlp, files)
@@ -216,6 +217,8 @@ def own_modules_of(recipe: Recipe) -> dict[str, str]:
         named["student.attention"] = own_attention(own.student.attention)
         named["train.optimizer.use"] = own_optimizer(own.train.optimizer)
         found |= {f"{prefix}{field}": module for field, module in named.items() if module}
+        asked = further.own_modules_in(own.evaluate.also) | known.own_modules_in(own.evaluate.variations)
+        found |= {f"{prefix}{field}": module for field, module in asked.items()}
     return found
 
 

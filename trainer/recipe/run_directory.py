@@ -12,16 +12,19 @@ from tracestill.data_pipeline.base.content import MEMORY, contents, model_files,
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.places import claim, place_of
 from tracestill.data_pipeline.base.room import needs_room
-from tracestill.data_pipeline.base.stage import CONTENTS, UNKNOWN, output_digest, read_manifest, write_whole
+from tracestill.data_pipeline.base.stage import CONTENTS, UNKNOWN, identity, output_digest, read_manifest, write_whole
 from tracestill.data_pipeline.channels import Channels
 from tracestill.data_pipeline.channels.named import scorers_of
 from tracestill.data_pipeline.documents import encode
 from tracestill.data_pipeline.plan import plan_stage
+from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConfig
+from tracestill.data_pipeline.tokens.layout import LayoutConfig
 from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.trainer.measures.identity import measured_with
 from tracestill.trainer.recipe.optimizers import own_optimizer
 from tracestill.trainer.recipe.positions import positions_of
 from tracestill.trainer.recipe.recipe import FOLDER, MAIN_ARM, Recipe, dump_recipe, load_recipe, own_modules_of
-from tracestill.trainer.recipe.settings import BOOKKEEPING, CHOOSING, GENERATION
+from tracestill.trainer.recipe.settings import ANSWERING, BOOKKEEPING, CHOOSING, GENERATION
 from tracestill.trainer.recipe.student_settings import own_attention
 from tracestill.trainer.weighting import channels_of, is_out_of_sight, own_module
 
@@ -200,7 +203,7 @@ class RunDirectory:
         if arm != MAIN_ARM and is_out_of_sight(own.weighting.use):  # defaults of its options are not known here
             config["weighting"] = {**config["weighting"], "options": UNKNOWN}
         if (own.train.metric or "").startswith(GENERATION):
-            config["evaluate"] = recipe.get("evaluate", {})
+            config["evaluate"] = {key: value for key, value in recipe.get("evaluate", {}).items() if key in ANSWERING}
             config |= verify_config(own.verify, self.memory)
         if found := contents(trained_with(own), self.memory):
             config[CONTENTS] = found
@@ -211,14 +214,48 @@ class RunDirectory:
         """Config and input directories that decide whether an arm's evaluation is current."""
         own = self.for_arm(arm)
         recipe = own.model_dump(mode="json", exclude_defaults=True)
-        config = {key: recipe.get(key, {}) for key in ("seed", "kinds", "evaluate")}
-        config |= verify_config(own.verify, self.memory)
+        config = {"seed": recipe.get("seed", {}), "kinds": recipe.get("kinds", {}), "evaluate": asked(recipe)}
+        config |= verify_config(own.verify, self.memory) | measured_with(own, self.memory)
         if own.train.trains:
             return config, {name: self.stage(arm, name) for name in ("train", "sample", "encode")}
         config |= {"student": recipe["student"], "precision": own.train.precision}
         if own.student.pretrained is not None:
             config[CONTENTS] = contents({BASE: model_files(own.student.pretrained)}, self.memory)
         return config, {name: self.stage(arm, name) for name in ("tokenizer", "sample", "encode")}
+
+    def evaluate_folder(self, arm: str) -> Path:
+        """Where the ranks that evaluate leave what they print, and word of a failure."""
+        return self.root / "launch" / arm / "evaluate"
+
+    def who_writes(self, arm: str) -> dict[str, Any]:
+        """What decides, besides the question, what the student of an arm writes when it is asked (``identity``)."""
+        config, inputs = self.evaluate_stage(arm)
+        layout = self.for_arm(arm).encode.model_dump(mode="json", include=set(LayoutConfig.model_fields))
+        own = {key: config[key] for key in ("seed", "student", "precision", CONTENTS) if key in config}
+        return identity("answers", {**own, "layout": layout}, {k: v for k, v in inputs.items() if k != "sample"})
+
+    def who_writes_model(self, model: Path) -> dict[str, Any]:
+        """The same of a model directory."""
+        config = self.model_stage(model)[0]
+        own = ("seed", "precision", "system", "variables", CONTENTS)
+        return identity("answers", {key: config[key] for key in own}, {})
+
+    def endpoint_stage(self, endpoint: EndpointConfig) -> tuple[dict[str, Any], dict[str, Path]]:
+        """Config and input directories that decide whether the evaluation of a served model is current."""
+        own = self.recipe
+        config = {
+            **self.who_answers(endpoint),
+            "evaluate": asked(own.model_dump(mode="json", exclude_defaults=True)),
+            **verify_config(own.verify, self.memory),
+            **measured_with(own, self.memory),
+        }
+        return config, {"sample": self.stage(MAIN_ARM, "sample")}
+
+    def who_answers(self, endpoint: EndpointConfig) -> dict[str, Any]:
+        """What decides, besides the question, what a served model answers."""
+        encode = self.recipe.encode
+        how = {"seed": self.recipe.seed, "system": encode.system, "form": endpoint.form or encode.form}
+        return {**how, "endpoint": endpoint.identity()}
 
     def model(self, name: str) -> Path:
         """Where the evaluation of a model that is no arm of the run is kept, under a name of its own."""
@@ -232,8 +269,9 @@ class RunDirectory:
         """Config and input directories that decide whether the evaluation of a model directory is current."""
         recipe = self.recipe.model_dump(mode="json", exclude_defaults=True)
         config = {
-            **{key: recipe.get(key, {}) for key in ("seed", "evaluate")},
+            **{"seed": recipe.get("seed", {}), "evaluate": asked(recipe)},
             **verify_config(self.recipe.verify, self.memory),
+            **measured_with(self.recipe, self.memory),
             "precision": self.recipe.train.precision,
             **{key: getattr(self.recipe.encode, key) for key in ("system", "variables")},
             "model": str(model.absolute()),
@@ -292,6 +330,11 @@ def trained_with(recipe: Recipe) -> dict[str, dict[str, Path]]:
     if (module := own_optimizer(recipe.train.optimizer)) is not None:
         found["train.optimizer"] = own_modules.files(module)
     return found
+
+
+def asked(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a dumped recipe's block ``evaluate`` says of what is measured, and not of who does the work."""
+    return {key: value for key, value in recipe.get("evaluate", {}).items() if key not in ("ranks", "endpoints")}
 
 
 def bookkeeping(*recipes: Recipe) -> set[str]:

@@ -9,6 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
 
+from tracestill.data_pipeline.guards.names import Name
+from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConfig
+from tracestill.data_pipeline.variations.further import HELD_OUT, AlsoConfig
+from tracestill.data_pipeline.variations.known import ReworderConfig, VariationsConfig
+from tracestill.trainer.measures.settings import BudgetsConfig, CauseConfig, GeneralConfig, QualityConfig, SamplesConfig
 from tracestill.trainer.recipe.monitor import MonitorConfig
 from tracestill.trainer.recipe.offload import OffloadConfig
 from tracestill.trainer.recipe.optimizers import OptimizerConfig
@@ -235,6 +240,10 @@ BOOKKEEPING = {
 checkpoint, those of CHOOSING do."""
 
 
+# of ``evaluate``: how questions are put
+ANSWERING = ("questions", "max_new_tokens", "batch_size", "batch_tokens", "temperature")
+
+
 def learning_rate(settings: TrainConfig, step: int, steps: int) -> float:
     """The rate of optimizer step ``step`` (from 0) of ``steps``; it would reach ``final_lr * lr`` one step later."""
     if step < settings.warmup:
@@ -253,11 +262,56 @@ def learning_rate(settings: TrainConfig, step: int, steps: int) -> float:
 
 
 class EvaluateConfig(BaseModel):
-    """The ``evaluate`` block: generation on held-out questions."""
+    """The ``evaluate`` block: generation on held-out questions, and the parts that measure more."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     questions: int | None = Field(None, ge=1, description="held-out questions used; null = all")
     max_new_tokens: int = Field(256, ge=1, description="tokens generated at most; a trace cut off has no answer")
     batch_size: int = Field(128, ge=1, description="questions generated at a time")
+    batch_tokens: int | None = Field(
+        None, ge=1, description="tokens of questions and answers in memory at a time, at most; null: batch_size decides"
+    )
     temperature: float = Field(0.0, ge=0, description="0 = greedy")
+    ranks: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="processes that write answers on this host; auto: one a GPU, on a CPU one with all cores"
+    )
+    endpoints: dict[str, EndpointConfig] = Field(
+        {}, description="served models, for `tracestill evaluate RUN --endpoint NAME`: name -> server and model"
+    )
+    samples: SamplesConfig | None = Field(None, description="several answers to each question: votes, pass@k; {}: on")
+    budgets: BudgetsConfig | None = Field(
+        None, description="accuracy against tokens allowed for the thought: a list of budgets, such as [32, 64, 128]"
+    )
+    cause: CauseConfig | None = Field(None, description="does the trace cause the answer; {}: on")
+    quality: QualityConfig | None = Field(None, description="traces beside accuracy: sound, alike, long; {}: on")
+    general: GeneralConfig | None = Field(None, description="the loss on general text, before training and after")
+    variations: VariationsConfig | None = Field(
+        None, description="the questions are asked in other forms too, whose gold answer is known; a list, or all"
+    )
+    also: dict[Name, AlsoConfig] = Field(
+        {}, description="questions of further sources that are asked besides: name -> which, and how many"
+    )
+
+    @property
+    def reworders(self) -> tuple[ReworderConfig, ...]:
+        """Teachers that say the questions in other words."""
+        return () if self.variations is None else self.variations.reworders
+
+    @property
+    def transfer(self) -> bool:
+        """Whether it is measured what carries over to other forms, or other tasks."""
+        return self.variations is not None or bool(self.also)
+
+    @field_validator("also")
+    @classmethod
+    def _own_names(cls, also: dict[str, AlsoConfig]) -> dict[str, AlsoConfig]:
+        if HELD_OUT in also:
+            raise ValueError(f"'{HELD_OUT}' stands for the run's own questions; name the source otherwise")
+        return also
+
+    @model_validator(mode="after")
+    def _budgets_fit(self) -> EvaluateConfig:
+        if self.budgets is not None and (most := max(self.budgets.tokens)) > self.max_new_tokens:
+            raise ValueError(f"budgets: {most} tokens are more than max_new_tokens, which is {self.max_new_tokens}")
+        return self

@@ -10,7 +10,7 @@ import numpy as np
 from tracestill.data_pipeline.channels import Channel
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.kernels.loss import TokenScores
-from tracestill.trainer.evaluation.rows import rows_of
+from tracestill.trainer.losses.rows import rows_of
 from tracestill.trainer.scoring.reading import Pack, Source
 
 LARGEST = float(np.finfo(np.float16).max)

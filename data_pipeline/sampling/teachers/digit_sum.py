@@ -103,6 +103,13 @@ def pose(digits: tuple[int, ...], modulus: int, split: str) -> Question:
     return Question(content_id(text), text, str(sum(digits) % modulus), split, metadata=metadata)
 
 
+def harder(question: Question, what: str, draw: random.Random) -> Question | None:
+    """``ranges``: numbers of two digits in place of the digits; ``digits``: half as many more of them."""
+    count, modulus = len(question.metadata["digits"]), int(question.metadata["modulus"])
+    low, high, more = {"ranges": (10, 99, 0), "digits": (0, 9, (count + 1) // 2)}[what]
+    return pose(tuple(draw.randint(low, high) for _ in range(count + more)), modulus, question.split)
+
+
 class Teacher:
     """Adds the digits one by one in an order that it states first, then reduces, then checks.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +18,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import Question, content_id
 from tracestill.data_pipeline.sampling.teachers.protocol import Solution
 
+WIDER = 3.0  # times the template's own ranges of numbers
 ATTEMPTS = 50  # draws for one new question of a template; some templates have few variants
 ASK = " Give the result as your final answer. Do not include units."  # as the source poses them
 FINAL = re.compile(r"\s*####\s*(.+?)\s*$")
@@ -56,6 +58,7 @@ def questions(split_counts: Mapping[str, int], options: Options, seed: int) -> l
     return found
 
 
+@cache
 def load_generators() -> dict[int, Generator]:
     """Template number -> generator, of the templates that the source holds to be sound."""
     try:
@@ -97,6 +100,13 @@ def pose(example: Mapping[str, Any], template: int, split: str) -> Question:
     text = " ".join(example["question"].split()) + ASK
     metadata = {"solution": example["metadata"]["answer_cot"]}
     return Question(content_id(text), text, clean_numbers(str(example["answer"])), split, str(template), metadata)
+
+
+def harder(question: Question, what: str, draw: random.Random) -> Question | None:
+    """``ranges``: the question's template with numbers of wider ranges; it has nothing more of digits."""
+    if what != "ranges":
+        return None
+    return pose(load_generators()[int(question.group)](draw, WIDER), int(question.group), question.split)
 
 
 class Teacher:

@@ -17,6 +17,11 @@ A task module poses questions, answers them, or both:
 ``TeacherOptions`` may say by ``identity()`` which of its options decide what is said; a journal asks anew when they
 change. Without it, all do. Teachers are asked at the same time, each in a thread of its own.
 
+A task that poses questions may offer harder ones too, for ``evaluate.variations``: the same question with numbers of
+other ``ranges``, or with more ``digits``, and its gold answer; None where it has none:
+
+    def harder(question, what, draw) -> Question | None     # draw: random.Random, from which all that is random comes
+
 A name is that of a module of this folder, or of one of your own: on Python's path, or beside the recipe. Equal
 arguments must give equal results: the seed of a sample follows from the recipe's seed and the sample's place, never
 from the order of calls.
@@ -27,7 +32,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -84,6 +89,8 @@ class Ask:
     index: int
     seed: int  # 63 bits
     as_is: bool = False  # the question is the whole of what is asked: no template and no prefill around it
+    begun: str = ""  # how this answer begins, in place of the teacher's own prefill; servers alone know it
+    body: Mapping[str, Any] = field(default_factory=dict)  # further fields of a server's request, such as max_tokens
 
 
 @dataclass(frozen=True)

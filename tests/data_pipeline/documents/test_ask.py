@@ -41,6 +41,45 @@ def test_variables_reach_a_template_that_reads_them(tmp_path: Path) -> None:
     assert AskLayout(tmp_path).prompt_ids("1 + 1?") != off
 
 
+@pytest.mark.parametrize(
+    ("name", "think", "open_", "closed", "at_once"),
+    [
+        ("THINKING", True, "<think>\n2 + 2", "<think>\n2 + 2\n</think>\n\n", "<think>\n\n</think>\n\n"),
+        ("PREFILLING", True, "2 + 2", "2 + 2\n</think>\n\n", "\n</think>\n\n"),
+        ("CHATML", False, "2 + 2", "2 + 2\nThe answer is ", "The answer is "),
+    ],
+)
+def test_a_trace_begins_and_ends_as_the_model_writes_it(tmp_path, name, think, open_, closed, at_once) -> None:
+    made.save(tmp_path, getattr(made, name), think=think)
+    layout = AskLayout(tmp_path)
+    for trace, is_closed, text in (("2 + 2", False, open_), ("2 + 2", True, closed), ("", True, at_once)):
+        begun = layout.begun_ids(trace, closed=is_closed)
+        assert layout.backend.decode(begun, skip_special_tokens=False).rstrip(" ") == text.rstrip(" ")
+    assert layout.begun_ids("", closed=False) == []
+    said = layout.backend.encode("4" if think else " 4").ids  # a blank that joins what follows is the model's to write
+    read = layout.read([*layout.begun_ids("2 + 2", closed=True), *said, layout.stops[0]])
+    assert read.answer.endswith("4")
+    assert (read.trace, read.in_form) == (("2 + 2", True) if think else ("2 + 2\nThe answer is 4", False))
+
+
+def test_another_system_prompt_takes_the_place_of_the_recipes(tmp_path: Path) -> None:
+    made.save(tmp_path, made.CHATML)
+    layout = AskLayout(tmp_path, system="Be brief.")
+    assert layout.takes_system
+    assert layout.prompt_ids("1?", "Be long.") == AskLayout(tmp_path, system="Be long.").prompt_ids("1?")
+
+
+@pytest.mark.parametrize(
+    "of_system",
+    ["", "{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"],
+    ids=["left out", "refused"],
+)
+def test_a_template_that_writes_no_system_prompt_takes_none(tmp_path: Path, of_system: str) -> None:
+    users = "{% if m.role == 'user' %}{{ m.content }}{% endif %}"
+    made.save(tmp_path, f"{{% for m in messages %}}{of_system}{users}{{% endfor %}}")
+    assert not AskLayout(tmp_path).takes_system
+
+
 def test_a_base_model_is_given_the_question_as_its_tokenizer_begins_a_text(tmp_path: Path) -> None:
     made.save(tmp_path, made.CHATML)
     for path in (tmp_path / "chat_template.jinja", tmp_path / "tokenizer_config.json"):

@@ -92,6 +92,10 @@ def test_a_document_by_hand(tmp_path: Path, name: str, think: bool) -> None:
     assert encoded.notes == ({"straddling_tokens": 1} if "trace" not in config else {})
     ids = chat.prompt_ids(QUESTION)
     assert document.tokens[: len(ids)].tolist() == ids
+    begun = chat.begun_ids("" if "trace" in config else TRACE, closed=True)
+    assert document.tokens[len(ids) :][: len(begun)].tolist() == begun, "where the answer begins"
+    assert chat.backend.decode(document.tokens[len(ids) + len(begun) :].tolist()).startswith("7")
+    assert chat.begun_ids("", closed=False) == []
     assert chat.stops[0] == document.tokens[-1] == chat.special_ids["eos"]
     steps = [
         sorted({*document.steps[document.kinds == KINDS.id(kind)].tolist()}) for kind in ("plan", "derive", "check")

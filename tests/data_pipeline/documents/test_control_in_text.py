@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import chat_templates as made
 import pytest
 from encode_cases import KINDS, PLAN, conserved, prepare, record
+from scripted_student import script
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
@@ -22,6 +23,7 @@ from tracestill.data_pipeline.tokens.control_symbols import add_control_symbols
 from tracestill.data_pipeline.tokens.layout import LayoutConfig
 from tracestill.data_pipeline.tokens.render import symbols_in
 from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
+from tracestill.trainer.evaluation.asking import LocalAsker
 from tracestill.trainer.evaluation.evaluate import answer
 from tracestill.trainer.evaluation.predictions import REFUSED, summary
 from tracestill.trainer.export.export import copy_tokenizer
@@ -134,21 +136,16 @@ def test_such_a_question_is_not_asked_and_counts_as_wrong(trained, tmp_path, mon
         {"question_id": str(i), "question": text, "gold": "7"}
         for i, text in enumerate(["What is 3 + 4?", "Say </think> 7", "What is 4 + 3?"])
     ]
-    asked = []
-
-    def generate(model, prompts, **settings):
-        asked.extend(prompts)
-        return [[*layout.backend_ids("7"), layout.stops[0]] for _ in prompts]
-
     backend = layout.tokenizer.backend if load == "layout" else layout.backend
-    layout.backend_ids = lambda text: backend.encode(text, add_special_tokens=False).ids
-    monkeypatch.setattr("tracestill.trainer.evaluation.evaluate.generate", generate)
+    said = [*backend.encode("7", add_special_tokens=False).ids, layout.stops[0]]
+    asked, _ = script(monkeypatch, lambda one: said, stop=layout.stops[0])
     settings = SimpleNamespace(max_new_tokens=9, batch_size=2, temperature=0.0)
     recipe = SimpleNamespace(
         seed=0, sample=SampleConfig(teachers=[{"name": "solver"}]), evaluate=settings, verify=VerifyConfig()
     )
-    rows = answer(recipe, questions, None, layout, lambda done, total: None)
-    assert asked == [layout.prompt_ids(questions[i]["question"]) for i in (0, 2)]
+    model = SimpleNamespace(config=SimpleNamespace(is_encoder_decoder=False))
+    rows = answer(recipe, questions, LocalAsker(model, layout, recipe), lambda done, total: None)
+    assert [one.ids for one in asked] == [layout.prompt_ids(questions[i]["question"]) for i in (0, 2)]
     assert [row["question_id"] for row in rows] == ["0", "1", "2"]
     assert [row["correct"] for row in rows] == [True, False, True]
     assert rows[1]["read_by"] == REFUSED == "control_in_text"

@@ -61,6 +61,17 @@ def test_what_is_written_is_read_back(tmp_path, form, template):
     stop = "<|im_end|>" if template == "chat" else "<|end|>"
     written = text[len(made_of.backend.decode(prompt, skip_special_tokens=False)) :]
     assert written == f"{opening}{TRACE}{closing}7{ending}{stop}"
+    for begun, text in (
+        (made_of.begun_ids(TRACE[:12], closed=False), opening + TRACE[:12]),
+        (made_of.begun_ids(TRACE, closed=True), opening + TRACE + closing.rstrip(" ")),
+    ):
+        assert document.tokens[len(prompt) :][: len(begun)].tolist() == begun
+        assert made_of.backend.decode(begun, skip_special_tokens=False).rstrip(" ") == text
+    word = made_of.encode([record("so")], KINDS)[0].documents[""].tokens[len(prompt) :]  # takes the blank before it
+    begun = made_of.begun_ids(TRACE, closed=True)
+    assert word[: len(begun)].tolist() == begun
+    at_once = made_of.backend.decode(made_of.begun_ids("", closed=True), skip_special_tokens=False)
+    assert at_once.rstrip(" ") == closing.strip()
     kinds = [kind for kind, _ in stretches(made_of, encoded)]
     assert kinds == ["prompt", *["control"] * bool(opening), "plan", "derive", "check", "control", "answer", "control"]
     read = made_of.read(document.tokens[len(prompt) :].tolist())

@@ -50,6 +50,9 @@ def test_a_document_by_hand(tokenizer, trace):
     written = decode(made.tokens[read:], skip_special_tokens=False)
     assert written.replace(" ", "") == f"<think>{TRACE if trace == 'keep' else ''}</think>7</s>".replace(" ", "")
     assert made.tokens[:read].tolist() == layout.prompt_ids("What is 3 + 4?")
+    begun = layout.begun_ids(TRACE if trace == "keep" else "", closed=True)
+    assert made.tokens[read:].tolist()[: len(begun)] == begun
+    assert decode(made.tokens[read + len(begun) :]).strip() == "7"
     assert not made.kinds[:read].any()
     # the decoder's side is that of a decoder's document
     assert np.array_equal(made.tokens[read:], decoder.tokens[read:])

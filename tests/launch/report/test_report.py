@@ -263,9 +263,9 @@ def test_before_and_after_stand_in_one_table(tmp_path):
     rows = cells(page, "answered right")
     assert [re.sub(r"<.*?>", "", row[0]) for row in rows] == ["before", "instruct", "traces"]
     assert [re.sub(r"<.*?>", "", row[2]) for row in rows] == ["12.5%", "10.0%3 not asked", "75.0%"]
-    assert [re.sub(r"<.*?>", "", row[9]) for row in rows] == ["none", "none", "40"]
-    assert [re.sub(r"<.*?>", "", cell) for cell in rows[0][4:6]] == ["", ""], "older results lack them"
-    assert [re.sub(r"<.*?>", "", cell) for cell in rows[1][4:6]] == ["3", "33.3%1 undecided"]
+    assert [re.sub(r"<.*?>", "", row[11]) for row in rows] == ["none", "none", "40"]
+    assert [re.sub(r"<.*?>", "", cell) for cell in rows[0][4:7]] == ["", "", ""], "older results lack them"
+    assert [re.sub(r"<.*?>", "", cell) for cell in rows[1][4:7]] == ["3", "33.3%", "1"]
     (tmp_path / "config.json").write_text("{}")  # the model was edited after it had answered
     assert gathered(run)["models"].keys() == {"instruct"}
     changed = claim(run.root, mini_recipe(arms={"before": {"train": "none"}}, evaluate={"questions": 3}), replace=True)

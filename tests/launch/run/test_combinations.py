@@ -22,7 +22,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.tokens.control_symbols import add_control_symbols
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.launch.run.checks import check_arm
-from tracestill.trainer.evaluation.evaluate import load_student, teacher_forced
+from tracestill.trainer.losses.losses import load_student, teacher_forced
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 LLAMA = {**STUDENT, "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4}

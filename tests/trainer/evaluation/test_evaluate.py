@@ -14,19 +14,22 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from scripted_student import script
 from tiny_export import WORDS, save_tokenizer, tiny_config, tiny_model
 from transformers import AutoTokenizer
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.intervals import wilson
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, write_rows
 from tracestill.data_pipeline.base.stage import is_current, read_manifest, stage
 from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.kernels.attention import SDPA, register
-from tracestill.trainer.evaluation import baseline, evaluate, predictions
-from tracestill.trainer.evaluation.intervals import mean_interval
+from tracestill.trainer.evaluation import asking, baseline, evaluate
 from tracestill.trainer.export.export import export
+from tracestill.trainer.losses import losses
+from tracestill.trainer.losses.intervals import mean_interval
 from tracestill.trainer.ranks import threads
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
@@ -135,15 +138,9 @@ def test_every_way_of_answering_is_judged(run_directory: RunDirectory, monkeypat
         "<think> so 5 5 5 </s>",  # the right answer, but inside a trace that never closes
         "so 7 add 1 is 8 </s>",  # no think block, as a model writes that was never trained on the layout
     ]
-    asked: list[list[int]] = []
-
-    def scripted(model, prompts, **settings):
-        asked.extend(prompts)
-        return [ids_of(text) for text in written]
-
-    monkeypatch.setattr(evaluate, "generate", scripted)
+    asked, _ = script(monkeypatch, [ids_of(text) for text in written], stop=2)
     result, rows = evaluate_run(run_directory)
-    assert asked == [ids_of(f"<s> {row['question']}") for row in QUESTIONS]
+    assert [one.ids for one in asked] == [ids_of(f"<s> {row['question']}") for row in QUESTIONS]
     assert [row["question_id"] for row in rows] == ["q0", "q1", "q2", "q3", "q4"]
     assert [row["gold"] for row in rows] == ["3", "4", "9", "5", "8"]
     assert [row["answer"] for row in rows] == ["3", "5", None, None, "8"]
@@ -164,28 +161,36 @@ def test_every_way_of_answering_is_judged(run_directory: RunDirectory, monkeypat
 
 def test_students_are_asked_as_the_recipe_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every setting differs from its default."""
-    told: dict[str, object] = {}
-    monkeypatch.setattr(evaluate, "generate", lambda model, prompts, **settings: told.update(settings) or [[2]] * 5)
-    how = {"max_new_tokens": 21, "batch_size": 3, "temperature": 0.7}
+    asked, told = script(monkeypatch, [[2]] * 5, stop=2)
+    how = {"max_new_tokens": 21, "batch_size": 3, "batch_tokens": 77, "temperature": 0.7}
     recipe = Recipe.model_validate({**RECIPE, "seed": 11, "evaluate": how})
     save_tokenizer(tmp_path / "tokenizer")
     layout = load_layout(recipe.encode, tmp_path / "tokenizer")
     choice = threads.ThreadChoice([1, 2])
-    questions = [{"question_id": "q", **row} for row in QUESTIONS]
-    evaluate.answer(recipe, questions, tiny_model(), layout, print, choice)
-    assert told == {**how, "seed": 11, "stops": (2,), "pad_id": 0, "progress": print, "threads": choice}
+    questions = [{"question_id": f"q{i}", **row} for i, row in enumerate(QUESTIONS)]
+    evaluate.answer(recipe, questions, asking.LocalAsker(tiny_model(), layout, recipe, choice), print)
+    assert told == {
+        "batch_size": 3,
+        "batch_tokens": 77,
+        "seed": 11,
+        "stops": (2,),
+        "pad_id": 0,
+        "progress": print,
+        "threads": choice,
+    }
+    assert {(one.limit, one.temperature) for one in asked} == {(21, 0.7)}
 
 
 def test_losses_by_kind_match_plain_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several rows, a document longer than a row, and record weights that must not count."""
-    monkeypatch.setattr(evaluate, "ROW_TOKENS", 37)
+    monkeypatch.setattr(losses, "ROW_TOKENS", 37)
     documents = make_documents(30, seed=1)
     assert max(len(tokens) for tokens, _, _ in documents) > 37
     store = write_store(tmp_path / "test.arrow", documents)
     model = tiny_model(seed=4)
     model.set_attn_implementation(register(SDPA))
     student = Student(model, num_kinds=len(KINDS)).eval()
-    got = evaluate.teacher_forced(student, store, torch.device("cpu"))
+    got = losses.teacher_forced(student, store, torch.device("cpu"))
     wanted = one_by_one(tiny_model(seed=4), documents)
     assert got.keys() == wanted.keys()
     for name, found in wanted.items():
@@ -202,22 +207,22 @@ def test_losses_by_kind_match_plain_transformers(tmp_path: Path, monkeypatch: py
 
 def test_as_many_documents_share_a_row_as_fit(tmp_path: Path) -> None:
     store = write_store(tmp_path / "test.arrow", make_documents(40))  # with their kinds, more than a byte tells apart
-    assert len(evaluate.rows_of(store.lengths, evaluate.ROW_TOKENS)) == 1
+    assert len(losses.rows_of(store.lengths, losses.ROW_TOKENS)) == 1
     model = tiny_model(seed=4)
     model.set_attn_implementation(register(SDPA))
-    got = evaluate.teacher_forced(Student(model, num_kinds=len(KINDS)).eval(), store, torch.device("cpu"))
+    got = losses.teacher_forced(Student(model, num_kinds=len(KINDS)).eval(), store, torch.device("cpu"))
     for name, found in one_by_one(tiny_model(seed=4), make_documents(40)).items():
         assert {key: got[name][key] for key in found} == pytest.approx(found, rel=1e-5)
 
 
 def test_rows_hold_every_document_once() -> None:
     lengths = np.array([5, 9, 2, 40, 3, 3, 8, 2])
-    rows = evaluate.rows_of(lengths, 10)
+    rows = losses.rows_of(lengths, 10)
     assert sorted(np.concatenate(rows).tolist()) == list(range(8))
     assert [lengths[row].tolist() for row in rows] == [[2, 2, 3, 3], [5], [8], [9], [40]]
-    kept = evaluate.rows_of(lengths, 10, order=range(7))
+    kept = losses.rows_of(lengths, 10, order=range(7))
     assert [row.tolist() for row in kept] == [[0], [1], [2], [3], [4, 5], [6]], "in the order given"
-    assert evaluate.rows_of(lengths, 10, order=[]) == []
+    assert losses.rows_of(lengths, 10, order=[]) == []
 
 
 def test_a_run_is_evaluated(run_directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
@@ -362,7 +367,7 @@ def test_questions_may_be_fewer_and_documents_absent(run_directory: RunDirectory
 @pytest.mark.parametrize(("correct", "trials"), [(0, 5), (5, 5), (30, 300), (243, 300)])
 def test_wilson_solves_its_equation(correct: int, trials: int) -> None:
     """Its ends are the proportions p whose z-score (k/n - p) / sqrt(p (1 - p) / n) is +-1.96."""
-    low, high = predictions.wilson(correct, trials)
+    low, high = wilson(correct, trials)
     assert 0 <= low <= correct / trials <= high <= 1
     for end in (low, high):
         if 1e-9 < end < 1 - 1e-9:

@@ -5,19 +5,10 @@ from __future__ import annotations
 from tracestill.data_pipeline.answers import Verifier
 from tracestill.data_pipeline.sampling.readers.chain import Chain, ReaderConfig
 from tracestill.data_pipeline.tokens.layout import Reading
-from tracestill.trainer.evaluation import predictions
+from tracestill.trainer.evaluation import asking, predictions
 
 
 def test_a_text_without_the_forms_mark_is_read_by_the_recipes_readers() -> None:
-    class Open:
-        """A layout in which a model wrote this, in no form."""
-
-        def __init__(self, text: str, *, in_form: bool = False) -> None:
-            self.reading = Reading(text, text, text, True, 0, in_form)
-
-        def read(self, ids: list[int]) -> Reading:
-            return self.reading
-
     own = Chain([ReaderConfig(use="regex", options={"pattern": r"Result = (\S+)"}), "last_number"])
     question = {"question_id": "q", "question": "?", "gold": "8"}
     cases = [
@@ -28,6 +19,7 @@ def test_a_text_without_the_forms_mark_is_read_by_the_recipes_readers() -> None:
         ("Result = 9, so 8", own, True, ("8", "last_number", True)),  # behind a mark the whole is the answer
     ]
     for text, chain, in_form, expected in cases:
-        row = predictions.read_answer(question, [1], Open(text, in_form=in_form), chain)
+        reading = Reading(text, text, text, True, 0, in_form)  # of a layout in which a model wrote this
+        row = asking.row_of(question, asking.reply_of(reading, True, chain, 1, None))
         (row,) = predictions.verified([row], [question], Verifier())
         assert (row["answer"], row["read_by"], row["correct"]) == expected, text

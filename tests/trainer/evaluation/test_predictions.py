@@ -15,7 +15,15 @@ from tracestill.trainer.evaluation.predictions import NO_VERDICT, summary, verif
 
 
 def row(answer: str | None, gold: str, **more: object) -> dict:
-    about = {"question_id": "q", "question": "?", "gold": gold, "answer": answer, "read_by": "whole", **NO_VERDICT}
+    about = {
+        "question_id": "q",
+        "question": "?",
+        "gold": gold,
+        "answer": answer,
+        "read_by": "whole",
+        **NO_VERDICT,
+        "repeats": "",
+    }
     return {**about, "finished": answer is not None, "trace_tokens": 3, "in_form": True, **more}
 
 
@@ -44,12 +52,28 @@ def test_nobody_answered():
     assert (told["answered"], told["right_when_answered"], told["accuracy"]) == (0, None, 0.0)
 
 
-def test_a_question_with_an_unknown_verifier_stops_before_anything_is_generated(monkeypatch) -> None:
-    def generate(*args, **kwargs):
-        raise AssertionError("minutes of work that would be lost")
-
-    monkeypatch.setattr("tracestill.trainer.evaluation.evaluate.generate", generate)
+def test_a_question_with_an_unknown_verifier_stops_before_anything_is_asked() -> None:
     recipe = SimpleNamespace(evaluate=None, sample=SimpleNamespace(readers=[]), verify=VerifyConfig())
     question = {"question_id": "q", "question": "1 + 1?", "gold": "2", "metadata": '{"verifier": "nubmer"}'}
     with pytest.raises(InputError, match="nubmer"):
-        evaluate.answer(recipe, [question], None, None, None)
+        evaluate.answer(recipe, [question], None, None)
+
+
+def test_shares_have_both_intervals_and_loops_are_counted() -> None:
+    more = [{"repeats": "it says 'a' again and again"}, {"repeats": "", "finished": False}]
+    rows = [row("1", "1", **more[0]), row(None, "2", **more[1]), row("3", "4"), row("5", "5")]
+    told = summary(verified(rows, [{}] * 4, Verifier()))
+    assert (told["answered"], told["answered_share"]) == (3, 0.75)
+    low, high = told["right_when_answered_low"], told["right_when_answered_high"]
+    assert (low, high) == pytest.approx((0.2077, 0.9385), abs=1e-4)  # Wilson's of 2 in 3
+    assert told["bootstrap"]["accuracy"] == (0.0, 1.0)
+    assert (told["loops"], told["loops_truncated"], told["truncated"]) == (1, 0, 1)
+
+
+def test_a_question_without_gold_is_not_counted_as_wrong() -> None:
+    rows = verified([row("18", "18"), row("3", ""), row(None, "7")], [{}] * 3, Verifier())
+    told = summary(rows)
+    assert (told["questions"], told["without_gold"], told["accuracy"]) == (3, 1, 0.5)
+    assert (told["answered"], told["undecided"]) == (1, {})
+    judged = [{**rows[1], "verdict": "wrong"}, rows[0]]  # by a verifier that needs no gold answer
+    assert (summary(judged)["without_gold"], summary(judged)["accuracy"]) == (0, 0.5)

@@ -26,8 +26,8 @@ from tracestill.data_pipeline.tokens.control_symbols import add_control_symbols
 from tracestill.data_pipeline.tokens.layout import LayoutConfig
 from tracestill.data_pipeline.tokens.render import load_tokenizer
 from tracestill.data_pipeline.tokens.tokenizer import fast_tokenizer, train_sentencepiece, write_tokenizer
-from tracestill.trainer.evaluation.generate import load_exported
 from tracestill.trainer.export.export import check_tokenizer, copy_tokenizer, export
+from tracestill.trainer.writing.generate import load_exported
 
 BLOCK = """
 import sys, json

@@ -20,11 +20,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.trainer.evaluation import evaluate
-from tracestill.trainer.evaluation.evaluate import load_student
-from tracestill.trainer.evaluation.generate import load_exported
+from tracestill.trainer.losses.losses import load_student
 from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.recipe.student_settings import LoraConfig
 from tracestill.trainer.student.adapters import merge
+from tracestill.trainer.writing.generate import load_exported
 
 WORKER = Path(__file__).with_name("adapt_train_worker.py")
 IDS = torch.arange(20)[None]

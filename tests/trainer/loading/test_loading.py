@@ -21,12 +21,12 @@ from transformers.integrations import hub_kernels
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.models.model_directory import check_directory
-from tracestill.trainer.evaluation.generate import generate, load_exported
 from tracestill.trainer.loading.loading import check_model, load_tokenizer, offline, read_config
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.student_settings import StudentConfig
 from tracestill.trainer.student.check import check_student
 from tracestill.trainer.student.student import build_student
+from tracestill.trainer.writing.generate import generate, load_exported
 
 ROOT = Path(__file__).parents[3]
 

@@ -20,7 +20,6 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.models import own_code
 from tracestill.trainer.engine import engine
 from tracestill.trainer.evaluation.baseline import load_any
-from tracestill.trainer.evaluation.generate import load_exported
 from tracestill.trainer.export.export import export
 from tracestill.trainer.faults import stopping
 from tracestill.trainer.faults.watchdog import Watchdog
@@ -32,6 +31,7 @@ from tracestill.trainer.recipe.student_settings import StudentConfig
 from tracestill.trainer.student.check import check_student
 from tracestill.trainer.student.student import build_student
 from tracestill.trainer.weighting import WeightingConfig
+from tracestill.trainer.writing.generate import load_exported
 
 SAFE = "model.safetensors"
 CONFIGURATION = """

@@ -19,8 +19,9 @@ from stored_tensors import stored_bytes, stored_tensors
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.plan.plan import load_plan, schedule
 from tracestill.data_pipeline.tokens.store import TokenStore
-from tracestill.trainer.evaluation.evaluate import held_out, load_student, predict, teacher_forced
+from tracestill.trainer.evaluation.evaluate import held_out, predict
 from tracestill.trainer.evaluation.predictions import summary
+from tracestill.trainer.losses.losses import load_student, teacher_forced
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
 

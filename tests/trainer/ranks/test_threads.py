@@ -3,10 +3,10 @@
 import torch
 from tiny_export import tiny_model
 
-from tracestill.trainer.evaluation.decoding import Decoder
-from tracestill.trainer.evaluation.generate import generate
 from tracestill.trainer.ranks import threads
 from tracestill.trainer.ranks.threads import ThreadChoice, choice_for, threads_kept
+from tracestill.trainer.writing.decoding import Decoder
+from tracestill.trainer.writing.generate import generate
 
 BOS, EOS, PAD, LIMIT = 1, 2, 0, 24
 

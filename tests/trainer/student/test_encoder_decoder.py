@@ -22,7 +22,6 @@ from transformers import T5Config, UMT5Config
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.trainer.batches.rectangles import PairedBatch, group_documents, paired_row
-from tracestill.trainer.evaluation.generate import generate, load_exported
 from tracestill.trainer.export.export import export
 from tracestill.trainer.recipe.settings import StudentConfig
 from tracestill.trainer.recipe.student_settings import check_together
@@ -32,6 +31,7 @@ from tracestill.trainer.student.check import check_student
 from tracestill.trainer.student.reading_model import use_weighting
 from tracestill.trainer.student.student import Student, build_student
 from tracestill.trainer.weighting import WeightingConfig, make_weighting
+from tracestill.trainer.writing.generate import generate, load_exported
 
 WORKER = Path(__file__).with_name("encoder_decoder_worker.py")
 CPU = torch.device("cpu")

@@ -16,8 +16,8 @@ from tracestill.data_pipeline.plan.plan import PlanConfig
 from tracestill.data_pipeline.tokens.layout import Document, Encoded
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.trainer.batches.rectangles import layout_for
-from tracestill.trainer.evaluation.evaluate import teacher_forced
 from tracestill.trainer.evaluation.held_out import refuse_longer_held_out
+from tracestill.trainer.losses.losses import teacher_forced
 from tracestill.trainer.recipe.positions import positions_in, positions_of
 from tracestill.trainer.recipe.settings import StudentConfig
 from tracestill.trainer.student.student import build_student, transformers_config

@@ -49,11 +49,11 @@ def body_of(options: TeacherOptions, ask: Ask, n: int) -> dict[str, Any]:
         put(body, options.thinking_field.split("."), options.thinking_budget)
     for name in options.omit:
         body.pop(name, None)
-    return body | options.extra_body
+    return body | options.extra_body | dict(ask.body)
 
 
 def prefill_of(options: TeacherOptions, ask: Ask) -> str:
-    return "" if ask.as_is else options.prefill
+    return ask.begun or ("" if ask.as_is else options.prefill)
 
 
 def put(body: dict[str, Any], names: list[str], value: Any) -> None:

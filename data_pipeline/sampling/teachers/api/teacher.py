@@ -236,5 +236,8 @@ def raised(state: RetryCallState) -> Trouble:
 
 def alike(ask: Ask, other: Ask) -> bool:
     """Whether one request can ask for both."""
-    same = ask.question.question_id, ask.style, ask.temperature
-    return same == (other.question.question_id, other.style, other.temperature) and not (ask.as_is or other.as_is)
+
+    def what(ask: Ask) -> tuple[Any, ...]:
+        return ask.question.question_id, ask.style, ask.temperature, ask.begun, ask.body
+
+    return what(ask) == what(other) and not (ask.as_is or other.as_is)

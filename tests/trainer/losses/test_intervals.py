@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tracestill.data_pipeline.base.intervals import Z95
-from tracestill.trainer.evaluation.intervals import mean_interval
+from tracestill.trainer.losses.intervals import mean_interval
 
 
 def test_independent_values_give_the_standard_error() -> None:

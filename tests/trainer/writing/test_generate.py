@@ -11,10 +11,10 @@ from tiny_export import tiny_model
 from transformers import LlamaForCausalLM
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.trainer.evaluation import decoding
-from tracestill.trainer.evaluation import generate as module
-from tracestill.trainer.evaluation.decoding import Wanted, drawn
-from tracestill.trainer.evaluation.generate import Ask, generate, load_exported, padded, write
+from tracestill.trainer.writing import decoding
+from tracestill.trainer.writing import generate as module
+from tracestill.trainer.writing.decoding import Wanted, drawn
+from tracestill.trainer.writing.generate import Ask, generate, load_exported, padded, write
 
 BOS, EOS, PAD = 1, 2, 0
 LIMIT = 24
@@ -188,6 +188,37 @@ def test_buffers_are_cut_and_widened_as_texts_come_and_go(monkeypatch: pytest.Mo
     with torch.inference_mode():
         assert [found[at] for at in range(len(prompts))] == [one_at_a_time(model, prompt) for prompt in prompts]
     assert {"keep_last", "widen"} <= set(calls), "or nothing is tested"
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_no_more_tokens_than_allowed_are_held_at_a_time(monkeypatch: pytest.MonkeyPatch, ours: bool) -> None:
+    model = tiny_model(seed=3)
+    draw = random.Random(6)
+    wanted = [
+        Wanted(at, 0, [BOS, *(draw.randrange(3, 32) for _ in range(draw.randrange(40)))], draw.randrange(1, LIMIT), 0.0)
+        for at in range(40)
+    ]
+    texts: list[dict[int, list[int]]] = [{}, {}]
+    rows: list[int] = []
+    keep = decoding.choose
+
+    def counting(logits, of):
+        rows.append(len(of))
+        return keep(logits, of)
+
+    monkeypatch.setattr(module, "can_decode", lambda model: ours)
+    for bound, found in zip((None, 150), texts, strict=True):
+        rows.clear()
+        for where in (decoding, module):
+            monkeypatch.setattr(where, "choose", counting)
+        settings = {"stops": [EOS], "pad_id": PAD, "batch_size": 16, "batch_tokens": bound}
+        module.write_wanted(
+            model, wanted, lambda one, text, found=found: found.update({one.prompt: text.ids}), **settings
+        )
+    assert texts[0] == texts[1]
+    longest = max(len(one.ids) + one.limit for one in wanted)
+    assert 150 // longest < max(rows) < 16, "shorter ones may be more"
+    assert rows[0] == 150 // longest
 
 
 def test_a_draw_picks_the_token_in_whose_share_it_falls() -> None:

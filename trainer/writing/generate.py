@@ -6,8 +6,7 @@ A decoder's prompts are padded on the left, an encoder's on the right.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,13 +14,13 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.trainer.evaluation.decoding import Decoder, Ended, Text, Wanted, Written, can_decode, choose
 from tracestill.trainer.export.export import holds_model, quiet
 from tracestill.trainer.loading.loading import load_model, offline
 from tracestill.trainer.ranks.threads import ThreadChoice
 from tracestill.trainer.recipe.positions import positions_in
 from tracestill.trainer.recipe.student_settings import holds_encoder_decoder
 from tracestill.trainer.student.rope import isolate_rope
+from tracestill.trainer.writing.decoding import Decoder, Ended, Text, Wanted, Written, can_decode, choose, rows_within
 
 TELL_SECONDS = 0.5  # between two calls of ``progress``, at least
 Progress = Callable[[int, int], None]
@@ -81,6 +80,7 @@ class Ask(NamedTuple):
     samples: int = 1
     temperature: float = 0.0  # 0 is greedy; else ids are drawn from softmax(logits / temperature)
     key: int | None = None  # whose draws are its own; None: its place among those that are asked together
+    decoder: Sequence[int] = ()  # what an encoder-decoder has begun to write
 
 
 def write(
@@ -103,36 +103,64 @@ def write(
 
     Raises InputError if a prompt and its continuation do not fit the model's positions.
     """
-    refuse_long(model, asks)
     found: list[list[Written | None]] = [[None] * ask.samples for ask in asks]
-    order = sorted(range(len(asks)), key=lambda i: -len(asks[i].ids))  # longest first: memory runs out at once
-    watch = Watch(sum(ask.samples for ask in asks), max((ask.max_new_tokens for ask in asks), default=0), progress)
-    wanted = (
-        Wanted(i, sample, asks[i].ids, asks[i].max_new_tokens, asks[i].temperature, asks[i].key)
-        for i in order
-        for sample in range(asks[i].samples)
-    )
+    wanted = [
+        Wanted(i, sample, ask.ids, ask.max_new_tokens, ask.temperature, ask.key, ask.decoder)
+        for i, ask in enumerate(asks)
+        for sample in range(ask.samples)
+    ]
 
     def ended(one: Wanted, text: Written) -> None:
         found[one.prompt][one.sample] = text
-        watch.ended(len(text.ids))
 
-    if can_decode(model):
-        Decoder(model, stops, pad_id, batch_size, seed, threads).write(wanted, ended, watch.tell)
-    else:
-        write_plainly(model, wanted, ended, watch, stops, pad_id, batch_size, seed, threads)
-    watch.tell(watch.settled, now=True)
+    settings = {"stops": stops, "pad_id": pad_id, "batch_size": batch_size, "seed": seed}
+    write_wanted(model, wanted, ended, **settings, progress=progress, threads=threads)  # type: ignore[arg-type]
     return [[text for text in texts if text is not None] for texts in found]
 
 
-def refuse_long(model: PreTrainedModel, asks: Sequence[Ask]) -> None:
+def write_wanted(
+    model: PreTrainedModel,
+    wanted: Iterable[Wanted],
+    ended: Ended,
+    *,
+    stops: Sequence[int],
+    pad_id: int,
+    batch_size: int,
+    batch_tokens: int | None = None,
+    seed: int = 0,
+    progress: Progress = lambda done, total: None,
+    threads: ThreadChoice | None = None,
+) -> None:
+    """As ``write``, and ``ended`` is called with each text as soon as it has ended. ``batch_tokens``: of prompts and of
+    what may follow them, written at a time, at most; None: ``batch_size`` alone decides."""
+    # longest first: memory runs out at once; the samples of a prompt beside each other
+    order = sorted(
+        wanted,
+        key=lambda one: (-len(one.decoder), -len(one.ids) - one.limit, -len(one.ids), one.prompt, one.sample),
+    )
+    refuse_long(model, order)
+    watch = Watch(len(order), max((one.limit for one in order), default=0), progress)
+
+    def told(one: Wanted, text: Written) -> None:
+        ended(one, text)
+        watch.ended(len(text.ids))
+
+    if can_decode(model):
+        Decoder(model, stops, pad_id, batch_size, seed, threads, batch_tokens).write(order, told, watch.tell)
+    else:
+        batches = batched(order, batch_size, batch_tokens)
+        write_plainly(model, batches, told, watch, stops, pad_id, seed, threads)
+    watch.tell(watch.settled, now=True)
+
+
+def refuse_long(model: PreTrainedModel, wanted: Sequence[Wanted]) -> None:
     """Raise InputError if a prompt, or what follows it, has no positions."""
     positions = positions_in(model.config.to_dict())
     both = model.config.is_encoder_decoder
     if positions is None:
         return
-    for ask in asks:
-        longest, new = len(ask.ids), ask.max_new_tokens
+    for one in wanted:
+        longest, new = len(one.ids), one.limit + len(one.decoder)
         if both and max(longest, new) > positions:
             raise InputError(
                 f"evaluate.max_new_tokens: {new}, or a question of {longest} tokens, exceeds the student's "
@@ -147,18 +175,17 @@ def refuse_long(model: PreTrainedModel, asks: Sequence[Ask]) -> None:
 
 def write_plainly(
     model: PreTrainedModel,
-    wanted: Iterator[Wanted],
+    batches: Iterable[Sequence[Wanted]],
     ended: Ended,
     watch: Watch,
     stops: Sequence[int],
     pad_id: int,
-    batch_size: int,
     seed: int,
     threads: ThreadChoice | None,
 ) -> None:
     """As ``Decoder.write`` does, batch after batch by transformers: for models whose layers it does not know."""
     both = model.config.is_encoder_decoder
-    while rows := list(islice(wanted, batch_size)):
+    for rows in batches:
         settings = GenerationConfig(
             max_new_tokens=max(row.limit for row in rows),
             eos_token_id=list(stops),
@@ -167,6 +194,10 @@ def write_plainly(
             do_sample=False,
         )
         ids, mask = padded([row.ids for row in rows], pad_id, left=not both)
+        more = {}
+        if rows[0].decoder:
+            start = model.config.decoder_start_token_id
+            more["decoder_input_ids"] = torch.tensor([[start, *row.decoder] for row in rows], device=model.device)
         pen = Pen(rows, seed, frozenset(stops), ended, watch, threads)
         with torch.inference_mode(), offline():
             model.generate(
@@ -174,6 +205,7 @@ def write_plainly(
                 attention_mask=mask.to(model.device),
                 generation_config=settings,
                 logits_processor=LogitsProcessorList([pen]),
+                **more,
             )
 
 
@@ -234,6 +266,16 @@ class Watch:
             usual = self.settled / self.finished if self.finished else self.limit
             to_come = round(usual * (self.texts - self.finished)) if self.texts > self.finished else 0
             self.progress(written, max(self.settled + to_come, written))
+
+
+def batched(wanted: Sequence[Wanted], size: int, tokens: int | None) -> Iterator[Sequence[Wanted]]:
+    """Texts in their order, the longest first; in a batch all have begun with equally many tokens."""
+    at = 0
+    while at < len(wanted):
+        rows = wanted[at : at + rows_within(wanted[at : at + 1], size, tokens)]
+        alike = next((n for n, one in enumerate(rows) if len(one.decoder) != len(rows[0].decoder)), len(rows))
+        yield rows[:alike]
+        at += alike
 
 
 def padded(prompts: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:

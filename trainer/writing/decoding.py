@@ -9,7 +9,8 @@ written, but for what rounding does to the logits.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ class Wanted(NamedTuple):
     limit: int  # tokens at most
     temperature: float
     key: int | None = None  # whose draws are its own; None: the prompt's number
+    decoder: Sequence[int] = ()  # what an encoder-decoder has begun to write
 
 
 class Written(NamedTuple):
@@ -144,6 +146,12 @@ class Text:
         return True
 
 
+def rows_within(wanted: Iterable[Wanted], batch: int, tokens: int | None) -> int:
+    """How many rows as long as the longest of these a batch may have."""
+    longest = max((len(one.ids) + len(one.decoder) + one.limit for one in wanted), default=1)
+    return batch if tokens is None else max(1, min(batch, tokens // longest))
+
+
 class Decoder:
     """Writes texts with a model, ``batch`` at a time."""
 
@@ -155,28 +163,32 @@ class Decoder:
         batch: int,
         seed: int,
         threads: ThreadChoice | None = None,
+        tokens: int | None = None,
     ) -> None:
+        """``tokens``: of prompts and of what may follow them, at a time, at most; but never fewer than one text."""
         self.model, self.stops, self.pad, self.batch, self.seed = model, frozenset(stops), pad, batch, seed
-        self.threads = threads
+        self.threads, self.tokens = threads, tokens
         self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in named_by(model) else {}
         self.device = model.device
         self.texts: list[Text | None] = []  # in each place
         self.written = 0  # tokens so far
 
     @torch.inference_mode()
-    def write(self, wanted: Iterator[Wanted], ended: Ended, tell: Callable[[int], None] = lambda tokens: None) -> None:
+    def write(self, wanted: Iterable[Wanted], ended: Ended, tell: Callable[[int], None] = lambda tokens: None) -> None:
         """Write all that is wanted, and call ``ended`` with each text; ``tell`` with the tokens written so far, a step.
 
         Samples of a prompt are best wanted one after the other, and long prompts first.
         """
         self.cache: Cache | None = None
         self.texts, self.written = [], 0
+        queue = deque(wanted)
         while True:
             is_new = False
             free = [place for place, text in enumerate(self.texts) if text is None]
-            missing = self.batch - len(self.texts) + len(free)
-            if not self.texts or missing * REFILL >= self.batch:
-                new = list(islice(wanted, missing))
+            room = self.room(queue)
+            missing = room - len(self.texts) + len(free)
+            if not self.texts or missing * REFILL >= room:
+                new = [queue.popleft() for _ in range(min(missing, len(queue)))]
                 is_new = bool(new)
                 if new:
                     self.begin(new, free, ended)
@@ -193,6 +205,13 @@ class Decoder:
             if self.threads is not None:
                 self.threads.lap()
             tell(self.written)
+
+    def room(self, queue: Sequence[Wanted]) -> int:
+        """How many texts there may be at a time, with the next one among them."""
+        if self.tokens is None:
+            return self.batch
+        held = [*(text.wanted for text in self.texts if text is not None), *islice(queue, 1)]
+        return rows_within(held, self.batch, self.tokens)
 
     def begin(self, new: list[Wanted], free: list[int], ended: Ended) -> None:
         """Read the prompts of new texts, each once, write their first tokens, and give them places."""

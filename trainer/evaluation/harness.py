@@ -1,0 +1,110 @@
+"""Tasks of lm-evaluation-harness on an exported student: an adapter, so that nobody has to write its command.
+
+The student is asked through its own chat template, as it was trained, and what stands behind its trace is its answer.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from tracestill.data_pipeline.base.content import contents
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.stage import CONTENTS, stage, write_json
+from tracestill.data_pipeline.tokens.render import END_THINK
+from tracestill.trainer.evaluation.baseline import exported, load_trained
+from tracestill.trainer.loading.offline import offline
+from tracestill.trainer.recipe.precision import use_gpu
+from tracestill.trainer.recipe.recipe import plain_name
+from tracestill.trainer.recipe.run_directory import RunDirectory
+
+STAGE = "harness"
+EXTRA = "--lm-eval needs lm-evaluation-harness: pip install 'tracestill[lm-eval]'"
+YAML = (".yaml", ".yml")
+
+
+def harness_stage(held: RunDirectory, arm: str, task: str) -> tuple[Path, dict[str, Any], dict[str, Path]]:
+    """Directory, config and inputs of a task's result. ``task``: a name that the harness knows, or a YAML file of one;
+    files beside it that it names count as it does. Raises InputError for a task without a name for its folder, and an
+    arm that is not trained."""
+    own, path = held.for_arm(arm), Path(task)
+    if not own.train.trains:
+        raise InputError(f"--lm-eval: {arm} is not trained (train: none), so it has no export")
+    name = path.stem if path.suffix in YAML else task
+    if not plain_name(name):
+        raise InputError(f"--lm-eval {task}: expected the name of a task, or a file such as my_task.yaml")
+    config: dict[str, Any] = {"task": name, "limit": own.evaluate.questions, "precision": own.train.precision}
+    if path.suffix in YAML:
+        try:
+            said = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"--lm-eval {task}: not readable ({error})") from error
+        beside = [other for other in path.parent.iterdir() if other.is_file() and other.name in said]
+        files = {file.name: file for file in (path, *beside)}
+        config[CONTENTS] = contents({"--lm-eval": files}, held.memory)
+    return held.root / "arms" / arm / STAGE / name, config, {"train": held.stage(arm, "train")}
+
+
+def run_task(held: RunDirectory, arm: str, task: str) -> None:
+    """Let the harness measure the student of an arm on one task: result.json holds ``metrics`` by task (a group has
+    several), how many ``samples`` each has, and the version. ``evaluate.questions`` bounds the samples of a task.
+
+    Raises InputError without the harness, an export, or such a task.
+    """
+    directory, config, inputs = harness_stage(held, arm, task)
+    try:
+        lm_eval = importlib.import_module("lm_eval")
+        models = importlib.import_module("lm_eval.models.huggingface")
+        tasks = importlib.import_module("lm_eval.tasks")
+    except ImportError as error:
+        raise InputError(f"{EXTRA} ({error})") from error
+    recipe, source = held.for_arm(arm), exported(inputs["train"])
+    is_file = Path(task).suffix in YAML
+    known = tasks.TaskManager(include_defaults=not is_file)  # to read all of them takes longer than to load a student
+    if not is_file and task not in known.all_tasks:
+        raise InputError(f"--lm-eval {task}: lm-evaluation-harness {lm_eval.__version__} knows no such task")
+    device = torch.device("cuda" if use_gpu() else "cpu")
+    with stage(directory, STAGE, config, inputs) as work:
+        with offline():
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        end = tokenizer.convert_tokens_to_ids(END_THINK)
+        model = models.HFLM(
+            pretrained=load_trained(recipe, source, device),
+            tokenizer=tokenizer,
+            batch_size=recipe.evaluate.batch_size,
+            think_end_token=END_THINK if end in (None, tokenizer.unk_token_id) else end,
+        )
+        found = lm_eval.simple_evaluate(
+            model,
+            tasks=[task],
+            limit=recipe.evaluate.questions,
+            task_manager=known,
+            apply_chat_template=tokenizer.chat_template is not None,
+            random_seed=recipe.seed % 2**32,
+            numpy_random_seed=recipe.seed % 2**32,
+            torch_random_seed=recipe.seed,
+            fewshot_random_seed=recipe.seed,
+            log_samples=False,
+        )
+        samples = {name: counts["effective"] for name, counts in found["n-samples"].items()}
+        told = {"lm_eval": lm_eval.__version__, "samples": samples, "metrics": metrics_of(found["results"])}
+        write_json(work.path / "result.json", told)
+        work.counts = {"in": sum(samples.values()), "out": sum(samples.values())}
+
+
+def metrics_of(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Task -> metric, with its filter -> ``value`` and ``error`` (standard error; None: not told)."""
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    for task, row in results.items():
+        found[task] = {}
+        for key, value in row.items():
+            metric, comma, kept = key.partition(",")
+            if comma and not metric.endswith("_stderr") and isinstance(value, int | float):
+                error = row.get(f"{metric}_stderr,{kept}")
+                name = metric if kept == "none" else f"{metric} ({kept})"
+                found[task][name] = {"value": float(value), "error": error if isinstance(error, float) else None}
+    return found
