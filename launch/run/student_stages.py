@@ -128,4 +128,11 @@ TRAIN = StageSpec(
     resumes=True,
     tidy=lambda work: "" if work.case.recipe.train.keep else drop_checkpoints(work.directory),
 )
-EVALUATE = StageSpec("evaluate", lambda case: case.run.evaluate_stage(case.arm), do_evaluate, evaluated, evaluation)
+EVALUATE = StageSpec(
+    "evaluate",
+    lambda case: case.run.evaluate_stage(case.arm),
+    do_evaluate,
+    evaluated,
+    evaluation,
+    redo="every answer so far is kept",
+)

@@ -139,7 +139,7 @@ def test_such_a_question_is_not_asked_and_counts_as_wrong(trained, tmp_path, mon
     backend = layout.tokenizer.backend if load == "layout" else layout.backend
     said = [*backend.encode("7", add_special_tokens=False).ids, layout.stops[0]]
     asked, _ = script(monkeypatch, lambda one: said, stop=layout.stops[0])
-    settings = SimpleNamespace(max_new_tokens=9, batch_size=2, temperature=0.0)
+    settings = SimpleNamespace(max_new_tokens=9, batch_size=2, batch_tokens=None, temperature=0.0)
     recipe = SimpleNamespace(
         seed=0, sample=SampleConfig(teachers=[{"name": "solver"}]), evaluate=settings, verify=VerifyConfig()
     )
