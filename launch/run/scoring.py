@@ -39,6 +39,7 @@ def do_score(work: Work, console: Console) -> None:
     store = TokenStore(work.inputs["encode"] / STORES["train"], recipe.span_kinds())
     channels = recipe.score[name].written(recipe.span_kinds())
     writer = ChannelWriter(work.directory, store, channels, work.config, work.inputs, begin=False)
+    writer.take_over()
     missing = writer.missing() if writer.is_mine() else writer.shards
     size = foreseen(store, channels, missing)
     text = f"{len(store):,} documents, {tokens_of(store, writer.shards):,} tokens; {size / 1e6:,.1f} MB to be written"
@@ -99,14 +100,15 @@ def attempt(
 
 
 def start_of(work: Work, folder: Path, shards: int, cluster: Cluster | None) -> Start:
-    """How the ranks start; here no more than there are shards to write."""
+    """How the ranks start; here no more than there are shards to write, unless each has a part of the model."""
     run, arm, recipe = work.case.run, work.case.arm, work.case.recipe
-    asks = recipe.score[work.case.part].server is not None  # of one process, which has many requests under way
+    scorer = recipe.score[work.case.part]
+    asks = scorer.server is not None  # of one process, which has many requests under way
     words = ["--run-dir", str(run.root.absolute()), "--arm", arm, "--scorer", work.case.part]
     if cluster is not None and not asks:
         return multinode.start_entry(cluster, run.root, ENTRY_POINT, words, folder)
     ranks, most = deepspeed_command.ranks_here(recipe), 1 if asks else max(1, shards)
-    if ranks.count > most:
+    if ranks.count > most and scorer.zero == 0:
         fewer = recipe.train.model_copy(update={"ranks": most, "sequence_parallel": 1})
         ranks = deepspeed_command.ranks_here(recipe.model_copy(update={"train": fewer}))
     return deepspeed_command.start_ranks(ENTRY_POINT, words, ranks, run.root)

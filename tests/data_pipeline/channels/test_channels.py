@@ -112,6 +112,25 @@ def test_a_second_try_writes_what_is_missing_and_the_files_are_those_of_one_try(
     assert not other.draft.exists()
 
 
+def test_where_a_finished_shard_is_gone_the_others_are_kept_unless_they_changed(tmp_path: Path) -> None:
+    store, _ = scored(tmp_path)
+    whole = {p.name: p.read_bytes() for p in (tmp_path / "base").glob("shard-*")}
+    first, second, third, fourth = shards_of(store.lengths, TOKENS)
+    writer = writer_of(tmp_path, store, {"model": "other"}, begin=False)
+    writer.take_over()
+    assert not writer.draft.exists(), "of another model"
+    writer = writer_of(tmp_path, store, begin=False)
+    file_of(tmp_path / "base", second).unlink()
+    file_of(tmp_path / "base", third).write_bytes(whole[file_of(writer.draft, fourth).name])
+    writer.take_over()
+    assert writer.is_mine()
+    assert writer.missing() == [second, third]
+    for shard in writer.missing():
+        writer.write(shard, made_up(store, shard.documents))
+    writer.finish({})
+    assert {p.name: p.read_bytes() for p in (tmp_path / "base").glob("shard-*")} == whole
+
+
 def test_shards_of_another_model_are_not_gone_on_with(tmp_path: Path) -> None:
     store = encoded(tmp_path / "encode")
     writer = writer_of(tmp_path, store)
@@ -146,8 +165,14 @@ def test_channels_of_another_store_and_damaged_ones_are_refused(tmp_path: Path) 
     held = path.read_bytes()
     for damage in (held[:-9], b"", held.replace(b"tracestill channels 1", b"tracestill channels 2")):
         path.write_bytes(damage)
-        with pytest.raises(InputError, match=r"shard-000001\.arrow: not a whole shard"):
+        with pytest.raises(
+            InputError, match=r"shard-000001\.arrow: not a whole shard.*; delete it and run `tracestill score`"
+        ):
             Channels(tmp_path / "base", store)
+    manifest = tmp_path / "base/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"shard_tokens"', '"shards"'))
+    with pytest.raises(InputError, match="base: its manifest does not say what its shards hold; delete it"):
+        Channels(tmp_path / "base", store)
     with pytest.raises(InputError, match="holds no channels"):
         Channels(tmp_path / "encode", store)
 
