@@ -13,8 +13,7 @@ it follows that one is measured by benchmarks/influence.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from tracestill.trainer.scoring.influence import ANSWER
 from tracestill.trainer.scoring.reading import LocalModel
 
 OUTSIDE = -1  # in the place of a step: a token that is of none
+AT_ONCE = 2048  # copied tokens of a document whose attention is worked out at a time
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,22 @@ class Hidden:
         """Tokens of all copies."""
         return len(self.steps) * self.copied
 
-    @cached_property
+    @property
     def places(self) -> np.ndarray:
         """(S * copied,) of each copied token its place in the document."""
-        return np.tile(np.arange(self.first, self.first + self.copied), len(self.steps))
+        return np.tile(np.arange(self.first, self.first + self.copied, dtype=np.int32), len(self.steps))
+
+    @property
+    def blocks(self) -> list[Hidden]:
+        """The same with fewer steps each, for masks that are not too large."""
+        at_once = max(1, AT_ONCE // self.copied)
+        return [replace(self, steps=self.steps[at : at + at_once]) for at in range(0, len(self.steps), at_once)]
 
     def seen(self, window: int | None) -> np.ndarray:
         """(S * copied, first + S * copied) bool: what copied tokens see of the document before its end, and of all
         copies. ``window``: tokens that one sees, its own included."""
         copy = np.repeat(np.arange(len(self.steps)), self.copied)
-        keys = np.concatenate([np.arange(self.first), self.places])
+        keys = np.concatenate([np.arange(self.first, dtype=np.int32), self.places])
         of_copy = np.concatenate([np.full(self.first, OUTSIDE), copy])
         back = self.places[:, None] - keys
         own = of_copy == copy[:, None]
@@ -111,13 +117,13 @@ class Copies:
     The documents see each other no more than in any packed row, and nothing of the copies."""
 
     pack: Sequence[Hidden]
-    masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)  # (place in the pack, window) -> seen
+    masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)  # place in pack, block, window
 
-    def mask(self, at: int, window: int | None, device: torch.device) -> Tensor:
-        """(1, 1, S * copied, first + S * copied) bool, made once for all layers."""
-        if (at, window) not in self.masks:
-            self.masks[at, window] = torch.from_numpy(self.pack[at].seen(window)).to(device)[None, None]
-        return self.masks[at, window]
+    def mask(self, at: int, block: int, part: Hidden, window: int | None, device: torch.device) -> Tensor:
+        """(1, 1, S * copied, first + S * copied) bool of some steps, made once for all layers."""
+        if (at, block, window) not in self.masks:
+            self.masks[at, block, window] = torch.from_numpy(part.seen(window)).to(device)[None, None]
+        return self.masks[at, block, window]
 
     def __call__(
         self,
@@ -135,14 +141,17 @@ class Copies:
         found = [attend(module, *of_documents, attention_mask, sliding_window=sliding_window, **options)[0]]
         how: dict[str, Any] = {"scale": options.get("scaling"), "softcap": options.get("softcap"), "window": None}
         for at, one in enumerate(self.pack):
-            copies, before = slice(behind, behind + one.behind), slice(begin, begin + one.first)
-            keys, values = (torch.cat([x[:, :, before], x[:, :, copies]], 2) for x in (key, value))
-            mask = self.mask(at, sliding_window, query.device)
-            own, _ = ordinary_attention(
-                module, query[:, :, copies], keys, values, mask, dropout=0.0, causal=False, positions=None, **how
-            )
-            found.append(own)
-            begin, behind = begin + len(one.tokens), behind + one.behind
+            before = slice(begin, begin + one.first)
+            for block, part in enumerate(one.blocks):
+                copies = slice(behind, behind + part.behind)
+                keys, values = (torch.cat([x[:, :, before], x[:, :, copies]], 2) for x in (key, value))
+                mask = self.mask(at, block, part, sliding_window, query.device)
+                own, _ = ordinary_attention(
+                    module, query[:, :, copies], keys, values, mask, dropout=0.0, causal=False, positions=None, **how
+                )
+                found.append(own)
+                behind += part.behind
+            begin += len(one.tokens)
         return torch.cat(found, 1), None
 
 

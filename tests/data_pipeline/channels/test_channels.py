@@ -115,7 +115,7 @@ def test_a_second_try_writes_what_is_missing_and_the_files_are_those_of_one_try(
 def test_where_a_finished_shard_is_gone_the_others_are_kept_unless_they_changed(tmp_path: Path) -> None:
     store, _ = scored(tmp_path)
     whole = {p.name: p.read_bytes() for p in (tmp_path / "base").glob("shard-*")}
-    first, second, third, fourth = shards_of(store.lengths, TOKENS)
+    _, second, third, fourth = shards_of(store.lengths, TOKENS)
     writer = writer_of(tmp_path, store, {"model": "other"}, begin=False)
     writer.take_over()
     assert not writer.draft.exists(), "of another model"

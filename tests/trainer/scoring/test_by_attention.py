@@ -12,6 +12,7 @@ from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.trainer.batches.rectangles import layout_for
 from tracestill.trainer.recipe.settings import StudentConfig
+from tracestill.trainer.scoring import by_attention
 from tracestill.trainer.scoring.by_attention import influence_by_attention, tokens_read
 from tracestill.trainer.scoring.reading import LocalModel
 from tracestill.trainer.student.student import build_student
@@ -49,7 +50,8 @@ def reader_of(student) -> LocalModel:
 
 
 @pytest.mark.parametrize("config", [{}, {"model_type": "mistral", "sliding_window": 5}], ids=["llama", "window"])
-def test_the_answer_does_not_see_a_step_and_all_else_is_as_it_was(store, config):
+def test_the_answer_does_not_see_a_step_and_all_else_is_as_it_was(store, config, monkeypatch):
+    monkeypatch.setattr(by_attention, "AT_ONCE", 12)  # of some documents all steps, of others some at a time
     student = student_of(**config)
     found = {
         c: influence_by_attention(reader_of(student), store, range(len(store)), KINDS, capacity=c) for c in (999, 50, 1)
