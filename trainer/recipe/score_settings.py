@@ -4,6 +4,7 @@ torch, so that a recipe is checked at once."""
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -141,3 +142,9 @@ def check_names(score: dict[str, Any]) -> dict[str, Any]:
         if not NAME.fullmatch(name):
             raise ValueError(f"'{name}' is no name for a scorer (letters, digits, '_', '-', beginning with a letter)")
     return score
+
+
+def approximately(manifest: Mapping[str, Any]) -> str:
+    """What a scorer's manifest says of its influence, in words behind that name; nothing if it is exact."""
+    way = manifest.get("influence", EXACT)
+    return "" if way == EXACT else f" (by {way})"

@@ -55,6 +55,8 @@ def open_local(
     less of it than topk wants."""
     own = run.for_arm(arm)
     where, scorer = f"score.{name}", own.score[name]
+    if scorer.approximate is not None and own.student.encoder_decoder:
+        raise InputError(f"{where}.approximate: is for decoders; leave it out, and influence is exact")
     encode, tokenizer = run.stage(arm, "encode"), run.stage(arm, "tokenizer")
     about = read_manifest(encode) or {}
     config, translation = config_of(own, name), None
@@ -79,8 +81,6 @@ def open_local(
     rows = len(student.head[0].weight)
     if (most := max((channel.width for channel in channels), default=1)) > rows:
         raise InputError(f"{where}.k: {most} entries a token of a vocabulary of {rows}; lower it")
-    if scorer.approximate is not None and student.model.config.is_encoder_decoder:
-        raise InputError(f"{where}.approximate: is for decoders; leave it out, and influence is exact")
     student.cast(dtype).eval().requires_grad_(False)
     try:
         shared = Partitioned(student, world, own.deepspeed) if scorer.zero == 3 else None

@@ -88,7 +88,9 @@ def test_two_ranks_score_what_is_then_up_to_date_and_told_by_kind(scored):
     again = command("score", root, "--set", "train.ranks=2").output
     assert again.count("up to date") == 2
     page = command("report", root).output
-    assert "Scores" in (root / "report/report.html").read_text(), page
+    html = (root / "report/report.html").read_text()
+    assert "Scores" in html, page
+    assert "influence (by attention)" in html
 
 
 def test_what_a_killed_rank_left_is_gone_on_with_by_others_to_the_same_bytes(data, scored, tmp_path):

@@ -11,6 +11,7 @@ from fake_run import mini_recipe, run_data_stages
 from tiny_export import save_tokenizer, tiny_model
 
 from tracestill.data_pipeline.base.errors import InputError, NoRoomError
+from tracestill.data_pipeline.channels import BUILT_IN
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.engine.engine import World
 from tracestill.trainer.ranks.mesh import Mesh
@@ -113,6 +114,15 @@ def test_where_its_parameters_lie_changes_nothing_and_how_influence_is_measured_
 
     assert identity(zero=3) == identity()
     assert identity(approximate="attention") != identity()
+
+
+def test_the_attention_of_an_encoder_decoder_hides_nothing(place):
+    student = {"config": {"model_type": "t5", "d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}}
+    scorer = {"model": "student", "channels": ["influence"], "approximate": "attention"}
+    run = RunDirectory(place / "run", mini_recipe(arms={}, student=student, score={"steps": scorer}))
+    store = TokenStore(run.stage("traces", "encode") / "tokens.arrow")
+    with pytest.raises(InputError, match=r"score.steps.approximate: is for decoders; leave it out"):
+        open_local(run, "traces", "steps", store, (BUILT_IN["influence"],), ALONE)
 
 
 def test_a_model_that_does_not_fit_is_told_how_it_does(place, monkeypatch):
