@@ -129,13 +129,13 @@ def test_a_model_that_does_not_fit_is_told_how_it_does(place, monkeypatch):
     def full(*given: object) -> None:
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr(model.Student, "to", full)
+    monkeypatch.setattr(torch.nn.Module, "to", full)
     with pytest.raises(
         InputError, match=r"score.teacher.model: does not fit .*; set score.teacher.zero: 3, which shares"
     ):
         opened(place, model=str(place / "same"))
     monkeypatch.setattr(model, "Partitioned", full)
-    with pytest.raises(InputError, match=r"does not fit .*; take more ranks, a smaller or quantised one, or a server"):
+    with pytest.raises(InputError, match=r"does not fit .*; take more ranks, take a smaller or quantised one"):
         opened(place, model=str(place / "same"), zero=3)
 
 
