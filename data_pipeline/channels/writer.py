@@ -7,9 +7,10 @@ most those in work. The last one to come writes the manifest, and gives the dire
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,8 @@ class ChannelWriter:
         self.begin()
         for name in sorted(set(held["files"]) - set(changed_files(self.directory))):
             if (path := self.directory / name).exists():
-                with needs_room(self.draft, "nothing is lost"):
-                    shutil.copy2(path, self.draft / name)
+                with suppress(OSError):  # a file system without links: it is written again
+                    os.link(path, self.draft / name)
 
     def is_mine(self) -> bool:
         """Whether what an earlier try left is of this work."""

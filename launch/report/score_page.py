@@ -31,10 +31,12 @@ def by_kind(found: Found) -> str:
     for arm, held in found["arms"].items():
         for name, row in held["scores"].items():
             counts = row["counts"]
+            if set(row["channels"]) <= {"influence"}:
+                continue  # of steps, which have no kind
             means = list(counts["means"])
             for kind, targets in counts["targets"].items():
                 said = counts["known"].get(kind, 0)
                 values = [f"{m} {counts['means'][m][kind]:.3f}" for m in means if kind in counts["means"][m]]
                 rows.append([text(in_html(arm)), text(in_html(name)), text(in_html(kind)), f"{targets:,}",
                              f"{said / targets:.1%}", text(in_html(", ".join(values)))])  # fmt: skip
-    return table(["arm", "scorer", "kind", "targets", "covered", "means"], rows)
+    return table(["arm", "scorer", "kind", "targets", "covered", "means"], rows) if rows else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -67,6 +68,7 @@ def test_two_ranks_score_what_is_then_up_to_date_and_told_by_kind(scored):
     assert "score base" in said
     assert "2 rank(s) on CPU" in said
     assert "MB to be written" in said
+    assert re.search(r"score steps traces +influence of [\d,]+ of [\d,]+ steps, [\d.]+ MB", said)
     run = RunDirectory.open(root)
     store = TokenStore(run.stage("traces", "encode") / "tokens.arrow")
     channels = open_channels(run, "traces", store)
