@@ -13,7 +13,7 @@ from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.stage import output_digest, stage
 from tracestill.data_pipeline.channels import BUILT_IN, Channel, Channels, ChannelWriter
 from tracestill.data_pipeline.channels.channel import topk
-from tracestill.data_pipeline.channels.shards import file_of, shards_of
+from tracestill.data_pipeline.channels.shards import file_of, shards_of, write_shard
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 
 LENGTHS = (5, 3, 8, 2, 9, 4, 6)
@@ -115,13 +115,14 @@ def test_a_second_try_writes_what_is_missing_and_the_files_are_those_of_one_try(
 def test_where_a_finished_shard_is_gone_the_others_are_kept_unless_they_changed(tmp_path: Path) -> None:
     store, _ = scored(tmp_path)
     whole = {p.name: p.read_bytes() for p in (tmp_path / "base").glob("shard-*")}
-    _, second, third, fourth = shards_of(store.lengths, TOKENS)
+    _, second, third, _ = shards_of(store.lengths, TOKENS)
     writer = writer_of(tmp_path, store, {"model": "other"}, begin=False)
     writer.take_over()
     assert not writer.draft.exists(), "of another model"
     writer = writer_of(tmp_path, store, begin=False)
     file_of(tmp_path / "base", second).unlink()
-    file_of(tmp_path / "base", third).write_bytes(whole[file_of(writer.draft, fourth).name])
+    other = {**made_up(store, third.documents), "rank": made_up(store, third.documents)["rank"] + np.uint32(1)}
+    write_shard(tmp_path / "base", store, third, CHANNELS, other)
     writer.take_over()
     assert writer.is_mine()
     assert writer.missing() == [second, third]
