@@ -1,52 +1,83 @@
 """Does it pay to follow a teacher's distribution beside the label? The demo's task, by divergence and by kind.
 
-    python benchmarks/distil.py [--seeds 0 1 2] [--run DIR] [--teachers DIR] [--json PATH] [--quick]
+    python benchmarks/distil.py [--arms NAME ...] [--seeds 0 1 2] [--run DIR] [--teachers DIR] [--json PATH] [--quick]
 
 For each seed the demo's student is trained (or taken from `--teachers`, where `benchmarks/demo.py --runs` has left it).
 It scores the documents that it learnt from (its 16 most probable tokens), and a smaller student learns the same
 documents once an arm, in the same order, for as many steps: from the label alone, and as recipes/demo_topk.yaml has it.
-Both terms together are one loss, so the arms see equally many tokens.
+Both terms together are one loss, so the arms see equally many tokens. In `answer_only` all of the teacher's half lies
+on the answer and the delimiters; `answer_weight` is the label alone with so much weight on these that they have the
+same share of the loss, by the counts of the whole store. What lies between the two is the teacher's.
 
 Measured on held-out questions: right answers, and their difference to the label alone, question by question. An
 interval (95 %) takes questions of all seeds as drawn, the seeds as given; each seed's share stands beside it. Nothing
-here claims that a teacher pays; the claims hold the comparison. With `--run DIR` a second start goes on where the first
-was cut off. `--quick` runs everything once, and says nothing about students.
+here claims that a teacher pays; the claims hold the comparison.
+
+`--arms` measures some, and puts them into the file of `--json` beside the others that it holds; a difference needs both
+arms' answers, which files written before this had them do not hold: then name the other arm, too. With `--run DIR` a
+second start goes on where the first was cut off. `--quick` runs everything once, and says nothing about students.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from demo import RECIPE as DEMO
 from demo import run
 from machine import claim, describe, finish, table
 from scores import answers, mean, shown
 
 from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.recipe.recipe import MAIN_ARM
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 RECIPE = DEMO.with_name("demo_topk.yaml")
-LABEL = "label_only"
+LABEL, ANSWER, HEAVY = "label_only", "answer_only", "answer_weight"
 ARMS: dict[str, Any] = {
     LABEL: {"distil": None},
     "reverse": {"distil": {"divergence": "reverse"}},
     "jsd": {"distil": {"divergence": "jsd"}},
     "trace_only": {"distil": {"weight": {"answer": 0}}},
-    "answer_only": {"distil": {"weight": {"trace": 0}}},
+    ANSWER: {"distil": {"weight": {"trace": 0}}},
     "teacher_alone": {"distil": {"mix": 1.0}},
 }
+EVERY = [MAIN_ARM, *ARMS, HEAVY]
+FOLLOWED = ("answer", "control")  # what `answer_only` has a teacher for
+Rows = list[dict[str, Any]]
 SMALL = ["train.ranks=1", "train.held_out_every=0", "train.checkpoint_every=0", "train.checkpoint_interval=null"]
 QUICK = ["questions.train=80", "questions.test=20", "train.steps=10", "train.warmup=1", "evaluate.batch_size=20"]
 
 
+def tracestill(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", "tracestill.launch.cli", *words], check=True)
+
+
+def heavy(made: RunDirectory) -> dict[str, Any]:
+    """The arm whose label gives answer and delimiters the share of the loss that both terms of `answer_only` give them.
+
+    With a share r of the targets theirs is (1 - mix) r + mix there; here a r / (1 - r + a r), for a weight of a.
+    """
+    recipe = made.for_arm(MAIN_ARM)
+    kinds = recipe.span_kinds()
+    counts = TokenStore(made.stage(MAIN_ARM, "encode") / "tokens.arrow", kinds).counts.sum(0)
+    weighed = counts * np.array([name not in ("pad", "prompt") for name in kinds.names])
+    r = float(weighed[kinds.mask(FOLLOWED)].sum() / weighed.sum())
+    assert recipe.distil is not None
+    share = (1 - recipe.distil.mix) * r + recipe.distil.mix
+    weight = share / (1 - share) * (1 - r) / r
+    return {"distil": None, "weighting": {"weights": dict.fromkeys(FOLLOWED, round(weight, 6))}}
+
+
 def measure(wanted: argparse.Namespace, place: Path, seed: int) -> dict[str, Any]:
-    """The arms of a seed: what each answered, and what it was trained on."""
+    """Arms of a seed: what each answered, question by question, and what it was trained on."""
     more = [f"seed={seed}", *(QUICK if wanted.quick else [])]
     if wanted.teachers is None:
         teacher = place / "teacher"
@@ -55,31 +86,58 @@ def measure(wanted: argparse.Namespace, place: Path, seed: int) -> dict[str, Any
         teacher = wanted.teachers / f"seed-{seed}"
     found = RunDirectory.open(teacher)
     export = str((found.stage(MAIN_ARM, "train") / "export").resolve())
-    where = [f"encode.tokenizer.path={export}", f"score.teacher.model={export}", f"arms={json.dumps(ARMS)}"]
-    run(RECIPE, place / "arms", [*more, *SMALL, *where])
-    made = RunDirectory.open(place / "arms")
-    arms = [MAIN_ARM, *ARMS]
-    manifests = {arm: [read_manifest(made.stage(arm, stage)) or {} for stage in ("train", "plan")] for arm in arms}
-    return {
-        "seed": seed,
-        "right": {"teacher": answers(found, MAIN_ARM), **{arm: answers(made, arm) for arm in arms}},
-        "about": {
-            arm: {"steps": trained["counts"]["steps"], "plan": planned["digests"]}
-            for arm, (trained, planned) in manifests.items()
-        },
-    }
+    settings = [*more, *SMALL, f"encode.tokenizer.path={export}", f"score.teacher.model={export}"]
+    root = place / "arms"
+
+    def prepare(until: str, arms: dict[str, Any]) -> RunDirectory:
+        words = [word for setting in (*settings, f"arms={json.dumps(arms)}") for word in ("--set", setting)]
+        tracestill("run", str(RECIPE), "--run-dir", str(root), "--until", until, "--replace", *words)
+        return RunDirectory.open(root)
+
+    of_label = heavy(prepare("encode", ARMS))
+    made = prepare("plan", {**ARMS, HEAVY: of_label})
+    about, right = {}, {"teacher": answers(found, MAIN_ARM)}
+    for arm in wanted.arms:
+        tracestill("train", str(root), "--arm", arm)
+        tracestill("evaluate", str(root), "--arm", arm)
+        trained, planned = (read_manifest(made.stage(arm, stage)) or {} for stage in ("train", "plan"))
+        about[arm] = {"steps": trained["counts"]["steps"], "plan": planned["digests"]}
+        right[arm] = answers(made, arm)
+    told = {arm: "".join(str(int(one[name])) for name in sorted(one)) for arm, one in right.items()}
+    return {"seed": seed, "right": told, "about": about, HEAVY: of_label["weighting"]["weights"]["answer"]}
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Arm -> accuracy, and its difference to the label alone."""
-    found: dict[str, Any] = {arm: {"right": mean(rows, arm)} for arm in ("teacher", LABEL, MAIN_ARM, *ARMS)}
-    for arm in (MAIN_ARM, *ARMS):
-        if arm != LABEL:
-            found[arm]["minus_label"] = mean(rows, arm, LABEL)
+def joined(rows: Rows, held: dict[str, Any]) -> Rows:
+    """What is known of each seed: what was measured now, and what a file ``held`` of the other arms."""
+    before = {row["seed"]: row for row in held.get("by_seed", [])}
+    found = []
+    for row in rows:
+        old = before.get(row["seed"], {"right": {}, "about": {}})
+        found.append({**row, **{key: {**old[key], **row[key]} for key in ("right", "about")}})
     return found
 
 
-def claims_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def summary(rows: Rows, before: dict[str, Any]) -> dict[str, Any]:
+    """Arm -> accuracy, and its difference to the label alone; as a file had it of arms whose answers nobody has."""
+    read = [
+        {"seed": row["seed"], "right": {arm: dict(enumerate(map(int, told))) for arm, told in row["right"].items()}}
+        for row in rows
+    ]
+    known = {arm for arm in ("teacher", *EVERY) if all(arm in row["right"] for row in rows)}
+    found: dict[str, Any] = {}
+    for arm in ("teacher", *EVERY):
+        if arm not in known:
+            found |= {arm: before[arm]} if arm in before else {}
+            continue
+        found[arm] = {"right": mean(read, arm)}
+        if LABEL in known and arm not in ("teacher", LABEL):
+            found[arm]["minus_label"] = mean(read, arm, LABEL)
+    if {ANSWER, HEAVY} <= known:
+        found[ANSWER]["minus_answer_weight"] = mean(read, ANSWER, HEAVY)
+    return found
+
+
+def claims_of(rows: Rows) -> list[dict[str, Any]]:
     """That the comparison is one of equals."""
     about = [row["about"].values() for row in rows]
     plans = max(len({json.dumps(one["plan"]) for one in of_seed}) for of_seed in about)
@@ -92,6 +150,7 @@ def claims_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", nargs="+", choices=EVERY, default=EVERY, help="these alone; default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--run", type=Path, help="where the runs are kept (default: a temporary directory)")
     parser.add_argument("--teachers", type=Path, help="runs of benchmarks/demo.py, whose students are the teachers")
@@ -100,10 +159,15 @@ def main() -> int:
     wanted = parser.parse_args()
     if wanted.quick:
         wanted.seeds = wanted.seeds[:1]
+    held: dict[str, Any] = {}
+    if set(wanted.arms) != set(EVERY) and wanted.json is not None and wanted.json.exists():
+        held = json.loads(wanted.json.read_text(encoding="utf-8"))
+        if (held["seeds"], held["quick"]) != (wanted.seeds, wanted.quick):
+            parser.error(f"{wanted.json} is of the seeds {held['seeds']}{', --quick' if held['quick'] else ''}")
     with tempfile.TemporaryDirectory() as temporary:
         root = wanted.run or Path(temporary)
-        rows = [measure(wanted, root / f"seed-{seed}", seed) for seed in wanted.seeds]
-    found = summary(rows)
+        rows = joined([measure(wanted, root / f"seed-{seed}", seed) for seed in wanted.seeds], held)
+    found = summary(rows, held.get("result", {}))
     names = {MAIN_ARM: "forward (main arm)"}
     cells = [
         [names.get(arm, arm), shown(one["right"]), " ".join(f"{share:.1%}" for share in one["right"]["by_seed"]),
@@ -111,8 +175,12 @@ def main() -> int:
         for arm, one in found.items()
     ]  # fmt: skip
     print(table(["student", "right", "by seed", "minus label alone"], cells))
-    figures = {"machine": describe(), "seeds": wanted.seeds, "quick": wanted.quick, "arms": ARMS, "result": found}
-    return finish(figures, claims_of(rows), wanted.json)
+    if "minus_answer_weight" in found.get(ANSWER, {}):
+        print(f"{ANSWER} minus {HEAVY}: {shown(found[ANSWER]['minus_answer_weight'], '+')}")
+    figures = {"seeds": wanted.seeds, "quick": wanted.quick, "arms": ARMS, "result": found, "by_seed": rows}
+    if held:
+        figures["machine_before"] = held["machine"]
+    return finish({"machine": describe(), **figures}, claims_of(rows), wanted.json)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.channels.channel import Channel
-from tracestill.data_pipeline.channels.shards import FORMAT, file_of, held, read_shard, shards_of
+from tracestill.data_pipeline.channels.shards import ANEW, FORMAT, file_of, held, read_shard, shards_of
 from tracestill.data_pipeline.channels.writer import SHARD
 from tracestill.data_pipeline.tokens.store import BROKEN, TokenStore, join
 
@@ -34,10 +34,13 @@ class Channels:
         if manifest is None or manifest.get("stage") != "score":
             raise InputError(f"{directory}: holds no channels; run `tracestill score` first")
         self.manifest: Mapping[str, Any] = manifest
-        of = manifest["inputs"].get("encode")
+        of = manifest.get("inputs", {}).get("encode")
         if store_digest is not None and of != store_digest:
             raise InputError(f"{directory}: its channels are of another token store than {store.path}; score again")
-        shards = shards_of(store.lengths, manifest[SHARD])
+        size = manifest.get(SHARD)
+        if not isinstance(size, int) or size < 1:
+            raise InputError(f"{directory}: its manifest does not say what its shards hold; delete it, and score again")
+        shards = shards_of(store.lengths, size)
         self.channels = {channel.name: channel for channel in self._found(shards)} if shards else {}
         read = [read_shard(file_of(directory, s), store, s, tuple(self.channels.values())) for s in shards]
         self._ends = np.array([shard.end for shard in shards], np.int64)
@@ -55,7 +58,7 @@ class Channels:
                 raise ValueError("it is no shard of channels")
             return [Channel(**said) for said in json.loads(metadata[b"channels"])]
         except (*BROKEN, TypeError) as error:
-            raise InputError(f"{path}: not a whole shard ({error}); score again") from error
+            raise InputError(f"{path}: not a whole shard ({error}); {ANEW}") from error
 
     def __contains__(self, name: object) -> bool:
         return name in self.channels

@@ -27,6 +27,7 @@ from tracestill.data_pipeline.tokens.store import BROKEN, TokenStore
 FORMAT = "tracestill channels 1"
 SHARDS = 64  # of a store that is large enough: a crash loses no more than one on each rank, and all ranks have work
 LEAST, MOST = 1 << 13, 1 << 20  # tokens of a shard
+ANEW = "delete it and run `tracestill score`, which writes what is missing"
 
 
 class Shard(NamedTuple):
@@ -154,4 +155,4 @@ def read_shard(
             found[channel.name] = offsets // channel.width, shaped
         return found
     except BROKEN as error:
-        raise InputError(f"{path}: not a whole shard of this token store ({error}); score again") from error
+        raise InputError(f"{path}: not a whole shard of this token store ({error}); {ANEW}") from error

@@ -7,8 +7,10 @@ most those in work. The last one to come writes the manifest, and gives the dire
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,10 @@ from tracestill.data_pipeline.base.places import mark, remove, replaceable
 from tracestill.data_pipeline.base.room import needs_room
 from tracestill.data_pipeline.base.stage import (
     Stage,
+    changed_files,
     identity,
     put_in_place,
+    read_manifest,
     same,
     sync,
     write_json,
@@ -86,6 +90,17 @@ class ChannelWriter:
             for left in self.draft.glob(".*.tmp"):
                 left.unlink()
             write_json(self.draft / WHO, {**self.who, SHARD: self.shard_tokens})
+
+    def take_over(self) -> None:
+        """Go on from a finished directory of this very work of which some shards are gone: the others count."""
+        held = read_manifest(self.directory)
+        if held is None or self.is_mine() or not same(held, self.who) or held.get(SHARD) != self.shard_tokens:
+            return
+        self.begin()
+        for name in sorted(set(held["files"]) - set(changed_files(self.directory))):
+            if (path := self.directory / name).exists():
+                with suppress(OSError):  # a file system without links: it is written again
+                    os.link(path, self.draft / name)
 
     def is_mine(self) -> bool:
         """Whether what an earlier try left is of this work."""

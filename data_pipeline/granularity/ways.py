@@ -101,7 +101,7 @@ def by_importance(case: Case, share: float) -> list[bool]:
 
 def importance(case: Case) -> list[float]:
     """How much the answer depends on each unit: by value flow, the nearer the more; of the others, prose the least.
-    The influence that a model measures, once a stage does, takes its place here."""
+    What a model measures is known of encoded documents, and acts there: the weighting ``critical``."""
     try:
         away = needed_by_answer(case)
     except Uncut:

@@ -13,6 +13,7 @@ from tracestill.data_pipeline.channels import Channels
 from tracestill.data_pipeline.guards.visible import one_line
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.recipe.run_directory import RunDirectory, open_channels
+from tracestill.trainer.recipe.score_settings import approximately
 
 SHOWN = 3  # of a token's topk
 
@@ -75,7 +76,7 @@ def most_likely(ids: np.ndarray, log_probs: np.ndarray, text_of: Callable[[int],
 def steps_lines(channels: Mapping[str, Channels], document: int) -> list[str]:
     """A line for each channel of steps."""
     return [
-        f"{scorer}.{name} of steps 0 to {len(values) - 1}: {'  '.join(numbers(values))}"
+        f"{scorer}.{name}{approximately(held.manifest)} of steps 0 to {len(values) - 1}: {'  '.join(numbers(values))}"
         for scorer, held in channels.items()
         for name, channel in held.channels.items()
         if channel.per == "step" and len(values := held.of(name, document))

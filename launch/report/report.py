@@ -147,7 +147,7 @@ def gather_tasks(run: RunDirectory, arm: str) -> dict[str, Any]:
 
 def scorer_of(manifest: dict[str, Any] | None) -> dict[str, Any]:
     """What the page shows of a scorer."""
-    keys = ("counts", "channels", "foreseen_bytes", "seconds")
+    keys = ("counts", "channels", "influence", "foreseen_bytes", "seconds")
     return {key: value for key, value in (manifest or {}).items() if key in keys}
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import read_manifest
-from tracestill.data_pipeline.channels import ChannelWriter
+from tracestill.data_pipeline.channels import BUILT_IN, Channel, ChannelWriter
 from tracestill.data_pipeline.channels.shards import Shard
 from tracestill.data_pipeline.documents.encode import STORES
 from tracestill.data_pipeline.tokens.store import TokenStore
@@ -27,6 +27,7 @@ from tracestill.trainer.scoring.summary import check_room, foreseen
 
 ENTRY_POINT = "tracestill.trainer.scoring.score"
 CONSOLE_LOG = "console.log"
+STEPS = BUILT_IN["influence"]
 
 
 def do_score(work: Work, console: Console) -> None:
@@ -38,7 +39,9 @@ def do_score(work: Work, console: Console) -> None:
     recipe, how, name = work.case.recipe, work.case.how, work.case.part
     store = TokenStore(work.inputs["encode"] / STORES["train"], recipe.span_kinds())
     channels = recipe.score[name].written(recipe.span_kinds())
+    check_entries(work, channels)
     writer = ChannelWriter(work.directory, store, channels, work.config, work.inputs, begin=False)
+    writer.take_over()
     missing = writer.missing() if writer.is_mine() else writer.shards
     size = foreseen(store, channels, missing)
     text = f"{len(store):,} documents, {tokens_of(store, writer.shards):,} tokens; {size / 1e6:,.1f} MB to be written"
@@ -62,6 +65,16 @@ def do_score(work: Work, console: Console) -> None:
         raise KeyboardInterrupt(
             f"interrupted in {work.label}: {kept(writer, not_there(writer, missing))}, and the same command goes on"
         ) from None
+
+
+def check_entries(work: Work, channels: Sequence[Channel]) -> None:
+    """Raise InputError if a student that is yet to be made will have fewer tokens than topk wants; of others the ranks,
+    or ``checks.check_scorer``, know better."""
+    recipe, name = work.case.recipe, work.case.part
+    size = (read_manifest(work.inputs["encode"]) or {})["vocab_size"]
+    made = recipe.score[name].is_student and recipe.student.pretrained is None
+    if made and (most := max(channel.width for channel in channels)) > size:
+        raise InputError(f"score.{name}.k: {most} entries a token of a vocabulary of {size}; lower it")
 
 
 def attempt(
@@ -99,14 +112,15 @@ def attempt(
 
 
 def start_of(work: Work, folder: Path, shards: int, cluster: Cluster | None) -> Start:
-    """How the ranks start; here no more than there are shards to write."""
+    """How the ranks start; here no more than there are shards to write, unless each has a part of the model."""
     run, arm, recipe = work.case.run, work.case.arm, work.case.recipe
-    asks = recipe.score[work.case.part].server is not None  # of one process, which has many requests under way
+    scorer = recipe.score[work.case.part]
+    asks = scorer.server is not None  # of one process, which has many requests under way
     words = ["--run-dir", str(run.root.absolute()), "--arm", arm, "--scorer", work.case.part]
     if cluster is not None and not asks:
         return multinode.start_entry(cluster, run.root, ENTRY_POINT, words, folder)
     ranks, most = deepspeed_command.ranks_here(recipe), 1 if asks else max(1, shards)
-    if ranks.count > most:
+    if ranks.count > most and scorer.zero == 0:
         fewer = recipe.train.model_copy(update={"ranks": most, "sequence_parallel": 1})
         ranks = deepspeed_command.ranks_here(recipe.model_copy(update={"train": fewer}))
     return deepspeed_command.start_ranks(ENTRY_POINT, words, ranks, run.root)
@@ -128,13 +142,18 @@ def kept(writer: ChannelWriter, missing: Sequence[Shard]) -> str:
 
 def scored(manifest: Mapping[str, Any], directory: Path) -> str:
     counts = manifest["counts"]
+    size = f"{counts['bytes'] / 1e6:.1f} MB"
+    steps = counts.get("steps")
+    of_steps = "" if steps is None else f"influence of {steps['known']:,} of {steps['all']:,} steps"
+    if set(manifest["channels"]) <= {STEPS.name}:
+        return f"{of_steps}, {size}"
     known, targets = (sum(counts[key].values()) for key in ("known", "targets"))
     means = []
     for name, by_kind in counts["means"].items():
         sums = [by_kind[kind] * counts["known"][kind] for kind in by_kind]
         means.append(f"{name} {sum(sums) / max(1, known):.3f}")
     told = f", mean {', '.join(means)}" if means else ""
-    return f"{known:,} of {targets:,} targets scored{told}, {counts['bytes'] / 1e6:.1f} MB"
+    return f"{known:,} of {targets:,} targets scored{told}, {of_steps and of_steps + ', '}{size}"
 
 
 SCORE = StageSpec(

@@ -4,6 +4,7 @@ torch, so that a recipe is checked at once."""
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -18,6 +19,7 @@ STUDENT = "student"  # the model of a scorer that is the student before training
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # of a scorer; behind it stands a point and a channel
 TOPK = "topk"
 ENTRIES = 32  # a token, in topk
+EXACT = "exact"  # how a manifest calls influence that is not approximate
 
 
 class ServerConfig(BaseModel):
@@ -60,6 +62,16 @@ class ScorerConfig(BaseModel):
     kinds: list[Name] | None = Field(
         None, description="kinds, or groups of them, of the tokens whose topk is kept; null: of all"
     )
+    approximate: Literal["attention"] | None = Field(
+        None,
+        description="attention: influence by hiding a step from the answer in one pass of the document, in place of "
+        "reading the document without it; null: exact",
+    )
+    zero: Literal[0, 3] = Field(
+        0,
+        description="3: the model's parameters are shared out among the ranks (ZeRO-3), for one that a rank has no "
+        "memory for; 0: every rank has all",
+    )
     align: Literal["bytes"] | None = Field(
         None, description="bytes: also a model with another tokenizer, for nll and topk; null: it is refused"
     )
@@ -90,6 +102,10 @@ class ScorerConfig(BaseModel):
             raise ValueError("align: bytes is for the channels nll and topk of a model in a directory")
         if self.server is not None and {"entropy"} & set(self.channels):
             raise ValueError("channels: entropy is of a whole distribution, and a server tells the largest of it only")
+        if self.approximate is not None and ("influence" not in self.channels or self.server is not None):
+            raise ValueError("approximate: is for the channel influence of a model that is read here; leave it out")
+        if self.server is not None and self.zero:
+            raise ValueError("zero: is for a model that is read here; leave it out with a server")
         if self.server is not None and self.trust_remote_code is not None:
             raise ValueError("trust_remote_code: is for a model that is read here; leave it out with a server")
         if self.is_student and self.trust_remote_code is not None:
@@ -98,7 +114,7 @@ class ScorerConfig(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What of it decides what the channels hold."""
-        found = self.model_dump(mode="json", exclude_defaults=True)
+        found = self.model_dump(mode="json", exclude_defaults=True, exclude={"zero"})  # where it lies changes nothing
         if self.server is not None:
             found["server"] = {"form": self.server.form}  # the address is not what it says
         return found
@@ -126,3 +142,9 @@ def check_names(score: dict[str, Any]) -> dict[str, Any]:
         if not NAME.fullmatch(name):
             raise ValueError(f"'{name}' is no name for a scorer (letters, digits, '_', '-', beginning with a letter)")
     return score
+
+
+def approximately(manifest: Mapping[str, Any]) -> str:
+    """What a scorer's manifest says of its influence, in words behind that name; nothing if it is exact."""
+    way = manifest.get("influence", EXACT)
+    return "" if way == EXACT else f" (by {way})"

@@ -12,7 +12,7 @@ text are each other's, and any other is read by the model as the text that its n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -176,6 +176,9 @@ class OtherTokens:
             torch.from_numpy(ids) if k else None,
             torch.from_numpy(top) if k else None,
         )
+
+    def finish(self, tick: Callable[[], None]) -> None:
+        self.model.finish(tick)
 
     def translated(self, pack: Pack, targets: np.ndarray, *, topk: bool) -> tuple[np.ndarray, np.ndarray, Pack | None]:
         """Of each target the place of the model's token that begins with it, and that of the one that ends with it,

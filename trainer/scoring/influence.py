@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from tracestill.data_pipeline.base.kinds import ROOT, Kinds
-from tracestill.data_pipeline.channels import Channel
 from tracestill.data_pipeline.channels.channel import BUILT_IN
 from tracestill.data_pipeline.channels.shards import steps_of
 from tracestill.data_pipeline.tokens.store import TokenStore
@@ -101,12 +100,7 @@ def answer_nll(source: Source, versions: Sequence[Version], kinds: Kinds, ids: S
     return np.bincount(owner, weights=nll, minlength=len(versions))
 
 
-def tokens_to_read(store: TokenStore, kinds: Kinds, channels: Sequence[Channel], documents: range) -> int:
-    """How many tokens the model reads for the channels of some documents."""
-    total = 0
-    if any(channel.per == "token" for channel in channels):
-        total += int(store.lengths[documents.start : documents.stop].sum(dtype=np.int64))
-    if any(channel.per == "step" for channel in channels):
-        masks = kinds.mask([ROOT]), kinds.mask([ANSWER])
-        total += sum(len(v.tokens) for d in documents for v in versions_of(store, d, *masks))
-    return total
+def tokens_read(store: TokenStore, documents: range, kinds: Kinds) -> int:
+    """How many tokens the model reads for it."""
+    masks = kinds.mask([ROOT]), kinds.mask([ANSWER])
+    return sum(len(v.tokens) for d in documents for v in versions_of(store, d, *masks))

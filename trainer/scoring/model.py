@@ -14,6 +14,8 @@ from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.channels import Channel
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.batches.rectangles import layout_for
+from tracestill.trainer.engine.engine import World
+from tracestill.trainer.engine.partitioned import Partitioned
 from tracestill.trainer.loading.gguf import plain_place
 from tracestill.trainer.loading.loading import load_config, load_tokenizer
 from tracestill.trainer.ranks.console import say
@@ -46,13 +48,15 @@ def open_local(
     name: str,
     store: TokenStore,
     channels: tuple[Channel, ...],
-    device: torch.device,
-    dtype: torch.dtype,
+    world: World,
 ) -> Source:
-    """The model of scorer ``name`` on ``device``. Raises InputError if it does not load, does not fit, has another
-    vocabulary than the store, or less of it than topk wants."""
+    """The model of scorer ``name`` on ``world.device``, whole or with its parameters on all ranks. Called on every rank
+    in the latter case. Raises InputError if it does not load, does not fit, has another vocabulary than the store, or
+    less of it than topk wants."""
     own = run.for_arm(arm)
     where, scorer = f"score.{name}", own.score[name]
+    if scorer.approximate is not None and own.student.encoder_decoder:
+        raise InputError(f"{where}.approximate: is for decoders; leave it out, and influence is exact")
     encode, tokenizer = run.stage(arm, "encode"), run.stage(arm, "tokenizer")
     about = read_manifest(encode) or {}
     config, translation = config_of(own, name), None
@@ -67,6 +71,7 @@ def open_local(
         check_coverage(translation, store, looked_at(channels, store.kind_names), scorer, where)
         size = load_config(config.pretrained or Path(), config.trust_remote_code).get_text_config().vocab_size
         made = {"bos_id": None, "eos_id": 0, "pad_id": 0, "vocab_size": size}
+    device, dtype = world.device, world.dtype
     how: Any = {"device": device, "dtype": dtype, "chunk_rows": own.train.chunk_rows, "seed": own.seed}
     try:
         student = build_student(config, num_kinds=len(own.span_kinds()), **made, **how)
@@ -76,14 +81,18 @@ def open_local(
     rows = len(student.head[0].weight)
     if (most := max((channel.width for channel in channels), default=1)) > rows:
         raise InputError(f"{where}.k: {most} entries a token of a vocabulary of {rows}; lower it")
+    student.cast(dtype).eval().requires_grad_(False)
     try:
-        student.cast(dtype).to(device).eval().requires_grad_(False)
+        shared = Partitioned(student, world, own.deepspeed) if scorer.zero == 3 else None
+        if shared is None:
+            student.to(device)
     except torch.OutOfMemoryError as error:
+        more = f"set {where}.zero: 3, which shares it out" if scorer.zero == 0 else "take more ranks"
         raise InputError(
-            f"{where}.model: does not fit into the memory of {device}; each rank reads with a whole model (no ZeRO-3 "
-            f"here): take a quantised one, a GPU with more memory, or a server that has it ({where}.server)"
+            f"{where}.model: does not fit into the memory of {device}; {more}, take a smaller or quantised one, or a "
+            f"server that has it ({where}.server)"
         ) from error
-    local = LocalModel(student, layout.make_row, made["pad_id"], device)
+    local = LocalModel(student, layout.make_row, made["pad_id"], device, shared)
     if translation is None:
         return local
     if student.model.config.is_encoder_decoder:

@@ -5,7 +5,7 @@ A server (``server.py``), and a model with another tokenizer (``align.py``), are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,8 +14,10 @@ import torch
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.tokens.sides import encoder_lengths
-from tracestill.kernels.loss import TokenScores, token_scores
+from tracestill.kernels.loss import TokenScores
+from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer.batches.rectangles import RowMaker
+from tracestill.trainer.engine.partitioned import Partitioned
 from tracestill.trainer.student.student import Student
 
 
@@ -50,27 +52,40 @@ class Source(Protocol):
         """What it says of the pack's targets, in their order; NaN, and -1, of those of which it knows nothing. Raises
         InputError naming a document of which it says what makes no sense."""
 
+    def finish(self, tick: Callable[[], None]) -> None:
+        """This rank has read all that it will; comes back when no other needs it any more, and ticks meanwhile."""
+
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model on this rank's device, and how it is fed."""
+    """A model on this rank's device, or with its parameters shared out among all ranks, and how it is fed."""
 
     student: Student
     make_row: RowMaker
     pad_id: int
     device: torch.device
+    shared: Partitioned | None = None
 
-    @torch.no_grad()
     def read(self, pack: Pack, **wanted: Any) -> TokenScores:
         ones = np.ones(len(pack.names), np.float32)
         row = self.make_row(pack.tokens, pack.kinds, pack.offsets, ones, pack.table, self.pad_id, self.device)
-        head, hidden = self.student.head[0], self.student.hidden_states(row)
-        how = {"bias": head.bias, "active": row.active, **head.logits}
-        found = token_scores(hidden, head.weight, row.labels, **how, **wanted)
+        return self.look(row, lambda at: pack.where(int(pack.targets()[at])), **wanted)
+
+    def look(self, row: PackedBatch, where: Callable[[int], str], **wanted: Any) -> TokenScores:
+        """What it says of a row's active positions. Raises InputError with the words of ``where`` for the first of them
+        of which it says what is no number."""
+        found = (self.student.token_scores if self.shared is None else self.shared.read)(row, **wanted)
         wrong = np.flatnonzero(~np.isfinite(found.nll.cpu().numpy()))
         if len(wrong):
             raise InputError(
-                f"{pack.where(int(pack.targets()[wrong[0]]))}: the model's probability of it is no number above 0; its "
-                "weights are damaged, or train.precision is too low for them"
+                f"{where(int(wrong[0]))}: the model's probability of it is no number above 0; its weights are damaged, "
+                "or train.precision is too low for them"
             )
         return found
+
+    def finish(self, tick: Callable[[], None]) -> None:
+        if self.shared is not None:
+            two, ends = np.array([0, 1], np.uint8), np.array([0, 2])  # one token to read, one to predict
+            one = np.ones(1, np.float32)
+            tokens, table = np.full(2, self.pad_id, np.int32), np.array([0, 1], np.float32)
+            self.shared.finish(self.make_row(tokens, two, ends, one, table, self.pad_id, self.device), tick)

@@ -3,9 +3,9 @@ that DeepSpeed's launcher starts on every rank.
 
 deepspeed --num_gpus 2 --module tracestill.trainer.scoring.score --run-dir runs/demo --arm traces --scorer base
 
-Every rank has the whole model and reads shards of its own; no two ranks exchange anything but which shards are missing
-at the start. So shards hold the same, whoever writes them, and what a crash leaves is gone on with by any number of
-ranks.
+Every rank reads shards of its own, with the whole model, or with its part of the parameters and the others' (``zero:
+3``); beside these no two ranks exchange anything but which shards are missing at the start. So shards hold the same,
+whoever writes them, and what a crash leaves is gone on with by any number of ranks.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ if __name__ == "__main__":  # before anything else is imported: `python -m` has 
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.channels import ChannelWriter
@@ -34,13 +36,27 @@ from tracestill.trainer.ranks.collectives import share_json, together
 from tracestill.trainer.ranks.console import say
 from tracestill.trainer.recipe.recipe import MAIN_ARM
 from tracestill.trainer.recipe.run_directory import RunDirectory
-from tracestill.trainer.scoring.influence import influence, tokens_to_read
+from tracestill.trainer.recipe.score_settings import EXACT
+from tracestill.trainer.scoring.by_attention import influence_by_attention
+from tracestill.trainer.scoring.by_attention import tokens_read as tokens_hidden
+from tracestill.trainer.scoring.influence import influence, tokens_read
 from tracestill.trainer.scoring.model import open_local, open_served
 from tracestill.trainer.scoring.shard import read_shard
 from tracestill.trainer.scoring.summary import counts_of, foreseen, kept_of
 
 SERVED_TOKENS = 1 << 16  # of the documents that a server is asked for at a time
 WAIT = 0.5  # seconds between two looks for the shards of other ranks
+
+
+class Way(NamedTuple):
+    """A way to find the influence of steps."""
+
+    measure: Callable[..., np.ndarray]
+    tokens: Callable[..., int]  # how many it reads
+
+
+WAYS = {None: Way(influence, tokens_read), "attention": Way(influence_by_attention, tokens_hidden)}
+"""``approximate`` of a scorer -> its way."""
 
 
 def score(run: RunDirectory, arm: str, name: str, world: World, watch: Watchdog) -> int:
@@ -56,31 +72,38 @@ def score(run: RunDirectory, arm: str, name: str, world: World, watch: Watchdog)
     missing = share_json([shard.number for shard in first[0].missing()] if first else [])
     writer = first[0] if first else ChannelWriter(run.scores(arm)[name], store, channels, config, inputs, begin=False)
     mine = [writer.shards[number] for number in missing[world.rank :: world.ranks]]
-    total = sum(tokens_to_read(store, kinds, channels, writer.shards[number].documents) for number in missing)
-    if mine:
+    scorer = own.score[name]
+    if mine or (missing and scorer.zero == 3):  # then no rank reads alone
         watch.phase("load", 0)
-        if own.score[name].server is None:
-            source, capacity = open_local(run, arm, name, store, channels, world.device, world.dtype), own.plan.capacity
+        if scorer.server is None:
+            source, capacity = open_local(run, arm, name, store, channels, world), own.plan.capacity
         else:
             source, capacity = open_served(run, arm, name), SERVED_TOKENS
-        teller = Teller(total, world.ranks, watch, quiet=world.rank != 0)
         of_tokens = [channel for channel in channels if channel.per == "token"]
+        by_step = WAYS[scorer.approximate] if len(of_tokens) < len(channels) else None
+        read = [writer.shards[number].documents for number in missing]
+        total = sum(int(store.lengths[documents].sum(dtype=np.int64)) for documents in read if of_tokens)
+        total += sum(by_step.tokens(store, documents, kinds) for documents in read if by_step)
+        teller = Teller(total, world.ranks, watch, quiet=world.rank != 0)
         how: Any = {"capacity": capacity, "tick": teller.pack}
         for shard in mine:
             teller.shard = shard
             watch.phase("measure", shard.number)
             values = read_shard(source, store, shard.documents, of_tokens, **how) if of_tokens else {}
-            if len(of_tokens) < len(channels):
-                values["influence"] = influence(source, store, shard.documents, kinds, **how)
+            if by_step:
+                values["influence"] = by_step.measure(source, store, shard.documents, kinds, **how)
             writer.write(shard, {channel.name: kept_of(store, shard, channel, values) for channel in channels})
+        source.finish(lambda: watch.phase("measure", len(mine)))
     while any(not writer.there(writer.shards[number]) for number in missing):  # longer than a collective would wait
         watch.phase("finish", len(mine))
         time.sleep(WAIT)
     together(lambda: None, "cannot finish")
     if world.rank == 0:
         watch.phase("save", len(mine))
-        size = foreseen(store, channels)
-        extra = {"foreseen_bytes": size, "model_seconds": round(time.perf_counter() - started, 3)}
+        extra: dict[str, Any] = {"foreseen_bytes": foreseen(store, channels)}
+        extra["model_seconds"] = round(time.perf_counter() - started, 3)
+        if any(channel.per == "step" for channel in channels):
+            extra["influence"] = scorer.approximate or EXACT
         writer.finish(counts_of(writer), extra)
     return 0
 

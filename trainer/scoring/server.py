@@ -8,7 +8,7 @@ where they are ids (``token_id:17``); else only the log-probabilities of the tok
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,6 +65,9 @@ class ServedModel:
             log_probs = torch.tensor([[p for _, p in one.best[:k]] for one in told]).float().reshape(-1, k)
         ranks = torch.tensor([one.rank for one in told], dtype=torch.int64) if rank else None
         return TokenScores(nll, top1, None, ranks, ids, log_probs)
+
+    def finish(self, tick: Callable[[], None]) -> None:
+        """No other rank needs it."""
 
     @staticmethod
     def places(pack: Pack, targets: np.ndarray) -> tuple[list[int], list[int]]:

@@ -48,12 +48,12 @@ def kept_of(store: TokenStore, shard: Shard, channel: Channel, values: Mapping[s
 
 
 def counts_of(writer: ChannelWriter) -> dict[str, Any]:
-    """Documents, tokens, bytes, and by kind: its targets, those of which the model said something (``known``), and the
-    means of the channels that have one; of the finished shards."""
+    """Documents, tokens, bytes, steps if a channel is of these, and by kind: its targets, those of which the model said
+    something (``known``), and the means of the channels that have one; of the finished shards."""
     store, names = writer.store, writer.store.kind_names
     total = {channel.name: np.zeros((2, len(names))) for channel in writer.channels if has_mean(channel)}
     known = np.zeros(len(names), np.int64)
-    size = 0
+    size, of_steps = 0, np.zeros(2, np.int64)  # known, and all
     for shard in writer.shards:
         path = file_of(writer.draft, shard)
         read = read_shard(path, store, shard, writer.channels)
@@ -62,6 +62,7 @@ def counts_of(writer: ChannelWriter) -> dict[str, Any]:
         there = np.zeros(len(kinds), bool)
         for channel in writer.channels:
             if channel.per == "step":
+                of_steps += [np.isfinite(read[channel.name][1]).sum(), len(read[channel.name][1])]
                 continue
             values, own = read[channel.name][1], kinds
             mask = np.ones(len(kinds), bool)
@@ -78,6 +79,7 @@ def counts_of(writer: ChannelWriter) -> dict[str, Any]:
         known += np.bincount(kinds[there], minlength=len(names))
     targets = store.counts.sum(0, dtype=np.int64)
     means = {name: rounded(sums, names) for name, sums in total.items()}
+    steps = {"steps": dict(zip(("known", "all"), of_steps.tolist(), strict=True))} if of_steps[1] else {}
     return {
         "documents": len(store),
         "tokens": int(store.lengths.sum(dtype=np.int64)),
@@ -85,6 +87,7 @@ def counts_of(writer: ChannelWriter) -> dict[str, Any]:
         "targets": {name: int(n) for name, n in zip(names, targets, strict=True) if n},
         "known": {name: int(n) for name, n in zip(names, known, strict=True) if n},
         "means": means,
+        **steps,
     }
 
 

@@ -24,7 +24,14 @@ from transformers import (
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.kernels.attention import SDPA, Choice, unmasked
-from tracestill.kernels.loss import RowLosses, TeacherTopK, linear_cross_entropy, linear_cross_entropy_rows
+from tracestill.kernels.loss import (
+    RowLosses,
+    TeacherTopK,
+    TokenScores,
+    linear_cross_entropy,
+    linear_cross_entropy_rows,
+    token_scores,
+)
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer.batches.rectangles import PairedBatch
 from tracestill.trainer.loading.loading import build_model, load_config, load_model
@@ -59,11 +66,15 @@ class SpanWeightedHead(nn.Linear):
         teacher: TeacherTopK | None = None,  # of T rows
         *,
         rows: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor] | RowLosses:
+        scores: dict[str, Any] | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor] | RowLosses | TokenScores:
         """Logits (..., V) of ``hidden`` (..., H); with ``packed``: loss and statistics of ``hidden`` (T, H), or what
-        single ``rows`` say."""
+        single ``rows`` say, or ``token_scores`` with these options."""
         if packed is None:
             return super().forward(hidden)
+        if scores is not None:
+            how = {**self.logits, **scores}
+            return token_scores(hidden, self.weight, packed.labels, bias=self.bias, active=packed.active, **how)
         if rows:
             return linear_cross_entropy_rows(
                 hidden, self.weight, packed.labels, bias=self.bias, active=packed.active, **self.logits
@@ -159,6 +170,15 @@ class Student(nn.Module):
         with torch.no_grad():
             return self.head[0](self.hidden_states(packed), packed, rows=True)
 
+    def token_scores(
+        self, packed: PackedBatch, *, exchange: Callable[..., Any] | None = None, **wanted: Any
+    ) -> TokenScores:
+        """What ``kernels.loss.token_scores`` says of the row's active positions, without a gradient; ``exchange`` goes
+        around a decoder's attention (see ``kernels.attention``)."""
+        more = {} if exchange is None else {"exchange": exchange}
+        with torch.no_grad():
+            return self.head[0](self.hidden_states(packed, **more), packed, scores=wanted)
+
     def cast(self, dtype: torch.dtype) -> Student:
         """Put the parameters into ``dtype``, in place. Buffers stay as they are: RoPE's frequencies in bf16 would be
         off by whole radians at distant positions, and transformers and DeepSpeed leave them in fp32."""
@@ -166,11 +186,11 @@ class Student(nn.Module):
             parameter.data = parameter.data.to(dtype)
         return self
 
-    def hidden_states(self, packed: PackedBatch) -> Tensor:
-        """The decoder's last hidden states (T, H)."""
+    def hidden_states(self, packed: PackedBatch, **more: Any) -> Tensor:
+        """The decoder's last hidden states (T, H); ``more`` as of ``decode``."""
         if isinstance(packed, PairedBatch):
             return encoder_decoder.hidden_states(self.model, packed)
-        return self.decode(packed).last_hidden_state[0]
+        return self.decode(packed, **more).last_hidden_state[0]
 
     def decode(self, packed: PackedBatch, **more: Any) -> Any:
         """What the decoder makes of one packed row; ``more`` goes to its forward."""

@@ -13,7 +13,7 @@ from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.stage import output_digest, stage
 from tracestill.data_pipeline.channels import BUILT_IN, Channel, Channels, ChannelWriter
 from tracestill.data_pipeline.channels.channel import topk
-from tracestill.data_pipeline.channels.shards import file_of, shards_of
+from tracestill.data_pipeline.channels.shards import file_of, shards_of, write_shard
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 
 LENGTHS = (5, 3, 8, 2, 9, 4, 6)
@@ -112,6 +112,26 @@ def test_a_second_try_writes_what_is_missing_and_the_files_are_those_of_one_try(
     assert not other.draft.exists()
 
 
+def test_where_a_finished_shard_is_gone_the_others_are_kept_unless_they_changed(tmp_path: Path) -> None:
+    store, _ = scored(tmp_path)
+    whole = {p.name: p.read_bytes() for p in (tmp_path / "base").glob("shard-*")}
+    _, second, third, _ = shards_of(store.lengths, TOKENS)
+    writer = writer_of(tmp_path, store, {"model": "other"}, begin=False)
+    writer.take_over()
+    assert not writer.draft.exists(), "of another model"
+    writer = writer_of(tmp_path, store, begin=False)
+    file_of(tmp_path / "base", second).unlink()
+    other = {**made_up(store, third.documents), "rank": made_up(store, third.documents)["rank"] + np.uint32(1)}
+    write_shard(tmp_path / "base", store, third, CHANNELS, other)
+    writer.take_over()
+    assert writer.is_mine()
+    assert writer.missing() == [second, third]
+    for shard in writer.missing():
+        writer.write(shard, made_up(store, shard.documents))
+    writer.finish({})
+    assert {p.name: p.read_bytes() for p in (tmp_path / "base").glob("shard-*")} == whole
+
+
 def test_shards_of_another_model_are_not_gone_on_with(tmp_path: Path) -> None:
     store = encoded(tmp_path / "encode")
     writer = writer_of(tmp_path, store)
@@ -146,8 +166,14 @@ def test_channels_of_another_store_and_damaged_ones_are_refused(tmp_path: Path) 
     held = path.read_bytes()
     for damage in (held[:-9], b"", held.replace(b"tracestill channels 1", b"tracestill channels 2")):
         path.write_bytes(damage)
-        with pytest.raises(InputError, match=r"shard-000001\.arrow: not a whole shard"):
+        with pytest.raises(
+            InputError, match=r"shard-000001\.arrow: not a whole shard.*; delete it and run `tracestill score`"
+        ):
             Channels(tmp_path / "base", store)
+    manifest = tmp_path / "base/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"shard_tokens"', '"shards"'))
+    with pytest.raises(InputError, match="base: its manifest does not say what its shards hold; delete it"):
+        Channels(tmp_path / "base", store)
     with pytest.raises(InputError, match="holds no channels"):
         Channels(tmp_path / "encode", store)
 

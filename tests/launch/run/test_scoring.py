@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,26 +14,33 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from distributed_support import environment
 from fake_run import STUDENT, mini_recipe, run_data_stages
 from forked_command import command
 
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.data_pipeline.channels import BUILT_IN
 from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.trainer.engine.engine import World
+from tracestill.trainer.ranks.mesh import Mesh
 from tracestill.trainer.recipe.run_directory import RunDirectory, open_channels
+from tracestill.trainer.scoring.by_attention import influence_by_attention
+from tracestill.trainer.scoring.model import open_local
 
 QUESTIONS = {"source": "digit_sum", "train": 300, "test": 4, "options": {"digits": 3, "modulus": 10}}
 SCORERS = {
     "base": {"model": "student", "channels": ["nll", "rank", "topk"], "k": 4, "kinds": ["answer"]},
-    "steps": {"model": "student", "channels": ["influence"]},
+    "steps": {"model": "student", "channels": ["influence"], "approximate": "attention", "zero": 3},
 }
+PARTITIONED = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 SHARDS = "arms/traces/score/base/shard-*.arrow"
 
 
 def changes(**more: object) -> dict[str, object]:
     student = {"config": {**STUDENT, "initializer_range": 0.3}}
-    return {"arms": {}, "questions": QUESTIONS, "student": student, "score": SCORERS, **more}
+    return {"arms": {}, "questions": QUESTIONS, "student": student, "score": SCORERS, "deepspeed": PARTITIONED, **more}
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +68,7 @@ def test_two_ranks_score_what_is_then_up_to_date_and_told_by_kind(scored):
     assert "score base" in said
     assert "2 rank(s) on CPU" in said
     assert "MB to be written" in said
+    assert re.search(r"score steps traces +influence of [\d,]+ of [\d,]+ steps, [\d.]+ MB", said)
     run = RunDirectory.open(root)
     store = TokenStore(run.stage("traces", "encode") / "tokens.arrow")
     channels = open_channels(run, "traces", store)
@@ -69,11 +78,21 @@ def test_two_ranks_score_what_is_then_up_to_date_and_told_by_kind(scored):
     nll = np.concatenate([channels["base"].of("nll", document) for document in range(len(store))]).astype(np.float64)
     of_kind = {kind: counts["means"]["nll"][kind] * n for kind, n in counts["known"].items()}
     assert np.nansum(nll) == pytest.approx(sum(of_kind.values()), rel=1e-3)
-    assert np.isfinite(channels["steps"].of("influence", 0)).all()
+    assert read_manifest(run.scores("traces")["steps"])["influence"] == "attention"
+    whole = RunDirectory(root, mini_recipe(**changes(score={**SCORERS, "steps": {**SCORERS["steps"], "zero": 0}})))
+    alone = World(0, 1, 0, torch.device("cpu"), torch.float32, Mesh())
+    source = open_local(whole, "traces", "steps", store, (BUILT_IN["influence"],), alone)
+    for some in (range(5), range(len(store) - 5, len(store))):  # of each rank
+        found = influence_by_attention(source, store, some, Kinds(), capacity=256)
+        stored = np.concatenate([channels["steps"].of("influence", document) for document in some])
+        assert np.isfinite(stored).all()
+        np.testing.assert_allclose(stored, found, rtol=1e-4, atol=1e-5)
     again = command("score", root, "--set", "train.ranks=2").output
     assert again.count("up to date") == 2
     page = command("report", root).output
-    assert "Scores" in (root / "report/report.html").read_text(), page
+    html = (root / "report/report.html").read_text()
+    assert "Scores" in html, page
+    assert "influence (by attention)" in html
 
 
 def test_what_a_killed_rank_left_is_gone_on_with_by_others_to_the_same_bytes(data, scored, tmp_path):
@@ -134,7 +153,7 @@ def test_a_document_is_shown_with_what_was_said_of_its_tokens(scored, data):
     lines = said.splitlines()
     head = next(line.split() for line in lines if "base.nll" in line)
     assert head == ["token", "kind", "base.nll", "base.rank", "base.topk"]
-    assert any(line.startswith("steps.influence of steps 0 to ") for line in lines)
+    assert any(line.startswith("steps.influence (by attention) of steps 0 to ") for line in lines)
     store = TokenStore(scored[0] / "arms/traces/encode/tokens.arrow")
     of_tokens = lines[lines.index(next(line for line in lines if "base.nll" in line)) + 1 :][: store.lengths[2]]
     assert "·" in of_tokens[0], "nothing predicts the first token"

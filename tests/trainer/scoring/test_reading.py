@@ -17,10 +17,10 @@ from tracestill.data_pipeline.channels.channel import topk
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.trainer.batches.rectangles import layout_for
 from tracestill.trainer.recipe.settings import StudentConfig
-from tracestill.trainer.scoring import reading
 from tracestill.trainer.scoring.influence import influence
 from tracestill.trainer.scoring.reading import LocalModel
 from tracestill.trainer.scoring.shard import read_shard
+from tracestill.trainer.student import student as students
 from tracestill.trainer.student.student import build_student
 
 KINDS = Kinds()
@@ -127,13 +127,13 @@ def test_influence_of_a_step_is_what_the_answer_loses_without_it(store, plain, r
 
 
 def test_the_head_looks_at_no_other_token_than_is_asked_for(store, reader, monkeypatch):
-    rows, real = [], reading.token_scores
+    rows, real = [], students.token_scores
 
     def counting(*given, active, **more):
         rows.append(len(active))
         return real(*given, active=active, **more)
 
-    monkeypatch.setattr(reading, "token_scores", counting)
+    monkeypatch.setattr(students, "token_scores", counting)
     read_shard(reader, store, range(len(store)), topk(3, ("answer",)), 1000)
     assert sum(rows) == store.counts[:, KINDS.id("answer")].sum()
 
