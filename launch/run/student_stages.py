@@ -42,7 +42,7 @@ def drop_checkpoints(train: Path) -> str:
 def do_evaluate(work: Work, console: Console) -> None:
     from tracestill.trainer.evaluation import evaluate
 
-    with bar(work.label, console, "tokens") as progress:
+    with bar(work.label, console, "tokens", work.directory) as progress:
         evaluate.run(work.case.run, work.case.arm, progress.set)
 
 
@@ -52,7 +52,7 @@ def ask_model(model: Path) -> Callable[[Work, Console], None]:
     def do(work: Work, console: Console) -> None:
         from tracestill.trainer.evaluation import evaluate
 
-        with bar(work.label, console, "tokens") as progress:
+        with bar(work.label, console, "tokens", work.directory) as progress:
             evaluate.run_model(work.case.run, work.case.arm, model, progress.set)
 
     return do

@@ -215,7 +215,7 @@ def test_progress_counts_what_the_journal_had_and_ends_at_the_total(tmp_path: Pa
         seed=0,
         directory=tmp_path / "run" / "sample",
         journal=tmp_path / "run" / "journal.sqlite",
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda done, total, note="": seen.append((done, total)),
     )
     assert seen == [(done, 12) for done in range(6, 13)]
 
