@@ -108,7 +108,7 @@ def served(pages: Pages, port: int) -> Iterator[str]:
         reason = "is in use on this host" if taken else f"cannot be opened ({error.strerror})"
         raise InputError(f"--port {port}: {reason}; choose another, or leave it out for a free one") from error
     server.pages = pages
-    thread = threading.Thread(target=server.serve_forever, name="page", daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=[0.1], name="page", daemon=True)
     thread.start()
     try:
         yield f"http://{LOOPBACK}:{server.server_address[1]}/"

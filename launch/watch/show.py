@@ -35,9 +35,12 @@ def render(seen: Seen, width: int, height: int | None = None, first: int = 0, *,
     lines = [Text(text, "bold yellow") for text in warnings]
     top = head(seen)
     parts: list[RenderableType] = [top, *(bar_of(now, width) for now in seen.now), *lines]
-    arms = arms_table(seen.arms, width, first, blocks)
-    if arms is not None:
-        parts.append(arms)
+    names, many = [*seen.arms], fits(width)
+    if whole:
+        groups = [names[at : at + many] for at in range(0, len(names), many)]
+    else:
+        groups = [chosen(names, many, first)] if names else []
+    parts += [arms_table(seen.arms, group, width, blocks, hint=not whole) for group in groups]
     finished = seen.finished
     if height is not None:  # the last that finished are of most interest
         for line in (top, *lines):
@@ -91,19 +94,16 @@ def fits(width: int) -> int:
     return max(1, (width - LABEL) // COLUMN)
 
 
-def chosen(arms: Sequence[str], width: int, first: int) -> list[str]:
-    """The arms that are shown: as many as fit, from the ``first`` on, around its end."""
-    many = min(len(arms), fits(width))
+def chosen(arms: Sequence[str], many: int, first: int) -> list[str]:
+    """So many of the arms, from the ``first`` on, around its end; in their order where all are meant."""
     return [arms[(first + at) % len(arms)] for at in range(many)] if many < len(arms) else list(arms)
 
 
-def arms_table(arms: dict[str, Training], width: int, first: int, blocks: bool) -> Table | None:
-    names = chosen([*arms], width, first)
-    if not names:
-        return None
+def arms_table(arms: dict[str, Training], names: Sequence[str], width: int, blocks: bool, *, hint: bool) -> Table:
+    """The arms with these names side by side; ``hint``: how to see the others."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     left_out = len(arms) - len(names)
-    table.add_column(f"Tab: {left_out} more" if left_out else "", no_wrap=True, style="dim")
+    table.add_column(f"Tab: {left_out} more" if hint and left_out else "", no_wrap=True, style="dim")
     for name in names:
         table.add_column(name, no_wrap=True, max_width=max(COLUMN, (width - LABEL) // len(names)) - 2)
     for label, cell in rows([arms[name] for name in names], blocks):

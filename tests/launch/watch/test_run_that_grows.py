@@ -300,12 +300,13 @@ def test_it_fits_any_terminal_and_further_arms_are_a_key_away(tmp_path, width):
     seen = RunFollow(run.root).look()
     many, names = max(1, (width - 16) // 18), ["traces", *arms]
     for first in range(7):
-        text = shown(seen, width, first=first)
+        text = shown(seen, width, height=50, first=first)
         assert max(map(len, text.splitlines())) <= width
         if many < 6:
             (heading,) = [line for line in text.splitlines() if line.startswith("Tab")]
             wanted = [names[(first + at) % 6] for at in range(many)]
             assert heading.split()[-many:] == wanted or width == 20, "which leaves no room for a name"
+    assert all(shown(seen, width).count(name) for name in names if width > 20), "where nothing has to fit all are shown"
     assert len(shown(seen, width, height=24).splitlines()) <= 24
 
 
