@@ -69,6 +69,7 @@ setup(
         "math": ["math-verify>=0.9", "pebble>=5.1"],  # expressions in answers, compared by algebra
         "8bit": ["bitsandbytes>=0.50"],  # train.optimizer: adam8bit
         "monitor": ["tensorboard>=2.18"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10"],  # make docs
         "dev": [
             "aiohttp>=3.10",
             "bitsandbytes>=0.50",
