@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 from collections.abc import Sequence
@@ -78,6 +79,7 @@ def recipe_text(
 def questions_block(found: Survey, source: str, decontaminate: Sequence[str]) -> list[str]:
     rows, files = found.posed.counts["in"], ", ".join(map(scalar, decontaminate))
     bad = len(found.posed.rejected) / max(1, rows)
+    near = "" if knows_near() else "# pip install 'tracestill[traces]' for: "
     return [
         "questions:",
         f"  source: {scalar(source)}",
@@ -85,13 +87,18 @@ def questions_block(found: Survey, source: str, decontaminate: Sequence[str]) ->
         f"  test: {found.split('test')}  # held out: {held_out(found)}",
         "  # validation: 50  # more held-out ones, by which training may choose a checkpoint (train.metric)",
         "  # fields: {question: …, trace: …, gold: …}  # if a field was taken for another: names, paths, templates",
-        "  near_duplicates: {policy: drop}  # training questions that are nearly held-out ones are left out",
+        f"  {near}near_duplicates: {{policy: drop}}  # training questions that are nearly held-out ones are left out",
         f"  decontaminate: [{files}]"
         if files
         else "  # decontaminate: [benchmark.jsonl]  # leave out what shares 13 words in a row with a benchmark",
         *([f"  max_rejected: {rounded_up(bad)}  # {bad:.1%} of the rows cannot be used"] if bad > SHARE else []),
         "",
     ]
+
+
+def knows_near() -> bool:
+    """Whether what finds near duplicates is installed; a recipe that asks for it would be refused without."""
+    return importlib.util.find_spec("datasketch") is not None
 
 
 def sample_block(found: Survey, teacher: str) -> list[str]:

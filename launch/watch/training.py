@@ -22,6 +22,7 @@ from tracestill.trainer.recipe.recipe import MAIN_ARM
 
 State = Literal["waits", "starts", "trains", "stopped", "failed", "cut off", "done"]
 CURVE = 400  # losses kept of a log
+HEADWAY = {"step", "steps", "tokens", "total"}  # what is read of it
 QUIET = 30.0  # seconds without a sign of the ranks, of which one at least is told
 PATIENCE = 3  # times what a step and a save took last
 
@@ -75,7 +76,8 @@ class Follow:
         signs = mark_of(self.log.path), mark_of(self.headway.path)
         if signs != self.signs:
             self.signs, self.since = signs, self.clock()
-        at = self.headway.look() or {}
+        at = self.headway.look()
+        at = at if isinstance(at, dict) and at.keys() >= HEADWAY else {}
         if at:
             self.estimate.add(at["tokens"])
         manifest = self.manifest.look()
