@@ -78,7 +78,8 @@ class RunFollow:
         self.stages: dict[Path, tuple[Mark, Finished, list[str]]] = {}
         self.nows: dict[Path, Kept] = {}
         self.mark: Mark | None = None  # of the recipe
-        self.name, self.names, self.doubt = root.resolve().name, [], ""
+        self.name, self.doubt = root.resolve().name, ""
+        self.names: list[str] = []  # of the arms that train
 
     def look(self) -> Seen:
         pulse = self.feel.look()

@@ -88,8 +88,18 @@ class Follow:
         elif step is None and self.line is not None:
             step = self.line["step"]
         left = self.left(at) if state == "trains" else None
-        more = {"held_out": self.held_out, "answers": self.answers, "losses": tuple(self.losses)}
-        return Training(state, why, step, steps, left, self.line, warnings=tuple(self.warnings(state, at)), **more)
+        return Training(
+            state,
+            why,
+            step,
+            steps,
+            left,
+            self.line,
+            losses=tuple(self.losses),
+            held_out=self.held_out,
+            answers=self.answers,
+            warnings=tuple(self.warnings(state, at)),
+        )
 
     def hear(self, line: Line) -> None:
         if is_of_steps(line):
