@@ -34,7 +34,8 @@ class Plain:
             for topic, text in told(training).items():
                 left = f", {spell(training.left)} left" if topic == NUMBERS and training.left is not None else ""
                 found += self.new(f"{arm} {topic}", f"{arm}: {text}", left)
-        for text in seen.warnings:
+        said = {f"{arm}: {training.state}: {training.why}" for arm, training in seen.arms.items()}  # above
+        for text in (text for text in seen.warnings if text not in said):
             found += self.new(f"warning {text}", f"warning: {text}")
         return found
 

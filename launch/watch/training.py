@@ -85,8 +85,8 @@ class Follow:
         step, steps = at.get("step"), at.get("steps")
         if state == "done":
             step = steps = manifest.get("counts", {}).get("steps", step)
-        elif step is None and self.line is not None:
-            step = self.line["step"]
+        elif self.line is not None:
+            step = max(step or 0, self.line["step"])  # the ranks tell of their steps now and then
         left = self.left(at) if state == "trains" else None
         return Training(
             state,
@@ -129,7 +129,7 @@ class Follow:
             return "stopped", f"after step {stopped.get('step')} ({stopped.get('reason')}), all of it saved"
         if (failed := self.failure.look()) is not None:
             return "failed", f"rank {failed.get('rank')} {failed.get('reason')} (on {failed.get('host')})"
-        if self.line is None and self.headway.look() is None:
+        if self.line is None and self.headway.look() is None and self.now.look() is None:
             return "waits", ""
         gone = {"dead": "the process that trained is gone", "silent": "whoever trained gives no sign of life"}
         return "cut off", gone.get(pulse.word, "it has not finished, and nobody is at work on it")

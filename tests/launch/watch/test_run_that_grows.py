@@ -86,6 +86,8 @@ def test_a_log_is_read_once_whole_lines_only_and_anew_where_it_was_replaced(tmp_
     found, anew = log.new()
     assert anew
     assert found[-1] == {"step": 1, "loss": None}
+    path.write_text('{"step": 7}\n')  # cut in place
+    assert log.new() == ([{"step": 7}], True)
     path.unlink()
     assert log.new() == ([], True)
 
@@ -130,8 +132,11 @@ def test_a_stage_at_work_tells_how_far_it_is_and_takes_its_word_back(run, monkey
 
 def test_what_a_killed_command_was_at_is_not_taken_for_work(run):
     Telling(run.stage("traces", "encode")).tell(Now("encode traces", "", 1, 2, "", 0.0, None, None))
+    Ranks(run, "traces")
     with held(run.root):  # another command's
-        assert RunFollow(run.root).look().now == ()
+        seen = RunFollow(run.root).look()
+    assert seen.now == ()
+    assert seen.arms["traces"].state == "cut off"
 
 
 def test_a_training_is_followed_from_its_start_to_its_end(run, clock):
@@ -237,8 +242,7 @@ def test_how_a_training_ended_before_its_end(run, file, held_in_it, state, why):
 
 
 def test_a_dead_owner_is_said_to_be_dead(run):
-    ranks = Ranks(run, "traces")
-    ranks.at(7)
+    Ranks(run, "traces")  # killed before its first step
     leave(run.root, born=1)  # a process of this number began at another time
     seen = RunFollow(run.root).look()
     assert seen.pulse.word == "dead"

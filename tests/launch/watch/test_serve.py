@@ -2,12 +2,13 @@
 
 import http.client
 import re
-import socket
 import threading
 
+import psutil
 import pytest
 from fake_run import HOSTILE, claim, mini_recipe, run_data_stages, write_train
 
+from tracestill.data_pipeline.base.content import MEMORY
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.launch.watch import live_report
 from tracestill.launch.watch.live_report import LiveReport
@@ -102,10 +103,8 @@ def test_it_listens_on_loopback_only_and_a_port_in_use_is_named(address):
         served(Pages(), int(address)),
     ):
         pass
-    others = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {LOOPBACK}
-    for other in others:
-        with pytest.raises(OSError):
-            socket.create_connection((other, int(address)), timeout=2).close()
+    bound = [each.laddr for each in psutil.Process().net_connections("inet") if each.laddr.port == int(address)]
+    assert {each.ip for each in bound} == {LOOPBACK}
 
 
 def test_the_script_stands_in_a_page_without_a_body_too():
@@ -132,12 +131,14 @@ def test_the_report_is_made_anew_when_the_run_has_changed_and_not_all_the_time(t
     assert report.token() == token, f"not before {live_report.LEAST_SECONDS} s"
     clock.now += live_report.LEAST_SECONDS
     assert report.token() != token
+    (run.stage("traces", "sample") / MEMORY).unlink()  # what would be written down again
     before = tree(run.root)
     later, other = report.page()
     assert other != token
     assert "12" in later
+    assert tree(run.root) == before, "nothing is written into the run"
     write_train(run, "traces", finished=False)
-    before |= tree(run.root)
+    before = tree(run.root)
     clock.now += live_report.LEAST_SECONDS
     third, _ = report.page()
     assert "tokens a second" in third
