@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tracestill.launch.run.now import Now
 from tracestill.launch.watch.run import Seen
-from tracestill.launch.watch.show import mean_loss, number, who
+from tracestill.launch.watch.show import cut_off, mean_loss, number, who
 from tracestill.launch.watch.training import Training
 from tracestill.trainer.metrics.headway import spell
 
@@ -73,6 +73,7 @@ def told(training: Training) -> dict[str, str]:
         found[NUMBERS] = ", ".join(filter(None, numbers))
     if (loss := mean_loss(training.held_out)) is not None:
         found["held out"] = f"held-out loss {loss:.4f} at step {(training.held_out or {})['step']}"
-    if training.answers is not None:
-        found["answers"] = f"{training.answers['accuracy']:.1%} right at step {training.answers['step']}"
+    if (answers := training.answers) is not None:
+        cut = f", {cut_off(answers)} cut off" if cut_off(answers) else ""
+        found["answers"] = f"{answers['accuracy']:.1%} right at step {answers['step']}{cut}"
     return found

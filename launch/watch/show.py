@@ -132,6 +132,8 @@ def rows(trainings: Sequence[Training], blocks: bool) -> list[tuple[str, Callabl
         ("weighted loss", lambda each: number(each.line, "loss", ".4f") + curve(each, blocks)),
         ("held-out loss", lambda each: at_step(each.held_out, mean_loss(each.held_out), ".4f")),
         ("answers right", lambda each: at_step(each.answers, (each.answers or {}).get("accuracy"), ".1%")),
+        ("cut off", lambda each: cut_off(each.answers)),
+        ("trace tokens", lambda each: number(each.answers, "trace_tokens_mean", ",.1f")),
         ("learning rate", lambda each: number(each.line, "lr", ".3g")),
         ("gradient norm", lambda each: number(each.line, "grad_norm", ".3g")),
         ("tokens/s", lambda each: number(each.line, "tokens_per_second", ",.0f")),
@@ -148,6 +150,11 @@ def number(line: Line | None, key: str, form: str) -> str:
 
 def at_step(line: Line | None, value: float | None, form: str) -> str:
     return "" if line is None or value is None else f"{value:{form}} at {line['step']}"
+
+
+def cut_off(answers: Line | None) -> str:
+    """Of the student's own answers, those that did not end."""
+    return f"{answers['truncated']} of {answers['count']}" if answers and "truncated" in answers else ""
 
 
 def mean_loss(line: Line | None) -> float | None:

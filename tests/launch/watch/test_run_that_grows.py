@@ -156,7 +156,7 @@ def test_a_training_is_followed_from_its_start_to_its_end(run, clock):
         ranks.at(10)
         ranks.log(step=10, loss=1.25, **LINE, data_wait=0.5)
         ranks.log(event="held_out", step=10, split="test", kinds=HELD)
-        ranks.log(event="answers", step=10, accuracy=0.25, count=4)
+        ranks.log(event="answers", step=10, accuracy=0.25, count=4, truncated=3, trace_tokens_mean=61.55)
         ranks.log(event="skipped", step=9, reason="loss is not finite")
         ranks.log(event="straggler", step=10, rank=1, phase="forward", seconds=3.0, usual=1.0)
         seen = follow.look()
@@ -170,7 +170,7 @@ def test_a_training_is_followed_from_its_start_to_its_end(run, clock):
         assert any(line.endswith("30s left") for line in said)
         mean = (30 * 0.5 + 9 * 2.0) / 39
         assert f"traces: held-out loss {mean:.4f} at step 10" in said
-        assert "traces: 25.0% right at step 10" in said
+        assert "traces: 25.0% right at step 10, 3 of 4 cut off" in said
         for warning in (
             "traces: 1 step(s) skipped, the last at 9: loss is not finite",
             "traces: rank 1 is slow: 3.0 s in phase forward, others 1.0 s",
@@ -179,7 +179,8 @@ def test_a_training_is_followed_from_its_start_to_its_end(run, clock):
             assert f"warning: {warning}" in said
         assert plain.lines(follow.look()) == [], "only changes are said"
         text = shown(seen)
-        assert "10/40" in text
+        for line in ("step 10/40", "cut off 3 of 4", "trace tokens 61.5"):
+            assert line in "\n".join(" ".join(shown_line.split()) for shown_line in text.splitlines())
         assert "(2.0000) held 2.000" in text, "a kind without weight stands in brackets"
         clock.now += 29
         assert not any("nothing was heard" in text for text in follow.look().warnings)
