@@ -21,7 +21,7 @@ class Plain:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.said: dict[str, str] = {}  # topic -> its last line
-        self.spoken: dict[str, float] = {}  # label of a stage -> when
+        self.spoken: dict[str, float] = {}  # a stage at work -> when
 
     def lines(self, seen: Seen) -> list[str]:
         found = self.new("who", f"{seen.name}: {who(seen)}")
@@ -47,10 +47,11 @@ class Plain:
         return [(line + behind).replace("\n", " ")]
 
     def at_work(self, now: Now) -> list[str]:
-        last = self.spoken.get(now.label)
+        topic = f"{now.label} {bool(now.total)}"  # how much there is may be known some time later: a line of its own
+        last = self.spoken.get(topic)
         if last is not None and self.clock() - last < QUIET_SECONDS:
             return []
-        self.spoken[now.label] = self.clock()
+        self.spoken[topic] = self.clock()
         count = f"{now.done:,.0f} of {now.total:,.0f} {now.unit}".rstrip() if now.total else "at work"
         rate = "" if now.rate is None else f"{now.rate:,.1f}/s"
         left = "" if now.left is None else f"{spell(now.left)} left"
