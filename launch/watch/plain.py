@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tracestill.launch.run.now import Now
 from tracestill.launch.watch.run import Seen
-from tracestill.launch.watch.show import cut_off, mean_loss, number, who
+from tracestill.launch.watch.show import cut_off, diverges, mean_loss, number, who
 from tracestill.launch.watch.training import Training
 from tracestill.trainer.metrics.headway import spell
 
@@ -62,7 +62,8 @@ def told(training: Training) -> dict[str, str]:
     """Topic -> what there is to say of an arm."""
     found = {} if training.state == "waits" else {"state": training.state + f": {training.why}" * bool(training.why)}
     if (line := training.line) is not None:
-        kinds = [f"{kind} {row['loss']:.4f}" for kind, row in line["kinds"].items() if row.get("loss") is not None]
+        rows = {kind: row for kind, row in line["kinds"].items() if row.get("loss") is not None}
+        kinds = [f"{kind} {number(row, 'loss', '.4f')}{diverges(row)}" for kind, row in rows.items()]
         numbers = (
             f"step {line['step']}/{training.steps or '?'}, loss {number(line, 'loss', '.4f')}",
             *kinds,

@@ -165,12 +165,19 @@ def mean_loss(line: Line | None) -> float | None:
 
 
 def of_kind(training: Training, kind: str) -> str:
-    """A kind's loss while training, in brackets if it has no weight; behind it that on held-out documents."""
+    """A kind's loss while training, in brackets if it has no weight; behind it the divergence from a teacher, and the
+    loss on held-out documents."""
     row: dict[str, Any] = (training.line or {}).get("kinds", {}).get(kind) or {}
     held: dict[str, Any] = (training.held_out or {}).get("kinds", {}).get(kind) or {}
     told, weighted = number(row, "loss", ".4f"), row.get("weight", 1) or row.get("teacher_weight")
     told = told if weighted or not told else f"({told})"
+    told += diverges(row)
     return told + (f" held {held['loss']:.3f}" if told and held.get("loss") is not None else "")
+
+
+def diverges(row: dict[str, Any]) -> str:
+    """How far a kind is from the teacher, where it follows one."""
+    return f" D {row['divergence']:.3f}" if row.get("divergence") is not None else ""
 
 
 def curve(training: Training, blocks: bool) -> str:

@@ -24,7 +24,10 @@ from tracestill.trainer.metrics.headway import PROGRESS
 from tracestill.trainer.metrics.log import LOG, Log
 from tracestill.trainer.ranks.console import Terminal
 
-KINDS = {"derive": {"count": 30, "loss": 0.5, "weight": 1.0}, "prose": {"count": 9, "loss": 2.0, "weight": 0.0}}
+KINDS = {
+    "derive": {"count": 30, "loss": 0.5, "weight": 1.0, "divergence": 0.25},
+    "prose": {"count": 9, "loss": 2.0, "weight": 0.0},
+}
 HELD = {**KINDS, "prompt": {"count": 90, "loss": 9.0, "weight": 0.5}}
 LINE = {"epoch": 0, "lr": 1e-3, "grad_norm": 0.7, "kinds": KINDS, "tokens_per_second": 100.0, "seconds": 1.0}
 
@@ -164,9 +167,8 @@ def test_a_training_is_followed_from_its_start_to_its_end(run, clock):
         assert (found.state, found.step, found.steps) == ("trains", 10, 40)
         assert found.left == pytest.approx(30), "1,000 tokens in 10 s, 3,000 are left"
         said = plain.lines(seen)
-        assert any(
-            line.startswith("traces: step 10/40, loss 1.2500, derive 0.5000, prose 2.0000, lr 0.001") for line in said
-        )
+        numbers = "traces: step 10/40, loss 1.2500, derive 0.5000 D 0.250, prose 2.0000, lr 0.001"
+        assert any(line.startswith(numbers) for line in said)
         assert any(line.endswith("30s left") for line in said)
         mean = (30 * 0.5 + 9 * 2.0) / 39
         assert f"traces: held-out loss {mean:.4f} at step 10" in said
@@ -181,6 +183,7 @@ def test_a_training_is_followed_from_its_start_to_its_end(run, clock):
         text = shown(seen)
         for line in ("step 10/40", "cut off 3 of 4", "trace tokens 61.5"):
             assert line in "\n".join(" ".join(shown_line.split()) for shown_line in text.splitlines())
+        assert "0.5000 D 0.250 held 0.500" in text
         assert "(2.0000) held 2.000" in text, "a kind without weight stands in brackets"
         clock.now += 29
         assert not any("nothing was heard" in text for text in follow.look().warnings)
