@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test quick test-all test-floor lint bench bench-gpu gpu-wheels bench-peers install install-dev clean
+.PHONY: help demo test quick test-all test-floor lint docs bench bench-gpu gpu-wheels bench-peers install install-dev clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/'
@@ -49,6 +49,10 @@ lint: install-dev  ## style and types
 	$(BIN)/ruff format --check .
 	for part in data_pipeline kernels trainer launch; do \
 	    MYPYPATH=.types $(BIN)/mypy --namespace-packages --explicit-package-bases -p tracestill.$$part || exit 1; done
+
+docs: $(VENV)/.installed  ## README and docs/ as a site in build/docs; a broken link or anchor fails
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean
 
 # Other people's trainers go into a folder of their own, so that they change no version here.
 PEERS ?= .peers

@@ -70,6 +70,7 @@ setup(
         "8bit": ["bitsandbytes>=0.50"],  # train.optimizer: adam8bit
         "lm-eval": ["lm-eval>=0.4.13"],  # tasks of lm-evaluation-harness on a student
         "monitor": ["tensorboard>=2.18"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10"],  # make docs
         "dev": [
             "aiohttp>=3.10",
             "bitsandbytes>=0.50",

@@ -25,6 +25,7 @@ from tracestill.launch.commands import (
     fetch_command,
     init_command,
     segmenter_command,
+    watch_command,
     yield_command,
 )
 from tracestill.launch.commands.decontaminate import DecontaminateOption, with_benchmarks
@@ -295,6 +296,7 @@ def inspect_command(
         show_own_stages(run, arm, Terminal())
 
 
+command("Look inside", "watch")(watch_command.watch)
 command("Look inside", "yield")(yield_command.show_yield)
 
 

@@ -93,14 +93,6 @@ def test_pages_hold_no_placeholder():
     assert not left
 
 
-def test_relative_links_of_pages_lead_somewhere():
-    pattern = r"""\]\(([^)\s]+)|\b(?:src|href)="([^"]+)"|^\[[^\]]+\]:\s*(\S+)"""
-    links = [(page, "".join(link)) for page in pages() for link in re.findall(pattern, page.read_text(), re.M)]
-    assert links
-    relative = [(page, link.partition("#")[0]) for page, link in links if not re.match(r"[a-z]+:|#", link)]
-    assert not [f"{page.name}: {link}" for page, link in relative if not (page.parent / link).exists()]
-
-
 def test_results_that_pages_name_are_there():
     named = {
         (page.name, name)

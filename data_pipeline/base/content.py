@@ -14,6 +14,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,17 @@ MODEL_FILES = re.compile(  # of a directory in transformers' form; notes, result
 
 Mark = list[int]
 _hashed: dict[str, tuple[Mark, str]] = {}  # by this process, where nothing could be written down
+_writes: ContextVar[bool] = ContextVar("writes", default=True)
+
+
+@contextlib.contextmanager
+def remembering_nothing() -> Iterator[None]:
+    """Meanwhile no file is written or locked to remember digests: this process remembers alone."""
+    token = _writes.set(False)
+    try:
+        yield
+    finally:
+        _writes.reset(token)
 
 
 def digest_of_file(path: Path) -> str:
@@ -57,10 +69,11 @@ def digests(files: Mapping[str, Path], memory: Path | None) -> dict[str, str]:
     """
     marks = {name: mark for name, path in files.items() if (mark := mark_of(path)) is not None}
     held = read_memory(memory)
+    memory = memory if _writes.get() else None
     found = {name: known for name, mark in marks.items() if (known := recall(held, name, mark, files[name]))}
     if len(found) < len(marks):
         with alone(memory):
-            held = read_memory(memory)  # another process may have hashed meanwhile
+            held = read_memory(memory) if memory is not None else held  # another process may have hashed meanwhile
             for name in marks.keys() - found.keys():
                 found[name] = recall(held, name, marks[name], files[name]) or read_digest(files[name])
                 if mark_of(files[name]) == marks[name]:  # else it was written to while it was read

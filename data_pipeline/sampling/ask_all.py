@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
@@ -30,7 +31,11 @@ LOOKED_AT, EVERY = (
 )  # answers that are read at once, to end a run in vain early: the first ones, then every tenth
 BUDGET = "budget"  # reason of what was not asked, and the name of the note of what is drawn
 
-Progress = Callable[[int, int], None]
+
+class Progress(Protocol):
+    """Is told samples in the journal, samples in all, and what can be said of those that were asked for."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
 
 
 @dataclass
@@ -49,6 +54,9 @@ class Asking:
     at: int = 0
     asked: int = 0
     heard: int = 0  # answers
+    useless: int = 0  # answers that gave nothing to be read
+    read: int = 0  # answers that were read at once
+    unread: int = 0  # of these those that no reader reads, or that break a check
     bad: list[Rejected] = field(default_factory=list)  # what cannot be used, as far as it has been seen
     failed: dict[Key, tuple[Wanted, str]] = field(default_factory=dict)  # and why
     unpaid: list[Wanted] = field(default_factory=list)  # what there was no money for
@@ -64,7 +72,7 @@ class Asking:
             waiting: dict[str, Wanted] = {}
             try:
                 self.send(self.course.first(), done, crew, waiting)
-                self.progress(self.at, self.course.count)
+                self.tell()
                 for some in crew.answers():
                     self.keep(some, waiting, done, crew)
             finally:
@@ -120,7 +128,7 @@ class Asking:
             self.book.add_all(answers)
             self.at += len(answers)
             self.asked += len(answers)
-            self.progress(self.at, self.course.count)
+            self.tell()
         some.clear()
         return more
 
@@ -176,13 +184,20 @@ class Asking:
         for teacher in {key.teacher for key, _, _ in answers}:
             self.watch.look(teacher)
         answers.clear()
-        self.progress(self.at, self.course.count)
+        self.tell()
+
+    def tell(self) -> None:
+        """How far it is, and which share of what was asked for gives a record, as far as that has been looked at."""
+        share = (1 - self.useless / max(1, self.asked)) * (1 - self.unread / max(1, self.read))
+        self.progress(self.at, self.course.count, f"{share:.0%} usable" if self.read or self.useless else "")
 
     def fault(self, wanted: Wanted, said: Solution | Said | Unusable) -> Unusable | None:
         """Why what a teacher said gives no record, if it is seen at once."""
         if isinstance(said, Unusable) or wanted.part == CRITIQUE or not self.is_looked_at():
+            self.useless += isinstance(said, Unusable)
             return said if isinstance(said, Unusable) else None
         read = self.reader.read(self.course.by_id[wanted.key.question_id], said)
+        self.read, self.unread = self.read + 1, self.unread + isinstance(read, Unread)
         return Unusable(read.reason, read.detail, text_of(said)) if isinstance(read, Unread) else None
 
     def is_looked_at(self) -> bool:

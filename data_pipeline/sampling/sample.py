@@ -64,15 +64,15 @@ def run(
     directory: Path,
     journal: Path,
     kinds: Kinds | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda done, total, note="": None,
     memory: Path | None = None,
 ) -> None:
     """Pose the questions, ask what the journal lacks, and write questions.parquet and records.parquet.
 
     Traces of held-out questions serve as references for the loss by kind; encode keeps them apart. Calls
-    ``progress(done, total)`` with samples, those found in the journal counted as done. What cannot be used, of the
-    source and of what teachers said, lies in rejected.parquet. Raises InputError if a teacher fails ``attempts`` times
-    running, or more than ``max_rejected`` of all samples cannot be used; the journal keeps what is done.
+    ``progress(done, total, note)`` with samples, those found in the journal counted as done. What cannot be used, of
+    the source and of what teachers said, lies in rejected.parquet. Raises InputError if a teacher fails ``attempts``
+    times running, or more than ``max_rejected`` of all samples cannot be used; the journal keeps what is done.
     """
     teachers, chain = make_teachers(sample, questions), Chain(sample.readers, sample.checks)
     replays = any(asked.module == RECORDED for asked in teachers.values())
@@ -81,10 +81,10 @@ def run(
     config = stage_config(questions, sample, seed, memory)
     at = 0
 
-    def count(done: int, total: int) -> None:
+    def count(done: int, total: int, note: str = "") -> None:
         nonlocal at
         at = done
-        progress(done, total)
+        progress(done, total, note)
 
     def safe() -> str:
         return f"{at:,} samples are kept in {journal}" if at else f"what {journal} holds is kept"

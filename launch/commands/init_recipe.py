@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 from collections.abc import Sequence
@@ -13,9 +14,8 @@ from tracestill.data_pipeline.sampling.files.rejected import SHARE
 from tracestill.data_pipeline.sampling.readers.chain import DEFAULT
 from tracestill.launch.commands.init_survey import Survey
 
-CHARACTERS = 3.0  # a token, about, of a tokenizer trained on the texts themselves
 MINUTES = 10  # that training is to take, about
-EPOCHS, PACKS = 3, 4
+EPOCHS, PACKS = 20, 4  # a student from nothing learns little from texts that it reads a few times
 CPU_FLOPS, GPU_FLOPS = 1.2e10, 1.5e14  # a second, of a core and of a GPU, while it trains
 
 
@@ -78,6 +78,7 @@ def recipe_text(
 def questions_block(found: Survey, source: str, decontaminate: Sequence[str]) -> list[str]:
     rows, files = found.posed.counts["in"], ", ".join(map(scalar, decontaminate))
     bad = len(found.posed.rejected) / max(1, rows)
+    near = "" if knows_near() else "# pip install 'tracestill[traces]' for: "
     return [
         "questions:",
         f"  source: {scalar(source)}",
@@ -85,13 +86,18 @@ def questions_block(found: Survey, source: str, decontaminate: Sequence[str]) ->
         f"  test: {found.split('test')}  # held out: {held_out(found)}",
         "  # validation: 50  # more held-out ones, by which training may choose a checkpoint (train.metric)",
         "  # fields: {question: …, trace: …, gold: …}  # if a field was taken for another: names, paths, templates",
-        "  near_duplicates: {policy: drop}  # training questions that are nearly held-out ones are left out",
+        f"  {near}near_duplicates: {{policy: drop}}  # training questions that are nearly held-out ones are left out",
         f"  decontaminate: [{files}]"
         if files
         else "  # decontaminate: [benchmark.jsonl]  # leave out what shares 13 words in a row with a benchmark",
         *([f"  max_rejected: {rounded_up(bad)}  # {bad:.1%} of the rows cannot be used"] if bad > SHARE else []),
         "",
     ]
+
+
+def knows_near() -> bool:
+    """Whether what finds near duplicates is installed; a recipe that asks for it would be refused without."""
+    return importlib.util.find_spec("datasketch") is not None
 
 
 def sample_block(found: Survey, teacher: str) -> list[str]:
@@ -124,10 +130,10 @@ def sample_block(found: Survey, teacher: str) -> list[str]:
 
 def student_blocks(found: Survey, machine: Machine) -> str:
     size = MIDDLE if machine.gpus else SMALL
-    longest = max(found.lengths, default=2000) / CHARACTERS
+    longest = max(found.lengths, default=700)
     positions = max(256, 2 ** math.ceil(math.log2(longest * 1.3 + 64)))
     capacity = max(16384 if machine.gpus else 2048, positions)
-    tokens = sum(found.lengths) / CHARACTERS * found.split("train") / len(found.posed.questions) or 1.0
+    tokens = sum(found.lengths) * found.split("train") / len(found.posed.questions) or 1.0
     affordable = machine.flops * MINUTES * 60 / (6 * size.parameters)
     steps = max(20, int(min(EPOCHS * tokens, affordable) / (PACKS * capacity)))
     time = max(1, round(steps * PACKS * capacity * 6 * size.parameters / machine.flops / 60))
@@ -168,7 +174,7 @@ train:
 
 evaluate:
   questions: {max(1, min(200, found.split("test")))}
-  max_new_tokens: {min(1024, max(32, int(share(found.answers, 0.95) / CHARACTERS * 1.2)))}
+  max_new_tokens: {min(1024, max(64, int(share(found.answers, 0.95) * 1.5)))}
   batch_size: 64
 """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,8 @@ from tracestill.data_pipeline.sampling.questions import Posed, QuestionsConfig, 
 from tracestill.data_pipeline.sampling.readers.chain import Chain, Read, Unread
 
 EXAMPLES = 3
+LETTERS = 3.0  # of a token, and spaces
+WORDS = re.compile(r"[A-Za-z\s]+")
 
 
 @dataclass
@@ -32,8 +36,8 @@ class Survey:
     rejected: list[Rejected] = field(default_factory=list)  # traces
     right: int = 0  # answers equal to the gold one
     numeric: int = 0  # questions whose gold answer is a number
-    lengths: list[int] = field(default_factory=list)  # characters of question, trace and answer together
-    answers: list[int] = field(default_factory=list)  # characters of trace and answer together
+    lengths: list[int] = field(default_factory=list)  # tokens, about, of question, trace and answer together
+    answers: list[int] = field(default_factory=list)  # tokens, about, of trace and answer together
 
     @property
     def traces(self) -> int:
@@ -69,14 +73,20 @@ def survey(source: str, decontaminate: tuple[str, ...]) -> Survey:
                 found.readers[read.reader] += 1
                 found.checks.update(reason for reason, _ in read.faults)
                 found.right += same_answer(read.answer, question.gold, question.question)
-                found.lengths.append(len(question.question) + len(read.trace) + len(read.answer))
-                found.answers.append(len(read.trace) + len(read.answer))
+                found.answers.append(tokens_of(read.trace) + tokens_of(read.answer))
+                found.lengths.append(tokens_of(question.question) + found.answers[-1])
                 if len(found.examples) < EXAMPLES and question.split == "train":
                     found.examples.append((question, place, read))
     if found.rejected and not found.lengths:
         first, reasons = found.rejected[0], listed(found.unread)
         raise InputError(f"{first.where}: {first.detail}. None of {found.traces} traces can be used ({reasons})")
     return found
+
+
+def tokens_of(text: str) -> int:
+    """About how many tokens a text has for a tokenizer trained on such texts: digits and signs stand alone."""
+    alone = len(WORDS.sub("", text))
+    return alone + math.ceil((len(text) - alone) / LETTERS)
 
 
 def name_of(source: str) -> str:

@@ -36,7 +36,7 @@ def sample_identity(case: Case) -> Identity:
 
 def do_sample(work: Work, console: Console) -> None:
     run = work.case.run
-    with bar(work.label, console) as progress:
+    with bar(work.label, console, beside=work.directory) as progress:
         sample.run(
             run.recipe.questions,
             run.recipe.sample,
@@ -74,7 +74,7 @@ def select_identity(case: Case) -> Identity:
 
 def do_select(work: Work, console: Console) -> None:
     select, memory = work.case.recipe.select, work.case.run.memory
-    with bar(work.label, console) as progress:
+    with bar(work.label, console, beside=work.directory) as progress:
         verifier = verifier_of(work.case.recipe, work.case.run.root)
         more: Any = {**work.inputs, "progress": progress.set, "memory": memory, "verifier": verifier}
         selection.run(select, directory=work.directory, **more)
@@ -103,7 +103,7 @@ def symbols_of(recipe: Recipe) -> dict[str, bool]:
 def do_tokenizer(work: Work, console: Console) -> None:
     recipe = work.case.recipe
     more: Any = {**work.inputs, **symbols_of(recipe)}
-    with bar(work.label, console):  # SentencePiece does not tell how far it is
+    with bar(work.label, console, beside=work.directory):  # SentencePiece does not tell how far it is
         tokenizer.run(recipe.encode.tokenizer, work.directory, **more)
 
 
@@ -121,7 +121,7 @@ def encode_identity(case: Case) -> Identity:
 
 def do_encode(work: Work, console: Console) -> None:
     own = work.case.recipe
-    with bar(work.label, console) as progress:
+    with bar(work.label, console, beside=work.directory) as progress:
         encode.run(
             own.encode,
             own.span_kinds(),
@@ -156,7 +156,7 @@ def plan_identity(case: Case) -> Identity:
 
 def do_plan(work: Work, console: Console) -> None:
     own, scores = work.case.recipe, work.case.run.scores_planned(work.case.arm)
-    with bar(work.label, console) as progress:
+    with bar(work.label, console, beside=work.directory) as progress:
         more: Any = {**length_of(own), "scores": scores, "progress": progress.set}
         plan_stage.run(work.directory, work.inputs["encode"], own.plan, **more)
 

@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeElapsedColumn
 from rich.text import Text
 
 from tracestill.data_pipeline.guards.visible import visible
+from tracestill.launch.run.now import Now, Telling
 from tracestill.trainer.metrics.headway import Estimate, spell
 from tracestill.trainer.ranks.console import plain_column
 
@@ -22,11 +24,15 @@ QUIET_SECONDS = 30.0  # between two plain lines where the output is no terminal
 class Bar:
     """Tells how far a stage has come."""
 
-    def __init__(self, label: str, console: Console, progress: Progress | None, unit: str) -> None:
+    def __init__(
+        self, label: str, console: Console, progress: Progress | None, unit: str, telling: Telling | None = None
+    ) -> None:
         self.label, self.console, self.progress, self.unit = label, console, progress, unit
         self.done, self.total, self.note = 0.0, 0.0, ""
         self.estimate = Estimate()
         self.started = time.monotonic()
+        self.telling = telling or Telling(None)
+        self.tell()
         self.task = progress.add_task(label, total=None, bar=self, note="") if progress else None
 
     def set(self, done: float, total: float, note: str = "") -> None:
@@ -36,6 +42,16 @@ class Bar:
             self.estimate.add(done)
         if self.progress is not None and self.task is not None:
             self.progress.update(self.task, completed=done, total=total or None, note=self.note)
+        self.tell()
+
+    def tell(self) -> None:
+        """Let those know who look at the run from elsewhere, now and then."""
+        if not self.telling.is_due:
+            return
+        left = self.estimate.left(self.total) if self.total else None
+        seconds = round(time.monotonic() - self.started, 1)
+        now = Now(self.label, self.unit, self.done, self.total, self.note, seconds, self.estimate.rate, left)
+        self.telling.tell(now)
 
     def speak(self) -> None:
         """Say in a line how far it is, also where nothing has changed."""
@@ -74,10 +90,21 @@ class Left(ProgressColumn):
 
 
 @contextmanager
-def bar(label: str, console: Console, unit: str = "") -> Iterator[Bar]:
-    """A bar that vanishes when the body ends, or a line now and then; it counts in ``unit``."""
+def bar(label: str, console: Console, unit: str = "", beside: Path | None = None) -> Iterator[Bar]:
+    """A bar that vanishes when the body ends, or a line now and then; it counts in ``unit``. How far it is also stands
+    beside the directory ``beside``, while the body lasts."""
+    telling = Telling(beside)
+    try:
+        with shown(label, console, unit, telling) as made:
+            yield made
+    finally:
+        telling.end()
+
+
+@contextmanager
+def shown(label: str, console: Console, unit: str, telling: Telling) -> Iterator[Bar]:
     if not console.is_terminal:
-        made, over = Bar(label, console, None, unit), threading.Event()
+        made, over = Bar(label, console, None, unit, telling), threading.Event()
 
         def speak() -> None:
             while not over.wait(QUIET_SECONDS):
@@ -101,7 +128,7 @@ def bar(label: str, console: Console, unit: str = "") -> Iterator[Bar]:
         plain_column("{task.fields[note]}", style="dim"),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        yield Bar(label, console, progress, unit)
+        yield Bar(label, console, progress, unit, telling)
 
 
 def short(number: float) -> str:

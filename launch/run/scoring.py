@@ -95,7 +95,7 @@ def attempt(
         soft_wrap=True,
     )
     total = tokens_of(writer.store, missing)
-    with bar(work.label, console, "tokens") as progress:
+    with bar(work.label, console, "tokens", work.directory) as progress:
 
         def look() -> None:
             left = not_there(writer, missing)

@@ -49,7 +49,7 @@ def do_evaluate(work: Work, console: Console) -> None:
     run, ranks = work.case.run, ranks_of(work.case.recipe)
     if ranks.count > 1:
         return on_ranks(work, console, ranks, ["--run-dir", str(run.root.absolute()), "--arm", work.case.arm])
-    with bar(work.label, console, "tokens") as progress:
+    with bar(work.label, console, "tokens", work.directory) as progress:
         return evaluate.run(run, work.case.arm, progress.set)
 
 
@@ -63,7 +63,7 @@ def ask_model(model: Path) -> Callable[[Work, Console], None]:
         if ranks.count > 1:
             words = ["--run-dir", str(run.root.absolute()), "--arm", name, "--model", str(model.absolute())]
             return on_ranks(work, console, ranks, words)
-        with bar(work.label, console, "tokens") as progress:
+        with bar(work.label, console, "tokens", work.directory) as progress:
             return evaluate.run_model(run, name, model, progress.set)
 
     return do
@@ -75,7 +75,7 @@ def ask_endpoint(endpoint: EndpointConfig) -> Callable[[Work, Console], None]:
     def do(work: Work, console: Console) -> None:
         from tracestill.trainer.evaluation import evaluate
 
-        with bar(work.label, console, "answers") as progress:
+        with bar(work.label, console, "answers", work.directory) as progress:
             evaluate.run_endpoint(work.case.run, work.case.arm, endpoint, progress.set)
 
     return do

@@ -104,7 +104,7 @@ def attempt(
         highlight=False,
         soft_wrap=True,
     )
-    with bar(label, console, "tokens") as progress:
+    with bar(label, console, "tokens", directory) as progress:
         watch = Watch(directory, own.span_kinds(), progress, console)
         started = time.perf_counter()
         try:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
@@ -19,6 +20,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, RECORD_SCHEMA, Span, read_rows
 from tracestill.data_pipeline.base.stage import is_current, read_manifest
+from tracestill.data_pipeline.sampling.ask_all import Asking
 from tracestill.data_pipeline.sampling.asking import crew
 from tracestill.data_pipeline.sampling.questions import QuestionsConfig
 from tracestill.data_pipeline.sampling.sample import SampleConfig, make_teachers, run, stage_config
@@ -208,16 +210,25 @@ def test_spans_of_a_teacher_are_checked_against_the_kinds_of_the_recipe(tmp_path
 
 def test_progress_counts_what_the_journal_had_and_ends_at_the_total(tmp_path: Path) -> None:
     go(tmp_path, samples=1)
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[int, int, str]] = []
     run(
         QuestionsConfig(source="their_tasks.noted", train=6, test=3),
         SampleConfig.model_validate({"teachers": [{"name": "t"}], "samples": 2, "test_samples": 0}),
         seed=0,
         directory=tmp_path / "run" / "sample",
         journal=tmp_path / "run" / "journal.sqlite",
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda *told: seen.append(told),
     )
-    assert seen == [(done, 12) for done in range(6, 13)]
+    assert [told[:2] for told in seen] == [(done, 12) for done in range(6, 13)]
+    assert (seen[0][2], seen[-1][2]) == ("", "100% usable")
+
+
+def test_progress_tells_which_share_of_what_was_asked_gives_a_record() -> None:
+    told: list[tuple[int, int, str]] = []
+    asking = SimpleNamespace(at=12, asked=10, useless=1, read=9, unread=3, course=SimpleNamespace(count=20))
+    asking.progress = lambda *now: told.append(now)
+    Asking.tell(asking)  # type: ignore[arg-type]
+    assert told == [(12, 20, "60% usable")], "nine of ten can be read, and of nine that were read six passed"
 
 
 def test_the_stage_is_current_for_its_own_config_only(tmp_path: Path) -> None:

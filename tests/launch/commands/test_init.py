@@ -140,3 +140,15 @@ def test_a_recipe_is_valid_where_no_row_is_a_test_row(
     recipe = load_recipe(tmp_path / "a.yaml")
     found = make_questions(recipe.questions, 0, lambda said: None)
     assert Counter(each.split for each in found.questions) == ({"train": 30, "test": 10} if held else {"train": 40})
+
+
+def test_a_recipe_asks_for_near_duplicates_only_where_they_can_be_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "mine.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows())))
+    for name, there in (("with.yaml", True), ("without.yaml", False)):
+        monkeypatch.setattr(init_recipe, "knows_near", lambda there=there: there)
+        init(source, tmp_path / name, monkeypatch)
+        found = load_recipe(tmp_path / name).questions.near_duplicates.policy
+        assert (found == "drop") == there

@@ -1,0 +1,179 @@
+"""All that a run's directory tells of it, look by look."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tracestill.data_pipeline.base import own_modules
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.stage import MANIFEST
+from tracestill.data_pipeline.guards.secret import mask_data
+from tracestill.launch.run.now import PLACES, Now
+from tracestill.launch.run.stage_spec import counted
+from tracestill.launch.run.stages import STAGES
+from tracestill.launch.watch.follow import Kept, Mark, mark_of
+from tracestill.launch.watch.owner import Feel, Pulse
+from tracestill.launch.watch.training import Follow, Training
+from tracestill.trainer.recipe.recipe import load_recipe
+from tracestill.trainer.recipe.run_directory import RECIPE
+
+MANIFESTS = tuple(f"{place}/{MANIFEST}" for place in ("*", "arms/*/*", "arms/*/score/*", "models/*"))
+SPECS = {spec.name: spec for spec in STAGES}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One directory that a stage has written."""
+
+    stage: str
+    label: str  # stage, part and arm
+    seconds: float | None
+    summary: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A run at one moment."""
+
+    root: Path
+    name: str
+    pulse: Pulse
+    now: tuple[Now, ...]  # stages at work, training aside
+    finished: tuple[Finished, ...]
+    arms: dict[str, Training]
+    warnings: tuple[str, ...]
+
+    @property
+    def busy(self) -> list[str]:
+        """Names of the arms that train."""
+        return [arm for arm, found in self.arms.items() if found.state in ("starts", "trains")]
+
+    def as_json(self) -> dict[str, Any]:
+        owner = self.pulse.owner
+        found = {
+            "run": str(self.root),
+            "name": self.name,
+            "at_work": self.pulse.at_work,
+            "owner": None if owner is None else {**asdict(owner), "state": self.pulse.word},
+            "now": [asdict(now) for now in self.now],
+            "finished": [asdict(each) for each in self.finished],
+            "arms": {arm: {**asdict(training), "losses": list(training.losses)} for arm, training in self.arms.items()},
+            "warnings": list(self.warnings),
+        }
+        return mask_data(found)
+
+
+class RunFollow:
+    """Follows one run. Nothing is imported that its recipe names, and nothing in it is written."""
+
+    def __init__(self, root: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.root, self.clock = root, clock
+        self.feel = Feel(root, clock)
+        self.trainings: dict[str, Follow] = {}
+        self.stages: dict[Path, tuple[Mark, Finished, list[str]]] = {}
+        self.nows: dict[Path, Kept] = {}
+        self.mark: Mark | None = None  # of the recipe
+        self.name, self.doubt = root.resolve().name, ""
+        self.names: list[str] = []  # of the arms that train
+
+    def look(self) -> Seen:
+        pulse = self.feel.look()
+        self.read_recipe()
+        arms = {arm: self.training(arm).look(pulse) for arm in self.names}
+        for directory in sorted(self.root.glob("arms/*/train")):
+            arm = directory.parent.name
+            if arm not in arms:
+                arms[arm] = self.training(arm).look(pulse)
+        finished, told = self.read_stages()
+        now = self.read_now(pulse) if pulse.at_work else ()
+        warnings = [*told_of_pulse(pulse), *([self.doubt] if self.doubt else []), *told]
+        for arm, training in arms.items():
+            warnings += [f"{arm}: {text}" for text in training.warnings]
+            if training.why:
+                warnings.append(f"{arm}: {training.state}: {training.why}")
+        return Seen(self.root, self.name, pulse, now, finished, arms, tuple(dict.fromkeys(warnings)))
+
+    def training(self, arm: str) -> Follow:
+        if arm not in self.trainings:
+            self.trainings[arm] = Follow(self.root / "arms" / arm / "train", self.clock)
+        return self.trainings[arm]
+
+    def read_recipe(self) -> None:
+        """The run's name, and the arms that train, in their order."""
+        mark = mark_of(self.root / RECIPE)
+        if mark is None or mark == self.mark:
+            return
+        self.mark, self.doubt = mark, ""
+        try:
+            with own_modules.looking():
+                recipe = load_recipe(self.root / RECIPE, shown=True)
+            self.name = recipe.name
+            self.names = [arm for arm in recipe.arm_names() if recipe.for_arm(arm).train.trains]
+        except InputError as error:  # of another version: directories still tell
+            self.doubt = str(error)
+
+    def read_stages(self) -> tuple[tuple[Finished, ...], list[str]]:
+        """Each stage that has finished, in the order of stages, and what their manifests warn of."""
+        held = {}
+        for path in (path for pattern in MANIFESTS for path in self.root.glob(pattern)):
+            if path.parent.name.startswith(".") or (mark := mark_of(path)) is None:
+                continue
+            known = self.stages.get(path)
+            if known is None or known[0] != mark:
+                read = finished_of(self.root, path.parent)
+                known = (mark, *read) if read is not None else known
+            if known is not None:
+                held[path] = known
+        self.stages = held
+        order = [*SPECS]
+        every = [(found, told) for _, found, told in held.values()]
+        every.sort(key=lambda one: (order.index(one[0].stage) if one[0].stage in order else 0, one[0].label))
+        return tuple(found for found, _ in every), [text for _, told in every for text in told]
+
+    def read_now(self, pulse: Pulse) -> tuple[Now, ...]:
+        """What the owner's stages say that they are at; training tells in its own directory."""
+        found = []
+        paths = sorted(path for pattern in PLACES for path in self.root.glob(pattern))
+        self.nows = {path: self.nows.get(path) or Kept(path) for path in paths if path.name != ".train.now.json"}
+        for kept in self.nows.values():
+            with contextlib.suppress(TypeError):  # gone meanwhile, or of another version
+                found.append(Now(**kept.look()))
+        return tuple(now for now in found if pulse.owner is None or now.token == pulse.owner.token)
+
+
+def told_of_pulse(pulse: Pulse) -> list[str]:
+    """What there is to warn of: a dead owner never gives the run back."""
+    if pulse.word == "dead":
+        return [f"dead: {pulse.owner} is gone; the same command takes the run over and goes on"]
+    if pulse.word == "silent":
+        return [f"dead, it seems: {pulse.owner or 'the owner'} has given no sign of life for over a minute"]
+    return []
+
+
+def finished_of(root: Path, directory: Path) -> tuple[Finished, list[str]] | None:
+    """What a stage's manifest says of it, and what it warns of; None if it is no stage's, or gone meanwhile."""
+    manifest = Kept(directory / MANIFEST).look()
+    if not isinstance(manifest, dict) or not isinstance(stage := manifest.get("stage"), str):
+        return None
+    spec = SPECS.get(stage)
+    try:
+        summary = (spec.summary if spec else counted)(manifest, directory)
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OSError,
+        InputError,
+    ):  # an older version's, or half gone
+        summary = "finished"
+    below = directory.relative_to(root).parts
+    words = {"arms": [*below[2:], below[1]] if len(below) > 2 else [], "models": [stage, *below[1:]]}
+    label = " ".join(words.get(below[0], below)) or stage
+    told = [f"{label}: {text}" for text in manifest.get("warnings", ())]
+    return Finished(stage, label, manifest.get("seconds"), summary), told
