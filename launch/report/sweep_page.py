@@ -1,0 +1,61 @@
+"""The sweep in the page: settings with their intervals, and pairs of them with a test, as ``sweep.json`` has them."""
+
+from __future__ import annotations
+
+from tracestill.data_pipeline.guards.visible import in_html
+from tracestill.launch.report.charts import intervals
+from tracestill.launch.report.parts import Found, between, seconds, table, text
+
+SWEEP = "sweep.json"
+
+
+def sweep(found: Found) -> str:
+    """Empty for a run that holds no sweep."""
+    held = found.get("sweep")
+    if not held:
+        return ""
+    parts, settings = ["<h2>Sweep</h2>"], [row for row in held["settings"] if row["right"] is not None]
+    seeds, done = len(held["seeds"]), [row for row in held["arms"] if row["state"] == "done"]
+    keys = ", ".join(f"<code>{in_html(axis['key'])}</code>" for axis in held["over"])
+    failed = sum(row["state"] == "failed" for row in held["arms"])
+    told = f"{len(held['settings'])} setting(s) of {keys}, {seeds} seed(s); {len(done)} of {len(held['arms'])} arms"
+    parts.append(f'<p class="soft">{told}{f", {failed} failed" if failed else ""}.</p>')
+    if stale := held.get("stale"):
+        names = ", ".join(map(in_html, stale))
+        parts.append(f'<p class="note">Evaluated anew since the sweep was summed up: {names}; sweep again.</p>')
+    if not settings:
+        return "".join(parts)
+    short = {row["setting"]: name_of(held, row) for row in held["settings"]}
+    rows = [(short[row["setting"]], row["right"], *(row["interval"] or (row["right"],) * 2)) for row in settings]
+    parts += [intervals(rows, colours=["s0"]), f'<p class="soft">{in_html(held["how"]["interval"])}.</p>']
+    parts.append(table(["setting", "right", "95 % interval", "by seed", "tokens trained on", "training"],
+                       [setting_cells(held, row) for row in settings]))  # fmt: skip
+    if held["pairs"]:
+        heads = ["first", "second", "difference", "95 % interval", "p", "Holm", "differs"]
+        body = []
+        for row in held["pairs"]:
+            differs = ["*yes"] if row["differs"] else [""]
+            chances = [f"{row[key]:.2g}" if row[key] >= 1e-4 else "&lt;1e-4" for key in ("p", "holm")]
+            names = [text(in_html(short[row[which]])) for which in ("first", "second")]
+            body.append([*names, f"{row['mean']:+.1%}", between(row["interval"], "+"), *chances, *differs])
+        how = "; ".join(f"{key}: {in_html(held['how'][key])}" for key in ("difference", "p", "holm", "differs"))
+        parts += ["<h3>Settings that differ in one key</h3>", table(heads, body), f'<p class="soft">{how}.</p>']
+    return "".join(parts)
+
+
+def name_of(held: Found, row: Found) -> str:
+    """A setting without the key where there is but one."""
+    return row["setting"].partition("=")[2] if len(held["over"]) == 1 else row["setting"]
+
+
+def setting_cells(held: Found, row: Found) -> list[str]:
+    arms = [arm for arm in held["arms"] if arm["setting"] == row["setting"] and arm["state"] == "done"]
+    tokens, took = ([arm[key] for arm in arms if arm.get(key)] for key in ("tokens", "seconds"))
+    return [
+        text(in_html(row["setting"])),
+        f"{row['right']:.1%}",
+        between(row["interval"]),
+        " ".join(f"{value:.1%}" for value in row["by_seed"]),
+        f"{sum(tokens) / len(tokens):,.0f}" if tokens else "",
+        seconds(sum(took) / len(took)) if took else "",
+    ]
