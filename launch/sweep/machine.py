@@ -31,8 +31,13 @@ def places(recipes: Sequence[Recipe], wanted: int | None) -> list[Place]:
     """A place for each arm that runs at a time: ``wanted`` many, None: as many as the machine has room for, by the
     largest of the recipes' ranks (and on a CPU its memory).
 
-    Raises InputError if there are fewer GPUs than so many arms need.
+    Where a judge verifies answers it is one arm: what the judge says is kept in one file, within one budget. Raises
+    InputError if ``wanted`` is more than that, or than there are GPUs.
     """
+    if any(recipe.verify.judge is not None for recipe in recipes):
+        if wanted not in (None, 1):
+            raise InputError(f"--at-once {wanted}: verify.judge keeps one file and one budget; arms go one by one")
+        return [Place()]
     gpus, most = count_gpus(), max(1, len(recipes))
     if not gpus:
         return on_cores(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [],

@@ -79,7 +79,7 @@ def difference(a: Answers, b: Answers) -> dict[str, object] | None:
     """What setting ``b`` answers better than ``a``, paired by seed and question; None if they share none.
 
     ``mean`` and ``by_seed``; ``interval``: Student's t over seeds and the spread between questions, the wider at each
-    end; ``p``: of ``sign_flips``.
+    end, and where no question differs as many as Wilson's bound leaves open; ``p``: of ``sign_flips``.
     """
     by_seed, sums, counts = [], Counter[str](), Counter[str]()
     for seed in a.keys() & b.keys():
@@ -94,13 +94,15 @@ def difference(a: Answers, b: Answers) -> dict[str, object] | None:
         return None
     names = list(counts)
     values = [mean for _, mean in sorted(by_seed)]
+    most = wilson(0, len(names))[1]
+    unseen = None if any(sums[name] for name in names) else (-most, most)
     gain, asked = (np.array([of[name] for name in names], float) for of in (sums, counts))
     return {
         "mean": float(np.mean(values)),
         "by_seed": values,
         "seeds": [seed for seed, _ in sorted(by_seed)],
         "questions": len(names),
-        "interval": widest([over_seeds(values), mean_interval(gain, asked, names)], -1.0),
+        "interval": widest([over_seeds(values), mean_interval(gain, asked, names), unseen], -1.0),
         "p": sign_flips([sums[name] for name in names]),
     }
 
