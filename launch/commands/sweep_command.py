@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tracestill.trainer.recipe.run_directory import RunDirectory
 
 MANY = 64  # arms that nobody asks back about
+SEEDS = "3"  # how many, if nobody says
 
 
 def sweep(
@@ -32,8 +33,9 @@ def sweep(
         ),
     ] = None,
     seeds: Annotated[
-        str, typer.Option("--seeds", metavar="N", help="Each setting with so many seeds; or which, such as 0,4,9.")
-    ] = "3",
+        str | None,
+        typer.Option("--seeds", metavar="N", help="Each setting with so many seeds (3); or which, such as 0,4,9."),
+    ] = None,
     at_once: Annotated[
         int | None,
         typer.Option("--at-once", metavar="N", min=1, help="Arms at a time. Default: what the cores or GPUs hold."),
@@ -80,21 +82,24 @@ def sweep(
         raise typer.Exit(code)
 
 
-def asked_for(place: Place, changes: Changes, over: list[str] | None, seeds: str) -> tuple[RunDirectory, Grid]:
-    """The run and the grid that the arguments mean; nothing is written."""
+def asked_for(place: Place, changes: Changes, over: list[str] | None, seeds: str | None) -> tuple[RunDirectory, Grid]:
+    """The run and the grid that the arguments mean; nothing is written. A sweep's directory alone means its grid."""
     from tracestill.launch.commands.execution import open_run
     from tracestill.launch.report.sweep_page import SWEEP
-    from tracestill.launch.sweep.grid import axes_of, grown, make_grid, parse_seeds
+    from tracestill.launch.sweep.grid import ARM, axes_of, grown, make_grid, parse_seeds
     from tracestill.launch.sweep.outcome import grid_in
     from tracestill.trainer.recipe.run_directory import RunDirectory
 
     asked = open_run(place.recipe, place.run_dir, changes.settings)
     known = place.recipe.is_dir()
     root = place.run_dir or (place.recipe if known else Path("runs") / f"{asked.recipe.name}-sweep")
-    if known and not over and (root / SWEEP).exists():
-        return RunDirectory(root, asked.recipe), grid_in(root)
-    axes = axes_of(asked.recipe, over or ())
-    grid, recipe = make_grid(asked.recipe, axes, parse_seeds(seeds, asked.recipe.seed))
+    held = grid_in(root) if known and not over and (root / SWEEP).exists() else None
+    if held is not None and seeds is None:
+        return RunDirectory(root, asked.recipe), held
+    if held is not None and any(axis.key == ARM for axis in held.axes):
+        raise InputError("--seeds: this sweep is over arms of its recipe, which its directory lacks; name the recipe")
+    axes = axes_of(asked.recipe, over or ()) if held is None else held.axes
+    grid, recipe = make_grid(asked.recipe, axes, parse_seeds(seeds or SEEDS, asked.recipe.seed))
     return RunDirectory(root, grown(recipe_in(root), recipe)), grid
 
 
@@ -116,6 +121,8 @@ def recipe_in(root: Path) -> Recipe | None:
 def do(run: RunDirectory, grid: Grid, console: Console, *, at_once: int | None, fail_fast: bool, replace: bool) -> int:
     """Check all arms, do them, show what came of it; the exit code."""
     from tracestill.launch.commands.execution import claimed
+    from tracestill.launch.report.report import read_json
+    from tracestill.launch.report.sweep_page import SWEEP
     from tracestill.launch.run.checks import check_works
     from tracestill.launch.run.stages import describe_end, plan_works
     from tracestill.launch.sweep import outcome
@@ -135,7 +142,7 @@ def do(run: RunDirectory, grid: Grid, console: Console, *, at_once: int | None, 
     console.print(f"{len(grid.points)} arms, {len(found)} at a time, each on {found[0]}", soft_wrap=True)
     with claimed(run, works, console, replace=replace or held is not None):
         code = swept.do(found, fail_fast=fail_fast)
-        outcome.show(outcome.gather(run, grid, swept.failed, swept.evaluated()), Terminal())
+        outcome.show(read_json(run.root / SWEEP), Terminal())
         for arm, reason in swept.failed.items():
             console.print(f"failed: {arm}: {reason}", style="red", soft_wrap=True)
         describe_end(run, works, console)

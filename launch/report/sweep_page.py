@@ -25,7 +25,7 @@ def sweep(found: Found) -> str:
         parts.append(f'<p class="note">Evaluated anew since the sweep was summed up: {names}; sweep again.</p>')
     if not settings:
         return "".join(parts)
-    short = {row["setting"]: name_of(held, row) for row in held["settings"]}
+    short = {row["setting"]: row["short"] for row in held["settings"]}
     rows = [(short[row["setting"]], row["right"], *(row["interval"] or (row["right"],) * 2)) for row in settings]
     parts += [intervals(rows, colours=["s0"]), f'<p class="soft">{in_html(held["how"]["interval"])}.</p>']
     parts.append(table(["setting", "right", "95 % interval", "by seed", "tokens trained on", "training"],
@@ -41,11 +41,6 @@ def sweep(found: Found) -> str:
         how = "; ".join(f"{key}: {in_html(held['how'][key])}" for key in ("difference", "p", "holm", "differs"))
         parts += ["<h3>Settings that differ in one key</h3>", table(heads, body), f'<p class="soft">{how}.</p>']
     return "".join(parts)
-
-
-def name_of(held: Found, row: Found) -> str:
-    """A setting without the key where there is but one."""
-    return row["setting"].partition("=")[2] if len(held["over"]) == 1 else row["setting"]
 
 
 def setting_cells(held: Found, row: Found) -> list[str]:

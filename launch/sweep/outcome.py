@@ -75,12 +75,20 @@ def arm_row(run: RunDirectory, point: Point, failed: str | None, evaluated: Path
 def setting_row(grid: Grid, name: str, right: Answers) -> dict[str, Any]:
     """One combination of values, over its seeds."""
     values = next(dict(point.values) for point in grid.points if point.setting == name)
-    row: dict[str, Any] = {"setting": name, "values": values, "seeds": list(right), "of_seeds": len(grid.seeds)}
+    row: dict[str, Any] = {"setting": name, "short": short(grid, values), "values": values}
+    row |= {"seeds": list(right), "of_seeds": len(grid.seeds)}
     if not right:
         return {**row, "right": None, "interval": None, "by_seed": []}
     mean, interval = share(right)
     by_seed = [sum(answers.values()) / len(answers) for answers in right.values()]
     return {**row, "right": mean, "interval": interval, "by_seed": by_seed}
+
+
+def short(grid: Grid, values: Mapping[str, Any]) -> str:
+    """A setting in few words, for plots: of one key its value alone."""
+    if len(grid.axes) == 1:
+        return written(values[grid.axes[0].key])
+    return ", ".join(f"{key.rpartition('.')[2]} {written(value)}" for key, value in values.items())
 
 
 def pairs(grid: Grid, right: Mapping[str, Answers]) -> list[dict[str, Any]]:
@@ -136,7 +144,8 @@ def show(found: Mapping[str, Any], console: Console) -> None:
         f"right answers, mean of {seeds} seed(s)", ["setting", "right", "95 %", "by seed", "seeds"], rows, console
     )
     if found["pairs"]:
-        rows = [pair_cells(row, found) for row in found["pairs"]]
+        names = {row["setting"]: row["short"] for row in found["settings"]}
+        rows = [pair_cells(row, names) for row in found["pairs"]]
         print_table("second minus first, paired by seed and question", PAIR_HEADS, rows, console)
     used = (key for key in HOW if found["pairs"] or key == "interval")
     for key in used:
@@ -148,9 +157,7 @@ def show(found: Mapping[str, Any], console: Console) -> None:
 PAIR_HEADS = ["first", "second", "difference", "95 %", "p", "Holm", "differs"]
 
 
-def pair_cells(row: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    values = {one["setting"]: one["values"] for one in found["settings"]}
-    one_key = len(found["over"]) == 1
-    names = [written(values[row[which]][row["key"]]) if one_key else row[which] for which in ("first", "second")]
+def pair_cells(row: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
     chances = [f"{row[key]:.2g}" if row[key] >= 1e-4 else "<1e-4" for key in ("p", "holm")]
-    return [*names, f"{row['mean']:+.1%}", between(row["interval"], "+"), *chances, "yes" if row["differs"] else ""]
+    told = [names[row["first"]], names[row["second"]], f"{row['mean']:+.1%}", between(row["interval"], "+")]
+    return [*told, *chances, "yes" if row["differs"] else ""]

@@ -44,6 +44,8 @@ class Sweep:
         self.first = stage_position("train", run.recipe)
         self.failed: dict[str, str] = {}  # arm -> why
         self.codes: dict[str, int] = {}  # arm -> exit code of what failed
+        self.stopped: list[str] = []  # arms that ended because they were asked to, or by train.stop_after
+        self.begun: dict[str, int] = {}  # arm -> where in its log its process began
 
     def do(self, places: Sequence[Place], *, fail_fast: bool) -> int:
         """Do what is not up to date; the exit code: 0, or the largest of an arm that failed.
@@ -51,15 +53,15 @@ class Sweep:
         Raises as a stage does for what all arms share, TrainingStopped if it was asked to stop, and KeyboardInterrupt
         if it was asked again.
         """
+        self.write()  # so that the directory alone tells how to go on
         self.make_data(fail_fast=fail_fast)
-        self.write()
         stops = self.do_arms(places, fail_fast=fail_fast) if not (fail_fast and self.failed) else 0
         self.write()
-        if stops:
+        if stops or self.stopped:
             left = len(self.grid.points) - len(self.evaluated()) - len(self.failed)
             told = f"sweep stopped: {left} of {len(self.grid.points)} arms are not finished, and what was saved is kept"
             told += f"; go on with `tracestill sweep {self.run.root}`"
-            raise TrainingStopped(told) if stops == 1 else KeyboardInterrupt(told)
+            raise TrainingStopped(told) if stops < 2 else KeyboardInterrupt(told)
         rest = [work for work in self.works if work.position >= self.first and work.arm is None]
         run_stages(rest, self.console)  # the report, and stages of one's own that all arms share
         return max(self.codes.values(), default=0)
@@ -134,6 +136,7 @@ class Sweep:
             environment[OWNER] = token
         self.log(arm).parent.mkdir(parents=True, exist_ok=True)
         with self.log(arm).open("ab") as log:
+            self.begun[arm] = log.tell()
             return subprocess.Popen(
                 command,
                 env=environment,
@@ -149,9 +152,10 @@ class Sweep:
             mine = own_works(self.run, self.works, arm)
             self.say(arm, "; ".join(filter(None, (work.summary() for work in mine))), "green")
         elif code in STOPPED:
-            self.say(arm, "stopped", "yellow")
+            self.stopped.append(arm)
+            self.say(arm, f"stopped: {reason_in(self.log(arm), self.begun.get(arm, 0), code)}", "yellow")
         else:
-            self.failed[arm] = reason_in(self.log(arm), code)
+            self.failed[arm] = reason_in(self.log(arm), self.begun.get(arm, 0), code)
             self.codes[arm] = code if code > 1 else EXIT_FAILED
             self.say(arm, f"failed: {self.failed[arm]}; its output is in {self.log(arm)}", "red")
 
@@ -186,14 +190,18 @@ def wanted(run: RunDirectory, works: Sequence[Work], grid: Grid) -> list[Work]:
     return [work for work in works if work.arm is None or work.directory in needed]
 
 
-def reason_in(log: Path, code: int) -> str:
-    """Why an arm failed, by the last error that its process told; else its exit code."""
+def reason_in(log: Path, begun: int, code: int) -> str:
+    """What a process said last that says why it ended: its first error, or the last line it wrote; else its exit code.
+
+    ``begun``: where in its log it began.
+    """
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = log.read_bytes()[begun:].decode("utf-8", "replace").splitlines()
     except OSError:
         lines = []
     told = [text.removeprefix("error: ") for text in lines if text.startswith("error: ")]
-    return mask(told[-1]) if told else f"exit code {code}"
+    said = [text.strip() for text in lines if text.strip()]
+    return mask(told[0] if told else said[-1] if said else f"exit code {code}")
 
 
 def what_decides(run: RunDirectory, points: Sequence[Point]) -> Mapping[str, Any]:

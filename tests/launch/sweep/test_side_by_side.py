@@ -128,7 +128,7 @@ def test_as_many_arms_as_have_room(monkeypatch):
     assert len(machine.places([recipe] * 9, None)) == int(machine.ROOM * 5 / 2), "memory for so many"
     judged = recipe.model_copy(update={"verify": recipe.verify.model_copy(update={"judge": "solver"})})
     assert machine.places([judged] * 9, None) == [Place()]
-    with pytest.raises(InputError, match="--at-once 2: verify.judge keeps one file"):
+    with pytest.raises(InputError, match=r"--at-once 2: verify\.judge keeps one file"):
         machine.places([judged] * 9, 2)
     monkeypatch.setattr(machine, "count_gpus", lambda: 8)
     monkeypatch.setattr(machine, "ranks_here", lambda recipe: machine_ranks(2))

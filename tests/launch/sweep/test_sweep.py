@@ -42,7 +42,9 @@ class Arms:
         else:
             log = swept.log(arm)
             log.parent.mkdir(exist_ok=True)
-            log.write_text(f"doing\nerror: rank 0 broke\nerror: its {arm} is gone\n")
+            swept.begun[arm] = log.write_text("error: of an attempt before\n")
+            with log.open("a") as handle:
+                handle.write(f"doing\nerror: its {arm} is gone\nerror: and more\n")
         return Ended(code)
 
     @staticmethod
@@ -200,6 +202,14 @@ def test_a_stop_is_passed_on_and_the_same_command_goes_on(arms, recipe, tmp_path
     assert arms.started == ["prose-1_seed-0", "prose-1_seed-1"]
 
 
+def test_an_arm_that_stops_by_itself_ends_as_one_that_was_asked(arms, recipe, tmp_path):
+    """As train.stop_after makes it."""
+    arms.codes["prose-0_seed-0"] = 3
+    found = sweep(recipe, "--over", f"{PROSE}=0,1", "--seeds", 1, code=3)
+    assert arms.started == ["prose-0_seed-0", "prose-1_seed-0"]
+    assert "sweep stopped: 1 of 2 arms are not finished" in found.stderr
+
+
 def test_more_values_and_seeds_add_arms(arms, recipe, tmp_path):
     root = tmp_path / "runs/mini-sweep"
     sweep(recipe, "--over", f"{PROSE}=0", "--seeds", 2)
@@ -211,6 +221,8 @@ def test_more_values_and_seeds_add_arms(arms, recipe, tmp_path):
     sweep(recipe, "--over", f"{PROSE}=0", "--seeds", 2)
     assert arms.started == []
     assert "Not in this report" not in (root / "report/report.html").read_text()
+    sweep(root, "--seeds", 4)
+    assert arms.started == ["prose-0_seed-3"], "the directory with other seeds is the sweep with these"
     found = sweep(recipe, "--over", f"{PROSE}=0,1", "--set", "train.lr=0.5", code=2)
     assert "holds another recipe (differs in train.lr)" in found.stderr
 
@@ -238,9 +250,10 @@ def test_an_evaluation_anew_is_said_to_be_newer(arms, recipe, tmp_path):
 
 
 def test_texts_of_the_recipe_are_escaped(arms, recipe, tmp_path):
-    sweep(recipe, "--over", f"{PROSE}=0,1", "--over", "train.clip=1,2", "--seeds", 1)
+    found = sweep(recipe, "--over", f"{PROSE}=0,1", "--over", "train.clip=1,2", "--seeds", 1)
+    assert re.search(r"prose 0, clip 1 │ +prose 1, clip 1 │ +\+30", found.stdout)
     text = json.dumps(table_of(tmp_path / "runs/mini-sweep"))
-    page = section({"sweep": {**json.loads(text.replace("weighting", HOSTILE)), "stale": [HOSTILE]}})
+    page = section({"sweep": {**json.loads(text.replace("clip", HOSTILE)), "stale": [HOSTILE]}})
     assert HOSTILE not in page
     assert page.count("&lt;script&gt;") > 12
 
