@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.launch.report.charts import intervals
-from tracestill.launch.report.parts import Found, between, seconds, table, text
+from tracestill.launch.report.parts import Found, between, chance, seconds, table, text
 
 SWEEP = "sweep.json"
 
@@ -31,14 +31,14 @@ def sweep(found: Found) -> str:
     parts.append(table(["setting", "right", "95 % interval", "by seed", "tokens trained on", "training"],
                        [setting_cells(held, row) for row in settings]))  # fmt: skip
     if held["pairs"]:
-        heads = ["first", "second", "difference", "95 % interval", "p", "Holm", "differs"]
+        heads = ["first", "second", "difference", "95 % interval", "p, questions", "p, seeds", "Holm", "differs"]
         body = []
         for row in held["pairs"]:
             differs = ["*yes"] if row["differs"] else [""]
-            chances = [f"{row[key]:.2g}" if row[key] >= 1e-4 else "&lt;1e-4" for key in ("p", "holm")]
+            chances = [in_html(chance(row[key])) for key in ("p_questions", "p_seeds", "holm")]
             names = [text(in_html(short[row[which]])) for which in ("first", "second")]
             body.append([*names, f"{row['mean']:+.1%}", between(row["interval"], "+"), *chances, *differs])
-        how = "; ".join(f"{key}: {in_html(held['how'][key])}" for key in ("difference", "p", "holm", "differs"))
+        how = "; ".join(f"{key}: {in_html(held['how'][key])}" for key in held["how"] if key != "interval")
         parts += ["<h3>Settings that differ in one key</h3>", table(heads, body), f'<p class="soft">{how}.</p>']
     return "".join(parts)
 

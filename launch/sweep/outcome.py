@@ -12,7 +12,7 @@ from rich.console import Console
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import output_digest, read_manifest, write_json
 from tracestill.launch.bench.report import print_table
-from tracestill.launch.report.parts import between
+from tracestill.launch.report.parts import between, chance
 from tracestill.launch.report.report import gather_training, read_json
 from tracestill.launch.report.sweep_page import SWEEP
 from tracestill.launch.sweep.grid import Axis, Grid, Point, comparisons, written
@@ -25,9 +25,11 @@ HOW = {
     "interval": "95 %: Student's t over seeds and Wilson's over questions, the wider at each end; of one seed Wilson's",
     "difference": "second minus first, the same seeds and questions; 95 %: Student's t over seeds and the spread "
     "between questions, the wider at each end",
-    "p": "exact test of paired signs over questions, each with all of its seeds; of one seed McNemar's exact test",
-    "holm": "p as corrected for the number of comparisons here (Holm)",
-    "differs": f"Holm's p is below {LEVEL} and the interval leaves out 0",
+    "p, questions": "exact test of paired signs over questions, each with all of its seeds, the students as given; "
+    "of one seed McNemar's exact test",
+    "p, seeds": "Student's t test of the seeds' differences",
+    "Holm": "the larger p, as corrected for the number of comparisons here",
+    "differs": f"Holm's p is below {LEVEL}",
 }
 KEPT = ("steps", "epochs", "tokens", "weighted_tokens", "seconds")
 
@@ -100,8 +102,7 @@ def pairs(grid: Grid, right: Mapping[str, Answers]) -> list[dict[str, Any]]:
             if compared is not None:
                 found.append({"key": key, "first": first, "second": second, **compared})
     for row, corrected in zip(found, holm([row["p"] for row in found]), strict=True):
-        low, high = row["interval"] or (-1.0, 1.0)
-        row |= {"holm": corrected, "differs": corrected < LEVEL and not low <= 0 <= high}
+        row |= {"holm": corrected, "differs": corrected < LEVEL}
     return found
 
 
@@ -154,10 +155,10 @@ def show(found: Mapping[str, Any], console: Console) -> None:
         console.print("  one seed: nothing here tells how other seeds would come out; --seeds 3 does", soft_wrap=True)
 
 
-PAIR_HEADS = ["first", "second", "difference", "95 %", "p", "Holm", "differs"]
+PAIR_HEADS = ["first", "second", "difference", "95 %", "p, questions", "p, seeds", "Holm", "differs"]
 
 
 def pair_cells(row: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
-    chances = [f"{row[key]:.2g}" if row[key] >= 1e-4 else "<1e-4" for key in ("p", "holm")]
+    chances = [chance(row[key]) for key in ("p_questions", "p_seeds", "holm")]
     told = [names[row["first"]], names[row["second"]], f"{row['mean']:+.1%}", between(row["interval"], "+")]
     return [*told, *chances, "yes" if row["differs"] else ""]

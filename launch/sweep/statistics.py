@@ -1,7 +1,8 @@
 """What a sweep says of its settings: intervals over seeds and questions, a paired test, many comparisons at a time.
 
 Seeds and questions are two sources of chance: another seed makes another student of the same setting, other questions
-would be answered otherwise. An interval here reaches as far as either of them alone would have it.
+would be answered otherwise. An interval here reaches as far as either of them alone would have it, and what is to count
+as a difference has to stand both tests.
 """
 
 from __future__ import annotations
@@ -54,6 +55,16 @@ def over_seeds(values: Sequence[float]) -> Between | None:
     return mean - half, mean + half
 
 
+def t_test(differences: Sequence[float]) -> float | None:
+    """Two-sided p of Student's t test that the mean of one value a seed is 0; None for fewer than two."""
+    if len(differences) < 2:
+        return None
+    mean, spread = abs(float(np.mean(differences))), float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
+    if spread <= 1e-12 * mean:  # alike but for rounding
+        return 0.0 if mean else 1.0
+    return max(0.0, 1.0 - t_within(mean / spread, len(differences) - 1))
+
+
 def widest(found: Sequence[Between | None], least: float) -> Between | None:
     """From the lowest end to the highest, within ``least`` and 1; None if there is none."""
     known = [between for between in found if between is not None]
@@ -79,7 +90,8 @@ def difference(a: Answers, b: Answers) -> dict[str, object] | None:
     """What setting ``b`` answers better than ``a``, paired by seed and question; None if they share none.
 
     ``mean`` and ``by_seed``; ``interval``: Student's t over seeds and the spread between questions, the wider at each
-    end, and where no question differs as many as Wilson's bound leaves open; ``p``: of ``sign_flips``.
+    end, and where no question differs as many as Wilson's bound leaves open; ``p_questions``: of ``sign_flips``;
+    ``p_seeds``: of Student's paired t test over seeds, None for one; ``p``: the larger of them.
     """
     by_seed, sums, counts = [], Counter[str](), Counter[str]()
     for seed in a.keys() & b.keys():
@@ -96,6 +108,7 @@ def difference(a: Answers, b: Answers) -> dict[str, object] | None:
     values = [mean for _, mean in sorted(by_seed)]
     most = wilson(0, len(names))[1]
     unseen = None if any(sums[name] for name in names) else (-most, most)
+    of_questions, of_seeds = sign_flips([sums[name] for name in names]), t_test(values)
     gain, asked = (np.array([of[name] for name in names], float) for of in (sums, counts))
     return {
         "mean": float(np.mean(values)),
@@ -103,7 +116,9 @@ def difference(a: Answers, b: Answers) -> dict[str, object] | None:
         "seeds": [seed for seed, _ in sorted(by_seed)],
         "questions": len(names),
         "interval": widest([over_seeds(values), mean_interval(gain, asked, names), unseen], -1.0),
-        "p": sign_flips([sums[name] for name in names]),
+        "p_questions": of_questions,
+        "p_seeds": of_seeds,
+        "p": max(of_questions, of_seeds or 0.0),
     }
 
 

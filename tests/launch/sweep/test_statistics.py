@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from tracestill.data_pipeline.base.intervals import wilson
-from tracestill.launch.sweep.statistics import convolve, difference, holm, over_seeds, share, sign_flips, t_quantile
+from tracestill.launch.sweep.statistics import (
+    convolve,
+    difference,
+    holm,
+    over_seeds,
+    share,
+    sign_flips,
+    t_quantile,
+    t_test,
+)
 
 
 def answers(*right: int) -> dict[str, bool]:
@@ -28,6 +37,8 @@ def test_quantiles_and_tests_as_scipy_has_them():
     for first, second in ((0, 0), (3, 1), (17, 4), (40, 39), (400, 300)):
         expected = stats.binomtest(first, first + second).pvalue if first + second else 1.0
         assert sign_flips([1] * first + [-1] * second + [0] * 9) == pytest.approx(expected, rel=1e-9)
+    for values in ([0.1, 0.3, 0.2], [0.01, -0.02], [-0.5, -0.4, -0.45, -0.5, -0.6], [1e-3, 1.0]):
+        assert t_test(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, rel=1e-9)
     values = [0.61, 0.58, 0.7, 0.64]
     assert over_seeds(values) == pytest.approx(
         stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values)), rel=1e-9
@@ -81,7 +92,8 @@ def test_differences_pair_seeds_and_questions():
     assert found["seeds"] == [0, 1]
     assert found["mean"] == 0.5
     assert found["questions"] == 4
-    assert found["p"] == sign_flips([0, 2, 1, 0]) == 0.5
+    assert found["p"] == found["p_questions"] == sign_flips([0, 2, 1, 0]) == 0.5
+    assert found["p_seeds"] == 0.0, "both seeds gain as much"
     low, high = found["interval"]
     assert low < 0.5 < high <= 1
     assert difference(first, {9: answers(1)}) is None
@@ -94,6 +106,7 @@ def test_one_seed_has_an_interval_over_questions():
     half = 1.96 * math.sqrt(0.25 / 49)
     assert (low, high) == (pytest.approx(0.5 - half, abs=1e-3), pytest.approx(0.5 + half, abs=1e-3))
     assert found["p"] == pytest.approx(2 * 0.5**25)
+    assert found["p_seeds"] is None
 
 
 def test_settings_that_answer_alike_may_still_differ_elsewhere():
@@ -101,3 +114,21 @@ def test_settings_that_answer_alike_may_still_differ_elsewhere():
     found = difference(both, both)
     assert (found["mean"], found["p"]) == (0, 1)
     assert found["interval"] == pytest.approx((-wilson(0, 30)[1], wilson(0, 30)[1]))
+
+
+def test_seeds_alone_seldom_pass_for_a_difference():
+    """Settings that are alike, whose students differ by their seeds: questions alone are taken in, both are not."""
+    rng = np.random.default_rng(5)
+    runs, questions, seeds, taken_in, differs, covered = 300, 200, 3, 0, 0, 0
+    for _ in range(runs):
+        hard = rng.normal(0, 1.5, questions)
+        drawn = rng.normal(0, 0.4, (2, seeds, 1)) + hard + rng.logistic(0, 1, (2, seeds, questions)) > 0
+        first, second = ({s: answers(*one[s]) for s in range(seeds)} for one in drawn)
+        found = difference(first, second)
+        low, high = found["interval"]
+        taken_in += found["p_questions"] < 0.05
+        differs += found["p"] < 0.05
+        covered += low <= 0 <= high
+    assert taken_in / runs > 0.3
+    assert differs / runs < 0.08
+    assert covered / runs > 0.92

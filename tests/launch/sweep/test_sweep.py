@@ -116,7 +116,7 @@ def test_a_sweep_from_values_to_a_verdict(arms, recipe, tmp_path):
     assert [row["right"] for row in told["settings"]] == pytest.approx([10.5 / 40, 10.5 / 40, 22.5 / 40])
     assert told["arms"][0] | {"setting": f"{PROSE}=0", "seed": 0, "accuracy": 0.25, "steps": 40} == told["arms"][0]
     pairs = {(row["first"][-1], row["second"][-1]): row for row in told["pairs"]}
-    assert (pairs["0", "3"]["p"], pairs["0", "3"]["differs"]) == (1.0, False)
+    assert (pairs["0", "3"]["p_questions"], pairs["0", "3"]["differs"]) == (1.0, False)
     worth = pairs["0", "1"]
     assert worth["mean"] == pytest.approx(12 / 40)
     assert worth["holm"] == pytest.approx(3 * worth["p"])
@@ -139,7 +139,7 @@ def test_one_seed_says_what_it_cannot_tell(arms, recipe, tmp_path):
     found = sweep(recipe, "--over", f"{PROSE}=0,1", "--seeds", 1)
     assert "nothing here tells how other seeds would come out" in found.stdout
     (pair,) = table_of(tmp_path / "runs/mini-sweep")["pairs"]
-    assert pair["p"] == pytest.approx(2 * 0.5**12), "McNemar's"
+    assert (pair["p"], pair["p_seeds"]) == (pytest.approx(2 * 0.5**12), None), "McNemar's"
 
 
 def test_a_failed_arm_leaves_the_others_and_the_exit_code_tells(arms, recipe, tmp_path):
