@@ -43,7 +43,7 @@ class Sweep:
         self.works = wanted(run, works, grid)
         self.first = stage_position("train", run.recipe)
         self.failed: dict[str, str] = {}  # arm -> why
-        self.codes: dict[str, int] = {}  # arm -> exit code of what failed
+        self.codes: dict[str, int] = {}  # arm, or label of other work -> exit code of what failed
         self.stopped: list[str] = []  # arms that ended because they were asked to, or by train.stop_after
         self.begun: dict[str, int] = {}  # arm -> where in its log its process began
 
@@ -55,9 +55,9 @@ class Sweep:
         """
         self.write()  # so that the directory alone tells how to go on
         self.make_data(fail_fast=fail_fast)
-        stops = self.do_arms(places, fail_fast=fail_fast) if not (fail_fast and self.failed) else 0
+        stops = self.do_arms(places, fail_fast=fail_fast)
         self.write()
-        if stops or self.stopped:
+        if stops or (self.stopped and not self.codes):
             left = len(self.grid.points) - len(self.evaluated()) - len(self.failed)
             told = f"sweep stopped: {left} of {len(self.grid.points)} arms are not finished, and what was saved is kept"
             told += f"; go on with `tracestill sweep {self.run.root}`"
@@ -68,11 +68,12 @@ class Sweep:
 
     def make_data(self, *, fail_fast: bool) -> None:
         """All stages before the training, one after the other; arms whose data cannot be made have failed."""
-        due = [work for work in self.works if work.position < self.first]
         lacking: dict[Path, tuple[str, int]] = {}
-        for at, work in enumerate(due):
+        for at, work in enumerate(self.works):
+            if work.position >= self.first:
+                break
             reason = next((lacking[path] for path in work.inputs.values() if path in lacking), None)
-            if reason is None and not is_due(work, due[at + 1 :]):
+            if reason is None and not is_due(work, self.works[at + 1 :]):
                 self.say(work.label, f"up to date, skipped{remark(work)}", "dim")
             elif reason is None:
                 try:
@@ -84,10 +85,11 @@ class Sweep:
                     self.say(work.label, f"failed: {error}", "red")
             if reason is not None:
                 lacking[work.directory] = reason
+                self.codes[work.label] = reason[1]
         for point in self.grid.points if lacking else ():
             read = {path for work in own_works(self.run, self.works, point.arm) for path in work.inputs.values()}
-            if found := [lacking[path] for path in lacking if path in read]:
-                self.failed[point.arm], self.codes[point.arm] = found[0]
+            if found := next((lacking[path] for path in lacking if path in read), None):
+                self.failed[point.arm] = found[0]
 
     def do_arms(self, places: Sequence[Place], *, fail_fast: bool) -> int:
         """Train and evaluate what is not up to date; how often this was asked to stop."""
