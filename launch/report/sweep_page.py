@@ -31,7 +31,7 @@ def sweep(found: Found) -> str:
     parts.append(table(["setting", "right", "95 % interval", "by seed", "tokens trained on", "training"],
                        [setting_cells(held, row) for row in settings]))  # fmt: skip
     if held["pairs"]:
-        heads = ["first", "second", "difference", "95 % interval", "p, questions", "p, seeds", "Holm", "differs"]
+        heads = ["first", "second", "gain", "95 % interval", "p, questions", "p, seeds", "Holm", "differs"]
         body = []
         for row in held["pairs"]:
             differs = ["*yes"] if row["differs"] else [""]

@@ -23,7 +23,7 @@ FORMAT = 1
 LEVEL = 0.05
 HOW = {
     "interval": "95 %: Student's t over seeds and Wilson's over questions, the wider at each end; of one seed Wilson's",
-    "difference": "second minus first, the same seeds and questions; 95 %: Student's t over seeds and the spread "
+    "gain": "second minus first, the same seeds and questions; 95 %: Student's t over seeds and the spread "
     "between questions, the wider at each end",
     "p, questions": "exact test of paired signs over questions, each with all of its seeds, the students as given; "
     "of one seed McNemar's exact test",
@@ -155,7 +155,7 @@ def show(found: Mapping[str, Any], console: Console) -> None:
         console.print("  one seed: nothing here tells how other seeds would come out; --seeds 3 does", soft_wrap=True)
 
 
-PAIR_HEADS = ["first", "second", "difference", "95 %", "p, questions", "p, seeds", "Holm", "differs"]
+PAIR_HEADS = ["first", "second", "gain", "95 %", "p, questions", "p, seeds", "Holm", "differs"]
 
 
 def pair_cells(row: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:

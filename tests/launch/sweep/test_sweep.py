@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from tracestill.data_pipeline.base.stage import stage
 from tracestill.launch import cli
+from tracestill.launch.commands import sweep_command
 from tracestill.launch.report.sweep_page import sweep as section
 from tracestill.launch.run import checks
 from tracestill.launch.run.stages import plan_works
@@ -288,14 +289,16 @@ def test_time_is_told_by_the_arms_that_have_finished_or_by_bench(arms, recipe, t
     assert found.stdout.count("up to date") >= 5
 
 
-def test_many_arms_want_a_yes(arms, recipe, tmp_path):
-    values = ",".join(f"{at}e-4" for at in range(1, 24))
-    words = (recipe, "--over", f"train.lr={values}")
+def test_many_arms_want_a_yes(arms, recipe, tmp_path, monkeypatch):
+    arms.right = lambda own: 20
+    monkeypatch.setattr(sweep_command, "MANY", 3)
+    words = (recipe, "--over", "train.lr=1e-4,2e-4", "--seeds", 2)
     found = sweep(*words, code=2)
-    assert "69 arms, more than 64: look at them with --dry-run, then add --yes" in found.stderr
+    assert "4 arms, more than 3: look at them with --dry-run, then add --yes" in found.stderr
     assert arms.started == []
     assert not (tmp_path / "runs").exists()
-    assert "69 arms" in sweep(*words, "--dry-run").stdout
+    sweep(*words, "--yes")
+    assert len(arms.started) == 4
 
 
 @pytest.mark.parametrize(

@@ -53,12 +53,11 @@ def test_a_small_sweep(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(Sweep, "start", lambda swept, arm, place: Done(one_arm.do(swept.run.root, arm)))
     monkeypatch.setattr(side_by_side, "POLL_SECONDS", 0)
     root = tmp_path / "run"
-    command("sweep", recipe, *GRID, "--run-dir", root)
+    command("sweep", recipe, "--over", "weighting.weights.prose=1", "--seeds", "0,1", "--run-dir", root)
     told = json.loads((root / "sweep.json").read_text())
-    assert [(row["state"], row["steps"], row["questions"]) for row in told["arms"]] == [("done", 4, 4)] * 4
+    assert [(row["state"], row["steps"], row["questions"]) for row in told["arms"]] == [("done", 4, 4)] * 2
     models = exported(root)
-    assert len(set(models.values())) == 4, "values and seeds make students of their own"
-    assert len(told["pairs"]) == 1
+    assert len(set(models.values())) == 2, "seeds make students of their own"
 
     alone = tmp_path / "alone"  # the same training as an arm's of a run that nobody sweeps
     arms = {"other": {"weighting": {"weights": {"prose": 1}}, "seed": 1}}
