@@ -40,7 +40,19 @@ def sweep(found: Found) -> str:
             body.append([*names, f"{row['mean']:+.1%}", between(row["interval"], "+"), *chances, *differs])
         how = "; ".join(f"{key}: {in_html(held['how'][key])}" for key in held["how"] if key != "interval")
         parts += ["<h3>Settings that differ in one key</h3>", table(heads, body), f'<p class="soft">{how}.</p>']
+    parts.append(f'<p class="note">{in_html(note)}.</p>' if (note := few_seeds(held)) else "")
     return "".join(parts)
+
+
+def few_seeds(held: Found) -> str:
+    """Says what one seed, or two, cannot tell, where no more were compared; else empty."""
+    fewest = min((len(row["seeds"]) for row in held["pairs"]), default=len(held["seeds"]))
+    if fewest > 2:
+        return ""
+    if fewest == 2:
+        return "of two seeds: their t asks for 12.7 standard errors; a third seed makes that 4.3"
+    where = "" if all(row["p_seeds"] is None for row in held["pairs"]) else ", where p, seeds is empty"
+    return f"of one seed{where}: nothing here tells how other seeds would come out; three seeds would"
 
 
 def setting_cells(held: Found, row: Found) -> list[str]:

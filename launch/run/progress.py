@@ -115,4 +115,4 @@ def short(number: float) -> str:
 
 def line(label: str, text: str, style: str) -> Text:
     """One line about a piece of work."""
-    return Text.assemble((f"{visible(label):<{WIDTH}}", "bold"), (visible(text), style))
+    return Text.assemble((f"{visible(label):<{WIDTH - 1}} ", "bold"), (visible(text), style))

@@ -14,7 +14,7 @@ from tracestill.data_pipeline.base.stage import output_digest, read_manifest, wr
 from tracestill.launch.bench.report import print_table
 from tracestill.launch.report.parts import between, chance
 from tracestill.launch.report.report import gather_training, read_json
-from tracestill.launch.report.sweep_page import SWEEP
+from tracestill.launch.report.sweep_page import SWEEP, few_seeds
 from tracestill.launch.sweep.grid import Axis, Grid, Point, comparisons, written
 from tracestill.launch.sweep.statistics import Answers, difference, holm, share
 from tracestill.trainer.recipe.run_directory import RunDirectory
@@ -151,8 +151,8 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     used = (key for key in HOW if found["pairs"] or key == "interval")
     for key in used:
         console.print(f"  {key}: {HOW[key]}", soft_wrap=True)
-    if seeds == 1:
-        console.print("  one seed: nothing here tells how other seeds would come out; --seeds 3 does", soft_wrap=True)
+    if note := few_seeds(found):
+        console.print(f"  {note}", soft_wrap=True)
 
 
 PAIR_HEADS = ["first", "second", "gain", "95 %", "p, questions", "p, seeds", "Holm", "differs"]

@@ -30,6 +30,7 @@ from tracestill.trainer.metrics.headway import read_headway
 from tracestill.trainer.ranks.join_ranks import OWNER
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
+TRAINED = 0.9  # of an arm's time, for how long it takes still: the evaluation follows
 LOGS = "sweep"  # folder of a run: what each arm's process prints
 
 
@@ -163,11 +164,12 @@ class Sweep:
 
     def show(self, progress: Bar, done: int, total: int, running: Sequence[str]) -> None:
         """How far the arms are that run."""
-        notes = []
+        notes, begun = [], 0.0
         for arm in running:
             now = read_headway(self.run.stage(arm, "train"))
             notes.append(f"{arm} {now.step}/{now.steps}" if now is not None else arm)
-        progress.set(done, total, ", ".join(notes))
+            begun += TRAINED * now.step / max(1, now.steps) if now is not None else 0.0
+        progress.set(done + begun, total, ", ".join(notes))
 
     def evaluated(self) -> dict[str, Path]:
         """Arm -> where its evaluation lies, of those that are up to date."""

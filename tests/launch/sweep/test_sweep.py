@@ -138,7 +138,7 @@ def test_a_sweep_from_values_to_a_verdict(arms, recipe, tmp_path):
 
 def test_one_seed_says_what_it_cannot_tell(arms, recipe, tmp_path):
     found = sweep(recipe, "--over", f"{PROSE}=0,1", "--seeds", 1)
-    assert "nothing here tells how other seeds would come out" in found.stdout
+    assert "of one seed: nothing here tells how other seeds would come out" in found.stdout
     (pair,) = table_of(tmp_path / "runs/mini-sweep")["pairs"]
     assert (pair["p"], pair["p_seeds"]) == (pytest.approx(2 * 0.5**12), None), "McNemar's"
 
