@@ -7,6 +7,7 @@ from tracestill.launch.report.charts import intervals
 from tracestill.launch.report.parts import Found, between, chance, seconds, table, text
 
 SWEEP = "sweep.json"
+EXPLAINED = ("gain", "p, questions", "p, seeds", "Holm", "differs")  # below the table of pairs
 
 
 def sweep(found: Found) -> str:
@@ -34,11 +35,11 @@ def sweep(found: Found) -> str:
         heads = ["first", "second", "gain", "95 % interval", "p, questions", "p, seeds", "Holm", "differs"]
         body = []
         for row in held["pairs"]:
-            differs = ["*yes"] if row["differs"] else [""]
+            differs = "*yes" if row["differs"] else ""
             chances = [in_html(chance(row[key])) for key in ("p_questions", "p_seeds", "holm")]
             names = [text(in_html(short[row[which]])) for which in ("first", "second")]
-            body.append([*names, f"{row['mean']:+.1%}", between(row["interval"], "+"), *chances, *differs])
-        how = "; ".join(f"{key}: {in_html(held['how'][key])}" for key in held["how"] if key != "interval")
+            body.append([*names, f"{row['mean']:+.1%}", between(row["interval"], "+"), *chances, differs])
+        how = "; ".join(f"{key}: {in_html(held['how'][key])}" for key in EXPLAINED)
         parts += ["<h3>Settings that differ in one key</h3>", table(heads, body), f'<p class="soft">{how}.</p>']
     parts.append(f'<p class="note">{in_html(note)}.</p>' if (note := few_seeds(held)) else "")
     return "".join(parts)

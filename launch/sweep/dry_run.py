@@ -43,7 +43,7 @@ def shared(run: RunDirectory, works: Sequence[Work], grid: Grid) -> Iterator[str
     """A line for each stage that makes data: how many times it is done, and for how many arms each."""
     for name in dict.fromkeys(work.place for work in works if work.spec.is_data):
         made = [work for work in works if work.place == name]
-        due = sum(is_due(work, ()) for work in made)
+        due = sum(is_due(work, []) for work in made)
         many = "once for all arms" if len(made) == 1 else f"{len(made)} times for {len(grid.points)} arms"
         yield f"  {name:<{11}} {many}{', up to date' if not due else f', {due} to do' if due < len(made) else ''}"
 

@@ -128,7 +128,7 @@ def grid_in(root: Path) -> Grid:
         ) from error
 
 
-def show(found: Mapping[str, Any], console: Console) -> None:
+def show(found: dict[str, Any], console: Console) -> None:
     """The tables in the terminal."""
     seeds = len(found["seeds"])
     rows = [
