@@ -70,7 +70,9 @@ def test_a_small_sweep(recipe, tmp_path, monkeypatch):
 @pytest.mark.soak
 def test_a_sweep_that_is_killed_goes_on_to_the_same_students(recipe, tmp_path):
     """Killed with -9 while two arms train, with all that it had started left to itself; then the directory alone."""
-    recipe.write_text(yaml.safe_dump({**yaml.safe_load(recipe.read_text()), "train": {**TRAIN, "steps": 400}}))
+    recipe.write_text(
+        yaml.safe_dump({**yaml.safe_load(recipe.read_text()), "train": {**TRAIN, "steps": 200, "checkpoint_every": 20}})
+    )
     words = [program("tracestill"), "sweep", recipe, *GRID, "--at-once", 2, "--run-dir"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
 
