@@ -100,6 +100,13 @@ def test_differences_pair_seeds_and_questions():
     assert difference(first, {0: {"else": True}}) is None
 
 
+def test_a_question_that_both_seeds_gain_counts_twice():
+    first = {0: answers(0, 0, 1, 1), 1: answers(0, 0, 0, 0)}
+    second = {0: answers(1, 1, 0, 0), 1: answers(1, 1, 0, 0)}
+    found = difference(first, second)
+    assert found["p_questions"] == pytest.approx(12 / 16), "of the 16 sums of +-2 +-2 +-1 +-1 as many are 2 or more"
+
+
 def test_one_seed_has_an_interval_over_questions():
     found = difference({0: answers(*[0] * 50)}, {0: answers(*[1] * 25 + [0] * 25)})
     low, high = found["interval"]

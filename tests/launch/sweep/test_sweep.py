@@ -36,6 +36,7 @@ class Arms:
     def start(self, swept, arm, place):
         self.started.append(arm)
         assert swept.run.stage(arm, "plan").is_dir(), "its data is there"
+        assert (swept.run.root / "sweep.json").exists(), "after a kill the directory alone tells how to go on"
         code = self.codes.get(arm, 0)
         if code == 0:
             own = swept.run.for_arm(arm)
@@ -210,6 +211,8 @@ def test_an_arm_that_stops_by_itself_ends_as_one_that_was_asked(arms, recipe, tm
     found = sweep(recipe, "--over", f"{PROSE}=0,1", "--seeds", 1, code=3)
     assert arms.started == ["prose-0_seed-0", "prose-1_seed-0"]
     assert "sweep stopped: 1 of 2 arms are not finished" in found.stderr
+    arms.codes["prose-0_seed-1"] = 4
+    sweep(recipe, "--over", f"{PROSE}=0,1", "--seeds", 2, code=4)
 
 
 def test_more_values_and_seeds_add_arms(arms, recipe, tmp_path):
