@@ -22,8 +22,8 @@ def sweep(found: Found) -> str:
     told = f"{len(held['settings'])} setting(s) of {keys}, {seeds} seed(s); {len(done)} of {len(held['arms'])} arms"
     parts.append(f'<p class="soft">{told}{f", {failed} failed" if failed else ""}.</p>')
     if stale := held.get("stale"):
-        names = ", ".join(map(in_html, stale))
-        parts.append(f'<p class="note">Evaluated anew since the sweep was summed up: {names}; sweep again.</p>')
+        anew = ", ".join(map(in_html, stale))
+        parts.append(f'<p class="note">Evaluated anew since the sweep was summed up: {anew}; sweep again.</p>')
     if not settings:
         return "".join(parts)
     short = {row["setting"]: row["short"] for row in held["settings"]}
