@@ -22,8 +22,14 @@ SEEDS = "3"  # how many, if nobody says
 
 
 def sweep(
-    place: Place,
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/demo.yaml, or the directory of a run.")
+    ],
     *,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option("--run-dir", metavar="DIR", help="Where it keeps its files. Default: runs/<name>-sweep."),
+    ] = None,
     over: Annotated[
         list[str] | None,
         typer.Option(
@@ -60,7 +66,7 @@ def sweep(
     from tracestill.launch.commands.execution import looking
     from tracestill.trainer.ranks.console import Terminal, say
 
-    console = Terminal(stderr=True)
+    console, place = Terminal(stderr=True), Place(recipe, run_dir)
     if dry_run:
         from tracestill.launch.run.stages import plan_works
         from tracestill.launch.sweep.dry_run import describe
