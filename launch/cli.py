@@ -25,6 +25,7 @@ from tracestill.launch.commands import (
     fetch_command,
     init_command,
     segmenter_command,
+    sweep_command,
     watch_command,
     yield_command,
 )
@@ -253,6 +254,7 @@ def report(place: Place, changes: Changes) -> None:
 
 for one in (bench_command.bench, cluster_commands.doctor, cluster_commands.slurm, cluster_commands.kubernetes):
     command("Clusters")(one)
+command("Whole runs")(sweep_command.sweep)
 command("Whole runs", "fetch-student")(fetch_command.fetch_student)
 command("Segmentation", "train-segmenter")(segmenter_command.train_segmenter)
 

@@ -74,6 +74,16 @@ def seconds(value: float | None) -> str:
     return f"{value:.1f} s" if value < 100 else f"{value / 60:.1f} min"
 
 
+def between(interval: Sequence[float] | None, sign: str = "") -> str:
+    """An interval of shares in words; ``sign``: ``+`` for differences. Empty if there is none."""
+    return "" if interval is None else f"{interval[0]:{sign}.1%} to {interval[1]:{sign}.1%}"
+
+
+def chance(p: float | None) -> str:
+    """A p in two figures, a small one as a bound; empty if there is none."""
+    return "" if p is None else f"{p:.2g}" if p >= 1e-4 else "<1e-4"
+
+
 def listed(what: str, counts: Mapping[str, int]) -> str:
     """``; rejected: wrong answer 12, same path 3``, the most frequent first; empty if there is nothing."""
     found = [

@@ -13,12 +13,21 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.base.stage import CONTENTS, is_current, read_manifest, stage, versions, write_json
+from tracestill.data_pipeline.base.stage import (
+    CONTENTS,
+    is_current,
+    output_digest,
+    read_manifest,
+    stage,
+    versions,
+    write_json,
+)
 from tracestill.data_pipeline.guards.secret import mask_data
 from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConfig
 from tracestill.data_pipeline.yields.report import yield_report
 from tracestill.launch.hosts.probe import gpus
 from tracestill.launch.report.page import Section, own_section, page
+from tracestill.launch.report.sweep_page import SWEEP
 from tracestill.launch.report.wall_time import wall_seconds
 from tracestill.trainer.metrics.log import LOG, is_of_steps, read_log
 from tracestill.trainer.ranks.cores import usable_cores
@@ -61,7 +70,8 @@ def gather(run: RunDirectory, works: Sequence[Work]) -> dict[str, Any]:
     ``evaluation``; ``missing`` names those stages; ``stages`` lists the others with their summary and the seconds that
     they took, in training the launcher and all attempts included.
     """
-    recipe, arm_names = run.recipe, run.recipe.arm_names()
+    recipe, arm_names, sweep = run.recipe, run.recipe.arm_names(), read_sweep(run)
+    works = [work for work in works if not is_beside(work, sweep)]
     arms: dict[str, Any] = {arm: {} for arm in arm_names}
     stages: list[dict[str, Any]] = []
     missing: list[str] = []
@@ -102,11 +112,34 @@ def gather(run: RunDirectory, works: Sequence[Work]) -> dict[str, Any]:
         "arms": gathered,
         "models": gather_models(run, missing),
         "stages": stages,
+        "sweep": sweep,
         "kinds": list(recipe.span_kinds().names),
         "recipe": recipe.model_dump(mode="json"),
         "versions": {"python": platform.python_version(), **versions()},
         "machine": machine(),
     }
+
+
+def read_sweep(run: RunDirectory) -> dict[str, Any] | None:
+    """What ``tracestill sweep`` found, and as ``stale`` the arms that were evaluated anew since; None without one."""
+    found: dict[str, Any] | None = read_json(run.root / SWEEP)
+    if found is None:
+        return None
+    told = {row["arm"]: row.get("evaluation") for row in found["arms"] if row["arm"] in run.recipe.arms}
+    places = {arm: run.stage(arm, "evaluate") for arm in told}
+    stale = [arm for arm, digest in told.items() if digest and is_other(places[arm], digest)]
+    return {**found, "stale": stale}
+
+
+def is_other(directory: Path, digest: str) -> bool:
+    """Whether a stage that has finished holds another result than the one of this digest."""
+    return read_manifest(directory) is not None and output_digest(directory) != digest
+
+
+def is_beside(work: Work, sweep: dict[str, Any] | None) -> bool:
+    """Whether it is an arm's that a sweep has no use for, such as the recipe's own main one, and was never begun."""
+    swept = {row["arm"] for row in sweep["arms"]} if sweep else set()
+    return bool(sweep and work.arm and work.arm not in swept and not work.directory.exists())
 
 
 def gather_arm(run: RunDirectory, arm: str, manifests: dict[str, Any]) -> dict[str, Any]:

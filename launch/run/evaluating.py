@@ -49,7 +49,7 @@ def on_ranks(work: Work, console: Console, ranks: Ranks, words: Sequence[str]) -
     )
     kept = f"{work.label}: what was written is kept, and the same command goes on"
     try:
-        with bar(work.label, console, "tokens") as progress:
+        with bar(work.label, console, "tokens", work.directory) as progress:
             how = start.arguments, log, start.environment
             deepspeed_command.run(
                 *how, lambda: progress.set(*read_progress(folder)), start.watch, what="the evaluation"

@@ -50,7 +50,7 @@ EXPECTED = {  # where nothing stands after the colon
     "tuple_type": "is empty (null), expected a list",
     "list_type": "is empty (null), expected a list",
 }
-TAKEN = ("arms", "bench", "harness", "launch", "models")  # folders of a run that no stage writes
+TAKEN = ("arms", "bench", "harness", "launch", "models", "sweep")  # folders of a run that no stage writes
 FOLDER = "recipe_folder.txt"  # in a run: the folder that its recipe was read from, if modules of it are used
 
 
@@ -60,7 +60,12 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="names the run's directory, runs/<name>")
-    seed: int = Field(0, ge=0, lt=2**63, description="every random choice of the run follows from it")
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**63,
+        description="every random choice of the run follows from it; an arm's own: all but its questions and samples",
+    )
     kinds: dict[str, str | None] = Field({}, description="span kinds of your own: name -> what it hangs below, or null")
     questions: QuestionsConfig = Field(description="what is asked: a task, or a file of questions")
     sample: SampleConfig = Field(description="which teachers answer the questions, and how often")
@@ -160,7 +165,7 @@ class Recipe(BaseModel):
         for arm, overrides in self.arms.items():
             if not plain_name(arm) or arm == MAIN_ARM:
                 raise ValueError(f"arms: '{arm}' is no name for an arm (letters, digits, '.', '_', '-'; not 'traces')")
-            for key in {"name", "seed", "kinds", "questions", "sample", "verify", "stages", "arms"} & overrides.keys():
+            for key in {"name", "kinds", "questions", "sample", "verify", "stages", "arms"} & overrides.keys():
                 raise ValueError(f"arms.{arm}.{key}: arms of a run share it; use a recipe of its own instead")
         return self
 
