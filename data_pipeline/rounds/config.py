@@ -112,6 +112,9 @@ class RoundsConfig(BaseModel):
                 raise ValueError(
                     f"rounds: '{teacher.name}' is what the student of a round is called; rename the teacher"
                 )
+        replays_all = any(teacher.use == RECORDED and not teacher.options.get("teacher") for teacher in own)
+        if replays_all and (self.critic is not None or sample.revise is not None):
+            raise ValueError("rounds: whose traces are revised? Name, in options.teacher, whom `recorded` replays")
         if self.critic is None:
             return
         if self.critic not in [teacher.name for teacher in sample.teachers if teacher.only_revises]:

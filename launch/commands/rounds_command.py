@@ -15,12 +15,7 @@ def rounds(place: Place, *, changes: Changes, hosts: Hosts, again: Again) -> Non
     """
     from tracestill.data_pipeline.base.errors import InputError
     from tracestill.launch.commands.execution import locked, open_run
-    from tracestill.launch.report.report import write_report
     from tracestill.launch.rounds.recipes import ROUNDS
-    from tracestill.launch.rounds.run_rounds import Rounds
-    from tracestill.launch.rounds.show import show
-    from tracestill.launch.run.stage_spec import How
-    from tracestill.launch.run.stages import plan_works
     from tracestill.trainer.ranks.console import Terminal
     from tracestill.trainer.recipe.run_directory import RunDirectory
 
@@ -28,6 +23,12 @@ def rounds(place: Place, *, changes: Changes, hosts: Hosts, again: Again) -> Non
     asked, console = open_run(place.recipe, place.run_dir, changes.settings), Terminal(stderr=True)
     if asked.recipe.rounds is None:
         raise InputError(f"{place.recipe}: has no block `rounds`; `tracestill run` trains one student of its teachers")
+    from tracestill.launch.report.report import write_report
+    from tracestill.launch.rounds.run_rounds import Rounds
+    from tracestill.launch.rounds.show import show
+    from tracestill.launch.run.stage_spec import How
+    from tracestill.launch.run.stages import plan_works
+
     begun = (asked.root / ROUNDS).exists()
     RunDirectory.refuse(asked.root, asked.recipe, replace=changes.replace or not begun)
     with locked(asked.root, console):

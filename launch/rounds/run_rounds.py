@@ -19,14 +19,14 @@ from tracestill.data_pipeline.guards.visible import visible
 from tracestill.data_pipeline.rounds.verdict import End, after_training, before_training, best_of, warnings
 from tracestill.launch.report.rounds_page import RESULT
 from tracestill.launch.rounds.monitor import data_figures, student_figures
-from tracestill.launch.rounds.recipes import ROUNDS, WRITTEN, folder_of, round_of, settings_of, student_of
+from tracestill.launch.rounds.recipes import ROUNDS, WRITTEN, round_of, settings_of, student_of
 from tracestill.launch.run.checks import check_works
 from tracestill.launch.run.progress import bar, line
 from tracestill.launch.run.runner import is_due, run_stages
 from tracestill.launch.run.stage_spec import How, Work
 from tracestill.launch.run.stages import plan_works
 from tracestill.trainer.lock.run_lock import held
-from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe
+from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe, refuse_local_checkpoints
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 JOURNAL = "journal.sqlite"
@@ -46,12 +46,12 @@ class Rounds:
 
     def run(self) -> dict[str, Any]:
         """Do what is missing; what ``rounds.json`` then says. Raises as the stages do."""
+        refuse_local_checkpoints(self.recipe, "rounds")
         first = round_of(self.root, self.recipe, 0)
         check_works(first, plan_works(first, self.how), self.console, cluster=self.how.cluster)
         for number in range(settings_of(self.recipe).count + 1):
             self.console.print(Text(f"round {number}", "bold"))
-            teachers = self.found[0]["teachers_kept"] if self.found else ()
-            run = round_of(self.root, self.recipe, number, teachers)
+            run = self.at(number)
             with held(run.root, self.tell):
                 RunDirectory.create(run.root, run.recipe, replace=True)
                 share_journal(run.root)
@@ -60,6 +60,11 @@ class Rounds:
             if self.end is not None:
                 break
         return self.keep()
+
+    def at(self, number: int) -> RunDirectory:
+        """A round, once round 0 has selected."""
+        teachers = self.found[0]["teachers_kept"] if self.found else ()
+        return round_of(self.root, self.recipe, number, teachers)
 
     def round(self, number: int, run: RunDirectory, first: RunDirectory) -> End | None:
         """One round; why none follows, if there is a reason."""
@@ -96,7 +101,7 @@ class Rounds:
         """The student of the round before writes; the counts."""
         from tracestill.launch.rounds.writing import identity_of, write_traces
 
-        before = RunDirectory.open(folder_of(self.root, number - 1))
+        before = self.at(number - 1)
         directory, label = run.root / WRITTEN, f"write {student_of(number - 1)}"
         note = "up to date, skipped"
         if not is_current(directory, WRITTEN, *identity_of(self.recipe, first, before)):
@@ -116,15 +121,13 @@ class Rounds:
         """Write what is known now; it is all in the rounds' directories, too."""
         trained = [each for each in self.found if each["trained"]]
         best = best_of(trained)["round"] if trained else None
-        student = None if best is None else RunDirectory(self.root / ROUNDS / str(best), self.recipe)
+        student = None if best is None else self.at(best).stage(MAIN_ARM, "train") / "export"
         result = {
             "name": self.recipe.name,
             "settings": settings_of(self.recipe).model_dump(mode="json"),
             "rounds": self.found,
             "best": best,
-            "student": None
-            if student is None
-            else str((student.stage(MAIN_ARM, "train") / "export").relative_to(self.root)),
+            "student": None if student is None else str(student.relative_to(self.root)),
             "stopped": None if self.end is None else self.end._asdict(),
         }
         write_json(self.root / RESULT, result)

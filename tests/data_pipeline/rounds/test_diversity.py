@@ -55,11 +55,11 @@ def test_equally_frequent_ones_are_all_rare():
 
 
 def test_bleu_by_hand():
-    five, other = "a b c d e".split(), "a b c d x".split()
+    five, other = ["a", "b", "c", "d", "e"], ["a", "b", "c", "d", "x"]
     # 4 of 5 words, 3 of 4 pairs, 2 of 3 triples, 1 of 2 fours; as long as the reference
     assert bleu(five, [other]) == pytest.approx((4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25)
     assert bleu(five, [five]) == pytest.approx(1)
-    assert bleu(five, ["v w x y z".split()]) == 0
+    assert bleu(five, [["v", "w", "x", "y", "z"]]) == 0
     # a word counts as often as the one reference that has it most often, not as often as all of them together
     assert bleu(["a", "a", "b"], [["a", "b"], ["b", "a"]]) == 0, "no pair a a, and so no triple"
     assert bleu(["a", "a"], [["a", "a"], ["b"]]) == pytest.approx(1)
@@ -70,7 +70,7 @@ def test_bleu_by_hand():
 
 
 def test_self_bleu_of_questions():
-    same, apart = "so a is b and c".split(), "now x was y or z".split()
+    same, apart = ["so", "a", "is", "b", "and", "c"], ["now", "x", "was", "y", "or", "z"]
     assert self_bleu({"q": [same, same, same]}) == pytest.approx(1)
     assert self_bleu({"q": [same, apart]}) == 0
     assert self_bleu({"q": [same, same], "r": [same, apart], "s": [same]}) == pytest.approx(0.5)
