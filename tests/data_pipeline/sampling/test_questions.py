@@ -202,5 +202,5 @@ def test_traces_of_a_modules_questions_may_stand_in_files(tmp_path: Path) -> Non
 
 
 def test_a_modules_files_hold_no_general_text(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="questions.files: general texts stand beside files; 'digit_sum' is a m"):
+    with pytest.raises(ValidationError, match=r"questions.files: general texts stand beside files; 'digit_sum' is a m"):
         QuestionsConfig.model_validate({**MODULE, "files": [{"path": "t.jsonl", "general": True}]})
