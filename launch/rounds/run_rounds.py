@@ -56,7 +56,6 @@ class Rounds:
                 RunDirectory.create(run.root, run.recipe, replace=True)
                 share_journal(run.root)
                 self.end = self.round(number, run, first)
-            self.keep()
             if self.end is not None:
                 break
         return self.keep()
@@ -105,15 +104,17 @@ class Rounds:
         directory, label = run.root / WRITTEN, f"write {student_of(number - 1)}"
         note = "up to date, skipped"
         if not is_current(directory, WRITTEN, *identity_of(self.recipe, first, before)):
-            with bar(label, self.console, "traces") as progress:
-                write_traces(self.recipe, first, before, run.root, progress.set)
+            try:
+                with bar(label, self.console, "traces") as progress:
+                    write_traces(self.recipe, first, before, run.root, progress.set)
+            except KeyboardInterrupt:
+                told = f"interrupted while {student_of(number - 1)} writes: what it has written is kept, by chunks"
+                raise KeyboardInterrupt(f"{told}; the same command goes on") from None
             note = ""
         counts = dict((read_manifest(directory) or {})["counts"])
         rejected = "".join(f", {reason.replace('_', ' ')} {count:,}" for reason, count in counts["rejected"].items())
-        said = (
-            f"{counts['out']:,} of {counts['in']:,} traces, {counts['right']:,} of them right, {counts['solved']:,} of "
-        )
-        said += f"{counts['questions']:,} questions solved{rejected}"
+        said = f"{counts['out']:,} of {counts['in']:,} traces, {counts['right']:,} of them right"
+        said += f", {counts['solved']:,} of {counts['questions']:,} questions solved{rejected}"
         self.console.print(line(label, note or said, "dim" if note else "green"), soft_wrap=True)
         return counts
 
