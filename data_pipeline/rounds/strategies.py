@@ -16,15 +16,14 @@ from fractions import Fraction
 from tracestill.data_pipeline.soundness.equations import Equation
 
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
-OTHER = "n"  # a number from nowhere
+OTHER = "n"  # a number from nowhere, or one of the question for the second time
 
 
 def strategy(question: str, equations: Sequence[Equation]) -> str:
     """The strategy of a trace, empty without any equation.
 
     A number is, in this order: the newest result that was not used yet, the first number of the question that was not,
-    any result, any number of the question, or one from nowhere. What stands behind an equation's last sign is its
-    result, unless it is only one side.
+    the newest result that was, or one from nowhere. What stands behind an equation's last sign is its result.
     """
     asked = [value_of(text) for text in NUMBER.findall(question)]
     results: list[Fraction] = []
@@ -49,7 +48,7 @@ def value_of(text: str) -> Fraction:
 def name_of(value: Fraction, asked: Sequence[Fraction], results: Sequence[Fraction], used: set[str]) -> str:
     came = [f"r{at}" for at, result in reversed(list(enumerate(results))) if result == value]
     posed = [f"q{at}" for at, number in enumerate(asked) if number == value]
-    every = [*(name for name in (*came, *posed) if name not in used), *came, *posed]
+    every = [*(name for name in (*came, *posed) if name not in used), *came]
     if not every:
         return OTHER
     used.add(every[0])

@@ -20,6 +20,7 @@ from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, Question, Reco
 from tracestill.data_pipeline.base.stage import Stage, identity, stage, write_json, write_manifest
 from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.data_pipeline.sampling.teachers.digit_sum import Teacher, TeacherOptions
+from tracestill.launch.report import report
 from tracestill.launch.rounds import run_rounds, writing
 from tracestill.launch.run import student_stages
 from tracestill.trainer.evaluation import evaluate
@@ -73,6 +74,7 @@ def fake(monkeypatch, spread: Spread = lambda number: 1.0, skill: Skill = lambda
     build_layout = recipe({}).encode
     monkeypatch.setattr(student_stages, "train_arm", train)
     monkeypatch.setattr(evaluate, "run", evaluated)
+    monkeypatch.setattr(report, "page", lambda found, sections: "")  # the page of each round
     monkeypatch.setattr(run_rounds, "check_works", lambda *_, **__: None)
     monkeypatch.setattr(writing, "load_exported", load)
     monkeypatch.setattr(writing, "write", write)

@@ -90,6 +90,11 @@ QUESTION = "What is (7 + 4 + 9 + 3) mod 10?"
         ("Add 2 and 2 and 4.", "2+2=4. 4+4=8.", "q0+q1=r0 r0+q2=r1"),
         ("Add 2 and 5.", "2+5+11=18.", "q0+q1+n=r0"),
         ("She pays 3 times $1,200.", "1200*3=3600. 3,600/2=1800", "q1*q0=r0 r0/n=r1"),
+        ("(3 + 3 + 4) mod 10", "3+3=6. 6+4=10. 10 mod 10=0. Check 10+0=10.",
+         "q0+q1=r0 r0+q2=r1 r1modq3=r2 r1+r2=r3"),
+        ("(8 + 7) mod 10", "8+7=15. 15 mod 10=5. Check 10+5=15.", "q0+q1=r0 r0modq2=r1 n+r1=r2"),
+        ("(8 + 9 + 7) mod 10", "8+9=17. 17+7=24. 24 mod 10=4. Check 20+4=24.",
+         "q0+q1=r0 r0+q2=r1 r1modq3=r2 n+r2=r3"),
         ("How many?", "There are many of them.", ""),
     ],
 )  # fmt: skip

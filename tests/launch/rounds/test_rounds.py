@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,10 +12,11 @@ from rounds_support import begin, fake, recipe
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import read_manifest
-from tracestill.launch.rounds import run_rounds, writing
+from tracestill.launch.report.rounds_page import rounds as page_of
+from tracestill.launch.rounds import writing
 from tracestill.launch.rounds.floor import lifted
 from tracestill.launch.run import runner
-from tracestill.trainer.recipe.run_directory import RunDirectory
+from tracestill.trainer.recipe.recipe import load_recipe
 
 
 def records(root: Path, number: int, stage: str = "select") -> list[dict]:
@@ -31,82 +33,61 @@ def digests(root: Path) -> dict[str, str]:
     return found
 
 
-def test_a_student_teaches_the_next_one(tmp_path, monkeypatch):
-    told = fake(monkeypatch)
-    result = begin(tmp_path, recipe({"unsolved": 2})).run()
-    assert told[:3] == ["train 0", "evaluate 0", "write 0"]
+SMALL, BATCH = {"unsolved": 1, "floor": 0.3}, {"evaluate": {"batch_size": 16}}  # three chunks a round
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of rounds that nothing disturbed, what they say, and what was done."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("whole")
+        patch.chdir(folder)  # recipes name their files by paths from here
+        patch.setattr(writing, "BATCHES", 1)
+        told = fake(patch)
+        result = begin(Path("run"), recipe(SMALL, **BATCH)).run()
+        return folder, result, list(told)
+
+
+def test_a_student_teaches_the_next_one(whole):
+    folder, result, told = whole
+    root = folder / "run"
     assert [each for each in told if "train" in each] == ["train 0", "train 1", "train 2"]
+    assert told[:3] == ["train 0", "evaluate 0", "write 0"]
     assert [row["teachers"] for row in result["rounds"]] == [["solver"], ["student-0"], ["student-1"]]
     assert result["best"] == 0, "of equal ones the first"
     assert result["student"] == "rounds/0/arms/traces/train/export"
     assert result["stopped"] is None
-    assert json.loads((tmp_path / "rounds.json").read_text()) == result
+    assert json.loads((root / "rounds.json").read_text()) == result
     for number in (1, 2):
-        by = {row["teacher"] for row in records(tmp_path, number)}
+        by = {row["teacher"] for row in records(root, number)}
         assert by == {"solver", f"student-{number - 1}"}
         counts = result["rounds"][number]["written"]
         assert counts["in"] == counts["out"] + sum(counts["rejected"].values())
         assert counts["in"] == 60 + counts["asked"].get("unsolved", 0)
-        mixture = read_manifest(tmp_path / f"rounds/{number}/arms/traces/plan")["statistics"]["mixture"]
+        mixture = read_manifest(root / f"rounds/{number}/arms/traces/plan")["statistics"]["mixture"]
         assert mixture["first"]["share"] == pytest.approx(0.5, abs=0.02)
-    solver = {row["record_id"]: row for row in records(tmp_path, 0, "sample")}
-    again = {row["record_id"]: row for row in records(tmp_path, 2, "sample") if row["teacher"] == "solver"}
+        own = load_recipe(root / f"rounds/{number}/recipe.yaml")
+        assert own.student == recipe({}).student, "the base one"
+        assert own.encode.tokenizer.path == Path("run/rounds/0/tokenizer")
+        assert own.rounds is None
+    solver = {row["record_id"]: row for row in records(root, 0, "sample")}
+    again = {row["record_id"]: row for row in records(root, 2, "sample") if row["teacher"] == "solver"}
     assert again == solver, "found in the one journal, and not asked anew"
-    counts = read_manifest(tmp_path / "rounds/2/sample")["counts"]
-    assert counts["from_journal"] >= len(solver)
-    assert (tmp_path / "rounds/2/journal.sqlite").resolve() == tmp_path / "journal.sqlite"
-    assert not (tmp_path / "rounds/2/.written").exists()
-
-
-def test_each_round_trains_the_base_student_on_round_0s_tokenizer(tmp_path, monkeypatch):
-    fake(monkeypatch)
-    asked = recipe({})
-    begin(tmp_path, asked).run()
-    second = RunDirectory.open(tmp_path / "rounds/2").recipe
-    assert second.student == asked.student
-    assert second.encode.tokenizer.path == tmp_path / "rounds/0/tokenizer"
-    assert second.rounds is None
-
-
-def test_again_nothing_is_done(tmp_path, monkeypatch):
-    told = fake(monkeypatch)
-    first = begin(tmp_path, recipe({})).run()
-    before, done = digests(tmp_path), list(told)
-    assert begin(tmp_path, recipe({})).run() == first
-    assert told == done
-    assert digests(tmp_path) == before
-    more = begin(tmp_path, recipe({"count": 3})).run()
-    assert told[len(done) :] == ["write 2", "train 3", "evaluate 3"]
-    assert more["rounds"][:3] == first["rounds"]
+    counts = read_manifest(root / "rounds/2/sample")["counts"]
+    assert counts["from_journal"] == len(solver)
+    assert counts["source"]["traces"]["used"] == counts["asked"] == result["rounds"][2]["written"]["out"]
+    assert (root / "rounds/2/journal.sqlite").resolve() == root / "journal.sqlite"
+    assert not (root / "rounds/2/.written").exists()
 
 
 class Killed(BaseException):
     """What no code expects."""
 
 
-KILLS = [
-    ("chunk", 1), ("chunk", 2), ("chunk", 4), ("stage", 2), ("stage", 7), ("stage", 9), ("stage", 14), ("stage", 19)
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        root = tmp_path_factory.mktemp("whole") / "run"
-        patch.setattr(writing, "BATCHES", 1)
-        patch.chdir(root.parent)
-        fake(patch)
-        begin(Path("run"), recipe(SMALL, **BATCH)).run()
-        return digests(root)
-
-
-SMALL, BATCH = {"unsolved": 1, "floor": 0.3}, {"evaluate": {"batch_size": 16}}
-
-
-@pytest.mark.parametrize(("what", "after"), KILLS)
-def test_killed_anywhere_it_goes_on_bit_for_bit(tmp_path, monkeypatch, undisturbed, what, after):
+@pytest.mark.parametrize(("what", "after"), [("chunk", 2), ("chunk", 5), ("stage", 7), ("stage", 9), ("stage", 14)])
+def test_killed_anywhere_it_goes_on_bit_for_bit(tmp_path, monkeypatch, whole, what, after):
     monkeypatch.setattr(writing, "BATCHES", 1)
-    monkeypatch.chdir(tmp_path)  # recipes name their files by paths from here
+    monkeypatch.chdir(tmp_path)
     told = fake(monkeypatch)
     left = [after]
 
@@ -128,9 +109,25 @@ def test_killed_anywhere_it_goes_on_bit_for_bit(tmp_path, monkeypatch, undisturb
             begin(Path("run"), recipe(SMALL, **BATCH)).run()
     assert left[0] == 0
     done = list(told)
-    begin(Path("run"), recipe(SMALL, **BATCH)).run()
-    assert digests(tmp_path / "run") == undisturbed
-    assert not set(done) & {each for each in told[len(done) :] if each.startswith("train")}, "nothing is trained twice"
+    assert begin(Path("run"), recipe(SMALL, **BATCH)).run() == whole[1]
+    assert digests(tmp_path / "run") == digests(whole[0] / "run")
+    again = [each for each in told[len(done) :] if each in done]
+    assert {each.split()[0] for each in again} <= {"write"}, "nothing is trained or evaluated twice"
+
+
+def test_again_nothing_is_done_and_more_rounds_go_on(tmp_path, monkeypatch, whole):
+    told = fake(monkeypatch)
+    shutil.copytree(whole[0], tmp_path / "copy", symlinks=True)
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setattr(writing, "BATCHES", 1)
+    before = digests(Path("run"))
+    assert begin(Path("run"), recipe(SMALL, **BATCH)).run() == whole[1]
+    assert told == []
+    assert digests(Path("run")) == before
+    more = begin(Path("run"), recipe({**SMALL, "count": 3}, **BATCH)).run()
+    assert [each for each in told if "write" not in each] == ["train 3", "evaluate 3"]
+    assert set(told) == {"write 2", "train 3", "evaluate 3"}
+    assert more["rounds"][:3] == whole[1]["rounds"]
 
 
 def test_what_a_student_writes_alike_is_the_last(tmp_path, monkeypatch):
@@ -142,23 +139,27 @@ def test_what_a_student_writes_alike_is_the_last(tmp_path, monkeypatch):
     assert [row["trained"] for row in result["rounds"]] == [True, False]
     assert result["best"] == 0
     figures = [row["traces"] for row in result["rounds"]]
-    assert figures[1]["entropy"] == 0 < figures[0]["entropy"]
+    assert figures[1]["entropy"] < 0.5 < 2 < figures[0]["entropy"]
     assert figures[1]["differ"] == 0 < figures[0]["differ"]
-    assert figures[1]["strategies"] == 1 < figures[0]["strategies"]
+    assert figures[1]["strategies"] <= 3 < figures[0]["strategies"], "one, and what coincidences make of it"
     assert figures[1]["self_bleu"] > figures[0]["self_bleu"]
     assert result["rounds"][1]["warnings"]
+    shown = page_of({"rounds": result})
+    for text in ("not trained", "Stopped after round 1: its traces show", "student-0", "round 1: two traces of a"):
+        assert text in shown
+    assert page_of({"rounds": None}) == page_of({}) == ""
 
 
 def test_a_fall_of_accuracy_is_the_end_and_the_best_round_is_kept(tmp_path, monkeypatch):
-    fake(monkeypatch, skill=lambda number: (0.6, 0.9, 0.7, 0.9)[number])
-    result = begin(tmp_path, recipe({"count": 3})).run()
-    assert result["stopped"]["rule"] == "accuracy"
-    assert result["stopped"]["round"] == 2
-    assert result["best"] == 1
+    told = fake(monkeypatch, skill=lambda number: (0.9, 0.7, 0.9)[number])
+    result = begin(tmp_path, recipe({})).run()
+    assert (result["stopped"]["rule"], result["stopped"]["round"]) == ("accuracy", 1)
+    assert result["best"] == 0
     assert (tmp_path / result["student"] / "config.json").is_file()
-    on = begin(tmp_path, recipe({"count": 3, "stop": {"accuracy": False}})).run()
+    assert "train 2" not in told
+    on = begin(tmp_path, recipe({"stop": {"accuracy": False}})).run()
     assert on["stopped"] is None
-    assert len(on["rounds"]) == 4
+    assert told[-3:] == ["write 1", "train 2", "evaluate 2"]
 
 
 def test_without_a_right_trace_no_round_follows(tmp_path, monkeypatch):
@@ -237,20 +238,22 @@ def test_lift(few, others, floor, weight):
 
 def test_mixture_asks_the_teachers_for_more(tmp_path, monkeypatch):
     fake(monkeypatch)
-    begin(tmp_path, recipe({"teacher": "mixture"})).run()
+    result = begin(tmp_path, recipe({"teacher": "mixture"})).run()
     train = [sum(row["teacher"] == "solver" for row in records(tmp_path, number, "sample")) for number in range(3)]
     assert train == [30 * 3 + 4, 30 * 6 + 4, 30 * 9 + 4], "three more of each training question a round"
     counts = read_manifest(tmp_path / "rounds/2/sample")["counts"]
-    assert counts["asked"] == 90
+    assert counts["asked"] == 90 + result["rounds"][2]["written"]["out"], "and what the student wrote is replayed"
 
 
 def test_a_critic_rewrites_what_the_student_wrote(tmp_path, monkeypatch):
     fake(monkeypatch)
     teachers = [*RECIPE["sample"]["teachers"], {"name": "critic", "use": "their_tasks.critic", "only_revises": True}]
-    asked = recipe({"kind": "critique_revise", "critic": "critic"}, sample={"teachers": teachers, "samples": 2})
+    asked = recipe(
+        {"kind": "critique_revise", "critic": "critic", "count": 1}, sample={"teachers": teachers, "samples": 2}
+    )
     result = begin(tmp_path, asked).run()
     assert {row["teacher"] for row in records(tmp_path, 0)} == {"solver"}
-    for number in (1, 2):
+    for number in (1,):
         by = [row["teacher"] for row in records(tmp_path, number, "sample")]
         assert by.count("critic") == by.count(f"student-{number - 1}") == result["rounds"][number]["written"]["out"]
         assert "critic" in {row["teacher"] for row in records(tmp_path, number)}
@@ -279,22 +282,3 @@ def test_a_critic_rewrites_what_the_student_wrote(tmp_path, monkeypatch):
 def test_what_rounds_cannot_hold_is_refused(rounds, changes, said):
     with pytest.raises(InputError, match=said):
         recipe(rounds, **changes)
-
-
-def test_the_report_shows_rounds(tmp_path, monkeypatch):
-    from tracestill.launch.report.report import gather
-    from tracestill.launch.report.rounds_page import rounds
-    from tracestill.launch.run.stages import plan_works
-
-    fake(monkeypatch, spread=lambda number: 0.0)
-    asked = recipe({"count": 1, "keep": 0})
-    begin(tmp_path, asked).run()
-    run = RunDirectory.create(tmp_path, asked, replace=True)
-    found = gather(run, plan_works(run))
-    assert found["missing"] == []
-    text = rounds(found)
-    assert "not trained" in text
-    assert "Stopped after round 1" in text
-    assert "student-0" in text
-    assert rounds({**found, "rounds": None}) == ""
-    assert run.journal.name == run_rounds.JOURNAL
