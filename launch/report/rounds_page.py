@@ -31,7 +31,7 @@ def seen(row: Row) -> str:
 def accuracy(row: Row) -> str:
     if not row["trained"]:
         return "not trained"
-    return f"{row['accuracy']:.1%} ({row['accuracy_low']:.1%}-{row['accuracy_high']:.1%})"
+    return f"{row['accuracy']:.1%} ({row['accuracy_low']:.0%}-{row['accuracy_high']:.0%})"
 
 
 COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
@@ -44,9 +44,9 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("paths a question", of_traces("paths", ".2f")),
     ("differ", of_traces("differ", ".0%")),
     ("strategies", of_traces("strategies", ",")),
-    ("entropy, bits", of_traces("entropy", ".2f")),
+    ("entropy", of_traces("entropy", ".2f")),
     ("self-BLEU", of_traces("self_bleu", ".2f")),
-    ("rare seen (by chance)", seen),
+    ("rare seen (chance)", seen),
     ("words", of_traces("words", ".1f")),
     ("accuracy (95 %)", accuracy),
 )
@@ -58,17 +58,13 @@ CURVES = {
 }
 
 
-def cells(row: Row) -> list[str]:
-    return [cell(row) for _, cell in COLUMNS]
-
-
 def rounds(found: Found) -> str:
     """Empty for a run without rounds."""
     result = found.get("rounds")
     if not result:
         return ""
     heads = [in_html(head) for head, _ in COLUMNS]
-    body = [[text(in_html(cell)) for cell in cells(row)] for row in result["rounds"]]
+    body = [[text(in_html(cell(row))) for _, cell in COLUMNS] for row in result["rounds"]]
     charts = []
     for title, value in CURVES.items():
         points = [(row["round"], value(row)) for row in result["rounds"]]

@@ -6,25 +6,42 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tracestill.data_pipeline.guards.visible import visible
 from tracestill.data_pipeline.rounds.verdict import interval
-from tracestill.launch.report.rounds_page import COLUMNS, cells
+from tracestill.launch.report.rounds_page import COLUMNS
+
+TABLES = {
+    "rounds": ("round", "teacher", "traces", "right", "kept", "solved", "accuracy (95 %)"),
+    "their traces": (
+        *("round", "paths a question", "differ", "entropy"),
+        *("self-BLEU", "rare seen (chance)", "words"),
+    ),
+}  # in two, so that they fit a terminal
 
 
 def show(root: Path, result: Mapping[str, Any], console: Console) -> None:
-    table = Table(box=None, header_style="dim")
-    for at, (head, _) in enumerate(COLUMNS):
-        table.add_column(head, justify="left" if at < 2 else "right", overflow="fold")
-    for row in result["rounds"]:
-        best = row["round"] == result["best"]
-        table.add_row(*(visible(cell) for cell in cells(row)), style="bold" if best else "")
-    console.print(table)
+    cell_of = dict(COLUMNS)
+    for title, heads in TABLES.items():
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        for head in heads:
+            text = head == "teacher"
+            table.add_column(head, justify="left" if text else "right", overflow="fold", min_width=longest(head))
+        for row in result["rounds"]:
+            style = "bold" if row["round"] == result["best"] else ""
+            table.add_row(*(visible(cell_of[head](row)) for head in heads), style=style)
+        console.print(table)
     for text in ending(root, result):
         console.print(Text(visible(text)), soft_wrap=True, highlight=False)
+
+
+def longest(head: str) -> int:
+    """Characters of the longest word of a head: it is not cut."""
+    return max(map(len, head.split()))
 
 
 def ending(root: Path, result: Mapping[str, Any]) -> list[str]:

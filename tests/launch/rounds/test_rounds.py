@@ -139,7 +139,7 @@ def test_what_a_student_writes_alike_is_the_last(tmp_path, monkeypatch):
     assert [row["trained"] for row in result["rounds"]] == [True, False]
     assert result["best"] == 0
     figures = [row["traces"] for row in result["rounds"]]
-    assert figures[1]["entropy"] < 0.5 < 2 < figures[0]["entropy"]
+    assert figures[1]["entropy"] < 0.5 < 1.5 < figures[0]["entropy"]
     assert figures[1]["differ"] == 0 < figures[0]["differ"]
     assert figures[1]["strategies"] <= 3 < figures[0]["strategies"], "one, and what coincidences make of it"
     assert figures[1]["self_bleu"] > figures[0]["self_bleu"]
@@ -253,14 +253,13 @@ def test_a_critic_rewrites_what_the_student_wrote(tmp_path, monkeypatch):
     )
     result = begin(tmp_path, asked).run()
     assert {row["teacher"] for row in records(tmp_path, 0)} == {"solver"}
-    for number in (1,):
-        by = [row["teacher"] for row in records(tmp_path, number, "sample")]
-        assert by.count("critic") == by.count(f"student-{number - 1}") == result["rounds"][number]["written"]["out"]
-        assert "critic" in {row["teacher"] for row in records(tmp_path, number)}
-        links = pq.read_table(tmp_path / f"rounds/{number}/sample/revisions.parquet").to_pylist()
-        assert {row["critique"] for row in links} == {"The order could be another one."}
-        mixture = read_manifest(tmp_path / f"rounds/{number}/arms/traces/plan")["statistics"]["mixture"]
-        assert mixture["rest"]["share"] == pytest.approx(0.5, abs=0.02)
+    by = [row["teacher"] for row in records(tmp_path, 1, "sample")]
+    assert by.count("critic") == by.count("student-0") == result["rounds"][1]["written"]["out"]
+    assert "critic" in {row["teacher"] for row in records(tmp_path, 1)}
+    links = pq.read_table(tmp_path / "rounds/1/sample/revisions.parquet").to_pylist()
+    assert {row["critique"] for row in links} == {"The order could be another one."}
+    mixture = read_manifest(tmp_path / "rounds/1/arms/traces/plan")["statistics"]["mixture"]
+    assert mixture["rest"]["share"] == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize(
