@@ -1,6 +1,6 @@
 """What becomes of a student that teaches itself: its ways of solving vanish, unless something is done about it.
 
-    python benchmarks/rounds.py --runs DIR [--seeds 0 1 2] [--rounds 5] [--json PATH] [--plot PATH] [--quick]
+    python benchmarks/rounds.py --runs DIR [--seeds 0 1 2] [--rounds 3] [--json PATH] [--plot PATH] [--quick]
 
 Arms of recipes/demo_rounds.yaml, from one round 0 a seed:
 
@@ -9,7 +9,7 @@ Arms of recipes/demo_rounds.yaml, from one round 0 a seed:
 - `remedies`: temperature 1, half of the first teacher's traces, more on unsolved questions, a floor under rare ways
 
 Nothing stops them, so that all rounds are seen; where the recipe's rule would have stopped is told from their figures.
-Run again with the same DIR it goes on. `--quick`: one seed, two rounds, a tenth of the steps, to see that it runs.
+Run again with the same DIR it goes on. `--quick`: one seed, two rounds, shorter sums, few steps.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ ARMS = {
     "filtered": OWN,
     "remedies": [],
 }
-QUICK = ["train.steps=70", "train.warmup=10", "questions.train=200", "questions.test=50", "questions.validation=50"]
+QUICK = ["questions.options.digits=4", "questions.train=400", "questions.test=50", "questions.validation=100",
+         "plan.capacity=2048", "train.steps=200", "train.warmup=15"]  # fmt: skip
 NO_STOP = ["rounds.stop.accuracy=false", "rounds.stop.coverage=null"]
 
 
@@ -123,7 +124,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="where the runs are kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rounds", type=int, default=5, help="rounds after round 0")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds after round 0")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, help="*.svg or *.png")
     parser.add_argument("--quick", action="store_true")

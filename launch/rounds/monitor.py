@@ -62,7 +62,7 @@ def validated(run: RunDirectory, console: Console) -> dict[str, Any]:
         questions = held_out(inputs["sample"] / "questions.parquet", None, VALIDATION)
         device = torch.device("cuda" if use_gpu() else "cpu")
         with stage(directory, VALIDATION, config, inputs) as work, bar(VALIDATION, console, "tokens") as progress:
-            more = {"progress": progress.set, "verifier": verifier_of(recipe, run.root)}
+            more: Any = {"progress": progress.set, "verifier": verifier_of(recipe, run.root)}
             rows = predict(recipe, questions, exported(inputs["train"]), device, **more)
             keep(work, rows, summary(rows))
     return read(directory / "result.json")

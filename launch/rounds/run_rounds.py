@@ -67,12 +67,11 @@ class Rounds:
 
     def round(self, number: int, run: RunDirectory, first: RunDirectory) -> End | None:
         """One round; why none follows, if there is a reason."""
-        settings, own = settings_of(self.recipe), {"round": number, "run": f"{ROUNDS}/{number}"}
+        settings = settings_of(self.recipe)
         teachers = [each.name for each in self.recipe.sample.teachers if not each.only_revises]
-        own["teachers"] = [student_of(number - 1)] if number else teachers
-        if number and settings.teacher == "mixture":
-            own["teachers"] += teachers
-        self.found.append({**own, "trained": False})
+        if number:
+            teachers = [student_of(number - 1), *(teachers if settings.teacher == "mixture" else ())]
+        self.found.append({"round": number, "run": f"{ROUNDS}/{number}", "teachers": teachers, "trained": False})
         if number:
             counts = self.found[-1]["written"] = self.written(run, first, number)
             if not counts["right"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -29,8 +29,8 @@ def show(root: Path, result: Mapping[str, Any], console: Console) -> None:
     for title, heads in TABLES.items():
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for head in heads:
-            text = head == "teacher"
-            table.add_column(head, justify="left" if text else "right", overflow="fold", min_width=longest(head))
+            side: Literal["left", "right"] = "left" if head == "teacher" else "right"
+            table.add_column(head, justify=side, overflow="fold", min_width=longest(head))
         for row in result["rounds"]:
             style = "bold" if row["round"] == result["best"] else ""
             table.add_row(*(visible(cell_of[head](row)) for head in heads), style=style)
