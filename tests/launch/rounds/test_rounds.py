@@ -124,6 +124,11 @@ def test_again_nothing_is_done_and_more_rounds_go_on(tmp_path, monkeypatch, whol
     assert begin(Path("run"), recipe(SMALL, **BATCH)).run() == whole[1]
     assert told == []
     assert digests(Path("run")) == before
+    monkeypatch.chdir(tmp_path)
+    moved = begin(tmp_path / "copy/run", recipe(SMALL, **BATCH)).run()  # under another name, from another place
+    assert moved == whole[1]
+    assert told == []
+    monkeypatch.chdir(tmp_path / "copy")
     more = begin(Path("run"), recipe({**SMALL, "count": 3}, **BATCH)).run()
     assert [each for each in told if "write" not in each] == ["train 3", "evaluate 3"]
     assert set(told) == {"write 2", "train 3", "evaluate 3"}
