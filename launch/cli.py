@@ -24,6 +24,7 @@ from tracestill.launch.commands import (
     cluster_commands,
     fetch_command,
     init_command,
+    rounds_command,
     segmenter_command,
     sweep_command,
     watch_command,
@@ -116,6 +117,9 @@ def run_command(
     cluster = hosts.cluster(place.recipe, elastic=again.elastic)
     changes = with_benchmarks(changes, decontaminate)
     execute(place, changes, first="sample", last=until, cluster=cluster, max_restarts=again.max_restarts)
+
+
+command("Whole runs")(rounds_command.rounds)
 
 
 @command("Single stages")

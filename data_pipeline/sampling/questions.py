@@ -30,7 +30,7 @@ from tracestill.data_pipeline.sampling.splits.share_out import share_out
 from tracestill.data_pipeline.sampling.teachers import is_own, question_function
 
 MAX_REJECTED = "questions.max_rejected"
-OF_FILES = ("files", "fields", "split", "columns", "escapes", "keep_groups", "near_duplicates", "decontaminate")
+OF_FILES = ("fields", "split", "columns", "escapes", "keep_groups", "near_duplicates", "decontaminate")
 
 
 class QuestionsConfig(BaseModel):
@@ -60,7 +60,9 @@ class QuestionsConfig(BaseModel):
     )
     columns: tuple[str, ...] | None = Field(None, description="of a table whose first line does not name them")
     escapes: bool = Field(False, description="\\n and \\t, written out in texts, stand for a line break and a tab")
-    files: tuple[FileConfig, ...] = Field((), description="more files, whose rows are joined with these by question")
+    files: tuple[FileConfig, ...] = Field(
+        (), description="more files, whose rows are joined with these by question; beside a module, traces of its own"
+    )
     keep_groups: bool = Field(True, description="questions of one group, of files that name groups, go into one split")
     near_duplicates: NearConfig = Field(
         NearConfig(), description="training questions of files that are nearly held-out ones"
@@ -87,6 +89,8 @@ class QuestionsConfig(BaseModel):
         for name in OF_FILES:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"questions.{name}: is for files; '{self.source}' is a module")
+        if any(file.general for file in self.files):
+            raise ValueError(f"questions.files: general texts stand beside files; '{self.source}' is a module")
         for name in ("train", "test"):
             if getattr(self, name) is None:
                 raise ValueError(f"questions.{name}: a module has to be told how many questions to pose")
@@ -96,10 +100,12 @@ class QuestionsConfig(BaseModel):
 
     def all_files(self) -> list[FileConfig]:
         """The source, if it is a file, and the others."""
+        if not self.is_file:
+            return list(self.files)
         own = FileConfig(
             path=self.source, fields=self.fields, split=self.split, columns=self.columns, escapes=self.escapes
         )
-        return [own, *self.files] if self.is_file else []
+        return [own, *self.files]
 
     def identity(self) -> dict[str, Any]:
         """The config for a manifest: with a digest of the file, if the source is one."""
@@ -119,10 +125,10 @@ class QuestionsConfig(BaseModel):
 
     def named(self) -> dict[str, dict[str, Path]]:
         """Field -> name -> path of the files outside of the run that the questions come from."""
+        more = {f"questions.files.{at}.path": files_at(each.path) for at, each in enumerate(self.files)}
         if not self.is_file:
             module = own_modules.files(self.source) if is_own(self.source) else {}
-            return {"questions.module": module} | named_files(self.options, "questions.options")
-        more = {f"questions.files.{at}.path": files_at(each.path) for at, each in enumerate(self.files)}
+            return {"questions.module": module} | named_files(self.options, "questions.options") | more
         more |= {f"questions.decontaminate.{at}": files_at(path) for at, path in enumerate(self.decontaminate)}
         return {"questions.source": files_at(self.source)} | more
 
@@ -165,11 +171,12 @@ def make_questions(config: QuestionsConfig, seed: int, gold_of: GoldOf | None = 
     wanted = {"train": config.train, "test": config.test}
     if config.validation:  # task modules that know two splits only need not be told
         wanted["validation"] = config.validation
-    return from_module(config, wanted, seed)
+    return from_module(config, wanted, seed, gold_of)
 
 
-def from_module(config: QuestionsConfig, wanted: dict[str, int], seed: int) -> Posed:
-    """Questions of a task module. A question that cannot be kept is rejected, and its split is one smaller."""
+def from_module(config: QuestionsConfig, wanted: dict[str, int], seed: int, gold_of: GoldOf | None) -> Posed:
+    """Questions of a task module. A question that cannot be kept is rejected, and its split is one smaller. Of files,
+    the traces of these questions are taken; rows of others are counted as unused."""
     who = f"questions.source: '{config.source}'"
     function, model = question_function(config.source, "questions.source")
     given = list(function(wanted, check_options(model, config.options, "questions.options"), seed))
@@ -193,7 +200,15 @@ def from_module(config: QuestionsConfig, wanted: dict[str, int], seed: int) -> P
                 f"{who} gave the same question twice ({other.split} and {question.split}): {question.question[:80]!r}"
             )
     questions = sorted(found, key=lambda question: question.split != "train")
-    return Posed(questions, rejected, counted(len(given), len(found), 0, 0, rejected))
+    counts: dict[str, Any] = counted(len(given), len(found), 0, 0, rejected)
+    if gold_of is None or not config.files:
+        return Posed(questions, rejected, counts)
+    held = gather(config.all_files(), gold_of, with_traces=True)
+    refuse_too_many(held.rejected, held.total, config.max_rejected, MAX_REJECTED, "lines")
+    unused = sum(held.traces.forget(question_id) for question_id in held.traces.questions() - seen.keys())
+    bad = [*held.rejected, *held.bad_traces]
+    counts["traces"] = {"in": len(held.traces) + unused + len(bad), "used": len(held.traces), "unused": unused}
+    return Posed(questions, rejected, counts, held.traces, bad, read_as=held.read_as)
 
 
 def question_fault(question: Any) -> tuple[str, str] | None:

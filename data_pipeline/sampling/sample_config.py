@@ -145,8 +145,11 @@ def make_teachers(sample: SampleConfig, questions: QuestionsConfig) -> dict[str,
                 f"{field}.use: the questions come from a file, so name the task that answers them; for the traces in "
                 "it: use: recorded"
             )
-        if module == RECORDED and not questions.is_file:
-            raise InputError(f"{field}.use: {RECORDED} replays traces in files, but the questions come from a module")
+        if module == RECORDED and not questions.all_files():
+            raise InputError(
+                f"{field}.use: {RECORDED} replays traces in files, but the questions come from a module; name files "
+                "by questions.files"
+            )
         if own_modules.is_looking() and is_own(module):
             continue
         teacher, options = make_teacher(module, config.options, f"{field}.use")

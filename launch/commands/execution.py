@@ -57,6 +57,11 @@ def execute(
 
     console = Terminal(stderr=True)
     asked = open_run(place.recipe, place.run_dir, changes.settings)
+    if asked.recipe.rounds is not None and first != "report":
+        raise InputError(
+            f"{place.recipe}: has rounds, which `tracestill rounds` runs; each is a run of its own, such as "
+            f"{asked.root / 'rounds' / '0'}"
+        )
     own = asked.recipe.for_arm(arm or "traces")
     begin, end = (stage_position(name, asked.recipe) for name in (first, last))
     works = plan_works(asked, How(resume, cluster, max_restarts))

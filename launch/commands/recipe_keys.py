@@ -43,8 +43,8 @@ Written by `python -m tracestill.launch.commands.recipe_keys`, from the models t
 out (`--arm NAME`: as one of its arms has it), and `--set KEY=VALUE` changes a key of any command.
 
 `N` stands for the number of a list's item, from 0, `NAME` for a name of your own. An arm (`arms.NAME`) holds any of
-these keys but `name`, `kinds`, `questions`, `sample`, `verify`, `stages` and `arms`, and changes them for one student.
-Unknown keys are errors.
+these keys but `name`, `kinds`, `questions`, `sample`, `verify`, `rounds`, `stages` and `arms`, and changes them for one
+student. Unknown keys are errors.
 """
 
 

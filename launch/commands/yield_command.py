@@ -35,7 +35,7 @@ def show_yield(
     from tracestill.data_pipeline.guards.secret import mask_data
     from tracestill.data_pipeline.yields.report import yield_report
     from tracestill.launch.commands.execution import looking
-    from tracestill.launch.report.yield_text import show
+    from tracestill.launch.report.yields.text import show
     from tracestill.trainer.ranks.console import Terminal
     from tracestill.trainer.recipe.run_directory import RunDirectory
 

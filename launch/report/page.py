@@ -12,6 +12,7 @@ from tracestill.data_pipeline.selection.policy import POLICIES
 from tracestill.launch.report.arms import headline
 from tracestill.launch.report.charts import SERIES, lines, stacked
 from tracestill.launch.report.parts import Found, alike, colour_of, legend, seconds, table, text
+from tracestill.launch.report.rounds_page import rounds
 from tracestill.launch.report.style import REJECTED, STYLE
 from tracestill.launch.report.sweep_page import sweep
 from tracestill.trainer.preview.page import colour_rules, document, kind_class, kinds_table, notes
@@ -27,7 +28,7 @@ PACE = {
 def page(found: Found, sections: Sequence[Section]) -> str:
     """The whole page for what ``report.gather`` found, with the ``sections`` of its stages; parts whose stage has not
     run are left out, and named."""
-    body = "".join(section(found) for section in (headline, sweep, *sections, times, traces, provenance))
+    body = "".join(section(found) for section in (headline, sweep, rounds, *sections, times, traces, provenance))
     title, style = in_html(found["name"]), STYLE + colour_rules(*SERIES)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

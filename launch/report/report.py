@@ -27,6 +27,7 @@ from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConf
 from tracestill.data_pipeline.yields.report import yield_report
 from tracestill.launch.hosts.probe import gpus
 from tracestill.launch.report.page import Section, own_section, page
+from tracestill.launch.report.rounds_page import RESULT
 from tracestill.launch.report.sweep_page import SWEEP
 from tracestill.launch.report.wall_time import wall_seconds
 from tracestill.trainer.metrics.log import LOG, is_of_steps, read_log
@@ -67,8 +68,8 @@ def gather(run: RunDirectory, works: Sequence[Work]) -> dict[str, Any]:
 
     ``arms`` maps each arm to ``data``, ``plan``, ``train`` and ``evaluation``, each null while its stage has not
     finished or is out of date, and to ``trains``; ``models`` maps every other model that answered the questions to its
-    ``evaluation``; ``missing`` names those stages; ``stages`` lists the others with their summary and the seconds that
-    they took, in training the launcher and all attempts included.
+    ``evaluation``; ``rounds`` is what rounds.json says; ``missing`` names those stages; ``stages`` lists the others
+    with their summary and the seconds that they took, in training the launcher and all attempts included.
     """
     recipe, arm_names, sweep = run.recipe, run.recipe.arm_names(), read_sweep(run)
     works = [work for work in works if not is_beside(work, sweep)]
@@ -102,12 +103,14 @@ def gather(run: RunDirectory, works: Sequence[Work]) -> dict[str, Any]:
         if manifests["select"] and places[1] not in known:
             known[places[1]] = yield_report(*places)
         gathered[arm]["yield"] = known.get(places[1])
+    rounds = read_json(run.root / RESULT) if recipe.rounds is not None else None
     return {
         "format": FORMAT,
         "name": recipe.name,
         "seed": recipe.seed,
         "written": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "missing": missing,
+        "missing": [] if rounds else missing,  # each round is a run of its own
+        "rounds": rounds,
         "sample": (arms[arm_names[0]]["sample"] or {}).get("counts"),
         "arms": gathered,
         "models": gather_models(run, missing),

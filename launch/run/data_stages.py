@@ -17,8 +17,9 @@ from tracestill.data_pipeline.segmentation import Segmenter
 from tracestill.data_pipeline.selection import selection
 from tracestill.data_pipeline.selection.policy import POLICIES
 from tracestill.data_pipeline.tokens import tokenizer
-from tracestill.launch.report import page, plan_page, yield_page
+from tracestill.launch.report import page, plan_page
 from tracestill.launch.report.parts import listed
+from tracestill.launch.report.yields.page import yields
 from tracestill.launch.run.progress import bar
 from tracestill.launch.run.stage_spec import Case, Identity, StageSpec, Work
 from tracestill.trainer.recipe.positions import positions_of
@@ -211,7 +212,7 @@ DATA_STAGES = (
         select_identity,
         do_select,
         selected,
-        yield_page.yields,
+        yields,
         is_data=True,
     ),
     StageSpec(

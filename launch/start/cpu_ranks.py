@@ -9,6 +9,7 @@ import math
 from functools import cache
 from typing import Any
 
+from tracestill.data_pipeline.tokens.render import load_backend
 from tracestill.trainer.ranks.cores import share_cores, threads_of
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.timing import memory
@@ -61,7 +62,11 @@ def shape_of(recipe: str) -> tuple[memory.Decoder | None, int]:
     from tracestill.trainer.student.student import transformers_config
 
     own = Recipe.model_validate_json(recipe)
-    student, vocabulary = own.student, {**VOCABULARY, "vocab_size": own.encode.tokenizer.vocab_size}
+    student, tokenizer = own.student, own.encode.tokenizer
+    size = tokenizer.vocab_size
+    if tokenizer.path is not None:
+        size = load_backend(tokenizer.path / "tokenizer.json").get_vocab_size(with_added_tokens=True)
+    vocabulary = {**VOCABULARY, "vocab_size": size}
     config: Any = (
         pretrained_config(student) if student.config is None else transformers_config(student.config, vocabulary)
     )

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tracestill.data_pipeline.base.intervals import clustered, wilson
-from tracestill.trainer.evaluation.intervals import mean_interval
+from tracestill.trainer.losses.intervals import mean_interval
 
 Answers = Mapping[int, Mapping[str, bool]]  # seed -> question -> whether it was answered right
 Between = tuple[float, float]

@@ -24,6 +24,7 @@ from tracestill.data_pipeline.granularity import own_module as keeping
 from tracestill.data_pipeline.guards import secret, strict_yaml
 from tracestill.data_pipeline.guards.visible import visible
 from tracestill.data_pipeline.plan.plan import PlanConfig
+from tracestill.data_pipeline.rounds.config import RoundsConfig
 from tracestill.data_pipeline.sampling.questions import QuestionsConfig
 from tracestill.data_pipeline.sampling.sample import SampleConfig, make_teachers
 from tracestill.data_pipeline.sampling.teachers import is_own
@@ -50,7 +51,9 @@ EXPECTED = {  # where nothing stands after the colon
     "tuple_type": "is empty (null), expected a list",
     "list_type": "is empty (null), expected a list",
 }
-TAKEN = ("arms", "bench", "harness", "launch", "models", "sweep")  # folders of a run that no stage writes
+# folders of a run that no stage writes
+TAKEN = ("arms", "bench", "harness", "launch", "models", "monitor", "rounds", "sweep", "validation", "written")
+SHARED = {"name", "kinds", "questions", "sample", "verify", "rounds", "stages", "arms"}  # no arm changes them
 FOLDER = "recipe_folder.txt"  # in a run: the folder that its recipe was read from, if modules of it are used
 
 
@@ -84,6 +87,9 @@ class Recipe(BaseModel):
     )
     train: TrainConfig = Field(description="how it is trained, measured and saved; none: not at all, a baseline")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="how held-out questions are asked")
+    rounds: RoundsConfig | None = Field(
+        None, description="`tracestill rounds`: students teach the next ones; null: one student of the teachers"
+    )
     deepspeed: dict[str, Any] = Field({}, description="merged into the generated DeepSpeed config")
     stages: dict[str, OwnStage] = Field({}, description="stages of your own: name -> what it does, and when")
     arms: dict[str, dict[str, Any]] = Field({}, description="arm name -> overrides of this recipe")
@@ -159,13 +165,15 @@ class Recipe(BaseModel):
                     "train.metric chooses by validation documents: set questions.validation and sample.test_samples "
                     "(choosing by the test questions would spoil them)"
                 )
+        if self.rounds is not None:
+            self.rounds.check(self.sample, self.plan, self.encode, trains=self.train.trains, arms=self.arms)
         for name in self.stages:
             if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in TAKEN:
                 raise ValueError(f"stages: '{name}' is no name for a stage (small letters, digits, '_'), or is taken")
         for arm, overrides in self.arms.items():
             if not plain_name(arm) or arm == MAIN_ARM:
                 raise ValueError(f"arms: '{arm}' is no name for an arm (letters, digits, '.', '_', '-'; not 'traces')")
-            for key in {"name", "kinds", "questions", "sample", "verify", "stages", "arms"} & overrides.keys():
+            for key in SHARED & overrides.keys():
                 raise ValueError(f"arms.{arm}.{key}: arms of a run share it; use a recipe of its own instead")
         return self
 

@@ -32,7 +32,10 @@ RECIPE = "recipe.yaml"
 SCORE = "score"
 BASE = "student.pretrained"
 # decide whether a stage goes on, not what it writes
-BOUNDS = {"questions.max_rejected", "sample.max_rejected", "sample.max_failed", "select.workers", "encode.workers"}
+BOUNDS = {
+    *("questions.max_rejected", "sample.max_rejected", "sample.max_failed", "select.workers", "encode.workers"),
+    *("rounds.count", "rounds.stop"),
+}
 BEFORE_A_RECIPE = (".lock", MEMORY, f".{RECIPE}.", ".tracestill-")  # how names begin that a run has before its recipe
 TRAINED_ON = ("tokenizer", "encode", "plan")  # what these stages wrote decides what training does
 

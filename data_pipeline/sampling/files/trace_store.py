@@ -59,6 +59,9 @@ class TraceStore:
         """Who wrote them, as files say."""
         return sorted({place.teacher for places in self.places.values() for place in places if place.teacher})
 
+    def questions(self) -> set[str]:
+        return set(self.places)
+
     def of(self, question_id: str) -> list[Place]:
         return self.places.get(question_id, [])
 

@@ -174,3 +174,33 @@ def test_a_dotted_module_is_imported_and_checked(
         config = QuestionsConfig(source="made_up_tasks.one", train=3, test=2, **more)
         with pytest.raises(InputError, match=r"same question twice \(test and validation\)"):
             make_questions(config, 0)
+
+
+MODULE = {"source": "digit_sum", "train": 3, "test": 1, "options": {"digits": 3}}
+
+
+def test_traces_of_a_modules_questions_may_stand_in_files(tmp_path: Path) -> None:
+    alone = questions_module.make_questions(QuestionsConfig.model_validate(MODULE), 0)
+    asked = alone.questions[0]
+    rows = [
+        {"question": asked.question, "gold": asked.gold, "output": f"So it is {asked.gold}.", "teacher": "her"},
+        {"question": asked.question, "gold": asked.gold, "output": f"It is {asked.gold}.", "teacher": "her"},
+        {"question": "What is 1 + 1?", "gold": "2", "output": "It is 2.", "teacher": "her"},
+        {"question": "", "gold": "2", "output": "It is 2.", "teacher": "her"},
+    ]
+    config = {**MODULE, "files": [{"path": str(write(tmp_path / "t.jsonl", *rows))}], "max_rejected": 0.5}
+    posed = questions_module.make_questions(QuestionsConfig.model_validate(config), 0, lambda said: None)
+    assert posed.questions == alone.questions, "files add no question of their own"
+    assert [posed.traces.read(place).raw for place in posed.traces.of(asked.question_id)] == [
+        f"So it is {asked.gold}.",
+        f"It is {asked.gold}.",
+    ]
+    assert posed.counts["traces"] == {"in": 4, "used": 2, "unused": 1}
+    assert [each.reason for each in posed.bad_traces] == ["no_question"]
+    named = QuestionsConfig.model_validate(config).named()
+    assert named["questions.files.0.path"] == {"": tmp_path / "t.jsonl"}, "another content is another input"
+
+
+def test_a_modules_files_hold_no_general_text(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=r"questions.files: general texts stand beside files; 'digit_sum' is a m"):
+        QuestionsConfig.model_validate({**MODULE, "files": [{"path": "t.jsonl", "general": True}]})

@@ -14,8 +14,8 @@ from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, read_rows
 from tracestill.data_pipeline.sampling.files.rejected import SCHEMA
 from tracestill.launch import cli
 from tracestill.launch.report.diff_runs import selected
-from tracestill.launch.report.yield_page import yields
-from tracestill.launch.report.yield_tables import tables
+from tracestill.launch.report.yields.page import yields
+from tracestill.launch.report.yields.tables import tables
 from tracestill.launch.run.stages import plan_works
 
 

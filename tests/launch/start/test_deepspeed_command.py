@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tiny_export import save_tokenizer
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.tokens.tokenizer import TokenizerConfig
 from tracestill.launch.hosts.cluster import Cluster
 from tracestill.launch.hosts.hostfile import Host
 from tracestill.launch.hosts.start_module import module_command
@@ -100,6 +102,15 @@ def test_no_more_ranks_than_memory_holds():
     assert deepspeed_command.ranks_of(many, 0, 16, 1.0).count == 1, "one there must be"
     student = many.student.model_copy(update={"config": {"model_type": "gpt2", "n_embd": 64, "n_head": 4}})
     assert bytes_of_rank(many.model_copy(update={"student": student}), 8) > 2**30, "not of the kinds that are foreseen"
+
+
+def test_memory_of_ranks_whose_tokenizer_is_there_already(tmp_path):
+    words = save_tokenizer(tmp_path)
+    demo = load_recipe(Path(__file__).parents[3] / "recipes/demo.yaml", ["encode.tokenizer.vocab_size=400"])
+    held = TokenizerConfig(path=tmp_path)
+    given = demo.model_copy(update={"encode": demo.encode.model_copy(update={"tokenizer": held})})
+    row = bytes_of_rank(demo, 2) - bytes_of_rank(given, 2)
+    assert row > 0, f"{len(words)} tokens, not 400"
 
 
 def test_environment_keeps_what_the_user_set():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.launch.report.charts import SERIES, lines, stacked
 from tracestill.launch.report.parts import Found, table, text
-from tracestill.launch.report.yield_tables import MANY, head, name_of, tables
+from tracestill.launch.report.yields.tables import MANY, head, name_of, tables
 
 LOST = (("unread", "asked", "read"), ("no answer", "read", "answered"), ("wrong answer", "answered", "right"),
         ("false step", "right", "sound"))  # fmt: skip

@@ -7,13 +7,13 @@ from rich.console import Console
 from rich.table import Table
 
 from tracestill.launch.report.parts import Found
-from tracestill.launch.report.yield_tables import head, tables
+from tracestill.launch.report.yields.tables import head, tables
 
 LEAST = 12  # characters of a column of names, where it has so many
 
 
 def show(found: Found, console: Console) -> None:
-    """Each table of ``yield_tables`` with its sentences, then what to keep in mind."""
+    """Each table of ``tables`` with its sentences, then what to keep in mind."""
     console.print(head(found), soft_wrap=True)
     for shown in tables(found):
         console.print()

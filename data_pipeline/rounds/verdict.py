@@ -1,0 +1,74 @@
+"""What is said of rounds by their figures: what is doubtful, which round is the best, and whether rounds end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tracestill.data_pipeline.rounds.config import StopConfig
+
+Figures = Mapping[str, Any]
+SEEN = 0.8  # of rare strategies, over chance: below, a warning
+DIFFER = 2 / 3  # of round 0's share of traces that differ
+LONGER, SHORTER = 1.5, 2 / 3  # than round 0's traces
+
+
+class End(NamedTuple):
+    """Why no round follows."""
+
+    round: int
+    rule: str  # accuracy, coverage, nothing_right, nothing_kept, count
+    why: str
+
+
+def warnings(first: Figures, now: Figures) -> list[str]:
+    """What in the traces of a round hints at collapse, beside those of round 0."""
+    found = []
+    if (seen := seen_over_chance(now)) is not None and seen < SEEN:
+        found.append(f"of round 0's rare strategies {seen:.0%} are left of what chance would show")
+    if now["differ"] is not None and first["differ"] and now["differ"] < DIFFER * first["differ"]:
+        found.append(f"two traces of a question differ in {now['differ']:.0%} of cases, not in {first['differ']:.0%}")
+    if first["words"] and now["words"] and not SHORTER <= now["words"] / first["words"] <= LONGER:
+        found.append(f"traces have {now['words']:.1f} words, round 0's {first['words']:.1f}")
+    return found
+
+
+def seen_over_chance(figures: Figures) -> float | None:
+    """Coverage of rare strategies over what chance would show, at most 1; None if it is not known."""
+    if figures.get("coverage") is None or not figures["coverage_by_chance"]:
+        return None
+    return min(1.0, float(figures["coverage"] / figures["coverage_by_chance"]))
+
+
+def before_training(round_: int, figures: Figures, stop: StopConfig) -> End | None:
+    """Whether a round's traces are such that it is not trained."""
+    seen = seen_over_chance(figures)
+    if stop.coverage is None or seen is None or seen >= stop.coverage:
+        return None
+    return End(
+        round_,
+        "coverage",
+        f"its traces show {seen:.0%} of the rare strategies that chance would show, below rounds.stop.coverage = "
+        f"{stop.coverage:g}",
+    )
+
+
+def best_of(trained: Sequence[Figures]) -> Figures:
+    """The round of the highest accuracy, of equal ones the first."""
+    return max(trained, key=lambda figures: (figures["accuracy"], -figures["round"]))
+
+
+def after_training(trained: Sequence[Figures], stop: StopConfig) -> End | None:
+    """Whether the newest of the trained rounds is the last."""
+    best, now = best_of(trained), trained[-1]
+    if not stop.accuracy or now["accuracy_high"] >= best["accuracy_low"]:
+        return None
+    return End(
+        now["round"],
+        "accuracy",
+        f"its accuracy ({interval(now)}) lies below that of round {best['round']} ({interval(best)})",
+    )
+
+
+def interval(figures: Figures) -> str:
+    return f"{figures['accuracy_low']:.1%} to {figures['accuracy_high']:.1%}"

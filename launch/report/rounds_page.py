@@ -1,0 +1,84 @@
+"""The report's section on rounds: one row a round, from ``rounds.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tracestill.data_pipeline.guards.visible import in_html
+from tracestill.launch.report.charts import lines
+from tracestill.launch.report.parts import Found, table, text
+
+RESULT = "rounds.json"  # in the directory of a run with rounds
+Row = Mapping[str, Any]
+
+
+def of_traces(key: str, form: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        value = row.get("traces", {}).get(key)
+        return "" if value is None else format(value, form)
+
+    return cell
+
+
+def seen(row: Row) -> str:
+    traces = row.get("traces", {})
+    if traces.get("coverage") is None:
+        return ""
+    return f"{traces['coverage']:.0%} ({traces['coverage_by_chance']:.0%})"
+
+
+def accuracy(row: Row) -> str:
+    if not row["trained"]:
+        return "not trained"
+    return f"{row['accuracy']:.1%} ({row['accuracy_low']:.0%}-{row['accuracy_high']:.0%})"
+
+
+COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
+    ("round", lambda row: str(row["round"])),
+    ("teacher", lambda row: ", ".join(row["teachers"])),
+    ("traces", of_traces("traces", ",")),
+    ("right", of_traces("right", ",")),
+    ("kept", of_traces("kept", ",")),
+    ("solved", of_traces("solved", ",")),
+    ("paths a question", of_traces("paths", ".2f")),
+    ("differ", of_traces("differ", ".0%")),
+    ("strategies", of_traces("strategies", ",")),
+    ("entropy", of_traces("entropy", ".2f")),
+    ("self-BLEU", of_traces("self_bleu", ".2f")),
+    ("rare seen (chance)", seen),
+    ("words", of_traces("words", ".1f")),
+    ("accuracy (95 %)", accuracy),
+)
+CURVES = {
+    "accuracy": lambda row: row.get("accuracy"),
+    "entropy of strategies, bits": lambda row: row.get("traces", {}).get("entropy"),
+    "two traces of a question differ, share": lambda row: row.get("traces", {}).get("differ"),
+    "rare strategies of round 0 that are seen, share": lambda row: row.get("traces", {}).get("coverage"),
+}
+
+
+def rounds(found: Found) -> str:
+    """Empty for a run without rounds."""
+    result = found.get("rounds")
+    if not result:
+        return ""
+    heads = [in_html(head) for head, _ in COLUMNS]
+    body = [[text(in_html(cell(row))) for _, cell in COLUMNS] for row in result["rounds"]]
+    charts = []
+    for title, value in CURVES.items():
+        points = [(row["round"], value(row)) for row in result["rounds"]]
+        held = [(number, known) for number, known in points if known is not None]
+        charts.append(lines({"rounds": held}, title=title, log=False) if held else "")
+    best, stopped = result["best"], result["stopped"]
+    told = "" if best is None else f"<p>Best: round {best}.</p>"
+    told += f"<p>Stopped after round {stopped['round']}: {in_html(stopped['why'])}.</p>" if stopped else ""
+    noted = [f"round {row['round']}: {each}" for row in result["rounds"] for each in row.get("warnings", ())]
+    told += "".join(f'<p class="note">{in_html(each)}</p>' for each in noted)
+    return (
+        "<h2>Rounds</h2><p class='soft'>A round's new traces, those that are right and sound but for the first column, "
+        "and the student that learnt from them. Each round is a run of its own, with a report of its own.</p>"
+        + table(heads, body)
+        + f'<div class="many">{"".join(charts)}</div>'
+        + told
+    )

@@ -1,0 +1,91 @@
+"""The figures of a round: how its new traces solve, and how its student answers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tracestill.data_pipeline.answers.plain import normal_text
+from tracestill.data_pipeline.base.schema import GENERAL, QUESTION_SCHEMA, RECORD_SCHEMA, read_rows
+from tracestill.data_pipeline.rounds import diversity
+from tracestill.data_pipeline.rounds.strategies import rare_ones, strategy
+from tracestill.data_pipeline.selection.paths import PathsConfig, path_of
+from tracestill.data_pipeline.selection.repetition import words_of
+from tracestill.data_pipeline.selection.selection import VERDICT_SCHEMA
+from tracestill.data_pipeline.soundness.equations import equations
+
+PATHS = PathsConfig()
+COMPARED = 500  # questions whose traces self-BLEU compares, at even distances
+
+
+class Way(NamedTuple):
+    """A training record whose answer is right and whose trace is sound, or not."""
+
+    question_id: str
+    teacher: str
+    right: bool  # and sound
+    kept: bool
+    path: str
+    strategy: str
+    words: list[str]
+
+
+def ways(sample: Path, select: Path) -> list[Way]:
+    """Of each training record, in the order of the records; general texts left out."""
+    held = {row["question_id"]: row for row in read_rows(sample / "questions.parquet", QUESTION_SCHEMA)}
+    rows = read_rows(sample / "records.parquet", RECORD_SCHEMA)
+    verdicts = read_rows(select / "verdicts.parquet", VERDICT_SCHEMA)
+    found = []
+    for row, verdict in zip(rows, verdicts, strict=True):
+        if held[row["question_id"]]["split"] != "train" or row["reader"] == GENERAL:
+            continue
+        plain, read = normal_text(row["trace"]), equations(row["trace"])
+        path, way = path_of(row["trace"], read, plain, PATHS), strategy(row["question"], read)
+        right = bool(verdict["right"] and verdict["sound"])
+        found.append(Way(row["question_id"], row["teacher"], right, bool(verdict["kept"]), path, way, words_of(plain)))
+    return found
+
+
+def accepted(sample: Path, select: Path) -> list[Way]:
+    """Those that are right and sound."""
+    return [each for each in ways(sample, select) if each.right]
+
+
+def traces_of(every: Sequence[Way], first: Sequence[Way], rare: float) -> dict[str, Any]:
+    """Figures of a round's new traces, ``every`` one, beside those of round 0; of right and sound ones but for
+    ``words``, the mean length."""
+    right = [each for each in every if each.right]
+    of_question: dict[str, list[Way]] = {}
+    for each in right:
+        of_question.setdefault(each.question_id, []).append(each)
+    paths = {key: [each.path for each in own] for key, own in of_question.items()}
+    strategies = [each.strategy for each in right if each.strategy]
+    reference = [each.strategy for each in first if each.right and each.strategy]
+    covered = diversity.coverage(reference, strategies, rare_ones(reference, rare))
+    several = [[each.words for each in own] for own in of_question.values() if len(own) > 1]
+    stride = max(1, -(-len(several) // COMPARED))
+    return {
+        "traces": len(every),
+        "right": len(right),
+        "kept": sum(each.kept for each in every),
+        "questions": len({each.question_id for each in every}),
+        "solved": len(paths),
+        "paths": diversity.paths_a_question(paths),
+        "differ": diversity.differing(paths),
+        "strategies": len(set(strategies)),
+        "entropy": diversity.entropy(strategies),
+        "self_bleu": diversity.self_bleu({str(at): own for at, own in enumerate(several[::stride])}),
+        "coverage": covered[0] if covered else None,
+        "coverage_by_chance": covered[1] if covered else None,
+        "words": sum(len(each.words) for each in every) / len(every) if every else 0.0,
+    }
+
+
+def teachers_kept(every: Sequence[Way]) -> list[str]:
+    return sorted({each.teacher for each in every if each.kept})
+
+
+def new_ones(every: Sequence[Way], first: Collection[str]) -> list[Way]:
+    """The traces of a later round that no teacher of round 0 wrote."""
+    return [each for each in every if each.teacher not in first]

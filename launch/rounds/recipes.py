@@ -1,0 +1,82 @@
+"""What each round is, as a recipe: round 0 is the recipe itself, a later one learns from traces of a student, too.
+
+A round's recipe says all of it, so that any command works on its directory: the student's traces are a file of
+``questions.files``, replayed; what the first teachers said is found in the journal, which all rounds share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from tracestill.data_pipeline.rounds.config import RoundsConfig
+from tracestill.data_pipeline.sampling.sample_config import RECORDED
+from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe, build
+from tracestill.trainer.recipe.run_directory import RunDirectory
+
+ROUNDS = "rounds"
+WRITTEN, TRACES = "written", "traces.parquet"  # in a round's directory: what the student of the round before wrote
+FIRST, REST = "first", "rest"  # parts of a round's documents
+FIELDS = {name: name for name in ("question", "gold", "reasoning", "answer", "teacher", "weight")}
+
+
+def settings_of(recipe: Recipe) -> RoundsConfig:
+    assert recipe.rounds is not None
+    return recipe.rounds
+
+
+def student_of(round_: int) -> str:
+    """The name as a teacher of the student that a round has trained."""
+    return f"student-{round_}"
+
+
+def folder_of(root: Path, round_: int) -> Path:
+    return root / ROUNDS / str(round_)
+
+
+def round_of(root: Path, recipe: Recipe, round_: int, first: Collection[str] = ()) -> RunDirectory:
+    """A round as the run that it is, below the directory ``root`` of all rounds; nothing is written. ``first``: the
+    teachers of round 0's kept records."""
+    return RunDirectory(folder_of(root, round_), recipe_of(root, recipe, round_, first))
+
+
+def recipe_of(root: Path, recipe: Recipe, round_: int, first: Collection[str] = ()) -> Recipe:
+    settings = settings_of(recipe)
+    own = {**recipe.model_dump(mode="json"), "name": f"{recipe.name}-{round_}"[:100], "rounds": None}
+    if round_:
+        place = folder_of(root, round_) / WRITTEN / TRACES
+        held = own["questions"]
+        fields = {**FIELDS, "trace": "none", "metadata": []}
+        files = [*held["files"], {"path": str(place), "fields": fields}]
+        own["questions"] = {**held, "max_rejected": 1.0, "files": files}  # a student's faults are no reason to end
+        own["sample"] = sampled(own["sample"], recipe, round_)
+        if recipe.encode.tokenizer.path is None:  # that of round 0, so that rounds differ in their data alone
+            tokenizer = RunDirectory(folder_of(root, 0), recipe).stage(MAIN_ARM, "tokenizer")
+            own["encode"] = {**own["encode"], "tokenizer": {"path": str(tokenizer)}}
+        if settings.keep is not None:
+            own["plan"] = {**own["plan"], "mixture": mixture(settings.keep, first)}
+    return build(own, where=f"round {round_}")
+
+
+def sampled(held: dict[str, Any], recipe: Recipe, round_: int) -> dict[str, Any]:
+    """The block ``sample`` of a later round."""
+    settings, name = settings_of(recipe), student_of(round_ - 1)
+    asked = [each for each in recipe.sample.teachers if not each.only_revises]
+    more: dict[str, Any] = {"max_rejected": 1.0}
+    if not any(each.use == RECORDED and not each.options.get("teacher") for each in asked):
+        more["teachers"] = [*held["teachers"], {"name": name, "use": RECORDED, "options": {"teacher": name}}]
+    # else: who replays all traces replays these, too, under the name that their file gives
+    if settings.teacher == "mixture":
+        more["samples"] = recipe.sample.samples * (round_ + 1)
+    if settings.critic is not None:
+        more["revise"] = {"teacher": settings.critic, "of": [name]}
+    elif recipe.sample.revise is not None:
+        more["revise"] = {**held["revise"], "of": held["revise"]["of"] or [each.name for each in asked]}
+    return {**held, **more}
+
+
+def mixture(keep: float, first: Collection[str]) -> dict[str, Any]:
+    """The share of the first teachers, and of all that is new."""
+    parts = {FIRST: {"share": keep, "where": {"teacher": sorted(first)}}, REST: {"share": 1 - keep}}
+    return {"parts": parts, "by": "documents"}

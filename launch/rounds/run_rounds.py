@@ -1,0 +1,150 @@
+"""Rounds in a row: each is a run of its own below the directory of all, and its student teaches the next one.
+
+What has finished is found again: stages by their manifests, training by its checkpoints, a student's traces by their
+chunks. So the same command goes on wherever it was ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from tracestill.data_pipeline.base.stage import is_current, read_manifest, write_json
+from tracestill.data_pipeline.guards.visible import visible
+from tracestill.data_pipeline.rounds.verdict import End, after_training, before_training, best_of, warnings
+from tracestill.launch.report.rounds_page import RESULT
+from tracestill.launch.rounds.monitor import data_figures, student_figures
+from tracestill.launch.rounds.recipes import ROUNDS, WRITTEN, round_of, settings_of, student_of
+from tracestill.launch.run.checks import check_works
+from tracestill.launch.run.progress import bar, line
+from tracestill.launch.run.runner import is_due, run_stages
+from tracestill.launch.run.stage_spec import How, Work
+from tracestill.launch.run.stages import plan_works
+from tracestill.trainer.lock.run_lock import held
+from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe, refuse_local_checkpoints
+from tracestill.trainer.recipe.run_directory import RunDirectory
+
+JOURNAL = "journal.sqlite"
+DATA = ("sample", "select")  # stages after which it is decided whether a round is trained
+
+
+@dataclass
+class Rounds:
+    """All rounds of a recipe below ``root``, as far as they have come."""
+
+    root: Path
+    recipe: Recipe
+    console: Console
+    how: How = field(default_factory=How)
+    found: list[dict[str, Any]] = field(default_factory=list)  # by round
+    end: End | None = None
+
+    def run(self) -> dict[str, Any]:
+        """Do what is missing; what ``rounds.json`` then says. Raises as the stages do."""
+        refuse_local_checkpoints(self.recipe, "rounds")
+        first = round_of(self.root, self.recipe, 0)
+        check_works(first, plan_works(first, self.how), self.console, cluster=self.how.cluster)
+        for number in range(settings_of(self.recipe).count + 1):
+            self.console.print(Text(f"round {number}", "bold"))
+            run = self.at(number)
+            with held(run.root, self.tell):
+                RunDirectory.create(run.root, run.recipe, replace=True)
+                share_journal(run.root)
+                self.end = self.round(number, run, first)
+            if self.end is not None:
+                break
+        return self.keep()
+
+    def at(self, number: int) -> RunDirectory:
+        """A round, once round 0 has selected."""
+        teachers = self.found[0]["teachers_kept"] if self.found else ()
+        return round_of(self.root, self.recipe, number, teachers)
+
+    def round(self, number: int, run: RunDirectory, first: RunDirectory) -> End | None:
+        """One round; why none follows, if there is a reason."""
+        settings = settings_of(self.recipe)
+        teachers = [each.name for each in self.recipe.sample.teachers if not each.only_revises]
+        if number:
+            teachers = [student_of(number - 1), *(teachers if settings.teacher == "mixture" else ())]
+        self.found.append({"round": number, "run": f"{ROUNDS}/{number}", "teachers": teachers, "trained": False})
+        if number:
+            counts = self.found[-1]["written"] = self.written(run, first, number)
+            if not counts["right"]:
+                return End(number, "nothing_right", f"no trace of {student_of(number - 1)} has the right answer")
+        works = plan_works(run, self.how)
+        check_works(run, works, self.console, cluster=self.how.cluster)
+        begin = next(at for at, work in enumerate(works) if work.stage not in DATA)
+        run_stages(works[:begin], self.console)
+        figures = data_figures(run, first, settings.rare)
+        self.found[-1] |= {"teachers_kept": figures.pop("teachers"), "traces": figures}
+        if number:
+            self.found[-1]["warnings"] = warnings(self.found[0]["traces"], figures)
+            for text in self.found[-1]["warnings"]:
+                self.console.print(Text(visible(f"warning: round {number}: {text}"), "bold yellow"), soft_wrap=True)
+            if not figures["kept"]:
+                return End(number, "nothing_kept", f"selection keeps no trace of {student_of(number - 1)}")
+            if (end := before_training(number, figures, settings.stop)) is not None:
+                return end
+        run_stages(with_report(works[begin:]), self.console)
+        self.found[-1] |= {"trained": True, **student_figures(run, self.console)}
+        self.keep()
+        return after_training([each for each in self.found if each["trained"]], settings.stop)
+
+    def written(self, run: RunDirectory, first: RunDirectory, number: int) -> dict[str, Any]:
+        """The student of the round before writes; the counts."""
+        from tracestill.launch.rounds.writing import identity_of, write_traces
+
+        before = self.at(number - 1)
+        directory, label = run.root / WRITTEN, f"write {student_of(number - 1)}"
+        note = "up to date, skipped"
+        if not is_current(directory, WRITTEN, *identity_of(self.recipe, first, before)):
+            try:
+                with bar(label, self.console, "traces") as progress:
+                    write_traces(self.recipe, first, before, run.root, progress.set)
+            except KeyboardInterrupt:
+                told = f"interrupted while {student_of(number - 1)} writes: what it has written is kept, by chunks"
+                raise KeyboardInterrupt(f"{told}; the same command goes on") from None
+            note = ""
+        counts = dict((read_manifest(directory) or {})["counts"])
+        rejected = "".join(f", {reason.replace('_', ' ')} {count:,}" for reason, count in counts["rejected"].items())
+        said = f"{counts['out']:,} of {counts['in']:,} traces, {counts['right']:,} of them right"
+        said += f", {counts['solved']:,} of {counts['questions']:,} questions solved{rejected}"
+        self.console.print(line(label, note or said, "dim" if note else "green"), soft_wrap=True)
+        return counts
+
+    def keep(self) -> dict[str, Any]:
+        """Write what is known now; it is all in the rounds' directories, too."""
+        trained = [each for each in self.found if each["trained"]]
+        best = best_of(trained)["round"] if trained else None
+        student = None if best is None else self.at(best).stage(MAIN_ARM, "train") / "export"
+        result = {
+            "name": self.recipe.name,
+            "settings": settings_of(self.recipe).model_dump(mode="json"),
+            "rounds": self.found,
+            "best": best,
+            "student": None if student is None else str(student.relative_to(self.root)),
+            "stopped": None if self.end is None else self.end._asdict(),
+        }
+        write_json(self.root / RESULT, result)
+        return result
+
+    def tell(self, text: str) -> None:
+        self.console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def share_journal(folder: Path) -> None:
+    """Let a round's journal be that of all rounds."""
+    link = folder / JOURNAL
+    if not link.is_symlink() and not link.exists():
+        link.symlink_to(Path("..") / ".." / JOURNAL)
+
+
+def with_report(works: Sequence[Work]) -> list[Work]:
+    """The works, but the report only if one of the others is to be done, or it is not there."""
+    due = any(is_due(work, list(works[at + 1 :])) for at, work in enumerate(works) if not work.spec.always)
+    return [work for work in works if due or not work.spec.always or read_manifest(work.directory) is None]

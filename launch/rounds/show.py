@@ -1,0 +1,58 @@
+"""The table of rounds, and how they ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tracestill.data_pipeline.guards.visible import visible
+from tracestill.data_pipeline.rounds.verdict import interval
+from tracestill.launch.report.rounds_page import COLUMNS
+
+TABLES = {
+    "rounds": ("round", "teacher", "traces", "right", "kept", "solved", "accuracy (95 %)"),
+    "their traces": (
+        *("round", "paths a question", "differ", "entropy"),
+        *("self-BLEU", "rare seen (chance)", "words"),
+    ),
+}  # in two, so that they fit a terminal
+
+
+def show(root: Path, result: Mapping[str, Any], console: Console) -> None:
+    cell_of = dict(COLUMNS)
+    for title, heads in TABLES.items():
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        for head in heads:
+            side: Literal["left", "right"] = "left" if head == "teacher" else "right"
+            table.add_column(head, justify=side, overflow="fold", min_width=longest(head))
+        for row in result["rounds"]:
+            style = "bold" if row["round"] == result["best"] else ""
+            table.add_row(*(visible(cell_of[head](row)) for head in heads), style=style)
+        console.print(table)
+    for text in ending(root, result):
+        console.print(Text(visible(text)), soft_wrap=True, highlight=False)
+
+
+def longest(head: str) -> int:
+    """Characters of the longest word of a head: it is not cut."""
+    return max(map(len, head.split()))
+
+
+def ending(root: Path, result: Mapping[str, Any]) -> list[str]:
+    """What came of it, in lines."""
+    lines = []
+    if (stopped := result["stopped"]) is not None:
+        lines.append(f"stopped after round {stopped['round']} ({stopped['rule']}): {stopped['why']}")
+    if result["best"] is not None:
+        best = next(row for row in result["rounds"] if row["round"] == result["best"])
+        told = f"{best['accuracy']:.1%} ({interval(best)}) of {best['questions']:,} {best['split']} questions"
+        lines.append(f"best: round {best['round']}, {told}: {root / result['student']}")
+        if best["split"] == "test" and len(result["rounds"]) > 1:
+            lines.append("chosen by test questions, so its accuracy is too good; set questions.validation")
+    return lines

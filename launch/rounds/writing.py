@@ -1,0 +1,217 @@
+"""A student writes the traces of the next round: many samples of each training question, a chunk of texts at a time.
+
+Chunks are fixed by the questions' order and kept beside the result until it is whole, so that a run that is killed
+goes on at the next chunk and writes, on a CPU, bit for bit what it would have written: a text is drawn by a hash of its
+question and number, and its logits are those of the same batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from tracestill.data_pipeline.answers import Verifier
+from tracestill.data_pipeline.answers.verifier import verify_config
+from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, content_id, read_rows, write_rows
+from tracestill.data_pipeline.base.stage import digest_of, identity, stage, write_whole
+from tracestill.data_pipeline.documents.encode import load_layout
+from tracestill.data_pipeline.sampling.asking.styles import tagged
+from tracestill.data_pipeline.sampling.readers.chain import Chain
+from tracestill.data_pipeline.tokens.layout import Layout
+from tracestill.launch.rounds.floor import weights
+from tracestill.launch.rounds.recipes import TRACES, WRITTEN, settings_of, student_of
+from tracestill.trainer.evaluation.evaluate import exported
+from tracestill.trainer.evaluation.generate import Ask, load_exported, write
+from tracestill.trainer.evaluation.predictions import read_answer, verified
+from tracestill.trainer.recipe.precision import training_dtype, use_gpu
+from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe
+from tracestill.trainer.recipe.run_directory import RunDirectory
+from tracestill.trainer.recipe.verifying import verifier_of
+
+CHUNKS = ".written"  # folder of what is finished of a result that is not
+BATCHES = 4  # of texts in a chunk: so much is written anew after a kill
+HINT = "{question}\n(The answer is {gold}.)"
+SAMPLED, UNSOLVED, HINTED = "sampled", "unsolved", "hinted"
+TRACE_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("question_id", "question", "gold", "reasoning", "answer", "teacher")),
+        ("weight", pa.float32()),
+        ("correct", pa.bool_()),
+        ("asked", pa.string()),  # sampled; unsolved: once more; hinted: with the reference answer
+        ("tokens", pa.int32()),
+    ]
+)
+REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("question_id", "asked", "reason", "text")])
+Progress = Callable[[int, int], None]
+Row = dict[str, Any]
+
+
+def identity_of(recipe: Recipe, first: RunDirectory, before: RunDirectory) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Config and input directories of what the student of ``before`` writes for the next round. ``recipe``: that of
+    all rounds; ``first``: round 0."""
+    settings = settings_of(recipe)
+    keys = {"samples", "temperature", "unsolved", "rationalise", "floor", "rare"}
+    config = {
+        **settings.model_dump(mode="json", include=keys),
+        **verify_config(recipe.verify, before.memory),
+        "max_tokens": settings.max_tokens or recipe.evaluate.max_new_tokens,
+        "batch": recipe.evaluate.batch_size,  # other batches round otherwise
+        "student": student_of(int(before.root.name)),
+        "seed": recipe.seed,
+    }
+    inputs = {"train": before.stage(MAIN_ARM, "train")}
+    return config, inputs | {name: first.stage(MAIN_ARM, name) for name in ("sample", "select")}
+
+
+def write_traces(
+    recipe: Recipe, first: RunDirectory, before: RunDirectory, directory: Path, progress: Progress
+) -> dict[str, Any]:
+    """Write ``directory``/written: traces.parquet (TRACE_SCHEMA) and rejected.parquet; the counts, in = out + rejected.
+
+    ``progress`` is told texts done and in all. Raises InputError as ``generate.write`` and ``exported`` do.
+    """
+    config, inputs = identity_of(recipe, first, before)
+    own = hashlib.sha256(digest_of(identity(WRITTEN, config, inputs)).encode()).hexdigest()[:16]
+    kept = directory / CHUNKS / own
+    with stage(directory / WRITTEN, WRITTEN, config, inputs) as work:
+        pen = Pen(recipe, before, config, kept, progress)
+        rows = pen.all(training_questions(inputs["sample"], recipe))
+        good = [row for row in rows if not row["reason"]]
+        held = weights(good, settings_of(recipe), inputs["sample"], inputs["select"])
+        traces = ({**row, "weight": weight} for row, weight in zip(good, held, strict=True))
+        write_rows(
+            work.path / TRACES, ({name: row[name] for name in TRACE_SCHEMA.names} for row in traces), TRACE_SCHEMA
+        )
+        bad = ({name: row[name] for name in REJECTED_SCHEMA.names} for row in rows if row["reason"])
+        write_rows(work.path / "rejected.parquet", bad, REJECTED_SCHEMA)
+        work.counts = {
+            "in": len(rows),
+            "out": len(good),
+            "rejected": dict(sorted(Counter(row["reason"] for row in rows if row["reason"]).items())),
+            "right": sum(row["correct"] for row in good),
+            "questions": len({row["question_id"] for row in rows}),
+            "solved": len({row["question_id"] for row in good if row["correct"]}),
+            "asked": dict(sorted(Counter(row["asked"] for row in rows).items())),
+            "lifted": sum(weight > 1 for weight in held),
+        }
+    shutil.rmtree(directory / CHUNKS, ignore_errors=True)
+    return work.counts
+
+
+def training_questions(sample: Path, recipe: Recipe) -> list[Row]:
+    """Those that teachers are asked, with ``posed``: as the student reads them. General texts pose none."""
+    tag = recipe.sample.tags.get(recipe.sample.prompts[0], "")
+    rows = read_rows(sample / "questions.parquet", QUESTION_SCHEMA)
+    asked = [row for row in rows if row["split"] == "train" and content_id(row["question"]) == row["question_id"]]
+    return [{**row, "posed": tagged(row["question"], tag)} for row in asked]
+
+
+class Pen:
+    """The student at work. The model is loaded where something is left to be written."""
+
+    def __init__(
+        self, recipe: Recipe, before: RunDirectory, config: dict[str, Any], kept: Path, progress: Progress
+    ) -> None:
+        self.recipe, self.before, self.config, self.kept, self.progress = recipe, before, config, kept, progress
+        self.source = exported(before.stage(MAIN_ARM, "train"))
+        self.layout: Layout = load_layout(recipe.encode, self.source)
+        self.chain = Chain(recipe.sample.readers)
+        self.verifier: Verifier = verifier_of(recipe, before.root)
+        self.model: Any = None
+        self.done, self.total = 0, 0
+
+    def all(self, questions: Sequence[Row]) -> list[Row]:
+        """What was written to every question, one row a text, in the questions' order."""
+        settings = settings_of(self.recipe)
+        able = [row for row in questions if self.layout.control_in(row["posed"]) is None]
+        asked = {row["question_id"] for row in able}
+        refused = [self.refused(row) for row in questions if row["question_id"] not in asked]
+        rows = list(self.part(SAMPLED, able, settings.samples))
+        if settings.unsolved:
+            rows += self.part(UNSOLVED, left(able, rows), settings.unsolved)
+        if settings.rationalise:
+            open_ = left(able, rows)
+            hinted = [{**row, "posed": HINT.format(question=row["posed"], gold=row["gold"])} for row in open_]
+            rows += self.part(HINTED, hinted, settings.samples)
+        order = {row["question_id"]: at for at, row in enumerate(questions)}
+        return sorted([*rows, *refused], key=lambda row: order[row["question_id"]])  # stable: as they were asked
+
+    def refused(self, question: Row) -> Row:
+        return {**self.row(question, SAMPLED), "reason": "control_in_text", "text": question["posed"]}
+
+    def part(self, asked: str, questions: Sequence[Row], samples: int) -> Iterator[Row]:
+        """``samples`` texts of each question, by chunks."""
+        at_once = max(1, BATCHES * self.recipe.evaluate.batch_size // samples)
+        self.total += len(questions) * samples
+        for at in range(0, len(questions), at_once):
+            some = questions[at : at + at_once]
+            file = self.kept / f"{asked}-{at:08d}.json"
+            if not file.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(file, json.dumps(self.chunk(asked, some, samples)))
+            self.done += len(some) * samples
+            self.progress(self.done, self.total)
+            yield from json.loads(file.read_text(encoding="utf-8"))
+
+    def chunk(self, asked: str, questions: Sequence[Row], samples: int) -> list[Row]:
+        if self.model is None:
+            device = torch.device("cuda" if use_gpu() else "cpu")
+            trusted = self.recipe.student.trust_remote_code
+            self.model = load_exported(self.source, device, training_dtype(self.recipe.train, device), trusted=trusted)
+        drawn = f"{self.config['seed']} {self.config['student']} {asked}"
+        more = {"stops": self.layout.stops, "pad_id": self.layout.pad, "batch_size": self.config["batch"]}
+        written = write(
+            self.model,
+            [
+                Ask(
+                    self.layout.prompt_ids(row["posed"]),
+                    self.config["max_tokens"],
+                    samples,
+                    self.config["temperature"],
+                    int(row["question_id"], 16),
+                )
+                for row in questions
+            ],
+            seed=int(digest_of(drawn)[:15], 16),
+            **more,
+        )
+        pairs = [(row, text.ids) for row, texts in zip(questions, written, strict=True) for text in texts]
+        said = [read_answer(row, ids, self.layout, self.chain) for row, ids in pairs]
+        judged = verified(said, [row for row, _ in pairs], self.verifier)
+        return [
+            {
+                **self.row(row, asked),
+                **{"reasoning": found["trace"], "answer": found["answer"], "text": found["text"]},
+                **{"correct": found["correct"], "tokens": found["tokens"], "reason": reason_of(found)},
+            }
+            for (row, _), found in zip(pairs, judged, strict=True)
+        ]
+
+    def row(self, question: Row, asked: str) -> Row:
+        """What is known of a text before it is written."""
+        kept = {key: question[key] for key in ("question_id", "question", "gold")}
+        said = {"reasoning": "", "answer": None, "correct": False, "tokens": 0, "reason": "", "text": ""}
+        return {**kept, **said, "teacher": self.config["student"], "asked": asked}
+
+
+def reason_of(found: Row) -> str:
+    """Why what was written gives no trace; empty: it does."""
+    if not found["finished"]:
+        return "cut_off"
+    if found["answer"] is None:
+        return "no_answer"
+    return "" if found["trace"].strip() else "no_trace"
+
+
+def left(questions: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """The questions that no trace has solved."""
+    solved = {row["question_id"] for row in rows if row["correct"] and not row["reason"]}
+    return [row for row in questions if row["question_id"] not in solved]

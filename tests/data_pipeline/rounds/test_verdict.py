@@ -1,0 +1,68 @@
+"""When rounds end, which one is the best, and what is doubtful."""
+
+import pytest
+
+from tracestill.data_pipeline.rounds.config import StopConfig
+from tracestill.data_pipeline.rounds.verdict import after_training, before_training, best_of, seen_over_chance, warnings
+
+
+def trained(number, low, accuracy, high):
+    return {"round": number, "accuracy_low": low, "accuracy": accuracy, "accuracy_high": high}
+
+
+def traces(**changes):
+    return {"differ": 0.9, "words": 20.0, "coverage": 0.8, "coverage_by_chance": 0.8, **changes}
+
+
+def test_the_best_round_is_the_first_of_the_most_accurate():
+    rounds = [trained(0, 0.5, 0.6, 0.7), trained(1, 0.7, 0.8, 0.9), trained(2, 0.7, 0.8, 0.9)]
+    assert best_of(rounds)["round"] == 1
+
+
+@pytest.mark.parametrize(("high", "ends"), [(0.69, True), (0.7, False), (0.71, False)])
+def test_a_round_ends_it_whose_whole_interval_lies_below_the_best(high, ends):
+    rounds = [trained(0, 0.5, 0.6, 0.7), trained(1, 0.7, 0.8, 0.9), trained(2, 0.5, 0.6, high)]
+    end = after_training(rounds, StopConfig())
+    assert (end is not None) is ends
+    assert not ends or (end.round, end.rule) == (2, "accuracy")
+    assert not ends or "50.0% to 69.0%) lies below that of round 1 (70.0% to 90.0%)" in end.why
+    assert after_training(rounds, StopConfig(accuracy=False)) is None
+
+
+def test_the_best_round_is_no_end():
+    assert after_training([trained(0, 0.5, 0.6, 0.7)], StopConfig()) is None
+
+
+@pytest.mark.parametrize(("coverage", "stop", "ends"), [(0.3, 0.5, True), (0.4, 0.5, False), (0.3, None, False)])
+def test_a_round_is_not_trained_whose_rare_strategies_are_gone(coverage, stop, ends):
+    found = traces(coverage=coverage)  # over 0.8 by chance
+    end = before_training(3, found, StopConfig(coverage=stop))
+    assert (end is not None) is ends
+    assert not ends or (end.round, end.rule) == (3, "coverage")
+
+
+def test_coverage_over_chance():
+    assert seen_over_chance(traces(coverage=0.4)) == pytest.approx(0.5)
+    assert seen_over_chance(traces(coverage=0.9)) == 1
+    assert seen_over_chance(traces(coverage=None)) is None
+    assert seen_over_chance(traces(coverage=0.0, coverage_by_chance=0.0)) is None
+    assert before_training(1, traces(coverage=None), StopConfig()) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "count", "said"),
+    [
+        ({}, 0, ""),
+        ({"coverage": 0.6}, 1, "75%"),
+        ({"differ": 0.59}, 1, "differ in 59% of cases, not in 90%"),
+        ({"differ": 0.61}, 0, ""),
+        ({"words": 31.0}, 1, "31.0 words"),
+        ({"words": 13.0}, 1, "13.0 words"),
+        ({"words": 29.0, "differ": None}, 0, ""),
+        ({"coverage": 0.1, "differ": 0.1, "words": 90.0}, 3, ""),
+    ],
+)
+def test_warnings(changes, count, said):
+    found = warnings(traces(), traces(**changes))
+    assert len(found) == count
+    assert said in "".join(found)

@@ -1,0 +1,82 @@
+"""A real model writes: what was written before a kill stays, and the rest comes out bit for bit."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from fake_run import run_data_stages
+from rounds_support import recipe
+from tiny_export import tiny_model
+
+from tracestill.data_pipeline.base.stage import Stage, identity, read_manifest, write_manifest
+from tracestill.data_pipeline.documents.encode import load_layout
+from tracestill.launch.rounds import writing
+from tracestill.launch.rounds.recipes import round_of
+from tracestill.trainer.recipe.run_directory import RunDirectory
+
+ASKED = recipe({"samples": 3}, evaluate={"batch_size": 9, "max_new_tokens": 24})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Round 0, with a student that was never trained."""
+    root = tmp_path_factory.mktemp("written") / "run"
+    run = round_of(root, ASKED, 0)
+    run_data_stages(RunDirectory.create(run.root, run.recipe))
+    train = run.stage("traces", "train")
+    shutil.copytree(run.stage("traces", "tokenizer"), train / "export")
+    size = load_layout(run.recipe.encode, train / "export").size
+    tiny_model(vocab_size=size, max_position_embeddings=256, initializer_range=0.2).save_pretrained(train / "export")
+    write_manifest(train, identity("train", *run.train_stage("traces")), Stage(train, counts={"steps": 0}), 1.0)
+    return run
+
+
+def written(run: RunDirectory, folder: Path) -> dict[str, bytes]:
+    folder.mkdir(exist_ok=True)
+    writing.write_traces(ASKED, run, run, folder, lambda done, total: None)
+    return {path.name: path.read_bytes() for path in (folder / "written").glob("*.parquet")}
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_killed_between_chunks_it_writes_the_same(trained, tmp_path, monkeypatch):
+    whole, calls = written(trained, tmp_path / "whole"), []
+    real = writing.write
+
+    def dying(*args, **more):
+        calls.append(len(args[1]))
+        if len(calls) == 3:
+            raise Killed
+        return real(*args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "write", dying)
+        with pytest.raises(Killed):
+            written(trained, tmp_path / "cut")
+    assert calls == [12, 12, 6], "questions of a chunk: four batches of nine texts, three a question"
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "write", lambda *args, **more: calls.append(len(args[1])) or real(*args, **more))
+        assert written(trained, tmp_path / "cut") == whole
+    assert calls[3:] == [6]
+    assert not (tmp_path / "cut" / ".written").exists()
+
+
+def test_every_text_is_accounted_for(trained, tmp_path):
+    written(trained, tmp_path / "all")
+    counts = read_manifest(tmp_path / "all/written")["counts"]
+    assert counts["in"] == 90 == counts["out"] + sum(counts["rejected"].values())
+    rejected = pq.read_table(tmp_path / "all/written/rejected.parquet").to_pylist()
+    assert len({row["text"] for row in rejected}) > 60, "samples of a question differ"
+    assert {row["reason"] for row in rejected} <= {"cut_off", "no_answer", "no_trace"}
+
+
+def test_other_settings_write_anew(trained, tmp_path):
+    one = written(trained, tmp_path / "one")
+    warmer = ASKED.model_copy(update={"rounds": ASKED.rounds.model_copy(update={"temperature": 0.5})})
+    writing.write_traces(warmer, trained, trained, tmp_path / "one", lambda done, total: None)
+    assert (tmp_path / "one/written/rejected.parquet").read_bytes() != one["rejected.parquet"]
+    assert json.loads((tmp_path / "one/written/manifest.json").read_text())["config"]["temperature"] == 0.5
