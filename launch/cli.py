@@ -23,7 +23,6 @@ from tracestill.launch.commands import (
     bench_command,
     cluster_commands,
     fetch_command,
-    init_command,
     rounds_command,
     segmenter_command,
     sweep_command,
@@ -42,6 +41,7 @@ from tracestill.launch.commands.execution import (
     single,
 )
 from tracestill.launch.commands.guarded import Guarded
+from tracestill.launch.commands.init import init_command
 from tracestill.launch.commands.options import Again, ArmOption, Changes, Hosts, Others, Place, SetOption, grouped
 
 EPILOG = """

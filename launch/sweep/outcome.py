@@ -15,8 +15,8 @@ from tracestill.launch.bench.report import print_table
 from tracestill.launch.report.parts import between, chance
 from tracestill.launch.report.report import gather_training, read_json
 from tracestill.launch.report.sweep_page import SWEEP, few_seeds
+from tracestill.launch.sweep.chance import Answers, difference, holm, share
 from tracestill.launch.sweep.grid import Axis, Grid, Point, comparisons, written
-from tracestill.launch.sweep.statistics import Answers, difference, holm, share
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 FORMAT = 1

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tracestill.launch import cli
 from tracestill.launch.commands import init_recipe
-from tracestill.launch.commands.init_recipe import Machine
+from tracestill.launch.commands.init.init_recipe import Machine
 
 PAGE = [each for each in blocks() if each.page == "start.md"]
 OF = {language: [each.text for each in PAGE if each.language == language] for language in ("python", "shell", "text")}

@@ -45,11 +45,10 @@ from tracestill.trainer.weighting.by_teacher import DistilConfig
 MAIN_ARM = "traces"
 EXPECTED = {  # where nothing stands after the colon
     "string_type": "is empty (null), expected a text",
-    "dict_type": "is empty (null), expected a mapping of keys",
-    "model_type": "is empty (null), expected a mapping of keys",
-    "model_attributes_type": "is empty (null), expected a mapping of keys",
-    "tuple_type": "is empty (null), expected a list",
-    "list_type": "is empty (null), expected a list",
+    **dict.fromkeys(
+        ("dict_type", "model_type", "model_attributes_type"), "is empty (null), expected a mapping of keys"
+    ),
+    **dict.fromkeys(("tuple_type", "list_type"), "is empty (null), expected a list"),
 }
 # folders of a run that no stage writes
 TAKEN = ("arms", "bench", "harness", "launch", "models", "monitor", "rounds", "sweep", "validation", "written")

@@ -12,7 +12,7 @@ import typer
 from tracestill.data_pipeline.base.errors import InputError
 
 if TYPE_CHECKING:
-    from tracestill.launch.commands.init_survey import Survey
+    from tracestill.launch.commands.init.init_survey import Survey
 
 CUT = 300  # characters of an example's texts that are shown
 
@@ -39,8 +39,8 @@ def init(
 
     Example: [cyan]tracestill init traces.jsonl[/], then [cyan]tracestill run traces.yaml[/]
     """
-    from tracestill.launch.commands.init_recipe import recipe_text, this_machine
-    from tracestill.launch.commands.init_survey import name_of, survey
+    from tracestill.launch.commands.init.init_recipe import recipe_text, this_machine
+    from tracestill.launch.commands.init.init_survey import name_of, survey
     from tracestill.trainer.ranks.console import say
     from tracestill.trainer.recipe.recipe import load_recipe
 

@@ -12,7 +12,7 @@ import yaml
 
 from tracestill.data_pipeline.sampling.files.rejected import SHARE
 from tracestill.data_pipeline.sampling.readers.chain import DEFAULT
-from tracestill.launch.commands.init_survey import Survey
+from tracestill.launch.commands.init.init_survey import Survey
 
 MINUTES = 10  # that training is to take, about
 EPOCHS, PACKS = 20, 4  # a student from nothing learns little from texts that it reads a few times
