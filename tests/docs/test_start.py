@@ -9,7 +9,7 @@ from doc_pages import ROOT, blocks
 from typer.testing import CliRunner
 
 from tracestill.launch import cli
-from tracestill.launch.commands import init_recipe
+from tracestill.launch.commands.init import init_recipe
 from tracestill.launch.commands.init.init_recipe import Machine
 
 PAGE = [each for each in blocks() if each.page == "start.md"]

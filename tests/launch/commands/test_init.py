@@ -15,7 +15,7 @@ from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.sampling.questions import make_questions
 from tracestill.data_pipeline.sampling.sample import run
 from tracestill.launch.cli import app
-from tracestill.launch.commands import init_command, init_recipe
+from tracestill.launch.commands.init import init_command, init_recipe
 from tracestill.launch.commands.init.init_recipe import Machine
 from tracestill.trainer.recipe.recipe import dump_recipe, load_recipe
 
