@@ -43,14 +43,12 @@ from tracestill.trainer.weighting import WeightingConfig, channels_of, is_out_of
 from tracestill.trainer.weighting.by_teacher import DistilConfig
 
 MAIN_ARM = "traces"
+MAPPING = "is empty (null), expected a mapping of keys"
 EXPECTED = {  # where nothing stands after the colon
     "string_type": "is empty (null), expected a text",
-    **dict.fromkeys(
-        ("dict_type", "model_type", "model_attributes_type"), "is empty (null), expected a mapping of keys"
-    ),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), MAPPING),
     **dict.fromkeys(("tuple_type", "list_type"), "is empty (null), expected a list"),
 }
-# folders of a run that no stage writes
 TAKEN = ("arms", "bench", "harness", "launch", "models", "monitor", "rounds", "sweep", "validation", "written")
 SHARED = {"name", "kinds", "questions", "sample", "verify", "rounds", "stages", "arms"}  # no arm changes them
 FOLDER = "recipe_folder.txt"  # in a run: the folder that its recipe was read from, if modules of it are used
