@@ -63,8 +63,8 @@ class RoundsConfig(BaseModel):
         0.5,
         ge=0,
         lt=1,
-        description="share of a round's documents that the recipe's teachers wrote; null: all documents once, whatever "
-        "the shares",
+        description="least share of a round's documents that the recipe's teachers wrote, theirs repeated where they "
+        "are too few; 0: what is new alone; null: all documents once, whatever the shares",
     )
     floor: float = Field(
         0.0,

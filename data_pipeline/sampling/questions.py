@@ -174,7 +174,7 @@ def make_questions(config: QuestionsConfig, seed: int, gold_of: GoldOf | None = 
     return from_module(config, wanted, seed, gold_of)
 
 
-def from_module(config: QuestionsConfig, wanted: dict[str, int], seed: int, gold_of: GoldOf | None) -> Posed:
+def from_module(config: QuestionsConfig, wanted: dict[str, int], seed: int, gold_of: GoldOf | None = None) -> Posed:
     """Questions of a task module. A question that cannot be kept is rejected, and its split is one smaller. Of files,
     the traces of these questions are taken; rows of others are counted as unused."""
     who = f"questions.source: '{config.source}'"

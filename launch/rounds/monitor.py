@@ -6,16 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from tracestill.data_pipeline.answers.verifier import verify_config
 from tracestill.data_pipeline.base.stage import is_current, stage, write_json
 from tracestill.launch.rounds.figures import new_ones, teachers_kept, traces_of, ways
 from tracestill.launch.run.progress import bar
-from tracestill.trainer.evaluation.evaluate import exported, held_out, keep, predict
+from tracestill.trainer.evaluation.baseline import exported
+from tracestill.trainer.evaluation.evaluate import held_out, keep, predict, this_device
 from tracestill.trainer.evaluation.predictions import summary
-from tracestill.trainer.recipe.precision import use_gpu
 from tracestill.trainer.recipe.recipe import MAIN_ARM
 from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.recipe.verifying import verifier_of
@@ -25,7 +24,8 @@ FIGURES = "figures.json"
 
 
 def data_figures(run: RunDirectory, first: RunDirectory, rare: float) -> dict[str, Any]:
-    """``figures.traces_of`` a round whose records have been selected, and the ``teachers`` of round 0's kept ones."""
+    """``figures.traces_of`` a round whose records have been selected, the ``teachers`` of round 0's kept ones, and how
+    many records of these are kept ``beside`` the new ones."""
     directory = run.root / MONITOR
     own, of_first = ({name: each.stage(MAIN_ARM, name) for name in ("sample", "select")} for each in (run, first))
     inputs = own if run.root == first.root else own | {f"first/{name}": path for name, path in of_first.items()}
@@ -34,8 +34,10 @@ def data_figures(run: RunDirectory, first: RunDirectory, rare: float) -> dict[st
         with stage(directory, MONITOR, config, inputs) as work:
             reference = ways(**of_first)
             first_teachers = sorted({each.teacher for each in reference})
-            new = reference if run.root == first.root else new_ones(ways(**own), first_teachers)
-            found = {**traces_of(new, reference, rare), "teachers": teachers_kept(reference)}
+            every = reference if run.root == first.root else ways(**own)
+            new = reference if run.root == first.root else new_ones(every, first_teachers)
+            beside = sum(each.kept for each in every) - sum(each.kept for each in new)
+            found = {**traces_of(new, reference, rare), "teachers": teachers_kept(reference), "beside": beside}
             write_json(work.path / FIGURES, found)
             work.counts = {"in": len(new), "out": len(new)}
     return read(directory / FIGURES)
@@ -60,10 +62,9 @@ def validated(run: RunDirectory, console: Console) -> dict[str, Any]:
     inputs = {name: run.stage(MAIN_ARM, name) for name in ("train", "sample")}
     if not is_current(directory, VALIDATION, config, inputs):
         questions = held_out(inputs["sample"] / "questions.parquet", None, VALIDATION)
-        device = torch.device("cuda" if use_gpu() else "cpu")
         with stage(directory, VALIDATION, config, inputs) as work, bar(VALIDATION, console, "tokens") as progress:
-            more: Any = {"progress": progress.set, "verifier": verifier_of(recipe, run.root)}
-            rows = predict(recipe, questions, exported(inputs["train"]), device, **more)
+            verifier = verifier_of(recipe, run.root)
+            rows = predict(recipe, questions, exported(inputs["train"]), this_device(), progress.set, verifier)
             keep(work, rows, summary(rows))
     return read(directory / "result.json")
 

@@ -37,7 +37,7 @@ def folder_of(root: Path, round_: int) -> Path:
 
 def round_of(root: Path, recipe: Recipe, round_: int, first: Collection[str] = ()) -> RunDirectory:
     """A round as the run that it is, below the directory ``root`` of all rounds; nothing is written. ``first``: the
-    teachers of round 0's kept records."""
+    teachers of round 0's kept records, where these have to have the share ``keep``; else every document comes once."""
     return RunDirectory(folder_of(root, round_), recipe_of(root, recipe, round_, first))
 
 
@@ -54,7 +54,7 @@ def recipe_of(root: Path, recipe: Recipe, round_: int, first: Collection[str] = 
         if recipe.encode.tokenizer.path is None:  # that of round 0, so that rounds differ in their data alone
             tokenizer = RunDirectory(folder_of(root, 0), recipe).stage(MAIN_ARM, "tokenizer")
             own["encode"] = {**own["encode"], "tokenizer": {"path": str(tokenizer)}}
-        if settings.keep is not None:
+        if settings.keep is not None and first:
             own["plan"] = {**own["plan"], "mixture": mixture(settings.keep, first)}
     return build(own, where=f"round {round_}")
 

@@ -61,9 +61,8 @@ class Rounds:
         return self.keep()
 
     def at(self, number: int) -> RunDirectory:
-        """A round, once round 0 has selected."""
-        teachers = self.found[0]["teachers_kept"] if self.found else ()
-        return round_of(self.root, self.recipe, number, teachers)
+        """A round as it is until selection has told how much there is of what."""
+        return round_of(self.root, self.recipe, number)
 
     def round(self, number: int, run: RunDirectory, first: RunDirectory) -> End | None:
         """One round; why none follows, if there is a reason."""
@@ -81,7 +80,8 @@ class Rounds:
         begin = next(at for at, work in enumerate(works) if work.stage not in DATA)
         run_stages(works[:begin], self.console)
         figures = data_figures(run, first, settings.rare)
-        self.found[-1] |= {"teachers_kept": figures.pop("teachers"), "traces": figures}
+        first_teachers, beside = figures.pop("teachers"), figures.pop("beside")
+        self.found[-1]["traces"] = figures
         if number:
             self.found[-1]["warnings"] = warnings(self.found[0]["traces"], figures)
             for text in self.found[-1]["warnings"]:
@@ -90,6 +90,10 @@ class Rounds:
                 return End(number, "nothing_kept", f"selection keeps no trace of {student_of(number - 1)}")
             if (end := before_training(number, figures, settings.stop)) is not None:
                 return end
+            if is_short(settings.keep, beside, figures["kept"]):
+                run = round_of(self.root, self.recipe, number, first_teachers)
+                RunDirectory.create(run.root, run.recipe, replace=True)
+                works = plan_works(run, self.how)
         run_stages(with_report(works[begin:]), self.console)
         self.found[-1] |= {"trained": True, **student_figures(run, self.console)}
         self.keep()
@@ -135,6 +139,12 @@ class Rounds:
 
     def tell(self, text: str) -> None:
         self.console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def is_short(keep: float | None, beside: int, new: int) -> bool:
+    """Whether the first teachers' records, ``beside`` the new ones, have less than the share that they are to have. Of
+    0 there are to be none."""
+    return keep is not None and (keep == 0 or beside < keep * (beside + new))
 
 
 def share_journal(folder: Path) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
 
 from tracestill.data_pipeline.answers import Verifier
 from tracestill.data_pipeline.answers.verifier import verify_config
@@ -24,14 +23,13 @@ from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, content_id, re
 from tracestill.data_pipeline.base.stage import digest_of, identity, stage, write_whole
 from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.data_pipeline.sampling.asking.styles import tagged
-from tracestill.data_pipeline.sampling.readers.chain import Chain
 from tracestill.data_pipeline.tokens.layout import Layout
 from tracestill.launch.rounds.floor import weights
 from tracestill.launch.rounds.recipes import TRACES, WRITTEN, settings_of, student_of
-from tracestill.trainer.evaluation.evaluate import exported
-from tracestill.trainer.evaluation.generate import Ask, load_exported, write
-from tracestill.trainer.evaluation.predictions import read_answer, verified
-from tracestill.trainer.recipe.precision import training_dtype, use_gpu
+from tracestill.trainer.evaluation.asking import LocalAsker, Query, Reply, is_numeric, key_of, row_of
+from tracestill.trainer.evaluation.baseline import exported, load_trained
+from tracestill.trainer.evaluation.evaluate import this_device
+from tracestill.trainer.evaluation.predictions import verified
 from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.recipe.verifying import verifier_of
@@ -63,7 +61,7 @@ def identity_of(recipe: Recipe, first: RunDirectory, before: RunDirectory) -> tu
         **settings.model_dump(mode="json", include=keys),
         **verify_config(recipe.verify, before.memory),
         "max_tokens": settings.max_tokens or recipe.evaluate.max_new_tokens,
-        "batch": recipe.evaluate.batch_size,  # other batches round otherwise
+        "batch": [recipe.evaluate.batch_size, recipe.evaluate.batch_tokens],  # other batches round otherwise
         "student": student_of(int(before.root.name)),
         "seed": recipe.seed,
     }
@@ -123,7 +121,6 @@ class Pen:
         self.recipe, self.before, self.config, self.kept, self.progress = recipe, before, config, kept, progress
         self.source = exported(before.stage(MAIN_ARM, "train"))
         self.layout: Layout = load_layout(recipe.encode, self.source)
-        self.chain = Chain(recipe.sample.readers)
         self.verifier: Verifier = verifier_of(recipe, before.root)
         self.model: Any = None
         self.done, self.total = 0, 0
@@ -163,29 +160,21 @@ class Pen:
 
     def chunk(self, asked: str, questions: Sequence[Row], samples: int) -> list[Row]:
         if self.model is None:
-            device = torch.device("cuda" if use_gpu() else "cpu")
-            trusted = self.recipe.student.trust_remote_code
-            self.model = load_exported(self.source, device, training_dtype(self.recipe.train, device), trusted=trusted)
-        drawn = f"{self.config['seed']} {self.config['student']} {asked}"
-        more = {"stops": self.layout.stops, "pad_id": self.layout.pad, "batch_size": self.config["batch"]}
-        written = write(
-            self.model,
-            [
-                Ask(
-                    self.layout.prompt_ids(row["posed"]),
-                    self.config["max_tokens"],
-                    samples,
-                    self.config["temperature"],
-                    int(row["question_id"], 16),
-                )
-                for row in questions
-            ],
-            seed=int(digest_of(drawn)[:15], 16),
-            **more,
-        )
-        pairs = [(row, text.ids) for row, texts in zip(questions, written, strict=True) for text in texts]
-        said = [read_answer(row, ids, self.layout, self.chain) for row, ids in pairs]
-        judged = verified(said, [row for row, _ in pairs], self.verifier)
+            self.model = load_trained(self.recipe, self.source, this_device())
+        queries = [
+            Query(
+                row["posed"],
+                key_of(self.config["student"], asked, row["question_id"]),
+                self.config["max_tokens"],
+                samples,
+                self.config["temperature"],
+                numeric=is_numeric(row["gold"]),
+            )
+            for row in questions
+        ]
+        written = ask(self.model, self.layout, self.recipe, queries)
+        pairs = [(row, reply) for row, replies in zip(questions, written, strict=True) for reply in replies]
+        judged = verified([row_of(*pair) for pair in pairs], [row for row, _ in pairs], self.verifier)
         return [
             {
                 **self.row(row, asked),
@@ -200,6 +189,11 @@ class Pen:
         kept = {key: question[key] for key in ("question_id", "question", "gold")}
         said = {"reasoning": "", "answer": None, "correct": False, "tokens": 0, "reason": "", "text": ""}
         return {**kept, **said, "teacher": self.config["student"], "asked": asked}
+
+
+def ask(model: Any, layout: Layout, recipe: Recipe, queries: Sequence[Query]) -> list[list[Reply]]:
+    """What a student writes to a chunk's queries, which hold no control symbol."""
+    return [replies or [] for replies in LocalAsker(model, layout, recipe).ask(queries)]
 
 
 def reason_of(found: Row) -> str:

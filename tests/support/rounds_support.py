@@ -16,15 +16,15 @@ from rich.console import Console
 
 from tracestill.data_pipeline.base.intervals import wilson
 from tracestill.data_pipeline.base.kinds import Kinds
-from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, Question, Record, content_id, read_rows
+from tracestill.data_pipeline.base.schema import Question, Record
 from tracestill.data_pipeline.base.stage import Stage, identity, stage, write_json, write_manifest
-from tracestill.data_pipeline.documents.encode import load_layout
+from tracestill.data_pipeline.sampling.readers.chain import Chain
 from tracestill.data_pipeline.sampling.teachers.digit_sum import Teacher, TeacherOptions
 from tracestill.launch.report import report
 from tracestill.launch.rounds import run_rounds, writing
 from tracestill.launch.run import student_stages
 from tracestill.trainer.evaluation import evaluate
-from tracestill.trainer.evaluation.decoding import Written
+from tracestill.trainer.evaluation.asking import Reply, reply_of
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
@@ -61,45 +61,33 @@ def fake(monkeypatch, spread: Spread = lambda number: 1.0, skill: Skill = lambda
             rows = [dict.fromkeys(("question", "gold", "trace", "answer", "read_by", "correct", "tokens", "text"))]
             evaluate.write_rows(work.path / "predictions.parquet", rows[:0], evaluate.PREDICTION_SCHEMA)
 
-    def load(source: Path, *_: Any, **__: Any) -> Any:
-        return SimpleNamespace(source=source)
-
-    def write(model: Any, asks: Any, *, seed: int, **_: Any) -> list[list[Written]]:
-        number = int(model.source.parents[3].name)
+    def ask(model: Any, layout: Any, own: Recipe, queries: Any) -> list[list[Reply]]:
+        number = int(model.parents[3].name)
         told.append(f"write {number}")
-        layout = load_layout(build_layout, model.source)
         teacher = Teacher(TeacherOptions(error_rate=0.1))
-        return [[said(layout, teacher, ask, seed + at, spread(number)) for at in range(ask.samples)] for ask in asks]
+        return [[said(layout, teacher, one, at, spread(number)) for at in range(one.samples)] for one in queries]
 
-    build_layout = recipe({}).encode
     monkeypatch.setattr(student_stages, "train_arm", train)
     monkeypatch.setattr(evaluate, "run", evaluated)
     monkeypatch.setattr(report, "page", lambda found, sections: "")  # the page of each round
     monkeypatch.setattr(run_rounds, "check_works", lambda *_, **__: None)
-    monkeypatch.setattr(writing, "load_exported", load)
-    monkeypatch.setattr(writing, "write", write)
+    monkeypatch.setattr(writing, "load_trained", lambda recipe, source, device: source)
+    monkeypatch.setattr(writing, "ask", ask)
+    monkeypatch.setattr(student_stages, "ranks_of", lambda recipe: SimpleNamespace(count=1))
     return told
 
 
-def said(layout: Any, teacher: Teacher, ask: Any, seed: int, spread: float) -> Written:
-    """What a student writes to a prompt."""
-    text = layout.read(ask.ids).text
-    digits = [int(digit) for digit in re.findall(r"\d", text.partition("(")[2].partition(")")[0])]
-    question = re.search(r"What is .*10\?", text)[0]
-    posed = Question(
-        content_id(question), question, str(sum(digits) % 10), "train", "", {"digits": digits, "modulus": 10}
-    )
-    drawn = int.from_bytes(hashlib.sha256(f"{seed} {ask.key}".encode()).digest()[:7], "big")
+def said(layout: Any, teacher: Teacher, query: Any, sample: int, spread: float) -> Reply:
+    """What a student writes to a question."""
+    question = re.search(r"What is .*10\?", query.question)[0]
+    digits = [int(digit) for digit in re.findall(r"\d", question.partition(")")[0])]
+    posed = Question("", question, "", "train", "", {"digits": digits, "modulus": 10})
+    drawn = int.from_bytes(hashlib.sha256(f"{sample} {query.key}".encode()).digest()[:7], "big")
     solution = teacher.solve(posed, style="", temperature=spread, seed=drawn)
-    record = Record(
-        "r", "q", question, posed.gold, solution.trace, solution.answer, solution.spans, 1.0, "", "", 1.0, 0
-    )
+    record = Record("r", "q", question, "", solution.trace, solution.answer, solution.spans, 1.0, "", "", 1.0, 0)
     (document,) = layout.encode([record], Kinds())[0].documents.values()
-    return Written(document.tokens.tolist()[len(layout.prompt_ids(question)) :], 0.0, True)
-
-
-def questions_of(root: Path) -> list[dict[str, Any]]:
-    return read_rows(root / "rounds/0/sample/questions.parquet", QUESTION_SCHEMA)
+    ids = document.tokens.tolist()[len(layout.prompt_ids(question)) :]
+    return reply_of(layout.read(ids), True, Chain(), len(ids), 0.0)
 
 
 def begin(root: Path, asked: Recipe) -> run_rounds.Rounds:

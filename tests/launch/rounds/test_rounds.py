@@ -15,6 +15,7 @@ from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.launch.report.rounds_page import rounds as page_of
 from tracestill.launch.rounds import writing
 from tracestill.launch.rounds.floor import lifted
+from tracestill.launch.rounds.run_rounds import is_short
 from tracestill.launch.run import runner
 from tracestill.trainer.recipe.recipe import load_recipe
 
@@ -33,7 +34,7 @@ def digests(root: Path) -> dict[str, str]:
     return found
 
 
-SMALL, BATCH = {"unsolved": 1, "floor": 0.3}, {"evaluate": {"batch_size": 16}}  # three chunks a round
+SMALL, BATCH = {"unsolved": 1, "floor": 0.3, "keep": 0.8}, {"evaluate": {"batch_size": 16}}  # three chunks a round
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_a_student_teaches_the_next_one(whole):
         assert counts["in"] == counts["out"] + sum(counts["rejected"].values())
         assert counts["in"] == 60 + counts["asked"].get("unsolved", 0)
         mixture = read_manifest(root / f"rounds/{number}/arms/traces/plan")["statistics"]["mixture"]
-        assert mixture["first"]["share"] == pytest.approx(0.5, abs=0.02)
+        assert mixture["first"]["share"] == pytest.approx(0.8, abs=0.02)
         own = load_recipe(root / f"rounds/{number}/recipe.yaml")
         assert own.student == recipe({}).student, "the base one"
         assert own.encode.tokenizer.path == Path("run/rounds/0/tokenizer")
@@ -102,7 +103,7 @@ def test_killed_anywhere_it_goes_on_bit_for_bit(tmp_path, monkeypatch, whole, wh
 
     with monkeypatch.context() as patch:
         if what == "chunk":
-            patch.setattr(writing, "write", dying(writing.write))
+            patch.setattr(writing, "ask", dying(writing.ask))
         else:
             patch.setattr(runner, "line", dying(runner.line))  # once a stage that was done
         with pytest.raises(Killed):
@@ -179,15 +180,14 @@ def test_without_a_right_trace_no_round_follows(tmp_path, monkeypatch):
 def test_unsolved_questions_are_asked_more_and_with_the_answer(tmp_path, monkeypatch):
     fake(monkeypatch)
     unsolved = {}
-    real = writing.verified
 
     def some(rows, questions, verifier):
         unsolved.update({row["question_id"]: row["question"] for row in rows if row["question_id"][0] in "0123"})
-        return [{**row, "correct": row["correct"] and row["question_id"] not in unsolved} for row in rows]
+        return [{**row, "correct": row["question_id"] not in unsolved} for row in rows]
 
     monkeypatch.setattr(writing, "verified", some)
     posed = []
-    monkeypatch.setattr(writing, "write", watch(writing.write, posed))
+    monkeypatch.setattr(writing, "ask", watch(writing.ask, posed))
     result = begin(tmp_path, recipe({"count": 1, "unsolved": 3, "rationalise": True})).run()
     assert unsolved
     asked = result["rounds"][1]["written"]["asked"]
@@ -201,16 +201,12 @@ def test_unsolved_questions_are_asked_more_and_with_the_answer(tmp_path, monkeyp
     assert hinted
     assert all("The answer is" not in row["question"] for row in hinted), "the student learns it without the hint"
     assert sum("(The answer is " in text for text in posed) == len(solved_never(tmp_path))
-    assert real
 
 
 def watch(function, posed):
-    def wrapped(model, asks, **more):
-        from rounds_support import load_layout
-
-        layout = load_layout(recipe({}).encode, model.source)
-        posed.extend(layout.read(ask.ids).text for ask in asks)
-        return function(model, asks, **more)
+    def wrapped(model, layout, own, queries):
+        posed.extend(query.question for query in queries)
+        return function(model, layout, own, queries)
 
     return wrapped
 
@@ -250,6 +246,18 @@ def test_mixture_asks_the_teachers_for_more(tmp_path, monkeypatch):
     assert counts["asked"] == 90 + result["rounds"][1]["written"]["out"], "and what the student wrote is replayed"
 
 
+def by_kept(root: Path, number: int, teacher: str) -> int:
+    return sum(row["teacher"] == teacher for row in records(root, number))
+
+
+@pytest.mark.parametrize(
+    ("keep", "beside", "new", "short"),
+    [(0.5, 10, 10, False), (0.5, 10, 11, True), (0.5, 10, 1, False), (0.0, 10, 1, True), (None, 0, 9, False)],
+)
+def test_first_teachers_are_repeated_only_where_they_are_too_few(keep, beside, new, short):
+    assert is_short(keep, beside, new) is short
+
+
 def test_a_critic_rewrites_what_the_student_wrote(tmp_path, monkeypatch):
     fake(monkeypatch)
     teachers = [*RECIPE["sample"]["teachers"], {"name": "critic", "use": "their_tasks.critic", "only_revises": True}]
@@ -263,8 +271,7 @@ def test_a_critic_rewrites_what_the_student_wrote(tmp_path, monkeypatch):
     assert "critic" in {row["teacher"] for row in records(tmp_path, 1)}
     links = pq.read_table(tmp_path / "rounds/1/sample/revisions.parquet").to_pylist()
     assert {row["critique"] for row in links} == {"The order could be another one."}
-    mixture = read_manifest(tmp_path / "rounds/1/arms/traces/plan")["statistics"]["mixture"]
-    assert mixture["rest"]["share"] == pytest.approx(0.5, abs=0.02)
+    assert result["rounds"][1]["traces"]["kept"] == by_kept(tmp_path, 1, "critic") + by_kept(tmp_path, 1, "student-0")
 
 
 @pytest.mark.parametrize(

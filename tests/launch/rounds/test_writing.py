@@ -45,21 +45,21 @@ class Killed(BaseException):
 
 def test_killed_between_chunks_it_writes_the_same(trained, tmp_path, monkeypatch):
     whole, calls = written(trained, tmp_path / "whole"), []
-    real = writing.write
+    real = writing.ask
 
     def dying(*args, **more):
-        calls.append(len(args[1]))
+        calls.append(len(args[3]))
         if len(calls) == 3:
             raise Killed
         return real(*args, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(writing, "write", dying)
+        patch.setattr(writing, "ask", dying)
         with pytest.raises(Killed):
             written(trained, tmp_path / "cut")
     assert calls == [12, 12, 6], "questions of a chunk: four batches of nine texts, three a question"
     with monkeypatch.context() as patch:
-        patch.setattr(writing, "write", lambda *args, **more: calls.append(len(args[1])) or real(*args, **more))
+        patch.setattr(writing, "ask", lambda *args, **more: calls.append(len(args[3])) or real(*args, **more))
         assert written(trained, tmp_path / "cut") == whole
     assert calls[3:] == [6]
     assert not (tmp_path / "cut" / ".written").exists()
