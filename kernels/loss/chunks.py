@@ -148,7 +148,7 @@ def scratch(rows: int, vocabulary: int, dtype: torch.dtype, device: torch.device
 def keep(logits: Tensor) -> None:
     """Give back what `scratch` gave."""
     if logits.device.type == "cpu" and logits.nbytes <= KEPT_BYTES and not logits.is_inference():
-        _spare[logits.dtype] = logits.new_empty(0).set_(logits.untyped_storage())  # type: ignore[call-overload]
+        _spare[logits.dtype] = logits.new_empty(0).set_(logits.untyped_storage())
 
 
 def rows_of_chunk(vocabulary: int, itemsize: int, *, cuda: bool) -> int:
