@@ -16,10 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,7 +30,7 @@ import torch.distributed as dist
 from machine import claim, finish, table
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
-from trainer_steps import KINDS, our_step, write_store
+from trainer_steps import KINDS, our_step, run_ranks, write_store
 
 from tracestill.data_pipeline.plan.plan import PlanConfig, make_plan
 from tracestill.data_pipeline.tokens.store import TokenStore
@@ -245,35 +242,18 @@ def operations(name: str, tensors: tuple[Any, ...]) -> int:
     return 2 * rows * int(b[-1])
 
 
-def start(folder: Path, name: str, ranks: int, tiny: bool) -> dict[str, Any]:
-    """Run the ranks. Raises RuntimeError with their output if one of them fails."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
-    common |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, __file__, "--work", str(folder), name, *(["--tiny"] if tiny else [])]
-    started = []
-    for rank in range(ranks):
-        with (folder / f"rank{rank}.log").open("w") as log:
-            own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            started.append(subprocess.Popen(command, env=own, stdout=log, stderr=subprocess.STDOUT))
-    codes = [process.wait() for process in started]
-    if any(codes):
-        raise RuntimeError(f"ranks ended with {codes}:\n{(folder / 'rank0.log').read_text()[-3000:]}")
-    found: dict[str, Any] = json.loads((folder / "found.json").read_text(encoding="utf-8"))
-    return found
-
-
 def measure(students: dict[str, dict[str, Any]], counts: tuple[int, ...], *, tiny: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, sizes in students.items():
         for ranks in counts:
-            with tempfile.TemporaryDirectory(prefix="micro-step-") as folder:
+            with tempfile.TemporaryDirectory(prefix="micro-step-") as place:
+                folder = Path(place)
                 tokens = (sizes["rounds"] + PROFILED + 3) * sizes["micro_steps"] * ranks * sizes["capacity"]
                 how = {"vocabulary": sizes["vocabulary"], "median": sizes["median"], "prompt": 0.25, "spread": SPREAD}
-                write_store(Path(folder) / "tokens.arrow", tokens, longest=sizes["capacity"], **how)
-                found[f"{name}, {ranks} rank{'s' * (ranks > 1)}"] = start(Path(folder), name, ranks, tiny)
+                write_store(folder / "tokens.arrow", tokens, longest=sizes["capacity"], **how)
+                run_ranks(ranks, __file__, ["--work", place, name, *(["--tiny"] if tiny else [])], folder)
+                case = json.loads((folder / "found.json").read_text(encoding="utf-8"))
+                found[f"{name}, {ranks} rank{'s' * (ranks > 1)}"] = case
     return found
 
 

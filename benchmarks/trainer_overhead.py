@@ -13,10 +13,7 @@ it, nor is another program's work, which a step of two ranks meets twice.
 from __future__ import annotations
 
 import json
-import os
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +25,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from machine import claim, table
-from trainer_steps import KINDS, our_step, write_store
+from trainer_steps import KINDS, our_step, run_ranks, write_store
 
 from tracestill.data_pipeline.plan.plan import PlanConfig, make_plan
 from tracestill.data_pipeline.tokens.store import TokenStore
@@ -133,27 +130,9 @@ def measure(*, tiny: bool) -> dict[str, Any]:
         write_store(folder / "tokens.arrow", tokens, **how)
         for accumulation in map(int, sizes["rounds"]):
             out = folder / f"{accumulation}.json"
-            start(folder, accumulation, tiny)
+            run_ranks(RANKS, __file__, [name, str(accumulation), *(["tiny"] if tiny else [])], folder)
             found[f"accumulation {accumulation}"] = summary(json.loads(out.read_text(encoding="utf-8")), accumulation)
     return found
-
-
-def start(folder: Path, accumulation: int, tiny: bool) -> None:
-    """Run the ranks. Raises RuntimeError with their output if one of them fails."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(RANKS)}
-    common |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, __file__, str(folder), str(accumulation), *(["tiny"] if tiny else [])]
-    ranks = []
-    for rank in range(RANKS):
-        with (folder / f"rank{rank}.log").open("w") as log:
-            own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            ranks.append(subprocess.Popen(command, env=own, stdout=log, stderr=subprocess.STDOUT))
-    codes = [process.wait() for process in ranks]
-    if any(codes):
-        raise RuntimeError(f"ranks ended with {codes}:\n{(folder / 'rank0.log').read_text()[-3000:]}")
 
 
 def summary(found: dict[str, Any], accumulation: int) -> dict[str, Any]:

@@ -1,8 +1,12 @@
-"""Shared by trainer_overhead.py and trainer_gpu.py: random documents in a token store, and one step of our trainer."""
+"""Shared by benchmarks of the trainer: random documents in a token store, ranks, and one step of our trainer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +60,21 @@ def our_step(settings: TrainConfig, batches: Batches, student: Student) -> Calla
         return result.loss
 
     return step
+
+
+def run_ranks(ranks: int, script: str, words: Sequence[str], folder: Path) -> None:
+    """Run a script as so many ranks on this host's CPU, one thread each, what they print in ``folder``. Raises
+    RuntimeError with the end of the first one's output if one of them fails."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    common |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    started = []
+    for rank in range(ranks):
+        with (folder / f"rank{rank}.log").open("w") as log:
+            own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            started.append(subprocess.Popen([sys.executable, script, *words], env=own, stdout=log, stderr=log))
+    codes = [process.wait() for process in started]
+    if any(codes):
+        raise RuntimeError(f"ranks ended with {codes}:\n{(folder / 'rank0.log').read_text()[-3000:]}")

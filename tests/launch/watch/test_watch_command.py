@@ -35,7 +35,7 @@ def test_once_shows_it_or_says_that_there_is_none(run, tmp_path):
     run_data_stages(run)
     done = invoke("watch", run.root, "--once")
     assert done.exit_code == 0
-    assert "nobody is at work" in done.stdout
+    assert "nobody is at work" in " ".join(done.stdout.split())  # a long path of the run may wrap the line
     assert "answers_only" in done.stdout
     found = json.loads(invoke("watch", run.root, "--once", "--json").stdout)
     assert (found["name"], found["at_work"], found["owner"]) == ("mini", False, None)
