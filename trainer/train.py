@@ -13,10 +13,8 @@ if __name__ == "__main__":  # before anything else is imported: `python -m` has 
     leave_working_directory()
     gc.disable()  # would look through what the imports below make again and again, a fifth of their time
 
-import argparse
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -27,7 +25,7 @@ from tracestill.trainer.assembly.finish import export_student, finish
 from tracestill.trainer.assembly.first_step import show_first_step
 from tracestill.trainer.assembly.job import Job
 from tracestill.trainer.assembly.prepare import prepare
-from tracestill.trainer.assembly.rank import Begun, as_rank
+from tracestill.trainer.assembly.rank import Begun, as_rank, parser_of
 from tracestill.trainer.assembly.resume import Resume, open_directory
 from tracestill.trainer.batches.prefetch import Prefetch
 from tracestill.trainer.checkpoint import local as checkpoint_local
@@ -46,7 +44,6 @@ from tracestill.trainer.ranks.console import say
 from tracestill.trainer.ranks.phases import Phases
 from tracestill.trainer.ranks.placement import find_placement
 from tracestill.trainer.recipe.provenance import provenance
-from tracestill.trainer.recipe.recipe import MAIN_ARM
 from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.recipe.settings import GENERATION, learning_rate, seconds_of
 
@@ -206,14 +203,13 @@ def too_many_skips(job: Job, reason: str) -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Train, as one of the ranks. The exit code is that of the epilog below."""
-    parser = argparse.ArgumentParser(
-        description="Train one arm of a run; started by DeepSpeed's launcher.",
+    parser = parser_of(
+        "Train one arm of a run; started by DeepSpeed's launcher.",
+        "plan",
         epilog="Exit codes: 0 done, 2 bad input, 3 stopped on request (SIGTERM, Ctrl-C, stop_after) and resumable, "
         "4 a rank failed, 5 no room on disk. The launcher may change them; stopped.json and failure.json in the train "
         "directory say so too.",
     )
-    parser.add_argument("--run-dir", type=Path, required=True, help="directory whose stages up to plan have run")
-    parser.add_argument("--arm", default=MAIN_ARM, help="arm of the recipe (default: %(default)s)")
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -221,7 +217,6 @@ def main(words: Sequence[str] | None = None) -> int:
         choices=("auto", "must"),
         help="go on from the newest committed checkpoint; auto: begin anew if there is none (alone: must)",
     )
-    parser.add_argument("--local_rank", type=int, default=0, help="given by the launcher")
     arguments = parser.parse_args(words)
     started = time.perf_counter()
 

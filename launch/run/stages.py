@@ -150,6 +150,8 @@ def task_works(run: RunDirectory, arm: str | None, tasks: Sequence[str]) -> list
     for name in arms:
         for task in tasks:
             directory, config, inputs = harness_stage(run, name, task)
+            if any(directory == work.directory for work in found):
+                raise InputError(f"--lm-eval {task}: another task has the same name, {directory.name}; rename its file")
             found.append(
                 Work(measure_task(task), Case(run, name, part=directory.name), at, directory, name, config, inputs)
             )

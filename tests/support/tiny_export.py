@@ -9,6 +9,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 CONTROL = ["<pad>", "<s>", "</s>", "<think>", "</think>"]
+RECIPE = {  # of a student that is asked
+    "name": "tiny",
+    "questions": {"source": "digit_sum", "train": 10, "test": 5},
+    "sample": {"teachers": [{"name": "solver"}]},
+    "plan": {"capacity": 256, "packs_per_step": 1},
+    "student": {"config": {"model_type": "llama"}},
+    "train": {"steps": 1},
+}
 WORDS = [*CONTROL, *"0123456789", "+", "=", "so", "is", "add", "the", "<unk>"]
 
 

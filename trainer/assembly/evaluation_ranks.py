@@ -12,12 +12,11 @@ if __name__ == "__main__":  # before anything else is imported: `python -m` has 
 
     leave_working_directory()
 
-import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from tracestill.trainer.assembly.rank import Begun, as_rank
+from tracestill.trainer.assembly.rank import Begun, as_rank, parser_of
 from tracestill.trainer.engine.engine import World, connect, leave
 from tracestill.trainer.evaluation import evaluate
 from tracestill.trainer.evaluation.answers import answers_beside
@@ -25,7 +24,6 @@ from tracestill.trainer.evaluation.baseline import arm_asker, model_asker
 from tracestill.trainer.evaluation.ranks import Team, say_progress
 from tracestill.trainer.faults.watchdog import Watchdog
 from tracestill.trainer.ranks.collectives import together
-from tracestill.trainer.recipe.recipe import MAIN_ARM
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 
@@ -67,11 +65,8 @@ def work(run: RunDirectory, arm: str, model: Path | None, folder: Path, world: W
 
 def main(words: Sequence[str] | None = None) -> int:
     """Evaluate, as one of the ranks. Exit codes as of ``trainer.train``."""
-    parser = argparse.ArgumentParser(description="Evaluate a student of a run; started by `tracestill evaluate`.")
-    parser.add_argument("--run-dir", type=Path, required=True, help="directory whose stages up to train have run")
-    parser.add_argument("--arm", default=MAIN_ARM, help="arm of the recipe, or the name of a model")
-    parser.add_argument("--model", type=Path, help="directory of a model that is no arm")
-    parser.add_argument("--local_rank", type=int, default=0, help="given by the launcher")
+    parser = parser_of("Evaluate a student of a run; started by `tracestill evaluate`.", "train")
+    parser.add_argument("--model", type=Path, help="directory of a model that is no arm; --arm is then its name")
     arguments = parser.parse_args(words)
 
     def begin(run: RunDirectory) -> Begun:

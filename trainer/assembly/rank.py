@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.guards.secret import mask
@@ -15,11 +17,21 @@ from tracestill.trainer.lock.run_lock import held
 from tracestill.trainer.ranks.console import say
 from tracestill.trainer.ranks.join_ranks import is_first, is_owned
 from tracestill.trainer.ranks.rendezvous import NotMet
-from tracestill.trainer.recipe.recipe import imports_of
+from tracestill.trainer.recipe.recipe import MAIN_ARM, imports_of
 from tracestill.trainer.recipe.run_directory import RECIPE, RunDirectory
 
 Begun = tuple[Watchdog, Callable[[Watchdog], int]]
 """A watchdog that has not started, and the work that it is to watch, which says how it ended."""
+
+
+def parser_of(description: str, until: str, **more: Any) -> argparse.ArgumentParser:
+    """The command line of an entry point, which may take further words: a run whose stages up to ``until`` have run, an
+    arm, and what the launcher adds."""
+    parser = argparse.ArgumentParser(description=description, **more)
+    parser.add_argument("--run-dir", type=Path, required=True, help=f"directory whose stages up to {until} have run")
+    parser.add_argument("--arm", default=MAIN_ARM, help="arm of the recipe (default: %(default)s)")
+    parser.add_argument("--local_rank", type=int, default=0, help="given by the launcher")
+    return parser
 
 
 def as_rank(run_dir: Path, begin: Callable[[RunDirectory], Begun | None]) -> int:

@@ -1,4 +1,5 @@
 """What a student wrote, kept as it comes: lines in files beside the stage that asked, one file a process that asks.
+Files are numbered, and where two speak of one text the later one counts.
 
 A stage is written wholly or not at all; these lines stay. So an evaluation that was killed asks only for what is
 missing, and so does one that measures more than before. A text has a name, by what decides it (see ``asking.name_of``),
@@ -39,9 +40,8 @@ class Answers:
         self.read_to: dict[Path, int] = {}  # bytes of each file
         self.file: IO[bytes] | None = None
         self.synced = time.monotonic()
-        if directory is not None:
-            if begin:
-                self.begin(directory, dict(who or {}))
+        if directory is not None and begin:  # others may come before what does not count is deleted: they do not look
+            self.begin(directory, dict(who or {}))
             self.look()
 
     def begin(self, directory: Path, who: dict[str, Any]) -> None:
@@ -89,11 +89,17 @@ class Answers:
         line = json.dumps({name: said}, separators=(",", ":")).encode() + b"\n"
         with needs_room(self.directory, "what was written before is kept"):
             if self.file is None:
-                self.file = (self.directory / f"{uuid.uuid4().hex}.jsonl").open("ab")
+                self.file = (self.directory / f"{self.number():06d}-{uuid.uuid4().hex}.jsonl").open("ab")
             self.file.write(line)
             self.file.flush()  # it outlives this process
             if time.monotonic() - self.synced > SYNC_SECONDS:
                 self.sync()
+
+    def number(self) -> int:
+        """One more than that of any file so far."""
+        assert self.directory is not None
+        numbers = [path.name.partition("-")[0] for path in self.directory.glob("*.jsonl")]
+        return max((int(each) for each in numbers if each.isdecimal()), default=0) + 1
 
     def sync(self) -> None:
         if self.file is not None:

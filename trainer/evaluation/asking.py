@@ -69,7 +69,7 @@ class Reply(NamedTuple):
     finished: bool  # the student ended by itself
     in_form: bool  # the trace was closed, as documents have it, and the student ended
     tokens: int  # that it wrote, besides what had begun
-    trace_tokens: int
+    trace_tokens: int  # of the trace, likewise
     logprob: float | None  # of what it wrote, under the student as it is, nats; None: the server does not say
     ids: tuple[int, ...] = ()  # that it wrote, ending with a stop if it finished; none of a server
 
@@ -205,10 +205,14 @@ class LocalAsker:
         job_of: dict[int, Job] = {}
         wanted: list[Wanted] = []
         for job in jobs:
+            query = queries[job.query]
             if job.query not in of_query:
-                one = self.wanted_of(queries[job.query])
+                one = self.wanted_of(query)
                 prompt = tuple(one.ids), tuple(one.decoder)
                 of_query[job.query] = one._replace(prompt=numbers.setdefault(prompt, len(numbers)))
+            if of_query[job.query].limit < 1:  # what has begun leaves no room: it is cut off there
+                self.answers.keep(name_of(query, job.sample), [[], 0.0, False, query.max_new_tokens])
+                continue
             wanted.append(of_query[job.query]._replace(sample=job.sample))
             job_of[id(wanted[-1])] = job
 
@@ -238,7 +242,7 @@ class LocalAsker:
         prompt, begun = self.layout.prompt_ids(query.question, query.system), self.begun_ids(query)
         limit, both = query.max_new_tokens, self.model.config.is_encoder_decoder
         if begun and (positions := positions_in(self.model.config.to_dict())) is not None:
-            limit = max(1, min(limit, positions - len(begun) - (0 if both else len(prompt))))
+            limit = min(limit, positions - len(begun) - (0 if both else len(prompt)))
         ids, decoder = (prompt, begun) if both else ([*prompt, *begun], [])
         return Wanted(0, 0, ids, limit, query.temperature, query.key, decoder)
 
@@ -249,5 +253,8 @@ class LocalAsker:
         ids, logprob, _, _ = self.answers[name]
         if len(ids) > query.max_new_tokens:  # more was asked for before
             ids, logprob = ids[: query.max_new_tokens], None
-        found = self.layout.read([*self.begun_ids(query), *ids])
-        return reply_of(found, query.numeric, self.chain, len(ids), logprob)._replace(ids=tuple(ids))
+        begun = self.begun_ids(query)
+        found = self.layout.read([*begun, *ids])
+        reply = reply_of(found, query.numeric, self.chain, len(ids), logprob)
+        before = self.layout.read(begun).trace_tokens if begun else 0
+        return reply._replace(ids=tuple(ids), trace_tokens=max(0, reply.trace_tokens - before))

@@ -30,6 +30,7 @@ from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.weighting.by_token import uniform
 
 BYTES = 4  # a token, where a server does not say how many it wrote
+UNLISTED = 2  # tokens that end a turn, which a server may count and not list
 FEW = 3  # requests that are all refused tell of the server, not of what is asked
 SPENT = "spent"  # among the answers: what they have cost, or may have
 
@@ -81,9 +82,11 @@ class EndpointAsker:
         return Ask(name, question, system or "", query.temperature, sample, seed, begun=begun, body=body)
 
     def send(self, asks: Sequence[Ask], options: EndpointConfig, progress: Progress) -> None:
-        """Keep an answer to each."""
+        """Keep an answer to each. A server that fails as often in a row as requests are under way has dropped out: the
+        rest would wait for it as long, one after the other."""
         ledger = Ledger(options.budget, self.answers.get(SPENT, 0.0))
         done, failed, refused, unpaid = 0, list[Failed](), list[tuple[Ask, Failed]](), 0
+        in_a_row = 0  # that failed
         try:
             with Crew({self.name: Teacher(options)}, options.attempts, ledger, {}) as crew:
                 for ask in asks:
@@ -95,11 +98,15 @@ class EndpointAsker:
                     elif isinstance(came.said, NotAsked):
                         unpaid += 1
                     elif isinstance(came.said, Failed):
-                        failed += [came.said] if came.said.reason == "failed" else []
-                        refused += [(came.ask, came.said)] if came.said.reason != "failed" else []
+                        is_failure = came.said.reason == "failed"
+                        failed += [came.said] if is_failure else []
+                        refused += [] if is_failure else [(came.ask, came.said)]
+                        in_a_row = in_a_row + 1 if is_failure else 0
+                        if in_a_row >= options.concurrency:
+                            break
                     else:
                         self.answers.keep(came.ask.id, kept(came.said))
-                        done += 1
+                        done, in_a_row = done + 1, 0
                         progress(done, len(asks))
             broken = failed[0].detail if failed else self.refuses(asks, refused)
             for ask, said in refused if not broken else ():
@@ -133,12 +140,13 @@ class EndpointAsker:
             return Reply("", "", None, "refused", True, False, 0, 0, None)
         text, thought = said["text"], said["thought"]
         trace, answer, closed = parted(text, thought, self.form)
-        whole = f"{thought}{text}"
-        written = whole[len(begun_text(query.begun, self.form)) :]
-        tokens = said["tokens"] if said["tokens"] is not None else -(-len(written.encode()) // BYTES)
+        whole, begun = "\n".join(filter(None, (thought, text))), begun_text(query.begun, self.form)
+        size = max(1, len(f"{thought}{text}".encode()) - len(begun.encode()))  # of what it wrote
+        tokens = said["tokens"] if said["tokens"] is not None else -(-size // BYTES)
         share = said["thought_tokens"]
         if share is None:
-            share = round(tokens * len(trace) / max(1, len(whole)))
+            own = len(trace.encode()) - len(query.begun.trace.encode())
+            share = round(tokens * min(1.0, max(0.0, own / size)))
         finished = said["finish"] != "length"
         found = Reading(whole, trace, answer if finished else None, finished, share, closed and finished)
         return reply_of(found, query.numeric, self.chain, tokens, said["logprob"])
@@ -174,14 +182,19 @@ def parted(text: str, thought: str, form: Form | None) -> tuple[str, str | None,
 
 
 def kept(said: Said) -> dict[str, Any]:
-    """What is kept of an answer, as JSON."""
+    """What is kept of an answer, as JSON. A server that answers several times at once counts the tokens of all; one
+    that gives a thought apart may list the likelihoods of what follows alone, which are those of no text."""
     details = said.details or {}
-    written, choices = details.get("completion_tokens"), details.get("choices", 1)
+    written, several = details.get("completion_tokens"), details.get("choices", 1)
     listed = [row[1] for row in details.get("logprobs") or ()]
+    tokens = None if written is None else round(written / several)
+    if listed and several > 1:
+        tokens = len(listed)
     known = bool(listed) and all(isinstance(each, int | float) for each in listed)
+    known = known and (tokens is None or len(listed) + UNLISTED >= tokens)
     return {
         **{"text": said.raw, "thought": said.reasoning, "finish": said.finish},
-        "tokens": None if written is None else round(written / choices),
+        "tokens": tokens,
         "thought_tokens": details.get("reasoning_tokens"),
         "logprob": float(sum(listed)) if known else None,
     }

@@ -37,7 +37,8 @@ def harness_stage(held: RunDirectory, arm: str, task: str) -> tuple[Path, dict[s
     name = path.stem if path.suffix in YAML else task
     if not plain_name(name):
         raise InputError(f"--lm-eval {task}: expected the name of a task, or a file such as my_task.yaml")
-    config: dict[str, Any] = {"task": name, "limit": own.evaluate.questions, "precision": own.train.precision}
+    asking = {"limit": own.evaluate.questions, "max_new_tokens": own.evaluate.max_new_tokens}
+    config: dict[str, Any] = {"task": name, **asking, "precision": own.train.precision}
     if path.suffix in YAML:
         try:
             said = path.read_text(encoding="utf-8")
@@ -51,9 +52,10 @@ def harness_stage(held: RunDirectory, arm: str, task: str) -> tuple[Path, dict[s
 
 def run_task(held: RunDirectory, arm: str, task: str) -> None:
     """Let the harness measure the student of an arm on one task: result.json holds ``metrics`` by task (a group has
-    several), how many ``samples`` each has, and the version. ``evaluate.questions`` bounds the samples of a task.
+    several), how many ``samples`` each has, and the version. ``evaluate.questions`` bounds the samples of a task, and
+    ``evaluate.max_new_tokens`` a text, unless the task says how long one is.
 
-    Raises InputError without the harness, an export, or such a task.
+    Raises InputError without the harness, an export, or such a task, and for one that cannot be loaded.
     """
     directory, config, inputs = harness_stage(held, arm, task)
     try:
@@ -67,12 +69,18 @@ def run_task(held: RunDirectory, arm: str, task: str) -> None:
     known = tasks.TaskManager(include_defaults=not is_file)  # to read all of them takes longer than to load a student
     if not is_file and task not in known.all_tasks:
         raise InputError(f"--lm-eval {task}: lm-evaluation-harness {lm_eval.__version__} knows no such task")
+    try:
+        tasks.get_task_dict([task], known)
+    except Exception as error:  # of a file of the user's and its code, or a data set that does not come
+        why = " ".join(str(error).split())[:300]
+        raise InputError(f"--lm-eval {task}: the harness cannot load it ({type(error).__name__}: {why})") from error
     device = torch.device("cuda" if use_gpu() else "cpu")
+    student = type("Student", (models.HFLM,), {"max_gen_toks": recipe.evaluate.max_new_tokens})  # else it is 256
     with stage(directory, STAGE, config, inputs) as work:
         with offline():
             tokenizer = AutoTokenizer.from_pretrained(source)
         end = tokenizer.convert_tokens_to_ids(END_THINK)
-        model = models.HFLM(
+        model = student(
             pretrained=load_trained(recipe, source, device),
             tokenizer=tokenizer,
             batch_size=recipe.evaluate.batch_size,

@@ -16,10 +16,11 @@ from tracestill.data_pipeline.answers.verifier import Case, Verifier, how_of
 from tracestill.data_pipeline.sampling.readers.chain import Chain
 from tracestill.data_pipeline.tokens.layout import Reading
 from tracestill.trainer.measures.spread import bootstrap, share
+from tracestill.trainer.measures.votes import count_of
 
 REFUSED = "control_in_text"  # as encoding says of a record
 
-DECIDED, UNDECIDED = ("right", "wrong"), ("cannot_tell", "timeout")
+UNDECIDED = ("cannot_tell", "timeout")
 NO_VERDICT = {
     "correct": False,
     "verdict": "",
@@ -38,7 +39,7 @@ PREDICTION_SCHEMA = pa.schema(
         ("trace", pa.string()),
         ("answer", pa.string()),  # null: cut off, or no answer in what was written
         # rule or reader that found it (answers.find_answer, sampling.readers); cut_off, unclosed, none: nothing;
-        # control_in_text: not asked
+        # control_in_text: not asked; refused: by a server
         ("read_by", pa.string()),
         ("correct", pa.bool_()),
         ("verdict", pa.string()),  # right, wrong, cannot_tell, timeout; "" where there is no answer
@@ -112,9 +113,11 @@ def summary(predictions: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str
     (``_low`` and ``_high`` are Wilson's; ``bootstrap``: by drawing questions again), and the mean length of the traces.
 
     Questions that were not asked count as wrong, and in no mean; which ones they are depends on the tokenizer. Without
-    a gold answer by which somebody could tell (``without_gold``) a question has no part in any share.
+    a gold answer by which somebody could tell (``without_gold``) a question has no part in any share; if all are so,
+    nothing is right.
     """
-    judged = [row for row in predictions if has_gold(row)] or predictions
+    known = count_of([[row] for row in predictions])
+    judged = [row for row, is_so in zip(predictions, known, strict=True) if is_so] or predictions
     right = np.array([row["correct"] for row in judged], np.float64)
     said = np.array([row["answer"] is not None for row in judged], np.float64)
     verdicts = Counter(row["verdict"] for row in judged if row["verdict"] in UNDECIDED)
@@ -132,7 +135,7 @@ def summary(predictions: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str
     return {
         **found,
         "questions": len(predictions),
-        "without_gold": len(predictions) - len(judged),
+        "without_gold": known.count(False),
         "answered": int(said.sum()),
         "right": int(right.sum()),
         "undecided": dict(sorted(verdicts.items())),
@@ -144,8 +147,3 @@ def summary(predictions: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str
         "in_form": sum(row["in_form"] for row in predictions),
         "read_by": dict(sorted(Counter(row["read_by"] for row in predictions).items())),
     }
-
-
-def has_gold(row: Mapping[str, Any]) -> bool:
-    """Whether there is a gold answer, or somebody who could tell without one."""
-    return bool(row["gold"].strip()) or row["verdict"] in DECIDED

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from tracestill.trainer.measures.spread import share
+from tracestill.trainer.measures.votes import count_of
 
 if TYPE_CHECKING:
     from tracestill.trainer.evaluation.parts import Context
@@ -38,17 +39,20 @@ BUDGET_SCHEMA = pa.schema(
 
 
 def budgets(context: Context) -> Row:
-    """``questions``, and ``curve``: for each budget, and for none (null, the last), what ``point`` says. Writes
-    budgets.parquet."""
+    """``questions``, those that are left out (``without_gold``), and ``curve``: for each budget, and for none (null,
+    the last), what ``point`` says. Writes budgets.parquet."""
     config = context.recipe.evaluate.budgets
     assert config is not None
-    questions, free = context.questions[: config.questions], context.predictions[: config.questions]
+    counts = count_of([[row] for row in context.predictions])
+    pairs = [*zip(context.questions, context.predictions, counts, strict=True)][: config.questions]
+    questions, free = [question for question, _, is_so in pairs if is_so], [row for _, row, is_so in pairs if is_so]
     rows = [row for budget in config.tokens for row in within(context, questions, budget)]
     for row in free:
         way = NOT_ASKED if row["read_by"] == "control_in_text" else OWN
         rows.append({**row, "budget": None, "way": way, "continued": 0})
     context.write(NAME, [{key: row[key] for key in BUDGET_SCHEMA.names} for row in rows], BUDGET_SCHEMA)
-    return {"questions": len(questions), "curve": [point(rows, budget) for budget in (*config.tokens, None)]}
+    found = {"questions": len(questions), "without_gold": len(pairs) - len(questions)}
+    return {**found, "curve": [point(rows, budget) for budget in (*config.tokens, None)]}
 
 
 def within(context: Context, questions: Sequence[Mapping[str, Any]], budget: int) -> list[Row]:
@@ -69,8 +73,8 @@ def within(context: Context, questions: Sequence[Mapping[str, Any]], budget: int
         found = thoughts(context, [questions[at] for at in early], begun, rooms, most)
         for at, row in zip(early, found, strict=True):
             if row["way"] != NOT_ASKED:
-                tokens = rows[at]["trace_tokens"] + row["tokens"]
-                rows[at] = {**row, "budget": budget, "continued": rows[at]["continued"] + 1, "tokens": tokens}
+                more = {key: rows[at]["trace_tokens"] + row[key] for key in ("tokens", "trace_tokens")}
+                rows[at] = {**row, "budget": budget, "continued": rows[at]["continued"] + 1, **more}
     return rows
 
 

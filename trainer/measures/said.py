@@ -21,7 +21,8 @@ def of_samples(part: Mapping[str, Any]) -> str:
     named = {"a majority": "majority", "one of them": "pass", "a weighted vote": "weighted", "a sound one": "sound"}
     told = [f"{name} {last[key]['share']:.1%}" for name, key in named.items() if last[key]]
     eces = [f"{by} {held['ece']:.3f}" for by, held in part["calibration"].items() if held["ece"] is not None]
-    return f"of {last['k']} samples: right are {', '.join(told)}; calibration error by {', '.join(eces)}"
+    errors = f"; calibration error by {', '.join(eces)}" if eces else ""
+    return f"of {last['k']} samples: right are {', '.join(told)}{errors}"
 
 
 def of_budgets(part: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from tracestill.data_pipeline.soundness.checkers import Trace
 from tracestill.data_pipeline.soundness.checkers.chain import Checks
 from tracestill.trainer.measures.calibration import calibration
 from tracestill.trainer.measures.consistency import Drawn, confidence, curve
-from tracestill.trainer.measures.votes import NONE, votes_of
+from tracestill.trainer.measures.votes import NONE, count_of, votes_of
 
 if TYPE_CHECKING:
     from tracestill.trainer.evaluation.parts import Context
@@ -59,7 +59,7 @@ def samples(context: Context) -> Row:
     check = Checks(context.recipe.select.checks, "select.checks")
     sound = [[is_sound(check, row, question) for row in each] for question, each in pairs]
     context.write(NAME, kept(rows, votes, sound), SAMPLE_SCHEMA)
-    judged = [at for at, question in enumerate(questions) if question["gold"].strip()]
+    judged = [at for at, counts in enumerate(count_of(rows)) if counts]
     found: Row = {
         "count": config.count,
         "temperature": config.temperature,
@@ -94,10 +94,15 @@ def is_sound(check: Checks, row: Mapping[str, Any], question: Mapping[str, Any])
 
 def weights(rows: Sequence[Sequence[Mapping[str, Any]]]) -> np.ndarray | None:
     """(Q, n) likelihood of each text, the geometric mean over its tokens: else long ones would count for nothing. None
-    if somebody does not tell likelihoods."""
-    if any(row["logprob"] is None for each in rows for row in each):
+    if somebody does not tell that of an answer; a text without one, as what a server refused, then weighs nothing."""
+    if any(row["logprob"] is None and row["answer"] is not None for each in rows for row in each):
         return None
-    return np.array([[math.exp(row["logprob"] / max(row["tokens"], 1)) for row in each] for each in rows])
+    found = np.array([[likelihood(row) for row in each] for each in rows])
+    return found if found.any() else None
+
+
+def likelihood(row: Mapping[str, Any]) -> float:
+    return 0.0 if row["logprob"] is None else math.exp(row["logprob"] / max(row["tokens"], 1))
 
 
 def kept(rows: Sequence[Sequence[Row]], votes: Sequence[Sequence[int]], sound: Sequence[Sequence[bool]]) -> list[Row]:
@@ -114,10 +119,11 @@ def answer_probability(context: Context) -> tuple[np.ndarray, np.ndarray]:
     The student gets its own trace, closed, and writes the answer greedily: what it then writes has the probability. It
     is left out where another answer comes, as where the trace cannot be written again as it was, or nobody tells.
     """
+    counts = count_of([[row] for row in context.predictions])
     use = [
         (question, row)
-        for question, row in zip(context.questions, context.predictions, strict=True)
-        if row["in_form"] and row["answer"] is not None and question["gold"].strip()
+        for question, row, is_so in zip(context.questions, context.predictions, counts, strict=True)
+        if is_so and row["in_form"] and row["answer"] is not None
         if context.takes_traces or not row["trace"]
     ]
     questions = [question for question, _ in use]

@@ -8,6 +8,7 @@ from typing import Any
 Row = Mapping[str, Any]
 Pair = tuple[str, str, Row]  # two answers, and their question
 NONE, RIGHT = -1, 0  # votes
+DECIDED = ("right", "wrong")  # verdicts
 
 
 def votes_of(
@@ -44,6 +45,16 @@ def votes_of(
         [RIGHT if row["correct"] else NONE if key is None else vote[at][key] for row, key in zip(each, of, strict=True)]
         for at, (each, of) in enumerate(zip(rows, keys, strict=True))
     ]
+
+
+def count_of(answers: Sequence[Sequence[Row]]) -> list[bool]:
+    """Whether the answers to each question count: there is a gold answer, or somebody tells without one. Who told of
+    other questions would have told of an answer where there is none."""
+    gold = [any(row["gold"].strip() for row in each) for each in answers]
+    told = [any(row["verdict"] in DECIDED for row in each) for each in answers]
+    tells = any(is_told and not known for is_told, known in zip(told, gold, strict=True))
+    silent = [tells and all(row["answer"] is None for row in each) for each in answers]
+    return [any(each) for each in zip(gold, told, silent, strict=True)]
 
 
 def key_of(answer: str) -> str:

@@ -15,10 +15,8 @@ if __name__ == "__main__":  # before anything else is imported: `python -m` has 
 
     leave_working_directory()
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,13 +26,12 @@ from tracestill.data_pipeline.channels import ChannelWriter
 from tracestill.data_pipeline.channels.shards import Shard
 from tracestill.data_pipeline.documents.encode import STORES
 from tracestill.data_pipeline.tokens.store import TokenStore
-from tracestill.trainer.assembly.rank import Begun, as_rank
+from tracestill.trainer.assembly.rank import Begun, as_rank, parser_of
 from tracestill.trainer.engine.engine import World, connect, leave
 from tracestill.trainer.faults.watchdog import Watchdog
 from tracestill.trainer.metrics.headway import spell
 from tracestill.trainer.ranks.collectives import share_json, together
 from tracestill.trainer.ranks.console import say
-from tracestill.trainer.recipe.recipe import MAIN_ARM
 from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.recipe.score_settings import EXACT
 from tracestill.trainer.scoring.by_attention import influence_by_attention
@@ -127,11 +124,8 @@ class Teller:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Score, as one of the ranks. Exit codes as of ``trainer.train``."""
-    parser = argparse.ArgumentParser(description="Score the documents of a run; started by `tracestill score`.")
-    parser.add_argument("--run-dir", type=Path, required=True, help="directory whose stages up to encode have run")
-    parser.add_argument("--arm", default=MAIN_ARM, help="arm of the recipe (default: %(default)s)")
+    parser = parser_of("Score the documents of a run; started by `tracestill score`.", "encode")
     parser.add_argument("--scorer", required=True, help="one of the recipe's block score")
-    parser.add_argument("--local_rank", type=int, default=0, help="given by the launcher")
     arguments = parser.parse_args(words)
 
     def begin(run: RunDirectory) -> Begun:

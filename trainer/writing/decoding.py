@@ -196,7 +196,7 @@ class Decoder:
                 elif free:
                     self.close_up()
             if not any(self.texts):
-                if not self.texts:
+                if not self.texts and not queue:
                     return
                 continue
             if self.threads is not None and is_new:  # to read prompts is other work than to write a token

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.launch.report.charts import lines
-from tracestill.launch.report.evaluation.cells import measured, percent, shared
+from tracestill.launch.report.evaluation.cells import about, percent, shared
 from tracestill.launch.report.parts import Found, colour_of, legend, table, text
 
 CURVES = {"right": "right", "answered": "answered", "ended": "thoughts that had to be ended"}
 
 
-def budgets(found: Found) -> str:
+@about("budgets")
+def budgets(found: Found, part: dict[str, Any]) -> str:
     """Empty where no thought had a budget."""
-    part = measured(found, "budgets")
-    if not part:
-        return ""
     names = list(found["arms"] | found["models"])
     colours = [colour_of(found, name) for name in names]
     charts = []

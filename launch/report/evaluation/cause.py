@@ -6,7 +6,7 @@ from typing import Any
 
 from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.launch.report.charts import lines
-from tracestill.launch.report.evaluation.cells import measured, of, shared
+from tracestill.launch.report.evaluation.cells import about, of, shared
 from tracestill.launch.report.parts import Found, colour_of, legend, table, text
 
 WAYS = {
@@ -18,11 +18,9 @@ WAYS = {
 }
 
 
-def cause(found: Found) -> str:
+@about("cause")
+def cause(found: Found, part: dict[str, Any]) -> str:
     """Empty where no student's trace was changed."""
-    part = measured(found, "cause")
-    if not part:
-        return ""
     body = [
         [text(in_html(name)), text(WAYS.get(way, way)), f'{row["count"]:,}', shared(row), f'{row["other"]:,}',
          f'{row["none"]:,}', of(row["was_right"], row["count"]), of(row["right"], row["count"])]

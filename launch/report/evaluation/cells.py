@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tracestill.launch.report.parts import Found
@@ -14,6 +15,20 @@ def measured(found: Found, part: str) -> dict[str, Any]:
     """Arm or model -> what a part of its evaluation found, of those that have it."""
     evaluated = {name: row["evaluation"] for name, row in (found["arms"] | found["models"]).items()}
     return {name: result[part] for name, result in evaluated.items() if result and result.get(part)}
+
+
+def about(part: str) -> Callable[[Callable[[Found, dict[str, Any]], str]], Callable[[Found], str]]:
+    """A section about a part: it gets what ``measured`` finds too, and is empty where that is nothing."""
+
+    def decorate(section: Callable[[Found, dict[str, Any]], str]) -> Callable[[Found], str]:
+        @functools.wraps(section)
+        def told(found: Found) -> str:
+            held = measured(found, part)
+            return section(found, held) if held else ""
+
+        return told
+
+    return decorate
 
 
 def percent(share: float | None) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from tracestill.data_pipeline.guards.visible import in_html
-from tracestill.launch.report.evaluation.cells import measured, shared
+from tracestill.launch.report.evaluation.cells import about, shared
 from tracestill.launch.report.parts import Found, table, text
 
 PLAIN = "plain"
@@ -21,11 +22,9 @@ REASONS = {
 }
 
 
-def transfer(found: Found) -> str:
+@about("transfer")
+def transfer(found: Found, part: dict[str, Any]) -> str:
     """Empty where questions were asked in one form only, of one task."""
-    part = measured(found, "transfer")
-    if not part:
-        return ""
     body = "".join(f"<h3>{in_html(name)}</h3>{one(held)}" for name, held in part.items())
     return (
         "<h2>What carries over</h2><p class='soft'>Share of questions answered right in each form (rows) of each task "

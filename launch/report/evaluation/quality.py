@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.launch.report.charts import lines
-from tracestill.launch.report.evaluation.cells import measured, number, shared
+from tracestill.launch.report.evaluation.cells import about, number, shared
 from tracestill.launch.report.parts import Found, colour_of, legend, table, text
 
 ALIKE = {"rouge_l": "ROUGE-L", "edits": "1 - edits"}
 
 
-def quality(found: Found) -> str:
+@about("quality")
+def quality(found: Found, part: dict[str, Any]) -> str:
     """Empty where traces were not looked at."""
-    part = measured(found, "quality")
-    if not part:
-        return ""
     body = [
         [text(in_html(name)), *(shared(held[key]) for key in ("sound", "sound_right", "sound_wrong")),
          *(plain(held["alike"][measure][group]) for measure in ALIKE for group in ("right", "wrong")),
@@ -52,9 +52,9 @@ def plain(row: Found | None) -> str:
     return f'{row["share"]:.3f}<div class="small">{row["low"]:.3f} to {row["high"]:.3f}</div>'
 
 
-def general(found: Found) -> str:
+@about("general")
+def general(found: Found, part: dict[str, Any]) -> str:
     """Empty where no general text was read."""
-    part = measured(found, "general")
     rows = []
     for name, held in part.items():
         for when in ("before", "after"):

@@ -6,20 +6,18 @@ from typing import Any
 
 from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.launch.report.charts import lines
-from tracestill.launch.report.evaluation.cells import measured, number, shared
+from tracestill.launch.report.evaluation.cells import about, number, shared
 from tracestill.launch.report.parts import Found, colour_of, legend, table, text
 
 CURVES = {"pass": "one of k is right", "majority": "majority", "weighted": "weighted vote", "sound": "a sound one"}
 BY = {"votes": "share of the votes", "likelihood": "share of their likelihood", "answer": "probability of the answer"}
 
 
-def samples(found: Found) -> str:
+@about("samples")
+def samples(found: Found, part: dict[str, Any]) -> str:
     """Empty where no student drew samples."""
-    part = measured(found, "samples")
     part = {name: row for name, row in part.items() if row["curve"]}
-    if not part:
-        return ""
-    return votes(found, part) + calibration(found, part)
+    return votes(found, part) + calibration(found, part) if part else ""
 
 
 def votes(found: Found, part: dict[str, Any]) -> str:

@@ -91,3 +91,5 @@ def test_a_line_says_what_each_part_found(result) -> None:
     assert lines[3].startswith("traces: 100.0% sound; ROUGE-L")
     assert lines[4] == "loss on general text: 1.2500 before training"
     assert said({"accuracy": 0.5}) == []
+    silent = {"samples": {**result["samples"], "calibration": {"votes": {"ece": None}}}}
+    assert said(silent)[0].endswith("a sound one 50.0%")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+from tracestill.trainer.evaluation import answers
 from tracestill.trainer.evaluation.answers import Answers
 
 WHO = {"stage": "answers", "config": {"seed": 1}, "inputs": {}}
@@ -53,3 +55,17 @@ def test_in_memory_alone() -> None:
         held.keep("x", 1)
         held.look()
         assert "x" in held
+
+
+def test_of_a_text_that_was_written_again_the_later_one_counts(tmp_path: Path, monkeypatch) -> None:
+    for number in range(6):
+        monkeypatch.setattr(answers.uuid, "uuid4", lambda number=number: SimpleNamespace(hex=f"{9 - number}"))
+        with Answers(tmp_path / "a", WHO) as held:
+            assert held.get("spent", 0) == number
+            held.keep("spent", number + 1)
+
+
+def test_who_does_not_begin_reads_nothing_that_may_be_deleted(tmp_path: Path) -> None:
+    with Answers(tmp_path / "a", WHO) as first:
+        first.keep("x", 1)
+    assert Answers(tmp_path / "a", begin=False).found == {}

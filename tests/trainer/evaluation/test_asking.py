@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from scripted_student import script
-from tiny_export import WORDS, save_tokenizer, tiny_model
+from tiny_export import RECIPE, WORDS, save_tokenizer, tiny_model
 from transformers import T5Config, T5ForConditionalGeneration
 
 from tracestill.data_pipeline.documents.encode import load_layout
@@ -19,16 +19,7 @@ from tracestill.trainer.evaluation.asking import Begun, LocalAsker, Query, key_o
 from tracestill.trainer.evaluation.ranks import Team, mine_of
 from tracestill.trainer.recipe.recipe import Recipe
 
-RECIPE = {
-    "name": "tiny",
-    "questions": {"source": "digit_sum", "train": 10, "test": 5},
-    "sample": {"teachers": [{"name": "solver"}]},
-    "plan": {"capacity": 256, "packs_per_step": 1},
-    "student": {"config": {"model_type": "llama"}},
-    "train": {"steps": 1},
-    "evaluate": {"max_new_tokens": 30, "batch_size": 4},
-}
-RECIPE_OF_ALL = Recipe.model_validate(RECIPE)
+RECIPE_OF_ALL = Recipe.model_validate({**RECIPE, "evaluate": {"max_new_tokens": 30, "batch_size": 4}})
 
 
 def ids_of(text: str) -> list[int]:
@@ -165,6 +156,20 @@ def test_what_has_begun_takes_from_the_room_of_what_follows(layout, monkeypatch:
     trace = " ".join("1" * 100)
     asker(layout).ask([Query("1 + 2", 0, 60, begun=Begun(trace)), Query("1 + 2", 0, 60)])
     assert [one.limit for one in seen] == [128 - 4 - 101, 60]
+
+
+def test_what_has_begun_and_leaves_no_room_is_cut_off(layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, _ = script(monkeypatch, lambda one: [2], stop=2)
+    asked = [Query("1 + 2", 0, 60, begun=Begun(" ".join("1" * many), closed=True)) for many in (121, 122, 123, 200)]
+    replies = [each[0] for each in asker(layout).ask(asked)]
+    assert [len(one.ids) + one.limit for one in seen] == [128]
+    assert [(r.finished, r.answer, r.read_by, r.tokens) for r in replies[1:]] == [(False, None, "cut_off", 0)] * 3
+
+
+def test_tokens_of_a_trace_are_those_that_it_wrote(layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, [ids_of("is 5 </think> 5 </s>"), ids_of("5 </s>")], stop=2)
+    asked = [Query("2 + 3", 1, 9, begun=Begun("2 add 3")), Query("2 + 3", 1, 9, begun=Begun("2 add 3", closed=True))]
+    assert [reply.trace_tokens for (reply,) in asker(layout).ask(asked)] == [2, 0]
 
 
 def test_an_encoder_decoder_goes_on_where_it_has_begun(tmp_path: Path) -> None:

@@ -9,12 +9,15 @@ import pytest
 from odd_server import OddServer, served
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.sampling.asking.crew import Crew
+from tracestill.data_pipeline.sampling.asking.desk import Answer
+from tracestill.data_pipeline.sampling.teachers import Failed, Said
 from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConfig
 from tracestill.data_pipeline.tokens.forms import form_of
 from tracestill.trainer.evaluation import endpoint as module
 from tracestill.trainer.evaluation.answers import Answers
 from tracestill.trainer.evaluation.asking import Begun, Query
-from tracestill.trainer.evaluation.endpoint import EndpointAsker, parted
+from tracestill.trainer.evaluation.endpoint import EndpointAsker, kept, parted
 from tracestill.trainer.recipe.recipe import Recipe
 
 pytest.importorskip("openai", reason="needs the extra api: the client of servers")
@@ -90,6 +93,22 @@ def test_a_server_that_drops_out_is_gone_on_with(tmp_path: Path) -> None:
     assert [reply.answer for (reply,) in replies] == [str(2 * at) for at in range(12)]
 
 
+def test_a_server_that_is_gone_is_not_waited_for_by_every_answer(tmp_path: Path, monkeypatch) -> None:
+    came = []
+
+    class Gone(Crew):
+        def answers(self):
+            for at, ask in enumerate(self.desks["served"].waiting):
+                came.append(ask)
+                alive = at in (1, 4)
+                yield [Answer("served", ask, Said("8", "") if alive else Failed("failed", "teacher 'served' failed"))]
+
+    monkeypatch.setattr(module, "Crew", Gone)
+    with Answers(tmp_path / "a", {}) as held, pytest.raises(InputError, match="endpoint 'served' failed; 2 of 40"):
+        asker("http://localhost:1", held, concurrency=4).ask([Query(f"double {at}", at, 40) for at in range(40)])
+    assert len(came) == 5 + 4
+
+
 def test_a_server_that_takes_no_beginnings_is_named_and_a_refused_question_is_counted(tmp_path: Path) -> None:
     """By what transformers' own server does with fields that it does not know."""
 
@@ -159,3 +178,30 @@ def test_what_a_server_does_not_say_is_estimated_or_left_out(tmp_path: Path) -> 
     assert reply.read_by == "cut_off"
     assert (reply.tokens, reply.trace_tokens) == (4, 4), "four bytes a token"
     assert json.loads(next((tmp_path / "a").glob("*.jsonl")).read_text().splitlines()[0])
+
+
+@pytest.mark.parametrize(
+    ("details", "tokens", "logprob"),
+    [
+        ({"completion_tokens": 3}, 3, None),
+        ({"completion_tokens": 3, "logprobs": [["a", -1.0, []], ["b", -0.5, []]]}, 3, -1.5),  # its end is not listed
+        ({"completion_tokens": 9, "logprobs": [["a", -1.0, []]]}, 9, None),  # those of the thought are not listed
+        ({"completion_tokens": 9, "choices": 2, "logprobs": [["a", -1.0, []], ["b", -0.5, []]]}, 2, -1.5),
+        ({"completion_tokens": 9, "choices": 2}, 4, None),
+        ({"logprobs": [["a", None, []]]}, None, None),
+    ],
+)
+def test_tokens_and_likelihood_are_those_of_one_whole_text(details, tokens, logprob) -> None:
+    found = kept(Said("ab", "", None, "stop", details=details))
+    assert (found["tokens"], found["logprob"]) == (tokens, logprob)
+
+
+def test_what_has_begun_is_none_of_the_tokens(tmp_path: Path) -> None:
+    with served(OddServer(say=says)) as server, Answers(tmp_path / "a", {}) as held:
+        query = Query("double 6", 13, 8, begun=Begun("six " * 40))
+        one = asker(server.url, held)
+        one.ask([query])
+        assert one.read(query, {**one.answers[one.name_of(query, 0)], "tokens": 5}).trace_tokens == 5
+        thought = {"text": "8", "thought": "one two", "finish": "stop", "tokens": 4, "thought_tokens": None}
+        apart = one.read(Query("double 4", 1, 8), {**thought, "logprob": None})
+        assert (apart.text, apart.trace, apart.answer, apart.trace_tokens) == ("one two\n8", "one two", "8", 4)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from scripted_student import script
+from tiny_export import RECIPE as TINY
 from tiny_export import WORDS, save_tokenizer, tiny_config, tiny_model
 from transformers import AutoTokenizer
 
@@ -87,15 +88,7 @@ def one_by_one(model, documents) -> dict[str, dict[str, float]]:
     }
 
 
-RECIPE = {
-    "name": "tiny",
-    "questions": {"source": "digit_sum", "train": 10, "test": 5},
-    "sample": {"teachers": [{"name": "solver"}]},
-    "plan": {"capacity": 256, "packs_per_step": 1},
-    "student": {"config": {"model_type": "llama"}},
-    "train": {"steps": 1},
-    "evaluate": {"max_new_tokens": 30, "batch_size": 2},
-}
+RECIPE = {**TINY, "evaluate": {"max_new_tokens": 30, "batch_size": 2}}
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import is_current, stage
 from tracestill.launch.report.report import gather_tasks
+from tracestill.launch.run.stages import task_works
 from tracestill.trainer.evaluation import harness
 from tracestill.trainer.export.export import export
 from tracestill.trainer.recipe.run_directory import RunDirectory
@@ -81,6 +82,23 @@ def test_a_local_task_is_measured(held: RunDirectory, tmp_path: Path) -> None:
     assert gather_tasks(held, "traces") == {"sums": result}
     write_task(tmp_path / "tasks", ["x"] * 4)
     assert not is_current(directory, *("harness", *harness.harness_stage(held, "traces", task)[1:])), "other questions"
+
+
+def test_a_text_is_as_long_as_evaluation_allows_unless_the_task_says(held: RunDirectory, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: pip install 'tracestill[lm-eval]'")
+    task = write_task(tmp_path / "tasks", ["1"] * 4)
+    task.write_text(task.read_text().replace("max_gen_toks: 12, ", ""))  # 256 would be more than there are positions
+    harness.run_task(held, "traces", str(task))
+    task.write_text("task: sums\ndataset_path: json\ndataset_kwargs: {data_files: {test: nowhere.jsonl}}\n")
+    with pytest.raises(InputError, match=r"--lm-eval .*sums.yaml: the harness cannot load it \("):
+        harness.run_task(held, "traces", str(task))
+
+
+def test_two_tasks_of_one_name_are_refused(held: RunDirectory, tmp_path: Path) -> None:
+    tasks = [str(write_task(tmp_path / name, ["1"] * 4)) for name in ("one", "two")]
+    assert [work.directory.name for work in task_works(held, None, tasks[:1])] == ["sums"]
+    with pytest.raises(InputError, match="another task has the same name, sums"):
+        task_works(held, None, tasks)
 
 
 def test_without_the_harness_it_says_what_to_install(held: RunDirectory, tmp_path: Path, monkeypatch) -> None:

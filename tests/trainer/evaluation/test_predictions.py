@@ -77,3 +77,10 @@ def test_a_question_without_gold_is_not_counted_as_wrong() -> None:
     assert (told["answered"], told["undecided"]) == (1, {})
     judged = [{**rows[1], "verdict": "wrong"}, rows[0]]  # by a verifier that needs no gold answer
     assert (summary(judged)["without_gold"], summary(judged)["accuracy"]) == (0, 0.5)
+
+
+def test_who_tells_without_gold_would_have_told_of_an_answer_where_there_is_none() -> None:
+    rows = [{**row("3", ""), "verdict": "right", "correct": True}, row(None, ""), row(None, "")]
+    told = summary(rows)
+    assert (told["without_gold"], told["accuracy"], told["right_when_answered"]) == (0, pytest.approx(1 / 3), 1.0)
+    assert summary(rows[1:])["without_gold"] == 2, "nobody tells of any"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from scripted_student import script
-from tiny_export import WORDS, save_tokenizer, tiny_model
+from tiny_export import RECIPE, WORDS, save_tokenizer, tiny_model
 
 from tracestill.data_pipeline.answers import Verifier
 from tracestill.data_pipeline.documents.encode import load_layout
@@ -18,14 +18,6 @@ from tracestill.trainer.measures.budgets import budgets
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.writing.decoding import Wanted
 
-RECIPE = {
-    "name": "tiny",
-    "questions": {"source": "digit_sum", "train": 10, "test": 5},
-    "sample": {"teachers": [{"name": "solver"}]},
-    "plan": {"capacity": 256, "packs_per_step": 1},
-    "student": {"config": {"model_type": "llama"}},
-    "train": {"steps": 1},
-}
 S, THINK, END, STOP = (WORDS.index(word) for word in ("<s>", "<think>", "</think>", "</s>"))
 ADD, SO = WORDS.index("add"), WORDS.index("so")
 DIGIT = WORDS.index("0")
@@ -104,6 +96,13 @@ def test_a_thought_that_ends_too_early_is_made_to_go_on(tmp_path: Path, monkeypa
     assert found["curve"][0]["right"]["share"] == 0.75
 
 
+def test_what_others_put_there_takes_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = {"continuation": "so", "continuations": 3, "answer_tokens": 3}
+    _, rows = measured(tmp_path, monkeypatch, ["7"] * 4, tokens=[8], **more)
+    assert (rows[0]["continued"], rows[0]["trace"].count("so")) == (3, 3)
+    assert rows[0]["tokens"] == 2 + 2 + 2 + 5, "the last one with its end, and the answer"
+
+
 def test_what_goes_on_for_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, rows = measured(tmp_path, monkeypatch, ["3"] * 4, tokens=[3], continuation="so", answer_tokens=3)
     assert [(r["way"], r["continued"], r["answer"], r["tokens"]) for r in rows[:2]] == [
@@ -116,3 +115,10 @@ def test_budgets_beyond_what_is_written_are_refused() -> None:
     with pytest.raises(ValueError, match=r"budgets: 64 tokens are more than max_new_tokens, which is 40"):
         Recipe.model_validate({**RECIPE, "evaluate": {"max_new_tokens": 40, "budgets": [8, 64]}})
     assert Recipe.model_validate({**RECIPE, "evaluate": {"budgets": [64, 8]}}).evaluate.budgets.tokens == (8, 64)
+
+
+def test_a_question_without_gold_has_no_part_in_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, rows = measured(tmp_path, monkeypatch, ["2", "", "4", "1"], tokens=[40])
+    assert (found["questions"], found["without_gold"]) == (3, 1)
+    assert {row["question_id"] for row in rows} == {"q0", "q2", "q3"}
+    assert [row["right"]["count"] for row in found["curve"]] == [3, 3]

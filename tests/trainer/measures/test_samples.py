@@ -9,6 +9,7 @@ import pytest
 from fake_run import mini_recipe
 from scripted_asker import Scripted, context_of, question
 
+from tracestill.data_pipeline.answers.verdict import Verdict
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.trainer.measures.samples import samples
 from tracestill.trainer.measures.settings import SamplesConfig
@@ -85,6 +86,26 @@ def test_a_server_that_tells_no_likelihoods(tmp_path) -> None:
     assert found["curve"][0]["weighted"] is None
     assert set(found["calibration"]) == {"votes", "answer"}
     assert found["calibration"]["answer"]["count"] == 0
+
+
+def test_a_text_that_was_refused_takes_no_likelihood_from_the_others(tmp_path) -> None:
+    told = Scripted(writes, lambda query, sample: None if query.question == "silent" else logprob(query, sample))
+    found = samples(context_of(tmp_path, told, QUESTIONS, samples={"count": 4, "bins": 2}))
+    assert found["curve"][-1]["weighted"]["share"] == pytest.approx(1 / 3)
+    assert found["calibration"]["likelihood"]["count"] == 2
+
+
+def test_whoever_tells_without_a_gold_answer_is_believed(tmp_path) -> None:
+    asker = Scripted(writes, logprob)
+    context = context_of(tmp_path, asker, QUESTIONS, samples={"count": 4, "bins": 2})
+    judge = context.verifier.verdicts
+    context.verifier.verdicts = lambda cases: [
+        one if case.gold else Verdict("right" if case.answer == "4" else "wrong", case.answer, "", "own")
+        for one, case in zip(judge(cases), cases, strict=True)
+    ]
+    found = samples(context)
+    assert (found["questions"], found["without_gold"]) == (4, 0)
+    assert found["curve"][-1]["pass"]["share"] == pytest.approx(3 / 4)
 
 
 def test_more_samples_shown_than_drawn_are_refused() -> None:

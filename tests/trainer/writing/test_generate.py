@@ -61,6 +61,13 @@ def test_a_row_ends_at_the_first_of_its_stops() -> None:
     assert {row[-1] for row in got} >= {*stops}
 
 
+def test_those_behind_a_batch_that_ends_at_once_are_written_too() -> None:
+    model, prompts = tiny_model(seed=3), make_prompts(9)
+    got = generate(model, prompts, stops=[EOS], pad_id=PAD, max_new_tokens=1, batch_size=2)
+    with torch.inference_mode():
+        assert got == [one_at_a_time(model, prompt)[:1] for prompt in prompts]
+
+
 def test_sampling_follows_the_softmax_of_the_logits() -> None:
     model = tiny_model(vocab_size=400, initializer_range=0.1)
     prompt = [BOS, 9, 8, 7]
