@@ -13,7 +13,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.data_pipeline.guards.names import Name
 from tracestill.data_pipeline.variations import entities, frames, harder, story
-from tracestill.data_pipeline.variations.variation import Variation
+from tracestill.data_pipeline.variations.variation import PLAIN, Variation
 
 FIELD = "evaluate.variations"
 BUILT_IN = {each.label: each for room in (frames, story, entities, harder) for each in room.BUILT_IN}
@@ -85,7 +85,7 @@ def chosen(config: VariationsConfig) -> list[Variation]:
     found: dict[str, Variation] = {}
     for at, use in enumerate(config.use):
         for each in () if isinstance(use, ReworderConfig) else named(use, f"use.{at}"):
-            if found.setdefault(each.label, each) is not each:
+            if each.label == PLAIN or found.setdefault(each.label, each) is not each:
                 raise InputError(f"two variations have the name {each.label}")
     return list(found.values())
 

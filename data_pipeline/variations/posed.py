@@ -17,9 +17,8 @@ from tracestill.data_pipeline.guards.well_formed import text_fault
 from tracestill.data_pipeline.sampling.asking.styles import tagged
 from tracestill.data_pipeline.variations.known import FIELD
 from tracestill.data_pipeline.variations.values import times_told
-from tracestill.data_pipeline.variations.variation import Variation
+from tracestill.data_pipeline.variations.variation import PLAIN, Variation
 
-PLAIN = "plain"
 NOT_APPLICABLE, UNCHANGED, EQUAL, LEAKS = "not_applicable", "unchanged", "equal", "leaks_answer"
 NO_SYSTEM, NO_TEXT = "no_system_prompt", "not_a_text"
 MOST_LEAKS = 0.5  # share of the questions that a variation applies to; with more it is no variation

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from tracestill.data_pipeline.base.schema import Question
 
+PLAIN = "plain"  # the name of no variation: questions as they are
 Rewrite = Callable[[Question, random.Random], "Question | None"]
 
 

@@ -22,9 +22,9 @@ from tracestill.data_pipeline.sampling.sample_config import make_teachers
 from tracestill.data_pipeline.variations.copies import COPIES_SCHEMA, copies
 from tracestill.data_pipeline.variations.further import HELD_OUT, Further, further
 from tracestill.data_pipeline.variations.known import FIELD, ReworderConfig, chosen
-from tracestill.data_pipeline.variations.posed import ASKED_SCHEMA, PLAIN, Posed, posed, without_tag
+from tracestill.data_pipeline.variations.posed import ASKED_SCHEMA, Posed, posed, without_tag
 from tracestill.data_pipeline.variations.reworded import KEPT, reworders
-from tracestill.data_pipeline.variations.variation import Variation
+from tracestill.data_pipeline.variations.variation import PLAIN, Variation
 from tracestill.trainer.evaluation.asking import Query, is_numeric, key_of
 from tracestill.trainer.evaluation.predictions import PREDICTION_SCHEMA, UNDECIDED, not_asked, was_asked
 from tracestill.trainer.measures.matrix import Form, Outcome, Row, matrix
@@ -58,9 +58,11 @@ def transfer(context: Context) -> dict[str, Any]:
     write_rows(context.path / "asked.parquet", (row._asdict() for row in plan), ASKED_SCHEMA)
     rows = answers(context, plan, verifiers)
     (context.path / FOLDER).mkdir()
-    for form in dict.fromkeys(row.variation for row, _ in rows):
-        own_rows = [{"task": row.task, "variation": form, **told} for row, told in rows if row.variation == form]
-        write_rows(context.path / FOLDER / f"{file_name(form)}.parquet", own_rows, VARIED_SCHEMA)
+    files: dict[str, list[dict[str, Any]]] = {}
+    for row, told in rows:
+        files.setdefault(file_name(row.variation), []).append({"task": row.task, "variation": row.variation, **told})
+    for file, own_rows in files.items():
+        write_rows(context.path / FOLDER / f"{file}.parquet", own_rows, VARIED_SCHEMA)
     forms = {each.label: Form(each.family or each.name, each.keeps_gold) for of in variations.values() for each in of}
     found = matrix([outcome_of(row, told) for row, told in rows], forms)
     if rejected := [each for found_of in others.values() for each in found_of.rejected]:

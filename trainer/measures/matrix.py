@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from tracestill.data_pipeline.variations.variation import PLAIN
 from tracestill.trainer.measures.spread import difference, share, share_of
 
-PLAIN = "plain"
 Outcome = Literal["right", "wrong", "cannot_tell", "no_answer", "not_asked"]
 OUTCOMES: tuple[Outcome, ...] = ("right", "wrong", "cannot_tell", "no_answer", "not_asked")
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from tracestill.data_pipeline.guards.visible import in_html
+from tracestill.data_pipeline.variations.variation import PLAIN
 from tracestill.launch.report.evaluation.cells import about, shared
 from tracestill.launch.report.parts import Found, table, text
 
-PLAIN = "plain"
 STRONGEST = 0.3  # difference from the plain form at which a cell is as dark as it gets
 COLOURS = {"won": "var(--good)", "lost": "var(--bad)"}
 REASONS = {

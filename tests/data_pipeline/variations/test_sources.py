@@ -97,6 +97,10 @@ def test_one_of_the_users_own_is_an_object_of_a_module(tmp_path: Path, monkeypat
     assert own_files(config) == {"evaluate.variations.use.0": {"their_ways.py": tmp_path / "their_ways.py"}}
     with pytest.raises(ValidationError, match="their_ways has no variation 'NOTHING'; expected an object of"):
         VariationsConfig.model_validate(["their_ways:NOTHING"])
+    (tmp_path / "their_plain_way.py").write_text(OWN.replace('"shout"', '"plain"'))
+    with pytest.raises((ValidationError, InputError), match="two variations have the name plain"):
+        chosen(VariationsConfig.model_validate(["their_plain_way:SHOUT"]))
+    sys.modules.pop("their_plain_way", None)
     also = {"a": AlsoConfig(source="their_ways_too.jsonl", verify=None)}
     assert own_modules_in(also) == {}
     sys.modules.pop("their_ways", None)

@@ -218,6 +218,21 @@ def test_a_teacher_of_the_recipe_rewords_and_is_asked_once(
         Recipe.model_validate({**RECIPE, "evaluate": {"variations": [{"by": "wrds"}]}})
 
 
+def test_forms_whose_names_make_one_file_lose_nothing(tmp_path: Path, sample: Path, monkeypatch) -> None:
+    forms = "\n".join(
+        f"{each} = Variation('{name}', lambda q, draw: with_text(q, q.question + '{mark}'))"
+        for each, name, mark in (("A", "a b", "!"), ("B", "a_b", "!!"))
+    )
+    (tmp_path / "their_two_forms.py").write_text(
+        f"from tracestill.data_pipeline.variations import Variation, with_text\n{forms}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    at, result, _ = examine(sample, {"variations": ["their_two_forms:A", "their_two_forms:B"]})
+    assert {"a b", "a_b"} < set(result["transfer"]["cells"]["held_out"])
+    rows = pq.read_table(at / "variations/a_b.parquet").to_pylist()
+    assert sorted(row["variation"] for row in rows) == ["a b", "a b", "a_b", "a_b"]
+
+
 def test_what_is_asked_besides_decides_whether_a_result_is_current(tmp_path: Path) -> None:
     source = file_of(tmp_path, "more.jsonl", [{"question": "1?", "answer": "1"}])
     (tmp_path / "their_forms.py").write_text(
