@@ -70,7 +70,7 @@ def run_task(held: RunDirectory, arm: str, task: str) -> None:
     if not is_file and task not in known.all_tasks:
         raise InputError(f"--lm-eval {task}: lm-evaluation-harness {lm_eval.__version__} knows no such task")
     try:
-        tasks.get_task_dict([task], known)
+        known.load([task])
     except Exception as error:  # of a file of the user's and its code, or a data set that does not come
         why = " ".join(str(error).split())[:300]
         raise InputError(f"--lm-eval {task}: the harness cannot load it ({type(error).__name__}: {why})") from error
@@ -86,18 +86,21 @@ def run_task(held: RunDirectory, arm: str, task: str) -> None:
             batch_size=recipe.evaluate.batch_size,
             think_end_token=END_THINK if end in (None, tokenizer.unk_token_id) else end,
         )
-        found = lm_eval.simple_evaluate(
-            model,
-            tasks=[task],
-            limit=recipe.evaluate.questions,
-            task_manager=known,
-            apply_chat_template=tokenizer.chat_template is not None,
-            random_seed=recipe.seed % 2**32,
-            numpy_random_seed=recipe.seed % 2**32,
-            torch_random_seed=recipe.seed,
-            fewshot_random_seed=recipe.seed,
-            log_samples=False,
-        )
+        try:
+            found = lm_eval.simple_evaluate(
+                model,
+                tasks=[task],
+                limit=recipe.evaluate.questions,
+                task_manager=known,
+                apply_chat_template=tokenizer.chat_template is not None,
+                random_seed=recipe.seed % 2**32,
+                numpy_random_seed=recipe.seed % 2**32,
+                torch_random_seed=recipe.seed,
+                fewshot_random_seed=recipe.seed,
+                log_samples=False,
+            )
+        except AssertionError as error:  # longer texts than the student has positions for
+            raise InputError(f"--lm-eval {task}: {error}") from error
         samples = {name: counts["effective"] for name, counts in found["n-samples"].items()}
         told = {"lm_eval": lm_eval.__version__, "samples": samples, "metrics": metrics_of(found["results"])}
         write_json(work.path / "result.json", told)

@@ -36,7 +36,7 @@ metadata: {{version: 1.0}}
 
 @pytest.fixture
 def held(tmp_path: Path) -> RunDirectory:
-    recipe = mini_recipe(evaluate={"batch_size": 3}, arms={"before": {"train": "none"}})
+    recipe = mini_recipe(evaluate={"batch_size": 3, "max_new_tokens": 12}, arms={"before": {"train": "none"}})
     run = RunDirectory.create(tmp_path / "run", recipe)
     save_tokenizer(tmp_path / "tokenizer")
     with stage(run.stage("traces", "train"), "train", {}, {}) as work:
@@ -89,6 +89,9 @@ def test_a_text_is_as_long_as_evaluation_allows_unless_the_task_says(held: RunDi
     task = write_task(tmp_path / "tasks", ["1"] * 4)
     task.write_text(task.read_text().replace("max_gen_toks: 12, ", ""))  # 256 would be more than there are positions
     harness.run_task(held, "traces", str(task))
+    task.write_text(task.read_text().replace("do_sample", "max_gen_toks: 300, do_sample"))
+    with pytest.raises(InputError, match=r"--lm-eval .*sums.yaml: .*\(300\) must be less than"):
+        harness.run_task(held, "traces", str(task))
     task.write_text("task: sums\ndataset_path: json\ndataset_kwargs: {data_files: {test: nowhere.jsonl}}\n")
     with pytest.raises(InputError, match=r"--lm-eval .*sums.yaml: the harness cannot load it \("):
         harness.run_task(held, "traces", str(task))
