@@ -31,6 +31,7 @@ from tracestill.trainer.weighting.by_token import uniform
 
 BYTES = 4  # a token, where a server does not say how many it wrote
 UNLISTED = 2  # tokens that end a turn, which a server may count and not list
+SHOWN = 60  # characters of a question that messages show
 FEW = 3  # requests that are all refused tell of the server, not of what is asked
 SPENT = "spent"  # among the answers: what they have cost, or may have
 
@@ -85,7 +86,7 @@ class EndpointAsker:
         """Keep an answer to each. A server that fails as often in a row as requests are under way has dropped out: the
         rest would wait for it as long, one after the other."""
         ledger = Ledger(options.budget, self.answers.get(SPENT, 0.0))
-        done, failed, refused, unpaid = 0, list[Failed](), list[tuple[Ask, Failed]](), 0
+        done, failed, refused, unpaid = 0, list[str](), list[tuple[Ask, Failed]](), 0
         in_a_row = 0  # that failed
         try:
             with Crew({self.name: Teacher(options)}, options.attempts, ledger, {}) as crew:
@@ -99,7 +100,9 @@ class EndpointAsker:
                         unpaid += 1
                     elif isinstance(came.said, Failed):
                         is_failure = came.said.reason == "failed"
-                        failed += [came.said] if is_failure else []
+                        asked = came.ask.question
+                        detail = came.said.detail.replace(asked.question_id, repr(asked.question[:SHOWN]))
+                        failed += [detail] if is_failure else []
                         refused += [] if is_failure else [(came.ask, came.said)]
                         in_a_row = in_a_row + 1 if is_failure else 0
                         if in_a_row >= options.concurrency:
@@ -108,7 +111,7 @@ class EndpointAsker:
                         self.answers.keep(came.ask.id, kept(came.said))
                         done, in_a_row = done + 1, 0
                         progress(done, len(asks))
-            broken = failed[0].detail if failed else self.refuses(asks, refused)
+            broken = failed[0] if failed else self.refuses(asks, refused)
             for ask, said in refused if not broken else ():
                 self.answers.keep(ask.id, {"refused": said.detail})
                 done += 1

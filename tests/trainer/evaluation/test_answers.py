@@ -69,3 +69,4 @@ def test_who_does_not_begin_reads_nothing_that_may_be_deleted(tmp_path: Path) ->
     with Answers(tmp_path / "a", WHO) as first:
         first.keep("x", 1)
     assert Answers(tmp_path / "a", begin=False).found == {}
+    assert Answers(tmp_path / "a", WHO).found == {"x": 1}

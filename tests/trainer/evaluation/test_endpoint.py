@@ -82,7 +82,7 @@ def test_questions_are_sent_as_they_are_asked_and_answers_read(tmp_path: Path, m
 def test_a_server_that_drops_out_is_gone_on_with(tmp_path: Path) -> None:
     queries = [Query(f"double {at}", at, 40) for at in range(12)]
     with served(OddServer(say=says, act=lambda request, number: "reset" if number >= 5 else None)) as server:
-        told = pytest.raises(InputError, match=r"endpoint 'served'.* 5 of 12 answers")
+        told = pytest.raises(InputError, match=r"'served'.* question 'double 5' .* 5 of 12 answers")
         with Answers(tmp_path / "a", {}) as held, told:
             asker(server.url, held, concurrency=1).ask(queries)
         server.act = lambda request, number: None
