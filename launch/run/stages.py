@@ -146,7 +146,7 @@ def task_works(run: RunDirectory, arm: str | None, tasks: Sequence[str]) -> list
     arms = [name for name in run.recipe.arm_names() if run.for_arm(name).train.trains] if arm is None else [arm]
     if not arms:
         raise InputError("--lm-eval: no arm of this run is trained")
-    found, at = [], stage_position(EVALUATE.name, run.recipe)
+    found, at = list[Work](), stage_position(EVALUATE.name, run.recipe)
     for name in arms:
         for task in tasks:
             directory, config, inputs = harness_stage(run, name, task)
