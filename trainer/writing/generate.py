@@ -167,9 +167,10 @@ def refuse_long(model: PreTrainedModel, wanted: Sequence[Wanted]) -> None:
                 f"{positions} positions; raise max_position_embeddings"
             )
         if not both and longest + new > positions:
+            lower = f"lower it to {positions - longest} or " if longest < positions else ""
             raise InputError(
                 f"evaluate.max_new_tokens: {new} after a prompt of {longest} tokens exceeds the student's "
-                f"{positions} positions; lower it to {positions - longest} or raise max_position_embeddings"
+                f"{positions} positions; {lower}raise max_position_embeddings"
             )
 
 

@@ -247,6 +247,8 @@ def test_padding(left, row, mask_row) -> None:
 def test_more_tokens_than_positions_are_refused() -> None:
     with pytest.raises(InputError, match=r"evaluate.max_new_tokens: 120 after a prompt of 9 .* lower it to 119"):
         generate(tiny_model(), [[BOS] * 9], stops=[EOS], pad_id=PAD, max_new_tokens=120, batch_size=1)
+    with pytest.raises(InputError, match=r"exceeds the student's 128 positions; raise max_position_embeddings"):
+        generate(tiny_model(), [[BOS] * 130], stops=[EOS], pad_id=PAD, max_new_tokens=1, batch_size=1)
 
 
 def test_missing_export_says_what_to_run(tmp_path) -> None:
