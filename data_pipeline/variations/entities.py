@@ -7,11 +7,14 @@ import re
 from typing import NamedTuple
 
 from tracestill.data_pipeline.base.schema import Question
-from tracestill.data_pipeline.variations.values import is_computed
+from tracestill.data_pipeline.variations.values import FORMULA, is_computed
 from tracestill.data_pipeline.variations.variation import Variation, with_text
 from tracestill.data_pipeline.variations.words import NAMES, THINGS, persons_in
 
 VOWELS = "aeiou"
+AMOUNT = re.compile(r"\$ ?(?=\.?\d)")
+MATHS = re.compile(r"\$(?! ?\.?\d)")  # the end of a formula of LaTeX: none of its dollars is money
+SPELT = re.compile(r"\b(?:letters?|vowels?|consonants?|characters?|initials?|alphabet\w*|spel\w+)\b", re.I)
 
 
 class Unit(NamedTuple):
@@ -33,14 +36,15 @@ def unit(words: dict[str, str], without: str) -> Unit:
 UNITS = (
     unit(
         {"dollar": "euro", "dollars": "euros", "bucks": "euros"},
-        r"euros?|€|£|pounds sterling|quarters?|dimes?|nickels?|penn(?:y|ies)|U\.?S\.?A?|American|currenc\w+|"
-        r"exchange\w*|silver dollars?|sand dollars?|dollar (?:store|tree|menu)",
+        r"(?-i:Bucks)|deer|fawns?|euros?|€|£|pounds sterling|quarters?|dimes?|nickels?|penn(?:y|ies)|U\.?S\.?A?|"
+        r"American|currenc\w+|exchange\w*|silver dollars?|sand dollars?|dollar (?:store|tree|menu)",
     ),
     unit({"mile": "kilometer", "miles": "kilometers", "mph": "km/h"},
+         r"(?-i:Miles)(?! (?:to|per|of|are|from)\b)|"
          r"kilomet\w+|km|feet|foot|ft|yards?|inch\w*|met(?:er|re)s?|laps?|blocks?"),
     unit({"pound": "kilogram", "pounds": "kilograms", "lb": "kg", "lbs": "kg", "lbs.": "kg"},
          r"ounces?|oz|tons?|stones?|grams?|kg|kilos?|kilograms?|£|sterling|pence|net worth|salar\w+|calor\w+|"
-         r"pound cakes?"),
+         r"pound cakes?|(?:dog|animal|British) pounds?|(?:at|in|from|to) the pound"),
     unit({"gallon": "liter", "gallons": "liters"},
          r"quarts?|pints?|cups?|ounces?|oz|lit(?:er|re)s?|milli\w+|miles per gallon|mpg"),
 )  # fmt: skip
@@ -52,8 +56,8 @@ def renamed(question: Question, draw: random.Random) -> Question | None:
     persons = persons_in(text)
     words = {word.casefold() for word in re.findall(r"\w+", f"{text} {question.gold}")}
     small = set(re.findall(r"\w+", text))
-    if not persons or not is_computed(question):
-        return None
+    if not persons or not is_computed(question) or SPELT.search(text) or FORMULA.search(text):
+        return None  # a name of which the letters count, or that stands in a program
     if any(name.lower() in small or re.search(rf"\b{name} [A-Z]", text) for name in persons):
         return None  # in small letters it may be a bird, or the same person; and nobody known by a full name
     new: dict[str, str] = {}
@@ -86,7 +90,7 @@ def other_things(question: Question, draw: random.Random) -> Question | None:
             continue
         for (one, many), (other, others) in zip(held, draw.sample(free, len(held)), strict=True):
             new |= {one: other, many: others, one.title(): other.title(), many.title(): others.title()}
-    if not new or not is_computed(question):
+    if not new or not is_computed(question) or SPELT.search(text) or FORMULA.search(text):
         return None
     names = re.compile(rf"\b(?:([Aa])n? )?({'|'.join(sorted(new, key=len, reverse=True))})\b")
 
@@ -109,8 +113,10 @@ def other_units(question: Question, draw: random.Random) -> Question | None:
         is_money = each is UNITS[0] and "$" in told
         if each.without.search(told) or each.pattern.search(question.gold) or "$" in question.gold:
             continue
+        if is_money and MATHS.search(text):
+            continue
         if is_money:
-            text = re.sub(r"\$ ?(?=[\d.])", "€", text)
+            text = AMOUNT.sub("€", text)
         text = each.renamed(text)
     return None if text == question.question else with_text(question, text)
 

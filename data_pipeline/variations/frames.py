@@ -8,6 +8,7 @@ import re
 from tracestill.data_pipeline.answers.numbers.number import number
 from tracestill.data_pipeline.base.schema import Question
 from tracestill.data_pipeline.variations.story import story_of
+from tracestill.data_pipeline.variations.values import FORMULA
 from tracestill.data_pipeline.variations.variation import Rewrite, Variation, as_it_is, with_text
 
 WORDING = {  # before the question, and after it
@@ -95,7 +96,7 @@ def without_punctuation(question: Question, draw: random.Random) -> Question | N
 
 def is_wordy(text: str) -> bool:
     """Whether a text is made of words: in formulas and programs, case and punctuation mean something."""
-    return sum(map(str.isalpha, text)) >= WORDY and "\\" not in text and "`" not in text
+    return sum(map(str.isalpha, text)) >= WORDY and not FORMULA.search(text)
 
 
 def framed(family: str, frames: dict[str, tuple[str, str]]) -> list[Variation]:

@@ -16,13 +16,14 @@ from tracestill.data_pipeline.variations.values import by_equation, unlike
 from tracestill.data_pipeline.variations.variation import Variation
 
 PLAIN = re.compile(r"[$€£]?-?\d[\d,]*(?:\.\d+)?")  # a gold answer that can be computed with: no percent, no ratio
+OTHER_BASE = re.compile(r"\b(?:binary|octal|hexadecimal|base)\b", re.I)  # digits that are not what they look like
 WHEN = "When you have found this number,"
 
 
 def one_step(question: Question, draw: random.Random, *, doubles: bool) -> Question | None:
     """One more operation on the answer, whose outcome is then the answer."""
     value = number(question.gold)
-    if not value or not PLAIN.fullmatch(question.gold.strip()):
+    if not value or not PLAIN.fullmatch(question.gold.strip()) or OTHER_BASE.search(question.question):
         return None
     if doubles:
         gold, said = 2 * value, "double it, and give the doubled number as your answer."

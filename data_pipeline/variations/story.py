@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tracestill.data_pipeline.base.schema import Question
 from tracestill.data_pipeline.granularity.phrases import DEFAULT, language_of, phrases_of
 from tracestill.data_pipeline.segmentation.parts import step_ends
-from tracestill.data_pipeline.variations.values import unlike
+from tracestill.data_pipeline.variations.values import PROGRAM, unlike
 from tracestill.data_pipeline.variations.variation import Variation, with_text
 from tracestill.data_pipeline.variations.words import DISTRACTORS, PERSONAL, only_person
 
@@ -25,8 +25,22 @@ LEANS = re.compile(  # on what stands before, or on the order in which things ha
     r"we|us|our|one|ones|some|any|only|just|even|due|another|extra|additional)\b|%|\d/\d|[\"“”:]",
     re.I,
 )
-SUM = re.compile(r"(?<![\w.,])(?<![-*/^×÷:%\\] )(?<![-*/^×÷:%\\])\d+(?: ?\+ ?\d+){2,}(?! ?[-*/^×÷:%!+\\]|[\w.,]\d|\w)")
+SUM = re.compile(  # after a word or sign that leaves it whole, and up to what ends it: "2 + 3 + 4 squared" is no sum
+    r"(?:(?<=[(\[=])|(?<=[=:] )|(?<=\bis )|(?<=\bare )|(?<=\bcompute )|(?<=\bcalculate )|(?<=\bevaluate )|^)"
+    r"\d+(?: ?\+ ?\d+){2,}(?= ?(?:[)\]=?;]|[.,](?!\d)|\Z))",
+    re.I,
+)
+HOLDS = re.compile(r"\b(?:has|have|had|holds?|held|contains?|owns?|owned|there (?:is|are|was|were))\b", re.I)
+CHANGES = re.compile(  # what is had: of sentences that say both, the order is that in which it happens
+    r"\b(?:giv\w+|gave|tak\w+|took|eat\w*|ate|us(?:es?|ed|ing)|spen[dt]\w*|sell\w*|sold|buy\w*|bought|finds?|found|"
+    r"puts?|add\w*|remov\w+|mov\w+|pick\w*|gets?|got|receiv\w+|sen[dt]\w*|pay\w*|paid|thr[eo]w\w*|br(?:eak|oke)\w*|"
+    r"los\w+|lend\w*|lent|borrow\w*|drink\w*|drank|cut\w*|join\w*|arriv\w+|enter\w*|comes?|came|goes|went|go|away|"
+    r"flew|fl(?:y|ies)|donat\w+|shar\w+|trad\w+|w[io]ns?|earn\w*|collect\w*|c(?:atch|aught)\w*|di(?:e|es|ed)|pour\w*|"
+    r"leak\w*|fill\w*|empt\w+|st(?:eal|ole)\w*|grow\w*|grew|deliver\w*|burn\w*|leav\w+|rip\w*|pop\w*)\b",
+    re.I,
+)
 TRIES = 9  # of a shuffle, until the order is another one
+SIGNS = "+-−*/×÷=^%),;.:"  # what begins no sentence: 5! + 2 are not two
 THE = re.compile(r"\bthe\b", re.I)
 PRONOUN = re.compile(r"\b(?:he|she|him|his|hers?)\b", re.I)
 
@@ -52,6 +66,8 @@ class Story(NamedTuple):
 
 def story_of(text: str) -> Story | None:
     """The parts of a problem; None if there is no telling what asks, or lines part what it tells."""
+    if PROGRAM.search(text):
+        return None
     ends = step_ends(text)
     steps = [text[start:end] for start, end in zip((0, *ends), ends, strict=False)]
     asking = [at for at, step in enumerate(steps) if step.rstrip().endswith("?")]
@@ -60,7 +76,7 @@ def story_of(text: str) -> Story | None:
     if not asking:
         return None
     first, last = asking[0], asking[-1]
-    if "\n" in "".join(steps[:last]):
+    if "\n" in "".join(steps[:last]) or any(step[0] in SIGNS or step[0].islower() for step in steps[1 : last + 1]):
         return None
     facts = tuple(step.strip() for step in steps[:first])
     after = "".join(steps[last + 1 :])
@@ -74,11 +90,14 @@ def sentences(question: Question, draw: random.Random) -> Question | None:
     story = story_of(question.question)
     if story is None or language_of(question.question) != DEFAULT:
         return None
+    told = " ".join(story.facts)
+    if HOLDS.search(told) and CHANGES.search(told):
+        return None
     alone = only_person(question.question) is not None
     free = [stands_alone(fact, alone) for fact in story.facts]
     if free and not re.search(r"\d", story.facts[0]):
         free[0] = False  # it says who and what the others speak of
-    if free and (PRONOUN.search(question.question) or THE.search(" ".join(story.facts))):
+    if free and (PRONOUN.search(question.question) or THE.search(told)):
         free[0] = False
     runs = [[at for at, _ in run] for is_free, run in groupby(enumerate(free), key=lambda one: one[1]) if is_free]
     places = max(runs, key=len, default=[])

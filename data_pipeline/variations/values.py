@@ -20,6 +20,8 @@ DIGITS = re.compile(r"(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?(?![\w]|[.,]\d)")
 FREE = re.compile(r"(?<![\w.,:/%-])\d+(?![\w:/%-]|[.,]\d| ?%)")  # a whole number that is no part of a date, rate, range
 OPERAND = re.compile(r"\d+(?:\.\d+)?")
 WORD = re.compile(r"[^\W\d_]+")
+PROGRAM = re.compile(r"`|\w\((?!e?s\))")
+FORMULA = re.compile(rf"[\\={{}}\[\]<>]|[\d)]!|{PROGRAM.pattern}")  # every sign may mean something
 LEAST, MOST = 11, 97  # of numbers that do not matter, as long as enough of them are free
 DRAWS = 400  # of numbers for one problem
 LARGEST = 99_999  # number in a problem, or its gold answer

@@ -79,6 +79,8 @@ def test_sentences_change_places_only_where_they_lean_on_nothing() -> None:
         "Ann has a shop. A pen costs $2. It is blue. Then a ruler costs $3 more. How much is a pen?",
         "Ann has 3 pens. Ben has 4 pens. He has 2 books. She has 1 book. How many books are there?",  # whose?
         "A bird sang. How many sang?",
+        "Ann has 10 nuts. Ann eats 3 nuts. How many nuts has Ann?",  # not: ate 3, has 10
+        "Ann has 5 nuts. Ben has 7 figs. Ann gives 2 nuts to Ben. Ben gives 3 figs to Ann. How many has Ben?",
         "Anna hat einen Laden. Ein Stift kostet 2 Euro. Danach kauft Ben 3 Hefte für 4 Euro. Wie viel hat er noch?",
     ):
         assert text_of("order.sentences", leaning) is None
@@ -99,6 +101,10 @@ def test_terms_of_sums_change_places_and_nothing_else() -> None:
         "3 + 3 + 3",
         "1 + 2 + 3x",
         "1 + 2 + 3!",
+        "What is 1 + 2 + 3 squared?",
+        "Twice 1 + 2 + 3 is what?",
+        "Which number comes first in 1 + 2 + 3?",
+        "1 + 2 + 3 mod 4",
     )
     for text in others:
         assert text_of("order.terms", text) is None, text
@@ -159,6 +165,9 @@ def test_things_are_renamed_with_their_article_and_number() -> None:
         ("He has 3 quarters. How many dollars is that?", None),
         ("A gallon is 4 quarts. How many gallons?", None),
         ("Is a net worth of 900 pounds much?", None),
+        ("Evaluate $1 + 2 + 3^2$.", None),
+        ("Miles has 3 pens. How many pens has Miles?", None),
+        ("The dog pound has 12 dogs. How many dogs are in the pound?", None),
     ],
 )
 def test_units_are_names_alone(text: str, expected: str | None) -> None:
@@ -248,6 +257,25 @@ def test_real_problems_keep_their_numbers() -> None:
         assert row.gold == before.gold
         assert sorted(numbers.findall(row.question)) == sorted(numbers.findall(before.question)), row
     assert new > 100
+
+
+def test_programs_and_formulas_are_left_as_they_are() -> None:
+    """Every sign of theirs may mean something, and no sentence of theirs ends at a stop."""
+    factorial = "Please tell me what is 5! + 2 + 3 + 4?"
+    for label in ("wording.question_first", "distractor.inside", "format.no_punctuation"):
+        assert text_of(label, factorial, "129") is None, label
+    for text in ("for i in range(3): print(i). How many lines does this print?", "Run `a; b` in the shell. What is 3?"):
+        for label in ("wording.question_first", "distractor.inside", "format.capitals", "format.no_punctuation"):
+            assert text_of(label, text) is None, (label, text)
+    assert text_of("format.no_punctuation", "The value after a = 1; a += 2; a *= 3 is what, in the end?") is None
+    assert text_of("entities.names", "What does 3 + len('Anna') give?", "7") is None
+    assert text_of("entities.names", "How many letters have the 2 names Emma and Bob?", "7") is None
+    assert text_of("entities.things", "How many letters have the 2 words apples and pears?", "11") is None
+
+
+@pytest.mark.parametrize("base", ["in binary", "in base 8", "in hexadecimal"])
+def test_digits_of_another_base_are_not_doubled(base: str) -> None:
+    assert varied("step.double", f"What is 1 + 2 + 3 {base}?", "110") is None
 
 
 def test_a_variation_of_a_family_is_called_by_both() -> None:
