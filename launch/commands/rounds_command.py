@@ -15,7 +15,6 @@ def rounds(place: Place, *, changes: Changes, hosts: Hosts, again: Again) -> Non
     """
     from tracestill.data_pipeline.base.errors import InputError
     from tracestill.launch.commands.execution import locked, open_run
-    from tracestill.launch.rounds.recipes import ROUNDS
     from tracestill.trainer.ranks.console import Terminal
     from tracestill.trainer.recipe.run_directory import RunDirectory
 
@@ -29,11 +28,11 @@ def rounds(place: Place, *, changes: Changes, hosts: Hosts, again: Again) -> Non
     from tracestill.launch.run.stage_spec import How
     from tracestill.launch.run.stages import plan_works
 
-    begun = (asked.root / ROUNDS).exists()
-    RunDirectory.refuse(asked.root, asked.recipe, replace=changes.replace or not begun)
+    RunDirectory.refuse(asked.root, asked.recipe, replace=changes.replace)
+    todo = Rounds(asked.root, asked.recipe, console, How(cluster=cluster, max_restarts=again.max_restarts))
+    todo.check()
     with locked(asked.root, console):
-        RunDirectory.create(asked.root, asked.recipe, replace=True)
-        how = How(cluster=cluster, max_restarts=again.max_restarts)
-        result = Rounds(asked.root, asked.recipe, console, how).run()
+        RunDirectory.create(asked.root, asked.recipe, replace=changes.replace)
+        result = todo.run()
         write_report(asked, plan_works(asked))
         show(asked.root, result, console)

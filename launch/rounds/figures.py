@@ -61,8 +61,8 @@ def traces_of(every: Sequence[Way], first: Sequence[Way], rare: float) -> dict[s
         of_question.setdefault(each.question_id, []).append(each)
     paths = {key: [each.path for each in own] for key, own in of_question.items()}
     strategies = [each.strategy for each in right if each.strategy]
-    reference = [each.strategy for each in first if each.right and each.strategy]
-    covered = diversity.coverage(reference, strategies, rare_ones(reference, rare))
+    reference = [each.strategy for each in first if each.right]  # also without one: a draw that shows none
+    covered = diversity.coverage(reference, [each.strategy for each in right], rare_ones(reference, rare))
     several = [[each.words for each in own] for own in of_question.values() if len(own) > 1]
     stride = max(1, -(-len(several) // COMPARED))
     return {

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from tracestill.data_pipeline.answers.verifier import verify_config
+from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import is_current, stage, write_json
 from tracestill.launch.rounds.figures import new_ones, teachers_kept, traces_of, ways
 from tracestill.launch.run.progress import bar
@@ -70,4 +71,9 @@ def validated(run: RunDirectory, console: Console) -> dict[str, Any]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    """What a stage of a round has found out."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        said = f"{path}: not readable as JSON ({error}); remove {path.parent} and give the command again"
+        raise InputError(said) from error

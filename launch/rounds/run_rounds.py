@@ -46,9 +46,7 @@ class Rounds:
 
     def run(self) -> dict[str, Any]:
         """Do what is missing; what ``rounds.json`` then says. Raises as the stages do."""
-        refuse_local_checkpoints(self.recipe, "rounds")
-        first = round_of(self.root, self.recipe, 0)
-        check_works(first, plan_works(first, self.how), self.console, cluster=self.how.cluster)
+        first = self.at(0)
         for number in range(settings_of(self.recipe).count + 1):
             self.console.print(Text(f"round {number}", "bold"))
             run = self.at(number)
@@ -59,6 +57,12 @@ class Rounds:
             if self.end is not None:
                 break
         return self.keep()
+
+    def check(self) -> None:
+        """Raise InputError for what round 0 cannot begin with; nothing is written."""
+        refuse_local_checkpoints(self.recipe, "rounds")
+        first = self.at(0)
+        check_works(first, plan_works(first, self.how), self.console, cluster=self.how.cluster)
 
     def at(self, number: int) -> RunDirectory:
         """A round as it is until selection has told how much there is of what."""

@@ -130,19 +130,21 @@ class Pen:
         settings = settings_of(self.recipe)
         able = [row for row in questions if self.layout.control_in(row["posed"]) is None]
         asked = {row["question_id"] for row in able}
-        refused = [self.refused(row) for row in questions if row["question_id"] not in asked]
+        refused = [self.refused(row, SAMPLED) for row in questions if row["question_id"] not in asked]
         rows = list(self.part(SAMPLED, able, settings.samples))
         if settings.unsolved:
             rows += self.part(UNSOLVED, left(able, rows), settings.unsolved)
         if settings.rationalise:
-            open_ = left(able, rows)
+            open_ = [row for row in left(able, rows) if row["gold"].strip()]
             hinted = [{**row, "posed": HINT.format(question=row["posed"], gold=row["gold"])} for row in open_]
-            rows += self.part(HINTED, hinted, settings.samples)
+            unable = [row for row in hinted if self.layout.control_in(row["posed"]) is not None]
+            rows += self.part(HINTED, [row for row in hinted if row not in unable], settings.samples)
+            refused += [self.refused(row, HINTED) for row in unable]
         order = {row["question_id"]: at for at, row in enumerate(questions)}
         return sorted([*rows, *refused], key=lambda row: order[row["question_id"]])  # stable: as they were asked
 
-    def refused(self, question: Row) -> Row:
-        return {**self.row(question, SAMPLED), "reason": "control_in_text", "text": question["posed"]}
+    def refused(self, question: Row, asked: str) -> Row:
+        return {**self.row(question, asked), "reason": "control_in_text", "text": question["posed"]}
 
     def part(self, asked: str, questions: Sequence[Row], samples: int) -> Iterator[Row]:
         """``samples`` texts of each question, by chunks."""
@@ -151,12 +153,13 @@ class Pen:
         for at in range(0, len(questions), at_once):
             some = questions[at : at + at_once]
             file = self.kept / f"{asked}-{at:08d}.json"
-            if not file.exists():
+            if (rows := chunk_in(file)) is None:
+                rows = self.chunk(asked, some, samples)
                 file.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(file, json.dumps(self.chunk(asked, some, samples)))
+                write_whole(file, json.dumps(rows))
             self.done += len(some) * samples
             self.progress(self.done, self.total)
-            yield from json.loads(file.read_text(encoding="utf-8"))
+            yield from rows
 
     def chunk(self, asked: str, questions: Sequence[Row], samples: int) -> list[Row]:
         if self.model is None:
@@ -189,6 +192,14 @@ class Pen:
         kept = {key: question[key] for key in ("question_id", "question", "gold")}
         said = {"reasoning": "", "answer": None, "correct": False, "tokens": 0, "reason": "", "text": ""}
         return {**kept, **said, "teacher": self.config["student"], "asked": asked}
+
+
+def chunk_in(file: Path) -> list[Row] | None:
+    """What a chunk's file holds; None if it is not there, or damaged: then it is written anew."""
+    try:
+        return list(json.loads(file.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
 
 
 def ask(model: Any, layout: Layout, recipe: Recipe, queries: Sequence[Query]) -> list[list[Reply]]:

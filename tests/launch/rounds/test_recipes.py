@@ -102,3 +102,8 @@ def test_by_the_command_line(tmp_path, monkeypatch):
     assert "differs in rounds.samples" in changed.stderr
     assert invoke("inspect", "runs/mini/rounds/1").exit_code == 0
     assert invoke("rounds", "runs/mini/rounds/1").exit_code == 2
+    other = Path("runs/mini/rounds/1/recipe.yaml").read_text()  # the directory of a run of another kind
+    kept = invoke("rounds", "r.yaml", "--run-dir", "runs/mini/rounds/1")
+    assert kept.exit_code == 2
+    assert "holds another recipe" in kept.stderr
+    assert Path("runs/mini/rounds/1/recipe.yaml").read_text() == other

@@ -12,8 +12,11 @@ from rounds_support import begin, fake, recipe
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.data_pipeline.rounds.config import StopConfig
+from tracestill.data_pipeline.rounds.verdict import before_training
 from tracestill.launch.report.rounds_page import rounds as page_of
 from tracestill.launch.rounds import writing
+from tracestill.launch.rounds.figures import Way, traces_of
 from tracestill.launch.rounds.floor import lifted
 from tracestill.launch.rounds.run_rounds import is_short
 from tracestill.launch.run import runner
@@ -154,6 +157,15 @@ def test_what_a_student_writes_alike_is_the_last(tmp_path, monkeypatch):
     for text in ("not trained", "Stopped after round 1: its traces show", "student-0", "round 1: two traces of a"):
         assert text in shown
     assert page_of({"rounds": None}) == page_of({}) == ""
+
+
+def test_a_student_that_computes_no_more_shows_nothing_of_the_rare_ways():
+    first = [Way("q", "solver", True, True, way, way, ["x"]) for way in "aaaaaaaabbcc"]
+    mute = [Way("q", "student-0", True, True, "no equation", "", ["x"])] * 12
+    figures = traces_of(mute, first, 0.2)
+    assert figures["coverage"] == 0
+    assert before_training(1, figures, StopConfig()).rule == "coverage"
+    assert before_training(1, traces_of(first, first, 0.2), StopConfig()) is None
 
 
 def test_a_fall_of_accuracy_is_the_end_and_the_best_round_is_kept(tmp_path, monkeypatch):

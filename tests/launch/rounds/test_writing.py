@@ -1,6 +1,7 @@
 """A real model writes: what was written before a kill stays, and the rest comes out bit for bit."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from fake_run import run_data_stages
 from rounds_support import recipe
 from tiny_export import tiny_model
 
+from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import Stage, identity, read_manifest, write_manifest
 from tracestill.data_pipeline.documents.encode import load_layout
-from tracestill.launch.rounds import writing
+from tracestill.launch.rounds import monitor, writing
 from tracestill.launch.rounds.recipes import round_of
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
@@ -80,3 +82,41 @@ def test_other_settings_write_anew(trained, tmp_path):
     writing.write_traces(warmer, trained, trained, tmp_path / "one", lambda done, total: None)
     assert (tmp_path / "one/written/rejected.parquet").read_bytes() != one["rejected.parquet"]
     assert json.loads((tmp_path / "one/written/manifest.json").read_text())["config"]["temperature"] == 0.5
+
+
+def test_a_damaged_chunk_is_written_anew(trained, tmp_path, monkeypatch):
+    whole = written(trained, tmp_path / "whole")
+    real, left = writing.ask, [2]
+
+    def dying(*args, **more):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        return real(*args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "ask", dying)
+        with pytest.raises(Killed):
+            written(trained, tmp_path / "cut")
+    first, second = sorted((tmp_path / "cut" / ".written").rglob("*.json"))
+    first.write_bytes(first.read_bytes()[:99])
+    second.write_bytes(b"\xff\x00")
+    assert written(trained, tmp_path / "cut") == whole
+
+
+def test_hints_that_cannot_be_asked_are_counted(trained, tmp_path, monkeypatch):
+    layout = load_layout(ASKED.encode, trained.stage("traces", "train") / "export")
+    hint = re.compile(r"\(The answer is [0-4]\.\)")
+    monkeypatch.setattr(type(layout), "control_in", lambda self, text: hint.search(text) and "it")
+    asked = ASKED.model_copy(update={"rounds": ASKED.rounds.model_copy(update={"rationalise": True, "samples": 1})})
+    writing.write_traces(asked, trained, trained, tmp_path, lambda done, total: None)
+    counts = read_manifest(tmp_path / "written")["counts"]
+    assert counts["rejected"]["control_in_text"] > 0
+    assert counts["asked"]["hinted"] == counts["questions"] - counts["solved"]
+    assert counts["in"] == counts["out"] + sum(counts["rejected"].values())
+
+
+def test_damaged_figures_are_named(tmp_path):
+    (tmp_path / "figures.json").write_text('{"accuracy": ')
+    with pytest.raises(InputError, match=r"figures.json: not readable as JSON .* remove .* and give the command again"):
+        monitor.read(tmp_path / "figures.json")
