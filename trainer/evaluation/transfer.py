@@ -26,7 +26,7 @@ from tracestill.data_pipeline.variations.posed import ASKED_SCHEMA, Posed, posed
 from tracestill.data_pipeline.variations.reworded import KEPT, reworders
 from tracestill.data_pipeline.variations.variation import PLAIN, Variation
 from tracestill.trainer.evaluation.asking import Query, is_numeric, key_of
-from tracestill.trainer.evaluation.predictions import PREDICTION_SCHEMA, UNDECIDED, not_asked, was_asked
+from tracestill.trainer.evaluation.predictions import PREDICTION_SCHEMA, UNDECIDED, has_gold, not_asked, was_asked
 from tracestill.trainer.measures.matrix import Form, Outcome, Row, matrix
 from tracestill.trainer.recipe.recipe import Recipe
 
@@ -64,13 +64,15 @@ def transfer(context: Context) -> dict[str, Any]:
     for file, own_rows in files.items():
         write_rows(context.path / FOLDER / f"{file}.parquet", own_rows, VARIED_SCHEMA)
     forms = {each.label: Form(each.family or each.name, each.keeps_gold) for of in variations.values() for each in of}
-    found = matrix([outcome_of(row, told) for row, told in rows], forms)
+    judged = with_gold(rows)
+    found = matrix([outcome_of(row, told) for row, told in judged], forms)
+    graded = Counter(row.task for row, _ in judged if row.variation == PLAIN)
     if rejected := [each for found_of in others.values() for each in found_of.rejected]:
         write_rejected(context.path / "also_rejected.parquet", rejected)
     return {
         **found,
         "forms": [{"name": name, **form._asdict()} for name, form in forms.items()],  # in their order
-        "tasks": [task_of(name, tasks[name], others.get(name)) for name in tasks],
+        "tasks": [task_of(name, tasks[name], graded[name], others.get(name)) for name in tasks],
         "left_out": left_out(plan),
         "copies": copied(context, tasks),
     }
@@ -153,8 +155,16 @@ def outcome_of(row: Posed, told: Mapping[str, Any]) -> Row:
     return Row(row.task, row.variation, row.question_id, outcome, answer)
 
 
-def task_of(name: str, questions: Sequence[Question], source: Further | None) -> dict[str, Any]:
-    return {"name": name, "questions": len(questions), **({"source": source.counts} if source else {})}
+def with_gold(rows: Sequence[tuple[Posed, dict[str, Any]]]) -> list[tuple[Posed, dict[str, Any]]]:
+    """Those of questions with a gold answer, or that somebody can judge without one; of a task without any, all."""
+    graded = {(row.task, row.question_id) for row, told in rows if has_gold(told)}
+    tasks = {task for task, _ in graded}
+    return [(row, told) for row, told in rows if (row.task, row.question_id) in graded or row.task not in tasks]
+
+
+def task_of(name: str, questions: Sequence[Question], graded: int, source: Further | None) -> dict[str, Any]:
+    found = {"name": name, "questions": len(questions), "without_gold": len(questions) - graded}
+    return {**found, **({"source": source.counts} if source else {})}
 
 
 def left_out(plan: Sequence[Posed]) -> dict[str, dict[str, dict[str, int]]]:

@@ -158,6 +158,20 @@ def test_the_matrix_says_what_the_student_can(tmp_path: Path, sample: Path) -> N
     assert "held_out 100.0% (consistent in all forms 0.0%)" in "".join(said(result))
 
 
+def test_a_question_without_gold_is_not_counted_as_wrong(tmp_path: Path) -> None:
+    rows = []
+    for text, gold in ((HELD[0][0], HELD[0][1]), ("What is 4 + 4?", "")):
+        rows.append(question_row(Question(content_id(text), text, gold, "test"), "", "digit_sum"))
+    with stage(tmp_path / "sample", "sample", {}, {}) as work:
+        write_rows(work.path / "questions.parquet", rows, QUESTION_SCHEMA)
+    _, result, student = examine(tmp_path / "sample", {"variations": ["wording.terse"]})
+    assert len(student.queries) == 3, "it is asked as it is, and not varied"
+    assert result["transfer"]["left_out"] == {"held_out": {"wording.terse": {"not_a_text": 1}}}
+    for cell in result["transfer"]["cells"]["held_out"].values():
+        assert (cell["questions"], cell["accuracy"]["share"]) == (1, 1.0)
+    assert [task["without_gold"] for task in result["transfer"]["tasks"]] == [1]
+
+
 def test_without_the_keys_nothing_more_is_asked(sample: Path) -> None:
     at, result, student = examine(sample, {})
     assert "transfer" not in result
