@@ -95,6 +95,7 @@ QUESTION = "What is (7 + 4 + 9 + 3) mod 10?"
         ("(8 + 7) mod 10", "8+7=15. 15 mod 10=5. Check 10+5=15.", "q0+q1=r0 r0modq2=r1 n+r1=r2"),
         ("(8 + 9 + 7) mod 10", "8+9=17. 17+7=24. 24 mod 10=4. Check 20+4=24.",
          "q0+q1=r0 r0+q2=r1 r1modq3=r2 n+r2=r3"),
+        ("Of 2, 3 and 1.", "2+3=5. 1+4=5. 5+7=12.", "q0+q1=r0 q2+n=r1 r1+n=r2"),  # of two results the newest
         ("How many?", "There are many of them.", ""),
     ],
 )  # fmt: skip

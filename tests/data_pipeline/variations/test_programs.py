@@ -230,6 +230,11 @@ def test_an_equation_in_the_metadata_gives_the_new_gold_answer() -> None:
         {},
     ):
         assert varied("ranges", metadata=bad) is None
+    below = "It was 5 degrees. It fell by 9. How many degrees is it?"
+    for seed in range(20):
+        assert varied("ranges", below, "-4", seed, metadata={"Equation": "5 - 9"}) is None
+        large = "A hall has 300 rows of 401 seats. How many seats?"
+        assert varied("ranges", large, "120300", seed, metadata={"Equation": "300 * 401"}) is None
     assert (
         varied("ranges", "Of 8 pens and 8 books 3 went. How many pens?", "5", metadata={"Equation": "( 8 - 3 )"})
         is None
