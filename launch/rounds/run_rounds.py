@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.text import Text
 
@@ -19,7 +20,7 @@ from tracestill.data_pipeline.guards.visible import visible
 from tracestill.data_pipeline.rounds.verdict import End, after_training, before_training, best_of, warnings
 from tracestill.launch.report.rounds_page import RESULT
 from tracestill.launch.rounds.monitor import data_figures, student_figures
-from tracestill.launch.rounds.recipes import ROUNDS, WRITTEN, round_of, settings_of, student_of
+from tracestill.launch.rounds.recipes import ROUNDS, TRACES, WRITTEN, round_of, settings_of, student_of
 from tracestill.launch.run.checks import check_works
 from tracestill.launch.run.progress import bar, line
 from tracestill.launch.run.runner import is_due, run_stages
@@ -110,7 +111,8 @@ class Rounds:
         before = self.at(number - 1)
         directory, label = run.root / WRITTEN, f"write {student_of(number - 1)}"
         note = "up to date, skipped"
-        if not is_current(directory, WRITTEN, *identity_of(self.recipe, first, before)):
+        current = is_current(directory, WRITTEN, *identity_of(self.recipe, first, before))
+        if not current or is_damaged(directory / TRACES):
             try:
                 with bar(label, self.console, "traces") as progress:
                     write_traces(self.recipe, first, before, run.root, progress.set)
@@ -143,6 +145,15 @@ class Rounds:
 
     def tell(self, text: str) -> None:
         self.console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def is_damaged(file: Path) -> bool:
+    """Whether a Parquet file was cut off, or is not there."""
+    try:
+        pq.read_metadata(file)
+    except (OSError, ValueError):
+        return True
+    return False
 
 
 def is_short(keep: float | None, beside: int, new: int) -> bool:

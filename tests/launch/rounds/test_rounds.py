@@ -128,6 +128,16 @@ def test_again_nothing_is_done_and_more_rounds_go_on(tmp_path, monkeypatch, whol
     assert begin(Path("run"), recipe(SMALL, **BATCH)).run() == whole[1]
     assert told == []
     assert digests(Path("run")) == before
+    told.clear()
+    traces = Path("run/rounds/2/written/traces.parquet")
+    traces.write_bytes(traces.read_bytes()[:300])
+    assert begin(Path("run"), recipe(SMALL, **BATCH)).run() == whole[1]
+    assert set(told) == {"write 1"}, "what was cut off is written anew, and nothing else"
+    aside = Path("run/rounds/2/written.edited-1")
+    assert aside.is_dir(), "what somebody may have changed is kept"
+    shutil.rmtree(aside)
+    assert digests(Path("run")) == before
+    told.clear()
     monkeypatch.chdir(tmp_path)
     moved = begin(tmp_path / "copy/run", recipe(SMALL, **BATCH)).run()  # under another name, from another place
     assert moved == whole[1]
