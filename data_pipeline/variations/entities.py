@@ -30,7 +30,9 @@ class Unit(NamedTuple):
 
 def unit(words: dict[str, str], without: str) -> Unit:
     names = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
-    return Unit(re.compile(rf"(?<!\w)(?:{names})(?!\w)", re.I), words, re.compile(rf"(?<!\w)(?:{without})(?!\w)", re.I))
+    return Unit(
+        re.compile(rf"(?<![^\W\d])(?:{names})(?!\w)", re.I), words, re.compile(rf"(?<!\w)(?:{without})(?!\w)", re.I)
+    )
 
 
 UNITS = (

@@ -40,6 +40,7 @@ CHANGES = re.compile(  # what is had: of sentences that say both, the order is t
     re.I,
 )
 TRIES = 9  # of a shuffle, until the order is another one
+SHORT = re.compile(r"\b(?:[A-Z]|\d* ?(?:ft|in|oz|lbs?|hrs?|mins?|secs?)|Rs|No|vs|approx|Jr|Sr|St|Dr)\.\s*\Z")  # no end
 SIGNS = "+-−*/×÷=^%),;.:"  # what begins no sentence: 5! + 2 are not two
 THE = re.compile(r"\bthe\b", re.I)
 PRONOUN = re.compile(r"\b(?:he|she|him|his|hers?)\b", re.I)
@@ -76,7 +77,9 @@ def story_of(text: str) -> Story | None:
     if not asking:
         return None
     first, last = asking[0], asking[-1]
-    if "\n" in "".join(steps[:last]) or any(step[0] in SIGNS or step[0].islower() for step in steps[1 : last + 1]):
+    if "\n" in "".join(steps[:last]) or any(map(SHORT.search, steps[:last])):
+        return None
+    if any(step[0] in SIGNS or step[0].islower() for step in steps[1 : last + 1]):
         return None
     facts = tuple(step.strip() for step in steps[:first])
     after = "".join(steps[last + 1 :])

@@ -166,6 +166,7 @@ def test_things_are_renamed_with_their_article_and_number() -> None:
         ("A gallon is 4 quarts. How many gallons?", None),
         ("Is a net worth of 900 pounds much?", None),
         ("Evaluate $1 + 2 + 3^2$.", None),
+        ("He walks at 4 mph. How fast?\n(A) 3mph", "He walks at 4 km/h. How fast?\n(A) 3km/h"),
         ("Miles has 3 pens. How many pens has Miles?", None),
         ("The dog pound has 12 dogs. How many dogs are in the pound?", None),
     ],
@@ -262,6 +263,14 @@ def test_real_problems_keep_their_numbers() -> None:
         assert row.gold == before.gold
         assert sorted(numbers.findall(row.question)) == sorted(numbers.findall(before.question)), row
     assert new > 100
+
+
+@pytest.mark.parametrize(
+    "text", ["Ann reads a novel by J. K. Rowling?", "A board of 7ft. 9 inches is cut. How long is it?"]
+)
+def test_a_stop_that_ends_no_sentence_parts_none(text: str) -> None:
+    for label in ("wording.question_first", "wording.question_last", "distractor.inside"):
+        assert text_of(label, text) is None
 
 
 def test_programs_and_formulas_are_left_as_they_are() -> None:
