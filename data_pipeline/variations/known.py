@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,6 @@ from tracestill.data_pipeline.variations import entities, frames, harder, story
 from tracestill.data_pipeline.variations.variation import PLAIN, Variation
 
 FIELD = "evaluate.variations"
-LABEL = re.compile(r"[\w.-]+")  # of files and columns, too
 BUILT_IN = {each.label: each for room in (frames, story, entities, harder) for each in room.BUILT_IN}
 FAMILIES = tuple(dict.fromkeys(each.family or each.name for each in BUILT_IN.values()))
 
@@ -109,9 +107,5 @@ def named(use: str, field: str) -> Sequence[Variation]:
         raise InputError(
             f"{field}: {module} has no variation '{name}'; expected an object of "
             "tracestill.data_pipeline.variations.Variation"
-        )
-    if not LABEL.fullmatch(found.label):
-        raise InputError(
-            f"{field}: the variation {found.label!r:.60} needs a name of letters, digits, '.', '_' and '-'"
         )
     return [found]

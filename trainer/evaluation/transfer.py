@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,9 @@ from tracestill.data_pipeline.variations.posed import ASKED_SCHEMA, Posed, posed
 from tracestill.data_pipeline.variations.reworded import KEPT, reworders
 from tracestill.data_pipeline.variations.variation import PLAIN, Variation
 from tracestill.trainer.evaluation.asking import Query, is_numeric, key_of
-from tracestill.trainer.evaluation.predictions import PREDICTION_SCHEMA, UNDECIDED, has_gold, not_asked, was_asked
+from tracestill.trainer.evaluation.predictions import PREDICTION_SCHEMA, UNDECIDED, not_asked, was_asked
 from tracestill.trainer.measures.matrix import Form, Outcome, Row, matrix
+from tracestill.trainer.measures.votes import count_of
 from tracestill.trainer.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -64,15 +65,15 @@ def transfer(context: Context) -> dict[str, Any]:
     for file, own_rows in files.items():
         write_rows(context.path / FOLDER / f"{file}.parquet", own_rows, VARIED_SCHEMA)
     forms = {each.label: Form(each.family or each.name, each.keeps_gold) for of in variations.values() for each in of}
-    judged = with_gold(rows)
+    counts = counting(rows)  # of a task of which none does, nothing is right
+    judged = [(row, told) for row, told in rows if row.question_id in counts[row.task] or not counts[row.task]]
     found = matrix([outcome_of(row, told) for row, told in judged], forms)
-    graded = Counter(row.task for row, _ in judged if row.variation == PLAIN)
     if rejected := [each for found_of in others.values() for each in found_of.rejected]:
         write_rejected(context.path / "also_rejected.parquet", rejected)
     return {
         **found,
         "forms": [{"name": name, **form._asdict()} for name, form in forms.items()],  # in their order
-        "tasks": [task_of(name, tasks[name], graded[name], others.get(name)) for name in tasks],
+        "tasks": [task_of(name, tasks[name], counts.get(name, ()), others.get(name)) for name in tasks],
         "left_out": left_out(plan),
         "copies": copied(context, tasks),
     }
@@ -155,15 +156,21 @@ def outcome_of(row: Posed, told: Mapping[str, Any]) -> Row:
     return Row(row.task, row.variation, row.question_id, outcome, answer)
 
 
-def with_gold(rows: Sequence[tuple[Posed, dict[str, Any]]]) -> list[tuple[Posed, dict[str, Any]]]:
-    """Those of questions with a gold answer, or that somebody can judge without one; of a task without any, all."""
-    graded = {(row.task, row.question_id) for row, told in rows if has_gold(told)}
-    tasks = {task for task, _ in graded}
-    return [(row, told) for row, told in rows if (row.task, row.question_id) in graded or row.task not in tasks]
+def counting(rows: Sequence[tuple[Posed, dict[str, Any]]]) -> dict[str, set[str]]:
+    """Task -> its questions that count (``votes.count_of``), by what was answered in all their forms."""
+    of: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row, told in rows:
+        of.setdefault(row.task, {}).setdefault(row.question_id, []).append(told)
+    return {
+        task: {key for key, is_so in zip(answers, count_of(list(answers.values())), strict=True) if is_so}
+        for task, answers in of.items()
+    }
 
 
-def task_of(name: str, questions: Sequence[Question], graded: int, source: Further | None) -> dict[str, Any]:
-    found = {"name": name, "questions": len(questions), "without_gold": len(questions) - graded}
+def task_of(
+    name: str, questions: Sequence[Question], counts: Collection[str], source: Further | None
+) -> dict[str, Any]:
+    found = {"name": name, "questions": len(questions), "without_gold": len(questions) - len(counts)}
     return {**found, **({"source": source.counts} if source else {})}
 
 
