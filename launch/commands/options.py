@@ -17,6 +17,9 @@ from tracestill.data_pipeline.base.errors import InputError
 if TYPE_CHECKING:
     from tracestill.launch.hosts.cluster import Cluster
 
+RecipeArgument = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/demo.yaml, or the directory of a run.")
+]
 ArmOption = Annotated[
     str | None, typer.Option("--arm", metavar="NAME", help="Only this student of the run. Default: all arms.")
 ]
@@ -38,9 +41,7 @@ InterfaceOption = Annotated[
 class Place:
     """Which recipe, and where."""
 
-    recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/demo.yaml, or the directory of a run.")
-    ]
+    recipe: RecipeArgument
     run_dir: RunDirOption = None
 
 

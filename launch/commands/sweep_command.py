@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.launch.commands.options import Changes, Place
+from tracestill.launch.commands.options import Changes, Place, RecipeArgument
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,9 +22,7 @@ SEEDS = "3"  # how many, if nobody says
 
 
 def sweep(
-    recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/demo.yaml, or the directory of a run.")
-    ],
+    recipe: RecipeArgument,
     *,
     run_dir: Annotated[
         Path | None,

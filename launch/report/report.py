@@ -28,6 +28,7 @@ from tracestill.data_pipeline.yields.report import yield_report
 from tracestill.launch.hosts.probe import gpus
 from tracestill.launch.report.page import Section, own_section, page
 from tracestill.launch.report.rounds_page import RESULT
+from tracestill.launch.report.sweep_page import FORMAT as SWEEP_FORMAT
 from tracestill.launch.report.sweep_page import SWEEP
 from tracestill.launch.report.wall_time import wall_seconds
 from tracestill.trainer.metrics.log import LOG, is_of_steps, read_log
@@ -125,13 +126,21 @@ def gather(run: RunDirectory, works: Sequence[Work]) -> dict[str, Any]:
 
 def read_sweep(run: RunDirectory) -> dict[str, Any] | None:
     """What ``tracestill sweep`` found, and as ``stale`` the arms that were evaluated anew since; None without one."""
-    found: dict[str, Any] | None = read_json(run.root / SWEEP)
+    found = sweep_in(run.root)
     if found is None:
         return None
     told = {row["arm"]: row.get("evaluation") for row in found["arms"] if row["arm"] in run.recipe.arms}
     places = {arm: run.stage(arm, "evaluate") for arm in told}
     stale = [arm for arm, digest in told.items() if digest and is_other(places[arm], digest)]
     return {**found, "stale": stale}
+
+
+def sweep_in(root: Path) -> dict[str, Any] | None:
+    """What ``sweep.json`` says; None without one. Raises InputError if this version does not write such a one."""
+    found = read_json(root / SWEEP)
+    if found is None or (isinstance(found, dict) and found.get("format") == SWEEP_FORMAT):
+        return found
+    raise InputError(f"{root / SWEEP}: not a sweep as this version writes it; sweep again, with --over")
 
 
 def is_other(directory: Path, digest: str) -> bool:

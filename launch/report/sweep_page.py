@@ -6,7 +6,7 @@ from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.launch.report.charts import intervals
 from tracestill.launch.report.parts import Found, between, chance, seconds, table, text
 
-SWEEP = "sweep.json"
+SWEEP, FORMAT = "sweep.json", 1
 EXPLAINED = ("gain", "p, questions", "p, seeds", "Holm", "differs")  # below the table of pairs
 
 

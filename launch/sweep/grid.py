@@ -13,11 +13,10 @@ from typing import Any
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.data_pipeline.guards import secret, strict_yaml
-from tracestill.trainer.recipe.recipe import Recipe, build, merge, nested, plain_name, put
+from tracestill.trainer.recipe.recipe import SHARED, Recipe, build, merge, nested, plain_name, put
 
 ARM = "arm"  # as a key: the recipe's own arms are the values
 SEED = "seed"
-SHARED = ("name", "kinds", "questions", "sample", "verify", "stages", "arms")  # what arms of a run have in common
 NAME = 60  # characters of an arm's name that tell of its values, at most
 
 
@@ -85,7 +84,7 @@ def parse_axis(text: str) -> Axis:
         raise InputError(f"--over {key}: names no value; expected KEY=VALUE,VALUE,…")
     for at, value in enumerate(values):
         secret.refuse(nested(key.split("."), value), "--over")
-        if json.dumps(value) in map(json.dumps, values[:at]):
+        if written(value) in map(written, values[:at]):  # 1 and "1" would be one setting
             raise InputError(f"--over {key}: the value {written(value)} stands twice")
     return Axis(key, tuple(values))
 

@@ -13,13 +13,13 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import output_digest, read_manifest, write_json
 from tracestill.launch.bench.report import print_table
 from tracestill.launch.report.parts import between, chance
-from tracestill.launch.report.report import gather_training, read_json
-from tracestill.launch.report.sweep_page import SWEEP, few_seeds
+from tracestill.launch.report.report import gather_training, read_json, sweep_in
+from tracestill.launch.report.sweep_page import FORMAT, SWEEP, few_seeds
 from tracestill.launch.sweep.chance import Answers, difference, holm, share
 from tracestill.launch.sweep.grid import Axis, Grid, Point, comparisons, written
+from tracestill.trainer.evaluation.predictions import judged_of
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
-FORMAT = 1
 LEVEL = 0.05
 HOW = {
     "interval": "95 %: Student's t over seeds and Wilson's over questions, the wider at each end; of one seed Wilson's",
@@ -52,13 +52,14 @@ def gather(run: RunDirectory, grid: Grid, failed: Mapping[str, str], evaluated: 
 
 
 def answers_in(directory: Path) -> dict[str, bool]:
-    """Question -> whether an arm answered it right. Raises InputError if its predictions cannot be read."""
+    """Question -> whether an arm answered it right, of those that count for its accuracy. Raises InputError if its
+    predictions cannot be read."""
     path = directory / "predictions.parquet"
     try:
-        rows = pq.read_table(path, columns=["question_id", "correct"]).to_pylist()
+        rows = pq.read_table(path, columns=["question_id", "gold", "answer", "correct", "verdict"]).to_pylist()
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error}); evaluate again") from error
-    return {row["question_id"]: bool(row["correct"]) for row in rows}
+    return {row["question_id"]: bool(row["correct"]) for row in judged_of(rows)}
 
 
 def arm_row(run: RunDirectory, point: Point, failed: str | None, evaluated: Path | None) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def write(root: Path, found: Mapping[str, Any]) -> None:
 
 def grid_in(root: Path) -> Grid:
     """The grid of the sweep that a run directory holds. Raises InputError if there is none, or it cannot be read."""
-    found = read_json(root / SWEEP)
+    found = sweep_in(root)
     if found is None:
         raise InputError(f"{root}: holds no sweep ({SWEEP}) to go on with; give --over KEY=VALUE,VALUE,…")
     try:

@@ -48,15 +48,16 @@ class Grown:
 
 
 class Kept:
-    """A small file of JSON that is replaced as a whole; read again when it has changed."""
+    """A small file of JSON, an object, that is replaced as a whole; read again when it has changed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.mark: Mark | None = None
-        self.value: Any = None
+        self.value: dict[str, Any] | None = None
 
-    def look(self) -> Any:
-        """What it holds now; None if it is not there. One that is caught half-written says what it said before."""
+    def look(self) -> dict[str, Any] | None:
+        """What it holds now; None if it is not there. One that is caught half-written, or damaged, says what it said
+        before."""
         mark = mark_of(self.path)
         if mark == self.mark:
             return self.value
@@ -64,8 +65,10 @@ class Kept:
             value = None if mark is None else json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return self.value
+        if value is not None and not isinstance(value, dict):
+            return self.value
         self.mark, self.value = mark, value
-        return value
+        return self.value
 
 
 def mark_of(path: Path) -> Mark | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import html
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.content import remembering_nothing
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.guards.secret import mask, mask_data
+from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.launch.report.page import page
 from tracestill.launch.report.report import gather, sections_of
 from tracestill.launch.run.stages import plan_works
@@ -59,11 +59,15 @@ class LiveReport:
         return hashlib.sha256(repr(marks).encode()).hexdigest()[:16]
 
     def make(self) -> str:
-        """The page; while nothing can be shown, or a file is caught while it is replaced, the last one, or why."""
+        """The page; while nothing can be shown, or a file is caught while it is replaced, or is damaged, the last one,
+        or why."""
         try:
             with own_modules.looking(), remembering_nothing():
                 run = RunDirectory.open(self.root)
                 works = plan_works(run)
                 return page(mask_data(gather(run, works)), sections_of(works))
         except (InputError, OSError) as error:
-            return self.text or EMPTY.format(html.escape(mask(f"nothing to report yet: {error}")))
+            return self.text or EMPTY.format(in_html(mask(f"nothing to report yet: {error}")))
+        except Exception as error:  # of another version, or damaged: made anew only once something changes
+            told = f"nothing to report: a file of this run is not as expected ({type(error).__name__})"
+            return self.text or EMPTY.format(told)

@@ -142,7 +142,7 @@ class RunFollow:
         self.nows = {path: self.nows.get(path) or Kept(path) for path in paths if path.name != ".train.now.json"}
         for kept in self.nows.values():
             with contextlib.suppress(TypeError):  # gone meanwhile, or of another version
-                found.append(Now(**kept.look()))
+                found.append(Now(**(kept.look() or {})))
         return tuple(now for now in found if pulse.owner is None or now.token == pulse.owner.token)
 
 
@@ -158,7 +158,7 @@ def told_of_pulse(pulse: Pulse) -> list[str]:
 def finished_of(root: Path, directory: Path) -> tuple[Finished, list[str]] | None:
     """What a stage's manifest says of it, and what it warns of; None if it is no stage's, or gone meanwhile."""
     manifest = Kept(directory / MANIFEST).look()
-    if not isinstance(manifest, dict) or not isinstance(stage := manifest.get("stage"), str):
+    if manifest is None or not isinstance(stage := manifest.get("stage"), str):
         return None
     spec = SPECS.get(stage)
     try:

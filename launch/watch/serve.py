@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import sys
 import threading
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -49,6 +50,11 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True  # a connection that has just ended does not keep the port
     pages: Pages
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that breaks a connection off is no news, and the terminal shows the run."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):

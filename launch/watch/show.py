@@ -66,7 +66,7 @@ def who(seen: Seen) -> str:
 
 def bar_of(now: Now, width: int) -> RenderableType:
     """A stage at work; without a bar where that leaves no room for words."""
-    count = f"{short(now.done)}/{short(now.total)} {now.unit}".rstrip() if now.total else f"{spell(now.seconds)} so far"
+    count = f"{short(now.done)}/{short(now.total)} {now.unit}".rstrip() if now.total else "at work"
     rate = "" if now.rate is None else f"{now.rate:,.0f}/s" if now.rate >= 10 else f"{now.rate:.1f}/s"
     left = "" if now.left is None else f"{spell(now.left)} left"
     words = "  ".join(filter(None, (count, rate, left, now.note)))

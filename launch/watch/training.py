@@ -76,14 +76,14 @@ class Follow:
         signs = mark_of(self.log.path), mark_of(self.headway.path)
         if signs != self.signs:
             self.signs, self.since = signs, self.clock()
-        at = self.headway.look()
-        at = at if isinstance(at, dict) and at.keys() >= HEADWAY else {}
+        at = self.headway.look() or {}
+        at = at if at.keys() >= HEADWAY else {}
         if at:
             self.estimate.add(at["tokens"])
         manifest = self.manifest.look()
         state, why = self.state(pulse, manifest)
         step, steps = at.get("step"), at.get("steps")
-        if state == "done":
+        if manifest is not None:
             step = steps = manifest.get("counts", {}).get("steps", step)
         elif self.line is not None:
             step = max(step or 0, self.line["step"])  # the ranks tell of their steps now and then
@@ -119,7 +119,7 @@ class Follow:
         elif event == "preview":
             self.doubts = [str(text) for text in line.get("warnings", ())]
 
-    def state(self, pulse: Pulse, manifest: Any) -> tuple[State, str]:
+    def state(self, pulse: Pulse, manifest: Line | None) -> tuple[State, str]:
         """What it is at, and why it is not going on."""
         if manifest is not None:
             return "done", ""
@@ -137,11 +137,11 @@ class Follow:
     def is_worked_on(self, owner: Owner | None) -> bool:
         """Whether the run's owner is the command that trains here, or the first of ranks that were started by hand."""
         now = self.now.look()
-        if isinstance(now, dict) and (owner is None or now.get("token") == owner.token):
+        if now is not None and (owner is None or now.get("token") == owner.token):
             return True
-        words = owner.command.split() if owner is not None else [""]
+        words = owner.command.split() if owner is not None else []
         arm = words[words.index("--arm") + 1] if "--arm" in words[:-1] else MAIN_ARM
-        return words[0] == "train.py" and arm == self.directory.parent.name
+        return words[:1] == ["train.py"] and arm == self.directory.parent.name
 
     def left(self, at: dict[str, Any]) -> float | None:
         """Seconds until the last step: by how fast tokens came while we looked, else as in the log's last line."""

@@ -128,3 +128,16 @@ def write_evaluation(run: RunDirectory, arm: str, accuracy: float) -> None:
     with stage(work.directory, "evaluate", work.config, work.inputs) as writing:
         (writing.path / "result.json").write_text(json.dumps(result))
         pq.write_table(pa.Table.from_pylist(rows), writing.path / "predictions.parquet")
+
+
+class Ended:
+    """A process that is over."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def poll(self) -> int:
+        return self.code
+
+    def send_signal(self, number: int) -> None:
+        """Nobody hears it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from tracestill.data_pipeline.tokens.layout import Reading
 from tracestill.trainer.measures.spread import bootstrap, share
 from tracestill.trainer.measures.votes import count_of
 
+Row = TypeVar("Row", bound=Mapping[str, Any])
 REFUSED = "control_in_text"  # as encoding says of a record
 
 UNDECIDED = ("cannot_tell", "timeout")
@@ -116,8 +117,7 @@ def summary(predictions: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str
     a gold answer by which somebody could tell (``without_gold``) a question has no part in any share; if all are so,
     nothing is right.
     """
-    known = count_of([[row] for row in predictions])
-    judged = [row for row, is_so in zip(predictions, known, strict=True) if is_so] or predictions
+    judged = judged_of(predictions)
     right = np.array([row["correct"] for row in judged], np.float64)
     said = np.array([row["answer"] is not None for row in judged], np.float64)
     verdicts = Counter(row["verdict"] for row in judged if row["verdict"] in UNDECIDED)
@@ -147,3 +147,9 @@ def summary(predictions: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str
         "in_form": sum(row["in_form"] for row in predictions),
         "read_by": dict(sorted(Counter(row["read_by"] for row in predictions).items())),
     }
+
+
+def judged_of(predictions: Sequence[Row]) -> Sequence[Row]:
+    """Those that have a part in shares (``votes.count_of``), or all if none has."""
+    known = count_of([[row] for row in predictions])
+    return [row for row, is_so in zip(predictions, known, strict=True) if is_so] or predictions

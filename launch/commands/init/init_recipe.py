@@ -67,7 +67,7 @@ def recipe_text(
         [
             "# Made by `tracestill init`. What it read, and as what:",
             *(f"#   {place}: {shape}" for place, shape in list(found.posed.read_as.items())[:8]),
-            f"name: {name}\nseed: 0\n",
+            f"name: {scalar(name)}\nseed: 0\n",
             *questions_block(found, source, decontaminate),
             *sample_block(found, teacher),
             student_blocks(found, machine),

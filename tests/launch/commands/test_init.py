@@ -120,6 +120,16 @@ def test_the_command_line_names_it_and_bad_input_ends_with_2(tmp_path: Path) -> 
     assert not (tmp_path / "x.yaml").exists()
 
 
+@pytest.mark.parametrize("name", ["2024", "true", "1e3"])
+def test_a_name_that_yaml_would_read_as_a_number_stays_a_name(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / f"{name}.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows())))
+    init(source, tmp_path / f"{name}.yaml", monkeypatch)
+    assert load_recipe(tmp_path / f"{name}.yaml").name == name
+
+
 def test_traces_that_no_reader_reads_end_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "a.jsonl"
     source.write_text(

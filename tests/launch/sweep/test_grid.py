@@ -48,6 +48,8 @@ def test_values_are_yaml_between_commas(text, values):
         ("train.lr=1,,2", r"--over train\.lr, line 1: not valid YAML"),
         ("train.lr=1],[2", r"--over train\.lr, line 1: not valid YAML"),
         ("train.lr=1,2,1", "the value 1 stands twice"),
+        ('train.lr=1,"1"', "the value 1 stands twice"),
+        ("rounds.count=1,2", "arms of a run share `rounds`"),
         ("seed=1,2", "give them as --seeds"),
         ("sample.samples=1,2", r"arms of a run share `sample`; .* --set sample\.samples=… --run-dir DIR"),
         ("questions.train=1,2", "arms of a run share `questions`"),

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from fake_run import HOSTILE, RECIPE, write_train
+from fake_run import HOSTILE, RECIPE, Ended, write_train
 from typer.testing import CliRunner
 
 from tracestill.data_pipeline.base.stage import stage
@@ -20,6 +20,7 @@ from tracestill.launch.run import checks
 from tracestill.launch.run.stages import plan_works
 from tracestill.launch.sweep import side_by_side
 from tracestill.launch.sweep.machine import Place
+from tracestill.launch.sweep.outcome import answers_in
 from tracestill.launch.sweep.sweep import Sweep
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
@@ -59,23 +60,12 @@ class Arms:
         ends = {"accuracy_low": share / 2, "accuracy_high": (1 + share) / 2}
         told = {"accuracy": share, **ends, "questions": QUESTIONS, "truncated": 0, "trace_tokens_mean": 9.0}
         keys = ("question", "gold", "text", "trace", "answer")
-        rows = [{**row, **dict.fromkeys(keys, "7"), "read_by": "whole", "tokens": 3} for row in rows]
+        rows = [{**row, **dict.fromkeys(keys, "7"), "verdict": "", "read_by": "whole", "tokens": 3} for row in rows]
         with stage(work.directory, "evaluate", work.config, work.inputs) as writing:
             (writing.path / "result.json").write_text(
                 json.dumps({**told, "kinds": {"answer": {"loss": 0.5, "accuracy": 0.9}}})
             )
             pq.write_table(pa.Table.from_pylist(rows), writing.path / "predictions.parquet")
-
-
-class Ended:
-    def __init__(self, code):
-        self.code = code
-
-    def poll(self):
-        return self.code
-
-    def send_signal(self, number):
-        pass
 
 
 @pytest.fixture
@@ -252,6 +242,28 @@ def test_an_evaluation_anew_is_said_to_be_newer(arms, recipe, tmp_path):
     sweep(root)
     assert table_of(root)["settings"][1]["right"] == 3 / 40
     assert "sweep again" not in (root / "report/report.html").read_text()
+
+
+def test_questions_without_a_gold_answer_count_for_nobody(tmp_path):
+    """As in an arm's accuracy: no share of the sweep is another one."""
+    columns = ("question_id", "gold", "answer", "correct", "verdict")
+    rows = [("a", "7", "7", True, "right"), ("b", "7", None, False, ""), ("c", " ", "8", False, "cannot_tell")]
+    rows = [dict(zip(columns, row, strict=True)) for row in rows]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "predictions.parquet")
+    assert answers_in(tmp_path) == {"a": True, "b": False}
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '{"format": 99, "arms": []}', "{"])
+def test_a_sweep_that_is_damaged_is_named(arms, recipe, tmp_path, text):
+    root = tmp_path / "runs/mini-sweep"
+    sweep(recipe, "--over", f"{PROSE}=0,1", "--seeds", 1)
+    (root / "sweep.json").write_text(text)
+    for words in (["report", str(root)], ["sweep", str(root)]):
+        found = CliRunner().invoke(cli.app, words)
+        assert found.exit_code == 2, found.output
+        assert found.stderr.startswith(f"error: {root}/sweep.json: not ")
+    sweep(recipe, "--over", f"{PROSE}=0,1", "--seeds", 1)
+    assert [row["state"] for row in table_of(root)["arms"]] == ["done"] * 2
 
 
 def test_texts_of_the_recipe_are_escaped(arms, recipe, tmp_path):

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import yaml
 from command_line import ROOT, program
-from fake_run import RECIPE
+from fake_run import RECIPE, Ended
 from forked_command import command
 
 from tracestill.launch.sweep import one_arm, side_by_side
@@ -20,17 +20,6 @@ from tracestill.trainer.recipe.run_directory import RunDirectory
 
 TRAIN = {"steps": 4, "ranks": 1, "log_every": 1, "checkpoint_every": 1}
 GRID = ("--over", "weighting.weights.prose=0,1", "--seeds", "2")
-
-
-class Done:
-    def __init__(self, code):
-        self.code = code
-
-    def poll(self):
-        return self.code
-
-    def send_signal(self, number):
-        pass
 
 
 @pytest.fixture
@@ -50,7 +39,7 @@ def arms_of(root):
 
 
 def test_a_small_sweep(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(Sweep, "start", lambda swept, arm, place: Done(one_arm.do(swept.run.root, arm)))
+    monkeypatch.setattr(Sweep, "start", lambda swept, arm, place: Ended(one_arm.do(swept.run.root, arm)))
     monkeypatch.setattr(side_by_side, "POLL_SECONDS", 0)
     root = tmp_path / "run"
     command("sweep", recipe, "--over", "weighting.weights.prose=1", "--seeds", "0,1", "--run-dir", root)

@@ -105,8 +105,22 @@ def test_a_small_file_caught_half_written_says_what_it_said(tmp_path):
     assert kept.look() == {"a": 1}
     path.write_text('{"a": 22}')
     assert kept.look() == {"a": 22}
+    path.write_text("[1, 2, 3]")
+    assert kept.look() == {"a": 22}, "no object: damaged"
     path.unlink()
     assert kept.look() is None
+
+
+@pytest.mark.parametrize("text", ["[]", "7", '"x"', "{", ""])
+def test_damaged_files_of_a_training_are_as_good_as_none(run, text):
+    ranks = Ranks(run, "traces")
+    for name in ("manifest.json", MARKER, FAILURE, PROGRESS):
+        (ranks.directory / name).write_text(text)
+    now_beside(run.stage("traces", "encode")).write_text(text)
+    leave(run.root, command="")
+    seen = RunFollow(run.root).look()
+    assert (seen.arms["traces"].state, seen.now) == ("cut off", ())
+    assert "traces" in shown(seen)
 
 
 def test_a_stage_at_work_tells_how_far_it_is_and_takes_its_word_back(run, monkeypatch):
@@ -131,6 +145,17 @@ def test_a_stage_at_work_tells_how_far_it_is_and_takes_its_word_back(run, monkey
         assert "98% usable" in line
     assert not now_beside(place).exists()
     assert follow.look().now == ()
+
+
+def test_a_stage_that_does_not_tell_how_far_it_is_is_at_work(run):
+    """Its file is written once: how long ago is not known."""
+    with (
+        held(run.root),
+        bar("tokenizer", Terminal(file=open(os.devnull, "w")), beside=run.stage("traces", "tokenizer")),
+    ):
+        seen = RunFollow(run.root).look()
+    assert "tokenizer  at work" in shown(seen)
+    assert "tokenizer: at work" in Plain().lines(seen)
 
 
 def test_what_a_killed_command_was_at_is_not_taken_for_work(run):

@@ -2,7 +2,10 @@
 
 import http.client
 import re
+import socket
+import struct
 import threading
+import time
 
 import psutil
 import pytest
@@ -166,6 +169,28 @@ def test_a_run_that_is_not_there_or_caught_half_written_gives_a_page_all_the_sam
     (run.stage("traces", "sample") / "manifest.json").write_text('{"coun')
     clock.now += 100
     assert report.page()[0] == whole
+
+
+def test_a_file_that_is_not_as_expected_gives_a_page_once_and_no_traceback(tmp_path, monkeypatch):
+    run, clock = claim(tmp_path / "run", mini_recipe()), Clock()
+    made = []
+    monkeypatch.setattr(live_report, "gather", lambda *given: made.append(1) or {}["arms"])
+    report = LiveReport(run.root, clock)
+    text, token = report.page()
+    assert "not as expected (KeyError)" in text
+    clock.now += 100
+    assert report.token() == token, "it is not made again and again"
+    assert (report.page(), len(made)) == ((text, token), 1)
+
+
+def test_a_browser_that_breaks_off_says_nothing_in_the_terminal(address, capfd):
+    with socket.create_connection((LOOPBACK, int(address))) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # ends with a reset
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: ")
+        time.sleep(0.05)
+    assert ask(address)[0].status == 200
+    time.sleep(0.05)
+    assert capfd.readouterr().err == ""
 
 
 def tree(root):
