@@ -13,6 +13,7 @@ from tracestill.data_pipeline.base import own_modules
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import MANIFEST
 from tracestill.data_pipeline.guards.secret import mask_data
+from tracestill.launch.report.sweep_page import SWEEP
 from tracestill.launch.run.now import PLACES, Now
 from tracestill.launch.run.stage_spec import counted
 from tracestill.launch.run.stages import STAGES
@@ -77,6 +78,7 @@ class RunFollow:
         self.trainings: dict[str, Follow] = {}
         self.stages: dict[Path, tuple[Mark, Finished, list[str]]] = {}
         self.nows: dict[Path, Kept] = {}
+        self.sweep = Kept(root / SWEEP)
         self.mark: Mark | None = None  # of the recipe
         self.name, self.doubt = root.resolve().name, ""
         self.names: list[str] = []  # of the arms that train
@@ -84,7 +86,7 @@ class RunFollow:
     def look(self) -> Seen:
         pulse = self.feel.look()
         self.read_recipe()
-        arms = {arm: self.training(arm).look(pulse) for arm in self.names}
+        arms = {arm: self.training(arm).look(pulse) for arm in self.wanted()}
         for directory in sorted(self.root.glob("arms/*/train")):
             arm = directory.parent.name
             if arm not in arms:
@@ -97,6 +99,12 @@ class RunFollow:
             if training.why:
                 warnings.append(f"{arm}: {training.state}: {training.why}")
         return Seen(self.root, self.name, pulse, now, finished, arms, tuple(dict.fromkeys(warnings)))
+
+    def wanted(self) -> list[str]:
+        """The recipe's arms that train; in a sweep those of its grid alone, for it trains no other."""
+        rows = (self.sweep.look() or {}).get("arms", ())
+        swept = {row.get("arm") for row in rows if isinstance(row, dict)}
+        return [arm for arm in self.names if not swept or arm in swept]
 
     def training(self, arm: str) -> Follow:
         if arm not in self.trainings:

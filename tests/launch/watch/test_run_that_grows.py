@@ -270,6 +270,16 @@ def test_how_a_training_ended_before_its_end(run, file, held_in_it, state, why):
     assert f"traces: {state}: {why}" in seen.warnings
 
 
+def test_a_sweep_shows_the_arms_that_it_trains(tmp_path):
+    run = claim(tmp_path / "run", mini_recipe(arms={"lr-1": {"train": {"lr": 1e-3}}}))
+    follow = RunFollow(run.root)
+    assert list(follow.look().arms) == ["traces", "lr-1"]
+    (run.root / "sweep.json").write_text('{"arms": [{"arm": "lr-1"}]}')
+    assert list(follow.look().arms) == ["lr-1"], "nobody waits for the recipe's own"
+    Ranks(run, "traces")
+    assert list(follow.look().arms) == ["lr-1", "traces"], "which was trained all the same"
+
+
 def test_a_dead_owner_is_said_to_be_dead(run):
     Ranks(run, "traces")  # killed before its first step
     leave(run.root, born=1)  # a process of this number began at another time
