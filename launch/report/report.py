@@ -175,7 +175,7 @@ def gather_arm(run: RunDirectory, arm: str, manifests: dict[str, Any]) -> dict[s
         "train": None if stale else gather_training(train, trained),
         "preview": None if stale else read_json(train / "preview.json"),
         "evaluation": read_json(run.stage(arm, "evaluate") / "result.json") if manifests["evaluate"] else None,
-        "examples": examples(run.stage(arm, "evaluate") / "predictions.parquet") if manifests["evaluate"] else [],
+        "examples": examples(run.stage(arm, "evaluate")) if manifests["evaluate"] else [],
         "harness": gather_tasks(run, arm),
     }
 
@@ -215,7 +215,7 @@ def gather_models(run: RunDirectory, missing: list[str]) -> dict[str, Any]:
         found[name] = {
             "path": f"{served['model']}, served" if served else held["model"],
             "evaluation": read_json(directory / "result.json"),
-            "examples": examples(directory / "predictions.parquet"),
+            "examples": examples(directory),
         }
     return found
 
@@ -279,12 +279,21 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: not readable as JSON ({error}); run the stage again") from error
 
 
-def examples(path: Path) -> list[dict[str, Any]]:
-    """The first right answers of an arm, and its first wrong ones."""
+def predictions_in(directory: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
+    """What an evaluation's students answered. Raises InputError if it cannot be read."""
+    path = directory / "predictions.parquet"
     try:
-        rows = pq.read_table(path).to_pylist()
+        rows: list[dict[str, Any]] = pq.read_table(path, columns=columns).to_pylist()
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({error}); evaluate again") from error
+        raise InputError(
+            f"{path}: not a readable Parquet file ({error}); delete {directory}, and evaluate again"
+        ) from error
+    return rows
+
+
+def examples(directory: Path) -> list[dict[str, Any]]:
+    """The first right answers of an arm, and its first wrong ones."""
+    rows = predictions_in(directory)
     keep = ("question", "gold", "trace", "answer", "read_by", "correct", "tokens", "text")
     chosen = [row for correct in (True, False) for row in [r for r in rows if bool(r["correct"]) is correct][:EXAMPLES]]
     return [{key: row.get(key) for key in keep} for row in chosen]

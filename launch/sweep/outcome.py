@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import output_digest, read_manifest, write_json
 from tracestill.launch.bench.report import print_table
 from tracestill.launch.report.parts import between, chance
-from tracestill.launch.report.report import gather_training, read_json, sweep_in
+from tracestill.launch.report.report import gather_training, predictions_in, read_json, sweep_in
 from tracestill.launch.report.sweep_page import FORMAT, SWEEP, few_seeds
 from tracestill.launch.sweep.chance import Answers, difference, holm, share
 from tracestill.launch.sweep.grid import Axis, Grid, Point, comparisons, written
@@ -54,11 +53,7 @@ def gather(run: RunDirectory, grid: Grid, failed: Mapping[str, str], evaluated: 
 def answers_in(directory: Path) -> dict[str, bool]:
     """Question -> whether an arm answered it right, of those that count for its accuracy. Raises InputError if its
     predictions cannot be read."""
-    path = directory / "predictions.parquet"
-    try:
-        rows = pq.read_table(path, columns=["question_id", "gold", "answer", "correct", "verdict"]).to_pylist()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({error}); evaluate again") from error
+    rows = predictions_in(directory, ["question_id", "gold", "answer", "correct", "verdict"])
     return {row["question_id"]: bool(row["correct"]) for row in judged_of(rows)}
 
 

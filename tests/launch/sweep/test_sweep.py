@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 
 import pyarrow as pa
@@ -263,6 +264,20 @@ def test_a_sweep_that_is_damaged_is_named(arms, recipe, tmp_path, text):
         assert found.exit_code == 2, found.output
         assert found.stderr.startswith(f"error: {root}/sweep.json: not ")
     sweep(recipe, "--over", f"{PROSE}=0,1", "--seeds", 1)
+    assert [row["state"] for row in table_of(root)["arms"]] == ["done"] * 2
+
+
+def test_predictions_that_are_damaged_are_named_and_made_again_as_it_says(arms, recipe, tmp_path):
+    sweep(recipe, "--over", f"{PROSE}=0,1", "--seeds", 1)
+    root = tmp_path / "runs/mini-sweep"
+    directory = root / "arms/prose-0_seed-0/evaluate"
+    (directory / "predictions.parquet").write_bytes(b"PAR1")
+    found = sweep(root, code=2)
+    assert found.stderr.splitlines()[-1].endswith(f"delete {directory}, and evaluate again")
+    shutil.rmtree(directory)
+    arms.started.clear()
+    sweep(root)
+    assert arms.started == ["prose-0_seed-0"]
     assert [row["state"] for row in table_of(root)["arms"]] == ["done"] * 2
 
 
