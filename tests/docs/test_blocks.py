@@ -35,7 +35,7 @@ NOT_CHECKED = {  # page: how it begins -> why there is nothing to check, or wher
     "faq.md: error: weighting.weights.control: 0 leaves a stu": "an error; tests/launch/commands/test_unstoppable.py",
     "faq.md: wrong_answer | 2 | 3 | 2 is not 3 (number)": "what the code above it says",
     "start.md: sums.jsonl: read as question/reasoning/answer": "tests/docs/test_start.py",
-    "start.md: sample                  1,570 training and 174 h": "what the command above it says",
+    "start.md: sample                  1,570 training and 174 h": "tests/docs/test_start.py",
     "start.md: evaluate traces         58.6% of 174 questions r": "what the command above it says",
     "faults.md: error: RUN/journal.sqlite: no room on this disk,": "an error; tests/faults/test_full_disk.py",
     "faults.md: error: RUN/journal.sqlite: the journal is damage": "an error; tests/data_pipeline/sampling",
