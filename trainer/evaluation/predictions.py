@@ -135,7 +135,7 @@ def summary(predictions: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str
     return {
         **found,
         "questions": len(predictions),
-        "without_gold": known.count(False),
+        "without_gold": count_of([[row] for row in predictions]).count(False),
         "answered": int(said.sum()),
         "right": int(right.sum()),
         "undecided": dict(sorted(verdicts.items())),
