@@ -3,7 +3,7 @@
     python benchmarks/forecast.py --json benchmarks/results/forecast_cpu.json --plot docs/forecast.svg    # 20 minutes
 
 On this machine's CPU, two students are timed as `tracestill bench` times a recipe (`launch/bench/bench.py`). From one
-rank alone at each ZeRO stage, two and four ranks at ZeRO 0, and two messages between two ranks,
+rank alone at each ZeRO stage, two and four ranks at ZeRO 0, and small and large messages between as many,
 `launch/bench/calibrate.py` takes a machine; the model (`trainer/timing/step_time.py`) then says how long a step takes
 on 2, 3 and 4 ranks at the other stages (ranks beyond the cores share them), and on two hosts, which are network
 namespaces joined by links that `tc` limits. Three ranks share four packs, so some of them idle.
@@ -36,6 +36,7 @@ from tracestill.launch.bench.search import Result, Setting, own_setting
 from tracestill.launch.run.runner import run_stages
 from tracestill.launch.run.stages import plan_works
 from tracestill.trainer.metrics.hardware import Link
+from tracestill.trainer.ranks.cores import usable_cores
 from tracestill.trainer.recipe.recipe import load_recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.timing.step_time import Machine
@@ -71,10 +72,10 @@ def prepared(folder: Path, name: str, config: dict[str, int]) -> RunDirectory:
 def on_one_host(bench: Bench, cases: list[dict[str, Any]]) -> dict[str, Any]:
     """Fit the machine, then measure what it was not fitted on, which is appended; what is known of the student."""
     own = own_setting(bench.run.recipe.for_arm(bench.arm))
-    links = fitted(bench, None, 2)
+    links, crowded = fitted(bench, None, 2), (max(FITTED) / usable_cores(), fitted(bench, None, max(FITTED)))
     fit = [measured(bench, replace(own, zero=stage), 1) for stage in STAGES]
     fit += [measured(bench, replace(own, zero=0), ranks) for ranks in FITTED]
-    machine = asdict(calibrate(fit, links, links, devices=DEVICES))
+    machine = asdict(calibrate(fit, links, links, devices=DEVICES, crowded=crowded))
     del machine["between"]
     for ranks in RANKS:
         for stage in STAGES:
@@ -149,6 +150,8 @@ def predict(here: dict[str, Any]) -> None:
             about["parameters"] = student.parameters
             inside = links_of(about["machine"]["inside"])
             values = {**about["machine"], "slower": {int(k): v for k, v in about["machine"]["slower"].items()}}
+            if values.get("crowded"):
+                values["crowded"] = (values["crowded"][0], links_of(values["crowded"][1]))
             for case in (case for case in here["cases"] if case["student"] == name):
                 between = inside if case["mbits"] is None else links_of(about["between"][str(case["mbits"])])
                 devices = DEVICES if case["mbits"] is None else 1

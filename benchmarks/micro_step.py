@@ -2,8 +2,9 @@
 
     python benchmarks/micro_step.py [--json PATH] [--tiny]
 
-The demo's student and one of SmolLM2-135M's shape (random weights) train at ZeRO 2 as `train.py` takes a step: batches,
-forward and backward through the engine, the checks, the update. Every matrix product of one step is recorded by its
+The demo's student and one of SmolLM2-135M's shape (random weights) train as `train.py` takes a step, at the ZeRO stage
+that `train.zero: auto` picks (`--zero` says another): batches, forward and backward through the engine, the checks, the
+update. Every matrix product of one step is recorded by its
 shapes and strides; the same products then run bare, into buffers that are there already, in turns with whole steps in
 the same process. Operands of the bare products are shared by calls of equal shape, so they lie in the caches at least
 as often. The products of attention are inside of torch's kernel: it too runs bare, on the operands that it had. With
@@ -36,6 +37,7 @@ from tracestill.data_pipeline.plan.plan import PlanConfig, make_plan
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.batches.batches import Batches
 from tracestill.trainer.engine.engine import connect, leave
+from tracestill.trainer.ranks.collective_stats import CollectiveStats, counted_collectives
 from tracestill.trainer.recipe.settings import TrainConfig
 from tracestill.trainer.recipe.student_settings import StudentConfig
 from tracestill.trainer.student.student import build_student
@@ -61,7 +63,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
         "vocabulary": 49152,
         "capacity": 1024,
         "median": 200,
-        "micro_steps": 1,
+        "micro_steps": 2,
         "rounds": 3,
     },
 }
@@ -150,23 +152,22 @@ def attend(calls: list[tuple[Any, Any, Any]]) -> None:
         function(*args, **more)
 
 
-def grouped(steps: list[Callable[[], object]]) -> dict[str, float]:
-    """Share of the steps' time that each group of operations takes."""
+def grouped(steps: list[Callable[[], object]], said: CollectiveStats) -> dict[str, float]:
+    """Share of the steps' time that each group of operations takes; of collectives, that for which they block."""
+    before = said.seconds
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         start = time.perf_counter()
         for step in steps:
             step()
         taken = time.perf_counter() - start
-    found: dict[str, float] = {}
+    found: dict[str, float] = {TALK: (said.seconds - before) / taken}
     for event in seen.events():
         name = event.name.removeprefix("aten::")
         group = next((group for group, names in GROUPS.items() if name in names), None)
         if group is None or group == "copies and gathers":
-            if event.name.startswith(("c10d::", "gloo:")):
-                group = TALK
-            elif not event.name.startswith("aten::"):
+            if not event.name.startswith("aten::"):
                 continue  # ranges around operations: what they hold themselves is Python's
-            elif inside(event, LOSS):
+            if inside(event, LOSS):
                 group = IN_LOSS
         found[group or OTHER] = found.get(group or OTHER, 0.0) + event.self_cpu_time_total / 1e6 / taken
     return {**found, PYTHON: 1 - sum(found.values())}
@@ -180,11 +181,11 @@ def inside(event: Any, name: str) -> bool:
     return False
 
 
-def work(folder: Path, sizes: dict[str, Any]) -> dict[str, Any]:
+def work(folder: Path, sizes: dict[str, Any], zero: Any, said: CollectiveStats) -> dict[str, Any]:
     """On each rank: seconds of the rounds' steps and bare products, of the slower rank, and the groups of rank 0."""
     torch.set_num_threads(1)
     rounds, micro_steps = sizes["rounds"], sizes["micro_steps"]
-    settings = TrainConfig(steps=rounds + 2 + PROFILED, zero=2, clip=1.0, lr=1e-4)
+    settings = TrainConfig(steps=rounds + 2 + PROFILED, zero=zero, clip=1.0, lr=1e-4)
     world = connect(settings)
     store = TokenStore(folder / "tokens.arrow", KINDS)
     plan_config = PlanConfig(capacity=sizes["capacity"], packs_per_step=world.ranks * micro_steps)
@@ -217,10 +218,11 @@ def work(folder: Path, sizes: dict[str, Any]) -> dict[str, Any]:
             taken = torch.tensor(time.perf_counter() - start)
             dist.all_reduce(taken, op=dist.ReduceOp.MAX)
             times[name].append(float(taken))
-    groups = grouped([lambda at=at: step(rounds + 2 + at) for at in range(PROFILED)])
+    groups = grouped([lambda at=at: step(rounds + 2 + at) for at in range(PROFILED)], said)
     flops = sum(count * operations(name, tensors) for (name, tensors), count in products.calls.items())
     return {
         "parameters": parameters,
+        "zero": zero,
         "tokens_of_a_micro_step": sizes["capacity"],
         "micro_steps": micro_steps,
         "seconds": times,
@@ -242,7 +244,7 @@ def operations(name: str, tensors: tuple[Any, ...]) -> int:
     return 2 * rows * int(b[-1])
 
 
-def measure(students: dict[str, dict[str, Any]], counts: tuple[int, ...], *, tiny: bool) -> dict[str, Any]:
+def measure(students: dict[str, dict[str, Any]], counts: tuple[int, ...], *, tiny: bool, zero: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, sizes in students.items():
         for ranks in counts:
@@ -251,7 +253,9 @@ def measure(students: dict[str, dict[str, Any]], counts: tuple[int, ...], *, tin
                 tokens = (sizes["rounds"] + PROFILED + 3) * sizes["micro_steps"] * ranks * sizes["capacity"]
                 how = {"vocabulary": sizes["vocabulary"], "median": sizes["median"], "prompt": 0.25, "spread": SPREAD}
                 write_store(folder / "tokens.arrow", tokens, longest=sizes["capacity"], **how)
-                run_ranks(ranks, __file__, ["--work", place, name, *(["--tiny"] if tiny else [])], folder)
+                run_ranks(
+                    ranks, __file__, ["--work", place, name, "--zero", zero, *(["--tiny"] if tiny else [])], folder
+                )
                 case = json.loads((folder / "found.json").read_text(encoding="utf-8"))
                 found[f"{name}, {ranks} rank{'s' * (ranks > 1)}"] = case
     return found
@@ -270,16 +274,19 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write every figure, the machine and the claims here")
     parser.add_argument("--tiny", action="store_true", help="a tiny student, no claims: to see that it runs")
     parser.add_argument("--ranks", type=int, nargs="+", default=RANKS, help="how many (default: 1 and 2)")
+    parser.add_argument("--zero", default="auto", choices=["auto", "0", "1", "2", "3"], help="stage (default: auto)")
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     wanted = parser.parse_args()
     students = TINY if wanted.tiny else STUDENTS
     if wanted.work:
         folder, name = wanted.work
-        found = work(Path(folder), students[name])
+        zero = wanted.zero if wanted.zero == "auto" else int(wanted.zero)
+        with counted_collectives() as said:
+            found = work(Path(folder), students[name], zero, said)
         if dist.get_rank() == 0:
             (Path(folder) / "found.json").write_text(json.dumps(found), encoding="utf-8")
         leave(0)
-    found = measure(students, tuple(wanted.ranks), tiny=wanted.tiny)
+    found = measure(students, tuple(wanted.ranks), tiny=wanted.tiny, zero=wanted.zero)
     show(found)
     claims = (
         []

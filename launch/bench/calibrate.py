@@ -20,9 +20,10 @@ def calibrate(
     between: Mapping[str, Link],
     devices: int,
     again: float = RECOMPUTED,
+    crowded: tuple[float, Mapping[str, Link]] | None = None,
 ) -> Machine:
     """The machine that explains these cases, results of ``timing.bench``; ``again`` times the FLOPs where layers are
-    computed again.
+    computed again; ``crowded``: links between ranks that share cores, and how many share one.
 
     The rate is that of the cases at the lowest ZeRO stage on the fullest node; what other stages need more for the
     same FLOPs is the median of cases that differ in nothing else. Cases with more ranks than cores say what crowding
@@ -54,7 +55,7 @@ def calibrate(
     update, fixed = optimizer(fits)
     data = statistics.median(c["split"]["data"] / c["accumulation"] for c in fits)
     crowding = max(1.0, statistics.median(shares)) if shares else 1.0
-    more = {"cores": here, "crowding": crowding, "data": data, "fixed": fixed, "slower": slower}
+    more = {"cores": here, "crowding": crowding, "data": data, "fixed": fixed, "slower": slower, "crowded": crowded}
     return Machine(rate, update, inside, between, devices, **more)
 
 

@@ -23,6 +23,7 @@ from tracestill.launch.hosts.cluster import Cluster
 from tracestill.launch.hosts.probe import MARK
 from tracestill.launch.start import deepspeed_command, multinode
 from tracestill.trainer.metrics.hardware import EFFICIENCY, NODES, Link, launch_times
+from tracestill.trainer.ranks.cores import usable_cores
 from tracestill.trainer.timing import memory
 from tracestill.trainer.timing.step_time import PASSES, Machine, Task, forecast
 
@@ -192,8 +193,12 @@ def choose_machine(
         note = f"{wanted.hardware}: {share:.0%} of {node.peak / 1e12:.0f} TFLOP/s assumed; {spelled(stated)}"
         return machine, [note], memory.ROOM * node.memory / 2**30
     cases = [case for case in found["cases"] if "problem" not in case]
-    devices = wanted.devices or max(case["ranks"] // case["nodes"] for case in cases)
+    most = max(case["ranks"] // case["nodes"] for case in cases)
+    devices = wanted.devices or most
     inside, across = measure_links(bench)
+    crowded = None
+    if bench.cluster is None and not deepspeed_command.count_gpus() and most > usable_cores():
+        crowded = (most / usable_cores(), fitted(bench, None, most))
     if inside is None and devices > 1:
         raise InputError("--devices: one rank says nothing about links inside of a node; measure on two or more")
     if wanted.link:
@@ -207,7 +212,7 @@ def choose_machine(
     else:
         between, note = inside or free(), "one node: nothing is said between nodes"
     notes = [note, f"computing and updating: as measured here on {cases[0]['device']}"]
-    return calibrate(cases, inside or free(), between, devices, again), notes, room_here()
+    return calibrate(cases, inside or free(), between, devices, again, crowded), notes, room_here()
 
 
 def room_here() -> float | None:
@@ -242,7 +247,7 @@ def measure_links(bench: Bench) -> tuple[dict[str, Link] | None, dict[str, Link]
     """
     cluster = bench.cluster
     if cluster is None:
-        ranks = bench.ranks if deepspeed_command.count_gpus() else max(2, bench.ranks)
+        ranks = bench.ranks if deepspeed_command.count_gpus() else max(2, min(bench.ranks, usable_cores()))
         return (fitted(bench, None, ranks) if ranks > 1 else None), None
     first = cluster.hosts[0]
     inside = fitted(bench, replace(cluster, hosts=(first,))) if len(first.slots) > 1 else None

@@ -21,7 +21,7 @@ from tracestill.trainer.batches.batches import row_length
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import open_channels
 from tracestill.trainer.timing import memory
-from tracestill.trainer.timing.step_time import LIVE, Machine, Task
+from tracestill.trainer.timing.step_time import LIVE, PERSISTENT, Machine, Task
 from tracestill.trainer.weighting import TargetWeights, Weighting, make_weighting
 
 STEPS = 8  # of the plan, over which predictions are averaged
@@ -36,7 +36,7 @@ class Student:
     cost: Any  # trainer.flops.DecoderCost
     parameters: int
     trained: int  # of them; adapters are among both
-    tensors: int
+    sizes: tuple[int, ...]  # elements of each tensor
     tied: int
     layers: int
     decoder: memory.Decoder | None  # for memory; None if the student is not of the kind that ``memory`` knows
@@ -88,7 +88,7 @@ class Student:
             cost,
             sum(p.numel() for p in model.parameters()),
             trained,
-            len(list(model.parameters())),
+            tuple(p.numel() for p in model.parameters()),
             head.numel() if shared else 0,
             text.num_hidden_layers,
             decoder,
@@ -102,6 +102,8 @@ class Student:
         raw = self.recipe.deepspeed.get("zero_optimization", {})
         costs, sizes, _ = self.packs(capacity, packs, recompute=recompute)
         steps = -(-packs // ranks)
+        most = int(raw.get("stage3_param_persistence_threshold", PERSISTENT))
+        kept = [size for size in self.sizes if size <= most]
         loads = np.zeros((len(costs), steps * ranks))
         loads[:, :packs] = costs
         return [
@@ -112,7 +114,9 @@ class Student:
                 zero=zero,
                 parameter_bytes=number,
                 layers=self.layers,
-                tensors=self.tensors,
+                tensors=len(self.sizes),
+                kept=sum(kept),
+                kept_tensors=len(kept),
                 tied=self.tied,
                 frozen=self.parameters - self.trained,
                 overlap=raw.get("overlap_comm"),

@@ -14,6 +14,7 @@ if __name__ == "__main__":  # before anything else is imported: `python -m` has 
 import argparse
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -38,20 +39,26 @@ MATRIX = {"cpu": 512, "cuda": 8192}
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}  # that training computes in
 SIZES = {"cpu": (1 << 16, 1 << 24), "cuda": (1 << 18, 1 << 28)}  # bytes of a small and a large message
 ROUNDS = 3  # the best of them counts
+TYPICAL = (31, 5)  # rounds of a small and of a large message where the median counts
 LIMIT = timedelta(seconds=60)  # until a rank gives up waiting for the others
 
 
 def best_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The shortest of a few runs, after one that warms up; all ranks begin together."""
+    """The shortest of a few runs."""
+    return min(all_seconds(work, device, ROUNDS))
+
+
+def all_seconds(work: Callable[[], object], device: torch.device, rounds: int) -> list[float]:
+    """Of so many runs, after one that warms up; all ranks begin together."""
     found = []
-    for _ in range(ROUNDS + 1):
+    for _ in range(rounds + 1):
         dist.barrier()
         started = time.perf_counter()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         found.append(time.perf_counter() - started)
-    return min(found[1:])
+    return found[1:]
 
 
 def slowest(seconds: float, device: torch.device) -> float:
@@ -107,12 +114,13 @@ def measure(first_ranks: list[int], device: torch.device) -> dict[str, object]:
 
 def fit(device: torch.device) -> dict[str, dict[str, float]]:
     """Operation -> latency of a hop (seconds) and bandwidth (bytes a second) of the model in ``timing.step_time``,
-    from a small and a large message; the same on every rank."""
+    from the median of some small and some large messages; the same on every rank."""
     ranks = dist.get_world_size()
     found = {}
     for name, passes in PASSES.items():
         small, large = (
-            slowest(best_seconds(operation(name, size, device), device), device) for size in SIZES[device.type]
+            slowest(statistics.median(all_seconds(operation(name, size, device), device, rounds)), device)
+            for size, rounds in zip(SIZES[device.type], TYPICAL, strict=True)
         )
         carried = passes * (ranks - 1) / ranks
         less, more = SIZES[device.type]

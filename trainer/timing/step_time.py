@@ -10,8 +10,9 @@ trained, g bytes of a gradient's and p of a parameter's number, and A micro-step
     ZeRO 0    all-reduce g t
     ZeRO 1    all-reduce g t, all-gather p t
     ZeRO 2    A times all-reduce g t, all-gather p t
-    ZeRO 3    A times reduce-scatter g t, and all-gather p n: once if the student's parameters may stay gathered
-              (``stage3_max_live_parameters``, 1e9), else in each forward and each backward pass
+    ZeRO 3    A times reduce-scatter g t, and all-gather p n: A times if the student's parameters may stay gathered
+              from the forward to the backward pass (``stage3_max_live_parameters``, 1e9), else in each of both;
+              tensors of at most ``stage3_param_persistence_threshold`` elements (1e5) once
 
 A collective of S bytes takes hops * latency + passes * (n - 1) / n * S / bandwidth; an all-reduce passes twice, the
 others once. A ring visits every rank; an all-reduce between nodes may go up and down a tree instead. The slower of the
@@ -36,6 +37,7 @@ from tracestill.trainer.recipe.settings import BUCKET, OWNED_FROM
 PASSES = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1}
 OWNED = 0.63  # of an all-reduce's bytes, over gloo, if gradients reach their owners only (``benchmarks/reduction.py``)
 LIVE = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
+PERSISTENT = 100_000  # DeepSpeed's stage3_param_persistence_threshold: tensors of so few elements are never released
 PREFETCH = 50_000_000  # DeepSpeed's stage3_prefetch_bucket_size: elements gathered at a time
 UPDATE_BYTES = 28  # an element that AdamW updates: parameter, gradient and two moments read, three of them written
 
@@ -51,6 +53,8 @@ class Machine:
     devices: int  # of a node
     cores: int | None = None  # of a node whose ranks compute on the CPU: ranks beyond them share
     crowding: float = 1.0  # by which computing takes longer than that where ranks share cores
+    # ranks a core, and the links between them when there were so many; None: each takes as many times longer
+    crowded: tuple[float, Mapping[str, Link]] | None = None
     data: float = 0.0  # seconds a micro-step that a rank spends on its data
     fixed: float = 0.0  # seconds a step of what is left: checks, numbers, Python
     slower: Mapping[int, float] = field(default_factory=dict)  # ZeRO stage -> its compute over that of stage 0
@@ -70,6 +74,8 @@ class Task:
     parameter_bytes: int = 2
     layers: int = 1
     tensors: int = 1  # that its parameters are
+    kept: int = 0  # elements of those that ZeRO 3 never releases, so that a step gathers them once (PERSISTENT)
+    kept_tensors: int = 0  # and how many tensors these are
     tied: int = 0  # elements that two layers share, so that both gather them
     frozen: int = 0  # of the parameters, those that do not learn
     bucket: int = BUCKET  # elements of gradients reduced at a time, at most
@@ -163,14 +169,18 @@ def volumes(task: Task, *, coalesced: bool = True) -> dict[str, tuple[str, float
     elif task.zero == 2:
         found = {"gradients": (reduce, steps * gradients, steps * buckets)}
     else:
-        parameters = float(task.parameter_bytes * n)
-        if n > task.live:
-            parameters = float(2 * steps * task.parameter_bytes * (n + task.tied))
-        gathers = max(task.layers + 2, math.ceil(n / PREFETCH)) if coalesced else task.tensors
-        gathers *= 1 if n <= task.live else 2 * steps
+        passing = n - task.kept  # gathered for a pass and then released
+        twice = n > task.live
+        times = steps * (2 if twice else 1)
+        parameters = float(task.parameter_bytes * (task.kept + times * (passing + (task.tied if twice else 0))))
+        if coalesced:
+            gathers = max(task.layers + 2, math.ceil(passing / PREFETCH)) if passing else 0
+            calls = min(task.kept, 1) + times * gathers
+        else:
+            calls = task.kept_tensors + times * (task.tensors - task.kept_tensors)
         return {
             "gradients": ("reduce_scatter", steps * gradients, steps * buckets),
-            "parameters": ("all_gather", parameters, gathers),
+            "parameters": ("all_gather", parameters, calls),
         }
     if task.zero:
         found["parameters"] = (
@@ -182,17 +192,30 @@ def volumes(task: Task, *, coalesced: bool = True) -> dict[str, tuple[str, float
 
 
 def communication(task: Task, machine: Machine, nodes: int, share: float) -> dict[str, float]:
-    """Seconds for each of ``volumes``, hidden or not."""
-    found = {}
-    for what, (operation, size, calls) in volumes(task, coalesced=machine.cores is None).items():
-        inside, between = machine.inside[operation], machine.between[operation]
-        ranks = task.ranks
-        bandwidth = inside.bandwidth if nodes == 1 else min(inside.bandwidth, between.bandwidth)
-        if nodes == ranks:  # nothing is passed on inside of nodes
-            bandwidth = between.bandwidth
-        carried = PASSES[operation] * (ranks - 1) / ranks * size / bandwidth
-        found[what] = share * (calls * latency(operation, ranks, nodes, inside, between) + carried)
-    return found
+    """Seconds for each of ``volumes``, hidden or not; ``share``: ranks that share a core."""
+    said = volumes(task, coalesced=machine.cores is None)
+
+    def spoken(inside: Mapping[str, Link]) -> dict[str, float]:
+        return {
+            what: call_seconds(task.ranks, nodes, inside[operation], machine.between[operation], operation, size, calls)
+            for what, (operation, size, calls) in said.items()
+        }
+
+    alone = spoken(machine.inside)
+    if machine.crowded is None:
+        return {what: share * seconds for what, seconds in alone.items()}
+    most, links = machine.crowded
+    part = (share - 1) / (most - 1)
+    return {what: alone[what] + part * (seconds - alone[what]) for what, seconds in spoken(links).items()}
+
+
+def call_seconds(ranks: int, nodes: int, inside: Link, between: Link, operation: str, size: float, calls: int) -> float:
+    """Seconds that so many calls take, which carry ``size`` bytes in all."""
+    bandwidth = inside.bandwidth if nodes == 1 else min(inside.bandwidth, between.bandwidth)
+    if nodes == ranks:  # nothing is passed on inside of nodes
+        bandwidth = between.bandwidth
+    carried = PASSES[operation] * (ranks - 1) / ranks * size / bandwidth
+    return calls * latency(operation, ranks, nodes, inside, between) + carried
 
 
 def latency(operation: str, ranks: int, nodes: int, inside: Link, between: Link) -> float:
@@ -222,8 +245,8 @@ def hidden_part(task: Task, spoken: Mapping[str, float], compute: float) -> floa
     if task.zero < 3:
         return gradients
     room = compute - gradients
-    if task.parameters <= task.live:  # gathered once, in the first forward pass
-        room = min(room, compute / 3 / steps)
+    if task.parameters <= task.live:  # gathered in forward passes only
+        room = min(room, compute / 3)
     return gradients + max(0.0, min(spoken["parameters"] * (1 - 1 / (task.layers + 1)), room))
 
 

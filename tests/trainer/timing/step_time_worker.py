@@ -36,8 +36,22 @@ def step(engine: Engine, steps: int) -> None:
     engine.step(1e-3, weight_sum=1.0)
 
 
-def counted(stats: CollectiveStats, precision: str, zero: int, steps: int, *, live: bool, freeze: bool = False) -> dict:
-    """What a second step says; ``freeze``: with frozen embeddings, and with them the head."""
+RELEASED = {"stage3_param_persistence_threshold": 0}
+
+
+def counted(
+    stats: CollectiveStats,
+    precision: str,
+    zero: int,
+    steps: int,
+    *,
+    live: bool,
+    freeze: bool = False,
+    kept: bool | None = None,
+) -> dict:
+    """What a second step says; ``freeze``: with frozen embeddings, and with them the head; ``live``: parameters may
+    stay gathered from the forward to the backward pass; ``kept``: and longer (default: as ``live``)."""
+    kept = live if kept is None else kept
     config = StudentConfig(config={**SHAPE, "tie_word_embeddings": True})
     ids = {"bos_id": 1, "eos_id": 2, "pad_id": 0}
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -47,14 +61,21 @@ def counted(stats: CollectiveStats, precision: str, zero: int, steps: int, *, li
     parameters = sum(p.numel() for p in student.parameters())
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     settings = TrainConfig(steps=1, zero=zero, precision=precision)
-    raw = {} if live else {"zero_optimization": FEW}
+    raw = {"zero_optimization": RELEASED if live else FEW} if not kept else {}
     engine = Engine(student, settings, accumulation=steps, raw_deepspeed=raw)
     step(engine, steps)
     before = stats.state()
     step(engine, steps)
     after = stats.state()
     said = {name: [after[name][i] - before[name][i] for i in (0, 1)] for name in after}
-    about = {"precision": precision, "zero": zero, "steps": steps, "live": live, "frozen": parameters - trained}
+    about = {
+        "precision": precision,
+        "zero": zero,
+        "steps": steps,
+        "live": live,
+        "kept": kept,
+        "frozen": parameters - trained,
+    }
     tensors = len(list(student.parameters()))
     return {**about, "parameters": parameters, "tensors": tensors, "said": said}
 
@@ -68,6 +89,8 @@ def main(stats: CollectiveStats) -> None:
             for steps in (1, 2):
                 for live in (True, False) if zero == 3 else (True,):
                     found.append(counted(stats, precision, zero, steps, live=live))
+                if zero == 3:
+                    found.append(counted(stats, precision, zero, steps, live=True, kept=False))
             found.append(counted(stats, precision, zero, 2, live=True, freeze=True))
     before = stats.seconds
     if dist.get_rank() == 0:
