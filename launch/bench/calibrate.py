@@ -50,8 +50,8 @@ def calibrate(
         ]
         if pairs:
             slower[stage] = statistics.median(pairs)
-    crowded = [c for c in cases if here is not None and c not in fits and c["zero"] == lowest]
-    shares = [passes(c) * here * c["nodes"] * rate / flops(c) for c in crowded if here is not None]
+    sharing = [c for c in cases if here is not None and c not in fits and c["zero"] == lowest]
+    shares = [passes(c) * here * c["nodes"] * rate / flops(c) for c in sharing if here is not None]
     update, fixed = optimizer(fits)
     data = statistics.median(c["split"]["data"] / c["accumulation"] for c in fits)
     crowding = max(1.0, statistics.median(shares)) if shares else 1.0

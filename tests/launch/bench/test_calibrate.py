@@ -43,7 +43,9 @@ def test_a_machine_is_found_again_from_its_cases():
     assert found.slower == pytest.approx({0: 1.0, 2: 1.05, 3: 1.4})
     small = case(2, 3, capacity=64)  # less efficient, for a reason of its own
     small["split"] = {name: 3 * seconds for name, seconds in small["split"].items()}
-    again = calibrate([*cases, small], LINKS, LINKS, 2)
+    slow = dict.fromkeys(PASSES, Link(1e-2, 1e8))
+    again = calibrate([*cases, small, case(4, 0)], LINKS, LINKS, 2, crowded=(2.0, slow))
+    assert again.crowded == (2.0, slow)
     assert again.slower == pytest.approx(found.slower), "only cases that differ in nothing else are compared"
 
 
