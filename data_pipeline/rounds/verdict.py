@@ -33,6 +33,30 @@ def warnings(first: Figures, now: Figures) -> list[str]:
     return found
 
 
+def student_warnings(first: Figures, now: Figures) -> list[str]:
+    """What in the answers of a round's student hints at a narrower one than round 0's, by what carries over and by
+    calibration, where they were measured (``launch.rounds.monitor``): right answers in other forms, or to another task,
+    below round 0's whole interval while the plain questions gain; a mean error of confidence above it."""
+    found = []
+    places = [("other forms of the questions", first.get("variations"), now.get("variations"))]
+    for task in first.get("tasks", {}):
+        both = [{**each["tasks"][task], "plain": each["test"]["accuracy"]} for each in (first, now)]
+        places.append((f"the task {task}", both[0], both[1]))
+    for name, before, after in places:
+        if before and after and after["plain"] > before["plain"] and after["share"] < before["low"]:
+            plain = f"the plain ones in {after['plain']:.1%}, not in {before['plain']:.1%}"
+            found.append(f"{name}: right in {after['share']:.1%}, below round 0's {ends(before)}; {plain}")
+    before, after = first.get("ece"), now.get("ece")
+    if before and after and before["high"] is not None and after["share"] > before["high"]:
+        said = f"its confidence is off by {after['share']:.1%} (ECE of votes)"
+        found.append(f"{said}, above round 0's {ends(before)}")
+    return found
+
+
+def ends(figures: Figures) -> str:
+    return f"{figures['low']:.1%} to {figures['high']:.1%}"
+
+
 def seen_over_chance(figures: Figures) -> float | None:
     """Coverage of rare strategies over what chance would show, at most 1; None if it is not known."""
     if figures.get("coverage") is None or not figures["coverage_by_chance"]:

@@ -34,6 +34,21 @@ def accuracy(row: Row) -> str:
     return f"{row['accuracy']:.1%} ({row['accuracy_low']:.0%}-{row['accuracy_high']:.0%})"
 
 
+def with_ends(key: str) -> Callable[[Row], str]:
+    """A share of the student's, with its interval; empty where it was not measured."""
+    return lambda row: share(row[key]) if row.get(key) else ""
+
+
+def share(held: Row) -> str:
+    between = "" if held["low"] is None else f" ({held['low']:.0%}-{held['high']:.0%})"
+    return f"{held['share']:.1%}{between}"
+
+
+def first_new(row: Row) -> str:
+    held = row.get("traces", {}).get("first_new")
+    return "" if held is None else f"{held['traces']:,}; {held['right']:,}; {held['kept']:,}"
+
+
 COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("round", lambda row: str(row["round"])),
     ("teacher", lambda row: ", ".join(row["teachers"])),
@@ -48,10 +63,19 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("self-BLEU", of_traces("self_bleu", ".2f")),
     ("rare seen (chance)", seen),
     ("words", of_traces("words", ".1f")),
+    ("first teachers' new; right; kept", first_new),
     ("accuracy (95 %)", accuracy),
+    ("other forms (95 %)", with_ends("variations")),
+    (
+        "other tasks (95 %)",
+        lambda row: ", ".join(f"{name} {share(held)}" for name, held in row.get("tasks", {}).items()),
+    ),
+    ("ECE of votes (95 %)", with_ends("ece")),
 )
 CURVES = {
     "accuracy": lambda row: row.get("accuracy"),
+    "other forms of the questions answered right": lambda row: row.get("variations", {}).get("share"),
+    "ECE of votes": lambda row: row.get("ece", {}).get("share"),
     "entropy of strategies, bits": lambda row: row.get("traces", {}).get("entropy"),
     "two traces of a question differ, share": lambda row: row.get("traces", {}).get("differ"),
     "rare strategies of round 0 that are seen, share": lambda row: row.get("traces", {}).get("coverage"),
@@ -63,8 +87,9 @@ def rounds(found: Found) -> str:
     result = found.get("rounds")
     if not result:
         return ""
-    heads = [in_html(head) for head, _ in COLUMNS]
-    body = [[text(in_html(cell(row))) for _, cell in COLUMNS] for row in result["rounds"]]
+    shown = [(head, cell) for head, cell in COLUMNS if any(map(cell, result["rounds"]))]
+    heads = [in_html(head) for head, _ in shown]
+    body = [[text(in_html(cell(row))) for _, cell in shown] for row in result["rounds"]]
     charts = []
     for title, value in CURVES.items():
         points = [(row["round"], value(row)) for row in result["rounds"]]

@@ -29,6 +29,7 @@ class Way(NamedTuple):
     path: str
     strategy: str
     words: list[str]
+    index: int = 0  # of the samples that its teacher gave to the question
 
 
 def ways(sample: Path, select: Path) -> list[Way]:
@@ -43,7 +44,8 @@ def ways(sample: Path, select: Path) -> list[Way]:
         plain, read = normal_text(row["trace"]), equations(row["trace"])
         path, way = path_of(row["trace"], read, plain, PATHS), strategy(row["question"], read)
         right = bool(verdict["right"] and verdict["sound"])
-        found.append(Way(row["question_id"], row["teacher"], right, bool(verdict["kept"]), path, way, words_of(plain)))
+        told = (bool(verdict["kept"]), path, way, words_of(plain), row["index"])
+        found.append(Way(row["question_id"], row["teacher"], right, *told))
     return found
 
 

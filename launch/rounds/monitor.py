@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from rich.console import Console
 from tracestill.data_pipeline.answers.verifier import verify_config
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import is_current, stage, write_json
-from tracestill.launch.rounds.figures import new_ones, teachers_kept, traces_of, ways
+from tracestill.data_pipeline.sampling.sample_config import RECORDED
+from tracestill.data_pipeline.variations.further import HELD_OUT
+from tracestill.data_pipeline.variations.variation import PLAIN
+from tracestill.launch.rounds.figures import Way, new_ones, teachers_kept, traces_of, ways
 from tracestill.launch.run.progress import bar
 from tracestill.trainer.evaluation.baseline import exported
 from tracestill.trainer.evaluation.evaluate import held_out, keep, predict, this_device
@@ -26,7 +30,8 @@ FIGURES = "figures.json"
 
 def data_figures(run: RunDirectory, first: RunDirectory, rare: float) -> dict[str, Any]:
     """``figures.traces_of`` a round whose records have been selected, the ``teachers`` of round 0's kept ones, and how
-    many records of these are kept ``beside`` the new ones."""
+    many records of these are kept ``beside`` the new ones. Where first teachers wrote more in this round (``teacher:
+    mixture``), ``first_new`` counts that; it is not watched."""
     directory = run.root / MONITOR
     own, of_first = ({name: each.stage(MAIN_ARM, name) for name in ("sample", "select")} for each in (run, first))
     inputs = own if run.root == first.root else own | {f"first/{name}": path for name, path in of_first.items()}
@@ -39,20 +44,54 @@ def data_figures(run: RunDirectory, first: RunDirectory, rare: float) -> dict[st
             new = reference if run.root == first.root else new_ones(every, first_teachers)
             beside = sum(each.kept for each in every) - sum(each.kept for each in new)
             found = {**traces_of(new, reference, rare), "teachers": teachers_kept(reference), "beside": beside}
+            if more := more_of_first(every, run, first):
+                counts = {key: sum(getattr(each, key) for each in more) for key in ("right", "kept")}
+                found["first_new"] = {"traces": len(more), **counts}
             write_json(work.path / FIGURES, found)
             work.counts = {"in": len(new), "out": len(new)}
     return read(directory / FIGURES)
 
 
+def more_of_first(every: Sequence[Way], run: RunDirectory, first: RunDirectory) -> list[Way]:
+    """What round 0's teachers wrote in this round: those that replay traces write nothing, and the others gave as many
+    samples to a question in each round before (``recipes.sampled``)."""
+    asked = {each.name for each in first.recipe.sample.teachers if each.use != RECORDED and not each.only_revises}
+    earlier, is_later = first.recipe.sample.samples * int(run.root.name), run.root != first.root
+    return [each for each in every if is_later and each.teacher in asked and each.index >= earlier]
+
+
 def student_figures(run: RunDirectory, console: Console) -> dict[str, Any]:
     """``accuracy`` with its interval, ``questions`` and their ``split``, of a round whose student was evaluated:
-    of validation questions, which are asked here, or without any of the test questions; and ``test`` likewise."""
+    of validation questions, which are asked here, or without any of the test questions; and ``test`` likewise, with
+    what else ``evaluate`` measures of these, ``beyond_accuracy``."""
     test = read(run.stage(MAIN_ARM, "evaluate") / "result.json")
     found = validated(run, console) if run.recipe.questions.validation else test
     keys = ("accuracy", "accuracy_low", "accuracy_high", "questions")
     split = "validation" if run.recipe.questions.validation else "test"
     own = {**{key: found[key] for key in keys}, "split": split, "answer_tokens": found["trace_tokens_mean"]}
-    return {**own, "cut_off": found["truncated"] / found["questions"], "test": {key: test[key] for key in keys}}
+    own |= {"cut_off": found["truncated"] / found["questions"], "test": {key: test[key] for key in keys}}
+    return own | beyond_accuracy(test)
+
+
+def beyond_accuracy(test: Mapping[str, Any]) -> dict[str, Any]:
+    """What parts of an evaluation say of its student, each as ``share``, ``low``, ``high`` and ``questions``, of those
+    that are switched on: ``ece`` of the shares of votes (``evaluate.samples``); ``variations``, right answers in all
+    other forms of the questions, and in their plain one; ``tasks``, those of other tasks by name."""
+    found: dict[str, Any] = {}
+    votes = (test.get("samples") or {}).get("calibration", {}).get("votes") or {}
+    if votes.get("count"):
+        ends = {"low": votes.get("ece_low"), "high": votes.get("ece_high")}  # earlier versions wrote none
+        found["ece"] = {"share": votes["ece"], **ends, "questions": votes["count"]}
+    transfer = test.get("transfer") or {}
+    if (varied := transfer.get("varied", {}).get(HELD_OUT)) is not None:
+        found["variations"] = {**told(varied), "plain": varied["plain"]}
+    others = {task: told(cells[PLAIN]) for task, cells in transfer.get("cells", {}).items() if task != HELD_OUT}
+    return found | ({"tasks": others} if others else {})
+
+
+def told(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """The accuracy of a cell of the matrix."""
+    return {**{key: cell["accuracy"][key] for key in ("share", "low", "high")}, "questions": cell["questions"]}
 
 
 def validated(run: RunDirectory, console: Console) -> dict[str, Any]:

@@ -17,7 +17,14 @@ from rich.text import Text
 
 from tracestill.data_pipeline.base.stage import is_current, read_manifest, write_json
 from tracestill.data_pipeline.guards.visible import visible
-from tracestill.data_pipeline.rounds.verdict import End, after_training, before_training, best_of, warnings
+from tracestill.data_pipeline.rounds.verdict import (
+    End,
+    after_training,
+    before_training,
+    best_of,
+    student_warnings,
+    warnings,
+)
 from tracestill.launch.report.rounds_page import RESULT
 from tracestill.launch.rounds.monitor import data_figures, student_figures
 from tracestill.launch.rounds.recipes import ROUNDS, TRACES, WRITTEN, round_of, settings_of, student_of
@@ -88,9 +95,7 @@ class Rounds:
         first_teachers, beside = figures.pop("teachers"), figures.pop("beside")
         self.found[-1]["traces"] = figures
         if number:
-            self.found[-1]["warnings"] = warnings(self.found[0]["traces"], figures)
-            for text in self.found[-1]["warnings"]:
-                self.console.print(Text(visible(f"warning: round {number}: {text}"), "bold yellow"), soft_wrap=True)
+            self.warn(number, warnings(self.found[0]["traces"], figures))
             if not figures["kept"]:
                 return End(number, "nothing_kept", f"selection keeps no trace of {student_of(number - 1)}")
             if (end := before_training(number, figures, settings.stop)) is not None:
@@ -101,6 +106,8 @@ class Rounds:
                 works = plan_works(run, self.how)
         run_stages(with_report(works[begin:]), self.console)
         self.found[-1] |= {"trained": True, **student_figures(run, self.console)}
+        if number:
+            self.warn(number, student_warnings(self.found[0], self.found[-1]))
         self.keep()
         return after_training([each for each in self.found if each["trained"]], settings.stop)
 
@@ -126,6 +133,12 @@ class Rounds:
         said += f", {counts['solved']:,} of {counts['questions']:,} questions solved{rejected}"
         self.console.print(line(label, note or said, "dim" if note else "green"), soft_wrap=True)
         return counts
+
+    def warn(self, number: int, texts: Sequence[str]) -> None:
+        """Say what is doubtful of a round, and keep it."""
+        self.found[-1].setdefault("warnings", []).extend(texts)
+        for text in texts:
+            self.console.print(Text(visible(f"warning: round {number}: {text}"), "bold yellow"), soft_wrap=True)
 
     def keep(self) -> dict[str, Any]:
         """Write what is known now; it is all in the rounds' directories, too."""

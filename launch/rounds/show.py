@@ -16,17 +16,31 @@ from tracestill.data_pipeline.rounds.verdict import interval
 from tracestill.launch.report.rounds_page import COLUMNS
 
 TABLES = {
-    "rounds": ("round", "teacher", "traces", "right", "kept", "solved", "accuracy (95 %)"),
+    "rounds": (
+        "round",
+        "teacher",
+        "traces",
+        "right",
+        "kept",
+        "solved",
+        "first teachers' new; right; kept",
+        "accuracy (95 %)",
+    ),
     "their traces": (
         *("round", "paths a question", "differ", "entropy"),
         *("self-BLEU", "rare seen (chance)", "words"),
     ),
-}  # in two, so that they fit a terminal
+    "their students": ("round", "accuracy (95 %)", "other forms (95 %)", "other tasks (95 %)", "ECE of votes (95 %)"),
+}  # in several, so that they fit a terminal
+PLAIN = {"round", "accuracy (95 %)"}  # no table of these alone behind the first
 
 
 def show(root: Path, result: Mapping[str, Any], console: Console) -> None:
     cell_of = dict(COLUMNS)
-    for title, heads in TABLES.items():
+    for title, every in TABLES.items():
+        heads = [head for head in every if any(map(cell_of[head], result["rounds"]))]
+        if set(heads) <= PLAIN:
+            continue
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for head in heads:
             side: Literal["left", "right"] = "left" if head == "teacher" else "right"

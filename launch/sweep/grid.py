@@ -75,10 +75,7 @@ def parse_axis(text: str) -> Axis:
     if key == SEED:
         raise InputError("--over seed: seeds repeat every setting; give them as --seeds, a number or a list")
     if top in SHARED:
-        raise InputError(
-            f"--over {key}: the arms of a run share `{top}`; make a run for each value: "
-            f"tracestill sweep RECIPE --set {key}=… --run-dir DIR"
-        )
+        raise InputError(f"--over {key}: the arms of a run share `{top}`; {instead(key, top)}")
     values = strict_yaml.read_text(f"[{given}]", f"--over {key}")
     if not isinstance(values, list) or not values:
         raise InputError(f"--over {key}: names no value; expected KEY=VALUE,VALUE,…")
@@ -87,6 +84,16 @@ def parse_axis(text: str) -> Axis:
         if written(value) in map(written, values[:at]):  # 1 and "1" would be one setting
             raise InputError(f"--over {key}: the value {written(value)} stands twice")
     return Axis(key, tuple(values))
+
+
+def instead(key: str, top: str) -> str:
+    """What to do about a key that arms of a run share."""
+    if top == "arms":
+        return f"--over {ARM}=NAME,NAME compares arms of the recipe, and --set changes one"
+    if top == "name":
+        return "it changes nothing that is learnt; --run-dir says where a sweep is kept"
+    command = "rounds" if top == "rounds" else "sweep"
+    return f"make a run for each value: tracestill {command} RECIPE --set {key}=… --run-dir DIR"
 
 
 def parse_seeds(text: str, first: int) -> tuple[int, ...]:
@@ -116,8 +123,13 @@ def axes_of(recipe: Recipe, texts: Sequence[str]) -> tuple[Axis, ...]:
 def make_grid(recipe: Recipe, axes: Sequence[Axis], seeds: Sequence[int]) -> tuple[Grid, Recipe]:
     """The grid, and the recipe with an arm for each of its points in place of its own arms.
 
-    Raises InputError that names the key and the value for what a recipe does not take.
+    Raises InputError that names the key and the value for what a recipe does not take, and for a recipe with rounds.
     """
+    if recipe.rounds is not None:
+        run = "tracestill rounds RECIPE --set KEY=VALUE --run-dir DIR"
+        raise InputError(
+            f"this recipe has rounds, each a run of its own, and no arms; make a run for each value: {run}"
+        )
     base = recipe.model_dump(mode="json", exclude={"arms"})
     points, arms = [], {}
     for values in itertools.product(*(axis.values for axis in axes)):

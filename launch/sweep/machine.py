@@ -32,7 +32,7 @@ def places(recipes: Sequence[Recipe], wanted: int | None) -> list[Place]:
     largest of the recipes' ranks (and on a CPU its memory).
 
     Where a judge verifies answers it is one arm: what the judge says is kept in one file, within one budget. Raises
-    InputError if ``wanted`` is more than that, or than there are GPUs.
+    InputError if ``wanted`` is more than that, or than the GPUs hold.
     """
     if any(recipe.verify.judge is not None for recipe in recipes):
         if wanted not in (None, 1):
@@ -45,7 +45,15 @@ def places(recipes: Sequence[Recipe], wanted: int | None) -> list[Place]:
     need = max((ranks_here(recipe).count for recipe in recipes), default=1)
     names = os.environ.get("CUDA_VISIBLE_DEVICES", "") or ",".join(map(str, range(gpus)))
     devices(1, names)  # refuses what DeepSpeed's launcher cannot be told
-    return on_gpus([name.strip() for name in names.split(",")][:gpus], min(most, wanted or max(1, gpus // need)))
+    least = max((least_gpus(recipe) for recipe in recipes), default=1)
+    count = min(most, wanted or max(1, gpus // need))
+    return on_gpus([name.strip() for name in names.split(",")][:gpus], count, least)
+
+
+def least_gpus(recipe: Recipe) -> int:
+    """GPUs without which an arm does not begin: those of its ranks, or where these follow from the GPUs, of a group
+    that shares rows."""
+    return recipe.train.sequence_parallel if recipe.train.ranks == "auto" else recipe.train.ranks
 
 
 def arms_on_cpu(recipes: Sequence[Recipe]) -> int:
@@ -66,9 +74,10 @@ def on_cores(cores: Sequence[int], count: int) -> list[Place]:
     return [Place(cores=tuple(cores[(at * each + k) % len(cores)] for k in range(each))) for at in range(count)]
 
 
-def on_gpus(names: Sequence[str], count: int) -> list[Place]:
-    """Neighbouring GPUs for each of ``count`` arms. Raises InputError if there are fewer GPUs than arms."""
-    if count > len(names):
-        raise InputError(f"--at-once {count}: this host offers {len(names)} GPU(s), one for each arm at least")
+def on_gpus(names: Sequence[str], count: int, least: int = 1) -> list[Place]:
+    """Neighbouring GPUs for each of ``count`` arms. Raises InputError if that leaves an arm fewer than ``least``."""
+    if count > 1 and count * least > len(names):
+        said = f"this host offers {len(names)} GPU(s), and an arm takes {least} at least"
+        raise InputError(f"--at-once {count}: {said}; {max(1, len(names) // least)} at a time fit")
     each = len(names) // count
     return [Place(gpus=",".join(names[at * each : (at + 1) * each])) for at in range(count)]

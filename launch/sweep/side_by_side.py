@@ -43,13 +43,15 @@ def run_all(
     often this was asked to stop.
 
     A SIGTERM, SIGHUP or Ctrl-C starts no further one and is passed on to those that run (``asked`` is told), and so is
-    each later one. With ``fail_fast`` the first failure asks the others to stop, and a full disk does so always.
+    each later one. With ``fail_fast`` the first failure asks the others to stop, and a full disk does so always. Who is
+    asked a second time ends without saving: so a further failure asks nobody again, and a signal that comes after one
+    counts as the first.
     """
     waiting, free = deque(names), deque(places)
     running: dict[str, tuple[Process, Place]] = {}
     codes: dict[str, int] = {}
     heard: list[int] = []
-    passed = 0
+    passed, ahead = 0, False  # ahead: a failure has asked before any signal did
     with listening(heard), none_left(running):
         while waiting or running:
             while waiting and free and not heard:
@@ -62,8 +64,9 @@ def run_all(
             on_poll(list(running))
             for number in heard[passed:]:
                 asked(number)
-                for process, _ in running.values():
+                for process, _ in () if ahead else running.values():
                     process.send_signal(number)
+                ahead = False
             passed = len(heard)
             for name, (process, place) in list(running.items()):
                 if (code := process.poll()) is None:
@@ -72,7 +75,8 @@ def run_all(
                 del running[name]
                 free.append(place)
                 ended(name, code)
-                if code and code not in STOPPED and (fail_fast or code == EXIT_NO_ROOM):
+                if code and code not in STOPPED and (fail_fast or code == EXIT_NO_ROOM) and not (heard or ahead):
+                    ahead = True
                     waiting.clear()
                     for other, _ in running.values():
                         other.send_signal(signal.SIGTERM)

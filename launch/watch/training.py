@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -140,8 +140,7 @@ class Follow:
         if now is not None and (owner is None or now.get("token") == owner.token):
             return True
         words = owner.command.split() if owner is not None else []
-        arm = words[words.index("--arm") + 1] if "--arm" in words[:-1] else MAIN_ARM
-        return words[:1] == ["train.py"] and arm == self.directory.parent.name
+        return words[:1] == ["train.py"] and arm_in(words) == self.directory.parent.name
 
     def left(self, at: dict[str, Any]) -> float | None:
         """Seconds until the last step: by how fast tokens came while we looked, else as in the log's last line."""
@@ -176,3 +175,14 @@ class Follow:
         if quiet > max(QUIET, PATIENCE * usual):
             found.append(f"nothing was heard of the ranks for {spell(quiet)}; the last step took {spell(usual)}")
         return found
+
+
+def arm_in(words: Sequence[str]) -> str:
+    """The arm that a command trains: ``--arm NAME`` or ``--arm=NAME``, the last one counts; without, the main one."""
+    found = MAIN_ARM
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "--arm":
+            found = following
+        elif word.startswith("--arm="):
+            found = word.removeprefix("--arm=")
+    return found

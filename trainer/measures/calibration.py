@@ -9,22 +9,26 @@ import numpy as np
 from tracestill.trainer.measures.spread import equal_mass, share
 
 Row = dict[str, Any]
+DRAWS = 500  # of the bootstrap of ECE
+OTHERS = ("brier", "brier_constant", "auroc")
 
 
 def calibration(
     confidence: np.ndarray,  # (N,) in [0, 1]
     right: np.ndarray,  # (N,) 0 or 1
     bins: int,
+    seed: int = 0,
 ) -> Row:
-    """``count``, ``ece``, ``brier`` and its parts, and the ``table``: of each bin (``equal_mass``) the count, mean and
-    range of confidence, share right and its interval.
+    """``count``, ``ece`` with its interval, ``brier`` and its parts, and the ``table``: of each bin (``equal_mass``)
+    the count, mean and range of confidence, share right and its interval.
 
     ECE: sum over bins of their share times |share right - mean confidence| (Naeini et al., AAAI 2015, with bins of
-    equal mass). Brier: mean of (confidence - right)^2; ``brier_constant`` is that of who always says the share right.
-    ``auroc``: the chance that a right answer has more confidence than a wrong one; None with one kind only.
+    equal mass); ``ece_low`` and ``ece_high`` are those of ``ece_interval``. Brier: mean of (confidence - right)^2;
+    ``brier_constant`` is that of who always says the share right. ``auroc``: the chance that a right answer has more
+    confidence than a wrong one; None with one kind only.
     """
     if not len(confidence):
-        return {"count": 0, "ece": None, "brier": None, "brier_constant": None, "auroc": None, "table": []}
+        return {"count": 0, **dict.fromkeys(("ece", "ece_low", "ece_high", *OTHERS)), "table": []}
     bin_of = equal_mass(confidence, bins)
     table = []
     for at in range(int(bin_of.max()) + 1):
@@ -34,12 +38,28 @@ def calibration(
     rate = float(right.mean())
     return {
         "count": len(confidence),
-        "ece": sum(row["count"] * abs(row["share"] - row["confidence"]) for row in table) / len(confidence),
+        "ece": ece_of(confidence, right, bins),
+        **dict(zip(("ece_low", "ece_high"), ece_interval(confidence, right, bins, seed), strict=True)),
         "brier": float(np.square(confidence - right).mean()),
         "brier_constant": rate * (1 - rate),
         "auroc": auroc(confidence, right),
         "table": table,
     }
+
+
+def ece_of(confidence: np.ndarray, right: np.ndarray, bins: int) -> float:
+    """ECE as ``calibration``: a bin's share times its distance is the sum of (right - confidence) in it, over N."""
+    return float(np.abs(np.bincount(equal_mass(confidence, bins), right - confidence)).sum() / len(confidence))
+
+
+def ece_interval(confidence: np.ndarray, right: np.ndarray, bins: int, seed: int) -> tuple[float, float]:
+    """ECE less and plus 1.96 times its standard error, by drawing the answers again (the bootstrap's normal interval),
+    within 0 and 1. It is that of the ECE of so many answers in so many bins, which is above 0 also for who knows what
+    it knows: by about as much for all students that answer as many, so that they can be compared."""
+    draw, n = np.random.default_rng(seed), len(confidence)
+    drawn = [ece_of(confidence[chosen], right[chosen], bins) for chosen in draw.integers(n, size=(DRAWS, n))]
+    found, half = ece_of(confidence, right, bins), 1.96 * float(np.std(drawn, ddof=1))
+    return max(0.0, found - half), min(1.0, found + half)
 
 
 def auroc(confidence: np.ndarray, right: np.ndarray) -> float | None:

@@ -41,7 +41,8 @@ def matrix(rows: Sequence[Row], forms: Mapping[str, Form]) -> dict[str, Any]:
     0 lost; with its paired interval), ``lost`` and ``won``: questions.
 
     ``families``: task -> family of several variations -> the same, over the mean of a question's forms, and where gold
-    answers are kept ``consistent``. ``consistency``: task -> that, over all variations that keep the gold answer.
+    answers are kept ``consistent``. ``varied``: task -> such a cell of all its variations. ``consistency``: task ->
+    ``consistent``, over all that keep the gold answer.
     ``forms`` are all but the plain one, in their order. Raises ValueError for two rows of a question in one form, and
     for one in a form without its plain one.
     """
@@ -51,7 +52,7 @@ def matrix(rows: Sequence[Row], forms: Mapping[str, Form]) -> dict[str, Any]:
         if row.question_id in cell:
             raise ValueError(f"{row.task}, {row.variation}: two rows of the question {row.question_id}")
         cell[row.question_id] = row
-    cells, families, consistency = {}, {}, {}
+    cells, families, varied, consistency = {}, {}, {}, {}
     for task, of_task in found.items():
         plain = of_task.get(PLAIN, {})
         order = [form for form in (PLAIN, *forms) if form in of_task]
@@ -67,9 +68,11 @@ def matrix(rows: Sequence[Row], forms: Mapping[str, Form]) -> dict[str, Any]:
             for name, members in several.items()
             if len(members) > 1
         }
+        if order[1:]:
+            varied[task] = cell_of([of_task[form] for form in order[1:]], plain)
         if kept := [form for form in order[1:] if forms[form].keeps_gold]:
             consistency[task] = consistent([plain, *(of_task[form] for form in kept)])
-    return {"cells": cells, "families": families, "consistency": consistency}
+    return {"cells": cells, "families": families, "varied": varied, "consistency": consistency}
 
 
 def family_of(columns: Sequence[Of], plain: Of, keeps_gold: bool) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def samples(context: Context) -> Row:
         **found,
         "answers": float(np.mean([len(set(votes[at]) - {NONE}) for at in judged])),
         "curve": curve(drawn, config.shown, context.recipe.seed),
-        "calibration": {name: calibration(*pair, config.bins) for name, pair in by.items()},
+        "calibration": {name: calibration(*pair, config.bins, context.recipe.seed) for name, pair in by.items()},
     }
 
 

@@ -62,6 +62,20 @@ def test_the_first_failure_may_stop_all_and_a_full_disk_does(code, fail_fast):
     assert made["b"].signals == [signal.SIGTERM]
 
 
+def test_who_is_to_stop_is_asked_once_however_many_fail_and_by_the_first_ctrl_c_not_again():
+    slow = Fake(looks=12, code=3)
+    made, looks = {"a": Fake(code=4), "b": Fake(looks=3, code=4), "c": slow}, []
+
+    def look(running):
+        looks.append(running)
+        if len(looks) in (6, 9):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    codes, stops = run_all("abcd", [0, 1, 2], lambda name, place: made[name], fail_fast=True, on_poll=look)
+    assert (codes, stops) == ({"a": 4, "b": 4, "c": 3}, 2)
+    assert slow.signals == [signal.SIGTERM, signal.SIGINT], "it saves after the first, and ends at once at a second"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_passed_on_and_no_further_one_starts(number):
     made, told = {name: Fake(looks=99, on_signal=3) for name in "abc"}, []
@@ -108,7 +122,7 @@ def test_cores_and_gpus_are_dealt_out(monkeypatch):
     assert on_cores([0, 1], 3) == [Place((0,)), Place((1,)), Place((0,))]
     assert on_cores([0, 1], 1) == [Place()] == on_cores([], 1)
     assert on_gpus(["4", "5", "6", "7", "8"], 2) == [Place(gpus="4,5"), Place(gpus="6,7")]
-    with pytest.raises(InputError, match="--at-once 3: this host offers 2 GPU"):
+    with pytest.raises(InputError, match=r"--at-once 3: this host offers 2 GPU\(s\), .* takes 1 .*; 2 at a time fit"):
         on_gpus(["0", "1"], 3)
 
 
@@ -135,7 +149,10 @@ def test_as_many_arms_as_have_room(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert [place.gpus for place in machine.places([recipe] * 9, None)] == ["0,1", "2,3", "4,5", "6,7"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4,6,7,8,9,10,11")
-    assert machine.places([recipe] * 9, 8)[2] == Place(gpus="6")
+    assert machine.places([recipe] * 9, 4)[2] == Place(gpus="7,8")
+    with pytest.raises(InputError, match=r"--at-once 8: this host offers 8 GPU.* takes 2 at least; 4 at a time fit"):
+        machine.places([recipe] * 9, 8)
+    assert machine.places([mini_recipe(train={"steps": 4, "ranks": "auto"})] * 9, 8)[2] == Place(gpus="6")
 
 
 def machine_ranks(count):

@@ -305,11 +305,12 @@ def test_an_owner_on_another_host_is_known_by_its_signs(run, clock, monkeypatch)
     assert feel.look().word == "alive"
 
 
-def test_ranks_that_were_started_by_hand_train_too(run, monkeypatch):
+@pytest.mark.parametrize("words", [["--arm", "answers_only"], ["--arm=answers_only"]])
+def test_ranks_that_were_started_by_hand_train_too(run, monkeypatch, words):
     ranks = Ranks(run, "answers_only")
     ranks.telling.end()
     ranks.at(3)
-    monkeypatch.setattr("sys.argv", ["/x/train.py", "--local_rank=0", "--run-dir", "r", "--arm", "answers_only"])
+    monkeypatch.setattr("sys.argv", ["/x/train.py", "--local_rank=0", "--run-dir", "r", *words])
     with held(run.root):
         found = RunFollow(run.root).look().arms
     assert found["answers_only"].state == "trains"
