@@ -37,7 +37,7 @@ ARMS = {
 }
 SHORT = [
     *("questions.options.digits=4", "questions.train=400", "questions.test=100", "questions.validation=200"),
-    *("plan.capacity=2048", "train.steps=300", "train.warmup=20", "train.ranks=1", "train.checkpoint_every=null"),
+    *("plan.capacity=2048", "train.steps=300", "train.warmup=20", "train.ranks=1", "train.checkpoint_every=0"),
     *("evaluate.samples={count: 4}", "evaluate.variations={use: [order, wording.terse], questions: 100}"),
 ]
 NO_STOP = ["rounds.stop.accuracy=false", "rounds.stop.coverage=null"]

@@ -30,6 +30,7 @@ from tracestill.trainer.recipe.run_directory import RunDirectory
 
 Spread = Callable[[int], float]  # round -> the temperature at which its student draws an order
 Skill = Callable[[int], float]  # round -> the share of held-out questions that it answers right
+Parts = Callable[[int], dict[str, Any]]  # round -> what else is measured of its student
 
 
 def recipe(rounds: dict[str, Any], **changes: Any) -> Recipe:
@@ -38,7 +39,12 @@ def recipe(rounds: dict[str, Any], **changes: Any) -> Recipe:
     return build(given, where="rounds")
 
 
-def fake(monkeypatch, spread: Spread = lambda number: 1.0, skill: Skill = lambda number: 0.5) -> list[str]:
+def fake(
+    monkeypatch,
+    spread: Spread = lambda number: 1.0,
+    skill: Skill = lambda number: 0.5,
+    parts: Parts = lambda number: {},
+) -> list[str]:
     """Training, evaluation and generation by formulas; what was trained, written and asked, as it comes."""
     told: list[str] = []
 
@@ -56,6 +62,7 @@ def fake(monkeypatch, spread: Spread = lambda number: 1.0, skill: Skill = lambda
         share = skill(int(run.root.name))
         low, high = wilson(share * 100, 100)
         result = {"accuracy": share, "accuracy_low": low, "accuracy_high": high, "questions": 100, "truncated": 0}
+        result |= parts(int(run.root.name))
         with stage(run.stage(arm, "evaluate"), "evaluate", *run.evaluate_stage(arm)) as work:
             write_json(work.path / "result.json", {**result, "trace_tokens_mean": 30.0, "seconds": 1.0})
             rows = [dict.fromkeys(("question", "gold", "trace", "answer", "read_by", "correct", "tokens", "text"))]

@@ -266,6 +266,11 @@ def test_mixture_asks_the_teachers_for_more(tmp_path, monkeypatch):
     assert train == [30 * 3 + 4, 30 * 6 + 4], "three more of each training question a round"
     counts = read_manifest(tmp_path / "rounds/1/sample")["counts"]
     assert counts["asked"] == 90 + result["rounds"][1]["written"]["out"], "and what the student wrote is replayed"
+    watched, beside = result["rounds"][1]["traces"], result["rounds"][1]["traces"]["first_new"]
+    assert watched["traces"] == result["rounds"][1]["written"]["out"], "the student's alone"
+    assert beside["traces"] == 90, "what the teacher wrote in this round, and not in round 0"
+    assert 0 < beside["kept"] <= beside["right"] < 90
+    assert "90; " in page_of({"rounds": result})
 
 
 def by_kept(root: Path, number: int, teacher: str) -> int:

@@ -49,7 +49,9 @@ def test_values_are_yaml_between_commas(text, values):
         ("train.lr=1],[2", r"--over train\.lr, line 1: not valid YAML"),
         ("train.lr=1,2,1", "the value 1 stands twice"),
         ('train.lr=1,"1"', "the value 1 stands twice"),
-        ("rounds.count=1,2", "arms of a run share `rounds`"),
+        ("rounds.count=1,2", r"share `rounds`; .*: tracestill rounds RECIPE --set rounds\.count=… --run-dir DIR"),
+        ("arms.x.train.lr=1,2", "share `arms`; --over arm=NAME,NAME compares arms"),
+        ("name=a,b", "share `name`; it changes nothing that is learnt"),
         ("seed=1,2", "give them as --seeds"),
         ("sample.samples=1,2", r"arms of a run share `sample`; .* --set sample\.samples=… --run-dir DIR"),
         ("questions.train=1,2", "arms of a run share `questions`"),
@@ -67,6 +69,11 @@ def test_seeds_are_a_number_or_a_list():
     for text in ("0", "x", "1,1", "-1", "1,", "²"):
         with pytest.raises(InputError, match="--seeds"):
             parse_seeds(text, 0)
+
+
+def test_a_recipe_with_rounds_has_no_arms_to_sweep():
+    with pytest.raises(InputError, match="this recipe has rounds, .* tracestill rounds RECIPE --set KEY=VALUE"):
+        made("train.lr=1,2", rounds={"count": 1}, arms={})
 
 
 def test_each_point_is_an_arm_with_its_values_and_seed():

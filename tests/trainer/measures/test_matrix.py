@@ -58,6 +58,11 @@ def test_a_small_matrix_by_hand() -> None:
     assert consistent["all_right"]["share"] == 1 / 7
     assert consistent["same_answer"]["share"] == 2 / 7
     assert found["consistency"] == {"t": consistent}  # a step more keeps no gold answer
+    # of a, b and step together: q0 rrr, q1 rww, q2 ww, q3 ww, q4 rr, q5 cn, q6 rx
+    varied = found["varied"]["t"]
+    assert varied["accuracy"]["share"] == pytest.approx((1 + 1 / 3 + 0 + 0 + 1 + 0 + 0.5) / 7)
+    assert (varied["plain"], varied["lost"], varied["won"], varied["right"]) == (4 / 7, 3, 1, 7)
+    assert "other" not in found["varied"]
     assert list(found["families"]["t"]) == ["wording"]  # a single variation is no family
     assert list(found["cells"]["other"]) == ["plain"]
     assert found["families"]["other"] == {}
