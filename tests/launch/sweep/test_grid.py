@@ -72,7 +72,7 @@ def test_seeds_are_a_number_or_a_list():
 
 
 def test_a_recipe_with_rounds_has_no_arms_to_sweep():
-    with pytest.raises(InputError, match="this recipe has rounds, .* tracestill rounds RECIPE --set KEY=VALUE"):
+    with pytest.raises(InputError, match=r"this recipe has rounds, .* tracestill rounds RECIPE --set KEY=VALUE"):
         made("train.lr=1,2", rounds={"count": 1}, arms={})
 
 
