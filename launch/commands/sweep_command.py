@@ -138,11 +138,13 @@ def do(run: RunDirectory, grid: Grid, console: Console, *, at_once: int | None, 
     if held is not None:  # new arms alone are no other recipe
         as_before = run.recipe.model_copy(update={"arms": held.arms})
         type(run).refuse(run.root, as_before, replace=replace)
-    found = places([run.for_arm(point.arm) for point in grid.points], at_once)
+    recipes = [run.for_arm(point.arm) for point in grid.points]
+    found = places(recipes, at_once) if at_once else []  # what has no room is refused before all else
     works = plan_works(run)
     swept = Sweep(run, works, grid, console)
     say_without_effect(run, grid, console)
     check_works(run, swept.works, console)
+    found = found or places(recipes, None)
     console.print(f"{len(grid.points)} arms, {len(found)} at a time, each on {found[0]}", soft_wrap=True)
     with claimed(run, works, console, replace=replace or held is not None):
         code = swept.do(found, fail_fast=fail_fast)
