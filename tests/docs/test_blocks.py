@@ -34,7 +34,7 @@ NOT_CHECKED = {  # page: how it begins -> why there is nothing to check, or wher
     "faq.md: evaluate traces  98.7% of 300 questions right; 9": "what a command says",
     "faq.md: error: weighting.weights.control: 0 leaves a stu": "an error; tests/launch/commands/test_unstoppable.py",
     "faq.md: wrong_answer | 2 | 3 | 2 is not 3 (number)": "what the code above it says",
-    "verifiers.md: select                  kept": "tests/docs/test_verifiers.py",
+    "verifiers.md: sample                  171 training and 19 held": "tests/docs/test_verifiers.py",
     "start.md: sums.jsonl: read as question/reasoning/answer": "tests/docs/test_start.py",
     "start.md: sample                  1,570 training and 174 h": "tests/docs/test_start.py",
     "start.md: evaluate traces         58.6% of 174 questions r": "what the command above it says",

@@ -33,7 +33,7 @@ def parts(varied: float, plain: float, other: float, confidence: float) -> dict:
     votes = calibration(np.full(100, confidence), right, 10)
     return {
         "transfer": matrix([row for one in asked for row in rows(*one)], forms),
-        "samples": {"calibration": {"votes": votes}},
+        "samples": {"calibration": {"votes": votes}, "curve": []},
     }
 
 

@@ -14,10 +14,10 @@ SCORED = {
     "plan": {
         "capacity": 256,
         "packs_per_step": 2,
-        "keep": {"channel": "base.nll", "of": "trace", "per_question": 1},
-        "order": {"by": {"channel": "base.nll", "of": "trace"}},
+        "keep": {"channel": "base.nll", "of": ["trace"], "per_question": 1},
+        "order": {"by": {"channel": "base.nll", "of": ["trace"]}},
     },
-    "weighting": {"use": "by_channel", "options": {"channel": "base.nll", "drop": 0.2}, "weights": {"prompt": 0}},
+    "weighting": {"use": "by_channel", "options": {"channel": "base.nll", "share": 0.8}, "weights": {"prompt": 0}},
 }
 
 
@@ -32,7 +32,7 @@ def readers(monkeypatch):
         for shard in missing:
             values = [made_up(writer.store, document)["nll"] for document in shard.documents]
             writer.write(shard, {"nll": [value for each in values for value in each]})
-        writer.finish({"documents": len(writer.store)})
+        writer.finish({"bytes": 1, "known": {"derive": 1}, "targets": {"derive": 1}, "means": {"nll": {"derive": 1.0}}})
 
     monkeypatch.setattr(scoring, "attempt", attempt)
     return read

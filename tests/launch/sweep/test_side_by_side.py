@@ -149,7 +149,7 @@ def test_as_many_arms_as_have_room(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert [place.gpus for place in machine.places([recipe] * 9, None)] == ["0,1", "2,3", "4,5", "6,7"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4,6,7,8,9,10,11")
-    assert machine.places([recipe] * 9, 4)[2] == Place(gpus="7,8")
+    assert machine.places([recipe] * 9, 4)[2] == Place(gpus="8,9")
     with pytest.raises(InputError, match=r"--at-once 8: this host offers 8 GPU.* takes 2 at least; 4 at a time fit"):
         machine.places([recipe] * 9, 8)
     assert machine.places([mini_recipe(train={"steps": 4, "ranks": "auto"})] * 9, 8)[2] == Place(gpus="6")
