@@ -2,8 +2,8 @@
 
     python benchmarks/rounds.py --runs DIR [--seeds 0 1 2] [--rounds 3] [--json PATH] [--plot PATH] [--quick]
 
-Arms of recipes/demo_rounds.yaml on a shorter task (sums of four digits, 400 questions, 240 steps of one pack), so that the 33
-trainings take about 20 minutes of one core:
+Arms of recipes/demo_rounds.yaml on a shorter task (sums of three digits, 300 questions, 120 steps of one pack), so that
+a training takes about 20 s of one core:
 
 - `bare`: each round learns only what the student before wrote, all of it, at temperature 0.7
 - `filtered`: likewise, but only what is right and sound, each path once
@@ -36,10 +36,10 @@ ARMS = {
     "remedies": [],
 }
 SHORT = [
-    *("questions.options.digits=4", "questions.train=400", "questions.test=100", "questions.validation=200"),
+    *("questions.options.digits=3", "questions.train=300", "questions.test=50", "questions.validation=60"),
     *("plan.capacity=2048", "plan.packs_per_step=1", "plan.group=1", "train.ranks=1"),
-    *("train.steps=240", "train.warmup=20", "train.checkpoint_every=0"),
-    *("evaluate.samples={count: 4}", "evaluate.variations={use: [order, wording.terse], questions: 100}"),
+    *("train.steps=120", "train.warmup=12", "train.checkpoint_every=0"),
+    *("evaluate.samples={count: 4}", "evaluate.variations={use: [order, wording.terse]}"),
 ]
 NO_STOP = ["rounds.stop.accuracy=false", "rounds.stop.coverage=null"]
 
