@@ -29,7 +29,7 @@ class Way(NamedTuple):
     path: str
     strategy: str
     words: list[str]
-    index: int = 0  # of the samples that its teacher gave to the question
+    sample: int = 0  # which of those that its teacher gave to the question
 
 
 def ways(sample: Path, select: Path) -> list[Way]:

@@ -57,7 +57,7 @@ def more_of_first(every: Sequence[Way], run: RunDirectory, first: RunDirectory) 
     samples to a question in each round before (``recipes.sampled``)."""
     asked = {each.name for each in first.recipe.sample.teachers if each.use != RECORDED and not each.only_revises}
     earlier, is_later = first.recipe.sample.samples * int(run.root.name), run.root != first.root
-    return [each for each in every if is_later and each.teacher in asked and each.index >= earlier]
+    return [each for each in every if is_later and each.teacher in asked and each.sample >= earlier]
 
 
 def student_figures(run: RunDirectory, console: Console) -> dict[str, Any]:
