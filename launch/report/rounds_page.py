@@ -46,7 +46,7 @@ def share(held: Row) -> str:
 
 def first_new(row: Row) -> str:
     held = row.get("traces", {}).get("first_new")
-    return "" if held is None else f"{held['traces']:,}; {held['right']:,}; {held['kept']:,}"
+    return "" if held is None else f"{held['traces']:,}, {held['right']:,} right, {held['kept']:,} kept"
 
 
 COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
@@ -63,7 +63,7 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("self-BLEU", of_traces("self_bleu", ".2f")),
     ("rare seen (chance)", seen),
     ("words", of_traces("words", ".1f")),
-    ("first teachers' new; right; kept", first_new),
+    ("new by teachers", first_new),
     ("accuracy (95 %)", accuracy),
     ("other forms (95 %)", with_ends("variations")),
     (

@@ -23,7 +23,7 @@ TABLES = {
         "right",
         "kept",
         "solved",
-        "first teachers' new; right; kept",
+        "new by teachers",
         "accuracy (95 %)",
     ),
     "their traces": (

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tracestill.data_pipeline.base.intervals import wilson
 from tracestill.trainer.measures.spread import equal_mass, share
 
 Row = dict[str, Any]
@@ -54,11 +55,15 @@ def ece_of(confidence: np.ndarray, right: np.ndarray, bins: int) -> float:
 
 def ece_interval(confidence: np.ndarray, right: np.ndarray, bins: int, seed: int) -> tuple[float, float]:
     """ECE less and plus 1.96 times its standard error, by drawing the answers again (the bootstrap's normal interval),
-    within 0 and 1. It is that of the ECE of so many answers in so many bins, which is above 0 also for who knows what
-    it knows: by about as much for all students that answer as many, so that they can be compared."""
+    within 0 and 1; where all answers are right, or none, no less than Wilson's bound of that leaves open.
+
+    It is that of the ECE of so many answers in so many bins, which is above 0 also for who knows what it knows: by about
+    as much for all students that answer as many, so that they can be compared.
+    """
     draw, n = np.random.default_rng(seed), len(confidence)
     drawn = [ece_of(confidence[chosen], right[chosen], bins) for chosen in draw.integers(n, size=(DRAWS, n))]
     found, half = ece_of(confidence, right, bins), 1.96 * float(np.std(drawn, ddof=1))
+    half = max(half, wilson(0, n)[1]) if right.min() == right.max() else half
     return max(0.0, found - half), min(1.0, found + half)
 
 

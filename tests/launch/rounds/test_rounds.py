@@ -270,7 +270,7 @@ def test_mixture_asks_the_teachers_for_more(tmp_path, monkeypatch):
     assert watched["traces"] == result["rounds"][1]["written"]["out"], "the student's alone"
     assert beside["traces"] == 90, "what the teacher wrote in this round, and not in round 0"
     assert 0 < beside["kept"] <= beside["right"] < 90
-    assert "90; " in page_of({"rounds": result})
+    assert f"90, {beside['right']} right" in page_of({"rounds": result})
 
 
 def by_kept(root: Path, number: int, teacher: str) -> int:

@@ -43,6 +43,8 @@ def test_the_interval_of_ece_is_as_wide_as_other_answers_make_it() -> None:
         assert found["ece_low"] < found["ece"] < found["ece_high"]
         halves.append((found["ece_high"] - found["ece_low"]) / 2)
     assert np.mean(halves) == pytest.approx(1.96 * spread, rel=0.12)
+    found = calibration(np.full(20, 0.5), np.zeros(20), 5)
+    assert found["ece_high"] - found["ece_low"] > 0.3, "twenty wrong answers do not mean that none will be right"
     same = answers(50)
     assert calibration(*same, 5, 1) == calibration(*same, 5, 1)
 
