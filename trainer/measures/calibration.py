@@ -57,8 +57,8 @@ def ece_interval(confidence: np.ndarray, right: np.ndarray, bins: int, seed: int
     """ECE less and plus 1.96 times its standard error, by drawing the answers again (the bootstrap's normal interval),
     within 0 and 1; where all answers are right, or none, no less than Wilson's bound of that leaves open.
 
-    It is that of the ECE of so many answers in so many bins, which is above 0 also for who knows what it knows: by about
-    as much for all students that answer as many, so that they can be compared.
+    It is that of the ECE of so many answers in so many bins, which is above 0 also for who knows what it knows: by
+    about as much for all students that answer as many, so that they can be compared.
     """
     draw, n = np.random.default_rng(seed), len(confidence)
     drawn = [ece_of(confidence[chosen], right[chosen], bins) for chosen in draw.integers(n, size=(DRAWS, n))]
