@@ -1,6 +1,6 @@
 """What becomes of a student that teaches itself: its ways of solving vanish, unless something is done about it.
 
-    python benchmarks/rounds.py --runs DIR [--seeds 0 1 2] [--rounds 3] [--json PATH] [--plot PATH] [--quick]
+    python benchmarks/rounds.py --runs DIR [--seeds 0 1 2] [--rounds 2] [--json PATH] [--plot PATH] [--quick]
 
 Arms of recipes/demo_rounds.yaml on a shorter task (sums of three digits, 300 questions, a teacher that never errs, 160
 steps of one pack, so that a training takes about 20 s of one core), from one round 0 a seed:
@@ -128,7 +128,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="where the runs are kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rounds", type=int, default=3, help="rounds after round 0")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds after round 0")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, help="*.svg or *.png")
     parser.add_argument("--quick", action="store_true")
