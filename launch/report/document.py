@@ -16,6 +16,8 @@ from tracestill.trainer.preview.page import colour_rules
 
 PAGE_SCRIPT = Path(__file__).with_name("page.js")
 HEADING = re.compile(r"<h2>(.*?)</h2>", re.S)  # as sections write them; no text of a run can look like one
+META = '<meta http-equiv="Content-Security-Policy" content="'
+ASKS_NOBODY = "connect-src 'none'"
 CONTENTS_FROM = 3  # headings
 
 
@@ -30,7 +32,7 @@ def document(title: str, head: str, body: str, *, styles: Sequence[str] = (), sc
     style = "".join((STYLE, colour_rules(*SERIES), *styles))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy(every)}">'
+        f'{META}{policy(every)}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{in_html(title)}</title><style>{style}</style>"
         "<noscript><style>.plot{display:none}</style></noscript></head>"
@@ -60,9 +62,18 @@ def policy(scripts: Sequence[str]) -> str:
     """Nothing is fetched, and of scripts only these run."""
     digests = " ".join(digest(script) for script in scripts)
     return (
-        f"default-src 'none'; script-src {digests}; style-src 'unsafe-inline'; img-src data:; connect-src 'none'; "
+        f"default-src 'none'; script-src {digests}; style-src 'unsafe-inline'; img-src data:; {ASKS_NOBODY}; "
         "base-uri 'none'; form-action 'none'"
     )
+
+
+def allowing(page: str, script: str) -> str:
+    """The page with a policy that lets one more script run, and lets it ask the page's own server. A page without a
+    policy stays as it is."""
+    before, meta, after = page.partition(META)
+    own, end, rest = after.partition('">')
+    own = own.replace("script-src ", f"script-src {digest(script)} ", 1).replace(ASKS_NOBODY, "connect-src 'self'", 1)
+    return f"{before}{meta}{own}{end}{rest}"
 
 
 def digest(script: str) -> str:

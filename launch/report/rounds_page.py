@@ -86,8 +86,8 @@ def rounds(found: Found) -> str:
     return (
         "<h2>Rounds</h2><p class='soft'>A round's new traces, those that are right and sound but for the first column, "
         "and the student that learnt from them. Each round is a run of its own, with a report of its own. Accuracy "
-        "that stays while traces differ less, and rare strategies go, is the beginning of a collapse: go back to the best "
-        "round, and keep more of the first data (docs/rounds.md).</p>"
+        "that stays while traces differ less, and rare strategies go, is the beginning of a collapse: go back to the "
+        "best round, and keep more of the first data (docs/rounds.md).</p>"
         + table(heads, body)
         + f'<div class="many">{"".join(charts)}</div>'
         + told

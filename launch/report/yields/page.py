@@ -30,8 +30,8 @@ def yields(found: Found) -> str:
     named = [f"<h3>{in_html(arm)}</h3>{body}" if parts[1:] else body for arm, body in parts]
     return (
         "<h2>Yield and ceiling</h2><p class='soft'>What became of everything that teachers wrote, and what more "
-        "samples could win. Where the curve of the ceiling still climbs, ask for more samples; where it is flat and low, ask "
-        "another teacher or in another style.</p>" + "".join(named)
+        "samples could win. Where the curve of the ceiling still climbs, ask for more samples; where it is flat and "
+        "low, ask another teacher or in another style.</p>" + "".join(named)
     )
 
 
