@@ -46,7 +46,9 @@ pre{background:var(--panel);border:1px solid var(--line);border-radius:6px;paddi
 white-space:pre-wrap;overflow-wrap:anywhere}
 td.best{font-weight:650}td .small{font-size:11.5px;font-weight:400;color:var(--soft)}
 td .text{white-space:normal;overflow-wrap:anywhere;max-width:320px;text-align:left}td .text code{font-size:11.5px}
-th{white-space:normal}th .text{overflow-wrap:anywhere;max-width:120px}th .text.left{text-align:left}
+th{white-space:normal}th .text{overflow-wrap:anywhere;max-width:120px;margin-left:auto}
+th .text.left{text-align:left;margin-left:0}
+.text:not(:empty){min-width:8ch}
 figure{margin:0 0 6px;min-width:0;break-inside:avoid}
 figcaption{overflow-wrap:anywhere;font-size:13px;font-weight:600;margin:0 0 4px 2px}
 .plot{position:relative;width:100%}.plot svg{display:block;max-width:100%;height:auto;overflow:visible}

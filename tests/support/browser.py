@@ -65,7 +65,7 @@ def opened(
         )
         try:
             tab = Tab(context.new_page())
-            tab.page.set_default_timeout(10_000)  # milliseconds
+            tab.page.set_default_timeout(30_000)  # milliseconds
             tab.page.on("console", lambda said: note(tab.errors, said.text, said.type in ("error", "warning")))
             tab.page.on("pageerror", lambda error: note(tab.errors, str(error), True))
             tab.page.on("request", lambda asked: note(tab.requests, asked.url, asked.url != address))

@@ -25,6 +25,7 @@ def writes(query: Any, sample: int) -> tuple[str, str]:
 
 def parts_of(folder: Any) -> dict[str, Any]:
     """Votes, calibration, budgets, causes and quality, as an evaluation measures them."""
+    folder.mkdir()
     questions = [question(n, f"How much is {n} + {n}?", str(2 * n + n % 2)) for n in range(2, 8)]
     asker = Scripted(writes, lambda query, sample: -1.0 - 0.1 * sample)
     records = [record(questions[0], "We add.\n2 + 2 = 4. So 4.", "4")]

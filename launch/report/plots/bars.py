@@ -7,6 +7,7 @@ from typing import Any
 
 from tracestill.launch.report.plots.figure import SERIES, Spec, apart, colour, figure, keys, told
 
+BARE = " "  # head of a line of a tip that needs none; each line of a tip has another one
 STEP = 30  # pixels of a row
 NAMES: Spec = {
     "type": "nominal",
@@ -37,7 +38,7 @@ def intervals(
         "axis": {"format": ".0%"},
     }
     palette = {"domain": names, "range": [colour(colours[at % len(colours)]) for at in range(len(names))]}
-    shown = [("name", "", None), ("share", "share", ".1%"), ("low", "from", ".1%"), ("high", "to", ".1%")]
+    shown = [("name", BARE, None), ("share", "share", ".1%"), ("low", "from", ".1%"), ("high", "to", ".1%")]
     tooltip = [{"field": field, "title": name, **({"format": form} if form else {})} for field, name, form in shown]
     ends = {"y": of_y, "x": {**of_x, "field": "low"}, "x2": {"field": "high"}, "tooltip": tooltip}
     layers = [
@@ -87,9 +88,9 @@ def stacked(
     of_x = {"field": "from", "type": "quantitative", "scale": {"domain": [0, longest], "nice": False}, "title": x}
     palette = {"domain": list(parts), "range": [colour(of_part) for of_part in parts.values()]}
     tooltip = [
-        {"field": "name", "title": ""},
-        {"field": "part", "title": ""},
-        {"field": "amount", "title": "", "format": ",.6~g"},
+        {"field": "name", "title": BARE},
+        {"field": "part", "title": 2 * BARE},
+        {"field": "amount", "title": x, "format": ",.6~g"},
     ]
     bar = {"mark": {"type": "bar", "height": {"band": 0.62}, "stroke": colour("page"), "strokeWidth": 0.5},
            "encoding": {"y": of_y, "x": of_x, "x2": {"field": "to"}, "tooltip": tooltip,

@@ -80,17 +80,21 @@ def drawing(
         scale = {"domain": [min(0.0, low), high if high > min(0.0, low) else low + 1], "nice": True}
     top = max(columns["x"])
     across = {"domain": [0, 1]} if square else {"domain": [0, top if top > 0 else 1], "nice": False}
-    x_format = ".0%" if square else "~s" if top >= 10_000 else ",~g"
-    y_format = ".0%" if percent else "~s" if high >= 10_000 else "~g"
+    flat: Spec = {"format": "%"} if square else {}
+    down: Spec = {"format": "%"} if percent else {}
+    if log:
+        down = {"format": "~g"} | ({"values": marks} if (marks := logarithmic(*scale["domain"])) else {})
+    if all(float(value).is_integer() for value in columns["x"]):
+        flat["tickMinStep"] = 1
     palette = {"domain": list(names), "range": [colour(colours[at % len(colours)]) for at in range(len(names))]}
     of_x = {
         "field": "x",
         "type": "quantitative",
         "scale": across,
         "title": x,
-        "axis": {"format": x_format, "grid": False},
+        "axis": {**flat, "grid": False},
     }
-    of_y = {"field": "y", "type": "quantitative", "scale": scale, "title": y, "axis": {"format": y_format}}
+    of_y = {"field": "y", "type": "quantitative", "scale": scale, "title": y, "axis": down}
     of_s = {"field": "s", "type": "nominal", "scale": palette, "legend": None}
     layers: list[Spec] = []
     if square:
@@ -105,9 +109,22 @@ def drawing(
     if "d" in columns:
         dash = {"domain": [0, 1], "range": [[1, 0], [5, 4]]}
         encoding["strokeDash"] = {"field": "d", "type": "nominal", "scale": dash, "legend": None}
-    mark = {"type": "line", "strokeWidth": 1.8, "strokeJoin": "round", "clip": True}
+    mark = {"type": "line", "strokeWidth": 1.8, "strokeJoin": "round", "clip": not dots}
     layers.append({"mark": {**mark, "point": {"size": 22, "filled": True}} if dots else mark, "encoding": encoding})
     return {"layer": layers}
+
+
+def logarithmic(low: float, high: float) -> list[float]:
+    """Round numbers from low to high for an axis: powers of ten, with 3 or with 2 and 5 between them where they are
+    few; none of a narrow range, for which the library chooses."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)):
+        found = [
+            float(f"{factor * 10.0**k:g}") for k in powers for factor in factors if low <= factor * 10.0**k <= high
+        ]
+        if len(found) >= 3:
+            return found
+    return []
 
 
 def numbers(

@@ -7,7 +7,6 @@
   var ink = "var(--ink)", soft = "var(--soft)", line = "var(--line)";
   var font = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif';
   var CONFIG = {
-    aria: false, // the figure has a label, and the table the numbers
     background: null,
     font: font,
     view: { stroke: null },
@@ -17,7 +16,7 @@
       tickCount: 4, tickSize: 4, titlePadding: 6
     },
     axisY: { domain: false, ticks: false },
-    axisBand: { labelColor: ink, labelFontSize: 12.5 },
+    axisBand: { labelColor: ink, labelFontSize: 12.5, labelPadding: 6 },
     text: { fontSize: 12 }
   };
 
@@ -52,6 +51,7 @@
       show(event, lines(value));
     });
     view.run();
+    place.firstElementChild.setAttribute("aria-hidden", "true"); // the figure has a label, and the table the numbers
     if (found.follow) follow(place, view, rows, found.follow);
   }
 

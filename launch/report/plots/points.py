@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tracestill.launch.report.plots.bars import NAMES, STEP
+from tracestill.launch.report.plots.bars import BARE, NAMES, STEP
 from tracestill.launch.report.plots.figure import SERIES, apart, colour, figure, told
 
 FULL = 0.3  # difference at which a cell of a matrix has its full colour
@@ -38,7 +38,7 @@ def scatter(
     palette = {"domain": names, "range": [colour(colours[at % len(colours)]) for at in range(len(names))]}
     of_name = {"field": "name", "type": "nominal", "scale": palette, "legend": None}
     told_of = [
-        ("name", "", None),
+        ("name", BARE, None),
         ("x", x, ",.1f"),
         ("share", "share", ".1%"),
         ("low", "from", ".1%"),
@@ -81,7 +81,7 @@ def heat(cells: Sequence[tuple[str, str, float, float, str]], *, title: str, x: 
     of_x["axis"] = {"orient": "top", "labelAngle": 0, "ticks": False, "domain": False, "labelLimit": 130}
     of_y = {"field": "row", **NAMES, "title": y, "scale": {"domain": downs}}
     palette = {"domain": ["won", "lost"], "range": [colour("good"), colour("bad")]}
-    tooltip = [{"field": field, "title": ""} for field in ("row", "column", "told")]
+    tooltip = [{"field": field, "title": at * BARE} for at, field in enumerate(("row", "column", "told"), 1)]
     strength = {
         "field": "strength",
         "type": "quantitative",

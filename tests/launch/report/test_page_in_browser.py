@@ -10,7 +10,7 @@ from whole_page import whole
 
 from tracestill.launch.watch.serve import SCRIPT, served
 
-READY = "document.documentElement.dataset.plots === 'drawn'"
+READY = "html[data-plots=drawn]"
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def report(tmp_path_factory):
 def drawn(path, **how):
     with opened(path, **how) as tab:
         if how.get("javascript", True):
-            tab.page.wait_for_function(READY)
+            tab.page.wait_for_selector(READY, state="attached")
         yield tab
         assert tab.errors == []
         assert tab.requests == []
@@ -77,9 +77,8 @@ def test_the_pointer_shows_the_numbers(report):
 @pytest.mark.parametrize("dark", [False, True])
 def test_axe_finds_nothing_serious(report, dark):
     with opened(report[0], dark=dark, allow_all=True) as tab:
-        tab.page.wait_for_function(READY)
-        for closed in tab.page.locator("details:not([open])").all():
-            closed.evaluate("one => one.open = true")
+        tab.page.wait_for_selector(READY, state="attached")
+        tab.page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
         assert violations(tab) == []
 
 
@@ -175,10 +174,10 @@ def test_the_served_page_is_the_same_and_loads_itself_again(report, monkeypatch)
     monkeypatch.setattr("tracestill.launch.watch.serve.SCRIPT", SCRIPT.replace("2000", "50"))
     pages = Pages(report[2])
     with served(pages, 0) as address, opened(address) as tab:
-        tab.page.wait_for_function(READY)
+        tab.page.wait_for_selector(READY, state="attached")
         assert tab.page.locator(".plot svg").count() > 30
-        pages.text, pages.stamp = report[2].replace("mini: report", "another"), "b2"
-        tab.page.wait_for_function("document.title === 'another'")
-        tab.page.wait_for_function(READY)
+        pages.text, pages.stamp = report[2].replace("<h1>mini", "<h1>another"), "b2"
+        tab.page.wait_for_selector("h1:has-text('another')")
+        tab.page.wait_for_selector(READY, state="attached")
         assert tab.errors == []
         assert {request.removeprefix(address) for request in tab.requests} == {"token"}
