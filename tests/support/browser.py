@@ -80,11 +80,12 @@ def note(to: list[str], text: str, counts: bool) -> None:
         to.append(text)
 
 
-def violations(tab: Tab) -> list[str]:
-    """What axe finds serious or critical on the page as it stands: the rule, and the element."""
+def violations(tab: Tab, *rules: str) -> list[str]:
+    """What axe finds serious or critical on the page as it stands, or of some ``rules`` alone: the rule, the element."""
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(tab.page).response["violations"]
+    options = {"runOnly": list(rules)} if rules else None
+    found = Axe().run(tab.page, options=options).response["violations"]
     return [f"{rule['id']}: {node['html']}" for rule in found if rule["impact"] in BAD for node in rule["nodes"]]
 
 
@@ -92,11 +93,12 @@ def violations(tab: Tab) -> list[str]:
 def driven() -> Iterator[Any]:
     """The browser. Between two uses no event loop is said to run: Playwright's would keep other tests from theirs."""
     browser, loop = started()
+    before = asyncio._get_running_loop()
     asyncio._set_running_loop(loop)
     try:
         yield browser
     finally:
-        asyncio._set_running_loop(None)
+        asyncio._set_running_loop(before)
 
 
 @functools.cache
