@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tracestill.data_pipeline.base.errors import InputError
+
+if TYPE_CHECKING:
+    from tracestill.launch.run.stage_spec import Work
+    from tracestill.trainer.recipe.run_directory import RunDirectory
 
 SEVERAL = "compared.html"
 
@@ -16,7 +21,7 @@ def report_several(places: Sequence[Path], to: Path | None) -> None:
     from tracestill.data_pipeline.guards.secret import mask_data
     from tracestill.launch.report.diff_runs import diff_runs
     from tracestill.launch.report.report import gather, sections_of
-    from tracestill.launch.report.several import page
+    from tracestill.launch.report.several import Shown, page
     from tracestill.launch.run.stages import compared, plan_works
     from tracestill.trainer.ranks.console import say
     from tracestill.trainer.recipe.run_directory import RunDirectory
@@ -25,11 +30,28 @@ def report_several(places: Sequence[Path], to: Path | None) -> None:
         if not place.is_dir():
             raise InputError(f"{place}: one page of several runs needs the directory of each; this is none")
     runs = [RunDirectory.open(place) for place in places]
-    found = []
-    for place, run in zip(places, runs, strict=True):
+    shown = []
+    for name, run in zip(names_of(places), runs, strict=True):
         works = plan_works(run)
-        found.append((str(place), mask_data(gather(run, works)), sections_of(works)))
+        shown.append(Shown(name, mask_data(gather(run, works)), sections_of(works), questions_of(run, works)))
     diffs = [diff_runs(runs[0], other, *compared(runs[0].recipe)) for other in runs[1:]]
     to = to or places[0].parent / SEVERAL
-    write_whole(to, page(found, diffs))
+    write_whole(to, page(shown, diffs))
     say(f"report: {to}")
+
+
+def names_of(places: Sequence[Path]) -> list[str]:
+    """The runs' own folders where these differ, else as they were given."""
+    names = [place.resolve().name for place in places]
+    return names if len(set(names)) == len(names) else [str(place) for place in places]
+
+
+def questions_of(run: RunDirectory, works: Sequence[Work]) -> frozenset[str]:
+    """Ids of the held-out questions that its first evaluated arm was asked; empty without one."""
+    from tracestill.data_pipeline.base.stage import read_manifest
+    from tracestill.launch.report.report import predictions_in
+
+    for work in works:
+        if work.stage == "evaluate" and read_manifest(work.directory) is not None:
+            return frozenset(row["question_id"] for row in predictions_in(work.directory, ["question_id"]))
+    return frozenset()

@@ -72,7 +72,11 @@ def rounds(found: Found) -> str:
     if not result:
         return ""
     heads = [in_html(head) for head, _ in COLUMNS]
-    body = [[text(in_html(cell(row))) for _, cell in COLUMNS] for row in result["rounds"]]
+    words = ("teacher",)
+    body = [
+        [text(in_html(cell(row))) if head in words else in_html(cell(row)) for head, cell in COLUMNS]
+        for row in result["rounds"]
+    ]
     charts = []
     for title, unit, of in CURVES:
         held = [(float(row["round"]), *known) for row in result["rounds"] if (known := of(row))]

@@ -83,6 +83,6 @@ def calibration(found: Found, part: dict[str, Any]) -> str:
         "it, answer by answer; that of the mean belongs to who always says the share right. AUROC: how often a right "
         "answer has more confidence than a wrong one. Votes are those of all samples; the probability is that of the "
         "answer after its own trace.</p>"
-        f'<div class="many">{"".join(charts)}</div>{table(heads, body)}'
+        f'{legend(found, list(part))}<div class="many">{"".join(charts)}</div>{table(heads, body)}'
         f"<details><summary>The reliability tables</summary>{''.join(tables)}</details>"
     )
