@@ -23,6 +23,7 @@ from tracestill.launch.commands import (
     bench_command,
     cluster_commands,
     fetch_command,
+    report_command,
     rounds_command,
     segmenter_command,
     sweep_command,
@@ -43,7 +44,6 @@ from tracestill.launch.commands.execution import (
 from tracestill.launch.commands.guarded import Guarded
 from tracestill.launch.commands.init import init_command
 from tracestill.launch.commands.options import Again, ArmOption, Changes, Hosts, Others, Place, SetOption, grouped
-from tracestill.launch.commands.report_command import report_several
 
 EPILOG = """
 [bold]A first run[/]   [cyan]tracestill run recipes/demo.yaml[/]   then open   [cyan]runs/demo/report/report.html[/]
@@ -250,35 +250,7 @@ def evaluate(
         single("evaluate", place, changes, arm)
 
 
-@command("Single stages")
-def report(
-    place: Place,
-    changes: Changes,
-    others: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Directories of further runs, for one page of all.")
-    ] = None,
-    to: Annotated[
-        Path | None,
-        typer.Option(
-            "--to", metavar="FILE", help="Of several runs: the page. Default: compared.html beside the first."
-        ),
-    ] = None,
-) -> None:
-    """Write report/report.html and report/report.json from whatever stages have run; or one page of several runs.
-
-    Example: [cyan]tracestill report runs/demo[/], [cyan]tracestill report runs/demo runs/hot --to hot.html[/]
-    """
-    if to is not None and not others:
-        raise typer.BadParameter("--to belongs to the page of several runs")
-    if others and (changes.settings or changes.replace or place.run_dir):
-        raise typer.BadParameter("a page of several runs takes their directories as they are: no --set, no --run-dir")
-    with looking():
-        if others:
-            report_several([place.recipe, *others], to)
-        else:
-            single("report", place, changes)
-
-
+command("Single stages")(report_command.report)
 for one in (bench_command.bench, cluster_commands.doctor, cluster_commands.slurm, cluster_commands.kubernetes):
     command("Clusters")(one)
 command("Whole runs")(sweep_command.sweep)

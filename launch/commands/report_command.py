@@ -4,15 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.launch.commands.execution import looking, single
+from tracestill.launch.commands.options import Changes, Place
 
 if TYPE_CHECKING:
     from tracestill.launch.run.stage_spec import Work
     from tracestill.trainer.recipe.run_directory import RunDirectory
 
 SEVERAL = "compared.html"
+
+
+def report(
+    place: Place,
+    changes: Changes,
+    others: Annotated[
+        list[Path] | None, typer.Argument(metavar="RUN", help="Directories of further runs, for one page of all.")
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to", metavar="FILE", help="Of several runs: the page. Default: compared.html beside the first."
+        ),
+    ] = None,
+) -> None:
+    """Write report/report.html and report/report.json from whatever stages have run; or one page of several runs.
+
+    Example: [cyan]tracestill report runs/demo[/], [cyan]tracestill report runs/demo runs/hot --to hot.html[/]
+    """
+    if to is not None and not others:
+        raise typer.BadParameter("--to belongs to the page of several runs")
+    if others and (changes.settings or changes.replace or place.run_dir):
+        raise typer.BadParameter("a page of several runs takes their directories as they are: no --set, no --run-dir")
+    with looking():
+        if others:
+            report_several([place.recipe, *others], to)
+        else:
+            single("report", place, changes)
 
 
 def report_several(places: Sequence[Path], to: Path | None) -> None:

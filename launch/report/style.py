@@ -67,6 +67,7 @@ box-shadow:0 2px 8px rgba(0,0,0,.18);overflow-wrap:anywhere;font-variant-numeric
 .example p{margin:2px 0}.mark{font-weight:650}.right{color:var(--good)}.wrong{color:var(--bad)}
 details{margin:10px 0}summary{cursor:pointer;color:var(--soft)}
 @media (max-width:600px){body{padding:16px 14px 40px}h1{font-size:22px}}
+@page{margin:14mm 12mm}
 @media print{body{max-width:none;padding:0}h2,h3,figcaption{break-after:avoid}tr{break-inside:avoid}
 nav,.skip,#theme,.tip{display:none!important}details:not([open]){display:none}.scroll{overflow:visible}
 table{font-size:11px}th,td{padding-right:8px}td .text{max-width:none}

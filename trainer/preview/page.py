@@ -78,9 +78,7 @@ def kinds_table(found: dict[str, Any], kinds: Sequence[str]) -> str:
     """The preview's rows by kind; a share that an older run did not measure has no column."""
     shares = {name: head for name, head in SHARES.items() if any(row.get(name) is not None for row in found["kinds"])}
     more = TEACHER if any("teacher_share" in row for row in found["kinds"]) else {}
-    heads = "".join(
-        f'<th scope="col">{head}</th>' for head in ("kind", "weight", "tokens", *shares.values(), *more.values())
-    )
+    heads = "".join(f"<th>{head}</th>" for head in ("kind", "weight", "tokens", *shares.values(), *more.values()))
     body = []
     for row in found["kinds"]:
         cells = [f'<b class="{kind_class(row["kind"], kinds)}">{in_html(row["kind"])}</b>', f"{row['weight']:g}"]
