@@ -20,7 +20,7 @@ EVIL = "</script><img src=x onerror=alert(1)>"
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("several")
-    for name, changes in (("one", {}), ("two", {"seed": 5, "name": "mini two"})):
+    for name, changes in (("one", {}), ("two", {"seed": 5, "name": "mini-two"})):
         run = claim(root / name, mini_recipe(**changes))
         run_data_stages(run)
         for arm in ("traces", "answers_only"):
@@ -47,7 +47,7 @@ def test_several_runs_stand_in_one_page(runs):
     assert page.count("<h3>Training</h3>") == 2, "the parts of a run stand below its name"
     assert page.count("/*! vega 6") == 1
     keys = re.search(r"<h3>Keys of the recipe</h3>.*?<tbody>(.*?)</tbody>", page, re.S)[1]
-    assert re.findall(r">([^<>]+)<", keys) == ["name", "mini", "mini two", "seed", "0", "5"]
+    assert re.findall(r">([^<>]+)<", keys) == ["name", "mini", "mini-two", "seed", "0", "5"]
     bars = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.S)[1])
     assert bars["names"]["name"] == [f"{run}: {arm}" for run in ("one", "two") for arm in ("traces", "answers_only")]
     assert bars["columns"]["share"] == [0.875, 0.125] * 2
@@ -96,7 +96,7 @@ def test_verdicts_have_the_first_records_of_each_reason(runs):
     ]
     (runs / "broken").mkdir()
     (runs / "broken/rejected.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match="delete .*broken, and select again"):
+    with pytest.raises(InputError, match=r"delete .*broken, and select again"):
         verdicts_in(runs / "broken")
 
 
