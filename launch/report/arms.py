@@ -48,12 +48,13 @@ def headline(found: Found) -> str:
     title = "Held-out questions answered right"
     parts.append(intervals(rows, title=title, x="share of questions", colours=colours))
     parts.append(
-        '<p class="soft">Whiskers: 95 % interval (Wilson). Answers come from free generation; one reader finds them in '
-        "what every model writes. Bold: the best, where its interval parts from all others. Cut off: no end within "
-        "evaluate.max_new_tokens, so no answer. Answered: one was found. In form: the trace was closed and the answer "
-        "ended, as in training. Cannot tell: an answer of which the verifier cannot say whether it is right; it "
-        "counts as not right. In loops: it says the same again and again. Not asked: the question holds a control "
-        "symbol of the model's tokenizer; it counts as wrong, and not in the tokens of a trace.</p>"
+        '<p class="soft">Whiskers: 95 % interval (Wilson). Bold: the best, where its interval parts from all others.'
+        '</p><details><summary>What the columns say</summary><p class="soft">Answers come from free generation; one '
+        "reader finds them in what every model writes. Cut off: no end within evaluate.max_new_tokens, so no answer. "
+        "Answered: one was found. In form: the trace was closed and the answer ended, as in training. Cannot tell: an "
+        "answer of which the verifier cannot say whether it is right; it counts as not right. In loops: it says the "
+        "same again and again. Not asked: the question holds a control symbol of the model's tokenizer; it counts as "
+        "wrong, and not in the tokens of a trace.</p></details>"
     )
     best = apart([(-high, -low) for _, _, low, high in rows])
     body = []
