@@ -25,10 +25,9 @@ def intervals(
         return ""
     names = apart([name for name, *_ in rows])
     columns: dict[str, Sequence[Any]] = {
-        "name": range(len(rows)),
+        "name": list(range(len(rows))),
         **{field: [row[place] for row in rows] for place, field in enumerate(("share", "low", "high"), 1)},
     }
-    columns["name"] = list(columns["name"])
     of_y = {"field": "name", **NAMES}
     of_x = {
         "field": "share",
@@ -69,7 +68,8 @@ def stacked(
     longest = total or max((sum(amount for _, amount, _ in parts) for _, parts in rows), default=0.0)
     if longest <= 0:
         return ""
-    names, parts = apart([name for name, _ in rows]), {}
+    names = apart([name for name, _ in rows])
+    parts: dict[str, str] = {}  # part -> its colour
     columns: dict[str, list[Any]] = {field: [] for field in ("name", "part", "from", "to", "amount")}
     ends, body = [], []
     for at, (_, held) in enumerate(rows):

@@ -67,7 +67,8 @@ def heat(cells: Sequence[tuple[str, str, float, float, str]], *, title: str, x: 
     """
     if not cells:
         return ""
-    downs, acrosses = (list(dict.fromkeys(cell[place] for cell in cells)) for place in (0, 1))
+    downs = list(dict.fromkeys(row for row, *_ in cells))
+    acrosses = list(dict.fromkeys(column for _, column, *_ in cells))
     columns: dict[str, Sequence[Any]] = {
         "row": [downs.index(cell[0]) for cell in cells],
         "column": [acrosses.index(cell[1]) for cell in cells],
