@@ -37,7 +37,11 @@ setup(
     python_requires=">=3.10",
     packages=list(PACKAGE_DIR),
     package_dir=PACKAGE_DIR,
-    package_data={"tracestill.data_pipeline.segmentation": ["languages/*.json", "*.json"]},
+    package_data={
+        "tracestill.data_pipeline.segmentation": ["languages/*.json", "*.json"],
+        "tracestill.launch.report": ["*.js"],
+        "tracestill.launch.report.plots": ["*.js", "vega/*"],
+    },
     install_requires=[
         "torch>=2.11",
         "deepspeed>=0.19.8",  # whose optimizers' insides the engine reads
@@ -73,6 +77,7 @@ setup(
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10"],  # make docs
         "dev": [
             "aiohttp>=3.10",
+            "axe-playwright-python>=0.1.6",  # what the report's page is checked with, in Debian's Chromium
             "bitsandbytes>=0.50",
             "accelerate>=1.5",  # what Hugging Face's Trainer needs, in docs/hf_trainer.py
             "matplotlib>=3.9",  # plots of benchmarks
@@ -90,6 +95,7 @@ setup(
             "openai>=2",  # asked by tests on loopback
             "pebble>=5.1",
             "peft>=0.20",
+            "playwright>=1.49",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.8",

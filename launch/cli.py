@@ -23,6 +23,7 @@ from tracestill.launch.commands import (
     bench_command,
     cluster_commands,
     fetch_command,
+    report_command,
     rounds_command,
     segmenter_command,
     sweep_command,
@@ -249,13 +250,7 @@ def evaluate(
         single("evaluate", place, changes, arm)
 
 
-@command("Single stages")
-def report(place: Place, changes: Changes) -> None:
-    """Write report/report.html and report/report.json from whatever stages have run."""
-    with looking():
-        single("report", place, changes)
-
-
+command("Single stages")(report_command.report)
 for one in (bench_command.bench, cluster_commands.doctor, cluster_commands.slurm, cluster_commands.kubernetes):
     command("Clusters")(one)
 command("Whole runs")(sweep_command.sweep)

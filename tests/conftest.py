@@ -25,7 +25,7 @@ import pytest
 APART = ("tests/cluster/", "tests/faults/test_kills.py", "tests/faults/test_watchdog.py")
 SUPPORT = {path.stem for path in (Path(__file__).parent / "support").glob("*.py")}
 STARTING = {  # modules that start processes
-    *("subprocess", "distributed_support", "command_line", "forked_command"),
+    *("subprocess", "distributed_support", "command_line", "forked_command", "browser"),
     *("tracestill.launch.start.dry_run", "tracestill.launch.start.rehearse"),
 }
 ENDS: dict[str, list[str]] = {"failed": [], "skipped": []}  # names of tests

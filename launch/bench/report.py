@@ -16,15 +16,18 @@ from tracestill.data_pipeline.base.stage import versions, write_json, write_whol
 from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.launch.bench.bench import Bench
 from tracestill.launch.bench.search import Result, Setting, speed
-from tracestill.launch.report.charts import lines, stacked
-from tracestill.launch.report.page import table
+from tracestill.launch.report.document import document
+from tracestill.launch.report.parts import table
+from tracestill.launch.report.plots.bars import stacked
+from tracestill.launch.report.plots.figure import SERIES, keys
+from tracestill.launch.report.plots.lines import lines
 from tracestill.launch.report.report import machine
-from tracestill.launch.report.style import STYLE
 from tracestill.trainer.recipe.recipe import MAIN_ARM
 
 Found = dict[str, Any]
 PARTS = {"data": "s4", "forward": "s0", "backward": "s2", "optimizer": "s3", "communication": "s1"}
 HEADS = ("setting", "tokens/s", "spread", "a device", "MFU", "GiB a rank", "ms a step")
+SPLIT, PACE = "microseconds for a thousand tokens", "tokens a second"
 NOISE = 0.1  # by which the rounds of a case may differ
 QUIET = 0.1  # of a host's cores: more that is busy with other work is no quiet machine
 
@@ -181,16 +184,12 @@ def cell_of(point: Found) -> str:
 
 def page(found: Found) -> str:
     """One HTML file that needs no network."""
-    parts = [f"<h1>{in_html(found['name'])}, arm {in_html(found['arm'])}: throughput</h1>"]
+    head = f"<h1>{in_html(found['name'])}, arm {in_html(found['arm'])}: throughput</h1>"
+    parts = []
     for key, section in (("cases", settings), ("scaling", scaled), ("forecast", forecast_page)):
         if key in found:
             parts.append(section(found))
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{in_html(found['name'])}: throughput</title><style>{STYLE}</style></head>"
-        f"<body>{''.join(parts)}</body></html>\n"
-    )
+    return document(f"{found['name']}: throughput", head, "".join(parts))
 
 
 def settings(found: Found) -> str:
@@ -207,8 +206,8 @@ def settings(found: Found) -> str:
             "<h2>Settings</h2>",
             table(HEADS, [[in_html(cell) for cell in cells(case)] for case in found["cases"]]),
             "<h2>Where a step's time goes</h2>",
-            stacked([(case["setting"]["name"], split_of(case)) for case in ran]),
-            '<p class="soft">Microseconds for a thousand tokens, mean over ranks. Communication is what nothing hides, '
+            stacked([(case["setting"]["name"], split_of(case)) for case in ran], title="Parts of a step", x=SPLIT),
+            '<p class="soft">Mean over ranks. Communication is what nothing hides, '
             "waiting for slower ranks included.</p>",
         ]
     )
@@ -222,7 +221,7 @@ def scaled(found: Found) -> str:
     if series["strong"]:
         (first, alone), (last, _) = series["strong"][0], series["strong"][-1]
         series["ideal"] = [(count, alone * count / first) for count in (first, last)]
-    chart = lines(series, title="tokens a second", x_label="hosts or ranks")
+    chart = lines(series, title="Throughput", x="hosts or ranks", y=PACE)
     return "<h2>Scaling</h2>" + chart + legend([*series]) + table(SCALING_HEADS, scaling_rows(found["scaling"]))
 
 
@@ -233,7 +232,7 @@ def forecast_page(found: Found) -> str:
             f"ZeRO {stage}": [(float(p["ranks"]), p["tokens_per_second"]) for p in points]
             for stage, points in forecast[how].items()
         }
-        parts += [lines(series, title=f"tokens a second, {how} scaling", x_label="ranks"), legend([*series])]
+        parts += [lines(series, title=f"Throughput, {how} scaling", x="ranks", y=PACE), legend([*series])]
         parts.append(table(*forecast_rows(forecast, how)))
     parts += [f'<p class="soft">{in_html(note)}</p>' for note in forecast["notes"]]
     return "".join(parts)
@@ -246,7 +245,4 @@ def split_of(case: Result) -> list[tuple[str, float, str]]:
 
 
 def legend(names: Sequence[str]) -> str:
-    keys = "".join(
-        f'<span class="key"><i class="s{index % 6}"></i>{in_html(name)}</span>' for index, name in enumerate(names)
-    )
-    return f'<div class="legend">{keys}</div>'
+    return keys({name: SERIES[at % len(SERIES)] for at, name in enumerate(names)})

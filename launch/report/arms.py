@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tracestill.data_pipeline.guards.visible import in_html
-from tracestill.launch.report.charts import intervals
 from tracestill.launch.report.parts import Found, alike, colour_of, differences, seconds, steps_of, table, text
+from tracestill.launch.report.plots.bars import intervals
+from tracestill.launch.report.plots.points import scatter
 from tracestill.trainer.preview.page import kind_class
 
 COLUMNS = 5  # arms in one table of losses, so that it fits the page
 
 
-def headline(found: Found) -> str:
+def title(found: Found) -> str:
+    """The page's one h1, and what the run was."""
     machine = found["machine"]
     where = ", ".join(machine["gpus"]) or f"{machine['processor']}, {machine['cores']} cores"
     parts = [
@@ -24,10 +26,16 @@ def headline(found: Found) -> str:
     if found["missing"]:
         names = ", ".join(in_html(name) for name in found["missing"])
         parts.append(f'<p class="note">Not in this report, because the stage has not finished: {names}.</p>')
+    return "".join(parts)
+
+
+def headline(found: Found) -> str:
+    """What the students answer, with intervals; empty while none was asked."""
     before, after = answered(found)
     evaluated = before | after
     if not evaluated:
-        return "".join(parts)
+        return ""
+    parts = ["<h2>Right answers</h2>"]
     questions = max(row["questions"] for row in evaluated.values())
     told = [f"{what}{shares(rows)}" for what, rows in (("before training, ", before), ("after it, ", after)) if rows]
     said = "; ".join(told) if before else shares(after)
@@ -36,14 +44,17 @@ def headline(found: Found) -> str:
         (name, row["accuracy"], row.get("accuracy_low", row["accuracy"]), row.get("accuracy_high", row["accuracy"]))
         for name, row in evaluated.items()
     ]
-    parts.append(intervals(rows, colours=[colour_of(found, name) for name in evaluated]))
+    colours = [colour_of(found, name) for name in evaluated]
+    title = "Held-out questions answered right"
+    parts.append(intervals(rows, title=title, x="share of questions", colours=colours))
     parts.append(
-        '<p class="soft">Whiskers: 95 % interval (Wilson). Answers come from free generation; one reader finds them in '
-        "what every model writes. Bold: the best, where its interval parts from all others. Cut off: no end within "
-        "evaluate.max_new_tokens, so no answer. Answered: one was found. In form: the trace was closed and the answer "
-        "ended, as in training. Cannot tell: an answer of which the verifier cannot say whether it is right; it "
-        "counts as not right. In loops: it says the same again and again. Not asked: the question holds a control "
-        "symbol of the model's tokenizer; it counts as wrong, and not in the tokens of a trace.</p>"
+        '<p class="soft">Whiskers: 95 % interval (Wilson). Bold: the best, where its interval parts from all others.'
+        '</p><details><summary>What the columns say</summary><p class="soft">Answers come from free generation; one '
+        "reader finds them in what every model writes. Cut off: no end within evaluate.max_new_tokens, so no answer. "
+        "Answered: one was found. In form: the trace was closed and the answer ended, as in training. Cannot tell: an "
+        "answer of which the verifier cannot say whether it is right; it counts as not right. In loops: it says the "
+        "same again and again. Not asked: the question holds a control symbol of the model's tokenizer; it counts as "
+        "wrong, and not in the tokens of a trace.</p></details>"
     )
     best = apart([(-high, -low) for _, _, low, high in rows])
     body = []
@@ -83,7 +94,30 @@ def headline(found: Found) -> str:
         "steps",
         "training",
     ]
-    return "".join(parts) + table(heads, body)
+    return "".join(parts) + table(heads, body) + length(evaluated, colours)
+
+
+def length(evaluated: Found, colours: Sequence[str]) -> str:
+    """What right answers cost in tokens; empty for one model alone."""
+    rows = [
+        (name, row["trace_tokens_mean"], row["accuracy"], row["accuracy_low"], row["accuracy_high"])
+        for name, row in evaluated.items()
+        if "accuracy_low" in row
+    ]
+    if len(rows) < 2 or len(rows) < len(evaluated):
+        return ""
+    return (
+        "<h2>Length against accuracy</h2><p class='soft'>One point for each model: the higher the better, the further "
+        "left the cheaper to ask. Of two at the same height, take the one that writes less; a model that is longer and "
+        "no better has learnt to talk. Vertical lines: 95 % intervals.</p>"
+        + scatter(
+            rows,
+            title="Right answers and tokens of a trace",
+            x="tokens of a trace, mean",
+            y="share of questions right",
+            colours=colours,
+        )
+    )
 
 
 def answered(found: Found) -> tuple[Found, Found]:

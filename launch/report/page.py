@@ -7,33 +7,40 @@ from typing import Any
 
 import yaml
 
+from tracestill.data_pipeline.base.intervals import wilson
 from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.data_pipeline.selection.policy import POLICIES
-from tracestill.launch.report.arms import headline
-from tracestill.launch.report.charts import SERIES, lines, stacked
+from tracestill.launch.report.arms import headline, title
+from tracestill.launch.report.document import document as whole
 from tracestill.launch.report.parts import Found, alike, colour_of, legend, seconds, table, text
+from tracestill.launch.report.plots.bars import stacked
+from tracestill.launch.report.plots.figure import SERIES, keys
+from tracestill.launch.report.plots.lines import Point, lines
 from tracestill.launch.report.rounds_page import rounds
-from tracestill.launch.report.style import REJECTED, STYLE
+from tracestill.launch.report.style import REJECTED
 from tracestill.launch.report.sweep_page import sweep
-from tracestill.trainer.preview.page import colour_rules, document, kind_class, kinds_table, notes
+from tracestill.launch.report.verdicts import verdicts
+from tracestill.trainer.preview.page import document, kind_class, kinds_table, notes
 
 Section = Callable[[Found], str]
-PACE = {
-    "tokens_per_second": "tokens a second",
-    "mfu": "MFU, share of what the devices can reach",
-    "memory_gib": "most memory of a rank so far, GiB",
+PACE = {  # title, unit
+    "tokens_per_second": ("pace", "tokens a second"),
+    "mfu": ("MFU, share of what the devices can reach", "share"),
+    "memory_gib": ("most memory of a rank so far", "GiB"),
 }
+NATS = "nats a token"
 
 
 def page(found: Found, sections: Sequence[Section]) -> str:
     """The whole page for what ``report.gather`` found, with the ``sections`` of its stages; parts whose stage has not
     run are left out, and named."""
-    body = "".join(section(found) for section in (headline, sweep, rounds, *sections, times, traces, provenance))
-    title, style = in_html(found["name"]), STYLE + colour_rules(*SERIES)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{title}: report</title><style>{style}</style></head><body>{body}</body></html>\n"
+    return whole(f"{found['name']}: report", title(found), inside(found, sections))
+
+
+def inside(found: Found, sections: Sequence[Section]) -> str:
+    """What the page of a run holds, below its title."""
+    return "".join(
+        section(found) for section in (headline, sweep, rounds, *sections, verdicts, traces, times, provenance)
     )
 
 
@@ -65,45 +72,50 @@ def curves(found: Found) -> str:
     every = [point["kinds"] for row in trained.values() for point in (*row["curve"], *row["held_out"])]
     kinds = [kind for kind in found["kinds"] if any(kind in point for point in every)]
 
-    def series(pick: Any, source: str = "curve") -> dict[str, list[tuple[float, float]]]:
-        result: dict[str, list[tuple[float, float]]] = {}
+    def series(pick: Any, source: str = "curve") -> dict[str, list[Point]]:
+        result: dict[str, list[Point]] = {}
         for arm in found["arms"]:
             points = trained[arm][source] if arm in trained else []
             result[arm] = [(point["step"], value) for point in points if (value := pick(point)) is not None]
         return result
 
-    def of(arms: Sequence[str], values: dict[str, list[tuple[float, float]]]) -> dict[str, list[tuple[float, float]]]:
+    def of(arms: Sequence[str], values: dict[str, list[Point]]) -> dict[str, list[Point]]:
         return {arm: points if arm in arms else [] for arm, points in values.items()}
 
     weighted = alike(found, list(trained), "weighting", "loss", "documents")  # only these share an axis
     same = alike(found, list(trained), "tokenizer")
 
-    def each(title: str, groups: list[list[str]], *values: dict[str, list[tuple[float, float]]]) -> list[str]:
+    def each(title: str, unit: str, groups: list[list[str]], *values: dict[str, list[Point]]) -> list[str]:
         return [
-            lines(*(of(arms, one) for one in values), title=f"{title}: {', '.join(arms)}" if groups[1:] else title)
+            lines(
+                *(of(arms, one) for one in values), title=f"{title}: {', '.join(arms)}" if groups[1:] else title, y=unit
+            )
             for arms in groups
         ]
 
-    charts = each("loss, weighted", weighted, series(lambda point: point["loss"]))
+    charts = each("loss, weighted", f"{NATS}, weighted", weighted, series(lambda point: point["loss"]))
     for kind in kinds:
 
         def loss(point: Found, kind: str = kind) -> float | None:
             return point["kinds"].get(kind, {}).get("loss")
 
         title = f"loss of {kind}{without_weight(kind, trained)}"
-        charts += each(title, same, series(loss), series(loss, "held_out"))
+        charts += each(title, NATS, same, series(loss), series(loss, "held_out"))
     for kind in kinds:
 
         def divergence(point: Found, kind: str = kind) -> float | None:
             return point["kinds"].get(kind, {}).get("divergence")
 
-        charts += each(f"divergence of {kind} from the teacher", same, series(divergence))
-    accuracy = series(lambda point: point["accuracy"], "answers")
-    charts.append(lines(accuracy, title="held-out questions answered right, share", log=False))
-    charts += each("norm of the gradient", weighted, series(lambda point: point.get("grad_norm")))
-    charts.append(lines(series(lambda point: point.get("lr")), title="learning rate", log=False))
-    for key, title in PACE.items():
-        charts.append(lines(series(lambda point, key=key: point.get(key)), title=title, log=False))
+        charts += each(f"divergence of {kind} from the teacher", NATS, same, series(divergence))
+    right = {arm: [answers(point) for point in row["answers"]] for arm, row in trained.items()}
+    title = "held-out questions answered right"
+    right = {arm: right.get(arm, []) for arm in found["arms"]}
+    charts.append(lines(right, title=title, y="share of questions", log=False, percent=True))
+    charts += each("norm of the gradient", "norm", weighted, series(lambda point: point.get("grad_norm")))
+    charts.append(lines(series(lambda point: point.get("lr")), title="learning rate", y="learning rate", log=False))
+    for key, (title, unit) in PACE.items():
+        charts.append(lines(series(lambda point, key=key: point.get(key)), title=title, y=unit, log=False,
+                            percent=unit == "share"))  # fmt: skip
     charts += [shares(arm, row["curve"], found["kinds"]) for arm, row in trained.items()]
     body = []
     for arm, row in trained.items():
@@ -125,6 +137,12 @@ def curves(found: Found) -> str:
         f"Dashed: held-out documents, where they are measured.{apart}"
         "</p>" + legend(found, list(trained)) + f'<div class="many">{"".join(charts)}</div>' + table(heads, body)
     )
+
+
+def answers(point: Found) -> Point:
+    """A point of the accuracy while a student trains, with its interval."""
+    share, count = point["accuracy"], point["count"]
+    return (point["step"], share, *wilson(share * count, count)) if count else (point["step"], share)
 
 
 def without_weight(kind: str, trained: Found) -> str:
@@ -149,11 +167,9 @@ def shares(arm: str, curve: Sequence[Found], kinds: Sequence[str]) -> str:
     }
     series = {kind: points for kind, points in series.items() if any(share for _, share in points)}
     colours = [kind_class(kind, kinds) for kind in series]
-    chart = lines(series, title=f"share of the loss by kind, {arm}", log=False, colours=colours or SERIES)
-    keys = "".join(
-        f'<span class="key"><i class="{c}"></i>{in_html(k)}</span>' for k, c in zip(series, colours, strict=True)
-    )
-    return f'<div>{chart}<div class="legend">{keys}</div></div>' if chart else ""
+    title = f"share of the loss by kind, {arm}"
+    chart = lines(series, title=title, y="share of the loss", log=False, percent=True, colours=colours or SERIES)
+    return f"<div>{chart}{keys(dict(zip(series, colours, strict=True)))}</div>" if chart else ""
 
 
 def weighting(found: Found) -> str:
@@ -204,7 +220,7 @@ def data(found: Found) -> str:
         )
     if len(bars) > 1:
         bars[0] = (next(iter(found["arms"])), bars[0][1])
-    parts.append(stacked(bars))
+    parts.append(stacked(bars, title="What selection did with the records", x="records"))
     tokens = [
         (
             arm,
@@ -218,10 +234,11 @@ def data(found: Found) -> str:
         if row["data"] and "train" in row["data"].get("splits", {})
     ]
     if tokens:
-        parts.append("<h3>Training targets by span kind</h3>" + stacked(tokens))
+        parts.append(stacked(tokens, title="Training targets by span kind", x="tokens"))
     for arm, row in found["arms"].items():
         parts += [f'<p class="note">{in_html(arm)}: {in_html(line)}</p>' for line in row.get("data_warnings", ())]
-    return "<h2>Data</h2>" + "".join(parts) if counts or seen or tokens else ""
+    about = "<p class='soft'>What students learnt from: questions, what teachers wrote, what selection kept of it.</p>"
+    return f"<h2>Data</h2>{about}{''.join(parts)}" if counts or seen or tokens else ""
 
 
 def accounts(counts: Found) -> str:
@@ -271,7 +288,9 @@ def times(found: Found) -> str:
     if not rows:
         return ""
     whole = sum(row["seconds"] or 0.0 for row in found["stages"])
-    return f"<h2>Time of each stage</h2><p class='soft'>Seconds; {seconds(whole)} in all.</p>" + stacked(rows)
+    return f"<h2>Time of each stage</h2><p class='soft'>Seconds; {seconds(whole)} in all.</p>" + stacked(
+        rows, title="Time by stage", x="seconds"
+    )
 
 
 def traces(found: Found) -> str:

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tracestill.data_pipeline.guards.visible import in_html
-from tracestill.launch.report.charts import SERIES
+from tracestill.launch.report.plots.figure import SERIES, keys
 
 Found = dict[str, Any]
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Heads and cells are HTML; a cell that begins with ``*`` is the best of its row."""
-    top = "".join(f"<th>{head}</th>" for head in heads)
+    top = "".join(f'<th scope="col">{head}</th>' for head in heads)
     body = "".join(
         "<tr>"
         + "".join(f'<td class="best">{c[1:]}</td>' if c.startswith("*") else f"<td>{c}</td>" for c in row)
@@ -29,7 +29,7 @@ def text(cell: str, *, left: bool = False) -> str:
 
 
 def colour_of(found: Found, name: str) -> str:
-    """The CSS class of an arm's colour, the same in all charts; models that are no arms are grey."""
+    """The CSS class of an arm's colour, the same in all plots; models that are no arms are grey."""
     arms = list(found["arms"])
     return SERIES[arms.index(name) % len(SERIES)] if name in arms else SERIES[-1]
 
@@ -49,8 +49,8 @@ def alike(found: Found, arms: Sequence[str], *keys: str) -> list[list[str]]:
 
 
 def legend(found: Found, arms: Sequence[str]) -> str:
-    keys = [f'<span class="key"><i class="{colour_of(found, a)}"></i>{in_html(a)}</span>' for a in arms]
-    return f'<div class="legend">{"".join(keys)}</div>'
+    """The arms' colours, for the plots that stand together."""
+    return keys({arm: colour_of(found, arm) for arm in arms})
 
 
 def differences(overrides: Found, prefix: str = "") -> str:

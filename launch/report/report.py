@@ -30,6 +30,7 @@ from tracestill.launch.report.page import Section, own_section, page
 from tracestill.launch.report.rounds_page import RESULT
 from tracestill.launch.report.sweep_page import FORMAT as SWEEP_FORMAT
 from tracestill.launch.report.sweep_page import SWEEP
+from tracestill.launch.report.verdicts import verdicts_in
 from tracestill.launch.report.wall_time import wall_seconds
 from tracestill.trainer.metrics.log import LOG, is_of_steps, read_log
 from tracestill.trainer.ranks.cores import usable_cores
@@ -102,8 +103,8 @@ def gather(run: RunDirectory, works: Sequence[Work]) -> dict[str, Any]:
     for arm, manifests in arms.items():
         places = run.stage(arm, "sample"), run.stage(arm, "select")
         if manifests["select"] and places[1] not in known:
-            known[places[1]] = yield_report(*places)
-        gathered[arm]["yield"] = known.get(places[1])
+            known[places[1]] = yield_report(*places), verdicts_in(places[1])
+        gathered[arm]["yield"], gathered[arm]["verdicts"] = known.get(places[1], (None, []))
     rounds = read_json(run.root / RESULT) if recipe.rounds is not None else None
     return {
         "format": FORMAT,

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tracestill.data_pipeline.guards.visible import in_html
-from tracestill.launch.report.charts import lines
 from tracestill.launch.report.parts import Found, table, text
+from tracestill.launch.report.plots.lines import lines
 
 RESULT = "rounds.json"  # in the directory of a run with rounds
 Row = Mapping[str, Any]
@@ -72,14 +72,28 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ),
     ("ECE of votes (95 %)", with_ends("ece")),
 )
-CURVES = {
-    "accuracy": lambda row: row.get("accuracy"),
-    "other forms of the questions answered right": lambda row: row.get("variations", {}).get("share"),
-    "ECE of votes": lambda row: row.get("ece", {}).get("share"),
-    "entropy of strategies, bits": lambda row: row.get("traces", {}).get("entropy"),
-    "two traces of a question differ, share": lambda row: row.get("traces", {}).get("differ"),
-    "rare strategies of round 0 that are seen, share": lambda row: row.get("traces", {}).get("coverage"),
-}
+SHARE = "share"
+CURVES: tuple[tuple[str, str, Callable[[Row], tuple[float, ...]]], ...] = (  # title, unit, value and its interval
+    ("accuracy", "share of questions", lambda row: values(row, "accuracy", "accuracy_low", "accuracy_high")),
+    ("other forms of the questions answered right", SHARE, lambda row: ends(row, "variations")),
+    ("ECE of votes", SHARE, lambda row: ends(row, "ece")),
+    ("entropy of strategies", "bits", lambda row: values(row.get("traces", {}), "entropy")),
+    ("two traces of a question differ", SHARE, lambda row: values(row.get("traces", {}), "differ")),
+    ("rare strategies of round 0 that are seen", SHARE, lambda row: values(row.get("traces", {}), "coverage")),
+    ("length of a trace", "words", lambda row: values(row.get("traces", {}), "words")),
+)
+
+
+def values(row: Row, *keys: str) -> tuple[float, ...]:
+    """Empty where one is missing."""
+    found = [row.get(key) for key in keys]
+    return () if None in found else tuple(value for value in found if value is not None)
+
+
+def ends(row: Row, key: str) -> tuple[float, ...]:
+    """A share, and its interval where it has one."""
+    held = row.get(key, {})
+    return values(held, "share", "low", "high") or values(held, "share")
 
 
 def rounds(found: Found) -> str:
@@ -89,12 +103,16 @@ def rounds(found: Found) -> str:
         return ""
     shown = [(head, cell) for head, cell in COLUMNS if any(map(cell, result["rounds"]))]
     heads = [in_html(head) for head, _ in shown]
-    body = [[text(in_html(cell(row))) for _, cell in shown] for row in result["rounds"]]
+    words = ("teacher",)
+    body = [
+        [text(in_html(cell(row))) if head in words else in_html(cell(row)) for head, cell in shown]
+        for row in result["rounds"]
+    ]
     charts = []
-    for title, value in CURVES.items():
-        points = [(row["round"], value(row)) for row in result["rounds"]]
-        held = [(number, known) for number, known in points if known is not None]
-        charts.append(lines({"rounds": held}, title=title, log=False) if held else "")
+    for title, unit, of in CURVES:
+        held = [(float(row["round"]), *known) for row in result["rounds"] if (known := of(row))]
+        share = unit.startswith(SHARE)
+        charts.append(lines({"rounds": held}, title=title, x="round", y=unit, log=False, percent=share))
     best, stopped = result["best"], result["stopped"]
     told = "" if best is None else f"<p>Best: round {best}.</p>"
     told += f"<p>Stopped after round {stopped['round']}: {in_html(stopped['why'])}.</p>" if stopped else ""
@@ -102,7 +120,9 @@ def rounds(found: Found) -> str:
     told += "".join(f'<p class="note">{in_html(each)}</p>' for each in noted)
     return (
         "<h2>Rounds</h2><p class='soft'>A round's new traces, those that are right and sound but for the first column, "
-        "and the student that learnt from them. Each round is a run of its own, with a report of its own.</p>"
+        "and the student that learnt from them. Each round is a run of its own, with a report of its own. Accuracy "
+        "that stays while traces differ less, and rare strategies go, is the beginning of a collapse: go back to the "
+        "best round, and keep more of the first data (docs/rounds.md).</p>"
         + table(heads, body)
         + f'<div class="many">{"".join(charts)}</div>'
         + told

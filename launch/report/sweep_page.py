@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tracestill.data_pipeline.guards.visible import in_html
-from tracestill.launch.report.charts import intervals
 from tracestill.launch.report.parts import Found, between, chance, seconds, table, text
+from tracestill.launch.report.plots.bars import intervals
 
 SWEEP, FORMAT = "sweep.json", 1
 EXPLAINED = ("gain", "p, questions", "p, seeds", "Holm", "differs")  # below the table of pairs
@@ -20,7 +20,10 @@ def sweep(found: Found) -> str:
     keys = ", ".join(f"<code>{in_html(axis['key'])}</code>" for axis in held["over"])
     failed = sum(row["state"] == "failed" for row in held["arms"])
     told = f"{len(held['settings'])} setting(s) of {keys}, {seeds} seed(s); {len(done)} of {len(held['arms'])} arms"
-    parts.append(f'<p class="soft">{told}{f", {failed} failed" if failed else ""}.</p>')
+    parts.append(
+        f'<p class="soft">{told}{f", {failed} failed" if failed else ""}. Each setting was trained with every seed; a '
+        "difference counts where the last column of the second table says yes.</p>"
+    )
     if stale := held.get("stale"):
         anew = ", ".join(map(in_html, stale))
         parts.append(f'<p class="note">Evaluated anew since the sweep was summed up: {anew}; sweep again.</p>')
@@ -28,7 +31,10 @@ def sweep(found: Found) -> str:
         return "".join(parts)
     short = {row["setting"]: row["short"] for row in held["settings"]}
     rows = [(short[row["setting"]], row["right"], *(row["interval"] or (row["right"],) * 2)) for row in settings]
-    parts += [intervals(rows, colours=["s0"]), f'<p class="soft">{in_html(held["how"]["interval"])}.</p>']
+    parts += [
+        intervals(rows, title="Right answers by setting", x="share of questions, mean of the seeds", colours=["s0"]),
+        f'<p class="soft">{in_html(held["how"]["interval"])}.</p>',
+    ]
     parts.append(table(["setting", "right", "95 % interval", "by seed", "tokens trained on", "training"],
                        [setting_cells(held, row) for row in settings]))  # fmt: skip
     if held["pairs"]:

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.launch.report.document import allowing
 
 LOOPBACK = "127.0.0.1"
 POLL_MS = 2000  # between two questions of the page whether there is another one
@@ -23,17 +24,17 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-SCRIPT = """<script>
-(function () {
-  var shown = "TOKEN";
-  setInterval(function () {
+SCRIPT = f"""
+(function () {{
+  var shown = document.currentScript.dataset.token;
+  setInterval(function () {{
     if (document.hidden) return;
-    fetch("/token").then(function (answer) { return answer.text(); }).then(function (now) {
+    fetch("/token").then(function (answer) {{ return answer.text(); }}).then(function (now) {{
       if (now && now !== shown) location.reload();
-    }).catch(function () {});
-  }, POLL);
-})();
-</script>"""
+    }}).catch(function () {{}});
+  }}, {POLL_MS});
+}})();
+"""
 
 
 class Pages(Protocol):
@@ -97,8 +98,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def reloading(page: str, token: str) -> str:
-    """A page that loads itself again when its token is another one."""
-    script = SCRIPT.replace("TOKEN", token).replace("POLL", str(POLL_MS))
+    """A page that loads itself again when its token is another one; a policy of its own lets it."""
+    script = f'<script data-token="{token}">{SCRIPT}</script>'
+    page = allowing(page, SCRIPT)
     before, end, after = page.rpartition("</body>")
     return f"{before}{script}{end}{after}" if end else page + script
 

@@ -40,7 +40,7 @@ DOCUMENT = """
 .document{font:13px/1.9 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;
 background:var(--panel);border:1px solid var(--line);border-radius:6px;padding:10px 12px;white-space:pre-wrap;
 overflow-wrap:anywhere}
-.document span{border-bottom:2px solid;margin-right:1px}.document .zero{border-bottom-style:dotted;opacity:.62}
+.document span{border-bottom:2px solid;margin-right:1px}.document .zero{border-bottom-style:dotted;opacity:.75}
 """
 ROOT = "--ink:#1c2127;--soft:#5d6671;--line:#dfe3e8;--panel:#f6f7f9;--page:#fff;--note:#d9701a;"
 ROOT_DARK = "--ink:#e4e8ec;--soft:#9aa4af;--line:#333b44;--panel:#1d2228;--page:#14181c;--note:#f0984a;"
@@ -114,10 +114,10 @@ def kind_class(kind: str, kinds: Sequence[str]) -> str:
 
 
 def colour_rules(*more: str) -> str:
-    """CSS that gives each class of a kind's colour, and ``more`` classes, their fill, stroke, text and background."""
+    """CSS that gives the colour of each kind's class, and of ``more`` classes: to keys, to names, below tokens."""
     names = [*more, *(f"k-{kind}" for kind in KINDS), *(f"k-x{i}" for i in range(OWN_COLOURS))]
     return "".join(
-        f".bar.{n}{{fill:var(--{n})}}.line.{n}{{stroke:var(--{n})}}i.{n}{{background:var(--{n})}}"
-        f".document .{n}{{border-color:var(--{n})}}b.{n}{{color:var(--{n})}}"
+        f"i.{n}{{background:var(--{n})}}"
+        f".document .{n}{{border-color:var(--{n})}}b.{n}{{border-left:.6em solid var(--{n});padding-left:.4em}}"
         for n in names
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tracestill.data_pipeline.guards.visible import in_html
-from tracestill.launch.report.charts import lines
-from tracestill.launch.report.evaluation.cells import about, percent, shared
+from tracestill.launch.report.evaluation.cells import about, banded, percent, shared
 from tracestill.launch.report.parts import Found, colour_of, legend, table, text
+from tracestill.launch.report.plots.lines import lines
 
 CURVES = {"right": "right", "answered": "answered", "ended": "thoughts that had to be ended"}
 
@@ -20,12 +20,13 @@ def budgets(found: Found, part: dict[str, Any]) -> str:
     charts = []
     for key, title in CURVES.items():
         series = {
-            name: [(row["budget"], row[key]["share"]) for row in part[name]["curve"] if row["budget"] is not None]
+            name: [(row["budget"], *banded(row[key])) for row in part[name]["curve"] if row["budget"] is not None]
             if name in part
             else []
             for name in names
         }
-        charts.append(lines(series, title=title, x_label="tokens of the thought", log=False, colours=colours))
+        charts.append(lines(series, title=title, x="tokens of the thought", y="share of questions", log=False,
+                            percent=True, colours=colours))  # fmt: skip
     body = [
         [
             text(in_html(name)),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tracestill.data_pipeline.guards.visible import in_html
-from tracestill.launch.report.charts import lines
-from tracestill.launch.report.evaluation.cells import about, of, shared
+from tracestill.launch.report.evaluation.cells import about, banded, of, shared
 from tracestill.launch.report.parts import Found, colour_of, legend, table, text
+from tracestill.launch.report.plots.lines import Point, lines
 
 WAYS = {
     "same": "nothing changed",
@@ -61,15 +61,15 @@ def curves(found: Found, part: dict[str, Any]) -> str:
     colours = [colour_of(found, name) for name in names]
     charts = []
 
-    def chart(title: str, x_label: str, points: dict[str, list[tuple[float, float]]]) -> None:
+    def chart(title: str, x: str, points: dict[str, list[Point]]) -> None:
         series = {name: points.get(name, []) for name in names}
-        charts.append(lines(series, title=title, x_label=x_label, log=False, colours=colours))
+        charts.append(lines(series, title=title, x=x, y="share of answers", log=False, percent=True, colours=colours))
 
     early = {name: [(row["left"], 1 - row["share"]) for row in held["early"]] for name, held in part.items()}
     chart("same answer, if asked at once", "share of its steps left", early)
     for way, title in WAYS.items():
         steps = {
-            name: [(row["step"], row["share"]) for row in held["by_step"].get(way, [])] for name, held in part.items()
+            name: [(row["step"], *banded(row)) for row in held["by_step"].get(way, [])] for name, held in part.items()
         }
         if way not in ("same", "cut"):
             chart(f"answer changed by {title}", "step", steps)
@@ -81,8 +81,10 @@ def curves(found: Found, part: dict[str, Any]) -> str:
             series,
             own,
             title="right after the teacher's first steps (dashed: after its own)",
-            x_label="steps given",
+            x="steps given",
+            y="share of questions",
             log=False,
+            percent=True,
             colours=colours,
         )
     )

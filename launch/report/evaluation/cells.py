@@ -42,6 +42,12 @@ def shared(row: Row | None) -> str:
     return f'{row["share"]:.1%}<div class="small">{row["low"]:.1%} to {row["high"]:.1%}</div>'
 
 
+def banded(row: Row) -> tuple[float, ...]:
+    """A share, and its interval where there is one: what follows x in a point of a curve."""
+    low, high = row.get("low"), row.get("high")
+    return (row["share"],) if low is None or high is None else (row["share"], low, high)
+
+
 def number(value: float | None, places: int = 3) -> str:
     return "" if value is None else f"{value:.{places}f}"
 

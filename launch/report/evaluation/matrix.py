@@ -9,9 +9,8 @@ from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.data_pipeline.variations.variation import PLAIN
 from tracestill.launch.report.evaluation.cells import about, shared
 from tracestill.launch.report.parts import Found, table, text
+from tracestill.launch.report.plots.points import heat
 
-STRONGEST = 0.3  # difference from the plain form at which a cell is as dark as it gets
-COLOURS = {"won": "var(--good)", "lost": "var(--bad)"}
 REASONS = {
     "not_applicable": "does not apply",
     "unchanged": "changes nothing",
@@ -25,26 +24,25 @@ REASONS = {
 @about("transfer")
 def transfer(found: Found, part: dict[str, Any]) -> str:
     """Empty where questions were asked in one form only, of one task."""
-    body = "".join(f"<h3>{in_html(name)}</h3>{one(held)}" for name, held in part.items())
+    body = "".join(f"<h3>{in_html(name)}</h3>{one(name, held)}" for name, held in part.items())
     return (
         "<h2>What carries over</h2><p class='soft'>Share of questions answered right in each form (rows) of each task "
         "(columns) with its 95 % interval; below it, what is won or lost against the plain form of the same questions, "
-        "in points, with the paired interval; in bold where that does not hold 0. The colour says the same. Families "
+        "in points, with the paired interval; in bold where that does not hold 0. In the map the colour says what is "
+        "won or lost. A student that loses much has learnt the words of its questions; train on varied ones. Families "
         "of several forms: the mean over a question's forms. Consistent: the same verdict in all forms that keep the "
         f"answer, the plain one among them.</p>{body}{sources(next(iter(part.values())))}"
     )
 
 
-def one(held: Found) -> str:
+def one(name: str, held: Found) -> str:
     """The matrix of one student; the members of families are folded away."""
     tasks = [task["name"] for task in held["tasks"]]
     families: dict[str, list[str]] = {}
     for form in held["forms"]:
         families.setdefault(form["family"], []).append(form["name"])
-    rows = [row_of(PLAIN, held, tasks, [PLAIN])]
-    rows += [
-        row_of(family if members[1:] else members[0], held, tasks, members) for family, members in families.items()
-    ]
+    asked = {PLAIN: [PLAIN]} | {family if members[1:] else members[0]: members for family, members in families.items()}
+    rows = [row_of(form, held, tasks, members) for form, members in asked.items()]
     for key, head in (("rate", "consistent"), ("all_right", "right in all forms"), ("same_answer", "the same answer")):
         of_tasks = [held["consistency"].get(task) for task in tasks]
         rows += [[head, *(shared(of[key]) if of else "" for of in of_tasks)]] if any(of_tasks) else []
@@ -52,7 +50,25 @@ def one(held: Found) -> str:
     several = [form for members in families.values() if members[1:] for form in members]
     every = table(heads, [row_of(form, held, tasks, [form]) for form in several])
     folded = f"<details><summary>Every form of the families</summary>{every}</details>" if several else ""
-    return table(heads, rows) + folded
+    return drawn(name, held, tasks, asked) + table(heads, rows) + folded
+
+
+def drawn(name: str, held: Found, tasks: Sequence[str], asked: dict[str, list[str]]) -> str:
+    """The matrix as a map."""
+    cells = []
+    for form, members in asked.items():
+        for task in tasks:
+            if row := measured_of(held, task, form, members):
+                gap, share = (row.get("gain") or {}).get("share") or 0.0, row["accuracy"]["share"]
+                if share is not None:
+                    cells.append((form, task, share, gap, f"{share:.1%} right, {100 * gap:+.1f} points"))
+    return heat(cells, title=f"{name}: right answers by form and task", x="task", y="form of asking")
+
+
+def measured_of(held: Found, task: str, form: str, members: Sequence[str]) -> Found | None:
+    """Of a family its mean; where only one of its members could be asked, that one."""
+    cells = held["cells"][task]
+    return held["families"][task].get(form) or next((cells[member] for member in members if member in cells), None)
 
 
 def row_of(name: str, held: Found, tasks: Sequence[str], members: Sequence[str]) -> list[str]:
@@ -62,9 +78,7 @@ def row_of(name: str, held: Found, tasks: Sequence[str], members: Sequence[str])
 
 
 def cell_of(held: Found, task: str, name: str, members: Sequence[str]) -> str:
-    """Of a family its mean; where only one of its members could be asked, that one."""
-    cells = held["cells"][task]
-    row = held["families"][task].get(name) or next((cells[form] for form in members if form in cells), None)
+    row = measured_of(held, task, name, members)
     if row is None:
         return f'<div class="small">{in_html(why_not(held, task, members))}</div>'
     told = shared(row["accuracy"])
@@ -73,15 +87,8 @@ def cell_of(held: Found, task: str, name: str, members: Sequence[str]) -> str:
     gain = row["gain"]
     said = f"{100 * gain['share']:+.1f} ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})"
     said = f"<b>{said}</b>" if gain["low"] > 0 or gain["high"] < 0 else said
-    few = f", {row['questions']:,} questions" if row["questions"] < cells[PLAIN]["questions"] else ""
-    return f'<div style="{shade(gain["share"])}">{told}<div class="small">{said}{few}</div></div>'
-
-
-def shade(gain: float) -> str:
-    """A colour at the left of a cell, stronger the more is won or lost."""
-    strength = round(100 * min(abs(gain) / STRONGEST, 1))
-    colour = COLOURS["won" if gain > 0 else "lost"]
-    return f"border-right:5px solid color-mix(in srgb,{colour} {strength}%,transparent);padding-right:6px"
+    few = f", {row['questions']:,} questions" if row["questions"] < held["cells"][task][PLAIN]["questions"] else ""
+    return f'{told}<div class="small">{said}{few}</div>'
 
 
 def why_not(held: Found, task: str, members: Sequence[str]) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from tracestill.data_pipeline.guards.visible import in_html
-from tracestill.launch.report.charts import lines
-from tracestill.launch.report.evaluation.cells import about, number, shared
+from tracestill.launch.report.evaluation.cells import about, banded, number, shared
 from tracestill.launch.report.parts import Found, colour_of, legend, table, text
+from tracestill.launch.report.plots.lines import lines
 
+RIGHT = "share of questions"
 ALIKE = {"rouge_l": "ROUGE-L", "edits": "1 - edits"}
 
 
@@ -29,13 +30,22 @@ def quality(found: Found, part: dict[str, Any]) -> str:
     charts = []
     for measure, title in ALIKE.items():
         bins = {name: part[name]["alike"][measure]["bins"] if name in part else [] for name in names}
-        points = {name: [(row["mean"], row["share"]) for row in rows] for name, rows in bins.items()}
+        points = {name: [(row["mean"], *banded(row)) for row in rows] for name, rows in bins.items()}
         charts.append(
-            lines(points, title=f"right, by {title} with the teacher", x_label=title, log=False, colours=colours)
+            lines(
+                points,
+                title=f"right, by {title} with the teacher",
+                x=f"{title}, 1 is the same",
+                y=RIGHT,
+                log=False,
+                percent=True,
+                colours=colours,
+            )
         )
     bins = {name: part[name]["lengths"] if name in part else [] for name in names}
-    points = {name: [(row["mean"], row["share"]) for row in rows] for name, rows in bins.items()}
-    charts.append(lines(points, title="right, by length", x_label="tokens of the trace", log=False, colours=colours))
+    points = {name: [(row["mean"], *banded(row)) for row in rows] for name, rows in bins.items()}
+    charts.append(lines(points, title="right, by length", x="tokens of the trace", y=RIGHT, log=False, percent=True,
+                        colours=colours))  # fmt: skip
     return (
         "<h2>What traces are like, beside accuracy</h2><p class='soft'>Sound: nothing in the trace is known to be "
         "false (select.checks). ROUGE-L and edits, in words: how like the teacher's trace that is most like it, of "

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tracestill.data_pipeline.guards.visible import in_html
-from tracestill.launch.report.charts import lines
-from tracestill.launch.report.evaluation.cells import about, number, shared
+from tracestill.launch.report.evaluation.cells import about, banded, number, shared
 from tracestill.launch.report.parts import Found, colour_of, legend, table, text
+from tracestill.launch.report.plots.lines import lines
 
 CURVES = {"pass": "one of k is right", "majority": "majority", "weighted": "weighted vote", "sound": "a sound one"}
 BY = {"votes": "share of the votes", "likelihood": "share of their likelihood", "answer": "probability of the answer"}
@@ -24,11 +24,12 @@ def votes(found: Found, part: dict[str, Any]) -> str:
     charts, body = [], []
     for key, title in CURVES.items():
         series = {
-            name: [(row["k"], row[key]["share"]) for row in part[name]["curve"] if row[key]] if name in part else []
+            name: [(row["k"], *banded(row[key])) for row in part[name]["curve"] if row[key]] if name in part else []
             for name in found["arms"] | found["models"]
         }
         colours = [colour_of(found, name) for name in series]
-        charts.append(lines(series, title=title, x_label="samples k", log=False, colours=colours))
+        charts.append(lines(series, title=title, x="samples k", y="share of questions", log=False, percent=True,
+                            colours=colours))  # fmt: skip
     for name, row in part.items():
         last = row["curve"][-1]
         about = f"{row['questions']:,} questions, {row['count']} at temperature {row['temperature']:g}"
@@ -55,12 +56,10 @@ def calibration(found: Found, part: dict[str, Any]) -> str:
         }
         if not of_by:
             continue
-        said = {name: [(row["confidence"], row["share"]) for row in held["table"]] for name, held in of_by.items()}
-        colours = [*(colour_of(found, name) for name in said), "s5"]
-        series = {**said, "ideal": []}
-        chart = lines(series, {"ideal": [(0.0, 0.0), (1.0, 1.0)]}, title=title, x_label="confidence", log=False,
-                      colours=colours)  # fmt: skip
-        charts.append(chart)
+        said = {name: [(row["confidence"], *banded(row)) for row in held["table"]] for name, held in of_by.items()}
+        colours = [colour_of(found, name) for name in said]
+        charts.append(lines(said, title=title, x="confidence", y="share of answers right", log=False, percent=True,
+                            square=True, colours=colours))  # fmt: skip
         for name, held in of_by.items():
             figures = [number(held[key]) for key in ("ece", "brier", "brier_constant", "auroc")]
             body.append([text(in_html(name)), text(title), f"{held['count']:,}", *figures])
@@ -84,6 +83,6 @@ def calibration(found: Found, part: dict[str, Any]) -> str:
         "it, answer by answer; that of the mean belongs to who always says the share right. AUROC: how often a right "
         "answer has more confidence than a wrong one. Votes are those of all samples; the probability is that of the "
         "answer after its own trace.</p>"
-        f'<div class="many">{"".join(charts)}</div>{table(heads, body)}'
+        f'{legend(found, list(part))}<div class="many">{"".join(charts)}</div>{table(heads, body)}'
         f"<details><summary>The reliability tables</summary>{''.join(tables)}</details>"
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tracestill.data_pipeline.guards.visible import in_html
-from tracestill.launch.report.charts import SERIES, lines, stacked
 from tracestill.launch.report.parts import Found, table, text
+from tracestill.launch.report.plots.bars import stacked
+from tracestill.launch.report.plots.figure import SERIES, keys
+from tracestill.launch.report.plots.lines import lines
 from tracestill.launch.report.yields.tables import MANY, head, name_of, tables
 
 LOST = (("unread", "asked", "read"), ("no answer", "read", "answered"), ("wrong answer", "answered", "right"),
@@ -26,12 +28,17 @@ def yields(found: Found) -> str:
     if not parts:
         return ""
     named = [f"<h3>{in_html(arm)}</h3>{body}" if parts[1:] else body for arm, body in parts]
-    return "<h2>Yield and ceiling</h2>" + "".join(named)
+    return (
+        "<h2>Yield and ceiling</h2><p class='soft'>What became of everything that teachers wrote, and what more "
+        "samples could win. Where the curve of the ceiling still climbs, ask for more samples; where it is flat and "
+        "low, ask another teacher or in another style.</p>" + "".join(named)
+    )
 
 
 def one(held: Found) -> str:
     rows: list[Found] = next(iter(held["by"].values()), [])[:MANY]
-    charts = [stacked([(name_of(row), losses(row, held["policy"])) for row in rows or [held["total"]]])]
+    lost = [(name_of(row), losses(row, held["policy"])) for row in rows or [held["total"]]]
+    charts = [stacked(lost, title="What was kept, and what got lost where", x="samples")]
     charts += ['<div class="many">', ceiling([held["total"], *rows[:LINES]]), "</div>", difficulty(held["difficulty"])]
     body = [f"<p>{in_html(head(held))}</p>", *charts]
     for shown in tables(held):
@@ -64,15 +71,14 @@ def ceiling(rows: Sequence[Found]) -> str:
         return ""
     curves = [{name_of(row): [(point["k"], point["share"]) for point in row.get(key, ())] for row in rows
                if len(row.get("pass", ())) > 1} for key in ("pass", "maj")]  # fmt: skip
-    keys = "".join(
-        f'<span class="key"><i class="{SERIES[at]}"></i>{in_html(name)}</span>' for at, name in enumerate(curves[0])
-    )
     title = "solved by one of k samples; dashed: by their majority"
-    return f'<div>{lines(*curves, title=title, x_label="k", log=False)}<div class="legend">{keys}</div></div>'
+    drawn = lines(*curves, title=title, x="samples k of a question", y="share of questions", log=False, percent=True)
+    return f"<div>{drawn}{keys({name: SERIES[at] for at, name in enumerate(curves[0])})}</div>"
 
 
 def difficulty(held: Found) -> str:
     """The questions, samples and kept records by the share of a question's samples that are right, in percent."""
     rows = [(label, [(row["value"][0], 100 * row["shares"][key], f"s{at}") for at, row in enumerate(held["buckets"])])
             for label, key in SHARES]  # fmt: skip
-    return "<p class='soft'>By how many of a question's samples are right; percent of all:</p>" + stacked(rows)
+    title = "Easy and hard questions: the share of a question's samples that are right"
+    return stacked(rows, title=title, x="percent of all")

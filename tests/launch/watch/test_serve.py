@@ -55,7 +55,7 @@ def test_the_page_loads_itself_again_when_there_is_another(address, pages):
     answer, body = ask(address)
     assert answer.status == 200
     assert "<p>one</p>" in body
-    assert 'var shown = "a1"' in body
+    assert '<script data-token="a1">' in body
     assert body.endswith("</body></html>")
     pages.stamp = "b2"
     assert ask(address, "/token")[1] == "b2"
@@ -111,7 +111,7 @@ def test_it_listens_on_loopback_only_and_a_port_in_use_is_named(address):
 
 
 def test_the_script_stands_in_a_page_without_a_body_too():
-    assert reloading("plain", "t").startswith("plain<script>")
+    assert reloading("plain", "t").startswith('plain<script data-token="t">')
 
 
 class Clock:

@@ -1,0 +1,89 @@
+"""``tracestill report``: the page of a run, or one page of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.launch.commands.execution import looking, single
+from tracestill.launch.commands.options import Changes, Place
+
+if TYPE_CHECKING:
+    from tracestill.launch.run.stage_spec import Work
+    from tracestill.trainer.recipe.run_directory import RunDirectory
+
+SEVERAL = "compared.html"
+
+
+def report(
+    place: Place,
+    changes: Changes,
+    others: Annotated[
+        list[Path] | None, typer.Argument(metavar="RUN", help="Directories of further runs, for one page of all.")
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to", metavar="FILE", help="Of several runs: the page. Default: compared.html beside the first."
+        ),
+    ] = None,
+) -> None:
+    """Write report/report.html and report/report.json from whatever stages have run; or one page of several runs.
+
+    Example: [cyan]tracestill report runs/demo[/], [cyan]tracestill report runs/demo runs/hot --to hot.html[/]
+    """
+    if to is not None and not others:
+        raise typer.BadParameter("--to belongs to the page of several runs")
+    if others and (changes.settings or changes.replace or place.run_dir):
+        raise typer.BadParameter("a page of several runs takes their directories as they are: no --set, no --run-dir")
+    with looking():
+        if others:
+            report_several([place.recipe, *others], to)
+        else:
+            single("report", place, changes)
+
+
+def report_several(places: Sequence[Path], to: Path | None) -> None:
+    """Write one page of several runs. Raises InputError if one of them is none, or a file cannot be read."""
+    from tracestill.data_pipeline.base.stage import write_whole
+    from tracestill.data_pipeline.guards.secret import mask_data
+    from tracestill.launch.report.diff_runs import diff_runs
+    from tracestill.launch.report.report import gather, sections_of
+    from tracestill.launch.report.several import Shown, page
+    from tracestill.launch.run.stages import compared, plan_works
+    from tracestill.trainer.ranks.console import say
+    from tracestill.trainer.recipe.run_directory import RunDirectory
+
+    for place in places:
+        if not place.is_dir():
+            raise InputError(f"{place}: one page of several runs needs the directory of each; this is none")
+    runs = [RunDirectory.open(place) for place in places]
+    shown = []
+    for name, run in zip(names_of(places), runs, strict=True):
+        works = plan_works(run)
+        shown.append(Shown(name, mask_data(gather(run, works)), sections_of(works), questions_of(run, works)))
+    diffs = [diff_runs(runs[0], other, *compared(runs[0].recipe)) for other in runs[1:]]
+    to = to or places[0].parent / SEVERAL
+    write_whole(to, page(shown, diffs))
+    say(f"report: {to}")
+
+
+def names_of(places: Sequence[Path]) -> list[str]:
+    """The runs' own folders where these differ, else as they were given."""
+    names = [place.resolve().name for place in places]
+    return names if len(set(names)) == len(names) else [str(place) for place in places]
+
+
+def questions_of(run: RunDirectory, works: Sequence[Work]) -> frozenset[str]:
+    """Ids of the held-out questions that its first evaluated arm was asked; empty without one."""
+    from tracestill.data_pipeline.base.stage import read_manifest
+    from tracestill.launch.report.report import predictions_in
+
+    for work in works:
+        if work.stage == "evaluate" and read_manifest(work.directory) is not None:
+            return frozenset(row["question_id"] for row in predictions_in(work.directory, ["question_id"]))
+    return frozenset()

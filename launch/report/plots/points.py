@@ -1,0 +1,103 @@
+"""Points with two intervals, and a matrix of shares as a heat map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tracestill.launch.report.plots.bars import BARE, NAMES, STEP
+from tracestill.launch.report.plots.figure import SERIES, apart, colour, figure, told
+
+FULL = 0.3  # difference at which a cell of a matrix has its full colour
+
+
+def scatter(
+    rows: Sequence[tuple[str, float, float, float, float]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    colours: Sequence[str] = SERIES,
+) -> str:
+    """One point of each row: (name, x, share, low, high), with its name and the interval of its share."""
+    if not rows:
+        return ""
+    names = apart([name for name, *_ in rows])
+    columns: dict[str, Sequence[Any]] = {"name": list(range(len(rows)))}
+    columns |= {field: [row[place] for row in rows] for place, field in enumerate(("x", "share", "low", "high"), 1)}
+    most = max(row[1] for row in rows)
+    of_x = {"field": "x", "type": "quantitative", "title": x, "scale": {"domain": [0, most * 1.15 or 1], "nice": False},
+            "axis": {"grid": False}}  # fmt: skip
+    of_y = {
+        "field": "share",
+        "type": "quantitative",
+        "title": y,
+        "scale": {"domain": [0, 1]},
+        "axis": {"format": ".0%"},
+    }
+    palette = {"domain": names, "range": [colour(colours[at % len(colours)]) for at in range(len(names))]}
+    of_name = {"field": "name", "type": "nominal", "scale": palette, "legend": None}
+    told_of = [
+        ("name", BARE, None),
+        ("x", x, ",.1f"),
+        ("share", "share", ".1%"),
+        ("low", "from", ".1%"),
+        ("high", "to", ".1%"),
+    ]
+    tooltip = [{"field": field, "title": head, **({"format": form} if form else {})} for field, head, form in told_of]
+    layers = [
+        {"mark": {"type": "rule", "strokeWidth": 1.6},
+         "encoding": {"x": of_x, "y": {**of_y, "field": "low"}, "y2": {"field": "high"}, "color": of_name}},
+        {"mark": {"type": "point", "filled": True, "size": 70, "opacity": 1},
+         "encoding": {"x": of_x, "y": of_y, "color": of_name, "tooltip": tooltip}},
+        {"mark": {"type": "text", "align": "left", "dx": 8, "dy": -6, "color": colour("ink"), "limit": 150},
+         "encoding": {"x": of_x, "y": of_y, "text": {"field": "name", "type": "nominal"}}},
+    ]  # fmt: skip
+    body = [
+        [name, told(row[1]), *(told(value, True) for value in row[2:])] for name, row in zip(names, rows, strict=True)
+    ]
+    return figure(title, {"layer": layers}, columns, (["", x, "share", "from", "to"], body), names={"name": names},
+                  height=200)  # fmt: skip
+
+
+def heat(cells: Sequence[tuple[str, str, float, float, str]], *, title: str, x: str, y: str) -> str:
+    """A matrix: (row, column, share, difference, what it says); the colour is the difference, the figure the share.
+
+    Cells that are missing stay empty. A difference of ``FULL`` has the full colour, of what is won or of what is lost.
+    """
+    if not cells:
+        return ""
+    downs = list(dict.fromkeys(row for row, *_ in cells))
+    acrosses = list(dict.fromkeys(column for _, column, *_ in cells))
+    columns: dict[str, Sequence[Any]] = {
+        "row": [downs.index(cell[0]) for cell in cells],
+        "column": [acrosses.index(cell[1]) for cell in cells],
+        "share": [cell[2] for cell in cells],
+        "difference": [cell[3] for cell in cells],
+        "strength": [min(abs(cell[3]) / FULL, 1.0) * 0.85 for cell in cells],
+        "sign": ["won" if cell[3] > 0 else "lost" for cell in cells],
+        "told": [cell[4] for cell in cells],
+    }
+    of_x = {"field": "column", **NAMES, "title": x, "scale": {"domain": acrosses}}
+    of_x["axis"] = {"orient": "top", "labelAngle": 0, "ticks": False, "domain": False, "labelLimit": 130}
+    of_y = {"field": "row", **NAMES, "title": y, "scale": {"domain": downs}}
+    palette = {"domain": ["won", "lost"], "range": [colour("good"), colour("bad")]}
+    tooltip = [{"field": field, "title": at * BARE} for at, field in enumerate(("row", "column", "told"), 1)]
+    strength = {
+        "field": "strength",
+        "type": "quantitative",
+        "scale": {"domain": [0, 1], "range": [0, 1]},
+        "legend": None,
+    }
+    layers = [
+        {"mark": {"type": "rect", "stroke": colour("line")},
+         "encoding": {"x": of_x, "y": of_y, "tooltip": tooltip, "fillOpacity": strength,
+                      "fill": {"field": "sign", "type": "nominal", "scale": palette, "legend": None}}},
+        {"mark": {"type": "text", "color": colour("ink")},
+         "encoding": {"x": of_x, "y": of_y, "text": {"field": "share", "type": "quantitative", "format": ".0%"},
+                      "tooltip": tooltip}},
+    ]  # fmt: skip
+    table = ([y, x, "share", "difference"], [[row, column, told(share, True), f"{100 * gap:+.1f} points"]
+                                             for row, column, share, gap, _ in cells])  # fmt: skip
+    return figure(title, {"layer": layers}, columns, table, names={"row": downs, "column": acrosses},
+                  height=STEP * len(downs))  # fmt: skip

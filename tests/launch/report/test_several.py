@@ -1,0 +1,111 @@
+"""One page of several runs, and the examples of what selection rejected."""
+
+import json
+import re
+
+import pyarrow.parquet as pq
+import pytest
+from fake_run import claim, mini_recipe, run_data_stages, write_evaluation, write_train
+from typer.testing import CliRunner
+
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.launch import cli
+from tracestill.launch.report.diff_runs import ABSENT, NOT_ALIKE
+from tracestill.launch.report.several import side_by_side
+from tracestill.launch.report.verdicts import EXAMPLES, LONGEST, shortened, verdicts, verdicts_in
+
+EVIL = "</script><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("several")
+    for name, changes in (("one", {}), ("two", {"seed": 5, "name": "mini-two"})):
+        run = claim(root / name, mini_recipe(**changes))
+        run_data_stages(run)
+        for arm in ("traces", "answers_only"):
+            write_train(run, arm)
+            write_evaluation(run, arm, 0.875 if arm == "traces" else 0.125)
+    return root
+
+
+def command(*words):
+    return CliRunner().invoke(cli.app, ["report", *map(str, words)])
+
+
+def test_several_runs_stand_in_one_page(runs):
+    before = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
+    found = command(runs / "one", runs / "two")
+    assert found.exit_code == 0, found.output
+    page = (runs / "compared.html").read_text()
+    assert {path for path in runs.rglob("*") if path.is_file()} - before.keys() == {runs / "compared.html"}
+    assert all(path.read_bytes() == text for path, text in before.items()), "nothing is written into the runs"
+    assert str(runs) not in re.sub(r"<details><summary>The resolved recipe.*?</details>", "", page, flags=re.S)
+    heads = re.findall(r"<h2.*?>(.*?)</h2>", page)
+    assert heads == ["Right answers", "What differs", "one", "two"]
+    assert page.count("<h1>") == 1
+    assert page.count("<h3>Training</h3>") == 2, "the parts of a run stand below its name"
+    assert page.count("/*! vega 6") == 1
+    keys = re.search(r"<h3>Keys of the recipe</h3>.*?<tbody>(.*?)</tbody>", page, re.S)[1]
+    assert re.findall(r">([^<>]+)<", keys) == ["name", "mini", "mini-two", "seed", "0", "5"]
+    bars = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.S)[1])
+    assert bars["names"]["name"] == [f"{run}: {arm}" for run in ("one", "two") for arm in ("traces", "answers_only")]
+    assert bars["columns"]["share"] == [0.875, 0.125] * 2
+    assert "other held-out questions" not in page
+
+
+def test_other_questions_are_named(runs):
+    path = runs / "two/arms/traces/evaluate/predictions.parquet"
+    rows = pq.read_table(path)
+    try:
+        pq.write_table(rows.slice(6), path)
+        assert command(runs / "one", runs / "two", "--to", runs / "other.html").exit_code == 0
+    finally:
+        pq.write_table(rows, path)
+    page = (runs / "other.html").read_text()
+    assert "two was asked other held-out questions than one: 4 of its 4 were asked there, too." in page
+
+
+def test_what_makes_no_sense_is_refused(runs):
+    for words, said in (
+        (("one", "nowhere"), "nowhere: one page of several runs needs the directory of each; this is none"),
+        (("one", "--to", "x.html"), "--to belongs to the page of several runs"),
+        (("one", "two", "--set", "seed=2"), "no --set"),
+    ):
+        found = command(*(runs / word if word in ("one", "two", "nowhere") else word for word in words))
+        assert found.exit_code == 2
+        assert said in " ".join(re.sub("[│╭╮╰╯─]", " ", found.output).split())
+
+
+def test_differences_of_many_runs_stand_in_a_row():
+    rows = side_by_side([[("lr", 1, 2)], [("seed", 0, 7), ("lr", 1, 3)]], keep=False)
+    assert rows == [("lr", [1, 2, 3]), ("seed", [0, 0, 7])]
+    kept = side_by_side([[("loss", 1.0, 2.0)], [(f"loss{NOT_ALIKE}", 1.0, 3.0), ("new", ABSENT, 4)]], keep=True)
+    assert kept == [(f"loss{NOT_ALIKE}", [1.0, 2.0, 3.0]), ("new", [ABSENT, ABSENT, 4])]
+
+
+def test_verdicts_have_the_first_records_of_each_reason(runs):
+    select = runs / "one/select"
+    rejected = pq.read_table(select / "rejected.parquet").to_pylist()
+    found = verdicts_in(select)
+    reasons = sorted({row["reason"] for row in rejected})
+    assert reasons
+    wanted = [row for reason in reasons for row in [r for r in rejected if r["reason"] == reason][:EXAMPLES]]
+    assert [(row["question"], row["reason"], row["detail"]) for row in found] == [
+        (row["question"], row["reason"], row["detail"]) for row in wanted
+    ]
+    (runs / "broken").mkdir()
+    (runs / "broken/rejected.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"delete .*broken, and select again"):
+        verdicts_in(runs / "broken")
+
+
+def test_a_long_trace_is_cut_and_says_so_and_texts_stay_texts():
+    row = {"reason": "wrong_answer", "question": EVIL, "gold": EVIL, "answer": None, "teacher": EVIL, "detail": EVIL}
+    held = [shortened({**row, "trace": EVIL + "x" * LONGEST})]
+    page = verdicts({"arms": {"a": {"verdicts": held, "selection": {"rejected": {"wrong_answer": 1234}}}}})
+    assert f"and {len(EVIL)} characters more" in page
+    assert "<b>wrong answer</b>: 1,234 records" in page
+    assert "What helps: a better teacher" in page
+    assert "<img" not in page
+    assert verdicts({"arms": {"a": {"verdicts": []}}}) == ""
