@@ -19,6 +19,7 @@ from tracestill.trainer.recipe.run_directory import RunDirectory
 
 Row = dict[str, Any]
 HERE = Path(__file__).parent
+BEGINS = '<section id="traces" class="records">'
 made: dict[Path, tuple[str, str]] = {}  # of the run asked for last: what it was made of, and the section
 
 
@@ -62,14 +63,25 @@ def written(answers: Row, stores: list[Row]) -> str:
         return ""
     data = {"answers": answers, "stores": stores}
     return (
-        f'<section id="traces" class="records" aria-labelledby="traces-title"><style>{kept("records.css")}</style>'
-        '<h2 id="traces-title">Traces</h2>'
+        f"{BEGINS}<h2>Traces</h2>"
         "<noscript><p class='note'>This part needs JavaScript. What it shows stands in predictions.parquet of each "
         "student's evaluation, and `tracestill inspect` shows training documents.</p></noscript>"
         f'<div id="records-app" hidden>{"".join(parts)}</div><p id="records-wait" class="soft" role="status"></p>'
-        f'<script type="application/json" id="records-data">{packed(data)}</script>'
-        f'<script>(async () => {{"use strict";\n{script()}}})();</script></section>'
+        f'<script type="application/json" id="records-data">{packed(data)}</script></section>'
     )
+
+
+def styles(body: str) -> tuple[str, ...]:
+    """What the section needs of a page's style, if the page has it."""
+    return (kept("records.css"),) if BEGINS in body else ()
+
+
+def scripts(body: str) -> tuple[str, ...]:
+    """What it needs of a page's scripts: one, of all files in their order."""
+    if BEGINS not in body:
+        return ()
+    files = "".join(kept(f"script/{path.name}") for path in sorted((HERE / "script").glob("*.js")))
+    return (f'(async () => {{\n"use strict";\n{files}}})();\n',)
 
 
 def packed(data: Row) -> str:
@@ -83,11 +95,6 @@ def packed(data: Row) -> str:
 def kept(name: str) -> str:
     """A file beside this one."""
     return (HERE / name).read_text(encoding="utf-8")
-
-
-def script() -> str:
-    """The files of the script, in their order."""
-    return "".join(kept(f"script/{path.name}") for path in sorted((HERE / "script").glob("*.js")))
 
 
 def about(answers: Row) -> str:
@@ -136,8 +143,7 @@ QUESTIONS_PART = (
     "question, <kbd>Enter</kbd> opens one, <kbd>Esc</kbd> closes it or clears the search, <kbd>PageUp</kbd> "
     "<kbd>PageDown</kbd> turn pages.</p>"
     '<p id="records-count" role="status" aria-live="polite"></p>'
-    '<div class="scroll" tabindex="0" role="region" aria-label="table of held-out questions">'
-    '<table id="records-table"><thead></thead><tbody></tbody></table></div>'
+    '<div class="scroll"><table id="records-table"><thead></thead><tbody></tbody></table></div>'
     '<nav class="pages" aria-label="pages of the table"><button type="button" id="records-back">previous</button>'
     '<span id="records-page"></span><button type="button" id="records-next">next</button>'
     '<button type="button" id="records-open">open all on this page</button></nav>'

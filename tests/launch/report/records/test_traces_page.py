@@ -12,21 +12,19 @@ from browser import opened, violations
 from fake_run import HOSTILE, report
 from scored_run import made_up, write_scores
 
+from tracestill.launch.report.document import document
 from tracestill.launch.report.records import section
-from tracestill.launch.report.style import STYLE
 from tracestill.launch.watch.live_report import LiveReport
 from tracestill.launch.watch.serve import served
-from tracestill.trainer.preview.page import colour_rules
 
 KEYSTROKE = 100  # ms
 SCORE = {"base": {"model": "student", "channels": ["nll", "influence"]}}
 BREAKS_OUT = "</script><img src=x onerror=\"document.title='broken'\"><!--<script>"
 
 
-def document(body: str) -> str:
+def of_section(body: str) -> str:
     """A page that holds nothing but the section."""
-    style = STYLE + colour_rules()
-    return f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>t</title><style>{style}</style></head><body>{body}</body></html>'  # noqa: E501
+    return document("t", "<h1>t</h1>", body, styles=section.styles(body), scripts=section.scripts(body))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +61,7 @@ def many(tmp_path_factory):
     questions[77]["question"] += f" {BREAKS_OUT}"
     answers = {"students": ["one", "two"], "questions": questions, "left_out": 0, "limit": 9, "cut": 0, "checked": 5000}
     path = tmp_path_factory.mktemp("many") / "many.html"
-    path.write_text(document(section.written(answers, [])), encoding="utf-8")
+    path.write_text(of_section(section.written(answers, [])), encoding="utf-8")
     return path, questions
 
 
@@ -85,7 +83,7 @@ def ready(tab):
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_section_has_no_errors_asks_for_nothing_and_reads_aloud(page, dark):
-    with opened(page, dark=dark) as tab:
+    with opened(page, dark=dark, allow_all=True) as tab:
         ready(tab)
         tab.page.click("#records-open")
         tab.page.select_option("#records-by", label="loss (base.nll)")
