@@ -49,7 +49,7 @@ def documents(run: RunDirectory, found: Row) -> list[Row]:
     """A row for each token store that arms train on, see ``of_store``; stages that are out of date are left out."""
     stores: dict[Path, list[str]] = {}
     for arm, row in found["arms"].items():
-        if row["data"] and (run.stage(arm, "encode") / STORES["train"]).exists():
+        if row["trains"] and row["data"] and (run.stage(arm, "encode") / STORES["train"]).exists():
             stores.setdefault(run.stage(arm, "encode"), []).append(arm)
     count = max(LEAST, COLOURED // max(1, len(stores)))
     return [of_store(run, found, encode, arms, count) for encode, arms in stores.items()]
