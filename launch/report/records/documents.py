@@ -28,11 +28,12 @@ from tracestill.launch.report.records.shown import FalseSteps
 from tracestill.trainer.preview.page import kind_class
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory, open_channels
-from tracestill.trainer.weighting import TargetWeights, Weighting, own_module
+from tracestill.trainer.weighting import TargetWeights, own_module
 
 Row = dict[str, Any]
-COLOURED = 50  # documents of a page, shared out among the token stores of its arms
-LEAST = 4  # of each store
+COLOURED = 50  # documents of a page, shared out among the token stores of its arms, as are
+TOKENS = 300_000  # tokens at most, but for the first document of each store
+LEAST = 4  # documents of each store, if they are not too long
 HIGHEST = 99  # percentile of a channel's values that has the full colour
 WAYS = {"nll": ("loss", "nats"), "influence": ("influence", "nats")}  # channel -> what it colours by, in which unit
 
@@ -51,14 +52,15 @@ def documents(run: RunDirectory, found: Row) -> list[Row]:
     for arm, row in found["arms"].items():
         if row["trains"] and row["data"] and (run.stage(arm, "encode") / STORES["train"]).exists():
             stores.setdefault(run.stage(arm, "encode"), []).append(arm)
-    count = max(LEAST, COLOURED // max(1, len(stores)))
-    return [of_store(run, found, encode, arms, count) for encode, arms in stores.items()]
+    share = max(1, len(stores))
+    most = max(LEAST, COLOURED // share), TOKENS // share
+    return [of_store(run, found, encode, arms, *most) for encode, arms in stores.items()]
 
 
-def of_store(run: RunDirectory, found: Row, encode: Path, arms: Sequence[str], count: int) -> Row:
-    """``count`` documents of a store, with their tokens' kinds, weights (a list for each of ``arms``, null where they
-    are not known, and then ``unknown`` says why) and values (a list for each of ``channels``, null where nothing is
-    said)."""
+def of_store(run: RunDirectory, found: Row, encode: Path, arms: Sequence[str], count: int, tokens: int) -> Row:
+    """``count`` documents of a store, or as many as have ``tokens`` together, with their tokens' kinds, weights and
+    values. ``weighs`` says for each of ``arms`` which of the lists of weights is its own; a list is null where they are
+    not known, and ``unknown`` says why. Values are a list for each of ``channels``, null where nothing is said."""
     recipe, rows, hidden = run.for_arm(arms[0]), [], 0
     kinds = recipe.span_kinds()
     store = TokenStore(encode / STORES["train"], kinds)
@@ -67,9 +69,12 @@ def of_store(run: RunDirectory, found: Row, encode: Path, arms: Sequence[str], c
     chosen = choose(store, said, kinds, count, run.recipe.seed)
     wanted = {record_of(store.ids[document]) for document in chosen}
     records = find_records(run.stage(arms[0], "select") / "records.parquet", wanted) if wanted else {}
-    weights, unknown = weights_of(run, found, arms, store)
+    weights, weighs, unknown = weights_of(run, found, arms, store)
     check = FalseSteps(recipe)
     for document, why in chosen.items():
+        tokens -= int(store.lengths[document])
+        if rows and tokens < 0:
+            break
         texts = pieces(tokenizer, store.tokens(document))
         whole = "".join(text for text in texts if text != FOLLOWS)
         if mask(whole) != whole:
@@ -91,6 +96,7 @@ def of_store(run: RunDirectory, found: Row, encode: Path, arms: Sequence[str], c
         })  # fmt: skip
     return {
         "arms": list(arms),
+        "weighs": weighs,
         "unknown": unknown,
         "kinds": [[name, kind_class(name, kinds.names)] for name in kinds.names],
         "trace": np.flatnonzero(kinds.mask(["trace"])).tolist(),
@@ -135,24 +141,24 @@ def choose(store: TokenStore, said: Sequence[Said], kinds: Kinds, count: int, se
 
 def weights_of(
     run: RunDirectory, found: Row, arms: Sequence[str], store: TokenStore
-) -> tuple[list[TargetWeights | None], dict[str, str]]:
-    """What tokens weigh at the first step, for each arm, as `inspect` says it; and arm -> why it is not known."""
-    weights: list[TargetWeights | None] = []
+) -> tuple[list[TargetWeights | None], list[int], dict[str, str]]:
+    """What tokens weigh at the first step, as `inspect` says it; for each arm which of these is its own; and arm -> why
+    it is not known."""
+    weights: dict[str, TargetWeights | None] = {}
+    weighs: list[int] = []
     unknown: dict[str, str] = {}
     for arm in arms:
-        recipe, weighting = run.for_arm(arm), None
-        if not own_module(recipe.weighting.use):
-            scored = set(run.scores_read(arm)) <= set(found["arms"][arm]["scores"])
-            weighting = weighting_of(run, arm, store if scored else None)
-        why = why_unknown(recipe, weighting, "train")
-        if why:
+        recipe, read = run.for_arm(arm), run.scores_read(arm)
+        scored = set(read) <= set(found["arms"][arm]["scores"])
+        own = own_module(recipe.weighting.use) is not None
+        weighting = None if own else weighting_of(run, arm, store if scored else None)
+        if why := why_unknown(recipe, weighting, "train"):
             unknown[arm] = visible(why)
-        weights.append(target_weights(store, weighting) if not why else None)
-    return weights, unknown
-
-
-def target_weights(store: TokenStore, weighting: Weighting | None) -> TargetWeights | None:
-    return None if weighting is None else TargetWeights(store, weighting)
+        key = f"{recipe.weighting.model_dump_json()} {recipe.seed} {sorted(map(str, read.values()))} {why}"
+        if key not in weights:
+            weights[key] = None if why or weighting is None else TargetWeights(store, weighting)
+        weighs.append(list(weights).index(key))
+    return [*weights.values()], weighs, unknown
 
 
 def values_of(said: Said, store: TokenStore, document: int, kinds: Kinds) -> np.ndarray:

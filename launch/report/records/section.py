@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tracestill.data_pipeline.base.stage import read_manifest
-from tracestill.launch.report.records.documents import COLOURED, documents
+from tracestill.launch.report.records.documents import COLOURED, TOKENS, documents
 from tracestill.launch.report.records.held_out import QUESTIONS, evaluations, held_out
 from tracestill.trainer.recipe.recipe import MAIN_ARM
 from tracestill.trainer.recipe.run_directory import RunDirectory
@@ -122,7 +122,8 @@ def about_documents(stores: list[Row]) -> str:
     if not scored:
         how = "drawn at random; a scorer (<code>score</code> in the recipe) adds colours by loss and influence"
     more = f" {hidden:,} more hold what looks like a secret, and are not shown." if hidden else ""
-    return f"{count:,} of {every:,} documents ({COLOURED} at most), {how}.{more}"
+    most = f"{COLOURED}, or {TOKENS:,} tokens, at most"
+    return f"{count:,} of {every:,} documents ({most}), {how}.{more}"
 
 
 SELECT = '<label>{label} <select id="records-{name}"></select></label>'

@@ -18,7 +18,7 @@ const tokensOf = (stores) => {
     const store = stores[Number(state.store)];
     const own = store.documents[Number(state.doc)];
     const arm = store.arms[Number(state.of)];
-    const weights = own.weights[Number(state.of)];
+    const weights = own.weights[store.weighs[Number(state.of)]];
     const isWeight = state.by === "weight";
     const channel = store.channels[Number(state.by)]; // none for kind and weight
     const values = isWeight ? weights : channel ? own.values[Number(state.by)] : null;

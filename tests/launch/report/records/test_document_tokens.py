@@ -52,6 +52,7 @@ def test_numbers_are_those_of_the_weighting_and_of_the_channels(run):
     assert shared["arms"] == ["traces", "sure"]
     assert [name for name, *_ in shared["channels"]] == ["base.nll", "base.influence"]
     assert shared["unknown"] == {}
+    assert shared["weighs"] == [0, 1]
     store = TokenStore(run.stage("traces", "encode") / "tokens.arrow")
     channels = open_channels(run, "traces", store)
     assert len(shared["documents"]) == min(len(store), module.COLOURED // 2)
@@ -93,7 +94,7 @@ def test_weights_are_those_that_inspect_tells(run):
         for at, arm in enumerate(shared["arms"]):
             told = inspected(run, arm, one["number"])[: len(names)]
             assert [kind for kind, _ in told] == names
-            assert [weight for _, weight in told] == pytest.approx(one["weights"][at], rel=1e-4)
+            assert [weight for _, weight in told] == pytest.approx(one["weights"][shared["weighs"][at]], rel=1e-4)
         zero += sum(one["weights"][1][i] == 0 for i, weight in enumerate(one["weights"][0]) if weight)
     assert zero > 0, "tokens that are known weigh nothing"
 
@@ -116,6 +117,15 @@ def test_half_of_them_are_the_hardest_and_the_others_are_drawn(run, monkeypatch)
     assert len({one["number"] for one in shared["documents"]}) == 6
     assert [one["number"] for one in documents(run, gathered(run))[0]["documents"][3:]] == drawn, "by the seed"
     assert {one["why"] for one in short["documents"]} == {"drawn at random"}
+
+
+def test_long_documents_are_fewer(run, monkeypatch):
+    whole, _ = documents(run, gathered(run))
+    lengths = [len(one["tokens"]) for one in whole["documents"]]
+    monkeypatch.setattr(module, "TOKENS", 2 * sum(lengths[:3]))
+    assert [len(one["tokens"]) for one in documents(run, gathered(run))[0]["documents"]] == lengths[:3]
+    monkeypatch.setattr(module, "TOKENS", 0)
+    assert [len(store["documents"]) for store in documents(run, gathered(run))] == [1, 1]
 
 
 def test_steps_that_are_false_are_named_by_their_tokens(run):
