@@ -26,8 +26,8 @@ OF_KIND = {**WEIGHTS, "expression": 2, "result": 2, "statement": 2}  # and 1 for
 RECIPE_OF = {
     **RECIPE,
     "questions": {**RECIPE["questions"], "train": 20},
-    "sample": {"teachers": [{"name": "solver", "weight": 0.5, "options": {"error_rate": 0.3}}], "samples": 3},
-    "select": {"policy": "answer_only"},
+    "sample": {"teachers": [{"name": "solver", "options": {"error_rate": 0.3}}], "samples": 3},
+    "select": {"policy": "none", "weight": "per_question"},
     "score": {"base": {"model": "student", "channels": ["nll", "influence"]}},
     "weighting": {"weights": WEIGHTS},
     "arms": {
@@ -60,8 +60,9 @@ def test_numbers_are_those_of_the_weighting_and_of_the_channels(run):
         at = one["number"]
         names = [store.kind_names[kind] for kind in store.kinds(at)]
         assert [shared["kinds"][kind][0] for kind in one["kinds"]] == names
-        assert one["record_weight"] == 0.5
-        expected = np.array([0.5 * OF_KIND.get(name, 1) for name in names])
+        record = 1 / store.question_ids.count(store.question_ids[at])
+        assert one["record_weight"] == pytest.approx(record)
+        expected = np.array([record * OF_KIND.get(name, 1) for name in names])
         expected[0] = 0
         np.testing.assert_allclose(np.array(one["weights"][0], float), expected, rtol=1e-5)
         nll = channels["base"].of("nll", at).astype(np.float64)
@@ -78,12 +79,15 @@ def test_numbers_are_those_of_the_weighting_and_of_the_channels(run):
     assert short["arms"] == ["short"]
 
 
-def inspected(run, arm, document):
+def inspected(run, arm, document, kinds):
     """Kind and weight of each token, as `inspect` prints them."""
     console = Console(file=StringIO(), width=200)
     inspect_run(run, arm, Shown(first=document), console)
-    lines = re.findall(r"^(\w+) +([\d.]+)  (.*)$", console.file.getvalue(), re.M)
-    return [(kind, float(weight)) for kind, weight, tokens in lines for _ in tokens.split("|")]
+    lines = console.file.getvalue().splitlines()
+    legend = next(at for at, line in enumerate(lines) if line.startswith("kind "))
+    stretches = lines[legend + 1 + kinds :]
+    found = [re.match(r"(\w+) +([\d.e-]+)  (.*)", line) for line in stretches]
+    return [(each[1], float(each[2])) for each in found if each for _ in each[3].split("|")]
 
 
 def test_weights_are_those_that_inspect_tells(run):
@@ -92,7 +96,7 @@ def test_weights_are_those_that_inspect_tells(run):
     for one in shared["documents"][:5]:
         names = [shared["kinds"][kind][0] for kind in one["kinds"]]
         for at, arm in enumerate(shared["arms"]):
-            told = inspected(run, arm, one["number"])[: len(names)]
+            told = inspected(run, arm, one["number"], len(set(names)))[: len(names)]
             assert [kind for kind, _ in told] == names
             assert [weight for _, weight in told] == pytest.approx(one["weights"][shared["weighs"][at]], rel=1e-4)
         zero += sum(one["weights"][1][i] == 0 for i, weight in enumerate(one["weights"][0]) if weight)

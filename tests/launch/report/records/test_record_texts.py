@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
+from fake_run import mini_recipe
 
 from tracestill.data_pipeline.soundness.checkers import Trace
 from tracestill.launch.report.records import shown
 from tracestill.launch.report.records.shown import FalseSteps, Texts
-from tracestill.trainer.recipe.recipe import build
 
 
 def joined(pieces):
@@ -55,7 +55,7 @@ def test_all_texts_fit_by_the_largest_limit_that_does():
     assert Texts(texts, most=100_000).limit == shown.LIMITS[0]
     assert Texts(texts, most=60_000).limit == 5000
     assert Texts(texts, most=1).limit == shown.LIMITS[-1]
-    assert Texts(["a"], ["x" * 9_000_000], most=10).limit == shown.LIMITS[0], "what is not shown takes no room"
+    assert Texts(["a"], ["x" * 200_000], most=10).limit == shown.LIMITS[0], "what is not shown takes no room"
 
 
 def test_secrets_are_masked_and_hidden_characters_written_out():
@@ -67,8 +67,8 @@ def test_secrets_are_masked_and_hidden_characters_written_out():
 
 
 @pytest.mark.parametrize("checks", [["equations"], ["my_checks:check", "equations"]])
-def test_false_steps_are_those_of_the_recipes_checkers_that_may_look(checks, tmp_path, monkeypatch):
-    recipe = build({"name": "r", "questions": {"source": "digit_sum", "train": 4, "test": 2}}, where="r")
+def test_false_steps_are_those_of_the_recipes_checkers_that_may_look(checks):
+    recipe = mini_recipe()
     select = recipe.select.model_copy(update={"checks": tuple(checks)})
     check = FalseSteps(recipe.model_copy(update={"select": select}))
     text = "First 3 + 4 = 7. Then 7 + 5 = 13. So 13."
