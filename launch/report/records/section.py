@@ -137,8 +137,8 @@ QUESTIONS_PART = (
         SELECT.format(label=label, name=name)
         for label, name in (("student", "arm"), ("verdict", "says"), ("what is wrong", "fault"))
     )
-    + '<label>tokens, from <input id="records-min" type="number" min="0" inputmode="numeric"></label>'
-    '<label>to <input id="records-max" type="number" min="0" inputmode="numeric"></label>'
+    + '<div class="range"><label>tokens, from <input id="records-min" type="number" min="0"></label>'
+    '<label>to <input id="records-max" type="number" min="0"></label></div>'
     '<button type="button" id="records-clear">all questions</button></form>'
     '<p id="records-keys" class="keys">Keys: <kbd>/</kbd> to search, <kbd>↑</kbd> <kbd>↓</kbd> from question to '
     "question, <kbd>Enter</kbd> opens one, <kbd>Esc</kbd> closes it or clears the search, <kbd>PageUp</kbd> "
@@ -158,6 +158,7 @@ DOCUMENTS_PART = (
         SELECT.format(label=label, name=name)
         for label, name in (("documents of", "store"), ("weights of", "of"), ("document", "doc"), ("coloured by", "by"))
     )
-    + '</form><p id="records-scale" class="scale"></p><p id="records-token" class="token" aria-live="polite"></p>'
-    '<div id="records-tokens" class="document" role="group" aria-label="tokens of the document"></div>'
+    + '</form><p id="records-scale" class="scale"></p>'
+    '<div><div id="records-tokens" class="document" role="group" aria-label="tokens of the document"></div>'
+    '<p id="records-token" class="token" aria-live="polite"></p></div>'
 )

@@ -108,7 +108,7 @@ const tableOf = ({ students, questions: rows }) => {
     row.answers.forEach((one, at) => {
       if (!one) return;
       const told = [` · answer ${one.answer === null ? "none" : one.answer}`, `gold ${row.gold}`];
-      told.push(`${count(one.tokens)} tokens`, ...one.faults, one.note);
+      told.push(`${count(one.tokens)} tokens`, ...one.faults.filter((fault) => fault !== "wrong answer"), one.note);
       sides.append(side(students[at], one.text, verdict(one), told.filter(Boolean).join(" · ")));
     });
     return make("tr", { id: `records-detail-${row.n}` }, make("td", { colspan: 5 + students.length }, sides));

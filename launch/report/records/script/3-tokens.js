@@ -23,7 +23,7 @@ const tokensOf = (stores) => {
     const channel = store.channels[Number(state.by)]; // none for kind and weight
     const values = isWeight ? weights : channel ? own.values[Number(state.by)] : null;
     const most = isWeight ? Math.max(0, ...(weights || [])) || 1 : channel ? channel[3] : 1;
-    const colour = isWeight ? "s0" : "s1";
+    const colour = channel && channel[1] === "loss" ? "s1" : "s0";
     const kindOf = (at) => store.kinds[own.kinds[at]];
     const isTrace = (at) => store.trace.includes(own.kinds[at]);
     const falseAt = (at) => (isTrace(at) ? own.false[own.steps[at]] : undefined);

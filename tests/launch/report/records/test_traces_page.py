@@ -264,6 +264,24 @@ def test_tokens_have_their_colours_and_tell_their_numbers(page):
         assert not any(tab.page.eval_on_selector_all("#records-tokens span", "all => all.map(s => s.style.background)"))
 
 
+def test_a_narrow_page_does_not_run_over_and_tokens_stay_where_they_are(page):
+    with opened(page, width=400) as tab:
+        ready(tab).click("[data-row='1']")
+        right = "[...document.querySelectorAll('#traces :not(.scroll *)')].map(e => e.getBoundingClientRect().right)"
+        assert max(tab.page.evaluate(right)) <= 400
+        sides = tab.page.locator("#records-detail-1 .sides").bounding_box()
+        assert 0 <= sides["x"] < sides["x"] + sides["width"] <= 400, "the texts fit, though the table is wider"
+        token = tab.page.locator("#records-tokens span").nth(9)
+        token.scroll_into_view_if_needed()
+        tab.page.evaluate("document.getElementById('records-token').textContent = ''")
+        place = "e => e.getBoundingClientRect().top + scrollY"
+        before = token.evaluate(place), tab.page.locator("#records-token").bounding_box()["height"]
+        token.hover()
+        assert tab.page.inner_text("#records-token").startswith("token 9 ")
+        assert tab.page.locator("#records-token").bounding_box()["height"] > before[1]
+        assert token.evaluate(place) == before[0]
+
+
 def test_it_holds_under_the_policy_of_the_page_that_is_served(page):
     with served(LiveReport(page.parents[1]), 0) as address, opened(address) as tab:
         ready(tab)
