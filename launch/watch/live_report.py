@@ -66,7 +66,7 @@ class LiveReport:
             with own_modules.looking(), remembering_nothing():
                 run = RunDirectory.open(self.root)
                 works = plan_works(run)
-                return page(mask_data(gather(run, works)), [*sections_of(works), records_section(run)])
+                return page(mask_data(gather(run, works)), [*sections_of(works), records_section(run, workers=1)])
         except (InputError, OSError) as error:
             return self.text or EMPTY.format(in_html(mask(f"nothing to report yet: {error}")))
         except Exception as error:  # of another version, or damaged: made anew only once something changes

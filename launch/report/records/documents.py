@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +19,13 @@ from tracestill.data_pipeline.channels.named import by_token, floats
 from tracestill.data_pipeline.documents.encode import STORES
 from tracestill.data_pipeline.guards.secret import mask
 from tracestill.data_pipeline.guards.visible import visible
-from tracestill.data_pipeline.soundness.checkers import Trace
+from tracestill.data_pipeline.segmentation.parts import step_ends
 from tracestill.data_pipeline.tokens.pieces import FOLLOWS, pieces
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.launch.look.inspect_cut import cut_again
 from tracestill.launch.look.inspect_run import record_of, weighting_of, why_unknown
 from tracestill.launch.look.inspect_text import find_records
-from tracestill.launch.report.records.shown import FalseSteps
+from tracestill.launch.report.records.false_steps import Asked, checkers_of, false_in
 from tracestill.trainer.preview.page import kind_class
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory, open_channels
@@ -70,7 +71,6 @@ def of_store(run: RunDirectory, found: Row, encode: Path, arms: Sequence[str], c
     wanted = {record_of(store.ids[document]) for document in chosen}
     records = find_records(run.stage(arms[0], "select") / "records.parquet", wanted) if wanted else {}
     weights, weighs, unknown = weights_of(run, found, arms, store)
-    check = FalseSteps(recipe)
     for document, why in chosen.items():
         tokens -= int(store.lengths[document])
         if rows and tokens < 0:
@@ -92,7 +92,7 @@ def of_store(run: RunDirectory, found: Row, encode: Path, arms: Sequence[str], c
             "steps": store.steps(document).tolist(),
             "weights": [None if one is None else rounded(one.of_document(document, 0)) for one in weights],
             "values": [rounded(values_of(one, store, document, kinds)) for one in said],
-            "false": false_steps(record, recipe, kinds, check),
+            "false": false_steps(record, recipe, kinds),
         })  # fmt: skip
     return {
         "arms": list(arms),
@@ -179,7 +179,7 @@ def highest(said: Said, rows: Sequence[Mapping[str, Any]], at: int) -> float:
     return float(f"{np.percentile(values, HIGHEST):.3g}") or 1.0 if len(values) else 1.0
 
 
-def false_steps(record: Record | None, recipe: Recipe, kinds: Kinds, check: FalseSteps) -> dict[int, str]:
+def false_steps(record: Record | None, recipe: Recipe, kinds: Kinds) -> dict[int, str]:
     """Step of the document's trace -> what is false in it; empty where the record, or how it was cut, is not known."""
     if record is None or recipe.encode.trace == "drop":
         return {}
@@ -188,8 +188,9 @@ def false_steps(record: Record | None, recipe: Recipe, kinds: Kinds, check: Fals
         if found is None:
             return {}
         record = found[1].record
-    trace = Trace(record.trace, record.question, record.answer, record.gold)
     steps: dict[int, list[str]] = {}
-    for start, _, why in check(trace):
-        steps.setdefault(trace.step_at(start), []).append(why)
+    for start, _, why in false_in(
+        Asked(checkers_of(recipe), record.trace, record.question, record.answer, record.gold)
+    ):
+        steps.setdefault(bisect_right(step_ends(record.trace), start), []).append(why)
     return {step: visible(mask("; ".join(each))) for step, each in steps.items()}

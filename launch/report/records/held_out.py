@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, read_rows
-from tracestill.data_pipeline.soundness.checkers import Trace
-from tracestill.launch.report.records.shown import CHECKED, FalseSteps, Mark, Texts
+from tracestill.data_pipeline.guards.visible import visible
+from tracestill.launch.report.records.false_steps import Asked, checkers_of, false_in_all
+from tracestill.launch.report.records.shown import Mark, Texts
 from tracestill.trainer.evaluation.predictions import NO_VERDICT, UNDECIDED
 from tracestill.trainer.measures.votes import count_of
 from tracestill.trainer.recipe.recipe import MAIN_ARM
@@ -19,6 +21,7 @@ from tracestill.trainer.recipe.run_directory import RunDirectory
 
 Row = dict[str, Any]
 QUESTIONS = 5000  # shown at most
+CHECKED = 16_000_000  # characters of traces that are looked through for false steps: 40 s of a core
 TEACHERS = 4  # traces of teachers shown of a question at most
 OLDER = {"read_by": "", "repeats": "", "finished": True, "in_form": None, "trace": "", "tokens": 0, **NO_VERDICT}
 NOTHING_READ = {
@@ -48,49 +51,59 @@ def evaluations(run: RunDirectory, found: Row) -> dict[str, Path]:
     return arms | {name: run.model(name) for name in found["models"]}
 
 
-def held_out(run: RunDirectory, found: Row) -> Row:
+def held_out(run: RunDirectory, found: Row, workers: int | None = None) -> Row:
     """``students``, and ``questions`` in the order in which they were asked: each with ``gold``, ``teachers`` and one
     of ``answers`` a student, null where it was not its question. ``left_out``: questions beyond ``QUESTIONS``;
     ``limit``: characters that a text is shown of at most; ``cut``: texts that were longer; ``checked``: questions whose
-    traces were looked through for false steps."""
+    traces were looked through for false steps, by so many ``workers``."""
     read = {name: with_verdicts(predictions_in(path)) for name, path in evaluations(run, found).items()}
-    every = {key: row for rows in reversed(read.values()) for key, row in rows.items()}
-    order = list(dict.fromkeys(key for rows in read.values() for key in rows))
+    order = list(dict.fromkeys(key for by in read.values() for key in by))
     ids = order[:QUESTIONS]
     taught = teachers_of(run, ids)
-    rows = [by[key] for by in read.values() for key in ids if key in by]
-    rows += [row for each in taught.values() for row in each]
-    named = (row.get(name) or "" for row in rows for name in ("question", "gold", "answer", "detail", "who"))
-    written = (row.get("text") or row["trace"] or "" for row in rows)
-    texts = Texts([*named, *written], (row["trace"] or "" for row in rows))
-    check = {name: FalseSteps(run.for_arm(name if name in found["arms"] else MAIN_ARM)) for name in read}
-    teacher_check = FalseSteps(run.recipe)
-    questions: list[Row] = []
-    left, checked = CHECKED, 0
-    for key in ids:
-        of_all = [(name, rows.get(key)) for name, rows in read.items()]
-        traces = [row["trace"] for row in (*(row for _, row in of_all if row), *taught.get(key, ()))]
-        left -= sum(map(len, traces))
-        looks = left >= 0
-        checked += looks
-        answers = [row and answered(row, check[name] if looks else None, texts) for name, row in of_all]
-        teachers = [
-            {
-                "who": texts.plain(row["who"]),
-                "text": texts.pieces(row["trace"], false_in(row, teacher_check, texts) if looks else ()),
-                "answer": texts.plain(row["answer"] or ""),
-            }
-            for row in taught.get(key, ())[:TEACHERS]
-        ]
+    recipes = {name: run.for_arm(name if name in found["arms"] else MAIN_ARM) for name in read}
+    checkers = {name: checkers_of(recipe) for name, recipe in recipes.items()}
+    rows = {
+        key: [*({**by[key], "by": checkers[name]} for name, by in read.items() if key in by), *taught.get(key, ())]
+        for key in ids
+    }
+    every = [row for of_question in rows.values() for row in of_question]
+    named = (row.get(name) or "" for row in every for name in ("question", "gold", "answer", "detail", "who"))
+    texts = Texts([*named, *(written(row) for row in every)], (row["trace"] or "" for row in every))
+    checked = mark_false(list(rows.values()), texts, workers)
+    questions = []
+    for key, of_question in rows.items():
+        teachers = [row for row in of_question if "who" in row]
+        answers = iter(row for row in of_question if "who" not in row)
         questions.append({
-            "question": texts.pieces(every[key]["question"]),
-            "gold": texts.plain(every[key]["gold"] or ""),
-            "teachers": teachers,
-            "more": max(0, len(taught.get(key, ())) - TEACHERS),
-            "answers": answers,
+            "question": texts.pieces(of_question[0]["question"]),
+            "gold": texts.plain(of_question[0]["gold"] or ""),
+            "teachers": [taught_by(row, texts) for row in teachers[:TEACHERS]],
+            "more": max(0, len(teachers) - TEACHERS),
+            "answers": [answered(next(answers), texts) if key in by else None for by in read.values()],
         })  # fmt: skip
     told = {"left_out": len(order) - len(ids), "limit": texts.limit, "cut": texts.cut, "checked": checked}
     return {"students": list(read), "questions": questions, **told}
+
+
+def written(row: Row) -> str:
+    """What is shown of what somebody wrote: everything, or the trace where no more is known."""
+    return row.get("text") or row["trace"] or ""
+
+
+def mark_false(rows: Sequence[Sequence[Row]], texts: Texts, workers: int | None) -> int:
+    """Put the ``false`` stretches of its masked trace into each row, question by question; how many were looked at."""
+    ends = np.cumsum([sum(len(row["trace"] or "") for row in of_question) for of_question in rows])
+    looked = int(np.searchsorted(ends, CHECKED, side="right"))
+    first = [row for of_question in rows[:looked] for row in of_question]
+    asked = [
+        Asked(
+            row["by"], texts.masked[row["trace"] or ""], *(row[name] or "" for name in ("question", "answer", "gold"))
+        )
+        for row in first
+    ]
+    for row, marks in zip(first, false_in_all(asked, workers), strict=True):
+        row["false"] = marks
+    return looked
 
 
 def with_verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Row]:
@@ -111,19 +124,19 @@ def said(row: Row, judged: bool) -> str:
     return "undecided" if row["verdict"] in UNDECIDED else "wrong"
 
 
-def answered(row: Row, check: FalseSteps | None, texts: Texts) -> Row:
+def answered(row: Row, texts: Texts) -> Row:
     """What one student answered to one question."""
-    false = false_in(row, check, texts) if check else []
+    false = row.get("false", [])
     text, trace = texts.masked[row["text"] or ""], texts.masked[row["trace"] or ""]
     at = text.find(trace) if trace.strip() else -1
     note = [f"read by: {row['read_by'].replace('_', ' ')}" if row["read_by"] else ""]
     note += [f"verifier: {row['verified_by']}" if row["verified_by"] else "", texts.plain(row["detail"] or "")]
-    if at < 0 and text:  # the tokenizer wrote the trace in other characters than the whole
-        note += [f"false: {why}" for _, _, why in false]
-    marks = [(start + at, end + at, why) for start, end, why in false] if at >= 0 else []
+    marks = false if not text else [(start + at, end + at, why) for start, end, why in false] if at >= 0 else []
+    if not marks:  # the tokenizer wrote the trace in other characters than the whole
+        note += [f"false: {visible(why)}" for _, _, why in false]
     return {
         "says": row["says"],
-        "text": texts.pieces(row["text"], marks) if text else texts.pieces(row["trace"] or "", false),
+        "text": texts.pieces(written(row), marks),
         "answer": None if row["answer"] is None else texts.plain(row["answer"]),
         "tokens": row["tokens"],
         "faults": faults(row, false),
@@ -131,10 +144,10 @@ def answered(row: Row, check: FalseSteps | None, texts: Texts) -> Row:
     }
 
 
-def false_in(row: Row, check: FalseSteps, texts: Texts) -> list[Mark]:
-    """The false stretches of a row's trace, in its masked text."""
-    given = {name: row[name] or "" for name in ("question", "answer", "gold")}
-    return check(Trace(texts.masked[row["trace"] or ""], **given))
+def taught_by(row: Row, texts: Texts) -> Row:
+    """What one teacher wrote on one question."""
+    text = texts.pieces(row["trace"], row.get("false", []))
+    return {"who": texts.plain(row["who"]), "text": text, "answer": texts.plain(row["answer"])}
 
 
 def faults(row: Row, false: Sequence[Mark]) -> list[str]:
@@ -158,5 +171,5 @@ def teachers_of(run: RunDirectory, ids: Sequence[str]) -> dict[str, list[Row]]:
     for row in read_rows(path, RECORD_SCHEMA, [("question_id", "in", list(ids))]) if path.exists() and ids else ():
         who = ", ".join(filter(None, (row["teacher"], f"{row['style']:.80}")))
         own = {name: row[name] or "" for name in ("question", "gold", "trace", "answer")}
-        found.setdefault(row["question_id"], []).append({**own, "who": who})
+        found.setdefault(row["question_id"], []).append({**own, "who": who, "by": checkers_of(run.recipe)})
     return found

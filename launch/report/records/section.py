@@ -23,18 +23,18 @@ BEGINS = '<section id="traces" class="records">'
 made: dict[Path, tuple[str, str]] = {}  # of the run asked for last: what it was made of, and the section
 
 
-def records_section(run: RunDirectory) -> Callable[[Row], str]:
+def records_section(run: RunDirectory, workers: int | None = None) -> Callable[[Row], str]:
     """The section of a run, as a function of what the report found of it: HTML, empty where there is nothing to show.
 
-    Whoever makes page after page of a run that grows gets the last one again while the stages that it shows are the
-    same.
+    ``workers``: processes that look for false steps; None: as many as cores, if there is much to look at. Whoever makes
+    page after page of a run that grows gets the last one again while the stages that it shows are the same.
     """
 
     def section(found: Row) -> str:
         held = made_of(run, found)
         if made.get(run.root, ("", ""))[0] != held:
             made.clear()
-            made[run.root] = held, written(held_out(run, found), documents(run, found))
+            made[run.root] = held, written(held_out(run, found, workers), documents(run, found))
         return made[run.root][1]
 
     return section

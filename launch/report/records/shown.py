@@ -8,13 +8,9 @@ from typing import Any
 
 from tracestill.data_pipeline.guards.secret import mask_data
 from tracestill.data_pipeline.guards.visible import visible
-from tracestill.data_pipeline.soundness.checkers import Trace
-from tracestill.data_pipeline.soundness.checkers.chain import EQUATIONS, WITH_OPTIONS, Checks, configured
-from tracestill.trainer.recipe.recipe import Recipe
 
 MOST = 32_000_000  # characters of a page's texts; compressed, they are about a third
 LIMITS = (20_000, 10_000, 5_000, 2_500, 1_000, 500)  # characters of a text: the first with which all of them fit
-CHECKED = 8_000_000  # characters of traces that are looked through for false steps: 20 s
 Mark = tuple[int, int, str]  # characters [start, end) of a text, and what is wrong with them
 Pieces = str | list[str | dict[str, Any]]
 """A text in pieces: plain ones, ``{"false": text, "why": …}``, and ``{"cut": characters left out}``."""
@@ -64,31 +60,3 @@ def stretches(text: str, start: int, end: int, marks: Sequence[Mark]) -> list[st
         found.append({"false": visible(text[begin:stop]), "why": visible(why)})
         start = stop
     return [*found, visible(text[start:end])] if start < end else found
-
-
-class FalseSteps:
-    """What ``select.checks`` finds false in traces, by those checkers that ask nobody and are no code of the user's."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        uses = [check for check in recipe.select.checks if is_at_hand(configured(check).use)]
-        self.checks = Checks(uses, "select.checks") if uses else None
-
-    def __call__(self, trace: Trace) -> list[Mark]:
-        """The false stretches of a trace, each with what is said of it."""
-        if self.checks is None or not trace.text.strip():
-            return []
-        found = []
-        for one in self.checks.findings(trace, ask=False):
-            if one.outcome != "false":
-                continue
-            start, end = one.start, one.end
-            if start == end:  # a checker that names a place, not a stretch
-                start, end = trace.starts[one.step], trace.ends[one.step]
-            said = one.detail if one.checker == EQUATIONS else f"{one.checker}: {one.detail}".removesuffix(": ")
-            found.append((start, end, said))
-        return found
-
-
-def is_at_hand(use: str) -> bool:
-    """Whether a checker may be asked to look: nobody's time or code is."""
-    return ":" not in use and use not in WITH_OPTIONS

@@ -7,9 +7,9 @@ import random
 import pytest
 from fake_run import mini_recipe
 
-from tracestill.data_pipeline.soundness.checkers import Trace
 from tracestill.launch.report.records import shown
-from tracestill.launch.report.records.shown import FalseSteps, Texts
+from tracestill.launch.report.records.false_steps import Asked, checkers_of, false_in, false_in_all
+from tracestill.launch.report.records.shown import Texts
 
 
 def joined(pieces):
@@ -69,10 +69,17 @@ def test_secrets_are_masked_and_hidden_characters_written_out():
 @pytest.mark.parametrize("checks", [["equations"], ["my_checks:check", "equations"]])
 def test_false_steps_are_those_of_the_recipes_checkers_that_may_look(checks):
     recipe = mini_recipe()
-    select = recipe.select.model_copy(update={"checks": tuple(checks)})
-    check = FalseSteps(recipe.model_copy(update={"select": select}))
+    own = recipe.model_copy(update={"select": recipe.select.model_copy(update={"checks": tuple(checks)})})
     text = "First 3 + 4 = 7. Then 7 + 5 = 13. So 13."
-    assert [text[start:end] for start, end, _ in check(Trace(text))] == ["7 + 5 = 13"]
-    assert check(Trace("  ")) == []
-    none = recipe.model_copy(update={"select": recipe.select.model_copy(update={"checks": ()})})
-    assert FalseSteps(none)(Trace(text)) == []
+    assert checkers_of(own) == ("equations",)
+    assert [text[start:end] for start, end, _ in false_in(Asked(checkers_of(own), text))] == ["7 + 5 = 13"]
+    assert false_in(Asked(checkers_of(own), "  ")) == []
+    assert false_in(Asked((), text)) == []
+
+
+def test_processes_find_what_one_finds():
+    asked = [Asked(("equations",), f"{at} + 1 = {at + 1 + (at % 3 == 0)}") for at in range(300)]
+    alone = false_in_all(asked, 1)
+    assert [bool(marks) for marks in alone] == [at % 3 == 0 for at in range(300)]
+    assert false_in_all(asked, 2) == alone
+    assert false_in_all([], None) == []

@@ -158,22 +158,33 @@ def test_search_filters_and_order_are_those_of_the_data(many):
         assert tab.errors == []
 
 
-def test_a_keystroke_and_a_filter_take_no_longer_than_a_frame_or_a_few(many):
+def test_a_keystroke_and_a_filter_take_no_longer_than_a_few_frames(many):
+    """By the time that the page's thread works, search, order and layout together: other work on this machine is none
+    of it."""
     with opened(many[0]) as tab:
         ready(tab)
-        took = tab.page.evaluate("""() => {
-            const q = document.getElementById("records-q"), says = document.getElementById("records-says");
-            const timed = (field, value) => {
-                field.value = value;
-                const begun = performance.now();
-                field.dispatchEvent(new Event("input", {bubbles: true}));
-                document.body.offsetHeight; // laid out
-                return performance.now() - begun;
-            };
-            const texts = ["w", "w1", "w12", "w123", "w1234", "needle", ""];
-            return [...texts, ...texts].map(text => timed(q, text)).concat([timed(says, "wrong"), timed(says, "")]);
-        }""")
-        assert sorted(took)[len(took) // 2] < KEYSTROKE, took
+        session = tab.page.context.new_cdp_session(tab.page)
+        session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+        def worked():
+            metrics = session.send("Performance.getMetrics")["metrics"]
+            return next(one["value"] for one in metrics if one["name"] == "TaskDuration")
+
+        took = {}
+        typed = [("q", text) for text in ("w", "w1", "w12", "w123", "w1234", "needle", "")]
+        for field, value in [*typed, ("says", "wrong")]:
+            begun = worked()
+            tab.page.evaluate(
+                """([field, value]) => {
+                    const at = document.getElementById("records-" + field);
+                    at.value = value;
+                    at.dispatchEvent(new Event("input", {bubbles: true}));
+                    document.body.offsetHeight; // laid out
+                }""",
+                [field, value],
+            )
+            took[value] = 1000 * (worked() - begun)
+        assert 0 < max(took.values()) < KEYSTROKE, took
 
 
 def test_it_is_led_by_keys(many):
