@@ -284,6 +284,7 @@ def test_a_narrow_page_does_not_run_over_and_tokens_stay_where_they_are(page):
         assert 0 <= sides["x"] < sides["x"] + sides["width"] <= 400, "the texts fit, though the table is wider"
         token = tab.page.locator("#records-tokens span").nth(9)
         token.scroll_into_view_if_needed()
+        tab.page.mouse.move(1, 1)
         tab.page.evaluate("document.getElementById('records-token').textContent = ''")
         place = "e => e.getBoundingClientRect().top + scrollY"
         before = token.evaluate(place), tab.page.locator("#records-token").bounding_box()["height"]
