@@ -62,7 +62,8 @@ def of_store(run: RunDirectory, found: Row, encode: Path, arms: Sequence[str], c
     """``count`` documents of a store, or as many as have ``tokens`` together, with their tokens' kinds, weights and
     values. ``weighs`` says for each of ``arms`` which of the lists of weights is its own; a list is null where they are
     not known, and ``unknown`` says why. Values are a list for each of ``channels``, null where nothing is said."""
-    recipe, rows, hidden = run.for_arm(arms[0]), [], 0
+    recipe, hidden = run.for_arm(arms[0]), 0
+    rows: list[Row] = []
     kinds = recipe.span_kinds()
     store = TokenStore(encode / STORES["train"], kinds)
     tokenizer = Tokenizer.from_file(str(run.stage(arms[0], "tokenizer") / "tokenizer.json"))
