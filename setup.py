@@ -41,6 +41,7 @@ setup(
         "tracestill.data_pipeline.segmentation": ["languages/*.json", "*.json"],
         "tracestill.launch.report": ["*.js"],
         "tracestill.launch.report.plots": ["*.js", "vega/*"],
+        "tracestill.launch.report.records": ["*.css", "script/*.js"],
     },
     install_requires=[
         "torch>=2.11",

@@ -16,6 +16,7 @@ from tracestill.launch.report.parts import Found, alike, colour_of, legend, seco
 from tracestill.launch.report.plots.bars import stacked
 from tracestill.launch.report.plots.figure import SERIES, keys
 from tracestill.launch.report.plots.lines import Point, lines
+from tracestill.launch.report.records.section import scripts, styles
 from tracestill.launch.report.rounds_page import rounds
 from tracestill.launch.report.style import REJECTED
 from tracestill.launch.report.sweep_page import sweep
@@ -34,7 +35,8 @@ NATS = "nats a token"
 def page(found: Found, sections: Sequence[Section]) -> str:
     """The whole page for what ``report.gather`` found, with the ``sections`` of its stages; parts whose stage has not
     run are left out, and named."""
-    return whole(f"{found['name']}: report", title(found), inside(found, sections))
+    body = inside(found, sections)
+    return whole(f"{found['name']}: report", title(found), body, styles=styles(body), scripts=scripts(body))
 
 
 def inside(found: Found, sections: Sequence[Section]) -> str:

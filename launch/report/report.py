@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.parquet as pq
-
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import (
     CONTENTS,
@@ -27,6 +25,8 @@ from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConf
 from tracestill.data_pipeline.yields.report import yield_report
 from tracestill.launch.hosts.probe import gpus
 from tracestill.launch.report.page import Section, own_section, page
+from tracestill.launch.report.records.held_out import predictions_in
+from tracestill.launch.report.records.section import records_section
 from tracestill.launch.report.rounds_page import RESULT
 from tracestill.launch.report.sweep_page import FORMAT as SWEEP_FORMAT
 from tracestill.launch.report.sweep_page import SWEEP
@@ -53,7 +53,9 @@ def write_report(run: RunDirectory, works: Sequence[Work]) -> None:
     found = mask_data(gather(run, works))
     with stage(run.stage("", "report"), "report", {}, {}) as work:
         write_json(work.path / "report.json", found)
-        (work.path / "report.html").write_text(page(found, sections_of(works)), encoding="utf-8")
+        (work.path / "report.html").write_text(
+            page(found, [*sections_of(works), records_section(run)]), encoding="utf-8"
+        )
         work.counts = {"arms": len(found["arms"]), "missing": len(found["missing"])}
 
 
@@ -278,18 +280,6 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as JSON ({error}); run the stage again") from error
-
-
-def predictions_in(directory: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
-    """What an evaluation's students answered. Raises InputError if it cannot be read."""
-    path = directory / "predictions.parquet"
-    try:
-        rows: list[dict[str, Any]] = pq.read_table(path, columns=columns).to_pylist()
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a readable Parquet file ({error}); delete {directory}, and evaluate again"
-        ) from error
-    return rows
 
 
 def examples(directory: Path) -> list[dict[str, Any]]:

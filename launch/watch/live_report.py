@@ -14,6 +14,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.guards.secret import mask, mask_data
 from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.launch.report.page import page
+from tracestill.launch.report.records.section import records_section
 from tracestill.launch.report.report import gather, sections_of
 from tracestill.launch.run.stages import plan_works
 from tracestill.launch.watch.follow import mark_of
@@ -65,7 +66,7 @@ class LiveReport:
             with own_modules.looking(), remembering_nothing():
                 run = RunDirectory.open(self.root)
                 works = plan_works(run)
-                return page(mask_data(gather(run, works)), sections_of(works))
+                return page(mask_data(gather(run, works)), [*sections_of(works), records_section(run, workers=1)])
         except (InputError, OSError) as error:
             return self.text or EMPTY.format(in_html(mask(f"nothing to report yet: {error}")))
         except Exception as error:  # of another version, or damaged: made anew only once something changes

@@ -80,15 +80,17 @@ def note(to: list[str], text: str, counts: bool) -> None:
         to.append(text)
 
 
-def violations(tab: Tab, *rules: str) -> list[str]:
-    """What axe finds serious or critical on the page as it stands, or of ``rules`` alone: the rule, and the element.
+def violations(tab: Tab, *rules: str, within: str = "html") -> list[str]:
+    """What axe finds serious or critical on the page as it stands, or of ``rules`` alone, and ``within`` one part of
+    it, a selector: the rule, and the element.
 
     Drawings that are hidden from screen readers are left out: they have thousands of elements.
     """
     from axe_playwright_python.sync_playwright import Axe
 
     options = {"runOnly": list(rules)} if rules else None
-    found = Axe().run(tab.page, {"exclude": [["svg[aria-hidden=true]"]]}, options).response["violations"]
+    context = {"include": [[within]], "exclude": [["svg[aria-hidden=true]"]]}
+    found = Axe().run(tab.page, context, options).response["violations"]
     return [f"{rule['id']}: {node['html']}" for rule in found if rule["impact"] in BAD for node in rule["nodes"]]
 
 

@@ -42,7 +42,8 @@ def write_scores(run: RunDirectory, arm: str, said: Said) -> dict[str, Channels]
             values = [said(store, document) for document in shard.documents]
             joined = {c.name: np.concatenate([one[c.name] for one in values]).astype(c.dtype) for c in channels}
             writer.write(shard, joined)
-        writer.finish({"documents": len(store)})
+        totals = {"known": {}, "targets": {}, "means": {}, "bytes": 0}
+        writer.finish({"documents": len(store), "tokens": int(store.lengths.sum()), **totals})
         found[name] = Channels(directory, store)
     return found
 

@@ -24,7 +24,7 @@ from tracestill.launch.report.page import data
 from tracestill.launch.report.report import gather_training
 from tracestill.launch.report.wall_time import add_seconds
 
-VOID = ("meta", "br", "img", "hr")
+VOID = ("meta", "br", "img", "hr", "input")
 FIGURE = re.compile(r"<figure.*?<figcaption>(.*?)</figcaption>.*?<script.*?>(.*?)</script>.*?</figure>", re.S)
 
 

@@ -16,14 +16,16 @@ import numpy as np
 import pytest
 import torch
 from distributed_support import environment
-from fake_run import STUDENT, mini_recipe, run_data_stages
+from fake_run import STUDENT, gathered, mini_recipe, run_data_stages
 from forked_command import command
 
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.channels import BUILT_IN
 from tracestill.data_pipeline.tokens.store import TokenStore
+from tracestill.launch.report.records.documents import documents
 from tracestill.trainer.engine.engine import World
+from tracestill.trainer.evaluation.baseline import untrained_student
 from tracestill.trainer.ranks.mesh import Mesh
 from tracestill.trainer.recipe.run_directory import RunDirectory, open_channels
 from tracestill.trainer.scoring.by_attention import influence_by_attention
@@ -93,6 +95,22 @@ def test_two_ranks_score_what_is_then_up_to_date_and_told_by_kind(scored):
     html = (root / "report/report.html").read_text()
     assert "Scores" in html, page
     assert "influence (by attention)" in html
+
+
+def test_the_report_colours_tokens_by_the_loss_that_a_plain_forward_pass_gives(scored):
+    run = RunDirectory.open(scored[0])
+    (shown,) = documents(run, gathered(run))
+    assert [name for name, *_ in shown["channels"]] == ["base.nll", "steps.influence"]
+    store = TokenStore(run.stage("traces", "encode") / "tokens.arrow")
+    student = untrained_student(run.for_arm("traces"), run.stage("traces", "tokenizer"), torch.device("cpu")).model
+    student.set_attn_implementation("eager")
+    for document in shown["documents"][:4]:
+        tokens = torch.tensor(store.tokens(document["number"]), dtype=torch.long)
+        with torch.no_grad():
+            log_p = student(tokens[None], use_cache=False).logits[0, :-1].double().log_softmax(-1)
+        nll = -log_p.gather(1, tokens[1:, None])[:, 0].numpy()
+        assert document["values"][0][0] is None
+        np.testing.assert_allclose(document["values"][0][1:], nll, rtol=1e-3, atol=1e-3)  # kept in 16 bits
 
 
 def test_what_a_killed_rank_left_is_gone_on_with_by_others_to_the_same_bytes(data, scored, tmp_path):

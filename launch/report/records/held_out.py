@@ -1,0 +1,175 @@
+"""Held-out questions with what became of them: gold answer, teachers' traces, and each student's text, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, read_rows
+from tracestill.data_pipeline.guards.visible import visible
+from tracestill.launch.report.records.false_steps import Asked, checkers_of, false_in_all
+from tracestill.launch.report.records.shown import Mark, Texts
+from tracestill.trainer.evaluation.predictions import NO_VERDICT, UNDECIDED
+from tracestill.trainer.measures.votes import count_of
+from tracestill.trainer.recipe.recipe import MAIN_ARM
+from tracestill.trainer.recipe.run_directory import RunDirectory
+
+Row = dict[str, Any]
+QUESTIONS = 5000  # shown at most
+CHECKED = 16_000_000  # characters of traces that are looked through for false steps: 40 s of a core
+TEACHERS = 4  # traces of teachers shown of a question at most
+OLDER = {"read_by": "", "repeats": "", "finished": True, "in_form": None, "trace": "", "tokens": 0, **NO_VERDICT}
+NOTHING_READ = {
+    "cut_off": "cut off",
+    "unclosed": "trace not closed",
+    "none": "no answer found",
+    "control_in_text": "not asked (holds a control symbol)",
+    "refused": "refused by the server",
+}
+
+
+def predictions_in(directory: Path, columns: list[str] | None = None) -> list[Row]:
+    """What an evaluation's students answered. Raises InputError if it cannot be read."""
+    path = directory / "predictions.parquet"
+    try:
+        rows: list[Row] = pq.read_table(path, columns=columns).to_pylist()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a readable Parquet file ({error}); delete {directory}, and evaluate again"
+        ) from error
+    return rows
+
+
+def evaluations(run: RunDirectory, found: Row) -> dict[str, Path]:
+    """Arm, or other model, -> where its evaluation lies, of those that are up to date."""
+    arms = {name: run.stage(name, "evaluate") for name, row in found["arms"].items() if row["evaluation"]}
+    return arms | {name: run.model(name) for name in found["models"]}
+
+
+def held_out(run: RunDirectory, found: Row, workers: int | None = None) -> Row:
+    """``students``, and ``questions`` in the order in which they were asked: each with ``gold``, ``teachers`` and one
+    of ``answers`` a student, null where it was not its question. ``left_out``: questions beyond ``QUESTIONS``;
+    ``limit``: characters that a text is shown of at most; ``cut``: texts that were longer; ``checked``: questions whose
+    traces were looked through for false steps, by so many ``workers``."""
+    read = {name: with_verdicts(predictions_in(path)) for name, path in evaluations(run, found).items()}
+    order = list(dict.fromkeys(key for by in read.values() for key in by))
+    ids = order[:QUESTIONS]
+    taught = teachers_of(run, ids)
+    recipes = {name: run.for_arm(name if name in found["arms"] else MAIN_ARM) for name in read}
+    checkers = {name: checkers_of(recipe) for name, recipe in recipes.items()}
+    rows = {
+        key: [*({**by[key], "by": checkers[name]} for name, by in read.items() if key in by), *taught.get(key, ())]
+        for key in ids
+    }
+    every = [row for of_question in rows.values() for row in of_question]
+    named = (row.get(name) or "" for row in every for name in ("question", "gold", "answer", "detail", "who"))
+    texts = Texts([*named, *(written(row) for row in every)], (row["trace"] or "" for row in every))
+    checked = mark_false(list(rows.values()), texts, workers)
+    questions = []
+    for key, of_question in rows.items():
+        teachers = [row for row in of_question if "who" in row]
+        answers = iter(row for row in of_question if "who" not in row)
+        questions.append({
+            "question": texts.pieces(of_question[0]["question"]),
+            "gold": texts.plain(of_question[0]["gold"] or ""),
+            "teachers": [taught_by(row, texts) for row in teachers[:TEACHERS]],
+            "more": max(0, len(teachers) - TEACHERS),
+            "answers": [answered(next(answers), texts) if key in by else None for by in read.values()],
+        })  # fmt: skip
+    told = {"left_out": len(order) - len(ids), "limit": texts.limit, "cut": texts.cut, "checked": checked}
+    return {"students": list(read), "questions": questions, **told}
+
+
+def written(row: Row) -> str:
+    """What is shown of what somebody wrote: everything, or the trace where no more is known."""
+    return row.get("text") or row["trace"] or ""
+
+
+def mark_false(rows: Sequence[Sequence[Row]], texts: Texts, workers: int | None) -> int:
+    """Put the ``false`` stretches of its masked trace into each row, question by question; how many were looked at."""
+    ends = np.cumsum([sum(len(row["trace"] or "") for row in of_question) for of_question in rows])
+    looked = int(np.searchsorted(ends, CHECKED, side="right"))
+    first = [row for of_question in rows[:looked] for row in of_question]
+    asked = [
+        Asked(
+            row["by"], texts.masked[row["trace"] or ""], *(row[name] or "" for name in ("question", "answer", "gold"))
+        )
+        for row in first
+    ]
+    for row, marks in zip(first, false_in_all(asked, workers), strict=True):
+        row["false"] = marks
+    return looked
+
+
+def with_verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Row]:
+    """Question id -> its prediction with ``says``: right, wrong, no answer, undecided or, where nothing tells what is
+    right, not judged; as ``trainer.evaluation.predictions.summary`` counts them."""
+    whole = [{**OLDER, **row} for row in rows]
+    judged = count_of([[row] for row in whole])
+    return {row["question_id"]: {**row, "says": said(row, known)} for row, known in zip(whole, judged, strict=True)}
+
+
+def said(row: Row, judged: bool) -> str:
+    if not judged:
+        return "not judged"
+    if row["correct"]:
+        return "right"
+    if row["answer"] is None:
+        return "no answer"
+    return "undecided" if row["verdict"] in UNDECIDED else "wrong"
+
+
+def answered(row: Row, texts: Texts) -> Row:
+    """What one student answered to one question."""
+    false = row.get("false", [])
+    text, trace = texts.masked[row["text"] or ""], texts.masked[row["trace"] or ""]
+    at = text.find(trace) if trace.strip() else -1
+    note = [f"read by: {row['read_by'].replace('_', ' ')}" if row["read_by"] else ""]
+    note += [f"verifier: {row['verified_by']}" if row["verified_by"] else "", texts.plain(row["detail"] or "")]
+    marks = false if not text else [(start + at, end + at, why) for start, end, why in false] if at >= 0 else []
+    if not marks:  # the tokenizer wrote the trace in other characters than the whole
+        note += [f"false: {visible(why)}" for _, _, why in false]
+    return {
+        "says": row["says"],
+        "text": texts.pieces(written(row), marks),
+        "answer": None if row["answer"] is None else texts.plain(row["answer"]),
+        "tokens": row["tokens"],
+        "faults": faults(row, false),
+        "note": "; ".join(filter(None, note)),
+    }
+
+
+def taught_by(row: Row, texts: Texts) -> Row:
+    """What one teacher wrote on one question."""
+    text = texts.pieces(row["trace"], row.get("false", []))
+    return {"who": texts.plain(row["who"]), "text": text, "answer": texts.plain(row["answer"])}
+
+
+def faults(row: Row, false: Sequence[Mark]) -> list[str]:
+    """Everything that is wrong with an answer, in words that one can choose by."""
+    found = []
+    if row["says"] == "no answer":
+        found.append(NOTHING_READ.get(row["read_by"], "no answer found"))
+    elif row["says"] == "undecided":
+        found.append(row["verdict"].replace("_", " "))
+    elif row["says"] == "wrong":
+        found.append("wrong answer")
+    found += ["says the same again and again"] if row["repeats"] else []
+    found += ["not in the form of its documents"] if row["in_form"] is False else []
+    return [*found, *(["a false step"] if false else [])]
+
+
+def teachers_of(run: RunDirectory, ids: Sequence[str]) -> dict[str, list[Row]]:
+    """Question id -> what teachers wrote on it; empty where none was asked (``sample.test_samples``)."""
+    found: dict[str, list[Row]] = {}
+    path = run.stage(MAIN_ARM, "sample") / "records.parquet"
+    for row in read_rows(path, RECORD_SCHEMA, [("question_id", "in", list(ids))]) if path.exists() and ids else ():
+        who = ", ".join(filter(None, (row["teacher"], f"{row['style']:.80}")))
+        own = {name: row[name] or "" for name in ("question", "gold", "trace", "answer")}
+        found.setdefault(row["question_id"], []).append({**own, "who": who, "by": checkers_of(run.recipe)})
+    return found

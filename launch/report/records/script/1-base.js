@@ -1,0 +1,50 @@
+// What both parts below need: nodes, numbers, what is chosen, and the address that keeps it. Texts of models are put in
+// as text alone. The files in this folder are one script, in the order of their names.
+const byId = (name) => document.getElementById("records-" + name);
+const app = byId("app");
+
+const make = (tag, attributes, ...children) => {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children.filter((child) => child !== null && child !== ""));
+  return node;
+};
+const options = (select, pairs) =>
+  select.replaceChildren(...pairs.map(([value, text]) => make("option", { value }, text)));
+
+const count = (number) => number.toLocaleString("en-US");
+const figure = (value) => String(Number(value.toPrecision(4)));
+const SHORT = 110; // characters of a text in a cell
+const short = (text) => (text.length > SHORT ? text.slice(0, SHORT) + " …" : text);
+
+const unpacked = async () => {
+  const letters = atob(JSON.parse(byId("data").textContent).gzip);
+  const bytes = new Uint8Array(letters.length);
+  for (let at = 0; at < letters.length; at++) bytes[at] = letters.charCodeAt(at);
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).json();
+};
+
+const OF_TABLE = { q: "", arm: "", says: "", fault: "", min: "", max: "", sort: "n", down: "", page: "1", open: "" };
+const OF_TOKENS = { store: "0", of: "0", doc: "0", by: "kind" };
+const PLAIN = { ...OF_TABLE, ...OF_TOKENS };
+const state = { ...PLAIN };
+const MARK = "#traces?";
+
+const readAddress = () => {
+  if (!location.hash.startsWith(MARK)) return false;
+  Object.assign(state, PLAIN);
+  for (const [name, value] of new URLSearchParams(location.hash.slice(MARK.length)))
+    if (name in PLAIN) state[name] = value;
+  return true;
+};
+
+let later = 0;
+const writeAddress = () => {
+  clearTimeout(later); // browsers refuse to be told at every key
+  later = setTimeout(() => {
+    const changed = Object.entries(state).filter(([name, value]) => value !== PLAIN[name]);
+    const is = changed.length ? MARK + new URLSearchParams(changed) : "#traces";
+    if (changed.length || location.hash.startsWith(MARK)) history.replaceState(null, "", is);
+  }, 200);
+};

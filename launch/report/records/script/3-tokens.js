@@ -1,0 +1,108 @@
+// Training documents, token by token: coloured by what is chosen, with all numbers of the token that is pointed at.
+const tokensOf = (stores) => {
+  const place = byId("tokens");
+  const FULL = 42; // percent of a colour behind the text: what can still be read
+  let about = () => ""; // what is said of a token, by its number
+
+  const ground = (share, colour) => {
+    const percent = Math.round(Math.min(1, Math.abs(share)) * FULL);
+    return percent ? `color-mix(in srgb, var(--${share < 0 ? "bad" : colour}) ${percent}%, transparent)` : "";
+  };
+  const key = (colour, text) => {
+    const box = make("i", {});
+    box.style.background = colour;
+    return make("span", {}, box, text);
+  };
+
+  const draw = () => {
+    const store = stores[Number(state.store)];
+    const own = store.documents[Number(state.doc)];
+    const arm = store.arms[Number(state.of)];
+    const weights = own.weights[store.weighs[Number(state.of)]];
+    const isWeight = state.by === "weight";
+    const channel = store.channels[Number(state.by)]; // none for kind and weight
+    const values = isWeight ? weights : channel ? own.values[Number(state.by)] : null;
+    const most = isWeight ? Math.max(0, ...(weights || [])) || 1 : channel ? channel[3] : 1;
+    const colour = channel && channel[1] === "loss" ? "s1" : "s0";
+    const kindOf = (at) => store.kinds[own.kinds[at]];
+    const isTrace = (at) => store.trace.includes(own.kinds[at]);
+    const falseAt = (at) => (isTrace(at) ? own.false[own.steps[at]] : undefined);
+
+    about = (at) => {
+      const told = [`token ${at} ${JSON.stringify(own.tokens[at])}`, kindOf(at)[0]];
+      told.push(weights ? `weight ${figure(weights[at])}` : "weight not known");
+      store.channels.forEach(([name, what, unit], i) => {
+        const value = own.values[i][at];
+        told.push(`${what} (${name}) ${value === null ? "–" : `${figure(value)} ${unit}`}`);
+      });
+      if (isTrace(at)) told.push(`step ${own.steps[at]}`);
+      if (falseAt(at) !== undefined) told.push(`false: ${falseAt(at)}`);
+      return told.join(" · ");
+    };
+
+    place.replaceChildren(
+      ...own.tokens.map((text, at) => {
+        const classes = [kindOf(at)[1]];
+        if (weights && !weights[at]) classes.push("none");
+        if (falseAt(at) !== undefined) classes.push("false");
+        const span = make("span", { class: classes.join(" "), tabindex: at ? -1 : 0, "data-at": at }, text || "␣");
+        if (values && values[at] !== null) span.style.background = ground(values[at] / most, colour);
+        return span;
+      }),
+    );
+    const record = own.record_weight === 1 ? "" : ` Its record weighs ${figure(own.record_weight)}.`;
+    const unknown = arm in store.unknown ? ` ${store.unknown[arm]}.` : "";
+    byId("token").textContent = `document ${own.number} of ${count(store.of)}, id ${own.id}.${record}${unknown}`;
+
+    const keys = [...new Set(own.kinds)].map((kind) => key(`var(--${store.kinds[kind][1]})`, store.kinds[kind][0]));
+    if (values && isWeight) keys.push(key(ground(1, colour), `weight ${figure(most)}`));
+    if (values && channel) keys.push(key(ground(1, colour), `${channel[1]} of ${figure(most)} ${channel[2]} or more`));
+    if (values && values.some((value) => value < 0)) keys.push(key(ground(-1), `-${figure(most)} or less`));
+    byId("scale").replaceChildren(...keys);
+  };
+
+  const fill = () => {
+    const at = (list, name) => list[Number(state[name])] || list[0];
+    const store = at(stores, "store");
+    const listed = store.documents.map((one, i) => [
+      String(i),
+      `${one.number}: ${one.why}, ${one.tokens.length} tokens${one.question && ` · ${short(one.question)}`}`,
+    ]);
+    const channels = store.channels.map(([name, what], i) => [String(i), `${what} (${name})`]);
+    options(byId("store"), stores.map((one, i) => [String(i), one.arms.join(", ")]));
+    options(byId("of"), store.arms.map((arm, i) => [String(i), arm]));
+    options(byId("doc"), listed);
+    options(byId("by"), [["kind", "kind"], ["weight", "weight"], ...channels]);
+    for (const name of Object.keys(OF_TOKENS)) {
+      byId(name).value = state[name];
+      if (byId(name).selectedIndex < 0) byId(name).selectedIndex = 0;
+      state[name] = byId(name).value;
+    }
+    draw();
+  };
+
+  for (const name of Object.keys(OF_TOKENS))
+    byId(name).addEventListener("change", () => {
+      state[name] = byId(name).value;
+      fill();
+      writeAddress();
+    });
+  const show = (event) => {
+    const at = event.target.dataset.at;
+    if (at !== undefined) byId("token").textContent = about(Number(at));
+  };
+  place.addEventListener("mouseover", show);
+  place.addEventListener("focusin", show);
+  place.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity }[event.key];
+    if (step === undefined || event.target === place) return;
+    const spans = place.children;
+    const at = Number(event.target.dataset.at);
+    const next = spans[Math.min(spans.length - 1, Math.max(0, at + step))];
+    spans[at].tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
+    event.preventDefault();
+  });
+  return fill;
+};
