@@ -39,6 +39,7 @@ from tracestill.trainer.metrics.headway import PROGRESS, Teller
 from tracestill.trainer.metrics.log import LOG, Log
 from tracestill.trainer.metrics.telemetry import Meter, line_of, table_of
 from tracestill.trainer.metrics.throughput import Throughput
+from tracestill.trainer.on_policy.on_policy import OnPolicy
 from tracestill.trainer.ranks.collectives import share_json, together
 from tracestill.trainer.ranks.console import say
 from tracestill.trainer.ranks.phases import Phases
@@ -61,11 +62,11 @@ def train(job: Job, stop: StopRequest) -> bool:
         measure(job, log, throughput)
     stop.begin()
     teller = teller_of(job)
-    while progress.step < job.steps and not progress.over:
+    while progress.step < job.steps and not progress.over and is_fresh(job, log, throughput):
         job.phase("data")
         batch = prefetch.step(progress.step)
         engine.module.head[0].watched = meter.unweighted if may_be_told(job, stop) else None
-        for micro in batch.micro:
+        for micro in batch.micro if job.own_texts is None else job.own_texts.corrected(batch.micro):
             job.phase("forward")
             loss, statistics = engine.forward(micro)
             job.phase("backward")
@@ -85,7 +86,7 @@ def train(job: Job, stop: StopRequest) -> bool:
         progress.skips = progress.skips + 1 if result.faulty else 0
         done, last = progress.step, progress.step == job.steps
         if result.skipped:
-            ids = [job.store.ids[document] for document in batch.documents]
+            ids = [job.batches.store.ids[document] for document in batch.documents]
             log.add(event="skipped", step=done, reason=result.reason, documents=ids)
             if progress.skips >= settings.skip_limit:
                 raise InputError(too_many_skips(job, result.reason))
@@ -98,6 +99,7 @@ def train(job: Job, stop: StopRequest) -> bool:
             job.phase("log")
             numbers = {"lr": rate, "grad_norm": result.grad_norm, **meter.read()}
             numbers |= throughput.read(numbers["weighted_tokens"], prefetch)
+            numbers |= {} if job.own_texts is None else job.own_texts.read()
             log.add(step=done, epoch=batch.epoch, **numbers)
             tell_straggler(job, log)
             tell(job, numbers, ends=ends)
@@ -110,6 +112,18 @@ def train(job: Job, stop: StopRequest) -> bool:
                 stop.mark(done, job.steps)
             return False
     return True
+
+
+def is_fresh(job: Job, log: Log, throughput: Throughput) -> bool:
+    """Whether training goes on: a student that learns from its own texts writes new ones when they are due, and ends
+    when they have become too long."""
+    if job.own_texts is None:
+        return True
+    with throughput.paused():
+        goes_on = job.own_texts.enter(job.progress.step)
+    while job.own_texts.news:
+        log.add(**job.own_texts.news.pop(0))
+    return goes_on
 
 
 def may_be_told(job: Job, stop: StopRequest) -> bool:
@@ -137,7 +151,7 @@ def teller_of(job: Job) -> Teller:
         step=job.progress.step,
         steps=job.steps,
         accumulation=job.engine.accumulation,
-        tokens_a_step=float(job.store.lengths[plan.documents].sum()) / plan.n_steps,
+        tokens_a_step=float(job.batches.store.lengths[plan.documents].sum()) / plan.n_steps,
         say=lambda text: job.console.print(text, highlight=False, soft_wrap=True),
         write=job.engine.rank == 0,
     )
@@ -187,6 +201,7 @@ def save(job: Job, *, wait: bool) -> None:
     best = progress.best.step if progress.best else None
     state = {**progress.state(), "identity": job.identity, "weighting": job.weighting.state()}
     state["threads"] = job.threads
+    state |= {"on_policy": job.own_texts.state()} if job.own_texts else {}
     job.saver.save(job.engine, progress.step, state, best=best)
     if wait:
         job.saver.wait()
@@ -251,7 +266,11 @@ def train_arm(run: RunDirectory, arm: str, resume: Resume | None, watch: Watchdo
     phases.subscribe(watch.phase)
     job = prepare(run, arm, phases=phases)
     job.phase("load")
+    if job.recipe.train.on_policy is not None:
+        job.own_texts = OnPolicy(job)
     open_directory(job, resume)
+    if job.own_texts is not None and job.progress.step < job.steps:
+        job.own_texts.enter(job.progress.step)
     if job.engine.rank == 0:
         write_json(job.directory / "provenance.json", provenance(job.engine.config))
     if job.progress.step == 0:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tracestill.data_pipeline.documents.encode import EncodeConfig
 from tracestill.data_pipeline.guards.names import Name
 from tracestill.data_pipeline.plan.plan import PlanConfig
+from tracestill.data_pipeline.rounds.on_policy import OnPolicyConfig
 from tracestill.data_pipeline.sampling.sample_config import RECORDED, SampleConfig
 
+ON_POLICY = "on_policy"
+OWN = ("kind", "count", "stop", "on_policy", "changes")  # keys that go with kind: on_policy
 STUDENT = re.compile(r"student-\d+")  # names of students as teachers
 
 
@@ -35,14 +38,14 @@ class StopConfig(BaseModel):
 
 class RoundsConfig(BaseModel):
     """Round 0 learns from the recipe's teachers; each later round learns, from the base student on, from traces of the
-    round before."""
+    round before; with ``kind: on_policy``, from the student of the round before on, from texts of its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    kind: Literal["rejection", "critique_revise"] = Field(
+    kind: Literal["rejection", "critique_revise", "on_policy"] = Field(
         "rejection",
         description="rejection: the student's own traces that selection keeps; critique_revise: these, and what a "
-        "critic's text and a rewriting make of them",
+        "critic's text and a rewriting make of them; on_policy: texts that it writes while it is trained",
     )
     count: int = Field(3, ge=1, le=1000, description="rounds after round 0, at most")
     teacher: Literal["student", "mixture"] = Field(
@@ -82,7 +85,25 @@ class RoundsConfig(BaseModel):
     critic: Name | None = Field(
         None, description="of critique_revise: who criticises and rewrites; one of sample.teachers with only_revises"
     )
+    on_policy: OnPolicyConfig | None = Field(
+        None, description="of on_policy: the train.on_policy of the rounds after round 0"
+    )
+    changes: dict[str, Any] = Field(
+        {}, description="of on_policy: overrides of the recipe in the rounds after round 0, as arms have, such as train"
+    )
     stop: StopConfig = Field(StopConfig(), description="when rounds end before their count")
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> RoundsConfig:
+        if (self.kind == ON_POLICY) != (self.on_policy is not None):
+            raise ValueError("on_policy and kind: on_policy belong together; give both, or neither")
+        if self.changes and self.on_policy is None:
+            raise ValueError("changes: is for kind: on_policy; in other rounds all students are trained alike")
+        fields = RoundsConfig.model_fields
+        for key in fields if self.on_policy is not None else ():
+            if key not in OWN and getattr(self, key) != fields[key].default:
+                raise ValueError(f"{key}: is for rounds of traces; leave it out, see rounds.on_policy")
+        return self
 
     @model_validator(mode="after")
     def _together(self) -> RoundsConfig:

@@ -1,8 +1,9 @@
 """Options of `linear_cross_entropy`: what makes up a row's loss, and the multipliers that read the model.
 
 A multiplier is a function of (nll, p, entropy) of C rows, each (C,), p being the target's probability, that
-returns (C,) factors of the rows' weights, finite and >= 0. If the caller gives a reference model's nll, it is the
-function's fourth argument. Factors are constants for autograd: they weigh a gradient, they are not differentiated.
+returns (C,) factors of the rows' weights, finite and >= 0 (`Given`: of either sign). If the caller gives a reference
+model's nll, it is the function's fourth argument. Factors are constants for autograd: they weigh a gradient, they are
+not differentiated.
 The classes below are such functions, and the Triton pass has them built in; any other Python function works too,
 at the price of one more pass over the logits on a GPU. Chunks are an accident of memory, so a function must treat
 every row by itself. Rows of kinds that it does not multiply are NaN to it, whatever it returns for them: leaving them
@@ -78,6 +79,17 @@ class Excess:
     def __call__(self, nll: Tensor, p: Tensor, entropy: Tensor, reference: Tensor | None = None) -> Tensor:
         assert reference is not None
         return (nll - reference > self.threshold).to(nll.dtype)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What stands in the place of the reference model's nll is the factor itself, and may be negative: the advantage of
+    policy gradients, whose sign no weight may have. 1 where nothing is given."""
+
+    signed = True  # factors below 0 are meant
+
+    def __call__(self, nll: Tensor, p: Tensor, entropy: Tensor, reference: Tensor | None = None) -> Tensor:
+        return torch.ones_like(nll) if reference is None else reference.to(nll.dtype)
 
 
 @dataclass(frozen=True)
@@ -184,7 +196,7 @@ def multiplier(dynamic: Multiplier, seen: Seen, rows: Rows) -> Tensor:
     if rows.multiplied is not None:
         factor = torch.where(rows.multiplied, factor, 1.0)
     if not factor.is_cuda:
-        check_weights(factor, "factors of dynamic")
+        check_weights(factor.abs() if getattr(dynamic, "signed", False) else factor, "factors of dynamic")
     return factor.to(seen.nll.dtype)
 
 

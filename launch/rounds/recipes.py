@@ -10,9 +10,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.rounds.config import RoundsConfig
 from tracestill.data_pipeline.sampling.sample_config import RECORDED
-from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe, build
+from tracestill.trainer.checkpoint.train_place import EXPORT
+from tracestill.trainer.recipe.recipe import MAIN_ARM, SHARED, Recipe, build, merge
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 ROUNDS = "rounds"
@@ -44,7 +46,9 @@ def round_of(root: Path, recipe: Recipe, round_: int, first: Collection[str] = (
 def recipe_of(root: Path, recipe: Recipe, round_: int, first: Collection[str] = ()) -> Recipe:
     settings = settings_of(recipe)
     own = {**recipe.model_dump(mode="json"), "name": f"{recipe.name}-{round_}"[:100], "rounds": None}
-    if round_:
+    if round_ and settings.on_policy is not None:
+        own |= of_on_policy(root, recipe, round_)
+    elif round_:
         place = folder_of(root, round_) / WRITTEN / TRACES
         held = own["questions"]
         fields = {**FIELDS, "trace": "none", "metadata": []}
@@ -57,6 +61,29 @@ def recipe_of(root: Path, recipe: Recipe, round_: int, first: Collection[str] = 
         if settings.keep is not None and first:
             own["plan"] = {**own["plan"], "mixture": mixture(settings.keep, first)}
     return build(own, where=f"round {round_}")
+
+
+def of_on_policy(root: Path, recipe: Recipe, round_: int) -> dict[str, Any]:
+    """The blocks of a later round in which the student of the round before goes on with texts of its own. Raises
+    InputError for what all rounds share, or cannot do."""
+    settings = settings_of(recipe)
+    assert settings.on_policy is not None
+    if recipe.student.encoder_decoder:
+        raise InputError("rounds.on_policy: an encoder-decoder; only decoders write here")
+    if shared := sorted(SHARED & settings.changes.keys()):
+        raise InputError(f"rounds.changes.{shared[0]}: all rounds share it")
+    held = merge(recipe.model_dump(mode="json"), settings.changes)
+    if "steps" in (settings.changes.get("train") or {}):
+        held["train"]["epochs"] = None
+    before = RunDirectory(folder_of(root, round_ - 1), recipe).stage(MAIN_ARM, "train")
+    first = RunDirectory(folder_of(root, 0), recipe).stage(MAIN_ARM, "tokenizer")
+    return {
+        **{name: block for name, block in held.items() if name in settings.changes},
+        **{"distil": None, "score": {}},  # of round 0
+        "train": {**held["train"], "on_policy": settings.on_policy.model_dump(mode="json")},
+        "student": {**held["student"], "config": None, "pretrained": str(before / EXPORT)},
+        "encode": {**held["encode"], "tokenizer": {"path": str(first)}},  # with its symbols
+    }
 
 
 def sampled(held: dict[str, Any], recipe: Recipe, round_: int) -> dict[str, Any]:

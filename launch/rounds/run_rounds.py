@@ -28,11 +28,12 @@ from tracestill.data_pipeline.rounds.verdict import (
 from tracestill.launch.report.rounds_page import RESULT
 from tracestill.launch.rounds.monitor import data_figures, student_figures
 from tracestill.launch.rounds.recipes import ROUNDS, TRACES, WRITTEN, round_of, settings_of, student_of
-from tracestill.launch.run.checks import check_works
+from tracestill.launch.run.checks import check_scorer_of_texts, check_works
 from tracestill.launch.run.progress import bar, line
 from tracestill.launch.run.runner import is_due, run_stages
 from tracestill.launch.run.stage_spec import How, Work
 from tracestill.launch.run.stages import plan_works
+from tracestill.trainer.assembly.teacher_stops import check_teacher
 from tracestill.trainer.lock.run_lock import held
 from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe, refuse_local_checkpoints
 from tracestill.trainer.recipe.run_directory import RunDirectory
@@ -71,6 +72,10 @@ class Rounds:
         refuse_local_checkpoints(self.recipe, "rounds")
         first = self.at(0)
         check_works(first, plan_works(first, self.how), self.console, cluster=self.how.cluster)
+        if settings_of(self.recipe).on_policy is not None:
+            later = self.at(1).recipe.model_copy(update={"encode": self.recipe.encode})
+            check_scorer_of_texts(later)
+            check_teacher(later)
 
     def at(self, number: int) -> RunDirectory:
         """A round as it is until selection has told how much there is of what."""
@@ -83,6 +88,8 @@ class Rounds:
         if number:
             teachers = [student_of(number - 1), *(teachers if settings.teacher == "mixture" else ())]
         self.found.append({"round": number, "run": f"{ROUNDS}/{number}", "teachers": teachers, "trained": False})
+        if number and settings.on_policy is not None:
+            return self.own_texts(number, run)
         if number:
             counts = self.found[-1]["written"] = self.written(run, first, number)
             if not counts["right"]:
@@ -110,6 +117,19 @@ class Rounds:
             self.warn(number, student_warnings(self.found[0], self.found[-1]))
         self.keep()
         return after_training([each for each in self.found if each["trained"]], settings.stop)
+
+    def own_texts(self, number: int, run: RunDirectory) -> End | None:
+        """A round whose student learns from texts that it writes meanwhile."""
+        works = plan_works(run, self.how)
+        check_works(run, works, self.console, cluster=self.how.cluster)
+        run_stages(with_report(works), self.console)
+        told = (read_manifest(run.stage(MAIN_ARM, "train")) or {})["on_policy"]
+        self.found[-1] |= {"own_texts": told, "traces": {"traces": told["in"], "right": told["right"]}}
+        self.found[-1] |= {"trained": True, **student_figures(run, self.console)}
+        self.keep()
+        if (ended := told["ended"]) is not None:
+            return End(number, ended["rule"], ended["why"])
+        return after_training([each for each in self.found if each["trained"]], settings_of(self.recipe).stop)
 
     def written(self, run: RunDirectory, first: RunDirectory, number: int) -> dict[str, Any]:
         """The student of the round before writes; the counts."""

@@ -19,10 +19,10 @@ import pyarrow as pa
 
 from tracestill.data_pipeline.answers import Verifier
 from tracestill.data_pipeline.answers.verifier import verify_config
-from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, content_id, read_rows, write_rows
+from tracestill.data_pipeline.base.schema import write_rows
 from tracestill.data_pipeline.base.stage import digest_of, identity, stage, write_whole
 from tracestill.data_pipeline.documents.encode import load_layout
-from tracestill.data_pipeline.sampling.asking.styles import tagged
+from tracestill.data_pipeline.rounds.questions import training_questions
 from tracestill.data_pipeline.tokens.layout import Layout
 from tracestill.launch.rounds.floor import weights
 from tracestill.launch.rounds.recipes import TRACES, WRITTEN, settings_of, student_of
@@ -81,7 +81,7 @@ def write_traces(
     kept = directory / CHUNKS / own
     with stage(directory / WRITTEN, WRITTEN, config, inputs) as work:
         pen = Pen(recipe, before, config, kept, progress)
-        rows = pen.all(training_questions(inputs["sample"], recipe))
+        rows = pen.all(training_questions(inputs["sample"], recipe.sample))
         good = [row for row in rows if not row["reason"]]
         held = weights(good, settings_of(recipe), inputs["sample"], inputs["select"])
         traces = ({**row, "weight": weight} for row, weight in zip(good, held, strict=True))
@@ -102,14 +102,6 @@ def write_traces(
         }
     shutil.rmtree(directory / CHUNKS, ignore_errors=True)
     return work.counts
-
-
-def training_questions(sample: Path, recipe: Recipe) -> list[Row]:
-    """Those that teachers are asked, with ``posed``: as the student reads them. General texts pose none."""
-    tag = recipe.sample.tags.get(recipe.sample.prompts[0], "")
-    rows = read_rows(sample / "questions.parquet", QUESTION_SCHEMA)
-    asked = [row for row in rows if row["split"] == "train" and content_id(row["question"]) == row["question_id"]]
-    return [{**row, "posed": tagged(row["question"], tag)} for row in asked]
 
 
 class Pen:

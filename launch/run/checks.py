@@ -145,7 +145,8 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
     if recipe.train.trains:
         check_trainable(recipe.student)
     check_reference(recipe)
-    if recipe.distil is not None and recipe.train.trains:
+    if recipe.train.trains:
+        check_scorer_of_texts(recipe)
         check_teacher(recipe)
     if not evaluates:
         return
@@ -181,6 +182,25 @@ def check_reference(recipe: Recipe) -> None:
             check_model(Path(named), recipe.student.trust_remote_code)
         except InputError as error:
             raise InputError(f"weighting.options.reference: {error}") from error
+
+
+def check_scorer_of_texts(recipe: Recipe) -> None:
+    """Raise InputError if the teacher of ``train.on_policy`` would not load, or has another vocabulary than the
+    tokenizer that the recipe names, if it does."""
+    from tracestill.trainer.assembly.teacher_stops import own_tokenizer
+    from tracestill.trainer.loading.loading import check_model
+    from tracestill.trainer.scoring.model import other_token
+
+    own = recipe.train.on_policy
+    if own is None or not own.has_teacher:
+        return
+    try:
+        check_model(Path(own.teacher), None)
+        tokenizer = own_tokenizer(recipe)
+        if tokenizer is not None and (other := other_token(tokenizer, Path(own.teacher))):
+            raise InputError(f"{other}; take a model with the student's tokenizer")
+    except InputError as error:
+        raise InputError(f"train.on_policy.teacher: {error}") from error
 
 
 def check_machine(recipe: Recipe, arms: list[str], gpus: int, console: Console) -> None:

@@ -28,7 +28,18 @@ def do_train(work: Work, console: Console) -> None:
 
 def trained(manifest: Mapping[str, Any], directory: Path) -> str:
     steps = manifest["counts"].get("steps")
-    return "trained" if steps is None else f"{steps:,} steps"
+    return "trained" if steps is None else f"{steps:,} steps{by_own_texts(manifest.get('on_policy'))}"
+
+
+def by_own_texts(told: Mapping[str, Any] | None) -> str:
+    """What came of a student's own texts, and what they cost; empty if it learnt from others'."""
+    if told is None:
+        return ""
+    time = ", ".join(f"{name} {share:.0%}" for name, share in told["time"].items())
+    rejected = "".join(f", {reason.replace('_', ' ')} {count:,}" for reason, count in told["rejected"].items())
+    text = f"; {told['out']:,} of {told['in']:,} texts of its own{rejected} in {told['refreshes']:,} refreshes, right "
+    text += f"{told['right_first']:.0%} in the first and {told['right_last']:.0%} in the last; time: {time}"
+    return text + (f"\n  ended early: {told['ended']['why']}" if told["ended"] else "")
 
 
 def drop_checkpoints(train: Path) -> str:

@@ -190,6 +190,8 @@ def note_of(line: dict[str, Any]) -> str:
         parts.append(f"MFU {line['mfu']:.1%}")
     if line.get("data_wait", 0.0) > 0.05 * line.get("seconds", 0.0):
         parts.append(f"waits for data {line['data_wait'] / line['seconds']:.0%}")
+    if (time := line.get("time")) is not None:
+        parts.append(f"writes {time['writing']:.0%} teacher {time['teacher']:.0%} of the time")
     return "  ".join(parts)
 
 

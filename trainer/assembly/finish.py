@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
@@ -60,7 +61,9 @@ def finish(job: Job, seconds: float) -> None:
         counts["exported_step"] = best.step
     export_student(job, job.directory / EXPORT)
     if job.engine.rank == 0:
-        work = Stage(job.directory, counts=counts, extra={"best": best.state()} if best else {})
+        extra: dict[str, Any] = {"best": best.state()} if best else {}
+        extra |= {"on_policy": job.own_texts.summary()} if job.own_texts else {}
+        work = Stage(job.directory, counts=counts, extra=extra)
         write_manifest(job.directory, job.identity, work, seconds, (f"{EXPORT}/**/*", LOG, "preview.*"))
     dist.barrier()
     if job.recipe.train.keep == 0 and job.leads:

@@ -33,7 +33,7 @@ def show_first_step(job: Job) -> None:
     found = preview(kinds, weights, batch.documents, measured, read_tokenizer(job.tokenizer), of_teacher)
     named, learnt = token_names(job.tokenizer), None
     if teacher is not None:
-        learnt = TargetWeights(job.store, learnt_by(job.weighting, teacher.weighting, job.store))
+        learnt = TargetWeights(job.batches.store, learnt_by(job.weighting, teacher.weighting, job.batches.store))
     found["warnings"] = warnings(weights, kinds, job.steps, named, learnt)
     found["warnings"] += doubts(job, batch.documents, found["kinds"])
     if teacher is not None:
@@ -53,7 +53,7 @@ def doubts(job: Job, documents: np.ndarray, rows: list[dict[str, Any]]) -> list[
     equal = tables[0].copy()
     equal[[kinds.id(name) for name in (*kinds.members("trace"), "answer")]] = 1
     _, shares = weight_shares(weights, documents, equal)
-    named, targets = [*job.recipe.weighting.weights], job.store.counts.sum(axis=0, dtype=np.int64)
+    named, targets = [*job.recipe.weighting.weights], job.batches.store.counts.sum(axis=0, dtype=np.int64)
     return share_warnings(named, kinds, rows, shares, targets, tables)
 
 

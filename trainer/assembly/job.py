@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
 
 from tracestill.data_pipeline.tokens.store import TokenStore
-from tracestill.trainer.batches.batches import Batches
+from tracestill.trainer.batches.batches import Batches, MicroStep
 from tracestill.trainer.checkpoint import checkpoint
 from tracestill.trainer.checkpoint.best import Best
 from tracestill.trainer.checkpoint.files import CHECKPOINTS
@@ -48,6 +49,19 @@ class Progress:
             self.best.restore(state["best"])
 
 
+class OwnTexts(Protocol):
+    """What the student writes itself, if it learns from that (``trainer.on_policy``)."""
+
+    news: list[dict[str, Any]]  # lines for the log
+
+    def enter(self, step: int) -> bool: ...
+    def corrected(self, micro: Sequence[MicroStep]) -> Sequence[MicroStep]: ...
+    def read(self) -> dict[str, Any]: ...
+    def state(self) -> dict[str, Any]: ...
+    def load_state(self, state: Mapping[str, Any]) -> None: ...
+    def summary(self) -> dict[str, Any]: ...
+
+
 @dataclass
 class Job:
     """Everything one rank needs to train one arm."""
@@ -71,6 +85,7 @@ class Job:
     placement: Placement | None  # of ranks on hosts that share no file system; None: all share the run directory
     phases: Phases
     stragglers: Stragglers  # hears of the phases
+    own_texts: OwnTexts | None = None  # which then has the place of the run's documents in ``batches``
 
     def phase(self, name: Phase) -> None:
         """Tell whoever listens what this rank does now."""

@@ -62,6 +62,8 @@ def go_on(job: Job, found: Path, held: dict[str, Any]) -> None:
     job.progress.restore(state)
     forget_later(job)
     job.weighting.load_state(state.get("weighting", {}))
+    if job.own_texts is not None:
+        job.own_texts.load_state(state.get("on_policy", {}))
     if job.engine.rank == 0:
         stopping.clear(job.directory, stopping.MARKER)
     job.console.print(f"resuming from step {job.progress.step} of {job.steps}", highlight=False)

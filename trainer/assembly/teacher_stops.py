@@ -15,17 +15,18 @@ from tokenizers import Tokenizer
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.trainer.recipe.recipe import Recipe
+from tracestill.trainer.weighting.weighting import weighed_kinds
 
 CONFIGS = "generation_config.json", "config.json"  # the first that names them counts
 TOKENIZER, TEMPLATE, TOKENIZER_CONFIG = "tokenizer.json", "chat_template.jinja", "tokenizer_config.json"
 
 
 def check_teacher(recipe: Recipe, tokenizer: Path | None = None, eos: int | None = None) -> None:
-    """Raise InputError if the model that ``distil`` follows, as far as its directory tells, stops at other symbols than
-    the student's documents. ``tokenizer``: the student's (None: the one that the recipe names, if it does); ``eos``:
-    the id of what ends its documents (None: as their layout has it)."""
+    """Raise InputError if the model that ``distil`` or ``train.on_policy`` follows, as far as its directory tells,
+    stops at other symbols than the student's documents. ``tokenizer``: the student's (None: the one that the recipe
+    names, if it does); ``eos``: the id of what ends its documents (None: as their layout has it)."""
     model = model_of(recipe)
-    if model is None or recipe.distil is None or not recipe.distil.weighs(recipe.span_kinds(), "control"):
+    if model is None or not weighs_stops(recipe):
         return
     tokenizer = tokenizer or own_tokenizer(recipe)
     theirs = stops_of(model)
@@ -34,11 +35,22 @@ def check_teacher(recipe: Recipe, tokenizer: Path | None = None, eos: int | None
     eos = load_layout(recipe.encode, tokenizer).special_ids["eos"] if eos is None else eos
     ours = None if eos is None else Tokenizer.from_file(str(tokenizer / TOKENIZER)).id_to_token(eos)
     if ours is not None and ours not in theirs:
+        where, weight = ("distil.channel", "distil.weight.control: 0")
+        if recipe.train.on_policy is not None:
+            where, weight = ("train.on_policy.teacher", "weighting.weights.control: 0")
         raise InputError(
-            f"distil.channel: the student's documents end with {ours}, and {model} stops at {', '.join(theirs)}: from "
+            f"{where}: the student's documents end with {ours}, and {model} stops at {', '.join(theirs)}: from "
             "it the student would learn to go on; let both end alike (encode.template: chat, or another teacher), or "
-            "set distil.weight.control: 0"
+            f"set {weight}"
         )
+
+
+def weighs_stops(recipe: Recipe) -> bool:
+    """Whether what a teacher says of the symbol that ends documents has any weight."""
+    kinds = recipe.span_kinds()
+    if recipe.distil is not None:
+        return recipe.distil.weighs(kinds, "control")
+    return bool(weighed_kinds(recipe.weighting, kinds)[kinds.id("control")])
 
 
 def own_tokenizer(recipe: Recipe) -> Path | None:
@@ -58,7 +70,10 @@ def template_warning(recipe: Recipe, tokenizer: Path) -> list[str]:
 
 
 def model_of(recipe: Recipe) -> Path | None:
-    """The directory of the model that ``distil`` follows; None: there is none, or it is the student."""
+    """The directory of the model that is followed; None: there is none, or it is the student."""
+    own = recipe.train.on_policy
+    if own is not None and own.has_teacher and Path(own.teacher).is_dir():
+        return Path(own.teacher)
     if recipe.distil is None:
         return None
     scorer = recipe.score[recipe.distil.scorer]

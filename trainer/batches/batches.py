@@ -71,14 +71,22 @@ class Batches:
         self.store = store
         self.weights = TargetWeights(store, weighting, normaliser)
         self.teacher = teacher
-        self.plan_of_epoch = plan_of_epoch
         self.rank, self.ranks, self.group = rank, ranks, group
         self.part, self.parts = part, parts
         self.make_row: Callable[..., PackedBatch] = make_row or row_of
         self.pad_id = pad_id
         self.device = device
+        self.begin(plan_of_epoch)
+
+    def begin(self, plan_of_epoch: Callable[[int], Plan]) -> None:
+        """Take the plans of epochs from here."""
+        self.plan_of_epoch = plan_of_epoch
         self.epoch, self.plan = 0, plan_of_epoch(0)
         self.begins = [0, self.plan.n_steps]  # the first step of each epoch that is known, and of the next one
+
+    def holds(self, step: int) -> bool:
+        """Whether ``step`` can be made now, before those that come before it have ended."""
+        return True
 
     @property
     def accumulation(self) -> int:

@@ -37,7 +37,7 @@ class Prefetch:
 
     def prepare(self, step: int) -> None:
         """Make ``step`` ready; called on every rank once the last backward of the step before is under way."""
-        if not self.possible or step >= self.steps:
+        if not self.possible or step >= self.steps or not self.batches.holds(step):
             return
         begun = time.perf_counter()
         self.held = step, self.batches.step(step)

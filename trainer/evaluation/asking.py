@@ -218,7 +218,7 @@ class LocalAsker:
 
         def ended(one: Wanted, text: Written) -> None:
             at, sample = job_of[id(one)]
-            self.answers.keep(name_of(queries[at], sample), [*text, queries[at].max_new_tokens])
+            self.answers.keep(name_of(queries[at], sample), [*text[:3], queries[at].max_new_tokens])
 
         write_wanted(
             self.model,

@@ -123,6 +123,10 @@ def line_of(step: int, steps: int, numbers: dict[str, Any]) -> str:
     parts.append(f"{numbers['memory_gib']:.1f} GiB")
     if numbers["data_wait"] > 0.01 * numbers["seconds"]:
         parts.append(f"waits for data {numbers['data_wait'] / numbers['seconds']:.0%}")
+    if (time := numbers.get("time")) is not None:
+        parts.append("time: " + ", ".join(f"{name} {share:.0%}" for name, share in time.items()))
+    if "ratio" in numbers:
+        parts.append(f"ratio {numbers['ratio']:.3f} ({numbers['ratio_bound']:.1%} at the bound)")
     return "  ".join(parts)
 
 

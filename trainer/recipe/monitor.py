@@ -65,7 +65,7 @@ def events(line: dict[str, Any]) -> list[tuple[str, float, int]]:
         if key == "kinds" and isinstance(value, dict):
             for kind, numbers in value.items():
                 found += [(f"{prefix}/{kind}/{name}", number, line["step"]) for name, number in numbers.items()]
-        elif key == "routers" and isinstance(value, dict):
+        elif key in ("routers", "time") and isinstance(value, dict):
             found += [(f"{prefix}/{key}/{name}", number, line["step"]) for name, number in value.items()]
         elif key not in LEFT_OUT:
             found.append((f"{prefix}/{key}", value, line["step"]))

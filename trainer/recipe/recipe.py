@@ -38,7 +38,7 @@ from tracestill.trainer.recipe.optimizers import own_optimizer, without_foreign_
 from tracestill.trainer.recipe.own_stage import OwnStage
 from tracestill.trainer.recipe.score_settings import ScorerConfig, check_names
 from tracestill.trainer.recipe.settings import GENERATION, UNTRAINED, EvaluateConfig, StudentConfig, TrainConfig
-from tracestill.trainer.recipe.student_settings import check_together, own_attention
+from tracestill.trainer.recipe.student_settings import check_on_policy, check_together, own_attention
 from tracestill.trainer.weighting import WeightingConfig, channels_of, is_out_of_sight, make_weighting, own_module
 from tracestill.trainer.weighting.by_teacher import DistilConfig
 
@@ -151,8 +151,8 @@ class Recipe(BaseModel):
             if teacher is not None and teacher not in names:
                 raise ValueError(f"{field}: '{teacher}' is no teacher of sample.teachers ({', '.join(names)})")
         deepspeed_keys.check(self.deepspeed)
-        files = self.train.offload.parameters == "nvme"
-        check_together(self.student, self.train.zero, self.train.tiled_mlp, files)
+        check_together(self.student, self.train.zero, self.train.tiled_mlp, self.train.offload.parameters == "nvme")
+        check_on_policy(self)
         if self.train.metric:
             name = self.train.metric.rpartition(".")[0]
             if name != GENERATION:

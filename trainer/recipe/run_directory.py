@@ -205,13 +205,20 @@ class RunDirectory:
             config["distil"] = recipe["distil"]
         if arm != MAIN_ARM and is_out_of_sight(own.weighting.use):  # defaults of its options are not known here
             config["weighting"] = {**config["weighting"], "options": UNKNOWN}
-        if (own.train.metric or "").startswith(GENERATION):
-            config["evaluate"] = {key: value for key, value in recipe.get("evaluate", {}).items() if key in ANSWERING}
+        read = TRAINED_ON
+        asking = set(ANSWERING) if (own.train.metric or "").startswith(GENERATION) else set()
+        if own.train.on_policy is not None:  # how its texts are asked for, read, cut and packed; the questions
+            asking |= {"max_new_tokens", "batch_size", "batch_tokens"}
+            config |= {key: recipe.get(key, {}) for key in ("segment", "plan")}
+            config["readers"] = recipe["sample"].get("readers", [])
+            read = (*TRAINED_ON, "sample")
+        if asking:
+            config["evaluate"] = {key: value for key, value in recipe.get("evaluate", {}).items() if key in asking}
             config |= verify_config(own.verify, self.memory)
         if found := contents(trained_with(own), self.memory):
             config[CONTENTS] = found
         scores = {f"{SCORE}/{name}": path for name, path in self.scores_read(arm).items()}
-        return config, {name: self.stage(arm, name) for name in TRAINED_ON} | scores
+        return config, {name: self.stage(arm, name) for name in read} | scores
 
     def evaluate_stage(self, arm: str) -> tuple[dict[str, Any], dict[str, Path]]:
         """Config and input directories that decide whether an arm's evaluation is current."""
@@ -326,6 +333,8 @@ def trained_with(recipe: Recipe) -> dict[str, dict[str, Path]]:
     found = named_files(recipe.weighting.options, "weighting.options")
     if (base := recipe.student.pretrained) is not None:
         found[BASE] = files_of_model(base, recipe.student.trust_remote_code)
+    if (own := recipe.train.on_policy) is not None and own.has_teacher:
+        found["train.on_policy.teacher"] = files_of_model(Path(own.teacher), None)
     if (module := own_module(recipe.weighting.use)) is not None:
         found["weighting.module"] = own_modules.files(module)
     if (module := own_attention(recipe.student.attention)) is not None:

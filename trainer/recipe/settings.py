@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
 
 from tracestill.data_pipeline.guards.names import Name
+from tracestill.data_pipeline.rounds.on_policy import OnPolicyConfig
 from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConfig
 from tracestill.data_pipeline.variations.further import HELD_OUT, AlsoConfig
 from tracestill.data_pipeline.variations.known import ReworderConfig, VariationsConfig
@@ -148,6 +149,9 @@ class TrainConfig(BaseModel):
         "there is no MFU",
     )
     monitor: MonitorConfig = Field(MonitorConfig(), description="what else the log's numbers are written to")
+    on_policy: OnPolicyConfig | None = Field(
+        None, description="the student learns from texts of its own, in place of the plan's documents; null: from these"
+    )
 
     watchdog: WatchdogConfig = Field(WatchdogConfig(), description="when a rank that is dead or stuck ends the others")
 
@@ -207,6 +211,8 @@ class TrainConfig(BaseModel):
             )
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of train.steps and train.epochs")
+        if self.on_policy is not None and not self.steps:
+            raise ValueError("train.on_policy needs train.steps: its texts have no epochs")
         if self.steps and self.warmup >= self.steps:
             raise ValueError(f"train.warmup ({self.warmup}) must be smaller than train.steps ({self.steps})")
         if (self.schedule == "wsd") != (self.decay > 0):

@@ -169,3 +169,27 @@ def check_together(student: StudentConfig, zero: int | str, tiled_mlp: int | boo
         )
     if student.compile and tiled_mlp:
         raise ValueError("student.compile: not with train.tiled_mlp, whose pieces it would leave as they are")
+
+
+def check_on_policy(recipe: Any) -> None:
+    """Raise ValueError naming what a recipe has that does not go with its ``train.on_policy``."""
+    own = recipe.train.on_policy
+    if own is None:
+        return
+    faults = {
+        "an encoder-decoder: only decoders write here": recipe.student.encoder_decoder,
+        "student.lora: adapters would have to be merged before each refresh; train all parameters": recipe.student.lora,
+        "train.offload.parameters: nvme: parameters have to be gathered at once to write": (
+            recipe.train.offload.parameters == "nvme"
+        ),
+        "train.local_checkpoints: ranks share what they write": recipe.train.local_checkpoints,
+        "distil: it has a teacher of its own; leave distil out (null)": recipe.distil,
+        "encode.two_task: which of the two would be written?": recipe.encode.two_task,
+        "segment.by: spans: a student's texts have none; let them be cut by flow": recipe.segment.by == "spans",
+        f"weighting.use: {recipe.weighting.use}: its tokens weigh by their kinds alone (weighting.weights)": (
+            recipe.weighting.use != "span"
+        ),
+    }
+    for what, there in faults.items():
+        if there:
+            raise ValueError(f"train.on_policy does not go with {what}")

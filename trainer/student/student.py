@@ -147,14 +147,16 @@ class Student(nn.Module):
         self.routers: Routers | None = None  # whose balance is part of the loss; set by ``adapt``
 
     def forward(
-        self, packed: PackedBatch, scale: float | Tensor, teacher: TeacherTopK | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Loss and statistics of one packed row.
+        self, packed: PackedBatch, scale: float | Tensor, teacher: TeacherTopK | None = None, *, rows: bool = False
+    ) -> tuple[Tensor, Tensor] | RowLosses:
+        """Loss and statistics of one packed row; or ``token_losses``, if single ``rows`` are asked for.
 
         ``scale`` is the part of c that is not in the row's weights; ``teacher``, if there is one, what it says of the
         row's labels. Returns the loss (scalar, fp32, attached to the graph even if no row has weight) and the per-kind
         statistics (num_kinds, S), columns as in ``Statistic``.
         """
+        if rows:
+            return self.token_losses(packed)
         reference_nll = packed.reference_nll
         if self.reference_nll is not None:
             reference_nll = self.reference_nll(packed, self.exchange)

@@ -191,6 +191,13 @@ def make_weighting(config: WeightingConfig, kinds: Kinds, seed: int = 0, scores:
     return weighting
 
 
+def weighed_kinds(config: WeightingConfig, kinds: Kinds) -> np.ndarray:
+    """(K,) bool: the kinds to which a weighting by kind alone gives a weight at some step."""
+    weighting = make_weighting(config, kinds)
+    steps = {0, *(step for w in config.weights.values() if isinstance(w, Schedule) for step in w.corners())}
+    return np.any([table_at(weighting, step, len(kinds)) > 0 for step in steps], axis=0)
+
+
 def check_control(config: WeightingConfig) -> None:
     """Raise InputError if a built-in weighting gives delimiters no weight at any step, which shows before there is any
     data; ``stops.check_stops`` asks again when there is."""

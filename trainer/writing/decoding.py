@@ -47,6 +47,7 @@ class Written(NamedTuple):
     ids: list[int]  # ends with a stop if it finished
     logprob: float  # sum of log p of the ids under the model as it is, nats, whatever the temperature
     finished: bool  # it ended by itself
+    logprobs: Sequence[float] = ()  # of each of the ids, likewise
 
 
 Ended = Callable[[Wanted, Written], None]
@@ -130,6 +131,7 @@ class Text:
     seed: int
     ids: list[int] = field(default_factory=list)
     logprob: float = 0.0
+    logprobs: list[float] = field(default_factory=list)
     draws: np.ndarray = field(init=False)  # (limit,) in [0, 1), one a token
 
     def __post_init__(self) -> None:
@@ -142,7 +144,7 @@ class Text:
         finished = self.ids[-1] in stops
         if not finished and len(self.ids) < self.wanted.limit:
             return False
-        ended(self.wanted, Written(self.ids, self.logprob, finished))
+        ended(self.wanted, Written(self.ids, self.logprob, finished, self.logprobs))
         return True
 
 
@@ -337,6 +339,7 @@ def choose(logits: Tensor, texts: Sequence[Text]) -> Tensor:
     for text, token, logprob in zip(texts, tokens.tolist(), logprobs.tolist(), strict=True):
         text.ids.append(token)
         text.logprob += logprob
+        text.logprobs.append(logprob)
     return tokens
 
 

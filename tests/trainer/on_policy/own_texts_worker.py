@@ -1,0 +1,79 @@
+"""Trainings on a student's own texts, whole, and stopped and gone on with.
+
+own_texts_worker.py RUN[:STOP_AT] ...    each trains the run until its end, or until so many steps are done
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from tracestill.trainer.assembly.first_step import show_first_step
+from tracestill.trainer.assembly.prepare import prepare
+from tracestill.trainer.assembly.resume import open_directory
+from tracestill.trainer.engine.engine import leave
+from tracestill.trainer.engine.own_texts import writer
+from tracestill.trainer.engine.whole import full_state_dict
+from tracestill.trainer.faults import stopping
+from tracestill.trainer.on_policy.on_policy import OnPolicy
+from tracestill.trainer.recipe.run_directory import RunDirectory
+from tracestill.trainer.train import finish, train
+
+
+def go(root: Path, stop_at: int | None) -> None:
+    job = prepare(RunDirectory.open(root), "traces")
+    job.own_texts = OnPolicy(job)
+    open_directory(job, "auto")
+    if job.progress.step == 0:
+        begin(job)
+    job.own_texts.enter(job.progress.step)
+    if job.progress.step == 0:
+        show_first_step(job)
+    plain = job.engine.forward
+
+    def forward(micro):
+        if stop_at is not None and job.progress.step == stop_at - 1 and job.engine.rank == 0:
+            stopping.request(job.directory, "")
+        return plain(micro)
+
+    job.engine.forward = forward  # type: ignore[method-assign]
+    request = stopping.StopRequest(job.directory, seconds=None, started=time.perf_counter(), rank=job.engine.rank)
+    with request as stop, job.saver:
+        complete = train(job, stop)
+    assert complete == (stop_at is None)
+    if complete:
+        finish(job, 1.0)
+    job.engine.close()
+    dist.barrier()
+    if job.engine.rank == 0:
+        stopping.clear(job.directory, stopping.REQUEST)
+    dist.barrier()
+
+
+def begin(job) -> None:
+    """Keep the weights that the student begins with; it writes with these, and none of them is copied."""
+    whole = full_state_dict(job.engine)
+    student = dict(job.engine.module.model.named_parameters())
+    with writer(job.engine) as model:
+        for name, own in model.named_parameters():
+            assert own.data_ptr() == student[name].data_ptr()
+            assert own.device.type == "cpu"
+            if whole is not None:
+                assert torch.equal(own, whole[name])
+    if job.engine.settings.zero == 3:
+        assert all(parameter.numel() == 0 for parameter in student.values()), "gathered only while it writes"
+    if whole is not None:
+        save_file(
+            {name: tensor.contiguous().clone() for name, tensor in whole.items()}, job.run.root / "begins.safetensors"
+        )
+
+
+for word in sys.argv[1:]:
+    run, _, stop = word.partition(":")
+    go(Path(run), int(stop) if stop else None)
+leave(0)

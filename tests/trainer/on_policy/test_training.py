@@ -1,0 +1,130 @@
+"""Whole trainings on a student's own texts: the loss of their steps, on other ranks and stages, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import own_texts
+import pytest
+import torch
+from distributed_support import run_workers
+from own_texts import TRAIN, copied, loss_of, plain, prepared, recipe, store_of, texts_of
+from safetensors.torch import load_file
+from same_training import assert_same, outcome
+from stored_tensors import stored_tensors
+from transformers import LlamaForCausalLM
+
+from tracestill.data_pipeline.base.stage import read_manifest
+
+WORKER = Path(__file__).with_name("own_texts_worker.py")
+STEPS = 5
+
+
+def trained(*runs: str, ranks: int) -> None:
+    run_workers(WORKER, *runs, ranks=ranks)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """two, three: two ranks at those stages; one: a rank alone; none: without a teacher; stopped: and gone on with."""
+    place = tmp_path_factory.mktemp("own")
+    data, teacher = prepared(place)
+    copied(data, place / "two", recipe(teacher))
+    copied(data, place / "three", recipe(teacher, zero=3))
+    copied(data, place / "one", recipe(teacher, zero=0, ranks=1))
+    copied(data, place / "none", recipe("none", ranks=1, zero=0))
+    shutil.copytree(place / "two", place / "stopped")
+    runs = [place / name for name in ("two", "three")]
+    trained(*runs, f"{place / 'stopped'}:3", ranks=2)
+    again = place / "stopped" / TRAIN / "refreshes"
+    shutil.rmtree(again / "000001" / "teacher")  # a kill while the teacher scores; and one while the student writes
+    shutil.copytree(again / "000000", again / "000002")
+    trained(f"{place / 'stopped'}:4", ranks=2)
+    assert not (again / "000002").exists() or texts_of(place / "stopped", 2) != texts_of(place / "stopped", 0)
+    trained(place / "stopped", ranks=2)
+    trained(place / "one", place / "none", ranks=1)
+    return place
+
+
+def log(run):
+    return [json.loads(line) for line in (run / TRAIN / "log.jsonl").read_text().splitlines()]
+
+
+def losses(run):
+    return {line["step"]: line["loss"] for line in log(run) if "loss" in line}
+
+
+@pytest.mark.parametrize("name", ["one", "none"])
+def test_the_loss_of_a_step_is_that_of_plain_models_in_float64(root, name):
+    """Step 1 learns from texts of the student as it is; step 2 from the same, which are then a step old."""
+    run = root / name
+    teacher = None if name == "none" else LlamaForCausalLM.from_pretrained(root / "teacher").double()
+    texts, store = texts_of(run, 0), store_of(run, 0)
+    directory = own_texts.RunDirectory.open(run)
+    begins = plain(directory, load_file(run / "begins.safetensors"))
+    stored = stored_tensors(run / TRAIN / "checkpoints/step-000001")
+    held = {key.removeprefix("parameter/"): tensor for key, tensor in stored.items() if key.startswith("parameter/")}
+    after = plain(directory, {name: held[find(held, name)] for name in begins.state_dict()})
+    found = losses(run)
+    assert found[1] == pytest.approx(loss_of(store, texts, begins, teacher, 0), rel=2e-5)
+    assert found[2] == pytest.approx(loss_of(store, texts, after, teacher, 2.0), rel=2e-5)
+    assert loss_of(store, texts, after, teacher, 0) != pytest.approx(found[2], rel=1e-3), "the ratio has a part"
+    line = next(line for line in log(run) if line["step"] == 2 and "loss" in line)
+    assert "ratio" in line
+    assert sum(line["time"].values()) == pytest.approx(1)
+
+
+def find(held, name):
+    """The key of a parameter, whatever stands before it."""
+    return next(key for key in held if key == name or key.endswith(f".{name}") or f"model.{key}" == name)
+
+
+def test_texts_are_drawn_by_the_student_itself(root):
+    run = root / "one"
+    begins = plain(own_texts.RunDirectory.open(run), load_file(run / "begins.safetensors"))
+    store = store_of(run, 0)
+    rows = texts_of(run, 0)
+    assert [(row["place"], row["sample"]) for row in rows] == [(p, s) for p in range(3) for s in range(2)]
+    assert len({tuple(row["ids"]) for row in rows}) > 3
+    for document, row in enumerate(rows):
+        tokens = store.tokens(document)
+        assert tokens[row["prompt"] :].tolist() == row["ids"]
+        with torch.no_grad():
+            each = own_texts.log_probs(begins, tokens)
+        picked = each[np.arange(row["prompt"] - 1, len(tokens) - 1), torch.from_numpy(tokens[row["prompt"] :]).long()]
+        np.testing.assert_allclose(row["logprobs"], picked.numpy(), atol=2e-5)
+        assert row["finished"] or len(row["ids"]) == own_texts.OWN["max_new_tokens"]
+
+
+@pytest.mark.parametrize("name", ["three", "one"])
+def test_other_ranks_and_stages_write_and_learn_the_same(root, name):
+    two, other = losses(root / "two"), losses(root / name)
+    assert [row["ids"] for row in texts_of(root / "two", 0)] == [row["ids"] for row in texts_of(root / name, 0)]
+    assert other[1] == pytest.approx(two[1], rel=1e-5)
+    assert other[2] == pytest.approx(two[2], rel=1e-4)
+
+
+def test_a_killed_training_goes_on_bit_for_bit(root):
+    whole, stopped = (outcome(root / name, STEPS) for name in ("two", "stopped"))
+    assert_same(whole, stopped, STEPS)
+    for number in range(3):
+        assert texts_of(root / "two", number) == texts_of(root / "stopped", number)
+    events = [line["refresh"] for line in log(root / "stopped") if line.get("event") == "refresh"]
+    assert events == [0, 1, 2]
+
+
+def test_a_checkpoint_names_its_refresh_and_the_manifest_counts_all_texts(root):
+    run = root / "two" / TRAIN
+    for step, number in ((1, 0), (2, 0), (3, 1), (5, 2)):
+        state = json.loads((run / f"checkpoints/step-{step:06d}/state.json").read_text())
+        assert state["on_policy"]["refresh"] == number
+    told = (read_manifest(run) or {})["on_policy"]
+    assert told["refreshes"] == 3
+    assert told["in"] == told["out"] + sum(told["rejected"].values()) == 18
+    assert sum(told["time"].values()) == pytest.approx(1)
+    assert told["ended"] is None
+    assert not (run / "refreshes/000000/teacher").exists(), "can be made again"
+    assert (run / "refreshes/000002/teacher").exists()
