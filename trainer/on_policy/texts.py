@@ -23,7 +23,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import read_rows, write_rows
 from tracestill.data_pipeline.base.stage import output_digest, read_manifest, stage
 from tracestill.data_pipeline.documents.encode import load_layout
-from tracestill.data_pipeline.documents.written import OwnDocuments, OwnText
+from tracestill.data_pipeline.rounds.own_documents import OwnDocuments, OwnText
 from tracestill.data_pipeline.rounds.questions import drawn, training_questions
 from tracestill.data_pipeline.sampling.readers.chain import Chain
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter

@@ -73,7 +73,7 @@ def begin(job) -> None:
         )
 
 
-for word in sys.argv[1:]:
+for word in (word for word in sys.argv[1:] if not word.startswith("--")):
     run, _, stop = word.partition(":")
     go(Path(run), int(stop) if stop else None)
 leave(0)

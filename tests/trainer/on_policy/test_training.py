@@ -94,7 +94,7 @@ def test_texts_are_drawn_by_the_student_itself(root):
         assert tokens[row["prompt"] :].tolist() == row["ids"]
         with torch.no_grad():
             each = own_texts.log_probs(begins, tokens)
-        picked = each[np.arange(row["prompt"] - 1, len(tokens) - 1), torch.from_numpy(tokens[row["prompt"] :]).long()]
+        picked = each[np.arange(row["prompt"] - 1, len(tokens) - 1), torch.tensor(tokens[row["prompt"] :].tolist())]
         np.testing.assert_allclose(row["logprobs"], picked.numpy(), atol=2e-5)
         assert row["finished"] or len(row["ids"]) == own_texts.OWN["max_new_tokens"]
 

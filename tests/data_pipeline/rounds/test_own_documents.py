@@ -11,7 +11,7 @@ from fake_run import mini_recipe, run_data_stages
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, read_rows, record_from_row, with_spans
 from tracestill.data_pipeline.documents.encode import EncodeConfig, load_layout
-from tracestill.data_pipeline.documents.written import OwnDocuments, OwnText
+from tracestill.data_pipeline.rounds.own_documents import OwnDocuments, OwnText
 from tracestill.data_pipeline.segmentation import SegmentConfig, Segmenter
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
@@ -57,18 +57,17 @@ def test_tokens_stay_as_they_were_drawn_however_the_text_would_be_cut(run, recor
     tokenizer = run.stage("traces", "tokenizer")
     layout = load_layout(EncodeConfig(), tokenizer)
     of = layout.tokenizer
-    letters = [of.backend.token_to_id(letter) for letter in "9+4=13."]
+    text = "them 9+4=13."
+    letters = [of.backend.token_to_id(letter.replace(" ", "\u2581")) for letter in text]
     ids = [of.think, *letters, of.end_think, of.backend.token_to_id("3"), of.eos]
-    assert of.backend.encode("9+4=13.", add_special_tokens=False).ids != letters
+    assert len(of.backend.encode(text, add_special_tokens=False).ids) < len(letters)
     (made,) = OwnDocuments(layout, tokenizer, SEGMENT, KINDS)([OwnText(records[0].question, ids, layout.read(ids))])
     prompt = layout.prompt_ids(records[0].question)
     assert made.tokens.tolist() == [*prompt, *ids]
     names = [KINDS.names[kind] for kind in made.kinds[len(prompt) :]]
-    assert names[0] == names[8] == names[10] == "control"
-    assert names[9] == "answer"
-    assert {KINDS.lineages[name][-1] for name in names[1:8]} <= {"trace", "derive"}
-    assert "expression" in names[1:5]
-    assert names[6] == "result"
+    assert [names[0], *names[-3:]] == ["control", "control", "answer", "control"]
+    assert {KINDS.lineages[name][-1] for name in names[1:-3]} <= {"trace", "derive", "plan", "prose", "check"}
+    assert [names[1 + text.index(sign)] for sign in "+3"] == ["expression", "result"]
 
 
 def test_what_was_cut_off_is_trace_without_an_end(run, records):
