@@ -1,6 +1,7 @@
 """Trainings on a student's own texts, whole, and stopped and gone on with.
 
-own_texts_worker.py RUN[:STOP_AT] ...    each trains the run until its end, or until so many steps are done
+own_texts_worker.py RUN[:STOP_AT] ...    each trains the run until its end, or until so many steps are done; RUN:longer
+                                         until its texts are longer than at first
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.train import finish, train
 
 
-def go(root: Path, stop_at: int | None) -> None:
+def go(root: Path, stop_at: int | None, *, longer: bool = False) -> None:
     job = prepare(RunDirectory.open(root), "traces")
     job.own_texts = OnPolicy(job)
+    if longer:
+        begin_short(job.own_texts.author)
     open_directory(job, "auto")
     if job.progress.step == 0:
         begin(job)
@@ -55,6 +58,16 @@ def go(root: Path, stop_at: int | None) -> None:
     dist.barrier()
 
 
+def begin_short(author) -> None:
+    plain, own = author.write, author.own
+
+    def write(number, directory):
+        author.own = own if number else own.model_copy(update={"max_new_tokens": 4})
+        plain(number, directory)
+
+    author.write = write
+
+
 def begin(job) -> None:
     """Keep the weights that the student begins with; it writes with these, and none of them is copied."""
     whole = full_state_dict(job.engine)
@@ -74,6 +87,6 @@ def begin(job) -> None:
 
 
 for word in (word for word in sys.argv[1:] if not word.startswith("--")):
-    run, _, stop = word.partition(":")
-    go(Path(run), int(stop) if stop else None)
+    run, _, how = word.partition(":")
+    go(Path(run), int(how) if how.isdecimal() else None, longer=how == "longer")
 leave(0)

@@ -29,23 +29,25 @@ def trained(*runs: str, ranks: int) -> None:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """two, three: two ranks at those stages; one: a rank alone; none: without a teacher; stopped: and gone on with."""
+    """two, three: two ranks at those stages; parts: that share rows; one: a rank alone; none: without a teacher; stopped:
+    and gone on with; longer: texts grow."""
     place = tmp_path_factory.mktemp("own")
     data, teacher = prepared(place)
     copied(data, place / "two", recipe(teacher))
-    copied(data, place / "three", recipe(teacher, zero=3))
-    copied(data, place / "one", recipe(teacher, zero=0, ranks=1))
-    copied(data, place / "none", recipe("none", ranks=1, zero=0))
+    copied(data, place / "three", recipe(teacher, zero=3, steps=2))
+    copied(data, place / "one", recipe(teacher, zero=0, ranks=1, steps=2))
+    copied(data, place / "none", recipe("none", ranks=1, zero=0, steps=2))
+    copied(data, place / "longer", recipe("none", ranks=1, zero=0))
+    copied(data, place / "parts", recipe(teacher, sequence_parallel=2, steps=2))
     shutil.copytree(place / "two", place / "stopped")
-    runs = [place / name for name in ("two", "three")]
+    runs = [place / name for name in ("two", "three", "parts")]
     trained(*runs, f"{place / 'stopped'}:3", ranks=2)
     again = place / "stopped" / TRAIN / "refreshes"
     shutil.rmtree(again / "000001" / "teacher")  # a kill while the teacher scores; and one while the student writes
     shutil.copytree(again / "000000", again / "000002")
-    trained(f"{place / 'stopped'}:4", ranks=2)
-    assert not (again / "000002").exists() or texts_of(place / "stopped", 2) != texts_of(place / "stopped", 0)
-    trained(place / "stopped", ranks=2)
-    trained(place / "one", place / "none", ranks=1)
+    trained(f"{place / 'stopped'}:4", place / "stopped", ranks=2)
+    assert texts_of(place / "stopped", 2) != texts_of(place / "stopped", 0)
+    trained(place / "one", place / "none", f"{place / 'longer'}:longer", ranks=1)
     return place
 
 
@@ -99,7 +101,7 @@ def test_texts_are_drawn_by_the_student_itself(root):
         assert row["finished"] or len(row["ids"]) == own_texts.OWN["max_new_tokens"]
 
 
-@pytest.mark.parametrize("name", ["three", "one"])
+@pytest.mark.parametrize("name", ["three", "one", "parts"])
 def test_other_ranks_and_stages_write_and_learn_the_same(root, name):
     two, other = losses(root / "two"), losses(root / name)
     assert [row["ids"] for row in texts_of(root / "two", 0)] == [row["ids"] for row in texts_of(root / name, 0)]
@@ -128,3 +130,15 @@ def test_a_checkpoint_names_its_refresh_and_the_manifest_counts_all_texts(root):
     assert told["ended"] is None
     assert not (run / "refreshes/000000/teacher").exists(), "can be made again"
     assert (run / "refreshes/000002/teacher").exists()
+
+
+def test_texts_that_grow_end_training_which_says_so_and_exports(root):
+    run = root / "longer" / TRAIN
+    told = read_manifest(run) or {}
+    assert told["counts"]["steps"] == 2
+    assert told["on_policy"]["ended"]["rule"] == "length"
+    assert told["on_policy"]["refreshes"] == 2
+    (event,) = [line for line in log(root / "longer") if line.get("event") == "ended"]
+    assert event["step"] == 2
+    assert "more than train.on_policy.stop.length = 2 times as many" in event["why"]
+    assert (run / "export/model.safetensors").exists()
