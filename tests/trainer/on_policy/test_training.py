@@ -29,8 +29,8 @@ def trained(*runs: str, ranks: int) -> None:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """two, three: two ranks at those stages; parts: that share rows; one: a rank alone; none: without a teacher; stopped:
-    and gone on with; longer: texts grow."""
+    """two, three: two ranks at those stages; parts: that share rows; one: a rank alone; none: without a teacher;
+    stopped: and gone on with; longer: texts grow."""
     place = tmp_path_factory.mktemp("own")
     data, teacher = prepared(place)
     copied(data, place / "two", recipe(teacher))
