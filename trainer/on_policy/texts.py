@@ -171,12 +171,12 @@ class Author:
             with TokenStoreWriter(work.path / TOKENS, self.job.recipe.span_kinds()) as store:
                 for row, document in zip(good, made, strict=True):
                     end = None if self.own.horizon is None else row["prompt"] + self.own.horizon
-                    columns = [column[:end] for column in document]
-                    if len(columns[0]) > self.job.recipe.plan.capacity:
+                    tokens, kinds, steps = (column[:end] for column in document)
+                    if len(tokens) > self.job.recipe.plan.capacity:
                         row["reason"] = "overlong"
                         continue
                     name = f"{row['question_id']}-{row['place']}-{row['sample']}"
-                    store.add(name, row["question_id"], *columns)
+                    store.add(name, row["question_id"], tokens, kinds, steps)
             write_rows(work.path / TEXTS, held(rows), TEXT_SCHEMA)
             work.counts = counts_of(rows)
         shutil.rmtree(directory / PARTS, ignore_errors=True)

@@ -205,7 +205,7 @@ class RunDirectory:
             config["distil"] = recipe["distil"]
         if arm != MAIN_ARM and is_out_of_sight(own.weighting.use):  # defaults of its options are not known here
             config["weighting"] = {**config["weighting"], "options": UNKNOWN}
-        read = TRAINED_ON
+        read: tuple[str, ...] = TRAINED_ON
         asking = set(ANSWERING) if (own.train.metric or "").startswith(GENERATION) else set()
         if own.train.on_policy is not None:  # how its texts are asked for, read, cut and packed; the questions
             asking |= {"max_new_tokens", "batch_size", "batch_tokens"}
