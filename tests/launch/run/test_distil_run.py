@@ -1,4 +1,5 @@
-"""The ready recipe recipes/demo_topk.yaml from the command line, small: the demo's student, scored, then followed."""
+"""The ready recipe recipes/demo_topk.yaml from the command line, small: the demo's student, scored, then followed; and,
+as a soak, recipes/demo_on_policy.yaml: followed on texts of the follower's own."""
 
 from __future__ import annotations
 
@@ -16,6 +17,14 @@ SMALL = {
     "questions.train": 40, "questions.test": 4, "train.steps": 3, "train.warmup": 1, "train.ranks": 1,
     "train.log_every": 1, "train.held_out_every": 0,
 }  # fmt: skip
+OWN = {
+    "questions.validation": 3,
+    "rounds.on_policy.questions": 2,
+    "rounds.on_policy.samples": 2,
+    "rounds.on_policy.refresh": 1,
+    "rounds.changes.train": "{steps: 2, warmup: 0, log_every: 1, lr: 1.0e-3}",
+    "evaluate.max_new_tokens": 9,
+}
 
 
 def run(recipe: str, *more: str) -> str:
@@ -60,3 +69,18 @@ def test_what_was_scored_is_an_input_of_the_arms_that_follow_it(root):
     assert by_kind["derive"]["teacher_tokens"] == by_kind["derive"]["tokens"]
     assert by_kind["prompt"]["teacher_tokens"] == 0
     assert not [line for line in preview["warnings"] if "template" in line or "distil" in line]
+
+
+@pytest.mark.soak
+def test_a_student_follows_on_texts_of_its_own(root, monkeypatch):
+    monkeypatch.chdir(root.parents[1])
+    words = [word for key, value in (SMALL | OWN).items() for word in ("--set", f"{key}={value}")]
+    said = " ".join(str(command("rounds", RECIPES / "demo_on_policy.yaml", *words).output).split())
+    place = root.parent / "demo_on_policy"
+    result = json.loads((place / "rounds.json").read_text())
+    assert [row["trained"] for row in result["rounds"]] == [True, True]
+    told = result["rounds"][1]["own_texts"]
+    assert told["in"] == told["out"] == 8
+    assert len(lines(place / "rounds/1", "traces")) == 2
+    assert "8 of 8 texts of its own in 2 refreshes" in said
+    assert "time: writing" in said
