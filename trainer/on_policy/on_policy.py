@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.places import remove
-from tracestill.data_pipeline.base.stage import missing_files, read_manifest
+from tracestill.data_pipeline.base.stage import changed_files, missing_files, read_manifest
 from tracestill.kernels.loss import Given
 from tracestill.trainer.assembly.job import Job
 from tracestill.trainer.batches.batches import MicroStep
@@ -48,7 +48,7 @@ class OnPolicy:
         self.number: int | None = None  # of the refresh
         self.named: dict[str, Any] = {}  # by the checkpoint that training went on from
         self.ended: dict[str, Any] | None = None
-        self.told: set[int] = set()  # refreshes that the log knows
+        self.told: set[tuple[Any, Any]] = set()  # events that the log knows, and their refreshes
         self.news: list[dict[str, Any]] = []  # lines for the log
         self.spent = dict.fromkeys(PARTS, 0.0)  # seconds since the last reading
         self.all_spent = dict.fromkeys((*PARTS, "training"), 0.0)
@@ -63,12 +63,13 @@ class OnPolicy:
         texts have become too long, and training ends here."""
         number = step // self.own.refresh
         if number == self.number:
-            return True
+            return self.ended is None
         self.job.phase("measure")
         if self.number is None:
+            self.since = time.perf_counter()
             self.forget_later(step)
             lines = read_log(self.job.directory / LOG)
-            self.told = {line["refresh"] for line in lines if line.get("event") == "refresh" and line["step"] <= step}
+            self.told = {(line.get("event"), line.get("refresh")) for line in lines if line.get("step", 0) <= step}
         directory = self.folder(number)
         self.write(number, directory, step)
         texts = self.author.read(directory)
@@ -81,9 +82,8 @@ class OnPolicy:
             self.tell(texts, {"event": "ended", "step": step, **(self.ended or {})})
             return False
         self.samples.renew(texts, self.scored(directory, texts), number)
-        if number not in self.told:
-            steps = min(self.own.refresh, self.job.steps - step)
-            self.tell(texts, {"event": "refresh", "step": step, "unread": self.samples.unread(steps)})
+        steps = min(self.own.refresh, self.job.steps - self.samples.first)
+        self.tell(texts, {"event": "refresh", "step": step, "unread": self.samples.unread(steps)})
         return True
 
     def folder(self, number: int) -> Path:
@@ -103,12 +103,12 @@ class OnPolicy:
     def write(self, number: int, directory: Path, step: int) -> None:
         """Let the student write, unless it has. Raises InputError if texts are gone that it cannot write any more."""
         place, begun = directory / WRITTEN, time.perf_counter()
-        if share_json(read_manifest(place) is not None and not missing_files(place)):
+        if share_json(read_manifest(place) is not None and not (missing_files(place) or changed_files(place))):
             return
         if number * self.own.refresh != step:
             raise InputError(
-                f"{place}: is gone, and the student has learnt since; delete the checkpoints after step "
-                f"{number * self.own.refresh} in {self.job.checkpoints}, and train again"
+                f"{place}: is not what was written, and the student has learnt since; delete the checkpoints after "
+                f"step {number * self.own.refresh} in {self.job.checkpoints}, and train again"
             )
         self.author.write(number, directory)
         self.spent["writing"] += time.perf_counter() - begun
@@ -138,9 +138,10 @@ class OnPolicy:
         return True
 
     def tell(self, texts: Texts, line: dict[str, Any]) -> None:
-        """A line for the log and one for the console."""
+        """A line for the log, if it has none yet, and one for the console."""
         counts = texts.counts
-        self.news.append({**line, "refresh": self.number, **counts})
+        if (line["event"], self.number) not in self.told:
+            self.news.append({**line, "refresh": self.number, **counts})
         share = {name: counts[name] / max(counts["in"], 1) for name in ("right", "cut_off")}
         said = f"refresh {self.number}: {counts['out']:,} of {counts['in']:,} texts, {share['right']:.0%} right, "
         said += f"{share['cut_off']:.0%} cut off, {counts['tokens_mean']:.1f} tokens"
