@@ -34,7 +34,7 @@ def root(tmp_path_factory):
     place = tmp_path_factory.mktemp("own")
     data, teacher = prepared(place)
     copied(data, place / "two", recipe(teacher))
-    copied(data, place / "three", recipe(teacher, zero=3, steps=2))
+    copied(data, place / "three", recipe(teacher, zero=3, steps=3))
     copied(data, place / "one", recipe(teacher, zero=0, ranks=1, steps=2))
     copied(data, place / "none", recipe("none", ranks=1, zero=0, steps=2))
     copied(data, place / "longer", recipe("none", ranks=1, zero=0))
