@@ -79,7 +79,7 @@ def of_on_policy(root: Path, recipe: Recipe, round_: int) -> dict[str, Any]:
     first = RunDirectory(folder_of(root, 0), recipe).stage(MAIN_ARM, "tokenizer")
     return {
         **{name: block for name, block in held.items() if name in settings.changes},
-        **{"distil": None, "score": {}},  # of round 0
+        **{"distil": None, "score": held["score"] if recipe.plan.channels else {}},  # what round 0 followed
         "train": {**held["train"], "on_policy": settings.on_policy.model_dump(mode="json")},
         "student": {**held["student"], "config": None, "pretrained": str(before / EXPORT)},
         "encode": {**held["encode"], "tokenizer": {"path": str(first)}},  # with its symbols

@@ -126,6 +126,7 @@ class Rounds:
         told = (read_manifest(run.stage(MAIN_ARM, "train")) or {})["on_policy"]
         self.found[-1] |= {"own_texts": told, "traces": {"traces": told["in"], "right": told["right"]}}
         self.found[-1] |= {"trained": True, **student_figures(run, self.console)}
+        self.warn(number, student_warnings(self.found[0], self.found[-1]))
         self.keep()
         if (ended := told["ended"]) is not None:
             return End(number, ended["rule"], ended["why"])
