@@ -106,6 +106,7 @@ def train(job: Job, stop: StopRequest) -> bool:
             teller.spoke()
         if ends or better or result.save or (settings.checkpoint_every and done % settings.checkpoint_every == 0):
             save(job, wait=ends)
+        job.saver.make_room(engine)
         teller.end_step(save_seconds=job.saver.seconds, saved=job.saver.saved)
         if result.stop and not (last or progress.over):
             if engine.rank == 0:

@@ -87,6 +87,11 @@ def snapshot(engine: Engine, step: int, state: dict[str, Any], room: Room | None
     return Snapshot(step, engine.rank, contents_of(engine, updates, {} if room is None else room), text)
 
 
+def reserve(engine: Engine, room: Room) -> None:
+    """Make the tensors in ``room`` that ``snapshot`` will copy into, whose memory nobody has touched."""
+    contents_of(engine, zero.count_updates(engine.deepspeed), room, copied=False)
+
+
 def write(
     held: Snapshot,
     directory: Path,
@@ -218,10 +223,13 @@ def whole(path: Path) -> bool:
     return bool(torch.stack(exchange(torch.tensor([not bad], dtype=torch.uint8))).all())
 
 
-def contents_of(engine: Engine, updates: int, room: Room) -> dict[str, Content]:
+def contents_of(engine: Engine, updates: int, room: Room, *, copied: bool = True) -> dict[str, Content]:
     """What this rank writes, by the names of files: the pieces that it holds, by group; whole parameters that all ranks
     hold, shared out among them; and its RNG."""
-    own, groups = Content(room), {id(master): index for index, master in enumerate(zero.flat_masters(engine.deepspeed))}
+    own, groups = (
+        Content(room, copied),
+        {id(master): index for index, master in enumerate(zero.flat_masters(engine.deepspeed))},
+    )
     own.add(RNG + "cpu", torch.get_rng_state())
     if engine.device.type == "cuda":
         own.add(RNG + "cuda", torch.cuda.get_rng_state(engine.device))
@@ -233,7 +241,7 @@ def contents_of(engine: Engine, updates: int, room: Room) -> dict[str, Content]:
             continue
         content = own
         if piece.key is not None and not piece.replicated:
-            content = found.setdefault(group_file(engine.rank, groups[id(piece.key)]), Content(room))
+            content = found.setdefault(group_file(engine.rank, groups[id(piece.key)]), Content(room, copied))
         for key, part in held_of(engine, piece, updates).items():
             content.add_piece(key, part, piece.start, piece.shape)
     states = zero.whole_states(engine.deepspeed, engine.rank, written=True)

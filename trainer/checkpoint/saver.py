@@ -19,7 +19,8 @@ import torch.distributed as dist
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.trainer.checkpoint import checkpoint
-from tracestill.trainer.checkpoint.shards import Room
+from tracestill.trainer.checkpoint.shards import Room, touch
+from tracestill.trainer.engine import offload, zero
 from tracestill.trainer.engine.engine import Engine
 from tracestill.trainer.lock.rank_lock import RankLock
 from tracestill.trainer.ranks.placement import Placement
@@ -40,6 +41,9 @@ class NoSaver:
     @property
     def due(self) -> bool:
         return False
+
+    def make_room(self, engine: Engine) -> None:
+        pass
 
     def save(self, engine: Engine, step: int, state: dict[str, Any], *, best: int | None = None) -> None:
         pass
@@ -91,6 +95,17 @@ class Saver(NoSaver):
         one answer before they save."""
         waiting = self.thread is not None and self.thread.is_alive()
         return self.interval is not None and not waiting and time.monotonic() - self.begun >= self.interval
+
+    def make_room(self, engine: Engine) -> None:
+        """Once, after the first update: let a thread find the memory of the first copy while training goes on, for that
+        is most of what it costs. Not with train.offload to nvme, whose files would be read for it."""
+        if self.room is None or self.room or not zero.count_updates(engine.deepspeed):
+            return
+        if offload.is_swapped(engine.deepspeed.optimizer):
+            return
+        checkpoint.reserve(engine, self.room)
+        self.thread = threading.Thread(target=touch, args=[self.room], name="make-room", daemon=True)
+        self.thread.start()
 
     def save(self, engine: Engine, step: int, state: dict[str, Any], *, best: int | None = None) -> None:
         """Take a copy of the engine's state, and write it as ``checkpoint.write`` does, after the save before it.

@@ -9,6 +9,7 @@ only.
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +27,20 @@ HEADER = "shards"
 Room = dict[str, Tensor]  # key -> CPU memory for a copy, which may serve again: to touch it first costs most of a save
 
 
+def touch(room: Room) -> None:
+    """Have the system find the memory of all copies, a page at a time: what is only reserved until then."""
+    for kept in room.values():
+        if kept.numel():
+            kept.reshape(-1).view(torch.uint8).numpy()[:: mmap.PAGESIZE] = 0
+
+
 @dataclass(frozen=True)
 class Content:
-    """What goes into one file: copies in CPU memory, of which ``room`` keeps hold."""
+    """What goes into one file: copies in CPU memory, of which ``room`` keeps hold. Without ``copied``, nothing but that
+    room is made."""
 
     room: Room
+    copied: bool = True
     tensors: dict[str, Tensor] = field(default_factory=dict)
     places: dict[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)  # of pieces: start, whole shape
 
@@ -38,7 +48,7 @@ class Content:
         kept = self.room.get(key)
         if kept is None or (kept.shape, kept.dtype) != (tensor.shape, tensor.dtype):
             kept = self.room[key] = torch.empty(tensor.shape, dtype=tensor.dtype)
-        self.tensors[key] = kept.copy_(tensor.detach())
+        self.tensors[key] = kept.copy_(tensor.detach()) if self.copied else kept
 
     def add_piece(self, key: str, part: Tensor, start: int, shape: tuple[int, ...]) -> None:
         """``part`` (n,) is elements [start, start + n) of a flattened tensor of this shape, maybe all of it."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 from threading import Event, Timer
 
 import pytest
+import torch
 from fake_engine import fake_engine
+from stored_tensors import stored_tensors
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.trainer.checkpoint import checkpoint
 from tracestill.trainer.checkpoint import saver as saver_module
 from tracestill.trainer.checkpoint.saver import Saver
+from tracestill.trainer.engine import zero
 from tracestill.trainer.lock.run_lock import held, token_of
 from tracestill.trainer.ranks.join_ranks import OWNER
 
@@ -40,6 +43,27 @@ def test_in_the_background_or_not(tmp_path, slow_disk):
     assert not checkpoint.path_of(tmp_path, 1).exists(), "retention as ever"
     Saver(tmp_path, keep=1, background=False).save(fake_engine(3.0), 3, {})
     assert checkpoint.latest(tmp_path) == checkpoint.path_of(tmp_path, 3)
+
+
+def test_room_for_the_first_copy_is_made_once_and_after_an_update(tmp_path):
+    saver, in_front = (Saver(tmp_path, keep=1, background=background) for background in (True, False))
+    engine = fake_engine(2.0)
+    zero.set_moments(engine.deepspeed, 0)
+    saver.make_room(engine)
+    assert not saver.room, "an optimizer without moments shows too little"
+    zero.set_moments(engine.deepspeed, 1)
+    saver.make_room(engine)
+    in_front.make_room(engine)
+    assert in_front.room is None
+    saver.wait()
+    made = dict(saver.room)
+    assert {"parameter/weight", "exp_avg/bias", "rng/cpu"} < made.keys()
+    saver.make_room(fake_engine(3.0, width=9))
+    saver.save(engine, 1, {})
+    saver.wait()
+    assert {key: kept.data_ptr() for key, kept in saver.room.items()} == {k: t.data_ptr() for k, t in made.items()}
+    stored = stored_tensors(checkpoint.path_of(tmp_path, 1))
+    assert torch.equal(stored["parameter/weight"], torch.full((2, 4), 2.0))
 
 
 def test_a_save_is_due_some_time_after_the_last_one_and_never_while_one_is_under_way(tmp_path, slow_disk, monkeypatch):
