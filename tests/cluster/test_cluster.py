@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cluster_support
 import pytest
+from forked_command import command
 from mini_training import losses
 from planted import plant, sprung, unplant
 
@@ -48,9 +49,7 @@ def data(hosts):
 
 
 def make_data(*words):
-    command = [str(word) for word in (PROGRAM, "run", *words, "--until", "plan")]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-    assert found.returncode == 0, found.stderr
+    command("run", *words, "--until", "plan")
 
 
 @pytest.fixture
@@ -64,8 +63,7 @@ def manifest(run: Path) -> dict:
 
 
 def train(hosts, run, *words, names="ab", **options):
-    command = (PROGRAM, "train", run, "--arm", "traces", "--hostfile", hosts.hostfile(*names), *words)
-    return hosts.run(*command, **options)
+    return hosts.run(PROGRAM, "train", run, "--arm", "traces", "--hostfile", hosts.hostfile(*names), *words, **options)
 
 
 @pytest.fixture(scope="module")
@@ -73,17 +71,14 @@ def one_host(data, hosts):
     """The losses of two ranks on one host."""
     made = hosts.folder / "one-host"
     shutil.copytree(data, made)
-    alone = hosts.folder / "hosts-alone"
-    alone.write_text("localhost slots=2\n")
-    found = hosts.run(PROGRAM, "train", made, "--arm", "traces", "--hostfile", alone)
-    assert found.returncode == 0, found.stdout + found.stderr
+    command("train", made, "--arm", "traces")
     assert manifest(made)["counts"]["ranks"] == 2
     return losses(made)
 
 
 def test_the_doctor_finds_two_hosts_fit(hosts, tmp_path):
-    command = (PROGRAM, "doctor", "--hostfile", hosts.hostfile("a", "b"), "--run-dir", tmp_path)
-    found = hosts.run(*command, COLUMNS="400")
+    words = ("--hostfile", hosts.hostfile("a", "b"), "--run-dir", tmp_path)
+    found = hosts.run(PROGRAM, "doctor", *words, COLUMNS="400")
     assert found.returncode == 0, found.stdout + found.stderr
     for check in ("hosts", "versions", "clocks", "shared directory", "ports", "collectives", "links", "compute"):
         assert f"│ {check} " in found.stdout
@@ -197,9 +192,9 @@ def test_the_doctor_and_training_name_what_is_wrong(hosts, run, fault):
 
 def begin(hosts, run, *words):
     """Training that would take very long, once it has begun."""
-    command = [PROGRAM, "train", run, "--arm", "traces", "--hostfile", hosts.hostfile("a", "b"), *words]
+    words = [PROGRAM, "train", run, "--arm", "traces", "--hostfile", hosts.hostfile("a", "b"), *words]
     process = subprocess.Popen(
-        hosts.on("a", [str(word) for word in command]),
+        hosts.on("a", [str(word) for word in words]),
         cwd=hosts.folder,
         env=hosts.environment(),
         stdout=subprocess.PIPE,
@@ -242,8 +237,8 @@ def endless(long_data, tmp_path):
 def someone_elses(hosts):
     """A process on b whose command line looks as DeepSpeed's launcher does, of another run."""
     code = "import time; time.sleep(300)"
-    command = [sys.executable, "-u", "-c", code, "-m", "deepspeed.launcher.launch"]
-    return subprocess.Popen(hosts.on("b", command), start_new_session=True)
+    words = [sys.executable, "-u", "-c", code, "-m", "deepspeed.launcher.launch"]
+    return subprocess.Popen(hosts.on("b", words), start_new_session=True)
 
 
 def test_a_request_to_stop_saves_on_all_hosts(hosts, endless):

@@ -1,6 +1,6 @@
 """What the watchdog makes of ranks that die, stop, hang or raise: every test is a real training on two gloo ranks.
 
-DeepSpeed's launcher starts them, but for the two tests that read only what ranks leave behind.
+DeepSpeed's launcher starts those of the first; the others' are forked, and end as it would end them.
 """
 
 import contextlib
@@ -10,8 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import distributed_support
 import psutil
 import pytest
 import yaml
@@ -43,104 +46,96 @@ def run(recipe, tmp_path) -> RunDirectory:
     return made
 
 
-@pytest.fixture
-def watched(run):
-    """Start a training with a fault in it by DeepSpeed's launcher, and return what it leaves behind."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(fault: str) -> "Training":
-        command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2"]
-        command += ["--master_port", str(free_port()), str(SCRIPT), str(run.root), fault]
-        process = subprocess.Popen(
-            command,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(process)
-        return Training(process, run.stage("traces", "train"))
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+def wait_for_step(run: RunDirectory, step: int, alive: Callable[[], bool]) -> None:
+    """Until the log has its line, or the training has ended."""
+    deadline = time.monotonic() + 100
+    log = run.stage("traces", "train") / "log.jsonl"
+    while alive() and not (log.exists() and f'"step": {step}, "epoch"' in log.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
-class Training:
-    def __init__(self, process: subprocess.Popen[str], directory: Path) -> None:
-        self.process, self.directory = process, directory
+def seconds_since_the_last_step(run: RunDirectory) -> float:
+    return time.time() - (run.stage("traces", "train") / "log.jsonl").stat().st_mtime
 
-    def wait_for_step(self, step: int) -> None:
-        deadline = time.monotonic() + 100
-        log = self.directory / "log.jsonl"
-        while not log.exists() or f'"step": {step}, "epoch"' not in log.read_text():
-            assert self.process.poll() is None, self.process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
 
-    def pids(self) -> dict[int, int]:
-        """Rank -> process id."""
-        found = {}
-        for child in psutil.Process(self.process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):  # it has ended
-                if SCRIPT.name in " ".join(child.cmdline()) and "RANK" in child.environ():
-                    found[int(child.environ()["RANK"])] = child.pid
-        return found
+def failure_of(run: RunDirectory) -> dict:
+    return json.loads((run.stage("traces", "train") / "failure.json").read_text())
 
-    def end(self, seconds: float = 150) -> tuple[str, dict]:
-        """What it prints until its end, which comes within ``seconds``, and its failure.json; nothing is left of it."""
-        pids = self.pids()
+
+def stacks_of(run: RunDirectory, rank: int) -> str:
+    return (run.stage("traces", "train") / "failures" / f"stacks-rank-{rank:05d}.txt").read_text()
+
+
+def ranks_of(launcher: int) -> dict[int, int]:
+    """Rank -> process id."""
+    found = {}
+    for child in psutil.Process(launcher).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended
+            if SCRIPT.name in " ".join(child.cmdline()) and "RANK" in child.environ():
+                found[int(child.environ()["RANK"])] = child.pid
+    return found
+
+
+def test_a_killed_rank_ends_the_other_at_once(run, counted):
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2"]
+    command += ["--master_port", str(free_port()), str(SCRIPT), str(run.root), "none"]
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    process = subprocess.Popen(command, env=environment(), **how)
+    try:
+        wait_for_step(run, 2, lambda: process.poll() is None)
+        pids = ranks_of(process.pid)
+        os.kill(pids[1], signal.SIGKILL)
         begun = time.monotonic()
-        printed, _ = self.process.communicate(timeout=150)
-        assert time.monotonic() - begun < seconds, printed
-        assert self.process.returncode not in (0, None)
-        assert not [pid for pid in pids.values() if psutil.pid_exists(pid)], "an orphan"
-        return printed, json.loads((self.directory / "failure.json").read_text())
-
-    def stacks(self, rank: int) -> str:
-        return (self.directory / "failures" / f"stacks-rank-{rank:05d}.txt").read_text()
-
-
-def test_a_killed_rank_ends_the_other_at_once(watched, counted):
-    training = watched("none")
-    training.wait_for_step(2)
-    os.kill(training.pids()[1], signal.SIGKILL)
-    printed, failure = training.end(15)
+        printed, _ = process.communicate(timeout=150)
+        assert time.monotonic() - begun < 15, printed
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert process.returncode not in (0, None)
+    assert not [pid for pid in pids.values() if psutil.pid_exists(pid)], "an orphan"
+    failure = failure_of(run)
     assert failure["rank"] == 1
     assert "has gone" in failure["reason"]
     assert failure["by"] == 0
     assert "failed: rank 1 has gone" in printed
-    assert "batches.py" in training.stacks(0) or "train.py" in training.stacks(0)
+    assert "batches.py" in stacks_of(run, 0) or "train.py" in stacks_of(run, 0)
     counted("a rank that is killed", 1, ENDED)
 
 
-def test_a_rank_that_stands_still_is_found_and_killed(watched, counted):
-    training = watched("none")
-    training.wait_for_step(2)
-    os.kill(training.pids()[0], signal.SIGSTOP)
-    _, failure = training.end(SILENCE + 12)
+def test_a_rank_that_stands_still_is_found_and_killed(run, counted):
+    if not distributed_support.can_fork():
+        pytest.skip("NOTHING CAN BE FORKED HERE, and this looks for forked ranks")
+    server = distributed_support.server().process.pid
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(run_workers, SCRIPT, run.root, "none", ranks=2, timeout=100, fails=True)
+        wait_for_step(run, 2, lambda: not ended.done())
+        first, _ = Path(f"/proc/{server}/task/{server}/children").read_text().split()  # as they were forked
+        os.kill(int(first), signal.SIGSTOP)
+        ended.result()
+    assert seconds_since_the_last_step(run) < SILENCE + 12
+    failure = failure_of(run)
     assert (failure["rank"], failure["by"]) == (0, 1)
     assert "no sign of life" in failure["reason"]
     counted("a rank that stands still", 1, ENDED)
 
 
-def test_a_rank_that_hangs_is_named_with_its_phase_and_the_stacks_of_all(watched, counted):
-    training = watched("hang")
-    training.wait_for_step(2)
-    _, failure = training.end(STEP + 15)
+def test_a_rank_that_hangs_is_named_with_its_phase_and_the_stacks_of_all(run, counted):
+    run_workers(SCRIPT, run.root, "hang", ranks=2, fails=True)
+    assert STEP < seconds_since_the_last_step(run) < STEP + 15
+    failure = failure_of(run)
     assert (failure["rank"], failure["code"]) == (1, 4)
     assert "no progress" in failure["reason"]
     assert {(row["rank"], row["phase"]) for row in failure["ranks"]} >= {(1, "data")}
-    assert "in hang" in training.stacks(1)
-    assert training.stacks(0)
+    assert "in hang" in stacks_of(run, 1)
+    assert stacks_of(run, 0)
     counted("a rank that hangs", 1, ENDED)
 
 
 def test_an_exception_of_one_rank_is_the_one_that_is_told(run, counted):
     printed = run_workers(SCRIPT, run.root, "raise", ranks=2, code=4)
-    failure = json.loads((run.stage("traces", "train") / "failure.json").read_text())
+    failure = failure_of(run)
     assert failure["rank"] == 1
     assert "ZeroDivisionError" in failure["reason"]
     assert "in boom" in failure["traceback"]
@@ -148,12 +143,10 @@ def test_an_exception_of_one_rank_is_the_one_that_is_told(run, counted):
     counted("a rank whose data raises", 1, ENDED)
 
 
-def test_bad_input_that_one_rank_alone_meets_ends_all_with_its_words(watched, counted):
-    training = watched("input")
-    printed, failure = training.end()
-    assert failure["code"] == 2
+def test_bad_input_that_one_rank_alone_meets_ends_all_with_its_words(run, counted):
+    printed = run_workers(SCRIPT, run.root, "input", ranks=2, code=2)
+    assert failure_of(run)["code"] == 2
     assert "error: document 7 is torn" in printed
-    assert training.process.returncode == 2
     counted("a rank that meets bad input", 1, ENDED)
 
 

@@ -1,7 +1,7 @@
 """Starts worker scripts as real processes: forked from one that has imported all, or through DeepSpeed's launcher.
 
 Forked ranks are a tenth of the work (fork_server.py). What the launcher and the start of a process do is tested where
-it is the subject: entry points, the watchdog, kills, hosts, and one case of the invariants.
+it is the subject: entry points, the watchdog, kills, hosts.
 """
 
 from __future__ import annotations

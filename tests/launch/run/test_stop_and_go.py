@@ -55,6 +55,13 @@ def run(data, tmp_path) -> Path:
     return shutil.copytree(data, tmp_path / "run")
 
 
+@pytest.fixture
+def alone(run) -> Path:
+    """The same, trained by one rank: where what its ranks agree on is not the matter."""
+    RunDirectory.create(run, load_recipe(run / "recipe.yaml", ["train.ranks=1"]))
+    return run
+
+
 def launch(here: Path, *command: object) -> subprocess.Popen[str]:
     environment = {key: value for key, value in os.environ.items() if key not in OF_A_LAUNCHER}
     return subprocess.Popen(
@@ -238,20 +245,20 @@ def test_ctrl_c_saves_and_twice_ends_at_once_and_what_is_said_is_true(run):
     assert not ranks_of(run), "no rank is left"
 
 
-def test_ctrl_c_before_the_first_step_ends_at_once_and_says_that_nothing_is_lost(run):
-    with Terminal(PROGRAM, "train", run) as terminal:
-        terminal.wait_for(lambda: "starting 2 rank(s)" in " ".join(terminal.said.split()), "start")
+def test_ctrl_c_before_the_first_step_ends_at_once_and_says_that_nothing_is_lost(alone):
+    with Terminal(PROGRAM, "train", alone) as terminal:
+        terminal.wait_for(lambda: "starting 1 rank(s)" in " ".join(terminal.said.split()), "start")
         terminal.type(b"\x03")
         code, said = terminal.end()
     assert code == 130, said
     assert "no step of the training was done; the same command begins it anew" in said
-    assert not ranks_of(run)
+    assert not ranks_of(alone)
 
 
-def test_a_terminal_that_goes_away_is_a_request_to_stop(run):
-    with Terminal(PROGRAM, "train", run) as terminal:
-        terminal.wait_for(lambda: len(steps(run)) > 3, "steps")
+def test_a_terminal_that_goes_away_is_a_request_to_stop(alone):
+    with Terminal(PROGRAM, "train", alone) as terminal:
+        terminal.wait_for(lambda: len(steps(alone)) > 3, "steps")
         os.close(terminal.ours)
         assert terminal.process.wait(timeout=150) == 3
-    stopped_at(run, "SIGHUP (the terminal has gone)")
-    assert not ranks_of(run)
+    stopped_at(alone, "SIGHUP (the terminal has gone)")
+    assert not ranks_of(alone)

@@ -1,7 +1,7 @@
 """Invariants 1 to 3: loss and gradient do not depend on ranks, accumulation, ZeRO stage, chunk size or packing.
 
-Real processes, one launch for each number of ranks, two of them by DeepSpeed's launcher. They are compared
-with transformers' own Llama in one process in float64, every document alone (tiny_step.py).
+Real processes, one start for each number of ranks. They are compared with transformers' own Llama in one process in
+float64, every document alone (tiny_step.py).
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ def outcome(request, tmp_path_factory) -> tuple[dict[str, Any], dict[str, torch.
     for tied in (False, True):
         parameters = {k: v for k, v in start(tied).items() if not (tied and k == "lm_head.weight")}
         save_file(parameters, directory / f"start-{'tied' if tied else 'untied'}.safetensors")
-    run_workers(
-        WORKER, directory, request.param, ranks=0 if request.param == 1 else request.param, launcher=request.param == 2
-    )
+    run_workers(WORKER, directory, request.param, ranks=0 if request.param == 1 else request.param)
     results = json.loads((directory / f"ranks-{request.param}.json").read_text())
     assert len(results) == (17 if request.param == 1 else 23)
     return results, load_file(directory / f"ranks-{request.param}.safetensors")
