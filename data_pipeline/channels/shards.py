@@ -22,7 +22,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.room import needs_room
 from tracestill.data_pipeline.base.stage import sync
 from tracestill.data_pipeline.channels.channel import Channel
-from tracestill.data_pipeline.tokens.store import BROKEN, TokenStore
+from tracestill.data_pipeline.tokens.store import BROKEN, TokenStore, numbers
 
 FORMAT = "tracestill channels 1"
 SHARDS = 64  # of a store that is large enough: a crash loses no more than one on each rank, and all ranks have work
@@ -143,12 +143,12 @@ def read_shard(
         found = {}
         for channel in channels:
             column = batch.column(channel.name)
-            offsets = column.offsets.to_numpy().astype(np.int64)
+            offsets = numbers(column.offsets).astype(np.int64)
             if column.null_count or not np.array_equal(
                 np.diff(offsets), sizes_of(store, shard, channel) * channel.width
             ):
                 raise ValueError(f"'{channel.name}' has values of other tokens than the token store's")
-            flat = column.values.to_numpy(zero_copy_only=True)
+            flat = numbers(column.values)
             if offsets[0] != 0 or offsets[-1] != len(flat):
                 raise ValueError(f"the places of '{channel.name}' are damaged")
             shaped = flat if channel.width == 1 else flat.reshape(-1, channel.width)

@@ -228,17 +228,17 @@ class TokenStore:
             if any(column.null_count for column in batch.columns):
                 raise ValueError("a column has empty cells")
             lists = [batch.column(name) for name in ("tokens", "kinds", "steps")]
-            offsets = lists[0].offsets.to_numpy()
-            if any(not np.array_equal(offsets, column.offsets.to_numpy()) for column in lists[1:]):
+            offsets = numbers(lists[0].offsets)
+            if any(not np.array_equal(offsets, numbers(column.offsets)) for column in lists[1:]):
                 raise ValueError("tokens, kinds and steps of a document differ in number")
             length = np.diff(offsets)
-            flat.append(tuple(column.values.to_numpy(zero_copy_only=True) for column in lists))
+            flat.append(tuple(numbers(column.values) for column in lists))
             if offsets[0] < 0 or offsets[-1] > min(map(len, flat[-1])):
                 raise ValueError("the offsets of its documents are damaged")
             starts.append(offsets[:-1])
             lengths.append(length)
-            counts.append(batch.column("counts").values.to_numpy(zero_copy_only=True).reshape(-1, num_kinds))
-            weights.append(batch.column("weight").to_numpy(zero_copy_only=True))
+            counts.append(numbers(batch.column("counts").values).reshape(-1, num_kinds))
+            weights.append(numbers(batch.column("weight")))
             if not np.array_equal(counts[-1].sum(axis=1), length - 1):
                 raise ValueError("the counts of kinds do not add up to the targets of a document")
             if not np.all(np.isfinite(weights[-1]) & (weights[-1] >= 0)):
@@ -309,6 +309,17 @@ class TokenStore:
         tokens = np.concatenate([flat[batch][0][start:end] for batch, start, end in places])
         kinds = np.concatenate([flat[batch][1][start:end] for batch, start, end in places])
         return tokens, kinds, offsets, self.weights[documents]
+
+
+def numbers(array: pa.Array) -> np.ndarray:
+    """A column of numbers as a read-only view of where it lies. (pyarrow's own imports pandas, where that is installed.)
+
+    Raises ValueError if a cell is empty.
+    """
+    if array.null_count:
+        raise ValueError("a cell is empty")
+    held, dtype = array.buffers()[1], np.dtype(array.type.to_pandas_dtype())
+    return np.frombuffer(held or b"", dtype, len(array), array.offset * dtype.itemsize)
 
 
 def join(parts: list[np.ndarray], empty: np.ndarray) -> np.ndarray:

@@ -102,8 +102,9 @@ def machine_of(run):
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="ONE CORE HERE: two are bound")
 def test_a_rank_has_the_cores_that_were_asked_for(slurm, tmp_path):
-    job, run = submit(slurm, tmp_path, 4, "--cpus", 2)
-    wait_for_the_end(slurm, job, run)
+    job, run = submit(slurm, tmp_path, ENDLESS, "--cpus", 2)
+    slurm.wait_for(lambda: (run / TRAIN / "provenance.json").exists(), "begin of training", SECONDS)
+    slurm.ask("scancel", "--full", "--signal=KILL", job)
     assert machine_of(run) == ("2", 2)
 
 

@@ -32,7 +32,7 @@ from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.data_pipeline.models import own_code
 from tracestill.kernels.loss import TeacherTopK
 from tracestill.kernels.pack import PackedBatch
-from tracestill.trainer.engine import leaves, offload, zero
+from tracestill.trainer.engine import leaves, offload, uncompiled, zero
 from tracestill.trainer.engine.ema import Ema
 from tracestill.trainer.engine.stage import resolve_stage
 from tracestill.trainer.optimizers.making import make_optimizer
@@ -57,6 +57,7 @@ from deepspeed.ops.op_builder import AsyncIOBuilder
 from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
+uncompiled.import_muon()
 ZERO_KEYS = sorted(field.alias or name for name, field in DeepSpeedZeroConfig.model_fields.items())
 
 LEAVING: list[Callable[[], None]] = []  # what this process does before it ends
@@ -122,8 +123,8 @@ def connect(settings: TrainConfig) -> World:
             f"DS_ACCELERATOR=cpu to train on the CPU"
         )
     if not dist.is_initialized():
-        # DeepSpeed would compile a shared-memory all-reduce for CPUs at this moment
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        # DeepSpeed would compile a shared-memory all-reduce for CPUs now, and a program for each other kernel to ask for
+        vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
         if cuda:
             torch.cuda.set_device(local)
         if "MASTER_ADDR" not in os.environ:  # mpirun's, on several hosts
