@@ -312,7 +312,7 @@ class TokenStore:
 
 
 def numbers(array: pa.Array) -> np.ndarray:
-    """A column of numbers as a read-only view of where it lies. (pyarrow's own imports pandas, where that is installed.)
+    """A column of numbers as a read-only view of where it lies. (pyarrow's own way imports pandas, if there is one.)
 
     Raises ValueError if a cell is empty.
     """

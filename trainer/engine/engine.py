@@ -123,7 +123,7 @@ def connect(settings: TrainConfig) -> World:
             f"DS_ACCELERATOR=cpu to train on the CPU"
         )
     if not dist.is_initialized():
-        # DeepSpeed would compile a shared-memory all-reduce for CPUs now, and a program for each other kernel to ask for
+        # DeepSpeed would compile a shared-memory all-reduce for CPUs now, and look whether it could compile all else
         vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
         if cuda:
             torch.cuda.set_device(local)

@@ -6,9 +6,9 @@ from contextlib import suppress
 
 
 def import_muon() -> None:
-    """Import DeepSpeed's Muon with nothing in it compiled. DeepSpeed (0.19.8) imports it whenever an engine starts, to ask
-    whether the optimizer is one, and to decorate its functions loads all of torch's compiler: most of a second a rank.
-    Nobody calls them: ours is another Muon (``trainer.optimizers``)."""
+    """Import DeepSpeed's Muon with nothing in it compiled. DeepSpeed (0.19.8) imports it whenever an engine starts, to
+    ask whether the optimizer is one, and to decorate its functions loads all of torch's compiler: most of a second a
+    rank. Nobody calls them: ours is another Muon (``trainer.optimizers``)."""
     with suppress(ImportError, AttributeError):
         from deepspeed.runtime import compiler
 
