@@ -47,8 +47,8 @@ test-all: install-dev  ## the tests, soaks included (an hour)
 lint: install-dev  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	for part in data_pipeline kernels trainer launch; do \
-	    MYPYPATH=.types $(BIN)/mypy --namespace-packages --explicit-package-bases -p tracestill.$$part || exit 1; done
+	MYPYPATH=.types $(BIN)/mypy --namespace-packages --explicit-package-bases \
+	    $(foreach part,data_pipeline kernels trainer launch,-p tracestill.$(part))
 
 docs: $(VENV)/.installed  ## README and docs/ as a site in build/docs; a broken link or anchor fails
 	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
