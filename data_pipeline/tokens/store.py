@@ -232,7 +232,8 @@ class TokenStore:
             if any(not np.array_equal(offsets, numbers(column.offsets)) for column in lists[1:]):
                 raise ValueError("tokens, kinds and steps of a document differ in number")
             length = np.diff(offsets)
-            flat.append(tuple(numbers(column.values) for column in lists))
+            tokens, kinds, steps = (numbers(column.values) for column in lists)
+            flat.append((tokens, kinds, steps))
             if offsets[0] < 0 or offsets[-1] > min(map(len, flat[-1])):
                 raise ValueError("the offsets of its documents are damaged")
             starts.append(offsets[:-1])

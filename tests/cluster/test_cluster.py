@@ -207,10 +207,13 @@ def begin(hosts, run, *words):
     )
     log = run / "arms/traces/train/log.jsonl"
     deadline = time.monotonic() + SECONDS
-    while not (log.exists() and len(losses(run)) > 1):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    with contextlib.ExitStack() as unless_begun:
+        unless_begun.callback(os.killpg, process.pid, signal.SIGKILL)
+        while not (log.exists() and len(losses(run)) > 1):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        unless_begun.pop_all()
     return process
 
 
