@@ -27,6 +27,7 @@ from tracestill.trainer.weighting.by_token import uniform
 AHEAD = 64  # columns that a buffer grows by, at least
 REFILL = 8  # places are filled again when at least one of so many is free
 BLOCK = 256  # probabilities that are summed first when one is drawn
+DIGITS = 7  # of a log probability behind the point: fp32 knows no more, and what is kept is read
 
 
 class Wanted(NamedTuple):
@@ -45,7 +46,7 @@ class Written(NamedTuple):
     """What a model wrote after a prompt."""
 
     ids: list[int]  # ends with a stop if it finished
-    logprob: float  # sum of log p of the ids under the model as it is, nats, whatever the temperature
+    logprobs: list[float]  # log p of each under the model as it is, nats, whatever the temperature
     finished: bool  # it ended by itself
 
 
@@ -129,7 +130,7 @@ class Text:
     wanted: Wanted
     seed: int
     ids: list[int] = field(default_factory=list)
-    logprob: float = 0.0
+    logprobs: list[float] = field(default_factory=list)
     draws: np.ndarray = field(init=False)  # (limit,) in [0, 1), one a token
 
     def __post_init__(self) -> None:
@@ -142,7 +143,7 @@ class Text:
         finished = self.ids[-1] in stops
         if not finished and len(self.ids) < self.wanted.limit:
             return False
-        ended(self.wanted, Written(self.ids, self.logprob, finished))
+        ended(self.wanted, Written(self.ids, self.logprobs, finished))
         return True
 
 
@@ -336,7 +337,7 @@ def choose(logits: Tensor, texts: Sequence[Text]) -> Tensor:
     logprobs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1)
     for text, token, logprob in zip(texts, tokens.tolist(), logprobs.tolist(), strict=True):
         text.ids.append(token)
-        text.logprob += logprob
+        text.logprobs.append(round(logprob, DIGITS))
     return tokens
 
 

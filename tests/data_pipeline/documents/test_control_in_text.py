@@ -143,7 +143,7 @@ def test_such_a_question_is_not_asked_and_counts_as_wrong(trained, tmp_path, mon
     recipe = SimpleNamespace(
         seed=0, sample=SampleConfig(teachers=[{"name": "solver"}]), evaluate=settings, verify=VerifyConfig()
     )
-    model = SimpleNamespace(config=SimpleNamespace(is_encoder_decoder=False))
+    model = SimpleNamespace(config=SimpleNamespace(is_encoder_decoder=False, to_dict=dict))
     rows = answer(recipe, questions, LocalAsker(model, layout, recipe), lambda done, total: None)
     assert [one.ids for one in asked] == [layout.prompt_ids(questions[i]["question"]) for i in (0, 2)]
     assert [row["question_id"] for row in rows] == ["0", "1", "2"]
