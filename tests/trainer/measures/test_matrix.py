@@ -56,6 +56,7 @@ def test_a_small_matrix_by_hand() -> None:
     assert (consistent["questions"], consistent["forms"]) == (7, 3.0)
     assert consistent["rate"] == {"count": 7, "share": 3 / 7, "low": wilson(3, 7)[0], "high": wilson(3, 7)[1]}
     assert consistent["all_right"]["share"] == 1 / 7
+    assert consistent["all_wrong"]["share"] == 2 / 7
     assert consistent["same_answer"]["share"] == 2 / 7
     assert found["consistency"] == {"t": consistent}  # a step more keeps no gold answer
     assert list(found["families"]["t"]) == ["wording"]  # a single variation is no family
