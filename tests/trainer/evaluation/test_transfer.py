@@ -10,18 +10,21 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from real_data import DATA, ROOT, needs_data
 
+from tracestill.data_pipeline.answers.numbers.number import number
 from tracestill.data_pipeline.answers.verifier import Verifier
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, Question, content_id, write_rows
 from tracestill.data_pipeline.base.stage import stage
 from tracestill.data_pipeline.sampling.sample import question_row
+from tracestill.data_pipeline.variations.further import further
 from tracestill.launch.report.evaluation.matrix import transfer as section
 from tracestill.trainer.evaluation.asking import Query, Reply
 from tracestill.trainer.evaluation.evaluate import examined
 from tracestill.trainer.measures.said import said
 from tracestill.trainer.measures.unasked import OVERLONG, REFUSED, Unasked
-from tracestill.trainer.recipe.recipe import Recipe, own_modules_of
+from tracestill.trainer.recipe.recipe import Recipe, load_recipe, own_modules_of
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 HELD = [("What is (1 + 2) mod 9?", "3", [1, 2]), ("What is (4 + 4) mod 9?", "8", [4, 4])]
@@ -298,6 +301,19 @@ def test_what_is_asked_besides_decides_whether_a_result_is_current(tmp_path: Pat
         (tmp_path / "their_forms.py").write_text((tmp_path / "their_forms.py").read_text() + "\n")
         third = config()
     assert first != second != third
+
+
+@needs_data
+def test_recipes_gsm8k_asks_the_published_files_as_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(DATA.parent)
+    recipe = load_recipe(ROOT / "recipes/gsm8k.yaml")
+    assert all(Path(file.path).exists() for file in recipe.questions.all_files())
+    tasks = {name: further(name, config, recipe.seed) for name, config in recipe.evaluate.also.items()}
+    assert {name: (task.counts["in"], task.counts["used"]) for name, task in tasks.items()} == {
+        "svamp": (1000, 200),
+        "multiarith": (600, 200),
+    }
+    assert all(number(each.gold) is not None for task in tasks.values() for each in task.questions)
 
 
 def test_a_verifier_that_is_not_allowed_is_refused_before_anybody_is_asked(tmp_path: Path, sample: Path) -> None:
