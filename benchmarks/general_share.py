@@ -110,6 +110,7 @@ def prepare(root: Path, wanted: argparse.Namespace, seed: int, texts: Sequence[s
         f"student.pretrained={wanted.student.resolve()}",
         f"plan.capacity={wanted.capacity}",
         "plan.packs_per_step=3",
+        "plan.group=1",
         f"plan.mixture={{when_short: shrink, parts: {parts[0]}}}",
         "train.epochs=1",
         "train.ranks=1",

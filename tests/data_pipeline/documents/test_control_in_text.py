@@ -25,8 +25,9 @@ from tracestill.data_pipeline.tokens.render import symbols_in
 from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
 from tracestill.trainer.evaluation.asking import LocalAsker
 from tracestill.trainer.evaluation.evaluate import answer
-from tracestill.trainer.evaluation.predictions import REFUSED, summary
+from tracestill.trainer.evaluation.predictions import summary
 from tracestill.trainer.export.export import copy_tokenizer
+from tracestill.trainer.measures.unasked import REFUSED
 
 FORMS = {
     "plain": {},

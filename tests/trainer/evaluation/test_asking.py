@@ -84,7 +84,7 @@ def test_a_shorter_text_is_the_beginning_of_a_longer_one(layout, monkeypatch: py
     assert any(len(reply.ids) > 5 for (reply,) in whole)
     monkeypatch.setattr(asking, "write_wanted", None)
     cut = [reply for (reply,) in one.ask([query._replace(max_new_tokens=5) for query in asked])]
-    assert cut == [reply._replace(logprob=pytest.approx(reply.logprob, abs=1e-5)) for reply in wanted]
+    assert cut == [reply._replace(logprob=pytest.approx(reply.logprob, abs=1e-4)) for reply in wanted]
     monkeypatch.undo()
     longer = ids_in(one.ask([query._replace(max_new_tokens=30) for query in asked]))
     assert [ids[0][:20] for ids in longer] == [reply[0].ids for reply in whole], "more of the same"
@@ -172,7 +172,7 @@ def test_a_question_that_leaves_no_room_is_not_asked_and_the_others_are(
     seen, _ = script(monkeypatch, lambda one: [2], stop=2)
     asked = [Query(" ".join("1" * words), 0, 60) for words in (66, 67, 68, 200)]  # and <s>, of 128 positions
     replies = asker(layout).ask(asked)
-    assert [len(one.ids) + one.limit for one in seen] == [128, 127]
+    assert [len(one.ids) + one.limit for one in seen] == [127, 128]
     assert [isinstance(told, Unasked) for told in replies] == [False, False, True, True]
     assert replies[2] == Unasked(
         OVERLONG,

@@ -116,9 +116,10 @@ def test_samples_are_those_of_their_prompt_and_number_whoever_is_written_beside_
     together = write(model, asks, batch_size=6, **settings)
     assert [len(texts) for texts in together] == [ask.samples for ask in asks]
     for at, ask in enumerate(asks):
-        assert write(model, [ask._replace(key=at)], batch_size=1, **settings) == [
-            [one._replace(logprobs=pytest.approx(one.logprobs, abs=1e-5)) for one in together[at]]
-        ]
+        (alone,) = write(model, [ask._replace(key=at)], batch_size=1, **settings)
+        for one, other in zip(alone, together[at], strict=True):
+            assert (one.ids, one.finished) == (other.ids, other.finished)
+            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
     assert (len({tuple(text.ids) for text in together[3]}) > 1) == (temperature > 0)
 
 
@@ -131,7 +132,7 @@ def test_log_probabilities_are_the_models_own_at_any_temperature() -> None:
             with torch.inference_mode():
                 logits = model(input_ids=torch.tensor([prompt + text.ids])).logits[0].double().log_softmax(-1)
             at = torch.arange(len(prompt) - 1, len(prompt) + len(text.ids) - 1)
-            assert text.logprobs == pytest.approx(logits[at, text.ids].tolist(), abs=1e-5)
+            assert text.logprobs == pytest.approx(logits[at, text.ids].tolist(), abs=1e-4)
 
 
 def test_transformers_own_loop_writes_the_same_texts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +147,7 @@ def test_transformers_own_loop_writes_the_same_texts(monkeypatch: pytest.MonkeyP
         [text.finished for text in texts] for texts in theirs
     ]
     logprobs = [[p for texts in found for text in texts for p in text.logprobs] for found in (ours, theirs)]
-    assert logprobs[0] == pytest.approx(logprobs[1], abs=1e-5)
+    assert logprobs[0] == pytest.approx(logprobs[1], abs=1e-4)
 
 
 class TakesLittle(LlamaForCausalLM):
