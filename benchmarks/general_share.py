@@ -4,8 +4,8 @@
 
 SmolLM2-135M (`tracestill fetch-student smollm2-135m DIR`) learns GSM8K's human solutions by `recipes/gsm8k.yaml`, all
 of its parameters, once as they are and once with a quarter of each epoch's tokens from general text
-(`plan.mixture`). Both arms see every trace once: the second takes steps of four packs where the first takes three, so
-that traces and steps are as many.
+(`plan.mixture`). Both arms see every trace once: a pack of the second has a third more room, so that traces and steps
+(of one pack) are as many.
 
 There is no general text beside the data, so that of the Python installation is taken: docstrings of the standard
 library's modules. Those of three quarters of the modules are trained on, those of the others measured; and so are
@@ -100,6 +100,7 @@ def prepare(root: Path, wanted: argparse.Namespace, seed: int, texts: Sequence[s
     general.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     where = "where: {source: general}"
     parts = [f"{{general: {{share: {share}, {where}}}, rest: {{share: {1 - share}}}}}" for share in (0, SHARE)]
+    roomier = round(wanted.capacity / (1 - SHARE))
     settings = [
         f"seed={seed}",
         f"questions.source={wanted.data.resolve() / 'gsm8k/train.jsonl'}",
@@ -109,7 +110,7 @@ def prepare(root: Path, wanted: argparse.Namespace, seed: int, texts: Sequence[s
         f"encode.tokenizer.path={wanted.student.resolve()}",
         f"student.pretrained={wanted.student.resolve()}",
         f"plan.capacity={wanted.capacity}",
-        "plan.packs_per_step=3",
+        "plan.packs_per_step=1",
         "plan.group=1",
         f"plan.mixture={{when_short: shrink, parts: {parts[0]}}}",
         "train.epochs=1",
@@ -117,7 +118,7 @@ def prepare(root: Path, wanted: argparse.Namespace, seed: int, texts: Sequence[s
         "train.held_out_every=0",
         "evaluate.variations=null",
         "evaluate.also={}",
-        f"arms={{quarter: {{plan: {{packs_per_step: 4, mixture: {{parts: {parts[1]}}}}}}}}}",
+        f"arms={{quarter: {{plan: {{capacity: {roomier}, mixture: {{parts: {parts[1]}}}}}}}}}",
     ]
     return data_stages(root, load_recipe(RECIPE, settings))
 
@@ -206,11 +207,11 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="holds gsm8k/train.jsonl")
     parser.add_argument("--student", type=Path, required=True, help="directory of the student")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--questions", type=int, default=100, help="training questions, a document each")
-    parser.add_argument("--test", type=int, default=24, help="held-out questions of each seed")
-    parser.add_argument("--trained", type=int, default=120, help="general texts to train on, at most")
-    parser.add_argument("--measured", type=int, default=24, help="general texts measured, of each kind")
-    parser.add_argument("--capacity", type=int, default=320, help="tokens of a pack; longer documents are left out")
+    parser.add_argument("--questions", type=int, default=40, help="training questions, a document each")
+    parser.add_argument("--test", type=int, default=16, help="held-out questions of each seed")
+    parser.add_argument("--trained", type=int, default=60, help="general texts to train on, at most")
+    parser.add_argument("--measured", type=int, default=16, help="general texts measured, of each kind")
+    parser.add_argument("--capacity", type=int, default=384, help="tokens of a pack of traces alone")
     parser.add_argument("--run", type=Path, help="where the runs are kept (default: a temporary directory)")
     parser.add_argument("--json", type=Path)
     wanted = parser.parse_args()
