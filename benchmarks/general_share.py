@@ -210,7 +210,7 @@ def main() -> int:
     parser.add_argument("--questions", type=int, default=40, help="training questions, a document each")
     parser.add_argument("--test", type=int, default=16, help="held-out questions of each seed")
     parser.add_argument("--trained", type=int, default=60, help="general texts to train on, at most")
-    parser.add_argument("--measured", type=int, default=16, help="general texts measured, of each kind")
+    parser.add_argument("--measured", type=int, default=8, help="general texts measured, of each kind")
     parser.add_argument("--capacity", type=int, default=384, help="tokens of a pack of traces alone")
     parser.add_argument("--run", type=Path, help="where the runs are kept (default: a temporary directory)")
     parser.add_argument("--json", type=Path)
