@@ -156,7 +156,9 @@ def write_wanted(
 def refuse_long(model: PreTrainedModel, wanted: Sequence[Wanted]) -> None:
     """Raise InputError if a prompt, or what follows it, has no positions."""
     positions = positions_in(model.config.to_dict())
-    for one in wanted if positions is not None else ():
+    if positions is None:
+        return
+    for one in wanted:
         if told := no_room(one, positions, both=model.config.is_encoder_decoder):
             raise InputError(f"evaluate.max_new_tokens: {told}")
 
