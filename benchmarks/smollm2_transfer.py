@@ -94,14 +94,20 @@ def is_known(row: Row, gold: Mapping[str, str]) -> bool:
     return told is not None and plain_answers.value(told) == plain_answers.value(row["gold"])
 
 
-def texts_alike(plain: plain_answers.Plain, rows: Sequence[Row], limit: int) -> dict[str, int]:
-    """How many texts plain transformers writes as ours does, otherwise after a near tie, and otherwise."""
-    found = {"equal": 0, "near_ties": 0, "others": 0}
-    for row, text in zip(rows, plain.texts([row["question"] for row in rows], limit), strict=True):
+def texts_alike(
+    plain: plain_answers.Plain, held: Mapping[str, Sequence[Row]], alike: int, limit: int
+) -> dict[str, dict[str, int]]:
+    """Set -> how many of its first texts plain transformers writes as ours does, otherwise after a near tie, and
+    otherwise. It writes those of all sets in one batch."""
+    chosen = [(name, row) for name, rows in held.items() for row in rows[:alike]]
+    found = {name: {"equal": 0, "near_ties": 0, "others": 0} for name in held}
+    texts = plain.texts([row["question"] for _, row in chosen], limit) if chosen else []
+    for (name, row), text in zip(chosen, texts, strict=True):
         if text.text == row["text"] and len(text.ids) == row["tokens"] and text.finished == row["finished"]:
-            found["equal"] += 1
+            how = "equal"
         else:
-            found["near_ties" if plain.parts_at_a_tie(row["question"], text, row["text"]) else "others"] += 1
+            how = "near_ties" if plain.parts_at_a_tie(row["question"], text, row["text"]) else "others"
+        found[name][how] += 1
     return found
 
 
@@ -109,7 +115,7 @@ def compare(held: Mapping[str, Sequence[Row]], data: Path, student: Path, alike:
     """Set -> both counts, and in what they differ."""
     golds, plain = plain_answers.problems(data), plain_answers.Plain(student)
     layout = AskLayout(student, ends=[plain.end])
-    found = {}
+    found, texts = {}, texts_alike(plain, held, alike, limit)
     for name, rows in held.items():
         unknown = [row["question"] for row in rows if not is_known(row, golds[name])]
         rows = [row for row in rows if row["question"] in golds[name]]
@@ -125,7 +131,7 @@ def compare(held: Mapping[str, Sequence[Row]], data: Path, student: Path, alike:
             "cut_off": sum(not row["finished"] for row in rows),
             "tokens": sum(row["tokens"] for row in rows),
             "apart": apart,
-            "texts": texts_alike(plain, rows[:alike], limit) if alike else {},
+            "texts": texts[name],
         }
     return found
 
@@ -135,7 +141,7 @@ def claims_of(found: Mapping[str, Row]) -> list[dict[str, Any]]:
     counts = {
         "questions or gold answers that the files do not hold": sum(len(row["unknown"]) for row in sets),
         "prompts that differ": sum(row["other_prompts"] for row in sets),
-        "texts that part where there is no near tie": sum(row["texts"].get("others", 0) for row in sets),
+        "texts that part where there is no near tie": sum(row["texts"]["others"] for row in sets),
     }
     otherwise = sum(each["ours_right"] != each["theirs_right"] for row in sets for each in row["apart"])
     alike = 1 - otherwise / sum(row["questions"] for row in sets)
