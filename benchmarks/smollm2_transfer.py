@@ -1,6 +1,6 @@
 """What a real model gets right as it comes, on GSM8K, SVAMP and MultiArith: by our numbers and by plain transformers.
 
-    python benchmarks/smollm2_transfer.py --data DIR --student DIR [--questions 100] [--alike 10] [--json PATH]
+    python benchmarks/smollm2_transfer.py --data DIR --student DIR [--questions 100] [--alike 8] [--json PATH]
 
 ``--data`` holds gsm8k/test.jsonl, transfer/svamp.json and transfer/multiarith.jsonl, ``--student`` SmolLM2-135M
 (`tracestill fetch-student smollm2-135m DIR`). Ours is the command line: `tracestill run recipes/gsm8k.yaml --until
@@ -156,7 +156,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="holds gsm8k/ and transfer/")
     parser.add_argument("--student", type=Path, required=True, help="directory of the model")
     parser.add_argument("--questions", type=int, default=100, help="of each set")
-    parser.add_argument("--alike", type=int, default=10, help="of each set: plain transformers writes, too")
+    parser.add_argument("--alike", type=int, default=8, help="of each set: plain transformers writes, too")
     parser.add_argument("--limit", type=int, default=256, help="tokens of a text")
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--run", type=Path, help="where the run is kept (default: a temporary directory)")
