@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tracestill.data_pipeline.base.schema import Question
 from tracestill.data_pipeline.variations.values import FORMULA, is_computed
 from tracestill.data_pipeline.variations.variation import Variation, with_text
-from tracestill.data_pipeline.variations.words import NAMES, THINGS, persons_in
+from tracestill.data_pipeline.variations.words import BEHIND, NAMES, THINGS, persons_in
 
 VOWELS = "aeiou"
 AMOUNT = re.compile(r"\$ ?(?=\.?\d)")
@@ -78,15 +79,16 @@ def renamed(question: Question, draw: random.Random) -> Question | None:
 
 
 def other_things(question: Question, draw: random.Random) -> Question | None:
-    """Things by others of their kind that the text does not speak of, singular and plural alike."""
+    """Things by others of their kind that the text does not speak of, singular and plural alike. One stays that is part
+    of the name of another thing."""
     text = question.question
     words = {word.casefold() for word in re.findall(r"\w+", f"{text} {question.gold}")}
     new: dict[str, str] = {}
     for line in THINGS:
         pairs = [pair.split() for pair in line]
         held = [pair for pair in pairs if words.intersection(pair)]
-        if any(re.search(rf"[-–] ?(?:{'|'.join(pair)})\b", text, re.I) for pair in held):
-            continue  # a T-shirt
+        if any(is_part(pair, text) for pair in held):
+            continue
         free = [pair for pair in pairs if not words.intersection(pair)]
         if len(held) > len(free):
             continue
@@ -102,6 +104,14 @@ def other_things(question: Question, draw: random.Random) -> Question | None:
         return article + thing
 
     return with_text(question, names.sub(put, text))
+
+
+def is_part(thing: Sequence[str], text: str) -> bool:
+    """Whether a thing, singular and plural, stands in the name of another one somewhere: a T-shirt, a pencil case."""
+    one, names = thing[0], "|".join(thing)
+    if re.search(rf"[-–] ?(?:{names})\b|\b(?:{names})[-–]\w", text, re.I):
+        return True
+    return any(word.lower() not in BEHIND for word in re.findall(rf"\b{one} ([^\W\d_]+)", text, re.I))
 
 
 def other_units(question: Question, draw: random.Random) -> Question | None:

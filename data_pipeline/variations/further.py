@@ -16,6 +16,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import Question
 from tracestill.data_pipeline.guards.names import Name
 from tracestill.data_pipeline.sampling.files.fields import FieldsConfig
+from tracestill.data_pipeline.sampling.files.formats import parts_of
 from tracestill.data_pipeline.sampling.files.gather import FileConfig, gather
 from tracestill.data_pipeline.sampling.files.rejected import SHARE, Rejected, refuse_too_many
 from tracestill.data_pipeline.sampling.questions import QuestionsConfig, counted, files_at, from_module
@@ -103,6 +104,16 @@ def further(name: str, config: AlsoConfig, seed: int) -> Further:
     return Further(
         used, counted(read.total, len(used), read.duplicates, unused, read.rejected, read.joined), read.rejected
     )
+
+
+def refuse_absent(also: dict[str, AlsoConfig]) -> None:
+    """Raise InputError for an entry of ``evaluate.also`` whose files are not there."""
+    for name, each in also.items():
+        if each.as_questions().is_file:
+            try:
+                parts_of(each.source)
+            except InputError as error:
+                raise InputError(f"{ALSO}.{name}.source: {error}") from error
 
 
 def own_modules_in(also: dict[str, AlsoConfig]) -> dict[str, str]:

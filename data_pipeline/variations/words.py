@@ -49,6 +49,16 @@ THINGS = (  # singular and plural; those of a line can stand for each other
     ("shirt shirts", "jacket jackets", "sweater sweaters", "scarf scarves"),
 )
 
+BEHIND_A_THING = (
+    "a about after again all also altogether an and apiece are as at away back be because before but by can come comes "
+    "contain contains cost costing costs could did do does during each eat eats equals every fell fits for from given "
+    "gone had has have he her his how i if in inside instead into is it its left less made makes more must needs of "
+    "off on only or out over per plus remains right sells she should since sleep sleeps so sold still take takes than "
+    "that the their then they this to today together tomorrow total until up use uses using was we weigh weighed "
+    "weighing weighs were what when where which while who will with without worth would yesterday you"
+)
+BEHIND = frozenset(BEHIND_A_THING.split())  # words behind a single thing; any other one may make another thing of it
+
 DISTRACTORS = {  # a sentence with a number, and what a problem must not speak of
     "The clock in the hall has not been wound for {n} days.": ("clock", "day", "week", "hall"),
     "The town library has {n} steps in front of its door.": ("library", "step", "stair", "book"),

@@ -26,10 +26,11 @@ from tracestill.data_pipeline.rounds.questions import training_questions
 from tracestill.data_pipeline.tokens.layout import Layout
 from tracestill.launch.rounds.floor import weights
 from tracestill.launch.rounds.recipes import TRACES, WRITTEN, settings_of, student_of
-from tracestill.trainer.evaluation.asking import LocalAsker, Query, Reply, is_numeric, key_of, row_of
+from tracestill.trainer.evaluation.asking import LocalAsker, Query, Told, is_numeric, key_of, row_of
 from tracestill.trainer.evaluation.baseline import exported, load_trained
 from tracestill.trainer.evaluation.evaluate import this_device
 from tracestill.trainer.evaluation.predictions import verified
+from tracestill.trainer.measures.unasked import REFUSED, Unasked, was_asked
 from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.recipe.verifying import verifier_of
@@ -136,7 +137,7 @@ class Pen:
         return sorted([*rows, *refused], key=lambda row: order[row["question_id"]])  # stable: as they were asked
 
     def refused(self, question: Row, asked: str) -> Row:
-        return {**self.row(question, asked), "reason": "control_in_text", "text": question["posed"]}
+        return {**self.row(question, asked), "reason": REFUSED, "text": question["posed"]}
 
     def part(self, asked: str, questions: Sequence[Row], samples: int) -> Iterator[Row]:
         """``samples`` texts of each question, by chunks."""
@@ -168,12 +169,17 @@ class Pen:
             for row in questions
         ]
         written = ask(self.model, self.layout, self.recipe, queries)
-        pairs = [(row, reply) for row, replies in zip(questions, written, strict=True) for reply in replies]
+        pairs = [
+            (row, reply)
+            for row, replies in zip(questions, written, strict=True)
+            for reply in ([replies] if isinstance(replies, Unasked) else replies)
+        ]
         judged = verified([row_of(*pair) for pair in pairs], [row for row, _ in pairs], self.verifier)
         return [
             {
                 **self.row(row, asked),
-                **{"reasoning": found["trace"], "answer": found["answer"], "text": found["text"]},
+                **{"reasoning": found["trace"], "answer": found["answer"]},
+                "text": found["text"] if was_asked(found) else row["posed"],
                 **{"correct": found["correct"], "tokens": found["tokens"], "reason": reason_of(found)},
             }
             for (row, _), found in zip(pairs, judged, strict=True)
@@ -194,13 +200,15 @@ def chunk_in(file: Path) -> list[Row] | None:
         return None
 
 
-def ask(model: Any, layout: Layout, recipe: Recipe, queries: Sequence[Query]) -> list[list[Reply]]:
-    """What a student writes to a chunk's queries, which hold no control symbol."""
-    return [replies or [] for replies in LocalAsker(model, layout, recipe).ask(queries)]
+def ask(model: Any, layout: Layout, recipe: Recipe, queries: Sequence[Query]) -> list[Told]:
+    """What a student writes to a chunk's queries."""
+    return LocalAsker(model, layout, recipe).ask(queries)
 
 
 def reason_of(found: Row) -> str:
     """Why what was written gives no trace; empty: it does."""
+    if not was_asked(found):
+        return str(found["read_by"])
     if not found["finished"]:
         return "cut_off"
     if found["answer"] is None:

@@ -15,6 +15,8 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.documents.chat_parts import messages_of
 from tracestill.data_pipeline.documents.chat_template import ChatTemplate
 from tracestill.data_pipeline.documents.encode import EncodeConfig, load_layout
+from tracestill.data_pipeline.sampling.files.formats import parts_of
+from tracestill.data_pipeline.variations.further import refuse_absent
 from tracestill.launch.hosts.cluster import Cluster
 from tracestill.launch.run.runner import is_due
 from tracestill.launch.run.stage_spec import Work
@@ -125,7 +127,8 @@ def check_ranks_of_hosts(recipe: Recipe, arms: list[str], cluster: Cluster, cons
 
 
 def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
-    """Whether an arm's student can be built, trained in the wanted precision and asked held-out questions."""
+    """Whether an arm's student can be built, trained in the wanted precision and asked held-out questions; and whether
+    files are there that only its evaluation reads."""
     with uncollected():
         import torch
 
@@ -156,6 +159,12 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
         return
     if recipe.questions.test == 0:
         raise InputError("questions.test: 0 leaves no held-out question to evaluate; set it, or use --until train")
+    refuse_absent(recipe.evaluate.also)
+    if (general := recipe.evaluate.general) is not None:
+        try:
+            parts_of(general.source)
+        except InputError as error:
+            raise InputError(f"evaluate.general.source: {error}") from error
     if positions is not None and recipe.evaluate.max_new_tokens >= positions:
         raise InputError(
             f"evaluate.max_new_tokens: {recipe.evaluate.max_new_tokens} and a question do not fit into the student's "

@@ -34,6 +34,7 @@ def ranks_of(recipe: Recipe) -> Ranks:
 def on_ranks(work: Work, console: Console, ranks: Ranks, words: Sequence[str]) -> None:
     """Evaluate by ``ranks``, which are told ``words``. Raises InputError for what they refuse, TrainingFailed if they
     end otherwise before all is there; what was written is kept."""
+    from tracestill.trainer.evaluation.answers import forget_asked
     from tracestill.trainer.evaluation.ranks import PROGRESS, read_progress
 
     run, arm = work.case.run, work.case.arm
@@ -59,6 +60,8 @@ def on_ranks(work: Work, console: Console, ranks: Ranks, words: Sequence[str]) -
         raise TrainingFailed(f"{told}\n  {kept}") if isinstance(told, TrainingFailed) else told from None
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted in {kept}") from None
+    finally:
+        forget_asked(work.directory)  # ranks that were killed could not
     if not work.is_current():  # the launcher ends with 0 if a signal ends what it started
         cut = TrainingFailed(f"the evaluation ended before its last answer; the whole output is in {log}")
         raise explained(cut, folder, log)

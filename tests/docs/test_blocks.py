@@ -57,7 +57,7 @@ NOT_CHECKED = {  # page: how it begins -> why there is nothing to check, or wher
     "weighting.md: normaliser  loss   answers  short document": "tests/trainer/weighting/test_weighting_docs.py",
 }
 BLOCKS = blocks()
-NOT_OURS = {"sbatch", "kubectl", "rsync", "mkdir", "mv", "ln", "echo", "cat", "pip", "export"}
+NOT_OURS = {"sbatch", "kubectl", "rsync", "mkdir", "mv", "ln", "echo", "cat", "pip", "export", "inspect"}
 COMMANDS = typer.main.get_command(cli.app).commands
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
 KEYS = {re.sub(r"\b(N|NAME)\b", "*", key.name) for key in all_keys()}

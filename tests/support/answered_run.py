@@ -13,6 +13,7 @@ from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, read_rows, wri
 from tracestill.data_pipeline.base.stage import stage
 from tracestill.launch.run.stages import plan_works
 from tracestill.trainer.evaluation.predictions import NO_VERDICT, PREDICTION_SCHEMA, not_asked, summary
+from tracestill.trainer.measures.unasked import REFUSED, Unasked
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 FALSE = "2 + 2 = 5"
@@ -21,7 +22,7 @@ FALSE = "2 + 2 = 5"
 def answered(question: Mapping[str, Any], at: int) -> dict[str, Any]:
     """A prediction of each sort, in turn: right, wrong, cut off, undecided, not asked."""
     if at % 5 == 4:
-        return not_asked(question)
+        return not_asked(question, Unasked(REFUSED))
     verdict = {0: "right", 1: "wrong", 3: "cannot_tell"}.get(at % 5, "")
     trace = f"2 + 3 = 5, and {FALSE if at % 2 else '1 + 1 = 2'}. {HOSTILE}"
     own = {"trace": trace, "text": f"<think> {trace}</think> {at}", "answer": str(at) if verdict else None}

@@ -13,6 +13,7 @@ from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, write_rows
 from tracestill.trainer.evaluation.asking import Query, Reply, row_of
 from tracestill.trainer.evaluation.parts import Context
 from tracestill.trainer.evaluation.predictions import verified
+from tracestill.trainer.measures.unasked import REFUSED, Unasked
 
 Writes = Callable[[Query, int], tuple[str, str | None]]  # of a query and a sample: the whole trace, and the answer
 
@@ -29,10 +30,12 @@ class Scripted:
     def shown(self, question: str) -> str:
         return question
 
-    def ask(self, queries: Sequence[Query], progress: Any = None) -> list[list[Reply] | None]:
+    def ask(self, queries: Sequence[Query], progress: Any = None) -> list[list[Reply] | Unasked]:
         self.queries += queries
         return [
-            None if "\0" in query.question else [self.reply(query, sample) for sample in range(query.samples)]
+            Unasked(REFUSED)
+            if "\0" in query.question
+            else [self.reply(query, sample) for sample in range(query.samples)]
             for query in queries
         ]
 
@@ -68,7 +71,10 @@ def context_of(
     write_rows(folder / "records.parquet", records, RECORD_SCHEMA)
     context = Context(recipe, questions, [], asker, verifier, folder, folder)
     replies = asker.ask([context.query(each) for each in questions])
-    rows = [row_of(each, texts and texts[0]) for each, texts in zip(questions, replies, strict=True)]
+    rows = [
+        row_of(each, told if isinstance(told, Unasked) else told[0])
+        for each, told in zip(questions, replies, strict=True)
+    ]
     context.predictions = verified(rows, questions, verifier)
     asker.queries.clear()
     return context

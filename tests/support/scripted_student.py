@@ -24,7 +24,7 @@ def script(
         for one in wanted:
             ids = list(says(one) if callable(says) else says[len(seen)])
             seen.append(one)
-            ended(one, Written(ids, -1.0, ids[-1] == stop))
+            ended(one, Written(ids, [-1.0] * len(ids), ids[-1] == stop))
 
     monkeypatch.setattr(asking, "write_wanted", write_wanted)
     return seen, told

@@ -12,14 +12,13 @@ if __name__ == "__main__":  # before anything else is imported: `python -m` has 
 
     leave_working_directory()
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from tracestill.trainer.assembly.rank import Begun, as_rank, parser_of
 from tracestill.trainer.engine.engine import World, connect, leave
 from tracestill.trainer.evaluation import evaluate
-from tracestill.trainer.evaluation.answers import answers_beside
+from tracestill.trainer.evaluation.answers import asked_beside, forget_asked
 from tracestill.trainer.evaluation.baseline import arm_asker, model_asker
 from tracestill.trainer.evaluation.ranks import Team, say_progress
 from tracestill.trainer.faults.watchdog import Watchdog
@@ -31,7 +30,7 @@ def work(run: RunDirectory, arm: str, model: Path | None, folder: Path, world: W
     """One rank's work, once it has met the others. Always 0."""
     directory = run.stage(arm, "evaluate") if model is None else run.model(arm)
     team = Team(
-        answers_beside(directory).with_suffix(".asked"),
+        asked_beside(directory),
         world.rank,
         world.ranks,
         lambda asked: watch.phase("measure", asked),
@@ -59,7 +58,7 @@ def work(run: RunDirectory, arm: str, model: Path | None, folder: Path, world: W
             team.serve(asker)
     together(lambda: None, "cannot end")
     if world.rank == 0:
-        shutil.rmtree(team.folder, ignore_errors=True)
+        forget_asked(directory)
     return 0
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Mapping
@@ -28,6 +29,17 @@ SYNC_SECONDS = 5.0  # between two times that lines are forced to disk, about
 def answers_beside(directory: Path) -> Path:
     """Where the lines of the stage in ``directory`` lie."""
     return directory.with_name(f".{directory.name}.answers")
+
+
+def asked_beside(directory: Path) -> Path:
+    """Where several processes that write for the stage in ``directory`` leave word to each other (``ranks``). It holds
+    nothing that outlives them."""
+    return directory.with_name(f".{directory.name}.asked")
+
+
+def forget_asked(directory: Path) -> None:
+    """Remove what such processes left when they were killed."""
+    shutil.rmtree(asked_beside(directory), ignore_errors=True)
 
 
 class Answers:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 from transformers import PreTrainedModel
@@ -20,11 +21,12 @@ from tracestill.data_pipeline.selection.repetition import repeats, words_of
 from tracestill.data_pipeline.tokens.layout import Layout, Reading
 from tracestill.trainer.evaluation.answers import Answers
 from tracestill.trainer.evaluation.predictions import NO_VERDICT, PREDICTION_SCHEMA, answer_in, not_asked
+from tracestill.trainer.measures.unasked import OVERLONG, REFUSED, Unasked
 from tracestill.trainer.ranks.threads import ThreadChoice
 from tracestill.trainer.recipe.positions import positions_in
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.writing.decoding import Wanted, Written
-from tracestill.trainer.writing.generate import write_wanted
+from tracestill.trainer.writing.generate import no_room, write_wanted
 
 Progress = Callable[[int, int], None]  # told the tokens, or texts, that are done, and those to be expected in all
 
@@ -74,6 +76,9 @@ class Reply(NamedTuple):
     ids: tuple[int, ...] = ()  # that it wrote, ending with a stop if it finished; none of a server
 
 
+Told = list[Reply] | Unasked
+
+
 class Asker(Protocol):
     """One student."""
 
@@ -83,9 +88,8 @@ class Asker(Protocol):
         """How a question is put, for people."""
         ...
 
-    def ask(self, queries: Sequence[Query], progress: Progress = lambda done, total: None) -> list[list[Reply] | None]:
-        """The ``samples`` replies to each query, in their order. None: not asked, as its text holds a control symbol,
-        which an export would read as one. Raises InputError for a query that the student has no positions for."""
+    def ask(self, queries: Sequence[Query], progress: Progress = lambda done, total: None) -> list[Told]:
+        """The ``samples`` replies to each query, in their order, or why it was not asked."""
         ...
 
 
@@ -123,10 +127,10 @@ def reply_of(found: Reading, numeric: bool, chain: Chain, tokens: int, logprob: 
     )
 
 
-def row_of(question: Mapping[str, Any], reply: Reply | None) -> dict[str, Any]:
-    """A row of PREDICTION_SCHEMA, but for the verdict. None: the question was not asked."""
-    if reply is None:
-        return not_asked(question)
+def row_of(question: Mapping[str, Any], reply: Reply | Unasked) -> dict[str, Any]:
+    """A row of PREDICTION_SCHEMA, but for the verdict."""
+    if isinstance(reply, Unasked):
+        return not_asked(question, reply)
     found = reply._asdict()
     return {
         **{key: question[key] for key in ("question_id", "question", "gold")},
@@ -170,14 +174,13 @@ class LocalAsker:
     def shown(self, question: str) -> str:
         return self.layout.read(self.layout.prompt_ids(question)).text
 
-    def ask(self, queries: Sequence[Query], progress: Progress = lambda done, total: None) -> list[list[Reply] | None]:
+    def ask(self, queries: Sequence[Query], progress: Progress = lambda done, total: None) -> list[Told]:
         names = [
-            None if self.holds_control(query) else [name_of(query, sample) for sample in range(query.samples)]
-            for query in queries
+            self.why_not(query) or [name_of(query, sample) for sample in range(query.samples)] for query in queries
         ]
         missing: dict[str, Job] = {}
         for at, of_query in enumerate(names):
-            for sample, name in enumerate(of_query or ()):
+            for sample, name in enumerate(() if isinstance(of_query, Unasked) else of_query):
                 limit = queries[at].max_new_tokens
                 known = missing.get(name)
                 if not self.is_there(name, limit) and (known is None or queries[known.query].max_new_tokens < limit):
@@ -189,7 +192,7 @@ class LocalAsker:
                 limits = {name: queries[job.query].max_new_tokens for name, job in missing.items()}
                 self.team.wait(lambda: all(self.is_there(*each) for each in limits.items()), self.answers)
         return [
-            None if of_query is None else [self.read(query, name) for name in of_query]
+            of_query if isinstance(of_query, Unasked) else [self.read(query, name) for name in of_query]
             for query, of_query in zip(queries, names, strict=True)
         ]
 
@@ -211,7 +214,7 @@ class LocalAsker:
                 prompt = tuple(one.ids), tuple(one.decoder)
                 of_query[job.query] = one._replace(prompt=numbers.setdefault(prompt, len(numbers)))
             if of_query[job.query].limit < 1:  # what has begun leaves no room: it is cut off there
-                self.answers.keep(name_of(query, job.sample), [[], 0.0, False, query.max_new_tokens])
+                self.answers.keep(name_of(query, job.sample), [[], [], False, query.max_new_tokens])
                 continue
             wanted.append(of_query[job.query]._replace(sample=job.sample))
             job_of[id(wanted[-1])] = job
@@ -233,16 +236,26 @@ class LocalAsker:
             threads=self.threads,
         )
 
-    def holds_control(self, query: Query) -> bool:
-        texts = query.question, query.system or "", query.begun.trace
-        return any(self.layout.control_in(text) is not None for text in texts)
+    @cached_property
+    def positions(self) -> int | None:
+        return positions_in(self.model.config.to_dict())
+
+    def why_not(self, query: Query) -> Unasked | None:
+        """Why a query cannot be put to the student; None: it can."""
+        for text in (query.question, query.system or "", query.begun.trace):
+            if (symbol := self.layout.control_in(text)) is not None:
+                return Unasked(REFUSED, f"its text holds {symbol}")
+        if self.positions is None:
+            return None
+        told = no_room(self.wanted_of(query), self.positions, both=self.model.config.is_encoder_decoder)
+        return Unasked(OVERLONG, told) if told else None
 
     def wanted_of(self, query: Query) -> Wanted:
         """What has begun takes from the room of what follows, where the model's positions are few."""
         prompt, begun = self.layout.prompt_ids(query.question, query.system), self.begun_ids(query)
         limit, both = query.max_new_tokens, self.model.config.is_encoder_decoder
-        if begun and (positions := positions_in(self.model.config.to_dict())) is not None:
-            limit = min(limit, positions - len(begun) - (0 if both else len(prompt)))
+        if begun and self.positions is not None:
+            limit = min(limit, self.positions - len(begun) - (0 if both else len(prompt)))
         ids, decoder = (prompt, begun) if both else ([*prompt, *begun], [])
         return Wanted(0, 0, ids, limit, query.temperature, query.key, decoder)
 
@@ -250,11 +263,10 @@ class LocalAsker:
         return self.layout.begun_ids(query.begun.trace, closed=query.begun.closed)
 
     def read(self, query: Query, name: str) -> Reply:
-        ids, logprob, _, _ = self.answers[name]
-        if len(ids) > query.max_new_tokens:  # more was asked for before
-            ids, logprob = ids[: query.max_new_tokens], None
+        ids, logprobs, _, _ = self.answers[name]
+        ids, logprobs = ids[: query.max_new_tokens], logprobs[: query.max_new_tokens]  # more was asked for before
         begun = self.begun_ids(query)
         found = self.layout.read([*begun, *ids])
-        reply = reply_of(found, query.numeric, self.chain, len(ids), logprob)
+        reply = reply_of(found, query.numeric, self.chain, len(ids), sum(logprobs))
         before = self.layout.read(begun).trace_tokens if begun else 0
         return reply._replace(ids=tuple(ids), trace_tokens=max(0, reply.trace_tokens - before))

@@ -25,7 +25,7 @@ from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConf
 from tracestill.data_pipeline.tokens.forms import Form, form_of
 from tracestill.data_pipeline.tokens.layout import Reading
 from tracestill.trainer.evaluation.answers import Answers
-from tracestill.trainer.evaluation.asking import Begun, Progress, Query, Reply, name_of, reply_of
+from tracestill.trainer.evaluation.asking import Begun, Progress, Query, Reply, Told, name_of, reply_of
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.weighting.by_token import uniform
 
@@ -51,7 +51,7 @@ class EndpointAsker:
         asked = self.config.template.replace("{style}", system or "").replace("{question}", question)
         return f"{system}\n\n{asked}" if system and "{style}" not in self.config.template else asked
 
-    def ask(self, queries: Sequence[Query], progress: Progress = lambda done, total: None) -> list[list[Reply] | None]:
+    def ask(self, queries: Sequence[Query], progress: Progress = lambda done, total: None) -> list[Told]:
         """Raises InputError for what is wrong with every request, and at the end if the server failed for some, or the
         budget does not pay for them: all that came is kept, and asking again goes on from there."""
         names = [[self.name_of(query, sample) for sample in range(query.samples)] for query in queries]

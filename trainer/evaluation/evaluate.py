@@ -35,8 +35,8 @@ from tracestill.data_pipeline.base.stage import Stage, identity, stage, write_js
 from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConfig
 from tracestill.data_pipeline.tokens.store import TokenStore
-from tracestill.trainer.evaluation.answers import Answers, answers_beside
-from tracestill.trainer.evaluation.asking import Asker, LocalAsker, Query, Team, is_numeric, key_of, row_of
+from tracestill.trainer.evaluation.answers import Answers, answers_beside, forget_asked
+from tracestill.trainer.evaluation.asking import Asker, LocalAsker, Query, Team, Told, is_numeric, key_of, row_of
 from tracestill.trainer.evaluation.baseline import arm_asker, exported, load_trained, model_asker, untrained_student
 from tracestill.trainer.evaluation.endpoint import EndpointAsker
 from tracestill.trainer.evaluation.parts import Context, measured
@@ -45,6 +45,7 @@ from tracestill.trainer.lock import run_lock
 from tracestill.trainer.losses.general import Students, general
 from tracestill.trainer.losses.losses import load_student, teacher_forced
 from tracestill.trainer.measures.said import said
+from tracestill.trainer.measures.unasked import OVERLONG, Unasked
 from tracestill.trainer.ranks.console import Terminal, plain_column, say
 from tracestill.trainer.ranks.threads import choice_for, threads_kept
 from tracestill.trainer.recipe.precision import use_gpu
@@ -52,6 +53,8 @@ from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.recipe.settings import EvaluateConfig
 from tracestill.trainer.recipe.verifying import verifier_of
+
+MOST_LONG = 0.5  # share of held-out questions too long to be asked: with more, the settings are at fault
 
 
 def run(
@@ -77,6 +80,8 @@ def run(
     source = exported(inputs["train"]) if recipe.train.trains else inputs["tokenizer"]
     questions = held_out(sample / "questions.parquet", recipe.evaluate.questions)
     verifier = verifier_of(recipe, held.root)
+    if team is None:
+        forget_asked(directory)
     with threads_kept(), stage(directory, "evaluate", config, inputs) as work:
         threads = choice_for(device)
         with arm_asker(held, arm, device, threads, team) as (asker, student):
@@ -116,6 +121,8 @@ def run_model(
     config, inputs = held.model_stage(model)
     device = device or this_device()
     questions = held_out(inputs["sample"] / "questions.parquet", recipe.evaluate.questions)
+    if team is None:
+        forget_asked(held.model(name))
     with threads_kept(), stage(held.model(name), "evaluate", config, inputs) as work:
         threads = choice_for(device)
         verifier = verifier_of(recipe, held.root)
@@ -205,14 +212,34 @@ def answer(
 ) -> list[dict[str, Any]]:
     """One row of PREDICTION_SCHEMA for each question. Without a ``verifier`` the recipe's, in which nobody judges.
 
-    A question that holds a control symbol is not asked, and counts as wrong: an export would read another one.
+    A question that holds a control symbol, or leaves no room for ``max_new_tokens``, is not asked, and counts as
+    wrong. Raises InputError if the latter is so of more than half of them.
     """
     verifier = verifier or Verifier(recipe.verify)
     for row in questions:  # before the work of asking
         verifier.check(how_of(row.get("metadata") or "", verifier.config.use))
     replies = asker.ask([query_of(row, recipe.evaluate) for row in questions], progress)
-    rows = [row_of(row, texts[0] if texts else None) for row, texts in zip(questions, replies, strict=True)]
+    refuse_many_long(questions, replies)
+    rows = [
+        row_of(row, told if isinstance(told, Unasked) else told[0])
+        for row, told in zip(questions, replies, strict=True)
+    ]
     return verified(rows, questions, verifier)
+
+
+def refuse_many_long(questions: Sequence[Mapping[str, Any]], replies: Sequence[Told]) -> None:
+    """Raise InputError, naming one of them, if more than MOST_LONG of the questions were too long to be asked."""
+    long = [
+        (row["question"], told)
+        for row, told in zip(questions, replies, strict=True)
+        if isinstance(told, Unasked) and told.reason == OVERLONG
+    ]
+    if len(long) > MOST_LONG * len(replies):
+        question, why = long[0]
+        raise InputError(
+            f"evaluate.max_new_tokens: {why.detail}; so it is with {len(long)} of {len(replies)} held-out questions, "
+            f"such as {question[:60]!r}"
+        )
 
 
 def query_of(question: Mapping[str, Any], config: EvaluateConfig) -> Query:

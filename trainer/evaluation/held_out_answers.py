@@ -17,7 +17,7 @@ import torch
 
 from tracestill.trainer.engine.engine import Engine
 from tracestill.trainer.evaluation.evaluate import held_out, predict
-from tracestill.trainer.evaluation.predictions import was_asked
+from tracestill.trainer.measures.unasked import was_asked
 from tracestill.trainer.ranks.collectives import together
 from tracestill.trainer.recipe.recipe import Recipe
 

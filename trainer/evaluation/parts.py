@@ -23,6 +23,7 @@ from tracestill.trainer.measures.budgets import budgets
 from tracestill.trainer.measures.cause import cause
 from tracestill.trainer.measures.quality import quality
 from tracestill.trainer.measures.samples import samples
+from tracestill.trainer.measures.unasked import Unasked
 from tracestill.trainer.recipe.recipe import Recipe
 
 Row = dict[str, Any]
@@ -78,18 +79,19 @@ class Context:
             numeric=is_numeric(question["gold"]),
         )
 
-    def ask(self, questions: Sequence[Mapping[str, Any]], queries: Sequence[Query]) -> list[list[Row] | None]:
+    def ask(self, questions: Sequence[Mapping[str, Any]], queries: Sequence[Query]) -> list[list[Row] | Unasked]:
         """The replies to each query about the question at its place, verified: rows of PREDICTION_SCHEMA, and
-        ``logprob``. None: not asked (``control_in_text``)."""
+        ``logprob``; or why it was not asked."""
         replies = self.asker.ask(queries, self.progress)
         rows = [
             {**row_of(questions[at], reply), "logprob": reply.logprob}
             for at, each in enumerate(replies)
-            for reply in each or ()
+            if not isinstance(each, Unasked)
+            for reply in each
         ]
-        of_row = [questions[at] for at, each in enumerate(replies) for _ in each or ()]
+        of_row = [questions[at] for at, each in enumerate(replies) if not isinstance(each, Unasked) for _ in each]
         told = iter(verified(rows, of_row, self.verifier))
-        return [None if each is None else [next(told) for _ in each] for each in replies]
+        return [each if isinstance(each, Unasked) else [next(told) for _ in each] for each in replies]
 
     def same(self, pairs: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[bool]:
         """Whether two answers to a question say the same: by its verifier, as if one of them were the gold answer.

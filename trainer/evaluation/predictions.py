@@ -16,11 +16,10 @@ from tracestill.data_pipeline.answers.verifier import Case, Verifier, how_of
 from tracestill.data_pipeline.sampling.readers.chain import Chain
 from tracestill.data_pipeline.tokens.layout import Reading
 from tracestill.trainer.measures.spread import bootstrap, share
+from tracestill.trainer.measures.unasked import Unasked, was_asked
 from tracestill.trainer.measures.votes import count_of
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
-REFUSED = "control_in_text"  # as encoding says of a record
-
 UNDECIDED = ("cannot_tell", "timeout")
 NO_VERDICT = {
     "correct": False,
@@ -40,7 +39,7 @@ PREDICTION_SCHEMA = pa.schema(
         ("trace", pa.string()),
         ("answer", pa.string()),  # null: cut off, or no answer in what was written
         # rule or reader that found it (answers.find_answer, sampling.readers); cut_off, unclosed, none: nothing;
-        # control_in_text: not asked; refused: by a server
+        # control_in_text, overlong: not asked; refused: by a server
         ("read_by", pa.string()),
         ("correct", pa.bool_()),
         ("verdict", pa.string()),  # right, wrong, cannot_tell, timeout; "" where there is no answer
@@ -57,18 +56,13 @@ PREDICTION_SCHEMA = pa.schema(
 )
 
 
-def not_asked(question: Mapping[str, Any]) -> dict[str, Any]:
+def not_asked(question: Mapping[str, Any], why: Unasked) -> dict[str, Any]:
     """A row of PREDICTION_SCHEMA for a question that was left out."""
     return {
         **{key: question[key] for key in ("question_id", "question", "gold")},
-        **{"text": "", "trace": "", "answer": None, "read_by": REFUSED, **NO_VERDICT},
+        **{"text": "", "trace": "", "answer": None, "read_by": why.reason, **NO_VERDICT, "detail": why.detail},
         **{"tokens": 0, "trace_tokens": 0, "finished": True, "repeats": "", "in_form": False},
     }
-
-
-def was_asked(row: Mapping[str, Any]) -> bool:
-    """Whether the question of a prediction was put to the model."""
-    return row["read_by"] != REFUSED
 
 
 def answer_in(found: Reading, numeric: bool, chain: Chain) -> Found:

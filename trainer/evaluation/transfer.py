@@ -26,8 +26,9 @@ from tracestill.data_pipeline.variations.posed import ASKED_SCHEMA, Posed, posed
 from tracestill.data_pipeline.variations.reworded import KEPT, reworders
 from tracestill.data_pipeline.variations.variation import PLAIN, Variation
 from tracestill.trainer.evaluation.asking import Query, is_numeric, key_of
-from tracestill.trainer.evaluation.predictions import PREDICTION_SCHEMA, UNDECIDED, not_asked, was_asked
+from tracestill.trainer.evaluation.predictions import PREDICTION_SCHEMA, UNDECIDED, not_asked
 from tracestill.trainer.measures.matrix import Form, Outcome, Row, matrix
+from tracestill.trainer.measures.unasked import Unasked, was_asked
 from tracestill.trainer.measures.votes import count_of
 from tracestill.trainer.recipe.recipe import Recipe
 
@@ -132,7 +133,10 @@ def answers(
         of_task = replace(context, verifier=verifiers.get(task, context.verifier))
         questions = [plan[at]._asdict() for at in own]
         told = of_task.ask(questions, [query_of(context, plan[at]) for at in own])
-        done |= {at: rows[0] if rows else not_asked(each) for at, rows, each in zip(own, told, questions, strict=True)}
+        done |= {
+            at: not_asked(each, rows) if isinstance(rows, Unasked) else rows[0]
+            for at, rows, each in zip(own, told, questions, strict=True)
+        }
     return [(plan[at], done[at]) for at in sorted(done)]
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from tracestill.trainer.measures.spread import share
+from tracestill.trainer.measures.unasked import Unasked, was_asked
 from tracestill.trainer.measures.votes import count_of
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ def budgets(context: Context) -> Row:
     questions, free = [question for question, _, is_so in pairs if is_so], [row for _, row, is_so in pairs if is_so]
     rows = [row for budget in config.tokens for row in within(context, questions, budget)]
     for row in free:
-        way = NOT_ASKED if row["read_by"] == "control_in_text" else OWN
-        rows.append({**row, "budget": None, "way": way, "continued": 0})
+        rows.append({**row, "budget": None, "way": OWN if was_asked(row) else NOT_ASKED, "continued": 0})
     context.write(NAME, [{key: row[key] for key in BUDGET_SCHEMA.names} for row in rows], BUDGET_SCHEMA)
     found = {"questions": len(questions), "without_gold": len(pairs) - len(questions)}
     return {**found, "curve": [point(rows, budget) for budget in (*config.tokens, None)]}
@@ -98,7 +98,7 @@ def thoughts(
             for at, trace, limit in zip(only, traces, limits, strict=True)
         ]
         found = context.ask([questions[at] for at in only], queries)
-        return [each[0] if each else None for each in found]
+        return [None if isinstance(each, Unasked) else each[0] for each in found]
 
     everyone = range(len(questions))
     whole = ask([max(most, room) for room in rooms], begun, closed=False, only=everyone)

@@ -22,6 +22,8 @@ from tracestill.data_pipeline.segmentation.segmenter import GIVEN
 from tracestill.trainer.measures.changes import CUT, SAME, Change, changes, kinds_of, open_end, spread, steps_of
 from tracestill.trainer.measures.settings import WAYS
 from tracestill.trainer.measures.spread import share, share_of_clusters
+from tracestill.trainer.measures.unasked import Unasked
+from tracestill.trainer.measures.votes import count_of
 
 if TYPE_CHECKING:
     from tracestill.trainer.evaluation.parts import Context
@@ -43,6 +45,7 @@ CAUSE_SCHEMA = pa.schema(
         ("before", pa.string()),  # the answer of the evaluation
         ("answer", pa.string()),  # the one that followed; null: none
         ("outcome", pa.string()),  # same, other, none
+        ("judged", pa.bool_()),  # somebody can tell whether an answer is right: there is a gold one, or a judge
         ("was_right", pa.bool_()),
         ("correct", pa.bool_()),
         ("trace", pa.string()),  # all of it, what had begun included
@@ -51,12 +54,14 @@ CAUSE_SCHEMA = pa.schema(
 
 
 def cause(context: Context) -> Row:
-    """``questions`` asked, and of how many a trace could be changed (``traces``); ``inapplicable``: changes that could
-    not be made, by way; ``not_asked``: texts that hold a control symbol; and what ``summary`` says. Writes
-    cause.parquet."""
+    """``questions`` asked, and of how many a trace could be changed (``traces``); those ``without_gold``, which have no
+    part in shares right; ``inapplicable``: changes that could not be made, by way; ``not_asked``: texts that hold a
+    control symbol, or leave no room; and what ``summary`` says. Writes cause.parquet."""
     config = context.recipe.evaluate.cause
     assert config is not None
     pairs = [*zip(context.questions, context.predictions, strict=True)][: config.questions]
+    counts = count_of([[row] for row in context.predictions])
+    judged = {row["question_id"] for row, is_so in zip(context.predictions, counts, strict=True) if is_so}
     traced = with_traces(pairs) if context.takes_traces else []
     teaches = config.teacher and context.takes_traces
     rows: list[Row] = []
@@ -79,10 +84,13 @@ def cause(context: Context) -> Row:
         for change, steps in given:
             rows.append(begun(change, row, steps))
             asked.append(question)
-    found = answered(context, rows, asked)
+    found = [{**row, "judged": row["question_id"] in judged} for row in answered(context, rows, asked)]
     context.write(NAME, found, CAUSE_SCHEMA)
-    counts = {"questions": len(pairs), "traces": len(traced), "not_asked": len(rows) - len(found)}
-    return {**counts, "inapplicable": dict(inapplicable), **summary(found)}
+    return {
+        **{"questions": len(pairs), "without_gold": sum(row["question_id"] not in judged for _, row in pairs)},
+        **{"traces": len(traced), "not_asked": len(rows) - len(found), "inapplicable": dict(inapplicable)},
+        **summary(found),
+    }
 
 
 def with_traces(pairs: Sequence[Pair]) -> list[Pair]:
@@ -124,7 +132,7 @@ def answered(context: Context, rows: Sequence[Row], asked: Sequence[Mapping[str,
     told = [
         ({**row, **{key: reply[0][key] for key in ("answer", "correct", "trace")}}, question)
         for row, question, reply in zip(rows, asked, replies, strict=True)
-        if reply is not None
+        if not isinstance(reply, Unasked)
     ]
     both = [at for at, (row, _) in enumerate(told) if row["answer"] is not None and row["before"] is not None]
     alike = context.same([(told[at][0]["answer"], told[at][0]["before"], told[at][1]) for at in both])
@@ -139,7 +147,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> Row:
     """From rows of CAUSE_SCHEMA, each a ``spread`` row:
 
     ``ways``, ``by_step`` and ``by_kind``: the share of answers that changed, or went missing. ``early``: the same of
-    answers at once, after a share of the steps. ``no_trace``: the share right without any.
+    answers at once, after a share of the steps. ``no_trace``: the share right without any, of questions ``judged``.
     ``teacher``: the share right by the number of the teacher's steps given, and ``own``, that of the same questions
     with the student's own."""
     held = {way: [row for row in rows if row["way"] == way] for way in (SAME, *WAYS, ALONE, TEACHER)}
@@ -154,7 +162,11 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> Row:
         },
         "by_kind": {way: {kind: moved(found) for kind, found in grouped(of, "kind")} for way, of in by_way.items()},
         "early": early(by_way.get(CUT, [])),
-        "no_trace": {**right(alone), "same": sum(row["outcome"] == "same" for row in alone)},
+        "no_trace": {
+            **right([row for row in alone if row["judged"]]),
+            "asked": len(alone),
+            "same": sum(row["outcome"] == "same" for row in alone),
+        },
         "teacher": [{"given": n + 1, **right([row for row in teacher if row["step"] == n])} for n in given],
     }
 
@@ -164,7 +176,8 @@ def grouped(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[Any, list
 
 
 def moved(rows: Sequence[Mapping[str, Any]]) -> Row:
-    """The share of answers that changed or went missing; how many each; and the shares right before and after."""
+    """The share of answers that changed or went missing; how many each; and of how many (``judged``) somebody can tell
+    whether they are right, and were."""
     ids, of = np.unique([row["question_id"] for row in rows], return_inverse=True)
     changed = np.array([row["outcome"] != "same" for row in rows], np.float64)
     found = share_of_clusters(np.bincount(of, changed, len(ids)), np.bincount(of, minlength=len(ids)))
@@ -172,6 +185,7 @@ def moved(rows: Sequence[Mapping[str, Any]]) -> Row:
         **found,
         "other": sum(row["outcome"] == "other" for row in rows),
         "none": sum(row["outcome"] == "none" for row in rows),
+        "judged": sum(row["judged"] for row in rows),
         "was_right": sum(row["was_right"] for row in rows),
         "right": sum(row["correct"] for row in rows),
     }

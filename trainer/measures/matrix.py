@@ -104,8 +104,9 @@ def mean_right(columns: Sequence[Of], question: str) -> float:
 
 def consistent(columns: Sequence[Of]) -> dict[str, Any]:
     """Over questions that are asked in two forms or more, the plain one among them, ``forms`` in the mean: the share
-    whose verdict is the same in all (``rate``), that of those right in all (``all_right``), and that of those with the
-    same answer in all (``same_answer``), which a student that errs in the same way has too."""
+    whose verdict is the same in all (``rate``); of these, right in all (``all_right``) and right in none
+    (``all_wrong``); and that of those with the same answer in all (``same_answer``), which a student that errs in the
+    same way has too. A student that is never right has a rate of 1."""
     asked = {question: [c[question] for c in columns if question in c] for question in columns[0]}
     asked = {question: forms for question, forms in asked.items() if len(forms) > 1}
     right = [{row.outcome == "right" for row in forms} for forms in asked.values()]
@@ -115,5 +116,6 @@ def consistent(columns: Sequence[Of]) -> dict[str, Any]:
         "forms": sum(map(len, asked.values())) / max(len(asked), 1),
         "rate": share(sum(len(verdicts) == 1 for verdicts in right), len(asked)),
         "all_right": share(sum(verdicts == {True} for verdicts in right), len(asked)),
+        "all_wrong": share(sum(verdicts == {False} for verdicts in right), len(asked)),
         "same_answer": share(sum(len(told) == 1 and None not in told for told in answers), len(asked)),
     }

@@ -23,6 +23,7 @@ from tracestill.data_pipeline.soundness.checkers.chain import Checks
 from tracestill.trainer.measures.samples import NAME as SAMPLES
 from tracestill.trainer.measures.samples import SAMPLE_SCHEMA, is_sound
 from tracestill.trainer.measures.spread import equal_mass, mean, share
+from tracestill.trainer.measures.votes import count_of
 
 if TYPE_CHECKING:
     from tracestill.trainer.evaluation.parts import Context
@@ -33,6 +34,7 @@ LONGEST = 4096  # words of a trace that are compared
 QUALITY_SCHEMA = pa.schema(
     [
         ("question_id", pa.string()),
+        ("judged", pa.bool_()),  # somebody can tell whether the answer is right
         ("correct", pa.bool_()),
         ("trace_tokens", pa.int32()),
         ("sound", pa.bool_()),  # null: it wrote no trace
@@ -49,10 +51,11 @@ def quality(context: Context) -> Row:
     assert config is not None
     check = Checks(context.recipe.select.checks, "select.checks")
     rows: list[Row] = []
-    for question, row in zip(context.questions, context.predictions, strict=True):
+    counts = count_of([[row] for row in context.predictions])
+    for question, row, judged in zip(context.questions, context.predictions, counts, strict=True):
         written = bool(row["trace"].strip())
         teachers = [each["trace"] for each in context.records.get(question["question_id"], ()) if each["trace"].strip()]
-        known = {key: row[key] for key in ("question_id", "correct", "trace_tokens")}
+        known = {key: row[key] for key in ("question_id", "correct", "trace_tokens")} | {"judged": judged}
         is_so = is_sound(check, row, question) if written else None
         rows.append({**known, "sound": is_so, **(alike(row["trace"], teachers) if written else alike("", ()))})
     context.write(NAME, rows, QUALITY_SCHEMA)
@@ -77,26 +80,31 @@ def alike(trace: str, teachers: Sequence[str]) -> Row:
 def summary(rows: Sequence[Mapping[str, Any]], bins: int, seed: int) -> Row:
     """From rows of QUALITY_SCHEMA: ``sound``, the share of traces, and ``sound_right``, ``sound_wrong``, of those with
     right answers and others; ``alike``: by measure the mean over ``all``, ``right`` and ``wrong`` questions, and the
-    shares right in ``bins`` of likeness; ``lengths``: those in bins of tokens."""
+    shares right in ``bins`` of likeness; ``lengths``: those in bins of tokens. A question without a gold answer is
+    neither right nor wrong (``without_gold``: traces of such ones)."""
     traces = [row for row in rows if row["sound"] is not None]
+    judged = [row for row in traces if row["judged"]]
     groups = {
         "": traces,
-        "_right": [r for r in traces if r["correct"]],
-        "_wrong": [r for r in traces if not r["correct"]],
+        "_right": [r for r in judged if r["correct"]],
+        "_wrong": [r for r in judged if not r["correct"]],
     }
     found: Row = {f"sound{name}": share(sum(row["sound"] for row in of), len(of)) for name, of in groups.items()}
-    compared = [row for row in traces if row["rouge_l"] is not None]
+    compared = {"all": alike_in(traces), "right": alike_in(groups["_right"]), "wrong": alike_in(groups["_wrong"])}
     found["alike"] = {
         measure: {
-            **{
-                name: mean(np.array([row[measure] for row in compared if row["correct"] in kinds], np.float64), seed)
-                for name, kinds in (("all", (True, False)), ("right", (True,)), ("wrong", (False,)))
-            },
-            "bins": in_bins(compared, measure, bins),
+            **{name: mean(np.array([row[measure] for row in of]), seed) for name, of in compared.items()},
+            "bins": in_bins(alike_in(judged), measure, bins),
         }
         for measure in ("rouge_l", "edits")
     }
-    return {**found, "lengths": in_bins(traces, "trace_tokens", bins)}
+    found["without_gold"] = len(traces) - len(judged)
+    return {**found, "lengths": in_bins(judged, "trace_tokens", bins)}
+
+
+def alike_in(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that a teacher's trace could be compared with."""
+    return [row for row in rows if row["rouge_l"] is not None]
 
 
 def in_bins(rows: Sequence[Mapping[str, Any]], key: str, bins: int) -> list[Row]:

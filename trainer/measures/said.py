@@ -60,9 +60,9 @@ def of_transfer(part: Mapping[str, Any]) -> str:
     told = []
     for task, forms in part["cells"].items():
         plain, kept = forms["plain"]["accuracy"]["share"], part["consistency"].get(task)
-        rate = kept["rate"]["share"] if kept else None
-        told.append(f"{task} {plain:.1%}" + (f" (consistent in all forms {rate:.1%})" if rate is not None else ""))
-    return f"plainly asked: {', '.join(told)}"
+        all_right = kept["all_right"]["share"] if kept else None
+        told.append(f"{task} {plain:.1%}" + (f" (in all forms {all_right:.1%})" if all_right is not None else ""))
+    return f"right, plainly asked: {', '.join(told)}"
 
 
 LINES = {

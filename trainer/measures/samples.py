@@ -16,6 +16,7 @@ from tracestill.data_pipeline.soundness.checkers import Trace
 from tracestill.data_pipeline.soundness.checkers.chain import Checks
 from tracestill.trainer.measures.calibration import calibration
 from tracestill.trainer.measures.consistency import Drawn, confidence, curve
+from tracestill.trainer.measures.unasked import Unasked
 from tracestill.trainer.measures.votes import NONE, count_of, votes_of
 
 if TYPE_CHECKING:
@@ -53,7 +54,11 @@ def samples(context: Context) -> Row:
         for question in context.questions
     ]
     asked = context.ask(context.questions, queries)
-    pairs = [(question, rows) for question, rows in zip(context.questions, asked, strict=True) if rows is not None]
+    pairs = [
+        (question, rows)
+        for question, rows in zip(context.questions, asked, strict=True)
+        if not isinstance(rows, Unasked)
+    ]
     questions, rows = [question for question, _ in pairs], [rows for _, rows in pairs]
     votes = votes_of(rows, questions, context.same)
     check = Checks(context.recipe.select.checks, "select.checks")
@@ -130,7 +135,9 @@ def answer_probability(context: Context) -> tuple[np.ndarray, np.ndarray]:
     queries = [context.query(question, NAME, "answer", trace=row["trace"], closed=True) for question, row in use]
     p, right = [], []
     for (_, row), said in zip(use, context.ask(questions, queries), strict=True):
-        if said is not None and said[0]["answer"] == row["answer"] and said[0]["logprob"] is not None:
+        if isinstance(said, Unasked):
+            continue
+        if said[0]["answer"] == row["answer"] and said[0]["logprob"] is not None:
             p.append(math.exp(said[0]["logprob"]))
             right.append(float(row["correct"]))
     return np.array(p), np.array(right)

@@ -30,7 +30,8 @@ from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.trainer.assembly.job import Job
 from tracestill.trainer.engine.own_texts import writer
 from tracestill.trainer.evaluation.asking import is_numeric, key_of, reply_of, row_of
-from tracestill.trainer.evaluation.predictions import REFUSED, verified
+from tracestill.trainer.evaluation.predictions import verified
+from tracestill.trainer.measures.unasked import REFUSED, Unasked
 from tracestill.trainer.ranks.collectives import together
 from tracestill.trainer.recipe.verifying import verifier_of
 from tracestill.trainer.writing.decoding import Wanted, Written
@@ -149,13 +150,14 @@ class Author:
 
     def row(self, question: Row, sample: int, text: Written) -> Row:
         reading, numeric = self.layout.read(text.ids), is_numeric(question["gold"])
-        reply = reply_of(reading, numeric, self.chain, len(text.ids), text.logprob)
+        reply = reply_of(reading, numeric, self.chain, len(text.ids), sum(text.logprobs))
         own = {"ids": list(text.ids), "logprobs": list(text.logprobs), "reason": ""}
         return {**row_of(question, reply), **own, "place": question["place"], "sample": sample}
 
     def refused(self, question: Row, sample: int) -> Row:
         own = {"ids": [], "logprobs": [], "reason": REFUSED, "prompt": 0}
-        return {**row_of(question, None), **own, "place": question["place"], "sample": sample}
+        why = Unasked(REFUSED, f"its text holds {self.layout.control_in(question['posed'])}")
+        return {**row_of(question, why), **own, "place": question["place"], "sample": sample}
 
     def join(self, directory: Path, number: int, chosen: Sequence[Row]) -> None:
         """All ranks' texts in the order of questions and samples, and their documents."""

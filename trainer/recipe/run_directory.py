@@ -31,6 +31,7 @@ from tracestill.trainer.weighting import channels_of, is_out_of_sight, own_modul
 RECIPE = "recipe.yaml"
 SCORE = "score"
 BASE = "student.pretrained"
+KEPT = "answers by token"  # what is kept of a student's texts: ids, and a log probability for each
 # decide whether a stage goes on, not what it writes
 BOUNDS = {
     *("questions.max_rejected", "sample.max_rejected", "sample.max_failed", "select.workers", "encode.workers"),
@@ -242,13 +243,13 @@ class RunDirectory:
         config, inputs = self.evaluate_stage(arm)
         layout = self.for_arm(arm).encode.model_dump(mode="json", include=set(LayoutConfig.model_fields))
         own = {key: config[key] for key in ("seed", "student", "precision", CONTENTS) if key in config}
-        return identity("answers", {**own, "layout": layout}, {k: v for k, v in inputs.items() if k != "sample"})
+        return identity(KEPT, {**own, "layout": layout}, {k: v for k, v in inputs.items() if k != "sample"})
 
     def who_writes_model(self, model: Path) -> dict[str, Any]:
         """The same of a model directory."""
         config = self.model_stage(model)[0]
         own = ("seed", "precision", "system", "variables", CONTENTS)
-        return identity("answers", {key: config[key] for key in own}, {})
+        return identity(KEPT, {key: config[key] for key in own}, {})
 
     def endpoint_stage(self, endpoint: EndpointConfig) -> tuple[dict[str, Any], dict[str, Path]]:
         """Config and input directories that decide whether the evaluation of a served model is current."""

@@ -27,6 +27,7 @@ from tracestill.trainer.weighting.by_token import uniform
 AHEAD = 64  # columns that a buffer grows by, at least
 REFILL = 8  # places are filled again when at least one of so many is free
 BLOCK = 256  # probabilities that are summed first when one is drawn
+DIGITS = 7  # of a log probability behind the point: fp32 knows no more, and what is kept is read
 
 
 class Wanted(NamedTuple):
@@ -45,9 +46,8 @@ class Written(NamedTuple):
     """What a model wrote after a prompt."""
 
     ids: list[int]  # ends with a stop if it finished
-    logprob: float  # sum of log p of the ids under the model as it is, nats, whatever the temperature
+    logprobs: list[float]  # log p of each under the model as it is, nats, whatever the temperature
     finished: bool  # it ended by itself
-    logprobs: Sequence[float] = ()  # of each of the ids, likewise
 
 
 Ended = Callable[[Wanted, Written], None]
@@ -130,7 +130,6 @@ class Text:
     wanted: Wanted
     seed: int
     ids: list[int] = field(default_factory=list)
-    logprob: float = 0.0
     logprobs: list[float] = field(default_factory=list)
     draws: np.ndarray = field(init=False)  # (limit,) in [0, 1), one a token
 
@@ -144,7 +143,7 @@ class Text:
         finished = self.ids[-1] in stops
         if not finished and len(self.ids) < self.wanted.limit:
             return False
-        ended(self.wanted, Written(self.ids, self.logprob, finished, self.logprobs))
+        ended(self.wanted, Written(self.ids, self.logprobs, finished))
         return True
 
 
@@ -338,8 +337,7 @@ def choose(logits: Tensor, texts: Sequence[Text]) -> Tensor:
     logprobs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1)
     for text, token, logprob in zip(texts, tokens.tolist(), logprobs.tolist(), strict=True):
         text.ids.append(token)
-        text.logprob += logprob
-        text.logprobs.append(logprob)
+        text.logprobs.append(round(logprob, DIGITS))
     return tokens
 
 

@@ -156,22 +156,29 @@ def write_wanted(
 def refuse_long(model: PreTrainedModel, wanted: Sequence[Wanted]) -> None:
     """Raise InputError if a prompt, or what follows it, has no positions."""
     positions = positions_in(model.config.to_dict())
-    both = model.config.is_encoder_decoder
     if positions is None:
         return
     for one in wanted:
-        longest, new = len(one.ids), one.limit + len(one.decoder)
-        if both and max(longest, new) > positions:
-            raise InputError(
-                f"evaluate.max_new_tokens: {new}, or a question of {longest} tokens, exceeds the student's "
-                f"{positions} positions; raise max_position_embeddings"
-            )
-        if not both and longest + new > positions:
-            lower = f"lower it to {positions - longest} or " if longest < positions else ""
-            raise InputError(
-                f"evaluate.max_new_tokens: {new} after a prompt of {longest} tokens exceeds the student's "
-                f"{positions} positions; {lower}raise max_position_embeddings"
-            )
+        if told := no_room(one, positions, both=model.config.is_encoder_decoder):
+            raise InputError(f"evaluate.max_new_tokens: {told}")
+
+
+def no_room(one: Wanted, positions: int, *, both: bool) -> str:
+    """In what a prompt, or what follows it, exceeds a model's positions; empty if it does not. ``both``: the model is
+    an encoder-decoder, where prompt and text have so many each."""
+    longest, new = len(one.ids), one.limit + len(one.decoder)
+    if both and max(longest, new) > positions:
+        return (
+            f"{new}, or a question of {longest} tokens, exceeds the student's {positions} positions; raise "
+            "max_position_embeddings"
+        )
+    if not both and longest + new > positions:
+        lower = f"lower it to {positions - longest} or " if longest < positions else ""
+        return (
+            f"{new} after a prompt of {longest} tokens exceeds the student's {positions} positions; {lower}raise "
+            "max_position_embeddings"
+        )
+    return ""
 
 
 def write_plainly(

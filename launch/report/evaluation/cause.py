@@ -23,7 +23,7 @@ def cause(found: Found, part: dict[str, Any]) -> str:
     """Empty where no student's trace was changed."""
     body = [
         [text(in_html(name)), text(WAYS.get(way, way)), f'{row["count"]:,}', shared(row), f'{row["other"]:,}',
-         f'{row["none"]:,}', of(row["was_right"], row["count"]), of(row["right"], row["count"])]
+         f'{row["none"]:,}', *(of(row[when], row.get("judged", row["count"])) for when in ("was_right", "right"))]
         for name, held in part.items()
         for way in WAYS
         if (row := held["ways"].get(way))
@@ -109,13 +109,14 @@ def without(part: dict[str, Any]) -> str:
     rows = [
         [
             text(in_html(name)),
-            f"{row['count']:,}",
+            f"{row.get('asked', row['count']):,}",
+            of(row["same"], row.get("asked", row["count"])),
+            f"{held.get('without_gold', 0):,}",
             shared(row),
             of(row["own"], row["count"]),
-            of(row["same"], row["count"]),
         ]
         for name, held in part.items()
-        if (row := held["no_trace"])["count"]
+        if (row := held["no_trace"]).get("asked", row["count"])
     ]
-    heads = ["arm", "questions", "right without a trace", "right with its own", "same answer"]
+    heads = ["arm", "asked", "same answer", "without a gold answer", "right without a trace", "right with its own"]
     return "<h3>Answers at once, without a trace</h3>" + table(heads, rows) if rows else ""

@@ -30,8 +30,9 @@ def transfer(found: Found, part: dict[str, Any]) -> str:
         "(columns) with its 95 % interval; below it, what is won or lost against the plain form of the same questions, "
         "in points, with the paired interval; in bold where that does not hold 0. In the map the colour says what is "
         "won or lost. A student that loses much has learnt the words of its questions; train on varied ones. Families "
-        "of several forms: the mean over a question's forms. Consistent: the same verdict in all forms that keep the "
-        f"answer, the plain one among them.</p>{body}{sources(next(iter(part.values())))}"
+        "of several forms: the mean over a question's forms. Over all forms that keep the answer, the plain one among "
+        "them: right in all; right in none; and the same answer in all, right or wrong. A student that is never right "
+        f"is consistent, too.</p>{body}{sources(next(iter(part.values())))}"
     )
 
 
@@ -43,9 +44,10 @@ def one(name: str, held: Found) -> str:
         families.setdefault(form["family"], []).append(form["name"])
     asked = {PLAIN: [PLAIN]} | {family if members[1:] else members[0]: members for family, members in families.items()}
     rows = [row_of(form, held, tasks, members) for form, members in asked.items()]
-    for key, head in (("rate", "consistent"), ("all_right", "right in all forms"), ("same_answer", "the same answer")):
+    heads_of = {"all_right": "right in all forms", "all_wrong": "right in no form", "same_answer": "the same answer"}
+    for key, head in heads_of.items():
         of_tasks = [held["consistency"].get(task) for task in tasks]
-        rows += [[head, *(shared(of[key]) if of else "" for of in of_tasks)]] if any(of_tasks) else []
+        rows += [[head, *(shared(of.get(key)) if of else "" for of in of_tasks)]] if any(of_tasks) else []
     heads = ["asked", *(text(in_html(task)) for task in tasks)]
     several = [form for members in families.values() if members[1:] for form in members]
     every = table(heads, [row_of(form, held, tasks, [form]) for form in several])

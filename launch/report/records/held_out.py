@@ -29,6 +29,7 @@ NOTHING_READ = {
     "unclosed": "trace not closed",
     "none": "no answer found",
     "control_in_text": "not asked (holds a control symbol)",
+    "overlong": "not asked (no room for an answer)",
     "refused": "refused by the server",
 }
 

@@ -25,8 +25,9 @@ from tracestill.data_pipeline.tokens.render import symbols_in
 from tracestill.data_pipeline.tokens.tokenizer import train_sentencepiece, write_tokenizer
 from tracestill.trainer.evaluation.asking import LocalAsker
 from tracestill.trainer.evaluation.evaluate import answer
-from tracestill.trainer.evaluation.predictions import REFUSED, summary
+from tracestill.trainer.evaluation.predictions import summary
 from tracestill.trainer.export.export import copy_tokenizer
+from tracestill.trainer.measures.unasked import REFUSED
 
 FORMS = {
     "plain": {},
@@ -143,7 +144,7 @@ def test_such_a_question_is_not_asked_and_counts_as_wrong(trained, tmp_path, mon
     recipe = SimpleNamespace(
         seed=0, sample=SampleConfig(teachers=[{"name": "solver"}]), evaluate=settings, verify=VerifyConfig()
     )
-    model = SimpleNamespace(config=SimpleNamespace(is_encoder_decoder=False))
+    model = SimpleNamespace(config=SimpleNamespace(is_encoder_decoder=False, to_dict=dict))
     rows = answer(recipe, questions, LocalAsker(model, layout, recipe), lambda done, total: None)
     assert [one.ids for one in asked] == [layout.prompt_ids(questions[i]["question"]) for i in (0, 2)]
     assert [row["question_id"] for row in rows] == ["0", "1", "2"]

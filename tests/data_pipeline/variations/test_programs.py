@@ -155,6 +155,16 @@ def test_things_are_renamed_with_their_article_and_number() -> None:
     assert text_of("entities.things", "2 T-shirts cost $4. How much is a T-shirt?") is None
 
 
+@pytest.mark.parametrize("part", ["a pencil case", "2 pencil cases", "a Pencil sharpener", "pencil-boxes"])
+def test_a_thing_that_is_part_of_another_things_name_stays(part: str) -> None:
+    assert text_of("entities.things", f"Tom has 3 pencils in {part}. How many pencils are left?") is None
+    found = text_of("entities.things", f"Tom has 3 pencils and 2 apples in {part}. A pencil costs $2. How many apples?")
+    assert part in found
+    assert "3 pencils" in found
+    assert "apple" not in found
+    assert "pencil" not in text_of("entities.things", "Each pencil, a pencil and 3 pencils cost $2. How much?")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -11,7 +11,12 @@ import pytest
 from fake_run import STUDENT, mini_recipe, run_data_stages
 from forked_command import command
 from odd_server import OddServer, served
+from rich.console import Console
 
+from tracestill.launch.run import evaluating
+from tracestill.launch.run.stages import plan_works
+from tracestill.launch.start.deepspeed_command import Ranks, TrainingFailed
+from tracestill.trainer.evaluation.answers import asked_beside
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 QUESTIONS = {"source": "digit_sum", "train": 30, "test": 9, "options": {"digits": 3, "modulus": 10}}
@@ -59,9 +64,12 @@ def test_two_ranks_find_what_one_finds_and_go_on_where_others_were_killed(data: 
     assert 0 < left < lines(two) == 9, "only what is missing is asked for"
     assert found(two) == found(one)
 
+    stale = two / "arms/traces/.evaluate.asked"  # of ranks that were killed with whoever started them
+    stale.mkdir()
     said = command(
         "evaluate", two, "--set", "evaluate.ranks=1", "--set", "evaluate.budgets=[4, 20]", "--replace"
     ).output
+    assert not stale.exists()
     assert "done anew: evaluate.budgets" in said
     result, rows = found(two)
     assert rows == found(one)[1]
@@ -70,6 +78,34 @@ def test_two_ranks_find_what_one_finds_and_go_on_where_others_were_killed(data: 
     ended = round(sum(point["ended"]["share"] for point in curve) * 9)
     assert 0 < ended <= lines(two) - 9, "a line for each thought that was ended, and none for what was known"
     assert "right by tokens of the thought: 4 " in said
+
+
+def test_ranks_that_are_killed_leave_no_word_to_each_other(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDirectory.open(data)
+    (work,) = [work for work in plan_works(run) if work.stage == "evaluate"]
+    stale = asked_beside(work.directory)
+
+    def killed(*how: object, **more: object) -> None:
+        stale.mkdir()
+        (stale / "ask-00000.json").write_text("[]")
+        raise TrainingFailed("rank 1 was killed")
+
+    monkeypatch.setattr(evaluating.deepspeed_command, "run", killed)
+    with pytest.raises(TrainingFailed, match="what was written is kept"):
+        evaluating.on_ranks(work, Console(quiet=True), Ranks(2, 1), [])
+    assert not stale.exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("evaluate.also={more: {source: data/none.json}}", "evaluate.also.more.source: data/none.json: not readable"),
+        ("evaluate.general={source: data/none.jsonl}", "evaluate.general.source: data/none.jsonl: not readable"),
+    ],
+)
+def test_files_that_are_not_there_are_named_before_any_work(data: Path, setting: str, said: str) -> None:
+    """A run trains for hours before its evaluation reads them."""
+    assert said in " ".join(command("evaluate", data, "--set", setting, "--replace", code=2).output.split())
 
 
 def test_a_served_model_is_evaluated_beside_the_arms(data: Path, tmp_path: Path) -> None:

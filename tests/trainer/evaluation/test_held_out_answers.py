@@ -14,7 +14,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, write_rows
 from tracestill.trainer.evaluation import held_out_answers
 from tracestill.trainer.evaluation.held_out_answers import HeldOutAnswers
-from tracestill.trainer.evaluation.predictions import REFUSED
+from tracestill.trainer.measures.unasked import REFUSED
 
 
 @pytest.fixture

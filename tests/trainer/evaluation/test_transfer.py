@@ -10,17 +10,21 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from real_data import DATA, ROOT, needs_data
 
+from tracestill.data_pipeline.answers.numbers.number import number
 from tracestill.data_pipeline.answers.verifier import Verifier
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, Question, content_id, write_rows
 from tracestill.data_pipeline.base.stage import stage
 from tracestill.data_pipeline.sampling.sample import question_row
+from tracestill.data_pipeline.variations.further import further
 from tracestill.launch.report.evaluation.matrix import transfer as section
 from tracestill.trainer.evaluation.asking import Query, Reply
 from tracestill.trainer.evaluation.evaluate import examined
 from tracestill.trainer.measures.said import said
-from tracestill.trainer.recipe.recipe import Recipe, own_modules_of
+from tracestill.trainer.measures.unasked import OVERLONG, REFUSED, Unasked
+from tracestill.trainer.recipe.recipe import Recipe, load_recipe, own_modules_of
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 HELD = [("What is (1 + 2) mod 9?", "3", [1, 2]), ("What is (4 + 4) mod 9?", "8", [4, 4])]
@@ -40,15 +44,22 @@ class Student:
 
     takes_system = True
 
-    def __init__(self) -> None:
+    def __init__(self, positions: int = 999) -> None:
         self.queries: list[Query] = []
+        self.positions = positions
 
     def shown(self, question: str) -> str:
         return question
 
-    def ask(self, queries: Sequence[Query], progress=None) -> list[list[Reply] | None]:
+    def ask(self, queries: Sequence[Query], progress=None) -> list[list[Reply] | Unasked]:
         self.queries += queries
-        return [None if "<think>" in query.question else [self.reply(query)] for query in queries]
+        return [why if (why := self.why_not(query)) else [self.reply(query)] for query in queries]
+
+    def why_not(self, query: Query) -> Unasked | None:
+        """It has few positions."""
+        words = len(query.question.split())
+        long = Unasked(OVERLONG, f"{words} words") if words > self.positions else None
+        return Unasked(REFUSED) if "<think>" in query.question else long
 
     def reply(self, query: Query) -> Reply:
         answer = self.answer(query)
@@ -155,7 +166,29 @@ def test_the_matrix_says_what_the_student_can(tmp_path: Path, sample: Path) -> N
     places = [html.index(f">{name}<") for name in ("plain", "wording", "language.es", "ranges", "wording.terse")]
     assert places == sorted(places)
     assert html.count("another answer is right") == 3  # ranges, digits, step.double
-    assert "held_out 100.0% (consistent in all forms 0.0%)" in "".join(said(result))
+    assert "right, plainly asked: held_out 100.0% (in all forms 0.0%)" in "".join(said(result))
+
+
+def test_a_question_that_a_form_makes_too_long_is_counted_and_the_others_are_asked(sample: Path) -> None:
+    """``distractor`` puts a sentence in: too much for a student with room for nine words."""
+    forms = ["wording.terse", "distractor.before"]
+    at, result, _ = examine(sample, {"variations": forms}, Student(positions=9))
+    cells = result["transfer"]["cells"]["held_out"]
+    counts = {form: {name: cells[form][name] for name in ("questions", "right", "not_asked")} for form in cells}
+    plain = {"questions": 2, "right": 2, "not_asked": 0}
+    assert counts == {
+        "plain": plain,
+        "wording.terse": plain,
+        "distractor.before": {**plain, "right": 0, "not_asked": 2},
+    }
+    for row in pq.read_table(at / "variations" / "distractor.before.parquet").to_pylist():
+        words = len(row["question"].split())
+        assert (row["read_by"], row["detail"], row["correct"]) == ("overlong", f"{words} words", False)
+
+
+def test_held_out_questions_that_are_mostly_too_long_are_refused_by_name(sample: Path) -> None:
+    with pytest.raises(InputError, match=r"7 words; so it is with 2 of 2 held-out questions, such as 'What is \(1 \+"):
+        examine(sample, {}, Student(positions=3))
 
 
 def test_a_question_without_gold_is_not_counted_as_wrong(tmp_path: Path) -> None:
@@ -268,6 +301,19 @@ def test_what_is_asked_besides_decides_whether_a_result_is_current(tmp_path: Pat
         (tmp_path / "their_forms.py").write_text((tmp_path / "their_forms.py").read_text() + "\n")
         third = config()
     assert first != second != third
+
+
+@needs_data
+def test_recipes_gsm8k_asks_the_published_files_as_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(DATA.parent)
+    recipe = load_recipe(ROOT / "recipes/gsm8k.yaml")
+    assert all(Path(file.path).exists() for file in recipe.questions.all_files())
+    tasks = {name: further(name, config, recipe.seed) for name, config in recipe.evaluate.also.items()}
+    assert {name: (task.counts["in"], task.counts["used"]) for name, task in tasks.items()} == {
+        "svamp": (1000, 200),
+        "multiarith": (600, 200),
+    }
+    assert all(number(each.gold) is not None for task in tasks.values() for each in task.questions)
 
 
 def test_a_verifier_that_is_not_allowed_is_refused_before_anybody_is_asked(tmp_path: Path, sample: Path) -> None:

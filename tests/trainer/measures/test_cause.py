@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from scripted_asker import Scripted, context_of, question, record
 
+from tracestill.launch.report.evaluation.cause import cause as section
 from tracestill.trainer.evaluation.parts import measured
 from tracestill.trainer.measures.cause import cause
 
@@ -64,7 +65,7 @@ def test_a_student_that_reads_its_trace_is_moved_by_a_number(tmp_path) -> None:
     # cut before the second step nothing is known: no answer; before the third one, all
     assert [(row["left"], row["share"]) for row in found["early"]] == [(0.0, 1.0), (0.5, 1.0), (0.75, 0.0)]
     assert found["ways"]["cut"]["none"] == 8
-    assert found["no_trace"] == {"count": 4, "share": 0.0, "low": 0.0, "own": 4, "same": 0,
+    assert found["no_trace"] == {"count": 4, "share": 0.0, "low": 0.0, "own": 4, "same": 0, "asked": 4,
                                  "high": pytest.approx(0.49, abs=0.01)}  # fmt: skip
     rows = pq.read_table(tmp_path / "cause.parquet").to_pylist()
     assert len(rows) == sum(row["count"] for row in found["ways"].values()) + 4
@@ -96,6 +97,20 @@ def test_answers_are_the_same_by_what_they_say(tmp_path) -> None:
     found = cause(context_of(tmp_path, Scripted(other_words), QUESTIONS, cause={"ways": ["blank"], "teacher": False}))
     assert found["ways"]["blank"]["share"] == 0.0
     assert found["teacher"] == []
+
+
+def test_questions_without_a_gold_answer_have_a_column_and_no_part_in_shares_right(tmp_path) -> None:
+    questions = [*QUESTIONS[:3], question(5, "How much is 5 + 5?", "")]
+    found = cause(context_of(tmp_path, Scripted(ignores), questions, cause={"ways": ["cut"]}))
+    assert (found["questions"], found["without_gold"], found["traces"]) == (4, 1, 4)
+    cut = found["ways"]["cut"]
+    assert (cut["count"], cut["judged"], cut["was_right"], cut["right"]) == (12, 9, 9, 9)
+    alone = found["no_trace"]
+    assert (alone["asked"], alone["same"], alone["count"], alone["share"], alone["own"]) == (4, 4, 3, 1.0, 3)
+    rows = pq.read_table(tmp_path / "cause.parquet").to_pylist()
+    assert {row["question_id"] for row in rows if not row["judged"]} == {questions[3]["question_id"]}
+    html = section({"arms": {"a": {"evaluation": {"cause": found}}}, "models": {}})
+    assert html.count("100.0%") >= 6
 
 
 def test_what_cannot_be_asked_and_students_without_traces(tmp_path) -> None:

@@ -56,6 +56,7 @@ def test_a_small_matrix_by_hand() -> None:
     assert (consistent["questions"], consistent["forms"]) == (7, 3.0)
     assert consistent["rate"] == {"count": 7, "share": 3 / 7, "low": wilson(3, 7)[0], "high": wilson(3, 7)[1]}
     assert consistent["all_right"]["share"] == 1 / 7
+    assert consistent["all_wrong"]["share"] == 2 / 7
     assert consistent["same_answer"]["share"] == 2 / 7
     assert found["consistency"] == {"t": consistent}  # a step more keeps no gold answer
     # of a, b and step together: q0 rrr, q1 rww, q2 ww, q3 ww, q4 rr, q5 cn, q6 rx

@@ -78,6 +78,19 @@ def test_soundness_and_likeness_beside_accuracy(tmp_path) -> None:
     ]
 
 
+def test_a_question_without_a_gold_answer_is_neither_right_nor_wrong(tmp_path) -> None:
+    questions = [question(1, "1", "4"), question(3, "3", "4"), question(5, "3", "")]
+    records = [record(each, "2 + 2 = 4. So 4.", "4") for each in questions]
+    asker = Scripted(lambda query, sample: TRACES[query.question])
+    found = quality(context_of(tmp_path, asker, questions, records, quality={}))
+    assert [found[name]["count"] for name in ("sound", "sound_right", "sound_wrong")] == [3, 1, 1]
+    assert found["without_gold"] == 1
+    rouge = found["alike"]["rouge_l"]
+    assert [rouge[name]["count"] for name in ("all", "right", "wrong")] == [3, 1, 1]
+    for rows in (rouge["bins"], found["lengths"]):
+        assert sum(row["count"] for row in rows) == 2
+
+
 def test_paths_are_counted_among_samples(tmp_path) -> None:
     traces = ["2 + 2 = 4.", "First, 2+2=4.", "3 + 1 = 4.", "4 + 1 = 4."]
     asker = Scripted(lambda query, sample: (traces[sample], "4"))

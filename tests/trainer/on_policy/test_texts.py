@@ -41,7 +41,7 @@ def joined(of: Author, directory, texts):
         if ids is None:
             rows.append(of.refused(chosen[place], 0))
             continue
-        text = Written(ids, -1.0, ids[-1] == of.layout.stops[0], [-0.5] * len(ids))
+        text = Written(ids, [-0.5] * len(ids), ids[-1] == of.layout.stops[0])
         rows.append({**of.row(chosen[place], 0, text), "prompt": len(prompts[place])})
     (directory / PARTS).mkdir(parents=True)
     write_rows(directory / PARTS / "00000.parquet", held(rows), TEXT_SCHEMA)
