@@ -1,0 +1,162 @@
+"""benchmarks/claims.py: verdicts follow from numbers, the page from results, and claims from arms that there are."""
+
+import json
+import random
+
+import pytest
+from doc_pages import ROOT
+from real_data import benchmark
+
+from tracestill.data_pipeline.sampling.teachers.digit_sum import pose
+from tracestill.data_pipeline.soundness import equations
+from tracestill.trainer.recipe.recipe import load_recipe
+
+PAGE = ROOT / "docs/claims.md"
+
+
+@pytest.fixture(scope="module")
+def table():
+    with benchmark("claims_table") as script:
+        yield script
+
+
+@pytest.fixture(scope="module")
+def claims():
+    with benchmark("claims_list") as script:
+        yield script
+
+
+@pytest.fixture(scope="module")
+def runs():
+    with benchmark("claims_runs") as script:
+        yield script
+
+
+def results(table, **arms):
+    """Results of arms of a run ``r``: seed by seed, so many of 100 questions right, the same ones first."""
+    own = {
+        name: {
+            str(seed): {"questions": f"draw {seed}", "right": table.told(at < right for at in range(100))}
+            for seed, right in enumerate(shares)
+        }
+        for name, shares in arms.items()
+    }
+    return table.Results({"runs": {"r": own}})
+
+
+@pytest.mark.parametrize(
+    ("interval", "slack", "verdict"),
+    [
+        ((0.01, 0.2), 0, "supported"),
+        ((-0.2, -0.01), 0, "contradicted"),
+        ((-0.01, 0.2), 0, "not told apart"),
+        ((0.0, 0.2), 0, "not told apart"),
+        ((-0.2, 0.0), 0, "not told apart"),
+        ((-0.04, 0.03), 0.05, "supported"),
+        ((-0.2, -0.06), 0.05, "contradicted"),
+        ((-0.2, -0.04), 0.05, "not told apart"),
+        (None, 0, "not measured"),
+    ],
+)
+def test_a_verdict_is_where_the_whole_interval_lies(table, interval, slack, verdict):
+    assert table.verdict_of(interval, slack) == verdict
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"),
+    [
+        ((40, 42, 38), (70, 71, 69), "supported"),
+        ((70, 71, 69), (40, 42, 38), "contradicted"),
+        ((40, 42, 38), (95, 41, 39), "not told apart"),  # many questions, of one seed alone
+        ((40, 40, 40), (40, 40, 40), "not told apart"),
+        ((40,), (90,), "not measured"),  # one seed tells of no other
+    ],
+)
+def test_two_arms_are_told_apart_by_seeds_and_questions(table, a, b, verdict):
+    claim = table.Claim(1, "b minus a", table.arms("r/b", "r/a"))
+    assert claim.verdict(results(table, a=a, b=b)) == verdict
+
+
+def test_students_of_other_questions_are_not_compared(table):
+    found = results(table, a=(40, 42, 38), b=(70, 71, 69))
+    for seed, row in found.own["runs"]["r"]["b"].items():
+        row["questions"] = f"another draw {seed}"
+    assert table.arms("r/b", "r/a")(found) is None
+
+
+def test_an_interval_of_shares_is_no_narrower_than_either_source_of_chance(table):
+    alike = table.by_seed([(150, 300)] * 3, [(160, 300)] * 3)  # seeds agree wholly: what is left are the questions
+    half = 1.96 * (0.5 * 0.5 / 900 + 0.533 * 0.467 / 900) ** 0.5
+    assert alike.interval[0] == pytest.approx(1 / 30 - half, abs=2e-3)
+    apart = table.by_seed([(150, 300)] * 3, [(180, 300), (150, 300), (165, 300)])
+    assert apart.interval[1] == pytest.approx(0.05 + 4.303 * 0.05 / 3**0.5, abs=1e-3)  # t of two degrees of freedom
+
+
+def test_a_gain_by_votes_is_over_the_greedy_answer(table):
+    found = results(table, a=(40, 40, 40))
+    for row in found.own["runs"]["r"]["a"].values():
+        row["majority"] = " ".join(["1"] * 60 + ["0.5"] * 20 + ["0"] * 20)
+    gain = table.votes("r/a")(found)
+    assert gain.by_seed == pytest.approx([0.3] * 3)
+    assert gain.interval[0] > 0.2
+
+
+def test_ties_of_votes_count_by_chance():
+    with benchmark("claims") as script:
+        rows = [("a", 0), ("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", -1), ("c", 2), ("c", 2), ("c", 0), ("d", -1)]
+        found = script.majorities([{"question_id": name, "vote": vote} for name, vote in rows])
+    assert found == {"a": 1.0, "b": 0.5, "c": 0.0, "d": 0.0}
+
+
+def test_the_page_is_what_the_tool_makes_of_the_results(table):
+    with benchmark("claims_page") as script:
+        assert PAGE.read_text(encoding="utf-8") == script.page(table.Results.read(table.RESULTS))
+
+
+def test_a_claim_that_fails_stands_on_the_page(table, claims):
+    with benchmark("claims_page") as script:
+        found = results(table, one_order=(40, 42, 38), two_orders=(90, 91, 92))
+        text = script.page(table.Results({"runs": {"orders": found.own["runs"]["r"]}}))
+    contradicts = text.partition("## Where it contradicts")[2].partition("\n## ")[0]
+    assert "one order minus two opposite ones: -51.0 points" in contradicts
+    assert "| 91.0 %, 40.0 % | +51.0" in text
+
+
+def test_every_arm_of_a_claim_is_one_that_a_part_trains(claims, runs, table):
+    class Seen(table.Results):
+        def arm(self, path):
+            asked.add(path)
+            return {}
+
+    asked = set()
+    for claim in claims.CLAIMS:
+        claim.found(Seen({"runs": {}}))
+    trained = {f"{run}/{arm}" for _, of in runs.PARTS.values() for run, arms in of for arm in arms}
+    assert asked == trained
+    assert {claim.claim for claim in claims.CLAIMS} == set(claims.HEADS) == set(range(1, 12))
+
+
+def test_recipes_of_all_arms_are_recipes(runs, tmp_path):
+    for name, run in runs.RUNS.items():
+        recipe = tmp_path / run.recipe.name
+        recipe.write_text(run.recipe.read_text(encoding="utf-8"), encoding="utf-8")
+        (tmp_path / "claims_teacher.py").write_bytes((ROOT / "benchmarks/claims_teacher.py").read_bytes())
+        small = runs.SMALL if run.recipe == runs.RECIPE else []
+        found = load_recipe(recipe, [*small, *run.settings, f"arms={json.dumps(run.arms)}"])
+        trained = {arm for _, of in runs.PARTS.values() for of_run, arms in of if of_run == name for arm in arms}
+        steps = {found.for_arm(arm).train.steps for arm in trained}
+        assert len(steps) == 1, name
+        assert trained <= {runs.MAIN, *run.arms}
+
+
+def test_the_teachers_own_slips_cancel_and_its_orders_are_opposite():
+    with benchmark("claims_teacher") as script:
+        question = pose((7, 4, 9, 3), 10, "train")
+        slips = script.Teacher(script.TeacherOptions(cancels=1.0))
+        said = slips.solve(question, style="", temperature=1.0, seed=random.Random(1).randrange(9))
+        assert said.answer == question.gold
+        assert sum(not one.holds for one in equations(said.trace)) == 3
+        right = script.Teacher(script.TeacherOptions())
+        traces = [right.solve(question, style=style, temperature=1.0, seed=3) for style in (script.FIRST, script.LAST)]
+        assert [one.trace.split(".")[0] for one in traces] == ["Order 7,4,9,3", "Order 3,9,4,7"]
+        assert all(one.holds for each in traces for one in equations(each.trace))
