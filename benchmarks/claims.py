@@ -21,6 +21,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -37,6 +38,7 @@ from claims_table import RESULTS, Results, told
 from demo import RECIPE
 from machine import describe, table
 
+from tracestill.data_pipeline.base.content import alone
 from tracestill.data_pipeline.base.stage import digest_of, read_manifest, write_json
 from tracestill.launch.report.report import gather_training, read_json
 from tracestill.launch.sweep.outcome import answers_in
@@ -129,9 +131,10 @@ def keep(
         if swept not in opened.recipe.arms or read_manifest(opened.stage(swept, "evaluate")) is None:
             continue
         found = {"settings": settings, **outcome(opened, swept)}
-        held["runs"].setdefault(name, {}).setdefault(arm, {})[str(seed)] = found
-        held["machine"] = describe()
-        write_json(wanted.json, held)
+        with alone(wanted.json):  # another one may be at other parts
+            held |= read(wanted)
+            held["runs"].setdefault(name, {}).setdefault(arm, {})[str(seed)] = found
+            write_json(wanted.json, {**held, "machine": describe()})
         print(f"{name}: {arm}, seed {seed}: {found['share']:.1%}", file=sys.stderr)
 
 
@@ -226,4 +229,5 @@ def main() -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # the sweep is asked to stop, too
     sys.exit(main())

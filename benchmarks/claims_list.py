@@ -66,7 +66,7 @@ CLAIMS: list[Claim] = [
         arms("base/traces", "base/unfiltered"),
     ),
     Claim(2, "25 %: filtered minus unfiltered, equal steps", arms("careless/traces", "careless/unfiltered")),
-    Claim(2, "25 %: filtered minus as many rows unfiltered", arms("careless/traces", "careless/unfiltered_rows")),
+    Claim(2, "25 %: filtered minus about as many rows unfiltered", arms("careless/traces", "careless/unfiltered_rows")),
     Claim(2, "what errors cost: 0 % minus 25 % unfiltered, equal steps", arms("perfect/traces", "careless/unfiltered")),
     Claim(2, "what a filter leaves of it: 0 % minus 25 % filtered", arms("perfect/traces", "careless/traces")),
     Claim(2, "teachers near to the student and far from it; (R)"),
@@ -141,7 +141,7 @@ CLAIMS: list[Claim] = [
     ),
     Claim(
         9,
-        "right answers: sound traces minus as many with right answers",
+        "right answers: sound traces minus about as many with right answers",
         arms("cancels/sound", "cancels/by_answer_rows"),
     ),
     Claim(9, "sound traces of the student: likewise", arms("cancels/sound", "cancels/by_answer_rows", "sound")),

@@ -34,7 +34,8 @@ HOW = """## How it was measured
   errs on 8 % of its steps where nothing else is said, {test} held-out questions; `strict` selection: right, sound, and
   no path twice.
 - **Steps**: {steps} for every arm, each one full pack of {capacity} tokens: equal steps are equal tokens. Rows differ
-  where a line does not say "equal rows". Steps were chosen so that students of whole, filtered traces are nearly always
+  where a line does not say "equal rows"; "about as many" are up to a quarter more of those that are not filtered.
+  Steps were chosen so that students of whole, filtered traces are nearly always
   right: {converged}.
 - **Seeds**: three, each with questions, traces, packs and student of its own. Within a seed arms answer the same
   questions, so differences are paired.
@@ -108,8 +109,9 @@ def how(results: Results, found: dict[Claim, Found | None]) -> str:
 
 def arms_of(results: Results) -> list[str]:
     """What each arm came to."""
-    lines = [
-        "## Arms",
+    lines = ["## Arms", ""]
+    lines += [f"- `{run}`: {made.about}" for run, made in RUNS.items()]
+    lines += [
         "",
         "| run, arm | right | 95 % | by seed | documents | steps | tokens |",
         "|---|---|---|---|---|---|---|",
@@ -131,4 +133,4 @@ def arms_of(results: Results) -> list[str]:
             lines.append(
                 f"| `{run}`, `{arm}` | {mean:.1%} | {shown} | {each} | {size[0]} | {first['steps']} | {size[1]} |"
             )
-    return lines if len(lines) > 4 else []
+    return lines

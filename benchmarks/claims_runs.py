@@ -20,7 +20,7 @@ SMALL = [
     "plan.capacity=2048",
     "plan.packs_per_step=1",
     "plan.group=1",
-    "train.steps=700",
+    "train.steps=600",
     "train.ranks=1",
     "train.zero=0",
     "train.held_out_every=0",
@@ -81,6 +81,7 @@ QUALITY = {"quality": {}}
 class Run:
     """A recipe with settings, of which each seed has a run directory; ``arms`` beside the main one, ``traces``."""
 
+    about: str
     settings: list[str]
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     recipe: Path = RECIPE
@@ -88,6 +89,7 @@ class Run:
 
 RUNS: dict[str, Run] = {
     "base": Run(
+        "the teacher errs on 8 % of its steps",
         teacher(0.08),
         {
             "answers_only": {"encode": {"trace": "drop"}},
@@ -103,15 +105,20 @@ RUNS: dict[str, Run] = {
         },
     ),
     "careless": Run(
+        "the teacher errs on 25 %",
         teacher(0.25),
         {
             "unfiltered": {"select": NO_FILTER},
             "unfiltered_rows": {"select": NO_FILTER, "plan": {"mixture": drawn(*STYLES[:3])}},
         },
     ),
-    "perfect": Run(teacher(0.0)),
-    "few": Run([*teacher(0.08), "questions.train=100", "select.max_per_question=4"]),
+    "perfect": Run("the teacher does not err", teacher(0.0)),
+    "few": Run(
+        "a quarter of the questions, four paths of each",
+        [*teacher(0.08), "questions.train=100", "select.max_per_question=4"],
+    ),
     "orders": Run(
+        "the teacher does not err, and adds each question's digits from the first and from the last",
         [*own_teacher([FIRST, LAST])],
         {
             "one_order": {"plan": {"mixture": drawn(FIRST)}},
@@ -119,12 +126,14 @@ RUNS: dict[str, Run] = {
         },
     ),
     "tagged": Run(
+        "one of both orders of each question, behind a tag that names it",
         [
             *own_teacher([{"prompt": FIRST, "tag": "[first]"}, {"prompt": LAST, "tag": "[last]"}]),
             "select.max_per_question=1",
-        ]
+        ],
     ),
     "cancels": Run(
+        "a quarter of the sums is off by 10, which the answer does not show",
         own_teacher(STYLES, cancels=0.25),
         {
             "by_answer": {"select": {"policy": "answer"}, "evaluate": QUALITY},
@@ -136,7 +145,12 @@ RUNS: dict[str, Run] = {
             "sound": {"evaluate": QUALITY},
         },
     ),
-    "general": Run(REAL_SMALL, {"with_general": {"plan": {"mixture": beside_general(0.3)}}}, REAL),
+    "general": Run(
+        "SmolLM2-135M on GSM8K, 12 steps of 512 tokens",
+        REAL_SMALL,
+        {"with_general": {"plan": {"mixture": beside_general(0.3)}}},
+        REAL,
+    ),
 }
 MAIN = "traces"
 PARTS: dict[str, tuple[str, list[tuple[str, list[str]]]]] = {  # name -> what it is about, and the arms of each run
