@@ -47,6 +47,7 @@ from tracestill.trainer.recipe.run_directory import RunDirectory
 JSON = RESULTS / "claims.json"
 TEACHER = Path(__file__).with_name("claims_teacher.py")
 POLL_SECONDS = 2.0
+MEASURED = 16  # general texts
 
 
 def settings_of(run: Run, wanted: argparse.Namespace, seed: int) -> list[str]:
@@ -70,17 +71,28 @@ def places_of(run: Run, wanted: argparse.Namespace) -> list[str]:
         f"questions.files={json.dumps(files)}",
         f"encode.tokenizer.path={wanted.student.resolve()}",
         f"student.pretrained={wanted.student.resolve()}",
-        f"evaluate.general={json.dumps({'source': str(texts[1]), 'texts': 16, 'characters': 800})}",
+        f"evaluate.general={json.dumps({'source': str(texts[1]), 'texts': MEASURED, 'characters': 800})}",
     ]
 
 
 def write_texts(folder: Path) -> tuple[Path, Path]:
-    """General text to train on, and to measure on: every other page of Python's reference, as Python carries it."""
+    """General text to train on, and to measure on: every other page of Python's reference, as Python carries it, in
+    pieces of whole paragraphs of 300 to 1,200 characters."""
     found = tuple(folder.resolve() / f"general_{name}.jsonl" for name in ("train", "held_out"))
     for at, path in enumerate(found):
-        lines = (json.dumps({"text": topics.topics[name]}) for name in sorted(topics.topics)[at::2])
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        pieces = [piece for name in sorted(topics.topics)[at::2] for piece in pieces_of(topics.topics[name])]
+        pieces = pieces if at == 0 else pieces[:: len(pieces) // MEASURED]
+        path.write_text("".join(json.dumps({"text": piece}) + "\n" for piece in pieces), encoding="utf-8")
     return found[0], found[1]
+
+
+def pieces_of(text: str) -> list[str]:
+    found = [""]
+    for paragraph in text.split("\n\n"):
+        if found[-1] and len(found[-1]) + len(paragraph) > 1200:
+            found.append("")
+        found[-1] += f"{paragraph}\n\n"
+    return [piece.strip() for piece in found if 300 <= len(piece.strip()) <= 1200]
 
 
 def sweep(name: str, arms: list[str], seed: int, wanted: argparse.Namespace, held: dict[str, Any]) -> int:

@@ -2,13 +2,19 @@
 
 import json
 import random
+from argparse import Namespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from doc_pages import ROOT
+from fake_run import claim, mini_recipe, run_data_stages, write_train
 from real_data import benchmark
 
+from tracestill.data_pipeline.base.stage import stage
 from tracestill.data_pipeline.sampling.teachers.digit_sum import pose
 from tracestill.data_pipeline.soundness import equations
+from tracestill.launch.run.stages import plan_works
 from tracestill.trainer.recipe.recipe import load_recipe
 
 PAGE = ROOT / "docs/claims.md"
@@ -105,6 +111,58 @@ def test_a_gain_by_votes_is_over_the_greedy_answer(table):
     assert gain.interval[0] > 0.2
 
 
+def answer(run, arm, right):
+    """An evaluation in miniature."""
+    work = next(work for work in plan_works(run) if work.stage == "evaluate" and work.arm == arm)
+    keys = ("question", "gold", "text", "trace", "answer", "read_by", "verdict")
+    rows = [{"question_id": f"q{at}", "correct": bool(one), **dict.fromkeys(keys, "7")} for at, one in enumerate(right)]
+    with stage(work.directory, "evaluate", work.config, work.inputs) as writing:
+        (writing.path / "result.json").write_text(json.dumps({"accuracy": sum(right) / len(right)}))
+        pq.write_table(pa.Table.from_pylist(rows), writing.path / "predictions.parquet")
+
+
+@pytest.fixture
+def wanted(tmp_path):
+    return Namespace(runs=tmp_path, json=tmp_path / "claims.json", quick=False, at_once=1)
+
+
+def test_what_came_of_an_arm_is_kept_once_it_is_evaluated(wanted, tmp_path):
+    run = claim(tmp_path / "few/seed-0", mini_recipe(arms={"traces_seed-0": {"seed": 3}, "other_seed-0": {"seed": 4}}))
+    run_data_stages(run)
+    write_train(run, "traces_seed-0")
+    write_train(run, "other_seed-0")
+    answer(run, "traces_seed-0", right=[0, 1, 1])
+    with benchmark("claims") as script:
+        held = script.read(wanted)
+        script.keep(run.root, "few", 0, {"traces": "settings", "other": "settings"}, wanted, held)
+        found = script.read(wanted)["runs"]["few"]
+        assert list(found) == ["traces"]
+        assert found["traces"]["0"]["right"] == "011"
+        assert found["traces"]["0"]["steps"] == 40
+        assert script.done(held, "few", "traces", 0)["settings"] == "settings"
+
+
+def test_only_arms_that_are_missing_or_others_now_are_swept(wanted, monkeypatch):
+    class Swept(Exception):
+        pass
+
+    def start(words, **more):
+        raise Swept(words[words.index("--over") + 1])
+
+    with benchmark("claims") as script:
+        monkeypatch.setattr(script.subprocess, "Popen", start)
+        held = {"runs": {}}
+        for arm in ("traces", "unfiltered"):
+            made = script.about_arm(script.RUNS["base"], arm, wanted, 1)
+            held["runs"].setdefault("base", {})[arm] = {"1": {"settings": made}}
+        assert script.sweep("base", ["traces", "unfiltered"], 1, wanted, held) == 0
+        with pytest.raises(Swept, match=r"^arm=one_path$"):
+            script.sweep("base", ["traces", "one_path"], 1, wanted, held)
+        monkeypatch.setattr(script, "SMALL", [*script.SMALL, "train.lr=1e-3"])
+        with pytest.raises(Swept, match=r"^arm=traces,unfiltered$"):
+            script.sweep("base", ["traces", "unfiltered"], 1, wanted, held)
+
+
 def test_ties_of_votes_count_by_chance():
     with benchmark("claims") as script:
         rows = [("a", 0), ("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", -1), ("c", 2), ("c", 2), ("c", 0), ("d", -1)]
@@ -133,11 +191,11 @@ def test_every_arm_of_a_claim_is_one_that_a_part_trains(claims, runs, table):
             return {}
 
     asked = set()
-    for claim in claims.CLAIMS:
-        claim.found(Seen({"runs": {}}))
+    for each in claims.CLAIMS:
+        each.found(Seen({"runs": {}}))
     trained = {f"{run}/{arm}" for _, of in runs.PARTS.values() for run, arms in of for arm in arms}
     assert asked == trained
-    assert {claim.claim for claim in claims.CLAIMS} == set(claims.HEADS) == set(range(1, 12))
+    assert {each.claim for each in claims.CLAIMS} == set(claims.HEADS) == set(range(1, 12))
 
 
 def test_recipes_of_all_arms_are_recipes(runs, tmp_path):
