@@ -3,7 +3,7 @@ would have the second minus the first above 0."""
 
 from __future__ import annotations
 
-from claims_table import Claim, arms, demo, form, general, kept, less_loss, multiplied, votes
+from claims_table import Claim, arms, demo, form, general, interaction, kept, less_loss, multiplied, votes
 
 HEADS: dict[int, tuple[str, str]] = {  # number -> the claim, and what was published
     1: (
@@ -67,6 +67,11 @@ CLAIMS: list[Claim] = [
     ),
     Claim(2, "25 %: filtered minus unfiltered, equal steps", arms("careless/traces", "careless/unfiltered")),
     Claim(2, "25 %: filtered minus about as many rows unfiltered", arms("careless/traces", "careless/unfiltered_rows")),
+    Claim(
+        2,
+        "what the filter gains at 25 % minus what it gains at 8 %",
+        interaction(("careless/traces", "careless/unfiltered"), ("base/traces", "base/unfiltered")),
+    ),
     Claim(2, "what errors cost: 0 % minus 25 % unfiltered, equal steps", arms("perfect/traces", "careless/unfiltered")),
     Claim(2, "what a filter leaves of it: 0 % minus 25 % filtered", arms("perfect/traces", "careless/traces")),
     Claim(2, "teachers near to the student and far from it; (R)"),
@@ -77,7 +82,11 @@ CLAIMS: list[Claim] = [
     Claim(3, "(R) several teachers minus one"),
     Claim(4, "equal rows: one order minus two opposite ones", arms("orders/one_order", "orders/two_orders")),
     Claim(4, "two opposite orders: with a tag minus without", arms("tagged/traces", "orders/two_orders")),
-    Claim(4, "two opposite orders: a curriculum minus none"),
+    Claim(
+        4,
+        "two opposite orders: each trace's last steps first, all from step 300 on, minus all at once",
+        arms("orders/last_first", "orders/two_orders"),
+    ),
     Claim(5, "all kinds alike minus the trace without weight", arms("base/traces", "base/no_trace_weight")),
     Claim(5, "prose without weight minus all kinds alike", arms("base/no_prose_weight", "base/traces")),
     Claim(5, "DFT minus plain cross-entropy, 300 steps", multiplied("dft", "traces"), "multipliers"),

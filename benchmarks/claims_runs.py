@@ -123,6 +123,13 @@ RUNS: dict[str, Run] = {
         {
             "one_order": {"plan": {"mixture": drawn(FIRST)}},
             "two_orders": {"select": {"max_per_question": 1}},
+            "last_first": {
+                "select": {"max_per_question": 1},
+                "weighting": {
+                    "use": "steps_last_first",
+                    "options": {"share": {"from": 0, "to": 1, "steps": 300}},
+                },
+            },
         },
     ),
     "tagged": Run(
@@ -161,7 +168,7 @@ PARTS: dict[str, tuple[str, list[tuple[str, list[str]]]]] = {  # name -> what it
     "paths": ("3 and 7: one path against several; votes", [("base", ["one_path", "four_paths"]), ("few", [MAIN])]),
     "orders": (
         "3 and 4: step orders that do not go together",
-        [("orders", ["one_order", "two_orders"]), ("tagged", [MAIN])],
+        [("orders", ["one_order", "two_orders", "last_first"]), ("tagged", [MAIN])],
     ),
     "answers": ("1 and 11: answers only, and what carries over", [("base", [MAIN, "answers_only"])]),
     "sound": (

@@ -16,6 +16,7 @@ import numpy as np
 
 from tracestill.data_pipeline.base.intervals import wilson
 from tracestill.launch.sweep.chance import difference, over_seeds, t_test, widest
+from tracestill.trainer.losses.intervals import mean_interval
 
 RESULTS = Path(__file__).with_name("results")
 SUPPORTED, CONTRADICTED, NOT_APART, NOT_MEASURED = "supported", "contradicted", "not told apart", "not measured"
@@ -96,24 +97,46 @@ def answers(rows: dict[int, dict[str, Any]], what: str) -> dict[int, dict[str, b
     }
 
 
+def interaction(second: tuple[str, str], first: tuple[str, str]) -> Callable[[Results], Found | None]:
+    """What one pair of arms (b, a) gains, b minus a, beyond what another pair gains."""
+
+    def find(results: Results) -> Found | None:
+        rows = [results.arm(path) for path in (*second, *first)]
+        seeds = sorted(set.intersection(*(set(of) for of in rows)))
+        if len({(s, of[s]["questions"]) for of in rows for s in seeds}) > len(seeds):
+            return None
+        gains = [[right(b[s]) - right(a[s]) for s in seeds] for b, a in (rows[:2], rows[2:])]
+        return of_questions(gains[1], gains[0])
+
+    return find
+
+
 def votes(path: str) -> Callable[[Results], Found | None]:
     """Of an arm, the answer that most samples give minus the greedy one."""
 
     def find(results: Results) -> Found | None:
         rows = [row for _, row in sorted(results.arm(path).items()) if "majority" in row]
-        if len(rows) < 2:
-            return None
-        greedy = [np.array([mark == "1" for mark in row["right"]], float) for row in rows]
         most = [np.array([*map(float, row["majority"].split())]) for row in rows]
-        gains = [b - a for a, b in zip(greedy, most, strict=True)]
-        by_seed = [float(gain.mean()) for gain in gains]
-        every = np.concatenate(gains)
-        half = 1.96 * float(every.std(ddof=1)) / len(every) ** 0.5
-        both = widest([over_seeds(by_seed), (every.mean() - half, every.mean() + half)], -1.0)
-        means = [float(np.mean([each.mean() for each in side])) for side in (greedy, most)]
-        return Found(*means, by_seed, both, t_test(by_seed), len(every))
+        return of_questions([right(row) for row in rows], most)
 
     return find
+
+
+def right(row: dict[str, Any]) -> np.ndarray:
+    """(Q,) 1 for each question that is right, else 0."""
+    return np.array([mark == "1" for mark in row["right"]], float)
+
+
+def of_questions(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Found | None:
+    """Two values of each question, (Q,) for each seed, whose questions are others."""
+    if len(first) < 2:
+        return None
+    gains = [b - a for a, b in zip(first, second, strict=True)]
+    own = [float(gain.mean()) for gain in gains]
+    every = np.concatenate(gains)
+    spread = mean_interval(every, np.ones(len(every)), [*map(str, range(len(every)))])
+    means = [float(np.mean([each.mean() for each in side])) for side in (first, second)]
+    return Found(means[0], means[1], own, widest([over_seeds(own), spread], -2.0), t_test(own), len(every))
 
 
 def form(second: str, first: str, name: str) -> Callable[[Results], Found | None]:
@@ -200,9 +223,9 @@ def less_loss(weighting: str, kind: str) -> Callable[[Results], Found | None]:
         if held is None:
             return None
         changed, even = held["change_of_nll_to_even"][weighting][kind], held["by_kind"][kind]["nll_after"]["mean"]
-        gains, ends = [-value for value in changed["by_seed"]], [-end for end in reversed(changed["interval_95"])]
-        wide = widest([over_seeds(gains), (ends[0], ends[1])], -float("inf"))
-        return Found(even + changed["mean"], even, gains, wide, t_test(gains), 0, "nats")
+        gains = [-value for value in changed["by_seed"]]
+        ends = [*(over_seeds(gains) or ()), *(-end for end in changed["interval_95"])]
+        return Found(even + changed["mean"], even, gains, (min(ends), max(ends)), t_test(gains), 0, "nats")
 
     return find
 

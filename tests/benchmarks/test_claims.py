@@ -87,6 +87,17 @@ def test_two_arms_are_told_apart_by_seeds_and_questions(table, a, b, verdict):
     assert claim.verdict(results(table, a=a, b=b)) == verdict
 
 
+def test_an_interaction_is_a_difference_of_differences(table):
+    found = results(table, a=(40, 42, 38), b=(50, 52, 48), c=(40, 42, 38), d=(70, 72, 68))
+    gain = table.interaction(("r/d", "r/c"), ("r/b", "r/a"))(found)
+    assert gain.by_seed == pytest.approx([0.2] * 3)
+    assert (gain.first, gain.second) == (pytest.approx(0.1), pytest.approx(0.3))
+    half = 1.96 * (0.2 * 0.8 / 299) ** 0.5  # of 300 questions, 60 of which differ by one
+    assert gain.interval == (pytest.approx(0.2 - half, abs=1e-5), pytest.approx(0.2 + half, abs=1e-5))
+    found.own["runs"]["r"]["d"]["0"]["questions"] = "another draw"
+    assert table.interaction(("r/d", "r/c"), ("r/b", "r/a"))(found) is None
+
+
 def test_students_of_other_questions_are_not_compared(table):
     found = results(table, a=(40, 42, 38), b=(70, 71, 69))
     for seed, row in found.own["runs"]["r"]["b"].items():
