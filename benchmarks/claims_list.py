@@ -75,9 +75,11 @@ CLAIMS: list[Claim] = [
     Claim(2, "what errors cost: 0 % minus 25 % unfiltered, equal steps", arms("perfect/traces", "careless/unfiltered")),
     Claim(2, "what a filter leaves of it: 0 % minus 25 % filtered", arms("perfect/traces", "careless/traces")),
     Claim(2, "teachers near to the student and far from it; (R)"),
-    Claim(3, "four paths minus one, of 400 questions, equal steps", arms("base/four_paths", "base/one_path")),
-    Claim(3, "all paths (about 6) minus four, of 400 questions, equal steps", arms("base/traces", "base/four_paths")),
-    Claim(3, "equal rows: four paths of 100 questions minus one path of 400", arms("few/traces", "base/one_path")),
+    Claim(3, "two paths minus one, of 400 questions, equal steps", arms("base/two_paths", "base/one_path")),
+    Claim(3, "all paths, about four, minus two, of 400 questions, equal steps", arms("base/traces", "base/two_paths")),
+    Claim(
+        3, "equal rows: about four paths of 100 questions minus one path of 400", arms("few/traces", "base/one_path")
+    ),
     Claim(3, "equal rows: two teachers, of opposite orders, minus one", arms("orders/two_orders", "orders/one_order")),
     Claim(3, "(R) several teachers minus one"),
     Claim(4, "equal rows: one order minus two opposite ones", arms("orders/one_order", "orders/two_orders")),
@@ -137,7 +139,7 @@ CLAIMS: list[Claim] = [
     Claim(6, "up to the conclusion minus whole traces", arms("base/until_conclusion", "base/traces")),
     Claim(6, "without prose no worse than whole traces by 5 points", arms("base/no_prose", "base/traces"), slack=0.05),
     Claim(7, "one path a question: most of 8 samples minus greedy", votes("base/one_path")),
-    Claim(7, "four paths a question: most of 8 samples minus greedy", votes("base/four_paths")),
+    Claim(7, "two paths a question: most of 8 samples minus greedy", votes("base/two_paths")),
     Claim(
         8,
         "(R) SmolLM2's loss on general text: after 12 steps on traces minus before",

@@ -95,7 +95,7 @@ RUNS: dict[str, Run] = {
             "answers_only": {"encode": {"trace": "drop"}},
             "unfiltered": {"select": NO_FILTER},
             "one_path": {"select": {"max_per_question": 1}, "evaluate": VOTED},
-            "four_paths": {"select": {"max_per_question": 4}, "evaluate": VOTED},
+            "two_paths": {"select": {"max_per_question": 2}, "evaluate": VOTED},
             "no_prose": {"encode": {"granularity": "no_prose"}},
             "decisive": {"encode": {"granularity": "decisive"}},
             "until_conclusion": {"encode": {"granularity": "until_conclusion"}},
@@ -114,8 +114,8 @@ RUNS: dict[str, Run] = {
     ),
     "perfect": Run("the teacher does not err", teacher(0.0)),
     "few": Run(
-        "a quarter of the questions, four paths of each",
-        [*teacher(0.08), "questions.train=100", "select.max_per_question=4"],
+        "a quarter of the questions",
+        [*teacher(0.08), "questions.train=100"],
     ),
     "orders": Run(
         "the teacher does not err, and adds each question's digits from the first and from the last",
@@ -165,7 +165,7 @@ PARTS: dict[str, tuple[str, list[tuple[str, list[str]]]]] = {  # name -> what it
         "2: a filter, by how much the teacher errs",
         [("base", [MAIN, "unfiltered"]), ("careless", [MAIN, "unfiltered", "unfiltered_rows"]), ("perfect", [MAIN])],
     ),
-    "paths": ("3 and 7: one path against several; votes", [("base", ["one_path", "four_paths"]), ("few", [MAIN])]),
+    "paths": ("3 and 7: one path against several; votes", [("base", ["one_path", "two_paths"]), ("few", [MAIN])]),
     "orders": (
         "3 and 4: step orders that do not go together",
         [("orders", ["one_order", "two_orders", "last_first"]), ("tagged", [MAIN])],
