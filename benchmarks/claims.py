@@ -4,7 +4,7 @@
                                 [--data DIR --student DIR]
     python benchmarks/claims.py --page docs/claims.md
 
-A part is the arms that a claim needs (claims_runs.py): recipes/demo.yaml with one digit less, for 400 questions, ten
+A part is the arms that a claim needs (claims_runs.py): recipes/demo.yaml with one digit less, for 600 questions, ten
 traces each, and a student of its own for every seed, whose questions and traces are another draw, too. Each is made by
 `tracestill sweep`, which trains arms of a run side by side and shares their data. All take as many steps of full packs,
 so as many tokens. What came of an arm is written to the JSON as soon as it is evaluated; given again, the command goes
@@ -109,7 +109,7 @@ def sweep(name: str, arms: list[str], seed: int, wanted: argparse.Namespace, hel
     settings = [*settings_of(run, wanted, seed), *places_of(run, wanted), f"arms={json.dumps(run.arms)}"]
     words = ["sweep", str(recipe), "--over", f"arm={','.join(missing)}", "--seeds", "1", "--run-dir", str(root)]
     words += [word for setting in settings for word in ("--set", setting)]
-    words += ["--at-once", str(wanted.at_once)]
+    words += ["--at-once", str(wanted.at_once), "--replace"]  # of what was made with other settings
     process = subprocess.Popen([sys.executable, "-m", "tracestill.launch.cli", *words], stdout=sys.stderr)
     try:
         while process.poll() is None:
@@ -158,6 +158,7 @@ def outcome(run: RunDirectory, arm: str) -> dict[str, Any]:
     right = answers_in(evaluated)
     names = sorted(right)
     found: dict[str, Any] = {key: trained.get(key) for key in ("steps", "tokens", "weighted_tokens", "step_seconds")}
+    found["last_loss"] = {kind: row["loss"] for kind, row in (trained.get("kinds") or {}).items()}
     found |= {"rows": planned["counts"]["out"], "share": sum(right.values()) / len(names)}
     found |= {"questions": digest_of(names)[:16], "right": told(right[name] for name in names)}
     cells = (result.get("transfer") or {}).get("cells", {})
@@ -192,14 +193,16 @@ def majorities(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def read(wanted: argparse.Namespace) -> dict[str, Any]:
-    held: dict[str, Any] = read_json(wanted.json) if wanted.json.exists() else {}
-    return {
-        "runs": {},
-        **held,
-        "recipe": RECIPE.name,
-        "settings": SMALL,
-        "arms": {n: run.arms for n, run in RUNS.items()},
-    }
+    """What is known of arms as they are made now; what was measured with other settings is left out."""
+    held: dict[str, Any] = read_json(wanted.json) if wanted.json.exists() else {"runs": {}}
+    runs: dict[str, Any] = {}
+    for name, of in held["runs"].items():
+        for arm, rows in of.items():
+            for seed, row in rows.items():
+                if name in RUNS and row["settings"] == about_arm(RUNS[name], arm, wanted, int(seed)):
+                    runs.setdefault(name, {}).setdefault(arm, {})[seed] = row
+    made = {name: {"settings": run.settings, "arms": run.arms} for name, run in RUNS.items()}
+    return {**held, "runs": runs, "recipe": RECIPE.name, "settings": SMALL, "made": made}
 
 
 def main() -> int:

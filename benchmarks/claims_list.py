@@ -75,10 +75,10 @@ CLAIMS: list[Claim] = [
     Claim(2, "what errors cost: 0 % minus 25 % unfiltered, equal steps", arms("perfect/traces", "careless/unfiltered")),
     Claim(2, "what a filter leaves of it: 0 % minus 25 % filtered", arms("perfect/traces", "careless/traces")),
     Claim(2, "teachers near to the student and far from it; (R)"),
-    Claim(3, "two paths minus one, of 400 questions, equal steps", arms("base/two_paths", "base/one_path")),
-    Claim(3, "all paths, about four, minus two, of 400 questions, equal steps", arms("base/traces", "base/two_paths")),
+    Claim(3, "two paths minus one, of 600 questions, equal steps", arms("base/two_paths", "base/one_path")),
+    Claim(3, "all paths, about four, minus two, of 600 questions, equal steps", arms("base/traces", "base/two_paths")),
     Claim(
-        3, "equal rows: about four paths of 100 questions minus one path of 400", arms("few/traces", "base/one_path")
+        3, "equal rows: about four paths of 150 questions minus one path of 600", arms("few/traces", "base/one_path")
     ),
     Claim(3, "equal rows: two teachers, of opposite orders, minus one", arms("orders/two_orders", "orders/one_order")),
     Claim(3, "(R) several teachers minus one"),

@@ -30,13 +30,13 @@ however many questions they answer.
 """
 HOW = """## How it was measured
 
-- **Task**: `recipes/demo.yaml` with {digits} digits, 400 questions to learn from, ten traces each, of a teacher that
-  errs on 8 % of its steps where nothing else is said, {test} held-out questions; `strict` selection: right, sound, and
-  no path twice.
+- **Task**: `recipes/demo.yaml` with {digits} digits, {train} questions to learn from, ten traces each, of a teacher
+  that errs on 8 % of its steps where nothing else is said, {test} held-out questions; `strict` selection: right, sound,
+  and no path twice.
 - **Steps**: {steps} for every arm, each one full pack of {capacity} tokens: equal steps are equal tokens. Rows differ
   where a line does not say "equal rows"; "about as many" are up to a quarter more of those that are not filtered.
-  Steps were chosen so that students of whole, filtered traces are nearly always
-  right: {converged}.
+  Students of whole, filtered traces end with {right} right, by seed, and a training loss of {loss} nats at
+  derivations.
 - **Seeds**: three, each with questions, traces, packs and student of its own. Within a seed arms answer the same
   questions, so differences are paired.
 - Lines with a link are of other benchmarks, whose settings stand in their docstrings: {others}.
@@ -93,13 +93,16 @@ def how(results: Results, found: dict[Claim, Found | None]) -> str:
     settings = dict(setting.split("=", 1) for setting in SMALL)
     rows = results.arm(f"base/{MAIN}")
     by_seed = ", ".join(f"{row['share']:.1%}".replace("%", " %") for _, row in sorted(rows.items()))
+    losses = ", ".join(f"{row['last_loss']['derive']:.3f}" for _, row in sorted(rows.items()))
     files = sorted({claim.file for claim in CLAIMS if claim.file})
     return HOW.format(
         digits=settings["questions.options.digits"],
+        train=settings["questions.train"],
         test=settings["questions.test"],
         steps=settings["train.steps"],
         capacity=f"{int(settings['plan.capacity']):,}",
-        converged=by_seed or "not measured yet",
+        right=by_seed or "(not measured yet)",
+        loss=losses or "(not measured yet)",
         others=", ".join(f"`python benchmarks/{SCRIPTS.get(name, name)}.py`" for name in files),
         comparisons=len(known),
         surviving=sum(p < 0.05 and told for p, told in zip(corrected, apart, strict=True)),

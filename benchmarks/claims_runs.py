@@ -14,7 +14,7 @@ STYLES = [f"sample {name}" for name in "abcdefghij"]  # the teacher does not hee
 VOTES = 8
 SMALL = [
     "questions.options.digits=4",
-    "questions.train=400",
+    "questions.train=600",
     "questions.test=300",
     "sample.samples=1",
     "plan.capacity=2048",
@@ -115,7 +115,7 @@ RUNS: dict[str, Run] = {
     "perfect": Run("the teacher does not err", teacher(0.0)),
     "few": Run(
         "a quarter of the questions",
-        [*teacher(0.08), "questions.train=100"],
+        [*teacher(0.08), "questions.train=150"],
     ),
     "orders": Run(
         "the teacher does not err, and adds each question's digits from the first and from the last",

@@ -137,7 +137,7 @@ def wanted(tmp_path):
     return Namespace(runs=tmp_path, json=tmp_path / "claims.json", quick=False, at_once=1)
 
 
-def test_what_came_of_an_arm_is_kept_once_it_is_evaluated(wanted, tmp_path):
+def test_what_came_of_an_arm_is_kept_once_it_is_evaluated(wanted, tmp_path, monkeypatch):
     run = claim(tmp_path / "few/seed-0", mini_recipe(arms={"traces_seed-0": {"seed": 3}, "other_seed-0": {"seed": 4}}))
     run_data_stages(run)
     write_train(run, "traces_seed-0")
@@ -145,12 +145,15 @@ def test_what_came_of_an_arm_is_kept_once_it_is_evaluated(wanted, tmp_path):
     answer(run, "traces_seed-0", right=[0, 1, 1])
     with benchmark("claims") as script:
         held = script.read(wanted)
-        script.keep(run.root, "few", 0, {"traces": "settings", "other": "settings"}, wanted, held)
+        made = {arm: script.about_arm(script.RUNS["few"], arm, wanted, 0) for arm in ("traces", "other")}
+        script.keep(run.root, "few", 0, made, wanted, held)
         found = script.read(wanted)["runs"]["few"]
         assert list(found) == ["traces"]
         assert found["traces"]["0"]["right"] == "011"
         assert found["traces"]["0"]["steps"] == 40
-        assert script.done(held, "few", "traces", 0)["settings"] == "settings"
+        assert script.done(held, "few", "traces", 0)["settings"] == made["traces"]
+        monkeypatch.setattr(script, "SMALL", [*script.SMALL, "train.lr=1e-3"])
+        assert not script.read(wanted)["runs"], "of other settings"
 
 
 def test_only_arms_that_are_missing_or_others_now_are_swept(wanted, monkeypatch):
