@@ -1,0 +1,139 @@
+"""docs/claims.md, from results."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from claims_list import CLAIMS, HEADS
+from claims_runs import MAIN, RUNS, SMALL
+from claims_table import CONTRADICTED, NOT_APART, NOT_MEASURED, SUPPORTED, Claim, Found, Results, between, points
+
+from tracestill.launch.sweep.chance import holm, share
+
+SCRIPTS = {"demo_three_seeds": "demo"}  # result -> what writes it, where that has another name
+ORDER = (SUPPORTED, CONTRADICTED, NOT_APART, NOT_MEASURED)
+INTRO = """# Claims: what papers say, at the demo's size
+
+What is said of traces, filters and weights, asked again with a student of 0.2 million parameters on sums of digits, and
+where marked (R) with SmolLM2-135M on GSM8K. A small student on a task without words tells little about large ones; it
+tells whether an effect follows from the method alone. {counts}
+
+This page is written by `python benchmarks/claims.py --page docs/claims.md` from
+[what was measured](../benchmarks/results/claims.json), verdicts too. `python benchmarks/claims.py --runs DIR` measures
+it: each arm by [`tracestill sweep`](sweeps.md), an interrupted one goes on.
+
+Each line compares two students, second minus first, so that the claim would have it above zero; where a line says "no
+worse by 5 points", above -5 points. **supported**: the whole 95 % interval lies there; **contradicted**: none of it
+does; else **not told apart**. The interval reaches as far as Student's t over three seeds or the spread between
+questions does, whichever is wider ([how](sweeps.md#what-it-says)): three seeds that disagree tell nothing apart,
+however many questions they answer.
+"""
+HOW = """## How it was measured
+
+- **Task**: `recipes/demo.yaml` with {digits} digits, {train} questions to learn from, ten traces each, of a teacher
+  that errs on 8 % of its steps where nothing else is said, {test} held-out questions; `strict` selection: right, sound,
+  and no path twice.
+- **Steps**: {steps} for every arm, each one full pack of {capacity} tokens: equal steps are equal tokens. Rows differ
+  where a line does not say "equal rows"; "about as many" are up to a quarter more of those that are not filtered.
+  Students of whole, filtered traces end with {right} right, by seed, and a training loss of {loss} nats at
+  derivations.
+- **Seeds**: three, each with questions, traces, packs and student of its own. Within a seed arms answer the same
+  questions, so differences are paired.
+- Lines with a link are of other benchmarks, whose settings stand in their docstrings: {others}.
+- {comparisons} comparisons were made. One in twenty that has no effect would be told apart by chance; {surviving} of
+  the {apart} that were told apart stay so by Holm's correction over all of them (t over three seeds seldom gives a p
+  that small).
+"""
+
+
+def page(results: Results) -> str:
+    found = {claim: claim.found(results) for claim in CLAIMS}
+    verdicts = Counter(claim.verdict(results) for claim in CLAIMS)
+    counts = f"{len(CLAIMS)} comparisons: " + ", ".join(f"{verdicts[name]} {name}" for name in ORDER) + "."
+    parts = [INTRO.format(counts=counts), *table_of(results, found), ""]
+    against = [claim for claim in CLAIMS if claim.verdict(results) == CONTRADICTED]
+    parts += ["## Where it contradicts", ""]
+    parts += [f"- **{claim.claim}.** {claim.text}: {line(found[claim])}." for claim in against] or ["Nowhere."]
+    parts += ["", how(results, found), *arms_of(results)]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def table_of(results: Results, found: dict[Claim, Found | None]) -> list[str]:
+    lines = ["| | claim; what is compared | published (arXiv) | ours: second, first | difference, 95 % | verdict |"]
+    lines.append("|---|---|---|---|---|---|")
+    for number, (title, published) in HEADS.items():
+        lines.append(f"| {number} | **{title}** | {published} | | | |")
+        for claim in (claim for claim in CLAIMS if claim.claim == number):
+            one = found[claim]
+            values = "" if one is None else f"{value(one.second, one)}, {value(one.first, one)}"
+            gain = "" if one is None else f"{points(one.mean, one.unit)} {between(one)}"
+            file = f" ([results](../benchmarks/results/{claim.file}.json))" if claim.file and one else ""
+            verdict = claim.verdict(results)
+            bold = f"**{verdict}**" if verdict in (SUPPORTED, CONTRADICTED) else verdict
+            lines.append(f"| | {claim.text}{file} | | {values} | {gain} | {bold} |")
+    return lines
+
+
+def value(number: float, found: Found) -> str:
+    return f"{number:.1%}".replace("%", " %") if found.unit == "%" else f"{number:.3f}"
+
+
+def line(found: Found | None) -> str:
+    assert found is not None
+    unit = "points" if found.unit == "%" else found.unit
+    return f"{points(found.mean, found.unit)} {unit} {between(found)}, by seed " + ", ".join(
+        points(gain, found.unit) for gain in found.by_seed
+    )
+
+
+def how(results: Results, found: dict[Claim, Found | None]) -> str:
+    known = [(claim, one) for claim, one in found.items() if one is not None and one.p is not None]
+    corrected = holm([one.p for _, one in known])  # type: ignore[misc]
+    apart = [claim.verdict(results) in (SUPPORTED, CONTRADICTED) and not claim.slack for claim, _ in known]
+    settings = dict(setting.split("=", 1) for setting in SMALL)
+    rows = results.arm(f"base/{MAIN}")
+    by_seed = ", ".join(f"{row['share']:.1%}".replace("%", " %") for _, row in sorted(rows.items()))
+    losses = ", ".join(f"{row['last_loss']['derive']:.3f}" for _, row in sorted(rows.items()))
+    files = sorted({claim.file for claim in CLAIMS if claim.file})
+    return HOW.format(
+        digits=settings["questions.options.digits"],
+        train=settings["questions.train"],
+        test=settings["questions.test"],
+        steps=settings["train.steps"],
+        capacity=f"{int(settings['plan.capacity']):,}",
+        right=by_seed or "(not measured yet)",
+        loss=losses or "(not measured yet)",
+        others=", ".join(f"`python benchmarks/{SCRIPTS.get(name, name)}.py`" for name in files),
+        comparisons=len(known),
+        surviving=sum(p < 0.05 and told for p, told in zip(corrected, apart, strict=True)),
+        apart=sum(apart),
+    )
+
+
+def arms_of(results: Results) -> list[str]:
+    """What each arm came to."""
+    lines = ["## Arms", ""]
+    lines += [f"- `{run}`: {made.about}" for run, made in RUNS.items()]
+    lines += [
+        "",
+        "| run, arm | right | 95 % | by seed | documents | steps | tokens |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for run, made in RUNS.items():
+        for arm in (MAIN, *made.arms):
+            rows = results.arm(f"{run}/{arm}")
+            if not rows or run == "general":
+                continue
+            right = {
+                s: {f"{row['questions']} {at}": m == "1" for at, m in enumerate(row["right"])}
+                for s, row in rows.items()
+            }
+            mean, ends = share(right)
+            shown = "" if ends is None else f"{ends[0]:.1%} to {ends[1]:.1%}"
+            each = " ".join(f"{row['share']:.1%}" for _, row in sorted(rows.items()))
+            first = rows[min(rows)]
+            size = [f"{round(sum(row[key] for row in rows.values()) / len(rows)):,}" for key in ("rows", "tokens")]
+            lines.append(
+                f"| `{run}`, `{arm}` | {mean:.1%} | {shown} | {each} | {size[0]} | {first['steps']} | {size[1]} |"
+            )
+    return lines

@@ -1,0 +1,238 @@
+"""benchmarks/claims.py: verdicts follow from numbers, the page from results, and claims from arms that there are."""
+
+import json
+import random
+from argparse import Namespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from doc_pages import ROOT
+from fake_run import claim, mini_recipe, run_data_stages, write_train
+from real_data import benchmark
+
+from tracestill.data_pipeline.base.stage import stage
+from tracestill.data_pipeline.sampling.teachers.digit_sum import pose
+from tracestill.data_pipeline.soundness import equations
+from tracestill.launch.run.stages import plan_works
+from tracestill.trainer.recipe.recipe import load_recipe
+
+PAGE = ROOT / "docs/claims.md"
+
+
+@pytest.fixture(scope="module")
+def table():
+    with benchmark("claims_table") as script:
+        yield script
+
+
+@pytest.fixture(scope="module")
+def claims():
+    with benchmark("claims_list") as script:
+        yield script
+
+
+@pytest.fixture(scope="module")
+def runs():
+    with benchmark("claims_runs") as script:
+        yield script
+
+
+def results(table, **arms):
+    """Results of arms of a run ``r``: seed by seed, so many of 100 questions right, the same ones first."""
+    own = {
+        name: {
+            str(seed): {
+                "questions": f"draw {seed}",
+                "right": table.told(at < right for at in range(100)),
+                **{"share": right / 100, "rows": 300, "steps": 9, "tokens": 900},
+            }
+            for seed, right in enumerate(shares)
+        }
+        for name, shares in arms.items()
+    }
+    return table.Results({"runs": {"r": own}})
+
+
+@pytest.mark.parametrize(
+    ("interval", "slack", "verdict"),
+    [
+        ((0.01, 0.2), 0, "supported"),
+        ((-0.2, -0.01), 0, "contradicted"),
+        ((-0.01, 0.2), 0, "not told apart"),
+        ((0.0, 0.2), 0, "not told apart"),
+        ((-0.2, 0.0), 0, "not told apart"),
+        ((-0.04, 0.03), 0.05, "supported"),
+        ((-0.2, -0.06), 0.05, "contradicted"),
+        ((-0.2, -0.04), 0.05, "not told apart"),
+        (None, 0, "not measured"),
+    ],
+)
+def test_a_verdict_is_where_the_whole_interval_lies(table, interval, slack, verdict):
+    assert table.verdict_of(interval, slack) == verdict
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"),
+    [
+        ((40, 42, 38), (70, 71, 69), "supported"),
+        ((70, 71, 69), (40, 42, 38), "contradicted"),
+        ((40, 42, 38), (95, 41, 39), "not told apart"),  # many questions, of one seed alone
+        ((40, 40, 40), (40, 40, 40), "not told apart"),
+        ((40,), (90,), "not measured"),  # one seed tells of no other
+    ],
+)
+def test_two_arms_are_told_apart_by_seeds_and_questions(table, a, b, verdict):
+    claim = table.Claim(1, "b minus a", table.arms("r/b", "r/a"))
+    assert claim.verdict(results(table, a=a, b=b)) == verdict
+
+
+def test_an_interaction_is_a_difference_of_differences(table):
+    found = results(table, a=(40, 42, 38), b=(50, 52, 48), c=(40, 42, 38), d=(70, 72, 68))
+    gain = table.interaction(("r/d", "r/c"), ("r/b", "r/a"))(found)
+    assert gain.by_seed == pytest.approx([0.2] * 3)
+    assert (gain.first, gain.second) == (pytest.approx(0.1), pytest.approx(0.3))
+    half = 1.96 * (0.2 * 0.8 / 299) ** 0.5  # of 300 questions, 60 of which differ by one
+    assert gain.interval == (pytest.approx(0.2 - half, abs=1e-5), pytest.approx(0.2 + half, abs=1e-5))
+    found.own["runs"]["r"]["d"]["0"]["questions"] = "another draw"
+    assert table.interaction(("r/d", "r/c"), ("r/b", "r/a"))(found) is None
+
+
+def test_students_of_other_questions_are_not_compared(table):
+    found = results(table, a=(40, 42, 38), b=(70, 71, 69))
+    for seed, row in found.own["runs"]["r"]["b"].items():
+        row["questions"] = f"another draw {seed}"
+    assert table.arms("r/b", "r/a")(found) is None
+
+
+def test_an_interval_of_shares_is_no_narrower_than_either_source_of_chance(table):
+    alike = table.by_seed([(150, 300)] * 3, [(160, 300)] * 3)  # seeds agree wholly: what is left are the questions
+    half = 1.96 * (0.5 * 0.5 / 900 + 0.533 * 0.467 / 900) ** 0.5
+    assert alike.interval[0] == pytest.approx(1 / 30 - half, abs=2e-3)
+    apart = table.by_seed([(150, 300)] * 3, [(180, 300), (150, 300), (165, 300)])
+    assert apart.interval[1] == pytest.approx(0.05 + 4.303 * 0.05 / 3**0.5, abs=1e-3)  # t of two degrees of freedom
+
+
+def test_a_gain_by_votes_is_over_the_greedy_answer(table):
+    found = results(table, a=(40, 40, 40))
+    for row in found.own["runs"]["r"]["a"].values():
+        row["majority"] = " ".join(["1"] * 60 + ["0.5"] * 20 + ["0"] * 20)
+    gain = table.votes("r/a")(found)
+    assert gain.by_seed == pytest.approx([0.3] * 3)
+    assert gain.interval[0] > 0.2
+
+
+def answer(run, arm, right):
+    """An evaluation in miniature."""
+    work = next(work for work in plan_works(run) if work.stage == "evaluate" and work.arm == arm)
+    keys = ("question", "gold", "text", "trace", "answer", "read_by", "verdict")
+    rows = [{"question_id": f"q{at}", "correct": bool(one), **dict.fromkeys(keys, "7")} for at, one in enumerate(right)]
+    with stage(work.directory, "evaluate", work.config, work.inputs) as writing:
+        (writing.path / "result.json").write_text(json.dumps({"accuracy": sum(right) / len(right)}))
+        pq.write_table(pa.Table.from_pylist(rows), writing.path / "predictions.parquet")
+
+
+@pytest.fixture
+def wanted(tmp_path):
+    return Namespace(runs=tmp_path, json=tmp_path / "claims.json", quick=False, at_once=1)
+
+
+def test_what_came_of_an_arm_is_kept_once_it_is_evaluated(wanted, tmp_path, monkeypatch):
+    run = claim(tmp_path / "few/seed-0", mini_recipe(arms={"traces_seed-0": {"seed": 3}, "other_seed-0": {"seed": 4}}))
+    run_data_stages(run)
+    write_train(run, "traces_seed-0")
+    write_train(run, "other_seed-0")
+    answer(run, "traces_seed-0", right=[0, 1, 1])
+    with benchmark("claims") as script:
+        held = script.read(wanted)
+        made = {arm: script.about_arm(script.RUNS["few"], arm, wanted, 0) for arm in ("traces", "other")}
+        script.keep(run.root, "few", 0, made, wanted, held)
+        found = script.read(wanted)["runs"]["few"]
+        assert list(found) == ["traces"]
+        assert found["traces"]["0"]["right"] == "011"
+        assert found["traces"]["0"]["steps"] == 40
+        assert script.done(held, "few", "traces", 0)["settings"] == made["traces"]
+        monkeypatch.setattr(script, "SMALL", [*script.SMALL, "train.lr=1e-3"])
+        assert not script.read(wanted)["runs"], "of other settings"
+
+
+def test_only_arms_that_are_missing_or_others_now_are_swept(wanted, monkeypatch):
+    class Swept(Exception):
+        pass
+
+    def start(words, **more):
+        raise Swept(words[words.index("--over") + 1])
+
+    with benchmark("claims") as script:
+        monkeypatch.setattr(script.subprocess, "Popen", start)
+        held = {"runs": {}}
+        for arm in ("traces", "unfiltered"):
+            made = script.about_arm(script.RUNS["base"], arm, wanted, 1)
+            held["runs"].setdefault("base", {})[arm] = {"1": {"settings": made}}
+        assert script.sweep("base", ["traces", "unfiltered"], 1, wanted, held) == 0
+        with pytest.raises(Swept, match=r"^arm=one_path$"):
+            script.sweep("base", ["traces", "one_path"], 1, wanted, held)
+        monkeypatch.setattr(script, "SMALL", [*script.SMALL, "train.lr=1e-3"])
+        with pytest.raises(Swept, match=r"^arm=traces,unfiltered$"):
+            script.sweep("base", ["traces", "unfiltered"], 1, wanted, held)
+
+
+def test_ties_of_votes_count_by_chance():
+    with benchmark("claims") as script:
+        rows = [("a", 0), ("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", -1), ("c", 2), ("c", 2), ("c", 0), ("d", -1)]
+        found = script.majorities([{"question_id": name, "vote": vote} for name, vote in rows])
+    assert found == {"a": 1.0, "b": 0.5, "c": 0.0, "d": 0.0}
+
+
+def test_the_page_is_what_the_tool_makes_of_the_results(table):
+    with benchmark("claims_page") as script:
+        assert PAGE.read_text(encoding="utf-8") == script.page(table.Results.read(table.RESULTS))
+
+
+def test_a_claim_that_fails_stands_on_the_page(table, claims):
+    with benchmark("claims_page") as script:
+        found = results(table, one_order=(40, 42, 38), two_orders=(90, 91, 92))
+        text = script.page(table.Results({"runs": {"orders": found.own["runs"]["r"]}}))
+    contradicts = text.partition("## Where it contradicts")[2].partition("\n## ")[0]
+    assert "one order minus two opposite ones: -51.0 points" in contradicts
+    assert "| 91.0 %, 40.0 % | +51.0" in text
+
+
+def test_every_arm_of_a_claim_is_one_that_a_part_trains(claims, runs, table):
+    class Seen(table.Results):
+        def arm(self, path):
+            asked.add(path)
+            return {}
+
+    asked = set()
+    for each in claims.CLAIMS:
+        each.found(Seen({"runs": {}}))
+    trained = {f"{run}/{arm}" for _, of in runs.PARTS.values() for run, arms in of for arm in arms}
+    assert asked == trained
+    assert {each.claim for each in claims.CLAIMS} == set(claims.HEADS) == set(range(1, 12))
+
+
+def test_recipes_of_all_arms_are_recipes(runs, tmp_path):
+    for name, run in runs.RUNS.items():
+        recipe = tmp_path / run.recipe.name
+        recipe.write_text(run.recipe.read_text(encoding="utf-8"), encoding="utf-8")
+        (tmp_path / "claims_teacher.py").write_bytes((ROOT / "benchmarks/claims_teacher.py").read_bytes())
+        small = runs.SMALL if run.recipe == runs.RECIPE else []
+        found = load_recipe(recipe, [*small, *run.settings, f"arms={json.dumps(run.arms)}"])
+        trained = {arm for _, of in runs.PARTS.values() for of_run, arms in of if of_run == name for arm in arms}
+        steps = {found.for_arm(arm).train.steps for arm in trained}
+        assert len(steps) == 1, name
+        assert trained <= {runs.MAIN, *run.arms}
+
+
+def test_the_teachers_own_slips_cancel_and_its_orders_are_opposite():
+    with benchmark("claims_teacher") as script:
+        question = pose((7, 4, 9, 3), 10, "train")
+        slips = script.Teacher(script.TeacherOptions(cancels=1.0))
+        said = slips.solve(question, style="", temperature=1.0, seed=random.Random(1).randrange(9))
+        assert said.answer == question.gold
+        assert sum(not one.holds for one in equations(said.trace)) == 3
+        right = script.Teacher(script.TeacherOptions())
+        traces = [right.solve(question, style=style, temperature=1.0, seed=3) for style in (script.FIRST, script.LAST)]
+        assert [one.trace.split(".")[0] for one in traces] == ["Order 7,4,9,3", "Order 3,9,4,7"]
+        assert all(one.holds for each in traces for one in equations(each.trace))
