@@ -12,9 +12,10 @@ from real_data import DATA, STUDENT, benchmark, needs_data, needs_student
 SETS = ("gsm8k", "svamp", "multiarith")
 
 
+@pytest.mark.soak
 @needs_data
 @needs_student
-@pytest.mark.parametrize(("questions", "limit"), [(2, 40), pytest.param(10, 256, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(("questions", "limit"), [(1, 24), (10, 256)])
 def test_smollm2_is_asked_as_plain_transformers_ask_it(tmp_path: Path, questions: int, limit: int) -> None:
     with benchmark("smollm2_transfer") as script:
         for words in script.commands(tmp_path / "run", DATA, STUDENT, questions, limit, questions):
