@@ -72,6 +72,7 @@ def places_of(run: Run, wanted: argparse.Namespace) -> list[str]:
         f"encode.tokenizer.path={wanted.student.resolve()}",
         f"student.pretrained={wanted.student.resolve()}",
         f"evaluate.general={json.dumps({'source': str(texts[1]), 'texts': MEASURED, 'characters': 800})}",
+        "evaluate.also={}",
     ]
 
 
@@ -110,16 +111,31 @@ def sweep(name: str, arms: list[str], seed: int, wanted: argparse.Namespace, hel
     words = ["sweep", str(recipe), "--over", f"arm={','.join(missing)}", "--seeds", "1", "--run-dir", str(root)]
     words += [word for setting in settings for word in ("--set", setting)]
     words += ["--at-once", str(wanted.at_once), "--replace"]  # of what was made with other settings
+    new = {arm: made[arm] for arm in missing}
+    before = {arm: evaluated(root, arm, seed) for arm in missing}  # maybe with other settings
     process = subprocess.Popen([sys.executable, "-m", "tracestill.launch.cli", *words], stdout=sys.stderr)
     try:
         while process.poll() is None:
             time.sleep(POLL_SECONDS)
-            keep(root, name, seed, {arm: made[arm] for arm in missing}, wanted, held)
+            keep(root, name, seed, new, wanted, held, before)
     finally:
         process.terminate()  # of one that has ended: nothing
         code = process.wait()
-    keep(root, name, seed, {arm: made[arm] for arm in missing}, wanted, held)
+    keep(root, name, seed, new, wanted, held, before if code else {})  # the sweep has looked at all of them
     return code
+
+
+def evaluated(root: Path, arm: str, seed: int) -> dict[str, Any] | None:
+    """The manifest of an arm's evaluation; None if there is none."""
+    if not (root / "recipe.yaml").exists():
+        return None
+    run, swept = RunDirectory.open(root), swept_as(arm, seed)
+    return read_manifest(run.stage(swept, "evaluate")) if swept in run.recipe.arms else None
+
+
+def swept_as(arm: str, seed: int) -> str:
+    """The name that `tracestill sweep` gives an arm."""
+    return f"{arm}_seed-{seed}"
 
 
 def about_arm(run: Run, arm: str, wanted: argparse.Namespace, seed: int) -> str:
@@ -132,17 +148,23 @@ def done(held: dict[str, Any], name: str, arm: str, seed: int) -> dict[str, Any]
 
 
 def keep(
-    root: Path, name: str, seed: int, made: dict[str, str], wanted: argparse.Namespace, held: dict[str, Any]
+    root: Path,
+    name: str,
+    seed: int,
+    made: dict[str, str],
+    wanted: argparse.Namespace,
+    held: dict[str, Any],
+    before: dict[str, dict[str, Any] | None],
 ) -> None:
-    """Put arms that have been evaluated by now into ``held``, and that into its file."""
+    """Put arms that have been evaluated by now into ``held``, and that into its file; not those whose evaluation is
+    still the one ``before`` the sweep: it may do them anew."""
     for arm, settings in made.items():
-        swept = f"{arm}_seed-{seed}"
-        if done(held, name, arm, seed).get("settings") == settings or not (root / "recipe.yaml").exists():
+        if done(held, name, arm, seed).get("settings") == settings:
             continue
-        opened = RunDirectory.open(root)
-        if swept not in opened.recipe.arms or read_manifest(opened.stage(swept, "evaluate")) is None:
+        manifest = evaluated(root, arm, seed)
+        if manifest is None or manifest == before.get(arm):
             continue
-        found = {"settings": settings, **outcome(opened, swept)}
+        found = {"settings": settings, **outcome(RunDirectory.open(root), swept_as(arm, seed))}
         with alone(wanted.json):  # another one may be at other parts
             held |= read(wanted)
             held["runs"].setdefault(name, {}).setdefault(arm, {})[str(seed)] = found

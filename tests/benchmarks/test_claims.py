@@ -16,6 +16,7 @@ from tracestill.data_pipeline.sampling.teachers.digit_sum import pose
 from tracestill.data_pipeline.soundness import equations
 from tracestill.launch.run.stages import plan_works
 from tracestill.trainer.recipe.recipe import load_recipe
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 PAGE = ROOT / "docs/claims.md"
 
@@ -146,7 +147,10 @@ def test_what_came_of_an_arm_is_kept_once_it_is_evaluated(wanted, tmp_path, monk
     with benchmark("claims") as script:
         held = script.read(wanted)
         made = {arm: script.about_arm(script.RUNS["few"], arm, wanted, 0) for arm in ("traces", "other")}
-        script.keep(run.root, "few", 0, made, wanted, held)
+        before = {"traces": script.evaluated(run.root, "traces", 0)}
+        script.keep(run.root, "few", 0, made, wanted, held, before)
+        assert not held["runs"], "it was there before the sweep, which may be about to do it anew"
+        script.keep(run.root, "few", 0, made, wanted, held, {})
         found = script.read(wanted)["runs"]["few"]
         assert list(found) == ["traces"]
         assert found["traces"]["0"]["right"] == "011"
@@ -210,6 +214,56 @@ def test_every_arm_of_a_claim_is_one_that_a_part_trains(claims, runs, table):
     trained = {f"{run}/{arm}" for _, of in runs.PARTS.values() for run, arms in of for arm in arms}
     assert asked == trained
     assert {each.claim for each in claims.CLAIMS} == set(claims.HEADS) == set(range(1, 12))
+
+
+def test_an_evaluation_with_other_settings_is_never_kept_as_one_with_these(wanted, tmp_path, monkeypatch):
+    """The sweep is slow to begin: until it does the arm anew, the old result lies where the new one will."""
+    root = tmp_path / "few/seed-0"
+    run = claim(root, mini_recipe(arms={"traces_seed-0": {"seed": 3}}))
+    run_data_stages(run)
+    write_train(run, "traces_seed-0")
+    answer(run, "traces_seed-0", right=[0, 0, 1])
+
+    class Sweeping:
+        looks, code = 0, 0
+
+        def __init__(self, words, **more):
+            pass
+
+        def poll(self):
+            self.looks += 1
+            if self.looks == 2 and self.code == 0:
+                answer(RunDirectory.open(root), "traces_seed-0", right=[1, 1, 1])
+            return None if self.looks < 3 else self.code
+
+        def terminate(self):
+            pass
+
+        def wait(self):
+            return self.code
+
+    with benchmark("claims") as script:
+        monkeypatch.setattr(script, "POLL_SECONDS", 0.0)
+        monkeypatch.setattr(script.subprocess, "Popen", Sweeping)
+        held = script.read(wanted)
+        monkeypatch.setattr(Sweeping, "code", 4)
+        assert script.sweep("few", ["traces"], 0, wanted, held) == 4
+        assert not held["runs"], "the sweep failed before it came so far"
+        monkeypatch.setattr(Sweeping, "code", 0)
+        assert script.sweep("few", ["traces"], 0, wanted, held) == 0
+        assert script.done(held, "few", "traces", 0)["right"] == "111"
+
+
+def test_a_real_run_reads_no_files_but_those_it_is_given(wanted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wanted.data, wanted.student = tmp_path / "given", tmp_path / "given/student"
+    with benchmark("claims") as script:
+        run = script.RUNS["general"]
+        found = load_recipe(run.recipe, [*script.settings_of(run, wanted, 0), *script.places_of(run, wanted)])
+    assert found.evaluate.also == {}, "recipes/gsm8k.yaml asks files that --data need not hold"
+    places = [found.questions.source, *(each.path for each in found.questions.all_files()), found.student.pretrained]
+    places += [found.encode.tokenizer.path, found.evaluate.general.source]
+    assert all(str(place).startswith(f"{tmp_path}/") for place in places)
 
 
 def test_recipes_of_all_arms_are_recipes(runs, tmp_path):
