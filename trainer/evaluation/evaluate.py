@@ -36,7 +36,7 @@ from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConfig
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.evaluation.answers import Answers, answers_beside, forget_asked
-from tracestill.trainer.evaluation.asking import Asker, LocalAsker, Query, Team, Told, is_numeric, key_of, row_of
+from tracestill.trainer.evaluation.asking import Asker, LocalAsker, Query, Team, is_numeric, key_of, row_of
 from tracestill.trainer.evaluation.baseline import arm_asker, exported, load_trained, model_asker, untrained_student
 from tracestill.trainer.evaluation.endpoint import EndpointAsker
 from tracestill.trainer.evaluation.parts import Context, measured
@@ -167,6 +167,7 @@ def examined(
     """The answers to the held-out questions, and what result.json says of them and of the parts that are switched on;
     the parts' own rows are written into the stage."""
     predictions = answer(recipe, questions, asker, progress, verifier)
+    refuse_many_long(predictions)
     asked = asker.shown(questions[0]["question"])
     parts = measured(Context(recipe, questions, predictions, asker, verifier, work.path, sample, progress))
     return predictions, {**summary(predictions, recipe.seed), **parts, "asked": asked, "documents": 0, "kinds": {}}
@@ -213,13 +214,12 @@ def answer(
     """One row of PREDICTION_SCHEMA for each question. Without a ``verifier`` the recipe's, in which nobody judges.
 
     A question that holds a control symbol, or leaves no room for ``max_new_tokens``, is not asked, and counts as
-    wrong. Raises InputError if the latter is so of more than half of them.
+    wrong.
     """
     verifier = verifier or Verifier(recipe.verify)
     for row in questions:  # before the work of asking
         verifier.check(how_of(row.get("metadata") or "", verifier.config.use))
     replies = asker.ask([query_of(row, recipe.evaluate) for row in questions], progress)
-    refuse_many_long(questions, replies)
     rows = [
         row_of(row, told if isinstance(told, Unasked) else told[0])
         for row, told in zip(questions, replies, strict=True)
@@ -227,18 +227,14 @@ def answer(
     return verified(rows, questions, verifier)
 
 
-def refuse_many_long(questions: Sequence[Mapping[str, Any]], replies: Sequence[Told]) -> None:
-    """Raise InputError, naming one of them, if more than MOST_LONG of the questions were too long to be asked."""
-    long = [
-        (row["question"], told)
-        for row, told in zip(questions, replies, strict=True)
-        if isinstance(told, Unasked) and told.reason == OVERLONG
-    ]
-    if len(long) > MOST_LONG * len(replies):
-        question, why = long[0]
+def refuse_many_long(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise InputError, naming one of them, if more than MOST_LONG of all held-out questions were too long to be asked.
+    ``rows``: PREDICTION_SCHEMA."""
+    long = [row for row in rows if row["read_by"] == OVERLONG]
+    if len(long) > MOST_LONG * len(rows):
         raise InputError(
-            f"evaluate.max_new_tokens: {why.detail}; so it is with {len(long)} of {len(replies)} held-out questions, "
-            f"such as {question[:60]!r}"
+            f"evaluate.max_new_tokens: {long[0]['detail']}; so it is with {len(long)} of {len(rows)} held-out "
+            f"questions, such as {long[0]['question'][:60]!r}"
         )
 
 

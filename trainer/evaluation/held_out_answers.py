@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
+from tracestill.data_pipeline.base.errors import InputError
 from tracestill.trainer.engine.engine import Engine
-from tracestill.trainer.evaluation.evaluate import held_out, predict
-from tracestill.trainer.measures.unasked import was_asked
+from tracestill.trainer.evaluation.evaluate import MOST_LONG, held_out, predict
+from tracestill.trainer.measures.unasked import OVERLONG, was_asked
 from tracestill.trainer.ranks.collectives import together
 from tracestill.trainer.recipe.recipe import Recipe
 
@@ -37,14 +38,20 @@ class HeldOutAnswers:
         """``accuracy``, ``count`` of questions, how many answers were ``truncated``, how many questions were
         ``not_asked`` (see ``evaluate.answer``), and ``trace_tokens_mean`` of the others.
 
-        Called on every rank, as is ``export``, which writes the student. Raises InputError on all ranks if one fails.
+        Called on every rank, as is ``export``, which writes the student. Raises InputError on all ranks if one fails,
+        or most questions are too long to be asked.
         """
         export(self.folder)
         parts = together(lambda: self.answer(engine), f"{self.folder}: cannot answer train.held_out_questions")
         if engine.rank == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
-        correct, truncated, left, trace_tokens = (sum(numbers) for numbers in zip(*parts, strict=True))
+        correct, truncated, left, long, trace_tokens = (sum(numbers) for numbers in zip(*parts, strict=True))
         count = len(self.questions)
+        if long > MOST_LONG * count:  # of all, not of a rank's own: how many ranks there are decides nothing
+            raise InputError(
+                f"evaluate.max_new_tokens: {self.recipe.evaluate.max_new_tokens} after a question exceed the student's "
+                f"positions with {long} of {count} train.held_out_questions; lower it or raise max_position_embeddings"
+            )
         return {
             "accuracy": correct / count,
             "count": count,
@@ -53,13 +60,15 @@ class HeldOutAnswers:
             "trace_tokens_mean": trace_tokens / max(count - left, 1),
         }
 
-    def answer(self, engine: Engine) -> tuple[int, int, int, int]:
-        """Of this rank's questions: right answers, answers cut off, questions not asked, and tokens of traces."""
+    def answer(self, engine: Engine) -> tuple[int, int, int, int, int]:
+        """Of this rank's questions: right answers, answers cut off, questions not asked, those of them that were too
+        long, and tokens of traces."""
         readers = range(engine.ranks) if self.readers is None else self.readers
         mine = self.questions[readers.index(engine.rank) :: len(readers)] if engine.rank in readers else []
         if not mine:
-            return 0, 0, 0, 0
+            return 0, 0, 0, 0, 0
         with torch.random.fork_rng(devices=[engine.device] if engine.device.type == "cuda" else []):
             rows = predict(self.recipe, mine, self.folder, engine.device, lambda done, total: None)
         cut, left = sum(not row["finished"] for row in rows), sum(not was_asked(row) for row in rows)
-        return sum(row["correct"] for row in rows), cut, left, sum(row["trace_tokens"] for row in rows)
+        long = sum(row["read_by"] == OVERLONG for row in rows)
+        return sum(row["correct"] for row in rows), cut, left, long, sum(row["trace_tokens"] for row in rows)

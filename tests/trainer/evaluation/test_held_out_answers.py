@@ -14,7 +14,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, write_rows
 from tracestill.trainer.evaluation import held_out_answers
 from tracestill.trainer.evaluation.held_out_answers import HeldOutAnswers
-from tracestill.trainer.measures.unasked import REFUSED
+from tracestill.trainer.measures.unasked import OVERLONG, REFUSED
 
 
 @pytest.fixture
@@ -69,6 +69,29 @@ def test_ranks_share_the_questions_and_count_them_all(tmp_path, monkeypatch, ask
     assert found == {"accuracy": 5 / 7, "count": 7, "truncated": 1, "not_asked": 1, "trace_tokens_mean": 47 / 6}
     assert torch.equal(torch.get_rng_state(), state)
     assert not (tmp_path / "asked").exists()
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 7])
+def test_questions_too_long_are_counted_unless_they_are_most_of_all_ranks(tmp_path, monkeypatch, asked, ranks):
+    """Seven ranks have a question each, all of which may be too long."""
+    monkeypatch.setattr(
+        held_out_answers, "together", lambda action, complaint: [held.answer(engine(r, ranks)) for r in range(ranks)]
+    )
+    whole = {"correct": True, "finished": True, "trace_tokens": 0, "read_by": "whole"}
+    for long in (3, 4):
+        few = {f"{5 + at}" for at in range(long)}
+        found = lambda recipe, questions, *more: [  # noqa: E731
+            {**whole, "correct": False, "read_by": OVERLONG} if row["question"] in few else whole  # noqa: B023
+            for row in questions
+        ]
+        monkeypatch.setattr(held_out_answers, "predict", found)
+        held = answers(tmp_path, validation=9)
+        if long == 3:
+            assert held.measure(engine(0, ranks), export)["not_asked"] == 3
+        else:
+            with pytest.raises(InputError, match=r"with 4 of 7 train\.held_out_questions"):
+                held.measure(engine(0, ranks), export)
+        assert not (tmp_path / "asked").exists()
 
 
 def test_without_validation_questions_test_ones_are_looked_at(tmp_path, asked):

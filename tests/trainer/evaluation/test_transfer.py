@@ -21,7 +21,7 @@ from tracestill.data_pipeline.sampling.sample import question_row
 from tracestill.data_pipeline.variations.further import further
 from tracestill.launch.report.evaluation.matrix import transfer as section
 from tracestill.trainer.evaluation.asking import Query, Reply
-from tracestill.trainer.evaluation.evaluate import examined
+from tracestill.trainer.evaluation.evaluate import answer, examined
 from tracestill.trainer.measures.said import said
 from tracestill.trainer.measures.unasked import OVERLONG, REFUSED, Unasked
 from tracestill.trainer.recipe.recipe import Recipe, load_recipe, own_modules_of
@@ -189,6 +189,9 @@ def test_a_question_that_a_form_makes_too_long_is_counted_and_the_others_are_ask
 def test_held_out_questions_that_are_mostly_too_long_are_refused_by_name(sample: Path) -> None:
     with pytest.raises(InputError, match=r"7 words; so it is with 2 of 2 held-out questions, such as 'What is \(1 \+"):
         examine(sample, {}, Student(positions=3))
+    rows = [row for row in pq.read_table(sample / "questions.parquet").to_pylist() if row["split"] == "test"]
+    (one,) = answer(Recipe.model_validate(RECIPE), rows[:1], Student(positions=3), lambda done, total: None)
+    assert one["read_by"] == OVERLONG, "a rank's few questions are not all there are"
 
 
 def test_a_question_without_gold_is_not_counted_as_wrong(tmp_path: Path) -> None:
