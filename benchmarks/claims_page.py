@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 from claims_list import CLAIMS, HEADS
-from claims_runs import MAIN, RUNS, SMALL
+from claims_runs import MAIN, PARTS, RUNS, SMALL
 from claims_table import CONTRADICTED, NOT_APART, NOT_MEASURED, SUPPORTED, Claim, Found, Results, between, points
 
 from tracestill.launch.sweep.chance import holm, share
 
 SCRIPTS = {"demo_three_seeds": "demo"}  # result -> what writes it, where that has another name
+SEEDS = 3  # of each arm
 ORDER = (SUPPORTED, CONTRADICTED, NOT_APART, NOT_MEASURED)
 INTRO = """# Claims: what papers say, at the demo's size
 
@@ -37,12 +38,14 @@ HOW = """## How it was measured
   where a line does not say "equal rows"; "about as many" are up to a quarter more of those that are not filtered.
   Students of whole, filtered traces end with {right} right, by seed, and a training loss of {loss} nats at
   derivations.
-- **Seeds**: three, each with questions, traces, packs and student of its own. Within a seed arms answer the same
-  questions, so differences are paired.
+- **Seeds**: three are asked for, each with questions, traces, packs and student of its own; of the {arms} arms
+  {complete} have all three so far, and {begun} fewer. An arm with one seed is in no comparison: its interval below is
+  of its questions alone. Within a seed arms answer the same questions, so differences of right answers are paired;
+  those of claim 11, and where other benchmarks kept shares alone, are taken as unpaired, which makes them wider.
 - Lines with a link are of other benchmarks, whose settings stand in their docstrings: {others}.
-- {comparisons} comparisons were made. One in twenty that has no effect would be told apart by chance; {surviving} of
-  the {apart} that were told apart stay so by Holm's correction over all of them (t over three seeds seldom gives a p
-  that small).
+- {comparisons} comparisons were made. One in twenty that has no effect would be told apart by chance; of the {apart}
+  that were told apart from 0 (a "no worse" has no such p) {surviving} stay so by Holm's correction over all of them (t
+  over three seeds seldom gives a p that small). The verdicts above are not corrected.
 """
 
 
@@ -94,6 +97,8 @@ def how(results: Results, found: dict[Claim, Found | None]) -> str:
     rows = results.arm(f"base/{MAIN}")
     by_seed = ", ".join(f"{row['share']:.1%}".replace("%", " %") for _, row in sorted(rows.items()))
     losses = ", ".join(f"{row['last_loss']['derive']:.3f}" for _, row in sorted(rows.items()))
+    trained = {(run, arm) for _, of in PARTS.values() for run, named in of for arm in named}
+    seeds = [len(results.arm(f"{run}/{arm}")) for run, arm in trained]
     files = sorted({claim.file for claim in CLAIMS if claim.file})
     return HOW.format(
         digits=settings["questions.options.digits"],
@@ -104,6 +109,9 @@ def how(results: Results, found: dict[Claim, Found | None]) -> str:
         right=by_seed or "(not measured yet)",
         loss=losses or "(not measured yet)",
         others=", ".join(f"`python benchmarks/{SCRIPTS.get(name, name)}.py`" for name in files),
+        arms=len(trained),
+        complete=sum(count >= SEEDS for count in seeds),
+        begun=sum(0 < count < SEEDS for count in seeds),
         comparisons=len(known),
         surviving=sum(p < 0.05 and told for p, told in zip(corrected, apart, strict=True)),
         apart=sum(apart),

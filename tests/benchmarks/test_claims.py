@@ -202,6 +202,14 @@ def test_a_claim_that_fails_stands_on_the_page(table, claims):
     assert "| 91.0 %, 40.0 % | +51.0" in text
 
 
+def test_the_page_says_how_many_arms_lack_seeds(table, runs):
+    arms = {(run, arm) for _, of in runs.PARTS.values() for run, named in of for arm in named}
+    found = results(table, one_order=(40, 42, 38), two_orders=(90,))
+    with benchmark("claims_page") as script:
+        text = script.page(table.Results({"runs": {"orders": found.own["runs"]["r"]}}))
+    assert f"of the {len(arms)} arms\n  1 have all three so far, and 1 fewer" in text
+
+
 def test_every_arm_of_a_claim_is_one_that_a_part_trains(claims, runs, table):
     class Seen(table.Results):
         def arm(self, path):
