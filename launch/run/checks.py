@@ -175,11 +175,13 @@ def check_arm(recipe: Recipe, gpus: int, *, evaluates: bool) -> None:
 @contextmanager
 def uncollected() -> Iterator[None]:
     """Imports in here take a quarter less: the garbage collector would look through what they make again and again."""
+    was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was_on:
+            gc.enable()
 
 
 def check_template(encode: EncodeConfig) -> None:

@@ -206,7 +206,7 @@ def communication(task: Task, machine: Machine, nodes: int, share: float) -> dic
         return {what: share * seconds for what, seconds in alone.items()}
     most, links = machine.crowded
     part = (share - 1) / (most - 1)
-    return {what: alone[what] + part * (seconds - alone[what]) for what, seconds in spoken(links).items()}
+    return {what: alone[what] + part * max(0.0, seconds - alone[what]) for what, seconds in spoken(links).items()}
 
 
 def call_seconds(ranks: int, nodes: int, inside: Link, between: Link, operation: str, size: float, calls: int) -> float:

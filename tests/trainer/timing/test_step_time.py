@@ -161,6 +161,8 @@ def test_ranks_that_share_cores_wait_longer_for_each_other():
     assert spoken(2, machine(**measured)) == pytest.approx(2e-3)
     assert spoken(4, machine(**measured)) == pytest.approx(54e-3)
     assert spoken(3, machine(**measured)) == pytest.approx((4e-3 + 36e-3) / 2)
+    noise = {**wide, "crowded": (2.0, dict.fromkeys(PASSES, Link(0.5e-3, 1e30)))}
+    assert spoken(3, machine(**noise)) == pytest.approx(4e-3), "nobody waits less in a crowd"
 
 
 def test_a_cpu_hides_nothing():
