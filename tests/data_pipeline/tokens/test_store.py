@@ -227,3 +227,16 @@ def test_documents_that_do_not_exist_are_refused(tmp_path):
             store.tokens(document)
         with pytest.raises(IndexError, match="of 3"):
             store.gather(np.array([0, document]))
+
+
+def test_numbers_are_a_view_of_where_they_lie():
+    """As pyarrow has them, also of a slice, and of nothing; an empty cell is no number."""
+    whole = pa.array([3, 1, 4, 1, 5], pa.uint16())
+    for column in (whole, whole[2:], whole[:0], pa.array([0.5, 2.0], pa.float32())):
+        found = store_file.numbers(column)
+        assert found.dtype == column.to_numpy().dtype
+        assert found.tolist() == column.to_pylist()
+        assert not found.flags.writeable
+    assert np.shares_memory(store_file.numbers(whole), store_file.numbers(whole[2:]))
+    with pytest.raises(ValueError, match="a cell is empty"):
+        store_file.numbers(pa.array([1, None], pa.uint16()))
