@@ -139,7 +139,8 @@ def swept_as(arm: str, seed: int) -> str:
 
 
 def about_arm(run: Run, arm: str, wanted: argparse.Namespace, seed: int) -> str:
-    """Digest of all that an arm is made from, but for the program: another one, another student."""
+    """Digest of the settings that an arm is made with. Another recipe file or program would make another student: then
+    remove what was measured."""
     return digest_of({"settings": settings_of(run, wanted, seed), "arm": run.arms.get(arm, {})})[:16]
 
 

@@ -91,8 +91,18 @@ CLAIMS: list[Claim] = [
     ),
     Claim(5, "all kinds alike minus the trace without weight", arms("base/traces", "base/no_trace_weight")),
     Claim(5, "prose without weight minus all kinds alike", arms("base/no_prose_weight", "base/traces")),
-    Claim(5, "DFT minus plain cross-entropy, 300 steps", multiplied("dft", "traces"), "multipliers"),
-    Claim(5, "focal loss minus plain cross-entropy, 300 steps", multiplied("focal", "traces"), "multipliers"),
+    Claim(
+        5,
+        "DFT minus plain cross-entropy, 300 steps of a student that begins with nothing",
+        multiplied("dft", "traces"),
+        "multipliers",
+    ),
+    Claim(
+        5,
+        "focal loss minus plain cross-entropy, 300 steps of a student that begins with nothing",
+        multiplied("focal", "traces"),
+        "multipliers",
+    ),
     Claim(
         5,
         "20 % of the trace at random minus the 20 % of largest entropy",

@@ -313,7 +313,8 @@ class TokenStore:
 
 
 def numbers(array: pa.Array) -> np.ndarray:
-    """A column of numbers as a read-only view of where it lies. (pyarrow's own way imports pandas, if there is one.)
+    """A column of numbers as a view of where it lies, read-only if that is. (pyarrow's own way imports pandas, if there
+    is one.)
 
     Raises ValueError if a cell is empty.
     """
