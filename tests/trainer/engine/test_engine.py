@@ -93,8 +93,8 @@ def test_bf16_sees_the_true_gradient(outcome):
 def test_one_process_needs_no_launcher(tmp_path):
     script = tmp_path / "alone.py"
     script.write_text(
-        "from deepspeed.runtime.zero.muon.original_muon import muon_update\n"
         "from engine_workshop import engine, shared_out, student, take_step\n"
+        "from deepspeed.runtime.zero.muon.original_muon import muon_update\n"
         "of = engine(student(None, tied=True), zero=2)\n"
         "assert (of.rank, of.ranks, of.device.type) == (0, 1, 'cpu')\n"
         "assert not of.deepspeed.tput_timer.config.enabled, 'it waits for the device in every micro-step'\n"
