@@ -20,6 +20,15 @@ from tracestill.trainer.recipe.run_directory import RunDirectory
 ROUNDS = "rounds"
 WRITTEN, TRACES = "written", "traces.parquet"  # in a round's directory: what the student of the round before wrote
 FIRST, REST = "first", "rest"  # parts of a round's documents
+UNCHANGED = {  # keys that rounds.changes cannot have beside those that no arm changes, and why
+    "evaluate": "rounds are compared by it; all share it",
+    "distil": "later rounds follow the teacher of rounds.on_policy; leave it out",
+    "score": "a student's own texts are read by the teacher of rounds.on_policy; leave it out",
+    "student.config": "the student is that of the round before; leave it out",
+    "student.pretrained": "the student is that of the round before; leave it out",
+    "encode.tokenizer": "all rounds have round 0's; leave it out",
+    "train.on_policy": "that is rounds.on_policy; leave it out",
+}
 FIELDS = {name: name for name in ("question", "gold", "reasoning", "answer", "teacher", "weight")}
 
 
@@ -72,8 +81,15 @@ def of_on_policy(root: Path, recipe: Recipe, round_: int) -> dict[str, Any]:
         raise InputError("rounds.on_policy: an encoder-decoder; only decoders write here")
     if shared := sorted(SHARED & settings.changes.keys()):
         raise InputError(f"rounds.changes.{shared[0]}: all rounds share it")
+    for block in ("train", "student", "encode"):
+        if not isinstance(given := settings.changes.get(block, {}), dict):
+            raise InputError(f"rounds.changes.{block}: expected a mapping of its keys, got {given!r}")
+    for key, why in UNCHANGED.items():
+        block, _, name = key.partition(".")
+        if block in settings.changes and (not name or name in settings.changes[block]):
+            raise InputError(f"rounds.changes.{key}: {why}")
     held = merge(recipe.model_dump(mode="json"), settings.changes)
-    if "steps" in (settings.changes.get("train") or {}):
+    if "steps" in settings.changes.get("train", {}):
         held["train"]["epochs"] = None
     before = RunDirectory(folder_of(root, round_ - 1), recipe).stage(MAIN_ARM, "train")
     first = RunDirectory(folder_of(root, 0), recipe).stage(MAIN_ARM, "tokenizer")

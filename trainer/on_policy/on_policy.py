@@ -76,7 +76,8 @@ class OnPolicy:
         if self.named.get("refresh") == number and self.named["written"] != texts.digest:
             raise InputError(f"{directory / WRITTEN}: holds other texts than those that the checkpoint learnt from")
         if not len(texts.store):
-            raise InputError(f"{directory / WRITTEN}: no text of the student became a document; see texts.parquet")
+            rejected = ", ".join(f"{reason} {count}" for reason, count in texts.counts["rejected"].items())
+            raise InputError(f"{directory / WRITTEN}: no text of the student became a document ({rejected})")
         self.number = number
         if number * self.own.refresh == step and self.is_too_long(texts):
             self.tell(texts, {"event": "ended", "step": step, **(self.ended or {})})
@@ -192,7 +193,8 @@ class OnPolicy:
         """For the manifest of a finished training: its texts, counted, and where the time went."""
         every = [read_manifest(path / WRITTEN) for path in sorted(self.folder(0).parent.glob("[0-9]*"))]
         counts = [held["counts"] for held in every if held is not None]
-        whole = max(sum(self.all_spent.values()), 1e-9)
+        spent = {name: seconds + self.spent.get(name, 0.0) for name, seconds in self.all_spent.items()}
+        whole = max(sum(spent.values()), 1e-9)
         reasons = sorted({reason for one in counts for reason in one["rejected"]})
         return {
             "refreshes": len(counts),
@@ -200,6 +202,6 @@ class OnPolicy:
             "rejected": {reason: sum(one["rejected"].get(reason, 0) for one in counts) for reason in reasons},
             "right_first": counts[0]["right"] / max(counts[0]["in"], 1) if counts else 0.0,
             "right_last": counts[-1]["right"] / max(counts[-1]["in"], 1) if counts else 0.0,
-            "time": {name: seconds / whole for name, seconds in self.all_spent.items()},
+            "time": {name: seconds / whole for name, seconds in spent.items()},
             "ended": self.ended,
         }

@@ -5,8 +5,8 @@
 
 v, w: the weight of a token's kind; c, d: as ``weighting.normaliser`` has them; r_i: 1, or for texts older than
 ``max_lag`` the probability of i under the student as it is now over that when it was drawn, at most ``max_ratio``. r
-and A are constants for autograd, and never enter c or d. With A = 1 or -1 the second one's gradient is that of policy
-gradients with truncated importance sampling.
+and A are constants for autograd, and never enter c or d. The second one's gradient is that of policy gradients with
+truncated importance sampling, of texts drawn at temperature 1.
 """
 
 from __future__ import annotations

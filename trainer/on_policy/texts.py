@@ -31,11 +31,12 @@ from tracestill.trainer.assembly.job import Job
 from tracestill.trainer.engine.own_texts import writer
 from tracestill.trainer.evaluation.asking import is_numeric, key_of, reply_of, row_of
 from tracestill.trainer.evaluation.predictions import verified
-from tracestill.trainer.measures.unasked import REFUSED, Unasked
+from tracestill.trainer.measures.unasked import OVERLONG, REFUSED, Unasked
 from tracestill.trainer.ranks.collectives import together
+from tracestill.trainer.recipe.positions import positions_in
 from tracestill.trainer.recipe.verifying import verifier_of
 from tracestill.trainer.writing.decoding import Wanted, Written
-from tracestill.trainer.writing.generate import write_wanted
+from tracestill.trainer.writing.generate import no_room, write_wanted
 
 STAGE, WRITTEN, TEXTS, TOKENS, PARTS = "on_policy", "written", "texts.parquet", "tokens.arrow", ".parts"
 TEXT_SCHEMA = pa.schema(
@@ -117,12 +118,13 @@ class Author:
         """Write what is this rank's, and judge it."""
         rank, recipe = self.job.engine.rank, self.job.recipe
         mine = chosen[rank :: self.job.engine.ranks]
-        able = {row["place"]: row for row in mine if self.layout.control_in(row["posed"]) is None}
-        prompts = {place: self.layout.prompt_ids(row["posed"]) for place, row in able.items()}
-        limit = self.own.max_new_tokens or recipe.evaluate.max_new_tokens
+        positions = positions_in(model.config.to_dict())
+        first = {row["place"]: self.wanted(row, number) for row in mine}
+        refused = {place: why for place, one in first.items() if (why := self.why_not(chosen[place], one, positions))}
         wanted = [
-            Wanted(place, sample, prompt, limit, self.own.temperature, key_of(STAGE, str(number), str(place)))
-            for place, prompt in prompts.items()
+            one._replace(sample=sample)
+            for place, one in first.items()
+            if place not in refused
             for sample in range(self.own.samples)
         ]
         written: dict[tuple[int, int], Written] = {}
@@ -141,12 +143,24 @@ class Author:
             seed=recipe.seed,
             progress=lambda done, total: self.job.phase("measure"),
         )
-        texts = [(able[place], sample, written[place, sample]) for place, sample in sorted(written)]
-        rows = [self.row(*text) | {"prompt": len(prompts[text[0]["place"]])} for text in texts]
+        texts = [(chosen[place], sample, written[place, sample]) for place, sample in sorted(written)]
+        rows = [self.row(*text) | {"prompt": len(first[text[0]["place"]].ids)} for text in texts]
         rows = verified(rows, [question for question, _, _ in texts], self.verifier)
-        refused = [row for row in mine if row["place"] not in able]
-        rows += [self.refused(row, sample) for row in refused for sample in range(self.own.samples)]
+        samples = range(self.own.samples)
+        rows += [self.refused(chosen[place], sample, why) for place, why in refused.items() for sample in samples]
         write_rows(parts / f"{rank:05d}.parquet", held(rows), TEXT_SCHEMA)
+
+    def wanted(self, question: Row, number: int) -> Wanted:
+        place, limit = question["place"], self.own.max_new_tokens or self.job.recipe.evaluate.max_new_tokens
+        prompt, key = self.layout.prompt_ids(question["posed"]), key_of(STAGE, str(number), str(place))
+        return Wanted(place, 0, prompt, limit, self.own.temperature, key)
+
+    def why_not(self, question: Row, one: Wanted, positions: int | None) -> Unasked | None:
+        """Why a question is not put to the student, which has so many positions; None: it is."""
+        if (symbol := self.layout.control_in(question["posed"])) is not None:
+            return Unasked(REFUSED, f"its text holds {symbol}")
+        told = "" if positions is None else no_room(one, positions, both=False)
+        return Unasked(OVERLONG, told) if told else None
 
     def row(self, question: Row, sample: int, text: Written) -> Row:
         reading, numeric = self.layout.read(text.ids), is_numeric(question["gold"])
@@ -154,9 +168,8 @@ class Author:
         own = {"ids": list(text.ids), "logprobs": list(text.logprobs), "reason": ""}
         return {**row_of(question, reply), **own, "place": question["place"], "sample": sample}
 
-    def refused(self, question: Row, sample: int) -> Row:
-        own = {"ids": [], "logprobs": [], "reason": REFUSED, "prompt": 0}
-        why = Unasked(REFUSED, f"its text holds {self.layout.control_in(question['posed'])}")
+    def refused(self, question: Row, sample: int, why: Unasked) -> Row:
+        own = {"ids": [], "logprobs": [], "reason": why.reason, "prompt": 0}
         return {**row_of(question, why), **own, "place": question["place"], "sample": sample}
 
     def join(self, directory: Path, number: int, chosen: Sequence[Row]) -> None:
@@ -175,7 +188,7 @@ class Author:
                     end = None if self.own.horizon is None else row["prompt"] + self.own.horizon
                     tokens, kinds, steps = (column[:end] for column in document)
                     if len(tokens) > self.job.recipe.plan.capacity:
-                        row["reason"] = "overlong"
+                        row["reason"] = OVERLONG
                         continue
                     name = f"{row['question_id']}-{row['place']}-{row['sample']}"
                     store.add(name, row["question_id"], tokens, kinds, steps)
@@ -198,7 +211,7 @@ def held(rows: Sequence[Row]) -> Iterator[Row]:
 
 def counts_of(rows: Sequence[Row]) -> dict[str, Any]:
     """Texts in, out and rejected by reason; how many are right, were cut off, differ; and their mean length."""
-    asked = [row for row in rows if row["reason"] != REFUSED]
+    asked = [row for row in rows if row["ids"]]
     tokens = sum(row["tokens"] for row in asked)
     return {
         "in": len(rows),

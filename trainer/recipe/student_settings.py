@@ -186,6 +186,8 @@ def check_on_policy(recipe: Any) -> None:
         "distil: it has a teacher of its own; leave distil out (null)": recipe.distil,
         "encode.two_task: which of the two would be written?": recipe.encode.two_task,
         "segment.by: spans: a student's texts have none; let them be cut by flow": recipe.segment.by == "spans",
+        "train.label_smoothing: no token is a label here": recipe.train.label_smoothing,
+        "train.z_loss: it goes with labels, and a wrong text would turn it round": recipe.train.z_loss,
         f"weighting.use: {recipe.weighting.use}: its tokens weigh by their kinds alone (weighting.weights)": (
             recipe.weighting.use != "span"
         ),

@@ -22,6 +22,10 @@ TOLD = {
 }
 
 
+def changed(changes):
+    return recipe({**ROUNDS, "changes": changes})
+
+
 def test_a_later_round_goes_on_with_the_student_of_the_one_before(tmp_path):
     asked = recipe(ROUNDS, train={"epochs": 2, "ranks": 1, "lr": 1e-2})
     first, found = (recipe_of(tmp_path, asked, number) for number in (0, 2))
@@ -52,6 +56,12 @@ def test_keys_of_another_kind_of_rounds_are_refused(said, rounds):
     ("said", "asked"),
     [
         ("rounds.changes.questions: all rounds share it", recipe({**ROUNDS, "changes": {"questions": {}}})),
+        ("rounds.changes.evaluate: rounds are compared by it", changed({"evaluate": {"max_new_tokens": 8}})),
+        ("rounds.changes.distil: later rounds follow", changed({"distil": {"channel": "t.topk"}})),
+        ("rounds.changes.student.pretrained: the student is", changed({"student": {"pretrained": "elsewhere"}})),
+        ("rounds.changes.train: expected a mapping of its keys, got 5", changed({"train": 5})),
+        ("rounds.changes.encode: expected a mapping of its keys, got None", changed({"encode": None})),
+        ("rounds.changes.train.on_policy: that is rounds.on_policy", changed({"train": {"on_policy": OWN}})),
         ("on_policy does not go with weighting.use: dft", recipe(ROUNDS, weighting="dft")),
         ("only decoders write here", recipe(ROUNDS, student={"config": {"model_type": "t5"}})),
         ("train.on_policy.teacher: nowhere", recipe({**ROUNDS, "on_policy": {**OWN, "teacher": "nowhere"}})),

@@ -28,6 +28,8 @@ SCORED = {"score": {"t": {"model": "there", "channels": ["topk"]}}, "distil": {"
         ("segment.by: spans", {"segment": {"by": "spans"}}),
         ("weighting.use: dft", {"weighting": "dft"}),
         ("train.local_checkpoints", {"train": {"local_checkpoints": True}}),
+        ("train.label_smoothing", {"train": {"label_smoothing": 0.1}}),
+        ("train.z_loss", {"train": {"z_loss": 1e-4}}),
         ("train.steps", {"train": {"steps": None, "epochs": 2}}),
     ],
 )

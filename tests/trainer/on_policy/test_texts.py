@@ -5,9 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from own_texts import prepared, recipe
+from own_texts import WIDE, prepared, recipe
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tracestill.data_pipeline.base.schema import read_rows, write_rows
+from tracestill.trainer.measures.unasked import OVERLONG, REFUSED, Unasked
 from tracestill.trainer.on_policy.texts import PARTS, TEXT_SCHEMA, TEXTS, WRITTEN, Author, held
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
@@ -39,7 +41,7 @@ def joined(of: Author, directory, texts):
     rows = []
     for place, ids in enumerate(texts):
         if ids is None:
-            rows.append(of.refused(chosen[place], 0))
+            rows.append(of.refused(chosen[place], 0, Unasked(REFUSED, "its text holds <think>")))
             continue
         text = Written(ids, [-0.5] * len(ids), ids[-1] == of.layout.stops[0])
         rows.append({**of.row(chosen[place], 0, text), "prompt": len(prompts[place])})
@@ -88,3 +90,21 @@ def test_refreshes_take_questions_in_turn(data):
     count = len(of.questions)
     assert count == 12
     assert all(len(set(asked[at : at + count])) == count for at in range(0, 60, count))
+
+
+def test_a_question_that_leaves_no_room_is_rejected_and_ends_no_training(data, tmp_path):
+    of = author(data, recipe("none", {"questions": 4, "samples": 2, "max_new_tokens": 6}))
+    chosen = of.chosen(0)
+    chosen[1] = {**chosen[1], "posed": chosen[1]["posed"] * 9}
+    longest = max(len(of.layout.prompt_ids(chosen[place]["posed"])) for place in (0, 2, 3))
+    shape = {**WIDE, "vocab_size": of.layout.size, "max_position_embeddings": longest + 6}
+    del shape["model_type"]
+    model = LlamaForCausalLM(LlamaConfig(**shape)).eval()
+    (tmp_path / PARTS).mkdir()
+    of.job.phase = lambda name: None  # type: ignore[method-assign]
+    of.share(model, 0, chosen, tmp_path / PARTS)
+    of.join(tmp_path, 0, chosen)
+    texts = of.read(tmp_path)
+    assert texts.counts["rejected"] == {OVERLONG: 2}
+    assert (texts.counts["in"], texts.counts["out"], len(texts.store)) == (8, 6, 6)
+    assert texts.counts["tokens_mean"] == texts.counts["tokens"] / 6, "of texts that were written"

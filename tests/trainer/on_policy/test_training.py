@@ -30,7 +30,7 @@ def trained(*runs: str, ranks: int) -> None:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """two, three: two ranks at those stages; parts: that share rows; one: a rank alone; none: without a teacher;
-    stopped: and gone on with; longer: texts grow."""
+    stopped: and gone on with; longer: texts grow; equal, near: to the teacher, the student begins so."""
     place = tmp_path_factory.mktemp("own")
     data, teacher = prepared(place)
     copied(data, place / "two", recipe(teacher))
@@ -48,8 +48,28 @@ def root(tmp_path_factory):
     trained(f"{place / 'stopped'}:4", place / "stopped", ranks=2)
     assert texts_of(place / "stopped", 2) != texts_of(place / "stopped", 0)
     longer = f"{place / 'longer'}:longer"
-    trained(place / "one", place / "none", longer, longer, ranks=1)  # once more, as if killed before its export
+    follows(data, place / "equal", teacher, noise=0.0)
+    follows(data, place / "near", teacher, noise=0.1)
+    one = [place / name for name in ("one", "none", "equal", "near")]
+    trained(*one, longer, longer, ranks=1)  # once more, as if killed before its export
     return place
+
+
+def follows(data, root, teacher, noise):
+    """A run whose student begins as the teacher with noise on its weights, and writes enough to show what it learns."""
+    torch.manual_seed(3)
+    model = LlamaForCausalLM.from_pretrained(teacher)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * noise)
+    student = root.with_name(f"{root.name}-student")
+    shutil.copytree(teacher, student)
+    model.save_pretrained(student)
+    own = {"questions": 12, "samples": 4, "refresh": 3}
+    of = recipe(teacher, own, ranks=1, zero=0, steps=7, lr=1e-2 if noise else 1e-6, checkpoint_every=0)
+    begun = of.student.model_copy(update={"config": None, "pretrained": student})
+    whole = of.plan.model_copy(update={"capacity": 4096})
+    copied(data, root, of.model_copy(update={"student": begun, "plan": whole}))
 
 
 def log(run):
@@ -83,6 +103,15 @@ def test_the_loss_of_a_step_is_that_of_plain_models_in_float64(root, name):
 def find(held, name):
     """The key of a parameter, whatever stands before it."""
     return next(key for key in held if key == name or key.endswith(f".{name}") or f"model.{key}" == name)
+
+
+def test_a_student_comes_nearer_to_its_teacher_and_one_that_is_there_stays(root):
+    """By the divergence on the first texts of each refresh, of which no weight is corrected."""
+    equal, near = losses(root / "equal"), losses(root / "near")
+    assert max(abs(loss) for loss in equal.values()) < 1e-5, "what 16 bits of the teacher's logarithms lose"
+    assert near[1] > 0.05
+    assert near[4] < 0.8 * near[1]
+    assert near[7] < 0.6 * near[1]
 
 
 def test_texts_are_drawn_by_the_student_itself(root):
