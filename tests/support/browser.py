@@ -97,8 +97,8 @@ def violations(tab: Tab, *rules: str, within: str = "html") -> list[str]:
 @contextlib.contextmanager
 def driven() -> Iterator[Any]:
     """The browser. Between two uses no event loop is said to run: Playwright's would keep other tests from theirs."""
+    before = asyncio._get_running_loop()  # asked first: the start leaves Playwright's running
     browser, loop = started()
-    before = asyncio._get_running_loop()
     asyncio._set_running_loop(loop)
     try:
         yield browser

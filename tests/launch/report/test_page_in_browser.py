@@ -70,6 +70,7 @@ def test_the_pointer_shows_the_numbers(tab):
     curve.scroll_into_view_if_needed()
     box = curve.bounding_box()
     page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] / 2)
+    tip.filter(has_text="step 40").wait_for()
     told = tip.inner_text().splitlines()
     assert told[0] == "step 40"
     assert told[1].startswith("traces: 0.257"), "0.15 + 3 exp(-40 / 12)"

@@ -124,7 +124,7 @@ def test_sigterm_saves_and_training_goes_on_until_its_time_is_up(run, tmp_path):
     assert sprung(tmp_path) == [], "launchers and ranks import nothing from the working directory"
 
     # What a rank itself ends with; and one rank goes on from the checkpoint of two.
-    RunDirectory.create(run, load_recipe(run / "recipe.yaml", ["train.stop_after=0.5s"]))
+    RunDirectory.create(run, load_recipe(run / "recipe.yaml", ["train.stop_after=0.01s"]))
     unplant(tmp_path)
     plant(tmp_path, BY_HAND)
     process = launch(tmp_path, sys.executable, "-m", "tracestill.trainer.train", "--run-dir", run, "--resume", "auto")

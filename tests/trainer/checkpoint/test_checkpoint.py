@@ -272,7 +272,7 @@ def test_what_was_passed_over_when_resuming_pushes_out_no_good_one(tmp_path, mon
     made = SimpleNamespace(
         **{"directory": tmp_path, "checkpoints": directory, "identity": who, "placement": placement, "leads": True},
         **{"progress": Progress(), "weighting": Weighting(), "engine": fake_engine(), "threads": None},
-        **{"steps": 200, "console": Console(file=io.StringIO())},
+        **{"steps": 200, "console": Console(file=io.StringIO()), "own_texts": None},
         load=lambda path: {"step": 100, "skips": 0, "best": None},
     )
     resume.open_directory(made, "auto")
