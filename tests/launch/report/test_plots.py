@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from tracestill.launch.report.document import contents, digest, document
+from tracestill.launch.report.page import data
 from tracestill.launch.report.plots.bars import intervals, stacked
 from tracestill.launch.report.plots.library import FOLDER, listed, plot_scripts
 from tracestill.launch.report.plots.lines import lines
@@ -111,6 +112,19 @@ def test_stacked_bars_are_to_scale_and_alike_names_stay_apart():
     assert found["names"] == {"name": ["r", "r (2)"], "part": ["x", "y"]}
     assert html.count('class="key"') == 2
     assert stacked([], title="t", x="x") == ""
+
+
+def test_reasons_of_two_selections_have_a_colour_each():
+    rejected = [{"false_equation": 1, "wrong_answer": 2}, {"overlong": 3, "wrong_answer": 4}]
+    chosen = [{"in": 9, "out": 2, "rejected": one} for one in rejected]
+    found = {
+        "sample": None,
+        "kinds": [],
+        "arms": {str(at): {"selection": one, "data": None} for at, one in enumerate(chosen)},
+    }
+    shown = re.findall(r'<i class="(s\d)"></i>([^<]+)', data(found))
+    assert [part for _, part in shown] == ["kept", "false equation", "wrong answer", "overlong"]
+    assert len({colour for colour, _ in shown}) == 4
 
 
 def test_a_page_without_a_plot_carries_no_library():
