@@ -266,6 +266,13 @@ def test_tokens_have_their_colours_and_tell_their_numbers(page):
         most = store["channels"][0][3]
         for share, value in zip(shares, one["values"][0], strict=True):
             assert abs(share - 42 * min(1, abs(value or 0) / most)) <= 0.51
+        tab.page.select_option("#records-by", label="influence (base.influence)")
+        red = tab.page.eval_on_selector_all(
+            "#records-tokens span", "all => all.map(s => s.style.background.includes('--bad'))"
+        )
+        most = store["channels"][1][3]
+        assert red == [value is not None and 42 * value / most <= -0.5 for value in one["values"][1]]
+        assert any(red)
         spans.nth(0).focus()
         tab.page.keyboard.press("ArrowRight")
         assert tab.page.inner_text("#records-token").startswith("token 1 ")
