@@ -201,9 +201,8 @@ def data(found: Found) -> str:
             f"held-out ones; {counts.get('out', 0):,} records sampled.</p>" + accounts(counts)
         )
     bars, seen = [], []
-    every = sorted(
-        {reason for row in found["arms"].values() for reason in (row["selection"] or {}).get("rejected", {})}
-    )
+    counted = [(row["selection"] or {}).get("rejected", {}) for row in found["arms"].values()]
+    every = sorted({reason for rejected in counted for reason in rejected})
     for arm, row in found["arms"].items():
         chosen = row["selection"]
         if not chosen or chosen in seen:
