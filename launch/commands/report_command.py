@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -48,7 +49,8 @@ def report(
 
 
 def report_several(places: Sequence[Path], to: Path | None) -> None:
-    """Write one page of several runs. Raises InputError if one of them is none, or a file cannot be read."""
+    """Write one page of several runs. Raises InputError if one of them is none, a file cannot be read, or there is no
+    place for the page."""
     from tracestill.data_pipeline.base.stage import write_whole
     from tracestill.data_pipeline.guards.secret import mask_data
     from tracestill.launch.report.diff_runs import diff_runs
@@ -61,15 +63,28 @@ def report_several(places: Sequence[Path], to: Path | None) -> None:
     for place in places:
         if not place.is_dir():
             raise InputError(f"{place}: one page of several runs needs the directory of each; this is none")
+    to = place_of(places, to)
     runs = [RunDirectory.open(place) for place in places]
     shown = []
     for name, run in zip(names_of(places), runs, strict=True):
         works = plan_works(run)
         shown.append(Shown(name, mask_data(gather(run, works)), sections_of(works), questions_of(run, works)))
     diffs = [diff_runs(runs[0], other, *compared(runs[0].recipe)) for other in runs[1:]]
-    to = to or places[0].parent / SEVERAL
     write_whole(to, page(shown, diffs))
     say(f"report: {to}")
+
+
+def place_of(places: Sequence[Path], to: Path | None) -> Path:
+    """Where the page goes: outside of the runs, in which only they themselves write. Raises InputError if it cannot."""
+    to = to or Path(os.path.abspath(places[0])).parent / SEVERAL  # a place such as `.` has a parent, too
+    if to.is_dir():
+        raise InputError(f"--to {to}: a directory; expected a file in it, such as {to / SEVERAL}")
+    if not to.absolute().parent.is_dir():
+        raise InputError(f"--to {to}: its folder is not there")
+    for place in places:
+        if to.resolve().is_relative_to(place.resolve()):
+            raise InputError(f"--to {to}: lies in the run {place}, which its page leaves as it is; name another file")
+    return to
 
 
 def names_of(places: Sequence[Path]) -> list[str]:
@@ -81,7 +96,7 @@ def names_of(places: Sequence[Path]) -> list[str]:
 def questions_of(run: RunDirectory, works: Sequence[Work]) -> frozenset[str]:
     """Ids of the held-out questions that its first evaluated arm was asked; empty without one."""
     from tracestill.data_pipeline.base.stage import read_manifest
-    from tracestill.launch.report.report import predictions_in
+    from tracestill.launch.report.records.held_out import predictions_in
 
     for work in works:
         if work.stage == "evaluate" and read_manifest(work.directory) is not None:

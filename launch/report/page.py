@@ -201,14 +201,16 @@ def data(found: Found) -> str:
             f"held-out ones; {counts.get('out', 0):,} records sampled.</p>" + accounts(counts)
         )
     bars, seen = [], []
+    counted = [(row["selection"] or {}).get("rejected", {}) for row in found["arms"].values()]
+    every = sorted({reason for rejected in counted for reason in rejected})
     for arm, row in found["arms"].items():
         chosen = row["selection"]
         if not chosen or chosen in seen:
             continue
         seen.append(chosen)
         reasons = [
-            (reason.replace("_", " "), count, REJECTED[i % len(REJECTED)])
-            for i, (reason, count) in enumerate(sorted(chosen.get("rejected", {}).items()))
+            (reason.replace("_", " "), count, REJECTED[every.index(reason) % len(REJECTED)])
+            for reason, count in sorted(chosen.get("rejected", {}).items())
         ]
         bars.append(
             ("all arms" if len(found["arms"]) > 1 and not seen[1:] else arm, [("kept", chosen["out"], "s0"), *reasons])

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.guards.secret import mask
 from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.data_pipeline.selection.policy import REMEDIES
 from tracestill.launch.report.parts import Found
@@ -36,7 +37,7 @@ def verdicts_in(select: Path) -> list[dict[str, Any]]:
 
 
 def shortened(row: dict[str, Any]) -> dict[str, Any]:
-    trace = row.get("trace") or ""
+    trace = mask(row.get("trace") or "")  # before it is cut: of half a secret nobody sees that it is one
     return {**row, "trace": trace[:LONGEST], "cut": max(len(trace) - LONGEST, 0)}
 
 

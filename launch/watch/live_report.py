@@ -16,6 +16,8 @@ from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.launch.report.page import page
 from tracestill.launch.report.records.section import records_section
 from tracestill.launch.report.report import gather, sections_of
+from tracestill.launch.report.rounds_page import RESULT as ROUNDS
+from tracestill.launch.report.sweep_page import SWEEP
 from tracestill.launch.run.stages import plan_works
 from tracestill.launch.watch.follow import mark_of
 from tracestill.trainer.metrics.log import LOG
@@ -23,7 +25,8 @@ from tracestill.trainer.recipe.run_directory import RECIPE, RunDirectory
 
 LEAST_SECONDS = 5.0  # between two pages
 SHARE = 10  # of this process's time, one part at most makes pages: a training wants its cores
-WATCHED = (RECIPE, *(f"{place}/manifest.json" for place in ("*", "arms/*/*", "arms/*/score/*", "models/*")))
+PLACES = "*", "arms/*/*", "arms/*/score/*", "arms/*/harness/*", "models/*"
+WATCHED = (RECIPE, SWEEP, ROUNDS, *(f"{place}/manifest.json" for place in PLACES))
 LOGS = f"arms/*/train/{LOG}"
 EMPTY = (
     '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{0}</title></head><body><p>{0}</p></body></html>'
@@ -54,7 +57,7 @@ class LiveReport:
             return self.text, self.made_of
 
     def signature(self) -> str:
-        """Changes when a stage has finished, or a log has grown."""
+        """Changes when a stage has finished, a sweep or a round is summed up, or a log has grown."""
         paths = sorted(path for pattern in (*WATCHED, LOGS) for path in self.root.glob(pattern))
         marks = [(str(path), mark_of(path)) for path in paths if not path.parent.name.startswith(".")]
         return hashlib.sha256(repr(marks).encode()).hexdigest()[:16]

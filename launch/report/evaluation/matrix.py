@@ -61,9 +61,9 @@ def drawn(name: str, held: Found, tasks: Sequence[str], asked: dict[str, list[st
     for form, members in asked.items():
         for task in tasks:
             if row := measured_of(held, task, form, members):
-                gap, share = (row.get("gain") or {}).get("share") or 0.0, row["accuracy"]["share"]
+                gap, share = (row.get("gain") or {}).get("share"), row["accuracy"]["share"]
                 if share is not None:
-                    cells.append((form, task, share, gap, f"{share:.1%} right, {100 * gap:+.1f} points"))
+                    cells.append((form, task, share, gap))
     return heat(cells, title=f"{name}: right answers by form and task", x="task", y="form of asking")
 
 

@@ -60,8 +60,8 @@ def scatter(
                   height=200)  # fmt: skip
 
 
-def heat(cells: Sequence[tuple[str, str, float, float, str]], *, title: str, x: str, y: str) -> str:
-    """A matrix: (row, column, share, difference, what it says); the colour is the difference, the figure the share.
+def heat(cells: Sequence[tuple[str, str, float, float | None]], *, title: str, x: str, y: str) -> str:
+    """A matrix: (row, column, share, difference or None); the colour is the difference, the figure the share.
 
     Cells that are missing stay empty. A difference of ``FULL`` has the full colour, of what is won or of what is lost.
     """
@@ -69,14 +69,16 @@ def heat(cells: Sequence[tuple[str, str, float, float, str]], *, title: str, x: 
         return ""
     downs = list(dict.fromkeys(row for row, *_ in cells))
     acrosses = list(dict.fromkeys(column for _, column, *_ in cells))
+    gaps = ["" if gap is None else f"{100 * gap:+.1f} points" for *_, gap in cells]
+    says = [f"{cell[2]:.1%} right{gap and f', {gap}'}" for cell, gap in zip(cells, gaps, strict=True)]
     columns: dict[str, Sequence[Any]] = {
         "row": [downs.index(cell[0]) for cell in cells],
         "column": [acrosses.index(cell[1]) for cell in cells],
         "share": [cell[2] for cell in cells],
         "difference": [cell[3] for cell in cells],
-        "strength": [min(abs(cell[3]) / FULL, 1.0) * 0.85 for cell in cells],
-        "sign": ["won" if cell[3] > 0 else "lost" for cell in cells],
-        "told": [cell[4] for cell in cells],
+        "strength": [min(abs(cell[3] or 0.0) / FULL, 1.0) * 0.85 for cell in cells],
+        "sign": ["won" if (cell[3] or 0.0) > 0 else "lost" for cell in cells],
+        "told": says,
     }
     of_x = {"field": "column", **NAMES, "title": x, "scale": {"domain": acrosses}}
     of_x["axis"] = {"orient": "top", "labelAngle": 0, "ticks": False, "domain": False, "labelLimit": 130}
@@ -97,7 +99,7 @@ def heat(cells: Sequence[tuple[str, str, float, float, str]], *, title: str, x: 
          "encoding": {"x": of_x, "y": of_y, "text": {"field": "share", "type": "quantitative", "format": ".0%"},
                       "tooltip": tooltip}},
     ]  # fmt: skip
-    table = ([y, x, "share", "difference"], [[row, column, told(share, True), f"{100 * gap:+.1f} points"]
-                                             for row, column, share, gap, _ in cells])  # fmt: skip
+    body = [[row, column, told(share, True), gap] for (row, column, share, _), gap in zip(cells, gaps, strict=True)]
+    table = ([y, x, "share", "difference"], body)
     return figure(title, {"layer": layers}, columns, table, names={"row": downs, "column": acrosses},
                   height=STEP * len(downs))  # fmt: skip

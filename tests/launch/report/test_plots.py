@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from tracestill.launch.report.document import contents, digest, document
+from tracestill.launch.report.page import data
 from tracestill.launch.report.plots.bars import intervals, stacked
 from tracestill.launch.report.plots.library import FOLDER, listed, plot_scripts
 from tracestill.launch.report.plots.lines import lines
@@ -52,7 +53,7 @@ def test_scripts_can_stand_in_a_page():
     lines({EVIL: [(1, 2.0)]}, title=EVIL, x=EVIL, y=EVIL),
     intervals([(EVIL, 0.5, 0.4, 0.6)], title=EVIL, x=EVIL),
     scatter([(EVIL, 9, 0.5, 0.4, 0.6)], title=EVIL, x=EVIL, y=EVIL),
-    heat([(EVIL, EVIL, 0.5, 0.1, EVIL)], title=EVIL, x=EVIL, y=EVIL),
+    heat([(EVIL, EVIL, 0.5, 0.1)], title=EVIL, x=EVIL, y=EVIL),
     stacked([(EVIL, [(EVIL, 3.0, "s0")])], title=EVIL, x=EVIL),
 ])  # fmt: skip
 def test_no_text_gets_out_of_a_figure(figure):
@@ -111,6 +112,28 @@ def test_stacked_bars_are_to_scale_and_alike_names_stay_apart():
     assert found["names"] == {"name": ["r", "r (2)"], "part": ["x", "y"]}
     assert html.count('class="key"') == 2
     assert stacked([], title="t", x="x") == ""
+
+
+def test_a_map_tells_a_difference_only_where_one_was_compared():
+    figure = heat([("plain", "sums", 0.5, None), ("terse", "sums", 0.25, -0.3)], title="t", x="task", y="form")
+    assert table_of(figure)[1] == [["plain", "sums", "50.0%", ""], ["terse", "sums", "25.0%", "-30.0 points"]]
+    columns = data_of(figure)["columns"]
+    assert columns["told"] == ["50.0% right", "25.0% right, -30.0 points"]
+    assert columns["strength"] == [0, 0.85]
+    assert columns["sign"][1] == "lost"
+
+
+def test_reasons_of_two_selections_have_a_colour_each():
+    rejected = [{"false_equation": 1, "wrong_answer": 2}, {"overlong": 3, "wrong_answer": 4}]
+    chosen = [{"in": 9, "out": 2, "rejected": one} for one in rejected]
+    found = {
+        "sample": None,
+        "kinds": [],
+        "arms": {str(at): {"selection": one, "data": None} for at, one in enumerate(chosen)},
+    }
+    shown = re.findall(r'<i class="(s\d)"></i>([^<]+)', data(found))
+    assert [part for _, part in shown] == ["kept", "false equation", "wrong answer", "overlong"]
+    assert len({colour for colour, _ in shown}) == 4
 
 
 def test_a_page_without_a_plot_carries_no_library():

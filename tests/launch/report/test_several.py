@@ -77,6 +77,27 @@ def test_what_makes_no_sense_is_refused(runs):
         assert said in " ".join(re.sub("[│╭╮╰╯─]", " ", found.output).split())
 
 
+def test_the_page_needs_a_place_outside_of_the_runs(runs):
+    before = set(runs.rglob("*"))
+    for to, said in (
+        (runs / "nowhere/x.html", "its folder is not there"),
+        (runs, f"a directory; expected a file in it, such as {runs / 'compared.html'}"),
+        (runs / "two/report.html", f"lies in the run {runs / 'two'}"),
+    ):
+        found = command(runs / "one", runs / "two", "--to", to)
+        assert (found.exit_code, set(runs.rglob("*"))) == (2, before)
+        assert f"--to {to}: {said}" in found.output
+
+
+@pytest.mark.parametrize(("here", "place"), [("one", "."), ("one/select", "..")])
+def test_the_page_lies_beside_the_first_run_wherever_one_stands(runs, monkeypatch, here, place):
+    (runs / "compared.html").unlink(missing_ok=True)
+    before = set(runs.rglob("*"))
+    monkeypatch.chdir(runs / here)
+    assert command(place, runs / "two").exit_code == 0
+    assert set(runs.rglob("*")) - before == {runs / "compared.html"}
+
+
 def test_differences_of_many_runs_stand_in_a_row():
     rows = side_by_side([[("lr", 1, 2)], [("seed", 0, 7), ("lr", 1, 3)]], keep=False)
     assert rows == [("lr", [1, 2, 3]), ("seed", [0, 0, 7])]
@@ -109,3 +130,9 @@ def test_a_long_trace_is_cut_and_says_so_and_texts_stay_texts():
     assert "What helps: a better teacher" in page
     assert "<img" not in page
     assert verdicts({"arms": {"a": {"verdicts": []}}}) == ""
+
+
+def test_no_part_of_a_secret_is_left_where_a_trace_is_cut():
+    key = "sk-" + "a1B2" * 12
+    row = {"reason": "wrong_answer", "trace": f"{'x ' * (LONGEST // 2 - 4)}{key} and more"}
+    assert "a1B2" not in shortened(row)["trace"]

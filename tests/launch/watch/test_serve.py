@@ -156,6 +156,18 @@ def test_the_report_is_made_anew_when_the_run_has_changed_and_not_all_the_time(t
     assert len(made) == 3
 
 
+@pytest.mark.parametrize(
+    "name", ["sweep.json", "rounds.json", "models/m", "arms/a/train", "arms/a/score/s", "arms/a/harness/h"]
+)
+def test_everything_that_is_summed_up_makes_another_page(tmp_path, name):
+    report = LiveReport(claim(tmp_path / "run", mini_recipe()).root)
+    before = report.signature()
+    path = report.root / (name if name.endswith(".json") else f"{name}/manifest.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}")
+    assert report.signature() != before
+
+
 def test_a_run_that_is_not_there_or_caught_half_written_gives_a_page_all_the_same(tmp_path):
     clock = Clock()
     report = LiveReport(tmp_path / "<b>", clock)

@@ -22,7 +22,7 @@ const tokensOf = (stores) => {
     const isWeight = state.by === "weight";
     const channel = store.channels[Number(state.by)]; // none for kind and weight
     const values = isWeight ? weights : channel ? own.values[Number(state.by)] : null;
-    const most = isWeight ? Math.max(0, ...(weights || [])) || 1 : channel ? channel[3] : 1;
+    const most = isWeight ? (weights || []).reduce((a, b) => Math.max(a, b), 0) || 1 : channel ? channel[3] : 1;
     const colour = channel && channel[1] === "loss" ? "s1" : "s0";
     const kindOf = (at) => store.kinds[own.kinds[at]];
     const isTrace = (at) => store.trace.includes(own.kinds[at]);
@@ -40,16 +40,16 @@ const tokensOf = (stores) => {
       return told.join(" · ");
     };
 
-    place.replaceChildren(
-      ...own.tokens.map((text, at) => {
-        const classes = [kindOf(at)[1]];
-        if (weights && !weights[at]) classes.push("none");
-        if (falseAt(at) !== undefined) classes.push("false");
-        const span = make("span", { class: classes.join(" "), tabindex: at ? -1 : 0, "data-at": at }, text || "␣");
-        if (values && values[at] !== null) span.style.background = ground(values[at] / most, colour);
-        return span;
-      }),
-    );
+    const drawn = document.createDocumentFragment(); // a function takes no 100,000 arguments
+    own.tokens.forEach((text, at) => {
+      const classes = [kindOf(at)[1]];
+      if (weights && !weights[at]) classes.push("none");
+      if (falseAt(at) !== undefined) classes.push("false");
+      const span = make("span", { class: classes.join(" "), tabindex: at ? -1 : 0, "data-at": at }, text || "␣");
+      if (values && values[at] !== null) span.style.background = ground(values[at] / most, colour);
+      drawn.append(span);
+    });
+    place.replaceChildren(drawn);
     const record = own.record_weight === 1 ? "" : ` Its record weighs ${figure(own.record_weight)}.`;
     const unknown = arm in store.unknown ? ` ${store.unknown[arm]}.` : "";
     byId("token").textContent = `document ${own.number} of ${count(store.of)}, id ${own.id}.${record}${unknown}`;

@@ -1,13 +1,8 @@
 // Data are unpacked, and shown.
 const wait = byId("wait");
 wait.textContent = "unpacking …";
-let data = null;
 try {
-  data = await unpacked();
-} catch {
-  wait.textContent = "This part cannot be shown: the browser is too old to unpack its data, or the file is damaged.";
-}
-if (data) {
+  const data = await unpacked();
   const linked = readAddress();
   const stores = data.stores.filter((store) => store.documents.length);
   const fills = [];
@@ -20,4 +15,8 @@ if (data) {
   app.hidden = false;
   const [visit] = performance.getEntriesByType("navigation");
   if (linked && !(visit && visit.type === "reload")) app.parentElement.scrollIntoView();
+} catch (error) {
+  console.error(error);
+  const why = "the browser is too old to unpack its data, or the file is damaged";
+  wait.textContent = `This part cannot be shown: ${why} (${error}).`;
 }

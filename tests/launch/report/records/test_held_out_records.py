@@ -9,8 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from answered_run import FALSE, answered_run, write_predictions
 from fake_run import HOSTILE, gathered, report
+from scored_run import made_up, write_scores
 
 from tracestill.launch.report.records import held_out as module
+from tracestill.launch.report.records import section
 from tracestill.launch.report.records.held_out import held_out
 
 
@@ -74,7 +76,9 @@ def test_teachers_traces_stand_beside_them(run):
 def test_what_is_not_shown_or_not_looked_at_is_counted(run, monkeypatch):
     monkeypatch.setattr(module, "QUESTIONS", 7)
     monkeypatch.setattr(module, "CHECKED", 500)
+    monkeypatch.setattr(module, "TEACHERS", 0)
     found = held_out(run, gathered(run))
+    assert [(row["teachers"], row["more"]) for row in found["questions"]] == [([], 1)] * 7
     assert (len(found["questions"]), found["left_out"]) == (7, 4)
     assert 0 < found["checked"] < 7
     false = [any("a false step" in one["faults"] for one in row["answers"] if one) for row in found["questions"]]
@@ -89,8 +93,6 @@ def test_what_is_out_of_date_is_not_shown(run):
 
 
 def test_the_report_holds_the_section_and_makes_it_once(run, monkeypatch):
-    from tracestill.launch.report.records import section
-
     made = []
     monkeypatch.setattr(section, "held_out", lambda *given: made.append(1) or held_out(*given))
     section.made.clear()
@@ -103,3 +105,16 @@ def test_the_report_holds_the_section_and_makes_it_once(run, monkeypatch):
     write_predictions(run, "after", predictions(run, "after")[1:])
     report(run)
     assert len(made) == 2, "another evaluation, another section"
+
+
+def test_it_is_made_anew_when_a_stage_is_that_it_shows(tmp_path):
+    run = answered_run(tmp_path / "run", score={"base": {"model": "student", "channels": ["nll"]}})
+    write_scores(run, "before", made_up)
+    held = gathered(run)
+    seen = {section.made_of(run, held)}
+    places = [run.stage("before", stage) for stage in ("sample", "select", "tokenizer", "encode", "evaluate")]
+    for count, place in enumerate([*places, run.scores("before")["base"]], 2):
+        manifest = json.loads((place / "manifest.json").read_text())
+        (place / "manifest.json").write_text(json.dumps({**manifest, "seconds": 1e9}))
+        seen.add(section.made_of(run, held))
+        assert len(seen) == count, place

@@ -22,9 +22,9 @@ SCORE = {"base": {"model": "student", "channels": ["nll", "influence"]}}
 BREAKS_OUT = "</script><img src=x onerror=\"document.title='broken'\"><!--<script>"
 
 
-def of_section(body: str) -> str:
+def of_section(body: str, style: str = "") -> str:
     """A page that holds nothing but the section."""
-    return document("t", "<h1>t</h1>", body, styles=section.styles(body), scripts=section.scripts(body))
+    return document("t", "<h1>t</h1>", body, styles=(*section.styles(body), style), scripts=section.scripts(body))
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +266,13 @@ def test_tokens_have_their_colours_and_tell_their_numbers(page):
         most = store["channels"][0][3]
         for share, value in zip(shares, one["values"][0], strict=True):
             assert abs(share - 42 * min(1, abs(value or 0) / most)) <= 0.51
+        tab.page.select_option("#records-by", label="influence (base.influence)")
+        red = tab.page.eval_on_selector_all(
+            "#records-tokens span", "all => all.map(s => s.style.background.includes('--bad'))"
+        )
+        most = store["channels"][1][3]
+        assert red == [value is not None and 42 * value / most <= -0.5 for value in one["values"][1]]
+        assert any(red)
         spans.nth(0).focus()
         tab.page.keyboard.press("ArrowRight")
         assert tab.page.inner_text("#records-token").startswith("token 1 ")
@@ -312,9 +319,26 @@ def test_without_javascript_it_says_where_the_data_are_and_on_paper_the_fields_g
         assert tab.page.is_visible("#records-detail-1")
 
 
-def test_a_damaged_file_says_so(page, tmp_path):
+def test_a_document_of_very_many_tokens_is_shown(tmp_path):
+    count = 2**17
+    numbers = {"weights": [[1.0] * (count - 1) + [2.0]], "values": [], "false": {}, "record_weight": 1.0}
+    document = {"number": 0, "id": "a", "why": "w", "question": "", "tokens": ["x"] * count, **numbers}
+    document |= {"kinds": [0] * count, "steps": [0] * count}
+    about = {"arms": ["a"], "weighs": [0], "unknown": {}, "kinds": [["prose", "k0"]], "trace": [0], "channels": []}
+    path = tmp_path / "long.html"
+    store = {**about, "documents": [document], "of": 1, "hidden": 0}
+    quick = "#records-tokens{display:none}"  # laying them out takes seconds
+    path.write_text(of_section(section.written({"questions": []}, [store]), quick), encoding="utf-8")
+    with opened(f"{path.as_uri()}#traces?by=weight") as tab:
+        assert ready(tab).evaluate("document.getElementById('records-tokens').childElementCount") == count
+        assert "weight 2" in tab.page.inner_text("#records-scale")
+        assert tab.errors == []
+
+
+@pytest.mark.parametrize(("of", "to"), [('("gzip": ")H4sI.{9}', r"\1H4sIAAAA"), ('{"gzip": .*?}', section.packed({}))])
+def test_a_damaged_file_says_so(page, tmp_path, of, to):
     broken = tmp_path / "broken.html"
-    broken.write_text(re.sub(r'("gzip": ")H4sI.{9}', r"\1H4sIAAAA", page.read_text()), encoding="utf-8")
+    broken.write_text(re.sub(of, to, page.read_text()), encoding="utf-8")
     with opened(broken) as tab:
         until(tab, "document.getElementById('records-wait').textContent.includes('cannot be shown')")
         assert not tab.page.is_visible("#records-app")
