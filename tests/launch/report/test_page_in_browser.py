@@ -62,12 +62,18 @@ def test_bars_are_as_long_as_their_shares(tab):
     assert long / short == pytest.approx(0.875 / 0.125, rel=0.02)
 
 
+def seen(place):
+    """Scrolls to it, and waits until the page knows: that hides what the pointer shows."""
+    place.scroll_into_view_if_needed()
+    place.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return place
+
+
 def test_the_pointer_shows_the_numbers(tab):
     page, tip = tab.page, tab.page.locator(".tip")
-    page.locator("figure.drawn").first.locator("svg .mark-rect path").first.hover()
+    seen(page.locator("figure.drawn").first.locator("svg .mark-rect path").first).hover()
     assert tip.inner_text().splitlines() == ["traces", "share 87.5%", "from 82.5%", "to 92.5%"]
-    curve = page.locator("figure.drawn", has_text="loss, weighted: traces").first.locator(".plot")
-    curve.scroll_into_view_if_needed()
+    curve = seen(page.locator("figure.drawn", has_text="loss, weighted: traces").first.locator(".plot"))
     box = curve.bounding_box()
     page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] / 2)
     tip.filter(has_text="step 40").wait_for()
