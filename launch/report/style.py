@@ -45,7 +45,7 @@ code{overflow-wrap:anywhere}
 pre{background:var(--panel);border:1px solid var(--line);border-radius:6px;padding:10px 12px;margin:6px 0;
 white-space:pre-wrap;overflow-wrap:anywhere}
 td.best{font-weight:650}td .small{font-size:11.5px;font-weight:400;color:var(--soft)}
-td .text{white-space:normal;overflow-wrap:anywhere;max-width:320px;text-align:left}td .text code{font-size:11.5px}
+td .text{white-space:normal;overflow-wrap:break-word;max-width:320px;text-align:left}td .text code{font-size:11.5px}
 th{white-space:normal}th .text{overflow-wrap:anywhere;max-width:120px;margin-left:auto}
 th .text.left{text-align:left;margin-left:0}
 .text:not(:empty){min-width:8ch}
