@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tracestill.data_pipeline.guards.visible import in_html
@@ -32,6 +32,19 @@ def colour_of(found: Found, name: str) -> str:
     """The CSS class of an arm's colour, the same in all plots; models that are no arms are grey."""
     arms = list(found["arms"])
     return SERIES[arms.index(name) % len(SERIES)] if name in arms else SERIES[-1]
+
+
+def by_arm(found: Found, key: str, part: Callable[[Found, Any], str]) -> str:
+    """``part(row, held)`` of each arm that has something at ``key``, in HTML: once for what several arms share, under
+    the arm's name where there are several. Empty where none has."""
+    parts: list[tuple[str, str]] = []
+    seen: list[Any] = []
+    for arm, row in found["arms"].items():
+        held = row.get(key)
+        if held and held not in seen:
+            seen.append(held)
+            parts.append((arm, part(row, held)))
+    return "".join(f"<h3>{in_html(arm)}</h3>{body}" if parts[1:] else body for arm, body in parts)
 
 
 def alike(found: Found, arms: Sequence[str], *keys: str) -> list[list[str]]:

@@ -11,7 +11,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.guards.secret import mask
 from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.data_pipeline.selection.policy import REMEDIES
-from tracestill.launch.report.parts import Found
+from tracestill.launch.report.parts import Found, by_arm
 
 EXAMPLES = 2  # of each reason
 LONGEST = 1500  # characters of a trace that are shown
@@ -43,20 +43,12 @@ def shortened(row: dict[str, Any]) -> dict[str, Any]:
 
 def verdicts(found: Found) -> str:
     """A part for each way in which arms select; empty where nothing was rejected."""
-    seen: list[Any] = []
-    parts = []
-    for arm, row in found["arms"].items():
-        held = row.get("verdicts")
-        if held and held not in seen:
-            seen.append(held)
-            parts.append((arm, of_arm(held, (row.get("selection") or {}).get("rejected", {}))))
-    if not parts:
+    body = by_arm(found, "verdicts", lambda row, held: of_arm(held, (row.get("selection") or {}).get("rejected", {})))
+    if not body:
         return ""
-    named = [f"<h3>{in_html(arm)}</h3>{body}" if parts[1:] else body for arm, body in parts]
     return (
         "<h2>Verdicts, with examples</h2><p class='soft'>Why selection rejected records, and the first of them. Read "
-        "them: a filter that rejects what is right costs as much as one that lets through what is wrong.</p>"
-        + "".join(named)
+        "them: a filter that rejects what is right costs as much as one that lets through what is wrong.</p>" + body
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tracestill.data_pipeline.guards.visible import in_html
-from tracestill.launch.report.parts import Found, table, text
+from tracestill.launch.report.parts import Found, by_arm, table, text
 from tracestill.launch.report.plots.bars import stacked
 from tracestill.launch.report.plots.figure import SERIES, keys
 from tracestill.launch.report.plots.lines import lines
@@ -19,19 +19,13 @@ SHARES = (("questions", "questions"), ("samples", "asked"), ("kept records", "ke
 
 def yields(found: Found) -> str:
     """A section for each way in which arms select; empty without one."""
-    parts, seen = [], []
-    for arm, row in found["arms"].items():
-        held = row.get("yield")
-        if held and held not in seen:
-            seen.append(held)
-            parts.append((arm, one(held)))
-    if not parts:
+    body = by_arm(found, "yield", lambda row, held: one(held))
+    if not body:
         return ""
-    named = [f"<h3>{in_html(arm)}</h3>{body}" if parts[1:] else body for arm, body in parts]
     return (
         "<h2>Yield and ceiling</h2><p class='soft'>What became of everything that teachers wrote, and what more "
         "samples could win. Where the curve of the ceiling still climbs, ask for more samples; where it is flat and "
-        "low, ask another teacher or in another style.</p>" + "".join(named)
+        "low, ask another teacher or in another style.</p>" + body
     )
 
 

@@ -7,12 +7,11 @@ own_texts_worker.py RUN[:STOP_AT] ...    each trains the run until its end, or u
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from safetensors.torch import save_file
+from stopped_training import train_until
 
 from tracestill.trainer.assembly.first_step import show_first_step
 from tracestill.trainer.assembly.prepare import prepare
@@ -20,10 +19,8 @@ from tracestill.trainer.assembly.resume import open_directory
 from tracestill.trainer.engine.engine import leave
 from tracestill.trainer.engine.own_texts import writer
 from tracestill.trainer.engine.whole import full_state_dict
-from tracestill.trainer.faults import stopping
 from tracestill.trainer.on_policy.on_policy import OnPolicy
 from tracestill.trainer.recipe.run_directory import RunDirectory
-from tracestill.trainer.train import finish, train
 
 
 def go(root: Path, stop_at: int | None, *, longer: bool = False) -> None:
@@ -37,25 +34,7 @@ def go(root: Path, stop_at: int | None, *, longer: bool = False) -> None:
     job.own_texts.enter(job.progress.step)
     if job.progress.step == 0:
         show_first_step(job)
-    plain = job.engine.forward
-
-    def forward(micro):
-        if stop_at is not None and job.progress.step == stop_at - 1 and job.engine.rank == 0:
-            stopping.request(job.directory, "")
-        return plain(micro)
-
-    job.engine.forward = forward  # type: ignore[method-assign]
-    request = stopping.StopRequest(job.directory, seconds=None, started=time.perf_counter(), rank=job.engine.rank)
-    with request as stop, job.saver:
-        complete = train(job, stop)
-    assert complete == (stop_at is None)
-    if complete:
-        finish(job, 1.0)
-    job.engine.close()
-    dist.barrier()
-    if job.engine.rank == 0:
-        stopping.clear(job.directory, stopping.REQUEST)
-    dist.barrier()
+    train_until(job, stop_at)
 
 
 def begin_short(author) -> None:
