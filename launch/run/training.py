@@ -181,9 +181,11 @@ class Watch:
 
 
 def note_of(line: dict[str, Any]) -> str:
-    """A line of the log in a few words; older logs say less."""
-    parts = [f"loss {line['loss']:.4f}"]
-    if (answer := line.get("kinds", {}).get("answer")) is not None:
+    """A line of the log in a few words; older logs say less, and a loss is null where no label was looked at (a teacher's
+    term alone, and few steps) or none is finite."""
+    parts = [] if line["loss"] is None else [f"loss {line['loss']:.4f}"]
+    answer = line.get("kinds", {}).get("answer") or {}
+    if answer.get("loss") is not None:
         parts.append(f"answer {answer['loss']:.3f}")
     parts.append(f"{line['tokens_per_second']:,.0f} tokens/s")
     if line.get("mfu") is not None:
