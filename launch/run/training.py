@@ -181,8 +181,8 @@ class Watch:
 
 
 def note_of(line: dict[str, Any]) -> str:
-    """A line of the log in a few words; older logs say less, and a loss is null where no label was looked at (a teacher's
-    term alone, and few steps) or none is finite."""
+    """A line of the log in a few words; older logs say less. A loss is null where no label was looked at, as in few
+    steps under a teacher's term alone, or where none is finite."""
     parts = [] if line["loss"] is None else [f"loss {line['loss']:.4f}"]
     answer = line.get("kinds", {}).get("answer") or {}
     if answer.get("loss") is not None:
