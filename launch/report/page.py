@@ -124,8 +124,8 @@ def curves(found: Found) -> str:
         rate = row["tokens"] / row["step_seconds"] if row["step_seconds"] else 0.0
         state = "" if row["finished"] else " (unfinished)"
         cells = [text(in_html(arm) + state), f"{row['steps']:,}", f"{row['epochs']:,}", f"{row['tokens']:,}"]
-        loss = "" if row["loss"] is None else f"{row['loss']:.4f}"
-        body.append([*cells, f"{rate:,.0f}", loss, seconds(row["seconds"])])
+        last = "" if row["loss"] is None else f"{row['loss']:.4f}"
+        body.append([*cells, f"{rate:,.0f}", last, seconds(row["seconds"])])
     heads = ["arm", "steps", "epochs", "tokens", "tokens a second", "last loss, weighted", "time"]
     apart = (
         " Arms whose weighting, terms of the loss or layout of documents differ have charts of their own for what "
