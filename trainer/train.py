@@ -23,7 +23,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import write_json
 from tracestill.trainer.assembly.finish import export_student, finish
 from tracestill.trainer.assembly.first_step import show_first_step
-from tracestill.trainer.assembly.job import Job
+from tracestill.trainer.assembly.job import Job, TextState
 from tracestill.trainer.assembly.prepare import prepare
 from tracestill.trainer.assembly.rank import Begun, as_rank, parser_of
 from tracestill.trainer.assembly.resume import Resume, open_directory
@@ -36,7 +36,7 @@ from tracestill.trainer.faults.stragglers import phases_alone
 from tracestill.trainer.faults.watchdog import Watchdog
 from tracestill.trainer.metrics.flops import cost_of, peak_tflops
 from tracestill.trainer.metrics.headway import PROGRESS, Teller
-from tracestill.trainer.metrics.log import LOG, Log
+from tracestill.trainer.metrics.log import LOG, Log, read_log
 from tracestill.trainer.metrics.telemetry import Meter, line_of, table_of
 from tracestill.trainer.metrics.throughput import Throughput
 from tracestill.trainer.on_policy.on_policy import OnPolicy
@@ -57,12 +57,28 @@ def train(job: Job, stop: StopRequest) -> bool:
     """
     settings, engine, progress = job.recipe.train, job.engine, job.progress
     meter, throughput, log = meter_of(job), throughput_of(job), open_log(job)
-    prefetch = Prefetch(job.batches, job.steps)
+    prefetch, texts, saved = Prefetch(job.batches, job.steps), "there", progress.step
+    last: dict[str, Any] = {}  # of the newest step's numbers those that are no means
+
+    def tell_numbers(*, ends: bool) -> None:
+        """A line of the log about the steps since the last one."""
+        job.phase("log")
+        numbers = {**last, **meter.read()}
+        numbers |= throughput.read(numbers["weighted_tokens"], prefetch)
+        numbers |= {} if job.own_texts is None else job.own_texts.read()
+        log.add(step=progress.step, **numbers)
+        tell_straggler(job, log)
+        tell(job, numbers, ends=ends)
+        teller.spoke()
+
     if job.measures and progress.step == 0:
         measure(job, log, throughput)
     stop.begin()
     teller = teller_of(job)
-    while progress.step < job.steps and not progress.over and is_fresh(job, log, throughput):
+    while progress.step < job.steps and not progress.over:
+        if (texts := have_texts(job, throughput, stop)) != "there":
+            break
+        tell_news(job, log)
         job.phase("data")
         batch = prefetch.step(progress.step)
         engine.module.head[0].watched = meter.unweighted if may_be_told(job, stop) else None
@@ -84,53 +100,74 @@ def train(job: Job, stop: StopRequest) -> bool:
         throughput.end_step(batch.work, faulty=result.faulty)
         progress.step += 1
         progress.skips = progress.skips + 1 if result.faulty else 0
-        done, last = progress.step, progress.step == job.steps
+        last = {"epoch": batch.epoch, "lr": rate, "grad_norm": result.grad_norm}
+        done, is_last = progress.step, progress.step == job.steps
         if result.skipped:
             ids = [job.batches.store.ids[document] for document in batch.documents]
             log.add(event="skipped", step=done, reason=result.reason, documents=ids)
             if progress.skips >= settings.skip_limit:
                 raise InputError(too_many_skips(job, result.reason))
-        better = False
-        if job.measures and (last or done % settings.held_out_every == 0):
-            measured = measure(job, log, throughput)
-            better = progress.best is not None and progress.best.add(done, measured)
-        ends = last or progress.over or result.stop
+        measures = job.measures and (is_last or done % settings.held_out_every == 0)
+        better = measures and is_better(job, log, throughput)
+        ends = is_last or progress.over or result.stop
         if meter.steps and (ends or done % settings.log_every == 0):
-            job.phase("log")
-            numbers = {"lr": rate, "grad_norm": result.grad_norm, **meter.read()}
-            numbers |= throughput.read(numbers["weighted_tokens"], prefetch)
-            numbers |= {} if job.own_texts is None else job.own_texts.read()
-            log.add(step=done, epoch=batch.epoch, **numbers)
-            tell_straggler(job, log)
-            tell(job, numbers, ends=ends)
-            teller.spoke()
+            tell_numbers(ends=ends)
         if ends or better or result.save or (settings.checkpoint_every and done % settings.checkpoint_every == 0):
             save(job, wait=ends)
+            saved = done
         job.saver.make_room(engine)
         teller.end_step(save_seconds=job.saver.seconds, saved=job.saver.saved)
-        if result.stop and not (last or progress.over):
+        if result.stop and not (is_last or progress.over):
             if engine.rank == 0:
                 stop.mark(done, job.steps)
             return False
-    return True
-
-
-def is_fresh(job: Job, log: Log, throughput: Throughput) -> bool:
-    """Whether training goes on: a student that learns from its own texts writes new ones when they are due, and ends
-    when they have become too long."""
-    if job.own_texts is None:
+    if texts == "there":
         return True
+    if texts == "too long" and job.measures and not is_measured(job) and is_better(job, log, throughput):
+        saved = 0
+    if meter.steps:
+        tell_numbers(ends=True)
+    tell_news(job, log)
+    if progress.step != saved:
+        save(job, wait=True)
+    job.saver.wait()
+    if texts == "left" and engine.rank == 0:
+        stop.mark(progress.step, job.steps)
+    return texts != "left"
+
+
+def have_texts(job: Job, throughput: Throughput, stop: StopRequest) -> TextState:
+    """A student that learns from its own texts writes new ones when they are due. Called on every rank."""
+    if job.own_texts is None:
+        return "there"
     with throughput.paused():
-        goes_on = job.own_texts.enter(job.progress.step)
-    while job.own_texts.news:
+        return job.own_texts.enter(job.progress.step, stop.reason)
+
+
+def tell_news(job: Job, log: Log) -> None:
+    """Log what there is to say of such texts."""
+    while job.own_texts is not None and job.own_texts.news:
         log.add(**job.own_texts.news.pop(0))
-    return goes_on
+
+
+def is_better(job: Job, log: Log, throughput: Throughput) -> bool:
+    """Measure; whether the student is better than at all measurements before, if the recipe names a metric."""
+    measured, best = measure(job, log, throughput), job.progress.best
+    return best is not None and best.add(job.progress.step, measured)
+
+
+def is_measured(job: Job) -> bool:
+    """Whether the log holds a measurement after the steps done."""
+    told = read_log(job.directory / LOG) if job.engine.rank == 0 else []
+    events = ("held_out", "answers")
+    return bool(share_json(any(line.get("event") in events and line["step"] == job.progress.step for line in told)))
 
 
 def may_be_told(job: Job, stop: StopRequest) -> bool:
     """Whether a line of numbers may follow this step, as far as its beginning shows."""
     settings, done = job.recipe.train, job.progress.step + 1
     may_end = done == job.steps or stop.reason() != "" or (job.measures and done % settings.held_out_every == 0)
+    may_end |= job.own_texts is not None and job.own_texts.ends_with(done)
     return may_end or done % settings.log_every == 0
 
 
@@ -270,26 +307,35 @@ def train_arm(run: RunDirectory, arm: str, resume: Resume | None, watch: Watchdo
     if job.recipe.train.on_policy is not None:
         job.own_texts = OnPolicy(job)
     open_directory(job, resume)
-    if job.own_texts is not None and job.progress.step < job.steps:
-        job.own_texts.enter(job.progress.step)
-    if job.engine.rank == 0:
-        write_json(job.directory / "provenance.json", provenance(job.engine.config))
-    if job.progress.step == 0:
-        job.phase("measure")
-        show_first_step(job)
     limit = job.recipe.train.stop_after
     seconds = None if limit is None else seconds_of(limit)
     asked = StopRequest(
         job.directory, seconds=seconds, started=started, rank=job.engine.rank, hand_over=watch.hand_over
     )
+    writes = job.own_texts if job.progress.step < job.steps else None
+    if writes is not None and writes.enter(job.progress.step, asked.reason) == "left":
+        if job.engine.rank == 0:
+            asked.mark(job.progress.step, job.steps)
+        return stopped(job)
+    if job.engine.rank == 0:
+        write_json(job.directory / "provenance.json", provenance(job.engine.config))
+    if job.progress.step == 0:
+        job.phase("measure")
+        show_first_step(job)
     with asked as stop, job.saver:
         complete = train(job, stop)
     if not complete:
-        job.console.print(f"stopped after step {job.progress.step}/{job.steps}, saved; --resume auto goes on")
-        return EXIT_STOPPED
+        return stopped(job)
     job.phase("finish")
     finish(job, time.perf_counter() - started)
     return 0
+
+
+def stopped(job: Job) -> int:
+    """The exit code of a training that will go on."""
+    when = f"after step {job.progress.step}/{job.steps}, saved" if job.progress.step else "before the first step"
+    job.console.print(f"stopped {when}; --resume auto goes on")
+    return EXIT_STOPPED
 
 
 if __name__ == "__main__":

@@ -241,6 +241,7 @@ class ChatLayout:
             finished=end is not None,
             trace_tokens=len(self.tokens_of([trace])[0].ids),
             in_form=closed and end is not None,
+            begun=answer if closed and end is None else None,
         )
 
 

@@ -102,6 +102,7 @@ class PlainLayout:
             finished=output.finished,
             trace_tokens=sum(token != tokenizer.think for token in thought),
             in_form=output.finished and closed,
+            begun=output.answer if closed and not output.finished else None,
         )
 
 

@@ -32,7 +32,7 @@ class StopConfig(BaseModel):
         ge=0,
         le=1,
         description="a round is not trained if its traces show a smaller share than this of the rare strategies that "
-        "as many draws from round 0 would show; null: no bound",
+        "as many draws from round 0 would show; null: no bound, as always with kind: on_policy",
     )
 
 
@@ -92,6 +92,20 @@ class RoundsConfig(BaseModel):
         {}, description="of on_policy: overrides of the recipe in the rounds after round 0, as arms have, such as train"
     )
     stop: StopConfig = Field(StopConfig(), description="when rounds end before their count")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_traces(cls, data: Any) -> Any:
+        """Texts of kind: on_policy are not there before a round is trained, so none is kept from it by their look."""
+        if not isinstance(data, dict) or data.get("kind") != ON_POLICY or not isinstance(data.get("stop", {}), dict):
+            return data
+        told, recorded = data.get("stop", {}).get("coverage"), cls.model_fields.keys() <= data.keys()
+        if told is not None and not (recorded and told == StopConfig().coverage):  # as earlier versions recorded it
+            raise ValueError(
+                "stop.coverage: is for rounds of traces, which are looked at before a round is trained; with kind: "
+                "on_policy leave it out: stop.accuracy ends rounds, and rounds.on_policy.stop.length a training"
+            )
+        return {**data, "stop": {**data.get("stop", {}), "coverage": None}}
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> RoundsConfig:

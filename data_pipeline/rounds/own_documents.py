@@ -3,7 +3,8 @@
 Encoding the text again might cut it into other tokens than those that were drawn. So tokens are kept as they are, and
 their kinds found by what they stand for: the layout says what of the text is trace and what answer, ``segment`` cuts
 the trace. For a text in the layout's own form, cut into the tokenizer's own tokens, that is the document which encoding
-makes.
+makes; for one that was cut off, the beginning of that. It then has no end: its last token is of the part that was being
+written, and no symbol follows, so that nothing is learnt of where texts end.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record
+from tracestill.data_pipeline.documents.chat import ChatLayout
 from tracestill.data_pipeline.documents.document import PlainLayout, kinds_and_steps
 from tracestill.data_pipeline.segmentation import SegmentConfig, Segmenter
 from tracestill.data_pipeline.tokens.layout import Document, Layout, Reading
@@ -41,6 +43,7 @@ class Places(NamedTuple):
 
 
 NONE = np.zeros(0, np.int64)
+Span = tuple[int, int]  # characters [begin, end)
 
 
 class OwnDocuments:
@@ -84,18 +87,19 @@ class OwnDocuments:
         whole = "".join(said)
         ends = np.cumsum([len(piece) for piece in said])
         seen = np.array([first_seen(piece) for piece in said], np.int64) + ends - [len(piece) for piece in said]
-        trace, answer = text.reading.trace, text.reading.answer
         if isinstance(self.layout, PlainLayout):
-            return between_symbols(self.layout, ids, whole, seen, ends, trace)
-        begin = whole.find(trace) if trace else 0
-        if begin < 0:
+            return between_symbols(self.layout, ids, whole, seen, ends, text.reading.trace)
+        assert isinstance(self.layout, ChatLayout)
+        stop = next((at for at, token in enumerate(ids) if token in self.layout.stops), None)
+        spoken = whole if stop is None else whole[: int(ends[stop]) - len(said[stop])]
+        found = between_texts(self.layout, spoken, text.reading)
+        if found is None:
             added = self.backend.get_added_tokens_decoder()
             return Places(NONE, NONE, NONE, np.flatnonzero([token not in added for token in ids]))
-        end = begin + len(trace)
+        (begin, end), (after, last) = found
         inside = np.flatnonzero((seen >= begin) & (seen < end))
-        after = whole.find(answer, end) if answer else -1
-        of_answer = np.flatnonzero((seen >= after) & (seen < after + len(answer or ""))) if after >= 0 else NONE
-        return Places(inside, seen[inside] - begin, of_answer, NONE)
+        of_answer = np.flatnonzero((seen >= after) & (seen < last))
+        return Places(inside, np.minimum(seen[inside] - begin, len(text.reading.trace) - 1), of_answer, NONE)
 
 
 def between_symbols(
@@ -114,6 +118,34 @@ def between_symbols(
     begin = int(ends[first - 1]) if first else 0
     lead = max(whole[begin:].find(trace), 0)  # decoding leaves out the space that a text of SentencePiece begins with
     return Places(inside, np.clip(seen[inside] - begin - lead, 0, len(trace) - 1), answer, NONE)
+
+
+def between_texts(layout: ChatLayout, whole: str, reading: Reading) -> tuple[Span, Span] | None:
+    """Where trace and answer stand in what was ``whole`` said before a stop; the part in which it was cut off reaches
+    to its end, white space included. None if the trace is not found, as with a tokenizer that cleans what it decodes.
+
+    The texts around them are looked at first: a trace, or an answer, of a letter may stand in these, too.
+    """
+    trace, answer = reading.trace, reading.begun if reading.answer is None else reading.answer
+    opening, ending = layout.parts.opening, layout.parts.tail.removesuffix(layout.parts.stop)
+    lead = len(opening.rstrip()) if whole.startswith(opening.rstrip()) else 0
+    begin = len(opening) if whole.startswith(opening + trace) else whole.find(trace, lead)
+    if begin < 0 and not reading.finished:  # in the middle of a character, which is then shown otherwise
+        begin = whole.find(trace.rstrip("\ufffd"), lead)
+    if begin < 0:
+        return None
+    end = begin + len(trace) if trace else 0
+    if not reading.finished and reading.begun is None:
+        return (begin, len(whole) if trace else 0), (0, 0)
+    if not answer:
+        return (begin, end), (0, 0)
+    rest = whole[end:]
+    trimmed = rest.rstrip().removesuffix(ending.strip()).rstrip()
+    body = next((body for body in (rest.removesuffix(ending), trimmed) if body.endswith(answer)), None)
+    after = end + (rest.rfind(answer.rstrip("\ufffd")) if body is None else len(body) - len(answer))
+    if after < end:
+        return (begin, end), (0, 0)
+    return (begin, end), (after, after + len(answer) if reading.finished else len(whole))
 
 
 def first_seen(piece: str) -> int:

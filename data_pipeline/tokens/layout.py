@@ -135,6 +135,7 @@ class Reading(NamedTuple):
     finished: bool  # the model ended by itself
     trace_tokens: int
     in_form: bool  # it closed its trace, and ended
+    begun: str | None = None  # of an answer that was cut off what there is, as far as the layout tells
 
 
 class Layout(Protocol):

@@ -69,6 +69,8 @@ def forecast_nodes(bench: Bench, student: Student, found: Found, wanted: Forecas
         notes.append(f"no layer is computed faster than a host launches it: {floor}")
     if student.recipe.train.offload.used:
         notes.append("train.offload: neither copies to hosts nor the update on their cores are forecast")
+    if student.recipe.train.on_policy is not None:
+        notes.append("train.on_policy: memory holds its teacher and its texts; the time that both take is not forecast")
     if student.packs(capacity, packs * wanted.nodes[-1])[2]:
         notes.append("the data make so few packs that they come again")
     slow = [stage for stage in STAGES[1:] if student.launched(capacity, packs, machine, stage, recompute=recompute)]

@@ -21,6 +21,7 @@ from tracestill.trainer.batches.batches import row_length
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import open_channels
 from tracestill.trainer.timing import memory
+from tracestill.trainer.timing.own_texts import own_texts
 from tracestill.trainer.timing.step_time import LIVE, PERSISTENT, Machine, Task
 from tracestill.trainer.weighting import TargetWeights, Weighting, make_weighting
 
@@ -182,9 +183,15 @@ class Student:
             optimizer=train.optimizer.use,
             host_optimizer=train.offload.optimizer != "none",
             host_parameters=train.offload.parameters != "none",
-            entries=0 if self.recipe.distil is None else self.recipe.score[self.recipe.distil.scorer].k,
+            **self.teacher(ranks),
         )
         return memory.estimate(self.decoder, setting)["peak"] / 2**30
+
+    def teacher(self, ranks: int) -> dict[str, int]:
+        """What ``memory`` counts of a model that is followed, and of texts that the student writes to learn from."""
+        if self.recipe.distil is not None:
+            return {"entries": self.recipe.score[self.recipe.distil.scorer].k}
+        return own_texts(self.recipe, ranks)
 
 
 def learning_of(layers: Sequence[nn.Module], first: int, head: bool) -> memory.Learning:

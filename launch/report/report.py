@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ from tracestill.launch.report.sweep_page import FORMAT as SWEEP_FORMAT
 from tracestill.launch.report.sweep_page import SWEEP
 from tracestill.launch.report.verdicts import verdicts_in
 from tracestill.launch.report.wall_time import wall_seconds
-from tracestill.trainer.metrics.log import LOG, is_of_steps, read_log
+from tracestill.trainer.metrics.log import LOG, Line, is_of_steps, read_log
 from tracestill.trainer.ranks.cores import usable_cores
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 CURVE_POINTS = 400  # of each curve; a longer log is thinned evenly, its last line stays
 EXAMPLES = 3  # right answers, and wrong ones, shown of each arm
+REFRESH_NUMBERS = ("in", "out", "right", "cut_off", "different", "tokens_mean", "unread")
 THROUGHPUT = ("tokens_per_second", "mfu", "memory_gib")  # null where an older log lacks them
 
 
@@ -255,7 +257,47 @@ def gather_training(directory: Path, manifest: dict[str, Any] | None) -> dict[st
         ],
         "held_out": [{"step": line["step"], "kinds": losses(line["kinds"])} for line in thin(held_out, CURVE_POINTS)],
         "answers": [{key: line[key] for key in ("step", "accuracy", "count")} for line in thin(answers, CURVE_POINTS)],
+        "own_texts": gather_own_texts(every, manifest),
     }
+
+
+def gather_own_texts(every: list[Line], manifest: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What a student wrote to learn from, as its log tells it: ``refreshes``, ``divergence`` from the teacher by kind,
+    ``ratio`` and shares of ``time``, each with its ``x``, a refresh or a step; None if it wrote nothing. ``spent`` is
+    the whole training's time, once that has finished."""
+    texts = [line for line in every if line.get("event") in ("refresh", "ended")]
+    if not texts:
+        return None
+    lines, numbers, divergence = [line for line in every if is_of_steps(line)], REFRESH_NUMBERS, []
+    begins = [(line["step"], line["refresh"]) for line in texts]
+    for begin, number in begins:
+        later = min((step for step, _ in begins if step > begin), default=math.inf)
+        of_refresh = [line["kinds"] for line in lines if begin < line["step"] <= later]
+        divergence.append({"x": number, "kinds": mean_divergence(of_refresh)})
+    own = (manifest or {}).get("on_policy") or {}
+    timed, aged = ([line for line in lines if key in line] for key in ("time", "ratio"))
+    return {
+        "refreshes": [
+            {"x": line["refresh"], "step": line["step"], **{key: line.get(key, 0) for key in numbers}}
+            for line in thin(texts, CURVE_POINTS)
+        ],
+        "divergence": thin([row for row in divergence if row["kinds"]], CURVE_POINTS),
+        "ratio": [{"x": line["step"], "ratio": line["ratio"], "ratio_bound": line["ratio_bound"]}
+                  for line in thin(aged, CURVE_POINTS)],
+        "time": [{"x": line["step"], **line["time"]} for line in thin(timed, CURVE_POINTS)],
+        "spent": own.get("time"),
+        "ended": next((line["why"] for line in reversed(texts) if line["event"] == "ended"), None),
+    }  # fmt: skip
+
+
+def mean_divergence(lines: list[dict[str, dict[str, float]]]) -> dict[str, float]:
+    """Of each kind, over its tokens in all of the lines."""
+    found = {}
+    for kind in {kind for line in lines for kind, row in line.items() if row.get("divergence") is not None}:
+        rows = [line[kind] for line in lines if line.get(kind, {}).get("divergence") is not None]
+        tokens = sum(row["teacher_count"] for row in rows)
+        found[kind] = sum(row["teacher_count"] * row["divergence"] for row in rows) / tokens
+    return found
 
 
 def losses(kinds: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:

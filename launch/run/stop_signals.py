@@ -16,6 +16,7 @@ from tracestill.launch.run.restarts import beginning, newest
 from tracestill.trainer.faults import stopping
 from tracestill.trainer.metrics.headway import read_headway, until_saved
 from tracestill.trainer.metrics.log import LOG, last_step
+from tracestill.trainer.metrics.refreshing import read_refreshing
 
 DOES_IT = {signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP (the terminal has gone)"}
 AGAIN = "press Ctrl-C again to stop now, without saving"
@@ -88,6 +89,8 @@ def expected(directory: Path) -> str:
         return "it has not begun its first step"
     if now.step >= now.steps:
         return "its last step is done and saved, and the student is being exported"
+    if (refreshing := read_refreshing(directory)) is not None:
+        return f"{refreshing}: left unfinished; who goes on begins it anew"
     return f"step {now.step + 1} of {now.steps} is under way: {until_saved(now)}"
 
 

@@ -11,9 +11,9 @@ from rich.console import Console
 from tracestill.data_pipeline.base.places import claim
 from tracestill.data_pipeline.base.stage import missing_files
 from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConfig
-from tracestill.launch.report import page
 from tracestill.launch.report.evaluation.section import evaluation
 from tracestill.launch.report.report import read_json
+from tracestill.launch.report.training.curves import training
 from tracestill.launch.run.evaluating import on_ranks, ranks_of
 from tracestill.launch.run.progress import bar
 from tracestill.launch.run.stage_spec import StageSpec, Work
@@ -134,7 +134,7 @@ TRAIN = StageSpec(
     lambda case: case.run.train_stage(case.arm),
     do_train,
     trained,
-    page.training,
+    training,
     needed=lambda recipe: recipe.train.trains,
     resumes=True,
     tidy=lambda work: "" if work.case.recipe.train.keep else drop_checkpoints(work.directory),

@@ -25,6 +25,7 @@ from tracestill.trainer.faults import stopping
 from tracestill.trainer.faults.failure import FAILURE, read_failure
 from tracestill.trainer.metrics.headway import PROGRESS, read_headway
 from tracestill.trainer.metrics.log import LOG, Tail, is_of_steps
+from tracestill.trainer.metrics.refreshing import REFRESHING, read_refreshing
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 CONSOLE_LOG = "console.log"
@@ -88,7 +89,7 @@ def attempt(
     """
     own = run.recipe.for_arm(arm)
     directory = run.stage(arm, "train")
-    stopping.clear(directory, FAILURE, PROGRESS)
+    stopping.clear(directory, FAILURE, PROGRESS, REFRESHING)
     if cluster is None:
         start = deepspeed_command.start_here(own, run.root, arm, resume)
     else:
@@ -132,8 +133,10 @@ def raise_if_stopped(run: RunDirectory, arm: str, directory: Path) -> None:
         found = json.loads((directory / stopping.MARKER).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return
+    at = f"after step {found['step']} of {found['steps']}" if found["step"] else "before its first step"
+    saved = " and is saved" if found["step"] else ""
     raise deepspeed_command.TrainingStopped(
-        f"training of {arm} stopped after step {found['step']} of {found['steps']} ({found['reason']}) and is saved; "
+        f"training of {arm} stopped {at} ({found['reason']}){saved}; "
         f"go on with `tracestill train {run.root} --arm {arm} --resume auto`"
     )
 
@@ -176,8 +179,12 @@ class Watch:
             for line in filter(is_of_steps, self.log.new()):
                 self.note = note_of(line)
         now = read_headway(self.directory)
+        refreshing = read_refreshing(self.directory)
+        note = self.note if refreshing is None else str(refreshing)
         if now is not None:
-            self.progress.set(now.tokens, now.total, f"step {now.step}/{now.steps}  {self.note}".rstrip())
+            self.progress.set(now.tokens, now.total, f"step {now.step}/{now.steps}  {note}".rstrip())
+        elif refreshing is not None:
+            self.progress.set(0, 0, note)
 
 
 def note_of(line: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from tracestill.data_pipeline.tokens.render import load_backend
 from tracestill.trainer.ranks.cores import share_cores, threads_of
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.timing import memory
+from tracestill.trainer.timing.own_texts import own_texts
 
 OF_PROCESS = 2**30  # bytes: Python, torch, DeepSpeed and transformers in one rank
 OF_UNKNOWN = 20  # bytes a parameter, activations included, of a student that ``timing.memory`` does not know
@@ -36,7 +37,7 @@ def bytes_of_rank(recipe: Recipe, ranks: int) -> float:
     """Memory of one of ``ranks`` in fp32, as forecast by ``timing.memory`` where it knows the student."""
     decoder, parameters = shape_of(recipe.model_dump_json())
     if decoder is None:
-        return OF_PROCESS + OF_UNKNOWN * parameters
+        return OF_PROCESS + OF_UNKNOWN * parameters + memory.FP32 * own_texts(recipe, ranks).get("beside", 0)
     train = recipe.train
     setting = memory.Setting(
         recipe.plan.capacity,
@@ -49,6 +50,7 @@ def bytes_of_rank(recipe: Recipe, ranks: int) -> float:
         chunk_rows=train.chunk_rows,
         host_optimizer=train.offload.optimizer != "none",
         host_parameters=train.offload.parameters != "none",
+        **own_texts(recipe, ranks),
     )
     return OF_PROCESS + memory.estimate(decoder, setting)["peak"] + memory.host(decoder, setting)
 

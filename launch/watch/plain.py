@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tracestill.launch.run.now import Now
 from tracestill.launch.watch.run import Seen
-from tracestill.launch.watch.show import cut_off, diverges, mean_loss, number, who
+from tracestill.launch.watch.show import cut_off, diverges, mean_loss, number, own_texts, refresh, who
 from tracestill.launch.watch.training import Training
 from tracestill.trainer.metrics.headway import spell
 
@@ -34,6 +34,7 @@ class Plain:
             for topic, text in told(training).items():
                 left = f", {spell(training.left)} left" if topic == NUMBERS and training.left is not None else ""
                 found += self.new(f"{arm} {topic}", f"{arm}: {text}", left)
+            found += self.refreshing(arm, training)
         said = {f"{arm}: {training.state}: {training.why}" for arm, training in seen.arms.items()}  # above
         for text in (text for text in seen.warnings if text not in said):
             found += self.new(f"warning {text}", f"warning: {text}")
@@ -45,6 +46,17 @@ class Plain:
             return []
         self.said[topic] = line
         return [(line + behind).replace("\n", " ")]
+
+    def refreshing(self, arm: str, training: Training) -> list[str]:
+        """That texts are being written, when it begins and now and then."""
+        told, topic = refresh(training), f"{arm} refresh {(training.refreshing or {}).get('doing')}"
+        last = self.spoken.get(topic)
+        if not told:
+            self.spoken = {each: when for each, when in self.spoken.items() if not each.startswith(f"{arm} refresh ")}
+        elif last is None or self.clock() - last >= QUIET_SECONDS:
+            self.spoken[topic] = self.clock()
+            return self.new(topic, f"{arm}: refresh {told}")
+        return []
 
     def at_work(self, now: Now) -> list[str]:
         topic = f"{now.label} {bool(now.total)}"  # how much there is may be known some time later: a line of its own
@@ -73,6 +85,8 @@ def told(training: Training) -> dict[str, str]:
             f"{number(line, 'memory_gib', '.2f')} GiB" if line.get("memory_gib") is not None else "",
         )
         found[NUMBERS] = ", ".join(filter(None, numbers))
+    if texts := own_texts(training):
+        found["own texts"] = f"own texts right {texts}, {number(training.own_texts, 'tokens_mean', ',.1f')} tokens"
     if (loss := mean_loss(training.held_out)) is not None:
         found["held out"] = f"held-out loss {loss:.4f} at step {(training.held_out or {})['step']}"
     if (answers := training.answers) is not None:

@@ -129,8 +129,11 @@ def rows(trainings: Sequence[Training], blocks: bool) -> list[tuple[str, Callabl
         ("state", lambda each: each.state),
         ("step", lambda each: "" if each.step is None else f"{each.step:,}/{each.steps or 0:,}"),
         ("time left", lambda each: "" if each.left is None else spell(each.left)),
+        ("refresh", refresh),
         ("weighted loss", lambda each: number(each.line, "loss", ".4f") + curve(each, blocks)),
         ("held-out loss", lambda each: at_step(each.held_out, mean_loss(each.held_out), ".4f")),
+        ("own texts right", own_texts),
+        ("own text tokens", lambda each: number(each.own_texts, "tokens_mean", ",.1f")),
         ("answers right", lambda each: at_step(each.answers, (each.answers or {}).get("accuracy"), ".1%")),
         ("cut off", lambda each: cut_off(each.answers)),
         ("trace tokens", lambda each: number(each.answers, "trace_tokens_mean", ",.1f")),
@@ -150,6 +153,21 @@ def number(line: Line | None, key: str, form: str) -> str:
 
 def at_step(line: Line | None, value: float | None, form: str) -> str:
     return "" if line is None or value is None else f"{value:{form}} at {line['step']}"
+
+
+def refresh(training: Training) -> str:
+    """How far the student's writing of texts to learn from is, or its teacher's reading of them."""
+    now = training.refreshing
+    if now is None or not {"refresh", "doing", "done", "total"} <= now.keys():
+        return ""
+    share = now["done"] / max(now["total"], 1)
+    return f"{now['refresh']} {now['doing'].removesuffix(' reads')} {share:.0%}"
+
+
+def own_texts(training: Training) -> str:
+    """How many of the newest texts that a student wrote to learn from are right."""
+    line = training.own_texts
+    return f"{line['right'] / line['in']:.0%} at {line['step']}" if line and line.get("in") else ""
 
 
 def cut_off(answers: Line | None) -> str:

@@ -18,6 +18,7 @@ from tracestill.trainer.faults.stopping import MARKER
 from tracestill.trainer.lock.run_lock import Owner
 from tracestill.trainer.metrics.headway import PROGRESS, Estimate, spell
 from tracestill.trainer.metrics.log import LOG, Line, is_of_steps
+from tracestill.trainer.metrics.refreshing import REFRESHING
 from tracestill.trainer.recipe.recipe import MAIN_ARM
 
 State = Literal["waits", "starts", "trains", "stopped", "failed", "cut off", "done"]
@@ -40,6 +41,8 @@ class Training:
     losses: tuple[float, ...] = ()  # of the last lines
     held_out: Line | None = None  # the newest measurement
     answers: Line | None = None
+    own_texts: Line | None = None  # the newest refresh, of a student that learns from texts of its own
+    refreshing: Line | None = None  # and the one that is being made
     warnings: tuple[str, ...] = ()
 
 
@@ -50,10 +53,11 @@ class Follow:
         self.directory, self.clock = directory, clock
         self.log = Grown(directory / LOG)
         self.manifest, self.headway = Kept(directory / MANIFEST), Kept(directory / PROGRESS)
+        self.refreshing = Kept(directory / REFRESHING)
         self.failure, self.stopped = Kept(directory / FAILURE), Kept(directory / MARKER)
         self.now = Kept(now_beside(directory))
         self.estimate = Estimate(clock)
-        self.signs: tuple[Mark | None, Mark | None] | None = None  # of life: marks of what the ranks write
+        self.signs: tuple[Mark | None, ...] = ()  # of life: marks of what the ranks write
         self.since = 0.0  # when they changed
         self.forget()
 
@@ -61,6 +65,7 @@ class Follow:
         self.line: Line | None = None
         self.held_out: Line | None = None
         self.answers: Line | None = None
+        self.own_texts: Line | None = None
         self.straggler: Line | None = None
         self.skipped: list[Line] = []
         self.doubts: list[str] = []
@@ -73,7 +78,7 @@ class Follow:
             self.forget()
         for line in lines:
             self.hear(line)
-        signs = mark_of(self.log.path), mark_of(self.headway.path)
+        signs = tuple(mark_of(each.path) for each in (self.log, self.headway, self.refreshing))
         if signs != self.signs:
             self.signs, self.since = signs, self.clock()
         at = self.headway.look() or {}
@@ -98,6 +103,8 @@ class Follow:
             losses=tuple(self.losses),
             held_out=self.held_out,
             answers=self.answers,
+            own_texts=self.own_texts,
+            refreshing=self.refreshing.look() if state in ("starts", "trains") else None,
             warnings=tuple(self.warnings(state, at)),
         )
 
@@ -112,6 +119,8 @@ class Follow:
             self.held_out = line
         elif event == "answers":
             self.answers = line
+        elif event == "refresh":
+            self.own_texts = line
         elif event == "straggler":
             self.straggler = line
         elif event == "skipped":

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from rich.console import Console
@@ -49,12 +49,17 @@ class Progress:
             self.best.restore(state["best"])
 
 
+TextState = Literal["there", "too long", "left"]
+"""What became of the texts that a step is to learn from: too long, training ends; left, before they were whole."""
+
+
 class OwnTexts(Protocol):
     """What the student writes itself, if it learns from that (``trainer.on_policy``)."""
 
     news: list[dict[str, Any]]  # lines for the log
 
-    def enter(self, step: int) -> bool: ...
+    def enter(self, step: int, asked: Callable[[], object]) -> TextState: ...
+    def ends_with(self, step: int) -> bool: ...
     def corrected(self, micro: Sequence[MicroStep]) -> Sequence[MicroStep]: ...
     def read(self) -> dict[str, Any]: ...
     def state(self) -> dict[str, Any]: ...

@@ -17,7 +17,8 @@ REFRESHES = "refreshes"  # texts of a student that learns from its own
 KEPT_FILES = ("console.log", stopping.REQUEST)  # the launcher's parent writes them while ranks start
 WRITTEN = (  # what else than checkpoints and KEPT_FILES we write into a train directory
     *(EXPORT, REFRESHES, "failures", "asked", "tensorboard", "log.jsonl", "preview.json", "preview.html"),
-    *("provenance.json", "launch.json", "progress.json", "manifest.json", "stopped.json", "failure.json", MEMORY),
+    *("provenance.json", "launch.json", "progress.json", "refreshing.json", "manifest.json", "stopped.json"),
+    *("failure.json", MEMORY),
 )
 
 

@@ -1,14 +1,15 @@
 """On-policy training: every so many steps the student, as it is in the engine, writes; the steps after learn from that.
 
 A refresh belongs to the step before which it was written, and lies on disk before a step learns from it. A checkpoint
-names it. So a training that was killed goes on with the same texts, or, where it was killed before they were whole,
-with those that the same student writes again; texts of steps that are to come again are deleted.
+names it. So a training that was killed goes on with the same texts, or, where it was killed or asked to stop before
+they were whole, with those that the same student writes again; texts of steps that are to come again are deleted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.places import remove
 from tracestill.data_pipeline.base.stage import changed_files, missing_files, read_manifest
 from tracestill.kernels.loss import Given
-from tracestill.trainer.assembly.job import Job
+from tracestill.trainer.assembly.job import Job, TextState
 from tracestill.trainer.batches.batches import MicroStep
 from tracestill.trainer.checkpoint.train_place import REFRESHES
 from tracestill.trainer.engine.own_texts import token_nll
+from tracestill.trainer.faults.leaving import Left, Meetings, meetings
+from tracestill.trainer.metrics.headway import SPEAK_SECONDS
 from tracestill.trainer.metrics.log import LOG, read_log
+from tracestill.trainer.metrics.refreshing import Doing, Refreshing, tell_refreshing
 from tracestill.trainer.on_policy.samples import Samples, corrected
 from tracestill.trainer.on_policy.teacher import CHANNELS, TextScorer
 from tracestill.trainer.on_policy.texts import WRITTEN, Author, Texts
@@ -46,6 +50,8 @@ class OnPolicy:
         if not own.has_teacher:
             job.engine.module.head[0].options["dynamic"] = Given()
         self.number: int | None = None  # of the refresh
+        self.asked: Callable[[], object] = bool  # whether this rank is to stop
+        self.spoken = 0.0  # when the console was told how far a refresh is
         self.named: dict[str, Any] = {}  # by the checkpoint that training went on from
         self.ended: dict[str, Any] | None = None
         self.told: set[tuple[Any, Any]] = set()  # events that the log knows, and their refreshes
@@ -53,17 +59,34 @@ class OnPolicy:
         self.spent = dict.fromkeys(PARTS, 0.0)  # seconds since the last reading
         self.all_spent = dict.fromkeys((*PARTS, "training"), 0.0)
         self.since = time.perf_counter()
+        if job.leads:
+            tell_refreshing(job.directory, None)  # of ranks that were killed
         self.ratios = torch.zeros(3, dtype=torch.float64, device=job.engine.device)  # sum, those at the bound, count
 
     def open_scorer(self) -> TextScorer:
         return TextScorer(self.job, self.own, self.about["special_ids"], self.about["vocab_size"])
 
-    def enter(self, step: int) -> bool:
-        """Have the texts of the refresh that ``step`` belongs to; called on every rank before each step. False: the
-        texts have become too long, and training ends here."""
-        number = step // self.own.refresh
+    def enter(self, step: int, asked: Callable[[], object]) -> TextState:
+        """Have the texts of the refresh that ``step`` belongs to; called on every rank before each step. They are
+        ``left`` if a rank is ``asked`` to stop before they are written, and read by the teacher: then nothing has
+        changed, and who goes on from ``step`` writes the same ones."""
+        number, self.asked = step // self.own.refresh, asked
         if number == self.number:
-            return self.ended is None
+            return "there" if self.ended is None else "too long"
+        try:
+            return self.renew(number, step)
+        except Left:
+            self.job.console.print(f"refresh {number}: left unfinished; who goes on begins it anew", soft_wrap=True)
+            return "left"
+        finally:
+            if self.job.leads:
+                tell_refreshing(self.job.directory, None)
+
+    def ends_with(self, step: int) -> bool:
+        """Whether the texts are not learnt from any more once ``step`` steps are done."""
+        return step % self.own.refresh == 0
+
+    def renew(self, number: int, step: int) -> TextState:
         self.job.phase("measure")
         if self.number is None:
             self.since = time.perf_counter()
@@ -78,14 +101,15 @@ class OnPolicy:
         if not len(texts.store):
             rejected = ", ".join(f"{reason} {count}" for reason, count in texts.counts["rejected"].items())
             raise InputError(f"{directory / WRITTEN}: no text of the student became a document ({rejected})")
-        self.number = number
         if number * self.own.refresh == step and self.is_too_long(texts):
-            self.tell(texts, {"event": "ended", "step": step, **(self.ended or {})})
-            return False
-        self.samples.renew(texts, self.scored(directory, texts), number)
+            self.tell(number, texts, {"event": "ended", "step": step, **(self.ended or {})})
+            self.number = number
+            return "too long"
+        self.samples.renew(texts, self.scored(number, directory, texts), number)
+        self.number = number
         steps = min(self.own.refresh, self.job.steps - self.samples.first)
-        self.tell(texts, {"event": "refresh", "step": step, "unread": self.samples.unread(steps)})
-        return True
+        self.tell(number, texts, {"event": "refresh", "step": step, "unread": self.samples.unread(steps)})
+        return "there"
 
     def folder(self, number: int) -> Path:
         return self.job.directory / REFRESHES / f"{number:06d}"
@@ -103,7 +127,7 @@ class OnPolicy:
 
     def write(self, number: int, directory: Path, step: int) -> None:
         """Let the student write, unless it has. Raises InputError if texts are gone that it cannot write any more."""
-        place, begun = directory / WRITTEN, time.perf_counter()
+        place = directory / WRITTEN
         if share_json(read_manifest(place) is not None and not (missing_files(place) or changed_files(place))):
             return
         if number * self.own.refresh != step:
@@ -111,19 +135,41 @@ class OnPolicy:
                 f"{place}: is not what was written, and the student has learnt since; delete the checkpoints after "
                 f"step {number * self.own.refresh} in {self.job.checkpoints}, and train again"
             )
-        self.author.write(number, directory)
-        self.spent["writing"] += time.perf_counter() - begun
+        with self.timed("writing"):
+            self.author.write(number, directory, self.meeting)
         before = self.folder(number - 1) / CHANNELS
         if self.job.leads and before.exists():
             remove(before)  # can be made again of its texts
 
-    def scored(self, directory: Path, texts: Texts) -> Any:
+    def scored(self, number: int, directory: Path, texts: Texts) -> Any:
         if self.scorer is None:
             return None
+        with self.timed("teacher"):
+            return self.scorer.score(number, directory, texts.store, self.meeting)
+
+    @contextlib.contextmanager
+    def timed(self, part: str) -> Iterator[None]:
         begun = time.perf_counter()
-        found = self.scorer.score(directory, texts.store)
-        self.spent["teacher"] += time.perf_counter() - begun
-        return found
+        try:
+            yield
+        finally:
+            self.spent[part] += time.perf_counter() - begun
+
+    def meeting(self, refresh: int, doing: Doing, total: int, unit: str) -> contextlib.AbstractContextManager[Meetings]:
+        """``meetings`` of ranks that share ``total`` units of a refresh, which all who look are told of."""
+
+        def tell(done: int) -> None:
+            self.job.phase("measure")
+            if not self.job.leads:
+                return
+            found = Refreshing(refresh, doing, done, total, unit)
+            tell_refreshing(self.job.directory, found)
+            if time.monotonic() - self.spoken >= SPEAK_SECONDS:
+                self.spoken = time.monotonic()
+                self.job.console.print(str(found), soft_wrap=True)
+
+        self.spoken = time.monotonic()
+        return meetings(self.asked, tell)
 
     def is_too_long(self, texts: Texts) -> bool:
         bound = self.own.stop.length
@@ -138,13 +184,13 @@ class OnPolicy:
         }
         return True
 
-    def tell(self, texts: Texts, line: dict[str, Any]) -> None:
+    def tell(self, number: int, texts: Texts, line: dict[str, Any]) -> None:
         """A line for the log, if it has none yet, and one for the console."""
         counts = texts.counts
-        if (line["event"], self.number) not in self.told:
-            self.news.append({**line, "refresh": self.number, **counts})
+        if (line["event"], number) not in self.told:
+            self.news.append({**line, "refresh": number, **counts})
         share = {name: counts[name] / max(counts["in"], 1) for name in ("right", "cut_off")}
-        said = f"refresh {self.number}: {counts['out']:,} of {counts['in']:,} texts, {share['right']:.0%} right, "
+        said = f"refresh {number}: {counts['out']:,} of {counts['in']:,} texts, {share['right']:.0%} right, "
         said += f"{share['cut_off']:.0%} cut off, {counts['tokens_mean']:.1f} tokens"
         said += "".join(f", {name} {count}" for name, count in counts["rejected"].items())
         said += f"; {line['unread']:,} of them in no step" if line.get("unread") else ""
@@ -183,8 +229,9 @@ class OnPolicy:
         return found | ({"ratio": total / count, "ratio_bound": bound / count} if count else {})
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {"refresh": self.number, "written": self.samples.texts.digest, "seconds": self.all_spent}
+        """What a checkpoint keeps: of the refresh that was learnt from last."""
+        number = self.samples.first // self.own.refresh
+        return {"refresh": number, "written": self.samples.texts.digest, "seconds": self.all_spent}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.named, self.all_spent = dict(state), dict(state.get("seconds", self.all_spent))

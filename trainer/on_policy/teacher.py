@@ -17,6 +17,7 @@ from tracestill.data_pipeline.rounds.on_policy import OnPolicyConfig
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.assembly.job import Job
 from tracestill.trainer.batches.rectangles import layout_for
+from tracestill.trainer.on_policy.texts import Meeting
 from tracestill.trainer.ranks.collectives import share_json, together
 from tracestill.trainer.recipe.student_settings import StudentConfig
 from tracestill.trainer.scoring.model import other_token
@@ -60,8 +61,9 @@ class TextScorer:
         self.job, self.own = job, own
         self.source = LocalModel(student, make_row, special_ids["pad"], engine.device)
 
-    def score(self, directory: Path, store: TokenStore) -> Channels:
-        """The channels of a refresh's documents, written where they are not there. Called on every rank."""
+    def score(self, number: int, directory: Path, store: TokenStore, meeting: Meeting) -> Channels:
+        """The channels of the documents of refresh ``number``, written where they are not there. Called on every rank;
+        raises Left on all."""
         job, place = self.job, directory / CHANNELS
         channels = topk(self.own.k, weighed(job))
         config = {"k": self.own.k, "kinds": weighed(job)}
@@ -71,12 +73,24 @@ class TextScorer:
             missing = share_json([shard.number for shard in first[0].missing()] if first else [])
             out = first[0] if first else ChannelWriter(place, store, channels, config, inputs, begin=False)
 
+            total = sum(int(store.lengths[one.first : one.end].sum()) for one in (out.shards[at] for at in missing))
+
             def write() -> None:
-                for number in missing[job.engine.rank :: job.engine.ranks]:
-                    shard = out.shards[number]
-                    job.phase("measure")
-                    values = read_shard(self.source, store, shard.documents, channels, job.recipe.plan.capacity)
-                    out.write(shard, {one.name: kept_of(store, shard, one, values) for one in channels})
+                read = 0
+                with meeting(number, "teacher reads", total, "tokens") as ranks:
+
+                    def tick(tokens: int) -> None:
+                        nonlocal read
+                        read += tokens
+                        job.phase("measure")
+                        ranks.tick(read)
+
+                    for at in missing[job.engine.rank :: job.engine.ranks]:
+                        shard = out.shards[at]
+                        values = read_shard(
+                            self.source, store, shard.documents, channels, job.recipe.plan.capacity, tick
+                        )
+                        out.write(shard, {one.name: kept_of(store, shard, one, values) for one in channels})
 
             together(write, f"{KEY}: cannot score the student's texts")
             together(lambda: out.finish(counts_of(out)) if first else None, f"{place}: cannot be finished")

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from tracestill.trainer.assembly.job import Job
 from tracestill.trainer.engine.own_texts import writer
 from tracestill.trainer.evaluation.asking import is_numeric, key_of, reply_of, row_of
 from tracestill.trainer.evaluation.predictions import verified
+from tracestill.trainer.faults.leaving import Meetings
 from tracestill.trainer.measures.unasked import OVERLONG, REFUSED, Unasked
 from tracestill.trainer.ranks.collectives import together
 from tracestill.trainer.recipe.positions import positions_in
@@ -54,6 +57,7 @@ TEXT_SCHEMA = pa.schema(
     ]
 )
 Row = dict[str, Any]
+Meeting = Callable[[int, Any, int, str], AbstractContextManager[Meetings]]  # see ``OnPolicy.meeting``
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,8 @@ class Author:
         rows = drawn(self.questions, number * count, count, self.job.recipe.seed)
         return [{**row, "place": place} for place, row in enumerate(rows)]
 
-    def write(self, number: int, directory: Path) -> None:
-        """Write a refresh into ``directory``. Called on every rank; raises InputError on all if one fails."""
+    def write(self, number: int, directory: Path, meeting: Meeting) -> None:
+        """Write a refresh into ``directory``. Called on every rank; raises InputError on all if one fails, and Left."""
         chosen, parts = self.chosen(number), directory / PARTS
 
         def begin() -> None:
@@ -111,10 +115,11 @@ class Author:
 
         together(begin, f"{directory}: cannot begin")
         with writer(self.job.engine) as model:  # at its end ranks may wait for each other: none raises alone
-            together(lambda: self.share(model, number, chosen, parts), "the student cannot write its own texts")
+            share = partial(self.share, model, number, chosen, parts, meeting)
+            together(share, "the student cannot write its own texts")
         together(join, f"{directory}: cannot be written")
 
-    def share(self, model: Any, number: int, chosen: Sequence[Row], parts: Path) -> None:
+    def share(self, model: Any, number: int, chosen: Sequence[Row], parts: Path, meeting: Meeting) -> None:
         """Write what is this rank's, and judge it."""
         rank, recipe = self.job.engine.rank, self.job.recipe
         mine = chosen[rank :: self.job.engine.ranks]
@@ -132,17 +137,23 @@ class Author:
         def ended(one: Wanted, text: Written) -> None:
             written[one.prompt, one.sample] = text
 
-        write_wanted(
-            model,
-            wanted,
-            ended,
-            stops=self.layout.stops,
-            pad_id=self.layout.pad,
-            batch_size=recipe.evaluate.batch_size,
-            batch_tokens=recipe.evaluate.batch_tokens,
-            seed=recipe.seed,
-            progress=lambda done, total: self.job.phase("measure"),
-        )
+        with meeting(number, "writes", len(chosen) * self.own.samples, "texts") as ranks:
+
+            def progress(tokens: int, expected: int) -> None:
+                self.job.phase("measure")
+                ranks.tick(len(written))
+
+            write_wanted(
+                model,
+                wanted,
+                ended,
+                stops=self.layout.stops,
+                pad_id=self.layout.pad,
+                batch_size=recipe.evaluate.batch_size,
+                batch_tokens=recipe.evaluate.batch_tokens,
+                seed=recipe.seed,
+                progress=progress,
+            )
         texts = [(chosen[place], sample, written[place, sample]) for place, sample in sorted(written)]
         rows = [self.row(*text) | {"prompt": len(first[text[0]["place"]].ids)} for text in texts]
         rows = verified(rows, [question for question, _, _ in texts], self.verifier)

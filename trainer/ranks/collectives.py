@@ -19,6 +19,7 @@ from tracestill.data_pipeline.base.errors import InputError, NoRoomError
 from tracestill.data_pipeline.base.room import AGAIN, tells_of_no_room
 
 WIDTH = 512  # bytes of a rank's answer
+FAULTS = (OSError, SafetensorError, InputError)  # of one rank, of which ``together`` tells all
 Group = dist.ProcessGroup | None
 
 
@@ -72,7 +73,7 @@ def together(action: Callable[[], Any], complaint: str, group: Group = None) -> 
     result, failure = None, None
     try:
         result = action()
-    except (OSError, SafetensorError, InputError) as error:
+    except FAULTS as error:
         failure = error
     answer = bytes([failure is not None]) + (json.dumps(result) if failure is None else str(failure)).encode()
     padded = answer[:WIDTH].ljust(WIDTH, b"\0")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -87,3 +89,17 @@ def pretrained_config(student: StudentConfig) -> Any:
     except InputError as error:
         raise InputError(f"student.pretrained: {error}") from error
     return config
+
+
+@cache
+def elements_in(teacher: Path) -> int:
+    """Of all parameters of the model that ``train.on_policy`` follows, whose weights are not read. Raises InputError if
+    it would not load."""
+    about = StudentConfig(pretrained=teacher)
+    try:
+        config = pretrained_config(about)
+        with torch.device("meta"):
+            model = bare_model(about, config)
+    except InputError as error:
+        raise InputError(f"train.on_policy.teacher: {str(error).removeprefix('student.pretrained: ')}") from error
+    return sum(parameter.numel() for parameter in model.parameters())

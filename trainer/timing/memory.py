@@ -111,6 +111,9 @@ class Setting:
     host_optimizer: bool = False  # train.offload: AdamW's states lie in the host's memory
     host_parameters: bool = False  # and so do the parameters, until a layer needs them
     entries: int = 0  # of a teacher's distribution at every token, 6 bytes each
+    beside: int = 0  # elements of a model that lies whole beside the student: the teacher of train.on_policy
+    texts: int = 0  # that the student writes at a time between two steps, then learning from them
+    text_tokens: int = 0  # of each of them, at most
 
 
 def states(decoder: Decoder, setting: Setting) -> dict[str, int]:
@@ -234,8 +237,18 @@ def head(decoder: Decoder, setting: Setting) -> int:
     return saved + max(chunk, rounded)
 
 
+def writing(decoder: Decoder, setting: Setting) -> int:
+    """Bytes of the texts that a student writes between two steps, while nothing of these is kept: keys and values with
+    a quarter ahead, the logits of a token and what it is drawn by in fp32; at ZeRO-3 all of the student besides."""
+    cache = 2 * setting.bytes * decoder.key * decoder.layers * setting.texts * setting.text_tokens * 5 // 4
+    drawn = 3 * FP32 * decoder.vocabulary * setting.texts
+    whole = setting.bytes * decoder.parameters if setting.zero == 3 and setting.ranks > 1 else 0
+    return cache + drawn + whole if setting.texts else 0
+
+
 def estimate(decoder: Decoder, setting: Setting) -> dict[str, int]:
-    """Bytes by what they are for, and ``peak``: their sum, the larger of ``working`` and ``head`` counted.
+    """Bytes by what they are for, and ``peak``: their sum, the larger of ``working`` and ``head`` counted; or while the
+    student writes texts of its own, if that is more, those of states, ``beside`` and ``writing``.
 
     At ZeRO-3 the largest tensor and one layer, gathered, count as ``gathered``.
     """
@@ -246,8 +259,12 @@ def estimate(decoder: Decoder, setting: Setting) -> dict[str, int]:
     found["gathered"] = setting.bytes * (largest + layer) if apart else 0
     tokens = -(-setting.tokens // setting.sequence_parallel)
     found["teacher"] = 2 * 6 * setting.entries * tokens  # as they come, and those of the rows that the head looks at
+    found["beside"] = setting.bytes * setting.beside
     both = ("working", "head")
-    found["peak"] = sum(value for key, value in found.items() if key not in both) + max(found[key] for key in both)
+    stepping = sum(value for key, value in found.items() if key not in both) + max(found[key] for key in both)
+    found["writing"] = writing(decoder, setting)
+    held = ("parameters", "gradients", "optimizer", "beside", "writing")
+    found["peak"] = max(stepping, sum(found[key] for key in held))
     return found
 
 

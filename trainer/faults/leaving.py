@@ -1,0 +1,65 @@
+"""Long work that each rank does for itself between two steps, and that all leave where one is asked to stop meanwhile.
+
+The ranks meet in the middle of it, every so many seconds and all equally often, whoever has more to do: so they hear of
+a request at the same meeting, long before a launcher loses its patience (DeepSpeed's: 30 s).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+from tracestill.trainer.ranks.collectives import FAULTS, exchange
+
+MEET_SECONDS = 2.0  # between two meetings, at least
+
+
+class Left(Exception):
+    """All ranks have left work that was not done, because one of them was asked to stop."""
+
+
+class Meetings:
+    """Those of one piece of work, on one rank."""
+
+    def __init__(self, asked: Callable[[], object], tell: Callable[[int], None]) -> None:
+        self.asked, self.tell = asked, tell
+        self.done, self.met = 0, time.monotonic()
+
+    def tick(self, done: int) -> None:
+        """So many units of this rank's work are done; meet, if it is time. Raises Left."""
+        self.done = done
+        if time.monotonic() - self.met >= MEET_SECONDS:
+            self.meet(works=True)
+
+    def meet(self, *, works: bool) -> bool:
+        """Whether any rank is still at work; called by all. Raises Left on all of them if one is, and one was asked to
+        stop."""
+        said = exchange(torch.tensor([bool(self.asked()), works, self.done], dtype=torch.float64))
+        asks, working, done = torch.stack(said).sum(dim=0).tolist()
+        self.met = time.monotonic()
+        self.tell(int(done))
+        if asks and working:
+            raise Left
+        return working > 0
+
+
+@contextlib.contextmanager
+def meetings(asked: Callable[[], object], tell: Callable[[int], None] = lambda done: None) -> Iterator[Meetings]:
+    """For a rank's share of some work, which calls ``Meetings.tick`` now and then; called on every rank. ``asked``:
+    whether this rank is to stop; ``tell`` hears at each meeting how many units of all ranks' work are done.
+
+    Ends when all ranks' shares have, so that all meet equally often; an error that ``together`` would tell the others
+    of is raised only then. Raises Left on all ranks.
+    """
+    held, failure = Meetings(asked, tell), None
+    try:
+        yield held
+    except FAULTS as error:
+        failure = error
+    while held.meet(works=False):
+        pass
+    if failure is not None:
+        raise failure
