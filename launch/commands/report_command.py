@@ -54,6 +54,8 @@ def report_several(places: Sequence[Path], to: Path | None) -> None:
     from tracestill.data_pipeline.base.stage import write_whole
     from tracestill.data_pipeline.guards.secret import mask_data
     from tracestill.launch.report.diff_runs import diff_runs
+    from tracestill.launch.report.records.held_out import Source
+    from tracestill.launch.report.records.section import records_of_several
     from tracestill.launch.report.report import gather, sections_of
     from tracestill.launch.report.several import Shown, page
     from tracestill.launch.run.stages import compared, plan_works
@@ -70,7 +72,9 @@ def report_several(places: Sequence[Path], to: Path | None) -> None:
         works = plan_works(run)
         shown.append(Shown(name, mask_data(gather(run, works)), sections_of(works), questions_of(run, works)))
     diffs = [diff_runs(runs[0], other, *compared(runs[0].recipe)) for other in runs[1:]]
-    write_whole(to, page(shown, diffs))
+    each = zip(runs, shown, strict=True)
+    records = records_of_several([Source(run, one.found, one.name) for run, one in each])
+    write_whole(to, page(shown, diffs, records))
     say(f"report: {to}")
 
 

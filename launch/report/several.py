@@ -15,6 +15,7 @@ from tracestill.launch.report.page import Section, inside
 from tracestill.launch.report.parts import Found, table, text
 from tracestill.launch.report.plots.bars import intervals
 from tracestill.launch.report.plots.figure import SERIES
+from tracestill.launch.report.records.section import scripts, styles
 
 HEADING = re.compile(r"<(/?)h([1-5])>")
 ABOUT = {
@@ -35,12 +36,14 @@ class Shown:
     asked: frozenset[str]  # ids of the held-out questions that a model of it answered
 
 
-def page(runs: Sequence[Shown], diffs: Sequence[Mapping[str, Sequence[Row]]]) -> str:
-    """The whole page; ``diffs``: ``diff_runs`` of the first run with each of the others."""
+def page(runs: Sequence[Shown], diffs: Sequence[Mapping[str, Sequence[Row]]], records: str = "") -> str:
+    """The whole page; ``diffs``: ``diff_runs`` of the first run with each of the others; ``records``: the section of
+    all runs' questions and answers."""
     names = [run.name for run in runs]
     head = f"<h1>{len(runs)} runs</h1><p class='soft'>{in_html(', '.join(names))}</p>"
     each = (lowered(f"<h1>{in_html(run.name)}</h1>{about(run.found)}{inside(run.found, run.sections)}") for run in runs)
-    return document(f"{', '.join(names)}: report", head, answers(runs) + differences(names, diffs) + "".join(each))
+    body = answers(runs) + differences(names, diffs) + records + "".join(each)
+    return document(f"{', '.join(names)}: report", head, body, styles=styles(records), scripts=scripts(records))
 
 
 def about(found: Found) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,6 +21,7 @@ from tracestill.trainer.recipe.recipe import MAIN_ARM
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 Row = dict[str, Any]
+Key = tuple[str, str, int]  # see ``keys_of``
 QUESTIONS = 5000  # shown at most
 CHECKED = 16_000_000  # characters of traces that are looked through for false steps: 40 s of a core
 TEACHERS = 4  # traces of teachers shown of a question at most
@@ -46,26 +48,48 @@ def predictions_in(directory: Path, columns: list[str] | None = None) -> list[Ro
     return rows
 
 
+class Source(NamedTuple):
+    """A run of a page."""
+
+    run: RunDirectory
+    found: Row  # see ``report.gather``
+    label: str = ""  # before the names of its students and teachers, on a page of several runs
+
+
+def labelled(label: str, name: str) -> str:
+    return f"{label}: {name}" if label else name
+
+
 def evaluations(run: RunDirectory, found: Row) -> dict[str, Path]:
     """Arm, or other model, -> where its evaluation lies, of those that are up to date."""
     arms = {name: run.stage(name, "evaluate") for name, row in found["arms"].items() if row["evaluation"]}
     return arms | {name: run.model(name) for name in found["models"]}
 
 
-def held_out(run: RunDirectory, found: Row, workers: int | None = None) -> Row:
-    """``students``, and ``questions`` in the order in which they were asked: each with ``gold``, ``teachers`` and one
-    of ``answers`` a student, null where it was not its question. ``left_out``: questions beyond ``QUESTIONS``;
-    ``limit``: characters that a text is shown of at most; ``cut``: texts that were longer; ``checked``: questions whose
-    traces were looked through for false steps, by so many ``workers``."""
-    read = {name: with_verdicts(predictions_in(path)) for name, path in evaluations(run, found).items()}
-    order = list(dict.fromkeys(key for by in read.values() for key in by))
-    ids = order[:QUESTIONS]
-    taught = teachers_of(run, ids)
-    recipes = {name: run.for_arm(name if name in found["arms"] else MAIN_ARM) for name in read}
-    checkers = {name: checkers_of(recipe) for name, recipe in recipes.items()}
+def held_out(sources: Sequence[Source], workers: int | None = None) -> Row:
+    """``students`` of all runs, and ``questions`` in the order in which they were asked, those first that most runs
+    asked: each with ``gold``, ``teachers`` and one of ``answers`` a student, null where it was not its question.
+    ``shared``: questions that all runs asked; ``left_out``: those beyond ``QUESTIONS``; ``limit``: characters that a
+    text is shown of at most; ``cut``: texts that were longer; ``checked``: questions whose traces were looked through
+    for false steps, by so many ``workers``."""
+    read: dict[str, dict[Key, Row]] = {}
+    checkers: dict[str, tuple[str, ...]] = {}
+    keys: list[dict[str, Key]] = []
+    for source in sources:
+        places = evaluations(source.run, source.found)
+        own = {name: with_verdicts(predictions_in(path)) for name, path in places.items()}
+        keys.append(keys_of([row for by in own.values() for row in by.values()]))
+        for name, by in own.items():
+            arm = name if name in source.found["arms"] else MAIN_ARM
+            read[labelled(source.label, name)] = {keys[-1][one]: row for one, row in by.items()}
+            checkers[labelled(source.label, name)] = checkers_of(source.run.for_arm(arm))
+    asked = Counter(key for known in keys for key in known.values())  # by so many runs
+    order = sorted(dict.fromkeys(key for by in read.values() for key in by), key=lambda key: -asked[key])
+    first = order[:QUESTIONS]
+    taught = taught_of(sources, keys, first)
     rows = {
         key: [*({**by[key], "by": checkers[name]} for name, by in read.items() if key in by), *taught.get(key, ())]
-        for key in ids
+        for key in first
     }
     every = [row for of_question in rows.values() for row in of_question]
     named = (row.get(name) or "" for row in every for name in ("question", "gold", "answer", "detail", "who"))
@@ -82,8 +106,21 @@ def held_out(run: RunDirectory, found: Row, workers: int | None = None) -> Row:
             "more": max(0, len(teachers) - TEACHERS),
             "answers": [answered(next(answers), texts) if key in by else None for by in read.values()],
         })  # fmt: skip
-    told = {"left_out": len(order) - len(ids), "limit": texts.limit, "cut": texts.cut, "checked": checked}
-    return {"students": list(read), "questions": questions, **told}
+    told = {"left_out": len(order) - len(first), "limit": texts.limit, "cut": texts.cut, "checked": checked}
+    shared = sum(count == len(sources) for count in asked.values())
+    return {"students": list(read), "questions": questions, "runs": len(sources), "shared": shared, **told}
+
+
+def keys_of(rows: Sequence[Row]) -> dict[str, Key]:
+    """Id of a run's question -> what it is in all runs: its text and gold answer, and which of those that are alike."""
+    alike: Counter[tuple[str, str]] = Counter()
+    found: dict[str, Key] = {}
+    for row in rows:
+        if row["question_id"] not in found:
+            text = row["question"], row["gold"] or ""
+            found[row["question_id"]] = *text, alike[text]
+            alike[text] += 1
+    return found
 
 
 def written(row: Row) -> str:
@@ -163,6 +200,27 @@ def faults(row: Row, false: Sequence[Mark]) -> list[str]:
     found += ["says the same again and again"] if row["repeats"] else []
     found += ["not in the form of its documents"] if row["in_form"] is False else []
     return [*found, *(["a false step"] if false else [])]
+
+
+def taught_of(
+    sources: Sequence[Source], keys: Sequence[Mapping[str, Key]], first: Sequence[Key]
+) -> dict[Key, list[Row]]:
+    """What teachers of all runs wrote on the ``first`` questions; what is alike in several runs once, under all their
+    names."""
+    wanted, found = set(first), dict[Key, dict[tuple[Any, ...], tuple[Row, list[str]]]]()
+    for source, known in zip(sources, keys, strict=True):
+        ids = {one: key for one, key in known.items() if key in wanted}
+        for one, rows in teachers_of(source.run, list(ids)).items():
+            alike: Counter[tuple[str, ...]] = Counter()
+            for row in rows:
+                text = row["who"], row["trace"], row["answer"]
+                of_key = found.setdefault(ids[one], {})
+                of_key.setdefault((*text, alike[text]), (row, []))[1].append(source.label)
+                alike[text] += 1
+    return {
+        key: [{**row, "who": labelled(", ".join(labels), row["who"])} for row, labels in rows.values()]
+        for key, rows in found.items()
+    }
 
 
 def teachers_of(run: RunDirectory, ids: Sequence[str]) -> dict[str, list[Row]]:

@@ -7,13 +7,13 @@ import base64
 import functools
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.launch.report.records.documents import COLOURED, TOKENS, documents
-from tracestill.launch.report.records.held_out import QUESTIONS, evaluations, held_out
+from tracestill.launch.report.records.held_out import QUESTIONS, Source, evaluations, held_out
 from tracestill.trainer.recipe.recipe import MAIN_ARM
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
@@ -34,10 +34,15 @@ def records_section(run: RunDirectory, workers: int | None = None) -> Callable[[
         held = made_of(run, found)
         if made.get(run.root, ("", ""))[0] != held:
             made.clear()
-            made[run.root] = held, written(held_out(run, found, workers), documents(run, found))
+            made[run.root] = held, written(held_out([Source(run, found)], workers), documents(run, found))
         return made[run.root][1]
 
     return section
+
+
+def records_of_several(sources: Sequence[Source], workers: int | None = None) -> str:
+    """The section of a page of several runs: held-out questions alone; training documents stand in each run's own."""
+    return written(held_out(sources, workers), [])
 
 
 def made_of(run: RunDirectory, found: Row) -> str:
@@ -100,6 +105,11 @@ def kept(name: str) -> str:
 def about(answers: Row) -> str:
     """What is not shown of questions and answers, and why."""
     shown, found = len(answers["questions"]), []
+    if answers.get("runs", 1) > 1:
+        found.append(
+            "Questions of one text and one gold answer are one line; those that all runs asked, "
+            f"{answers['shared']:,}, come first."
+        )
     if answers["left_out"]:
         every = shown + answers["left_out"]
         found.append(f"These are the first {shown:,} of {every:,} questions ({QUESTIONS:,} at most).")

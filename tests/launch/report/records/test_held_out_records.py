@@ -13,7 +13,7 @@ from scored_run import made_up, write_scores
 
 from tracestill.launch.report.records import held_out as module
 from tracestill.launch.report.records import section
-from tracestill.launch.report.records.held_out import held_out
+from tracestill.launch.report.records.held_out import Source, held_out
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def predictions(run, arm):
 
 
 def test_there_are_as_many_answers_as_predictions_with_the_verdicts_of_the_evaluation(run):
-    found = held_out(run, gathered(run))
+    found = held_out([Source(run, gathered(run))])
     assert found["students"] == ["before", "after"]
     assert [len(row["answers"]) for row in found["questions"]] == [2] * 11
     assert found["left_out"] == found["cut"] == 0
@@ -50,7 +50,7 @@ def test_there_are_as_many_answers_as_predictions_with_the_verdicts_of_the_evalu
 
 
 def test_what_is_false_is_marked_where_it_stands_in_the_whole_text(run):
-    found = held_out(run, gathered(run))
+    found = held_out([Source(run, gathered(run))])
     for row, prediction in zip(found["questions"], predictions(run, "before"), strict=True):
         one = row["answers"][0]
         pieces = [one["text"]] if isinstance(one["text"], str) else one["text"]
@@ -62,7 +62,7 @@ def test_what_is_false_is_marked_where_it_stands_in_the_whole_text(run):
 
 def test_teachers_traces_stand_beside_them(run):
     records = pq.read_table(run.root / "sample/records.parquet").to_pylist()
-    found = held_out(run, gathered(run))
+    found = held_out([Source(run, gathered(run))])
     for row, prediction in zip(found["questions"], predictions(run, "before"), strict=True):
         (own,) = (record for record in records if record["question_id"] == prediction["question_id"])
         (teacher,) = row["teachers"]
@@ -77,7 +77,7 @@ def test_what_is_not_shown_or_not_looked_at_is_counted(run, monkeypatch):
     monkeypatch.setattr(module, "QUESTIONS", 7)
     monkeypatch.setattr(module, "CHECKED", 500)
     monkeypatch.setattr(module, "TEACHERS", 0)
-    found = held_out(run, gathered(run))
+    found = held_out([Source(run, gathered(run))])
     assert [(row["teachers"], row["more"]) for row in found["questions"]] == [([], 1)] * 7
     assert (len(found["questions"]), found["left_out"]) == (7, 4)
     assert 0 < found["checked"] < 7
@@ -89,7 +89,7 @@ def test_what_is_not_shown_or_not_looked_at_is_counted(run, monkeypatch):
 def test_what_is_out_of_date_is_not_shown(run):
     held = gathered(run)
     held["arms"]["after"]["evaluation"] = None
-    assert held_out(run, held)["students"] == ["before"]
+    assert held_out([Source(run, held)])["students"] == ["before"]
 
 
 def test_the_report_holds_the_section_and_makes_it_once(run, monkeypatch):
