@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 from fake_run import gathered, write_evaluation, write_train
@@ -12,6 +13,7 @@ from tracestill.launch.report.page import page
 from tracestill.launch.report.report import sections_of
 from tracestill.launch.run.stages import plan_works
 from tracestill.trainer.evaluation.parts import measured
+from tracestill.trainer.metrics.log import LOG, read_log
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 EVIL = "</script><img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
@@ -80,11 +82,34 @@ def sweep() -> dict[str, Any]:
     return {"settings": settings, "seeds": [0, 1], "arms": arms, "over": over, "pairs": [pair], "how": how, "stale": []}
 
 
+def write_own_texts(directory: Any) -> list[dict[str, Any]]:
+    """Put into a made-up log what one of a student that learns from texts of its own has besides: a refresh every 10
+    steps, of which the last ended training."""
+    lines: list[dict[str, Any]] = []
+    for line in read_log(directory / LOG):
+        if "loss" in line:
+            kinds = {
+                name: {**row, "divergence": row["loss"] / 2, "teacher_count": 9} for name, row in line["kinds"].items()
+            }
+            line |= {"kinds": kinds, "time": {"writing": 0.3, "teacher": 0.2, "training": 0.5}}
+            line |= {"ratio": 1.1, "ratio_bound": 0.02} if line["step"] % 4 == 0 else {}
+        lines.append(line)
+        if line["step"] % 10 == 0 and "loss" in line:
+            number = line["step"] // 10
+            counts = {"in": 40, "out": 39, "right": 10 + 5 * number, "cut_off": 4, "different": 40 - 6 * number}
+            counts |= {"tokens_mean": 20.0 * number, "rejected": {"overlong": 1}, "unread": 2}
+            how = {"event": "ended", "rule": "length", "why": EVIL} if number == 4 else {"event": "refresh"}
+            lines.append({**how, "step": line["step"], "refresh": number, **counts})
+    (directory / LOG).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return lines
+
+
 def whole(run: RunDirectory, folder: Any) -> tuple[dict[str, Any], str]:
     """What the report finds of a run of ``fake_run`` with every part added, and the page."""
     for arm, accuracy in (("traces", 0.875), ("answers_only", 0.125)):
         write_train(run, arm)
         write_evaluation(run, arm, accuracy)
+    write_own_texts(run.stage("traces", "train"))
     found = copy.deepcopy(gathered(run))
     parts = parts_of(folder)
     for row in found["arms"].values():

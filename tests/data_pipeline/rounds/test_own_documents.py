@@ -82,3 +82,66 @@ def test_what_was_cut_off_is_trace_without_an_end(run, records):
     assert layout.tokenizer.eos not in made.tokens
     assert [KINDS.names[kind] for kind in ended.kinds[len(prompt) :]] == ["control"]
     assert len(nothing.tokens) == len(prompt)
+
+
+def group(kind: int) -> str:
+    lineage = KINDS.lineages[KINDS.names[kind]]
+    return "trace" if "trace" in lineage else lineage[0]
+
+
+def test_a_text_cut_off_anywhere_is_the_beginning_of_its_document(run, records, tmp_path):
+    """Up to the last token; of what stands between trace and answer, none is answer, and the trace's end is not known
+    before it is there."""
+    for tokenizer, config in layouts(run, tmp_path):
+        layout = load_layout(config, tokenizer)
+        record = records[0]
+        whole = layout.encode([record], KINDS)[0].documents[""]
+        begin = len(layout.prompt_ids(record.question))
+        ids, wanted = whole.tokens[begin:].tolist(), [group(kind) for kind in whole.kinds[begin:]]
+        answers = [at for at, name in enumerate(wanted) if name == "answer"]
+        traces = [at for at, name in enumerate(wanted) if name == "trace"]
+        assert answers
+        for end in range(1, len(ids)):
+            text = OwnText(record.question, ids[:end], layout.read(ids[:end]))
+            (made,) = OwnDocuments(layout, tokenizer, SEGMENT, KINDS)([text])
+            found = [group(kind) for kind in made.kinds[begin:]]
+            assert made.tokens[begin:].tolist() == ids[:end], "and nothing behind it"
+            if end <= traces[-1] + 1 or end > answers[0]:
+                assert found == wanted[:end], (config, end)
+            else:
+                assert found[: traces[-1] + 1] == wanted[: traces[-1] + 1]
+                assert "answer" not in found
+
+
+def test_the_last_token_of_a_text_that_was_cut_off_is_no_control(run, records, tmp_path):
+    """Also if it is white space, or a part of a character."""
+    tokenizer = chat_templates.save(tmp_path / "chat", chat_templates.THINKING)
+    layout = load_layout(EncodeConfig(template="chat", tokenizer={"path": tokenizer}), tokenizer)
+    for said, last, cut in (
+        ("<think>\nOne and one.\n\n", "trace", 0),
+        ("<think>\nOne é", "trace", 1),
+        ("<think>\nOne.\n</think>\n\n18 ", "answer", 0),
+        ("<think>\nOne.\n</think>\n\né", "answer", 1),
+        ("<think>\nOne.\n</think>\n\n", "control", 0),
+    ):
+        ids = layout.tokens_of([said])[0].ids
+        ids = ids[: len(ids) - cut]
+        (made,) = OwnDocuments(layout, tokenizer, SEGMENT, KINDS)([OwnText("How much?", ids, layout.read(ids))])
+        found = [group(kind) for kind in made.kinds[len(layout.prompt_ids("How much?")) :]]
+        assert found[-1] == last, (said, found)
+        assert ("trace" in found) == ("One" in said)
+
+
+def test_an_answer_of_a_letter_is_not_looked_for_in_the_words_before_it(run, records):
+    tokenizer = run.stage("traces", "tokenizer")
+    layout = load_layout(EncodeConfig(form="sentence"), tokenizer)
+    prompt = layout.prompt_ids(records[0].question)
+    lead = layout.parts.closing
+    letter = next(sign for sign in lead if sign.isalpha() and sign.islower())
+    ids = [*layout.tokens_of([f"{letter}{lead}{letter}{layout.parts.tail.removesuffix(layout.parts.stop)}"])[0].ids]
+    ids.append(layout.stops[0])
+    (made,) = OwnDocuments(layout, tokenizer, SEGMENT, KINDS)([OwnText(records[0].question, ids, layout.read(ids))])
+    found = [group(kind) for kind in made.kinds[len(prompt) :]]
+    said = [layout.backend.decode([token]) for at, token in enumerate(ids) if found[at] == "answer"]
+    assert "".join(said).strip() == letter
+    assert found.index("answer") > len(ids) // 2

@@ -5,14 +5,19 @@ import re
 
 import pyarrow.parquet as pq
 import pytest
-from fake_run import claim, mini_recipe, run_data_stages, write_evaluation, write_train
+from answered_run import answered_run, write_predictions
+from browser import opened, violations
+from fake_run import HOSTILE, claim, gathered, mini_recipe, run_data_stages, write_evaluation, write_train
 from typer.testing import CliRunner
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.launch import cli
 from tracestill.launch.report.diff_runs import ABSENT, NOT_ALIKE
+from tracestill.launch.report.records import held_out as records
+from tracestill.launch.report.records.held_out import Source, held_out
 from tracestill.launch.report.several import side_by_side
 from tracestill.launch.report.verdicts import EXAMPLES, LONGEST, shortened, verdicts, verdicts_in
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 EVIL = "</script><img src=x onerror=alert(1)>"
 
@@ -42,7 +47,7 @@ def test_several_runs_stand_in_one_page(runs):
     assert all(path.read_bytes() == text for path, text in before.items()), "nothing is written into the runs"
     assert str(runs) not in re.sub(r"<details><summary>The resolved recipe.*?</details>", "", page, flags=re.S)
     heads = re.findall(r"<h2.*?>(.*?)</h2>", page)
-    assert heads == ["Right answers", "What differs", "one", "two"]
+    assert heads == ["Right answers", "What differs", "Traces", "one", "two"]
     assert page.count("<h1>") == 1
     assert page.count("<h3>Training</h3>") == 2, "the parts of a run stand below its name"
     assert page.count("/*! vega 6") == 1
@@ -136,3 +141,65 @@ def test_no_part_of_a_secret_is_left_where_a_trace_is_cut():
     key = "sk-" + "a1B2" * 12
     row = {"reason": "wrong_answer", "trace": f"{'x ' * (LONGEST // 2 - 4)}{key} and more"}
     assert "a1B2" not in shortened(row)["trace"]
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    """Two runs whose students answered; of the second one's 11 questions the last 5 have another text."""
+    root = tmp_path_factory.mktemp("answered")
+    made = {name: answered_run(root / name, seed=seed) for name, seed in (("one", 0), ("two", 0))}
+    for arm in ("before", "after"):
+        rows = pq.read_table(made["two"].stage(arm, "evaluate") / "predictions.parquet").to_pylist()
+        changed = [
+            {**row, "question_id": f"other-{row['question_id']}", "text": f"second {row['text']}"} for row in rows
+        ]
+        changed[-5:] = [{**row, "question": f"anew: {row['question']}"} for row in changed[-5:]]
+        write_predictions(made["two"], arm, changed)
+    assert command(root / "one", root / "two").exit_code == 0
+    return root
+
+
+def test_students_of_all_runs_stand_side_by_side_for_equal_questions(answered, monkeypatch):
+    found = held_out([Source(RunDirectory.open(answered / name), of(answered / name), name) for name in ("one", "two")])
+    assert found["students"] == ["one: before", "one: after", "two: before", "two: after"]
+    assert (found["runs"], found["shared"]) == (2, 6)
+    asked = [[one is not None for one in row["answers"]] for row in found["questions"]]
+    assert len(asked) == 6 + 5 + 5
+    assert asked[:6] == [[True, at > 1, True, at > 1] for at in range(6)], "those of both runs first"
+    assert asked[6:] == [[True, True, False, False]] * 5 + [[False, False, True, True]] * 5
+    texts = [one["text"] for one in found["questions"][3]["answers"]]
+    assert [str(text).count("second") for text in texts] == [0, 0, 1, 1]
+    for row in found["questions"]:
+        assert all(one is None or str(row["question"]).startswith("anew") == (asked_by != "one") or row in found["questions"][:6]
+                   for asked_by, one in zip(("one", "one", "two", "two"), row["answers"], strict=True))  # fmt: skip
+    monkeypatch.setattr(records, "QUESTIONS", 7)
+    few = held_out([Source(RunDirectory.open(answered / name), of(answered / name), name) for name in ("one", "two")])
+    assert (len(few["questions"]), few["left_out"]) == (7, 9)
+
+
+def of(root):
+    return gathered(RunDirectory.open(root))
+
+
+def test_the_table_of_several_runs_is_searched_and_read_aloud(answered):
+    with opened(answered / "compared.html", allow_all=True) as tab:
+        tab.page.wait_for_selector("#records-app:not([hidden])")
+        heads = tab.page.locator("#records-table th[data-key] button").all_inner_texts()
+        assert heads[4:8] == ["one: before", "one: after", "two: before", "two: after"]
+        assert tab.page.inner_text("#records-count") == "16 of 16 questions"
+        tab.page.fill("#records-q", "anew:")
+        assert tab.page.inner_text("#records-count") == "5 of 16 questions"
+        tab.page.fill("#records-q", "second")
+        tab.page.select_option("#records-arm", label="two: after")
+        tab.page.select_option("#records-says", "right")
+        assert tab.page.locator("#records-table [data-row]").count() > 0
+        tab.page.click("#records-clear")
+        tab.page.click("[data-row='4']")
+        detail = tab.page.locator("#records-detail-4")
+        assert detail.locator("h3").all_inner_texts() == [
+            *("teacher: one, two: solver", "one: before", "one: after", "two: before", "two: after")
+        ]
+        assert HOSTILE in detail.inner_text(), "as it was written"
+        assert tab.page.locator("#records-tokens").count() == 0, "documents stand in each run's own page"
+        assert violations(tab) == []
+        assert (tab.errors, tab.requests) == ([], [])

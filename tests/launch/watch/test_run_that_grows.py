@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 
 import pytest
@@ -22,6 +23,7 @@ from tracestill.trainer.faults.stopping import MARKER
 from tracestill.trainer.lock.run_lock import held
 from tracestill.trainer.metrics.headway import PROGRESS
 from tracestill.trainer.metrics.log import LOG, Log
+from tracestill.trainer.metrics.refreshing import Refreshing, tell_refreshing
 from tracestill.trainer.ranks.console import Terminal
 
 KINDS = {
@@ -370,3 +372,33 @@ def test_hostile_texts_are_shown_and_not_obeyed(run):
     assert "\\x1b]0;title\\x07[red]" in text
     assert "\x1b]" not in text
     assert all("\n" not in line for line in Plain().lines(seen))
+
+
+def test_a_refresh_in_progress_is_shown_in_place_of_a_step_that_stands_still(run, clock):
+    follow, plain = RunFollow(run.root, clock), Plain(clock)
+    with held(run.root):
+        ranks = Ranks(run, "traces")
+        tell_refreshing(ranks.directory, Refreshing(0, "writes", 12, 48, "texts"))  # before the first step
+        seen = follow.look()
+        assert re.search(r"refresh +0 writes 25%", shown(seen))
+        assert seen.as_json()["arms"]["traces"]["refreshing"]["done"] == 12
+        assert [line for line in plain.lines(seen) if "refresh" in line] == ["traces: refresh 0 writes 25%"]
+        ranks.at(4)
+        counts = {"in": 48, "out": 40, "right": 12, "cut_off": 3, "different": 9, "tokens_mean": 31.25}
+        ranks.log(event="refresh", step=4, refresh=1, **counts)
+        tell_refreshing(ranks.directory, None)
+        seen = follow.look()
+        assert re.search(r"own texts right +25% at 4", shown(seen))
+        assert re.search(r"own text tokens +31.2", shown(seen))
+        assert " writes " not in shown(seen)
+        assert "traces: own texts right 25% at 4, 31.2 tokens" in plain.lines(seen)
+        clock.now += 25
+        tell_refreshing(ranks.directory, Refreshing(2, "teacher reads", 10, 40, "tokens"))
+        follow.look()
+        clock.now += 25  # the ranks were heard of meanwhile
+        seen = follow.look()
+        assert re.search(r"refresh +2 teacher 25%", shown(seen))
+        assert not any("nothing was heard" in text for text in seen.warnings)
+        assert [line for line in plain.lines(seen) if "refresh" in line] == ["traces: refresh 2 teacher 25%"]
+        assert plain.lines(follow.look()) == [], "said now and then"
+    assert " teacher " not in shown(follow.look()), "killed ranks write nothing"

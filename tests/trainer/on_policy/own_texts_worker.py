@@ -1,7 +1,8 @@
 """Trainings on a student's own texts, whole, and stopped and gone on with.
 
 own_texts_worker.py RUN[:STOP_AT] ...    each trains the run until its end, or until so many steps are done; RUN:longer
-                                         until its texts are longer than at first
+                                         until its texts are longer than at first; RUN:writes=1 until it is asked to
+                                         stop while it writes refresh 1, RUN:teacher reads=1 while the teacher reads it
 """
 
 from __future__ import annotations
@@ -19,19 +20,25 @@ from tracestill.trainer.assembly.resume import open_directory
 from tracestill.trainer.engine.engine import leave
 from tracestill.trainer.engine.own_texts import writer
 from tracestill.trainer.engine.whole import full_state_dict
+from tracestill.trainer.faults import leaving, stopping
 from tracestill.trainer.on_policy.on_policy import OnPolicy
 from tracestill.trainer.recipe.run_directory import RunDirectory
+from tracestill.trainer.writing import generate
 
 
-def go(root: Path, stop_at: int | None, *, longer: bool = False) -> None:
+def go(root: Path, how: str) -> None:
+    doing, _, refresh = how.partition("=")
+    stop_at = int(how) if how.isdecimal() else 0 if refresh else None
     job = prepare(RunDirectory.open(root), "traces")
     job.own_texts = OnPolicy(job)
-    if longer:
+    if how == "longer":
         begin_short(job.own_texts.author)
+    if refresh:
+        ask_to_stop(job, doing, int(refresh))
     open_directory(job, "auto")
     if job.progress.step == 0:
         begin(job)
-    job.own_texts.enter(job.progress.step)
+    assert job.own_texts.enter(job.progress.step, bool) in ("there", "too long")
     if job.progress.step == 0:
         show_first_step(job)
     train_until(job, stop_at)
@@ -40,11 +47,23 @@ def go(root: Path, stop_at: int | None, *, longer: bool = False) -> None:
 def begin_short(author) -> None:
     plain, own = author.write, author.own
 
-    def write(number, directory):
+    def write(number, directory, meeting):
         author.own = own if number else own.model_copy(update={"max_new_tokens": 4})
-        plain(number, directory)
+        plain(number, directory, meeting)
 
     author.write = write
+
+
+def ask_to_stop(job, doing: str, refresh: int) -> None:
+    """The first rank is asked as soon as this begins: the ranks hear it at the first token, or pack."""
+    plain = job.own_texts.meeting
+
+    def meeting(number, what, total, unit):
+        if (number, what) == (refresh, doing) and job.engine.rank == 0:
+            stopping.request(job.directory, "")
+        return plain(number, what, total, unit)
+
+    job.own_texts.meeting = meeting
 
 
 def begin(job) -> None:
@@ -65,7 +84,8 @@ def begin(job) -> None:
         )
 
 
+leaving.MEET_SECONDS = generate.TELL_SECONDS = 0.0  # else all is written before ranks meet
 for word in (word for word in sys.argv[1:] if not word.startswith("--")):
     run, _, how = word.partition(":")
-    go(Path(run), int(how) if how.isdecimal() else None, longer=how == "longer")
+    go(Path(run), how)
 leave(0)

@@ -9,6 +9,7 @@ from own_texts import WIDE, prepared, recipe
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tracestill.data_pipeline.base.schema import read_rows, write_rows
+from tracestill.trainer.faults.leaving import meetings
 from tracestill.trainer.measures.unasked import OVERLONG, REFUSED, Unasked
 from tracestill.trainer.on_policy.texts import PARTS, TEXT_SCHEMA, TEXTS, WRITTEN, Author, held
 from tracestill.trainer.recipe.recipe import Recipe
@@ -102,7 +103,7 @@ def test_a_question_that_leaves_no_room_is_rejected_and_ends_no_training(data, t
     model = LlamaForCausalLM(LlamaConfig(**shape)).eval()
     (tmp_path / PARTS).mkdir()
     of.job.phase = lambda name: None  # type: ignore[method-assign]
-    of.share(model, 0, chosen, tmp_path / PARTS)
+    of.share(model, 0, chosen, tmp_path / PARTS, lambda *about: meetings(bool))
     of.join(tmp_path, 0, chosen)
     texts = of.read(tmp_path)
     assert texts.counts["rejected"] == {OVERLONG: 2}

@@ -21,6 +21,8 @@ from tracestill.data_pipeline.base.stage import read_manifest
 
 WORKER = Path(__file__).with_name("own_texts_worker.py")
 STEPS = 5
+written: list[str] = []  # what was there of a refresh that was left
+texts_left: list[bytes] = []  # and of one of which all was written
 
 
 def trained(*runs: str, ranks: int) -> None:
@@ -30,18 +32,26 @@ def trained(*runs: str, ranks: int) -> None:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """two, three: two ranks at those stages; parts: that share rows; one: a rank alone; none: without a teacher;
-    stopped: and gone on with; longer: texts grow; equal, near: to the teacher, the student begins so."""
+    stopped: and gone on with; left: in the middle of refreshes, and gone on with; longer: texts grow; equal, near: to
+    the teacher, the student begins so."""
     place = tmp_path_factory.mktemp("own")
     data, teacher = prepared(place)
     copied(data, place / "two", recipe(teacher))
     copied(data, place / "three", recipe(teacher, zero=3, steps=3))
     copied(data, place / "one", recipe(teacher, zero=0, ranks=1, steps=2))
     copied(data, place / "none", recipe("none", ranks=1, zero=0, steps=2))
-    copied(data, place / "longer", recipe("none", ranks=1, zero=0))
+    copied(data, place / "longer", recipe("none", ranks=1, zero=0, log_every=3, checkpoint_every=0, held_out_every=3))
     copied(data, place / "parts", recipe(teacher, sequence_parallel=2, steps=2))
     shutil.copytree(place / "two", place / "stopped")
+    copied(data, place / "left", recipe(teacher, checkpoint_every=0))
     runs = [place / name for name in ("two", "three", "parts")]
-    trained(*runs, f"{place / 'stopped'}:3", ranks=2)
+    left = [f"{place / 'left'}:writes=1", f"{place / 'left'}:teacher reads=2"]
+    trained(*runs, f"{place / 'stopped'}:3", left[0], ranks=2)
+    written[:] = sorted(path.name for path in (place / "left" / TRAIN / "refreshes/000001").iterdir())
+    trained(left[1], ranks=2)
+    kept = TRAIN, "refreshes/000002/written/texts.parquet"
+    texts_left[:] = [(place / "left").joinpath(*kept).read_bytes()]
+    trained(place / "left", ranks=2)
     again = place / "stopped" / TRAIN / "refreshes"
     shutil.rmtree(again / "000001" / "teacher")  # a kill while the teacher scores; and one while the student writes
     shutil.copytree(again / "000000", again / "000002")
@@ -148,6 +158,24 @@ def test_a_killed_training_goes_on_bit_for_bit(root):
     assert events == [0, 1, 2]
 
 
+def test_a_training_that_is_asked_to_stop_in_a_refresh_goes_on_bit_for_bit(root):
+    """Asked while refresh 1 is written, after step 2, and while the teacher reads refresh 2, after step 4."""
+    assert written == [".parts"], "not yet whole"
+    whole, left = (outcome(root / name, STEPS) for name in ("two", "left"))
+    assert_same(whole, left, STEPS)
+    assert [path.name for path in (root / "left" / TRAIN / "checkpoints").iterdir()] != []
+    assert {path.name for path in (root / "left" / TRAIN / "checkpoints").glob("step-*")} == {
+        f"step-{step:06d}" for step in (2, 4, 5)
+    }, "no other step asked for one"
+    for number in range(3):
+        assert texts_of(root / "two", number) == texts_of(root / "left", number)
+    again = root / "left" / TRAIN / "refreshes/000002/written/texts.parquet"
+    assert again.read_bytes() == texts_left[0], "only read again"
+    assert not (root / "left" / TRAIN / "refreshing.json").exists()
+    events = [line["refresh"] for line in log(root / "left") if line.get("event") == "refresh"]
+    assert events == [0, 1, 2]
+
+
 def test_a_checkpoint_names_its_refresh_and_the_manifest_counts_all_texts(root):
     run = root / "two" / TRAIN
     for step, number in ((1, 0), (2, 0), (3, 1), (5, 2)):
@@ -171,4 +199,9 @@ def test_texts_that_grow_end_training_which_says_so_and_exports(root):
     (event,) = [line for line in log(root / "longer") if line.get("event") == "ended"]
     assert event["step"] == 2
     assert "more than train.on_policy.stop.length = 2 times as many" in event["why"]
+    assert [line["step"] for line in log(root / "longer") if "loss" in line] == [2], "what was trained is told"
+    measured = [line["step"] for line in log(root / "longer") if line.get("event") == "held_out"]
+    assert measured == [0, 2], "as after a last step, once"
+    state = json.loads((run / "checkpoints/step-000002/state.json").read_text())
+    assert state["on_policy"]["refresh"] == 0, "of what was learnt from"
     assert (run / "export/model.safetensors").exists()

@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from distributed_support import run_workers
+from fake_run import mini_recipe
 from saved_tensors import saved
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
+from tracestill.data_pipeline.base.errors import InputError
 from tracestill.kernels.attention import SDPA, register
+from tracestill.launch.start.cpu_ranks import bytes_of_rank
+from tracestill.trainer.engine import stage
+from tracestill.trainer.student.check import elements_in
 from tracestill.trainer.student.tiled_mlp import tile_mlps
 from tracestill.trainer.timing.memory import QWEN3_0_6B, Decoder, Learning, Setting, activations, estimate, host, states
+from tracestill.trainer.timing.own_texts import own_texts
 
 WORKER = Path(__file__).with_name("memory_worker.py")
 TOKENS = 256
@@ -83,3 +90,53 @@ def test_states_are_those_that_deepspeed_holds(ranks, tmp_path):
         expected = states(decoder, setting)
         most = sum(expected.values()) + host(decoder, setting)
         assert (most - expected["buckets"]) * 0.99 <= case["held"] <= most * 1.01, case
+
+
+def test_a_teacher_lies_whole_on_every_rank_and_texts_need_room_between_two_steps():
+    """Qwen3-0.6B beside a student of its own shape, whose head and activations are larger than what it writes."""
+    teacher = QWEN3_0_6B.parameters
+    for zero in (1, 2, 3):
+        plain = Setting(4096, ranks=8, zero=zero, recompute=True)
+        alone = estimate(QWEN3_0_6B, plain)
+        followed = estimate(QWEN3_0_6B, replace(plain, beside=teacher))
+        assert followed["peak"] - alone["peak"] == followed["beside"] == 2 * teacher
+        writes = replace(plain, texts=64, text_tokens=4096)
+        kept = 2 * 2 * (8 * 128) * 28 * 64 * 4096 * 5 // 4  # keys and values, bf16, a quarter ahead
+        drawn = 3 * 4 * 64 * 151_936
+        states_alone = sum(alone[name] for name in ("parameters", "gradients", "optimizer"))
+        whole = 2 * teacher if zero == 3 else 0
+        assert estimate(QWEN3_0_6B, writes)["peak"] == states_alone + kept + drawn + whole
+        few = estimate(QWEN3_0_6B, replace(plain, texts=1, text_tokens=128))
+        assert few["peak"] == alone["peak"], "a step needs more"
+
+
+def test_the_teacher_is_counted_as_transformers_has_it(tmp_path):
+    built = model("llama")
+    built.save_pretrained(tmp_path)
+    assert elements_in(tmp_path) == sum(parameter.numel() for parameter in built.parameters())
+    with pytest.raises(InputError, match=r"^train.on_policy.teacher: .*nowhere"):
+        elements_in(tmp_path / "nowhere")
+    own = {"teacher": str(tmp_path), "k": 7, "questions": 5, "samples": 3, "max_new_tokens": 9}
+    recipe = mini_recipe(arms={}, train={"steps": 4, "on_policy": own}, evaluate={"batch_size": 8})
+    held = {"beside": elements_in(tmp_path), "entries": 7, "text_tokens": 9}
+    assert own_texts(recipe, 1) == {**held, "texts": 8}
+    assert own_texts(recipe, 4) == {**held, "texts": 6}, "two questions a rank"
+    few = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"batch_tokens": 30})})
+    assert own_texts(few, 1)["texts"] == 3
+    assert own_texts(mini_recipe(arms={}), 1) == {}
+    without = recipe.model_copy(update={"train": mini_recipe(arms={}).train})
+    more = bytes_of_rank(recipe, 1) - bytes_of_rank(without, 1)
+    assert more == pytest.approx(4 * held["beside"] + 2 * 6 * 7 * recipe.plan.capacity)
+
+
+def test_the_stage_is_chosen_for_what_a_teacher_leaves(tmp_path, monkeypatch):
+    model("llama").save_pretrained(tmp_path)
+    asked = []
+    monkeypatch.setattr(stage, "choose_stage", lambda room, **more: asked.append(room) or (2, "told"))
+    monkeypatch.setattr(stage.dist, "all_reduce", lambda tensor, op: None)
+    monkeypatch.setattr(stage.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(stage, "find_placement", lambda: SimpleNamespace(ranks=[[0, 1]]))
+    for own in (None, {"teacher": "none"}, {"teacher": str(tmp_path)}):
+        settings = mini_recipe(arms={}, train={"steps": 4, "zero": "auto", "on_policy": own}).train
+        stage.resolve_stage(torch.nn.Linear(2, 2), settings, torch.device("cpu"), torch.float32)
+    assert asked[0] == asked[1] == asked[2] + 4 * elements_in(tmp_path)

@@ -1,0 +1,64 @@
+"""Ranks that work each for itself meet now and then, and leave together."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tracestill.data_pipeline.base.errors import InputError
+from tracestill.trainer.faults import leaving
+from tracestill.trainer.faults.leaving import Left, meetings
+
+
+def beside(monkeypatch, *others):
+    """At each meeting what another rank says: whether it was asked to stop, works, and how much it has done."""
+    told, waiting = [], list(others)
+
+    def exchange(value):
+        told.append(value.tolist())
+        return [value, torch.tensor(waiting.pop(0), dtype=torch.float64)]
+
+    monkeypatch.setattr(leaving, "exchange", exchange)
+    monkeypatch.setattr(leaving, "MEET_SECONDS", 0.0)
+    return told, waiting
+
+
+def test_a_rank_that_has_done_its_share_meets_until_all_have(monkeypatch):
+    told, waiting = beside(monkeypatch, (0, 1, 10), (0, 1, 20), (0, 0, 30))
+    sums = []
+    with meetings(lambda: "", sums.append) as ranks:
+        ranks.tick(5)
+    assert told == [[0, 1, 5], [0, 0, 5], [0, 0, 5]]
+    assert (sums, waiting) == ([15, 25, 35], [])
+
+
+@pytest.mark.parametrize(("asked", "other"), [("SIGTERM", (0, 0, 9)), ("", (1, 1, 9)), ("", (1, 0, 9))])
+def test_a_request_to_either_rank_ends_the_work_of_both(monkeypatch, asked, other):
+    beside(monkeypatch, other)
+    with pytest.raises(Left), meetings(lambda: asked) as ranks:
+        ranks.tick(1)
+
+
+def test_work_that_all_have_done_is_not_thrown_away(monkeypatch):
+    beside(monkeypatch, (1, 0, 9))
+    with meetings(lambda: "Ctrl-C"):
+        pass
+
+
+def test_a_rank_that_fails_still_meets_the_others_and_says_so_then(monkeypatch):
+    told, waiting = beside(monkeypatch, (0, 1, 1), (0, 0, 2))
+    with pytest.raises(InputError, match="bad"), meetings(lambda: ""):
+        raise InputError("bad")
+    assert (len(told), waiting) == (2, [])
+    beside(monkeypatch)
+    with pytest.raises(ValueError, match="the watchdog's"), meetings(lambda: ""):
+        raise ValueError("the watchdog's to tell of")
+
+
+def test_ranks_meet_no_more_often_than_they_need(monkeypatch):
+    told, _ = beside(monkeypatch, (0, 0, 0))
+    monkeypatch.setattr(leaving, "MEET_SECONDS", 60.0)
+    with meetings(lambda: "") as ranks:
+        for done in range(100):
+            ranks.tick(done)
+    assert told == [[0, 0, 99]]
