@@ -88,10 +88,9 @@ def write_own_texts(directory: Any) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for line in read_log(directory / LOG):
         if "loss" in line:
-            kinds = {
-                name: {**row, "divergence": row["loss"] / 2, "teacher_count": 9} for name, row in line["kinds"].items()
-            }
-            line |= {"kinds": kinds, "time": {"writing": 0.3, "teacher": 0.2, "training": 0.5}}
+            for row in line["kinds"].values():
+                row |= {"divergence": row["loss"] / 2, "teacher_count": 9}
+            line |= {"time": {"writing": 0.3, "teacher": 0.2, "training": 0.5}}
             line |= {"ratio": 1.1, "ratio_bound": 0.02} if line["step"] % 4 == 0 else {}
         lines.append(line)
         if line["step"] % 10 == 0 and "loss" in line:

@@ -145,16 +145,18 @@ def test_no_part_of_a_secret_is_left_where_a_trace_is_cut():
 
 @pytest.fixture(scope="module")
 def answered(tmp_path_factory):
-    """Two runs whose students answered; of the second one's 11 questions the last 5 have another text."""
+    """Two runs whose students answered; of the second one's 11 questions the last 5 have another text, and one
+    before them another id."""
     root = tmp_path_factory.mktemp("answered")
     made = {name: answered_run(root / name, seed=seed) for name, seed in (("one", 0), ("two", 0))}
     for arm in ("before", "after"):
         rows = pq.read_table(made["two"].stage(arm, "evaluate") / "predictions.parquet").to_pylist()
-        changed = [
-            {**row, "question_id": f"other-{row['question_id']}", "text": f"second {row['text']}"} for row in rows
-        ]
-        changed[-5:] = [{**row, "question": f"anew: {row['question']}"} for row in changed[-5:]]
-        write_predictions(made["two"], arm, changed)
+        for row in rows:
+            row["text"] = f"second {row['text']}"
+        for row in rows[-5:]:
+            row["question"] = f"anew: {row['question']}"
+        rows[-7]["question_id"] = "called otherwise"
+        write_predictions(made["two"], arm, rows)
     assert command(root / "one", root / "two").exit_code == 0
     return root
 
@@ -169,9 +171,6 @@ def test_students_of_all_runs_stand_side_by_side_for_equal_questions(answered, m
     assert asked[6:] == [[True, True, False, False]] * 5 + [[False, False, True, True]] * 5
     texts = [one["text"] for one in found["questions"][3]["answers"]]
     assert [str(text).count("second") for text in texts] == [0, 0, 1, 1]
-    for row in found["questions"]:
-        assert all(one is None or str(row["question"]).startswith("anew") == (asked_by != "one") or row in found["questions"][:6]
-                   for asked_by, one in zip(("one", "one", "two", "two"), row["answers"], strict=True))  # fmt: skip
     monkeypatch.setattr(records, "QUESTIONS", 7)
     few = held_out([Source(RunDirectory.open(answered / name), of(answered / name), name) for name in ("one", "two")])
     assert (len(few["questions"]), few["left_out"]) == (7, 9)
