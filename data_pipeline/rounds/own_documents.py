@@ -145,7 +145,9 @@ def between_texts(layout: ChatLayout, whole: str, reading: Reading) -> tuple[Spa
     after = end + (rest.rfind(answer.rstrip("\ufffd")) if body is None else len(body) - len(answer))
     if after < end:
         return (begin, end), (0, 0)
-    return (begin, end), (after, after + len(answer) if reading.finished else len(whole))
+    last = after + len(answer)
+    is_cut = not reading.finished and (body is None or not whole[last:].strip())  # before what would end the answer
+    return (begin, end), (after, len(whole) if is_cut else last)
 
 
 def first_seen(piece: str) -> int:
