@@ -384,12 +384,10 @@ def test_a_refresh_in_progress_is_shown_in_place_of_a_step_that_stands_still(run
         assert seen.as_json()["arms"]["traces"]["refreshing"]["done"] == 12
         assert [line for line in plain.lines(seen) if "refresh" in line] == ["traces: refresh 0 writes 25%"]
         ranks.at(4)
-        counts = {"in": 48, "out": 40, "right": 12, "cut_off": 3, "different": 9, "tokens_mean": 31.25}
-        ranks.log(event="refresh", step=4, refresh=1, **counts)
+        ranks.log(event="refresh", step=4, refresh=1, **{"in": 48, "right": 12, "tokens_mean": 31.25})
         tell_refreshing(ranks.directory, None)
         seen = follow.look()
-        assert re.search(r"own texts right +25% at 4", shown(seen))
-        assert re.search(r"own text tokens +31.2", shown(seen))
+        assert re.search(r"own texts right +25% at 4\s+own text tokens +31.2", shown(seen))
         assert " writes " not in shown(seen)
         assert "traces: own texts right 25% at 4, 31.2 tokens" in plain.lines(seen)
         clock.now += 25
@@ -397,8 +395,6 @@ def test_a_refresh_in_progress_is_shown_in_place_of_a_step_that_stands_still(run
         follow.look()
         clock.now += 25  # the ranks were heard of meanwhile
         seen = follow.look()
-        assert re.search(r"refresh +2 teacher 25%", shown(seen))
         assert not any("nothing was heard" in text for text in seen.warnings)
         assert [line for line in plain.lines(seen) if "refresh" in line] == ["traces: refresh 2 teacher 25%"]
-        assert plain.lines(follow.look()) == [], "said now and then"
     assert " teacher " not in shown(follow.look()), "killed ranks write nothing"
