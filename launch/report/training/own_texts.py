@@ -41,7 +41,7 @@ def own_texts(found: Found) -> str:
         lines(series("refreshes", right), title="own texts that are right", **texts),
         lines(series("refreshes", lambda row: (row["tokens_mean"],)), title="length of own texts", y="tokens", **each),
         lines(series("refreshes", share("cut_off")), title="own texts that were cut off", **texts),
-        lines(series("refreshes", share("different")), title="own texts that differ from all others", **texts),
+        lines(series("refreshes", share("different")), title="distinct own texts", **texts),
         lines(series("refreshes", share("out")), title="own texts that became documents", **texts),
         lines(series("refreshes", share("unread", whole="out")), title="documents that no step reads", **texts),
     ]
@@ -59,7 +59,7 @@ def own_texts(found: Found) -> str:
     )
     return (
         "<h2>Texts of its own</h2><p class='soft'>What students wrote to learn from, in the order of refreshes. Length "
-        "that grows while what is right does not, or texts that ever fewer others differ from, is the beginning of a "
+        "that grows while what is right does not, or ever fewer distinct texts, is the beginning of a "
         "collapse; ratios far from 1 say that texts are too old. The divergence is the mean of the lines of a refresh, "
         "and falls within one by itself. Band: 95 % interval.</p>"
         + legend(found, list(held))

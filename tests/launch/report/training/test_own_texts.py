@@ -49,7 +49,7 @@ def test_the_page_draws_them_by_refresh_with_their_numbers(tmp_path):
     titles = re.findall(r"<figcaption>(.*?)</figcaption>", page)
     assert titles == [
         *("own texts that are right", "length of own texts", "own texts that were cut off"),
-        *("own texts that differ from all others", "own texts that became documents", "documents that no step reads"),
+        *("distinct own texts", "own texts that became documents", "documents that no step reads"),
         *("divergence from the teacher by kind, traces", "age of texts: probability now over that when drawn"),
         *("tokens at the bound of that ratio", "share of the time, traces"),
     ]
