@@ -187,7 +187,7 @@ class Student:
         )
         return memory.estimate(self.decoder, setting)["peak"] / 2**30
 
-    def teacher(self, ranks: int) -> dict[str, int]:
+    def teacher(self, ranks: int) -> dict[str, Any]:
         """What ``memory`` counts of a model that is followed, and of texts that the student writes to learn from."""
         if self.recipe.distil is not None:
             return {"entries": self.recipe.score[self.recipe.distil.scorer].k}

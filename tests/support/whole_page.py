@@ -107,8 +107,9 @@ def whole(run: RunDirectory, folder: Any) -> tuple[dict[str, Any], str]:
     """What the report finds of a run of ``fake_run`` with every part added, and the page."""
     for arm, accuracy in (("traces", 0.875), ("answers_only", 0.125)):
         write_train(run, arm)
+        if arm == "traces":
+            write_own_texts(run.stage(arm, "train"))
         write_evaluation(run, arm, accuracy)
-    write_own_texts(run.stage("traces", "train"))
     found = copy.deepcopy(gathered(run))
     parts = parts_of(folder)
     for row in found["arms"].values():

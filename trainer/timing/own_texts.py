@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tracestill.trainer.recipe.recipe import Recipe
 
 
-def own_texts(recipe: Recipe, ranks: int) -> dict[str, int]:
+def own_texts(recipe: Recipe, ranks: int) -> dict[str, Any]:
     """Fields of ``memory.Setting``; empty for a student that writes no texts of its own. Of texts their prompts are not
     counted, which nobody knows before there are data. Raises InputError if the teacher does not load."""
     own = recipe.train.on_policy

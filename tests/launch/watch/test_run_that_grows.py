@@ -382,7 +382,7 @@ def test_a_refresh_in_progress_is_shown_in_place_of_a_step_that_stands_still(run
         seen = follow.look()
         assert re.search(r"refresh +0 writes 25%", shown(seen))
         assert seen.as_json()["arms"]["traces"]["refreshing"]["done"] == 12
-        assert [line for line in plain.lines(seen) if "refresh" in line] == ["traces: refresh 0 writes 25%"]
+        assert [line for line in plain.lines(seen) if "s: refresh" in line] == ["traces: refresh 0 writes 25%"]
         ranks.at(4)
         ranks.log(event="refresh", step=4, refresh=1, **{"in": 48, "right": 12, "tokens_mean": 31.25})
         tell_refreshing(ranks.directory, None)
@@ -396,5 +396,5 @@ def test_a_refresh_in_progress_is_shown_in_place_of_a_step_that_stands_still(run
         clock.now += 25  # the ranks were heard of meanwhile
         seen = follow.look()
         assert not any("nothing was heard" in text for text in seen.warnings)
-        assert [line for line in plain.lines(seen) if "refresh" in line] == ["traces: refresh 2 teacher 25%"]
+        assert [line for line in plain.lines(seen) if "s: refresh" in line] == ["traces: refresh 2 teacher 25%"]
     assert " teacher " not in shown(follow.look()), "killed ranks write nothing"
