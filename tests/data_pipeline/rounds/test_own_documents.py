@@ -115,15 +115,18 @@ def test_a_text_cut_off_anywhere_is_the_beginning_of_its_document(run, records, 
 
 def test_the_last_token_of_a_text_that_was_cut_off_is_no_control(run, records, tmp_path):
     """Also if it is white space, or a part of a character."""
-    tokenizer = chat_templates.save(tmp_path / "chat", chat_templates.THINKING)
-    layout = load_layout(EncodeConfig(template="chat", tokenizer={"path": tokenizer}), tokenizer)
+    (_, _), (own, form), (chat, template) = layouts(run, tmp_path)
+    by_form, by_chat = load_layout(form, own), load_layout(template, chat)
     for said, last, cut in (
         ("<think>\nOne and one.\n\n", "trace", 0),
         ("<think>\nOne é", "trace", 1),
         ("<think>\nOne.\n</think>\n\n18 ", "answer", 0),
         ("<think>\nOne.\n</think>\n\né", "answer", 1),
         ("<think>\nOne.\n</think>\n\n", "control", 0),
+        (f"One.{by_form.parts.closing}18 ", "answer", 0),
+        (f"One.{by_form.parts.closing}18{by_form.parts.tail.removesuffix(by_form.parts.stop)}", "control", 0),
     ):
+        layout, tokenizer = (by_chat, chat) if "<think>" in said else (by_form, own)
         ids = layout.tokens_of([said])[0].ids
         ids = ids[: len(ids) - cut]
         (made,) = OwnDocuments(layout, tokenizer, SEGMENT, KINDS)([OwnText("How much?", ids, layout.read(ids))])
