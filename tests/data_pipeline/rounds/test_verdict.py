@@ -77,7 +77,7 @@ def test_coverage_over_chance():
         ({"pairs": 0, "traces": 99}, 0, ""),  # nobody asked for two
         ({"words": 31.0}, 1, "31.0 words"),
         ({"words": 13.0}, 1, "13.0 words"),
-        ({"words": 29.0, "differ": None}, 0, ""),
+        ({"words": 29.0, "differ": None, "differ_first": None}, 0, ""),
         ({"coverage": 0.1, "differ": 0.1, "words": 90.0}, 3, ""),
     ],
 )
