@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -165,7 +166,12 @@ def test_what_a_student_writes_alike_is_the_last(tmp_path, monkeypatch):
     assert figures[1]["self_bleu"] > figures[0]["self_bleu"]
     assert result["rounds"][1]["warnings"]
     shown = page_of({"rounds": result})
-    for text in ("not trained", "Stopped after round 1: its traces show", "student-0", "are left of what chance would show"):
+    for text in (
+        "not trained",
+        "Stopped after round 1: its traces show",
+        "student-0",
+        "are left of what chance would show",
+    ):
         assert text in shown
     assert page_of({"rounds": None}) == page_of({}) == ""
 
@@ -246,18 +252,21 @@ def test_a_right_answer_behind_a_false_equation_solves_nothing(tmp_path, monkeyp
 
     def right(found, questions, verifier):
         rows.update({row["question_id"]: None for row in found})
-        wrong = sorted(rows)[:5]  # their answers stay right
-        off = {row["question_id"]: row["trace"].replace("=", "=9") for row in found if row["question_id"] in wrong}
-        return [{**row, "correct": True, "trace": off.get(row["question_id"], row["trace"])} for row in found]
+        wrong = sorted(rows)[:15]  # they end with a false check; the answer stays right, and the strategy what it was
+        off = [
+            re.sub(r"=\d+\.$", "=99.", row["trace"]) if row["question_id"] in wrong else row["trace"] for row in found
+        ]
+        return [{**row, "correct": True, "trace": trace} for row, trace in zip(found, off, strict=True)]
 
     monkeypatch.setattr(writing, "verified", right)
-    result = begin(tmp_path, recipe({"count": 1, "unsolved": 3, "floor": 0.9, "rare": 1.0})).run()
+    result = begin(tmp_path, recipe({"count": 1, "unsolved": 3, "floor": 0.9, "rare": 0.4})).run()
     counts = result["rounds"][1]["written"]
     assert counts["right"] == counts["out"]
     assert counts["solved"] == len(rows) - len(solved_never(tmp_path)) < len(rows)
     assert counts["asked"]["unsolved"] == 3 * len(solved_never(tmp_path))
     assert sum(counts["accepted_of"].values()) == counts["accepted"] < counts["right"]
     written = pq.read_table(tmp_path / "rounds/1/written/traces.parquet").to_pylist()
+    assert max(row["weight"] for row in written) > 1
     assert {row["weight"] for row in written if not row["accepted"]} == {1.0}, "nothing is lifted that is not kept"
 
 
