@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -91,8 +92,9 @@ def row_of(seed: str, arm: str, row: dict[str, Any]) -> list[Any]:
 
 
 def apart(row: dict[str, Any]) -> float:
-    """How often two right samples of a test question take different paths; 0 of a student without two such."""
-    return row["apart"]["share"] if row["apart"] else 0.0
+    """How often two right samples of a test question take different paths. NaN of a student without two such: it tells
+    nothing of ways, and no bar holds."""
+    return row["apart"]["share"] if row["apart"] else math.nan
 
 
 def accuracy(row: dict[str, Any]) -> float:
