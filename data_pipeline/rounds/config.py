@@ -56,7 +56,9 @@ class RoundsConfig(BaseModel):
     samples: int = Field(4, ge=1, description="traces that a student writes of each training question")
     temperature: float = Field(1.0, gt=0, description="at which it writes them")
     max_tokens: int | None = Field(None, ge=1, description="tokens of one of them; null: evaluate.max_new_tokens")
-    unsolved: int = Field(0, ge=0, description="further traces of each question that none of them answered right")
+    unsolved: int = Field(
+        0, ge=0, description="further traces of each question of which selection would keep none of these"
+    )
     rationalise: bool = Field(
         False,
         description="questions that are still unsolved are asked once more, `samples` times, with the reference answer "
@@ -67,7 +69,8 @@ class RoundsConfig(BaseModel):
         ge=0,
         lt=1,
         description="least share of a round's documents that the recipe's teachers wrote, theirs repeated where they "
-        "are too few; 0: what is new alone; null: all documents once, whatever the shares",
+        "are too few; 0: what is new alone, and these teachers are not asked; null: all documents once, whatever the "
+        "shares",
     )
     floor: float = Field(
         0.0,
@@ -140,6 +143,11 @@ class RoundsConfig(BaseModel):
                 "rounds.keep: is a mixture, and plan.mixture another one; set keep: null, or drop the other"
             )
         own = [teacher for teacher in sample.teachers if not teacher.only_revises]
+        if self.teacher == "mixture" and self.keep == 0:
+            raise ValueError(
+                "rounds.keep: 0 leaves out what the recipe's teachers write, and rounds.teacher: mixture asks them for "
+                "more; change one"
+            )
         if self.teacher == "mixture" and all(teacher.use == RECORDED for teacher in own):
             raise ValueError("rounds.teacher: mixture asks the recipe's teachers anew, but all of them replay traces")
         for teacher in sample.teachers:

@@ -5,9 +5,27 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, stdev
+from typing import NamedTuple
 
 ORDER = 4  # of self-BLEU: runs of 1 to 4 words
 OTHERS = 8  # traces of a question that are compared with each other, at most
+
+
+class Beside(NamedTuple):
+    """How often traces differed in round 0, of the same questions."""
+
+    first: float  # ``differing`` of round 0
+    error: float  # standard error of what is differing less, or more, by now
+    questions: int
+
+
+class Covered(NamedTuple):
+    """What is seen of the rare strategies."""
+
+    share: float
+    chance: float  # the share that as many draws from round 0's own frequencies would show
+    error: float  # standard deviation of that share, at most
 
 
 def paths_a_question(paths: Mapping[str, Sequence[str]]) -> float:
@@ -20,12 +38,25 @@ def differing(paths: Mapping[str, Sequence[str]]) -> float | None:
     """The probability that two traces of a question, drawn without return, take different paths: the mean over the
     questions that have two, of 1 - sum n_i (n_i - 1) / (n (n - 1)) (Simpson, Nature 163, 1949), which does not depend
     on the number of traces. None without any such question."""
-    found = []
-    for own in paths.values():
-        n = len(own)
-        if n > 1:
-            found.append(1 - sum(count * (count - 1) for count in Counter(own).values()) / (n * (n - 1)))
-    return sum(found) / len(found) if found else None
+    found = [apart(own) for own in paths.values() if len(own) > 1]
+    return fmean(found) if found else None
+
+
+def apart(own: Sequence[str]) -> float:
+    """``differing`` of one question."""
+    n = len(own)
+    return 1 - sum(count * (count - 1) for count in Counter(own).values()) / (n * (n - 1))
+
+
+def beside(paths: Mapping[str, Sequence[str]], first: Mapping[str, Sequence[str]]) -> Beside | None:
+    """Round 0's traces of those questions that have two in both rounds: which questions a student solves twice decides
+    how many ways there are. None for fewer than two such questions."""
+    both = [key for key, own in paths.items() if len(own) > 1 and len(first.get(key, ())) > 1]
+    if len(both) < 2:
+        return None
+    before = [apart(first[key]) for key in both]
+    changes = [was - apart(paths[key]) for key, was in zip(both, before, strict=True)]
+    return Beside(fmean(before), stdev(changes) / math.sqrt(len(both)), len(both))
 
 
 def entropy(signatures: Iterable[str]) -> float:
@@ -35,15 +66,17 @@ def entropy(signatures: Iterable[str]) -> float:
     return sum(count / total * math.log2(total / count) for count in counts.values())
 
 
-def coverage(first: Sequence[str], now: Sequence[str], rare: frozenset[str]) -> tuple[float, float] | None:
-    """The share of the ``rare`` strategies of round 0 that occur among those of ``now``, and the share that as many
-    draws from round 0's own frequencies would show on average, mean of 1 - (1 - p)^n. None if nothing is rare."""
+def coverage(first: Sequence[str], now: Sequence[str], rare: frozenset[str]) -> Covered | None:
+    """The share of the ``rare`` strategies of round 0 that occur among those of ``now``, beside what chance would show:
+    each with 1 - (1 - p)^n. That one is drawn makes others rarer, so their variances add up to more than that of the
+    sum. None if nothing is rare."""
     counts = Counter(first)
     if not rare or not counts:
         return None
     total, seen = counts.total(), set(now)
-    chance = sum(1 - (1 - counts[each] / total) ** len(now) for each in rare) / len(rare)
-    return len(rare & seen) / len(rare), chance
+    each = [1 - (1 - counts[name] / total) ** len(now) for name in sorted(rare)]
+    error = math.sqrt(sum(p * (1 - p) for p in each)) / len(rare)
+    return Covered(len(rare & seen) / len(rare), fmean(each), error)
 
 
 def self_bleu(texts: Mapping[str, Sequence[Sequence[str]]]) -> float | None:

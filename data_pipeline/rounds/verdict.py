@@ -10,6 +10,8 @@ from tracestill.data_pipeline.rounds.config import StopConfig
 Figures = Mapping[str, Any]
 SEEN = 0.8  # of rare strategies, over chance: below, a warning
 DIFFER = 2 / 3  # of round 0's share of traces that differ
+FEW = 0.2  # of the questions: with two right traces of fewer, little can be said of them
+SURE = 2.0  # standard errors: less is what chance may do
 LONGER, SHORTER = 1.5, 2 / 3  # than round 0's traces
 
 
@@ -24,10 +26,15 @@ class End(NamedTuple):
 def warnings(first: Figures, now: Figures) -> list[str]:
     """What in the traces of a round hints at collapse, beside those of round 0."""
     found = []
-    if (seen := seen_over_chance(now)) is not None and seen < SEEN:
+    if now["traces"] >= 2 * now["questions"] and now["pairs"] < FEW * now["questions"]:
+        told = f"only {now['pairs']:,} of {now['questions']:,} questions have two right traces: figures of ways stand "
+        found.append(f"{told}on few, and there is little to learn; train round 0 longer, or ask for more samples")
+    if (seen := seen_over_chance(now)) is not None and seen < SEEN and is_sure(now):
         found.append(f"of round 0's rare strategies {seen:.0%} are left of what chance would show")
-    if now["differ"] is not None and first["differ"] and now["differ"] < DIFFER * first["differ"]:
-        found.append(f"two traces of a question differ in {now['differ']:.0%} of cases, not in {first['differ']:.0%}")
+    before = now["differ_first"]
+    if before and now["differ"] < DIFFER * before and before - now["differ"] > SURE * now["differ_error"]:
+        told = f"two traces of a question differ in {now['differ']:.0%} of cases, not in {before:.0%}"
+        found.append(f"{told}, as round 0's of the same questions")
     if first["words"] and now["words"] and not SHORTER <= now["words"] / first["words"] <= LONGER:
         found.append(f"traces have {now['words']:.1f} words, round 0's {first['words']:.1f}")
     return found
@@ -36,7 +43,8 @@ def warnings(first: Figures, now: Figures) -> list[str]:
 def student_warnings(first: Figures, now: Figures) -> list[str]:
     """What in the answers of a round's student hints at a narrower one than round 0's, by what carries over and by
     calibration, where they were measured (``launch.rounds.monitor``): right answers in other forms, or to another task,
-    below round 0's whole interval while the plain questions gain; a mean error of confidence above it."""
+    below round 0's whole interval while the plain questions gain; right samples that differ less; a mean error of
+    confidence above it."""
     found = []
     places = [("other forms of the questions", first.get("variations"), now.get("variations"))]
     for task in first.get("tasks", {}):
@@ -46,6 +54,10 @@ def student_warnings(first: Figures, now: Figures) -> list[str]:
         if before and after and after["plain"] > before["plain"] and after["share"] < before["low"]:
             plain = f"the plain ones in {after['plain']:.1%}, not in {before['plain']:.1%}"
             found.append(f"{name}: right in {after['share']:.1%}, below round 0's {ends(before)}; {plain}")
+    before, after = first.get("apart"), now.get("apart")
+    if before and after and after["share"] < DIFFER * before["share"] and after["high"] < before["low"]:
+        told = f"its right answers to a test question take different paths in {after['share']:.1%} of cases"
+        found.append(f"{told}, below round 0's {ends(before)}")
     before, after = first.get("ece"), now.get("ece")
     if before and after and before["high"] is not None and after["share"] > before["high"]:
         said = f"its confidence is off by {after['share']:.1%} (ECE of votes)"
@@ -64,10 +76,15 @@ def seen_over_chance(figures: Figures) -> float | None:
     return min(1.0, float(figures["coverage"] / figures["coverage_by_chance"]))
 
 
+def is_sure(figures: Figures) -> bool:
+    """Whether fewer rare strategies are seen than so few traces may miss by chance."""
+    return bool(figures["coverage_by_chance"] - figures["coverage"] > SURE * figures["coverage_error"])
+
+
 def before_training(round_: int, figures: Figures, stop: StopConfig) -> End | None:
     """Whether a round's traces are such that it is not trained."""
     seen = seen_over_chance(figures)
-    if stop.coverage is None or seen is None or seen >= stop.coverage:
+    if stop.coverage is None or seen is None or seen >= stop.coverage or not is_sure(figures):
         return None
     return End(
         round_,

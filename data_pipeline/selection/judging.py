@@ -85,10 +85,10 @@ def faults_of(
         yield "copies_question", told
 
 
-def accepted_path(select: SelectConfig, row: Mapping[str, Any]) -> str | None:
+def accepted_path(select: SelectConfig, row: Mapping[str, Any], checks: Checks | None = None) -> str | None:
     """The reasoning path of a record of a right answer that the policy keeps, others of its question aside; else
-    None."""
-    found = judged(select, row, None, Checks(select.checks, CHECKS))
+    None. ``checks``: those of ``select``, made ready before."""
+    found = judged(select, row, None, checks or Checks(select.checks, CHECKS))
     return None if rejects(select)[select.policy] & found.faults.keys() else found.path
 
 

@@ -21,11 +21,21 @@ def of_traces(key: str, form: str) -> Callable[[Row], str]:
     return cell
 
 
-def seen(row: Row) -> str:
+def rare(key: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        traces = row.get("traces", {})
+        return "" if traces.get(key) is None else f"{traces[key]:.0%} ({traces[f'{key}_by_chance']:.0%})"
+
+    return cell
+
+
+def differ(row: Row) -> str:
+    """With round 0's share of the same questions behind it."""
     traces = row.get("traces", {})
-    if traces.get("coverage") is None:
+    if traces.get("differ") is None:
         return ""
-    return f"{traces['coverage']:.0%} ({traces['coverage_by_chance']:.0%})"
+    first = traces.get("differ_first") if row["round"] else None
+    return f"{traces['differ']:.0%}" + ("" if first is None else f" ({first:.0%})")
 
 
 def accuracy(row: Row) -> str:
@@ -57,11 +67,12 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("kept", of_traces("kept", ",")),
     ("solved", of_traces("solved", ",")),
     ("paths a question", of_traces("paths", ".2f")),
-    ("differ", of_traces("differ", ".0%")),
+    ("differ (round 0)", differ),
     ("strategies", of_traces("strategies", ",")),
     ("entropy", of_traces("entropy", ".2f")),
     ("self-BLEU", of_traces("self_bleu", ".2f")),
-    ("rare seen (chance)", seen),
+    ("rare seen (chance)", rare("coverage")),
+    ("rare tried (chance)", rare("tried")),
     ("words", of_traces("words", ".1f")),
     ("new by teachers", first_new),
     ("accuracy (95 %)", accuracy),
@@ -71,6 +82,7 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
         lambda row: ", ".join(f"{name} {share(held)}" for name, held in row.get("tasks", {}).items()),
     ),
     ("ECE of votes (95 %)", with_ends("ece")),
+    ("samples differ (95 %)", with_ends("apart")),
 )
 SHARE = "share"
 CURVES: tuple[tuple[str, str, Callable[[Row], tuple[float, ...]]], ...] = (  # title, unit, value and its interval
@@ -79,6 +91,7 @@ CURVES: tuple[tuple[str, str, Callable[[Row], tuple[float, ...]]], ...] = (  # t
     ("ECE of votes", SHARE, lambda row: ends(row, "ece")),
     ("entropy of strategies", "bits", lambda row: values(row.get("traces", {}), "entropy")),
     ("two traces of a question differ", SHARE, lambda row: values(row.get("traces", {}), "differ")),
+    ("two right samples of a test question differ", SHARE, lambda row: ends(row, "apart")),
     ("rare strategies of round 0 that are seen", SHARE, lambda row: values(row.get("traces", {}), "coverage")),
     ("length of a trace", "words", lambda row: values(row.get("traces", {}), "words")),
 )
@@ -92,7 +105,7 @@ def values(row: Row, *keys: str) -> tuple[float, ...]:
 
 def ends(row: Row, key: str) -> tuple[float, ...]:
     """A share, and its interval where it has one."""
-    held = row.get(key, {})
+    held = row.get(key) or {}
     return values(held, "share", "low", "high") or values(held, "share")
 
 
@@ -119,11 +132,10 @@ def rounds(found: Found) -> str:
     noted = [f"round {row['round']}: {each}" for row in result["rounds"] for each in row.get("warnings", ())]
     told += "".join(f'<p class="note">{in_html(each)}</p>' for each in noted)
     return (
-        "<h2>Rounds</h2><p class='soft'>A round's new traces, those that are right and sound but for the first column, "
-        "and the student that learnt from them. Each round is a run of its own, with a report of its own. Accuracy "
+        "<h2>Rounds</h2><p class='soft'>A round's new traces, those that are right and sound but for traces, rare "
+        "tried and words, and the student that learnt from them; in brackets round 0's traces of the same questions, "
+        "what chance would show, or the interval. Each round is a run of its own, with a report of its own. Accuracy "
         "that stays while traces differ less, and rare strategies go, is the beginning of a collapse: go back to the "
-        "best round, and keep more of the first data (docs/rounds.md).</p>"
-        + table(heads, body)
-        + f'<div class="many">{"".join(charts)}</div>'
-        + told
+        "best round, and keep more of the first data. Where few questions have two right traces, look at that first "
+        "(docs/rounds.md).</p>" + table(heads, body) + f'<div class="many">{"".join(charts)}</div>' + told
     )

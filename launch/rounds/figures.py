@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,15 +56,14 @@ def accepted(sample: Path, select: Path) -> list[Way]:
 
 def traces_of(every: Sequence[Way], first: Sequence[Way], rare: float) -> dict[str, Any]:
     """Figures of a round's new traces, ``every`` one, beside those of round 0; of right and sound ones but for
-    ``words``, the mean length."""
-    right = [each for each in every if each.right]
-    of_question: dict[str, list[Way]] = {}
-    for each in right:
-        of_question.setdefault(each.question_id, []).append(each)
-    paths = {key: [each.path for each in own] for key, own in of_question.items()}
+    ``tried``, the coverage of all, and ``words``, their mean length."""
+    right, of_question = [each for each in every if each.right], by_question(every)
+    paths, before = paths_of(of_question), paths_of(by_question(first))
     strategies = [each.strategy for each in right if each.strategy]
     reference = [each.strategy for each in first if each.right]  # also without one: a draw that shows none
-    covered = diversity.coverage(reference, [each.strategy for each in right], rare_ones(reference, rare))
+    rarely = rare_ones(reference, rare)
+    covered, tried = (diversity.coverage(reference, [each.strategy for each in own], rarely) for own in (right, every))
+    beside = diversity.beside(paths, before)
     several = [[each.words for each in own] for own in of_question.values() if len(own) > 1]
     stride = max(1, -(-len(several) // COMPARED))
     return {
@@ -75,13 +74,32 @@ def traces_of(every: Sequence[Way], first: Sequence[Way], rare: float) -> dict[s
         "solved": len(paths),
         "paths": diversity.paths_a_question(paths),
         "differ": diversity.differing(paths),
+        "differ_first": beside.first if beside else None,
+        "differ_error": beside.error if beside else None,
+        "pairs": sum(len(own) > 1 for own in paths.values()),
         "strategies": len(set(strategies)),
         "entropy": diversity.entropy(strategies),
         "self_bleu": diversity.self_bleu({str(at): own for at, own in enumerate(several[::stride])}),
-        "coverage": covered[0] if covered else None,
-        "coverage_by_chance": covered[1] if covered else None,
+        "coverage": covered.share if covered else None,
+        "coverage_by_chance": covered.chance if covered else None,
+        "coverage_error": covered.error if covered else None,
+        "tried": tried.share if tried else None,
+        "tried_by_chance": tried.chance if tried else None,
         "words": sum(len(each.words) for each in every) / len(every) if every else 0.0,
     }
+
+
+def by_question(every: Sequence[Way]) -> dict[str, list[Way]]:
+    """The right and sound ones."""
+    found: dict[str, list[Way]] = {}
+    for each in every:
+        if each.right:
+            found.setdefault(each.question_id, []).append(each)
+    return found
+
+
+def paths_of(held: Mapping[str, Sequence[Way]]) -> dict[str, list[str]]:
+    return {key: [each.path for each in own] for key, own in held.items()}
 
 
 def teachers_kept(every: Sequence[Way]) -> list[str]:

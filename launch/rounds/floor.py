@@ -15,13 +15,13 @@ MOST = 10.0  # weight of one trace
 
 
 def weights(rows: Sequence[dict[str, Any]], settings: RoundsConfig, sample: Path, select: Path) -> list[float]:
-    """Of each of a student's traces: 1, or of right ones of a strategy that is rare in round 0 what lifts these to
-    ``settings.floor`` of the weight of all right ones. ``sample`` and ``select`` are round 0's."""
+    """Of each of a student's traces: 1, or of accepted ones of a strategy that is rare in round 0 what lifts these to
+    ``settings.floor`` of the weight of all accepted ones. ``sample`` and ``select`` are round 0's."""
     if not settings.floor:
         return [1.0] * len(rows)
     rare = rare_ones((each.strategy for each in accepted(sample, select)), settings.rare)
-    of_rare = [row["correct"] and strategy(row["question"], equations(row["reasoning"])) in rare for row in rows]
-    few, others = sum(of_rare), sum(row["correct"] for row in rows) - sum(of_rare)
+    of_rare = [row["accepted"] and strategy(row["question"], equations(row["reasoning"])) in rare for row in rows]
+    few, others = sum(of_rare), sum(row["accepted"] for row in rows) - sum(of_rare)
     lift = lifted(few, others, settings.floor)
     return [lift if is_rare else 1.0 for is_rare in of_rare]
 

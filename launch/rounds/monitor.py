@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from rich.console import Console
 
+from tracestill.data_pipeline.answers.plain import normal_text
 from tracestill.data_pipeline.answers.verifier import verify_config
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.base.intervals import Z95
+from tracestill.data_pipeline.base.schema import read_rows
 from tracestill.data_pipeline.base.stage import is_current, stage, write_json
+from tracestill.data_pipeline.rounds.diversity import apart
 from tracestill.data_pipeline.sampling.sample_config import RECORDED
+from tracestill.data_pipeline.selection.paths import path_of
+from tracestill.data_pipeline.soundness.equations import equations
 from tracestill.data_pipeline.variations.further import HELD_OUT
 from tracestill.data_pipeline.variations.variation import PLAIN
-from tracestill.launch.rounds.figures import Way, new_ones, teachers_kept, traces_of, ways
+from tracestill.launch.rounds.figures import PATHS, Way, new_ones, teachers_kept, traces_of, ways
 from tracestill.launch.run.progress import bar
 from tracestill.trainer.evaluation.baseline import exported
 from tracestill.trainer.evaluation.evaluate import held_out, keep, predict, this_device
 from tracestill.trainer.evaluation.predictions import summary
+from tracestill.trainer.measures.samples import NAME as SAMPLES
+from tracestill.trainer.measures.samples import SAMPLE_SCHEMA
 from tracestill.trainer.recipe.recipe import MAIN_ARM
 from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.recipe.verifying import verifier_of
@@ -35,7 +45,7 @@ def data_figures(run: RunDirectory, first: RunDirectory, rare: float) -> dict[st
     directory = run.root / MONITOR
     own, of_first = ({name: each.stage(MAIN_ARM, name) for name in ("sample", "select")} for each in (run, first))
     inputs = own if run.root == first.root else own | {f"first/{name}": path for name, path in of_first.items()}
-    config = {"rare": rare}
+    config = {"rare": rare, "beside": "the same questions"}  # earlier versions compared with all
     if not is_current(directory, MONITOR, config, inputs):
         with stage(directory, MONITOR, config, inputs) as work:
             reference = ways(**of_first)
@@ -70,7 +80,26 @@ def student_figures(run: RunDirectory, console: Console) -> dict[str, Any]:
     split = "validation" if run.recipe.questions.validation else "test"
     own = {**{key: found[key] for key in keys}, "split": split, "answer_tokens": found["trace_tokens_mean"]}
     own |= {"cut_off": found["truncated"] / found["questions"], "test": {key: test[key] for key in keys}}
+    own |= {"apart": samples_apart(run.stage(MAIN_ARM, "evaluate") / f"{SAMPLES}.parquet")}
     return own | beyond_accuracy(test)
+
+
+def samples_apart(samples: Path) -> dict[str, Any] | None:
+    """The probability that two right and sound samples of a test question take different paths, with its interval: of
+    the student itself, drawn at the same temperature in all rounds. None without ``evaluate.samples``, or two such of
+    fewer than two questions."""
+    if not samples.is_file():
+        return None
+    held: dict[str, list[str]] = {}
+    for row in read_rows(samples, SAMPLE_SCHEMA):
+        if row["correct"] and row["sound"]:
+            path = path_of(row["trace"], equations(row["trace"]), normal_text(row["trace"]), PATHS)
+            held.setdefault(row["question_id"], []).append(path)
+    found = [apart(own) for own in held.values() if len(own) > 1]
+    if len(found) < 2:
+        return None
+    share, half = fmean(found), Z95 * stdev(found) / math.sqrt(len(found))
+    return {"share": share, "low": max(0.0, share - half), "high": min(1.0, share + half), "questions": len(found)}
 
 
 def beyond_accuracy(test: Mapping[str, Any]) -> dict[str, Any]:

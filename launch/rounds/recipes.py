@@ -103,17 +103,23 @@ def of_on_policy(root: Path, recipe: Recipe, round_: int) -> dict[str, Any]:
 
 
 def sampled(held: dict[str, Any], recipe: Recipe, round_: int) -> dict[str, Any]:
-    """The block ``sample`` of a later round."""
+    """The block ``sample`` of a later round. With ``keep: 0`` the first teachers are not asked at all: were they left
+    out after selection, the paths would go with them that the student has in common with them."""
     settings, name = settings_of(recipe), student_of(round_ - 1)
     asked = [each for each in recipe.sample.teachers if not each.only_revises]
     more: dict[str, Any] = {"max_rejected": 1.0}
-    if not any(each.use == RECORDED and not each.options.get("teacher") for each in asked):
-        more["teachers"] = [*held["teachers"], {"name": name, "use": RECORDED, "options": {"teacher": name}}]
+    student = {"name": name, "use": RECORDED, "options": {"teacher": name}}
+    if settings.keep == 0:
+        more["teachers"] = [student, *(each for each in held["teachers"] if each["name"] == settings.critic)]
+    elif not any(each.use == RECORDED and not each.options.get("teacher") for each in asked):
+        more["teachers"] = [*held["teachers"], student]
     # else: who replays all traces replays these, too, under the name that their file gives
     if settings.teacher == "mixture":
         more["samples"] = recipe.sample.samples * (round_ + 1)
     if settings.critic is not None:
         more["revise"] = {"teacher": settings.critic, "of": [name]}
+    elif settings.keep == 0:
+        more["revise"] = None
     elif recipe.sample.revise is not None:
         more["revise"] = {**held["revise"], "of": held["revise"]["of"] or [each.name for each in asked]}
     return {**held, **more}

@@ -150,8 +150,9 @@ class Rounds:
             note = ""
         counts = dict((read_manifest(directory) or {})["counts"])
         rejected = "".join(f", {reason.replace('_', ' ')} {count:,}" for reason, count in counts["rejected"].items())
-        said = f"{counts['out']:,} of {counts['in']:,} traces, {counts['right']:,} of them right"
-        said += f", {counts['solved']:,} of {counts['questions']:,} questions solved{rejected}"
+        said = f"{counts['out']:,} of {counts['in']:,} traces, {counts['right']:,} of them right, "
+        said += f"{counts['accepted']:,} as select.policy asks, "
+        said += f"{counts['solved']:,} of {counts['questions']:,} questions solved{rejected}"
         self.console.print(line(label, note or said, "dim" if note else "green"), soft_wrap=True)
         return counts
 
@@ -191,9 +192,8 @@ def is_damaged(file: Path) -> bool:
 
 
 def is_short(keep: float | None, beside: int, new: int) -> bool:
-    """Whether the first teachers' records, ``beside`` the new ones, have less than the share that they are to have. Of
-    0 there are to be none."""
-    return keep is not None and (keep == 0 or beside < keep * (beside + new))
+    """Whether the first teachers' records, ``beside`` the new ones, have less than the share that they are to have."""
+    return keep is not None and beside < keep * (beside + new)
 
 
 def share_journal(folder: Path) -> None:

@@ -23,6 +23,9 @@ from tracestill.data_pipeline.base.schema import write_rows
 from tracestill.data_pipeline.base.stage import digest_of, identity, stage, write_whole
 from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.data_pipeline.rounds.questions import training_questions
+from tracestill.data_pipeline.selection.config import CHECKS
+from tracestill.data_pipeline.selection.judging import accepted_path
+from tracestill.data_pipeline.soundness.checkers.chain import Checks
 from tracestill.data_pipeline.tokens.layout import Layout
 from tracestill.launch.rounds.floor import weights
 from tracestill.launch.rounds.recipes import TRACES, WRITTEN, settings_of, student_of
@@ -43,7 +46,8 @@ TRACE_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("question_id", "question", "gold", "reasoning", "answer", "teacher")),
         ("weight", pa.float32()),
-        ("correct", pa.bool_()),
+        ("correct", pa.bool_()),  # the answer
+        ("accepted", pa.bool_()),  # and the trace is as select.policy asks; others of its question aside
         ("asked", pa.string()),  # sampled; unsolved: once more; hinted: with the reference answer
         ("tokens", pa.int32()),
     ]
@@ -61,6 +65,7 @@ def identity_of(recipe: Recipe, first: RunDirectory, before: RunDirectory) -> tu
     config = {
         **settings.model_dump(mode="json", include=keys),
         **verify_config(recipe.verify, before.memory),
+        "policy": recipe.select.policy,  # what counts as solved
         "max_tokens": settings.max_tokens or recipe.evaluate.max_new_tokens,
         "batch": [recipe.evaluate.batch_size, recipe.evaluate.batch_tokens],  # other batches round otherwise
         "student": student_of(int(before.root.name)),
@@ -96,9 +101,11 @@ def write_traces(
             "out": len(good),
             "rejected": dict(sorted(Counter(row["reason"] for row in rows if row["reason"]).items())),
             "right": sum(row["correct"] for row in good),
+            "accepted": sum(row["accepted"] for row in good),
             "questions": len({row["question_id"] for row in rows}),
-            "solved": len({row["question_id"] for row in good if row["correct"]}),
+            "solved": len({row["question_id"] for row in good if row["accepted"]}),
             "asked": dict(sorted(Counter(row["asked"] for row in rows).items())),
+            "accepted_of": dict(sorted(Counter(row["asked"] for row in good if row["accepted"]).items())),
             "lifted": sum(weight > 1 for weight in held),
         }
     shutil.rmtree(directory / CHUNKS, ignore_errors=True)
@@ -115,6 +122,7 @@ class Pen:
         self.source = exported(before.stage(MAIN_ARM, "train"))
         self.layout: Layout = load_layout(recipe.encode, self.source)
         self.verifier: Verifier = verifier_of(recipe, before.root)
+        self.checks = Checks(recipe.select.checks, CHECKS)
         self.model: Any = None
         self.done, self.total = 0, 0
 
@@ -180,16 +188,25 @@ class Pen:
                 **self.row(row, asked),
                 **{"reasoning": found["trace"], "answer": found["answer"]},
                 "text": found["text"] if was_asked(found) else row["posed"],
-                **{"correct": found["correct"], "tokens": found["tokens"], "reason": reason_of(found)},
+                **{"correct": found["correct"], "accepted": self.is_accepted(found)},
+                **{"tokens": found["tokens"], "reason": reason_of(found)},
             }
             for (row, _), found in zip(pairs, judged, strict=True)
         ]
 
+    def is_accepted(self, found: Row) -> bool:
+        """Whether selection will keep it, others of its question aside: a right answer at the end of a false trace
+        solves no question, and a floor under it lifts nothing."""
+        if not found["correct"] or reason_of(found):
+            return False
+        return accepted_path(self.recipe.select, {**found, "weight": 1.0}, self.checks) is not None
+
     def row(self, question: Row, asked: str) -> Row:
         """What is known of a text before it is written."""
         kept = {key: question[key] for key in ("question_id", "question", "gold")}
-        said = {"reasoning": "", "answer": None, "correct": False, "tokens": 0, "reason": "", "text": ""}
-        return {**kept, **said, "teacher": self.config["student"], "asked": asked}
+        said = {"reasoning": "", "answer": None, "tokens": 0, "reason": "", "text": ""}
+        judged = {"correct": False, "accepted": False}
+        return {**kept, **said, **judged, "teacher": self.config["student"], "asked": asked}
 
 
 def chunk_in(file: Path) -> list[Row] | None:
@@ -218,5 +235,5 @@ def reason_of(found: Row) -> str:
 
 def left(questions: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
     """The questions that no trace has solved."""
-    solved = {row["question_id"] for row in rows if row["correct"] and not row["reason"]}
+    solved = {row["question_id"] for row in rows if row["accepted"]}
     return [row for row in questions if row["question_id"] not in solved]

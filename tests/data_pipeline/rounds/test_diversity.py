@@ -4,7 +4,15 @@ import math
 
 import pytest
 
-from tracestill.data_pipeline.rounds.diversity import bleu, coverage, differing, entropy, paths_a_question, self_bleu
+from tracestill.data_pipeline.rounds.diversity import (
+    beside,
+    bleu,
+    coverage,
+    differing,
+    entropy,
+    paths_a_question,
+    self_bleu,
+)
 from tracestill.data_pipeline.rounds.strategies import rare_ones, strategy
 from tracestill.data_pipeline.soundness.equations import equations
 
@@ -25,6 +33,16 @@ def test_differing_does_not_grow_with_the_number_of_traces():
     assert differing({"a": ["x"] * 9}) == 0
 
 
+def test_round_0_is_looked_at_where_the_student_is_right_twice():
+    first = {"a": ["x", "x"], "b": ["x", "y"], "c": ["x", "y"], "d": ["x"]}
+    now = {"a": ["x", "x"], "b": ["x", "x"], "d": ["x", "y"]}  # c is not solved any more, of d nothing is known
+    found = beside(now, first)
+    assert (found.first, found.questions) == (0.5, 2), "of a and b"
+    assert found.error == pytest.approx(math.sqrt(0.5) / math.sqrt(2)), "changes 0 and 1: deviation 0.71, of two"
+    assert beside({"a": ["x", "x"]}, first) is None, "one question has no spread"
+    assert beside({}, {}) is None
+
+
 def test_entropy_in_bits():
     assert entropy(["a", "b", "c", "d"]) == pytest.approx(2)
     assert entropy("aaab") == pytest.approx(0.75 * math.log2(4 / 3) + 0.25 * 2)
@@ -35,10 +53,11 @@ def test_coverage_beside_chance():
     first = ["a"] * 6 + ["b", "b"] + ["c", "d"]
     rare = rare_ones(first, 0.2)
     assert rare == {"c", "d"}, "two of ten traces"
-    seen, chance = coverage(first, ["a", "a", "d"], rare)
+    seen, chance, error = coverage(first, ["a", "a", "d"], rare)
     assert seen == 0.5
     assert chance == pytest.approx(1 - 0.9**3)
-    assert coverage(first, [], rare) == (0.0, 0.0)
+    assert error == pytest.approx(math.sqrt(2 * 0.271 * 0.729) / 2), "of the share of two"
+    assert coverage(first, [], rare) == (0.0, 0.0, 0.0)
     assert coverage([], ["a"], frozenset()) is None
 
 

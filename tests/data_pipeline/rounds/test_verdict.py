@@ -3,7 +3,14 @@
 import pytest
 
 from tracestill.data_pipeline.rounds.config import StopConfig
-from tracestill.data_pipeline.rounds.verdict import after_training, before_training, best_of, seen_over_chance, warnings
+from tracestill.data_pipeline.rounds.verdict import (
+    after_training,
+    before_training,
+    best_of,
+    seen_over_chance,
+    student_warnings,
+    warnings,
+)
 
 
 def trained(number, low, accuracy, high):
@@ -11,7 +18,10 @@ def trained(number, low, accuracy, high):
 
 
 def traces(**changes):
-    return {"differ": 0.9, "words": 20.0, "coverage": 0.8, "coverage_by_chance": 0.8, **changes}
+    counts = {"traces": 200, "questions": 50, "pairs": 30}
+    differ = {"differ": 0.9, "differ_first": 0.9, "differ_error": 0.05}
+    rare = {"coverage": 0.8, "coverage_by_chance": 0.8, "coverage_error": 0.05}
+    return {**counts, **differ, **rare, "words": 20.0, **changes}
 
 
 def test_the_best_round_is_the_first_of_the_most_accurate():
@@ -39,6 +49,8 @@ def test_a_round_is_not_trained_whose_rare_strategies_are_gone(coverage, stop, e
     end = before_training(3, found, StopConfig(coverage=stop))
     assert (end is not None) is ends
     assert not ends or (end.round, end.rule) == (3, "coverage")
+    few = {**found, "coverage_error": 0.26}  # as of the 20 right traces of a student that computes badly
+    assert before_training(3, few, StopConfig(coverage=stop)) is None, "chance may do it"
 
 
 def test_coverage_over_chance():
@@ -54,11 +66,18 @@ def test_coverage_over_chance():
     [
         ({}, 0, ""),
         ({"coverage": 0.6}, 1, "75%"),
+        ({"coverage": 0.6, "coverage_error": 0.11}, 0, ""),
         ({"differ": 0.59}, 1, "differ in 59% of cases, not in 90%"),
         ({"differ": 0.61}, 0, ""),
+        ({"differ": 0.59, "differ_first": 0.8}, 0, ""),  # the questions that it solves twice have fewer ways
+        ({"differ": 0.59, "differ_error": 0.16}, 0, ""),
+        ({"pairs": 10}, 0, ""),
+        ({"pairs": 9}, 1, "only 9 of 50 questions have two right traces"),
+        ({"pairs": 0, "differ": None, "differ_first": None, "differ_error": None}, 1, "only 0 of 50"),
+        ({"pairs": 0, "traces": 99}, 0, ""),  # nobody asked for two
         ({"words": 31.0}, 1, "31.0 words"),
         ({"words": 13.0}, 1, "13.0 words"),
-        ({"words": 29.0, "differ": None}, 0, ""),
+        ({"words": 29.0, "differ": None, "differ_first": None}, 0, ""),
         ({"coverage": 0.1, "differ": 0.1, "words": 90.0}, 3, ""),
     ],
 )
@@ -66,3 +85,15 @@ def test_warnings(changes, count, said):
     found = warnings(traces(), traces(**changes))
     assert len(found) == count
     assert said in "".join(found)
+
+
+@pytest.mark.parametrize(
+    ("share", "high", "doubtful"), [(0.39, 0.49, True), (0.41, 0.49, False), (0.39, 0.5, False), (None, None, False)]
+)
+def test_a_student_whose_own_samples_differ_less(share, high, doubtful):
+    first = {"apart": {"share": 0.6, "low": 0.5, "high": 0.7}}
+    now = {"apart": None if share is None else {"share": share, "low": 0.3, "high": high}}
+    found = student_warnings(first, now)
+    assert bool(found) is doubtful
+    assert not doubtful or "different paths in 39.0% of cases, below round 0's 50.0% to 70.0%" in found[0]
+    assert student_warnings(now, first) == []

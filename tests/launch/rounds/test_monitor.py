@@ -7,11 +7,13 @@ import pytest
 from rich.console import Console
 from rounds_support import begin, fake, recipe
 
+from tracestill.data_pipeline.base.schema import write_rows
 from tracestill.launch.report.rounds_page import rounds as page_of
-from tracestill.launch.rounds.monitor import beyond_accuracy
+from tracestill.launch.rounds.monitor import beyond_accuracy, samples_apart
 from tracestill.launch.rounds.show import show
 from tracestill.trainer.measures.calibration import calibration
 from tracestill.trainer.measures.matrix import Form, Row, matrix
+from tracestill.trainer.measures.samples import SAMPLE_SCHEMA
 
 
 def parts(varied: float, plain: float, other: float, confidence: float) -> dict:
@@ -52,6 +54,27 @@ def test_what_parts_of_an_evaluation_say():
     assert (before["share"], before["low"]) == (0.1, None), "of an evaluation by an earlier version"
 
 
+def test_how_often_a_students_own_samples_differ(tmp_path):
+    ways = {"a": ["1+2=3. 3+4=7.", "2+1=3. 3+4=7."], "b": ["1+2=3. 3+4=7."] * 2, "c": ["5+5=10."], "d": ["1+1=2."] * 2}
+    rows = [
+        {"question_id": key, "trace": trace, "correct": True, "sound": key != "d"} | dict.fromkeys(OTHERS)
+        for key, own in ways.items()
+        for trace in own
+    ]
+    rows.append({**rows[-3], "correct": False})  # of c
+    file = tmp_path / "samples.parquet"
+    assert samples_apart(file) is None
+    write_rows(file, rows, SAMPLE_SCHEMA)
+    found = samples_apart(file)
+    assert (found["share"], found["questions"]) == (0.5, 2), (
+        "a: always, b: never; c has one that is right, d none sound"
+    )
+    assert (found["low"], found["high"]) == (0.0, 1.0)
+    write_rows(file, rows[:2], SAMPLE_SCHEMA)
+    assert samples_apart(file) is None, "one question has no spread"
+
+
+OTHERS = set(SAMPLE_SCHEMA.names) - {"question_id", "trace", "correct", "sound"}
 ROUNDS = [parts(0.5, 0.6, 0.4, 0.6), parts(0.3, 0.7, 0.2, 0.7), parts(0.3, 0.5, 0.4, 0.95)]
 
 

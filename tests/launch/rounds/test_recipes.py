@@ -32,15 +32,20 @@ def test_a_later_round_replays_the_student_beside_the_first_teachers():
     assert {name: part.share for name, part in parts.items()} == {"first": 0.3, "rest": 0.7}
     assert parts["first"].where == {"teacher": ("solver",)}
     assert recipe_of(ROOT, recipe({"keep": None}), 2, ["solver"]).plan.mixture is None
+    assert [each.name for each in recipe_of(ROOT, recipe({"keep": 0}), 2).sample.teachers] == ["student-1"]
 
 
 def test_only_the_first_teachers_traces_are_revised_unless_a_critic_is_named():
     sample = {"teachers": [{"name": "a"}, {"name": "b", "only_revises": True}], "revise": {"teacher": "b"}}
     found = recipe_of(ROOT, recipe({}, sample=sample), 1, ["a", "b"])
     assert found.sample.revise.of == ("a",)
+    alone = recipe_of(ROOT, recipe({"keep": 0}, sample=sample), 1)
+    assert (alone.sample.revise, [each.name for each in alone.sample.teachers]) == (None, ["student-0"])
     critic = {"kind": "critique_revise", "critic": "b"}
     found = recipe_of(ROOT, recipe(critic, sample={"teachers": sample["teachers"]}), 3, ["a"])
     assert (found.sample.revise.teacher, found.sample.revise.of) == ("b", ("student-2",))
+    alone = recipe_of(ROOT, recipe({**critic, "keep": 0}, sample={"teachers": sample["teachers"]}), 3)
+    assert [each.name for each in alone.sample.teachers] == ["student-2", "b"]
 
 
 @pytest.fixture

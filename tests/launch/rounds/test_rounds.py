@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.rounds.config import StopConfig
 from tracestill.data_pipeline.rounds.verdict import before_training
+from tracestill.data_pipeline.soundness.equations import equations
 from tracestill.launch.report.rounds_page import rounds as page_of
 from tracestill.launch.rounds import writing
 from tracestill.launch.rounds.figures import Way, traces_of
@@ -164,7 +166,12 @@ def test_what_a_student_writes_alike_is_the_last(tmp_path, monkeypatch):
     assert figures[1]["self_bleu"] > figures[0]["self_bleu"]
     assert result["rounds"][1]["warnings"]
     shown = page_of({"rounds": result})
-    for text in ("not trained", "Stopped after round 1: its traces show", "student-0", "round 1: two traces of a"):
+    for text in (
+        "not trained",
+        "Stopped after round 1: its traces show",
+        "student-0",
+        "are left of what chance would show",
+    ):
         assert text in shown
     assert page_of({"rounds": None}) == page_of({}) == ""
 
@@ -236,14 +243,54 @@ def watch(function, posed):
 def solved_never(root: Path) -> set[str]:
     rows = pq.read_table(root / "rounds/1/written/traces.parquet").to_pylist()
     every = {row["question_id"] for row in rows}
-    return every - {row["question_id"] for row in rows if row["correct"]}
+    return every - {row["question_id"] for row in rows if row["accepted"]}
+
+
+def test_a_right_answer_behind_a_false_equation_solves_nothing(tmp_path, monkeypatch):
+    fake(monkeypatch)
+    rows = {}
+
+    def right(found, questions, verifier):
+        rows.update({row["question_id"]: None for row in found})
+        wrong = sorted(rows)[:15]  # they end with a false check; the answer stays right, and the strategy what it was
+        off = [
+            re.sub(r"=\d+\.$", "=99.", row["trace"]) if row["question_id"] in wrong else row["trace"] for row in found
+        ]
+        return [{**row, "correct": True, "trace": trace} for row, trace in zip(found, off, strict=True)]
+
+    monkeypatch.setattr(writing, "verified", right)
+    result = begin(tmp_path, recipe({"count": 1, "unsolved": 3, "floor": 0.9, "rare": 0.4})).run()
+    counts = result["rounds"][1]["written"]
+    assert counts["right"] == counts["out"]
+    assert counts["solved"] == len(rows) - len(solved_never(tmp_path)) < len(rows)
+    assert counts["asked"]["unsolved"] == 3 * len(solved_never(tmp_path))
+    assert sum(counts["accepted_of"].values()) == counts["accepted"] < counts["right"]
+    written = pq.read_table(tmp_path / "rounds/1/written/traces.parquet").to_pylist()
+    assert max(row["weight"] for row in written) > 1
+    assert {row["weight"] for row in written if not row["accepted"]} == {1.0}, "nothing is lifted that is not kept"
+
+
+def test_keep_0_keeps_the_paths_that_the_student_has_in_common_with_its_teacher(tmp_path, monkeypatch):
+    fake(monkeypatch)
+    result = begin(tmp_path, recipe({"count": 1, "keep": 0})).run()
+    assert {row["teacher"] for row in records(tmp_path, 1, "sample")} == {"student-0"}
+    written = pq.read_table(tmp_path / "rounds/1/written/traces.parquet").to_pylist()
+    accepted = [row for row in written if row["accepted"]]
+    paths = {(row["question_id"], path_in(row["reasoning"])) for row in accepted}
+    assert {(row["question_id"], path_in(row["trace"])) for row in records(tmp_path, 1)} == paths
+    assert result["rounds"][1]["traces"]["kept"] == len(paths)
+    assert result["rounds"][1]["traces"]["right"] == len(accepted), "as selection says"
+
+
+def path_in(trace: str) -> tuple[str, ...]:
+    return tuple(one.path for one in equations(trace))
 
 
 def test_a_floor_lifts_rare_strategies(tmp_path, monkeypatch):
     fake(monkeypatch)
     begin(tmp_path, recipe({"count": 1, "floor": 0.5, "rare": 0.3})).run()
     rows = pq.read_table(tmp_path / "rounds/1/written/traces.parquet").to_pylist()
-    right = [row for row in rows if row["correct"]]
+    right = [row for row in rows if row["accepted"]]
     lifted_ = sum(row["weight"] for row in right if row["weight"] > 1)
     assert lifted_ / sum(row["weight"] for row in right) == pytest.approx(0.5, abs=1e-6)
     weights = {row["weight"] for row in records(tmp_path, 1) if row["teacher"] == "student-0"}
@@ -279,7 +326,7 @@ def by_kept(root: Path, number: int, teacher: str) -> int:
 
 @pytest.mark.parametrize(
     ("keep", "beside", "new", "short"),
-    [(0.5, 10, 10, False), (0.5, 10, 11, True), (0.5, 10, 1, False), (0.0, 10, 1, True), (None, 0, 9, False)],
+    [(0.5, 10, 10, False), (0.5, 10, 11, True), (0.5, 10, 1, False), (0.0, 0, 1, False), (None, 0, 9, False)],
 )
 def test_first_teachers_are_repeated_only_where_they_are_too_few(keep, beside, new, short):
     assert is_short(keep, beside, new) is short
@@ -308,6 +355,7 @@ def test_a_critic_rewrites_what_the_student_wrote(tmp_path, monkeypatch):
         ({}, {"encode": {"trace": "drop", "tokenizer": {"vocab_size": 320}}}, "rounds: one student learns from traces"),
         ({}, {"sample": {"teachers": [{"name": "student-1"}]}}, "'student-1' is what the student of a round is called"),
         ({}, {"sample": {"teachers": [{"name": "s"}], "until": {"distinct_right": 1, "at_most": 2}}}, "sample.until"),
+        ({"keep": 0, "teacher": "mixture"}, {}, "rounds.keep: 0 leaves out what the recipe's teachers write"),
         ({"critic": "solver"}, {}, "critic and kind: critique_revise belong together"),
         ({"kind": "critique_revise", "critic": "solver"}, {}, "rounds.critic: 'solver' is no teacher"),
         (
