@@ -94,7 +94,8 @@ gpu-wheels: install-dev  ## fetch into WHEELS what bench-gpu needs on a machine 
 	    $(foreach n,28 27 17,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64 -d $(WHEELS) \
 	    -r $(WHEELS)/carried.txt $(PEER_WHEELS)
 
-# The lowest versions that setup.py allows, in an environment of its own: kernels, machine code, a training, bench-gpu.
+# The lowest versions that setup.py allows, in an environment of its own: kernels, machine code, a training, bench-gpu
+# with its peers.
 FLOOR        ?= .floor
 FLOOR_PYTHON ?= $(PYTHON)
 $(FLOOR)/.installed: setup.py
@@ -103,12 +104,14 @@ $(FLOOR)/.installed: setup.py
 	DS_BUILD_OPS=0 $(FLOOR)/bin/uv pip install -q --python $(FLOOR)/bin/python --resolution lowest-direct \
 	    --no-build-isolation-package deepspeed -e '.[gpu,lora]' 'setuptools>=77' 'wheel>=0.45'
 	$(FLOOR)/bin/uv pip install -q --python $(FLOOR)/bin/python pytest pytest-timeout pytest-xdist hypothesis
+	$(FLOOR)/bin/uv pip install -q --python $(FLOOR)/bin/python --target $(FLOOR)/peers --no-deps $(PEER_WHEELS) \
+	    dill xxhash pandas
 	@touch $@
 
 test-floor: $(FLOOR)/.installed  ## the kernels, the engine and bench-gpu's code under the lowest versions (torch: gigabytes)
 	$(FLOOR)/bin/python -m pytest -q -n $(WORKERS) tests/kernels tests/trainer/engine tests/trainer/loop \
 	    tests/trainer/student tests/benchmarks/test_gpu.py tests/benchmarks/test_trainer_benchmarks.py
-	$(FLOOR)/bin/python benchmarks/gpu.py --tiny --minutes 8
+	$(FLOOR)/bin/python benchmarks/gpu.py --tiny --minutes 8 --peers $(FLOOR)/peers
 
 clean:  ## remove .venv and runs
 	rm -rf $(VENV) runs

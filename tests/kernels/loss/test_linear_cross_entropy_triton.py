@@ -24,7 +24,7 @@ def correctness(environment, *arguments):
         for name in ("linear_cross_entropy", "linear_cross_entropy_rows", "teacher_term", "token_scores")
     ]
     files.append(str(HERE / "pass_alone.py"))
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files, *arguments]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, *arguments]
     run = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
     return int(re.search(r"(\d+) passed", run.stdout)[1])
