@@ -22,18 +22,19 @@ from typing import Any
 
 from machine import claim, finish, table
 
-SETTINGS: dict[str, dict[str, Any]] = {  # a bucket size that is no whole number: as a share of the gradients
-    "all-reduce (DeepSpeed's default)": {"use_multi_rank_bucket_allreduce": True},
-    "all-reduce, 8 buckets": {"use_multi_rank_bucket_allreduce": True, "reduce_bucket_size": 0.125},
-    "to the owner": {"use_multi_rank_bucket_allreduce": False},
-    "to the owner, 8 buckets": {"use_multi_rank_bucket_allreduce": False, "reduce_bucket_size": 0.125},
-    "to the owner, 32 buckets": {"use_multi_rank_bucket_allreduce": False, "reduce_bucket_size": 1 / 32},
+PIECE = 2**19  # elements a rank, 2 MiB: gloo's reduce sends more of a message that is larger
+SETTINGS: dict[str, dict[str, Any]] = {
+    "all-reduce, one bucket": {"use_multi_rank_bucket_allreduce": True},
+    "all-reduce, 2 MiB a rank": {"use_multi_rank_bucket_allreduce": True, "reduce_bucket_size": PIECE},
+    "to the owner, one bucket": {"use_multi_rank_bucket_allreduce": False},
+    "to the owner, 2 MiB a rank": {"use_multi_rank_bucket_allreduce": False, "reduce_bucket_size": PIECE},
     "reduce_scatter: false": {"reduce_scatter": False},
     "contiguous_gradients: false": {"contiguous_gradients": False},
     "overlap_comm: true": {"use_multi_rank_bucket_allreduce": True, "overlap_comm": True},
 }
-DEFAULT, OWNER = "all-reduce (DeepSpeed's default)", "to the owner"
-ELEMENTS, LAYERS, TURNS = 4 * 10**6, 32, 7  # parameters and layers of the model, and turns that are counted
+DEFAULT, _, LARGE, OWNER, *_ = SETTINGS
+ELEMENTS, LAYERS, TURNS = 8 * 10**6, 32, 7  # parameters and layers of the model, and turns that are counted
+TIME = "backward_over_all_reduce"
 CASES = {"1 host, 2 ranks": (1, 2), "1 host, 4 ranks": (1, 4), "2 hosts, 2 ranks": (2, 2), "2 hosts, 4 ranks": (2, 4)}
 MBITS = 400
 
@@ -48,12 +49,13 @@ def engine_of(stage: int, keys: dict[str, Any]) -> Any:
     """DeepSpeed's engine around some square matrices."""
     import deepspeed
     import torch
+    import torch.distributed as dist
 
     width = round((ELEMENTS / LAYERS) ** 0.5)
     model = torch.nn.Sequential(*[torch.nn.Linear(width, width, bias=False) for _ in range(LAYERS)])
     elements = sum(p.numel() for p in model.parameters())
-    share = keys.get("reduce_bucket_size", 1.0)
-    block = {"stage": stage, **keys, "reduce_bucket_size": int(elements * share)}
+    bucket = keys["reduce_bucket_size"] * dist.get_world_size() if "reduce_bucket_size" in keys else elements
+    block = {"stage": stage, **keys, "reduce_bucket_size": bucket}
     config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": block}
     optimizer = torch.optim.AdamW(model.parameters())
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
@@ -96,7 +98,7 @@ def work(path: Path, device: str) -> None:
             found[f"{stage} {name}"] = {
                 "bytes": statistics.median(one[0] for one in turns) / of_gradients,
                 "backward_seconds": statistics.median(one[1] for one in turns),
-                "backward_over_all_reduce": statistics.median(one[1] for one in shares),
+                TIME: statistics.median(one[1] for one in shares),
                 "step_over_all_reduce": statistics.median(one[2] for one in shares),
             }
         for engine in engines.values():
@@ -166,15 +168,10 @@ def main() -> int:
     def over(case: str) -> float:
         return worst(case, OWNER, "bytes") / worst(case, DEFAULT, "bytes")
 
-    claims = [
-        claim("1 host, 4 ranks: bytes to the owner over all-reduce", over("1 host, 4 ranks"), "<=", 0.75),
-        claim("1 host, 2 ranks: bytes to the owner over all-reduce", over("1 host, 2 ranks"), "<=", 1.05),
-        claim(
-            "2 hosts, 4 ranks: backward to the owner over all-reduce",
-            worst("2 hosts, 4 ranks", OWNER, "backward_over_all_reduce"),
-            "<=",
-            1.05,
-        ),
+    claims = [claim(f"{case}: bytes to the owner over all-reduce", over(case), "<=", 0.8) for case in CASES]
+    claims += [
+        claim(f"{case}: a backward pass to the owner over all-reduce", worst(case, OWNER, TIME), "<=", 1.1)
+        for case in CASES
     ]
     return finish({"elements": ELEMENTS, "mbits_between_hosts": MBITS, "reduction": found}, claims, wanted.json)
 
