@@ -95,7 +95,7 @@ gpu-wheels: install-dev  ## fetch into WHEELS what bench-gpu needs on a machine 
 	    -r $(WHEELS)/carried.txt $(PEER_WHEELS)
 
 # The lowest versions that setup.py allows, in an environment of its own: kernels, machine code, a training, bench-gpu
-# with its peers.
+# with its peers, which want newer ones of some packages and bring them in their own folder.
 FLOOR        ?= .floor
 FLOOR_PYTHON ?= $(PYTHON)
 $(FLOOR)/.installed: setup.py
@@ -105,7 +105,7 @@ $(FLOOR)/.installed: setup.py
 	    --no-build-isolation-package deepspeed -e '.[gpu,lora]' 'setuptools>=77' 'wheel>=0.45'
 	$(FLOOR)/bin/uv pip install -q --python $(FLOOR)/bin/python pytest pytest-timeout pytest-xdist hypothesis
 	$(FLOOR)/bin/uv pip install -q --python $(FLOOR)/bin/python --target $(FLOOR)/peers --no-deps $(PEER_WHEELS) \
-	    dill xxhash pandas
+	    dill xxhash pandas numpy pyarrow 'huggingface_hub<2'
 	@touch $@
 
 test-floor: $(FLOOR)/.installed  ## the kernels, the engine and bench-gpu's code under the lowest versions (torch: gigabytes)

@@ -33,7 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "overlap_comm: true": {"use_multi_rank_bucket_allreduce": True, "overlap_comm": True},
 }
 DEFAULT, _, LARGE, OWNER, *_ = SETTINGS
-ELEMENTS, LAYERS, TURNS = 8 * 10**6, 32, 7  # parameters and layers of the model, and turns that are counted
+ELEMENTS, LAYERS, TURNS = 8 * 10**6, 32, 3  # parameters and layers of the model, and turns that are counted
 TIME = "backward_over_all_reduce"
 CASES = {"1 host, 2 ranks": (1, 2), "1 host, 4 ranks": (1, 4), "2 hosts, 2 ranks": (2, 2), "2 hosts, 4 ranks": (2, 4)}
 MBITS = 400
