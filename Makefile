@@ -104,11 +104,14 @@ $(FLOOR)/.installed: setup.py
 	DS_BUILD_OPS=0 $(FLOOR)/bin/uv pip install -q --python $(FLOOR)/bin/python --resolution lowest-direct \
 	    --no-build-isolation-package deepspeed -e '.[gpu,lora]' 'setuptools>=77' 'wheel>=0.45'
 	$(FLOOR)/bin/uv pip install -q --python $(FLOOR)/bin/python pytest pytest-timeout pytest-xdist hypothesis
+	@touch $@
+
+$(FLOOR)/peers/.installed: $(FLOOR)/.installed
 	$(FLOOR)/bin/uv pip install -q --python $(FLOOR)/bin/python --target $(FLOOR)/peers --no-deps $(PEER_WHEELS) \
 	    dill xxhash pandas numpy pyarrow 'huggingface_hub<2'
 	@touch $@
 
-test-floor: $(FLOOR)/.installed  ## the kernels, the engine and bench-gpu's code under the lowest versions (torch: gigabytes)
+test-floor: $(FLOOR)/peers/.installed  ## the kernels, the engine and bench-gpu's code under the lowest versions (torch: gigabytes)
 	$(FLOOR)/bin/python -m pytest -q -n $(WORKERS) tests/kernels tests/trainer/engine tests/trainer/loop \
 	    tests/trainer/student tests/benchmarks/test_gpu.py tests/benchmarks/test_trainer_benchmarks.py
 	$(FLOOR)/bin/python benchmarks/gpu.py --tiny --minutes 8 --peers $(FLOOR)/peers

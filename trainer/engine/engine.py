@@ -302,8 +302,7 @@ class Engine:
         elements = sum(p.numel() for p in student.parameters() if p.requires_grad)
         owned = settings.zero in (1, 2) and self.device.type == "cpu" and self.ranks > 1
         buckets.setdefault("reduce_bucket_size", min(PIECE * self.ranks if owned else BUCKET, max(elements, 2)))
-        if owned:
-            buckets.setdefault("use_multi_rank_bucket_allreduce", False)
+        buckets.setdefault("use_multi_rank_bucket_allreduce", not owned)
         if settings.zero == 3:
             leaves.name_leaves(buckets, student)
         optimizer = make_optimizer(student, settings, dtype=self.dtype)
