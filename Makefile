@@ -94,7 +94,8 @@ gpu-wheels: install-dev  ## fetch into WHEELS what bench-gpu needs on a machine 
 	    $(foreach n,28 27 17,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64 -d $(WHEELS) \
 	    -r $(WHEELS)/carried.txt $(PEER_WHEELS)
 
-# The lowest versions that setup.py allows, in an environment of its own: kernels, machine code, a training, bench-gpu.
+# The lowest versions that setup.py allows, in an environment of its own: kernels, machine code, a training, bench-gpu
+# with its peers, which want newer ones of some packages and bring them in their own folder.
 FLOOR        ?= .floor
 FLOOR_PYTHON ?= $(PYTHON)
 $(FLOOR)/.installed: setup.py
@@ -105,10 +106,15 @@ $(FLOOR)/.installed: setup.py
 	$(FLOOR)/bin/uv pip install -q --python $(FLOOR)/bin/python pytest pytest-timeout pytest-xdist hypothesis
 	@touch $@
 
-test-floor: $(FLOOR)/.installed  ## the kernels, the engine and bench-gpu's code under the lowest versions (torch: gigabytes)
+$(FLOOR)/peers/.installed: $(FLOOR)/.installed
+	$(FLOOR)/bin/uv pip install -q --python $(FLOOR)/bin/python --target $(FLOOR)/peers --no-deps $(PEER_WHEELS) \
+	    dill xxhash pandas numpy pyarrow 'huggingface_hub<2'
+	@touch $@
+
+test-floor: $(FLOOR)/peers/.installed  ## the kernels, the engine and bench-gpu's code under the lowest versions (torch: gigabytes)
 	$(FLOOR)/bin/python -m pytest -q -n $(WORKERS) tests/kernels tests/trainer/engine tests/trainer/loop \
 	    tests/trainer/student tests/benchmarks/test_gpu.py tests/benchmarks/test_trainer_benchmarks.py
-	$(FLOOR)/bin/python benchmarks/gpu.py --tiny --minutes 8
+	$(FLOOR)/bin/python benchmarks/gpu.py --tiny --minutes 8 --peers $(FLOOR)/peers
 
 clean:  ## remove .venv and runs
 	rm -rf $(VENV) runs

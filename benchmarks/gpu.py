@@ -10,8 +10,8 @@ tried again by the next run with the same file, which keeps what is there and go
 
 Claims: loss <= 1.15 x its floor with all rows, <= 1.20 x with 50 and 70 % of weightless ones; pack <= 15 us; MFU >=
 45 %; >= 1.5 x TRL with Liger in real tokens a second. They are made on a GPU only. `--tiny` runs all of it on a CPU in
-small shapes, to see that it runs; its figures mean nothing. Exits 1 if a claim does not hold or a case failed, 4 if
-there is more to do.
+small shapes, to see that it runs; its figures mean nothing. Exits 1 if a claim does not hold or a case failed (with
+``--peers`` also if a peer is not there, which is else left out), 4 if there is more to do.
 """
 
 from __future__ import annotations
@@ -157,7 +157,8 @@ def training(run: Run, group: str, folder: Path) -> None:
             run.cut.append(group)
             return
         if "TRL" in way and (absent := missing(("trl", "datasets"), run.wanted.peers)):
-            run.keep({name: {"left_out": f"absent: {', '.join(absent)} (see --peers)"}})
+            what = "left_out" if run.wanted.peers is None else "error"
+            run.keep({name: {what: f"absent: {', '.join(absent)} (see --peers)"}})
             continue
         found = run_case(case, folder, **how, limit=run.limit(CASE_SECONDS))
         run.keep({name: {**case, **(found if "error" in found else figures(case, found))}})

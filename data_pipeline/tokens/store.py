@@ -313,14 +313,16 @@ class TokenStore:
 
 
 def numbers(array: pa.Array) -> np.ndarray:
-    """A column of numbers as a view of where it lies, read-only if that is. (pyarrow's own way imports pandas, if there
-    is one.)
+    """A column of numbers as a view of where it lies, read-only if that is. (pyarrow's own ways import pandas, and 18's
+    fail without.)
 
     Raises ValueError if a cell is empty.
     """
     if array.null_count:
         raise ValueError("a cell is empty")
-    held, dtype = array.buffers()[1], np.dtype(array.type.to_pandas_dtype())
+    held, of = array.buffers()[1], array.type
+    kind = "f" if pa.types.is_floating(of) else "u" if pa.types.is_unsigned_integer(of) else "i"
+    dtype = np.dtype(f"{kind}{of.bit_width // 8}")
     return np.frombuffer(held or b"", dtype, len(array), array.offset * dtype.itemsize)
 
 

@@ -28,6 +28,7 @@ Found = dict[str, Any]
 PARTS = {"data": "s4", "forward": "s0", "backward": "s2", "optimizer": "s3", "communication": "s1"}
 HEADS = ("setting", "tokens/s", "spread", "a device", "MFU", "GiB a rank", "ms a step")
 SPLIT, PACE = "microseconds for a thousand tokens", "tokens a second"
+SAID = "MB of whole tensors (calls)"
 NOISE = 0.1  # by which the rounds of a case may differ
 QUIET = 0.1  # of a host's cores: more that is busy with other work is no quiet machine
 
@@ -110,12 +111,26 @@ def cells(case: Result) -> list[str]:
     ]
 
 
+def spoken(cases: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: what ranks say to each other in a step, by operation; heads alone if they say nothing."""
+    told_by = {case["setting"]["name"]: case.get("collectives", {}) for case in cases if "problem" not in case}
+    operations = [name for name in dict.fromkeys(op for told in told_by.values() for op in told) if name != "barrier"]
+    rows = [
+        [name, *(f"{told[op][1] / 1e6:,.2f} ({told[op][0]:,.3g})" if op in told else "" for op in operations)]
+        for name, told in told_by.items()
+    ]
+    return ["setting", *operations], rows if operations else []
+
+
 def show(found: Found, console: Console) -> None:
     """The tables, and what is recommended."""
     if "cases" in found:
         ordered = sorted(found["cases"], key=speed, reverse=True)
         ranks = next(case["ranks"] for case in ordered if "ranks" in case)
         print_table(f"throughput on {ranks} rank(s)", HEADS, [cells(case) for case in ordered], console)
+        heads, rows = spoken(ordered)
+        if rows:
+            print_table(f"what ranks say in a step: {SAID}", heads, rows, console)
         console.print(f"recommended: {found['recommended']['name']}", style="bold", highlight=False)
         for reason in (*found["recommended"]["reasons"], found["quiet"], *found["warnings"]):
             console.print(f"  {reason}", highlight=False, soft_wrap=True)
@@ -197,6 +212,7 @@ def settings(found: Found) -> str:
     ran = sorted((case for case in found["cases"] if "problem" not in case), key=speed, reverse=True)
     said = [*found["recommended"]["reasons"], found["quiet"], *found["warnings"]]
     options = " ".join(found["recommended"]["options"])
+    heads, rows = spoken(ran)
     return "".join(
         [
             f'<p class="soft">{in_html(where)} · {ran[0]["ranks"]} rank(s) · {in_html(found["when"])}</p>',
@@ -209,6 +225,7 @@ def settings(found: Found) -> str:
             stacked([(case["setting"]["name"], split_of(case)) for case in ran], title="Parts of a step", x=SPLIT),
             '<p class="soft">Mean over ranks. Communication is what nothing hides, '
             "waiting for slower ranks included.</p>",
+            f'<h2>What ranks say in a step</h2><p class="soft">{SAID}</p>{table(heads, rows)}' if rows else "",
         ]
     )
 

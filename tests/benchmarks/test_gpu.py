@@ -97,6 +97,23 @@ def test_a_stopped_group_keeps_what_it_had(gpu: ModuleType, monkeypatch: pytest.
     assert not status.exists() or ") Z " in status.read_text()
 
 
+def test_a_peer_that_is_absent_is_left_out_and_fails_where_its_folder_is_named(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    step = {"seconds": 1.0, "lengths": [5, 3], "weighted": 2}
+    ran = {"steps": [step], "attention": "sdpa", "peak_gib": None, "peak_tflops": None}
+    monkeypatch.setattr(importlib.import_module("trainer_gpu"), "run_case", lambda *_, **__: dict(ran))
+    monkeypatch.setattr(gpu, "missing", lambda packages, beside: list(packages))
+    path = tmp_path / "gpu.json"
+    arguments = ["--tiny", "--json", str(path), "--only", "training"]
+    assert gpu.main(arguments) == 0
+    cases = json.loads(path.read_text())["cases"]
+    assert [next(iter(case)) for case in cases.values()] == ["shape", "left_out", "shape", "left_out"]
+    assert gpu.main([*arguments, "--peers", str(tmp_path)]) == 1
+    failed = [case["error"] for case in json.loads(path.read_text())["cases"].values() if "error" in case]
+    assert failed == ["absent: trl, datasets (see --peers)"] * 2
+
+
 def test_claims_are_those_of_the_bars(gpu: ModuleType) -> None:
     def loss(share: float, over: float) -> dict[str, Any]:
         bars = {"over_floor": importlib.import_module("gpu_case").BARS[share]}

@@ -44,7 +44,7 @@ from tracestill.trainer.recipe import deepspeed_keys
 from tracestill.trainer.recipe.monitor import MonitorConfig, events
 from tracestill.trainer.recipe.offload import BLOCKS
 from tracestill.trainer.recipe.precision import training_dtype, use_gpu
-from tracestill.trainer.recipe.settings import BUCKET, OWNED_FROM, TrainConfig
+from tracestill.trainer.recipe.settings import BUCKET, PIECE, TrainConfig
 from tracestill.trainer.student.student import Student
 
 if not torch.cuda.is_available():
@@ -300,9 +300,9 @@ class Engine:
             offload.size_buffers(buckets, student, self.ranks)
             LEAVING.append(partial(offload.clear, buckets, self.rank))
         elements = sum(p.numel() for p in student.parameters() if p.requires_grad)
-        buckets.setdefault("reduce_bucket_size", min(BUCKET, max(elements, 2)))
-        if settings.zero in (1, 2) and self.device.type == "cpu" and self.ranks >= OWNED_FROM:
-            buckets.setdefault("use_multi_rank_bucket_allreduce", False)
+        owned = settings.zero in (1, 2) and self.device.type == "cpu" and self.ranks > 1
+        buckets.setdefault("reduce_bucket_size", min(PIECE * self.ranks if owned else BUCKET, max(elements, 2)))
+        buckets.setdefault("use_multi_rank_bucket_allreduce", not owned)
         if settings.zero == 3:
             leaves.name_leaves(buckets, student)
         optimizer = make_optimizer(student, settings, dtype=self.dtype)

@@ -21,10 +21,11 @@ from tracestill.trainer.recipe.optimizers import OptimizerConfig
 from tracestill.trainer.recipe.student_settings import StudentConfig as StudentConfig
 
 BUCKET = 200_000_000  # elements of gradients that ZeRO reduces at a time; never more than learn
-OWNED_FROM = 3
-"""Ranks from which gradients of stages 1 and 2 in fp32 are reduced to who keeps them, over gloo: on 4 ranks each then
-sends 0.94 of the bytes that there are, where an all-reduce sends 1.5 times as many; on 2 both send as many
-(``benchmarks/reduction.py``). DeepSpeed's ``reduce_scatter`` is an all-reduce there, and gloo's own sends as much."""
+PIECE = 2**19
+"""Elements a rank of such a bucket at stages 1 and 2 over gloo, where gradients are reduced to who keeps them: n ranks
+then send (n + 1) / 2n of an all-reduce's bytes, and no backward pass took longer; gloo sends more of a message beyond
+2 MiB a rank (``benchmarks/reduction.py``). DeepSpeed's ``reduce_scatter`` is an all-reduce there, and gloo's own sends
+as much."""
 UNITS = {"h": 3600, "m": 60, "s": 1}
 GENERATION = "generation"  # in train.metric: the answers that the student writes by itself
 UNTRAINED = "none"  # as `train: none`

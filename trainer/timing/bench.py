@@ -133,7 +133,7 @@ def measured(job: Job, watch: Stopwatch) -> dict[str, Any]:
         "waiting": float((waits - waits.min()).mean()),
         "others": others(loads, placement.ranks),
         "loss_first": every[0]["loss"],
-        "collectives": {name: list(pair) for name, pair in watch.stats.state().items() if pair[0]},
+        "collectives": watch.collectives(),
     }
 
 

@@ -14,6 +14,8 @@ trained, g bytes of a gradient's and p of a parameter's number, and A micro-step
               from the forward to the backward pass (``stage3_max_live_parameters``, 1e9), else in each of both;
               tensors of at most ``stage3_param_persistence_threshold`` elements (1e5) once
 
+On a CPU gradients of ZeRO 1 and 2 are reduced to who keeps them, with (ranks + 1) / (2 ranks) of an all-reduce's bytes.
+
 A collective of S bytes takes hops * latency + passes * (n - 1) / n * S / bandwidth; an all-reduce passes twice, the
 others once. A ring visits every rank; an all-reduce between nodes may go up and down a tree instead. The slower of the
 links inside and between nodes is the bandwidth. DeepSpeed hides communication behind computation only where
@@ -32,10 +34,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tracestill.trainer.metrics.hardware import Link
-from tracestill.trainer.recipe.settings import BUCKET, OWNED_FROM
+from tracestill.trainer.recipe.settings import BUCKET, PIECE
 
 PASSES = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1}
-OWNED = 0.63  # of an all-reduce's bytes, over gloo, if gradients reach their owners only (``benchmarks/reduction.py``)
 LIVE = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
 PERSISTENT = 100_000  # DeepSpeed's stage3_param_persistence_threshold: tensors of so few elements are never released
 PREFETCH = 50_000_000  # DeepSpeed's stage3_prefetch_bucket_size: elements gathered at a time
@@ -156,14 +157,16 @@ def computing(work: np.ndarray, machine: Machine) -> float:
 
 def volumes(task: Task, *, coalesced: bool = True) -> dict[str, tuple[str, float, int]]:
     """What -> (operation, bytes of the whole tensors, calls), of one step. ``coalesced``: one call gathers a layer, as
-    on NCCL; else each tensor takes a call of its own, and from OWNED_FROM ranks on gradients go to owners only."""
+    on NCCL; else each tensor takes a call of its own, and gradients of ZeRO 1 and 2 go to their owners only, in buckets
+    of PIECE elements a rank, of which one may have two owners."""
     if task.ranks == 1:
         return {}
     n, steps = task.parameters, len(task.loads)
     gradients, buckets = float(task.gradient_bytes * task.trained), task.buckets
     reduce = "reduce_scatter" if task.scattered else "all_reduce"
-    if task.zero in (1, 2) and not coalesced and task.ranks >= OWNED_FROM:
-        gradients *= OWNED
+    if task.zero in (1, 2) and not coalesced:
+        gradients *= (1 + 1 / task.ranks) / 2  # of an all-reduce's bytes (``benchmarks/reduction.py``)
+        buckets = math.ceil(task.trained / min(task.bucket, PIECE * task.ranks)) + task.ranks - 1
     if task.zero < 2:
         found = {"gradients": (reduce, gradients, buckets)}
     elif task.zero == 2:

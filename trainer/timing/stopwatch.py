@@ -33,6 +33,7 @@ class Stopwatch:
         self.stats, self.device, self.first, self.last = stats, device, first, first + steps
         self.begun: list[float] | None = None  # ``clocks`` when the counted steps began
         self.ended: list[float] | None = None
+        self.said: list[dict[str, tuple[int, int]]] = []  # what ``stats`` held when they began, and when they ended
         self.marks: list[tuple[Phase, int, Any, float]] = []  # phase, step, when, seconds of communication so far
         self.profiler: torch.profiler.profile | None = None
         if device.type == "cuda":  # the first use takes a while, a different one on each rank, which others wait for
@@ -42,8 +43,10 @@ class Stopwatch:
     def phase(self, name: Phase, step: int) -> None:
         if step >= self.first and self.begun is None:
             self.begun = clocks()
+            self.said.append(self.stats.state())
         if step >= self.last and self.ended is None:
             self.ended = clocks()
+            self.said.append(self.stats.state())
         if name in PARTS or (self.marks and self.marks[-1][0] in PARTS):
             self.marks.append((name, step, self.now_there(), self.stats.seconds))
         if self.device.type == "cuda" and name == "data" and step == self.last and self.profiler is None:
@@ -74,6 +77,13 @@ class Stopwatch:
         steps = self.last - self.first
         found = {name: seconds / steps for name, seconds in found.items()}
         return found if self.profiler is None else apart(found, self.profiled())
+
+    def collectives(self) -> dict[str, list[float]]:
+        """Operation -> its calls and the bytes of whole tensors in a mean counted step of this rank; those that ran."""
+        before, after = [*self.said, self.stats.state()][:2]
+        steps = self.last - self.first
+        told = {name: [(after[name][i] - before[name][i]) / steps for i in (0, 1)] for name in after}
+        return {name: pair for name, pair in told.items() if pair[0]}
 
     def load(self) -> list[float]:
         """Of the counted steps: seconds on the clock, CPU seconds of this process, CPU seconds of all processes of this

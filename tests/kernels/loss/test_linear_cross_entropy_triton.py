@@ -13,6 +13,19 @@ import torch
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 TARGETS = ["sm_80", "sm_90", "sm_100", "gfx942"]
+BOUNDS = {  # variant -> instructions that each read of a row may take for 16 elements, as Triton 3.6 and 3.7 need
+    "even": (200, 120),  # 384 and 311 before lanes kept a softmax of their own; an H200's memory allows about these
+    "plain": (250, 200),  # V is odd
+    "statistics": (250,),
+    "rows": (410,),
+    "rows_capped": (910,),
+    "softcap": (750, 810),
+    "smoothing": (285, 220),
+    "teacher": (250, 200),
+    "stored": (250, 200),
+    "uncapped": (425, 350),
+    "everything": (900, 970),
+}
 
 pytest.importorskip("triton")
 
@@ -24,7 +37,7 @@ def correctness(environment, *arguments):
         for name in ("linear_cross_entropy", "linear_cross_entropy_rows", "teacher_term", "token_scores")
     ]
     files.append(str(HERE / "pass_alone.py"))
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files, *arguments]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, *arguments]
     run = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
     return int(re.search(r"(\d+) passed", run.stdout)[1])
@@ -43,8 +56,12 @@ def test_the_pass_is_right_on_a_gpu():
 @pytest.fixture(scope="module")
 def compiled():
     """What became of every build, by target and variant."""
-    variants = "plain,even,statistics,rows,rows_capped,teacher,stored,uncapped,everything,scale"
-    command = [sys.executable, str(HERE / "linear_cross_entropy_aot.py"), ",".join(TARGETS), variants]
+    command = [
+        sys.executable,
+        str(HERE / "linear_cross_entropy_aot.py"),
+        ",".join(TARGETS),
+        ",".join([*BOUNDS, "scale"]),
+    ]
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
@@ -54,10 +71,10 @@ def compiled():
 @pytest.mark.parametrize("target", TARGETS)
 def test_no_register_spills_as_launched(compiled, target):
     report = {name: found for name, found in compiled.items() if name.startswith(f"{target} ")}
-    assert len(report) == 10
+    assert len(report) == len(BOUNDS) + 1
     scale = report.pop(f"{target} scale")
     assert scale["local"] == scale["atomics"] == 0
-    assert target == "gfx942" or scale["vector_loads"] >= 1, "fp32, 16 bytes at a time"
+    assert target == "gfx942" or scale["vector_loads"] >= 4, "fp32, 16 bytes at a time"
     for name, found in report.items():
         assert found["stack"] == 0, name
         assert found["local"] == 0, name
@@ -66,19 +83,18 @@ def test_no_register_spills_as_launched(compiled, target):
             continue
         assert found["registers"] <= 64, name  # 1,024 threads must share 65,536
         # V is odd in these builds: rows are padded so that accesses stay 16 bytes wide all the same.
-        reads = 1 if re.search("statistics|rows", name) else 2
-        assert found["vector_loads"] >= reads, name  # at least one in each pass over the row
-        assert found["vector_stores"] >= reads - 1, name
+        bounds = BOUNDS[name.split()[1]]
+        reads = len(bounds)
+        assert found["vector_loads"] >= 4 * reads, name  # of two lanes, before each read of the row and in its loop
+        assert found["vector_stores"] >= 2 * (reads - 1), name
         # One barrier after the last single reads, and one before the target and the teacher's tokens are overwritten.
         assert found["barriers"] >= 2, name
         assert found["registers"] > 32, name  # else a multiprocessor holds two programs, and L2 too many rows
         assert len(found["loops"]) == reads, name
         for loop in found["loops"]:
             assert loop["barriers"] == loop["shuffles"] == 0, name  # lanes meet after the loop
-    if target != "gfx942":  # 384 and 311 before lanes kept a softmax of their own; an H200's memory allows about these
-        first, second = (loop["instructions"] for loop in compiled[f"{target} even"]["loops"])
-        assert first <= 200, target
-        assert second <= 120, target
+        taken = [loop["instructions"] for loop in found["loops"]]
+        assert all(one <= bound for one, bound in zip(taken, bounds, strict=True)), (name, taken)
 
 
 @pytest.mark.gpu

@@ -54,7 +54,7 @@ def compiled(target: GPUTarget, token_weights: bool):
 
 
 def nvidia(cubin: bytes) -> dict[str, int]:
-    """Registers, stack bytes and local-memory instructions of a cubin."""
+    """Registers, stack bytes, instructions, and those among them that a cubin should have many or none of."""
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
@@ -66,7 +66,9 @@ def nvidia(cubin: bytes) -> dict[str, int]:
         "registers": int(re.search(r"REG:(\d+)", text)[1]),
         "stack": int(re.search(r"STACK:(\d+)", text)[1]),
         "local": len(re.findall(r"\b(?:STL|LDL)\b", sass.stdout)),
-        "vector_stores": len(re.findall(r"\bSTG\.E\.128", sass.stdout)),
+        "instructions": len(re.findall(r"^\s*/\*[0-9a-f]+\*/\s+(?!NOP)\S.*;", sass.stdout, re.MULTILINE)),
+        "vector_loads": len(re.findall(r"\bLDG\.E\S*\.128", sass.stdout)),
+        "vector_stores": len(re.findall(r"\bSTG\.E\S*\.128", sass.stdout)),
         "atomics": len(re.findall(r"\b(?:ATOMG?|RED)\b", sass.stdout)),
     }
 

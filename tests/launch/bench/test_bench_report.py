@@ -29,6 +29,16 @@ def test_parts_of_a_step_are_microseconds_for_a_thousand_tokens():
     assert found == pytest.approx(wanted)
 
 
+def test_what_ranks_say_stands_under_its_operation():
+    other = {"setting": {"name": "zero3"}, "collectives": {"all_gather": [8.0, 2e9], "barrier": [1.0, 0.0]}}
+    cases = [{**CASE, "collectives": {"reduce": [2.5, 4.2e6]}}, other, {"setting": {"name": "x"}, "problem": "failed"}]
+    assert bench_report.spoken(cases) == (
+        ["setting", "reduce", "all_gather"],
+        [["zero2-2x256", "4.20 (2.5)", ""], ["zero3", "", "2,000.00 (8)"]],
+    )
+    assert bench_report.spoken([CASE])[1] == [], "one rank says nothing"
+
+
 def test_what_casts_doubt_on_the_figures():
     steady = {**CASE, "tokens_per_second_lowest_highest": [1900.0, 2100.0]}
     cases = {"a": steady, "b": CASE, "c": {**steady, "others": 0.11}, "d": {**steady, "others": None}}

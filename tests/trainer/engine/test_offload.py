@@ -46,9 +46,12 @@ def test_an_offloaded_training_goes_on_bit_for_bit(outcome, layout):
 @pytest.mark.skipif(not AsyncIOBuilder().is_compatible(), reason="DeepSpeed builds no async_io here (libaio)")
 def test_files_change_no_bit(tmp_path):
     run_workers(WORKER, tmp_path, "files", ranks=2, timeout=900)
-    for found in json.loads((tmp_path / "found.json").read_text()).values():
-        assert found["files"] > 4
-        assert (found["same"], found["resumed"], found["left"]) == (True, True, False)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert list(found) == ["none", "cpu", "nvme"]
+    for parameters, case in found.items():
+        assert (case["same"], case["resumed"], case["left"]) == (True, True, False), parameters
+        assert case["files"].pop("optimizer") > 4
+        assert [*case["files"]] == ["bfloat16params"] * (parameters == "nvme"), parameters
 
 
 def test_deepspeeds_keys_for_it(tmp_path):

@@ -60,6 +60,17 @@ def test_a_step_is_split_into_its_phases_and_what_ranks_wait_for(stopwatch):
         assert found == pytest.approx(wanted)
 
 
+def test_what_is_said_is_that_of_a_mean_counted_step():
+    stats = CollectiveStats()
+    watch = Stopwatch(stats, torch.device("cpu"), first=1, steps=2)
+    for step in range(4):
+        watch.phase("data", step)
+        for name, calls, size in (("all_reduce", 2, 100), ("reduce", step % 2, 10)):
+            stats.calls[name] += calls
+            stats.bytes[name] += 1000 * step + size
+    assert watch.collectives() == {"all_reduce": [2, 1600], "reduce": [0.5, 1510]}
+
+
 def kernel(name, start, end, device="CUDA"):
     span = SimpleNamespace(start=start, end=end)
     return SimpleNamespace(name=name, device_type=SimpleNamespace(name=device), time_range=span)
