@@ -8,8 +8,9 @@ A part is the arms that a claim needs (claims_runs.py): recipes/demo.yaml with o
 traces each, and a student of its own for every seed, whose questions and traces are another draw, too. Each is made by
 `tracestill sweep`, which trains arms of a run side by side and shares their data. All take as many steps of full packs,
 so as many tokens. What came of an arm is written to the JSON as soon as it is evaluated; given again, the command goes
-on with what is missing, and an arm whose settings were changed is made anew. ``general`` trains SmolLM2 and needs
-``--student`` (`tracestill fetch-student smollm2-135m DIR`) and ``--data``, which holds gsm8k/ and gsm8k_teachers/.
+on with what is missing, and an arm whose settings, recipe or teachers' program were changed is made anew. Ctrl-C stops
+it: the arms that run save. ``general`` trains SmolLM2 and needs ``--student`` (`tracestill fetch-student smollm2-135m
+DIR`) and ``--data``, which holds gsm8k/ and gsm8k_teachers/. Other claims about SmolLM2: claims_real.py.
 
 `--page` writes the page from the JSON and from what other benchmarks left in benchmarks/results/; nothing is trained.
 `--quick` trains one seed for a few steps, says nothing about students, and keeps its JSON apart.
@@ -18,6 +19,7 @@ on with what is missing, and an arm whose settings were changed is made anew. ``
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -26,6 +28,8 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from pydoc_data import topics
 from typing import Any
@@ -40,8 +44,10 @@ from machine import describe, table
 
 from tracestill.data_pipeline.base.content import alone
 from tracestill.data_pipeline.base.stage import digest_of, read_manifest, write_json
+from tracestill.data_pipeline.guards import strict_yaml
 from tracestill.launch.report.report import gather_training, read_json
 from tracestill.launch.sweep.outcome import answers_in
+from tracestill.trainer.recipe.recipe import apply_setting
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 JSON = RESULTS / "claims.json"
@@ -113,16 +119,34 @@ def sweep(name: str, arms: list[str], seed: int, wanted: argparse.Namespace, hel
     words += ["--at-once", str(wanted.at_once), "--replace"]  # of what was made with other settings
     new = {arm: made[arm] for arm in missing}
     before = {arm: evaluated(root, arm, seed) for arm in missing}  # maybe with other settings
-    process = subprocess.Popen([sys.executable, "-m", "tracestill.launch.cli", *words], stdout=sys.stderr)
+    command = [sys.executable, "-m", "tracestill.launch.cli", *words]
+    process = subprocess.Popen(command, stdout=sys.stderr, start_new_session=True)  # Ctrl-C reaches it through us alone
     try:
-        while process.poll() is None:
-            time.sleep(POLL_SECONDS)
-            keep(root, name, seed, new, wanted, held, before)
+        with passed_on(process):
+            while process.poll() is None:
+                time.sleep(POLL_SECONDS)
+                keep(root, name, seed, new, wanted, held, before)
     finally:
         process.terminate()  # of one that has ended: nothing
         code = process.wait()
     keep(root, name, seed, new, wanted, held, before if code else {})  # the sweep has looked at all of them
     return code
+
+
+@contextlib.contextmanager
+def passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Meanwhile what asks this process to stop asks the sweep, which saves and stops, and at the second time ends at
+    once."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: process.send_signal(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def evaluated(root: Path, arm: str, seed: int) -> dict[str, Any] | None:
@@ -139,9 +163,18 @@ def swept_as(arm: str, seed: int) -> str:
 
 
 def about_arm(run: Run, arm: str, wanted: argparse.Namespace, seed: int) -> str:
-    """Digest of the settings that an arm is made with. Another recipe file or program would make another student: then
-    remove what was measured."""
-    return digest_of({"settings": settings_of(run, wanted, seed), "arm": run.arms.get(arm, {})})[:16]
+    """Digest of what an arm is made with: the recipe as its file and the run's settings have it, without where things
+    lie, what the arm changes, and the program of the teachers, if they are this benchmark's own."""
+    recipe = recipe_in(run.recipe)
+    for setting in [*settings_of(run, wanted, seed), *([] if run.recipe == RECIPE else ["evaluate.also={}"])]:
+        recipe = apply_setting(recipe, setting)
+    program = TEACHER.read_text(encoding="utf-8") if f'"{TEACHER.stem}"' in "".join(run.settings) else ""
+    return digest_of({"recipe": recipe, "arm": run.arms.get(arm, {}), "program": program})[:16]
+
+
+@cache
+def recipe_in(path: Path) -> Any:
+    return strict_yaml.read_file(path)
 
 
 def done(held: dict[str, Any], name: str, arm: str, seed: int) -> dict[str, Any]:

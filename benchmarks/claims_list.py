@@ -3,7 +3,20 @@ would have the second minus the first above 0."""
 
 from __future__ import annotations
 
-from claims_table import Claim, arms, demo, form, general, interaction, kept, less_loss, multiplied, votes
+from claims_table import (
+    Claim,
+    arms,
+    control,
+    demo,
+    form,
+    general,
+    interaction,
+    kept,
+    less_loss,
+    multiplied,
+    real,
+    votes,
+)
 
 HEADS: dict[int, tuple[str, str]] = {  # number -> the claim, and what was published
     1: (
@@ -56,15 +69,22 @@ HEADS: dict[int, tuple[str, str]] = {  # number -> the claim, and what was publi
         "specialised students keep in-distribution gains and lose others (2301.12726)",
     ),
 }
+REAL = "claims_real"
+VALUES = ("values",)
 CLAIMS: list[Claim] = [
     Claim(1, "the demo: traces minus answers only, 5 digits, 700 steps", demo, "demo_three_seeds"),
     Claim(1, "traces minus answers only, equal rows and steps", arms("base/traces", "base/answers_only")),
-    Claim(1, "(R) SmolLM2 on GSM8K: traces minus answers only"),
+    Claim(
+        1,
+        "(R) SmolLM2 on GSM8K: traces minus answers only (after few steps hardly any answer is right, and an answer's "
+        "loss behind a trace is no measure of one that has none)",
+    ),
     Claim(
         2,
         "teacher errs on 8 % of steps: filtered minus unfiltered, equal steps",
         arms("base/traces", "base/unfiltered"),
     ),
+    Claim(2, "2 %: filtered minus unfiltered, equal steps", arms("careful/traces", "careful/unfiltered")),
     Claim(2, "25 %: filtered minus unfiltered, equal steps", arms("careless/traces", "careless/unfiltered")),
     Claim(2, "25 %: filtered minus about as many rows unfiltered", arms("careless/traces", "careless/unfiltered_rows")),
     Claim(
@@ -74,14 +94,32 @@ CLAIMS: list[Claim] = [
     ),
     Claim(2, "what errors cost: 0 % minus 25 % unfiltered, equal steps", arms("perfect/traces", "careless/unfiltered")),
     Claim(2, "what a filter leaves of it: 0 % minus 25 % filtered", arms("perfect/traces", "careless/traces")),
-    Claim(2, "teachers near to the student and far from it; (R)"),
+    Claim(
+        2,
+        "(R) SmolLM2's loss on sound and right traces: unfiltered minus filtered, equal steps",
+        real("unfiltered", "label"),
+        REAL,
+    ),
+    Claim(2, "teachers near to the student and far from it"),
     Claim(3, "two paths minus one, of 600 questions, equal steps", arms("base/two_paths", "base/one_path")),
     Claim(3, "all paths, about four, minus two, of 600 questions, equal steps", arms("base/traces", "base/two_paths")),
     Claim(
         3, "equal rows: about four paths of 150 questions minus one path of 600", arms("few/traces", "base/one_path")
     ),
     Claim(3, "equal rows: two teachers, of opposite orders, minus one", arms("orders/two_orders", "orders/one_order")),
-    Claim(3, "(R) several teachers minus one"),
+    Claim(
+        3,
+        "(R) SmolLM2's loss on traces of five teachers and of people: one teacher (another for each seed) minus five, "
+        "equal rows and steps",
+        real("one_teacher", "label"),
+        REAL,
+    ),
+    Claim(
+        3,
+        "(R) its loss on people's solutions, which nobody learnt: likewise",
+        real("one_teacher", "label", "human"),
+        REAL,
+    ),
     Claim(4, "equal rows: one order minus two opposite ones", arms("orders/one_order", "orders/two_orders")),
     Claim(4, "two opposite orders: with a tag minus without", arms("tagged/traces", "orders/two_orders")),
     Claim(
@@ -134,6 +172,24 @@ CLAIMS: list[Claim] = [
         "weights_by_kind",
     ),
     Claim(
+        5,
+        "(R) SmolLM2's loss: 20 % of the trace at random minus the 20 % of largest nll",
+        real("random20", "nll20"),
+        REAL,
+    ),
+    Claim(
+        5,
+        "(R) its loss: 20 % at random minus the 20 % of largest entropy",
+        real("random20", "entropy20"),
+        REAL,
+    ),
+    Claim(
+        5,
+        "(R) its loss: 20 % at random minus 20 % in the steps of largest influence",
+        real("random20", "influence20"),
+        REAL,
+    ),
+    Claim(
         6,
         "the first 30 % of each trace no worse than all by 5 points",
         kept("scores", "first30", "traces", ""),
@@ -148,6 +204,30 @@ CLAIMS: list[Claim] = [
     ),
     Claim(6, "up to the conclusion minus whole traces", arms("base/until_conclusion", "base/traces")),
     Claim(6, "without prose no worse than whole traces by 5 points", arms("base/no_prose", "base/traces"), slack=0.05),
+    Claim(
+        6,
+        "(R) SmolLM2's loss: the last 30 % of each trace minus the first 30 %",
+        real("last30", "first30"),
+        REAL,
+    ),
+    Claim(
+        6,
+        "(R) its loss at expressions and results of whole traces: as much at random minus steps that decide",
+        real("random_drop", "decisive", columns=VALUES),
+        REAL,
+    ),
+    Claim(
+        6,
+        "(R) likewise: whole traces minus steps that decide",
+        real("label", "decisive", columns=VALUES),
+        REAL,
+    ),
+    Claim(
+        6,
+        "(R) likewise: whole traces minus traces without prose",
+        real("label", "no_prose", columns=VALUES),
+        REAL,
+    ),
     Claim(7, "one path a question: most of 8 samples minus greedy", votes("base/one_path")),
     Claim(7, "two paths a question: most of 8 samples minus greedy", votes("base/two_paths")),
     Claim(
@@ -196,7 +276,22 @@ CLAIMS: list[Claim] = [
         kept("distil", "teacher_alone", "label_only", "minus_label"),
         "distil",
     ),
-    Claim(10, "on-policy distillation minus the label alone"),
+    Claim(
+        10,
+        "after 330 steps on recorded traces: 80 on its own texts under a teacher (reverse KL) minus 80 more on traces",
+        control,
+        "on_policy",
+    ),
+    *(
+        Claim(10, f"(R) SmolLM2's loss: the label alone minus {words}", real("label", arm), REAL)
+        for arm, words in {
+            "forward": "forward KL at trace and answer beside it",
+            "trace_only": "forward KL at the trace alone",
+            "answer_only": "forward KL at the answer alone",
+            "reverse": "reverse KL",
+            "jsd": "JSD",
+        }.items()
+    ),
     Claim(
         11,
         "the digits in another order: traces minus answers only",

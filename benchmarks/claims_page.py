@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from claims_list import CLAIMS, HEADS
+from claims_real_arms import ARMS, HUMAN
 from claims_runs import MAIN, PARTS, RUNS, SMALL
 from claims_table import CONTRADICTED, NOT_APART, NOT_MEASURED, SUPPORTED, Claim, Found, Results, between, points
 
@@ -42,10 +43,17 @@ HOW = """## How it was measured
   {complete} have all three so far, and {begun} fewer. An arm with one seed is in no comparison: its interval below is
   of its questions alone. Within a seed arms answer the same questions, so differences of right answers are paired;
   those of claim 11, and where other benchmarks kept shares alone, are taken as unpaired, which makes them wider.
-- Lines with a link are of other benchmarks, whose settings stand in their docstrings: {others}.
+{real}- Lines with a link are of other benchmarks, whose settings stand in their docstrings: {others}.
 - {comparisons} comparisons were made. One in twenty that has no effect would be told apart by chance; of the {apart}
   that were told apart from 0 (a "no worse" has no such p) {surviving} stay so by Holm's correction over all of them (t
   over three seeds seldom gives a p that small). The verdicts above are not corrected.
+"""
+OF_REAL = """- **SmolLM2** (lines of `claims_real`): the pretrained student takes {steps} steps of one pack of {capacity}
+  tokens, {tokens} tokens in all, at a rate of {rate}. They are of {train} questions of GSM8K, each with traces of
+  five open models; a seed decides which of them.{lacking} Its loss, in nats a token, is that of the same {documents}
+  held-out documents in every arm and seed: sound and right traces of {questions} questions, {people} of them people's
+  solutions. The interval is the wider of Student's t over seeds and the spread between questions. So few steps teach
+  a form rather than a skill: a line that is not told apart says that nothing shows so soon.
 """
 
 
@@ -112,9 +120,31 @@ def how(results: Results, found: dict[Claim, Found | None]) -> str:
         arms=len(trained),
         complete=sum(count >= SEEDS for count in seeds),
         begun=sum(0 < count < SEEDS for count in seeds),
+        real=real_of(results),
         comparisons=len(known),
         surviving=sum(p < 0.05 and told for p, told in zip(corrected, apart, strict=True)),
         apart=sum(apart),
+    )
+
+
+def real_of(results: Results) -> str:
+    """What stands behind the lines of claims_real.py."""
+    held = results.files.get("claims_real") or {"arms": {}}
+    rows = [row for of in held["arms"].values() for row in of.values() if "steps" in row]
+    if not rows:
+        return ""
+    settings = dict(setting.split("=", 1) for setting in held["small"])
+    few = [f"`{arm}`" for arm in ARMS if 0 < len(held["arms"].get(arm, {})) < SEEDS]
+    return OF_REAL.format(
+        steps=rows[0]["steps"],
+        tokens=f"{round(sum(row['tokens'] for row in rows) / len(rows)):,}",
+        capacity=settings["plan.capacity"],
+        rate=f"{float(settings['train.lr']):g}",
+        train=held["rows"]["train"],
+        documents=len(held["teachers"]),
+        questions=len(set(held["questions"])),
+        people=held["teachers"].count(HUMAN),
+        lacking=f" Arms with fewer than three seeds so far: {', '.join(few)}." if few else "",
     )
 
 

@@ -112,6 +112,7 @@ RUNS: dict[str, Run] = {
             "unfiltered_rows": {"select": NO_FILTER, "plan": {"mixture": drawn(*STYLES[:3])}},
         },
     ),
+    "careful": Run("the teacher errs on 2 %", teacher(0.02), {"unfiltered": {"select": NO_FILTER}}),
     "perfect": Run("the teacher does not err", teacher(0.0)),
     "few": Run(
         "a quarter of the questions",
@@ -165,6 +166,7 @@ PARTS: dict[str, tuple[str, list[tuple[str, list[str]]]]] = {  # name -> what it
         "2: a filter, by how much the teacher errs",
         [("base", [MAIN, "unfiltered"]), ("careless", [MAIN, "unfiltered", "unfiltered_rows"]), ("perfect", [MAIN])],
     ),
+    "careful": ("2: likewise, of a teacher that errs seldom", [("careful", [MAIN, "unfiltered"])]),
     "paths": ("3 and 7: one path against several; votes", [("base", ["one_path", "two_paths"]), ("few", [MAIN])]),
     "orders": (
         "3 and 4: step orders that do not go together",

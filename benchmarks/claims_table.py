@@ -20,7 +20,10 @@ from tracestill.trainer.losses.intervals import mean_interval
 
 RESULTS = Path(__file__).with_name("results")
 SUPPORTED, CONTRADICTED, NOT_APART, NOT_MEASURED = "supported", "contradicted", "not told apart", "not measured"
-FILES = ("demo_three_seeds", "scores", "distil", "multipliers", "weights_by_kind")  # of other benchmarks
+FILES = (  # of other benchmarks
+    *("demo_three_seeds", "scores", "distil", "multipliers", "weights_by_kind"),
+    *("claims_real", "on_policy"),
+)
 
 
 def told(right: Iterable[bool]) -> str:
@@ -244,6 +247,42 @@ def general(second: tuple[str, str], first: tuple[str, str]) -> Callable[[Result
         return Found(means[0], means[1], gains, over_seeds(gains), t_test(gains), 0, "nats")
 
     return find
+
+
+def real(second: str, first: str, who: str = "", columns: Sequence[str] = ()) -> Callable[[Results], Found | None]:
+    """Loss of two arms of claims_real.py, document by document; of those that ``who`` wrote, of ``columns`` of a
+    document's loss (neither: of all). Documents of one question are not independent of each other."""
+
+    def find(results: Results) -> Found | None:
+        held = results.files.get("claims_real") or {"arms": {}}
+        a, b = (held["arms"].get(arm, {}) for arm in (first, second))
+        seeds = sorted(a.keys() & b.keys())
+        if len(seeds) < 2:
+            return None
+        at = [column for column, name in enumerate(held["columns"]) if not columns or name in columns]
+        mine = [document for document, name in enumerate(held["teachers"]) if who in ("", name)]
+        targets = np.array(held["targets"])[mine][:, at].sum(1)
+        sums = [[np.array(rows[seed]["nll"])[mine][:, at].sum(1) for seed in seeds] for rows in (a, b)]
+        means = [[float(of.sum() / targets.sum()) for of in side] for side in sums]
+        gains = [y - x for x, y in zip(*means, strict=True)]
+        apart = np.sum(sums[1], axis=0) - np.sum(sums[0], axis=0)
+        spread = mean_interval(apart, len(seeds) * targets, [held["questions"][document] for document in mine])
+        ends = [*(over_seeds(gains) or ()), *(spread or ())]
+        both = float(np.mean(means[0])), float(np.mean(means[1]))
+        return Found(*both, gains, (min(ends), max(ends)), t_test(gains), len(mine), "nats")
+
+    return find
+
+
+def control(results: Results) -> Found | None:
+    """Of benchmarks/on_policy.py: learning on from texts of its own against learning on from the recorded traces."""
+    runs = (results.files.get("on_policy") or {"runs": []})["runs"]
+    if len(runs) < 2:
+        return None
+    sides = [
+        [np.array([mark == "1" for mark in row["right"][arm]], float) for row in runs] for arm in ("traces", "own")
+    ]
+    return of_questions(*sides)
 
 
 def nobody(results: Results) -> None:

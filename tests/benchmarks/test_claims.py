@@ -1,7 +1,10 @@
 """benchmarks/claims.py: verdicts follow from numbers, the page from results, and claims from arms that there are."""
 
+import dataclasses
 import json
+import os
 import random
+import signal
 from argparse import Namespace
 
 import pyarrow as pa
@@ -179,6 +182,63 @@ def test_only_arms_that_are_missing_or_others_now_are_swept(wanted, monkeypatch)
         monkeypatch.setattr(script, "SMALL", [*script.SMALL, "train.lr=1e-3"])
         with pytest.raises(Swept, match=r"^arm=traces,unfiltered$"):
             script.sweep("base", ["traces", "unfiltered"], 1, wanted, held)
+
+
+def test_an_arm_is_made_anew_after_its_recipe_or_its_teachers_program_changed(wanted, tmp_path, monkeypatch):
+    with benchmark("claims") as script:
+        runs, program = script.RUNS, tmp_path / script.TEACHER.name
+
+        def made():
+            script.recipe_in.cache_clear()
+            return {name: script.about_arm(runs[name], "traces", wanted, 0) for name in ("base", "orders", "general")}
+
+        before = made()
+        program.write_text(script.TEACHER.read_text() + "# changed")
+        monkeypatch.setattr(script, "TEACHER", program)
+        after = made()
+        assert [name for name in before if before[name] != after[name]] == ["orders"], "the others' is the demo's own"
+        recipe = tmp_path / "demo.yaml"
+        text = script.RECIPE.read_text().replace("schedule: cosine", "schedule: constant  # a note")
+        recipe.write_text(text)
+        monkeypatch.setattr(script, "RECIPE", recipe)
+        monkeypatch.setitem(runs, "base", dataclasses.replace(runs["base"], recipe=recipe))
+        changed = made()
+        assert changed["base"] != after["base"]
+        recipe.write_text(text.replace("# a note", "# another"))
+        assert made() == changed, "words of a comment"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_who_is_asked_to_stop_asks_the_sweep_once_and_waits_until_it_has_saved(wanted, monkeypatch, number):
+    class Sweeping:
+        heard, looks, kind = [], 0, {}
+
+        def __init__(self, words, **more):
+            Sweeping.kind = more
+
+        def poll(self):
+            Sweeping.looks += 1
+            if Sweeping.looks == 2:
+                os.kill(os.getpid(), number)
+            return None if Sweeping.looks < 5 else 3
+
+        def send_signal(self, number):
+            self.heard.append(number)
+
+        def terminate(self):
+            assert self.looks == 5, "while it saves"
+
+        def wait(self):
+            return 3
+
+    with benchmark("claims") as script:
+        monkeypatch.setattr(script, "POLL_SECONDS", 0.0)
+        monkeypatch.setattr(script.subprocess, "Popen", Sweeping)
+        before = signal.getsignal(number)
+        assert script.sweep("few", ["traces"], 0, wanted, {"runs": {}}) == 3
+        assert signal.getsignal(number) is before
+    assert Sweeping.heard == [number]
+    assert Sweeping.kind["start_new_session"], "a terminal's Ctrl-C would be a second one"
 
 
 def test_ties_of_votes_count_by_chance():

@@ -1,0 +1,92 @@
+"""A student that goes on from texts of its own, against one that goes on from the recorded traces: the demo, by seed.
+
+    python benchmarks/on_policy.py --teacher DIR [--seeds 0 1 2] [--runs DIR] [--json PATH] [--quick]
+
+`recipes/demo_on_policy.yaml` on one rank: for each seed a student learns recorded traces for some steps; from there one
+arm goes on with its own texts, scored by the teacher (reverse KL by kind), and another with the traces, for as many
+steps, at the same rate. ``--teacher`` is a student of recipes/demo.yaml (`runs/demo/arms/traces/train/export`).
+
+Measured are right answers to held-out questions, before and after; the difference of the two is taken question by
+question, and its interval (95 %) is the wider of Student's t over seeds and the spread between questions. The claim
+holds the comparison alone: as many steps. With `--runs DIR` a second start goes on where the first was cut off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from claims_table import Results, between, control, points, told
+from demo import RECIPE as DEMO
+from demo import run
+from machine import claim, describe, finish, table
+
+from tracestill.data_pipeline.base.stage import read_manifest
+from tracestill.data_pipeline.guards import strict_yaml
+from tracestill.launch.sweep.outcome import answers_in
+from tracestill.trainer.recipe.recipe import MAIN_ARM
+from tracestill.trainer.recipe.run_directory import RunDirectory
+
+RECIPE = DEMO.with_name("demo_on_policy.yaml")
+OWN = "own"
+SMALL = ["rounds=null", "train.ranks=1", "train.checkpoint_every=0", "train.checkpoint_interval=null"]
+QUICK = ["questions.train=80", "questions.validation=20", "questions.test=20", "evaluate.batch_size=20"]
+
+
+def measure(wanted: argparse.Namespace, place: Path, seed: int) -> dict[str, Any]:
+    """What the students of a seed answered, a character a question in the order of ids; and the arms' steps."""
+    asked = strict_yaml.read_file(RECIPE)["rounds"]
+    own = {**asked["on_policy"], "teacher": str(wanted.teacher)}
+    then = asked["changes"]["train"]
+    common = [f"seed={seed}", *SMALL, f"encode.tokenizer.path={wanted.teacher}"]
+    if wanted.quick:
+        common += QUICK
+        then = {**then, "steps": 8, "warmup": 1}
+    run(RECIPE, place / "before", [*common, *(["train.steps=20", "train.warmup=2"] if wanted.quick else [])])
+    before = RunDirectory.open(place / "before")
+    student = {"pretrained": str((before.stage(MAIN_ARM, "train") / "export").resolve())}
+    more = [f"train.{key}={value}" for key, value in {**then, "checkpoint_every": 0}.items()]
+    arms = {OWN: {"train": {"on_policy": own}}}
+    run(RECIPE, place / "after", [*common, *more, f"student={json.dumps(student)}", f"arms={json.dumps(arms)}"])
+    after = RunDirectory.open(place / "after")
+    students = {"before": (before, MAIN_ARM), "traces": (after, MAIN_ARM), OWN: (after, OWN)}
+    right = {name: answers_in(of.stage(arm, "evaluate")) for name, (of, arm) in students.items()}
+    trained = {name: read_manifest(of.stage(arm, "train")) or {} for name, (of, arm) in students.items()}
+    return {
+        "seed": seed,
+        "right": {name: told(marks[question] for question in sorted(marks)) for name, marks in right.items()},
+        "steps": {name: manifest["counts"]["steps"] for name, manifest in trained.items()},
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", type=Path, required=True, help="directory of a trained student of the demo's")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, help="where the runs are kept (default: a temporary directory)")
+    parser.add_argument("--quick", action="store_true", help="one seed, few questions and steps: does it run at all?")
+    parser.add_argument("--json", type=Path)
+    wanted = parser.parse_args()
+    wanted.teacher = wanted.teacher.resolve()
+    wanted.seeds = wanted.seeds[:1] if wanted.quick else wanted.seeds
+    with tempfile.TemporaryDirectory() as temporary:
+        root = wanted.runs or Path(temporary)
+        rows = [measure(wanted, root / f"seed-{seed}", seed) for seed in wanted.seeds]
+    share = {
+        name: [row["right"][name].count("1") / len(row["right"][name]) for row in rows] for name in rows[0]["right"]
+    }
+    print(table(["seed", *share], [[row["seed"], *(of[at] for of in share.values())] for at, row in enumerate(rows)]))
+    found = control(Results({"runs": {}}, {"on_policy": {"runs": rows}}))
+    if found is not None:
+        print(f"{OWN} minus traces: {points(found.mean, found.unit)} points {between(found)}")
+    apart = max(abs(row["steps"][OWN] - row["steps"]["traces"]) for row in rows)
+    claims = [claim("steps of one arm that the other has not", apart, "<=", 0)]
+    return finish({"machine": describe(), "quick": wanted.quick, "runs": rows}, claims, wanted.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
