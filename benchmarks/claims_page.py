@@ -48,8 +48,8 @@ HOW = """## How it was measured
   that were told apart from 0 (a "no worse" has no such p) {surviving} stay so by Holm's correction over all of them (t
   over three seeds seldom gives a p that small). The verdicts above are not corrected.
 """
-OF_REAL = """- **SmolLM2** (lines of `claims_real`): the pretrained student takes {steps} steps of one pack of {capacity}
-  tokens, {tokens} tokens in all, at a rate of {rate}. They are of {train} questions of GSM8K, each with traces of
+OF_REAL = """- **SmolLM2** (lines of `claims_real`): pretrained, it takes {steps} steps of a pack of {capacity} tokens,
+  {tokens} tokens in all, at a rate of {rate}. They are of {train} questions of GSM8K, each with traces of
   five open models; a seed decides which of them.{lacking} Its loss, in nats a token, is that of the same {documents}
   held-out documents in every arm and seed: sound and right traces of {questions} questions, {people} of them people's
   solutions. The interval is the wider of Student's t over seeds and the spread between questions. So few steps teach

@@ -35,10 +35,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
 from claims_real_arms import ARMS, HUMAN, SMALL, TEACHER, TEACHERS, arm_of
 from claims_runs import REAL
 from claims_table import RESULTS
 from machine import describe, table
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from tracestill.data_pipeline.base.content import alone
 from tracestill.data_pipeline.base.stage import digest_of, read_manifest, write_json
@@ -161,10 +164,6 @@ def counted(store: TokenStore) -> np.ndarray:
 
 def losses(model: Any, store: TokenStore) -> np.ndarray:
     """(D, 4) sums of nll in nats by transformers' ``model``, each document by itself."""
-    import torch
-    import torch.nn.functional as F
-    from transformers import DynamicCache
-
     found = np.zeros((len(store), len(COLUMNS)))
     of_question: dict[str, list[int]] = defaultdict(list)
     for document, name in enumerate(store.question_ids):
@@ -198,9 +197,6 @@ def writers(run: RunDirectory, store: TokenStore) -> list[str]:
 
 def look(path: Path, store: TokenStore, to: Path) -> None:
     """Write the losses of a model's directory to a file."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     model = AutoModelForCausalLM.from_pretrained(
         path, local_files_only=True, trust_remote_code=False, dtype=torch.float32
     )

@@ -100,7 +100,7 @@ def test_the_page_says_what_smollm2_was_asked(table):
         for row in about["arms"]["label"].values():
             row["tokens"] = 2000
         text = " ".join(script.real_of(table.Results({"runs": {}}, {"claims_real": about})).split())
-        assert "6 steps of one pack of 384 tokens, 2,000 tokens in all, at a rate of 0.0002" in text
+        assert "6 steps of a pack of 384 tokens, 2,000 tokens in all, at a rate of 0.0002" in text
         assert "4 held-out documents" in text
         assert "2 of them people's" in text
         assert "fewer than three seeds so far: `label`" in text
