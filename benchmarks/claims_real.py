@@ -165,26 +165,23 @@ def counted(store: TokenStore) -> np.ndarray:
 def losses(model: Any, store: TokenStore) -> np.ndarray:
     """(D, 4) sums of nll in nats by transformers' ``model``, each document by itself."""
     found = np.zeros((len(store), len(COLUMNS)))
-    of_question: dict[str, list[int]] = defaultdict(list)
-    for document, name in enumerate(store.question_ids):
-        of_question[name].append(document)
+    asked: dict[bytes, list[int]] = defaultdict(list)  # of documents that begin alike, what comes before any target
+    columns = [targets_of(store, document) for document in range(len(store))]
+    starts = [int(np.flatnonzero(of >= 0)[0]) for of in columns]
+    for document, known in enumerate(starts):
+        asked[store.tokens(document)[:known].tobytes()].append(document)
     with torch.no_grad():
-        for documents in of_question.values():
-            tokens = [store.tokens(document).astype(np.int64) for document in documents]
-            columns = [targets_of(store, document) for document in documents]
-            known = min(int(np.flatnonzero(of >= 0)[0]) for of in columns)  # the question: nothing is to be told of it
-            same = np.all([own[:known] == tokens[0][:known] for own in tokens], axis=0)
-            known = known if same.all() else int(np.argmin(same))
-            cache = DynamicCache()
-            start = torch.from_numpy(tokens[0][None, :known])
-            first = model(start, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0]
-            for document, own, of in zip(documents, tokens, columns, strict=True):
-                ids = torch.from_numpy(own)
-                logits = model(ids[None, known:-1], past_key_values=cache, use_cache=True).logits[0]
-                nll = F.cross_entropy(torch.cat([first, logits]), ids[known:], reduction="none").numpy()
-                kept = of[known:] >= 0
-                np.add.at(found[document], of[known:][kept], nll[kept])
-                cache.crop(known + 1 - len(own))
+        for documents in asked.values():
+            known, cache = starts[documents[0]], DynamicCache()
+            question = torch.from_numpy(store.tokens(documents[0])[None, :known].astype(np.int64))
+            first = model(question, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0]
+            for document in documents:
+                ids = torch.from_numpy(store.tokens(document)[known:].astype(np.int64))
+                logits = model(ids[None, :-1], past_key_values=cache, use_cache=True).logits[0]
+                nll = F.cross_entropy(torch.cat([first, logits]), ids, reduction="none").numpy()
+                of = columns[document][known:]
+                np.add.at(found[document], of[of >= 0], nll[of >= 0])
+                cache.crop(1 - len(ids))
     return found
 
 
@@ -214,7 +211,7 @@ def name_of(arm: str, seed: int) -> str:
     return f"{arm}_seed-{seed}"
 
 
-def measure(wanted: argparse.Namespace, run: RunDirectory, teacher: RunDirectory) -> None:
+def measure(wanted: argparse.Namespace, run: RunDirectory, teacher: RunDirectory | None) -> None:
     """Arms that are missing in the JSON, one after the other."""
     encode = run.stage(MAIN_ARM, "encode")
     store = TokenStore(encode / "test.arrow", run.recipe.span_kinds())
@@ -230,9 +227,10 @@ def measure(wanted: argparse.Namespace, run: RunDirectory, teacher: RunDirectory
         held = {}
     held = {"arms": {}, **held, **documents}
     files = "".join((wanted.run / name).read_text(encoding="utf-8") for name in ("rows.jsonl", PARTS.name))
-    export, looked = teacher.stage(MAIN_ARM, "train") / "export", wanted.run / "looked.npy"
-    works = [(BEFORE, 0, wanted.student), (LEARNED, 0, export)]
-    works += [(arm, seed, None) for arm in wanted.arms for seed in wanted.seeds]
+    looked = wanted.run / "looked.npy"
+    works = [(arm, seed, None) for arm in wanted.arms for seed in wanted.seeds]
+    works += [(BEFORE, 0, wanted.student)]
+    works += [(LEARNED, 0, teacher.stage(MAIN_ARM, "train") / "export")] if teacher is not None else []
     for arm, seed, model in works:
         made = about_arm(run.recipe, files, arm, seed) if model is None else digest_of([TEACHER, arm])[:16]
         if held["arms"].get(arm, {}).get(str(seed), {}).get("settings") == made:
@@ -265,17 +263,22 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def prepare(wanted: argparse.Namespace) -> tuple[RunDirectory, RunDirectory]:
-    """The run of all arms, and that of their teacher, which is trained."""
+def prepare(wanted: argparse.Namespace) -> tuple[RunDirectory, RunDirectory | None]:
+    """The run of all arms, and that of the teacher, trained, if an arm follows it; its arms are left out if none does.
+    So what arms share lies in the same place whatever is asked for."""
     root, student = wanted.run, wanted.student
     write_rows(root / "rows.jsonl", wanted.data)
     for path in (REAL, PARTS):
         shutil.copyfile(path, root / path.name)
     recipe, places = root / REAL.name, [*SMALL, *places_of(root, student)]
-    teacher = prepared(root / LEARNED, load_recipe(recipe, [*places, *TEACHER, "arms={}"]))
-    train(teacher, MAIN_ARM)
-    export = str(teacher.stage(MAIN_ARM, "train") / "export")
-    arms = {name_of(arm, seed): arm_of(arm, seed, export) for arm in ARMS for seed in wanted.seeds}
+    follow = {arm for arm, over in ARMS.items() if "distil" in over}
+    teacher, export = None, ""
+    if follow & {*wanted.arms}:
+        teacher = prepared(root / LEARNED, load_recipe(recipe, [*places, *TEACHER, "arms={}"]))
+        train(teacher, MAIN_ARM)
+        export = str(teacher.stage(MAIN_ARM, "train") / "export")
+    made = [arm for arm in ARMS if teacher is not None or arm not in follow]
+    arms = {name_of(arm, seed): arm_of(arm, seed, export) for arm in made for seed in wanted.seeds}
     return prepared(root / "run", load_recipe(recipe, [*places, f"arms={json.dumps(arms)}"])), teacher
 
 
