@@ -13,6 +13,7 @@ TEACHERS = (
     "Mixtral-8x7B-Instruct-v0.1",
 )
 SMALL = [
+    "sample.test_samples=6",  # all traces of a held-out question
     "select={policy: strict, paths: {same: 'off'}}",
     "encode.system=Solve the problem.",  # the template's own takes more tokens
     "plan.capacity=384",
