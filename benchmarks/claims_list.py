@@ -179,8 +179,8 @@ CLAIMS: list[Claim] = [
     ),
     Claim(
         5,
-        "(R) its loss: 20 % at random minus the 20 % of largest entropy",
-        real("random20", "entropy20"),
+        "(R) its loss: the 20 % of largest entropy minus 20 % at random",
+        real("entropy20", "random20"),
         REAL,
     ),
     Claim(
