@@ -7,15 +7,16 @@ It scores the documents that it learnt from (its 16 most probable tokens), and a
 documents once an arm, in the same order, for as many steps: from the label alone, and as recipes/demo_topk.yaml has it.
 Both terms together are one loss, so the arms see equally many tokens. In `answer_only` all of the teacher's half lies
 on the answer and the delimiters; `answer_weight` is the label alone with so much weight on these that they have the
-same share of the loss, by the counts of the whole store. What lies between the two is the teacher's.
+same share of the loss, by the counts of the whole store. What lies between the two is the teacher's. Reverse and JSD have arms
+by kind, too.
 
 Measured on held-out questions: right answers, and their difference to the label alone, question by question. An
 interval (95 %) takes questions of all seeds as drawn, the seeds as given; each seed's share stands beside it. Nothing
 here claims that a teacher pays; the claims hold the comparison.
 
-`--arms` measures some, and puts them into the file of `--json` beside the others that it holds; a difference needs both
-arms' answers, which files written before this had them do not hold: then name the other arm, too. With `--run DIR` a
-second start goes on where the first was cut off. `--quick` runs everything once, and says nothing about students.
+Every arm's answers are kept, a character a question (`by_seed`), so that any two can be compared question by question.
+`--arms` measures some, and puts them into the file of `--json` beside the others that it holds. With `--run DIR` a second
+start goes on where the first was cut off. `--quick` runs everything once, and says nothing about students.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import numpy as np
 from demo import RECIPE as DEMO
 from demo import run
 from machine import claim, describe, finish, table
-from scores import answers, mean, shown
+from scores import answers, mean, shown, told
 
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.tokens.store import TokenStore
@@ -40,13 +41,18 @@ from tracestill.trainer.recipe.recipe import MAIN_ARM
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 RECIPE = DEMO.with_name("demo_topk.yaml")
-LABEL, ANSWER, HEAVY = "label_only", "answer_only", "answer_weight"
+LABEL, HEAVY, DIVERGENCES = "label_only", "answer_weight", ("forward", "reverse", "jsd")
+ANSWERS = {
+    "forward": "answer_only",
+    "reverse": "reverse_answer",
+    "jsd": "jsd_answer",
+}  # the teacher at the answer alone
+TRACES = {"forward": "trace_only", "reverse": "reverse_trace", "jsd": "jsd_trace"}
 ARMS: dict[str, Any] = {
     LABEL: {"distil": None},
-    "reverse": {"distil": {"divergence": "reverse"}},
-    "jsd": {"distil": {"divergence": "jsd"}},
-    "trace_only": {"distil": {"weight": {"answer": 0}}},
-    ANSWER: {"distil": {"weight": {"trace": 0}}},
+    **{how: {"distil": {"divergence": how}} for how in DIVERGENCES[1:]},
+    **{arm: {"distil": {"divergence": how, "weight": {"answer": 0}}} for how, arm in TRACES.items()},
+    **{arm: {"distil": {"divergence": how, "weight": {"trace": 0}}} for how, arm in ANSWERS.items()},
     "teacher_alone": {"distil": {"mix": 1.0}},
 }
 EVERY = [MAIN_ARM, *ARMS, HEAVY]
@@ -103,8 +109,8 @@ def measure(wanted: argparse.Namespace, place: Path, seed: int) -> dict[str, Any
         trained, planned = (read_manifest(made.stage(arm, stage)) or {} for stage in ("train", "plan"))
         about[arm] = {"steps": trained["counts"]["steps"], "plan": planned["digests"]}
         right[arm] = answers(made, arm)
-    told = {arm: "".join(str(int(one[name])) for name in sorted(one)) for arm, one in right.items()}
-    return {"seed": seed, "right": told, "about": about, HEAVY: of_label["weighting"]["weights"]["answer"]}
+    weight = of_label["weighting"]["weights"]["answer"]
+    return {**told({"seed": seed, "right": right}), "about": about, HEAVY: weight}
 
 
 def joined(rows: Rows, held: dict[str, Any]) -> Rows:
@@ -117,23 +123,19 @@ def joined(rows: Rows, held: dict[str, Any]) -> Rows:
     return found
 
 
-def summary(rows: Rows, before: dict[str, Any]) -> dict[str, Any]:
-    """Arm -> accuracy, and its difference to the label alone; as a file had it of arms whose answers nobody has."""
+def summary(rows: Rows) -> dict[str, Any]:
+    """Arm -> accuracy, and its difference to the label alone, and to the label with the answer weighed as much."""
     read = [
         {"seed": row["seed"], "right": {arm: dict(enumerate(map(int, told))) for arm, told in row["right"].items()}}
         for row in rows
     ]
-    known = {arm for arm in ("teacher", *EVERY) if all(arm in row["right"] for row in rows)}
-    found: dict[str, Any] = {}
-    for arm in ("teacher", *EVERY):
-        if arm not in known:
-            found |= {arm: before[arm]} if arm in before else {}
-            continue
-        found[arm] = {"right": mean(read, arm)}
+    known = [arm for arm in ("teacher", *EVERY) if all(arm in row["right"] for row in rows)]
+    found: dict[str, Any] = {arm: {"right": mean(read, arm)} for arm in known}
+    for arm in known:
         if LABEL in known and arm not in ("teacher", LABEL):
             found[arm]["minus_label"] = mean(read, arm, LABEL)
-    if {ANSWER, HEAVY} <= known:
-        found[ANSWER]["minus_answer_weight"] = mean(read, ANSWER, HEAVY)
+        if HEAVY in known and arm in ANSWERS.values():
+            found[arm]["minus_answer_weight"] = mean(read, arm, HEAVY)
     return found
 
 
@@ -167,16 +169,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         root = wanted.run or Path(temporary)
         rows = joined([measure(wanted, root / f"seed-{seed}", seed) for seed in wanted.seeds], held)
-    found = summary(rows, held.get("result", {}))
+    found = summary(rows)
     names = {MAIN_ARM: "forward (main arm)"}
     cells = [
         [names.get(arm, arm), shown(one["right"]), " ".join(f"{share:.1%}" for share in one["right"]["by_seed"]),
-         shown(one["minus_label"], "+") if "minus_label" in one else ""]
+         *(shown(one[other], "+") if other in one else "" for other in ("minus_label", "minus_answer_weight"))]
         for arm, one in found.items()
     ]  # fmt: skip
-    print(table(["student", "right", "by seed", "minus label alone"], cells))
-    if "minus_answer_weight" in found.get(ANSWER, {}):
-        print(f"{ANSWER} minus {HEAVY}: {shown(found[ANSWER]['minus_answer_weight'], '+')}")
+    print(table(["student", "right", "by seed", "minus label alone", f"minus {HEAVY}"], cells))
     figures = {"seeds": wanted.seeds, "quick": wanted.quick, "arms": ARMS, "result": found, "by_seed": rows}
     if held:
         figures["machine_before"] = held["machine"]

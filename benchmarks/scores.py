@@ -50,8 +50,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "first30": {"use": "scores_parts:Part", "options": {"share": PART}},
     "last30": {"use": "scores_parts:Part", "options": {"share": PART, "end": True}},
 }
+FIRST, LAST = "first30", "last30"
 CONTROL = {**dict.fromkeys(("nll20", "entropy20", "influence20"), "random20"),
-           **dict.fromkeys(("first30", "last30"), "random30")}  # fmt: skip
+           **dict.fromkeys((FIRST, LAST), "random30")}  # fmt: skip
 BEFORE = "before"
 SCORE = {"base": {"model": "student", "channels": ["nll", "entropy", "influence"]}}
 SMALL = [
@@ -151,7 +152,8 @@ def mean(rows: list[dict[str, Any]], arm: str, other: str | None = None) -> dict
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Arm -> accuracy, difference to its control, and share of the trace's targets that weigh anything."""
+    """Arm -> accuracy, difference to its control, and share of the trace's targets that weigh anything; of the first
+    part also the difference to the last."""
     found: dict[str, Any] = {BEFORE: {"right": mean(rows, BEFORE)}}
     for arm in [MAIN_ARM, *ARMS]:
         about = [row["about"][arm] for row in rows]
@@ -159,7 +161,14 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         found[arm] = {"right": mean(rows, arm), "share_of_trace": share}
         if arm in CONTROL:
             found[arm]["minus_random"] = mean(rows, arm, CONTROL[arm])
+    found[FIRST]["minus_last"] = mean(rows, FIRST, LAST)
     return found
+
+
+def told(row: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a seed: the answers of each arm, a character a question in the order of their ids."""
+    right = {arm: "".join(str(int(one[name])) for name in sorted(one)) for arm, one in row["right"].items()}
+    return {"seed": row["seed"], "right": right}
 
 
 def claims_of(rows: list[dict[str, Any]], found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -205,8 +214,10 @@ def main() -> int:
         for arm, one in found.items()
     ]  # fmt: skip
     print(table(["tokens of the trace", "right", "by seed", "share weighted", "minus random"], cells))
+    print(f"{FIRST} minus {LAST}: {shown(found[FIRST]['minus_last'], '+')}")
     sizes = {name: getattr(wanted, name) for name in ("seeds", "before", "steps", "lr", "quick")}
     figures = {"machine": describe(), "recipe": wanted.recipe.name, **sizes, "arms": ARMS, "result": found}
+    figures["by_seed"] = [told(row) for row in rows]
     return finish(figures, claims_of(rows, found), wanted.json)
 
 

@@ -136,6 +136,7 @@ def linear_cross_entropy(
             None if teacher is None else teacher.log_probs.detach(),
             None if teacher_weights is None else teacher_weights.detach(),
             _multiplied(weights, kinds, dynamic, dynamic_kinds, teacher),
+            kinds if getattr(dynamic, "by_kind", False) else None,
         ),
         active=active,
         chunk_rows=chunk_rows,

@@ -2,7 +2,8 @@
 
 A multiplier is a function of (nll, p, entropy) of C rows, each (C,), p being the target's probability, that
 returns (C,) factors of the rows' weights, finite and >= 0 (`Given`: of either sign). If the caller gives a reference
-model's nll, it is the function's fourth argument. Factors are constants for autograd: they weigh a gradient, they are
+model's nll, it is the function's fourth argument; one with an attribute `by_kind` that is true gets the rows' `kinds`, (C,)
+uint8, by that name. Factors are constants for autograd: they weigh a gradient, they are
 not differentiated.
 The classes below are such functions, and the Triton pass has them built in; any other Python function works too,
 at the price of one more pass over the logits on a GPU. Chunks are an accident of memory, so a function must treat
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 Multiplier = Callable[..., Tensor]
-"""(nll, p, entropy[, reference_nll]) -> factor, each (C,)."""
+"""(nll, p, entropy[, reference_nll][, kinds=]) -> factor, each (C,)."""
 
 TAIL_FLOOR = 1e-6
 """Least probability that either model's tail counts with, in the teacher term."""
@@ -159,6 +160,7 @@ class Rows(NamedTuple):
     teacher_log_probs: Tensor | None  # (C, k)
     teacher_weights: Tensor | None  # (C,) divided like `weights`
     multiplied: Tensor | None = None  # (C,) bool: rows that `dynamic` multiplies; None: all
+    kinds: Tensor | None = None  # (C,) uint8, if `dynamic` asks for them
 
     def taken(self, index: Tensor) -> Rows:
         """The rows of an index."""
@@ -190,7 +192,7 @@ def multiplier(dynamic: Multiplier, seen: Seen, rows: Rows) -> Tensor:
         arguments.append(rows.reference_nll)
     if rows.multiplied is not None:
         arguments = [torch.where(rows.multiplied, seen_of, torch.nan) for seen_of in arguments]
-    factor = dynamic(*arguments).detach()
+    factor = dynamic(*arguments, **({} if rows.kinds is None else {"kinds": rows.kinds})).detach()
     if factor.shape != seen.nll.shape:
         raise ValueError(f"dynamic must return one factor a row, {tuple(seen.nll.shape)}, not {tuple(factor.shape)}")
     if rows.multiplied is not None:

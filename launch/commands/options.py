@@ -79,7 +79,7 @@ class Others:
     lm_eval: Annotated[
         list[str] | None,
         typer.Option(
-            "--lm-eval", metavar="TASK", help="A task of lm-evaluation-harness, or its YAML file, on exported students."
+            "--lm-eval", metavar="TASK", help="A task of lm-evaluation-harness, or its YAML file, on the students."
         ),
     ] = None
 

@@ -190,7 +190,8 @@ def gather_tasks(run: RunDirectory, arm: str) -> dict[str, Any]:
     found = {}
     for directory in sorted((run.root / "arms" / arm / "harness").glob("[!.]*")):
         held = (read_manifest(directory) or {}).get("config", {})
-        if held and is_current(directory, "harness", held, {"train": run.stage(arm, "train")}):
+        student, inputs = run.student_of(arm)
+        if held and is_current(directory, "harness", {**held, **student}, inputs):
             found[directory.name] = read_json(directory / "result.json")
     return found
 

@@ -139,15 +139,12 @@ def model_work(run: RunDirectory, name: str, model: Path) -> Work:
 
 
 def task_works(run: RunDirectory, arm: str | None, tasks: Sequence[str]) -> list[Work]:
-    """Tasks of lm-evaluation-harness on the students of a run, or that of ``arm``. Raises InputError for an arm that is
-    not trained, or a run without one that is."""
+    """Tasks of lm-evaluation-harness on the students of a run, or that of ``arm``; those that are not trained, too.
+    Raises InputError for two tasks of one name."""
     from tracestill.trainer.evaluation.harness import harness_stage
 
-    arms = [name for name in run.recipe.arm_names() if run.for_arm(name).train.trains] if arm is None else [arm]
-    if not arms:
-        raise InputError("--lm-eval: no arm of this run is trained")
     found, at = list[Work](), stage_position(EVALUATE.name, run.recipe)
-    for name in arms:
+    for name in run.recipe.arm_names() if arm is None else [arm]:
         for task in tasks:
             directory, config, inputs = harness_stage(run, name, task)
             if any(directory == work.directory for work in found):

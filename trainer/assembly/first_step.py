@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from tracestill.data_pipeline.base.stage import write_json
 from tracestill.trainer.assembly.job import Job
-from tracestill.trainer.assembly.teacher_stops import template_warning
+from tracestill.trainer.assembly.teacher_stops import stop_warning, template_warning
 from tracestill.trainer.metrics.log import LOG, Log
 from tracestill.trainer.metrics.telemetry import Meter
 from tracestill.trainer.preview.effect import looks_at, warnings
@@ -38,7 +38,7 @@ def show_first_step(job: Job) -> None:
     found["warnings"] += doubts(job, batch.documents, found["kinds"])
     if teacher is not None:
         found["warnings"] += without_entries(found["kinds"], teacher.config.channel)
-        found["warnings"] += template_warning(job.recipe, job.tokenizer)
+        found["warnings"] += stop_warning(job.recipe) + template_warning(job.recipe, job.tokenizer)
     write_json(job.directory / "preview.json", found)
     title = f"{job.recipe.name}, {job.arm}: the first step"
     (job.directory / "preview.html").write_text(page(found, kinds.names, title), encoding="utf-8")

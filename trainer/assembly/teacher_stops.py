@@ -45,6 +45,17 @@ def check_teacher(recipe: Recipe, tokenizer: Path | None = None, eos: int | None
         )
 
 
+def stop_warning(recipe: Recipe) -> list[str]:
+    """A line if nobody can tell where a model that is followed stops: it is served, or its directory does not say."""
+    if recipe.distil is None or not weighs_stops(recipe):
+        return []
+    scorer = recipe.score[recipe.distil.scorer]
+    if scorer.is_student or (scorer.server is None and stops_of(Path(scorer.model))):
+        return []
+    why = "is served" if scorer.server is not None else "names no stop symbols"
+    return [f"{scorer.model} {why}, so look yourself whether it ends its texts as the student's documents end"]
+
+
 def weighs_stops(recipe: Recipe) -> bool:
     """Whether what a teacher says of the symbol that ends documents has any weight."""
     kinds = recipe.span_kinds()

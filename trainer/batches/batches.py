@@ -142,7 +142,7 @@ class Batches:
             of_teacher = [teacher.weights.of_pack(documents, step) for documents in mine]
             d = self.shared_part(teacher.weights, of_teacher, teacher.weights.table(step))
             taught = [*of_teacher]
-        rows = [self.row(*of) for of in zip(mine, packs, taught, strict=True)]
+        rows = [self.row(*of, step) for of in zip(mine, packs, taught, strict=True)]
         scale, found = c() * (1 - mix), []
         scale_of_teacher = None if d is None else d() * mix
         for (row, entries), documents in zip(rows, mine, strict=True):
@@ -184,15 +184,15 @@ class Batches:
         return shared
 
     def row(
-        self, documents: np.ndarray, weights: PackWeights, taught: PackWeights | None = None
+        self, documents: np.ndarray, weights: PackWeights, taught: PackWeights | None, step: int
     ) -> tuple[PackedBatch, TeacherTopK | None]:
-        """A pack's row, and what the teacher says of its labels if it has a part in them."""
+        """A pack's row at a step, and what the teacher says of its labels if it has a part in them."""
         tokens, kinds, offsets, _ = self.store.gather(documents)
         place = {"part": self.part, "parts": self.parts}
         table, more = weights.counted.table, {"token_weights": weights.by_token, **place}
         row = self.make_row(tokens, kinds, offsets, weights.by_document, table, self.pad_id, self.device, **more)
-        if (nll := self.weights.reference_nll(documents)) is not None:
-            ones, more["token_weights"] = (np.ones(len(documents)), np.ones_like(table)), nll  # laid out as weights are
+        if (found := self.weights.beside(documents, step)) is not None:
+            ones, more["token_weights"] = (np.ones(len(documents)), np.ones_like(table)), found  # laid out as weights
             laid = self.make_row(tokens, kinds, offsets, *ones, self.pad_id, self.device, **more)
             row = replace(row, reference_nll=laid.loss_weight)
         if taught is None or self.teacher is None:

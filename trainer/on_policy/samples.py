@@ -74,9 +74,9 @@ class Samples(Batches):
         return len(self.store) - sum(len(pack) for step in range(steps) for pack in self.plan.step(step))
 
     def row(
-        self, documents: np.ndarray, weights: PackWeights, taught: PackWeights | None = None
+        self, documents: np.ndarray, weights: PackWeights, taught: PackWeights | None, step: int
     ) -> tuple[PackedBatch, TeacherTopK | None]:
-        row, entries = super().row(documents, weights, taught)
+        row, entries = super().row(documents, weights, taught, step)
         if self.advantage is not None:
             each = np.repeat(self.advantage[documents], self.store.lengths[documents])
             row = replace(row, reference_nll=self.laid(each, documents, row))

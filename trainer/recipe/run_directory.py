@@ -238,6 +238,12 @@ class RunDirectory:
         """Where the ranks that evaluate leave what they print, and word of a failure."""
         return self.root / "launch" / arm / "evaluate"
 
+    def student_of(self, arm: str) -> tuple[dict[str, Any], dict[str, Path]]:
+        """Config and input directories that decide which student an arm has: its training, or who it is without."""
+        if self.for_arm(arm).train.trains:
+            return {}, {"train": self.stage(arm, "train")}
+        return {"student": self.who_writes(arm)}, {"tokenizer": self.stage(arm, "tokenizer")}
+
     def who_writes(self, arm: str) -> dict[str, Any]:
         """What decides, besides the question, what the student of an arm writes when it is asked (``identity``)."""
         config, inputs = self.evaluate_stage(arm)

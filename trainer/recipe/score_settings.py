@@ -33,7 +33,7 @@ class ServerConfig(BaseModel):
     )
     form: Literal["prompt_logprobs", "echo"] = Field(
         "prompt_logprobs",
-        description="which field tells of the prompt: prompt_logprobs (vLLM, SGLang), or echo with logprobs",
+        description="which field tells of the prompt: prompt_logprobs (vLLM's), or echo with logprobs",
     )
     concurrency: int = Field(16, ge=1, le=1000, description="requests under way")
     timeout: float = Field(600, gt=0, description="seconds until an answer is wholly there")

@@ -53,7 +53,7 @@ def use_weighting(
     head = student.head[0]
     head.options["dynamic"] = weighting.dynamic
     head.options["dynamic_kinds"] = None if multiplied is None else torch.from_numpy(multiplied).to(device)
-    head.observe = weighting.observe
+    head.observe, weighting.device = weighting.observe, device
     path = weighting.reference
     if path is None:
         return

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -25,6 +25,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import nearest
 from tracestill.kernels.attention import SDPA, Choice, unmasked
 from tracestill.kernels.loss import (
+    Multiplier,
     RowLosses,
     TeacherTopK,
     TokenScores,
@@ -81,7 +82,7 @@ class SpanWeightedHead(nn.Linear):
             )
         options = self.options
         if self.training and self.observe is not None:
-            options = {**options, "dynamic": self.observed}
+            options = {**options, "dynamic": Observed(self.observe, options["dynamic"])}
         loss_of: Callable[..., tuple[Tensor, Tensor]] = partial(
             linear_cross_entropy,
             targets=packed.labels,
@@ -117,11 +118,20 @@ class SpanWeightedHead(nn.Linear):
         norms = torch.linalg.vector_norm(gradient, dim=1, dtype=torch.float64)
         self.gradient_norms.index_add_(0, kinds.long(), norms)
 
-    def observed(self, *seen: Tensor) -> Tensor:
-        """The multiplier, after showing the weighting what it gets."""
-        assert self.observe is not None
-        self.observe(*seen)
-        return self.options["dynamic"](*seen)
+
+class Observed(NamedTuple):
+    """A multiplier that shows its weighting what it gets."""
+
+    observe: Callable[..., None]
+    dynamic: Multiplier
+
+    @property
+    def by_kind(self) -> bool:
+        return getattr(self.dynamic, "by_kind", False)
+
+    def __call__(self, *seen: Tensor, **more: Tensor) -> Tensor:
+        self.observe(*seen, **more)
+        return self.dynamic(*seen, **more)
 
 
 class Student(nn.Module):

@@ -54,10 +54,13 @@ class Weighting:
                                   loader for this rank's documents; the sums in c are then all-reduced
     dynamic(nll, p, entropy)      (C,) factors of C rows, tensors on the device, each row by itself. It never enters c.
                                   With it, ``options`` may name the ``kinds`` that it multiplies: rows of others are
-                                  NaN to it and to ``observe``, and whatever it returns for them counts as 1
+                                  NaN to it and to ``observe``, and whatever it returns for them counts as 1. One
+                                  whose attribute ``by_kind`` is true is told the rows' kinds, too: (C,), ``kinds=``
     observe(nll, p, entropy, ..)  sees the arguments of ``dynamic`` in training, returns nothing
     reference                     path of a model whose nll becomes the fourth argument of ``dynamic``
     reference_channel             or: SCORER.nll, the same from what `score` has stored
+    given(document, step)         or: (n,) float32 >= 0, any number of each token, from the loader
+    device                        where ``dynamic`` is asked, set before training begins
 
     ``reads`` says which stored channels it reads; ``scores`` holds them when it is asked for a step's weights.
 
@@ -71,6 +74,8 @@ class Weighting:
     observe: Callable[..., None] | None = None
     reference: str | None = None
     reference_channel: str | None = None
+    given: TokenFunction | None = None
+    device: Any = None
     scores: Scores = {}  # noqa: RUF012  # scorer -> its channels; of a recipe that is only checked, none
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Options of the weightings that read a stored channel, checked with the recipe."""
+"""Options of the weightings that choose tokens by what a model says of them, checked with the recipe."""
 
 from __future__ import annotations
 
@@ -15,24 +15,15 @@ Number = float | Schedule
 How = Literal["hard", "rank", "proportional", "probability"]
 
 
-class ByChannelOptions(WeightingOptions):
-    channel: str = Field(description="SCORER.CHANNEL of `score`: nll, entropy, rank, top1, or influence of a step")
-    kinds: tuple[str, ...] = Field(
-        ("trace",), min_length=1, description="kinds or groups that it acts on; each is a pool of its own"
-    )
-    how: How = Field("hard", description="hard: a token counts or not; else by its rank, its value, or exp(-|value|)")
-    keep: Literal["above", "below"] = Field("above", description="the side that counts: large values, or small ones")
+class Limits(WeightingOptions):
+    """How much of each pool counts: a share of it, or what lies beyond a threshold."""
+
+    kinds: tuple[str, ...] | None = None
     share: Number | dict[str, Number] | None = Field(
-        None, description="of hard: the part of each pool that counts, in [0, 1]; by name, or a schedule, too"
+        None, description="the part of each pool that counts, in [0, 1]; by name, or a schedule, too"
     )
     threshold: Number | dict[str, Number] | None = Field(
-        None, description="or: the value beyond which a target counts, in the channel's unit"
-    )
-    otherwise: float = Field(0.0, ge=0, allow_inf_nan=False, description="of hard: factor of a target that is not kept")
-    control: Literal["off", "store", "document"] = Field(
-        "off",
-        description="the same amount at random. store: of each kind the same share of all targets; document: as many "
-        "of each kind in each document. true: store",
+        None, description="or: the value beyond which a target counts; by name, or a schedule, too"
     )
 
     @model_validator(mode="before")
@@ -41,13 +32,8 @@ class ByChannelOptions(WeightingOptions):
         """Names of a share or threshold by name are the kinds."""
         for field in ("share", "threshold") if isinstance(data, Mapping) else ():
             if is_by_name(data.get(field)):
-                return {"kinds": tuple(data[field]), **data}
+                return {**data, "kinds": data.get("kinds") or tuple(data[field])}
         return data
-
-    @field_validator("channel")
-    @classmethod
-    def _single(cls, channel: str) -> str:
-        return single(channel)
 
     @field_validator("share", mode="before")
     @classmethod
@@ -59,6 +45,44 @@ class ByChannelOptions(WeightingOptions):
     def _threshold(cls, value: Any) -> Any:
         return by_name(value, "threshold", read_number)
 
+    @model_validator(mode="after")
+    def _same_names(self) -> Limits:
+        for name in self.limited:
+            value, kinds = getattr(self, name), self.kinds or ()
+            if isinstance(value, Mapping) and set(value) != set(kinds):
+                raise ValueError(f"{name} names {', '.join(value)}, kinds {', '.join(kinds)}; leave out kinds")
+        return self
+
+    @property
+    def limited(self) -> list[str]:
+        """Which of the two are given."""
+        return [name for name in ("share", "threshold") if getattr(self, name) is not None]
+
+    def number(self, field: str, name: str, step: int) -> float:
+        """``share`` or ``threshold`` of a pool at a step."""
+        value = getattr(self, field)
+        return at(value[name] if isinstance(value, Mapping) else value, step)
+
+
+class ByChannelOptions(Limits):
+    channel: str = Field(description="SCORER.CHANNEL of `score`: nll, entropy, rank, top1, or influence of a step")
+    kinds: tuple[str, ...] = Field(
+        ("trace",), min_length=1, description="kinds or groups that it acts on; each is a pool of its own"
+    )
+    how: How = Field("hard", description="hard: a token counts or not; else by its rank, its value, or exp(-|value|)")
+    keep: Literal["above", "below"] = Field("above", description="the side that counts: large values, or small ones")
+    otherwise: float = Field(0.0, ge=0, allow_inf_nan=False, description="of hard: factor of a target that is not kept")
+    control: Literal["off", "store", "document"] = Field(
+        "off",
+        description="the same amount at random. store: of each kind the same share of all targets; document: as many "
+        "of each kind in each document. true: store",
+    )
+
+    @field_validator("channel")
+    @classmethod
+    def _single(cls, channel: str) -> str:
+        return single(channel)
+
     @field_validator("control", mode="before")
     @classmethod
     def _control(cls, value: Any) -> Any:
@@ -66,22 +90,13 @@ class ByChannelOptions(WeightingOptions):
 
     @model_validator(mode="after")
     def _together(self) -> ByChannelOptions:
-        given = [name for name in ("share", "threshold") if getattr(self, name) is not None]
-        if self.how == "hard" and len(given) != 1:
+        if self.how == "hard" and len(self.limited) != 1:
             raise ValueError("give exactly one of share and threshold")
-        if self.how != "hard" and given:
-            raise ValueError(f"{given[0]} is for how: hard; leave it out")
+        if self.how != "hard" and self.limited:
+            raise ValueError(f"{self.limited[0]} is for how: hard; leave it out")
         if self.how != "hard" and self.control == "store":
             raise ValueError(f"control: store is for how: hard; the control of {self.how} is control: document")
-        for name in given:
-            if isinstance(value := getattr(self, name), Mapping) and set(value) != set(self.kinds):
-                raise ValueError(f"{name} names {', '.join(value)}, kinds {', '.join(self.kinds)}; leave out kinds")
         return self
-
-    def number(self, field: str, name: str, step: int) -> float:
-        """``share`` or ``threshold`` of a pool at a step."""
-        value = getattr(self, field)
-        return at(value[name] if isinstance(value, Mapping) else value, step)
 
 
 def is_by_name(value: Any) -> bool:

@@ -55,12 +55,22 @@ class TargetWeights:
         """(K,) float32: v. Raises InputError if the weighting says none."""
         return table_at(self.weighting, step, len(self.store.kind_names))
 
+    def document(self, index: int) -> Document:
+        """What a weighting may look at."""
+        store, known = self.store, OfDocument(self.weighting.scores, index)
+        return Document(index, store.tokens(index), store.kinds(index), store.steps(index), known)
+
     def tokens(self, document: int, step: int) -> np.ndarray:
         """(n,) float32: t. Raises InputError if the weighting says none."""
-        store = self.store
-        known = OfDocument(self.weighting.scores, document)
-        of = Document(document, store.tokens(document), store.kinds(document), store.steps(document), known)
-        return tokens_at(self.weighting, of, step)
+        return tokens_at(self.weighting, self.document(document), step)
+
+    def beside(self, documents: np.ndarray, step: int) -> np.ndarray | None:
+        """(n,) float32: what ``dynamic`` gets of each of a pack's tokens as its fourth argument; None: nothing from
+        here. Raises InputError as ``reference_nll``."""
+        if self.weighting.given is None:
+            return self.reference_nll(documents)
+        given = [self.weighting.given(self.document(document), step) for document in documents.tolist()]
+        return np.concatenate([np.zeros(0, np.float32), *given])
 
     def reference_nll(self, documents: np.ndarray) -> np.ndarray | None:
         """(n,) float32 stored nll of a pack's tokens, 0 of those that are no targets; None if the weighting reads none.

@@ -5,9 +5,8 @@
     f_i = dynamic(nll_i, p_i, entropy_i)   held constant; it never enters c; 1 outside ``options.kinds``
     c                                      see ``tracestill.trainer.weighting.normaliser``
 
-A weighting is a class below ``base.Weighting``. The built-in ones stand in ``by_kind``, ``by_token``, ``by_model`` and
-``by_channel``;
-a recipe names any other by its import path. This file imports no torch, so that a recipe is checked at once.
+A weighting is a class below ``base.Weighting``. The built-in ones stand in ``by_kind``, ``by_token``, ``by_model``,
+``excess`` and ``by_channel``; a recipe names any other by its import path. This file imports no torch, so that a recipe is checked at once.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ BUILT_IN = {
     "random_drop": "tracestill.trainer.weighting.by_token:RandomDrop",
     "dft": "tracestill.trainer.weighting.by_model:DynamicFineTuning",
     "focal": "tracestill.trainer.weighting.by_model:FocalLoss",
-    "excess_loss": "tracestill.trainer.weighting.by_model:ExcessLoss",
+    "excess_loss": "tracestill.trainer.weighting.excess:ExcessLoss",
     "by_channel": "tracestill.trainer.weighting.by_channel:ByChannel",
     "known": "tracestill.trainer.weighting.by_channel:Known",
     "critical": "tracestill.trainer.weighting.by_channel:Critical",

@@ -1,4 +1,4 @@
-"""What lm-evaluation-harness measured on exported students."""
+"""What lm-evaluation-harness measured on the students."""
 
 from __future__ import annotations
 

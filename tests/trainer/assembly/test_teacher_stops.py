@@ -11,7 +11,7 @@ from fake_run import mini_recipe, run_data_stages
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.launch.run.checks import check_arm
-from tracestill.trainer.assembly.teacher_stops import check_teacher, stops_of, template_warning
+from tracestill.trainer.assembly.teacher_stops import check_teacher, stop_warning, stops_of, template_warning
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 
@@ -57,6 +57,19 @@ def test_what_a_directory_does_not_tell_is_not_guessed(tmp_path, tokenizer):
     teacher(tmp_path, place, None)
     assert len(stops_of(tmp_path)) == 1, "config.json has one"
     check_teacher(recipe(tmp_path / "nothing"), place, eos)
+
+
+def test_a_teacher_of_which_nobody_can_tell_where_it_stops_gets_a_line(tmp_path, tokenizer):
+    place, eos = tokenizer
+    assert stop_warning(mini_recipe(arms={})) == stop_warning(recipe(teacher(tmp_path, place, eos))) == []
+    unsaid = tmp_path / "unsaid"
+    unsaid.mkdir()
+    assert "unsaid names no stop symbols, so look yourself" in stop_warning(recipe(unsaid))[0]
+    assert stop_warning(recipe(unsaid, weight={"control": 0})) == []
+    score = {"teacher": {"model": "big", "channels": ["topk"], "server": {"url": "http://localhost:1/v1"}}}
+    served = mini_recipe(score=score, distil={"channel": "teacher.topk"}, arms={})
+    assert "big is served, so look yourself" in stop_warning(served)[0]
+    check_teacher(served, place, eos)
 
 
 def test_a_recipe_whose_tokenizer_is_known_is_refused_at_its_start(tmp_path, tokenizer):
