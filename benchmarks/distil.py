@@ -7,16 +7,16 @@ It scores the documents that it learnt from (its 16 most probable tokens), and a
 documents once an arm, in the same order, for as many steps: from the label alone, and as recipes/demo_topk.yaml has it.
 Both terms together are one loss, so the arms see equally many tokens. In `answer_only` all of the teacher's half lies
 on the answer and the delimiters; `answer_weight` is the label alone with so much weight on these that they have the
-same share of the loss, by the counts of the whole store. What lies between the two is the teacher's. Reverse and JSD have arms
-by kind, too.
+same share of the loss, by the counts of the whole store. What lies between the two is the teacher's. Reverse
+and JSD have arms by kind, too.
 
 Measured on held-out questions: right answers, and their difference to the label alone, question by question. An
 interval (95 %) takes questions of all seeds as drawn, the seeds as given; each seed's share stands beside it. Nothing
 here claims that a teacher pays; the claims hold the comparison.
 
 Every arm's answers are kept, a character a question (`by_seed`), so that any two can be compared question by question.
-`--arms` measures some, and puts them into the file of `--json` beside the others that it holds. With `--run DIR` a second
-start goes on where the first was cut off. `--quick` runs everything once, and says nothing about students.
+`--arms` measures some, and puts them into the file of `--json` beside the others that it holds. With `--run DIR` a
+second start goes on where the first was cut off. `--quick` runs everything once, and says nothing about students.
 """
 
 from __future__ import annotations
@@ -42,11 +42,7 @@ from tracestill.trainer.recipe.run_directory import RunDirectory
 
 RECIPE = DEMO.with_name("demo_topk.yaml")
 LABEL, HEAVY, DIVERGENCES = "label_only", "answer_weight", ("forward", "reverse", "jsd")
-ANSWERS = {
-    "forward": "answer_only",
-    "reverse": "reverse_answer",
-    "jsd": "jsd_answer",
-}  # the teacher at the answer alone
+ANSWERS = {"forward": "answer_only", "reverse": "reverse_answer", "jsd": "jsd_answer"}  # no teacher at the trace
 TRACES = {"forward": "trace_only", "reverse": "reverse_trace", "jsd": "jsd_trace"}
 ARMS: dict[str, Any] = {
     LABEL: {"distil": None},

@@ -39,6 +39,18 @@ def test_a_difference_is_taken_question_by_question(scores):
     assert (low, high) == (pytest.approx(0.25 - half, abs=1e-3), pytest.approx(0.25 + half, abs=1e-3))
     assert found["entropy20"]["minus_random"]["interval_95"] == (0.0, 0.0)
     assert "minus_random" not in found[MAIN_ARM]
+    assert found["first30"]["minus_last"]["by_seed"] == [0, 0]
+    kept = scores.told({"seed": 3, "right": {"nll20": {"q2": False, "q1": True}, "all": {"q1": False, "q2": False}}})
+    assert kept == {"seed": 3, "right": {"nll20": "10", "all": "00"}}
+
+
+def test_the_first_part_is_compared_with_the_last(scores):
+    made = rows(scores)
+    for row in made:
+        row["right"]["last30"] = {f"q{i}": i < 10 + 4 * row["seed"] for i in range(40)}
+    found = scores.summary(made)["first30"]["minus_last"]
+    assert found["by_seed"] == [0, pytest.approx(-0.1)]
+    assert found["mean"] == pytest.approx(-0.05)
 
 
 def test_arms_that_are_not_matched_fail_a_claim(scores):

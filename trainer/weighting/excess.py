@@ -77,8 +77,8 @@ class ExcessLoss(SpanWeighting):
     student: about a third more work at equal size, and its parameters in memory. With ``channel`` it has read every
     document once, before training (``score``); its nll is then rounded to 16 bits, by up to 1/2048 of itself.
 
-    The ``control`` keeps the share of each pool by ``random_drop``'s hash of (seed, document, position, step), and reads
-    no reference. Its factors, too, never enter c: it parts from the choice in nothing but which tokens it takes.
+    The ``control`` keeps the share of each pool by ``random_drop``'s hash of (seed, document, position, step), and
+    reads no reference. Its factors, too, never enter c: it parts from the choice in nothing but which tokens it takes.
     """
 
     Options: ClassVar[type[BaseModel]] = ExcessLossOptions

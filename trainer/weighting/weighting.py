@@ -6,7 +6,8 @@
     c                                      see ``tracestill.trainer.weighting.normaliser``
 
 A weighting is a class below ``base.Weighting``. The built-in ones stand in ``by_kind``, ``by_token``, ``by_model``,
-``excess`` and ``by_channel``; a recipe names any other by its import path. This file imports no torch, so that a recipe is checked at once.
+``excess`` and ``by_channel``; a recipe names any other by its import path. This file imports no torch, so that a recipe
+is checked at once.
 """
 
 from __future__ import annotations
