@@ -2,8 +2,8 @@
 
 A multiplier is a function of (nll, p, entropy) of C rows, each (C,), p being the target's probability, that
 returns (C,) factors of the rows' weights, finite and >= 0 (`Given`: of either sign). If the caller gives a reference
-model's nll, it is the function's fourth argument; one whose attribute `by_kind` is true also gets the rows' `kinds=`, (C,)
-uint8. Factors are constants for autograd: they weigh a gradient, they are not differentiated.
+model's nll, it is the function's fourth argument; one whose attribute `by_kind` is true also gets the rows' `kinds=`,
+(C,) uint8. Factors are constants for autograd: they weigh a gradient, they are not differentiated.
 The classes below are such functions, and the Triton pass has them built in; any other Python function works too,
 at the price of one more pass over the logits on a GPU. Chunks are an accident of memory, so a function must treat
 every row by itself. Rows of kinds that it does not multiply are NaN to it, whatever it returns for them: leaving them

@@ -93,6 +93,22 @@ def test_a_function_sees_the_rows_that_it_multiplies_alone():
     assert int(torch.cat(seen, 1).isfinite().all(0).sum()) == 2 * multiplied
 
 
+def test_a_function_that_asks_for_them_is_told_its_rows_kinds():
+    table = torch.tensor([0.5, 1.0, 2.0, 0.0, 3.0])
+
+    class OfKind:
+        by_kind = True
+
+        def __call__(self, nll, p, entropy, kinds):
+            return table.to(nll.device)[kinds.long()]
+
+    data = case()
+    weighed = (*data[:4], data[4] * table[data[5].long()], data[5])
+    got, expected = ours(data, dynamic=OfKind()), ours(weighed)
+    for a, b in zip((got[0], *got[2:]), (expected[0], *expected[2:]), strict=True):
+        assert distance(a, b) < EPSILON
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_is_as_exact_as_plain_pytorch(name):
     data, options = case(), dict(OPTIONS[name])

@@ -47,6 +47,7 @@ WEIGHTINGS = {
     "random_drop": {"use": "random_drop", "options": {"keep": 0.5}},
     "steps_last_first": {"use": "steps_last_first", "options": {"share": {"from": 0, "to": 1, "steps": 6}}},
     "excess_loss": {"use": "excess_loss", "options": {"reference": "x", "share": 0.4}},
+    "excess_control": {"use": "excess_loss", "options": {"share": 0.4, "control": True}},
     "counting": None,
 }
 
@@ -76,7 +77,7 @@ def test_a_step_made_ahead_is_the_step_made_on_demand(store, name, normaliser):
         one.end_step()
         other.end_step()
         different += early.held is None
-    assert different == (STEPS if name in ("excess_loss", "counting") else 1), (
+    assert different == (STEPS if name in ("excess_loss", "excess_control", "counting") else 1), (
         "who keeps count is asked after the step's end"
     )
 

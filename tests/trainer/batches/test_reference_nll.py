@@ -12,7 +12,8 @@ from tracestill.data_pipeline.plan.plan import PlanConfig, make_plan
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.trainer.batches.batches import Batches, row_of
 from tracestill.trainer.batches.rectangles import paired_row
-from tracestill.trainer.weighting import WeightingConfig, make_weighting
+from tracestill.trainer.weighting import Document, WeightingConfig, make_weighting
+from tracestill.trainer.weighting.by_token import uniform
 
 KINDS = Kinds()
 OPTIONS = {"channel": "ref.nll", "threshold": 0.5}
@@ -74,6 +75,36 @@ def test_each_position_has_the_nll_of_its_label(tmp_path, paired, parts):
                 assert packed.reference_nll.shape == packed.labels.shape
                 seen += len(packed.active)
         assert seen > 100
+
+
+def test_a_control_draws_each_label_by_document_position_and_step(tmp_path):
+    store = stored(tmp_path / "tokens.arrow", paired=False)
+    options = {"share": 0.3, "control": True}
+    weighting = make_weighting(WeightingConfig(use="excess_loss", options=options), KINDS, 5)
+
+    def drawn(packs, step, rank=0, ranks=1):
+        plan = make_plan(store.lengths, PlanConfig(capacity=192, packs_per_step=packs), seed=0, epoch=0)
+        cpu = torch.device("cpu")
+        batches = Batches(store, lambda _: plan, weighting, rank=rank, ranks=ranks, pad_id=0, device=cpu)
+        found = {}
+        for micro in batches.step(step).micro:
+            bounds = micro.packed.cu_seqlens.tolist()
+            for at, document in enumerate(micro.documents.tolist()):
+                found[document] = micro.packed.reference_nll[bounds[at] : bounds[at + 1] - 1].tolist()
+        return found
+
+    whole = drawn(3, 1)
+    for document, numbers in whole.items():
+        expected = uniform(5, document, 1, len(numbers) + 1)[1:].astype(np.float32)
+        assert numbers == expected.tolist(), "of the label, not of the position that predicts it"
+    assert {**drawn(3, 1, 0, 2), **drawn(3, 1, 1, 2)} == whole, "on whatever rank"
+    assert (
+        weighting.drawn(weighting_document(store), 0).tolist() != weighting.drawn(weighting_document(store), 1).tolist()
+    )
+
+
+def weighting_document(store):
+    return Document(0, store.tokens(0), store.kinds(0), store.steps(0))
 
 
 def test_other_weightings_carry_none(tmp_path):

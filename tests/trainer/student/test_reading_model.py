@@ -209,20 +209,66 @@ def test_the_first_step_keeps_all_and_the_next_takes_the_quantile(reference_dire
     assert 0.15 < kept[1] < 0.5
 
 
-def test_the_quantile_is_that_of_the_kinds_alone(reference_directory, built):
-    of = weighting("excess_loss", reference=str(reference_directory), share=0.3, kinds=["plan", "check"])
+def test_each_name_has_a_quantile_of_its_own(reference_directory, built):
+    shares = {"plan": 0.6, "trace": 0.2}
+    of = weighting("excess_loss", reference=str(reference_directory), share=shares)
     use_weighting(built, of, vocabulary=VOCABULARY, multiplied=multiplied_kinds(of.config, tiny_step.KINDS), **CPU)
     documents = tiny_step.documents(0)
     built(packed(documents), SCALE)
     of.end_step()
     excess = (seen_by(plain(), documents)[0] - seen_by(plain(seed=3), documents)[0]).detach()
-    mine = np.isin(of_kinds(documents), [2, 4]) & (weights_of(documents) != 0).numpy()
-    found = float(of.state()["threshold"])
-    near = np.sort(excess[mine].numpy())[-math.ceil(0.3 * mine.sum())]
-    assert found <= near + 1e-4
-    assert (excess[mine] >= found).sum() <= 0.3 * mine.sum() + 2
-    everything = np.quantile(excess[(weights_of(documents) != 0)].numpy(), 0.7)
-    assert abs(found - everything) > 0.02, "which is another number"
+    w, kinds = weights_of(documents), of_kinds(documents)
+    kept = torch.ones(len(kinds), dtype=torch.bool)
+    for found, share, ids in zip(of.state()["thresholds"], shares.values(), ([2], [3, 4, 5]), strict=True):
+        mine = np.isin(kinds, ids) & (w != 0).numpy()
+        near = np.sort(excess[mine].numpy())[-math.ceil(share * mine.sum())]
+        assert float(found) <= near + 1e-4
+        assert (excess[mine] >= float(found)).sum() <= share * mine.sum() + 2
+        kept[np.isin(kinds, ids)] = excess[np.isin(kinds, ids)] >= float(found)
+    loss, _ = built(packed(documents), SCALE)  # the same documents: each pool by its own threshold, others whole
+    assert float(loss) == pytest.approx(
+        float((w * SCALE * seen_by(plain(), documents)[0].detach())[kept].sum()), rel=1e-4
+    )
+
+
+def test_thresholds_by_name_that_change_with_the_step(reference_directory, built):
+    change = {"from": 0.0, "to": 1.0, "steps": 4}
+    of = weighting("excess_loss", reference=str(reference_directory), threshold={"plan": change, "derive": -0.2})
+    use_weighting(built, of, vocabulary=VOCABULARY, multiplied=multiplied_kinds(of.config, tiny_step.KINDS), **CPU)
+    documents = tiny_step.documents(0)
+    nll = seen_by(plain(), documents)[0].detach()
+    excess = nll - seen_by(plain(seed=3), documents)[0].detach()
+    w, kinds = weights_of(documents), torch.from_numpy(of_kinds(documents))
+    for step, edge in ((0, 0.0), (1, 0.25), (2, 0.5)):
+        limit = torch.where(kinds == 2, edge, torch.where(kinds == 3, -0.2, -torch.inf))
+        expected = float((w * SCALE * nll)[excess > limit].sum())
+        assert float(built(packed(documents), SCALE)[0]) == pytest.approx(expected, rel=1e-5), step
+        other = weighting("excess_loss", reference="x", threshold={"plan": change, "derive": -0.2})
+        other.load_state(of.state())
+        assert other.now == step, "a checkpoint knows the step"
+        of.end_step()
+    assert of.observe is None
+
+
+def test_the_control_keeps_the_share_at_random_and_reads_no_reference(built):
+    shares = {"plan": 0.5, "derive": {"from": 0.2, "to": 1.0, "steps": 2}}
+    of = weighting("excess_loss", reference="nowhere", share=shares, control=True)
+    use_weighting(built, of, vocabulary=VOCABULARY, multiplied=multiplied_kinds(of.config, tiny_step.KINDS), **CPU)
+    assert (of.reference, of.reference_channel, of.observe, built.reference_nll) == (None, None, None, None)
+    documents = tiny_step.documents(0)
+    row = packed(documents)
+    draws = torch.from_numpy(np.random.default_rng(0).random(len(row.labels), np.float32))
+    nll, w, kinds = (
+        seen_by(plain(), documents)[0].detach(),
+        weights_of(documents),
+        torch.from_numpy(of_kinds(documents)),
+    )
+    for share in (0.2, 0.6, 1.0):
+        limit = torch.where(kinds == 2, 0.5, torch.where(kinds == 3, share, 1.0))
+        kept = draws[row.labels >= 0] < limit
+        loss, _ = built(replace(row, reference_nll=draws), SCALE)
+        assert float(loss) == pytest.approx(float((w * SCALE * nll)[kept].sum()), rel=1e-5)
+        of.end_step()
 
 
 @pytest.mark.parametrize("share", [0.01, 0.25, 0.5, 1.0])
@@ -239,14 +285,14 @@ def test_the_quantile_is_that_of_numpy_to_one_bin(share):
     expected = np.quantile(excess.numpy(), 1 - share)
     assert float(kept) >= share
     if share < 1:
-        assert float(of.state()["threshold"]) == pytest.approx(expected, abs=2 / 128 + 0.03)
+        assert float(of.state()["thresholds"][0]) == pytest.approx(expected, abs=2 / 128 + 0.03)
         in_bin = np.mean(np.abs(excess.numpy() - expected) < 1 / 64)
         assert float(kept) <= share + in_bin + 1e-3
     else:
         assert kept == 1
     before = of.state()
     of.end_step()  # a step without a single weighted token
-    assert of.state() == before
+    assert of.state() == {**before, "step": 2}
 
 
 def test_the_threshold_goes_through_a_checkpoint():
@@ -254,11 +300,11 @@ def test_the_threshold_goes_through_a_checkpoint():
 
     zero = torch.zeros(100)
     of, other = (weighting("excess_loss", reference="x", share=0.5) for _ in range(2))
-    assert json.loads(json.dumps(of.state())) == {"threshold": "-inf"}
+    assert json.loads(json.dumps(of.state())) == {"step": 0, "thresholds": ["-inf"]}
     of.observe(torch.linspace(0, 5, 100), zero, zero, zero)
     of.end_step()
     other.load_state(json.loads(json.dumps(of.state())))
-    assert other.state() == of.state() != {"threshold": "-inf"}
+    assert other.state() == of.state() != {"step": 1, "thresholds": ["-inf"]}
     values = torch.linspace(0, 5, 100)
     assert torch.equal(other.dynamic(values, zero, zero, zero), of.dynamic(values, zero, zero, zero))
 
@@ -280,7 +326,16 @@ def test_every_step_has_a_quantile_of_its_own():
     for middle in (3.0, -2.0):
         of.observe(torch.linspace(middle - 1, middle + 1, 101), zero, zero, zero)
         of.end_step()
-        assert float(of.state()["threshold"]) == pytest.approx(middle, abs=1 / 64)
+        assert float(of.state()["thresholds"][0]) == pytest.approx(middle, abs=1 / 64)
+
+
+def test_a_share_of_nothing_keeps_none_once_it_is_known():
+    of = weighting("excess_loss", reference="x", share={"from": 0, "to": 1, "steps": 2})
+    values, zero = torch.tensor([-100.0, 0.0, 100.0]), torch.zeros(3)
+    of.load_state({"step": -1})
+    of.observe(values, zero, zero, zero)
+    of.end_step()
+    assert of.dynamic(values, zero, zero, zero).tolist() == [0, 0, 0]
 
 
 def test_a_share_of_one_keeps_what_lies_below_every_bin():

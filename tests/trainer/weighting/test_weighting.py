@@ -207,6 +207,16 @@ def test_random_drop_touches_only_the_kinds_it_names():
         ({"use": "steps_last_first", "options": {"share": {"from": 0, "to": 2, "steps": 3}}}, "reaches 2; expected at"),
         ({"use": "excess_loss", "options": {"reference": "x"}}, "exactly one of threshold and share"),
         ({"use": "excess_loss", "options": {"reference": "x", "share": 1, "threshold": 0}}, "exactly one"),
+        (
+            {"use": "excess_loss", "options": {"reference": "x", "channel": "a.nll", "share": 1}},
+            "reference and channel",
+        ),
+        ({"use": "excess_loss", "options": {"threshold": 0, "control": True}}, "keeps depends on the student"),
+        (
+            {"use": "excess_loss", "options": {"reference": "x", "share": {"plan": 0.5}, "kinds": ["trace"]}},
+            "share names plan, kinds trace; leave out kinds",
+        ),
+        ({"use": "excess_loss", "options": {"reference": "x", "share": {"plan": 1.5}}}, "share.plan reaches 1.5"),
         ({"weights": {"trace": -0.1}}, "weight of 'trace' is -0.1; expected a finite number >= 0"),
         ({"weights": {"trace": float("nan")}}, "expected a finite number >= 0"),
         ({"weights": {"trace": float("inf")}}, "expected a finite number >= 0"),

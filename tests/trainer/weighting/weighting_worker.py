@@ -32,12 +32,14 @@ def whole_step(store: TokenStore, normaliser: str) -> dict[str, object]:
 
 
 def quantiles(values: np.ndarray) -> list[dict]:
-    """Thresholds of ranks that see unequal parts of some excess losses; the last rank sees none."""
+    """Thresholds of ranks that see unequal parts of some excess losses; the last one has no weighted token at all."""
     config = WeightingConfig(use="excess_loss", options={"reference": "x", "share": 0.3})
     of = make_weighting(config, KINDS)
+    of.device = torch.device("cpu")
     ranks = dist.get_world_size()
-    mine = torch.from_numpy([*np.array_split(values, ranks - 1), values[:0]][dist.get_rank()])
-    of.observe(mine, *[torch.zeros_like(mine)] * 3)
+    if dist.get_rank() < ranks - 1:  # nobody asks the multiplier of a rank whose rows all weigh nothing
+        mine = torch.from_numpy(np.array_split(values, ranks - 1)[dist.get_rank()])
+        of.observe(mine, *[torch.zeros_like(mine)] * 3)
     of.end_step()
     found: list = [None] * ranks
     dist.all_gather_object(found, of.state())
