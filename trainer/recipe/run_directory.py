@@ -242,14 +242,19 @@ class RunDirectory:
         """Config and input directories that decide which student an arm has: its training, or who it is without."""
         if self.for_arm(arm).train.trains:
             return {}, {"train": self.stage(arm, "train")}
-        return {"student": self.who_writes(arm)}, {"tokenizer": self.stage(arm, "tokenizer")}
+        return {"student": self.asked_as(arm)}, {"tokenizer": self.stage(arm, "tokenizer")}
+
+    def asked_as(self, arm: str) -> dict[str, Any]:
+        """What of the recipe decides what the student of an arm writes when it is asked."""
+        config = self.evaluate_stage(arm)[0]
+        layout = self.for_arm(arm).encode.model_dump(mode="json", include=set(LayoutConfig.model_fields))
+        own = {key: config[key] for key in ("seed", "student", "precision", CONTENTS) if key in config}
+        return {**own, "layout": layout}
 
     def who_writes(self, arm: str) -> dict[str, Any]:
         """What decides, besides the question, what the student of an arm writes when it is asked (``identity``)."""
-        config, inputs = self.evaluate_stage(arm)
-        layout = self.for_arm(arm).encode.model_dump(mode="json", include=set(LayoutConfig.model_fields))
-        own = {key: config[key] for key in ("seed", "student", "precision", CONTENTS) if key in config}
-        return identity(KEPT, {**own, "layout": layout}, {k: v for k, v in inputs.items() if k != "sample"})
+        inputs = self.evaluate_stage(arm)[1]
+        return identity(KEPT, self.asked_as(arm), {k: v for k, v in inputs.items() if k != "sample"})
 
     def who_writes_model(self, model: Path) -> dict[str, Any]:
         """The same of a model directory."""

@@ -7,15 +7,18 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_run import mini_recipe
+import torch
+from fake_run import mini_recipe, run_data_stages
 from tiny_export import WORDS, save_tokenizer, tiny_model
 from transformers import AutoTokenizer
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.base.stage import is_current, stage
+from tracestill.data_pipeline.base.stage import is_current, stage, write_json
+from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.launch.report.report import gather_tasks
 from tracestill.launch.run.stages import task_works
 from tracestill.trainer.evaluation import harness
+from tracestill.trainer.evaluation.baseline import untrained_student
 from tracestill.trainer.export.export import export
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
@@ -99,7 +102,7 @@ def test_a_text_is_as_long_as_evaluation_allows_unless_the_task_says(held: RunDi
 
 def test_two_tasks_of_one_name_are_refused(held: RunDirectory, tmp_path: Path) -> None:
     tasks = [str(write_task(tmp_path / name, ["1"] * 4)) for name in ("one", "two")]
-    assert [work.directory.name for work in task_works(held, None, tasks[:1])] == ["sums"]
+    assert [work.directory.name for work in task_works(held, "traces", tasks[:1])] == ["sums"]
     with pytest.raises(InputError, match="another task has the same name, sums"):
         task_works(held, None, tasks)
 
@@ -114,9 +117,36 @@ def test_without_the_harness_it_says_what_to_install(held: RunDirectory, tmp_pat
     assert not (held.root / "arms/traces/harness").exists()
 
 
+def test_an_arm_that_is_not_trained_is_asked_as_training_would_begin(held: RunDirectory, tmp_path: Path) -> None:
+    run_data_stages(held)
+    task, cpu = str(write_task(tmp_path / "tasks", ["1"] * 4)), torch.device("cpu")
+    directory, config, inputs = harness.harness_stage(held, "before", task)
+    with harness.loaded(held.for_arm("before"), inputs, cpu) as (model, tokenizer):
+        own = untrained_student(held.for_arm("before"), held.stage("before", "tokenizer"), cpu).model
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), own.parameters(), strict=True))
+        layout = load_layout(held.recipe.encode, held.stage("before", "tokenizer"))
+        asked = tokenizer.apply_chat_template([{"role": "user", "content": "1 + 2"}], add_generation_prompt=True)
+        assert asked.input_ids == layout.prompt_ids("1 + 2"), "the prompt of the arm's own layout"
+    assert [work.case.arm for work in task_works(held, None, [task])] == ["traces", "before"]
+    with stage(directory, harness.STAGE, config, inputs) as work:
+        write_json(work.path / "result.json", {"metrics": {}})
+    assert gather_tasks(held, "before") == {"sums": {"metrics": {}}}
+    config["student"]["seed"] = 9  # another student
+    with stage(directory, harness.STAGE, config, inputs) as work:
+        write_json(work.path / "result.json", {"metrics": {}})
+    assert gather_tasks(held, "before") == {}
+
+
+def test_an_arm_that_is_not_trained_is_measured(held: RunDirectory, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: pip install 'tracestill[lm-eval]'")
+    run_data_stages(held)
+    harness.run_task(held, "before", str(write_task(tmp_path / "tasks", ["no such answer"] * 4)))
+    result = gather_tasks(held, "before")["sums"]
+    assert result["metrics"]["sums"]["exact_match"]["value"] == 0
+    assert result["samples"] == {"sums": 4}
+
+
 def test_what_cannot_be_measured_is_refused_by_name(held: RunDirectory, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="before is not trained"):
-        harness.harness_stage(held, "before", "gsm8k")
     with pytest.raises(InputError, match=r"--lm-eval .*none.yaml: not readable"):
         harness.harness_stage(held, "traces", str(tmp_path / "none.yaml"))
     with pytest.raises(InputError, match=r"--lm-eval \.\./x: expected the name of a task"):
