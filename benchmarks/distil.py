@@ -96,12 +96,11 @@ def measure(wanted: argparse.Namespace, place: Path, seed: int) -> dict[str, Any
         tracestill("run", str(RECIPE), "--run-dir", str(root), "--until", until, "--replace", *words)
         return RunDirectory.open(root)
 
-    of_label = heavy(prepare("encode", ARMS))
-    made = prepare("plan", {**ARMS, HEAVY: of_label})
+    of_label = heavy(prepare("encode", {}))
+    arms = {**ARMS, HEAVY: of_label}
+    made = prepare("evaluate", {arm: arms[arm] for arm in wanted.arms if arm != MAIN_ARM})
     about, right = {}, {"teacher": answers(found, MAIN_ARM)}
     for arm in wanted.arms:
-        tracestill("train", str(root), "--arm", arm)
-        tracestill("evaluate", str(root), "--arm", arm)
         trained, planned = (read_manifest(made.stage(arm, stage)) or {} for stage in ("train", "plan"))
         about[arm] = {"steps": trained["counts"]["steps"], "plan": planned["digests"]}
         right[arm] = answers(made, arm)

@@ -42,7 +42,7 @@ def test_two_hosts_score_as_one_does(tmp_path):
         assert found.returncode == 0, found.stdout + found.stderr
         assert hosts.processes("a") == hosts.processes("b") == []
     assert "'a': [0], 'b': [1]" in (run / "launch/traces/score-base/console.log").read_text()
-    assert len(written(run)) > 2
+    assert len(written(run)) > 1
     assert written(run) == written(alone)
     again = command("score", run)
     assert "up to date" in again.stdout + again.stderr, "one host takes what two have written"
