@@ -144,19 +144,19 @@ CLAIMS: list[Claim] = [
     Claim(
         5,
         "20 % of the trace at random minus the 20 % of largest entropy",
-        kept("scores", "random20", "entropy20", "minus_random"),
+        kept("scores", "random20", "entropy20"),
         "scores",
     ),
     Claim(
         5,
         "the 20 % of largest nll minus 20 % at random",
-        kept("scores", "nll20", "random20", "minus_random"),
+        kept("scores", "nll20", "random20"),
         "scores",
     ),
     Claim(
         5,
         "20 % in the steps of largest influence on the answer minus 20 % at random",
-        kept("scores", "influence20", "random20", "minus_random"),
+        kept("scores", "influence20", "random20"),
         "scores",
     ),
     Claim(
@@ -192,12 +192,12 @@ CLAIMS: list[Claim] = [
     Claim(
         6,
         "the first 30 % of each trace no worse than all by 5 points",
-        kept("scores", "first30", "traces", ""),
+        kept("scores", "first30", "traces"),
         "scores",
         0.05,
     ),
-    Claim(6, "the first 30 % minus 30 % at random", kept("scores", "first30", "random30", "minus_random"), "scores"),
-    Claim(6, "20 % at random no worse than all by 5 points", kept("scores", "random20", "traces", ""), "scores", 0.05),
+    Claim(6, "the first 30 % minus 30 % at random", kept("scores", "first30", "random30"), "scores"),
+    Claim(6, "20 % at random no worse than all by 5 points", kept("scores", "random20", "traces"), "scores", 0.05),
     Claim(6, "steps that decide minus as much at random", arms("base/decisive", "base/random_drop")),
     Claim(
         6, "steps that decide no worse than whole traces by 5 points", arms("base/decisive", "base/traces"), slack=0.05
@@ -254,26 +254,26 @@ CLAIMS: list[Claim] = [
     Claim(
         10,
         "forward KL at trace and answer minus the label alone",
-        kept("distil", "traces", "label_only", "minus_label"),
+        kept("distil", "traces", "label_only"),
         "distil",
     ),
-    Claim(10, "reverse KL minus the label alone", kept("distil", "reverse", "label_only", "minus_label"), "distil"),
+    Claim(10, "reverse KL minus the label alone", kept("distil", "reverse", "label_only"), "distil"),
     Claim(
         10,
         "forward KL at the answer alone minus the label alone",
-        kept("distil", "answer_only", "label_only", "minus_label"),
+        kept("distil", "answer_only", "label_only"),
         "distil",
     ),
     Claim(
         10,
         "the same minus the label with the answer weighed as much",
-        kept("distil", "answer_only", "answer_weight", "minus_answer_weight"),
+        kept("distil", "answer_only", "answer_weight"),
         "distil",
     ),
     Claim(
         10,
         "the teacher's distribution without the label minus the label alone",
-        kept("distil", "teacher_alone", "label_only", "minus_label"),
+        kept("distil", "teacher_alone", "label_only"),
         "distil",
     ),
     Claim(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +130,9 @@ def right(row: dict[str, Any]) -> np.ndarray:
     return np.array([mark == "1" for mark in row["right"]], float)
 
 
-def of_questions(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Found | None:
-    """Two values of each question, (Q,) for each seed, whose questions are others."""
+def of_questions(first: Sequence[np.ndarray], second: Sequence[np.ndarray], least: float = -2.0) -> Found | None:
+    """Two values of each question, (Q,) for each seed, whose questions are others; ``least``: the smallest difference
+    of two that there is."""
     if len(first) < 2:
         return None
     gains = [b - a for a, b in zip(first, second, strict=True)]
@@ -139,7 +140,7 @@ def of_questions(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> F
     every = np.concatenate(gains)
     spread = mean_interval(every, np.ones(len(every)), [*map(str, range(len(every)))])
     means = [float(np.mean([each.mean() for each in side])) for side in (first, second)]
-    return Found(means[0], means[1], own, widest([over_seeds(own), spread], -2.0), t_test(own), len(every))
+    return Found(means[0], means[1], own, widest([over_seeds(own), spread], least), t_test(own), len(every))
 
 
 def form(second: str, first: str, name: str) -> Callable[[Results], Found | None]:
@@ -195,25 +196,15 @@ def multiplied(second: str, first: str) -> Callable[[Results], Found | None]:
     return find
 
 
-def kept(file: str, second: str, first: str, noted: str) -> Callable[[Results], Found | None]:
-    """Two arms of a file that keeps shares by seed, 300 questions each; ``noted``: the key under which one of them may
-    have its difference to the other, whose interval over questions is paired."""
+def kept(file: str, second: str, first: str) -> Callable[[Results], Found | None]:
+    """Two arms of a file that keeps answers by seed, a character a question: paired by seed and question."""
 
     def find(results: Results) -> Found | None:
-        rows = (results.files.get(file) or {"result": {}})["result"]
-        if second not in rows or first not in rows:
+        told = [row["right"] for row in (results.files.get(file) or {"by_seed": []})["by_seed"]]
+        if not all({first, second} <= answers.keys() for answers in told):
             return None
-        sides = [rows[arm]["right"]["by_seed"] for arm in (first, second)]
-        found = by_seed(*([(round(share * 300), 300) for share in side] for side in sides))
-        if found is None:
-            return None
-        for arm, sign in ((second, 1), (first, -1)):
-            paired = rows[arm].get(noted)
-            if paired is not None and np.allclose(np.array(paired["by_seed"]) * sign, found.by_seed):
-                ends = sorted(sign * end for end in paired["interval_95"])
-                wide = widest([over_seeds(found.by_seed), (ends[0], ends[1])], -1.0)
-                return replace(found, interval=wide)
-        return found
+        sides = ([right({"right": answers[arm]}) for answers in told] for arm in (first, second))
+        return of_questions(*sides, least=-1.0)
 
     return find
 

@@ -58,6 +58,17 @@ def results(table, **arms):
     return table.Results({"runs": {"r": own}})
 
 
+def test_arms_of_another_benchmark_are_paired_by_question(table):
+    """Right on other questions, or on the same ones: the shares are alike, and what is said of them is not."""
+    one, other = "1" * 50 + "0" * 50, "0" * 50 + "1" * 50
+    rows = [{"seed": seed, "right": {"a": one, "b": other, "c": one[:-1] + "1"}} for seed in range(3)]
+    held = table.Results({"runs": {}}, {"distil": {"by_seed": rows}})
+    apart, near = (table.kept("distil", arm, "a")(held) for arm in ("b", "c"))
+    assert (apart.mean, near.mean) == (0, pytest.approx(0.01))
+    assert apart.interval[1] - apart.interval[0] > 10 * (near.interval[1] - near.interval[0])
+    assert table.kept("distil", "a", "none")(held) is table.kept("scores", "a", "b")(held) is None
+
+
 @pytest.mark.parametrize(
     ("interval", "slack", "verdict"),
     [
