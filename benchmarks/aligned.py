@@ -190,7 +190,9 @@ def main() -> int:
         claim("tokens that plain transformers knows and ours does not", found["only_theirs"], "<=", 0),
         claim("documents' tokens compared", found["compared"], ">=", 500),
     ]
-    return finish({"command": " ".join(["python", *sys.argv[:1]]), **found}, claims, wanted.json)
+    paths = "--data DIR --student DIR --teacher FILE.gguf"
+    command = f"python benchmarks/aligned.py {paths} --documents {wanted.documents}"
+    return finish({"command": command, **found}, claims, wanted.json)
 
 
 if __name__ == "__main__":
