@@ -49,7 +49,7 @@ SHORT = [
     *(f"train.steps={STEPS}", "train.warmup=12", "train.checkpoint_every=0"),
     "evaluate.samples={count: 8, temperature: 1.0}",
 ]
-NO_STOP = ["rounds.stop.accuracy=false", "rounds.stop.coverage=null"]
+NO_STOP = ["rounds.stop.accuracy=false", "rounds.stop.coverage=null", "rounds.stop.differ=null"]
 
 
 def rounds(directory: Path, settings: list[str]) -> dict[str, Any]:

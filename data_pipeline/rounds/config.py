@@ -34,6 +34,13 @@ class StopConfig(BaseModel):
         description="a round is not trained if its traces show a smaller share than this of the rare strategies that "
         "as many draws from round 0 would show; null: no bound, as always with kind: on_policy",
     )
+    differ: float | None = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="a round is not trained if two of its traces of a question differ less often than this share of "
+        "how often round 0's of the same questions do; null: no bound",
+    )
 
 
 class RoundsConfig(BaseModel):

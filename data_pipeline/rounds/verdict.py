@@ -19,7 +19,7 @@ class End(NamedTuple):
     """Why no round follows."""
 
     round: int
-    rule: str  # accuracy, coverage, nothing_right, nothing_kept, count
+    rule: str  # accuracy, coverage, differ, nothing_right, nothing_kept, count
     why: str
 
 
@@ -31,10 +31,8 @@ def warnings(first: Figures, now: Figures) -> list[str]:
         found.append(f"{told}on few, and there is little to learn; train round 0 longer, or ask for more samples")
     if (seen := seen_over_chance(now)) is not None and seen < SEEN and is_sure(now):
         found.append(f"of round 0's rare strategies {seen:.0%} are left of what chance would show")
-    before = now["differ_first"]
-    if before and now["differ"] < DIFFER * before and before - now["differ"] > SURE * now["differ_error"]:
-        told = f"two traces of a question differ in {now['differ']:.0%} of cases, not in {before:.0%}"
-        found.append(f"{told}, as round 0's of the same questions")
+    if differ_less(now, DIFFER):
+        found.append(f"two traces of a question differ {how_often(now)}")
     if first["words"] and now["words"] and not SHORTER <= now["words"] / first["words"] <= LONGER:
         found.append(f"traces have {now['words']:.1f} words, round 0's {first['words']:.1f}")
     return found
@@ -81,8 +79,23 @@ def is_sure(figures: Figures) -> bool:
     return bool(figures["coverage_by_chance"] - figures["coverage"] > SURE * figures["coverage_error"])
 
 
+def differ_less(figures: Figures, share: float) -> bool:
+    """Whether two traces of a question differ less often than ``share`` of round 0's of the same questions, beyond what
+    chance may do."""
+    before, now = figures["differ_first"], figures["differ"]
+    return bool(before and now < share * before and before - now > SURE * figures["differ_error"])
+
+
+def how_often(figures: Figures) -> str:
+    now, before = figures["differ"], figures["differ_first"]
+    return f"in {now:.0%} of cases, not in {before:.0%}, as round 0's of the same questions"
+
+
 def before_training(round_: int, figures: Figures, stop: StopConfig) -> End | None:
     """Whether a round's traces are such that it is not trained."""
+    if stop.differ is not None and differ_less(figures, stop.differ):
+        told = f"two of its traces of a question differ {how_often(figures)}, below rounds.stop.differ = "
+        return End(round_, "differ", f"{told}{stop.differ:g} of that")
     seen = seen_over_chance(figures)
     if stop.coverage is None or seen is None or seen >= stop.coverage or not is_sure(figures):
         return None

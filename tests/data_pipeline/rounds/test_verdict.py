@@ -53,6 +53,20 @@ def test_a_round_is_not_trained_whose_rare_strategies_are_gone(coverage, stop, e
     assert before_training(3, few, StopConfig(coverage=stop)) is None, "chance may do it"
 
 
+@pytest.mark.parametrize(
+    ("differ", "error", "stop", "ends"),
+    [(0.44, 0.05, 0.5, True), (0.46, 0.05, 0.5, False), (0.44, 0.24, 0.5, False), (0.44, 0.05, None, False)],
+)
+def test_a_round_is_not_trained_whose_traces_are_alike(differ, error, stop, ends):
+    found = traces(differ=differ, differ_error=error)  # of 0.9
+    end = before_training(2, found, StopConfig(differ=stop))
+    assert (end is not None) is ends
+    assert not ends or (end.round, end.rule) == (2, "differ")
+    assert not ends or "in 44% of cases, not in 90%" in end.why
+    unknown = traces(differ=None, differ_first=None, differ_error=None)
+    assert before_training(2, unknown, StopConfig(differ=stop)) is None
+
+
 def test_coverage_over_chance():
     assert seen_over_chance(traces(coverage=0.4)) == pytest.approx(0.5)
     assert seen_over_chance(traces(coverage=0.9)) == 1
