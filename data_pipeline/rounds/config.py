@@ -16,6 +16,7 @@ from tracestill.data_pipeline.sampling.sample_config import RECORDED, SampleConf
 
 ON_POLICY = "on_policy"
 OWN = ("kind", "count", "stop", "on_policy", "changes")  # keys that go with kind: on_policy
+OF_TRACES = ("coverage", "differ")  # of stop: what looks at a round's traces
 STUDENT = re.compile(r"student-\d+")  # names of students as teachers
 
 
@@ -39,7 +40,7 @@ class StopConfig(BaseModel):
         ge=0,
         le=1,
         description="a round is not trained if two of its traces of a question differ less often than this share of "
-        "how often round 0's of the same questions do; null: no bound",
+        "how often round 0's of the same questions do; null: no bound, as always with kind: on_policy",
     )
 
 
@@ -109,13 +110,15 @@ class RoundsConfig(BaseModel):
         """Texts of kind: on_policy are not there before a round is trained, so none is kept from it by their look."""
         if not isinstance(data, dict) or data.get("kind") != ON_POLICY or not isinstance(data.get("stop", {}), dict):
             return data
-        told, recorded = data.get("stop", {}).get("coverage"), cls.model_fields.keys() <= data.keys()
-        if told is not None and not (recorded and told == StopConfig().coverage):  # as earlier versions recorded it
-            raise ValueError(
-                "stop.coverage: is for rounds of traces, which are looked at before a round is trained; with kind: "
-                "on_policy leave it out: stop.accuracy ends rounds, and rounds.on_policy.stop.length a training"
-            )
-        return {**data, "stop": {**data.get("stop", {}), "coverage": None}}
+        recorded = cls.model_fields.keys() <= data.keys()
+        for key in OF_TRACES:
+            told = data.get("stop", {}).get(key)
+            if told is not None and not (recorded and told == getattr(StopConfig(), key)):  # as earlier versions did it
+                raise ValueError(
+                    f"stop.{key}: is for rounds of traces, which are looked at before a round is trained; with kind: "
+                    "on_policy leave it out: stop.accuracy ends rounds, and rounds.on_policy.stop.length a training"
+                )
+        return {**data, "stop": {**data.get("stop", {}), **dict.fromkeys(OF_TRACES)}}
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> RoundsConfig:

@@ -47,6 +47,7 @@ def test_a_later_round_goes_on_with_the_student_of_the_one_before(tmp_path):
         ("floor: is for rounds of traces", {**ROUNDS, "floor": 0.5}),
         ("teacher: is for rounds of traces", {**ROUNDS, "teacher": "mixture"}),
         ("stop.coverage: is for rounds of traces", {**ROUNDS, "stop": {"coverage": 0.5}}),
+        ("stop.differ: is for rounds of traces", {**ROUNDS, "stop": {"differ": 0.5}}),
         ("stop.coverage: .* rounds.on_policy.stop.length a training", {**ROUNDS, "stop": {"coverage": 0.2}}),
     ],
 )
@@ -57,7 +58,7 @@ def test_keys_of_another_kind_of_rounds_are_refused(said, rounds):
 
 def test_no_bound_of_coverage_is_recorded_and_one_that_was_is_read(tmp_path):
     asked = recipe({**ROUNDS, "stop": {"accuracy": False}})
-    assert (asked.rounds.stop.coverage, asked.rounds.stop.accuracy) == (None, False)
+    assert (asked.rounds.stop.coverage, asked.rounds.stop.differ, asked.rounds.stop.accuracy) == (None, None, False)
     told = asked.model_dump(mode="json")
     assert build(told, where="again") == asked
     told["rounds"]["stop"]["coverage"] = 0.5  # as earlier versions wrote it
