@@ -230,8 +230,10 @@ class OnPolicy:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: of the refresh that was learnt from last."""
-        number = self.samples.first // self.own.refresh
-        return {"refresh": number, "written": self.samples.texts.digest, "seconds": self.all_spent}
+        learnt = {"refresh": self.samples.first // self.own.refresh, "written": self.samples.texts.digest}
+        if not learnt["written"]:  # training went on, and ended before another step
+            learnt = {name: self.named[name] for name in learnt}
+        return {**learnt, "seconds": self.all_spent}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.named, self.all_spent = dict(state), dict(state.get("seconds", self.all_spent))
