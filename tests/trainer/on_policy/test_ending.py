@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from tracestill.data_pipeline.base.errors import InputError
 from tracestill.trainer.checkpoint.best import Best
+from tracestill.trainer.faults.leaving import Left
 from tracestill.trainer.on_policy.on_policy import OnPolicy
 from tracestill.trainer.train import is_measured
 
@@ -54,3 +56,15 @@ def test_a_checkpoint_names_what_was_learnt_from_even_if_nothing_was_since(learn
     own.all_spent = {}
     own.load_state({"refresh": 1, "written": "held", "seconds": {"writing": 3.0}})
     assert own.state() == {"refresh": wanted[0], "written": wanted[1], "seconds": {"writing": 3.0}}
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_a_refresh_that_all_leave_says_what_had_failed_in_it(tmp_path, capsys, failed):
+    def renew(number, step):
+        raise Left from InputError("no room") if failed else None
+
+    own = OnPolicy.__new__(OnPolicy)
+    own.own, own.number, own.renew = SimpleNamespace(refresh=2), None, renew
+    own.job = SimpleNamespace(console=SimpleNamespace(print=lambda *told, **how: None), leads=False)
+    assert own.enter(4, bool) == "left"
+    assert ("refresh 2: had failed before: no room" in capsys.readouterr().err) == failed
