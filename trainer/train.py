@@ -157,10 +157,17 @@ def is_better(job: Job, log: Log, throughput: Throughput) -> bool:
 
 
 def is_measured(job: Job) -> bool:
-    """Whether the log holds a measurement after the steps done."""
+    """Whether the student has been measured after the steps done, and the best one takes that into account: the log
+    may hold what a training measured that was killed before it saved what came of it. Called on every rank."""
+    step, best = job.progress.step, job.progress.best
+    if step % job.recipe.train.held_out_every == 0:
+        return True  # before it was saved
+    if best is not None and best.step != step:
+        return False
     told = read_log(job.directory / LOG) if job.engine.rank == 0 else []
-    events = ("held_out", "answers")
-    return bool(share_json(any(line.get("event") in events and line["step"] == job.progress.step for line in told)))
+    events = {line.get("event") for line in told if line.get("step") == step}
+    wanted = {"held_out": job.held_out, "answers": job.answers}
+    return bool(share_json(all(name in events for name, part in wanted.items() if part is not None)))
 
 
 def may_be_told(job: Job, stop: StopRequest) -> bool:

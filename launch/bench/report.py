@@ -22,7 +22,7 @@ from tracestill.launch.report.plots.bars import stacked
 from tracestill.launch.report.plots.figure import SERIES, keys
 from tracestill.launch.report.plots.lines import lines
 from tracestill.launch.report.report import machine
-from tracestill.trainer.recipe.recipe import MAIN_ARM
+from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe
 
 Found = dict[str, Any]
 PARTS = {"data": "s4", "forward": "s0", "backward": "s2", "optimizer": "s3", "communication": "s1"}
@@ -44,7 +44,7 @@ def gather(bench: Bench, own: Setting, best: Setting, reasons: Sequence[str], se
         "cases": [{"setting": {**asdict(s), "name": s.name}, **result} for s, result in seen.items()],
         "own": own.name,
         "quiet": quietness(seen),
-        "warnings": warnings(seen),
+        "warnings": [*warnings(seen), *left_out(bench.run.recipe.for_arm(bench.arm))],
         "recommended": {
             "name": best.name,
             "options": best.as_options(own, "" if bench.arm == MAIN_ARM else f"arms.{bench.arm}."),
@@ -70,6 +70,16 @@ def warnings(seen: Mapping[Setting, Result]) -> list[str]:
         most = max(ran[name]["others"] for name in crowded)
         found.append(f"other work kept up to {most:.0%} of the cores busy during {', '.join(crowded)}")
     return [f"the machine was not quiet: {what}; measure again" for what in found]
+
+
+def left_out(recipe: Recipe) -> list[str]:
+    """What a training does and pays for, and no case does."""
+    if recipe.train.on_policy is None:
+        return []
+    return [
+        "train.on_policy: steps were timed on the recipe's documents and their labels; neither the writing of texts "
+        "nor a teacher is in speed and memory"
+    ]
 
 
 def quietness(seen: Mapping[Setting, Result]) -> str:

@@ -135,7 +135,10 @@ class Follow:
         if pulse.at_work and self.is_worked_on(pulse.owner):
             return ("trains" if self.headway.look() is not None or self.line is not None else "starts"), ""
         if (stopped := self.stopped.look()) is not None:
-            return "stopped", f"after step {stopped.get('step')} ({stopped.get('reason')}), all of it saved"
+            reason = f"({stopped.get('reason')})"
+            if not stopped.get("step"):  # while a student wrote the first texts to learn from
+                return "stopped", f"before its first step {reason}"
+            return "stopped", f"after step {stopped['step']} {reason}, all of it saved"
         if (failed := self.failure.look()) is not None:
             return "failed", f"rank {failed.get('rank')} {failed.get('reason')} (on {failed.get('host')})"
         if self.line is None and self.headway.look() is None and self.now.look() is None:

@@ -52,14 +52,17 @@ def meetings(asked: Callable[[], object], tell: Callable[[int], None] = lambda d
     whether this rank is to stop; ``tell`` hears at each meeting how many units of all ranks' work are done.
 
     Ends when all ranks' shares have, so that all meet equally often; an error that ``together`` would tell the others
-    of is raised only then. Raises Left on all ranks.
+    of is raised only then. Raises Left on all ranks, whose cause is such an error of this one's.
     """
     held, failure = Meetings(asked, tell), None
     try:
         yield held
     except FAULTS as error:
         failure = error
-    while held.meet(works=False):
-        pass
+    try:
+        while held.meet(works=False):
+            pass
+    except Left as left:
+        raise left from failure
     if failure is not None:
         raise failure

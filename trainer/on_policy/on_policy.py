@@ -19,6 +19,7 @@ import torch.distributed as dist
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.places import remove
 from tracestill.data_pipeline.base.stage import changed_files, missing_files, read_manifest
+from tracestill.data_pipeline.guards.secret import mask
 from tracestill.kernels.loss import Given
 from tracestill.trainer.assembly.job import Job, TextState
 from tracestill.trainer.batches.batches import MicroStep
@@ -32,6 +33,7 @@ from tracestill.trainer.on_policy.samples import Samples, corrected
 from tracestill.trainer.on_policy.teacher import CHANNELS, TextScorer
 from tracestill.trainer.on_policy.texts import WRITTEN, Author, Texts
 from tracestill.trainer.ranks.collectives import share_json, together
+from tracestill.trainer.ranks.console import say
 
 PARTS = ("writing", "teacher")  # of the time, beside training
 
@@ -75,7 +77,9 @@ class OnPolicy:
             return "there" if self.ended is None else "too long"
         try:
             return self.renew(number, step)
-        except Left:
+        except Left as left:
+            if left.__cause__ is not None:  # of this rank, and it may come again
+                say(f"refresh {number}: had failed before: {mask(str(left.__cause__))}", err=True)
             self.job.console.print(f"refresh {number}: left unfinished; who goes on begins it anew", soft_wrap=True)
             return "left"
         finally:
@@ -230,8 +234,10 @@ class OnPolicy:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: of the refresh that was learnt from last."""
-        number = self.samples.first // self.own.refresh
-        return {"refresh": number, "written": self.samples.texts.digest, "seconds": self.all_spent}
+        learnt = {"refresh": self.samples.first // self.own.refresh, "written": self.samples.texts.digest}
+        if not learnt["written"]:  # training went on, and ended before another step
+            learnt = {name: self.named[name] for name in learnt}
+        return {**learnt, "seconds": self.all_spent}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.named, self.all_spent = dict(state), dict(state.get("seconds", self.all_spent))

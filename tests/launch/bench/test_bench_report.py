@@ -1,11 +1,14 @@
 """Figures of a benchmark's tables."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
+from fake_run import mini_recipe
 from rich.console import Console
 
 from tracestill.launch.bench import report as bench_report
+from tracestill.launch.bench.search import own_setting
 
 CASE = {
     "setting": {"name": "zero2-2x256"},
@@ -49,6 +52,16 @@ def test_what_casts_doubt_on_the_figures():
         "the machine was not quiet: other work kept up to 11% of the cores busy during c; measure again",
     ]
     assert bench_report.quietness(seen) == "other work kept 2% to 11% of the cores busy (quiet: at most 10%)"
+
+
+@pytest.mark.parametrize("own", [None, {"teacher": "none"}])
+def test_steps_without_the_texts_that_training_learns_from_are_named(own):
+    recipe = mini_recipe(train={"steps": 4, "on_policy": own})
+    bench = SimpleNamespace(run=SimpleNamespace(recipe=recipe), arm="traces", warmup=1, steps=2)
+    setting = own_setting(recipe)
+    steady = {**CASE, "tokens_per_second_lowest_highest": [1900.0, 2100.0]}
+    told = bench_report.gather(bench, setting, setting, [], {setting: steady})["warnings"]
+    assert ["neither the writing of texts nor a teacher" in warning for warning in told] == [True] * (own is not None)
 
 
 class Named:

@@ -62,3 +62,14 @@ def test_ranks_meet_no_more_often_than_they_need(monkeypatch):
         for done in range(100):
             ranks.tick(done)
     assert told == [[0, 0, 99]]
+
+
+def test_a_rank_that_had_failed_before_all_leave_does_not_forget_why(monkeypatch):
+    beside(monkeypatch, (1, 1, 1))
+    with pytest.raises(Left) as found, meetings(lambda: ""):
+        raise InputError("no room")
+    assert str(found.value.__cause__) == "no room"
+    beside(monkeypatch, (1, 1, 1))
+    with pytest.raises(Left) as found, meetings(lambda: "") as ranks:
+        ranks.tick(1)
+    assert found.value.__cause__ is None
