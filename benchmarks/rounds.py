@@ -85,7 +85,7 @@ def stopped_at(found: list[dict[str, Any]]) -> int:
 def row_of(seed: str, arm: str, row: dict[str, Any]) -> list[Any]:
     traces, written = row["traces"], row.get("written")
     right = written["accepted_of"].get("sampled", 0) / written["asked"]["sampled"] if written else 1.0
-    figures = [traces["entropy"], traces["differ"] or 0.0, traces["differ_first"] or 0.0, traces["pairs"]]
+    figures = [traces["entropy"], traces["differ_same"] or 0.0, traces["differ_first"] or 0.0, traces["pairs"]]
     seen = [seen_over_chance(traces) or 0.0, f"{traces['tried']:.0%} ({traces['tried_by_chance']:.0%})"]
     told = [f"{accuracy(row):.1%}", apart(row), f"{right:.1%}"]
     return [seed, arm, row["round"], *told, *figures, *seen]

@@ -31,9 +31,9 @@ def warnings(first: Figures, now: Figures) -> list[str]:
         found.append(f"{told}on few, and there is little to learn; train round 0 longer, or ask for more samples")
     if (seen := seen_over_chance(now)) is not None and seen < SEEN and is_sure(now):
         found.append(f"of round 0's rare strategies {seen:.0%} are left of what chance would show")
-    before = now["differ_first"]
-    if before and now["differ"] < DIFFER * before and before - now["differ"] > SURE * now["differ_error"]:
-        told = f"two traces of a question differ in {now['differ']:.0%} of cases, not in {before:.0%}"
+    same, before = now["differ_same"], now["differ_first"]
+    if before and same < DIFFER * before and before - same > SURE * now["differ_error"]:
+        told = f"two traces of a question differ in {same:.0%} of cases, not in {before:.0%}"
         found.append(f"{told}, as round 0's of the same questions")
     if first["words"] and now["words"] and not SHORTER <= now["words"] / first["words"] <= LONGER:
         found.append(f"traces have {now['words']:.1f} words, round 0's {first['words']:.1f}")
