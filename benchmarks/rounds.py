@@ -29,6 +29,7 @@ import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -87,7 +88,7 @@ def stopped_at(found: list[dict[str, Any]], stop: StopConfig) -> int:
 def row_of(seed: str, arm: str, row: dict[str, Any]) -> list[Any]:
     traces, written = row["traces"], row.get("written")
     right = written["accepted_of"].get("sampled", 0) / written["asked"]["sampled"] if written else 1.0
-    figures = [traces["entropy"], traces["differ"] or 0.0, traces["differ_first"] or 0.0, traces["pairs"]]
+    figures = [traces["entropy"], traces["differ_same"] or 0.0, traces["differ_first"] or 0.0, traces["pairs"]]
     seen = [seen_over_chance(traces) or 0.0, f"{traces['tried']:.0%} ({traces['tried_by_chance']:.0%})"]
     told = [f"{accuracy(row):.1%}", apart(row), f"{right:.1%}"]
     return [seed, arm, row["round"], *told, *figures, *seen]
@@ -97,6 +98,11 @@ def apart(row: dict[str, Any]) -> float:
     """How often two right samples of a test question take different paths. NaN of a student without two such: it tells
     nothing of ways, and no bar holds."""
     return row["apart"]["share"] if row["apart"] else math.nan
+
+
+def of_last(found: list[dict[str, Any]], count: int, of: Callable[[dict[str, Any]], float]) -> float:
+    """A figure of the last of all rounds. NaN of an arm that ended before: an earlier round does not speak for it."""
+    return of(found[-1]) if len(found) > count else math.nan
 
 
 def accuracy(row: dict[str, Any]) -> float:
@@ -110,19 +116,19 @@ def claims_of(runs: dict[str, dict[str, Any]], count: int) -> list[dict[str, Any
     all seeds together: the remedies cost no accuracy."""
     claims = []
     for seed, arms in runs.items():
-        left = {arm: apart(found[-1]) / apart(found[0]) for arm, found in arms.items()}
+        left = {arm: of_last(found, count, apart) / (apart(found[0]) or math.nan) for arm, found in arms.items()}
         said = "right samples differ, last round over round 0"
         claims.append(claim(f"{said}, bare, seed {seed}", left["bare"], "<", DIFFER))
         claims.append(claim(f"{said}, filtered, seed {seed}", left["filtered"], "<", DIFFER))
         claims.append(claim(f"{said}, remedies, seed {seed}", left["remedies"], ">", 0.8))
-        seen = seen_over_chance(arms["remedies"][-1]["traces"]) or 0.0
+        seen = of_last(arms["remedies"], count, lambda row: seen_over_chance(row["traces"]) or 0.0)
         claims.append(claim(f"rare ways seen over chance, last round, remedies, seed {seed}", seen, ">=", SEEN))
         ended = {arm: stopped_at(found, LAID_DOWN) for arm, found in arms.items()}
         said = "round at which the rule ends it"
         claims.append(claim(f"{said}, bare, seed {seed}", ended["bare"], "<=", count))
         claims.append(claim(f"{said}, filtered, seed {seed}", ended["filtered"], "<=", count))
         claims.append(claim(f"{said}, remedies (none), seed {seed}", ended["remedies"], ">", count))
-    last = {arm: fmean(accuracy(arms[arm][-1]) for arms in runs.values()) for arm in ARMS}
+    last = {arm: fmean(of_last(arms[arm], count, accuracy) for arms in runs.values()) for arm in ARMS}
     first = fmean(accuracy(arms["remedies"][0]) for arms in runs.values())
     told = "accuracy of the last round, mean of the seeds, remedies minus"
     claims.append(claim(f"{told} bare", last["remedies"] - last["bare"], ">=", 0.0))

@@ -13,9 +13,10 @@ OTHERS = 8  # traces of a question that are compared with each other, at most
 
 
 class Beside(NamedTuple):
-    """How often traces differed in round 0, of the same questions."""
+    """How often traces differ, and differed in round 0, of the same questions."""
 
-    first: float  # ``differing`` of round 0
+    now: float  # ``differing`` of these
+    first: float  # and of round 0
     error: float  # standard error of what is differing less, or more, by now
     questions: int
 
@@ -49,14 +50,14 @@ def apart(own: Sequence[str]) -> float:
 
 
 def beside(paths: Mapping[str, Sequence[str]], first: Mapping[str, Sequence[str]]) -> Beside | None:
-    """Round 0's traces of those questions that have two in both rounds: which questions a student solves twice decides
+    """Both rounds' traces of those questions that have two in each: which questions a student solves twice decides
     how many ways there are. None for fewer than two such questions."""
     both = [key for key, own in paths.items() if len(own) > 1 and len(first.get(key, ())) > 1]
     if len(both) < 2:
         return None
-    before = [apart(first[key]) for key in both]
-    changes = [was - apart(paths[key]) for key, was in zip(both, before, strict=True)]
-    return Beside(fmean(before), stdev(changes) / math.sqrt(len(both)), len(both))
+    now, before = ([apart(of[key]) for key in both] for of in (paths, first))
+    changes = [was - by_now for was, by_now in zip(before, now, strict=True)]
+    return Beside(fmean(now), fmean(before), stdev(changes) / math.sqrt(len(both)), len(both))
 
 
 def entropy(signatures: Iterable[str]) -> float:

@@ -82,12 +82,12 @@ def is_sure(figures: Figures) -> bool:
 def differ_less(figures: Figures, share: float) -> bool:
     """Whether two traces of a question differ less often than ``share`` of round 0's of the same questions, beyond what
     chance may do."""
-    before, now = figures["differ_first"], figures["differ"]
+    before, now = figures["differ_first"], figures["differ_same"]
     return bool(before and now < share * before and before - now > SURE * figures["differ_error"])
 
 
 def how_often(figures: Figures) -> str:
-    now, before = figures["differ"], figures["differ_first"]
+    now, before = figures["differ_same"], figures["differ_first"]
     return f"in {now:.0%} of cases, not in {before:.0%}, as round 0's of the same questions"
 
 

@@ -44,6 +44,10 @@ VERDICT_SCHEMA = pa.schema(  # of every record that was read, in the order of sa
 )
 
 
+class NothingLeft(InputError):
+    """No record survives."""
+
+
 def stage_config(
     select: SelectConfig, memory: Path | None = None, verify: VerifyConfig = VerifyConfig()
 ) -> dict[str, Any]:
@@ -76,7 +80,7 @@ def run(
     ``unjudged``. What judges of steps say is kept beside ``directory``.
 
     The reasons are those of ``policy.REASONS``, in the order of ``judging.faults_of``; the first one that rejects is
-    the verdict. Raises InputError, with counts by reason, if no record survives.
+    the verdict. Raises NothingLeft, with counts by reason, if no record survives.
     """
     with stage(directory, "select", stage_config(select, memory, verifier.config), {"sample": sample}) as work:
         rows = Rows(sample / "records.parquet", RECORD_SCHEMA)
@@ -90,7 +94,7 @@ def run(
         names = ("", *REASONS)
         rejected = {names[code]: int(n) for code, n in enumerate(np.bincount(choice.reasons)) if code and n}
         if not kept.any():
-            raise InputError(nothing_left(sample, len(rows), Counter(rejected)))
+            raise NothingLeft(nothing_left(sample, len(rows), Counter(rejected)))
         noted = {reason: int(found.have(reason, kept).sum()) for reason in REPETITION}
         weightless = int((weights[kept] == 0).sum())
         unpaid = len(verifier.judge.kept.unpaid) if verifier.judge is not None else 0

@@ -30,12 +30,12 @@ def rare(key: str) -> Callable[[Row], str]:
 
 
 def differ(row: Row) -> str:
-    """With round 0's share of the same questions behind it."""
+    """Of the questions that have two traces in round 0, too, with its share behind it; of all where there are none."""
     traces = row.get("traces", {})
-    if traces.get("differ") is None:
-        return ""
-    first = traces.get("differ_first") if row["round"] else None
-    return f"{traces['differ']:.0%}" + ("" if first is None else f" ({first:.0%})")
+    same, first = (traces.get(key) if row["round"] else None for key in ("differ_same", "differ_first"))
+    if same is not None:
+        return f"{same:.0%} ({first:.0%})"
+    return "" if traces.get("differ") is None else f"{traces['differ']:.0%}"
 
 
 def accuracy(row: Row) -> str:

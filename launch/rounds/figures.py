@@ -74,6 +74,7 @@ def traces_of(every: Sequence[Way], first: Sequence[Way], rare: float) -> dict[s
         "solved": len(paths),
         "paths": diversity.paths_a_question(paths),
         "differ": diversity.differing(paths),
+        "differ_same": beside.now if beside else None,
         "differ_first": beside.first if beside else None,
         "differ_error": beside.error if beside else None,
         "pairs": sum(len(own) > 1 for own in paths.values()),

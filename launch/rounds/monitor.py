@@ -45,7 +45,7 @@ def data_figures(run: RunDirectory, first: RunDirectory, rare: float) -> dict[st
     directory = run.root / MONITOR
     own, of_first = ({name: each.stage(MAIN_ARM, name) for name in ("sample", "select")} for each in (run, first))
     inputs = own if run.root == first.root else own | {f"first/{name}": path for name, path in of_first.items()}
-    config = {"rare": rare, "beside": "the same questions"}  # earlier versions compared with all
+    config = {"rare": rare, "beside": "the same questions in both"}  # earlier versions compared with others
     if not is_current(directory, MONITOR, config, inputs):
         with stage(directory, MONITOR, config, inputs) as work:
             reference = ways(**of_first)

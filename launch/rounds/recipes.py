@@ -103,14 +103,17 @@ def of_on_policy(root: Path, recipe: Recipe, round_: int) -> dict[str, Any]:
 
 
 def sampled(held: dict[str, Any], recipe: Recipe, round_: int) -> dict[str, Any]:
-    """The block ``sample`` of a later round. With ``keep: 0`` the first teachers are not asked at all: were they left
-    out after selection, the paths would go with them that the student has in common with them."""
+    """The block ``sample`` of a later round. With ``keep: 0`` the first teachers are asked for no trace: were these
+    left out after selection, the paths would go with them that the student has in common with them. Who judges,
+    rewords or criticises stays."""
     settings, name = settings_of(recipe), student_of(round_ - 1)
     asked = [each for each in recipe.sample.teachers if not each.only_revises]
     more: dict[str, Any] = {"max_rejected": 1.0}
     student = {"name": name, "use": RECORDED, "options": {"teacher": name}}
     if settings.keep == 0:
-        more["teachers"] = [student, *(each for each in held["teachers"] if each["name"] == settings.critic)]
+        others = {settings.critic, recipe.verify.judge, *(each.by for each in recipe.evaluate.reworders)}
+        kept = [{**each, "only_revises": True} for each in held["teachers"] if each["name"] in others]
+        more["teachers"] = [student, *kept]
     elif not any(each.use == RECORDED and not each.options.get("teacher") for each in asked):
         more["teachers"] = [*held["teachers"], student]
     # else: who replays all traces replays these, too, under the name that their file gives

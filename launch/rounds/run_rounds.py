@@ -25,6 +25,7 @@ from tracestill.data_pipeline.rounds.verdict import (
     student_warnings,
     warnings,
 )
+from tracestill.data_pipeline.selection.selection import NothingLeft
 from tracestill.launch.report.rounds_page import RESULT
 from tracestill.launch.rounds.monitor import data_figures, student_figures
 from tracestill.launch.rounds.recipes import ROUNDS, TRACES, WRITTEN, round_of, settings_of, student_of
@@ -97,14 +98,20 @@ class Rounds:
         works = plan_works(run, self.how)
         check_works(run, works, self.console, cluster=self.how.cluster)
         begin = next(at for at, work in enumerate(works) if work.stage not in DATA)
-        run_stages(works[:begin], self.console)
+        try:
+            run_stages(works[:begin], self.console)
+        except NothingLeft as error:
+            if not number:
+                raise
+            self.tell(str(error))
+            return nothing_kept(number)
         figures = data_figures(run, first, settings.rare)
         first_teachers, beside = figures.pop("teachers"), figures.pop("beside")
         self.found[-1]["traces"] = figures
         if number:
             self.warn(number, warnings(self.found[0]["traces"], figures))
             if not figures["kept"]:
-                return End(number, "nothing_kept", f"selection keeps no trace of {student_of(number - 1)}")
+                return nothing_kept(number)
             if (end := before_training(number, figures, settings.stop)) is not None:
                 return end
             if is_short(settings.keep, beside, figures["kept"]):
@@ -180,6 +187,10 @@ class Rounds:
 
     def tell(self, text: str) -> None:
         self.console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def nothing_kept(number: int) -> End:
+    return End(number, "nothing_kept", f"selection keeps no trace of {student_of(number - 1)}")
 
 
 def is_damaged(file: Path) -> bool:

@@ -19,13 +19,15 @@ import pyarrow as pa
 
 from tracestill.data_pipeline.answers import Verifier
 from tracestill.data_pipeline.answers.verifier import verify_config
+from tracestill.data_pipeline.base.content import contents
 from tracestill.data_pipeline.base.schema import write_rows
-from tracestill.data_pipeline.base.stage import digest_of, identity, stage, write_whole
+from tracestill.data_pipeline.base.stage import CONTENTS, digest_of, identity, stage, write_whole
 from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.data_pipeline.rounds.questions import training_questions
 from tracestill.data_pipeline.selection.config import CHECKS
 from tracestill.data_pipeline.selection.judging import accepted_path
-from tracestill.data_pipeline.soundness.checkers.chain import Checks
+from tracestill.data_pipeline.selection.policy import REPETITION
+from tracestill.data_pipeline.soundness.checkers.chain import Checks, own_files
 from tracestill.data_pipeline.tokens.layout import Layout
 from tracestill.launch.rounds.floor import weights
 from tracestill.launch.rounds.recipes import TRACES, WRITTEN, settings_of, student_of
@@ -65,7 +67,7 @@ def identity_of(recipe: Recipe, first: RunDirectory, before: RunDirectory) -> tu
     config = {
         **settings.model_dump(mode="json", include=keys),
         **verify_config(recipe.verify, before.memory),
-        "policy": recipe.select.policy,  # what counts as solved
+        "select": solving(recipe, before.memory),
         "max_tokens": settings.max_tokens or recipe.evaluate.max_new_tokens,
         "batch": [recipe.evaluate.batch_size, recipe.evaluate.batch_tokens],  # other batches round otherwise
         "student": student_of(int(before.root.name)),
@@ -73,6 +75,13 @@ def identity_of(recipe: Recipe, first: RunDirectory, before: RunDirectory) -> tu
     }
     inputs = {"train": before.stage(MAIN_ARM, "train")}
     return config, inputs | {name: first.stage(MAIN_ARM, name) for name in ("sample", "select")}
+
+
+def solving(recipe: Recipe, memory: Path | None) -> dict[str, Any]:
+    """What of ``select`` decides whether a trace solves its question: round 0's records may look the same under it."""
+    decides = {"policy", "checks", *REPETITION}
+    found = contents({CHECKS: own_files(recipe.select.checks)}, memory)
+    return {**recipe.select.model_dump(mode="json", include=decides), **({CONTENTS: found} if found else {})}
 
 
 def write_traces(

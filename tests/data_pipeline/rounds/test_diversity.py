@@ -37,7 +37,7 @@ def test_round_0_is_looked_at_where_the_student_is_right_twice():
     first = {"a": ["x", "x"], "b": ["x", "y"], "c": ["x", "y"], "d": ["x"]}
     now = {"a": ["x", "x"], "b": ["x", "x"], "d": ["x", "y"]}  # c is not solved any more, of d nothing is known
     found = beside(now, first)
-    assert (found.first, found.questions) == (0.5, 2), "of a and b"
+    assert (found.now, found.first, found.questions) == (0.0, 0.5, 2), "of a and b, both times"
     assert found.error == pytest.approx(math.sqrt(0.5) / math.sqrt(2)), "changes 0 and 1: deviation 0.71, of two"
     assert beside({"a": ["x", "x"]}, first) is None, "one question has no spread"
     assert beside({}, {}) is None

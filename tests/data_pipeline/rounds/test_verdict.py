@@ -19,7 +19,7 @@ def trained(number, low, accuracy, high):
 
 def traces(**changes):
     counts = {"traces": 200, "questions": 50, "pairs": 30}
-    differ = {"differ": 0.9, "differ_first": 0.9, "differ_error": 0.05}
+    differ = {"differ": 0.9, "differ_same": 0.9, "differ_first": 0.9, "differ_error": 0.05}
     rare = {"coverage": 0.8, "coverage_by_chance": 0.8, "coverage_error": 0.05}
     return {**counts, **differ, **rare, "words": 20.0, **changes}
 
@@ -58,12 +58,12 @@ def test_a_round_is_not_trained_whose_rare_strategies_are_gone(coverage, stop, e
     [(0.44, 0.05, 0.5, True), (0.46, 0.05, 0.5, False), (0.44, 0.24, 0.5, False), (0.44, 0.05, None, False)],
 )
 def test_a_round_is_not_trained_whose_traces_are_alike(differ, error, stop, ends):
-    found = traces(differ=differ, differ_error=error)  # of 0.9
+    found = traces(differ_same=differ, differ_error=error)  # of 0.9
     end = before_training(2, found, StopConfig(differ=stop))
     assert (end is not None) is ends
     assert not ends or (end.round, end.rule) == (2, "differ")
     assert not ends or "in 44% of cases, not in 90%" in end.why
-    unknown = traces(differ=None, differ_first=None, differ_error=None)
+    unknown = traces(differ=None, differ_same=None, differ_first=None, differ_error=None)
     assert before_training(2, unknown, StopConfig(differ=stop)) is None
 
 
@@ -75,24 +75,28 @@ def test_coverage_over_chance():
     assert before_training(1, traces(coverage=None), StopConfig()) is None
 
 
+NONE_IN_BOTH = dict.fromkeys(("differ_same", "differ_first", "differ_error"))
+
+
 @pytest.mark.parametrize(
     ("changes", "count", "said"),
     [
         ({}, 0, ""),
         ({"coverage": 0.6}, 1, "75%"),
         ({"coverage": 0.6, "coverage_error": 0.11}, 0, ""),
-        ({"differ": 0.59}, 1, "differ in 59% of cases, not in 90%"),
-        ({"differ": 0.61}, 0, ""),
-        ({"differ": 0.59, "differ_first": 0.8}, 0, ""),  # the questions that it solves twice have fewer ways
-        ({"differ": 0.59, "differ_error": 0.16}, 0, ""),
+        ({"differ_same": 0.59}, 1, "differ in 59% of cases, not in 90%"),
+        ({"differ": 0.1}, 0, ""),  # of questions, too, that round 0 did not solve twice
+        ({"differ_same": 0.61}, 0, ""),
+        ({"differ_same": 0.59, "differ_first": 0.8}, 0, ""),  # the questions that it solves twice have fewer ways
+        ({"differ_same": 0.59, "differ_error": 0.16}, 0, ""),
         ({"pairs": 10}, 0, ""),
         ({"pairs": 9}, 1, "only 9 of 50 questions have two right traces"),
-        ({"pairs": 0, "differ": None, "differ_first": None, "differ_error": None}, 1, "only 0 of 50"),
+        ({"pairs": 0, "differ": None, **NONE_IN_BOTH}, 1, "only 0 of 50"),
         ({"pairs": 0, "traces": 99}, 0, ""),  # nobody asked for two
         ({"words": 31.0}, 1, "31.0 words"),
         ({"words": 13.0}, 1, "13.0 words"),
-        ({"words": 29.0, "differ": None, "differ_first": None}, 0, ""),
-        ({"coverage": 0.1, "differ": 0.1, "words": 90.0}, 3, ""),
+        ({"words": 29.0, **NONE_IN_BOTH}, 0, ""),
+        ({"coverage": 0.1, "differ_same": 0.1, "words": 90.0}, 3, ""),
     ],
 )
 def test_warnings(changes, count, said):

@@ -48,6 +48,18 @@ def test_only_the_first_teachers_traces_are_revised_unless_a_critic_is_named():
     assert [each.name for each in alone.sample.teachers] == ["student-2", "b"]
 
 
+def test_keep_0_asks_the_first_teachers_for_no_trace_and_keeps_who_judges_and_rewords():
+    """A judge may be one of those that answer in round 0."""
+    teachers = [{"name": name} for name in ("a", "judge", "editor", "b")]
+    others = {"verify": {"use": "judge", "judge": "judge"}, "evaluate": {"variations": {"use": [{"by": "editor"}]}}}
+    found = recipe_of(ROOT, recipe({"keep": 0}, sample={"teachers": teachers}, **others), 1).sample.teachers
+    assert [(each.name, each.only_revises) for each in found] == [
+        ("student-0", False),
+        ("judge", True),
+        ("editor", True),
+    ]
+
+
 @pytest.fixture
 def file_of_sums(tmp_path):
     rows, drawn = [], random.Random(0)

@@ -282,6 +282,35 @@ def test_keep_0_keeps_the_paths_that_the_student_has_in_common_with_its_teacher(
     assert result["rounds"][1]["traces"]["right"] == len(accepted), "as selection says"
 
 
+def test_keep_0_ends_where_selection_keeps_nothing(tmp_path, monkeypatch):
+    told = fake(monkeypatch)
+    real = writing.verified
+
+    def false(rows, *more):  # right answers, each behind an equation that does not hold
+        return [{**row, "correct": True, "trace": f"{row['trace']} 1+1=3."} for row in real(rows, *more)]
+
+    monkeypatch.setattr(writing, "verified", false)
+    result = begin(tmp_path, recipe({"count": 2, "keep": 0})).run()
+    assert result["rounds"][1]["written"]["right"] > 0 == result["rounds"][1]["written"]["accepted"]
+    assert (result["stopped"]["rule"], result["stopped"]["round"], result["best"]) == ("nothing_kept", 1, 0)
+    assert [row["trained"] for row in result["rounds"]] == [True, False]
+    assert "train 1" not in told
+    assert "selection keeps no trace of student-0" in page_of({"rounds": result})
+    assert begin(tmp_path, recipe({"count": 2, "keep": 0})).run() == result, "the same command says it again"
+
+
+def test_what_round_0_did_not_solve_twice_is_not_compared():
+    def of(question, paths):
+        return [Way(question, "t", True, True, path, path, ["x"]) for path in paths]
+
+    first, now = of("a", "xy") + of("b", "xy") + of("c", "x"), of("a", "xy") + of("b", "xy") + of("c", "xxxxxxxx")
+    figures = traces_of(now, first, 0.2)
+    assert figures["differ"] == pytest.approx(2 / 3)
+    assert figures["differ_same"] == figures["differ_first"] == 1
+    rows = [{"round": at, "teachers": ["t"], "trained": False, "traces": figures} for at in (0, 1)]
+    assert "100% (100%)" in page_of({"rounds": {"rounds": rows, "best": None, "stopped": None}})
+
+
 def path_in(trace: str) -> tuple[str, ...]:
     return tuple(one.path for one in equations(trace))
 

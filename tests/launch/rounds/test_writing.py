@@ -84,6 +84,23 @@ def test_other_settings_write_anew(trained, tmp_path):
     assert json.loads((tmp_path / "one/written/manifest.json").read_text())["config"]["temperature"] == 0.5
 
 
+@pytest.mark.parametrize(
+    ("changes", "anew"),
+    [
+        ({"checks": ()}, True),
+        ({"repeats": "reject"}, True),
+        ({"policy": "answer"}, True),
+        ({"paths": ASKED.select.paths.model_copy(update={"seed": 1})}, False),  # of others beside it
+    ],
+)
+def test_what_decides_that_a_trace_solves_its_question_is_part_of_what_was_asked(trained, changes, anew):
+    """Round 0's records may be the same under both: its teacher may never err."""
+    other = ASKED.model_copy(update={"select": ASKED.select.model_copy(update=changes)})
+    assert other.select != ASKED.select
+    one, two = (writing.identity_of(each, trained, trained)[0] for each in (ASKED, other))
+    assert (one != two) is anew
+
+
 def test_a_damaged_chunk_is_written_anew(trained, tmp_path, monkeypatch):
     whole = written(trained, tmp_path / "whole")
     real, left = writing.ask, [2]
