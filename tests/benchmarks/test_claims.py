@@ -242,12 +242,18 @@ def test_who_is_asked_to_stop_asks_the_sweep_once_and_waits_until_it_has_saved(w
         def wait(self):
             return 3
 
-    with benchmark("claims") as script:
-        monkeypatch.setattr(script, "POLL_SECONDS", 0.0)
-        monkeypatch.setattr(script.subprocess, "Popen", Sweeping)
-        before = signal.getsignal(number)
-        assert script.sweep("few", ["traces"], 0, wanted, {"runs": {}}) == 3
-        assert signal.getsignal(number) is before
+    def heard(number, frame):
+        raise AssertionError("while it sweeps, this is the sweep's to hear")
+
+    outside = signal.signal(number, heard)  # under nohup SIGHUP is ignored, and stays so
+    try:
+        with benchmark("claims") as script:
+            monkeypatch.setattr(script, "POLL_SECONDS", 0.0)
+            monkeypatch.setattr(script.subprocess, "Popen", Sweeping)
+            assert script.sweep("few", ["traces"], 0, wanted, {"runs": {}}) == 3
+            assert signal.getsignal(number) is heard
+    finally:
+        signal.signal(number, outside)
     assert Sweeping.heard == [number]
     assert Sweeping.kind["start_new_session"], "a terminal's Ctrl-C would be a second one"
 

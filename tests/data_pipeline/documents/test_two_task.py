@@ -42,7 +42,7 @@ def test_two_documents_by_hand(layout) -> None:
     # evaluation asks for the answer, and reads it
     asked = layout.prompt_ids(QUESTION)
     assert label.tokens[: len(asked)].tolist() == asked
-    assert layout.read(label.tokens[len(asked) :].tolist())[1:] == ("", "7", True, 0, True)
+    assert layout.read(label.tokens[len(asked) :].tolist())[1:] == ("", "7", True, 0, True, None)
 
 
 def test_a_record_is_one_record_and_two_documents(tmp_path: Path) -> None:
