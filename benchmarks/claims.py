@@ -37,7 +37,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from claims_list import CLAIMS
 from claims_page import page
-from claims_runs import PARTS, QUICK, RUNS, SMALL, Run
+from claims_runs import BASE, PARTS, QUICK, RUNS, SMALL, Run
 from claims_table import RESULTS, Results, told
 from demo import RECIPE
 from machine import describe, table
@@ -62,8 +62,10 @@ def settings_of(run: Run, wanted: argparse.Namespace, seed: int) -> list[str]:
     return [*small, *run.settings, *(QUICK if wanted.quick else ()), f"seed={seed}"]
 
 
-def places_of(run: Run, wanted: argparse.Namespace) -> list[str]:
-    """Where a real student, its traces and general text lie; of a run of the demo: nothing."""
+def places_of(run: Run, wanted: argparse.Namespace, seed: int) -> list[str]:
+    """Where a real student, its traces and general text lie; the tokenizer of the students that a run begins with."""
+    if run.students:
+        return [f"encode.tokenizer={json.dumps({'path': str(export(run, 'first', wanted, seed))})}"]
     if run.recipe == RECIPE:
         return []
     data, texts = wanted.data.resolve(), write_texts(wanted.runs)
@@ -80,6 +82,21 @@ def places_of(run: Run, wanted: argparse.Namespace) -> list[str]:
         f"evaluate.general={json.dumps({'source': str(texts[1]), 'texts': MEASURED, 'characters': 800})}",
         "evaluate.also={}",
     ]
+
+
+def export(run: Run, arm: str, wanted: argparse.Namespace, seed: int) -> Path:
+    """Where one of the students lies that a run begins with."""
+    root: Path = wanted.runs.resolve() / run.students / f"seed-{seed}"
+    return root / "arms" / swept_as(arm, seed) / "train/export"
+
+
+def arms_in(run: Run, wanted: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """The arms of a run, with the directories of the students that they begin with."""
+    told = json.dumps(run.arms)
+    for arm in RUNS[run.students].arms if run.students else ():
+        told = told.replace(json.dumps(f"{BASE}/{arm}"), json.dumps(str(export(run, arm, wanted, seed))))
+    found: dict[str, Any] = json.loads(told)
+    return found
 
 
 def write_texts(folder: Path) -> tuple[Path, Path]:
@@ -109,11 +126,17 @@ def sweep(name: str, arms: list[str], seed: int, wanted: argparse.Namespace, hel
     missing = [arm for arm in arms if done(held, name, arm, seed).get("settings") != made[arm]]
     if not missing:
         return 0
+    if run.students:
+        before_it = list(RUNS[run.students].arms)
+        exported = all(export(run, arm, wanted, seed).exists() for arm in before_it)
+        if code := sweep(run.students, before_it, seed, wanted, held if exported else {"runs": {}}):
+            return code
     recipe, root = wanted.runs / "recipes" / run.recipe.name, wanted.runs / name / f"seed-{seed}"
     recipe.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(run.recipe, recipe)
     shutil.copyfile(TEACHER, recipe.with_name(TEACHER.name))
-    settings = [*settings_of(run, wanted, seed), *places_of(run, wanted), f"arms={json.dumps(run.arms)}"]
+    settings = [*settings_of(run, wanted, seed), *places_of(run, wanted, seed)]
+    settings.append(f"arms={json.dumps(arms_in(run, wanted, seed))}")
     words = ["sweep", str(recipe), "--over", f"arm={','.join(missing)}", "--seeds", "1", "--run-dir", str(root)]
     words += [word for setting in settings for word in ("--set", setting)]
     words += ["--at-once", str(wanted.at_once), "--replace"]  # of what was made with other settings
@@ -169,7 +192,11 @@ def about_arm(run: Run, arm: str, wanted: argparse.Namespace, seed: int) -> str:
     for setting in [*settings_of(run, wanted, seed), *([] if run.recipe == RECIPE else ["evaluate.also={}"])]:
         recipe = apply_setting(recipe, setting)
     program = TEACHER.read_text(encoding="utf-8") if f'"{TEACHER.stem}"' in "".join(run.settings) else ""
-    return digest_of({"recipe": recipe, "arm": run.arms.get(arm, {}), "program": program})[:16]
+    about: dict[str, Any] = {"recipe": recipe, "arm": run.arms.get(arm, {}), "program": program}
+    if run.students:
+        students = RUNS[run.students]
+        about["students"] = [about_arm(students, each, wanted, seed) for each in students.arms]
+    return digest_of(about)[:16]
 
 
 @cache

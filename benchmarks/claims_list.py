@@ -100,7 +100,28 @@ CLAIMS: list[Claim] = [
         real("unfiltered", "label"),
         REAL,
     ),
-    Claim(2, "teachers near to the student and far from it"),
+    Claim(
+        2,
+        "no errors: a teacher near to the student (whose order of steps it knows) minus one far from it",
+        arms("taught/near", "taught/far"),
+    ),
+    Claim(
+        2,
+        "25 %, near: filtered minus unfiltered, equal steps and about equal rows",
+        arms("mistaught/near", "mistaught/near_unfiltered"),
+    ),
+    Claim(2, "25 %, far: likewise", arms("mistaught/far", "mistaught/far_unfiltered")),
+    Claim(
+        2,
+        "what the filter gains far from the student minus what it gains near to it",
+        interaction(("mistaught/far", "mistaught/far_unfiltered"), ("mistaught/near", "mistaught/near_unfiltered")),
+    ),
+    Claim(
+        2,
+        "what errors cost near to the student: 0 % minus 25 % unfiltered",
+        arms("taught/near", "mistaught/near_unfiltered"),
+    ),
+    Claim(2, "what they cost far from it", arms("taught/far", "mistaught/far_unfiltered")),
     Claim(3, "two paths minus one, of 600 questions, equal steps", arms("base/two_paths", "base/one_path")),
     Claim(3, "all paths, about four, minus two, of 600 questions, equal steps", arms("base/traces", "base/two_paths")),
     Claim(
@@ -124,7 +145,7 @@ CLAIMS: list[Claim] = [
     Claim(4, "two opposite orders: with a tag minus without", arms("tagged/traces", "orders/two_orders")),
     Claim(
         4,
-        "two opposite orders: each trace's last steps first, all from step 300 on, minus all at once",
+        "two opposite orders: each trace's last steps first, all from step 600 on, minus all at once",
         arms("orders/last_first", "orders/two_orders"),
     ),
     Claim(5, "all kinds alike minus the trace without weight", arms("base/traces", "base/no_trace_weight")),
@@ -202,7 +223,6 @@ CLAIMS: list[Claim] = [
     Claim(
         6, "steps that decide no worse than whole traces by 5 points", arms("base/decisive", "base/traces"), slack=0.05
     ),
-    Claim(6, "up to the conclusion minus whole traces", arms("base/until_conclusion", "base/traces")),
     Claim(6, "without prose no worse than whole traces by 5 points", arms("base/no_prose", "base/traces"), slack=0.05),
     Claim(
         6,

@@ -17,10 +17,10 @@ SMALL = [
     "questions.train=600",
     "questions.test=300",
     "sample.samples=1",
-    "plan.capacity=2048",
+    "plan.capacity=1024",
     "plan.packs_per_step=1",
     "plan.group=1",
-    "train.steps=600",
+    "train.steps=1200",
     "train.ranks=1",
     "train.zero=0",
     "train.held_out_every=0",
@@ -45,8 +45,9 @@ def teacher(error_rate: float) -> list[str]:
     return [f"sample.teachers={json.dumps(made)}", f"sample.styles={json.dumps(STYLES)}"]
 
 
-def own_teacher(styles: list[Any], cancels: float = 0.0) -> list[str]:
-    made = [{"name": "solver", "use": "claims_teacher", "options": {"cancels": cancels}}]
+def own_teacher(styles: list[Any], cancels: float = 0.0, error_rate: float = 0.0) -> list[str]:
+    options = {"cancels": cancels, "error_rate": error_rate}
+    made = [{"name": "solver", "use": "claims_teacher", "options": options}]
     return [f"sample.teachers={json.dumps(made)}", f"sample.styles={json.dumps(styles)}"]
 
 
@@ -73,18 +74,42 @@ REAL_SMALL = [  # claims.py adds where data and student are
     "evaluate.variations=null",
 ]
 NO_FILTER = {"policy": "none"}
+BASE = "BASE"  # stands for where the arms of a run's ``students`` are
+TAUGHT = [  # of a student that knows an order of three digits
+    "select.max_per_question=1",
+    "train.steps=200",
+    "train.warmup=10",
+    "train.lr=1.0e-3",
+    "evaluate.variations=null",
+    "evaluate.also={}",
+]
+
+
+def knows(order: str, **more: Any) -> dict[str, Any]:
+    """An arm that begins with a student who adds in an order already."""
+    return {"student": {"config": None, "pretrained": f"{BASE}/{order}"}, **more}
+
+
+NEAR_AND_FAR = {
+    "near": knows("first"),
+    "far": knows("last"),
+    "near_unfiltered": knows("first", select=NO_FILTER),
+    "far_unfiltered": knows("last", select=NO_FILTER),
+}
 VOTED = {"samples": {"count": VOTES, "temperature": 0.7}}
 QUALITY = {"quality": {}}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A recipe with settings, of which each seed has a run directory; ``arms`` beside the main one, ``traces``."""
+    """A recipe with settings, of which each seed has a run directory; ``arms`` beside the main one, ``traces``.
+    ``students``: the run whose students it begins with; an arm names one of its arms as ``BASE/arm``."""
 
     about: str
     settings: list[str]
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     recipe: Path = RECIPE
+    students: str = ""
 
 
 RUNS: dict[str, Run] = {
@@ -98,7 +123,6 @@ RUNS: dict[str, Run] = {
             "two_paths": {"select": {"max_per_question": 2}, "evaluate": VOTED},
             "no_prose": {"encode": {"granularity": "no_prose"}},
             "decisive": {"encode": {"granularity": "decisive"}},
-            "until_conclusion": {"encode": {"granularity": "until_conclusion"}},
             "random_drop": {"encode": {"granularity": {"keep": "random_drop", "ratio": "decisive"}}},
             "no_trace_weight": {"weighting": {"weights": {"trace": 0}}},
             "no_prose_weight": {"weighting": {"weights": {"prose": 0}}},
@@ -128,7 +152,7 @@ RUNS: dict[str, Run] = {
                 "select": {"max_per_question": 1},
                 "weighting": {
                     "use": "steps_last_first",
-                    "options": {"share": {"from": 0, "to": 1, "steps": 300}},
+                    "options": {"share": {"from": 0, "to": 1, "steps": 600}},
                 },
             },
         },
@@ -153,6 +177,31 @@ RUNS: dict[str, Run] = {
             "sound": {"evaluate": QUALITY},
         },
     ),
+    "bases": Run(
+        "three digits, by a teacher that does not err: students that add from the first digit, or from the last",
+        [
+            *own_teacher([FIRST, LAST]),
+            "questions.options.digits=3",
+            "questions.train=400",
+            "questions.test=50",
+            "train.steps=600",
+            "evaluate.variations=null",
+            "evaluate.also={}",
+        ],
+        {"first": {"plan": {"mixture": drawn(FIRST)}}, "last": {"plan": {"mixture": drawn(LAST)}}},
+    ),
+    "taught": Run(
+        "these students, taught four digits from the first on: one knows that order, to the other it is far",
+        [*own_teacher([FIRST]), *TAUGHT],
+        NEAR_AND_FAR,
+        students="bases",
+    ),
+    "mistaught": Run(
+        "likewise, by a teacher that errs on 25 %, asked four times",
+        [*own_teacher([FIRST], error_rate=0.25), "sample.samples=4", *TAUGHT],
+        NEAR_AND_FAR,
+        students="bases",
+    ),
     "general": Run(
         "SmolLM2-135M on GSM8K, 12 steps of 512 tokens",
         REAL_SMALL,
@@ -165,6 +214,10 @@ PARTS: dict[str, tuple[str, list[tuple[str, list[str]]]]] = {  # name -> what it
     "filter": (
         "2: a filter, by how much the teacher errs",
         [("base", [MAIN, "unfiltered"]), ("careless", [MAIN, "unfiltered", "unfiltered_rows"]), ("perfect", [MAIN])],
+    ),
+    "near": (
+        "2: a filter, of a teacher near to the student and far from it",
+        [("taught", ["near", "far"]), ("mistaught", [*NEAR_AND_FAR])],
     ),
     "careful": ("2: likewise, of a teacher that errs seldom", [("careful", [MAIN, "unfiltered"])]),
     "paths": ("3 and 7: one path against several; votes", [("base", ["one_path", "two_paths"]), ("few", [MAIN])]),
@@ -179,7 +232,7 @@ PARTS: dict[str, tuple[str, list[tuple[str, list[str]]]]] = {  # name -> what it
     ),
     "granularity": (
         "6: how much of a trace, per training token",
-        [("base", [MAIN, "decisive", "random_drop", "until_conclusion", "no_prose"])],
+        [("base", [MAIN, "decisive", "random_drop", "no_prose"])],
     ),
     "weights": (
         "5: weights by kind",

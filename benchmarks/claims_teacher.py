@@ -20,14 +20,16 @@ class TeacherOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     cancels: float = Field(0.0, ge=0, le=1, description="probability that a sum is off by the modulus")
+    error_rate: float = Field(0.0, ge=0, le=1, description="probability that any other step goes wrong")
 
 
 class Teacher(Symbolic):
-    """Always answers right. In the styles ``FIRST`` and ``LAST`` it adds in that order, in any other one as the demo's
-    teacher does; a sum goes wrong by the modulus alone, so that what follows, and the answer, does not show it."""
+    """In the styles ``FIRST`` and ``LAST`` it adds in that order, in any other one as the demo's teacher does. It errs
+    as that one does, with probability ``error_rate``, and besides by the modulus alone, so that what follows, and the
+    answer, does not show it."""
 
     def __init__(self, options: TeacherOptions) -> None:
-        super().__init__(Errors(error_rate=0))
+        super().__init__(Errors(error_rate=options.error_rate))
         self.cancels = options.cancels
 
     def solve(self, question: Question, *, style: str, temperature: float, seed: int) -> Solution:
@@ -39,5 +41,5 @@ class Teacher(Symbolic):
 
     def err(self, rng: random.Random, digit: int, total: int, modulus: int) -> tuple[int, int]:
         if rng.random() >= self.cancels:
-            return digit, 0
+            return super().err(rng, digit, total, modulus)
         return digit, -modulus if total >= modulus else modulus

@@ -219,6 +219,40 @@ def test_an_arm_is_made_anew_after_its_recipe_or_its_teachers_program_changed(wa
         assert made() == changed, "words of a comment"
 
 
+def test_who_begins_with_students_of_another_run_waits_for_them_and_is_made_anew_with_them(wanted, monkeypatch):
+    class Swept(Exception):
+        pass
+
+    def start(words, **more):
+        raise Swept(words)
+
+    def swept(held):
+        with pytest.raises(Swept) as raised:
+            script.sweep("taught", ["near", "far"], 2, wanted, held)
+        words = raised.value.args[0]
+        return words[words.index("--over") + 1], {one.partition("=")[0]: one.partition("=")[2] for one in words}
+
+    with benchmark("claims") as script:
+        monkeypatch.setattr(script.subprocess, "Popen", start)
+        bases, taught = script.RUNS["bases"], script.RUNS["taught"]
+        done = {arm: {"2": {"settings": script.about_arm(bases, arm, wanted, 2)}} for arm in bases.arms}
+        held = {"runs": {"bases": done}}
+        assert swept(held)[0] == "arm=first,last", "measured, but their students are not here"
+        for arm in bases.arms:
+            script.export(taught, arm, wanted, 2).mkdir(parents=True)
+        assert swept({"runs": {}})[0] == "arm=first,last", "left by other settings"
+        arms, settings = swept(held)
+        assert arms == "arm=near,far"
+        first = wanted.runs / "bases/seed-2/arms/first_seed-2/train/export"
+        assert json.loads(settings["encode.tokenizer"]) == {"path": str(first)}
+        begun = {arm: of["student"]["pretrained"] for arm, of in json.loads(settings["arms"]).items()}
+        assert begun["near"] == begun["near_unfiltered"] == str(first)
+        assert begun["far"] == str(first).replace("first_", "last_")
+        before = script.about_arm(taught, "near", wanted, 2)
+        monkeypatch.setitem(script.RUNS, "bases", dataclasses.replace(bases, settings=[*bases.settings, "train.lr=1"]))
+        assert script.about_arm(taught, "near", wanted, 2) != before
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_who_is_asked_to_stop_asks_the_sweep_once_and_waits_until_it_has_saved(wanted, monkeypatch, number):
     class Sweeping:
@@ -344,7 +378,7 @@ def test_a_real_run_reads_no_files_but_those_it_is_given(wanted, tmp_path, monke
     wanted.data, wanted.student = tmp_path / "given", tmp_path / "given/student"
     with benchmark("claims") as script:
         run = script.RUNS["general"]
-        found = load_recipe(run.recipe, [*script.settings_of(run, wanted, 0), *script.places_of(run, wanted)])
+        found = load_recipe(run.recipe, [*script.settings_of(run, wanted, 0), *script.places_of(run, wanted, 0)])
     assert found.evaluate.also == {}, "recipes/gsm8k.yaml asks files that --data need not hold"
     places = [found.questions.source, *(each.path for each in found.questions.all_files()), found.student.pretrained]
     places += [found.encode.tokenizer.path, found.evaluate.general.source]
@@ -359,6 +393,7 @@ def test_recipes_of_all_arms_are_recipes(runs, tmp_path):
         small = runs.SMALL if run.recipe == runs.RECIPE else []
         found = load_recipe(recipe, [*small, *run.settings, f"arms={json.dumps(run.arms)}"])
         trained = {arm for _, of in runs.PARTS.values() for of_run, arms in of if of_run == name for arm in arms}
+        trained |= {*run.arms} if name in {one.students for one in runs.RUNS.values()} else set()
         steps = {found.for_arm(arm).train.steps for arm in trained}
         assert len(steps) == 1, name
         assert trained <= {runs.MAIN, *run.arms}
