@@ -1,5 +1,6 @@
 """benchmarks/rounds.py: its bars on made-up rounds."""
 
+import json
 import math
 
 import pytest
@@ -42,3 +43,30 @@ def test_an_earlier_round_does_not_speak_for_the_last_one(rounds):
 def test_a_student_of_one_way_holds_no_bar_and_ends_nothing(rounds):
     found = holds(rounds, bare=[(0.0,)] * 3, filtered=GONE, remedies=STAYS)
     assert not found["right samples differ, last round over round 0, bare, seed 0"]
+
+
+def alone(rounds, ruled=2, **arms):
+    """Which claims hold of single remedies of one seed, where `filtered` would be ended before round 2."""
+    filtered = [row(0, 0.6), row(1, 0.3), row(2, 0.1)]
+    for each, now in zip(filtered, (0.5, 0.5, 0.1), strict=True):
+        each["traces"] |= {"differ_same": now, "differ_first": 0.5, "differ_error": 0.01}
+    every = {name.replace("_", " "): [row(at, *each) for at, each in enumerate(found)] for name, found in arms.items()}
+    found = rounds.claims_of_alone({"0": {**every, "ruled": filtered[:ruled]}}, {"0": {"filtered": filtered}}, 2)
+    return {each["name"]: each["holds"] for each in found}
+
+
+def test_bars_of_single_remedies(rounds):
+    kept, lost = {"only_keep": STAYS, "only_temperature": STAYS}, {"only_unsolved": GONE, "only_floor": GONE}
+    assert all(alone(rounds, **kept, **lost).values())
+    wrong = alone(rounds, ruled=3, **dict.fromkeys(kept, GONE), **dict.fromkeys(lost, STAYS))
+    assert len(wrong) == 5
+    assert not any(wrong.values())
+
+
+def test_what_a_file_holds_is_kept_unless_it_was_made_otherwise(rounds, tmp_path):
+    path = tmp_path / "rounds.json"
+    held = {"settings": rounds.SHORT, "arms": {**rounds.ARMS, "only keep": []}, "runs": {"0": "measured"}}
+    for settings, found in ((held, {"0": "measured"}), ({**held, "settings": []}, {}), ({**held, "arms": {}}, {})):
+        path.write_text(json.dumps(settings))
+        assert rounds.held_in(path) == found
+    assert rounds.held_in(tmp_path / "none.json") == rounds.held_in(None) == {}
