@@ -48,6 +48,9 @@ HOW = """## How it was measured
   that were told apart from 0 (a "no worse" has no such p) {surviving} stay so by Holm's correction over all of them (t
   over three seeds seldom gives a p that small). The verdicts above are not corrected.
 """
+PLAIN = "held_out/plain"
+OF_FORMS = """Of each arm, right answers to held-out questions in other forms, and to another task (`modulo 9`), 95 %
+intervals as above. Where all arms stand near what guessing gives (one in ten, or nine), a form tells nothing."""
 OF_REAL = """- **SmolLM2** (lines of `claims_real`): pretrained, it takes {steps} steps of a pack of {capacity} tokens,
   {tokens} tokens in all, at a rate of {rate}. They are of {train} questions of GSM8K, each with traces of
   five open models; a seed decides which of them.{lacking} Its loss, in nats a token, is that of the same {documents}
@@ -65,7 +68,7 @@ def page(results: Results) -> str:
     against = [claim for claim in CLAIMS if claim.verdict(results) == CONTRADICTED]
     parts += ["## Where it contradicts", ""]
     parts += [f"- **{claim.claim}.** {claim.text}: {line(found[claim])}." for claim in against] or ["Nowhere."]
-    parts += ["", how(results, found), *arms_of(results)]
+    parts += ["", how(results, found), *arms_of(results), *forms_of(results)]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -101,7 +104,7 @@ def how(results: Results, found: dict[Claim, Found | None]) -> str:
     known = [(claim, one) for claim, one in found.items() if one is not None and one.p is not None]
     corrected = holm([one.p for _, one in known])  # type: ignore[misc]
     apart = [claim.verdict(results) in (SUPPORTED, CONTRADICTED) and not claim.slack for claim, _ in known]
-    settings = dict(setting.split("=", 1) for setting in SMALL)
+    settings = dict(setting.split("=", 1) for setting in results.own.get("settings", SMALL))
     rows = results.arm(f"base/{MAIN}")
     by_seed = ", ".join(f"{row['share']:.1%}".replace("%", " %") for _, row in sorted(rows.items()))
     losses = ", ".join(f"{row['last_loss']['derive']:.3f}" for _, row in sorted(rows.items()))
@@ -175,3 +178,30 @@ def arms_of(results: Results) -> list[str]:
                 f"| `{run}`, `{arm}` | {mean:.1%} | {shown} | {each} | {size[0]} | {first['steps']} | {size[1]} |"
             )
     return lines
+
+
+def forms_of(results: Results) -> list[str]:
+    """What each arm answers in other forms and to another task."""
+    asked = [
+        (f"`{run}`, `{arm}`", results.arm(f"{run}/{arm}")) for run, made in RUNS.items() for arm in (MAIN, *made.arms)
+    ]
+    arms = [(name, rows) for name, rows in asked if any(row["forms"] for row in rows.values())]
+    names = sorted({form for _, rows in arms for row in rows.values() for form in row["forms"] if form != PLAIN})
+    if not names:
+        return []
+    lines = ["", "## In other forms", "", OF_FORMS, "", f"| run, arm | {' | '.join(map(spoken, names))} |"]
+    lines.append("|---" * (1 + len(names)) + "|")
+    for arm, rows in arms:
+        cells = []
+        for name in names:
+            counts = {seed: row["forms"][name] for seed, row in rows.items() if row["forms"].get(name)}
+            right = {s: {f"{s} {at}": at < good for at in range(of)} for s, (good, of) in counts.items()}
+            mean, ends = share(right) if right else (0.0, None)
+            cells.append("" if ends is None else f"{mean:.0%} [{ends[0]:.0%}, {ends[1]:.0%}]".replace("%", " %"))
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return lines
+
+
+def spoken(form: str) -> str:
+    task, _, name = form.partition("/")
+    return task.replace("_", " ") if name == "plain" else name

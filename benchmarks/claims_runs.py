@@ -126,6 +126,9 @@ RUNS: dict[str, Run] = {
             "random_drop": {"encode": {"granularity": {"keep": "random_drop", "ratio": "decisive"}}},
             "no_trace_weight": {"weighting": {"weights": {"trace": 0}}},
             "no_prose_weight": {"weighting": {"weights": {"prose": 0}}},
+            "light_prose": {"weighting": {"weights": {"prose": 0.3}}},
+            "heavy_steps": {"weighting": {"weights": {"derive": 3}}},
+            "unfiltered_rows": {"select": NO_FILTER, "plan": {"mixture": drawn(*STYLES[:6])}},
         },
     ),
     "careless": Run(
@@ -238,5 +241,7 @@ PARTS: dict[str, tuple[str, list[tuple[str, list[str]]]]] = {  # name -> what it
         "5: weights by kind",
         [("base", [MAIN, "no_trace_weight", "no_prose_weight"])],
     ),
+    "sweep": ("5: weights between, and above", [("base", [MAIN, "light_prose", "heavy_steps"])]),
+    "rows": ("2: a filter at equal rows", [("base", [MAIN, "unfiltered_rows"])]),
     "general": ("8: what specialising costs a real student", [("general", [MAIN, "with_general"])]),
 }

@@ -265,15 +265,16 @@ def real(second: str, first: str, who: str = "", columns: Sequence[str] = ()) ->
     return find
 
 
-def control(results: Results) -> Found | None:
-    """Of benchmarks/on_policy.py: learning on from texts of its own against learning on from the recorded traces."""
-    runs = (results.files.get("on_policy") or {"runs": []})["runs"]
-    if len(runs) < 2:
-        return None
-    sides = [
-        [np.array([mark == "1" for mark in row["right"][arm]], float) for row in runs] for arm in ("traces", "own")
-    ]
-    return of_questions(*sides)
+def own_texts(second: str, first: str) -> Callable[[Results], Found | None]:
+    """Two arms of benchmarks/on_policy.py, paired by seed and question."""
+
+    def find(results: Results) -> Found | None:
+        runs = (results.files.get("on_policy") or {"runs": []})["runs"]
+        if len(runs) < 2 or not all({first, second} <= row["right"].keys() for row in runs):
+            return None
+        return of_questions(*([right({"right": row["right"][arm]}) for row in runs] for arm in (first, second)))
+
+    return find
 
 
 def nobody(results: Results) -> None:

@@ -2,13 +2,20 @@
 
     python benchmarks/on_policy.py --teacher DIR [--seeds 0 1 2] [--runs DIR] [--json PATH] [--quick]
 
-`recipes/demo_on_policy.yaml` on one rank: for each seed a student learns recorded traces for some steps; from there one
-arm goes on with its own texts, scored by the teacher (reverse KL by kind), and another with the traces, for as many
-steps, at the same rate. ``--teacher`` is a student of recipes/demo.yaml (`runs/demo/arms/traces/train/export`).
+`recipes/demo_on_policy.yaml` on one rank: for each seed a student learns recorded traces for some steps; from there
+arms go on, all at the same rate:
 
-Measured are right answers to held-out questions, before and after; the difference of the two is taken question by
-question, and its interval (95 %) is the wider of Student's t over seeds and the spread between questions. The claim
-holds the comparison alone: as many steps. With `--runs DIR` a second start goes on where the first was cut off.
+- `own`: with its own texts, scored by the teacher (reverse KL by kind)
+- `none`: with its own texts, without a teacher: each token of a right text is raised, of a wrong one lowered
+- `traces`: with the traces, for as many steps
+- `equal`: with the traces, for as many tokens with a weight as `own`, in steps as large as those of `traces`
+
+``--teacher`` is a student of recipes/demo.yaml (`runs/demo/arms/traces/train/export`).
+
+Measured are right answers to held-out questions, before and after; the difference of two is taken question by question,
+and its interval (95 %) is the wider of Student's t over seeds and the spread between questions. The claims hold the
+comparisons alone: as many steps, and as many tokens. With `--runs DIR` a second start goes on where the first was cut
+off.
 """
 
 from __future__ import annotations
@@ -20,19 +27,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from claims_table import Results, between, control, points, told
+from claims_table import Results, between, own_texts, points, told
 from demo import RECIPE as DEMO
 from demo import run
 from machine import claim, describe, finish, table
 
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.guards import strict_yaml
+from tracestill.launch.report.report import gather_training
 from tracestill.launch.sweep.outcome import answers_in
 from tracestill.trainer.recipe.recipe import MAIN_ARM
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 RECIPE = DEMO.with_name("demo_on_policy.yaml")
-OWN = "own"
+OWN, NONE, EQUAL = "own", "none", "equal"
 SMALL = ["rounds=null", "train.ranks=1", "train.checkpoint_every=0", "train.checkpoint_interval=null"]
 QUICK = ["questions.train=80", "questions.validation=20", "questions.test=20", "evaluate.batch_size=20"]
 
@@ -50,17 +58,28 @@ def measure(wanted: argparse.Namespace, place: Path, seed: int) -> dict[str, Any
     before = RunDirectory.open(place / "before")
     student = {"pretrained": str((before.stage(MAIN_ARM, "train") / "export").resolve())}
     more = [f"train.{key}={value}" for key, value in {**then, "checkpoint_every": 0}.items()]
-    arms = {OWN: {"train": {"on_policy": own}}}
-    run(RECIPE, place / "after", [*common, *more, f"student={json.dumps(student)}", f"arms={json.dumps(arms)}"])
+    alone = {key: value for key, value in own.items() if key != "k"} | {"teacher": "none"}
+    arms = {OWN: {"train": {"on_policy": own}}, NONE: {"train": {"on_policy": alone}}}
+    begun = [*common, *more, f"student={json.dumps(student)}"]
+    run(RECIPE, place / "after", [*begun, f"arms={json.dumps(arms)}"])
     after = RunDirectory.open(place / "after")
-    students = {"before": (before, MAIN_ARM), "traces": (after, MAIN_ARM), OWN: (after, OWN)}
+    steps = then["steps"] * trained(after, OWN)["weighted_tokens"] / trained(after, MAIN_ARM)["weighted_tokens"]
+    run(RECIPE, place / EQUAL, [*begun, f"train.steps={max(1, round(steps))}"])
+    students = {"before": (before, MAIN_ARM), "traces": (after, MAIN_ARM), OWN: (after, OWN), NONE: (after, NONE)}
+    students[EQUAL] = RunDirectory.open(place / EQUAL), MAIN_ARM
     right = {name: answers_in(of.stage(arm, "evaluate")) for name, (of, arm) in students.items()}
-    trained = {name: read_manifest(of.stage(arm, "train")) or {} for name, (of, arm) in students.items()}
+    counts = {name: trained(of, arm) for name, (of, arm) in students.items()}
     return {
         "seed": seed,
         "right": {name: told(marks[question] for question in sorted(marks)) for name, marks in right.items()},
-        "steps": {name: manifest["counts"]["steps"] for name, manifest in trained.items()},
+        **{key: {name: of[key] for name, of in counts.items()} for key in ("steps", "weighted_tokens")},
     }
+
+
+def trained(run: RunDirectory, arm: str) -> dict[str, Any]:
+    """Steps, and tokens with a weight, of a training."""
+    place = run.stage(arm, "train")
+    return gather_training(place, read_manifest(place)) or {}
 
 
 def main() -> int:
@@ -80,11 +99,15 @@ def main() -> int:
         name: [row["right"][name].count("1") / len(row["right"][name]) for row in rows] for name in rows[0]["right"]
     }
     print(table(["seed", *share], [[row["seed"], *(of[at] for of in share.values())] for at, row in enumerate(rows)]))
-    found = control(Results({"runs": {}}, {"on_policy": {"runs": rows}}))
-    if found is not None:
-        print(f"{OWN} minus traces: {points(found.mean, found.unit)} points {between(found)}")
+    for other in ("traces", EQUAL, NONE):
+        found = own_texts(OWN, other)(Results({"runs": {}}, {"on_policy": {"runs": rows}}))
+        if found is not None:
+            print(f"{OWN} minus {other}: {points(found.mean, found.unit)} points {between(found)}")
     apart = max(abs(row["steps"][OWN] - row["steps"]["traces"]) for row in rows)
-    claims = [claim("steps of one arm that the other has not", apart, "<=", 0)]
+    tokens = max(abs(row["weighted_tokens"][EQUAL] / row["weighted_tokens"][OWN] - 1) for row in rows)
+    claims = [claim("steps of own that traces has not", apart, "<=", 0)]
+    if not wanted.quick:
+        claims.append(claim("tokens with a weight of equal over those of own, apart from 1", tokens, "<=", 0.02))
     return finish({"machine": describe(), "quick": wanted.quick, "runs": rows}, claims, wanted.json)
 
 

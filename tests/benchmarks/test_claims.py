@@ -49,7 +49,7 @@ def results(table, **arms):
             str(seed): {
                 "questions": f"draw {seed}",
                 "right": table.told(at < right for at in range(100)),
-                **{"share": right / 100, "rows": 300, "steps": 9, "tokens": 900},
+                **{"share": right / 100, "rows": 300, "steps": 9, "tokens": 900, "forms": {}},
             }
             for seed, right in enumerate(shares)
         }
@@ -310,7 +310,37 @@ def test_a_claim_that_fails_stands_on_the_page(table, claims):
         text = script.page(table.Results({"runs": {"orders": found.own["runs"]["r"]}}))
     contradicts = text.partition("## Where it contradicts")[2].partition("\n## ")[0]
     assert "one order minus two opposite ones: -51.0 points" in contradicts
-    assert "| 91.0 %, 40.0 % | +51.0" in text
+    assert "| 40.0 %, 91.0 % | -51.0" in text
+
+
+def test_the_page_has_what_each_arm_answers_in_other_forms(table):
+    found = results(table, one_order=(40, 42, 38), two_orders=(90, 91, 92))
+    for seed, row in found.own["runs"]["r"]["one_order"].items():
+        forms = {"held_out/plain": [40, 100], "held_out/digits": [10, 100], "modulo_9/plain": [int(seed), 100]}
+        row["forms"] = forms if seed != "2" else {"held_out/digits": [10, 100]}
+    with benchmark("claims_page") as script:
+        text = script.page(table.Results({"runs": {"orders": found.own["runs"]["r"]}}))
+        none = script.page(results(table, one_order=(40,)))
+    rows = text.partition("## In other forms")[2].splitlines()
+    assert [line for line in rows if line.startswith("| ")] == [
+        "| run, arm | digits | modulo 9 |",
+        "| `orders`, `one_order` | 10 % [7 %, 14 %] | 0 % [0 %, 7 %] |",  # Wilson's of 300; Student's t of two seeds
+    ]
+    assert "In other forms" not in none
+
+
+def test_the_page_says_what_the_results_were_measured_with(table):
+    settings = ["questions.options.digits=9", "questions.train=8", "questions.test=7", "train.steps=6"]
+    with benchmark("claims_page") as script:
+        text = script.page(table.Results({"runs": {}, "settings": [*settings, "plan.capacity=5"]}))
+    assert "**Steps**: 6 for every arm, each one full pack of 5 tokens" in " ".join(text.split())
+
+
+def test_texts_of_its_own_are_compared_with_any_arm(table):
+    runs = [{"right": {"own": "1110", "traces": "1100", "equal": "1000"}} for _ in range(2)]
+    held = table.Results({"runs": {}}, {"on_policy": {"runs": runs}})
+    assert [table.own_texts("own", arm)(held).mean for arm in ("traces", "equal")] == [0.25, 0.5]
+    assert table.own_texts("own", "none")(held) is None, "not measured"
 
 
 def test_the_page_says_how_many_arms_lack_seeds(table, runs):
