@@ -52,10 +52,10 @@ def student_warnings(first: Figures, now: Figures) -> list[str]:
         if before and after and after["plain"] > before["plain"] and after["share"] < before["low"]:
             plain = f"the plain ones in {after['plain']:.1%}, not in {before['plain']:.1%}"
             found.append(f"{name}: right in {after['share']:.1%}, below round 0's {ends(before)}; {plain}")
-    both = now.get("apart_beside")
-    if both and is_less(both["now"], both["first"], both["error"], DIFFER):
-        told = f"its right answers to a test question take different paths in {both['now']:.1%} of cases"
-        found.append(f"{told}, round 0's to the same questions in {both['first']:.1%}")
+    same = now.get("apart_beside")
+    if same and is_less(same["now"], same["first"], same["error"], DIFFER):
+        told = f"its right answers to a test question take different paths in {same['now']:.1%} of cases"
+        found.append(f"{told}, round 0's to the same questions in {same['first']:.1%}")
     before, after = first.get("ece"), now.get("ece")
     if before and after and before["high"] is not None and after["share"] > before["high"]:
         said = f"its confidence is off by {after['share']:.1%} (ECE of votes)"
