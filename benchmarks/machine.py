@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
@@ -75,12 +76,22 @@ def table(header: list[str], rows: list[list[Any]]) -> str:
 
 
 def finish(figures: dict[str, Any], claims: list[dict[str, Any]], path: Path | None) -> int:
-    """Print the claims, write the JSON if a path is given, and return the exit code: 1 if a claim does not hold."""
+    """Print the claims, write the JSON if a path is given, and return the exit code: 1 if a claim does not hold. A
+    number that is none, or not finite, is null there: JSON has no such."""
     if claims:
         rows = [[c["name"], float(c["measured"]), c["bar"], "holds" if c["holds"] else "FAILS"] for c in claims]
         print("\n" + table(["claim", "measured", "bar", ""], rows))
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {"machine": describe(), **figures, "claims": claims}
-        path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(finite(about), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return 0 if all(c["holds"] for c in claims) else 1
+
+
+def finite(found: Any) -> Any:
+    """The same with None for every float that is not finite."""
+    if isinstance(found, dict):
+        return {key: finite(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [finite(value) for value in found]
+    return None if isinstance(found, float) and not math.isfinite(found) else found

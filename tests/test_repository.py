@@ -103,6 +103,16 @@ def test_results_that_pages_name_are_there():
     assert not [f"{page}: {name}" for page, name in sorted(named) if not (ROOT / name).exists()]
 
 
+def test_results_are_json_which_has_no_nan():
+    def refused(number):
+        raise ValueError(f"{number} is no JSON")
+
+    kept = [*(ROOT / "benchmarks").glob("*.json"), *(ROOT / "benchmarks/results").glob("*.json")]
+    assert kept
+    for path in kept:
+        json.loads(path.read_text(encoding="utf-8"), parse_constant=refused)
+
+
 @pytest.fixture
 def check():
     spec = importlib.util.spec_from_file_location("check_demo", ROOT / ".ci/check_demo.py")

@@ -4,7 +4,8 @@ Encoding the text again might cut it into other tokens than those that were draw
 their kinds found by what they stand for: the layout says what of the text is trace and what answer, ``segment`` cuts
 the trace. For a text in the layout's own form, cut into the tokenizer's own tokens, that is the document which encoding
 makes; for one that was cut off, the beginning of that. It then has no end: its last token is of the part that was being
-written, and no symbol follows, so that nothing is learnt of where texts end.
+written, and no symbol follows, so that nothing is learnt of where texts end. Of a text that neither opens nor closes a
+trace all is trace, in every layout: an answer stands in it (``tokens.layout.Reading``), but where is not marked.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ def warnings(first: Figures, now: Figures) -> list[str]:
 def student_warnings(first: Figures, now: Figures) -> list[str]:
     """What in the answers of a round's student hints at a narrower one than round 0's, by what carries over and by
     calibration, where they were measured (``launch.rounds.monitor``): right answers in other forms, or to another task,
-    below round 0's whole interval while the plain questions gain; right samples that differ less; a mean error of
-    confidence above it."""
+    below round 0's whole interval while the plain questions gain; right samples that differ less to questions that
+    both solve twice, beyond what chance may do; a mean error of confidence above its interval."""
     found = []
     places = [("other forms of the questions", first.get("variations"), now.get("variations"))]
     for task in first.get("tasks", {}):
@@ -52,10 +52,10 @@ def student_warnings(first: Figures, now: Figures) -> list[str]:
         if before and after and after["plain"] > before["plain"] and after["share"] < before["low"]:
             plain = f"the plain ones in {after['plain']:.1%}, not in {before['plain']:.1%}"
             found.append(f"{name}: right in {after['share']:.1%}, below round 0's {ends(before)}; {plain}")
-    before, after = first.get("apart"), now.get("apart")
-    if before and after and after["share"] < DIFFER * before["share"] and after["high"] < before["low"]:
-        told = f"its right answers to a test question take different paths in {after['share']:.1%} of cases"
-        found.append(f"{told}, below round 0's {ends(before)}")
+    same = now.get("apart_beside")
+    if same and is_less(same["now"], same["first"], same["error"], DIFFER):
+        told = f"its right answers to a test question take different paths in {same['now']:.1%} of cases"
+        found.append(f"{told}, round 0's to the same questions in {same['first']:.1%}")
     before, after = first.get("ece"), now.get("ece")
     if before and after and before["high"] is not None and after["share"] > before["high"]:
         said = f"its confidence is off by {after['share']:.1%} (ECE of votes)"
@@ -83,7 +83,12 @@ def differ_less(figures: Figures, share: float) -> bool:
     """Whether two traces of a question differ less often than ``share`` of round 0's of the same questions, beyond what
     chance may do."""
     before, now = figures["differ_first"], figures["differ_same"]
-    return bool(before and now < share * before and before - now > SURE * figures["differ_error"])
+    return bool(before) and is_less(now, before, figures["differ_error"], share)
+
+
+def is_less(now: float, first: float, error: float, share: float) -> bool:
+    """Whether a figure is below ``share`` of what it was in round 0, and that no work of chance."""
+    return now < share * first and first - now > SURE * error
 
 
 def how_often(figures: Figures) -> str:

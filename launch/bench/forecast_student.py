@@ -20,6 +20,7 @@ from tracestill.launch.bench.bench import Bench
 from tracestill.trainer.batches.batches import row_length
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import open_channels
+from tracestill.trainer.recipe.settings import BUCKET
 from tracestill.trainer.timing import memory
 from tracestill.trainer.timing.own_texts import own_texts
 from tracestill.trainer.timing.step_time import LIVE, PERSISTENT, Machine, Task
@@ -38,6 +39,7 @@ class Student:
     parameters: int
     trained: int  # of them; adapters are among both
     sizes: tuple[int, ...]  # elements of each tensor
+    trained_tensors: int  # how many of them learn
     tied: int
     layers: int
     decoder: memory.Decoder | None  # for memory; None if the student is not of the kind that ``memory`` knows
@@ -90,6 +92,7 @@ class Student:
             sum(p.numel() for p in model.parameters()),
             trained,
             tuple(p.numel() for p in model.parameters()),
+            sum(p.requires_grad for p in model.parameters()),
             head.numel() if shared else 0,
             text.num_hidden_layers,
             decoder,
@@ -122,9 +125,20 @@ class Student:
                 frozen=self.parameters - self.trained,
                 overlap=raw.get("overlap_comm"),
                 live=int(raw.get("stage3_max_live_parameters", LIVE)),
+                **self.reduced(zero, number),
             )
             for load, count in zip(loads.reshape(len(costs), steps, ranks), sizes.sum(axis=1), strict=True)
         ]
+
+    def reduced(self, zero: int, number: int) -> dict[str, Any]:
+        """How the recipe has gradients reduced, as far as DeepSpeed heeds it: not at ZeRO 0, nor at 1 in half
+        precision, which is another class and reduces to all. A tensor is never cut."""
+        raw = self.recipe.deepspeed.get("zero_optimization", {})
+        if zero == 0 or (zero, number) == (1, 2):
+            return {"to_owners": False, "bucket": BUCKET}
+        to_all, bucket = raw.get("use_multi_rank_bucket_allreduce"), raw.get("reduce_bucket_size")
+        most = None if bucket is None else max(int(bucket), -(-self.trained // self.trained_tensors))
+        return {"to_owners": None if to_all is None else not to_all, "bucket": most}
 
     def launched(self, capacity: int, packs: int, machine: Machine, zero: int, *, recompute: bool) -> bool:
         """Whether hosts take longer to launch a micro-step than devices take to compute a mean pack."""

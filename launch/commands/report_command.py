@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from tracestill.launch.commands.execution import looking, single
 from tracestill.launch.commands.options import Changes, Place
 
 if TYPE_CHECKING:
+    from tracestill.launch.report.records.held_out import Key
     from tracestill.launch.run.stage_spec import Work
     from tracestill.trainer.recipe.run_directory import RunDirectory
 
@@ -92,17 +94,30 @@ def place_of(places: Sequence[Path], to: Path | None) -> Path:
 
 
 def names_of(places: Sequence[Path]) -> list[str]:
-    """The runs' own folders where these differ, else as they were given."""
-    names = [place.resolve().name for place in places]
-    return names if len(set(names)) == len(names) else [str(place) for place in places]
+    """The runs' own folders, with as many of those around them as tell runs apart; a name that is there already, as of
+    one run given twice, has a number."""
+    paths = [place.resolve() for place in places]
+    depth = next(
+        depth
+        for depth in range(1, max(len(path.parts) for path in paths) + 1)
+        if len({path.parts[-depth:] for path in paths}) == len(set(paths))
+    )
+    names = [str(Path(*path.parts[-depth:])) for path in paths]
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name} ({number})" for number in itertools.count(2))
+        found.append(name if name not in found else next(one for one in numbered if one not in (*found, *names)))
+    return found
 
 
-def questions_of(run: RunDirectory, works: Sequence[Work]) -> frozenset[str]:
-    """Ids of the held-out questions that its first evaluated arm was asked; empty without one."""
+def questions_of(run: RunDirectory, works: Sequence[Work]) -> frozenset[Key]:
+    """The held-out questions that its first evaluated arm was asked, as ``keys_of`` tells them apart; empty without
+    one."""
     from tracestill.data_pipeline.base.stage import read_manifest
-    from tracestill.launch.report.records.held_out import predictions_in
+    from tracestill.launch.report.records.held_out import keys_of, predictions_in
 
     for work in works:
         if work.stage == "evaluate" and read_manifest(work.directory) is not None:
-            return frozenset(row["question_id"] for row in predictions_in(work.directory, ["question_id"]))
+            rows = predictions_in(work.directory, ["question_id", "question", "gold"])
+            return frozenset(keys_of(rows).values())
     return frozenset()

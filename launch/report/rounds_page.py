@@ -38,6 +38,12 @@ def differ(row: Row) -> str:
     return "" if traces.get("differ") is None else f"{traces['differ']:.0%}"
 
 
+def samples_differ(row: Row) -> str:
+    """To test questions that this round's student and round 0's have solved twice."""
+    held = row.get("apart_beside")
+    return f"{held['now']:.0%} ({held['first']:.0%})" if held else ""
+
+
 def accuracy(row: Row) -> str:
     if not row["trained"]:
         return "not trained"
@@ -83,6 +89,7 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ),
     ("ECE of votes (95 %)", with_ends("ece")),
     ("samples differ (95 %)", with_ends("apart")),
+    ("same questions (round 0)", samples_differ),
 )
 SHARE = "share"
 CURVES: tuple[tuple[str, str, Callable[[Row], tuple[float, ...]]], ...] = (  # title, unit, value and its interval

@@ -15,6 +15,7 @@ from tracestill.launch.report.page import Section, inside
 from tracestill.launch.report.parts import Found, table, text
 from tracestill.launch.report.plots.bars import intervals
 from tracestill.launch.report.plots.figure import SERIES
+from tracestill.launch.report.records.held_out import Key
 from tracestill.launch.report.records.section import scripts, styles
 
 HEADING = re.compile(r"<(/?)h([1-5])>")
@@ -33,7 +34,7 @@ class Shown:
     name: str
     found: Found  # see report.gather
     sections: Sequence[Section]
-    asked: frozenset[str]  # ids of the held-out questions that a model of it answered
+    asked: frozenset[Key]  # the held-out questions that a model of it answered
 
 
 def page(runs: Sequence[Shown], diffs: Sequence[Mapping[str, Sequence[Row]]], records: str = "") -> str:

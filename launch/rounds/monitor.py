@@ -17,7 +17,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.intervals import Z95
 from tracestill.data_pipeline.base.schema import read_rows
 from tracestill.data_pipeline.base.stage import is_current, stage, write_json
-from tracestill.data_pipeline.rounds.diversity import apart
+from tracestill.data_pipeline.rounds.diversity import apart, beside
 from tracestill.data_pipeline.sampling.sample_config import RECORDED
 from tracestill.data_pipeline.selection.paths import path_of
 from tracestill.data_pipeline.soundness.equations import equations
@@ -52,8 +52,8 @@ def data_figures(run: RunDirectory, first: RunDirectory, rare: float) -> dict[st
             first_teachers = sorted({each.teacher for each in reference})
             every = reference if run.root == first.root else ways(**own)
             new = reference if run.root == first.root else new_ones(every, first_teachers)
-            beside = sum(each.kept for each in every) - sum(each.kept for each in new)
-            found = {**traces_of(new, reference, rare), "teachers": teachers_kept(reference), "beside": beside}
+            kept = sum(each.kept for each in every) - sum(each.kept for each in new)
+            found = {**traces_of(new, reference, rare), "teachers": teachers_kept(reference), "beside": kept}
             if more := more_of_first(every, run, first):
                 counts = {key: sum(getattr(each, key) for each in more) for key in ("right", "kept")}
                 found["first_new"] = {"traces": len(more), **counts}
@@ -70,32 +70,44 @@ def more_of_first(every: Sequence[Way], run: RunDirectory, first: RunDirectory) 
     return [each for each in every if is_later and each.teacher in asked and each.sample >= earlier]
 
 
-def student_figures(run: RunDirectory, console: Console) -> dict[str, Any]:
+def student_figures(run: RunDirectory, first: RunDirectory, console: Console) -> dict[str, Any]:
     """``accuracy`` with its interval, ``questions`` and their ``split``, of a round whose student was evaluated:
     of validation questions, which are asked here, or without any of the test questions; and ``test`` likewise, with
-    what else ``evaluate`` measures of these, ``beyond_accuracy``."""
+    what else ``evaluate`` measures of these, ``beyond_accuracy``. ``apart``: ``samples_apart``; of a later round
+    ``apart_beside``: how often samples differ, and those of the ``first`` one's student, to questions that both have
+    solved twice, as ``diversity.beside`` has it, or null."""
     test = read(run.stage(MAIN_ARM, "evaluate") / "result.json")
     found = validated(run, console) if run.recipe.questions.validation else test
     keys = ("accuracy", "accuracy_low", "accuracy_high", "questions")
     split = "validation" if run.recipe.questions.validation else "test"
     own = {**{key: found[key] for key in keys}, "split": split, "answer_tokens": found["trace_tokens_mean"]}
     own |= {"cut_off": found["truncated"] / found["questions"], "test": {key: test[key] for key in keys}}
-    own |= {"apart": samples_apart(run.stage(MAIN_ARM, "evaluate") / f"{SAMPLES}.parquet")}
+    paths = sampled_paths(run)
+    own |= {"apart": samples_apart(paths)}
+    if run.root != first.root:
+        both = beside(paths, sampled_paths(first))
+        own |= {"apart_beside": both and both._asdict()}
     return own | beyond_accuracy(test)
 
 
-def samples_apart(samples: Path) -> dict[str, Any] | None:
-    """The probability that two right and sound samples of a test question take different paths, with its interval: of
-    the student itself, drawn at the same temperature in all rounds. None without ``evaluate.samples``, or two such of
-    fewer than two questions."""
+def sampled_paths(run: RunDirectory) -> dict[str, list[str]]:
+    """Test question -> the paths of its right and sound samples: of the student itself, drawn at the same temperature
+    in all rounds. Empty without ``evaluate.samples``."""
+    samples = run.stage(MAIN_ARM, "evaluate") / f"{SAMPLES}.parquet"
     if not samples.is_file():
-        return None
+        return {}
     held: dict[str, list[str]] = {}
     for row in read_rows(samples, SAMPLE_SCHEMA):
         if row["correct"] and row["sound"]:
             path = path_of(row["trace"], equations(row["trace"]), normal_text(row["trace"]), PATHS)
             held.setdefault(row["question_id"], []).append(path)
-    found = [apart(own) for own in held.values() if len(own) > 1]
+    return held
+
+
+def samples_apart(paths: Mapping[str, Sequence[str]]) -> dict[str, Any] | None:
+    """The probability that two of a question's ``sampled_paths`` differ, with its interval. None for fewer than two
+    questions that have two."""
+    found = [apart(own) for own in paths.values() if len(own) > 1]
     if len(found) < 2:
         return None
     share, half = fmean(found), Z95 * stdev(found) / math.sqrt(len(found))

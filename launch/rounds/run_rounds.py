@@ -69,12 +69,14 @@ class Rounds:
         return self.keep()
 
     def check(self) -> None:
-        """Raise InputError for what round 0 cannot begin with; nothing is written."""
+        """Raise InputError for what round 0 cannot begin with, and for what the recipe of a later one cannot be;
+        nothing is written."""
         refuse_local_checkpoints(self.recipe, "rounds")
         first = self.at(0)
+        later = round_of(self.root, self.recipe, 1, self.teachers()).recipe
         check_works(first, plan_works(first, self.how), self.console, cluster=self.how.cluster)
         if settings_of(self.recipe).on_policy is not None:
-            later = self.at(1).recipe.model_copy(update={"encode": self.recipe.encode})
+            later = later.model_copy(update={"encode": self.recipe.encode})
             check_scorer_of_texts(later)
             check_teacher(later)
 
@@ -82,15 +84,19 @@ class Rounds:
         """A round as it is until selection has told how much there is of what."""
         return round_of(self.root, self.recipe, number)
 
+    def teachers(self) -> list[str]:
+        """Who is asked for traces in round 0."""
+        return [each.name for each in self.recipe.sample.teachers if not each.only_revises]
+
     def round(self, number: int, run: RunDirectory, first: RunDirectory) -> End | None:
         """One round; why none follows, if there is a reason."""
         settings = settings_of(self.recipe)
-        teachers = [each.name for each in self.recipe.sample.teachers if not each.only_revises]
+        teachers = self.teachers()
         if number:
             teachers = [student_of(number - 1), *(teachers if settings.teacher == "mixture" else ())]
         self.found.append({"round": number, "run": f"{ROUNDS}/{number}", "teachers": teachers, "trained": False})
         if number and settings.on_policy is not None:
-            return self.own_texts(number, run)
+            return self.own_texts(number, run, first)
         if number:
             counts = self.found[-1]["written"] = self.written(run, first, number)
             if not counts["right"]:
@@ -119,20 +125,20 @@ class Rounds:
                 RunDirectory.create(run.root, run.recipe, replace=True)
                 works = plan_works(run, self.how)
         run_stages(with_report(works[begin:]), self.console)
-        self.found[-1] |= {"trained": True, **student_figures(run, self.console)}
+        self.found[-1] |= {"trained": True, **student_figures(run, first, self.console)}
         if number:
             self.warn(number, student_warnings(self.found[0], self.found[-1]))
         self.keep()
         return after_training([each for each in self.found if each["trained"]], settings.stop)
 
-    def own_texts(self, number: int, run: RunDirectory) -> End | None:
+    def own_texts(self, number: int, run: RunDirectory, first: RunDirectory) -> End | None:
         """A round whose student learns from texts that it writes meanwhile."""
         works = plan_works(run, self.how)
         check_works(run, works, self.console, cluster=self.how.cluster)
         run_stages(with_report(works), self.console)
         told = (read_manifest(run.stage(MAIN_ARM, "train")) or {})["on_policy"]
         self.found[-1] |= {"own_texts": told, "traces": {"traces": told["in"], "right": told["right"]}}
-        self.found[-1] |= {"trained": True, **student_figures(run, self.console)}
+        self.found[-1] |= {"trained": True, **student_figures(run, first, self.console)}
         self.warn(number, student_warnings(self.found[0], self.found[-1]))
         self.keep()
         if (ended := told["ended"]) is not None:

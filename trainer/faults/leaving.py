@@ -1,7 +1,8 @@
-"""Long work that each rank does for itself between two steps, and that all leave where one is asked to stop meanwhile.
+"""Long work that each rank does for itself between two steps, and that all leave where one is asked to stop meanwhile,
+or fails.
 
 The ranks meet in the middle of it, every so many seconds and all equally often, whoever has more to do: so they hear of
-a request at the same meeting, long before a launcher loses its patience (DeepSpeed's: 30 s).
+a request, or of a failure, at the same meeting, long before a launcher loses its patience (DeepSpeed's: 30 s).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from tracestill.trainer.ranks.collectives import FAULTS, exchange
+from tracestill.trainer.ranks.collectives import FAULTS, OtherFailed, exchange
 
 MEET_SECONDS = 2.0  # between two meetings, at least
 
@@ -29,20 +30,22 @@ class Meetings:
         self.done, self.met = 0, time.monotonic()
 
     def tick(self, done: int) -> None:
-        """So many units of this rank's work are done; meet, if it is time. Raises Left."""
+        """So many units of this rank's work are done; meet, if it is time. Raises as ``meet``."""
         self.done = done
         if time.monotonic() - self.met >= MEET_SECONDS:
             self.meet(works=True)
 
-    def meet(self, *, works: bool) -> bool:
+    def meet(self, *, works: bool, failed: bool = False) -> bool:
         """Whether any rank is still at work; called by all. Raises Left on all of them if one is, and one was asked to
-        stop."""
-        said = exchange(torch.tensor([bool(self.asked()), works, self.done], dtype=torch.float64))
-        asks, working, done = torch.stack(said).sum(dim=0).tolist()
+        stop; else OtherFailed on all if one has ``failed``."""
+        said = exchange(torch.tensor([bool(self.asked()), works, self.done, failed], dtype=torch.float64))
+        asks, working, done, failures = torch.stack(said).sum(dim=0).tolist()
         self.met = time.monotonic()
         self.tell(int(done))
         if asks and working:
             raise Left
+        if failures:
+            raise OtherFailed
         return working > 0
 
 
@@ -51,8 +54,9 @@ def meetings(asked: Callable[[], object], tell: Callable[[int], None] = lambda d
     """For a rank's share of some work, which calls ``Meetings.tick`` now and then; called on every rank. ``asked``:
     whether this rank is to stop; ``tell`` hears at each meeting how many units of all ranks' work are done.
 
-    Ends when all ranks' shares have, so that all meet equally often; an error that ``together`` would tell the others
-    of is raised only then. Raises Left on all ranks, whose cause is such an error of this one's.
+    To be called inside of ``together``. Ends when all ranks' shares have, so that all meet equally often. An error that
+    ``together`` tells of is raised at the next meeting, and OtherFailed on the other ranks. Raises Left on all ranks,
+    whose cause is such an error of this one's.
     """
     held, failure = Meetings(asked, tell), None
     try:
@@ -60,9 +64,11 @@ def meetings(asked: Callable[[], object], tell: Callable[[int], None] = lambda d
     except FAULTS as error:
         failure = error
     try:
-        while held.meet(works=False):
+        while held.meet(works=False, failed=failure is not None):
             pass
     except Left as left:
         raise left from failure
-    if failure is not None:
-        raise failure
+    except OtherFailed:
+        if failure is None:
+            raise
+        raise failure from None

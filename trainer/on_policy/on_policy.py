@@ -32,7 +32,7 @@ from tracestill.trainer.metrics.refreshing import Doing, Refreshing, tell_refres
 from tracestill.trainer.on_policy.samples import Samples, corrected
 from tracestill.trainer.on_policy.teacher import CHANNELS, TextScorer
 from tracestill.trainer.on_policy.texts import WRITTEN, Author, Texts
-from tracestill.trainer.ranks.collectives import share_json, together
+from tracestill.trainer.ranks.collectives import each, first_says, together
 from tracestill.trainer.ranks.console import say
 
 PARTS = ("writing", "teacher")  # of the time, beside training
@@ -95,11 +95,11 @@ class OnPolicy:
         if self.number is None:
             self.since = time.perf_counter()
             self.forget_later(step)
-            lines = read_log(self.job.directory / LOG)
+            lines = each(lambda: read_log(self.job.directory / LOG), "cannot go on")
             self.told = {(line.get("event"), line.get("refresh")) for line in lines if line.get("step", 0) <= step}
         directory = self.folder(number)
         self.write(number, directory, step)
-        texts = self.author.read(directory)
+        texts = each(lambda: self.author.read(directory), f"{directory}: cannot be read")
         if self.named.get("refresh") == number and self.named["written"] != texts.digest:
             raise InputError(f"{directory / WRITTEN}: holds other texts than those that the checkpoint learnt from")
         if not len(texts.store):
@@ -132,7 +132,11 @@ class OnPolicy:
     def write(self, number: int, directory: Path, step: int) -> None:
         """Let the student write, unless it has. Raises InputError if texts are gone that it cannot write any more."""
         place = directory / WRITTEN
-        if share_json(read_manifest(place) is not None and not (missing_files(place) or changed_files(place))):
+
+        def is_there() -> bool:
+            return read_manifest(place) is not None and not (missing_files(place) or changed_files(place))
+
+        if first_says(is_there, f"{place}: cannot be read"):
             return
         if number * self.own.refresh != step:
             raise InputError(
@@ -141,9 +145,13 @@ class OnPolicy:
             )
         with self.timed("writing"):
             self.author.write(number, directory, self.meeting)
-        before = self.folder(number - 1) / CHANNELS
-        if self.job.leads and before.exists():
-            remove(before)  # can be made again of its texts
+        before = self.folder(number - 1) / CHANNELS  # can be made again of its texts
+
+        def forget() -> None:
+            if self.job.leads and before.exists():
+                remove(before)
+
+        together(forget, f"{before}: cannot be deleted")
 
     def scored(self, number: int, directory: Path, texts: Texts) -> Any:
         if self.scorer is None:

@@ -11,18 +11,18 @@ from typing import Any
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import is_current
-from tracestill.data_pipeline.channels import Channels, ChannelWriter
+from tracestill.data_pipeline.channels import Channels
 from tracestill.data_pipeline.channels.channel import topk
 from tracestill.data_pipeline.rounds.on_policy import OnPolicyConfig
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.assembly.job import Job
 from tracestill.trainer.batches.rectangles import layout_for
 from tracestill.trainer.on_policy.texts import Meeting
-from tracestill.trainer.ranks.collectives import share_json, together
+from tracestill.trainer.ranks.collectives import each, first_says, together
 from tracestill.trainer.recipe.student_settings import StudentConfig
 from tracestill.trainer.scoring.model import other_token
 from tracestill.trainer.scoring.reading import LocalModel
-from tracestill.trainer.scoring.shard import read_shard
+from tracestill.trainer.scoring.shard import read_shard, shared_writer
 from tracestill.trainer.scoring.summary import counts_of, kept_of
 from tracestill.trainer.student.student import build_student
 from tracestill.trainer.weighting.weighting import weighed_kinds
@@ -68,11 +68,9 @@ class TextScorer:
         channels = topk(self.own.k, weighed(job))
         config = {"k": self.own.k, "kinds": weighed(job)}
         inputs = {"encode": store.path.parent}
-        if not share_json(is_current(place, "score", config, inputs)):
-            first = [ChannelWriter(place, store, channels, config, inputs)] if job.engine.rank == 0 else []
-            missing = share_json([shard.number for shard in first[0].missing()] if first else [])
-            out = first[0] if first else ChannelWriter(place, store, channels, config, inputs, begin=False)
-
+        if not first_says(lambda: is_current(place, "score", config, inputs), f"{place}: cannot be read"):
+            who, lead = f"{place}: cannot be begun", job.engine.rank == 0
+            out, missing = shared_writer(who, lead, place, store, channels, config, inputs)
             total = sum(int(store.lengths[one.first : one.end].sum()) for one in (out.shards[at] for at in missing))
 
             def write() -> None:
@@ -93,8 +91,8 @@ class TextScorer:
                         out.write(shard, {one.name: kept_of(store, shard, one, values) for one in channels})
 
             together(write, f"{KEY}: cannot score the student's texts")
-            together(lambda: out.finish(counts_of(out)) if first else None, f"{place}: cannot be finished")
-        return Channels(place, store)
+            together(lambda: out.finish(counts_of(out)) if lead else None, f"{place}: cannot be finished")
+        return each(lambda: Channels(place, store), f"{place}: cannot be read")
 
 
 def weighed(job: Job) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,11 @@ from tracestill.data_pipeline.base.room import AGAIN, tells_of_no_room
 WIDTH = 512  # bytes of a rank's answer
 FAULTS = (OSError, SafetensorError, InputError)  # of one rank, of which ``together`` tells all
 Group = dist.ProcessGroup | None
+T = TypeVar("T")
+
+
+class OtherFailed(Exception):
+    """This rank has left its work because another one failed, which ``together`` tells of on all."""
 
 
 def collective_device(group: Group = None) -> str:
@@ -68,13 +73,15 @@ def together(action: Callable[[], Any], complaint: str, group: Group = None) -> 
     """Run ``action`` on every rank and return every rank's result, a short JSON value.
 
     A barrier as well. Raises InputError on all ranks, saying what went wrong on the first of them, if it fails with
-    OSError or InputError on one.
+    OSError or InputError on one; a rank that raises OtherFailed has nothing to say.
     """
     result, failure = None, None
     try:
         result = action()
     except FAULTS as error:
         failure = error
+    except OtherFailed:
+        pass
     answer = bytes([failure is not None]) + (json.dumps(result) if failure is None else str(failure)).encode()
     padded = answer[:WIDTH].ljust(WIDTH, b"\0")
     answers = [bytes(one.tolist()) for one in exchange(torch.tensor(list(padded), dtype=torch.uint8), group)]
@@ -86,3 +93,17 @@ def together(action: Callable[[], Any], complaint: str, group: Group = None) -> 
                 raise NoRoomError(f"{told}; {AGAIN}") from failure
             raise InputError(told) from failure
     return [json.loads(one[1:].rstrip(b"\0")) for one in answers]
+
+
+def each(action: Callable[[], T], complaint: str, group: Group = None) -> T:
+    """As ``together``; returns what ``action`` returned on this rank, which may be anything."""
+    found: list[T] = []
+    together(lambda: found.append(action()), complaint, group)
+    return found[0]
+
+
+def first_says(action: Callable[[], T], complaint: str, group: Group = None) -> T:
+    """What ``action``, which rank 0 alone runs, returned there, a JSON value of any length. Raises as ``together``."""
+    leads = not dist.is_initialized() or dist.get_rank(group) == 0
+    found: T = share_json(each(lambda: action() if leads else None, complaint, group), group)
+    return found

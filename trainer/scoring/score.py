@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.channels import ChannelWriter
 from tracestill.data_pipeline.channels.shards import Shard
 from tracestill.data_pipeline.documents.encode import STORES
 from tracestill.data_pipeline.tokens.store import TokenStore
@@ -30,7 +29,7 @@ from tracestill.trainer.assembly.rank import Begun, as_rank, parser_of
 from tracestill.trainer.engine.engine import World, connect, leave
 from tracestill.trainer.faults.watchdog import Watchdog
 from tracestill.trainer.metrics.headway import spell
-from tracestill.trainer.ranks.collectives import share_json, together
+from tracestill.trainer.ranks.collectives import together
 from tracestill.trainer.ranks.console import say
 from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.recipe.score_settings import EXACT
@@ -38,7 +37,7 @@ from tracestill.trainer.scoring.by_attention import influence_by_attention
 from tracestill.trainer.scoring.by_attention import tokens_read as tokens_hidden
 from tracestill.trainer.scoring.influence import influence, tokens_read
 from tracestill.trainer.scoring.model import open_local, open_served
-from tracestill.trainer.scoring.shard import read_shard
+from tracestill.trainer.scoring.shard import read_shard, shared_writer
 from tracestill.trainer.scoring.summary import counts_of, foreseen, kept_of
 
 SERVED_TOKENS = 1 << 16  # of the documents that a server is asked for at a time
@@ -65,9 +64,8 @@ def score(run: RunDirectory, arm: str, name: str, world: World, watch: Watchdog)
     config, inputs = run.score_stage(arm, name)
     started = time.perf_counter()
     watch.phase("start", 0)
-    first = [ChannelWriter(run.scores(arm)[name], store, channels, config, inputs)] if world.rank == 0 else []
-    missing = share_json([shard.number for shard in first[0].missing()] if first else [])
-    writer = first[0] if first else ChannelWriter(run.scores(arm)[name], store, channels, config, inputs, begin=False)
+    about = run.scores(arm)[name], store, channels, config, inputs
+    writer, missing = shared_writer(f"{about[0]}: cannot be begun", world.rank == 0, *about)
     mine = [writer.shards[number] for number in missing[world.rank :: world.ranks]]
     scorer = own.score[name]
     if mine or (missing and scorer.zero == 3):  # then no rank reads alone

@@ -1,19 +1,45 @@
-"""The channels of a shard's tokens, pack by pack."""
+"""Shards on all ranks: which of them are missing, and the channels of one's tokens, pack by pack."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tracestill.data_pipeline.channels import Channel
+from tracestill.data_pipeline.channels import Channel, ChannelWriter
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.kernels.loss import TokenScores
 from tracestill.trainer.losses.rows import rows_of
+from tracestill.trainer.ranks.collectives import each, share_json
 from tracestill.trainer.scoring.reading import Pack, Source
 
 LARGEST = float(np.finfo(np.float16).max)
+
+
+def shared_writer(
+    complaint: str,
+    leads: bool,
+    directory: Path,
+    store: TokenStore,
+    channels: Sequence[Channel],
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+) -> tuple[ChannelWriter, list[int]]:
+    """A writer on each rank, and the numbers of the shards that are missing; the rank that ``leads``, 0, begins the
+    directory. Raises InputError on all ranks if one cannot."""
+    about = directory, store, channels, config, inputs
+
+    def begin() -> tuple[ChannelWriter | None, list[int]]:
+        if not leads:
+            return None, []
+        begun = ChannelWriter(*about)
+        return begun, [shard.number for shard in begun.missing()]
+
+    first, mine = each(begin, complaint)
+    missing: list[int] = share_json(mine)
+    return each(lambda: first or ChannelWriter(*about, begin=False), complaint), missing
 
 
 def read_shard(

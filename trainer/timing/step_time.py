@@ -14,7 +14,8 @@ trained, g bytes of a gradient's and p of a parameter's number, and A micro-step
               from the forward to the backward pass (``stage3_max_live_parameters``, 1e9), else in each of both;
               tensors of at most ``stage3_param_persistence_threshold`` elements (1e5) once
 
-On a CPU gradients of ZeRO 1 and 2 are reduced to who keeps them, with (ranks + 1) / (2 ranks) of an all-reduce's bytes.
+On a CPU gradients of ZeRO 1 and 2 are reduced to who keeps them, with (ranks + 1) / (2 ranks) of an all-reduce's bytes,
+or where a recipe's ``use_multi_rank_bucket_allreduce`` says so.
 
 A collective of S bytes takes hops * latency + passes * (n - 1) / n * S / bandwidth; an all-reduce passes twice, the
 others once. A ring visits every rank; an all-reduce between nodes may go up and down a tree instead. The slower of the
@@ -29,7 +30,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -79,7 +80,8 @@ class Task:
     kept_tensors: int = 0  # and how many tensors these are
     tied: int = 0  # elements that two layers share, so that both gather them
     frozen: int = 0  # of the parameters, those that do not learn
-    bucket: int = BUCKET  # elements of gradients reduced at a time, at most
+    bucket: int | None = None  # elements of gradients reduced at a time, at most; None: the engine's default
+    to_owners: bool | None = None  # gradients of ZeRO 1 and 2 reach only who keeps them; None: the engine's default
     overlap: bool | None = None  # DeepSpeed's overlap_comm; None: its default
     live: int = LIVE
     scattered: bool = False  # below ZeRO 3 gradients reach only who keeps them; DeepSpeed 0.19.8 sends them to all
@@ -95,7 +97,7 @@ class Task:
     @property
     def buckets(self) -> int:
         """In how many parts the gradients of a micro-step are reduced."""
-        return max(1, math.ceil(self.trained / self.bucket))
+        return max(1, math.ceil(self.trained / (self.bucket or BUCKET)))
 
 
 @dataclass(frozen=True)
@@ -157,16 +159,19 @@ def computing(work: np.ndarray, machine: Machine) -> float:
 
 def volumes(task: Task, *, coalesced: bool = True) -> dict[str, tuple[str, float, int]]:
     """What -> (operation, bytes of the whole tensors, calls), of one step. ``coalesced``: one call gathers a layer, as
-    on NCCL; else each tensor takes a call of its own, and gradients of ZeRO 1 and 2 go to their owners only, in buckets
-    of PIECE elements a rank, of which one may have two owners."""
+    on NCCL; else each tensor takes a call of its own, and by default gradients of ZeRO 1 and 2 go to their owners only,
+    in buckets of PIECE elements a rank. A bucket may have two owners."""
     if task.ranks == 1:
         return {}
     n, steps = task.parameters, len(task.loads)
+    sharded = task.zero in (1, 2)
+    if sharded and not coalesced and task.bucket is None:
+        task = replace(task, bucket=PIECE * task.ranks)
     gradients, buckets = float(task.gradient_bytes * task.trained), task.buckets
     reduce = "reduce_scatter" if task.scattered else "all_reduce"
-    if task.zero in (1, 2) and not coalesced:
+    if sharded and (not coalesced if task.to_owners is None else task.to_owners):
         gradients *= (1 + 1 / task.ranks) / 2  # of an all-reduce's bytes (``benchmarks/reduction.py``)
-        buckets = math.ceil(task.trained / min(task.bucket, PIECE * task.ranks)) + task.ranks - 1
+        buckets += task.ranks - 1
     if task.zero < 2:
         found = {"gradients": (reduce, gradients, buckets)}
     elif task.zero == 2:

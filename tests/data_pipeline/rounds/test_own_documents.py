@@ -135,6 +135,20 @@ def test_the_last_token_of_a_text_that_was_cut_off_is_no_control(run, records, t
         assert ("trace" in found) == ("One" in said)
 
 
+def test_a_text_in_the_open_is_trace_and_answer_at_once_and_learnt_from_as_a_trace(run, records, tmp_path):
+    """Nobody has marked what of it is answer: the readers find that in it, and rounds of traces learn it as a trace."""
+    said = "7+1=8. So 8"
+    for tokenizer, config in layouts(run, tmp_path):
+        layout = load_layout(config, tokenizer)
+        text = layout.tokenizer.encode([said]) if config == EncodeConfig() else layout.tokens_of([said])
+        ids = [*text[0].ids, layout.stops[0]]
+        reading = layout.read(ids)
+        assert (reading.trace, reading.answer, reading.in_form) == (said, said, False), config
+        (made,) = OwnDocuments(layout, tokenizer, SEGMENT, KINDS)([OwnText("How much?", ids, reading)])
+        found = [group(kind) for kind in made.kinds[len(layout.prompt_ids("How much?")) :]]
+        assert found == [*["trace"] * (len(ids) - 1), "control"], (config, found)
+
+
 def test_an_answer_of_a_letter_is_not_looked_for_in_the_words_before_it(run, records):
     tokenizer = run.stage("traces", "tokenizer")
     layout = load_layout(EncodeConfig(form="sentence"), tokenizer)

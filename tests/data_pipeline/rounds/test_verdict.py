@@ -106,12 +106,17 @@ def test_warnings(changes, count, said):
 
 
 @pytest.mark.parametrize(
-    ("share", "high", "doubtful"), [(0.39, 0.49, True), (0.41, 0.49, False), (0.39, 0.5, False), (None, None, False)]
+    ("share", "error", "doubtful"), [(0.39, 0.1, True), (0.41, 0.05, False), (0.39, 0.11, False), (None, None, False)]
 )
-def test_a_student_whose_own_samples_differ_less(share, high, doubtful):
-    first = {"apart": {"share": 0.6, "low": 0.5, "high": 0.7}}
-    now = {"apart": None if share is None else {"share": share, "low": 0.3, "high": high}}
-    found = student_warnings(first, now)
+def test_a_student_whose_own_samples_differ_less(share, error, doubtful):
+    """Of the questions that both have solved twice, whatever all that either has solved say."""
+    of_all = {"share": 0.6, "low": 0.5, "high": 0.7, "questions": 40}
+    both = None if share is None else {"now": share, "first": 0.6, "error": error, "questions": 12}
+    found = student_warnings({"apart": of_all}, {"apart": of_all, "apart_beside": both})
     assert bool(found) is doubtful
-    assert not doubtful or "different paths in 39.0% of cases, below round 0's 50.0% to 70.0%" in found[0]
-    assert student_warnings(now, first) == []
+    assert not doubtful or found[0].endswith(
+        "different paths in 39.0% of cases, round 0's to the same questions in 60.0%"
+    )
+    less = {"share": 0.1, "low": 0.05, "high": 0.15, "questions": 40}
+    others = {"now": 0.5, "first": 0.5, "error": 0.01, "questions": 12}
+    assert student_warnings({"apart": of_all}, {"apart": less, "apart_beside": others}) == [], "of other questions"

@@ -14,6 +14,7 @@ from tracestill.launch.bench.bench import Bench
 from tracestill.launch.bench.forecast import Student
 from tracestill.launch.bench.forecast_student import learning_of
 from tracestill.trainer.metrics.flops import cost_of
+from tracestill.trainer.recipe.settings import BUCKET
 from tracestill.trainer.recipe.student_settings import LoraConfig, StudentConfig
 from tracestill.trainer.student.adapt import choose_parameters
 from tracestill.trainer.timing.memory import Decoder, Setting, activations, states
@@ -109,6 +110,28 @@ def test_a_frozen_part_has_no_gradients_to_send_and_no_moments(tmp_path):
     found = [one.memory_gib(256, 2, 2, 4, recompute=False) for one in (student, whole)]
     assert 4 * student.parameters / 2**30 < found[0] < found[1]
     assert not student.learning.head
+
+
+@pytest.mark.parametrize(
+    ("keys", "own"),
+    [
+        ({}, (None, None)),
+        ({"use_multi_rank_bucket_allreduce": True}, (None, False)),
+        ({"use_multi_rank_bucket_allreduce": False, "reduce_bucket_size": 10**6}, (10**6, True)),
+    ],
+)
+def test_the_recipes_own_buckets_are_heeded_where_deepspeed_heeds_them(tmp_path, keys, own):
+    student = student_of(tmp_path, deepspeed={"zero_optimization": keys}, arms={})
+
+    def found(zero, number, student=student):
+        (task, *_) = student.tasks(256, 2, 2, zero, number, recompute=False)
+        return task.bucket, task.to_owners
+
+    heeding = [(1, 4), (2, 2), (2, 4), (3, 2), (3, 4)]
+    assert [found(*case) for case in heeding] == [own] * 5
+    assert [found(*case) for case in ((0, 4), (1, 2))] == [(BUCKET, False)] * 2, "all-reduced at once by another class"
+    student.recipe.deepspeed["zero_optimization"]["reduce_bucket_size"] = 1
+    assert -(-student.trained // found(2, 4)[0]) <= len(student.sizes), "no tensor is cut"
 
 
 def test_adapters_are_among_the_parameters_and_alone_learn(tmp_path):

@@ -1,8 +1,12 @@
 """One page of several runs, and the examples of what selection rejected."""
 
+import base64
+import gzip
 import json
 import re
+import shutil
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from answered_run import answered_run, write_predictions
@@ -12,6 +16,7 @@ from typer.testing import CliRunner
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.launch import cli
+from tracestill.launch.commands.report_command import names_of
 from tracestill.launch.report.diff_runs import ABSENT, NOT_ALIKE
 from tracestill.launch.report.records import held_out as records
 from tracestill.launch.report.records.held_out import Source, held_out
@@ -59,16 +64,40 @@ def test_several_runs_stand_in_one_page(runs):
     assert "other held-out questions" not in page
 
 
-def test_other_questions_are_named(runs):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: rows[6:], "4 of its 4"),
+        (lambda rows: [row | {"question_id": f"other {row['question_id']}"} for row in rows], None),
+        (lambda rows: [row | {"question": f"{row['question']}?"} for row in rows], "0 of its 10"),
+        (lambda rows: [row | {"gold": "-1"} for row in rows[:3]] + rows[3:], "7 of its 10"),
+    ],
+)
+def test_other_questions_are_named_by_their_texts_and_not_by_their_ids(runs, change, said):
     path = runs / "two/arms/traces/evaluate/predictions.parquet"
     rows = pq.read_table(path)
     try:
-        pq.write_table(rows.slice(6), path)
+        pq.write_table(pa.Table.from_pylist(change(rows.to_pylist()), rows.schema), path)
         assert command(runs / "one", runs / "two", "--to", runs / "other.html").exit_code == 0
     finally:
         pq.write_table(rows, path)
-    page = (runs / "other.html").read_text()
-    assert "two was asked other held-out questions than one: 4 of its 4 were asked there, too." in page
+    told = re.findall(r"(\w+) was asked other held-out questions than (\w+): (.*?) were asked there, too",
+                      (runs / "other.html").read_text())  # fmt: skip
+    assert told == ([("two", "one", said)] if said else [])
+
+
+def test_runs_of_one_name_stay_apart(tmp_path):
+    for place in ("a/x", "b/x", "a/y", "b/y", "a/y (2)"):
+        (tmp_path / place).mkdir(parents=True)
+    said = {
+        ("a/x", "a/y"): ["x", "y"],
+        ("a/x", "b/x", "b/y"): ["a/x", "b/x", "b/y"],
+        ("a/y", "a/y", "a/y (2)", "a/y"): ["y", "y (3)", "y (2)", "y (4)"],
+        ("a/x", "b/x", "b/../a/x"): ["a/x", "b/x", "a/x (2)"],
+        ("a", "a/x/.."): ["a", "a (2)"],
+    }
+    for places, names in said.items():
+        assert names_of([tmp_path / place for place in places]) == names
 
 
 def test_what_makes_no_sense_is_refused(runs):
@@ -174,6 +203,27 @@ def test_students_of_all_runs_stand_side_by_side_for_equal_questions(answered, m
     monkeypatch.setattr(records, "QUESTIONS", 7)
     few = held_out([Source(RunDirectory.open(answered / name), of(answered / name), name) for name in ("one", "two")])
     assert (len(few["questions"]), few["left_out"]) == (7, 9)
+
+
+def test_runs_of_one_name_have_all_their_students_on_the_page(answered):
+    shutil.copytree(answered / "two", answered / "more/one")
+    try:
+        places = answered / "one", answered / "more/one", answered / "one"
+        assert command(*places, "--to", answered / "alike.html").exit_code == 0
+    finally:
+        shutil.rmtree(answered / "more")
+    page = (answered / "alike.html").read_text()
+    names = [f"{answered.name}/one", "more/one", f"{answered.name}/one (2)"]
+    students = [f"{run}: {arm}" for run in names for arm in ("before", "after")]
+    assert re.findall(r"<h2.*?>(.*?)</h2>", page) == ["Right answers", "What differs", "Traces", *names]
+    bars = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.S)[1])
+    assert bars["names"]["name"] == students
+    held = json.loads(re.search(r'<script type="application/json" id="records-data">(.*?)</script>', page, re.S)[1])
+    records = json.loads(gzip.decompress(base64.b64decode(held["gzip"])))["answers"]
+    assert records["students"] == students
+    texts = [[one["text"] for one in row["answers"][1::2]] for row in records["questions"][3:6]]
+    assert all(one == again != other for one, other, again in texts)
+    assert records["questions"][0]["teachers"][0]["who"].startswith(f"{', '.join(names)}: ")
 
 
 def of(root):

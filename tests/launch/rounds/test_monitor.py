@@ -1,6 +1,7 @@
 """What the monitor says of a round's student beside its accuracy: calibration, other forms, other tasks."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from rounds_support import begin, fake, recipe
 
 from tracestill.data_pipeline.base.schema import write_rows
 from tracestill.launch.report.rounds_page import rounds as page_of
-from tracestill.launch.rounds.monitor import beyond_accuracy, samples_apart
+from tracestill.launch.rounds.monitor import beyond_accuracy, sampled_paths, samples_apart
 from tracestill.launch.rounds.show import show
+from tracestill.trainer.evaluation import evaluate
 from tracestill.trainer.measures.calibration import calibration
 from tracestill.trainer.measures.matrix import Form, Row, matrix
 from tracestill.trainer.measures.samples import SAMPLE_SCHEMA
@@ -62,16 +64,54 @@ def test_how_often_a_students_own_samples_differ(tmp_path):
         for trace in own
     ]
     rows.append({**rows[-3], "correct": False})  # of c
-    file = tmp_path / "samples.parquet"
-    assert samples_apart(file) is None
+    run = SimpleNamespace(stage=lambda arm, name: tmp_path / name)
+    (tmp_path / "evaluate").mkdir()
+    file = tmp_path / "evaluate/samples.parquet"
+    assert samples_apart(sampled_paths(run)) is None
     write_rows(file, rows, SAMPLE_SCHEMA)
-    found = samples_apart(file)
+    found = samples_apart(sampled_paths(run))
     assert (found["share"], found["questions"]) == (0.5, 2), (
         "a: always, b: never; c has one that is right, d none sound"
     )
     assert (found["low"], found["high"]) == (0.0, 1.0)
     write_rows(file, rows[:2], SAMPLE_SCHEMA)
-    assert samples_apart(file) is None, "one question has no spread"
+    assert samples_apart(sampled_paths(run)) is None, "one question has no spread"
+
+
+SAME, OTHER = ["1+2=3. 3+4=7."] * 3, ["1+2=3. 3+4=7.", "2+1=3. 3+4=7.", "3+4=7. 7+0=7."]
+SOLVED = [
+    {**dict.fromkeys(range(4), OTHER), 4: SAME, 5: SAME},
+    {4: SAME, 5: SAME, 6: SAME, 7: OTHER},
+    dict.fromkeys(range(5), SAME),
+]
+
+
+def test_samples_of_a_round_stand_beside_round_0s_of_the_same_questions(tmp_path, monkeypatch):
+    """Round 1 solves other questions twice, which have fewer ways; round 2 gives ways of the same ones up."""
+    fake(monkeypatch)
+    plain = evaluate.run
+
+    def evaluated(run, arm, progress=None):
+        plain(run, arm, progress)
+        own = SOLVED[int(run.root.name)]
+        rows = [
+            {"question_id": f"q{key}", "trace": trace, "correct": True, "sound": True} | dict.fromkeys(OTHERS)
+            for key, traces in own.items()
+            for trace in traces
+        ]
+        write_rows(run.stage(arm, "evaluate") / "samples.parquet", rows, SAMPLE_SCHEMA)
+
+    monkeypatch.setattr(evaluate, "run", evaluated)
+    result = begin(tmp_path, recipe({})).run()
+    kept = json.loads((tmp_path / "rounds.json").read_text())["rounds"]
+    assert [row["apart"]["share"] for row in kept] == [pytest.approx(2 / 3), 0.25, 0.0]
+    assert "apart_beside" not in kept[0]
+    beside = [tuple(row["apart_beside"][key] for key in ("now", "first", "questions")) for row in kept[1:]]
+    assert beside == [(0, 0, 2), (0, 0.8, 5)]
+    said = ["take different paths" in "".join(row.get("warnings", ())) for row in kept]
+    assert said == [False, False, True]
+    assert "same questions (round 0)" in page_of({"rounds": result})
+    assert "0% (80%)" in page_of({"rounds": result})
 
 
 OTHERS = set(SAMPLE_SCHEMA.names) - {"question_id", "trace", "correct", "sound"}

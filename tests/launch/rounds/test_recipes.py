@@ -9,8 +9,10 @@ import pytest
 from rounds_support import begin, fake, recipe
 from typer.testing import CliRunner
 
+from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.launch import cli
+from tracestill.launch.rounds import recipes
 from tracestill.launch.rounds.recipes import recipe_of
 from tracestill.trainer.recipe.recipe import dump_recipe
 
@@ -58,6 +60,26 @@ def test_keep_0_asks_the_first_teachers_for_no_trace_and_keeps_who_judges_and_re
         ("judge", True),
         ("editor", True),
     ]
+
+
+@pytest.mark.parametrize("keep", [0.3, None, 0])
+def test_what_the_recipe_of_a_later_round_cannot_be_is_said_before_the_first(tmp_path, monkeypatch, keep):
+    """Here the path of the traces that a student is to write, of which a recipe cannot speak."""
+    told = fake(monkeypatch)
+    asked = begin(tmp_path / "line\nbreak", recipe({"keep": keep}))
+    with pytest.raises(InputError, match=r"round 1: questions\.files\.0\.path: expected one line"):
+        asked.check()
+    assert (told, list(asked.root.iterdir())) == ([], [])
+    begin(tmp_path / "run", recipe({"keep": keep})).check()
+
+
+def test_the_mixture_of_a_later_round_is_looked_at_before_the_first(tmp_path, monkeypatch):
+    fake(monkeypatch)
+    monkeypatch.setattr(recipes, "mixture", lambda keep, first: {"parts": {recipes.REST: {"share": keep, "where": {
+        "teacher": first}}}})  # fmt: skip
+    with pytest.raises(InputError, match=r"round 1: plan\.mixture: parts\.rest: is what no other part matches"):
+        begin(tmp_path / "run", recipe({"keep": 0.3})).check()
+    begin(tmp_path / "run", recipe({"keep": None})).check()
 
 
 @pytest.fixture

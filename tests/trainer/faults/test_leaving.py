@@ -8,11 +8,14 @@ import torch
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.trainer.faults import leaving
 from tracestill.trainer.faults.leaving import Left, meetings
+from tracestill.trainer.ranks import collectives
+from tracestill.trainer.ranks.collectives import OtherFailed, together
 
 
 def beside(monkeypatch, *others):
-    """At each meeting what another rank says: whether it was asked to stop, works, and how much it has done."""
-    told, waiting = [], list(others)
+    """At each meeting what another rank says: whether it was asked to stop, works, how much it has done, and whether it
+    has failed."""
+    told, waiting = [], [(*other, 0)[:4] for other in others]
 
     def exchange(value):
         told.append(value.tolist())
@@ -28,7 +31,7 @@ def test_a_rank_that_has_done_its_share_meets_until_all_have(monkeypatch):
     sums = []
     with meetings(lambda: "", sums.append) as ranks:
         ranks.tick(5)
-    assert told == [[0, 1, 5], [0, 0, 5], [0, 0, 5]]
+    assert told == [[0, 1, 5, 0], [0, 0, 5, 0], [0, 0, 5, 0]]
     assert (sums, waiting) == ([15, 25, 35], [])
 
 
@@ -45,14 +48,35 @@ def test_work_that_all_have_done_is_not_thrown_away(monkeypatch):
         pass
 
 
-def test_a_rank_that_fails_still_meets_the_others_and_says_so_then(monkeypatch):
-    told, waiting = beside(monkeypatch, (0, 1, 1), (0, 0, 2))
+def test_a_rank_that_fails_says_so_at_the_next_meeting(monkeypatch):
+    told, waiting = beside(monkeypatch, (0, 1, 1))
     with pytest.raises(InputError, match="bad"), meetings(lambda: ""):
         raise InputError("bad")
-    assert (len(told), waiting) == (2, [])
+    assert (told, waiting) == ([[0, 0, 0, 1]], [])
     beside(monkeypatch)
     with pytest.raises(ValueError, match="the watchdog's"), meetings(lambda: ""):
         raise ValueError("the watchdog's to tell of")
+
+
+def test_ranks_leave_their_work_where_another_one_has_failed_and_leave_the_telling_to_it(monkeypatch):
+    told, waiting = beside(monkeypatch, (0, 0, 1, 1))
+    with pytest.raises(OtherFailed), meetings(lambda: "") as ranks:
+        ranks.tick(1)
+    assert (told, waiting) == ([[0, 1, 1, 0]], [])
+    beside(monkeypatch, (0, 0, 1, 1))
+    with pytest.raises(OtherFailed), meetings(lambda: ""):
+        pass
+    beside(monkeypatch, (1, 1, 1, 1))
+    with pytest.raises(Left), meetings(lambda: ""):
+        pass
+
+    def left() -> None:
+        raise OtherFailed
+
+    why = bytes([1]) + b"no room on its disk"
+    monkeypatch.setattr(collectives, "exchange", lambda own, group: [own, torch.tensor(list(why.ljust(512, b"\0")))])
+    with pytest.raises(InputError, match=r"cannot work \(rank 1: no room on its disk\)"):
+        together(left, "cannot work")
 
 
 def test_ranks_meet_no_more_often_than_they_need(monkeypatch):
@@ -61,7 +85,7 @@ def test_ranks_meet_no_more_often_than_they_need(monkeypatch):
     with meetings(lambda: "") as ranks:
         for done in range(100):
             ranks.tick(done)
-    assert told == [[0, 0, 99]]
+    assert told == [[0, 0, 99, 0]]
 
 
 def test_a_rank_that_had_failed_before_all_leave_does_not_forget_why(monkeypatch):

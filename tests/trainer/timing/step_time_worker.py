@@ -36,6 +36,11 @@ def step(engine: Engine, steps: int) -> None:
     engine.step(1e-3, weight_sum=1.0)
 
 
+TO_ALL, SMALL = {"use_multi_rank_bucket_allreduce": True}, {"reduce_bucket_size": 2000}
+OWN = [
+    *(("fp32", zero, keys) for zero in (0, 1, 2, 3) for keys in (TO_ALL, SMALL, TO_ALL | SMALL)),
+    *(("bf16", 1, keys) for keys in (TO_ALL, SMALL)),
+]
 RELEASED = {"stage3_param_persistence_threshold": 0}
 
 
@@ -48,9 +53,11 @@ def counted(
     live: bool,
     freeze: bool = False,
     kept: bool | None = None,
+    keys: dict | None = None,
 ) -> dict:
     """What a second step says; ``freeze``: with frozen embeddings, and with them the head; ``live``: parameters may
-    stay gathered from the forward to the backward pass; ``kept``: and longer (default: as ``live``)."""
+    stay gathered from the forward to the backward pass; ``kept``: and longer (default: as ``live``); ``keys``: of
+    the recipe's own, in ``zero_optimization``."""
     kept = live if kept is None else kept
     config = StudentConfig(config={**SHAPE, "tie_word_embeddings": True})
     ids = {"bos_id": 1, "eos_id": 2, "pad_id": 0}
@@ -61,7 +68,7 @@ def counted(
     parameters = sum(p.numel() for p in student.parameters())
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     settings = TrainConfig(steps=1, zero=zero, precision=precision)
-    raw = {"zero_optimization": RELEASED if live else FEW} if not kept else {}
+    raw = {"zero_optimization": ({} if kept else RELEASED if live else FEW) | (keys or {})}
     engine = Engine(student, settings, accumulation=steps, raw_deepspeed=raw)
     step(engine, steps)
     before = stats.state()
@@ -75,6 +82,7 @@ def counted(
         "live": live,
         "kept": kept,
         "frozen": parameters - trained,
+        "keys": keys or {},
     }
     tensors = len(list(student.parameters()))
     return {**about, "parameters": parameters, "tensors": tensors, "said": said}
@@ -92,6 +100,7 @@ def main(stats: CollectiveStats) -> None:
                 if zero == 3:
                     found.append(counted(stats, precision, zero, steps, live=True, kept=False))
             found.append(counted(stats, precision, zero, 2, live=True, freeze=True))
+    own = [counted(stats, precision, zero, 2, live=True, keys=keys) for precision, zero, keys in OWN]
     before = stats.seconds
     if dist.get_rank() == 0:
         torch.distributed.barrier()
@@ -105,7 +114,7 @@ def main(stats: CollectiveStats) -> None:
     dist.all_gather(both, waited)
     if dist.get_rank() == 0:
         with open(sys.argv[-1], "w") as handle:
-            json.dump({"cases": found, "waited": [float(one) for one in both]}, handle)
+            json.dump({"cases": found, "own": own, "waited": [float(one) for one in both]}, handle)
 
 
 if __name__ == "__main__":

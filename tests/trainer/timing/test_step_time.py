@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,25 @@ def test_deepspeed_sends_what_the_model_says(counted):
             again = case["zero"] == 3 and case["live"] and operation == "all_gather"
             room = (case["steps"] - 1) * number * VOCABULARY * SHAPE["hidden_size"] if again else 0
             assert size * 0.99 - 64 <= said <= size * 1.01 + 2048 + room, (about, operation, said, size)
+
+
+def test_a_recipes_own_buckets_are_sent_as_deepspeed_sends_them(counted):
+    """At ZeRO 0, and at 1 in bf16, DeepSpeed does not heed them (``launch/bench/forecast_student.py``). A bucket holds
+    whole tensors, so that there may be up to twice as many as their elements would fill."""
+    assert len(counted["own"]) == 14
+    for case in counted["own"]:
+        heeds = case["zero"] > 1 or (case["zero"], case["precision"]) == (1, "fp32")
+        keys = case["keys"] if heeds else {}
+        to_owners = not keys.get("use_multi_rank_bucket_allreduce", not heeds)
+        about = task(even(1.0, case["steps"], 2), parameters=case["parameters"], zero=case["zero"], to_owners=to_owners)
+        about = replace(about, bucket=keys.get("reduce_bucket_size", 10**6))
+        operation, size, calls = volumes(about, coalesced=False)["gradients"]
+        of_owners = to_owners and case["zero"] in (1, 2)
+        heard = "reduce" if of_owners else f"{operation}_tensor" if case["zero"] == 3 else operation
+        said = case["said"][heard]
+        flag = 1 if heard == "all_reduce" else 0  # of an infinite gradient, and norms
+        assert calls <= said[0] - flag <= (2 if "reduce_bucket_size" in keys else 1) * calls, case
+        assert size == pytest.approx((0.75 if of_owners else 1) * said[1], rel=0.01), case
 
 
 def test_without_coalescing_each_tensor_is_gathered_by_itself(counted):
@@ -240,6 +260,12 @@ def test_on_a_cpu_gradients_go_to_their_owners_in_small_buckets():
     assert volumes(two)["gradients"][1] == 3 * 20_000_000
     none = task(even(1, 3, 4), parameters=5_000_000, zero=0)
     assert volumes(none, **gloo)["gradients"] == ("all_reduce", 20_000_000, 1)
+    large = replace(two, bucket=4 * 10**6)
+    assert volumes(large, **gloo)["gradients"] == ("all_reduce", 3 * 0.75 * 20_000_000, 3 * (2 + 1))
+    to_all = replace(large, to_owners=False)
+    assert volumes(to_all, **gloo)["gradients"] == ("all_reduce", 3 * 20_000_000, 3 * 2)
+    assert volumes(replace(to_all, bucket=None), **gloo)["gradients"][2] == 3 * 5, "small ones, as before"
+    assert volumes(replace(large, to_owners=True))["gradients"] == volumes(large, **gloo)["gradients"], "on GPUs"
 
 
 def test_what_is_frozen_is_gathered_but_has_no_gradient():
