@@ -58,10 +58,10 @@ def ask_to_stop(job, doing: str, refresh: int) -> None:
     """The first rank is asked as soon as this begins: the ranks hear it at the first token, or pack."""
     plain = job.own_texts.meeting
 
-    def meeting(number, what, total, unit):
+    def meeting(number, what, *more):
         if (number, what) == (refresh, doing) and job.engine.rank == 0:
             stopping.request(job.directory, "")
-        return plain(number, what, total, unit)
+        return plain(number, what, *more)
 
     job.own_texts.meeting = meeting
 

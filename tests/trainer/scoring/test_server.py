@@ -14,8 +14,8 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.channels import BUILT_IN
 from tracestill.data_pipeline.channels.channel import topk
+from tracestill.data_pipeline.sampling.teachers.api.options import ServerConfig
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
-from tracestill.trainer.recipe.score_settings import ScorerConfig
 from tracestill.trainer.scoring.influence import influence
 from tracestill.trainer.scoring.server import ServedModel
 from tracestill.trainer.scoring.shard import read_shard
@@ -57,10 +57,8 @@ def answer(body: dict, spoil=lambda rows: rows) -> bytes:
 
 
 def served(url: str, **changes: object) -> ServedModel:
-    scorer = ScorerConfig.model_validate(
-        {"model": "m", "channels": ["topk"], "k": 3, "server": {"url": url, "attempts": 2, **changes}}
-    )
-    return ServedModel(scorer, "teacher", TOKENIZER, VOCABULARY)
+    server = ServerConfig.model_validate({"url": url, "attempts": 2, **changes})
+    return ServedModel("m", server, "score.teacher", TOKENIZER, VOCABULARY)
 
 
 def reading(spoil=lambda rows: rows, first=lambda request: None):
