@@ -31,7 +31,12 @@ class AdvantageConfig(BaseModel):
 class TextTeacher(BaseModel):
     """Who scores the student's texts; a bare directory, such as ``teacher: models/teacher``, is its ``model``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        json_schema_extra={"type": ["object", "string", "null"]},
+    )
 
     model: Name = Field(
         description="directory of the model, with the student's tokenizer, or its name at the server; none: nobody "
@@ -49,7 +54,8 @@ class TextTeacher(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _bare(cls, data: Any) -> Any:
-        return {"model": NOBODY if data is None else data} if data is None or isinstance(data, str) else data
+        data = NOBODY if data is None else data
+        return {"model": data} if isinstance(data, str) else data
 
     @model_validator(mode="after")
     def _together(self) -> TextTeacher:

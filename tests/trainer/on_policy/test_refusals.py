@@ -11,6 +11,7 @@ from fake_run import mini_recipe
 from own_texts import prepared, recipe
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.rounds.on_policy import TextTeacher
 from tracestill.launch.run.checks import check_scorer_of_texts
 from tracestill.trainer.assembly.teacher_stops import check_teacher, stop_warning
 from tracestill.trainer.recipe.run_directory import RunDirectory
@@ -98,6 +99,21 @@ def test_a_teacher_may_be_named_alone_or_with_how_it_is_read():
     assert teacher(None) == teacher("none")
     assert teacher(SERVED).has_teacher, "so it is called there"
     assert teacher(SERVED).teacher.directory is None
+
+
+@pytest.mark.parametrize(
+    ("main", "arm", "found"),
+    [
+        ("here", SERVED, SERVED),
+        ("here", {"model": "there", "zero": 3}, {"model": "there", "zero": 3}),
+        ({"model": "here", "zero": 3}, {"model": "there"}, {"model": "there", "zero": 3}),
+        (SERVED, "there", {"model": "there"}),
+    ],
+)
+def test_an_arm_may_have_its_teacher_elsewhere(main, arm, found):
+    over = {"train": {"on_policy": {"teacher": arm}}}
+    asked = mini_recipe(arms={"other": over}, train={"steps": 4, "on_policy": {"teacher": main}})
+    assert asked.for_arm("other").train.on_policy.teacher == TextTeacher(**found)
 
 
 def test_a_training_stays_current_wherever_its_teacher_lies_and_not_if_it_is_another(tmp_path):
