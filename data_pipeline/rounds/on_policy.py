@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tracestill.data_pipeline.guards.names import Name
+from tracestill.data_pipeline.sampling.teachers.api.options import ServerConfig
 
 NOBODY = "none"  # as `teacher: none`
 
@@ -24,6 +26,51 @@ class AdvantageConfig(BaseModel):
         if not self.right and not self.wrong:
             raise ValueError("right and wrong are both 0: nothing would be learnt")
         return self
+
+
+class TextTeacher(BaseModel):
+    """Who scores the student's texts; a bare directory, such as ``teacher: models/teacher``, is its ``model``."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        json_schema_extra={"type": ["object", "string", "null"]},
+    )
+
+    model: Name = Field(
+        description="directory of the model, with the student's tokenizer, or its name at the server; none: nobody "
+        "scores texts, and they count by their advantage alone"
+    )
+    zero: Literal[0, 3] = Field(
+        0,
+        description="3: the model's parameters are shared out among the ranks (ZeRO-3), for one that a rank has no "
+        "memory for; 0: every rank has all",
+    )
+    server: ServerConfig | None = Field(
+        None, description="asks a server that has the model, under that name, in place of reading with it here"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, data: Any) -> Any:
+        data = NOBODY if data is None else data
+        return {"model": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _together(self) -> TextTeacher:
+        if self.zero and (self.server is not None or self.model == NOBODY):
+            raise ValueError("zero: is for a model that is read here; leave it out with a server, and with model: none")
+        return self
+
+    @property
+    def directory(self) -> Path | None:
+        """Of a model that is read here."""
+        return None if self.server is not None or self.model == NOBODY else Path(self.model)
+
+    def identity(self) -> Any:
+        """What of it decides what it says: where its parameters lie, or at which address they are served, does not."""
+        return self.model if self.server is None else {"model": self.model, "server": {"form": self.server.form}}
 
 
 class LengthStop(BaseModel):
@@ -44,10 +91,7 @@ class OnPolicyConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    teacher: Name = Field(
-        description="directory of the model that scores the student's texts, with the student's tokenizer; none: "
-        "nobody does, and texts count by their advantage alone"
-    )
+    teacher: TextTeacher = Field(description="who scores the student's texts; a bare directory is its model")
     divergence: Literal["reverse", "forward", "jsd"] = Field(
         "reverse", description="reverse: KL(student || teacher); forward: KL(teacher || student); jsd: between the two"
     )
@@ -69,11 +113,6 @@ class OnPolicyConfig(BaseModel):
     max_ratio: float = Field(2.0, ge=1, description="largest of these ratios")
     stop: LengthStop = Field(LengthStop(), description="when training ends before its last step")
 
-    @field_validator("teacher", mode="before")
-    @classmethod
-    def _nobody(cls, teacher: object) -> object:
-        return NOBODY if teacher is None else teacher
-
     @model_validator(mode="after")
     def _together(self) -> OnPolicyConfig:
         if self.beta != 0.5 and self.divergence != "jsd":
@@ -88,4 +127,4 @@ class OnPolicyConfig(BaseModel):
 
     @property
     def has_teacher(self) -> bool:
-        return self.teacher != NOBODY
+        return self.teacher.server is not None or self.teacher.model != NOBODY

@@ -16,6 +16,7 @@ from tracestill.data_pipeline.documents.chat_parts import messages_of
 from tracestill.data_pipeline.documents.chat_template import ChatTemplate
 from tracestill.data_pipeline.documents.encode import EncodeConfig, load_layout
 from tracestill.data_pipeline.sampling.files.formats import parts_of
+from tracestill.data_pipeline.sampling.teachers.api.options import ServerConfig
 from tracestill.data_pipeline.variations.further import refuse_absent
 from tracestill.launch.hosts.cluster import Cluster
 from tracestill.launch.run.runner import is_due
@@ -78,8 +79,7 @@ def check_scorer(recipe: Recipe, name: str) -> None:
     if scorer.server is not None:
         if student.encoder_decoder:
             raise InputError(f"score.{name}.server: reads the documents of decoders only; let a model here read them")
-        if scorer.server.api_key_env is not None and not os.environ.get(scorer.server.api_key_env):
-            raise InputError(f"score.{name}.server.api_key_env: {scorer.server.api_key_env} is not set")
+        check_key(f"score.{name}", scorer.server)
         return
     path = student.pretrained if scorer.is_student else Path(scorer.model)
     if path is None:
@@ -209,21 +209,29 @@ def check_reference(recipe: Recipe) -> None:
             raise InputError(f"weighting.options.reference: {error}") from error
 
 
+def check_key(where: str, server: ServerConfig | None) -> None:
+    """Raise InputError without the key of a model's server, if it has one that wants one."""
+    if server is not None and server.api_key_env is not None and not os.environ.get(server.api_key_env):
+        raise InputError(f"{where}.server.api_key_env: {server.api_key_env} is not set")
+
+
 def check_scorer_of_texts(recipe: Recipe) -> None:
     """Raise InputError if the teacher of ``train.on_policy`` would not load, or has another vocabulary than the
-    tokenizer that the recipe names, if it does."""
+    tokenizer that the recipe names, if it does; of one that is served, without its key."""
     from tracestill.trainer.assembly.teacher_stops import own_tokenizer
     from tracestill.trainer.loading.loading import check_model
-    from tracestill.trainer.scoring.model import other_token
+    from tracestill.trainer.scoring.model import check_tokens
 
     own = recipe.train.on_policy
-    if own is None or not own.has_teacher:
+    if own is None:
+        return
+    check_key("train.on_policy.teacher", own.teacher.server)
+    if (directory := own.teacher.directory) is None:
         return
     try:
-        check_model(Path(own.teacher), None)
-        tokenizer = own_tokenizer(recipe)
-        if tokenizer is not None and (other := other_token(tokenizer, Path(own.teacher))):
-            raise InputError(f"{other}; take a model with the student's tokenizer")
+        check_model(directory, None)
+        if (tokenizer := own_tokenizer(recipe)) is not None:
+            check_tokens(tokenizer, directory)
     except InputError as error:
         raise InputError(f"train.on_policy.teacher: {error}") from error
 

@@ -26,8 +26,9 @@ OWN = {"questions": 3, "samples": 2, "refresh": 2, "max_new_tokens": 12}
 WIDE = {**STUDENT, "initializer_range": 0.3}  # its draws, and a teacher's opinion of them, differ
 
 
-def recipe(teacher: Path | str, own: dict[str, Any] | None = None, **train: Any) -> Recipe:
-    about = {"teacher": str(teacher), **({} if teacher == "none" else {"k": K}), **OWN, **(own or {})}
+def recipe(teacher: Path | str | dict[str, Any], own: dict[str, Any] | None = None, **train: Any) -> Recipe:
+    named = teacher if isinstance(teacher, dict) else str(teacher)
+    about = {"teacher": named, **({} if teacher == "none" else {"k": K}), **OWN, **(own or {})}
     settings = {"steps": 5, "ranks": 2, "zero": 2, "log_every": 1, "checkpoint_every": 1, "lr": 3e-2, "keep": 9}
     return mini_recipe(
         arms={},

@@ -14,7 +14,9 @@ from tokenizers import Tokenizer
 
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.documents.encode import load_layout
+from tracestill.data_pipeline.rounds.on_policy import TextTeacher
 from tracestill.trainer.recipe.recipe import Recipe
+from tracestill.trainer.recipe.score_settings import ScorerConfig
 from tracestill.trainer.weighting.weighting import weighed_kinds
 
 CONFIGS = "generation_config.json", "config.json"  # the first that names them counts
@@ -47,13 +49,17 @@ def check_teacher(recipe: Recipe, tokenizer: Path | None = None, eos: int | None
 
 def stop_warning(recipe: Recipe) -> list[str]:
     """A line if nobody can tell where a model that is followed stops: it is served, or its directory does not say."""
-    if recipe.distil is None or not weighs_stops(recipe):
+    followed: ScorerConfig | TextTeacher
+    if recipe.train.on_policy is not None and recipe.train.on_policy.has_teacher:
+        followed = recipe.train.on_policy.teacher
+    elif recipe.distil is not None and not recipe.score[recipe.distil.scorer].is_student:
+        followed = recipe.score[recipe.distil.scorer]
+    else:
         return []
-    scorer = recipe.score[recipe.distil.scorer]
-    if scorer.is_student or (scorer.server is None and stops_of(Path(scorer.model))):
+    if not weighs_stops(recipe) or (followed.server is None and stops_of(Path(followed.model))):
         return []
-    why = "is served" if scorer.server is not None else "names no stop symbols"
-    return [f"{scorer.model} {why}, so look yourself whether it ends its texts as the student's documents end"]
+    why = "is served" if followed.server is not None else "names no stop symbols"
+    return [f"{followed.model} {why}, so look yourself whether it ends its texts as the student's documents end"]
 
 
 def weighs_stops(recipe: Recipe) -> bool:
@@ -83,8 +89,8 @@ def template_warning(recipe: Recipe, tokenizer: Path) -> list[str]:
 def model_of(recipe: Recipe) -> Path | None:
     """The directory of the model that is followed; None: there is none, or it is the student."""
     own = recipe.train.on_policy
-    if own is not None and own.has_teacher and Path(own.teacher).is_dir():
-        return Path(own.teacher)
+    if own is not None and (directory := own.teacher.directory) is not None and directory.is_dir():
+        return directory
     if recipe.distil is None:
         return None
     scorer = recipe.score[recipe.distil.scorer]

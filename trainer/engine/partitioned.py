@@ -10,7 +10,7 @@ import contextlib
 import copy
 import io
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import deepspeed
 import torch
@@ -20,10 +20,18 @@ from torch import nn
 from tracestill.kernels.loss import TokenScores
 from tracestill.kernels.pack import PackedBatch
 from tracestill.trainer.engine import leaves
-from tracestill.trainer.engine.engine import World
 from tracestill.trainer.student.student import Student
 
 OF_PARAMETERS = "stage3_"  # how keys of DeepSpeed's block zero_optimization begin that are about them
+
+
+class Place(Protocol):
+    """Where a rank computes, and in what: ``engine.World``, or an ``Engine``."""
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
 
 
 class Reading(nn.Module):
@@ -40,10 +48,11 @@ class Reading(nn.Module):
 class Partitioned:
     """A student on the CPU of every rank becomes one whose parameters lie on ``world.device``, a part on each rank."""
 
-    def __init__(self, student: Student, world: World, raw_deepspeed: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, student: Student, world: Place, raw_deepspeed: Mapping[str, Any] | None = None) -> None:
         """``raw_deepspeed``: the recipe's block, of which the keys about ZeRO-3's parameters hold here too. Called on
         every rank; each has one whole parameter on its device at a time."""
         module, self.device = Reading(student), world.device
+        self.meet: Callable[..., bool] = self.somebody  # or what does the same, and more
         block = (raw_deepspeed or {}).get("zero_optimization", {})
         zero = {"stage": 3, **{key: value for key, value in block.items() if key.startswith(OF_PARAMETERS)}}
         leaves.name_leaves(zero, module)
@@ -59,18 +68,16 @@ class Partitioned:
         self.deepspeed.eval()
 
     def read(self, row: PackedBatch, **wanted: Any) -> TokenScores:
-        """As ``Student.token_scores``, while every other rank reads, or has called ``finish``."""
-        self.somebody(reads=True)
+        """As ``Student.token_scores``, while every other rank reads, or goes ``along`` with those that do."""
+        self.meet(works=True)
         return self.deepspeed(row, **wanted)
 
-    def finish(self, row: PackedBatch, tick: Callable[[], None]) -> None:
-        """Go along with the other ranks, reading ``row``, until none reads any more."""
-        while self.somebody(reads=False):
-            self.deepspeed(row)
-            tick()
+    def along(self, row: PackedBatch) -> None:
+        """A pass that only others need, once ``meet`` has said that there is one."""
+        self.deepspeed(row)
 
-    def somebody(self, *, reads: bool) -> bool:
+    def somebody(self, *, works: bool) -> bool:
         """Whether any rank reads. Called on every rank before each pass."""
-        flag = torch.tensor(float(reads), device=self.device)
+        flag = torch.tensor(float(works), device=self.device)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         return bool(flag)

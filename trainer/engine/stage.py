@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import psutil
 import torch
 import torch.distributed as dist
@@ -14,7 +12,7 @@ from tracestill.trainer.loading.four_bits import is_quantised
 from tracestill.trainer.ranks.placement import find_placement
 from tracestill.trainer.recipe.optimizers import optimizer_bytes
 from tracestill.trainer.recipe.settings import BUCKET, TrainConfig
-from tracestill.trainer.student.check import elements_in
+from tracestill.trainer.student.check import elements_of
 
 
 def resolve_stage(
@@ -27,8 +25,8 @@ def resolve_stage(
         room = float(torch.cuda.get_device_properties(device).total_memory)
     else:
         room = psutil.virtual_memory().total / max(map(len, find_placement().ranks))
-    if settings.on_policy is not None and settings.on_policy.has_teacher:
-        room -= dtype.itemsize * elements_in(Path(settings.on_policy.teacher))
+    if settings.on_policy is not None:
+        room -= dtype.itemsize * elements_of(settings.on_policy.teacher, dist.get_world_size())
     least = torch.tensor(room, dtype=torch.float64, device=device)
     dist.all_reduce(least, op=dist.ReduceOp.MIN)
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)

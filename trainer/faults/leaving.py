@@ -25,14 +25,16 @@ class Left(Exception):
 class Meetings:
     """Those of one piece of work, on one rank."""
 
-    def __init__(self, asked: Callable[[], object], tell: Callable[[int], None]) -> None:
-        self.asked, self.tell = asked, tell
+    def __init__(
+        self, asked: Callable[[], object], tell: Callable[[int], None], along: Callable[[], None] | None = None
+    ) -> None:
+        self.asked, self.tell, self.along = asked, tell, along
         self.done, self.met = 0, time.monotonic()
 
     def tick(self, done: int) -> None:
         """So many units of this rank's work are done; meet, if it is time. Raises as ``meet``."""
         self.done = done
-        if time.monotonic() - self.met >= MEET_SECONDS:
+        if self.along is None and time.monotonic() - self.met >= MEET_SECONDS:
             self.meet(works=True)
 
     def meet(self, *, works: bool, failed: bool = False) -> bool:
@@ -50,22 +52,30 @@ class Meetings:
 
 
 @contextlib.contextmanager
-def meetings(asked: Callable[[], object], tell: Callable[[int], None] = lambda done: None) -> Iterator[Meetings]:
+def meetings(
+    asked: Callable[[], object],
+    tell: Callable[[int], None] = lambda done: None,
+    along: Callable[[], None] | None = None,
+) -> Iterator[Meetings]:
     """For a rank's share of some work, which calls ``Meetings.tick`` now and then; called on every rank. ``asked``:
     whether this rank is to stop; ``tell`` hears at each meeting how many units of all ranks' work are done.
 
     To be called inside of ``together``. Ends when all ranks' shares have, so that all meet equally often. An error that
     ``together`` tells of is raised at the next meeting, and OtherFailed on the other ranks. Raises Left on all ranks,
     whose cause is such an error of this one's.
+
+    ``along``: for work that no rank does alone, piece by piece: a rank that works calls ``Meetings.meet`` itself before
+    each piece, which then is the only time that they meet, and one whose share is done goes ``along``.
     """
-    held, failure = Meetings(asked, tell), None
+    held, failure = Meetings(asked, tell, along), None
     try:
         yield held
     except FAULTS as error:
         failure = error
     try:
         while held.meet(works=False, failed=failure is not None):
-            pass
+            if along is not None:
+                along()
     except Left as left:
         raise left from failure
     except OtherFailed:

@@ -167,7 +167,9 @@ class OnPolicy:
         finally:
             self.spent[part] += time.perf_counter() - begun
 
-    def meeting(self, refresh: int, doing: Doing, total: int, unit: str) -> contextlib.AbstractContextManager[Meetings]:
+    def meeting(
+        self, refresh: int, doing: Doing, total: int, unit: str, along: Callable[[], None] | None = None
+    ) -> contextlib.AbstractContextManager[Meetings]:
         """``meetings`` of ranks that share ``total`` units of a refresh, which all who look are told of."""
 
         def tell(done: int) -> None:
@@ -181,7 +183,7 @@ class OnPolicy:
                 self.job.console.print(str(found), soft_wrap=True)
 
         self.spoken = time.monotonic()
-        return meetings(self.asked, tell)
+        return meetings(self.asked, tell, along)
 
     def is_too_long(self, texts: Texts) -> bool:
         bound = self.own.stop.length

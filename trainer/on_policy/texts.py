@@ -57,7 +57,7 @@ TEXT_SCHEMA = pa.schema(
     ]
 )
 Row = dict[str, Any]
-Meeting = Callable[[int, Any, int, str], AbstractContextManager[Meetings]]  # see ``OnPolicy.meeting``
+Meeting = Callable[..., AbstractContextManager[Meetings]]  # see ``OnPolicy.meeting``
 
 
 @dataclass(frozen=True)

@@ -212,6 +212,8 @@ class RunDirectory:
             asking |= {"max_new_tokens", "batch_size", "batch_tokens"}
             config |= {key: recipe.get(key, {}) for key in ("segment", "plan")}
             config["readers"] = recipe["sample"].get("readers", [])
+            taught = {**config["train"]["on_policy"], "teacher": own.train.on_policy.teacher.identity()}
+            config["train"] = {**config["train"], "on_policy": taught}
             read = (*TRAINED_ON, "sample")
         if asking:
             config["evaluate"] = {key: value for key, value in recipe.get("evaluate", {}).items() if key in asking}
@@ -345,8 +347,8 @@ def trained_with(recipe: Recipe) -> dict[str, dict[str, Path]]:
     found = named_files(recipe.weighting.options, "weighting.options")
     if (base := recipe.student.pretrained) is not None:
         found[BASE] = files_of_model(base, recipe.student.trust_remote_code)
-    if (own := recipe.train.on_policy) is not None and own.has_teacher:
-        found["train.on_policy.teacher"] = files_of_model(Path(own.teacher), None)
+    if (own := recipe.train.on_policy) is not None and (directory := own.teacher.directory) is not None:
+        found["train.on_policy.teacher"] = files_of_model(directory, None)
     if (module := own_module(recipe.weighting.use)) is not None:
         found["weighting.module"] = own_modules.files(module)
     if (module := own_attention(recipe.student.attention)) is not None:

@@ -13,37 +13,13 @@ from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.channels import BUILT_IN, Channel
 from tracestill.data_pipeline.channels.channel import topk
 from tracestill.data_pipeline.guards.names import Name
-from tracestill.data_pipeline.sampling.teachers.api.options import TeacherOptions
+from tracestill.data_pipeline.sampling.teachers.api.options import ServerConfig
 
 STUDENT = "student"  # the model of a scorer that is the student before training
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # of a scorer; behind it stands a point and a channel
 TOPK = "topk"
 ENTRIES = 32  # a token, in topk
 EXACT = "exact"  # how a manifest calls influence that is not approximate
-
-
-class ServerConfig(BaseModel):
-    """The ``server`` of a scorer: an OpenAI-compatible one that tells of every token of a prompt."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    url: str = Field(description="address of the server's API, such as http://localhost:8000/v1")
-    api_key_env: str | None = Field(
-        None, description="the environment variable that holds the key; null: the server wants none"
-    )
-    form: Literal["prompt_logprobs", "echo"] = Field(
-        "prompt_logprobs",
-        description="which field tells of the prompt: prompt_logprobs (vLLM's), or echo with logprobs",
-    )
-    concurrency: int = Field(16, ge=1, le=1000, description="requests under way")
-    timeout: float = Field(600, gt=0, description="seconds until an answer is wholly there")
-    attempts: int = Field(6, ge=1, description="tries of a request that comes to nothing; a busy server counts less")
-
-    @field_validator("url")
-    @classmethod
-    def _address(cls, url: str) -> str:
-        TeacherOptions(url=url, model="any")  # says what is wrong with it
-        return url
 
 
 class ScorerConfig(BaseModel):

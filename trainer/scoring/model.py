@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,12 +13,14 @@ from tokenizers import Tokenizer
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.channels import Channel
+from tracestill.data_pipeline.sampling.teachers.api.options import ServerConfig
 from tracestill.data_pipeline.tokens.store import TokenStore
-from tracestill.trainer.batches.rectangles import layout_for
+from tracestill.trainer.batches.rectangles import RowMaker, layout_for
 from tracestill.trainer.engine.engine import World
-from tracestill.trainer.engine.partitioned import Partitioned
+from tracestill.trainer.engine.partitioned import Partitioned, Place
 from tracestill.trainer.loading.gguf import plain_place
 from tracestill.trainer.loading.loading import load_config, load_tokenizer
+from tracestill.trainer.ranks.collectives import together
 from tracestill.trainer.ranks.console import say
 from tracestill.trainer.ranks.join_ranks import is_first
 from tracestill.trainer.recipe.positions import positions_in
@@ -28,18 +31,22 @@ from tracestill.trainer.recipe.settings import StudentConfig
 from tracestill.trainer.scoring.align import OtherTokens, Translation, coverage
 from tracestill.trainer.scoring.reading import LocalModel, Source
 from tracestill.trainer.scoring.shard import looked_at
-from tracestill.trainer.student.student import build_student
+from tracestill.trainer.student.student import Student, build_student
 
+if TYPE_CHECKING:
+    from tracestill.trainer.scoring.server import ServedModel
+
+SERVED_TOKENS = 1 << 16  # of the documents that a server is asked for at a time
 SOME = 500  # documents of which the coverage is looked up before anything is read
 
 
-def open_served(run: RunDirectory, arm: str, name: str) -> Source:
-    """The model of scorer ``name`` behind its server. Raises InputError as ``ServedModel``."""
+def open_served(run: RunDirectory, arm: str, where: str, model: str, server: ServerConfig) -> ServedModel:
+    """The model of the recipe's field ``where`` behind its server. Raises InputError as ``ServedModel``."""
     from tracestill.trainer.scoring.server import ServedModel
 
     size = (read_manifest(run.stage(arm, "encode")) or {})["vocab_size"]
     tokenizer = Tokenizer.from_file(str(run.stage(arm, "tokenizer") / "tokenizer.json"))
-    return ServedModel(run.for_arm(arm).score[name], name, tokenizer, size)
+    return ServedModel(model, server, where, tokenizer, size)
 
 
 def open_local(
@@ -71,33 +78,64 @@ def open_local(
         check_coverage(translation, store, looked_at(channels, store.kind_names), scorer, where)
         size = load_config(config.pretrained or Path(), config.trust_remote_code).get_text_config().vocab_size
         made = {"bos_id": None, "eos_id": 0, "pad_id": 0, "vocab_size": size}
-    device, dtype = world.device, world.dtype
-    how: Any = {"device": device, "dtype": dtype, "chunk_rows": own.train.chunk_rows, "seed": own.seed}
+    most = max((channel.width for channel in channels), default=1)
+
+    def check(student: Student) -> None:
+        if most > (rows := len(student.head[0].weight)):
+            raise InputError(f"{where}.k: {most} entries a token of a vocabulary of {rows}; lower it")
+        if translation is not None and student.model.config.is_encoder_decoder:
+            raise InputError(f"{where}.align: reads with decoders only")
+
+    local = load(config, where, own, world, made, check, zero=scorer.zero, store=None if translation else store)
+    return local if translation is None else OtherTokens(local, translation, positions_of(local.student))
+
+
+def load(
+    config: StudentConfig,
+    where: str,
+    own: Recipe,
+    world: Place,
+    made: dict[str, Any],
+    check: Callable[[Student], None],
+    *,
+    zero: int,
+    store: TokenStore | None = None,
+) -> LocalModel:
+    """The model of the recipe's field ``where``, ready to read ``store``; with ``zero`` 3 its parameters lie on all
+    ranks, which all call this. ``made`` goes to ``build_student``; ``check`` looks at what it builds. Raises InputError
+    as they do, on all ranks if they are needed, and if there is too little memory."""
+    found: list[tuple[Student, RowMaker]] = []
+
+    def build() -> None:
+        how: Any = {"device": world.device, "dtype": world.dtype, "chunk_rows": own.train.chunk_rows, "seed": own.seed}
+        try:
+            student = build_student(config, num_kinds=len(own.span_kinds()), **made, **how)
+            found.append((student, layout_for(student.model.config, store).make_row))
+        except InputError as error:
+            raise InputError(f"{where}: {str(error).replace('student.pretrained', 'model')}") from error
+        check(student)
+
+    if zero == 3:
+        together(build, f"{where}: not every rank can load it")
+    else:
+        build()
+    student, make_row = found[0]
+    student.cast(world.dtype).eval().requires_grad_(False)
     try:
-        student = build_student(config, num_kinds=len(own.span_kinds()), **made, **how)
-        layout = layout_for(student.model.config, None if translation else store)
-    except InputError as error:
-        raise InputError(f"{where}: {str(error).replace('student.pretrained', 'model')}") from error
-    rows = len(student.head[0].weight)
-    if (most := max((channel.width for channel in channels), default=1)) > rows:
-        raise InputError(f"{where}.k: {most} entries a token of a vocabulary of {rows}; lower it")
-    student.cast(dtype).eval().requires_grad_(False)
-    try:
-        shared = Partitioned(student, world, own.deepspeed) if scorer.zero == 3 else None
+        shared = Partitioned(student, world, own.deepspeed) if zero == 3 else None
         if shared is None:
-            student.to(device)
+            student.to(world.device)
     except torch.OutOfMemoryError as error:
-        more = f"set {where}.zero: 3, which shares it out" if scorer.zero == 0 else "take more ranks"
+        more = "take more ranks" if zero == 3 else f"set {where}.zero: 3, which shares it out"
         raise InputError(
-            f"{where}.model: does not fit into the memory of {device}; {more}, take a smaller or quantised one, or a "
-            f"server that has it ({where}.server)"
+            f"{where}.model: does not fit into the memory of {world.device}; {more}, take a smaller or quantised one, "
+            f"or a server that has it ({where}.server)"
         ) from error
-    local = LocalModel(student, layout.make_row, made["pad_id"], device, shared)
-    if translation is None:
-        return local
-    if student.model.config.is_encoder_decoder:
-        raise InputError(f"{where}.align: reads with decoders only")
-    return OtherTokens(local, translation, positions_in(student.model.config.to_dict()))
+    return LocalModel(student, make_row, made["pad_id"], world.device, shared)
+
+
+def positions_of(student: Student) -> int | None:
+    return positions_in(student.model.config.to_dict())
 
 
 def config_of(own: Recipe, name: str) -> StudentConfig:
@@ -119,6 +157,12 @@ def other_token(tokenizer: Path, model: Path) -> str:
         return ""
     told = f"token {other!r} is {ours[other]} in {tokenizer}, {theirs.get(other, 'unknown')} there"
     return f"{model} has another vocabulary than the student: {told}"
+
+
+def check_tokens(tokenizer: Path, model: Path) -> None:
+    """Raise InputError for a model whose tokens are not the student's."""
+    if other := other_token(tokenizer, model):
+        raise InputError(f"{other}; take a model with the student's tokenizer")
 
 
 def translation_to(model: Path, tokenizer: Path, special: dict[str, int | None]) -> Translation:

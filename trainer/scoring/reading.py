@@ -84,8 +84,14 @@ class LocalModel:
         return found
 
     def finish(self, tick: Callable[[], None]) -> None:
-        if self.shared is not None:
-            two, ends = np.array([0, 1], np.uint8), np.array([0, 2])  # one token to read, one to predict
-            one = np.ones(1, np.float32)
-            tokens, table = np.full(2, self.pad_id, np.int32), np.array([0, 1], np.float32)
-            self.shared.finish(self.make_row(tokens, two, ends, one, table, self.pad_id, self.device), tick)
+        while self.shared is not None and self.shared.meet(works=False):
+            self.along()
+            tick()
+
+    def along(self) -> None:
+        """A pass of which only other ranks need something, where parameters are shared out."""
+        assert self.shared is not None
+        two, ends = np.array([0, 1], np.uint8), np.array([0, 2])  # one token to read, one to predict
+        tokens, table = np.full(2, self.pad_id, np.int32), np.array([0, 1], np.float32)
+        one = np.ones(1, np.float32)
+        self.shared.along(self.make_row(tokens, two, ends, one, table, self.pad_id, self.device))

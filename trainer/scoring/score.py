@@ -36,11 +36,11 @@ from tracestill.trainer.recipe.score_settings import EXACT
 from tracestill.trainer.scoring.by_attention import influence_by_attention
 from tracestill.trainer.scoring.by_attention import tokens_read as tokens_hidden
 from tracestill.trainer.scoring.influence import influence, tokens_read
-from tracestill.trainer.scoring.model import open_local, open_served
+from tracestill.trainer.scoring.model import SERVED_TOKENS, open_local, open_served
+from tracestill.trainer.scoring.reading import Source
 from tracestill.trainer.scoring.shard import read_shard, shared_writer
 from tracestill.trainer.scoring.summary import counts_of, foreseen, kept_of
 
-SERVED_TOKENS = 1 << 16  # of the documents that a server is asked for at a time
 WAIT = 0.5  # seconds between two looks for the shards of other ranks
 
 
@@ -70,10 +70,11 @@ def score(run: RunDirectory, arm: str, name: str, world: World, watch: Watchdog)
     scorer = own.score[name]
     if mine or (missing and scorer.zero == 3):  # then no rank reads alone
         watch.phase("load", 0)
+        source: Source
         if scorer.server is None:
             source, capacity = open_local(run, arm, name, store, channels, world), own.plan.capacity
         else:
-            source, capacity = open_served(run, arm, name), SERVED_TOKENS
+            source, capacity = open_served(run, arm, f"score.{name}", scorer.model, scorer.server), SERVED_TOKENS
         of_tokens = [channel for channel in channels if channel.per == "token"]
         by_step = WAYS[scorer.approximate] if len(of_tokens) < len(channels) else None
         read = [writer.shards[number].documents for number in missing]

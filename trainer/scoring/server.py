@@ -16,15 +16,15 @@ import torch
 from tokenizers import Tokenizer
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.sampling.teachers.api.options import TeacherOptions
+from tracestill.data_pipeline.sampling.teachers.api.options import ServerConfig, TeacherOptions
 from tracestill.data_pipeline.sampling.teachers.api.replies import read as read_json
 from tracestill.data_pipeline.sampling.teachers.api.server import Refused, Server, Trouble
 from tracestill.kernels.loss import TokenScores
-from tracestill.trainer.recipe.score_settings import ScorerConfig
 from tracestill.trainer.scoring.reading import Pack
 
 BYTES = 1 << 30  # of an answer that are read at most: about 60 a token and entry
 LONGEST_WAIT = 60.0  # seconds between two tries
+IDLE_SECONDS = 0.5  # between two looks at what else this rank has to do
 BUSY = 60  # times that a server may say so, for one request
 ID = "token_id:"  # how tokens are named that a server was asked to name by id
 
@@ -40,15 +40,14 @@ class Position(NamedTuple):
 class ServedModel:
     """As ``reading.Source``; documents of a pack are asked for side by side."""
 
-    def __init__(self, scorer: ScorerConfig, name: str, tokenizer: Tokenizer, vocabulary: int) -> None:
-        """``name``: of the scorer. Raises InputError without the openai client, or without the key."""
-        assert scorer.server is not None
-        self.settings, self.where, self.vocabulary = scorer.server, f"score.{name}", vocabulary
+    def __init__(self, model: str, settings: ServerConfig, where: str, tokenizer: Tokenizer, vocabulary: int) -> None:
+        """``where``: the recipe's field. Raises InputError without the openai client, or without the key."""
+        self.settings, self.where, self.vocabulary = settings, where, vocabulary
         self.tokenizer = tokenizer
-        how: dict[str, Any] = {"url": self.settings.url, "timeout": self.settings.timeout, "max_bytes": BYTES}
-        how["api_key_env"] = self.settings.api_key_env
-        self.options = TeacherOptions(model=scorer.model, mode="completions", **how)
-        Server(self.options, name)  # says what is missing
+        self.idle: Callable[[], object] = bool  # called while answers are waited for
+        how: dict[str, Any] = {"url": settings.url, "timeout": settings.timeout, "max_bytes": BYTES}
+        self.options = TeacherOptions(model=model, mode="completions", api_key_env=settings.api_key_env, **how)
+        Server(self.options, where)  # says what is missing
 
     def read(self, pack: Pack, *, entropy: bool = False, rank: bool = False, k: int = 0) -> TokenScores:
         assert not entropy
@@ -92,7 +91,15 @@ class ServedModel:
                     who = f"{self.where}: {self.settings.url}, document {pack.names[document]}"
                     found[document] = self.positions(said, tokens, wanted[document], k, who)
 
-            await asyncio.gather(*map(ask, wanted))  # the first error ends all
+            asked = asyncio.gather(*map(ask, wanted))  # the first error ends all
+            try:
+                while not (await asyncio.wait([asked], timeout=IDLE_SECONDS))[0]:
+                    self.idle()
+            except BaseException:
+                asked.cancel()
+                await asyncio.gather(asked, return_exceptions=True)
+                raise
+            await asked
         return found
 
     async def answer(self, server: Server, tokens: list[int], k: int, name: str) -> Any:
@@ -132,7 +139,7 @@ class ServedModel:
             if rows is None:
                 raise InputError(
                     f"{who}: the server tells nothing of the prompt's tokens; one is needed that knows "
-                    f"{self.settings.form} (score.*.server.form)"
+                    f"{self.settings.form} ({self.where}.server.form)"
                 )
             if len(rows) != len(tokens):
                 raise InputError(f"{who}: {len(tokens)} tokens were sent, and {len(rows)} came back; {AS_IS}")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.rounds.on_policy import TextTeacher
 from tracestill.trainer.loading.loading import build_model, check_model, read_config, reason_of, refuse_quantised
 from tracestill.trainer.ranks.mesh import KEY, refuse
 from tracestill.trainer.recipe.positions import positions_in
@@ -89,6 +90,14 @@ def pretrained_config(student: StudentConfig) -> Any:
     except InputError as error:
         raise InputError(f"student.pretrained: {error}") from error
     return config
+
+
+def elements_of(teacher: TextTeacher, ranks: int) -> int:
+    """Those of a teacher's parameters that lie on each of ``ranks``: its part where they are shared out, and none where
+    a server has them. Raises InputError as ``elements_in``."""
+    if teacher.directory is None:
+        return 0
+    return -(-elements_in(teacher.directory) // (ranks if teacher.zero == 3 else 1))
 
 
 @cache

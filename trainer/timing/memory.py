@@ -111,7 +111,7 @@ class Setting:
     host_optimizer: bool = False  # train.offload: AdamW's states lie in the host's memory
     host_parameters: bool = False  # and so do the parameters, until a layer needs them
     entries: int = 0  # of a teacher's distribution at every token, 6 bytes each
-    beside: int = 0  # elements of a model that lies whole beside the student: the teacher of train.on_policy
+    beside: int = 0  # elements of a model that lie beside the student: of the teacher of train.on_policy
     texts: int = 0  # that the student writes at a time between two steps, then learning from them
     text_tokens: int = 0  # of each of them, at most
 

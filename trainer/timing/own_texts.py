@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from tracestill.trainer.recipe.recipe import Recipe
@@ -18,9 +17,9 @@ def own_texts(recipe: Recipe, ranks: int) -> dict[str, Any]:
     texts = min(recipe.evaluate.batch_size, -(-own.questions // ranks) * own.samples)
     if recipe.evaluate.batch_tokens is not None:
         texts = max(1, min(texts, recipe.evaluate.batch_tokens // limit))
-    teacher = {}
+    found = {"texts": texts, "text_tokens": limit}
     if own.has_teacher:
-        from tracestill.trainer.student.check import elements_in  # torch, which not every forecast has loaded
+        from tracestill.trainer.student.check import elements_of  # torch, which not every forecast has loaded
 
-        teacher = {"beside": elements_in(Path(own.teacher)), "entries": own.k}
-    return {**teacher, "texts": texts, "text_tokens": limit}
+        found |= {"beside": elements_of(own.teacher, ranks), "entries": own.k}
+    return found

@@ -39,6 +39,13 @@ def test_a_later_round_goes_on_with_the_student_of_the_one_before(tmp_path):
     assert found.sample == first.sample
 
 
+def test_a_later_round_has_its_teacher_where_the_recipe_says(tmp_path):
+    for teacher in ({"model": "there", "zero": 3}, {"model": "large", "server": {"url": "http://localhost:8000/v1"}}):
+        found = recipe_of(tmp_path, recipe({**ROUNDS, "on_policy": {**OWN, "teacher": teacher}}), 1)
+        held = found.train.on_policy.teacher.model_dump(exclude_defaults=True)
+        assert held == teacher
+
+
 @pytest.mark.parametrize(
     ("said", "rounds"),
     [

@@ -97,3 +97,22 @@ def test_a_rank_that_had_failed_before_all_leave_does_not_forget_why(monkeypatch
     with pytest.raises(Left) as found, meetings(lambda: "") as ranks:
         ranks.tick(1)
     assert found.value.__cause__ is None
+
+
+def test_ranks_in_step_meet_before_each_piece_alone_and_go_along_with_who_works(monkeypatch):
+    told, waiting = beside(monkeypatch, (0, 1, 1), (0, 1, 2), (0, 1, 3), (0, 0, 3))
+    done = []
+    with meetings(lambda: "", along=lambda: done.append("along")) as ranks:
+        assert ranks.meet(works=True)
+        done.append("own")
+        ranks.tick(7)
+    assert told == [[0, 1, 0], [0, 0, 7], [0, 0, 7], [0, 0, 7]], "no meeting by the clock"
+    assert (done, waiting) == (["own", "along", "along"], [])
+
+
+def test_a_rank_that_fails_goes_along_until_the_others_are_done(monkeypatch):
+    beside(monkeypatch, (0, 1, 1), (0, 0, 2))
+    done = []
+    with pytest.raises(InputError, match="bad"), meetings(lambda: "", along=lambda: done.append("along")):
+        raise InputError("bad")
+    assert done == ["along"]

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from fake_run import mini_recipe
 from own_texts import prepared, recipe
 
 from tracestill.data_pipeline.base.errors import InputError
+from tracestill.data_pipeline.rounds.on_policy import TextTeacher
 from tracestill.launch.run.checks import check_scorer_of_texts
-from tracestill.trainer.assembly.teacher_stops import check_teacher
+from tracestill.trainer.assembly.teacher_stops import check_teacher, stop_warning
+from tracestill.trainer.recipe.run_directory import RunDirectory
 
 OWN = {"teacher": "none"}
+SERVED = {"model": "none", "server": {"url": "http://localhost:8000/v1"}}
 LORA = {"pretrained": "somewhere", "lora": {"rank": 2}}
 SCORED = {"score": {"t": {"model": "there", "channels": ["topk"]}}, "distil": {"channel": "t.topk"}}
 
@@ -45,6 +49,9 @@ def test_what_does_not_go_with_it_is_refused_by_name(said, changes):
         ("advantage is for teacher: none", {"teacher": "there", "advantage": {"wrong": -0.5}}),
         ("divergence: jsd needs a teacher", {"teacher": None, "divergence": "jsd"}),
         ("beta is for divergence: jsd", {"teacher": "there", "beta": 0.3}),
+        ("train.on_policy.teacher: zero: is for a model that is read here", {"teacher": {**SERVED, "zero": 3}}),
+        ("train.on_policy.teacher: zero: is for a model that is read here", {"teacher": {"model": "none", "zero": 3}}),
+        ("train.on_policy.teacher.server.url", {"teacher": {"model": "there", "server": {"url": "localhost:80"}}}),
         ("nothing would be learnt", {"teacher": "none", "advantage": {"right": 0, "wrong": 0}}),
     ],
 )
@@ -79,3 +86,61 @@ def test_a_teacher_of_other_tokens_or_another_end_is_refused_before_anything_run
         check_scorer_of_texts(own)
     with pytest.raises(InputError, match=r"train.on_policy.teacher: .*nowhere"):
         check_scorer_of_texts(recipe(tmp_path / "nowhere"))
+
+
+def test_a_teacher_may_be_named_alone_or_with_how_it_is_read():
+    def teacher(given):
+        return mini_recipe(arms={}, train={"steps": 4, "on_policy": {"teacher": given}}).train.on_policy
+
+    assert teacher("there").teacher == teacher({"model": "there"}).teacher
+    assert teacher("there").teacher.directory == Path("there")
+    assert teacher({"model": "there", "zero": 3}).teacher.directory == Path("there")
+    assert not teacher(None).has_teacher
+    assert teacher(None) == teacher("none")
+    assert teacher(SERVED).has_teacher, "so it is called there"
+    assert teacher(SERVED).teacher.directory is None
+
+
+@pytest.mark.parametrize(
+    ("main", "arm", "found"),
+    [
+        ("here", SERVED, SERVED),
+        ("here", {"model": "there", "zero": 3}, {"model": "there", "zero": 3}),
+        ({"model": "here", "zero": 3}, {"model": "there"}, {"model": "there", "zero": 3}),
+        (SERVED, "there", {"model": "there"}),
+    ],
+)
+def test_an_arm_may_have_its_teacher_elsewhere(main, arm, found):
+    over = {"train": {"on_policy": {"teacher": arm}}}
+    asked = mini_recipe(arms={"other": over}, train={"steps": 4, "on_policy": {"teacher": main}})
+    assert asked.for_arm("other").train.on_policy.teacher == TextTeacher(**found)
+
+
+def test_a_training_stays_current_wherever_its_teacher_lies_and_not_if_it_is_another(tmp_path):
+    _, directory = prepared(tmp_path)
+
+    def decided(given):
+        config, _ = RunDirectory(tmp_path / "data", recipe(given)).train_stage("traces")
+        return config
+
+    alone = decided(directory)
+    assert alone["train"]["on_policy"]["teacher"] == str(directory), "as runs of before have it"
+    assert decided({"model": str(directory), "zero": 3}) == alone
+    served = decided(SERVED)
+    elsewhere = {"url": "http://other:8000/v1", "concurrency": 2, "api_key_env": "KEY"}
+    assert decided({**SERVED, "server": elsewhere}) == served != alone
+    assert decided({**SERVED, "server": {**elsewhere, "form": "echo"}}) != served
+    assert decided({**SERVED, "model": "larger"}) != served
+
+
+def test_a_served_teacher_is_asked_for_its_key_first_and_told_of_where_nobody_knows_its_end(monkeypatch):
+    with_key = {**SERVED, "server": {**SERVED["server"], "api_key_env": "TEACHERS_KEY"}}
+    monkeypatch.delenv("TEACHERS_KEY", raising=False)
+    with pytest.raises(InputError, match=r"^train.on_policy.teacher.server.api_key_env: TEACHERS_KEY is not set"):
+        check_scorer_of_texts(recipe(with_key))
+    monkeypatch.setenv("TEACHERS_KEY", "abcdefgh12345678")
+    check_scorer_of_texts(recipe(with_key))
+    check_teacher(recipe(with_key))
+    (line,) = stop_warning(recipe(with_key))
+    assert line.startswith("none is served, so look yourself whether it ends its texts")
+    assert stop_warning(recipe("none")) == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,8 +16,9 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.channels import BUILT_IN
 from tracestill.data_pipeline.channels.channel import topk
+from tracestill.data_pipeline.sampling.teachers.api.options import ServerConfig
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
-from tracestill.trainer.recipe.score_settings import ScorerConfig
+from tracestill.trainer.scoring import server
 from tracestill.trainer.scoring.influence import influence
 from tracestill.trainer.scoring.server import ServedModel
 from tracestill.trainer.scoring.shard import read_shard
@@ -57,10 +60,8 @@ def answer(body: dict, spoil=lambda rows: rows) -> bytes:
 
 
 def served(url: str, **changes: object) -> ServedModel:
-    scorer = ScorerConfig.model_validate(
-        {"model": "m", "channels": ["topk"], "k": 3, "server": {"url": url, "attempts": 2, **changes}}
-    )
-    return ServedModel(scorer, "teacher", TOKENIZER, VOCABULARY)
+    server = ServerConfig.model_validate({"url": url, "attempts": 2, **changes})
+    return ServedModel("m", server, "score.teacher", TOKENIZER, VOCABULARY)
 
 
 def reading(spoil=lambda rows: rows, first=lambda request: None):
@@ -74,11 +75,11 @@ def reading(spoil=lambda rows: rows, first=lambda request: None):
 
 def test_documents_are_sent_as_they_are_and_what_comes_back_is_kept(store):
     busy = iter([(503, b"{}"), (500, b"{}")])
-    with reading(first=lambda request: next(busy, None)) as server:
-        found = read_shard(served(server.url), store, range(len(store)), CHANNELS, 1000)
-        rises = influence(served(server.url), store, range(len(store)), KINDS, capacity=1000)
-    assert all(request.path == "/v1/completions" for request in server.requests)
-    assert {len(request.body["prompt"]) for request in server.requests} >= {7, 2, 9, 4}
+    with reading(first=lambda request: next(busy, None)) as asked:
+        found = read_shard(served(asked.url), store, range(len(store)), CHANNELS, 1000)
+        rises = influence(served(asked.url), store, range(len(store)), KINDS, capacity=1000)
+    assert all(request.path == "/v1/completions" for request in asked.requests)
+    assert {len(request.body["prompt"]) for request in asked.requests} >= {7, 2, 9, 4}
     at = step = 0
     for document in range(len(store)):
         tokens = store.tokens(document).tolist()
@@ -132,8 +133,8 @@ def nonsense(rows):
     ],
 )
 def test_an_answer_of_other_tokens_or_of_too_little_is_refused_by_document(store, spoil, told):
-    with reading(spoil) as server, pytest.raises(InputError, match=told) as error:
-        read_shard(served(server.url), store, range(len(store)), CHANNELS, 1000)
+    with reading(spoil) as asked, pytest.raises(InputError, match=told) as error:
+        read_shard(served(asked.url), store, range(len(store)), CHANNELS, 1000)
     assert "score.teacher: http://" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -141,11 +142,11 @@ def test_an_answer_of_other_tokens_or_of_too_little_is_refused_by_document(store
 def test_a_server_that_refuses_or_does_not_answer_is_named(store):
     said = 400, b'{"error": {"message": "Requested prompt logprobs of 3"}}'
     told = r"score.teacher: document r\d: .*prompt logprobs of 3.*--max-logprobs"
-    with reading(first=lambda request: said) as server, pytest.raises(InputError, match=told):
-        read_shard(served(server.url), store, range(1), CHANNELS, 1000)
+    with reading(first=lambda request: said) as asked, pytest.raises(InputError, match=told):
+        read_shard(served(asked.url), store, range(1), CHANNELS, 1000)
     told = r"no answer on document r0 \(its answer makes no sense"
-    with reading(first=lambda request: (200, b"[]")) as server, pytest.raises(InputError, match=told):
-        read_shard(served(server.url), store, range(1), CHANNELS, 1000)
+    with reading(first=lambda request: (200, b"[]")) as asked, pytest.raises(InputError, match=told):
+        read_shard(served(asked.url), store, range(1), CHANNELS, 1000)
 
 
 def test_echo_tells_the_same_where_tokens_are_named_by_id(store):
@@ -161,11 +162,48 @@ def test_echo_tells_the_same_where_tokens_are_named_by_id(store):
         return 200, json.dumps({"choices": [{"text": "", "logprobs": told}]}).encode()
 
     channels = [channel for channel in CHANNELS if channel.name != "rank"]
-    with serving(OddServer(other=other)) as server:
-        echoed = read_shard(served(server.url, form="echo"), store, range(len(store)), channels, 1000)
+    with serving(OddServer(other=other)) as asked:
+        echoed = read_shard(served(asked.url, form="echo"), store, range(len(store)), channels, 1000)
         with pytest.raises(InputError, match=r"score\.teacher\.channels: .* tells no ranks"):
-            read_shard(served(server.url, form="echo"), store, range(len(store)), CHANNELS, 1000)
-    with reading() as server:
-        plain = read_shard(served(server.url), store, range(len(store)), channels, 1000)
+            read_shard(served(asked.url, form="echo"), store, range(len(store)), CHANNELS, 1000)
+    with reading() as asked:
+        plain = read_shard(served(asked.url), store, range(len(store)), channels, 1000)
     for name, values in echoed.items():
         np.testing.assert_array_equal(values, plain[name])
+
+
+def test_who_waits_for_answers_is_asked_what_else_there_is_to_do_and_may_leave(store, monkeypatch, caplog):
+    monkeypatch.setattr(server, "IDLE_SECONDS", 0.01)
+    waited = []
+
+    class Enough(Exception):
+        pass
+
+    def idle():
+        waited.append(time.monotonic())
+        if len(waited) == 3:
+            raise Enough
+
+    with serving(OddServer(seconds=60)) as slow:
+        reader = served(slow.url)
+        reader.idle = idle
+        begun = time.monotonic()
+        with pytest.raises(Enough):
+            read_shard(reader, store, range(len(store)), CHANNELS, 1000)
+        assert time.monotonic() - begun < 30
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+def test_the_key_goes_into_the_header_alone(store, monkeypatch):
+    monkeypatch.setenv("TEACHERS_KEY", "abcdefgh12345678")
+    with reading() as asked:
+        read_shard(served(asked.url, api_key_env="TEACHERS_KEY"), store, range(1), CHANNELS, 1000)
+    assert {request.headers["authorization"] for request in asked.requests} == {"Bearer abcdefgh12345678"}
+    said = 400, b'{"error": {"message": "no use for abcdefgh12345678"}}'
+    with reading(first=lambda request: said) as asked, pytest.raises(InputError, match="no use for") as error:
+        read_shard(served(asked.url, api_key_env="TEACHERS_KEY"), store, range(1), CHANNELS, 1000)
+    assert "abcdefgh" not in str(error.value)
+    monkeypatch.delenv("TEACHERS_KEY")
+    with pytest.raises(InputError, match="TEACHERS_KEY is not set"):
+        served("http://localhost:1/v1", api_key_env="TEACHERS_KEY")

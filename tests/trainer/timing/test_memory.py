@@ -117,10 +117,23 @@ def test_the_teacher_is_counted_as_transformers_has_it(tmp_path):
     with pytest.raises(InputError, match=r"^train.on_policy.teacher: .*nowhere"):
         elements_in(tmp_path / "nowhere")
     own = {"teacher": str(tmp_path), "k": 7, "questions": 5, "samples": 3, "max_new_tokens": 9}
-    recipe = mini_recipe(arms={}, train={"steps": 4, "on_policy": own}, evaluate={"batch_size": 8})
+
+    def told_of(own):
+        return mini_recipe(arms={}, train={"steps": 4, "on_policy": own}, evaluate={"batch_size": 8})
+
+    recipe = told_of(own)
     held = {"beside": elements_in(tmp_path), "entries": 7, "text_tokens": 9}
     assert own_texts(recipe, 1) == {**held, "texts": 8}
     assert own_texts(recipe, 4) == {**held, "texts": 6}, "two questions a rank"
+    shared = told_of({**own, "teacher": {"model": str(tmp_path), "zero": 3}})
+    assert [own_texts(shared, ranks)["beside"] for ranks in (1, 2, 3)] == [
+        held["beside"],
+        -(-held["beside"] // 2),
+        -(-held["beside"] // 3),
+    ]
+    assert bytes_of_rank(recipe, 4) - bytes_of_rank(shared, 4) == 4 * (held["beside"] - -(-held["beside"] // 4))
+    served = {"model": str(tmp_path / "nowhere"), "server": {"url": "http://localhost:8000/v1"}}
+    assert own_texts(told_of({**own, "teacher": served}), 2) == {**held, "beside": 0, "texts": 8}
     few = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"batch_tokens": 30})})
     assert own_texts(few, 1)["texts"] == 3
     assert own_texts(mini_recipe(arms={}), 1) == {}
@@ -136,7 +149,10 @@ def test_the_stage_is_chosen_for_what_a_teacher_leaves(tmp_path, monkeypatch):
     monkeypatch.setattr(stage.dist, "all_reduce", lambda tensor, op: None)
     monkeypatch.setattr(stage.dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(stage, "find_placement", lambda: SimpleNamespace(ranks=[[0, 1]]))
-    for own in (None, {"teacher": "none"}, {"teacher": str(tmp_path)}):
+    shared = {"model": str(tmp_path), "zero": 3}
+    served = {"model": "large", "server": {"url": "http://localhost:8000/v1"}}
+    for own in (None, *({"teacher": teacher} for teacher in ("none", served, str(tmp_path), shared))):
         settings = mini_recipe(arms={}, train={"steps": 4, "zero": "auto", "on_policy": own}).train
         stage.resolve_stage(torch.nn.Linear(2, 2), settings, torch.device("cpu"), torch.float32)
-    assert asked[0] == asked[1] == asked[2] + 4 * elements_in(tmp_path)
+    every = elements_in(tmp_path)
+    assert [asked[0] - room for room in asked] == [0, 0, 0, 4 * every, 4 * -(-every // 2)]

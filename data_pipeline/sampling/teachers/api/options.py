@@ -86,3 +86,27 @@ class TeacherOptions(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude_defaults=True, exclude=HOW)
+
+
+class ServerConfig(BaseModel):
+    """The ``server`` of a model that reads texts: an OpenAI-compatible one that tells of every token of a prompt."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    url: str = Field(description="address of the server's API, such as http://localhost:8000/v1")
+    api_key_env: str | None = Field(
+        None, description="the environment variable that holds the key; null: the server wants none"
+    )
+    form: Literal["prompt_logprobs", "echo"] = Field(
+        "prompt_logprobs",
+        description="which field tells of the prompt: prompt_logprobs (vLLM's), or echo with logprobs",
+    )
+    concurrency: int = Field(16, ge=1, le=1000, description="requests under way")
+    timeout: float = Field(600, gt=0, description="seconds until an answer is wholly there")
+    attempts: int = Field(6, ge=1, description="tries of a request that comes to nothing; a busy server counts less")
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        TeacherOptions(url=url, model="any")  # says what is wrong with it
+        return url
