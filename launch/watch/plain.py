@@ -41,6 +41,8 @@ class Plain:
         said = {f"{arm}: {training.state}: {training.why}" for arm, training in seen.arms.items()}  # above
         for text in (text for text in seen.warnings if text not in said):
             found += self.new(f"warning {text}", f"warning: {text}")
+        for text in () if seen.rounds is None else seen.rounds.ending:
+            found += self.new(f"round {text}", text)
         return found
 
     def of_rounds(self, rounds: Rounds) -> list[str]:
@@ -50,8 +52,7 @@ class Plain:
             kept = ("who", "round ", "warning ")
             self.said = {topic: line for topic, line in self.said.items() if topic.startswith(kept)}
             self.spoken = {}
-        found += self.new("at hand", rounds.head)
-        return found + [line for at, text in enumerate(rounds.ending) for line in self.new(f"round end {at}", text)]
+        return found + self.new("at hand", rounds.head)
 
     def new(self, topic: str, line: str, behind: str = "") -> list[str]:
         """The line, if it is another than the topic's last; what stands ``behind`` it is no reason to say it again."""
