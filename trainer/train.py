@@ -199,6 +199,7 @@ def teller_of(job: Job) -> Teller:
         tokens_a_step=float(job.batches.store.lengths[plan.documents].sum()) / plan.n_steps,
         say=lambda text: job.console.print(text, highlight=False, soft_wrap=True),
         write=job.engine.rank == 0,
+        ranks=job.engine.ranks,
     )
 
 

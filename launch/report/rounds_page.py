@@ -46,7 +46,7 @@ def samples_differ(row: Row) -> str:
 
 def accuracy(row: Row) -> str:
     if not row["trained"]:
-        return "not trained"
+        return "" if row["trained"] is None else "not trained"  # None: not yet
     return f"{row['accuracy']:.1%} ({row['accuracy_low']:.0%}-{row['accuracy_high']:.0%})"
 
 

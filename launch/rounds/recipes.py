@@ -19,6 +19,7 @@ from tracestill.trainer.recipe.run_directory import RunDirectory
 
 ROUNDS = "rounds"
 WRITTEN, TRACES = "written", "traces.parquet"  # in a round's directory: what the student of the round before wrote
+CHUNKS = f".{WRITTEN}"  # and what is finished of it while it is not whole
 FIRST, REST = "first", "rest"  # parts of a round's documents
 UNCHANGED = {  # keys that rounds.changes cannot have beside those that no arm changes, and why
     "evaluate": "rounds are compared by it; all share it",

@@ -29,6 +29,7 @@ from tracestill.data_pipeline.selection.selection import NothingLeft
 from tracestill.launch.report.rounds_page import RESULT
 from tracestill.launch.rounds.monitor import data_figures, student_figures
 from tracestill.launch.rounds.recipes import ROUNDS, TRACES, WRITTEN, round_of, settings_of, student_of
+from tracestill.launch.rounds.show import told_of
 from tracestill.launch.run.checks import check_scorer_of_texts, check_works
 from tracestill.launch.run.progress import bar, line
 from tracestill.launch.run.runner import is_due, run_stages
@@ -65,6 +66,7 @@ class Rounds:
                 share_journal(run.root)
                 self.end = self.round(number, run, first)
             if self.end is not None:
+                self.found[-1]["trained"] = bool(self.found[-1]["trained"])
                 break
         return self.keep()
 
@@ -94,7 +96,7 @@ class Rounds:
         teachers = self.teachers()
         if number:
             teachers = [student_of(number - 1), *(teachers if settings.teacher == "mixture" else ())]
-        self.found.append({"round": number, "run": f"{ROUNDS}/{number}", "teachers": teachers, "trained": False})
+        self.found.append({"round": number, "run": f"{ROUNDS}/{number}", "teachers": teachers, "trained": None})
         if number and settings.on_policy is not None:
             return self.own_texts(number, run, first)
         if number:
@@ -124,6 +126,7 @@ class Rounds:
                 run = round_of(self.root, self.recipe, number, first_teachers)
                 RunDirectory.create(run.root, run.recipe, replace=True)
                 works = plan_works(run, self.how)
+        self.keep()  # the monitor's word can be read while the student is trained
         run_stages(with_report(works[begin:]), self.console)
         self.found[-1] |= {"trained": True, **student_figures(run, first, self.console)}
         if number:
@@ -155,18 +158,14 @@ class Rounds:
         current = is_current(directory, WRITTEN, *identity_of(self.recipe, first, before))
         if not current or is_damaged(directory / TRACES):
             try:
-                with bar(label, self.console, "traces") as progress:
+                with bar(label, self.console, "traces", directory) as progress:
                     write_traces(self.recipe, first, before, run.root, progress.set)
             except KeyboardInterrupt:
                 told = f"interrupted while {student_of(number - 1)} writes: what it has written is kept, by chunks"
                 raise KeyboardInterrupt(f"{told}; the same command goes on") from None
             note = ""
         counts = dict((read_manifest(directory) or {})["counts"])
-        rejected = "".join(f", {reason.replace('_', ' ')} {count:,}" for reason, count in counts["rejected"].items())
-        said = f"{counts['out']:,} of {counts['in']:,} traces, {counts['right']:,} of them right, "
-        said += f"{counts['accepted']:,} as select.policy asks, "
-        said += f"{counts['solved']:,} of {counts['questions']:,} questions solved{rejected}"
-        self.console.print(line(label, note or said, "dim" if note else "green"), soft_wrap=True)
+        self.console.print(line(label, note or told_of(counts), "dim" if note else "green"), soft_wrap=True)
         return counts
 
     def warn(self, number: int, texts: Sequence[str]) -> None:

@@ -61,6 +61,16 @@ def longest(head: str) -> int:
     return max(map(len, head.split()))
 
 
+def told_of(written: Mapping[str, Any]) -> str:
+    """What a student has written, by the counts of its traces."""
+    rejected = "".join(f", {reason.replace('_', ' ')} {count:,}" for reason, count in written["rejected"].items())
+    return (
+        f"{written['out']:,} of {written['in']:,} traces, {written['right']:,} of them right, "
+        f"{written['accepted']:,} as select.policy asks, "
+        f"{written['solved']:,} of {written['questions']:,} questions solved{rejected}"
+    )
+
+
 def ending(root: Path, result: Mapping[str, Any]) -> list[str]:
     """What came of it, in lines."""
     lines = []

@@ -30,7 +30,7 @@ from tracestill.data_pipeline.selection.policy import REPETITION
 from tracestill.data_pipeline.soundness.checkers.chain import Checks, own_files
 from tracestill.data_pipeline.tokens.layout import Layout
 from tracestill.launch.rounds.floor import weights
-from tracestill.launch.rounds.recipes import TRACES, WRITTEN, settings_of, student_of
+from tracestill.launch.rounds.recipes import CHUNKS, TRACES, WRITTEN, settings_of, student_of
 from tracestill.trainer.evaluation.asking import LocalAsker, Query, Told, is_numeric, key_of, row_of
 from tracestill.trainer.evaluation.baseline import exported, load_trained
 from tracestill.trainer.evaluation.evaluate import this_device
@@ -40,7 +40,6 @@ from tracestill.trainer.recipe.recipe import MAIN_ARM, Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.recipe.verifying import verifier_of
 
-CHUNKS = ".written"  # folder of what is finished of a result that is not
 BATCHES = 4  # of texts in a chunk: so much is written anew after a kill
 HINT = "{question}\n(The answer is {gold}.)"
 SAMPLED, UNSOLVED, HINTED = "sampled", "unsolved", "hinted"
@@ -160,6 +159,7 @@ class Pen:
         """``samples`` texts of each question, by chunks."""
         at_once = max(1, BATCHES * self.recipe.evaluate.batch_size // samples)
         self.total += len(questions) * samples
+        self.progress(self.done, self.total)
         for at in range(0, len(questions), at_once):
             some = questions[at : at + at_once]
             file = self.kept / f"{asked}-{at:08d}.json"

@@ -37,17 +37,17 @@ class Bar:
 
     def set(self, done: float, total: float, note: str = "") -> None:
         """``done`` of ``total`` units are finished (0: unknown); ``note`` is shown behind the bar."""
+        begins = bool(total) and not self.total
         self.done, self.total, self.note = done, total, note or self.note
         if total:
             self.estimate.add(done)
         if self.progress is not None and self.task is not None:
             self.progress.update(self.task, completed=done, total=total or None, note=self.note)
-        self.tell()
+        if begins or self.telling.is_due:
+            self.tell()
 
     def tell(self) -> None:
-        """Let those know who look at the run from elsewhere, now and then."""
-        if not self.telling.is_due:
-            return
+        """Let those know who look at the run from elsewhere."""
         left = self.estimate.left(self.total) if self.total else None
         seconds = round(time.monotonic() - self.started, 1)
         now = Now(self.label, self.unit, self.done, self.total, self.note, seconds, self.estimate.rate, left)

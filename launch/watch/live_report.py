@@ -15,11 +15,13 @@ from tracestill.data_pipeline.guards.secret import mask, mask_data
 from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.launch.report.page import page
 from tracestill.launch.report.records.section import records_section
-from tracestill.launch.report.report import gather, sections_of
+from tracestill.launch.report.report import gather, read_json, sections_of
 from tracestill.launch.report.rounds_page import RESULT as ROUNDS
 from tracestill.launch.report.sweep_page import SWEEP
+from tracestill.launch.rounds.recipes import folder_of
 from tracestill.launch.run.stages import plan_works
 from tracestill.launch.watch.follow import mark_of
+from tracestill.launch.watch.rounds import at_hand
 from tracestill.trainer.metrics.log import LOG
 from tracestill.trainer.recipe.run_directory import RECIPE, RunDirectory
 
@@ -58,7 +60,9 @@ class LiveReport:
 
     def signature(self) -> str:
         """Changes when a stage has finished, a sweep or a round is summed up, or a log has grown."""
-        paths = sorted(path for pattern in (*WATCHED, LOGS) for path in self.root.glob(pattern))
+        at = at_hand(self.root)
+        roots = [self.root] if at is None else [self.root, folder_of(self.root, at)]
+        paths = sorted(path for root in roots for pattern in (*WATCHED, LOGS) for path in root.glob(pattern))
         marks = [(str(path), mark_of(path)) for path in paths if not path.parent.name.startswith(".")]
         return hashlib.sha256(repr(marks).encode()).hexdigest()[:16]
 
@@ -67,11 +71,22 @@ class LiveReport:
         or why."""
         try:
             with own_modules.looking(), remembering_nothing():
-                run = RunDirectory.open(self.root)
-                works = plan_works(run)
-                return page(mask_data(gather(run, works)), [*sections_of(works), records_section(run, workers=1)])
+                return made(self.root)
         except (InputError, OSError) as error:
             return self.text or EMPTY.format(in_html(mask(f"nothing to report yet: {error}")))
         except Exception as error:  # of another version, or damaged: made anew only once something changes
             told = f"nothing to report: a file of this run is not as expected ({type(error).__name__})"
             return self.text or EMPTY.format(told)
+
+
+def made(root: Path) -> str:
+    """The page of a run; of one with rounds all of them, and below them all of the round at hand."""
+    run = RunDirectory.open(root)
+    at = at_hand(root) if run.recipe.rounds is not None else None
+    shown = run if at is None else RunDirectory.open(folder_of(root, at))
+    works = plan_works(shown)
+    found = gather(shown, works)
+    if at is not None and run.recipe.rounds is not None:
+        found |= {"name": f"{run.recipe.name}: round {at} of {run.recipe.rounds.count}"}
+        found |= {"rounds": read_json(root / ROUNDS)}
+    return page(mask_data(found), [*sections_of(works), records_section(shown, workers=1)])

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from tracestill.launch.run.now import Now
+from tracestill.launch.watch.rounds import Rounds
 from tracestill.launch.watch.run import Seen
 from tracestill.launch.watch.show import cut_off, diverges, mean_loss, number, own_texts, refresh, who
 from tracestill.launch.watch.training import Training
@@ -25,6 +26,8 @@ class Plain:
 
     def lines(self, seen: Seen) -> list[str]:
         found = self.new("who", f"{seen.name}: {who(seen)}")
+        if seen.rounds is not None:
+            found += self.of_rounds(seen.rounds)
         for each in seen.finished:
             if each.stage != "train":  # which says so itself
                 found += self.new(f"finished {each.label}", f"{each.label}: {each.summary}")
@@ -38,7 +41,18 @@ class Plain:
         said = {f"{arm}: {training.state}: {training.why}" for arm, training in seen.arms.items()}  # above
         for text in (text for text in seen.warnings if text not in said):
             found += self.new(f"warning {text}", f"warning: {text}")
+        for text in () if seen.rounds is None else seen.rounds.ending:
+            found += self.new(f"round {text}", text)
         return found
+
+    def of_rounds(self, rounds: Rounds) -> list[str]:
+        """What is known of each round. When another one is at hand, its stages and arms have everything to say anew."""
+        found = [line for name, what in rounds.told() for line in self.new(name, f"{name}: {what}")]
+        if self.said.get("at hand") != rounds.head:
+            kept = ("who", "round ", "warning ")
+            self.said = {topic: line for topic, line in self.said.items() if topic.startswith(kept)}
+            self.spoken = {}
+        return found + self.new("at hand", rounds.head)
 
     def new(self, topic: str, line: str, behind: str = "") -> list[str]:
         """The line, if it is another than the topic's last; what stands ``behind`` it is no reason to say it again."""

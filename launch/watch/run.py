@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,24 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import MANIFEST
 from tracestill.data_pipeline.guards.secret import mask_data
 from tracestill.launch.report.sweep_page import SWEEP
+from tracestill.launch.rounds.recipes import ROUNDS, WRITTEN, folder_of
+from tracestill.launch.rounds.show import told_of
 from tracestill.launch.run.now import PLACES, Now
 from tracestill.launch.run.stage_spec import counted
 from tracestill.launch.run.stages import STAGES
 from tracestill.launch.watch.follow import Kept, Mark, mark_of
 from tracestill.launch.watch.owner import Feel, Pulse
+from tracestill.launch.watch.rounds import Result, Rounds, at_hand, left_writing
 from tracestill.launch.watch.training import Follow, Training
 from tracestill.trainer.recipe.recipe import load_recipe
 from tracestill.trainer.recipe.run_directory import RECIPE
 
 MANIFESTS = tuple(f"{place}/{MANIFEST}" for place in ("*", "arms/*/*", "arms/*/score/*", "models/*"))
-SPECS = {spec.name: spec for spec in STAGES}
+SUMMARIES: dict[str, Callable[[Mapping[str, Any], Path], str]] = {
+    WRITTEN: lambda manifest, _: told_of(manifest["counts"]),
+    **{spec.name: spec.summary for spec in STAGES},
+}
+ORDER = list(SUMMARIES)  # of stages
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Seen:
-    """A run at one moment."""
+    """A run at one moment; of one with rounds, stages and arms are those of the round at hand."""
 
     root: Path
     name: str
@@ -48,6 +55,7 @@ class Seen:
     finished: tuple[Finished, ...]
     arms: dict[str, Training]
     warnings: tuple[str, ...]
+    rounds: Rounds | None = None
 
     @property
     def busy(self) -> list[str]:
@@ -65,6 +73,7 @@ class Seen:
             "finished": [asdict(each) for each in self.finished],
             "arms": {arm: {**asdict(training), "losses": list(training.losses)} for arm, training in self.arms.items()},
             "warnings": list(self.warnings),
+            "rounds": None if self.rounds is None else asdict(self.rounds),
         }
         return mask_data(found)
 
@@ -82,10 +91,44 @@ class RunFollow:
         self.mark: Mark | None = None  # of the recipe
         self.name, self.doubt = root.resolve().name, ""
         self.names: list[str] = []  # of the arms that train
+        self.count: int | None = None  # of rounds after round 0
+        self.result, self.rounds = Result(root), dict[int, RunFollow]()
 
     def look(self) -> Seen:
         pulse = self.feel.look()
         self.read_recipe()
+        if self.count is not None or (self.doubt and (self.root / ROUNDS).is_dir()):
+            return self.with_rounds(pulse)
+        return self.alone(pulse)
+
+    def with_rounds(self, pulse: Pulse) -> Seen:
+        """The run as the round at hand is, under its own name. Who holds all rounds holds that round, too, but for the
+        moments between two of them."""
+        at = at_hand(self.root)
+        if at is None:
+            rounds = self.result.look(None, self.count, at_work=pulse.at_work, trained=False)
+            doubts = [self.doubt] if self.doubt else []
+            return Seen(self.root, self.name, pulse, (), (), {}, (*told_of_pulse(pulse), *doubts), rounds)
+        follow = self.rounds[at] = self.rounds.get(at) or RunFollow(folder_of(self.root, at), self.clock)
+        own = follow.feel.look()
+        follow.read_recipe()
+        seen = follow.alone(own if own.at_work else pulse)
+        found = pulse if pulse.at_work or not own.at_work else own
+        trained = bool(seen.arms) and all(training.state == "done" for training in seen.arms.values())
+        rounds = self.result.look(at, self.count, at_work=found.at_work, trained=trained)
+        warnings = [*([self.doubt] if self.doubt else []), *seen.warnings]
+        warnings += [] if found.at_work else left_writing(self.root, at)
+        return replace(
+            seen,
+            root=self.root,
+            name=self.name,
+            pulse=found,
+            warnings=tuple(dict.fromkeys([*warnings, *rounds.warnings])),
+            rounds=rounds,
+        )
+
+    def alone(self, pulse: Pulse) -> Seen:
+        """The run itself, held as ``pulse`` says."""
         arms = {arm: self.training(arm).look(pulse) for arm in self.wanted()}
         for directory in sorted(self.root.glob("arms/*/train")):
             arm = directory.parent.name
@@ -120,7 +163,7 @@ class RunFollow:
         try:
             with own_modules.looking():
                 recipe = load_recipe(self.root / RECIPE, shown=True)
-            self.name = recipe.name
+            self.name, self.count = recipe.name, recipe.rounds.count if recipe.rounds is not None else None
             self.names = [arm for arm in recipe.arm_names() if recipe.for_arm(arm).train.trains]
         except InputError as error:  # of another version: directories still tell
             self.doubt = str(error)
@@ -138,9 +181,8 @@ class RunFollow:
             if known is not None:
                 held[path] = known
         self.stages = held
-        order = [*SPECS]
         every = [(found, told) for _, found, told in held.values()]
-        every.sort(key=lambda one: (order.index(one[0].stage) if one[0].stage in order else 0, one[0].label))
+        every.sort(key=lambda one: (ORDER.index(one[0].stage) if one[0].stage in ORDER else len(ORDER), one[0].label))
         return tuple(found for found, _ in every), [text for _, told in every for text in told]
 
     def read_now(self, pulse: Pulse) -> tuple[Now, ...]:
@@ -168,9 +210,8 @@ def finished_of(root: Path, directory: Path) -> tuple[Finished, list[str]] | Non
     manifest = Kept(directory / MANIFEST).look()
     if manifest is None or not isinstance(stage := manifest.get("stage"), str):
         return None
-    spec = SPECS.get(stage)
     try:
-        summary = (spec.summary if spec else counted)(manifest, directory)
+        summary = SUMMARIES.get(stage, counted)(manifest, directory)
     except (
         LookupError,
         TypeError,
@@ -181,7 +222,13 @@ def finished_of(root: Path, directory: Path) -> tuple[Finished, list[str]] | Non
     ):  # an older version's, or half gone
         summary = "finished"
     below = directory.relative_to(root).parts
-    words = {"arms": [*below[2:], below[1]] if len(below) > 2 else [], "models": [stage, *below[1:]]}
+    config = manifest.get("config")
+    student = str(config.get("student")) if isinstance(config, dict) else ""
+    words = {
+        "arms": [*below[2:], below[1]] if len(below) > 2 else [],
+        "models": [stage, *below[1:]],
+        WRITTEN: ["write", student],
+    }
     label = " ".join(words.get(below[0], below)) or stage
     told = [f"{label}: {text}" for text in manifest.get("warnings", ())]
     return Finished(stage, label, manifest.get("seconds"), summary), told

@@ -13,6 +13,7 @@ from rich.text import Text
 from tracestill.data_pipeline.guards.visible import one_line
 from tracestill.launch.run.now import Now
 from tracestill.launch.run.progress import short
+from tracestill.launch.watch.rounds import Rounds
 from tracestill.launch.watch.run import Finished, Seen
 from tracestill.launch.watch.training import Training
 from tracestill.trainer.metrics.headway import spell
@@ -20,7 +21,7 @@ from tracestill.trainer.metrics.log import Line
 
 LABEL, COLUMN = 16, 18  # characters of the first column, and of an arm's
 BAR = 24
-MOST_WARNINGS = 4  # in a picture that has to fit
+MOST_WARNINGS, MOST_ROUNDS = 4, 4  # in a picture that has to fit
 BLOCKS = "▁▂▃▄▅▆▇█"
 COLOURS = {"trains": "green", "done": "bold", "failed": "bold red", "cut off": "bold red", "stopped": "yellow"}
 
@@ -33,9 +34,10 @@ def render(seen: Seen, width: int, height: int | None = None, first: int = 0, *,
     if not whole and len(warnings) > MOST_WARNINGS:
         warnings = [*warnings[:MOST_WARNINGS], f"! and {len(warnings) - MOST_WARNINGS} more"]
     lines = [Text(text, "bold yellow") for text in warnings]
-    top = head(seen)
-    parts: list[RenderableType] = [top, *(bar_of(now, width) for now in seen.now), *lines]
     names, many = [*seen.arms], fits(width)
+    most = None if height is None else height - 3 - len(seen.now) - len(lines) - rows_of(seen)
+    top = [head(seen), *rounds_of(seen.rounds, most)]
+    parts: list[RenderableType] = [*top, *(bar_of(now, width) for now in seen.now), *lines]
     if whole:
         groups = [names[at : at + many] for at in range(0, len(names), many)]
     else:
@@ -43,7 +45,7 @@ def render(seen: Seen, width: int, height: int | None = None, first: int = 0, *,
     parts += [arms_table(seen.arms, group, width, blocks, hint=not whole) for group in groups]
     finished = seen.finished
     if height is not None:  # the last that finished are of most interest
-        for line in (top, *lines):
+        for line in (*top, *lines):
             line.no_wrap, line.overflow = True, "ellipsis"
         room = max(0, height - len(parts) - rows_of(seen))
         finished = finished[-room:] if room else ()
@@ -54,6 +56,21 @@ def head(seen: Seen) -> Text:
     """The run, and who is at work in it."""
     styles = {"alive": "green", "unseen": "green", "dead": "bold red", "silent": "bold red", "nobody": "dim"}
     return Text.assemble((seen.name, "bold"), f"  {seen.root}  ", (who(seen), styles[seen.pulse.word]))
+
+
+def rounds_of(rounds: Rounds | None, most: int | None) -> list[Text]:
+    """The round at hand, those of which something is known, ``most`` of them if that is given, the newest at least, and
+    how they ended."""
+    if rounds is None:
+        return []
+    told = rounds.told()
+    shown = len(told) if most is None else min(len(told), max(1, min(most, MOST_ROUNDS)))
+    before = len(told) - shown
+    lines = [Text(rounds.head, "bold")] + ([Text(f"  and {before} before", "dim")] if before > 0 else [])
+    for name, what in told[before:]:
+        best = " (best)" if name == f"round {rounds.best}" and len(told) > 1 else ""
+        lines.append(Text.assemble((f"  {name}{best}  ", "bold"), one_line(what)))
+    return lines + [Text(one_line(text), "green") for text in rounds.ending]
 
 
 def who(seen: Seen) -> str:
@@ -128,6 +145,7 @@ def rows(trainings: Sequence[Training], blocks: bool) -> list[tuple[str, Callabl
     return [
         ("state", lambda each: each.state),
         ("step", lambda each: "" if each.step is None else f"{each.step:,}/{each.steps or 0:,}"),
+        ("ranks", lambda each: "" if each.ranks is None else f"{each.ranks:,}"),
         ("time left", lambda each: "" if each.left is None else spell(each.left)),
         ("refresh", refresh),
         ("weighted loss", lambda each: number(each.line, "loss", ".4f") + curve(each, blocks)),

@@ -36,6 +36,7 @@ class Training:
     why: str = ""  # it stopped, failed or was cut off
     step: int | None = None
     steps: int | None = None
+    ranks: int | None = None
     left: float | None = None  # seconds
     line: Line | None = None  # the newest numbers, as docs/telemetry.md has them
     losses: tuple[float, ...] = ()  # of the last lines
@@ -98,6 +99,7 @@ class Follow:
             why,
             step,
             steps,
+            at.get("ranks"),
             left,
             self.line,
             losses=tuple(self.losses),
@@ -140,7 +142,8 @@ class Follow:
                 return "stopped", f"before its first step {reason}"
             return "stopped", f"after step {stopped['step']} {reason}, all of it saved"
         if (failed := self.failure.look()) is not None:
-            return "failed", f"rank {failed.get('rank')} {failed.get('reason')} (on {failed.get('host')})"
+            seen = f"seen by rank {failed.get('by')} on {failed.get('host')}"
+            return "failed", f"rank {failed.get('rank')} {failed.get('reason')} ({seen})"
         if self.line is None and self.headway.look() is None and self.now.look() is None:
             return "waits", ""
         gone = {"dead": "the process that trained is gone", "silent": "whoever trained gives no sign of life"}

@@ -1,5 +1,6 @@
 """The cable of a host is pulled in the middle of training: for a while, and for good."""
 
+import json
 import os
 import signal
 import subprocess
@@ -86,6 +87,17 @@ class Training:
                 os.killpg(self.process.pid, signal.SIGKILL)
 
 
+def watched(hosts, run):
+    """The training as `tracestill watch` sees it on b, which shares the run's directory."""
+    words = [str(word) for word in (PROGRAM, "watch", run, "--once", "--json")]
+    environment = hosts.environment()
+    found = subprocess.run(
+        hosts.on("b", words), env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    return json.loads(found.stdout)["arms"]["traces"]
+
+
 @contextmanager
 def pulled(hosts, seconds=None):
     """The cable of b, for some seconds, or until the block ends."""
@@ -123,6 +135,9 @@ def test_cut_off_for_good_both_sides_end_by_themselves(hosts, run, silence, coun
     """b cannot be reached from a any more; with the silence that a recipe has by default, all is over in 45 s."""
     training = Training(hosts, run(**{"train.watchdog.silence": silence, "train.steps": 1000}))
     training.wait_for_steps(3)
+    seen = watched(hosts, training.run)
+    assert (seen["state"], seen["ranks"], seen["steps"]) == ("trains", 2, 1000)
+    assert 3 <= seen["step"] <= len(training.losses())
     with pulled(hosts) as cut:
         while hosts.processes("b"):
             assert time.monotonic() - cut < SECONDS
@@ -131,9 +146,13 @@ def test_cut_off_for_good_both_sides_end_by_themselves(hosts, run, silence, coun
         said = training.end()
         a_ended = time.monotonic() - cut
         assert hosts.processes("a") == hosts.processes("b") == []
+        seen = watched(hosts, training.run)
     assert training.process.returncode == 4, said
     assert f"error: failed: rank 1 gave no sign of life for {silence} s: its node (" in said
     assert "(seen by rank 0 on" in said
+    assert seen["state"] == "failed"
+    assert seen["why"].startswith(f"rank 1 gave no sign of life for {silence} s: its node (")
+    assert "(seen by rank 0 on" in seen["why"]
     assert silence < b_ended < silence + END - DEFAULT, (a_ended, b_ended)
     assert silence < a_ended < silence + END - DEFAULT, (a_ended, b_ended)
     seconds = f"with {silence} s of silence, over after {a_ended:.0f} s here and {b_ended:.0f} s there"

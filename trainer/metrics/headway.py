@@ -34,6 +34,7 @@ class Headway:
     step_seconds: float | None  # that the last step took
     save_seconds: float | None  # that the last save took
     saved: int | None  # step of the newest checkpoint that this process made
+    ranks: int | None = None  # that train
 
     @property
     def rest_of_step(self) -> float | None:
@@ -88,10 +89,11 @@ class Teller:
         tokens_a_step: float,
         say: Callable[[str], None],
         write: bool = True,
+        ranks: int | None = None,
     ) -> None:
         """``step`` of ``steps`` are done; ``say`` shows a line; nothing is written or said unless ``write``: on other
         ranks than 0."""
-        self.path, self.say, self.write = path, say, write
+        self.path, self.say, self.write, self.ranks = path, say, write, ranks
         self.step, self.steps, self.micro, self.accumulation = step, steps, 0, accumulation
         self.tokens_a_step = tokens_a_step
         self.step_seconds: float | None = None
@@ -135,6 +137,7 @@ class Teller:
             step_seconds=self.step_seconds,
             save_seconds=self.save_seconds,
             saved=self.saved,
+            ranks=self.ranks,
         )
 
     def tell(self, *, now: bool = False) -> None:

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from fake_run import claim, mini_recipe, run_data_stages, write_train
+from growing_run import HELD, LINE, Ranks, shown
 from lock_support import leave, quick
 
 from tracestill.data_pipeline.base.content import remembering_nothing
@@ -17,7 +18,6 @@ from tracestill.launch.watch.follow import Grown, Kept
 from tracestill.launch.watch.owner import Feel
 from tracestill.launch.watch.plain import Plain
 from tracestill.launch.watch.run import RunFollow
-from tracestill.launch.watch.show import render
 from tracestill.trainer.faults.failure import FAILURE
 from tracestill.trainer.faults.stopping import MARKER
 from tracestill.trainer.lock.run_lock import held
@@ -25,13 +25,6 @@ from tracestill.trainer.metrics.headway import PROGRESS
 from tracestill.trainer.metrics.log import LOG, Log
 from tracestill.trainer.metrics.refreshing import Refreshing, tell_refreshing
 from tracestill.trainer.ranks.console import Terminal
-
-KINDS = {
-    "derive": {"count": 30, "loss": 0.5, "weight": 1.0, "divergence": 0.25},
-    "prose": {"count": 9, "loss": 2.0, "weight": 0.0},
-}
-HELD = {**KINDS, "prompt": {"count": 90, "loss": 9.0, "weight": 0.5}}
-LINE = {"epoch": 0, "lr": 1e-3, "grad_norm": 0.7, "kinds": KINDS, "tokens_per_second": 100.0, "seconds": 1.0}
 
 
 class Clock:
@@ -49,31 +42,6 @@ def clock():
 @pytest.fixture
 def run(tmp_path):
     return claim(tmp_path / "run", mini_recipe())
-
-
-class Ranks:
-    """Writes what rank 0 of a training does, where a living command holds the run."""
-
-    def __init__(self, run, arm):
-        self.directory = run.stage(arm, "train")
-        self.directory.mkdir(parents=True)
-        self.telling = Telling(self.directory)
-        self.telling.tell(Now("train", "tokens", 0, 0, "", 0.0, None, None))
-
-    def at(self, step, **changes):
-        found = {"step": step, "steps": 40, "micro": 0, "accumulation": 2, "tokens": step * 100, "total": 4000}
-        more = {"step_seconds": 1.0, "save_seconds": None, "saved": None}
-        (self.directory / PROGRESS).write_text(json.dumps({**found, **more, **changes}))
-
-    def log(self, **line):
-        with (self.directory / LOG).open("a") as handle:
-            handle.write(json.dumps(line) + "\n")
-
-
-def shown(seen, width=100, **more):
-    console = Terminal(width=width, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(render(seen, width, **more))
-    return console.export_text()
 
 
 def test_a_log_is_read_once_whole_lines_only_and_anew_where_it_was_replaced(tmp_path, monkeypatch):
@@ -256,8 +224,8 @@ def test_a_resumed_training_forgets_the_steps_that_come_again(run):
         (MARKER, {"step": 0, "steps": 40, "reason": "SIGTERM"}, "stopped", "before its first step (SIGTERM)"),
         (
             FAILURE,
-            {"rank": 1, "reason": "gave no sign of life for 30 s", "host": "node3"},
-            *("failed", "rank 1 gave no sign of life for 30 s (on node3)"),
+            {"rank": 1, "reason": "gave no sign of life for 30 s", "by": 0, "host": "node3"},
+            *("failed", "rank 1 gave no sign of life for 30 s (seen by rank 0 on node3)"),
         ),
         (None, {}, "cut off", "it has not finished, and nobody is at work on it"),
     ],
