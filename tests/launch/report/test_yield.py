@@ -108,8 +108,8 @@ def test_the_page_shows_the_same_tables(run):
 
 def test_diff_compares_the_yield_once_for_arms_that_select_alike(run):
     found = selected(run, "traces")
-    assert 0.5 < found["samples right"] < 1
-    assert found["questions solved, pass@12"] == 1
+    assert 0.5 < found["share of samples right"] < 1
+    assert found["share of questions solved, pass@12"] == 1
     assert selected(run, "answers_only") == {}
 
 
