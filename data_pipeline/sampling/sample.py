@@ -141,6 +141,8 @@ def counts_of(posed: Posed, questions: QuestionsConfig) -> dict[str, Any]:
         source["bad_traces"] = by_reason(posed.bad_traces)
     if posed.read_as:
         source["read_as"] = posed.read_as
+    if posed.from_traces:
+        source["gold_from_traces"] = posed.from_traces
     return {"source": source, **{f"{s}_questions": sum(each.split == s for each in posed.questions) for s in splits}}
 
 

@@ -74,6 +74,11 @@ def yield_report(sample: Path, select: Path, dimensions: Sequence[str] | None = 
         if dimensions is not None or len(rows) > 1:
             found["by"][dimension] = named(rows, questions) if dimension == "question" else rows
     found["notes"] = notes(found, samples, (read_manifest(sample) or {}).get("config", {}))
+    if without := counts.get("source", {}).get("gold_from_traces"):
+        found["notes"].append(
+            f"{without:,} questions of the source have no gold answer: what most of their traces answer is taken for "
+            "it, so right says that samples agree, and of a question asked once nothing"
+        )
     return found
 
 

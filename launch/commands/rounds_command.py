@@ -21,7 +21,9 @@ def rounds(place: Place, *, changes: Changes, hosts: Hosts, again: Again) -> Non
     cluster = hosts.cluster(place.recipe, elastic=again.elastic)
     asked, console = open_run(place.recipe, place.run_dir, changes.settings), Terminal(stderr=True)
     if asked.recipe.rounds is None:
-        raise InputError(f"{place.recipe}: has no block `rounds`; `tracestill run` trains one student of its teachers")
+        raise InputError(
+            f"{place.recipe}: has no block `rounds`, such as `rounds: {{count: 1}}`; `tracestill run` trains once"
+        )
     from tracestill.launch.report.report import write_report
     from tracestill.launch.rounds.run_rounds import Rounds
     from tracestill.launch.rounds.show import show

@@ -54,14 +54,13 @@ def follow(run: Path, *, wait: bool, port: int | None) -> None:
     """Watch, and with a ``port`` (0: a free one) serve the report as long; then only the user ends it."""
     from tracestill.launch.watch.live_report import LiveReport
     from tracestill.launch.watch.serve import served
-    from tracestill.launch.watch.watch import watch
+    from tracestill.launch.watch.watch import check_is_there, watch
     from tracestill.trainer.ranks.console import Terminal, say
-    from tracestill.trainer.recipe.run_directory import RunDirectory
 
     if port is None:
         return watch(run, Terminal(), stays=wait)
     if not wait:
-        RunDirectory.check(run)
+        check_is_there(run)
     with served(LiveReport(run), port) as address:
         say(f"report: {address} (on this host; Ctrl-C ends it)", err=True)
         watch(run, Terminal(), stays=True, note=f"report: {address}")

@@ -293,7 +293,7 @@ def show_plan(run: RunDirectory, arm: str, epoch: int, console: Console) -> None
         "filled": f"{found['fill']:.2%}, {found['wasted_tokens']:,} tokens of padding",
         "steps": f"{steps:,} in this epoch, {epochs:,} epoch(s) planned",
         "empty packs": f"{found['empty_packs']:,}",
-        "imbalance": ", ".join(f"{float(v):.3f} on {ranks} ranks" for ranks, v in found["imbalance"].items()),
+        "imbalance": ", ".join(f"{float(v):.3f} if on {ranks} ranks" for ranks, v in found["imbalance"].items()),
         **sameness_row(found),
         **mixture_rows(found),
         "digest": manifest["digests"][epoch],

@@ -18,6 +18,13 @@ from tracestill.launch.report.report import gather_training, read_json
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory, differing
 
+COUNTS = {  # of an evaluation, and what the report calls them
+    "accuracy": "accuracy",
+    "questions": "questions",
+    "answered": "answered",
+    "truncated": "cut off",
+    "in_form": "in form",
+}
 NOT_ALIKE = ", otherwise weighted or laid out: no comparison"
 ABSENT = "—"
 Row = tuple[str, Any, Any]  # what, in the first run, in the second
@@ -115,9 +122,8 @@ def results(run: RunDirectory, arms: list[str]) -> dict[str, Any]:
     for name, directory in places.items():
         evaluation = read_json(directory / "result.json")
         if evaluation:
-            keys = ("accuracy", "questions", "answered", "truncated", "in_form")  # older results lack some
-            found |= {f"{name}: {key}": evaluation.get(key) for key in keys}
-            found[f"{name}: not_asked"] = evaluation.get("not_asked") or None
+            found |= {f"{name}: {told}": evaluation.get(key) for key, told in COUNTS.items()}  # older results lack some
+            found[f"{name}: not asked"] = evaluation.get("not_asked") or None
             found |= {f"{name}: held-out loss of {kind}": row["loss"] for kind, row in evaluation["kinds"].items()}
     return {name: value for name, value in found.items() if value is not None}
 
@@ -133,10 +139,10 @@ def selected(run: RunDirectory, arm: str) -> dict[str, Any]:
         return {}
     total, rate = held["total"], held["difficulty"]["pass_rate"]
     return {
-        "samples right": total["right"] / total["asked"],
-        "samples kept": total["kept"] / total["asked"],
-        **{f"questions solved, pass@{point['k']}": point["share"] for point in total["pass"]},
-        "questions with a kept record": total["questions_kept"] / total["questions"],
+        "share of samples right": total["right"] / total["asked"],
+        "share of samples kept": total["kept"] / total["asked"],
+        **{f"share of questions solved, pass@{point['k']}": point["share"] for point in total["pass"]},
+        "share of questions with a kept record": total["questions_kept"] / total["questions"],
         "share of right samples over kept records": rate["kept"],
     }
 

@@ -120,7 +120,12 @@ def accounts(counts: Found) -> str:
     if rejected:
         parts.append(f"{sum(rejected.values()):,} samples of teachers are rejected{reasons_of(rejected)}.")
     if counts.get("readers"):
-        parts.append(f"Traces were read by{reasons_of(counts['readers'])}.")
+        parts.append(f"Traces were read by {', '.join(f'{in_html(k)} ({n:,})' for k, n in counts['readers'].items())}.")
+    if source and source.get("gold_from_traces"):
+        parts.append(
+            f"{source['gold_from_traces']:,} questions in the source have no gold answer: what most of their traces "
+            "answer is taken for it. Of these, <em>right</em> says that an answer is the teacher's, not that it is so."
+        )
     if counts.get("checks"):
         parts.append(f"Kept, but doubtful{reasons_of(counts['checks'])}.")
     return "".join(f"<p>{part}</p>" for part in parts)
@@ -189,15 +194,17 @@ def traces(found: Found) -> str:
 
 def provenance(found: Found) -> str:
     machine = found["machine"]
-    rows = [[in_html(name), in_html(version)] for name, version in found["versions"].items()]
-    rows += [
-        [in_html(name), text(in_html(", ".join(value) if isinstance(value, list) else str(value)))]
-        for name, value in machine.items()
+    rows = [
+        [
+            in_html(name.replace("_gib", ", GiB")),
+            text(in_html(", ".join(value) if isinstance(value, list) else str(value))),
+        ]
+        for name, value in {**found["versions"], **machine}.items()
         if value
     ]
     recipe = in_html(yaml.safe_dump(found["recipe"], sort_keys=False, allow_unicode=True))
     return (
         "<h2>How it was made</h2>"
-        + table(["what", "which"], rows)
+        + table(["what", text("which", left=True)], rows)
         + f"<details><summary>The resolved recipe</summary><pre>{recipe}</pre></details>"
     )

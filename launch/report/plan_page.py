@@ -43,7 +43,7 @@ def plans(found: Found) -> str:
     ]
     return (
         "<h2>Plan</h2><p class='soft'>Packs of epoch 0 (<code>tracestill inspect --epoch</code> shows others). "
-        "Imbalance: work of the busiest rank over the mean, 1 is perfect.</p>"
+        "Imbalance, were it trained on so many ranks: work of the busiest one over the mean, 1 is perfect.</p>"
         + table(heads, body)
         + choices(planned)
         + mixtures(planned)

@@ -139,10 +139,13 @@ def rounds(found: Found) -> str:
     noted = [f"round {row['round']}: {each}" for row in result["rounds"] for each in row.get("warnings", ())]
     told += "".join(f'<p class="note">{in_html(each)}</p>' for each in noted)
     return (
-        "<h2>Rounds</h2><p class='soft'>A round's new traces, those that are right and sound but for traces, rare "
-        "tried and words, and the student that learnt from them; in brackets round 0's traces of the same questions, "
-        "what chance would show, or the interval. Each round is a run of its own, with a report of its own. Accuracy "
-        "that stays while traces differ less, and rare strategies go, is the beginning of a collapse: go back to the "
-        "best round, and keep more of the first data. Where few questions have two right traces, look at that first "
-        "(docs/rounds.md).</p>" + table(heads, body) + f'<div class="many">{"".join(charts)}</div>' + told
+        "<h2>Rounds</h2><p class='soft'>Of each round its new traces, and the student that learnt from them. "
+        "Traces, rare tried and words count all of these traces, the other columns those that are right and sound. "
+        "In brackets: round 0's traces of the same questions, what chance would show, or the interval. Each round "
+        "is a run of its own, with a report of its own. Accuracy that stays while traces differ less, and rare "
+        "strategies go, is the beginning of a collapse: go back to the best round, and keep more of the first "
+        "data. Where few questions have two right traces, look at that first (docs/rounds.md).</p>"
+        + table(heads, body)
+        + f'<div class="many">{"".join(charts)}</div>'
+        + told
     )

@@ -95,19 +95,20 @@ def differences(names: Sequence[str], diffs: Sequence[Mapping[str, Sequence[Row]
         rows = side_by_side([diff[part] for diff in diffs], keep=part == "results")
         few = [row for row in rows if part != "data" or ": " not in row[0]]
         many = [row for row in rows if row not in few]
-        parts.append(f"<h3>{heading}</h3>" + (compared(names, few) if few else "<p class='soft'>nothing</p>"))
+        parts.append(f"<h3>{heading}</h3>" + (compared(names, few) if few else "<p class='soft'>all the same</p>"))
         parts.append(f"<details><summary>Counts</summary>{compared(names, many)}</details>" if many else "")
     return "".join(parts)
 
 
 def compared(names: Sequence[str], rows: Sequence[tuple[str, Sequence[Any]]]) -> str:
-    heads = ["", *(text(in_html(name)) for name in names)]
+    numbers = any(isinstance(value, int | float) for _, values in rows for value in values)
+    heads = ["", *(text(in_html(name), left=not numbers) for name in names)]
     return table(heads, [[text(in_html(what)), *(cell(value) for value in values)] for what, values in rows])
 
 
 def cell(value: Any) -> str:
     said = in_html(text_of(value))
-    return said if isinstance(value, int | float) else text(said)
+    return said if isinstance(value, int | float) or value == ABSENT else text(said)
 
 
 def side_by_side(diffs: Sequence[Sequence[Row]], *, keep: bool) -> list[tuple[str, list[Any]]]:

@@ -38,7 +38,15 @@ def sweep(found: Found) -> str:
     parts.append(table(["setting", "right", "95 % interval", "by seed", "tokens trained on", "training"],
                        [setting_cells(held, row) for row in settings]))  # fmt: skip
     if held["pairs"]:
-        heads = ["first", "second", "gain", "95 % interval", "p, questions", "p, seeds", "Holm", "differs"]
+        heads = [
+            *(text(head, left=True) for head in ("first", "second")),
+            "gain",
+            "95 % interval",
+            "p, questions",
+            "p, seeds",
+            "Holm",
+            "differs",
+        ]
         body = []
         for row in held["pairs"]:
             differs = "*yes" if row["differs"] else ""

@@ -55,7 +55,7 @@ def verdicts(found: Found) -> str:
 def of_arm(held: list[dict[str, Any]], counts: dict[str, int]) -> str:
     parts = []
     for reason in dict.fromkeys(row["reason"] for row in held):
-        count = f": {counts[reason]:,} records" if reason in counts else ""
+        count = f": {counts[reason]:,} record{'s' * (counts[reason] != 1)}" if reason in counts else ""
         remedy = f" <span class='soft'>What helps: {in_html(REMEDIES[reason])}.</span>" if reason in REMEDIES else ""
         examples = "".join(example(row) for row in held if row["reason"] == reason)
         parts.append(

@@ -6,7 +6,7 @@ chunks. So the same command goes on wherever it was ended.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ class Rounds:
         if number:
             counts = self.found[-1]["written"] = self.written(run, first, number)
             if not counts["right"]:
-                return End(number, "nothing_right", f"no trace of {student_of(number - 1)} has the right answer")
+                return End(number, "nothing_right", nothing_right(student_of(number - 1), counts))
         works = plan_works(run, self.how)
         check_works(run, works, self.console, cluster=self.how.cluster)
         begin = next(at for at, work in enumerate(works) if work.stage not in DATA)
@@ -223,3 +223,10 @@ def with_report(works: Sequence[Work]) -> list[Work]:
     """The works, but the report only if one of the others is to be done, or it is not there."""
     due = any(is_due(work, list(works[at + 1 :])) for at, work in enumerate(works) if not work.spec.always)
     return [work for work in works if due or not work.spec.always or read_manifest(work.directory) is None]
+
+
+def nothing_right(student: str, counts: Mapping[str, Any]) -> str:
+    """That no trace of a student can be learnt from, and what helps."""
+    told, cut = f"no trace of {student} has the right answer", counts.get("rejected", {}).get("cut_off", 0)
+    told += f": {cut:,} of {counts['in']:,} were cut off (evaluate.max_new_tokens)" if cut else ""
+    return f"{told}; train round 0 until its student answers"

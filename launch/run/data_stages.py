@@ -65,6 +65,8 @@ def files(counts: Mapping[str, Any]) -> str:
     """What was read by which readers, and what is doubtful in it; empty where there is nothing to tell."""
     near = counts.get("source", {}).get("near_duplicates")
     told = f"; near duplicates across splits {near:,}" if isinstance(near, int) else f"; {near}" if near else ""
+    without = counts.get("source", {}).get("gold_from_traces")
+    told += f"; gold answers from the traces themselves {without:,}" if without else ""
     return listed("read by", counts.get("readers", {})) + listed("doubtful", counts.get("checks", {})) + told
 
 

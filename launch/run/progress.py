@@ -25,22 +25,29 @@ class Bar:
     """Tells how far a stage has come."""
 
     def __init__(
-        self, label: str, console: Console, progress: Progress | None, unit: str, telling: Telling | None = None
+        self,
+        label: str,
+        console: Console,
+        progress: Progress | None,
+        unit: str,
+        telling: Telling | None = None,
+        estimate: Estimate | None = None,
     ) -> None:
         self.label, self.console, self.progress, self.unit = label, console, progress, unit
         self.done, self.total, self.note = 0.0, 0.0, ""
-        self.estimate = Estimate()
+        self.estimate = estimate or Estimate()
         self.started = time.monotonic()
         self.telling = telling or Telling(None)
         self.tell()
         self.task = progress.add_task(label, total=None, bar=self, note="") if progress else None
 
-    def set(self, done: float, total: float, note: str = "") -> None:
-        """``done`` of ``total`` units are finished (0: unknown); ``note`` is shown behind the bar."""
+    def set(self, done: float, total: float, note: str = "", begun: float = 0.0) -> None:
+        """``done`` of ``total`` units are finished (0: unknown); ``note`` is shown behind the bar. ``begun``: what
+        those under way come to, for the time left."""
         begins = bool(total) and not self.total
         self.done, self.total, self.note = done, total, note or self.note
         if total:
-            self.estimate.add(done)
+            self.estimate.add(done + begun)
         if self.progress is not None and self.task is not None:
             self.progress.update(self.task, completed=done, total=total or None, note=self.note)
         if begins or self.telling.is_due:
@@ -90,21 +97,23 @@ class Left(ProgressColumn):
 
 
 @contextmanager
-def bar(label: str, console: Console, unit: str = "", beside: Path | None = None) -> Iterator[Bar]:
+def bar(
+    label: str, console: Console, unit: str = "", beside: Path | None = None, estimate: Estimate | None = None
+) -> Iterator[Bar]:
     """A bar that vanishes when the body ends, or a line now and then; it counts in ``unit``. How far it is also stands
-    beside the directory ``beside``, while the body lasts."""
+    beside the directory ``beside``, while the body lasts. ``estimate``: of the time left."""
     telling = Telling(beside)
     try:
-        with shown(label, console, unit, telling) as made:
+        with shown(label, console, unit, telling, estimate) as made:
             yield made
     finally:
         telling.end()
 
 
 @contextmanager
-def shown(label: str, console: Console, unit: str, telling: Telling) -> Iterator[Bar]:
+def shown(label: str, console: Console, unit: str, telling: Telling, estimate: Estimate | None = None) -> Iterator[Bar]:
     if not console.is_terminal:
-        made, over = Bar(label, console, None, unit, telling), threading.Event()
+        made, over = Bar(label, console, None, unit, telling, estimate), threading.Event()
 
         def speak() -> None:
             while not over.wait(QUIET_SECONDS):
@@ -128,7 +137,7 @@ def shown(label: str, console: Console, unit: str, telling: Telling) -> Iterator
         plain_column("{task.fields[note]}", style="dim"),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        yield Bar(label, console, progress, unit, telling)
+        yield Bar(label, console, progress, unit, telling, estimate)
 
 
 def short(number: float) -> str:

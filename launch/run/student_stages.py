@@ -101,6 +101,7 @@ def evaluated(manifest: Mapping[str, Any], directory: Path) -> str:
     undecided = sum(result.get("undecided", {}).values())
     left += f", {undecided:,} undecided" if undecided else ""
     when = f"; {result['right_when_answered']:.1%} of {result['answered']:,} answered" if result.get("answered") else ""
+    when = "; none answered" if result.get("answered") == 0 else when
     return (
         f"{result['accuracy']:.1%} of {result['questions']:,} questions right{when}{left}, "
         f"{result['truncated']:,} cut off{threads}" + "".join(f"\n  {line}" for line in said(result))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from tracestill.launch.sweep.one_arm import ENTRY_POINT, own_works
 from tracestill.launch.sweep.side_by_side import STOPPED, Process, run_all
 from tracestill.trainer.faults.failure import EXIT_FAILED
 from tracestill.trainer.lock.run_lock import token_of
-from tracestill.trainer.metrics.headway import read_headway
+from tracestill.trainer.metrics.headway import Estimate, read_headway
 from tracestill.trainer.ranks.join_ranks import OWNER
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
@@ -106,7 +107,7 @@ class Sweep:
         if not due:
             return 0
         done = 0
-        with bar("sweep", self.console, "arms") as progress:
+        with bar("sweep", self.console, "arms", estimate=Estimate(window=math.inf)) as progress:
 
             def ended(arm: str, code: int) -> None:
                 nonlocal done
@@ -169,7 +170,7 @@ class Sweep:
             now = read_headway(self.run.stage(arm, "train"))
             notes.append(f"{arm} {now.step}/{now.steps}" if now is not None else arm)
             begun += TRAINED * now.step / max(1, now.steps) if now is not None else 0.0
-        progress.set(done + begun, total, ", ".join(notes))
+        progress.set(done, total, ", ".join(notes), begun)
 
     def evaluated(self) -> dict[str, Path]:
         """Arm -> where its evaluation lies, of those that are up to date."""

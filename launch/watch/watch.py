@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from tracestill.data_pipeline.base.errors import InputError
 from tracestill.launch.watch.keys import Hear, keys, wait
 from tracestill.launch.watch.plain import Plain
 from tracestill.launch.watch.run import RunFollow, Seen
@@ -33,6 +34,14 @@ def show_once(root: Path, console: Console, *, as_json: bool = False) -> None:
         console.print(picture_of(seen, console))
 
 
+def check_is_there(root: Path) -> None:
+    """Raises InputError where no run is in ``root`` yet."""
+    try:
+        RunDirectory.check(root)
+    except InputError as error:
+        raise InputError(f"{error}, or, if it is about to begin, add --wait") from error
+
+
 def watch(root: Path, console: Console, *, stays: bool = False, note: str = "") -> None:
     """Show the run until nobody is at work in it, or a key or Ctrl-C ends it; in a terminal as a picture, else line by
     line. ``stays``: a run that is not there yet, and the next command in it, is waited for; only the user ends it.
@@ -41,7 +50,7 @@ def watch(root: Path, console: Console, *, stays: bool = False, note: str = "") 
     Raises InputError if there is no run, and it is not waited for.
     """
     if not stays:
-        RunDirectory.check(root)
+        check_is_there(root)
     with contextlib.suppress(KeyboardInterrupt):
         if console.is_terminal:
             with keys() as hear:

@@ -43,10 +43,11 @@ class Headway:
 
 
 class Estimate:
-    """The time that is left, by how fast the last units came; a first jump to where work goes on is no pace."""
+    """The time that is left, by how fast units came in the last ``window`` seconds; a first jump to where work goes on
+    is no pace."""
 
-    def __init__(self, clock: Callable[[], float] | None = None) -> None:
-        self.clock = clock or time.monotonic
+    def __init__(self, clock: Callable[[], float] | None = None, window: float = WINDOW_SECONDS) -> None:
+        self.clock, self.window = clock or time.monotonic, window
         self.points: deque[tuple[float, float]] = deque()  # when the count changed, and to what
 
     def add(self, done: float) -> None:
@@ -56,7 +57,7 @@ class Estimate:
         elif self.points and done == self.points[-1][1]:
             return
         self.points.append((now, done))
-        while len(self.points) > LEAST_POINTS and now - self.points[0][0] > WINDOW_SECONDS:
+        while len(self.points) > LEAST_POINTS and now - self.points[0][0] > self.window:
             self.points.popleft()
 
     @property
@@ -68,12 +69,15 @@ class Estimate:
         return (last - first) / max(ended - begun, 1e-9)
 
     def left(self, total: float) -> float | None:
-        """Seconds until ``total``; None before it can be known."""
+        """Seconds until ``total``; None before it can be known, and where they are over and it is not reached."""
         rate = self.rate
         if rate is None:
             return None
         ended, last = self.points[-1]
-        return max(0.0, (total - last) / rate - (self.clock() - ended))
+        if last >= total:
+            return 0.0
+        seconds = (total - last) / rate - (self.clock() - ended)
+        return seconds if seconds > 0 else None
 
 
 class Teller:

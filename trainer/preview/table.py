@@ -24,12 +24,20 @@ def kinds_table(found: dict[str, Any], styles: dict[str, str]) -> Table:
     measured = any(row.get("gradient_share") is not None for row in found["kinds"])  # not in older runs
     headings = ("kind", "weight", "tokens", "sum of weights", *SHARES.values())
     for heading in headings if measured else headings[:-1]:
-        table.add_column(heading, justify="left" if heading == "kind" else "right")
+        add_column(table, heading)
     for row in found["kinds"]:
         numbers = (f"{row['weight']:g}", f"{row['tokens']:,}", f"{row['weight_sum']:,.1f}")
         shares = [f"{row[name]:.1%}" for name in SHARES if row.get(name) is not None]
         table.add_row(Text(row["kind"], styles[row["kind"]]), *numbers, *shares)
     return table
+
+
+def add_column(table: Table, heading: str) -> None:
+    """One of numbers, or of the kinds' names, which stay whole while headings wrap."""
+    if heading == "kind":
+        table.add_column(heading, no_wrap=True)
+    else:
+        table.add_column(heading, justify="right")
 
 
 def teacher_table(found: dict[str, Any], styles: dict[str, str]) -> Table | None:
@@ -38,7 +46,7 @@ def teacher_table(found: dict[str, Any], styles: dict[str, str]) -> Table | None
         return None
     table = Table(title="What the teacher adds to it", title_justify="left")
     for heading in ("kind", *TEACHER.values()):
-        table.add_column(heading, justify="left" if heading == "kind" else "right")
+        add_column(table, heading)
     for row in found["kinds"]:
         table.add_row(Text(row["kind"], styles[row["kind"]]), *teacher_cells(row))
     return table

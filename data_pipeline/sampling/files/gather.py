@@ -26,7 +26,7 @@ from tracestill.data_pipeline.sampling.files.lines import Bad, Row, rejected
 from tracestill.data_pipeline.sampling.files.posings import Posing, Reading
 from tracestill.data_pipeline.sampling.files.rejected import Rejected
 from tracestill.data_pipeline.sampling.files.rows import DELIMITERS, rows_of
-from tracestill.data_pipeline.sampling.files.shapes import LOOKED_AT, Shape, recognise
+from tracestill.data_pipeline.sampling.files.shapes import LOOKED_AT, Shape, called, recognise
 from tracestill.data_pipeline.sampling.files.trace_store import TraceStore
 from tracestill.data_pipeline.sampling.teachers import Said
 
@@ -155,12 +155,16 @@ def looked_at(file: FileConfig, part: Part) -> tuple[Shape, Iterator[tuple[str, 
         return Shape("text", plain), itertools.chain(first, rows)
     if shape is None and not (given.get("question") or given.get("messages")):
         names = ", ".join(sorted({str(name) for row in good for name in row}))
-        how = "its columns by columns" if part.format in DELIMITERS else "it by fields.question"
-        raise InputError(f"{part.place}: which field holds the question? There are {names:.300}; name {how}")
+        first_line = ", or questions.columns, if its first line is a row" if part.format in DELIMITERS else ""
+        raise InputError(
+            f"{part.place}: which field holds the question? There are {names:.300}; name it in the recipe by "
+            f"questions.fields, or to init: --field question=NAME{first_line}"
+        )
     named = {name: None if value == NONE else value for name, value in given.items()}
     fields = (shape or Shape("", FieldsConfig())).fields.model_copy(update={**named, "metadata": file.fields.metadata})
-    name = "as the recipe says" if given else shape.name if shape else ""
-    return Shape(name, fields), itertools.chain(first, rows)
+    if given:
+        return Shape(f"{called(fields)} (questions.fields)", fields), itertools.chain(first, rows)
+    return Shape(shape.name if shape else "", fields), itertools.chain(first, rows)
 
 
 def without_traces(fields: FieldsConfig) -> FieldsConfig:

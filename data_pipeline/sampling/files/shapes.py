@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from tracestill.data_pipeline.sampling.files.fields import FieldsConfig
+from tracestill.data_pipeline.sampling.files.fields import SLOT, FieldsConfig
 from tracestill.data_pipeline.sampling.files.messages import ROLES, is_messages
 
 LOOKED_AT = 64  # rows
@@ -75,6 +75,8 @@ def recognise(rows: Sequence[Mapping[str, Any]]) -> Shape | None:
     if known.has("instruction") and known.has("output"):  # Alpaca
         given = known.real("instruction")
         question = f"{{{given}}}\n\n{{{known.real('input')}}}" if known.has("input") else given
+        if known.first(known.thoughts()):  # a column of reasoning beside them
+            return of_question(known, question, others)
         gold = known.gold(known.short("answer"))
         name = "instruction/input/output" if known.has("input") else "instruction/output"
         return Shape(name, FieldsConfig(question=question, trace=known.real("output"), gold=gold, **others))
@@ -125,8 +127,13 @@ def of_question(known: Columns, question: str, others: dict[str, str]) -> Shape:
 
 def named(fields: FieldsConfig) -> Shape:
     """A shape that is called by its fields."""
-    names = [fields.question, fields.reasoning, fields.trace, fields.answer, fields.gold]
-    return Shape("/".join(dict.fromkeys(name.strip("{}") for name in names if name)), fields)
+    return Shape(called(fields), fields)
+
+
+def called(fields: FieldsConfig) -> str:
+    """The names of the fields that hold question, trace and answers."""
+    specs = [fields.messages, fields.question, fields.reasoning, fields.trace, fields.answer, fields.gold]
+    return "/".join(dict.fromkeys(name for spec in specs if spec for name in SLOT.findall(spec) or [spec]))
 
 
 class Columns:

@@ -100,7 +100,8 @@ def last_number(text: str, numeric: bool | None) -> Marked | None:
     if numeric is False:
         return None
     found = numbers_in(text[-2000:]) or numbers_in(text)
-    return Marked(text.strip(), found[-1]) if found else None
+    plain = text.strip()
+    return Marked("" if number(plain) is not None else plain, found[-1]) if found else None
 
 
 def whole(text: str, numeric: bool | None) -> Marked | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +27,14 @@ def init(
     teacher: Annotated[
         str, typer.Option("--teacher", metavar="NAME", help="Who wrote the traces, where the rows do not say it.")
     ] = "recorded",
+    field: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--field",
+            metavar="NAME=FIELD",
+            help="Which field is what, such as question=problem_text; as questions.fields. Repeatable.",
+        ),
+    ] = None,
     decontaminate: Annotated[
         list[str] | None,
         typer.Option("--decontaminate", metavar="FILE", help="A benchmark that nothing may overlap with. Repeatable."),
@@ -47,11 +55,12 @@ def init(
     path = recipe or Path(f"{name_of(source)}.yaml")
     if path.exists() and not replace:
         raise InputError(f"{path}: is there already; choose another --recipe, or say --replace")
-    benchmarks = tuple(decontaminate or ())
-    found = survey(source, benchmarks)
+    benchmarks, fields = tuple(decontaminate or ()), fields_of(field or ())
+    found = survey(source, benchmarks, fields)
     for line in told(found):
         say(line)
-    text = recipe_text(found, source, path.stem if recipe else name_of(source), teacher, benchmarks, this_machine())
+    name = path.stem if recipe else name_of(source)
+    text = recipe_text(found, source, name, teacher, benchmarks, this_machine(), fields)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -61,6 +70,22 @@ def init(
         say(f"\nwrote {path}; look it over, then: tracestill run {path}")
     else:
         say(f"\nwrote {path}; it holds no traces: name under sample.teachers who answers, then: tracestill run {path}")
+
+
+def fields_of(given: Sequence[str]) -> dict[str, str]:
+    """What ``--field NAME=FIELD`` says. Raises InputError for a name that questions.fields does not have."""
+    from tracestill.data_pipeline.base.kinds import nearest
+    from tracestill.data_pipeline.sampling.files.fields import FieldsConfig
+
+    known = [name for name in FieldsConfig.model_fields if name != "metadata"]
+    fields = {}
+    for text in given:
+        name, _, spec = text.partition("=")
+        if name not in known or not spec:
+            wrong = f"unknown name '{name}'{nearest(name, known)}" if spec else "expected NAME=FIELD"
+            raise InputError(f"--field {text}: {wrong}; names are {', '.join(known)}")
+        fields[name] = spec
+    return fields
 
 
 def told(found: Survey) -> list[str]:
@@ -89,13 +114,12 @@ def told(found: Survey) -> list[str]:
         others = ", ".join(map(visible, sorted(found.posed.questions[0].metadata)))
         return [*lines, f"no traces{f'; of these fields nothing is known: {others:.300}' if others else ''}"]
     of = sum(found.readers.values())
-    lines.append(
-        f"{of:,} traces, read by {named(found.readers)}; {found.right / of:.1%} of their answers are the gold ones"
-    )
-    if found.posed.from_traces:
+    right = f"; {found.right / of:.1%} of their answers are the gold ones" if found.has_gold else ""
+    lines.append(f"{of:,} traces, read by {named(found.readers)}{right}")
+    if without := found.posed.from_traces:
+        whose = f"{without:,} questions have no gold answer" if found.has_gold else "there are no gold answers"
         lines.append(
-            f"{found.posed.from_traces:,} questions have no gold answer: what most of their traces say is taken for it "
-            "(fields.gold)"
+            f"{whose}: what most traces of a question say is taken for it (--field gold=NAME, if a field has it)"
         )
     if found.checks:
         lines.append(f"kept, but doubtful: {named(found.checks)} (sample.checks)")
@@ -109,7 +133,7 @@ def told(found: Survey) -> list[str]:
     return lines
 
 
-WORDS = {"joined": "add traces to one", "duplicates": "repeat one", "unused": "unused"}
+WORDS = {"joined": "further traces of these", "duplicates": "repeated", "unused": "unused"}
 
 
 def named(counts: Mapping[str, int]) -> str:

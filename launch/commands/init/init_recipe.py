@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import yaml
@@ -60,7 +61,13 @@ def share(values: Sequence[int], at: float) -> int:
 
 
 def recipe_text(
-    found: Survey, source: str, name: str, teacher: str, decontaminate: Sequence[str], machine: Machine
+    found: Survey,
+    source: str,
+    name: str,
+    teacher: str,
+    decontaminate: Sequence[str],
+    machine: Machine,
+    fields: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """The recipe as YAML. Without traces in the source, a teacher is left to be named."""
     return "\n".join(
@@ -68,14 +75,14 @@ def recipe_text(
             "# Made by `tracestill init`. What it read, and as what:",
             *(f"#   {place}: {shape}" for place, shape in list(found.posed.read_as.items())[:8]),
             f"name: {scalar(name)}\nseed: 0\n",
-            *questions_block(found, source, decontaminate),
+            *questions_block(found, source, decontaminate, fields),
             *sample_block(found, teacher),
             student_blocks(found, machine),
         ]
     )
 
 
-def questions_block(found: Survey, source: str, decontaminate: Sequence[str]) -> list[str]:
+def questions_block(found: Survey, source: str, decontaminate: Sequence[str], fields: Mapping[str, str]) -> list[str]:
     rows, files = found.posed.counts["in"], ", ".join(map(scalar, decontaminate))
     bad = len(found.posed.rejected) / max(1, rows)
     near = "" if knows_near() else "# pip install 'tracestill[traces]' for: "
@@ -85,7 +92,9 @@ def questions_block(found: Survey, source: str, decontaminate: Sequence[str]) ->
         f"  # train: {found.split('train')}  # all that are left of {rows:,} rows",
         f"  test: {found.split('test')}  # held out: {held_out(found)}",
         "  # validation: 50  # more held-out ones, by which training may choose a checkpoint (train.metric)",
-        "  # fields: {question: …, trace: …, gold: …}  # if a field was taken for another: names, paths, templates",
+        f"  fields: {scalar(dict(fields))}"
+        if fields
+        else "  # fields: {question: …, trace: …, gold: …}  # if one was taken for another: names, paths, templates",
         f"  {near}near_duplicates: {{policy: drop}}  # training questions that are nearly held-out ones are left out",
         f"  decontaminate: [{files}]"
         if files
@@ -122,7 +131,9 @@ def sample_block(found: Survey, teacher: str) -> list[str]:
             else []
         ),
         "",
-        f"# {wrong:.1%} of the answers are not the gold ones",
+        f"# {wrong:.1%} of the answers are not the gold ones"
+        if found.has_gold
+        else "# there are no gold answers: wrong is what most traces of the same question contradict",
         "select: {policy: strict}  # answer: right answers, whatever the trace; none: all that have one",
         "",
     ]
@@ -189,8 +200,7 @@ def rounded_up(value: float) -> float:
     return min(1.0, math.ceil(value * 110) / 100)
 
 
-def scalar(text: str) -> str:
-    """A text as YAML writes it on one line."""
-    return (
-        str(yaml.safe_dump(text, default_flow_style=True, width=10_000, allow_unicode=True)).split("\n...")[0].strip()
-    )
+def scalar(value: str | dict[str, str]) -> str:
+    """A text, or a mapping of texts, as YAML writes it on one line."""
+    text = str(yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True, sort_keys=False))
+    return text.split("\n...")[0].strip()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from tracestill.data_pipeline.answers.numbers.number import number
 from tracestill.data_pipeline.answers.verify import same_answer
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import Question
+from tracestill.data_pipeline.sampling.files.fields import FieldsConfig
 from tracestill.data_pipeline.sampling.files.formats import is_files
 from tracestill.data_pipeline.sampling.files.rejected import Rejected, listed
 from tracestill.data_pipeline.sampling.files.trace_store import Place
@@ -43,16 +46,22 @@ class Survey:
     def traces(self) -> int:
         return len(self.lengths) + sum(self.unread.values())
 
+    @property
+    def has_gold(self) -> bool:
+        """Whether a field gives a question's gold answer, rather than its traces."""
+        return self.posed.from_traces < len(self.posed.questions)
+
     def split(self, name: str) -> int:
         return sum(question.split == name for question in self.posed.questions)
 
 
-def survey(source: str, decontaminate: tuple[str, ...]) -> Survey:
-    """Read all of a source, and every trace in it. Raises InputError if nothing in it can be used."""
+def survey(source: str, decontaminate: tuple[str, ...], fields: Mapping[str, str] = MappingProxyType({})) -> Survey:
+    """Read all of a source, and every trace in it; ``fields``: as in questions.fields. Raises InputError if nothing in
+    it can be used."""
     chain = Chain()
     if not is_files(source):
         raise InputError(f"{source}: is no file, no directory (write a / behind its name) and no hf://owner/name")
-    config = QuestionsConfig(source=source, max_rejected=1, decontaminate=decontaminate)
+    config = QuestionsConfig(source=source, max_rejected=1, decontaminate=decontaminate, fields=FieldsConfig(**fields))
     posed = make_questions(config, 0, chain.answer)
     found = Survey(posed)
     with posed.traces as traces:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from tracestill.launch.report.plots.bars import BARE, NAMES, STEP
-from tracestill.launch.report.plots.figure import SERIES, apart, colour, figure, told
+from tracestill.launch.report.plots.figure import SERIES, apart, colour, figure, keys, told
 
+HEIGHT, NARROW, LETTER, LINE = 200, 240, 7, 14  # pixels: of a plot of points, of its width on a phone; of its names
 FULL = 0.3  # difference at which a cell of a matrix has its full colour
 
 
@@ -19,7 +21,8 @@ def scatter(
     y: str,
     colours: Sequence[str] = SERIES,
 ) -> str:
-    """One point of each row: (name, x, share, low, high), with its name and the interval of its share."""
+    """One point of each row: (name, x, share, low, high), with its name and the interval of its share. Names that would
+    lie on each other stand in a legend instead, if each has a colour of its own."""
     if not rows:
         return ""
     names = apart([name for name, *_ in rows])
@@ -50,14 +53,28 @@ def scatter(
          "encoding": {"x": of_x, "y": {**of_y, "field": "low"}, "y2": {"field": "high"}, "color": of_name}},
         {"mark": {"type": "point", "filled": True, "size": 70, "opacity": 1},
          "encoding": {"x": of_x, "y": of_y, "color": of_name, "tooltip": tooltip}},
-        {"mark": {"type": "text", "align": "left", "dx": 8, "dy": -6, "color": colour("ink"), "limit": 150},
-         "encoding": {"x": of_x, "y": of_y, "text": {"field": "name", "type": "nominal"}}},
     ]  # fmt: skip
+    classes = {name: colours[at % len(colours)] for at, name in enumerate(names)}
+    by_colour = crowded(rows, most) and len(set(classes.values())) == len(names)
+    if not by_colour:
+        text = {"type": "text", "align": "left", "dx": 8, "dy": -6, "color": colour("ink"), "limit": 150}
+        encoding = {"x": of_x, "y": of_y, "text": {"field": "name", "type": "nominal"}}
+        layers.append({"mark": text, "encoding": encoding})
     body = [
         [name, told(row[1]), *(told(value, True) for value in row[2:])] for name, row in zip(names, rows, strict=True)
     ]
-    return figure(title, {"layer": layers}, columns, (["", x, "share", "from", "to"], body), names={"name": names},
-                  height=200)  # fmt: skip
+    drawn = figure(title, {"layer": layers}, columns, (["", x, "share", "from", "to"], body), names={"name": names},
+                   height=HEIGHT)  # fmt: skip
+    return drawn + (keys(classes) if by_colour else "")
+
+
+def crowded(rows: Sequence[tuple[str, float, float, float, float]], most: float) -> bool:
+    """Whether names beside points would lie on each other, on a narrow page."""
+    points = sorted((x / (most or 1) * NARROW, share * HEIGHT, LETTER * len(name)) for name, x, share, *_ in rows)
+    return any(
+        right[0] - left[0] < left[2] and abs(right[1] - left[1]) < LINE
+        for left, right in itertools.combinations(points, 2)
+    )
 
 
 def heat(cells: Sequence[tuple[str, str, float, float | None]], *, title: str, x: str, y: str) -> str:

@@ -85,7 +85,7 @@ def curves(found: Found) -> str:
         cells = [text(in_html(arm) + state), f"{row['steps']:,}", f"{row['epochs']:,}", f"{row['tokens']:,}"]
         last = "" if row["loss"] is None else f"{row['loss']:.4f}"
         body.append([*cells, f"{rate:,.0f}", last, seconds(row["seconds"])])
-    heads = ["arm", "steps", "epochs", "tokens", "tokens a second", "last loss, weighted", "time"]
+    heads = ["arm", "steps", "epochs begun", "tokens", "tokens a second", "last loss, weighted", "time"]
     apart = (
         " Arms whose weighting, terms of the loss or layout of documents differ have charts of their own for what "
         "is weighted (loss, gradient), and these numbers do not compare; losses by kind do, since every target counts "

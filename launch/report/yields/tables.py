@@ -70,7 +70,8 @@ def shares(found: Found, name: str, rows: Sequence[Found]) -> list[Shown]:
         return []
     body = [
         [name_of(row), percent(row["right_share"]), share(row["kept"], row["asked"]),
-         share(row["questions_right"], row["questions"]), number(row["alone"]) if row["alone"] is not None else "",
+         share(row["questions_right"], row["questions"]),
+         *([number(row["alone"]) if row["alone"] is not None else ""] if rows else []),
          *(amount(row[f"{key}_per_kept"]) for key in told)]
         for row in [*rows[:MANY], found["total"]]
     ]  # fmt: skip
@@ -79,7 +80,8 @@ def shares(found: Found, name: str, rows: Sequence[Found]) -> list[Shown]:
         notes[0] += "; by it alone: that nothing else in this table solves"
     if told:
         notes.append(f"{'/kept, '.join(told)}/kept: of all samples of which it is known, divided by the kept ones")
-    heads = [words(name), "right", "kept", "solved", "by it alone", *(f"{key}/kept" for key in told)]
+    alone = ["by it alone"] if rows else []
+    heads = [words(name), "right", "kept", "solved", *alone, *(f"{key}/kept" for key in told)]
     return [Shown(f"shares by {words(name)}" if name else "shares", heads, body, notes)]
 
 
@@ -161,10 +163,10 @@ def unsolved(found: Found) -> list[Shown]:
     notes = [f"{held['questions']:,} of {total:,} questions have no right sample: {percent(held)}"]
     if held["questions"]:
         notes[0] += f"; they were asked {held['asked']:g} times (median)"
-    if body:
-        notes.append("words, numbers: of the question; operations: median of its traces, right or not")
     if not held["questions"]:
         return [Shown("never solved", [], [], notes)]
+    if body:
+        notes.append("words, numbers: of the question; operations: median of its traces, right or not")
     if held["agreed"]:
         notes.append(
             f"on {held['agreed']:,} of them at least half of the samples, and three, give the same other answer: the "

@@ -84,6 +84,38 @@ def test_a_recipe_is_written_that_samples_what_the_file_holds(
     assert "contaminated " in capsys.readouterr().out
 
 
+def test_fields_of_other_names_are_told_to_it_and_go_into_the_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, path = tmp_path / "a.jsonl", tmp_path / "a.yaml"
+    names = {"question": "problem_text", "response": "r1_output", "gold": "meta: gold"}
+    source.write_text("\n".join(json.dumps({names[k]: v for k, v in row.items()}) for row in rows()))
+    with pytest.raises(InputError, match=r"--field question=NAME$"):
+        init(source, path, monkeypatch)
+    with pytest.raises(InputError, match="unknown name 'qestion'; did you mean 'question'"):
+        init(source, path, monkeypatch, field=["qestion=problem_text"])
+    given = ["question=problem_text", "trace=r1_output", "gold=meta: gold"]
+    with pytest.raises(InputError, match="expected NAME=FIELD"):
+        init(source, path, monkeypatch, field=["question"])
+    init(source, path, monkeypatch, field=given)
+    assert f"{source}: read as problem_text/r1_output/meta: gold (questions.fields)" in capsys.readouterr().out
+    fields = load_recipe(path).questions.fields
+    assert (fields.question, fields.trace, fields.gold) == ("problem_text", "r1_output", "meta: gold")
+
+
+def test_without_gold_answers_it_claims_no_share_of_right_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "a.jsonl"
+    found = [{name: value for name, value in row.items() if name != "gold"} for row in rows()]
+    source.write_text("\n".join(map(json.dumps, [*found, found[0]])))
+    init(source, tmp_path / "a.yaml", monkeypatch)
+    told = capsys.readouterr().out
+    assert "the gold ones" not in told + (tmp_path / "a.yaml").read_text()
+    assert "1 further traces of these" in told
+    assert "there are no gold answers: what most traces of a question say is taken for it (--field gold=NAME" in told
+
+
 def test_a_student_fits_the_machine_and_the_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, sizes = tmp_path / "a.jsonl", {}
     for name, times, machine in (("short", 1, Machine(0, 2)), ("long", 300, Machine(0, 2)), ("gpu", 1, Machine(8, 64))):

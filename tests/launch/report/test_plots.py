@@ -63,6 +63,21 @@ def test_no_text_gets_out_of_a_figure(figure):
     assert EVIL in json.dumps(data_of(figure)).replace("\\\\", "")
 
 
+def test_names_of_points_stand_in_a_legend_where_they_would_lie_on_each_other():
+    rows = [("traces_seed-0", 40, 0.5, 0.4, 0.6), ("traces_seed-1", 44, 0.51, 0.4, 0.6)]
+    apart = [rows[0], ("answers", 44, 0.1, 0.0, 0.2)]
+
+    def drawn(rows, colours):
+        figure = scatter(rows, title="t", x="tokens", y="share", colours=colours)
+        marks = [layer["mark"]["type"] for layer in data_of(figure)["spec"]["layer"]]
+        return "text" in marks, 'class="legend"' in figure
+
+    assert drawn(apart, ["s0", "s1"]) == (True, False)
+    assert drawn(rows, ["s0", "s1"]) == (False, True)
+    assert drawn(rows, ["s7", "s7"]) == (True, False), "colours tell nothing"
+    assert drawn([("a", 0, 0, 0, 0), ("b", 0, 0, 0, 0)], ["s0", "s1"]) == (False, True)
+
+
 def test_a_curve_keeps_its_points_and_its_colour():
     figure = lines({"a": [], "b": [(1, 0.5), (2, 0.25, 0.2, 0.3)]}, {"b": [(2, 0.125)]}, title="t", x="step", log=False)
     found = data_of(figure)

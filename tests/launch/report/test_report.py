@@ -381,3 +381,9 @@ def test_what_is_never_predicted_is_no_target(run):
     kinds = [figure["names"]["part"][at] for at in figure["columns"]["part"]]
     assert dict(zip(kinds, figure["columns"]["amount"], strict=True)).get("answer") == targets["answer"]
     assert "pad" not in kinds
+
+
+def test_a_student_that_answers_nothing_is_said_to(tmp_path):
+    result = {"accuracy": 0.0, "questions": 12, "answered": 0, "right_when_answered": None, "truncated": 3}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert summary("evaluate", tmp_path) == "0.0% of 12 questions right; none answered, 3 cut off"

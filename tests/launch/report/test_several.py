@@ -20,7 +20,7 @@ from tracestill.launch.commands.report_command import names_of
 from tracestill.launch.report.diff_runs import ABSENT, NOT_ALIKE
 from tracestill.launch.report.records import held_out as records
 from tracestill.launch.report.records.held_out import Source, held_out
-from tracestill.launch.report.several import side_by_side
+from tracestill.launch.report.several import compared, side_by_side
 from tracestill.launch.report.verdicts import EXAMPLES, LONGEST, shortened, verdicts, verdicts_in
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
@@ -252,3 +252,9 @@ def test_the_table_of_several_runs_is_searched_and_read_aloud(answered):
         assert tab.page.locator("#records-tokens").count() == 0, "documents stand in each run's own page"
         assert violations(tab) == []
         assert (tab.errors, tab.requests) == ([], [])
+
+
+def test_heads_stand_above_numbers_at_the_right_and_above_texts_at_the_left():
+    texts, numbers = compared(["a", "b"], [("lr", ["x", ABSENT])]), compared(["a", "b"], [("loss", [1.5, ABSENT])])
+    assert (texts.count("text left"), numbers.count("text left")) == (2, 0)
+    assert f'class="text">{ABSENT}' not in numbers, "among numbers it stands as they do"

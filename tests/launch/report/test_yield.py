@@ -6,7 +6,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from fake_run import claim, gathered, mini_recipe, report, run_data_stages
+from fake_run import claim, gathered, mini_recipe, report, run_data_stages, summary
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -108,8 +108,8 @@ def test_the_page_shows_the_same_tables(run):
 
 def test_diff_compares_the_yield_once_for_arms_that_select_alike(run):
     found = selected(run, "traces")
-    assert 0.5 < found["samples right"] < 1
-    assert found["questions solved, pass@12"] == 1
+    assert 0.5 < found["share of samples right"] < 1
+    assert found["share of questions solved, pass@12"] == 1
     assert selected(run, "answers_only") == {}
 
 
@@ -128,3 +128,24 @@ def test_samples_that_give_no_record_say_whose_they_are(tmp_path):
     code, text = command(made.root, "--by", "teacher")
     assert code == 0
     assert "7 samples of 7 training questions" in text
+
+
+def test_without_gold_answers_right_is_said_to_be_what_traces_agree_on(tmp_path):
+    traces = tmp_path / "traces.jsonl"
+    rows = [
+        {"question": f"What is {n} + {n}?", "output": f"{n} + {n} = {2 * n}. The answer is {2 * n}."} for n in range(30)
+    ]
+    traces.write_text("\n".join(map(json.dumps, rows)))
+    teachers = [{"name": "r1", "use": "recorded"}]
+    recipe = mini_recipe(questions={"source": str(traces), "test": 5}, sample={"teachers": teachers})
+    run = claim(tmp_path / "run", recipe)
+    run_data_stages(run)
+    assert "; gold answers from the traces themselves 30" in summary("sample", run.stage("traces", "sample"))
+    code, text = command(run.root)
+    assert (code, "30 questions of the source have no gold answer" in text) == (0, True)
+    assert "by it alone" not in text, "there is nothing beside it"
+    assert "operations: median" not in text, "no question is unsolved"
+    report(run)
+    page = (run.root / "report" / "report.html").read_text(encoding="utf-8")
+    assert "30 questions in the source have no gold answer" in page
+    assert "Traces were read by sentence (30)." in page

@@ -201,7 +201,7 @@ def test_without_a_right_trace_no_round_follows(tmp_path, monkeypatch):
     told = fake(monkeypatch)
     monkeypatch.setattr(writing, "verified", lambda rows, *_: [{**row, "correct": False} for row in rows])
     result = begin(tmp_path, recipe({})).run()
-    assert result["stopped"]["rule"] == "nothing_right"
+    assert (result["stopped"]["rule"], "; train round 0" in result["stopped"]["why"]) == ("nothing_right", True)
     assert told.count("train 0") == 1
     assert "train 1" not in told
 

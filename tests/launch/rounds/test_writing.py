@@ -16,6 +16,7 @@ from tracestill.data_pipeline.base.stage import Stage, identity, read_manifest, 
 from tracestill.data_pipeline.documents.encode import load_layout
 from tracestill.launch.rounds import monitor, writing
 from tracestill.launch.rounds.recipes import round_of
+from tracestill.launch.rounds.run_rounds import nothing_right
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 ASKED = recipe({"samples": 3}, evaluate={"batch_size": 9, "max_new_tokens": 24})
@@ -137,3 +138,8 @@ def test_damaged_figures_are_named(tmp_path):
     (tmp_path / "figures.json").write_text('{"accuracy": ')
     with pytest.raises(InputError, match=r"figures.json: not readable as JSON .* remove .* and give the command again"):
         monitor.read(tmp_path / "figures.json")
+
+
+def test_a_round_without_right_traces_says_how_many_were_cut_off():
+    told = nothing_right("student-0", {"in": 120, "right": 0, "rejected": {"cut_off": 118, "no_answer": 2}})
+    assert "no trace of student-0 has the right answer: 118 of 120 were cut off (evaluate.max_new_tokens)" in told

@@ -1,16 +1,20 @@
 """The command: data made once, arms in processes of their own (here: fake ones), what is told of them, going on."""
 
+import io
 import json
 import os
 import re
 import shutil
 import signal
+from dataclasses import asdict
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from fake_run import HOSTILE, RECIPE, Ended, write_train
+from rich.console import Console
 from typer.testing import CliRunner
 
 from tracestill.data_pipeline.base.stage import stage
@@ -18,11 +22,13 @@ from tracestill.launch import cli
 from tracestill.launch.commands import sweep_command
 from tracestill.launch.report.sweep_page import sweep as section
 from tracestill.launch.run import checks
+from tracestill.launch.run.progress import Bar
 from tracestill.launch.run.stages import plan_works
 from tracestill.launch.sweep import side_by_side
 from tracestill.launch.sweep.machine import Place
 from tracestill.launch.sweep.outcome import answers_in
 from tracestill.launch.sweep.sweep import Sweep
+from tracestill.trainer.metrics.headway import PROGRESS, Headway
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 QUESTIONS = 40
@@ -96,6 +102,20 @@ def sweep(*words, code=0):
 
 def table_of(root):
     return json.loads((root / "sweep.json").read_text())
+
+
+def test_an_arm_counts_when_it_has_ended_and_for_the_time_left_before(tmp_path):
+    swept, out = SimpleNamespace(run=SimpleNamespace(stage=lambda arm, stage: tmp_path / arm)), io.StringIO()
+    for arm in ("a", "b"):
+        (tmp_path / arm).mkdir()
+        told = Headway(4, 4, 0, 1, 100, 100, None, None, None)
+        (tmp_path / arm / PROGRESS).write_text(json.dumps(asdict(told)))
+    progress = Bar("sweep", Console(file=out), None, "arms")
+    Sweep.show(swept, progress, 0, 4, ["a", "b"])
+    progress.speak()
+    assert "sweep: 0 of 4 arms" in out.getvalue()
+    assert "a 4/4, b 4/4" in out.getvalue()
+    assert progress.estimate.points[-1][1] == pytest.approx(1.8)
 
 
 def test_a_sweep_from_values_to_a_verdict(arms, recipe, tmp_path):

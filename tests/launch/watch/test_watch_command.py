@@ -47,8 +47,10 @@ def test_once_shows_it_or_says_that_there_is_none(run, tmp_path):
     none = invoke("watch", tmp_path / "nowhere", "--once")
     assert none.exit_code == 2
     assert "not a run directory" in none.stderr
-    assert invoke("watch", tmp_path / "nowhere").exit_code == 2
-    assert invoke("watch", tmp_path / "nowhere", "--serve").exit_code == 2
+    for words in ([], ["--serve"]):
+        none = invoke("watch", tmp_path / "nowhere", *words)
+        assert none.exit_code == 2
+        assert "add --wait" in none.stderr
 
 
 @pytest.mark.parametrize("words", [["--json"], ["--port", "80"], ["--once", "--wait"], ["--once", "--serve"]])

@@ -1,6 +1,7 @@
 """How far a training is, told many times in a step; and the time that is left."""
 
 import json
+import math
 
 import pytest
 
@@ -35,6 +36,23 @@ def test_the_time_left_follows_the_last_units_and_runs_down():
     estimate.add(4100)
     assert estimate.left(10_000) == 583.0, "nothing came, but time passed"
     assert estimate.left(4100) == 0.0
+    clock.now += 590
+    assert estimate.left(10_000) is None, "it takes longer than was thought"
+    assert estimate.left(4100) == 0.0
+
+
+def test_a_window_that_never_ends_takes_the_pace_since_the_beginning():
+    clock, found = Clock(), {}
+    for name, window in (("last", headway.WINDOW_SECONDS), ("all", math.inf)):
+        clock.now, estimate = 100.0, Estimate(clock, window)
+        estimate.add(0)
+        clock.now += 300  # until the first
+        for done in range(10):
+            clock.now += 1
+            estimate.add(0.1 * done)
+        found[name] = estimate.left(4)
+    assert found["last"] == pytest.approx(31)
+    assert found["all"] == pytest.approx(310 * 3.1 / 0.9)
 
 
 def test_a_pace_that_changes_is_noticed():

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.tokens.store import TokenStore, TokenStoreWriter
 from tracestill.trainer.preview.preview import preview, show
+from tracestill.trainer.preview.table import show_tables
 from tracestill.trainer.weighting import TargetWeights, WeightingConfig, make_weighting
 
 KINDS = Kinds()
@@ -60,3 +61,11 @@ def test_it_prints_every_kind_and_the_text(found):
     show(found, KINDS, console)
     text = console.file.getvalue()
     assert all(word in text for word in [*WORDS, "prompt", "derive", "answer", "57.1%", "record weight 3: "])
+
+
+def test_a_narrow_terminal_has_kinds_by_their_whole_names(found):
+    measured = [{**row, "kind": "expression", "gradient_share": 0.25} for row in found["kinds"]]
+    found = {**found, "kinds": [{**measured[0], "weight_sum": 123_456.5}, *measured[1:]]}
+    console = Console(file=io.StringIO(), width=80)
+    show_tables(found, dict.fromkeys(["expression"], ""), console)
+    assert console.file.getvalue().count("expression") == len(measured)

@@ -55,6 +55,14 @@ SHAPES: dict[str, tuple[dict, dict]] = {  # a row, and what its record holds bes
     "gsm8k": ({"question": Q, "answer": f"{T}\n#### 7"}, {"reader": "hashes"}),
     "problem": ({"problem": Q, "solution": f"{T}, so \\boxed{{7}}.", "answer": "7"}, {"trace": f"{T}, so 7."}),
     "prompt": ({"prompt": Q, "response": THOUGHT, "target": 7}, {"reader": "think+sentence"}),
+    "alpaca with a rationale": (
+        {"instruction": "Add.", "input": Q, "rationale": T, "output": "7"},
+        {"question": f"Add.\n\n{Q}", "reader": "given"},
+    ),
+    "alpaca with a thought and a text": (
+        {"instruction": Q, "reasoning": T, "output": "So, it is 7. " * 6},
+        {"reader": "think+last_number"},
+    ),
     "alpaca": ({"instruction": "Add.", "input": Q, "output": f"{T}\n#### 7"}, {"question": f"Add.\n\n{Q}"}),
     "messages": ({"messages": [{"role": "system", "content": "Be brief."}, USER, BOT]}, {"style": "Be brief."}),
     "sharegpt": ({"conversations": [{"from": "human", "value": Q}, {"from": "gpt", "value": THOUGHT}]}, {}),
@@ -131,7 +139,8 @@ def test_fields_map_paths_and_templates_and_a_pattern_finds_the_gold_answer(tmp_
     assert (record["question"], record["trace"]) == (f"Hint: \n{Q}", "3 + 4\n= 7")
     assert (record["gold"], record["teacher"]) == ("7", "r1")
     with pytest.raises(
-        InputError, match=r"which field holds the question\? There are a\.b, hint, key, meta; name it by"
+        InputError,
+        match=r"which field holds the question\? There are a\.b, hint, key, meta; name it .* --field question=NAME$",
     ):
         sampled(tmp_path / "no", tmp_path / "a.jsonl")
 

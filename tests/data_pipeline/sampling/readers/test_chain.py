@@ -71,6 +71,7 @@ def read(raw: str, numeric: bool | None = True, **more: object) -> Read | Unread
         ('{"answer": "1"}\nNo.\n{"reasoning": "b", "answer": "7"}', "b", "7", "json"),
         ('{"reasoning": "a", "answer": "cannot be determined"}', "a", "cannot be determined", "json"),
         ("3 + 4 = 7", "3 + 4 = 7", "7", "last_number"),
+        ("$1,250", "", "$1,250", "last_number"),  # an answer alone has no trace
         ("It makes $1,250.50 a day", "It makes $1,250.50 a day", "$1,250.50", "last_number"),
     ],
 )  # fmt: skip
