@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -14,6 +15,8 @@ from tracestill.trainer.metrics.headway import spell
 
 QUIET_SECONDS = 30.0  # between two lines about one stage at work
 NUMBERS = "numbers"  # the topic of the log's newest line
+
+MOVES = re.compile(r"\d+(?:\.\d+)? ?(?:[smh]\b|%)")  # times and shares in a warning
 
 
 class Plain:
@@ -40,7 +43,7 @@ class Plain:
             found += self.refreshing(arm, training)
         said = {f"{arm}: {training.state}: {training.why}" for arm, training in seen.arms.items()}  # above
         for text in (text for text in seen.warnings if text not in said):
-            found += self.new(f"warning {text}", f"warning: {text}")
+            found += self.warning(text)
         for text in () if seen.rounds is None else seen.rounds.ending:
             found += self.new(f"round {text}", text)
         return found
@@ -51,8 +54,18 @@ class Plain:
         if self.said.get("at hand") != rounds.head:
             kept = ("who", "round ", "warning ")
             self.said = {topic: line for topic, line in self.said.items() if topic.startswith(kept)}
-            self.spoken = {}
+            self.spoken = {topic: when for topic, when in self.spoken.items() if topic.startswith(kept)}
         return found + self.new("at hand", rounds.head)
+
+    def warning(self, text: str) -> list[str]:
+        """A warning, when it is new; where only a time or a share in it moves, now and then."""
+        topic = f"warning {MOVES.sub('', text)}"
+        last = self.spoken.get(topic)
+        if last is not None and self.clock() - last < QUIET_SECONDS:
+            return []
+        if said := self.new(topic, f"warning: {text}"):
+            self.spoken[topic] = self.clock()
+        return said
 
     def new(self, topic: str, line: str, behind: str = "") -> list[str]:
         """The line, if it is another than the topic's last; what stands ``behind`` it is no reason to say it again."""

@@ -188,7 +188,8 @@ class Follow:
         usual = (at.get("step_seconds") or 0.0) + (at.get("save_seconds") or 0.0)
         quiet = self.clock() - self.since
         if quiet > max(QUIET, PATIENCE * usual):
-            found.append(f"nothing was heard of the ranks for {spell(quiet)}; the last step took {spell(usual)}")
+            took = f"; the last step took {spell(usual)}" if usual else ""
+            found.append(f"nothing was heard of the ranks for {spell(quiet)}{took}")
         return found
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+from types import SimpleNamespace
 
 import pytest
 from fake_run import claim, mini_recipe, run_data_stages
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from tracestill.launch import cli
 from tracestill.launch.commands import watch_command
 from tracestill.launch.watch import keys as keys_module
+from tracestill.launch.watch import plain
 from tracestill.launch.watch import watch as watch_module
 from tracestill.launch.watch.keys import keys
 from tracestill.launch.watch.run import RunFollow
@@ -165,3 +167,15 @@ def test_nothing_of_it_holds_or_takes_the_lock(run):
         invoke("watch", run.root, "--once")
         assert (run.root / LOCK).read_text() == before
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_warning_whose_time_runs_is_not_said_each_second(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(plain, "who", lambda seen: "at work")
+    watched, said = plain.Plain(clock=lambda: clock[0]), []
+    for second in range(70):
+        clock[0] = float(second)
+        warnings = [f"seed-{n}: nothing was heard of the ranks for 1m {second}s" for n in (0, 1)]
+        seen = SimpleNamespace(name="r", finished=[], now=[], arms={}, warnings=[*warnings, "another"])
+        said += [line for line in watched.lines(seen) if line.startswith("warning")]
+    assert [line.split()[-1] for line in said] == ["0s", "0s", "another", "30s", "30s", "60s", "60s"]
