@@ -25,7 +25,8 @@ asked: list[dict] = []  # what the server was sent
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """two, three: at these stages, with the whole teacher; behind a dash how the others have it, and what befell it."""
+    """two, three: at these stages, parts: where ranks share rows, with the whole teacher; behind a dash how the others
+    have it, and what befell it."""
     place = tmp_path_factory.mktemp("teachers")
     data, teacher = prepared(place)
     shared = {"model": str(teacher), "zero": 3}
@@ -39,6 +40,8 @@ def root(tmp_path_factory):
         for stage, zero in (("two", 2), ("three", 3)):
             ways = {stage: teacher, f"{stage}-shared": shared, f"{stage}-served": served}
             run_workers(WORKER, *(run(name, way, zero=zero) for name, way in ways.items()), ranks=2)
+        ways = {"parts": teacher, "parts-shared": shared}
+        run_workers(WORKER, *(run(name, way, sequence_parallel=2) for name, way in ways.items()), ranks=2)
         left = [run("two-left", shared), run("two-served-left", served)]
         stopped = [f"{one}:teacher reads=1" for one in left]
         run_workers(WORKER, f"{run('two-failed', shared)}:fails", *stopped, ranks=2)
@@ -50,7 +53,7 @@ def root(tmp_path_factory):
     return place
 
 
-@pytest.mark.parametrize("name", ["two-shared", "three-shared", "two-left", "two-killed", "two-failed"])
+@pytest.mark.parametrize("name", ["two-shared", "three-shared", "parts-shared", "two-left", "two-killed", "two-failed"])
 def test_a_teacher_in_parts_teaches_the_same_bit_for_bit(root, name):
     whole = name.partition("-")[0]
     assert_same(outcome(root / whole, STEPS), outcome(root / name, STEPS), STEPS)
