@@ -14,10 +14,13 @@ from typing import Any
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.launch.report.records.documents import COLOURED, TOKENS, documents
 from tracestill.launch.report.records.held_out import QUESTIONS, Source, evaluations, held_out
+from tracestill.launch.report.records.shown import plain
 from tracestill.trainer.recipe.recipe import MAIN_ARM
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 Row = dict[str, Any]
+BLOCK = 1_000_000  # characters of JSON that the page unpacks at a time: some 20 ms
+HEAD = 200  # characters of a question by which the table orders it, and shows it while it is closed
 HERE = Path(__file__).parent
 BEGINS = '<section id="traces" class="records">'
 made: dict[Path, tuple[str, str]] = {}  # of the run asked for last: what it was made of, and the section
@@ -66,14 +69,39 @@ def written(answers: Row, stores: list[Row]) -> str:
         parts.append(DOCUMENTS_PART.replace("{said}", about_documents(stores)))
     if not parts:
         return ""
-    data = {"answers": answers, "stores": stores}
+    lines, blocks = split(answers) if answers["questions"] else ({}, [])
     return (
         f"{BEGINS}<h2>Traces</h2>"
         "<noscript><p class='note'>This part needs JavaScript. What it shows stands in predictions.parquet of each "
         "student's evaluation, and `tracestill inspect` shows training documents.</p></noscript>"
         f'<div id="records-app" hidden>{"".join(parts)}</div><p id="records-wait" class="soft" role="status"></p>'
-        f'<script type="application/json" id="records-data">{packed(data)}</script></section>'
+        f"{holding('lines', lines)}{holding('documents', stores)}"
+        f"{''.join(holding('texts', block, 'late ') for block in blocks)}</section>"
     )
+
+
+def split(answers: Row) -> tuple[Row, list[list[Row]]]:
+    """What the table needs to show its lines, and in blocks of at most about ``BLOCK`` characters the texts of each
+    question, which the page unpacks when the table is there: with all of them it would wait for seconds."""
+    lines: list[Row] = []
+    blocks: list[list[Row]] = []
+    room = 0
+    for row in answers["questions"]:
+        said, texts = row["answers"], {key: row[key] for key in ("question", "teachers", "more")}
+        texts["answers"] = [one and {key: one[key] for key in ("text", "note")} for one in said]
+        lines.append({
+            "head": plain(row["question"])[:HEAD],
+            "gold": row["gold"],
+            "teacher": row["teachers"][0]["answer"] if row["teachers"] else None,
+            "answers": [one and {key: one[key] for key in ("says", "answer", "tokens", "faults")} for one in said],
+        })  # fmt: skip
+        length = len(json.dumps(texts, ensure_ascii=False))
+        if length > room:
+            blocks.append([])
+            room = BLOCK
+        blocks[-1].append(texts)
+        room -= length
+    return {"students": answers["students"], "questions": lines}, blocks
 
 
 def styles(body: str) -> tuple[str, ...]:
@@ -89,7 +117,12 @@ def scripts(body: str) -> tuple[str, ...]:
     return (f'(async () => {{\n"use strict";\n{files}}})();\n',)
 
 
-def packed(data: Row) -> str:
+def holding(name: str, data: Any, late: str = "") -> str:
+    """Data as an element of the page."""
+    return f'<script type="application/json" class="{late}records-{name}">{packed(data)}</script>'
+
+
+def packed(data: Any) -> str:
     """Data as a JSON text in which no markup can stand: gzip in base64."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     small = gzip.compress(text.encode("utf-8"), compresslevel=6, mtime=0)

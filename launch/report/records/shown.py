@@ -60,3 +60,10 @@ def stretches(text: str, start: int, end: int, marks: Sequence[Mark]) -> list[st
         found.append({"false": visible(text[begin:stop]), "why": visible(why)})
         start = stop
     return [*found, visible(text[start:end])] if start < end else found
+
+
+def plain(pieces: Pieces) -> str:
+    """The text of pieces, without what is said of them."""
+    if isinstance(pieces, str):
+        return pieces
+    return "".join(piece if isinstance(piece, str) else piece.get("false", "") for piece in pieces)

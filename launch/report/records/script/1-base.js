@@ -17,13 +17,18 @@ const figure = (value) => String(Number(value.toPrecision(4)));
 const SHORT = 110; // characters of a text in a cell
 const short = (text) => (text.length > SHORT ? text.slice(0, SHORT) + " …" : text);
 
-const unpacked = async () => {
-  const letters = atob(JSON.parse(byId("data").textContent).gzip);
+const bytesOf = (text) => {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+  const letters = atob(text);
   const bytes = new Uint8Array(letters.length);
   for (let at = 0; at < letters.length; at++) bytes[at] = letters.charCodeAt(at);
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).json();
+  return bytes;
 };
+const unpacked = async (node) => {
+  const packed = new Blob([bytesOf(JSON.parse(node.textContent).gzip)]);
+  return new Response(packed.stream().pipeThrough(new DecompressionStream("gzip"))).json();
+};
+const pause = () => new Promise((done) => setTimeout(done)); // the page answers, and paints
 
 const OF_TABLE = { q: "", arm: "", says: "", fault: "", min: "", max: "", sort: "n", down: "", page: "1", open: "" };
 const OF_TOKENS = { store: "0", of: "0", doc: "0", by: "kind" };

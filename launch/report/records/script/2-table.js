@@ -38,12 +38,22 @@ const tableOf = ({ students, questions: rows }) => {
     const said = row.answers.filter(Boolean);
     const right = said.filter((one) => one.says === "right").length;
     row.n = at + 1;
-    row.plain = plain(row.question);
     row.differ = right > 0 && right < said.length;
-    const taught = row.teachers.flatMap((one) => [one.who, plain(one.text), one.answer]);
-    const written = said.flatMap((one) => [plain(one.text), one.answer || "", one.note]);
-    row.hay = [row.plain, row.gold, ...taught, ...written].join("\n").toLowerCase();
   });
+  let here = 0; // rows whose texts are unpacked
+  const hayOf = (row) => {
+    if (!row.texts) return [row.head, row.gold, ...row.answers.map((one) => (one && one.answer) || "")].join("\n");
+    const taught = row.texts.teachers.flatMap((one) => [one.who, plain(one.text), one.answer]);
+    const written = row.texts.answers.flatMap((one, at) => one && [plain(one.text), row.answers[at].answer, one.note]);
+    return [plain(row.texts.question), row.gold, ...taught, ...written].join("\n");
+  };
+  const take = (some) => {
+    const open = new Set(onPage().filter((row) => opened.has(row.n) && !row.texts));
+    const taken = rows.slice(here, (here += some.length));
+    taken.forEach((row, at) => Object.assign(row, { texts: some[at], hay: null }));
+    if (taken.some((row) => open.has(row)) || (here === rows.length && state.q)) drawAgain();
+    else if (state.q) tell();
+  };
 
   const isOf = (at) => state.arm === "" || at === Number(state.arm);
   const passes = (answer, at) =>
@@ -60,9 +70,9 @@ const tableOf = ({ students, questions: rows }) => {
   };
   const KEYS = {
     n: (row) => row.n,
-    question: (row) => row.plain,
+    question: (row) => row.head,
     gold: (row) => row.gold,
-    teacher: (row) => (row.teachers.length ? row.teachers[0].answer : ""),
+    teacher: (row) => row.teacher || "",
     tokens: lengthOf,
   };
   const keyOf = (row) => {
@@ -77,7 +87,7 @@ const tableOf = ({ students, questions: rows }) => {
     const asks = FIELDS.slice(1).some((name) => state[name] !== "" && state[name] !== "differ");
     const passing = rows.filter(
       (row) =>
-        (!wanted || row.hay.includes(wanted)) &&
+        (!wanted || (row.hay ??= hayOf(row).toLowerCase()).includes(wanted)) &&
         (state.says !== "differ" || row.differ) &&
         (!asks || row.answers.some(passes)),
     );
@@ -100,17 +110,23 @@ const tableOf = ({ students, questions: rows }) => {
   const side = (title, text, ...more) =>
     make("div", {}, make("h3", {}, title), make("pre", {}, ...shown(text)), make("p", {}, ...more));
 
-  const detailOf = (row) => {
-    const sides = make("div", { class: "sides" }, make("p", { class: "whole" }, ...shown(row.question)));
-    for (const one of row.teachers)
+  const fillSides = (sides, row) => {
+    sides.append(make("p", { class: "whole" }, ...shown(row.texts.question)));
+    for (const one of row.texts.teachers)
       sides.append(side(`teacher: ${one.who}`, one.text, `answer ${one.answer || "none"} · gold ${row.gold}`));
-    if (row.more) sides.append(make("p", {}, `${row.more} more traces of teachers are not shown.`));
+    if (row.texts.more) sides.append(make("p", {}, `${row.texts.more} more traces of teachers are not shown.`));
     row.answers.forEach((one, at) => {
       if (!one) return;
+      const { text, note } = row.texts.answers[at];
       const told = [` · answer ${one.answer === null ? "none" : one.answer}`, `gold ${row.gold}`];
-      told.push(`${count(one.tokens)} tokens`, ...one.faults.filter((fault) => fault !== "wrong answer"), one.note);
-      sides.append(side(students[at], one.text, verdict(one), told.filter(Boolean).join(" · ")));
+      told.push(`${count(one.tokens)} tokens`, ...one.faults.filter((fault) => fault !== "wrong answer"), note);
+      sides.append(side(students[at], text, verdict(one), told.filter(Boolean).join(" · ")));
     });
+  };
+  const detailOf = (row) => {
+    const sides = make("div", { class: "sides" });
+    if (row.texts) fillSides(sides, row);
+    else sides.append(make("p", { class: "whole" }, "unpacking …"));
     return make("tr", { id: `records-detail-${row.n}` }, make("td", { colspan: 5 + students.length }, sides));
   };
 
@@ -125,9 +141,9 @@ const tableOf = ({ students, questions: rows }) => {
       "tr",
       {},
       make("th", { scope: "row" }, button),
-      make("td", { class: "short" }, ...withHits(short(row.plain))),
+      make("td", { class: "short" }, ...withHits(short(row.head))),
       make("td", {}, short(row.gold)),
-      make("td", {}, row.teachers.length ? short(row.teachers[0].answer) : "–"),
+      make("td", {}, row.teacher === null ? "–" : short(row.teacher)),
       ...row.answers.map(cellOf),
       make("td", {}, length < 0 ? "–" : count(Math.round(length))),
     );
@@ -135,6 +151,16 @@ const tableOf = ({ students, questions: rows }) => {
 
   const onPage = () => left.slice((Number(state.page) - 1) * PAGE, Number(state.page) * PAGE);
 
+  const tell = () => {
+    const of = left.length ? `${count(left.length)} of ${count(rows.length)} questions` : "no question is like that";
+    const partly = state.q && here < rows.length;
+    byId("count").textContent = partly ? `${of}; so far: texts are being unpacked` : of;
+  };
+  const drawAgain = () => { // a line that has the focus keeps it
+    const focused = document.activeElement.dataset.row;
+    draw();
+    if (focused) focusLine(onPage().findIndex((row) => row.n === Number(focused)));
+  };
   const draw = () => {
     left = chosen();
     const pages = Math.max(1, Math.ceil(left.length / PAGE));
@@ -145,8 +171,7 @@ const tableOf = ({ students, questions: rows }) => {
       head.removeAttribute("aria-sort");
       if (head.dataset.key === state.sort) head.setAttribute("aria-sort", state.down ? "descending" : "ascending");
     }
-    const of = `${count(left.length)} of ${count(rows.length)} questions`;
-    byId("count").textContent = left.length ? of : "no question is like that";
+    tell();
     byId("page").textContent = `page ${count(Number(state.page))} of ${count(pages)}`;
     byId("back").disabled = state.page === "1";
     byId("next").disabled = Number(state.page) === pages;
@@ -235,5 +260,5 @@ const tableOf = ({ students, questions: rows }) => {
   byId("next").addEventListener("click", () => turn(1));
   byId("open").addEventListener("click", toggleAll);
   document.addEventListener("keydown", onKey);
-  return fill;
+  return { fill, take };
 };

@@ -86,7 +86,7 @@ def until(tab, expression):
 
 
 def ready(tab):
-    tab.page.wait_for_selector("#records-app:not([hidden])")
+    tab.page.wait_for_selector("#traces[data-texts=unpacked]", state="attached")
     return tab.page
 
 
@@ -241,13 +241,13 @@ def test_texts_of_models_do_nothing(many):
 
 
 def test_tokens_have_their_colours_and_tell_their_numbers(page):
-    held = re.search(r'id="records-data">(.*?)</script>', page.read_text(), re.S)[1]
+    held = re.search(r'class="records-documents">(.*?)</script>', page.read_text(), re.S)[1]
     with opened(page) as tab:
         ready(tab)
         store = tab.page.evaluate("""async text => {
             const bytes = Uint8Array.from(atob(JSON.parse(text).gzip), letter => letter.charCodeAt(0));
             const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-            return (await new Response(stream).json()).stores[0];
+            return (await new Response(stream).json())[0];
         }""", held)  # fmt: skip
         tab.page.select_option("#records-doc", index=1)
         tab.page.select_option("#records-by", label="loss (base.nll)")
