@@ -26,8 +26,8 @@ def document(title: str, head: str, body: str, *, styles: Sequence[str] = (), sc
     """The whole page: ``head`` with the one h1, contents, then ``body``, whose sections begin with a plain h2.
 
     ``scripts`` are the page's own; they run after the library that draws plots, which is there if a figure is. Only
-    these scripts can run: the page's Content-Security-Policy names their digests. Data of the class ``late`` stand behind
-    them: what a browser reads after the page is there.
+    these scripts can run: the page's Content-Security-Policy names their digests. Data of the class ``late`` stand
+    behind them: what a browser reads after the page is there.
     """
     late = LATE.findall(body)
     listed, body = contents(LATE.sub("", body) if late else body)

@@ -11,11 +11,13 @@ from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.launch.report.arms import answered, title
 from tracestill.launch.report.diff_runs import ABSENT, NOT_ALIKE, Row, text_of
 from tracestill.launch.report.document import document
+from tracestill.launch.report.evaluation.pairs import Right, pairs
 from tracestill.launch.report.page import Section, inside
 from tracestill.launch.report.parts import Found, table, text
 from tracestill.launch.report.plots.bars import intervals
 from tracestill.launch.report.plots.figure import SERIES
 from tracestill.launch.report.records.section import scripts, styles
+from tracestill.launch.report.training.together import together
 
 HEADING = re.compile(r"<(/?)h([1-5])>")
 ABOUT = {
@@ -34,6 +36,9 @@ class Shown:
     found: Found  # see report.gather
     sections: Sequence[Section]
     asked: frozenset[str]  # ids of the held-out questions that a model of it answered
+    right: Mapping[str, Right]  # see pairs.right_of
+    tokenizers: Mapping[str, str]  # arm -> what changes with its tokenizer
+    questions: str  # changes with the questions that it keeps from training
 
 
 def page(runs: Sequence[Shown], diffs: Sequence[Mapping[str, Sequence[Row]]], records: str = "") -> str:
@@ -42,7 +47,10 @@ def page(runs: Sequence[Shown], diffs: Sequence[Mapping[str, Sequence[Row]]], re
     names = [run.name for run in runs]
     head = f"<h1>{len(runs)} runs</h1><p class='soft'>{in_html(', '.join(names))}</p>"
     each = (lowered(f"<h1>{in_html(run.name)}</h1>{about(run.found)}{inside(run.found, run.sections)}") for run in runs)
-    body = answers(runs) + differences(names, diffs) + records + "".join(each)
+    losses = together(
+        {run.name: run.found for run in runs}, [run.tokenizers for run in runs], [run.questions for run in runs]
+    )
+    body = answers(runs) + losses + differences(names, diffs) + records + "".join(each)
     return document(f"{', '.join(names)}: report", head, body, styles=styles(records), scripts=scripts(records))
 
 
@@ -72,7 +80,8 @@ def answers(runs: Sequence[Shown]) -> str:
     )
     return (
         "<h2>Right answers</h2><p class='soft'>A colour for each run; whiskers: 95 % intervals. Where two of them "
-        f"overlap, the runs may be equally good.</p>{notes}{drawn}"
+        f"overlap, the paired difference below tells more.</p>{notes}{drawn}"
+        + pairs([run.name for run in runs], [run.right for run in runs])
     )
 
 

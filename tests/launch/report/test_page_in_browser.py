@@ -121,7 +121,7 @@ def test_every_axis_says_what_it_shows(tab):
     assert [caption for caption, curves, count in titles if count < (2 if curves else 1)] == []
 
 
-def test_axe_finds_nothing_serious_in_light_and_the_button_makes_it_dark(tab):
+def test_axe_finds_nothing_serious_in_light_nor_in_dark_that_the_button_makes(tab):
     page = tab.page
     folded = "[document.querySelector('.numbers'), ...document.querySelectorAll('details:not(.numbers)')]"
     page.evaluate(f"{folded}.forEach(one => {{ one.open = true; }})")
@@ -133,7 +133,7 @@ def test_axe_finds_nothing_serious_in_light_and_the_button_makes_it_dark(tab):
     after = page.evaluate(BACKGROUND), page.evaluate(LABEL)
     assert all(one != other for one, other in zip(before, after, strict=True))
     assert button.inner_text() == "Light theme"
-    assert violations(tab, "color-contrast") == []
+    assert violations(tab) == []
     page.emulate_media(media="print")
     assert (page.evaluate(BACKGROUND), page.evaluate(LABEL)) == before, "paper is light"
     page.emulate_media(media="screen")
