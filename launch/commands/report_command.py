@@ -55,11 +55,11 @@ def report_several(places: Sequence[Path], to: Path | None) -> None:
     from tracestill.data_pipeline.base.stage import write_whole
     from tracestill.data_pipeline.guards.secret import mask_data
     from tracestill.launch.report.diff_runs import diff_runs
-    from tracestill.launch.report.evaluation.pairs import right_of
     from tracestill.launch.report.records.held_out import Source
     from tracestill.launch.report.records.section import records_of_several
     from tracestill.launch.report.report import gather, sections_of
-    from tracestill.launch.report.several import Shown, page
+    from tracestill.launch.report.several.page import Shown, page
+    from tracestill.launch.report.several.pairs import right_of
     from tracestill.launch.run.stages import compared, plan_works
     from tracestill.trainer.ranks.console import say
     from tracestill.trainer.recipe.run_directory import RunDirectory

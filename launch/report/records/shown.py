@@ -27,6 +27,7 @@ class Texts:
         lengths = [len(self.masked[text]) for text in first]
         fitting = (limit for limit in LIMITS if sum(min(length, limit) for length in lengths) <= most)
         self.limit = next(fitting, LIMITS[-1])
+        self.characters = sum(min(length, self.limit) for length in lengths)
         self.cut = 0  # texts that were
 
     def plain(self, text: str) -> str:

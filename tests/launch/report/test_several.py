@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.launch import cli
 from tracestill.launch.report.diff_runs import ABSENT, NOT_ALIKE
-from tracestill.launch.report.evaluation.pairs import pairs
 from tracestill.launch.report.records import held_out as records
 from tracestill.launch.report.records.held_out import Source, held_out
-from tracestill.launch.report.several import side_by_side
+from tracestill.launch.report.several.page import side_by_side
+from tracestill.launch.report.several.pairs import pairs
 from tracestill.launch.report.verdicts import EXAMPLES, LONGEST, shortened, verdicts, verdicts_in
 from tracestill.trainer.recipe.run_directory import RunDirectory
 

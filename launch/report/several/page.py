@@ -11,13 +11,13 @@ from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.launch.report.arms import answered, title
 from tracestill.launch.report.diff_runs import ABSENT, NOT_ALIKE, Row, text_of
 from tracestill.launch.report.document import document
-from tracestill.launch.report.evaluation.pairs import Right, pairs
 from tracestill.launch.report.page import Section, inside
 from tracestill.launch.report.parts import Found, table, text
 from tracestill.launch.report.plots.bars import intervals
 from tracestill.launch.report.plots.figure import SERIES
 from tracestill.launch.report.records.section import scripts, styles
-from tracestill.launch.report.training.together import together
+from tracestill.launch.report.several.losses import together
+from tracestill.launch.report.several.pairs import Right, pairs
 
 HEADING = re.compile(r"<(/?)h([1-5])>")
 ABOUT = {

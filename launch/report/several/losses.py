@@ -9,6 +9,7 @@ from tracestill.launch.report.arms import held_out
 from tracestill.launch.report.parts import Found, alike, legend
 from tracestill.launch.report.training.curves import OF_KIND, OF_WEIGHTED, loss_charts
 
+TABLES = {"tokenizer": "tokenizers", "asked": "held-out questions"}
 WEIGHTED, SAME = (*OF_WEIGHTED, "tokenizer"), (*OF_KIND, "asked")
 NAMES = {"weighting": "weighting", "loss": "terms of the loss", "documents": "layout of documents",
          "tokenizer": "tokenizer", "asked": "held-out questions"}  # fmt: skip
@@ -32,7 +33,7 @@ def together(runs: Mapping[str, Found], tokenizers: Sequence[Mapping[str, str]],
     charts = "".join(loss_charts(found, weighted=WEIGHTED, same=SAME))
     reasons = why(found, trained, WEIGHTED, "weighted losses"), why(found, trained, SAME, "losses by kind")
     notes = "".join(f'<p class="note">{in_html(reason)}</p>' for reason in reasons if reason)
-    tables = held_out(found).replace("<h2>", "<h3>").replace("</h2>", "</h3>")
+    tables = held_out(found, {key: TABLES[key] for key in SAME}).replace("<h2>", "<h3>").replace("</h2>", "</h3>")
     return (
         "<h2>Losses</h2><p class='soft'>Nats a token, on a logarithmic scale. Solid: training documents; dashed: "
         f"held-out documents, where they are measured.</p>{notes}{legend(found, trained)}"

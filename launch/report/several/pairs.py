@@ -48,7 +48,7 @@ def pairs(names: Sequence[str], right: Sequence[Mapping[str, Right]]) -> str:
         chances = [in_html(chance(p)) for p in (told["p"], corrected)]
         rows.append([*cells, f"{told['questions']:,}", gain, between(told["interval"], "+"), *chances])
     rows += [[*(text(in_html(": ".join(one))) for one in pair), "0", "", "", "", ""] for pair in apart]
-    heads = ["first", "second", "questions of both", "gain", "95 % interval", "p", "p, Holm"]
+    heads = ["first", text("second", left=True), "questions of both", "gain", "95 % interval", "p", "p, Holm"]
     return (
         "<h3>Paired, over the questions of both</h3><p class='soft'>How many more of these questions the second "
         "answers right: what two intervals beside each other cannot tell. p: McNemar's exact test; Holm: corrected for "
