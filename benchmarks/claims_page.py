@@ -9,7 +9,7 @@ from claims_real_arms import ARMS, HUMAN
 from claims_runs import MAIN, PARTS, RUNS, SMALL
 from claims_table import CONTRADICTED, NOT_APART, NOT_MEASURED, SUPPORTED, Claim, Found, Results, between, points
 
-from tracestill.launch.sweep.chance import holm, share
+from tracestill.launch.report.evaluation.chance import holm, share
 
 SCRIPTS = {"demo_three_seeds": "demo"}  # result -> what writes it, where that has another name
 SEEDS = 3  # of each arm

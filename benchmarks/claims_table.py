@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tracestill.data_pipeline.base.intervals import wilson
-from tracestill.launch.sweep.chance import difference, over_seeds, t_test, widest
+from tracestill.launch.report.evaluation.chance import difference, over_seeds, t_test, widest
 from tracestill.trainer.losses.intervals import mean_interval
 
 RESULTS = Path(__file__).with_name("results")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,7 +60,8 @@ def report_several(places: Sequence[Path], to: Path | None) -> None:
     from tracestill.launch.report.records.held_out import Source
     from tracestill.launch.report.records.section import records_of_several
     from tracestill.launch.report.report import gather, sections_of
-    from tracestill.launch.report.several import Shown, page
+    from tracestill.launch.report.several.page import Shown, page
+    from tracestill.launch.report.several.pairs import right_of
     from tracestill.launch.run.stages import compared, plan_works
     from tracestill.trainer.ranks.console import say
     from tracestill.trainer.recipe.run_directory import RunDirectory
@@ -72,12 +74,27 @@ def report_several(places: Sequence[Path], to: Path | None) -> None:
     shown = []
     for name, run in zip(names_of(places), runs, strict=True):
         works = plan_works(run)
-        shown.append(Shown(name, mask_data(gather(run, works)), sections_of(works), questions_of(run, works)))
+        found = mask_data(gather(run, works))
+        own = questions_of(run, works), right_of(Source(run, found)), *known_by(run)
+        shown.append(Shown(name, found, sections_of(works), *own))
     diffs = [diff_runs(runs[0], other, *compared(runs[0].recipe)) for other in runs[1:]]
     each = zip(runs, shown, strict=True)
     records = records_of_several([Source(run, one.found, one.name) for run, one in each])
     write_whole(to, page(shown, diffs, records))
     say(f"report: {to}")
+
+
+def known_by(run: RunDirectory) -> tuple[dict[str, str], str]:
+    """Arm -> what changes with its tokenizer; and what changes with a run's held-out questions."""
+    from tracestill.data_pipeline.base.schema import QUESTION_SCHEMA, read_rows
+    from tracestill.data_pipeline.base.stage import output_digest, read_manifest
+    from tracestill.trainer.recipe.recipe import MAIN_ARM
+
+    places = {arm: run.stage(arm, "tokenizer") for arm in run.recipe.arm_names()}
+    digests = {arm: output_digest(place) if read_manifest(place) else "" for arm, place in places.items()}
+    path = run.stage(MAIN_ARM, "sample") / "questions.parquet"
+    rows = read_rows(path, QUESTION_SCHEMA, [("split", "==", "test")]) if path.exists() else []
+    return digests, json.dumps(sorted(row["question_id"] for row in rows))
 
 
 def place_of(places: Sequence[Path], to: Path | None) -> Path:

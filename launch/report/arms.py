@@ -162,20 +162,22 @@ def apart(bounds: Sequence[tuple[float | None, float | None]]) -> int | None:
     return first[2] if all(first[1] < low for low, _, at in known if at != first[2]) else None
 
 
-def held_out(found: Found) -> str:
+def held_out(found: Found, same: Mapping[str, str] = {"tokenizer": "tokenizers"}) -> str:
+    """The losses of all arms; only those that agree in ``same``, keys with their names, share a table."""
     rows = {arm: (row["evaluation"] or {}).get("kinds") or {} for arm, row in found["arms"].items()}
     order = sorted(found["arms"], key=lambda arm: found["arms"][arm]["trains"])  # before, then after
     rows = {arm: rows[arm] for arm in order if rows[arm]}
     kinds = [kind for kind in found["kinds"] if any(kind in row for row in rows.values())]
     if not kinds:
         return ""
-    groups = alike(found, list(rows), "tokenizer")
+    groups = alike(found, list(rows), *same)
     tables = [
         loss_table(found, {arm: rows[arm] for arm in group}, kinds, group[at : at + COLUMNS])
         for group in groups
         for at in range(0, len(group), COLUMNS)
     ]
-    note = " Arms with other tokenizers stand apart: their tokens do not compare." if len(groups) > 1 else ""
+    other = " or ".join(same.values())
+    note = f" Arms with other {other} stand apart: their tokens do not compare." if len(groups) > 1 else ""
     return (
         "<h2>Held-out loss by span kind</h2><p class='soft'>Mean negative log-likelihood in nats a token on held-out "
         "documents with its 95 % interval (questions taken as independent), and the share of tokens predicted right, "

@@ -18,6 +18,7 @@ PAGE_SCRIPT = Path(__file__).with_name("page.js")
 HEADING = re.compile(r"<h2>(.*?)</h2>", re.S)  # as sections write them; no text of a run can look like one
 META = '<meta http-equiv="Content-Security-Policy" content="'
 ASKS_NOBODY = "connect-src 'none'"
+LATE = re.compile(r'<script type="application/json" class="late [^<]*</script>')  # data that may come after the scripts
 CONTENTS_FROM = 3  # headings
 
 
@@ -25,9 +26,11 @@ def document(title: str, head: str, body: str, *, styles: Sequence[str] = (), sc
     """The whole page: ``head`` with the one h1, contents, then ``body``, whose sections begin with a plain h2.
 
     ``scripts`` are the page's own; they run after the library that draws plots, which is there if a figure is. Only
-    these scripts can run: the page's Content-Security-Policy names their digests.
+    these scripts can run: the page's Content-Security-Policy names their digests. Data of the class ``late`` stand
+    behind them: what a browser reads after the page is there.
     """
-    listed, body = contents(body)
+    late = LATE.findall(body)
+    listed, body = contents(LATE.sub("", body) if late else body)
     every = (*(plot_scripts() if FIGURE in head + body else ()), PAGE_SCRIPT.read_text(encoding="utf-8"), *scripts)
     style = "".join((STYLE, colour_rules(*SERIES), *styles))
     return (
@@ -39,7 +42,7 @@ def document(title: str, head: str, body: str, *, styles: Sequence[str] = (), sc
         '<body><a class="skip" href="#main">Skip to the results</a>'
         f'<header><button type="button" id="theme" hidden>Dark theme</button>{head}{listed}</header>'
         f'<main id="main" tabindex="-1">{body}</main>'
-        f"{''.join(f'<script>{script}</script>' for script in every)}</body></html>\n"
+        f"{''.join(f'<script>{script}</script>' for script in every)}{''.join(late)}</body></html>\n"
     )
 
 

@@ -11,11 +11,11 @@ from rich.console import Console
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import output_digest, read_manifest, write_json
 from tracestill.launch.bench.report import print_table
+from tracestill.launch.report.evaluation.chance import Answers, difference, holm, share
 from tracestill.launch.report.parts import between, chance
 from tracestill.launch.report.records.held_out import predictions_in
 from tracestill.launch.report.report import gather_training, read_json, sweep_in
 from tracestill.launch.report.sweep_page import FORMAT, SWEEP, few_seeds
-from tracestill.launch.sweep.chance import Answers, difference, holm, share
 from tracestill.launch.sweep.grid import Axis, Grid, Point, comparisons, written
 from tracestill.trainer.evaluation.predictions import judged_of
 from tracestill.trainer.recipe.run_directory import RunDirectory

@@ -1,9 +1,8 @@
-/* Draws every figure of the page from the JSON beside it, when it comes near the window, when the browser is idle, and
-   before the page is printed. Texts are put in as text; colours are the page's CSS variables, so a theme needs no
-   drawing anew. */
+/* Draws every figure of the page from the JSON beside it, when it comes near the window, and before the page is printed.
+   Texts are put in as text; colours are the page's CSS variables, so a theme needs no drawing anew. */
 (function () {
   "use strict";
-  var NEAR = "600px"; // around the window
+  var NEAR = "200px"; // around the window
   var ink = "var(--ink)", soft = "var(--soft)", line = "var(--line)";
   var font = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif';
   var CONFIG = {
@@ -124,18 +123,17 @@
   var figures = Array.from(document.querySelectorAll("figure.drawn"));
   document.body.appendChild(tip);
   document.addEventListener("scroll", hide, { passive: true });
+  var near = new Set(), waits = false;
   var seen = new IntersectionObserver(function (entries) {
-    entries.forEach(function (entry) { if (entry.isIntersecting) draw(entry.target); });
+    entries.forEach(function (entry) { near[entry.isIntersecting ? "add" : "delete"](entry.target); });
+    if (!waits) later();
   }, { rootMargin: NEAR });
+  function later() { waits = near.size > 0; if (waits) setTimeout(next); }
+  function next() { // one at a time: the page answers between two of them
+    var figure = near.values().next().value;
+    if (figure) { near.delete(figure); draw(figure); }
+    later();
+  }
   figures.forEach(function (figure) { seen.observe(figure); });
   window.addEventListener("beforeprint", function () { figures.forEach(draw); });
-  var idle = window.requestIdleCallback || function (call) { return setTimeout(call, 50); };
-  var left = figures.slice();
-  function next() { // what is not shown, in a closed part of the page, is drawn when it comes into sight
-    var figure = left.shift();
-    if (!figure) { document.documentElement.dataset.plots = "drawn"; return; }
-    draw(figure);
-    idle(next);
-  }
-  window.addEventListener("load", function () { idle(next); });
 })();

@@ -129,15 +129,23 @@ def choose(store: TokenStore, said: Sequence[Said], kinds: Kinds, count: int, se
     """Document -> why it is shown: half of them those of the highest mean loss in trace and answer, if some scorer
     knows it, the others drawn at random by the recipe's seed."""
     found: dict[int, str] = {}
-    losses = next((one for one in said if one.channel.name == "nll"), None)
-    if losses is not None:
-        score = DocumentScore(channel="shown.nll", by="mean", of=("trace", "answer"))
-        means = of_documents({"shown": losses.held}, score, kinds)
+    means = mean_losses(said, kinds)
+    if means is not None:
         order = np.argsort(np.where(np.isnan(means), np.inf, -means), kind="stable")[: (count + 1) // 2]
         found = {int(at): f"highest loss, {means[at]:.2f}" for at in order if not np.isnan(means[at])}
     others = np.array([at for at in range(len(store)) if at not in found], np.int64)
     drawn = np.random.default_rng(seed).permutation(others)[: count - len(found)]
     return found | {int(at): "drawn at random" for at in sorted(drawn)}
+
+
+def mean_losses(said: Sequence[Said], kinds: Kinds) -> np.ndarray | None:
+    """(documents,) the mean loss of trace and answer in nats a token, NaN where nothing is said; None if no scorer
+    knows losses."""
+    losses = next((one for one in said if one.channel.name == "nll"), None)
+    if losses is None:
+        return None
+    score = DocumentScore(channel="shown.nll", by="mean", of=("trace", "answer"))
+    return of_documents({"shown": losses.held}, score, kinds)
 
 
 def weights_of(

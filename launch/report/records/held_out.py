@@ -70,8 +70,8 @@ def held_out(sources: Sequence[Source], workers: int | None = None) -> Row:
     """``students`` of all runs, and ``questions`` in the order in which they were asked, those first that most runs
     asked: each with ``gold``, ``teachers`` and one of ``answers`` a student, null where it was not its question.
     ``shared``: questions that all runs asked; ``left_out``: those beyond ``QUESTIONS``; ``limit``: characters that a
-    text is shown of at most; ``cut``: texts that were longer; ``checked``: questions whose traces were looked through
-    for false steps, by so many ``workers``."""
+    text is shown of at most; ``cut``: texts that were longer; ``characters`` of all that are shown; ``checked``:
+    questions whose traces were looked through for false steps, by so many ``workers``."""
     read: dict[str, dict[Key, Row]] = {}
     checkers: dict[str, tuple[str, ...]] = {}
     keys: list[dict[str, Key]] = []
@@ -107,6 +107,7 @@ def held_out(sources: Sequence[Source], workers: int | None = None) -> Row:
             "answers": [answered(next(answers), texts) if key in by else None for by in read.values()],
         })  # fmt: skip
     told = {"left_out": len(order) - len(first), "limit": texts.limit, "cut": texts.cut, "checked": checked}
+    told["characters"] = texts.characters
     shared = sum(count == len(sources) for count in asked.values())
     return {"students": list(read), "questions": questions, "runs": len(sources), "shared": shared, **told}
 

@@ -1,5 +1,6 @@
-"""The section "Traces" of the report's page: every held-out question with all answers in a table to search, and
-training documents token by token. Its data are compressed; a script of the page's own shows them."""
+"""The section "Traces" of the report's page: every held-out question with all answers in a table to search, one of
+training records likewise, and training documents token by token. Its data are compressed; a script of the page's own
+shows them."""
 
 from __future__ import annotations
 
@@ -14,10 +15,14 @@ from typing import Any
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.launch.report.records.documents import COLOURED, TOKENS, documents
 from tracestill.launch.report.records.held_out import QUESTIONS, Source, evaluations, held_out
+from tracestill.launch.report.records.shown import plain
+from tracestill.launch.report.records.training_records import RECORDS, training_records
 from tracestill.trainer.recipe.recipe import MAIN_ARM
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 Row = dict[str, Any]
+BLOCK = 1_000_000  # characters of JSON that the page unpacks at a time: some 20 ms
+HEAD = 200  # characters of a question by which the table orders it, and shows it while it is closed
 HERE = Path(__file__).parent
 BEGINS = '<section id="traces" class="records">'
 made: dict[Path, tuple[str, str]] = {}  # of the run asked for last: what it was made of, and the section
@@ -34,7 +39,9 @@ def records_section(run: RunDirectory, workers: int | None = None) -> Callable[[
         held = made_of(run, found)
         if made.get(run.root, ("", ""))[0] != held:
             made.clear()
-            made[run.root] = held, written(held_out([Source(run, found)], workers), documents(run, found))
+            answers, stores = held_out([Source(run, found)], workers), documents(run, found)
+            training = training_records(run, found, stores, answers["characters"])
+            made[run.root] = held, written(answers, stores, training)
         return made[run.root][1]
 
     return section
@@ -47,7 +54,7 @@ def records_of_several(sources: Sequence[Source], workers: int | None = None) ->
 
 def made_of(run: RunDirectory, found: Row) -> str:
     """Changes with everything that the section shows."""
-    encoded = {arm for arm, row in found["arms"].items() if row["data"]}
+    encoded = {arm for arm, row in found["arms"].items() if row["data"] or row["selection"]}
     places = {f"evaluate {name}": place for name, place in evaluations(run, found).items()}
     read = "encode", "tokenizer", "select"
     places |= {f"{stage} {arm}": run.stage(arm, stage) for arm in encoded for stage in read}
@@ -57,23 +64,69 @@ def made_of(run: RunDirectory, found: Row) -> str:
     return json.dumps([manifests, run.recipe.model_dump(mode="json")], sort_keys=True)
 
 
-def written(answers: Row, stores: list[Row]) -> str:
-    """The section as HTML, of what ``held_out`` and ``documents`` say."""
+def written(answers: Row, stores: list[Row], training: Row | None = None) -> str:
+    """The section as HTML, of what ``held_out``, ``documents`` and ``training_records`` say."""
     parts = []
     if answers["questions"]:
         parts.append(QUESTIONS_PART.replace("{said}", about(answers)))
+    if training and training["records"]:
+        parts.append(TRAINING_PART.replace("{said}", about_training(training)))
     if any(store["documents"] for store in stores):
         parts.append(DOCUMENTS_PART.replace("{said}", about_documents(stores)))
     if not parts:
         return ""
-    data = {"answers": answers, "stores": stores}
+    lines, texts = split(answers), split_training(training)
+    every = {"answers": lines[0], "training": texts[0]}
+    late = "".join(holding(name, block, "late ") for name, (_, blocks) in (("texts", lines), ("training", texts))
+                   for block in blocks)  # fmt: skip
     return (
         f"{BEGINS}<h2>Traces</h2>"
         "<noscript><p class='note'>This part needs JavaScript. What it shows stands in predictions.parquet of each "
-        "student's evaluation, and `tracestill inspect` shows training documents.</p></noscript>"
+        "student's evaluation and in records.parquet and rejected.parquet of select, and `tracestill inspect` shows "
+        "training documents.</p></noscript>"
         f'<div id="records-app" hidden>{"".join(parts)}</div><p id="records-wait" class="soft" role="status"></p>'
-        f'<script type="application/json" id="records-data">{packed(data)}</script></section>'
+        f"{holding('lines', every)}{holding('documents', stores)}{late}</section>"
     )
+
+
+def split(answers: Row) -> tuple[Row, list[list[Row]]]:
+    """What the table needs to show its lines, and in blocks the texts of each question, which the page unpacks when
+    the table is there: with all of them it would wait for seconds."""
+    lines, texts = [], []
+    for row in answers["questions"]:
+        said = row["answers"]
+        own = [one and {key: one[key] for key in ("text", "note")} for one in said]
+        texts.append({**{key: row[key] for key in ("question", "teachers", "more")}, "answers": own})
+        lines.append({
+            "head": plain(row["question"])[:HEAD],
+            "gold": row["gold"],
+            "teacher": row["teachers"][0]["answer"] if row["teachers"] else None,
+            "answers": [one and {key: one[key] for key in ("says", "answer", "tokens", "faults")} for one in said],
+        })  # fmt: skip
+    return {"students": answers.get("students", []), "questions": lines}, in_blocks(texts)
+
+
+def split_training(training: Row | None) -> tuple[Row, list[list[Row]]]:
+    """The same of training records."""
+    if training is None:
+        return {"groups": [], "records": []}, []
+    lines = [{**row, "head": plain(row["question"])[:HEAD]} for row in training["records"]]
+    texts = [{key: row.pop(key) for key in ("question", "trace", "detail")} for row in lines]
+    return {"groups": training["groups"], "records": lines}, in_blocks(texts)
+
+
+def in_blocks(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows in blocks of about ``BLOCK`` characters at most, or of one that is longer."""
+    blocks: list[list[Row]] = []
+    room = 0
+    for row in rows:
+        length = len(json.dumps(row, ensure_ascii=False))
+        if length > room:
+            blocks.append([])
+            room = BLOCK
+        blocks[-1].append(row)
+        room -= length
+    return blocks
 
 
 def styles(body: str) -> tuple[str, ...]:
@@ -89,7 +142,12 @@ def scripts(body: str) -> tuple[str, ...]:
     return (f'(async () => {{\n"use strict";\n{files}}})();\n',)
 
 
-def packed(data: Row) -> str:
+def holding(name: str, data: Any, late: str = "") -> str:
+    """Data as an element of the page."""
+    return f'<script type="application/json" class="{late}records-{name}">{packed(data)}</script>'
+
+
+def packed(data: Any) -> str:
     """Data as a JSON text in which no markup can stand: gzip in base64."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     small = gzip.compress(text.encode("utf-8"), compresslevel=6, mtime=0)
@@ -123,6 +181,22 @@ def about(answers: Row) -> str:
     return " ".join(found)
 
 
+def about_training(training: Row) -> str:
+    """What is not shown of training records, and why."""
+    shown, every, found = len(training["records"]), training["every"], []
+    if shown < every:
+        found.append(
+            f"These are {shown:,} of {every:,} records ({RECORDS:,} at most): those with a coloured document, and "
+            "others drawn at random."
+        )
+    if training["cut"]:
+        found.append(
+            f"{training['cut']:,} texts are longer than {training['limit']:,} characters: their middle is left out, "
+            "and where, is said."
+        )
+    return " ".join(found)
+
+
 def about_documents(stores: list[Row]) -> str:
     """Which documents are shown."""
     count, every = sum(len(store["documents"]) for store in stores), sum(store["of"] for store in stores)
@@ -137,28 +211,49 @@ def about_documents(stores: list[Row]) -> str:
 
 
 SELECT = '<label>{label} <select id="records-{name}"></select></label>'
+TABLE = (  # of rows that are called so; ``-`` is what the names of its nodes begin with, after records-
+    '<div class="part" id="records--part"><form class="filters" role="search" aria-label="{of}s">'
+    '<label class="search">search <input id="records--q" type="search" autocomplete="off" spellcheck="false" '
+    'aria-describedby="records--keys"></label>{fields}'
+    '<div class="range"><label>tokens, from <input id="records--min" type="number" min="0"></label>'
+    '<label>to <input id="records--max" type="number" min="0"></label></div>'
+    '<button type="button" id="records--clear">all {row}s</button></form>'
+    '<p id="records--keys" class="keys">Keys: <kbd>/</kbd> to search, <kbd>↑</kbd> <kbd>↓</kbd> from {row} to '
+    "{row}, <kbd>Enter</kbd> opens one, <kbd>Esc</kbd> closes it or clears the search, <kbd>PageUp</kbd> "
+    "<kbd>PageDown</kbd> turn pages.</p>"
+    '<p id="records--count" class="count" role="status" aria-live="polite"></p>'
+    '<div class="scroll"><table id="records--table"><thead></thead><tbody></tbody></table></div>'
+    '<nav class="pages" aria-label="pages of {of}s"><button type="button" id="records--back">previous</button>'
+    '<span id="records--page"></span><button type="button" id="records--next">next</button>'
+    '<button type="button" id="records--open">open all on this page</button></nav></div>'
+)
+
+
+def table_part(prefix: str, row: str, of: str, fields: Sequence[tuple[str, str]]) -> str:
+    """The nodes of a table of ``row``s, with (label, name) of the fields that narrow it."""
+    chosen = "".join(SELECT.format(label=label, name=f"-{name}") for label, name in fields)
+    parts = TABLE.replace("{fields}", chosen).replace("{row}", row).replace("{of}", of)
+    return parts.replace("records--", f"records-{prefix}")
+
+
 QUESTIONS_PART = (
     "<p class='soft'>Every held-out question: the gold answer, what the teacher wrote if it was asked, and what each "
     "student wrote. What <code>select.checks</code> finds false in a trace is marked. {said}</p>"
-    '<form class="filters" role="search" aria-label="held-out questions">'
-    '<label class="search">search <input id="records-q" type="search" autocomplete="off" spellcheck="false" '
-    'aria-describedby="records-keys"></label>'
-    + "".join(
-        SELECT.format(label=label, name=name)
-        for label, name in (("student", "arm"), ("verdict", "says"), ("what is wrong", "fault"))
+    + table_part(
+        "", "question", "held-out question", (("student", "arm"), ("verdict", "says"), ("what is wrong", "fault"))
     )
-    + '<div class="range"><label>tokens, from <input id="records-min" type="number" min="0"></label>'
-    '<label>to <input id="records-max" type="number" min="0"></label></div>'
-    '<button type="button" id="records-clear">all questions</button></form>'
-    '<p id="records-keys" class="keys">Keys: <kbd>/</kbd> to search, <kbd>↑</kbd> <kbd>↓</kbd> from question to '
-    "question, <kbd>Enter</kbd> opens one, <kbd>Esc</kbd> closes it or clears the search, <kbd>PageUp</kbd> "
-    "<kbd>PageDown</kbd> turn pages.</p>"
-    '<p id="records-count" role="status" aria-live="polite"></p>'
-    '<div class="scroll"><table id="records-table"><thead></thead><tbody></tbody></table></div>'
-    '<nav class="pages" aria-label="pages of the table"><button type="button" id="records-back">previous</button>'
-    '<span id="records-page"></span><button type="button" id="records-next">next</button>'
-    '<button type="button" id="records-open">open all on this page</button></nav>'
 )
+TRAINING_PART = (
+    "<h3>Training records</h3><p class='soft'>What teachers wrote, and what became of it: whether selection kept it, "
+    "or why not; the verifier's word on its answer; and of what was kept its tokens, its weight, and where a scorer "
+    "knows it the mean loss of trace and answer in nats a token. A record whose document is coloured shows it so when "
+    "it is opened. {said}</p>"
+    + table_part(
+        "t-", "record", "training record",
+        (("arms", "of"), ("teacher", "teacher"), ("style", "style"), ("selection", "state"), ("verdict", "says"),
+         ("documents", "coloured")),
+    )
+)  # fmt: skip
 DOCUMENTS_PART = (
     "<h3>Training documents, token by token</h3><p class='soft'>{said} The line under a token has the colour of its "
     "kind, and is dotted where it has no weight; its ground has the colour of what is chosen. Point at a token, or go "

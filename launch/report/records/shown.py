@@ -27,6 +27,7 @@ class Texts:
         lengths = [len(self.masked[text]) for text in first]
         fitting = (limit for limit in LIMITS if sum(min(length, limit) for length in lengths) <= most)
         self.limit = next(fitting, LIMITS[-1])
+        self.characters = sum(min(length, self.limit) for length in lengths)
         self.cut = 0  # texts that were
 
     def plain(self, text: str) -> str:
@@ -60,3 +61,10 @@ def stretches(text: str, start: int, end: int, marks: Sequence[Mark]) -> list[st
         found.append({"false": visible(text[begin:stop]), "why": visible(why)})
         start = stop
     return [*found, visible(text[start:end])] if start < end else found
+
+
+def plain(pieces: Pieces) -> str:
+    """The text of pieces, without what is said of them."""
+    if isinstance(pieces, str):
+        return pieces
+    return "".join(piece if isinstance(piece, str) else piece.get("false", "") for piece in pieces)

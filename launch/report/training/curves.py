@@ -19,6 +19,8 @@ PACE = {  # title, unit
     "memory_gib": ("most memory of a rank so far", "GiB"),
 }
 NATS = "nats a token"
+OF_WEIGHTED = ("weighting", "loss", "documents")  # only arms that agree in these share an axis of what is weighted
+OF_KIND = ("tokenizer",)  # and in this, one of losses by kind
 
 
 def training(found: Found) -> str:
@@ -26,43 +28,62 @@ def training(found: Found) -> str:
     return curves(found) + own_texts(found) + weighting(found)
 
 
-def curves(found: Found) -> str:
+def series_of(found: Found, pick: Any, source: str = "curve") -> dict[str, list[Point]]:
+    """Arm -> its points (step, value), of those that ``pick`` finds in the lines of a log."""
+    result: dict[str, list[Point]] = {}
+    for arm, row in found["arms"].items():
+        points = row["train"][source] if row["train"] else []
+        result[arm] = [(point["step"], value) for point in points if (value := pick(point)) is not None]
+    return result
+
+
+def each(title: str, unit: str, groups: list[list[str]], *values: dict[str, list[Point]]) -> list[str]:
+    """A chart for each group of arms that share an axis."""
+    return [
+        lines(
+            *({arm: points if arm in arms else [] for arm, points in one.items()} for one in values),
+            title=f"{title}: {', '.join(arms)}" if groups[1:] else title,
+            y=unit,
+        )
+        for arms in groups
+    ]
+
+
+def kinds_in(found: Found) -> list[str]:
+    """The kinds of which some training knows a loss."""
+    trained = [row["train"] for row in found["arms"].values() if row["train"]]
+    every = [point["kinds"] for row in trained for point in (*row["curve"], *row["held_out"])]
+    return [kind for kind in found["kinds"] if any(kind in point for point in every)]
+
+
+def loss_charts(found: Found, weighted: Sequence[str] = OF_WEIGHTED, same: Sequence[str] = OF_KIND) -> list[str]:
+    """The weighted loss, and the loss of each kind. Arms that agree in ``weighted``, or in ``same``, share an axis."""
     trained = {arm: row["train"] for arm, row in found["arms"].items() if row["train"]}
-    if not trained:
-        return ""
-    every = [point["kinds"] for row in trained.values() for point in (*row["curve"], *row["held_out"])]
-    kinds = [kind for kind in found["kinds"] if any(kind in point for point in every)]
-
-    def series(pick: Any, source: str = "curve") -> dict[str, list[Point]]:
-        result: dict[str, list[Point]] = {}
-        for arm in found["arms"]:
-            points = trained[arm][source] if arm in trained else []
-            result[arm] = [(point["step"], value) for point in points if (value := pick(point)) is not None]
-        return result
-
-    def of(arms: Sequence[str], values: dict[str, list[Point]]) -> dict[str, list[Point]]:
-        return {arm: points if arm in arms else [] for arm, points in values.items()}
-
-    weighted = alike(found, list(trained), "weighting", "loss", "documents")  # only these share an axis
-    same = alike(found, list(trained), "tokenizer")
-
-    def each(title: str, unit: str, groups: list[list[str]], *values: dict[str, list[Point]]) -> list[str]:
-        return [
-            lines(
-                *(of(arms, one) for one in values), title=f"{title}: {', '.join(arms)}" if groups[1:] else title, y=unit
-            )
-            for arms in groups
-        ]
-
-    charts = each("loss, weighted", f"{NATS}, weighted", weighted, series(lambda point: point["loss"]))
-    for kind in kinds:
+    groups = alike(found, list(trained), *weighted)
+    charts = each("loss, weighted", f"{NATS}, weighted", groups, series_of(found, lambda point: point["loss"]))
+    groups = alike(found, list(trained), *same)
+    for kind in kinds_in(found):
 
         def loss(point: Found, kind: str = kind) -> float | None:
             return point["kinds"].get(kind, {}).get("loss")
 
         title = f"loss of {kind}{without_weight(kind, trained)}"
-        charts += each(title, NATS, same, series(loss), series(loss, "held_out"))
-    for kind in kinds:
+        charts += each(title, NATS, groups, series_of(found, loss), series_of(found, loss, "held_out"))
+    return charts
+
+
+def curves(found: Found) -> str:
+    trained = {arm: row["train"] for arm, row in found["arms"].items() if row["train"]}
+    if not trained:
+        return ""
+
+    def series(pick: Any) -> dict[str, list[Point]]:
+        return series_of(found, pick)
+
+    weighted = alike(found, list(trained), *OF_WEIGHTED)
+    same = alike(found, list(trained), *OF_KIND)
+    charts = loss_charts(found)
+    for kind in kinds_in(found):
 
         def divergence(point: Found, kind: str = kind) -> float | None:
             return point["kinds"].get(kind, {}).get("divergence")

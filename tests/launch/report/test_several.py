@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import math
 import re
 import shutil
 
@@ -20,7 +21,8 @@ from tracestill.launch.commands.report_command import names_of
 from tracestill.launch.report.diff_runs import ABSENT, NOT_ALIKE
 from tracestill.launch.report.records import held_out as records
 from tracestill.launch.report.records.held_out import Source, held_out
-from tracestill.launch.report.several import compared, side_by_side
+from tracestill.launch.report.several.page import compared, side_by_side
+from tracestill.launch.report.several.pairs import pairs
 from tracestill.launch.report.verdicts import EXAMPLES, LONGEST, shortened, verdicts, verdicts_in
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
@@ -52,7 +54,7 @@ def test_several_runs_stand_in_one_page(runs):
     assert all(path.read_bytes() == text for path, text in before.items()), "nothing is written into the runs"
     assert str(runs) not in re.sub(r"<details><summary>The resolved recipe.*?</details>", "", page, flags=re.S)
     heads = re.findall(r"<h2.*?>(.*?)</h2>", page)
-    assert heads == ["Right answers", "What differs", "Traces", "one", "two"]
+    assert heads == ["Right answers", "Losses", "What differs", "Traces", "one", "two"]
     assert page.count("<h1>") == 1
     assert page.count("<h3>Training</h3>") == 2, "the parts of a run stand below its name"
     assert page.count("/*! vega 6") == 1
@@ -62,6 +64,72 @@ def test_several_runs_stand_in_one_page(runs):
     assert bars["names"]["name"] == [f"{run}: {arm}" for run in ("one", "two") for arm in ("traces", "answers_only")]
     assert bars["columns"]["share"] == [0.875, 0.125] * 2
     assert "other held-out questions" not in page
+
+
+def figures_of(page):
+    """Captions of the figures of the part on losses -> their data."""
+    part = re.search(r"<h2[^>]*>Losses</h2>(.*?)<h2", page, re.S)[1]
+    drawn = re.findall(r"<figcaption>(.*?)</figcaption>.*?json\">(.*?)</script>", part, re.S)
+    return part, {caption: json.loads(data) for caption, data in drawn}
+
+
+def test_losses_of_all_runs_stand_in_one_plot(tmp_path, runs):
+    quick = claim(tmp_path / "two", mini_recipe(train={"steps": 40, "ranks": 1, "lr": 0.01}))
+    run_data_stages(quick)
+    for arm in ("traces", "answers_only"):
+        write_train(quick, arm)
+        write_evaluation(quick, arm, 0.5)
+    assert command(runs / "one", quick.root, "--to", tmp_path / "both.html").exit_code == 0
+    part, drawn = figures_of((tmp_path / "both.html").read_text())
+    every = [f"{run}: {arm}" for run in ("one", "two") for arm in ("traces", "answers_only")]
+    of_kind = drawn["loss of answer"]
+    assert of_kind["names"]["s"] == every
+    assert {(s, d) for s, d in zip(of_kind["columns"]["s"], of_kind["columns"]["d"], strict=True)} == {
+        (at, dash) for at in range(4) for dash in (0, 1)
+    }
+    first = [
+        y for s, x, y, d in zip(*(of_kind["columns"][key] for key in "sxyd"), strict=True) if (s, x, d) == (2, 40, 0)
+    ]
+    assert first == [pytest.approx(1.4 * (0.15 + 3 * math.exp(-40 / 12)), rel=1e-4)], "of the second run"
+    weighted = [caption for caption in drawn if caption.startswith("loss, weighted")]
+    assert weighted == [
+        "loss, weighted: one: traces, two: traces", "loss, weighted: one: answers_only, two: answers_only"
+    ]  # fmt: skip
+    assert "Not all weighted losses share a plot, because they do not compare: of these students differ layout" in part
+    assert "losses by kind share" not in part
+    assert part.count("<td>1.4000") == 4, "the evaluation's own, side by side"
+
+
+def test_losses_that_do_not_compare_stand_apart_and_why_is_said(tmp_path, runs):
+    questions = {"source": "digit_sum", "train": 12, "test": 5, "options": {"digits": 4, "modulus": 10}}
+    other = claim(tmp_path / "three", mini_recipe(questions=questions, weighting={"weights": {"prompt": 0, "plan": 2}}))
+    run_data_stages(other)
+    write_train(other, "traces")
+    assert command(runs / "one", other.root, "--to", tmp_path / "apart.html").exit_code == 0
+    part, drawn = figures_of((tmp_path / "apart.html").read_text())
+    assert {"loss of answer: one: traces, one: answers_only", "loss of answer: three: traces"} < set(drawn)
+    assert "of these students differ weighting, layout of documents and tokenizer." in part
+    assert (
+        "losses by kind share a plot, because they do not compare: of these students differ tokenizer and held-out"
+        in part
+    )
+
+
+def test_answers_to_the_same_questions_are_paired():
+    right = {str(at): at < 6 for at in range(10)}
+    better = {str(at): at < 9 for at in range(2, 12)}
+    html = pairs(["one", "two", "three"], [{"a": right, "b": right}, {"a": better}, {"a": {}, "c": right}])
+    rows = [[re.sub("<.*?>", "", cell) for cell in re.findall(r"<td.*?>(.*?)</td>", row)]
+            for row in re.findall(r"<tr>(.*?)</tr>", html)[1:]]  # fmt: skip
+    assert [row[:4] for row in rows] == [["one: a", "two: a", "8", "+37.5%"], ["one: a", "three: a", "0", ""]]
+    assert rows[0][5:] == ["0.25", "0.25"], "3 of 3 that differ, by a coin: 2 / 2^3"
+    many = {str(at): at >= 20 for at in range(100)}, dict.fromkeys(map(str, range(100)), True)
+    html = pairs(["one", "two"], [{"x": many[0]}, {"y": many[1]}])
+    assert '<td class="best">+20.0%</td><td>+12.' in html, (
+        "the only students of their runs are paired, and it is no chance"
+    )
+    assert "&lt;1e-4" in html
+    assert pairs(["one", "two"], [{"a": right}, {}]) == ""
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tracestill.data_pipeline.base.intervals import wilson
-from tracestill.launch.sweep.chance import (
+from tracestill.launch.report.evaluation.chance import (
     convolve,
     difference,
     holm,

@@ -1,5 +1,5 @@
-// What both parts below need: nodes, numbers, what is chosen, and the address that keeps it. Texts of models are put in
-// as text alone. The files in this folder are one script, in the order of their names.
+// What all parts below need: nodes, numbers, texts, what is chosen, and the address that keeps it. Texts of models are
+// put in as text alone. The files in this folder are one script, in the order of their names.
 const byId = (name) => document.getElementById("records-" + name);
 const app = byId("app");
 
@@ -17,17 +17,51 @@ const figure = (value) => String(Number(value.toPrecision(4)));
 const SHORT = 110; // characters of a text in a cell
 const short = (text) => (text.length > SHORT ? text.slice(0, SHORT) + " …" : text);
 
-const unpacked = async () => {
-  const letters = atob(JSON.parse(byId("data").textContent).gzip);
+// Texts come in pieces, see shown.py
+
+const plain = (pieces) => {
+  if (typeof pieces === "string") return pieces;
+  return pieces.map((piece) => (typeof piece === "string" ? piece : piece.false || "")).join("");
+};
+const withHits = (text, sought) => {
+  const wanted = sought.toLowerCase();
+  const low = text.toLowerCase();
+  if (!wanted || low.length !== text.length) return [text];
+  const parts = [];
+  let at = 0;
+  for (let hit; (hit = low.indexOf(wanted, at)) >= 0; at = hit + wanted.length)
+    parts.push(text.slice(at, hit), make("span", { class: "hit" }, text.slice(hit, hit + wanted.length)));
+  return [...parts, text.slice(at)];
+};
+const shown = (pieces, sought) =>
+  (typeof pieces === "string" ? [pieces] : pieces).flatMap((piece) => {
+    if (typeof piece === "string") return withHits(piece, sought);
+    if (piece.cut) return [make("span", { class: "cut" }, ` … ${count(piece.cut)} characters are left out … `)];
+    const why = piece.why && piece.why !== piece.false ? `false: ${piece.why}` : "false";
+    const mark = make("mark", { title: why }, ...withHits(piece.false, sought));
+    return [mark, make("span", { class: "why" }, ` (${why})`)];
+  });
+
+const bytesOf = (text) => {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+  const letters = atob(text);
   const bytes = new Uint8Array(letters.length);
   for (let at = 0; at < letters.length; at++) bytes[at] = letters.charCodeAt(at);
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).json();
+  return bytes;
 };
+const unpacked = async (node) => {
+  const packed = new Blob([bytesOf(JSON.parse(node.textContent).gzip)]);
+  return new Response(packed.stream().pipeThrough(new DecompressionStream("gzip"))).json();
+};
+const pause = () => new Promise((done) => setTimeout(done)); // the page answers, and paints
 
-const OF_TABLE = { q: "", arm: "", says: "", fault: "", min: "", max: "", sort: "n", down: "", page: "1", open: "" };
+const OF_ANY_TABLE = { q: "", min: "", max: "", sort: "n", down: "", page: "1", open: "" };
+const OF_TABLE = { ...OF_ANY_TABLE, arm: "", says: "", fault: "" };
+const TRAINING = "t-"; // before the names of what belongs to the table of training records
+const OF_TRAINING = { ...OF_ANY_TABLE, of: "", teacher: "", style: "", state: "", says: "", coloured: "" };
+const ofTraining = Object.entries(OF_TRAINING).map(([name, value]) => [TRAINING + name, value]);
 const OF_TOKENS = { store: "0", of: "0", doc: "0", by: "kind" };
-const PLAIN = { ...OF_TABLE, ...OF_TOKENS };
+const PLAIN = { ...OF_TABLE, ...Object.fromEntries(ofTraining), ...OF_TOKENS };
 const state = { ...PLAIN };
 const MARK = "#traces?";
 

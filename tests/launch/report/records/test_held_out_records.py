@@ -99,7 +99,7 @@ def test_the_report_holds_the_section_and_makes_it_once(run, monkeypatch):
     for _ in range(2):
         report(run)
     html = (run.root / "report/report.html").read_text()
-    assert html.count('id="records-data"') == 1
+    assert html.count('class="records-lines"') == 1
     assert HOSTILE not in html
     assert len(made) == 1
     write_predictions(run, "after", predictions(run, "after")[1:])

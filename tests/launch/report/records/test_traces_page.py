@@ -86,7 +86,7 @@ def until(tab, expression):
 
 
 def ready(tab):
-    tab.page.wait_for_selector("#records-app:not([hidden])")
+    tab.page.wait_for_selector("#traces[data-texts=unpacked]", state="attached")
     return tab.page
 
 
@@ -240,15 +240,44 @@ def test_texts_of_models_do_nothing(many):
         assert (tab.errors, tab.requests) == ([], [])
 
 
-def test_tokens_have_their_colours_and_tell_their_numbers(page):
-    held = re.search(r'id="records-data">(.*?)</script>', page.read_text(), re.S)[1]
+def documents_of(tab, page):
+    """What the page holds of its training documents, unpacked."""
+    held = re.search(r'class="records-documents">(.*?)</script>', page.read_text(), re.S)[1]
+    return tab.page.evaluate("""async text => {
+        const bytes = Uint8Array.from(atob(JSON.parse(text).gzip), letter => letter.charCodeAt(0));
+        const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+        return (await new Response(stream).json());
+    }""", held)  # fmt: skip
+
+
+def test_tokens_of_false_steps_are_marked_and_no_others(tmp_path):
+    errs = {"teachers": [{"name": "solver", "options": {"error_rate": 0.3}}], "samples": 3}
+    run = answered_run(tmp_path / "run", sample=errs, select={"policy": "none"})
+    report(run)
+    page = run.root / "report/report.html"
     with opened(page) as tab:
         ready(tab)
-        store = tab.page.evaluate("""async text => {
-            const bytes = Uint8Array.from(atob(JSON.parse(text).gzip), letter => letter.charCodeAt(0));
-            const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-            return (await new Response(stream).json()).stores[0];
-        }""", held)  # fmt: skip
+        stores, marked = documents_of(tab, page), 0
+        for at, store in enumerate(stores):
+            tab.page.select_option("#records-store", index=at)
+            for number, one in enumerate(store["documents"]):
+                tab.page.select_option("#records-doc", index=number)
+                where = "all => all.map(span => Number(span.dataset.at))"
+                false = tab.page.eval_on_selector_all("#records-tokens span.false", where)
+                steps = zip(one["kinds"], one["steps"], strict=True)
+                assert false == [
+                    i for i, (kind, step) in enumerate(steps) if kind in store["trace"] and str(step) in one["false"]
+                ]
+                assert bool(false) == bool(one["false"])
+                marked += len(false)
+        assert marked > 0
+        assert any(not one["false"] for one in stores[0]["documents"])
+
+
+def test_tokens_have_their_colours_and_tell_their_numbers(page):
+    with opened(page) as tab:
+        ready(tab)
+        store = documents_of(tab, page)[0]
         tab.page.select_option("#records-doc", index=1)
         tab.page.select_option("#records-by", label="loss (base.nll)")
         one = store["documents"][1]

@@ -1,6 +1,11 @@
 // Training documents, token by token: coloured by what is chosen, with all numbers of the token that is pointed at.
-const tokensOf = (stores) => {
-  const place = byId("tokens");
+const waysOf = (store) => {
+  const channels = store.channels.map(([name, what], i) => [String(i), `${what} (${name})`]);
+  return [["kind", "kind"], ["weight", "weight"], ...channels];
+};
+
+// What paints a document into `place`, says of it and of its tokens in `said`, and explains its colours in `scale`.
+const painterOf = (place, said, scale) => {
   const FULL = 42; // percent of a colour behind the text: what can still be read
   let about = () => ""; // what is said of a token, by its number
 
@@ -14,14 +19,12 @@ const tokensOf = (stores) => {
     return make("span", {}, box, text);
   };
 
-  const draw = () => {
-    const store = stores[Number(state.store)];
-    const own = store.documents[Number(state.doc)];
-    const arm = store.arms[Number(state.of)];
-    const weights = own.weights[store.weighs[Number(state.of)]];
-    const isWeight = state.by === "weight";
-    const channel = store.channels[Number(state.by)]; // none for kind and weight
-    const values = isWeight ? weights : channel ? own.values[Number(state.by)] : null;
+  const draw = (store, own, armAt, by) => {
+    const arm = store.arms[armAt];
+    const weights = own.weights[store.weighs[armAt]];
+    const isWeight = by === "weight";
+    const channel = store.channels[Number(by)]; // none for kind and weight
+    const values = isWeight ? weights : channel ? own.values[Number(by)] : null;
     const most = isWeight ? (weights || []).reduce((a, b) => Math.max(a, b), 0) || 1 : channel ? channel[3] : 1;
     const colour = channel && channel[1] === "loss" ? "s1" : "s0";
     const kindOf = (at) => store.kinds[own.kinds[at]];
@@ -52,44 +55,18 @@ const tokensOf = (stores) => {
     place.replaceChildren(drawn);
     const record = own.record_weight === 1 ? "" : ` Its record weighs ${figure(own.record_weight)}.`;
     const unknown = arm in store.unknown ? ` ${store.unknown[arm]}.` : "";
-    byId("token").textContent = `document ${own.number} of ${count(store.of)}, id ${own.id}.${record}${unknown}`;
+    said.textContent = `document ${own.number} of ${count(store.of)}, id ${own.id}.${record}${unknown}`;
 
     const keys = [...new Set(own.kinds)].map((kind) => key(`var(--${store.kinds[kind][1]})`, store.kinds[kind][0]));
     if (values && isWeight) keys.push(key(ground(1, colour), `weight ${figure(most)}`));
     if (values && channel) keys.push(key(ground(1, colour), `${channel[1]} of ${figure(most)} ${channel[2]} or more`));
     if (values && values.some((value) => value < 0)) keys.push(key(ground(-1), `-${figure(most)} or less`));
-    byId("scale").replaceChildren(...keys);
+    scale.replaceChildren(...keys);
   };
 
-  const fill = () => {
-    const at = (list, name) => list[Number(state[name])] || list[0];
-    const store = at(stores, "store");
-    const listed = store.documents.map((one, i) => [
-      String(i),
-      `${one.number}: ${one.why}, ${one.tokens.length} tokens${one.question && ` · ${short(one.question)}`}`,
-    ]);
-    const channels = store.channels.map(([name, what], i) => [String(i), `${what} (${name})`]);
-    options(byId("store"), stores.map((one, i) => [String(i), one.arms.join(", ")]));
-    options(byId("of"), store.arms.map((arm, i) => [String(i), arm]));
-    options(byId("doc"), listed);
-    options(byId("by"), [["kind", "kind"], ["weight", "weight"], ...channels]);
-    for (const name of Object.keys(OF_TOKENS)) {
-      byId(name).value = state[name];
-      if (byId(name).selectedIndex < 0) byId(name).selectedIndex = 0;
-      state[name] = byId(name).value;
-    }
-    draw();
-  };
-
-  for (const name of Object.keys(OF_TOKENS))
-    byId(name).addEventListener("change", () => {
-      state[name] = byId(name).value;
-      fill();
-      writeAddress();
-    });
   const show = (event) => {
     const at = event.target.dataset.at;
-    if (at !== undefined) byId("token").textContent = about(Number(at));
+    if (at !== undefined) said.textContent = about(Number(at));
   };
   place.addEventListener("mouseover", show);
   place.addEventListener("focusin", show);
@@ -104,5 +81,34 @@ const tokensOf = (stores) => {
     next.focus();
     event.preventDefault();
   });
+  return draw;
+};
+
+const tokensOf = (stores) => {
+  const paint = painterOf(byId("tokens"), byId("token"), byId("scale"));
+  const fill = () => {
+    const at = (list, name) => list[Number(state[name])] || list[0];
+    const store = at(stores, "store");
+    const listed = store.documents.map((one, i) => [
+      String(i),
+      `${one.number}: ${one.why}, ${one.tokens.length} tokens${one.question && ` · ${short(one.question)}`}`,
+    ]);
+    options(byId("store"), stores.map((one, i) => [String(i), one.arms.join(", ")]));
+    options(byId("of"), store.arms.map((arm, i) => [String(i), arm]));
+    options(byId("doc"), listed);
+    options(byId("by"), waysOf(store));
+    for (const name of Object.keys(OF_TOKENS)) {
+      byId(name).value = state[name];
+      if (byId(name).selectedIndex < 0) byId(name).selectedIndex = 0;
+      state[name] = byId(name).value;
+    }
+    paint(store, store.documents[Number(state.doc)], Number(state.of), state.by);
+  };
+  for (const name of Object.keys(OF_TOKENS))
+    byId(name).addEventListener("change", () => {
+      state[name] = byId(name).value;
+      fill();
+      writeAddress();
+    });
   return fill;
 };

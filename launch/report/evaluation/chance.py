@@ -1,4 +1,5 @@
-"""What a sweep says of its settings: intervals over seeds and questions, a paired test, many comparisons at a time.
+"""What answers of several settings, or runs, say of them: intervals over seeds and questions, a paired test, many
+comparisons at a time.
 
 Seeds and questions are two sources of chance: another seed makes another student of the same setting, other questions
 would be answered otherwise. An interval here reaches as far as either of them alone would have it, and what is to count

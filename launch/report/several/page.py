@@ -17,6 +17,8 @@ from tracestill.launch.report.plots.bars import intervals
 from tracestill.launch.report.plots.figure import SERIES
 from tracestill.launch.report.records.held_out import Key
 from tracestill.launch.report.records.section import scripts, styles
+from tracestill.launch.report.several.losses import together
+from tracestill.launch.report.several.pairs import Right, pairs
 
 HEADING = re.compile(r"<(/?)h([1-5])>")
 ABOUT = {
@@ -35,6 +37,9 @@ class Shown:
     found: Found  # see report.gather
     sections: Sequence[Section]
     asked: frozenset[Key]  # the held-out questions that a model of it answered
+    right: Mapping[str, Right]  # see pairs.right_of
+    tokenizers: Mapping[str, str]  # arm -> what changes with its tokenizer
+    questions: str  # changes with the questions that it keeps from training
 
 
 def page(runs: Sequence[Shown], diffs: Sequence[Mapping[str, Sequence[Row]]], records: str = "") -> str:
@@ -43,7 +48,10 @@ def page(runs: Sequence[Shown], diffs: Sequence[Mapping[str, Sequence[Row]]], re
     names = [run.name for run in runs]
     head = f"<h1>{len(runs)} runs</h1><p class='soft'>{in_html(', '.join(names))}</p>"
     each = (lowered(f"<h1>{in_html(run.name)}</h1>{about(run.found)}{inside(run.found, run.sections)}") for run in runs)
-    body = answers(runs) + differences(names, diffs) + records + "".join(each)
+    losses = together(
+        {run.name: run.found for run in runs}, [run.tokenizers for run in runs], [run.questions for run in runs]
+    )
+    body = answers(runs) + losses + differences(names, diffs) + records + "".join(each)
     return document(f"{', '.join(names)}: report", head, body, styles=styles(records), scripts=scripts(records))
 
 
@@ -73,7 +81,8 @@ def answers(runs: Sequence[Shown]) -> str:
     )
     return (
         "<h2>Right answers</h2><p class='soft'>A colour for each run; whiskers: 95 % intervals. Where two of them "
-        f"overlap, the runs may be equally good.</p>{notes}{drawn}"
+        f"overlap, the paired difference below tells more.</p>{notes}{drawn}"
+        + pairs([run.name for run in runs], [run.right for run in runs])
     )
 
 

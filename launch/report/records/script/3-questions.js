@@ -1,0 +1,85 @@
+// Held-out questions, with what every student answered.
+const questionsOf = ({ students, questions: rows }) => {
+  const SAYS = ["right", "undecided", "wrong", "no answer", "not judged"]; // in the order in which columns sort
+  for (const row of rows) {
+    const said = row.answers.filter(Boolean);
+    const right = said.filter((one) => one.says === "right").length;
+    row.differ = right > 0 && right < said.length;
+  }
+  const hay = (row) => {
+    if (!row.texts) return [row.head, row.gold, ...row.answers.map((one) => (one && one.answer) || "")].join("\n");
+    const taught = row.texts.teachers.flatMap((one) => [one.who, plain(one.text), one.answer]);
+    const written = row.texts.answers.flatMap((one, at) => one && [plain(one.text), row.answers[at].answer, one.note]);
+    return [plain(row.texts.question), row.gold, ...taught, ...written].join("\n");
+  };
+
+  const isOf = (at) => state.arm === "" || at === Number(state.arm);
+  const says = (answer, at) =>
+    answer !== null &&
+    isOf(at) &&
+    (!state.says || state.says === "differ" || answer.says === state.says) &&
+    (!state.fault || answer.faults.includes(state.fault)) &&
+    (state.min === "" || answer.tokens >= Number(state.min)) &&
+    (state.max === "" || answer.tokens <= Number(state.max));
+  const passing = () => {
+    const asks = ["arm", "says", "fault", "min", "max"].some((name) => state[name] !== "" && state[name] !== "differ");
+    return (row) => (state.says !== "differ" || row.differ) && (!asks || row.answers.some(says));
+  };
+
+  const lengthOf = (row) => {
+    const of = row.answers.filter((one, at) => one && isOf(at));
+    return of.length ? of.reduce((sum, one) => sum + one.tokens, 0) / of.length : -1;
+  };
+  const verdict = (one) => make("span", { class: `says ${one.says.replace(" ", "-")}` }, one.says);
+  const cellOf = (one) => {
+    if (!one) return make("td", {}, "not asked");
+    return make("td", {}, verdict(one), one.answer === null ? "" : ` ${short(one.answer)}`);
+  };
+  const columnOf = (title, at) => ({
+    key: `s${at}`,
+    title,
+    cell: (row) => cellOf(row.answers[at]),
+    sort: ({ answers }) => (answers[at] ? SAYS.indexOf(answers[at].says) * 1e7 + answers[at].tokens : Infinity),
+  });
+  const cell = (text) => make("td", {}, text);
+  const head = (row, sought) => make("td", { class: "short" }, ...withHits(short(row.head), sought));
+  const length = (row) => cell(lengthOf(row) < 0 ? "–" : count(Math.round(lengthOf(row))));
+  const columns = [
+    { key: "n", title: "#", sort: (row) => row.n },
+    { key: "question", title: "question", cell: head, sort: (row) => row.head },
+    { key: "gold", title: "gold", cell: (row) => cell(short(row.gold)), sort: (row) => row.gold },
+    {
+      key: "teacher",
+      title: "teacher",
+      cell: (row) => cell(row.teacher === null ? "–" : short(row.teacher)),
+      sort: (row) => row.teacher || "",
+    },
+    ...students.map(columnOf),
+    { key: "tokens", title: "tokens", cell: length, sort: lengthOf },
+  ];
+
+  const sides = (row, sought) => {
+    const side = (title, text, ...more) =>
+      make("div", {}, make("h3", {}, title), make("pre", {}, ...shown(text, sought)), make("p", {}, ...more));
+    const found = [make("p", { class: "whole" }, ...shown(row.texts.question, sought))];
+    for (const one of row.texts.teachers)
+      found.push(side(`teacher: ${one.who}`, one.text, `answer ${one.answer || "none"} · gold ${row.gold}`));
+    if (row.texts.more) found.push(make("p", {}, `${row.texts.more} more traces of teachers are not shown.`));
+    row.answers.forEach((one, at) => {
+      if (!one) return;
+      const { text, note } = row.texts.answers[at];
+      const told = [` · answer ${one.answer === null ? "none" : one.answer}`, `gold ${row.gold}`];
+      told.push(`${count(one.tokens)} tokens`, ...one.faults.filter((fault) => fault !== "wrong answer"), note);
+      found.push(side(students[at], text, verdict(one), told.filter(Boolean).join(" · ")));
+    });
+    return found;
+  };
+
+  const answers = rows.flatMap((row) => row.answers).filter(Boolean);
+  const known = SAYS.filter((what) => answers.some((one) => one.says === what));
+  options(byId("arm"), [["", "any"], ...students.map((name, at) => [String(at), name])]);
+  options(byId("says"), [["", "any"], ...known.map((what) => [what, what]), ["differ", "students differ"]]);
+  options(byId("fault"), counted(answers.flatMap((one) => one.faults), "anything, or nothing"));
+  const fields = ["arm", "says", "fault"];
+  return tableOf({ prefix: "", noun: "question", rows, fields, passing, columns, hay, sides });
+};
