@@ -286,12 +286,17 @@ def test_runs_of_one_name_have_all_their_students_on_the_page(answered):
     assert re.findall(r"<h2.*?>(.*?)</h2>", page) == ["Right answers", "What differs", "Traces", *names]
     bars = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.S)[1])
     assert bars["names"]["name"] == students
-    held = json.loads(re.search(r'<script type="application/json" id="records-data">(.*?)</script>', page, re.S)[1])
-    records = json.loads(gzip.decompress(base64.b64decode(held["gzip"])))["answers"]
-    assert records["students"] == students
-    texts = [[one["text"] for one in row["answers"][1::2]] for row in records["questions"][3:6]]
+    assert unpacked(page, "lines")[0]["answers"]["students"] == students
+    rows = [row for block in unpacked(page, "texts") for row in block]
+    texts = [[one["text"] for one in row["answers"][1::2]] for row in rows[3:6]]
     assert all(one == again != other for one, other, again in texts)
-    assert records["questions"][0]["teachers"][0]["who"].startswith(f"{', '.join(names)}: ")
+    assert rows[0]["teachers"][0]["who"].startswith(f"{', '.join(names)}: ")
+
+
+def unpacked(page, name):
+    """What a page of records holds under a name."""
+    found = re.findall(rf'<script type="application/json" class="(?:late )?records-{name}">(.*?)</script>', page, re.S)
+    return [json.loads(gzip.decompress(base64.b64decode(json.loads(one)["gzip"]))) for one in found]
 
 
 def of(root):
