@@ -167,16 +167,17 @@ def test_it_trains_and_evaluates(tmp_path):
 
 
 def test_the_trainer_that_the_docs_show(tmp_path, monkeypatch):
-    """docs/distillation.md, as it stands there, with a model from a directory."""
+    """docs/distillation.md, as it stands there but for what TRL wants on a CPU, with a model from a directory."""
     monkeypatch.chdir(tmp_path)
     model().save_pretrained("student")
     tokenizer().save_pretrained("student")
     names = {"documents": documents(), "model": LlamaForCausalLM.from_pretrained("student"), "__name__": "shown"}
-    exec(python_of("distillation.md", "SFTTrainer"), names)  # noqa: S102
+    shown = python_of("distillation.md", "SFTTrainer")
+    assert "SFTConfig(**ARGUMENTS)" in shown
+    shown = shown.replace("SFTConfig(**ARGUMENTS)", "SFTConfig(**ARGUMENTS, use_cpu=True, bf16=False, max_steps=2)")
+    exec(shown, names)  # noqa: S102
     trainer = names["trainer"]
-    assert math.isfinite(trainer.train().training_loss)
-    logged = {}
-    trainer.log(logged)
+    trainer.train()
     line = trainer.state.log_history[-1]
-    assert {"nll/trace", "divergence/trace"} <= line.keys()
+    assert {"train_loss", "nll/trace", "divergence/trace"} <= line.keys()
     assert all(math.isfinite(value) for value in line.values())
