@@ -75,3 +75,12 @@ def test_the_site_finds_what_lies_outside_of_docs():
     assert found == "[a](faq.md) [b](source/benchmarks/labels/README.md.txt) [c](changes.md)"
     assert outside == {Path("benchmarks/labels/README.md")}
     assert moved("[a](nowhere.md)", Path("docs/runs.md"))[0] == "[a](nowhere.md)", "mkdocs is to say so"
+
+
+def test_the_parts_of_the_report_have_the_names_that_its_page_tells():
+    told = (ROOT / "docs/report.md").read_text(encoding="utf-8")
+    one, several = (re.findall(pattern, told, re.M) for pattern in (r"^\| \*\*(.+?)\*\* \|", r"\*\*(What differs)\*\*"))
+    code = {path: path.read_text(encoding="utf-8") for path in (ROOT / "launch/report").rglob("*.py")}
+    headings = [name for text in code.values() for name in re.findall(r"<h2>([^<>{}()]+)</h2>", text)]
+    assert {*one, *several} == set(headings)
+    assert len(one) == len(set(one)) > 20

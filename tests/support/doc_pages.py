@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,25 @@ def is_mapping(text: str) -> bool:
         return isinstance(strict_yaml.read_text(text, "block"), dict)
     except InputError:
         return False
+
+
+def python_of(page: str, holds: str) -> str:
+    """The one block of Python on a page that holds a text."""
+    (found,) = [each.text for each in blocks() if (each.page, each.language) == (page, "python") and holds in each.text]
+    return found
+
+
+def commands_of(text: str) -> Iterator[list[str]]:
+    """The commands of a piece of shell, each as words; the body of a here-document is none."""
+    text = re.sub(r"<<(\w+)\n.*?^\1$", "", text.replace("\\\n", " "), flags=re.S | re.M)
+    for line in text.splitlines():
+        part: list[str] = []
+        for word in [*shlex.split(line, comments=True), "&&"]:
+            if word not in ("&&", "|", ";"):
+                part.append(word)
+            elif part:
+                yield part[: part.index(">")] if ">" in part else part
+                part = []
 
 
 def inline() -> list[tuple[str, str]]:

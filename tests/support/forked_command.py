@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -40,14 +40,16 @@ class Forked:
     wait = poll
 
 
-def command(*words: object, code: int | None = 0) -> Result:
-    """What a command of the command line says and ends with (``code``; None: with anything)."""
+def command(*words: object, code: int | None = 0, popen: Callable[..., object] | None = None) -> Result:
+    """What a command of the command line says and ends with (``code``; None: with anything). ``popen`` starts the
+    launcher in place of a fork."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DS_ACCELERATOR", "cpu")
         patch.setenv("PYTHONSAFEPATH", "")  # which it sets
         patch.delenv("PYTHONSAFEPATH")
-        if can_fork():
-            patch.setattr(deepspeed_command, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": Forked}))
+        if popen or can_fork():
+            popen = popen or Forked
+            patch.setattr(deepspeed_command, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": popen}))
         found = CliRunner().invoke(cli.app, [str(word) for word in words])
     if found.exception is not None and not isinstance(found.exception, SystemExit):
         raise found.exception

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from doc_pages import python_of
 from linear_cross_entropy_cases import DEVICE, EPSILON, KINDS, case, distance, jsd_of, naive, ours, teacher_of
 
 from tracestill.kernels.loss import Statistic, TeacherTopK
@@ -167,3 +168,14 @@ def test_a_sure_student_of_a_sure_teacher_learns_no_nan(divergence):
     assert float(got[0]) == 0.0
     assert float(got[2].abs().max()) < 1.1e-6 * 10
     assert float(got[3].abs().max()) < 1.1e-6 * 100
+
+
+def test_the_call_that_the_docs_show():
+    """docs/distillation.md, as it stands there."""
+    data = case(zero=0.0)
+    known = teacher_of(data, divergence="jsd")
+    names = dict(zip(("hidden", "head", "", "targets", "w", "kinds"), data, strict=True))
+    names |= {"ids": known.ids, "log_probs": known.log_probs, "weights": known.weights}
+    exec(python_of("distillation.md", "TeacherTopK("), names)  # noqa: S102
+    assert distance(names["loss"], naive(data, torch.float64, teacher=known)[0]) < 1e-6
+    assert names["statistics"].shape == (8, len(Statistic))

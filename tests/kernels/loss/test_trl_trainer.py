@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from doc_pages import python_of
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 trl = pytest.importorskip("trl", minversion="1.16", reason='trl is not here: pip install "trl>=1.16,<2"')
@@ -163,3 +164,20 @@ def test_it_trains_and_evaluates(tmp_path):
         log_p = torch.log_softmax(plain(input_ids=ids[None]).logits[0, :-1], 1)
         nll += [-log_p[at - 1, ids[at]].item() for at in range(1, len(ids)) if one["labels"][at] != -100]
     assert measured["eval_loss"] == pytest.approx(sum(nll) / len(nll), rel=0.05), "a mean of the batches' means"
+
+
+def test_the_trainer_that_the_docs_show(tmp_path, monkeypatch):
+    """docs/distillation.md, as it stands there but for what TRL wants on a CPU, with a model from a directory."""
+    monkeypatch.chdir(tmp_path)
+    model().save_pretrained("student")
+    tokenizer().save_pretrained("student")
+    names = {"documents": documents(), "model": LlamaForCausalLM.from_pretrained("student"), "__name__": "shown"}
+    shown = python_of("distillation.md", "SFTTrainer")
+    assert "SFTConfig(**ARGUMENTS)" in shown
+    shown = shown.replace("SFTConfig(**ARGUMENTS)", "SFTConfig(**ARGUMENTS, use_cpu=True, bf16=False, max_steps=2)")
+    exec(shown, names)  # noqa: S102
+    trainer = names["trainer"]
+    trainer.train()
+    line = trainer.state.log_history[-1]
+    assert {"train_loss", "nll/trace", "divergence/trace"} <= line.keys()
+    assert all(math.isfinite(value) for value in line.values())

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
+from fake_run import mini_recipe
 from odd_server import OddServer, served
 
 from tracestill.data_pipeline.base.errors import InputError
@@ -18,7 +20,7 @@ from tracestill.trainer.evaluation import endpoint as module
 from tracestill.trainer.evaluation.answers import Answers
 from tracestill.trainer.evaluation.asking import Begun, Query
 from tracestill.trainer.evaluation.endpoint import EndpointAsker, kept, parted
-from tracestill.trainer.recipe.recipe import Recipe
+from tracestill.trainer.recipe.recipe import Recipe, build, dump_recipe
 
 pytest.importorskip("openai", reason="needs the extra api: the client of servers")
 RECIPE = Recipe.model_validate(
@@ -205,3 +207,10 @@ def test_what_has_begun_is_none_of_the_tokens(tmp_path: Path) -> None:
         thought = {"text": "8", "thought": "one two", "finish": "stop", "tokens": 4, "thought_tokens": None}
         apart = one.read(Query("double 4", 1, 8), {**thought, "logprob": None})
         assert (apart.text, apart.trace, apart.answer, apart.trace_tokens) == ("one two\n8", "one two", "8", 4)
+
+
+def test_the_recipe_that_a_run_keeps_is_read_again():
+    recipe = mini_recipe(evaluate={"endpoints": {"big": {"url": "http://x/v1", "model": "m", "attempts": 2}}})
+    again = build(yaml.safe_load(dump_recipe(recipe)), where="run")
+    assert again == recipe
+    assert again.evaluate.endpoints["big"].identity() == recipe.evaluate.endpoints["big"].identity()

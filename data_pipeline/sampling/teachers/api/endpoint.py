@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from tracestill.data_pipeline.sampling.teachers.api.options import TeacherOptions
 from tracestill.data_pipeline.tokens.forms import form_of
@@ -38,6 +38,11 @@ class EndpointConfig(TeacherOptions):
         if self.form is not None:
             form_of(self.form)
         return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is refused here: the recipe that a run keeps is read again."""
+        return {key: value for key, value in write(self).items() if key not in ELSEWHERE}
 
     def identity(self) -> dict[str, Any]:
         """What decides what is answered."""
