@@ -110,7 +110,7 @@ def gone(every: Sequence[Way], first: Sequence[Way]) -> dict[str, Any]:
         examples.setdefault(each.strategy, each)
     times = Counter(each.strategy for each in right)
     seen = Counter(each.strategy for each in every if each.right)
-    tried = Counter(each.strategy for each in every if not each.right)
+    tried = Counter(each.strategy for each in every)
     known = sorted(filter(None, times), key=lambda name: (-times[name], name))
     lost = [name for name in known if not seen[name]]
     return {
