@@ -42,6 +42,7 @@ from tracestill.trainer.recipe.run_directory import RunDirectory
 RECIPE = DEMO.with_name("demo_on_policy.yaml")
 OWN, NONE, EQUAL = "own", "none", "equal"
 SMALL = ["rounds=null", "train.ranks=1", "train.checkpoint_every=0", "train.checkpoint_interval=null"]
+SMALL += ["evaluate.samples=null", "evaluate.variations=null", "evaluate.also={}"]
 QUICK = ["questions.train=80", "questions.validation=20", "questions.test=20", "evaluate.batch_size=20"]
 
 

@@ -54,7 +54,7 @@ SHORT = [
     *("sample.teachers.0.options.error_rate=0", 'select.paths.same="off"'),  # so that all policies keep all of round 0
     *("plan.capacity=1024", "plan.packs_per_step=1", "plan.group=1", "train.ranks=1"),
     *(f"train.steps={STEPS}", "train.warmup=12", "train.checkpoint_every=0"),
-    "evaluate.samples={count: 8, temperature: 1.0}",
+    *("evaluate.samples={count: 8, temperature: 1.0}", "evaluate.variations=null", "evaluate.also={}"),
 ]
 LAID_DOWN = StopConfig(differ=None)
 NO_STOP = ["rounds.stop.accuracy=false", "rounds.stop.coverage=null", "rounds.stop.differ=null"]

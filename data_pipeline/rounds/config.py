@@ -15,8 +15,7 @@ from tracestill.data_pipeline.rounds.on_policy import OnPolicyConfig
 from tracestill.data_pipeline.sampling.sample_config import RECORDED, SampleConfig
 
 ON_POLICY = "on_policy"
-OWN = ("kind", "count", "stop", "on_policy", "changes")  # keys that go with kind: on_policy
-OF_TRACES = ("coverage", "differ")  # of stop: what looks at a round's traces
+OWN = ("kind", "count", "rare", "stop", "on_policy", "changes")  # keys that go with kind: on_policy
 STUDENT = re.compile(r"student-\d+")  # names of students as teachers
 
 
@@ -33,14 +32,15 @@ class StopConfig(BaseModel):
         ge=0,
         le=1,
         description="a round is not trained if its traces show a smaller share than this of the rare strategies that "
-        "as many draws from round 0 would show; null: no bound, as always with kind: on_policy",
+        "as many draws from round 0 would show; null: no bound; kind: on_policy looks at the last texts of a training, "
+        "and no round follows",
     )
     differ: float | None = Field(
         0.5,
         ge=0,
         le=1,
         description="a round is not trained if two of its traces of a question differ less often than this share of "
-        "how often round 0's of the same questions do; null: no bound, as always with kind: on_policy",
+        "how often round 0's of the same questions do; null: no bound; kind: on_policy as with coverage",
     )
 
 
@@ -103,22 +103,6 @@ class RoundsConfig(BaseModel):
         {}, description="of on_policy: overrides of the recipe in the rounds after round 0, as arms have, such as train"
     )
     stop: StopConfig = Field(StopConfig(), description="when rounds end before their count")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_traces(cls, data: Any) -> Any:
-        """Texts of kind: on_policy are not there before a round is trained, so none is kept from it by their look."""
-        if not isinstance(data, dict) or data.get("kind") != ON_POLICY or not isinstance(data.get("stop", {}), dict):
-            return data
-        recorded = cls.model_fields.keys() <= data.keys()
-        for key in OF_TRACES:
-            told = data.get("stop", {}).get(key)
-            if told is not None and not (recorded and told == getattr(StopConfig(), key)):  # as earlier versions did it
-                raise ValueError(
-                    f"stop.{key}: is for rounds of traces, which are looked at before a round is trained; with kind: "
-                    "on_policy leave it out: stop.accuracy ends rounds, and rounds.on_policy.stop.length a training"
-                )
-        return {**data, "stop": {**data.get("stop", {}), **dict.fromkeys(OF_TRACES)}}
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> RoundsConfig:

@@ -97,7 +97,8 @@ def how_often(figures: Figures) -> str:
 
 
 def before_training(round_: int, figures: Figures, stop: StopConfig) -> End | None:
-    """Whether a round's traces are such that it is not trained."""
+    """Whether a round's traces are such that it is not trained; of texts that were written in a training, such that no
+    round follows."""
     if stop.differ is not None and differ_less(figures, stop.differ):
         told = f"two of its traces of a question differ {how_often(figures)}, below rounds.stop.differ = "
         return End(round_, "differ", f"{told}{stop.differ:g} of that")

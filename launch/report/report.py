@@ -22,7 +22,11 @@ from tracestill.data_pipeline.base.stage import (
     write_json,
 )
 from tracestill.data_pipeline.guards.secret import mask_data
+from tracestill.data_pipeline.rounds.config import RoundsConfig
+from tracestill.data_pipeline.rounds.own_figures import figures_of, refreshes_in
 from tracestill.data_pipeline.sampling.teachers.api.endpoint import EndpointConfig
+from tracestill.data_pipeline.selection.config import CHECKS
+from tracestill.data_pipeline.soundness.checkers.chain import Checks, configured
 from tracestill.data_pipeline.yields.report import yield_report
 from tracestill.launch.hosts.probe import gpus
 from tracestill.launch.report.page import Section, own_section, page
@@ -33,8 +37,10 @@ from tracestill.launch.report.sweep_page import FORMAT as SWEEP_FORMAT
 from tracestill.launch.report.sweep_page import SWEEP
 from tracestill.launch.report.verdicts import verdicts_in
 from tracestill.launch.report.wall_time import wall_seconds
+from tracestill.trainer.checkpoint.train_place import REFRESHES
 from tracestill.trainer.metrics.log import LOG, Line, is_of_steps, read_log
 from tracestill.trainer.ranks.cores import usable_cores
+from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -178,6 +184,7 @@ def gather_arm(run: RunDirectory, arm: str, manifests: dict[str, Any]) -> dict[s
         "data_warnings": (encode or {}).get("warnings", []),
         "plan": {key: plan[key] for key in ("steps_per_epoch", "epochs", "statistics")} if plan else None,
         "train": None if stale else gather_training(train, trained),
+        "own_ways": own_ways(train, recipe) if trained else [],
         "preview": None if stale else read_json(train / "preview.json"),
         "evaluation": read_json(run.stage(arm, "evaluate") / "result.json") if manifests["evaluate"] else None,
         "examples": examples(run.stage(arm, "evaluate")) if manifests["evaluate"] else [],
@@ -289,6 +296,14 @@ def gather_own_texts(every: list[Line], manifest: dict[str, Any] | None) -> dict
         "spent": own.get("time"),
         "ended": next((line["why"] for line in reversed(texts) if line["event"] == "ended"), None),
     }  # fmt: skip
+
+
+def own_ways(directory: Path, recipe: Recipe) -> list[dict[str, Any]]:
+    """Figures of the ways of solving in the first refresh of a finished training, and in the last, both beside the
+    first one's; empty where no student wrote any. Checkers of the user's own are not run."""
+    own = [check for check in recipe.select.checks if ":" not in configured(check).use]
+    rare = RoundsConfig.model_fields["rare"].default
+    return figures_of(refreshes_in(directory / REFRESHES), None, rare, Checks(own, CHECKS), "")
 
 
 def mean_divergence(lines: list[dict[str, dict[str, float]]]) -> dict[str, float]:

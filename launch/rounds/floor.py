@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tracestill.data_pipeline.rounds.config import RoundsConfig
+from tracestill.data_pipeline.rounds.figures import accepted
 from tracestill.data_pipeline.rounds.strategies import rare_ones, strategy
 from tracestill.data_pipeline.soundness.equations import equations
-from tracestill.launch.rounds.figures import accepted
 
 MOST = 10.0  # weight of one trace
 

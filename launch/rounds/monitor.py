@@ -18,13 +18,17 @@ from tracestill.data_pipeline.base.intervals import Z95
 from tracestill.data_pipeline.base.schema import read_rows
 from tracestill.data_pipeline.base.stage import is_current, stage, write_json
 from tracestill.data_pipeline.rounds.diversity import apart, beside
+from tracestill.data_pipeline.rounds.figures import PATHS, Way, new_ones, teachers_kept, traces_of, ways
+from tracestill.data_pipeline.rounds.own_figures import figures_of, refreshes_in
 from tracestill.data_pipeline.sampling.sample_config import RECORDED
+from tracestill.data_pipeline.selection.config import CHECKS
 from tracestill.data_pipeline.selection.paths import path_of
+from tracestill.data_pipeline.soundness.checkers.chain import Checks
 from tracestill.data_pipeline.soundness.equations import equations
 from tracestill.data_pipeline.variations.further import HELD_OUT
 from tracestill.data_pipeline.variations.variation import PLAIN
-from tracestill.launch.rounds.figures import PATHS, Way, new_ones, teachers_kept, traces_of, ways
 from tracestill.launch.run.progress import bar
+from tracestill.trainer.checkpoint.train_place import REFRESHES
 from tracestill.trainer.evaluation.baseline import exported
 from tracestill.trainer.evaluation.evaluate import held_out, keep, predict, this_device
 from tracestill.trainer.evaluation.predictions import summary
@@ -36,6 +40,7 @@ from tracestill.trainer.recipe.verifying import verifier_of
 
 MONITOR, VALIDATION = "monitor", "validation"  # directories of a round
 FIGURES = "figures.json"
+FORMAT = 2  # of these; those of another one are computed anew
 
 
 def data_figures(run: RunDirectory, first: RunDirectory, rare: float) -> dict[str, Any]:
@@ -45,7 +50,7 @@ def data_figures(run: RunDirectory, first: RunDirectory, rare: float) -> dict[st
     directory = run.root / MONITOR
     own, of_first = ({name: each.stage(MAIN_ARM, name) for name in ("sample", "select")} for each in (run, first))
     inputs = own if run.root == first.root else own | {f"first/{name}": path for name, path in of_first.items()}
-    config = {"rare": rare, "beside": "the same questions in both"}  # earlier versions compared with others
+    config = {"rare": rare, "figures": FORMAT}
     if not is_current(directory, MONITOR, config, inputs):
         with stage(directory, MONITOR, config, inputs) as work:
             reference = ways(**of_first)
@@ -60,6 +65,22 @@ def data_figures(run: RunDirectory, first: RunDirectory, rare: float) -> dict[st
             write_json(work.path / FIGURES, found)
             work.counts = {"in": len(new), "out": len(new)}
     return read(directory / FIGURES)
+
+
+def text_figures(run: RunDirectory, first: RunDirectory, rare: float, teacher: str) -> list[dict[str, Any]]:
+    """``own_figures.figures_of`` the texts that a round's student, ``teacher`` by name, wrote while it was trained,
+    beside round 0's traces."""
+    directory, train = run.root / MONITOR, run.stage(MAIN_ARM, "train")
+    of_first = {name: first.stage(MAIN_ARM, name) for name in ("sample", "select")}
+    checks = run.recipe.select.model_dump(mode="json", include={"checks"})
+    config, inputs = {"rare": rare, "figures": FORMAT, **checks}, {"train": train, **of_first}
+    if not is_current(directory, MONITOR, config, inputs):
+        with stage(directory, MONITOR, config, inputs) as work:
+            held = Checks(run.recipe.select.checks, CHECKS)
+            found = figures_of(refreshes_in(train / REFRESHES), ways(**of_first), rare, held, teacher)
+            write_json(work.path / FIGURES, {"refreshes": found})
+            work.counts = {"in": len(found), "out": len(found)}
+    return list(read(directory / FIGURES)["refreshes"])
 
 
 def more_of_first(every: Sequence[Way], run: RunDirectory, first: RunDirectory) -> list[Way]:

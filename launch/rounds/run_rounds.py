@@ -27,7 +27,7 @@ from tracestill.data_pipeline.rounds.verdict import (
 )
 from tracestill.data_pipeline.selection.selection import NothingLeft
 from tracestill.launch.report.rounds_page import RESULT
-from tracestill.launch.rounds.monitor import data_figures, student_figures
+from tracestill.launch.rounds.monitor import data_figures, student_figures, text_figures
 from tracestill.launch.rounds.recipes import ROUNDS, TRACES, WRITTEN, round_of, settings_of, student_of
 from tracestill.launch.rounds.show import told_of
 from tracestill.launch.run.checks import check_scorer_of_texts, check_works
@@ -135,18 +135,25 @@ class Rounds:
         return after_training([each for each in self.found if each["trained"]], settings.stop)
 
     def own_texts(self, number: int, run: RunDirectory, first: RunDirectory) -> End | None:
-        """A round whose student learns from texts that it writes meanwhile."""
+        """A round whose student learns from texts that it writes meanwhile; these are looked at behind the training."""
+        settings = settings_of(self.recipe)
         works = plan_works(run, self.how)
         check_works(run, works, self.console, cluster=self.how.cluster)
         run_stages(with_report(works), self.console)
         told = (read_manifest(run.stage(MAIN_ARM, "train")) or {})["on_policy"]
-        self.found[-1] |= {"own_texts": told, "traces": {"traces": told["in"], "right": told["right"]}}
+        every = text_figures(run, first, settings.rare, student_of(number - 1))
+        counted = {"traces": told["in"], "right": told["right"]}  # all there is if the texts are gone
+        self.found[-1] |= {"own_texts": told, "first_texts": every[0] if every else None}
+        self.found[-1] |= {"traces": every[-1] if every else counted}
         self.found[-1] |= {"trained": True, **student_figures(run, first, self.console)}
+        self.warn(number, warnings(self.found[0]["traces"], every[-1]) if every else [])
         self.warn(number, student_warnings(self.found[0], self.found[-1]))
         self.keep()
         if (ended := told["ended"]) is not None:
             return End(number, ended["rule"], ended["why"])
-        return after_training([each for each in self.found if each["trained"]], settings_of(self.recipe).stop)
+        if every and (end := before_training(number, every[-1], settings.stop)) is not None:
+            return end
+        return after_training([each for each in self.found if each["trained"]], settings.stop)
 
     def written(self, run: RunDirectory, first: RunDirectory, number: int) -> dict[str, Any]:
         """The student of the round before writes; the counts."""

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tracestill.data_pipeline.guards.visible import visible
 from tracestill.data_pipeline.rounds.verdict import interval
-from tracestill.launch.report.rounds_page import COLUMNS
+from tracestill.launch.report.rounds_page import COLUMNS, told_apart
 
 TABLES = {
     "rounds": (
@@ -24,12 +24,14 @@ TABLES = {
         "kept",
         "solved",
         "new by teachers",
+        "time writing",
         "accuracy (95 %)",
     ),
     "their traces": (
-        *("round", "paths a question", "differ (round 0)", "entropy"),
-        *("self-BLEU", "rare seen (chance)", "rare tried (chance)", "words"),
+        *("round", "paths a question", "differ (round 0)", "entropy", "self-BLEU"),
+        *("words", "tokens a text"),
     ),
+    "ways of round 0 in them": ("round", "rare seen (chance)", "rare tried (chance)", "ways gone"),
     "their students": (
         *("round", "accuracy (95 %)", "other forms (95 %)", "other tasks (95 %)"),
         *("ECE of votes (95 %)", "samples differ (95 %)", "same questions (round 0)"),
@@ -39,17 +41,19 @@ PLAIN = {"round", "accuracy (95 %)"}  # no table of these alone behind the first
 
 
 def show(root: Path, result: Mapping[str, Any], console: Console) -> None:
-    cell_of = dict(COLUMNS)
+    cell_of, rows = dict(COLUMNS), told_apart(result["rounds"])
     for title, every in TABLES.items():
-        heads = [head for head in every if any(map(cell_of[head], result["rounds"]))]
+        heads = [head for head in every if any(map(cell_of[head], rows))]
         if set(heads) <= PLAIN:
             continue
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for head in heads:
             side: Literal["left", "right"] = "left" if head == "teacher" else "right"
             table.add_column(head, justify=side, overflow="fold", min_width=longest(head))
-        for row in result["rounds"]:
-            style = "bold" if row["round"] == result["best"] else ""
+        for row in rows:
+            if not any(cell_of[head](row) for head in heads if head != "round"):
+                continue  # first texts have no student
+            style = "bold" if row["round"] == result["best"] and "trained" in row else ""
             table.add_row(*(visible(cell_of[head](row)) for head in heads), style=style)
         console.print(table)
     for text in ending(root, result):

@@ -96,8 +96,12 @@ def write_train(run: RunDirectory, arm: str, steps: int = 40, *, finished: bool 
     preview = {"kinds": rows, "document": {"id": "d", "tokens": tokens}, "warnings": [f"beware {HOSTILE}"]}
     (directory / "preview.json").write_text(json.dumps(preview))
     if finished:
-        config, inputs = run.train_stage(arm)
-        write_manifest(directory, identity("train", config, inputs), Stage(directory, counts={"steps": steps}), 21.5)
+        finish_train(run, arm, steps)
+
+
+def finish_train(run: RunDirectory, arm: str, steps: int = 40) -> None:
+    directory, (config, inputs) = run.stage(arm, "train"), run.train_stage(arm)
+    write_manifest(directory, identity("train", config, inputs), Stage(directory, counts={"steps": steps}), 21.5)
 
 
 def write_evaluation(run: RunDirectory, arm: str, accuracy: float) -> None:

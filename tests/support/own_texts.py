@@ -90,9 +90,12 @@ def loss_of(
     student: LlamaForCausalLM,
     teacher: LlamaForCausalLM | None,
     bound: float,
+    divergence: str = "reverse",
+    beta: float = 0.5,
 ) -> float:
-    """A step that holds all of a refresh's documents: the weighted mean of reverse KL, or of advantage times nll; each
-    token times the ratio of its probability now to that when it was drawn, at most ``bound`` (0: no correction)."""
+    """A step that holds all of a refresh's documents: the weighted mean of a divergence, or of advantage times nll;
+    each token times the ratio of its probability now to that when it was drawn, at most ``bound`` (0: no correction).
+    """
     kinds, total, whole = Kinds(), 0.0, 0.0
     good = [row for row in rows if not row["reason"]]
     for document, row in enumerate(good):
@@ -116,8 +119,19 @@ def loss_of(
                 continue
             log_q, ids = q[at - 1].topk(K)
             log_q = torch.from_numpy(log_q.numpy().astype(np.float16).astype(np.float64))  # as channels hold them
-            listed = p[ids]
-            rest = (1 - listed.exp().sum(), 1 - log_q.exp().sum())
-            each = (listed.exp() * (listed - log_q)).sum() + rest[0] * (rest[0] / rest[1]).log()
-            total += v * ratio * float(each)
+            both = [torch.cat([each, 1 - each.sum(0, keepdim=True)]) for each in (p[ids].exp(), log_q.exp())]
+            total += v * ratio * apart(*both, divergence, beta)
     return total / whole
+
+
+def apart(p: torch.Tensor, q: torch.Tensor, divergence: str, beta: float) -> float:
+    """(K + 1,) probabilities of student and teacher, the last the rest of the mass: KL(p || q), KL(q || p), or the
+    generalised Jensen-Shannon divergence (Agarwal et al., arXiv 2306.13649)."""
+
+    def kl(of: torch.Tensor, from_: torch.Tensor) -> float:
+        return float((of * (of / from_).log()).sum())
+
+    if divergence == "jsd":
+        mean = beta * q + (1 - beta) * p
+        return beta * kl(q, mean) + (1 - beta) * kl(p, mean)
+    return kl(p, q) if divergence == "reverse" else kl(q, p)

@@ -17,6 +17,8 @@ from tracestill.trainer.metrics.log import LOG, read_log
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 EVIL = "</script><img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
+GONE = {"strategy": EVIL, "times": 9, "share": 0.3, "missed_by_chance": 0.01, "tried": 0, "question": EVIL,
+        "trace": EVIL}  # fmt: skip
 SPAN = {"share": 0.4, "low": 0.3, "high": 0.5}
 
 
@@ -57,7 +59,9 @@ def rounds() -> dict[str, Any]:
     rows = [
         {"round": at, "teachers": [EVIL], "trained": True, "accuracy": 0.5 + 0.1 * at, "accuracy_low": 0.4,
          "accuracy_high": 0.8, "warnings": [EVIL],
-         "traces": {"entropy": 2.0 - at, "differ": 0.5, "coverage": 0.9, "coverage_by_chance": 0.8, "words": 20.0 + at}}
+         "tasks": {EVIL: SPAN, "nearer": SPAN},
+         "traces": {"entropy": 2.0 - at, "differ": 0.5, "coverage": 0.9, "coverage_by_chance": 0.8, "words": 20.0 + at,
+                    "gone": {"count": at, "of": 9, "most": [GONE] * at}}}
         for at in range(3)
     ]  # fmt: skip
     return {"rounds": rows, "best": 1, "stopped": {"round": 2, "why": EVIL}}

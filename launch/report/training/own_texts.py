@@ -10,8 +10,13 @@ from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.launch.report.parts import Found, legend, table, text
 from tracestill.launch.report.plots.figure import SERIES, keys
 from tracestill.launch.report.plots.lines import Point, lines
+from tracestill.launch.report.rounds_page import COLUMNS
 from tracestill.trainer.preview.page import kind_class
 
+WAYS = (
+    *("traces", "right", "paths a question", "entropy", "self-BLEU", "rare seen (chance)", "rare tried (chance)"),
+    *("words", "tokens a text", "ways gone"),
+)  # columns as those of rounds
 PARTS = ("writing", "teacher", "training")  # of the time
 SHARE = "share of texts"
 
@@ -65,8 +70,28 @@ def own_texts(found: Found) -> str:
         + legend(found, list(held))
         + f'<div class="many">{"".join(charts)}</div>'
         + table(heads, [[text(in_html(arm)), *cells(own)] for arm, own in held.items()])
+        + ways(found)
         + ended
     )
+
+
+def ways(found: Found) -> str:
+    """How the first texts of a student solve, and how the last ones do."""
+    cell_of = dict(COLUMNS)
+    body = []
+    for arm, row in found["arms"].items():
+        for one in row.get("own_ways", ()):
+            held = {"round": 1, "traces": one}
+            differ = "" if one["differ"] is None else f"{one['differ']:.0%}"
+            body.append([text(in_html(arm)), f"{one['refresh']:,}", differ, *(cell_of[head](held) for head in WAYS)])
+    if not body:
+        return ""
+    told = (
+        "<p class='soft'>How the first texts solve, and how the last ones do, those that are right and sound but for "
+        "traces, rare tried, words and tokens: fewer ways are what reverse divergences tend to. Rare ways, and those "
+        "that are gone, are of the first texts (docs/rounds.md).</p>"
+    )
+    return told + table(["arm", "refresh", "differ", *WAYS], body)
 
 
 def divergences(arm: str, own: Found, kinds: list[str]) -> str:

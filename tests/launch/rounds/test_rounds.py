@@ -14,11 +14,11 @@ from rounds_support import begin, fake, recipe
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.data_pipeline.rounds.config import StopConfig
+from tracestill.data_pipeline.rounds.figures import Way, traces_of
 from tracestill.data_pipeline.rounds.verdict import before_training
 from tracestill.data_pipeline.soundness.equations import equations
 from tracestill.launch.report.rounds_page import rounds as page_of
 from tracestill.launch.rounds import writing
-from tracestill.launch.rounds.figures import Way, traces_of
 from tracestill.launch.rounds.floor import lifted
 from tracestill.launch.rounds.run_rounds import is_short
 from tracestill.launch.run import runner

@@ -80,7 +80,12 @@ def test_a_student_follows_on_texts_of_its_own(root, monkeypatch):
     place = root.parent / "demo_on_policy"
     result = json.loads((place / "rounds.json").read_text())
     assert [row["trained"] for row in result["rounds"]] == [True, True]
-    told = result["rounds"][1]["own_texts"]
+    later = result["rounds"][1]
+    assert (later["first_texts"]["refresh"], later["traces"]["refresh"]) == (0, 1)
+    assert later["first_texts"]["traces"] == later["traces"]["traces"] == 4
+    assert later["traces"]["gone"]["of"] > 0, "beside round 0's traces"
+    assert {"variations", "tasks"} <= later.keys(), "as the recipe asks; it answers nothing, so no votes"
+    told = later["own_texts"]
     assert told["in"] == told["out"] == 8
     assert len(lines(place / "rounds/1", "traces")) == 2
     assert "8 of 8 texts of its own in 2 refreshes" in said

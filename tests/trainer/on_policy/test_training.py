@@ -21,6 +21,11 @@ from tracestill.data_pipeline.base.stage import read_manifest
 
 WORKER = Path(__file__).with_name("own_texts_worker.py")
 STEPS = 5
+DIVERGENCES = {  # others than the reverse one, which all other runs have
+    "forward": {"divergence": "forward"},
+    "jsd": {"divergence": "jsd"},
+    "beta": {"divergence": "jsd", "beta": 0.15},
+}
 written: list[str] = []  # what was there of a refresh that was left
 texts_left: list[bytes] = []  # and of one of which all was written
 
@@ -31,20 +36,24 @@ def trained(*runs: str, ranks: int) -> None:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """two, three: two ranks at those stages; parts: that share rows; one: a rank alone; none: without a teacher;
-    stopped: and gone on with; left: in the middle of refreshes, and gone on with; longer: texts grow; equal, near: to
-    the teacher, the student begins so."""
+    """zero, first, two, three: two ranks at those stages; parts: that share rows; one: a rank alone; none: without a
+    teacher; forward, jsd, beta: that divergence; stopped: and gone on with; left: in the middle of refreshes, and gone
+    on with; longer: texts grow; equal, near: to the teacher, the student begins so."""
     place = tmp_path_factory.mktemp("own")
     data, teacher = prepared(place)
     copied(data, place / "two", recipe(teacher))
     copied(data, place / "three", recipe(teacher, zero=3, steps=3))
+    for stage, name in enumerate(("zero", "first")):
+        copied(data, place / name, recipe(teacher, zero=stage, steps=2, checkpoint_every=0))
+    for name, own in DIVERGENCES.items():
+        copied(data, place / name, recipe(teacher, own, ranks=1, zero=0, steps=1, checkpoint_every=0))
     copied(data, place / "one", recipe(teacher, zero=0, ranks=1, steps=2))
     copied(data, place / "none", recipe("none", ranks=1, zero=0, steps=2))
     copied(data, place / "longer", recipe("none", ranks=1, zero=0, log_every=3, checkpoint_every=0, held_out_every=3))
     copied(data, place / "parts", recipe(teacher, sequence_parallel=2, steps=2))
     shutil.copytree(place / "two", place / "stopped")
     copied(data, place / "left", recipe(teacher, checkpoint_every=0))
-    runs = [place / name for name in ("two", "three", "parts")]
+    runs = [place / name for name in ("two", "three", "parts", "zero", "first")]
     left = [f"{place / 'left'}:writes=1", f"{place / 'left'}:teacher reads=2"]
     trained(*runs, f"{place / 'stopped'}:3", left[0], ranks=2)
     written[:] = sorted(path.name for path in (place / "left" / TRAIN / "refreshes/000001").iterdir())
@@ -60,7 +69,7 @@ def root(tmp_path_factory):
     longer = f"{place / 'longer'}:longer"
     follows(data, place / "equal", teacher, noise=0.0)
     follows(data, place / "near", teacher, noise=0.1)
-    one = [place / name for name in ("one", "none", "equal", "near")]
+    one = [place / name for name in ("one", "none", "equal", "near", *DIVERGENCES)]
     trained(*one, longer, longer, ranks=1)  # once more, as if killed before its export
     return place
 
@@ -110,6 +119,17 @@ def test_the_loss_of_a_step_is_that_of_plain_models_in_float64(root, name):
     assert sum(line["time"].values()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("name", [*DIVERGENCES])
+def test_the_divergence_is_the_one_that_was_asked_for(root, name):
+    teacher = LlamaForCausalLM.from_pretrained(root / "teacher").double()
+    texts, store = texts_of(root / name, 0), store_of(root / name, 0)
+    begins = plain(own_texts.RunDirectory.open(root / name), load_file(root / name / "begins.safetensors"))
+    found = losses(root / name)[1]
+    assert found == pytest.approx(loss_of(store, texts, begins, teacher, 0, **DIVERGENCES[name]), rel=2e-5)
+    for other in ({}, *(held for one, held in DIVERGENCES.items() if one != name)):
+        assert found != pytest.approx(loss_of(store, texts, begins, teacher, 0, **other), rel=1e-2)
+
+
 def find(held, name):
     """The key of a parameter, whatever stands before it."""
     return next(key for key in held if key == name or key.endswith(f".{name}") or f"model.{key}" == name)
@@ -141,7 +161,7 @@ def test_texts_are_drawn_by_the_student_itself(root):
         assert row["finished"] or len(row["ids"]) == own_texts.OWN["max_new_tokens"]
 
 
-@pytest.mark.parametrize("name", ["three", "one", "parts"])
+@pytest.mark.parametrize("name", ["three", "one", "parts", "zero", "first"])
 def test_other_ranks_and_stages_write_and_learn_the_same(root, name):
     two, other = losses(root / "two"), losses(root / name)
     assert [row["ids"] for row in texts_of(root / "two", 0)] == [row["ids"] for row in texts_of(root / name, 0)]

@@ -6,10 +6,12 @@ import json
 import re
 
 import pytest
-from fake_run import claim, gathered, run_data_stages, write_train
+from fake_run import claim, finish_train, gathered, run_data_stages, write_train
 from whole_page import EVIL, write_own_texts
 
 from tracestill.data_pipeline.base.intervals import wilson
+from tracestill.data_pipeline.base.schema import write_rows
+from tracestill.data_pipeline.rounds.own_figures import READ, TEXTS
 from tracestill.launch.report.report import gather_own_texts
 from tracestill.launch.report.training.own_texts import own_texts
 
@@ -61,4 +63,30 @@ def test_the_page_draws_them_by_refresh_with_their_numbers(tmp_path):
     cells = re.findall(r"<td>(.*?)</td>", table)
     assert cells[1:7] == ["4", "160", "37.5%", "75.0%", "20.0", "80.0"]
     assert "traces ended early: " in page
+    assert EVIL not in page
+
+
+def test_ways_of_the_first_texts_and_of_the_last_stand_side_by_side_once_it_is_trained(tmp_path):
+    run = claim(tmp_path / "run")
+    run_data_stages(run)
+    ways = {0: ("1+2=3. 3+4=7.", "2+1=3. 3+4=7."), 3: ("1+2=3. 3+4=7.",) * 2}
+    for number, traces in ways.items():
+        about = {"question_id": "q", "question": f"Add 1, 2 and 4. {EVIL}", "gold": "7", "answer": "7"}
+        rows = [{**about, "trace": trace, "reason": "", "correct": True, "tokens": 9 + number} for trace in traces]
+        place = run.stage("traces", "train") / f"refreshes/{number:06d}" / TEXTS
+        place.parent.mkdir(parents=True)
+        write_rows(place, rows, READ)
+    write_train(run, "traces", finished=False)
+    write_own_texts(run.stage("traces", "train"))
+    write_train(run, "answers_only")
+    assert "How the first texts solve" not in own_texts(gathered(run)), "it still writes"
+    finish_train(run, "traces")
+    found = gathered(run)
+    assert [one["differ"] for one in found["arms"]["traces"]["own_ways"]] == [1.0, 0.0]
+    assert found["arms"]["answers_only"]["own_ways"] == []
+    page = own_texts(found)
+    body = re.findall(r"<tr><td>.*?</tr>", page.rpartition("How the first texts solve")[2])
+    cells = [re.findall(r"<td>(.*?)</td>", each) for each in body]
+    assert [each[1:5] for each in cells] == [["0", "100%", "2", "2"], ["3", "0%", "2", "2"]]
+    assert [each[-2:] for each in cells] == [["9.0", "0 of 2"], ["12.0", "1 of 2"]]
     assert EVIL not in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from tracestill.data_pipeline.soundness.equations import equations
 
 PATHS = PathsConfig()
 COMPARED = 500  # questions whose traces self-BLEU compares, at even distances
+MOST_GONE, SHOWN = 20, 2000  # ways of round 0 that are named as gone, and characters of an example of each
 
 
 class Way(NamedTuple):
@@ -30,6 +32,8 @@ class Way(NamedTuple):
     strategy: str
     words: list[str]
     sample: int = 0  # which of those that its teacher gave to the question
+    question: str = ""
+    trace: str = ""
 
 
 def ways(sample: Path, select: Path) -> list[Way]:
@@ -41,12 +45,17 @@ def ways(sample: Path, select: Path) -> list[Way]:
     for row, verdict in zip(rows, verdicts, strict=True):
         if held[row["question_id"]]["split"] != "train" or row["reader"] == GENERAL:
             continue
-        plain, read = normal_text(row["trace"]), equations(row["trace"])
-        path, way = path_of(row["trace"], read, plain, PATHS), strategy(row["question"], read)
-        right = bool(verdict["right"] and verdict["sound"])
-        told = (bool(verdict["kept"]), path, way, words_of(plain), row["index"])
-        found.append(Way(row["question_id"], row["teacher"], right, *told))
+        right, kept = bool(verdict["right"] and verdict["sound"]), bool(verdict["kept"])
+        found.append(way_of(row, row["teacher"], right=right, kept=kept, sample=row["index"]))
     return found
+
+
+def way_of(row: Mapping[str, Any], teacher: str, *, right: bool, kept: bool, sample: int) -> Way:
+    """Of a text with its ``question_id``, ``question`` and ``trace``."""
+    question, trace = row["question"], row["trace"]
+    plain, read = normal_text(trace), equations(trace)
+    told = path_of(trace, read, plain, PATHS), strategy(question, read), words_of(plain)
+    return Way(row["question_id"], teacher, right, kept, *told, sample, question, trace)
 
 
 def accepted(sample: Path, select: Path) -> list[Way]:
@@ -87,7 +96,43 @@ def traces_of(every: Sequence[Way], first: Sequence[Way], rare: float) -> dict[s
         "tried": tried.share if tried else None,
         "tried_by_chance": tried.chance if tried else None,
         "words": sum(len(each.words) for each in every) / len(every) if every else 0.0,
+        "gone": gone(every, first),
     }
+
+
+def gone(every: Sequence[Way], first: Sequence[Way]) -> dict[str, Any]:
+    """Which strategies of round 0's right traces none of these right traces has: their ``count``, ``of`` how many, and
+    of the ``most`` frequent each how often round 0 had it (``times``, ``share``), the probability that as many draws
+    would miss it (``missed_by_chance``), in how many wrong traces it is still ``tried``, and an example of round 0."""
+    examples: dict[str, Way] = {}
+    right = [each for each in first if each.right]
+    for each in right:
+        examples.setdefault(each.strategy, each)
+    times = Counter(each.strategy for each in right)
+    seen = Counter(each.strategy for each in every if each.right)
+    tried = Counter(each.strategy for each in every)
+    known = sorted(filter(None, times), key=lambda name: (-times[name], name))
+    lost = [name for name in known if not seen[name]]
+    return {
+        "count": len(lost),
+        "of": len(known),
+        "most": [
+            {
+                "strategy": name,
+                "times": times[name],
+                "share": times[name] / len(right),
+                "missed_by_chance": (1 - times[name] / len(right)) ** seen.total(),
+                "tried": tried[name],
+                "question": shortened(examples[name].question),
+                "trace": shortened(examples[name].trace),
+            }
+            for name in lost[:MOST_GONE]
+        ],
+    }
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def by_question(every: Sequence[Way]) -> dict[str, list[Way]]:
