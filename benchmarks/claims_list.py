@@ -4,8 +4,10 @@ would have the second minus the first above 0."""
 from __future__ import annotations
 
 from claims_table import (
+    ANSWERS,
     Claim,
     arms,
+    asked,
     demo,
     form,
     general,
@@ -70,6 +72,7 @@ HEADS: dict[int, tuple[str, str]] = {  # number -> the claim, and what was publi
     ),
 }
 REAL = "claims_real"
+FORMS = "traces", "answers_only"
 VALUES = ("values",)
 ORDER = "held_out/order.terms"
 CLAIMS: list[Claim] = [
@@ -77,9 +80,12 @@ CLAIMS: list[Claim] = [
     Claim(1, "traces minus answers only, equal rows and steps", arms("base/traces", "base/answers_only")),
     Claim(
         1,
-        "(R) SmolLM2 on GSM8K: traces minus answers only (after few steps hardly any answer is right, and an answer's "
-        "loss behind a trace is no measure of one that has none)",
+        "(R) SmolLM2 on GSM8K, the chance that an answer drawn at temperature 1 is right: traces minus answers only, "
+        "equal rows and steps",
+        asked(*FORMS),
+        ANSWERS,
     ),
+    Claim(1, "(R) likewise, greedy answers", asked(*FORMS, greedy=True), ANSWERS),
     Claim(
         2,
         "teacher errs on 8 % of steps: filtered minus unfiltered, equal steps",

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 
-from claims_list import CLAIMS, HEADS
+import numpy as np
+from claims_list import CLAIMS, FORMS, HEADS
 from claims_real_arms import ARMS, HUMAN
 from claims_runs import MAIN, PARTS, RUNS, SMALL
-from claims_table import CONTRADICTED, NOT_APART, NOT_MEASURED, SUPPORTED, Claim, Found, Results, between, points
+from claims_table import (
+    ANSWERS,
+    CONTRADICTED,
+    NOT_APART,
+    NOT_MEASURED,
+    SUPPORTED,
+    Claim,
+    Found,
+    Results,
+    between,
+    points,
+)
 
 from tracestill.launch.report.evaluation.chance import holm, share
 
@@ -58,6 +70,14 @@ OF_REAL = """- **SmolLM2** (lines of `claims_real`): pretrained, it takes {steps
   solutions. The interval is the wider of Student's t over seeds and the spread between questions. So few steps teach
   a form rather than a skill: a line that is not told apart says that nothing shows so soon.
 """
+OF_ANSWERS = """- **SmolLM2's answers** (lines of `claims_answers`): both arms learn the same {documents} solutions of
+  people, each once, in {steps} steps at a rate of {rate}; with their traces they are {traces} tokens, without {only}.
+  Each seed has questions of its own, {questions} of them held out. The chance is the model's own probability of the
+  gold answer and the end: right behind the question, or behind {samples} traces of its own a question, drawn at
+  temperature 1, which count as nothing without an answer after {limit} tokens ({ended} came to one).{before}
+"""
+OF_BEFORE = """ Before any
+  step, the mark of an answer given to it, the student's chance is {1} at once and {0} behind its own text."""
 
 
 def page(results: Results) -> str:
@@ -89,7 +109,11 @@ def table_of(results: Results, found: dict[Claim, Found | None]) -> list[str]:
 
 
 def value(number: float, found: Found) -> str:
-    return f"{number:.1%}".replace("%", " %") if found.unit == "%" else f"{number:.3f}"
+    return percent(number) if found.unit == "%" else f"{number:.3f}"
+
+
+def percent(share: float) -> str:
+    return f"{share:.1%}".replace("%", " %")
 
 
 def line(found: Found | None) -> str:
@@ -106,7 +130,7 @@ def how(results: Results, found: dict[Claim, Found | None]) -> str:
     apart = [claim.verdict(results) in (SUPPORTED, CONTRADICTED) and not claim.slack for claim, _ in known]
     settings = dict(setting.split("=", 1) for setting in results.own.get("settings", SMALL))
     rows = results.arm(f"base/{MAIN}")
-    by_seed = ", ".join(f"{row['share']:.1%}".replace("%", " %") for _, row in sorted(rows.items()))
+    by_seed = ", ".join(percent(row["share"]) for _, row in sorted(rows.items()))
     losses = ", ".join(f"{row['last_loss']['derive']:.3f}" for _, row in sorted(rows.items()))
     trained = {(run, arm) for _, of in PARTS.values() for run, named in of for arm in named}
     seeds = [len(results.arm(f"{run}/{arm}")) for run, arm in trained]
@@ -123,7 +147,7 @@ def how(results: Results, found: dict[Claim, Found | None]) -> str:
         arms=len(trained),
         complete=sum(count >= SEEDS for count in seeds),
         begun=sum(0 < count < SEEDS for count in seeds),
-        real=real_of(results),
+        real=real_of(results) + answers_of(results),
         comparisons=len(known),
         surviving=sum(p < 0.05 and told for p, told in zip(corrected, apart, strict=True)),
         apart=sum(apart),
@@ -148,6 +172,29 @@ def real_of(results: Results) -> str:
         questions=len(set(held["questions"])),
         people=held["teachers"].count(HUMAN),
         lacking=f" Arms with fewer than three seeds so far: {', '.join(few)}." if few else "",
+    )
+
+
+def answers_of(results: Results) -> str:
+    """What stands behind the lines of claims_answers.py."""
+    held = results.files.get(ANSWERS) or {"arms": {}}
+    rows = [[*held["arms"].get(arm, {}).values()] for arm in FORMS]
+    if not all(rows):
+        return ""
+    settings = dict(setting.split("=", 1) for setting in held["small"])
+    tokens = [f"{round(np.mean([row['tokens'] for row in of])):,}" for of in rows]
+    before = [[row["chance"] for row in held["arms"].get(f"before, {arm}", {}).values()] for arm in FORMS]
+    return OF_ANSWERS.format(
+        documents=held["rows"]["train"],
+        questions=held["rows"]["test"],
+        steps=rows[0][0]["steps"],
+        rate=f"{float(settings['train.lr']):g}",
+        traces=tokens[0],
+        only=tokens[1],
+        samples=held["samples"],
+        limit=held["limit"],
+        ended=percent(np.mean([row["ended"] for row in rows[0]])),
+        before=OF_BEFORE.format(*(percent(np.mean(each)) for each in before)) if all(before) else "",
     )
 
 

@@ -28,7 +28,7 @@ import shutil
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -170,18 +170,29 @@ def losses(model: Any, store: TokenStore) -> np.ndarray:
     starts = [int(np.flatnonzero(of >= 0)[0]) for of in columns]
     for document, known in enumerate(starts):
         asked[store.tokens(document)[:known].tobytes()].append(document)
+    for documents in asked.values():
+        known = starts[documents[0]]
+        texts = [store.tokens(document)[known:] for document in documents]
+        for document, nll in zip(documents, behind(model, store.tokens(documents[0])[:known], texts), strict=True):
+            of = columns[document][known:]
+            np.add.at(found[document], of[of >= 0], nll[of >= 0])
+    return found
+
+
+def behind(model: Any, question: Sequence[int] | np.ndarray, texts: Iterable[Any]) -> list[np.ndarray]:
+    """Of each text (n,), whose ids follow a question's, the nll (n,) in nats; the question is read once for all."""
+    found, cache = [], DynamicCache()
     with torch.no_grad():
-        for documents in asked.values():
-            known, cache = starts[documents[0]], DynamicCache()
-            question = torch.from_numpy(store.tokens(documents[0])[None, :known].astype(np.int64))
-            first = model(question, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0]
-            for document in documents:
-                ids = torch.from_numpy(store.tokens(document)[known:].astype(np.int64))
-                logits = model(ids[None, :-1], past_key_values=cache, use_cache=True).logits[0]
-                nll = F.cross_entropy(torch.cat([first, logits]), ids, reduction="none").numpy()
-                of = columns[document][known:]
-                np.add.at(found[document], of[of >= 0], nll[of >= 0])
+        asked = torch.as_tensor(np.array(question, np.int64))[None]
+        first = model(asked, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0]
+        for text in texts:
+            ids = torch.as_tensor(np.array(text, np.int64))
+            logits = first
+            if len(ids) > 1:
+                more = model(ids[None, :-1], past_key_values=cache, use_cache=True).logits[0]
+                logits = torch.cat([first, more])
                 cache.crop(1 - len(ids))
+            found.append(F.cross_entropy(logits, ids, reduction="none").numpy())
     return found
 
 
@@ -202,9 +213,13 @@ def look(path: Path, store: TokenStore, to: Path) -> None:
 
 def about_arm(recipe: Recipe, files: str, arm: str, seed: int) -> str:
     """Digest of what an arm is made with, without where it lies. ``files``: rows, and the program of its weightings."""
+    return digest_of({"recipe": made_with(recipe), "arm": arm_of(arm, seed), "files": files, "teacher": TEACHER})[:16]
+
+
+def made_with(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe says, without where things lie on this machine."""
     elsewhere: Any = {"questions": True, "arms": True, "encode": {"tokenizer"}, "student": {"pretrained"}}
-    made = recipe.model_dump(mode="json", exclude_defaults=True, exclude=elsewhere)
-    return digest_of({"recipe": made, "arm": arm_of(arm, seed), "files": files, "teacher": TEACHER})[:16]
+    return recipe.model_dump(mode="json", exclude_defaults=True, exclude=elsewhere)
 
 
 def name_of(arm: str, seed: int) -> str:

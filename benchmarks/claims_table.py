@@ -19,10 +19,11 @@ from tracestill.launch.report.evaluation.chance import difference, over_seeds, t
 from tracestill.trainer.losses.intervals import mean_interval
 
 RESULTS = Path(__file__).with_name("results")
+ANSWERS = "claims_answers"
 SUPPORTED, CONTRADICTED, NOT_APART, NOT_MEASURED = "supported", "contradicted", "not told apart", "not measured"
 FILES = (  # of other benchmarks
     *("demo_three_seeds", "scores", "distil", "multipliers", "weights_by_kind"),
-    *("claims_real", "on_policy"),
+    *("claims_real", "claims_answers", "on_policy"),
 )
 
 
@@ -273,6 +274,21 @@ def own_texts(second: str, first: str) -> Callable[[Results], Found | None]:
         if len(runs) < 2 or not all({first, second} <= row["right"].keys() for row in runs):
             return None
         return of_questions(*([right({"right": row["right"][arm]}) for row in runs] for arm in (first, second)))
+
+    return find
+
+
+def asked(second: str, first: str, greedy: bool = False) -> Callable[[Results], Found | None]:
+    """Two arms of claims_answers.py, paired by seed and question: the chance of the right answer, or greedy ones."""
+
+    def find(results: Results) -> Found | None:
+        held = results.files.get(ANSWERS) or {"arms": {}}
+        a, b = (held["arms"].get(arm, {}) for arm in (first, second))
+        seeds = sorted(a.keys() & b.keys())
+        if any(a[seed]["questions"] != b[seed]["questions"] for seed in seeds):
+            return None
+        sides = [[right(of[s]) if greedy else np.array(of[s]["chance"]) for s in seeds] for of in (a, b)]
+        return of_questions(*sides, least=-1.0)
 
     return find
 

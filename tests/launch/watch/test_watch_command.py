@@ -176,6 +176,6 @@ def test_a_warning_whose_time_runs_is_not_said_each_second(monkeypatch):
     for second in range(70):
         clock[0] = float(second)
         warnings = [f"seed-{n}: nothing was heard of the ranks for 1m {second}s" for n in (0, 1)]
-        seen = SimpleNamespace(name="r", finished=[], now=[], arms={}, warnings=[*warnings, "another"])
+        seen = SimpleNamespace(name="r", finished=[], now=[], rounds=None, arms={}, warnings=[*warnings, "another"])
         said += [line for line in watched.lines(seen) if line.startswith("warning")]
     assert [line.split()[-1] for line in said] == ["0s", "0s", "another", "30s", "30s", "60s", "60s"]
