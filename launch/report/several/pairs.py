@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tracestill.data_pipeline.guards.visible import in_html
 from tracestill.launch.report.evaluation.chance import difference, holm
@@ -10,12 +11,13 @@ from tracestill.launch.report.parts import between, chance, table, text
 from tracestill.launch.report.records.held_out import Source, evaluations, keys_of, predictions_in, with_verdicts
 
 LEVEL = 0.05
+Student = tuple[str, str]  # its run, and its own name
 Right = Mapping[str, bool]  # question, by its text and gold answer -> whether it was answered right
 
 
 def right_of(source: Source) -> dict[str, Right]:
     """Student of a run -> its answers; questions of which nobody can tell what is right are left out."""
-    found = {}
+    found: dict[str, Right] = {}
     for name, place in evaluations(source.run, source.found).items():
         rows = with_verdicts(predictions_in(place))
         keys = keys_of([*rows.values()])
@@ -28,15 +30,16 @@ def right_of(source: Source) -> dict[str, Right]:
 def pairs(names: Sequence[str], right: Sequence[Mapping[str, Right]]) -> str:
     """A table of each run beside the first one, HTML: students of one name, or the only ones that were asked. Empty
     where no two can be compared."""
-    found, apart = [], []
+    found: list[tuple[Student, Student, dict[str, Any]]] = []
+    apart: list[tuple[Student, Student]] = []
     for name, own in zip(names[1:], right[1:], strict=True):
         students = [(student, student) for student in right[0] if student in own]
         if not students and len(right[0]) == len(own) == 1:
-            students = [(*right[0], *own)]
+            students = [(next(iter(right[0])), next(iter(own)))]
         for first, second in students:
             one, other = (names[0], first), (name, second)
-            told = difference({0: right[0][first]}, {0: own[second]})
-            found.append((one, other, told)) if told else apart.append((one, other))
+            compared: dict[str, Any] | None = difference({0: right[0][first]}, {0: own[second]})
+            found.append((one, other, compared)) if compared else apart.append((one, other))
     if not found and not apart:
         return ""
     every = holm([told["p"] for *_, told in found])
