@@ -141,7 +141,7 @@ def before(block, reader):
         shutil.rmtree("runs/demo/arms/traces/train")
         if reader.whole:
             shutil.rmtree("runs/demo")
-            reader.type("tracestill run recipes/demo.yaml --until plan --set train.steps=400")
+            reader.type("tracestill run recipes/demo.yaml --until plan --set train.steps=200 --set train.checkpoint_every=1000")
 
 
 @pytest.fixture
