@@ -141,7 +141,8 @@ def before(block, reader):
         shutil.rmtree("runs/demo/arms/traces/train")
         if reader.whole:
             shutil.rmtree("runs/demo")
-            reader.type("tracestill run recipes/demo.yaml --until plan --set train.steps=400")
+            longer = "--set train.steps=200 --set train.checkpoint_every=1000"
+            reader.type(f"tracestill run recipes/demo.yaml --until plan {longer}")
 
 
 @pytest.fixture
