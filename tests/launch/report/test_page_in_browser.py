@@ -61,8 +61,10 @@ def test_plots_are_drawn_when_they_come_near_the_window(report):
     with opened(report[0]) as tab:
         page, figures = tab.page, tab.page.locator("figure.drawn")
         figures.first.locator("svg").wait_for()
-        page.wait_for_timeout(300)  # none follows while nobody scrolls
-        assert 0 < page.evaluate(DRAWN) < figures.count() / 2
+        before = 0
+        while before != (before := page.evaluate(DRAWN)):  # until none follows
+            page.wait_for_timeout(2000)
+        assert 0 < before < figures.count() / 2, "nobody scrolled"
         assert figures.last.locator("svg").count() == 0
         figures.last.scroll_into_view_if_needed()
         figures.last.locator("svg").wait_for()
