@@ -54,8 +54,9 @@ SHORT = [
     *("sample.teachers.0.options.error_rate=0", 'select.paths.same="off"'),  # so that all policies keep all of round 0
     *("plan.capacity=1024", "plan.packs_per_step=1", "plan.group=1", "train.ranks=1"),
     *(f"train.steps={STEPS}", "train.warmup=12", "train.checkpoint_every=0"),
-    *("evaluate.samples={count: 8, temperature: 1.0}", "evaluate.variations=null", "evaluate.also={}"),
+    "evaluate.samples={count: 8, temperature: 1.0}",
 ]
+NO_MORE = ["evaluate.variations=null", "evaluate.also={}"]  # which the recipe asks besides, and nothing here reads
 LAID_DOWN = StopConfig(differ=None)
 NO_STOP = ["rounds.stop.accuracy=false", "rounds.stop.coverage=null", "rounds.stop.differ=null"]
 
@@ -235,7 +236,7 @@ def arms_of(place: Path, seed: int, arms: dict[str, list[str]], count: int) -> d
         begun = [one for one in ("bare", *arms) if (directory / one / "rounds.json").exists()]
         if begun:
             share_round_0(directory / begun[0], directory / arm)
-        settings = [f"seed={seed}", f"rounds.count={count}", *SHORT, *own, *([] if arm == RULED else NO_STOP)]
+        settings = [f"seed={seed}", f"rounds.count={count}", *SHORT, *NO_MORE, *own, *([] if arm == RULED else NO_STOP)]
         found = rounds(directory / arm, settings)
         runs[arm] = [row for row in found["rounds"] if row["trained"]]
         if found["stopped"]:
