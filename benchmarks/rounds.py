@@ -194,10 +194,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     seeds, count = (arguments.seeds[:1], 1) if arguments.quick else (arguments.seeds, arguments.rounds)
-    held = held_in(arguments.json) if arguments.alone else {}
-    runs = {str(seed): held.get(str(seed)) or arms_of(arguments.runs, seed, ARMS, count) for seed in seeds}
+    held, singly = held_in(arguments.json) if arguments.alone else ({}, {})
+    asked = dict.fromkeys(map(str, seeds))
+    runs = {seed: held.get(seed) or arms_of(arguments.runs, int(seed), ARMS, count) for seed in {**held, **asked}}
     more = {**ALONE, RULED: OWN} if arguments.alone else {}
-    alone = {str(seed): arms_of(arguments.runs, seed, more, count) for seed in seeds} if more else {}
+    alone = singly | {seed: arms_of(arguments.runs, int(seed), more, count) for seed in asked if more}
     heads = ["seed", "arm", "round", "accuracy", "apart", "right", "entropy", "differ", "round 0's", "pairs"]
     every = [
         (s, arm, row) for each in (runs, alone) for s, arms in each.items() for arm, r in arms.items() for row in r
@@ -209,13 +210,13 @@ def main() -> int:
     return finish(about(runs, alone), claims, arguments.json)
 
 
-def held_in(path: Path | None) -> dict[str, Any]:
-    """The runs that a JSON holds, by seed, if they were made as they would be now."""
+def held_in(path: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The runs that a JSON holds, by seed, and those of single remedies, if they were made as they would be now."""
     if path is None or not path.exists():
-        return {}
+        return {}, {}
     held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     same = held["settings"] == SHORT and all(held["arms"].get(arm) == own for arm, own in ARMS.items())
-    return held["runs"] if same else {}
+    return (held["runs"], held["alone"]) if same else ({}, {})
 
 
 def about(runs: dict[str, dict[str, Any]], alone: dict[str, dict[str, Any]]) -> dict[str, Any]:

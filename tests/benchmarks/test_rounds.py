@@ -65,8 +65,14 @@ def test_bars_of_single_remedies(rounds):
 
 def test_what_a_file_holds_is_kept_unless_it_was_made_otherwise(rounds, tmp_path):
     path = tmp_path / "rounds.json"
-    held = {"settings": rounds.SHORT, "arms": {**rounds.ARMS, "only keep": []}, "runs": {"0": "measured"}}
-    for settings, found in ((held, {"0": "measured"}), ({**held, "settings": []}, {}), ({**held, "arms": {}}, {})):
+    measured = {"0": "arms"}, {"1": "remedies"}
+    held = {
+        "settings": rounds.SHORT,
+        "arms": {**rounds.ARMS, "only keep": []},
+        "runs": measured[0],
+        "alone": measured[1],
+    }
+    for settings, found in ((held, measured), ({**held, "settings": []}, ({}, {})), ({**held, "arms": {}}, ({}, {}))):
         path.write_text(json.dumps(settings))
         assert rounds.held_in(path) == found
-    assert rounds.held_in(tmp_path / "none.json") == rounds.held_in(None) == {}
+    assert rounds.held_in(tmp_path / "none.json") == rounds.held_in(None) == ({}, {})
