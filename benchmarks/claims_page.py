@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 from claims_list import CLAIMS, FORMS, HEADS
@@ -74,10 +75,13 @@ OF_ANSWERS = """- **SmolLM2's answers** (lines of `claims_answers`): both arms l
   people, each once, in {steps} steps at a rate of {rate}; with their traces they are {traces} tokens, without {only}.
   Each seed has questions of its own, {questions} of them held out. The chance is the model's own probability of the
   gold answer and the end: right behind the question, or behind {samples} traces of its own a question, drawn at
-  temperature 1, which count as nothing without an answer after {limit} tokens ({ended} came to one).{before}
+  temperature 1, which count as nothing without an answer after {limit} tokens ({ended} came to one).{before}{lacking}
 """
 OF_BEFORE = """ Before any
   step, the mark of an answer given to it, the student's chance is {1} at once and {0} behind its own text."""
+OF_FEWER = """ Seeds
+  measured in both arms so far: {both} of three; there greedy answers are right in {0} with traces and {1} without, and
+  the chances are {2} and {3}."""
 
 
 def page(results: Results) -> str:
@@ -195,6 +199,19 @@ def answers_of(results: Results) -> str:
         limit=held["limit"],
         ended=percent(np.mean([row["ended"] for row in rows[0]])),
         before=OF_BEFORE.format(*(percent(np.mean(each)) for each in before)) if all(before) else "",
+        lacking=fewer_of(held["arms"]),
+    )
+
+
+def fewer_of(arms: dict[str, Any]) -> str:
+    """What the seeds so far came to, as long as some are missing."""
+    both = set.intersection(*(set(arms[arm]) for arm in FORMS))
+    if len(both) >= SEEDS or not both:
+        return ""
+    rows = [[arms[arm][seed] for seed in both] for arm in FORMS]
+    right = [np.mean([mark == "1" for row in of for mark in row["right"]]) for of in rows]
+    return OF_FEWER.format(
+        *map(percent, [*right, *(np.mean([r["chance"] for r in of]) for of in rows)]), both=len(both)
     )
 
 

@@ -220,7 +220,7 @@ def test_two_arms_are_compared_by_seed_and_question(table):
 
 
 def test_the_page_says_what_the_students_were_asked(table):
-    learnt = {"steps": 10, "chance": [0.1, 0.3], "ended": 0.75}
+    learnt = {"steps": 10, "chance": [0.1, 0.3], "ended": 0.75, "right": "0010"}
     arms = {"traces": {"0": {**learnt, "tokens": 9000}}, "answers_only": {"0": {**learnt, "tokens": 4000}}}
     about = {"rows": {"train": 80, "test": 60}, "small": ["train.lr=2.0e-4"], "samples": 2, "limit": 112}
     before = {
@@ -237,6 +237,9 @@ def test_the_page_says_what_the_students_were_asked(table):
         assert "80 solutions of people, each once, in 10 steps at a rate of 0.0002" in text
         assert "with their traces they are 9,000 tokens, without 4,000" in text
         assert "2 traces of its own a question" in text
-        assert text.endswith("112 tokens (75.0 % came to one).")
+        assert "112 tokens (75.0 % came to one). Seeds measured in both arms so far: 1 of three;" in text
+        assert text.endswith("right in 25.0 % with traces and 25.0 % without, and the chances are 20.0 % and 20.0 %.")
+        arms = {arm: {str(seed): of["0"] for seed in range(3)} for arm, of in arms.items()}
+        assert said(arms).endswith("112 tokens (75.0 % came to one).")
         assert said({**arms, **before}).endswith("chance is 10.0 % at once and 5.0 % behind its own text.")
         assert said({"traces": arms["traces"]}) == script.answers_of(table.Results({"runs": {}})) == ""
