@@ -25,6 +25,7 @@ NOT_CHECKED = {  # page: how it begins -> why there is nothing to check, or wher
     "rounds.md: RUN/rounds.json            what is known of ever": "a listing of files",
     "rounds.md: L = sum_i v_i d_i r_i D_i        D = KL(student": "a formula",
     "rounds.md: L = sum_i w_i c_i r_i A_i nll_i": "a formula",
+    "rounds.md: teacher: {model: models/teacher, zero: 3}": "two values; tests/trainer/on_policy/test_refusals.py",
     "sweeps.md: for n in 2 4; do tracestill sweep RECIPE --over": "a loop of the shell",
     "README.md: L = sum_i w_i * c * nll_i      over all targets": "a formula",
     "architecture.md: flowchart BT": "drawn from the imports; tests/test_house.py compares",

@@ -79,7 +79,9 @@ def test_the_site_finds_what_lies_outside_of_docs():
 
 def test_the_parts_of_the_report_have_the_names_that_its_page_tells():
     told = (ROOT / "docs/report.md").read_text(encoding="utf-8")
-    one, several = (re.findall(pattern, told, re.M) for pattern in (r"^\| \*\*(.+?)\*\* \|", r"\*\*(What differs)\*\*"))
+    one, several = (
+        re.findall(pattern, told, re.M) for pattern in (r"^\| \*\*(.+?)\*\* \|", r"\*\*(What differs|Losses)\*\*")
+    )
     code = {path: path.read_text(encoding="utf-8") for path in (ROOT / "launch/report").rglob("*.py")}
     headings = [name for text in code.values() for name in re.findall(r"<h2>([^<>{}()]+)</h2>", text)]
     assert {*one, *several} == set(headings)

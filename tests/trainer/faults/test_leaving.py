@@ -106,13 +106,17 @@ def test_ranks_in_step_meet_before_each_piece_alone_and_go_along_with_who_works(
         assert ranks.meet(works=True)
         done.append("own")
         ranks.tick(7)
-    assert told == [[0, 1, 0], [0, 0, 7], [0, 0, 7], [0, 0, 7]], "no meeting by the clock"
+    assert told == [[0, 1, 0, 0], *[[0, 0, 7, 0]] * 3], "no meeting by the clock"
     assert (done, waiting) == (["own", "along", "along"], [])
 
 
-def test_a_rank_that_fails_goes_along_until_the_others_are_done(monkeypatch):
-    beside(monkeypatch, (0, 1, 1), (0, 0, 2))
+def test_in_step_a_rank_that_fails_says_so_before_the_next_piece_and_nobody_goes_on(monkeypatch):
+    told, waiting = beside(monkeypatch, (0, 1, 1))
     done = []
     with pytest.raises(InputError, match="bad"), meetings(lambda: "", along=lambda: done.append("along")):
         raise InputError("bad")
-    assert done == ["along"]
+    assert (told, waiting, done) == ([[0, 0, 0, 1]], [], [])
+    beside(monkeypatch, (0, 0, 2, 1))
+    with pytest.raises(OtherFailed), meetings(lambda: "", along=lambda: done.append("along")) as ranks:
+        ranks.meet(works=True)
+    assert done == []
