@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -51,7 +52,9 @@ HOW = """## How it was measured
 - **Steps**: {steps} for every arm, each one full pack of {capacity} tokens: equal steps are equal tokens. Students that
   knew an order before (`taught`, `mistaught`) take 200, at a quarter of the rate. Rows differ where a line does not say
   "equal rows"; "about as many" are up to a quarter more of those that are not filtered. Students of whole, filtered
-  traces end with {right} right, by seed, and a training loss of {loss} nats at derivations.
+  traces end with {right} right, by seed, and a training loss of {loss} nats at derivations. Of all arms
+  that learn right traces whole none ends above {most} nats there: they have converged, and what parts their seeds is
+  what students make of other questions. `taught` and `mistaught` have not.
 - **Seeds**: three are asked for, each with questions, traces, packs and student of its own; of the {arms} arms
   {complete} have all three so far, and {begun} fewer. An arm with one seed is in no comparison: its interval below is
   of its questions alone. Within a seed arms answer the same questions, so differences of right answers are paired;
@@ -61,6 +64,12 @@ HOW = """## How it was measured
   that were told apart from 0 (a "no worse" has no such p) {surviving} stay so by Holm's correction over all of them (t
   over three seeds seldom gives a p that small). The verdicts above are not corrected.
 """
+WHOLE = [
+    "base/one_path",
+    "base/two_paths",
+    *(f"{run}/{MAIN}" for run in ("base", "careless", "careful", "perfect", "few")),
+]
+WHOLE += ["orders/one_order", "orders/two_orders", "orders/last_first", f"tagged/{MAIN}", "cancels/sound"]
 PLAIN = "held_out/plain"
 OF_FORMS = """Of each arm, right answers to held-out questions in other forms, and to another task (`modulo 9`), 95 %
 intervals as above. Where all arms stand near what guessing gives (one in ten, or nine), a form tells nothing."""
@@ -136,6 +145,7 @@ def how(results: Results, found: dict[Claim, Found | None]) -> str:
     rows = results.arm(f"base/{MAIN}")
     by_seed = ", ".join(percent(row["share"]) for _, row in sorted(rows.items()))
     losses = ", ".join(f"{row['last_loss']['derive']:.3f}" for _, row in sorted(rows.items()))
+    ends = [row["last_loss"]["derive"] for arm in WHOLE for row in results.arm(arm).values() if "last_loss" in row]
     trained = {(run, arm) for _, of in PARTS.values() for run, named in of for arm in named}
     seeds = [len(results.arm(f"{run}/{arm}")) for run, arm in trained]
     files = sorted({claim.file for claim in CLAIMS if claim.file})
@@ -147,6 +157,7 @@ def how(results: Results, found: dict[Claim, Found | None]) -> str:
         capacity=f"{int(settings['plan.capacity']):,}",
         right=by_seed or "(not measured yet)",
         loss=losses or "(not measured yet)",
+        most=f"{math.ceil(1e4 * max(ends)) / 1e4:.4f}" if ends else "(not measured yet)",
         others=", ".join(f"`python benchmarks/{SCRIPTS.get(name, name)}.py`" for name in files),
         arms=len(trained),
         complete=sum(count >= SEEDS for count in seeds),
