@@ -228,3 +228,22 @@ def test_a_real_run_reads_no_files_but_those_it_is_given(wanted, tmp_path, monke
     places = [found.questions.source, *(each.path for each in found.questions.all_files()), found.student.pretrained]
     places += [found.encode.tokenizer.path, found.evaluate.general.source]
     assert all(str(place).startswith(f"{tmp_path}/") for place in places)
+
+
+def test_a_quick_look_has_one_seed_fewer_questions_and_a_file_of_its_own(tmp_path, monkeypatch, capsys):
+    swept = []
+
+    def sweep(name, arms, seed, wanted, held):
+        swept.append((name, seed, wanted.json))
+        run = script.RUNS[name]
+        found = load_recipe(run.recipe, script.settings_of(run, wanted, seed))
+        assert (found.questions.train, found.train.steps, found.seed) == (60, 10, 4)
+        return 0
+
+    with benchmark("claims") as script:
+        monkeypatch.setattr(script, "sweep", sweep)
+        monkeypatch.setattr(script.sys, "argv", ["claims.py", "--runs", str(tmp_path), "--quick", "--parts", "paths"])
+        monkeypatch.setattr(script.sys, "argv", [*script.sys.argv, "--seeds", "4", "5"])
+        assert script.main() == 0
+    assert swept == [(name, 4, tmp_path / "claims.json") for name in ("base", "few")]
+    assert "two paths minus one" in capsys.readouterr().out
