@@ -1,4 +1,4 @@
-"""The figures of a round: how its new traces solve, and how its student answers."""
+"""The figures of a round: how its new traces solve, beside those of round 0."""
 
 from __future__ import annotations
 
