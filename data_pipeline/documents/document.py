@@ -45,7 +45,7 @@ class PlainLayout:
     takes_system = False
 
     def __init__(self, tokenizer: TraceTokenizer, trace: Literal["keep", "drop"]) -> None:
-        self.tokenizer, self.trace = tokenizer, trace
+        self.tokenizer, self.backend, self.trace = tokenizer, tokenizer.backend, trace
         self.size, self.pad = tokenizer.size, tokenizer.pad
         self.stops: tuple[int, ...] = (tokenizer.eos,)
         self.special_ids: dict[str, int | None] = dict(tokenizer.special_ids)

@@ -30,7 +30,7 @@ class TwoTaskLayout:
 
     def __init__(self, trace: Layout, answer: Layout, config: TwoTaskConfig) -> None:
         self.trace, self.answer, self.config = trace, answer, config
-        self.size, self.pad = answer.size, answer.pad
+        self.backend, self.size, self.pad = answer.backend, answer.size, answer.pad
         self.special_ids, self.stops = answer.special_ids, answer.stops
         self.findings: dict[str, Any] = {**answer.findings, "two_task": config.model_dump()}
         self.chat_template, self.takes_system = answer.chat_template, answer.takes_system

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from tokenizers import Tokenizer
 
 from tracestill.data_pipeline.base.kinds import Kinds
 from tracestill.data_pipeline.base.schema import Record
@@ -141,6 +142,7 @@ class Reading(NamedTuple):
 class Layout(Protocol):
     """One way of writing documents with one tokenizer. Ids of tokens are below ``size``."""
 
+    backend: Tokenizer
     size: int
     special_ids: dict[str, int | None]  # bos (None: there is none), eos (the last symbol of a document), pad
     pad: int

@@ -64,6 +64,22 @@ def pieces(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
     return texts
 
 
+def ends_in(text: str, tokenizer: Tokenizer, ids: Iterable[int]) -> list[int] | None:
+    """Where each token ends in the text that is decoded from all, in characters: a character made of several tokens is
+    the first one's. None if it is not the text of the tokens, one after the other, as where a decoder cleans up."""
+    ends: list[int] = []
+    at = 0
+    for piece in pieces(tokenizer, ids):
+        if piece != FOLLOWS or text.startswith(piece, at):
+            if not text.startswith(piece, at):  # decoders take a space from a text's beginning, or put one in between
+                at, piece = (at + text.startswith(" ", at), piece) if at else (0, piece.lstrip(" "))
+            if not text.startswith(piece, at):
+                return None
+            at += len(piece)
+        ends.append(at)
+    return ends if at == len(text) else None
+
+
 def raw(piece: str | None, token: int, by_bytes: bool) -> bytes:
     """The bytes that a piece of the vocabulary stands for."""
     if piece is None:

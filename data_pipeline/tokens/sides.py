@@ -29,7 +29,7 @@ class EncoderDecoderLayout:
 
     def __init__(self, plain: Layout, tokenizer: TraceTokenizer) -> None:
         self.plain, self.tokenizer = plain, tokenizer
-        self.size, self.pad, self.stops = plain.size, plain.pad, plain.stops
+        self.backend, self.size, self.pad, self.stops = plain.backend, plain.size, plain.pad, plain.stops
         self.special_ids, self.findings = plain.special_ids, plain.findings
         self.chat_template: str | None = None
         self.takes_system = plain.takes_system

@@ -39,6 +39,9 @@ class Scripted:
             for query in queries
         ]
 
+    def by_token(self, reply: Reply) -> dict[str, Any]:
+        return {}
+
     def reply(self, query: Query, sample: int) -> Reply:
         trace, answer = self.writes(query, sample)
         done, tokens = answer is not None, len(trace.split()) + 1

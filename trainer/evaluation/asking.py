@@ -19,8 +19,15 @@ from tracestill.data_pipeline.documents.ask import AskLayout
 from tracestill.data_pipeline.sampling.readers.chain import Chain
 from tracestill.data_pipeline.selection.repetition import repeats, words_of
 from tracestill.data_pipeline.tokens.layout import Layout, Reading
+from tracestill.data_pipeline.tokens.pieces import ends_in
 from tracestill.trainer.evaluation.answers import Answers
-from tracestill.trainer.evaluation.predictions import NO_VERDICT, PREDICTION_SCHEMA, answer_in, not_asked
+from tracestill.trainer.evaluation.predictions import (
+    BY_TOKEN,
+    NO_VERDICT,
+    PREDICTION_SCHEMA,
+    answer_in,
+    not_asked,
+)
 from tracestill.trainer.measures.unasked import OVERLONG, REFUSED, Unasked
 from tracestill.trainer.ranks.threads import ThreadChoice
 from tracestill.trainer.recipe.positions import positions_in
@@ -74,6 +81,7 @@ class Reply(NamedTuple):
     trace_tokens: int  # of the trace, likewise
     logprob: float | None  # of what it wrote, under the student as it is, nats; None: the server does not say
     ids: tuple[int, ...] = ()  # that it wrote, ending with a stop if it finished; none of a server
+    logprobs: tuple[float, ...] = ()  # of each of them
 
 
 Told = list[Reply] | Unasked
@@ -90,6 +98,10 @@ class Asker(Protocol):
 
     def ask(self, queries: Sequence[Query], progress: Progress = lambda done, total: None) -> list[Told]:
         """The ``samples`` replies to each query, in their order, or why it was not asked."""
+        ...
+
+    def by_token(self, reply: Reply) -> dict[str, Any]:
+        """``ends`` and ``logprobs`` of PREDICTION_SCHEMA, of a reply that nothing had begun."""
         ...
 
 
@@ -128,13 +140,13 @@ def reply_of(found: Reading, numeric: bool, chain: Chain, tokens: int, logprob: 
 
 
 def row_of(question: Mapping[str, Any], reply: Reply | Unasked) -> dict[str, Any]:
-    """A row of PREDICTION_SCHEMA, but for the verdict."""
+    """A row of PREDICTION_SCHEMA, but for the verdict, and for BY_TOKEN (see ``Asker.by_token``)."""
     if isinstance(reply, Unasked):
         return not_asked(question, reply)
     found = reply._asdict()
     return {
         **{key: question[key] for key in ("question_id", "question", "gold")},
-        **{name: found[name] for name in PREDICTION_SCHEMA.names if name in found},
+        **{name: found[name] for name in PREDICTION_SCHEMA.names if name in found and name not in BY_TOKEN},
         "repeats": repeats(reply.text, words_of(reply.text)),
         **NO_VERDICT,
     }
@@ -269,4 +281,9 @@ class LocalAsker:
         found = self.layout.read([*begun, *ids])
         reply = reply_of(found, query.numeric, self.chain, len(ids), sum(logprobs))
         before = self.layout.read(begun).trace_tokens if begun else 0
-        return reply._replace(ids=tuple(ids), trace_tokens=max(0, reply.trace_tokens - before))
+        written = max(0, reply.trace_tokens - before)
+        return reply._replace(ids=tuple(ids), logprobs=tuple(logprobs), trace_tokens=written)
+
+    def by_token(self, reply: Reply) -> dict[str, Any]:
+        ends = ends_in(reply.text, self.layout.backend, reply.ids)
+        return {"ends": ends, "logprobs": None if ends is None else list(reply.logprobs)}

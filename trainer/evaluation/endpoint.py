@@ -26,6 +26,7 @@ from tracestill.data_pipeline.tokens.forms import Form, form_of
 from tracestill.data_pipeline.tokens.layout import Reading
 from tracestill.trainer.evaluation.answers import Answers
 from tracestill.trainer.evaluation.asking import Begun, Progress, Query, Reply, Told, name_of, reply_of
+from tracestill.trainer.evaluation.predictions import BY_TOKEN
 from tracestill.trainer.recipe.recipe import Recipe
 from tracestill.trainer.weighting.by_token import uniform
 
@@ -67,6 +68,9 @@ class EndpointAsker:
             [self.read(query, self.answers[name]) for name in of_query]
             for query, of_query in zip(queries, names, strict=True)
         ]
+
+    def by_token(self, reply: Reply) -> dict[str, Any]:
+        return dict.fromkeys(BY_TOKEN)  # a server that lists likelihoods does so of what it likes
 
     def name_of(self, query: Query, sample: int) -> str:
         """What a server is allowed may decide what it writes from the beginning."""

@@ -221,7 +221,7 @@ def answer(
         verifier.check(how_of(row.get("metadata") or "", verifier.config.use))
     replies = asker.ask([query_of(row, recipe.evaluate) for row in questions], progress)
     rows = [
-        row_of(row, told if isinstance(told, Unasked) else told[0])
+        row_of(row, told) if isinstance(told, Unasked) else row_of(row, told[0]) | asker.by_token(told[0])
         for row, told in zip(questions, replies, strict=True)
     ]
     return verified(rows, questions, verifier)

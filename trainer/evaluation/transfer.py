@@ -26,7 +26,7 @@ from tracestill.data_pipeline.variations.posed import ASKED_SCHEMA, Posed, posed
 from tracestill.data_pipeline.variations.reworded import KEPT, reworders
 from tracestill.data_pipeline.variations.variation import PLAIN, Variation
 from tracestill.trainer.evaluation.asking import Query, is_numeric, key_of
-from tracestill.trainer.evaluation.predictions import PREDICTION_SCHEMA, UNDECIDED, not_asked
+from tracestill.trainer.evaluation.predictions import BY_TOKEN, PREDICTION_SCHEMA, UNDECIDED, not_asked
 from tracestill.trainer.measures.matrix import Form, Outcome, Row, matrix
 from tracestill.trainer.measures.unasked import Unasked, was_asked
 from tracestill.trainer.measures.votes import count_of
@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from tracestill.trainer.evaluation.parts import Context
 
 FOLDER = "variations"
-VARIED_SCHEMA = pa.schema([pa.field("task", pa.string()), pa.field("variation", pa.string()), *PREDICTION_SCHEMA])
+VARIED_SCHEMA = pa.schema([
+    *(pa.field(name, pa.string()) for name in ("task", "variation")),
+    *(column for column in PREDICTION_SCHEMA if column.name not in BY_TOKEN),
+])  # fmt: skip
 
 
 def transfer(context: Context) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.schema import RECORD_SCHEMA, read_rows
 from tracestill.data_pipeline.guards.visible import visible
 from tracestill.launch.report.records.false_steps import Asked, checkers_of, false_in_all
+from tracestill.launch.report.records.own_losses import OwnLosses
 from tracestill.launch.report.records.shown import Mark, Texts
 from tracestill.trainer.evaluation.predictions import NO_VERDICT, UNDECIDED
 from tracestill.trainer.measures.votes import count_of
@@ -71,7 +72,8 @@ def held_out(sources: Sequence[Source], workers: int | None = None) -> Row:
     asked: each with ``gold``, ``teachers`` and one of ``answers`` a student, null where it was not its question.
     ``shared``: questions that all runs asked; ``left_out``: those beyond ``QUESTIONS``; ``limit``: characters that a
     text is shown of at most; ``cut``: texts that were longer; ``characters`` of all that are shown; ``checked``:
-    questions whose traces were looked through for false steps, by so many ``workers``."""
+    questions whose traces were looked through for false steps, by so many ``workers``; ``full``: the loss of a token
+    that has the full colour, None where none is known; ``uncoloured``: texts whose losses are known and not shown."""
     read: dict[str, dict[Key, Row]] = {}
     checkers: dict[str, tuple[str, ...]] = {}
     keys: list[dict[str, Key]] = []
@@ -95,7 +97,7 @@ def held_out(sources: Sequence[Source], workers: int | None = None) -> Row:
     named = (row.get(name) or "" for row in every for name in ("question", "gold", "answer", "detail", "who"))
     texts = Texts([*named, *(written(row) for row in every)], (row["trace"] or "" for row in every))
     checked = mark_false(list(rows.values()), texts, workers)
-    questions = []
+    questions, losses = [], OwnLosses()
     for key, of_question in rows.items():
         teachers = [row for row in of_question if "who" in row]
         answers = iter(row for row in of_question if "who" not in row)
@@ -104,10 +106,10 @@ def held_out(sources: Sequence[Source], workers: int | None = None) -> Row:
             "gold": texts.plain(of_question[0]["gold"] or ""),
             "teachers": [taught_by(row, texts) for row in teachers[:TEACHERS]],
             "more": max(0, len(teachers) - TEACHERS),
-            "answers": [answered(next(answers), texts) if key in by else None for by in read.values()],
+            "answers": [answered(next(answers), texts, losses) if key in by else None for by in read.values()],
         })  # fmt: skip
-    told = {"left_out": len(order) - len(first), "limit": texts.limit, "cut": texts.cut, "checked": checked}
-    told["characters"] = texts.characters
+    told: Row = {"left_out": len(order) - len(first), "limit": texts.limit, "cut": texts.cut, "checked": checked}
+    told |= {"characters": texts.characters, "full": losses.full, "uncoloured": losses.without}
     shared = sum(count == len(sources) for count in asked.values())
     return {"students": list(read), "questions": questions, "runs": len(sources), "shared": shared, **told}
 
@@ -163,7 +165,7 @@ def said(row: Row, judged: bool) -> str:
     return "undecided" if row["verdict"] in UNDECIDED else "wrong"
 
 
-def answered(row: Row, texts: Texts) -> Row:
+def answered(row: Row, texts: Texts, losses: OwnLosses) -> Row:
     """What one student answered to one question."""
     false = row.get("false", [])
     text, trace = texts.masked[row["text"] or ""], texts.masked[row["trace"] or ""]
@@ -176,6 +178,7 @@ def answered(row: Row, texts: Texts) -> Row:
     return {
         "says": row["says"],
         "text": texts.pieces(written(row), marks),
+        "loss": losses.of(row, texts),
         "answer": None if row["answer"] is None else texts.plain(row["answer"]),
         "tokens": row["tokens"],
         "faults": faults(row, false),

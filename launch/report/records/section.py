@@ -15,6 +15,7 @@ from typing import Any
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.launch.report.records.documents import COLOURED, TOKENS, documents
 from tracestill.launch.report.records.held_out import QUESTIONS, Source, evaluations, held_out
+from tracestill.launch.report.records.own_losses import COLOURED as COLOURED_TOKENS
 from tracestill.launch.report.records.shown import plain
 from tracestill.launch.report.records.training_records import RECORDS, training_records
 from tracestill.trainer.recipe.recipe import MAIN_ARM
@@ -95,7 +96,7 @@ def split(answers: Row) -> tuple[Row, list[list[Row]]]:
     lines, texts = [], []
     for row in answers["questions"]:
         said = row["answers"]
-        own = [one and {key: one[key] for key in ("text", "note")} for one in said]
+        own = [one and {key: one[key] for key in ("text", "note", "loss") if one.get(key) is not None} for one in said]
         texts.append({**{key: row[key] for key in ("question", "teachers", "more")}, "answers": own})
         lines.append({
             "head": plain(row["question"])[:HEAD],
@@ -103,7 +104,8 @@ def split(answers: Row) -> tuple[Row, list[list[Row]]]:
             "teacher": row["teachers"][0]["answer"] if row["teachers"] else None,
             "answers": [one and {key: one[key] for key in ("says", "answer", "tokens", "faults")} for one in said],
         })  # fmt: skip
-    return {"students": answers.get("students", []), "questions": lines}, in_blocks(texts)
+    told = {"students": answers.get("students", []), "full": answers.get("full")}
+    return {**told, "questions": lines}, in_blocks(texts)
 
 
 def split_training(training: Row | None) -> tuple[Row, list[list[Row]]]:
@@ -176,6 +178,11 @@ def about(answers: Row) -> str:
             f"{answers['cut']:,} texts are longer than {answers['limit']:,} characters: their middle is left out here, "
             "and where, is said."
         )
+    if answers.get("uncoloured"):
+        found.append(
+            f"The tokens of {answers['uncoloured']:,} texts are not coloured: they are too long, or come after "
+            f"{COLOURED_TOKENS:,} tokens."
+        )
     if answers["checked"] < shown:
         found.append(f"False steps are looked for in the traces of the first {answers['checked']:,} questions.")
     return " ".join(found)
@@ -238,7 +245,8 @@ def table_part(prefix: str, row: str, of: str, fields: Sequence[tuple[str, str]]
 
 QUESTIONS_PART = (
     "<p class='soft'>Every held-out question: the gold answer, what the teacher wrote if it was asked, and what each "
-    "student wrote. What <code>select.checks</code> finds false in a trace is marked. {said}</p>"
+    "student wrote. What <code>select.checks</code> finds false in a trace is marked; the ground of a token that a "
+    "student wrote has the colour of its loss under that student, where that is known. {said}</p>"
     + table_part(
         "", "question", "held-out question", (("student", "arm"), ("verdict", "says"), ("what is wrong", "fault"))
     )

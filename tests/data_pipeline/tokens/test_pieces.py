@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
+from tokenizers.models import BPE, WordLevel
 
-from tracestill.data_pipeline.tokens.pieces import FOLLOWS, LETTERS, pieces
+from tracestill.data_pipeline.tokens.pieces import FOLLOWS, LETTERS, ends_in, pieces
 from tracestill.data_pipeline.tokens.tokenizer import fast_tokenizer, train_sentencepiece
 
 
@@ -64,6 +64,34 @@ def test_the_pieces_are_the_text(merges, text):
         assert len(found) == len(ids)
         assert "".join(p for p in found if p != FOLLOWS) == text
         assert not any(a == "" and b == FOLLOWS for a, b in pairwise(found))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581")))
+@pytest.mark.parametrize("merges", [(), (("æ", "Ń"), ("Ń", "Ĳ"), ("Ġ", "æ"))])
+def test_tokens_end_where_the_library_says_that_they_do(merges, text):
+    """But for those that are part of a character: all but the first of them are empty."""
+    for backend in (byte_level(merges), SENTENCES):
+        encoding = backend.encode(text, add_special_tokens=False)
+        found = ends_in(text, backend, encoding.ids)
+        cut = {end for start, end in encoding.offsets if sum(start < e and s < end for s, e in encoding.offsets) > 1}
+        wanted = [end for _, end in encoding.offsets]
+        assert found is not None
+        assert len(found) == len(wanted)
+        assert [end for end in found if end not in cut] == [end for end in wanted if end not in cut]
+        assert found == sorted(found)
+
+
+def test_ends_of_texts_that_decoders_change():
+    words = Tokenizer(WordLevel({"so": 0, "it": 1, "is": 2}, unk_token="is"))
+    assert (words.decode([0, 1, 2]), ends_in("so it is", words, [0, 1, 2])) == ("so it is", [2, 5, 8])
+    spaced = Tokenizer(WordLevel({"▁so": 0, "▁it": 1, "▁is": 2}, unk_token="▁is"))
+    spaced.decoder = decoders.Metaspace()
+    assert (spaced.decode([0, 1, 2]), ends_in("so it is", spaced, [0, 1, 2])) == ("so it is", [2, 5, 8])
+    spaced.decoder = decoders.Sequence([decoders.Metaspace(), decoders.Replace("it", "that")])
+    assert ends_in(spaced.decode([0, 1, 2]), spaced, [0, 1, 2]) is None
+    assert ends_in("so it is so", spaced, [0, 1, 2]) is None, "more than the tokens say"
+    assert ends_in("", spaced, []) == []
 
 
 SENTENCES = fast_tokenizer(train_sentencepiece(["so it is so, 3 + 4 = 7."] * 20, 330))

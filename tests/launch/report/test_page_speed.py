@@ -10,11 +10,13 @@ from browser import driven
 from tracestill.launch.report.document import document
 from tracestill.launch.report.plots.lines import lines
 from tracestill.launch.report.records import section
+from tracestill.launch.report.records.own_losses import COLOURED
 from tracestill.launch.report.records.shown import MOST
 
 LIMIT = 1.0  # s until the table of records can be used
 PLOTS = 60
 LENGTHS = {"question": 240, "teacher": 510, "student": 560}  # characters, as GSM8K has them
+TOKENS = COLOURED // 50_000  # of a text, so that a page holds as many as it may
 LOADS = 3  # the least of so many counts: other work slows this one by sharing caches
 
 
@@ -29,7 +31,9 @@ def large(tmp_path_factory):
 
     def answered() -> dict:
         says, tokens = draw.choice(["right", "wrong", "no answer"]), draw.randint(5, 400)
-        return {"says": says, "text": text("student"), "answer": "7", "tokens": tokens, "faults": [], "note": "read"}
+        losses = draw.choices(range(400), k=TOKENS)
+        own = {"text": text("student"), "loss": [[LENGTHS["student"] // TOKENS] * TOKENS, losses], "note": "read"}
+        return {**own, "says": says, "answer": "7", "tokens": tokens, "faults": []}
 
     questions = []
     for at in range(5000):
@@ -38,7 +42,7 @@ def large(tmp_path_factory):
         questions.append({**own, "answers": [answered() for _ in range(10)]})
     questions[4999]["answers"][9]["text"] += " needle"
     assert sum(len(str(row)) for row in questions) > MOST
-    answers = {"students": [f"s{at}" for at in range(10)], "questions": questions, "left_out": 0}
+    answers = {"students": [f"s{at}" for at in range(10)], "questions": questions, "left_out": 0, "full": 4.0}
     curves = ({"a": [(at, 2 + draw.random()) for at in range(1, 401)]} for _ in range(PLOTS))
     plots = "".join(lines(curve, title=f"loss {at}") for at, curve in enumerate(curves))
     body = f'<h2>Training</h2><div class="many">{plots}</div>'

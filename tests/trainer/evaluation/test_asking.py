@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -84,11 +85,31 @@ def test_a_shorter_text_is_the_beginning_of_a_longer_one(layout, monkeypatch: py
     assert any(len(reply.ids) > 5 for (reply,) in whole)
     monkeypatch.setattr(asking, "write_wanted", None)
     cut = [reply for (reply,) in one.ask([query._replace(max_new_tokens=5) for query in asked])]
-    assert cut == [reply._replace(logprob=pytest.approx(reply.logprob, abs=1e-4)) for reply in wanted]
+    near = [{"logprob": reply.logprob, "logprobs": reply.logprobs} for reply in wanted]
+    assert cut == [
+        reply._replace(**{name: pytest.approx(value, abs=1e-4) for name, value in each.items()})
+        for reply, each in zip(wanted, near, strict=True)
+    ]
     monkeypatch.undo()
     longer = ids_in(one.ask([query._replace(max_new_tokens=30) for query in asked]))
     assert [ids[0][:20] for ids in longer] == [reply[0].ids for reply in whole], "more of the same"
     assert any(len(ids[0]) > 20 for ids in longer)
+
+
+def test_what_is_said_of_each_token_is_what_plain_transformers_says(layout) -> None:
+    """In float64, all at once, without a cache; drawn at a temperature that the likelihoods do not know."""
+    one = asker(layout)
+    model = tiny_model(vocab_size=len(WORDS)).double()
+    for query, (reply,) in zip(asked := queries(temperature=0.7), one.ask(asked), strict=True):
+        told = one.by_token(reply)
+        words = [reply.text[start:end].strip() for start, end in pairwise([0, *told["ends"]])]
+        assert [WORDS.index(word) for word in words] == list(reply.ids)
+        prompt = layout.prompt_ids(query.question)
+        with torch.no_grad():
+            chances = model(torch.tensor([[*prompt, *reply.ids]])).logits[0].log_softmax(-1)
+        wanted = [float(chances[len(prompt) - 1 + at, token]) for at, token in enumerate(reply.ids)]
+        assert told["logprobs"] == pytest.approx(wanted, abs=2e-4)
+    assert sum(told["logprobs"]) == pytest.approx(reply.logprob)
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

@@ -61,6 +61,9 @@ class Student:
         long = Unasked(OVERLONG, f"{words} words") if words > self.positions else None
         return Unasked(REFUSED) if "<think>" in query.question else long
 
+    def by_token(self, reply: Reply) -> dict:
+        return {}
+
     def reply(self, query: Query) -> Reply:
         answer = self.answer(query)
         text = f"<think> </think> {answer}"

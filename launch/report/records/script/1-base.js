@@ -42,6 +42,33 @@ const shown = (pieces, sought) =>
     return [mark, make("span", { class: "why" }, ` (${why})`)];
   });
 
+// Grounds of tokens: `share` of the full colour, below 0 in that of what is bad.
+const FULL = 42; // percent of a colour behind the text: what can still be read
+const ground = (share, colour) => {
+  const percent = Math.round(Math.min(1, Math.abs(share)) * FULL);
+  return percent ? `color-mix(in srgb, var(--${share < 0 ? "bad" : colour}) ${percent}%, transparent)` : "";
+};
+// Tokens in `place`, each with its number in data-at: `said` tells about the one that is pointed at, or that Tab and
+// the arrow keys have come to.
+const pointing = (place, said, about) => {
+  const show = (event) => {
+    const at = event.target.dataset.at;
+    if (at !== undefined) said.textContent = about(Number(at));
+  };
+  place.addEventListener("mouseover", show);
+  place.addEventListener("focusin", show);
+  place.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity }[event.key];
+    if (step === undefined || event.target === place) return;
+    const spans = [...place.querySelectorAll("[data-at]")];
+    const next = spans[Math.min(spans.length - 1, Math.max(0, spans.indexOf(event.target) + step))];
+    event.target.tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
+    event.preventDefault();
+  });
+};
+
 const bytesOf = (text) => {
   if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
   const letters = atob(text);

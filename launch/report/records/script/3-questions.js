@@ -1,5 +1,5 @@
 // Held-out questions, with what every student answered.
-const questionsOf = ({ students, questions: rows }) => {
+const questionsOf = ({ students, full, questions: rows }) => {
   const SAYS = ["right", "undecided", "wrong", "no answer", "not judged"]; // in the order in which columns sort
   for (const row of rows) {
     const said = row.answers.filter(Boolean);
@@ -58,6 +58,35 @@ const questionsOf = ({ students, questions: rows }) => {
     { key: "tokens", title: "tokens", cell: length, sort: lengthOf },
   ];
 
+  // The loss of each token under the student that wrote it; `lengths` of the text's tokens, `losses` in hundredths.
+  const coloured = (place, told, text, [lengths, losses]) => {
+    const hidden = { acceptNode: (node) => (node.parentElement.closest(".why") ? 2 : 1) };
+    const walker = document.createTreeWalker(place, NodeFilter.SHOW_TEXT, hidden);
+    const nodes = [];
+    while (walker.nextNode()) nodes.push(walker.currentNode);
+    let end = 0;
+    const ends = lengths.map((length) => (end += length));
+    let at = 0; // the token
+    let here = 0; // characters before
+    for (const node of nodes) {
+      const tokens = [];
+      for (let from = 0; from < node.data.length; ) {
+        while (ends[at] <= here) at++;
+        const size = Math.min(node.data.length - from, ends[at] - here);
+        const span = make("span", { "data-at": at, tabindex: here ? -1 : 0 }, node.data.slice(from, from + size));
+        span.style.background = ground(losses[at] / 100 / full, "s1");
+        tokens.push(span);
+        from += size;
+        here += size;
+      }
+      node.replaceWith(...tokens);
+    }
+    const whole = plain(text);
+    told.textContent = `colour: the loss of a token, full at ${figure(full)} nats`;
+    const named = (i) => JSON.stringify(whole.slice(ends[i] - lengths[i], ends[i]));
+    pointing(place, told, (i) => `token ${named(i)} · loss ${figure(losses[i] / 100)} nats`);
+  };
+
   const sides = (row, sought) => {
     const side = (title, text, ...more) =>
       make("div", {}, make("h3", {}, title), make("pre", {}, ...shown(text, sought)), make("p", {}, ...more));
@@ -67,10 +96,17 @@ const questionsOf = ({ students, questions: rows }) => {
     if (row.texts.more) found.push(make("p", {}, `${row.texts.more} more traces of teachers are not shown.`));
     row.answers.forEach((one, at) => {
       if (!one) return;
-      const { text, note } = row.texts.answers[at];
+      const { text, note, loss } = row.texts.answers[at];
       const told = [` · answer ${one.answer === null ? "none" : one.answer}`, `gold ${row.gold}`];
       told.push(`${count(one.tokens)} tokens`, ...one.faults.filter((fault) => fault !== "wrong answer"), note);
-      found.push(side(students[at], text, verdict(one), told.filter(Boolean).join(" · ")));
+      const node = side(students[at], text, verdict(one), told.filter(Boolean).join(" · "));
+      found.push(node);
+      if (!loss) return;
+      const place = node.querySelector("pre");
+      place.setAttribute("role", "group");
+      place.setAttribute("aria-label", `tokens that ${students[at]} wrote`);
+      place.after(make("p", { class: "token", "aria-live": "polite" }));
+      coloured(place, place.nextSibling, text, loss);
     });
     return found;
   };

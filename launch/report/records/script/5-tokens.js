@@ -6,13 +6,8 @@ const waysOf = (store) => {
 
 // What paints a document into `place`, says of it and of its tokens in `said`, and explains its colours in `scale`.
 const painterOf = (place, said, scale) => {
-  const FULL = 42; // percent of a colour behind the text: what can still be read
   let about = () => ""; // what is said of a token, by its number
 
-  const ground = (share, colour) => {
-    const percent = Math.round(Math.min(1, Math.abs(share)) * FULL);
-    return percent ? `color-mix(in srgb, var(--${share < 0 ? "bad" : colour}) ${percent}%, transparent)` : "";
-  };
   const key = (colour, text) => {
     const box = make("i", {});
     box.style.background = colour;
@@ -64,23 +59,7 @@ const painterOf = (place, said, scale) => {
     scale.replaceChildren(...keys);
   };
 
-  const show = (event) => {
-    const at = event.target.dataset.at;
-    if (at !== undefined) said.textContent = about(Number(at));
-  };
-  place.addEventListener("mouseover", show);
-  place.addEventListener("focusin", show);
-  place.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity }[event.key];
-    if (step === undefined || event.target === place) return;
-    const spans = place.children;
-    const at = Number(event.target.dataset.at);
-    const next = spans[Math.min(spans.length - 1, Math.max(0, at + step))];
-    spans[at].tabIndex = -1;
-    next.tabIndex = 0;
-    next.focus();
-    event.preventDefault();
-  });
+  pointing(place, said, (at) => about(at));
   return draw;
 };
 

@@ -11,6 +11,7 @@ from answered_run import FALSE, answered_run
 from browser import opened, violations
 from fake_run import HOSTILE, report
 from scored_run import made_up, write_scores
+from traces_page import held_in, ready, until
 
 from tracestill.launch.report.document import document
 from tracestill.launch.report.records import section
@@ -74,20 +75,6 @@ def shown(tab):
 
 def count_of(tab):
     return int(re.match(r"[\d,]+", tab.page.inner_text("#records-count"))[0].replace(",", ""))
-
-
-def until(tab, expression):
-    """Waits; the page's policy lets Playwright's own way of it evaluate nothing."""
-    for _ in range(100):
-        if tab.page.evaluate(expression):
-            return
-        tab.page.wait_for_timeout(50)
-    raise AssertionError(expression)
-
-
-def ready(tab):
-    tab.page.wait_for_selector("#traces[data-texts=unpacked]", state="attached")
-    return tab.page
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -240,16 +227,6 @@ def test_texts_of_models_do_nothing(many):
         assert (tab.errors, tab.requests) == ([], [])
 
 
-def documents_of(tab, page):
-    """What the page holds of its training documents, unpacked."""
-    held = re.search(r'class="records-documents">(.*?)</script>', page.read_text(), re.S)[1]
-    return tab.page.evaluate("""async text => {
-        const bytes = Uint8Array.from(atob(JSON.parse(text).gzip), letter => letter.charCodeAt(0));
-        const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-        return (await new Response(stream).json());
-    }""", held)  # fmt: skip
-
-
 def test_tokens_of_false_steps_are_marked_and_no_others(tmp_path):
     errs = {"teachers": [{"name": "solver", "options": {"error_rate": 0.3}}], "samples": 3}
     run = answered_run(tmp_path / "run", sample=errs, select={"policy": "none"})
@@ -257,7 +234,7 @@ def test_tokens_of_false_steps_are_marked_and_no_others(tmp_path):
     page = run.root / "report/report.html"
     with opened(page) as tab:
         ready(tab)
-        stores, marked = documents_of(tab, page), 0
+        stores, marked = held_in(page, "documents"), 0
         for at, store in enumerate(stores):
             tab.page.select_option("#records-store", index=at)
             for number, one in enumerate(store["documents"]):
@@ -277,7 +254,7 @@ def test_tokens_of_false_steps_are_marked_and_no_others(tmp_path):
 def test_tokens_have_their_colours_and_tell_their_numbers(page):
     with opened(page) as tab:
         ready(tab)
-        store = documents_of(tab, page)[0]
+        store = held_in(page, "documents")[0]
         tab.page.select_option("#records-doc", index=1)
         tab.page.select_option("#records-by", label="loss (base.nll)")
         one = store["documents"][1]
