@@ -1,6 +1,6 @@
 """What papers say of traces, weights and filters, asked again at the demo's size; docs/claims.md is made by this file.
 
-    python benchmarks/claims.py --runs DIR [--parts filter paths …] [--seeds 0 1 2] [--at-once N] [--json PATH]
+    python benchmarks/claims.py --runs DIR [--parts filter paths …] [--seeds 0 1 2 3 4] [--at-once N] [--json PATH]
                                 [--data DIR --student DIR]
     python benchmarks/claims.py --page docs/claims.md
 
@@ -36,7 +36,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from claims_list import CLAIMS
-from claims_page import page
+from claims_page import SEEDS, page
 from claims_runs import BASE, PARTS, QUICK, RUNS, SMALL, Run
 from claims_table import RESULTS, Results, told
 from demo import RECIPE
@@ -291,7 +291,7 @@ def read(wanted: argparse.Namespace) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), help="default: all, but general without --student")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[*range(SEEDS)])
     parser.add_argument("--runs", type=Path, help="where the runs are kept")
     parser.add_argument("--at-once", type=int, default=1, help="arms at a time, each on one core")
     parser.add_argument("--data", type=Path, help="holds gsm8k/train.jsonl and gsm8k_teachers/")

@@ -328,6 +328,19 @@ CLAIMS: list[Claim] = [
         own_texts("own", "none"),
         "on_policy",
     ),
+    Claim(
+        10,
+        "likewise, without one and wrong ones left as they are",
+        own_texts("own", "raised"),
+        "on_policy",
+    ),
+    *(
+        Claim(10, f"likewise, without one at a tenth of the rate, {words}", own_texts("own", arm), "on_policy")
+        for arm, words in {
+            "none_slow": "right ones raised and wrong ones lowered",
+            "raised_slow": "wrong ones left as they are",
+        }.items()
+    ),
     *(
         Claim(10, f"(R) SmolLM2's loss: the label alone minus {words}", real("label", arm), REAL)
         for arm, words in {

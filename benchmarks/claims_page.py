@@ -26,7 +26,8 @@ from claims_table import (
 from tracestill.launch.report.evaluation.chance import holm, share
 
 SCRIPTS = {"demo_three_seeds": "demo"}  # result -> what writes it, where that has another name
-SEEDS = 3  # of each arm
+SEEDS = 5  # of each arm of the demo's size
+REAL_SEEDS = 3  # of each of SmolLM2's in claims_real and claims_answers
 ORDER = (SUPPORTED, CONTRADICTED, NOT_APART, NOT_MEASURED)
 INTRO = """# Claims: what papers say, at the demo's size
 
@@ -40,9 +41,9 @@ it: each arm by [`tracestill sweep`](sweeps.md), an interrupted one goes on.
 
 Each line compares two students, second minus first, so that the claim would have it above zero; where a line says "no
 worse by 5 points", above -5 points. **supported**: the whole 95 % interval lies there; **contradicted**: none of it
-does; else **not told apart**. The interval reaches as far as Student's t over three seeds or the spread between
-questions does, whichever is wider ([how](sweeps.md#what-it-says)): three seeds that disagree tell nothing apart,
-however many questions they answer.
+does; else **not told apart**. The interval reaches as far as Student's t over the seeds or the spread between
+questions does, whichever is wider ([how](sweeps.md#what-it-says)): few seeds that disagree tell nothing apart,
+however many questions they answer. Lines without a link have {seeds} seeds, others three.
 """
 HOW = """## How it was measured
 
@@ -55,14 +56,15 @@ HOW = """## How it was measured
   traces end with {right} right, by seed, and a training loss of {loss} nats at derivations. Of all arms
   that learn right traces whole none ends above {most} nats there: they have converged, and what parts their seeds is
   what students make of other questions. `taught` and `mistaught` have not.
-- **Seeds**: three are asked for, each with questions, traces, packs and student of its own; of the {arms} arms
-  {complete} have all three so far, and {begun} fewer. An arm with one seed is in no comparison: its interval below is
-  of its questions alone. Within a seed arms answer the same questions, so differences of right answers are paired;
+- **Seeds**: {seeds} are asked for, each with questions, traces, packs and student of its own; of the {arms} arms
+  {complete} have all of them so far, and {begun} fewer. An arm with one seed is in no comparison: its interval below is
+  of its questions alone. At first there were three; two more were added to all arms alike when those had been seen.
+  Within a seed arms answer the same questions, so differences of right answers are paired;
   those of claim 11, and where other benchmarks kept shares alone, are taken as unpaired, which makes them wider.
 {real}- Lines with a link are of other benchmarks, whose settings stand in their docstrings: {others}.
 - {comparisons} comparisons were made. One in twenty that has no effect would be told apart by chance; of the {apart}
   that were told apart from 0 (a "no worse" has no such p) {surviving} stay so by Holm's correction over all of them (t
-  over three seeds seldom gives a p that small). The verdicts above are not corrected.
+  over few seeds seldom gives a p that small). The verdicts above are not corrected.
 """
 WHOLE = [
     "base/one_path",
@@ -97,7 +99,7 @@ def page(results: Results) -> str:
     found = {claim: claim.found(results) for claim in CLAIMS}
     verdicts = Counter(claim.verdict(results) for claim in CLAIMS)
     counts = f"{len(CLAIMS)} comparisons: " + ", ".join(f"{verdicts[name]} {name}" for name in ORDER) + "."
-    parts = [INTRO.format(counts=counts), *table_of(results, found), ""]
+    parts = [INTRO.format(counts=counts, seeds=SEEDS), *table_of(results, found), ""]
     against = [claim for claim in CLAIMS if claim.verdict(results) == CONTRADICTED]
     parts += ["## Where it contradicts", ""]
     parts += [f"- **{claim.claim}.** {claim.text}: {line(found[claim])}." for claim in against] or ["Nowhere."]
@@ -159,6 +161,7 @@ def how(results: Results, found: dict[Claim, Found | None]) -> str:
         loss=losses or "(not measured yet)",
         most=f"{math.ceil(1e4 * max(ends)) / 1e4:.4f}" if ends else "(not measured yet)",
         others=", ".join(f"`python benchmarks/{SCRIPTS.get(name, name)}.py`" for name in files),
+        seeds=SEEDS,
         arms=len(trained),
         complete=sum(count >= SEEDS for count in seeds),
         begun=sum(0 < count < SEEDS for count in seeds),
@@ -176,7 +179,7 @@ def real_of(results: Results) -> str:
     if not rows:
         return ""
     settings = dict(setting.split("=", 1) for setting in held["small"])
-    few = [f"`{arm}`" for arm in ARMS if 0 < len(held["arms"].get(arm, {})) < SEEDS]
+    few = [f"`{arm}`" for arm in ARMS if 0 < len(held["arms"].get(arm, {})) < REAL_SEEDS]
     return OF_REAL.format(
         steps=rows[0]["steps"],
         tokens=f"{round(sum(row['tokens'] for row in rows) / len(rows)):,}",
@@ -217,7 +220,7 @@ def answers_of(results: Results) -> str:
 def fewer_of(arms: dict[str, Any]) -> str:
     """What the seeds so far came to, as long as some are missing."""
     both = set.intersection(*(set(arms[arm]) for arm in FORMS))
-    if len(both) >= SEEDS or not both:
+    if len(both) >= REAL_SEEDS or not both:
         return ""
     rows = [[arms[arm][seed] for seed in both] for arm in FORMS]
     right = [np.mean([mark == "1" for row in of for mark in row["right"]]) for of in rows]

@@ -3,10 +3,12 @@
     python benchmarks/on_policy.py --teacher DIR [--seeds 0 1 2] [--runs DIR] [--json PATH] [--quick]
 
 `recipes/demo_on_policy.yaml` on one rank: for each seed a student learns recorded traces for some steps; from there
-arms go on, all at the same rate:
+arms go on, all at the same rate but for the `slow` ones:
 
 - `own`: with its own texts, scored by the teacher (reverse KL by kind)
 - `none`: with its own texts, without a teacher: each token of a right text is raised, of a wrong one lowered
+- `raised`: likewise, but tokens of wrong texts are left as they are
+- `none_slow`, `raised_slow`, `traces_slow`: likewise, at a tenth of the rate
 - `traces`: with the traces, for as many steps
 - `equal`: with the traces, for as many tokens with a weight as `own`, in steps as large as those of `traces`
 
@@ -40,7 +42,7 @@ from tracestill.trainer.recipe.recipe import MAIN_ARM
 from tracestill.trainer.recipe.run_directory import RunDirectory
 
 RECIPE = DEMO.with_name("demo_on_policy.yaml")
-OWN, NONE, EQUAL = "own", "none", "equal"
+OWN, NONE, RAISED, EQUAL, SLOW = "own", "none", "raised", "equal", "slow"
 SMALL = ["rounds=null", "train.ranks=1", "train.checkpoint_every=0", "train.checkpoint_interval=null"]
 SMALL += ["evaluate.samples=null", "evaluate.variations=null", "evaluate.also={}"]
 QUICK = ["questions.train=80", "questions.validation=20", "questions.test=20", "evaluate.batch_size=20"]
@@ -60,13 +62,19 @@ def measure(wanted: argparse.Namespace, place: Path, seed: int) -> dict[str, Any
     student = {"pretrained": str((before.stage(MAIN_ARM, "train") / "export").resolve())}
     more = [f"train.{key}={value}" for key, value in {**then, "checkpoint_every": 0}.items()]
     alone = {key: value for key, value in own.items() if key != "k"} | {"teacher": "none"}
-    arms = {OWN: {"train": {"on_policy": own}}, NONE: {"train": {"on_policy": alone}}}
+    how = {OWN: own, NONE: alone, RAISED: {**alone, "advantage": {"wrong": 0}}}
+    arms = {name: {"train": {"on_policy": each}} for name, each in how.items()}
+    without = {name: arms[name] for name in (NONE, RAISED)}
     begun = [*common, *more, f"student={json.dumps(student)}"]
     run(RECIPE, place / "after", [*begun, f"arms={json.dumps(arms)}"])
     after = RunDirectory.open(place / "after")
     steps = then["steps"] * trained(after, OWN)["weighted_tokens"] / trained(after, MAIN_ARM)["weighted_tokens"]
     run(RECIPE, place / EQUAL, [*begun, f"train.steps={max(1, round(steps))}"])
-    students = {"before": (before, MAIN_ARM), "traces": (after, MAIN_ARM), OWN: (after, OWN), NONE: (after, NONE)}
+    slow = [f"train.lr={then['lr'] / 10}", f"arms={json.dumps(without)}"]
+    run(RECIPE, place / SLOW, [*begun, *slow])
+    slowly = RunDirectory.open(place / SLOW)
+    students = {"before": (before, MAIN_ARM), "traces": (after, MAIN_ARM), **{name: (after, name) for name in arms}}
+    students |= {f"{name}_{SLOW}": (slowly, name) for name in (MAIN_ARM, *without)}
     students[EQUAL] = RunDirectory.open(place / EQUAL), MAIN_ARM
     right = {name: answers_in(of.stage(arm, "evaluate")) for name, (of, arm) in students.items()}
     counts = {name: trained(of, arm) for name, (of, arm) in students.items()}
@@ -100,7 +108,7 @@ def main() -> int:
         name: [row["right"][name].count("1") / len(row["right"][name]) for row in rows] for name in rows[0]["right"]
     }
     print(table(["seed", *share], [[row["seed"], *(of[at] for of in share.values())] for at, row in enumerate(rows)]))
-    for other in ("traces", EQUAL, NONE):
+    for other in ("traces", EQUAL, *(f"{name}{end}" for name in (NONE, RAISED) for end in ("", f"_{SLOW}"))):
         found = own_texts(OWN, other)(Results({"runs": {}}, {"on_policy": {"runs": rows}}))
         if found is not None:
             print(f"{OWN} minus {other}: {points(found.mean, found.unit)} points {between(found)}")
