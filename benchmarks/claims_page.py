@@ -43,7 +43,7 @@ Each line compares two students, second minus first, so that the claim would hav
 worse by 5 points", above -5 points. **supported**: the whole 95 % interval lies there; **contradicted**: none of it
 does; else **not told apart**. The interval reaches as far as Student's t over the seeds or the spread between
 questions does, whichever is wider ([how](sweeps.md#what-it-says)): few seeds that disagree tell nothing apart,
-however many questions they answer. Lines without a link have {seeds} seeds, others three.
+however many questions they answer.
 """
 HOW = """## How it was measured
 
@@ -58,8 +58,8 @@ HOW = """## How it was measured
   what students make of other questions. `taught` and `mistaught` have not.
 - **Seeds**: {seeds} are asked for, each with questions, traces, packs and student of its own; of the {arms} arms
   {complete} have all of them so far, and {begun} fewer. An arm with one seed is in no comparison: its interval below is
-  of its questions alone. At first there were three; two more were added to all arms alike when those had been seen.
-  Within a seed arms answer the same questions, so differences of right answers are paired;
+  of its questions alone. (Seeds 3 and 4 were added to all arms alike when 0 to 2 had been seen.) Lines with a link have
+  three. Within a seed arms answer the same questions, so differences of right answers are paired;
   those of claim 11, and where other benchmarks kept shares alone, are taken as unpaired, which makes them wider.
 {real}- Lines with a link are of other benchmarks, whose settings stand in their docstrings: {others}.
 - {comparisons} comparisons were made. One in twenty that has no effect would be told apart by chance; of the {apart}
@@ -99,7 +99,7 @@ def page(results: Results) -> str:
     found = {claim: claim.found(results) for claim in CLAIMS}
     verdicts = Counter(claim.verdict(results) for claim in CLAIMS)
     counts = f"{len(CLAIMS)} comparisons: " + ", ".join(f"{verdicts[name]} {name}" for name in ORDER) + "."
-    parts = [INTRO.format(counts=counts, seeds=SEEDS), *table_of(results, found), ""]
+    parts = [INTRO.format(counts=counts), *table_of(results, found), ""]
     against = [claim for claim in CLAIMS if claim.verdict(results) == CONTRADICTED]
     parts += ["## Where it contradicts", ""]
     parts += [f"- **{claim.claim}.** {claim.text}: {line(found[claim])}." for claim in against] or ["Nowhere."]

@@ -8,9 +8,9 @@ arms go on, all at the same rate but for the `slow` ones:
 - `own`: with its own texts, scored by the teacher (reverse KL by kind)
 - `none`: with its own texts, without a teacher: each token of a right text is raised, of a wrong one lowered
 - `raised`: likewise, but tokens of wrong texts are left as they are
-- `none_slow`, `raised_slow`, `traces_slow`: likewise, at a tenth of the rate
 - `traces`: with the traces, for as many steps
 - `equal`: with the traces, for as many tokens with a weight as `own`, in steps as large as those of `traces`
+- `own_slow`, `none_slow`, `raised_slow`, `traces_slow`: as those, at a tenth of the rate
 
 ``--teacher`` is a student of recipes/demo.yaml (`runs/demo/arms/traces/train/export`).
 
@@ -43,6 +43,8 @@ from tracestill.trainer.recipe.run_directory import RunDirectory
 
 RECIPE = DEMO.with_name("demo_on_policy.yaml")
 OWN, NONE, RAISED, EQUAL, SLOW = "own", "none", "raised", "equal", "slow"
+TEXTS = "spent", "ended"  # shares of time, and why it ended early
+RATES = "", f"_{SLOW}"
 SMALL = ["rounds=null", "train.ranks=1", "train.checkpoint_every=0", "train.checkpoint_interval=null"]
 SMALL += ["evaluate.samples=null", "evaluate.variations=null", "evaluate.also={}"]
 QUICK = ["questions.train=80", "questions.validation=20", "questions.test=20", "evaluate.batch_size=20"]
@@ -64,17 +66,15 @@ def measure(wanted: argparse.Namespace, place: Path, seed: int) -> dict[str, Any
     alone = {key: value for key, value in own.items() if key != "k"} | {"teacher": "none"}
     how = {OWN: own, NONE: alone, RAISED: {**alone, "advantage": {"wrong": 0}}}
     arms = {name: {"train": {"on_policy": each}} for name, each in how.items()}
-    without = {name: arms[name] for name in (NONE, RAISED)}
     begun = [*common, *more, f"student={json.dumps(student)}"]
     run(RECIPE, place / "after", [*begun, f"arms={json.dumps(arms)}"])
     after = RunDirectory.open(place / "after")
     steps = then["steps"] * trained(after, OWN)["weighted_tokens"] / trained(after, MAIN_ARM)["weighted_tokens"]
     run(RECIPE, place / EQUAL, [*begun, f"train.steps={max(1, round(steps))}"])
-    slow = [f"train.lr={then['lr'] / 10}", f"arms={json.dumps(without)}"]
-    run(RECIPE, place / SLOW, [*begun, *slow])
+    run(RECIPE, place / SLOW, [*begun, f"train.lr={then['lr'] / 10}", f"arms={json.dumps(arms)}"])
     slowly = RunDirectory.open(place / SLOW)
     students = {"before": (before, MAIN_ARM), "traces": (after, MAIN_ARM), **{name: (after, name) for name in arms}}
-    students |= {f"{name}_{SLOW}": (slowly, name) for name in (MAIN_ARM, *without)}
+    students |= {f"{name}_{SLOW}": (slowly, name) for name in (MAIN_ARM, *arms)}
     students[EQUAL] = RunDirectory.open(place / EQUAL), MAIN_ARM
     right = {name: answers_in(of.stage(arm, "evaluate")) for name, (of, arm) in students.items()}
     counts = {name: trained(of, arm) for name, (of, arm) in students.items()}
@@ -82,6 +82,7 @@ def measure(wanted: argparse.Namespace, place: Path, seed: int) -> dict[str, Any
         "seed": seed,
         "right": {name: told(marks[question] for question in sorted(marks)) for name, marks in right.items()},
         **{key: {name: of[key] for name, of in counts.items()} for key in ("steps", "weighted_tokens")},
+        **{key: {name: of["own_texts"][key] for name, of in counts.items() if of.get("own_texts")} for key in TEXTS},
     }
 
 
@@ -108,10 +109,11 @@ def main() -> int:
         name: [row["right"][name].count("1") / len(row["right"][name]) for row in rows] for name in rows[0]["right"]
     }
     print(table(["seed", *share], [[row["seed"], *(of[at] for of in share.values())] for at, row in enumerate(rows)]))
-    for other in ("traces", EQUAL, *(f"{name}{end}" for name in (NONE, RAISED) for end in ("", f"_{SLOW}"))):
-        found = own_texts(OWN, other)(Results({"runs": {}}, {"on_policy": {"runs": rows}}))
+    others = [(OWN, EQUAL), *((f"{OWN}{end}", f"{name}{end}") for name in ("traces", NONE, RAISED) for end in RATES)]
+    for mine, other in others:
+        found = own_texts(mine, other)(Results({"runs": {}}, {"on_policy": {"runs": rows}}))
         if found is not None:
-            print(f"{OWN} minus {other}: {points(found.mean, found.unit)} points {between(found)}")
+            print(f"{mine} minus {other}: {points(found.mean, found.unit)} points {between(found)}")
     apart = max(abs(row["steps"][OWN] - row["steps"]["traces"]) for row in rows)
     tokens = max(abs(row["weighted_tokens"][EQUAL] / row["weighted_tokens"][OWN] - 1) for row in rows)
     claims = [claim("steps of own that traces has not", apart, "<=", 0)]

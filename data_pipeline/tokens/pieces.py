@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 FOLLOWS = "‥"  # stands for a token that goes on with the character of the token before it
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 SPACE = "\u2581"
+LOST = "\ufffd"
 
 
 def bytes_of_letters() -> dict[str, int]:
@@ -71,13 +72,28 @@ def ends_in(text: str, tokenizer: Tokenizer, ids: Iterable[int]) -> list[int] | 
     at = 0
     for piece in pieces(tokenizer, ids):
         if piece != FOLLOWS or text.startswith(piece, at):
-            if not text.startswith(piece, at):  # decoders take a space from a text's beginning, or put one in between
-                at, piece = (at + text.startswith(" ", at), piece) if at else (0, piece.lstrip(" "))
-            if not text.startswith(piece, at):
+            end = after(piece, text, at)
+            if end is None:  # decoders take a space from a text's beginning, or put one in between
+                end = after(piece, text, at + 1) if at and text.startswith(" ", at) else None
+                end = after(piece.lstrip(" "), text, at) if not at else end
+            if end is None:
                 return None
-            at += len(piece)
+            at = end
         ends.append(at)
     return ends if at == len(text) else None
+
+
+def after(piece: str, text: str, at: int) -> int | None:
+    """Where a piece ends that begins at a place of the text; None if it does not. Of what is no UTF-8 some decoders
+    write U+FFFD for each byte, others for all: the first piece of such has all that stand there."""
+    for part in re.split(f"({LOST}+)", piece):
+        if part.startswith(LOST):
+            at += len(text[at:]) - len(text[at:].lstrip(LOST))
+        elif text.startswith(part, at):
+            at += len(part)
+        else:
+            return None
+    return at
 
 
 def raw(piece: str | None, token: int, by_bytes: bool) -> bytes:

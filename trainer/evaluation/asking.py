@@ -21,13 +21,7 @@ from tracestill.data_pipeline.selection.repetition import repeats, words_of
 from tracestill.data_pipeline.tokens.layout import Layout, Reading
 from tracestill.data_pipeline.tokens.pieces import ends_in
 from tracestill.trainer.evaluation.answers import Answers
-from tracestill.trainer.evaluation.predictions import (
-    BY_TOKEN,
-    NO_VERDICT,
-    PREDICTION_SCHEMA,
-    answer_in,
-    not_asked,
-)
+from tracestill.trainer.evaluation.predictions import NO_VERDICT, PREDICTION_SCHEMA, answer_in, not_asked
 from tracestill.trainer.measures.unasked import OVERLONG, REFUSED, Unasked
 from tracestill.trainer.ranks.threads import ThreadChoice
 from tracestill.trainer.recipe.positions import positions_in
@@ -81,7 +75,7 @@ class Reply(NamedTuple):
     trace_tokens: int  # of the trace, likewise
     logprob: float | None  # of what it wrote, under the student as it is, nats; None: the server does not say
     ids: tuple[int, ...] = ()  # that it wrote, ending with a stop if it finished; none of a server
-    logprobs: tuple[float, ...] = ()  # of each of them
+    by_id: tuple[float, ...] = ()  # log p of each of them, nats
 
 
 Told = list[Reply] | Unasked
@@ -140,13 +134,13 @@ def reply_of(found: Reading, numeric: bool, chain: Chain, tokens: int, logprob: 
 
 
 def row_of(question: Mapping[str, Any], reply: Reply | Unasked) -> dict[str, Any]:
-    """A row of PREDICTION_SCHEMA, but for the verdict, and for BY_TOKEN (see ``Asker.by_token``)."""
+    """A row of PREDICTION_SCHEMA, but for the verdict and ``Asker.by_token``."""
     if isinstance(reply, Unasked):
         return not_asked(question, reply)
     found = reply._asdict()
     return {
         **{key: question[key] for key in ("question_id", "question", "gold")},
-        **{name: found[name] for name in PREDICTION_SCHEMA.names if name in found and name not in BY_TOKEN},
+        **{name: found[name] for name in PREDICTION_SCHEMA.names if name in found},
         "repeats": repeats(reply.text, words_of(reply.text)),
         **NO_VERDICT,
     }
@@ -282,8 +276,7 @@ class LocalAsker:
         reply = reply_of(found, query.numeric, self.chain, len(ids), sum(logprobs))
         before = self.layout.read(begun).trace_tokens if begun else 0
         written = max(0, reply.trace_tokens - before)
-        return reply._replace(ids=tuple(ids), logprobs=tuple(logprobs), trace_tokens=written)
+        return reply._replace(ids=tuple(ids), by_id=tuple(logprobs), trace_tokens=written)
 
     def by_token(self, reply: Reply) -> dict[str, Any]:
-        ends = ends_in(reply.text, self.layout.backend, reply.ids)
-        return {"ends": ends, "logprobs": None if ends is None else list(reply.logprobs)}
+        return {"ends": ends_in(reply.text, self.layout.backend, reply.ids), "logprobs": list(reply.by_id)}

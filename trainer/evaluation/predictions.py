@@ -53,8 +53,8 @@ PREDICTION_SCHEMA = pa.schema(
         ("finished", pa.bool_()),  # false: cut off at max_new_tokens
         ("repeats", pa.string()),  # what it says again and again (selection.repetition); "": nothing
         ("in_form", pa.bool_()),  # the trace was closed, as the layout of documents has it, and the student ended
-        # of each token that the student wrote: where it ends in text, in characters, and its log p under the student,
-        # nats; null where nothing is known of them, as of a served student, or text is not what the tokens are
+        # of each token that the student wrote: where it ends in text, in characters (null: text is not what the tokens
+        # are), and its log p under the student, nats; null where nothing is known of tokens, as of a served student
         ("ends", pa.list_(pa.int32())),
         ("logprobs", pa.list_(pa.float32())),
     ]

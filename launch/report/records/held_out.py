@@ -16,7 +16,7 @@ from tracestill.data_pipeline.guards.visible import visible
 from tracestill.launch.report.records.false_steps import Asked, checkers_of, false_in_all
 from tracestill.launch.report.records.own_losses import OwnLosses
 from tracestill.launch.report.records.shown import Mark, Texts
-from tracestill.trainer.evaluation.predictions import NO_VERDICT, UNDECIDED
+from tracestill.trainer.evaluation.predictions import BY_TOKEN, NO_VERDICT, UNDECIDED
 from tracestill.trainer.measures.votes import count_of
 from tracestill.trainer.recipe.recipe import MAIN_ARM
 from tracestill.trainer.recipe.run_directory import RunDirectory
@@ -38,9 +38,11 @@ NOTHING_READ = {
 
 
 def predictions_in(directory: Path, columns: list[str] | None = None) -> list[Row]:
-    """What an evaluation's students answered. Raises InputError if it cannot be read."""
+    """What an evaluation's students answered, without what is known of each token. Raises InputError if it cannot be
+    read."""
     path = directory / "predictions.parquet"
     try:
+        columns = columns or [name for name in pq.read_schema(path).names if name not in BY_TOKEN]
         rows: list[Row] = pq.read_table(path, columns=columns).to_pylist()
     except (OSError, ValueError) as error:
         raise InputError(
@@ -76,6 +78,7 @@ def held_out(sources: Sequence[Source], workers: int | None = None) -> Row:
     that has the full colour, None where none is known; ``uncoloured``: texts whose losses are known and not shown."""
     read: dict[str, dict[Key, Row]] = {}
     checkers: dict[str, tuple[str, ...]] = {}
+    directories: dict[str, Path] = {}
     keys: list[dict[str, Key]] = []
     for source in sources:
         places = evaluations(source.run, source.found)
@@ -83,8 +86,9 @@ def held_out(sources: Sequence[Source], workers: int | None = None) -> Row:
         keys.append(keys_of([row for by in own.values() for row in by.values()]))
         for name, by in own.items():
             arm = name if name in source.found["arms"] else MAIN_ARM
-            read[labelled(source.label, name)] = {keys[-1][one]: row for one, row in by.items()}
-            checkers[labelled(source.label, name)] = checkers_of(source.run.for_arm(arm))
+            student = labelled(source.label, name)
+            read[student] = {keys[-1][one]: row for one, row in by.items()}
+            checkers[student], directories[student] = checkers_of(source.run.for_arm(arm)), places[name]
     asked = Counter(key for known in keys for key in known.values())  # by so many runs
     order = sorted(dict.fromkeys(key for by in read.values() for key in by), key=lambda key: -asked[key])
     first = order[:QUESTIONS]
@@ -97,7 +101,11 @@ def held_out(sources: Sequence[Source], workers: int | None = None) -> Row:
     named = (row.get(name) or "" for row in every for name in ("question", "gold", "answer", "detail", "who"))
     texts = Texts([*named, *(written(row) for row in every)], (row["trace"] or "" for row in every))
     checked = mark_false(list(rows.values()), texts, workers)
-    questions, losses = [], OwnLosses()
+    questions, losses = [], OwnLosses(len(read))
+    of_tokens = {
+        name: losses.of_student(directories[name], [(key, by[key]) for key in first if key in by], texts)
+        for name, by in read.items()
+    }
     for key, of_question in rows.items():
         teachers = [row for row in of_question if "who" in row]
         answers = iter(row for row in of_question if "who" not in row)
@@ -106,7 +114,10 @@ def held_out(sources: Sequence[Source], workers: int | None = None) -> Row:
             "gold": texts.plain(of_question[0]["gold"] or ""),
             "teachers": [taught_by(row, texts) for row in teachers[:TEACHERS]],
             "more": max(0, len(teachers) - TEACHERS),
-            "answers": [answered(next(answers), texts, losses) if key in by else None for by in read.values()],
+            "answers": [
+                {**answered(next(answers), texts), "loss": of_tokens[name].get(key)} if key in by else None
+                for name, by in read.items()
+            ],
         })  # fmt: skip
     told: Row = {"left_out": len(order) - len(first), "limit": texts.limit, "cut": texts.cut, "checked": checked}
     told |= {"characters": texts.characters, "full": losses.full, "uncoloured": losses.without}
@@ -148,9 +159,9 @@ def mark_false(rows: Sequence[Sequence[Row]], texts: Texts, workers: int | None)
 
 
 def with_verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Row]:
-    """Question id -> its prediction with ``says``: right, wrong, no answer, undecided or, where nothing tells what is
-    right, not judged; as ``trainer.evaluation.predictions.summary`` counts them."""
-    whole = [{**OLDER, **row} for row in rows]
+    """Question id -> its prediction with ``at``, its place among them, and ``says``: right, wrong, no answer, undecided
+    or, where nothing tells what is right, not judged; as ``trainer.evaluation.predictions.summary`` counts them."""
+    whole = [{**OLDER, **row, "at": at} for at, row in enumerate(rows)]
     judged = count_of([[row] for row in whole])
     return {row["question_id"]: {**row, "says": said(row, known)} for row, known in zip(whole, judged, strict=True)}
 
@@ -165,7 +176,7 @@ def said(row: Row, judged: bool) -> str:
     return "undecided" if row["verdict"] in UNDECIDED else "wrong"
 
 
-def answered(row: Row, texts: Texts, losses: OwnLosses) -> Row:
+def answered(row: Row, texts: Texts) -> Row:
     """What one student answered to one question."""
     false = row.get("false", [])
     text, trace = texts.masked[row["text"] or ""], texts.masked[row["trace"] or ""]
@@ -178,7 +189,6 @@ def answered(row: Row, texts: Texts, losses: OwnLosses) -> Row:
     return {
         "says": row["says"],
         "text": texts.pieces(written(row), marks),
-        "loss": losses.of(row, texts),
         "answer": None if row["answer"] is None else texts.plain(row["answer"]),
         "tokens": row["tokens"],
         "faults": faults(row, false),

@@ -15,7 +15,7 @@ from typing import Any
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.launch.report.records.documents import COLOURED, TOKENS, documents
 from tracestill.launch.report.records.held_out import QUESTIONS, Source, evaluations, held_out
-from tracestill.launch.report.records.own_losses import COLOURED as COLOURED_TOKENS
+from tracestill.launch.report.records.own_losses import MOST_TOKENS
 from tracestill.launch.report.records.shown import plain
 from tracestill.launch.report.records.training_records import RECORDS, training_records
 from tracestill.trainer.recipe.recipe import MAIN_ARM
@@ -180,8 +180,8 @@ def about(answers: Row) -> str:
         )
     if answers.get("uncoloured"):
         found.append(
-            f"The tokens of {answers['uncoloured']:,} texts are not coloured: they are too long, or come after "
-            f"{COLOURED_TOKENS:,} tokens."
+            f"The tokens of {answers['uncoloured']:,} texts are not coloured: their middle or a secret is left out, or "
+            f"the page has {MOST_TOKENS:,} of others already."
         )
     if answers["checked"] < shown:
         found.append(f"False steps are looked for in the traces of the first {answers['checked']:,} questions.")
@@ -230,25 +230,25 @@ TABLE = (  # of rows that are called so; ``-`` is what the names of its nodes be
     "<kbd>PageDown</kbd> turn pages.</p>"
     '<p id="records--count" class="count" role="status" aria-live="polite"></p>'
     '<div class="scroll"><table id="records--table"><thead></thead><tbody></tbody></table></div>'
-    '<nav class="pages" aria-label="pages of {of}s"><button type="button" id="records--back">previous</button>'
+    '{told}<nav class="pages" aria-label="pages of {of}s"><button type="button" id="records--back">previous</button>'
     '<span id="records--page"></span><button type="button" id="records--next">next</button>'
     '<button type="button" id="records--open">open all on this page</button></nav></div>'
 )
 
 
-def table_part(prefix: str, row: str, of: str, fields: Sequence[tuple[str, str]]) -> str:
-    """The nodes of a table of ``row``s, with (label, name) of the fields that narrow it."""
+def table_part(prefix: str, row: str, of: str, fields: Sequence[tuple[str, str]], told: str = "") -> str:
+    """The nodes of a table of ``row``s, with (label, name) of the fields that narrow it, and what stands below it."""
     chosen = "".join(SELECT.format(label=label, name=f"-{name}") for label, name in fields)
-    parts = TABLE.replace("{fields}", chosen).replace("{row}", row).replace("{of}", of)
+    parts = TABLE.replace("{fields}", chosen).replace("{row}", row).replace("{of}", of).replace("{told}", told)
     return parts.replace("records--", f"records-{prefix}")
 
 
+TOLD = '<p id="records-losses" class="keys"></p><p id="records-told" class="token" aria-live="polite"></p>'
 QUESTIONS_PART = (
     "<p class='soft'>Every held-out question: the gold answer, what the teacher wrote if it was asked, and what each "
-    "student wrote. What <code>select.checks</code> finds false in a trace is marked; the ground of a token that a "
-    "student wrote has the colour of its loss under that student, where that is known. {said}</p>"
+    "student wrote. What <code>select.checks</code> finds false in a trace is marked. {said}</p>"
     + table_part(
-        "", "question", "held-out question", (("student", "arm"), ("verdict", "says"), ("what is wrong", "fault"))
+        "", "question", "held-out question", (("student", "arm"), ("verdict", "says"), ("what is wrong", "fault")), TOLD
     )
 )
 TRAINING_PART = (

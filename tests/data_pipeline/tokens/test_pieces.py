@@ -94,4 +94,18 @@ def test_ends_of_texts_that_decoders_change():
     assert ends_in("", spaced, []) == []
 
 
+def test_ends_of_what_is_no_text():
+    """A character that was cut off, at the end and before another one: decoders write U+FFFD once, or for each byte."""
+    for backend in (byte_level(), SENTENCES):
+        (*first, _), (*other, _), so = (
+            backend.encode(text, add_special_tokens=False).ids for text in ("首", "é", "so")
+        )
+        for ids in ([*so, *first], [*so, *first, *so], [*first, *other, *so], [*other[1:], *first, *so, *other]):
+            text = backend.decode(ids, skip_special_tokens=False)
+            found = ends_in(text, backend, ids)
+            assert found is not None, (ids, text)
+            assert found[-1] == len(text)
+            assert found == sorted(found)
+
+
 SENTENCES = fast_tokenizer(train_sentencepiece(["so it is so, 3 + 4 = 7."] * 20, 330))

@@ -10,13 +10,13 @@ from browser import driven
 from tracestill.launch.report.document import document
 from tracestill.launch.report.plots.lines import lines
 from tracestill.launch.report.records import section
-from tracestill.launch.report.records.own_losses import COLOURED
+from tracestill.launch.report.records.own_losses import MOST_TOKENS
 from tracestill.launch.report.records.shown import MOST
 
 LIMIT = 1.0  # s until the table of records can be used
 PLOTS = 60
 LENGTHS = {"question": 240, "teacher": 510, "student": 560}  # characters, as GSM8K has them
-TOKENS = COLOURED // 50_000  # of a text, so that a page holds as many as it may
+TOKENS = MOST_TOKENS // 50_000  # of a text, so that a page holds as many as it may
 LOADS = 3  # the least of so many counts: other work slows this one by sharing caches
 
 

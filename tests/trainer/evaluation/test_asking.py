@@ -85,7 +85,7 @@ def test_a_shorter_text_is_the_beginning_of_a_longer_one(layout, monkeypatch: py
     assert any(len(reply.ids) > 5 for (reply,) in whole)
     monkeypatch.setattr(asking, "write_wanted", None)
     cut = [reply for (reply,) in one.ask([query._replace(max_new_tokens=5) for query in asked])]
-    near = [{"logprob": reply.logprob, "logprobs": reply.logprobs} for reply in wanted]
+    near = [{"logprob": reply.logprob, "by_id": reply.by_id} for reply in wanted]
     assert cut == [
         reply._replace(**{name: pytest.approx(value, abs=1e-4) for name, value in each.items()})
         for reply, each in zip(wanted, near, strict=True)

@@ -56,18 +56,43 @@ const pointing = (place, said, about) => {
     if (at !== undefined) said.textContent = about(Number(at));
   };
   place.addEventListener("mouseover", show);
-  place.addEventListener("focusin", show);
+  place.addEventListener("focusin", (event) => {
+    for (const other of place.querySelectorAll('[data-at][tabindex="0"]')) other.tabIndex = -1;
+    event.target.tabIndex = 0;
+    show(event);
+  });
   place.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity }[event.key];
-    if (step === undefined || event.target === place) return;
+    if (step === undefined || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
     const spans = [...place.querySelectorAll("[data-at]")];
-    const next = spans[Math.min(spans.length - 1, Math.max(0, spans.indexOf(event.target) + step))];
-    event.target.tabIndex = -1;
-    next.tabIndex = 0;
-    next.focus();
+    const { at } = event.target.dataset;
+    if (at === undefined) return;
+    const isOther = (span) => span.dataset.at !== at; // a hit parts a token
+    const from = spans.indexOf(event.target);
+    const next = { 1: spans.slice(from).find(isOther), "-1": spans.slice(0, from).findLast(isOther) };
+    const to = Number.isFinite(step) ? next[step] : spans.at(step > 0 ? -1 : 0);
+    if (to) to.focus();
     event.preventDefault();
   });
 };
+
+// What is drawn once it comes into view, or is printed: of hundreds of texts that are open few are seen.
+const drawings = new WeakMap();
+const drawNow = (place) => {
+  watcher.unobserve(place);
+  place.removeAttribute("data-later");
+  drawings.get(place)();
+};
+const watcher = new IntersectionObserver(
+  (entries) => entries.filter((one) => one.isIntersecting).forEach((one) => drawNow(one.target)),
+  { rootMargin: "300px" },
+);
+const whenSeen = (place, draw) => {
+  drawings.set(place, draw);
+  place.setAttribute("data-later", "");
+  watcher.observe(place);
+};
+addEventListener("beforeprint", () => document.querySelectorAll("[data-later]").forEach(drawNow));
 
 const bytesOf = (text) => {
   if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);

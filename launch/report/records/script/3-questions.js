@@ -58,34 +58,47 @@ const questionsOf = ({ students, full, questions: rows }) => {
     { key: "tokens", title: "tokens", cell: length, sort: lengthOf },
   ];
 
-  // The loss of each token under the student that wrote it; `lengths` of the text's tokens, `losses` in hundredths.
-  const coloured = (place, told, text, [lengths, losses]) => {
-    const hidden = { acceptNode: (node) => (node.parentElement.closest(".why") ? 2 : 1) };
-    const walker = document.createTreeWalker(place, NodeFilter.SHOW_TEXT, hidden);
+  // The loss of each token under the student that wrote it: `lengths` of the text's stretches, `losses` in hundredths,
+  // and of how many tokens each is, if some are of several.
+  const coloured = (place, text, [lengths, losses, counts]) => {
+    const isOfText = (node) => !node.parentElement.closest(".why");
+    const walker = document.createTreeWalker(place, NodeFilter.SHOW_TEXT, {
+      acceptNode: (node) => (isOfText(node) ? NodeFilter.FILTER_ACCEPT : NodeFilter.FILTER_REJECT),
+    });
     const nodes = [];
     while (walker.nextNode()) nodes.push(walker.currentNode);
     let end = 0;
     const ends = lengths.map((length) => (end += length));
-    let at = 0; // the token
+    let at = 0; // the stretch
     let here = 0; // characters before
     for (const node of nodes) {
-      const tokens = [];
+      const stretches = [];
       for (let from = 0; from < node.data.length; ) {
         while (ends[at] <= here) at++;
         const size = Math.min(node.data.length - from, ends[at] - here);
         const span = make("span", { "data-at": at, tabindex: here ? -1 : 0 }, node.data.slice(from, from + size));
         span.style.background = ground(losses[at] / 100 / full, "s1");
-        tokens.push(span);
+        stretches.push(span);
         from += size;
         here += size;
       }
-      node.replaceWith(...tokens);
+      node.replaceWith(...stretches);
     }
     const whole = plain(text);
-    told.textContent = `colour: the loss of a token, full at ${figure(full)} nats`;
-    const named = (i) => JSON.stringify(whole.slice(ends[i] - lengths[i], ends[i]));
-    pointing(place, told, (i) => `token ${named(i)} · loss ${figure(losses[i] / 100)} nats`);
+    pointing(place, byId("told"), (i) => {
+      const named = JSON.stringify(whole.slice(ends[i] - lengths[i], ends[i]));
+      const what = counts && counts[i] > 1 ? `${counts[i]} tokens` : "token";
+      return `${what} ${named} · loss ${figure(losses[i] / 100)} nats`;
+    });
   };
+  if (full) {
+    const box = make("i", {});
+    box.style.background = ground(1, "s1");
+    const how = "point at one, or go to it by Tab and the arrow keys, for the number";
+    const said = `ground of a token that a student wrote: its loss under that student, ${figure(full)} nats or more; ${how}`;
+    byId("losses").className = "scale";
+    byId("losses").append(make("span", {}, box, said));
+  }
 
   const sides = (row, sought) => {
     const side = (title, text, ...more) =>
@@ -105,8 +118,7 @@ const questionsOf = ({ students, full, questions: rows }) => {
       const place = node.querySelector("pre");
       place.setAttribute("role", "group");
       place.setAttribute("aria-label", `tokens that ${students[at]} wrote`);
-      place.after(make("p", { class: "token", "aria-live": "polite" }));
-      coloured(place, place.nextSibling, text, loss);
+      whenSeen(place, () => coloured(place, text, loss));
     });
     return found;
   };
