@@ -74,7 +74,8 @@ def score(run: RunDirectory, arm: str, name: str, world: World, watch: Watchdog)
         if scorer.server is None:
             source, capacity = open_local(run, arm, name, store, channels, world), own.plan.capacity
         else:
-            source, capacity = open_served(run, arm, f"score.{name}", scorer.model, scorer.server), SERVED_TOKENS
+            source = served = open_served(run, arm, f"score.{name}", scorer.model, scorer.server)
+            capacity, served.idle = SERVED_TOKENS, lambda: watch.phase("measure", 0)
         of_tokens = [channel for channel in channels if channel.per == "token"]
         by_step = WAYS[scorer.approximate] if len(of_tokens) < len(channels) else None
         read = [writer.shards[number].documents for number in missing]
