@@ -6,7 +6,6 @@ Each figure is written into OUT, a JSON file of name -> figures, as soon as it i
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import as_json
 
 Figures = dict[str, Any]
 Named = Iterator[tuple[str, Callable[[], Figures]]]
@@ -165,7 +165,7 @@ GROUPS: dict[str, Callable[[bool], Named]] = {
 def write(path: Path, found: dict[str, Any]) -> None:
     """Whole or not at all: the process may be ended at any moment."""
     beside = path.with_name(path.name + ".tmp")
-    beside.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    beside.write_text(as_json(found), encoding="utf-8")
     beside.replace(path)
 
 

@@ -76,16 +76,20 @@ def table(header: list[str], rows: list[list[Any]]) -> str:
 
 
 def finish(figures: dict[str, Any], claims: list[dict[str, Any]], path: Path | None) -> int:
-    """Print the claims, write the JSON if a path is given, and return the exit code: 1 if a claim does not hold. A
-    number that is none, or not finite, is null there: JSON has no such."""
+    """Print the claims, write the JSON if a path is given, and return the exit code: 1 if a claim does not hold."""
     if claims:
         rows = [[c["name"], float(c["measured"]), c["bar"], "holds" if c["holds"] else "FAILS"] for c in claims]
         print("\n" + table(["claim", "measured", "bar", ""], rows))
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {"machine": describe(), **figures, "claims": claims}
-        path.write_text(json.dumps(finite(about), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        path.write_text(as_json(about), encoding="utf-8")
     return 0 if all(c["holds"] for c in claims) else 1
+
+
+def as_json(found: Any) -> str:
+    """A number that is none, or not finite, is null there: JSON has no such."""
+    return json.dumps(finite(found), indent=2, allow_nan=False) + "\n"
 
 
 def finite(found: Any) -> Any:

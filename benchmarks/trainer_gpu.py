@@ -38,7 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import claim, finish, table
+from machine import as_json, claim, finish, table
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from tracestill.trainer.metrics.flops import Cost, cost_of
@@ -196,7 +196,7 @@ def write_partial(path: Path | None, cases: list[dict[str, Any]]) -> None:
     """Keep what was measured so far: a lent GPU may go at any moment."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"unfinished": True, "cases": cases}, indent=2) + "\n", encoding="utf-8")
+        path.write_text(as_json({"unfinished": True, "cases": cases}), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -186,10 +186,12 @@ class Student:
         if self.decoder is None:
             return None
         train = self.recipe.train
+        bucket = self.recipe.deepspeed.get("zero_optimization", {}).get("reduce_bucket_size")
         setting = memory.Setting(
             capacity,
             ranks,
             zero=zero,
+            bucket=None if bucket is None else int(bucket),
             bytes=number,
             recompute=recompute,
             chunk_rows=train.chunk_rows,

@@ -12,6 +12,7 @@ from typing import Any
 from tracestill.data_pipeline.tokens.render import load_backend
 from tracestill.trainer.ranks.cores import share_cores, threads_of
 from tracestill.trainer.recipe.recipe import Recipe
+from tracestill.trainer.recipe.settings import own_bucket
 from tracestill.trainer.timing import memory
 from tracestill.trainer.timing.own_texts import own_texts
 
@@ -39,11 +40,14 @@ def bytes_of_rank(recipe: Recipe, ranks: int) -> float:
     if decoder is None:
         return OF_PROCESS + OF_UNKNOWN * parameters + memory.FP32 * own_texts(recipe, ranks).get("beside", 0)
     train = recipe.train
+    zero = 1 if train.zero == "auto" else train.zero
+    own = own_bucket(decoder.parameters, ranks if zero in (1, 2) and ranks > 1 else 0)
     setting = memory.Setting(
         recipe.plan.capacity,
         ranks,
         train.sequence_parallel,
-        1 if train.zero == "auto" else train.zero,
+        zero,
+        bucket=int(recipe.deepspeed.get("zero_optimization", {}).get("reduce_bucket_size", own)),
         bytes=memory.FP32,
         recompute=recipe.student.activation_checkpointing,
         optimizer=train.optimizer.use,

@@ -20,3 +20,12 @@ def test_what_was_not_measured_is_null(tmp_path, capsys):
     }
     assert [(each["measured"], each["holds"]) for each in held["claims"]] == [(None, False), (1.0, True)]
     assert math.isnan(figures["by_seed"]["0"][0]), "the caller's own stay as they are"
+
+
+def test_neither_do_the_files_of_gpus_hold_what_is_no_json(tmp_path):
+    path, cases = tmp_path / "found.json", [{"mfu": math.nan, "tokens": 1}]
+    with benchmark("gpu_case") as gpu_case, benchmark("trainer_gpu") as trainer_gpu:
+        gpu_case.write(path, {"loss": cases[0]})
+        assert json.loads(path.read_text(), parse_constant=pytest.fail) == {"loss": {"mfu": None, "tokens": 1}}
+        trainer_gpu.write_partial(path, cases)
+        assert json.loads(path.read_text(), parse_constant=pytest.fail)["cases"] == [{"mfu": None, "tokens": 1}]

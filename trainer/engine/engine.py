@@ -44,7 +44,7 @@ from tracestill.trainer.recipe import deepspeed_keys
 from tracestill.trainer.recipe.monitor import MonitorConfig, events
 from tracestill.trainer.recipe.offload import BLOCKS
 from tracestill.trainer.recipe.precision import training_dtype, use_gpu
-from tracestill.trainer.recipe.settings import BUCKET, PIECE, TrainConfig
+from tracestill.trainer.recipe.settings import TrainConfig, own_bucket
 from tracestill.trainer.student.student import Student
 
 if not torch.cuda.is_available():
@@ -301,7 +301,7 @@ class Engine:
             LEAVING.append(partial(offload.clear, buckets, self.rank))
         elements = sum(p.numel() for p in student.parameters() if p.requires_grad)
         owned = settings.zero in (1, 2) and self.device.type == "cpu" and self.ranks > 1
-        buckets.setdefault("reduce_bucket_size", min(PIECE * self.ranks if owned else BUCKET, max(elements, 2)))
+        buckets.setdefault("reduce_bucket_size", own_bucket(elements, self.ranks if owned else 0))
         buckets.setdefault("use_multi_rank_bucket_allreduce", not owned)
         if settings.zero == 3:
             leaves.name_leaves(buckets, student)

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import deepspeed
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from tracestill.kernels.loss import TokenScores
@@ -51,8 +50,8 @@ class Partitioned:
     def __init__(self, student: Student, world: Place, raw_deepspeed: Mapping[str, Any] | None = None) -> None:
         """``raw_deepspeed``: the recipe's block, of which the keys about ZeRO-3's parameters hold here too. Called on
         every rank; each has one whole parameter on its device at a time."""
-        module, self.device = Reading(student), world.device
-        self.meet: Callable[..., bool] = self.somebody  # or what does the same, and more
+        module = Reading(student)
+        self.meet: Callable[..., bool]  # of all ranks, to be set before any reads: ``leaving.Meetings.meet``
         block = (raw_deepspeed or {}).get("zero_optimization", {})
         zero = {"stage": 3, **{key: value for key, value in block.items() if key.startswith(OF_PARAMETERS)}}
         leaves.name_leaves(zero, module)
@@ -75,9 +74,3 @@ class Partitioned:
     def along(self, row: PackedBatch) -> None:
         """A pass that only others need, once ``meet`` has said that there is one."""
         self.deepspeed(row)
-
-    def somebody(self, *, works: bool) -> bool:
-        """Whether any rank reads. Called on every rank before each pass."""
-        flag = torch.tensor(float(works), device=self.device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        return bool(flag)

@@ -11,7 +11,7 @@ from tracestill.trainer.engine.zero_stage import choose_stage
 from tracestill.trainer.loading.four_bits import is_quantised
 from tracestill.trainer.ranks.placement import find_placement
 from tracestill.trainer.recipe.optimizers import optimizer_bytes
-from tracestill.trainer.recipe.settings import BUCKET, TrainConfig
+from tracestill.trainer.recipe.settings import TrainConfig, own_bucket
 from tracestill.trainer.student.check import elements_of
 
 
@@ -38,7 +38,7 @@ def resolve_stage(
         ranks=dist.get_world_size(),
         number=dtype.itemsize,
         optimizer=optimizer_bytes(settings.optimizer.use, matrices, trained - matrices) / max(trained, 1),
-        bucket=BUCKET,
+        bucket=own_bucket(trained, 0),
         whole=any(
             getattr(module, "_compiled_call_impl", None) is not None or is_quantised(module)
             for module in student.modules()

@@ -22,7 +22,7 @@ def state_bytes(
         "parameters": number * (-(-parameters // ranks) if zero == 3 else parameters),
         "gradients": FP32 * (own if zero >= 2 else trained),
         "optimizer": master + round(optimizer * (own if zero else trained)),
-        "buckets": min(bucket, trained) * copied if zero else 0,
+        "buckets": bucket * copied if zero else 0,
     }
 
 

@@ -76,9 +76,8 @@ class TextScorer:
             who, lead = f"{place}: cannot be begun", job.engine.rank == 0
             out, missing = shared_writer(who, lead, place, store, channels, config, inputs)
             total = sum(int(store.lengths[one.first : one.end].sum()) for one in (out.shards[at] for at in missing))
-            local = self.local
-            shared = None if local is None else local.shared
-            along = None if local is None or shared is None else local.along
+            source, mine, capacity = self.share_of(missing)
+            along = None if source is None else source.along
 
             def write() -> None:
                 read = 0
@@ -90,11 +89,8 @@ class TextScorer:
                         job.phase("measure")
                         ranks.tick(read)
 
-                    if shared is not None:
-                        shared.meet = ranks.meet
-                    if self.served is not None:
-                        self.served.idle = tick
-                    source, mine, capacity = self.share_of(missing)
+                    if source is not None:
+                        source.join(ranks.meet, tick)
                     for at in mine:
                         shard = out.shards[at]
                         values = read_shard(source, store, shard.documents, channels, capacity, tick)

@@ -33,6 +33,12 @@ METRIC = re.compile(r"(\S+)\.(loss|accuracy)")
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
+def own_bucket(trained: int, pieces: int) -> int:
+    """Elements of a bucket where no recipe says how many, of ``trained`` that learn; ``pieces``: the ranks, where
+    gradients are reduced to who keeps them, else 0."""
+    return min(PIECE * pieces if pieces else BUCKET, max(trained, 2))
+
+
 class WatchdogConfig(BaseModel):
     """The ``train.watchdog`` block: seconds after which a rank is given up, and with it the training."""
 

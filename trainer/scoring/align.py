@@ -177,8 +177,12 @@ class OtherTokens:
             torch.from_numpy(top) if k else None,
         )
 
-    def finish(self, tick: Callable[[], None]) -> None:
-        self.model.finish(tick)
+    @property
+    def along(self) -> Callable[[], None] | None:
+        return self.model.along
+
+    def join(self, meet: Callable[..., bool], idle: Callable[[], object]) -> None:
+        self.model.join(meet, idle)
 
     def translated(self, pack: Pack, targets: np.ndarray, *, topk: bool) -> tuple[np.ndarray, np.ndarray, Pack | None]:
         """Of each target the place of the model's token that begins with it, and that of the one that ends with it,

@@ -48,12 +48,17 @@ class Pack:
 class Source(Protocol):
     """Something that knows how likely tokens are."""
 
+    @property
+    def along(self) -> Callable[[], None] | None:
+        """A pass of which only other ranks need something; None where each rank reads alone."""
+
+    def join(self, meet: Callable[..., bool], idle: Callable[[], object]) -> None:
+        """From now on ``meet`` (see ``leaving.Meetings``) comes before each pass of all ranks, and ``idle`` is called
+        while answers are waited for."""
+
     def read(self, pack: Pack, *, entropy: bool = False, rank: bool = False, k: int = 0) -> TokenScores:
         """What it says of the pack's targets, in their order; NaN, and -1, of those of which it knows nothing. Raises
         InputError naming a document of which it says what makes no sense."""
-
-    def finish(self, tick: Callable[[], None]) -> None:
-        """This rank has read all that it will; comes back when no other needs it any more, and ticks meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,14 @@ class LocalModel:
     pad_id: int
     device: torch.device
     shared: Partitioned | None = None
+
+    @property
+    def along(self) -> Callable[[], None] | None:
+        return None if self.shared is None else self.read_for_others
+
+    def join(self, meet: Callable[..., bool], idle: Callable[[], object]) -> None:
+        if self.shared is not None:
+            self.shared.meet = meet
 
     def read(self, pack: Pack, **wanted: Any) -> TokenScores:
         ones = np.ones(len(pack.names), np.float32)
@@ -83,13 +96,7 @@ class LocalModel:
             )
         return found
 
-    def finish(self, tick: Callable[[], None]) -> None:
-        while self.shared is not None and self.shared.meet(works=False):
-            self.along()
-            tick()
-
-    def along(self) -> None:
-        """A pass of which only other ranks need something, where parameters are shared out."""
+    def read_for_others(self) -> None:
         assert self.shared is not None
         two, ends = np.array([0, 1], np.uint8), np.array([0, 2])  # one token to read, one to predict
         tokens, table = np.full(2, self.pad_id, np.int32), np.array([0, 1], np.float32)

@@ -4,8 +4,8 @@ that DeepSpeed's launcher starts on every rank.
 deepspeed --num_gpus 2 --module tracestill.trainer.scoring.score --run-dir runs/demo --arm traces --scorer base
 
 Every rank reads shards of its own, with the whole model, or with its part of the parameters and the others' (``zero:
-3``); beside these no two ranks exchange anything but which shards are missing at the start. So shards hold the same,
-whoever writes them, and what a crash leaves is gone on with by any number of ranks.
+3``); beside these no two ranks exchange anything but which shards are missing at the start, and whether one has failed.
+So shards hold the same, whoever writes them, and what a crash leaves is gone on with by any number of ranks.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tracestill.data_pipeline.base.errors import InputError
-from tracestill.data_pipeline.channels.shards import Shard
 from tracestill.data_pipeline.documents.encode import STORES
 from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.assembly.rank import Begun, as_rank, parser_of
 from tracestill.trainer.engine.engine import World, connect, leave
+from tracestill.trainer.faults.leaving import meetings
 from tracestill.trainer.faults.watchdog import Watchdog
 from tracestill.trainer.metrics.headway import spell
-from tracestill.trainer.ranks.collectives import together
+from tracestill.trainer.ranks.collectives import each, together
 from tracestill.trainer.ranks.console import say
 from tracestill.trainer.recipe.run_directory import RunDirectory
 from tracestill.trainer.recipe.score_settings import EXACT
@@ -41,7 +41,7 @@ from tracestill.trainer.scoring.reading import Source
 from tracestill.trainer.scoring.shard import read_shard, shared_writer
 from tracestill.trainer.scoring.summary import counts_of, foreseen, kept_of
 
-WAIT = 0.5  # seconds between two looks for the shards of other ranks
+WAIT = 0.5  # seconds between two looks for shards of other hosts
 
 
 class Way(NamedTuple):
@@ -57,45 +57,57 @@ WAYS = {None: Way(influence, tokens_read), "attention": Way(influence_by_attenti
 
 def score(run: RunDirectory, arm: str, name: str, world: World, watch: Watchdog) -> int:
     """One rank's work, once it has met the others. Always 0."""
-    own = run.for_arm(arm)
-    kinds, encode = own.span_kinds(), run.stage(arm, "encode")
+    own, where = run.for_arm(arm), f"score.{name}"
+    kinds, encode, scorer = own.span_kinds(), run.stage(arm, "encode"), own.score[name]
     store = TokenStore(encode / STORES["train"], kinds)
-    channels = own.score[name].written(kinds)
+    channels = scorer.written(kinds)
     config, inputs = run.score_stage(arm, name)
     started = time.perf_counter()
     watch.phase("start", 0)
     about = run.scores(arm)[name], store, channels, config, inputs
     writer, missing = shared_writer(f"{about[0]}: cannot be begun", world.rank == 0, *about)
     mine = [writer.shards[number] for number in missing[world.rank :: world.ranks]]
-    scorer = own.score[name]
-    if mine or (missing and scorer.zero == 3):  # then no rank reads alone
-        watch.phase("load", 0)
-        source: Source
+    of_tokens = [channel for channel in channels if channel.per == "token"]
+    by_step = WAYS[scorer.approximate] if len(of_tokens) < len(channels) else None
+
+    def open_source() -> Source | None:
+        if not mine and scorer.zero != 3:  # else no rank reads alone
+            return None
         if scorer.server is None:
-            source, capacity = open_local(run, arm, name, store, channels, world), own.plan.capacity
-        else:
-            source, capacity = open_served(run, arm, f"score.{name}", scorer.model, scorer.server), SERVED_TOKENS
-        of_tokens = [channel for channel in channels if channel.per == "token"]
-        by_step = WAYS[scorer.approximate] if len(of_tokens) < len(channels) else None
+            return open_local(run, arm, name, store, channels, world)
+        return open_served(run, arm, where, scorer.model, scorer.server)
+
+    def write() -> None:
         read = [writer.shards[number].documents for number in missing]
         total = sum(int(store.lengths[documents].sum(dtype=np.int64)) for documents in read if of_tokens)
         total += sum(by_step.tokens(store, documents, kinds) for documents in read if by_step)
         teller = Teller(total, world.ranks, watch, quiet=world.rank != 0)
-        how: Any = {"capacity": capacity, "tick": teller.pack}
-        for shard in mine:
-            teller.shard = shard
-            watch.phase("measure", shard.number)
-            values = read_shard(source, store, shard.documents, of_tokens, **how) if of_tokens else {}
-            if by_step:
-                values["influence"] = by_step.measure(source, store, shard.documents, kinds, **how)
-            writer.write(shard, {channel.name: kept_of(store, shard, channel, values) for channel in channels})
-        source.finish(lambda: watch.phase("measure", len(mine)))
-    while any(not writer.there(writer.shards[number]) for number in missing):  # longer than a collective would wait
-        watch.phase("finish", len(mine))
-        time.sleep(WAIT)
-    together(lambda: None, "cannot finish")
+        with meetings(bool, teller.live, None if source is None else source.along) as ranks:
+
+            def tick(tokens: int = 0) -> None:
+                teller.read(tokens)
+                ranks.tick(teller.done)
+
+            how: Any = {"capacity": own.plan.capacity if scorer.server is None else SERVED_TOKENS, "tick": tick}
+            if source is not None:
+                source.join(ranks.meet, tick)
+            for shard in mine:
+                assert source is not None
+                teller.shard = shard.number
+                teller.live()
+                values = read_shard(source, store, shard.documents, of_tokens, **how) if of_tokens else {}
+                if by_step:
+                    values["influence"] = by_step.measure(source, store, shard.documents, kinds, **how)
+                writer.write(shard, {channel.name: kept_of(store, shard, channel, values) for channel in channels})
+
+    if missing:
+        watch.phase("load", 0)
+        source = each(open_source, f"{where}: cannot be opened")
+        together(write, f"{where}: cannot score the documents")
     if world.rank == 0:
         watch.phase("save", len(mine))
+        while not all(map(writer.there, writer.shards)):  # a file system may show other hosts' late
+            time.sleep(WAIT)
         extra: dict[str, Any] = {"foreseen_bytes": foreseen(store, channels)}
         extra["model_seconds"] = round(time.perf_counter() - started, 3)
         if any(channel.per == "step" for channel in channels):
@@ -109,11 +121,17 @@ class Teller:
 
     def __init__(self, total: int, ranks: int, watch: Watchdog, *, quiet: bool) -> None:
         self.total, self.ranks, self.watch, self.quiet = total, ranks, watch, quiet
-        self.shard = Shard(0, 0, 0)
+        self.shard = 0
         self.begun, self.done, self.packs = time.perf_counter(), 0, 0
 
-    def pack(self, tokens: int) -> None:
-        self.watch.phase("measure", self.shard.number)
+    def live(self, done: int = 0) -> None:
+        self.watch.phase("measure", self.shard)
+
+    def read(self, tokens: int) -> None:
+        """A pack of so many tokens is read; 0: not yet."""
+        self.live()
+        if not tokens:
+            return
         self.done, self.packs = self.done + tokens, self.packs + 1
         if self.packs == 2 and not self.quiet:  # the first one warms up
             seconds = time.perf_counter() - self.begun

@@ -40,6 +40,8 @@ class Position(NamedTuple):
 class ServedModel:
     """As ``reading.Source``; documents of a pack are asked for side by side."""
 
+    along: Callable[[], None] | None = None
+
     def __init__(self, model: str, settings: ServerConfig, where: str, tokenizer: Tokenizer, vocabulary: int) -> None:
         """``where``: the recipe's field. Raises InputError without the openai client, or without the key."""
         self.settings, self.where, self.vocabulary = settings, where, vocabulary
@@ -65,8 +67,8 @@ class ServedModel:
         ranks = torch.tensor([one.rank for one in told], dtype=torch.int64) if rank else None
         return TokenScores(nll, top1, None, ranks, ids, log_probs)
 
-    def finish(self, tick: Callable[[], None]) -> None:
-        """No other rank needs it."""
+    def join(self, meet: Callable[..., bool], idle: Callable[[], object]) -> None:
+        self.idle = idle
 
     @staticmethod
     def places(pack: Pack, targets: np.ndarray) -> tuple[list[int], list[int]]:

@@ -24,7 +24,7 @@ from typing import Any
 
 from tracestill.trainer.engine.zero_stage import FP32, state_bytes
 from tracestill.trainer.recipe.optimizers import optimizer_bytes
-from tracestill.trainer.recipe.settings import BUCKET
+from tracestill.trainer.recipe.settings import own_bucket
 
 ROOM = 0.92  # of a device's memory, for what is counted here
 
@@ -101,6 +101,7 @@ class Setting:
     ranks: int = 1
     sequence_parallel: int = 1
     zero: int = 2
+    bucket: int | None = None  # elements of gradients reduced at a time, where a recipe says so; None: ``own_bucket``
     bytes: int = 2  # of a number: 2 in bf16, 4 in fp32
     recompute: bool = False  # activation checkpointing
     tiles: int = 1  # of the MLP
@@ -122,6 +123,7 @@ def states(decoder: Decoder, setting: Setting) -> dict[str, int]:
     learning = setting.learning
     held, n, own = elements(decoder, setting)
     e, layers = setting.bytes, n if learning else decoder.layers * decoder.matrices
+    bucket = bucket_in(decoder, setting, n)
     found = state_bytes(
         setting.zero,
         parameters=held,
@@ -129,17 +131,26 @@ def states(decoder: Decoder, setting: Setting) -> dict[str, int]:
         ranks=setting.ranks,
         number=e,
         optimizer=optimizer_bytes(setting.optimizer, layers, n - layers) / max(n, 1),
-        bucket=BUCKET,
+        bucket=bucket,
     )
     if setting.host_optimizer:
         summed = own if e < FP32 and setting.zero < 3 else 0  # of several micro-steps, in fp32
         found |= {"gradients": FP32 * ((n if setting.zero == 1 else 0) + summed), "optimizer": 0}
         found["buckets"] += passing(decoder, setting)
         if setting.zero == 1:
-            found["buckets"] += (FP32 - e) * min(BUCKET, n)  # they are reduced as they were summed
+            found["buckets"] += (FP32 - e) * bucket  # they are reduced as they were summed
     if setting.host_parameters:
         found["parameters"] = 0
     return found
+
+
+def bucket_in(decoder: Decoder, setting: Setting, trained: int) -> int:
+    """Elements of a bucket of gradients. DeepSpeed's optimizer of ZeRO 1 in half precision knows nothing of a recipe's,
+    unless it lies on the host; a tensor is not cut where it is copied into fp32."""
+    half = setting.bytes < FP32
+    if setting.bucket is None or (half and setting.zero < 2 and not setting.host_optimizer):
+        return own_bucket(trained, 0)
+    return max(setting.bucket, min(decoder.vocabulary * decoder.hidden, trained) if half else 0)
 
 
 def elements(decoder: Decoder, setting: Setting) -> tuple[int, int, int]:

@@ -130,6 +130,9 @@ def test_the_recipes_own_buckets_are_heeded_where_deepspeed_heeds_them(tmp_path,
     heeding = [(1, 4), (2, 2), (2, 4), (3, 2), (3, 4)]
     assert [found(*case) for case in heeding] == [own] * 5
     assert [found(*case) for case in ((0, 4), (1, 2))] == [(BUCKET, False)] * 2, "all-reduced at once by another class"
+    held = student.memory_gib(256, 2, 2, 4, recompute=False)
+    student.recipe.deepspeed["zero_optimization"]["reduce_bucket_size"] = 2**28
+    assert student.memory_gib(256, 2, 2, 4, recompute=False) > 1 > held
     student.recipe.deepspeed["zero_optimization"]["reduce_bucket_size"] = 1
     assert -(-student.trained // found(2, 4)[0]) <= len(student.sizes), "no tensor is cut"
 

@@ -21,6 +21,7 @@ from tracestill.data_pipeline.tokens.store import TokenStore
 from tracestill.trainer.batches.rectangles import layout_for
 from tracestill.trainer.engine.engine import connect, leave
 from tracestill.trainer.engine.partitioned import Partitioned
+from tracestill.trainer.faults.leaving import meetings
 from tracestill.trainer.recipe.settings import StudentConfig, TrainConfig
 from tracestill.trainer.scoring.by_attention import influence_by_attention
 from tracestill.trainer.scoring.influence import influence
@@ -60,8 +61,14 @@ def main() -> None:
         documents = range(0, 6) if world.rank == 0 else range(6, 7)  # one rank is done before the other
         ticks: list[None] = []
         model = reader(student, 0, shared)
-        found = read(model, store, documents)
-        model.finish(lambda ticks=ticks: ticks.append(None))
+
+        def along(ticks=ticks, model=model) -> None:
+            ticks.append(None)
+            model.along()
+
+        with meetings(bool, along=along) as ranks:
+            model.join(ranks.meet, bool)
+            found = read(model, store, documents)
         assert student.head[0].weight.numel() == 0, "the head is whole outside of its forward"
         assert bool(ticks) == (world.rank == 1)
         expected = read(reader(whole, 0), store, documents)
@@ -70,12 +77,13 @@ def main() -> None:
     pairs = [pair for pair in tiny_pairs.pairs(0) if pair.weight][: 1 + world.rank]
     whole, student = (tiny_pairs.student("t5", seed=3).eval() for _ in range(2))
     model = reader(student, tiny_pairs.PAD, Partitioned(student.requires_grad_(False), world, RAW))
-    for pair in pairs:
-        kinds = np.concatenate([np.zeros(len(pair.question)), np.full(len(pair.text), KINDS.id("answer"))])
-        tokens, ends = np.concatenate([pair.question, pair.text]).astype(np.int32), np.array([0, len(kinds)])
-        pack = Pack(["r"], tokens, kinds.astype(np.uint8), ends, KINDS.mask(["answer"]).astype(np.float32))
-        assert torch.equal(model.read(pack).nll, reader(whole, tiny_pairs.PAD).read(pack).nll)
-    model.finish(lambda: None)
+    with meetings(bool, along=model.along) as ranks:
+        model.join(ranks.meet, bool)
+        for pair in pairs:
+            kinds = np.concatenate([np.zeros(len(pair.question)), np.full(len(pair.text), KINDS.id("answer"))])
+            tokens, ends = np.concatenate([pair.question, pair.text]).astype(np.int32), np.array([0, len(kinds)])
+            pack = Pack(["r"], tokens, kinds.astype(np.uint8), ends, KINDS.mask(["answer"]).astype(np.float32))
+            assert torch.equal(model.read(pack).nll, reader(whole, tiny_pairs.PAD).read(pack).nll)
     print(f"rank {world.rank} agrees")
 
 

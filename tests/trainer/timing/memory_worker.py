@@ -1,6 +1,6 @@
 """What DeepSpeed holds between two steps at every ZeRO stage, in bytes; rank 0 writes it.
 
-memory_worker.py DIRECTORY
+memory_worker.py DIRECTORY [BUCKET]    with BUCKET, elements of a recipe's: at ZeRO 3 alone, without it and with it
 """
 
 from __future__ import annotations
@@ -35,11 +35,15 @@ def alive() -> int:
 
 def main() -> None:
     found = []
+    directory, *buckets = (word for word in sys.argv[1:] if not word.startswith("--"))
     # bf16's own optimizer at stage 1 is not freed with its engine: it comes last
     whole = [*(("fp32", zero, False) for zero in range(4)), ("bf16", 2, False), ("bf16", 3, False)]
     whole += [(precision, layout, False) for precision in ("fp32", "bf16") for layout in OFFLOADED]
     part = [("fp32", zero, True) for zero in (*range(4), "3-cpu-cpu")]
-    for precision, zero, frozen in (*whole, *part, ("bf16", 1, False)):
+    every = [(*case, {}) for case in (*whole, *part, ("bf16", 1, False))]
+    if buckets:
+        every = [("fp32", 3, False, own) for own in ({}, {"reduce_bucket_size": int(buckets[0])})]
+    for precision, zero, frozen, own in every:
         before = alive()
         built = student(None, tied=False, **SHAPE)
         if frozen:
@@ -51,18 +55,19 @@ def main() -> None:
             built,
             settings(zero=zero, clip=0.5, precision=precision),
             accumulation=2,
-            raw_deepspeed={"zero_optimization": {"stage3_param_persistence_threshold": 0}},
+            raw_deepspeed={"zero_optimization": {"stage3_param_persistence_threshold": 0, **own}},
         )
         take_step(of, [MicroStep(packed(tiny_step.documents(n)), 0.01) for n in range(2)])
         of.backward(of.forward(MicroStep(packed(tiny_step.documents(0)), 0.01))[0])
         held = alive() - before
+        bucket = of.config["zero_optimization"]["reduce_bucket_size"]
         of.close()
         del of, built
         about = {"precision": precision, "zero": zero, "parameters": parameters, "trained": trained}
-        found.append({**about, "held": held})
+        found.append({**about, "held": held, "bucket": bucket})
     ranks = torch.distributed.get_world_size()
     if torch.distributed.get_rank() == 0:
-        (Path(sys.argv[-1]) / f"held-{ranks}.json").write_text(json.dumps(found))
+        (Path(directory) / f"held-{ranks}.json").write_text(json.dumps(found))
 
 
 main()

@@ -24,6 +24,7 @@ from tracestill.trainer.timing.memory import QWEN3_0_6B, Decoder, Learning, Sett
 from tracestill.trainer.timing.own_texts import own_texts
 
 WORKER = Path(__file__).with_name("memory_worker.py")
+STEPPED = Decoder(4, 96, 384, heads=4, kv_heads=2, head_dim=24, vocabulary=61, tied=False, qk_norm=False)  # there
 TOKENS = 256
 SHAPES = {
     "qwen3": Decoder(2, 32, 96, heads=4, kv_heads=4, head_dim=16, vocabulary=61),
@@ -74,11 +75,27 @@ def test_a_row_that_ranks_share_costs_each_its_part():
         assert estimate(QWEN3_0_6B, shared)["peak"] < estimate(QWEN3_0_6B, alone)["peak"]
 
 
+def test_buckets_are_those_that_the_engine_has_by_default_and_by_the_recipe(tmp_path):
+    n, own = STEPPED.parameters, 5_000_000
+    run_workers(WORKER, tmp_path, own)
+    cases = json.loads((tmp_path / "held-1.json").read_text())
+    assert [case["bucket"] for case in cases] == [n, own]
+    for case, bucket in zip(cases, (None, own), strict=True):
+        expected = states(STEPPED, Setting(1, zero=3, bytes=4, bucket=bucket))
+        assert expected["buckets"] == 4 * case["bucket"], "DeepSpeed has all of it, however little learns"
+        assert case["held"] == pytest.approx(sum(expected.values()), rel=0.01)
+    half = [states(STEPPED, Setting(1, zero=zero, bucket=7))["buckets"] for zero in (1, 2)]
+    assert half == [2 * n, (2 + 4) * 61 * 96], "one knows nothing of it, and no tensor is cut"
+    recipes = [mini_recipe(arms={}, deepspeed={"zero_optimization": raw}) for raw in ({}, {"reduce_bucket_size": own})]
+    plain, set_so = (bytes_of_rank(recipe, 1) for recipe in recipes)
+    assert 4 * (own - 20_000) < set_so - plain < 4 * own
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_states_are_those_that_deepspeed_holds(ranks, tmp_path):
     run_workers(WORKER, tmp_path, ranks=0 if ranks == 1 else ranks)
-    decoder = Decoder(4, 96, 384, heads=4, kv_heads=2, head_dim=24, vocabulary=61, tied=False, qk_norm=False)
+    decoder = STEPPED
     for case in json.loads((tmp_path / f"held-{ranks}.json").read_text()):
         assert case["parameters"] == decoder.parameters
         size = 4 if case["precision"] == "fp32" else 2
