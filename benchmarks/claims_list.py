@@ -322,23 +322,14 @@ CLAIMS: list[Claim] = [
         own_texts("own", "equal"),
         "on_policy",
     ),
-    Claim(
-        10,
-        "likewise: its own texts under a teacher minus without one, right ones raised and wrong ones lowered",
-        own_texts("own", "none"),
-        "on_policy",
-    ),
-    Claim(
-        10,
-        "likewise, without one and wrong ones left as they are",
-        own_texts("own", "raised"),
-        "on_policy",
-    ),
     *(
-        Claim(10, f"likewise, without one at a tenth of the rate, {words}", own_texts("own", arm), "on_policy")
-        for arm, words in {
-            "none_slow": "right ones raised and wrong ones lowered",
-            "raised_slow": "wrong ones left as they are",
+        Claim(10, f"likewise: its own texts under a teacher minus {words}", own_texts(*arms), "on_policy")
+        for words, arms in {
+            "without one, right ones raised, wrong ones lowered (which ended within 32 steps)": ("own", "none"),
+            "without one, right ones raised": ("own", "raised"),
+            "without one, raised and lowered, both at a tenth of the rate": ("own_slow", "none_slow"),
+            "without one, right ones raised, both at a tenth of the rate": ("own_slow", "raised_slow"),
+            "80 more on traces, both at a tenth of the rate": ("own_slow", "traces_slow"),
         }.items()
     ),
     *(
