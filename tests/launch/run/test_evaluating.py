@@ -42,6 +42,11 @@ def found(root: Path) -> tuple[dict, list[dict]]:
     ).to_pylist()
 
 
+def nearly(told: tuple[dict, list[dict]]) -> tuple[dict, list[dict]]:
+    """The same, but for the last figures of log-probabilities: they depend on who shares a batch."""
+    return told[0], [{**row, "logprobs": pytest.approx(row["logprobs"], abs=1e-4)} for row in told[1]]
+
+
 def lines(root: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in (root / ANSWERS).glob("*.jsonl"))
 
@@ -51,7 +56,7 @@ def test_two_ranks_find_what_one_finds_and_go_on_where_others_were_killed(data: 
     command("evaluate", one)
     said = command("evaluate", two, "--set", "evaluate.ranks=2", "--replace").output
     assert "2 rank(s) on CPU" in said
-    assert found(two) == found(one)
+    assert found(two) == nearly(found(one))
     assert lines(one) == lines(two) == 9
     assert len(list((two / ANSWERS).glob("*.jsonl"))) == 2
     assert not list((two / "arms/traces").glob(".*.asked"))
@@ -62,7 +67,7 @@ def test_two_ranks_find_what_one_finds_and_go_on_where_others_were_killed(data: 
     left = lines(two)
     command("evaluate", two, "--set", "evaluate.ranks=2", "--replace")
     assert 0 < left < lines(two) == 9, "only what is missing is asked for"
-    assert found(two) == found(one)
+    assert found(two) == nearly(found(one))
 
     stale = two / "arms/traces/.evaluate.asked"  # of ranks that were killed with whoever started them
     stale.mkdir()
@@ -72,7 +77,7 @@ def test_two_ranks_find_what_one_finds_and_go_on_where_others_were_killed(data: 
     assert not stale.exists()
     assert "done anew: evaluate.budgets" in said
     result, rows = found(two)
-    assert rows == found(one)[1]
+    assert rows == nearly(found(one))[1]
     curve = result["budgets"]["curve"]
     assert [point["budget"] for point in curve] == [4, 20, None]
     ended = round(sum(point["ended"]["share"] for point in curve) * 9)
