@@ -321,7 +321,8 @@ def train_arm(run: RunDirectory, arm: str, resume: Resume | None, watch: Watchdo
         job.directory, seconds=seconds, started=started, rank=job.engine.rank, hand_over=watch.hand_over
     )
     writes = job.own_texts if job.progress.step < job.steps else None
-    if writes is not None and writes.enter(job.progress.step, asked.reason) == "left":
+    # Every start does a step, however short its time is: else it would begin the same refresh for ever.
+    if writes is not None and writes.enter(job.progress.step, asked.wish) == "left":
         if job.engine.rank == 0:
             asked.mark(job.progress.step, job.steps)
         return stopped(job)

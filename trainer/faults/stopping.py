@@ -84,10 +84,13 @@ class StopRequest:
 
     def reason(self) -> str:
         """Why this rank asks for the end; empty while it does not."""
+        late = self.deadline is not None and time.perf_counter() >= self.deadline
+        return self.wish() or ("train.stop_after" if late else "")
+
+    def wish(self) -> str:
+        """The same, whatever the time is."""
         if self.signalled:
             return self.signalled
-        if self.deadline is not None and time.perf_counter() >= self.deadline:
-            return "train.stop_after"
         if self.rank == 0 and (self.directory / REQUEST).exists():
             return (self.directory / REQUEST).read_text(encoding="utf-8").strip() or "request"
         return ""
