@@ -62,6 +62,7 @@ def execute(
             f"{place.recipe}: has rounds, which `tracestill rounds` runs; each is a run of its own, such as "
             f"{asked.root / 'rounds' / '0'}"
         )
+    replace = dry_run or may_replace(asked, changes)
     own = asked.recipe.for_arm(arm or "traces")
     begin, end = (stage_position(name, asked.recipe) for name in (first, last))
     works = plan_works(asked, How(resume, cluster, max_restarts))
@@ -77,7 +78,7 @@ def execute(
         for work in chosen:
             say(f"# arm {work.arm}\n{describe_training(asked, str(work.arm), resume, cluster)}")
         return
-    with claimed(asked, works, console, replace=changes.replace):
+    with claimed(asked, console, replace=replace):
         if recover:
             say_recovered(asked.journal, console)
         run_stages(chosen, console)
@@ -119,30 +120,41 @@ def ask_others(place: Place, changes: Changes, works_of: Callable[[RunDirectory]
     from tracestill.trainer.ranks.console import Terminal
 
     asked = open_run(place.recipe, place.run_dir, changes.settings)
+    replace = may_replace(asked, changes)
     works = plan_works(asked)
     others = works_of(asked)
     require_inputs(others, [*works, *others], place.recipe)
     console = Terminal(stderr=True)
-    with claimed(asked, works, console, replace=changes.replace):
+    with claimed(asked, console, replace=replace):
         run_stages(others, console)
         describe_end(asked, others, console)
 
 
+def may_replace(asked: RunDirectory, changes: Changes) -> bool:
+    """Whether the recipe asked for may take another one's place in the run directory: where it was said so, and where
+    no stage has finished, which holds nothing that another recipe could spoil. Raises InputError if it holds another
+    recipe, and may not; nothing is read or loaded for it, and no lock is put into a foreign directory."""
+    from tracestill.data_pipeline.base.stage import MANIFEST
+    from tracestill.trainer.recipe.run_directory import RunDirectory
+
+    places = ("[!.]*", "arms/*/*", "rounds/*/*")
+    replace = changes.replace or not any(any(asked.root.glob(f"{place}/{MANIFEST}")) for place in places)
+    RunDirectory.refuse(asked.root, asked.recipe, replace=replace)
+    return replace
+
+
 @contextlib.contextmanager
-def claimed(asked: RunDirectory, works: list[Work], console: Console, *, replace: bool) -> Iterator[None]:
+def claimed(asked: RunDirectory, console: Console, *, replace: bool) -> Iterator[None]:
     """Meanwhile this process alone writes into the run directory, which holds the recipe asked for.
 
-    Who only looks at it needs no lock, and may write the report, which has one of its own. ``works`` is all the work of
-    the run. Raises InputError if the directory holds another recipe, cannot be written to, or another process that
-    lives writes into it.
+    Who only looks at it needs no lock, and may write the report, which has one of its own. Raises InputError if the
+    directory holds another recipe that it may not ``replace``, cannot be written to, or another process that lives
+    writes into it.
     """
     from tracestill.data_pipeline.base import own_modules
     from tracestill.data_pipeline.base.room import needs_room
     from tracestill.trainer.recipe.run_directory import RunDirectory
 
-    # A directory in which no stage has finished holds nothing that another recipe could spoil.
-    replace = replace or not any(work.directory.exists() for work in works)
-    RunDirectory.refuse(asked.root, asked.recipe, replace=replace)  # before a lock is put into a foreign directory
     with needs_room(asked.root) if own_modules.is_looking() else locked(asked.root, console):
         RunDirectory.create(asked.root, asked.recipe, replace=replace)
         yield

@@ -14,7 +14,7 @@ def rounds(place: Place, *, changes: Changes, hosts: Hosts, again: Again) -> Non
     Example: [cyan]tracestill rounds recipes/demo_rounds.yaml --set rounds.count=5[/]
     """
     from tracestill.data_pipeline.base.errors import InputError
-    from tracestill.launch.commands.execution import locked, open_run
+    from tracestill.launch.commands.execution import locked, may_replace, open_run
     from tracestill.trainer.ranks.console import Terminal
     from tracestill.trainer.recipe.run_directory import RunDirectory
 
@@ -24,17 +24,17 @@ def rounds(place: Place, *, changes: Changes, hosts: Hosts, again: Again) -> Non
         raise InputError(
             f"{place.recipe}: has no block `rounds`, such as `rounds: {{count: 1}}`; `tracestill run` trains once"
         )
+    replace = may_replace(asked, changes)
     from tracestill.launch.report.report import write_report
     from tracestill.launch.rounds.run_rounds import Rounds
     from tracestill.launch.rounds.show import show
     from tracestill.launch.run.stage_spec import How
     from tracestill.launch.run.stages import plan_works
 
-    RunDirectory.refuse(asked.root, asked.recipe, replace=changes.replace)
     todo = Rounds(asked.root, asked.recipe, console, How(cluster=cluster, max_restarts=again.max_restarts))
     todo.check()
     with locked(asked.root, console):
-        RunDirectory.create(asked.root, asked.recipe, replace=changes.replace)
+        RunDirectory.create(asked.root, asked.recipe, replace=replace)
         result = todo.run()
         write_report(asked, plan_works(asked))
         show(asked.root, result, console)

@@ -135,9 +135,8 @@ def do(run: RunDirectory, grid: Grid, console: Console, *, at_once: int | None, 
     from tracestill.trainer.ranks.console import Terminal
 
     held = recipe_in(run.root)
-    if held is not None:  # new arms alone are no other recipe
-        as_before = run.recipe.model_copy(update={"arms": held.arms})
-        type(run).refuse(run.root, as_before, replace=replace)
+    arms = run.recipe.arms if held is None else held.arms  # new arms alone are no other recipe
+    type(run).refuse(run.root, run.recipe.model_copy(update={"arms": arms}), replace=replace)
     recipes = [run.for_arm(point.arm) for point in grid.points]
     found = places(recipes, at_once) if at_once else []  # what has no room is refused before all else
     works = plan_works(run)
@@ -146,7 +145,7 @@ def do(run: RunDirectory, grid: Grid, console: Console, *, at_once: int | None, 
     check_works(run, swept.works, console)
     found = found or places(recipes, None)
     console.print(f"{len(grid.points)} arms, {len(found)} at a time, each on {found[0]}", soft_wrap=True)
-    with claimed(run, works, console, replace=replace or held is not None):
+    with claimed(run, console, replace=replace or held is not None):
         code = swept.do(found, fail_fast=fail_fast)
         outcome.show(read_json(run.root / SWEEP), Terminal())
         for arm, reason in swept.failed.items():

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from tracestill.data_pipeline.base.errors import InputError
 from tracestill.data_pipeline.base.stage import read_manifest
 from tracestill.launch import cli
-from tracestill.launch.rounds import recipes
+from tracestill.launch.rounds import recipes, run_rounds
 from tracestill.launch.rounds.recipes import recipe_of
 from tracestill.trainer.recipe.recipe import dump_recipe
 
@@ -136,7 +137,10 @@ def test_by_the_command_line(tmp_path, monkeypatch):
     assert "chosen by test questions" in done.stderr
     assert Path("runs/mini/report/report.json").is_file()
     assert json.loads(Path("runs/mini/report/report.json").read_text())["rounds"]["best"] == 0
-    changed = invoke("rounds", "r.yaml", "--set", "rounds.samples=3")
+    shutil.rmtree("runs/mini/report")  # as where it was ended before
+    with monkeypatch.context() as patch:
+        patch.setattr(run_rounds, "Rounds", lambda *_: pytest.fail("refused before anything is loaded"))
+        changed = invoke("rounds", "r.yaml", "--set", "rounds.samples=3")
     assert changed.exit_code == 2
     assert "differs in rounds.samples" in changed.stderr
     assert invoke("inspect", "runs/mini/rounds/1").exit_code == 0

@@ -55,6 +55,14 @@ def invoke(*words):
     return CliRunner().invoke(cli.app, [str(word) for word in words], env={"COLUMNS": "200"})
 
 
+@pytest.mark.parametrize("words", [("run",), ("train",), ("evaluate", "--model", "x=.")], ids=" ".join)
+def test_a_run_of_another_recipe_is_refused_before_anything_is_looked_at(made, words, monkeypatch):
+    monkeypatch.setattr(stages, "plan_works", lambda *_: pytest.fail("it takes seconds"))
+    found = invoke(words[0], made.root, *words[1:], "--set", "seed=7")
+    assert found.exit_code == 2, found.output
+    assert f"{made.root} holds another recipe (differs in seed)" in found.stderr
+
+
 @pytest.mark.parametrize(
     "words",
     [
