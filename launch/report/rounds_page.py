@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tracestill.data_pipeline.guards.visible import in_html
+from tracestill.data_pipeline.rounds.on_policy import NOBODY
 from tracestill.launch.report.parts import Found, table, text
 from tracestill.launch.report.plots.figure import SERIES, keys
 from tracestill.launch.report.plots.lines import lines
@@ -123,6 +124,15 @@ def told_apart(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
+def followed(result: Row) -> str:
+    """Whom students follow on texts of their own; empty where that is nobody, or there are none."""
+    own = (result.get("settings", {}).get("on_policy") or {}).get("teacher") or {}
+    served = own.get("server")
+    if not own or (own["model"] == NOBODY and not served):
+        return ""
+    return own["model"] + (f", served at {served['url']}" if served else "")
+
+
 SHARE, FIRST, CHANCE = "share", "round 0's traces of the same questions", "by chance"
 
 
@@ -237,7 +247,8 @@ def rounds(found: Found) -> str:
     words = ("teacher",)
     body = [[text(in_html(cell(row))) if head in words else in_html(cell(row)) for head, cell in shown] for row in rows]
     best, stopped = result["best"], result["stopped"]
-    told = "" if best is None else f"<p>Best: round {best}.</p>"
+    told = f"<p>Later rounds follow {whom}.</p>" if (whom := in_html(followed(result))) else ""
+    told += "" if best is None else f"<p>Best: round {best}.</p>"
     told += f"<p>Stopped after round {stopped['round']}: {in_html(stopped['why'])}.</p>" if stopped else ""
     noted = [f"round {row['round']}: {each}" for row in result["rounds"] for each in row.get("warnings", ())]
     told += "".join(f'<p class="note">{in_html(each)}</p>' for each in noted)

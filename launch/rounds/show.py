@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tracestill.data_pipeline.guards.visible import visible
 from tracestill.data_pipeline.rounds.verdict import interval
-from tracestill.launch.report.rounds_page import COLUMNS, told_apart
+from tracestill.launch.report.rounds_page import COLUMNS, followed, told_apart
 
 TABLES = {
     "rounds": (
@@ -77,7 +77,7 @@ def told_of(written: Mapping[str, Any]) -> str:
 
 def ending(root: Path, result: Mapping[str, Any]) -> list[str]:
     """What came of it, in lines."""
-    lines = []
+    lines = [f"later rounds follow {whom}"] if (whom := followed(result)) else []
     if (stopped := result["stopped"]) is not None:
         lines.append(f"stopped after round {stopped['round']} ({stopped['rule']}): {stopped['why']}")
     if result["best"] is not None:
