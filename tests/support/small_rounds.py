@@ -39,7 +39,7 @@ def write_small_rounds(folder: Path) -> None:
     (folder / "small.yaml").write_text(yaml.safe_dump(recipe))
 
 
-def write_own_rounds(folder: Path, teacher: str, **train: Any) -> None:
+def write_own_rounds(folder: Path, teacher: str) -> None:
     """Write ``teacher.yaml``, whose run in the folder ``teacher`` trains one, beside the recipe ``own.yaml`` of a round
     in which a student follows it on texts of its own, on two ranks."""
     write_small_rounds(folder)
@@ -48,9 +48,8 @@ def write_own_rounds(folder: Path, teacher: str, **train: Any) -> None:
     (folder / "teacher.yaml").write_text(yaml.safe_dump(recipe))
     recipe["train"] |= {"ranks": 2, "zero": 2, "steps": 24}
     recipe["encode"] = {"tokenizer": {"path": teacher}}
-    changes = {"train": {**OWN_STEPS, **train}}
     on_policy = {**OWN, "teacher": {"model": teacher, "zero": 3}}
-    recipe["rounds"] = {"kind": "on_policy", "count": 1, "on_policy": on_policy, "changes": changes}
+    recipe["rounds"] = {"kind": "on_policy", "count": 1, "on_policy": on_policy, "changes": {"train": OWN_STEPS}}
     (folder / "own.yaml").write_text(yaml.safe_dump(recipe))
 
 
@@ -64,9 +63,9 @@ def outcome(root: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def content(path: Path) -> bytes:
-    """A file; of answers not their log-probabilities, whose last figures depend on who shares a batch."""
+    """Of answers all but their log-probabilities: what is asked after a kill stands in other batches, and these round
+    otherwise."""
     if path.parent.name not in ("evaluate", "validation"):
         return path.read_bytes()
-    table = pq.read_table(path)
-    kept = [name for name in table.column_names if name not in ("logprob", "logprobs")]
-    return json.dumps(table.select(kept).to_pylist(), sort_keys=True).encode()
+    rows = pq.read_table(path).to_pylist()
+    return repr([{name: row[name] for name in row if not name.startswith("logprob")} for row in rows]).encode()
