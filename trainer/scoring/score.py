@@ -71,7 +71,7 @@ def score(run: RunDirectory, arm: str, name: str, world: World, watch: Watchdog)
     by_step = WAYS[scorer.approximate] if len(of_tokens) < len(channels) else None
 
     def open_source() -> Source | None:
-        if not mine and scorer.zero != 3:  # else no rank reads alone
+        if not mine and scorer.zero != 3:  # at 3 no rank reads alone
             return None
         if scorer.server is None:
             return open_local(run, arm, name, store, channels, world)

@@ -243,10 +243,11 @@ def table_part(prefix: str, row: str, of: str, fields: Sequence[tuple[str, str]]
     return parts.replace("records--", f"records-{prefix}")
 
 
-TOLD = '<p id="records-losses" class="keys"></p><p id="records-told" class="token" aria-live="polite"></p>'
+TOLD = '<p id="records-told" class="token" aria-live="polite"></p>'
 QUESTIONS_PART = (
     "<p class='soft'>Every held-out question: the gold answer, what the teacher wrote if it was asked, and what each "
     "student wrote. What <code>select.checks</code> finds false in a trace is marked. {said}</p>"
+    '<p id="records-losses" class="scale"></p>'
     + table_part(
         "", "question", "held-out question", (("student", "arm"), ("verdict", "says"), ("what is wrong", "fault")), TOLD
     )

@@ -96,7 +96,6 @@ const questionsOf = ({ students, full, questions: rows }) => {
     box.style.background = ground(1, "s1");
     const how = "point at one, or go to it by Tab and the arrow keys, for the number";
     const said = `ground of a token that a student wrote: its loss under that student, ${figure(full)} nats or more; ${how}`;
-    byId("losses").className = "scale";
     byId("losses").append(make("span", {}, box, said));
   }
 
